@@ -1,0 +1,69 @@
+"""What can go wrong with a run as a whole, sorted by what the caller can do about it.
+
+A failed row is never an exception: it is a value (`records.Failure`) that ends in the row's own result.
+What is raised stops the run:
+
+    BatcherError
+     +- SettingsError       an option is wrong: mend it; nothing was sent, nothing was written
+     |   +- InputError      the table, a row of it or the prompt is wrong: mend the input
+     |   +- ChangedError    rows have an answer to a different question: choose
+     +- OutputError         the output directory or its journal cannot be used: mend the directory
+     +- RunStopped          the run ended early, all that arrived is saved: the same call goes on
+         +- EndpointsLost   no endpoint is left that takes calls: mend the key, the model or the service
+    Interrupted             a KeyboardInterrupt that carries the report; all that arrived is saved
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batcher.records import Report
+
+
+class BatcherError(Exception):
+    """The base of every error that batcher raises on purpose."""
+
+
+class SettingsError(BatcherError):
+    """An option, an environment variable or an endpoint file is wrong. Nothing was sent."""
+
+
+class InputError(SettingsError):
+    """The table, a row of it, or the prompt cannot be used. Nothing was sent."""
+
+
+class ChangedError(SettingsError):
+    """Rows of this keyword have an answer already, but to a different question. Nothing was sent."""
+
+
+class OutputError(BatcherError):
+    """The output directory or the journal in it cannot be used. What it holds is left as it is."""
+
+
+class RunStopped(BatcherError):
+    """The run ended before every row had its result.
+
+    Attributes:
+        report: what was done; everything in it is saved.
+    """
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class EndpointsLost(RunStopped):
+    """Every endpoint has left the pool: a wrong key, an unknown model, no quota, nobody listening."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, after everything that had arrived was saved.
+
+    Attributes:
+        report: what was done; everything in it is saved.
+    """
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report

@@ -1,0 +1,181 @@
+"""The values that pass between the modules: small, frozen, and free of behaviour that needs a library."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Message = dict[str, Any]
+"""One message of a chat, as the protocol has it: at least `role` and `content`."""
+
+Values = tuple[object, ...]
+"""The values of one input row, in the order of the table's columns."""
+
+
+class Slice(NamedTuple):
+    """Consecutive input rows: `rows[0]` stands at position `start` of the table, counted from 0."""
+
+    start: int
+    rows: list[Values]
+
+
+class Status(StrEnum):
+    """How a row ended: the value of `infer_status`."""
+
+    OK = "ok"
+    INVALID = "invalid"
+    ERROR = "error"
+
+
+class Result(NamedTuple):
+    """How a row ended, as its line in a chunk file says it."""
+
+    status: Status
+    answer: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a server says that a call used, in model tokens."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a call returned. `text` is None where the server sent no content at all."""
+
+    text: str | None
+    finish_reason: str | None = None
+    usage: Usage = Usage()
+
+
+class Fault(StrEnum):
+    """Where an attempt failed, when it was not an HTTP status that says so."""
+
+    STATUS = "status"
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    PROTOCOL = "protocol"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed attempt.
+
+    Attributes:
+        fault: what kind of failure; `Fault.STATUS` where the server answered with an HTTP status.
+        message: what the server or the library said, in one line.
+        status: the HTTP status, if there was one.
+        code: the `code` or `type` of the server's error object, if it sent one.
+        retry_after: seconds that the server asked us to wait, if it did.
+    """
+
+    fault: Fault
+    message: str
+    status: int | None = None
+    code: str | None = None
+    retry_after: float | None = None
+
+    def __str__(self) -> str:
+        head = f"HTTP {self.status}" if self.status is not None else self.fault.value
+        code = f" ({self.code})" if self.code else ""
+        return f"{head}{code}: {self.message}"
+
+
+class Giver(NamedTuple):
+    """Who gave an answer. Two endpoints that differ in their API key alone are one giver."""
+
+    model: str
+    base_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointCount:
+    """What one endpoint did in this run: its label, requests sent, and why it left the pool if it did."""
+
+    endpoint: str
+    requests: int
+    out: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did.
+
+    Attributes:
+        status: `done`, or `stopped` where rows are left.
+        rows: rows of the input (of its first `limit` rows).
+        ok, invalid, error: rows that ended so, answers of earlier runs included.
+        requests: requests sent by this call of `run`.
+        retries: those of them that were a further attempt at a row.
+        prompt_tokens, completion_tokens: model tokens that the servers reported in this call of `run`.
+        elapsed_s: seconds from start to end.
+        output: `all_<keyword>.csv`, or None where rows are left.
+        endpoints: requests counted per endpoint, in the pool's order.
+    """
+
+    status: str
+    keyword: str
+    rows: int
+    ok: int
+    invalid: int
+    error: int
+    requests: int
+    retries: int
+    prompt_tokens: int
+    completion_tokens: int
+    elapsed_s: float
+    output: Path | None
+    endpoints: tuple[EndpointCount, ...] = ()
+
+    @property
+    def left(self) -> int:
+        """Rows that have no result yet."""
+        return self.rows - self.ok - self.invalid - self.error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as a dictionary that JSON can hold."""
+        values = asdict(self)
+        values["output"] = None if self.output is None else str(self.output)
+        values["elapsed_s"] = round(self.elapsed_s, 3)
+        return values
+
+    def frame(self) -> pd.DataFrame:
+        """Read the result as a DataFrame; every column holds text, exactly as the file does.
+
+        Raises:
+            FileNotFoundError: rows are left, so there is no result file yet.
+        """
+        if self.output is None:
+            raise FileNotFoundError(
+                f"{self.left:,} rows of '{self.keyword}' are left: run it again, then read it"
+            )
+        import pandas as pd  # noqa: PLC0415 - pandas takes a second to load, and few callers want it
+
+        return pd.read_csv(self.output, dtype=str, keep_default_na=False)
+
+    def __str__(self) -> str:
+        parts = [f"{self.ok:,} ok"]
+        parts += [f"{count:,} {name}" for name, count in (("invalid", self.invalid), ("error", self.error)) if count]
+        parts += [f"{self.left:,} left"] if self.left else []
+        where = f" -> {self.output}" if self.output else ""
+        return (
+            f"{self.keyword}: {self.rows:,} rows, {', '.join(parts)};"
+            f" {self.requests:,} requests in {self.elapsed_s:,.1f} s{where}"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the report as a small table in a notebook."""
+        shown = {key: value for key, value in self.to_dict().items() if key != "endpoints"}
+        cells = "".join(f"<tr><th>{key}</th><td>{html.escape(str(value))}</td></tr>" for key, value in shown.items())
+        return f"<table>{cells}</table>"
