@@ -1,0 +1,66 @@
+"""Run a large table through an LLM, row by row, overnight, and be right in the morning.
+
+`import batcher` is cheap: what it offers is loaded at first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batcher.config import Endpoint, Options, Settings
+    from batcher.errors import (
+        BatcherError,
+        ChangedError,
+        EndpointsLost,
+        InputError,
+        Interrupted,
+        OutputError,
+        RunStopped,
+        SettingsError,
+    )
+    from batcher.records import Report
+    from batcher.runner import arun, run
+    from batcher.status import RunStatus, status
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BatcherError",
+    "ChangedError",
+    "Endpoint",
+    "EndpointsLost",
+    "InputError",
+    "Interrupted",
+    "Options",
+    "OutputError",
+    "Report",
+    "RunStatus",
+    "RunStopped",
+    "Settings",
+    "SettingsError",
+    "arun",
+    "run",
+    "status",
+]
+
+_HOMES = {
+    "config": ("Endpoint", "Options", "Settings"),
+    "records": ("Report",),
+    "runner": ("arun", "run"),
+    "status": ("RunStatus", "status"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'batcher' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"batcher.{_HOME_OF.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

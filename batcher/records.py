@@ -93,10 +93,14 @@ class Failure:
 
 
 class Giver(NamedTuple):
-    """Who gave an answer. Two endpoints that differ in their API key alone are one giver."""
+    """Who gave an answer. Two endpoints that differ in API key or limits alone are one giver.
+
+    `params` are the endpoint's own request parameters as canonical JSON, or empty.
+    """
 
     model: str
     base_url: str
+    params: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +161,7 @@ class Report:
             FileNotFoundError: rows are left, so there is no result file yet.
         """
         if self.output is None:
-            raise FileNotFoundError(
-                f"{self.left:,} rows of '{self.keyword}' are left: run it again, then read it"
-            )
+            raise FileNotFoundError(f"{self.left:,} rows of '{self.keyword}' are left: run it again, then read it")
         import pandas as pd  # noqa: PLC0415 - pandas takes a second to load, and few callers want it
 
         return pd.read_csv(self.output, dtype=str, keep_default_na=False)

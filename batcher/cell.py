@@ -1,0 +1,79 @@
+"""How a value of a table reads as text, in a prompt and in a CSV cell.
+
+Invariant: text stays exactly as it is, and the same value always reads the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from decimal import Decimal
+
+
+def cell(value: object) -> str:
+    r"""Write a value as text, for a prompt or a CSV cell.
+
+    Text stays as it is; a missing value (None, NaN, NaT, pandas.NA) is empty; lists, dictionaries and arrays
+    become JSON, bytes the text they encode (`\xff` where they are not UTF-8), NumPy scalars their Python
+    value; anything else is what `str` makes of it.
+    """
+    if type(value) is str:
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else float.__repr__(value)
+    if isinstance(value, int):
+        return str(value)
+    return _rare_cell(value)
+
+
+def _rare_cell(value: object) -> str:
+    plain = _without_numpy(value)
+    if plain is not value:
+        return cell(plain)
+    if _is_missing(value):
+        return ""
+    if isinstance(value, str):
+        return str.__str__(value)  # a subclass may say something else about itself
+    if isinstance(value, list | tuple | dict):
+        return _json_cell(value)
+    if isinstance(value, bytes | bytearray):
+        return value.decode("utf-8", "backslashreplace")
+    return str(value)
+
+
+def _json_cell(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_json_part)
+    except (TypeError, ValueError):  # keys that JSON has not, such as dates, or a list that holds itself
+        return str(value)
+
+
+def _json_part(value: object) -> object:
+    plain = _without_numpy(value)
+    if plain is not value:
+        return plain
+    return None if _is_missing(value) else cell(value)
+
+
+def _is_missing(value: object) -> bool:
+    """Say whether it is pandas.NA, NaT or a decimal NaN."""
+    if isinstance(value, Decimal):
+        return value.is_nan()
+    pandas = sys.modules.get("pandas")  # its values cannot be here before it is loaded
+    return pandas is not None and (value is pandas.NA or value is pandas.NaT)
+
+
+def _without_numpy(value: object) -> object:
+    """Return the Python value of a NumPy scalar, a list for an array, and anything else itself."""
+    numpy = sys.modules.get("numpy")  # its values cannot be here before it is loaded
+    if numpy is None or not isinstance(value, numpy.ndarray | numpy.generic):
+        return value
+    if isinstance(value, numpy.ndarray):
+        return list(value) if value.ndim else value[()]
+    if isinstance(value, numpy.datetime64 | numpy.timedelta64):  # item() would make an integer of nanoseconds
+        return None if numpy.isnat(value) else str(value)
+    item: object = value.item()
+    return str(item) if isinstance(item, numpy.generic) else item  # long doubles have no Python value

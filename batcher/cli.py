@@ -1,0 +1,285 @@
+"""The command line: the library in a shell, verb for verb.
+
+Invariant: stdout carries data only; what people read goes to stderr. Exit status: 0 every row is ok, 1 finished with
+rows that are not, 2 nothing was done, 3 stopped early and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import batcher
+from batcher.errors import BatcherError, Interrupted, RunStopped
+
+if TYPE_CHECKING:
+    from batcher.records import Report
+
+OK, SOME_FAILED, NOTHING_DONE, STOPPED = range(4)
+
+_WIDTH = 100
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Help of one width everywhere, so that the README can hold it."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=_WIDTH)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="batcher", description="Run a large table through an LLM, row by row.", formatter_class=_Formatter
+    )
+    parser.add_argument("--version", action="version", version=f"batcher {batcher.__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _add_run(verbs)
+    _add_status(verbs)
+    _add_serve(verbs)
+    _add_demo(verbs)
+    return parser
+
+
+def _verb(verbs: Any, name: str, usage: str, summary: str, description: str = "") -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser(
+        name, help=summary, description=description or summary, usage=usage, formatter_class=_Formatter
+    )
+    return made
+
+
+def _add_run(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "run",
+        "batcher run INPUT [options]",
+        "the job; running the same command again resumes it",
+        "Ask a model about every row of INPUT and save the answers. Running the same command again resumes it.",
+    )
+    parser.add_argument("data", metavar="INPUT", help="a .csv, .tsv, .parquet or .jsonl file")
+    _add_prompt(parser.add_argument_group("what to ask (exactly one of the first four)"))
+    _add_endpoints(parser.add_argument_group("whom to ask"))
+    _add_limits(parser.add_argument_group("limits"))
+    _add_output(parser.add_argument_group("rows and files"))
+    _add_display(parser.add_argument_group("display"))
+
+
+def _add_prompt(group: Any) -> None:
+    group.add_argument("--prompt", metavar="TEXT", help="a template with {column} holes; {{ and }} are braces")
+    group.add_argument("--prompt-file", metavar="FILE", help="the same from a file")
+    group.add_argument("--prompt-column", metavar="COLUMN", help="the column that holds the prompt")
+    group.add_argument("--messages-column", metavar="COLUMN", help="the column that holds a JSON list of messages")
+    group.add_argument("--system", metavar="TEXT", help="system message, also a template")
+    group.add_argument("--system-file", metavar="FILE", help="the same from a file")
+    group.add_argument(
+        "--param",
+        metavar="KEY=VALUE",
+        action="append",
+        help="a request parameter, sent on under this name; VALUE is JSON, or else text: temperature=0,"
+        " max_tokens=200. May be given several times",
+    )
+
+
+def _add_endpoints(group: Any) -> None:
+    group.add_argument("--model", metavar="NAME", help="the model; default: MODEL of the environment or .env")
+    group.add_argument("--base-url", metavar="URL", help="default: BASE_URL, then OPENAI_BASE_URL, then OpenAI's own")
+    group.add_argument(
+        "--provider",
+        metavar="NAME",
+        help="a known service instead of a base URL: openai, deepseek, dashscope, deepinfra, zhipu, ollama, vllm; or"
+        " offline, the embedded server, which needs no key and no network",
+    )
+    group.add_argument(
+        "--api-key-env",
+        metavar="VARIABLE",
+        help="the variable that holds the key, or several keys separated by commas; default: API_KEY, then"
+        " OPENAI_API_KEY",
+    )
+    group.add_argument(
+        "--endpoints",
+        metavar="FILE",
+        help="a TOML file with [[endpoint]] tables: model, base_url, api_key_env, rpm, rps, max_concurrency, params",
+    )
+
+
+def _add_limits(group: Any) -> None:
+    group.add_argument("--rpm", metavar="N", type=float, help="requests a minute, for each key")
+    group.add_argument("--rps", metavar="N", type=float, help="requests a second, for each key")
+    group.add_argument(
+        "--max-concurrency", metavar="N", type=int, help="requests in flight at most, for each key (256)"
+    )
+    group.add_argument("--timeout", metavar="S", type=float, help="seconds for one attempt (120)")
+    group.add_argument(
+        "--deadline", metavar="S", type=float, help="seconds that a row may be in flight over all attempts (1800)"
+    )
+    group.add_argument("--max-attempts", metavar="N", type=int, help="attempts that a row may use; a 429 uses none (6)")
+
+
+def _add_output(group: Any) -> None:
+    group.add_argument("--keyword", metavar="NAME", help="names the run and its files; default: the input's stem")
+    group.add_argument("--output-dir", metavar="DIR", help="where everything is written (output)")
+    group.add_argument("--chunk-size", metavar="N", type=int, help="rows in a chunk file (500)")
+    group.add_argument("--answer-column", metavar="NAME", help="the column of the answer (infer)")
+    group.add_argument("--limit", metavar="N", type=int, help="only the first N rows")
+    group.add_argument("--retry-failed", action="store_true", help="send the rows again that ended as error or invalid")
+
+
+def _add_display(group: Any) -> None:
+    group.add_argument("--json", action="store_true", help="print one JSON object about the run to stdout")
+    group.add_argument("--no-progress", action="store_true", help="no bar")
+    group.add_argument("--quiet", action="store_true", help="errors only")
+
+
+def _add_status(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "status",
+        "batcher status KEYWORD [options]",
+        "rows and chunks done, failures by reason, rate, time left",
+        "Show how a run stands, also while it works: rows and chunks done, failures by reason, rate, time left.",
+    )
+    parser.add_argument("keyword", metavar="KEYWORD", help="the run's keyword")
+    parser.add_argument("--output-dir", metavar="DIR", default="output", help="where the run writes (output)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def _add_serve(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "serve",
+        "batcher serve [options]",
+        "a local OpenAI-compatible server with simulated answers",
+        "Run a local server that speaks OpenAI's protocol, answers by rule and fails as asked for: a rehearsal at no"
+        " cost. It prints its base URL to stdout; its own books are at /stats.",
+    )
+    parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", metavar="N", type=int, default=8000, help="port; 0 takes a free one (8000)")
+    parser.add_argument("--model", metavar="NAME", default="", help="the only model served (any)")
+    parser.add_argument("--latency", metavar="S", type=float, default=0.0, help="seconds to an answer, median (0)")
+    parser.add_argument(
+        "--latency-sigma", metavar="X", type=float, default=0.0, help="spread of a log-normal latency (0: fixed)"
+    )
+    parser.add_argument("--rpm", metavar="N", type=float, default=0.0, help="answer 429 beyond N requests a minute")
+    for name, what in (
+        ("error", "that are answered with 500"),
+        ("drop", "whose connection is cut"),
+        ("hang", "that are never answered"),
+    ):
+        parser.add_argument(
+            f"--{name}-rate", metavar="P", type=float, default=0.0, help=f"share of requests {what}, 0 to 1"
+        )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="draws other faults (0)")
+
+
+def _add_demo(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "demo",
+        "batcher demo [options]",
+        "the whole thing on the embedded server: no key, no network",
+        "Label a thousand sums with the embedded server and mark the answers: no key, no network.",
+    )
+    parser.add_argument("--output-dir", metavar="DIR", default="output", help="where everything is written (output)")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command line.
+
+    Args:
+        argv: the arguments, without the program's name.
+
+    Returns:
+        The exit status.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        return _VERBS[arguments.verb](arguments)
+    except (RunStopped, Interrupted) as stopped:
+        print(f"batcher: {stopped}", file=sys.stderr)
+        if getattr(arguments, "json", False):
+            _print_json(stopped.report.to_dict())
+        return STOPPED
+    except BatcherError as error:
+        print(f"batcher: {error}", file=sys.stderr)
+        return NOTHING_DONE
+    except KeyboardInterrupt:
+        print("batcher: stopped before anything was sent", file=sys.stderr)
+        return STOPPED
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from batcher.runner import run  # noqa: PLC0415 - `batcher --help` does not need it
+
+    options = {name: value for name, value in vars(arguments).items() if value not in (None, False)}
+    as_json = options.pop("json", False)
+    del options["verb"]
+    data, prompt = options.pop("data"), options.pop("prompt", None)
+    if "param" in options:
+        options["param"] = dict(map(_param, options["param"]))
+    report = run(data, prompt, **options)
+    if not arguments.quiet:
+        _tell(report)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        print(report.output)
+    return OK if report.ok == report.rows else SOME_FAILED
+
+
+def _param(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise batcher.SettingsError(f"--param {text!r} must look like KEY=VALUE, as in temperature=0")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _tell(report: Report) -> None:
+    print(report, file=sys.stderr)
+    if len(report.endpoints) > 1:
+        for endpoint in report.endpoints:
+            out = f"; left the pool: {endpoint.out}" if endpoint.out else ""
+            print(f"  {endpoint.endpoint}: {endpoint.requests:,} requests{out}", file=sys.stderr)
+    if failed := report.invalid + report.error:
+        name = report.keyword
+        print(
+            f"{failed:,} rows failed: `batcher status {name}` says why; --retry-failed sends them again",
+            file=sys.stderr,
+        )
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    found = batcher.status(arguments.keyword, arguments.output_dir)
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print(found)
+    return OK
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from batcher.serve import serve  # noqa: PLC0415 - FastAPI is for this verb
+    from batcher.sim import Knobs  # noqa: PLC0415
+
+    knobs = {name: value for name, value in vars(arguments).items() if name not in {"verb", "host", "port"}}
+    serve(Knobs(**knobs), arguments.host, arguments.port)
+    return OK
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from batcher.demo import demo  # noqa: PLC0415 - for this verb alone
+
+    return demo(Path(arguments.output_dir))
+
+
+_VERBS = {"run": _run, "status": _status, "serve": _serve, "demo": _demo}
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,167 @@
+"""What people see while a run works: a bar where there is a terminal or a notebook, else a line now and then.
+
+Invariant: it reads counters and never slows a row down; everything goes to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from batcher.records import Status
+
+_BAR_EVERY_S = 0.2
+_LINE_EVERY_S = 30.0
+
+
+@dataclass
+class Tally:
+    """The counters of a run, changed by its rows as they end."""
+
+    rows: int = 0
+    ok: int = 0
+    invalid: int = 0
+    error: int = 0
+    sent: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    in_flight: int = 0
+    waiting_for: str = ""
+
+    @property
+    def done(self) -> int:
+        return self.ok + self.invalid + self.error
+
+    @property
+    def answered(self) -> int:
+        return self.ok + self.invalid
+
+    def count(self, status: Status) -> None:
+        """Count a row that has ended."""
+        setattr(self, status.value, getattr(self, status.value) + 1)
+
+
+class Progress:
+    """Shows a tally. `say` prints a message without tearing the bar.
+
+    Args:
+        keyword: names the bar.
+        no_progress: no bar and no lines, messages only.
+        quiet: nothing at all.
+    """
+
+    def __init__(self, keyword: str, *, no_progress: bool = False, quiet: bool = False) -> None:
+        self._keyword = keyword
+        self._hidden = no_progress or quiet
+        self._quiet = quiet
+        self._bar: Any = None
+
+    def say(self, message: str) -> None:
+        """Show a message to people."""
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.clear()
+        print(message, file=sys.stderr, flush=True)  # noqa: T201 - this is where people read
+        if self._bar is not None:
+            self._bar.refresh()
+
+    @contextlib.asynccontextmanager
+    async def showing(self, tally: Tally, refresh: Callable[[], None]) -> AsyncIterator[None]:
+        """Show a tally while the block runs.
+
+        Args:
+            tally: what to show.
+            refresh: brings the tally's `in_flight` and `waiting_for` up to date.
+        """
+        if self._hidden:
+            yield
+            return
+        start = tally.done
+        show = self._show_bar if _can_show_bar() else self._show_lines
+        shower = asyncio.get_running_loop().create_task(show(tally, refresh, start))
+        try:
+            yield
+        finally:
+            shower.cancel()
+            await asyncio.gather(shower, return_exceptions=True)
+            refresh()
+            self._finish(tally)
+
+    async def _show_bar(self, tally: Tally, refresh: Callable[[], None], start: int) -> None:
+        self._bar = _bar_class()(
+            total=tally.rows, initial=start, desc=self._keyword, unit="row", dynamic_ncols=True, smoothing=0.1
+        )
+        while True:
+            refresh()
+            self._update(tally)
+            await asyncio.sleep(_BAR_EVERY_S)
+
+    def _update(self, tally: Tally) -> None:
+        self._bar.set_postfix_str(_state(tally), refresh=False)
+        self._bar.update(tally.done - self._bar.n)
+        self._bar.refresh()
+
+    async def _show_lines(self, tally: Tally, refresh: Callable[[], None], start: int) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            await asyncio.sleep(_LINE_EVERY_S)
+            refresh()
+            rate = (tally.done - start) / (loop.time() - began)
+            left = f", {duration((tally.rows - tally.done) / rate)} left" if rate else ""
+            share = 100 * tally.done // max(tally.rows, 1)
+            self.say(
+                f"{self._keyword}: {tally.done:,} of {tally.rows:,} rows ({share}%),"
+                f" {rate:,.1f} rows/s{left}, {_state(tally)}"
+            )
+
+    def _finish(self, tally: Tally) -> None:
+        if self._bar is not None:
+            self._update(tally)
+            self._bar.close()
+            self._bar = None
+
+
+def _state(tally: Tally) -> str:
+    failed = tally.invalid + tally.error
+    parts = [f"{failed:,} failed", f"{tally.in_flight:,} in flight"]
+    return ", ".join([*parts, tally.waiting_for] if tally.waiting_for else parts)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people: `45s`, `12m 05s`, `3h 20m`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02}s"
+    return f"{whole // 3600:,}h {whole % 3600 // 60:02}m"
+
+
+def _in_notebook() -> bool:
+    """Tell whether a Jupyter kernel runs this code; there stderr is no terminal, and yet a bar can be shown."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def _can_show_bar() -> bool:
+    return _in_notebook() or sys.stderr.isatty()
+
+
+def _bar_class() -> type:
+    """Return tqdm's bar for where we are; its notebook bar needs ipywidgets."""
+    if _in_notebook() and importlib.util.find_spec("ipywidgets"):
+        from tqdm.notebook import tqdm as notebook_bar  # noqa: PLC0415 - needs ipywidgets
+
+        return notebook_bar
+    from tqdm import tqdm as terminal_bar  # noqa: PLC0415 - loaded when a bar is shown
+
+    return terminal_bar

@@ -1,0 +1,167 @@
+"""What is asked about a row: templates and the other sources of prompts, made into messages.
+
+Invariant: a source is parsed and checked against the table's columns once; after that, rendering a row looks
+nothing up by name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from batcher.cell import cell
+from batcher.errors import InputError
+from batcher.records import Message, Values
+
+Renderer = Callable[[Values], list[Message]]
+"""Makes the messages of one row from its values."""
+
+PromptFunction = Callable[[dict[str, Any]], "str | Sequence[Mapping[str, Any]]"]
+"""A user's function: from a row as a dictionary to a prompt, or to a list of messages."""
+
+_PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+class Template(NamedTuple):
+    """A parsed template: `literals[0] + hole 0 + literals[1] + hole 1 + ... + literals[-1]`."""
+
+    literals: tuple[str, ...]
+    holes: tuple[str, ...]
+    source: str
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Template:
+        """Parse a template with `{column}` holes; `{{` and `}}` stand for braces.
+
+        Args:
+            text: the template.
+            source: how messages call it, such as `--prompt`.
+
+        Raises:
+            InputError: a brace stands alone, or a hole is empty; the message shows where.
+        """
+        literals, holes, end = [""], [], 0
+        for piece in _PIECE.finditer(text):
+            literals[-1] += text[end : piece.start()]
+            end = piece.end()
+            found = piece.group()
+            if found in {"{{", "}}"}:
+                literals[-1] += found[0]
+            elif piece.group(1):
+                holes.append(piece.group(1))
+                literals.append("")
+            else:
+                raise InputError(_pointed(text, piece.start(), source, found))
+        literals[-1] += text[end:]
+        return cls(tuple(literals), tuple(holes), source)
+
+    def bind(self, columns: Sequence[str]) -> Callable[[Values], str]:
+        """Return the function that fills the holes from a row of these columns.
+
+        Raises:
+            InputError: a hole names no column.
+        """
+        indexes = [column_index(hole, columns, self.source) for hole in self.holes]
+        head, *tails = self.literals
+        pairs = tuple(zip(indexes, tails, strict=True))
+
+        def fill(values: Values) -> str:
+            pieces = [head]
+            for index, literal in pairs:
+                pieces += (cell(values[index]), literal)
+            return "".join(pieces)
+
+        return fill
+
+
+def _pointed(text: str, at: int, source: str, found: str) -> str:
+    """Say which brace is wrong, with its line and a caret below it."""
+    start = text.rfind("\n", 0, at) + 1
+    line_number, column = text.count("\n", 0, at) + 1, at - start + 1
+    # A long line is cut to the neighbourhood of the brace, so that the caret still stands below it in a terminal.
+    left = max(start, at - 40)
+    shown = re.split(r"[\r\n]", text[left : at + 30], maxsplit=1)[0].replace("\t", " ")
+    what = "a hole without a column name" if found == "{}" else f"a single {found!r}"
+    return (
+        f"{source}, line {line_number}, column {column}: {what}; write {{{{ or }}}} for a brace itself\n"
+        f"  {shown}\n  {' ' * (at - left)}^"
+    )
+
+
+def column_index(name: str, columns: Sequence[str], source: str) -> int:
+    """Return where a column stands.
+
+    Raises:
+        InputError: there is no such column; the message lists those that there are.
+    """
+    if name in columns:
+        return list(columns).index(name)
+    hint = "; write {{ and }} for braces that are no holes" if re.search(r'["\':\n]', name) else ""
+    shown = ", ".join(columns) if columns else "none"
+    raise InputError(f"{source}: the table has no column {name!r}; its columns are: {shown}{hint}")
+
+
+def from_template(text: str, source: str, columns: Sequence[str]) -> Renderer:
+    """Ask with a template: one user message."""
+    fill = Template.parse(text, source).bind(columns)
+    return lambda values: [{"role": "user", "content": fill(values)}]
+
+
+def from_column(name: str, columns: Sequence[str], source: str = "--prompt-column") -> Renderer:
+    """Ask with the text of a column: one user message."""
+    index = column_index(name, columns, source)
+    return lambda values: [{"role": "user", "content": cell(values[index])}]
+
+
+def from_messages_column(name: str, columns: Sequence[str]) -> Renderer:
+    """Ask with the messages of a column: a JSON list, or a list already."""
+    index = column_index(name, columns, "--messages-column")
+
+    def render(values: Values) -> list[Message]:
+        value = values[index]
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError as error:
+                raise InputError(f"column {name!r} holds no JSON: {error}") from error
+        return checked_messages(value, f"column {name!r}")
+
+    return render
+
+
+def from_function(function: PromptFunction, columns: Sequence[str]) -> Renderer:
+    """Ask with what a user's function returns for the row as a dictionary."""
+
+    def render(values: Values) -> list[Message]:
+        asked = function(dict(zip(columns, values, strict=True)))
+        if isinstance(asked, str):
+            return [{"role": "user", "content": asked}]
+        return checked_messages(asked, "what the prompt function returned")
+
+    return render
+
+
+def with_system(render: Renderer, text: str, source: str, columns: Sequence[str]) -> Renderer:
+    """Put a system message, itself a template, before the messages of each row."""
+    fill = Template.parse(text, source).bind(columns)
+    return lambda values: [{"role": "system", "content": fill(values)}, *render(values)]
+
+
+def checked_messages(value: object, source: str) -> list[Message]:
+    """Return a list of messages, or say what keeps it from being one.
+
+    Raises:
+        InputError: it is no list of objects with a known role and a content.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or not value:
+        raise InputError(f"{source} is no list of messages: {str(value)[:80]!r}")
+    for number, message in enumerate(value, 1):
+        if not isinstance(message, Mapping) or message.get("role") not in _ROLES:
+            raise InputError(f"{source}, message {number}: it needs a role out of {', '.join(_ROLES)}")
+        content = message.get("content")
+        if not isinstance(content, (str, list)) and not message.get("tool_calls"):
+            raise InputError(f"{source}, message {number}: its content must be a text or a list of parts")
+    return [dict(message) for message in value]

@@ -1,0 +1,196 @@
+"""What a failed attempt leads to: one pure function over one table.
+
+Invariant: nothing here waits, draws a random number or remembers anything, so that every case can be tested alone.
+"""
+
+from __future__ import annotations
+
+import email.utils
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import NamedTuple
+
+from batcher.records import Failure, Fault
+
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 60.0
+
+
+class Fate(Enum):
+    """The three fates of a failed attempt."""
+
+    AGAIN = auto()
+    ROW_ENDS = auto()
+    ENDPOINT_OUT = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How long a row is tried: attempts, and seconds in flight over all of them."""
+
+    max_attempts: int = 6
+    deadline: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a row has been through, the failed attempt included.
+
+    Attributes:
+        attempts: attempts used up; those refused for a rate limit are not among them.
+        refusals: attempts refused for a rate limit.
+        in_flight_s: seconds in flight over all attempts.
+    """
+
+    attempts: int = 0
+    refusals: int = 0
+    in_flight_s: float = 0.0
+
+    def after(self, failure: Failure, seconds: float) -> Record:
+        """Return the record with one more failed attempt, which was in flight for so many seconds."""
+        refused = is_rate_limit(failure)
+        return Record(self.attempts + (not refused), self.refusals + refused, self.in_flight_s + seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do now.
+
+    Attributes:
+        fate: which of the three.
+        reason: in words, for the row's error or for the endpoint's leaving.
+        short: the same without what the server said.
+        gave_up: the row ends though it could be tried again: its attempts or its time are used up.
+        wait_s: seconds that the row waits before it queues again.
+        cooldown_s: seconds in which its endpoint takes no call at all.
+    """
+
+    fate: Fate
+    reason: str
+    short: str
+    gave_up: bool = False
+    wait_s: float = 0.0
+    cooldown_s: float = 0.0
+
+
+class _Rule(NamedTuple):
+    applies: Callable[[Failure], bool]
+    fate: Fate
+    reason: str
+
+
+_QUOTA = (
+    "insufficient_quota",
+    "exceeded your current quota",
+    "insufficient balance",
+    "insufficient_balance",
+    "arrearage",
+    "billing_hard_limit",
+    "billing hard limit",
+)
+_NO_MODEL = (
+    "model_not_found",
+    "model not exist",
+    "model_not_exist",
+    "does not exist or you do not have access",
+)
+_REDIRECT, _CLIENT_FAULT, _SERVER_FAULT = 300, 400, 500
+
+
+def _says(failure: Failure, phrases: tuple[str, ...]) -> bool:
+    said = f"{failure.code or ''} {failure.message}".lower()
+    return any(phrase in said for phrase in phrases)
+
+
+# The first rule that applies decides. The status comes first, the body only tells apart what the status cannot.
+_RULES = (
+    _Rule(
+        lambda f: f.status == 402 or (f.status in {400, 403, 429} and _says(f, _QUOTA)),
+        Fate.ENDPOINT_OUT,
+        "no quota is left",
+    ),
+    _Rule(lambda f: f.status == 429, Fate.AGAIN, "rate limited"),
+    _Rule(lambda f: f.status == 400 and _says(f, _NO_MODEL), Fate.ENDPOINT_OUT, "the model is unknown there"),
+    _Rule(lambda f: f.status == 401, Fate.ENDPOINT_OUT, "the API key was refused"),
+    _Rule(lambda f: f.status == 403, Fate.ENDPOINT_OUT, "access was refused"),
+    _Rule(lambda f: f.status == 404, Fate.ENDPOINT_OUT, "the model or the base URL is unknown there"),
+    _Rule(lambda f: f.status == 405, Fate.ENDPOINT_OUT, "the base URL takes no chat requests"),
+    _Rule(lambda f: f.status in {408, 409, 425}, Fate.AGAIN, "the server asked to try again"),
+    _Rule(lambda f: (f.status or 0) >= _SERVER_FAULT, Fate.AGAIN, "the server failed"),
+    _Rule(lambda f: (f.status or 0) >= _CLIENT_FAULT, Fate.ROW_ENDS, "the request was refused"),
+    _Rule(lambda f: (f.status or 0) >= _REDIRECT, Fate.ENDPOINT_OUT, "the base URL leads elsewhere"),
+    _Rule(lambda f: f.fault is Fault.TIMEOUT, Fate.AGAIN, "no answer in time"),
+    _Rule(lambda f: f.fault is Fault.CONNECTION, Fate.AGAIN, "the connection failed"),
+    _Rule(lambda f: f.fault is Fault.PROTOCOL, Fate.AGAIN, "the answer was no chat completion"),
+    _Rule(lambda _: True, Fate.ROW_ENDS, "the call failed"),
+)
+
+
+def is_rate_limit(failure: Failure) -> bool:
+    """Tell whether an attempt was refused for a rate limit: it uses up none of the row's attempts."""
+    return failure.status == 429 and not _says(failure, _QUOTA)
+
+
+def decide(failure: Failure, record: Record, policy: Policy, jitter: float) -> Decision:
+    """Return the fate of a row whose attempt has just failed.
+
+    Args:
+        failure: how the attempt failed.
+        record: what the row has been through, this attempt included.
+        policy: how long to go on.
+        jitter: a number drawn evenly from [0, 1).
+    """
+    rule = next(rule for rule in _RULES if rule.applies(failure))
+    reason = f"{rule.reason}: {failure}"
+    if rule.fate is not Fate.AGAIN:
+        return Decision(rule.fate, reason, rule.reason)
+    if is_rate_limit(failure):
+        wait = backoff(record.refusals, jitter) if failure.retry_after is None else failure.retry_after
+        return Decision(Fate.AGAIN, reason, rule.reason, cooldown_s=wait)
+    if record.attempts >= policy.max_attempts or record.in_flight_s >= policy.deadline:
+        used = f"{record.attempts} attempts and {record.in_flight_s:.0f} s in flight"
+        return Decision(Fate.ROW_ENDS, f"gave up after {used}; {reason}", rule.reason, gave_up=True)
+    asked = failure.retry_after or 0.0
+    wait = max(backoff(record.attempts, jitter), asked)
+    return Decision(Fate.AGAIN, reason, rule.reason, wait_s=wait, cooldown_s=asked)
+
+
+def backoff(attempt: int, jitter: float) -> float:
+    """Return the seconds to wait after the given attempt, counted from 1.
+
+    Exponential with "equal jitter": half of the wait is fixed, half is drawn, so that rows that failed together do
+    not return together (Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    """
+    ceiling = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempt - 1, 16))
+    return ceiling * (0.5 + 0.5 * jitter)
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the seconds that a server asks us to wait, or None.
+
+    Args:
+        headers: the response's headers; their names in lower case, or case-insensitive.
+        now: the present, in seconds since the epoch: `Retry-After` may be a date (RFC 9110, 10.2.3).
+    """
+    millis = _number(headers.get("retry-after-ms"))
+    if millis is not None:
+        return millis / 1000
+    asked = headers.get("retry-after")
+    seconds = _number(asked)
+    if seconds is not None or not asked:
+        return seconds
+    try:
+        date = email.utils.parsedate_to_datetime(asked)
+    except ValueError:
+        return None
+    return max(0.0, date.timestamp() - now)
+
+
+def _number(text: str | None) -> float | None:
+    """Read a number of seconds or milliseconds; what is none, negative or endless says nothing."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if 0 <= value < float("inf") else None

@@ -1,0 +1,516 @@
+"""The local server: the simulated model behind the OpenAI protocol, as a program or inside another one.
+
+Invariant: the books are written before the bytes leave: a client never holds an answer that they lack.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import signal
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from batcher import sim
+from batcher.errors import SettingsError
+from batcher.sim import Books, Fate, Knobs
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+    from types import FrameType
+
+    import uvicorn
+    from fastapi import FastAPI
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    Scope = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+    Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+MODEL = "sim"
+"""What the served model is called where `Knobs.model` names none."""
+
+_CHOICES = 128  # the protocol's limit for `n`
+_PORTS = 65_535
+_JSON = (b"content-type", b"application/json")
+
+
+class Refusal(NamedTuple):
+    """An error in OpenAI's shape."""
+
+    status: int
+    message: str
+    kind: str
+    param: str | None = None
+    code: str | None = None
+    retry_after: int | None = None  # seconds
+
+    def body(self) -> bytes:
+        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [] if self.retry_after is None else [(b"retry-after", str(self.retry_after).encode())]
+
+
+class Bucket:
+    """A token bucket: `rpm` requests a minute, and one second's worth of them beyond an even pace.
+
+    Args:
+        rpm: requests a minute; 0 lets all through.
+        clock: seconds, from any beginning.
+    """
+
+    def __init__(self, rpm: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = rpm / 60
+        self._size = 1 + self._rate
+        self._level = self._size
+        self._clock = clock
+        self._filled = clock()
+
+    def take(self) -> float:
+        """Let a request through, or return the seconds after which one will be."""
+        if not self._rate:
+            return 0.0
+        now = self._clock()
+        self._level = min(self._level + (now - self._filled) * self._rate, self._size)
+        self._filled = now
+        if self._level < 1:
+            return (1 - self._level) / self._rate
+        self._level -= 1
+        return 0.0
+
+
+class _Chat:
+    """`/v1/chat/completions`, as bare ASGI: FastAPI's own way costs more than the answer."""
+
+    def __init__(self, knobs: Knobs, books: Books) -> None:
+        self._knobs = knobs
+        self._books = books
+        self._bucket = Bucket(knobs.rpm)
+        self._number = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw = await _read(receive)
+        if raw is None:
+            return  # it left while it was still asking
+        body, refusal = _parse(raw)
+        prompt = None if body is None else sim.prompt_of(body)
+        key = _key(scope)
+        self._books.arrive(prompt, key)
+        refusal = self._refuse_key(key) or refusal or self._refuse(body)
+        if body is None or prompt is None or refusal is not None:
+            await self._respond(send, refusal or _bad("there is no body"))
+        else:
+            await self._let_through(scope, receive, send, body, prompt)
+
+    def _refuse_key(self, key: str) -> Refusal | None:
+        if not self._knobs.keys or key in self._knobs.keys:
+            return None
+        said = "Incorrect API key provided." if key else "You didn't provide an API key."
+        return Refusal(401, said, "invalid_request_error", code="invalid_api_key")
+
+    def _refuse(self, body: dict[str, Any] | None) -> Refusal | None:
+        if body is None:
+            return None
+        model = self._knobs.model
+        if model and body["model"] != model:
+            said = f"The model {json.dumps(body['model'])} does not exist: this server has {json.dumps(model)}."
+            return Refusal(404, said, "invalid_request_error", "model", "model_not_found")
+        wait = self._bucket.take()
+        if wait:
+            said = f"Rate limit reached: {self._knobs.rpm:g} requests a minute."
+            return Refusal(429, said, "requests", code="rate_limit_exceeded", retry_after=math.ceil(wait))
+        return None
+
+    async def _let_through(self, scope: Scope, receive: Receive, send: Send, body: dict[str, Any], prompt: str) -> None:
+        books = self._books
+        fate, latency = sim.draw(self._knobs, prompt, books.admit(prompt))
+        if fate is Fate.HANG:
+            books.hang()
+            await _gone(receive)
+            books.let_go()
+        elif latency and await _gone(receive, latency):
+            books.abandon()
+        elif fate is Fate.DROP:
+            books.drop()
+            if _cut(scope):
+                await _gone(receive)
+        elif fate is Fate.ERROR:
+            await self._respond(send, Refusal(500, "The server had an error (simulated).", "server_error"))
+        else:
+            await self._answer(send, body, prompt)
+
+    async def _answer(self, send: Send, body: dict[str, Any], prompt: str) -> None:
+        self._number += 1
+        try:
+            completion = _completion(body, self._number)
+        except RecursionError:  # what could just be read cannot always be written again
+            await self._respond(send, _bad("Your request is nested too deeply."))
+            return
+        self._books.respond(200, prompt)
+        if body.get("stream"):
+            await _stream(send, completion, body)
+        else:
+            await _send(send, 200, json.dumps(completion).encode(), [_JSON])
+
+    async def _respond(self, send: Send, refusal: Refusal) -> None:
+        self._books.respond(refusal.status)
+        await _send(send, refusal.status, refusal.body(), [_JSON, *refusal.headers()])
+
+
+# --- reading a request ---
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """Read the body; None if the client left before its end."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def _gone(receive: Receive, seconds: float | None = None) -> bool:
+    """Wait until the client, or the server, ends the connection; False if it still stands after `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+    except TimeoutError:
+        return False
+    return True
+
+
+def _cut(scope: Scope) -> bool:
+    """Close the connection without a word, if the server that carries the app offers that."""
+    cut = scope.get("state", {}).get("cut")
+    if cut is None:
+        return False
+    cut()
+    return True
+
+
+def _key(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            return str(value.decode("latin-1")).removeprefix("Bearer ").strip()
+    return ""
+
+
+def _bad(message: str, param: str | None = None) -> Refusal:
+    return Refusal(400, message, "invalid_request_error", param)
+
+
+def _parse(raw: bytes) -> tuple[dict[str, Any] | None, Refusal | None]:
+    """Read a chat request; return it, or what is wrong with it."""
+    try:
+        body = json.loads(raw)
+    except (
+        ValueError,
+        RecursionError,
+    ):  # ValueError: no JSON, no UTF-8, or a number of more than 4,300 digits
+        return None, _bad("We could not parse the JSON body of your request.")
+    if not isinstance(body, dict):
+        return None, _bad("The body of your request must be a JSON object.")
+    refusal = _wrong(body)
+    return (None, refusal) if refusal else (body, None)
+
+
+def _wrong(body: dict[str, Any]) -> Refusal | None:
+    model, messages, count = body.get("model"), body.get("messages"), body.get("n")
+    if not isinstance(model, str) or not model:
+        return _bad("You must provide a model parameter.", "model")
+    if not isinstance(messages, list) or not messages:
+        return _bad("'messages' must be a list that is not empty.", "messages")
+    if not all(isinstance(message, dict) for message in messages):
+        return _bad("Every item of 'messages' must be an object.", "messages")
+    if count is not None and (type(count) is not int or not 1 <= count <= _CHOICES):
+        return _bad(f"'n' must be a whole number from 1 to {_CHOICES}.", "n")
+    return None
+
+
+# --- writing a response ---
+
+
+def _completion(body: dict[str, Any], number: int) -> dict[str, Any]:
+    """Answer a request in OpenAI's shape. A model token is taken to be four characters."""
+    text = sim.answer(body)
+    count = body.get("n") or 1
+    asked = _model_tokens(sum(len(sim.text_of(message)) for message in body["messages"]))
+    given = count * _model_tokens(len(text))
+    message = {"role": "assistant", "content": text, "refusal": None}
+    return {
+        "id": f"chatcmpl-sim-{number}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": body["model"],
+        "choices": [
+            {"index": index, "message": message, "logprobs": None, "finish_reason": "stop"} for index in range(count)
+        ],
+        "usage": {"prompt_tokens": asked, "completion_tokens": given, "total_tokens": asked + given},
+    }
+
+
+def _model_tokens(characters: int) -> int:
+    return max(math.ceil(characters / 4), 1)
+
+
+async def _send(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _stream(send: Send, completion: dict[str, Any], body: dict[str, Any]) -> None:
+    headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for event in _events(completion, body):
+        await send({"type": "http.response.body", "body": f"data: {event}\n\n".encode(), "more_body": True})
+    await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+
+def _events(completion: dict[str, Any], body: dict[str, Any]) -> Iterator[str]:
+    options = body.get("stream_options")
+    with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+    head = {name: completion[name] for name in ("id", "created", "model")}
+    head |= {"object": "chat.completion.chunk"} | ({"usage": None} if with_usage else {})
+
+    def chunk(index: int, delta: dict[str, str], finish: str | None = None) -> str:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return json.dumps(head | {"choices": [choice]})
+
+    for choice in completion["choices"]:
+        text = choice["message"]["content"]
+        yield chunk(choice["index"], {"role": "assistant", "content": ""})
+        # Twenty pieces at most: enough to be a stream, whatever the length.
+        size = max(math.ceil(len(text) / 20), 4)
+        for start in range(0, len(text), size):
+            yield chunk(choice["index"], {"content": text[start : start + size]})
+        yield chunk(choice["index"], {}, "stop")
+    if with_usage:
+        yield json.dumps(head | {"choices": [], "usage": completion["usage"]})
+
+
+# --- the app ---
+
+
+def build_app(knobs: Knobs, books: Books) -> FastAPI:
+    """Build the server's app: the OpenAI routes, `/health`, `/stats` and `POST /stats/reset`.
+
+    Dropping a connection needs the server that `serve` and `embedded` put around the app; another ASGI server
+    makes a 500 of it.
+
+    Args:
+        knobs: how the model behaves.
+        books: the accounts that the app keeps.
+    """
+    from fastapi import FastAPI  # noqa: PLC0415 - half a second to load, wanted by those who serve alone
+    from starlette.exceptions import HTTPException  # noqa: PLC0415 - the same
+    from starlette.responses import Response  # noqa: PLC0415 - the same
+    from starlette.routing import Route  # noqa: PLC0415 - the same
+
+    def reply(value: object, status: int = 200) -> Response:
+        # Not FastAPI's own JSON: it cannot hold a prompt with half of a surrogate pair.
+        return Response(json.dumps(value), status, media_type="application/json")
+
+    async def models(_: Request) -> Response:
+        model = {"id": knobs.model or MODEL, "object": "model", "created": 0, "owned_by": "batcher"}
+        return reply({"object": "list", "data": [model]})
+
+    async def health(_: Request) -> Response:
+        return reply({"status": "ok"})
+
+    async def stats(_: Request) -> Response:
+        return reply(books.to_dict())
+
+    async def reset(_: Request) -> Response:
+        books.reset()
+        return reply({"status": "ok"})
+
+    async def unknown(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        said = f"No such route: {request.method} {request.url.path}"
+        return Response(Refusal(status, said, "invalid_request_error").body(), status, media_type="application/json")
+
+    routes = [
+        Route("/v1/chat/completions", _Chat(knobs, books), methods=["POST"]),
+        Route("/v1/models", models),
+        Route("/health", health),
+        Route("/stats", stats),
+        Route("/stats/reset", reset, methods=["POST"]),
+    ]
+    handlers: dict[Any, Any] = {HTTPException: unknown}
+    return FastAPI(routes=list(routes), exception_handlers=handlers, openapi_url=None)
+
+
+# --- the server ---
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: where it listens, such as `http://127.0.0.1:43121/v1`, and its own accounts."""
+
+    base_url: str
+    books: Books
+
+
+def serve(knobs: Knobs, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve until Ctrl-C or SIGTERM. Once it listens, its base URL is the one line on stdout.
+
+    Args:
+        knobs: how the simulated model behaves.
+        host: the address to listen at.
+        port: the port to listen at; 0 is any free one.
+
+    Raises:
+        SettingsError: it cannot listen there.
+    """
+    books = Books()
+    listener = _listen(host, port)
+    base_url = _base_url(listener)
+
+    def announce() -> None:
+        sys.stderr.write(f"A simulated model listens: {knobs}. Ctrl-C ends it.\n")
+        sys.stdout.write(f"{base_url}\n")
+        sys.stdout.flush()
+
+    server = _server(build_app(knobs, books), announce)
+    with contextlib.closing(listener), _signals_end(server):
+        server.run(sockets=[listener])
+    sys.stderr.write(f"{books.requests:,} requests, {books.answered:,} answered.\n")
+
+
+@contextlib.contextmanager
+def embedded(knobs: Knobs | None = None) -> Iterator[Server]:
+    """Serve from a thread of this process, at a free port of 127.0.0.1, for the length of a `with` block.
+
+    Args:
+        knobs: how the simulated model behaves; default: everything off.
+
+    Yields:
+        The running server.
+    """
+    books = Books()
+    listener = _listen("127.0.0.1", 0)
+    ready = threading.Event()
+    server = _server(build_app(knobs or Knobs(), books), ready.set)
+
+    def run() -> None:
+        try:
+            asyncio.run(server.serve(sockets=[listener]))
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run, name="batcher-embedded-server", daemon=True)
+    thread.start()
+    try:
+        ready.wait()
+        yield Server(_base_url(listener), books)
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Open a listening socket.
+
+    Raises:
+        SettingsError: the port is taken, or the address cannot be used.
+    """
+    where = f"port {port} of {host!r}"
+    if not 0 <= port <= _PORTS:  # `getaddrinfo` would take the rest of a division
+        raise SettingsError(f"cannot listen at {where}: a port is a number from 0 (any free one) to {_PORTS}")
+    listener: socket.socket | None = None
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+        if sys.platform != "win32":  # there it would let two servers share a port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise SettingsError(f"cannot listen at {where}: {error}. Choose another --port; 0 takes a free one") from error
+    return listener
+
+
+def _base_url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - a client cannot go to "any"
+    return f"http://{host if '[' in host or ':' not in host else f'[{host}]'}:{port}/v1"
+
+
+@contextlib.contextmanager
+def _signals_end(server: uvicorn.Server) -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C end the server, and nothing else.
+
+    uvicorn stops at these signals, then raises them again for who handled them before it. That is us, so that
+    the program ends with status 0.
+    """
+
+    def end(_: int, __: FrameType | None) -> None:
+        server.should_exit = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread alone
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _server(app: FastAPI, on_ready: Callable[[], None]) -> uvicorn.Server:
+    """Put uvicorn around the app. It can cut a connection, and when it ends it waits for no request."""
+    import uvicorn  # noqa: PLC0415 - a fifth of a second to load, wanted by those who serve alone
+    from uvicorn.protocols.http.h11_impl import H11Protocol  # noqa: PLC0415 - the same
+
+    class Protocol(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            # uvicorn copies this state into the scope of each request.
+            self.app_state = {**self.app_state, "cut": transport.abort}
+            if server.should_exit:
+                transport.abort()  # it came in while the others were being closed
+
+        def shutdown(self) -> None:
+            if self.cycle is None or self.cycle.response_complete:
+                super().shutdown()
+            else:
+                self.transport.abort()
+
+    class ReadyServer(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            on_ready()
+
+    server = ReadyServer(
+        uvicorn.Config(
+            app,
+            http=Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    return server

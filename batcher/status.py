@@ -1,0 +1,133 @@
+"""How a run stands, read from its journal; also while it works, from another process.
+
+Invariant: it only reads.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from batcher.config import check_keyword
+from batcher.errors import OutputError
+from batcher.journal import Journal, LastRun
+from batcher.progress import duration
+from batcher.store import Store
+
+_RATE_OVER_S = 60.0
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How a run stands.
+
+    Attributes:
+        state: `running`, `done`, `stopped` (it ended early and said so) or `killed` (it ended without a word).
+        rows, ok, invalid, error: rows by how they ended.
+        chunks: chunk files written.
+        requests: requests that the latest process sent.
+        in_flight: those of them without an end: in flight now, or when the process ended.
+        rows_per_s: rows answered a second, over the last minute; 0 where nothing runs.
+        left_s: seconds left at that rate, or None.
+        failures: rows that ended as `invalid` or `error`, counted by reason, the most frequent first.
+        process: host and process id of the latest run.
+    """
+
+    keyword: str
+    state: str
+    rows: int
+    ok: int
+    invalid: int
+    error: int
+    chunks: int
+    requests: int
+    in_flight: int
+    rows_per_s: float
+    left_s: float | None
+    failures: tuple[tuple[str, int], ...]
+    process: str
+
+    @property
+    def left(self) -> int:
+        """Rows that have no result yet."""
+        return self.rows - self.ok - self.invalid - self.error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the status as a dictionary that JSON can hold."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        done = self.rows - self.left
+        share = f"{100 * done // self.rows}%" if self.rows else "empty"
+        time_left = f", {duration(self.left_s)} left" if self.left_s is not None else ""
+        lines = [
+            f"{self.keyword}: {self.state} ({self.process})",
+            f"  rows      {done:,} of {self.rows:,} ({share}):"
+            f" {self.ok:,} ok, {self.invalid:,} invalid, {self.error:,} error",
+            f"  chunks    {self.chunks:,} written",
+            f"  requests  {self.requests:,} sent by this process, {self.in_flight:,} without an answer",
+        ]
+        if self.state == "running":
+            lines.append(f"  rate      {self.rows_per_s:,.1f} rows/s{time_left}")
+        lines += [f"  failed    {count:,} x {reason}" for reason, count in self.failures]
+        return "\n".join(lines)
+
+
+def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunStatus:
+    """Return how the run of a keyword stands.
+
+    Raises:
+        SettingsError: the keyword cannot be one.
+        OutputError: there is no journal of that keyword, or it cannot be read.
+    """
+    check_keyword(keyword)
+    store = Store(Path(output_dir), keyword)
+    if not store.journal_path.exists():
+        raise OutputError(f"there is no run {keyword!r} in {store.directory}: {store.journal_path} does not exist")
+    with Journal.read(store.journal_path) as journal:
+        last = journal.last_run()
+        if last is None:
+            raise OutputError(f"{store.journal_path} holds no run yet")
+        counts = journal.counts()
+        state = _state(last, counts.left)
+        now = time.time()
+        seconds = max(1.0, min(_RATE_OVER_S, now - last.started))
+        rate = journal.answered_since(now - seconds) / seconds if state == "running" else 0.0
+        return RunStatus(
+            keyword=keyword,
+            state=state,
+            rows=counts.rows,
+            ok=counts.ok,
+            invalid=counts.invalid,
+            error=counts.error,
+            chunks=len(journal.chunks()),
+            requests=journal.requests(last.id),
+            in_flight=journal.in_flight(last.id),
+            rows_per_s=rate,
+            left_s=counts.left / rate if rate else None,
+            failures=tuple(journal.failures()),
+            process=f"host {last.host}, process {last.pid}",
+        )
+
+
+def _state(last: LastRun, left: int) -> str:
+    if last.ended is not None:
+        return "stopped" if left else "done"
+    return "running" if last.host != socket.gethostname() or _is_alive(last.pid) else "killed"
+
+
+def _is_alive(pid: int) -> bool:
+    """Tell whether a process runs on this machine. On Windows there is no harmless way to ask: assume it does."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
