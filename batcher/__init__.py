@@ -57,9 +57,11 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'batcher' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"batcher.{_HOME_OF.get(name, 'errors')}"), name)
-    globals()[name] = value
-    return value
+    home = _HOME_OF.get(name, "errors")
+    module = importlib.import_module(f"batcher.{home}")
+    # All names of a module at once: loading `batcher.status` puts the module where its function of that name belongs.
+    globals().update({each: getattr(module, each) for each in _HOMES.get(home, (name,))})
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

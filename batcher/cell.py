@@ -14,8 +14,8 @@ from decimal import Decimal
 def cell(value: object) -> str:
     r"""Write a value as text, for a prompt or a CSV cell.
 
-    Text stays as it is; a missing value (None, NaN, NaT, pandas.NA) is empty; lists, dictionaries and arrays
-    become JSON, bytes the text they encode (`\xff` where they are not UTF-8), NumPy scalars their Python
+    Text stays as it is; a missing value (None, NaN, NaT, pandas.NA) is empty; lists, dictionaries, sets (sorted) and
+    arrays become JSON, bytes the text they encode (`\xff` where they are not UTF-8), NumPy scalars their Python
     value; anything else is what `str` makes of it.
     """
     if type(value) is str:
@@ -37,7 +37,7 @@ def _rare_cell(value: object) -> str:
         return ""
     if isinstance(value, str):
         return str.__str__(value)  # a subclass may say something else about itself
-    if isinstance(value, list | tuple | dict):
+    if isinstance(value, list | tuple | dict | set | frozenset):
         return _json_cell(value)
     if isinstance(value, bytes | bytearray):
         return value.decode("utf-8", "backslashreplace")
@@ -46,15 +46,20 @@ def _rare_cell(value: object) -> str:
 
 def _json_cell(value: object) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, default=_json_part)
+        text = json.dumps(value, ensure_ascii=False, default=_json_part)
     except (TypeError, ValueError):  # keys that JSON has not, such as dates, or a list that holds itself
         return str(value)
+    if "NaN" in text or "Infinity" in text:  # Python writes them as words that JSON has not
+        return json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=False)
+    return text
 
 
 def _json_part(value: object) -> object:
     plain = _without_numpy(value)
     if plain is not value:
         return plain
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=cell)  # their own order differs from process to process
     return None if _is_missing(value) else cell(value)
 
 

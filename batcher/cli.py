@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 OK, SOME_FAILED, NOTHING_DONE, STOPPED = range(4)
 
-_WIDTH = 100
+_WIDTH = 80
 
 
 class _Formatter(argparse.HelpFormatter):
     """Help of one width everywhere, so that the README can hold it."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28, width=_WIDTH)
+        super().__init__(prog, max_help_position=26, width=_WIDTH)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,6 +43,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_serve(verbs)
     _add_demo(verbs)
     return parser
+
+
+def help_of(verb: str) -> str:
+    """Return the help of a verb, as `--help` prints it."""
+    [verbs] = [action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)]  # noqa: SLF001 - argparse has no public way
+    text: str = verbs.choices[verb].format_help()
+    return text
 
 
 def _verb(verbs: Any, name: str, usage: str, summary: str, description: str = "") -> argparse.ArgumentParser:
@@ -214,7 +221,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from batcher.runner import run  # noqa: PLC0415 - `batcher --help` does not need it
 
-    options = {name: value for name, value in vars(arguments).items() if value not in (None, False)}
+    options = {name: value for name, value in vars(arguments).items() if value is not None and value is not False}
     as_json = options.pop("json", False)
     del options["verb"]
     data, prompt = options.pop("data"), options.pop("prompt", None)

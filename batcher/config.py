@@ -1,4 +1,4 @@
-"""What a run was asked to do, checked once: the options, and the endpoints that follow from them.
+"""What a run was asked to do, checked once: its options, and what an endpoint is.
 
 Invariant: a `Settings` or an `Endpoint` that exists is valid, and its `repr` holds no API key.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from dataclasses import dataclass, field, fields
+from types import NoneType
+from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
 from batcher.errors import SettingsError
@@ -20,26 +20,10 @@ from batcher.records import Giver
 OFFLINE = "offline"
 """The base URL of an endpoint that the embedded server answers; its real port changes with each run."""
 
+OPENAI_URL = "https://api.openai.com/v1"
+
 MAX_CONCURRENCY = 256
 
-
-class Service(NamedTuple):
-    """A provider by name: where it listens, and which variable holds its key (empty: it needs none)."""
-
-    base_url: str
-    api_key_env: str
-
-
-SERVICES = {
-    "openai": Service("https://api.openai.com/v1", "OPENAI_API_KEY"),
-    "deepseek": Service("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
-    "dashscope": Service("https://dashscope.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY"),
-    "deepinfra": Service("https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY"),
-    "zhipu": Service("https://open.bigmodel.cn/api/paas/v4", "ZHIPUAI_API_KEY"),
-    "ollama": Service("http://127.0.0.1:11434/v1", ""),
-    "vllm": Service("http://127.0.0.1:8000/v1", ""),
-    OFFLINE: Service(OFFLINE, ""),
-}
 
 RESERVED_PARAMS = {
     "model": "use --model",
@@ -83,32 +67,58 @@ def check_keyword(keyword: str) -> None:
         raise SettingsError(f"--keyword {keyword!r} cannot be part of a file name: {reason}; choose another")
 
 
-def _positive(name: str, value: float | None, *, whole: bool = False) -> None:
+def _positive(name: str, value: object, *, whole: bool = False, optional: bool = False) -> None:
+    if value is None and optional:
+        return
     kinds = (int,) if whole else (int, float)
-    good = isinstance(value, kinds) and not isinstance(value, bool) and 0 < value < float("inf")
-    if value is not None and not good:
+    if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < float("inf"):
         raise SettingsError(f"{name} must be a {'whole ' if whole else ''}number above 0, not {value!r}")
 
 
-def _check_params(params: Mapping[str, Any], where: str) -> None:
+def _text(name: str, value: object, *, optional: bool = True) -> None:
+    if not (isinstance(value, str) and value.strip()) and not (value is None and optional):
+        shown = repr(value) if isinstance(value, str) else f"of type {type(value).__name__}"
+        raise SettingsError(f"{name} must be a text that is not empty; it is {shown}")
+
+
+def _check_params(params: object, where: str) -> None:
+    if not isinstance(params, Mapping) or not all(isinstance(name, str) and name for name in params):
+        raise SettingsError(f"{where} must hold parameters by name, as in {{'temperature': 0}}")
     for name, advice in RESERVED_PARAMS.items():
         if name in params:
             raise SettingsError(f"{where}: {name!r} is not a parameter that can be set here: {advice}")
     try:
-        json.dumps(params, allow_nan=False)
+        json.dumps(dict(params), allow_nan=False, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{where}: the parameters cannot be written as JSON: {error}") from error
 
 
+def check_variable(name: str, where: str) -> None:
+    """Refuse what cannot name a variable, unshown: it may well be an API key."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise SettingsError(f"{where} must be the name of a variable, such as OPENAI_API_KEY, not the key itself")
+
+
+def check_key(key: object, where: str) -> None:
+    if not isinstance(key, str) or not (key.isascii() and key.isprintable()) or " " in key:
+        raise SettingsError(f"{where} is no text, or holds a space or a character that no header may carry")
+
+
 def _checked_url(url: str) -> str:
+    """Return a base URL as calls need it; one that may hold a secret is not shown."""
+    url = url.strip()
     if url == OFFLINE:
         return url
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.netloc:
+    if "@" in url or "?" in url or "#" in url:
+        raise SettingsError("the base URL holds a user, a password or a query: give keys through API_KEY instead")
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good or any(char.isspace() for char in url):
         raise SettingsError(f"the base URL {url!r} must look like https://host/v1")
-    if parts.username or parts.password:
-        raise SettingsError("the base URL holds a user name or password: give keys through API_KEY instead")
-    return url.rstrip("/").removesuffix("/chat/completions")
+    return url.rstrip("/").removesuffix("/chat/completions").rstrip("/")
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,7 @@ class Endpoint:
     """
 
     model: str | None = None
-    base_url: str = SERVICES["openai"].base_url
+    base_url: str = OPENAI_URL
     api_key: str | None = field(default=None, repr=False)
     rpm: float | None = None
     rps: float | None = None
@@ -139,15 +149,20 @@ class Endpoint:
     llm: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.llm is None and not self.model:
+        if self.llm is None and self.model is None:
             raise SettingsError("an endpoint needs a model: Endpoint('gpt-4o-mini', ...), --model or MODEL in .env")
         if self.llm is not None and self.params:
             raise SettingsError("an endpoint with llm= takes its parameters from that object: leave params out")
+        _text("model", self.model)
+        _text("base_url", self.base_url, optional=False)
         object.__setattr__(self, "base_url", _checked_url(self.base_url))
-        _positive("rpm", self.rpm)
-        _positive("rps", self.rps)
+        if self.api_key is not None:
+            check_key(self.api_key, "api_key")
+        _positive("rpm", self.rpm, optional=True)
+        _positive("rps", self.rps, optional=True)
         _positive("max_concurrency", self.max_concurrency, whole=True)
         _check_params(self.params, "params")
+        object.__setattr__(self, "params", dict(self.params))
 
     @property
     def giver(self) -> Giver:
@@ -188,6 +203,19 @@ class Options(TypedDict, total=False):
     retry_failed: bool
     no_progress: bool
     quiet: bool
+
+
+# Of the options whose type is all that can be wrong with them, or is checked before the rest.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "keyword": (str, NoneType),
+    "output_dir": (str, os.PathLike),
+    "prompt_file": (str, os.PathLike, NoneType),
+    "system": (str, NoneType),
+    "system_file": (str, os.PathLike, NoneType),
+    "retry_failed": (bool,),
+    "no_progress": (bool,),
+    "quiet": (bool,),
+}
 
 
 @dataclass(frozen=True)
@@ -247,20 +275,30 @@ class Settings:
     quiet: bool = False
 
     def __post_init__(self) -> None:
+        self._check_values()
+        _check_params({} if self.param is None else self.param, "--param")
         if self.keyword is not None:
             check_keyword(self.keyword)
-        for name in ("chunk_size", "max_concurrency", "max_attempts", "limit"):
-            _positive(_flag(name), getattr(self, name), whole=True)
-        for name in ("rpm", "rps", "timeout", "deadline"):
-            _positive(_flag(name), getattr(self, name))
-        if not self.answer_column.strip():
-            raise SettingsError("--answer-column is empty; give the column a name")
-        _check_params(self.params, "--param")
+        if self.api_key_env is not None:
+            check_variable(self.api_key_env, "--api-key-env")
         _only_one(self, "system", "system_file")
         _only_one(self, "provider", "base_url")
         for name in ("model", "base_url", "provider", "api_key_env", "rpm", "rps"):
             if self.endpoints is not None and getattr(self, name) is not None:
                 raise SettingsError(f"{_flag(name)} and --endpoints exclude each other: say it in the endpoints")
+
+    def _check_values(self) -> None:
+        """Check each option alone."""
+        for name in ("chunk_size", "max_concurrency", "max_attempts", "limit"):
+            _positive(_flag(name), getattr(self, name), whole=True, optional=name == "limit")
+        for name in ("rpm", "rps", "timeout", "deadline"):
+            _positive(_flag(name), getattr(self, name), optional=name in {"rpm", "rps"})
+        for name in ("prompt_column", "messages_column", "model", "base_url", "provider", "api_key_env"):
+            _text(_flag(name), getattr(self, name))
+        _text("--answer-column", self.answer_column, optional=False)
+        for name, kinds in _KINDS.items():
+            if not isinstance(getattr(self, name), kinds):
+                raise SettingsError(f"{_flag(name)} cannot be of type {type(getattr(self, name)).__name__}")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Settings:
@@ -276,9 +314,9 @@ class Settings:
         return cls(**options)
 
     @property
-    def params(self) -> Mapping[str, Any]:
+    def params(self) -> dict[str, Any]:
         """The request parameters of every row."""
-        return self.param or {}
+        return dict(self.param or {})
 
     @property
     def answer_columns(self) -> tuple[str, str, str]:
@@ -294,122 +332,3 @@ def _flag(name: str) -> str:
 def _only_one(settings: Settings, first: str, second: str) -> None:
     if getattr(settings, first) is not None and getattr(settings, second) is not None:
         raise SettingsError(f"{_flag(first)} and {_flag(second)} exclude each other: give one of them")
-
-
-def environment() -> dict[str, str]:
-    """Return the process's variables over those of the nearest `.env` at or above the current directory.
-
-    Nothing is put into the process's own environment.
-    """
-    import dotenv  # noqa: PLC0415 - not needed before a run starts
-
-    found = dotenv.dotenv_values(dotenv.find_dotenv(usecwd=True))
-    return {name: value for name, value in found.items() if value is not None} | dict(os.environ)
-
-
-def endpoints_of(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
-    """Return the endpoints that the options and the environment ask for, one for each API key.
-
-    Raises:
-        SettingsError: none can be made: no model, no key where one is needed, a broken file.
-    """
-    given = settings.endpoints
-    if isinstance(given, (str, os.PathLike)):
-        return _from_file(Path(given), settings, env)
-    if given is not None:
-        if not given or not all(isinstance(each, Endpoint) for each in given):
-            raise SettingsError("endpoints= must be a path or a list of batcher.Endpoint, with at least one in it")
-        return tuple(given)
-    return _from_options(settings, env)
-
-
-def _from_options(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
-    service = _service(settings.provider) if settings.provider else None
-    base_url = (
-        settings.base_url
-        or (service and service.base_url)
-        or env.get("BASE_URL")
-        or env.get("OPENAI_BASE_URL")
-        or SERVICES["openai"].base_url
-    )
-    model = settings.model or ("sim" if base_url == OFFLINE else env.get("MODEL"))
-    if not model:
-        raise SettingsError("no model: give --model, or MODEL in the environment or in .env")
-    endpoint = Endpoint(
-        model=model,
-        base_url=base_url,
-        rpm=settings.rpm,
-        rps=settings.rps,
-        max_concurrency=settings.max_concurrency,
-    )
-    if base_url == OFFLINE:
-        return (endpoint,)
-    if service and not settings.api_key_env:
-        names = [service.api_key_env, "API_KEY"] if service.api_key_env else []
-    else:
-        names = [settings.api_key_env] if settings.api_key_env else ["API_KEY", "OPENAI_API_KEY"]
-    return _with_keys(endpoint, names, env, required=settings.api_key_env is not None)
-
-
-def _service(name: str) -> Service:
-    if name not in SERVICES:
-        raise SettingsError(f"--provider {name!r} is not known; known are {', '.join(SERVICES)}; or give --base-url")
-    return SERVICES[name]
-
-
-def _with_keys(
-    endpoint: Endpoint, names: Sequence[str], env: Mapping[str, str], *, required: bool
-) -> tuple[Endpoint, ...]:
-    """Make one endpoint for each key found in the first of the variables that is set."""
-    for name in names:
-        keys = [key.strip() for key in env.get(name, "").split(",") if key.strip()]
-        for key in keys:
-            if not (key.isascii() and key.isprintable()) or " " in key:
-                raise SettingsError(f"a key in {name} holds a space or a character that no header may carry")
-        if len(keys) != len(set(keys)):
-            raise SettingsError(f"{name} holds the same key twice: its limits would be used up twice as fast")
-        if keys:
-            return tuple(replace(endpoint, api_key=key) for key in keys)
-    asks_for_key = any(service.api_key_env and service.base_url == endpoint.base_url for service in SERVICES.values())
-    if required or asks_for_key:
-        raise SettingsError(f"no API key for {endpoint.base_url}: set {' or '.join(names)} in the environment or .env")
-    return (endpoint,)
-
-
-_TABLE_KEYS = {"model": str, "base_url": str, "api_key_env": str, "rpm": (int, float), "rps": (int, float)}
-_TABLE_KEYS |= {"max_concurrency": int, "params": dict}
-
-
-def _from_file(path: Path, settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"--endpoints {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--endpoints {path} is not a TOML file: {error}") from error
-    tables = content.get("endpoint")
-    if set(content) != {"endpoint"} or not isinstance(tables, list) or not tables:
-        raise SettingsError(f"--endpoints {path} must hold [[endpoint]] tables, and nothing else")
-    found: list[Endpoint] = []
-    for number, table in enumerate(tables, 1):
-        found += _from_table(table, f"--endpoints {path}, endpoint {number}", settings, env)
-    return tuple(found)
-
-
-def _from_table(
-    table: Mapping[str, Any], where: str, settings: Settings, env: Mapping[str, str]
-) -> tuple[Endpoint, ...]:
-    for name, value in table.items():
-        kind: Any = _TABLE_KEYS.get(name)
-        if kind is None:
-            raise SettingsError(f"{where}: there is no key {name!r}; known are {', '.join(_TABLE_KEYS)}")
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise SettingsError(f"{where}: {name} = {value!r} is not of the right type")
-    values = {"max_concurrency": settings.max_concurrency} | {k: v for k, v in table.items() if k != "api_key_env"}
-    try:
-        endpoint = Endpoint(**values)
-        key_env = table.get("api_key_env")
-        names = [key_env] if key_env else ["API_KEY", "OPENAI_API_KEY"]
-        return _with_keys(endpoint, names, env, required=key_env is not None)
-    except SettingsError as error:
-        raise SettingsError(f"{where}: {error}") from error

@@ -129,15 +129,15 @@ class Journal:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._db = connection
-        self._reader = _connect(path, "ro")
         self._reading = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="batcher-journal")
-        self._broken: OutputError | None = None
+        self._broken: BaseException | None = None
         self._batch: list[tuple[str, tuple[Any, ...]]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._run = 0
         self._ids: Iterator[int] = itertools.count(self._one("SELECT coalesce(max(id), 0) + 1 FROM requests")[0])
+        self._reader = _connect(path, "ro")
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -146,18 +146,20 @@ class Journal:
         Raises:
             OutputError: it cannot be opened, is no journal, or was written by a newer batcher.
         """
-        try:
-            db = _connect(path, "rwc")
+        with _errors_told(path, "opened"), contextlib.ExitStack() as stack:
+            db = stack.enter_context(contextlib.closing(_connect(path, "rwc")))
+            version = _version(db, path)  # before anything is written: the file may be somebody else's
             db.execute("PRAGMA journal_mode = WAL")
             # A process that is killed loses nothing; a power cut may lose the last moment, never the file.
             db.execute("PRAGMA synchronous = NORMAL")
-            if _version(db, path) == 0:
-                with db:
-                    db.executescript(f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID};")
-                    db.execute(f"PRAGMA user_version = {VERSION}")
-        except sqlite3.Error as error:
-            raise OutputError(f"the journal {path} cannot be opened: {error}") from error
-        return cls(path, db)
+            if version == 0:
+                db.executescript(
+                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID};"
+                    f" PRAGMA user_version = {VERSION}; COMMIT;"
+                )
+            journal = cls(path, db)
+            stack.pop_all()
+        return journal
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -166,19 +168,33 @@ class Journal:
         Raises:
             OutputError: it is not there, is no journal, or was written by a newer batcher.
         """
-        try:
-            db = _connect(path, "ro")
+        with _errors_told(path, "read"), contextlib.ExitStack() as stack:
+            # Not "ro": what opens the file so leaves two more beside it when it closes last.
+            db = stack.enter_context(contextlib.closing(_connect(path, "rw")))
+            db.execute("PRAGMA query_only = ON")
             if _version(db, path) == 0:
                 raise OutputError(f"{path} is no journal of batcher")
-        except sqlite3.Error as error:
-            raise OutputError(f"the journal {path} cannot be read: {error}") from error
-        return cls(path, db)
+            journal = cls(path, db)
+            stack.pop_all()
+        return journal
 
     def close(self) -> None:
-        """Close the file. `flush` comes first where a run has written."""
+        """Close the file. What was noted and is not on disk yet goes there first, whoever waits for it or not.
+
+        Raises:
+            OutputError: it could not be written.
+        """
         self._writer.shutdown()
-        self._reader.close()
-        self._db.close()
+        batch, waiters = self._take()
+        try:
+            if batch and not self._broken:
+                self._commit(batch)
+                _wake(waiters, None)
+        finally:
+            self._broken = self._broken or OutputError(f"the journal {self.path} is closed")
+            _wake(waiters, self._broken)
+            self._reader.close()
+            self._db.close()
 
     def __enter__(self) -> Self:
         return self
@@ -193,15 +209,25 @@ class Journal:
     @contextlib.contextmanager
     def planning(self) -> Iterator[None]:
         """Make the block one transaction: the plan takes effect as a whole, or not at all."""
-        self._db.execute("CREATE TEMP TABLE IF NOT EXISTS moved (position INTEGER PRIMARY KEY, result INTEGER)")
-        self._db.execute("BEGIN IMMEDIATE")
-        with self._db:
-            self._db.execute("DELETE FROM moved")
+        # What rows had and lost in this plan, and what nobody has.
+        self._do("CREATE TEMP TABLE IF NOT EXISTS moved (position INTEGER PRIMARY KEY, result INTEGER NOT NULL)")
+        self._do(
+            "CREATE TEMP TABLE IF NOT EXISTS free (key BLOB, nth INTEGER, id INTEGER, PRIMARY KEY (key, nth))"
+            " WITHOUT ROWID"
+        )
+        self._do("BEGIN IMMEDIATE")
+        try:
+            self._do("DELETE FROM moved")
+            self._do("DELETE FROM free")
             yield
+            self._do("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.rollback()
 
     def plan_keys(self, start: int, keys: Sequence[bytes]) -> None:
         """Say what the rows from `start` on ask now. A row that asks something else loses its result for now."""
-        known = self._db.execute(
+        known = self._do(
             "SELECT position, key FROM rows WHERE position >= ? AND position < ?", (start, start + len(keys))
         )
         old = dict(known)
@@ -209,14 +235,17 @@ class Journal:
         if not changed:
             return
         positions = [(position,) for position, _ in changed if position in old]
-        self._db.executemany(
-            "INSERT INTO moved SELECT position, result FROM rows WHERE position = ? AND result IS NOT NULL",
-            positions,
-        )
-        self._db.executemany("INSERT OR REPLACE INTO rows (position, key, result) VALUES (?, ?, NULL)", changed)
+        with _errors_told(self.path, "written"):
+            self._db.executemany(
+                "INSERT INTO moved SELECT position, result FROM rows WHERE position = ? AND result IS NOT NULL",
+                positions,
+            )
+            self._db.executemany("INSERT OR REPLACE INTO rows (position, key, result) VALUES (?, ?, NULL)", changed)
 
     def plan_end(self, rows: int, *, givers: Iterable[int], retry_failed: bool) -> int:
         """Finish the plan: give every row without a result an answer to its question, if there is one left.
+
+        A row that has only moved stays an `error` where it was one.
 
         Args:
             rows: how many rows there are now; those behind them are forgotten, their answers are kept.
@@ -226,20 +255,23 @@ class Journal:
         Returns:
             How many rows had an answer, and now ask something else or would ask somebody else.
         """
-        self._db.execute("DELETE FROM rows WHERE position >= ?", (rows,))
+        self._do(
+            "INSERT INTO moved SELECT position, result FROM rows WHERE position >= ? AND result IS NOT NULL", (rows,)
+        )
+        self._do("DELETE FROM rows WHERE position >= ?", (rows,))
+        if retry_failed:
+            failed = "(SELECT id FROM results WHERE status <> 'ok')"
+            self._do(f"UPDATE rows SET result = NULL WHERE result IN {failed}")  # noqa: S608 - a constant
+            self._do(f"DELETE FROM moved WHERE result IN {failed}")  # noqa: S608 - a constant
         allowed = ",".join(str(int(giver)) for giver in givers)
-        self._db.execute(
+        self._do(
             f"""
-            INSERT OR REPLACE INTO moved SELECT r.position, r.result FROM rows r JOIN results a ON a.id = r.result
+            INSERT INTO moved SELECT r.position, r.result FROM rows r JOIN results a ON a.id = r.result
             WHERE a.giver NOT IN ({allowed}) AND a.status <> 'error'
             """  # noqa: S608 - integers only
         )
-        self._db.execute("UPDATE rows SET result = NULL WHERE position IN (SELECT position FROM moved)")
-        if retry_failed:
-            self._db.execute(
-                "UPDATE rows SET result = NULL WHERE result IN (SELECT id FROM results WHERE status <> 'ok')"
-            )
-        self._reuse(allowed, ["ok"] if retry_failed else ["ok", "invalid"])
+        self._do("UPDATE rows SET result = NULL WHERE position IN (SELECT position FROM moved)")
+        self._reuse(allowed, "'ok'" if retry_failed else "'ok', 'invalid'")
         return int(
             self._one(
                 "SELECT count(*) FROM moved m JOIN rows r USING (position) JOIN results a ON a.id = m.result"
@@ -248,43 +280,51 @@ class Journal:
             )[0]
         )
 
-    def _reuse(self, allowed: str, statuses: Sequence[str]) -> None:
-        """Match rows and unused answers of equal keys, each in order."""
-        marks = ",".join("?" * len(statuses))
-        self._db.execute(
+    def _reuse(self, allowed: str, statuses: str) -> None:
+        """Match rows and unused answers of equal keys, each in order; then rows and the errors that moved."""
+        if not self._one("SELECT EXISTS (SELECT 1 FROM rows WHERE result IS NULL)")[0]:
+            return
+        found = self._do(
             f"""
-            WITH asked AS (
-                SELECT position, key, row_number() OVER (PARTITION BY key ORDER BY position) AS nth
-                FROM rows WHERE result IS NULL),
-            free AS (
-                SELECT id, key, row_number() OVER (PARTITION BY key ORDER BY id) AS nth
-                FROM results WHERE giver IN ({allowed}) AND status IN ({marks})
-                AND id NOT IN (SELECT result FROM rows WHERE result IS NOT NULL))
-            UPDATE rows SET result = found.id
-            FROM (SELECT asked.position, free.id FROM asked JOIN free USING (key, nth)) AS found
-            WHERE rows.position = found.position
-            """,  # noqa: S608 - integers and question marks only
-            tuple(statuses),
+            INSERT INTO free
+            SELECT key, row_number() OVER (PARTITION BY key ORDER BY status = 'error', id), id FROM results
+            WHERE (giver IN ({allowed}) AND status IN ({statuses})
+                OR status = 'error' AND id IN (SELECT result FROM moved))
+            AND id NOT IN (SELECT result FROM rows WHERE result IS NOT NULL)
+            """  # noqa: S608 - integers and constants only
+        )
+        if not found.rowcount:
+            return
+        self._do(
+            """
+            UPDATE rows SET result = free.id
+            FROM (
+                SELECT position AS place, key, row_number() OVER (PARTITION BY key ORDER BY position) AS nth
+                FROM rows WHERE result IS NULL) AS asked
+            JOIN free USING (key, nth)
+            WHERE rows.position = asked.place
+            """
         )
 
     def giver_ids(self, givers: Sequence[Giver]) -> list[int]:
         """Return the id of each giver, made where it is new."""
         ids = []
         for giver in givers:
-            self._db.execute("INSERT OR IGNORE INTO givers (model, base_url, params) VALUES (?, ?, ?)", giver)
+            self._do("INSERT OR IGNORE INTO givers (model, base_url, params) VALUES (?, ?, ?)", giver)
             found = self._one("SELECT id FROM givers WHERE model = ? AND base_url = ? AND params = ?", giver)
             ids.append(int(found[0]))
         return ids
 
     def planned_counts(self) -> Counts:
         """Count the rows by how they ended, as far as the plan has been made."""
-        return _counts(self._db)
+        with _errors_told(self.path, "read"):
+            return _counts(self._db)
 
     # -- Reading what is committed; from any thread, also while a run writes
 
     def counts(self) -> Counts:
         """Count the rows by how they ended."""
-        with self._reading:
+        with self._reading, _errors_told(self.path, "read"):
             return _counts(self._reader)
 
     def states(self, start: int, stop: int) -> list[tuple[bytes, int | None]]:
@@ -314,6 +354,7 @@ class Journal:
         if not found:
             return None
         number, host, pid, started, ended, outcome, chunk_size, question = found[0]
+        outcome = None if outcome is None else _text(outcome)
         return LastRun(number, host, pid, started, ended, outcome, chunk_size, json.loads(question))
 
     def in_flight(self, run: int) -> int:
@@ -328,7 +369,9 @@ class Journal:
     def failures(self) -> list[tuple[str, int]]:
         """Count the rows that ended as `invalid` or `error`, by reason; the ten most frequent first."""
         found = self._all(
-            "SELECT substr(a.error, 1, 100) AS reason, count(*) AS n FROM rows r JOIN results a ON a.id = r.result"
+            # The casts cut between characters, also where a text is kept as bytes.
+            "SELECT cast(substr(cast(a.error AS TEXT), 1, 100) AS BLOB) AS reason, count(*) AS n"
+            " FROM rows r JOIN results a ON a.id = r.result"
             " WHERE a.status <> 'ok' GROUP BY reason ORDER BY n DESC, reason LIMIT 10"
         )
         return [(_text(reason), count) for reason, count in found]
@@ -342,15 +385,13 @@ class Journal:
     def start_run(self, chunk_size: int, question: Mapping[str, Any]) -> None:
         """Note that this process begins to work."""
         started = (socket.gethostname(), os.getpid(), time.time(), chunk_size, json.dumps(question))
-        with self._db:
-            cursor = self._db.execute(
-                "INSERT INTO runs (host, pid, started, chunk_size, question) VALUES (?, ?, ?, ?, ?)", started
-            )
+        cursor = self._do("INSERT INTO runs (host, pid, started, chunk_size, question) VALUES (?, ?, ?, ?, ?)", started)
         self._run = int(cursor.lastrowid or 0)
 
     async def end_run(self, outcome: str) -> None:
         """Note how this process ended."""
-        await self._write(("UPDATE runs SET ended = ?, outcome = ? WHERE id = ?", (time.time(), outcome, self._run)))
+        values = (time.time(), _bound(outcome), self._run)
+        await self._write(("UPDATE runs SET ended = ?, outcome = ? WHERE id = ?", values))
 
     async def sent(self, position: int, key: bytes, endpoint: int, giver: int) -> Request:
         """Note that a request is about to leave; when this returns, that is on disk."""
@@ -408,41 +449,65 @@ class Journal:
         self._put(*statements)
         await done
 
+    def _take(self) -> tuple[list[tuple[str, tuple[Any, ...]]], list[asyncio.Future[None]]]:
+        """Return what has gathered, and who waits for it."""
+        taken = self._batch, self._waiters
+        self._batch, self._waiters = [], []
+        return taken
+
     async def _flush_batches(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._batch and not self._broken:
-            batch, self._batch = self._batch, []
-            waiters, self._waiters = self._waiters, []
-            self._broken = await loop.run_in_executor(self._writer, self._commit, batch)
-            for waiter in waiters:
-                if waiter.done():
-                    continue  # its task was cancelled meanwhile
-                if self._broken:
-                    waiter.set_exception(self._broken)
-                else:
-                    waiter.set_result(None)
+        while self._batch:
+            batch, waiters = self._take()
+            error = self._broken
+            if not error:
+                commit = loop.run_in_executor(self._writer, self._commit, batch)
+                await asyncio.wait([commit])
+                error = commit.exception()
+                self._broken = self._broken or error
+            _wake(waiters, error)
         self._flusher = None
 
-    def _commit(self, batch: Sequence[tuple[str, tuple[Any, ...]]]) -> OutputError | None:
+    def _commit(self, batch: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
         """Write one batch, in the order in which it was noted; runs in the journal's thread."""
-        try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                for statement, values in batch:
-                    self._db.execute(statement, values)
-        except sqlite3.Error as error:
-            return OutputError(f"the journal {self.path} cannot be written: {error}")
-        return None
+        with _errors_told(self.path, "written"), self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            for statement, values in batch:
+                self._db.execute(statement, values)
+
+    def _do(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Execute one statement at once, within the plan's transaction where there is one."""
+        with _errors_told(self.path, "written"):
+            return self._db.execute(statement, values)
 
     def _one(self, query: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
         """Ask for one line, within the plan's transaction where there is one."""
-        found: tuple[Any, ...] = self._db.execute(query, values).fetchone()
+        found: tuple[Any, ...] = self._do(query, values).fetchone()
         return found
 
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Ask for what is committed, from any thread, while the writer writes."""
-        with self._reading:
+        with self._reading, _errors_told(self.path, "read"):
             return self._reader.execute(query, values).fetchall()
+
+
+@contextlib.contextmanager
+def _errors_told(path: Path, doing: str) -> Iterator[None]:
+    """Raise as `OutputError` what SQLite, or Python on its way there, has to say."""
+    try:
+        yield
+    except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
+        raise OutputError(f"the journal {path} cannot be {doing}: {error}") from error
+
+
+def _wake(waiters: Iterable[asyncio.Future[None]], error: BaseException | None) -> None:
+    for waiter in waiters:
+        if waiter.done():
+            continue  # its task was cancelled meanwhile
+        if error:
+            waiter.set_exception(error)
+        else:
+            waiter.set_result(None)
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -465,7 +530,7 @@ def _version(db: sqlite3.Connection, path: Path) -> int:
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     application = int(db.execute("PRAGMA application_id").fetchone()[0])
     tables = int(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
-    if tables and application != _APPLICATION_ID:
+    if application != _APPLICATION_ID and (tables or application or version):
         raise OutputError(f"{path} is no journal of batcher")
     if version > VERSION:
         raise OutputError(

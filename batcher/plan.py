@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batcher.config import Endpoint, Settings, check_keyword, endpoints_of, environment
+from batcher.config import Endpoint, Settings, check_keyword
 from batcher.dataset import Dataset, open_dataset
+from batcher.environment import endpoints_of, environment
 from batcher.errors import ChangedError, InputError, SettingsError
 from batcher.identity import keyer
 from batcher.journal import Counts, Journal, LastRun
@@ -68,7 +69,7 @@ class Job:
         except InputError as error:
             raise InputError(f"{self.dataset.where(position)}: {error}") from error
         except Exception as error:  # a user's function may raise anything: it goes on its way, with the row's name
-            error.add_note(f"The prompt function raised this at {self.dataset.where(position)}.")
+            error.add_note(f"This came up while the prompt was made of {self.dataset.where(position)}.")
             raise
 
 
@@ -126,6 +127,8 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
         "endpoints": sorted(" ".join(filter(None, giver)) for giver in {each.giver for each in endpoints}),
     }
     store = Store(Path(settings.output_dir), keyword, dataset.columns, settings.answer_columns)
+    if is_file and Path(data).resolve() == store.all_path.resolve():
+        raise SettingsError(f"{store.all_path} is the result of keyword {keyword!r} itself: choose another --keyword")
     return Job(settings, keyword, dataset, source.render, question, endpoints, store)
 
 

@@ -85,7 +85,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._waiting: collections.deque[asyncio.Future[Member]] = collections.deque()
         self._closed = False
-        self._pacers = [self._loop.create_task(self._pace(member)) for member in members if member.limiter]
+        self._pacers = [self._loop.create_task(self._pace(each, each.limiter)) for each in members if each.limiter]
 
     async def __aenter__(self) -> Self:
         return self
@@ -126,7 +126,9 @@ class Pool:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.give_back(waiter.result())  # granted and cancelled in one turn of the loop
+                member = waiter.result()  # granted and cancelled in one turn of the loop
+                member.requests -= 1
+                self.give_back(member)
             raise
 
     def give_back(self, member: Member) -> None:
@@ -137,9 +139,14 @@ class Pool:
     def cool_down(self, member: Member, seconds: float) -> None:
         """Let an endpoint take no call for a while."""
         until = self._loop.time() + seconds
-        if until > member.cooldown_until:
+        if seconds and until > member.cooldown_until:
             member.cooldown_until = until
-            self._loop.call_at(until, self._dispatch)
+            self._loop.call_at(until, self._end_cooldown, member, until)
+
+    def _end_cooldown(self, member: Member, until: float) -> None:
+        if member.cooldown_until == until:  # it was not prolonged
+            member.cooldown_until = 0.0  # the timer may be early by the clock's resolution, and it rings only once
+            self._dispatch()
 
     def put_out(self, member: Member, reason: str) -> bool:
         """Take an endpoint out of the pool for good; return whether it was in it."""
@@ -171,7 +178,7 @@ class Pool:
             free = [member for member in self.members if member.limiter is None and member.can_take(now)]
             if not free:
                 break
-            self._grant(min(free, key=lambda member: member.in_flight))
+            self._grant(min(free, key=lambda member: (member.in_flight, member.requests)))
         for member in self.members:
             if self._waiting and member.can_take(now):
                 member.wanted.set()
@@ -193,10 +200,9 @@ class Pool:
             if not waiter.done():
                 waiter.set_exception(error())
 
-    async def _pace(self, member: Member) -> None:
+    async def _pace(self, member: Member, limiter: Limiter) -> None:
         """Grant calls to an endpoint as its limiter lets them pass."""
-        limiter = member.limiter
-        while limiter is not None:
+        while True:
             await member.wanted.wait()
             await limiter.acquire()
             # Meanwhile another endpoint may have taken the row, or this one begun to cool down: then the passage is

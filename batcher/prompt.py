@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -82,12 +83,15 @@ def _pointed(text: str, at: int, source: str, found: str) -> str:
     start = text.rfind("\n", 0, at) + 1
     line_number, column = text.count("\n", 0, at) + 1, at - start + 1
     # A long line is cut to the neighbourhood of the brace, so that the caret still stands below it in a terminal.
-    left = max(start, at - 40)
-    shown = re.split(r"[\r\n]", text[left : at + 30], maxsplit=1)[0].replace("\t", " ")
+    before = text[max(start, at - 40) : at]
+    after = re.split(r"[\r\n]", text[at : at + 30], maxsplit=1)[0]
+    shown = "".join(char if char.isprintable() else " " for char in before + after)
+    # A Chinese character is two columns wide in a terminal.
+    width = sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in before)
     what = "a hole without a column name" if found == "{}" else f"a single {found!r}"
     return (
         f"{source}, line {line_number}, column {column}: {what}; write {{{{ or }}}} for a brace itself\n"
-        f"  {shown}\n  {' ' * (at - left)}^"
+        f"  {shown}\n  {' ' * width}^"
     )
 
 
@@ -117,16 +121,15 @@ def from_column(name: str, columns: Sequence[str], source: str = "--prompt-colum
 
 
 def from_messages_column(name: str, columns: Sequence[str]) -> Renderer:
-    """Ask with the messages of a column: a JSON list, or a list already."""
+    """Ask with the messages of a column: JSON, or lists and dictionaries already."""
     index = column_index(name, columns, "--messages-column")
 
     def render(values: Values) -> list[Message]:
-        value = values[index]
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except json.JSONDecodeError as error:
-                raise InputError(f"column {name!r} holds no JSON: {error}") from error
+        try:
+            # By way of JSON also what is none yet, so that NumPy's arrays, as pandas makes them of Parquet, are lists.
+            value = json.loads(cell(values[index]))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"column {name!r} holds no JSON: {error}") from error
         return checked_messages(value, f"column {name!r}")
 
     return render
@@ -139,7 +142,7 @@ def from_function(function: PromptFunction, columns: Sequence[str]) -> Renderer:
         asked = function(dict(zip(columns, values, strict=True)))
         if isinstance(asked, str):
             return [{"role": "user", "content": asked}]
-        return checked_messages(asked, "what the prompt function returned")
+        return checked_messages(asked, "what the prompt function returned, if no text,")
 
     return render
 
@@ -154,14 +157,19 @@ def checked_messages(value: object, source: str) -> list[Message]:
     """Return a list of messages, or say what keeps it from being one.
 
     Raises:
-        InputError: it is no list of objects with a known role and a content.
+        InputError: it is no list of objects with a known role and a content, or JSON cannot hold it.
     """
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or not value:
-        raise InputError(f"{source} is no list of messages: {str(value)[:80]!r}")
+        raise InputError(f"{source} must be a list of messages, not {value!r:.80}")
     for number, message in enumerate(value, 1):
         if not isinstance(message, Mapping) or message.get("role") not in _ROLES:
             raise InputError(f"{source}, message {number}: it needs a role out of {', '.join(_ROLES)}")
         content = message.get("content")
         if not isinstance(content, (str, list)) and not message.get("tool_calls"):
             raise InputError(f"{source}, message {number}: its content must be a text or a list of parts")
-    return [dict(message) for message in value]
+    messages = [dict(message) for message in value]
+    try:
+        json.dumps(messages, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{source} cannot be written as JSON: {error}") from error
+    return messages

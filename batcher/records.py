@@ -51,11 +51,19 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a call returned. `text` is None where the server sent no content at all."""
+    """What a call returned.
+
+    Attributes:
+        text: the answer's text, or its tool calls as JSON; None where the server sent no content at all.
+        finish_reason: why the model stopped, if the server said it.
+        usage: what the call used.
+        refusal: what the model said instead of an answer, if it refused.
+    """
 
     text: str | None
     finish_reason: str | None = None
     usage: Usage = Usage()
+    refusal: str | None = None
 
 
 class Fault(StrEnum):

@@ -5,9 +5,10 @@ Invariant: nothing here waits, draws a random number or remembers anything, so t
 
 from __future__ import annotations
 
+import datetime as dt
 import email.utils
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -38,8 +39,8 @@ class Record:
     """What a row has been through, the failed attempt included.
 
     Attributes:
-        attempts: attempts used up; those refused for a rate limit are not among them.
-        refusals: attempts refused for a rate limit.
+        attempts: attempts used up.
+        refusals: attempts refused for a rate limit; they use up neither attempts nor time.
         in_flight_s: seconds in flight over all attempts.
     """
 
@@ -49,8 +50,9 @@ class Record:
 
     def after(self, failure: Failure, seconds: float) -> Record:
         """Return the record with one more failed attempt, which was in flight for so many seconds."""
-        refused = is_rate_limit(failure)
-        return Record(self.attempts + (not refused), self.refusals + refused, self.in_flight_s + seconds)
+        if is_rate_limit(failure):
+            return replace(self, refusals=self.refusals + 1)
+        return replace(self, attempts=self.attempts + 1, in_flight_s=self.in_flight_s + seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +85,26 @@ class _Rule(NamedTuple):
 _QUOTA = (
     "insufficient_quota",
     "exceeded your current quota",
+    "exceeded_current_quota",
     "insufficient balance",
     "insufficient_balance",
-    "arrearage",
+    "arrear",  # DashScope: the code Arrearage; Zhipu: "is in arrears"
+    "欠费",
+    "余额不足",
     "billing_hard_limit",
     "billing hard limit",
 )
+# DashScope calls a limit of tokens a minute `insufficient_quota`, in OpenAI's words for an empty account. Only the
+# place in its manual that it links to tells the two apart.
+_THROTTLED = ("error-code#token-limit", "error-code#rate-limit")
 _NO_MODEL = (
     "model_not_found",
     "model not exist",
     "model_not_exist",
     "does not exist or you do not have access",
+    "模型不存在",
 )
+_MODERATED = ("flagged", "moderation", "content_filter", "content_policy")
 _REDIRECT, _CLIENT_FAULT, _SERVER_FAULT = 300, 400, 500
 
 
@@ -103,18 +113,26 @@ def _says(failure: Failure, phrases: tuple[str, ...]) -> bool:
     return any(phrase in said for phrase in phrases)
 
 
+def _is_out_of_quota(failure: Failure) -> bool:
+    if failure.status == 429 and _says(failure, _THROTTLED):
+        return False
+    return failure.status == 402 or (failure.status in {400, 403, 429} and _says(failure, _QUOTA))
+
+
+def is_rate_limit(failure: Failure) -> bool:
+    """Tell whether an attempt was refused for a rate limit: it uses up nothing that the row may use."""
+    return failure.status == 429 and not _is_out_of_quota(failure)
+
+
 # The first rule that applies decides. The status comes first, the body only tells apart what the status cannot.
 _RULES = (
-    _Rule(
-        lambda f: f.status == 402 or (f.status in {400, 403, 429} and _says(f, _QUOTA)),
-        Fate.ENDPOINT_OUT,
-        "no quota is left",
-    ),
-    _Rule(lambda f: f.status == 429, Fate.AGAIN, "rate limited"),
+    _Rule(_is_out_of_quota, Fate.ENDPOINT_OUT, "no quota is left"),
+    _Rule(is_rate_limit, Fate.AGAIN, "rate limited"),
     _Rule(lambda f: f.status == 400 and _says(f, _NO_MODEL), Fate.ENDPOINT_OUT, "the model is unknown there"),
     _Rule(lambda f: f.status == 401, Fate.ENDPOINT_OUT, "the API key was refused"),
-    _Rule(lambda f: f.status == 403, Fate.ENDPOINT_OUT, "access was refused"),
-    _Rule(lambda f: f.status == 404, Fate.ENDPOINT_OUT, "the model or the base URL is unknown there"),
+    _Rule(lambda f: f.status == 403 and _says(f, _MODERATED), Fate.ROW_ENDS, "the content was refused"),
+    _Rule(lambda f: f.status in {403, 407}, Fate.ENDPOINT_OUT, "access was refused"),
+    _Rule(lambda f: f.status in {404, 410}, Fate.ENDPOINT_OUT, "the model or the base URL is unknown there"),
     _Rule(lambda f: f.status == 405, Fate.ENDPOINT_OUT, "the base URL takes no chat requests"),
     _Rule(lambda f: f.status in {408, 409, 425}, Fate.AGAIN, "the server asked to try again"),
     _Rule(lambda f: (f.status or 0) >= _SERVER_FAULT, Fate.AGAIN, "the server failed"),
@@ -125,11 +143,6 @@ _RULES = (
     _Rule(lambda f: f.fault is Fault.PROTOCOL, Fate.AGAIN, "the answer was no chat completion"),
     _Rule(lambda _: True, Fate.ROW_ENDS, "the call failed"),
 )
-
-
-def is_rate_limit(failure: Failure) -> bool:
-    """Tell whether an attempt was refused for a rate limit: it uses up none of the row's attempts."""
-    return failure.status == 429 and not _says(failure, _QUOTA)
 
 
 def decide(failure: Failure, record: Record, policy: Policy, jitter: float) -> Decision:
@@ -146,7 +159,7 @@ def decide(failure: Failure, record: Record, policy: Policy, jitter: float) -> D
     if rule.fate is not Fate.AGAIN:
         return Decision(rule.fate, reason, rule.reason)
     if is_rate_limit(failure):
-        wait = backoff(record.refusals, jitter) if failure.retry_after is None else failure.retry_after
+        wait = failure.retry_after or backoff(record.refusals, jitter)  # 0 would be a loop without a pause
         return Decision(Fate.AGAIN, reason, rule.reason, cooldown_s=wait)
     if record.attempts >= policy.max_attempts or record.in_flight_s >= policy.deadline:
         used = f"{record.attempts} attempts and {record.in_flight_s:.0f} s in flight"
@@ -184,6 +197,8 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
         date = email.utils.parsedate_to_datetime(asked)
     except ValueError:
         return None
+    if date.tzinfo is None:  # the oldest of the three spellings names no zone; all of them mean UTC
+        date = date.replace(tzinfo=dt.UTC)
     return max(0.0, date.timestamp() - now)
 
 

@@ -9,36 +9,34 @@ import asyncio
 import contextlib
 import json
 import math
-import signal
 import socket
 import sys
 import threading
 import time
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from batcher import sim
 from batcher.errors import SettingsError
-from batcher.sim import Books, Fate, Knobs
+from batcher.sim import Books, Fate, Knobs, draw
+from batcher.sim_answer import answer, prompt_of, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-    from types import FrameType
-
     import uvicorn
     from fastapi import FastAPI
     from starlette.requests import Request
     from starlette.responses import Response
 
-    Scope = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-    Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MODEL = "sim"
 """What the served model is called where `Knobs.model` names none."""
 
-_CHOICES = 128  # the protocol's limit for `n`
 _PORTS = 65_535
+_CHOICES = 128  # the protocol's limit for `n`
 _JSON = (b"content-type", b"application/json")
 
 
@@ -101,13 +99,17 @@ class _Chat:
         raw = await _read(receive)
         if raw is None:
             return  # it left while it was still asking
-        body, refusal = _parse(raw)
-        prompt = None if body is None else sim.prompt_of(body)
+        body = _parse(raw)
         key = _key(scope)
+        if isinstance(body, Refusal):
+            self._books.arrive(None, key)
+            await self._respond(send, self._refuse_key(key) or body)
+            return
+        prompt = prompt_of(body)
         self._books.arrive(prompt, key)
-        refusal = self._refuse_key(key) or refusal or self._refuse(body)
-        if body is None or prompt is None or refusal is not None:
-            await self._respond(send, refusal or _bad("there is no body"))
+        refusal = self._refuse_key(key) or self._refuse(body["model"])
+        if refusal:
+            await self._respond(send, refusal)
         else:
             await self._let_through(scope, receive, send, body, prompt)
 
@@ -117,12 +119,10 @@ class _Chat:
         said = "Incorrect API key provided." if key else "You didn't provide an API key."
         return Refusal(401, said, "invalid_request_error", code="invalid_api_key")
 
-    def _refuse(self, body: dict[str, Any] | None) -> Refusal | None:
-        if body is None:
-            return None
+    def _refuse(self, wanted: str) -> Refusal | None:
         model = self._knobs.model
-        if model and body["model"] != model:
-            said = f"The model {json.dumps(body['model'])} does not exist: this server has {json.dumps(model)}."
+        if model and wanted != model:
+            said = f"The model {json.dumps(wanted)} does not exist: this server has {json.dumps(model)}."
             return Refusal(404, said, "invalid_request_error", "model", "model_not_found")
         wait = self._bucket.take()
         if wait:
@@ -132,7 +132,7 @@ class _Chat:
 
     async def _let_through(self, scope: Scope, receive: Receive, send: Send, body: dict[str, Any], prompt: str) -> None:
         books = self._books
-        fate, latency = sim.draw(self._knobs, prompt, books.admit(prompt))
+        fate, latency = draw(self._knobs, prompt, books.admit(prompt))
         if fate is Fate.HANG:
             books.hang()
             await _gone(receive)
@@ -141,7 +141,9 @@ class _Chat:
             books.abandon()
         elif fate is Fate.DROP:
             books.drop()
-            if _cut(scope):
+            cut = scope.get("state", {}).get("cut")
+            if cut is not None:  # else the server that carries the app cannot close a connection without a word
+                cut()
                 await _gone(receive)
         elif fate is Fate.ERROR:
             await self._respond(send, Refusal(500, "The server had an error (simulated).", "server_error"))
@@ -192,15 +194,6 @@ async def _gone(receive: Receive, seconds: float | None = None) -> bool:
     return True
 
 
-def _cut(scope: Scope) -> bool:
-    """Close the connection without a word, if the server that carries the app offers that."""
-    cut = scope.get("state", {}).get("cut")
-    if cut is None:
-        return False
-    cut()
-    return True
-
-
 def _key(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"authorization":
@@ -212,19 +205,15 @@ def _bad(message: str, param: str | None = None) -> Refusal:
     return Refusal(400, message, "invalid_request_error", param)
 
 
-def _parse(raw: bytes) -> tuple[dict[str, Any] | None, Refusal | None]:
-    """Read a chat request; return it, or what is wrong with it."""
+def _parse(raw: bytes) -> dict[str, Any] | Refusal:
+    """Read a chat request, or say what is wrong with it."""
     try:
         body = json.loads(raw)
-    except (
-        ValueError,
-        RecursionError,
-    ):  # ValueError: no JSON, no UTF-8, or a number of more than 4,300 digits
-        return None, _bad("We could not parse the JSON body of your request.")
+    except (ValueError, RecursionError):  # ValueError: no JSON, no UTF-8, or a number of more than 4,300 digits
+        return _bad("We could not parse the JSON body of your request.")
     if not isinstance(body, dict):
-        return None, _bad("The body of your request must be a JSON object.")
-    refusal = _wrong(body)
-    return (None, refusal) if refusal else (body, None)
+        return _bad("The body of your request must be a JSON object.")
+    return _wrong(body) or body
 
 
 def _wrong(body: dict[str, Any]) -> Refusal | None:
@@ -245,9 +234,9 @@ def _wrong(body: dict[str, Any]) -> Refusal | None:
 
 def _completion(body: dict[str, Any], number: int) -> dict[str, Any]:
     """Answer a request in OpenAI's shape. A model token is taken to be four characters."""
-    text = sim.answer(body)
+    text = answer(body)
     count = body.get("n") or 1
-    asked = _model_tokens(sum(len(sim.text_of(message)) for message in body["messages"]))
+    asked = _model_tokens(sum(len(text_of(message)) for message in body["messages"]))
     given = count * _model_tokens(len(text))
     message = {"role": "assistant", "content": text, "refusal": None}
     return {
@@ -386,7 +375,7 @@ def serve(knobs: Knobs, host: str = "127.0.0.1", port: int = 8000) -> None:
         sys.stdout.flush()
 
     server = _server(build_app(knobs, books), announce)
-    with contextlib.closing(listener), _signals_end(server):
+    with contextlib.closing(listener):
         server.run(sockets=[listener])
     sys.stderr.write(f"{books.requests:,} requests, {books.answered:,} answered.\n")
 
@@ -396,12 +385,13 @@ def embedded(knobs: Knobs | None = None) -> Iterator[Server]:
     """Serve from a thread of this process, at a free port of 127.0.0.1, for the length of a `with` block.
 
     Args:
-        knobs: how the simulated model behaves; default: everything off.
+        knobs: how the simulated model behaves; default: everything off, and no counts by prompt in the books.
 
     Yields:
         The running server.
     """
-    books = Books()
+    # Whoever gives no knobs serves their own run: counts by prompt would grow with its table.
+    books = Books(by_prompt=knobs is not None)
     listener = _listen("127.0.0.1", 0)
     ready = threading.Event()
     server = _server(build_app(knobs or Knobs(), books), ready.set)
@@ -430,49 +420,21 @@ def _listen(host: str, port: int) -> socket.socket:
         SettingsError: the port is taken, or the address cannot be used.
     """
     where = f"port {port} of {host!r}"
-    if not 0 <= port <= _PORTS:  # `getaddrinfo` would take the rest of a division
+    if not 0 <= port <= _PORTS:
         raise SettingsError(f"cannot listen at {where}: a port is a number from 0 (any free one) to {_PORTS}")
-    listener: socket.socket | None = None
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, proto)
-        if sys.platform != "win32":  # there it would let two servers share a port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
-        if listener is not None:
-            listener.close()
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, UnicodeError) as error:  # UnicodeError: what can be no host's name
         raise SettingsError(f"cannot listen at {where}: {error}. Choose another --port; 0 takes a free one") from error
-    return listener
+    # asyncio switches Nagle's delay off, 40 ms for each answer, only where a socket says that it is TCP.
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, listener.detach())
 
 
 def _base_url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - a client cannot go to "any"
     return f"http://{host if '[' in host or ':' not in host else f'[{host}]'}:{port}/v1"
-
-
-@contextlib.contextmanager
-def _signals_end(server: uvicorn.Server) -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C end the server, and nothing else.
-
-    uvicorn stops at these signals, then raises them again for who handled them before it. That is us, so that
-    the program ends with status 0.
-    """
-
-    def end(_: int, __: FrameType | None) -> None:
-        server.should_exit = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread alone
-        return
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _server(app: FastAPI, on_ready: Callable[[], None]) -> uvicorn.Server:
@@ -498,6 +460,10 @@ def _server(app: FastAPI, on_ready: Callable[[], None]) -> uvicorn.Server:
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             on_ready()
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's names
+            # uvicorn would raise the signal again at its end, and the program would not end with status 0.
+            self.should_exit = True
 
     server = ReadyServer(
         uvicorn.Config(

@@ -66,8 +66,10 @@ class RunStatus:
         time_left = f", {duration(self.left_s)} left" if self.left_s is not None else ""
         lines = [
             f"{self.keyword}: {self.state} ({self.process})",
-            f"  rows      {done:,} of {self.rows:,} ({share}):"
-            f" {self.ok:,} ok, {self.invalid:,} invalid, {self.error:,} error",
+            (
+                f"  rows      {done:,} of {self.rows:,} ({share}):"
+                f" {self.ok:,} ok, {self.invalid:,} invalid, {self.error:,} error"
+            ),
             f"  chunks    {self.chunks:,} written",
             f"  requests  {self.requests:,} sent by this process, {self.in_flight:,} without an answer",
         ]

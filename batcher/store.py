@@ -5,12 +5,14 @@ Invariant: a file that exists is whole, and one that somebody has changed is nev
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
+import itertools
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO
@@ -19,9 +21,11 @@ from batcher.cell import cell
 from batcher.errors import InputError, OutputError
 from batcher.records import Result, Values
 
-_QUOTED = re.compile('[",\r\n]')
+# A byte order mark in front of the first column's name would not be read as a part of it.
+_QUOTED = re.compile('[",\r\n\ufeff]')
 # What no UTF-8 file and few readers of CSV can hold; the journal keeps the text as it came.
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
+_LARGEST_CELL = 2**25  # characters; the csv module's own limit of 131,072 is less than one long answer
 
 
 class FileState(Enum):
@@ -62,7 +66,7 @@ class Store:
                 raise InputError(f"the input has a column {column!r} already: choose another --answer-column")
         self.directory = directory
         self.keyword = keyword
-        self.header = csv_line((*columns, *answer_columns))
+        self.header = _writable(csv_line((*columns, *answer_columns)))
 
     @property
     def journal_path(self) -> Path:
@@ -75,31 +79,29 @@ class Store:
     def chunk_path(self, start: int) -> Path:
         return self.directory / f"{start}_{self.keyword}.csv"
 
-    def chunk_starts(self) -> list[int]:
-        """Return the first positions of the chunk files that are there."""
-        name = re.compile(rf"(\d+)_{re.escape(self.keyword)}\.csv")
-        found = (name.fullmatch(entry.name) for entry in os.scandir(self.directory))
-        return sorted(int(match.group(1)) for match in found if match)
-
     def prepare(self) -> None:
         """Make the directory, and clear away what a killed process left half written.
 
         Raises:
-            OutputError: it cannot be made or written; or it holds chunk files of this keyword without a journal.
+            OutputError: it cannot be made or written; or it holds files of this keyword without a journal.
         """
-        try:
+        with _errors_told(f"the output directory {self.directory}", "used"):
             self.directory.mkdir(parents=True, exist_ok=True)
-            for leftover in self.directory.glob(f".*_{_glob(self.keyword)}.csv.tmp"):
+            for leftover in self._matching(r"\.([0-9]+|all)", r"\.csv\.tmp"):
                 leftover.unlink()
-        except OSError as error:
-            raise OutputError(f"the output directory {self.directory} cannot be used: {error.strerror}") from error
+            results = self._matching("([0-9]+|all)", r"\.csv")
         if not os.access(self.directory, os.W_OK | os.X_OK):
             raise OutputError(f"the output directory {self.directory} cannot be written: check its permissions")
-        if not self.journal_path.exists() and (starts := self.chunk_starts()):
+        if results and not self.journal_path.exists():
             raise OutputError(
-                f"{self.chunk_path(starts[0])} is there, but {self.journal_path.name}, which knows what it answers, is"
-                " not: put the journal back, or choose another --keyword or --output-dir"
+                f"{min(results)} is there, but {self.journal_path.name}, which knows what it answers, is not: put the"
+                " journal back, or choose another --keyword or --output-dir"
             )
+
+    def _matching(self, head: str, tail: str) -> list[Path]:
+        """Return the files of this keyword; other keywords may end or begin with it, and their runs may be writing."""
+        name = re.compile(f"{head}_{re.escape(self.keyword)}{tail}")
+        return [path for path in self.directory.iterdir() if name.fullmatch(path.name)]
 
     def lines(self, rows: Iterable[Values]) -> list[str]:
         """Return the input's part of each row's line."""
@@ -116,10 +118,11 @@ class Store:
     def state(self, start: int, rows: int, sha256: bytes) -> FileState:
         """Tell what became of a chunk file since it was written."""
         path = self.chunk_path(start)
-        if not path.exists():
-            return FileState.MISSING
-        if _sha256(path) == sha256:
-            return FileState.INTACT
+        with _errors_told(path, "read"):
+            if not path.exists():
+                return FileState.MISSING
+            if _sha256(path) == sha256:
+                return FileState.INTACT
         try:
             found = sum(1 for _ in self._read_lines(path))
         except OutputError:
@@ -139,9 +142,12 @@ class Store:
 
         Returns:
             The new file's SHA-256, and the copy that was made of a file which somebody had changed.
+
+        Raises:
+            OutputError: the disk is full, the directory read-only, ...; what was there stands, maybe as that copy.
         """
         ends = (csv_line((result.answer, result.status.value, result.error)) for result in results)
-        body = [f"{line},{end}" if line else end for line, end in zip(lines, ends, strict=True)]
+        body = [f"{line},{end}" for line, end in zip(lines, ends, strict=True)]
         content = _encoded("\n".join([self.header, *body, ""]))
         sha256 = hashlib.sha256(content).digest()
         copy = self._keep_changed(self.chunk_path(start), {known_sha256, sha256})
@@ -152,7 +158,8 @@ class Store:
         """Remove a chunk file that is no part of the result any more; return the copy, if one was made."""
         path = self.chunk_path(start)
         copy = self._keep_changed(path, {known_sha256})
-        path.unlink(missing_ok=True)
+        with _errors_told(path, "removed"):
+            path.unlink(missing_ok=True)
         return copy
 
     def join(self, starts: Sequence[int]) -> Path:
@@ -172,48 +179,57 @@ class Store:
 
     def _append(self, path: Path, file: BinaryIO) -> None:
         header = _encoded(self.header + "\n")
-        with path.open("rb") as chunk:
-            if chunk.read(len(header)) == header:
+        with _errors_told(path, "read"):
+            chunk = path.open("rb")
+        with chunk:
+            if chunk.read(len(header)) == header and _ends_plainly(chunk):
+                chunk.seek(len(header))
                 shutil.copyfileobj(chunk, file, 1 << 20)
-                chunk.seek(-1, os.SEEK_END)
-                if chunk.read(1) != b"\n":  # an editor may have dropped the last line's end
-                    file.write(b"\n")
                 return
         file.writelines(_encoded(csv_line(line) + "\n") for line in self._read_lines(path))
 
-    def _read_lines(self, path: Path) -> Iterable[list[str]]:
+    def _read_lines(self, path: Path) -> Iterator[list[str]]:
         """Read a chunk file that a spreadsheet or an editor has saved in its own manner."""
-        expected = next(csv.reader([self.header], strict=True))
+        csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
+        [expected] = csv.reader([self.header], strict=True)
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 reader = csv.reader(file, strict=True)
                 header = next(reader, [])
                 if header != expected:
                     raise OutputError(f"{path} has other columns than this run: {csv_line(header)}")
-                for line in reader:
+                for line in filter(None, reader):  # an editor may leave empty lines; ours are never empty
                     if len(line) != len(header):
                         raise OutputError(
                             f"{path}, line {reader.line_num}: {len(line)} fields, the header has {len(header)}"
                         )
                     yield line
-        except (csv.Error, UnicodeDecodeError) as error:
+        except (OSError, csv.Error, UnicodeDecodeError) as error:
             raise OutputError(f"{path} cannot be read: {error}; delete it, and the next run makes it anew") from error
 
     def _keep_changed(self, path: Path, known: set[bytes | None]) -> Path | None:
-        if not path.exists() or _sha256(path) in known:
-            return None
-        copies = (path.with_name(f"{path.name}.bak{number or ''}") for number in range(1000))
-        copy = next(candidate for candidate in copies if not candidate.exists())
-        path.replace(copy)
-        return copy
+        with _errors_told(path, "replaced"):
+            if not path.exists() or _sha256(path) in known:
+                return None
+            copies = (path.with_name(f"{path.name}.bak{number or ''}") for number in itertools.count())
+            copy = next(candidate for candidate in copies if not candidate.exists())
+            path.replace(copy)
+            return copy
 
 
-def _glob(text: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", text)
+def _writable(text: str) -> str:
+    return _UNWRITABLE.sub("\ufffd", text)
 
 
 def _encoded(text: str) -> bytes:
-    return _UNWRITABLE.sub("\ufffd", text).encode()
+    return _writable(text).encode()
+
+
+def _ends_plainly(file: BinaryIO) -> bool:
+    """Tell whether a file ends as ours do: an editor may drop the last line's end, or add an empty line."""
+    file.seek(-2, os.SEEK_END)
+    ending = file.read()
+    return ending.endswith(b"\n") and ending != b"\n\n"
 
 
 def _sha256(path: Path) -> bytes:
@@ -229,15 +245,24 @@ def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_directory(path.parent)
+        with _errors_told(path, "written"):
+            with temporary.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync_directory(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _errors_told(what: object, doing: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror}; nothing is lost, run it again") from error
+        raise OutputError(f"{what} cannot be {doing}: {error.strerror}; nothing is lost, run it again") from error
 
 
 def _sync_directory(directory: Path) -> None:

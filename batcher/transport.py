@@ -1,34 +1,33 @@
-"""The way to the server: a light client on aiohttp in the place of the SDK's own.
+"""The way to the server: one request on aiohttp, and what came back, read in all its dialects.
 
-`ChatOpenAI` takes any object as its `async_client` that has `with_raw_response.create(**payload)`. This one costs a
-sixth of the SDK's CPU time per call, and its connection pool does not slow down when it is large.
+The SDK's own client costs several times the CPU time per call, and its connection pool is slow when it is large.
 
-Invariant: `create` returns a chat completion that LangChain can read, or raises `CallFailed` with what went wrong;
-no API key is ever part of it.
+Invariant: `create` returns a completion or raises `CallFailed` with what went wrong; no API key is ever part of it.
 """
 
 from __future__ import annotations
 
+import io
+import ipaddress
 import json
 import time
 import urllib.request
-from collections.abc import Mapping
-from typing import Any, Self, TypeGuard
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from batcher.records import Failure, Fault
+from batcher.errors import SettingsError
+from batcher.records import Completion, Failure, Fault, Message, Usage
 from batcher.retry import retry_after
 
 # A server may close an idle connection while a request is on its way on it. uvicorn, and so vLLM, closes after 5 s.
 _KEEPALIVE_S = 4.0
 _CONNECT_S = 30.0
 _LONGEST_MESSAGE = 500
-
-# What the SDK's client takes as arguments of the call and does not send in the body.
-_NOT_SENT = ("extra_body", "extra_headers", "extra_query", "timeout")
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_LONGEST_CODE = 80
+_LONG_BODY = 2**20  # bytes; of a longer one that is no file, aiohttp warns
 
 
 class CallFailed(Exception):
@@ -39,19 +38,6 @@ class CallFailed(Exception):
         self.failure = failure
 
 
-class RawResponse:
-    """What `with_raw_response.create` returns: the body, read already, and the headers."""
-
-    __slots__ = ("_body", "headers")
-
-    def __init__(self, body: dict[str, Any], headers: Mapping[str, str]) -> None:
-        self._body = body
-        self.headers = headers
-
-    def parse(self) -> dict[str, Any]:
-        return self._body
-
-
 class Completions:
     """Posts to `<base_url>/chat/completions` with one API key.
 
@@ -59,142 +45,209 @@ class Completions:
         session: the run's session; its owner closes it.
         base_url: such as `https://api.deepseek.com/v1`.
         api_key: sent as a bearer; None sends no `Authorization` at all.
+        model: the model's name.
+        params: request parameters, sent under the names given.
+
+    Raises:
+        SettingsError: the way there leads through a proxy of a kind that cannot be used.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, base_url: str, api_key: str | None) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        api_key: str | None,
+        model: str,
+        params: Mapping[str, Any],
+    ) -> None:
         self._session = session
         self._url = f"{base_url}/chat/completions"
-        self._api_key = api_key
+        self._proxy = proxy_for(self._url)
+        self._model = model
+        self._params = dict(params)
+        self._secrets = (api_key,) if api_key else ()
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
-        self._proxy = proxy_for(self._url)
 
-    @property
-    def with_raw_response(self) -> Self:
-        return self
-
-    @property
-    def chat(self) -> Self:
-        """Stand in for the SDK's root client, whose completions are at `chat.completions`."""
-        return self
-
-    @property
-    def completions(self) -> Self:
-        return self
-
-    async def create(self, **payload: Any) -> RawResponse:
-        """Send one request and read its whole answer.
+    async def create(self, messages: Sequence[Message]) -> Completion:
+        """Send one request: the model, the messages and the parameters as the user wrote them, nothing else.
 
         Raises:
             CallFailed: no connection, an HTTP status other than 2xx, or a body that is no chat completion.
         """
-        body = {name: value for name, value in payload.items() if name not in _NOT_SENT}
-        if not body.get("stream"):
-            body.pop("stream", None)
-        body |= payload.get("extra_body") or {}
+        outcome = await self._ask(messages)
+        if isinstance(outcome, Failure):
+            # Raised here, not where aiohttp's error is caught: that one holds the request's headers.
+            raise CallFailed(outcome)
+        return outcome
+
+    async def _ask(self, messages: Sequence[Message]) -> Completion | Failure:
+        # In ASCII: half of a surrogate pair can be sent in no other way.
+        body = json.dumps({"model": self._model, "messages": messages, **self._params}).encode()
         try:
             async with self._session.post(
                 self._url,
-                data=json.dumps(body).encode(),
-                headers=self._headers | (payload.get("extra_headers") or {}),
-                params=payload.get("extra_query"),
+                data=body if len(body) < _LONG_BODY else io.BytesIO(body),
+                headers=self._headers,
                 proxy=self._proxy,
                 allow_redirects=False,
             ) as response:
                 raw = await response.read()
-        except (aiohttp.ClientError, ConnectionError) as error:
-            raise CallFailed(self._hide_key(connection_failure(error))) from error
-        if not 200 <= response.status < 300:
-            raise CallFailed(self._hide_key(status_failure(response.status, response.headers, raw)))
-        return RawResponse(self._checked(raw), response.headers)
-
-    def _checked(self, raw: bytes) -> dict[str, Any]:
-        """Return the body where LangChain can read it, so that it never meets one that it cannot."""
-        body = _json(raw)
-        if _is_completion(body):
-            return body
-        failure = status_failure(200, {}, raw)
-        if failure.code is not None and failure.code.isdecimal() and 400 <= int(failure.code) < 600:
-            # Some relays answer 200 and put the upstream's status into the body.
-            failure = Failure(Fault.STATUS, failure.message, int(failure.code))
-        else:
-            failure = Failure(Fault.PROTOCOL, failure.message, code=failure.code)
-        raise CallFailed(self._hide_key(failure))
-
-    def _hide_key(self, failure: Failure) -> Failure:
-        """Take the API key out of what the server said; some repeat it in their errors."""
-        if not self._api_key or self._api_key not in failure.message:
-            return failure
-        said = failure.message.replace(self._api_key, "[API key]")
-        return Failure(failure.fault, said, failure.status, failure.code, failure.retry_after)
-
-
-def _json(raw: bytes | str) -> Any:
-    try:
-        return json.loads(raw)
-    except ValueError:
-        return None
-
-
-def _is_completion(body: Any) -> TypeGuard[dict[str, Any]]:
-    if not isinstance(body, dict) or body.get("error") or not isinstance(body.get("choices"), list):
-        return False
-    choices = body["choices"]
-    return bool(choices) and all(isinstance(each, dict) and isinstance(each.get("message"), dict) for each in choices)
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:  # the last: a host name that cannot be one
+            return connection_failure(error, self._secrets)
+        completion = completion_in(_json(raw)) if 200 <= response.status < 300 else None
+        if completion is None:
+            return status_failure(response.status, response.headers, raw, self._secrets)
+        return completion
 
 
 def open_session() -> aiohttp.ClientSession:
     """Open the HTTP client of a run, bound to the running loop. The pool's limits are its only limits."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=300)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
-    return aiohttp.ClientSession(connector=connector, timeout=timeout)
+    # No cookies: what a server sets for one API key is not sent with another.
+    return aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment or the system names for a URL, or None.
+    """Return the proxy that the environment or the system names for a URL, or None; loopback needs none.
 
     aiohttp's own `trust_env` looks it up, and reads `~/.netrc`, in each request.
+
+    Raises:
+        SettingsError: it is no HTTP proxy.
     """
-    host = urlsplit(url).hostname or ""
-    if host in _LOOPBACK or urllib.request.proxy_bypass(host):
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if not proxy or _is_loopback(parts.hostname or "") or urllib.request.proxy_bypass(parts.netloc):
         return None
-    return urllib.request.getproxies().get(urlsplit(url).scheme)
+    kind, separator, _ = proxy.partition("://")
+    if separator and kind.lower() not in {"http", "https"}:
+        name = f"{parts.scheme.upper()}_PROXY"
+        raise SettingsError(f"{name} names a {kind} proxy, which cannot be used: give one of http://, or set NO_PROXY")
+    return proxy if separator else f"http://{proxy}"
 
 
-def connection_failure(error: BaseException) -> Failure:
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# --- reading a completion ---
+
+
+def completion_in(body: object) -> Completion | None:
+    """Read the first choice of a chat completion, or return None where the body is none.
+
+    What is not needed is not looked at, so that no oddity in it costs an answer.
+    """
+    match body:
+        case {"error": error} if error:
+            return None
+        case {"choices": [{"message": {**message}, **choice}, *_], **rest}:
+            content, reason = message.get("content"), choice.get("finish_reason")
+        case _:
+            return None
+    if content is not None and not isinstance(content, (str, list)):
+        return None
+    text = "".join(map(_text, content)) if isinstance(content, list) else content
+    if not text and (tool_calls := message.get("tool_calls")) and isinstance(tool_calls, list):
+        text = json.dumps(tool_calls, ensure_ascii=False)  # the model answered with calls of the user's tools
+    refusal = message.get("refusal")
+    return Completion(
+        text,
+        reason if isinstance(reason, str) else None,
+        _usage(rest.get("usage")),
+        refusal if isinstance(refusal, str) else None,
+    )
+
+
+def _text(part: object) -> str:
+    """Return the text of a content part; a part of another kind, such as `thinking`, has none."""
+    match part:
+        case str(text) | {"type": "text", "text": str(text)}:
+            return text
+    return ""
+
+
+def _usage(usage: object) -> Usage:
+    if not isinstance(usage, dict):
+        return Usage()
+    counts = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
+    return Usage(*(int(count) if isinstance(count, (int, float)) and 0 <= count < 2**53 else 0 for count in counts))
+
+
+# --- reading a failure ---
+
+
+def connection_failure(error: BaseException, secrets: Sequence[str] = ()) -> Failure:
     """Say in one line why there was no answer."""
-    return Failure(Fault.CONNECTION, _one_line(str(error)) or type(error).__name__)
+    return Failure(Fault.CONNECTION, one_line(str(error), secrets) or type(error).__name__)
 
 
-def status_failure(status: int, headers: Mapping[str, str], raw: bytes | str) -> Failure:
-    """Read a refusal: an error object in one of its dialects, or any other body."""
+def status_failure(status: int, headers: Mapping[str, str], raw: bytes | str, secrets: Sequence[str] = ()) -> Failure:
+    """Read an answer that is no completion: an error object in one of its dialects, or any other body.
+
+    Args:
+        status: the HTTP status. Under a 2xx, some relays put that of their upstream into the body.
+        headers: the response's headers; their names in lower case, or case-insensitive.
+        raw: the body.
+        secrets: what must not be shown; some servers repeat the API key in their errors.
+    """
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
-    message, code = error_of(_json(text))
+    said, codes = error_of(_json(text))
+    if status < 300:
+        inner = next((int(code) for code in codes if code.isdecimal() and len(code) == 3 and "400" <= code < "600"), 0)
+        status = inner or status
+    # A code that only repeats the status hides a better one.
+    code = next((code for code in codes if code != str(status)), codes[0] if codes else None)
     return Failure(
-        Fault.STATUS,
-        _one_line(message or text) or "an empty body",
-        status,
-        code,
+        Fault.PROTOCOL if status < 300 else Fault.STATUS,
+        one_line(said or text, secrets) or "an empty body",
+        None if status < 300 else status,
+        None if code is None else one_line(code, secrets, _LONGEST_CODE),
         retry_after(headers, time.time()),
     )
 
 
-def error_of(body: object) -> tuple[str, str | None]:
-    """Return the message and the code of an error body: nested, flat, or `{"detail": ...}`."""
+def error_of(body: object) -> tuple[str, list[str]]:
+    """Return the message of an error body and what it has of codes, the most precise first.
+
+    The dialects: `{"error": {...}}` (OpenAI and most), a list of it (Gemini), `{"error": "..."}` (Ollama), a flat
+    object (vLLM, DashScope), `{"detail": ...}` (FastAPI).
+    """
+    if isinstance(body, list) and body:
+        body = body[0]
     if not isinstance(body, dict):
-        return "", None
+        return "", []
     error = body.get("error")
     if isinstance(error, str):
-        return error, None
+        return error, []
     if not isinstance(error, dict):
         error = body
     said = error.get("message") or error.get("detail") or error.get("msg") or ""
-    code = error.get("code") or error.get("type")
-    return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False), None if code is None else str(code)
+    codes = (error.get(name) for name in ("code", "type", "status"))
+    return (
+        said if isinstance(said, str) else json.dumps(said, ensure_ascii=False),
+        [str(code) for code in codes if isinstance(code, (int, str)) and code],
+    )
 
 
-def _one_line(text: str) -> str:
-    """Fold white space and cut what is too long to show."""
-    folded = " ".join(text.split())
-    return folded if len(folded) <= _LONGEST_MESSAGE else f"{folded[:_LONGEST_MESSAGE]} ..."
+def one_line(text: str, secrets: Sequence[str] = (), longest: int = _LONGEST_MESSAGE) -> str:
+    """Fold what is not printable, and cut what is too long to show; hide the secrets first, so that none is cut."""
+    for secret in secrets:
+        text = text.replace(secret, "[API key]")
+    text = text.strip()
+    head = text[: 10 * longest]  # a page of HTML may be large
+    folded = " ".join("".join(char if char.isprintable() else " " for char in head).split())
+    return folded if len(folded) <= longest and len(head) == len(text) else f"{folded[:longest]} ..."
+
+
+def _json(raw: bytes | str) -> Any:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tracemalloc
 from decimal import Decimal
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def saved(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-def parquet_file(folder: Path, table: pa.Table, **options: Any) -> Path:  # noqa: ANN401 - pyarrow's options
+def parquet_file(folder: Path, table: pa.Table, **options: Any) -> Path:
     path = folder / "table.parquet"
     parquet.write_table(table, path, **options)
     return path
@@ -530,63 +529,3 @@ def test_reading_text_loads_neither_pandas_nor_pyarrow(tmp_path: Path, data: str
         check=True,
     )
     assert done.stdout == "[]\n"
-
-
-# --- cells -----------------------------------------------------------------------------------------
-
-
-class Colour(str, Enum):  # noqa: UP042 - the kind whose str() is not its text
-    RED = "red"
-
-
-LOOP: list[object] = []
-LOOP.append(LOOP)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        *((text, text) for text in AWKWARD),
-        (None, ""),
-        (float("nan"), ""),
-        (np.float32("nan"), ""),
-        (Decimal("NaN"), ""),
-        (pd.NaT, ""),
-        (pd.NA, ""),
-        (np.datetime64("NaT"), ""),
-        (True, "True"),
-        (7, "7"),
-        (10**400, "1" + "0" * 400),
-        (1.0, "1.0"),
-        (1e300, "1e+300"),
-        (float("inf"), "inf"),
-        (np.float64(1.5), "1.5"),
-        (np.float32(0.5), "0.5"),
-        (np.longdouble(1.5), "1.5"),
-        (np.int64(3), "3"),
-        (np.bool_(True), "True"),
-        (np.str_("x"), "x"),
-        (Colour.RED, "red"),
-        (np.datetime64("2024-05-01T12:00:00", "ns"), "2024-05-01T12:00:00.000000000"),
-        (pd.Timestamp("2024-05-01 12:00"), "2024-05-01 12:00:00"),
-        (dt.date(2024, 5, 1), "2024-05-01"),
-        (Decimal("1.10"), "1.10"),
-        ("数".encode(), "数"),
-        (b"a\xff", "a\\xff"),
-        (bytearray(b"x"), "x"),
-        ([1, "数", None, True], '[1, "数", null, true]'),
-        (("a", 1), '["a", 1]'),
-        ({"k": ["v", {"n": 1.5}]}, '{"k": ["v", {"n": 1.5}]}'),
-        (np.array([[1, 2], [3, 4]]), "[[1, 2], [3, 4]]"),
-        (np.array(5), "5"),
-        (np.array(["x", None, b"y"], dtype=object), '["x", null, "y"]'),
-        ([np.int64(1), pd.NA, pd.NaT, Decimal("1.10")], '[1, null, null, "1.10"]'),
-        ([dt.date(2024, 5, 1), np.datetime64("2024-05-01")], '["2024-05-01", "2024-05-01"]'),
-        ({(1, 2): "x"}, "{(1, 2): 'x'}"),
-        (LOOP, "[[...]]"),
-    ],
-)
-def test_a_value_becomes_this_text(value: object, text: str) -> None:
-    written_as = cell(value)
-    assert written_as == text
-    assert type(written_as) is str

@@ -17,8 +17,9 @@ import aiohttp
 import pytest
 
 from batcher.errors import SettingsError
-from batcher.serve import Bucket, Server, build_app, embedded, serve
-from batcher.sim import Books, Knobs, answer
+from batcher.serve import Bucket, Server, _listen, build_app, embedded, serve
+from batcher.sim import Books, Knobs
+from batcher.sim_answer import answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,6 +194,7 @@ def test_a_wrong_key_is_refused() -> None:
         assert [reply.status for reply in replies] == [200, 200, 401, 401]
         assert replies[2].json["error"]["code"] == "invalid_api_key"
         assert server.books.by_status == {200: 2, 401: 2}
+        assert request(server.base_url, "POST", "/v1/chat/completions", b"{").status == 401
         assert len(server.books.by_key) == 4
         assert "sk-" not in json.dumps(server.books.to_dict())
 
@@ -366,6 +368,17 @@ def test_an_error_in_the_block_still_ends_the_server() -> None:
         fail()
     with pytest.raises(ConnectionRefusedError):
         chat(running[0])
+
+
+def test_the_offline_server_counts_no_prompts() -> None:
+    with embedded() as server:
+        assert chat(server.base_url).status == 200
+        assert (server.books.answered, server.books.answered_by_prompt) == (1, {})
+
+
+def test_the_listener_says_that_it_is_tcp_since_asyncio_would_delay_each_answer_by_40_ms() -> None:
+    with _listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_a_taken_port_is_said_so() -> None:

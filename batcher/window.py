@@ -1,0 +1,394 @@
+"""The window that slides over the input: ask about every row that is left, save what comes. The only loop of calls.
+
+Invariant: a row is counted, written to a file or told to anyone only when the journal has its result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from batcher import plan
+from batcher.answer import read
+from batcher.errors import BatcherError, InputError
+from batcher.identity import keyer
+from batcher.journal import Chunk, Journal, Outcome, Request
+from batcher.pool import Member, Pool, PoolClosed, PoolEmpty
+from batcher.progress import Progress, Tally, duration
+from batcher.records import Completion, Failure, Message, Result, Status, Usage, Values
+from batcher.retry import Decision, Fate, Policy, Record, decide
+from batcher.stop import Stop
+from batcher.store import FileState
+
+GRACE_S = 30.0
+"""Seconds that requests in flight have to arrive after the first Ctrl-C."""
+
+# An answer may lie in the socket's buffer already: "at once" still reads it.
+_AT_ONCE_S = 0.2
+_NO_USAGE = Usage()
+_SHORTEST_TIMEOUT_S = 0.001
+# A row that waits before its next attempt stays in the window without a slot; others use the slot meanwhile.
+_ROWS_PER_SLOT = 2
+
+
+class OpenChunk:
+    """A chunk whose file is still to be written.
+
+    Attributes:
+        start: the position of its first row.
+        lines: the input's part of each line of its file.
+        pending: rows of it that have no result yet.
+    """
+
+    __slots__ = ("lines", "pending", "start")
+
+    def __init__(self, start: int, lines: list[str], pending: int) -> None:
+        self.start = start
+        self.lines = lines
+        self.pending = pending
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.lines)
+
+
+class Asked(NamedTuple):
+    """A row to be asked about."""
+
+    position: int
+    key: bytes
+    messages: list[Message]
+    chunk: OpenChunk
+
+
+class _Answered(NamedTuple):
+    """An attempt that brought an answer."""
+
+    request: Request
+    completion: Completion
+
+
+class _Failed(NamedTuple):
+    """An attempt that brought none: the failure's name, what the row has been through, and what comes of it."""
+
+    request: Request
+    name: str
+    record: Record
+    decision: Decision
+
+
+class Window:
+    """One pass over what is left to ask: the next rows are admitted while stragglers of older chunks are still out.
+
+    Attributes:
+        tally: its counters.
+        trouble: what ended it early, if it was not the user.
+        is_done: every row has its result, and all of them are joined.
+    """
+
+    def __init__(self, job: plan.Job, journal: Journal, planned: plan.Plan, pool: Pool, progress: Progress) -> None:
+        rows, ok, invalid, error = planned.counts
+        self.tally = Tally(rows=rows, ok=ok, invalid=invalid, error=error)
+        self.trouble: BatcherError | None = None
+        self._job = job
+        self._journal = journal
+        self._pool = pool
+        self._progress = progress
+        self._policy = Policy(job.settings.max_attempts, job.settings.deadline)
+        self._loop = asyncio.get_running_loop()
+        self._written = journal.chunks()
+        self._key = keyer(job.settings.params)
+        self._starts: list[int] = []
+        self._is_read = False
+        self._unwritten = 0
+        self._workers: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
+        self._last_reason = ""
+        self._resting = 0
+        self.is_done = False
+
+    async def work(self, stop: Stop) -> None:
+        """Ask about every row that has no result, write every chunk that is complete, and join them.
+
+        The first row goes alone, so that a wrong key or model costs one request. Then as many workers as the window
+        is wide take one row after another from the same iterator: no more rows than that are in memory as tasks, and
+        no chunk waits for another.
+        """
+        items = self._items()
+
+        def hear() -> None:
+            self._hear(stop.wishes)
+
+        with stop.heard_by(hear):
+            async with self._progress.showing(self.tally, self._refresh):
+                await self._supervise([self._lead(items)])
+                rows_left = self.tally.rows - self.tally.done
+                width = min(self._pool.capacity * _ROWS_PER_SLOT, rows_left)
+                # One at least: where no row is left, chunks may still lack their files.
+                await self._supervise([self._follow(items) for _ in range(max(width, 1))])
+            await self._journal.flush()
+            if self._is_read and not self._unwritten and not self.trouble:
+                await self._finish(self._join())
+                self.is_done = True
+
+    # -- Workers
+
+    async def _supervise(self, workers: Sequence[Coroutine[Any, Any, None]]) -> None:
+        """Let the workers work to their end; where one fails for no reason that we know, so far as others must."""
+        self._workers = [self._loop.create_task(worker) for worker in workers]
+        try:
+            done, others = await asyncio.wait(self._workers, return_when=asyncio.FIRST_EXCEPTION)
+            if others:
+                self._close_pool()
+                await asyncio.wait(others, timeout=GRACE_S)
+        finally:
+            for worker in self._workers:
+                worker.cancel()
+            await asyncio.gather(*self._workers, return_exceptions=True)
+        for worker in done:
+            if not worker.cancelled():
+                worker.result()
+
+    async def _lead(self, items: Iterator[Asked | OpenChunk]) -> None:
+        with self._ending_gently():
+            for item in items:
+                await self._do(item, alone=True)
+                if isinstance(item, Asked):
+                    return
+
+    async def _follow(self, items: Iterator[Asked | OpenChunk]) -> None:
+        with self._ending_gently():
+            for item in items:
+                await self._do(item)
+
+    @contextlib.contextmanager
+    def _ending_gently(self) -> Iterator[None]:
+        """Turn what stops the run into its orderly end: what is in flight may still arrive."""
+        try:
+            yield
+        except (PoolClosed, PoolEmpty):
+            self._close_pool()
+        except BatcherError as error:
+            self.trouble = self.trouble or error
+            self._close_pool()
+
+    def _close_pool(self) -> None:
+        self._stopping.set()
+        self._pool.close()
+
+    def _hear(self, wishes: int) -> None:
+        """Act on a wish to stop: the first time wait for what is in flight, the second time end at once."""
+        if wishes == 1:
+            self._progress.say(
+                f"Stopping: waiting up to {GRACE_S:.0f} s for {self._pool.in_flight} requests in flight;"
+                " once more stops at once."
+            )
+            self._close_pool()
+            self._loop.call_later(GRACE_S, self._cancel_workers)
+        elif wishes > 1:
+            self._close_pool()
+            self._loop.call_later(_AT_ONCE_S, self._cancel_workers)
+
+    def _cancel_workers(self) -> None:
+        self._close_pool()
+        for worker in self._workers:
+            worker.cancel()
+
+    def _refresh(self) -> None:
+        """Bring up to date what the bar shows beside the counters."""
+        self.tally.in_flight = self._pool.in_flight
+        if cooling := self._pool.cooling():
+            self.tally.waiting_for = f"{self._last_reason}: again in {duration(cooling)}"
+        elif self._resting:
+            self.tally.waiting_for = f"{self._resting:,} to try again ({self._last_reason})"
+        else:
+            self.tally.waiting_for = ""
+
+    # -- Rows
+
+    def _items(self) -> Iterator[Asked | OpenChunk]:
+        """Read the input once more: yield each row that has no result, and each chunk that lacks only its file."""
+        settings = self._job.settings
+        end = 0
+        for start, rows in self._job.dataset.slices(settings.chunk_size, settings.limit):
+            end = start + len(rows)
+            states = self._journal.states(start, end)
+            if len(states) != len(rows):
+                raise self._input_changed(start + len(states))
+            chunk = OpenChunk(start, self._job.store.lines(rows), sum(result is None for _, result in states))
+            self._starts.append(start)
+            if chunk.pending or not self._is_written(chunk, states):
+                self._unwritten += 1
+                yield from self._items_of(chunk, rows, states)
+        if end != self.tally.rows:
+            raise self._input_changed(end)
+        self._is_read = True
+
+    def _items_of(
+        self, chunk: OpenChunk, rows: Sequence[Values], states: Sequence[tuple[bytes, int | None]]
+    ) -> Iterator[Asked | OpenChunk]:
+        lines = list(enumerate(zip(rows, states, strict=True), chunk.start))
+        for position, (values, (key, result)) in lines:
+            if result is not None:  # the file will hold this row as it reads now, beside the answer that it had
+                self._messages(position, values, key)
+        if not chunk.pending:
+            yield chunk
+        for position, (values, (key, result)) in lines:
+            if result is None:
+                yield Asked(position, key, self._messages(position, values, key), chunk)
+
+    def _messages(self, position: int, values: Values, planned_key: bytes) -> list[Message]:
+        """Make a row's messages once more.
+
+        Raises:
+            InputError: they are not those of the plan.
+        """
+        messages = self._job.messages(position, values)
+        if self._key(messages) != planned_key:
+            raise self._input_changed(position)
+        return messages
+
+    def _input_changed(self, position: int) -> InputError:
+        return InputError(
+            f"{self._job.dataset.where(position)} is not what it was when the run began. Was the input changed, or"
+            " does the prompt function not always return the same? What arrived is saved; run it again"
+        )
+
+    async def _do(self, item: Asked | OpenChunk, *, alone: bool = False) -> None:
+        if isinstance(item, OpenChunk):
+            await self._finish(self._write(item))
+            return
+        await self._ask(item, alone=alone)
+        item.chunk.pending -= 1
+        if not item.chunk.pending:
+            await self._finish(self._write(item.chunk))
+
+    async def _ask(self, row: Asked, *, alone: bool) -> Result:
+        """Make attempts at a row until it has its result.
+
+        Raises:
+            PoolClosed, PoolEmpty: it has none, because the run is stopping.
+        """
+        record = Record()
+        again = False
+        while True:
+            member = await self._pool.take(again=again)
+            attempt = await self._attempt(row, member, record, again=again, alone=alone)
+            if isinstance(attempt, _Answered):
+                completion = attempt.completion
+                return await self._settle(attempt.request, read(completion), "answered", completion.usage)
+            decision = attempt.decision
+            if decision.fate is Fate.ROW_ENDS:
+                return await self._settle(attempt.request, Result(Status.ERROR, "", decision.reason), attempt.name)
+            self._journal.failed(attempt.request, Outcome(attempt.name))
+            again = True
+            if decision.fate is Fate.ENDPOINT_OUT:
+                record = Record()
+            else:
+                record = attempt.record
+                self._last_reason = decision.short
+                await self._pause(decision.wait_s)
+
+    async def _attempt(
+        self, row: Asked, member: Member, record: Record, *, again: bool, alone: bool
+    ) -> _Answered | _Failed:
+        """Send a row's request, journalled before it leaves, and let its endpoint bear what comes of it."""
+        settings = self._job.settings
+        timeout = max(min(settings.timeout, settings.deadline - record.in_flight_s), _SHORTEST_TIMEOUT_S)
+        try:
+            request = await self._journal.sent(row.position, row.key, member.number, member.giver)
+            self.tally.sent += 1
+            self.tally.retries += again
+            began = self._loop.time()
+            outcome = await member.caller.call(row.messages, timeout)
+            if isinstance(outcome, Completion):
+                return _Answered(request, outcome)
+            record = record.after(outcome, self._loop.time() - began)
+            decision = self._judge(outcome, record, member, alone=alone)
+            return _Failed(request, str(outcome.status or outcome.fault.value), record, decision)
+        finally:
+            # Not before a failure is judged, or the next row would go to an endpoint that has just asked for a rest.
+            self._pool.give_back(member)
+
+    def _judge(self, failure: Failure, record: Record, member: Member, *, alone: bool) -> Decision:
+        """Decide what a failed attempt leads to, and let its endpoint rest or leave."""
+        decision = decide(failure, record, self._policy, random.random())  # noqa: S311 - spreads waits, guards nothing
+        if decision.gave_up and alone:
+            # A service that cannot do even the first row is of no use to the others.
+            decision = replace(decision, fate=Fate.ENDPOINT_OUT)
+        if decision.fate is not Fate.ENDPOINT_OUT:
+            self._pool.cool_down(member, decision.cooldown_s)
+        elif self._pool.put_out(member, decision.reason):
+            self._progress.say(f"{member.label} leaves the pool: {decision.reason}")
+        return decision
+
+    async def _settle(self, request: Request, result: Result, outcome: str, usage: Usage = _NO_USAGE) -> Result:
+        """Journal a row's result, and count it only then."""
+        await self._journal.settled(request, Outcome(outcome, usage.prompt_tokens, usage.completion_tokens), result)
+        self.tally.prompt_tokens += usage.prompt_tokens
+        self.tally.completion_tokens += usage.completion_tokens
+        self.tally.count(result.status)
+        return result
+
+    async def _pause(self, seconds: float) -> None:
+        """Let a row wait; it holds no slot, and does not keep the run from stopping."""
+        if not seconds:
+            return
+        self._resting += 1
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return
+        finally:
+            self._resting -= 1
+
+    # -- Files
+
+    def _is_written(self, chunk: OpenChunk, states: Sequence[tuple[bytes, int | None]]) -> bool:
+        """Tell whether the chunk's file is there and says what the journal says, or what somebody made of that."""
+        written = self._written.get(chunk.start)
+        if written is None or written.origin != self._job.store.origin(chunk.lines, states):
+            return False
+        state = self._job.store.state(chunk.start, written.rows, written.sha256)
+        return state in {FileState.INTACT, FileState.EDITED}
+
+    async def _finish(self, writing: Coroutine[Any, Any, None]) -> None:
+        """Write to the end even when cancelled: a thread goes on anyway, and must not do so after the run."""
+        task = self._loop.create_task(writing)
+        try:
+            await asyncio.shield(task)
+        finally:
+            if not task.done():
+                await asyncio.wait([task])
+
+    async def _write(self, chunk: OpenChunk) -> None:
+        """Write a chunk's file from the journal, then say so in the journal."""
+        record, copy = await self._loop.run_in_executor(None, self._write_file, chunk)
+        await self._journal.chunk_written(chunk.start, record)
+        self._unwritten -= 1
+        self._tell_of(copy)
+
+    def _write_file(self, chunk: OpenChunk) -> tuple[Chunk, Path | None]:
+        """Do the part of `_write` that would hold up the loop; runs in a thread."""
+        states = self._journal.states(chunk.start, chunk.stop)
+        results = self._journal.results(chunk.start, chunk.stop)
+        written = self._written.get(chunk.start)
+        store = self._job.store
+        sha256, copy = store.write_chunk(chunk.start, chunk.lines, results, written and written.sha256)
+        return Chunk(len(results), store.origin(chunk.lines, states), sha256), copy
+
+    async def _join(self) -> None:
+        """Remove the chunk files that are no part of the result any more, and join the others."""
+        for start in self._written.keys() - set(self._starts):
+            self._tell_of(self._job.store.remove_chunk(start, self._written[start].sha256))
+            await self._journal.chunk_removed(start)
+        await self._loop.run_in_executor(None, self._job.store.join, self._starts)
+
+    def _tell_of(self, copy: Path | None) -> None:
+        if copy:
+            self._progress.say(f"A chunk file had been changed by somebody and is made anew; the old one is {copy}")

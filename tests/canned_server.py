@@ -1,0 +1,126 @@
+"""A server on a real socket that answers with canned bytes, and keeps what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator, Sequence
+from enum import Enum, auto
+from typing import Any, NamedTuple
+
+
+class Then(Enum):
+    """What the server does after the bytes."""
+
+    GO_ON = auto()
+    CLOSE = auto()
+    RESET = auto()
+    HANG = auto()
+
+
+class Reply(NamedTuple):
+    data: bytes
+    then: Then = Then.GO_ON
+
+
+class Asked(NamedTuple):
+    """A request as it came: its first line, its headers by lower-case name, its body."""
+
+    line: str
+    headers: dict[str, str]
+    raw: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.raw)
+
+
+def http(status: int, body: object, headers: Sequence[str] = ()) -> Reply:
+    """Frame a body: bytes as they are, text as UTF-8, anything else as JSON."""
+    if not isinstance(body, (bytes, str)):
+        body = json.dumps(body)
+    data = body if isinstance(body, bytes) else body.encode()
+    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(data)}", *headers, "", ""]
+    return Reply("\r\n".join(lines).encode() + data)
+
+
+def completion(content: object = "fine", *, usage: object = None, finish_reason: object = "stop", **rest: Any) -> Any:
+    """Make the body of a chat completion; `rest` goes into its message."""
+    message = {"role": "assistant", "content": content, **rest}
+    body = {"id": "c", "object": "chat.completion", "model": "m", "choices": [{"index": 0, "message": message}]}
+    body["choices"][0]["finish_reason"] = finish_reason  # type: ignore[index]
+    return body if usage is None else {**body, "usage": usage}
+
+
+class CannedServer:
+    """Answers its requests one after the other; the last reply serves all that follow.
+
+    Attributes:
+        asked: every request.
+        connections: how many were opened.
+        left: set when a client has closed a connection.
+    """
+
+    def __init__(self, replies: Sequence[Reply]) -> None:
+        self._replies = list(replies)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.asked: list[Asked] = []
+        self.came = asyncio.Event()
+        self.left = asyncio.Event()
+        self.connections = 0
+        self.base_url = ""
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        with contextlib.closing(writer), contextlib.suppress(asyncio.CancelledError, ConnectionError):
+            await self._serve(reader, writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        then = Then.GO_ON
+        while then is Then.GO_ON:
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError:
+                self.left.set()
+                return
+            line, *fields = head.decode().strip().split("\r\n")
+            headers = {name.lower(): value for name, value in (field.split(": ", 1) for field in fields)}
+            self.asked.append(Asked(line, headers, await reader.readexactly(int(headers["content-length"]))))
+            self.came.set()
+            data, then = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
+            writer.write(data)
+        if then is Then.HANG:
+            await reader.read()
+            self.left.set()
+        elif then is Then.RESET:
+            linger = struct.pack("ii", 1, 0)  # with no time to linger, closing resets
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    async def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks)
+
+
+@contextlib.asynccontextmanager
+async def canned(*replies: Reply) -> AsyncIterator[CannedServer]:
+    """Serve at a free port of 127.0.0.1 for the length of the block."""
+    canned_server = CannedServer(replies)
+    async with await asyncio.start_server(canned_server.connected, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        canned_server.base_url = f"http://127.0.0.1:{port}/v1"
+        yield canned_server
+        await canned_server.end()
+
+
+def closed_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return int(unused.getsockname()[1])

@@ -1,0 +1,110 @@
+"""A place to run in: virtual time, a fake service, and an output directory that is read without batcher."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import csv
+import sqlite3
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from virtual_time import run_virtually
+
+from batcher.config import Endpoint, Settings
+from batcher.records import Report
+from batcher.runner import execute
+from batcher.stop import Stop
+
+if TYPE_CHECKING:
+    from fake_service import Service
+
+
+class Lab:
+    """Runs tables through fake services into one directory, under the keyword `k`.
+
+    Attributes:
+        directory: the output directory.
+        stop: the wish to stop the run that is under way.
+        seconds: virtual seconds that the last run took.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.stop = Stop()
+        self.seconds = 0.0
+        self._task: asyncio.Task[Any] | None = None
+
+    def run(
+        self,
+        data: Any,
+        service: Service,
+        prompt: Any = None,
+        at: Mapping[float, Callable[[], object]] | None = None,
+        **options: Any,
+    ) -> Report:
+        """Run a table, or go on with it.
+
+        Args:
+            data: the table.
+            service: who answers.
+            prompt: as in `batcher.run`.
+            at: what else happens, by the second at which it does.
+            **options: as in `batcher.run`.
+        """
+        settings = Settings.of(
+            {"keyword": "k", "output_dir": self.directory, "quiet": True, "endpoints": [Endpoint("m")]} | options
+        )
+
+        async def work() -> Any:
+            loop = asyncio.get_running_loop()
+            for moment, happens in (at or {}).items():
+                loop.call_later(moment, happens)
+            self._task = loop.create_task(execute(data, prompt, settings, self.stop, callers=service))
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([self._task])
+            self.seconds = loop.time()
+            return await self._task
+
+        try:
+            end, _ = run_virtually(work())
+        finally:
+            self.stop = Stop()
+        report: Report = end.report_or_raise()
+        return report
+
+    def wish_to_stop(self) -> None:
+        self.stop.wish()
+
+    def cancel(self) -> None:
+        assert self._task
+        self._task.cancel()
+
+    def path(self, part: int | str = "all") -> Path:
+        return self.directory / f"{part}_k.csv"
+
+    def rows(self, part: int | str = "all") -> list[dict[str, str]]:
+        """Read the result, or the chunk that starts at a position."""
+        with self.path(part).open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file, strict=True))
+
+    def files(self) -> dict[str, bytes]:
+        """Read every CSV of the directory, hidden ones and copies included."""
+        return {path.name: path.read_bytes() for path in sorted(self.directory.glob("*.csv*"))}
+
+    def query(self, question: str) -> list[tuple[Any, ...]]:
+        """Ask the journal."""
+        with contextlib.closing(sqlite3.connect(self.directory / "journal_k.sqlite")) as journal:
+            return journal.execute(question).fetchall()
+
+    def journal(self) -> list[str]:
+        """Read all that the journal holds."""
+        with contextlib.closing(sqlite3.connect(self.directory / "journal_k.sqlite")) as journal:
+            return list(journal.iterdump())
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path / "output")

@@ -1,0 +1,119 @@
+"""The other side of a run: a service that knows its answers by prompt and keeps its own books."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from batcher.config import Endpoint
+from batcher.records import Completion, Failure, Fault, Message, Usage
+
+
+class Call(NamedTuple):
+    """A call as the service sees it arrive.
+
+    Attributes:
+        prompt: the text of its last message.
+        endpoint: the model that was asked.
+        nth: how often this prompt has been asked, this call included.
+        at: the loop's time.
+    """
+
+    prompt: str
+    endpoint: str
+    nth: int
+    at: float
+
+
+def answer_to(prompt: str) -> str:
+    """Return the one right answer."""
+    return f"answer to {prompt}"
+
+
+def refusal(status: int, retry_after: float | None = None) -> Failure:
+    return Failure(Fault.STATUS, f"said the service ({status})", status, retry_after=retry_after)
+
+
+def _no_failure(_call: Call) -> Completion | Failure | None:
+    return None
+
+
+class Service:
+    """Makes the callers of a run and is what they call; one may serve several runs, one after the other.
+
+    Args:
+        prompts: those that it knows; it raises on any other.
+        latency: seconds that a call takes.
+        instead: what a call gets instead of its answer, or None.
+
+    Attributes:
+        calls: every call, in the order of arrival.
+        answered: how often each prompt was answered.
+        cut: how often a call about each prompt was cancelled.
+        in_flight, peak: calls under way, now and at most.
+    """
+
+    def __init__(
+        self,
+        prompts: Iterable[str],
+        latency: Callable[[Call], float] = lambda _call: 1.0,
+        instead: Callable[[Call], Completion | Failure | None] = _no_failure,
+    ) -> None:
+        self.prompts = set(prompts)
+        self.latency = latency
+        self.instead = instead
+        self.calls: list[Call] = []
+        self.asked: Counter[str] = Counter()
+        self.answered: Counter[str] = Counter()
+        self.cut: Counter[str] = Counter()
+        self.in_flight = 0
+        self.peak = 0
+        self.is_open = False
+
+    def __call__(self) -> Service:
+        self.is_open = True
+        return self
+
+    def caller(self, endpoint: Endpoint) -> _Caller:
+        return _Caller(self, endpoint.model or "")
+
+    async def close(self) -> None:
+        self.is_open = False
+
+    def times(self, endpoint: str | None = None) -> list[float]:
+        """Return when calls arrived, at one endpoint or at all."""
+        return [call.at for call in self.calls if endpoint in {None, call.endpoint}]
+
+    async def answer(self, prompt: str, endpoint: str, timeout_s: float) -> Completion | Failure:
+        assert self.is_open
+        assert prompt in self.prompts, f"nobody should have asked {prompt!r}"
+        self.asked[prompt] += 1
+        call = Call(prompt, endpoint, self.asked[prompt], asyncio.get_running_loop().time())
+        self.calls.append(call)
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        try:
+            seconds = self.latency(call)
+            await asyncio.sleep(min(seconds, timeout_s))
+            if seconds > timeout_s:
+                return Failure(Fault.TIMEOUT, f"nothing came within {timeout_s:g} s")
+            if (other := self.instead(call)) is not None:
+                return other
+            self.answered[prompt] += 1
+            return Completion(answer_to(prompt), "stop", Usage(prompt_tokens=10, completion_tokens=2))
+        except asyncio.CancelledError:
+            self.cut[prompt] += 1
+            raise
+        finally:
+            self.in_flight -= 1
+
+
+class _Caller:
+    def __init__(self, service: Service, endpoint: str) -> None:
+        self._service = service
+        self._endpoint = endpoint
+
+    async def call(self, messages: Sequence[Message], timeout_s: float) -> Completion | Failure:
+        return await self._service.answer(messages[-1]["content"], self._endpoint, timeout_s)

@@ -1,0 +1,108 @@
+"""Real programs for tests: the command line, and the local server with its books."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from batcher.sim_answer import answer
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+# What a developer has in the environment or in a .env must not reach the programs.
+_PRIVATE = ("API_KEY", "OPENAI_API_KEY", "BASE_URL", "OPENAI_BASE_URL", "MODEL")
+
+
+def environment(**extra: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in _PRIVATE}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **extra}
+
+
+@contextlib.contextmanager
+def started(*arguments: str | Path, cwd: Path, **extra: str) -> Iterator[subprocess.Popen[str]]:
+    """Start `batcher` with these arguments, or a script; it does not outlive the block."""
+    entry = [] if str(arguments[0]).endswith(".py") else ["-m", "batcher"]
+    program = subprocess.Popen(
+        [sys.executable, *entry, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(**extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+    try:
+        yield program
+    finally:
+        program.kill()
+        program.communicate()
+
+
+class Done(NamedTuple):
+    """How a program ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def finish(program: subprocess.Popen[str]) -> Done:
+    """Wait for its end."""
+    stdout, stderr = program.communicate()
+    return Done(program.returncode, stdout, stderr)
+
+
+def call(*arguments: str | Path, cwd: Path, **extra: str) -> Done:
+    """Run `batcher` with these arguments to its end."""
+    with started(*arguments, cwd=cwd, **extra) as program:
+        return finish(program)
+
+
+class LocalServer(NamedTuple):
+    """A `batcher serve` in a process of its own."""
+
+    base_url: str
+
+    def books(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.base_url.removesuffix('/v1')}/stats") as response:  # noqa: S310 - ours
+            books: dict[str, Any] = json.load(response)
+        return books
+
+    def wait_for(self, count: int, what: str = "requests") -> None:
+        """Return when the books hold so many of something; each look waits for the server's reply."""
+        while self.books()[what] < count:
+            pass
+
+
+@contextlib.contextmanager
+def local_server(*knobs: str, cwd: Path, script: str | None = None) -> Iterator[LocalServer]:
+    """Start `batcher serve` with these knobs, or a script that serves."""
+    arguments = [script] if script else ["serve", "--port", "0", *knobs]
+    with started(*arguments, cwd=cwd) as program:
+        assert program.stdout is not None
+        yield LocalServer(program.stdout.readline().strip())
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file with `csv` alone."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([columns, *rows])
+    return path
+
+
+def expected_answer(prompt: str) -> str:
+    """Return what the local server answers to a prompt."""
+    return answer({"messages": [{"role": "user", "content": prompt}]})

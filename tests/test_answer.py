@@ -1,0 +1,28 @@
+"""An answer that was paid for is kept, and one that says nothing is not taken for an answer."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batcher.answer import read
+from batcher.records import Completion, Result, Status
+
+
+@given(st.text(), st.none() | st.sampled_from(["stop", "length", "content_filter"]))
+def test_the_text_that_arrived_is_the_answer_to_the_letter(text: str, finish_reason: str | None) -> None:
+    result = read(Completion(text, finish_reason))
+    assert result.answer == text
+    assert (result.status is Status.OK) == bool(text.strip()) == (not result.error)
+
+
+@pytest.mark.parametrize("text", [None, "", " ", "\n\t\u3000"])
+def test_a_completion_without_text_is_invalid_and_says_why(text: str | None) -> None:
+    assert read(Completion(text)) == Result(Status.INVALID, text or "", "the answer is empty")
+    assert read(Completion(text, "length")).error == "the answer is empty (finish_reason length)"
+
+
+def test_a_refusal_is_invalid_and_says_what_the_model_said() -> None:
+    refused = Completion(None, "stop", refusal="I cannot")
+    assert read(refused) == Result(Status.INVALID, "", "the model refused: I cannot")

@@ -1,0 +1,159 @@
+"""`batcher.run` and `batcher.arun` as a script calls them, against the embedded server."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from langchain_openai import ChatOpenAI
+from programs import expected_answer, table
+
+import batcher
+from batcher.serve import embedded
+from batcher.sim import Knobs
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("MODEL", "BASE_URL", "API_KEY", "OPENAI_BASE_URL", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_three_runs_in_one_process() -> None:
+    for keyword, count in (("a", 3), ("b", 40), ("a", 5)):
+        report = batcher.run([f"item {n}" for n in range(count)], keyword=keyword, provider="offline", quiet=True)
+        assert (report.status, report.rows, report.ok) == ("done", count, count)
+    again = batcher.run([f"item {n}" for n in range(7)], keyword="a", provider="offline", quiet=True)
+    assert again.requests == 2, "five of the seven had their answer"
+
+
+def test_two_runs_at_once_in_threads_and_one_in_a_loop() -> None:
+    reports: list[batcher.Report] = []
+
+    def work(keyword: str) -> None:
+        reports.append(
+            batcher.run([f"{keyword} {n}" for n in range(50)], keyword=keyword, provider="offline", quiet=True)
+        )
+
+    threads = [threading.Thread(target=work, args=(keyword,)) for keyword in "xy"]
+    for thread in threads:
+        thread.start()
+    reports.append(asyncio.run(batcher.arun(["1 + 1"], keyword="z", provider="offline", quiet=True)))
+    for thread in threads:
+        thread.join()
+    assert sorted(report.ok for report in reports) == [1, 50, 50]
+    for keyword in "xy":
+        rows = table(Path("output") / f"all_{keyword}.csv")
+        assert [row["infer"] for row in rows] == [expected_answer(f"{keyword} {n}") for n in range(50)]
+
+
+async def test_run_works_where_a_loop_is_running_and_arun_in_that_loop() -> None:
+    inside = batcher.run(["1 + 1"], keyword="inside", provider="offline", quiet=True)
+    awaited = await batcher.arun(["2 + 2"], keyword="awaited", provider="offline", quiet=True)
+    assert inside.frame()["infer"].tolist() == ["2"]
+    assert awaited.frame()["infer"].tolist() == ["4"]
+
+
+def test_a_frame_of_any_index_keeps_it_out_of_the_files() -> None:
+    frame = pd.DataFrame({"id": [7, 8], "note": ["NA", None]}, index=["x", "x"])
+    report = batcher.run(frame, "{id} {note}", keyword="frame", provider="offline", quiet=True)
+    [first, second] = table(Path("output") / "all_frame.csv")
+    assert list(first) == ["id", "note", "infer", "infer_status", "infer_error"]
+    assert (first["note"], second["note"]) == ("NA", "")
+    assert second["infer"] == expected_answer("8 ")
+    assert report.frame()["id"].tolist() == ["7", "8"]
+
+
+@pytest.mark.parametrize(
+    ("data", "prompt", "answer"),
+    [
+        (pd.Series(["1 + 1"], name="sum"), None, "2"),
+        (pd.Series(["1 + 1"], name="sum"), "{sum} + 1", "3"),
+        (["1 + 1"], None, "2"),
+        (["3"], "{text} + 1", "4"),
+    ],
+)
+def test_a_series_and_a_list_are_their_own_prompts_or_fill_a_template(
+    data: Any, prompt: str | None, answer: str
+) -> None:
+    report = batcher.run(data, prompt, keyword="k", provider="offline", quiet=True)
+    assert report.frame()["infer"].tolist() == [answer]
+
+
+def test_a_function_sees_the_values_as_they_are() -> None:
+    frame = pd.DataFrame({"a": [2, 3]})
+    report = batcher.run(frame, lambda row: f"{row['a'] + 1} * 2", keyword="f", provider="offline", quiet=True)
+    assert report.frame()["infer"].tolist() == ["6", "8"]
+
+
+def test_any_chat_model_of_langchain_may_be_an_endpoint() -> None:
+    with embedded(Knobs(keys=("sk-mine",))) as server:
+        llm = ChatOpenAI(model="mine", base_url=server.base_url, api_key="sk-mine", max_retries=0)  # type: ignore[arg-type]
+        endpoint = batcher.Endpoint(llm=llm, max_concurrency=4)
+        prompts = [f"{n} + 1" for n in range(20)]
+        report = batcher.run(prompts, keyword="llm", endpoints=[endpoint], quiet=True)
+        assert server.books.peak_in_flight <= 4
+    assert report.frame()["infer"].tolist() == [str(n + 1) for n in range(20)]
+
+
+def test_a_pool_of_endpoints_with_different_models_and_urls() -> None:
+    with embedded(Knobs(model="one")) as first, embedded(Knobs(model="two")) as second:
+        pool = [batcher.Endpoint(name, base_url=each.base_url) for name, each in (("one", first), ("two", second))]
+        report = batcher.run([f"item {n}" for n in range(60)], keyword="pool", endpoints=pool, quiet=True)
+        assert report.ok == 60
+        assert [each.requests for each in report.endpoints] == [first.books.requests, second.books.requests]
+        assert all(each.requests for each in report.endpoints)
+
+
+def test_wrong_calls_say_what_is_wrong() -> None:
+    with pytest.raises(batcher.SettingsError, match="no option 'chunksize'"):
+        batcher.run(["x"], keyword="k", chunksize=5)  # type: ignore[call-arg]
+    with pytest.raises(batcher.SettingsError, match="give keyword="):
+        batcher.run(["x"], provider="offline")
+    with pytest.raises(batcher.SettingsError, match="no model"):
+        batcher.run(["x"], keyword="k")
+    with pytest.raises(batcher.InputError, match="no column 'y'"):
+        batcher.run(["x"], "{y}", keyword="k", provider="offline")
+    assert not Path("output").exists(), "nothing is written before everything is checked"
+
+
+def test_the_result_of_a_run_cannot_be_its_own_input() -> None:
+    batcher.run(["x"], keyword="k", provider="offline", quiet=True)
+    with pytest.raises(batcher.SettingsError, match="result of keyword 'k' itself"):
+        batcher.run("output/all_k.csv", "{text}", keyword="k", provider="offline", answer_column="other")
+
+
+def test_ctrl_c_in_a_script_is_a_keyboard_interrupt_with_the_report() -> None:
+    with embedded(Knobs(latency=0.05)) as server:
+
+        def press_ctrl_c() -> None:
+            while server.books.requests < 30:
+                pass
+            signal.raise_signal(signal.SIGINT)
+
+        before = signal.getsignal(signal.SIGINT)
+        presser = threading.Thread(target=press_ctrl_c)
+        presser.start()
+        endpoints = [batcher.Endpoint("m", base_url=server.base_url, max_concurrency=5)]
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            batcher.run([f"item {n}" for n in range(500)], keyword="k", endpoints=endpoints, quiet=True)
+        presser.join()
+        assert isinstance(stopped.value, batcher.Interrupted)
+        assert stopped.value.report.ok == server.books.answered == server.books.requests
+        assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_lost_endpoint_raises_with_the_report() -> None:
+    with embedded(Knobs(keys=("sk-right",))) as server:
+        wrong = batcher.Endpoint("m", base_url=server.base_url, api_key="sk-wrong")
+        with pytest.raises(batcher.EndpointsLost, match="the API key was refused") as lost:
+            batcher.run(["x", "y"], keyword="k", endpoints=[wrong], quiet=True)
+        assert (lost.value.report.status, lost.value.report.left, server.books.requests) == ("stopped", 2, 1)
+        with pytest.raises(FileNotFoundError, match="2 rows of 'k' are left"):
+            lost.value.report.frame()

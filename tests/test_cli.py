@@ -1,0 +1,228 @@
+"""The command line from outside: what it prints, writes, refuses and returns."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from programs import SHARED, call, expected_answer, local_server, table, write_table
+
+from batcher import sim
+
+ODD = [
+    "NA",
+    "None",
+    "007",
+    'say "hi"',
+    "a,b",
+    "two\nlines",
+    "a\rb",
+    "\r\n",
+    "😀",
+    "数学计算",
+    " spaces ",
+    "",
+    "null",
+    "=1+1",
+]
+OFFLINE = ("--provider", "offline")
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    return write_table(tmp_path / "odd.csv", ["text"], [[text] for text in ODD])
+
+
+def lines_of(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real tables are not here")
+@pytest.mark.parametrize(
+    ("name", "column", "rows"), [("banking77_test.csv", "text", 3080), ("gsm8k_test.jsonl", "question", 1319)]
+)
+def test_a_real_table_comes_out_in_order_each_row_with_the_answer_to_its_own_text(
+    tmp_path: Path, name: str, column: str, rows: int
+) -> None:
+    done = call(
+        "run", SHARED / name, "--prompt", f"Which intent: {{{column}}}", "--keyword", "k", *OFFLINE, cwd=tmp_path
+    )
+    assert done.status == 0, done.stderr
+    assert done.stdout == "output/all_k.csv\n"
+    result = table(tmp_path / "output" / "all_k.csv")
+    source = table(SHARED / name) if name.endswith(".csv") else lines_of(SHARED / name)
+    assert [row[column] for row in result] == [row[column] for row in source]
+    assert len(result) == rows
+    assert all(row["infer"] == expected_answer(f"Which intent: {row[column]}") for row in result)
+    assert {row["infer_status"] for row in result} == {"ok"}
+
+
+def test_a_parquet_copy_gives_the_same_result_as_its_csv(odd: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ODD}), tmp_path / "copy.parquet")
+    prompt = ("--prompt", "About {text}", *OFFLINE)
+    assert call("run", "odd.csv", *prompt, cwd=tmp_path).status == 0
+    assert call("run", "copy.parquet", *prompt, cwd=tmp_path).status == 0
+    output = tmp_path / "output"
+    assert (output / "all_odd.csv").read_bytes() == (output / "all_copy.csv").read_bytes()
+
+
+def test_odd_texts_come_through_prompt_answer_journal_and_files_intact(odd: Path, tmp_path: Path) -> None:
+    with local_server(cwd=tmp_path) as server:
+        options = ("--base-url", server.base_url, "--model", "m", "--chunk-size", "3")
+        done = call("run", "odd.csv", "--prompt", "Say {text}!", *options, cwd=tmp_path)
+        assert done.status == 0, done.stderr
+        asked = server.books()["requests_by_prompt"]
+    assert asked == {f"Say {text}!": 1 for text in ODD}
+    for path in sorted((tmp_path / "output").glob("*.csv")):
+        for row in table(path):
+            assert row["text"] in ODD
+            assert row["infer"] == expected_answer(f"Say {row['text']}!")
+    assert [row["text"] for row in table(tmp_path / "output" / "all_odd.csv")] == ODD
+
+
+def test_a_failed_row_never_stops_the_others_and_says_why(odd: Path, tmp_path: Path) -> None:
+    # The first row goes alone and must be answered, or the run ends there.
+    knobs = (sim.Knobs(error_rate=0.5, seed=seed) for seed in range(100))
+    seed = next(each.seed for each in knobs if sim.draw(each, f"Say {ODD[0]}", 0)[0] is sim.Fate.ANSWER)
+    with local_server("--error-rate", "0.5", "--seed", str(seed), cwd=tmp_path) as server:
+        options = ("--prompt", "Say {text}", "--base-url", server.base_url, "--model", "m", "--max-attempts", "1")
+        done = call("run", "odd.csv", *options, cwd=tmp_path)
+        assert done.status == 1, done.stderr
+        failed = [row for row in table(tmp_path / "output" / "all_odd.csv") if row["infer_status"] == "error"]
+        assert 0 < len(failed) < len(ODD)
+        assert all("HTTP 500" in row["infer_error"] for row in failed)
+        assert all(row["infer"] == "" for row in failed)
+        assert f"{len(failed)} x gave up after 1 attempts" in call("status", "odd", cwd=tmp_path).stdout
+
+        kept = call("run", "odd.csv", *options, cwd=tmp_path)
+        assert (kept.status, server.books()["requests"]) == (1, len(ODD)), "nothing is sent again unasked"
+        again = call("run", "odd.csv", *options, "--max-attempts", "20", "--retry-failed", cwd=tmp_path)
+        assert again.status == 0, again.stderr
+        assert server.books()["answered"] == len(ODD)
+    assert {row["infer_status"] for row in table(tmp_path / "output" / "all_odd.csv")} == {"ok"}
+
+
+def test_limit_asks_the_first_rows_and_a_later_run_the_others(odd: Path, tmp_path: Path) -> None:
+    with local_server(cwd=tmp_path) as server:
+        options = ("--prompt", "Say {text}", "--base-url", server.base_url, "--model", "m")
+        assert call("run", "odd.csv", *options, "--limit", "5", cwd=tmp_path).status == 0
+        assert [row["text"] for row in table(tmp_path / "output" / "all_odd.csv")] == ODD[:5]
+        assert call("run", "odd.csv", *options, cwd=tmp_path).status == 0
+        assert server.books()["requests"] == len(ODD)
+    assert [row["text"] for row in table(tmp_path / "output" / "all_odd.csv")] == ODD
+
+
+def test_json_puts_one_object_on_stdout(odd: Path, tmp_path: Path) -> None:
+    done = call("run", "odd.csv", "--prompt-column", "text", *OFFLINE, "--json", "--quiet", cwd=tmp_path)
+    report = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert (report["status"], report["rows"], report["ok"], report["error"]) == ("done", len(ODD), len(ODD), 0)
+    assert report["requests"] == len(ODD)
+    assert report["prompt_tokens"] > 0
+    assert report["output"] == "output/all_odd.csv"
+
+
+def test_an_empty_table_gives_an_empty_result_with_its_header(tmp_path: Path) -> None:
+    (tmp_path / "none.csv").write_text("id,text\n")
+    done = call("run", "none.csv", "--prompt", "{text}", *OFFLINE, cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    assert (tmp_path / "output" / "all_none.csv").read_text() == "id,text,infer,infer_status,infer_error\n"
+
+
+def test_the_answer_column_names_all_three_so_that_a_result_can_be_an_input(odd: Path, tmp_path: Path) -> None:
+    assert call("run", "odd.csv", "--prompt-column", "text", *OFFLINE, cwd=tmp_path).status == 0
+    second = ("run", "output/all_odd.csv", "--prompt", "{infer}", "--keyword", "second", *OFFLINE)
+    clash = call(*second, cwd=tmp_path)
+    assert clash.status == 2
+    assert "'infer'" in clash.stderr
+    assert "--answer-column" in clash.stderr
+    assert call(*second, "--answer-column", "judged", cwd=tmp_path).status == 0
+    [first, *_] = table(tmp_path / "output" / "all_second.csv")
+    assert list(first) == ["text", "infer", "infer_status", "infer_error", "judged", "judged_status", "judged_error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing.csv", "--prompt", "x"], "missing.csv"),
+        (["odd.csv"], "--prompt-column"),
+        (["odd.csv", "--prompt", "x", "--prompt-column", "text"], "--prompt and --prompt-column"),
+        (["odd.csv", "--prompt", "{txt}"], "'txt'"),
+        (["odd.csv", "--prompt", "a } b"], "line 1, column 3"),
+        (["odd.csv", "--prompt", "x", "--chunk-size", "0"], "--chunk-size"),
+        (["odd.csv", "--prompt", "x", "--rpm", "-1"], "--rpm"),
+        (["odd.csv", "--prompt", "x", "--keyword", "a/b"], "--keyword"),
+        (["odd.csv", "--prompt", "x", "--param", "temperature"], "KEY=VALUE"),
+        (["odd.csv", "--prompt", "x", "--param", "model=other"], "--model"),
+        (["ragged.csv", "--prompt", "x"], "ragged.csv, line 3"),
+        (["broken.jsonl", "--prompt", "x"], "broken.jsonl, line 2"),
+        (["table.xlsx", "--prompt", "x"], ".xlsx"),
+    ],
+)
+def test_bad_input_is_refused_before_any_call_and_nothing_is_written(
+    odd: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    (tmp_path / "ragged.csv").write_text("a,b\n1,2\n3\n")
+    (tmp_path / "broken.jsonl").write_text('{"a": 1}\n{"a": \n')
+    (tmp_path / "table.xlsx").write_bytes(b"PK")
+    with local_server(cwd=tmp_path) as server:
+        done = call("run", *arguments, "--base-url", server.base_url, "--model", "m", cwd=tmp_path)
+        assert server.books()["requests"] == 0
+    assert done.status == 2, done.stderr
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("output/*.csv"))
+
+
+def test_a_wrong_key_costs_one_request_and_is_never_shown(odd: Path, tmp_path: Path) -> None:
+    (tmp_path / "keyed.py").write_text(
+        "from batcher.serve import serve; from batcher.sim import Knobs; serve(Knobs(keys=('sk-right',)), port=0)"
+    )
+    (tmp_path / ".env").write_text("API_KEY=sk-wrong-1\nMODEL=m\n")
+    with local_server(cwd=tmp_path, script="keyed.py") as server:
+        wrong = call("run", "odd.csv", "--prompt-column", "text", "--base-url", server.base_url, cwd=tmp_path)
+        assert wrong.status == 3
+        assert "the API key was refused" in wrong.stderr
+        assert server.books()["requests"] == 1
+
+        # The right key beside a wrong one: the wrong one leaves the pool, its rows go to the other.
+        (tmp_path / ".env").write_text("API_KEY=sk-wrong-1, sk-right\nMODEL=m\n")
+        right = call("run", "odd.csv", "--prompt-column", "text", "--base-url", server.base_url, cwd=tmp_path)
+        assert right.status == 0, right.stderr
+        assert "leaves the pool" in right.stderr
+    shown = wrong.stderr + wrong.stdout + right.stderr + right.stdout
+    written = b"".join(path.read_bytes() for path in (tmp_path / "output").iterdir())
+    assert "sk-" not in shown
+    assert b"sk-" not in written
+
+
+def test_keys_from_the_environment_make_a_pool_and_requests_are_counted_for_each(odd: Path, tmp_path: Path) -> None:
+    with local_server("--latency", "0.02", cwd=tmp_path) as server:
+        options = ("--prompt-column", "text", "--model", "m", "--max-concurrency", "2", "--json")
+        done = call("run", "odd.csv", *options, cwd=tmp_path, BASE_URL=server.base_url, API_KEY="k1,k2,k3")
+        by_key = sorted(server.books()["by_key"].values())
+    counted = sorted(endpoint["requests"] for endpoint in json.loads(done.stdout)["endpoints"])
+    assert counted == by_key
+    assert sum(counted) == len(ODD)
+    assert len(counted) == 3
+    assert all(counted)
+
+
+def test_the_journal_can_be_read_by_anybody(odd: Path, tmp_path: Path) -> None:
+    assert call("run", "odd.csv", "--prompt-column", "text", *OFFLINE, cwd=tmp_path).status == 0
+    journal = sqlite3.connect(tmp_path / "output" / "journal_odd.sqlite")
+    assert journal.execute("SELECT count(*), count(ended) FROM requests").fetchone() == (len(ODD), len(ODD))
+    assert journal.execute("SELECT outcome, ended IS NOT NULL FROM runs").fetchall() == [("done", 1)]
+    journal.close()
+
+
+def test_without_a_terminal_there_is_no_bar(odd: Path, tmp_path: Path) -> None:
+    done = call("run", "odd.csv", "--prompt-column", "text", *OFFLINE, cwd=tmp_path)
+    assert done.stderr.splitlines()[0] == f"odd: {len(ODD)} rows: {len(ODD)} new"
+    assert "%|" not in done.stderr
+    assert "\r" not in done.stderr

@@ -1,0 +1,288 @@
+"""Settings and endpoints that exist are valid; what is wrong is named, and no API key is ever shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from faults import fault
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
+
+from batcher.config import (
+    OFFLINE,
+    RESERVED_PARAMS,
+    Endpoint,
+    Options,
+    Settings,
+    check_keyword,
+)
+from batcher.errors import SettingsError
+
+OPENAI = "https://api.openai.com/v1"
+LOOP: dict[str, object] = {}
+LOOP["loop"] = LOOP
+
+
+# --- options ---
+
+
+def test_options_and_settings_are_the_same_list() -> None:
+    assert list(Options.__annotations__) == [field.name for field in dataclasses.fields(Settings)]
+    hints = {field.name: field.type for field in dataclasses.fields(Settings)}
+    assert {name: hint.__forward_arg__ for name, hint in Options.__annotations__.items()} == hints
+
+
+def test_the_docstring_of_settings_names_every_option() -> None:
+    names = re.findall(r"^ {4}([a-z_]+(?:, [a-z_]+)*): ", inspect.cleandoc(Settings.__doc__ or ""), re.MULTILINE)
+    assert ", ".join(names).split(", ") == [field.name for field in dataclasses.fields(Settings)]
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    settings = Settings.of({})
+    assert (settings.output_dir, settings.chunk_size, settings.answer_column) == ("output", 500, "infer")
+    assert (settings.timeout, settings.deadline, settings.max_attempts) == (120, 1800, 6)
+    assert (settings.max_concurrency, settings.params) == (256, {})
+    assert settings.answer_columns == ("infer", "infer_status", "infer_error")
+
+
+def test_an_option_that_does_not_exist_is_answered_with_those_that_do() -> None:
+    message = fault(lambda: Settings.of({"chunksize": 5}))
+    assert message.startswith("there is no option 'chunksize'; the options are keyword, output_dir, chunk_size,")
+
+
+NO_NUMBERS = (0, -1, True, "5", float("nan"), float("inf"))
+NO_TEXTS = ("", " \n", 5, b"x")
+NO_FLAGS = (1, "yes", None)
+WRONG: dict[str, tuple[object, ...]] = {
+    "keyword": (5, Path("k")),
+    "output_dir": (None, 5),
+    "chunk_size": (*NO_NUMBERS, 1.5, None),
+    "answer_column": (*NO_TEXTS, None),
+    "prompt_file": (5,),
+    "prompt_column": NO_TEXTS,
+    "messages_column": NO_TEXTS,
+    "system": (5,),
+    "system_file": (5,),
+    "model": NO_TEXTS,
+    "base_url": NO_TEXTS,
+    "provider": NO_TEXTS,
+    "api_key_env": NO_TEXTS,
+    "rpm": NO_NUMBERS,
+    "rps": NO_NUMBERS,
+    "max_concurrency": (*NO_NUMBERS, 1.5, None),
+    "timeout": (*NO_NUMBERS, None),
+    "deadline": (*NO_NUMBERS, None),
+    "max_attempts": (*NO_NUMBERS, 1.5, None),
+    "param": ([("temperature", 0)], "temperature=0", {1: 2}, {"": 1}, {"stop": {"\n"}}, {"x": float("nan")}, LOOP),
+    "limit": (*NO_NUMBERS, 1.5),
+    "retry_failed": NO_FLAGS,
+    "no_progress": NO_FLAGS,
+    "quiet": NO_FLAGS,
+}
+
+
+def test_every_option_has_wrong_values() -> None:
+    assert {*WRONG, "endpoints"} == set(Options.__annotations__)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_wrong_value_is_refused_with_its_option(name: str, value: object) -> None:
+    assert fault(lambda: Settings.of({name: value})).startswith(f"--{name.replace('_', '-')}")
+
+
+@pytest.mark.parametrize("name", RESERVED_PARAMS)
+def test_parameters_that_batcher_sets_are_refused_with_the_way_to_set_them(name: str) -> None:
+    said = f"{name!r} is not a parameter that can be set here: {RESERVED_PARAMS[name]}"
+    assert fault(lambda: Settings(param={name: 1})) == f"--param: {said}"
+    assert fault(lambda: Endpoint("m", params={name: 1})) == f"params: {said}"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"system": "x", "system_file": "y"}, "--system and --system-file"),
+        ({"provider": "vllm", "base_url": OPENAI}, "--provider and --base-url"),
+        ({"endpoints": "e.toml", "model": "m"}, "--model and --endpoints"),
+        ({"endpoints": "e.toml", "base_url": OPENAI}, "--base-url and --endpoints"),
+        ({"endpoints": "e.toml", "provider": "vllm"}, "--provider and --endpoints"),
+        ({"endpoints": "e.toml", "api_key_env": "K"}, "--api-key-env and --endpoints"),
+        ({"endpoints": "e.toml", "rpm": 5}, "--rpm and --endpoints"),
+        ({"endpoints": "e.toml", "rps": 5}, "--rps and --endpoints"),
+    ],
+)
+def test_options_that_exclude_each_other_are_named(options: dict[str, object], said: str) -> None:
+    assert fault(lambda: Settings.of(options)).startswith(f"{said} exclude each other")
+
+
+@pytest.mark.parametrize("name", ["sk-secret", "sk-1,sk-2", "$K", "K=sk-1", "1K"])
+def test_a_key_given_as_the_name_of_its_variable_is_not_shown(name: str) -> None:
+    assert fault(lambda: Settings(api_key_env=name)) == (
+        "--api-key-env must be the name of a variable, such as OPENAI_API_KEY, not the key itself"
+    )
+
+
+def test_parameters_may_be_any_mapping_and_are_a_copy() -> None:
+    mine = {"temperature": 0}
+    endpoint, settings = Endpoint("m", params=MappingProxyType(mine)), Settings(param=MappingProxyType(mine))
+    assert (endpoint.giver.params, settings.params) == ('{"temperature": 0}', {"temperature": 0})
+    mine["temperature"] = 1
+    assert endpoint.params == {"temperature": 0}
+
+
+# --- keywords ---
+
+
+@pytest.mark.parametrize(
+    "keyword", ["sentiment", "数学计算", "été 2024", "a.b", "-x", "~", "#%&$!'[0]{}", "😀", "x" * 200]
+)
+def test_a_safe_name_is_a_keyword(keyword: str) -> None:
+    check_keyword(keyword)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "why"),
+    [
+        ("", "it is empty"),
+        ("  ", "it is empty"),
+        (".hidden", "it starts with a dot"),
+        ("..", "it starts with a dot"),
+        ("a/b", "it holds '/'"),
+        ("a\\b", "it holds '\\\\'"),
+        ("C:x?", "it holds ':' '?'"),
+        ('"*<>|"', "it holds '\"' '*' '<' '>' '|'"),
+        ("a\nb", r"it holds '\n'"),
+        ("a\0b", r"it holds '\x00'"),
+        ("a\u202eb", r"it holds '\u202e'"),  # turns the letters round that follow
+        ("\ud800", r"it holds '\ud800'"),
+        ("a.", "it ends with a dot or a space"),
+        ("a ", "it ends with a dot or a space"),
+        *((name, "the name is reserved on Windows") for name in ("con", "PRN", "aux", "com1", "com9", "lpt1")),
+        ("NUL.txt", "the name is reserved on Windows"),
+        ("Lpt9", "the name is reserved on Windows"),
+        ("x" * 201, "it is longer than 200 bytes"),
+        ("数" * 67, "it is longer than 200 bytes"),
+    ],
+)
+def test_a_name_that_is_not_safe_is_refused_with_the_reason(keyword: str, why: str) -> None:
+    message = fault(lambda: Settings(keyword=keyword))
+    assert message == f"--keyword {keyword!r} cannot be part of a file name: {why}; choose another"
+
+
+def is_accepted(keyword: str) -> bool:
+    try:
+        check_keyword(keyword)
+    except SettingsError:
+        return False
+    return True
+
+
+@given(st.text(st.characters() | st.sampled_from("/\\.:数 "), min_size=1, max_size=80).filter(is_accepted))
+@hypothesis(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_keyword_that_is_accepted_makes_files_that_can_be_made(tmp_path: Path, keyword: str) -> None:
+    names = [f"12345678_{keyword}.csv", f".12345678_{keyword}.csv.tmp", f"journal_{keyword}.sqlite-wal"]
+    for name in names:
+        (tmp_path / name).write_text(keyword, encoding="utf-8")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    for name in names:
+        (tmp_path / name).unlink()
+
+
+# --- endpoints ---
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "an endpoint needs a model"),
+        ({"model": ""}, "model must be a text"),
+        ({"model": 5}, "model must be a text"),
+        ({"base_url": None}, "base_url must be a text"),
+        ({"api_key": "sk-a b"}, "api_key is no text, or holds a space or a character"),
+        ({"api_key": "sk-a\n"}, "api_key is no text"),
+        ({"api_key": "sk-数"}, "api_key is no text"),
+        ({"api_key": 5}, "api_key is no text"),
+        ({"rpm": 0}, "rpm must be a number above 0, not 0"),
+        ({"rps": "5"}, "rps must be a number above 0, not '5'"),
+        ({"max_concurrency": 1.5}, "max_concurrency must be a whole number above 0, not 1.5"),
+        ({"max_concurrency": None}, "max_concurrency must be"),
+        ({"params": {"x": object()}}, "params: the parameters cannot be written as JSON"),
+        ({"params": None}, "params must hold parameters by name"),
+        ({"llm": object(), "params": {"x": 1}}, "an endpoint with llm= takes its parameters from that object"),
+    ],
+)
+def test_an_endpoint_that_exists_is_valid(values: dict[str, Any], said: str) -> None:
+    given_values = values if not values or "llm" in values else {"model": "m"} | values
+    assert fault(lambda: Endpoint(**given_values)).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("url", "used"),
+    [
+        ("https://host/v1", "https://host/v1"),
+        ("https://host/v1/", "https://host/v1"),
+        (" HTTP://127.0.0.1:8000/v1\n", "HTTP://127.0.0.1:8000/v1"),
+        ("https://host/v1/chat/completions", "https://host/v1"),
+        ("https://host/v1//chat/completions/", "https://host/v1"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+        (OFFLINE, OFFLINE),
+    ],
+)
+def test_a_base_url_is_made_fit_for_calls(url: str, used: str) -> None:
+    assert Endpoint("m", url).base_url == used
+
+
+@pytest.mark.parametrize(
+    "url", ["host/v1", "ftp://host", "https://", "https:///v1", "http://[::1", "http://h:x/v1", "http://h:99999", "h t"]
+)
+def test_a_base_url_that_cannot_be_called_is_refused(url: str) -> None:
+    assert fault(lambda: Endpoint("m", url)) == f"the base URL {url!r} must look like https://host/v1"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:sk-1@host/v1", "https://sk-1@host", "me:sk-1@host", "https://host/v1?key=sk-1", "http://h#sk-1"]
+)
+def test_a_base_url_that_may_hold_a_secret_is_refused_unshown(url: str) -> None:
+    assert fault(lambda: Endpoint("m", url)).startswith("the base URL holds a user, a password or a query")
+
+
+def test_no_repr_shows_a_key() -> None:
+    endpoint = Endpoint("m", api_key="sk-secret", llm={"key": "sk-secret"})
+    assert "sk-" not in repr(endpoint)
+    assert "sk-" not in repr(Settings(endpoints=[endpoint]))
+
+
+def test_endpoints_that_differ_in_key_or_limits_alone_are_one_giver() -> None:
+    one = Endpoint("m", "https://h/v1", api_key="sk-1", rpm=5, params={"a": 1, "b": "数"})
+    other = Endpoint("m", "https://h/v1/", api_key="sk-2", max_concurrency=9, params={"b": "数", "a": 1})
+    assert one.giver == other.giver == ("m", "https://h/v1", '{"a": 1, "b": "数"}')
+    assert Endpoint("m", "https://h/v1").giver == ("m", "https://h/v1", "")
+
+
+class Model:
+    """Stands for a chat model: it has a name and a place, under the attributes that LangChain uses."""
+
+    model_name = "gpt"
+    openai_api_base = "https://h/v1"
+
+
+class Nameless:
+    model = None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "giver"),
+    [
+        (Endpoint(llm=Model()), ("gpt", "https://h/v1", "")),
+        (Endpoint("mine", llm=Model()), ("mine", "https://h/v1", "")),
+        (Endpoint(llm=Nameless()), ("Nameless", "", "")),
+    ],
+)
+def test_a_chat_model_gives_under_its_own_name(endpoint: Endpoint, giver: tuple[str, str, str]) -> None:
+    assert endpoint.giver == giver

@@ -1,0 +1,49 @@
+"""What the README says is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from programs import ROOT, call
+
+from batcher.cli import help_of
+from batcher.config import Options
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("verb", ["run", "status", "serve", "demo"])
+def test_the_readme_holds_the_help_of_every_verb(tmp_path: Path, verb: str) -> None:
+    assert f"### batcher {verb}\n\n```\n{help_of(verb)}```\n" in README
+    assert call(verb, "--help", cwd=tmp_path).stdout == help_of(verb)
+
+
+def test_help_fits_a_terminal_of_80_columns() -> None:
+    for verb in ("run", "status", "serve", "demo"):
+        assert max(map(len, help_of(verb).splitlines())) <= 80
+
+
+def test_the_command_line_has_the_options_of_python() -> None:
+    flags = set(re.findall(r"--([a-z-]+)", help_of("run"))) - {"help", "json", "prompt"}
+    assert {flag.replace("-", "_") for flag in flags} == set(Options.__annotations__)
+
+
+def test_the_first_lines_of_python_print_what_stands_below_them(tmp_path: Path) -> None:
+    found = re.search(r"```python\n(import batcher\n.*?)```\n\n```\n(.*?)```", README, re.DOTALL)
+    assert found
+    code, shown = found.groups()
+    (tmp_path / "lines.py").write_text(code, encoding="utf-8")
+    done = call("lines.py", cwd=tmp_path)
+    assert done.status == 0, done.stderr
+
+    def without_times(text: str) -> list[str]:
+        return [re.sub(r"in [\d.]+ s", "in ... s", line).rstrip() for line in text.splitlines()]
+
+    assert without_times(done.stdout) == without_times(shown)
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link

@@ -1,0 +1,44 @@
+"""`import batcher` costs next to nothing, and every name it offers is there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import batcher
+
+HEAVY = ("langchain_core", "langchain_openai", "openai", "pandas", "pyarrow", "numpy", "aiohttp", "fastapi", "asyncio")
+
+
+def said_by(program: str) -> str:
+    """Run a program in a fresh interpreter."""
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("program", ["import batcher", "import batcher; batcher.Endpoint('m'); batcher.SettingsError"])
+def test_importing_batcher_loads_no_library(program: str) -> None:
+    assert said_by(f"{program}\nimport sys; print([name for name in {HEAVY} if name in sys.modules])") == "[]"
+
+
+@pytest.mark.parametrize("name", batcher.__all__)
+def test_every_name_that_is_offered_resolves_to_its_own_thing(name: str) -> None:
+    assert getattr(batcher, name).__name__ == name
+
+
+def test_the_names_are_listed_once_and_in_order() -> None:
+    assert sorted(set(batcher.__all__)) == batcher.__all__ == dir(batcher)
+
+
+@pytest.mark.parametrize("first", ["batcher.RunStatus", "from batcher import *", "batcher.status"])
+def test_status_is_the_function_whatever_is_loaded_first(first: str) -> None:
+    assert said_by(f"import batcher; {first}\nprint(batcher.status.__qualname__)") == "status"
+
+
+def test_a_name_that_is_not_offered_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'batcher' has no attribute 'rnu'$"):
+        batcher.rnu  # noqa: B018 - looking it up is the test

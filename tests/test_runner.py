@@ -1,0 +1,596 @@
+from __future__ import annotations
+
+import asyncio
+import csv
+import itertools
+import random
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from conftest import Lab
+from fake_service import Call, Service, answer_to, refusal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batcher.config import Endpoint
+from batcher.errors import ChangedError, EndpointsLost, InputError, Interrupted, RunStopped
+from batcher.records import Completion, Failure
+from batcher.stop import Stop
+
+PROMPTS = [f"question {number}" for number in range(20)]
+ONCE = Counter(PROMPTS)
+
+
+def one(concurrency: int) -> list[Endpoint]:
+    return [Endpoint("m", max_concurrency=concurrency)]
+
+
+def expected(prompts: Sequence[str]) -> list[dict[str, str]]:
+    return [{"text": p, "infer": answer_to(p), "infer_status": "ok", "infer_error": ""} for p in prompts]
+
+
+def refuse(status: int, *prompts: str, times: int = 1000) -> Callable[[Call], Failure | None]:
+    """Refuse the first calls about some prompts."""
+    return lambda call: refusal(status) if call.prompt in prompts and call.nth <= times else None
+
+
+def random_latency(seed: int, longest: float = 5.0) -> Callable[[Call], float]:
+    draw = random.Random(seed)
+    return lambda _call: draw.uniform(0.1, longest)
+
+
+# -- Rows and chunks
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 7, 19, 20, 21, 500])
+def test_every_row_is_there_once_in_order_with_the_answer_to_its_own_prompt(lab: Lab, chunk_size: int) -> None:
+    service = Service(PROMPTS, random_latency(chunk_size))
+    report = lab.run(PROMPTS, service, chunk_size=chunk_size, endpoints=one(4))
+    assert (report.status, report.rows, report.ok, report.requests) == ("done", 20, 20, 20)
+    assert report.output == lab.path()
+    assert lab.rows() == expected(PROMPTS)
+    assert service.asked == ONCE
+    starts = range(0, 20, chunk_size)
+    assert set(lab.files()) == {"all_k.csv", *(f"{start}_k.csv" for start in starts)}
+    for start in starts:
+        assert lab.rows(start) == expected(PROMPTS[start : start + chunk_size])
+
+
+def test_a_straggler_holds_up_no_other_chunk(lab: Lab) -> None:
+    seen: list[set[str]] = []
+    service = Service(PROMPTS, lambda call: 100 if call.prompt == PROMPTS[1] else 1)
+    lab.run(PROMPTS, service, at={50: lambda: seen.append(set(lab.files()))}, chunk_size=2, endpoints=one(4))
+    assert max(service.times()) < 10
+    assert seen == [{f"{start}_k.csv" for start in range(2, 20, 2)}]
+    assert lab.rows() == expected(PROMPTS)
+
+
+def test_the_first_row_goes_alone(lab: Lab) -> None:
+    service = Service(PROMPTS, lambda _call: 3)
+    lab.run(PROMPTS, service)
+    assert [round(at) for at in service.times()] == [0, *[3] * 19]
+
+
+def test_no_more_rows_are_under_way_than_twice_the_slots(lab: Lab) -> None:
+    prompts = [f"question {number}" for number in range(300)]
+    service = Service(prompts, lambda call: call.nth, refuse(500, *prompts[5:50], times=2))
+    rendered, under_way = 0, []
+
+    def prompt(row: dict[str, Any]) -> str:
+        nonlocal rendered
+        rendered += 1
+        under_way.append(rendered - len(prompts) - service.answered.total())
+        text: str = row["text"]
+        return text
+
+    lab.run(prompts, service, prompt, endpoints=one(5), chunk_size=100)
+    assert rendered == 2 * len(prompts)
+    assert max(under_way) == 2 * 5
+
+
+def test_equal_prompts_get_an_answer_each(lab: Lab) -> None:
+    prompts = ["same", "other", "same", "same"]
+    service = Service(prompts)
+    lab.run(prompts, service, chunk_size=3)
+    assert lab.rows() == expected(prompts)
+    assert service.asked == {"same": 3, "other": 1}
+    lab.run(["same", *prompts], service, chunk_size=3)
+    assert lab.rows() == expected(["same", *prompts])
+    assert service.asked == {"same": 4, "other": 1}
+
+
+def test_an_empty_table_gives_a_header(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_text("id,text\n")
+    report = lab.run(tmp_path / "empty.csv", Service([]), "{text}")
+    assert (report.status, report.rows, report.requests) == ("done", 0, 0)
+    assert lab.files() == {"all_k.csv": b"id,text,infer,infer_status,infer_error\n"}
+
+
+# -- Failures
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+def test_a_wrong_key_or_model_costs_one_request(lab: Lab, status: int) -> None:
+    service = Service(PROMPTS, instead=refuse(status, *PROMPTS))
+    with pytest.raises(EndpointsLost, match=f"HTTP {status}") as lost:
+        lab.run(PROMPTS, service)
+    assert len(service.calls) == 1
+    assert (lost.value.report.status, lost.value.report.left, lost.value.report.requests) == ("stopped", 20, 1)
+    assert lab.files() == {}
+
+
+@pytest.mark.parametrize("bad", ["a", "b", "c"])
+def test_a_bad_key_leaves_the_pool_and_its_rows_go_to_the_others(lab: Lab, bad: str) -> None:
+    service = Service(PROMPTS, instead=lambda call: refusal(401) if call.endpoint == bad else None)
+    report = lab.run(PROMPTS, service, endpoints=[Endpoint(name, max_concurrency=2) for name in "abc"])
+    assert lab.rows() == expected(PROMPTS)
+    assert len(service.times(bad)) == (1 if bad == "a" else 2)
+    assert [each.out is not None for each in report.endpoints] == [name == bad for name in "abc"]
+    assert [each.requests for each in report.endpoints] == [len(service.times(name)) for name in "abc"]
+
+
+def test_a_refused_row_ends_as_error_and_stops_no_other(lab: Lab) -> None:
+    bad = [PROMPTS[0], PROMPTS[7], PROMPTS[19]]
+    service = Service(PROMPTS, instead=refuse(400, *bad))
+    report = lab.run(PROMPTS, service, chunk_size=5)
+    assert (report.status, report.ok, report.error, report.left) == ("done", 17, 3, 0)
+    assert service.asked == ONCE
+    for row, good in zip(lab.rows(), expected(PROMPTS), strict=True):
+        if row["text"] in bad:
+            assert (row["infer"], row["infer_status"]) == ("", "error")
+            assert "said the service (400)" in row["infer_error"]
+        else:
+            assert row == good
+
+
+def test_an_empty_answer_is_invalid_and_not_bought_again(lab: Lab) -> None:
+    empty = Completion(None, "content_filter")
+    service = Service(PROMPTS, instead=lambda call: empty if call.prompt == PROMPTS[3] else None)
+    assert lab.run(PROMPTS, service).invalid == 1
+    row = lab.rows()[3]
+    assert (row["infer"], row["infer_status"]) == ("", "invalid")
+    assert "content_filter" in row["infer_error"]
+    assert lab.run(PROMPTS, service).requests == 0
+
+
+def test_a_rate_limit_uses_up_no_attempt_and_silences_its_endpoint_as_long_as_it_asks(lab: Lab) -> None:
+    def instead(call: Call) -> Failure | None:
+        return refusal(429, retry_after=7) if call.endpoint == "a" and 1 < call.at < 8 else None
+
+    service = Service(PROMPTS, instead=instead)
+    endpoints = [Endpoint(name, max_concurrency=1) for name in "ab"]
+    report = lab.run(PROMPTS, service, max_attempts=1, endpoints=endpoints)
+    assert report.ok == 20
+    assert lab.rows() == expected(PROMPTS)
+    [refused] = [call.at for call in service.calls if instead(call)]
+    asked_again = next(at for at in service.times("a") if at > refused)
+    assert asked_again - refused == pytest.approx(1 + 7)
+    assert sum(refused + 0.5 < at < refused + 7.5 for at in service.times("b")) == 7
+
+
+def test_a_service_that_only_refuses_for_a_while_costs_no_row(lab: Lab) -> None:
+    service = Service(PROMPTS, instead=lambda call: refusal(429) if 3 < call.at < 600 else None)
+    assert lab.run(PROMPTS, service, max_attempts=2, endpoints=one(2)).ok == 20
+    assert sum(3 < at < 600 for at in service.times()) < 45
+
+
+def test_a_failing_row_waits_ever_longer_and_ends_with_its_reason(lab: Lab) -> None:
+    bad = PROMPTS[4]
+    report = lab.run(PROMPTS, service := Service(PROMPTS, instead=refuse(503, bad)), max_attempts=5)
+    times = [call.at for call in service.calls if call.prompt == bad]
+    waits = [later - time - 1 for time, later in itertools.pairwise(times)]
+    assert len(waits) == 4
+    for wait, ceiling in zip(waits, [1, 2, 4, 8], strict=True):
+        assert ceiling / 2 <= wait <= ceiling + 1e-6
+    assert (report.error, report.ok, report.retries) == (1, 19, 4)
+    assert lab.rows()[4]["infer_error"] == "gave up after 5 attempts and 5 s in flight; the server failed: " + str(
+        refusal(503)
+    )
+
+
+def test_a_row_that_waits_to_be_tried_again_holds_no_slot(lab: Lab) -> None:
+    service = Service(PROMPTS, lambda _call: 0.1, refuse(503, PROMPTS[1], times=3))
+    lab.run(PROMPTS, service, endpoints=one(1))
+    assert service.peak == 1
+    assert lab.rows() == expected(PROMPTS)
+    gaps = [later - time for time, later in itertools.pairwise(service.times()[:15])]
+    assert max(gaps) == pytest.approx(0.1)
+
+
+def test_a_row_is_in_flight_no_longer_than_its_deadline(lab: Lab) -> None:
+    slow = PROMPTS[4]
+    service = Service(PROMPTS, lambda call: 1000 if call.prompt == slow else 1)
+    report = lab.run(PROMPTS, service, timeout=30, deadline=70)
+    assert service.asked[slow] == 3
+    assert report.error == 1
+    assert "70 s in flight" in lab.rows()[4]["infer_error"]
+    assert "nothing came within 10 s" in lab.rows()[4]["infer_error"]
+
+
+@pytest.mark.parametrize("names", ["a", "abc"])
+def test_a_service_that_is_down_from_the_start_costs_no_row(lab: Lab, names: str) -> None:
+    endpoints = [Endpoint(name) for name in names]
+    with pytest.raises(EndpointsLost) as lost:
+        lab.run(PROMPTS, down := Service(PROMPTS, instead=refuse(502, *PROMPTS)), max_attempts=3, endpoints=endpoints)
+    assert down.asked == {PROMPTS[0]: 3 * len(names)}
+    assert (lost.value.report.error, lost.value.report.left) == (0, 20)
+    service = Service(PROMPTS)
+    lab.run(PROMPTS, service, endpoints=endpoints)
+    assert service.asked == ONCE
+    assert lab.rows() == expected(PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error"),
+    [(lambda row: {"question 3": 1 / 0}[row["text"]], ZeroDivisionError), (lambda _row: 5, InputError)],
+)
+def test_a_prompt_function_that_fails_names_the_row(lab: Lab, prompt: Any, error: type[Exception]) -> None:
+    service = Service(PROMPTS)
+
+    def only_row_3(row: dict[str, Any]) -> Any:
+        return prompt(row) if row["text"] == PROMPTS[3] else row["text"]
+
+    with pytest.raises(error) as raised:
+        lab.run(PROMPTS, service, only_row_3)
+    assert "row 3" in " ".join([str(raised.value), *getattr(raised.value, "__notes__", [])])
+    assert not service.calls
+
+
+# -- Going on
+
+
+def test_a_finished_run_sends_nothing_and_changes_nothing(lab: Lab) -> None:
+    lab.run(PROMPTS, Service(PROMPTS), chunk_size=3)
+    before = lab.files()
+    report = lab.run(PROMPTS, Service([]), chunk_size=3)
+    assert (report.status, report.ok, report.requests) == ("done", 20, 0)
+    assert lab.files() == before
+
+
+def test_a_wish_to_stop_lets_come_what_is_in_flight(lab: Lab) -> None:
+    service = Service(PROMPTS)
+    with pytest.raises(Interrupted) as stopped:
+        lab.run(PROMPTS, service, at={2.5: lab.wish_to_stop}, endpoints=one(4), chunk_size=3)
+    assert lab.seconds == pytest.approx(3)
+    assert (stopped.value.report.ok, stopped.value.report.left) == (9, 11)
+    assert service.answered == Counter(PROMPTS[:9])
+    assert set(lab.files()) == {"0_k.csv", "3_k.csv", "6_k.csv"}
+    lab.run(PROMPTS, service, endpoints=one(4), chunk_size=3)
+    assert service.asked == ONCE
+    assert lab.rows() == expected(PROMPTS)
+
+
+@pytest.mark.parametrize(("wishes", "ends"), [([2.5], 32.5), ([2.5, 4], 4.0), ([2.5, 2.5001], 2.5001), ([3.5], 33.5)])
+def test_what_does_not_come_is_cut_after_30_seconds_or_at_the_second_wish(
+    lab: Lab, wishes: list[float], ends: float
+) -> None:
+    service = Service(PROMPTS, lambda call: 100 if call.prompt in PROMPTS[5:8] else 1)
+    with pytest.raises(Interrupted) as stopped:
+        lab.run(PROMPTS, service, at=dict.fromkeys(wishes, lab.wish_to_stop), endpoints=one(4))
+    assert ends <= lab.seconds < ends + 0.5
+    assert stopped.value.report.ok == service.answered.total()
+    cut = service.cut
+    assert cut
+    service.latency = lambda _call: 1
+    lab.run(PROMPTS, service, endpoints=one(4))
+    assert service.asked == ONCE + cut
+    assert lab.rows() == expected(PROMPTS)
+
+
+def test_a_cancelled_run_keeps_all_that_arrived(lab: Lab) -> None:
+    service = Service(PROMPTS)
+    with pytest.raises(asyncio.CancelledError):
+        lab.run(PROMPTS, service, at={2.5: lab.cancel}, endpoints=one(4))
+    assert lab.seconds == pytest.approx(2.5)
+    assert (service.answered.total(), service.cut.total()) == (5, 4)
+    cut = Counter(service.cut)
+    lab.run(PROMPTS, service, endpoints=one(4))
+    assert service.asked == ONCE + cut
+    assert lab.rows() == expected(PROMPTS)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3])
+def test_a_run_cancelled_twice_keeps_all_that_arrived(lab: Lab, turns: int) -> None:
+    """The second time comes some turns of the loop after the first, while the last answers are being saved."""
+
+    def cancel_in(turns: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(cancel_in, turns - 1)
+        else:
+            lab.cancel()
+
+    def cancel_twice(call: Call) -> None:
+        if call.prompt == PROMPTS[6]:
+            cancel_in(1)
+            cancel_in(2 + turns)
+
+    service = Service(PROMPTS, instead=cancel_twice)
+    with pytest.raises(asyncio.CancelledError):
+        lab.run(PROMPTS, service, endpoints=one(4))
+    service.instead = lambda _call: None
+    cut = Counter(service.cut)
+    lab.run(PROMPTS, service, endpoints=one(4))
+    assert service.asked == ONCE + cut
+
+
+def test_a_file_that_is_being_written_when_the_run_is_cancelled_is_finished_and_noted(lab: Lab) -> None:
+    def cancel_when_written() -> None:
+        if lab.path(0).exists():
+            lab.cancel()
+        else:
+            asyncio.get_running_loop().call_soon(cancel_when_written)
+
+    with pytest.raises(asyncio.CancelledError):
+        lab.run(PROMPTS, Service(PROMPTS), at={1: cancel_when_written}, chunk_size=1, endpoints=one(1))
+    assert set(lab.files()) == {f"{start}_k.csv" for (start,) in lab.query("SELECT start FROM chunks")}
+
+
+def test_a_run_that_is_to_stop_before_it_begins_sends_nothing(lab: Lab) -> None:
+    lab.wish_to_stop()
+    with pytest.raises(Interrupted):
+        lab.run(PROMPTS, service := Service(PROMPTS))
+    assert not service.calls
+
+
+def test_a_row_that_waits_does_not_keep_a_run_from_stopping(lab: Lab) -> None:
+    service = Service(PROMPTS, instead=refuse(503, PROMPTS[1]))
+    with pytest.raises(Interrupted) as stopped:
+        lab.run(PROMPTS, service, at={20: lab.wish_to_stop}, max_attempts=50)
+    assert lab.seconds < 22
+    assert (stopped.value.report.error, stopped.value.report.left) == (0, 1)
+
+
+@pytest.mark.parametrize("failed", [[2], [19], [0, 7, 8, 19]])
+@pytest.mark.parametrize("instead", [refusal(400), Completion("")], ids=["error", "invalid"])
+def test_failed_rows_are_sent_again_only_when_asked(lab: Lab, failed: list[int], instead: Completion | Failure) -> None:
+    again = [PROMPTS[number] for number in failed]
+    lab.run(PROMPTS, Service(PROMPTS, instead=lambda call: instead if call.prompt in again else None), chunk_size=3)
+    assert lab.run(PROMPTS, Service([]), chunk_size=3).requests == 0
+    service = Service(again)
+    report = lab.run(PROMPTS, service, chunk_size=3, retry_failed=True)
+    assert (report.ok, report.requests) == (20, len(again))
+    assert lab.rows() == expected(PROMPTS)
+    assert lab.rows(18) == expected(PROMPTS[18:])
+    assert len(lab.files()) == 7 + 1
+
+
+def test_a_limit_is_only_a_beginning(lab: Lab) -> None:
+    service = Service(PROMPTS)
+    for limit in (5, 12, None):
+        assert lab.run(PROMPTS, service, limit=limit, chunk_size=4).rows == (limit or 20)
+        assert lab.rows() == expected(PROMPTS[:limit])
+    assert service.asked == ONCE
+
+
+def test_another_chunk_size_reuses_every_answer_and_leaves_no_old_chunk(lab: Lab) -> None:
+    lab.run(PROMPTS, Service(PROMPTS), chunk_size=3)
+    for chunk_size in (7, 1, 500, 3):
+        assert lab.run(PROMPTS, Service([]), chunk_size=chunk_size).requests == 0
+        assert set(lab.files()) == {"all_k.csv", *(f"{start}_k.csv" for start in range(0, 20, chunk_size))}
+        assert lab.rows() == expected(PROMPTS)
+
+
+def test_deleted_files_are_made_anew_at_no_cost(lab: Lab) -> None:
+    lab.run(PROMPTS, Service(PROMPTS), chunk_size=3)
+    before = lab.files()
+    for part in (3, 18, "all"):
+        lab.path(part).unlink()
+    report = lab.run(PROMPTS, Service([]), chunk_size=3)
+    assert report.requests == 0
+    assert lab.files() == before
+
+
+def test_a_label_corrected_by_hand_survives(lab: Lab) -> None:
+    lab.run(PROMPTS, Service(PROMPTS), chunk_size=3)
+    edited = lab.path(6).read_text().replace(answer_to(PROMPTS[7]), "by hand")
+    lab.path(6).write_text(edited)
+    lab.path().unlink()
+    lab.run([*PROMPTS, "one more"], Service(["one more"]), chunk_size=3)
+    assert [row["infer"] for row in lab.rows()][6:9] == [answer_to(PROMPTS[6]), "by hand", answer_to(PROMPTS[8])]
+    assert lab.path(6).read_text() == edited
+
+
+def test_an_edited_chunk_that_must_change_leaves_a_copy(lab: Lab) -> None:
+    lab.run(PROMPTS, Service(PROMPTS, instead=refuse(400, PROMPTS[8])), chunk_size=3)
+    edited = lab.path(6).read_text().replace(answer_to(PROMPTS[7]), "by hand")
+    lab.path(6).write_text(edited)
+    lab.run(PROMPTS, Service([PROMPTS[8]]), chunk_size=3, retry_failed=True)
+    assert lab.rows() == expected(PROMPTS)
+    assert lab.files()["6_k.csv.bak"].decode() == edited
+
+
+# -- Changes
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"prompt": "Really, {text}"}, "the prompt changed"),
+        ({"system": "Be brief."}, "the system message changed"),
+        ({"param": {"temperature": 0}}, "the parameters were {}, are {'temperature': 0}"),
+        ({"endpoints": [Endpoint("n")]}, "the endpoints were m .*, are n "),
+    ],
+)
+def test_another_question_is_refused_before_anything_is_sent(lab: Lab, change: dict[str, Any], said: str) -> None:
+    lab.run(PROMPTS, Service(PROMPTS), "{text}")
+    files, journal = lab.files(), lab.journal()
+    with pytest.raises(ChangedError, match=f"20 answered to another question .*{said}"):
+        lab.run(PROMPTS, Service([]), **{"prompt": "{text}", **change})
+    assert (lab.files(), lab.journal()) == (files, journal)
+    assert lab.run(PROMPTS, Service([]), "{text}").ok == 20
+
+
+@pytest.mark.parametrize(
+    ("prompts", "new"),
+    [
+        ([*PROMPTS, "x", "y"], ["x", "y"]),
+        (["x", *PROMPTS], ["x"]),
+        ([*PROMPTS[:7], "x", *PROMPTS[7:]], ["x"]),
+        (PROMPTS[3:], []),
+        (PROMPTS[:5] + PROMPTS[9:], []),
+        (PROMPTS[::-1], []),
+        ([*PROMPTS[10:], "x", *PROMPTS[:10]], ["x"]),
+        (PROMPTS * 2, PROMPTS),
+    ],
+    ids=["appended", "in front", "between", "first removed", "some removed", "reversed", "moved", "doubled"],
+)
+def test_only_new_rows_are_sent(lab: Lab, prompts: list[str], new: list[str]) -> None:
+    lab.run(PROMPTS, Service(PROMPTS), chunk_size=3)
+    service = Service(new)
+    lab.run(prompts, service, chunk_size=3)
+    assert service.asked == Counter(new)
+    assert lab.rows() == expected(prompts)
+    assert len(lab.files()) == -(-len(prompts) // 3) + 1
+
+
+def test_an_edited_row_stops_the_run_and_an_edit_beside_the_prompt_costs_nothing(lab: Lab, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("id,text\n1,a\n2,b\n3,c\n")
+    lab.run(table, Service("abc"), "{text}", chunk_size=2)
+    table.write_text("id,text\n1,a\n2,b\n3,x\n")
+    with pytest.raises(ChangedError, match="2 answered, 0 new, 1 answered to another question"):
+        lab.run(table, Service([]), "{text}", chunk_size=2)
+    table.write_text("id,text\n1,a\n2,b\n9,c\n")
+    assert lab.run(table, Service([]), "{text}", chunk_size=2).requests == 0
+    assert [(row["id"], row["infer"]) for row in lab.rows()] == [
+        (n, answer_to(t)) for n, t in zip("129", "abc", strict=True)
+    ]
+
+
+def write(path: Path, prompts: Sequence[str]) -> None:
+    """Write a table that is much larger than what is read at once."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["text", "more"], *([prompt, "x" * 20_000] for prompt in prompts)])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        [*PROMPTS[:17], "x", *PROMPTS[18:]],
+        [*PROMPTS[:15], "x", *PROMPTS[16:]],
+        PROMPTS[:15],
+        PROMPTS[:16],
+        [*PROMPTS, "x"],
+        [*PROMPTS, "x", "y"],
+    ],
+    ids=["edited", "edited where answered", "cut at a chunk", "cut in a chunk", "grown in a chunk", "grown"],
+)
+def test_an_input_that_changes_during_the_run_stops_it_and_loses_nothing(
+    lab: Lab, tmp_path: Path, changed: list[str]
+) -> None:
+    table = tmp_path / "table.csv"
+    write(table, PROMPTS[14:17])
+    service = Service(PROMPTS)
+    lab.run(table, service, "{text}", chunk_size=3)
+    write(table, PROMPTS)
+    with pytest.raises(RunStopped, match="not what it was when the run began"):
+        lab.run(table, service, "{text}", at={0.5: lambda: write(table, changed)}, chunk_size=3, endpoints=one(1))
+    for name in lab.files():
+        part = name.partition("_")[0]
+        assert all(row["infer"] == answer_to(row["text"]) for row in lab.rows(part))
+    write(table, PROMPTS)
+    lab.run(table, service, "{text}", chunk_size=3)
+    assert service.asked == ONCE
+    assert [row["infer"] for row in lab.rows()] == [answer_to(prompt) for prompt in PROMPTS]
+
+
+# -- Stop
+
+
+def test_signals_are_wishes_and_handlers_of_the_users_own_are_left() -> None:
+    stop, heard = Stop(), []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: heard.append(number))
+    try:
+        with stop.on_signals():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+        assert (stop.wishes, stop.signal, heard) == (1, signal.SIGINT, [signal.SIGTERM])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# -- Everything at once
+
+
+class Session(NamedTuple):
+    """One call of `run` in a scenario: how it is set up, and how it is stopped."""
+
+    chunk_size: int
+    endpoints: int
+    concurrency: int
+    seed: int
+    fails: float
+    wishes: list[float]
+    cancelled: float | None
+
+    def service(self, prompts: Sequence[str]) -> Service:
+        draw = random.Random(self.seed)
+        statuses = [429, 429, 500, 503]
+
+        def instead(call: Call) -> Failure | None:
+            return refusal(draw.choice(statuses)) if draw.random() < self.fails else None
+
+        return Service(prompts, random_latency(self.seed, 3), instead)
+
+    def at(self, lab: Lab) -> dict[float, Callable[[], object]]:
+        events: dict[float, Callable[[], object]] = dict.fromkeys(self.wishes, lab.wish_to_stop)
+        return events | ({} if self.cancelled is None else {self.cancelled: lab.cancel})
+
+
+moments = st.floats(0, 15)
+sessions = st.builds(
+    Session,
+    chunk_size=st.integers(1, 7),
+    endpoints=st.integers(1, 3),
+    concurrency=st.integers(1, 4),
+    seed=st.integers(0, 1000),
+    fails=st.sampled_from([0, 0.2, 0.5]),
+    wishes=st.lists(moments, max_size=2, unique=True),
+    cancelled=st.none() | moments,
+)
+tables = st.lists(st.sampled_from(PROMPTS), min_size=1, max_size=15)
+
+
+@settings(max_examples=20, deadline=None)
+@given(tables, st.lists(sessions, max_size=3))
+def test_whatever_happens_every_row_is_answered_once_and_paid_once(prompts: list[str], sessions: list[Session]) -> None:
+    """Only calls that were cut while they were in flight are made again."""
+    with tempfile.TemporaryDirectory() as directory:
+        lab = Lab(Path(directory))
+        answered: Counter[str] = Counter()
+        calls = 0
+        last = Session(3, 1, 4, 0, 0, [], None)
+        for session in [*sessions, last]:
+            service = session.service(prompts)
+            endpoints = [
+                Endpoint("m", api_key=f"key-{n}", max_concurrency=session.concurrency) for n in range(session.endpoints)
+            ]
+            try:
+                report = lab.run(
+                    prompts,
+                    service,
+                    at=session.at(lab),
+                    chunk_size=session.chunk_size,
+                    endpoints=endpoints,
+                    max_attempts=1000,
+                )
+                assert report.requests == len(service.calls) == sum(each.requests for each in report.endpoints)
+            except (Interrupted, asyncio.CancelledError):
+                pass
+            answered += service.answered
+            calls += len(service.calls)
+        assert answered == Counter(prompts)
+        assert lab.rows() == expected(prompts)
+        assert set(lab.files()) == {
+            "all_k.csv",
+            *(f"{start}_k.csv" for start in range(0, len(prompts), last.chunk_size)),
+        }
+        [(sent, ended)] = lab.query("SELECT count(*), count(ended) FROM requests")
+        assert sent >= calls >= ended
+        assert lab.query("SELECT count(*) FROM results") == [(len(prompts),)]
