@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -82,7 +83,7 @@ def demo(output_dir: Path) -> int:
         output_dir.mkdir(parents=True, exist_ok=True)
         table = output_dir / TABLE.name
         write_table(table)
-    print(f"$ batcher run {table} --prompt '{PROMPT}' --provider offline")
+    print(f"$ batcher run {os.path.relpath(table)} \\\n    --prompt '{PROMPT}' \\\n    --provider offline")
     report = run(table, PROMPT, keyword=KEYWORD, output_dir=output_dir, provider="offline")
     print(report)
     if report.output is None:

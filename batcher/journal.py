@@ -26,6 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from filelock import FileLock, Timeout
+
 from batcher.errors import OutputError
 from batcher.records import Giver, Result, Status
 
@@ -126,9 +128,10 @@ class Journal:
     the next one (group commit), so that durability costs the run no throughput.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: FileLock | None = None) -> None:
         self.path = path
         self._db = connection
+        self._lock = lock
         self._reading = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="batcher-journal")
         self._broken: BaseException | None = None
@@ -144,9 +147,12 @@ class Journal:
         """Open the journal for writing, or make a new one.
 
         Raises:
-            OutputError: it cannot be opened, is no journal, or was written by a newer batcher.
+            OutputError: it cannot be opened, is no journal, was written by a newer batcher, or another process, which
+                the message names, is writing it.
         """
         with _errors_told(path, "opened"), contextlib.ExitStack() as stack:
+            lock = _lock(path)
+            stack.callback(lock.release)
             db = stack.enter_context(contextlib.closing(_connect(path, "rwc")))
             version = _version(db, path)  # before anything is written: the file may be somebody else's
             db.execute("PRAGMA journal_mode = WAL")
@@ -157,7 +163,7 @@ class Journal:
                     f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID};"
                     f" PRAGMA user_version = {VERSION}; COMMIT;"
                 )
-            journal = cls(path, db)
+            journal = cls(path, db, lock)
             stack.pop_all()
         return journal
 
@@ -195,6 +201,8 @@ class Journal:
             _wake(waiters, self._broken)
             self._reader.close()
             self._db.close()
+            if self._lock:
+                self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -498,6 +506,28 @@ def _errors_told(path: Path, doing: str) -> Iterator[None]:
         yield
     except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
         raise OutputError(f"the journal {path} cannot be {doing}: {error}") from error
+
+
+def _lock(path: Path) -> FileLock:
+    """Be the one process that writes a journal; the system frees the lock when a process ends, in whatever way."""
+    # SQLite's own locks are on the journal itself, and closing another descriptor of it would drop them.
+    lock = FileLock(path.with_name(f".{path.stem}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise OutputError(f"{path} is being written by {_writer_of(path)}: wait for its end, or stop it") from None
+    except OSError as error:
+        raise OutputError(f"{path} cannot be locked: {error.strerror}") from error
+    return lock
+
+
+def _writer_of(path: Path) -> str:
+    try:
+        with Journal.read(path) as journal:
+            last = journal.last_run()
+    except OutputError:
+        last = None
+    return f"process {last.pid} on {last.host}" if last and last.ended is None else "another process"
 
 
 def _wake(waiters: Iterable[asyncio.Future[None]], error: BaseException | None) -> None:

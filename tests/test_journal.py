@@ -77,7 +77,7 @@ def results(journal: Journal) -> list[int | None]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
+    return sorted(entry.name for entry in folder.iterdir() if entry.name != ".journal_x.lock")
 
 
 def look(path: Path, query: str) -> list[tuple[Any, ...]]:
@@ -628,3 +628,31 @@ def test_the_work_of_a_plan_grows_with_its_rows_only(empty: Journal) -> None:
         empty._db.set_progress_handler(None, 0)
         work.append(len(steps))
     assert work[1] < 2.5 * work[0]
+
+
+def test_a_second_writer_is_refused_and_told_who_holds_the_journal(path: Path) -> None:
+    with Journal.open(path) as journal:
+        with pytest.raises(OutputError, match="is being written by another process: wait for its end, or stop it"):
+            Journal.open(path)
+        journal.start_run(500, {})
+        with pytest.raises(OutputError, match=f"is being written by process {os.getpid()} on "):
+            Journal.open(path)
+        with Journal.read(path) as reader:
+            assert reader.last_run() is not None
+    Journal.open(path).close()
+
+
+def test_a_crash_frees_the_lock(path: Path) -> None:
+    program = (
+        "import os, pathlib, sys; from batcher.journal import Journal;"
+        " journal = Journal.open(pathlib.Path(sys.argv[1])); os._exit(9)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], env=environment(), check=False)
+    assert done.returncode == 9
+    Journal.open(path).close()
+
+
+def test_a_directory_that_refuses_the_lock_is_named(path: Path) -> None:
+    path.with_name(".journal_x.lock").mkdir()
+    with pytest.raises(OutputError, match="cannot be locked"):
+        Journal.open(path)

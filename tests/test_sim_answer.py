@@ -260,6 +260,7 @@ def test_a_sum_that_does_not_fit_the_schema_is_not_forced_into_it() -> None:
     assert 1 <= ask_schema("6 * 7", {"type": "integer", "minimum": 1, "maximum": 5}) <= 5
     assert isinstance(ask_schema("1 / 3 + 1", {"type": "integer"}), int)
     assert ask_schema("0.1 + 0.9", {"type": "integer"}) == 1
+    assert isinstance(ask_schema("row", {"type": "integer", "maximum": -5.5}), int)
 
 
 @pytest.mark.parametrize(
