@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -9,7 +10,13 @@ def main() -> None:
     """Run the command line and exit with its status."""
     from batcher.cli import main as run_cli  # noqa: PLC0415 - `import batcher.__main__` stays free of effects
 
-    sys.exit(run_cli(sys.argv[1:]))
+    try:
+        status = run_cli(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `batcher demo | head`: nobody reads on, and the rest was done before it was printed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
 
 
 if __name__ == "__main__":
