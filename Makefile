@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check docs clean
+.PHONY: demo test test-lowest check docs clean
 
 demo: .venv/.runtime
 	$(BIN)/batcher demo
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
+
+# The tests on the oldest releases that pyproject.toml admits.
+test-lowest: .venv-lowest/.dev
+	.venv-lowest/bin/python -m pytest
 
 check: .venv/.dev
 	$(BIN)/ruff check .
@@ -21,7 +25,7 @@ docs: .venv/.dev
 	$(BIN)/cog -r -P README.md
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -35,3 +39,8 @@ $(BIN)/python:
 .venv/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ .venv/.runtime
+
+.venv-lowest/.dev: pyproject.toml tests/lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable '.[dev]'
+	touch $@

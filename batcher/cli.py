@@ -166,6 +166,9 @@ def _add_serve(verbs: Any) -> None:
     parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", metavar="N", type=int, default=8000, help="port; 0 takes a free one (8000)")
     parser.add_argument("--model", metavar="NAME", default="", help="the only model served (any)")
+    parser.add_argument(
+        "--api-key-env", metavar="VARIABLE", help="accept only the keys in this variable, others get 401 (any)"
+    )
     parser.add_argument("--latency", metavar="S", type=float, default=0.0, help="seconds to an answer, median (0)")
     parser.add_argument(
         "--latency-sigma", metavar="X", type=float, default=0.0, help="spread of a log-normal latency (0: fixed)"
@@ -271,11 +274,16 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from batcher.environment import environment, keys_of  # noqa: PLC0415
     from batcher.serve import serve  # noqa: PLC0415 - FastAPI is for this verb
     from batcher.sim import Knobs  # noqa: PLC0415
 
     knobs = {name: value for name, value in vars(arguments).items() if name not in {"verb", "host", "port"}}
-    serve(Knobs(**knobs), arguments.host, arguments.port)
+    variable = knobs.pop("api_key_env")
+    keys = keys_of(variable, environment()) if variable else []
+    if variable and not keys:
+        raise batcher.SettingsError(f"--api-key-env: {variable} is not set in the environment or .env")
+    serve(Knobs(**knobs, keys=tuple(keys)), arguments.host, arguments.port)
     return OK
 
 

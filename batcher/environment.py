@@ -104,14 +104,24 @@ def _service(name: str) -> Service:
     return SERVICES[name]
 
 
+def keys_of(name: str, env: Mapping[str, str]) -> list[str]:
+    """Return the API keys that a variable holds, separated by commas; none where it is not set.
+
+    Raises:
+        SettingsError: one of them can be no key; it is not shown.
+    """
+    keys = [key.strip() for key in env.get(name, "").split(",") if key.strip()]
+    for key in keys:
+        check_key(key, f"a key in {name}")
+    return keys
+
+
 def _with_keys(
     endpoint: Endpoint, names: Sequence[str], env: Mapping[str, str], *, required: bool
 ) -> tuple[Endpoint, ...]:
     """Make one endpoint for each key found in the first of the variables that is set."""
     for name in names:
-        keys = [key.strip() for key in env.get(name, "").split(",") if key.strip()]
-        for key in keys:
-            check_key(key, f"a key in {name}")
+        keys = keys_of(name, env)
         if len(keys) != len(set(keys)):
             raise SettingsError(f"{name} holds the same key twice: its limits would be used up twice as fast")
         if keys:

@@ -83,10 +83,9 @@ class LocalServer(NamedTuple):
 
 
 @contextlib.contextmanager
-def local_server(*knobs: str, cwd: Path, script: str | None = None) -> Iterator[LocalServer]:
-    """Start `batcher serve` with these knobs, or a script that serves."""
-    arguments = [script] if script else ["serve", "--port", "0", *knobs]
-    with started(*arguments, cwd=cwd) as program:
+def local_server(*knobs: str, cwd: Path, **extra: str) -> Iterator[LocalServer]:
+    """Start `batcher serve` with these knobs and variables of the environment."""
+    with started("serve", "--port", "0", *knobs, cwd=cwd, **extra) as program:
         assert program.stdout is not None
         yield LocalServer(program.stdout.readline().strip())
 

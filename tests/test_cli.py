@@ -180,11 +180,8 @@ def test_bad_input_is_refused_before_any_call_and_nothing_is_written(
 
 
 def test_a_wrong_key_costs_one_request_and_is_never_shown(odd: Path, tmp_path: Path) -> None:
-    (tmp_path / "keyed.py").write_text(
-        "from batcher.serve import serve; from batcher.sim import Knobs; serve(Knobs(keys=('sk-right',)), port=0)"
-    )
     (tmp_path / ".env").write_text("API_KEY=sk-wrong-1\nMODEL=m\n")
-    with local_server(cwd=tmp_path, script="keyed.py") as server:
+    with local_server("--api-key-env", "ACCEPTED", cwd=tmp_path, ACCEPTED="sk-right, sk-other") as server:
         wrong = call("run", "odd.csv", "--prompt-column", "text", "--base-url", server.base_url, cwd=tmp_path)
         assert wrong.status == 3
         assert "the API key was refused" in wrong.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,14 @@ def test_the_first_lines_of_python_print_what_stands_below_them(tmp_path: Path) 
 def test_links_of_the_readme_lead_somewhere() -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_every_dependency_has_a_lower_bound_that_is_tested_and_ends_before_the_next_major() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    bounds = [re.fullmatch(r"([a-z-]+)>=([\d.]+),<(\d+)", each) for each in project["dependencies"]]
+    pins = re.findall(
+        r"^([a-z-]+)==([\d.]+)$", (ROOT / "tests" / "lowest.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert [(bound.group(1), bound.group(2)) for bound in bounds if bound] == pins
+    for name, _, limit in (bound.groups() for bound in bounds if bound):
+        assert int(version(name).partition(".")[0]) < int(limit), name
