@@ -34,7 +34,10 @@ class _Formatter(argparse.HelpFormatter):
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
     parser = argparse.ArgumentParser(
-        prog="batcher", description="Run a large table through an LLM, row by row.", formatter_class=_Formatter
+        prog="batcher",
+        description="Run a large table through an LLM, row by row.",
+        formatter_class=_Formatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"batcher {batcher.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -54,7 +57,12 @@ def help_of(verb: str) -> str:
 
 def _verb(verbs: Any, name: str, usage: str, summary: str, description: str = "") -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = verbs.add_parser(
-        name, help=summary, description=description or summary, usage=usage, formatter_class=_Formatter
+        name,
+        help=summary,
+        description=description or summary,
+        usage=usage,
+        formatter_class=_Formatter,
+        allow_abbrev=False,  # `--api-key sk-...` must not be taken for --api-key-env
     )
     return made
 
@@ -133,6 +141,12 @@ def _add_output(group: Any) -> None:
     group.add_argument("--answer-column", metavar="NAME", help="the column of the answer (infer)")
     group.add_argument("--limit", metavar="N", type=int, help="only the first N rows")
     group.add_argument("--retry-failed", action="store_true", help="send the rows again that ended as error or invalid")
+    group.add_argument(
+        "--on-change",
+        metavar="WHAT",
+        help="what to do about rows that have an answer to a different question: abort before any call, redo (ask"
+        " again) or reuse (keep the old answers) (abort)",
+    )
 
 
 def _add_display(group: Any) -> None:

@@ -23,6 +23,7 @@ OFFLINE = "offline"
 OPENAI_URL = "https://api.openai.com/v1"
 
 MAX_CONCURRENCY = 256
+ON_CHANGE = ("abort", "redo", "reuse")
 
 
 RESERVED_PARAMS = {
@@ -201,6 +202,7 @@ class Options(TypedDict, total=False):
     param: Mapping[str, Any] | None
     limit: int | None
     retry_failed: bool
+    on_change: str
     no_progress: bool
     quiet: bool
 
@@ -244,6 +246,8 @@ class Settings:
         param: request parameters, sent on under the names given.
         limit: only so many rows, from the first.
         retry_failed: send the rows again that ended as `error` or `invalid`.
+        on_change: what to do about rows that have an answer to a different question: `abort` before any call, `redo`
+            (ask again) or `reuse` (keep the old answers).
         no_progress: show no bar.
         quiet: show errors only.
     """
@@ -271,6 +275,7 @@ class Settings:
     param: Mapping[str, Any] | None = None
     limit: int | None = None
     retry_failed: bool = False
+    on_change: str = "abort"
     no_progress: bool = False
     quiet: bool = False
 
@@ -296,6 +301,8 @@ class Settings:
         for name in ("prompt_column", "messages_column", "model", "base_url", "provider", "api_key_env"):
             _text(_flag(name), getattr(self, name))
         _text("--answer-column", self.answer_column, optional=False)
+        if self.on_change not in ON_CHANGE:
+            raise SettingsError(f"--on-change must be one of {', '.join(ON_CHANGE)}, not {self.on_change!r}")
         for name, kinds in _KINDS.items():
             if not isinstance(getattr(self, name), kinds):
                 raise SettingsError(f"{_flag(name)} cannot be of type {type(getattr(self, name)).__name__}")

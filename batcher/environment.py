@@ -63,13 +63,24 @@ def endpoints_of(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, 
     if given is None:
         return _from_options(settings, env)
     if isinstance(given, (str, os.PathLike)):
-        return _from_file(Path(given), settings, env)
+        return _without_twins(_from_file(Path(given), settings, env))
     found = tuple(each for each in given if isinstance(each, Endpoint)) if isinstance(given, Sequence) else ()
     if not found or len(found) < len(given):
         raise SettingsError("endpoints= must be a path or a list of batcher.Endpoint, with at least one in it")
     if settings.max_concurrency != MAX_CONCURRENCY:
         raise SettingsError("--max-concurrency and endpoints= exclude each other: say it in the endpoints")
-    return found
+    return _without_twins(found)
+
+
+def _without_twins(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    """Refuse two endpoints that are one: each would use up its limits in full."""
+    seen: set[tuple[object, ...]] = set()
+    for number, each in enumerate(endpoints, 1):
+        same = (id(each.llm),) if each.llm is not None else (each.model, each.base_url, each.api_key)
+        if same in seen:
+            raise SettingsError(f"endpoint {number} ({each.giver.model}) has model, base URL and key of one before it")
+        seen.add(same)
+    return endpoints
 
 
 def _from_options(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:

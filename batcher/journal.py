@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, Self
 from filelock import FileLock, Timeout
 
 from batcher.errors import OutputError
-from batcher.records import Giver, Result, Status
+from batcher.records import GAVE_UP, Giver, Result, Status
 
 VERSION = 1
 _APPLICATION_ID = 0x62_74_63_68  # "btch": tells our files from other SQLite files
@@ -52,6 +52,13 @@ _SEND = "INSERT INTO requests (id, run, endpoint, giver, position, key, sent) VA
 _END = "UPDATE requests SET ended = ?, outcome = ?, prompt_tokens = ?, completion_tokens = ? WHERE id = ?"
 _RESULT = "INSERT INTO results (id, key, giver, status, answer, error) VALUES (?, ?, ?, ?, ?, ?)"
 _POINT = "UPDATE rows SET result = ? WHERE position = ?"
+
+
+_CHANGED = """
+FROM moved m JOIN rows r USING (position) JOIN results a ON a.id = m.result
+WHERE r.result IS NULL AND a.status <> 'error'
+AND m.result NOT IN (SELECT result FROM rows WHERE result IS NOT NULL)
+"""
 
 
 class Request(NamedTuple):
@@ -280,12 +287,15 @@ class Journal:
         )
         self._do("UPDATE rows SET result = NULL WHERE position IN (SELECT position FROM moved)")
         self._reuse(allowed, "'ok'" if retry_failed else "'ok', 'invalid'")
-        return int(
-            self._one(
-                "SELECT count(*) FROM moved m JOIN rows r USING (position) JOIN results a ON a.id = m.result"
-                " WHERE r.result IS NULL AND a.status <> 'error'"
-                " AND m.result NOT IN (SELECT result FROM rows WHERE result IS NOT NULL)"
-            )[0]
+        return int(self._one(f"SELECT count(*) {_CHANGED}")[0])
+
+    def keep_changed(self) -> None:
+        """Let the rows that `plan_end` counted keep the answers to their old questions."""
+        self._do(
+            f"""
+            UPDATE rows SET result = (SELECT result FROM moved WHERE moved.position = rows.position)
+            WHERE position IN (SELECT r.position {_CHANGED})
+            """  # noqa: S608 - a constant
         )
 
     def _reuse(self, allowed: str, statuses: str) -> None:
@@ -375,12 +385,15 @@ class Journal:
         return int(self._all(query, (moment,))[0][0])
 
     def failures(self) -> list[tuple[str, int]]:
-        """Count the rows that ended as `invalid` or `error`, by reason; the ten most frequent first."""
+        """Count the rows that ended as `invalid` or `error`, by cause; the ten most frequent first."""
         found = self._all(
-            # The casts cut between characters, also where a text is kept as bytes.
-            "SELECT cast(substr(cast(a.error AS TEXT), 1, 100) AS BLOB) AS reason, count(*) AS n"
-            " FROM rows r JOIN results a ON a.id = r.result"
-            " WHERE a.status <> 'ok' GROUP BY reason ORDER BY n DESC, reason LIMIT 10"
+            # The casts cut between characters, also where a text is kept as bytes. What follows the cause, how long a
+            # row was tried, differs from row to row.
+            "SELECT cast(substr(text, 1, coalesce(nullif(instr(text, ?), 0) - 1, 200)) AS BLOB) AS reason,"
+            " count(*) AS n"
+            " FROM (SELECT cast(a.error AS TEXT) AS text FROM rows r JOIN results a ON a.id = r.result"
+            " WHERE a.status <> 'ok') GROUP BY reason ORDER BY n DESC, reason LIMIT 10",
+            (GAVE_UP,),
         )
         return [(_text(reason), count) for reason, count in found]
 

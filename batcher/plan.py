@@ -20,6 +20,7 @@ from batcher.journal import Counts, Journal, LastRun
 from batcher.prompt import (
     PromptFunction,
     Renderer,
+    Template,
     from_column,
     from_function,
     from_messages_column,
@@ -48,6 +49,7 @@ class Job:
         question: what is asked and who is asked, in words, to explain a later change.
         endpoints: the pool to be.
         store: the output directory.
+        is_same_for_all: templates without a hole ask every row the same.
     """
 
     settings: Settings
@@ -57,6 +59,7 @@ class Job:
     question: Mapping[str, Any]
     endpoints: tuple[Endpoint, ...]
     store: Store
+    is_same_for_all: bool = False
 
     def messages(self, position: int, values: Values) -> list[Message]:
         """Make the messages of a row.
@@ -92,6 +95,7 @@ class _Source(NamedTuple):
 
     render: Renderer
     described: str
+    is_same_for_all: bool = False
 
 
 def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) -> Job:
@@ -118,7 +122,10 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
     if settings.system_file is not None:
         system = _read_text(settings.system_file, "--system-file")
     if system is not None:
-        source = source._replace(render=with_system(source.render, system, "--system", dataset.columns))
+        source = source._replace(
+            render=with_system(source.render, system, "--system", dataset.columns),
+            is_same_for_all=source.is_same_for_all and not Template.parse(system, "--system").holes,
+        )
     endpoints = endpoints_of(settings, environment())
     question = {
         "prompt": source.described,
@@ -129,7 +136,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
     store = Store(Path(settings.output_dir), keyword, dataset.columns, settings.answer_columns)
     if is_file and Path(data).resolve() == store.all_path.resolve():
         raise SettingsError(f"{store.all_path} is the result of keyword {keyword!r} itself: choose another --keyword")
-    return Job(settings, keyword, dataset, source.render, question, endpoints, store)
+    return Job(settings, keyword, dataset, source.render, question, endpoints, store, source.is_same_for_all)
 
 
 def _source(
@@ -158,12 +165,13 @@ def _source(
     if callable(value):
         return _Source(from_function(value, columns), "a function")
     text = _read_text(value, option) if option == "--prompt-file" else value
-    return _Source(from_template(text, option, columns), text)
+    return _Source(from_template(text, option, columns), text, not Template.parse(text, option).holes)
 
 
 def _read_text(path: str | os.PathLike[str], option: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        # The line break that editors put at a file's end is none of the prompt's.
+        return Path(path).read_text(encoding="utf-8-sig").removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{option} {os.fspath(path)} cannot be read: {error}") from error
 
@@ -186,8 +194,10 @@ def make(job: Job, journal: Journal, is_stopping: Callable[[], bool]) -> Plan:
             journal.plan_keys(start, keys)
             rows += len(keys)
         changed = journal.plan_end(rows, givers=set(givers), retry_failed=job.settings.retry_failed)
+        if changed and job.settings.on_change == "reuse":
+            journal.keep_changed()
         counts = journal.planned_counts()
-        if changed:
+        if changed and job.settings.on_change == "abort":
             raise ChangedError(_explained(job, last, counts, changed))
     return Plan(tuple(givers), counts, journal.in_flight(last.id) if last else 0)
 
@@ -211,7 +221,8 @@ def _explained(job: Job, last: LastRun | None, counts: Counts, changed: int) -> 
             reasons.append(f"the {name} were {_shown(before[name])}, are {_shown(now)}")
     return (
         f"{in_words(job.keyword, counts, changed)} ({'; '.join(reasons) or 'the text of the rows changed'}).\n"
-        "Nothing was sent. Give the new question another --keyword, or restore the old one. Every answer is kept."
+        f"Nothing was sent. `--on-change redo` asks {changed:,} again, `--on-change reuse` keeps the old answers;"
+        " or give the new question another --keyword. Every answer stays in the journal."
     )
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from batcher.caller import Caller  # loading LangChain takes a second
 
 
+_FIRST_WIDTH = 32
+
+
 class PoolEmpty(Exception):
     """No endpoint is left."""
 
@@ -39,6 +42,7 @@ class Member:
         in_flight: calls under way.
         requests: calls made in this run.
         cooldown_until: the loop's time before which it takes no call.
+        width: calls that it may have in flight now; it adapts below `max_concurrency`.
         out: why it has left the pool, or None.
     """
 
@@ -51,6 +55,8 @@ class Member:
         self.in_flight = 0
         self.requests = 0
         self.cooldown_until = 0.0
+        self.width: float = min(_FIRST_WIDTH, endpoint.max_concurrency)
+        self._steady_from: float = endpoint.max_concurrency
         self.out: str | None = None
         self.wanted = asyncio.Event()
 
@@ -70,7 +76,20 @@ class Member:
 
     def can_take(self, now: float) -> bool:
         """Tell whether it may make a call, its pace aside."""
-        return self.out is None and self.in_flight < self.endpoint.max_concurrency and now >= self.cooldown_until
+        return self.out is None and self.in_flight + 1 <= self.width and now >= self.cooldown_until
+
+    def widen(self) -> None:
+        """Take note of a success where the width is what limits: slow start, then one more call a round.
+
+        After TCP's congestion control (RFC 5681, 3.1), with calls in the place of segments.
+        """
+        if self.in_flight + 1 > self.width:
+            self.width += 1 if self.width < self._steady_from else 1 / self.width
+            self.width = min(self.width, self.endpoint.max_concurrency)
+
+    def narrow(self) -> None:
+        """Take note of an overload: halve the width, and grow slowly from there."""
+        self.width = self._steady_from = max(1.0, self.width / 2)
 
 
 class Pool:
@@ -136,9 +155,16 @@ class Pool:
         member.in_flight -= 1
         self._dispatch()
 
+    def succeeded(self, member: Member) -> None:
+        """Say that a call brought an answer. What comes during a cooldown says nothing about the load after it."""
+        if not member.cooldown_until:
+            member.widen()
+
     def cool_down(self, member: Member, seconds: float) -> None:
-        """Let an endpoint take no call for a while."""
+        """Let an endpoint take no call for a while, and then fewer at once; once for all that failed together."""
         until = self._loop.time() + seconds
+        if seconds and not member.cooldown_until:
+            member.narrow()
         if seconds and until > member.cooldown_until:
             member.cooldown_until = until
             self._loop.call_at(until, self._end_cooldown, member, until)

@@ -17,6 +17,9 @@ from batcher.records import Status
 
 _BAR_EVERY_S = 0.2
 _LINE_EVERY_S = 30.0
+# What it waits for must be seen on a terminal of 80 columns, so the bar itself and the name are short.
+_BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar:8}| {n_fmt}/{total_fmt} {elapsed}<{remaining} {rate_fmt}{postfix}"
+_NAME_WIDTH = 12
 
 
 @dataclass
@@ -95,8 +98,15 @@ class Progress:
             self._finish(tally)
 
     async def _show_bar(self, tally: Tally, refresh: Callable[[], None], start: int) -> None:
+        name = self._keyword if len(self._keyword) <= _NAME_WIDTH else f"{self._keyword[: _NAME_WIDTH - 1]}\u2026"
         self._bar = _bar_class()(
-            total=tally.rows, initial=start, desc=self._keyword, unit="row", dynamic_ncols=True, smoothing=0.1
+            total=tally.rows,
+            initial=start,
+            desc=name,
+            unit=" rows",
+            dynamic_ncols=True,
+            smoothing=0.1,
+            bar_format=_BAR_FORMAT,
         )
         while True:
             refresh()
@@ -131,8 +141,9 @@ class Progress:
 
 def _state(tally: Tally) -> str:
     failed = tally.invalid + tally.error
-    parts = [f"{failed:,} failed", f"{tally.in_flight:,} in flight"]
-    return ", ".join([*parts, tally.waiting_for] if tally.waiting_for else parts)
+    parts = [tally.waiting_for] if tally.waiting_for else []
+    parts += [f"{failed:,} failed"] if failed else []
+    return ", ".join([*parts, f"{tally.in_flight:,} in flight"])
 
 
 def duration(seconds: float) -> str:

@@ -109,7 +109,13 @@ def column_index(name: str, columns: Sequence[str], source: str) -> int:
 
 
 def from_template(text: str, source: str, columns: Sequence[str]) -> Renderer:
-    """Ask with a template: one user message."""
+    """Ask with a template: one user message.
+
+    Raises:
+        InputError: the template is empty or broken, or names a column that is not there.
+    """
+    if not text.strip():
+        raise InputError(f"{source} is empty")
     fill = Template.parse(text, source).bind(columns)
     return lambda values: [{"role": "user", "content": fill(values)}]
 
@@ -142,7 +148,7 @@ def from_function(function: PromptFunction, columns: Sequence[str]) -> Renderer:
         asked = function(dict(zip(columns, values, strict=True)))
         if isinstance(asked, str):
             return [{"role": "user", "content": asked}]
-        return checked_messages(asked, "what the prompt function returned, if no text,")
+        return checked_messages(asked, "what the prompt function returned")
 
     return render
 

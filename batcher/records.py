@@ -25,6 +25,10 @@ class Slice(NamedTuple):
     rows: list[Values]
 
 
+GAVE_UP = "; gave up after "
+"""What stands between the cause of a row's error and how long it was tried."""
+
+
 class Status(StrEnum):
     """How a row ended: the value of `infer_status`."""
 
@@ -95,9 +99,10 @@ class Failure:
     retry_after: float | None = None
 
     def __str__(self) -> str:
-        head = f"HTTP {self.status}" if self.status is not None else self.fault.value
+        if self.status is None:
+            return self.message
         code = f" ({self.code})" if self.code else ""
-        return f"{head}{code}: {self.message}"
+        return f"HTTP {self.status}{code}: {self.message}"
 
 
 class Giver(NamedTuple):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import NamedTuple
 
-from batcher.records import Failure, Fault
+from batcher.records import GAVE_UP, Failure, Fault
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
@@ -132,7 +132,11 @@ _RULES = (
     _Rule(lambda f: f.status == 401, Fate.ENDPOINT_OUT, "the API key was refused"),
     _Rule(lambda f: f.status == 403 and _says(f, _MODERATED), Fate.ROW_ENDS, "the content was refused"),
     _Rule(lambda f: f.status in {403, 407}, Fate.ENDPOINT_OUT, "access was refused"),
-    _Rule(lambda f: f.status in {404, 410}, Fate.ENDPOINT_OUT, "the model or the base URL is unknown there"),
+    _Rule(
+        lambda f: f.status in {404, 410},
+        Fate.ENDPOINT_OUT,
+        "the model or the base URL is unknown there (does it lack /v1?)",
+    ),
     _Rule(lambda f: f.status == 405, Fate.ENDPOINT_OUT, "the base URL takes no chat requests"),
     _Rule(lambda f: f.status in {408, 409, 425}, Fate.AGAIN, "the server asked to try again"),
     _Rule(lambda f: (f.status or 0) >= _SERVER_FAULT, Fate.AGAIN, "the server failed"),
@@ -162,8 +166,8 @@ def decide(failure: Failure, record: Record, policy: Policy, jitter: float) -> D
         wait = failure.retry_after or backoff(record.refusals, jitter)  # 0 would be a loop without a pause
         return Decision(Fate.AGAIN, reason, rule.reason, cooldown_s=wait)
     if record.attempts >= policy.max_attempts or record.in_flight_s >= policy.deadline:
-        used = f"{record.attempts} attempts and {record.in_flight_s:.0f} s in flight"
-        return Decision(Fate.ROW_ENDS, f"gave up after {used}; {reason}", rule.reason, gave_up=True)
+        used = f"{record.attempts} attempts, {record.in_flight_s:.0f} s in flight"
+        return Decision(Fate.ROW_ENDS, f"{reason}{GAVE_UP}{used}", rule.reason, gave_up=True)
     asked = failure.retry_after or 0.0
     wait = max(backoff(record.attempts, jitter), asked)
     return Decision(Fate.AGAIN, reason, rule.reason, wait_s=wait, cooldown_s=asked)

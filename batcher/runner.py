@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import signal
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from batcher import plan
 from batcher.config import OFFLINE, Options, Settings
-from batcher.errors import BatcherError, EndpointsLost, Interrupted, RunStopped
+from batcher.errors import BatcherError, EndpointsLost, Interrupted, OutputError, RunStopped
 from batcher.journal import Journal
 from batcher.pool import Member, Pool
 from batcher.progress import Progress, Tally
@@ -81,7 +80,7 @@ class _End(NamedTuple):
 
     report: Report
     trouble: BatcherError | None = None
-    stopped_by: signal.Signals | None = None
+    stopped_by: str | None = None
 
     def report_or_raise(self) -> Report:
         if isinstance(self.trouble, RunStopped):
@@ -89,8 +88,7 @@ class _End(NamedTuple):
         if self.trouble:
             raise RunStopped(f"{self.trouble}\n{_saved(self.report)}", self.report) from self.trouble
         if self.stopped_by is not None:
-            by = "Ctrl-C" if self.stopped_by == signal.SIGINT else self.stopped_by.name
-            raise Interrupted(f"stopped by {by}; {_saved(self.report)}", self.report)
+            raise Interrupted(f"stopped by {self.stopped_by}; {_saved(self.report)}", self.report)
         return self.report
 
 
@@ -148,8 +146,10 @@ async def execute(
         try:
             planned = await asyncio.to_thread(plan.make, job, journal, lambda: stop.wishes > 0)
         except plan.Stopped:
-            return _End(_report(job, Tally(*journal.counts())), stopped_by=stop.signal)
+            return _End(_report(job, Tally(*journal.counts())), stopped_by=stop.name)
         progress.say(plan.in_words(job.keyword, planned.counts))
+        if job.is_same_for_all and planned.counts.left > 1:
+            progress.say("Note: the prompt has no {column} hole, so every row asks the same question.")
         if planned.in_flight:
             progress.say(
                 f"{planned.in_flight:,} requests were in flight when the last run ended; they may be billed twice."
@@ -160,11 +160,11 @@ async def execute(
             try:
                 await window.work(stop)
             finally:
-                await asyncio.shield(journal.end_run(_outcome(window)))
+                await asyncio.shield(_end_run(journal, window, pool, stop))
             report = _report(job, window.tally, pool.counts(), loop.time() - began, is_done=window.is_done)
     if window.trouble or window.is_done:
         return _End(report, window.trouble)
-    return _End(report, stopped_by=stop.signal) if stop.wishes else _End(report, _endpoints_lost(report))
+    return _End(report, stopped_by=stop.name) if stop.wishes else _End(report, _endpoints_lost(report))
 
 
 @contextlib.asynccontextmanager
@@ -191,19 +191,31 @@ async def _chat_callers(job: plan.Job, stack: contextlib.AsyncExitStack) -> Call
     return made
 
 
-def _outcome(window: Window) -> str:
+async def _end_run(journal: Journal, window: Window, pool: Pool, stop: Stop) -> None:
+    """Note how the run ended; a disk that is full, for one, is then the trouble, not a failure of its own."""
     if window.trouble:
-        return f"stopped: {window.trouble}"
-    return "done" if window.is_done else "stopped"
+        outcome = str(window.trouble)
+    elif window.is_done:
+        outcome = "done"
+    else:
+        outcome = f"stopped by {stop.name}" if stop.wishes else _no_endpoint(pool.counts())
+    try:
+        await journal.end_run(outcome)
+    except OutputError as error:
+        window.trouble = window.trouble or error
+
+
+def _no_endpoint(endpoints: tuple[EndpointCount, ...]) -> str:
+    reasons = (f"\n  {each.endpoint}: {each.out}" for each in endpoints if each.out)
+    return f"no endpoint is left:{''.join(reasons)}"
 
 
 def _endpoints_lost(report: Report) -> EndpointsLost:
-    reasons = "\n".join(f"  {each.endpoint}: {each.out}" for each in report.endpoints if each.out)
-    return EndpointsLost(f"no endpoint is left:\n{reasons}\n{_saved(report)}", report)
+    return EndpointsLost(f"{_no_endpoint(report.endpoints)}\n{_saved(report)}", report)
 
 
 def _saved(report: Report) -> str:
-    return f"{report.rows - report.left:,} of {report.rows:,} rows are saved, and the same command goes on"
+    return f"{report.rows - report.left:,} of {report.rows:,} rows are saved, and the same command goes on from there"
 
 
 def _report(

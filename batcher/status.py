@@ -34,6 +34,7 @@ class RunStatus:
         rows_per_s: rows answered a second, over the last minute; 0 where nothing runs.
         left_s: seconds left at that rate, or None.
         failures: rows that ended as `invalid` or `error`, counted by reason, the most frequent first.
+        reason: why the latest run stopped early, or empty.
         process: host and process id of the latest run.
     """
 
@@ -49,6 +50,7 @@ class RunStatus:
     rows_per_s: float
     left_s: float | None
     failures: tuple[tuple[str, int], ...]
+    reason: str
     process: str
 
     @property
@@ -75,6 +77,8 @@ class RunStatus:
         ]
         if self.state == "running":
             lines.append(f"  rate      {self.rows_per_s:,.1f} rows/s{time_left}")
+        if self.reason:
+            lines.append(f"  because   {self.reason}")
         lines += [f"  failed    {count:,} x {reason}" for reason, count in self.failures]
         return "\n".join(lines)
 
@@ -112,6 +116,7 @@ def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunSt
             rows_per_s=rate,
             left_s=counts.left / rate if rate else None,
             failures=tuple(journal.failures()),
+            reason=(last.outcome or "") if state == "stopped" else "",
             process=f"host {last.host}, process {last.pid}",
         )
 

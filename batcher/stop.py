@@ -17,13 +17,13 @@ class Stop:
 
     def __init__(self) -> None:
         self.wishes = 0
-        self.signal = signal.SIGINT
+        self.name = "Ctrl-C"
         self._tell: Callable[[], object] | None = None
 
     def wish(self, number: int = signal.SIGINT, _frame: object = None) -> None:
         """Ask to stop; fit to be a signal handler."""
         self.wishes += 1
-        self.signal = signal.Signals(number)
+        self.name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         if self._tell:
             self._tell()
 
@@ -41,19 +41,20 @@ class Stop:
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Hear Ctrl-C and SIGTERM meanwhile. Only the main thread can, and handlers of the user's own are left."""
+        """Hear Ctrl-C, SIGTERM and a closed terminal meanwhile.
+
+        Only the main thread can. Handlers of the user's own are left as they are, and so is what `nohup` ignores.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        taken = []
-        for number, default in (
-            (signal.SIGINT, signal.default_int_handler),
-            (signal.SIGTERM, signal.SIG_DFL),
-        ):
-            if signal.getsignal(number) is default:
-                taken.append((number, signal.signal(number, self.wish)))
+        numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+        defaults = {signal.default_int_handler, signal.SIG_DFL}
+        taken = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) in defaults}
+        for number in taken:
+            signal.signal(number, self.wish)
         try:
             yield
         finally:
-            for number, before in taken:
+            for number, before in taken.items():
                 signal.signal(number, before)

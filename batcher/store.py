@@ -85,6 +85,8 @@ class Store:
         Raises:
             OutputError: it cannot be made or written; or it holds files of this keyword without a journal.
         """
+        if self.directory.exists() and not self.directory.is_dir():
+            raise OutputError(f"{self.directory} is no directory: choose another --output-dir")
         with _errors_told(f"the output directory {self.directory}", "used"):
             self.directory.mkdir(parents=True, exist_ok=True)
             for leftover in self._matching(r"\.([0-9]+|all)", r"\.csv\.tmp"):
@@ -262,7 +264,7 @@ def _errors_told(what: object, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{what} cannot be {doing}: {error.strerror}; nothing is lost, run it again") from error
+        raise OutputError(f"{what} cannot be {doing}: {error.strerror}") from error
 
 
 def _sync_directory(directory: Path) -> None:

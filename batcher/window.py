@@ -131,10 +131,11 @@ class Window:
                 width = min(self._pool.capacity * _ROWS_PER_SLOT, rows_left)
                 # One at least: where no row is left, chunks may still lack their files.
                 await self._supervise([self._follow(items) for _ in range(max(width, 1))])
-            await self._journal.flush()
-            if self._is_read and not self._unwritten and not self.trouble:
-                await self._finish(self._join())
-                self.is_done = True
+            with self._ending_gently():
+                await self._journal.flush()
+                if self._is_read and not self._unwritten and not self.trouble:
+                    await self._finish(self._join())
+                    self.is_done = True
 
     # -- Workers
 
@@ -307,6 +308,7 @@ class Window:
             began = self._loop.time()
             outcome = await member.caller.call(row.messages, timeout)
             if isinstance(outcome, Completion):
+                self._pool.succeeded(member)
                 return _Answered(request, outcome)
             record = record.after(outcome, self._loop.time() - began)
             decision = self._judge(outcome, record, member, alone=alone)
@@ -321,10 +323,14 @@ class Window:
         if decision.gave_up and alone:
             # A service that cannot do even the first row is of no use to the others.
             decision = replace(decision, fate=Fate.ENDPOINT_OUT)
-        if decision.fate is not Fate.ENDPOINT_OUT:
-            self._pool.cool_down(member, decision.cooldown_s)
-        elif self._pool.put_out(member, decision.reason):
-            self._progress.say(f"{member.label} leaves the pool: {decision.reason}")
+        if decision.fate is Fate.ENDPOINT_OUT:
+            # Of the last one, the end of the run says the same.
+            if self._pool.put_out(member, decision.reason) and self._pool.capacity:
+                self._progress.say(f"{member.label} leaves the pool: {decision.reason}")
+            return decision
+        self._pool.cool_down(member, decision.cooldown_s)
+        if alone and decision.fate is Fate.AGAIN:
+            self._progress.say(f"The first row: {decision.reason}; trying again.")
         return decision
 
     async def _settle(self, request: Request, result: Result, outcome: str, usage: Usage = _NO_USAGE) -> Result:
@@ -391,4 +397,7 @@ class Window:
 
     def _tell_of(self, copy: Path | None) -> None:
         if copy:
-            self._progress.say(f"A chunk file had been changed by somebody and is made anew; the old one is {copy}")
+            self._progress.say(
+                f"A chunk file that somebody had changed is made anew; the changed one is kept as {copy},"
+                " and what was corrected in it is not in the result."
+            )

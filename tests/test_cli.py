@@ -96,7 +96,7 @@ def test_a_failed_row_never_stops_the_others_and_says_why(odd: Path, tmp_path: P
         assert 0 < len(failed) < len(ODD)
         assert all("HTTP 500" in row["infer_error"] for row in failed)
         assert all(row["infer"] == "" for row in failed)
-        assert f"{len(failed)} x gave up after 1 attempts" in call("status", "odd", cwd=tmp_path).stdout
+        assert f"{len(failed)} x the server failed: HTTP 500" in call("status", "odd", cwd=tmp_path).stdout
 
         kept = call("run", "odd.csv", *options, cwd=tmp_path)
         assert (kept.status, server.books()["requests"]) == (1, len(ODD)), "nothing is sent again unasked"
@@ -223,3 +223,48 @@ def test_without_a_terminal_there_is_no_bar(odd: Path, tmp_path: Path) -> None:
     assert done.stderr.splitlines()[0] == f"odd: {len(ODD)} rows: {len(ODD)} new"
     assert "%|" not in done.stderr
     assert "\r" not in done.stderr
+
+
+def test_a_journal_that_cannot_be_written_stops_the_run_with_exit_3(odd: Path, tmp_path: Path) -> None:
+    with local_server(cwd=tmp_path) as server:
+        options = ("--prompt-column", "text", "--base-url", server.base_url, "--model", "m")
+        assert call("run", "odd.csv", *options, "--limit", "2", cwd=tmp_path).status == 0
+        journal = sqlite3.connect(tmp_path / "output" / "journal_odd.sqlite")
+        full = "SELECT raise(ABORT, 'database or disk is full')"
+        journal.execute(f"CREATE TRIGGER full BEFORE INSERT ON results WHEN new.id > 5 BEGIN {full}; END")
+        journal.commit()
+        stopped = call("run", "odd.csv", *options, cwd=tmp_path)
+        assert stopped.status == 3, stopped.stderr
+        assert "disk is full" in stopped.stderr
+        assert f"of {len(ODD)} rows are saved" in stopped.stderr
+        assert "Traceback" not in stopped.stderr
+        journal.execute("DROP TRIGGER full")
+        journal.commit()
+        journal.close()
+        assert call("run", "odd.csv", *options, cwd=tmp_path).status == 0
+    assert [row["text"] for row in table(tmp_path / "output" / "all_odd.csv")] == ODD
+
+
+def test_status_says_why_a_run_stopped(odd: Path, tmp_path: Path) -> None:
+    with local_server("--model", "served", cwd=tmp_path) as server:
+        options = ("--prompt-column", "text", "--base-url", server.base_url, "--model", "other")
+        lost = call("run", "odd.csv", *options, cwd=tmp_path)
+    assert lost.status == 3
+    assert lost.stderr.count("does not exist") == 1, "said once"
+    status = call("status", "odd", cwd=tmp_path)
+    assert "stopped" in status.stdout
+    assert "because   no endpoint is left:" in status.stdout
+    assert 'The model "other" does not exist' in status.stdout
+
+
+def test_a_prompt_file_is_the_prompt_without_its_last_line_break(odd: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("Say {text}\n", encoding="utf-8-sig")
+    assert call("run", "odd.csv", "--prompt", "Say {text}", *OFFLINE, cwd=tmp_path).status == 0
+    same = call("run", "odd.csv", "--prompt-file", "prompt.txt", *OFFLINE, "--json", cwd=tmp_path)
+    assert json.loads(same.stdout)["requests"] == 0
+
+
+def test_an_option_is_not_taken_for_another_that_begins_like_it(odd: Path, tmp_path: Path) -> None:
+    done = call("serve", "--api-key", "sk-secret", cwd=tmp_path)
+    assert done.status == 2
+    assert "unrecognized arguments" in done.stderr

@@ -83,6 +83,7 @@ WRONG: dict[str, tuple[object, ...]] = {
     "param": ([("temperature", 0)], "temperature=0", {1: 2}, {"": 1}, {"stop": {"\n"}}, {"x": float("nan")}, LOOP),
     "limit": (*NO_NUMBERS, 1.5),
     "retry_failed": NO_FLAGS,
+    "on_change": ("", "Redo", 5, None),
     "no_progress": NO_FLAGS,
     "quiet": NO_FLAGS,
 }

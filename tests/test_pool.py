@@ -296,3 +296,70 @@ def test_whatever_happens_no_call_leaks_and_every_row_is_served(
 
 def _is_cancelled(end: object) -> bool:
     return isinstance(end, asyncio.CancelledError)
+
+
+# -- How many at once
+
+
+def test_the_width_starts_small_and_grows_only_where_it_is_what_limits() -> None:
+    async def work(pool: Pool) -> list[float]:
+        [member] = pool.members
+
+        async def round_of(calls: int) -> float:
+            taken = [await pool.take() for _ in range(calls)]
+            for each in taken:
+                pool.succeeded(each)
+                pool.give_back(each)
+            return member.width
+
+        return [member.width, await round_of(10), await round_of(32), await round_of(32)]
+
+    first, idle, full, after = with_pool([Endpoint("m")], work)
+    assert (first, idle) == (32, 32)
+    assert 32 < full == after, "ten, or 32 of 33, are no full width"
+
+
+def test_a_service_under_load_is_asked_less_once_for_all_that_it_refused_together() -> None:
+    async def work(pool: Pool) -> list[float]:
+        [member] = pool.members
+        widths = []
+        for seconds in (1, 2, 1):  # three refusals of one burst
+            pool.cool_down(member, seconds)
+            pool.succeeded(member)  # what comes meanwhile says nothing
+            widths.append(member.width)
+        await asyncio.sleep(3)
+        pool.cool_down(member, 1)
+        return [*widths, member.width]
+
+    assert with_pool([Endpoint("m", max_concurrency=8)], work) == [4, 4, 4, 2]
+
+
+def test_the_width_settles_near_what_a_service_can_do_at_once() -> None:
+    can_do = 40
+
+    async def work(pool: Pool) -> tuple[int, int, float]:
+        [member] = pool.members
+        refused = peak = 0
+
+        async def row() -> None:
+            nonlocal refused, peak
+            while True:
+                await pool.take()
+                peak = max(peak, member.in_flight)
+                if member.in_flight > can_do:
+                    refused += 1
+                    pool.cool_down(member, 0.5)
+                    pool.give_back(member)
+                    continue
+                await asyncio.sleep(1)
+                pool.succeeded(member)
+                pool.give_back(member)
+                return
+
+        await together(*(row() for _ in range(4000)))
+        return refused, peak, now()
+
+    refused, peak, seconds = with_pool([Endpoint("m")], work)
+    assert refused < 100
+    assert peak < 2 * can_do
+    assert seconds < 2 * 4000 / can_do

@@ -41,7 +41,10 @@ def fault(make: Callable[[], object]) -> str:
 @given(st.text(st.characters() | st.sampled_from("{}"), max_size=50))
 def test_any_text_with_doubled_braces_renders_to_itself(text: str) -> None:
     doubled = text.replace("{", "{{").replace("}", "}}")
-    assert asked(from_template(doubled, "--prompt", [])) == text
+    if text.strip():
+        assert asked(from_template(doubled, "--prompt", [])) == text
+    else:
+        assert fault(lambda: from_template(doubled, "--prompt", [])) == "--prompt is empty"
 
 
 @given(st.text(), st.text(), st.text())
@@ -65,7 +68,6 @@ def test_a_hole_may_name_any_column(name: str) -> None:
         ("{{{{{a}}}}}", "{{1}}"),
         ('{{"label": "{a}"}}', '{"label": "1"}'),
         ("no hole", "no hole"),
-        ("", ""),
     ],
 )
 def test_holes_and_braces_stand_beside_each_other(template: str, text: str) -> None:
@@ -189,7 +191,7 @@ def test_what_is_no_list_of_messages_is_refused_with_its_place(chat: object, sai
     for value in (chat, json.dumps(chat)):
         assert fault(partial(render, (value,))).startswith(f"column 'chat'{said}")
     function = from_function(lambda row: row["chat"], ["chat"])
-    assert fault(lambda: function((chat,))).startswith(f"what the prompt function returned, if no text,{said}")
+    assert fault(lambda: function((chat,))).startswith(f"what the prompt function returned{said}")
 
 
 @pytest.mark.parametrize("value", ["hi", "", None, '[{"role": "user"', "{'role': 'user'}", "[" * 100_000, "9" * 5000])
@@ -224,7 +226,7 @@ def test_a_function_may_return_any_kind_of_list_and_mapping() -> None:
 @pytest.mark.parametrize("returned", [None, 7, b"text", {"role": "user"}, [], np.array(["x"])])
 def test_a_function_that_returns_neither_text_nor_messages_is_told_so(returned: Any) -> None:
     message = fault(lambda: from_function(lambda _: returned, [])(()))
-    assert message == f"what the prompt function returned, if no text, must be a list of messages, not {returned!r}"
+    assert message == f"what the prompt function returned must be a list of messages, not {returned!r}"
 
 
 @pytest.mark.parametrize("part", [{1, 2}, object(), b"x", np.int64(1), {1: "x", "1": "y"}])

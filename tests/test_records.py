@@ -74,7 +74,7 @@ def test_there_is_no_frame_before_every_row_has_a_result() -> None:
     [
         (Failure(Fault.STATUS, "slow down", 429, "rate_limit"), "HTTP 429 (rate_limit): slow down"),
         (Failure(Fault.STATUS, "oops", 500), "HTTP 500: oops"),
-        (Failure(Fault.TIMEOUT, "nothing came within 2 s"), "timeout: nothing came within 2 s"),
+        (Failure(Fault.TIMEOUT, "nothing came within 2 s"), "nothing came within 2 s"),
     ],
 )
 def test_a_failure_says_what_happened(failure: Failure, said: str) -> None:

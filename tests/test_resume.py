@@ -69,7 +69,7 @@ def test_a_killed_run_goes_on_and_pays_only_for_what_was_in_flight(numbers: Path
     assert all(row["infer"] == expected_answer(f"Say something of {row['text']}") for row in rows)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_lets_what_is_in_flight_arrive(numbers: Path, tmp_path: Path, number: signal.Signals) -> None:
     with local_server("--latency", "0.05", cwd=tmp_path) as server:
         with started(*arguments(server, "output"), cwd=tmp_path) as program:

@@ -58,7 +58,7 @@ def fate_of(failure: Failure) -> Decision:
         (status(403, "your input was flagged"), ROW_ENDS, "the content was refused"),
         (status(413), ROW_ENDS, "the request was refused"),
         (status(422), ROW_ENDS, "the request was refused"),
-        (Failure(Fault.OTHER, "KeyError: 'x'"), ROW_ENDS, "the call failed: other: KeyError: 'x'"),
+        (Failure(Fault.OTHER, "KeyError: 'x'"), ROW_ENDS, "the call failed: KeyError: 'x'"),
         # It may go well the next time.
         (status(429, "Rate limit reached for gpt-4o"), AGAIN, "rate limited"),
         (status(429), AGAIN, "rate limited"),
@@ -68,7 +68,7 @@ def fate_of(failure: Failure) -> Decision:
         (status(502), AGAIN, "the server failed"),
         (status(503, NO_MONEY), AGAIN, "the server failed"),
         (status(529, "overloaded_error"), AGAIN, "the server failed"),
-        (Failure(Fault.TIMEOUT, "nothing came within 2 s"), AGAIN, "no answer in time: timeout: nothing came"),
+        (Failure(Fault.TIMEOUT, "nothing came within 2 s"), AGAIN, "no answer in time: nothing came"),
         (Failure(Fault.CONNECTION, "refused"), AGAIN, "the connection failed"),
         (Failure(Fault.PROTOCOL, "<html>"), AGAIN, "the answer was no chat completion"),
     ],
@@ -163,7 +163,7 @@ def test_the_last_attempt_ends_the_row() -> None:
     assert tried(POLICY, *[(OVERLOAD, 1.0)] * 5).fate is AGAIN
     last = tried(POLICY, *[(OVERLOAD, 1.0)] * 6)
     assert (last.fate, last.gave_up) == (ROW_ENDS, True)
-    assert last.reason == ("gave up after 6 attempts and 6 s in flight; the server failed: HTTP 503: overloaded")
+    assert last.reason == "the server failed: HTTP 503: overloaded; gave up after 6 attempts, 6 s in flight"
 
 
 def test_the_deadline_ends_the_row() -> None:

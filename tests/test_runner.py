@@ -188,9 +188,7 @@ def test_a_failing_row_waits_ever_longer_and_ends_with_its_reason(lab: Lab) -> N
     for wait, ceiling in zip(waits, [1, 2, 4, 8], strict=True):
         assert ceiling / 2 <= wait <= ceiling + 1e-6
     assert (report.error, report.ok, report.retries) == (1, 19, 4)
-    assert lab.rows()[4]["infer_error"] == "gave up after 5 attempts and 5 s in flight; the server failed: " + str(
-        refusal(503)
-    )
+    assert lab.rows()[4]["infer_error"] == f"the server failed: {refusal(503)}; gave up after 5 attempts, 5 s in flight"
 
 
 def test_a_row_that_waits_to_be_tried_again_holds_no_slot(lab: Lab) -> None:
@@ -509,7 +507,7 @@ def test_signals_are_wishes_and_handlers_of_the_users_own_are_left() -> None:
         with stop.on_signals():
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGTERM)
-        assert (stop.wishes, stop.signal, heard) == (1, signal.SIGINT, [signal.SIGTERM])
+        assert (stop.wishes, stop.name, heard) == (1, "Ctrl-C", [signal.SIGTERM])
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -594,3 +592,45 @@ def test_whatever_happens_every_row_is_answered_once_and_paid_once(prompts: list
         [(sent, ended)] = lab.query("SELECT count(*), count(ended) FROM requests")
         assert sent >= calls >= ended
         assert lab.query("SELECT count(*) FROM results") == [(len(prompts),)]
+
+
+# -- Another question
+
+
+def test_on_change_redo_asks_the_changed_rows_again_and_no_others(lab: Lab) -> None:
+    service = Service(["a", "b", "c", "x"])
+    lab.run(["a", "b", "c"], service)
+    with pytest.raises(
+        ChangedError, match=r"2 answered, 0 new, 1 answered to another question .*\n.*`--on-change redo` asks 1 again"
+    ):
+        lab.run(["a", "x", "c"], service)
+    assert lab.run(["a", "x", "c"], service, on_change="redo").requests == 1
+    assert [row["infer"] for row in lab.rows()] == [answer_to(prompt) for prompt in "axc"]
+    assert lab.run(["a", "b", "c"], service, on_change="redo").requests == 0, "the old answer is still in the journal"
+
+
+def test_on_change_reuse_keeps_the_old_answers_beside_the_new_text(lab: Lab) -> None:
+    service = Service(["a", "b", "c", "new"])
+    lab.run(["a", "b", "c"], service)
+    report = lab.run(["a", "x", "c", "new"], service, on_change="reuse")
+    assert report.requests == 1, "the row that was added"
+    assert [(row["text"], row["infer"]) for row in lab.rows()] == [
+        ("a", answer_to("a")),
+        ("x", answer_to("b")),
+        ("c", answer_to("c")),
+        ("new", answer_to("new")),
+    ]
+
+
+def test_another_model_may_be_asked_again_or_take_over_the_answers(lab: Lab) -> None:
+    service = Service(["a", "b"])
+    lab.run(["a", "b"], service)
+    assert lab.run(["a", "b"], service, on_change="reuse", endpoints=[Endpoint("other")]).requests == 0
+    assert lab.run(["a", "b"], service, on_change="redo", endpoints=[Endpoint("other")]).requests == 2
+
+
+def test_a_prompt_without_a_hole_is_remarked_on(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.run(["a", "b"], Service(["same"]), "same", quiet=False)
+    assert "no {column} hole" in capsys.readouterr().err
+    lab.run(["a", "b"], Service(["same", "a", "b"]), "{text}", quiet=False, on_change="redo")
+    assert "hole" not in capsys.readouterr().err

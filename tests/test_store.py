@@ -240,7 +240,7 @@ def test_results_without_their_journal_are_not_written_over(store: Store, name: 
 
 def test_a_file_in_the_place_of_the_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "output").touch()
-    with pytest.raises(OutputError, match=r"output directory .*output cannot be used: File exists"):
+    with pytest.raises(OutputError, match=r"output is no directory: choose another --output-dir"):
         Store(tmp_path / "output", "kw").prepare()
 
 
