@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -10,6 +11,9 @@ def main() -> None:
     """Run the command line and exit with its status."""
     from batcher.cli import main as run_cli  # noqa: PLC0415 - `import batcher.__main__` stays free of effects
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a keyword may be in any script, and a pipe's encoding narrow
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = run_cli(sys.argv[1:])
         sys.stdout.flush()

@@ -171,7 +171,10 @@ class Endpoint:
         if self.llm is not None:
             named = (getattr(self.llm, name, None) for name in ("model_name", "model"))
             model = self.model or next((str(name) for name in named if name), type(self.llm).__name__)
-            return Giver(model, str(getattr(self.llm, "openai_api_base", None) or ""))
+            # LangChain's own account of what tells two models apart: their parameters, without keys.
+            params = getattr(self.llm, "_identifying_params", None) or {}
+            shown = json.dumps(params, sort_keys=True, ensure_ascii=False, default=lambda value: type(value).__name__)
+            return Giver(model, str(getattr(self.llm, "openai_api_base", None) or ""), shown if params else "")
         params = json.dumps(self.params, sort_keys=True, ensure_ascii=False) if self.params else ""
         return Giver(self.model or "", self.base_url, params)
 

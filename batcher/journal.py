@@ -206,7 +206,8 @@ class Journal:
         finally:
             self._broken = self._broken or OutputError(f"the journal {self.path} is closed")
             _wake(waiters, self._broken)
-            self._reader.close()
+            with self._reading:  # a thread may be about to end its reading
+                self._reader.close()
             self._db.close()
             if self._lock:
                 self._lock.release()
@@ -452,14 +453,15 @@ class Journal:
         Raises:
             OutputError: something could not be written.
         """
-        while self._flusher is not None:
+        while self._flusher is not None and not self._flusher.done():
             await asyncio.shield(self._flusher)
         if self._broken:
             raise self._broken
 
     def _put(self, *statements: tuple[str, tuple[Any, ...]]) -> None:
         self._batch += statements
-        if self._flusher is None:
+        # It is done and not None where somebody cancelled every task of the loop, as `asyncio.run` does at its end.
+        if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.get_running_loop().create_task(self._flush_batches())
 
     async def _write(self, *statements: tuple[str, tuple[Any, ...]]) -> None:

@@ -230,6 +230,8 @@ class Pool:
         """Grant calls to an endpoint as its limiter lets them pass."""
         while True:
             await member.wanted.wait()
+            if not member.wanted.is_set():
+                continue  # another endpoint that was woken with this one took the row; no passage is spent on it
             await limiter.acquire()
             # Meanwhile another endpoint may have taken the row, or this one begun to cool down: then the passage is
             # lost rather than kept, because a kept one would leave as a burst later.

@@ -8,26 +8,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from batcher import plan
-from batcher.config import OFFLINE, Options, Settings
-from batcher.errors import BatcherError, EndpointsLost, Interrupted, OutputError, RunStopped
+from batcher.config import OFFLINE, Endpoint, Options, Settings
+from batcher.errors import BatcherError, EndpointsLost, Interrupted, OutputError, RunStopped, SettingsError
 from batcher.journal import Journal
 from batcher.pool import Member, Pool
 from batcher.progress import Progress, Tally
 from batcher.prompt import PromptFunction
 from batcher.records import EndpointCount, Report
 from batcher.serve import embedded
-from batcher.stop import Stop
+from batcher.stop import Stop, to_the_end
 from batcher.window import Window
 
 if TYPE_CHECKING:
-    import os
-
     import pandas as pd
 
     from batcher.caller import Callers
@@ -120,6 +119,10 @@ def _in_thread(start: Callable[[], _End], stop: Stop) -> _End:
             stop.wish()
 
 
+_OTHER_FILES = 128
+"""Files that a process has open beside its connections: the journal, chunk files, libraries."""
+
+
 async def execute(
     data: Data,
     prompt: str | PromptFunction | None,
@@ -144,7 +147,7 @@ async def execute(
     await asyncio.to_thread(job.store.prepare)
     with Journal.open(job.store.journal_path) as journal:
         try:
-            planned = await asyncio.to_thread(plan.make, job, journal, lambda: stop.wishes > 0)
+            planned = await _planned(job, journal, stop)
         except plan.Stopped:
             return _End(_report(job, Tally(*journal.counts())), stopped_by=stop.name)
         progress.say(plan.in_words(job.keyword, planned.counts))
@@ -167,6 +170,22 @@ async def execute(
     return _End(report, stopped_by=stop.name) if stop.wishes else _End(report, _endpoints_lost(report))
 
 
+async def _planned(job: plan.Job, journal: Journal, stop: Stop) -> plan.Plan:
+    """Plan in a thread; where this task is cancelled, wait for the thread: the journal must not be closed under it."""
+    is_cancelled = threading.Event()
+
+    def is_stopping() -> bool:
+        return stop.wishes > 0 or is_cancelled.is_set()
+
+    planning = asyncio.get_running_loop().run_in_executor(None, plan.make, job, journal, is_stopping)
+    try:
+        return await asyncio.shield(planning)
+    finally:
+        is_cancelled.set()
+        with contextlib.suppress(plan.Stopped):
+            await to_the_end(planning)
+
+
 @contextlib.asynccontextmanager
 async def _pool(job: plan.Job, planned: plan.Plan, callers: Callable[[], Callers] | None) -> AsyncIterator[Pool]:
     """Open the endpoints; where nothing is left to ask there are none, and neither LangChain nor a server is loaded."""
@@ -175,9 +194,34 @@ async def _pool(job: plan.Job, planned: plan.Plan, callers: Callable[[], Callers
         if planned.counts.left:
             made = callers() if callers else await _chat_callers(job, stack)
             stack.push_async_callback(made.close)
+            _allow_connections(job.endpoints)
             for number, (endpoint, giver) in enumerate(zip(job.endpoints, planned.givers, strict=True)):
                 members.append(Member(number, endpoint, giver, made.caller(endpoint)))
         yield await stack.enter_async_context(Pool(members))
+
+
+def _allow_connections(endpoints: Sequence[Endpoint]) -> None:
+    """Raise the process's limit of open files, 1,024 on many systems, to what the connections may need.
+
+    Raises:
+        SettingsError: the system does not allow so many.
+    """
+    if os.name != "posix":
+        return
+    import resource  # noqa: PLC0415 - POSIX alone has it
+
+    # The embedded server has the other end of each connection in this process.
+    ends = sum(each.max_concurrency * (2 if each.base_url == OFFLINE else 1) for each in endpoints)
+    needed = ends + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise SettingsError(
+            f"{needed:,} files and connections may be open at once, and the system allows {hard:,}: lower"
+            " --max-concurrency, use fewer keys, or raise the limit (ulimit -n)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 async def _chat_callers(job: plan.Job, stack: contextlib.AsyncExitStack) -> Callers:

@@ -10,6 +10,26 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def to_the_end(work: asyncio.Future[T]) -> T:
+    """Wait for work that goes on whatever happens, such as a thread's, however often this task is cancelled.
+
+    Raises:
+        asyncio.CancelledError: this task was cancelled meanwhile; the work is done.
+    """
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()  # it has been looked at
+        raise
 
 
 class Stop:

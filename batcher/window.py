@@ -6,6 +6,7 @@ Invariant: a row is counted, written to a file or told to anyone only when the j
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import random
 from collections.abc import Coroutine, Iterator, Sequence
@@ -22,7 +23,7 @@ from batcher.pool import Member, Pool, PoolClosed, PoolEmpty
 from batcher.progress import Progress, Tally, duration
 from batcher.records import Completion, Failure, Message, Result, Status, Usage, Values
 from batcher.retry import Decision, Fate, Policy, Record, decide
-from batcher.stop import Stop
+from batcher.stop import Stop, to_the_end
 from batcher.store import FileState
 
 GRACE_S = 30.0
@@ -30,6 +31,8 @@ GRACE_S = 30.0
 
 # An answer may lie in the socket's buffer already: "at once" still reads it.
 _AT_ONCE_S = 0.2
+# So many rows go alone at most. If all of them are refused in the same words, the request is wrong, not the rows.
+_REFUSALS = 3
 _NO_USAGE = Usage()
 _SHORTEST_TIMEOUT_S = 0.001
 # A row that waits before its next attempt stays in the window without a slot; others use the slot meanwhile.
@@ -63,6 +66,15 @@ class Asked(NamedTuple):
     position: int
     key: bytes
     messages: list[Message]
+    chunk: OpenChunk
+
+
+class _Row(NamedTuple):
+    """A row that has been read and is not asked about yet."""
+
+    position: int
+    values: Values
+    key: bytes
     chunk: OpenChunk
 
 
@@ -104,6 +116,9 @@ class Window:
         self._written = journal.chunks()
         self._key = keyer(job.settings.params)
         self._starts: list[int] = []
+        self._parts = self._read()
+        self._ready: collections.deque[_Row | OpenChunk] = collections.deque()
+        self._reading = asyncio.Lock()
         self._is_read = False
         self._unwritten = 0
         self._workers: list[asyncio.Task[None]] = []
@@ -116,21 +131,20 @@ class Window:
         """Ask about every row that has no result, write every chunk that is complete, and join them.
 
         The first row goes alone, so that a wrong key or model costs one request. Then as many workers as the window
-        is wide take one row after another from the same iterator: no more rows than that are in memory as tasks, and
-        no chunk waits for another.
+        is wide take one row after another from the same queue: no more rows than that are in memory as tasks, and no
+        chunk waits for another.
         """
-        items = self._items()
 
         def hear() -> None:
             self._hear(stop.wishes)
 
         with stop.heard_by(hear):
             async with self._progress.showing(self.tally, self._refresh):
-                await self._supervise([self._lead(items)])
+                await self._supervise([self._lead()])
                 rows_left = self.tally.rows - self.tally.done
                 width = min(self._pool.capacity * _ROWS_PER_SLOT, rows_left)
                 # One at least: where no row is left, chunks may still lack their files.
-                await self._supervise([self._follow(items) for _ in range(max(width, 1))])
+                await self._supervise([self._follow() for _ in range(max(width, 1))])
             with self._ending_gently():
                 await self._journal.flush()
                 if self._is_read and not self._unwritten and not self.trouble:
@@ -155,16 +169,26 @@ class Window:
             if not worker.cancelled():
                 worker.result()
 
-    async def _lead(self, items: Iterator[Asked | OpenChunk]) -> None:
+    async def _lead(self) -> None:
+        """Ask about the first row alone; where it is refused, about the next ones, and end where all say the same."""
+        refusals: list[str] = []
         with self._ending_gently():
-            for item in items:
-                await self._do(item, alone=True)
-                if isinstance(item, Asked):
+            while (item := await self._next()) is not None:
+                result = await self._do(item, alone=True)
+                if result is None:
+                    continue
+                if result.status is not Status.ERROR:
                     return
+                refusals.append(result.error)
+                if len(refusals) == _REFUSALS:
+                    break
+            if len(refusals) == _REFUSALS and len(set(refusals)) == 1 and self.tally.done < self.tally.rows:
+                for member in self._pool.members:
+                    self._pool.put_out(member, f"the first {_REFUSALS} rows all ended so: {refusals[0]}")
 
-    async def _follow(self, items: Iterator[Asked | OpenChunk]) -> None:
+    async def _follow(self) -> None:
         with self._ending_gently():
-            for item in items:
+            while (item := await self._next()) is not None:
                 await self._do(item)
 
     @contextlib.contextmanager
@@ -212,8 +236,26 @@ class Window:
 
     # -- Rows
 
-    def _items(self) -> Iterator[Asked | OpenChunk]:
-        """Read the input once more: yield each row that has no result, and each chunk that lacks only its file."""
+    async def _next(self) -> Asked | OpenChunk | None:
+        """Return a row that has no result, or a chunk that lacks only its file; None at the end of the input.
+
+        The input is read in a thread, a chunk at a time: a long stretch of finished chunks does not hold up the loop.
+        """
+        async with self._reading:
+            while not self._ready:
+                if self._stopping.is_set():
+                    return None
+                part = await to_the_end(self._loop.run_in_executor(None, next, self._parts, None))
+                if part is None:
+                    return None
+                self._ready += part
+            item = self._ready.popleft()
+        if isinstance(item, OpenChunk):
+            return item
+        return Asked(item.position, item.key, self._messages(item.position, item.values, item.key), item.chunk)
+
+    def _read(self) -> Iterator[list[_Row | OpenChunk]]:
+        """Read the input once more: yield, chunk by chunk, what there is to do; runs in a thread."""
         settings = self._job.settings
         end = 0
         for start, rows in self._job.dataset.slices(settings.chunk_size, settings.limit):
@@ -225,23 +267,24 @@ class Window:
             self._starts.append(start)
             if chunk.pending or not self._is_written(chunk, states):
                 self._unwritten += 1
-                yield from self._items_of(chunk, rows, states)
+                yield self._part(chunk, rows, states)
+            else:
+                yield []
         if end != self.tally.rows:
             raise self._input_changed(end)
         self._is_read = True
 
-    def _items_of(
+    def _part(
         self, chunk: OpenChunk, rows: Sequence[Values], states: Sequence[tuple[bytes, int | None]]
-    ) -> Iterator[Asked | OpenChunk]:
-        lines = list(enumerate(zip(rows, states, strict=True), chunk.start))
-        for position, (values, (key, result)) in lines:
-            if result is not None:  # the file will hold this row as it reads now, beside the answer that it had
-                self._messages(position, values, key)
-        if not chunk.pending:
-            yield chunk
-        for position, (values, (key, result)) in lines:
+    ) -> list[_Row | OpenChunk]:
+        """Return what there is to do for a chunk that is not written."""
+        part: list[_Row | OpenChunk] = []
+        for position, (values, (key, result)) in enumerate(zip(rows, states, strict=True), chunk.start):
             if result is None:
-                yield Asked(position, key, self._messages(position, values, key), chunk)
+                part.append(_Row(position, values, key, chunk))
+            else:  # the file will hold this row as it reads now, beside the answer that it had
+                self._messages(position, values, key)
+        return part if chunk.pending else [chunk]
 
     def _messages(self, position: int, values: Values, planned_key: bytes) -> list[Message]:
         """Make a row's messages once more.
@@ -260,14 +303,16 @@ class Window:
             " does the prompt function not always return the same? What arrived is saved; run it again"
         )
 
-    async def _do(self, item: Asked | OpenChunk, *, alone: bool = False) -> None:
+    async def _do(self, item: Asked | OpenChunk, *, alone: bool = False) -> Result | None:
+        """Ask about a row and return its result, or write a chunk's file."""
         if isinstance(item, OpenChunk):
             await self._finish(self._write(item))
-            return
-        await self._ask(item, alone=alone)
+            return None
+        result = await self._ask(item, alone=alone)
         item.chunk.pending -= 1
         if not item.chunk.pending:
             await self._finish(self._write(item.chunk))
+        return result
 
     async def _ask(self, row: Asked, *, alone: bool) -> Result:
         """Make attempts at a row until it has its result.
@@ -365,12 +410,7 @@ class Window:
 
     async def _finish(self, writing: Coroutine[Any, Any, None]) -> None:
         """Write to the end even when cancelled: a thread goes on anyway, and must not do so after the run."""
-        task = self._loop.create_task(writing)
-        try:
-            await asyncio.shield(task)
-        finally:
-            if not task.done():
-                await asyncio.wait([task])
+        await to_the_end(self._loop.create_task(writing))
 
     async def _write(self, chunk: OpenChunk) -> None:
         """Write a chunk's file from the journal, then say so in the journal."""

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from langchain_openai import ChatOpenAI
-from programs import expected_answer, table
+from programs import call, expected_answer, table
 
 import batcher
 from batcher.serve import embedded
@@ -157,3 +157,65 @@ def test_a_lost_endpoint_raises_with_the_report() -> None:
         assert (lost.value.report.status, lost.value.report.left, server.books.requests) == ("stopped", 2, 1)
         with pytest.raises(FileNotFoundError, match="2 rows of 'k' are left"):
             lost.value.report.frame()
+
+
+def test_the_parameters_of_a_chat_model_belong_to_who_gives_the_answer() -> None:
+    def endpoint(temperature: float) -> batcher.Endpoint:
+        llm = ChatOpenAI(model="m", api_key="sk-1", temperature=temperature)  # type: ignore[arg-type]
+        return batcher.Endpoint(llm=llm)
+
+    assert endpoint(0).giver == endpoint(0).giver != endpoint(1).giver
+    assert "sk-1" not in str(endpoint(0).giver)
+
+
+CANCELLED_WHILE_PLANNING = """
+import asyncio, batcher
+async def main():
+    run = asyncio.create_task(batcher.arun([f"item {n}" for n in range(300_000)], keyword="k", provider="offline"))
+    while not list(__import__("pathlib").Path().glob("output/journal_k.sqlite-wal")):
+        await asyncio.sleep(0)
+    run.cancel()
+    await asyncio.wait([run])
+    assert run.cancelled()
+    report = await batcher.arun(["1 + 1"], keyword="k", provider="offline", quiet=True)
+    print(report.ok)
+asyncio.run(main())
+"""
+LEFT_BEHIND = """
+import asyncio, batcher
+from batcher.serve import embedded
+from batcher.sim import Knobs
+async def main():
+    with embedded(Knobs(latency=0.02)) as server:
+        endpoint = batcher.Endpoint("m", base_url=server.base_url, max_concurrency=30)
+        prompts = [f"item {n}" for n in range(2_000)]
+        run = batcher.arun(prompts, keyword="k", endpoints=[endpoint], chunk_size=5, quiet=True)
+        task = asyncio.create_task(run)
+        while server.books.requests < 200:
+            await asyncio.sleep(0)
+        print(1)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("script", [CANCELLED_WHILE_PLANNING, LEFT_BEHIND], ids=["while planning", "left behind"])
+def test_a_run_that_a_script_drops_ends_in_order(tmp_path: Path, script: str) -> None:
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    done = call("script.py", cwd=tmp_path)
+    assert (done.status, done.stdout) == (0, "1\n"), done.stderr
+    assert "Error" not in done.stderr.replace("CancelledError", "")
+
+
+FEW_FILES = """
+import resource, sys, batcher
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, int(sys.argv[1])))
+prompts = [f"item {n}" for n in range(300)]
+print(batcher.run(prompts, keyword="k", provider="offline", max_concurrency=150, quiet=True).ok)
+"""
+
+
+def test_the_limit_of_open_files_is_raised_to_what_the_connections_need_or_said_to_be_too_low(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(FEW_FILES, encoding="utf-8")
+    refused = call("script.py", "300", cwd=tmp_path)
+    assert "428 files and connections may be open at once, and the system allows 300" in refused.stderr
+    assert call("script.py", "4000", cwd=tmp_path).stdout == "300\n"

@@ -40,7 +40,7 @@ LOOP.append(LOOP)
         (Decimal("NaN"), ""),
         (pd.NaT, ""),
         (pd.NA, ""),
-        (np.datetime64("NaT"), ""),
+        (np.datetime64("NaT", "ns"), ""),
         (True, "True"),
         (7, "7"),
         (10**400, "1" + "0" * 400),

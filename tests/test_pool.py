@@ -363,3 +363,12 @@ def test_the_width_settles_near_what_a_service_can_do_at_once() -> None:
     assert refused < 100
     assert peak < 2 * can_do
     assert seconds < 2 * 4000 / can_do
+
+
+def test_ten_paced_keys_are_ten_times_as_fast_as_one() -> None:
+    async def work(pool: Pool) -> float:
+        await together(*(call(pool, 0.1) for _ in range(20)))
+        return now()
+
+    keys = [Endpoint("m", api_key=f"k{n}", rpm=6) for n in range(10)]
+    assert with_pool(keys, work) == pytest.approx(10.2, abs=0.3), "two calls each, ten seconds apart"

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from batcher.config import Endpoint
 from batcher.errors import ChangedError, EndpointsLost, InputError, Interrupted, RunStopped
-from batcher.records import Completion, Failure
+from batcher.records import Completion, Failure, Fault
 from batcher.stop import Stop
 
 PROMPTS = [f"question {number}" for number in range(20)]
@@ -634,3 +634,27 @@ def test_a_prompt_without_a_hole_is_remarked_on(lab: Lab, capsys: pytest.Capture
     assert "no {column} hole" in capsys.readouterr().err
     lab.run(["a", "b"], Service(["same", "a", "b"]), "{text}", quiet=False, on_change="redo")
     assert "hole" not in capsys.readouterr().err
+
+
+def test_a_request_that_is_wrong_for_every_row_ends_the_run_after_three(lab: Lab) -> None:
+    prompts = [f"p{n}" for n in range(50)]
+    wrong = Service(prompts, instead=lambda _call: refusal(400))
+    with pytest.raises(EndpointsLost, match="the first 3 rows all ended so: the request was refused: HTTP 400"):
+        lab.run(prompts, wrong)
+    assert len(wrong.calls) == 3
+    right = Service(prompts)
+    assert lab.run(prompts, right, retry_failed=True).ok == 50
+
+
+def test_rows_that_are_refused_in_words_of_their_own_stop_nothing(lab: Lab) -> None:
+    def instead(call: Call) -> Failure | None:
+        return Failure(Fault.STATUS, f"too long: {call.prompt}", 400)
+
+    prompts = [f"p{n}" for n in range(20)]
+    report = lab.run(prompts, Service(prompts, instead=instead))
+    assert (report.error, report.left) == (20, 0)
+
+
+def test_a_table_of_refused_rows_alone_is_finished(lab: Lab) -> None:
+    report = lab.run(["a", "b", "c"], Service("abc", instead=lambda _call: refusal(400)))
+    assert (report.error, report.status) == (3, "done")
