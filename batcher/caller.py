@@ -19,7 +19,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from batcher.config import Endpoint
+from batcher.config import OFFLINE, Endpoint
 from batcher.errors import SettingsError
 from batcher.records import Completion, Failure, Fault, Message, Usage
 from batcher.transport import CallFailed, Completions, connection_failure, one_line, open_session, status_failure
@@ -65,7 +65,7 @@ class ChatCallers:
                     f"Endpoint(llm=...) takes a LangChain chat model, not {type(endpoint.llm).__name__}"
                 )
             return ChatCaller(endpoint.llm, convert_to_messages, self._params)
-        base_url = self._offline_url or endpoint.base_url
+        base_url = (endpoint.base_url == OFFLINE and self._offline_url) or endpoint.base_url
         params = {**self._params, **endpoint.params}
         model = cast("str", endpoint.model)
         completions = Completions(self._session, base_url, endpoint.api_key, model, params)

@@ -130,7 +130,7 @@ class LastRun(NamedTuple):
 class Journal:
     """The journal of one keyword; one process writes it, any number may read.
 
-    Reading and planning are plain calls, made before and after the run. While it runs, `sent`, `ended` and `settled`
+    Reading and planning are plain calls, made before and after the run. While it runs, `sent`, `failed` and `settled`
     put statements into a batch, and one thread commits batch after batch: whatever gathers during a commit goes into
     the next one (group commit), so that durability costs the run no throughput.
     """

@@ -219,3 +219,12 @@ def test_the_limit_of_open_files_is_raised_to_what_the_connections_need_or_said_
     refused = call("script.py", "300", cwd=tmp_path)
     assert "428 files and connections may be open at once, and the system allows 300" in refused.stderr
     assert call("script.py", "4000", cwd=tmp_path).stdout == "300\n"
+
+
+def test_beside_the_embedded_server_a_real_endpoint_is_still_called_where_it_listens() -> None:
+    with embedded(Knobs(model="real", keys=("sk-real",))) as server:
+        real = batcher.Endpoint("real", base_url=server.base_url, api_key="sk-real", max_concurrency=4)
+        pool = [batcher.Endpoint("sim", base_url="offline", max_concurrency=4), real]
+        report = batcher.run([f"item {n}" for n in range(60)], keyword="mixed", endpoints=pool, quiet=True)
+        assert report.ok == 60
+        assert 0 < report.endpoints[1].requests == server.books.requests < 60
