@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from batcher.config import Endpoint, Options, Settings
     from batcher.errors import (
         BatcherError,
+        BudgetReached,
         ChangedError,
         EndpointsLost,
         InputError,
@@ -20,17 +21,24 @@ if TYPE_CHECKING:
         RunStopped,
         SettingsError,
     )
+    from batcher.findings import Finding
+    from batcher.forecast import Forecast, plan
+    from batcher.merging import merge
     from batcher.records import Report
     from batcher.runner import arun, run
     from batcher.status import RunStatus, status
+    from batcher.verification import Verification, verify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BatcherError",
+    "BudgetReached",
     "ChangedError",
     "Endpoint",
     "EndpointsLost",
+    "Finding",
+    "Forecast",
     "InputError",
     "Interrupted",
     "Options",
@@ -40,16 +48,24 @@ __all__ = [
     "RunStopped",
     "Settings",
     "SettingsError",
+    "Verification",
     "arun",
+    "merge",
+    "plan",
     "run",
     "status",
+    "verify",
 ]
 
 _HOMES = {
+    "findings": ("Finding",),
+    "forecast": ("Forecast", "plan"),
     "config": ("Endpoint", "Options", "Settings"),
+    "merging": ("merge",),
     "records": ("Report",),
     "runner": ("arun", "run"),
     "status": ("RunStatus", "status"),
+    "verification": ("Verification", "verify"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

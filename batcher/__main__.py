@@ -16,7 +16,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         status = run_cli(sys.argv[1:])
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:  # as in `batcher demo | head`: nobody reads on, and the rest was done before it was printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0

@@ -7,14 +7,21 @@ from __future__ import annotations
 
 from batcher.records import Completion, Result, Status
 
+_FILTERED = ("content_filter", "sensitive")  # the second is Zhipu's
+
 
 def read(completion: Completion) -> Result:
     """Return the row's result.
 
-    A completion without text, or of white space alone, is `invalid`, and says why where the server said it: it was
-    paid for, so it is not bought again unless asked.
+    A completion without text, of white space alone, or cut off by a content filter, is `invalid`, and says why where
+    the server said it: it was paid for, so it is not bought again unless asked. One that `max_tokens` cut off is `ok`:
+    the user chose that length.
     """
     text = completion.text or ""
+    if completion.finish_reason in _FILTERED:
+        return Result(
+            Status.INVALID, text, f"a content filter cut the answer off (finish_reason {completion.finish_reason})"
+        )
     if text.strip():
         return Result(Status.OK, text, "")
     if completion.refusal:

@@ -1,7 +1,9 @@
 """One call: messages in, a completion or a failure out, through `ChatOpenAI.agenerate`.
 
+Below `agenerate` goes our own client. Should a release of LangChain no longer let it, the SDK's own takes over.
+
 Invariant: a call never raises for what the server, the network or the model did; it returns a `Failure`. What it
-raises is cancellation.
+raises is cancellation. An answer that has arrived is returned, whatever happens after.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
+import openai
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, convert_to_messages
 from langchain_core.messages.ai import UsageMetadata
@@ -20,9 +24,10 @@ from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from batcher.config import OFFLINE, Endpoint
+from batcher.dialect import completion_in, failure_in, limits_in, one_line, usage_in, used
 from batcher.errors import SettingsError
 from batcher.records import Completion, Failure, Fault, Message, Usage
-from batcher.transport import CallFailed, Completions, connection_failure, one_line, open_session, status_failure
+from batcher.transport import Attempt, Completions, open_session, proxy_for
 
 
 class Caller(Protocol):
@@ -52,6 +57,7 @@ class ChatCallers:
         self._params = params
         self._offline_url = offline_url
         self._session = open_session()
+        self._sdk_clients: list[openai.DefaultAsyncHttpxClient] = []
 
     def caller(self, endpoint: Endpoint) -> Caller:
         """Make the caller of an endpoint.
@@ -64,15 +70,61 @@ class ChatCallers:
                 raise SettingsError(
                     f"Endpoint(llm=...) takes a LangChain chat model, not {type(endpoint.llm).__name__}"
                 )
-            return ChatCaller(endpoint.llm, convert_to_messages, self._params)
+            params = dict(self._params)
+            return ChatCaller(endpoint.llm, lambda messages, _: (convert_to_messages(messages), params))
         base_url = (endpoint.base_url == OFFLINE and self._offline_url) or endpoint.base_url
         params = {**self._params, **endpoint.params}
         model = cast("str", endpoint.model)
         completions = Completions(self._session, base_url, endpoint.api_key, model, params)
-        return ChatCaller(_chat_over(completions, model, base_url), _as_they_are)
+        return OwnCaller(completions, model, lambda reason: self._through_the_sdk(endpoint, base_url, params, reason))
+
+    def _through_the_sdk(
+        self, endpoint: Endpoint, base_url: str, params: Mapping[str, Any], reason: Exception
+    ) -> ChatCaller:
+        """Make the caller that takes over where LangChain has changed under our own; warn of the first."""
+        if not self._sdk_clients:
+            warnings.warn(
+                "the installed langchain-openai does not let batcher's own client make the calls"
+                f" ({type(reason).__name__}: {reason}); the slower one of the SDK takes over. A newer batcher, or an"
+                " older langchain-openai, will be faster.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        # The SDK would share a client between event loops, and the second loop would fail.
+        client = openai.DefaultAsyncHttpxClient(proxy=proxy_for(base_url), trust_env=False)
+        self._sdk_clients.append(client)
+        llm = ChatOpenAI(
+            model=cast("str", endpoint.model),
+            api_key=SecretStr(endpoint.api_key or "-"),
+            base_url=base_url,
+            extra_body=dict(params),
+            max_retries=0,
+            use_responses_api=False,
+            include_response_headers=True,
+            stream_usage=True,
+            streaming=params.get("stream") is True,
+            cache=False,
+            http_async_client=client,
+        )
+
+        def question(messages: Sequence[Message], timeout_s: float) -> tuple[list[BaseMessage], dict[str, Any]]:
+            # The SDK puts `extra_body` over the body that it makes, and so the words of the user go out; its timeout
+            # would be 600 s otherwise.
+            return _as_text(messages), {"timeout": timeout_s, "extra_body": {**params, "messages": messages}}
+
+        return ChatCaller(llm, question, must_finish=llm.streaming)
 
     async def close(self) -> None:
         await self._session.close()
+        for client in self._sdk_clients:
+            await client.aclose()
+
+
+# --- through our own client ---
+
+
+class CallFailed(Exception):
+    """What LangChain and its tracers see of an attempt that brought no completion."""
 
 
 class _Chat(ChatOpenAI):
@@ -84,8 +136,18 @@ class _Chat(ChatOpenAI):
     It is a quarter cheaper, too: no thread hop for the result, no parameters gathered five times a call.
     """
 
-    async def _agenerate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
-        completion: Completion = await self.async_client.create([each.additional_kwargs for each in messages])
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],  # noqa: ARG002 - the attempt has them as the user wrote them
+        stop: list[str] | None = None,  # noqa: ARG002 - the parameters are the client's
+        run_manager: Any = None,  # noqa: ARG002 - there is nothing to tell it before the end
+        **options: Any,
+    ) -> ChatResult:
+        attempt: Attempt = options["attempt"]
+        await self.async_client.send(attempt)
+        completion = attempt.outcome
+        if not isinstance(completion, Completion):
+            raise CallFailed(str(completion))
         asked, given = completion.usage.prompt_tokens, completion.usage.completion_tokens
         message = AIMessage(
             completion.text or "",
@@ -102,26 +164,70 @@ class _Chat(ChatOpenAI):
 _Chat._agenerate.__signature__ = inspect.signature(_Chat._agenerate)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def _chat_over(completions: Completions, model: str, base_url: str) -> ChatOpenAI:
+def _chat_over(completions: Completions, model: str) -> ChatOpenAI:
     """Build the model over our own client; the SDK's clients are never made."""
     return _Chat(
         model=model,
         api_key=SecretStr("-"),  # the real key is in `completions` alone: nothing here can print it
-        base_url=base_url,
         client=completions,
         async_client=completions,
         cache=False,
+        disable_streaming=True,
     )
 
 
-def _as_they_are(messages: Sequence[Message]) -> list[BaseMessage]:
-    """Wrap messages for `_Chat`, which sends their `additional_kwargs`; the content is for tracers."""
+def _as_text(messages: Sequence[Message]) -> list[BaseMessage]:
+    """Make messages for tracers to show; what goes out are the user's own."""
     wrapped: list[BaseMessage] = []
     for message in messages:
         content = message.get("content")
         shown = content if isinstance(content, str) else json.dumps(content)
-        wrapped.append(ChatMessage(role=message["role"], content=shown, additional_kwargs=message))
+        wrapped.append(ChatMessage(role=str(message.get("role")), content=shown))
     return wrapped
+
+
+class OwnCaller:
+    """Calls through our own client, or for good through another caller where LangChain does not let it.
+
+    Args:
+        completions: our client.
+        model: the model's name.
+        instead: makes the other caller, and is told why.
+    """
+
+    def __init__(self, completions: Completions, model: str, instead: Callable[[Exception], Caller]) -> None:
+        self._make_other = instead
+        self._other: Caller | None = None
+        try:
+            self._llm = _chat_over(completions, model)
+        except Exception as error:  # noqa: BLE001 - nobody knows what a future release will raise
+            self._other = instead(error)
+
+    async def call(self, messages: Sequence[Message], timeout_s: float) -> Completion | Failure:
+        """Make one attempt that takes at most so many seconds."""
+        if self._other is None:
+            attempt = Attempt(messages)
+            raised = await self._make(attempt, timeout_s)
+            if attempt.outcome is not None:
+                return attempt.outcome
+            error = raised or RuntimeError("agenerate() did not call _agenerate()")
+            if attempt.has_begun or isinstance(error, TimeoutError):
+                return failure_of(error, timeout_s, may_be_billed=attempt.has_left)
+            self._other = self._other or self._make_other(error)
+        return await self._other.call(messages, timeout_s)
+
+    async def _make(self, attempt: Attempt, timeout_s: float) -> Exception | None:
+        """Make an attempt and return the error that ended it, if one did; what came of it is in the attempt."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                # One list a call: agenerate() drops the paid answers beside one that fails.
+                await self._llm.agenerate([_as_text(attempt.messages)], attempt=attempt)
+        except Exception as error:  # noqa: BLE001 - LangChain's, or a tracer's: an answer that has arrived still counts
+            return error
+        return None
+
+
+# --- through any chat model ---
 
 
 class ChatCaller:
@@ -129,79 +235,147 @@ class ChatCaller:
 
     Args:
         llm: the model.
-        convert: makes its messages.
-        params: request parameters that go out with each call.
+        question: makes its messages, and the other arguments of `agenerate`, of our messages and the seconds given.
+        must_finish: an answer without a reason why it ended is none; LangChain takes half a stream for an answer.
     """
 
     def __init__(
         self,
         llm: BaseChatModel,
-        convert: Callable[[Sequence[Message]], list[BaseMessage]],
-        params: Mapping[str, Any] | None = None,
+        question: Callable[[Sequence[Message], float], tuple[list[BaseMessage], Mapping[str, Any]]],
+        *,
+        must_finish: bool = False,
     ) -> None:
         self._llm = llm
-        self._convert = convert
-        self._params = dict(params or {})
+        self._question = question
+        self._must_finish = must_finish
         # A server may repeat the API key in its errors. Models of LangChain keep theirs in such fields.
         kept = (value.get_secret_value() for value in vars(llm).values() if isinstance(value, SecretStr))
         self._secrets = [secret for secret in kept if secret]
 
     async def call(self, messages: Sequence[Message], timeout_s: float) -> Completion | Failure:
         """Make one attempt that takes at most so many seconds."""
+        has_begun = False
         try:
+            converted, options = self._question(messages, timeout_s)
+            has_begun = True
             async with asyncio.timeout(timeout_s):
-                # One list a call: agenerate() drops the paid answers beside one that fails.
-                result = await self._llm.agenerate([self._convert(messages)], **self._params)
-        except CallFailed as error:
-            return error.failure
+                result = await self._llm.agenerate([converted], **options)
         except Exception as error:  # noqa: BLE001 - any chat model may stand here, and one row's trouble is a value
-            return failure_of(error, timeout_s, self._secrets)
-        return completion_of(result)
+            return _paid_for(error) or failure_of(error, timeout_s, self._secrets, may_be_billed=has_begun)
+        completion = completion_of(result)
+        if self._must_finish and isinstance(completion, Completion) and completion.finish_reason is None:
+            return Failure(Fault.PROTOCOL, "the stream ended before the answer did", may_be_billed=True)
+        return completion
 
 
 def completion_of(result: LLMResult) -> Completion | Failure:
     """Read what `agenerate` returned for its one prompt."""
     generation = next((each for candidates in result.generations for each in candidates), None)
     if generation is None:
-        return Failure(Fault.PROTOCOL, "the model returned no generation")
-    info = generation.generation_info or {}
-    usage = None
-    if isinstance(generation, ChatGeneration):
-        usage = getattr(generation.message, "usage_metadata", None)
-        info = {**generation.message.response_metadata, **info}
+        return Failure(Fault.PROTOCOL, "the model returned no generation", may_be_billed=True)
+    message = generation.message if isinstance(generation, ChatGeneration) else AIMessage(generation.text)
+    info = {**message.response_metadata, **(generation.generation_info or {})}
     reason = info.get("finish_reason") or info.get("stop_reason") or info.get("done_reason")
+    refusal = message.additional_kwargs.get("refusal")
+    calls = getattr(message, "tool_calls", None)
+    headers = info.get("headers")
+    headers = headers if isinstance(headers, Mapping) else {}
     return Completion(
-        generation.text or None,
+        generation.text or (json.dumps(calls, ensure_ascii=False, default=str) if calls else None),
         None if reason is None else str(reason),
-        Usage(usage["input_tokens"], usage["output_tokens"]) if usage else Usage(),
+        _usage_of(result, message),
+        refusal if isinstance(refusal, str) else None,
+        limits_in({str(name).lower(): str(value) for name, value in headers.items()}),
     )
 
 
+def _usage_of(result: LLMResult, message: BaseMessage) -> Usage:
+    """Read what the call used: in the server's words where the model kept them, else in LangChain's."""
+    kept = (result.llm_output or {}).get("token_usage")
+    if kept:
+        return usage_in(kept)
+    usage = getattr(message, "usage_metadata", None) or {}
+    prompt, completion, total = (usage.get(f"{name}_tokens", 0) for name in ("input", "output", "total"))
+    asked, given = usage.get("input_token_details") or {}, usage.get("output_token_details") or {}
+    return used(prompt, completion, total, asked.get("cache_read") or 0, given.get("reasoning") or 0)
+
+
+# --- what a model raised ---
+
 # By name, because each provider's SDK has classes of its own, over one of several HTTP libraries.
-_TIMEOUTS = {"TimeoutError", "APITimeoutError", "TimeoutException", "Timeout"}
-_NO_CONNECTION = {"ConnectionError", "APIConnectionError", "TransportError", "ClientConnectionError"}
+_TIMEOUTS = {"TimeoutError", "APITimeoutError", "TimeoutException", "Timeout", "ModelTimeoutError"}
+_NO_CONNECTION = {
+    "ConnectionError",
+    "APIConnectionError",
+    "TransportError",
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "ModelConnectionError",
+}
+# Of those, the ones that come before a request has left.
+_NEVER_LEFT = {
+    "ConnectError",
+    "ConnectTimeout",
+    "PoolTimeout",
+    "ProxyError",
+    "UnsupportedProtocol",
+    "ClientConnectorError",
+    "ConnectionTimeoutError",
+    "ConnectionRefusedError",
+    "gaierror",
+}
+# An error in the stream of an answer, or an answer that the SDK cannot read.
+_NO_ANSWER = {"APIError"}
+# LangChain's own tree of errors says with a class what a server says with a status.
+_STATUS = {
+    "ModelAuthenticationError": 401,
+    "ModelPermissionDeniedError": 403,
+    "ModelNotFoundError": 404,
+    "ModelRateLimitError": 429,
+    "ModelInvalidRequestError": 400,
+    "ContextOverflowError": 400,
+    "ModelAPIError": 500,
+}
 
 
-def failure_of(error: Exception, timeout_s: float, secrets: Sequence[str] = ()) -> Failure:
+def failure_of(
+    error: Exception, timeout_s: float, secrets: Sequence[str] = (), *, may_be_billed: bool = True
+) -> Failure:
     """Read what a chat model raised, as far as its attributes, its class or what caused it tell.
 
     Args:
         error: what it raised.
         timeout_s: seconds that the call was given.
         secrets: what the failure must not show.
+        may_be_billed: the request may have left; what was raised may still say that it had not, or was refused.
     """
-    response = getattr(error, "response", None)
-    status = getattr(error, "status_code", None) or getattr(response, "status_code", None)
-    if isinstance(status, int):
-        headers = {name.lower(): value for name, value in dict(getattr(response, "headers", {})).items()}
-        return status_failure(status, headers, _body_of(response) or str(error), secrets)
     causes = list(_causes(error))
     names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
+    response = getattr(error, "response", None)
+    said = (getattr(source, name, None) for source in (error, response) for name in ("status_code", "status"))
+    status = next((code for code in said if isinstance(code, int)), None)
+    if status is None:
+        status = next((code for name, code in _STATUS.items() if name in names), None)
+    if status is not None:
+        headers = {name.lower(): value for name, value in dict(getattr(response, "headers", {})).items()}
+        return failure_in(status, headers, _body_of(response) or str(error), secrets)
+    may_be_billed = may_be_billed and not names & _NEVER_LEFT
     if names & _TIMEOUTS:
-        return Failure(Fault.TIMEOUT, one_line(str(error), secrets) or f"nothing came within {timeout_s:g} s")
+        message = one_line(str(error), secrets) or f"nothing came within {timeout_s:g} s"
+        return Failure(Fault.TIMEOUT, message, may_be_billed=may_be_billed)
     if names & _NO_CONNECTION:
-        return connection_failure(next((cause for cause in reversed(causes) if str(cause)), error), secrets)
-    return Failure(Fault.OTHER, one_line(f"{type(error).__name__}: {error}", secrets))
+        deepest = next((cause for cause in reversed(causes) if str(cause)), error)
+        message = one_line(str(deepest), secrets) or type(error).__name__
+        return Failure(Fault.CONNECTION, message, may_be_billed=may_be_billed)
+    fault = Fault.PROTOCOL if names & _NO_ANSWER else Fault.OTHER
+    return Failure(fault, one_line(f"{type(error).__name__}: {error}", secrets), may_be_billed=may_be_billed)
+
+
+def _paid_for(error: Exception) -> Completion | None:
+    """Return the answer that an error carries: the SDK raises for one that `response_format` cannot take."""
+    completion = getattr(error, "completion", None)
+    return completion_in(completion.model_dump(), {}) if isinstance(completion, openai.BaseModel) else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

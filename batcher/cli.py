@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import batcher
 from batcher.errors import BatcherError, Interrupted, RunStopped
+from batcher.progress import say
 
 if TYPE_CHECKING:
     from batcher.records import Report
@@ -42,7 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"batcher {batcher.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _add_run(verbs)
+    _add_plan(verbs)
     _add_status(verbs)
+    _add_verify(verbs)
+    _add_merge(verbs)
     _add_serve(verbs)
     _add_demo(verbs)
     return parser
@@ -75,6 +80,23 @@ def _add_run(verbs: Any) -> None:
         "the job; running the same command again resumes it",
         "Ask a model about every row of INPUT and save the answers. Running the same command again resumes it.",
     )
+    _add_options(parser)
+
+
+def _add_plan(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "plan",
+        "batcher plan INPUT [options]",
+        "what run would do: rows, requests, tokens, money, time",
+        "Show what `batcher run` would do with the same options: rows that have an answer and rows that have not, and"
+        " why; requests, model tokens, money, and the time that the limits make it take. Nothing is sent, and no file"
+        " is written.",
+    )
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="INPUT", help="a .csv, .tsv, .parquet or .jsonl file")
     _add_prompt(parser.add_argument_group("what to ask (exactly one of the first four)"))
     _add_endpoints(parser.add_argument_group("whom to ask"))
@@ -117,13 +139,15 @@ def _add_endpoints(group: Any) -> None:
     group.add_argument(
         "--endpoints",
         metavar="FILE",
-        help="a TOML file with [[endpoint]] tables: model, base_url, api_key_env, rpm, rps, max_concurrency, params",
+        help="a TOML file with [[endpoint]] tables: model, base_url, api_key_env, rpm, rps, tpm, max_concurrency,"
+        " params, prices",
     )
 
 
 def _add_limits(group: Any) -> None:
     group.add_argument("--rpm", metavar="N", type=float, help="requests a minute, for each key")
     group.add_argument("--rps", metavar="N", type=float, help="requests a second, for each key")
+    group.add_argument("--tpm", metavar="N", type=float, help="model tokens a minute, for each key")
     group.add_argument(
         "--max-concurrency", metavar="N", type=int, help="requests in flight at most, for each key (256)"
     )
@@ -132,6 +156,13 @@ def _add_limits(group: Any) -> None:
         "--deadline", metavar="S", type=float, help="seconds that a row may be in flight over all attempts (1800)"
     )
     group.add_argument("--max-attempts", metavar="N", type=int, help="attempts that a row may use; a 429 uses none (6)")
+    group.add_argument(
+        "--budget", metavar="USD", type=float, help="US dollars at most, for the whole run with its resumes"
+    )
+    group.add_argument(
+        "--price-in", metavar="USD", type=float, help="US dollars per million tokens of prompts (price table)"
+    )
+    group.add_argument("--price-out", metavar="USD", type=float, help="the same for answers (price table)")
 
 
 def _add_output(group: Any) -> None:
@@ -147,9 +178,14 @@ def _add_output(group: Any) -> None:
         help="what to do about rows that have an answer to a different question: abort before any call, redo (ask"
         " again) or reuse (keep the old answers) (abort)",
     )
+    group.add_argument("--dedup", action="store_true", help="send rows that ask the same once; each gets the answer")
+    group.add_argument(
+        "--encoding", metavar="NAME", help="of the CSV files: utf-8, or utf-8-sig, which spreadsheets know (utf-8)"
+    )
 
 
 def _add_display(group: Any) -> None:
+    group.add_argument("--dry-run", action="store_true", help="send nothing: the same as `batcher plan`")
     group.add_argument("--json", action="store_true", help="print one JSON object about the run to stdout")
     group.add_argument("--no-progress", action="store_true", help="no bar")
     group.add_argument("--quiet", action="store_true", help="errors only")
@@ -166,6 +202,45 @@ def _add_status(verbs: Any) -> None:
     parser.add_argument("keyword", metavar="KEYWORD", help="the run's keyword")
     parser.add_argument("--output-dir", metavar="DIR", default="output", help="where the run writes (output)")
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def _add_verify(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "verify",
+        "batcher verify KEYWORD [INPUT] [options]",
+        "proves that every row is right, and names those that are not",
+        "Prove that every row stands in the result once, in order, with the answer to its own prompt, and that requests"
+        " and answers fit. Whatever does not is named, and the exit status is 1. Nothing is written.",
+    )
+    parser.add_argument("keyword", metavar="KEYWORD", help="the run's keyword")
+    parser.add_argument(
+        "data",
+        metavar="INPUT",
+        nargs="?",
+        help="the run's input: each row's prompt is made again. Without it, journal and files are compared with one"
+        " another",
+    )
+    parser.add_argument("--output-dir", metavar="DIR", default="output", help="where the run writes (output)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def _add_merge(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "merge",
+        "batcher merge KEYWORD [options]",
+        "rebuilds all_<keyword>.csv from the chunk files as they are",
+        "Join the chunk files as they are into all_<keyword>.csv: labels that were corrected in them by hand are in it."
+        " It prints the path.",
+    )
+    parser.add_argument("keyword", metavar="KEYWORD", help="the run's keyword")
+    parser.add_argument("--output-dir", metavar="DIR", default="output", help="where the run writes (output)")
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="of an unfinished run: write partial_<keyword>.csv of the chunks that are finished",
+    )
 
 
 def _add_serve(verbs: Any) -> None:
@@ -188,6 +263,7 @@ def _add_serve(verbs: Any) -> None:
         "--latency-sigma", metavar="X", type=float, default=0.0, help="spread of a log-normal latency (0: fixed)"
     )
     parser.add_argument("--rpm", metavar="N", type=float, default=0.0, help="answer 429 beyond N requests a minute")
+    parser.add_argument("--max-in-flight", metavar="N", type=int, default=0, help="answer 429 beyond N at a time")
     for name, what in (
         ("error", "that are answered with 500"),
         ("drop", "whose connection is cut"),
@@ -223,34 +299,47 @@ def main(argv: Sequence[str]) -> int:
     try:
         return _VERBS[arguments.verb](arguments)
     except (RunStopped, Interrupted) as stopped:
-        print(f"batcher: {stopped}", file=sys.stderr)
+        say(f"batcher: {stopped}")
         if getattr(arguments, "json", False):
             _print_json(stopped.report.to_dict())
         return STOPPED
     except BatcherError as error:
-        print(f"batcher: {error}", file=sys.stderr)
+        say(f"batcher: {error}")
         return NOTHING_DONE
     except KeyboardInterrupt:
-        print("batcher: stopped before anything was sent", file=sys.stderr)
+        say("batcher: stopped before anything was sent")
         return STOPPED
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from batcher.runner import run  # noqa: PLC0415 - `batcher --help` does not need it
-
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options as keyword arguments, with `data` and `prompt` among them."""
     options = {name: value for name, value in vars(arguments).items() if value is not None and value is not False}
-    as_json = options.pop("json", False)
-    del options["verb"]
-    data, prompt = options.pop("data"), options.pop("prompt", None)
+    for name in ("verb", "json", "dry_run"):
+        options.pop(name, None)
     if "param" in options:
         options["param"] = dict(map(_param, options["param"]))
-    report = run(data, prompt, **options)
+    return options
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    found = batcher.plan(**_options(arguments))
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        _print(found)
+    return OK
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.dry_run:
+        return _plan(arguments)
+    report = batcher.run(**_options(arguments))
     if not arguments.quiet:
         _tell(report)
-    if as_json:
+    if arguments.json:
         _print_json(report.to_dict())
     else:
-        print(report.output)
+        _print(report.output)
     return OK if report.ok == report.rows else SOME_FAILED
 
 
@@ -265,17 +354,14 @@ def _param(text: str) -> tuple[str, Any]:
 
 
 def _tell(report: Report) -> None:
-    print(report, file=sys.stderr)
+    say(report)
     if len(report.endpoints) > 1:
         for endpoint in report.endpoints:
             out = f"; left the pool: {endpoint.out}" if endpoint.out else ""
-            print(f"  {endpoint.endpoint}: {endpoint.requests:,} requests{out}", file=sys.stderr)
+            say(f"  {endpoint.endpoint}: {endpoint.requests:,} requests{out}")
     if failed := report.invalid + report.error:
         name = report.keyword
-        print(
-            f"{failed:,} rows failed: `batcher status {name}` says why; --retry-failed sends them again",
-            file=sys.stderr,
-        )
+        say(f"{failed:,} rows failed: `batcher status {name}` says why; --retry-failed sends them again")
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -283,7 +369,21 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(found.to_dict())
     else:
-        print(found)
+        _print(found)
+    return OK
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    found = batcher.verify(arguments.keyword, arguments.data, output_dir=arguments.output_dir)
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        _print(found)
+    return OK if found.ok else SOME_FAILED
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    _print(batcher.merge(arguments.keyword, arguments.output_dir, partial=arguments.partial))
     return OK
 
 
@@ -307,8 +407,29 @@ def _demo(arguments: argparse.Namespace) -> int:
     return demo(Path(arguments.output_dir))
 
 
-_VERBS = {"run": _run, "status": _status, "serve": _serve, "demo": _demo}
+_VERBS = {
+    "run": _run,
+    "plan": _plan,
+    "status": _status,
+    "verify": _verify,
+    "merge": _merge,
+    "serve": _serve,
+    "demo": _demo,
+}
+
+
+def _print(data: object) -> None:
+    """Print data to stdout; where that cannot be written, the work is done all the same."""
+    try:
+        if sys.stdout is not None:
+            print(data, flush=True)
+    except BrokenPipeError:
+        raise  # as in `batcher status k | head`: nobody wants to hear more
+    except OSError as error:
+        say(f"batcher: stdout cannot be written ({error.strerror}): {data}")
+        # What is left in its buffer would be tried again at the end, and change the exit status.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False))
+    _print(json.dumps(value, ensure_ascii=False))

@@ -24,13 +24,12 @@ OPENAI_URL = "https://api.openai.com/v1"
 
 MAX_CONCURRENCY = 256
 ON_CHANGE = ("abort", "redo", "reuse")
-
+ENCODINGS = ("utf-8", "utf-8-sig")
+_DEAREST = 1e6  # dollars per million tokens: beyond it somebody has mixed up the units
 
 RESERVED_PARAMS = {
     "model": "use --model",
     "messages": "use --prompt or --messages-column",
-    "stream": "batcher reads whole answers",
-    "stream_options": "batcher reads whole answers",
 }
 
 # Windows refuses these as file names, whatever their ending.
@@ -94,6 +93,20 @@ def _check_params(params: object, where: str) -> None:
         raise SettingsError(f"{where}: the parameters cannot be written as JSON: {error}") from error
 
 
+def _check_prices(prices: object) -> None:
+    if prices is None:
+        return
+    if not isinstance(prices, Mapping) or not {"in", "out"} <= set(prices) <= {"in", "out", "cached"}:
+        raise SettingsError("prices must hold dollars per million tokens, as in {'in': 0.27, 'out': 1.10}")
+    for name, price in prices.items():
+        _price(f"prices: {name}", price)
+
+
+def _price(name: str, value: object) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= _DEAREST:
+        raise SettingsError(f"{name} must be dollars per million tokens, 0 or more, not {value!r}")
+
+
 def check_variable(name: str, where: str) -> None:
     """Refuse what cannot name a variable, unshown: it may well be an API key."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
@@ -132,8 +145,10 @@ class Endpoint:
         api_key: one key; None where the server asks for none. Never shown, never written.
         rpm: requests a minute at most; None is no limit.
         rps: requests a second at most; None is no limit.
+        tpm: model tokens a minute at most, prompts and answers together; None is no limit.
         max_concurrency: requests in flight at most.
         params: request parameters of this endpoint alone, sent on under the names given.
+        prices: US dollars per million model tokens: `in`, `out` and, if it differs, `cached`; default: the price table.
         llm: any LangChain chat model; it is called instead, with its own model, key and parameters.
 
     Raises:
@@ -145,8 +160,10 @@ class Endpoint:
     api_key: str | None = field(default=None, repr=False)
     rpm: float | None = None
     rps: float | None = None
+    tpm: float | None = None
     max_concurrency: int = MAX_CONCURRENCY
     params: Mapping[str, Any] = field(default_factory=dict)
+    prices: Mapping[str, float] | None = None
     llm: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -161,8 +178,10 @@ class Endpoint:
             check_key(self.api_key, "api_key")
         _positive("rpm", self.rpm, optional=True)
         _positive("rps", self.rps, optional=True)
+        _positive("tpm", self.tpm, optional=True)
         _positive("max_concurrency", self.max_concurrency, whole=True)
         _check_params(self.params, "params")
+        _check_prices(self.prices)
         object.__setattr__(self, "params", dict(self.params))
 
     @property
@@ -198,14 +217,20 @@ class Options(TypedDict, total=False):
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None
     rpm: float | None
     rps: float | None
+    tpm: float | None
     max_concurrency: int
     timeout: float
     deadline: float
     max_attempts: int
+    budget: float | None
+    price_in: float | None
+    price_out: float | None
     param: Mapping[str, Any] | None
     limit: int | None
     retry_failed: bool
     on_change: str
+    dedup: bool
+    encoding: str
     no_progress: bool
     quiet: bool
 
@@ -218,6 +243,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "system": (str, NoneType),
     "system_file": (str, os.PathLike, NoneType),
     "retry_failed": (bool,),
+    "dedup": (bool,),
     "no_progress": (bool,),
     "quiet": (bool,),
 }
@@ -241,16 +267,20 @@ class Settings:
         provider: a known service by name: it fills in the base URL and the key's variable.
         api_key_env: the variable that holds the key, or several separated by commas.
         endpoints: `Endpoint` objects, or the path of a TOML file with `[[endpoint]]` tables.
-        rpm, rps: requests a minute and a second at most, for each key.
+        rpm, rps, tpm: requests a minute, requests a second and model tokens a minute at most, for each key.
         max_concurrency: requests in flight at most, for each key.
         timeout: seconds for one attempt.
         deadline: seconds that a row may be in flight over all its attempts.
         max_attempts: attempts that a row may use; one refused for a rate limit is not counted.
+        budget: US dollars at most, for all that this keyword has ever sent.
+        price_in, price_out: US dollars per million model tokens of prompts and answers; default: the price table.
         param: request parameters, sent on under the names given.
         limit: only so many rows, from the first.
         retry_failed: send the rows again that ended as `error` or `invalid`.
         on_change: what to do about rows that have an answer to a different question: `abort` before any call, `redo`
             (ask again) or `reuse` (keep the old answers).
+        dedup: rows that ask the same are sent once, and each gets the answer.
+        encoding: of the CSV files: `utf-8`, or `utf-8-sig` for spreadsheets.
         no_progress: show no bar.
         quiet: show errors only.
     """
@@ -271,14 +301,20 @@ class Settings:
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None = None
     rpm: float | None = None
     rps: float | None = None
+    tpm: float | None = None
     max_concurrency: int = MAX_CONCURRENCY
     timeout: float = 120.0
     deadline: float = 1800.0
     max_attempts: int = 6
+    budget: float | None = None
+    price_in: float | None = None
+    price_out: float | None = None
     param: Mapping[str, Any] | None = None
     limit: int | None = None
     retry_failed: bool = False
     on_change: str = "abort"
+    dedup: bool = False
+    encoding: str = "utf-8"
     no_progress: bool = False
     quiet: bool = False
 
@@ -291,7 +327,9 @@ class Settings:
             check_variable(self.api_key_env, "--api-key-env")
         _only_one(self, "system", "system_file")
         _only_one(self, "provider", "base_url")
-        for name in ("model", "base_url", "provider", "api_key_env", "rpm", "rps"):
+        if (self.price_in is None) != (self.price_out is None):
+            raise SettingsError("--price-in and --price-out go together: give both, in dollars per million tokens")
+        for name in ("model", "base_url", "provider", "api_key_env", "rpm", "rps", "tpm", "price_in"):
             if self.endpoints is not None and getattr(self, name) is not None:
                 raise SettingsError(f"{_flag(name)} and --endpoints exclude each other: say it in the endpoints")
 
@@ -299,13 +337,18 @@ class Settings:
         """Check each option alone."""
         for name in ("chunk_size", "max_concurrency", "max_attempts", "limit"):
             _positive(_flag(name), getattr(self, name), whole=True, optional=name == "limit")
-        for name in ("rpm", "rps", "timeout", "deadline"):
-            _positive(_flag(name), getattr(self, name), optional=name in {"rpm", "rps"})
+        for name in ("rpm", "rps", "tpm", "budget", "timeout", "deadline"):
+            _positive(_flag(name), getattr(self, name), optional=name not in {"timeout", "deadline"})
+        for name in ("price_in", "price_out"):
+            if getattr(self, name) is not None:
+                _price(_flag(name), getattr(self, name))
         for name in ("prompt_column", "messages_column", "model", "base_url", "provider", "api_key_env"):
             _text(_flag(name), getattr(self, name))
         _text("--answer-column", self.answer_column, optional=False)
         if self.on_change not in ON_CHANGE:
             raise SettingsError(f"--on-change must be one of {', '.join(ON_CHANGE)}, not {self.on_change!r}")
+        if self.encoding not in ENCODINGS:
+            raise SettingsError(f"--encoding must be one of {', '.join(ENCODINGS)}, not {self.encoding!r}")
         for name, kinds in _KINDS.items():
             if not isinstance(getattr(self, name), kinds):
                 raise SettingsError(f"{_flag(name)} cannot be of type {type(getattr(self, name)).__name__}")
@@ -327,6 +370,13 @@ class Settings:
     def params(self) -> dict[str, Any]:
         """The request parameters of every row."""
         return dict(self.param or {})
+
+    @property
+    def prices(self) -> dict[str, float] | None:
+        """The prices given, as an endpoint has them."""
+        if self.price_in is None or self.price_out is None:
+            return None
+        return {"in": self.price_in, "out": self.price_out}
 
     @property
     def answer_columns(self) -> tuple[str, str, str]:

@@ -94,6 +94,8 @@ def _from_options(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint,
         base_url=base_url,
         rpm=settings.rpm,
         rps=settings.rps,
+        tpm=settings.tpm,
+        prices=settings.prices,
         max_concurrency=settings.max_concurrency,
     )
     if base_url == OFFLINE:
@@ -149,8 +151,10 @@ _TABLE_KEYS: dict[str, tuple[type, ...]] = {
     "api_key_env": (str,),
     "rpm": (int, float),
     "rps": (int, float),
+    "tpm": (int, float),
     "max_concurrency": (int,),
     "params": (dict,),
+    "prices": (dict,),
 }
 
 

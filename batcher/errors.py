@@ -9,6 +9,7 @@ What is raised stops the run:
      |   +- ChangedError    rows have an answer to a different question: choose
      +- OutputError         the output directory or its journal cannot be used: mend the directory
      +- RunStopped          the run ended early, all that arrived is saved: the same call goes on
+         +- BudgetReached   the budget does not cover the next request: raise it
          +- EndpointsLost   no endpoint is left that takes calls: mend the key, the model or the service
     Interrupted             a KeyboardInterrupt that carries the report; all that arrived is saved
 """
@@ -51,6 +52,10 @@ class RunStopped(BatcherError):
     def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
         self.report = report
+
+
+class BudgetReached(RunStopped):
+    """The budget does not cover the next request."""
 
 
 class EndpointsLost(RunStopped):

@@ -3,16 +3,23 @@
 Invariant: what was committed is never changed or removed; a row's result is only ever pointed at another answer.
 
     rows       what the input's rows ask now: position -> key, and the result that answers it (or none yet)
+    scope      how many of them, from the first, the last plan was about
+    same       rows that are not asked, because an earlier row asks the same (`--dedup`)
     results    every answer, and every error that ended a row, under the key of its question
     requests   every attempt: sent, and how it ended; no end means that it was in flight when the process ended
     chunks     the chunk files that were written, and from what
     runs       every process that worked on this keyword
+    events     what else is worth knowing of a run: when it paused, and why
+
+A result has the id of the request that brought it; adopted ones, which no request brought, count down from -1. Money is
+in nano-dollars: a request's `cost` is the most that it may cost until it has ended, and NULL where no price is known.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -22,6 +29,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -29,10 +37,13 @@ from typing import Any, NamedTuple, Self
 from filelock import FileLock, Timeout
 
 from batcher.errors import OutputError
-from batcher.records import GAVE_UP, Giver, Result, Status
+from batcher.records import GAVE_UP, Giver, Result, RowState, Status, Usage
 
-VERSION = 1
+VERSION = 2
 _APPLICATION_ID = 0x62_74_63_68  # "btch": tells our files from other SQLite files
+
+ADOPTED = Giver("adopted from files", "")
+"""Who gave the answers that were found in chunk files without a journal: nobody knows."""
 
 _SCHEMA = """
 CREATE TABLE runs (id INTEGER PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, started REAL NOT NULL,
@@ -47,18 +58,79 @@ CREATE TABLE results (id INTEGER PRIMARY KEY, key BLOB NOT NULL, giver INTEGER N
 CREATE TABLE rows (position INTEGER PRIMARY KEY, key BLOB NOT NULL, result INTEGER);
 CREATE TABLE chunks (start INTEGER PRIMARY KEY, rows INTEGER NOT NULL, origin BLOB NOT NULL, sha256 BLOB NOT NULL);
 """
-
-_SEND = "INSERT INTO requests (id, run, endpoint, giver, position, key, sent) VALUES (?, ?, ?, ?, ?, ?, ?)"
-_END = "UPDATE requests SET ended = ?, outcome = ?, prompt_tokens = ?, completion_tokens = ? WHERE id = ?"
-_RESULT = "INSERT INTO results (id, key, giver, status, answer, error) VALUES (?, ?, ?, ?, ?, ?)"
-_POINT = "UPDATE rows SET result = ? WHERE position = ?"
-
-
-_CHANGED = """
-FROM moved m JOIN rows r USING (position) JOIN results a ON a.id = m.result
-WHERE r.result IS NULL AND a.status <> 'error'
-AND m.result NOT IN (SELECT result FROM rows WHERE result IS NOT NULL)
+_SECOND = """
+ALTER TABLE requests ADD COLUMN cached_tokens INTEGER;
+ALTER TABLE requests ADD COLUMN reasoning_tokens INTEGER;
+ALTER TABLE requests ADD COLUMN cost INTEGER;
+ALTER TABLE results ADD COLUMN seal BLOB;
+ALTER TABLE rows ADD COLUMN cells BLOB;
+ALTER TABLE rows ADD COLUMN is_kept INTEGER;
+CREATE TABLE scope (rows INTEGER NOT NULL);
+INSERT INTO scope SELECT count(*) FROM rows;
+CREATE TABLE same (position INTEGER PRIMARY KEY, leader INTEGER NOT NULL);
+CREATE INDEX same_leader ON same (leader);
+CREATE TABLE events (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, at REAL NOT NULL, what TEXT NOT NULL);
 """
+# Each brings a journal from one version to the next; a new one starts from nothing.
+_STEPS = (_SCHEMA, _SECOND)
+
+_SEND = "INSERT INTO requests (id, run, endpoint, giver, position, key, sent, cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_END = (
+    "UPDATE requests SET ended = ?, outcome = ?, prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?,"
+    " reasoning_tokens = ?, cost = ? WHERE id = ?"
+)
+_RESULT = "INSERT INTO results (id, key, giver, status, answer, error, seal) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_POINT = "UPDATE rows SET result = ? WHERE position = ?"
+_POINT_SAME = "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?)"
+
+_LARGEST = 2**63 - 1
+
+CELL_BYTES = 4
+"""Bytes of a cell's hash in `rows.cells`."""
+
+_IN_SCOPE = "position < (SELECT rows FROM scope)"
+_BARE = f"rows.result IS NULL AND rows.{_IN_SCOPE}"
+
+# A copy to plan in. The view hides the copy's own table, which is empty.
+_COPY = """
+BEGIN;
+INSERT INTO main.runs SELECT * FROM source.runs;
+INSERT INTO main.givers SELECT * FROM source.givers;
+INSERT INTO main.chunks SELECT * FROM source.chunks;
+INSERT INTO main.rows SELECT * FROM source.rows;
+INSERT INTO main.results SELECT id, key, giver, status, '', '', NULL FROM source.results;
+UPDATE main.scope SET rows = (SELECT rows FROM source.scope);
+CREATE TEMP VIEW requests AS SELECT * FROM source.requests;
+COMMIT;
+"""
+
+# What the plan needs to know for its own time only: which result a row had and lost, what it had asked, and which of
+# its columns changed, as a bit mask; the results that nobody has, or that a row behind the limit can spare; which of
+# them went where; and what was found in chunk files.
+_SCRATCH = """
+CREATE TEMP TABLE moved (position INTEGER PRIMARY KEY, result INTEGER NOT NULL, columns INTEGER NOT NULL,
+    key BLOB NOT NULL, cells BLOB, is_kept INTEGER);
+CREATE TEMP TABLE free (key BLOB, nth INTEGER, id INTEGER, spared_by INTEGER, PRIMARY KEY (key, nth)) WITHOUT ROWID;
+CREATE TEMP TABLE given (position INTEGER PRIMARY KEY, id INTEGER NOT NULL, spared_by INTEGER);
+CREATE TEMP TABLE found (position INTEGER PRIMARY KEY, status TEXT, answer TEXT, error TEXT, seal BLOB);
+"""
+_SCRATCH_NAMES = ("moved", "free", "given", "found")
+
+# Answers that have gone to no other row. One may have served several rows (`--dedup`): so many of them are left out as
+# have it again, those first that need it least.
+_LOST = """
+(
+    SELECT position, result, columns, cells, is_bare FROM (
+        SELECT m.*, r.position IS NOT NULL AND r.result IS NULL AS is_bare, coalesce(g.count, 0) AS again,
+            row_number() OVER (
+                PARTITION BY m.result ORDER BY r.position IS NOT NULL AND r.result IS NULL, m.position) AS nth
+        FROM moved m LEFT JOIN (SELECT position, result FROM rows WHERE position < (SELECT rows FROM scope)) r
+            USING (position)
+        LEFT JOIN (SELECT id, count(*) AS count FROM given GROUP BY id) g ON g.id = m.result)
+    WHERE nth > again AND result IN (SELECT id FROM results WHERE status <> 'error')
+)
+"""
+_CHANGED = f"{_LOST} WHERE is_bare"
 
 
 class Request(NamedTuple):
@@ -80,11 +152,44 @@ class Request(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How an attempt ended: `answered`, or the name of its failure; and the model tokens it used."""
+    """How an attempt ended: `answered`, or the name of its failure; what it used, and its cost, if that is known."""
 
     name: str
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    usage: Usage = Usage()
+    cost: int | None = None
+
+
+class InFlight(NamedTuple):
+    """Requests without an end: how many, and the most that they may cost, or None where that is not known."""
+
+    requests: int
+    most: int | None
+
+
+class Usual(NamedTuple):
+    """What an answer takes on average: model tokens, and nano-dollars where a price was known."""
+
+    prompt_tokens: float
+    completion_tokens: float
+    cost: float | None
+
+
+class Spent(NamedTuple):
+    """What was paid, in nano-dollars.
+
+    Attributes:
+        answered: for requests that were answered.
+        uncertain: at most, for those that may be billed though no answer came.
+        unpriced: requests of an unknown price.
+    """
+
+    answered: int
+    uncertain: int
+    unpriced: int
+
+    @property
+    def total(self) -> int:
+        return self.answered + self.uncertain
 
 
 class Chunk(NamedTuple):
@@ -114,6 +219,21 @@ class Counts(NamedTuple):
         return self.rows - self.ok - self.invalid - self.error
 
 
+class Matched(NamedTuple):
+    """What came of matching rows and answers.
+
+    Attributes:
+        changed: how many rows had an answer, and now ask something else or would ask somebody else: counted by the
+            columns that changed, as a bit mask in the order of their cells; 0 where it is not the columns.
+        adopted: rows whose result was found in a chunk file.
+        same: rows without a result that ask what another one asks.
+    """
+
+    changed: dict[int, int]
+    adopted: int
+    same: int
+
+
 class LastRun(NamedTuple):
     """The latest process that worked on a keyword."""
 
@@ -126,6 +246,88 @@ class LastRun(NamedTuple):
     chunk_size: int
     question: dict[str, Any]
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it has not ended, as far as can be told: on another host it may have been killed."""
+        return self.ended is None and (self.host != socket.gethostname() or _is_alive(self.pid))
+
+
+class RowRecord(NamedTuple):
+    """A row and the result that it points at, as the journal has them; the texts are bytes.
+
+    Attributes:
+        position, key, cells: of the row; see `plan_keys`.
+        is_kept: it keeps an answer to an earlier question.
+        result: the id that it points at, or None.
+        found: the same id, or None where there is no such result.
+        answered: the key of the question that the result answers.
+        giver: the id of who gave it.
+        sealed: the result's seal, or None where an older batcher wrote it.
+        status, answer, error: how the row ended.
+    """
+
+    position: int
+    key: bytes
+    cells: bytes | None
+    is_kept: int | None
+    result: int | None
+    found: int | None
+    answered: bytes
+    giver: int
+    sealed: bytes | None
+    status: bytes
+    answer: bytes
+    error: bytes
+
+
+class EndpointAccount(NamedTuple):
+    """The requests of one endpoint to one giver; money in nano-dollars.
+
+    Attributes:
+        endpoint: its place in the pool, from 0.
+        model, base_url: of the giver.
+        sent: requests; each was answered, failed, or has no end.
+        cost: of the answered ones, as far as their price is known.
+        uncertain: what the others may be billed at most.
+        unpriced: requests of an unknown price.
+    """
+
+    endpoint: int
+    model: str
+    base_url: str
+    sent: int
+    answered: int
+    failed: int
+    in_flight: int
+    cost: int
+    uncertain: int
+    unpriced: int
+
+
+class Unreconciled(Enum):
+    """In what ways requests and results may not fit together."""
+
+    BROUGHT_NONE = (
+        "SELECT id FROM requests q WHERE outcome = 'answered'"
+        " AND NOT EXISTS (SELECT 1 FROM results a WHERE a.id = q.id)"
+    )
+    BROUGHT_BY_NONE = (
+        "SELECT a.id FROM results a LEFT JOIN requests q ON q.id = a.id WHERE CASE WHEN a.id > 0 THEN q.id IS NULL"
+        " ELSE a.giver IS NOT (SELECT id FROM givers WHERE model = ? AND base_url = '' AND params = '') END"
+    )
+    OTHER_QUESTION = (
+        "SELECT a.id FROM results a JOIN requests q ON q.id = a.id WHERE a.key <> q.key OR a.giver <> q.giver"
+    )
+    OTHER_OUTCOME = (
+        "SELECT a.id FROM results a JOIN requests q ON q.id = a.id"
+        " WHERE q.outcome IS NULL OR (q.outcome = 'answered') = (a.status = 'error')"
+    )
+    NEVER_ENDED = (
+        "SELECT q.id FROM requests q JOIN runs r ON r.id = q.run WHERE q.outcome IS NULL AND r.outcome = 'done'"
+        " UNION SELECT id FROM requests WHERE (ended IS NULL) <> (outcome IS NULL)"
+    )
+    OF_NOBODY = "SELECT id FROM requests WHERE run NOT IN (SELECT id FROM runs) OR giver NOT IN (SELECT id FROM givers)"
+
 
 class Journal:
     """The journal of one keyword; one process writes it, any number may read.
@@ -135,19 +337,27 @@ class Journal:
     the next one (group commit), so that durability costs the run no throughput.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, lock: FileLock | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        lock: FileLock | None = None,
+        reader: sqlite3.Connection | None = None,
+    ) -> None:
         self.path = path
         self._db = connection
         self._lock = lock
         self._reading = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="batcher-journal")
         self._broken: BaseException | None = None
+        self._closed: BaseException | None = None
+        self._unsaved: list[tuple[str, tuple[Any, ...]]] = []
         self._batch: list[tuple[str, tuple[Any, ...]]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._run = 0
         self._ids: Iterator[int] = itertools.count(self._one("SELECT coalesce(max(id), 0) + 1 FROM requests")[0])
-        self._reader = _connect(path, "ro")
+        self._reader = reader or _connect(path, "mode=ro")
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -160,16 +370,14 @@ class Journal:
         with _errors_told(path, "opened"), contextlib.ExitStack() as stack:
             lock = _lock(path)
             stack.callback(lock.release)
-            db = stack.enter_context(contextlib.closing(_connect(path, "rwc")))
+            db = stack.enter_context(contextlib.closing(_connect(path, "mode=rwc")))
             version = _version(db, path)  # before anything is written: the file may be somebody else's
+            _check_whole(db, path)
             db.execute("PRAGMA journal_mode = WAL")
-            # A process that is killed loses nothing; a power cut may lose the last moment, never the file.
-            db.execute("PRAGMA synchronous = NORMAL")
-            if version == 0:
-                db.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID};"
-                    f" PRAGMA user_version = {VERSION}; COMMIT;"
-                )
+            # Each commit reaches the disk before it counts: a power cut costs no more than a kill.
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA fullfsync = ON")  # on macOS alone, where less is no promise
+            _bring_up_to_date(db, version)
             journal = cls(path, db, lock)
             stack.pop_all()
         return journal
@@ -183,11 +391,35 @@ class Journal:
         """
         with _errors_told(path, "read"), contextlib.ExitStack() as stack:
             # Not "ro": what opens the file so leaves two more beside it when it closes last.
-            db = stack.enter_context(contextlib.closing(_connect(path, "rw")))
+            db = stack.enter_context(contextlib.closing(_connect(path, "mode=rw")))
             db.execute("PRAGMA query_only = ON")
-            if _version(db, path) == 0:
-                raise OutputError(f"{path} is no journal of batcher")
+            _check_readable(_version(db, path), path)
             journal = cls(path, db)
+            stack.pop_all()
+        return journal
+
+    @classmethod
+    def rehearse(cls, path: Path) -> Self:
+        """Open a copy to plan in, without the answers' texts; neither the journal nor its directory is written.
+
+        SQLite keeps what does not fit into memory in a nameless file, which ends with the process.
+
+        Raises:
+            OutputError: the journal cannot be read, or was written by another version.
+        """
+        with _errors_told(path, "read"), contextlib.ExitStack() as stack:
+            db = stack.enter_context(
+                contextlib.closing(sqlite3.connect("file:", uri=True, check_same_thread=False, isolation_level=None))
+            )
+            _bring_up_to_date(db, 0)
+            if path.exists():
+                # Where nobody has it open, a reader would leave two files beside it; else it would write to one.
+                is_open = path.with_name(f"{path.name}-wal").exists()
+                mode = "mode=ro&readonly_shm=1" if is_open else "immutable=1"
+                db.execute("ATTACH ? AS source", (f"{path.resolve().as_uri()}?{mode}",))
+                _check_readable(_version(db, path, "source"), path)
+                db.executescript(_COPY)
+            journal = cls(path, db, reader=db)
             stack.pop_all()
         return journal
 
@@ -195,17 +427,20 @@ class Journal:
         """Close the file. What was noted and is not on disk yet goes there first, whoever waits for it or not.
 
         Raises:
-            OutputError: it could not be written.
+            OutputError: it could not be written, and nobody has been told so yet.
         """
         self._writer.shutdown()
         batch, waiters = self._take()
         try:
-            if batch and not self._broken:
+            if self._unsaved or batch:
                 self._commit(batch)
                 _wake(waiters, None)
+        except OutputError:
+            if not self._broken:
+                raise
         finally:
-            self._broken = self._broken or OutputError(f"the journal {self.path} is closed")
-            _wake(waiters, self._broken)
+            self._closed = OutputError(f"the journal {self.path} is closed")
+            _wake(waiters, self._broken or self._closed)
             with self._reading:  # a thread may be about to end its reading
                 self._reader.close()
             self._db.close()
@@ -225,103 +460,259 @@ class Journal:
     @contextlib.contextmanager
     def planning(self) -> Iterator[None]:
         """Make the block one transaction: the plan takes effect as a whole, or not at all."""
-        # What rows had and lost in this plan, and what nobody has.
-        self._do("CREATE TEMP TABLE IF NOT EXISTS moved (position INTEGER PRIMARY KEY, result INTEGER NOT NULL)")
-        self._do(
-            "CREATE TEMP TABLE IF NOT EXISTS free (key BLOB, nth INTEGER, id INTEGER, PRIMARY KEY (key, nth))"
-            " WITHOUT ROWID"
-        )
+        self._forget_scratch()
+        with _errors_told(self.path, "written"):
+            self._db.executescript(_SCRATCH)
         self._do("BEGIN IMMEDIATE")
         try:
-            self._do("DELETE FROM moved")
-            self._do("DELETE FROM free")
             yield
             self._do("COMMIT")
         finally:
             if self._db.in_transaction:
                 self._db.rollback()
+            self._forget_scratch()
 
-    def plan_keys(self, start: int, keys: Sequence[bytes]) -> None:
-        """Say what the rows from `start` on ask now. A row that asks something else loses its result for now."""
+    def _forget_scratch(self) -> None:
+        for name in _SCRATCH_NAMES:
+            self._do(f"DROP TABLE IF EXISTS temp.{name}")
+
+    def plan_keys(self, start: int, keys: Sequence[bytes], cells: Sequence[bytes]) -> None:
+        """Say what the rows from `start` on ask now. A row that asks something else loses its result for now.
+
+        Args:
+            start: the position of the first.
+            keys: of their questions.
+            cells: what each question is made of: four bytes for each column, the same ones for the same value.
+        """
         known = self._do(
-            "SELECT position, key FROM rows WHERE position >= ? AND position < ?", (start, start + len(keys))
+            "SELECT position, key, cells FROM rows WHERE position >= ? AND position < ?", (start, start + len(keys))
         )
-        old = dict(known)
-        changed = [(start + i, key) for i, key in enumerate(keys) if old.get(start + i) != key]
-        if not changed:
-            return
-        positions = [(position,) for position, _ in changed if position in old]
+        old = {position: (key, cells or b"") for position, key, cells in known}
+        moved, renewed, noted = [], [], []
+        for position, key, cell in zip(itertools.count(start), keys, cells, strict=False):
+            had = old.get(position)
+            if had is None or had[0] != key:
+                renewed.append((position, key, cell))
+                if had is not None:
+                    moved.append((_differing(had[1], cell), position))
+            elif had[1] != cell:
+                noted.append((cell, position))
         with _errors_told(self.path, "written"):
             self._db.executemany(
-                "INSERT INTO moved SELECT position, result FROM rows WHERE position = ? AND result IS NOT NULL",
-                positions,
+                "INSERT INTO moved SELECT position, result, ?, key, cells, is_kept FROM rows"
+                " WHERE position = ? AND result IS NOT NULL",
+                moved,
             )
-            self._db.executemany("INSERT OR REPLACE INTO rows (position, key, result) VALUES (?, ?, NULL)", changed)
+            self._db.executemany("INSERT OR REPLACE INTO rows (position, key, cells) VALUES (?, ?, ?)", renewed)
+            self._db.executemany("UPDATE rows SET cells = ? WHERE position = ?", noted)
 
-    def plan_end(self, rows: int, *, givers: Iterable[int], retry_failed: bool) -> int:
+    def plan_found(self, found: Iterable[tuple[int, bytes, Result]]) -> None:
+        """Say which results chunk files hold: position, key and result of each.
+
+        They are for rows that have never had one: what the journal has asked, it knows better than a file.
+        """
+        values = (
+            (position, result.status.value, _bound(result.answer), _bound(result.error), seal(key, result), position)
+            for position, key, result in found
+        )
+        with _errors_told(self.path, "written"):
+            self._db.executemany(
+                "INSERT INTO found SELECT ?, ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM rows LEFT JOIN moved m"
+                " USING (position) WHERE position = ? AND rows.result IS NULL AND m.result IS NULL)",
+                values,
+            )
+
+    def plan_file(self, start: int, rows: int, sha256: bytes) -> None:
+        """Say which chunk file that the journal does not know was taken over as it is."""
+        self._do("INSERT OR IGNORE INTO chunks VALUES (?, ?, x'', ?)", (start, rows, sha256))
+
+    def plan_end(
+        self,
+        rows: int,
+        *,
+        givers: Iterable[int],
+        is_limited: bool = False,
+        retry_failed: bool = False,
+        redo: bool = False,
+        reuse: bool = False,
+        dedup: bool = False,
+    ) -> Matched:
         """Finish the plan: give every row without a result an answer to its question, if there is one left.
 
         A row that has only moved stays an `error` where it was one.
 
         Args:
-            rows: how many rows there are now; those behind them are forgotten, their answers are kept.
+            rows: how many rows there are now.
             givers: whose answers may be used.
+            is_limited: there are more rows behind them, which stay as they are; else those are forgotten. All answers
+                are kept either way.
             retry_failed: ask the rows again that ended as `error` or `invalid`.
+            redo: ask the rows again that keep an answer to an earlier question.
+            reuse: let the rows that are counted as changed keep the answers to their old questions.
+            dedup: one answer may serve all rows that ask the same.
+        """
+        allowed = ",".join(str(int(giver)) for giver in givers)
+        fits = f"giver IN ({allowed}) AND status " + ("= 'ok'" if retry_failed else "<> 'error'")
+        self._do("UPDATE scope SET rows = ? WHERE rows <> ?", (rows, rows))
+        if not is_limited:
+            self._move("position >= ?", rows)
+            self._do("DELETE FROM rows WHERE position >= ?", (rows,))
+        if retry_failed:
+            self._forget_failed()
+        self._move(
+            f"{_IN_SCOPE} AND result IN (SELECT id FROM results WHERE status <> 'error' AND giver NOT IN ({allowed}))"
+            " AND is_kept IS NULL"
+        )
+        if redo:
+            self._move(f"{_IN_SCOPE} AND is_kept")
+        self._do("UPDATE rows SET result = NULL, is_kept = NULL WHERE position IN (SELECT position FROM moved)")
+        if self._has_bare_rows():
+            self._reuse(fits)
+            if not redo:
+                self._keep_moved()
+        adopted = self._adopt()
+        if retry_failed:
+            self._forget_failed()
+        if dedup:
+            self._share(fits)
+        changed = dict(self._do(f"SELECT columns, count(*) FROM {_CHANGED} GROUP BY 1"))
+        if reuse:
+            self._keep_changed()
+        self._follow(is_wanted=dedup)
+        [same] = self._one(f"SELECT count(*) - count(DISTINCT key) FROM rows WHERE {_BARE}")
+        return Matched(changed, adopted, int(same))
 
-        Returns:
-            How many rows had an answer, and now ask something else or would ask somebody else.
+    def _keep_changed(self) -> None:
+        """Let rows that ask something else keep the answers to their old questions.
+
+        A row is known again by the columns that its question is made of, wherever it stands now, else by its position.
         """
         self._do(
-            "INSERT INTO moved SELECT position, result FROM rows WHERE position >= ? AND result IS NOT NULL", (rows,)
-        )
-        self._do("DELETE FROM rows WHERE position >= ?", (rows,))
-        if retry_failed:
-            failed = "(SELECT id FROM results WHERE status <> 'ok')"
-            self._do(f"UPDATE rows SET result = NULL WHERE result IN {failed}")  # noqa: S608 - a constant
-            self._do(f"DELETE FROM moved WHERE result IN {failed}")  # noqa: S608 - a constant
-        allowed = ",".join(str(int(giver)) for giver in givers)
-        self._do(
             f"""
-            INSERT INTO moved SELECT r.position, r.result FROM rows r JOIN results a ON a.id = r.result
-            WHERE a.giver NOT IN ({allowed}) AND a.status <> 'error'
-            """  # noqa: S608 - integers only
+            INSERT INTO given SELECT asked.position, lost.result, NULL FROM (
+                SELECT position, cells, row_number() OVER (PARTITION BY cells ORDER BY position) AS nth
+                FROM rows WHERE {_BARE} AND cells <> x'') AS asked
+            JOIN (SELECT result, cells, row_number() OVER (PARTITION BY cells ORDER BY position) AS nth
+                FROM {_LOST}) AS lost USING (cells, nth)
+            """
         )
-        self._do("UPDATE rows SET result = NULL WHERE position IN (SELECT position FROM moved)")
-        self._reuse(allowed, "'ok'" if retry_failed else "'ok', 'invalid'")
-        return int(self._one(f"SELECT count(*) {_CHANGED}")[0])
+        self._point_given(is_kept=True)
+        self._do(f"INSERT INTO given SELECT position, result, NULL FROM {_CHANGED}")
+        self._point_given(is_kept=True)
 
-    def keep_changed(self) -> None:
-        """Let the rows that `plan_end` counted keep the answers to their old questions."""
+    def _move(self, where: str, *values: int) -> None:
+        """Note which rows lose their result."""
         self._do(
-            f"""
-            UPDATE rows SET result = (SELECT result FROM moved WHERE moved.position = rows.position)
-            WHERE position IN (SELECT r.position {_CHANGED})
-            """  # noqa: S608 - a constant
+            "INSERT OR IGNORE INTO moved SELECT position, result, 0, key, cells, is_kept FROM rows"
+            f" WHERE result IS NOT NULL AND {where}",
+            values,
         )
 
-    def _reuse(self, allowed: str, statuses: str) -> None:
+    def _forget_failed(self) -> None:
+        failed = "(SELECT id FROM results WHERE status <> 'ok')"
+        self._do(f"UPDATE rows SET result = NULL, is_kept = NULL WHERE {_IN_SCOPE} AND result IN {failed}")
+        self._do(f"DELETE FROM moved WHERE result IN {failed}")
+        self._do(f"DELETE FROM given WHERE id IN {failed}")
+
+    def _point_given(self, *, is_kept: bool = False) -> None:
+        self._do(
+            "UPDATE rows SET result = g.id, is_kept = ? FROM given g WHERE g.position = rows.position"
+            " AND rows.result IS NULL",
+            (1 if is_kept else None,),
+        )
+
+    def _has_bare_rows(self) -> bool:
+        return bool(self._one(f"SELECT EXISTS (SELECT 1 FROM rows WHERE {_BARE})")[0])
+
+    def _reuse(self, fits: str) -> None:
         """Match rows and unused answers of equal keys, each in order; then rows and the errors that moved."""
-        if not self._one("SELECT EXISTS (SELECT 1 FROM rows WHERE result IS NULL)")[0]:
-            return
         found = self._do(
             f"""
             INSERT INTO free
-            SELECT key, row_number() OVER (PARTITION BY key ORDER BY status = 'error', id), id FROM results
-            WHERE (giver IN ({allowed}) AND status IN ({statuses})
-                OR status = 'error' AND id IN (SELECT result FROM moved))
-            AND id NOT IN (SELECT result FROM rows WHERE result IS NOT NULL)
-            """  # noqa: S608 - integers and constants only
+            SELECT key, row_number() OVER (
+                PARTITION BY key ORDER BY status = 'error', spared_by IS NOT NULL, id, spared_by), id, spared_by
+            FROM (
+                SELECT a.key, a.status, a.id, NULL AS spared_by FROM moved m JOIN results a ON a.id = m.result
+                WHERE {fits} OR status = 'error'
+                UNION ALL
+                SELECT key, status, id, NULL FROM results WHERE {fits} AND id NOT IN (SELECT result FROM moved)
+                AND id NOT IN (SELECT result FROM rows WHERE result IS NOT NULL)
+                UNION ALL
+                SELECT a.key, a.status, a.id, r.position FROM rows r JOIN results a ON a.id = r.result
+                WHERE NOT r.{_IN_SCOPE} AND {fits})
+            """
         )
         if not found.rowcount:
             return
         self._do(
-            """
-            UPDATE rows SET result = free.id
-            FROM (
-                SELECT position AS place, key, row_number() OVER (PARTITION BY key ORDER BY position) AS nth
-                FROM rows WHERE result IS NULL) AS asked
+            f"""
+            INSERT INTO given SELECT asked.position, free.id, free.spared_by FROM (
+                SELECT position, key, row_number() OVER (PARTITION BY key ORDER BY position) AS nth
+                FROM rows WHERE {_BARE}) AS asked
             JOIN free USING (key, nth)
-            WHERE rows.position = asked.place
+            """
+        )
+        self._point_given()
+        self._do("UPDATE rows SET result = NULL, is_kept = NULL WHERE position IN (SELECT spared_by FROM given)")
+
+    def _keep_moved(self) -> None:
+        """Let rows that keep an answer to an earlier question, and have only moved, keep it where they stand now."""
+        if not self._one("SELECT EXISTS (SELECT 1 FROM moved WHERE is_kept)")[0]:
+            return
+        self._do(
+            f"""
+            INSERT INTO given SELECT asked.position, kept.result, NULL FROM (
+                SELECT position, key, row_number() OVER (PARTITION BY key ORDER BY position) AS nth
+                FROM rows WHERE {_BARE}) AS asked
+            JOIN (SELECT result, key, row_number() OVER (PARTITION BY key ORDER BY position) AS nth
+                FROM moved WHERE is_kept) AS kept USING (key, nth)
+            """
+        )
+        self._point_given(is_kept=True)
+
+    def _adopt(self) -> int:
+        """Take what chunk files hold for rows that have no result; return how many such rows there are."""
+        if not self._one("SELECT EXISTS (SELECT 1 FROM found)")[0]:
+            return 0
+        [giver] = self.giver_ids([ADOPTED])
+        lowest = self._one("SELECT min(0, coalesce(min(id), 0)) FROM results")[0]
+        self._do(
+            f"""
+            INSERT INTO given SELECT position, ? - row_number() OVER (ORDER BY position), NULL
+            FROM found JOIN rows USING (position) WHERE {_BARE}
+            """,
+            (lowest,),
+        )
+        self._do(
+            "INSERT INTO results (id, key, giver, status, answer, error, seal)"
+            " SELECT g.id, r.key, ?, f.status, f.answer, f.error, f.seal"
+            " FROM given g JOIN found f USING (position) JOIN rows r USING (position) WHERE g.id < ?",
+            (giver, lowest),
+        )
+        self._point_given()
+        return int(self._one("SELECT count(*) FROM given WHERE id < ?", (lowest,))[0])
+
+    def _share(self, fits: str) -> None:
+        """Let rows that ask the same have one answer, where there is one."""
+        self._do(
+            f"""
+            INSERT INTO given SELECT position, id, NULL FROM rows
+            JOIN (SELECT key, min(id) AS id FROM results WHERE {fits} GROUP BY key) USING (key) WHERE {_BARE}
+            """
+        )
+        self._point_given()
+
+    def _follow(self, *, is_wanted: bool) -> None:
+        """Let the first of the rows that ask the same ask for all of them, or each for itself."""
+        if self._one("SELECT EXISTS (SELECT 1 FROM same)")[0]:
+            self._do("DELETE FROM same")
+        if not is_wanted:
+            return
+        self._do(
+            f"""
+            INSERT INTO same SELECT position, leader FROM (
+                SELECT position, min(position) OVER (PARTITION BY key) AS leader FROM rows WHERE {_BARE})
+            WHERE position > leader
             """
         )
 
@@ -346,10 +737,15 @@ class Journal:
         with self._reading, _errors_told(self.path, "read"):
             return _counts(self._reader)
 
-    def states(self, start: int, stop: int) -> list[tuple[bytes, int | None]]:
-        """Return the key and the result's id, or None, of each row in a range of positions."""
-        query = "SELECT key, result FROM rows WHERE position >= ? AND position < ? ORDER BY position"
-        return [(key, result) for key, result in self._all(query, (start, stop))]
+    def states(self, start: int, stop: int) -> list[RowState]:
+        """Return how each row in a range of positions stands."""
+        found = self._all(
+            "SELECT r.key, r.result, s.leader, (SELECT count(*) FROM same f WHERE f.leader = r.position)"
+            " FROM rows r LEFT JOIN same s USING (position)"
+            " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
+            (start, stop),
+        )
+        return [RowState(*values) for values in found]
 
     def results(self, start: int, stop: int) -> list[Result]:
         """Return the results of a range of positions, all of which have one."""
@@ -362,8 +758,12 @@ class Journal:
 
     def chunks(self) -> dict[int, Chunk]:
         """Return the chunk files that were written, by the position of their first row."""
-        found = self._all("SELECT start, rows, origin, sha256 FROM chunks ORDER BY start")
+        found = self._all("SELECT start, rows, origin, sha256 FROM chunks WHERE sha256 <> x'' ORDER BY start")
         return {start: Chunk(*rest) for start, *rest in found}
+
+    def chunk_starts(self) -> set[int]:
+        """Return where the chunk files begin that are ours, those included that a killed process may have written."""
+        return {start for (start,) in self._all("SELECT start FROM chunks")}
 
     def last_run(self) -> LastRun | None:
         """Return the latest process that worked on this keyword."""
@@ -374,11 +774,31 @@ class Journal:
             return None
         number, host, pid, started, ended, outcome, chunk_size, question = found[0]
         outcome = None if outcome is None else _text(outcome)
-        return LastRun(number, host, pid, started, ended, outcome, chunk_size, json.loads(question))
+        try:
+            asked = json.loads(question)
+        except (TypeError, ValueError) as error:  # a disk has changed it
+            raise OutputError(f"the journal {self.path} is damaged: run {number} has no question: {error}") from error
+        return LastRun(number, host, pid, started, ended, outcome, chunk_size, asked)
 
-    def in_flight(self, run: int) -> int:
+    def in_flight(self, run: int) -> InFlight:
         """Count the requests of one process that have no end: in flight now, or when it ended."""
-        return int(self._all("SELECT count(*) FROM requests WHERE ended IS NULL AND run = ?", (run,))[0][0])
+        query = "SELECT count(*), count(cost), sum(cost) FROM requests WHERE ended IS NULL AND run = ?"
+        [(count, priced, most)] = self._all(query, (run,))
+        return InFlight(count, most if count == priced else None)
+
+    def spent(self) -> Spent:
+        """Add up what all requests of this keyword cost."""
+        [found] = self._all(
+            "SELECT coalesce(sum(cost) FILTER (WHERE outcome = 'answered'), 0),"
+            " coalesce(sum(cost) FILTER (WHERE outcome IS NOT 'answered'), 0), count(*) - count(cost) FROM requests"
+        )
+        return Spent(*found)
+
+    def usual(self) -> Usual | None:
+        """Return what an answer takes, on average; None before the first one that told."""
+        query = "SELECT avg(prompt_tokens), avg(completion_tokens), avg(cost) FROM requests WHERE completion_tokens > 0"
+        [found] = self._all(query)
+        return None if found[0] is None else Usual(*found)
 
     def answered_since(self, moment: float) -> int:
         """Count the answers that came after a moment, in seconds since the epoch."""
@@ -393,7 +813,7 @@ class Journal:
             "SELECT cast(substr(text, 1, coalesce(nullif(instr(text, ?), 0) - 1, 200)) AS BLOB) AS reason,"
             " count(*) AS n"
             " FROM (SELECT cast(a.error AS TEXT) AS text FROM rows r JOIN results a ON a.id = r.result"
-            " WHERE a.status <> 'ok') GROUP BY reason ORDER BY n DESC, reason LIMIT 10",
+            f" WHERE a.status <> 'ok' AND {_IN_SCOPE}) GROUP BY reason ORDER BY n DESC, reason LIMIT 10",
             (GAVE_UP,),
         )
         return [(_text(reason), count) for reason, count in found]
@@ -401,6 +821,65 @@ class Journal:
     def requests(self, run: int) -> int:
         """Count the requests that one process sent."""
         return int(self._all("SELECT count(*) FROM requests WHERE run = ?", (run,))[0][0])
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let the block read what is committed now, whatever a run commits meanwhile."""
+        self._all("BEGIN")
+        try:
+            yield
+        finally:
+            self._all("ROLLBACK")
+
+    def damage(self) -> list[str]:
+        """Return what SQLite finds wrong with the file's structure, at most five findings."""
+        return [str(line) for (line,) in self._all("PRAGMA integrity_check(5)") if line != "ok"]
+
+    def scope(self) -> int:
+        """Return how many rows, from the first, the last plan was about."""
+        return int(self._all("SELECT coalesce(max(rows), 0) FROM scope")[0][0])
+
+    def left(self, start: int = 0, stop: int | None = None) -> int:
+        """Count the rows in a range of positions, or of all, that point at no result."""
+        query = f"SELECT count(*) FROM rows WHERE result IS NULL AND {_IN_SCOPE} AND position >= ?"
+        where, values = ("", [start]) if stop is None else (" AND position < ?", [start, stop])
+        return int(self._all(query + where, values)[0][0])
+
+    def records(self, start: int, stop: int) -> list[RowRecord]:
+        """Return the rows in a range of positions, each with its result, as the journal has them, right or wrong."""
+        found = self._all(
+            # As bytes: what a disk has changed may be no text any more.
+            "SELECT r.position, r.key, r.cells, r.is_kept, r.result, a.id, a.key, a.giver, a.seal,"
+            " iif(typeof(a.status) = 'text', cast(a.status AS BLOB), x''), cast(a.answer AS BLOB), cast(a.error AS BLOB)"
+            " FROM rows r LEFT JOIN results a ON a.id = r.result"
+            " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
+            (start, stop),
+        )
+        return [RowRecord(*values) for values in found]
+
+    def endpoint_accounts(self) -> list[EndpointAccount]:
+        """Count the requests of each endpoint and giver by how they ended."""
+        found = self._all(
+            "SELECT q.endpoint, coalesce(g.model, ''), coalesce(g.base_url, ''), count(*),"
+            " count(*) FILTER (WHERE outcome = 'answered'), count(*) FILTER (WHERE outcome <> 'answered'),"
+            " count(*) FILTER (WHERE outcome IS NULL),"
+            " coalesce(sum(cost) FILTER (WHERE outcome = 'answered'), 0),"
+            " coalesce(sum(cost) FILTER (WHERE outcome IS NOT 'answered'), 0), count(*) - count(cost)"
+            " FROM requests q LEFT JOIN givers g ON g.id = q.giver GROUP BY q.endpoint, q.giver ORDER BY 1, q.giver"
+        )
+        return [EndpointAccount(*values) for values in found]
+
+    def unreconciled(self, query: Unreconciled) -> list[int]:
+        """Return the ids of the requests, or of the results, that do not fit together in one way."""
+        values = (ADOPTED.model,) if query is Unreconciled.BROUGHT_BY_NONE else ()
+        return [number or 0 for (number,) in self._all(query.value, values)]  # none where a disk has changed it
+
+    def missing_requests(self) -> list[tuple[int, int]]:
+        """Return the gaps in the requests' ids: the first and the last of each."""
+        return self._all(
+            "SELECT before + 1, id - 1 FROM (SELECT id, lag(id, 1, 0) OVER (ORDER BY id) AS before FROM requests)"
+            " WHERE id > before + 1"
+        )
 
     # -- A run
 
@@ -415,33 +894,59 @@ class Journal:
         values = (time.time(), _bound(outcome), self._run)
         await self._write(("UPDATE runs SET ended = ?, outcome = ? WHERE id = ?", values))
 
-    async def sent(self, position: int, key: bytes, endpoint: int, giver: int) -> Request:
-        """Note that a request is about to leave; when this returns, that is on disk."""
+    async def sent(self, position: int, key: bytes, endpoint: int, giver: int, most: int | None = None) -> Request:
+        """Note that a request is about to leave; when this returns, that is on disk.
+
+        Args:
+            position: of the row.
+            key: of the row's question.
+            endpoint: the endpoint's place in the pool.
+            giver: the id of its giver.
+            most: what the request may cost at most, in nano-dollars, if that is known.
+
+        Raises:
+            OutputError: it could not be written, or what came before could not: the request must not leave.
+        """
+        if self._broken:
+            raise self._broken
         request = Request(next(self._ids), position, key, endpoint, giver)
-        await self._write((_SEND, (request.id, self._run, endpoint, giver, position, key, time.time())))
+        await self._write((_SEND, (request.id, self._run, endpoint, giver, position, key, time.time(), most)))
         return request
 
     def failed(self, request: Request, outcome: Outcome) -> None:
         """Note that a request brought no answer; it reaches the disk with the next commit."""
-        self._put((_END, (time.time(), outcome.name, outcome.prompt_tokens, outcome.completion_tokens, request.id)))
+        self._put((_END, (time.time(), outcome.name, *_numbers_of(outcome), request.id)))
 
-    async def settled(self, request: Request, outcome: Outcome, result: Result) -> None:
-        """Note that a row has its result; when this returns, that is on disk."""
+    async def settled(self, request: Request, outcome: Outcome, result: Result, *, followers: bool = False) -> None:
+        """Note that a row has its result; when this returns, that is on disk.
+
+        Args:
+            request: the one that brought it.
+            outcome: how the request ended.
+            result: how the row ended.
+            followers: rows that are not asked, because this one asks the same, have it too.
+        """
         answer, error = _bound(result.answer), _bound(result.error)
+        sealed = seal(request.key, result)
         self.failed(request, outcome)
         await self._write(
-            (_RESULT, (request.id, request.key, request.giver, result.status.value, answer, error)),
+            (_RESULT, (request.id, request.key, request.giver, result.status.value, answer, error, sealed)),
             (_POINT, (request.id, request.position)),
+            *([(_POINT_SAME, (request.id, request.position))] if followers else []),
         )
+
+    def note(self, what: str) -> None:
+        """Note an event of the run, such as a pause; it reaches the disk with the next commit."""
+        self._put(("INSERT INTO events (run, at, what) VALUES (?, ?, ?)", (self._run, time.time(), _bound(what))))
+
+    async def chunk_begun(self, start: int) -> None:
+        """Note that a chunk file is about to be there, so that it is ours also where the process ends in between."""
+        await self._write(("INSERT OR IGNORE INTO chunks VALUES (?, 0, x'', x'')", (start,)))
 
     async def chunk_written(self, start: int, chunk: Chunk) -> None:
         """Note that a chunk file is in its place."""
-        await self._write(
-            (
-                "INSERT OR REPLACE INTO chunks (start, rows, origin, sha256) VALUES (?, ?, ?, ?)",
-                (start, *chunk),
-            )
-        )
+        statement = "INSERT OR REPLACE INTO chunks (start, rows, origin, sha256) VALUES (?, ?, ?, ?)"
+        await self._write((statement, (start, *chunk)))
 
     async def chunk_removed(self, start: int) -> None:
         """Note that a chunk file is no longer part of the result."""
@@ -465,8 +970,6 @@ class Journal:
             self._flusher = asyncio.get_running_loop().create_task(self._flush_batches())
 
     async def _write(self, *statements: tuple[str, tuple[Any, ...]]) -> None:
-        if self._broken:
-            raise self._broken
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(done)
         self._put(*statements)
@@ -482,21 +985,27 @@ class Journal:
         loop = asyncio.get_running_loop()
         while self._batch:
             batch, waiters = self._take()
-            error = self._broken
+            error = self._closed
             if not error:
                 commit = loop.run_in_executor(self._writer, self._commit, batch)
                 await asyncio.wait([commit])
-                error = commit.exception()
-                self._broken = self._broken or error
+                error = self._broken = commit.exception()
             _wake(waiters, error)
         self._flusher = None
 
     def _commit(self, batch: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
-        """Write one batch, in the order in which it was noted; runs in the journal's thread."""
+        """Write what could not be saved before and one batch, in the order in which it was noted.
+
+        Runs in the journal's thread. What cannot be saved now goes with the next batch: the disk may have room again.
+        Only requests are left out: one whose intent could not be written does not leave.
+        """
+        batch = [*self._unsaved, *batch]
+        self._unsaved = [each for each in batch if each[0] is not _SEND]
         with _errors_told(self.path, "written"), self._db:
             self._db.execute("BEGIN IMMEDIATE")
             for statement, values in batch:
                 self._db.execute(statement, values)
+        self._unsaved = []
 
     def _do(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Execute one statement at once, within the plan's transaction where there is one."""
@@ -519,7 +1028,7 @@ def _errors_told(path: Path, doing: str) -> Iterator[None]:
     """Raise as `OutputError` what SQLite, or Python on its way there, has to say."""
     try:
         yield
-    except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
+    except (sqlite3.Error, OverflowError, UnicodeError) as error:
         raise OutputError(f"the journal {path} cannot be {doing}: {error}") from error
 
 
@@ -558,7 +1067,7 @@ def _wake(waiters: Iterable[asyncio.Future[None]], error: BaseException | None) 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     # Planning and the writer thread take turns: the run starts when the plan is committed.
     return sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode={mode}",
+        f"{path.resolve().as_uri()}?{mode}",
         uri=True,
         check_same_thread=False,
         timeout=30,
@@ -566,15 +1075,36 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     )
 
 
-def _version(db: sqlite3.Connection, path: Path) -> int:
+def _check_whole(db: sqlite3.Connection, path: Path) -> None:
+    """Refuse a damaged file before anything is written to it: SQLite itself takes a last page that is cut short."""
+    page_size = int(db.execute("PRAGMA page_size").fetchone()[0])
+    has_log = any(log.exists() and log.stat().st_size for log in [path.with_name(f"{path.name}-wal")])
+    # With a log, the file may end in a page that was half copied from there; the log still has it.
+    is_cut = not has_log and path.stat().st_size % page_size
+    [(found,)] = db.execute("PRAGMA quick_check(1)").fetchall()
+    if is_cut or found != "ok":
+        said = "it ends in the middle of a page" if is_cut else str(found).replace("\n", " ")
+        raise OutputError(
+            f"the journal {path} is damaged ({said}): put a copy back, or move it away; its chunk files can be adopted"
+        )
+
+
+def _check_readable(version: int, path: Path) -> None:
+    if version == 0:
+        raise OutputError(f"{path} is no journal of batcher")
+    if version < VERSION:
+        raise OutputError(f"{path} was written by an older batcher: run its command once to bring it up to date")
+
+
+def _version(db: sqlite3.Connection, path: Path, schema: str = "main") -> int:
     """Return the journal's version; 0 for a new file.
 
     Raises:
         OutputError: the file is something else, or too new.
     """
-    version = int(db.execute("PRAGMA user_version").fetchone()[0])
-    application = int(db.execute("PRAGMA application_id").fetchone()[0])
-    tables = int(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    version = int(db.execute(f"PRAGMA {schema}.user_version").fetchone()[0])
+    application = int(db.execute(f"PRAGMA {schema}.application_id").fetchone()[0])
+    tables = int(db.execute(f"SELECT count(*) FROM {schema}.sqlite_master").fetchone()[0])
     if application != _APPLICATION_ID and (tables or application or version):
         raise OutputError(f"{path} is no journal of batcher")
     if version > VERSION:
@@ -584,14 +1114,48 @@ def _version(db: sqlite3.Connection, path: Path) -> int:
     return version
 
 
+def _bring_up_to_date(db: sqlite3.Connection, version: int) -> None:
+    for number, step in enumerate(_STEPS[version:], version + 1):
+        stamp = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {number};"
+        db.executescript(f"BEGIN IMMEDIATE; {step} {stamp} COMMIT;")
+
+
 def _counts(db: sqlite3.Connection) -> Counts:
-    total = db.execute("SELECT count(*) FROM rows").fetchone()[0]
+    total = db.execute(f"SELECT count(*) FROM rows WHERE {_IN_SCOPE}").fetchone()[0]
     ended = dict(
         db.execute(
-            "SELECT a.status, count(*) FROM rows r JOIN results a ON a.id = r.result GROUP BY a.status"
+            "SELECT a.status, count(*) FROM rows r JOIN results a ON a.id = r.result"
+            f" WHERE {_IN_SCOPE} GROUP BY a.status"
         ).fetchall()
     )
     return Counts(total, *(ended.get(status.value, 0) for status in (Status.OK, Status.INVALID, Status.ERROR)))
+
+
+def _numbers_of(outcome: Outcome) -> list[int | None]:
+    """Return what a request used and cost, as SQLite can hold it: no number may keep an answer from being saved."""
+    usage = outcome.usage
+    numbers = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens, outcome.cost
+    return [None if number is None else min(number, _LARGEST) for number in numbers]
+
+
+def _differing(before: bytes, now: bytes) -> int:
+    """Return which cells differ, as a bit mask; 0 where they cannot be compared."""
+    if len(before) != len(now):
+        return 0
+    size = CELL_BYTES
+    return sum(1 << n // size for n in range(0, len(now), size) if before[n : n + size] != now[n : n + size])
+
+
+def seal(key: bytes, result: Result) -> bytes:
+    """Return a hash that binds a result to its question, so that `verify` sees what a disk or a hand has changed."""
+    text = f"{result.status.value}\0{result.answer}\0{result.error}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(key + text, digest_size=8).digest()
+
+
+def is_sealed(row: RowRecord) -> bool:
+    """Tell whether a row's result is as it was when it was sealed."""
+    text = b"\0".join((row.status, row.answer, row.error))
+    return row.sealed == hashlib.blake2b(row.answered + text, digest_size=8).digest()
 
 
 def _bound(text: str) -> str | bytes:
@@ -601,6 +1165,19 @@ def _bound(text: str) -> str | bytes:
     except UnicodeEncodeError:
         return text.encode("utf-8", "surrogatepass")
     return text
+
+
+def _is_alive(pid: int) -> bool:
+    """Tell whether a process runs on this machine. On Windows there is no harmless way to ask: assume it does."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _text(value: str | bytes) -> str:

@@ -45,9 +45,20 @@ class Tally:
     def answered(self) -> int:
         return self.ok + self.invalid
 
-    def count(self, status: Status) -> None:
-        """Count a row that has ended."""
-        setattr(self, status.value, getattr(self, status.value) + 1)
+    def sums(self) -> tuple[int, int, int, int]:
+        """Return the counters that are not of rows, in their order."""
+        return self.sent, self.retries, self.prompt_tokens, self.completion_tokens
+
+    def count(self, status: Status, rows: int = 1) -> None:
+        """Count rows that have ended."""
+        setattr(self, status.value, getattr(self, status.value) + rows)
+
+
+def say(message: object) -> None:
+    """Print a message for people. Nobody may hear it (stderr closed, its disk full), and the work goes on."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(message, file=sys.stderr, flush=True)  # noqa: T201 - this is where people read
 
 
 class Progress:
@@ -69,11 +80,12 @@ class Progress:
         """Show a message to people."""
         if self._quiet:
             return
-        if self._bar is not None:
-            self._bar.clear()
-        print(message, file=sys.stderr, flush=True)  # noqa: T201 - this is where people read
-        if self._bar is not None:
-            self._bar.refresh()
+        with contextlib.suppress(OSError):
+            if self._bar is not None:
+                self._bar.clear()
+            say(message)
+            if self._bar is not None:
+                self._bar.refresh()
 
     @contextlib.asynccontextmanager
     async def showing(self, tally: Tally, refresh: Callable[[], None]) -> AsyncIterator[None]:
@@ -134,8 +146,9 @@ class Progress:
 
     def _finish(self, tally: Tally) -> None:
         if self._bar is not None:
-            self._update(tally)
-            self._bar.close()
+            with contextlib.suppress(OSError):
+                self._update(tally)
+                self._bar.close()
             self._bar = None
 
 

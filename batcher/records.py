@@ -45,12 +45,52 @@ class Result(NamedTuple):
     error: str
 
 
+class RowState(NamedTuple):
+    """How a row stands.
+
+    Attributes:
+        key: of its question.
+        result: the id of its result, or None.
+        leader: the position of the row that is asked in its place, or None.
+        followers: how many rows it is asked for beside itself.
+    """
+
+    key: bytes
+    result: int | None
+    leader: int | None = None
+    followers: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a server says that a call used, in model tokens."""
+    """What a server says that a call used, in model tokens.
+
+    Attributes:
+        prompt_tokens: of the question.
+        completion_tokens: of the answer, as they are billed: reasoning included.
+        cached_tokens: those of `prompt_tokens` that came from the server's cache.
+        reasoning_tokens: those of `completion_tokens` that the model thought with.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class Allowance(NamedTuple):
+    """One limit as a server states it: how much of it, what is left, and the seconds until it is whole again."""
+
+    limit: float | None
+    remaining: float | None
+    reset_s: float | None
+
+
+class ServerLimits(NamedTuple):
+    """The limits that a server states beside an answer or a refusal; None where it says nothing of one."""
+
+    requests: Allowance | None
+    tokens: Allowance | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +102,14 @@ class Completion:
         finish_reason: why the model stopped, if the server said it.
         usage: what the call used.
         refusal: what the model said instead of an answer, if it refused.
+        limits: what the server says of its limits, if it does.
     """
 
     text: str | None
     finish_reason: str | None = None
     usage: Usage = Usage()
     refusal: str | None = None
+    limits: ServerLimits | None = None
 
 
 class Fault(StrEnum):
@@ -90,6 +132,8 @@ class Failure:
         status: the HTTP status, if there was one.
         code: the `code` or `type` of the server's error object, if it sent one.
         retry_after: seconds that the server asked us to wait, if it did.
+        limits: what the server says of its limits, if it does.
+        may_be_billed: the request had left and no HTTP error came back for it, so that the server may have answered.
     """
 
     fault: Fault
@@ -97,6 +141,8 @@ class Failure:
     status: int | None = None
     code: str | None = None
     retry_after: float | None = None
+    limits: ServerLimits | None = None
+    may_be_billed: bool = False
 
     def __str__(self) -> str:
         if self.status is None:
@@ -136,6 +182,7 @@ class Report:
         requests: requests sent by this call of `run`.
         retries: those of them that were a further attempt at a row.
         prompt_tokens, completion_tokens: model tokens that the servers reported in this call of `run`.
+        cost_usd: US dollars that the answers of this call of `run` cost; None where a price is not known.
         elapsed_s: seconds from start to end.
         output: `all_<keyword>.csv`, or None where rows are left.
         endpoints: requests counted per endpoint, in the pool's order.
@@ -151,6 +198,7 @@ class Report:
     retries: int
     prompt_tokens: int
     completion_tokens: int
+    cost_usd: float | None
     elapsed_s: float
     output: Path | None
     endpoints: tuple[EndpointCount, ...] = ()
@@ -183,10 +231,11 @@ class Report:
         parts = [f"{self.ok:,} ok"]
         parts += [f"{count:,} {name}" for name, count in (("invalid", self.invalid), ("error", self.error)) if count]
         parts += [f"{self.left:,} left"] if self.left else []
+        cost = f", ${self.cost_usd:,.4g}" if self.cost_usd else ""
         where = f" -> {self.output}" if self.output else ""
         return (
             f"{self.keyword}: {self.rows:,} rows, {', '.join(parts)};"
-            f" {self.requests:,} requests in {self.elapsed_s:,.1f} s{where}"
+            f" {self.requests:,} requests in {self.elapsed_s:,.1f} s{cost}{where}"
         )
 
     def _repr_html_(self) -> str:

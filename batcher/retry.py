@@ -5,9 +5,7 @@ Invariant: nothing here waits, draws a random number or remembers anything, so t
 
 from __future__ import annotations
 
-import datetime as dt
-import email.utils
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import NamedTuple
@@ -82,25 +80,44 @@ class _Rule(NamedTuple):
     reason: str
 
 
-_QUOTA = (
-    "insufficient_quota",
-    "exceeded your current quota",
-    "exceeded_current_quota",
+# In so many words, the account is empty.
+_EMPTY = (
+    "exceeded_current_quota",  # Moonshot
     "insufficient balance",
     "insufficient_balance",
+    "balance is insufficient",  # SiliconFlow
+    "insufficient_user_quota",  # one-api and its relatives
     "arrear",  # DashScope: the code Arrearage; Zhipu: "is in arrears"
     "欠费",
     "余额不足",
     "billing_hard_limit",
     "billing hard limit",
+    "billoverdue",  # DashScope: PrepaidBillOverdue, PostpaidBillOverdue
+    "commoditynotpurchased",
+    "freetieronly",
+    "free allocated quota exceeded",
+    "limit: 0,",  # Gemini, of a model that the account may not use at all
 )
-# DashScope calls a limit of tokens a minute `insufficient_quota`, in OpenAI's words for an empty account. Only the
-# place in its manual that it links to tells the two apart.
-_THROTTLED = ("error-code#token-limit", "error-code#rate-limit")
+# OpenAI's words for it, which DashScope and Gemini use for a limit of a minute.
+_QUOTA = ("insufficient_quota", "exceeded your current quota")
+# What tells the two apart: a code, a link into DashScope's manual, a time to try again.
+_THROTTLED = (
+    "throttling",
+    "error-code#token-limit",
+    "error-code#rate-limit",
+    "resource_exhausted",
+    "retry in ",
+    "retry after ",
+    "again in ",
+    "again after ",
+)
+_TOO_LARGE = ("request too large",)
 _NO_MODEL = (
     "model_not_found",
     "model not exist",
     "model_not_exist",
+    "model does not exist",  # Zhipu, as the next two
+    "unknown model",
     "does not exist or you do not have access",
     "模型不存在",
 )
@@ -114,19 +131,28 @@ def _says(failure: Failure, phrases: tuple[str, ...]) -> bool:
 
 
 def _is_out_of_quota(failure: Failure) -> bool:
-    if failure.status == 429 and _says(failure, _THROTTLED):
+    if failure.status == 402:
+        return True
+    if failure.status not in {400, 403, 429}:
         return False
-    return failure.status == 402 or (failure.status in {400, 403, 429} and _says(failure, _QUOTA))
+    is_throttled = failure.status == 429 and _says(failure, _THROTTLED)
+    return _says(failure, _EMPTY) or (_says(failure, _QUOTA) and not is_throttled)
+
+
+def _is_too_large(failure: Failure) -> bool:
+    """Tell whether a request alone is larger than the limit of a minute: it would be refused for ever."""
+    return failure.status == 429 and _says(failure, _TOO_LARGE)
 
 
 def is_rate_limit(failure: Failure) -> bool:
     """Tell whether an attempt was refused for a rate limit: it uses up nothing that the row may use."""
-    return failure.status == 429 and not _is_out_of_quota(failure)
+    return failure.status == 429 and not _is_out_of_quota(failure) and not _is_too_large(failure)
 
 
 # The first rule that applies decides. The status comes first, the body only tells apart what the status cannot.
 _RULES = (
     _Rule(_is_out_of_quota, Fate.ENDPOINT_OUT, "no quota is left"),
+    _Rule(_is_too_large, Fate.ROW_ENDS, "the request is larger than the limit of a minute"),
     _Rule(is_rate_limit, Fate.AGAIN, "rate limited"),
     _Rule(lambda f: f.status == 400 and _says(f, _NO_MODEL), Fate.ENDPOINT_OUT, "the model is unknown there"),
     _Rule(lambda f: f.status == 401, Fate.ENDPOINT_OUT, "the API key was refused"),
@@ -181,35 +207,3 @@ def backoff(attempt: int, jitter: float) -> float:
     """
     ceiling = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempt - 1, 16))
     return ceiling * (0.5 + 0.5 * jitter)
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds that a server asks us to wait, or None.
-
-    Args:
-        headers: the response's headers; their names in lower case, or case-insensitive.
-        now: the present, in seconds since the epoch: `Retry-After` may be a date (RFC 9110, 10.2.3).
-    """
-    millis = _number(headers.get("retry-after-ms"))
-    if millis is not None:
-        return millis / 1000
-    asked = headers.get("retry-after")
-    seconds = _number(asked)
-    if seconds is not None or not asked:
-        return seconds
-    try:
-        date = email.utils.parsedate_to_datetime(asked)
-    except ValueError:
-        return None
-    if date.tzinfo is None:  # the oldest of the three spellings names no zone; all of them mean UTC
-        date = date.replace(tzinfo=dt.UTC)
-    return max(0.0, date.timestamp() - now)
-
-
-def _number(text: str | None) -> float | None:
-    """Read a number of seconds or milliseconds; what is none, negative or endless says nothing."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if 0 <= value < float("inf") else None

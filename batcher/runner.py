@@ -14,11 +14,21 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
-from batcher import plan
+from batcher import planning
+from batcher.account import Account
 from batcher.config import OFFLINE, Endpoint, Options, Settings
-from batcher.errors import BatcherError, EndpointsLost, Interrupted, OutputError, RunStopped, SettingsError
+from batcher.errors import (
+    BatcherError,
+    BudgetReached,
+    EndpointsLost,
+    Interrupted,
+    OutputError,
+    RunStopped,
+    SettingsError,
+)
 from batcher.journal import Journal
 from batcher.pool import Member, Pool
+from batcher.prices import NANO, nano_dollars
 from batcher.progress import Progress, Tally
 from batcher.prompt import PromptFunction
 from batcher.records import EndpointCount, Report
@@ -142,52 +152,62 @@ async def execute(
     loop = asyncio.get_running_loop()
     began = loop.time()
     # Reading the input may take long, and the loop may be the caller's own: these steps run in a thread.
-    job = await asyncio.to_thread(plan.prepare, data, prompt, settings)
+    job = await asyncio.to_thread(planning.prepare, data, prompt, settings)
     progress = Progress(job.keyword, no_progress=settings.no_progress, quiet=settings.quiet)
     await asyncio.to_thread(job.store.prepare)
     with Journal.open(job.store.journal_path) as journal:
         try:
             planned = await _planned(job, journal, stop)
-        except plan.Stopped:
+        except planning.Stopped:
             return _End(_report(job, Tally(*journal.counts())), stopped_by=stop.name)
-        progress.say(plan.in_words(job.keyword, planned.counts))
-        if job.is_same_for_all and planned.counts.left > 1:
-            progress.say("Note: the prompt has no {column} hole, so every row asks the same question.")
-        if planned.in_flight:
-            progress.say(
-                f"{planned.in_flight:,} requests were in flight when the last run ended; they may be billed twice."
-            )
+        progress.say(planning.in_words(job.keyword, planned))
+        for note in planning.notes(job, planned):
+            progress.say(note)
+        account = await asyncio.to_thread(_account, job, planned, journal)
         async with _pool(job, planned, callers) as pool:
             journal.start_run(settings.chunk_size, job.question)
-            window = Window(job, journal, planned, pool, progress)
+            window = Window(job, journal, planned, pool=pool, account=account, progress=progress)
             try:
                 await window.work(stop)
             finally:
                 await asyncio.shield(_end_run(journal, window, pool, stop))
-            report = _report(job, window.tally, pool.counts(), loop.time() - began, is_done=window.is_done)
+            tally = Tally(*journal.counts(), *window.tally.sums()) if window.trouble else window.tally
+            report = _report(job, tally, pool.counts(), loop.time() - began, account.spent, is_done=window.is_done)
     if window.trouble or window.is_done:
         return _End(report, window.trouble)
+    if window.out_of_money and not stop.wishes:
+        return _End(report, BudgetReached(f"{window.out_of_money}\n{_saved(report)}", report))
     return _End(report, stopped_by=stop.name) if stop.wishes else _End(report, _endpoints_lost(report))
 
 
-async def _planned(job: plan.Job, journal: Journal, stop: Stop) -> plan.Plan:
+async def _planned(job: planning.Job, journal: Journal, stop: Stop) -> planning.Plan:
     """Plan in a thread; where this task is cancelled, wait for the thread: the journal must not be closed under it."""
     is_cancelled = threading.Event()
 
     def is_stopping() -> bool:
         return stop.wishes > 0 or is_cancelled.is_set()
 
-    planning = asyncio.get_running_loop().run_in_executor(None, plan.make, job, journal, is_stopping)
+    work = asyncio.get_running_loop().run_in_executor(None, planning.make, job, journal, is_stopping)
     try:
-        return await asyncio.shield(planning)
+        return await asyncio.shield(work)
     finally:
         is_cancelled.set()
-        with contextlib.suppress(plan.Stopped):
-            await to_the_end(planning)
+        with contextlib.suppress(planning.Stopped):
+            await to_the_end(work)
+
+
+def _account(job: planning.Job, planned: planning.Plan, journal: Journal) -> Account:
+    """Open the money of the run; where nothing is left to ask there is none, and no price table is loaded."""
+    budget = job.settings.budget
+    limit = None if budget is None else nano_dollars(budget)
+    spent = 0 if budget is None else journal.spent().total
+    return Account(job.endpoints if planned.counts.left else (), job.settings.params, limit, spent)
 
 
 @contextlib.asynccontextmanager
-async def _pool(job: plan.Job, planned: plan.Plan, callers: Callable[[], Callers] | None) -> AsyncIterator[Pool]:
+async def _pool(
+    job: planning.Job, planned: planning.Plan, callers: Callable[[], Callers] | None
+) -> AsyncIterator[Pool]:
     """Open the endpoints; where nothing is left to ask there are none, and neither LangChain nor a server is loaded."""
     async with contextlib.AsyncExitStack() as stack:
         members = []
@@ -224,7 +244,7 @@ def _allow_connections(endpoints: Sequence[Endpoint]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-async def _chat_callers(job: plan.Job, stack: contextlib.AsyncExitStack) -> Callers:
+async def _chat_callers(job: planning.Job, stack: contextlib.AsyncExitStack) -> Callers:
     """Load LangChain and, where it is asked for, start the embedded server; both take a second."""
     offline_url = None
     if any(endpoint.base_url == OFFLINE for endpoint in job.endpoints):
@@ -241,8 +261,10 @@ async def _end_run(journal: Journal, window: Window, pool: Pool, stop: Stop) -> 
         outcome = str(window.trouble)
     elif window.is_done:
         outcome = "done"
+    elif stop.wishes:
+        outcome = f"stopped by {stop.name}"
     else:
-        outcome = f"stopped by {stop.name}" if stop.wishes else _no_endpoint(pool.counts())
+        outcome = window.out_of_money or _no_endpoint(pool.counts())
     try:
         await journal.end_run(outcome)
     except OutputError as error:
@@ -263,10 +285,11 @@ def _saved(report: Report) -> str:
 
 
 def _report(
-    job: plan.Job,
+    job: planning.Job,
     tally: Tally,
     endpoints: tuple[EndpointCount, ...] = (),
     elapsed_s: float = 0.0,
+    spent: int | None = None,
     *,
     is_done: bool = False,
 ) -> Report:
@@ -281,6 +304,7 @@ def _report(
         retries=tally.retries,
         prompt_tokens=tally.prompt_tokens,
         completion_tokens=tally.completion_tokens,
+        cost_usd=None if spent is None else spent / NANO,
         elapsed_s=elapsed_s,
         output=job.store.all_path if is_done else None,
         endpoints=endpoints,

@@ -124,6 +124,9 @@ class _Chat:
         if model and wanted != model:
             said = f"The model {json.dumps(wanted)} does not exist: this server has {json.dumps(model)}."
             return Refusal(404, said, "invalid_request_error", "model", "model_not_found")
+        most = self._knobs.max_in_flight
+        if 0 < most < self._books.in_flight:  # which counts this one
+            return Refusal(429, f"Too many requests: {most} at a time.", "requests", code="rate_limit_exceeded")
         wait = self._bucket.take()
         if wait:
             said = f"Rate limit reached: {self._knobs.rpm:g} requests a minute."

@@ -30,6 +30,7 @@ class Knobs:
         latency_sigma: 0 for a fixed latency, else the sigma of a log-normal one.
         rpm: requests a minute that are let through, of all keys together; those beyond it get 429 and
             `Retry-After`. 0 is no limit.
+        max_in_flight: requests at a time; those beyond it get 429 without `Retry-After`. 0 is no limit.
         error_rate: share of the requests let through that are answered 500.
         drop_rate: share of them whose connection is cut without a response.
         hang_rate: share of them that are never answered.
@@ -44,6 +45,7 @@ class Knobs:
     latency: float = 0.0
     latency_sigma: float = 0.0
     rpm: float = 0.0
+    max_in_flight: int = 0
     error_rate: float = 0.0
     drop_rate: float = 0.0
     hang_rate: float = 0.0
@@ -54,6 +56,8 @@ class Knobs:
     def __post_init__(self) -> None:
         for name in ("latency", "latency_sigma", "rpm"):
             _require(_is_number(getattr(self, name)) and getattr(self, name) >= 0, name, "a number, 0 or more")
+        fits = isinstance(self.max_in_flight, int) and not isinstance(self.max_in_flight, bool)
+        _require(fits and self.max_in_flight >= 0, "max_in_flight", "a whole number, 0 or more")
         rates = ("error_rate", "drop_rate", "hang_rate")
         for name in rates:
             _require(_is_number(getattr(self, name)) and 0 <= getattr(self, name) <= 1, name, "a share from 0 to 1")

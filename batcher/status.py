@@ -6,7 +6,6 @@ Invariant: it only reads.
 from __future__ import annotations
 
 import os
-import socket
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from batcher.config import check_keyword
 from batcher.errors import OutputError
 from batcher.journal import Journal, LastRun
+from batcher.prices import NANO, dollars
 from batcher.progress import duration
 from batcher.store import Store
 
@@ -31,6 +31,9 @@ class RunStatus:
         chunks: chunk files written.
         requests: requests that the latest process sent.
         in_flight: those of them without an end: in flight now, or when the process ended.
+        cost_usd: US dollars that the answered requests of all processes cost, as far as their price is known.
+        uncertain_usd: US dollars at most that requests without an answer may be billed beside that.
+        unpriced: requests whose price is not known.
         rows_per_s: rows answered a second, over the last minute; 0 where nothing runs.
         left_s: seconds left at that rate, or None.
         failures: rows that ended as `invalid` or `error`, counted by reason, the most frequent first.
@@ -47,6 +50,9 @@ class RunStatus:
     chunks: int
     requests: int
     in_flight: int
+    cost_usd: float
+    uncertain_usd: float
+    unpriced: int
     rows_per_s: float
     left_s: float | None
     failures: tuple[tuple[str, int], ...]
@@ -62,6 +68,12 @@ class RunStatus:
         """Return the status as a dictionary that JSON can hold."""
         return asdict(self)
 
+    def _money(self) -> str:
+        parts = [f"{dollars(round(self.cost_usd * NANO))} for answers"] if self.cost_usd else []
+        parts += [f"at most {dollars(round(self.uncertain_usd * NANO))} without one"] if self.uncertain_usd else []
+        parts += [f"{self.unpriced:,} requests of unknown price"] if parts and self.unpriced else []
+        return ", ".join(parts)
+
     def __str__(self) -> str:
         done = self.rows - self.left
         share = f"{100 * done // self.rows}%" if self.rows else "empty"
@@ -75,6 +87,8 @@ class RunStatus:
             f"  chunks    {self.chunks:,} written",
             f"  requests  {self.requests:,} sent by this process, {self.in_flight:,} without an answer",
         ]
+        if money := self._money():
+            lines.append(f"  money     {money}")
         if self.state == "running":
             lines.append(f"  rate      {self.rows_per_s:,.1f} rows/s{time_left}")
         if self.reason:
@@ -98,7 +112,7 @@ def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunSt
         last = journal.last_run()
         if last is None:
             raise OutputError(f"{store.journal_path} holds no run yet")
-        counts = journal.counts()
+        counts, spent = journal.counts(), journal.spent()
         state = _state(last, counts.left)
         now = time.time()
         seconds = max(1.0, min(_RATE_OVER_S, now - last.started))
@@ -112,7 +126,10 @@ def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunSt
             error=counts.error,
             chunks=len(journal.chunks()),
             requests=journal.requests(last.id),
-            in_flight=journal.in_flight(last.id),
+            in_flight=journal.in_flight(last.id).requests,
+            cost_usd=spent.answered / NANO,
+            uncertain_usd=spent.uncertain / NANO,
+            unpriced=spent.unpriced,
             rows_per_s=rate,
             left_s=counts.left / rate if rate else None,
             failures=tuple(journal.failures()),
@@ -124,17 +141,4 @@ def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunSt
 def _state(last: LastRun, left: int) -> str:
     if last.ended is not None:
         return "stopped" if left else "done"
-    return "running" if last.host != socket.gethostname() or _is_alive(last.pid) else "killed"
-
-
-def _is_alive(pid: int) -> bool:
-    """Tell whether a process runs on this machine. On Windows there is no harmless way to ask: assume it does."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return "running" if last.is_at_work else "killed"

@@ -5,6 +5,7 @@ Invariant: a file that exists is whole, and one that somebody has changed is nev
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import hashlib
@@ -12,19 +13,23 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO
 
 from batcher.cell import cell
 from batcher.errors import InputError, OutputError
-from batcher.records import Result, Values
+from batcher.records import Result, RowState, Values
 
 # A byte order mark in front of the first column's name would not be read as a part of it.
 _QUOTED = re.compile('[",\r\n\ufeff]')
 # What no UTF-8 file and few readers of CSV can hold; the journal keeps the text as it came.
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
+# What to do about a broken chunk file: the journal knows what is in it, or nobody does.
+_OURS = "delete it, and the next run makes it anew"
+_FOREIGN = "mend it, move it away, or put the journal that it was made from beside it"
 _LARGEST_CELL = 2**25  # characters; the csv module's own limit of 131,072 is less than one long answer
 
 
@@ -53,20 +58,30 @@ class Store:
         keyword: checked already.
         columns: the input's columns.
         answer_columns: those that are added: answer, status, error.
+        encoding: of the files: `utf-8` or `utf-8-sig`.
 
     Raises:
         InputError: an added column is among the input's.
     """
 
     def __init__(
-        self, directory: Path, keyword: str, columns: Sequence[str] = (), answer_columns: Sequence[str] = ()
+        self,
+        directory: Path,
+        keyword: str,
+        columns: Sequence[str] = (),
+        answer_columns: Sequence[str] = (),
+        encoding: str = "utf-8",
     ) -> None:
         for column in answer_columns:
             if column in columns:
                 raise InputError(f"the input has a column {column!r} already: choose another --answer-column")
         self.directory = directory
         self.keyword = keyword
-        self.header = _writable(csv_line((*columns, *answer_columns)))
+        self.columns = tuple(map(writable, columns))
+        self.answer_columns = tuple(map(writable, answer_columns))
+        self.encoding = encoding
+        self.header = csv_line((*self.columns, *self.answer_columns))
+        self._head = (self.header + "\n").encode(encoding)
 
     @property
     def journal_path(self) -> Path:
@@ -76,29 +91,48 @@ class Store:
     def all_path(self) -> Path:
         return self.directory / f"all_{self.keyword}.csv"
 
+    @property
+    def partial_path(self) -> Path:
+        return self.directory / f"partial_{self.keyword}.csv"
+
     def chunk_path(self, start: int) -> Path:
         return self.directory / f"{start}_{self.keyword}.csv"
+
+    def check(self) -> None:
+        """Look whether the directory can be worked in, and write nothing.
+
+        Raises:
+            OutputError: it is none, or holds a result of this keyword without what it was made from.
+        """
+        if self.directory.exists() and not self.directory.is_dir():
+            raise OutputError(f"{self.directory} is no directory: choose another --output-dir")
+        if self.all_path.exists() and not self.journal_path.exists() and not self.starts():
+            raise OutputError(
+                f"{self.all_path} is there, but neither {self.journal_path.name}, which knows what it answers, nor a"
+                " chunk file: put the journal back, or choose another --keyword or --output-dir"
+            )
+
+    def starts(self) -> set[int]:
+        """Return the first row of each chunk file that is there."""
+        if not self.directory.exists():
+            return set()
+        with _errors_told(f"the output directory {self.directory}", "read"):
+            names = [path.name for path in self._matching("(0|[1-9][0-9]*)", r"\.csv")]
+        return {int(name.partition("_")[0]) for name in names}
 
     def prepare(self) -> None:
         """Make the directory, and clear away what a killed process left half written.
 
         Raises:
-            OutputError: it cannot be made or written; or it holds files of this keyword without a journal.
+            OutputError: it cannot be made or written, or `check` refuses it.
         """
-        if self.directory.exists() and not self.directory.is_dir():
-            raise OutputError(f"{self.directory} is no directory: choose another --output-dir")
+        self.check()
         with _errors_told(f"the output directory {self.directory}", "used"):
             self.directory.mkdir(parents=True, exist_ok=True)
-            for leftover in self._matching(r"\.([0-9]+|all)", r"\.csv\.tmp"):
+            for leftover in self._matching(r"\.([0-9]+|all|partial)", r"\.csv\.tmp"):
                 leftover.unlink()
-            results = self._matching("([0-9]+|all)", r"\.csv")
         if not os.access(self.directory, os.W_OK | os.X_OK):
             raise OutputError(f"the output directory {self.directory} cannot be written: check its permissions")
-        if results and not self.journal_path.exists():
-            raise OutputError(
-                f"{min(results)} is there, but {self.journal_path.name}, which knows what it answers, is not: put the"
-                " journal back, or choose another --keyword or --output-dir"
-            )
 
     def _matching(self, head: str, tail: str) -> list[Path]:
         """Return the files of this keyword; other keywords may end or begin with it, and their runs may be writing."""
@@ -109,13 +143,87 @@ class Store:
         """Return the input's part of each row's line."""
         return [csv_line(map(cell, values)) for values in rows]
 
-    def origin(self, lines: Sequence[str], states: Sequence[tuple[bytes, int | None]]) -> bytes:
-        """Return the hash of all that a chunk file is made from: its rows, their keys and their results' ids."""
-        digest = hashlib.blake2b(self.header.encode("utf-8", "surrogatepass"), digest_size=16)
+    def origin(self, lines: Sequence[str], states: Sequence[RowState]) -> bytes:
+        """Return the hash of all that a chunk file is made from: its rows, and each one's key and result's id."""
+        digest = hashlib.blake2b(self._head, digest_size=16)
         digest.update("\n".join(lines).encode("utf-8", "surrogatepass"))
-        digest.update(b"".join(key for key, _ in states))
-        digest.update(",".join(str(result) for _, result in states).encode())
+        digest.update(b"".join(state.key for state in states))
+        digest.update(",".join(str(state.result) for state in states).encode())
         return digest.digest()
+
+    def look(self, start: int) -> tuple[list[str], int, bytes]:
+        """Return the columns of a chunk file, how many rows it has, and its SHA-256.
+
+        Raises:
+            OutputError: it cannot be read.
+        """
+        path = self.chunk_path(start)
+        with _errors_told(path, "read"):
+            sha256 = _sha256(path)
+        with closing(_csv_lines(path, _FOREIGN)) as lines:
+            columns = next(lines, [])
+            return columns, sum(1 for _ in lines), sha256
+
+    def lines_of(self, start: int) -> Generator[list[str], None, None]:
+        """Read the rows of a chunk file, whatever its columns are.
+
+        Raises:
+            OutputError: it cannot be read.
+        """
+        lines = _csv_lines(self.chunk_path(start), _FOREIGN)
+        next(lines, None)
+        return lines
+
+    def sha256(self, start: int) -> bytes | None:
+        """Return the hash of a chunk file, or None where there is none."""
+        path = self.chunk_path(start)
+        with _errors_told(path, "read"):
+            return _sha256(path) if path.exists() else None
+
+    def existing_journal(self) -> Path:
+        """Return the journal's path.
+
+        Raises:
+            OutputError: there is none.
+        """
+        if not self.journal_path.exists():
+            raise OutputError(
+                f"there is no run {self.keyword!r} in {self.directory}: {self.journal_path} does not exist"
+            )
+        return self.journal_path
+
+    def as_found(self, starts: Iterable[int], answer_column: str | None) -> Store:
+        """Return a store with the columns that its files have, for when the input is not at hand.
+
+        Args:
+            starts: of the chunk files.
+            answer_column: the answer's, if it is known.
+        """
+        for path in (*map(self.chunk_path, starts), self.all_path):
+            with contextlib.suppress(OutputError), closing(read_csv(path)) as lines:
+                _, columns = next(lines, (0, []))
+                answer = columns[-3] if len(columns) > 2 else ""
+                added = [answer, f"{answer}_status", f"{answer}_error"]
+                is_ours = columns[-3:] == added and len(set(columns)) == len(columns)
+                if is_ours and answer_column in {None, answer}:
+                    return Store(self.directory, self.keyword, columns[:-3], added, _encoding(path))
+        return self
+
+    def is_joined(self, starts: Iterable[int]) -> bool:
+        """Tell whether `all_<keyword>.csv` is, byte for byte, what `join` makes of these chunk files."""
+        with _errors_told(self.all_path, "compared"), self.all_path.open("rb") as whole:
+            if whole.read(len(self._head)) != self._head:
+                return False
+            for start in starts:
+                if not self.chunk_path(start).exists():
+                    return False
+                with self.chunk_path(start).open("rb") as chunk:
+                    if chunk.read(len(self._head)) != self._head:
+                        return False
+                    while block := chunk.read(1 << 20):
+                        if whole.read(len(block)) != block:
+                            return False
+            return not whole.read(1)
 
     def state(self, start: int, rows: int, sha256: bytes) -> FileState:
         """Tell what became of a chunk file since it was written."""
@@ -150,13 +258,13 @@ class Store:
         """
         ends = (csv_line((result.answer, result.status.value, result.error)) for result in results)
         body = [f"{line},{end}" for line, end in zip(lines, ends, strict=True)]
-        content = _encoded("\n".join([self.header, *body, ""]))
+        content = self._head + _encoded("\n".join([*body, ""]))
         sha256 = hashlib.sha256(content).digest()
         copy = self._keep_changed(self.chunk_path(start), {known_sha256, sha256})
         _replace(self.chunk_path(start), lambda file: file.write(content))
         return sha256, copy
 
-    def remove_chunk(self, start: int, known_sha256: bytes) -> Path | None:
+    def remove_chunk(self, start: int, known_sha256: bytes | None) -> Path | None:
         """Remove a chunk file that is no part of the result any more; return the copy, if one was made."""
         path = self.chunk_path(start)
         copy = self._keep_changed(path, {known_sha256})
@@ -164,50 +272,40 @@ class Store:
             path.unlink(missing_ok=True)
         return copy
 
-    def join(self, starts: Sequence[int]) -> Path:
-        """Write `all_<keyword>.csv` from the chunk files as they are.
+    def join(self, starts: Sequence[int], path: Path | None = None) -> Path:
+        """Write `all_<keyword>.csv`, or another file, from the chunk files as they are.
 
         Raises:
             OutputError: a chunk file has other columns, or cannot be read.
         """
 
         def write(file: BinaryIO) -> None:
-            file.write(_encoded(self.header + "\n"))
+            file.write(self._head)
             for start in starts:
                 self._append(self.chunk_path(start), file)
 
-        _replace(self.all_path, write)
-        return self.all_path
+        path = path or self.all_path
+        _replace(path, write)
+        return path
 
     def _append(self, path: Path, file: BinaryIO) -> None:
-        header = _encoded(self.header + "\n")
         with _errors_told(path, "read"):
             chunk = path.open("rb")
         with chunk:
-            if chunk.read(len(header)) == header and _ends_plainly(chunk):
-                chunk.seek(len(header))
+            if chunk.read(len(self._head)) == self._head and _ends_plainly(chunk):
+                chunk.seek(len(self._head))
                 shutil.copyfileobj(chunk, file, 1 << 20)
                 return
         file.writelines(_encoded(csv_line(line) + "\n") for line in self._read_lines(path))
 
-    def _read_lines(self, path: Path) -> Iterator[list[str]]:
-        """Read a chunk file that a spreadsheet or an editor has saved in its own manner."""
-        csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
-        [expected] = csv.reader([self.header], strict=True)
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.reader(file, strict=True)
-                header = next(reader, [])
-                if header != expected:
-                    raise OutputError(f"{path} has other columns than this run: {csv_line(header)}")
-                for line in filter(None, reader):  # an editor may leave empty lines; ours are never empty
-                    if len(line) != len(header):
-                        raise OutputError(
-                            f"{path}, line {reader.line_num}: {len(line)} fields, the header has {len(header)}"
-                        )
-                    yield line
-        except (OSError, csv.Error, UnicodeDecodeError) as error:
-            raise OutputError(f"{path} cannot be read: {error}; delete it, and the next run makes it anew") from error
+    def _read_lines(self, path: Path) -> Generator[list[str], None, None]:
+        """Read the rows of a chunk file that a spreadsheet or an editor has saved in its own manner."""
+        lines = _csv_lines(path)
+        header = next(lines, [])
+        if header != [*self.columns, *self.answer_columns]:
+            lines.close()
+            raise OutputError(f"{path} has other columns than this run: {csv_line(header)}")
+        return lines
 
     def _keep_changed(self, path: Path, known: set[bytes | None]) -> Path | None:
         with _errors_told(path, "replaced"):
@@ -219,12 +317,53 @@ class Store:
             return copy
 
 
-def _writable(text: str) -> str:
+def writable(text: str) -> str:
+    """Return a text as a file holds it."""
+    if text.isascii() and "\0" not in text:  # seven times faster
+        return text
     return _UNWRITABLE.sub("\ufffd", text)
 
 
 def _encoded(text: str) -> bytes:
-    return _writable(text).encode()
+    return writable(text).encode()
+
+
+def read_csv(path: Path, advice: str = _OURS) -> Generator[tuple[int, list[str]], None, None]:
+    """Read the header of a CSV file, then every row, each with the number of its first line, from 1.
+
+    Args:
+        path: of the file.
+        advice: what to do where it is broken.
+
+    Raises:
+        OutputError: it is not there or no CSV, or a row has more or fewer fields than the header.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
+    width, number = 0, 1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            for line in reader:
+                if line:  # an editor may leave empty lines; ours are never empty
+                    width = width or len(line)
+                    if len(line) != width:
+                        fields = f"{len(line)} fields, the header has {width}"
+                        raise OutputError(f"{path}, line {reader.line_num}: {fields}; {advice}")
+                    yield number, line
+                number = reader.line_num + 1
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise OutputError(f"{path} cannot be read: {error}; {advice}") from error
+
+
+def _csv_lines(path: Path, advice: str = _OURS) -> Generator[list[str], None, None]:
+    for _, line in read_csv(path, advice):
+        yield line
+
+
+def _encoding(path: Path) -> str:
+    """Tell by its first bytes in which encoding a file of ours was written."""
+    with path.open("rb") as file:
+        return "utf-8-sig" if file.read(3) == codecs.BOM_UTF8 else "utf-8"
 
 
 def _ends_plainly(file: BinaryIO) -> bool:

@@ -1,41 +1,67 @@
-"""The way to the server: one request on aiohttp, and what came back, read in all its dialects.
+"""The way to the server: one request on aiohttp, whole or streamed answers.
 
 The SDK's own client costs several times the CPU time per call, and its connection pool is slow when it is large.
 
-Invariant: `create` returns a completion or raises `CallFailed` with what went wrong; no API key is ever part of it.
+Invariant: what the network or the server does ends as an attempt's outcome, never as an exception; no API key is part
+of it, and it says whether the request had left.
 """
 
 from __future__ import annotations
 
-import io
 import ipaddress
 import json
-import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 
+from batcher.dialect import Stream, answer_in, one_line
 from batcher.errors import SettingsError
-from batcher.records import Completion, Failure, Fault, Message, Usage
-from batcher.retry import retry_after
+from batcher.records import Completion, Failure, Fault, Message
 
 # A server may close an idle connection while a request is on its way on it. uvicorn, and so vLLM, closes after 5 s.
 _KEEPALIVE_S = 4.0
 _CONNECT_S = 30.0
-_LONGEST_MESSAGE = 500
-_LONGEST_CODE = 80
-_LONG_BODY = 2**20  # bytes; of a longer one that is no file, aiohttp warns
+_PIECE = 2**18  # bytes of a request written at once
 
 
-class CallFailed(Exception):
-    """A call did not bring a chat completion."""
+class Attempt:
+    """One request: what it asks, how far it has come, and what came of it.
 
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(str(failure))
-        self.failure = failure
+    Attributes:
+        messages: what it asks.
+        has_begun: our client has it.
+        has_left: it is being written to the server, which may answer from now on, and bill.
+        outcome: what came of it, or None.
+    """
+
+    __slots__ = ("has_begun", "has_left", "messages", "outcome")
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self.messages = messages
+        self.has_begun = False
+        self.has_left = False
+        self.outcome: Completion | Failure | None = None
+
+
+class _Body(aiohttp.Payload):
+    """The body of a request, which takes note when it leaves."""
+
+    def __init__(self, value: bytes, attempt: Attempt) -> None:
+        super().__init__(value, content_type="application/json")
+        self._size = len(value)
+        self._attempt = attempt
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return str(self._value, encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        self._attempt.has_left = True
+        for start in range(0, len(self._value), _PIECE):
+            await writer.write(self._value[start : start + _PIECE])
 
 
 class Completions:
@@ -65,41 +91,54 @@ class Completions:
         self._proxy = proxy_for(self._url)
         self._model = model
         self._params = dict(params)
+        self._streams = params.get("stream") is True
+        if self._streams:
+            self._params.setdefault("stream_options", {"include_usage": True})  # or no server would say what it cost
         self._secrets = (api_key,) if api_key else ()
-        self._headers = {"Content-Type": "application/json"}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
-    async def create(self, messages: Sequence[Message]) -> Completion:
-        """Send one request: the model, the messages and the parameters as the user wrote them, nothing else.
-
-        Raises:
-            CallFailed: no connection, an HTTP status other than 2xx, or a body that is no chat completion.
-        """
-        outcome = await self._ask(messages)
-        if isinstance(outcome, Failure):
-            # Raised here, not where aiohttp's error is caught: that one holds the request's headers.
-            raise CallFailed(outcome)
-        return outcome
-
-    async def _ask(self, messages: Sequence[Message]) -> Completion | Failure:
+    async def send(self, attempt: Attempt) -> None:
+        """Send one request: the model, the messages and the parameters as the user wrote them, and read what comes."""
+        attempt.has_begun = True
         # In ASCII: half of a surrogate pair can be sent in no other way.
-        body = json.dumps({"model": self._model, "messages": messages, **self._params}).encode()
+        question = json.dumps({"model": self._model, "messages": attempt.messages, **self._params}).encode()
         try:
             async with self._session.post(
                 self._url,
-                data=body if len(body) < _LONG_BODY else io.BytesIO(body),
+                data=_Body(question, attempt),
                 headers=self._headers,
                 proxy=self._proxy,
                 allow_redirects=False,
             ) as response:
-                raw = await response.read()
+                attempt.outcome = await self._read(response)
         except (aiohttp.ClientError, OSError, UnicodeError) as error:  # the last: a host name that cannot be one
-            return connection_failure(error, self._secrets)
-        completion = completion_in(_json(raw)) if 200 <= response.status < 300 else None
-        if completion is None:
-            return status_failure(response.status, response.headers, raw, self._secrets)
-        return completion
+            attempt.outcome = Failure(
+                Fault.CONNECTION,
+                one_line(str(error), self._secrets) or type(error).__name__,
+                may_be_billed=attempt.has_left,
+            )
+
+    async def _read(self, response: aiohttp.ClientResponse) -> Completion | Failure:
+        if self._streams and response.content_type == "text/event-stream" and response.status < 300:
+            return await self._read_stream(response)
+        try:
+            raw = await response.read()
+        except (aiohttp.ClientError, OSError):
+            if response.status < 300:
+                raise
+            raw = b""  # the status says enough
+        return answer_in(response.status, response.headers, raw, self._secrets)
+
+    async def _read_stream(self, response: aiohttp.ClientResponse) -> Completion | Failure:
+        """Read a stream as it comes: the many small objects of an answer need not be in memory together."""
+        stream = Stream()
+        try:
+            async for part in response.content.iter_any():
+                stream.add(part)
+        except (aiohttp.ClientError, OSError):
+            if not stream.is_whole:  # else only what follows the answer was cut off
+                raise
+        return stream.answer(response.headers, self._secrets)
 
 
 def open_session() -> aiohttp.ClientSession:
@@ -134,120 +173,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-# --- reading a completion ---
-
-
-def completion_in(body: object) -> Completion | None:
-    """Read the first choice of a chat completion, or return None where the body is none.
-
-    What is not needed is not looked at, so that no oddity in it costs an answer.
-    """
-    match body:
-        case {"error": error} if error:
-            return None
-        case {"choices": [{"message": {**message}, **choice}, *_], **rest}:
-            content, reason = message.get("content"), choice.get("finish_reason")
-        case _:
-            return None
-    if content is not None and not isinstance(content, (str, list)):
-        return None
-    text = "".join(map(_text, content)) if isinstance(content, list) else content
-    if not text and (tool_calls := message.get("tool_calls")) and isinstance(tool_calls, list):
-        text = json.dumps(tool_calls, ensure_ascii=False)  # the model answered with calls of the user's tools
-    refusal = message.get("refusal")
-    return Completion(
-        text,
-        reason if isinstance(reason, str) else None,
-        _usage(rest.get("usage")),
-        refusal if isinstance(refusal, str) else None,
-    )
-
-
-def _text(part: object) -> str:
-    """Return the text of a content part; a part of another kind, such as `thinking`, has none."""
-    match part:
-        case str(text) | {"type": "text", "text": str(text)}:
-            return text
-    return ""
-
-
-def _usage(usage: object) -> Usage:
-    if not isinstance(usage, dict):
-        return Usage()
-    counts = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
-    return Usage(*(int(count) if isinstance(count, (int, float)) and 0 <= count < 2**53 else 0 for count in counts))
-
-
-# --- reading a failure ---
-
-
-def connection_failure(error: BaseException, secrets: Sequence[str] = ()) -> Failure:
-    """Say in one line why there was no answer."""
-    return Failure(Fault.CONNECTION, one_line(str(error), secrets) or type(error).__name__)
-
-
-def status_failure(status: int, headers: Mapping[str, str], raw: bytes | str, secrets: Sequence[str] = ()) -> Failure:
-    """Read an answer that is no completion: an error object in one of its dialects, or any other body.
-
-    Args:
-        status: the HTTP status. Under a 2xx, some relays put that of their upstream into the body.
-        headers: the response's headers; their names in lower case, or case-insensitive.
-        raw: the body.
-        secrets: what must not be shown; some servers repeat the API key in their errors.
-    """
-    text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
-    said, codes = error_of(_json(text))
-    if status < 300:
-        inner = next((int(code) for code in codes if code.isdecimal() and len(code) == 3 and "400" <= code < "600"), 0)
-        status = inner or status
-    # A code that only repeats the status hides a better one.
-    code = next((code for code in codes if code != str(status)), codes[0] if codes else None)
-    return Failure(
-        Fault.PROTOCOL if status < 300 else Fault.STATUS,
-        one_line(said or text, secrets) or "an empty body",
-        None if status < 300 else status,
-        None if code is None else one_line(code, secrets, _LONGEST_CODE),
-        retry_after(headers, time.time()),
-    )
-
-
-def error_of(body: object) -> tuple[str, list[str]]:
-    """Return the message of an error body and what it has of codes, the most precise first.
-
-    The dialects: `{"error": {...}}` (OpenAI and most), a list of it (Gemini), `{"error": "..."}` (Ollama), a flat
-    object (vLLM, DashScope), `{"detail": ...}` (FastAPI).
-    """
-    if isinstance(body, list) and body:
-        body = body[0]
-    if not isinstance(body, dict):
-        return "", []
-    error = body.get("error")
-    if isinstance(error, str):
-        return error, []
-    if not isinstance(error, dict):
-        error = body
-    said = error.get("message") or error.get("detail") or error.get("msg") or ""
-    codes = (error.get(name) for name in ("code", "type", "status"))
-    return (
-        said if isinstance(said, str) else json.dumps(said, ensure_ascii=False),
-        [str(code) for code in codes if isinstance(code, (int, str)) and code],
-    )
-
-
-def one_line(text: str, secrets: Sequence[str] = (), longest: int = _LONGEST_MESSAGE) -> str:
-    """Fold what is not printable, and cut what is too long to show; hide the secrets first, so that none is cut."""
-    for secret in secrets:
-        text = text.replace(secret, "[API key]")
-    text = text.strip()
-    head = text[: 10 * longest]  # a page of HTML may be large
-    folded = " ".join("".join(char if char.isprintable() else " " for char in head).split())
-    return folded if len(folded) <= longest and len(head) == len(text) else f"{folded[:longest]} ..."
-
-
-def _json(raw: bytes | str) -> Any:
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError):
-        return None

@@ -14,14 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batcher import plan
+from batcher.account import Account
 from batcher.answer import read
+from batcher.budget import BudgetClosed, BudgetSpent
 from batcher.errors import BatcherError, InputError
 from batcher.identity import keyer
 from batcher.journal import Chunk, Journal, Outcome, Request
+from batcher.planning import Job, Plan
 from batcher.pool import Member, Pool, PoolClosed, PoolEmpty
+from batcher.prices import dollars
 from batcher.progress import Progress, Tally, duration
-from batcher.records import Completion, Failure, Message, Result, Status, Usage, Values
+from batcher.records import Completion, Failure, Message, Result, RowState, Status, Values
 from batcher.retry import Decision, Fate, Policy, Record, decide
 from batcher.stop import Stop, to_the_end
 from batcher.store import FileState
@@ -33,7 +36,6 @@ GRACE_S = 30.0
 _AT_ONCE_S = 0.2
 # So many rows go alone at most. If all of them are refused in the same words, the request is wrong, not the rows.
 _REFUSALS = 3
-_NO_USAGE = Usage()
 _SHORTEST_TIMEOUT_S = 0.001
 # A row that waits before its next attempt stays in the window without a slot; others use the slot meanwhile.
 _ROWS_PER_SLOT = 2
@@ -61,35 +63,37 @@ class OpenChunk:
 
 
 class Asked(NamedTuple):
-    """A row to be asked about."""
+    """A row to be asked about, for itself and so many followers."""
 
     position: int
     key: bytes
     messages: list[Message]
     chunk: OpenChunk
+    followers: int
 
 
 class _Row(NamedTuple):
-    """A row that has been read and is not asked about yet."""
+    """A row that has been read and has no result yet."""
 
     position: int
     values: Values
-    key: bytes
+    state: RowState
     chunk: OpenChunk
 
 
 class _Answered(NamedTuple):
-    """An attempt that brought an answer."""
+    """An attempt that brought an answer, and what that cost."""
 
     request: Request
     completion: Completion
+    cost: int | None
 
 
 class _Failed(NamedTuple):
-    """An attempt that brought none: the failure's name, what the row has been through, and what comes of it."""
+    """An attempt that brought none: how it ended, what the row has been through, and what comes of it."""
 
     request: Request
-    name: str
+    outcome: Outcome
     record: Record
     decision: Decision
 
@@ -100,16 +104,21 @@ class Window:
     Attributes:
         tally: its counters.
         trouble: what ended it early, if it was not the user.
+        out_of_money: in words, that the budget ended it early; else empty.
         is_done: every row has its result, and all of them are joined.
     """
 
-    def __init__(self, job: plan.Job, journal: Journal, planned: plan.Plan, pool: Pool, progress: Progress) -> None:
+    def __init__(
+        self, job: Job, journal: Journal, planned: Plan, *, pool: Pool, account: Account, progress: Progress
+    ) -> None:
         rows, ok, invalid, error = planned.counts
         self.tally = Tally(rows=rows, ok=ok, invalid=invalid, error=error)
         self.trouble: BatcherError | None = None
+        self.out_of_money = ""
         self._job = job
         self._journal = journal
         self._pool = pool
+        self._account = account
         self._progress = progress
         self._policy = Policy(job.settings.max_attempts, job.settings.deadline)
         self._loop = asyncio.get_running_loop()
@@ -118,10 +127,15 @@ class Window:
         self._starts: list[int] = []
         self._parts = self._read()
         self._ready: collections.deque[_Row | OpenChunk] = collections.deque()
+        # Of each row that is being asked for others as well: the chunks of those that have been read.
+        self._led: dict[int, list[OpenChunk]] = {}
+        self._led_rows = 0
+        self._led_changed = asyncio.Event()
         self._reading = asyncio.Lock()
         self._is_read = False
         self._unwritten = 0
         self._workers: list[asyncio.Task[None]] = []
+        self._width = 1
         self._stopping = asyncio.Event()
         self._last_reason = ""
         self._resting = 0
@@ -142,9 +156,9 @@ class Window:
             async with self._progress.showing(self.tally, self._refresh):
                 await self._supervise([self._lead()])
                 rows_left = self.tally.rows - self.tally.done
-                width = min(self._pool.capacity * _ROWS_PER_SLOT, rows_left)
                 # One at least: where no row is left, chunks may still lack their files.
-                await self._supervise([self._follow() for _ in range(max(width, 1))])
+                self._width = max(min(self._pool.capacity * _ROWS_PER_SLOT, rows_left), 1)
+                await self._supervise([self._follow() for _ in range(self._width)])
             with self._ending_gently():
                 await self._journal.flush()
                 if self._is_read and not self._unwritten and not self.trouble:
@@ -196,7 +210,13 @@ class Window:
         """Turn what stops the run into its orderly end: what is in flight may still arrive."""
         try:
             yield
-        except (PoolClosed, PoolEmpty):
+        except (PoolClosed, PoolEmpty, BudgetClosed):
+            self._close_pool()
+        except BudgetSpent as end:
+            self.out_of_money = (
+                f"the budget is used up: the next request may cost {dollars(end.needed)}, and"
+                f" {dollars(max(end.left, 0))} are left. Raise --budget to go on"
+            )
             self._close_pool()
         except BatcherError as error:
             self.trouble = self.trouble or error
@@ -204,7 +224,9 @@ class Window:
 
     def _close_pool(self) -> None:
         self._stopping.set()
+        self._led_changed.set()
         self._pool.close()
+        self._account.close()
 
     def _hear(self, wishes: int) -> None:
         """Act on a wish to stop: the first time wait for what is in flight, the second time end at once."""
@@ -242,17 +264,47 @@ class Window:
         The input is read in a thread, a chunk at a time: a long stretch of finished chunks does not hold up the loop.
         """
         async with self._reading:
-            while not self._ready:
-                if self._stopping.is_set():
+            while True:
+                if not self._ready and not await self._read_on():
                     return None
-                part = await to_the_end(self._loop.run_in_executor(None, next, self._parts, None))
-                if part is None:
-                    return None
-                self._ready += part
-            item = self._ready.popleft()
-        if isinstance(item, OpenChunk):
-            return item
-        return Asked(item.position, item.key, self._messages(item.position, item.values, item.key), item.chunk)
+                if not self._ready:
+                    continue
+                item = self._ready.popleft()
+                if isinstance(item, OpenChunk):
+                    return item
+                if item.state.leader is None:
+                    return self._asked(item)
+                if await self._is_complete_with(item, item.state.leader):
+                    return item.chunk
+
+    def _asked(self, row: _Row) -> Asked:
+        position, values, state, chunk = row
+        if state.followers:
+            self._led[position] = []
+        return Asked(position, state.key, self._messages(position, values, state.key), chunk, state.followers)
+
+    async def _is_complete_with(self, row: _Row, leader: int) -> bool:
+        """Let a row wait for the one that is asked in its place; tell whether that completes its chunk."""
+        self._messages(row.position, row.values, row.state.key)
+        # Rows that wait count as the window's own, or their chunks would fill the memory behind one slow answer.
+        while self._led_rows >= self._width and leader in self._led and not self._stopping.is_set():
+            self._led_changed.clear()
+            await self._led_changed.wait()
+        if leader in self._led:
+            self._led[leader].append(row.chunk)
+            self._led_rows += 1
+            return False
+        # It stands before this row: it is no longer asked, so it has its result, and this row has it as well.
+        row.chunk.pending -= 1
+        return not row.chunk.pending
+
+    async def _read_on(self) -> bool:
+        """Read the next chunk; tell whether there was one."""
+        if self._stopping.is_set():
+            return False
+        part = await to_the_end(self._loop.run_in_executor(None, next, self._parts, None))
+        self._ready += part or []
+        return part is not None
 
     def _read(self) -> Iterator[list[_Row | OpenChunk]]:
         """Read the input once more: yield, chunk by chunk, what there is to do; runs in a thread."""
@@ -263,7 +315,7 @@ class Window:
             states = self._journal.states(start, end)
             if len(states) != len(rows):
                 raise self._input_changed(start + len(states))
-            chunk = OpenChunk(start, self._job.store.lines(rows), sum(result is None for _, result in states))
+            chunk = OpenChunk(start, self._job.store.lines(rows), sum(state.result is None for state in states))
             self._starts.append(start)
             if chunk.pending or not self._is_written(chunk, states):
                 self._unwritten += 1
@@ -274,16 +326,14 @@ class Window:
             raise self._input_changed(end)
         self._is_read = True
 
-    def _part(
-        self, chunk: OpenChunk, rows: Sequence[Values], states: Sequence[tuple[bytes, int | None]]
-    ) -> list[_Row | OpenChunk]:
+    def _part(self, chunk: OpenChunk, rows: Sequence[Values], states: Sequence[RowState]) -> list[_Row | OpenChunk]:
         """Return what there is to do for a chunk that is not written."""
         part: list[_Row | OpenChunk] = []
-        for position, (values, (key, result)) in enumerate(zip(rows, states, strict=True), chunk.start):
-            if result is None:
-                part.append(_Row(position, values, key, chunk))
+        for position, (values, state) in enumerate(zip(rows, states, strict=True), chunk.start):
+            if state.result is None:
+                part.append(_Row(position, values, state, chunk))
             else:  # the file will hold this row as it reads now, beside the answer that it had
-                self._messages(position, values, key)
+                self._messages(position, values, state.key)
         return part if chunk.pending else [chunk]
 
     def _messages(self, position: int, values: Values, planned_key: bytes) -> list[Message]:
@@ -309,29 +359,37 @@ class Window:
             await self._finish(self._write(item))
             return None
         result = await self._ask(item, alone=alone)
-        item.chunk.pending -= 1
-        if not item.chunk.pending:
-            await self._finish(self._write(item.chunk))
+        for chunk in (item.chunk, *self._followers_of(item)):
+            chunk.pending -= 1
+            if not chunk.pending:
+                await self._finish(self._write(chunk))
         return result
+
+    def _followers_of(self, row: Asked) -> list[OpenChunk]:
+        """Return the chunks of the rows that have waited for this one, and let go of them."""
+        chunks = self._led.pop(row.position, [])
+        self._led_rows -= len(chunks)
+        self._led_changed.set()
+        return chunks
 
     async def _ask(self, row: Asked, *, alone: bool) -> Result:
         """Make attempts at a row until it has its result.
 
         Raises:
-            PoolClosed, PoolEmpty: it has none, because the run is stopping.
+            PoolClosed, PoolEmpty, BudgetClosed, BudgetSpent: it has none, because the run is stopping.
         """
         record = Record()
         again = False
         while True:
-            member = await self._pool.take(again=again)
-            attempt = await self._attempt(row, member, record, again=again, alone=alone)
+            attempt = await self._attempt(row, record, again=again, alone=alone)
             if isinstance(attempt, _Answered):
-                completion = attempt.completion
-                return await self._settle(attempt.request, read(completion), "answered", completion.usage)
+                outcome = Outcome("answered", attempt.completion.usage, attempt.cost)
+                return await self._settle(row, attempt.request, read(attempt.completion), outcome)
             decision = attempt.decision
             if decision.fate is Fate.ROW_ENDS:
-                return await self._settle(attempt.request, Result(Status.ERROR, "", decision.reason), attempt.name)
-            self._journal.failed(attempt.request, Outcome(attempt.name))
+                ended = Result(Status.ERROR, "", decision.reason)
+                return await self._settle(row, attempt.request, ended, attempt.outcome)
+            self._journal.failed(attempt.request, attempt.outcome)
             again = True
             if decision.fate is Fate.ENDPOINT_OUT:
                 record = Record()
@@ -340,27 +398,42 @@ class Window:
                 self._last_reason = decision.short
                 await self._pause(decision.wait_s)
 
-    async def _attempt(
-        self, row: Asked, member: Member, record: Record, *, again: bool, alone: bool
+    async def _attempt(self, row: Asked, record: Record, *, again: bool, alone: bool) -> _Answered | _Failed:
+        """Find money and an endpoint for a row's request, and send it."""
+        reserved = await self._account.reserve(row.messages)
+        cost: int | None = 0
+        try:
+            member = await self._pool.take(again=again)
+            try:
+                most = self._account.tariffs[member.number].most(row.messages)
+                request = await self._journal.sent(row.position, row.key, member.number, member.giver, most)
+                self.tally.sent += 1
+                self.tally.retries += again
+                cost = most  # until it is known
+                attempt = await self._call(row, request, member, record, most, alone=alone)
+                cost = attempt.cost if isinstance(attempt, _Answered) else attempt.outcome.cost
+                return attempt
+            finally:
+                # Not before a failure is judged, or the next row would go to an endpoint that has asked for a rest.
+                self._pool.give_back(member)
+        finally:
+            self._account.settle(reserved, cost)
+
+    async def _call(
+        self, row: Asked, request: Request, member: Member, record: Record, most: int | None, *, alone: bool
     ) -> _Answered | _Failed:
-        """Send a row's request, journalled before it leaves, and let its endpoint bear what comes of it."""
+        """Send a request that is in the journal, and let its endpoint bear what comes of it."""
         settings = self._job.settings
         timeout = max(min(settings.timeout, settings.deadline - record.in_flight_s), _SHORTEST_TIMEOUT_S)
-        try:
-            request = await self._journal.sent(row.position, row.key, member.number, member.giver)
-            self.tally.sent += 1
-            self.tally.retries += again
-            began = self._loop.time()
-            outcome = await member.caller.call(row.messages, timeout)
-            if isinstance(outcome, Completion):
-                self._pool.succeeded(member)
-                return _Answered(request, outcome)
-            record = record.after(outcome, self._loop.time() - began)
-            decision = self._judge(outcome, record, member, alone=alone)
-            return _Failed(request, str(outcome.status or outcome.fault.value), record, decision)
-        finally:
-            # Not before a failure is judged, or the next row would go to an endpoint that has just asked for a rest.
-            self._pool.give_back(member)
+        began = self._loop.time()
+        came = await member.caller.call(row.messages, timeout)
+        if isinstance(came, Completion):
+            self._pool.succeeded(member)
+            return _Answered(request, came, self._account.tariffs[member.number].cost(came.usage, most))
+        record = record.after(came, self._loop.time() - began)
+        decision = self._judge(came, record, member, alone=alone)
+        billed = most if came.may_be_billed or most is None else 0
+        return _Failed(request, Outcome(str(came.status or came.fault.value), cost=billed), record, decision)
 
     def _judge(self, failure: Failure, record: Record, member: Member, *, alone: bool) -> Decision:
         """Decide what a failed attempt leads to, and let its endpoint rest or leave."""
@@ -378,12 +451,14 @@ class Window:
             self._progress.say(f"The first row: {decision.reason}; trying again.")
         return decision
 
-    async def _settle(self, request: Request, result: Result, outcome: str, usage: Usage = _NO_USAGE) -> Result:
+    async def _settle(self, row: Asked, request: Request, result: Result, outcome: Outcome) -> Result:
         """Journal a row's result, and count it only then."""
-        await self._journal.settled(request, Outcome(outcome, usage.prompt_tokens, usage.completion_tokens), result)
-        self.tally.prompt_tokens += usage.prompt_tokens
-        self.tally.completion_tokens += usage.completion_tokens
-        self.tally.count(result.status)
+        await self._journal.settled(request, outcome, result, followers=row.followers > 0)
+        self.tally.prompt_tokens += outcome.usage.prompt_tokens
+        self.tally.completion_tokens += outcome.usage.completion_tokens
+        self.tally.count(result.status, 1 + row.followers)
+        if result.status is not Status.ERROR:
+            self._account.count(outcome.cost)
         return result
 
     async def _pause(self, seconds: float) -> None:
@@ -400,7 +475,7 @@ class Window:
 
     # -- Files
 
-    def _is_written(self, chunk: OpenChunk, states: Sequence[tuple[bytes, int | None]]) -> bool:
+    def _is_written(self, chunk: OpenChunk, states: Sequence[RowState]) -> bool:
         """Tell whether the chunk's file is there and says what the journal says, or what somebody made of that."""
         written = self._written.get(chunk.start)
         if written is None or written.origin != self._job.store.origin(chunk.lines, states):
@@ -413,7 +488,9 @@ class Window:
         await to_the_end(self._loop.create_task(writing))
 
     async def _write(self, chunk: OpenChunk) -> None:
-        """Write a chunk's file from the journal, then say so in the journal."""
+        """Write a chunk's file from the journal, and say so in the journal, before and after."""
+        if chunk.start not in self._written:
+            await self._journal.chunk_begun(chunk.start)
         record, copy = await self._loop.run_in_executor(None, self._write_file, chunk)
         await self._journal.chunk_written(chunk.start, record)
         self._unwritten -= 1
@@ -430,8 +507,9 @@ class Window:
 
     async def _join(self) -> None:
         """Remove the chunk files that are no part of the result any more, and join the others."""
-        for start in self._written.keys() - set(self._starts):
-            self._tell_of(self._job.store.remove_chunk(start, self._written[start].sha256))
+        for start in (self._written.keys() | self._job.store.starts()) - set(self._starts):
+            written = self._written.get(start)
+            self._tell_of(self._job.store.remove_chunk(start, written and written.sha256))
             await self._journal.chunk_removed(start)
         await self._loop.run_in_executor(None, self._job.store.join, self._starts)
 

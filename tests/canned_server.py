@@ -55,6 +55,19 @@ def completion(content: object = "fine", *, usage: object = None, finish_reason:
     return body if usage is None else {**body, "usage": usage}
 
 
+def events(*chunks: object) -> bytes:
+    """Make an event stream of chunks, with its end."""
+    return b"".join(f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks) + b"data: [DONE]\n\n"
+
+
+def stream(*chunks: object, then: Then = Then.GO_ON, end: bool = True) -> Reply:
+    """Stream chunks in frames of their own; without an end, the frame that ends the body does not come."""
+    frames = [f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks] + [b"data: [DONE]\n\n"] * end
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = b"".join(b"%x\r\n%s\r\n" % (len(frame), frame) for frame in frames)
+    return Reply(head + body + b"0\r\n\r\n" * end, then)
+
+
 class CannedServer:
     """Answers its requests one after the other; the last reply serves all that follow.
 
@@ -96,7 +109,8 @@ class CannedServer:
             data, then = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
             writer.write(data)
         if then is Then.HANG:
-            await reader.read()
+            with contextlib.suppress(ConnectionError):  # it may leave with bytes unread
+                await reader.read()
             self.left.set()
         elif then is Then.RESET:
             linger = struct.pack("ii", 1, 0)  # with no time to linger, closing resets

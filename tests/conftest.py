@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 from virtual_time import run_virtually
 
@@ -20,6 +21,11 @@ from batcher.stop import Stop
 
 if TYPE_CHECKING:
     from fake_service import Service
+
+
+# Tests never bound wall time: machines are shared and noisy.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 class Lab:
@@ -85,9 +91,9 @@ class Lab:
     def path(self, part: int | str = "all") -> Path:
         return self.directory / f"{part}_k.csv"
 
-    def rows(self, part: int | str = "all") -> list[dict[str, str]]:
+    def rows(self, part: int | str = "all", encoding: str = "utf-8") -> list[dict[str, str]]:
         """Read the result, or the chunk that starts at a position."""
-        with self.path(part).open(encoding="utf-8", newline="") as file:
+        with self.path(part).open(encoding=encoding, newline="") as file:
             return list(csv.DictReader(file, strict=True))
 
     def files(self) -> dict[str, bytes]:
@@ -98,6 +104,11 @@ class Lab:
         """Ask the journal."""
         with contextlib.closing(sqlite3.connect(self.directory / "journal_k.sqlite")) as journal:
             return journal.execute(question).fetchall()
+
+    def change(self, statement: str) -> None:
+        """Do something to the journal."""
+        with contextlib.closing(sqlite3.connect(self.directory / "journal_k.sqlite")) as journal, journal:
+            journal.execute(statement)
 
     def journal(self) -> list[str]:
         """Read all that the journal holds."""

@@ -47,11 +47,13 @@ class Service:
         prompts: those that it knows; it raises on any other.
         latency: seconds that a call takes.
         instead: what a call gets instead of its answer, or None.
+        usage: what a call uses, answered or not.
 
     Attributes:
         calls: every call, in the order of arrival.
         answered: how often each prompt was answered.
         cut: how often a call about each prompt was cancelled.
+        used: what each call used, in the order of arrival.
         in_flight, peak: calls under way, now and at most.
     """
 
@@ -60,10 +62,13 @@ class Service:
         prompts: Iterable[str],
         latency: Callable[[Call], float] = lambda _call: 1.0,
         instead: Callable[[Call], Completion | Failure | None] = _no_failure,
+        usage: Callable[[Call], Usage] = lambda _call: Usage(prompt_tokens=10, completion_tokens=2),
     ) -> None:
         self.prompts = set(prompts)
         self.latency = latency
         self.instead = instead
+        self.usage = usage
+        self.used: list[Usage] = []
         self.calls: list[Call] = []
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
@@ -92,17 +97,19 @@ class Service:
         self.asked[prompt] += 1
         call = Call(prompt, endpoint, self.asked[prompt], asyncio.get_running_loop().time())
         self.calls.append(call)
+        usage = self.usage(call)
+        self.used.append(usage)
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
         try:
             seconds = self.latency(call)
             await asyncio.sleep(min(seconds, timeout_s))
             if seconds > timeout_s:
-                return Failure(Fault.TIMEOUT, f"nothing came within {timeout_s:g} s")
+                return Failure(Fault.TIMEOUT, f"nothing came within {timeout_s:g} s", may_be_billed=True)
             if (other := self.instead(call)) is not None:
                 return other
             self.answered[prompt] += 1
-            return Completion(answer_to(prompt), "stop", Usage(prompt_tokens=10, completion_tokens=2))
+            return Completion(answer_to(prompt), "stop", usage)
         except asyncio.CancelledError:
             self.cut[prompt] += 1
             raise

@@ -76,6 +76,10 @@ class LocalServer(NamedTuple):
             books: dict[str, Any] = json.load(response)
         return books
 
+    def reset(self) -> None:
+        """Begin new books."""
+        urllib.request.urlopen(f"{self.base_url.removesuffix('/v1')}/stats/reset", b"").close()  # noqa: S310 - ours
+
     def wait_for(self, count: int, what: str = "requests") -> None:
         """Return when the books hold so many of something; each look waits for the server's reply."""
         while self.books()[what] < count:

@@ -1,30 +1,35 @@
+"""A call through LangChain says what was asked, brings back what was answered, and never raises."""
+
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import openai
 import pytest
-from canned_server import Reply, Then, canned, closed_port, completion, http
+from canned_server import CannedServer, Reply, Then, canned, closed_port, completion, http, stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel, FakeListChatModel
-from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages import AIMessage, BaseMessage, ToolCall
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.tracers.context import collect_runs
+from langchain_core.tracers.context import collect_runs, register_configure_hook
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from batcher.caller import ChatCallers
+from batcher.caller import ChatCallers, OwnCaller
 from batcher.config import Endpoint
 from batcher.errors import SettingsError
-from batcher.records import Completion, Failure, Fault, Message, Usage
+from batcher.records import Allowance, Completion, Failure, Fault, Message, ServerLimits, Usage
 from batcher.serve import Server, embedded
 from batcher.sim_answer import answer
 
@@ -186,13 +191,196 @@ async def test_a_cache_of_langchain_is_left_alone() -> None:
     assert len(server.asked) == 2
 
 
+async def test_an_answer_comes_back_whole() -> None:
+    details = {"prompt_tokens_details": {"cached_tokens": 2}, "completion_tokens_details": {"reasoning_tokens": 4}}
+    usage = {"prompt_tokens": 3, "completion_tokens": 5, **details}
+    reply = http(200, completion(None, refusal="I cannot", usage=usage), ["X-RateLimit-Remaining-Requests: 7"])
+    async with canned(reply) as server:
+        answer = await called(Endpoint("m", server.base_url))
+    limits = ServerLimits(Allowance(None, 7.0, None), None)
+    assert answer == Completion(None, "stop", Usage(3, 5, 2, 4), "I cannot", limits)
+
+
+# --- the seam: LangChain as it is installed, and as it may become ---
+
+
+@pytest.mark.parametrize("model", [BaseChatModel, ChatOpenAI])
+def test_langchain_has_what_our_model_puts_itself_in_the_place_of(model: type[BaseChatModel]) -> None:
+    """A release that changes this asks for a look at `_Chat`; until then, the SDK's client makes the calls."""
+
+    def parameters(function: Callable[..., Any]) -> list[str]:
+        return list(inspect.signature(function).parameters)
+
+    assert parameters(model._agenerate) == ["self", "messages", "stop", "run_manager", "kwargs"]
+    assert parameters(model._get_invocation_params) == ["self", "stop", "kwargs"]
+    assert parameters(model.agenerate)[-1] == "kwargs"
+
+
+async def test_no_client_of_the_sdk_is_made() -> None:
+    callers = ChatCallers({})
+    caller: Any = callers.caller(Endpoint("m", "http://127.0.0.1:1/v1"))
+    await callers.close()
+    assert isinstance(caller, OwnCaller)
+    assert not [each for each in vars(caller._llm).values() if isinstance(each, (openai.OpenAI, openai.AsyncOpenAI))]
+
+
 async def test_langchain_and_its_tracers_see_each_call() -> None:
-    async with canned(OK) as server:
+    async with canned(OK, http(400, "No")) as server:
         with collect_runs() as seen:
-            assert await called(Endpoint("m", server.base_url), [{"role": "user", "content": "half \ud83d"}]) == FINE
-    (run,) = seen.traced_runs
-    assert run.outputs is not None
-    assert run.outputs["generations"][0][0]["text"] == "fine"
+            for _ in range(2):
+                await called(Endpoint("m", server.base_url), [{"role": "user", "content": "half \ud83d"}])
+    fine, failed = seen.traced_runs
+    assert "half" in str(fine.inputs)
+    assert fine.outputs is not None
+    assert fine.outputs["generations"][0][0]["text"] == "fine"
+    assert failed.error is not None
+    assert "HTTP 400: No" in failed.error
+
+
+class Broken(AsyncCallbackHandler):
+    """A tracer that breaks down when it hears of an answer."""
+
+    raise_error = True
+
+    async def on_llm_end(self, *_: Any, **__: Any) -> None:
+        raise RuntimeError("the tracer broke")
+
+
+TRACER: ContextVar[Broken | None] = ContextVar("TRACER", default=None)
+register_configure_hook(TRACER, inheritable=True)
+
+
+async def test_a_tracer_that_breaks_costs_no_answer() -> None:
+    async with canned(OK) as server:
+        token = TRACER.set(Broken())
+        assert await called(Endpoint("m", server.base_url)) == FINE
+        TRACER.reset(token)
+    assert len(server.asked) == 1
+
+
+def refuse_our_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `ChatOpenAI` take no `async_client` any more."""
+    make = ChatOpenAI.__init__
+
+    def init(self: ChatOpenAI, **options: Any) -> None:
+        if "async_client" in options:
+            raise TypeError("no async_client")
+        make(self, **options)
+
+    monkeypatch.setattr(ChatOpenAI, "__init__", init)
+
+
+def call_another_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `agenerate` go past `_agenerate`."""
+
+    async def past(self: ChatOpenAI, messages: list[BaseMessage], **options: Any) -> ChatResult:
+        return await ChatOpenAI._agenerate(self, messages, **options)
+
+    monkeypatch.setattr(BaseChatModel, "_agenerate_with_cache", past)
+
+
+def drop_our_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `agenerate` hand on no arguments of its caller's."""
+    hand_on = BaseChatModel._agenerate_with_cache
+
+    async def drop(self: BaseChatModel, messages: list[BaseMessage], **_: Any) -> ChatResult:
+        return await hand_on(self, messages)
+
+    monkeypatch.setattr(BaseChatModel, "_agenerate_with_cache", drop)
+
+
+def answer_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let our model find an answer elsewhere."""
+    ask = BaseChatModel._agenerate_with_cache
+
+    async def find(self: BaseChatModel, messages: list[BaseMessage], **options: Any) -> ChatResult:
+        if "attempt" not in options:
+            return await ask(self, messages, **options)
+        return ChatResult(generations=[ChatGeneration(message=AIMessage("found"))])
+
+    monkeypatch.setattr(BaseChatModel, "_agenerate_with_cache", find)
+
+
+CHANGES = [refuse_our_client, call_another_method, drop_our_arguments, answer_without_asking]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_where_langchain_has_changed_the_client_of_the_sdk_takes_over(
+    change: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same goes out, with one warning for all; the models are some that LangChain treats in ways of their own."""
+    change(monkeypatch)
+    params = {"max_tokens": 20, "top_k": 3, "response_format": {"type": "json_object"}, "logprobs": True, "n": 2}
+    async with canned(OK) as server:
+        callers = ChatCallers(params)
+
+        async def ask_twice(model: str) -> None:
+            caller = callers.caller(Endpoint(model, server.base_url, api_key=KEY))
+            assert [await caller.call(HELLO, LONG) for _ in range(2)] == [FINE] * 2
+
+        with pytest.warns(RuntimeWarning, match="the slower one of the SDK takes over") as warned:
+            await ask_twice("m")
+        await ask_twice("o3-mini")
+        await ask_twice("gpt-5-pro")
+        await callers.close()
+    assert len(warned) == 1
+    assert KEY not in str(warned[0].message)
+    assert len(server.asked) == 6
+    for request, model in zip(server.asked[::2], ("m", "o3-mini", "gpt-5-pro"), strict=True):
+        assert request.json == {"model": model, "messages": HELLO, **params, "stream": False}
+        assert request.headers["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.fixture
+def through_the_sdk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Call as where LangChain has changed."""
+    refuse_our_client(monkeypatch)
+
+    async def call(reply: Reply, messages: list[Message] = HELLO, timeout_s: float = LONG, **params: Any) -> Any:
+        async with canned(reply) as server:
+            with pytest.warns(RuntimeWarning):
+                answer = await called(Endpoint("m", server.base_url, api_key=KEY), messages, timeout_s, **params)
+            return answer, [request.json for request in server.asked]
+
+    return call
+
+
+async def test_the_client_of_the_sdk_sends_messages_as_they_are(through_the_sdk: Callable[..., Any]) -> None:
+    messages = [{"role": "developer", "content": [{"type": "odd"}], "unknown": 1}, {"role": "tool", "content": None}]
+    assert (await through_the_sdk(OK, messages))[1][0]["messages"] == messages
+
+
+async def test_what_comes_back_through_the_client_of_the_sdk_is_read(through_the_sdk: Callable[..., Any]) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 9, "prompt_cache_hit_tokens": 1}
+    reply = http(200, completion("", refusal="I cannot", usage=usage), ["x-ratelimit-remaining-requests: 7"])
+    limits = ServerLimits(Allowance(None, 7.0, None), None)
+    assert (await through_the_sdk(reply))[0] == Completion(None, "stop", Usage(3, 6, 1, 4), "I cannot", limits)
+    assert (await through_the_sdk(said(429, "limit", "Retry-After: 3")))[0] == Failure(
+        Fault.STATUS, "said with [API key]", 429, "limit", 3.0
+    )
+    hung = await through_the_sdk(Reply(b"", Then.HANG), timeout_s=0.1)
+    assert hung[0].fault is Fault.TIMEOUT
+
+
+def piece(content: str, finish_reason: str | None = None) -> object:
+    choice = {"index": 0, "delta": {"role": "assistant", "content": content}, "finish_reason": finish_reason}
+    return {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+
+
+async def test_a_stream_is_never_half_an_answer_through_the_client_of_the_sdk_either(
+    through_the_sdk: Callable[..., Any],
+) -> None:
+    answer, sent = await through_the_sdk(stream(piece("fi"), piece("ne"), piece("", "stop")), stream=True)
+    assert answer == Completion("fine", "stop")
+    assert sent == [{"model": "m", "messages": HELLO, "stream": True, "stream_options": {"include_usage": True}}]
+    for cut in (stream(piece("fi")), stream(piece("fi"), end=False, then=Then.CLOSE)):
+        answer, _ = await through_the_sdk(cut, stream=True)
+        assert (answer.may_be_billed, answer.fault) in [(True, Fault.PROTOCOL), (True, Fault.CONNECTION)]
+
+
+async def test_a_call_that_has_no_time_at_all_is_no_change_of_langchain() -> None:
+    failure = await called(Endpoint("m", f"http://127.0.0.1:{closed_port()}/v1"), timeout_s=0)
+    assert failure == Failure(Fault.TIMEOUT, "nothing came within 0 s")
 
 
 # --- failures ---
@@ -204,14 +392,21 @@ async def test_what_the_transport_says_is_the_failure() -> None:
     assert failure == Failure(Fault.STATUS, "Slow down", 429, "limit", 3.0)
 
 
+async def waited(endpoint: Endpoint, server: CannedServer) -> Any:
+    """Call a server that hangs, with more time until the request has reached it: a busy machine may need that."""
+    for timeout_s in (0.05, 0.5, 5.0, LONG):
+        failure = await called(endpoint, timeout_s=timeout_s)
+        if server.came.is_set():
+            await server.left.wait()
+            return failure, timeout_s
+    return None
+
+
 @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n{"])
 async def test_an_answer_that_does_not_come_in_time_is_a_timeout_and_hangs_up(begun: bytes) -> None:
     async with canned(Reply(begun, Then.HANG)) as server:
-        callers = ChatCallers({})
-        failure = await callers.caller(Endpoint("m", server.base_url)).call(HELLO, 0.05)
-        assert failure == Failure(Fault.TIMEOUT, "nothing came within 0.05 s")
-        await server.left.wait()
-        await callers.close()
+        failure, seconds = await waited(Endpoint("m", server.base_url), server)
+    assert failure == Failure(Fault.TIMEOUT, f"nothing came within {seconds:g} s", may_be_billed=True)
 
 
 async def test_a_cancelled_call_raises_and_hangs_up() -> None:
@@ -295,10 +490,33 @@ async def test_a_chatopenai_of_the_users_own_answers_with_the_runs_parameters(ht
         (AIMessage([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), Completion("ab")),
         (AIMessage(""), Completion(None)),
         (AIMessage("yes", usage_metadata=USAGE), Completion("yes", None, Usage(2, 1))),
+        (
+            AIMessage(
+                "yes",
+                usage_metadata=UsageMetadata(
+                    input_tokens=20,
+                    output_tokens=5,
+                    total_tokens=25,
+                    input_token_details=InputTokenDetails(cache_read=16),
+                    output_token_details=OutputTokenDetails(reasoning=4),
+                ),
+            ),
+            Completion("yes", None, Usage(20, 5, 16, 4)),
+        ),
+        (AIMessage("", additional_kwargs={"refusal": "I cannot"}), Completion(None, refusal="I cannot")),
+        (
+            AIMessage("", tool_calls=[ToolCall(name="add", args={"a": "é"}, id="1")]),
+            Completion('[{"name": "add", "args": {"a": "é"}, "id": "1", "type": "tool_call"}]'),
+        ),
     ],
 )
 async def test_a_message_of_any_model_is_read(message: AIMessage, read: Completion) -> None:
     assert await called(Endpoint(llm=Model(outcome=[message]))) == read
+
+
+def risked(fault: Fault, message: str) -> Failure:
+    """Make a failure of which nobody knows whether the server has billed it."""
+    return Failure(fault, message, may_be_billed=True)
 
 
 def said(status: int, code: str, *headers: str) -> Reply:
@@ -312,21 +530,40 @@ def said(status: int, code: str, *headers: str) -> Reply:
         (said(429, "limit", "Retry-After: 3"), Failure(Fault.STATUS, "said with [API key]", 429, "limit", 3.0)),
         (said(400, "too_long"), Failure(Fault.STATUS, "said with [API key]", 400, "too_long")),
         (http(500, "<p>\nsorry"), Failure(Fault.STATUS, "<p> sorry", 500)),
-        (Reply(b"", Then.CLOSE), Failure(Fault.CONNECTION, "Server disconnected without sending a response.")),
-        (Reply(b"", Then.HANG), Failure(Fault.TIMEOUT, "Request timed out.")),
+        (Reply(b"", Then.CLOSE), risked(Fault.CONNECTION, "Server disconnected without sending a response.")),
     ],
-    ids=["401", "429", "400", "500", "closed", "hung"],
+    ids=["401", "429", "400", "500", "closed"],
 )
 async def test_a_failure_of_the_sdk_is_read(http_client: Any, reply: Reply, failure: Failure) -> None:
     async with canned(reply) as server:
-        assert await called(own(http_client, server.base_url, timeout=0.2)) == failure
+        assert await called(own(http_client, server.base_url)) == failure
+
+
+async def test_a_timeout_of_the_sdk_is_read(http_client: Any) -> None:
+    async with canned(Reply(b"", Then.HANG)) as server:
+        failure = await called(own(http_client, server.base_url, timeout=0.05))
+    assert (failure.fault, failure.message) == (Fault.TIMEOUT, "Request timed out.")
+
+
+async def test_what_the_server_says_of_tokens_and_limits_is_read_through_the_sdk(http_client: Any) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 9, "prompt_cache_hit_tokens": 1}
+    async with canned(http(200, completion(usage=usage), ["x-ratelimit-remaining-requests: 7"])) as server:
+        answer = await called(own(http_client, server.base_url, include_response_headers=True))
+    limits = ServerLimits(Allowance(None, 7.0, None), None)
+    assert answer == Completion("fine", "stop", Usage(3, 6, 1, 4), limits=limits)
+
+
+async def test_an_answer_that_the_sdk_rejects_for_its_length_was_paid_for(http_client: Any) -> None:
+    long = http(200, completion("cut sho", finish_reason="length", usage={"prompt_tokens": 3, "completion_tokens": 1}))
+    async with canned(long) as server:
+        answer = await called(own(http_client, server.base_url), response_format={"type": "json_object"})
+    assert answer == Completion("cut sho", "length", Usage(3, 1))
 
 
 async def test_the_sdk_is_cut_off_in_time(http_client: Any) -> None:
     async with canned(Reply(b"", Then.HANG)) as server:
-        failure = await called(own(http_client, server.base_url), timeout_s=0.1)
-        await server.left.wait()
-    assert failure == Failure(Fault.TIMEOUT, "nothing came within 0.1 s")
+        failure, seconds = await waited(own(http_client, server.base_url), server)
+    assert failure == risked(Fault.TIMEOUT, f"nothing came within {seconds:g} s")
 
 
 async def test_the_sdk_finds_nobody(http_client: Any) -> None:
@@ -339,6 +576,10 @@ class TransportError(Exception):
 
 
 class TimeoutException(TransportError):
+    pass
+
+
+class ConnectTimeout(TimeoutException):
     pass
 
 
@@ -366,15 +607,17 @@ def wrapped(cause: Exception) -> Exception:
 @pytest.mark.parametrize(
     ("error", "failure"),
     [
-        (TimeoutError(), Failure(Fault.TIMEOUT, "nothing came within 60 s")),
-        (wrapped(TimeoutException()), Failure(Fault.TIMEOUT, "wrapped with [API key]")),
-        (wrapped(TransportError("no route")), Failure(Fault.CONNECTION, "no route")),
-        (ConnectionResetError(), Failure(Fault.CONNECTION, "ConnectionResetError")),
+        (TimeoutError(), risked(Fault.TIMEOUT, "nothing came within 60 s")),
+        (wrapped(TimeoutException()), risked(Fault.TIMEOUT, "wrapped with [API key]")),
+        (wrapped(ConnectTimeout("slow")), Failure(Fault.TIMEOUT, "wrapped with [API key]")),
+        (wrapped(TransportError("broke")), risked(Fault.CONNECTION, "broke")),
+        (wrapped(ConnectionRefusedError("nobody")), Failure(Fault.CONNECTION, "nobody")),
+        (ConnectionResetError(), risked(Fault.CONNECTION, "ConnectionResetError")),
         (WithStatus(404), Failure(Fault.STATUS, "said by the class", 404)),
         (WithStatus(503, Unread()), Failure(Fault.STATUS, "said by the class", 503, None, 4.0)),
-        (ValueError(f"odd\n{KEY}"), Failure(Fault.OTHER, "ValueError: odd [API key]")),
-        (KeyError("x" * 600), Failure(Fault.OTHER, "KeyError: '" + "x" * 489 + " ...")),
-        (StopAsyncIteration(), Failure(Fault.OTHER, "StopAsyncIteration:")),
+        (ValueError(f"odd\n{KEY}"), risked(Fault.OTHER, "ValueError: odd [API key]")),
+        (KeyError("x" * 600), risked(Fault.OTHER, "KeyError: '" + "x" * 489 + " ...")),
+        (StopAsyncIteration(), risked(Fault.OTHER, "StopAsyncIteration:")),
     ],
 )
 async def test_an_error_of_any_model_is_read(error: Exception, failure: Failure) -> None:
@@ -383,12 +626,12 @@ async def test_an_error_of_any_model_is_read(error: Exception, failure: Failure)
 
 async def test_a_model_that_generates_nothing_is_a_failure() -> None:
     failure = await called(Endpoint(llm=Model(outcome=[])))
-    assert failure == Failure(Fault.PROTOCOL, "the model returned no generation")
+    assert failure == risked(Fault.PROTOCOL, "the model returned no generation")
 
 
 async def test_a_message_that_langchain_does_not_take_is_a_failure() -> None:
     failure = await called(Endpoint(llm=Model(outcome=[])), [{"role": "tool", "content": "no id"}])
-    assert (failure.fault, failure.message.split(":")[0]) == (Fault.OTHER, "KeyError")
+    assert (failure.fault, failure.message.split(":")[0], failure.may_be_billed) == (Fault.OTHER, "KeyError", False)
 
 
 async def test_what_is_no_chat_model_is_refused() -> None:

@@ -60,6 +60,7 @@ def test_an_option_that_does_not_exist_is_answered_with_those_that_do() -> None:
 NO_NUMBERS = (0, -1, True, "5", float("nan"), float("inf"))
 NO_TEXTS = ("", " \n", 5, b"x")
 NO_FLAGS = (1, "yes", None)
+NO_PRICES = (-1, True, "5", float("nan"), float("inf"), 2e6)
 WRONG: dict[str, tuple[object, ...]] = {
     "keyword": (5, Path("k")),
     "output_dir": (None, 5),
@@ -76,14 +77,20 @@ WRONG: dict[str, tuple[object, ...]] = {
     "api_key_env": NO_TEXTS,
     "rpm": NO_NUMBERS,
     "rps": NO_NUMBERS,
+    "tpm": NO_NUMBERS,
     "max_concurrency": (*NO_NUMBERS, 1.5, None),
     "timeout": (*NO_NUMBERS, None),
     "deadline": (*NO_NUMBERS, None),
     "max_attempts": (*NO_NUMBERS, 1.5, None),
+    "budget": NO_NUMBERS,
+    "price_in": NO_PRICES,
+    "price_out": NO_PRICES,
     "param": ([("temperature", 0)], "temperature=0", {1: 2}, {"": 1}, {"stop": {"\n"}}, {"x": float("nan")}, LOOP),
     "limit": (*NO_NUMBERS, 1.5),
     "retry_failed": NO_FLAGS,
     "on_change": ("", "Redo", 5, None),
+    "dedup": NO_FLAGS,
+    "encoding": ("", "utf8", "latin-1", 5, None),
     "no_progress": NO_FLAGS,
     "quiet": NO_FLAGS,
 }
@@ -116,10 +123,22 @@ def test_parameters_that_batcher_sets_are_refused_with_the_way_to_set_them(name:
         ({"endpoints": "e.toml", "api_key_env": "K"}, "--api-key-env and --endpoints"),
         ({"endpoints": "e.toml", "rpm": 5}, "--rpm and --endpoints"),
         ({"endpoints": "e.toml", "rps": 5}, "--rps and --endpoints"),
+        ({"endpoints": "e.toml", "tpm": 5}, "--tpm and --endpoints"),
+        ({"endpoints": "e.toml", "price_in": 1, "price_out": 1}, "--price-in and --endpoints"),
     ],
 )
 def test_options_that_exclude_each_other_are_named(options: dict[str, object], said: str) -> None:
     assert fault(lambda: Settings.of(options)).startswith(f"{said} exclude each other")
+
+
+@pytest.mark.parametrize("name", ["price_in", "price_out"])
+def test_one_price_alone_is_refused(name: str) -> None:
+    assert fault(lambda: Settings.of({name: 0})).startswith("--price-in and --price-out go together")
+
+
+def test_prices_that_are_given_are_those_of_an_endpoint() -> None:
+    assert Settings().prices is None
+    assert Settings(price_in=0, price_out=1.5).prices == {"in": 0, "out": 1.5}
 
 
 @pytest.mark.parametrize("name", ["sk-secret", "sk-1,sk-2", "$K", "K=sk-1", "1K"])
@@ -211,6 +230,11 @@ def test_a_keyword_that_is_accepted_makes_files_that_can_be_made(tmp_path: Path,
         ({"api_key": 5}, "api_key is no text"),
         ({"rpm": 0}, "rpm must be a number above 0, not 0"),
         ({"rps": "5"}, "rps must be a number above 0, not '5'"),
+        ({"tpm": 0}, "tpm must be a number above 0, not 0"),
+        ({"prices": 5}, "prices must hold dollars per million tokens"),
+        ({"prices": {"in": 1}}, "prices must hold dollars per million tokens"),
+        ({"prices": {"in": 1, "out": 1, "batch": 1}}, "prices must hold dollars per million tokens"),
+        ({"prices": {"in": 1, "out": -1}}, "prices: out must be dollars per million tokens, 0 or more, not -1"),
         ({"max_concurrency": 1.5}, "max_concurrency must be a whole number above 0, not 1.5"),
         ({"max_concurrency": None}, "max_concurrency must be"),
         ({"params": {"x": object()}}, "params: the parameters cannot be written as JSON"),

@@ -16,19 +16,22 @@ from batcher.config import Options
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("verb", ["run", "status", "serve", "demo"])
+VERBS = ["run", "plan", "status", "verify", "merge", "serve", "demo"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_the_readme_holds_the_help_of_every_verb(tmp_path: Path, verb: str) -> None:
     assert f"### batcher {verb}\n\n```\n{help_of(verb)}```\n" in README
     assert call(verb, "--help", cwd=tmp_path).stdout == help_of(verb)
 
 
 def test_help_fits_a_terminal_of_80_columns() -> None:
-    for verb in ("run", "status", "serve", "demo"):
+    for verb in VERBS:
         assert max(map(len, help_of(verb).splitlines())) <= 80
 
 
 def test_the_command_line_has_the_options_of_python() -> None:
-    flags = set(re.findall(r"--([a-z-]+)", help_of("run"))) - {"help", "json", "prompt"}
+    flags = set(re.findall(r"--([a-z-]+)", help_of("run"))) - {"help", "json", "prompt", "dry-run"}
     assert {flag.replace("-", "_") for flag in flags} == set(Options.__annotations__)
 
 
@@ -47,8 +50,16 @@ def test_the_first_lines_of_python_print_what_stands_below_them(tmp_path: Path) 
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_every_guarantee_names_tests_that_there_are() -> None:
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+)::(test_\w+)`", page)
+    assert len(named) > 20
+    for module, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8"), f"{module}::{test}"
 
 
 def test_every_dependency_has_a_lower_bound_that_is_tested_and_ends_before_the_next_major() -> None:

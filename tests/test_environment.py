@@ -92,9 +92,11 @@ def test_what_is_missing_or_wrong_is_named(env: dict[str, str], options: dict[st
 
 
 def test_every_key_has_the_limits_to_itself() -> None:
-    settings = Settings(model="m", rpm=5, rps=2.5, max_concurrency=7)
+    settings = Settings(model="m", rpm=5, rps=2.5, tpm=9, max_concurrency=7, price_in=1, price_out=2)
     endpoints = endpoints_of(settings, {"API_KEY": "sk-1,sk-2"})
-    assert [(each.rpm, each.rps, each.max_concurrency) for each in endpoints] == [(5, 2.5, 7)] * 2
+    limits = [(each.rpm, each.rps, each.tpm, each.max_concurrency) for each in endpoints]
+    assert limits == [(5, 2.5, 9, 7)] * 2
+    assert [each.prices for each in endpoints] == [{"in": 1, "out": 2}] * 2
 
 
 def test_endpoint_objects_are_taken_as_they_are() -> None:
@@ -157,7 +159,9 @@ def test_an_endpoint_file_describes_a_pool(tmp_path: Path) -> None:
         api_key_env = "DEEPSEEK_KEYS"
         rpm = 500
         rps = 2.5
+        tpm = 90_000
         max_concurrency = 64
+        prices = { in = 0.27, out = 1.1, cached = 0.07 }
         params = { temperature = 0, stop = ["\\n"] }
 
         [[endpoint]]
@@ -171,7 +175,9 @@ def test_an_endpoint_file_describes_a_pool(tmp_path: Path) -> None:
         "sk-1",
         rpm=500,
         rps=2.5,
+        tpm=90_000,
         max_concurrency=64,
+        prices={"in": 0.27, "out": 1.1, "cached": 0.07},
         params={"temperature": 0, "stop": ["\n"]},
     )
     assert second == dataclasses.replace(first, api_key="sk-2")
@@ -204,6 +210,8 @@ def test_what_a_table_leaves_out_comes_from_the_environment(tmp_path: Path) -> N
         ('model = "m"\nrpm = 0', "rpm must be a number above 0, not 0"),
         ('model = "m"\nrps = nan', "rps must be a number above 0, not nan"),
         ('model = "m"\nmax_concurrency = 1.5', "max_concurrency cannot be of type float"),
+        ('model = "m"\nprices = 5', "prices cannot be of type int"),
+        ('model = "m"\nprices = { in = 1 }', "prices must hold dollars per million tokens"),
         ('model = "m"\nparams = [1]', "params cannot be of type list"),
         ('model = "m"\nparams = { stream = true }', "params: 'stream' is not a parameter that can be set here"),
         ('model = "m"\nparams = { since = 2024-05-01 }', "params: the parameters cannot be written as JSON"),

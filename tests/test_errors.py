@@ -10,7 +10,7 @@ import batcher
 from batcher import errors
 from batcher.records import Report
 
-REPORT = Report("stopped", "k", 3, 1, 0, 0, 1, 0, 5, 2, 0.5, None)
+REPORT = Report("stopped", "k", 3, 1, 0, 0, 1, 0, 5, 2, None, 0.5, None)
 
 
 def drawn() -> dict[str, str]:

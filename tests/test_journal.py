@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import hashlib
 import itertools
 import logging
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +26,8 @@ from hypothesis import strategies as st
 from programs import environment
 
 from batcher.errors import OutputError
-from batcher.journal import Chunk, Journal, Outcome, Request
-from batcher.records import Giver, Result, Status
+from batcher.journal import ADOPTED, CELL_BYTES, Chunk, Journal, Matched, Outcome, Request
+from batcher.records import Giver, Result, RowState, Status, Usage
 
 ROWS = 400
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates too
@@ -34,15 +37,34 @@ def key(question: object) -> bytes:
     return str(question).encode().rjust(16, b"\0")
 
 
-def plan(
-    journal: Journal, questions: Sequence[object], models: Sequence[str] = "m", *, retry_failed: bool = False
-) -> int:
-    """Plan as a run does, in slices; return how many rows are answered to another question."""
+def cells(question: object) -> bytes:
+    """Return what a question is made of: its first letter is the row's text, the others are the prompt's."""
+    return str(question)[:1].encode().rjust(CELL_BYTES, b"\0")
+
+
+def say(
+    journal: Journal,
+    questions: Sequence[object],
+    models: Sequence[str] = "m",
+    limit: int | None = None,
+    found: Iterable[tuple[int, str]] = (),
+    **how: bool,
+) -> Matched:
+    """Say what the rows ask, in slices as a run does, and how those ended that were found in chunk files."""
+    givers = journal.giver_ids([*(Giver(model, "http://somewhere") for model in models), ADOPTED])
+    questions = questions[:limit]
+    for start in range(0, len(questions), 3):
+        asked = questions[start : start + 3]
+        journal.plan_keys(start, list(map(key, asked)), list(map(cells, asked)))
+        inside = ((n, key(questions[n]), ended(status)) for n, status in found if start <= n < start + len(asked))
+        journal.plan_found(inside)
+    return journal.plan_end(len(questions), givers=givers, is_limited=limit is not None, **how)
+
+
+def plan(journal: Journal, questions: Sequence[object], models: Sequence[str] = "m", **how: Any) -> int:
+    """Plan as a run does; return how many rows are answered to another question."""
     with journal.planning():
-        givers = journal.giver_ids([Giver(model, "http://somewhere") for model in models])
-        for start in range(0, len(questions), 3):
-            journal.plan_keys(start, [key(question) for question in questions[start : start + 3]])
-        return journal.plan_end(len(questions), givers=givers, retry_failed=retry_failed)
+        return sum(say(journal, questions, models, **how).changed.values())
 
 
 def ended(status: str = "ok", answer: str = "yes") -> Result:
@@ -55,9 +77,9 @@ async def send(journal: Journal, position: int) -> Request:
 
 async def ask(journal: Journal, position: int, result: Result) -> int:
     """Send a row's request and settle it; return the result's id."""
-    [(own_key, _)] = journal.states(position, position + 1)
-    request = await journal.sent(position, own_key, endpoint=0, giver=1)
-    await journal.settled(request, Outcome("answered", 10, 5), result)
+    [state] = journal.states(position, position + 1)
+    request = await journal.sent(position, state.key, endpoint=0, giver=1)
+    await journal.settled(request, Outcome("answered", Usage(10, 5)), result)
     return request.id
 
 
@@ -65,15 +87,13 @@ def answer(journal: Journal, *statuses: str | None) -> None:
     """Settle the rows from the first on, one status each; None leaves a row open."""
 
     async def work() -> None:
-        for position, status in enumerate(statuses):
-            if status:
-                await ask(journal, position, ended(status))
+        await asyncio.gather(*(ask(journal, n, ended(status)) for n, status in enumerate(statuses) if status))
 
     asyncio.run(work())
 
 
 def results(journal: Journal) -> list[int | None]:
-    return [result for _, result in journal.states(0, 10**6)]
+    return [state.result for state in journal.states(0, 10**6)]
 
 
 def names(folder: Path) -> list[str]:
@@ -96,6 +116,17 @@ def slow_disk(path: Path) -> Iterator[None]:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
         yield
+
+
+@contextlib.contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    """No file of this process grows until the block ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.with_name(f"{path.name}-wal").stat().st_size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 async def turns() -> None:
@@ -155,9 +186,9 @@ with Journal.open(Path(sys.argv[1])) as journal:
     print("opened", flush=True)
     with journal.planning():
         givers = journal.giver_ids([Giver("m", "")])
-        journal.plan_keys(0, [position.to_bytes(16, "big") for position in range(1000)])
+        journal.plan_keys(0, [position.to_bytes(16, "big") for position in range(1000)], [b""] * 1000)
         print("planning", flush=True)
-        journal.plan_end(1000, givers=givers, retry_failed=False)
+        journal.plan_end(1000, givers=givers)
     print("planned", flush=True)
     journal.start_run(500, {})
     asyncio.run(work(journal))
@@ -214,7 +245,7 @@ def text_file(path: Path) -> None:
 
 def newer(path: Path) -> None:
     Journal.open(path).close()
-    change(path, "PRAGMA user_version = 2")
+    change(path, "PRAGMA user_version = 3")
 
 
 @pytest.mark.parametrize("opening", [Journal.open, Journal.read])
@@ -235,6 +266,129 @@ def test_reading_a_journal_that_is_not_there_makes_none(path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be read"):
         Journal.read(path)
     assert names(path.parent) == []
+
+
+FIRST_VERSION = """
+CREATE TABLE runs (id INTEGER PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, started REAL NOT NULL,
+    ended REAL, outcome TEXT, chunk_size INTEGER NOT NULL, question TEXT NOT NULL);
+CREATE TABLE givers (id INTEGER PRIMARY KEY, model TEXT NOT NULL, base_url TEXT NOT NULL, params TEXT NOT NULL,
+    UNIQUE (model, base_url, params));
+CREATE TABLE requests (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, endpoint INTEGER NOT NULL,
+    giver INTEGER NOT NULL, position INTEGER NOT NULL, key BLOB NOT NULL, sent REAL NOT NULL, ended REAL,
+    outcome TEXT, prompt_tokens INTEGER, completion_tokens INTEGER);
+CREATE TABLE results (id INTEGER PRIMARY KEY, key BLOB NOT NULL, giver INTEGER NOT NULL, status TEXT NOT NULL,
+    answer TEXT NOT NULL, error TEXT NOT NULL);
+CREATE TABLE rows (position INTEGER PRIMARY KEY, key BLOB NOT NULL, result INTEGER);
+CREATE TABLE chunks (start INTEGER PRIMARY KEY, rows INTEGER NOT NULL, origin BLOB NOT NULL, sha256 BLOB NOT NULL);
+INSERT INTO runs VALUES (1, 'host', 5, 1.5, 2.5, 'done', 2, '{"prompt": "Is it?", "parameters": {}}');
+INSERT INTO givers VALUES (1, 'm', 'http://somewhere', '');
+INSERT INTO requests VALUES (1, 1, 0, 1, 0, :a, 1.6, 1.7, 'answered', 10, 5),
+    (2, 1, 0, 1, 1, :b, 1.6, 1.8, '400', 0, 0), (3, 1, 0, 1, 2, :c, 1.6, NULL, NULL, NULL, NULL);
+INSERT INTO results VALUES (1, :a, 1, 'ok', 'yes', ''), (2, :b, 1, 'error', '', 'HTTP 400');
+INSERT INTO rows VALUES (0, :a, 1), (1, :b, 2), (2, :c, NULL);
+INSERT INTO chunks VALUES (0, 2, x'01', x'02');
+PRAGMA application_id = 0x62746368; PRAGMA user_version = 1; PRAGMA journal_mode = WAL;
+"""
+
+
+def test_a_journal_of_the_first_version_is_brought_up_to_date_by_its_own_command_alone(path: Path) -> None:
+    script = FIRST_VERSION
+    for letter in "abc":
+        script = script.replace(f":{letter}", f"x'{key(letter).hex()}'")
+    change(path, script)
+    before = path.read_bytes()
+    for reading in (Journal.read, Journal.rehearse):
+        with pytest.raises(OutputError, match="written by an older batcher: run its command once to bring it up to"):
+            reading(path)
+    assert (names(path.parent), path.read_bytes()) == ([path.name], before)
+    for _ in range(2):
+        with Journal.open(path) as journal:
+            assert journal.counts() == (3, 1, 0, 1)
+            assert plan(journal, "abc") == 0
+            assert journal.states(0, 9) == [RowState(key("a"), 1), RowState(key("b"), 2), RowState(key("c"), None)]
+            assert journal.results(0, 2) == [ended(), Result(Status.ERROR, "", "HTTP 400")]
+            assert journal.chunks() == {0: (2, b"\1", b"\2")}
+            assert journal.last_run() == (1, "host", 5, 1.5, 2.5, "done", 2, {"prompt": "Is it?", "parameters": {}})
+            assert journal.in_flight(1) == (1, None)
+            assert plan(journal, "xbc", reuse=True) == 1
+            assert plan(journal, "abc") == 0
+    assert look(path, "PRAGMA user_version") == [(2,)]
+    with Journal.read(path) as journal, Journal.rehearse(path) as copy:
+        assert journal.counts() == copy.counts() == (3, 1, 0, 1)
+
+
+def state_of(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Return all that can be seen of a directory."""
+    paths = [folder, *folder.iterdir()]
+    return {path.name: (b"" if path.is_dir() else path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+
+
+@contextlib.contextmanager
+def at_rest(path: Path) -> Iterator[None]:
+    with Journal.open(path) as journal:
+        plan(journal, "abbc")
+        journal.start_run(2, {})
+        answer(journal, "ok", "invalid", "error")
+    yield
+
+
+@contextlib.contextmanager
+def written_meanwhile(path: Path) -> Iterator[None]:
+    with at_rest(path), Journal.open(path) as journal:
+        answer(journal, None, None, None, "ok")
+        with slow_disk(path):
+            yield
+
+
+@contextlib.contextmanager
+def killed(path: Path) -> Iterator[None]:
+    with at_rest(path):
+        program = (
+            "import os, sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None);"
+            " db.execute('UPDATE requests SET ended = NULL WHERE id = 3'); os._exit(9)"
+        )
+        done = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+        assert done.returncode == 9
+    yield
+
+
+@contextlib.contextmanager
+def nowhere(path: Path) -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize(
+    ("there", "files"),
+    [(nowhere, 0), (at_rest, 1), (written_meanwhile, 3), (killed, 3)],
+)
+def test_a_rehearsal_plans_as_a_run_does_and_leaves_no_trace(
+    path: Path, tmp_path: Path, there: Callable[[Path], contextlib.AbstractContextManager[None]], files: int
+) -> None:
+    with there(path):
+        before = state_of(tmp_path)
+        assert len(names(tmp_path)) == files
+        with Journal.rehearse(path) as copy:
+            told = (copy.counts(), copy.last_run(), copy.chunks(), copy.in_flight(1), copy.spent())
+            with copy.planning():
+                rehearsed = [say(copy, "xabcbb", dedup=True), copy.states(0, 9), copy.planned_counts()]
+            assert copy.counts() == copy.planned_counts()
+        assert state_of(tmp_path) == before
+    with Journal.open(path) as journal:
+        assert told == (journal.counts(), journal.last_run(), journal.chunks(), journal.in_flight(1), journal.spent())
+        with journal.planning():
+            assert (say(journal, "xabcbb", dedup=True), journal.planned_counts()) == (rehearsed[0], rehearsed[2])
+        assert journal.states(0, 9) == rehearsed[1]
+
+
+async def test_a_result_is_sealed_with_its_question(journal: Journal, path: Path) -> None:
+    texts = [("yes", ""), ("no", ""), ("", "HTTP 400"), ("\ud800\0", "é")]
+    for position, (text, error) in enumerate(texts):
+        await ask(journal, position, Result(Status.INVALID, text, error))
+    found = look(path, "SELECT key, seal FROM results ORDER BY id")
+    for (own_key, own_seal), (text, error) in zip(found, texts, strict=True):
+        sealed = own_key + f"invalid\0{text}\0{error}".encode("utf-8", "surrogatepass")
+        assert own_seal == hashlib.blake2b(sealed, digest_size=8).digest()
+    assert len({own_seal for _, own_seal in found}) == len(texts)
 
 
 def test_a_damaged_journal_is_an_output_error(path: Path) -> None:
@@ -317,28 +471,71 @@ async def test_statements_are_committed_in_the_order_in_which_they_were_noted(jo
 
 
 @pytest.mark.usefixtures("quiet")
-async def test_a_disk_that_fails_tells_everybody_and_keeps_nobody_waiting(journal: Journal, path: Path) -> None:
-    change(
-        path, "CREATE TRIGGER t BEFORE INSERT ON requests WHEN NEW.position = 1 BEGIN SELECT RAISE(ABORT, 'full'); END"
-    )
+async def test_a_full_disk_tells_everybody_and_keeps_nobody_waiting(journal: Journal, path: Path) -> None:
     fine = await send(journal, 0)
-    with slow_disk(path):
-        waiting: list[asyncio.Task[Any]] = [asyncio.create_task(send(journal, position)) for position in (2, 1, 3)]
-        await turns()
-        waiting += [asyncio.create_task(send(journal, 4))]  # these have not failed, but stand behind what has
-        waiting += [asyncio.create_task(journal.end_run("done"))]
-        await turns()
-        journal.failed(fine, Outcome("timeout"))
-    for later in (*waiting, send(journal, 5), journal.settled(fine, Outcome("answered"), ended()), journal.flush()):
-        with pytest.raises(OutputError, match=rf"{path.name} cannot be written: full"):
-            await later
+    with full_disk(path):
+        with slow_disk(path):
+            waiting: list[asyncio.Task[Any]] = [asyncio.create_task(send(journal, position)) for position in (2, 1, 3)]
+            await turns()
+            waiting += [asyncio.create_task(send(journal, 4))]  # these stand behind what is about to fail
+            waiting += [asyncio.create_task(journal.end_run("done"))]
+            await turns()
+            journal.failed(fine, Outcome("timeout"))
+        for later in (*waiting, send(journal, 5), journal.settled(fine, Outcome("answered"), ended()), journal.flush()):
+            with pytest.raises(OutputError, match=rf"{path.name} cannot be written: "):
+                await later
     assert look(path, "SELECT position, ended FROM requests") == [(0, None)]
 
 
-async def test_a_number_that_sqlite_cannot_hold_is_an_error_too(journal: Journal) -> None:
+@pytest.mark.parametrize("later", ["the next batch", "the end"])
+async def test_what_a_full_disk_refused_is_saved_once_there_is_room_again(
+    journal: Journal, path: Path, later: str
+) -> None:
+    first, second, third = [await send(journal, position) for position in range(3)]
+    with full_disk(path):
+        with pytest.raises(OutputError):
+            await send(journal, 3)
+        for request in (first, second):
+            with pytest.raises(OutputError):
+                await journal.settled(request, Outcome("answered"), ended(answer=f"answer {request.position}"))
+        journal.failed(third, Outcome("timeout"))
+    assert look(path, "SELECT count(*) FROM results") == [(0,)]
+    if later == "the next batch":
+        await journal.chunk_written(0, Chunk(1, b"", b"sha"))
+    else:
+        journal.close()
+    assert look(path, "SELECT position, answer FROM rows JOIN results ON results.id = result") == [
+        (0, "answer 0"),
+        (1, "answer 1"),
+    ]
+    assert look(path, "SELECT position, outcome FROM requests") == [(0, "answered"), (1, "answered"), (2, "timeout")]
+    if later == "the next batch":
+        await send(journal, 3)
+
+
+def test_what_fails_behind_a_loop_that_has_ended_is_saved_at_the_end(journal: Journal, path: Path) -> None:
+    async def work() -> None:
+        request = await send(journal, 0)
+        lock.enter_context(slow_disk(path))
+        task = asyncio.create_task(journal.settled(request, Outcome("answered"), ended()))
+        await turns()
+        assert not task.done()
+
+    with contextlib.ExitStack() as lock:
+        asyncio.run(work())
+        with full_disk(path):
+            lock.close()
+            journal._writer.submit(lambda: None).result()
+    assert look(path, "SELECT count(*) FROM results") == [(0,)]
+    journal.close()
+    assert look(path, "SELECT count(*) FROM results") == [(1,)]
+
+
+async def test_no_number_keeps_an_answer_from_being_saved(journal: Journal, path: Path) -> None:
     request = await send(journal, 0)
-    with pytest.raises(OutputError, match="too large"):
-        await journal.settled(request, Outcome("answered", prompt_tokens=2**64), ended())
+    await journal.settled(request, Outcome("answered", Usage(2**64), cost=2**70), ended())
+    assert look(path, "SELECT prompt_tokens, cost FROM requests") == [(2**63 - 1, 2**63 - 1)]
+    assert journal.counts().ok == 1
 
 
 @pytest.mark.usefixtures("quiet")
@@ -410,7 +607,7 @@ async def test_a_run_leaves_its_books(journal: Journal, path: Path) -> None:
     assert journal.counts() == (ROWS, 2, 1, 2)
     assert journal.counts().left == ROWS - 5
     assert (journal.requests(before.id), journal.requests(before.id + 1)) == (7, 0)
-    assert journal.in_flight(before.id) == 1
+    assert journal.in_flight(before.id) == (1, None)
     assert (journal.answered_since(before.started - 1), journal.answered_since(after.ended + 1)) == (5, 0)
     assert journal.failures() == [("this row is error", 2), ("this row is invalid", 1)]
     books = "SELECT id, outcome, prompt_tokens, completion_tokens FROM requests WHERE id IN (1, 6, 7)"
@@ -498,14 +695,87 @@ def test_an_error_that_was_retried_is_never_used_again(empty: Journal) -> None:
     assert results(empty) == [None, 2, None]
 
 
-class Step(NamedTuple):
-    """A plan, and the run after it: how each open row ends, as long as that lasts."""
+def test_a_limit_leaves_the_rows_behind_it_as_they_are_but_for_what_it_needs(empty: Journal) -> None:
+    plan(empty, "abcdd")
+    answer(empty, *["ok"] * 5)
+    assert plan(empty, "da", limit=2) == 0
+    assert results(empty) == [4, 1, 3, None, 5]
+    assert empty.counts() == (2, 2, 0, 0)
+    assert plan(empty, "dabcd") == 0
+    assert results(empty) == [4, 1, 2, 3, 5]
 
-    questions: str
+
+def test_one_answer_for_several_rows_is_spared_once(empty: Journal) -> None:
+    plan(empty, "abbb", dedup=True)
+
+    async def work() -> None:
+        requests = [await empty.sent(position, key("ab"[position]), 0, 1) for position in range(2)]
+        await asyncio.gather(*(empty.settled(each, Outcome("answered"), ended(), followers=True) for each in requests))
+
+    asyncio.run(work())
+    assert results(empty) == [1, 2, 2, 2]
+    assert plan(empty, "b", limit=1) == 0
+    assert results(empty) == [2, None, 2, 2], "one row gives up what is now in front"
+    assert plan(empty, "babb") == 0
+    assert results(empty) == [2, 1, 2, 2]
+
+
+def test_a_kept_answer_that_is_retried_is_a_new_one(empty: Journal) -> None:
+    plan(empty, ["a1"])
+    answer(empty, "invalid")
+    assert plan(empty, ["a2"], reuse=True) == 1
+    plan(empty, ["a2"], retry_failed=True)
+    answer(empty, "ok")
+    assert plan(empty, ["a2"], "n") == 1
+
+
+def test_a_row_that_keeps_an_old_answer_is_not_changed_until_it_is_redone(empty: Journal) -> None:
+    plan(empty, ["a1", "b1"])
+    answer(empty, "ok", "ok")
+    assert plan(empty, ["a2", "b2"], reuse=True) == 2
+    for questions, models in (["a2", "b2"], "m"), (["a2", "b2"], "n"), (["b2", "c2", "a2"], "n"):
+        assert plan(empty, questions, models) == 0
+    assert results(empty) == [2, None, 1]
+    assert plan(empty, ["b2", "c2", "a2"], redo=True) == 2
+    assert results(empty) == [None, None, None]
+
+
+class Step(NamedTuple):
+    """A plan, and the run after it: how each row that is sent ends, as long as that lasts.
+
+    A question is a row's text and the prompt's number, such as `a1`. `found` is what chunk files hold, by position.
+    """
+
+    texts: str
+    prompt: str
     models: str
-    retry_failed: bool
-    kept: bool
+    limit: int | None
+    how: dict[str, bool]
+    found: dict[int, str]
+    is_kept: bool
     statuses: list[str | None]
+
+    @property
+    def questions(self) -> list[str]:
+        return [text + self.prompt for text in self.texts[: self.limit]]
+
+
+ENDS = ["ok", "ok", "invalid", "error"]
+STEPS = st.lists(
+    st.builds(
+        Step,
+        st.text("abc", min_size=1, max_size=7),
+        st.sampled_from("112"),
+        st.sampled_from(["m", "mn", "n"]),
+        st.none() | st.integers(1, 4),
+        st.fixed_dictionaries({}, optional=dict.fromkeys(["retry_failed", "redo", "reuse", "dedup"], st.just(True))),
+        st.dictionaries(st.integers(0, 6), st.sampled_from(ENDS), max_size=2),
+        st.sampled_from([True, True, False]),
+        st.lists(st.sampled_from([*ENDS, None]), min_size=4),
+    ),
+    min_size=2,
+    max_size=5,
+)
 
 
 class Known(NamedTuple):
@@ -516,80 +786,204 @@ class Known(NamedTuple):
     status: str
 
 
-STEPS = st.lists(
-    st.builds(
-        Step,
-        st.text("abcd", max_size=9),
-        st.sampled_from(["m", "n", "mn"]),
-        st.booleans(),
-        st.booleans(),
-        st.lists(st.sampled_from(["ok", "ok", "invalid", "error", None])),
-    ),
-    max_size=5,
-)
-Rows = list[tuple[str, int | None]]
+class Row(NamedTuple):
+    """A row, as the model sees it; `leader` is the row that is asked in its place."""
+
+    question: str
+    result: int | None = None
+    keeps_old: bool = False
+    leader: int | None = None
 
 
-def modelled(rows: Rows, known: dict[int, Known], step: Step) -> tuple[Rows, int]:
-    """Return what the rows should have after a plan, and how many are answered to another question."""
-    good = {"ok"} if step.retry_failed else {"ok", "invalid"}
-    had = [result for _, result in rows]
+class Model:
+    """What the rules say, row by row and in plain words.
 
-    def is_answer(result: int | None) -> bool:
-        return result is not None and known[result].status in good
+    Attributes:
+        rows: those of the last plan, and behind them those that its limit left as they were.
+        scope: how many of them the last plan was about.
+        known: every result there ever was.
+    """
 
-    def may_be_used(result: int | None) -> bool:
-        if result is None or known[result].status == "error":
-            return result in had and not step.retry_failed
-        return is_answer(result) and known[result].giver in step.models
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.scope = 0
+        self.known: dict[int, Known] = {}
 
-    now = [
-        old[1] if old and old[0] == question and may_be_used(old[1]) else None
-        for question, old in itertools.zip_longest(step.questions, rows[: len(step.questions)])
-    ]
-    free = sorted(set(known) - set(now), key=lambda result: (known[result].status == "error", result))
-    for place, question in enumerate(step.questions):
-        if now[place] is None:
-            fitting = (each for each in free if known[each].question == question and may_be_used(each))
-            now[place] = next(fitting, None)
-            free = [each for each in free if each != now[place]]
-    lost = [old for old, new in zip(had, now, strict=False) if new is None and is_answer(old) and old not in now]
-    return list(zip(step.questions, now, strict=True)), len(lost)
+    def plan(self, step: Step) -> tuple[Model, Matched]:
+        """Return what should be there after a plan, and what should be told of it."""
+        after = Model()
+        after.known = dict(self.known)
+        return after, after._planned(self.rows, step)
+
+    def _planned(self, had: list[Row], step: Step) -> Matched:
+        self.scope = len(step.questions)
+        self.rows = [
+            Row(question, old.result, old.keeps_old) if old and self._stays(old, question, step) else Row(question)
+            for question, old in itertools.zip_longest(step.questions, had[: self.scope])
+        ] + [Row(*row[:3]) for row in had[self.scope :] if step.limit]
+        moved = {place: row for place, row in enumerate(had) if row.result and row.result != self._result(place)}
+        if step.how.get("retry_failed"):
+            moved = {place: row for place, row in moved.items() if self.known[row.result or 0].status == "ok"}
+        given = self._reuse(moved, step)
+        if not step.how.get("redo"):
+            kept = [(row.question, row.result) for row in moved.values() if row.keeps_old]
+            given += self._pair(kept, lambda row: row.question, keeps_old=True)
+        adopted = self._adopt(had, step)
+        given += self._share(step)
+        changed = self._changed(moved, given)
+        if step.how.get("reuse"):
+            lost = [(moved[place].question[0], moved[place].result) for place in self._lost(moved, given)]
+            given += self._pair(lost, lambda row: row.question[0], keeps_old=True)
+            for place in self._changed(moved, given):
+                self._give(place, moved[place].result, keeps_old=True)
+        if step.how.get("dedup"):
+            self._follow()
+        masks = Counter(int(step.texts[place] != moved[place].question[0]) for place in changed)
+        bare = [self.rows[place].question for place in self._bare()]
+        return Matched(dict(masks), adopted, len(bare) - len(set(bare)))
+
+    def _result(self, place: int) -> int | None:
+        return self.rows[place].result if place < len(self.rows) else None
+
+    def _give(self, place: int, result: int | None, *, keeps_old: bool = False) -> None:
+        self.rows[place] = Row(self.rows[place].question, result, keeps_old)
+
+    def _fits(self, result: int, step: Step) -> bool:
+        _, giver, status = self.known[result]
+        is_good = status == "ok" or (status == "invalid" and not step.how.get("retry_failed"))
+        return is_good and giver in step.models + "files"
+
+    def _stays(self, old: Row, question: str | None, step: Step) -> bool:
+        """Say whether a row that has not moved keeps its result."""
+        if old.result is None or old.question != question:
+            return False
+        status = self.known[old.result].status
+        if step.how.get("retry_failed") and status != "ok":
+            return False
+        return status == "error" or (not step.how.get("redo") if old.keeps_old else self._fits(old.result, step))
+
+    def _bare(self) -> list[int]:
+        return [place for place, row in enumerate(self.rows[: self.scope]) if row.result is None]
+
+    def _pair(
+        self, answers: list[tuple[str, int | None]], of: Callable[[Row], str], *, keeps_old: bool = False
+    ) -> list[int]:
+        """Give rows without a result the answers that fit, first come first served; return those that were given."""
+        given = []
+        for place in self._bare():
+            fitting = (answer for answer in answers if answer[0] == of(self.rows[place]))
+            if answer := next(fitting, None):
+                answers.remove(answer)
+                self._give(place, answer[1], keeps_old=keeps_old)
+                given.append(answer[1] or 0)
+        return given
+
+    def _reuse(self, moved: dict[int, Row], step: Step) -> list[int]:
+        """Each answer that has lost a row, or has none, goes to a row that asks its question; each in order."""
+        holders = [row.result or 0 for row in moved.values()]
+        had = {row.result for row in self.rows} | set(holders)
+        free = sorted(each for each in [*holders, *set(self.known).difference(had)] if self._fits(each, step))
+        given = self._pair([(self.known[each].question, each) for each in free], lambda row: row.question)
+        behind = [(row.result, place) for place, row in enumerate(self.rows) if place >= self.scope and row.result]
+        for result, place in sorted(behind):  # what a row behind the limit has is of more use to one within it
+            if self._fits(result, step) and self._pair(
+                [(self.known[result].question, result)], lambda row: row.question
+            ):
+                self._give(place, None)
+                given.append(result)
+        errors = sorted(each for each in holders if self.known[each].status == "error")
+        return given + self._pair([(self.known[each].question, each) for each in errors], lambda row: row.question)
+
+    def _adopt(self, had: list[Row], step: Step) -> int:
+        """Rows that never had a result take what a chunk file holds."""
+        taken = [n for n in self._bare() if n in step.found and not (n < len(had) and had[n].result)]
+        lowest = min([0, *self.known])
+        for number, place in enumerate(taken, 1):
+            self.known[lowest - number] = Known(self.rows[place].question, "files", step.found[place])
+            if step.found[place] == "ok" or not step.how.get("retry_failed"):
+                self._give(place, lowest - number)
+        return len(taken)
+
+    def _share(self, step: Step) -> list[int]:
+        """Rows that ask the same have one answer."""
+        given = []
+        for place in self._bare() if step.how.get("dedup") else ():
+            question = self.rows[place].question
+            answers = [n for n, known in self.known.items() if known.question == question and self._fits(n, step)]
+            if answers:
+                self._give(place, min(answers))
+                given.append(min(answers))
+        return given
+
+    def _follow(self) -> None:
+        """Rows that ask the same wait for the first of them."""
+        first: dict[str, int] = {}
+        for place in self._bare():
+            question = self.rows[place].question
+            if first.setdefault(question, place) != place:
+                self.rows[place] = Row(question, leader=first[question])
+
+    def _lost(self, moved: dict[int, Row], given: list[int]) -> list[int]:
+        """Return which rows' answers went nowhere; where one served several rows, those that need it most."""
+        again, lost = Counter(given), []
+        for place in sorted(moved, key=lambda place: (place in self._bare(), place)):
+            result = moved[place].result or 0
+            if again[result]:
+                again[result] -= 1
+            elif self.known[result].status != "error":
+                lost.append(place)
+        return sorted(lost)
+
+    def _changed(self, moved: dict[int, Row], given: list[int]) -> list[int]:
+        return [place for place in self._lost(moved, given) if place in self._bare()]
+
+    def states(self) -> list[RowState]:
+        leaders = [row.leader for row in self.rows]
+        return [
+            RowState(key(row.question), row.result, row.leader, leaders.count(place))
+            for place, row in enumerate(self.rows)
+        ]
 
 
-@settings(max_examples=80, deadline=None)
+async def finish(journal: Journal, model: Model, step: Step) -> None:
+    """Send the rows that are left, as a run does."""
+    giver = {"m": 1, "n": 2}[step.models[0]]
+
+    async def send_one(place: int, status: str | None) -> None:
+        question = model.rows[place].question
+        request = await journal.sent(place, key(question), 0, giver)
+        if status:
+            followers = [n for n, row in enumerate(model.rows) if row.leader == place]
+            await journal.settled(request, Outcome("answered"), ended(status), followers=bool(followers))
+            model.known[request.id] = Known(question, step.models[0], status)
+            for row in (place, *followers):
+                model.rows[row] = model.rows[row]._replace(result=request.id)
+
+    asked = [place for place in model._bare() if model.rows[place].leader is None]
+    await asyncio.gather(*map(send_one, asked, step.statuses))
+
+
+@settings(max_examples=100, deadline=None)
 @given(STEPS)
 def test_any_series_of_plans_does_what_the_rules_say(steps: list[Step]) -> None:
-    rows: Rows = []
-    known: dict[int, Known] = {}
-
-    async def finish(journal: Journal, step: Step) -> None:
-        giver = {"m": 1, "n": 2}[step.models[0]]
-        still_open = [place for place, (_, result) in enumerate(rows) if result is None]
-        for place, status in zip(still_open, step.statuses, strict=False):
-            question = rows[place][0]
-            request = await journal.sent(place, key(question), 0, giver)
-            if status:
-                await journal.settled(request, Outcome("answered"), ended(status))
-                known[request.id] = Known(question, step.models[0], status)
-                rows[place] = (question, request.id)
-
-    with tempfile.TemporaryDirectory() as folder, Journal.open(Path(folder) / "j") as journal:
+    model = Model()
+    with tempfile.TemporaryDirectory() as folder, Journal.open(path := Path(folder) / "j") as journal:
         plan(journal, "", "mn")
         for step in steps:
-            expected, changed = modelled(rows, known, step)
+            after, expected = model.plan(step)
             with contextlib.suppress(KeyError), journal.planning():
-                givers = journal.giver_ids([Giver(model, "http://somewhere") for model in step.models])
-                journal.plan_keys(0, [key(question) for question in step.questions])
-                assert journal.plan_end(len(step.questions), givers=givers, retry_failed=step.retry_failed) == changed
-                if not step.kept:
+                questions = [text + step.prompt for text in step.texts]
+                matched = say(journal, questions, step.models, step.limit, list(step.found.items()), **step.how)
+                assert matched == expected
+                if not step.is_kept:
                     raise KeyError
-                rows = expected
-            asyncio.run(finish(journal, step))
-            assert journal.states(0, 99) == [(key(question), result) for question, result in rows]
-            used = [result for _, result in rows if result is not None]
-            assert len(used) == len(set(used))
-            assert all(known[result].question == question for question, result in rows if result is not None)
+                model = after
+            asyncio.run(finish(journal, model, step))
+            assert [state[:2] for state in journal.states(0, 99)] == [state[:2] for state in model.states()]
+            assert journal.states(0, model.scope) == model.states()[: model.scope]
+            answers = [row for row in model.rows if row.result is not None and not row.keeps_old]
+            assert all(model.known[row.result or 0].question == row.question for row in answers)
+            assert look(path, "SELECT id FROM results ORDER BY id") == [(n,) for n in sorted(model.known)]
 
 
 def test_a_plan_that_fails_leaves_everything_as_it_was(empty: Journal, path: Path) -> None:

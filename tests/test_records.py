@@ -22,15 +22,16 @@ DONE = Report(
     retries=10,
     prompt_tokens=30_000,
     completion_tokens=4_500,
+    cost_usd=1.25,
     elapsed_s=61.23456,
     output=Path("output/all_数学.csv"),
     endpoints=(EndpointCount("endpoint 1 (m)", 1510, "HTTP 401"),),
 )
-STOPPED = dataclasses.replace(DONE, status="stopped", ok=1000, invalid=0, error=0, output=None)
+STOPPED = dataclasses.replace(DONE, status="stopped", ok=1000, invalid=0, error=0, cost_usd=None, output=None)
 
 
 def test_a_report_reads_as_one_sentence() -> None:
-    said = f"数学: 1,500 rows, 1,497 ok, 2 invalid, 1 error; 1,510 requests in 61.2 s -> {DONE.output}"
+    said = f"数学: 1,500 rows, 1,497 ok, 2 invalid, 1 error; 1,510 requests in 61.2 s, $1.25 -> {DONE.output}"
     assert str(DONE) == said
     assert str(STOPPED) == "数学: 1,500 rows, 1,000 ok, 500 left; 1,510 requests in 61.2 s"
 

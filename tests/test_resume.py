@@ -43,7 +43,7 @@ def check_against_uninterrupted(server: LocalServer, tmp_path: Path) -> None:
 
 
 def in_flight_when_it_ended(message: str) -> int:
-    lines = [line for line in message.splitlines() if "were in flight" in line]
+    lines = [line for line in message.splitlines() if "in flight when" in line]
     return int(lines[0].split()[0].replace(",", "")) if lines else 0
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import itertools
 import random
+import re
 import signal
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +20,7 @@ from fake_service import Call, Service, answer_to, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.config import Endpoint
+from batcher.config import ENCODINGS, Endpoint
 from batcher.errors import ChangedError, EndpointsLost, InputError, Interrupted, RunStopped
 from batcher.records import Completion, Failure, Fault
 from batcher.stop import Stop
@@ -410,8 +413,8 @@ def test_an_edited_chunk_that_must_change_leaves_a_copy(lab: Lab) -> None:
     [
         ({"prompt": "Really, {text}"}, "the prompt changed"),
         ({"system": "Be brief."}, "the system message changed"),
-        ({"param": {"temperature": 0}}, "the parameters were {}, are {'temperature': 0}"),
-        ({"endpoints": [Endpoint("n")]}, "the endpoints were m .*, are n "),
+        ({"param": {"temperature": 0}}, "temperature is new"),
+        ({"endpoints": [Endpoint("n")]}, "model was m, is n"),
     ],
 )
 def test_another_question_is_refused_before_anything_is_sent(lab: Lab, change: dict[str, Any], said: str) -> None:
@@ -594,6 +597,56 @@ def test_whatever_happens_every_row_is_answered_once_and_paid_once(prompts: list
         assert lab.query("SELECT count(*) FROM results") == [(len(prompts),)]
 
 
+def test_a_file_is_known_to_be_ours_before_it_is_there(lab: Lab) -> None:
+    known = []
+
+    def look() -> None:
+        if lab.path(0).exists():
+            known.append(lab.query("SELECT count(*) FROM chunks WHERE start = 0"))
+        else:
+            asyncio.get_running_loop().call_soon(look)
+
+    lab.run(PROMPTS, Service(PROMPTS), at={1: look}, chunk_size=1, endpoints=one(1))
+    assert known == [[(1,)]]
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=9)  # lone surrogates too
+AWKWARD = st.sampled_from(["NA", "007", '"', "\r", "\r\n", "\0", "\ud800", "\ufeff", "é😀", "", " "])
+CELL = ANY_TEXT | AWKWARD
+
+
+def bare(text: str) -> str:
+    """Return a text as a file may hold it."""
+    return re.sub("[\0\ud800-\udfff]", "\ufffd", text)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=6), st.sampled_from(ENCODINGS), st.integers(1, 4))
+def test_any_text_survives_answer_journal_files_and_resume(
+    rows: list[tuple[str, str]], encoding: str, chunk_size: int
+) -> None:
+    texts = [f"{number}{text}" for number, (text, _) in enumerate(rows)]
+    answers = {text: f"!{answer}" for text, (_, answer) in zip(texts, rows, strict=True)}
+    service = Service(texts, instead=lambda call: Completion(answers[call.prompt]))
+    with tempfile.TemporaryDirectory() as directory:
+        lab = Lab(Path(directory))
+        lab.run(texts, service, encoding=encoding, chunk_size=chunk_size)
+        kept = lab.query("SELECT cast(answer AS BLOB) FROM rows JOIN results ON results.id = result ORDER BY position")
+        assert [blob.decode("utf-8", "surrogatepass") for (blob,) in kept] == list(answers.values())
+        found = [(row["text"], row["infer"]) for row in lab.rows(encoding=encoding)]
+        assert found == [(bare(text), bare(answer)) for text, answer in answers.items()]
+        assert lab.rows(0, encoding) == lab.rows(encoding=encoding)[:chunk_size]
+        before = lab.files()
+        service.prompts = set()
+        lab.run(texts, service, encoding="utf-8" if encoding != "utf-8" else "utf-8-sig", chunk_size=chunk_size)
+        assert all((content + b"___")[:3] == b"\xef\xbb\xbf" for content in lab.files().values()) == (
+            encoding == "utf-8"
+        )
+        lab.path(0).unlink()
+        lab.run(texts, service, encoding=encoding, chunk_size=chunk_size)
+        assert lab.files() == before
+
+
 # -- Another question
 
 
@@ -627,6 +680,188 @@ def test_another_model_may_be_asked_again_or_take_over_the_answers(lab: Lab) -> 
     lab.run(["a", "b"], service)
     assert lab.run(["a", "b"], service, on_change="reuse", endpoints=[Endpoint("other")]).requests == 0
     assert lab.run(["a", "b"], service, on_change="redo", endpoints=[Endpoint("other")]).requests == 2
+
+
+# -- What a change costs
+
+TEXTS = PROMPTS[:10]
+ALL_AGAIN = [f"{text}!" for text in TEXTS]
+OTHER = {"prompt": "{text}!"}
+EDITED = {"rows": [*TEXTS[:4], "x", *TEXTS[5:]]}
+HOTTER = {"param": {"temperature": 1}}
+ANOTHER = {"endpoints": [Endpoint("n")]}
+REDO, REUSE = {"on_change": "redo"}, {"on_change": "reuse"}
+
+
+@pytest.mark.parametrize(
+    ("change", "sent"),
+    [
+        pytest.param({"rows": [*TEXTS, "x", "y"]}, ["x", "y"], id="rows at the end"),
+        pytest.param({"rows": ["x", *TEXTS]}, ["x"], id="a row in front"),
+        pytest.param({"rows": [*TEXTS[:5], "x", *TEXTS[5:]]}, ["x"], id="a row in the middle"),
+        pytest.param({"rows": TEXTS[:3] + TEXTS[5:]}, [], id="rows removed"),
+        pytest.param({"rows": TEXTS[::-1]}, [], id="another order"),
+        pytest.param({"rows": TEXTS * 2}, TEXTS, id="each row twice"),
+        pytest.param({"rows": TEXTS * 2, "dedup": True}, [], id="each row twice, sent once"),
+        pytest.param(EDITED, None, id="a row edited"),
+        pytest.param(EDITED | REDO, ["x"], id="a row edited, redo"),
+        pytest.param(EDITED | REUSE, [], id="a row edited, reuse"),
+        pytest.param({"chunk_size": 7}, [], id="chunk size"),
+        pytest.param({"endpoints": [Endpoint("m", api_key="another")]}, [], id="API key"),
+        pytest.param({"endpoints": [Endpoint("n"), Endpoint("m")]}, [], id="an endpoint more"),
+        pytest.param({"endpoints": [Endpoint("m", rpm=6, max_concurrency=1)]}, [], id="limits"),
+        pytest.param({"timeout": 1, "deadline": 2, "max_attempts": 1}, [], id="timeouts"),
+        pytest.param({"limit": 4}, [], id="a limit"),
+        pytest.param({"limit": 4, "rows": TEXTS[::-1]}, [], id="a limit and another order"),
+        pytest.param({"name": "other.csv"}, [], id="file name"),
+        pytest.param({"answer_column": "label"}, [], id="answer column"),
+        pytest.param({"encoding": "utf-8-sig"}, [], id="encoding"),
+        pytest.param(OTHER, None, id="prompt"),
+        pytest.param(OTHER | REDO, ALL_AGAIN, id="prompt, redo"),
+        pytest.param(OTHER | REUSE, [], id="prompt, reuse"),
+        pytest.param(HOTTER, None, id="parameter"),
+        pytest.param(HOTTER | REDO, TEXTS, id="parameter, redo"),
+        pytest.param(HOTTER | REUSE, [], id="parameter, reuse"),
+        pytest.param(ANOTHER, None, id="model"),
+        pytest.param(ANOTHER | REDO, TEXTS, id="model, redo"),
+        pytest.param(ANOTHER | REUSE, [], id="model, reuse"),
+    ],
+)
+def test_what_a_change_costs(lab: Lab, tmp_path: Path, change: dict[str, Any], sent: list[str] | None) -> None:
+    service = Service([*TEXTS, *ALL_AGAIN, "x", "y"])
+
+    def run(rows: list[str] = TEXTS, name: str = "table.csv", prompt: str = "{text}", **options: Any) -> list[str]:
+        """Run it; return what was sent."""
+        before = len(service.calls)
+        write_rows(tmp_path / name, rows)
+        lab.run(tmp_path / name, service, prompt, **{"chunk_size": 3, **options})
+        return sorted(call.prompt for call in service.calls[before:])
+
+    assert run() == TEXTS
+    first = lab.files()
+    if sent is None:
+        with pytest.raises(ChangedError):
+            run(**change)
+        assert lab.files() == first
+    else:
+        assert run(**change) == sorted(sent)
+        assert run(**change) == [], "and the same again costs nothing"
+        rows = change.get("rows", TEXTS)[: change.get("limit")]
+        asked = rows if "on_change" not in change or sent else TEXTS
+        mark = "!" if sent == ALL_AGAIN else ""
+        encoding, column = change.get("encoding", "utf-8"), change.get("answer_column", "infer")
+        found = [(row["text"], row[column]) for row in lab.rows(encoding=encoding)]
+        assert found == [(text, answer_to(old + mark)) for text, old in zip(rows, asked, strict=True)]
+    assert lab.query("SELECT count(*) FROM results") == [(len(service.calls),)], "no answer is ever lost"
+    assert run(on_change="redo") == [], "and back again costs nothing"
+    assert lab.files() == first
+
+
+def write_rows(path: Path, texts: Sequence[str]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "text"], *enumerate(texts)])
+
+
+def test_answers_to_the_old_question_stay_with_their_rows_wherever_those_stand(lab: Lab) -> None:
+    service = Service([*"abc", "x!", "y!", "A!", "b!", "c!"])
+    lab.run([*"abc"], service, "{text}")
+    assert lab.run([*"xabc"], service, "{text}!", on_change="reuse").requests == 1
+    assert lab.run([*"cybxa"], service, "{text}!").requests == 1
+    assert [(row["text"], row["infer"]) for row in lab.rows()] == [
+        ("c", answer_to("c")),
+        ("y", answer_to("y!")),
+        ("b", answer_to("b")),
+        ("x", answer_to("x!")),
+        ("a", answer_to("a")),
+    ]
+    with pytest.raises(
+        ChangedError, match=r"4 answered, 0 new, 1 answered to another question \(column text changed\)"
+    ):
+        lab.run([*"cybxA"], service, "{text}!")
+    assert lab.run([*"cybxA"], service, "{text}!", on_change="redo").requests == 3, "redo means those rows, too"
+    assert lab.run([*"cybxA"], service, "{text}!").requests == 0
+
+
+# -- Rows that ask the same
+
+SAME = ["a", "b", "a", "a", "c", "b", "a", "c", "a"]
+
+
+@pytest.mark.parametrize("chunk_size", range(1, len(SAME) + 1))
+def test_rows_that_ask_the_same_are_sent_once(lab: Lab, chunk_size: int) -> None:
+    service = Service("abc", random_latency(chunk_size))
+    report = lab.run(SAME, service, dedup=True, chunk_size=chunk_size)
+    assert service.asked == Counter("abc")
+    assert (report.requests, report.ok) == (3, len(SAME))
+    assert lab.rows() == expected(SAME)
+    service.prompts = set()
+    assert lab.run(SAME, service, chunk_size=chunk_size).requests == 0
+    assert lab.run(SAME[::-1], service, chunk_size=chunk_size).requests == 0, "each row keeps the answer that it had"
+    assert lab.rows() == expected(SAME[::-1])
+
+
+def test_rows_that_ask_the_same_fail_alike_and_are_tried_again_once(lab: Lab) -> None:
+    fates: dict[str, Completion | Failure] = {"a": refusal(400), "b": Completion("")}
+    service = Service("abc", instead=lambda call: fates.get(call.prompt))
+    report = lab.run(SAME, service, dedup=True, chunk_size=2)
+    assert (report.requests, report.error, report.invalid, report.ok) == (3, 5, 2, 2)
+    statuses = {"a": "error", "b": "invalid", "c": "ok"}
+    assert [row["infer_status"] for row in lab.rows()] == [statuses[text] for text in SAME]
+    service.instead = lambda _call: None
+    report = lab.run(SAME, service, dedup=True, retry_failed=True, chunk_size=2)
+    assert (report.requests, report.ok) == (2, len(SAME))
+    assert lab.rows() == expected(SAME)
+
+
+@pytest.mark.parametrize("limit", range(1, len(SAME)))
+def test_a_limit_holds_for_rows_that_ask_the_same(lab: Lab, limit: int) -> None:
+    service = Service("abc")
+    for end in (limit, None, limit):
+        lab.run(SAME, service, dedup=True, limit=end, chunk_size=2)
+        assert lab.rows() == expected(SAME[:end])
+    assert service.asked == Counter("abc")
+
+
+def test_rows_that_wait_for_a_slow_one_are_no_more_than_the_window_holds(lab: Lab) -> None:
+    prompts = ["first", *["same"] * 2000]
+    rendered: list[float] = []
+
+    def prompt(row: dict[str, Any]) -> str:
+        rendered.append(asyncio.get_running_loop().time() if threading.current_thread() is main else -1)
+        text: str = row["text"]
+        return text
+
+    main = threading.current_thread()
+    service = Service(prompts, lambda call: 100 if call.prompt == "same" else 1)
+    lab.run(prompts, service, prompt, dedup=True, endpoints=one(5), chunk_size=100)
+    assert service.asked == {"first": 1, "same": 1}
+    assert lab.rows() == expected(prompts)
+    # The first one, the one that is asked, those that wait for it, and one that waits to be allowed to.
+    assert sum(0 <= moment < 100 for moment in rendered) == 1 + 1 + 2 * 5 + 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(tables, st.lists(sessions, max_size=3))
+def test_whatever_happens_rows_that_ask_the_same_are_paid_once(prompts: list[str], sessions: list[Session]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        lab = Lab(Path(directory))
+        answered: Counter[str] = Counter()
+        for session in [*sessions, Session(3, 1, 4, 0, 0, [], None)]:
+            service = session.service(prompts)
+            with contextlib.suppress(Interrupted, asyncio.CancelledError):
+                lab.run(
+                    prompts,
+                    service,
+                    at=session.at(lab),
+                    chunk_size=session.chunk_size,
+                    endpoints=one(session.concurrency),
+                    max_attempts=1000,
+                    dedup=True,
+                )
+            answered += service.answered
+        assert answered == Counter(set(prompts))
+        assert lab.rows() == expected(prompts)
+        assert lab.run(prompts[::-1], Service([])).requests == 0
 
 
 def test_a_prompt_without_a_hole_is_remarked_on(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:

@@ -218,6 +218,23 @@ def test_requests_beyond_the_limit_are_told_when_to_come_back() -> None:
         assert server.books.answered_by_prompt == {"hello": 1}
 
 
+def test_more_than_it_can_do_at_a_time_is_refused_until_something_ends() -> None:
+    with embedded(Knobs(hang_rate=1, max_in_flight=2)) as server:
+        connections = [http.client.HTTPConnection(urlsplit(server.base_url).netloc) for _ in range(2)]
+        for connection in connections:
+            body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}]})
+            connection.request("POST", "/v1/chat/completions", body)
+        stats_when(server.base_url, "hung", 2)
+        refused = chat(server.base_url)
+        assert refused.status == 429
+        assert "retry-after" not in refused.headers
+        assert refused.json["error"]["message"] == "Too many requests: 2 at a time."
+        for connection in connections:
+            connection.close()
+        stats_when(server.base_url, "in_flight", 0)
+        assert server.books.by_status == {429: 1}
+
+
 def test_the_limit_is_an_even_pace_with_one_second_of_credit() -> None:
     now = 0.0
     bucket = Bucket(120, lambda: now)

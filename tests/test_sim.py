@@ -24,6 +24,8 @@ from batcher.sim import SECONDS_KEPT, Books, Fate, Knobs, draw
         ({"latency_sigma": -0.1}, "latency_sigma must be"),
         ({"rpm": float("inf")}, "rpm must be"),
         ({"rpm": True}, "rpm must be"),
+        ({"max_in_flight": -1}, "max_in_flight must be a whole number, 0 or more"),
+        ({"max_in_flight": 1.5}, "max_in_flight must be"),
         ({"error_rate": 1.5}, "error_rate must be a share from 0 to 1"),
         ({"drop_rate": -0.5}, "drop_rate must be a share from 0 to 1"),
         ({"hang_rate": "all"}, "hang_rate must be a share from 0 to 1"),

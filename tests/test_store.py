@@ -21,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import environment
 
+from batcher.config import ENCODINGS
 from batcher.errors import InputError, OutputError
-from batcher.records import Result, Status
+from batcher.records import Result, RowState, Status
 from batcher.store import FileState, Store, csv_line
 
 COLUMNS = ("id", "text")
@@ -69,8 +70,8 @@ def save(store: Store, *answers: str, start: int = 0, known: bytes | None = None
     return sha256
 
 
-def read(path: Path) -> list[list[str]]:
-    with path.open(encoding="utf-8", newline="") as file:
+def read(path: Path, encoding: str = "utf-8") -> list[list[str]]:
+    with path.open(encoding=encoding, newline="") as file:
         return list(csv.reader(file, strict=True))
 
 
@@ -87,7 +88,7 @@ def in_excel(content: bytes) -> bytes:
     """Return a CSV file as a spreadsheet may save it: a byte order mark, other line ends, other quotes."""
     saved = io.StringIO(newline="")
     csv.writer(saved, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerows(
-        csv.reader(io.StringIO(content.decode(), newline=""))
+        csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
     )
     return saved.getvalue().encode("utf-8-sig")
 
@@ -95,25 +96,41 @@ def in_excel(content: bytes) -> bytes:
 # -- What is in a file
 
 
-@settings(max_examples=80, deadline=None)
-@given(TABLES)
-def test_any_text_comes_back_but_for_what_no_csv_file_can_hold(table: tuple[list[str], list[list[str]]]) -> None:
+@settings(max_examples=120, deadline=None)
+@given(TABLES, st.sampled_from(ENCODINGS))
+def test_any_text_comes_back_but_for_what_no_csv_file_can_hold(
+    table: tuple[list[str], list[list[str]]], encoding: str
+) -> None:
     columns, rows = table
     given_lines = [[*columns, *ADDED], *([*row, "ok", ""] for row in rows)]
     expected = [[re.sub("[\0\ud800-\udfff]", "\ufffd", text) for text in line] for line in given_lines]
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder), "kw", columns, ADDED)
+        store = Store(Path(folder), "kw", columns, ADDED, encoding)
         path = store.chunk_path(0)
         lines = store.lines([tuple(row[:-1]) for row in rows])
         sha256, _ = store.write_chunk(0, lines, [ok(row[-1]) for row in rows], None)
         assert sha256 == hashlib.sha256(path.read_bytes()).digest()
-        assert read(path) == expected
+        assert read(path, encoding) == expected
         assert pd.read_csv(path, dtype=str, keep_default_na=False, header=None).to_numpy().tolist() == expected
         whole = store.join([0]).read_bytes()
         assert whole == path.read_bytes()
+        assert [store.look(0), *store.lines_of(0)] == [(expected[0], len(rows), sha256), *expected[1:]]
         path.write_bytes(in_excel(whole))
         assert store.state(0, len(rows), sha256) is FileState.EDITED
         assert store.join([0]).read_bytes() == whole
+
+
+def test_a_byte_order_mark_stands_once_in_each_file(tmp_path: Path) -> None:
+    store = Store(tmp_path, "kw", COLUMNS, ADDED, "utf-8-sig")
+    plain = Store(tmp_path, "plain", COLUMNS, ADDED)
+    for each in (store, plain):
+        save(each, "数学", start=0)
+        save(each, "b", start=1)
+        each.join([0, 1])
+    mark = b"\xef\xbb\xbf"
+    for path in (store.chunk_path(0), store.chunk_path(1), store.all_path):
+        other = path.with_name(path.name.replace("_kw", "_plain"))
+        assert path.read_bytes() == mark + other.read_bytes()
 
 
 def test_how_a_row_ended_stands_behind_its_values(store: Store) -> None:
@@ -134,15 +151,18 @@ def test_an_added_column_must_not_be_one_of_the_inputs(tmp_path: Path, added: st
 
 
 def test_the_origin_tells_whatever_a_chunk_is_made_from(store: Store) -> None:
-    lines, states = ["1,a", "2,b"], [(b"k1", 1), (b"k2", 2)]
+    first, second = RowState(b"k1", 1), RowState(b"k2", 2)
+    lines, states = ["1,a", "2,b"], [first, second]
     other = Store(store.directory, "kw", COLUMNS, ("label", "label_status", "label_error"))
+    for_excel = Store(store.directory, "kw", COLUMNS, ADDED, "utf-8-sig")
     origins = [
         store.origin(lines, states),
         other.origin(lines, states),
+        for_excel.origin(lines, states),
         store.origin(["1,a", "2,c"], states),
-        store.origin(lines, [(b"k1", 1), (b"k3", 2)]),
-        store.origin(lines, [(b"k1", 1), (b"k2", 12)]),
-        store.origin(lines, [(b"k1", 1), (b"k2", None)]),
+        store.origin(lines, [first, second._replace(key=b"k3")]),
+        store.origin(lines, [first, second._replace(result=12)]),
+        store.origin(lines, [first, second._replace(result=None)]),
     ]
     assert len(set(origins)) == len(origins)
     assert Store(Path("elsewhere"), "other", COLUMNS, ADDED).origin(lines, states) == origins[0]
@@ -217,8 +237,7 @@ def test_any_keyword_finds_its_own_files_and_no_others(tmp_path: Path, keyword: 
     assert names(tmp_path) == sorted(others)
     save(store, "a")
     assert answers(store.join([0])) == ["a"]
-    with pytest.raises(OutputError, match="put the journal back"):
-        store.prepare()
+    assert store.starts() == {0}
 
 
 def test_the_directory_is_made_with_its_parents(tmp_path: Path) -> None:
@@ -228,14 +247,15 @@ def test_the_directory_is_made_with_its_parents(tmp_path: Path) -> None:
     assert store.directory.is_dir()
 
 
-@pytest.mark.parametrize("name", ["0_kw.csv", "500_kw.csv", "all_kw.csv"])
-def test_results_without_their_journal_are_not_written_over(store: Store, name: str) -> None:
-    (store.directory / name).write_text("precious")
-    with pytest.raises(OutputError, match=rf"{name} is there, but journal_kw.sqlite.* is not"):
+@pytest.mark.parametrize("other", ["journal_kw.sqlite", "500_kw.csv"])
+def test_a_result_without_what_it_was_made_from_is_not_written_over(store: Store, other: str) -> None:
+    store.all_path.write_text("precious")
+    with pytest.raises(OutputError, match=r"all_kw.csv is there, but neither journal_kw.sqlite, .* nor a chunk file"):
         store.prepare()
-    store.journal_path.touch()
+    assert names(store.directory) == ["all_kw.csv"]
+    (store.directory / other).touch()
     store.prepare()
-    assert (store.directory / name).read_text() == "precious"
+    assert store.all_path.read_text() == "precious"
 
 
 def test_a_file_in_the_place_of_the_directory_is_an_error(tmp_path: Path) -> None:

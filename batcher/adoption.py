@@ -1,0 +1,152 @@
+"""Chunk files that no journal knows: copied from elsewhere, left without their journal, or made by an older script.
+
+Invariant: an answer is taken for a row only where the file fits the input; what does not fit is never taken silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import NamedTuple
+
+from batcher.answer import read
+from batcher.cell import cell
+from batcher.errors import OutputError
+from batcher.records import Completion, Result, Status, Values
+from batcher.store import Store, writable
+
+
+class AdoptedFile(NamedTuple):
+    """A chunk file as it was found.
+
+    Attributes:
+        start: the position of its first row.
+        rows: how many it holds.
+        sha256: of the file.
+        has_input: it holds the input's columns, so that each row can be compared.
+        has_status: it says how each row ended.
+    """
+
+    start: int
+    rows: int
+    sha256: bytes
+    has_input: bool
+    has_status: bool
+
+
+class _Line(NamedTuple):
+    """A row's line in a file: the row's position, and its cells."""
+
+    position: int
+    file: AdoptedFile
+    cells: list[str]
+
+    def __str__(self) -> str:
+        return f"its row {self.position - self.file.start:,}"
+
+
+class Adoption:
+    """Reads chunk files beside the input, slice by slice.
+
+    Args:
+        store: where they are.
+        known: the chunk files that the journal knows, by their first row.
+        chunk_size: rows in a chunk; a file of answers alone must have as many.
+        is_strict: no journal tells what the files answer: each of them must fit, or rows would be paid for again. Else
+            what does not fit is left alone.
+
+    Attributes:
+        files: those that are read.
+
+    Raises:
+        OutputError: a file cannot be read, or does not fit.
+    """
+
+    def __init__(self, store: Store, known: set[int], chunk_size: int, *, is_strict: bool) -> None:
+        self._store = store
+        self._chunk_size = chunk_size
+        self.is_strict = is_strict
+        self.files: list[AdoptedFile] = []
+        for start in sorted(store.starts() - known):
+            try:
+                self.files.append(self._looked_at(start))
+            except OutputError:
+                if is_strict:
+                    raise
+        self._lines = self._all_lines()
+        self._line = next(self._lines, None)
+
+    def _looked_at(self, start: int) -> AdoptedFile:
+        columns, rows, sha256 = self._store.look(start)
+        answer, *others = self._store.answer_columns
+        inputs = list(self._store.columns)
+        if columns in ([*inputs, answer, *others], [*inputs, answer]):
+            file = AdoptedFile(start, rows, sha256, has_input=True, has_status=len(columns) > len(inputs) + 1)
+        elif columns in ([answer], ["", answer]):  # the second is what pandas writes: its index has no name
+            file = AdoptedFile(start, rows, sha256, has_input=False, has_status=False)
+            if start % self._chunk_size or rows > self._chunk_size or (rows < self._chunk_size and not self.is_strict):
+                raise self._misfit(start, f"it holds {rows:,} answers, and a chunk {self._chunk_size:,} (--chunk-size)")
+        else:
+            raise self._misfit(start, f"its columns are {', '.join(map(repr, columns)) or 'missing'}")
+        if self.files and self.files[-1].start + self.files[-1].rows > start:
+            raise self._misfit(self.files[-1].start, f"it reaches into {self._store.chunk_path(start).name}")
+        return file
+
+    def _all_lines(self) -> Generator[_Line, None, None]:
+        for file in self.files:
+            for position, cells in enumerate(self._store.lines_of(file.start), file.start):
+                yield _Line(position, file, cells)
+
+    def results(self, start: int, rows: Sequence[Values]) -> Iterator[tuple[int, Result]]:
+        """Return what the files hold for the next slice of the input: a row's offset in it, and its result.
+
+        Raises:
+            OutputError: a row of a file is not the input's.
+        """
+        while self._line and self._line.position < start + len(rows):
+            offset = self._line.position - start
+            if self._fits(self._line, rows[offset]):
+                yield offset, self._result(self._line)
+            self._line = next(self._lines, None)
+
+    def end(self, rows: int) -> None:
+        """Check the files against the number of rows that were read, now that it is known.
+
+        Raises:
+            OutputError: a file holds more rows than there are, or fewer than its chunk.
+        """
+        self.close()
+        for file in self.files if self.is_strict else ():
+            if file.start + file.rows > rows:
+                reach = f"it reaches to row {file.start + file.rows:,}"
+                raise self._misfit(file.start, f"{reach}, and the input, or --limit, ends at row {rows:,}")
+            if not file.has_input and file.rows < self._chunk_size and file.start + file.rows < rows:
+                raise self._misfit(
+                    file.start, f"it holds {file.rows:,} answers, and a chunk {self._chunk_size:,} (--chunk-size)"
+                )
+
+    def close(self) -> None:
+        """Close the file that is being read."""
+        self._lines.close()
+
+    def _fits(self, line: _Line, values: Values) -> bool:
+        if not line.file.has_input or line.cells[: len(values)] == [writable(cell(value)) for value in values]:
+            return True
+        if not self.is_strict:
+            return False
+        raise self._misfit(line.file.start, f"{line} is not the input's row {line.position} (counted from 0)")
+
+    def _result(self, line: _Line) -> Result:
+        if not line.file.has_status:
+            return read(Completion(line.cells[-1]))
+        answer, status, error = line.cells[-3:]
+        try:
+            return Result(Status(status), answer, error)
+        except ValueError:
+            column = self._store.answer_columns[1]
+            raise self._misfit(line.file.start, f"{line} has {column} {status!r}") from None
+
+    def _misfit(self, start: int, reason: str) -> OutputError:
+        return OutputError(
+            f"{self._store.chunk_path(start)} does not fit, and no journal tells what it answers: {reason}. Put its"
+            " journal back, move the file away, or choose another --keyword or --output-dir"
+        )

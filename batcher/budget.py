@@ -1,0 +1,115 @@
+"""The money that a run may spend.
+
+Invariant: what is spent and what is reserved never exceed the limit, as long as no request costs more than was
+reserved for it. Who waits is served first come first served, and nobody waits for money that cannot come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import Callable
+from functools import partial
+
+
+class BudgetSpent(Exception):
+    """What is left does not cover the next request, and nothing is reserved that could come back.
+
+    Attributes:
+        needed: the most that the next request may cost, in nano-dollars.
+        left: what is left, in nano-dollars; negative where a server exceeded what was reserved.
+    """
+
+    def __init__(self, needed: int, left: int) -> None:
+        super().__init__(f"the next request may cost {needed} nano-dollars, and {left} are left")
+        self.needed = needed
+        self.left = left
+
+
+class BudgetClosed(Exception):
+    """The run is stopping: no further request may leave."""
+
+
+class Budget:
+    """Hands out money before a request leaves, and takes back what it did not cost.
+
+    All state changes in methods that do not wait, of which `_dispatch` is the last one to run.
+
+    Attributes:
+        limit: what may be spent, in nano-dollars.
+        spent: what was spent, earlier calls of the run included.
+        reserved: the most that the requests under way may cost.
+    """
+
+    def __init__(self, limit: int, spent: int = 0) -> None:
+        self.limit = limit
+        self.spent = spent
+        self.reserved = 0
+        self._waiting: collections.deque[tuple[int, asyncio.Future[None]]] = collections.deque()
+        self._end: Callable[[], Exception] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Budget: {self.spent} spent and {self.reserved} reserved of {self.limit} nano-dollars>"
+
+    async def reserve(self, amount: int) -> None:
+        """Wait until a request that may cost so much can leave.
+
+        Args:
+            amount: in nano-dollars; to be given to `settle` or `release`.
+
+        Raises:
+            BudgetSpent: this request, or one before it, does not fit any more.
+            BudgetClosed: the run is stopping.
+        """
+        if not self._waiting and self._end is None and self._fits(amount):
+            self.reserved += amount
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((amount, waiter))
+        self._dispatch()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.release(amount)  # granted and cancelled in one turn of the loop
+            else:
+                self._dispatch()  # the next one may fit where this one did not
+            raise
+
+    def settle(self, reserved: int, cost: int) -> None:
+        """Count what a request cost, in place of what was reserved for it.
+
+        A cost above the reservation is counted as it is; where it takes the run beyond its limit, nothing more is
+        admitted.
+        """
+        self.reserved -= reserved
+        self.spent += cost
+        self._dispatch()
+
+    def release(self, reserved: int) -> None:
+        """Take back what was reserved for a request that cost nothing."""
+        self.settle(reserved, 0)
+
+    def close(self) -> None:
+        """Admit no more requests; those under way go on, and are still to be settled."""
+        self._end = self._end or BudgetClosed
+        self._dispatch()
+
+    def _fits(self, amount: int) -> bool:
+        return self.spent + self.reserved + amount <= self.limit
+
+    def _dispatch(self) -> None:
+        """Serve those who wait, from the first one to the first that has to wait on."""
+        while self._waiting:
+            amount, waiter = self._waiting[0]
+            if not waiter.done():
+                if self._end is None and not self._fits(amount):
+                    if self.reserved:
+                        return
+                    self._end = partial(BudgetSpent, amount, self.limit - self.spent)
+                if self._end is None:
+                    self.reserved += amount
+                    waiter.set_result(None)
+                else:
+                    waiter.set_exception(self._end())
+            self._waiting.popleft()

@@ -1,0 +1,381 @@
+"""What a server says, in all its dialects: a completion, whole or streamed, a failure, a limit, a wait.
+
+Invariant: reading raises nothing, whatever the bytes; what is shown of them is one printable line without API key.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import email.utils
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
+
+LONGEST_ASKED_S = 3600.0
+"""Seconds that a server may ask us to wait. Azure asks for a day where a minute helps, so we ask again in an hour."""
+
+_LONGEST_MESSAGE = 500
+_LONGEST_CODE = 80
+_NO_USAGE = Usage()
+
+# The server broke down in the middle of its answer: DeepSeek; Zhipu; OpenRouter; vLLM and SGLang.
+_BROKEN_OFF = {"insufficient_system_resource", "network_error", "error", "abort"}
+
+
+def answer_in(status: int, headers: Mapping[str, str], raw: bytes, secrets: Sequence[str] = ()) -> Completion | Failure:
+    """Read an answer of the server.
+
+    Args:
+        status: its HTTP status.
+        headers: its headers; their names in lower case, or case-insensitive.
+        raw: its body.
+        secrets: what a failure must not show; some servers repeat the API key in their errors.
+    """
+    if 200 <= status < 300:
+        if raw.startswith(b"data:"):
+            stream = Stream()
+            stream.add(raw)
+            return stream.answer(headers, secrets)
+        completion = completion_in(_json(raw), headers)
+        if completion is not None:
+            return _broken_off(completion) or completion
+    return failure_in(status, headers, raw, secrets)
+
+
+# --- a completion ---
+
+
+def completion_in(body: object, headers: Mapping[str, str]) -> Completion | None:
+    """Read the first choice of a chat completion, or return None where the body is none.
+
+    What is not needed is not looked at, so that no oddity in it costs an answer.
+    """
+    match body:
+        case {"error": error} if error:
+            return None
+        case {"choices": [{"message": {**message}, **choice}, *_], **rest}:
+            content, reason = message.get("content"), choice.get("finish_reason")
+        case _:
+            return None
+    if content is not None and not isinstance(content, (str, list)):
+        return None
+    text = "".join(map(_text, content)) if isinstance(content, list) else content
+    if not text and (tool_calls := message.get("tool_calls")) and isinstance(tool_calls, list):
+        text = json.dumps(tool_calls, ensure_ascii=False)  # the model answered with calls of the user's tools
+    refusal = message.get("refusal")
+    return Completion(
+        text,
+        reason if isinstance(reason, str) else None,
+        usage_in(rest.get("usage")),
+        refusal if isinstance(refusal, str) else None,
+        limits_in(headers),
+    )
+
+
+def _text(part: object) -> str:
+    """Return the text of a content part; a part of another kind, such as `thinking`, has none."""
+    match part:
+        case str(text) | {"type": "text", "text": str(text)}:
+            return text
+    return ""
+
+
+def _broken_off(completion: Completion) -> Failure | None:
+    """Refuse an answer that the server itself calls unfinished; one that ran into `max_tokens` is no such."""
+    if completion.finish_reason not in _BROKEN_OFF:
+        return None
+    message = f"the server broke off its answer (finish_reason {completion.finish_reason})"
+    return Failure(Fault.PROTOCOL, message, limits=completion.limits, may_be_billed=True)
+
+
+def usage_in(usage: object) -> Usage:
+    """Read what a call used; what a server does not say counts as nothing."""
+    if not isinstance(usage, dict):
+        return _NO_USAGE
+    prompt, completion, total = (_count(usage.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    asked, given = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    cached = _count(asked.get("cached_tokens")) if isinstance(asked, dict) else 0
+    reasoning = _count(given.get("reasoning_tokens")) if isinstance(given, dict) else 0
+    return used(prompt, completion, total, cached or _count(usage.get("prompt_cache_hit_tokens")), reasoning)
+
+
+def used(prompt: int, completion: int, total: int, cached: int, reasoning: int) -> Usage:
+    """Return what is billed of these counts.
+
+    Where the total is more than prompt and completion, the rest was thought, and is billed like the answer: xAI counts
+    reasoning beside the completion, Gemini does not name it at all.
+    """
+    beside = total - prompt - completion
+    if beside > 0:
+        completion += beside
+        reasoning = max(reasoning, beside)
+    return Usage(prompt, completion, min(cached, prompt), min(reasoning, completion))
+
+
+def _count(value: object) -> int:
+    return int(value) if isinstance(value, (int, float)) and 0 <= value < 2**53 else 0
+
+
+# --- a streamed completion ---
+
+
+class Stream:
+    """A streamed completion, folded into what it would have been in one piece.
+
+    Of the event stream format (WHATWG HTML, 9.2.6) the protocol uses lines of `data:` alone, one JSON object each, and
+    `[DONE]` in the last.
+    """
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._refusals: list[str] = []
+        self._calls: dict[object, dict[str, Any]] = {}
+        self._usage: object = None
+        self._error: bytes | None = None
+        self._rest = b""
+        self._last = b""
+        self.finish_reason: str | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """The model has finished. `[DONE]` alone does not say so: relays send it after a broken answer, too."""
+        return self.finish_reason is not None and self._error is None
+
+    def add(self, part: bytes) -> None:
+        """Fold the next bytes, cut anywhere."""
+        *lines, self._rest = (self._rest + part).split(b"\n")
+        for line in lines:
+            field, _, value = line.partition(b":")
+            if field != b"data":
+                continue
+            match _json(value):
+                case {"error": error} if error:
+                    self._error = self._error or value
+                case {"object": "error"}:
+                    self._error = self._error or value
+                case {**chunk}:
+                    self._fold(chunk)
+                    self._last = value
+
+    def _fold(self, chunk: dict[Any, Any]) -> None:
+        self._usage = chunk.get("usage") or self._usage
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            match choice:
+                case {"index": int(index)} if index:
+                    continue  # of several answers, the first is the row's
+                case {"finish_reason": str(reason)} if reason not in {"", "null"}:
+                    self.finish_reason = reason
+            match choice:
+                case {"delta": {**delta}} | {"message": {**delta}}:
+                    content = delta.get("content")
+                    self._texts += map(_text, content if isinstance(content, list) else [content])
+                    self._refusals.append(_text(delta.get("refusal")))
+                    self._fold_calls(delta.get("tool_calls"))
+
+    def _fold_calls(self, calls: object) -> None:
+        """Join the pieces of tool calls: names and ids come once, arguments bit by bit."""
+        for call in calls if isinstance(calls, list) else ():
+            if not isinstance(call, dict):
+                continue
+            function = call.get("function")
+            whole = self._calls.setdefault(str(call.get("index")), {"function": {"arguments": ""}})
+            whole |= {name: call[name] for name in ("id", "type") if call.get(name)}
+            for name, value in function.items() if isinstance(function, dict) else ():
+                if name == "arguments":
+                    whole["function"][name] += _text(value)
+                elif value is not None:
+                    whole["function"][name] = value
+
+    def answer(self, headers: Mapping[str, str], secrets: Sequence[str] = ()) -> Completion | Failure:
+        """Read what has come: never half an answer."""
+        self.add(b"\n")
+        if self._error is not None:
+            return failure_in(200, headers, self._error, secrets)
+        if not self.is_whole:
+            last = one_line(self._last.decode("utf-8", "replace"), secrets) or "nothing"
+            message = f"the stream ended before the answer did; the last of it was {last}"
+            return Failure(Fault.PROTOCOL, message, limits=limits_in(headers), may_be_billed=True)
+        text = "".join(self._texts)
+        if not text and self._calls:
+            text = json.dumps(list(self._calls.values()), ensure_ascii=False)
+        refusal = "".join(self._refusals) or None
+        completion = Completion(text, self.finish_reason, usage_in(self._usage), refusal, limits_in(headers))
+        return _broken_off(completion) or completion
+
+
+# --- a failure ---
+
+
+def failure_in(status: int, headers: Mapping[str, str], raw: bytes | str, secrets: Sequence[str] = ()) -> Failure:
+    """Read an answer that is no completion: an error object in one of its dialects, or any other body.
+
+    Args:
+        status: the HTTP status. Under a 2xx, some relays put that of their upstream into the body.
+        headers: the response's headers; their names in lower case, or case-insensitive.
+        raw: the body.
+        secrets: what must not be shown; some servers repeat the API key in their errors.
+    """
+    text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+    said, codes = error_of(_json(text))
+    if status < 300:
+        inner = next((int(code) for code in codes if code.isdecimal() and len(code) == 3 and "400" <= code < "600"), 0)
+        status = inner or status
+    # A code that only repeats the status hides a better one.
+    code = next((code for code in codes if code != str(status)), codes[0] if codes else None)
+    return Failure(
+        Fault.PROTOCOL if status < 300 else Fault.STATUS,
+        one_line(said or text, secrets) or "an empty body",
+        None if status < 300 else status,
+        None if code is None else one_line(code, secrets, _LONGEST_CODE),
+        wait_in(headers, said or text, time.time()),
+        limits_in(headers),
+        may_be_billed=status < 300,
+    )
+
+
+def error_of(body: object) -> tuple[str, list[str]]:
+    """Return the message of an error body and what it has of codes, the most precise first.
+
+    The dialects: `{"error": {...}}` (OpenAI and most), a list of it (Gemini), `{"error": "..."}` (Ollama), a flat
+    object (vLLM before 0.10.1, DashScope), `{"detail": ...}` (FastAPI, and so LLaMA-Factory).
+    """
+    if isinstance(body, list) and body:
+        body = body[0]
+    if not isinstance(body, dict):
+        return "", []
+    error = body.get("error")
+    holder = error if isinstance(error, dict) else body
+    said = error if isinstance(error, str) else None
+    said = said or holder.get("message") or holder.get("detail") or holder.get("msg") or ""
+    codes = [str(code) for name in _CODES if isinstance(code := holder.get(name), (int, str)) and code]
+    if "request_id" in body and "insufficient_quota" in codes:
+        # DashScope says in OpenAI's words for an empty account that a limit of tokens a minute is reached. Its manual
+        # gives both codes in one entry, and its answers alone have a `request_id` beside the error.
+        codes.insert(0, "Throttling.AllocationQuota")
+    return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False), codes
+
+
+_CODES = ("code", "type", "status")
+
+
+def one_line(text: str, secrets: Sequence[str] = (), longest: int = _LONGEST_MESSAGE) -> str:
+    """Fold what is not printable, and cut what is too long to show; hide the secrets first, so that none is cut."""
+    for secret in secrets:
+        text = text.replace(secret, "[API key]")
+    text = text.strip()
+    head = text[: 10 * longest]  # a page of HTML may be large
+    folded = " ".join("".join(char if char.isprintable() else " " for char in head).split())
+    return folded if len(folded) <= longest and len(head) == len(text) else f"{folded[:longest]} ..."
+
+
+def _json(raw: bytes | str) -> Any:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+# --- a wait, a limit ---
+
+_UNITS = {"n": 1e-9, "u": 1e-6, "µ": 1e-6, "ms": 1e-3, "mil": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(
+    r"(\d+(?:\.\d+)?)\s?(ns|[uµ]s|ms|milliseconds?|s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?)(?![a-z])"
+)
+_SPAN = re.compile(rf"(?:{_PART.pattern}(?:,?\s(?:and\s)?)?)+")
+_ASKED = re.compile(rf"\b(?:again|retry) (?:in|after) ({_SPAN.pattern})")
+_EPOCH_S, _EPOCH_MS = 1e9, 1e11  # a larger number is no length of time, but a moment
+
+
+def wait_in(headers: Mapping[str, str], message: str, now: float) -> float | None:
+    """Return the seconds that a server asks us to wait, at most `LONGEST_ASKED_S`; None where it does not.
+
+    Args:
+        headers: the response's headers; their names in lower case, or case-insensitive.
+        message: what its error says; read where no header tells, as in `Please try again in 8.5s`.
+        now: the present, in seconds since the epoch: `Retry-After` may be a date (RFC 9110, 10.2.3).
+    """
+    millis = _number(headers.get("retry-after-ms"))
+    asked = _seconds(headers.get("retry-after"), now) if millis is None else millis / 1000
+    if asked is None and (words := _ASKED.search(message[:_LONGEST_MESSAGE].lower())):
+        asked = _length(words[1])
+    return None if asked is None else min(asked, LONGEST_ASKED_S)
+
+
+def _families(*names: str) -> tuple[tuple[str, ...], ...]:
+    """Return the three headers of a limit in each family of names: its size, what is left, when it is whole again."""
+    return tuple(tuple(name.format(kind) for kind in ("limit", "remaining", "reset")) for name in names)
+
+
+# OpenAI, Azure, Groq and most; Mistral; without a unit OpenRouter, and the drafts of the IETF.
+_REQUESTS = _families("x-ratelimit-{}-requests", "x-ratelimit-{}-req-minute", "x-ratelimit-{}", "ratelimit-{}")
+# The same; Mistral and Cerebras.
+_TOKENS = _families("x-ratelimit-{}-tokens", "x-ratelimit-{}-tokens-minute")
+
+
+def limits_in(headers: Mapping[str, str]) -> ServerLimits | None:
+    """Read what a server says of its limits; None where it says nothing.
+
+    The period of a limit is in no header: OpenAI's and Azure's are minutes, Groq's of requests are days.
+
+    Args:
+        headers: the response's headers; their names in lower case, or case-insensitive.
+    """
+    requests, tokens = _allowance(headers, _REQUESTS), _allowance(headers, _TOKENS)
+    return None if requests is tokens is None else ServerLimits(requests, tokens)
+
+
+def _allowance(headers: Mapping[str, str], families: Iterable[tuple[str, ...]]) -> Allowance | None:
+    for limit, remaining, reset in families:
+        left = headers.get(remaining)
+        if left is not None:
+            return Allowance(_number(headers.get(limit)), _number(left), _seconds(headers.get(reset), time.time()))
+    return None
+
+
+def _seconds(text: str | None, now: float) -> float | None:
+    """Read a length of time, or the time until a moment, in seconds.
+
+    The spellings: `20`, `6m0s`, `250ms`, seconds since the epoch or milliseconds since it (OpenRouter), an HTTP date,
+    an ISO date.
+    """
+    if not text:
+        return None
+    value = _number(text)
+    if value is not None:
+        moment = value / 1000 if value > _EPOCH_MS else value
+        return value if value < _EPOCH_S else max(0.0, moment - now)
+    text = text.strip()
+    if _SPAN.fullmatch(text.lower()):
+        return _length(text.lower())
+    date = _date(text)
+    return None if date is None else max(0.0, date.timestamp() - now)
+
+
+def _date(text: str) -> dt.datetime | None:
+    for read in (dt.datetime.fromisoformat, email.utils.parsedate_to_datetime):
+        try:
+            date = read(text)
+        except (ValueError, OverflowError):
+            continue
+        # Some spellings name no zone; all of them mean UTC.
+        return date if date.tzinfo else date.replace(tzinfo=dt.UTC)
+    return None
+
+
+def _length(span: str) -> float:
+    parts = ((float(number), unit) for number, unit in _PART.findall(span))
+    return sum(number * (_UNITS.get(unit) or _UNITS.get(unit[:3]) or _UNITS[unit[0]]) for number, unit in parts)
+
+
+def _number(text: str | None) -> float | None:
+    """Read a number; what is none, negative or endless says nothing."""
+    try:
+        value = float((text or "").partition(",")[0].partition(";")[0])  # the IETF's drafts add the window: `100;w=60`
+    except ValueError:
+        return None
+    return value if 0 <= value < float("inf") else None

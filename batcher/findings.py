@@ -1,0 +1,150 @@
+"""What `verify` may find, and how it names it.
+
+Invariant: each kind stands in one finding, which names every row and request that it concerns.
+"""
+
+from __future__ import annotations
+
+from array import array
+from enum import Enum
+from typing import NamedTuple
+
+_RANGES_SHOWN = 20
+_PLACES_KEPT = 5
+
+
+class Kind(Enum):
+    """What may be wrong, in words."""
+
+    DAMAGED = "the journal's file is damaged, and nothing else was looked at"
+    LEFT = "no result yet; the same `batcher run` goes on"
+    ROW_LOST = "not in the journal"
+    ANSWER_LOST = "the answer is gone from the journal"
+    OTHER_QUESTION = "the answer is to another question"
+    CHANGED = "the answer, or its seal, was changed in the journal"
+    INPUT_OTHER = "INPUT asks something else here than was asked; was it changed?"
+    INPUT_LACKS = "no longer in INPUT"
+    INPUT_MORE = "in INPUT, but not in the run"
+    FILE_LOST = "no chunk file of these rows is there; `batcher run` makes it"
+    FILE_BROKEN = "the chunk file cannot be read"
+    FILE_COLUMNS = "the chunk file has other columns"
+    FILE_ROWS = "the chunk file has more or fewer rows than it had; INPUT would tell which"
+    FILE_OLD = "the chunk file is older than the row or its answer; `batcher run` makes it anew"
+    FILE_ANSWER = "answer, status or error were changed in the chunk file, perhaps corrected by hand"
+    FILE_CELLS = "the input's cells were changed in the chunk file"
+    FILE_UNPROVEN = "the chunk file was changed; whether these rows are the input's, INPUT would tell"
+    FILE_LACKS = "missing in the chunk file"
+    FILE_MORE = "lines of a chunk file that are no row of it"
+    FILE_EXTRA = "a chunk file that is no part of the result; `batcher run` removes it"
+    ALL_LOST = "the result is not there; `batcher merge` makes it"
+    ALL_BROKEN = "the result cannot be read; `batcher merge` makes it anew"
+    ALL_COLUMNS = "the result has other columns than the chunk files"
+    ALL_OTHER = "the result is not what the chunk file says; `batcher merge` makes it anew"
+    ALL_LACKS = "missing in the result; `batcher merge` makes it anew"
+    ALL_MORE = "lines of the result that are no row of it; `batcher merge` makes it anew"
+    REQUEST_LOST = "requests that are gone from the journal, or could not be written to a full disk"
+    BROUGHT_NONE = "requests that were answered, and the answer is gone from the journal"
+    BROUGHT_BY_NONE = "answers that no request brought"
+    REQUEST_OTHER = "answers to another question, or of another giver, than their request"
+    OUTCOME = "requests that ended otherwise than their result says"
+    NEVER_ENDED = "requests without an end, though their run ended in order"
+    OF_NOBODY = "requests of a run or a giver that the journal does not know"
+
+    @property
+    def slug(self) -> str:
+        """Its name in JSON."""
+        return self.name.lower().replace("_", "-")
+
+
+Ranges = tuple[tuple[int, int], ...]
+"""Numbers in ascending order, as the first and the last of each row of consecutive ones."""
+
+
+class Finding(NamedTuple):
+    """Something that keeps promise 1 from being proven.
+
+    Attributes:
+        kind: its name.
+        what: the same in words.
+        rows: positions of the rows that it concerns, counted from 0.
+        requests: numbers in the journal of the requests, or of the answers that they brought, that it concerns.
+        places: where, as far as that helps: files and lines; the first five.
+    """
+
+    kind: str
+    what: str
+    rows: Ranges = ()
+    requests: Ranges = ()
+    places: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [_in_words("row", self.rows)] if self.rows else []
+        parts += [_in_words("request", self.requests)] if self.requests else []
+        parts += [", ".join(self.places)] if self.places else []
+        return f"{self.what}: {'; '.join(parts)}"
+
+
+def _in_words(name: str, ranges: Ranges) -> str:
+    """Write numbers as `rows 3, 7-9`."""
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:_RANGES_SHOWN]]
+    more = sum(last - first + 1 for first, last in ranges[_RANGES_SHOWN:])
+    plural = "s" if len(ranges) > 1 or ranges[0][0] < ranges[0][1] else ""
+    return f"{name}{plural} {', '.join(shown)}" + (f" and {more:,} more (--json names them all)" if more else "")
+
+
+class Numbers:
+    """Collects numbers, 16 bytes for each row of consecutive ones."""
+
+    def __init__(self) -> None:
+        self._ends = array("q")
+
+    def add(self, first: int, last: int) -> None:
+        if self._ends and self._ends[-1] == first - 1:
+            self._ends[-1] = last
+        else:
+            self._ends.extend((first, last))
+
+    def ranges(self) -> Ranges:
+        merged: list[tuple[int, int]] = []
+        for first, last in sorted(zip(self._ends[::2], self._ends[1::2], strict=True)):
+            if merged and first <= merged[-1][1] + 1:
+                merged[-1] = merged[-1][0], max(last, merged[-1][1])
+            else:
+                merged.append((first, last))
+        return tuple(merged)
+
+
+class Found:
+    """Collects what was found, by its kind."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Kind, Numbers] = {}
+        self._requests: dict[Kind, Numbers] = {}
+        self._places: dict[Kind, list[str]] = {}
+
+    def rows(self, kind: Kind, first: int, last: int | None = None, place: str = "") -> None:
+        self._rows.setdefault(kind, Numbers()).add(first, first if last is None else last)
+        if place:
+            self.place(kind, place)
+
+    def requests(self, kind: Kind, first: int, last: int | None = None) -> None:
+        self._requests.setdefault(kind, Numbers()).add(first, first if last is None else last)
+
+    def place(self, kind: Kind, place: str) -> None:
+        places = self._places.setdefault(kind, [])
+        if len(places) < _PLACES_KEPT:
+            places.append(place)
+
+    def findings(self) -> tuple[Finding, ...]:
+        none = Numbers()
+        return tuple(
+            Finding(
+                kind.slug,
+                kind.value,
+                self._rows.get(kind, none).ranges(),
+                self._requests.get(kind, none).ranges(),
+                tuple(self._places.get(kind, ())),
+            )
+            for kind in Kind
+            if kind in self._rows or kind in self._requests or kind in self._places
+        )

@@ -1,0 +1,184 @@
+"""What a run would do, without doing it: rows, requests, model tokens, money and time. No call, no file written.
+
+Invariant: it plans with the code that the run plans with, on a copy of the journal.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+
+from batcher import planning
+from batcher.account import Tariff
+from batcher.config import Endpoint, Options, Settings
+from batcher.journal import Journal
+from batcher.prices import NANO, dollars
+from batcher.progress import duration
+from batcher.prompt import PromptFunction
+from batcher.records import Usage
+from batcher.tokens import Counter, counter, prompt_tokens
+
+if TYPE_CHECKING:
+    from batcher.runner import Data
+
+_ROWS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What `run` would do with the same arguments.
+
+    Attributes:
+        rows: of the input (of its first `limit` rows).
+        chunks: files that they make.
+        answered: rows whose answer can be used, adopted ones included.
+        adopted: those found in chunk files without a journal.
+        error: rows that failed before and stay so.
+        new: rows that nobody was asked about.
+        changed: rows that have an answer to another question; a run stops there unless `on_change` says what to do.
+        reasons: what changed, in words.
+        same: rows that ask what another row asks; with `dedup` they are not sent.
+        requests: to be sent, each row at its first attempt.
+        prompt_tokens: of those requests.
+        counted_by: `tiktoken`, or `estimated`, from the length of the text.
+        completion_tokens: of their answers, if they are as long as those so far; None before the first one.
+        cost_usd: US dollars that this costs; None where a price or the length of the answers is not known.
+        most_usd: US dollars that it costs at most; None where nothing bounds an answer (`max_tokens`).
+        seconds: that the limits make it take; None where an endpoint has no limit.
+    """
+
+    keyword: str
+    rows: int
+    chunks: int
+    answered: int
+    adopted: int
+    error: int
+    new: int
+    changed: int
+    reasons: tuple[str, ...]
+    same: int
+    requests: int
+    prompt_tokens: int
+    counted_by: str
+    completion_tokens: int | None
+    cost_usd: float | None
+    most_usd: float | None
+    seconds: float | None
+    summary: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the forecast as a dictionary that JSON can hold."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        by = "counted by tiktoken" if self.counted_by == "tiktoken" else "estimated from their length"
+        answers = "unknown" if self.completion_tokens is None else f"about {self.completion_tokens:,}"
+        lines = [
+            self.summary,
+            f"  requests  {self.requests:,}, into {self.chunks:,} chunks",
+            f"  tokens    {self.prompt_tokens:,} of prompts ({by}), {answers} of answers",
+            f"  money     {self._money()}",
+            f"  time      {'as the service allows' if self.seconds is None else duration(self.seconds)}",
+        ]
+        return "\n".join(lines)
+
+    def _money(self) -> str:
+        parts = [f"about {dollars(round(self.cost_usd * NANO))}"] if self.cost_usd is not None else []
+        parts += [f"at most {dollars(round(self.most_usd * NANO))}"] if self.most_usd is not None else []
+        return ", ".join(parts) or "unknown (--price-in, --price-out, --param max_tokens=N)"
+
+
+class _Load(NamedTuple):
+    """What is to be sent: requests, the model tokens of their prompts, and the most that they cost in nano-dollars."""
+
+    requests: int
+    prompt_tokens: int
+    most: int | None
+
+
+def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Forecast:
+    """Tell what `run` would do with the same arguments. Nothing is sent, and no file is written.
+
+    Args:
+        data: as in `run`.
+        prompt: as in `run`.
+        **options: as in `run`.
+
+    Raises:
+        SettingsError: an option, the input or the prompt is wrong.
+        OutputError: the output directory or the journal in it cannot be used.
+    """
+    settings = Settings.of(options)
+    job = planning.prepare(data, prompt, settings)
+    job.store.check()
+    with Journal.rehearse(job.store.journal_path) as journal:
+        planned = planning.make(job, journal, lambda: False, is_rehearsal=True)
+        tariffs = [Tariff.of(endpoint, settings.params) for endpoint in job.endpoints]
+        count = counter(job.endpoints[0].giver.model)
+        load = _load(job, journal, tariffs, count)
+        usual = journal.usual()
+    left = load.requests
+    completion = None if usual is None else round(usual.completion_tokens * left)
+    cost = _cost(load, completion, tariffs)
+    return Forecast(
+        keyword=job.keyword,
+        rows=planned.counts.rows,
+        chunks=-(-planned.counts.rows // settings.chunk_size),
+        answered=planned.counts.ok + planned.counts.invalid,
+        adopted=planned.adopted,
+        error=planned.counts.error,
+        new=planned.counts.left - planned.changed,
+        changed=planned.changed,
+        reasons=planned.reasons,
+        same=planned.same,
+        requests=left,
+        prompt_tokens=load.prompt_tokens,
+        counted_by=count.name,
+        completion_tokens=completion,
+        cost_usd=None if cost is None else cost / NANO,
+        most_usd=None if load.most is None else load.most / NANO,
+        seconds=_seconds(job.endpoints, load, completion),
+        summary="\n".join([planning.in_words(job.keyword, planned), *planning.notes(job, planned)]),
+    )
+
+
+def _load(job: planning.Job, journal: Journal, tariffs: Sequence[Tariff], count: Counter) -> _Load:
+    """Read the input once more, and add up what would be sent."""
+    requests = tokens = 0
+    most: int | None = 0
+    for start, rows in job.dataset.slices(_ROWS_AT_ONCE, job.settings.limit):
+        states = journal.states(start, start + len(rows))
+        for position, (values, state) in enumerate(zip(rows, states, strict=True), start):
+            if state.result is not None or state.leader is not None:
+                continue
+            messages = job.messages(position, values)
+            requests += 1
+            tokens += prompt_tokens(messages, count)
+            each = [tariff.most(messages) for tariff in tariffs] if most is not None else [None]
+            most = None if most is None or None in each else most + max(filter(None, each), default=0)
+    return _Load(requests, tokens, most)
+
+
+def _cost(load: _Load, completion_tokens: int | None, tariffs: Sequence[Tariff]) -> int | None:
+    """Return what so many requests cost, in nano-dollars, if the endpoints share them evenly."""
+    prices = [tariff.price for tariff in tariffs if tariff.price]
+    if not load.requests:
+        return 0
+    if completion_tokens is None or len(prices) < len(tariffs):
+        return None
+    one = Usage(round(load.prompt_tokens / load.requests), round(completion_tokens / load.requests))
+    return round(statistics.mean(price.cost(one) for price in prices) * load.requests)
+
+
+def _seconds(endpoints: Sequence[Endpoint], load: _Load, completion_tokens: int | None) -> float | None:
+    """Return how long the endpoints' limits make so many requests take."""
+    if not load.requests:
+        return 0.0
+    tokens = (load.prompt_tokens + (completion_tokens or 0)) / load.requests
+    rates = []
+    for endpoint in endpoints:
+        limits = (endpoint.rps, endpoint.rpm and endpoint.rpm / 60, endpoint.tpm and endpoint.tpm / 60 / tokens)
+        rates.append(min((limit for limit in limits if limit), default=0.0))
+    return load.requests / sum(rates) if all(rates) else None

@@ -1,0 +1,85 @@
+"""`merge`: join the chunk files as they are, so that what was corrected in them by hand is in the result.
+
+Invariant: a result is never made of fewer rows, or of older ones, than the journal has; what keeps it from being made
+is named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from batcher.config import check_keyword
+from batcher.errors import OutputError
+from batcher.journal import Chunk, Journal
+from batcher.store import FileState, Store, writable
+
+_ANEW = "`batcher run` makes it anew, without a call"
+
+
+def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partial: bool = False) -> Path:
+    """Join the chunk files as they are, and return the path of what was written.
+
+    Args:
+        keyword: names the run.
+        output_dir: where it writes.
+        partial: write `partial_<keyword>.csv` of the chunks that are finished, instead of `all_<keyword>.csv`.
+
+    Raises:
+        SettingsError: the keyword cannot be one.
+        OutputError: there is no run, it is being written, rows are left, or a chunk file is missing, broken or older
+            than the journal.
+    """
+    check_keyword(keyword)
+    store = Store(Path(output_dir), keyword)
+    with Journal.open(store.existing_journal()) as journal:
+        last = journal.last_run()
+        if last is None:
+            raise OutputError(f"{store.journal_path} holds no run yet")
+        rows, left = journal.scope(), journal.left()
+        if left and not partial:
+            raise OutputError(
+                f"{left:,} of {rows:,} rows of {keyword!r} have no result yet: run it again, or give --partial for what"
+                " is finished"
+            )
+        starts = list(_finished(store, journal, range(0, rows, last.chunk_size), rows, partial=partial))
+        store = store.as_found(starts, last.question.get("answer_column"))
+        if not store.columns or (partial and not starts):
+            raise OutputError(f"no chunk of {keyword!r} is finished yet: run it again")
+        return store.join(starts, store.partial_path if partial else store.all_path)
+
+
+def _finished(store: Store, journal: Journal, starts: range, rows: int, *, partial: bool) -> Iterator[int]:
+    """Yield the chunks to join, each looked at before.
+
+    Raises:
+        OutputError: a chunk file is missing, broken or older than the journal.
+    """
+    found = store.as_found(starts, None)
+    chunks = journal.chunks()
+    for start in starts:
+        stop = min(start + starts.step, rows)
+        path = store.chunk_path(start)
+        chunk = chunks.get(start)
+        if partial and (chunk is None or not path.exists() or journal.left(start, stop)):
+            continue
+        if chunk is None or chunk.rows != stop - start:
+            raise OutputError(f"no chunk file holds rows {start:,} to {stop - 1:,} by themselves: {_ANEW}")
+        state = found.state(start, chunk.rows, chunk.sha256)
+        if state is FileState.MISSING:
+            raise OutputError(f"{path} is missing: {_ANEW}")
+        if state is FileState.BROKEN:
+            raise OutputError(f"{path} cannot be read, or has other columns or another number of rows: {_ANEW}")
+        if state is FileState.INTACT and not _is_current(found, journal, start, chunk):
+            raise OutputError(f"{path} is older than the answers in the journal: {_ANEW}")
+        yield start
+
+
+def _is_current(store: Store, journal: Journal, start: int, chunk: Chunk) -> bool:
+    """Tell whether a chunk file that nobody has changed holds the answers that the journal has now."""
+    results = journal.results(start, start + chunk.rows)
+    expected = [[writable(each.answer), each.status.value, writable(each.error)] for each in results]
+    with closing(store.lines_of(start)) as lines:
+        return expected == [line[-3:] for line in lines]

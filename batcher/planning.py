@@ -1,0 +1,386 @@
+"""What a run has to do: everything checked, the input read once, and each row matched with the answer it may have.
+
+Invariant: planning calls nobody, and until it has succeeded the journal says what it said before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from batcher.account import is_bounded
+from batcher.adoption import Adoption
+from batcher.cell import cell
+from batcher.config import Endpoint, Settings, check_keyword
+from batcher.dataset import Dataset, open_dataset
+from batcher.environment import endpoints_of, environment
+from batcher.errors import ChangedError, InputError, SettingsError
+from batcher.identity import keyer
+from batcher.journal import ADOPTED, CELL_BYTES, Counts, InFlight, Journal, Usual
+from batcher.prices import dollars
+from batcher.prompt import (
+    PromptFunction,
+    Renderer,
+    Template,
+    from_column,
+    from_function,
+    from_messages_column,
+    from_template,
+    with_system,
+)
+from batcher.records import Message, Values
+from batcher.store import Store
+
+_ROWS_AT_ONCE = 1000
+# So many columns are told apart when a row's text has changed: their differences fit into one number of SQLite.
+_MOST_COLUMNS = 62
+
+
+class Stopped(Exception):
+    """The user wants to stop while the plan is being made."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a run needs, checked.
+
+    Attributes:
+        settings: the options.
+        keyword: names the run.
+        dataset: the input.
+        render: makes a row's messages.
+        question: what is asked and who is asked, to explain a later change and to verify the answers.
+        endpoints: the pool to be.
+        store: the output directory.
+        is_same_for_all: templates without a hole ask every row the same.
+    """
+
+    settings: Settings
+    keyword: str
+    dataset: Dataset
+    render: Renderer
+    question: dict[str, Any]
+    endpoints: tuple[Endpoint, ...]
+    store: Store
+    is_same_for_all: bool = False
+
+    def messages(self, position: int, values: Values) -> list[Message]:
+        """Make the messages of a row.
+
+        Raises:
+            InputError: the row gives none; the message names it.
+        """
+        try:
+            return self._affordable(self.render(values))
+        except InputError as error:
+            raise InputError(f"{self.dataset.where(position)}: {error}") from error
+        except Exception as error:  # a user's function may raise anything: it goes on its way, with the row's name
+            error.add_note(f"This came up while the prompt was made of {self.dataset.where(position)}.")
+            raise
+
+    def _affordable(self, messages: list[Message]) -> list[Message]:
+        if self.settings.budget is not None and not is_bounded(messages):
+            raise InputError("nobody knows before what an image or a sound costs: leave out --budget")
+        return messages
+
+
+class Plan(NamedTuple):
+    """What is left to do.
+
+    Attributes:
+        givers: the journal's id of each endpoint's giver.
+        counts: the rows by how they ended so far.
+        changed: rows that are left, and have an answer to another question.
+        reasons: what changed, in words.
+        adopted: rows whose result was found in a chunk file.
+        same: rows that are left and ask what another one asks.
+        in_flight: requests that were in flight when the last process ended.
+    """
+
+    givers: tuple[int, ...]
+    counts: Counts
+    changed: int
+    reasons: tuple[str, ...]
+    adopted: int
+    same: int
+    in_flight: InFlight
+
+
+class _Source(NamedTuple):
+    """Where prompts come from: what makes the messages; its option, its text or column, and the columns it reads."""
+
+    render: Renderer
+    option: str
+    text: str
+    columns: tuple[str, ...]
+
+
+def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) -> Job:
+    """Check everything that can be checked without reading the whole input.
+
+    Args:
+        data: a path, a DataFrame, a Series or a list of strings.
+        prompt: a template or a function, or None where the settings name another source.
+        settings: the options.
+
+    Raises:
+        SettingsError: an option, the input or the prompt is wrong.
+    """
+    dataset = open_dataset(data)
+    is_file = isinstance(data, (str, os.PathLike))
+    keyword = settings.keyword
+    if keyword is None:
+        if not is_file:
+            raise SettingsError(f"{dataset.name} has no file name to name the run after: give keyword=")
+        keyword = Path(data).stem
+        check_keyword(keyword)
+    source = _source(prompt, settings, dataset.columns, in_memory=not is_file)
+    system = settings.system
+    if settings.system_file is not None:
+        system = _read_text(settings.system_file, "--system-file")
+    if system is not None:
+        source = source._replace(
+            render=with_system(source.render, system, "--system", dataset.columns),
+            columns=(*source.columns, *Template.parse(system, "--system").holes),
+        )
+    endpoints = endpoints_of(settings, environment())
+    columns = tuple(dict.fromkeys(source.columns))
+    question = {
+        "source": source.option,
+        "prompt": source.text,
+        "system": system,
+        "params": settings.params,
+        "givers": sorted({each.giver for each in endpoints}),
+        "columns": columns,
+        "answer_column": settings.answer_column,
+        "limit": settings.limit,
+    }
+    question = json.loads(json.dumps(question))  # as the journal will give it back
+    store = Store(Path(settings.output_dir), keyword, dataset.columns, settings.answer_columns, settings.encoding)
+    if is_file and Path(data).resolve() == store.all_path.resolve():
+        raise SettingsError(f"{store.all_path} is the result of keyword {keyword!r} itself: choose another --keyword")
+    return Job(settings, keyword, dataset, source.render, question, endpoints, store, is_same_for_all=not columns)
+
+
+def _source(
+    prompt: str | PromptFunction | None, settings: Settings, columns: tuple[str, ...], *, in_memory: bool
+) -> _Source:
+    """Choose the one source of prompts that was given."""
+    given: dict[str, Any] = {
+        "--prompt": prompt,
+        "--prompt-file": settings.prompt_file,
+        "--prompt-column": settings.prompt_column,
+        "--messages-column": settings.messages_column,
+    }
+    given = {option: value for option, value in given.items() if value is not None}
+    if not given and in_memory and len(columns) == 1:
+        given = {"--prompt-column": columns[0]}  # a Series or a list of texts is its own prompt
+    if len(given) != 1:
+        found = f"; given were {' and '.join(given)}" if given else ""
+        raise SettingsError(
+            "say what to ask with one of --prompt, --prompt-file, --prompt-column and --messages-column" + found
+        )
+    [(option, value)] = given.items()
+    if callable(value):
+        return _Source(from_function(value, columns), "function", "", columns)
+    text = _read_text(value, option) if option == "--prompt-file" else value
+    return source_of("--prompt" if option == "--prompt-file" else option, text, columns, option)
+
+
+def source_of(option: str, text: str, columns: tuple[str, ...], said: str = "") -> _Source:
+    """Return a source of prompts that is not a function.
+
+    Args:
+        option: `--prompt`, `--prompt-column` or `--messages-column`.
+        text: the template, or the column's name.
+        columns: of the table.
+        said: where the user gave it, if not in that option.
+    """
+    if option == "--messages-column":
+        return _Source(from_messages_column(text, columns), option, text, (text,))
+    if option == "--prompt-column":
+        return _Source(from_column(text, columns), option, text, (text,))
+    source = said or option
+    return _Source(from_template(text, source, columns), option, text, Template.parse(text, source).holes)
+
+
+def _read_text(path: str | os.PathLike[str], option: str) -> str:
+    try:
+        # The line break that editors put at a file's end is none of the prompt's.
+        return Path(path).read_text(encoding="utf-8-sig").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{option} {os.fspath(path)} cannot be read: {error}") from error
+
+
+def make(job: Job, journal: Journal, is_stopping: Callable[[], bool], *, is_rehearsal: bool = False) -> Plan:
+    """Read the whole input, match its rows with the answers there are, and write that into the journal.
+
+    A rehearsal, on a copy of the journal, does not mind rows that have an answer to a different question.
+
+    Raises:
+        InputError: a row is broken.
+        OutputError: a chunk file that the journal does not know does not fit the input.
+        ChangedError: rows have an answer to a different question.
+        Stopped: `is_stopping` said so.
+    """
+    settings = job.settings
+    last = journal.last_run()
+    with journal.planning():
+        givers = journal.giver_ids([*(endpoint.giver for endpoint in job.endpoints), ADOPTED])
+        known = journal.chunk_starts()
+        with closing(Adoption(job.store, known, settings.chunk_size, is_strict=last is None)) as adoption:
+            rows = _plan_rows(job, journal, adoption, is_stopping)
+            adoption.end(rows)
+        matched = journal.plan_end(
+            rows,
+            givers=set(givers),
+            is_limited=settings.limit is not None,
+            retry_failed=settings.retry_failed,
+            redo=settings.on_change == "redo",
+            reuse=settings.on_change == "reuse",
+            dedup=settings.dedup,
+        )
+        changed = 0 if settings.on_change == "reuse" else sum(matched.changed.values())
+        reasons = _reasons(last.question if last else {}, job.question, matched.changed)
+        plan = Plan(
+            tuple(givers[:-1]),
+            journal.planned_counts(),
+            changed,
+            reasons,
+            matched.adopted,
+            matched.same,
+            journal.in_flight(last.id) if last else InFlight(0, 0),
+        )
+        if changed and settings.on_change == "abort" and not is_rehearsal:
+            raise ChangedError(_explained(job, plan, journal.usual()))
+    return plan
+
+
+def _plan_rows(job: Job, journal: Journal, adoption: Adoption, is_stopping: Callable[[], bool]) -> int:
+    """Tell the journal what each row asks, and what chunk files hold for it; return how many rows there are."""
+    key = keyer(job.settings.params)
+    cells = celler(job.question["columns"], job.dataset.columns)
+    end = 0
+    for start, rows in job.dataset.slices(_ROWS_AT_ONCE, job.settings.limit):
+        if is_stopping():
+            raise Stopped
+        keys = [key(job.messages(start + offset, values)) for offset, values in enumerate(rows)]
+        journal.plan_keys(start, keys, [cells(values) for values in rows])
+        journal.plan_found((start + offset, keys[offset], result) for offset, result in adoption.results(start, rows))
+        end = start + len(rows)
+    if adoption.is_strict:
+        for file in adoption.files:
+            journal.plan_file(file.start, file.rows, file.sha256)
+    return end
+
+
+def celler(asked: Sequence[str], columns: Sequence[str]) -> Callable[[Values], bytes]:
+    """Return the function from a row to four bytes for each column that its question is made of.
+
+    CRC-32 misses one change in four thousand million, which costs a word in an explanation.
+    """
+    indexes = [columns.index(name) for name in asked[:_MOST_COLUMNS]]
+
+    def cells(values: Values) -> bytes:
+        hashes = (zlib.crc32(cell(values[index]).encode("utf-8", "surrogatepass")) for index in indexes)
+        return b"".join(number.to_bytes(CELL_BYTES) for number in hashes)
+
+    return cells
+
+
+def _reasons(before: Mapping[str, Any], now: Mapping[str, Any], changed: Mapping[int, int]) -> tuple[str, ...]:
+    """Say what changed since the last run, as far as it explains that rows ask something else."""
+    reasons = []
+    if "source" in before and (before["source"], before["prompt"]) != (now["source"], now["prompt"]):
+        reasons.append("the prompt changed")
+    if before.get("system", now["system"]) != now["system"]:
+        reasons.append("the system message changed")
+    reasons += _changes(before.get("params", now["params"]), now["params"])
+    reasons += _giver_changes(before.get("givers", now["givers"]), now["givers"])
+    is_comparable = before.get("columns") == now["columns"]
+    if changed and not reasons and (0 in changed or not is_comparable):
+        is_function = now["source"] == "function"
+        reasons.append("the prompt function returns something else" if is_function else "the rows changed")
+    return (*reasons, *(_column_changes(now["columns"], changed) if is_comparable else ()))
+
+
+def _column_changes(columns: Sequence[str], changed: Mapping[int, int]) -> list[str]:
+    """Say which columns of the changed rows hold something else."""
+    found = []
+    for bit, name in enumerate(columns[:_MOST_COLUMNS]):
+        count = sum(count for mask, count in changed.items() if mask >> bit & 1)
+        if count:
+            rows = f" in {count:,} row{'s' if count > 1 else ''}" if count < sum(changed.values()) else ""
+            found.append(f"column {name} changed{rows}")
+    return found
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say which request parameters changed."""
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        if name not in before:
+            found.append(f"{name} is new")
+        elif name not in now:
+            found.append(f"{name} is gone")
+        elif before[name] != now[name]:
+            is_short = not isinstance(before[name], (dict, list)) and not isinstance(now[name], (dict, list))
+            found.append(f"{name} was {before[name]}, is {now[name]}" if is_short else f"{name} changed")
+    return found
+
+
+def _giver_changes(before: list[list[str]], now: list[list[str]]) -> list[str]:
+    """Say whose answers are no longer wanted."""
+    gone, new = [giver for giver in before if giver not in now], [giver for giver in now if giver not in before]
+    if len(gone) == len(new) == 1:
+        names = ("model", "base URL", "endpoint's parameters")
+        pairs = zip(names, gone[0], new[0], strict=True)
+        return [f"{name} was {was or 'none'}, is {is_now or 'none'}" for name, was, is_now in pairs if was != is_now]
+    return [f"{model} at {base_url or 'its own place'} is not in the pool" for model, base_url, _ in gone]
+
+
+def _explained(job: Job, plan: Plan, usual: Usual | None) -> str:
+    changed, estimate = plan.changed, ""
+    if usual and usual.cost:
+        estimate = f" (about {dollars(round(usual.cost * changed))})"
+    elif usual:
+        estimate = f" (about {(usual.prompt_tokens + usual.completion_tokens) * changed:,.0f} model tokens)"
+    return (
+        f"{in_words(job.keyword, plan)}.\n"
+        f"Nothing was sent. `--on-change redo` asks {changed:,} again{estimate}, `--on-change reuse` keeps the old"
+        " answers; or give the new question another --keyword. Every answer stays in the journal."
+    )
+
+
+def notes(job: Job, plan: Plan) -> list[str]:
+    """Say what else the user should know before the first call."""
+    found = []
+    if plan.in_flight.requests:
+        bill = "they" if plan.in_flight.most is None else f"at most {dollars(plan.in_flight.most)}"
+        count = plan.in_flight.requests
+        requests = "1 request was" if count == 1 else f"{count:,} requests were"
+        found.append(f"{requests} in flight when the last process ended; {bill} may be billed twice.")
+    if job.is_same_for_all and plan.counts.left > 1:
+        found.append("Note: the prompt has no {column} hole, so every row asks the same question.")
+    elif plan.same:
+        done = "are sent once" if job.settings.dedup else "could be sent once (--dedup)"
+        found.append(f"{plan.same:,} rows ask what another row asks: those {done}.")
+    return found
+
+
+def in_words(keyword: str, plan: Plan) -> str:
+    """Say what there is to do, such as `reviews: 500 rows: 480 answered, 20 new`."""
+    counts, changed = plan.counts, plan.changed
+    answered = counts.ok + counts.invalid
+    adopted = f" ({plan.adopted:,} rows adopted from chunk files without a journal)" if plan.adopted else ""
+    parts = [f"{answered:,} answered{adopted}"] if answered or adopted else []
+    parts += [f"{counts.error:,} failed before (--retry-failed sends them again)"] if counts.error else []
+    parts += [f"{counts.left - changed:,} new"]
+    parts += [f"{changed:,} answered to another question ({'; '.join(plan.reasons)})"] if changed else []
+    return f"{keyword}: {counts.rows:,} rows: {', '.join(parts)}"

@@ -1,0 +1,284 @@
+"""What model tokens cost, in whole nano-dollars.
+
+Invariant: no request costs more than `Price.most` said before it left, as long as it keeps to the tokens it was asked
+about; and sums of costs are exact, because every cost is a whole number, rounded up once per request.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from batcher.records import Usage
+
+if TYPE_CHECKING:
+    from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, PriceVariant, Provider, TieredPrices
+
+NANO = 10**9
+"""Nano-dollars in a dollar."""
+
+# A rate is a whole number of 10^-24 dollars a token: table and users say dollars per million tokens, with up to 17
+# decimals.
+_PER_TOKEN = 10**18
+_PER_NANO = 10**15
+
+_DAY_S = 86400
+# What an OpenAI request may say for the normal price; the rest of `service_tier` has prices of its own.
+_NORMAL_TIERS = ("auto", "default")
+
+
+class Rates(NamedTuple):
+    """What a request costs whose prompt has more than `above` model tokens: 10^-24 dollars a token, and a request."""
+
+    above: int
+    prompt: int
+    cached: int
+    completion: int
+    reasoning: int
+    request: int = 0
+
+    def most(self, prompt_tokens: int, completion_tokens: int) -> int:
+        return (
+            prompt_tokens * max(self.prompt, self.cached)
+            + completion_tokens * max(self.completion, self.reasoning)
+            + self.request
+        )
+
+
+class Period(NamedTuple):
+    """When rates hold: from `since` (POSIX seconds) on, each day from `second` (of the UTC day) on."""
+
+    since: float
+    second: float
+    tiers: tuple[Rates, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What the model tokens of one endpoint cost.
+
+    Attributes:
+        source: where the numbers come from, for people.
+        periods: in the order of time; the last one that has begun holds.
+    """
+
+    source: str
+    periods: tuple[Period, ...]
+
+    def cost(self, usage: Usage, at: float | None = None) -> int:
+        """Return what a request cost, in nano-dollars, rounded up.
+
+        Tokens read from the server's cache cost their own rate, the rest of the prompt the full one. Where the
+        provider charges more for what it writes into its cache, the rest of the prompt counts as written, because
+        `usage` does not tell: then this is an upper bound. A prompt longer than a tier's threshold costs that tier's
+        rates from its first token on.
+
+        Args:
+            usage: what the server reported.
+            at: POSIX time of the answer; default: now. It matters where the price depends on the hour or the date.
+        """
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        rates = _tier(self._tiers(at), prompt)
+        cached = min(usage.cached_tokens, prompt)
+        reasoning = min(usage.reasoning_tokens, completion)
+        total = (
+            (prompt - cached) * rates.prompt
+            + cached * rates.cached
+            + (completion - reasoning) * rates.completion
+            + reasoning * rates.reasoning
+            + rates.request
+        )
+        return -(-total // _PER_NANO)
+
+    def most(self, prompt_tokens: int, completion_tokens: int) -> int:
+        """Return the most that a request with at most so many tokens can cost, in nano-dollars.
+
+        It holds at every hour and date from now on, without any discount for cached tokens, and in the dearest tier
+        that the prompt can reach.
+        """
+        total = max(
+            rates.most(prompt_tokens, completion_tokens)
+            for period in self.periods
+            for rates in period.tiers
+            if rates.above < prompt_tokens or rates is period.tiers[0]
+        )
+        return -(-total // _PER_NANO)
+
+    def _tiers(self, at: float | None) -> tuple[Rates, ...]:
+        if len(self.periods) > 1:
+            at = time.time() if at is None else at
+            second = at % _DAY_S
+            for since, from_second, tiers in reversed(self.periods):
+                if since <= at and from_second <= second:
+                    return tiers
+        return self.periods[0].tiers
+
+
+def given(price_in: float, price_out: float, cached: float | None = None) -> Price:
+    """Return the price that the user gives.
+
+    Args:
+        price_in: US dollars per million tokens of prompts, 0 or more.
+        price_out: the same of answers.
+        cached: the same of prompt tokens read from the server's cache; default: `price_in`.
+    """
+    prompt, completion = (_rate(Decimal(str(value))) for value in (price_in, price_out))
+    from_cache = prompt if cached is None else _rate(Decimal(str(cached)))
+    return Price("given", (Period(0, 0, (Rates(0, prompt, from_cache, completion, completion),)),))
+
+
+def price_of(model: str, base_url: str, service_tier: str | None = None) -> Price | None:
+    """Return the price of a model in the table that comes with genai-prices, or None where it has none.
+
+    The base URL decides whose price it is. A URL that the table does not know (a relay, an own server, a service that
+    it leaves out) has no price, whatever the model is called: what such a service charges is for the user to say. A
+    model has none either where the table lacks a rate for its prompts or its answers. Images, audio and searches that
+    are charged apart from tokens are not in it.
+
+    Args:
+        model: as the service knows it.
+        base_url: of the endpoint.
+        service_tier: the request parameter of that name. One without a price of its own has no price.
+
+    Source: https://github.com/pydantic/genai-prices, as installed; nothing is fetched.
+    """
+    found = _find(model, base_url)
+    if found is None:
+        return None
+    provider, info = found
+    context, variants = None, []
+    if service_tier is not None and service_tier not in _NORMAL_TIERS:
+        context = {"service_tier": service_tier}
+        variants = [variant for variant in info.price_variants or () if variant.when == context]
+        # A model that one provider takes over from another has the other's normal price only.
+        if not variants or info not in provider.models:
+            return None
+    periods = []
+    for since, second in _beginnings(info, variants):
+        moment = dt.datetime.fromtimestamp(max(since, _today()) + second, dt.UTC)
+        tiers = _tiers_of(info.get_prices(moment, context))
+        if tiers is None:
+            return None
+        periods.append(Period(since, second, tiers))
+    return Price(f"genai-prices: {provider.id} {info.id}", tuple(periods))
+
+
+def context_window_of(model: str, base_url: str) -> int | None:
+    """Return the most model tokens that a prompt and its answer may have, or None where the table does not say.
+
+    Source: as `price_of`.
+    """
+    found = _find(model, base_url)
+    return found[1].context_window if found else None
+
+
+def nano_dollars(amount: float) -> int:
+    """Return an amount of US dollars in nano-dollars, rounded down."""
+    return math.floor(Decimal(str(amount)) * NANO)
+
+
+def dollars(nano: int) -> str:
+    """Write an amount for people: `$0.21`, `$0.0004`, `$1,234.50`.
+
+    Cents, or below ten cents two digits that count: what is not nothing never looks like nothing.
+    """
+    amount = Decimal(abs(nano)) / NANO
+    whole, _, decimals = f"{amount:,.{max(2, 1 - amount.adjusted())}f}".partition(".")
+    return f"{'-' if nano < 0 else ''}${whole}.{decimals.rstrip('0'):0<2}"
+
+
+def _tier(tiers: tuple[Rates, ...], prompt_tokens: int) -> Rates:
+    """Return the rates of the highest tier that a prompt reaches."""
+    for rates in reversed(tiers):
+        if prompt_tokens > rates.above:
+            return rates
+    return tiers[0]
+
+
+def _find(model: str, base_url: str) -> tuple[Provider, ModelInfo] | None:
+    """Find a model with the provider that listens at a base URL."""
+    parts = urlsplit(base_url)
+    if not parts.hostname:
+        return None
+    from genai_prices.data import providers  # noqa: PLC0415 - loading the table takes 0.2 s
+
+    url = f"https://{parts.hostname}{parts.path}"
+    for provider in providers:
+        # The table's patterns say how a URL begins; api.openai.com.relay.example is somebody else.
+        if re.match(rf"(?:{provider.api_pattern})(?:(?<=[./])|/|$)", url):
+            info = provider.find_model(model, all_providers=providers)
+            if info is not None:
+                return provider, info
+    return None
+
+
+def _today() -> float:
+    return time.time() // _DAY_S * _DAY_S
+
+
+def _beginnings(info: ModelInfo, variants: Sequence[PriceVariant]) -> list[tuple[float, float]]:
+    """Return when a model's price may change: a day from which on, and a second of each day, in the order of time."""
+    from genai_prices.types import StartDateConstraint, TimeOfDateConstraint  # noqa: PLC0415 - as above
+
+    changes: list[ConditionalPrice | PriceVariant] = [*variants]
+    changes += info.prices if isinstance(info.prices, list) else []
+    days, seconds = {0.0}, {0.0}  # an earlier moment is taken for today: the past is of no interest
+    for change in changes:
+        if isinstance(change.constraint, StartDateConstraint):
+            day = dt.datetime.combine(change.constraint.start_date, dt.time(), dt.UTC).timestamp()
+            days |= {day} if day > _today() else set()
+        elif isinstance(change.constraint, TimeOfDateConstraint):
+            seconds |= {_second(change.constraint.start_time), _second(change.constraint.end_time)}
+    return [(day, second) for day in sorted(days) for second in sorted(seconds)]
+
+
+def _second(time_of_day: dt.time) -> float:
+    """Return the second of the UTC day; a time without a zone is UTC."""
+    moment = dt.datetime.combine(dt.date(1970, 1, 2), time_of_day, time_of_day.tzinfo or dt.UTC)
+    return moment.timestamp() % _DAY_S
+
+
+def _tiers_of(prices: ModelPrice) -> tuple[Rates, ...] | None:
+    """Return a model's rates by the length of the prompt, or None where it is not sold by its text."""
+    from genai_prices.types import TieredPrices  # noqa: PLC0415 - as above
+
+    if prices.input_mtok is None or prices.output_mtok is None:
+        return None
+    kinds = [prices.input_mtok, prices.output_mtok, prices.output_reasoning_mtok]
+    kinds += [prices.cache_read_mtok, prices.cache_write_mtok]
+    thresholds = {tier.start for kind in kinds if isinstance(kind, TieredPrices) for tier in kind.tiers}
+    return tuple(_rates(prices, above) for above in (0, *sorted(thresholds)))
+
+
+def _rates(prices: ModelPrice, above: int) -> Rates:
+    def rate(kind: Decimal | TieredPrices | None, otherwise: int = 0) -> int:
+        return otherwise if kind is None else _rate(_at(kind, above))
+
+    prompt, completion = rate(prices.input_mtok), rate(prices.output_mtok)
+    return Rates(
+        above,
+        max(prompt, rate(prices.cache_write_mtok)),
+        rate(prices.cache_read_mtok, prompt),
+        completion,
+        rate(prices.output_reasoning_mtok, completion),
+        rate(prices.requests_kcount) * 1000,  # dollars per thousand, not per million
+    )
+
+
+def _at(price: Decimal | TieredPrices, above: int) -> Decimal:
+    """Return the price in the tier that begins above so many prompt tokens."""
+    if isinstance(price, Decimal):
+        return price
+    return next((tier.price for tier in reversed(price.tiers) if tier.start <= above), price.base)
+
+
+def _rate(per_million: Decimal) -> int:
+    """Return 10^-24 dollars a token, rounded up, for US dollars per million tokens."""
+    return math.ceil(per_million * _PER_TOKEN)

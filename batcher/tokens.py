@@ -1,0 +1,217 @@
+"""How many model tokens a request has, before it leaves.
+
+Invariant: an estimate is only ever an estimate, and says so; what is called `most` is a bound that holds, or None.
+Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+
+from batcher.records import Message
+
+if TYPE_CHECKING:
+    import tiktoken
+
+# Bytes of UTF-8 to a model token. A token is about 4 characters of English (OpenAI's rule of thumb; DeepSeek says 3.3)
+# and about 1.7 Chinese ones of 3 bytes each (DeepSeek); 4 bytes fit the first and err to the safe side with the second.
+_BYTES_PER_TOKEN = 4
+# What a message and an answer's beginning add in OpenAI's format, the role aside (OpenAI cookbook, "How to count tokens
+# with tiktoken").
+_MESSAGE_TOKENS = 3
+_ANSWER_TOKENS = 3
+# An image of 1024 x 1024 in high detail at gpt-4o (OpenAI's vision guide); other parts vary more than this is wrong.
+_PART_TOKENS = 765
+# More than any chat template known to add: marks around a message; before all messages a default system message, the
+# date, how to call tools (Llama 3.1's and Qwen's take up to 250).
+_MOST_MESSAGE_TOKENS = 16
+_MOST_REQUEST_TOKENS = 512
+# Characters that tiktoken gets at once. Somewhere above half a million spaces its o200k pattern runs out of stack, with
+# an error that no `except Exception` catches. A cut adds a token or two.
+_SLICE = 10_000
+
+
+class Table(NamedTuple):
+    """One of tiktoken's tables: where it comes from, and the SHA-256 that tiktoken wants it to have."""
+
+    url: str
+    sha256: str
+
+
+_URL = "https://openaipublic.blob.core.windows.net/encodings"
+_CL100K = Table(f"{_URL}/cl100k_base.tiktoken", "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7")
+_O200K = Table(f"{_URL}/o200k_base.tiktoken", "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d")
+
+TABLES = {"cl100k_base": _CL100K, "o200k_base": _O200K, "o200k_harmony": _O200K}
+"""By the names of tiktoken's encodings: those of every chat model that it knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """Counts the model tokens of a text.
+
+    Attributes:
+        name: `tiktoken` or `estimated`.
+        count: returns the model tokens of a text.
+    """
+
+    name: str
+    count: Callable[[str], int]
+
+    @property
+    def is_exact(self) -> bool:
+        return self.name == "tiktoken"
+
+
+def counter(model: str) -> Counter:
+    """Return tiktoken where it knows the model and has its table at hand, else an estimate by the length of the text.
+
+    Args:
+        model: as the service knows it; a relay's `vendor/` before it is ignored.
+    """
+    import tiktoken  # noqa: PLC0415 - only plans and limits of tokens count
+
+    encoding = encoding_of(model)
+    if encoding is None or not is_at_hand(TABLES[encoding]):
+        return ESTIMATE
+    return counter_of(tiktoken.get_encoding(encoding))
+
+
+def encoding_of(model: str) -> str | None:
+    """Return the name of a chat model's encoding, or None where tiktoken does not know the model."""
+    import tiktoken  # noqa: PLC0415 - as above
+
+    try:
+        encoding = tiktoken.encoding_name_for_model(model.rpartition("/")[2])
+    except KeyError:
+        return None
+    return encoding if encoding in TABLES else None
+
+
+def counter_of(encoding: tiktoken.Encoding) -> Counter:
+    """Return what counts with one of tiktoken's encodings; names of special tokens count as the text that they are."""
+    encode = encoding.encode_ordinary
+
+    def count(text: str) -> int:
+        if len(text) <= _SLICE:
+            return len(encode(text))
+        return sum(len(encode(text[start : start + _SLICE])) for start in range(0, len(text), _SLICE))
+
+    return Counter("tiktoken", count)
+
+
+def is_at_hand(table: Table) -> bool:
+    """Tell whether a table lies whole in tiktoken's cache.
+
+    tiktoken would download one that is missing, and delete one that is damaged; so it is asked only for what is there.
+    """
+    directory = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+    if directory is None:
+        directory = str(Path(tempfile.gettempdir()) / "data-gym-cache")
+    if not directory:
+        return False  # to tiktoken, an empty name means: keep no cache
+    path = Path(directory) / hashlib.sha1(table.url.encode(), usedforsecurity=False).hexdigest()
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content).hexdigest() == table.sha256
+
+
+def prompt_tokens(messages: Sequence[Message], counter: Counter) -> int:
+    """Return about how many model tokens messages have; a part that is not text counts as an image.
+
+    Args:
+        messages: of one request.
+        counter: counts their texts; the marks around them are always an estimate.
+    """
+    texts, parts = _pieces(messages)
+    return sum(map(counter.count, texts)) + parts * _PART_TOKENS + len(messages) * _MESSAGE_TOKENS + _ANSWER_TOKENS
+
+
+def most_prompt_tokens(messages: Sequence[Message], params_bytes: int) -> int | None:
+    """Return a number of model tokens that a prompt cannot exceed, or None where it has a part that is not text.
+
+    A model token stands for one byte of UTF-8 or more, in a byte-level tokenizer (GPT, Llama 3, Qwen, DeepSeek, GLM) as
+    in one that falls back on bytes (SentencePiece: Gemini, Mistral, Llama 2).
+
+    Args:
+        messages: of one request.
+        params_bytes: the length of its parameters as JSON: tools and schemas become part of the prompt.
+    """
+    texts, parts = _pieces(messages)
+    if parts:
+        return None
+    return sum(map(_utf8_length, texts)) + params_bytes + len(messages) * _MOST_MESSAGE_TOKENS + _MOST_REQUEST_TOKENS
+
+
+def most_completion_tokens(params: Mapping[str, Any], context_window: int | None) -> int | None:
+    """Return the most model tokens that the answers to one request may have, or None where nothing bounds them.
+
+    Args:
+        params: the request parameters. Of `max_tokens` and `max_completion_tokens` the larger one counts, because a
+            server may know one of them only; `n` answers are that many times as long.
+        context_window: model tokens that prompt and answer may have, which bounds what the parameters leave open.
+    """
+    given = (params.get("max_tokens"), params.get("max_completion_tokens"))
+    limit = max(filter(_is_count, given), default=context_window)
+    if limit is None:
+        return None
+    n = params.get("n")
+    return limit * (n if _is_count(n) else 1)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _pieces(messages: Sequence[Message]) -> tuple[list[str], int]:
+    """Return the texts that messages send, and how many parts they have that are not text."""
+    texts: list[str] = []
+    parts = 0
+    for message in messages:
+        for name, value in message.items():
+            if isinstance(value, str):
+                texts.append(value)
+            elif name == "content" and isinstance(value, list):
+                for part in value:
+                    text = _text_of(part)
+                    if text is None:
+                        parts += 1
+                    else:
+                        texts.append(text)
+            elif name in {"content", "audio"} and value is not None:
+                parts += 1
+            elif value is not None:  # tool calls, above all
+                texts.append(json.dumps(value, ensure_ascii=False))
+    return texts, parts
+
+
+def _text_of(part: object) -> str | None:
+    """Return the text of a part of a message's content, or None where it is something else."""
+    if isinstance(part, str):
+        return part
+    if isinstance(part, Mapping) and part.get("type") in {"text", "refusal"}:
+        text = part.get(part["type"])
+        return text if isinstance(text, str) else None
+    return None
+
+
+def _utf8_length(text: str) -> int:
+    # A lone surrogate has three bytes, as has the U+FFFD that a server makes of it.
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _estimate(text: str) -> int:
+    return -(-_utf8_length(text) // _BYTES_PER_TOKEN)
+
+
+ESTIMATE = Counter("estimated", _estimate)
+"""Counts where no table is at hand; cheap enough for every request."""

@@ -1,0 +1,187 @@
+"""`merge` joins what is there, and refuses what would lose a row or bring back an old answer."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import Lab
+from fake_service import Service, refusal
+
+from batcher.cli import main
+from batcher.config import Endpoint
+from batcher.errors import OutputError, SettingsError
+from batcher.merging import merge
+
+TEXTS = [f"item {number}" for number in range(12)]
+
+
+def change(lab: Lab, statement: str) -> None:
+    """Change the journal."""
+    with contextlib.closing(sqlite3.connect(lab.directory / "journal_k.sqlite")) as journal:
+        journal.execute(statement)
+        journal.commit()
+
+
+def finish(lab: Lab, texts: list[str] = TEXTS, service: Service | None = None, **options: Any) -> Lab:
+    chosen: dict[str, Any] = {"chunk_size": 5, "endpoints": [Endpoint("m", max_concurrency=2)]} | options
+    lab.run(texts, service or Service(texts), **chosen)
+    return lab
+
+
+@pytest.fixture
+def done(lab: Lab) -> Lab:
+    return finish(lab)
+
+
+@pytest.fixture
+def unfinished(lab: Lab) -> Lab:
+    """Seven rows have a result: the chunk of the first five is written."""
+    with pytest.raises(KeyboardInterrupt):
+        finish(lab, at={3.5: lab.wish_to_stop})
+    assert set(lab.files()) == {"0_k.csv"}
+    return lab
+
+
+@pytest.mark.parametrize(
+    ("texts", "options"),
+    [
+        (TEXTS, {}),
+        (TEXTS, {"encoding": "utf-8-sig", "answer_column": "label"}),
+        (TEXTS, {"limit": 7}),
+        (["NA", "", "a,b", "two\nlines", "a\rb", "nul\0nul", "\ud800 half"], {}),
+    ],
+)
+def test_it_makes_the_result_that_the_run_made(lab: Lab, texts: list[str], options: dict[str, Any]) -> None:
+    finish(lab, texts, **options)
+    before = lab.files()
+    lab.path().unlink()
+    assert merge("k", lab.directory) == lab.path()
+    assert lab.files() == before
+
+
+def test_a_label_that_was_corrected_by_hand_is_in_the_result_and_stays_there(done: Lab) -> None:
+    chunk = done.path(5)
+    chunk.write_bytes(chunk.read_bytes().replace(b"answer to item 7", b"corrected"))
+    corrected = chunk.read_bytes()
+    for join in (lambda: merge("k", done.directory), lambda: finish(done, service=Service([]))):
+        join()
+        assert [row["infer"] for row in done.rows()] == [f"answer to {text}" for text in TEXTS[:7]] + ["corrected"] + [
+            f"answer to {text}" for text in TEXTS[8:]
+        ]
+        assert chunk.read_bytes() == corrected
+
+
+def test_a_chunk_file_that_a_spreadsheet_saved_is_joined_by_its_cells(done: Lab) -> None:
+    before = done.files()
+    chunk = done.path(5)
+    chunk.write_bytes(b"\xef\xbb\xbf" + chunk.read_bytes().replace(b"\n", b"\r\n"))
+    merge("k", done.directory)
+    assert done.path().read_bytes() == before["all_k.csv"]
+
+
+def test_an_unfinished_run_is_refused_and_its_finished_chunks_are_a_partial_result(
+    unfinished: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["merge", "k", "--output-dir", str(unfinished.directory)]
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "5 of 12 rows of 'k' have no result yet" in said.err
+    assert main([*arguments, "--partial"]) == 0
+    assert capsys.readouterr().out == f"{unfinished.path('partial')}\n"
+    assert unfinished.rows("partial") == unfinished.rows(0)
+    assert set(unfinished.files()) == {"0_k.csv", "partial_k.csv"}
+    finish(unfinished)
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == f"{unfinished.path()}\n"
+
+
+def test_a_partial_result_of_nothing_is_refused(unfinished: Lab) -> None:
+    unfinished.path(0).unlink()
+    with pytest.raises(OutputError, match="no chunk of 'k' is finished yet"):
+        merge("k", unfinished.directory, partial=True)
+
+
+def test_chunks_of_rows_that_are_asked_again_are_not_finished(done: Lab) -> None:
+    texts = [*TEXTS[:3], "changed", *TEXTS[4:]]
+    with pytest.raises(KeyboardInterrupt):
+        done.run(texts, Service(texts, lambda _call: 100), on_change="redo", chunk_size=5, at={1: done.wish_to_stop})
+    merge("k", done.directory, partial=True)
+    assert [row["text"] for row in done.rows("partial")] == TEXTS[5:]
+
+
+BROKEN: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "cut in a line": lambda content: content[:-9],
+    "cut between lines": lambda content: b"\n".join(content.split(b"\n")[:-2]),
+    "other columns": lambda content: content.replace(b"text,infer", b"text,other"),
+    "no text": lambda content: content.replace(b"item", b"it\xff"),
+}
+
+
+@pytest.mark.parametrize("how", ["missing", *BROKEN])
+def test_a_chunk_file_that_is_missing_or_broken_is_named_and_run_makes_it_anew(done: Lab, how: str) -> None:
+    before = done.files()
+    done.path(5).unlink()
+    if how != "missing":
+        done.path(5).write_bytes(BROKEN[how](before["5_k.csv"]))
+    with pytest.raises(OutputError, match=r"5_k\.csv (is missing|cannot be read).*`batcher run` makes it anew"):
+        merge("k", done.directory)
+    assert done.path().read_bytes() == before["all_k.csv"]
+    finish(done, service=Service([]))
+    merge("k", done.directory)
+    assert {name: content for name, content in done.files().items() if ".bak" not in name} == before
+
+
+def test_a_chunk_file_that_is_older_than_its_answers_is_refused(lab: Lab) -> None:
+    finish(lab, service=Service(TEXTS, instead=lambda call: refusal(400) if call.prompt == TEXTS[2] else None))
+    old = lab.path(0).read_bytes()
+    [(origin, sha256)] = lab.query("SELECT hex(origin), hex(sha256) FROM chunks WHERE start = 0")
+    finish(lab, retry_failed=True)
+    # As if that run was killed after its last answer, before it wrote the file.
+    lab.path(0).write_bytes(old)
+    change(lab, f"UPDATE chunks SET origin = x'{origin}', sha256 = x'{sha256}' WHERE start = 0")  # noqa: S608 - our own
+    with pytest.raises(OutputError, match=r"0_k\.csv is older than the answers in the journal"):
+        merge("k", lab.directory)
+    finish(lab, service=Service([]))
+    merge("k", lab.directory)
+    assert all(row["infer_status"] == "ok" for row in lab.rows())
+
+
+def test_chunks_of_another_size_are_refused_until_they_are_made_anew(done: Lab) -> None:
+    change(done, "UPDATE runs SET chunk_size = 4")  # as if a run with --chunk-size 4 was killed at its start
+    with pytest.raises(OutputError, match="no chunk file holds rows 0 to 3 by themselves"):
+        merge("k", done.directory)
+
+
+def test_while_a_run_is_at_work_it_says_who_writes(lab: Lab) -> None:
+    said: list[str] = []
+
+    def try_to() -> None:
+        with pytest.raises(OutputError) as refused:
+            merge("k", lab.directory, partial=True)
+        said.append(str(refused.value))
+
+    finish(lab, at={2.5: try_to})
+    assert "is being written by process" in said[0]
+
+
+def test_a_table_without_rows_has_a_result_without_rows(lab: Lab) -> None:
+    lab.run([], Service([]))
+    assert merge("k", lab.directory).read_bytes() == b"text,infer,infer_status,infer_error\n"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "error", "message"),
+    [("other", OutputError, "there is no run 'other' in"), ("a/b", SettingsError, "cannot be part of a file name")],
+)
+def test_where_there_is_no_run_there_is_nothing_to_merge(
+    done: Lab, keyword: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        merge(keyword, done.directory)
+    assert not (done.directory / "journal_other.sqlite").exists()

@@ -1,0 +1,122 @@
+"""No API key reaches a file, a message or a traceback, whatever the service, the proxy or the user's code does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from canned_server import closed_port
+from programs import call, finish, local_server, started, write_table
+
+KEYS = ("sk-f1rst/With+all=kinds", "sk-s3cond-key")
+VERBOSE = {"PYTHONASYNCIODEBUG": "1", "OPENAI_LOG": "debug", "LANGCHAIN_VERBOSE": "true"}
+
+
+@contextlib.asynccontextmanager
+async def echo(status: int, form: str) -> AsyncIterator[str]:
+    """Serve errors that repeat all that was sent, as some relays do; yield the base URL."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                [length] = [int(line.split(": ")[1]) for line in head.splitlines() if line.startswith("Content-Length")]
+                await reader.readexactly(length)
+                key = head.partition("Bearer ")[2].split("\r\n")[0]
+                said = f"Incorrect API key {key} provided, headers were {head}"
+                body = json.dumps({"error": {"message": said, "code": key}}) if form == "json" else said
+                data = body.encode()
+                header = f"HTTP/1.1 {status} {key}\r\nX-Key: {key}\r\nContent-Length: {len(data)}\r\n\r\n"
+                writer.write(header.encode() + data)
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
+def check(tmp_path: Path, *shown: str, secrets: tuple[str, ...] = KEYS) -> None:
+    """Grep all that was printed and every file but the one that the keys came from."""
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".env"]
+    assert files
+    for secret in secrets:
+        assert all(secret not in text for text in shown)
+        assert all(secret.encode() not in path.read_bytes() for path in files)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    (tmp_path / ".env").write_text(f"API_KEY={','.join(KEYS)}\nMODEL=m\n")
+    return write_table(tmp_path / "rows.csv", ["text"], [[f"row {n}"] for n in range(8)])
+
+
+@pytest.mark.parametrize(
+    ("status", "form"), [(200, "json"), (302, "text"), (400, "json"), (401, "json"), (401, "text"), (500, "text")]
+)
+async def test_a_service_that_repeats_the_key_in_its_errors_shows_it_to_nobody(
+    rows: Path, tmp_path: Path, status: int, form: str
+) -> None:
+    async with echo(status, form) as base_url:
+        done = await asyncio.to_thread(
+            call, "run", rows, "--prompt", "{text}", "--base-url", base_url, "--max-attempts", "1", "--json",
+            cwd=tmp_path, **VERBOSE,
+        )  # fmt: skip
+    assert done.status in {1, 3}
+    told = call("status", "rows", cwd=tmp_path)
+    check(tmp_path, done.stdout, done.stderr, told.stdout)
+
+
+def test_a_good_run_writes_no_key(rows: Path, tmp_path: Path) -> None:
+    with local_server("--api-key-env", "ACCEPTED", cwd=tmp_path, ACCEPTED=",".join(KEYS)) as server:
+        arguments = ("run", rows, "--prompt", "{text}", "--base-url", server.base_url)
+        done = call(*arguments, cwd=tmp_path, **VERBOSE)
+        planned = call(*arguments, "--dry-run", "--json", cwd=tmp_path, **VERBOSE)
+        books = json.dumps(server.books())
+    assert (done.status, planned.status) == (0, 0)
+    check(tmp_path, done.stdout, done.stderr, planned.stdout, planned.stderr, books)
+
+
+def test_nobody_listening_and_a_proxy_with_a_password_show_neither(rows: Path, tmp_path: Path) -> None:
+    nobody = f"http://127.0.0.1:{closed_port()}/v1"
+    alone = call(
+        "run", rows, "--prompt", "{text}", "--base-url", nobody, "--max-attempts", "1", cwd=tmp_path, **VERBOSE
+    )
+    # The proxy is on loopback and closed, so nothing leaves the machine.
+    proxy = f"http://user:sk-pr0xy@127.0.0.1:{closed_port()}"
+    proxied = call(
+        "run", rows, "--prompt", "{text}", "--base-url", "http://service.invalid/v1", "--max-attempts", "1",
+        "--keyword", "proxied", cwd=tmp_path, HTTP_PROXY=proxy, http_proxy=proxy, NO_PROXY="", **VERBOSE,
+    )  # fmt: skip
+    assert (alone.status, proxied.status) == (3, 3)
+    check(tmp_path, alone.stdout, alone.stderr, proxied.stdout, proxied.stderr, secrets=(*KEYS, "sk-pr0xy"))
+
+
+SCRIPT = """
+import logging, os
+import batcher
+
+logging.basicConfig(level=logging.DEBUG)
+keys = os.environ["MINE"].split(",")
+endpoints = [batcher.Endpoint("m", base_url=os.environ["URL"], api_key=key) for key in keys]
+print(endpoints)
+
+def prompt(row):
+    if row["text"] == "row 5":
+        raise KeyError("the user's own mistake")
+    return row["text"]
+
+batcher.run("rows.csv", prompt, endpoints=endpoints)
+"""
+
+
+def test_a_traceback_of_the_users_own_code_shows_no_key(rows: Path, tmp_path: Path) -> None:
+    (tmp_path / ".env").unlink()
+    (tmp_path / "script.py").write_text(SCRIPT)
+    with started("script.py", cwd=tmp_path, MINE=",".join(KEYS), URL="http://127.0.0.1:1/v1", **VERBOSE) as program:
+        done = finish(program)
+    assert done.status == 1
+    assert "the user's own mistake" in done.stderr
+    assert "row 5 (counted from 0)" in done.stderr
+    check(tmp_path, done.stdout, done.stderr)
