@@ -267,6 +267,7 @@ def _add_serve(verbs: Any) -> None:
     for name, what in (
         ("error", "that are answered with 500"),
         ("drop", "whose connection is cut"),
+        ("cut", "whose response is cut half way"),
         ("hang", "that are never answered"),
     ):
         parser.add_argument(

@@ -45,6 +45,9 @@ _APPLICATION_ID = 0x62_74_63_68  # "btch": tells our files from other SQLite fil
 ADOPTED = Giver("adopted from files", "")
 """Who gave the answers that were found in chunk files without a journal: nobody knows."""
 
+UNSENT = "unsent"
+"""The outcome of an intent that came to nothing: the request did not leave."""
+
 _SCHEMA = """
 CREATE TABLE runs (id INTEGER PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, started REAL NOT NULL,
     ended REAL, outcome TEXT, chunk_size INTEGER NOT NULL, question TEXT NOT NULL);
@@ -69,7 +72,8 @@ CREATE TABLE scope (rows INTEGER NOT NULL);
 INSERT INTO scope SELECT count(*) FROM rows;
 CREATE TABLE same (position INTEGER PRIMARY KEY, leader INTEGER NOT NULL);
 CREATE INDEX same_leader ON same (leader);
-CREATE TABLE events (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, at REAL NOT NULL, what TEXT NOT NULL);
+CREATE TABLE events (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL,
+    subject TEXT NOT NULL, detail TEXT NOT NULL);
 """
 # Each brings a journal from one version to the next; a new one starts from nothing.
 _STEPS = (_SCHEMA, _SECOND)
@@ -786,6 +790,16 @@ class Journal:
         [(count, priced, most)] = self._all(query, (run,))
         return InFlight(count, most if count == priced else None)
 
+    def paused(self, run: int) -> list[tuple[float, str, str]]:
+        """Return the endpoints of one process that have paused and not gone on: since when, which, and why."""
+        found = self._all(
+            "SELECT at, subject, detail FROM events e WHERE run = ? AND kind = 'paused' AND NOT EXISTS"
+            " (SELECT 1 FROM events r WHERE r.run = e.run AND r.kind = 'resumed' AND r.subject = e.subject"
+            " AND r.id > e.id) ORDER BY id",
+            (run,),
+        )
+        return [(at, _text(subject), _text(detail)) for at, subject, detail in found]
+
     def spent(self) -> Spent:
         """Add up what all requests of this keyword cost."""
         [found] = self._all(
@@ -820,7 +834,7 @@ class Journal:
 
     def requests(self, run: int) -> int:
         """Count the requests that one process sent."""
-        return int(self._all("SELECT count(*) FROM requests WHERE run = ?", (run,))[0][0])
+        return int(self._all("SELECT count(*) FROM requests WHERE run = ? AND outcome IS NOT ?", (run, UNSENT))[0][0])
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -850,7 +864,8 @@ class Journal:
         found = self._all(
             # As bytes: what a disk has changed may be no text any more.
             "SELECT r.position, r.key, r.cells, r.is_kept, r.result, a.id, a.key, a.giver, a.seal,"
-            " iif(typeof(a.status) = 'text', cast(a.status AS BLOB), x''), cast(a.answer AS BLOB), cast(a.error AS BLOB)"
+            " iif(typeof(a.status) = 'text', cast(a.status AS BLOB), x''),"
+            " cast(a.answer AS BLOB), cast(a.error AS BLOB)"
             " FROM rows r LEFT JOIN results a ON a.id = r.result"
             " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
             (start, stop),
@@ -865,7 +880,9 @@ class Journal:
             " count(*) FILTER (WHERE outcome IS NULL),"
             " coalesce(sum(cost) FILTER (WHERE outcome = 'answered'), 0),"
             " coalesce(sum(cost) FILTER (WHERE outcome IS NOT 'answered'), 0), count(*) - count(cost)"
-            " FROM requests q LEFT JOIN givers g ON g.id = q.giver GROUP BY q.endpoint, q.giver ORDER BY 1, q.giver"
+            " FROM requests q LEFT JOIN givers g ON g.id = q.giver WHERE outcome IS NOT ?"
+            " GROUP BY q.endpoint, q.giver ORDER BY 1, q.giver",
+            (UNSENT,),
         )
         return [EndpointAccount(*values) for values in found]
 
@@ -935,9 +952,16 @@ class Journal:
             *([(_POINT_SAME, (request.id, request.position))] if followers else []),
         )
 
-    def note(self, what: str) -> None:
-        """Note an event of the run, such as a pause; it reaches the disk with the next commit."""
-        self._put(("INSERT INTO events (run, at, what) VALUES (?, ?, ?)", (self._run, time.time(), _bound(what))))
+    def note(self, kind: str, subject: str, detail: str = "") -> None:
+        """Note an event of the run; it reaches the disk with the next commit.
+
+        Args:
+            kind: such as `paused` or `resumed`.
+            subject: what it happened to.
+            detail: why.
+        """
+        values = (self._run, time.time(), kind, _bound(subject), _bound(detail))
+        self._put(("INSERT INTO events (run, at, kind, subject, detail) VALUES (?, ?, ?, ?, ?)", values))
 
     async def chunk_begun(self, start: int) -> None:
         """Note that a chunk file is about to be there, so that it is ours also where the process ends in between."""

@@ -1,46 +1,183 @@
-"""The pace of one API key: requests a minute and a second.
+"""The limits of one endpoint: requests a second and a minute, and model tokens a minute.
 
-Invariant: in no window of 60 s (of 1 s) does more than the limit pass, and what passes is spread evenly over it.
+Invariant: in no window of 60 s (of 1 s) does more than the limit leave, however late timers and commits are; and what
+leaves is spread evenly over it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import collections
+import math
+
 from aiolimiter import AsyncLimiter
 
-# A timer of the event loop wakes late by a few milliseconds. So much time may be caught up, or every late wake-up
+# A timer of the event loop wakes late, on a busy machine by tens of milliseconds. So much may be caught up, or each time
 # would lose a part of the limit for good.
-_CATCH_UP_S = 0.01
-# Between its passage and the server a request may be held up, by a commit of the journal or on its way, and the later
-# ones come closer to it. So much of each window is left free, or the server would see the limit broken.
+_CATCH_UP_S = 0.1
+# Tokens come in lumps, and the exact count holds a lump back until it fits: so much of that may be caught up.
+_LUMPS_CATCH_UP_S = 6.0
+# On its way to the server a request may be held up, and the later ones come closer to it. So much of each window is
+# left free, or the server would see the limit broken.
 _MARGIN = 0.01
+# A wait is looked at again after a tenth of it, in seconds at least so much: an answer may have given tokens back.
+_LOOK_S = 0.1
 
 
 class Limiter:
-    """Lets one caller pass at a time, at an even pace.
+    """Lets the calls of one endpoint pass, one at a time: `ready`, then `wait` until it says 0, then `enter`.
 
-    It is a leaky bucket (the generic cell rate algorithm, ITU-T I.371) of size b = 1 + rate * 10 ms that leaks
-    r = (limit - (b - 1)) / (window + 1%) a second. From one passage on, b + r * window < limit + 1 fit into a window,
-    so never more than the limit do (rounded up if it is no whole number), at no burst beyond the b - 1 that a late
-    timer may catch up. What this costs is 1 to 2% of the limit.
+    Two rules together. The pace spreads calls evenly. For requests it is aiolimiter's leaky bucket, which leaks
+    limit / window a second and holds one request and what 10 ms bring. For tokens it is the same algorithm as one
+    number, the moment at which all that passed is paid for (the "theoretical arrival time" of the generic cell rate
+    algorithm, ITU-T I.371), because their amounts may exceed any bucket, and change when the answer comes. The exact
+    count guarantees the limit for every window.
+
+    The pace does not ask how large the next call is, so a large one waits no longer than its turn; it is paid for
+    before the next one. One that is larger than the whole limit passes when nothing else counts.
 
     One task at a time may wait: `AsyncLimiter` serves its waiters smallest first, not first come first served.
 
     Args:
         rpm: requests a minute, or None.
         rps: requests a second, or None.
+        tpm: model tokens a minute, or None.
     """
 
-    def __init__(self, rpm: float | None = None, rps: float | None = None) -> None:
-        limits = ((rps, 1.0), (rpm, 60.0))
-        self._buckets = [_bucket(limit, window_s) for limit, window_s in limits if limit is not None]
+    def __init__(self, rpm: float | None = None, rps: float | None = None, tpm: float | None = None) -> None:
+        limits = [(limit, window_s * (1 + _MARGIN)) for limit, window_s in ((rps, 1.0), (rpm, 60.0)) if limit]
+        self._buckets = [_bucket(limit / window_s) for limit, window_s in limits]
+        # Of 1.5 a second, some seconds see two.
+        self._requests = [_Count(math.ceil(limit), window_s) for limit, window_s in limits]
+        self._tokens = _Count(tpm, 60 * (1 + _MARGIN)) if tpm else None
+        self._paid_at = 0.0
+        self._wanted_at = 0.0
+        self._passed_at = -math.inf
+        self._loop = asyncio.get_running_loop()
 
-    async def acquire(self) -> None:
-        """Wait until one more request may leave."""
+    async def ready(self) -> None:
+        """Wait until the pace lets one more call pass."""
+        now = self._loop.time()
+        if now - self._passed_at > _CATCH_UP_S:  # else somebody has been waiting all the time
+            self._wanted_at = now
+        while (wait := self._paid_at - self._loop.time()) > 0:  # noqa: ASYNC110 - answers move the moment
+            await asyncio.sleep(_look(wait))
         for bucket in self._buckets:
             await bucket.acquire()
 
+    def wait(self, tokens: float) -> float:
+        """Return 0 if a call of so many tokens may pass now, else the seconds after which to ask again."""
+        now = self._loop.time()
+        waits = [count.wait(1, now) for count in self._requests]
+        if self._tokens:
+            waits.append(self._tokens.wait(tokens, now))
+        return _look(max(waits, default=0.0))
 
-def _bucket(limit: float, window_s: float) -> AsyncLimiter:
-    size = 1 + limit / window_s * _CATCH_UP_S
-    leak_per_s = (limit - (size - 1)) / (window_s * (1 + _MARGIN))
-    return AsyncLimiter(size, size / leak_per_s)
+    def enter(self, tokens: float) -> Passage:
+        """Let a call of so many tokens pass."""
+        self._passed_at = self._loop.time()
+        requests = [_Share(count, 1) for count in self._requests]
+        if not self._tokens:
+            return Passage(self, requests)
+        # What nobody waited for is not saved up.
+        self._paid_at = max(self._paid_at, self._wanted_at, self._loop.time() - _LUMPS_CATCH_UP_S)
+        self.owe(tokens)
+        return Passage(self, requests, _Share(self._tokens, tokens))
+
+    def owe(self, tokens: float) -> None:
+        """Let so many more tokens be paid for before the next call, or fewer if the number is negative."""
+        if self._tokens:
+            self._paid_at += tokens * self._tokens.window_s / self._tokens.limit
+
+
+class Passage:
+    """What one call takes of its endpoint's limits, from its grant on."""
+
+    __slots__ = ("_limiter", "_requests", "_tokens")
+
+    def __init__(self, limiter: Limiter, requests: list[_Share], tokens: _Share | None = None) -> None:
+        self._limiter = limiter
+        self._requests = requests
+        self._tokens = tokens
+
+    def leave(self, now: float) -> None:
+        """Say that the call leaves, and the loop's time."""
+        for share in self._requests:
+            share.leave(now)
+        if self._tokens:
+            self._tokens.leave(now)
+
+    def settle(self, tokens: float) -> None:
+        """Put what the call used in the place of its estimate; the difference is owed, or comes back."""
+        if self._tokens:
+            self._limiter.owe(tokens - self._tokens.amount)
+            self._tokens.settle(tokens)
+
+    def withdraw(self) -> None:
+        """Say that the call will not leave."""
+        self.settle(0)
+        for share in self._requests:
+            share.settle(0)
+
+
+def _look(wait: float) -> float:
+    return min(wait, max(wait / 10, _LOOK_S))
+
+
+def _bucket(per_s: float) -> AsyncLimiter:
+    size = 1 + per_s * _CATCH_UP_S
+    return AsyncLimiter(size, size / per_s)
+
+
+class _Count:
+    """What left in the last `window_s` seconds or is about to leave: exact, whenever it is asked.
+
+    A call counts from its grant until the window after its departure is over. Calls that are held up between the two,
+    by a commit or by a process that stands still, and then leave together, have been counted together.
+    """
+
+    def __init__(self, limit: float, window_s: float) -> None:
+        self.limit = limit
+        self.window_s = window_s
+        self.total = 0.0
+        self.left: collections.deque[_Share] = collections.deque()
+
+    def wait(self, amount: float, now: float) -> float:
+        """Return the seconds until so much more fits, as far as one can know."""
+        while self.left and self.left[0].left_at + self.window_s <= now:
+            self.left.popleft().expire()
+        # A billionth of slack: what is added and taken away again may leave a rest in binary.
+        excess = self.total + min(amount, self.limit) - self.limit * (1 + 1e-9)
+        if excess <= 0:
+            return 0.0
+        for share in self.left:
+            excess -= share.amount
+            if excess <= 0:
+                return share.left_at + self.window_s - now
+        return _LOOK_S  # something is still to leave
+
+
+class _Share:
+    """What one call takes of one limit."""
+
+    __slots__ = ("_count", "amount", "counts", "left_at")
+
+    def __init__(self, count: _Count, amount: float) -> None:
+        self._count = count
+        self.amount = amount
+        self.counts = True
+        self.left_at = math.inf
+        count.total += amount
+
+    def leave(self, now: float) -> None:
+        self.left_at = now
+        self._count.left.append(self)
+
+    def settle(self, amount: float) -> None:
+        if self.counts:
+            self._count.total += amount - self.amount
+        self.amount = amount
+
+    def expire(self) -> None:
+        self._count.total -= self.amount
+        self.counts = False

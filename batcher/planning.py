@@ -257,8 +257,12 @@ def make(job: Job, journal: Journal, is_stopping: Callable[[], bool], *, is_rehe
             matched.same,
             journal.in_flight(last.id) if last else InFlight(0, 0),
         )
-        if changed and settings.on_change == "abort" and not is_rehearsal:
+        if is_rehearsal:
+            return plan
+        if changed and settings.on_change == "abort":
             raise ChangedError(_explained(job, plan, journal.usual()))
+        # With the plan, or none of both: `verify` reads from here what the rows ask.
+        journal.start_run(settings.chunk_size, job.question)
     return plan
 
 

@@ -17,6 +17,7 @@ from batcher.records import Status
 
 _BAR_EVERY_S = 0.2
 _LINE_EVERY_S = 30.0
+_OLD_S = 10.0  # the oldest request in flight is shown from this age on
 # What it waits for must be seen on a terminal of 80 columns, so the bar itself and the name are short.
 _BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar:8}| {n_fmt}/{total_fmt} {elapsed}<{remaining} {rate_fmt}{postfix}"
 _NAME_WIDTH = 12
@@ -35,6 +36,7 @@ class Tally:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     in_flight: int = 0
+    oldest_s: float = 0.0
     waiting_for: str = ""
 
     @property
@@ -156,7 +158,8 @@ def _state(tally: Tally) -> str:
     failed = tally.invalid + tally.error
     parts = [tally.waiting_for] if tally.waiting_for else []
     parts += [f"{failed:,} failed"] if failed else []
-    return ", ".join([*parts, f"{tally.in_flight:,} in flight"])
+    oldest = f" ({duration(tally.oldest_s)})" if tally.oldest_s >= _OLD_S else ""
+    return ", ".join([*parts, f"{tally.in_flight:,} in flight{oldest}"])
 
 
 def duration(seconds: float) -> str:

@@ -38,18 +38,24 @@ class Record:
 
     Attributes:
         attempts: attempts used up.
-        refusals: attempts refused for a rate limit; they use up neither attempts nor time.
         in_flight_s: seconds in flight over all attempts.
     """
 
     attempts: int = 0
-    refusals: int = 0
     in_flight_s: float = 0.0
 
-    def after(self, failure: Failure, seconds: float) -> Record:
-        """Return the record with one more failed attempt, which was in flight for so many seconds."""
+    def after(self, failure: Failure, seconds: float, *, is_silent: bool = False) -> Record:
+        """Return the record with one more failed attempt; one refused for a rate limit uses up nothing.
+
+        Args:
+            failure: how it failed.
+            seconds: that it was in flight.
+            is_silent: its endpoint answers nobody, so that none of the row's attempts are held against it.
+        """
         if is_rate_limit(failure):
-            return replace(self, refusals=self.refusals + 1)
+            return self
+        if is_silent:
+            return replace(self, attempts=0, in_flight_s=self.in_flight_s + seconds)
         return replace(self, attempts=self.attempts + 1, in_flight_s=self.in_flight_s + seconds)
 
 
@@ -62,8 +68,7 @@ class Decision:
         reason: in words, for the row's error or for the endpoint's leaving.
         short: the same without what the server said.
         gave_up: the row ends though it could be tried again: its attempts or its time are used up.
-        wait_s: seconds that the row waits before it queues again.
-        cooldown_s: seconds in which its endpoint takes no call at all.
+        wait_s: seconds that the row waits before it queues again; after a rate limit its endpoint waits, not the row.
     """
 
     fate: Fate
@@ -71,7 +76,6 @@ class Decision:
     short: str
     gave_up: bool = False
     wait_s: float = 0.0
-    cooldown_s: float = 0.0
 
 
 class _Rule(NamedTuple):
@@ -189,14 +193,12 @@ def decide(failure: Failure, record: Record, policy: Policy, jitter: float) -> D
     if rule.fate is not Fate.AGAIN:
         return Decision(rule.fate, reason, rule.reason)
     if is_rate_limit(failure):
-        wait = failure.retry_after or backoff(record.refusals, jitter)  # 0 would be a loop without a pause
-        return Decision(Fate.AGAIN, reason, rule.reason, cooldown_s=wait)
+        return Decision(Fate.AGAIN, reason, rule.reason)
     if record.attempts >= policy.max_attempts or record.in_flight_s >= policy.deadline:
         used = f"{record.attempts} attempts, {record.in_flight_s:.0f} s in flight"
         return Decision(Fate.ROW_ENDS, f"{reason}{GAVE_UP}{used}", rule.reason, gave_up=True)
-    asked = failure.retry_after or 0.0
-    wait = max(backoff(record.attempts, jitter), asked)
-    return Decision(Fate.AGAIN, reason, rule.reason, wait_s=wait, cooldown_s=asked)
+    wait = max(backoff(record.attempts, jitter), failure.retry_after or 0.0)
+    return Decision(Fate.AGAIN, reason, rule.reason, wait_s=wait)
 
 
 def backoff(attempt: int, jitter: float) -> float:

@@ -149,8 +149,6 @@ async def execute(
         stop: how to end it early.
         callers: makes what calls the endpoints; default: `ChatOpenAI`.
     """
-    loop = asyncio.get_running_loop()
-    began = loop.time()
     # Reading the input may take long, and the loop may be the caller's own: these steps run in a thread.
     job = await asyncio.to_thread(planning.prepare, data, prompt, settings)
     progress = Progress(job.keyword, no_progress=settings.no_progress, quiet=settings.quiet)
@@ -163,16 +161,33 @@ async def execute(
         progress.say(planning.in_words(job.keyword, planned))
         for note in planning.notes(job, planned):
             progress.say(note)
-        account = await asyncio.to_thread(_account, job, planned, journal)
-        async with _pool(job, planned, callers) as pool:
-            journal.start_run(settings.chunk_size, job.question)
-            window = Window(job, journal, planned, pool=pool, account=account, progress=progress)
-            try:
-                await window.work(stop)
-            finally:
-                await asyncio.shield(_end_run(journal, window, pool, stop))
-            tally = Tally(*journal.counts(), *window.tally.sums()) if window.trouble else window.tally
-            report = _report(job, tally, pool.counts(), loop.time() - began, account.spent, is_done=window.is_done)
+        try:
+            account = await asyncio.to_thread(_account, job, planned, journal)
+            async with _pool(job, planned, callers) as pool:
+                window = Window(job, journal, planned, pool=pool, account=account, progress=progress)
+                return await _worked(window, journal, stop)
+        except SettingsError as error:  # an endpoint cannot be used, or the system allows too little: nothing was sent
+            await journal.end_run(str(error))
+            raise
+
+
+async def _worked(window: Window, journal: Journal, stop: Stop) -> _End:
+    """Let the window work, and say how that ended."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    try:
+        await window.work(stop)
+    finally:
+        await asyncio.shield(_end_run(journal, window, stop))
+    tally = Tally(*journal.counts(), *window.tally.sums()) if window.trouble else window.tally
+    report = _report(
+        window.job,
+        tally,
+        window.pool.counts(),
+        loop.time() - began,
+        window.account.spent,
+        is_done=window.is_done,
+    )
     if window.trouble or window.is_done:
         return _End(report, window.trouble)
     if window.out_of_money and not stop.wishes:
@@ -217,7 +232,7 @@ async def _pool(
             _allow_connections(job.endpoints)
             for number, (endpoint, giver) in enumerate(zip(job.endpoints, planned.givers, strict=True)):
                 members.append(Member(number, endpoint, giver, made.caller(endpoint)))
-        yield await stack.enter_async_context(Pool(members))
+        yield await stack.enter_async_context(Pool(members, job.settings.timeout))
 
 
 def _allow_connections(endpoints: Sequence[Endpoint]) -> None:
@@ -255,7 +270,7 @@ async def _chat_callers(job: planning.Job, stack: contextlib.AsyncExitStack) -> 
     return made
 
 
-async def _end_run(journal: Journal, window: Window, pool: Pool, stop: Stop) -> None:
+async def _end_run(journal: Journal, window: Window, stop: Stop) -> None:
     """Note how the run ended; a disk that is full, for one, is then the trouble, not a failure of its own."""
     if window.trouble:
         outcome = str(window.trouble)
@@ -264,7 +279,7 @@ async def _end_run(journal: Journal, window: Window, pool: Pool, stop: Stop) -> 
     elif stop.wishes:
         outcome = f"stopped by {stop.name}"
     else:
-        outcome = window.out_of_money or _no_endpoint(pool.counts())
+        outcome = window.out_of_money or _no_endpoint(window.pool.counts())
     try:
         await journal.end_run(outcome)
     except OutputError as error:

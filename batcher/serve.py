@@ -142,8 +142,10 @@ class _Chat:
             books.let_go()
         elif latency and await _gone(receive, latency):
             books.abandon()
-        elif fate is Fate.DROP:
+        elif fate in {Fate.DROP, Fate.CUT}:
             books.drop()
+            if fate is Fate.CUT:
+                await _send_half(send, json.dumps(_completion(body, 0)).encode())
             cut = scope.get("state", {}).get("cut")
             if cut is not None:  # else the server that carries the app cannot close a connection without a word
                 cut()
@@ -256,6 +258,13 @@ def _completion(body: dict[str, Any], number: int) -> dict[str, Any]:
 
 def _model_tokens(characters: int) -> int:
     return max(math.ceil(characters / 4), 1)
+
+
+async def _send_half(send: Send, body: bytes) -> None:
+    """Promise a body and send the first half of it."""
+    headers = [_JSON, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
 
 
 async def _send(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:

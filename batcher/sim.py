@@ -33,6 +33,7 @@ class Knobs:
         max_in_flight: requests at a time; those beyond it get 429 without `Retry-After`. 0 is no limit.
         error_rate: share of the requests let through that are answered 500.
         drop_rate: share of them whose connection is cut without a response.
+        cut_rate: share of them whose connection is cut in the middle of the response.
         hang_rate: share of them that are never answered.
         keys: the API keys that are accepted, empty for any; others get 401.
         model: the only model served, empty for any; others get 404.
@@ -48,6 +49,7 @@ class Knobs:
     max_in_flight: int = 0
     error_rate: float = 0.0
     drop_rate: float = 0.0
+    cut_rate: float = 0.0
     hang_rate: float = 0.0
     keys: tuple[str, ...] = field(default=(), repr=False)
     model: str = ""
@@ -58,7 +60,7 @@ class Knobs:
             _require(_is_number(getattr(self, name)) and getattr(self, name) >= 0, name, "a number, 0 or more")
         fits = isinstance(self.max_in_flight, int) and not isinstance(self.max_in_flight, bool)
         _require(fits and self.max_in_flight >= 0, "max_in_flight", "a whole number, 0 or more")
-        rates = ("error_rate", "drop_rate", "hang_rate")
+        rates = ("error_rate", "drop_rate", "cut_rate", "hang_rate")
         for name in rates:
             _require(_is_number(getattr(self, name)) and 0 <= getattr(self, name) <= 1, name, "a share from 0 to 1")
         # A millionth of slack: 0.1 + 0.2 + 0.7 is a little more than 1 in binary.
@@ -86,6 +88,7 @@ class Fate(StrEnum):
     ANSWER = "answer"
     ERROR = "error"
     DROP = "drop"
+    CUT = "cut"
     HANG = "hang"
 
 
@@ -98,9 +101,14 @@ def draw(knobs: Knobs, prompt: str, turn: int) -> tuple[Fate, float]:
         turn: how many times this prompt had been let through before, so that a retry draws anew.
     """
     fate = Fate.ANSWER
-    if knobs.error_rate or knobs.drop_rate or knobs.hang_rate:
+    if knobs.error_rate or knobs.drop_rate or knobs.cut_rate or knobs.hang_rate:
         left = _unit("fate", knobs.seed, prompt, turn)
-        shares = ((Fate.HANG, knobs.hang_rate), (Fate.DROP, knobs.drop_rate), (Fate.ERROR, knobs.error_rate))
+        shares = (
+            (Fate.HANG, knobs.hang_rate),
+            (Fate.DROP, knobs.drop_rate),
+            (Fate.ERROR, knobs.error_rate),
+            (Fate.CUT, knobs.cut_rate),
+        )
         for candidate, share in shares:
             left -= share
             if left < 0:
@@ -138,7 +146,7 @@ class Books:
         by_key: requests by a digest of the API key (`none` without one).
         by_status: responses by HTTP status.
         in_flight, peak_in_flight: requests without an end now, and at most.
-        dropped: connections cut without a response.
+        dropped: connections cut without a response, or in the middle of one.
         hung: requests that were never answered.
         abandoned: requests whose client left before the answer.
         first_request, last_request: Unix times in seconds, None before the first.
@@ -207,7 +215,7 @@ class Books:
                 _add(self.answered_by_prompt, prompt)
 
     def drop(self) -> None:
-        """Write down a connection that was cut."""
+        """Write down a connection that was cut, with or without half a response."""
         self.in_flight -= 1
         self.dropped += 1
 

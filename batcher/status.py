@@ -37,6 +37,7 @@ class RunStatus:
         rows_per_s: rows answered a second, over the last minute; 0 where nothing runs.
         left_s: seconds left at that rate, or None.
         failures: rows that ended as `invalid` or `error`, counted by reason, the most frequent first.
+        paused: endpoints that answer nothing, with since when and why; empty where nothing runs.
         reason: why the latest run stopped early, or empty.
         process: host and process id of the latest run.
     """
@@ -56,6 +57,7 @@ class RunStatus:
     rows_per_s: float
     left_s: float | None
     failures: tuple[tuple[str, int], ...]
+    paused: tuple[str, ...]
     reason: str
     process: str
 
@@ -91,6 +93,7 @@ class RunStatus:
             lines.append(f"  money     {money}")
         if self.state == "running":
             lines.append(f"  rate      {self.rows_per_s:,.1f} rows/s{time_left}")
+        lines += [f"  paused    {each}" for each in self.paused]
         if self.reason:
             lines.append(f"  because   {self.reason}")
         lines += [f"  failed    {count:,} x {reason}" for reason, count in self.failures]
@@ -133,9 +136,14 @@ def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunSt
             rows_per_s=rate,
             left_s=counts.left / rate if rate else None,
             failures=tuple(journal.failures()),
+            paused=tuple(_paused(*each) for each in journal.paused(last.id)) if state == "running" else (),
             reason=(last.outcome or "") if state == "stopped" else "",
             process=f"host {last.host}, process {last.pid}",
         )
+
+
+def _paused(at: float, label: str, why: str) -> str:
+    return f"{label} since {time.strftime('%H:%M:%S', time.localtime(at))}: {why}"
 
 
 def _state(last: LastRun, left: int) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
-from batcher.records import Message
+from batcher.records import Message, Usage
 
 if TYPE_CHECKING:
     import tiktoken
@@ -36,6 +36,8 @@ _MOST_REQUEST_TOKENS = 512
 # Characters that tiktoken gets at once. Somewhere above half a million spaces its o200k pattern runs out of stack, with
 # an error that no `except Exception` catches. A cut adds a token or two.
 _SLICE = 10_000
+# The weight of the latest answer in the moving average of their lengths.
+_LATEST = 1 / 64
 
 
 class Table(NamedTuple):
@@ -166,6 +168,29 @@ def most_completion_tokens(params: Mapping[str, Any], context_window: int | None
         return None
     n = params.get("n")
     return limit * (n if _is_count(n) else 1)
+
+
+class Estimator:
+    """Estimates what calls use, from the length of their prompts and from what answers have used so far.
+
+    Args:
+        params: the request parameters of every row; until there is an answer, it is taken for as long as they allow.
+    """
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self._completion: float = most_completion_tokens(params, None) or 0
+        self._answers = 0
+
+    def tokens(self, messages: Sequence[Message]) -> float:
+        """Return about how many model tokens a call uses, its answer included."""
+        return prompt_tokens(messages, ESTIMATE) + self._completion
+
+    def learn(self, usage: Usage) -> None:
+        """Take note of what an answer used."""
+        if usage.completion_tokens:
+            self._answers += 1
+            weight = max(1 / self._answers, _LATEST)
+            self._completion += weight * (usage.completion_tokens - self._completion)
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -19,15 +19,16 @@ from batcher.answer import read
 from batcher.budget import BudgetClosed, BudgetSpent
 from batcher.errors import BatcherError, InputError
 from batcher.identity import keyer
-from batcher.journal import Chunk, Journal, Outcome, Request
+from batcher.journal import UNSENT, Chunk, Journal, Outcome, Request
 from batcher.planning import Job, Plan
-from batcher.pool import Member, Pool, PoolClosed, PoolEmpty
+from batcher.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
 from batcher.prices import dollars
 from batcher.progress import Progress, Tally, duration
 from batcher.records import Completion, Failure, Message, Result, RowState, Status, Values
 from batcher.retry import Decision, Fate, Policy, Record, decide
 from batcher.stop import Stop, to_the_end
 from batcher.store import FileState
+from batcher.tokens import Estimator
 
 GRACE_S = 30.0
 """Seconds that requests in flight have to arrive after the first Ctrl-C."""
@@ -81,9 +82,16 @@ class _Row(NamedTuple):
     chunk: OpenChunk
 
 
+class _Unsent(NamedTuple):
+    """An attempt that was not made: its endpoint began to rest, or left, while the intent was being committed."""
+
+    member: Member
+
+
 class _Answered(NamedTuple):
     """An attempt that brought an answer, and what that cost."""
 
+    member: Member
     request: Request
     completion: Completion
     cost: int | None
@@ -92,6 +100,7 @@ class _Answered(NamedTuple):
 class _Failed(NamedTuple):
     """An attempt that brought none: how it ended, what the row has been through, and what comes of it."""
 
+    member: Member
     request: Request
     outcome: Outcome
     record: Record
@@ -102,23 +111,32 @@ class Window:
     """One pass over what is left to ask: the next rows are admitted while stragglers of older chunks are still out.
 
     Attributes:
+        job, pool, account: what it works with.
         tally: its counters.
         trouble: what ended it early, if it was not the user.
         out_of_money: in words, that the budget ended it early; else empty.
         is_done: every row has its result, and all of them are joined.
     """
 
+    trouble: BatcherError | None = None
+    out_of_money = ""
+    is_done = False
+    _is_read = False
+    _unwritten = 0
+    _led_rows = 0
+    _width = 1
+    _resting = 0
+    _last_reason = ""
+
     def __init__(
         self, job: Job, journal: Journal, planned: Plan, *, pool: Pool, account: Account, progress: Progress
     ) -> None:
         rows, ok, invalid, error = planned.counts
         self.tally = Tally(rows=rows, ok=ok, invalid=invalid, error=error)
-        self.trouble: BatcherError | None = None
-        self.out_of_money = ""
-        self._job = job
+        self.job = job
         self._journal = journal
-        self._pool = pool
-        self._account = account
+        self.pool = pool
+        self.account = account
         self._progress = progress
         self._policy = Policy(job.settings.max_attempts, job.settings.deadline)
         self._loop = asyncio.get_running_loop()
@@ -129,17 +147,15 @@ class Window:
         self._ready: collections.deque[_Row | OpenChunk] = collections.deque()
         # Of each row that is being asked for others as well: the chunks of those that have been read.
         self._led: dict[int, list[OpenChunk]] = {}
-        self._led_rows = 0
         self._led_changed = asyncio.Event()
         self._reading = asyncio.Lock()
-        self._is_read = False
-        self._unwritten = 0
+        pool.rows_left = lambda: self.tally.rows - self.tally.done
+        pool.tell = self._tell_of_pause
+        self._estimator = Estimator(job.settings.params)
+        # When each request that is under way began; the oldest one first.
+        self._under_way: dict[int, float] = {}
         self._workers: list[asyncio.Task[None]] = []
-        self._width = 1
         self._stopping = asyncio.Event()
-        self._last_reason = ""
-        self._resting = 0
-        self.is_done = False
 
     async def work(self, stop: Stop) -> None:
         """Ask about every row that has no result, write every chunk that is complete, and join them.
@@ -157,7 +173,7 @@ class Window:
                 await self._supervise([self._lead()])
                 rows_left = self.tally.rows - self.tally.done
                 # One at least: where no row is left, chunks may still lack their files.
-                self._width = max(min(self._pool.capacity * _ROWS_PER_SLOT, rows_left), 1)
+                self._width = max(min(self.pool.capacity * _ROWS_PER_SLOT, rows_left), 1)
                 await self._supervise([self._follow() for _ in range(self._width)])
             with self._ending_gently():
                 await self._journal.flush()
@@ -197,8 +213,8 @@ class Window:
                 if len(refusals) == _REFUSALS:
                     break
             if len(refusals) == _REFUSALS and len(set(refusals)) == 1 and self.tally.done < self.tally.rows:
-                for member in self._pool.members:
-                    self._pool.put_out(member, f"the first {_REFUSALS} rows all ended so: {refusals[0]}")
+                for member in self.pool.members:
+                    self.pool.put_out(member, f"the first {_REFUSALS} rows all ended so: {refusals[0]}")
 
     async def _follow(self) -> None:
         with self._ending_gently():
@@ -225,14 +241,14 @@ class Window:
     def _close_pool(self) -> None:
         self._stopping.set()
         self._led_changed.set()
-        self._pool.close()
-        self._account.close()
+        self.pool.close()
+        self.account.close()
 
     def _hear(self, wishes: int) -> None:
         """Act on a wish to stop: the first time wait for what is in flight, the second time end at once."""
         if wishes == 1:
             self._progress.say(
-                f"Stopping: waiting up to {GRACE_S:.0f} s for {self._pool.in_flight} requests in flight;"
+                f"Stopping: waiting up to {GRACE_S:.0f} s for {self.pool.in_flight} requests in flight;"
                 " once more stops at once."
             )
             self._close_pool()
@@ -248,13 +264,31 @@ class Window:
 
     def _refresh(self) -> None:
         """Bring up to date what the bar shows beside the counters."""
-        self.tally.in_flight = self._pool.in_flight
-        if cooling := self._pool.cooling():
+        self.tally.in_flight = self.pool.in_flight
+        self.tally.oldest_s = self._loop.time() - next(iter(self._under_way.values()), self._loop.time())
+        if cooling := self.pool.cooling():
             self.tally.waiting_for = f"{self._last_reason}: again in {duration(cooling)}"
         elif self._resting:
             self.tally.waiting_for = f"{self._resting:,} to try again ({self._last_reason})"
         else:
             self.tally.waiting_for = ""
+
+    def _tell_of_pause(self, member: Member, since: float, why: str) -> None:
+        """Tell people and the journal that an endpoint answers nobody, or answers again."""
+        seconds = self._loop.time() - since
+        if why:
+            self._progress.say(
+                f"Paused: {member.label} has answered nothing for {duration(seconds)} ({why}). Its rows wait and lose"
+                " no attempt; it is asked again once a minute or more often."
+            )
+            self._journal.note("paused", member.label, why)
+        else:
+            self._progress.say(f"Going on: {member.label} answers again, after {duration(seconds)}.")
+            self._journal.note("resumed", member.label)
+
+    def _estimate(self, messages: Sequence[Message]) -> float | None:
+        """Return the model tokens that a call is likely to use, where a limit asks for them."""
+        return self._estimator.tokens(messages) if self.pool.counts_tokens else None
 
     # -- Rows
 
@@ -308,14 +342,14 @@ class Window:
 
     def _read(self) -> Iterator[list[_Row | OpenChunk]]:
         """Read the input once more: yield, chunk by chunk, what there is to do; runs in a thread."""
-        settings = self._job.settings
+        settings = self.job.settings
         end = 0
-        for start, rows in self._job.dataset.slices(settings.chunk_size, settings.limit):
+        for start, rows in self.job.dataset.slices(settings.chunk_size, settings.limit):
             end = start + len(rows)
             states = self._journal.states(start, end)
             if len(states) != len(rows):
                 raise self._input_changed(start + len(states))
-            chunk = OpenChunk(start, self._job.store.lines(rows), sum(state.result is None for state in states))
+            chunk = OpenChunk(start, self.job.store.lines(rows), sum(state.result is None for state in states))
             self._starts.append(start)
             if chunk.pending or not self._is_written(chunk, states):
                 self._unwritten += 1
@@ -342,14 +376,14 @@ class Window:
         Raises:
             InputError: they are not those of the plan.
         """
-        messages = self._job.messages(position, values)
+        messages = self.job.messages(position, values)
         if self._key(messages) != planned_key:
             raise self._input_changed(position)
         return messages
 
     def _input_changed(self, position: int) -> InputError:
         return InputError(
-            f"{self._job.dataset.where(position)} is not what it was when the run began. Was the input changed, or"
+            f"{self.job.dataset.where(position)} is not what it was when the run began. Was the input changed, or"
             " does the prompt function not always return the same? What arrived is saved; run it again"
         )
 
@@ -379,9 +413,12 @@ class Window:
             PoolClosed, PoolEmpty, BudgetClosed, BudgetSpent: it has none, because the run is stopping.
         """
         record = Record()
-        again = False
+        after: Member | None = None
         while True:
-            attempt = await self._attempt(row, record, again=again, alone=alone)
+            attempt = await self._attempt(row, record, after, alone=alone)
+            after = attempt.member
+            if isinstance(attempt, _Unsent):
+                continue
             if isinstance(attempt, _Answered):
                 outcome = Outcome("answered", attempt.completion.usage, attempt.cost)
                 return await self._settle(row, attempt.request, read(attempt.completion), outcome)
@@ -390,7 +427,6 @@ class Window:
                 ended = Result(Status.ERROR, "", decision.reason)
                 return await self._settle(row, attempt.request, ended, attempt.outcome)
             self._journal.failed(attempt.request, attempt.outcome)
-            again = True
             if decision.fate is Fate.ENDPOINT_OUT:
                 record = Record()
             else:
@@ -398,42 +434,55 @@ class Window:
                 self._last_reason = decision.short
                 await self._pause(decision.wait_s)
 
-    async def _attempt(self, row: Asked, record: Record, *, again: bool, alone: bool) -> _Answered | _Failed:
+    async def _attempt(
+        self, row: Asked, record: Record, after: Member | None, *, alone: bool
+    ) -> _Answered | _Failed | _Unsent:
         """Find money and an endpoint for a row's request, and send it."""
-        reserved = await self._account.reserve(row.messages)
+        reserved = await self.account.reserve(row.messages)
         cost: int | None = 0
         try:
-            member = await self._pool.take(again=again)
+            permit = await self.pool.take(after=after, tokens=self._estimate(row.messages))
+            member = permit.member
             try:
-                most = self._account.tariffs[member.number].most(row.messages)
+                most = self.account.tariffs[member.number].most(row.messages)
                 request = await self._journal.sent(row.position, row.key, member.number, member.giver, most)
+                if not self.pool.leave(permit):
+                    self._journal.failed(request, Outcome(UNSENT, cost=0))
+                    return _Unsent(member)
                 self.tally.sent += 1
-                self.tally.retries += again
+                self.tally.retries += after is not None
                 cost = most  # until it is known
-                attempt = await self._call(row, request, member, record, most, alone=alone)
+                attempt = await self._call(row, request, permit, record, most, alone=alone)
                 cost = attempt.cost if isinstance(attempt, _Answered) else attempt.outcome.cost
                 return attempt
             finally:
                 # Not before a failure is judged, or the next row would go to an endpoint that has asked for a rest.
-                self._pool.give_back(member)
+                self.pool.give_back(permit)
         finally:
-            self._account.settle(reserved, cost)
+            self.account.settle(reserved, cost)
 
     async def _call(
-        self, row: Asked, request: Request, member: Member, record: Record, most: int | None, *, alone: bool
+        self, row: Asked, request: Request, permit: Permit, record: Record, most: int | None, *, alone: bool
     ) -> _Answered | _Failed:
         """Send a request that is in the journal, and let its endpoint bear what comes of it."""
-        settings = self._job.settings
+        settings = self.job.settings
         timeout = max(min(settings.timeout, settings.deadline - record.in_flight_s), _SHORTEST_TIMEOUT_S)
-        began = self._loop.time()
-        came = await member.caller.call(row.messages, timeout)
+        member = permit.member
+        began = self._under_way[request.id] = self._loop.time()
+        try:
+            came = await member.caller.call(row.messages, timeout)
+        finally:
+            del self._under_way[request.id]
+        self.pool.hear(permit, came)
         if isinstance(came, Completion):
-            self._pool.succeeded(member)
-            return _Answered(request, came, self._account.tariffs[member.number].cost(came.usage, most))
-        record = record.after(came, self._loop.time() - began)
+            self._estimator.learn(came.usage)
+            return _Answered(member, request, came, self.account.tariffs[member.number].cost(came.usage, most))
+        # The first row is nobody's proof that the service is there at all.
+        is_silent = not alone and self.pool.is_silent(member, came)
+        record = record.after(came, self._loop.time() - began, is_silent=is_silent)
         decision = self._judge(came, record, member, alone=alone)
         billed = most if came.may_be_billed or most is None else 0
-        return _Failed(request, Outcome(str(came.status or came.fault.value), cost=billed), record, decision)
+        return _Failed(member, request, Outcome(str(came.status or came.fault.value), cost=billed), record, decision)
 
     def _judge(self, failure: Failure, record: Record, member: Member, *, alone: bool) -> Decision:
         """Decide what a failed attempt leads to, and let its endpoint rest or leave."""
@@ -443,10 +492,9 @@ class Window:
             decision = replace(decision, fate=Fate.ENDPOINT_OUT)
         if decision.fate is Fate.ENDPOINT_OUT:
             # Of the last one, the end of the run says the same.
-            if self._pool.put_out(member, decision.reason) and self._pool.capacity:
+            if self.pool.put_out(member, decision.reason) and self.pool.capacity:
                 self._progress.say(f"{member.label} leaves the pool: {decision.reason}")
             return decision
-        self._pool.cool_down(member, decision.cooldown_s)
         if alone and decision.fate is Fate.AGAIN:
             self._progress.say(f"The first row: {decision.reason}; trying again.")
         return decision
@@ -458,7 +506,7 @@ class Window:
         self.tally.completion_tokens += outcome.usage.completion_tokens
         self.tally.count(result.status, 1 + row.followers)
         if result.status is not Status.ERROR:
-            self._account.count(outcome.cost)
+            self.account.count(outcome.cost)
         return result
 
     async def _pause(self, seconds: float) -> None:
@@ -478,9 +526,9 @@ class Window:
     def _is_written(self, chunk: OpenChunk, states: Sequence[RowState]) -> bool:
         """Tell whether the chunk's file is there and says what the journal says, or what somebody made of that."""
         written = self._written.get(chunk.start)
-        if written is None or written.origin != self._job.store.origin(chunk.lines, states):
+        if written is None or written.origin != self.job.store.origin(chunk.lines, states):
             return False
-        state = self._job.store.state(chunk.start, written.rows, written.sha256)
+        state = self.job.store.state(chunk.start, written.rows, written.sha256)
         return state in {FileState.INTACT, FileState.EDITED}
 
     async def _finish(self, writing: Coroutine[Any, Any, None]) -> None:
@@ -501,17 +549,17 @@ class Window:
         states = self._journal.states(chunk.start, chunk.stop)
         results = self._journal.results(chunk.start, chunk.stop)
         written = self._written.get(chunk.start)
-        store = self._job.store
+        store = self.job.store
         sha256, copy = store.write_chunk(chunk.start, chunk.lines, results, written and written.sha256)
         return Chunk(len(results), store.origin(chunk.lines, states), sha256), copy
 
     async def _join(self) -> None:
         """Remove the chunk files that are no part of the result any more, and join the others."""
-        for start in (self._written.keys() | self._job.store.starts()) - set(self._starts):
+        for start in (self._written.keys() | self.job.store.starts()) - set(self._starts):
             written = self._written.get(start)
-            self._tell_of(self._job.store.remove_chunk(start, written and written.sha256))
+            self._tell_of(self.job.store.remove_chunk(start, written and written.sha256))
             await self._journal.chunk_removed(start)
-        await self._loop.run_in_executor(None, self._job.store.join, self._starts)
+        await self._loop.run_in_executor(None, self.job.store.join, self._starts)
 
     def _tell_of(self, copy: Path | None) -> None:
         if copy:

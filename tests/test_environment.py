@@ -213,7 +213,7 @@ def test_what_a_table_leaves_out_comes_from_the_environment(tmp_path: Path) -> N
         ('model = "m"\nprices = 5', "prices cannot be of type int"),
         ('model = "m"\nprices = { in = 1 }', "prices must hold dollars per million tokens"),
         ('model = "m"\nparams = [1]', "params cannot be of type list"),
-        ('model = "m"\nparams = { stream = true }', "params: 'stream' is not a parameter that can be set here"),
+        ('model = "m"\nparams = { messages = [] }', "params: 'messages' is not a parameter that can be set here"),
         ('model = "m"\nparams = { since = 2024-05-01 }', "params: the parameters cannot be written as JSON"),
     ],
 )

@@ -122,7 +122,9 @@ class Scene:
         assert self.in_flight() == in_flight
         assert asked.keys() == set(PROMPTS)
         assert [prompt for row, prompt in enumerate(PROMPTS) if asked[prompt] > 1 + in_flight[row]] == []
-        assert self.ask_journal("SELECT count(*) FROM requests") == [(ROWS + in_flight.total(),)]
+        assert self.ask_journal("SELECT count(*) FROM requests WHERE outcome IS NOT 'unsent'") == [
+            (ROWS + in_flight.total(),)
+        ]
         assert books["requests"] <= ROWS + in_flight.total()
 
 

@@ -1,19 +1,27 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from itertools import pairwise
+from statistics import mean
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
+from conftest import Lab
 from fake_service import Service
 from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import run_virtually
 
+from batcher.caller import ChatCallers
 from batcher.config import Endpoint
-from batcher.pool import Member, Pool, PoolClosed, PoolEmpty
+from batcher.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
+from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
+from batcher.serve import embedded
+from batcher.sim import Knobs
 
 T = TypeVar("T")
 
@@ -28,35 +36,55 @@ def with_pool(endpoints: Sequence[Endpoint], work: Callable[[Pool], Awaitable[T]
     async def open_and_work() -> T:
         callers = Service([])()
         members = [Member(i, each, 0, callers.caller(each)) for i, each in enumerate(endpoints)]
-        async with Pool(members) as pool:
+        async with Pool(members, timeout_s=120) as pool:
             return await work(pool)
 
     return run_virtually(open_and_work(), **clock)[0]
 
 
-async def call(pool: Pool, seconds: float, *, again: bool = False) -> Member:
-    member = await pool.take(again=again)
+Came = Completion | Failure
+ANSWER = Completion("fine")
+
+
+def refused(status: int = 429, retry_after: float | None = None) -> Failure:
+    return Failure(Fault.STATUS, "no", status, retry_after=retry_after)
+
+
+async def taken(pool: Pool, **options: Any) -> Permit:
+    """Take the right to make a call, and let it leave."""
+    permit = await pool.take(**options)
+    assert pool.leave(permit)
+    return permit
+
+
+def end(pool: Pool, permit: Permit, came: Came = ANSWER) -> None:
+    pool.hear(permit, came)
+    pool.give_back(permit)
+
+
+async def call(pool: Pool, seconds: float, came: Came = ANSWER, **options: Any) -> Member:
+    permit = await taken(pool, **options)
     await asyncio.sleep(seconds)
-    pool.give_back(member)
-    return member
+    end(pool, permit, came)
+    return permit.member
 
 
 async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
     return await asyncio.gather(*work)
 
 
-def test_rows_are_served_first_come_first_served_and_those_that_come_again_first() -> None:
+def test_rows_are_served_first_come_first_served_and_those_that_come_back_first() -> None:
     async def work(pool: Pool) -> list[str]:
         served = []
 
-        async def row(name: str, *, again: bool = False) -> None:
-            await call(pool, 1, again=again)
+        async def row(name: str, after: Member | None = None) -> None:
+            await call(pool, 1, after=after)
             served.append(name)
 
-        await together(row("first"), *(row(str(i)) for i in range(5)), row("retried", again=True))
+        await together(row("first"), *(row(str(i)) for i in range(5)), row("back", pool.members[0]))
         return served
 
-    assert with_pool([Endpoint("m", max_concurrency=1)], work) == ["first", "retried", *"01234"]
+    assert with_pool([Endpoint("m", max_concurrency=1)], work) == ["first", "back", *"01234"]
 
 
 def test_endpoints_get_rows_in_proportion_to_their_limits() -> None:
@@ -112,10 +140,10 @@ def test_a_cooling_endpoint_takes_no_call_and_the_others_take_over() -> None:
     async def work(pool: Pool) -> None:
         resting, working = pool.members
         for seconds in (5, 20, 6):  # a longer one prolongs it, a shorter one shortens nothing
-            pool.cool_down(resting, seconds)
+            pool.rest(resting, seconds)
         assert pool.cooling() == 0
         assert {await call(pool, 1) for _ in range(10)} == {working}
-        pool.cool_down(working, 30)
+        pool.rest(working, 30)
         assert pool.cooling() == pytest.approx(10)
         assert await call(pool, 0) is resting
         assert now() == pytest.approx(20)
@@ -129,7 +157,7 @@ def test_a_passage_that_comes_during_a_cooldown_is_not_used() -> None:
         await call(pool, 0)
         waiting = asyncio.ensure_future(call(pool, 0))
         await asyncio.sleep(0.5)
-        pool.cool_down(member, 10)  # the limiter would let the row pass at 1.0
+        pool.rest(member, 10)  # the limiter would let the row pass at 1.0
         await waiting
         assert 10.5 <= now() < 11.6
 
@@ -140,7 +168,7 @@ def test_a_timer_that_fires_early_still_ends_a_cooldown() -> None:
     """A loop's timer may fire early by the clock's resolution, 16 ms on Windows."""
 
     async def work(pool: Pool) -> None:
-        pool.cool_down(pool.members[0], 20)
+        pool.rest(pool.members[0], 20)
         await call(pool, 0)
         assert now() == pytest.approx(20, abs=0.016)
 
@@ -150,13 +178,13 @@ def test_a_timer_that_fires_early_still_ends_a_cooldown() -> None:
 def test_an_endpoint_that_is_out_gets_no_more_rows_and_without_any_the_rows_are_told() -> None:
     async def work(pool: Pool) -> None:
         bad, good = pool.members
-        under_way = await pool.take()
+        under_way = await taken(pool)
         assert pool.put_out(bad, "the API key was refused")
         assert not pool.put_out(bad, "once more")
         assert bad.out == "the API key was refused"
         assert pool.capacity == 3
         assert await together(*(call(pool, 1) for _ in range(6))) == [good] * 6
-        pool.cool_down(good, 100)
+        pool.rest(good, 100)
         waiting = [asyncio.ensure_future(pool.take()) for _ in range(4)]
         await asyncio.sleep(1)
         assert pool.put_out(good, "no quota is left")
@@ -192,23 +220,24 @@ def test_a_closed_pool_hands_out_nothing_and_lets_come_what_is_under_way(endpoin
 
 def test_a_row_cancelled_in_the_moment_of_its_grant_gives_the_call_back() -> None:
     async def work(pool: Pool) -> None:
-        first = await pool.take()
+        first = await taken(pool)
         cancelled, patient = (asyncio.ensure_future(pool.take()) for _ in range(2))
         await asyncio.sleep(1)
         pool.give_back(first)
         cancelled.cancel()
-        member = await patient
+        permit = await patient
         assert cancelled.cancelled()
-        pool.give_back(member)
+        assert pool.leave(permit)
+        pool.give_back(permit)
         assert pool.in_flight == 0
-        assert member.requests == 2
+        assert permit.member.requests == 2
 
     with_pool([Endpoint("m", max_concurrency=1)], work)
 
 
 def test_the_repr_tells_the_state_and_no_key() -> None:
     async def work(pool: Pool) -> str:
-        await pool.take()
+        await taken(pool)
         pool.put_out(pool.members[1], "the API key was refused")
         return repr(pool.members)
 
@@ -220,10 +249,11 @@ def test_the_repr_tells_the_state_and_no_key() -> None:
 
 
 class Row(NamedTuple):
-    """When a row comes, how long its call takes, whether it comes again, and when it is cancelled if it is."""
+    """When a row comes, how long its call takes, its tokens, whether it is back, and when it is cancelled if it is."""
 
     comes: float
     takes: float
+    tokens: int | None
     again: bool
     cancelled: float | None
 
@@ -231,16 +261,19 @@ class Row(NamedTuple):
         """Make the call; return whether it was made."""
         await asyncio.sleep(self.comes)
         try:
-            member = await pool.take(again=self.again)
+            permit = await pool.take(after=pool.members[0] if self.again else None, tokens=self.tokens)
         except PoolEmpty:
             return False
         try:
+            member = permit.member
             assert member.out is None
             assert member.in_flight <= member.endpoint.max_concurrency
             assert member.cooldown_until <= now()
+            assert pool.leave(permit)
             await asyncio.sleep(self.takes)
+            pool.hear(permit, Completion("fine", usage=Usage(1, 1)))
         finally:
-            pool.give_back(member)
+            pool.give_back(permit)
         return True
 
 
@@ -257,19 +290,24 @@ class Trouble(NamedTuple):
         if self.is_out:
             pool.put_out(member, "out")
         else:
-            pool.cool_down(member, 0.83)  # does not end in a moment at which something else happens
+            pool.rest(member, 0.83)  # does not end in a moment at which something else happens
 
 
 # Few different moments, so that much happens in one turn of the loop.
 moments = st.integers(0, 12).map(lambda quarters: quarters / 4)
+sizes = st.none() | st.sampled_from([0, 1, 50, 100])
 endpoints_strategy = st.lists(
     st.builds(
-        Endpoint, st.just("m"), rps=st.none() | st.sampled_from([0.5, 4, 100]), max_concurrency=st.integers(1, 4)
+        Endpoint,
+        st.just("m"),
+        rps=st.none() | st.sampled_from([0.5, 4, 100]),
+        tpm=st.none() | st.sampled_from([60, 6000]),
+        max_concurrency=st.integers(1, 4),
     ),
     min_size=1,
     max_size=3,
 )
-rows_strategy = st.lists(st.builds(Row, moments, moments, st.booleans(), st.none() | moments), max_size=40)
+rows_strategy = st.lists(st.builds(Row, moments, moments, sizes, st.booleans(), st.none() | moments), max_size=40)
 # Between those moments: a row that was granted its call in the very turn of the loop may still make it.
 between = moments.map(lambda moment: moment + 0.1)
 troubles_strategy = st.lists(st.builds(Trouble, between, st.integers(0, 2), st.booleans()), max_size=4)
@@ -298,71 +336,447 @@ def _is_cancelled(end: object) -> bool:
     return isinstance(end, asyncio.CancelledError)
 
 
-# -- How many at once
+# -- From the grant to the departure
 
 
-def test_the_width_starts_small_and_grows_only_where_it_is_what_limits() -> None:
+@pytest.mark.parametrize("happens", ["rests", "is out", "is closed"])
+def test_a_call_whose_endpoint_is_lost_while_its_intent_is_committed_does_not_leave(happens: str) -> None:
+    async def work(pool: Pool) -> None:
+        [member] = pool.members
+        permit = await pool.take(tokens=100)
+        {"rests": lambda: pool.rest(member, 5), "is out": lambda: pool.put_out(member, "out"), "is closed": pool.close}[
+            happens
+        ]()
+        assert not pool.leave(permit)
+        pool.give_back(permit)
+        assert (pool.in_flight, member.requests) == (0, 0)
+        if happens == "rests":
+            await call(pool, 0, tokens=100)
+            assert now() == pytest.approx(5), "what did not leave took nothing of the limit"
+
+    with_pool([Endpoint("m", tpm=100)], work)
+
+
+def test_calls_whose_intents_are_committed_together_break_no_limit() -> None:
     async def work(pool: Pool) -> list[float]:
-        [member] = pool.members
+        left = []
 
-        async def round_of(calls: int) -> float:
-            taken = [await pool.take() for _ in range(calls)]
-            for each in taken:
-                pool.succeeded(each)
-                pool.give_back(each)
-            return member.width
+        async def row(number: int) -> None:
+            permit = await pool.take()
+            await asyncio.sleep(max(0.0, 7 - now()))  # the disk stands still for seven seconds
+            assert pool.leave(permit)
+            left.append(now())
+            end(pool, permit)
 
-        return [member.width, await round_of(10), await round_of(32), await round_of(32)]
+        await together(*(row(number) for number in range(200)))
+        return left
 
-    first, idle, full, after = with_pool([Endpoint("m")], work)
-    assert (first, idle) == (32, 32)
-    assert 32 < full == after, "ten, or 32 of 33, are no full width"
-
-
-def test_a_service_under_load_is_asked_less_once_for_all_that_it_refused_together() -> None:
-    async def work(pool: Pool) -> list[float]:
-        [member] = pool.members
-        widths = []
-        for seconds in (1, 2, 1):  # three refusals of one burst
-            pool.cool_down(member, seconds)
-            pool.succeeded(member)  # what comes meanwhile says nothing
-            widths.append(member.width)
-        await asyncio.sleep(3)
-        pool.cool_down(member, 1)
-        return [*widths, member.width]
-
-    assert with_pool([Endpoint("m", max_concurrency=8)], work) == [4, 4, 4, 2]
+    left = with_pool([Endpoint("m", rps=10)], work)
+    assert max(sum(time <= other < time + 1 for other in left) for time in left) == 10
+    assert left[-1] < 7 + 1.1 + 190 / 9.9
 
 
-def test_the_width_settles_near_what_a_service_can_do_at_once() -> None:
-    can_do = 40
+# -- Tokens
 
-    async def work(pool: Pool) -> tuple[int, int, float]:
-        [member] = pool.members
-        refused = peak = 0
 
+def test_a_large_call_among_a_thousand_small_ones_waits_no_longer_than_its_turn() -> None:
+    async def work(pool: Pool) -> list[tuple[int, float]]:
+        left = []
+
+        async def row(number: int, tokens: int) -> None:
+            permit = await taken(pool, tokens=tokens)
+            left.append((number, now()))
+            end(pool, permit, Completion("fine", usage=Usage(tokens, 0)))
+
+        await together(*(row(number, 20_000 if number == 500 else 100) for number in range(1001)))
+        return left
+
+    left = with_pool([Endpoint("m", tpm=60_000)], work)
+    assert [number for number, _ in left] == list(range(1001))
+    turn, time = left[499][1], left[500][1]
+    assert time - turn < 20_000 / 60_000 * 60 * 1.02
+
+
+def test_a_call_larger_than_the_limit_of_a_minute_goes_alone_and_keeps_no_other_endpoint_waiting() -> None:
+    async def work(pool: Pool) -> list[tuple[float, Member, int]]:
+        left = []
+
+        async def row(tokens: int) -> None:
+            permit = await taken(pool, tokens=tokens)
+            left.append((now(), permit.member, tokens))
+            await asyncio.sleep(1)
+            end(pool, permit, Completion("fine", usage=Usage(tokens, 0)))
+
+        await together(*(row(2500 if number == 40 else 100) for number in range(200)))
+        return left
+
+    left = with_pool([Endpoint("m", tpm=1000), Endpoint("m", tpm=1000)], work)
+    [(huge_left, its_member, _)] = [each for each in left if each[2] == 2500]
+    gaps = [time - huge_left for time, member, _ in left if member is its_member]
+    assert max(gap for gap in gaps if gap < 0) < -60
+    assert 140 < min(gap for gap in gaps if gap > 0) < 152
+    others = [time for time, member, _ in left if member is not its_member]
+    assert max(later - time for time, later in pairwise(others)) < 13
+
+
+def test_where_nothing_is_estimated_a_call_counts_as_what_calls_have_used_so_far() -> None:
+    async def work(pool: Pool) -> float:
         async def row() -> None:
-            nonlocal refused, peak
-            while True:
-                await pool.take()
-                peak = max(peak, member.in_flight)
-                if member.in_flight > can_do:
-                    refused += 1
-                    pool.cool_down(member, 0.5)
-                    pool.give_back(member)
-                    continue
-                await asyncio.sleep(1)
-                pool.succeeded(member)
-                pool.give_back(member)
-                return
+            permit = await taken(pool)
+            await asyncio.sleep(0.5)
+            end(pool, permit, Completion("fine", usage=Usage(90, 10)))
 
-        await together(*(row() for _ in range(4000)))
-        return refused, peak, now()
+        await together(*(row() for _ in range(200)))
+        return now()
 
-    refused, peak, seconds = with_pool([Endpoint("m")], work)
-    assert refused < 100
-    assert peak < 2 * can_do
-    assert seconds < 2 * 4000 / can_do
+    assert with_pool([Endpoint("m", tpm=6000)], work) == pytest.approx(200, rel=0.03)
+
+
+# -- Rows through services in virtual time
+
+Serve = Callable[[Member, int], Awaitable[Came]]
+
+
+class Served(NamedTuple):
+    """What came of a run of rows: its seconds, the most failures of a row, and calls refused or failed."""
+
+    seconds: float
+    failures: int
+    refused: int
+    members: Sequence[Member]
+
+
+async def through(pool: Pool, rows: int, serve: Serve) -> Served:
+    """Let as many workers as a run has take rows until each is answered; a 429 counts as no failure of its row."""
+    todo = iter(range(rows))
+    done: list[int] = []
+    refusals: list[Came] = []
+    failures: Counter[int] = Counter()
+    pool.rows_left = lambda: rows - len(done)
+
+    async def attempt(row: int, after: Member | None) -> tuple[Came | None, Member]:
+        permit = await pool.take(after=after)
+        came = None
+        try:
+            if pool.leave(permit):
+                came = await serve(permit.member, row)
+                pool.hear(permit, came)
+        finally:
+            pool.give_back(permit)
+        return came, permit.member
+
+    async def worker() -> None:
+        for row in todo:
+            came, member = await attempt(row, None)
+            while not isinstance(came, Completion):
+                refusals.extend([came] if came else [])
+                if came and came.status != 429:
+                    failures[row] += 1
+                    await asyncio.sleep(2.0 ** failures[row])
+                came, member = await attempt(row, member)
+            done.append(row)
+
+    await together(*(worker() for _ in range(min(2 * pool.capacity, rows))))
+    return Served(now(), max(failures.values(), default=0), len(refusals), pool.members)
+
+
+def serve_rows(endpoints: Sequence[Endpoint], rows: int, serve: Serve, **clock: Any) -> Served:
+    return with_pool(endpoints, lambda pool: through(pool, rows, serve), **clock)
+
+
+def lognormal(median: float, sigma: float = 0.8, seed: int = 7) -> Callable[[], float]:
+    draw = random.Random(seed)
+    return lambda: draw.lognormvariate(math.log(median), sigma)
+
+
+def late_by_up_to_8_ms() -> Callable[[], float]:
+    draw = random.Random(8)
+    return lambda: draw.uniform(0, 0.008)
+
+
+@pytest.mark.parametrize("clock", [{}, {"lateness": late_by_up_to_8_ms()}], ids=["punctual", "late"])
+@pytest.mark.parametrize("keys", [1, 3, 10])
+def test_the_limit_is_the_only_limit(keys: int, clock: Any) -> None:
+    draw = lognormal(1.5)
+    latencies = [draw() for _ in range(2000)]
+
+    async def serve(_member: Member, row: int) -> Came:
+        await asyncio.sleep(latencies[row])
+        return ANSWER
+
+    ideal = max(row / 100 + latency for row, latency in enumerate(latencies))
+    served = serve_rows([Endpoint("m", rps=100 / keys)] * keys, 2000, serve, **clock)
+    assert ideal <= served.seconds <= 1.015 * ideal
+
+
+@pytest.mark.parametrize(("keys", "chunk_size"), [(1, 50), (3, 100), (10, 500), (1, 5000)])
+def test_a_run_uses_the_limit_whatever_the_chunk_size(lab: Lab, keys: int, chunk_size: int) -> None:
+    draw = lognormal(1.5)
+    rows = [f"row {number}" for number in range(2000)]
+    latencies = {row: draw() for row in rows}
+    # The first row goes alone.
+    ideal = latencies[rows[0]] + max(number / 100 + latencies[row] for number, row in enumerate(rows[1:]))
+    lab.run(
+        rows,
+        Service(rows, latency=lambda call: latencies[call.prompt]),
+        endpoints=[Endpoint("m", api_key=f"k{number}", rps=100 / keys) for number in range(keys)],
+        chunk_size=chunk_size,
+    )
+    assert ideal <= lab.seconds <= 1.015 * ideal
+
+
+# -- As many at once as a service bears
+
+
+class Slots:
+    """A service that bears so many calls at once and refuses more.
+
+    Attributes:
+        use: its slots in use, weighed with the time, by the number of the row that was being served.
+    """
+
+    def __init__(self, slots: int, latency: Callable[[], float], refusal: Failure, way_s: float) -> None:
+        self._slots = slots
+        self._latency = latency
+        self._refusal = refusal
+        self._way_s = way_s
+        self._busy = 0
+        self._since = 0.0
+        self._area = 0.0
+        self.areas: list[tuple[float, float]] = []
+
+    async def __call__(self, _member: Member, _row: int) -> Came:
+        await asyncio.sleep(self._way_s)
+        if self._busy >= self._slots:
+            await asyncio.sleep(self._way_s)
+            return self._refusal
+        self._count(1)
+        await asyncio.sleep(self._latency())
+        self._count(-1)
+        await asyncio.sleep(self._way_s)
+        return ANSWER
+
+    def _count(self, change: int) -> None:
+        self._area += self._busy * (now() - self._since)
+        self._since = now()
+        self._busy += change
+        self.areas.append((now(), self._area))
+
+    def use(self, since: float, until: float) -> float:
+        """Return the share of the slots that were busy between two moments, as shares of the run."""
+        last = self.areas[-1][0]
+        inside = [area for area in self.areas if since * last <= area[0] <= until * last]
+        (begin, before), (end_, after) = inside[0], inside[-1]
+        return (after - before) / (end_ - begin) / self._slots
+
+
+@pytest.mark.parametrize("latency", [lambda: 1.0, lognormal(1.5)], ids=["even", "log-normal"])
+@pytest.mark.parametrize("way_s", [0.0, 0.025])
+@pytest.mark.parametrize("retry_after", [None, 1])
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_endpoint_that_bears_40_at_once_gets_about_40_and_nine_tenths_of_them_work(
+    status: int, retry_after: float | None, way_s: float, latency: Callable[[], float]
+) -> None:
+    service = Slots(40, latency, refused(status, retry_after), way_s)
+    served = serve_rows([Endpoint("m")], 3000, service)
+    assert 32 <= served.members[0].width.value <= 48
+    assert service.use(0.1, 0.8) >= 0.9
+    assert served.refused < 60
+    assert served.failures <= 1, "a row has six attempts"
+
+
+async def test_a_real_server_that_bears_40_at_once_gets_about_40() -> None:
+    widths = []
+    callers = ChatCallers({})
+
+    async def serve(member: Member, row: int) -> Came:
+        if row > 500:
+            widths.append(member.width.value)
+        return await member.caller.call([{"role": "user", "content": str(row)}], 120)
+
+    with embedded(Knobs(max_in_flight=40, latency=0.1, latency_sigma=0.5)) as server:
+        endpoint = Endpoint("m", server.base_url)
+        async with Pool([Member(0, endpoint, 0, callers.caller(endpoint))], timeout_s=120) as pool:
+            served = await through(pool, 1500, serve)
+        await callers.close()
+        assert server.books.by_status == {200: 1500, 429: served.refused}
+    assert 32 <= mean(widths) <= 48
+    assert served.refused < 100
+
+
+def test_a_pace_that_is_too_quick_for_an_endpoint_ends_in_the_same() -> None:
+    service = Slots(40, lognormal(1.5), refused(), 0.025)
+    serve_rows([Endpoint("m", rps=100)], 3000, service)
+    assert service.use(0.1, 0.8) >= 0.9
+
+
+def test_where_more_calls_only_queue_the_width_stays_and_no_call_comes_near_its_timeout() -> None:
+    at_once = asyncio.Semaphore(4)
+    waits = []
+
+    async def serve(_member: Member, _row: int) -> Came:
+        began = now()
+        async with at_once:
+            await asyncio.sleep(5)
+        waits.append(now() - began)
+        return ANSWER
+
+    served = serve_rows([Endpoint("m")], 400, serve)
+    assert served.seconds == pytest.approx(400 / 4 * 5, rel=0.01)
+    assert max(waits) < 120 / 1.5
+    assert served.members[0].width.value < 64
+
+
+def test_an_endpoint_that_refuses_everything_is_asked_ever_less_often_until_it_is_back() -> None:
+    times = []
+
+    async def serve(_member: Member, _row: int) -> Came:
+        times.append(now())
+        await asyncio.sleep(0.1)
+        return refused() if 1 < now() < 600 else ANSWER
+
+    served = serve_rows([Endpoint("m")], 3000, serve)
+    outage = [time for time in times if 10 < time < 590]
+    assert len(outage) < 30
+    assert served.seconds < 600 + 60 + 20
+
+
+# -- What a server states
+
+
+def test_a_limit_that_only_the_server_states_is_kept_and_used() -> None:
+    """A bucket of 600 calls, ten more a second; it states its limits as OpenAI does."""
+    level, since, times = 600.0, 0.0, []
+
+    async def serve(_member: Member, _row: int) -> Came:
+        nonlocal level, since
+        level, since = min(600.0, level + 10 * (now() - since)), now()
+        fits = level >= 1
+        level -= fits
+        times.append(now())
+        limits = ServerLimits(Allowance(600, math.floor(level), round((600 - level) / 10, 3)), None)
+        await asyncio.sleep(0.3)
+        return Completion("fine", limits=limits) if fits else Failure(Fault.STATUS, "no", 429, limits=limits)
+
+    served = serve_rows([Endpoint("m")], 3000, serve)
+    assert served.refused == 0
+    assert served.seconds == pytest.approx(300, rel=0.03)
+    assert max(sum(time <= other < time + 60 for other in times) for time in times[::50]) <= 600 + 32
+
+
+def test_a_calendar_minute_that_only_the_server_states_is_used_up_and_waited_for() -> None:
+    used: Counter[int] = Counter()
+
+    async def serve(_member: Member, _row: int) -> Came:
+        minute, into = divmod(now() + 20, 60)
+        used[int(minute)] += 1
+        left = 600 - used[int(minute)]
+        limits = ServerLimits(Allowance(600, max(left, 0), round(60 - into, 3)), None)
+        await asyncio.sleep(0.3)
+        return Completion("fine", limits=limits) if left >= 0 else Failure(Fault.STATUS, "no", 429, limits=limits)
+
+    served = serve_rows([Endpoint("m")], 3000, serve)
+    assert served.seconds < 40 + 3 * 60 + 30, "600 rows in each minute, of which the first is the last third"
+    assert served.refused < 2 * 256, "it is put to the test once"
+
+
+@pytest.mark.parametrize(
+    "allowance",
+    [Allowance(500, 0, 60.0), Allowance(10, 0, 1e9), Allowance(None, 0, 60.0), Allowance(-1, -1, 60.0)],
+    ids=str,
+)
+def test_a_server_that_always_states_that_nothing_is_left_costs_a_minute_at_most(allowance: Allowance) -> None:
+    async def serve(_member: Member, _row: int) -> Came:
+        await asyncio.sleep(1)
+        return Completion("fine", limits=ServerLimits(None, allowance))
+
+    assert serve_rows([Endpoint("m")], 2000, serve).seconds < 60 + 2000 / 32
+
+
+def test_what_the_user_says_of_a_limit_counts_not_what_the_server_states() -> None:
+    async def serve(_member: Member, row: int) -> Came:
+        await asyncio.sleep(0.1)
+        return Completion("fine", limits=ServerLimits(Allowance(60, 59, 1.0), None))
+
+    assert serve_rows([Endpoint("m", rpm=600)], 200, serve).seconds == pytest.approx(20, rel=0.05)
+
+
+# -- One bad endpoint of three
+
+
+async def _answers_late(_row: int) -> Came:
+    await asyncio.sleep(60)
+    return ANSWER
+
+
+async def _fails_at_once(_row: int) -> Came:
+    await asyncio.sleep(0.05)
+    return refused(500)
+
+
+async def _fails_often(row: int) -> Came:
+    await asyncio.sleep(0.05)
+    return refused(500) if row % 2 else ANSWER
+
+
+async def _hangs(_row: int) -> Came:
+    await asyncio.sleep(120)
+    return Failure(Fault.TIMEOUT, "nothing came")
+
+
+async def _is_not_there(_row: int) -> Came:
+    await asyncio.sleep(0)
+    return Failure(Fault.CONNECTION, "nobody listens")
+
+
+async def _refuses(_row: int) -> Came:
+    await asyncio.sleep(0.05)
+    return refused()
+
+
+@pytest.mark.parametrize("bad", [_answers_late, _fails_at_once, _fails_often, _hangs, _is_not_there, _refuses])
+@pytest.mark.parametrize("limits", [{"rps": 10}, {"max_concurrency": 20}], ids=["paced", "free"])
+def test_one_bad_endpoint_of_three_costs_no_more_than_its_share(
+    bad: Callable[[int], Awaitable[Came]], limits: Any
+) -> None:
+    """At worst the other two do all there is; a call that the bad one had before anybody knew may end the run."""
+    rows = 6000
+
+    async def serve(member: Member, row: int) -> Came:
+        if member.number == 0:
+            return await bad(row)
+        await asyncio.sleep(1.5)
+        return ANSWER
+
+    served = serve_rows([Endpoint("m", **limits)] * 3, rows, serve)
+    alone = rows / 20 if "rps" in limits else rows / (40 / 1.5)
+    assert served.seconds < 1.03 * alone + 3
+    assert served.failures <= 1, "a row that failed goes to another endpoint"
+    assert served.refused < 100 or bad is _fails_often
+
+
+def test_an_endpoint_that_failed_for_an_hour_is_used_again() -> None:
+    times: Counter[int] = Counter()
+
+    async def serve(member: Member, _row: int) -> Came:
+        await asyncio.sleep(1)
+        if member.number == 0 and now() < 3600:
+            return refused(500)
+        times[member.number] += now() > 3800
+        return ANSWER
+
+    serve_rows([Endpoint("m", rps=1)] * 2, 5000, serve)
+    assert times[0] == pytest.approx(times[1], rel=0.1)
+
+
+def test_endpoints_with_different_models_and_urls_work_together() -> None:
+    async def serve(member: Member, _row: int) -> Came:
+        await asyncio.sleep(1)
+        return ANSWER
+
+    endpoints = [Endpoint("a", "http://a/v1", rps=10), Endpoint("b", "http://b/v1", tpm=10**6), Endpoint(llm=object())]
+    served = serve_rows(endpoints, 600, serve)
+    assert all(member.requests > 10 for member in served.members)
 
 
 def test_ten_paced_keys_are_ten_times_as_fast_as_one() -> None:

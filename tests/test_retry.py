@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from batcher.config import Settings
 from batcher.records import Failure, Fault
-from batcher.retry import FIRST_WAIT_S, LONGEST_WAIT_S, Decision, Fate, Policy, Record, backoff, decide
+from batcher.retry import FIRST_WAIT_S, LONGEST_WAIT_S, Decision, Fate, Policy, Record, backoff, decide, is_rate_limit
 
 AGAIN, ROW_ENDS, OUT = Fate.AGAIN, Fate.ROW_ENDS, Fate.ENDPOINT_OUT
 POLICY = Policy(max_attempts=6, deadline=1800.0)
@@ -170,7 +170,7 @@ def test_whatever_a_server_says_there_is_a_decision(
 ) -> None:
     failure = Failure(Fault.STATUS, message, number or None, code, asked)
     decision = decide(failure, Record().after(failure, 1.0), POLICY, jitter)
-    assert (decision.fate is AGAIN) == (decision.wait_s > 0 or decision.cooldown_s > 0)
+    assert (decision.wait_s > 0) == (decision.fate is AGAIN and not is_rate_limit(failure))
 
 
 # --- how long a row is tried ---
@@ -209,14 +209,19 @@ def test_one_attempt_is_all_where_no_more_are_allowed() -> None:
     assert tried(Policy(max_attempts=1), (RATE_LIMIT, 1.0)).fate is AGAIN
 
 
-@given(st.integers(0, 5), st.integers(1, 10_000), st.floats(0, 1e6), jitters)
-def test_a_rate_limit_uses_up_neither_attempts_nor_time(
-    attempts: int, refusals: int, seconds: float, jitter: float
+@given(st.integers(0, 5), st.floats(0, 1e6), jitters)
+def test_a_rate_limit_uses_up_neither_attempts_nor_time(attempts: int, seconds: float, jitter: float) -> None:
+    before = Record(attempts, in_flight_s=10.0)
+    assert before.after(RATE_LIMIT, seconds) == before
+    assert decide(RATE_LIMIT, before, POLICY, jitter).fate is AGAIN
+
+
+@given(st.integers(0, 5), st.floats(0, 1e3))
+def test_where_nobody_is_answered_no_attempt_is_held_against_the_row_but_its_time_is(
+    attempts: int, seconds: float
 ) -> None:
-    before = Record(attempts, refusals, in_flight_s=10.0)
-    after = before.after(RATE_LIMIT, seconds)
-    assert after == Record(attempts, refusals + 1, in_flight_s=10.0)
-    assert decide(RATE_LIMIT, after, POLICY, jitter).fate is AGAIN
+    before = Record(attempts, in_flight_s=10.0)
+    assert before.after(OVERLOAD, seconds, is_silent=True) == Record(0, in_flight_s=10.0 + seconds)
 
 
 def test_an_empty_account_is_no_rate_limit() -> None:
@@ -240,24 +245,15 @@ def test_waits_double_and_spread() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "asked", "wait_s", "cooldown_s"),
+    ("failure", "asked", "wait_s"),
     [
-        (OVERLOAD, None, 0.75, 0.0),  # the row waits, its endpoint goes on with others
-        (OVERLOAD, 0.2, 0.75, 0.2),
-        (OVERLOAD, 40.0, 40.0, 40.0),
-        (RATE_LIMIT, None, 0.0, 0.75),  # the endpoint waits, the row may go to another
-        (RATE_LIMIT, 40.0, 0.0, 40.0),
-        (RATE_LIMIT, 0.02, 0.0, 0.02),
-        (RATE_LIMIT, 0.0, 0.0, 0.75),  # otherwise a server that says 0 would be asked in a loop without a pause
+        (OVERLOAD, None, 0.75),
+        (OVERLOAD, 0.2, 0.75),
+        (OVERLOAD, 40.0, 40.0),
+        (RATE_LIMIT, None, 0.0),  # the endpoint waits, the row may go to another
+        (RATE_LIMIT, 40.0, 0.0),
     ],
 )
-def test_what_the_server_asks_for_is_obeyed(
-    failure: Failure, asked: float | None, wait_s: float, cooldown_s: float
-) -> None:
+def test_a_row_waits_as_long_as_the_server_asks(failure: Failure, asked: float | None, wait_s: float) -> None:
     failure = Failure(failure.fault, failure.message, failure.status, retry_after=asked)
-    decision = fate_of(failure)
-    assert (decision.wait_s, decision.cooldown_s) == (wait_s, cooldown_s)
-
-
-def test_refusals_in_a_row_cool_the_endpoint_down_longer() -> None:
-    assert tried(POLICY, *[(RATE_LIMIT, 0.1)] * 4).cooldown_s == backoff(4, 0.5)
+    assert fate_of(failure).wait_s == wait_s

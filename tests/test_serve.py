@@ -278,6 +278,14 @@ def test_a_dropped_connection_ends_without_a_byte(capfd: pytest.CaptureFixture[s
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_response_that_is_cut_ends_half_way(capfd: pytest.CaptureFixture[str]) -> None:
+    with embedded(Knobs(cut_rate=1)) as server:
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            chat(server.base_url)
+        assert (server.books.dropped, server.books.in_flight, server.books.by_status) == (1, 0, {})
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_hung_request_is_never_answered_and_ends_with_its_client(capfd: pytest.CaptureFixture[str]) -> None:
     with embedded(Knobs(hang_rate=1)) as server:
         with unanswered(server.base_url):

@@ -482,6 +482,9 @@ def test_asking_again_leaves_files_behind_until_it_is_done(done: Lab) -> None:
     assert named(Lab(image), data) == {"left": [(3, 3)]}
 
 
+# What a killed run may leave: rows to be asked, and files from before it.
+TO_BE_MADE_ANEW = {"left", "file-old", "file-lost", "file-extra", "all-lost", "all-other", "all-lacks", "all-more"}
+
 Step = tuple[list[int], dict[str, Any], float | None]
 
 STEPS = st.lists(
@@ -524,7 +527,7 @@ def test_whatever_happened_before_a_run_that_ended_fits(steps: list[Step]) -> No
             if image.exists():
                 lab = Lab(image)
                 kinds = {each.kind for each in check(lab).findings} if lab.query("SELECT 1 FROM runs") else set()
-                assert kinds <= {"left", "file-old", "file-lost", "file-extra", "all-lost"}
+                assert kinds <= TO_BE_MADE_ANEW
 
 
 def sometimes_refused(call: Call) -> Failure | None:
