@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-lowest check docs clean
+.PHONY: demo test test-lowest check docs bench clean
 
 demo: .venv/.runtime
 	$(BIN)/batcher demo
@@ -24,6 +24,10 @@ check: .venv/.dev
 docs: .venv/.dev
 	$(BIN)/cog -r -P README.md
 
+# batcher beside what else could do the job, on this machine: five minutes. See docs/performance.md.
+bench: .venv/.bench
+	$(BIN)/python benchmarks/compare.py
+
 clean:
 	rm -rf .venv .venv-lowest
 
@@ -38,6 +42,10 @@ $(BIN)/python:
 
 .venv/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ .venv/.runtime
+
+.venv/.bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	touch $@ .venv/.runtime
 
 .venv-lowest/.dev: pyproject.toml tests/lowest.txt

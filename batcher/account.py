@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from batcher.budget import Budget
 from batcher.config import OFFLINE, Endpoint
 from batcher.errors import SettingsError
-from batcher.prices import Price, context_window_of, given, price_of
+from batcher.prices import NANO, Price, context_window_of, given, price_of
 from batcher.records import Message, Usage
 from batcher.tokens import most_completion_tokens, most_prompt_tokens
 
@@ -51,9 +51,17 @@ class Tariff(NamedTuple):
             price = price_of(model, base_url, asked.get("service_tier"))
         return cls(price, most_completion_tokens(asked, context_window_of(model, base_url)), len(json.dumps(asked)))
 
+    @property
+    def is_free(self) -> bool:
+        return self.price is not None and not self.price.most(NANO, NANO)
+
     def most(self, messages: Sequence[Message]) -> int | None:
         """Return the most that a request may cost, in nano-dollars, or None where nothing bounds it."""
-        if self.price is None or self.completion_tokens is None:
+        if self.price is None:
+            return None
+        if self.is_free:
+            return 0
+        if self.completion_tokens is None:
             return None
         prompt = most_prompt_tokens(messages, self.params_bytes)
         return None if prompt is None else self.price.most(prompt, self.completion_tokens)
@@ -131,7 +139,7 @@ def _check(endpoint: Endpoint, tariff: Tariff) -> None:
             f"--budget: the price of {name} at {endpoint.giver.base_url or 'its own place'} is not known: give"
             " --price-in and --price-out (dollars per million tokens), or prices in the endpoint"
         )
-    if tariff.completion_tokens is None:
+    if tariff.completion_tokens is None and not tariff.is_free:
         raise SettingsError(
             f"--budget: nothing bounds how long an answer of {name} may be, so a request may cost anything: give"
             " --param max_tokens=N"

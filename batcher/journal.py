@@ -37,46 +37,25 @@ from typing import Any, NamedTuple, Self
 from filelock import FileLock, Timeout
 
 from batcher.errors import OutputError
-from batcher.records import GAVE_UP, Giver, Result, RowState, Status, Usage
-
-VERSION = 2
-_APPLICATION_ID = 0x62_74_63_68  # "btch": tells our files from other SQLite files
-
-ADOPTED = Giver("adopted from files", "")
-"""Who gave the answers that were found in chunk files without a journal: nobody knows."""
+from batcher.matching import Matching
+from batcher.records import GAVE_UP, Result, RowState, Status, Usage
+from batcher.tables import (
+    ADOPTED,
+    COPY,
+    IN_SCOPE,
+    bound,
+    bring_up_to_date,
+    check_readable,
+    check_whole,
+    connect,
+    errors_told,
+    seal,
+    text_of,
+    version_of,
+)
 
 UNSENT = "unsent"
 """The outcome of an intent that came to nothing: the request did not leave."""
-
-_SCHEMA = """
-CREATE TABLE runs (id INTEGER PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, started REAL NOT NULL,
-    ended REAL, outcome TEXT, chunk_size INTEGER NOT NULL, question TEXT NOT NULL);
-CREATE TABLE givers (id INTEGER PRIMARY KEY, model TEXT NOT NULL, base_url TEXT NOT NULL, params TEXT NOT NULL,
-    UNIQUE (model, base_url, params));
-CREATE TABLE requests (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, endpoint INTEGER NOT NULL,
-    giver INTEGER NOT NULL, position INTEGER NOT NULL, key BLOB NOT NULL, sent REAL NOT NULL, ended REAL,
-    outcome TEXT, prompt_tokens INTEGER, completion_tokens INTEGER);
-CREATE TABLE results (id INTEGER PRIMARY KEY, key BLOB NOT NULL, giver INTEGER NOT NULL, status TEXT NOT NULL,
-    answer TEXT NOT NULL, error TEXT NOT NULL);
-CREATE TABLE rows (position INTEGER PRIMARY KEY, key BLOB NOT NULL, result INTEGER);
-CREATE TABLE chunks (start INTEGER PRIMARY KEY, rows INTEGER NOT NULL, origin BLOB NOT NULL, sha256 BLOB NOT NULL);
-"""
-_SECOND = """
-ALTER TABLE requests ADD COLUMN cached_tokens INTEGER;
-ALTER TABLE requests ADD COLUMN reasoning_tokens INTEGER;
-ALTER TABLE requests ADD COLUMN cost INTEGER;
-ALTER TABLE results ADD COLUMN seal BLOB;
-ALTER TABLE rows ADD COLUMN cells BLOB;
-ALTER TABLE rows ADD COLUMN is_kept INTEGER;
-CREATE TABLE scope (rows INTEGER NOT NULL);
-INSERT INTO scope SELECT count(*) FROM rows;
-CREATE TABLE same (position INTEGER PRIMARY KEY, leader INTEGER NOT NULL);
-CREATE INDEX same_leader ON same (leader);
-CREATE TABLE events (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL,
-    subject TEXT NOT NULL, detail TEXT NOT NULL);
-"""
-# Each brings a journal from one version to the next; a new one starts from nothing.
-_STEPS = (_SCHEMA, _SECOND)
 
 _SEND = "INSERT INTO requests (id, run, endpoint, giver, position, key, sent, cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _END = (
@@ -88,53 +67,6 @@ _POINT = "UPDATE rows SET result = ? WHERE position = ?"
 _POINT_SAME = "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?)"
 
 _LARGEST = 2**63 - 1
-
-CELL_BYTES = 4
-"""Bytes of a cell's hash in `rows.cells`."""
-
-_IN_SCOPE = "position < (SELECT rows FROM scope)"
-_BARE = f"rows.result IS NULL AND rows.{_IN_SCOPE}"
-
-# A copy to plan in. The view hides the copy's own table, which is empty.
-_COPY = """
-BEGIN;
-INSERT INTO main.runs SELECT * FROM source.runs;
-INSERT INTO main.givers SELECT * FROM source.givers;
-INSERT INTO main.chunks SELECT * FROM source.chunks;
-INSERT INTO main.rows SELECT * FROM source.rows;
-INSERT INTO main.results SELECT id, key, giver, status, '', '', NULL FROM source.results;
-UPDATE main.scope SET rows = (SELECT rows FROM source.scope);
-CREATE TEMP VIEW requests AS SELECT * FROM source.requests;
-COMMIT;
-"""
-
-# What the plan needs to know for its own time only: which result a row had and lost, what it had asked, and which of
-# its columns changed, as a bit mask; the results that nobody has, or that a row behind the limit can spare; which of
-# them went where; and what was found in chunk files.
-_SCRATCH = """
-CREATE TEMP TABLE moved (position INTEGER PRIMARY KEY, result INTEGER NOT NULL, columns INTEGER NOT NULL,
-    key BLOB NOT NULL, cells BLOB, is_kept INTEGER);
-CREATE TEMP TABLE free (key BLOB, nth INTEGER, id INTEGER, spared_by INTEGER, PRIMARY KEY (key, nth)) WITHOUT ROWID;
-CREATE TEMP TABLE given (position INTEGER PRIMARY KEY, id INTEGER NOT NULL, spared_by INTEGER);
-CREATE TEMP TABLE found (position INTEGER PRIMARY KEY, status TEXT, answer TEXT, error TEXT, seal BLOB);
-"""
-_SCRATCH_NAMES = ("moved", "free", "given", "found")
-
-# Answers that have gone to no other row. One may have served several rows (`--dedup`): so many of them are left out as
-# have it again, those first that need it least.
-_LOST = """
-(
-    SELECT position, result, columns, cells, is_bare FROM (
-        SELECT m.*, r.position IS NOT NULL AND r.result IS NULL AS is_bare, coalesce(g.count, 0) AS again,
-            row_number() OVER (
-                PARTITION BY m.result ORDER BY r.position IS NOT NULL AND r.result IS NULL, m.position) AS nth
-        FROM moved m LEFT JOIN (SELECT position, result FROM rows WHERE position < (SELECT rows FROM scope)) r
-            USING (position)
-        LEFT JOIN (SELECT id, count(*) AS count FROM given GROUP BY id) g ON g.id = m.result)
-    WHERE nth > again AND result IN (SELECT id FROM results WHERE status <> 'error')
-)
-"""
-_CHANGED = f"{_LOST} WHERE is_bare"
 
 
 class Request(NamedTuple):
@@ -221,21 +153,6 @@ class Counts(NamedTuple):
     @property
     def left(self) -> int:
         return self.rows - self.ok - self.invalid - self.error
-
-
-class Matched(NamedTuple):
-    """What came of matching rows and answers.
-
-    Attributes:
-        changed: how many rows had an answer, and now ask something else or would ask somebody else: counted by the
-            columns that changed, as a bit mask in the order of their cells; 0 where it is not the columns.
-        adopted: rows whose result was found in a chunk file.
-        same: rows without a result that ask what another one asks.
-    """
-
-    changed: dict[int, int]
-    adopted: int
-    same: int
 
 
 class LastRun(NamedTuple):
@@ -333,7 +250,7 @@ class Unreconciled(Enum):
     OF_NOBODY = "SELECT id FROM requests WHERE run NOT IN (SELECT id FROM runs) OR giver NOT IN (SELECT id FROM givers)"
 
 
-class Journal:
+class Journal(Matching):
     """The journal of one keyword; one process writes it, any number may read.
 
     Reading and planning are plain calls, made before and after the run. While it runs, `sent`, `failed` and `settled`
@@ -348,8 +265,7 @@ class Journal:
         lock: FileLock | None = None,
         reader: sqlite3.Connection | None = None,
     ) -> None:
-        self.path = path
-        self._db = connection
+        super().__init__(path, connection)
         self._lock = lock
         self._reading = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="batcher-journal")
@@ -361,7 +277,7 @@ class Journal:
         self._flusher: asyncio.Task[None] | None = None
         self._run = 0
         self._ids: Iterator[int] = itertools.count(self._one("SELECT coalesce(max(id), 0) + 1 FROM requests")[0])
-        self._reader = reader or _connect(path, "mode=ro")
+        self._reader = reader or connect(path, "mode=ro")
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -371,17 +287,17 @@ class Journal:
             OutputError: it cannot be opened, is no journal, was written by a newer batcher, or another process, which
                 the message names, is writing it.
         """
-        with _errors_told(path, "opened"), contextlib.ExitStack() as stack:
+        with errors_told(path, "opened"), contextlib.ExitStack() as stack:
             lock = _lock(path)
             stack.callback(lock.release)
-            db = stack.enter_context(contextlib.closing(_connect(path, "mode=rwc")))
-            version = _version(db, path)  # before anything is written: the file may be somebody else's
-            _check_whole(db, path)
+            db = stack.enter_context(contextlib.closing(connect(path, "mode=rwc")))
+            version = version_of(db, path)  # before anything is written: the file may be somebody else's
+            check_whole(db, path)
             db.execute("PRAGMA journal_mode = WAL")
             # Each commit reaches the disk before it counts: a power cut costs no more than a kill.
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA fullfsync = ON")  # on macOS alone, where less is no promise
-            _bring_up_to_date(db, version)
+            bring_up_to_date(db, version)
             journal = cls(path, db, lock)
             stack.pop_all()
         return journal
@@ -393,11 +309,11 @@ class Journal:
         Raises:
             OutputError: it is not there, is no journal, or was written by a newer batcher.
         """
-        with _errors_told(path, "read"), contextlib.ExitStack() as stack:
+        with errors_told(path, "read"), contextlib.ExitStack() as stack:
             # Not "ro": what opens the file so leaves two more beside it when it closes last.
-            db = stack.enter_context(contextlib.closing(_connect(path, "mode=rw")))
+            db = stack.enter_context(contextlib.closing(connect(path, "mode=rw")))
             db.execute("PRAGMA query_only = ON")
-            _check_readable(_version(db, path), path)
+            check_readable(version_of(db, path), path)
             journal = cls(path, db)
             stack.pop_all()
         return journal
@@ -411,18 +327,18 @@ class Journal:
         Raises:
             OutputError: the journal cannot be read, or was written by another version.
         """
-        with _errors_told(path, "read"), contextlib.ExitStack() as stack:
+        with errors_told(path, "read"), contextlib.ExitStack() as stack:
             db = stack.enter_context(
                 contextlib.closing(sqlite3.connect("file:", uri=True, check_same_thread=False, isolation_level=None))
             )
-            _bring_up_to_date(db, 0)
+            bring_up_to_date(db, 0)
             if path.exists():
                 # Where nobody has it open, a reader would leave two files beside it; else it would write to one.
                 is_open = path.with_name(f"{path.name}-wal").exists()
                 mode = "mode=ro&readonly_shm=1" if is_open else "immutable=1"
                 db.execute("ATTACH ? AS source", (f"{path.resolve().as_uri()}?{mode}",))
-                _check_readable(_version(db, path, "source"), path)
-                db.executescript(_COPY)
+                check_readable(version_of(db, path, "source"), path)
+                db.executescript(COPY)
             journal = cls(path, db, reader=db)
             stack.pop_all()
         return journal
@@ -459,286 +375,16 @@ class Journal:
     ) -> None:
         self.close()
 
-    # -- Planning: which rows there are, and which have an answer
-
-    @contextlib.contextmanager
-    def planning(self) -> Iterator[None]:
-        """Make the block one transaction: the plan takes effect as a whole, or not at all."""
-        self._forget_scratch()
-        with _errors_told(self.path, "written"):
-            self._db.executescript(_SCRATCH)
-        self._do("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._do("COMMIT")
-        finally:
-            if self._db.in_transaction:
-                self._db.rollback()
-            self._forget_scratch()
-
-    def _forget_scratch(self) -> None:
-        for name in _SCRATCH_NAMES:
-            self._do(f"DROP TABLE IF EXISTS temp.{name}")
-
-    def plan_keys(self, start: int, keys: Sequence[bytes], cells: Sequence[bytes]) -> None:
-        """Say what the rows from `start` on ask now. A row that asks something else loses its result for now.
-
-        Args:
-            start: the position of the first.
-            keys: of their questions.
-            cells: what each question is made of: four bytes for each column, the same ones for the same value.
-        """
-        known = self._do(
-            "SELECT position, key, cells FROM rows WHERE position >= ? AND position < ?", (start, start + len(keys))
-        )
-        old = {position: (key, cells or b"") for position, key, cells in known}
-        moved, renewed, noted = [], [], []
-        for position, key, cell in zip(itertools.count(start), keys, cells, strict=False):
-            had = old.get(position)
-            if had is None or had[0] != key:
-                renewed.append((position, key, cell))
-                if had is not None:
-                    moved.append((_differing(had[1], cell), position))
-            elif had[1] != cell:
-                noted.append((cell, position))
-        with _errors_told(self.path, "written"):
-            self._db.executemany(
-                "INSERT INTO moved SELECT position, result, ?, key, cells, is_kept FROM rows"
-                " WHERE position = ? AND result IS NOT NULL",
-                moved,
-            )
-            self._db.executemany("INSERT OR REPLACE INTO rows (position, key, cells) VALUES (?, ?, ?)", renewed)
-            self._db.executemany("UPDATE rows SET cells = ? WHERE position = ?", noted)
-
-    def plan_found(self, found: Iterable[tuple[int, bytes, Result]]) -> None:
-        """Say which results chunk files hold: position, key and result of each.
-
-        They are for rows that have never had one: what the journal has asked, it knows better than a file.
-        """
-        values = (
-            (position, result.status.value, _bound(result.answer), _bound(result.error), seal(key, result), position)
-            for position, key, result in found
-        )
-        with _errors_told(self.path, "written"):
-            self._db.executemany(
-                "INSERT INTO found SELECT ?, ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM rows LEFT JOIN moved m"
-                " USING (position) WHERE position = ? AND rows.result IS NULL AND m.result IS NULL)",
-                values,
-            )
-
-    def plan_file(self, start: int, rows: int, sha256: bytes) -> None:
-        """Say which chunk file that the journal does not know was taken over as it is."""
-        self._do("INSERT OR IGNORE INTO chunks VALUES (?, ?, x'', ?)", (start, rows, sha256))
-
-    def plan_end(
-        self,
-        rows: int,
-        *,
-        givers: Iterable[int],
-        is_limited: bool = False,
-        retry_failed: bool = False,
-        redo: bool = False,
-        reuse: bool = False,
-        dedup: bool = False,
-    ) -> Matched:
-        """Finish the plan: give every row without a result an answer to its question, if there is one left.
-
-        A row that has only moved stays an `error` where it was one.
-
-        Args:
-            rows: how many rows there are now.
-            givers: whose answers may be used.
-            is_limited: there are more rows behind them, which stay as they are; else those are forgotten. All answers
-                are kept either way.
-            retry_failed: ask the rows again that ended as `error` or `invalid`.
-            redo: ask the rows again that keep an answer to an earlier question.
-            reuse: let the rows that are counted as changed keep the answers to their old questions.
-            dedup: one answer may serve all rows that ask the same.
-        """
-        allowed = ",".join(str(int(giver)) for giver in givers)
-        fits = f"giver IN ({allowed}) AND status " + ("= 'ok'" if retry_failed else "<> 'error'")
-        self._do("UPDATE scope SET rows = ? WHERE rows <> ?", (rows, rows))
-        if not is_limited:
-            self._move("position >= ?", rows)
-            self._do("DELETE FROM rows WHERE position >= ?", (rows,))
-        if retry_failed:
-            self._forget_failed()
-        self._move(
-            f"{_IN_SCOPE} AND result IN (SELECT id FROM results WHERE status <> 'error' AND giver NOT IN ({allowed}))"
-            " AND is_kept IS NULL"
-        )
-        if redo:
-            self._move(f"{_IN_SCOPE} AND is_kept")
-        self._do("UPDATE rows SET result = NULL, is_kept = NULL WHERE position IN (SELECT position FROM moved)")
-        if self._has_bare_rows():
-            self._reuse(fits)
-            if not redo:
-                self._keep_moved()
-        adopted = self._adopt()
-        if retry_failed:
-            self._forget_failed()
-        if dedup:
-            self._share(fits)
-        changed = dict(self._do(f"SELECT columns, count(*) FROM {_CHANGED} GROUP BY 1"))
-        if reuse:
-            self._keep_changed()
-        self._follow(is_wanted=dedup)
-        [same] = self._one(f"SELECT count(*) - count(DISTINCT key) FROM rows WHERE {_BARE}")
-        return Matched(changed, adopted, int(same))
-
-    def _keep_changed(self) -> None:
-        """Let rows that ask something else keep the answers to their old questions.
-
-        A row is known again by the columns that its question is made of, wherever it stands now, else by its position.
-        """
-        self._do(
-            f"""
-            INSERT INTO given SELECT asked.position, lost.result, NULL FROM (
-                SELECT position, cells, row_number() OVER (PARTITION BY cells ORDER BY position) AS nth
-                FROM rows WHERE {_BARE} AND cells <> x'') AS asked
-            JOIN (SELECT result, cells, row_number() OVER (PARTITION BY cells ORDER BY position) AS nth
-                FROM {_LOST}) AS lost USING (cells, nth)
-            """
-        )
-        self._point_given(is_kept=True)
-        self._do(f"INSERT INTO given SELECT position, result, NULL FROM {_CHANGED}")
-        self._point_given(is_kept=True)
-
-    def _move(self, where: str, *values: int) -> None:
-        """Note which rows lose their result."""
-        self._do(
-            "INSERT OR IGNORE INTO moved SELECT position, result, 0, key, cells, is_kept FROM rows"
-            f" WHERE result IS NOT NULL AND {where}",
-            values,
-        )
-
-    def _forget_failed(self) -> None:
-        failed = "(SELECT id FROM results WHERE status <> 'ok')"
-        self._do(f"UPDATE rows SET result = NULL, is_kept = NULL WHERE {_IN_SCOPE} AND result IN {failed}")
-        self._do(f"DELETE FROM moved WHERE result IN {failed}")
-        self._do(f"DELETE FROM given WHERE id IN {failed}")
-
-    def _point_given(self, *, is_kept: bool = False) -> None:
-        self._do(
-            "UPDATE rows SET result = g.id, is_kept = ? FROM given g WHERE g.position = rows.position"
-            " AND rows.result IS NULL",
-            (1 if is_kept else None,),
-        )
-
-    def _has_bare_rows(self) -> bool:
-        return bool(self._one(f"SELECT EXISTS (SELECT 1 FROM rows WHERE {_BARE})")[0])
-
-    def _reuse(self, fits: str) -> None:
-        """Match rows and unused answers of equal keys, each in order; then rows and the errors that moved."""
-        found = self._do(
-            f"""
-            INSERT INTO free
-            SELECT key, row_number() OVER (
-                PARTITION BY key ORDER BY status = 'error', spared_by IS NOT NULL, id, spared_by), id, spared_by
-            FROM (
-                SELECT a.key, a.status, a.id, NULL AS spared_by FROM moved m JOIN results a ON a.id = m.result
-                WHERE {fits} OR status = 'error'
-                UNION ALL
-                SELECT key, status, id, NULL FROM results WHERE {fits} AND id NOT IN (SELECT result FROM moved)
-                AND id NOT IN (SELECT result FROM rows WHERE result IS NOT NULL)
-                UNION ALL
-                SELECT a.key, a.status, a.id, r.position FROM rows r JOIN results a ON a.id = r.result
-                WHERE NOT r.{_IN_SCOPE} AND {fits})
-            """
-        )
-        if not found.rowcount:
-            return
-        self._do(
-            f"""
-            INSERT INTO given SELECT asked.position, free.id, free.spared_by FROM (
-                SELECT position, key, row_number() OVER (PARTITION BY key ORDER BY position) AS nth
-                FROM rows WHERE {_BARE}) AS asked
-            JOIN free USING (key, nth)
-            """
-        )
-        self._point_given()
-        self._do("UPDATE rows SET result = NULL, is_kept = NULL WHERE position IN (SELECT spared_by FROM given)")
-
-    def _keep_moved(self) -> None:
-        """Let rows that keep an answer to an earlier question, and have only moved, keep it where they stand now."""
-        if not self._one("SELECT EXISTS (SELECT 1 FROM moved WHERE is_kept)")[0]:
-            return
-        self._do(
-            f"""
-            INSERT INTO given SELECT asked.position, kept.result, NULL FROM (
-                SELECT position, key, row_number() OVER (PARTITION BY key ORDER BY position) AS nth
-                FROM rows WHERE {_BARE}) AS asked
-            JOIN (SELECT result, key, row_number() OVER (PARTITION BY key ORDER BY position) AS nth
-                FROM moved WHERE is_kept) AS kept USING (key, nth)
-            """
-        )
-        self._point_given(is_kept=True)
-
-    def _adopt(self) -> int:
-        """Take what chunk files hold for rows that have no result; return how many such rows there are."""
-        if not self._one("SELECT EXISTS (SELECT 1 FROM found)")[0]:
-            return 0
-        [giver] = self.giver_ids([ADOPTED])
-        lowest = self._one("SELECT min(0, coalesce(min(id), 0)) FROM results")[0]
-        self._do(
-            f"""
-            INSERT INTO given SELECT position, ? - row_number() OVER (ORDER BY position), NULL
-            FROM found JOIN rows USING (position) WHERE {_BARE}
-            """,
-            (lowest,),
-        )
-        self._do(
-            "INSERT INTO results (id, key, giver, status, answer, error, seal)"
-            " SELECT g.id, r.key, ?, f.status, f.answer, f.error, f.seal"
-            " FROM given g JOIN found f USING (position) JOIN rows r USING (position) WHERE g.id < ?",
-            (giver, lowest),
-        )
-        self._point_given()
-        return int(self._one("SELECT count(*) FROM given WHERE id < ?", (lowest,))[0])
-
-    def _share(self, fits: str) -> None:
-        """Let rows that ask the same have one answer, where there is one."""
-        self._do(
-            f"""
-            INSERT INTO given SELECT position, id, NULL FROM rows
-            JOIN (SELECT key, min(id) AS id FROM results WHERE {fits} GROUP BY key) USING (key) WHERE {_BARE}
-            """
-        )
-        self._point_given()
-
-    def _follow(self, *, is_wanted: bool) -> None:
-        """Let the first of the rows that ask the same ask for all of them, or each for itself."""
-        if self._one("SELECT EXISTS (SELECT 1 FROM same)")[0]:
-            self._do("DELETE FROM same")
-        if not is_wanted:
-            return
-        self._do(
-            f"""
-            INSERT INTO same SELECT position, leader FROM (
-                SELECT position, min(position) OVER (PARTITION BY key) AS leader FROM rows WHERE {_BARE})
-            WHERE position > leader
-            """
-        )
-
-    def giver_ids(self, givers: Sequence[Giver]) -> list[int]:
-        """Return the id of each giver, made where it is new."""
-        ids = []
-        for giver in givers:
-            self._do("INSERT OR IGNORE INTO givers (model, base_url, params) VALUES (?, ?, ?)", giver)
-            found = self._one("SELECT id FROM givers WHERE model = ? AND base_url = ? AND params = ?", giver)
-            ids.append(int(found[0]))
-        return ids
-
     def planned_counts(self) -> Counts:
         """Count the rows by how they ended, as far as the plan has been made."""
-        with _errors_told(self.path, "read"):
+        with errors_told(self.path, "read"):
             return _counts(self._db)
 
     # -- Reading what is committed; from any thread, also while a run writes
 
     def counts(self) -> Counts:
         """Count the rows by how they ended."""
-        with self._reading, _errors_told(self.path, "read"):
+        with self._reading, errors_told(self.path, "read"):
             return _counts(self._reader)
 
     def states(self, start: int, stop: int) -> list[RowState]:
@@ -758,7 +404,7 @@ class Journal:
             " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
             (start, stop),
         )
-        return [Result(Status(status), _text(answer), _text(error)) for status, answer, error in found]
+        return [Result(Status(status), text_of(answer), text_of(error)) for status, answer, error in found]
 
     def chunks(self) -> dict[int, Chunk]:
         """Return the chunk files that were written, by the position of their first row."""
@@ -777,7 +423,7 @@ class Journal:
         if not found:
             return None
         number, host, pid, started, ended, outcome, chunk_size, question = found[0]
-        outcome = None if outcome is None else _text(outcome)
+        outcome = None if outcome is None else text_of(outcome)
         try:
             asked = json.loads(question)
         except (TypeError, ValueError) as error:  # a disk has changed it
@@ -798,7 +444,7 @@ class Journal:
             " AND r.id > e.id) ORDER BY id",
             (run,),
         )
-        return [(at, _text(subject), _text(detail)) for at, subject, detail in found]
+        return [(at, text_of(subject), text_of(detail)) for at, subject, detail in found]
 
     def spent(self) -> Spent:
         """Add up what all requests of this keyword cost."""
@@ -827,10 +473,10 @@ class Journal:
             "SELECT cast(substr(text, 1, coalesce(nullif(instr(text, ?), 0) - 1, 200)) AS BLOB) AS reason,"
             " count(*) AS n"
             " FROM (SELECT cast(a.error AS TEXT) AS text FROM rows r JOIN results a ON a.id = r.result"
-            f" WHERE a.status <> 'ok' AND {_IN_SCOPE}) GROUP BY reason ORDER BY n DESC, reason LIMIT 10",
+            f" WHERE a.status <> 'ok' AND {IN_SCOPE}) GROUP BY reason ORDER BY n DESC, reason LIMIT 10",
             (GAVE_UP,),
         )
-        return [(_text(reason), count) for reason, count in found]
+        return [(text_of(reason), count) for reason, count in found]
 
     def requests(self, run: int) -> int:
         """Count the requests that one process sent."""
@@ -855,7 +501,7 @@ class Journal:
 
     def left(self, start: int = 0, stop: int | None = None) -> int:
         """Count the rows in a range of positions, or of all, that point at no result."""
-        query = f"SELECT count(*) FROM rows WHERE result IS NULL AND {_IN_SCOPE} AND position >= ?"
+        query = f"SELECT count(*) FROM rows WHERE result IS NULL AND {IN_SCOPE} AND position >= ?"
         where, values = ("", [start]) if stop is None else (" AND position < ?", [start, stop])
         return int(self._all(query + where, values)[0][0])
 
@@ -908,7 +554,7 @@ class Journal:
 
     async def end_run(self, outcome: str) -> None:
         """Note how this process ended."""
-        values = (time.time(), _bound(outcome), self._run)
+        values = (time.time(), bound(outcome), self._run)
         await self._write(("UPDATE runs SET ended = ?, outcome = ? WHERE id = ?", values))
 
     async def sent(self, position: int, key: bytes, endpoint: int, giver: int, most: int | None = None) -> Request:
@@ -943,7 +589,7 @@ class Journal:
             result: how the row ended.
             followers: rows that are not asked, because this one asks the same, have it too.
         """
-        answer, error = _bound(result.answer), _bound(result.error)
+        answer, error = bound(result.answer), bound(result.error)
         sealed = seal(request.key, result)
         self.failed(request, outcome)
         await self._write(
@@ -960,7 +606,7 @@ class Journal:
             subject: what it happened to.
             detail: why.
         """
-        values = (self._run, time.time(), kind, _bound(subject), _bound(detail))
+        values = (self._run, time.time(), kind, bound(subject), bound(detail))
         self._put(("INSERT INTO events (run, at, kind, subject, detail) VALUES (?, ?, ?, ?, ?)", values))
 
     async def chunk_begun(self, start: int) -> None:
@@ -1025,35 +671,16 @@ class Journal:
         """
         batch = [*self._unsaved, *batch]
         self._unsaved = [each for each in batch if each[0] is not _SEND]
-        with _errors_told(self.path, "written"), self._db:
+        with errors_told(self.path, "written"), self._db:
             self._db.execute("BEGIN IMMEDIATE")
             for statement, values in batch:
                 self._db.execute(statement, values)
         self._unsaved = []
 
-    def _do(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        """Execute one statement at once, within the plan's transaction where there is one."""
-        with _errors_told(self.path, "written"):
-            return self._db.execute(statement, values)
-
-    def _one(self, query: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
-        """Ask for one line, within the plan's transaction where there is one."""
-        found: tuple[Any, ...] = self._do(query, values).fetchone()
-        return found
-
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Ask for what is committed, from any thread, while the writer writes."""
-        with self._reading, _errors_told(self.path, "read"):
+        with self._reading, errors_told(self.path, "read"):
             return self._reader.execute(query, values).fetchall()
-
-
-@contextlib.contextmanager
-def _errors_told(path: Path, doing: str) -> Iterator[None]:
-    """Raise as `OutputError` what SQLite, or Python on its way there, has to say."""
-    try:
-        yield
-    except (sqlite3.Error, OverflowError, UnicodeError) as error:
-        raise OutputError(f"the journal {path} cannot be {doing}: {error}") from error
 
 
 def _lock(path: Path) -> FileLock:
@@ -1088,68 +715,12 @@ def _wake(waiters: Iterable[asyncio.Future[None]], error: BaseException | None) 
             waiter.set_result(None)
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    # Planning and the writer thread take turns: the run starts when the plan is committed.
-    return sqlite3.connect(
-        f"{path.resolve().as_uri()}?{mode}",
-        uri=True,
-        check_same_thread=False,
-        timeout=30,
-        isolation_level=None,
-    )
-
-
-def _check_whole(db: sqlite3.Connection, path: Path) -> None:
-    """Refuse a damaged file before anything is written to it: SQLite itself takes a last page that is cut short."""
-    page_size = int(db.execute("PRAGMA page_size").fetchone()[0])
-    has_log = any(log.exists() and log.stat().st_size for log in [path.with_name(f"{path.name}-wal")])
-    # With a log, the file may end in a page that was half copied from there; the log still has it.
-    is_cut = not has_log and path.stat().st_size % page_size
-    [(found,)] = db.execute("PRAGMA quick_check(1)").fetchall()
-    if is_cut or found != "ok":
-        said = "it ends in the middle of a page" if is_cut else str(found).replace("\n", " ")
-        raise OutputError(
-            f"the journal {path} is damaged ({said}): put a copy back, or move it away; its chunk files can be adopted"
-        )
-
-
-def _check_readable(version: int, path: Path) -> None:
-    if version == 0:
-        raise OutputError(f"{path} is no journal of batcher")
-    if version < VERSION:
-        raise OutputError(f"{path} was written by an older batcher: run its command once to bring it up to date")
-
-
-def _version(db: sqlite3.Connection, path: Path, schema: str = "main") -> int:
-    """Return the journal's version; 0 for a new file.
-
-    Raises:
-        OutputError: the file is something else, or too new.
-    """
-    version = int(db.execute(f"PRAGMA {schema}.user_version").fetchone()[0])
-    application = int(db.execute(f"PRAGMA {schema}.application_id").fetchone()[0])
-    tables = int(db.execute(f"SELECT count(*) FROM {schema}.sqlite_master").fetchone()[0])
-    if application != _APPLICATION_ID and (tables or application or version):
-        raise OutputError(f"{path} is no journal of batcher")
-    if version > VERSION:
-        raise OutputError(
-            f"{path} was written by a newer batcher (version {version}, this one reads {VERSION}): update"
-        )
-    return version
-
-
-def _bring_up_to_date(db: sqlite3.Connection, version: int) -> None:
-    for number, step in enumerate(_STEPS[version:], version + 1):
-        stamp = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {number};"
-        db.executescript(f"BEGIN IMMEDIATE; {step} {stamp} COMMIT;")
-
-
 def _counts(db: sqlite3.Connection) -> Counts:
-    total = db.execute(f"SELECT count(*) FROM rows WHERE {_IN_SCOPE}").fetchone()[0]
+    total = db.execute(f"SELECT count(*) FROM rows WHERE {IN_SCOPE}").fetchone()[0]
     ended = dict(
         db.execute(
             "SELECT a.status, count(*) FROM rows r JOIN results a ON a.id = r.result"
-            f" WHERE {_IN_SCOPE} GROUP BY a.status"
+            f" WHERE {IN_SCOPE} GROUP BY a.status"
         ).fetchall()
     )
     return Counts(total, *(ended.get(status.value, 0) for status in (Status.OK, Status.INVALID, Status.ERROR)))
@@ -1162,33 +733,10 @@ def _numbers_of(outcome: Outcome) -> list[int | None]:
     return [None if number is None else min(number, _LARGEST) for number in numbers]
 
 
-def _differing(before: bytes, now: bytes) -> int:
-    """Return which cells differ, as a bit mask; 0 where they cannot be compared."""
-    if len(before) != len(now):
-        return 0
-    size = CELL_BYTES
-    return sum(1 << n // size for n in range(0, len(now), size) if before[n : n + size] != now[n : n + size])
-
-
-def seal(key: bytes, result: Result) -> bytes:
-    """Return a hash that binds a result to its question, so that `verify` sees what a disk or a hand has changed."""
-    text = f"{result.status.value}\0{result.answer}\0{result.error}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(key + text, digest_size=8).digest()
-
-
 def is_sealed(row: RowRecord) -> bool:
     """Tell whether a row's result is as it was when it was sealed."""
     text = b"\0".join((row.status, row.answer, row.error))
     return row.sealed == hashlib.blake2b(row.answered + text, digest_size=8).digest()
-
-
-def _bound(text: str) -> str | bytes:
-    """Return a text as SQLite can keep it: one with lone surrogates goes as bytes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")
-    return text
 
 
 def _is_alive(pid: int) -> bool:
@@ -1202,7 +750,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value

@@ -28,7 +28,7 @@ class Limiter:
     """Lets the calls of one endpoint pass, one at a time: `ready`, then `wait` until it says 0, then `enter`.
 
     Two rules together. The pace spreads calls evenly. For requests it is aiolimiter's leaky bucket, which leaks
-    limit / window a second and holds one request and what 10 ms bring. For tokens it is the same algorithm as one
+    limit / window a second and holds one request and what 100 ms bring. For tokens it is the same algorithm as one
     number, the moment at which all that passed is paid for (the "theoretical arrival time" of the generic cell rate
     algorithm, ITU-T I.371), because their amounts may exceed any bucket, and change when the answer comes. The exact
     count guarantees the limit for every window.

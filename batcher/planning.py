@@ -22,7 +22,7 @@ from batcher.dataset import Dataset, open_dataset
 from batcher.environment import endpoints_of, environment
 from batcher.errors import ChangedError, InputError, SettingsError
 from batcher.identity import keyer
-from batcher.journal import ADOPTED, CELL_BYTES, Counts, InFlight, Journal, Usual
+from batcher.journal import Counts, InFlight, Journal, Usual
 from batcher.prices import dollars
 from batcher.prompt import (
     PromptFunction,
@@ -36,6 +36,7 @@ from batcher.prompt import (
 )
 from batcher.records import Message, Values
 from batcher.store import Store
+from batcher.tables import ADOPTED, CELL_BYTES
 
 _ROWS_AT_ONCE = 1000
 # So many columns are told apart when a row's text has changed: their differences fit into one number of SQLite.

@@ -115,7 +115,7 @@ def _account_in_words(account: EndpointAccount) -> str:
     money = [f"{dollars(account.cost)} for answers"] if account.cost else []
     money += [f"at most {dollars(account.uncertain)} without one"] if account.uncertain else []
     return (
-        f"endpoint {account.endpoint}, {account.model}{at}: {account.sent:,} = {account.answered:,}"
+        f"endpoint {account.endpoint + 1}, {account.model}{at}: {account.sent:,} = {account.answered:,}"
         f" + {account.failed:,} + {account.in_flight:,}" + "".join(f"; {each}" for each in money)
     )
 

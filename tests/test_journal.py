@@ -26,8 +26,10 @@ from hypothesis import strategies as st
 from programs import environment
 
 from batcher.errors import OutputError
-from batcher.journal import ADOPTED, CELL_BYTES, Chunk, Journal, Matched, Outcome, Request
+from batcher.journal import Chunk, Journal, Outcome, Request
+from batcher.matching import Matched
 from batcher.records import Giver, Result, RowState, Status, Usage
+from batcher.tables import ADOPTED, CELL_BYTES
 
 ROWS = 400
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates too

@@ -187,6 +187,11 @@ def test_a_budget_that_cannot_be_kept_is_refused(
         lab.run(PROMPTS, Service([]), endpoints=[endpoint], param=param, budget=5)
 
 
+def test_what_is_free_needs_no_bound(lab: Lab) -> None:
+    report = lab.run(PROMPTS, Service(PROMPTS), endpoints=[Endpoint("m", prices={"in": 0, "out": 0})], budget=0.01)
+    assert (report.ok, report.cost_usd) == (20, 0.0)
+
+
 def test_a_budget_for_images_is_refused_with_their_row(lab: Lab) -> None:
     def prompt(row: dict[str, Any]) -> list[dict[str, Any]]:
         return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": row["text"]}}]}]

@@ -506,7 +506,7 @@ def test_the_limit_is_the_only_limit(keys: int, clock: Any) -> None:
 
     ideal = max(row / 100 + latency for row, latency in enumerate(latencies))
     served = serve_rows([Endpoint("m", rps=100 / keys)] * keys, 2000, serve, **clock)
-    assert ideal <= served.seconds <= 1.015 * ideal
+    assert ideal - 0.1 <= served.seconds <= 1.015 * ideal, "100 ms may be caught up"
 
 
 @pytest.mark.parametrize(("keys", "chunk_size"), [(1, 50), (3, 100), (10, 500), (1, 5000)])
@@ -522,7 +522,7 @@ def test_a_run_uses_the_limit_whatever_the_chunk_size(lab: Lab, keys: int, chunk
         endpoints=[Endpoint("m", api_key=f"k{number}", rps=100 / keys) for number in range(keys)],
         chunk_size=chunk_size,
     )
-    assert ideal <= lab.seconds <= 1.015 * ideal
+    assert ideal - 0.1 <= lab.seconds <= 1.015 * ideal
 
 
 # -- As many at once as a service bears

@@ -440,7 +440,7 @@ def test_money_is_told_per_endpoint(lab: Lab) -> None:
     [account] = check(lab).to_dict()["endpoints"]
     assert account["cost_usd"] == pytest.approx(12 * (10 * 1e-6 + 2 * 10e-6))
     assert account["unpriced"] == 0
-    assert "endpoint 0, m at https://api.openai.com/v1: 12 = 12 + 0 + 0; $0.00036 for answers" in str(check(lab))
+    assert "endpoint 1, m at https://api.openai.com/v1: 12 = 12 + 0 + 0; $0.00036 for answers" in str(check(lab))
 
 
 # -- Runs that have not ended

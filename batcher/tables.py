@@ -1,0 +1,154 @@
+"""The journal's file: its tables and versions, and how a text or a failure of SQLite reads.
+
+Invariant: a file that is not ours, newer or damaged is refused before anything is written to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from batcher.errors import OutputError
+from batcher.records import Giver, Result
+
+VERSION = 2
+_APPLICATION_ID = 0x62_74_63_68  # "btch": tells our files from other SQLite files
+
+ADOPTED = Giver("adopted from files", "")
+"""Who gave the answers that were found in chunk files without a journal: nobody knows."""
+
+
+_SCHEMA = """
+CREATE TABLE runs (id INTEGER PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, started REAL NOT NULL,
+    ended REAL, outcome TEXT, chunk_size INTEGER NOT NULL, question TEXT NOT NULL);
+CREATE TABLE givers (id INTEGER PRIMARY KEY, model TEXT NOT NULL, base_url TEXT NOT NULL, params TEXT NOT NULL,
+    UNIQUE (model, base_url, params));
+CREATE TABLE requests (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, endpoint INTEGER NOT NULL,
+    giver INTEGER NOT NULL, position INTEGER NOT NULL, key BLOB NOT NULL, sent REAL NOT NULL, ended REAL,
+    outcome TEXT, prompt_tokens INTEGER, completion_tokens INTEGER);
+CREATE TABLE results (id INTEGER PRIMARY KEY, key BLOB NOT NULL, giver INTEGER NOT NULL, status TEXT NOT NULL,
+    answer TEXT NOT NULL, error TEXT NOT NULL);
+CREATE TABLE rows (position INTEGER PRIMARY KEY, key BLOB NOT NULL, result INTEGER);
+CREATE TABLE chunks (start INTEGER PRIMARY KEY, rows INTEGER NOT NULL, origin BLOB NOT NULL, sha256 BLOB NOT NULL);
+"""
+_SECOND = """
+ALTER TABLE requests ADD COLUMN cached_tokens INTEGER;
+ALTER TABLE requests ADD COLUMN reasoning_tokens INTEGER;
+ALTER TABLE requests ADD COLUMN cost INTEGER;
+ALTER TABLE results ADD COLUMN seal BLOB;
+ALTER TABLE rows ADD COLUMN cells BLOB;
+ALTER TABLE rows ADD COLUMN is_kept INTEGER;
+CREATE TABLE scope (rows INTEGER NOT NULL);
+INSERT INTO scope SELECT count(*) FROM rows;
+CREATE TABLE same (position INTEGER PRIMARY KEY, leader INTEGER NOT NULL);
+CREATE INDEX same_leader ON same (leader);
+CREATE TABLE events (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL,
+    subject TEXT NOT NULL, detail TEXT NOT NULL);
+"""
+# Each brings a journal from one version to the next; a new one starts from nothing.
+_STEPS = (_SCHEMA, _SECOND)
+
+# A copy to plan in. The view hides the copy's own table, which is empty.
+COPY = """
+BEGIN;
+INSERT INTO main.runs SELECT * FROM source.runs;
+INSERT INTO main.givers SELECT * FROM source.givers;
+INSERT INTO main.chunks SELECT * FROM source.chunks;
+INSERT INTO main.rows SELECT * FROM source.rows;
+INSERT INTO main.results SELECT id, key, giver, status, '', '', NULL FROM source.results;
+UPDATE main.scope SET rows = (SELECT rows FROM source.scope);
+CREATE TEMP VIEW requests AS SELECT * FROM source.requests;
+COMMIT;
+"""
+
+CELL_BYTES = 4
+"""Bytes of a cell's hash in `rows.cells`."""
+
+IN_SCOPE = "position < (SELECT rows FROM scope)"
+
+
+@contextlib.contextmanager
+def errors_told(path: Path, doing: str) -> Iterator[None]:
+    """Raise as `OutputError` what SQLite, or Python on its way there, has to say."""
+    try:
+        yield
+    except (sqlite3.Error, OverflowError, UnicodeError) as error:
+        raise OutputError(f"the journal {path} cannot be {doing}: {error}") from error
+
+
+def connect(path: Path, mode: str) -> sqlite3.Connection:
+    # Planning and the writer thread take turns: the run starts when the plan is committed.
+    return sqlite3.connect(
+        f"{path.resolve().as_uri()}?{mode}",
+        uri=True,
+        check_same_thread=False,
+        timeout=30,
+        isolation_level=None,
+    )
+
+
+def check_whole(db: sqlite3.Connection, path: Path) -> None:
+    """Refuse a damaged file before anything is written to it: SQLite itself takes a last page that is cut short."""
+    page_size = int(db.execute("PRAGMA page_size").fetchone()[0])
+    has_log = any(log.exists() and log.stat().st_size for log in [path.with_name(f"{path.name}-wal")])
+    # With a log, the file may end in a page that was half copied from there; the log still has it.
+    is_cut = not has_log and path.stat().st_size % page_size
+    [(found,)] = db.execute("PRAGMA quick_check(1)").fetchall()
+    if is_cut or found != "ok":
+        said = "it ends in the middle of a page" if is_cut else str(found).replace("\n", " ")
+        raise OutputError(
+            f"the journal {path} is damaged ({said}): put a copy back, or move it away; its chunk files can be adopted"
+        )
+
+
+def check_readable(version: int, path: Path) -> None:
+    if version == 0:
+        raise OutputError(f"{path} is no journal of batcher")
+    if version < VERSION:
+        raise OutputError(f"{path} was written by an older batcher: run its command once to bring it up to date")
+
+
+def version_of(db: sqlite3.Connection, path: Path, schema: str = "main") -> int:
+    """Return the journal's version; 0 for a new file.
+
+    Raises:
+        OutputError: the file is something else, or too new.
+    """
+    version = int(db.execute(f"PRAGMA {schema}.user_version").fetchone()[0])
+    application = int(db.execute(f"PRAGMA {schema}.application_id").fetchone()[0])
+    tables = int(db.execute(f"SELECT count(*) FROM {schema}.sqlite_master").fetchone()[0])
+    if application != _APPLICATION_ID and (tables or application or version):
+        raise OutputError(f"{path} is no journal of batcher")
+    if version > VERSION:
+        raise OutputError(
+            f"{path} was written by a newer batcher (version {version}, this one reads {VERSION}): update"
+        )
+    return version
+
+
+def bring_up_to_date(db: sqlite3.Connection, version: int) -> None:
+    for number, step in enumerate(_STEPS[version:], version + 1):
+        stamp = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {number};"
+        db.executescript(f"BEGIN IMMEDIATE; {step} {stamp} COMMIT;")
+
+
+def seal(key: bytes, result: Result) -> bytes:
+    """Return a hash that binds a result to its question, so that `verify` sees what a disk or a hand has changed."""
+    text = f"{result.status.value}\0{result.answer}\0{result.error}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(key + text, digest_size=8).digest()
+
+
+def bound(text: str) -> str | bytes:
+    """Return a text as SQLite can keep it: one with lone surrogates goes as bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+    return text
+
+
+def text_of(value: str | bytes) -> str:
+    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
