@@ -153,15 +153,15 @@ class Permit:
 
 
 class _Waiter(NamedTuple):
-    """A row in the queue, the endpoint at which it has failed, and the tokens that its call is estimated to use."""
+    """A row in the queue, the endpoint at which it has failed, and the tokens that its prompt is estimated to have."""
 
     permit: asyncio.Future[Permit]
     after: Member | None
     tokens: float | None
 
-    def size(self, member: Member) -> float:
-        """Return the tokens: where nothing is estimated, what calls have used there so far."""
-        return member.tokens if self.tokens is None else self.tokens
+    def size(self, member: Member, answer_tokens: float) -> float:
+        """Return the tokens of its call: where nothing is estimated, what calls have used there so far."""
+        return member.tokens if self.tokens is None else self.tokens + answer_tokens
 
 
 class Pool:
@@ -176,6 +176,7 @@ class Pool:
 
     Attributes:
         rows_left: returns how many rows have no result yet, so that the last ones can be kept from slow endpoints.
+        answer_tokens: returns how many model tokens an answer is estimated to have, as far as answers have shown it.
         tell: is called with an endpoint, since when (the loop's time) and why when it pauses; without why when it goes
             on.
     """
@@ -183,6 +184,7 @@ class Pool:
     def __init__(self, members: Sequence[Member], timeout_s: float = math.inf) -> None:
         self.members = members
         self.rows_left: Callable[[], float] = lambda: 1e9  # a long run
+        self.answer_tokens: Callable[[], float] = lambda: 0.0
         self.tell: Callable[[Member, float, str], None] = lambda _member, _since, _why: None
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
@@ -227,7 +229,7 @@ class Pool:
         Args:
             after: the endpoint that the row comes back from. It goes to the front, so that its chunk can close, and
                 to another endpoint if one is at work.
-            tokens: model tokens that the call is estimated to use; None is what calls have used so far.
+            tokens: model tokens that the prompt is estimated to have; None is what calls have used so far.
 
         Raises:
             PoolEmpty: no endpoint is left.
@@ -446,7 +448,7 @@ class Pool:
             return
         passage = None
         if member.limiter:
-            passage = member.limiter.enter(waiter.size(member))
+            passage = member.limiter.enter(waiter.size(member, self.answer_tokens()))
         member.in_flight += 1
         waiter.permit.set_result(Permit(member, passage))
 
@@ -488,7 +490,7 @@ class Pool:
         fits = False
         try:
             while self._can_take(member) and not fits:
-                wait = limiter.wait(waiter.size(member))
+                wait = limiter.wait(waiter.size(member, self.answer_tokens()))
                 fits = not wait
                 if wait:
                     await asyncio.sleep(wait)

@@ -173,23 +173,33 @@ def most_completion_tokens(params: Mapping[str, Any], context_window: int | None
 class Estimator:
     """Estimates what calls use, from the length of their prompts and from what answers have used so far.
 
+    An answer is taken for their mean and twice their mean deviation, both moving averages (as RFC 6298 estimates a
+    round trip): those in flight then hardly ever use more together, and what they use less comes back with their answers.
+
     Args:
         params: the request parameters of every row; until there is an answer, it is taken for as long as they allow.
     """
 
     def __init__(self, params: Mapping[str, Any]) -> None:
         self._completion: float = most_completion_tokens(params, None) or 0
+        self._deviation = 0.0
         self._answers = 0
 
-    def tokens(self, messages: Sequence[Message]) -> float:
-        """Return about how many model tokens a call uses, its answer included."""
-        return prompt_tokens(messages, ESTIMATE) + self._completion
+    def prompt(self, messages: Sequence[Message]) -> float:
+        """Return about how many model tokens a prompt has."""
+        return prompt_tokens(messages, ESTIMATE)
+
+    def answer(self) -> float:
+        """Return about how many model tokens the next answer has."""
+        return self._completion + 2 * self._deviation
 
     def learn(self, usage: Usage) -> None:
         """Take note of what an answer used."""
         if usage.completion_tokens:
             self._answers += 1
             weight = max(1 / self._answers, _LATEST)
+            error = usage.completion_tokens - self._completion if self._answers > 1 else 0.0
+            self._deviation += weight * (abs(error) - self._deviation)
             self._completion += weight * (usage.completion_tokens - self._completion)
 
 

@@ -152,6 +152,7 @@ class Window:
         pool.rows_left = lambda: self.tally.rows - self.tally.done
         pool.tell = self._tell_of_pause
         self._estimator = Estimator(job.settings.params)
+        pool.answer_tokens = self._estimator.answer
         # When each request that is under way began; the oldest one first.
         self._under_way: dict[int, float] = {}
         self._workers: list[asyncio.Task[None]] = []
@@ -287,8 +288,8 @@ class Window:
             self._journal.note("resumed", member.label)
 
     def _estimate(self, messages: Sequence[Message]) -> float | None:
-        """Return the model tokens that a call is likely to use, where a limit asks for them."""
-        return self._estimator.tokens(messages) if self.pool.counts_tokens else None
+        """Return the model tokens that a prompt is likely to have, where a limit asks for them."""
+        return self._estimator.prompt(messages) if self.pool.counts_tokens else None
 
     # -- Rows
 

@@ -120,3 +120,19 @@ def test_a_night_with_everything_in_it(lab: Lab, tmp_path: Path) -> None:
     out = {each.endpoint: each.out for each in report.endpoints}
     assert [bool(reason) for reason in out.values()] == [False, False, True]
     assert report.requests < 60_000
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_minute_of_a_run_sees_more_tokens_than_its_limit(lab: Lab, seed: int) -> None:
+    prompts = rows(200)
+    draw = random.Random(seed)
+    # Answers are shorter than `max_tokens` allows, and the estimate learns that.
+    service = Service(prompts, lambda _call: draw.uniform(1, 20), usage=lambda _call: Usage(8, draw.randint(5, 30)))
+    lab.run(prompts, service, endpoints=[Endpoint("m", tpm=1000)], param={"max_tokens": 30})
+    spent = sorted(
+        zip(service.times(), (use.prompt_tokens + use.completion_tokens for use in service.used), strict=True)
+    )
+    for number, (start, _) in enumerate(spent):
+        assert sum(tokens for at, tokens in spent[number:] if at < start + MINUTE) <= 1000
+    total = sum(tokens for _, tokens in spent)
+    assert lab.seconds < 1.15 * total / 1000 * MINUTE + 30

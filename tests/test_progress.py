@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from programs import environment, local_server, write_table
 
 from batcher.config import Endpoint
-from batcher.progress import duration
+from batcher.progress import Tally, _state, duration
 from batcher.records import Completion, Failure
 
 
@@ -104,3 +104,8 @@ def test_a_duration_is_said_for_people(seconds: float, shown: str) -> None:
 @given(st.floats(0, 1e9))
 def test_no_duration_has_more_than_59_of_the_smaller_unit(seconds: float) -> None:
     assert all(int(part) < 60 for part in re.findall(r" (\d+)", duration(seconds)))
+
+
+@pytest.mark.parametrize(("oldest_s", "shown"), [(9.0, "3 in flight"), (75.0, "3 in flight (1m 15s)")])
+def test_the_age_of_the_oldest_request_in_flight_is_shown_where_it_is_old(oldest_s: float, shown: str) -> None:
+    assert _state(Tally(rows=9, in_flight=3, oldest_s=oldest_s)) == shown
