@@ -12,8 +12,8 @@ import math
 
 from aiolimiter import AsyncLimiter
 
-# A timer of the event loop wakes late, on a busy machine by tens of milliseconds. So much may be caught up, or each time
-# would lose a part of the limit for good.
+# A timer of the event loop wakes late, on a busy machine by tens of milliseconds. So much may be caught up, or each
+# time would lose a part of the limit for good.
 _CATCH_UP_S = 0.1
 # Tokens come in lumps, and the exact count holds a lump back until it fits: so much of that may be caught up.
 _LUMPS_CATCH_UP_S = 6.0

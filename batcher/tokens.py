@@ -174,7 +174,7 @@ class Estimator:
     """Estimates what calls use, from the length of their prompts and from what answers have used so far.
 
     An answer is taken for their mean and twice their mean deviation, both moving averages (as RFC 6298 estimates a
-    round trip): those in flight then hardly ever use more together, and what they use less comes back with their answers.
+    round trip): those in flight then hardly ever use more together, and what they use less comes back with the answers.
 
     Args:
         params: the request parameters of every row; until there is an answer, it is taken for as long as they allow.
