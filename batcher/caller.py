@@ -9,13 +9,14 @@ raises is cancellation. An answer that has arrived is returned, whatever happens
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol, cast
 
 import openai
+from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, convert_to_messages
 from langchain_core.messages.ai import UsageMetadata
@@ -156,12 +157,20 @@ class _Chat(ChatOpenAI):
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _get_invocation_params(self, *_: Any, **__: Any) -> dict[str, Any]:
-        return {"model": self.model_name}  # tracers alone see it; should its name change, only time is lost
+    async def agenerate(self, messages: list[list[BaseMessage]], *args: Any, **options: Any) -> LLMResult:
+        """Generate as ever; where nobody listens, no callback and no tracer, without the news of it.
 
+        To make that news takes LangChain as long as the call itself, and it cannot tell that nobody wants it.
+        """
+        if args or self.is_watched:
+            return await super().agenerate(messages, *args, **options)
+        results = [await self._agenerate(each, **options) for each in messages]
+        return LLMResult(generations=[list(result.generations) for result in results])
 
-# langchain-core inspects the signature anew in each call; this is where `inspect` looks first.
-_Chat._agenerate.__signature__ = inspect.signature(_Chat._agenerate)  # type: ignore[attr-defined]  # noqa: SLF001
+    @cached_property
+    def is_watched(self) -> bool:
+        """Whether callbacks, a tracer or LangChain's debug mode are to hear of the calls of this run."""
+        return bool(AsyncCallbackManager.configure(None, self.callbacks, self.verbose).handlers)
 
 
 def _chat_over(completions: Completions, model: str) -> ChatOpenAI:

@@ -40,6 +40,7 @@ _REFUSALS = 3
 _SHORTEST_TIMEOUT_S = 0.001
 # A row that waits before its next attempt stays in the window without a slot; others use the slot meanwhile.
 _ROWS_PER_SLOT = 2
+_ROWS_AT_ONCE = 500
 
 
 class OpenChunk:
@@ -298,6 +299,8 @@ class Window:
 
         The input is read in a thread, a chunk at a time: a long stretch of finished chunks does not hold up the loop.
         """
+        if (row := self._plain_row()) is not None:
+            return self._asked(row)
         async with self._reading:
             while True:
                 if not self._ready and not await self._read_on():
@@ -311,6 +314,13 @@ class Window:
                     return self._asked(item)
                 if await self._is_complete_with(item, item.state.leader):
                     return item.chunk
+
+    def _plain_row(self) -> _Row | None:
+        """Take the next row if it needs but to be asked: past the lock, which lets one pass in a turn of the loop."""
+        if self._ready and isinstance(row := self._ready[0], _Row) and row.state.leader is None:
+            self._ready.popleft()
+            return row
+        return None
 
     def _asked(self, row: _Row) -> Asked:
         position, values, state, chunk = row
@@ -334,12 +344,21 @@ class Window:
         return not row.chunk.pending
 
     async def _read_on(self) -> bool:
-        """Read the next chunk; tell whether there was one."""
+        """Read as many rows as the window is wide, whole chunks of them; tell whether there were any."""
         if self._stopping.is_set():
             return False
-        part = await to_the_end(self._loop.run_in_executor(None, next, self._parts, None))
-        self._ready += part or []
-        return part is not None
+        read = await to_the_end(self._loop.run_in_executor(None, self._next_chunks))
+        self._ready += read
+        return bool(read)
+
+    def _next_chunks(self) -> list[_Row | OpenChunk]:
+        """Read on; runs in a thread, and small chunks do not each cost the way there and back."""
+        found: list[_Row | OpenChunk] = []
+        for part in self._parts:
+            found += part
+            if len(found) >= min(self._width, _ROWS_AT_ONCE) or self._stopping.is_set():
+                break
+        return found
 
     def _read(self) -> Iterator[list[_Row | OpenChunk]]:
         """Read the input once more: yield, chunk by chunk, what there is to do; runs in a thread."""

@@ -149,6 +149,8 @@ def test_a_loop_that_wakes_up_late_loses_next_to_nothing(limit: int) -> None:
 def test_what_was_not_used_is_not_saved_up() -> None:
     times = departures([Wish(), Wish(gap=3600), *[Wish()] * 10], rps=10)
     assert times[-1] - times[1] > 0.85, "but for one call"
+    times = departures([Wish(0, 100, 100), Wish(3600, 100, 100), *[Wish(0, 100, 100)] * 10], tpm=6000)
+    assert times[-1] - times[1] >= 10
 
 
 @pytest.mark.parametrize(("unit", "limit", "held_up"), [("rps", 20, 0.009), ("rps", 500, 0.009), ("rpm", 60, 0.5)])
