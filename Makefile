@@ -28,12 +28,8 @@ docs: .venv/.dev
 bench: .venv/.bench
 	$(BIN)/python benchmarks/compare.py
 
-# batcher beside what else could do the job; what is not to be had here is left out of the table.
-bench: .venv-bench/.installed
-	.venv-bench/bin/python benchmarks/compare.py
-
 clean:
-	rm -rf .venv .venv-lowest .venv-bench
+	rm -rf .venv .venv-lowest
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -55,10 +51,4 @@ $(BIN)/python:
 .venv-lowest/.dev: pyproject.toml tests/lowest.txt
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable '.[dev]'
-	touch $@
-
-.venv-bench/.installed: pyproject.toml
-	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet --editable .
-	for each in async-batch-llm==0.28.0 saturate==0.2.0; do .venv-bench/bin/python -m pip install --quiet $$each || true; done
 	touch $@
