@@ -164,6 +164,17 @@ def test_a_passage_that_comes_during_a_cooldown_is_not_used() -> None:
     with_pool([Endpoint("m", rps=1)], work)
 
 
+@pytest.mark.parametrize("status", [429, 500, 503, 529])
+def test_an_endpoint_that_asks_for_a_rest_gets_it(status: int) -> None:
+    async def work(pool: Pool) -> None:
+        await call(pool, 1)
+        await call(pool, 1, refused(status, 20))
+        await call(pool, 0)
+        assert now() == pytest.approx(22)
+
+    with_pool([Endpoint("m")], work)
+
+
 def test_a_timer_that_fires_early_still_ends_a_cooldown() -> None:
     """A loop's timer may fire early by the clock's resolution, 16 ms on Windows."""
 
@@ -696,9 +707,26 @@ def test_a_server_that_always_states_that_nothing_is_left_costs_a_minute_at_most
 def test_what_the_user_says_of_a_limit_counts_not_what_the_server_states() -> None:
     async def serve(_member: Member, row: int) -> Came:
         await asyncio.sleep(0.1)
-        return Completion("fine", limits=ServerLimits(Allowance(60, 59, 1.0), None))
+        return Completion("fine", limits=ServerLimits(Allowance(60, 40, 20.0), None))
 
     assert serve_rows([Endpoint("m", rpm=600)], 200, serve).seconds == pytest.approx(20, rel=0.05)
+
+
+def test_a_row_whose_turn_it_is_when_the_server_changes_its_limit_keeps_it() -> None:
+    def states(limit: float) -> Completion:
+        return Completion("fine", limits=ServerLimits(None, Allowance(limit, 0.9 * limit, 6.0)))
+
+    async def work(pool: Pool) -> None:
+        first, second = await taken(pool), await taken(pool)
+        end(pool, first, states(1000))
+        await call(pool, 1, tokens=900)
+        next_one = asyncio.ensure_future(taken(pool, tokens=900))
+        await asyncio.sleep(57)  # it has been paid for, and waits until there is room
+        end(pool, second, states(2000))
+        await next_one
+        assert now() == pytest.approx(58)
+
+    with_pool([Endpoint("m")], work)
 
 
 # -- One bad endpoint of three
