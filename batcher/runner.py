@@ -27,7 +27,7 @@ from batcher.errors import (
     RunStopped,
     SettingsError,
 )
-from batcher.journal import Journal
+from batcher.journal import Journal, Spent
 from batcher.pool import Member, Pool
 from batcher.prices import NANO, nano_dollars
 from batcher.progress import Progress, Tally
@@ -163,7 +163,7 @@ async def execute(
         for note in planning.notes(job, planned):
             progress.say(note)
         try:
-            account = await asyncio.to_thread(_account, job, planned, journal)
+            account = await asyncio.to_thread(_account, job, planned, journal, progress)
             async with _pool(job, planned, callers) as pool:
                 window = Window(job, journal, planned, pool=pool, account=account, progress=progress)
                 return await _worked(window, journal, stop)
@@ -239,12 +239,14 @@ async def _planned(job: planning.Job, journal: Journal, stop: Stop) -> planning.
             await to_the_end(work)
 
 
-def _account(job: planning.Job, planned: planning.Plan, journal: Journal) -> Account:
+def _account(job: planning.Job, planned: planning.Plan, journal: Journal, progress: Progress) -> Account:
     """Open the money of the run; where nothing is left to ask there is none, and no price table is loaded."""
     budget = job.settings.budget
     limit = None if budget is None else nano_dollars(budget)
-    spent = 0 if budget is None else journal.spent().total
-    return Account(job.endpoints if planned.counts.left else (), job.settings.params, limit, spent)
+    spent = Spent(0, 0, 0) if budget is None else journal.spent()
+    if spent.unpriced:
+        progress.say(f"Note: {spent.unpriced:,} earlier requests, of unknown price, do not count in the budget.")
+    return Account(job.endpoints if planned.counts.left else (), job.settings.params, limit, spent.total)
 
 
 @contextlib.asynccontextmanager
