@@ -202,6 +202,19 @@ _FEWEST_OBJECTS = 50_000
 """Objects that come into being before Python's collector looks for cycles among them."""
 
 
+class _Collector:
+    """How Python's collector was before the first of the runs under way; the last one sets it back."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.runs = 0
+        self.before = gc.get_threshold()
+        self.is_ours = False
+
+
+_collector = _Collector()
+
+
 @contextlib.contextmanager
 def _rare_collections(width: int) -> Iterator[None]:
     """Let Python's collector of cycles look rarely while calls are in flight.
@@ -209,18 +222,25 @@ def _rare_collections(width: int) -> Iterator[None]:
     A call makes some 50 objects that it looks after, hardly one of them in a cycle. By its defaults it looks after
     every 700, and at all that was imported as well: a quarter of the CPU time at 256 in flight, a third at 4,096.
     """
-    before = gc.get_threshold()
-    is_frozen = gc.get_freeze_count() > 0  # by the caller, and for other reasons
-    if not is_frozen:
-        gc.freeze()
-    if before[0]:  # else it is switched off
-        gc.set_threshold(max(before[0], _FEWEST_OBJECTS, width * _OBJECTS_PER_CALL), *before[1:])
+    with _collector.lock:
+        _collector.runs += 1
+        if _collector.runs == 1:
+            _collector.before = gc.get_threshold()
+            _collector.is_ours = gc.get_freeze_count() == 0  # else the caller froze, and for other reasons
+            if _collector.is_ours:
+                gc.freeze()
+        if _collector.before[0]:  # else it is switched off
+            objects = max(gc.get_threshold()[0], _FEWEST_OBJECTS, width * _OBJECTS_PER_CALL)
+            gc.set_threshold(objects, *_collector.before[1:])
     try:
         yield
     finally:
-        gc.set_threshold(*before)
-        if not is_frozen:
-            gc.unfreeze()
+        with _collector.lock:
+            _collector.runs -= 1
+            if not _collector.runs:
+                gc.set_threshold(*_collector.before)
+                if _collector.is_ours:
+                    gc.unfreeze()
 
 
 async def _planned(job: planning.Job, journal: Journal, stop: Stop) -> planning.Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import threading
 from pathlib import Path
@@ -228,3 +229,25 @@ def test_beside_the_embedded_server_a_real_endpoint_is_still_called_where_it_lis
         report = batcher.run([f"item {n}" for n in range(60)], keyword="mixed", endpoints=pool, quiet=True)
         assert report.ok == 60
         assert 0 < report.endpoints[1].requests == server.books.requests < 60
+
+
+def test_the_collector_is_as_it_was_when_the_last_of_overlapping_runs_has_ended(tmp_path: Path) -> None:
+    async def both() -> list[tuple[int, int, int]]:
+        seen = []
+
+        def prompt(row: dict[str, object]) -> str:
+            seen.append(gc.get_threshold())
+            return str(row["text"])
+
+        runs = [
+            batcher.arun([f"{n}" for n in range(rows)], prompt, keyword=f"k{rows}", output_dir=tmp_path,
+                         provider="offline", quiet=True)
+            for rows in (5, 300)
+        ]  # fmt: skip
+        await asyncio.gather(*runs)
+        return seen
+
+    before = gc.get_threshold(), gc.get_freeze_count()
+    seen = asyncio.run(both())
+    assert max(seen) > before[0]
+    assert (gc.get_threshold(), gc.get_freeze_count()) == before
