@@ -23,8 +23,6 @@ from batcher.tokens import Counter, counter, prompt_tokens
 if TYPE_CHECKING:
     from batcher.runner import Data
 
-_ROWS_AT_ONCE = 1000
-
 
 @dataclass(frozen=True)
 class Forecast:
@@ -148,7 +146,7 @@ def _load(job: planning.Job, journal: Journal, tariffs: Sequence[Tariff], count:
     """Read the input once more, and add up what would be sent."""
     requests = tokens = 0
     most: int | None = 0
-    for start, rows in job.dataset.slices(_ROWS_AT_ONCE, job.settings.limit):
+    for start, rows in job.dataset.slices(planning.ROWS_AT_ONCE, job.settings.limit):
         states = journal.states(start, start + len(rows))
         for position, (values, state) in enumerate(zip(rows, states, strict=True), start):
             if state.result is not None or state.leader is not None:

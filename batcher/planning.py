@@ -38,7 +38,8 @@ from batcher.records import Message, Values
 from batcher.store import Store
 from batcher.tables import ADOPTED, CELL_BYTES
 
-_ROWS_AT_ONCE = 1000
+ROWS_AT_ONCE = 100
+"""Rows of the input in memory while it is planned: prompts may be long, and ten times as many save 5% CPU at most."""
 # So many columns are told apart when a row's text has changed: their differences fit into one number of SQLite.
 _MOST_COLUMNS = 62
 
@@ -272,7 +273,7 @@ def _plan_rows(job: Job, journal: Journal, adoption: Adoption, is_stopping: Call
     key = keyer(job.settings.params)
     cells = celler(job.question["columns"], job.dataset.columns)
     end = 0
-    for start, rows in job.dataset.slices(_ROWS_AT_ONCE, job.settings.limit):
+    for start, rows in job.dataset.slices(ROWS_AT_ONCE, job.settings.limit):
         if is_stopping():
             raise Stopped
         keys = [key(job.messages(start + offset, values)) for offset, values in enumerate(rows)]

@@ -412,7 +412,7 @@ class Pool:
         """
         if not self._waiting or not self._can_take(member):
             return None
-        for waiter in self._waiting:  # those that come back stand in front
+        for waiter in self._waiting:  # those that come back mostly stand in front
             if not waiter.after:
                 return waiter if self._is_worth_while(member) else None
             if waiter.after is not member or not self._others(member):

@@ -23,7 +23,7 @@ from batcher.errors import InputError, OutputError
 from batcher.findings import Finding, Found, Kind
 from batcher.identity import keyer
 from batcher.journal import Chunk, Counts, EndpointAccount, Journal, LastRun, RowRecord, Unreconciled, is_sealed
-from batcher.planning import celler, source_of
+from batcher.planning import ROWS_AT_ONCE, celler, source_of
 from batcher.prices import NANO, dollars
 from batcher.prompt import PromptFunction, Renderer, from_function, from_template, with_system
 from batcher.records import RowState, Status, Values
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     Data = str | os.PathLike[str] | pd.DataFrame | pd.Series[Any] | list[str]
 
-_ROWS_AT_ONCE = 1000
 _ANSWER_COLUMNS = 3
 
 
@@ -212,7 +211,7 @@ class _Asked(NamedTuple):
             InputError: it cannot be read.
         """
         key = keyer(self.params)
-        for start, rows in self.dataset.slices(_ROWS_AT_ONCE, self.limit):
+        for start, rows in self.dataset.slices(ROWS_AT_ONCE, self.limit):
             for position, values in enumerate(rows, start):
                 cells = [writable(cell(value)) for value in values]
                 if self.render is None:
@@ -372,8 +371,8 @@ class _Proof:
     def _journalled(self) -> Iterator[_Row]:
         """Read the rows of the journal, each checked by itself; one that is gone leaves its place."""
         end = 0
-        for start in range(0, self._scope, _ROWS_AT_ONCE):
-            for record in self._journal.records(start, min(start + _ROWS_AT_ONCE, self._scope)):
+        for start in range(0, self._scope, ROWS_AT_ONCE):
+            for record in self._journal.records(start, min(start + ROWS_AT_ONCE, self._scope)):
                 yield from map(self._lost, range(end, record.position))
                 end = record.position + 1
                 yield self._checked(record)
