@@ -157,6 +157,12 @@ def _add_limits(group: Any) -> None:
     )
     group.add_argument("--max-attempts", metavar="N", type=int, help="attempts that a row may use; a 429 uses none (6)")
     group.add_argument(
+        "--max-response-mb",
+        metavar="N",
+        type=float,
+        help="megabytes that a response may have; a longer one ends its row as error (64)",
+    )
+    group.add_argument(
         "--budget", metavar="USD", type=float, help="US dollars at most, for the whole run with its resumes"
     )
     group.add_argument(
@@ -177,6 +183,12 @@ def _add_output(group: Any) -> None:
         metavar="WHAT",
         help="what to do about rows that have an answer to a different question: abort before any call, redo (ask"
         " again) or reuse (keep the old answers) (abort)",
+    )
+    group.add_argument(
+        "--id-column",
+        metavar="COLUMN",
+        help="a column of unique values that identify the rows: with --on-change reuse an edited row keeps its answer"
+        " if its id is the same",
     )
     group.add_argument("--dedup", action="store_true", help="send rows that ask the same once; each gets the answer")
     group.add_argument(

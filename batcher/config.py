@@ -222,6 +222,7 @@ class Options(TypedDict, total=False):
     timeout: float
     deadline: float
     max_attempts: int
+    max_response_mb: float
     budget: float | None
     price_in: float | None
     price_out: float | None
@@ -229,6 +230,7 @@ class Options(TypedDict, total=False):
     limit: int | None
     retry_failed: bool
     on_change: str
+    id_column: str | None
     dedup: bool
     encoding: str
     no_progress: bool
@@ -272,6 +274,7 @@ class Settings:
         timeout: seconds for one attempt.
         deadline: seconds that a row may be in flight over all its attempts.
         max_attempts: attempts that a row may use; one refused for a rate limit is not counted.
+        max_response_mb: megabytes (of 10^6 bytes, unpacked) that a response may have; a longer one ends its row.
         budget: US dollars at most, for all that this keyword has ever sent.
         price_in, price_out: US dollars per million model tokens of prompts and answers; default: the price table.
         param: request parameters, sent on under the names given.
@@ -279,6 +282,8 @@ class Settings:
         retry_failed: send the rows again that ended as `error` or `invalid`.
         on_change: what to do about rows that have an answer to a different question: `abort` before any call, `redo`
             (ask again) or `reuse` (keep the old answers).
+        id_column: a column of unique values that identify the rows. With `reuse` an edited row keeps its answer only
+            if its id is the same.
         dedup: rows that ask the same are sent once, and each gets the answer.
         encoding: of the CSV files: `utf-8`, or `utf-8-sig` for spreadsheets.
         no_progress: show no bar.
@@ -306,6 +311,7 @@ class Settings:
     timeout: float = 120.0
     deadline: float = 1800.0
     max_attempts: int = 6
+    max_response_mb: float = 64.0
     budget: float | None = None
     price_in: float | None = None
     price_out: float | None = None
@@ -313,6 +319,7 @@ class Settings:
     limit: int | None = None
     retry_failed: bool = False
     on_change: str = "abort"
+    id_column: str | None = None
     dedup: bool = False
     encoding: str = "utf-8"
     no_progress: bool = False
@@ -337,12 +344,16 @@ class Settings:
         """Check each option alone."""
         for name in ("chunk_size", "max_concurrency", "max_attempts", "limit"):
             _positive(_flag(name), getattr(self, name), whole=True, optional=name == "limit")
-        for name in ("rpm", "rps", "tpm", "budget", "timeout", "deadline"):
-            _positive(_flag(name), getattr(self, name), optional=name not in {"timeout", "deadline"})
+        for name in ("rpm", "rps", "tpm", "budget", "timeout", "deadline", "max_response_mb"):
+            _positive(
+                _flag(name),
+                getattr(self, name),
+                optional=name not in {"timeout", "deadline", "max_response_mb"},
+            )
         for name in ("price_in", "price_out"):
             if getattr(self, name) is not None:
                 _price(_flag(name), getattr(self, name))
-        for name in ("prompt_column", "messages_column", "model", "base_url", "provider", "api_key_env"):
+        for name in ("prompt_column", "messages_column", "id_column", "model", "base_url", "provider", "api_key_env"):
             _text(_flag(name), getattr(self, name))
         _text("--answer-column", self.answer_column, optional=False)
         if self.on_change not in ON_CHANGE:

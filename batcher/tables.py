@@ -14,7 +14,7 @@ from pathlib import Path
 from batcher.errors import OutputError
 from batcher.records import Giver, Result
 
-VERSION = 2
+VERSION = 3
 _APPLICATION_ID = 0x62_74_63_68  # "btch": tells our files from other SQLite files
 
 ADOPTED = Giver("adopted from files", "")
@@ -48,8 +48,14 @@ CREATE INDEX same_leader ON same (leader);
 CREATE TABLE events (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL,
     subject TEXT NOT NULL, detail TEXT NOT NULL);
 """
+_THIRD = """
+ALTER TABLE rows ADD COLUMN others BLOB;
+ALTER TABLE rows ADD COLUMN row_id BLOB;
+ALTER TABLE requests ADD COLUMN prompt_most INTEGER;
+ALTER TABLE requests ADD COLUMN answer_cost INTEGER;
+"""
 # Each brings a journal from one version to the next; a new one starts from nothing.
-_STEPS = (_SCHEMA, _SECOND)
+_STEPS = (_SCHEMA, _SECOND, _THIRD)
 
 # A copy to plan in. The view hides the copy's own table, which is empty.
 COPY = """

@@ -57,7 +57,7 @@ FATES: dict[str, dict[Fate | None, str]] = {
         AGAIN: "ModelAPIError ModelConnectionError ModelRateLimitError ModelTimeoutError",
         ROW_ENDS: """
             ContextOverflowError FakeListChatModelError LangChainException ModelError ModelInvalidRequestError
-            OutputParserException TracerException
+            ModelRefusalError OutputParserException TracerException
         """,
         OUT: "ModelAuthenticationError ModelNotFoundError ModelPermissionDeniedError",
         # Of tools, stores, templates and indexes; warnings.
