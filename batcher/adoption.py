@@ -9,10 +9,10 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 from batcher.answer import read
-from batcher.cell import cell
+from batcher.cell import cell, writable
 from batcher.errors import OutputError
 from batcher.records import Completion, Result, Status, Values
-from batcher.store import Store, writable
+from batcher.store import Store
 
 
 class AdoptedFile(NamedTuple):

@@ -7,8 +7,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from decimal import Decimal
+
+# What no UTF-8 file and few readers of CSV can hold; the journal keeps the text as it came.
+_UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def writable(text: str) -> str:
+    """Return a text as a file holds it."""
+    if text.isascii() and "\0" not in text:  # seven times faster
+        return text
+    return _UNWRITABLE.sub("\ufffd", text)
 
 
 def cell(value: object) -> str:

@@ -80,6 +80,10 @@ class Dataset(ABC):
                 yield Slice(start, block)
                 start += len(block)
 
+    def has_changed(self) -> bool:
+        """Return whether the file was replaced or written since it was opened; what is in memory is not looked at."""
+        return False
+
     @abstractmethod
     def _rows(self) -> Generator[Values, None, None]:
         """Read every row from the beginning."""
@@ -127,7 +131,31 @@ def _open_file(name: str) -> Dataset:
             raise InputError(f"{name}: {what}: batcher reads .csv, .tsv, .parquet and .jsonl")
 
 
-class _Csv(Dataset):
+class _File(Dataset):
+    """A table in a file.
+
+    Args:
+        name: its path as it was given.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._version = _version(name)
+
+    def has_changed(self) -> bool:
+        return _version(self.name) != self._version
+
+
+def _version(name: str) -> tuple[int, ...] | None:
+    """Return what tells a file from the one that it was before; None if it is gone."""
+    try:
+        found = Path(name).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class _Csv(_File):
     """A CSV or TSV file, quoted as RFC 4180 has it. Every cell is the text that stands in the file.
 
     A blank line is no row, wherever it stands and however many columns there are: so pandas reads it too, and
@@ -135,7 +163,7 @@ class _Csv(Dataset):
     """
 
     def __init__(self, name: str, delimiter: str) -> None:
-        self.name = name
+        super().__init__(name)
         self._delimiter = delimiter
         with closing(self._records()) as records:
             header = next(records, None)
@@ -178,11 +206,11 @@ class _Csv(Dataset):
         )
 
 
-class _Jsonl(Dataset):
+class _Jsonl(_File):
     """A file with one JSON object a line. Values keep their type; a key that a row lacks is None."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        super().__init__(name)
         found: dict[str, None] = {}  # a set that keeps the order of first appearance
         for row in self._objects():
             if not found.keys() >= row.keys():
@@ -219,14 +247,14 @@ class _Jsonl(Dataset):
                     )
 
 
-class _Parquet(Dataset):
+class _Parquet(_File):
     """A Parquet file. Values are the Python values of their type; a row group is never held whole."""
 
     def __init__(self, name: str) -> None:
         from pyarrow import ArrowException  # noqa: PLC0415 - slow to load, and only this format needs it
         from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - the same
 
-        self.name = name
+        super().__init__(name)
         try:
             with ParquetFile(name) as file:
                 names, rows = file.schema_arrow.names, file.metadata.num_rows

@@ -36,6 +36,7 @@ class Forecast:
         error: rows that failed before and stay so.
         new: rows that nobody was asked about.
         changed: rows that have an answer to another question; a run stops there unless `on_change` says what to do.
+        gone: answered rows that are gone while there are new ones; a run stops there as well.
         reasons: what changed, in words.
         same: rows that ask what another row asks; with `dedup` they are not sent.
         requests: to be sent, each row at its first attempt.
@@ -55,6 +56,7 @@ class Forecast:
     error: int
     new: int
     changed: int
+    gone: int
     reasons: tuple[str, ...]
     same: int
     requests: int
@@ -129,6 +131,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         error=planned.counts.error,
         new=planned.counts.left - planned.changed,
         changed=planned.changed,
+        gone=planned.gone,
         reasons=planned.reasons,
         same=planned.same,
         requests=left,

@@ -38,7 +38,7 @@ from filelock import FileLock, Timeout
 
 from batcher.errors import OutputError
 from batcher.matching import Matching
-from batcher.records import GAVE_UP, Result, RowState, Status, Usage
+from batcher.records import GAVE_UP, Giver, Result, RowState, Status, Usage
 from batcher.tables import (
     ADOPTED,
     COPY,
@@ -178,11 +178,13 @@ class RowRecord(NamedTuple):
 
     Attributes:
         position, key, cells: of the row; see `plan_keys`.
-        is_kept: it keeps an answer to an earlier question.
+        is_kept: if it keeps an answer to an earlier question, how that is known to be its own (`matching.kept`); 1 if
+            an older batcher decided it.
         result: the id that it points at, or None.
         found: the same id, or None where there is no such result.
         answered: the key of the question that the result answers.
         giver: the id of who gave it.
+        run: the process that asked, or None if no request brought it.
         sealed: the result's seal, or None where an older batcher wrote it.
         status, answer, error: how the row ended.
     """
@@ -190,11 +192,12 @@ class RowRecord(NamedTuple):
     position: int
     key: bytes
     cells: bytes | None
-    is_kept: int | None
+    is_kept: bytes | int | None
     result: int | None
     found: int | None
     answered: bytes
     giver: int
+    run: int | None
     sealed: bytes | None
     status: bytes
     answer: bytes
@@ -380,6 +383,11 @@ class Journal(Matching):
         with errors_told(self.path, "read"):
             return _counts(self._db)
 
+    def planned_states(self, start: int, stop: int) -> list[RowState]:
+        """Return the key and the result of each row in a range of positions, as far as the plan has been made."""
+        query = "SELECT key, result FROM rows WHERE position >= ? AND position < ? ORDER BY position"
+        return [RowState(key, result) for key, result in self._do(query, (start, stop))]
+
     # -- Reading what is committed; from any thread, also while a run writes
 
     def counts(self) -> Counts:
@@ -396,6 +404,14 @@ class Journal(Matching):
             (start, stop),
         )
         return [RowState(*values) for values in found]
+
+    def marks(self, start: int, stop: int) -> list[bytes]:
+        """Return the marks of each row in a range of positions."""
+        found = self._all(
+            "SELECT coalesce(cells, x'') FROM rows WHERE position >= ? AND position < ? ORDER BY position",
+            (start, stop),
+        )
+        return [cells for (cells,) in found]
 
     def results(self, start: int, stop: int) -> list[Result]:
         """Return the results of a range of positions, all of which have one."""
@@ -429,6 +445,28 @@ class Journal(Matching):
         except (TypeError, ValueError) as error:  # a disk has changed it
             raise OutputError(f"the journal {self.path} is damaged: run {number} has no question: {error}") from error
         return LastRun(number, host, pid, started, ended, outcome, chunk_size, asked)
+
+    def question(self, run: int) -> dict[str, Any]:
+        """Return what a process asked, and whom; empty if the journal cannot tell."""
+        found = self._all("SELECT question FROM runs WHERE id = ?", (run,))
+        return _question(found[0][0]) if found else {}
+
+    def questions(self) -> list[dict[str, Any]]:
+        """Return the different questions that were asked, and whom."""
+        return [_question(text) for (text,) in self._all("SELECT DISTINCT question FROM runs")]
+
+    def givers(self) -> dict[int, Giver]:
+        """Return who gave answers, by id."""
+        return {number: Giver(*rest) for number, *rest in self._all("SELECT id, model, base_url, params FROM givers")}
+
+    def askers(self) -> list[tuple[int, int, int]]:
+        """Return which process asked whom: its id, the endpoint's place in its pool, and the giver's id."""
+        return self._all("SELECT DISTINCT run, endpoint, giver FROM requests")
+
+    def requests_to(self, run: int, endpoint: int, giver: int) -> list[int]:
+        """Return the ids of the requests of one process to one endpoint and giver."""
+        query = "SELECT id FROM requests WHERE run = ? AND endpoint = ? AND giver = ?"
+        return [number for (number,) in self._all(query, (run, endpoint, giver))]
 
     def in_flight(self, run: int) -> InFlight:
         """Count the requests of one process that have no end: in flight now, or when it ended."""
@@ -509,10 +547,10 @@ class Journal(Matching):
         """Return the rows in a range of positions, each with its result, as the journal has them, right or wrong."""
         found = self._all(
             # As bytes: what a disk has changed may be no text any more.
-            "SELECT r.position, r.key, r.cells, r.is_kept, r.result, a.id, a.key, a.giver, a.seal,"
+            "SELECT r.position, r.key, r.cells, r.is_kept, r.result, a.id, a.key, a.giver, q.run, a.seal,"
             " iif(typeof(a.status) = 'text', cast(a.status AS BLOB), x''),"
             " cast(a.answer AS BLOB), cast(a.error AS BLOB)"
-            " FROM rows r LEFT JOIN results a ON a.id = r.result"
+            " FROM rows r LEFT JOIN results a ON a.id = r.result LEFT JOIN requests q ON q.id = a.id"
             " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
             (start, stop),
         )
@@ -713,6 +751,13 @@ def _wake(waiters: Iterable[asyncio.Future[None]], error: BaseException | None) 
             waiter.set_exception(error)
         else:
             waiter.set_result(None)
+
+
+def _question(text: Any) -> dict[str, Any]:
+    with contextlib.suppress(TypeError, ValueError):  # a disk has changed it
+        question = json.loads(text)
+        return question if isinstance(question, dict) else {}
+    return {}
 
 
 def _counts(db: sqlite3.Connection) -> Counts:

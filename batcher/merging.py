@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from batcher.cell import writable
 from batcher.config import check_keyword
 from batcher.errors import OutputError
 from batcher.journal import Chunk, Journal
-from batcher.store import FileState, Store, writable
+from batcher.marks import Marks
+from batcher.store import FileState, Store, read_csv
 
 _ANEW = "`batcher run` makes it anew, without a call"
 
@@ -44,18 +46,21 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
                 f"{left:,} of {rows:,} rows of {keyword!r} have no result yet: run it again, or give --partial for what"
                 " is finished"
             )
-        starts = list(_finished(store, journal, range(0, rows, last.chunk_size), rows, partial=partial))
+        marks = Marks(last.question.get("table", ()))
+        starts = list(_finished(store, journal, range(0, rows, last.chunk_size), rows, marks, partial=partial))
         store = store.as_found(starts, last.question.get("answer_column"))
         if not store.columns or (partial and not starts):
             raise OutputError(f"no chunk of {keyword!r} is finished yet: run it again")
         return store.join(starts, store.partial_path if partial else store.all_path)
 
 
-def _finished(store: Store, journal: Journal, starts: range, rows: int, *, partial: bool) -> Iterator[int]:
+def _finished(
+    store: Store, journal: Journal, starts: range, rows: int, marks: Marks, *, partial: bool
+) -> Iterator[int]:
     """Yield the chunks to join, each looked at before.
 
     Raises:
-        OutputError: a chunk file is missing, broken or older than the journal.
+        OutputError: a chunk file is missing, broken or older than the journal, or not all of its cells are the input's.
     """
     found = store.as_found(starts, None)
     chunks = journal.chunks()
@@ -74,6 +79,8 @@ def _finished(store: Store, journal: Journal, starts: range, rows: int, *, parti
             raise OutputError(f"{path} cannot be read, or has other columns or another number of rows: {_ANEW}")
         if state is FileState.INTACT and not _is_current(found, journal, start, chunk):
             raise OutputError(f"{path} is older than the answers in the journal: {_ANEW}")
+        if state is FileState.EDITED:
+            _check_cells(found, journal, start, marks)
         yield start
 
 
@@ -83,3 +90,22 @@ def _is_current(store: Store, journal: Journal, start: int, chunk: Chunk) -> boo
     expected = [[writable(each.answer), each.status.value, writable(each.error)] for each in results]
     with closing(store.lines_of(start)) as lines:
         return expected == [line[-3:] for line in lines]
+
+
+def _check_cells(store: Store, journal: Journal, start: int, marks: Marks) -> None:
+    """Check that the lines of a changed chunk file are about the rows of the run; answers may be corrected.
+
+    Raises:
+        OutputError: a cell is not the input's.
+    """
+    path = store.chunk_path(start)
+    with closing(read_csv(path)) as lines:
+        next(lines)
+        rows = list(lines)
+    for (number, line), planned in zip(rows, journal.marks(start, start + len(rows)), strict=True):
+        if changed := marks.differing(planned, marks.of(tuple(line[:-3]))):
+            raise OutputError(
+                f"{path}, line {number}, column {changed[0]!r}: the cell is not the input's. In a chunk file only"
+                " answers may be corrected: put the input's cells back, or move the file away, and `batcher run`"
+                " makes it anew"
+            )

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,32 +15,31 @@ from typing import Any, NamedTuple
 
 from batcher.account import is_bounded
 from batcher.adoption import Adoption
-from batcher.cell import cell
 from batcher.config import Endpoint, Settings, check_keyword
 from batcher.dataset import Dataset, open_dataset
 from batcher.environment import endpoints_of, environment
 from batcher.errors import ChangedError, InputError, SettingsError
 from batcher.identity import keyer
-from batcher.journal import Counts, InFlight, Journal, Usual
+from batcher.journal import Counts, InFlight, Journal, LastRun, Usual
+from batcher.marks import Comparison, Marks
 from batcher.prices import dollars
 from batcher.prompt import (
     PromptFunction,
     Renderer,
     Template,
+    column_index,
     from_column,
     from_function,
     from_messages_column,
     from_template,
     with_system,
 )
-from batcher.records import Message, Values
+from batcher.records import Message, Slice, Values
 from batcher.store import Store
-from batcher.tables import ADOPTED, CELL_BYTES
+from batcher.tables import ADOPTED
 
 ROWS_AT_ONCE = 100
 """Rows of the input in memory while it is planned: prompts may be long, and ten times as many save 5% CPU at most."""
-# So many columns are told apart when a row's text has changed: their differences fit into one number of SQLite.
-_MOST_COLUMNS = 62
 
 
 class Stopped(Exception):
@@ -99,19 +97,25 @@ class Plan(NamedTuple):
         givers: the journal's id of each endpoint's giver.
         counts: the rows by how they ended so far.
         changed: rows that are left, and have an answer to another question.
+        own: those of them whose earlier answer is provably their own, so that `reuse` keeps it.
+        gone: answered rows that are gone while there are new ones, which may be the same rows, edited.
         reasons: what changed, in words.
         adopted: rows whose result was found in a chunk file.
         same: rows that are left and ask what another one asks.
         in_flight: requests that were in flight when the last process ended.
+        intact: the chunk files that are as they were written, by their first row.
     """
 
     givers: tuple[int, ...]
     counts: Counts
     changed: int
+    own: int
+    gone: int
     reasons: tuple[str, ...]
     adopted: int
     same: int
     in_flight: InFlight
+    intact: frozenset[int]
 
 
 class _Source(NamedTuple):
@@ -159,14 +163,21 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
         "system": system,
         "params": settings.params,
         "givers": sorted({each.giver for each in endpoints}),
+        "pool": [each.giver for each in endpoints],
         "columns": columns,
+        "table": dataset.columns,
         "answer_column": settings.answer_column,
         "limit": settings.limit,
     }
     question = json.loads(json.dumps(question))  # as the journal will give it back
+    if settings.id_column is not None:
+        column_index(settings.id_column, dataset.columns, "--id-column")
     store = Store(Path(settings.output_dir), keyword, dataset.columns, settings.answer_columns, settings.encoding)
-    if is_file and Path(data).resolve() == store.all_path.resolve():
-        raise SettingsError(f"{store.all_path} is the result of keyword {keyword!r} itself: choose another --keyword")
+    if is_file and store.is_ours(Path(data)):
+        raise SettingsError(
+            f"{os.fspath(data)} is a file that the run {keyword!r} writes itself: choose another --keyword or"
+            " --output-dir"
+        )
     return Job(settings, keyword, dataset, source.render, question, endpoints, store, is_same_for_all=not columns)
 
 
@@ -227,18 +238,22 @@ def make(job: Job, journal: Journal, is_stopping: Callable[[], bool], *, is_rehe
 
     Raises:
         InputError: a row is broken.
-        OutputError: a chunk file that the journal does not know does not fit the input.
+        OutputError: a chunk file that the journal does not know does not fit the input, or cells of the input were
+            changed in one.
         ChangedError: rows have an answer to a different question.
         Stopped: `is_stopping` said so.
     """
     settings = job.settings
     last = journal.last_run()
-    with journal.planning():
+    comparison = _comparison(job, journal, last)
+    with journal.planning(comparison):
         givers = journal.giver_ids([*(endpoint.giver for endpoint in job.endpoints), ADOPTED])
         known = journal.chunk_starts()
         with closing(Adoption(job.store, known, settings.chunk_size, is_strict=last is None)) as adoption:
             rows = _plan_rows(job, journal, adoption, is_stopping)
             adoption.end(rows)
+        if job.settings.id_column is not None:
+            _check_ids(job, journal, rows, comparison)
         matched = journal.plan_end(
             rows,
             givers=set(givers),
@@ -248,20 +263,25 @@ def make(job: Job, journal: Journal, is_stopping: Callable[[], bool], *, is_rehe
             reuse=settings.on_change == "reuse",
             dedup=settings.dedup,
         )
-        changed = 0 if settings.on_change == "reuse" else sum(matched.changed.values())
+        changed, gone = sum(matched.changed.values()), matched.gone
+        if settings.on_change == "reuse":
+            changed, gone = 0, gone + changed - matched.own
         reasons = _reasons(last.question if last else {}, job.question, matched.changed)
         plan = Plan(
             tuple(givers[:-1]),
             journal.planned_counts(),
             changed,
+            matched.own,
+            gone,
             reasons,
             matched.adopted,
             matched.same,
             journal.in_flight(last.id) if last else InFlight(0, 0),
+            _checked_files(job, journal),
         )
         if is_rehearsal:
             return plan
-        if changed and settings.on_change == "abort":
+        if (plan.changed or plan.gone) and settings.on_change == "abort":
             raise ChangedError(_explained(job, plan, journal.usual()))
         # With the plan, or none of both: `verify` reads from here what the rows ask.
         journal.start_run(settings.chunk_size, job.question)
@@ -271,13 +291,13 @@ def make(job: Job, journal: Journal, is_stopping: Callable[[], bool], *, is_rehe
 def _plan_rows(job: Job, journal: Journal, adoption: Adoption, is_stopping: Callable[[], bool]) -> int:
     """Tell the journal what each row asks, and what chunk files hold for it; return how many rows there are."""
     key = keyer(job.settings.params)
-    cells = celler(job.question["columns"], job.dataset.columns)
+    marks = Marks(job.dataset.columns)
     end = 0
     for start, rows in job.dataset.slices(ROWS_AT_ONCE, job.settings.limit):
         if is_stopping():
             raise Stopped
         keys = [key(job.messages(start + offset, values)) for offset, values in enumerate(rows)]
-        journal.plan_keys(start, keys, [cells(values) for values in rows])
+        journal.plan_keys(start, keys, list(map(marks.of, rows)))
         journal.plan_found((start + offset, keys[offset], result) for offset, result in adoption.results(start, rows))
         end = start + len(rows)
     if adoption.is_strict:
@@ -286,18 +306,70 @@ def _plan_rows(job: Job, journal: Journal, adoption: Adoption, is_stopping: Call
     return end
 
 
-def celler(asked: Sequence[str], columns: Sequence[str]) -> Callable[[Values], bytes]:
-    """Return the function from a row to four bytes for each column that its question is made of.
+def _checked_files(job: Job, journal: Journal) -> frozenset[int]:
+    """Return which chunk files are as they were written, after a look at the input's cells in the others.
 
-    CRC-32 misses one change in four thousand million, which costs a word in an explanation.
+    A file that has to be made anew anyway, because rows or answers have changed since, is left alone.
+
+    Raises:
+        OutputError: a changed file would go into the result, and its cells are not the input's.
     """
-    indexes = [columns.index(name) for name in asked[:_MOST_COLUMNS]]
+    intact, changed = set(), {}
+    for start, chunk in journal.chunks().items():
+        sha256 = job.store.sha256(start)
+        if sha256 == chunk.sha256:
+            intact.add(start)
+        elif sha256 is not None:
+            changed[start] = chunk
+    for start, rows in chunks_of(job, changed):
+        states = journal.planned_states(start, start + len(rows))
+        if changed[start].origin == job.store.origin(job.store.lines(rows), states):
+            job.store.check_cells(start, rows)
+    return frozenset(intact)
 
-    def cells(values: Values) -> bytes:
-        hashes = (zlib.crc32(cell(values[index]).encode("utf-8", "surrogatepass")) for index in indexes)
-        return b"".join(number.to_bytes(CELL_BYTES) for number in hashes)
 
-    return cells
+def chunks_of(job: Job, starts: Collection[int]) -> Iterator[Slice]:
+    """Read the input once more as far as needed, and yield the chunks that begin at these rows.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if starts:
+        for part in job.dataset.slices(job.settings.chunk_size, job.settings.limit):
+            if part.start in starts:
+                yield part
+            if part.start >= max(starts):
+                return
+
+
+def _comparison(job: Job, journal: Journal, last: LastRun | None) -> Comparison:
+    """Return how the rows are compared with those of the last run."""
+    before = last.question if last else {}
+    ever = (name for question in journal.questions() for name in question.get("columns", ()))
+    table = before.get("table")
+    return Comparison(
+        Marks(job.dataset.columns),
+        tuple(job.question["columns"]),
+        None if table is None else Marks(table),
+        tuple(before.get("columns", ())),
+        tuple(sorted(set(ever))),
+        job.settings.id_column,
+    )
+
+
+def _check_ids(job: Job, journal: Journal, rows: int, comparison: Comparison) -> None:
+    """Refuse an id column in which two rows have the same id.
+
+    Raises:
+        InputError: they are named.
+    """
+    name = job.settings.id_column or ""
+    if twins := journal.planned_twins(rows, comparison.sql([name])):
+        first, second = twins
+        raise InputError(
+            f"--id-column: rows {first} and {second} of {job.dataset.name} (counted from 0) have the same {name!r}:"
+            " name a column whose values are unique"
+        )
 
 
 def _reasons(before: Mapping[str, Any], now: Mapping[str, Any], changed: Mapping[int, int]) -> tuple[str, ...]:
@@ -319,7 +391,7 @@ def _reasons(before: Mapping[str, Any], now: Mapping[str, Any], changed: Mapping
 def _column_changes(columns: Sequence[str], changed: Mapping[int, int]) -> list[str]:
     """Say which columns of the changed rows hold something else."""
     found = []
-    for bit, name in enumerate(columns[:_MOST_COLUMNS]):
+    for bit, name in enumerate(columns):
         count = sum(count for mask, count in changed.items() if mask >> bit & 1)
         if count:
             rows = f" in {count:,} row{'s' if count > 1 else ''}" if count < sum(changed.values()) else ""
@@ -352,16 +424,27 @@ def _giver_changes(before: list[list[str]], now: list[list[str]]) -> list[str]:
 
 
 def _explained(job: Job, plan: Plan, usual: Usual | None) -> str:
-    changed, estimate = plan.changed, ""
+    new = plan.counts.left - plan.changed
+    count, estimate = plan.changed or new, ""
     if usual and usual.cost:
-        estimate = f" (about {dollars(round(usual.cost * changed))})"
+        estimate = f" (about {dollars(round(usual.cost * count))})"
     elif usual:
-        estimate = f" (about {(usual.prompt_tokens + usual.completion_tokens) * changed:,.0f} model tokens)"
+        estimate = f" (about {(usual.prompt_tokens + usual.completion_tokens) * count:,.0f} model tokens)"
+    redo = f"asks {count:,} again" if plan.changed else f"asks the {_rows(new, 'new row')}"
+    if plan.own == plan.changed and not plan.gone:
+        reuse = "keeps the old answers"
+    else:
+        ids = "" if job.settings.id_column else " (--id-column COLUMN says which rows are the same)"
+        reuse = f"keeps the {_rows(plan.own, 'old answer')} that provably belong to their rows and asks the others{ids}"
     return (
         f"{in_words(job.keyword, plan)}.\n"
-        f"Nothing was sent. `--on-change redo` asks {changed:,} again{estimate}, `--on-change reuse` keeps the old"
-        " answers; or give the new question another --keyword. Every answer stays in the journal."
+        f"Nothing was sent. `--on-change redo` {redo}{estimate}, `--on-change reuse` {reuse}; or give the new question"
+        " another --keyword. Every answer stays in the journal."
     )
+
+
+def _rows(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def notes(job: Job, plan: Plan) -> list[str]:
@@ -377,6 +460,11 @@ def notes(job: Job, plan: Plan) -> list[str]:
     elif plan.same:
         done = "are sent once" if job.settings.dedup else "could be sent once (--dedup)"
         found.append(f"{plan.same:,} rows ask what another row asks: those {done}.")
+    if plan.gone and job.settings.on_change == "reuse" and not job.settings.id_column:
+        found.append(
+            "Nothing proves that an answer of the rows that are gone belongs to a new row, so the new rows are asked."
+            " --id-column COLUMN names a column that identifies the rows."
+        )
     return found
 
 
@@ -387,6 +475,7 @@ def in_words(keyword: str, plan: Plan) -> str:
     adopted = f" ({plan.adopted:,} rows adopted from chunk files without a journal)" if plan.adopted else ""
     parts = [f"{answered:,} answered{adopted}"] if answered or adopted else []
     parts += [f"{counts.error:,} failed before (--retry-failed sends them again)"] if counts.error else []
-    parts += [f"{counts.left - changed:,} new"]
+    gone = f", and {_rows(plan.gone, 'answered row')} {'is' if plan.gone == 1 else 'are'} gone: edited?"
+    parts += [f"{counts.left - changed:,} new{gone if plan.gone else ''}"]
     parts += [f"{changed:,} answered to another question ({'; '.join(plan.reasons)})"] if changed else []
     return f"{keyword}: {counts.rows:,} rows: {', '.join(parts)}"

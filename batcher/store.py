@@ -19,17 +19,16 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO
 
-from batcher.cell import cell
+from batcher.cell import cell, writable
 from batcher.errors import InputError, OutputError
 from batcher.records import Result, RowState, Values
 
 # A byte order mark in front of the first column's name would not be read as a part of it.
 _BOM = "\ufeff"
-# What no UTF-8 file and few readers of CSV can hold; the journal keeps the text as it came.
-_UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 # What to do about a broken chunk file: the journal knows what is in it, or nobody does.
 _OURS = "delete it, and the next run makes it anew"
 _FOREIGN = "mend it, move it away, or put the journal that it was made from beside it"
+_LONGEST_SHOWN = 60  # characters of a cell in a message
 _LARGEST_CELL = 2**25  # characters; the csv module's own limit of 131,072 is less than one long answer
 
 
@@ -102,6 +101,12 @@ class Store:
 
     def chunk_path(self, start: int) -> Path:
         return self.directory / f"{start}_{self.keyword}.csv"
+
+    def is_ours(self, path: Path) -> bool:
+        """Return whether a file is one that a run of this keyword writes."""
+        path = path.resolve()
+        name = re.compile(rf"(?:0|[1-9][0-9]*|all|partial)_{re.escape(self.keyword)}\.csv")
+        return path.parent == self.directory.resolve() and name.fullmatch(path.name) is not None
 
     def check(self) -> None:
         """Look whether the directory can be worked in, and write nothing.
@@ -244,6 +249,37 @@ class Store:
             return FileState.BROKEN
         return FileState.EDITED if found == rows else FileState.BROKEN
 
+    def check_cells(self, start: int, rows: Sequence[Values]) -> bool:
+        """Check that the lines of a changed chunk file are about the rows of the input; answers may be corrected.
+
+        Args:
+            start: the position of its first row.
+            rows: the input's.
+
+        Returns:
+            False if they cannot be compared: it cannot be read, or has other columns or another number of rows.
+
+        Raises:
+            OutputError: a cell is not the input's; the message names it.
+        """
+        path = self.chunk_path(start)
+        try:
+            (_, header), *lines = read_csv(path)
+        except (OutputError, ValueError):  # broken, or empty
+            return False
+        if header != [*self.columns, *self.answer_columns] or len(lines) != len(rows):
+            return False
+        for values, (number, line) in zip(rows, lines, strict=True):
+            expected = [writable(cell(value)) for value in values]
+            for column, ours, theirs in zip(self.columns, expected, line, strict=False):
+                if ours != theirs:
+                    raise OutputError(
+                        f"{path}, line {number}, column {column!r}: the file has {_short(theirs)}, the input has"
+                        f" {_short(ours)}. In a chunk file only answers may be corrected: put the input's cells back,"
+                        " or move the file away, and the next run makes it anew from the journal"
+                    )
+        return True
+
     def write_chunk(
         self, start: int, lines: Sequence[str], results: Sequence[Result], known_sha256: bytes | None
     ) -> tuple[bytes, Path | None]:
@@ -322,11 +358,8 @@ class Store:
             return copy
 
 
-def writable(text: str) -> str:
-    """Return a text as a file holds it."""
-    if text.isascii() and "\0" not in text:  # seven times faster
-        return text
-    return _UNWRITABLE.sub("\ufffd", text)
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]!r}..."
 
 
 def _encoded(text: str) -> bytes:

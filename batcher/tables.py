@@ -49,8 +49,6 @@ CREATE TABLE events (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, at REAL NOT N
     subject TEXT NOT NULL, detail TEXT NOT NULL);
 """
 _THIRD = """
-ALTER TABLE rows ADD COLUMN others BLOB;
-ALTER TABLE rows ADD COLUMN row_id BLOB;
 ALTER TABLE requests ADD COLUMN prompt_most INTEGER;
 ALTER TABLE requests ADD COLUMN answer_cost INTEGER;
 """
@@ -69,9 +67,6 @@ UPDATE main.scope SET rows = (SELECT rows FROM source.scope);
 CREATE TEMP VIEW requests AS SELECT * FROM source.requests;
 COMMIT;
 """
-
-CELL_BYTES = 4
-"""Bytes of a cell's hash in `rows.cells`."""
 
 IN_SCOPE = "position < (SELECT rows FROM scope)"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -16,23 +16,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batcher.alignment import aligned
-from batcher.cell import cell
+from batcher.cell import cell, writable
 from batcher.config import check_keyword
 from batcher.dataset import Dataset, open_dataset
 from batcher.errors import InputError, OutputError
 from batcher.findings import Finding, Found, Kind
 from batcher.identity import keyer
 from batcher.journal import Chunk, Counts, EndpointAccount, Journal, LastRun, RowRecord, Unreconciled, is_sealed
-from batcher.planning import ROWS_AT_ONCE, celler, source_of
+from batcher.marks import Marks
+from batcher.matching import Proof, kept
+from batcher.planning import ROWS_AT_ONCE, source_of
 from batcher.prices import NANO, dollars
 from batcher.prompt import PromptFunction, Renderer, from_function, from_template, with_system
-from batcher.records import RowState, Status, Values
-from batcher.store import Store, csv_line, read_csv, writable
+from batcher.records import Message, RowState, Status, Values
+from batcher.store import Store, csv_line, read_csv
+from batcher.tables import ADOPTED
 
 if TYPE_CHECKING:
     import pandas as pd
 
     Data = str | os.PathLike[str] | pd.DataFrame | pd.Series[Any] | list[str]
+
+Prompt = str | PromptFunction | None
+"""What may be said instead of the recorded prompt."""
 
 _ANSWER_COLUMNS = 3
 
@@ -149,60 +155,85 @@ def verify(
         last = journal.last_run()
         if last is None:
             raise OutputError(f"{store.journal_path} holds no run yet")
-        return _Proof(store, journal, last, _Asked.of(dataset, prompt, last) if dataset else None).made()
+        return _Proof(store, journal, last, _Asked(dataset, prompt, last) if dataset else None).made()
 
 
 class _InputRow(NamedTuple):
     """A row of INPUT: its position, its cells as a file holds them, and what its question is made of.
 
-    Where the key cannot be made, it is None, and `hashes` are those of its cells.
+    If the key cannot be made, it is None, and `hashes` are the marks of the cells that the question reads.
     """
 
     position: int
+    values: Values
     cells: list[str]
     key: bytes | None
     hashes: bytes
 
 
-class _Asked(NamedTuple):
-    """What INPUT asks now.
+class _Question(NamedTuple):
+    """A question that a run has recorded, asked about the rows of INPUT.
 
     Attributes:
-        dataset: INPUT.
-        render: makes the messages, or None where nobody knows how.
-        params: the request parameters of all rows.
-        limit: how many rows the run was about, if not all.
-        hashes: makes the hashes of a row's cells, where the prompt cannot be made.
+        render: makes the messages.
+        key: makes the key of messages.
     """
 
-    dataset: Dataset
-    render: Renderer | None
-    params: dict[str, Any]
-    limit: int | None
-    hashes: Callable[[Values], bytes]
+    render: Renderer
+    key: Callable[[Sequence[Message]], bytes]
 
     @classmethod
-    def of(cls, dataset: Dataset, prompt: str | PromptFunction | None, last: LastRun) -> _Asked:
-        """Make it of INPUT and the recorded question.
+    def of(cls, recorded: Mapping[str, Any], columns: tuple[str, ...], prompt: Prompt = None) -> _Question | None:
+        """Make it of what a run has recorded; None if that was a function and no prompt is given.
 
         Raises:
             InputError: INPUT lacks a column.
         """
-        question, columns = last.question, dataset.columns
-        render: Renderer | None = None
         if callable(prompt):
             render = from_function(prompt, columns)
         elif prompt is not None:
             render = from_template(prompt, "prompt", columns)
-        elif question.get("source", "function") != "function":
-            render = source_of(question["source"], question.get("prompt", ""), columns).render
-        if render and question.get("system") is not None:
-            render = with_system(render, question["system"], "--system", columns)
-        asked = question.get("columns", ())
-        if gone := set(asked) - set(columns):
+        elif recorded.get("source", "function") != "function":
+            render = source_of(recorded["source"], recorded.get("prompt", ""), columns).render
+        else:
+            return None
+        if recorded.get("system") is not None:
+            render = with_system(render, recorded["system"], "--system", columns)
+        return cls(render, keyer(recorded.get("params", {})))
+
+    def about(self, values: Values) -> bytes:
+        """Return the key of the question about a row; empty if none can be made of it."""
+        try:
+            return self.key(self.render(values))
+        except InputError:
+            return b""
+
+
+class _Asked:
+    """What INPUT asks now.
+
+    Args:
+        dataset: INPUT.
+        prompt: the function that made the prompts, or another template than the recorded one.
+        last: the latest run.
+
+    Attributes:
+        dataset: INPUT.
+        question: what is asked, or None if nobody knows.
+
+    Raises:
+        InputError: INPUT lacks a column.
+    """
+
+    def __init__(self, dataset: Dataset, prompt: Prompt, last: LastRun) -> None:
+        self.dataset = dataset
+        self.question = _Question.of(last.question, dataset.columns, prompt)
+        self._limit = last.question.get("limit")
+        self._names = tuple(last.question.get("columns", ()))
+        if gone := set(self._names) - set(dataset.columns):
             raise InputError(f"{dataset.name} has no column {min(gone)!r}, which the prompts were made of")
-        hashes = celler(asked, columns)
-        return cls(dataset, render, question.get("params", {}), question.get("limit"), hashes)
+        self._marks = Marks(dataset.columns)
+        self._marks_before = Marks(last.question.get("table", ()))
 
     def rows(self) -> Iterator[_InputRow]:
         """Read INPUT.
@@ -210,17 +241,18 @@ class _Asked(NamedTuple):
         Raises:
             InputError: it cannot be read.
         """
-        key = keyer(self.params)
-        for start, rows in self.dataset.slices(ROWS_AT_ONCE, self.limit):
+        for start, rows in self.dataset.slices(ROWS_AT_ONCE, self._limit):
             for position, values in enumerate(rows, start):
                 cells = [writable(cell(value)) for value in values]
-                if self.render is None:
-                    yield _InputRow(position, cells, None, self.hashes(values))
-                    continue
-                try:
-                    yield _InputRow(position, cells, key(self.render(values)), b"")
-                except InputError:  # no question can be made of it any more
-                    yield _InputRow(position, cells, b"", b"")
+                if self.question:
+                    yield _InputRow(position, values, cells, self.question.about(values), b"")
+                else:
+                    hashes = self._marks.cut(self._marks.of(values), self._names)
+                    yield _InputRow(position, values, cells, None, hashes)
+
+    def hashes_of(self, marks: bytes | None) -> bytes:
+        """Return the marks of the cells that a row's question read; empty if an older batcher made them."""
+        return self._marks_before.cut(marks or b"", self._names)
 
 
 class _Row:
@@ -228,18 +260,20 @@ class _Row:
 
     Attributes:
         position, key, hashes, result: as in the journal.
+        kept: what the journal has of it, if it keeps an answer to an earlier question.
         ending: answer, status and error as a file holds them, or None where they are not known.
         cells: the input's cells as a file holds them, or None where they are not known.
         is_named: a check has named it already.
     """
 
-    __slots__ = ("cells", "ending", "hashes", "is_named", "key", "position", "result")
+    __slots__ = ("cells", "ending", "hashes", "is_named", "kept", "key", "position", "result")
 
-    def __init__(self, position: int, key: bytes = b"", hashes: bytes | None = None, result: int | None = None) -> None:
+    def __init__(self, position: int, key: bytes = b"", hashes: bytes = b"", result: int | None = None) -> None:
         self.position = position
         self.key = key
         self.hashes = hashes
         self.result = result
+        self.kept: RowRecord | None = None
         self.ending: list[str] | None = None
         self.cells: list[str] | None = None
         self.is_named = False
@@ -304,7 +338,13 @@ class _Proof:
         self._unread: set[int] = set()
         self._changed: set[int] = set()
         self._ended = dict.fromkeys(Status, 0)
-        self._kept = self._unsealed = self._adopted = self._compared = 0
+        self._unsealed = self._adopted = self._compared = 0
+        # Rows that keep an answer, by its proof; and those of them whose earlier question cannot be made again.
+        self._kept = dict.fromkeys(Proof, 0)
+        self._unmade = 0
+        self._earlier: dict[int, _Question | None] = {}
+        givers = {tuple(each) for each in last.question.get("givers", ())}
+        self._pool = {number for number, giver in journal.givers().items() if giver in givers or giver == ADOPTED}
 
     def made(self) -> Verification:
         self._check_requests()
@@ -333,15 +373,20 @@ class _Proof:
             yield "A run is at work: what was found may be on its way. Verify again when it has ended."
         if self._asked is None:
             yield "INPUT was not given: journal and files were compared with one another, but not with the table."
-        elif self._asked.render is None:
+        elif self._asked.question is None:
             yield (
                 "How the prompts were made is not in the journal, which cannot hold a function: each row's cells are"
                 " those that its prompt was made of, but it was not made again. In Python, give prompt= for that."
             )
         if not self._is_finished and self._store.all_path.exists():
             yield f"{self._store.all_path} is of an earlier state, and was not compared; the next one will replace it."
-        if self._kept:
-            yield f"{self._kept:,} rows keep an answer to an earlier question, as --on-change reuse asked for."
+        if count := sum(self._kept.values()):
+            by_id, unmade = self._kept[Proof.ID], self._kept[Proof.OLDER] + self._unmade
+            yield (
+                f"{count:,} rows keep an answer to an earlier question, as --on-change reuse asked for."
+                + (f" {by_id:,} of them were edited, and are known by their id alone." if by_id else "")
+                + (f" The earlier question of {unmade:,} cannot be made again." if unmade else "")
+            )
         if self._adopted:
             yield f"{self._adopted:,} answers were adopted from files: nobody knows who gave them, and to what."
         if self._unsealed:
@@ -361,6 +406,18 @@ class _Proof:
             for number in numbers:
                 self._found.requests(kind, number)
                 self._suspects.setdefault(number, kind)
+        self._check_askers()
+
+    def _check_askers(self) -> None:
+        """Compare whom each process asked with the pool that it has recorded."""
+        givers = self._journal.givers()
+        for run, endpoint, giver in self._journal.askers():
+            pool = self._journal.question(run).get("pool")
+            if pool is None or giver not in givers or [*givers[giver]] in pool[endpoint : endpoint + 1]:
+                continue
+            for number in self._journal.requests_to(run, endpoint, giver):
+                self._found.requests(Kind.ASKED_OTHER, number)
+                self._suspects.setdefault(number, Kind.ASKED_OTHER)
 
     # -- Rows
 
@@ -385,7 +442,8 @@ class _Proof:
         return row
 
     def _checked(self, record: RowRecord) -> _Row:
-        row = _Row(record.position, record.key, record.cells, record.result)
+        hashes = self._asked.hashes_of(record.cells) if self._asked and not self._asked.question else b""
+        row = _Row(record.position, record.key, hashes, record.result)
         if fault := self._fault_of(record):
             self._found.rows(fault, record.position)
             row.is_named = True
@@ -393,6 +451,7 @@ class _Proof:
         if kind := self._suspects.get(record.result or 0):
             self._found.rows(kind, record.position)
         row.ending = [writable(_text(part)) for part in (record.answer, record.status, record.error)]
+        row.kept = None if record.is_kept is None else record
         return row
 
     def _fault_of(self, record: RowRecord) -> Kind | None:
@@ -404,10 +463,15 @@ class _Proof:
         status = _STATUSES.get(record.status)
         if status is not None:
             self._ended[status] += 1
-        if record.answered != record.key:
-            if not record.is_kept:
-                return Kind.OTHER_QUESTION
-            self._kept += 1
+        if record.is_kept is not None:
+            proof = _proof_of(record)
+            if proof is None:
+                return Kind.OTHER_ROW
+            self._kept[proof] += 1
+        elif record.answered != record.key:
+            return Kind.OTHER_QUESTION
+        elif self._pool and record.giver not in self._pool and status is not Status.ERROR:
+            return Kind.OTHER_GIVER
         self._adopted += record.found < 0
         self._unsealed += record.sealed is None
         is_whole = record.sealed is None or is_sealed(record)
@@ -426,9 +490,31 @@ class _Proof:
                 self._name(Kind.INPUT_LACKS, row)
             elif _asks_the_same(row, asked):
                 row.cells = asked.cells
+                if row.kept and not self._is_own(row.kept, asked.values):
+                    self._name(Kind.OTHER_ROW, row)
             else:
                 self._name(Kind.INPUT_OTHER, row)
             yield row
+
+    def _is_own(self, kept: RowRecord, values: Values) -> bool:
+        """Return whether a row keeps an answer to the earlier question about itself, as far as that can be told."""
+        if kept.answered == kept.key or _proof_of(kept) is not Proof.COLUMNS:
+            return True
+        run = kept.run or 0
+        if run not in self._earlier:
+            self._earlier[run] = self._question_of(run)
+        question = self._earlier[run]
+        self._unmade += question is None
+        return question is None or question.about(values) == kept.answered
+
+    def _question_of(self, run: int) -> _Question | None:
+        """Return what a process asked, or None if INPUT has lost a column of that, or a function made the prompts."""
+        if not run or self._asked is None:
+            return None
+        try:
+            return _Question.of(self._journal.question(run), self._asked.dataset.columns)
+        except InputError:
+            return None
 
     def _name(self, kind: Kind, row: _Row, place: str = "") -> None:
         if not row.is_named:
@@ -568,6 +654,13 @@ class _Proof:
     def _is_of_before(self, row: _Row, line: _Line) -> bool:
         """Tell whether the result holds a row as it was before its chunk file was changed, which has been named."""
         return row.position in self._changed and _fits(self._as_journalled(row.position), line)
+
+
+def _proof_of(record: RowRecord) -> Proof | None:
+    """Return how it is known that the answer that a row keeps is its own; None if it was kept for another row."""
+    if not isinstance(record.is_kept, bytes):
+        return Proof.OLDER
+    return next((proof for proof in Proof if record.is_kept == kept(proof, record.key, record.result or 0)), None)
 
 
 _STATUSES = {status.value.encode(): status for status in Status}

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 from batcher.account import Account
 from batcher.answer import read
 from batcher.budget import BudgetClosed, BudgetSpent
-from batcher.errors import BatcherError, InputError
+from batcher.errors import BatcherError, InputError, OutputError
 from batcher.identity import keyer
 from batcher.journal import UNSENT, Chunk, Journal, Outcome, Request
-from batcher.planning import Job, Plan
+from batcher.marks import Marks
+from batcher.planning import Job, Plan, chunks_of
 from batcher.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
 from batcher.prices import dollars
 from batcher.progress import Progress, Tally, duration
@@ -142,6 +143,8 @@ class Window:
         self._policy = Policy(job.settings.max_attempts, job.settings.deadline)
         self._loop = asyncio.get_running_loop()
         self._written = journal.chunks()
+        self._intact = planned.intact
+        self._marks = Marks(job.dataset.columns)
         self._key = keyer(job.settings.params)
         self._starts: list[int] = []
         self._parts = self._read()
@@ -383,7 +386,10 @@ class Window:
     def _part(self, chunk: OpenChunk, rows: Sequence[Values], states: Sequence[RowState]) -> list[_Row | OpenChunk]:
         """Return what there is to do for a chunk that is not written."""
         part: list[_Row | OpenChunk] = []
-        for position, (values, state) in enumerate(zip(rows, states, strict=True), chunk.start):
+        planned = self._journal.marks(chunk.start, chunk.stop)
+        for position, (values, state, marks) in enumerate(zip(rows, states, planned, strict=True), chunk.start):
+            if self._marks.of(values) != marks:  # also in a column that the question does not read
+                raise self._input_changed(position)
             if state.result is None:
                 part.append(_Row(position, values, state, chunk))
             else:  # the file will hold this row as it reads now, beside the answer that it had
@@ -548,6 +554,8 @@ class Window:
         written = self._written.get(chunk.start)
         if written is None or written.origin != self.job.store.origin(chunk.lines, states):
             return False
+        if chunk.start in self._intact:
+            return True
         state = self.job.store.state(chunk.start, written.rows, written.sha256)
         return state in {FileState.INTACT, FileState.EDITED}
 
@@ -561,6 +569,7 @@ class Window:
             await self._journal.chunk_begun(chunk.start)
         record, copy = await self._loop.run_in_executor(None, self._write_file, chunk)
         await self._journal.chunk_written(chunk.start, record)
+        self._written[chunk.start] = record
         self._unwritten -= 1
         self._tell_of(copy)
 
@@ -579,7 +588,29 @@ class Window:
             written = self._written.get(start)
             self._tell_of(self.job.store.remove_chunk(start, written and written.sha256))
             await self._journal.chunk_removed(start)
-        await self._loop.run_in_executor(None, self.job.store.join, self._starts)
+        await self._loop.run_in_executor(None, self._join_files)
+
+    def _join_files(self) -> None:
+        """Join the chunk files, if they and the input are still what they were; runs in a thread.
+
+        Raises:
+            InputError: the input was changed meanwhile.
+            OutputError: the input's cells were changed in a chunk file meanwhile, or it is gone.
+        """
+        store = self.job.store
+        changed = {start for start in self._starts if store.sha256(start) != self._written[start].sha256}
+        for start, rows in chunks_of(self.job, changed):
+            if not store.check_cells(start, rows):
+                raise OutputError(
+                    f"{store.chunk_path(start)} was changed while the run worked, and is no longer whole: move it away,"
+                    " and the next run makes it anew from the journal"
+                )
+        if self.job.dataset.has_changed():
+            raise InputError(
+                f"{self.job.dataset.name} was changed while the run worked, so {store.all_path.name} is not made of it."
+                " What arrived is saved; run it again"
+            )
+        store.join(self._starts)
 
     def _tell_of(self, copy: Path | None) -> None:
         if copy:

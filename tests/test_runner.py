@@ -662,17 +662,186 @@ def test_on_change_redo_asks_the_changed_rows_again_and_no_others(lab: Lab) -> N
     assert lab.run(["a", "b", "c"], service, on_change="redo").requests == 0, "the old answer is still in the journal"
 
 
-def test_on_change_reuse_keeps_the_old_answers_beside_the_new_text(lab: Lab) -> None:
-    service = Service(["a", "b", "c", "new"])
+def test_on_change_reuse_asks_an_edited_row_of_which_nothing_tells_whose_answer_is_its_own(lab: Lab) -> None:
+    service = Service(["a", "b", "c", "x", "new"])
     lab.run(["a", "b", "c"], service)
-    report = lab.run(["a", "x", "c", "new"], service, on_change="reuse")
-    assert report.requests == 1, "the row that was added"
-    assert [(row["text"], row["infer"]) for row in lab.rows()] == [
-        ("a", answer_to("a")),
-        ("x", answer_to("b")),
-        ("c", answer_to("c")),
-        ("new", answer_to("new")),
-    ]
+    assert lab.run(["a", "x", "c", "new"], service, on_change="reuse").requests == 2
+    assert lab.rows() == expected(["a", "x", "c", "new"])
+
+
+class Table:
+    """A table with an id, a text and a note, of which the prompt reads the text; and the answers that it has.
+
+    Attributes:
+        service: answers any text; its books are the answers' price.
+    """
+
+    def __init__(self, lab: Lab, path: Path) -> None:
+        self._lab = lab
+        self._path = path
+        self.service = Service([])
+
+    def run(self, rows: Sequence[Sequence[str]], prompt: str = "{text}", **options: Any) -> list[str]:
+        """Run these rows; return what was sent."""
+        before = len(self.service.calls)
+        with self._path.open("w", newline="") as file:
+            csv.writer(file).writerows([["id", "text", "note"], *rows])
+        self.service.prompts |= {prompt.format(text=row[1], note=row[2]) for row in rows}
+        self._lab.run(self._path, self.service, prompt, **{"chunk_size": 2, **options})
+        return sorted(call.prompt for call in self.service.calls[before:])
+
+    def refused(self, rows: Sequence[Sequence[str]], **options: Any) -> str:
+        """Run these rows, and return why nothing was sent."""
+        files, calls = self._lab.files(), len(self.service.calls)
+        with pytest.raises(ChangedError) as caught:
+            self.run(rows, **options)
+        assert (self._lab.files(), len(self.service.calls)) == (files, calls)
+        return str(caught.value)
+
+    def answers(self) -> dict[str, str]:
+        """Return the answer of each id."""
+        return {row["id"]: row["infer"].removeprefix("answer to ") for row in self._lab.rows()}
+
+
+@pytest.fixture
+def fruit(lab: Lab, tmp_path: Path) -> Table:
+    table = Table(lab, tmp_path / "table.csv")
+    table.run(FRUIT)
+    return table
+
+
+FRUIT = [("1", " apple ", "red"), ("2", " bear ", "brown"), ("3", " corn ", "yellow"), ("4", " date ", "brown")]
+STRIPPED = [(number, text.strip(), note) for number, text, note in FRUIT]
+REUSE_BY_ID = {"on_change": "reuse", "id_column": "id"}
+
+
+def test_texts_that_were_stripped_get_no_answer_of_the_row_that_stood_there(fruit: Table) -> None:
+    said = fruit.refused(STRIPPED[1:])
+    assert "0 new, 3 answered to another question (column text changed)" in said
+    assert "keeps the 0 old answers that provably belong to their rows" in said
+    assert "--id-column" in said
+    assert fruit.run(STRIPPED[1:], on_change="reuse") == ["bear", "corn", "date"]
+    assert fruit.answers() == {"2": "bear", "3": "corn", "4": "date"}
+
+
+@pytest.mark.parametrize("rows", [STRIPPED, STRIPPED[1:], STRIPPED[::-1]], ids=["in place", "moved", "reversed"])
+def test_an_edited_row_keeps_its_answer_by_its_id_wherever_it_stands(fruit: Table, rows: list[tuple[str, ...]]) -> None:
+    assert fruit.run(rows, **REUSE_BY_ID) == []
+    assert fruit.answers() == {number: text for number, text, _ in FRUIT if number in {row[0] for row in rows}}
+    assert fruit.run(rows) == [], "and the same again costs nothing"
+    assert fruit.run(rows, "{text}?", on_change="reuse") == [], "the row is the same; only the prompt changed"
+    assert fruit.answers()["2"] == " bear "
+
+
+def test_a_new_id_and_an_empty_one_keep_nothing(fruit: Table) -> None:
+    rows = [("1", "apple", "red"), ("9", "bear", "brown"), ("", "corn", "yellow"), ("", "date", "brown")]
+    assert fruit.run(rows, **REUSE_BY_ID) == ["bear", "corn", "date"]
+
+
+def test_an_id_that_two_rows_have_is_refused(fruit: Table, lab: Lab) -> None:
+    before = lab.journal()
+    with pytest.raises(InputError, match=r"rows 1 and 3 of .*table.csv \(counted from 0\) have the same 'note'"):
+        fruit.run(FRUIT, on_change="reuse", id_column="note")
+    with pytest.raises(InputError, match="--id-column: the table has no column 'key'"):
+        fruit.run(FRUIT, id_column="key")
+    assert lab.journal() == before
+
+
+def test_a_row_that_takes_the_place_of_another_gets_nothing_of_it(lab: Lab, tmp_path: Path) -> None:
+    table = Table(lab, tmp_path / "table.csv")
+    table.service.instead = lambda call: refusal(400) if "corn" in call.prompt and call.nth == 1 else None
+    table.run(FRUIT)
+    rows = [FRUIT[0], FRUIT[2], ("5", "egg", "white")]
+    assert "1 new, and 2 answered rows are gone: edited?" in table.refused(rows)
+    for options in (REUSE, REUSE_BY_ID):
+        assert table.run(rows, **options) == ([] if options is REUSE_BY_ID else ["egg"])
+        assert table.answers() == {"1": " apple ", "3": "", "5": "egg"}
+
+
+def test_a_row_gets_its_own_answer_though_that_stands_behind_the_limit(fruit: Table) -> None:
+    rows = [FRUIT[3], FRUIT[0], FRUIT[1], FRUIT[2]]
+    assert fruit.run(rows, "{text}!", limit=2, on_change="reuse") == []
+    assert fruit.answers() == {"4": " date ", "1": " apple "}
+
+
+def test_of_two_rows_with_one_text_each_keeps_its_own_answer(lab: Lab, tmp_path: Path) -> None:
+    table = Table(lab, tmp_path / "table.csv")
+    twice = [("1", "apple", "red"), ("2", "apple", "green"), ("3", "apple", "brown")]
+    table.service.instead = lambda call: Completion(f"{call.prompt}, asked for the {call.nth}. time")
+    table.run(twice, endpoints=one(1))
+    before = table.answers()
+    assert len(set(before.values())) == 3
+    assert table.run([twice[2], twice[0], twice[1]], "{text}?", on_change="reuse") == []
+    assert table.answers() == before
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        pytest.param(
+            [FRUIT[0], ("2", "berry", "brown"), *FRUIT[2:]],
+            "0 new, 1 answered to another question",
+            id="where it stood",
+        ),
+        pytest.param(
+            [("0", "egg", "white"), FRUIT[0], ("2", "berry", "brown"), *FRUIT[2:]],
+            "1 new, 1 answered to another question (column text changed)",
+            id="behind a new row",
+        ),
+        pytest.param(
+            [FRUIT[0], *FRUIT[3:], ("2", "berry", "brown")], "1 answered to another question", id="behind a gap"
+        ),
+        pytest.param(
+            [*FRUIT[2:], ("2", "berry", "brown"), FRUIT[0]],
+            "0 new, 1 answered to another question (column text changed)",
+            id="in another order",
+        ),
+        pytest.param(
+            [("7", "berry", "blue"), FRUIT[3], FRUIT[2], FRUIT[0]],
+            "1 new, and 1 answered row is gone: edited?",
+            id="with every cell changed",
+        ),
+    ],
+)
+def test_an_edited_row_is_not_bought_unasked_wherever_it_stands(
+    fruit: Table, rows: list[tuple[str, ...]], said: str
+) -> None:
+    assert said in fruit.refused(rows)
+    new = sorted({text for _, text, _ in rows} - {text for _, text, _ in FRUIT})
+    assert fruit.run(rows, on_change="redo") == new
+    assert fruit.answers() == {number: text for number, text, _ in rows}
+
+
+@pytest.mark.parametrize(
+    ("rows", "sent"),
+    [
+        ([*FRUIT, ("5", "egg", "white")], ["egg"]),
+        ([("5", "egg", "white"), *FRUIT], ["egg"]),
+        (FRUIT[1:3], []),
+        ([*FRUIT[::-1], ("5", "egg", "white")], ["egg"]),
+        ([(number, text, "new") for number, text, _ in FRUIT[1:]], []),
+    ],
+    ids=["appended", "in front", "removed", "sorted and appended", "removed and edited beside the prompt"],
+)
+def test_to_append_or_to_remove_is_no_question(fruit: Table, rows: list[tuple[str, ...]], sent: list[str]) -> None:
+    assert fruit.run(rows) == sent
+
+
+def test_rows_that_were_still_waiting_are_no_new_ones(lab: Lab, tmp_path: Path) -> None:
+    """A run is interrupted, answered rows are removed, and it goes on; or rows failed and are sent again."""
+    table = Table(lab, tmp_path / "table.csv")
+    table.service.instead = lambda call: refusal(400) if "date" in call.prompt and call.nth == 1 else None
+    with pytest.raises(Interrupted):
+        table.run(FRUIT, endpoints=one(1), at={1.5: lab.wish_to_stop})
+    assert table.run(FRUIT[1:]) == [" corn ", " date "]
+    assert table.run(FRUIT[2:], retry_failed=True) == [" date "]
+
+
+def test_answers_stay_with_their_rows_when_the_prompt_function_changes(lab: Lab) -> None:
+    service = Service(["apple", "bear", "corn", "DATE"])
+    lab.run(["apple", "bear", "corn"], service, lambda row: row["text"])
+    lab.run(["bear", "date", "corn"], service, lambda row: row["text"].upper(), on_change="reuse")
+    assert [row["infer"] for row in lab.rows()] == [answer_to(prompt) for prompt in ("bear", "DATE", "corn")]
 
 
 def test_another_model_may_be_asked_again_or_take_over_the_answers(lab: Lab) -> None:
@@ -705,7 +874,8 @@ REDO, REUSE = {"on_change": "redo"}, {"on_change": "reuse"}
         pytest.param({"rows": TEXTS * 2, "dedup": True}, [], id="each row twice, sent once"),
         pytest.param(EDITED, None, id="a row edited"),
         pytest.param(EDITED | REDO, ["x"], id="a row edited, redo"),
-        pytest.param(EDITED | REUSE, [], id="a row edited, reuse"),
+        pytest.param(EDITED | REUSE, ["x"], id="a row edited, reuse"),
+        pytest.param(EDITED | REUSE | {"id_column": "id"}, [], id="a row edited, reuse by its id"),
         pytest.param({"chunk_size": 7}, [], id="chunk size"),
         pytest.param({"endpoints": [Endpoint("m", api_key="another")]}, [], id="API key"),
         pytest.param({"endpoints": [Endpoint("n"), Endpoint("m")]}, [], id="an endpoint more"),
