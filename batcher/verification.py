@@ -343,8 +343,9 @@ class _Proof:
         self._kept = dict.fromkeys(Proof, 0)
         self._unmade = 0
         self._earlier: dict[int, _Question | None] = {}
-        givers = {tuple(each) for each in last.question.get("givers", ())}
-        self._pool = {number for number, giver in journal.givers().items() if giver in givers or giver == ADOPTED}
+        givers = [tuple(each) for each in last.question.get("givers", ())]
+        known = journal.givers().items() if givers else ()
+        self._strangers = {number for number, giver in known if giver not in givers and giver != ADOPTED}
 
     def made(self) -> Verification:
         self._check_requests()
@@ -470,7 +471,7 @@ class _Proof:
             self._kept[proof] += 1
         elif record.answered != record.key:
             return Kind.OTHER_QUESTION
-        elif self._pool and record.giver not in self._pool and status is not Status.ERROR:
+        elif record.giver in self._strangers and status is not Status.ERROR:
             return Kind.OTHER_GIVER
         self._adopted += record.found < 0
         self._unsealed += record.sealed is None

@@ -25,7 +25,7 @@ from batcher.planning import Job, Plan, chunks_of
 from batcher.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
 from batcher.prices import dollars
 from batcher.progress import Progress, Tally, duration
-from batcher.records import Completion, Failure, Message, Result, RowState, Status, Values
+from batcher.records import Completion, Failure, Message, Result, RowState, Slice, Status, Values
 from batcher.retry import Decision, Fate, Policy, Record, decide
 from batcher.stop import Stop, to_the_end
 from batcher.store import FileState
@@ -367,7 +367,7 @@ class Window:
         """Read the input once more: yield, chunk by chunk, what there is to do; runs in a thread."""
         settings = self.job.settings
         end = 0
-        for start, rows in self.job.dataset.slices(settings.chunk_size, settings.limit):
+        for start, rows in self._slices(settings.chunk_size, settings.limit):
             end = start + len(rows)
             states = self._journal.states(start, end)
             if len(states) != len(rows):
@@ -382,6 +382,22 @@ class Window:
         if end != self.tally.rows:
             raise self._input_changed(end)
         self._is_read = True
+
+    def _slices(self, size: int, limit: int | None) -> Iterator[Slice]:
+        """Read the input; if it has become unreadable, say that it was changed."""
+        try:
+            yield from self.job.dataset.slices(size, limit)
+        except InputError as error:
+            if self.job.dataset.has_changed():
+                raise self._replaced() from error
+            raise
+
+    def _replaced(self) -> InputError:
+        name, result = self.job.dataset.name, self.job.store.all_path.name
+        return InputError(
+            f"{name} was changed while the run worked, so {result} is not made of it."
+            " What arrived is saved; run it again"
+        )
 
     def _part(self, chunk: OpenChunk, rows: Sequence[Values], states: Sequence[RowState]) -> list[_Row | OpenChunk]:
         """Return what there is to do for a chunk that is not written."""
@@ -606,10 +622,7 @@ class Window:
                     " and the next run makes it anew from the journal"
                 )
         if self.job.dataset.has_changed():
-            raise InputError(
-                f"{self.job.dataset.name} was changed while the run worked, so {store.all_path.name} is not made of it."
-                " What arrived is saved; run it again"
-            )
+            raise self._replaced()
         store.join(self._starts)
 
     def _tell_of(self, copy: Path | None) -> None:

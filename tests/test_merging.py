@@ -185,3 +185,12 @@ def test_where_there_is_no_run_there_is_nothing_to_merge(
     with pytest.raises(error, match=message):
         merge(keyword, done.directory)
     assert not (done.directory / "journal_other.sqlite").exists()
+
+
+def test_cells_that_are_not_the_inputs_are_not_joined(done: Lab) -> None:
+    path = done.path(5)
+    path.write_text(path.read_text().replace("item 7,", "item 8,"))
+    before = done.files()
+    with pytest.raises(OutputError, match=r"5_k\.csv, line 4, column 'text': the cell is not the input's"):
+        merge("k", done.directory)
+    assert done.files() == before

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import pytest
 from conftest import Lab
 from fake_service import Call, Service, answer_to, refusal
@@ -21,7 +22,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batcher.config import ENCODINGS, Endpoint
-from batcher.errors import ChangedError, EndpointsLost, InputError, Interrupted, RunStopped
+from batcher.errors import (
+    ChangedError,
+    EndpointsLost,
+    InputError,
+    Interrupted,
+    OutputError,
+    RunStopped,
+    SettingsError,
+)
 from batcher.records import Completion, Failure, Fault
 from batcher.stop import Stop
 
@@ -405,6 +414,110 @@ def test_an_edited_chunk_that_must_change_leaves_a_copy(lab: Lab) -> None:
     assert lab.files()["6_k.csv.bak"].decode() == edited
 
 
+Lines = list[list[str]]
+
+
+def rewrite(path: Path, change: Callable[[Lines], object]) -> bytes:
+    """Change a file as a spreadsheet does: with other quotes, other line ends and a byte order mark."""
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.reader(file))
+    change(lines)
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows(lines)
+    return path.read_bytes()
+
+
+NUMBERED = [[f"00{n}", prompt] for n, prompt in enumerate(PROMPTS[:9])]
+
+
+def write_numbered(path: Path, rows: Sequence[Sequence[str]] = NUMBERED) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "text"], *rows])
+    return path
+
+
+def as_numbers(lines: Lines) -> None:
+    for line in lines[1:]:
+        line[0] = str(int(line[0]))
+
+
+def swap_files(lab: Lab) -> None:
+    one, other = lab.path(0).read_bytes(), lab.path(3).read_bytes()
+    lab.path(0).write_bytes(other)
+    lab.path(3).write_bytes(one)
+
+
+CHANGES: dict[str, tuple[Callable[[Lab], object], str]] = {
+    "numbers without their zeros": (
+        lambda lab: rewrite(lab.path(3), as_numbers),
+        "3_k.csv, line 2, column 'id': the file has '3', the input has '003'",
+    ),
+    "sorted": (
+        lambda lab: rewrite(lab.path(3), lambda lines: lines.sort(key=lambda line: line[0] == "003")),
+        "3_k.csv, line 2, column 'id': the file has '004', the input has '003'",
+    ),
+    "pasted over": (
+        lambda lab: rewrite(lab.path(6), lambda lines: lines[2].__setitem__(1, "something else")),
+        "6_k.csv, line 3, column 'text': the file has 'something else', the input has 'question 7'",
+    ),
+    "two files swapped": (swap_files, "0_k.csv, line 2, column 'id': the file has '003', the input has '000'"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("is_unfinished", [False, True])
+def test_a_chunk_file_with_cells_that_are_not_the_inputs_is_refused(
+    lab: Lab, tmp_path: Path, name: str, is_unfinished: bool
+) -> None:
+    change, said = CHANGES[name]
+    table = write_numbered(tmp_path / "table.csv")
+    lab.run(table, Service(PROMPTS), "{text}", chunk_size=3)
+    change(lab)
+    if is_unfinished:
+        write_numbered(table, [*NUMBERED, ["009", "more"]])
+    files, journal = lab.files(), lab.journal()
+    with pytest.raises(OutputError, match=re.escape(said)) as caught:
+        lab.run(table, Service([]), "{text}", chunk_size=3)
+    assert "move the file away" in str(caught.value)
+    assert (lab.files(), lab.journal()) == (files, journal)
+    for start in (0, 3, 6):
+        lab.path(start).unlink()
+    lab.run(table, Service(["more"]), "{text}", chunk_size=3)
+    assert [(row["id"], row["infer"]) for row in lab.rows()][:9] == [(n, answer_to(text)) for n, text in NUMBERED]
+
+
+def test_answers_may_be_corrected_in_a_spreadsheet(lab: Lab, tmp_path: Path) -> None:
+    table = write_numbered(tmp_path / "table.csv")
+    lab.run(table, Service(PROMPTS), "{text}", chunk_size=3)
+    edited = rewrite(lab.path(3), lambda lines: lines[1].__setitem__(2, "by hand"))
+    lab.run(table, Service([]), "{text}", chunk_size=3)
+    assert [row["infer"] for row in lab.rows()][3] == "by hand"
+    assert lab.path(3).read_bytes() == edited
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_chunk_file_that_is_changed_while_the_run_works_is_not_joined(lab: Lab, tmp_path: Path, name: str) -> None:
+    change, said = CHANGES[name]
+    table = write_numbered(tmp_path / "table.csv")
+    service = Service(PROMPTS, lambda call: 100 if call.prompt == PROMPTS[2] else 1)
+    slow: dict[str, Any] = {"endpoints": one(4), "chunk_size": 3, "timeout": 1000}
+    if name == "two files swapped":
+        service.latency = lambda call: 100 if call.prompt == PROMPTS[8] else 1
+    with pytest.raises(RunStopped, match=re.escape(said)):
+        lab.run(table, service, "{text}", at={50: lambda: change(lab)}, **slow)
+    assert not lab.path().exists()
+    lab.path(6 if name == "pasted over" else 3).unlink()
+    lab.path(0).unlink()
+    assert lab.run(table, service, "{text}", **slow).requests == 0
+    assert [(row["id"], row["infer"]) for row in lab.rows()] == [(n, answer_to(text)) for n, text in NUMBERED]
+
+
+def test_a_chunk_file_that_loses_a_row_while_the_run_works_is_not_joined(lab: Lab) -> None:
+    service = Service(PROMPTS, lambda call: 100 if call.prompt == PROMPTS[9] else 1)
+    with pytest.raises(RunStopped, match=r"3_k\.csv was changed while the run worked, and is no longer whole"):
+        lab.run(PROMPTS, service, at={50: lambda: rewrite(lab.path(3), list.pop)}, chunk_size=3, endpoints=one(4))
+
+
 # -- Changes
 
 
@@ -498,6 +611,59 @@ def test_an_input_that_changes_during_the_run_stops_it_and_loses_nothing(
     lab.run(table, service, "{text}", chunk_size=3)
     assert service.asked == ONCE
     assert [row["infer"] for row in lab.rows()] == [answer_to(prompt) for prompt in PROMPTS]
+
+
+BESIDE: dict[str, Callable[[list[list[str]]], object]] = {
+    "every id": lambda rows: [row.__setitem__(0, f"x{row[0]}") for row in rows],
+    "the last id": lambda rows: rows[-1].__setitem__(0, "x"),
+    "an id doubled": lambda rows: rows[7].__setitem__(0, "006"),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("moment", [0.5, 4.5, 8.5])
+def test_no_result_is_mixed_of_two_versions_of_the_input(lab: Lab, tmp_path: Path, name: str, moment: float) -> None:
+    table, rows = write_numbered(tmp_path / "table.csv"), [list(row) for row in NUMBERED]
+    BESIDE[name](rows)
+    service = Service(PROMPTS)
+    slow: dict[str, Any] = {"endpoints": one(1), "chunk_size": 2}
+    with pytest.raises(RunStopped, match=r"is not what it was when the run began|was changed while the run worked"):
+        lab.run(table, service, "{text}", at={moment: lambda: write_numbered(table, rows)}, **slow)
+    assert not lab.path().exists()
+    lab.run(table, service, "{text}", **slow)
+    assert [(row["id"], row["infer"]) for row in lab.rows()] == [(n, answer_to(text)) for n, text in rows]
+    assert service.asked == Counter(PROMPTS[:9])
+
+
+def test_a_dataframe_that_changes_during_the_run_stops_it(lab: Lab) -> None:
+    count = 4100  # rows; 4,096 are read at once
+    frame = pd.DataFrame({"id": range(count), "text": ["same"] * count})
+
+    def change() -> None:
+        frame.loc[count - 1, "id"] = 0
+
+    with pytest.raises(RunStopped, match=rf"row {count - 1} .* is not what it was when the run began"):
+        lab.run(frame, Service(["same"]), "{text}", at={0.5: change})
+
+
+@pytest.mark.parametrize("name", ["0_k.csv", "4_k.csv", "all_k.csv", "partial_k.csv"])
+def test_a_file_that_the_run_writes_itself_is_no_input_for_it(lab: Lab, name: str) -> None:
+    lab.run(PROMPTS, Service(PROMPTS), chunk_size=4)
+    (lab.directory / "partial_k.csv").write_bytes(lab.path().read_bytes())
+    files = lab.files()
+    with pytest.raises(SettingsError, match=f"{name} is a file that the run 'k' writes itself"):
+        lab.run(lab.directory / name, Service([]), "{text}", answer_column="again")
+    assert lab.files() == files
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_an_ok_answer_is_used_before_an_invalid_one(lab: Lab, first: str) -> None:
+    service = Service(["same"], instead=lambda call: Completion(" ") if call.nth == 1 + "ab".index(first) else None)
+    lab.run(["same", "same"], service, endpoints=one(1))
+    assert sorted(row["infer_status"] for row in lab.rows()) == ["invalid", "ok"]
+    lab.run(["other"], Service(["other"]), on_change="redo")
+    lab.run(["same", "same", "same"], Service([]), dedup=True, on_change="redo")
+    assert [row["infer_status"] for row in lab.rows()].count("ok") >= 2
 
 
 # -- Stop

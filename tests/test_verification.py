@@ -303,6 +303,68 @@ def test_answers_swapped_between_two_prompts_everywhere_are_found(done: Lab) -> 
     assert named(done) == {"file-unproven": [(0, 4)]}
 
 
+SWAPPED_RESULTS = swap("rows", "result", "position", 1, 3)
+SWAPPED_PROOFS = swap("rows", "is_kept", "position", 1, 3)
+SWAPPED_QUESTIONS = [swap("results", column, "id", 2, 4) for column in ("key", "answer", "seal")] + [
+    swap("requests", "key", "id", 2, 4)
+]
+
+
+@pytest.mark.parametrize("with_files", [False, True])
+@pytest.mark.parametrize(
+    ("statements", "without_input"),
+    [([SWAPPED_RESULTS], True), ([SWAPPED_RESULTS, SWAPPED_PROOFS], True), (SWAPPED_QUESTIONS, False)],
+    ids=["the answers", "the proofs too", "the earlier questions"],
+)
+def test_answers_that_two_rows_keep_are_told_apart(
+    done: Lab, statements: list[str], without_input: bool, with_files: bool
+) -> None:
+    done.run(input_of(done), Service([]), "say {text}", chunk_size=5, on_change="reuse")
+    execute(*statements)(done)
+    if with_files:
+        in_both(exchange(2, 4, slice(2, None)))(done)
+    expected = [(1, 1), (3, 3)]
+    assert named(done, input_of(done))["other-row"] == expected
+    if without_input:
+        assert named(done)["other-row"] == expected
+
+
+def test_rows_that_are_known_by_their_id_alone_are_told(lab: Lab) -> None:
+    finish(lab)
+    rows = [(number, f"{text}!") for number, text in numbered(TEXTS)]
+    data = write_input(lab, [*rows[:3], *numbered(TEXTS)[3:]])
+    lab.run(data, Service([]), PROMPT, chunk_size=5, on_change="reuse", id_column="id")
+    found = check(lab, data)
+    assert found.ok
+    assert "3 of them were edited, and are known by their id alone" in found.notes[0]
+    execute(swap("rows", "result", "position", 1, 2))(lab)
+    assert named(lab)["other-row"] == [(1, 2)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO givers VALUES (99, 'other', 'https://other', '')",
+        "UPDATE givers SET model = 'other'",
+    ],
+)
+def test_who_gave_an_answer_is_compared_with_whom_the_run_asks(done: Lab, statement: str) -> None:
+    execute(statement)(done)
+    if "INSERT" in statement:
+        execute("UPDATE results SET giver = 99 WHERE id = 4", "UPDATE requests SET giver = 99 WHERE id = 4")(done)
+        assert named(done) == {"other-giver": [(3, 3)], "asked-other": ["#4"]}
+    else:
+        assert named(done) == {"other-giver": [(0, 11)], "asked-other": [f"#{n}" for n in range(1, 13)]}
+
+
+def test_an_answer_of_another_endpoint_of_the_pool_is_told(lab: Lab) -> None:
+    finish(lab, endpoints=[Endpoint("m"), Endpoint("n", max_concurrency=1)])
+    [(number, giver)] = lab.query("SELECT id, giver FROM requests WHERE endpoint = 0 ORDER BY id LIMIT 1")
+    for table in ("requests", "results"):
+        lab.change(f"UPDATE {table} SET giver = {3 - giver} WHERE id = {number}")  # noqa: S608 - numbers of ours
+    assert named(lab) == {"asked-other": [(number - 1, number - 1), f"#{number}"]}
+
+
 MORE = [*numbered(TEXTS)[:4], ("new", "new"), *numbered(TEXTS)[4:]]
 
 
