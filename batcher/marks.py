@@ -5,9 +5,9 @@ Invariant: equal cells have equal marks in every process, and marks are only com
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from batcher.cell import cell, writable
 from batcher.records import Values
@@ -15,7 +15,7 @@ from batcher.records import Values
 # 64 bits: of ten million different texts two have the same mark once in 300,000 tables.
 _MARK_BYTES = 8
 _TAG_BYTES = 4
-EMPTY = hashlib.blake2b(b"", digest_size=_MARK_BYTES).digest()
+EMPTY = sha256(b"").digest()[:_MARK_BYTES]
 """The mark of an empty cell."""
 
 # The columns from this one on share a mark, so that a row of a very wide table has no more than half a kilobyte.
@@ -35,7 +35,7 @@ class Marks:
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = tuple(columns)
         names = "\0".join(self.columns).encode("utf-8", "surrogatepass")
-        self.tag = hashlib.blake2b(names, digest_size=_TAG_BYTES).digest()
+        self.tag = sha256(names).digest()[:_TAG_BYTES]
         self._places = {name: min(place, _LAST_MARK) for place, name in enumerate(self.columns)}
 
     def of(self, values: Values) -> bytes:
@@ -43,8 +43,7 @@ class Marks:
         texts = [writable(cell(value)) for value in values]
         if len(texts) > _LAST_MARK + 1:
             texts[_LAST_MARK:] = ["".join(f"{len(text)}:{text}" for text in texts[_LAST_MARK:])]
-        hashes = (hashlib.blake2b(text.encode(), digest_size=_MARK_BYTES).digest() for text in texts)
-        return self.tag + b"".join(hashes)
+        return self.tag + b"".join([sha256(text.encode()).digest()[:_MARK_BYTES] for text in texts])
 
     def starts(self, names: Iterable[str]) -> list[int] | None:
         """Return where the marks of columns begin, or None if the table lacks one of them."""
