@@ -172,12 +172,13 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
     question = json.loads(json.dumps(question))  # as the journal will give it back
     if settings.id_column is not None:
         column_index(settings.id_column, dataset.columns, "--id-column")
-    store = Store(Path(settings.output_dir), keyword, dataset.columns, settings.answer_columns, settings.encoding)
-    if is_file and store.is_ours(Path(data)):
+    directory = Path(settings.output_dir)
+    if is_file and Store(directory, keyword).is_ours(Path(data)):
         raise SettingsError(
             f"{os.fspath(data)} is a file that the run {keyword!r} writes itself: choose another --keyword or"
             " --output-dir"
         )
+    store = Store(directory, keyword, dataset.columns, settings.answer_columns, settings.encoding)
     return Job(settings, keyword, dataset, source.render, question, endpoints, store, is_same_for_all=not columns)
 
 
@@ -433,11 +434,15 @@ def _explained(job: Job, plan: Plan, usual: Usual | None) -> str:
     redo = f"asks {count:,} again" if plan.changed else f"asks the {_rows(new, 'new row')}"
     if plan.own == plan.changed and not plan.gone:
         reuse = "keeps the old answers"
+    elif plan.own:
+        reuse = f"keeps the {_rows(plan.own, 'old answer')} whose rows are known and asks the others"
     else:
-        ids = "" if job.settings.id_column else " (--id-column COLUMN says which rows are the same)"
-        reuse = f"keeps the {_rows(plan.own, 'old answer')} that provably belong to their rows and asks the others{ids}"
+        reuse = "asks as well, because nothing tells which row an old answer belongs to"
+    if plan.own < plan.changed or plan.gone:
+        reuse += "" if job.settings.id_column else " (--id-column COLUMN does, if it identifies the rows)"
+    said = in_words(job.keyword, plan)
     return (
-        f"{in_words(job.keyword, plan)}.\n"
+        f"{said}{'' if said.endswith('?') else '.'}\n"
         f"Nothing was sent. `--on-change redo` {redo}{estimate}, `--on-change reuse` {reuse}; or give the new question"
         " another --keyword. Every answer stays in the journal."
     )
@@ -462,8 +467,8 @@ def notes(job: Job, plan: Plan) -> list[str]:
         found.append(f"{plan.same:,} rows ask what another row asks: those {done}.")
     if plan.gone and job.settings.on_change == "reuse" and not job.settings.id_column:
         found.append(
-            "Nothing proves that an answer of the rows that are gone belongs to a new row, so the new rows are asked."
-            " --id-column COLUMN names a column that identifies the rows."
+            "Nothing tells whether a new row is one of those that are gone, so the new rows are asked. --id-column"
+            " COLUMN does, if it identifies the rows."
         )
     return found
 
