@@ -335,11 +335,12 @@ def chunks_of(job: Job, starts: Collection[int]) -> Iterator[Slice]:
     Raises:
         InputError: it cannot be read.
     """
-    if starts:
+    last = max(starts, default=-1)
+    if last >= 0:
         for part in job.dataset.slices(job.settings.chunk_size, job.settings.limit):
             if part.start in starts:
                 yield part
-            if part.start >= max(starts):
+            if part.start >= last:
                 return
 
 
