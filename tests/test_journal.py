@@ -314,7 +314,8 @@ def test_a_journal_of_the_first_version_is_brought_up_to_date_by_its_own_command
             assert journal.in_flight(1) == (1, None)
             assert plan(journal, "xbc", reuse=True) == 1
             assert plan(journal, "abc") == 0
-    assert look(path, "PRAGMA user_version") == [(3,)]
+    [(stamp,)] = look(path, "PRAGMA user_version")
+    assert stamp % 256 == 3
     with Journal.read(path) as journal, Journal.rehearse(path) as copy:
         assert journal.counts() == copy.counts() == (3, 1, 0, 1)
 
