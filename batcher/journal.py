@@ -616,10 +616,15 @@ class Journal(Matching):
         """
         if self._broken:
             raise self._broken
-        request = Request(next(self._ids), position, key, endpoint, giver)
-        await self._write((_SEND, (request.id, self._run, endpoint, giver, position, key, time.time(), most)))
         if self._displaced:
-            self.failed(request, Outcome(UNSENT, cost=0))
+            raise self._displacement(self._displaced)
+        request = Request(next(self._ids), position, key, endpoint, giver)
+        try:
+            await self._write((_SEND, (request.id, self._run, endpoint, giver, position, key, time.time(), most)))
+        finally:
+            if self._displaced:
+                self.failed(request, Outcome(UNSENT, cost=0))
+        if self._displaced:
             raise self._displacement(self._displaced)
         return request
 
