@@ -15,6 +15,7 @@ import shutil
 import sqlite3
 import struct
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -31,8 +32,9 @@ _START_OF_PAGE = 64  # bytes, the generation among them
 
 _WAIT_S = 3.0
 """Seconds that who reads a journal has to end before a run is refused: `status` takes less, `verify` may take more."""
-# Runs end, and logs begin anew, while we look: that another look finds the same again and again is no chance.
+# Runs end, and logs begin anew, while we look; it takes a few milliseconds.
 _LOOKS = 10
+_LOOK_AGAIN_S = 0.01
 
 
 class _State(NamedTuple):
@@ -192,6 +194,9 @@ def open_to_read(path: Path, stack: contextlib.ExitStack) -> Source:
     """
     for look in itertools.count(1):
         log = check_pair(path)
+        if log.head and not log.commits and look < _LOOKS:
+            time.sleep(_LOOK_AGAIN_S)  # if a run is just beginning its log anew, it will have a commit
+            continue
         try:
             with contextlib.ExitStack() as opened:
                 source = _opened(path, log, opened)
@@ -200,7 +205,7 @@ def open_to_read(path: Path, stack: contextlib.ExitStack) -> Source:
                 return source
         except (sqlite3.OperationalError, OSError, OutputError):
             # A run may have ended meanwhile, and have taken its log away.
-            if look == _LOOKS or log_of(path) == log:
+            if look >= _LOOKS or log_of(path) == log:
                 raise
     raise AssertionError
 
@@ -225,7 +230,6 @@ def _copy(path: Path, log: Log, stack: contextlib.ExitStack) -> Path:
     with closing(connect(path, "immutable=1")) as db, closing(sqlite3.connect(copy)) as target:
         _take_as_it_is(db)
         db.backup(target)
-        target.execute("PRAGMA journal_mode = WAL")
     shutil.copyfile(log_path(path), log_path(copy))
     if log_of(path) != log:
         raise OutputError(f"the journal {path} was written while it was copied: do it again")
@@ -252,14 +256,14 @@ def claim(path: Path) -> bool:
         Whether nobody else had it open.
     """
     with closing(connect(path, "mode=rwc", _WAIT_S)) as db:
-        make_durable(db)
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before all others: some of them read the file
         try:
             db.executescript("BEGIN EXCLUSIVE; ROLLBACK;")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
                 return False
             raise
+        make_durable(db)
         if not generation_of(db):
             give_generation(db)
         return True
