@@ -367,7 +367,8 @@ def test_a_directory_that_has_become_read_only_is_left_as_it_is(first: Scene, sc
 def stopped(process: int) -> Iterator[None]:
     """Let a process do nothing meanwhile."""
     os.kill(process, signal.SIGSTOP)
-    while not subprocess.check_output(["ps", "-o", "state=", "-p", str(process)], text=True).startswith("T"):
+    state = ["/bin/ps", "-o", "state=", "-p", str(process)]
+    while not subprocess.check_output(state, text=True).startswith("T"):
         pass
     try:
         yield
