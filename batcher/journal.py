@@ -29,6 +29,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -36,8 +37,11 @@ from typing import Any, NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
+from batcher.access import Source, check_pair, claim, is_as_before, log_path, open_to_read
 from batcher.errors import OutputError
+from batcher.marks import Comparison
 from batcher.matching import Matching
+from batcher.place import Displaced, Place, identity
 from batcher.records import GAVE_UP, Giver, Result, RowState, Status, Usage
 from batcher.tables import (
     ADOPTED,
@@ -49,13 +53,19 @@ from batcher.tables import (
     check_whole,
     connect,
     errors_told,
+    exact_sum,
+    make_durable,
+    raise_generation,
     seal,
     text_of,
     version_of,
+    whole,
 )
 
 UNSENT = "unsent"
 """The outcome of an intent that came to nothing: the request did not leave."""
+_TOO_LARGE = "too large"
+"""The outcome of a request that brought more than SQLite can hold."""
 
 _SEND = "INSERT INTO requests (id, run, endpoint, giver, position, key, sent, cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _END = (
@@ -67,6 +77,19 @@ _POINT = "UPDATE rows SET result = ? WHERE position = ?"
 _POINT_SAME = "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?)"
 
 _LARGEST = 2**63 - 1
+_BESIDE_TEXTS = 128
+"""Bytes that a result's row has at most beside its texts and its key."""
+
+# What SQLite, or Python on its way there, says of a value that it will never take; other errors are of the whole file.
+_NEVER_WRITTEN = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    UnicodeError,
+    MemoryError,
+)
 
 
 class Request(NamedTuple):
@@ -253,6 +276,13 @@ class Unreconciled(Enum):
     OF_NOBODY = "SELECT id FROM requests WHERE run NOT IN (SELECT id FROM runs) OR giver NOT IN (SELECT id FROM givers)"
 
 
+class _Entry(NamedTuple):
+    """Statements that are written together or not at all, and who waits for that."""
+
+    statements: tuple[tuple[str, tuple[Any, ...]], ...]
+    done: asyncio.Future[None] | None = None
+
+
 class Journal(Matching):
     """The journal of one keyword; one process writes it, any number may read.
 
@@ -261,64 +291,73 @@ class Journal(Matching):
     the next one (group commit), so that durability costs the run no throughput.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        connection: sqlite3.Connection,
-        lock: FileLock | None = None,
-        reader: sqlite3.Connection | None = None,
-    ) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, source: Source | None = None) -> None:
         super().__init__(path, connection)
-        self._lock = lock
+        self._source = source
+        self._opened = contextlib.ExitStack()
+        self._place: Place | None = None
+        self._displaced: Displaced | None = None
         self._reading = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="batcher-journal")
         self._broken: BaseException | None = None
         self._closed: BaseException | None = None
-        self._unsaved: list[tuple[str, tuple[Any, ...]]] = []
-        self._batch: list[tuple[str, tuple[Any, ...]]] = []
-        self._waiters: list[asyncio.Future[None]] = []
+        self._unsaved: list[_Entry] = []
+        self._batch: list[_Entry] = []
         self._flusher: asyncio.Task[None] | None = None
         self._run = 0
         self._ids: Iterator[int] = itertools.count(self._one("SELECT coalesce(max(id), 0) + 1 FROM requests")[0])
-        self._reader = reader or connect(path, "mode=ro")
+        self._reader = connection
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open the journal for writing, or make a new one.
+        """Open the journal for writing, or make a new one. One that is refused is left as it is.
 
         Raises:
-            OutputError: it cannot be opened, is no journal, was written by a newer batcher, or another process, which
-                the message names, is writing it.
+            OutputError: it cannot be opened, is no journal, was written by a newer batcher, is damaged, its log belongs
+                to another one, or another process, which the message names, is writing it.
         """
         with errors_told(path, "opened"), contextlib.ExitStack() as stack:
-            lock = _lock(path)
-            stack.callback(lock.release)
-            db = stack.enter_context(contextlib.closing(connect(path, "mode=rwc")))
-            version = version_of(db, path)  # before anything is written: the file may be somebody else's
-            check_whole(db, path)
+            check_pair(path)  # even the lock would leave a file there
+            lock = _lock(path, stack)
+            held = identity(lock)
+            _check(path)
+            if not claim(path):
+                raise OutputError(_in_use(path))
+            db = stack.enter_context(closing(connect(path, "mode=rw")))
             db.execute("PRAGMA journal_mode = WAL")
-            # Each commit reaches the disk before it counts: a power cut costs no more than a kill.
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute("PRAGMA fullfsync = ON")  # on macOS alone, where less is no promise
-            bring_up_to_date(db, version)
-            journal = cls(path, db, lock)
-            stack.pop_all()
+            make_durable(db)
+            bring_up_to_date(db, version_of(db, path))
+            place = Place(path)
+            stack.callback(place.close)
+            if identity(lock) != held:  # somebody else may have a new one, and have looked before we opened the file
+                raise OutputError(f"{lock} was removed while {path} was being opened: run it again")
+            journal = cls(path, db)
+            journal._reader = stack.enter_context(closing(connect(path, "mode=ro")))
+            journal._place = place
+            journal._opened = stack.pop_all()
         return journal
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Open the journal for reading; a run may be writing it.
+    def read(cls, path: Path, *, alone: bool = False) -> Self:
+        """Open the journal for reading; a run may be writing it. Nothing in its directory changes.
+
+        Args:
+            path: of the journal.
+            alone: keep every run from writing it meanwhile.
 
         Raises:
-            OutputError: it is not there, is no journal, or was written by a newer batcher.
+            OutputError: it is not there, is no journal, was written by another version, or its log belongs to another
+                journal; or, with `alone`, a run is writing it.
         """
         with errors_told(path, "read"), contextlib.ExitStack() as stack:
-            # Not "ro": what opens the file so leaves two more beside it when it closes last.
-            db = stack.enter_context(contextlib.closing(connect(path, "mode=rw")))
-            db.execute("PRAGMA query_only = ON")
-            check_readable(version_of(db, path), path)
-            journal = cls(path, db)
-            stack.pop_all()
+            if alone:
+                check_pair(path)
+                _lock(path, stack)
+                _check_nobody_writes(path)
+            source = open_to_read(path, stack)
+            check_readable(version_of(source.db, path), path)
+            journal = cls(path, source.db, source)
+            journal._opened = stack.pop_all()
         return journal
 
     @classmethod
@@ -328,22 +367,21 @@ class Journal(Matching):
         SQLite keeps what does not fit into memory in a nameless file, which ends with the process.
 
         Raises:
-            OutputError: the journal cannot be read, or was written by another version.
+            OutputError: the journal cannot be read, or was written by another version, or its log belongs to another
+                journal.
         """
         with errors_told(path, "read"), contextlib.ExitStack() as stack:
+            source = open_to_read(path, stack) if path.exists() or check_pair(path).commits else None
             db = stack.enter_context(
-                contextlib.closing(sqlite3.connect("file:", uri=True, check_same_thread=False, isolation_level=None))
+                closing(sqlite3.connect("file:", uri=True, check_same_thread=False, isolation_level=None))
             )
             bring_up_to_date(db, 0)
-            if path.exists():
-                # Where nobody has it open, a reader would leave two files beside it; else it would write to one.
-                is_open = path.with_name(f"{path.name}-wal").exists()
-                mode = "mode=ro&readonly_shm=1" if is_open else "immutable=1"
-                db.execute("ATTACH ? AS source", (f"{path.resolve().as_uri()}?{mode}",))
+            if source:
+                db.execute("ATTACH ? AS source", (source.uri,))
                 check_readable(version_of(db, path, "source"), path)
                 db.executescript(COPY)
-            journal = cls(path, db, reader=db)
-            stack.pop_all()
+            journal = cls(path, db, source)
+            journal._opened = stack.pop_all()
         return journal
 
     def close(self) -> None:
@@ -353,22 +391,18 @@ class Journal(Matching):
             OutputError: it could not be written, and nobody has been told so yet.
         """
         self._writer.shutdown()
-        batch, waiters = self._take()
+        batch = self._take()
+        self._closed = OutputError(f"the journal {self.path} is closed")
         try:
             if self._unsaved or batch:
-                self._commit(batch)
-                _wake(waiters, None)
+                _wake(batch, self._commit(batch))
         except OutputError:
             if not self._broken:
                 raise
         finally:
-            self._closed = OutputError(f"the journal {self.path} is closed")
-            _wake(waiters, self._broken or self._closed)
+            _wake_all(batch, self._broken or self._closed)
             with self._reading:  # a thread may be about to end its reading
-                self._reader.close()
-            self._db.close()
-            if self._lock:
-                self._lock.release()
+                self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -388,11 +422,25 @@ class Journal(Matching):
         query = "SELECT key, result FROM rows WHERE position >= ? AND position < ? ORDER BY position"
         return [RowState(key, result) for key, result in self._do(query, (start, stop))]
 
+    @contextlib.contextmanager
+    def planning(self, comparison: Comparison) -> Iterator[None]:
+        """Make the block one transaction: the plan takes effect as a whole, or not at all.
+
+        Args:
+            comparison: tells rows from one another, and what of them changed.
+        """
+        with super().planning(comparison):
+            before = self._db.total_changes
+            yield
+            if self._db.total_changes != before:
+                with errors_told(self.path, "written"):
+                    raise_generation(self._db)
+
     # -- Reading what is committed; from any thread, also while a run writes
 
     def counts(self) -> Counts:
         """Count the rows by how they ended."""
-        with self._reading, errors_told(self.path, "read"):
+        with self._asking():
             return _counts(self._reader)
 
     def states(self, start: int, stop: int) -> list[RowState]:
@@ -470,9 +518,9 @@ class Journal(Matching):
 
     def in_flight(self, run: int) -> InFlight:
         """Count the requests of one process that have no end: in flight now, or when it ended."""
-        query = "SELECT count(*), count(cost), sum(cost) FROM requests WHERE ended IS NULL AND run = ?"
-        [(count, priced, most)] = self._all(query, (run,))
-        return InFlight(count, most if count == priced else None)
+        query = f"SELECT count(*), count(cost), {exact_sum('cost')} FROM requests WHERE ended IS NULL AND run = ?"
+        [(count, priced, *most)] = self._all(query, (run,))
+        return InFlight(count, whole(*most) if count == priced else None)
 
     def paused(self, run: int) -> list[tuple[float, str, str]]:
         """Return the endpoints of one process that have paused and not gone on: since when, which, and why."""
@@ -486,11 +534,10 @@ class Journal(Matching):
 
     def spent(self) -> Spent:
         """Add up what all requests of this keyword cost."""
-        [found] = self._all(
-            "SELECT coalesce(sum(cost) FILTER (WHERE outcome = 'answered'), 0),"
-            " coalesce(sum(cost) FILTER (WHERE outcome IS NOT 'answered'), 0), count(*) - count(cost) FROM requests"
-        )
-        return Spent(*found)
+        answered = exact_sum("cost", "outcome = 'answered'")
+        uncertain = exact_sum("cost", "outcome IS NOT 'answered'")
+        [found] = self._all(f"SELECT {answered}, {uncertain}, count(*) - count(cost) FROM requests")
+        return Spent(whole(*found[:2]), whole(*found[2:4]), found[4])
 
     def usual(self) -> Usual | None:
         """Return what an answer takes, on average; None before the first one that told."""
@@ -558,17 +605,18 @@ class Journal(Matching):
 
     def endpoint_accounts(self) -> list[EndpointAccount]:
         """Count the requests of each endpoint and giver by how they ended."""
+        answered = exact_sum("cost", "outcome = 'answered'")
+        uncertain = exact_sum("cost", "outcome IS NOT 'answered'")
         found = self._all(
             "SELECT q.endpoint, coalesce(g.model, ''), coalesce(g.base_url, ''), count(*),"
             " count(*) FILTER (WHERE outcome = 'answered'), count(*) FILTER (WHERE outcome <> 'answered'),"
             " count(*) FILTER (WHERE outcome IS NULL),"
-            " coalesce(sum(cost) FILTER (WHERE outcome = 'answered'), 0),"
-            " coalesce(sum(cost) FILTER (WHERE outcome IS NOT 'answered'), 0), count(*) - count(cost)"
+            f" {answered}, {uncertain}, count(*) - count(cost)"
             " FROM requests q LEFT JOIN givers g ON g.id = q.giver WHERE outcome IS NOT ?"
             " GROUP BY q.endpoint, q.giver ORDER BY 1, q.giver",
             (UNSENT,),
         )
-        return [EndpointAccount(*values) for values in found]
+        return [EndpointAccount._make([*each[:7], whole(*each[7:9]), whole(*each[9:11]), each[11]]) for each in found]
 
     def unreconciled(self, query: Unreconciled) -> list[int]:
         """Return the ids of the requests, or of the results, that do not fit together in one way."""
@@ -606,19 +654,28 @@ class Journal(Matching):
             most: what the request may cost at most, in nano-dollars, if that is known.
 
         Raises:
-            OutputError: it could not be written, or what came before could not: the request must not leave.
+            OutputError: it could not be written, or what came before could not, or the journal is no longer in its
+                place: the request must not leave.
         """
         if self._broken:
             raise self._broken
+        if self._displaced:
+            raise self._displacement(self._displaced)
         request = Request(next(self._ids), position, key, endpoint, giver)
-        await self._write((_SEND, (request.id, self._run, endpoint, giver, position, key, time.time(), most)))
+        try:
+            await self._write((_SEND, (request.id, self._run, endpoint, giver, position, key, time.time(), most)))
+        finally:
+            if self._displaced:
+                self.failed(request, Outcome(UNSENT, cost=0))
+        if self._displaced:
+            raise self._displacement(self._displaced)
         return request
 
     def failed(self, request: Request, outcome: Outcome) -> None:
         """Note that a request brought no answer; it reaches the disk with the next commit."""
-        self._put((_END, (time.time(), outcome.name, *_numbers_of(outcome), request.id)))
+        self._put(_Entry((_ending(request, outcome),)))
 
-    async def settled(self, request: Request, outcome: Outcome, result: Result, *, followers: bool = False) -> None:
+    async def settled(self, request: Request, outcome: Outcome, result: Result, *, followers: bool = False) -> Result:
         """Note that a row has its result; when this returns, that is on disk.
 
         Args:
@@ -626,15 +683,34 @@ class Journal(Matching):
             outcome: how the request ended.
             result: how the row ended.
             followers: rows that are not asked, because this one asks the same, have it too.
+
+        Returns:
+            The result that the row has: an error in place of texts that are more than SQLite can hold.
+
+        Raises:
+            OutputError: it could not be written.
         """
-        answer, error = bound(result.answer), bound(result.error)
-        sealed = seal(request.key, result)
-        self.failed(request, outcome)
+        kept = self._holdable(request, result)
+        if kept is not result:
+            outcome = outcome._replace(name=_TOO_LARGE)
+        answer, error = bound(kept.answer), bound(kept.error)
+        sealed = seal(request.key, kept)
         await self._write(
-            (_RESULT, (request.id, request.key, request.giver, result.status.value, answer, error, sealed)),
+            _ending(request, outcome),
+            (_RESULT, (request.id, request.key, request.giver, kept.status.value, answer, error, sealed)),
             (_POINT, (request.id, request.position)),
             *([(_POINT_SAME, (request.id, request.position))] if followers else []),
         )
+        return kept
+
+    def _holdable(self, request: Request, result: Result) -> Result:
+        most = self._db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - len(request.key) - _BESIDE_TEXTS
+        if 4 * (len(result.answer) + len(result.error)) <= most:  # UTF-8 takes four bytes for a character at most
+            return result
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in (result.answer, result.error))
+        if size <= most:
+            return result
+        return Result(Status.ERROR, "", f"the answer has {size:,} bytes, and the journal can hold {max(most, 0):,}")
 
     def note(self, kind: str, subject: str, detail: str = "") -> None:
         """Note an event of the run; it reaches the disk with the next commit.
@@ -645,7 +721,7 @@ class Journal(Matching):
             detail: why.
         """
         values = (self._run, time.time(), kind, bound(subject), bound(detail))
-        self._put(("INSERT INTO events (run, at, kind, subject, detail) VALUES (?, ?, ?, ?, ?)", values))
+        self._put(_Entry((("INSERT INTO events (run, at, kind, subject, detail) VALUES (?, ?, ?, ?, ?)", values),)))
 
     async def chunk_begun(self, start: int) -> None:
         """Note that a chunk file is about to be there, so that it is ours also where the process ends in between."""
@@ -671,58 +747,165 @@ class Journal(Matching):
         if self._broken:
             raise self._broken
 
-    def _put(self, *statements: tuple[str, tuple[Any, ...]]) -> None:
-        self._batch += statements
+    @property
+    def displaced(self) -> Displaced | None:
+        """What became of the journal, if it was no longer in its place when that was last looked at."""
+        return self._displaced
+
+    def check_in_place(self) -> None:
+        """Look whether the journal is in its place, so that what is written beside it now is written beside it.
+
+        Raises:
+            OutputError: it was removed, replaced or moved, or the file system cannot say.
+        """
+        self._look()
+        if self._displaced:
+            raise self._displacement(self._displaced)
+
+    def _look(self) -> None:
+        if self._place:
+            with errors_told(self.path, "found"):
+                self._displaced = self._place.displaced()
+
+    def _displacement(self, displaced: Displaced) -> OutputError:
+        if not displaced.is_kept:
+            return OutputError(f"the journal {self.path} was removed or replaced while the run worked")
+        now = displaced.path or "wherever its directory is"
+        return OutputError(
+            f"the journal {self.path} is {now} now: its directory was moved, or the working directory changed, while"
+            " the run worked"
+        )
+
+    def _put(self, entry: _Entry) -> None:
+        self._batch.append(entry)
         # It is done and not None where somebody cancelled every task of the loop, as `asyncio.run` does at its end.
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.get_running_loop().create_task(self._flush_batches())
 
     async def _write(self, *statements: tuple[str, tuple[Any, ...]]) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(done)
-        self._put(*statements)
+        self._put(_Entry(statements, done))
         await done
 
-    def _take(self) -> tuple[list[tuple[str, tuple[Any, ...]]], list[asyncio.Future[None]]]:
-        """Return what has gathered, and who waits for it."""
-        taken = self._batch, self._waiters
-        self._batch, self._waiters = [], []
+    def _take(self) -> list[_Entry]:
+        """Return what has gathered."""
+        taken, self._batch = self._batch, []
         return taken
 
     async def _flush_batches(self) -> None:
         loop = asyncio.get_running_loop()
         while self._batch:
-            batch, waiters = self._take()
+            batch = self._take()
             error = self._closed
             if not error:
                 commit = loop.run_in_executor(self._writer, self._commit, batch)
                 await asyncio.wait([commit])
                 error = self._broken = commit.exception()
-            _wake(waiters, error)
+                if not error:
+                    refused = commit.result()
+                    # Nobody waits for such an entry: the next request is told.
+                    self._broken = next((why for entry, why in refused if not entry.done), None)
+                    _wake(batch, refused)
+            _wake_all(batch, error)
         self._flusher = None
 
-    def _commit(self, batch: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
+    def _commit(self, batch: Sequence[_Entry]) -> list[tuple[_Entry, OutputError]]:
         """Write what could not be saved before and one batch, in the order in which it was noted.
 
         Runs in the journal's thread. What cannot be saved now goes with the next batch: the disk may have room again.
         Only requests are left out: one whose intent could not be written does not leave.
+
+        Returns:
+            The entries that can never be written, each with the reason.
+
+        Raises:
+            OutputError: nothing could be written, or not where the journal was opened.
         """
         batch = [*self._unsaved, *batch]
-        self._unsaved = [each for each in batch if each[0] is not _SEND]
-        with errors_told(self.path, "written"), self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            for statement, values in batch:
-                self._db.execute(statement, values)
+        self._unsaved = [entry for entry in batch if entry.statements[0][0] is not _SEND]
+        with errors_told(self.path, "written"):
+            try:
+                with self._transaction():
+                    for entry in batch:
+                        self._execute(entry)
+                refused = []
+            except _NEVER_WRITTEN:
+                refused = self._commit_each(batch)
         self._unsaved = []
+        self._look()
+        if self._displaced and not self._displaced.is_kept:
+            raise self._displacement(self._displaced)
+        return refused
+
+    def _commit_each(self, batch: Sequence[_Entry]) -> list[tuple[_Entry, OutputError]]:
+        """Write a batch, and leave out as a whole each entry that cannot be written; see `_commit`."""
+        refused = []
+        with self._transaction():
+            for entry in batch:
+                self._db.execute("SAVEPOINT entry")
+                try:
+                    self._execute(entry)
+                except _NEVER_WRITTEN as error:
+                    self._db.execute("ROLLBACK TO entry")
+                    refused.append((entry, OutputError(f"the journal {self.path} cannot be written: {error}")))
+                self._db.execute("RELEASE entry")
+        return refused
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            raise_generation(self._db)
+            yield
+
+    def _execute(self, entry: _Entry) -> None:
+        for statement, values in entry.statements:
+            self._db.execute(statement, values)
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Let the block ask for what is committed, from any thread, while the writer writes.
+
+        Raises:
+            OutputError: it cannot be read, or was written meanwhile where nothing holds it as it was.
+        """
+        with self._reading, errors_told(self.path, "read"):
+            try:
+                yield
+            finally:
+                if self._source and not is_as_before(self.path, self._source):
+                    raise OutputError(f"the journal {self.path} was written while it was read: do it again")
 
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Ask for what is committed, from any thread, while the writer writes."""
-        with self._reading, errors_told(self.path, "read"):
+        """Ask for what is committed."""
+        with self._asking():
             return self._reader.execute(query, values).fetchall()
 
 
-def _lock(path: Path) -> FileLock:
-    """Be the one process that writes a journal; the system frees the lock when a process ends, in whatever way."""
+def _check(path: Path) -> None:
+    """Refuse what is no journal of ours, newer or damaged.
+
+    Raises:
+        OutputError: it is one of these.
+    """
+    if not path.exists():
+        return
+    with contextlib.ExitStack() as stack:
+        source = open_to_read(path, stack)
+        version_of(source.db, path)
+        check_whole(source.db, path)
+
+
+def _lock(path: Path, stack: contextlib.ExitStack) -> Path:
+    """Be the one process that writes a journal; the system frees the lock when a process ends, in whatever way.
+
+    Args:
+        path: of the journal.
+        stack: frees the lock.
+
+    Returns:
+        The path of the lock file.
+    """
     # SQLite's own locks are on the journal itself, and closing another descriptor of it would drop them.
     lock = FileLock(path.with_name(f".{path.stem}.lock"))
     try:
@@ -731,21 +914,58 @@ def _lock(path: Path) -> FileLock:
         raise OutputError(f"{path} is being written by {_writer_of(path)}: wait for its end, or stop it") from None
     except OSError as error:
         raise OutputError(f"{path} cannot be locked: {error.strerror}") from error
-    return lock
+    stack.callback(lock.release)
+    return Path(lock.lock_file)
+
+
+def _last_run_of(path: Path) -> LastRun | None:
+    try:
+        with Journal.read(path) as journal:
+            return journal.last_run()
+    except OutputError:
+        return None
 
 
 def _writer_of(path: Path) -> str:
-    try:
-        with Journal.read(path) as journal:
-            last = journal.last_run()
-    except OutputError:
-        last = None
+    last = _last_run_of(path)
     return f"process {last.pid} on {last.host}" if last and last.ended is None else "another process"
 
 
-def _wake(waiters: Iterable[asyncio.Future[None]], error: BaseException | None) -> None:
-    for waiter in waiters:
-        if waiter.done():
+def _in_use(path: Path) -> str:
+    """Say who has a journal open that nobody has locked."""
+    last = _last_run_of(path)
+    if last and last.is_at_work:
+        writer = f"process {last.pid} on {last.host}"
+        return f"{path} is being written by {writer}, though its lock file is gone: wait for its end, or stop it"
+    return (
+        f"{path} is open in another program, such as `batcher verify`, a database browser or a notebook: close it"
+        " there, or wait for its end"
+    )
+
+
+def _check_nobody_writes(path: Path) -> None:
+    """Refuse to go on beside a run that has lost its lock file.
+
+    Raises:
+        OutputError: there is one.
+    """
+    # A process number may be another program's by now: then nobody has the journal open.
+    last = _last_run_of(path)
+    is_here = last is not None and last.host == socket.gethostname() and last.is_at_work
+    if is_here and log_path(path).exists() and not claim(path):
+        raise OutputError(_in_use(path))
+
+
+def _wake(batch: Iterable[_Entry], refused: Iterable[tuple[_Entry, OutputError]]) -> None:
+    """Tell those who wait for a batch that it is written, or why their entry is not."""
+    for entry, error in refused:
+        _wake_all([entry], error)
+    _wake_all(batch, None)
+
+
+def _wake_all(batch: Iterable[_Entry], error: BaseException | None) -> None:
+    for _, waiter in batch:
+        if waiter is None or waiter.done():
             continue  # its task was cancelled meanwhile
         if error:
             waiter.set_exception(error)
@@ -769,6 +989,10 @@ def _counts(db: sqlite3.Connection) -> Counts:
         ).fetchall()
     )
     return Counts(total, *(ended.get(status.value, 0) for status in (Status.OK, Status.INVALID, Status.ERROR)))
+
+
+def _ending(request: Request, outcome: Outcome) -> tuple[str, tuple[Any, ...]]:
+    return _END, (time.time(), outcome.name, *_numbers_of(outcome), request.id)
 
 
 def _numbers_of(outcome: Outcome) -> list[int | None]:

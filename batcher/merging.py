@@ -36,7 +36,7 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
     """
     check_keyword(keyword)
     store = Store(Path(output_dir), keyword)
-    with Journal.open(store.existing_journal()) as journal:
+    with Journal.read(store.existing_journal(), alone=True) as journal:
         last = journal.last_run()
         if last is None:
             raise OutputError(f"{store.journal_path} holds no run yet")

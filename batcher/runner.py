@@ -27,7 +27,8 @@ from batcher.errors import (
     RunStopped,
     SettingsError,
 )
-from batcher.journal import Journal, Spent
+from batcher.journal import Counts, Journal, Spent
+from batcher.place import Displaced
 from batcher.pool import Member, Pool
 from batcher.prices import NANO, nano_dollars
 from batcher.progress import Progress, Tally
@@ -91,12 +92,14 @@ class _End(NamedTuple):
     report: Report
     trouble: BatcherError | None = None
     stopped_by: str | None = None
+    displaced: Displaced | None = None
 
     def report_or_raise(self) -> Report:
         if isinstance(self.trouble, RunStopped):
             raise self.trouble
         if self.trouble:
-            raise RunStopped(f"{self.trouble}\n{_saved(self.report)}", self.report) from self.trouble
+            saved = _saved(self.report, self.displaced)
+            raise RunStopped(f"{self.trouble}\n{saved}", self.report) from self.trouble
         if self.stopped_by is not None:
             raise Interrupted(f"stopped by {self.stopped_by}; {_saved(self.report)}", self.report)
         return self.report
@@ -155,9 +158,11 @@ async def execute(
     progress = Progress(job.keyword, no_progress=settings.no_progress, quiet=settings.quiet)
     await asyncio.to_thread(job.store.prepare)
     with Journal.open(job.store.journal_path) as journal:
+        await asyncio.to_thread(job.store.clear)
         try:
             planned = await _planned(job, journal, stop)
         except planning.Stopped:
+            journal.check_in_place()
             return _End(_report(job, Tally(*journal.counts())), stopped_by=stop.name)
         progress.say(planning.in_words(job.keyword, planned))
         for note in planning.notes(job, planned):
@@ -181,17 +186,21 @@ async def _worked(window: Window, journal: Journal, stop: Stop) -> _End:
             await window.work(stop)
     finally:
         await asyncio.shield(_end_run(journal, window, stop))
-    tally = Tally(*journal.counts(), *window.tally.sums()) if window.trouble else window.tally
+    is_gone = journal.displaced is not None and not journal.displaced.is_kept
+    tally = window.tally
+    if window.trouble:
+        counts = Counts(tally.rows, 0, 0, 0) if is_gone else journal.counts()
+        tally = Tally(*counts, *tally.sums())
     report = _report(
         window.job,
         tally,
         window.pool.counts(),
         loop.time() - began,
         window.account.spent,
-        is_done=window.is_done,
+        is_done=window.is_done and not journal.displaced,
     )
     if window.trouble or window.is_done:
-        return _End(report, window.trouble)
+        return _End(report, window.trouble, displaced=journal.displaced)
     if window.out_of_money and not stop.wishes:
         return _End(report, BudgetReached(f"{window.out_of_money}\n{_saved(report)}", report))
     return _End(report, stopped_by=stop.name) if stop.wishes else _End(report, _endpoints_lost(report))
@@ -332,8 +341,10 @@ async def _end_run(journal: Journal, window: Window, stop: Stop) -> None:
         outcome = window.out_of_money or _no_endpoint(window.pool.counts())
     try:
         await journal.end_run(outcome)
+        journal.check_in_place()
     except OutputError as error:
-        window.trouble = window.trouble or error
+        # A file that could not be written says less than what became of its directory.
+        window.trouble = error if journal.displaced else window.trouble or error
 
 
 def _no_endpoint(endpoints: tuple[EndpointCount, ...]) -> str:
@@ -345,8 +356,14 @@ def _endpoints_lost(report: Report) -> EndpointsLost:
     return EndpointsLost(f"{_no_endpoint(report.endpoints)}\n{_saved(report)}", report)
 
 
-def _saved(report: Report) -> str:
-    return f"{report.rows - report.left:,} of {report.rows:,} rows are saved, and the same command goes on from there"
+def _saved(report: Report, displaced: Displaced | None = None) -> str:
+    saved = f"{report.rows - report.left:,} of {report.rows:,} rows are saved"
+    if displaced is None:
+        return f"{saved}, and the same command goes on from there"
+    if not displaced.is_kept:
+        return f"{saved}: the answers of this run are lost, but for chunk files that are left, and may be billed"
+    other = f", or give --output-dir {displaced.path.parent}" if displaced.path else ""
+    return f"{saved} there: move it back, and the same command goes on{other}"
 
 
 def _report(

@@ -131,7 +131,7 @@ class Store:
         return {int(name.partition("_")[0]) for name in names}
 
     def prepare(self) -> None:
-        """Make the directory, and clear away what a killed process left half written.
+        """Make the directory.
 
         Raises:
             OutputError: it cannot be made or written, or `check` refuses it.
@@ -139,10 +139,18 @@ class Store:
         self.check()
         with _errors_told(f"the output directory {self.directory}", "used"):
             self.directory.mkdir(parents=True, exist_ok=True)
-            for leftover in self._matching(r"\.([0-9]+|all|partial)", r"\.csv\.tmp"):
-                leftover.unlink()
         if not os.access(self.directory, os.W_OK | os.X_OK):
             raise OutputError(f"the output directory {self.directory} cannot be written: check its permissions")
+
+    def clear(self) -> None:
+        """Clear away what a killed process left half written, once no other process can be writing it.
+
+        Raises:
+            OutputError: it cannot be removed.
+        """
+        with _errors_told(f"the output directory {self.directory}", "used"):
+            for leftover in self._matching(r"\.([0-9]+|all|partial)", r"\.csv\.tmp"):
+                leftover.unlink()
 
     def _matching(self, head: str, tail: str) -> list[Path]:
         """Return the files of this keyword; other keywords may end or begin with it, and their runs may be writing."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,11 @@ from batcher.records import Giver, Result
 
 VERSION = 3
 _APPLICATION_ID = 0x62_74_63_68  # "btch": tells our files from other SQLite files
+
+# SQLite's `user_version`, a number in the first page of the file, holds the version and, above it, the generation.
+_VERSION_BITS, _VERSION_MASK = 8, 0xFF
+GENERATIONS = 2**23 - 1
+"""Generations there are; 1 follows the last one. 0 is that of a file that batcher gave none yet."""
 
 ADOPTED = Giver("adopted from files", "")
 """Who gave the answers that were found in chunk files without a journal: nobody knows."""
@@ -73,22 +79,30 @@ IN_SCOPE = "position < (SELECT rows FROM scope)"
 
 @contextlib.contextmanager
 def errors_told(path: Path, doing: str) -> Iterator[None]:
-    """Raise as `OutputError` what SQLite, or Python on its way there, has to say."""
+    """Raise as `OutputError` what SQLite or the system, or Python on its way there, has to say."""
     try:
         yield
     except (sqlite3.Error, OverflowError, UnicodeError) as error:
         raise OutputError(f"the journal {path} cannot be {doing}: {error}") from error
+    except OSError as error:
+        raise OutputError(f"the journal {path} cannot be {doing}: {error.strerror}") from error
 
 
-def connect(path: Path, mode: str) -> sqlite3.Connection:
+def uri_of(path: Path, mode: str) -> str:
+    return f"{path.resolve().as_uri()}?{mode}"
+
+
+def connect(path: Path, mode: str, timeout_s: float = 30) -> sqlite3.Connection:
     # Planning and the writer thread take turns: the run starts when the plan is committed.
     return sqlite3.connect(
-        f"{path.resolve().as_uri()}?{mode}",
-        uri=True,
-        check_same_thread=False,
-        timeout=30,
-        isolation_level=None,
+        uri_of(path, mode), uri=True, check_same_thread=False, timeout=timeout_s, isolation_level=None
     )
+
+
+def make_durable(db: sqlite3.Connection) -> None:
+    """Let each commit reach the disk before it counts: a power cut costs no more than a kill."""
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA fullfsync = ON")  # on macOS alone, where less is no promise
 
 
 def check_whole(db: sqlite3.Connection, path: Path) -> None:
@@ -118,10 +132,11 @@ def version_of(db: sqlite3.Connection, path: Path, schema: str = "main") -> int:
     Raises:
         OutputError: the file is something else, or too new.
     """
-    version = int(db.execute(f"PRAGMA {schema}.user_version").fetchone()[0])
+    stamp = int(db.execute(f"PRAGMA {schema}.user_version").fetchone()[0])
+    version = stamp & _VERSION_MASK
     application = int(db.execute(f"PRAGMA {schema}.application_id").fetchone()[0])
     tables = int(db.execute(f"SELECT count(*) FROM {schema}.sqlite_master").fetchone()[0])
-    if application != _APPLICATION_ID and (tables or application or version):
+    if application != _APPLICATION_ID and (tables or application or stamp):
         raise OutputError(f"{path} is no journal of batcher")
     if version > VERSION:
         raise OutputError(
@@ -132,8 +147,53 @@ def version_of(db: sqlite3.Connection, path: Path, schema: str = "main") -> int:
 
 def bring_up_to_date(db: sqlite3.Connection, version: int) -> None:
     for number, step in enumerate(_STEPS[version:], version + 1):
-        stamp = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {number};"
+        stamp = _stamp(number, generation_of(db) % GENERATIONS + 1)
         db.executescript(f"BEGIN IMMEDIATE; {step} {stamp} COMMIT;")
+
+
+def _stamp(version: int, generation: int) -> str:
+    number = generation << _VERSION_BITS | version
+    return f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {number};"
+
+
+def generation_in(page: bytes) -> int:
+    """Return the generation in the first page of a file, of which the first 64 bytes are enough."""
+    return int.from_bytes(page[60:64]) >> _VERSION_BITS
+
+
+def generation_of(db: sqlite3.Connection) -> int:
+    number = int(db.execute("PRAGMA user_version").fetchone()[0])
+    return number >> _VERSION_BITS
+
+
+def raise_generation(db: sqlite3.Connection) -> None:
+    """Give the transaction under way the next generation, so that its part of the log holds the first page."""
+    # Read from the file: a transaction that failed has used none.
+    [stamp] = db.execute("PRAGMA user_version").fetchone()
+    version, generation = stamp & _VERSION_MASK, stamp >> _VERSION_BITS
+    db.execute(f"PRAGMA user_version = {(generation % GENERATIONS + 1) << _VERSION_BITS | version}")
+
+
+def give_generation(db: sqlite3.Connection) -> None:
+    """Give a file that has none its first generation, in the file itself and not in a log.
+
+    It is drawn at random, so that the logs of two journals are told apart.
+    """
+    db.execute("PRAGMA journal_mode = DELETE")  # what is in the log of an older batcher is in the file then
+    version = int(db.execute("PRAGMA user_version").fetchone()[0]) & _VERSION_MASK
+    db.executescript(f"BEGIN EXCLUSIVE; {_stamp(version, 1 + secrets.randbelow(GENERATIONS))} COMMIT;")
+
+
+def exact_sum(column: str, condition: str = "true") -> str:
+    """Return two expressions of SQL for a sum, for `whole`: one alone overflows beyond 2^63."""
+    return ", ".join(
+        f"coalesce(sum({part}) FILTER (WHERE {condition}), 0)" for part in (f"{column} >> 32", f"{column} & 0xffffffff")
+    )
+
+
+def whole(upper: int, lower: int) -> int:
+    """Put together the two sums of `exact_sum`."""
+    return (upper << 32) + lower
 
 
 def seal(key: bytes, result: Result) -> bytes:

@@ -543,7 +543,7 @@ class Window:
 
     async def _settle(self, row: Asked, request: Request, result: Result, outcome: Outcome) -> Result:
         """Journal a row's result, and count it only then."""
-        await self._journal.settled(request, outcome, result, followers=row.followers > 0)
+        result = await self._journal.settled(request, outcome, result, followers=row.followers > 0)
         self.tally.prompt_tokens += outcome.usage.prompt_tokens
         self.tally.completion_tokens += outcome.usage.completion_tokens
         self.tally.count(result.status, 1 + row.followers)
@@ -595,11 +595,13 @@ class Window:
         results = self._journal.results(chunk.start, chunk.stop)
         written = self._written.get(chunk.start)
         store = self.job.store
+        self._journal.check_in_place()  # the directory may have gone, and another one may stand in its place
         sha256, copy = store.write_chunk(chunk.start, chunk.lines, results, written and written.sha256)
         return Chunk(len(results), store.origin(chunk.lines, states), sha256), copy
 
     async def _join(self) -> None:
         """Remove the chunk files that are no part of the result any more, and join the others."""
+        self._journal.check_in_place()
         for start in (self._written.keys() | self.job.store.starts()) - set(self._starts):
             written = self._written.get(start)
             self._tell_of(self.job.store.remove_chunk(start, written and written.sha256))

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from programs import environment
 
 from batcher.errors import OutputError
-from batcher.journal import Chunk, Journal, Outcome, Request
+from batcher.journal import Chunk, Journal, Outcome, Request, Unreconciled, is_sealed
 from batcher.marks import Comparison, Marks
 from batcher.matching import Matched
 from batcher.records import Giver, Result, RowState, Status, Usage
@@ -320,7 +320,8 @@ def test_a_journal_of_the_first_version_is_brought_up_to_date_by_its_own_command
             assert journal.in_flight(1) == (1, None)
             assert plan(journal, "xbc", reuse=True) == 1
             assert plan(journal, "abc") == 0
-    assert look(path, "PRAGMA user_version") == [(3,)]
+    [(stamp,)] = look(path, "PRAGMA user_version")
+    assert stamp % 256 == 3
     with Journal.read(path) as journal, Journal.rehearse(path) as copy:
         assert journal.counts() == copy.counts() == (3, 1, 0, 1)
 
@@ -544,6 +545,88 @@ async def test_no_number_keeps_an_answer_from_being_saved(journal: Journal, path
     await journal.settled(request, Outcome("answered", Usage(2**64), cost=2**70), ended())
     assert look(path, "SELECT prompt_tokens, cost FROM requests") == [(2**63 - 1, 2**63 - 1)]
     assert journal.counts().ok == 1
+
+
+async def test_sums_of_money_go_beyond_what_sqlite_can_add_up(journal: Journal) -> None:
+    most = 2**63 - 1
+    for position in range(2):
+        request = await send(journal, position)
+        await journal.settled(request, Outcome("answered", cost=most), ended())
+    for position in (2, 3):
+        await journal.sent(position, key(position), endpoint=0, giver=1, most=most)
+    assert (journal.spent().answered, journal.spent().uncertain, journal.spent().total) == (
+        2 * most,
+        2 * most,
+        4 * most,
+    )
+    assert journal.in_flight(1) == (2, 2 * most)
+    [account] = journal.endpoint_accounts()
+    assert (account.sent, account.cost, account.uncertain) == (4, 2 * most, 2 * most)
+
+
+@pytest.mark.parametrize("text", ["y" * 5000, "数" * 1700, "\ud800" * 1700])
+async def test_an_answer_that_sqlite_cannot_hold_ends_its_row_and_no_other(
+    journal: Journal, path: Path, text: str
+) -> None:
+    journal._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 5000)
+    requests = [await send(journal, position) for position in range(3)]
+    kept = await asyncio.gather(
+        *(
+            journal.settled(request, Outcome("answered", Usage(10, 5), 7), ended(answer=answer))
+            for request, answer in zip(requests, ("before", text, "after"), strict=True)
+        )
+    )
+    size = len(text.encode("utf-8", "surrogatepass"))
+    assert kept[0::2] == [ended(answer="before"), ended(answer="after")]
+    assert kept[1].status is Status.ERROR
+    assert kept[1].error.startswith(f"the answer has {size:,} bytes, and the journal can hold 4,")
+    assert journal.results(0, 3) == kept
+    assert look(path, "SELECT outcome, completion_tokens, cost FROM requests ORDER BY id") == [
+        ("answered", 5, 7),
+        ("too large", 5, 7),
+        ("answered", 5, 7),
+    ]
+    assert all(is_sealed(record) for record in journal.records(0, 3))
+    assert not any(journal.unreconciled(query) for query in Unreconciled)
+
+
+async def test_the_largest_answer_that_sqlite_holds_is_kept(journal: Journal) -> None:
+    journal._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 5000)
+    result = ended(answer="y" * 4850)
+    assert await journal.settled(await send(journal, 0), Outcome("answered"), result) is result
+    assert journal.results(0, 1) == [result]
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_what_can_never_be_written_keeps_nothing_else_from_being_written(journal: Journal, path: Path) -> None:
+    first, second = [await send(journal, position) for position in range(2)]
+    await journal.settled(first, Outcome("answered"), ended(answer="first"))
+    never: list[asyncio.Task[Any]] = []
+    with slow_disk(path):
+        journal.note("paused", "somebody")  # it is being committed while the others gather
+        await turns()
+        never += [
+            asyncio.create_task(journal.chunk_written(2**70, Chunk(1, b"", b""))),
+            asyncio.create_task(journal.settled(first, Outcome("429"), ended(answer="again"))),
+        ]
+        fine = asyncio.create_task(journal.settled(second, Outcome("answered"), ended(answer="second")))
+        await turns()
+    for task in never:
+        with pytest.raises(OutputError, match=rf"{path.name} cannot be written: "):
+            await task
+    await fine
+    assert journal.results(0, 2) == [ended(answer="first"), ended(answer="second")]
+    assert look(path, "SELECT outcome FROM requests") == [("answered",), ("answered",)], "an entry is one or none"
+    await journal.flush()
+    await send(journal, 3)
+
+
+async def test_who_sends_is_told_of_what_nobody_waits_for(journal: Journal, path: Path) -> None:
+    journal._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 5000)
+    journal.note("paused", "somebody", "y" * 5000)
+    with pytest.raises(OutputError, match=rf"{path.name} cannot be written: "):
+        await journal.flush()
+    assert look(path, "SELECT count(*) FROM events") == [(0,)]
 
 
 @pytest.mark.usefixtures("quiet")

@@ -1,4 +1,7 @@
-"""A run that is killed at any moment, or finds the disk full or its files damaged, loses nothing and pays once."""
+"""A run that is killed at any moment, or finds the disk full or its files damaged, loses nothing and pays once.
+
+If its directory goes away while it works, it stops sending, and what it says of its rows is true.
+"""
 
 from __future__ import annotations
 
@@ -263,8 +266,8 @@ def test_a_run_goes_on_that_was_killed_in_the_middle_of_a_write(wide_scene: Scen
 
 def test_a_journal_whose_tidying_up_was_killed_is_whole_again(scene: Scene) -> None:
     assert scene.run(at=("os.rename", "/.60_k.csv.tmp", 1)) == -signal.SIGKILL, scene.said
-    # Who closes the journal last moves what is in its second file into the first one.
-    assert scene.call("status", "k", largest=33_001, on_largest="SIG_DFL") == -signal.SIGXFSZ
+    # The next run begins by moving what is in the journal's second file into the first one.
+    assert scene.run(largest=33_001, on_largest="SIG_DFL") == -signal.SIGXFSZ
     assert (scene.output / "journal_k.sqlite").stat().st_size == 33_001
     go_on(scene)
 
@@ -355,6 +358,128 @@ def test_a_directory_that_has_become_read_only_is_left_as_it_is(first: Scene, sc
         assert scene.files() == first.whole
     finally:
         scene.output.chmod(0o700)
+
+
+# -- A directory, or the journal in it, that goes away
+
+
+@contextlib.contextmanager
+def stopped(process: int) -> Iterator[None]:
+    """Let a process do nothing meanwhile."""
+    os.kill(process, signal.SIGSTOP)
+    state = ["/bin/ps", "-o", "state=", "-p", str(process)]
+    while not subprocess.check_output(state, text=True).startswith("T"):
+        pass
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+def run_until(scene: Scene, requests: int, happens: Callable[[], object]) -> None:
+    """Run the table, and let something happen under it; see that it has sent nothing after that.
+
+    Args:
+        scene: of the run.
+        requests: how many have arrived by then, at least.
+        happens: what.
+    """
+    before = 0
+
+    def meanwhile(process: int) -> None:
+        nonlocal before
+        scene.server.wait_for(requests)
+        with stopped(process):
+            happens()
+            before = scene.server.books()["requests"]
+
+    assert scene.run(meanwhile=meanwhile) == 3, scene.said
+    assert scene.server.books()["requests"] <= before + CONCURRENCY, "only what was in the journal already has left"
+    assert "Traceback" not in scene.said
+
+
+def contents(directory: Path) -> list[Path] | None:
+    return [*directory.iterdir()] if directory.exists() else None
+
+
+@pytest.mark.parametrize("requests", [1, 30, 70])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_directory_that_is_removed_ends_the_run_which_says_that_nothing_is_saved(
+    scene: Scene, requests: int, *, is_replaced: bool
+) -> None:
+    def remove() -> None:
+        shutil.rmtree(scene.output)
+        if is_replaced:
+            scene.output.mkdir()
+
+    run_until(scene, requests, remove)
+    assert "the journal output/journal_k.sqlite was removed or replaced while the run worked\n" in scene.said
+    assert f"\n0 of {ROWS} rows are saved: the answers of this run are lost" in scene.said
+    assert contents(scene.output) == ([] if is_replaced else None), "nothing is made in its place"
+    scene.server.reset()
+    assert scene.run() == 0, scene.said
+    scene.check(Counter())
+
+
+@pytest.mark.parametrize("requests", [1, 30, 70])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_directory_that_is_moved_keeps_all_that_arrives_and_the_run_goes_on_there(
+    scene: Scene, requests: int, *, is_replaced: bool
+) -> None:
+    moved = scene.folder / "moved"
+
+    def move() -> None:
+        scene.output.rename(moved)
+        if is_replaced:
+            scene.output.mkdir()
+
+    run_until(scene, requests, move)
+    assert f"the journal output/journal_k.sqlite is {moved}/journal_k.sqlite now" in scene.said
+    assert contents(scene.output) == ([] if is_replaced else None), "nothing is made in its place"
+    said = re.search(r"\n([0-9]+) of 100 rows are saved there: .* --output-dir (.*)\n", scene.said)
+    assert said
+    assert said[2] == str(moved)
+    scene.output = moved
+    assert scene.ask_journal("SELECT count(*) FROM rows WHERE result IS NOT NULL") == [(int(said[1]),)]
+    assert scene.server.books()["requests"] == int(said[1]), "what was in flight is saved as well"
+    assert scene.run("--output-dir", "moved") == 0, scene.said
+    scene.check(Counter())
+
+
+def test_a_journal_that_is_removed_alone_is_missed_and_its_log_is_no_journal(scene: Scene) -> None:
+    run_until(scene, 50, (scene.output / "journal_k.sqlite").unlink)
+    assert f"\n0 of {ROWS} rows are saved: " in scene.said
+    scene.server.reset()
+    assert scene.run() == 2
+    assert f"journal_k.sqlite is gone, but its log {WAL} is there: put the journal that belongs to it" in scene.said
+    assert scene.server.books()["requests"] == 0
+    for path in scene.output.glob("journal_k.sqlite-*"):
+        path.unlink()
+    assert scene.run() == 0, scene.said
+    assert scene.files() == scene.whole
+    assert scene.server.books()["requests"] < ROWS, "chunk files that were left are taken over"
+
+
+def test_an_older_copy_put_in_the_place_of_the_journal_is_found_by_the_run_and_by_the_next_one(scene: Scene) -> None:
+    journal, aside = scene.output / "journal_k.sqlite", scene.folder / "aside"
+    assert scene.run("--limit", "20") == 0, scene.said
+    older = journal.read_bytes()
+    assert scene.run("--limit", "40") == 0, scene.said
+
+    def replace() -> None:
+        journal.rename(aside)
+        journal.write_bytes(older)
+
+    run_until(scene, 70, replace)
+    assert "the journal output/journal_k.sqlite was removed or replaced while the run worked\n" in scene.said
+    assert f"\n0 of {ROWS} rows are saved: " in scene.said
+    asked = scene.server.books()["requests"]
+    assert scene.run() == 2
+    assert re.search(rf"{WAL} does not belong to the journal beside it: .* is an older copy", scene.said)
+    assert (journal.read_bytes(), scene.server.books()["requests"]) == (older, asked)
+    aside.rename(journal)
+    assert scene.run() == 0, scene.said
+    scene.check(Counter())
 
 
 # -- Files that were damaged

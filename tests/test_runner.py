@@ -6,6 +6,7 @@ import csv
 import itertools
 import random
 import re
+import shutil
 import signal
 import tempfile
 import threading
@@ -31,6 +32,7 @@ from batcher.errors import (
     RunStopped,
     SettingsError,
 )
+from batcher.journal import Journal
 from batcher.records import Completion, Failure, Fault
 from batcher.stop import Stop
 
@@ -273,6 +275,48 @@ def test_a_wish_to_stop_lets_come_what_is_in_flight(lab: Lab) -> None:
     lab.run(PROMPTS, service, endpoints=one(4), chunk_size=3)
     assert service.asked == ONCE
     assert lab.rows() == expected(PROMPTS)
+
+
+def remove(directory: Path) -> None:
+    shutil.rmtree(directory)
+
+
+def move(directory: Path) -> None:
+    directory.rename(directory.with_name("moved"))
+
+
+def replace(directory: Path) -> None:
+    move(directory)
+    directory.mkdir()
+
+
+@pytest.mark.parametrize(("happens", "saved"), [(remove, 0), (move, 9), (replace, 9)])
+def test_the_report_of_a_run_whose_directory_goes_away_counts_what_is_saved(
+    lab: Lab, happens: Callable[[Path], None], saved: int
+) -> None:
+    service = Service(PROMPTS)
+    with pytest.raises(RunStopped, match=f"\n{saved} of 20 rows are saved") as stopped:
+        lab.run(PROMPTS, service, at={2.5: lambda: happens(lab.directory)}, endpoints=one(4), chunk_size=3)
+    report = stopped.value.report
+    assert (report.status, report.ok, report.left, report.output) == ("stopped", saved, 20 - saved, None)
+    assert service.answered == Counter(PROMPTS[:9]), "those in flight come to their end, and no other one leaves"
+    if saved:
+        moved = Lab(lab.directory.with_name("moved"))
+        moved.run(PROMPTS, service, chunk_size=3)
+        assert moved.rows() == expected(PROMPTS)
+        assert service.asked == ONCE
+
+
+def test_a_run_that_is_refused_leaves_alone_what_the_first_one_is_just_writing(lab: Lab) -> None:
+    lab.run(PROMPTS, Service(PROMPTS))
+    half = lab.directory / ".0_k.csv.tmp"
+    with Journal.open(lab.directory / "journal_k.sqlite"):
+        half.write_text("half a chunk")
+        with pytest.raises(OutputError, match="is being written by"):
+            lab.run(PROMPTS, Service([]))
+        assert half.read_text() == "half a chunk"
+    lab.run(PROMPTS, Service([]))
+    assert not half.exists()
 
 
 @pytest.mark.parametrize(("wishes", "ends"), [([2.5], 32.5), ([2.5, 4], 4.0), ([2.5, 2.5001], 2.5001), ([3.5], 33.5)])

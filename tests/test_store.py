@@ -207,7 +207,7 @@ def test_a_kill_half_way_leaves_the_old_file_and_the_next_run_clears_away(store:
         (store.directory / name).touch()
     assert write_too_much(store, "SIG_DFL", sha256).returncode == -signal.SIGXFSZ
     assert (store.directory / ".0_kw.csv.tmp").stat().st_size == 50_000
-    store.prepare()
+    store.clear()
     assert names(store.directory) == sorted([*others, "0_kw.csv", "journal_kw.sqlite"])
     assert answers(store.chunk_path(0)) == ["old"]
 
@@ -233,7 +233,7 @@ def test_any_keyword_finds_its_own_files_and_no_others(tmp_path: Path, keyword: 
     for name in [*others, f".0_{keyword}.csv.tmp"]:
         (tmp_path / name).touch()
     store = Store(tmp_path, keyword, COLUMNS, ADDED)
-    store.prepare()
+    store.clear()
     assert names(tmp_path) == sorted(others)
     save(store, "a")
     assert answers(store.join([0])) == ["a"]

@@ -1,0 +1,269 @@
+"""How the journal's files are opened: to read them without a trace, or to be the one that writes them.
+
+Invariant: until the file and its log are known to belong together and to be in nobody else's hands, nothing is written.
+
+SQLite keeps the latest commits in a log beside the file (`-wal`) until it has moved them there, and an index of the log
+(`-shm`) for those who have the file open. A log that stands beside another state of its file makes garbage of both, so
+each commit raises a generation in the first page of the file, which the log then holds as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+import sqlite3
+import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from batcher.errors import OutputError
+from batcher.tables import GENERATIONS, connect, generation_in, generation_of, give_generation, make_durable, uri_of
+
+# The log's format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
+_HEAD = struct.Struct(">8I")  # magic, version, page size, number, two salts, two checksums
+_FRAME = struct.Struct(">6I")  # page, pages of the file after a commit or 0, the salts of the head, two checksums
+_MAGIC = (0x377F0682, 0x377F0683)
+_START_OF_PAGE = 64  # bytes, the generation among them
+
+_WAIT_S = 3.0
+"""Seconds that who reads a journal has to end before a run is refused: `status` takes less, `verify` may take more."""
+# Runs end, and logs begin anew, while we look; it takes a few milliseconds.
+_LOOKS = 10
+_LOOK_AGAIN_S = 0.01
+
+
+class _State(NamedTuple):
+    """What a file says of itself, without its log: its generation, and how many pages it has."""
+
+    generation: int = 0
+    pages: int = 0
+
+
+class Log(NamedTuple):
+    """What a log holds.
+
+    Attributes:
+        head: its first bytes, which are others when it begins anew.
+        commits: how many.
+        first, last: the first and the last generation in it; None where it has none.
+        pages: how many the file has after the last commit.
+    """
+
+    head: bytes = b""
+    commits: int = 0
+    first: int | None = None
+    last: int | None = None
+    pages: int = 0
+
+    def fits(self, file: _State) -> bool:
+        """Tell whether it belongs to a file; none, some or all of it may have been moved there."""
+        if not self.commits:
+            return True
+        if self.first is None or self.last is None:  # no commit of ours: whoever made them, the file did not grow
+            return self.pages == file.pages
+        if not file.generation or not self.first:  # an older batcher gave none
+            return not file.generation and not self.last
+        return (file.generation - self.first + 1) % GENERATIONS <= (self.last - self.first + 1) % GENERATIONS
+
+
+class Source(NamedTuple):
+    """A journal that is open for reading.
+
+    Attributes:
+        db: which has read already, so that nobody removes the log.
+        uri: by which it can be opened once more meanwhile.
+        watched: what the file looked like, where nothing but `is_as_before` tells that somebody writes it.
+    """
+
+    db: sqlite3.Connection
+    uri: str
+    watched: tuple[int, ...] | None = None
+
+
+def log_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+def _index_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}-shm")
+
+
+def log_of(path: Path) -> Log:
+    """Read the log of a journal; one that is not there, or is no log, holds nothing."""
+    try:
+        with log_path(path).open("rb") as file:
+            return _read_log(file)
+    except FileNotFoundError:
+        return Log()
+
+
+def _read_log(file: BinaryIO) -> Log:
+    head = file.read(_HEAD.size)
+    log, latest = Log(head), None
+    for page, size, start in _frames(file, head):
+        if page == 1:
+            latest = generation_in(start)
+        if size:
+            first = latest if log.first is None else log.first
+            log = Log(head, log.commits + 1, first, latest, size)
+    return log
+
+
+def _frames(file: BinaryIO, head: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the pages in a log: the number of each, the file's size if it ends a commit, and the page's first bytes."""
+    if len(head) < _HEAD.size:
+        return
+    magic, _, page_size, _, *salts, _, _ = _HEAD.unpack(head)
+    if magic not in _MAGIC:
+        return
+    end = file.seek(0, 2)
+    step = _FRAME.size + page_size
+    for start in itertools.takewhile(lambda start: start + step <= end, itertools.count(_HEAD.size, step)):
+        file.seek(start)
+        frame = file.read(_FRAME.size + _START_OF_PAGE)
+        page, size, *own, _, _ = _FRAME.unpack_from(frame)
+        if own != salts:  # left over from before the log began anew
+            return
+        yield page, size, frame[_FRAME.size :]
+
+
+def _state_of(path: Path) -> _State:
+    """Look at a file alone, without its log.
+
+    SQLite opens it, not we: to close any other descriptor of the file drops the locks that SQLite has on it in this
+    process (POSIX). SQLite itself keeps such a descriptor until those locks have gone.
+    """
+    if not path.exists():
+        return _State()
+    with closing(connect(path, "immutable=1")) as db:
+        _take_as_it_is(db)
+        return _State(generation_of(db), int(db.execute("PRAGMA page_count").fetchone()[0]))
+
+
+def _take_as_it_is(db: sqlite3.Connection) -> None:
+    """Let SQLite read a file that is shorter than it says: a kill leaves it so, and the log has the rest."""
+    db.execute("PRAGMA writable_schema = ON")
+
+
+def check_pair(path: Path) -> Log:
+    """Return a journal's log, and write nothing.
+
+    Raises:
+        OutputError: the log is not that of the journal as it is.
+    """
+    while True:
+        file = _state_of(path)
+        log = log_of(path)
+        if log.fits(file):
+            return log
+        # Meanwhile a run may have moved the log into the file and begun it anew.
+        if _state_of(path) == file and log_of(path).head == log.head:
+            raise OutputError(_mismatch(path))
+
+
+def _mismatch(path: Path) -> str:
+    log, index = log_path(path), _index_path(path).name
+    lost = "the answers that only this log has are then lost"
+    if not path.exists():
+        return (
+            f"the journal {path} is gone, but its log {log.name} is there: put the journal that belongs to it back; or"
+            f" move {log.name} and {index} away to begin without it ({lost})"
+        )
+    return (
+        f"the log {log} does not belong to the journal beside it: {path.name} is an older copy, or the log is another"
+        f" journal's. Put the journal that belongs to it back; or move {log.name} and {index} away to go on with"
+        f" {path.name} as it is ({lost})"
+    )
+
+
+def open_to_read(path: Path, stack: contextlib.ExitStack) -> Source:
+    """Open a journal for reading; its directory stays as it is, and a run may be writing it.
+
+    Args:
+        path: of the journal.
+        stack: closes what was opened.
+
+    Raises:
+        OutputError: the log is not that of the journal.
+        sqlite3.Error, OSError: it cannot be read.
+    """
+    for look in itertools.count(1):
+        log = check_pair(path)
+        if log.head and not log.commits and look < _LOOKS:
+            time.sleep(_LOOK_AGAIN_S)  # if a run is just beginning its log anew, it will have a commit
+            continue
+        try:
+            with contextlib.ExitStack() as opened:
+                source = _opened(path, log, opened)
+                source.db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                stack.push(opened.pop_all())
+                return source
+        except (sqlite3.OperationalError, OSError, OutputError):
+            # A run may have ended meanwhile, and have taken its log away.
+            if look >= _LOOKS or log_of(path) == log:
+                raise
+    raise AssertionError
+
+
+def _opened(path: Path, log: Log, stack: contextlib.ExitStack) -> Source:
+    watched = None
+    if not log.commits:
+        # SQLite would make a log and an index to read even a file that nobody writes.
+        watched, mode = _look_of(path), "immutable=1"
+    elif _index_path(path).exists():
+        mode = "mode=ro&readonly_shm=1"
+    else:
+        path, mode = _copy(path, log, stack), "mode=rw"
+    db = stack.enter_context(closing(connect(path, mode)))
+    db.execute("PRAGMA query_only = ON")
+    return Source(db, uri_of(path, mode), watched)
+
+
+def _copy(path: Path, log: Log, stack: contextlib.ExitStack) -> Path:
+    """Copy a journal and its log to where SQLite may make an index of it."""
+    copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="batcher-"))) / path.name
+    with closing(connect(path, "immutable=1")) as db, closing(sqlite3.connect(copy)) as target:
+        _take_as_it_is(db)
+        db.backup(target)
+    shutil.copyfile(log_path(path), log_path(copy))
+    if log_of(path) != log:
+        raise OutputError(f"the journal {path} was written while it was copied: do it again")
+    return copy
+
+
+def _look_of(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def is_as_before(path: Path, source: Source) -> bool:
+    """Tell whether what was read from a journal is what it held: nobody has written to the file under our eyes."""
+    return source.watched is None or source.watched == _look_of(path)
+
+
+def claim(path: Path) -> bool:
+    """Be the only one that has a journal open, for a moment, and make it one that has a generation.
+
+    Whoever has it open holds a lock of SQLite on it, stopped or not, in this process or in another one; the lock file
+    may be gone. What a killed run has left in the log is moved into the file.
+
+    Returns:
+        Whether nobody else had it open.
+    """
+    with closing(connect(path, "mode=rwc", _WAIT_S)) as db:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before all others: some of them read the file
+        try:
+            db.executescript("BEGIN EXCLUSIVE; ROLLBACK;")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                return False
+            raise
+        make_durable(db)
+        if not generation_of(db):
+            give_generation(db)
+        return True

@@ -1,0 +1,81 @@
+"""Where a file is that is open: directories are removed, moved and replaced while a run works.
+
+Invariant: it only looks, and takes no file for another of the same name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Displaced(NamedTuple):
+    """What became of a file that is no longer where it was opened.
+
+    Attributes:
+        is_kept: it has only moved, with its directory; else it was removed, or another one is in its place.
+        path: where it is now, if that is known.
+    """
+
+    is_kept: bool
+    path: Path | None = None
+
+
+class Place:
+    """The place of a file that stays open meanwhile, or its inode could be another file's.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        OSError: it is not there, or its directory cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = identity(path)
+        # Windows opens no directory, and lets nobody move or remove one in which a file is open.
+        self._directory = os.open(path.absolute().parent, os.O_RDONLY) if os.name == "posix" else None
+
+    def displaced(self) -> Displaced | None:
+        """Say what became of the file; None while it is where it was.
+
+        Raises:
+            OSError: the file system cannot say.
+        """
+        if identity(self._path) == self._file:
+            return None
+        if self._directory is None or identity(self._path.name, self._directory) != self._file:
+            return Displaced(is_kept=False)
+        return Displaced(is_kept=True, path=self._path_now(self._directory))
+
+    def _path_now(self, directory: int) -> Path | None:
+        """Ask Linux for the directory's name; no other system tells it in a way that Python knows."""
+        with contextlib.suppress(OSError):
+            path = Path(f"/proc/self/fd/{directory}").readlink() / self._path.name
+            if identity(path) == self._file:
+                return path
+        return None
+
+    def close(self) -> None:
+        if self._directory is not None:
+            os.close(self._directory)
+
+
+def identity(path: str | Path, directory: int | None = None) -> tuple[int, int] | None:
+    """Return what tells a file from all others; None where there is none.
+
+    Args:
+        path: of the file.
+        directory: a descriptor of the directory that the path begins in; default: the working directory.
+
+    Raises:
+        OSError: the file system cannot say.
+    """
+    try:
+        found = os.stat(path, dir_fd=directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
