@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
+# Each commit waits for the disk. A test of thousands of cases, none of them about the disk, need not.
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a test makes a directory of its own in it
+IN_MEMORY = _MEMORY if _MEMORY.is_dir() else None
+"""Where to make temporary directories in memory; None, the usual place, if the system has none."""
+
 
 class Lab:
     """Runs tables through fake services into one directory, under the keyword `k`.

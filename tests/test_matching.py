@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+from conftest import IN_MEMORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -250,10 +252,12 @@ class World:
             self.answers[request.id] = Answer(row, PROMPTS[step.prompt], state.key, status)
 
 
-@settings(max_examples=1000, deadline=None)
-@given(STEPS)
-def test_no_series_of_edits_gives_a_row_the_answer_of_another(steps: list[Step]) -> None:
-    with tempfile.TemporaryDirectory() as folder, Journal.open(path := Path(folder) / "j") as journal:
+@pytest.mark.parametrize("part", range(4))
+@settings(max_examples=500, deadline=None)
+@given(steps=STEPS)
+def test_no_series_of_edits_gives_a_row_the_answer_of_another(steps: list[Step], part: int) -> None:
+    """Two thousand of them, in parts, so that no part takes long."""
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder, Journal.open(path := Path(folder) / "j") as journal:
         world = World(journal, path)
         for step in [Step([], "1", None, "abort", by_id=False, dedup=False, ends=[Status.OK]), *steps]:
             world.go_on(step)
