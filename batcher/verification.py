@@ -25,8 +25,8 @@ from batcher.identity import keyer
 from batcher.journal import Chunk, Counts, EndpointAccount, Journal, LastRun, RowRecord, Unreconciled, is_sealed
 from batcher.planning import ROWS_AT_ONCE, celler, source_of
 from batcher.prices import NANO, dollars
-from batcher.prompt import PromptFunction, Renderer, from_function, from_template, with_system
-from batcher.records import RowState, Status, Values
+from batcher.prompt import PromptFunction, Renderer, failed_on, from_function, from_template, with_system
+from batcher.records import Message, RowState, Status, Values
 from batcher.store import Store, csv_line, read_csv, writable
 
 if TYPE_CHECKING:
@@ -136,7 +136,8 @@ def verify(
         output_dir: where the run writes.
 
     Raises:
-        SettingsError: the keyword cannot be one, or the input cannot be read, or lacks a column.
+        SettingsError: the keyword cannot be one, or the input cannot be read, lacks a column, or has a row on which the
+            prompt function fails.
         OutputError: there is no journal, or it cannot be read.
     """
     check_keyword(keyword)
@@ -208,19 +209,27 @@ class _Asked(NamedTuple):
         """Read INPUT.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: it cannot be read, or the prompt function failed on a row.
         """
         key = keyer(self.params)
         for start, rows in self.dataset.slices(ROWS_AT_ONCE, self.limit):
             for position, values in enumerate(rows, start):
-                cells = [writable(cell(value)) for value in values]
-                if self.render is None:
-                    yield _InputRow(position, cells, None, self.hashes(values))
-                    continue
                 try:
-                    yield _InputRow(position, cells, key(self.render(values)), b"")
-                except InputError:  # no question can be made of it any more
-                    yield _InputRow(position, cells, b"", b"")
+                    row = self._row(position, values, key)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # a user's function may raise anything
+                    raise failed_on(self.dataset.where(position), error) from error
+                yield row
+
+    def _row(self, position: int, values: Values, key: Callable[[list[Message]], bytes]) -> _InputRow:
+        cells = [writable(cell(value)) for value in values]
+        if self.render is None:
+            return _InputRow(position, cells, None, self.hashes(values))
+        try:
+            return _InputRow(position, cells, key(self.render(values)), b"")
+        except InputError:  # no question can be made of it any more
+            return _InputRow(position, cells, b"", b"")
 
 
 class _Row:
