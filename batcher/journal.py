@@ -12,7 +12,8 @@ Invariant: what was committed is never changed or removed; a row's result is onl
     events     what else is worth knowing of a run: when it paused, and why
 
 A result has the id of the request that brought it; adopted ones, which no request brought, count down from -1. Money is
-in nano-dollars: a request's `cost` is the most that it may cost until it has ended, and NULL where no price is known.
+in nano-dollars: a request's `cost` is the most that it may cost until it has ended, and NULL where it is not known; of
+that, `answer_cost` does not depend on the question's length, which is `prompt_most` model tokens at most.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from filelock import FileLock, Timeout
 
 from batcher.errors import OutputError
 from batcher.matching import Matching
-from batcher.records import GAVE_UP, Result, RowState, Status, Usage
+from batcher.records import GAVE_UP, Bound, Result, RowState, Status, Usage
 from batcher.tables import (
     ADOPTED,
     COPY,
@@ -57,7 +58,10 @@ from batcher.tables import (
 UNSENT = "unsent"
 """The outcome of an intent that came to nothing: the request did not leave."""
 
-_SEND = "INSERT INTO requests (id, run, endpoint, giver, position, key, sent, cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_SEND = (
+    "INSERT INTO requests (id, run, endpoint, giver, position, key, sent, cost, prompt_most, answer_cost)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _END = (
     "UPDATE requests SET ended = ?, outcome = ?, prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?,"
     " reasoning_tokens = ?, cost = ? WHERE id = ?"
@@ -67,6 +71,25 @@ _POINT = "UPDATE rows SET result = ? WHERE position = ?"
 _POINT_SAME = "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?)"
 
 _LARGEST = 2**63 - 1
+_UNBOUNDED = Bound()
+
+# Requests, and what each is `charged`: its cost. That of one without an answer is its bound. If the same giver answered
+# the same question at another time, the question's model tokens are known, and the part of the bound that is in
+# proportion to them shrinks to that. Quotient and remainder apart, so that no product is too large for SQLite.
+_CHARGED = """
+(
+    WITH asked AS (SELECT DISTINCT key, giver FROM requests WHERE outcome IS NOT 'answered' AND answer_cost < cost),
+    told AS (SELECT key, giver, max(prompt_tokens) AS tokens FROM requests
+        WHERE outcome = 'answered' AND prompt_tokens > 0 AND (key, giver) IN (SELECT key, giver FROM asked)
+        GROUP BY key, giver)
+    SELECT q.id, q.run, q.endpoint, q.giver, q.ended, q.outcome, q.cost,
+        CASE WHEN q.outcome IS NOT 'answered' AND q.answer_cost < q.cost AND t.tokens < q.prompt_most
+        THEN q.answer_cost + (q.cost - q.answer_cost) / q.prompt_most * t.tokens
+            + ((q.cost - q.answer_cost) % q.prompt_most * t.tokens + q.prompt_most - 1) / q.prompt_most
+        ELSE q.cost END AS charged
+    FROM requests q LEFT JOIN told t ON t.key = q.key AND t.giver = q.giver
+)
+"""
 
 
 class Request(NamedTuple):
@@ -432,7 +455,7 @@ class Journal(Matching):
 
     def in_flight(self, run: int) -> InFlight:
         """Count the requests of one process that have no end: in flight now, or when it ended."""
-        query = "SELECT count(*), count(cost), sum(cost) FROM requests WHERE ended IS NULL AND run = ?"
+        query = f"SELECT count(*), count(charged), sum(charged) FROM {_CHARGED} WHERE ended IS NULL AND run = ?"
         [(count, priced, most)] = self._all(query, (run,))
         return InFlight(count, most if count == priced else None)
 
@@ -449,14 +472,18 @@ class Journal(Matching):
     def spent(self) -> Spent:
         """Add up what all requests of this keyword cost."""
         [found] = self._all(
-            "SELECT coalesce(sum(cost) FILTER (WHERE outcome = 'answered'), 0),"
-            " coalesce(sum(cost) FILTER (WHERE outcome IS NOT 'answered'), 0), count(*) - count(cost) FROM requests"
+            "SELECT coalesce(sum(charged) FILTER (WHERE outcome = 'answered'), 0),"
+            " coalesce(sum(charged) FILTER (WHERE outcome IS NOT 'answered'), 0), count(*) - count(charged)"
+            f" FROM {_CHARGED}"
         )
         return Spent(*found)
 
     def usual(self) -> Usual | None:
         """Return what an answer takes, on average; None before the first one that told."""
-        query = "SELECT avg(prompt_tokens), avg(completion_tokens), avg(cost) FROM requests WHERE completion_tokens > 0"
+        query = (
+            "SELECT avg(prompt_tokens), avg(completion_tokens), avg(cost) FROM requests"
+            " WHERE completion_tokens > 0 AND prompt_tokens IS NOT NULL"
+        )
         [found] = self._all(query)
         return None if found[0] is None else Usual(*found)
 
@@ -524,9 +551,9 @@ class Journal(Matching):
             "SELECT q.endpoint, coalesce(g.model, ''), coalesce(g.base_url, ''), count(*),"
             " count(*) FILTER (WHERE outcome = 'answered'), count(*) FILTER (WHERE outcome <> 'answered'),"
             " count(*) FILTER (WHERE outcome IS NULL),"
-            " coalesce(sum(cost) FILTER (WHERE outcome = 'answered'), 0),"
-            " coalesce(sum(cost) FILTER (WHERE outcome IS NOT 'answered'), 0), count(*) - count(cost)"
-            " FROM requests q LEFT JOIN givers g ON g.id = q.giver WHERE outcome IS NOT ?"
+            " coalesce(sum(charged) FILTER (WHERE outcome = 'answered'), 0),"
+            " coalesce(sum(charged) FILTER (WHERE outcome IS NOT 'answered'), 0), count(*) - count(charged)"
+            f" FROM {_CHARGED} q LEFT JOIN givers g ON g.id = q.giver WHERE outcome IS NOT ?"
             " GROUP BY q.endpoint, q.giver ORDER BY 1, q.giver",
             (UNSENT,),
         )
@@ -557,7 +584,7 @@ class Journal(Matching):
         values = (time.time(), bound(outcome), self._run)
         await self._write(("UPDATE runs SET ended = ?, outcome = ? WHERE id = ?", values))
 
-    async def sent(self, position: int, key: bytes, endpoint: int, giver: int, most: int | None = None) -> Request:
+    async def sent(self, position: int, key: bytes, endpoint: int, giver: int, bound: Bound = _UNBOUNDED) -> Request:
         """Note that a request is about to leave; when this returns, that is on disk.
 
         Args:
@@ -565,7 +592,7 @@ class Journal(Matching):
             key: of the row's question.
             endpoint: the endpoint's place in the pool.
             giver: the id of its giver.
-            most: what the request may cost at most, in nano-dollars, if that is known.
+            bound: what the request may use and cost at most.
 
         Raises:
             OutputError: it could not be written, or what came before could not: the request must not leave.
@@ -573,7 +600,8 @@ class Journal(Matching):
         if self._broken:
             raise self._broken
         request = Request(next(self._ids), position, key, endpoint, giver)
-        await self._write((_SEND, (request.id, self._run, endpoint, giver, position, key, time.time(), most)))
+        values = (request.id, self._run, endpoint, giver, position, key, time.time())
+        await self._write((_SEND, (*values, *_fitting(bound.cost, bound.prompt_tokens, bound.answer_cost))))
         return request
 
     def failed(self, request: Request, outcome: Outcome) -> None:
@@ -729,7 +757,12 @@ def _counts(db: sqlite3.Connection) -> Counts:
 def _numbers_of(outcome: Outcome) -> list[int | None]:
     """Return what a request used and cost, as SQLite can hold it: no number may keep an answer from being saved."""
     usage = outcome.usage
-    numbers = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens, outcome.cost
+    return _fitting(
+        usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens, outcome.cost
+    )
+
+
+def _fitting(*numbers: int | None) -> list[int | None]:
     return [None if number is None else min(number, _LARGEST) for number in numbers]
 
 

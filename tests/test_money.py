@@ -29,7 +29,7 @@ REUSE: dict[str, Any] = {"param": SHORT, "on_change": "reuse"}
 
 def bill(used: list[Usage]) -> int:
     """Add up what the service would charge, in nano-dollars, by a formula of its own."""
-    return sum((each.prompt_tokens * NANO // 10) + each.completion_tokens * NANO for each in used)
+    return sum(((each.prompt_tokens or 0) * NANO // 10) + (each.completion_tokens or 0) * NANO for each in used)
 
 
 def cut_off(call: Call) -> Failure:

@@ -91,13 +91,13 @@ def test_most_of_what_the_table_lists_has_a_price() -> None:
 @example((GOOGLE, "gemini-2.5-pro"), Usage(200_000, 10), NOW)
 @example((GOOGLE, "gemini-2.5-pro"), Usage(200_001, 10), NOW)
 def test_a_cost_is_that_of_the_table_to_the_nano_dollar(sold: tuple[str, str], usage: Usage, at: float) -> None:
-    uncached = usage.prompt_tokens - usage.cached_tokens
+    uncached = (usage.prompt_tokens or 0) - usage.cached_tokens
     assert PRICES[sold].cost(usage, at) == max(charged(*sold, usage, at, written=written) for written in (0, uncached))
 
 
 @given(prices, usages, st.integers(0, 10**6), moments)
 def test_no_request_costs_more_than_was_foreseen(price: Price, usage: Usage, spare: int, at: float) -> None:
-    most = price.most(usage.prompt_tokens + spare, usage.completion_tokens + spare)
+    most = price.most((usage.prompt_tokens or 0) + spare, (usage.completion_tokens or 0) + spare)
     assert 0 <= price.cost(usage, at) <= most
 
 
@@ -142,12 +142,12 @@ def test_a_long_prompt_costs_its_tier_from_the_first_token_on(tokens: int, cost:
 @pytest.mark.parametrize(
     ("usage", "cost"),
     [
-        (Usage(), 0),
+        (Usage(0, 0), 0),
         (Usage(1000, 100), 150_000 + 60_000),
         (Usage(1000, 100, cached_tokens=400), 90_000 + 30_000 + 60_000),
         (Usage(1000, 100, reasoning_tokens=90), 150_000 + 60_000),
         (Usage(1000, 100, cached_tokens=5000, reasoning_tokens=5000), 75_000 + 60_000),  # a server that cannot count
-        (Usage(1), 150),
+        (Usage(1, 0), 150),
     ],
 )
 def test_a_cost_is_tokens_times_price(usage: Usage, cost: int) -> None:
@@ -156,15 +156,21 @@ def test_a_cost_is_tokens_times_price(usage: Usage, cost: int) -> None:
 
 def test_a_cost_is_rounded_up() -> None:
     price = price_given(0.0001, 0.0001)
-    assert [price.cost(Usage(tokens)) for tokens in (0, 1, 10, 11)] == [0, 1, 1, 2]
+    assert [price.cost(Usage(tokens, 0)) for tokens in (0, 1, 10, 11)] == [0, 1, 1, 2]
     assert [price.most(tokens, 0) for tokens in (0, 1, 10, 11)] == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("usage", [Usage(), Usage(10), Usage(None, 10)])
+def test_what_was_not_counted_has_no_cost(usage: Usage) -> None:
+    with pytest.raises(ValueError, match="is not known"):
+        price_given(1, 1).cost(usage)
 
 
 def test_a_fee_for_each_request_counts() -> None:
     free = price_given(0, 0)
     assert free.cost(Usage(1000, 1000)) == free.most(1000, 1000) == 0
     sonar = PRICES[URLS["perplexity"], "sonar"]
-    assert sonar.cost(Usage()) == sonar.most(0, 0) > NANO // 1000
+    assert sonar.cost(Usage(0, 0)) == sonar.most(0, 0) > NANO // 1000
 
 
 @pytest.mark.parametrize(
