@@ -55,12 +55,13 @@ def request_of(llm: object, params: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def retries_of(llm: object) -> float:
     """Return how many requests a chat model makes by itself after one that failed."""
-    # The calls of langchain-openai go through this client, which may be the user's own.
-    client = getattr(llm, "root_async_client", None)
-    for retries in (getattr(client, "max_retries", None), getattr(llm, "max_retries", 0)):
-        if isinstance(retries, (int, float)):
-            return retries
-    return _SDK_RETRIES
+    # The calls of langchain-openai go through one of these clients, which may be the user's own and have other retries
+    # than the model says; that of the first has no public name.
+    clients = (getattr(getattr(llm, "async_client", None), "_client", None), getattr(llm, "root_async_client", None))
+    told = [getattr(client, "max_retries", None) for client in clients]
+    numbers = [retries for retries in told if isinstance(retries, (int, float))]
+    retries = max(numbers) if numbers else getattr(llm, "max_retries", 0)
+    return retries if isinstance(retries, (int, float)) else _SDK_RETRIES
 
 
 def identity_of(llm: object) -> tuple[str, str, str]:
@@ -82,6 +83,7 @@ def secrets_of(llm: object) -> tuple[str, ...]:
     """Return the secrets that a chat model holds, wherever it keeps them: nothing that is shown may contain one."""
     held = dict(getattr(llm, "__dict__", {}))
     clients = [held.get(name) for name in ("root_async_client", "root_client", "http_async_client", "http_client")]
+    clients += [getattr(held.get(name), "_client", None) for name in ("async_client", "client")]
     sent = [{"api_key": getattr(client, "api_key", None), **_headers_of(client)} for client in clients]
     return secrets_among(_gathered([held, *sent], is_secret=False))
 
@@ -146,7 +148,8 @@ def _public(value: Any, secrets: Sequence[str], *, names_fields: bool = False) -
     if isinstance(value, (list, tuple)):
         return [kept for each in value if not _is_lost(each, kept := _public(each, secrets))]
     if isinstance(value, str):
-        return "" if _holds(value, secrets) else without_user(value)
+        shown = without_user(value)
+        return "" if _holds(shown, secrets) else shown
     return value
 
 

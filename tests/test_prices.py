@@ -46,6 +46,8 @@ URLS = {
 }
 CHEAP = Rates(0, 10**15, 10**15, 10**15, 10**15)  # a nano-dollar a token
 DEAR = Rates(0, *[2 * 10**15] * 4)
+# Above ten tokens, questions are cheaper and answers dearer.
+TWISTED = Price("", (Period(0, 0, (CHEAP._replace(prompt=2 * 10**15), Rates(10, *[10**15] * 2, *[2 * 10**15] * 2))),))
 MODELS = [(URLS[provider.id], model.id) for provider in providers if provider.id in URLS for model in provider.models]
 PRICES = {(url, model): price for url, model in MODELS if (price := price_of(model, url))}
 NOW = time.time()
@@ -99,6 +101,23 @@ def test_a_cost_is_that_of_the_table_to_the_nano_dollar(sold: tuple[str, str], u
 def test_no_request_costs_more_than_was_foreseen(price: Price, usage: Usage, spare: int, at: float) -> None:
     most = price.most((usage.prompt_tokens or 0) + spare, (usage.completion_tokens or 0) + spare)
     assert 0 <= price.cost(usage, at) <= most
+
+
+@given(prices, usages, st.integers(0, 10**6), moments)
+@example(TWISTED, Usage(10, 10), 10, NOW)
+def test_a_shorter_question_costs_no_more_than_its_part_of_the_bound(
+    price: Price, usage: Usage, spare: int, at: float
+) -> None:
+    prompt, completion = (usage.prompt_tokens or 0) + spare, (usage.completion_tokens or 0) + spare
+    most, answer = price.most(prompt, completion), price.most_of_answer(prompt, completion)
+    if answer is not None and prompt:
+        charged = answer + -(-(most - answer) * (usage.prompt_tokens or 0) // prompt)
+        assert price.cost(usage, at) <= charged <= most
+
+
+def test_a_bound_has_no_parts_where_rates_of_questions_and_answers_do_not_rise_together() -> None:
+    assert TWISTED.most_of_answer(20, 20) is None
+    assert TWISTED.most_of_answer(10, 20) == TWISTED.most(0, 20)
 
 
 def test_a_cost_is_counted_at_the_moment_of_the_answer_and_foreseen_at_the_dearest() -> None:
