@@ -53,7 +53,7 @@ class Tariff(NamedTuple):
         model = asked.get("model") or model  # of a chat model, `extra_body` may name another
         if endpoint.prices is not None:
             price: Price | None = given(endpoint.prices["in"], endpoint.prices["out"], endpoint.prices.get("cached"))
-        elif endpoint.base_url == OFFLINE:
+        elif endpoint.llm is None and endpoint.base_url == OFFLINE:
             price = given(0, 0)
         else:
             price = price_of(model, base_url, asked.get("service_tier"))

@@ -100,9 +100,9 @@ def _gathered(value: object, *, is_secret: bool) -> Iterator[str]:
         value: any.
         is_secret: the name that it has says so.
     """
-    reveal = getattr(value, "get_secret_value", None)  # pydantic's SecretStr
+    reveal = getattr(type(value), "get_secret_value", None)  # of pydantic's SecretStr
     if reveal is not None:
-        yield from _gathered(reveal(), is_secret=True)
+        yield from _gathered(reveal(value), is_secret=True)
     elif isinstance(value, str):
         if is_secret:
             yield from (value, *value.split())  # of "Bearer sk-..." a server may repeat the half

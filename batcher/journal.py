@@ -83,11 +83,11 @@ _CHARGED = """
         WHERE outcome = 'answered' AND prompt_tokens > 0 AND (key, giver) IN (SELECT key, giver FROM asked)
         GROUP BY key, giver)
     SELECT q.id, q.run, q.endpoint, q.giver, q.ended, q.outcome, q.cost,
-        CASE WHEN q.outcome IS NOT 'answered' AND q.answer_cost < q.cost AND t.tokens < q.prompt_most
+        CASE WHEN q.answer_cost < q.cost AND t.tokens < q.prompt_most
         THEN q.answer_cost + (q.cost - q.answer_cost) / q.prompt_most * t.tokens
             + ((q.cost - q.answer_cost) % q.prompt_most * t.tokens + q.prompt_most - 1) / q.prompt_most
         ELSE q.cost END AS charged
-    FROM requests q LEFT JOIN told t ON t.key = q.key AND t.giver = q.giver
+    FROM requests q LEFT JOIN told t ON q.outcome IS NOT 'answered' AND t.key = q.key AND t.giver = q.giver
 )
 """
 

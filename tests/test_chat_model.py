@@ -63,6 +63,10 @@ def test_a_chat_model_is_priced_by_what_it_sends() -> None:
         assert Tariff.of(Endpoint(llm=model(base_url=url, **options)), {}).price == named.price is not None
 
 
+def test_a_chat_model_is_not_free_because_the_embedded_server_is() -> None:
+    assert Tariff.of(Endpoint(llm=model(), base_url="offline"), {}).price is None
+
+
 class Broken(FakeListChatModel):
     """Has a method of the name, which is something else."""
 
