@@ -93,33 +93,47 @@ def _headers_of(client: object) -> Mapping[str, Any]:
     return headers if isinstance(headers, Mapping) else {}
 
 
-def _gathered(value: object, *, is_secret: bool) -> Iterator[str]:
+def _gathered(value: object, *, is_secret: bool, names_fields: bool = False) -> Iterator[str]:
     """Yield the secrets in a value.
 
     Args:
         value: any.
         is_secret: the name that it has says so.
+        names_fields: its names are those of fields that a JSON Schema describes.
     """
     reveal = getattr(type(value), "get_secret_value", None)  # of pydantic's SecretStr
     if reveal is not None:
         yield from _gathered(reveal(value), is_secret=True)
-    elif isinstance(value, str):
-        if is_secret:
-            yield from (value, *value.split())  # of "Bearer sk-..." a server may repeat the half
-        if user := user_of(value):
-            yield from (*user, *map(unquote, user))
-            yield base64.b64encode(unquote(user[0]).encode()).decode()  # as HTTP clients send it
-        yield from (each for name, each in query_of(value) if _speaks_of_secret(name, each))
     elif isinstance(value, Mapping):
         for name, each in value.items():
-            yield from _gathered(each, is_secret=is_secret or _speaks_of_secret(name, each))
+            speaks = is_secret or _speaks_of_secret(name, each, names_fields=names_fields)
+            yield from _gathered(each, is_secret=speaks, names_fields=name in _OF_FIELDS)
     elif isinstance(value, (list, tuple, set, frozenset)):
         for each in value:
             yield from _gathered(each, is_secret=is_secret)
+    elif isinstance(value, (str, int)):
+        yield from _secrets_in(str(value), is_secret=is_secret)
 
 
-def _speaks_of_secret(name: object, value: object) -> bool:
-    """Tell whether a name says that its value is a secret; what a model's tokens are called is also a matter of it."""
+def _secrets_in(text: str, *, is_secret: bool) -> Iterator[str]:
+    if is_secret:
+        yield text
+        scheme, _, credentials = text.partition(" ")
+        if scheme and " " not in credentials:  # "Bearer sk-...": a server may repeat the half
+            yield credentials
+    if user := user_of(text):
+        yield from (*user, *map(unquote, user))
+        yield base64.b64encode(unquote(user[0]).encode()).decode()  # as HTTP clients send it
+    yield from (each for name, each in query_of(text) if _speaks_of_secret(name, each))
+
+
+def _speaks_of_secret(name: object, value: object, *, names_fields: bool = False) -> bool:
+    """Tell whether a name says that its value is a secret.
+
+    Of names that speak of tokens, those of a model's tokens do not; nor do the names of described fields.
+    """
+    if names_fields and isinstance(value, (Mapping, bool)):
+        return False
     words = {word.lower() for word in _WORD.findall(str(name))}
     if name in _SENT_BESIDE or words & _SECRET_WORDS:
         return True
@@ -141,8 +155,7 @@ def _public(value: Any, secrets: Sequence[str], *, names_fields: bool = False) -
         parts = {
             name: (each, _public(each, secrets, names_fields=name in _OF_FIELDS))
             for name, each in value.items()
-            if not _holds(name, secrets)
-            and ((names_fields and isinstance(each, (Mapping, bool))) or not _speaks_of_secret(name, each))
+            if not _holds(name, secrets) and not _speaks_of_secret(name, each, names_fields=names_fields)
         }
         return {name: kept for name, (each, kept) in parts.items() if not _is_lost(each, kept)}
     if isinstance(value, (list, tuple)):

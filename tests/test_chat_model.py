@@ -127,14 +127,16 @@ PLAIN: dict[str, Any] = {
     "max_tokens": 5,
     "stop": ["a key: sk-"],
     "model_kwargs": {"stop_token_ids": [1, 2], "echo": True},
+    "default_headers": {"X-Title": "opinions about hotels"},
     "extra_body": {
+        "guided_choice": ["opinions", "hotels"],
         "top_k": 20,
         "min_tokens": 3,
         "skip_special_tokens": False,
         "thinking_token_budget": 100,
         "stop_tokens": ["</s>"],
         "chat_template_kwargs": {"enable_thinking": False, "none": {}, "empty": []},
-        "guided_json": {"type": "object", "properties": {"key": {"type": "string"}, "password": {"type": "string"}}},
+        "guided_json": {"type": "object", "properties": {"key": {"type": "string", "description": "password"}}},
     },
 }
 
