@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from batcher.budget import Budget
+from batcher.chat_model import request_of, retries_of
 from batcher.config import OFFLINE, Endpoint
 from batcher.errors import SettingsError
-from batcher.prices import NANO, Price, context_window_of, given, price_of
-from batcher.records import Message, Usage
+from batcher.prices import NANO, Price, context_window_of, dollars, given, price_of
+from batcher.records import Bound, Completion, Message
 from batcher.tokens import most_completion_tokens, most_prompt_tokens
 
-_NO_USAGE = Usage()
+_UNBOUNDED = Bound()
 
 
 class Tariff(NamedTuple):
@@ -27,11 +29,15 @@ class Tariff(NamedTuple):
         price: of its model tokens, or None where nobody knows.
         completion_tokens: the most that the answers to one request may have, or None where nothing bounds them.
         params_bytes: the length of its request parameters; schemas and tools are a part of the prompt.
+        is_told: what a request has beside the messages is known before.
+        is_as_long_as_can_be: only the model's context window bounds its answers.
     """
 
     price: Price | None
     completion_tokens: int | None
     params_bytes: int
+    is_told: bool = True
+    is_as_long_as_can_be: bool = False
 
     @classmethod
     def of(cls, endpoint: Endpoint, params: Mapping[str, Any]) -> Tariff:
@@ -42,35 +48,68 @@ class Tariff(NamedTuple):
             params: the request parameters of every row.
         """
         model, base_url, _ = endpoint.giver
-        asked = {"max_tokens": getattr(endpoint.llm, "max_tokens", None), **params, **endpoint.params}
+        sent = {**params, **endpoint.params} if endpoint.llm is None else request_of(endpoint.llm, params)
+        asked = sent or {}
+        model = asked.get("model") or model  # of a chat model, `extra_body` may name another
         if endpoint.prices is not None:
             price: Price | None = given(endpoint.prices["in"], endpoint.prices["out"], endpoint.prices.get("cached"))
-        elif endpoint.base_url == OFFLINE:
+        elif endpoint.llm is None and endpoint.base_url == OFFLINE:
             price = given(0, 0)
         else:
             price = price_of(model, base_url, asked.get("service_tier"))
-        return cls(price, most_completion_tokens(asked, context_window_of(model, base_url)), len(json.dumps(asked)))
+        if sent is None:
+            return cls(price, None, 0, is_told=False)
+        most = most_completion_tokens(asked, context_window_of(model, base_url))
+        is_open = most_completion_tokens(asked, None) is None
+        return cls(price, most, len(json.dumps(asked)), is_as_long_as_can_be=most is not None and is_open)
 
     @property
     def is_free(self) -> bool:
         return self.price is not None and not self.price.most(NANO, NANO)
 
+    def bound(self, messages: Sequence[Message]) -> Bound:
+        """Return the most that a request may use and cost."""
+        if self.price is None:
+            return _UNBOUNDED
+        if self.is_free:
+            return Bound(cost=0)
+        prompt = most_prompt_tokens(messages, self.params_bytes) if self.is_told else None
+        if prompt is None or self.completion_tokens is None:
+            return Bound(prompt, self.completion_tokens)
+        cost = self.price.most(prompt, self.completion_tokens)
+        return Bound(prompt, self.completion_tokens, cost, self.price.most_of_answer(prompt, self.completion_tokens))
+
     def most(self, messages: Sequence[Message]) -> int | None:
         """Return the most that a request may cost, in nano-dollars, or None where nothing bounds it."""
+        return self.bound(messages).cost
+
+    def cost(self, completion: Completion, bound: Bound) -> int | None:
+        """Return what an answer cost, in nano-dollars, or None where that is not known.
+
+        What the server does not say it used counts as the most that it can be, the question and the answer each by
+        itself: it may charge that much. No question, and no answer with a text, has 0 model tokens; servers that do not
+        count say so.
+        """
         if self.price is None:
             return None
         if self.is_free:
             return 0
-        if self.completion_tokens is None:
+        usage = completion.usage
+        is_empty = not completion.text and not completion.refusal
+        given = usage.completion_tokens or (usage.completion_tokens if is_empty else None)
+        given = bound.completion_tokens if given is None else given
+        if given is None:
             return None
-        prompt = most_prompt_tokens(messages, self.params_bytes)
-        return None if prompt is None else self.price.most(prompt, self.completion_tokens)
+        if usage.prompt_tokens:
+            return self.price.cost(replace(usage, completion_tokens=given))
+        return None if bound.prompt_tokens is None else self.price.most(bound.prompt_tokens, given)
 
-    def cost(self, usage: Usage, most: int | None) -> int | None:
-        """Return what an answer cost, in nano-dollars; a server that does not say what it used may charge the most."""
-        if self.price is None:
+    @property
+    def most_of_answer(self) -> int | None:
+        """The most that the answers to one request may cost, in nano-dollars, whatever the question."""
+        if self.price is None or self.completion_tokens is None:
             return None
-        return most if usage == _NO_USAGE else self.price.cost(usage)
+        return self.price.most(0, self.completion_tokens)
 
 
 class Account:
@@ -117,9 +156,8 @@ class Account:
             self.budget.settle(reserved, cost or 0)
 
     def count(self, cost: int | None) -> None:
-        """Count an answer's cost."""
-        if self.spent is not None and cost is not None:
-            self.spent += cost
+        """Count an answer's cost; where one is not known, the sum is not either."""
+        self.spent = None if self.spent is None or cost is None else self.spent + cost
 
     def close(self) -> None:
         """Let no further request leave."""
@@ -132,15 +170,53 @@ def is_bounded(messages: Sequence[Message]) -> bool:
     return most_prompt_tokens(messages, 0) is not None
 
 
+def note_of_reserves(endpoints: Sequence[Endpoint], tariffs: Sequence[Tariff], left: int) -> str:
+    """Say what a budget holds back for each request where only the context window bounds its answers; else nothing.
+
+    Args:
+        endpoints: of the pool.
+        tariffs: theirs, in their order.
+        left: of the budget, in nano-dollars.
+    """
+    pairs = [(each, tariff.most_of_answer or 0) for each, tariff in zip(endpoints, tariffs, strict=True)]
+    if not any(tariff.is_as_long_as_can_be and not tariff.is_free for tariff in tariffs):
+        return ""
+    most = max(cost for _, cost in pairs)
+    at_once = sum(each.max_concurrency for each in endpoints)
+    lost = min(sum(each.max_concurrency * cost for each, cost in pairs), max(left, 0))
+    return (
+        "Note: without max_tokens an answer may be as long as the model can make it. So each request reserves"
+        f" {dollars(most)} of the budget or more, and a kill, with up to {at_once:,} of them in flight, may cost"
+        f" {dollars(lost)}. --param max_tokens=N lowers both."
+    )
+
+
 def _check(endpoint: Endpoint, tariff: Tariff) -> None:
+    """Refuse an endpoint whose requests may cost more than can be known before.
+
+    Raises:
+        SettingsError: it is such a one.
+    """
     name = endpoint.giver.model
     if tariff.price is None:
         raise SettingsError(
             f"--budget: the price of {name} at {endpoint.giver.base_url or 'its own place'} is not known: give"
             " --price-in and --price-out (dollars per million tokens), or prices in the endpoint"
         )
-    if tariff.completion_tokens is None and not tariff.is_free:
+    if tariff.is_free:
+        return
+    if endpoint.llm is not None and (retries := retries_of(endpoint.llm)):
+        raise SettingsError(
+            f"--budget: the chat model {name} sends a failed request again by itself, {retries:g} times, and no budget"
+            " can count that: make it with max_retries=0; batcher tries again"
+        )
+    if not tariff.is_told:
+        raise SettingsError(
+            f"--budget: {type(endpoint.llm).__name__} in llm= does not tell before a call what it will send, so a"
+            " request may cost anything: name the model and its base URL in place of llm=, or run without --budget"
+        )
+    if tariff.completion_tokens is None:
         raise SettingsError(
             f"--budget: nothing bounds how long an answer of {name} may be, so a request may cost anything: give"
-            " --param max_tokens=N"
+            " --param max_tokens=N, and other numbers of tokens or answers (n, thinking_budget) as numbers too"
         )

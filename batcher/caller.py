@@ -24,6 +24,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
+from batcher.chat_model import secrets_of
 from batcher.config import OFFLINE, Endpoint
 from batcher.dialect import completion_in, failure_in, limits_in, one_line, usage_in, used
 from batcher.errors import SettingsError
@@ -149,10 +150,9 @@ class _Chat(ChatOpenAI):
         completion = attempt.outcome
         if not isinstance(completion, Completion):
             raise CallFailed(str(completion))
-        asked, given = completion.usage.prompt_tokens, completion.usage.completion_tokens
         message = AIMessage(
             completion.text or "",
-            usage_metadata=UsageMetadata(input_tokens=asked, output_tokens=given, total_tokens=asked + given),
+            usage_metadata=_usage_metadata(completion.usage),
             response_metadata={"finish_reason": completion.finish_reason},
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
@@ -171,6 +171,14 @@ class _Chat(ChatOpenAI):
     def is_watched(self) -> bool:
         """Whether callbacks, a tracer or LangChain's debug mode are to hear of the calls of this run."""
         return bool(AsyncCallbackManager.configure(None, self.callbacks, self.verbose).handlers)
+
+
+def _usage_metadata(usage: Usage) -> UsageMetadata | None:
+    """Return what a call used in LangChain's words, which have none for a part that is not known."""
+    asked, given, total = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
+    if asked is None or given is None or total is None:
+        return None
+    return UsageMetadata(input_tokens=asked, output_tokens=given, total_tokens=total)
 
 
 def _chat_over(completions: Completions, model: str) -> ChatOpenAI:
@@ -258,9 +266,11 @@ class ChatCaller:
         self._llm = llm
         self._question = question
         self._must_finish = must_finish
-        # A server may repeat the API key in its errors. Models of LangChain keep theirs in such fields.
-        kept = (value.get_secret_value() for value in vars(llm).values() if isinstance(value, SecretStr))
-        self._secrets = [secret for secret in kept if secret]
+
+    @property
+    def _secrets(self) -> Sequence[str]:
+        """What a server may repeat in its errors; a model may get another key meanwhile."""
+        return secrets_of(self._llm)
 
     async def call(self, messages: Sequence[Message], timeout_s: float) -> Completion | Failure:
         """Make one attempt that takes at most so many seconds."""
@@ -305,9 +315,14 @@ def _usage_of(result: LLMResult, message: BaseMessage) -> Usage:
     if kept:
         return usage_in(kept)
     usage = getattr(message, "usage_metadata", None) or {}
-    prompt, completion, total = (usage.get(f"{name}_tokens", 0) for name in ("input", "output", "total"))
     asked, given = usage.get("input_token_details") or {}, usage.get("output_token_details") or {}
-    return used(prompt, completion, total, asked.get("cache_read") or 0, given.get("reasoning") or 0)
+    return used(
+        usage.get("input_tokens"),
+        usage.get("output_tokens"),
+        usage.get("total_tokens"),
+        asked.get("cache_read"),
+        given.get("reasoning"),
+    )
 
 
 # --- what a model raised ---

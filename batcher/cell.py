@@ -11,6 +11,8 @@ import re
 import sys
 from decimal import Decimal
 
+from batcher.errors import InputError, in_words
+
 # What no UTF-8 file and few readers of CSV can hold; the journal keeps the text as it came.
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -28,11 +30,24 @@ def cell(value: object) -> str:
     Text stays as it is; a missing value (None, NaN, NaT, pandas.NA) is empty; lists, dictionaries, sets (sorted) and
     arrays become JSON, bytes the text they encode (`\xff` where they are not UTF-8), NumPy scalars their Python
     value; anything else is what `str` makes of it.
+
+    Raises:
+        InputError: it has no text: its own code failed at that, or it is too large or too deep.
     """
     if type(value) is str:
         return value
     if value is None:
         return ""
+    try:
+        return _text_of(value)
+    except (InputError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a value of the user's own may raise anything
+        kind = type(value).__name__
+        raise InputError(f"a value of type {kind} cannot be written as text: {in_words(error)}") from error
+
+
+def _text_of(value: object) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else float.__repr__(value)
     if isinstance(value, int):

@@ -14,6 +14,7 @@ from types import NoneType
 from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
+from batcher.chat_model import identity_of, retries_of
 from batcher.errors import SettingsError
 from batcher.records import Giver
 
@@ -180,6 +181,11 @@ class Endpoint:
         _positive("rps", self.rps, optional=True)
         _positive("tpm", self.tpm, optional=True)
         _positive("max_concurrency", self.max_concurrency, whole=True)
+        if self.llm is not None and (self.rpm or self.rps or self.tpm) and (retries := retries_of(self.llm)):
+            raise SettingsError(
+                f"the chat model in llm= sends a failed request again by itself, {retries:g} times, and no rpm, rps or"
+                " tpm can hold that back: make it with max_retries=0; batcher tries again"
+            )
         _check_params(self.params, "params")
         _check_prices(self.prices)
         object.__setattr__(self, "params", dict(self.params))
@@ -188,12 +194,8 @@ class Endpoint:
     def giver(self) -> Giver:
         """Who an answer of this endpoint comes from."""
         if self.llm is not None:
-            named = (getattr(self.llm, name, None) for name in ("model_name", "model"))
-            model = self.model or next((str(name) for name in named if name), type(self.llm).__name__)
-            # LangChain's own account of what tells two models apart: their parameters, without keys.
-            params = getattr(self.llm, "_identifying_params", None) or {}
-            shown = json.dumps(params, sort_keys=True, ensure_ascii=False, default=lambda value: type(value).__name__)
-            return Giver(model, str(getattr(self.llm, "openai_api_base", None) or ""), shown if params else "")
+            model, base_url, params = identity_of(self.llm)
+            return Giver(self.model or model, base_url, params)
         params = json.dumps(self.params, sort_keys=True, ensure_ascii=False) if self.params else ""
         return Giver(self.model or "", self.base_url, params)
 

@@ -13,14 +13,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
+from batcher.records import MOST_TOKENS, Allowance, Completion, Failure, Fault, ServerLimits, Usage
 
 LONGEST_ASKED_S = 3600.0
 """Seconds that a server may ask us to wait. Azure asks for a day where a minute helps, so we ask again in an hour."""
 
 _LONGEST_MESSAGE = 500
 _LONGEST_CODE = 80
-_NO_USAGE = Usage()
+_LONGEST_NUMBER = 40  # digits of one that is shown; Python itself refuses to read or write more than 4,300
 
 # The server broke down in the middle of its answer: DeepSeek; Zhipu; OpenRouter; vLLM and SGLang.
 _BROKEN_OFF = {"insufficient_system_resource", "network_error", "error", "abort"}
@@ -93,31 +93,51 @@ def _broken_off(completion: Completion) -> Failure | None:
 
 
 def usage_in(usage: object) -> Usage:
-    """Read what a call used; what a server does not say counts as nothing."""
+    """Read what a call used: what is no number of model tokens is not said."""
     if not isinstance(usage, dict):
-        return _NO_USAGE
-    prompt, completion, total = (_count(usage.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+        return Usage()
     asked, given = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    cached = _count(asked.get("cached_tokens")) if isinstance(asked, dict) else 0
-    reasoning = _count(given.get("reasoning_tokens")) if isinstance(given, dict) else 0
-    return used(prompt, completion, total, cached or _count(usage.get("prompt_cache_hit_tokens")), reasoning)
+    cached = asked.get("cached_tokens") if isinstance(asked, dict) else None
+    return used(
+        usage.get("prompt_tokens"),
+        usage.get("completion_tokens"),
+        usage.get("total_tokens"),
+        cached or usage.get("prompt_cache_hit_tokens"),
+        given.get("reasoning_tokens") if isinstance(given, dict) else None,
+    )
 
 
-def used(prompt: int, completion: int, total: int, cached: int, reasoning: int) -> Usage:
-    """Return what is billed of these counts.
+def used(prompt: object, completion: object, total: object, cached: object, reasoning: object) -> Usage:
+    """Return what is billed of these counts, each of which may be anything.
 
     Where the total is more than prompt and completion, the rest was thought, and is billed like the answer: xAI counts
-    reasoning beside the completion, Gemini does not name it at all.
+    reasoning beside the completion, Gemini does not name it at all. A total alone does not say how much was answered.
     """
-    beside = total - prompt - completion
-    if beside > 0:
-        completion += beside
-        reasoning = max(reasoning, beside)
-    return Usage(prompt, completion, min(cached, prompt), min(reasoning, completion))
+    said = {"prompt": prompt, "completion": completion, "total": total, "cached": cached, "reasoning": reasoning}
+    implausible = ", ".join(f"{name}_tokens {_shown(value)}" for name, value in said.items() if _is_too_large(value))
+    asked, given, both, from_cache, thought = map(_count, said.values())
+    from_cache, thought = from_cache or 0, thought or 0
+    if asked is not None and given is not None and (beside := (both or 0) - asked - given) > 0:
+        given += beside
+        thought = max(thought, beside)
+    return Usage(asked, given, min(from_cache, asked or 0), min(thought, given or 0), implausible)
 
 
-def _count(value: object) -> int:
-    return int(value) if isinstance(value, (int, float)) and 0 <= value < 2**53 else 0
+def _count(value: object) -> int | None:
+    """Return a number of model tokens, or None where it is none that a call can use."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= MOST_TOKENS:
+        return None
+    return int(value) if value == int(value) else None
+
+
+def _is_too_large(value: object) -> bool:
+    return isinstance(value, (int, float)) and value > MOST_TOKENS
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int) and value >= 10**_LONGEST_NUMBER:
+        return f"above 10^{_LONGEST_NUMBER}"
+    return str(value)
 
 
 # --- a streamed completion ---
@@ -275,9 +295,14 @@ def one_line(text: str, secrets: Sequence[str] = (), longest: int = _LONGEST_MES
 
 def _json(raw: bytes | str) -> Any:
     try:
-        return json.loads(raw)
+        return json.loads(raw, parse_int=_whole)
     except (ValueError, RecursionError):
         return None
+
+
+def _whole(digits: str) -> float:
+    """Read a whole number; one that Python does not read as such is a float, so that it does not cost an answer."""
+    return int(digits) if len(digits) <= 10 * _LONGEST_NUMBER else float(digits)
 
 
 # --- a wait, a limit ---

@@ -22,6 +22,22 @@ if TYPE_CHECKING:
     from batcher.records import Report
 
 
+_LONGEST = 500  # characters of a foreign error's message
+
+
+def in_words(error: BaseException) -> str:
+    """Return an error of somebody else's code as one line: its class, and what it says of itself, if it can."""
+    try:
+        said = str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - its own code may raise anything, and the class is still worth knowing
+        said = ""
+    line = " ".join("".join(char if char.isprintable() else " " for char in said[: 2 * _LONGEST]).split())
+    name = type(error).__name__
+    return f"{name}: {line[:_LONGEST]}" if line else name
+
+
 class BatcherError(Exception):
     """The base of every error that batcher raises on purpose."""
 

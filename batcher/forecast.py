@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from batcher import planning
-from batcher.account import Tariff
+from batcher.account import Tariff, note_of_reserves
 from batcher.config import Endpoint, Options, Settings
 from batcher.journal import Journal
-from batcher.prices import NANO, dollars
+from batcher.prices import NANO, dollars, nano_dollars
 from batcher.progress import duration
 from batcher.prompt import PromptFunction
 from batcher.records import Usage
@@ -119,6 +119,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         count = counter(job.endpoints[0].giver.model)
         load = _load(job, journal, tariffs, count)
         usual = journal.usual()
+        reserves = _reserves(job, journal, tariffs) if load.requests else []
     left = load.requests
     completion = None if usual is None else round(usual.completion_tokens * left)
     cost = _cost(load, completion, tariffs)
@@ -141,8 +142,16 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         cost_usd=None if cost is None else cost / NANO,
         most_usd=None if load.most is None else load.most / NANO,
         seconds=_seconds(job.endpoints, load, completion),
-        summary="\n".join([planning.in_words(job.keyword, planned), *planning.notes(job, planned)]),
+        summary="\n".join([planning.in_words(job.keyword, planned), *planning.notes(job, planned), *reserves]),
     )
+
+
+def _reserves(job: planning.Job, journal: Journal, tariffs: Sequence[Tariff]) -> list[str]:
+    """Return what the run would say of its budget before the first call."""
+    if job.settings.budget is None:
+        return []
+    left = nano_dollars(job.settings.budget) - journal.spent().total
+    return [note for note in [note_of_reserves(job.endpoints, tariffs, left)] if note]
 
 
 def _load(job: planning.Job, journal: Journal, tariffs: Sequence[Tariff], count: Counter) -> _Load:

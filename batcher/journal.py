@@ -12,7 +12,8 @@ Invariant: what was committed is never changed or removed; a row's result is onl
     events     what else is worth knowing of a run: when it paused, and why
 
 A result has the id of the request that brought it; adopted ones, which no request brought, count down from -1. Money is
-in nano-dollars: a request's `cost` is the most that it may cost until it has ended, and NULL where no price is known.
+in nano-dollars: a request's `cost` is the most that it may cost until it has ended, and NULL where it is not known; of
+that, `answer_cost` does not depend on the question's length, which is `prompt_most` model tokens at most.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from batcher.errors import OutputError
 from batcher.marks import Comparison
 from batcher.matching import Matching
 from batcher.place import Displaced, Place, identity
-from batcher.records import GAVE_UP, Giver, Result, RowState, Status, Usage
+from batcher.records import GAVE_UP, Bound, Giver, Result, RowState, Status, Usage
 from batcher.tables import (
     ADOPTED,
     COPY,
@@ -67,7 +68,10 @@ UNSENT = "unsent"
 _TOO_LARGE = "too large"
 """The outcome of a request that brought more than SQLite can hold."""
 
-_SEND = "INSERT INTO requests (id, run, endpoint, giver, position, key, sent, cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_SEND = (
+    "INSERT INTO requests (id, run, endpoint, giver, position, key, sent, cost, prompt_most, answer_cost)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _END = (
     "UPDATE requests SET ended = ?, outcome = ?, prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?,"
     " reasoning_tokens = ?, cost = ? WHERE id = ?"
@@ -90,6 +94,25 @@ _NEVER_WRITTEN = (
     UnicodeError,
     MemoryError,
 )
+_UNBOUNDED = Bound()
+
+# Requests, and what each is `charged`: its cost. That of one without an answer is its bound. If the same giver answered
+# the same question at another time, the question's model tokens are known, and the part of the bound that is in
+# proportion to them shrinks to that. Quotient and remainder apart, so that no product is too large for SQLite.
+_CHARGED = """
+(
+    WITH asked AS (SELECT DISTINCT key, giver FROM requests WHERE outcome IS NOT 'answered' AND answer_cost < cost),
+    told AS (SELECT key, giver, max(prompt_tokens) AS tokens FROM requests
+        WHERE outcome = 'answered' AND prompt_tokens > 0 AND (key, giver) IN (SELECT key, giver FROM asked)
+        GROUP BY key, giver)
+    SELECT q.id, q.run, q.endpoint, q.giver, q.ended, q.outcome, q.cost,
+        CASE WHEN q.answer_cost < q.cost AND t.tokens < q.prompt_most
+        THEN q.answer_cost + (q.cost - q.answer_cost) / q.prompt_most * t.tokens
+            + ((q.cost - q.answer_cost) % q.prompt_most * t.tokens + q.prompt_most - 1) / q.prompt_most
+        ELSE q.cost END AS charged
+    FROM requests q LEFT JOIN told t ON q.outcome IS NOT 'answered' AND t.key = q.key AND t.giver = q.giver
+)
+"""
 
 
 class Request(NamedTuple):
@@ -518,7 +541,9 @@ class Journal(Matching):
 
     def in_flight(self, run: int) -> InFlight:
         """Count the requests of one process that have no end: in flight now, or when it ended."""
-        query = f"SELECT count(*), count(cost), {exact_sum('cost')} FROM requests WHERE ended IS NULL AND run = ?"
+        query = (
+            f"SELECT count(*), count(charged), {exact_sum('charged')} FROM {_CHARGED} WHERE ended IS NULL AND run = ?"
+        )
         [(count, priced, *most)] = self._all(query, (run,))
         return InFlight(count, whole(*most) if count == priced else None)
 
@@ -534,14 +559,17 @@ class Journal(Matching):
 
     def spent(self) -> Spent:
         """Add up what all requests of this keyword cost."""
-        answered = exact_sum("cost", "outcome = 'answered'")
-        uncertain = exact_sum("cost", "outcome IS NOT 'answered'")
-        [found] = self._all(f"SELECT {answered}, {uncertain}, count(*) - count(cost) FROM requests")
+        answered = exact_sum("charged", "outcome = 'answered'")
+        uncertain = exact_sum("charged", "outcome IS NOT 'answered'")
+        [found] = self._all(f"SELECT {answered}, {uncertain}, count(*) - count(charged) FROM {_CHARGED}")
         return Spent(whole(*found[:2]), whole(*found[2:4]), found[4])
 
     def usual(self) -> Usual | None:
         """Return what an answer takes, on average; None before the first one that told."""
-        query = "SELECT avg(prompt_tokens), avg(completion_tokens), avg(cost) FROM requests WHERE completion_tokens > 0"
+        query = (
+            "SELECT avg(prompt_tokens), avg(completion_tokens), avg(cost) FROM requests"
+            " WHERE completion_tokens > 0 AND prompt_tokens IS NOT NULL"
+        )
         [found] = self._all(query)
         return None if found[0] is None else Usual(*found)
 
@@ -605,14 +633,14 @@ class Journal(Matching):
 
     def endpoint_accounts(self) -> list[EndpointAccount]:
         """Count the requests of each endpoint and giver by how they ended."""
-        answered = exact_sum("cost", "outcome = 'answered'")
-        uncertain = exact_sum("cost", "outcome IS NOT 'answered'")
+        answered = exact_sum("charged", "outcome = 'answered'")
+        uncertain = exact_sum("charged", "outcome IS NOT 'answered'")
         found = self._all(
             "SELECT q.endpoint, coalesce(g.model, ''), coalesce(g.base_url, ''), count(*),"
             " count(*) FILTER (WHERE outcome = 'answered'), count(*) FILTER (WHERE outcome <> 'answered'),"
             " count(*) FILTER (WHERE outcome IS NULL),"
-            f" {answered}, {uncertain}, count(*) - count(cost)"
-            " FROM requests q LEFT JOIN givers g ON g.id = q.giver WHERE outcome IS NOT ?"
+            f" {answered}, {uncertain}, count(*) - count(charged)"
+            f" FROM {_CHARGED} q LEFT JOIN givers g ON g.id = q.giver WHERE outcome IS NOT ?"
             " GROUP BY q.endpoint, q.giver ORDER BY 1, q.giver",
             (UNSENT,),
         )
@@ -643,7 +671,7 @@ class Journal(Matching):
         values = (time.time(), bound(outcome), self._run)
         await self._write(("UPDATE runs SET ended = ?, outcome = ? WHERE id = ?", values))
 
-    async def sent(self, position: int, key: bytes, endpoint: int, giver: int, most: int | None = None) -> Request:
+    async def sent(self, position: int, key: bytes, endpoint: int, giver: int, bound: Bound = _UNBOUNDED) -> Request:
         """Note that a request is about to leave; when this returns, that is on disk.
 
         Args:
@@ -651,7 +679,7 @@ class Journal(Matching):
             key: of the row's question.
             endpoint: the endpoint's place in the pool.
             giver: the id of its giver.
-            most: what the request may cost at most, in nano-dollars, if that is known.
+            bound: what the request may use and cost at most.
 
         Raises:
             OutputError: it could not be written, or what came before could not, or the journal is no longer in its
@@ -662,8 +690,9 @@ class Journal(Matching):
         if self._displaced:
             raise self._displacement(self._displaced)
         request = Request(next(self._ids), position, key, endpoint, giver)
+        values = (request.id, self._run, endpoint, giver, position, key, time.time())
         try:
-            await self._write((_SEND, (request.id, self._run, endpoint, giver, position, key, time.time(), most)))
+            await self._write((_SEND, (*values, *_fitting(bound.cost, bound.prompt_tokens, bound.answer_cost))))
         finally:
             if self._displaced:
                 self.failed(request, Outcome(UNSENT, cost=0))
@@ -998,7 +1027,12 @@ def _ending(request: Request, outcome: Outcome) -> tuple[str, tuple[Any, ...]]:
 def _numbers_of(outcome: Outcome) -> list[int | None]:
     """Return what a request used and cost, as SQLite can hold it: no number may keep an answer from being saved."""
     usage = outcome.usage
-    numbers = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens, outcome.cost
+    return _fitting(
+        usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens, outcome.cost
+    )
+
+
+def _fitting(*numbers: int | None) -> list[int | None]:
     return [None if number is None else min(number, _LARGEST) for number in numbers]
 
 

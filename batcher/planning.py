@@ -11,10 +11,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from batcher.account import is_bounded
 from batcher.adoption import Adoption
+from batcher.chat_model import retries_of
 from batcher.config import Endpoint, Settings, check_keyword
 from batcher.dataset import Dataset, open_dataset
 from batcher.environment import endpoints_of, environment
@@ -28,6 +29,7 @@ from batcher.prompt import (
     Renderer,
     Template,
     column_index,
+    failed_on,
     from_column,
     from_function,
     from_messages_column,
@@ -37,6 +39,8 @@ from batcher.prompt import (
 from batcher.records import Message, Slice, Values
 from batcher.store import Store
 from batcher.tables import ADOPTED
+
+T = TypeVar("T")
 
 ROWS_AT_ONCE = 100
 """Rows of the input in memory while it is planned: prompts may be long, and ten times as many save 5% CPU at most."""
@@ -74,15 +78,28 @@ class Job:
         """Make the messages of a row.
 
         Raises:
-            InputError: the row gives none; the message names it.
+            InputError: the row gives none, or the user's function failed on it; the message names it.
         """
         try:
             return self._affordable(self.render(values))
-        except InputError as error:
-            raise InputError(f"{self.dataset.where(position)}: {error}") from error
-        except Exception as error:  # a user's function may raise anything: it goes on its way, with the row's name
-            error.add_note(f"This came up while the prompt was made of {self.dataset.where(position)}.")
+        except KeyboardInterrupt:
             raise
+        except BaseException as error:  # a user's function may raise anything, what would stop a loop or thread too
+            raise failed_on(self.dataset.where(position), error) from error
+
+    def of_rows(self, start: int, rows: Sequence[Values], make: Callable[[Values], T]) -> list[T]:
+        """Make something of each row from a position on.
+
+        Raises:
+            InputError: a value has no text; the message names its row.
+        """
+        made: list[T] = []
+        for position, values in enumerate(rows, start):
+            try:
+                made.append(make(values))
+            except InputError as error:
+                raise failed_on(self.dataset.where(position), error) from error
+        return made
 
     def _affordable(self, messages: list[Message]) -> list[Message]:
         if self.settings.budget is not None and not is_bounded(messages):
@@ -298,7 +315,7 @@ def _plan_rows(job: Job, journal: Journal, adoption: Adoption, is_stopping: Call
         if is_stopping():
             raise Stopped
         keys = [key(job.messages(start + offset, values)) for offset, values in enumerate(rows)]
-        journal.plan_keys(start, keys, list(map(marks.of, rows)))
+        journal.plan_keys(start, keys, job.of_rows(start, rows, marks.of))
         journal.plan_found((start + offset, keys[offset], result) for offset, result in adoption.results(start, rows))
         end = start + len(rows)
     if adoption.is_strict:
@@ -461,6 +478,12 @@ def notes(job: Job, plan: Plan) -> list[str]:
         count = plan.in_flight.requests
         requests = "1 request was" if count == 1 else f"{count:,} requests were"
         found.append(f"{requests} in flight when the last process ended; {bill} may be billed twice.")
+    retrying = [each for each in job.endpoints if each.llm is not None and retries_of(each.llm)]
+    if retrying and plan.counts.left:
+        found.append(
+            f"Note: the chat model {retrying[0].giver.model} sends failed requests again by itself, and neither counts"
+            " nor journal see that: make it with max_retries=0; batcher tries again."
+        )
     if job.is_same_for_all and plan.counts.left > 1:
         found.append("Note: the prompt has no {column} hole, so every row asks the same question.")
     elif plan.same:

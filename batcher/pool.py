@@ -303,7 +303,7 @@ class Pool:
 
     def _answered(self, permit: Permit, completion: Completion, now: float) -> None:
         member = permit.member
-        used = completion.usage.prompt_tokens + completion.usage.completion_tokens
+        used = completion.usage.total_tokens or 0  # where it is not known, the estimate stands
         if used and permit.passage:
             permit.passage.settle(used)
         if member.is_paused:

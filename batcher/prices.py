@@ -83,8 +83,13 @@ class Price:
         Args:
             usage: what the server reported.
             at: POSIX time of the answer; default: now. It matters where the price depends on the hour or the date.
+
+        Raises:
+            ValueError: the server did not report the tokens of the prompt, or of the answer.
         """
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        if prompt is None or completion is None:
+            raise ValueError("what a request used is not known, so its cost is not either")
         rates = _tier(self._tiers(at), prompt)
         cached = min(usage.cached_tokens, prompt)
         reasoning = min(usage.reasoning_tokens, completion)
@@ -103,13 +108,31 @@ class Price:
         It holds at every hour and date from now on, without any discount for cached tokens, and in the dearest tier
         that the prompt can reach.
         """
-        total = max(
-            rates.most(prompt_tokens, completion_tokens)
+        reachable = self._reachable(prompt_tokens)
+        return -(-max(rates.most(prompt_tokens, completion_tokens) for rates in reachable) // _PER_NANO)
+
+    def most_of_answer(self, prompt_tokens: int, completion_tokens: int) -> int | None:
+        """Return the part of `most`, in nano-dollars, that is the same however short the prompt is.
+
+        The rest is in proportion to the prompt's length: with a part p of the prompt, a request costs at most this and
+        p of the rest. That needs one tier and period that is the dearest both for prompts and for answers, as where
+        rates do not fall with the length; else None.
+        """
+        reachable = self._reachable(prompt_tokens)
+        answer = max(rates.most(0, completion_tokens) for rates in reachable)
+        prompt = max(rates.most(prompt_tokens, 0) - rates.request for rates in reachable)
+        if prompt + answer > max(rates.most(prompt_tokens, completion_tokens) for rates in reachable):
+            return None
+        return -(-answer // _PER_NANO)
+
+    def _reachable(self, prompt_tokens: int) -> list[Rates]:
+        """Return the rates that may hold for a prompt of so many tokens or fewer, at any time from now on."""
+        return [
+            rates
             for period in self.periods
             for rates in period.tiers
             if rates.above < prompt_tokens or rates is period.tiers[0]
-        )
-        return -(-total // _PER_NANO)
+        ]
 
     def _tiers(self, at: float | None) -> tuple[Rates, ...]:
         if len(self.periods) > 1:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from batcher.cell import cell
-from batcher.errors import InputError
+from batcher.errors import InputError, in_words
 from batcher.records import Message, Values
 
 Renderer = Callable[[Values], list[Message]]
@@ -157,6 +157,18 @@ def with_system(render: Renderer, text: str, source: str, columns: Sequence[str]
     """Put a system message, itself a template, before the messages of each row."""
     fill = Template.parse(text, source).bind(columns)
     return lambda values: [{"role": "system", "content": fill(values)}, *render(values)]
+
+
+def failed_on(where: str, error: BaseException) -> InputError:
+    """Return what to raise from an error that came up while a prompt was made.
+
+    Args:
+        where: names the row.
+        error: what is wrong with the row, or whatever the user's function has raised.
+    """
+    if isinstance(error, InputError):
+        return InputError(f"{where}: {error}")
+    return InputError(f"the prompt function failed on {where}: {in_words(error)}")
 
 
 def checked_messages(value: object, source: str) -> list[Message]:

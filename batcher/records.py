@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -61,21 +61,51 @@ class RowState(NamedTuple):
     followers: int = 0
 
 
+MOST_TOKENS = 2**24
+"""Model tokens that one call can use at most: the longest context window on sale has 10 million."""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a server says that a call used, in model tokens.
 
     Attributes:
-        prompt_tokens: of the question.
-        completion_tokens: of the answer, as they are billed: reasoning included.
+        prompt_tokens: of the question; None where the server does not say it.
+        completion_tokens: of the answer, as they are billed: reasoning included; None where the server does not say it.
         cached_tokens: those of `prompt_tokens` that came from the server's cache.
         reasoning_tokens: those of `completion_tokens` that the model thought with.
+        implausible: what the server said of more than `MOST_TOKENS`, as text; such a number counts as not said.
     """
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    implausible: str = field(default="", compare=False)
+
+    @property
+    def total_tokens(self) -> int | None:
+        """Those of question and answer, or None where one of the two is not known."""
+        if self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Bound(NamedTuple):
+    """The most that a request may use and cost; None where nothing bounds it, or no price is known.
+
+    Attributes:
+        prompt_tokens: of its question.
+        completion_tokens: of all its answers.
+        cost: in nano-dollars.
+        answer_cost: the part of `cost`, in nano-dollars, that is the same whatever the question's length; None where
+            the two cannot be told apart.
+    """
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost: int | None = None
+    answer_cost: int | None = None
 
 
 class Allowance(NamedTuple):

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from batcher import planning
-from batcher.account import Account
+from batcher.account import Account, note_of_reserves
 from batcher.config import OFFLINE, Endpoint, Options, Settings
 from batcher.errors import (
     BatcherError,
@@ -275,7 +275,11 @@ def _account(job: planning.Job, planned: planning.Plan, journal: Journal, progre
     spent = Spent(0, 0, 0) if budget is None else journal.spent()
     if spent.unpriced:
         progress.say(f"Note: {spent.unpriced:,} earlier requests, of unknown price, do not count in the budget.")
-    return Account(job.endpoints if planned.counts.left else (), job.settings.params, limit, spent.total)
+    endpoints = job.endpoints if planned.counts.left else ()
+    account = Account(endpoints, job.settings.params, limit, spent.total)
+    if limit is not None and (note := note_of_reserves(endpoints, account.tariffs, limit - spent.total)):
+        progress.say(note)
+    return account
 
 
 @contextlib.asynccontextmanager

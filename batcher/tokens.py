@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batcher.records import Message, Usage
 
@@ -33,6 +34,12 @@ _PART_TOKENS = 765
 # date, how to call tools (Llama 3.1's and Qwen's take up to 250).
 _MOST_MESSAGE_TOKENS = 16
 _MOST_REQUEST_TOKENS = 512
+# What bounds an answer, and how many answers there are: OpenAI and vLLM; Hugging Face; Gemini.
+_LENGTHS = ("max_tokens", "max_completion_tokens")
+_ANSWERS = ("n", "best_of", "num_return_sequences", "candidate_count", "candidateCount")
+# `thinking_budget`, `thinking.budget_tokens`, `reasoning.max_tokens`; and what some servers prefer to `max_tokens`:
+# `max_new_tokens`, `maxOutputTokens`, `n_predict`.
+_PART_LENGTH = re.compile(r"budget|max.*tokens|n(um)?_predict", re.IGNORECASE)
 # Characters that tiktoken gets at once. Somewhere above half a million spaces its o200k pattern runs out of stack, with
 # an error that no `except Exception` catches. A cut adds a token or two.
 _SLICE = 10_000
@@ -157,17 +164,22 @@ def most_prompt_tokens(messages: Sequence[Message], params_bytes: int) -> int | 
 def most_completion_tokens(params: Mapping[str, Any], context_window: int | None) -> int | None:
     """Return the most model tokens that the answers to one request may have, or None where nothing bounds them.
 
+    A parameter that has another value than a number counts for what a server might make of it: of a text, anything.
+
     Args:
         params: the request parameters. Of `max_tokens` and `max_completion_tokens` the larger one counts, because a
-            server may know one of them only; `n` answers are that many times as long.
+            server may know one of them only, and what else bounds a part of the answer, such as thinking, comes on top
+            of it; `n` or `best_of` answers are that many times as long.
         context_window: model tokens that prompt and answer may have, which bounds what the parameters leave open.
     """
-    given = (params.get("max_tokens"), params.get("max_completion_tokens"))
-    limit = max(filter(_is_count, given), default=context_window)
-    if limit is None:
-        return None
-    n = params.get("n")
-    return limit * (n if _is_count(n) else 1)
+    lengths = [params.get(name) for name in _LENGTHS]
+    parts = [value for name, value in params.items() if name not in _LENGTHS for value in _parts_in(name, value)]
+    whole, beside = _counts(lengths, 1), _counts(parts, 0)
+    # DashScope's `max_tokens` does not bound what a model thinks before it answers.
+    thinks_freely = params.get("enable_thinking") and params.get("thinking_budget") is None
+    limit = max(whole) + sum(beside) if whole and beside is not None and not thinks_freely else context_window
+    answers = _counts([params.get(name) for name in _ANSWERS], 0)
+    return None if limit is None or answers is None else limit * max([1, *answers])
 
 
 class Estimator:
@@ -203,8 +215,23 @@ class Estimator:
             self._completion += weight * (usage.completion_tokens - self._completion)
 
 
-def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _counts(values: Sequence[object], least: int) -> list[int] | None:
+    """Return the whole numbers among values, 5.0 as 5, without those not given; None where one is anything else."""
+    given = [value for value in values if value is not None]
+    numbers = [int(each) for each in given if isinstance(each, (int, float)) and each >= least and each % 1 == 0]
+    return numbers if len(numbers) == len(given) and not any(isinstance(each, bool) for each in given) else None
+
+
+def _parts_in(name: str, value: object) -> Iterator[object]:
+    """Yield what is given, wherever in a parameter, for the length of a part of the answer."""
+    if isinstance(value, Mapping):
+        for inner, each in value.items():
+            yield from _parts_in(str(inner), each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _parts_in("", each)
+    elif value is not None and _PART_LENGTH.search(name):
+        yield value
 
 
 def _pieces(messages: Sequence[Message]) -> tuple[list[str], int]:

@@ -27,7 +27,7 @@ from batcher.marks import Marks
 from batcher.matching import Proof, kept
 from batcher.planning import ROWS_AT_ONCE, source_of
 from batcher.prices import NANO, dollars
-from batcher.prompt import PromptFunction, Renderer, from_function, from_template, with_system
+from batcher.prompt import PromptFunction, Renderer, failed_on, from_function, from_template, with_system
 from batcher.records import Message, RowState, Status, Values
 from batcher.store import Store, csv_line, read_csv
 from batcher.tables import ADOPTED
@@ -142,7 +142,8 @@ def verify(
         output_dir: where the run writes.
 
     Raises:
-        SettingsError: the keyword cannot be one, or the input cannot be read, or lacks a column.
+        SettingsError: the keyword cannot be one, or the input cannot be read, lacks a column, or has a row on which the
+            prompt function fails.
         OutputError: there is no journal, or it cannot be read.
     """
     check_keyword(keyword)
@@ -239,16 +240,23 @@ class _Asked:
         """Read INPUT.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: it cannot be read, or the prompt function failed on a row.
         """
         for start, rows in self.dataset.slices(ROWS_AT_ONCE, self._limit):
             for position, values in enumerate(rows, start):
-                cells = [writable(cell(value)) for value in values]
-                if self.question:
-                    yield _InputRow(position, values, cells, self.question.about(values), b"")
-                else:
-                    hashes = self._marks.cut(self._marks.of(values), self._names)
-                    yield _InputRow(position, values, cells, None, hashes)
+                try:
+                    row = self._row(position, values)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # a user's function may raise anything
+                    raise failed_on(self.dataset.where(position), error) from error
+                yield row
+
+    def _row(self, position: int, values: Values) -> _InputRow:
+        cells = [writable(cell(value)) for value in values]
+        if self.question:
+            return _InputRow(position, values, cells, self.question.about(values), b"")
+        return _InputRow(position, values, cells, None, self._marks.cut(self._marks.of(values), self._names))
 
     def hashes_of(self, marks: bytes | None) -> bytes:
         """Return the marks of the cells that a row's question read; empty if an older batcher made them."""

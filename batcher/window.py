@@ -25,7 +25,7 @@ from batcher.planning import Job, Plan, chunks_of
 from batcher.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
 from batcher.prices import dollars
 from batcher.progress import Progress, Tally, duration
-from batcher.records import Completion, Failure, Message, Result, RowState, Slice, Status, Values
+from batcher.records import Bound, Completion, Failure, Message, Result, RowState, Slice, Status, Usage, Values
 from batcher.retry import Decision, Fate, Policy, Record, decide
 from batcher.stop import Stop, to_the_end
 from batcher.store import FileState
@@ -157,6 +157,7 @@ class Window:
         pool.tell = self._tell_of_pause
         self._estimator = Estimator(job.settings.params)
         pool.answer_tokens = self._estimator.answer
+        self._implausible: set[Member] = set()
         # When each request that is under way began; the oldest one first.
         self._under_way: dict[int, float] = {}
         self._workers: list[asyncio.Task[None]] = []
@@ -290,6 +291,16 @@ class Window:
         else:
             self._progress.say(f"Going on: {member.label} answers again, after {duration(seconds)}.")
             self._journal.note("resumed", member.label)
+
+    def _tell_of_usage(self, member: Member, usage: Usage) -> None:
+        """Tell people and the journal, once, that an endpoint says that it used more than any call can."""
+        if usage.implausible and member not in self._implausible:
+            self._implausible.add(member)
+            self._progress.say(
+                f"{member.label} says that an answer used {usage.implausible}, more than any call can. What it says so"
+                " counts as the most that it may be."
+            )
+            self._journal.note("implausible usage", member.label, usage.implausible)
 
     def _estimate(self, messages: Sequence[Message]) -> float | None:
         """Return the model tokens that a prompt is likely to have, where a limit asks for them."""
@@ -486,15 +497,15 @@ class Window:
             permit = await self.pool.take(after=after, tokens=self._estimate(row.messages))
             member = permit.member
             try:
-                most = self.account.tariffs[member.number].most(row.messages)
-                request = await self._journal.sent(row.position, row.key, member.number, member.giver, most)
+                bound = self.account.tariffs[member.number].bound(row.messages)
+                request = await self._journal.sent(row.position, row.key, member.number, member.giver, bound)
                 if not self.pool.leave(permit):
                     self._journal.failed(request, Outcome(UNSENT, cost=0))
                     return _Unsent(member)
                 self.tally.sent += 1
                 self.tally.retries += after is not None
-                cost = most  # until it is known
-                attempt = await self._call(row, request, permit, record, most, alone=alone)
+                cost = bound.cost  # until it is known
+                attempt = await self._call(row, request, permit, record, bound, alone=alone)
                 cost = attempt.cost if isinstance(attempt, _Answered) else attempt.outcome.cost
                 return attempt
             finally:
@@ -504,7 +515,7 @@ class Window:
             self.account.settle(reserved, cost)
 
     async def _call(
-        self, row: Asked, request: Request, permit: Permit, record: Record, most: int | None, *, alone: bool
+        self, row: Asked, request: Request, permit: Permit, record: Record, bound: Bound, *, alone: bool
     ) -> _Answered | _Failed:
         """Send a request that is in the journal, and let its endpoint bear what comes of it."""
         settings = self.job.settings
@@ -518,12 +529,13 @@ class Window:
         self.pool.hear(permit, came)
         if isinstance(came, Completion):
             self._estimator.learn(came.usage)
-            return _Answered(member, request, came, self.account.tariffs[member.number].cost(came.usage, most))
+            self._tell_of_usage(member, came.usage)
+            return _Answered(member, request, came, self.account.tariffs[member.number].cost(came, bound))
         # The first row is nobody's proof that the service is there at all.
         is_silent = not alone and self.pool.is_silent(member, came)
         record = record.after(came, self._loop.time() - began, is_silent=is_silent)
         decision = self._judge(came, record, member, alone=alone)
-        billed = most if came.may_be_billed or most is None else 0
+        billed = bound.cost if came.may_be_billed or bound.cost is None else 0
         return _Failed(member, request, Outcome(str(came.status or came.fault.value), cost=billed), record, decision)
 
     def _judge(self, failure: Failure, record: Record, member: Member, *, alone: bool) -> Decision:
@@ -544,8 +556,8 @@ class Window:
     async def _settle(self, row: Asked, request: Request, result: Result, outcome: Outcome) -> Result:
         """Journal a row's result, and count it only then."""
         result = await self._journal.settled(request, outcome, result, followers=row.followers > 0)
-        self.tally.prompt_tokens += outcome.usage.prompt_tokens
-        self.tally.completion_tokens += outcome.usage.completion_tokens
+        self.tally.prompt_tokens += outcome.usage.prompt_tokens or 0  # the tally is of what servers have said
+        self.tally.completion_tokens += outcome.usage.completion_tokens or 0
         self.tally.count(result.status, 1 + row.followers)
         if result.status is not Status.ERROR:
             self.account.count(outcome.cost)

@@ -126,7 +126,7 @@ def test_wrong_calls_say_what_is_wrong() -> None:
 
 def test_the_result_of_a_run_cannot_be_its_own_input() -> None:
     batcher.run(["x"], keyword="k", provider="offline", quiet=True)
-    with pytest.raises(batcher.SettingsError, match="result of keyword 'k' itself"):
+    with pytest.raises(batcher.SettingsError, match="a file that the run 'k' writes itself"):
         batcher.run("output/all_k.csv", "{text}", keyword="k", provider="offline", answer_column="other")
 
 
@@ -205,6 +205,27 @@ def test_a_run_that_a_script_drops_ends_in_order(tmp_path: Path, script: str) ->
     done = call("script.py", cwd=tmp_path)
     assert (done.status, done.stdout) == (0, "1\n"), done.stderr
     assert "Error" not in done.stderr.replace("CancelledError", "")
+
+
+FAILING_PROMPT = """
+import sys, batcher
+def prompt(row):
+    return row["text"] if row["text"] != "item 777" else next(iter(()))
+try:
+    batcher.run([f"item {n}" for n in range(1000)], prompt, keyword="k", provider="offline")
+except batcher.InputError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.timeout(60)  # such a slip once made the run wait for ever
+def test_a_slip_with_next_in_a_prompt_function_ends_the_process(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(FAILING_PROMPT, encoding="utf-8")
+    done = call("script.py", cwd=tmp_path)
+    assert done.status == 2, done.stderr
+    assert done.stdout == "the prompt function failed on the list, row 777 (counted from 0): StopIteration\n"
+    assert not list(tmp_path.glob("output/*.csv"))
 
 
 FEW_FILES = """

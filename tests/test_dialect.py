@@ -371,8 +371,17 @@ def test_a_completion_is_read(body: object, read: Completion) -> None:
     ("said", "usage"),
     [
         ({"prompt_tokens": 3, "completion_tokens": 2}, Usage(3, 2)),
-        ({"prompt_tokens": 3.0, "completion_tokens": None}, Usage(3, 0)),
+        ({"prompt_tokens": 3.0, "completion_tokens": None}, Usage(3)),
         ({"prompt_tokens": -1, "completion_tokens": 10**30}, Usage()),
+        ({"completion_tokens": 2}, Usage(None, 2)),
+        ({"prompt_tokens": "3", "completion_tokens": True}, Usage()),
+        ({"prompt_tokens": math.nan, "completion_tokens": 2.5}, Usage()),
+        ({"prompt_tokens": 2**53, "completion_tokens": 1e300}, Usage()),
+        ({"prompt_tokens": 2**24, "completion_tokens": 2**24 + 1}, Usage(2**24)),
+        # How much of the total is the answer, it does not say.
+        ({"prompt_tokens": 3, "total_tokens": 3}, Usage(3)),
+        ({"total_tokens": 9}, Usage()),
+        ({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 2**53}, Usage(3, 2)),
         ("none", Usage()),
         (None, Usage()),
         # OpenAI: reasoning is part of the completion.
@@ -418,6 +427,27 @@ def test_what_is_billed_is_read(said: object, usage: Usage) -> None:
     assert usage_in(said) == usage
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ({"prompt_tokens": 2**53}, "prompt_tokens 9007199254740992"),
+        ({"prompt_tokens": 2**24, "completion_tokens": 1e300}, "completion_tokens 1e+300"),
+        (
+            {"completion_tokens": 10**5000, "total_tokens": 2**24 + 1},
+            "completion_tokens above 10^40, total_tokens 16777217",
+        ),
+        ({"prompt_tokens": "9007199254740992", "completion_tokens": -(2**53), "total_tokens": math.nan}, ""),
+    ],
+)
+def test_a_number_beyond_what_a_call_can_use_is_kept_as_text(said: object, shown: str) -> None:
+    assert usage_in(said).implausible == shown
+
+
+def test_a_number_that_python_does_not_read_costs_no_answer() -> None:
+    body = json.dumps(completion(usage={"prompt_tokens": 12345, "completion_tokens": 2})).replace("12345", "9" * 5000)
+    assert answer_in(200, {}, body.encode()) == Completion("fine", "stop", Usage(None, 2))
+
+
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(("content", "role", "tool_calls"), JSON)) | JSON, JSON, JSON)
 def test_no_oddity_of_a_body_costs_an_answer_or_raises(message: object, reason: object, usage: object) -> None:
     read = completion_in({"choices": [{"message": message, "finish_reason": reason}], "usage": usage}, {})
@@ -426,7 +456,8 @@ def test_no_oddity_of_a_body_costs_an_answer_or_raises(message: object, reason: 
     if read is not None:
         assert isinstance(read.text, (str, type(None)))
         assert isinstance(read.finish_reason, (str, type(None)))
-        assert 0 <= min(read.usage.prompt_tokens, read.usage.completion_tokens) < 2**63
+        for tokens in (read.usage.prompt_tokens, read.usage.completion_tokens):
+            assert tokens is None or 0 <= tokens <= 2**24
 
 
 # --- streamed completions ---

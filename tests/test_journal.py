@@ -30,7 +30,7 @@ from batcher.errors import OutputError
 from batcher.journal import Chunk, Journal, Outcome, Request, Unreconciled, is_sealed
 from batcher.marks import Comparison, Marks
 from batcher.matching import Matched
-from batcher.records import Giver, Result, RowState, Status, Usage
+from batcher.records import Bound, Giver, Result, RowState, Status, Usage
 from batcher.tables import ADOPTED
 
 ROWS = 400
@@ -554,7 +554,7 @@ async def test_sums_of_money_go_beyond_what_sqlite_can_add_up(journal: Journal) 
         request = await send(journal, position)
         await journal.settled(request, Outcome("answered", cost=most), ended())
     for position in (2, 3):
-        await journal.sent(position, key(position), endpoint=0, giver=1, most=most)
+        await journal.sent(position, key(position), endpoint=0, giver=1, bound=Bound(cost=most))
     assert (journal.spent().answered, journal.spent().uncertain, journal.spent().total) == (
         2 * most,
         2 * most,
@@ -703,7 +703,7 @@ async def test_a_run_leaves_its_books(journal: Journal, path: Path) -> None:
     assert (journal.answered_since(before.started - 1), journal.answered_since(after.ended + 1)) == (5, 0)
     assert journal.failures() == [("this row is error", 2), ("this row is invalid", 1)]
     books = "SELECT id, outcome, prompt_tokens, completion_tokens FROM requests WHERE id IN (1, 6, 7)"
-    assert look(path, books) == [(1, "answered", 10, 5), (6, "429", 0, 0), (7, None, None, None)]
+    assert look(path, books) == [(1, "answered", 10, 5), (6, "429", None, None), (7, None, None, None)]
 
 
 # -- Planning

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from canned_server import completion
 from conftest import Lab
 from fake_service import Call, Service, answer_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_core.language_models import FakeListChatModel
+from langchain_openai import ChatOpenAI
 
+import batcher
+from batcher.account import Tariff
 from batcher.config import Endpoint
-from batcher.errors import BudgetReached, InputError, Interrupted, SettingsError
+from batcher.dialect import completion_in
+from batcher.errors import BudgetReached, EndpointsLost, InputError, Interrupted, SettingsError
+from batcher.journal import Journal
 from batcher.prices import NANO
-from batcher.records import Completion, Failure, Fault, Usage
+from batcher.records import Bound, Completion, Failure, Fault, Usage
+from batcher.status import status
+from batcher.verification import verify
 
 PROMPTS = [f"question {number}" for number in range(20)]
 # A tenth of a dollar for a prompt's token and a whole one for an answer's: sums are easy to see.
@@ -27,9 +38,15 @@ SHORT = {"max_tokens": 2}
 REUSE: dict[str, Any] = {"param": SHORT, "on_change": "reuse"}
 
 
+def chat(**options: Any) -> Endpoint:
+    """Make an endpoint of a chat model of the user's own, with the prices of `PRICED`."""
+    given: dict[str, Any] = {"model": "m", "api_key": "sk-1", "max_retries": 0}
+    return Endpoint(llm=ChatOpenAI(**(given | options)), prices=PRICED.prices)
+
+
 def bill(used: list[Usage]) -> int:
     """Add up what the service would charge, in nano-dollars, by a formula of its own."""
-    return sum((each.prompt_tokens * NANO // 10) + each.completion_tokens * NANO for each in used)
+    return sum(((each.prompt_tokens or 0) * NANO // 10) + (each.completion_tokens or 0) * NANO for each in used)
 
 
 def cut_off(call: Call) -> Failure:
@@ -68,6 +85,106 @@ def test_what_a_model_costs_that_nobody_knows_is_not_made_up(lab: Lab) -> None:
 def test_a_known_model_is_priced_without_a_word(lab: Lab) -> None:
     report = lab.run(PROMPTS, Service(PROMPTS), endpoints=[Endpoint("gpt-4o-mini")])
     assert report.cost_usd == pytest.approx(20 * (10 * 0.15 + 2 * 0.60) / 1e6)
+
+
+# Of $2 for each answer at most: what costs the answers of five questions buys no sixth.
+ANSWERS_ONLY = Endpoint("m", prices={"in": 0, "out": 1_000_000})
+UNTOLD: list[object] = [
+    None,
+    "none",
+    {},
+    {"prompt_tokens": 10},
+    {"prompt_tokens": 10, "total_tokens": 10},
+    {"prompt_tokens": 10, "completion_tokens": None},
+    {"prompt_tokens": 10, "completion_tokens": "1"},
+    {"prompt_tokens": 10, "completion_tokens": True},
+    {"prompt_tokens": 10, "completion_tokens": -1},
+    {"prompt_tokens": 10, "completion_tokens": 0.5},
+    {"prompt_tokens": 10, "completion_tokens": 1e300},
+    {"prompt_tokens": 10, "completion_tokens": math.nan},
+    {"prompt_tokens": 2**53, "completion_tokens": 2**53},
+    {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+    {"prompt_tokens": 10, "completion_tokens": 0},
+]
+
+
+def saying(usage: Callable[[Call], object]) -> Callable[[Call], Completion | None]:
+    """Answer as a server does that says so of what it used."""
+    return lambda call: completion_in(completion(answer_to(call.prompt), usage=usage(call)), {})
+
+
+@pytest.mark.parametrize("usage", UNTOLD, ids=str)
+def test_a_budget_for_five_answers_buys_five_whatever_the_server_says_or_does_not(lab: Lab, usage: object) -> None:
+    service = Service(PROMPTS, instead=saying(lambda _call: usage))
+    with pytest.raises(BudgetReached):
+        lab.run(PROMPTS, service, endpoints=[ANSWERS_ONLY], param=SHORT, budget=10)
+    assert service.asked.total() == 5
+    assert lab.query("SELECT sum(cost) FROM requests") == [(10 * NANO,)]
+
+
+def test_each_number_that_the_server_does_not_say_counts_as_its_most(lab: Lab) -> None:
+    said: dict[str, object] = {PROMPTS[0]: {"completion_tokens": 1}, PROMPTS[1]: {"prompt_tokens": 10}}
+    lab.run(
+        PROMPTS[:2], Service(PROMPTS, instead=saying(lambda call: said[call.prompt])), endpoints=[PRICED], param=SHORT
+    )
+    [(question, first), (_, second)] = lab.query("SELECT prompt_most, cost FROM requests ORDER BY position")
+    assert question >= len(PROMPTS[0])
+    assert (first, second) == (question * NANO // 10 + NANO, NANO + 2 * NANO)
+
+
+def test_what_nothing_bounds_and_no_server_says_is_not_known_to_cost_nothing(lab: Lab) -> None:
+    usages = {PROMPTS[0]: Usage(10, 2), PROMPTS[1]: Usage(10)}
+    report = lab.run(PROMPTS[:2], Service(PROMPTS, usage=lambda call: usages[call.prompt]), endpoints=[PRICED])
+    assert report.cost_usd is None
+    assert lab.query("SELECT cost FROM requests ORDER BY position") == [(3 * NANO,), (None,)]
+
+
+def test_a_number_that_no_call_can_use_is_told_once_and_kept_as_text(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = Service(PROMPTS, instead=saying(lambda _call: {"prompt_tokens": 2**53, "completion_tokens": 1}))
+    report = lab.run(PROMPTS, service, endpoints=[PRICED], param=SHORT, quiet=False, no_progress=True)
+    assert (
+        capsys.readouterr().err.count("endpoint 1 (m at https://api.openai.com/v1) says that an answer used prompt_")
+        == 1
+    )
+    assert lab.query("SELECT kind, detail FROM events") == [("implausible usage", "prompt_tokens 9007199254740992")]
+    assert set(lab.query("SELECT prompt_tokens, completion_tokens FROM requests")) == {(None, 1)}
+    assert (report.prompt_tokens, report.completion_tokens) == (0, 20)
+    found = status("k", lab.directory)
+    assert found.cost_usd == pytest.approx(report.cost_usd)
+
+
+names = st.sampled_from(["prompt_tokens", "completion_tokens", "total_tokens", "prompt_cache_hit_tokens", "odd"])
+numbers = st.integers(-3, 60) | st.integers() | st.floats() | st.booleans() | st.none() | st.text(max_size=3)
+usages = st.dictionaries(names, numbers | st.lists(numbers, max_size=2)) | st.lists(numbers, max_size=2) | numbers
+
+
+def told(usage: object, name: str, most: int) -> int:
+    """Return what a service bills that charges what it says, where that is a number, else the most; never more."""
+    said = usage.get(name) if isinstance(usage, dict) else None
+    is_number = isinstance(said, (int, float)) and not isinstance(said, bool) and 0 <= said <= most
+    return int(said) if is_number and said % 1 == 0 else most  # type: ignore[arg-type, operator]
+
+
+@given(st.integers(1, 2000), st.lists(usages, min_size=1, max_size=20))
+@settings(max_examples=100, deadline=None)
+def test_no_usage_that_a_server_may_send_lets_a_budget_be_exceeded(budget: int, said: list[object]) -> None:
+    def usage(call: Call) -> object:
+        return said[PROMPTS.index(call.prompt) % len(said)]
+
+    service = Service(PROMPTS, instead=saying(usage))
+    with fresh_lab() as lab:
+        for _ in range(2):
+            with contextlib.suppress(BudgetReached):
+                lab.run(PROMPTS, service, endpoints=[PRICED], param=SHORT, budget=budget)
+        billed = 0
+        for call in service.calls:
+            question = bound_of(call.prompt).prompt_tokens or 0
+            billed += told(usage(call), "prompt_tokens", question) * NANO // 10
+            billed += told(usage(call), "completion_tokens", 2) * NANO
+        assert billed <= budget * NANO
+        status("k", lab.directory)
 
 
 def test_a_server_that_does_not_say_what_it_used_counts_as_the_most(lab: Lab) -> None:
@@ -134,7 +251,7 @@ def test_no_run_with_all_its_resumes_is_billed_more_than_the_budget(data: st.Dat
     width = data.draw(st.integers(1, 8), "concurrency")
 
     def usage(call: Call) -> Usage:
-        return Usage(seed.randint(0, len(call.prompt)), seed.randint(0, 2))
+        return Usage(len(call.prompt) // 2, seed.randint(0, 2))  # the same question has the same model tokens
 
     def instead(call: Call) -> Completion | Failure | None:
         return cut_off(call) if seed.random() < 0.2 else None
@@ -154,10 +271,94 @@ def test_no_run_with_all_its_resumes_is_billed_more_than_the_budget(data: st.Dat
                     budget=budget,
                     timeout=50,
                 )
-            except (BudgetReached, Interrupted):
+            except (BudgetReached, Interrupted, EndpointsLost):  # the last: six failures of the first row
                 continue
             finally:
-                assert bill(service.used) <= budget * NANO
+                with Journal.read(lab.directory / "journal_k.sqlite") as journal:
+                    assert bill(service.used) <= journal.spent().total <= budget * NANO
+
+
+# -- Requests without an end
+
+
+def killed_and_finished(lab: Lab) -> Service:
+    """Run to the end what was stopped with ten requests in flight; return the service, which has seen all of them."""
+    service = Service(PROMPTS, lambda call: 1e6 if call.prompt != PROMPTS[0] else 1)
+    stops: dict[float, Any] = {10: lab.wish_to_stop, 20: lab.wish_to_stop}
+    width = [Endpoint("m", prices=PRICED.prices, max_concurrency=10)]
+    with pytest.raises(Interrupted):
+        lab.run(PROMPTS, service, at=stops, endpoints=width, param=SHORT, timeout=1e6)
+    service.latency = lambda _call: 1
+    lab.run(PROMPTS, service, endpoints=width, param=SHORT)
+    return service
+
+
+LOST = "SELECT cost, prompt_most, answer_cost FROM requests WHERE outcome IS NULL ORDER BY id"
+
+
+def test_a_request_without_an_end_is_charged_by_the_tokens_of_its_questions_answer(lab: Lab) -> None:
+    service = killed_and_finished(lab)
+    lost = lab.query(LOST)
+    assert len(lost) == 10
+    shrunk = [answer + -(-(cost - answer) * 10 // question) for cost, question, answer in lost]
+    assert shrunk == [3 * NANO] * 10  # of $58 for the bytes of the question and $2 for the answer
+    assert sum(cost for cost, *_ in lost) > 15 * sum(shrunk)
+    found, proof = status("k", lab.directory), verify("k", output_dir=lab.directory)
+    assert found.uncertain_usd == sum(shrunk) / NANO
+    assert sum(each.uncertain for each in proof.endpoints) == sum(shrunk)
+    spent = bill(service.used)
+    assert round((found.cost_usd + found.uncertain_usd) * NANO) == spent
+    report = lab.run([*PROMPTS, "more"], Service(["more"]), endpoints=[PRICED], param=SHORT, budget=spent / NANO + 60)
+    assert report.ok == 21
+
+
+def forget(lab: Lab) -> None:
+    lab.change("UPDATE requests SET prompt_most = NULL, answer_cost = NULL")
+
+
+def tell_too_much(lab: Lab) -> None:
+    lab.change("UPDATE requests SET prompt_tokens = 10000 WHERE outcome = 'answered'")
+
+
+def tell_nothing(lab: Lab) -> None:
+    lab.change("UPDATE requests SET prompt_tokens = NULL WHERE id % 2")
+    lab.change("UPDATE requests SET prompt_tokens = 0 WHERE outcome = 'answered' AND id % 2 = 0")
+
+
+def ask_another(lab: Lab) -> None:
+    lab.change("UPDATE requests SET giver = giver + 1 WHERE outcome = 'answered'")
+
+
+@pytest.mark.parametrize("change", [forget, tell_too_much, tell_nothing, ask_another])
+def test_where_a_questions_tokens_are_not_known_its_request_is_charged_at_the_bound(
+    lab: Lab, change: Callable[[Lab], None]
+) -> None:
+    killed_and_finished(lab)
+    change(lab)
+    bounds = sum(cost for cost, *_ in lab.query("SELECT cost FROM requests WHERE outcome IS NULL"))
+    assert status("k", lab.directory).uncertain_usd == bounds / NANO
+
+
+OPEN = "without max_tokens an answer may be as long as the model can make it"
+
+
+def test_a_budget_without_max_tokens_says_what_it_reserves_and_what_a_kill_may_cost(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"endpoints": [Endpoint("gpt-4o-mini")], "quiet": False, "no_progress": True}
+    lab.run(PROMPTS, Service(PROMPTS), limit=1, budget=100, **options)
+    said = capsys.readouterr().err
+    assert OPEN in said
+    assert "each request reserves $0.077 of the budget or more" in said  # 128,000 tokens at $0.60 a million
+    assert "with up to 256 of them in flight, may cost $19.66. --param max_tokens=N lowers both" in said
+    planned = batcher.plan(PROMPTS, keyword="k", output_dir=lab.directory, endpoints=options["endpoints"], budget=5)
+    assert "may cost $5.00" in planned.summary  # no more than is left
+    lab.run(PROMPTS, Service(PROMPTS), limit=2, budget=100, param={"max_tokens": 9}, on_change="redo", **options)
+    lab.run(PROMPTS, Service(PROMPTS), limit=3, on_change="redo", **options)
+    assert OPEN not in capsys.readouterr().err
+
+
+# -- What bounds a request
 
 
 def test_one_row_at_a_time_goes_where_the_budget_covers_no_more(lab: Lab) -> None:
@@ -168,10 +369,12 @@ def test_one_row_at_a_time_goes_where_the_budget_covers_no_more(lab: Lab) -> Non
     assert service.answered.total() == 10
 
 
-def tariff_most(prompt: str) -> int:
-    from batcher.account import Tariff  # noqa: PLC0415 - for this one bound
+def bound_of(prompt: str) -> Bound:
+    return Tariff.of(PRICED, SHORT).bound([{"role": "user", "content": prompt}])
 
-    most = Tariff.of(PRICED, SHORT).most([{"role": "user", "content": prompt}])
+
+def tariff_most(prompt: str) -> int:
+    most = bound_of(prompt).cost
     assert most is not None
     return most
 
@@ -181,13 +384,41 @@ def tariff_most(prompt: str) -> int:
     [
         (Endpoint("m", base_url="http://127.0.0.1:1/v1"), SHORT, "the price of m at http://127.0.0.1:1/v1 is not kno"),
         (Endpoint("m", prices={"in": 1, "out": 1}), {}, "nothing bounds how long an answer of m may be.*max_tokens"),
+        (PRICED, {**SHORT, "n": "5"}, "nothing bounds how long an answer of m may be.*n, thinking_budget"),
+        (PRICED, {"max_tokens": "2"}, "nothing bounds how long an answer of m may be"),
+        (chat(max_retries=None, max_tokens=2), {}, "the chat model m sends a failed request again .*, 2 times, .*=0"),
+        (chat(), {}, "nothing bounds how long an answer of m may be"),
+        (
+            Endpoint(llm=FakeListChatModel(responses=[]), prices=PRICED.prices),
+            SHORT,
+            "FakeListChatModel in llm= does not",
+        ),
+        (chat(use_responses_api=True, max_tokens=2), {}, "ChatOpenAI in llm= does not tell .* run without --budget"),
     ],
 )
 def test_a_budget_that_cannot_be_kept_is_refused(
-    lab: Lab, endpoint: Endpoint, param: dict[str, int], said: str
+    lab: Lab, endpoint: Endpoint, param: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(SettingsError, match=said):
         lab.run(PROMPTS, Service([]), endpoints=[endpoint], param=param, budget=5)
+
+
+def test_the_answers_that_a_chat_model_asks_for_are_all_in_the_bound(lab: Lab) -> None:
+    service = Service(PROMPTS, usage=lambda _call: Usage(10, 5 * 2))  # five answers of two tokens each
+    with pytest.raises(BudgetReached):
+        lab.run(PROMPTS, service, endpoints=[chat(n=5, max_tokens=2)], budget=200)
+    assert service.used
+    assert bill(service.used) <= 200 * NANO
+
+
+def test_a_model_that_retries_by_itself_is_told_of_where_no_limit_forbids_it(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endpoints = [chat(max_retries=None)]
+    lab.run(PROMPTS[:1], Service(PROMPTS), endpoints=endpoints, quiet=False, no_progress=True)
+    assert "the chat model m sends failed requests again by itself" in capsys.readouterr().err
+    planned = batcher.plan(PROMPTS, keyword="k", output_dir=lab.directory, endpoints=endpoints)
+    assert "make it with max_retries=0" in planned.summary
 
 
 def test_requests_whose_price_was_not_known_are_told_where_a_budget_comes_later(
@@ -198,8 +429,14 @@ def test_requests_whose_price_was_not_known_are_told_where_a_budget_comes_later(
     assert "5 earlier requests, of unknown price, do not count in the budget" in capsys.readouterr().err
 
 
-def test_what_is_free_needs_no_bound(lab: Lab) -> None:
-    report = lab.run(PROMPTS, Service(PROMPTS), endpoints=[Endpoint("m", prices={"in": 0, "out": 0})], budget=0.01)
+FREE = {"in": 0, "out": 0}
+
+
+@pytest.mark.parametrize(
+    "endpoint", [Endpoint("m", prices=FREE), Endpoint(llm=FakeListChatModel(responses=[]), prices=FREE)]
+)
+def test_what_is_free_needs_no_bound(lab: Lab, endpoint: Endpoint) -> None:
+    report = lab.run(PROMPTS, Service(PROMPTS), endpoints=[endpoint], budget=0.01)
     assert (report.ok, report.cost_usd) == (20, 0.0)
 
 

@@ -46,6 +46,8 @@ URLS = {
 }
 CHEAP = Rates(0, 10**15, 10**15, 10**15, 10**15)  # a nano-dollar a token
 DEAR = Rates(0, *[2 * 10**15] * 4)
+# Above ten tokens, questions are cheaper and answers dearer.
+TWISTED = Price("", (Period(0, 0, (CHEAP._replace(prompt=2 * 10**15), Rates(10, *[10**15] * 2, *[2 * 10**15] * 2))),))
 MODELS = [(URLS[provider.id], model.id) for provider in providers if provider.id in URLS for model in provider.models]
 PRICES = {(url, model): price for url, model in MODELS if (price := price_of(model, url))}
 NOW = time.time()
@@ -91,14 +93,31 @@ def test_most_of_what_the_table_lists_has_a_price() -> None:
 @example((GOOGLE, "gemini-2.5-pro"), Usage(200_000, 10), NOW)
 @example((GOOGLE, "gemini-2.5-pro"), Usage(200_001, 10), NOW)
 def test_a_cost_is_that_of_the_table_to_the_nano_dollar(sold: tuple[str, str], usage: Usage, at: float) -> None:
-    uncached = usage.prompt_tokens - usage.cached_tokens
+    uncached = (usage.prompt_tokens or 0) - usage.cached_tokens
     assert PRICES[sold].cost(usage, at) == max(charged(*sold, usage, at, written=written) for written in (0, uncached))
 
 
 @given(prices, usages, st.integers(0, 10**6), moments)
 def test_no_request_costs_more_than_was_foreseen(price: Price, usage: Usage, spare: int, at: float) -> None:
-    most = price.most(usage.prompt_tokens + spare, usage.completion_tokens + spare)
+    most = price.most((usage.prompt_tokens or 0) + spare, (usage.completion_tokens or 0) + spare)
     assert 0 <= price.cost(usage, at) <= most
+
+
+@given(prices, usages, st.integers(0, 10**6), moments)
+@example(TWISTED, Usage(10, 10), 10, NOW)
+def test_a_shorter_question_costs_no_more_than_its_part_of_the_bound(
+    price: Price, usage: Usage, spare: int, at: float
+) -> None:
+    prompt, completion = (usage.prompt_tokens or 0) + spare, (usage.completion_tokens or 0) + spare
+    most, answer = price.most(prompt, completion), price.most_of_answer(prompt, completion)
+    if answer is not None and prompt:
+        charged = answer + -(-(most - answer) * (usage.prompt_tokens or 0) // prompt)
+        assert price.cost(usage, at) <= charged <= most
+
+
+def test_a_bound_has_no_parts_where_rates_of_questions_and_answers_do_not_rise_together() -> None:
+    assert TWISTED.most_of_answer(20, 20) is None
+    assert TWISTED.most_of_answer(10, 20) == TWISTED.most(0, 20)
 
 
 def test_a_cost_is_counted_at_the_moment_of_the_answer_and_foreseen_at_the_dearest() -> None:
@@ -142,12 +161,12 @@ def test_a_long_prompt_costs_its_tier_from_the_first_token_on(tokens: int, cost:
 @pytest.mark.parametrize(
     ("usage", "cost"),
     [
-        (Usage(), 0),
+        (Usage(0, 0), 0),
         (Usage(1000, 100), 150_000 + 60_000),
         (Usage(1000, 100, cached_tokens=400), 90_000 + 30_000 + 60_000),
         (Usage(1000, 100, reasoning_tokens=90), 150_000 + 60_000),
         (Usage(1000, 100, cached_tokens=5000, reasoning_tokens=5000), 75_000 + 60_000),  # a server that cannot count
-        (Usage(1), 150),
+        (Usage(1, 0), 150),
     ],
 )
 def test_a_cost_is_tokens_times_price(usage: Usage, cost: int) -> None:
@@ -156,15 +175,21 @@ def test_a_cost_is_tokens_times_price(usage: Usage, cost: int) -> None:
 
 def test_a_cost_is_rounded_up() -> None:
     price = price_given(0.0001, 0.0001)
-    assert [price.cost(Usage(tokens)) for tokens in (0, 1, 10, 11)] == [0, 1, 1, 2]
+    assert [price.cost(Usage(tokens, 0)) for tokens in (0, 1, 10, 11)] == [0, 1, 1, 2]
     assert [price.most(tokens, 0) for tokens in (0, 1, 10, 11)] == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("usage", [Usage(), Usage(10), Usage(None, 10)])
+def test_what_was_not_counted_has_no_cost(usage: Usage) -> None:
+    with pytest.raises(ValueError, match="is not known"):
+        price_given(1, 1).cost(usage)
 
 
 def test_a_fee_for_each_request_counts() -> None:
     free = price_given(0, 0)
     assert free.cost(Usage(1000, 1000)) == free.most(1000, 1000) == 0
     sonar = PRICES[URLS["perplexity"], "sonar"]
-    assert sonar.cost(Usage()) == sonar.most(0, 0) > NANO // 1000
+    assert sonar.cost(Usage(0, 0)) == sonar.most(0, 0) > NANO // 1000
 
 
 @pytest.mark.parametrize(

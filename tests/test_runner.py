@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections import Counter
@@ -237,20 +238,78 @@ def test_a_service_that_is_down_from_the_start_costs_no_row(lab: Lab, names: str
     assert lab.rows() == expected(PROMPTS)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "error"),
-    [(lambda row: {"question 3": 1 / 0}[row["text"]], ZeroDivisionError), (lambda _row: 5, InputError)],
-)
-def test_a_prompt_function_that_fails_names_the_row(lab: Lab, prompt: Any, error: type[Exception]) -> None:
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise StopIteration
+
+
+def sink(depth: int) -> int:
+    return sink(depth + 1)
+
+
+class Wordless:
+    def __str__(self) -> str:
+        raise SystemExit("no words")
+
+
+# What a function of the user's raises, and how that is told.
+ERRORS = [
+    (lambda _row: 1 / 0, "ZeroDivisionError: division by zero"),
+    (lambda _row: next(iter(())), "StopIteration"),
+    (lambda _row: (_ for _ in ()).throw(GeneratorExit), "GeneratorExit"),
+    (lambda _row: sys.exit("bye"), "SystemExit: bye"),
+    (lambda _row: sink(0), "RecursionError: maximum recursion depth exceeded"),
+    (lambda _row: (_ for _ in ()).throw(asyncio.CancelledError), "CancelledError"),
+    (lambda _row: (_ for _ in ()).throw(Speechless), "Speechless"),
+    (lambda _row: (_ for _ in ()).throw(ValueError("\ud800 long\n" + "x" * 600)), "ValueError: long " + "x" * 490),
+    (lambda _row: str(Wordless()), "SystemExit: no words"),
+]
+
+
+def only_at_row_3(fail: Callable[[dict[str, Any]], Any], calls: int = 0) -> Callable[[dict[str, Any]], Any]:
+    """Make a prompt function that fails on one row, after so many calls that went well there."""
+    left = [calls]
+
+    def prompt(row: dict[str, Any]) -> Any:
+        if row["text"] == PROMPTS[3]:
+            left[0] -= 1
+            if left[0] < 0:
+                return fail(row)
+        return row["text"]
+
+    return prompt
+
+
+@pytest.mark.parametrize(("fail", "told"), ERRORS)
+def test_a_prompt_function_that_fails_ends_the_plan_with_row_and_cause(lab: Lab, fail: Any, told: str) -> None:
+    with pytest.raises(InputError) as raised:
+        lab.run(PROMPTS, Service([]), only_at_row_3(fail))
+    assert str(raised.value).startswith(f"the prompt function failed on the list, row 3 (counted from 0): {told}")
+    assert type(raised.value.__cause__).__name__ == told.partition(":")[0]
+    assert lab.query("SELECT (SELECT count(*) FROM runs) + (SELECT count(*) FROM rows)") == [(0,)]
+
+
+@pytest.mark.parametrize(("fail", "told"), ERRORS)
+def test_a_prompt_function_that_fails_later_ends_the_run_with_what_arrived(lab: Lab, fail: Any, told: str) -> None:
     service = Service(PROMPTS)
+    with pytest.raises(RunStopped) as raised:
+        lab.run(PROMPTS, service, only_at_row_3(fail, calls=1))
+    assert f"row 3 (counted from 0): {told}" in str(raised.value)
+    assert service.answered.total() == service.asked.total() == lab.query("SELECT count(*) FROM results")[0][0]
+    assert lab.run(PROMPTS, service, lambda row: row["text"]).ok == 20
+    assert service.asked == ONCE
 
-    def only_row_3(row: dict[str, Any]) -> Any:
-        return prompt(row) if row["text"] == PROMPTS[3] else row["text"]
 
-    with pytest.raises(error) as raised:
-        lab.run(PROMPTS, service, only_row_3)
-    assert "row 3" in " ".join([str(raised.value), *getattr(raised.value, "__notes__", [])])
-    assert not service.calls
+def test_what_a_prompt_function_returns_may_be_wrong(lab: Lab) -> None:
+    with pytest.raises(InputError, match=r"row 3 .*must be a list of messages, not 5"):
+        lab.run(PROMPTS, Service([]), only_at_row_3(lambda _row: 5))
+
+
+@pytest.mark.parametrize("value", [Wordless(), {"a": [Wordless()]}, 10**5000], ids=["own", "nested", "number"])
+def test_a_value_that_has_no_text_ends_the_plan_with_its_row(lab: Lab, value: object) -> None:
+    frame = pd.DataFrame({"text": [*PROMPTS[:3], value]}, dtype=object)
+    with pytest.raises(InputError, match=r"DataFrame, row 3 .*: a value of type \w+ cannot be written as text: \w+:"):
+        lab.run(frame, Service([]), "{text}")
 
 
 # -- Going on

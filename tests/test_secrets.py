@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -91,6 +92,48 @@ def test_nobody_listening_and_a_proxy_with_a_password_show_neither(rows: Path, t
     )  # fmt: skip
     assert (alone.status, proxied.status) == (3, 3)
     check(tmp_path, alone.stdout, alone.stderr, proxied.stdout, proxied.stderr, secrets=(*KEYS, "sk-pr0xy"))
+
+
+OWN_MODELS = """
+import os, warnings
+from urllib.parse import quote
+import batcher
+from langchain_openai import ChatOpenAI
+
+warnings.simplefilter("ignore")
+url, secret = os.environ["URL"], os.environ["MINE"]
+held = {
+    "key": {"api_key": secret},
+    "headers": {"default_headers": {"X-Whatever": f"Bearer {secret}"}},
+    "query": {"default_query": {"q": secret}},
+    "extra": {"model_kwargs": {"extra_headers": {"X-Other": secret}}},
+    "body": {"extra_body": {"upstream": {"api_key": secret}}},
+    "user": {"base_url": url.replace("http://", f"http://user:{quote(secret, safe='')}@")},
+}
+for keyword, options in held.items():
+    llm = ChatOpenAI(**{"model": "m", "api_key": "EMPTY", "base_url": url, "max_retries": 0} | options)
+    endpoint = batcher.Endpoint(llm=llm)
+    print(endpoint, endpoint.giver)
+    try:
+        report = batcher.run("rows.csv", "{text}", keyword=keyword, endpoints=[endpoint], max_attempts=1)
+    except batcher.RunStopped as stopped:
+        report = stopped.report
+    print(report, report.to_dict(), batcher.status(keyword), batcher.verify(keyword, "rows.csv"))
+"""
+
+
+@pytest.mark.parametrize("status", [200, 400, 401])
+async def test_what_a_chat_model_of_the_users_own_holds_is_shown_to_nobody(
+    rows: Path, tmp_path: Path, status: int
+) -> None:
+    (tmp_path / ".env").unlink()
+    (tmp_path / "script.py").write_text(OWN_MODELS)
+    async with echo(status, "json") as base_url:
+        done = await asyncio.to_thread(call, "script.py", cwd=tmp_path, MINE=KEYS[0], URL=base_url)
+    assert done.status == 0, done.stderr
+    assert done.stdout.count("requests") >= 6
+    encoded = base64.b64encode(f"user:{KEYS[0]}".encode()).decode()
+    check(tmp_path, done.stdout, done.stderr, secrets=(KEYS[0], encoded))
 
 
 SCRIPT = """

@@ -220,6 +220,25 @@ def test_what_is_not_text_has_no_bound(message: dict[str, Any]) -> None:
         ({"max_tokens": -1, "n": 0}, 8000, 8000),
         ({"max_tokens": "200"}, 8000, 8000),
         ({"max_tokens": True}, 8000, 8000),
+        ({"max_tokens": 200.0, "n": 5.0}, None, 1000),
+        ({"max_tokens": 200, "n": 2, "best_of": 4}, None, 800),
+        ({"max_tokens": 200, "candidate_count": 3}, None, 600),
+        # What else bounds a part of the answer comes on top.
+        ({"max_tokens": 200, "thinking_budget": 1000, "enable_thinking": True}, None, 1200),
+        ({"max_tokens": 200, "thinking": {"type": "enabled", "budget_tokens": 1000}}, None, 1200),
+        ({"max_tokens": 200, "extra": [{"google": {"thinking_config": {"thinkingBudget": 0}}}]}, None, 200),
+        ({"max_tokens": 200, "n_predict": 5000}, None, 5200),
+        ({"max_new_tokens": 200}, None, None),
+        ({"max_tokens": 200, "stop_token_ids": [9], "tools": [{"properties": {"budget": {"minimum": 9}}}]}, None, 200),
+        # What is no number bounds nothing: a server may read it as it likes.
+        ({"max_tokens": 200, "max_completion_tokens": "5000"}, None, None),
+        ({"max_tokens": 200, "max_completion_tokens": -1}, 8000, 8000),
+        ({"max_tokens": 200.5}, None, None),
+        ({"max_tokens": 200, "n": "5"}, 8000, None),
+        ({"max_tokens": 200, "n": True}, 8000, None),
+        ({"max_tokens": 200, "thinking_budget": -1}, None, None),
+        ({"max_tokens": 200, "enable_thinking": True}, 8000, 8000),
+        ({"max_tokens": 200, "enable_thinking": False}, None, 200),
     ],
 )
 def test_an_answer_is_bounded_by_the_parameters_or_the_context(

@@ -51,6 +51,16 @@ def finish(lab: Lab, service: Service | None = None, **options: Any) -> Lab:
     return lab
 
 
+def never(_row: dict[str, Any]) -> str:
+    raise GeneratorExit
+
+
+def test_a_prompt_function_that_fails_ends_verify_with_the_row(lab: Lab) -> None:
+    finish(lab)
+    with pytest.raises(InputError, match=r"the prompt function failed on .*table.csv, row 0 .*: GeneratorExit$"):
+        verify("k", lab.directory.parent / "table.csv", never, output_dir=lab.directory)
+
+
 @pytest.fixture
 def done(lab: Lab) -> Lab:
     return finish(lab)
