@@ -277,46 +277,54 @@ async def _pool(
     async with contextlib.AsyncExitStack() as stack:
         members = []
         if planned.counts.left:
-            made = callers() if callers else await _chat_callers(job, stack)
+            connections = _allow_connections(job.endpoints)
+            made = callers() if callers else await _chat_callers(job, stack, connections)
             stack.push_async_callback(made.close)
-            _allow_connections(job.endpoints)
             for number, (endpoint, giver) in enumerate(zip(job.endpoints, planned.givers, strict=True)):
                 members.append(Member(number, endpoint, giver, made.caller(endpoint)))
         yield await stack.enter_async_context(Pool(members, job.settings.timeout))
 
 
-def _allow_connections(endpoints: Sequence[Endpoint]) -> None:
+def _allow_connections(endpoints: Sequence[Endpoint]) -> int:
     """Raise the process's limit of open files, 1,024 on many systems, to what the connections may need.
 
+    Returns:
+        How many connections may be open: two for each call in flight, since one rests after each response, or what the
+        system allows.
+
     Raises:
-        SettingsError: the system does not allow so many.
+        SettingsError: the system does not allow even one for each.
     """
+    calls = sum(each.max_concurrency for each in endpoints)
     if os.name != "posix":
-        return
+        return 2 * calls
     import resource  # noqa: PLC0415 - POSIX alone has it
 
     # The embedded server has the other end of each connection in this process.
     ends = sum(each.max_concurrency * (2 if each.base_url == OFFLINE else 1) for each in endpoints)
-    needed = ends + _OTHER_FILES
+    needed, wanted = ends + _OTHER_FILES, 2 * ends + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    if hard != resource.RLIM_INFINITY and hard < needed:
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return 2 * calls
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if allowed < needed:
         raise SettingsError(
             f"{needed:,} files and connections may be open at once, and the system allows {hard:,}: lower"
             " --max-concurrency, use fewer keys, or raise the limit (ulimit -n)"
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+    return 2 * calls * (allowed - _OTHER_FILES) // (2 * ends)
 
 
-async def _chat_callers(job: planning.Job, stack: contextlib.AsyncExitStack) -> Callers:
+async def _chat_callers(job: planning.Job, stack: contextlib.AsyncExitStack, connections: int) -> Callers:
     """Load LangChain and, where it is asked for, start the embedded server; both take a second."""
     offline_url = None
     if any(endpoint.base_url == OFFLINE for endpoint in job.endpoints):
         server = await asyncio.to_thread(stack.enter_context, embedded())
         offline_url = server.base_url
     module = await asyncio.to_thread(importlib.import_module, "batcher.caller")
-    made: Callers = module.ChatCallers(job.settings.params, offline_url)
+    most_bytes = int(job.settings.max_response_mb * 1e6)
+    made: Callers = module.ChatCallers(job.settings.params, offline_url, most_bytes, connections)
     return made
 
 

@@ -20,6 +20,7 @@ from batcher.budget import BudgetClosed, BudgetSpent
 from batcher.errors import BatcherError, InputError
 from batcher.identity import keyer
 from batcher.journal import UNSENT, Chunk, Journal, Outcome, Request
+from batcher.patience import Alarm, Patience
 from batcher.planning import Job, Plan
 from batcher.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
 from batcher.prices import dollars
@@ -192,7 +193,9 @@ class Window:
             done, others = await asyncio.wait(self._workers, return_when=asyncio.FIRST_EXCEPTION)
             if others:
                 self._close_pool()
-                await asyncio.wait(others, timeout=GRACE_S)
+                with contextlib.suppress(TimeoutError):
+                    async with Patience(GRACE_S):
+                        await asyncio.wait(others)
         finally:
             for worker in self._workers:
                 worker.cancel()
@@ -254,10 +257,10 @@ class Window:
                 " once more stops at once."
             )
             self._close_pool()
-            self._loop.call_later(GRACE_S, self._cancel_workers)
+            Alarm(GRACE_S, self._cancel_workers)
         elif wishes > 1:
             self._close_pool()
-            self._loop.call_later(_AT_ONCE_S, self._cancel_workers)
+            Alarm(_AT_ONCE_S, self._cancel_workers)
 
     def _cancel_workers(self) -> None:
         self._close_pool()
@@ -499,7 +502,9 @@ class Window:
             return _Answered(member, request, came, self.account.tariffs[member.number].cost(came.usage, most))
         # The first row is nobody's proof that the service is there at all.
         is_silent = not alone and self.pool.is_silent(member, came)
-        record = record.after(came, self._loop.time() - began, is_silent=is_silent)
+        # What is beyond the timeout is time in which this process stood still.
+        seconds = min(self._loop.time() - began, timeout)
+        record = record.after(came, seconds, is_silent=is_silent)
         decision = self._judge(came, record, member, alone=alone)
         billed = most if came.may_be_billed or most is None else 0
         return _Failed(member, request, Outcome(str(came.status or came.fault.value), cost=billed), record, decision)

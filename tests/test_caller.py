@@ -169,7 +169,7 @@ def test_one_event_loop_after_another_can_call(server: Server) -> None:
 
 async def test_calls_share_connections_and_start_no_thread() -> None:
     async with canned(OK) as server:
-        callers = ChatCallers({})
+        callers = ChatCallers({}, most_connections=1)
         caller, other = (callers.caller(Endpoint("m", server.base_url, api_key=key)) for key in ("one", "two"))
         threads = threading.active_count()
         for _ in range(5):
