@@ -61,6 +61,23 @@ class Exchange:
         protocol: aiohttp's, of the connection.
     """
 
+    __slots__ = (
+        "_came",
+        "_came_early",
+        "_has_begun",
+        "_has_more",
+        "_is_kept",
+        "_is_over",
+        "_line",
+        "_most",
+        "_question",
+        "_token",
+        "id",
+        "is_too_long",
+        "is_written",
+        "protocol",
+    )
+
     def __init__(self, question: bytes, most: int) -> None:
         self._question = hashlib.blake2b(question, digest_size=8).hexdigest()
         self.id = f"{_MARK}{self._question}-{secrets.token_hex(4)}"

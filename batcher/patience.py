@@ -30,6 +30,8 @@ class Alarm:
         ring: what to call.
     """
 
+    __slots__ = ("_due", "_handle", "_left", "_loop", "_ring", "_slice_s", "_was_late")
+
     def __init__(self, seconds: float, ring: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
         self._ring = ring
@@ -76,6 +78,8 @@ class Patience:
         TimeoutError: it took longer.
     """
 
+    __slots__ = ("_alarm", "_seconds", "_timeout")
+
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._timeout = asyncio.timeout(None)
@@ -89,6 +93,7 @@ class Patience:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._alarm.cancel()
+        del self._alarm  # it refers to this: no call shall leave work for the collector of cycles
         await self._timeout.__aexit__(kind, error, trace)
 
     def _end(self) -> None:
