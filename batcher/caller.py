@@ -54,7 +54,7 @@ class ChatCallers:
         params: the request parameters of every row.
         offline_url: where the embedded server listens, if endpoints ask for it.
         most_bytes: that a response may have, unpacked.
-        most_connections: that should be open at once.
+        most_connections: that may be open at once.
     """
 
     def __init__(

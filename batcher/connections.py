@@ -310,15 +310,15 @@ class _Place:
         while self.resting:
             self.resting.popleft().close()
 
-    def next(self, now: float, *, is_full: bool) -> _Line | None:
-        """Take a connection that has rested long enough, if there is one; if there are too many, the oldest at once."""
+    def next(self, now: float) -> _Line | None:
+        """Take a connection that has rested long enough, if there is one."""
         for _ in range(len(self.resting)):
             line = self.resting[0]
             rest_s = now - line.rests_since
-            if rest_s < QUIET_S and not is_full and line.is_fit:
+            if rest_s < QUIET_S and line.is_fit:
                 return None
             self.resting.popleft()
-            if not line.is_fit or rest_s > _KEEPALIVE_S:
+            if rest_s > _KEEPALIVE_S or not line.is_fit:
                 line.close()
             elif line.is_quiet:
                 return line
@@ -335,8 +335,8 @@ class Connector(aiohttp.TCPConnector):
     taken out again.
 
     Args:
-        most: connections that may be open at once, those that rest included. More requests than that at once are not
-            refused.
+        most: connections that may be open at once. Where that is too few for all to rest, one that rests is closed for
+            a new one; more requests than that at once are not refused.
 
     Attributes:
         lines: connections that are open.
@@ -366,8 +366,7 @@ class Connector(aiohttp.TCPConnector):
         place = self._places.get(req.connection_key)
         if place is None:
             place = self._places[req.connection_key] = _Place(self)
-        is_full = self.lines >= self._most
-        line = place.next(asyncio.get_running_loop().time(), is_full=is_full)
+        line = place.next(asyncio.get_running_loop().time())
         if line is not None:
             line.connection.release()
             connection = await super().connect(req, traces, timeout)
@@ -377,7 +376,7 @@ class Connector(aiohttp.TCPConnector):
                 line.close()
                 line = _Line(connection, place)
         else:
-            if is_full:
+            if self.lines >= self._most:
                 self._make_room()
             async with Patience(_CONNECT_S):
                 line = _Line(await super().connect(req, traces, timeout), place)

@@ -26,8 +26,8 @@ from batcher.records import Completion, Failure, Fault, Message
 from batcher.secrecy import secrets_of
 
 MOST_BYTES = 64_000_000
-MOST_CONNECTIONS = 512
-"""What a response may have, and how many connections should be open at once, unless the run says other numbers."""
+MOST_CONNECTIONS = 768
+"""What a response may have, and how many connections may be open at once, unless the run says other numbers."""
 
 _PIECE = 2**18  # bytes of a request written at once
 # Of a refusal, more words than these are not waited for.
@@ -187,7 +187,7 @@ def open_session(most_connections: int = MOST_CONNECTIONS) -> aiohttp.ClientSess
     """Open the HTTP client of a run, bound to the running loop. The pool's limits are its only limits.
 
     Args:
-        most_connections: that should be open at once, those that rest between two requests included.
+        most_connections: that may be open at once, those that rest between two requests included.
     """
     return aiohttp.ClientSession(
         connector=Connector(most_connections),

@@ -1,15 +1,14 @@
 """A server on real sockets that does to its clients what servers do on bad nights, and keeps books of it.
 
-What it does to a request is a script: bytes to send, seconds to wait, and how the connection ends. A script goes on while
-the next requests come on the same connection, so that what it sends may arrive when nobody has asked for it. The answer
-to a prompt names the prompt (`answer_to`), so that a test can check each row.
+What it does to a request is a script: bytes to send, seconds to wait, and how the connection ends. A script goes on
+while the next requests come on the same connection, so that what it sends may arrive when nobody has asked for it. The
+answer to a prompt names the prompt (`answer_to`), so that a test can check each row.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
 import itertools
 import threading
 import zlib
@@ -83,13 +82,6 @@ def bomb(unpacked: int, encoding: str = "gzip", around: tuple[bytes, bytes] = (b
     zeros = bytes(2**20)
     parts = [packer.compress(around[0]), *(packer.compress(zeros) for _ in range(unpacked >> 20))]
     return b"".join([*parts, packer.compress(around[1]), packer.flush()])
-
-
-def packed(ask: Ask) -> bytes:
-    """Answer a request rightly, compressed."""
-    head, _, body = answered(ask).partition(b"\r\n\r\n")
-    del head
-    return http(200, gzip.compress(body), ["Content-Encoding: gzip"]).data
 
 
 class HostileServer:

@@ -5,20 +5,12 @@ from __future__ import annotations
 import gzip
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
 
 import pytest
 from canned_server import Reply, Then, canned, http
-from hostile_server import bomb, chunked, endless
-from hypothesis import given
-from hypothesis import strategies as st
+from hostile_server import bomb, chunked
 
 from batcher import body
-
-if TYPE_CHECKING:
-    import aiohttp
-
 from batcher.transport import open_session
 
 
