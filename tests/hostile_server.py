@@ -98,6 +98,7 @@ class HostileServer:
         self._script = script
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked: Counter[str] = Counter()
+        self._came = threading.Condition()
         self.base_url = ""
         self.asks: list[Ask] = []
         self.connections = 0
@@ -107,6 +108,11 @@ class HostileServer:
     def asked(self) -> Counter[str]:
         """How often each prompt was asked."""
         return Counter(self._asked)
+
+    def wait_for(self, requests: int) -> None:
+        """Return when so many have come; for other threads than the server's."""
+        with self._came:
+            self._came.wait_for(lambda: len(self.asks) >= requests)
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -120,7 +126,9 @@ class HostileServer:
                 prompt = request.json["messages"][-1]["content"]
                 self._asked[prompt] += 1
                 ask = Ask(prompt, len(self.asks) + 1, self._asked[prompt], connection, nth_there, request.headers)
-                self.asks.append(ask)
+                with self._came:
+                    self.asks.append(ask)
+                    self._came.notify_all()
                 self._note(asyncio.create_task(self._follow(ask, writer)))
 
     def _note(self, task: asyncio.Task[Any] | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import logging
@@ -111,6 +112,31 @@ async def test_a_refusal_is_read_with_what_the_server_asks_for(session: aiohttp.
 async def test_a_200_that_is_no_completion_may_be_billed(session: aiohttp.ClientSession) -> None:
     said = Failure(Fault.PROTOCOL, "<html>Log in</html>", may_be_billed=True)
     assert await answer_to(session, http(200, "<html>Log in</html>")) == said
+
+
+@pytest.mark.parametrize(("reply", "is_taken"), [(OK, False), (http(413, "too large"), True)])
+async def test_an_answer_to_a_request_that_is_not_written_yet_belongs_to_another_one(
+    session: aiohttp.ClientSession, reply: Reply, *, is_taken: bool
+) -> None:
+    """The server reads the head of a request that is larger than the sockets hold, and answers at once."""
+
+    left = asyncio.Event()
+
+    async def answer_early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(reply.data)
+            while await reader.read(2**16):
+                pass
+        left.set()
+
+    attempt = Attempt([{"role": "user", "content": "x" * 30_000_000}])
+    async with await asyncio.start_server(answer_early, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        await Completions(session, f"http://127.0.0.1:{port}/v1", None, "m", {}).send(attempt)
+        await left.wait()
+    said = Failure(Fault.MIXED_UP, "it came before the request had been sent", may_be_billed=True)
+    assert attempt.outcome == (Failure(Fault.STATUS, "too large", 413) if is_taken else said)
 
 
 # --- streams ---
