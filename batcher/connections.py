@@ -243,7 +243,7 @@ class _Line(asyncio.Protocol):
     @property
     def is_fit(self) -> bool:
         """Another request may go out on it."""
-        return not (self.is_closed or self._transport.is_closing())
+        return not (self.is_closed or self._transport.is_closing() or self.protocol.should_close)
 
     @property
     def is_quiet(self) -> bool:
@@ -329,10 +329,7 @@ class _Place:
 
 
 class Connector(aiohttp.TCPConnector):
-    """Hands out connections to exchanges.
-
-    aiohttp's own pool is only passed through: a connection that has rested goes back to it in the moment in which it is
-    taken out again.
+    """Hands out connections to exchanges. To aiohttp, those that rest are in use: its own pool stays empty.
 
     Args:
         most: connections that may be open at once. Where that is too few for all to rest, one that rests is closed for
@@ -367,7 +364,7 @@ class Connector(aiohttp.TCPConnector):
         if place is None:
             place = self._places[req.connection_key] = _Place(self)
         line = place.next(asyncio.get_running_loop().time())
-        if line is not None:
+        if line is not None and req.proxy:  # through aiohttp's pool, which puts the proxy's password into the request
             line.connection.release()
             connection = await super().connect(req, traces, timeout)
             if connection.protocol is line.protocol:
@@ -375,7 +372,7 @@ class Connector(aiohttp.TCPConnector):
             else:  # aiohttp has found that it is of no use
                 line.close()
                 line = _Line(connection, place)
-        else:
+        elif line is None:
             if self.lines >= self._most:
                 self._make_room()
             async with Patience(_CONNECT_S):
