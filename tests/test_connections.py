@@ -138,7 +138,7 @@ def test_a_response_that_names_another_request_is_refused_and_asked_again(tmp_pa
 
 @pytest.mark.parametrize("name", [None, "", "constant", "chatcmpl-batcher-"])
 def test_a_server_whose_ids_say_nothing_is_asked_once_for_each_row(tmp_path: Path, name: str | None) -> None:
-    with hostile(lambda ask: [answered(ask, id=name, text="the same")]) as server:
+    with hostile(lambda ask: [0.02, answered(ask, id=name, text="the same")]) as server:
         found = rows_of(server, tmp_path, 3)
         assert len(server.asks) == ROWS
         assert server.connections < ROWS
@@ -223,7 +223,7 @@ def test_an_error_in_a_200_ends_its_connection(tmp_path: Path, error: bytes) -> 
 
 
 def test_a_refusal_of_a_row_keeps_its_connection(tmp_path: Path) -> None:
-    with hostile(lambda ask: [refused(400) if is_odd(ask, 3) else answered(ask)]) as server:
+    with hostile(lambda ask: [0.02, refused(400) if is_odd(ask, 3) else answered(ask)]) as server:
         found = rows_of(server, tmp_path, 1)
         assert server.connections < ROWS / 2
     assert [row["infer_status"] for row in found] == ["error" if n % 3 == 1 else "ok" for n in range(ROWS)]
