@@ -8,7 +8,6 @@ raises is cancellation. An answer that has arrived is returned, whatever happens
 
 from __future__ import annotations
 
-import asyncio
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,10 +25,11 @@ from pydantic import SecretStr
 
 from batcher.chat_model import secrets_of
 from batcher.config import OFFLINE, Endpoint
-from batcher.dialect import completion_in, failure_in, limits_in, one_line, usage_in, used
+from batcher.dialect import completion_in, failure_in, limits_in, one_line, too_long, usage_in, used, without_keys
 from batcher.errors import SettingsError
+from batcher.patience import Patience
 from batcher.records import Completion, Failure, Fault, Message, Usage
-from batcher.transport import Attempt, Completions, open_session, proxy_for
+from batcher.transport import MOST_BYTES, MOST_CONNECTIONS, Attempt, Completions, open_session, proxy_for
 
 
 class Caller(Protocol):
@@ -53,12 +53,21 @@ class ChatCallers:
     Args:
         params: the request parameters of every row.
         offline_url: where the embedded server listens, if endpoints ask for it.
+        most_bytes: that a response may have, unpacked.
+        most_connections: that may be open at once.
     """
 
-    def __init__(self, params: Mapping[str, Any], offline_url: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        offline_url: str | None = None,
+        most_bytes: int = MOST_BYTES,
+        most_connections: int = MOST_CONNECTIONS,
+    ) -> None:
         self._params = params
         self._offline_url = offline_url
-        self._session = open_session()
+        self._most_bytes = most_bytes
+        self._session = open_session(most_connections)
         self._sdk_clients: list[openai.DefaultAsyncHttpxClient] = []
 
     def caller(self, endpoint: Endpoint) -> Caller:
@@ -73,11 +82,13 @@ class ChatCallers:
                     f"Endpoint(llm=...) takes a LangChain chat model, not {type(endpoint.llm).__name__}"
                 )
             params = dict(self._params)
-            return ChatCaller(endpoint.llm, lambda messages, _: (convert_to_messages(messages), params))
+            return ChatCaller(
+                endpoint.llm, lambda messages: (convert_to_messages(messages), params), most_bytes=self._most_bytes
+            )
         base_url = (endpoint.base_url == OFFLINE and self._offline_url) or endpoint.base_url
         params = {**self._params, **endpoint.params}
         model = cast("str", endpoint.model)
-        completions = Completions(self._session, base_url, endpoint.api_key, model, params)
+        completions = Completions(self._session, base_url, endpoint.api_key, model, params, most_bytes=self._most_bytes)
         return OwnCaller(completions, model, lambda reason: self._through_the_sdk(endpoint, base_url, params, reason))
 
     def _through_the_sdk(
@@ -107,14 +118,16 @@ class ChatCallers:
             streaming=params.get("stream") is True,
             cache=False,
             http_async_client=client,
+            # It cannot tell whose response comes on a connection that it has used before.
+            default_headers={"Connection": "close"},
         )
 
-        def question(messages: Sequence[Message], timeout_s: float) -> tuple[list[BaseMessage], dict[str, Any]]:
-            # The SDK puts `extra_body` over the body that it makes, and so the words of the user go out; its timeout
-            # would be 600 s otherwise.
-            return _as_text(messages), {"timeout": timeout_s, "extra_body": {**params, "messages": messages}}
+        def question(messages: Sequence[Message]) -> tuple[list[BaseMessage], dict[str, Any]]:
+            # The SDK puts `extra_body` over the body that it makes, and so the words of the user go out. Its own
+            # timeout would count the seconds in which this process stands still.
+            return _as_text(messages), {"timeout": None, "extra_body": {**params, "messages": messages}}
 
-        return ChatCaller(llm, question, must_finish=llm.streaming)
+        return ChatCaller(llm, question, must_finish=llm.streaming, most_bytes=self._most_bytes)
 
     async def close(self) -> None:
         await self._session.close()
@@ -236,7 +249,7 @@ class OwnCaller:
     async def _make(self, attempt: Attempt, timeout_s: float) -> Exception | None:
         """Make an attempt and return the error that ended it, if one did; what came of it is in the attempt."""
         try:
-            async with asyncio.timeout(timeout_s):
+            async with Patience(timeout_s):
                 # One list a call: agenerate() drops the paid answers beside one that fails.
                 await self._llm.agenerate([_as_text(attempt.messages)], attempt=attempt)
         except Exception as error:  # noqa: BLE001 - LangChain's, or a tracer's: an answer that has arrived still counts
@@ -252,20 +265,23 @@ class ChatCaller:
 
     Args:
         llm: the model.
-        question: makes its messages, and the other arguments of `agenerate`, of our messages and the seconds given.
+        question: makes its messages, and the other arguments of `agenerate`, of our messages.
         must_finish: an answer without a reason why it ended is none; LangChain takes half a stream for an answer.
+        most_bytes: that an answer may have.
     """
 
     def __init__(
         self,
         llm: BaseChatModel,
-        question: Callable[[Sequence[Message], float], tuple[list[BaseMessage], Mapping[str, Any]]],
+        question: Callable[[Sequence[Message]], tuple[list[BaseMessage], Mapping[str, Any]]],
         *,
         must_finish: bool = False,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         self._llm = llm
         self._question = question
         self._must_finish = must_finish
+        self._most_bytes = most_bytes
 
     @property
     def _secrets(self) -> Sequence[str]:
@@ -276,20 +292,29 @@ class ChatCaller:
         """Make one attempt that takes at most so many seconds."""
         has_begun = False
         try:
-            converted, options = self._question(messages, timeout_s)
+            converted, options = self._question(messages)
             has_begun = True
-            async with asyncio.timeout(timeout_s):
+            async with Patience(timeout_s):
                 result = await self._llm.agenerate([converted], **options)
         except Exception as error:  # noqa: BLE001 - any chat model may stand here, and one row's trouble is a value
-            return _paid_for(error) or failure_of(error, timeout_s, self._secrets, may_be_billed=has_begun)
-        completion = completion_of(result)
-        if self._must_finish and isinstance(completion, Completion) and completion.finish_reason is None:
+            failure = failure_of(error, timeout_s, self._secrets, may_be_billed=has_begun)
+            completion = _paid_for(error, self._secrets) or failure
+        else:
+            completion = completion_of(result, self._secrets)
+        return self._checked(completion)
+
+    def _checked(self, outcome: Completion | Failure) -> Completion | Failure:
+        """Refuse half an answer, and one that is too long: only the model's own client could stop reading it."""
+        if isinstance(outcome, Failure):
+            return outcome
+        if self._must_finish and outcome.finish_reason is None:
             return Failure(Fault.PROTOCOL, "the stream ended before the answer did", may_be_billed=True)
-        return completion
+        length = len((outcome.text or "").encode("utf-8", "surrogatepass"))
+        return too_long(self._most_bytes) if length > self._most_bytes else outcome
 
 
-def completion_of(result: LLMResult) -> Completion | Failure:
-    """Read what `agenerate` returned for its one prompt."""
+def completion_of(result: LLMResult, secrets: Sequence[str] = ()) -> Completion | Failure:
+    """Read what `agenerate` returned for its one prompt; no API key is left in it."""
     generation = next((each for candidates in result.generations for each in candidates), None)
     if generation is None:
         return Failure(Fault.PROTOCOL, "the model returned no generation", may_be_billed=True)
@@ -300,13 +325,14 @@ def completion_of(result: LLMResult) -> Completion | Failure:
     calls = getattr(message, "tool_calls", None)
     headers = info.get("headers")
     headers = headers if isinstance(headers, Mapping) else {}
-    return Completion(
+    completion = Completion(
         generation.text or (json.dumps(calls, ensure_ascii=False, default=str) if calls else None),
         None if reason is None else str(reason),
         _usage_of(result, message),
         refusal if isinstance(refusal, str) else None,
         limits_in({str(name).lower(): str(value) for name, value in headers.items()}),
     )
+    return without_keys(completion, secrets)
 
 
 def _usage_of(result: LLMResult, message: BaseMessage) -> Usage:
@@ -396,10 +422,10 @@ def failure_of(
     return Failure(fault, one_line(f"{type(error).__name__}: {error}", secrets), may_be_billed=may_be_billed)
 
 
-def _paid_for(error: Exception) -> Completion | None:
+def _paid_for(error: Exception, secrets: Sequence[str]) -> Completion | None:
     """Return the answer that an error carries: the SDK raises for one that `response_format` cannot take."""
     completion = getattr(error, "completion", None)
-    return completion_in(completion.model_dump(), {}) if isinstance(completion, openai.BaseModel) else None
+    return completion_in(completion.model_dump(), {}, secrets) if isinstance(completion, openai.BaseModel) else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -11,8 +11,10 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from batcher.hiding import hide
 from batcher.records import MOST_TOKENS, Allowance, Completion, Failure, Fault, ServerLimits, Usage
 
 LONGEST_ASKED_S = 3600.0
@@ -33,14 +35,14 @@ def answer_in(status: int, headers: Mapping[str, str], raw: bytes, secrets: Sequ
         status: its HTTP status.
         headers: its headers; their names in lower case, or case-insensitive.
         raw: its body.
-        secrets: what a failure must not show; some servers repeat the API key in their errors.
+        secrets: what must not be shown; some servers repeat the API key.
     """
     if 200 <= status < 300:
         if raw.startswith(b"data:"):
             stream = Stream()
             stream.add(raw)
             return stream.answer(headers, secrets)
-        completion = completion_in(_json(raw), headers)
+        completion = completion_in(_json(raw), headers, secrets)
         if completion is not None:
             return _broken_off(completion) or completion
     return failure_in(status, headers, raw, secrets)
@@ -49,7 +51,7 @@ def answer_in(status: int, headers: Mapping[str, str], raw: bytes, secrets: Sequ
 # --- a completion ---
 
 
-def completion_in(body: object, headers: Mapping[str, str]) -> Completion | None:
+def completion_in(body: object, headers: Mapping[str, str], secrets: Sequence[str] = ()) -> Completion | None:
     """Read the first choice of a chat completion, or return None where the body is none.
 
     What is not needed is not looked at, so that no oddity in it costs an answer.
@@ -67,12 +69,30 @@ def completion_in(body: object, headers: Mapping[str, str]) -> Completion | None
     if not text and (tool_calls := message.get("tool_calls")) and isinstance(tool_calls, list):
         text = json.dumps(tool_calls, ensure_ascii=False)  # the model answered with calls of the user's tools
     refusal = message.get("refusal")
-    return Completion(
+    name = rest.get("id")
+    completion = Completion(
         text,
         reason if isinstance(reason, str) else None,
         usage_in(rest.get("usage")),
         refusal if isinstance(refusal, str) else None,
         limits_in(headers),
+        name if isinstance(name, str) else "",
+    )
+    return without_keys(completion, secrets)
+
+
+def without_keys(completion: Completion, secrets: Sequence[str]) -> Completion:
+    """Return a completion in which no API key stands, and whose reason is a word or a short line."""
+    text, reason, refusal = completion.text, completion.finish_reason, completion.refusal
+    is_plain = reason is None or (reason.isidentifier() and len(reason) <= _LONGEST_CODE)
+    said = (text or "", reason or "", refusal or "")
+    if is_plain and not any(secret in each for secret in secrets for each in said):
+        return completion
+    return replace(
+        completion,
+        text=text and hide(text, secrets),
+        finish_reason=reason and one_line(reason, secrets, _LONGEST_CODE),
+        refusal=refusal and hide(refusal, secrets),
     )
 
 
@@ -156,8 +176,9 @@ class Stream:
         self._calls: dict[object, dict[str, Any]] = {}
         self._usage: object = None
         self._error: bytes | None = None
-        self._rest = b""
+        self._line: list[bytes] = []  # what has come of a line that has not ended
         self._last = b""
+        self._id = ""
         self.finish_reason: str | None = None
 
     @property
@@ -167,7 +188,12 @@ class Stream:
 
     def add(self, part: bytes) -> None:
         """Fold the next bytes, cut anywhere."""
-        *lines, self._rest = (self._rest + part).split(b"\n")
+        ended, newline, rest = part.rpartition(b"\n")
+        if not newline:
+            self._line.append(part)
+            return
+        lines = b"".join([*self._line, ended]).split(b"\n")
+        self._line = [rest]
         for line in lines:
             field, _, value = line.partition(b":")
             if field != b"data":
@@ -183,6 +209,7 @@ class Stream:
 
     def _fold(self, chunk: dict[Any, Any]) -> None:
         self._usage = chunk.get("usage") or self._usage
+        self._id = self._id or _text(chunk.get("id"))
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             match choice:
@@ -224,11 +251,18 @@ class Stream:
         if not text and self._calls:
             text = json.dumps(list(self._calls.values()), ensure_ascii=False)
         refusal = "".join(self._refusals) or None
-        completion = Completion(text, self.finish_reason, usage_in(self._usage), refusal, limits_in(headers))
+        usage, limits = usage_in(self._usage), limits_in(headers)
+        completion = without_keys(Completion(text, self.finish_reason, usage, refusal, limits, self._id), secrets)
         return _broken_off(completion) or completion
 
 
 # --- a failure ---
+
+
+def too_long(most_bytes: int) -> Failure:
+    """Return the failure of a response that has more bytes than it may have, unpacked."""
+    message = f"it has more than {most_bytes / 1e6:g} MB, which --max-response-mb allows"
+    return Failure(Fault.TOO_LONG, message, may_be_billed=True)
 
 
 def failure_in(status: int, headers: Mapping[str, str], raw: bytes | str, secrets: Sequence[str] = ()) -> Failure:
@@ -285,9 +319,7 @@ _CODES = ("code", "type", "status")
 
 def one_line(text: str, secrets: Sequence[str] = (), longest: int = _LONGEST_MESSAGE) -> str:
     """Fold what is not printable, and cut what is too long to show; hide the secrets first, so that none is cut."""
-    for secret in secrets:
-        text = text.replace(secret, "[API key]")
-    text = text.strip()
+    text = hide(text, secrets).strip()
     head = text[: 10 * longest]  # a page of HTML may be large
     folded = " ".join("".join(char if char.isprintable() else " " for char in head).split())
     return folded if len(folded) <= longest and len(head) == len(text) else f"{folded[:longest]} ..."
@@ -322,10 +354,11 @@ def wait_in(headers: Mapping[str, str], message: str, now: float) -> float | Non
     Args:
         headers: the response's headers; their names in lower case, or case-insensitive.
         message: what its error says; read where no header tells, as in `Please try again in 8.5s`.
-        now: the present, in seconds since the epoch: `Retry-After` may be a date (RFC 9110, 10.2.3).
+        now: the present by this machine's clock, in seconds since the epoch: `Retry-After` may be a date (RFC 9110,
+            10.2.3). Where the server says in `Date` what time it is, that counts.
     """
     millis = _number(headers.get("retry-after-ms"))
-    asked = _seconds(headers.get("retry-after"), now) if millis is None else millis / 1000
+    asked = _seconds(headers, "retry-after", now) if millis is None else millis / 1000
     if asked is None and (words := _ASKED.search(message[:_LONGEST_MESSAGE].lower())):
         asked = _length(words[1])
     return None if asked is None else min(asked, LONGEST_ASKED_S)
@@ -358,27 +391,35 @@ def _allowance(headers: Mapping[str, str], families: Iterable[tuple[str, ...]]) 
     for limit, remaining, reset in families:
         left = headers.get(remaining)
         if left is not None:
-            return Allowance(_number(headers.get(limit)), _number(left), _seconds(headers.get(reset), time.time()))
+            reset_s = _seconds(headers, reset, time.time())
+            return Allowance(_number(headers.get(limit)), _number(left), reset_s)
     return None
 
 
-def _seconds(text: str | None, now: float) -> float | None:
-    """Read a length of time, or the time until a moment, in seconds.
+def _seconds(headers: Mapping[str, str], name: str, now: float) -> float | None:
+    """Read a header that holds a length of time, or the seconds from the present until a moment.
 
     The spellings: `20`, `6m0s`, `250ms`, seconds since the epoch or milliseconds since it (OpenRouter), an HTTP date,
     an ISO date.
     """
+    text = headers.get(name)
     if not text:
         return None
     value = _number(text)
     if value is not None:
         moment = value / 1000 if value > _EPOCH_MS else value
-        return value if value < _EPOCH_S else max(0.0, moment - now)
+        return value if value < _EPOCH_S else max(0.0, moment - _present(headers, now))
     text = text.strip()
     if _SPAN.fullmatch(text.lower()):
         return _length(text.lower())
     date = _date(text)
-    return None if date is None else max(0.0, date.timestamp() - now)
+    return None if date is None else max(0.0, date.timestamp() - _present(headers, now))
+
+
+def _present(headers: Mapping[str, str], now: float) -> float:
+    """Return what time it is by the server's clock, by which its moments are; by ours if it does not say it."""
+    date = _date(headers.get("date", ""))
+    return now if date is None else date.timestamp()
 
 
 def _date(text: str) -> dt.datetime | None:

@@ -6,18 +6,32 @@ Invariant: what is too short to be a secret is none, so that hiding never spoils
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from urllib.parse import parse_qsl, urlsplit
 
 SHORTEST = 8
 """Characters of a secret at least. What stands for no key ("0", "EMPTY") is shorter, and part of many other texts."""
+
+SHORTEST_WORD = 16
+"""The same of a secret of letters alone: servers of one's own take any word for a key ("anything", "placeholder")."""
 
 _USER = re.compile(r"(?<=://)[^/?#@\s]*@")
 
 
 def secrets_among(texts: Iterable[str]) -> tuple[str, ...]:
     """Return the texts that are long enough to be secrets; the longest first, so that none is cut by a part of it."""
-    return tuple(sorted({text for text in texts if len(text) >= SHORTEST}, key=lambda text: (-len(text), text)))
+    return tuple(sorted(filter(_may_be_secret, set(texts)), key=lambda text: (-len(text), text)))
+
+
+def _may_be_secret(text: str) -> bool:
+    return len(text) >= (SHORTEST_WORD if text.isalpha() else SHORTEST)
+
+
+def hide(text: str, secrets: Sequence[str]) -> str:
+    """Put `[API key]` in the place of each secret."""
+    for secret in secrets:
+        text = text.replace(secret, "[API key]")
+    return text
 
 
 def without_user(text: str) -> str:

@@ -272,7 +272,7 @@ class Pool:
             self._answered(permit, outcome, now)
         elif is_rate_limit(outcome) or outcome.status in _OVERLOADED:
             self._overloaded(permit, outcome, now)
-        elif outcome.status is None or outcome.status >= 500:
+        elif outcome.fault is not Fault.TOO_LONG and (outcome.status is None or outcome.status >= 500):
             self._failed(permit, outcome, now)
         if isinstance(outcome, Failure) and (member.rests or self.is_silent(member, outcome)):
             self._pause(member, str(outcome), now)

@@ -133,6 +133,7 @@ class Completion:
         usage: what the call used.
         refusal: what the model said instead of an answer, if it refused.
         limits: what the server says of its limits, if it does.
+        id: what the server calls the answer, or empty; two completions that differ in it alone are equal.
     """
 
     text: str | None
@@ -140,15 +141,21 @@ class Completion:
     usage: Usage = Usage()
     refusal: str | None = None
     limits: ServerLimits | None = None
+    id: str = field(default="", compare=False)
 
 
 class Fault(StrEnum):
-    """Where an attempt failed, when it was not an HTTP status that says so."""
+    """Where an attempt failed, when it was not an HTTP status that says so.
+
+    `MIXED_UP` is a response that belongs to another request, `TOO_LONG` one of more bytes than it may have.
+    """
 
     STATUS = "status"
     TIMEOUT = "timeout"
     CONNECTION = "connection"
     PROTOCOL = "protocol"
+    MIXED_UP = "mixed up"
+    TOO_LONG = "too long"
     OTHER = "other"
 
 

@@ -175,6 +175,8 @@ _RULES = (
     _Rule(lambda f: f.fault is Fault.TIMEOUT, Fate.AGAIN, "no answer in time"),
     _Rule(lambda f: f.fault is Fault.CONNECTION, Fate.AGAIN, "the connection failed"),
     _Rule(lambda f: f.fault is Fault.PROTOCOL, Fate.AGAIN, "the answer was no chat completion"),
+    _Rule(lambda f: f.fault is Fault.MIXED_UP, Fate.AGAIN, "the response belongs to another request"),
+    _Rule(lambda f: f.fault is Fault.TOO_LONG, Fate.ROW_ENDS, "the response is too long"),
     _Rule(lambda _: True, Fate.ROW_ENDS, "the call failed"),
 )
 

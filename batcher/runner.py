@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import math
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -135,6 +136,9 @@ def _in_thread(start: Callable[[], _End], stop: Stop) -> _End:
 
 _OTHER_FILES = 128
 """Files that a process has open beside its connections: the journal, chunk files, libraries."""
+
+_RESTING = 512
+"""Connections that rest at most: each does so for a tenth of a second, and no machine does 5,000 rows in one."""
 
 
 async def execute(
@@ -290,46 +294,54 @@ async def _pool(
     async with contextlib.AsyncExitStack() as stack:
         members = []
         if planned.counts.left:
-            made = callers() if callers else await _chat_callers(job, stack)
+            connections = _allow_connections(job.endpoints)
+            made = callers() if callers else await _chat_callers(job, stack, connections)
             stack.push_async_callback(made.close)
-            _allow_connections(job.endpoints)
             for number, (endpoint, giver) in enumerate(zip(job.endpoints, planned.givers, strict=True)):
                 members.append(Member(number, endpoint, giver, made.caller(endpoint)))
         yield await stack.enter_async_context(Pool(members, job.settings.timeout))
 
 
-def _allow_connections(endpoints: Sequence[Endpoint]) -> None:
+def _allow_connections(endpoints: Sequence[Endpoint]) -> int:
     """Raise the process's limit of open files, 1,024 on many systems, to what the connections may need.
 
+    Returns:
+        How many connections may be open: one for each call in flight, and as many that rest as the system allows.
+
     Raises:
-        SettingsError: the system does not allow so many.
+        SettingsError: the system does not allow even one for each call.
     """
+    calls = sum(each.max_concurrency for each in endpoints)
     if os.name != "posix":
-        return
+        return calls + _RESTING
     import resource  # noqa: PLC0415 - POSIX alone has it
 
     # The embedded server has the other end of each connection in this process.
-    ends = sum(each.max_concurrency * (2 if each.base_url == OFFLINE else 1) for each in endpoints)
-    needed = ends + _OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    if hard != resource.RLIM_INFINITY and hard < needed:
+    ends = 2 if any(each.base_url == OFFLINE for each in endpoints) else 1
+    needed = _OTHER_FILES + sum(each.max_concurrency * (2 if each.base_url == OFFLINE else 1) for each in endpoints)
+    wanted = needed + _RESTING * ends
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit for limit in before)
+    if hard < needed:
         raise SettingsError(
             f"{needed:,} files and connections may be open at once, and the system allows {hard:,}: lower"
             " --max-concurrency, use fewer keys, or raise the limit (ulimit -n)"
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    allowed = min(wanted, hard)
+    if soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(allowed), before[1]))
+    return calls + int(allowed - needed) // ends
 
 
-async def _chat_callers(job: planning.Job, stack: contextlib.AsyncExitStack) -> Callers:
+async def _chat_callers(job: planning.Job, stack: contextlib.AsyncExitStack, connections: int) -> Callers:
     """Load LangChain and, where it is asked for, start the embedded server; both take a second."""
     offline_url = None
     if any(endpoint.base_url == OFFLINE for endpoint in job.endpoints):
         server = await asyncio.to_thread(stack.enter_context, embedded())
         offline_url = server.base_url
     module = await asyncio.to_thread(importlib.import_module, "batcher.caller")
-    made: Callers = module.ChatCallers(job.settings.params, offline_url)
+    most_bytes = int(job.settings.max_response_mb * 1e6)
+    made: Callers = module.ChatCallers(job.settings.params, offline_url, most_bytes, connections)
     return made
 
 

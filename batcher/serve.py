@@ -96,6 +96,8 @@ class _Chat:
         self._number = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if name := _header(scope, b"x-request-id"):
+            send = _naming(send, name)
         raw = await _read(receive)
         if raw is None:
             return  # it left while it was still asking
@@ -199,11 +201,12 @@ async def _gone(receive: Receive, seconds: float | None = None) -> bool:
     return True
 
 
+def _header(scope: Scope, wanted: bytes) -> bytes:
+    return next((value for name, value in scope["headers"] if name == wanted), b"")
+
+
 def _key(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            return str(value.decode("latin-1")).removeprefix("Bearer ").strip()
-    return ""
+    return _header(scope, b"authorization").decode("latin-1").removeprefix("Bearer ").strip()
 
 
 def _bad(message: str, param: str | None = None) -> Refusal:
@@ -235,6 +238,17 @@ def _wrong(body: dict[str, Any]) -> Refusal | None:
 
 
 # --- writing a response ---
+
+
+def _naming(send: Send, name: bytes) -> Send:
+    """Let a response name its request, so that the client can tell whose it is."""
+
+    async def send_named(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"x-request-id", name)]
+        await send(message)
+
+    return send_named
 
 
 def _completion(body: dict[str, Any], number: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The SDK's own client costs several times the CPU time per call, and its connection pool is slow when it is large.
 
 Invariant: what the network or the server does ends as an attempt's outcome, never as an exception; no API key is part
-of it, and it says whether the request had left.
+of it, it says whether the request had left, and no response is read beyond its bound.
 """
 
 from __future__ import annotations
@@ -18,14 +18,22 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
-from batcher.dialect import Stream, answer_in, one_line
+from batcher import body
+from batcher.connections import Connector, Exchange
+from batcher.dialect import Stream, answer_in, one_line, too_long
 from batcher.errors import SettingsError
+from batcher.hiding import secrets_among
 from batcher.records import Completion, Failure, Fault, Message
 
-# A server may close an idle connection while a request is on its way on it. uvicorn, and so vLLM, closes after 5 s.
-_KEEPALIVE_S = 4.0
-_CONNECT_S = 30.0
+MOST_BYTES = 64_000_000
+MOST_CONNECTIONS = 768
+"""What a response may have, and how many connections may be open at once, unless the run says other numbers."""
+
 _PIECE = 2**18  # bytes of a request written at once
+# Of a refusal, more words than these are not waited for.
+_MOST_WORDS = 2**16
+# What a response may have on the wire beside its body: a chunk of one byte takes six there, and headers come on top.
+_FRAMES, _HEADERS = 6, 2**20
 
 
 class Attempt:
@@ -48,12 +56,13 @@ class Attempt:
 
 
 class _Body(aiohttp.Payload):
-    """The body of a request, which takes note when it leaves."""
+    """The body of a request, which takes note when it leaves, and when it has been written."""
 
-    def __init__(self, value: bytes, attempt: Attempt) -> None:
+    def __init__(self, value: bytes, attempt: Attempt, exchange: Exchange) -> None:
         super().__init__(value, content_type="application/json")
         self._size = len(value)
         self._attempt = attempt
+        self._exchange = exchange
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return str(self._value, encoding, errors)
@@ -62,6 +71,7 @@ class _Body(aiohttp.Payload):
         self._attempt.has_left = True
         for start in range(0, len(self._value), _PIECE):
             await writer.write(self._value[start : start + _PIECE])
+        self._exchange.is_written = True
 
 
 class Completions:
@@ -73,6 +83,7 @@ class Completions:
         api_key: sent as a bearer; None sends no `Authorization` at all.
         model: the model's name.
         params: request parameters, sent under the names given.
+        most_bytes: that a response may have, unpacked.
 
     Raises:
         SettingsError: the way there leads through a proxy of a kind that cannot be used.
@@ -85,6 +96,8 @@ class Completions:
         api_key: str | None,
         model: str,
         params: Mapping[str, Any],
+        *,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         self._session = session
         self._url = f"{base_url}/chat/completions"
@@ -94,7 +107,8 @@ class Completions:
         self._streams = params.get("stream") is True
         if self._streams:
             self._params.setdefault("stream_options", {"include_usage": True})  # or no server would say what it cost
-        self._secrets = (api_key,) if api_key else ()
+        self._most = most_bytes
+        self._secrets = secrets_among([api_key or ""])
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def send(self, attempt: Attempt) -> None:
@@ -102,30 +116,58 @@ class Completions:
         attempt.has_begun = True
         # In ASCII: half of a surrogate pair can be sent in no other way.
         question = json.dumps({"model": self._model, "messages": attempt.messages, **self._params}).encode()
-        try:
-            async with self._session.post(
-                self._url,
-                data=_Body(question, attempt),
-                headers=self._headers,
-                proxy=self._proxy,
-                allow_redirects=False,
-            ) as response:
-                attempt.outcome = await self._read(response)
-        except (aiohttp.ClientError, OSError, UnicodeError) as error:  # the last: a host name that cannot be one
-            attempt.outcome = Failure(
-                Fault.CONNECTION,
-                one_line(str(error), self._secrets) or type(error).__name__,
-                may_be_billed=attempt.has_left,
-            )
+        with Exchange(question, _FRAMES * self._most + _HEADERS) as exchange:
+            try:
+                async with self._session.post(
+                    self._url,
+                    data=_Body(question, attempt, exchange),
+                    headers={**self._headers, "X-Request-ID": exchange.id},
+                    proxy=self._proxy,
+                    allow_redirects=False,
+                ) as response:
+                    if response.status >= 300:
+                        # It counts though its words never come.
+                        attempt.outcome = answer_in(response.status, response.headers, b"", self._secrets)
+                    outcome = await self._read(response)
+                    attempt.outcome = self._judge(exchange, response, outcome)
+            except (aiohttp.ClientError, OSError, UnicodeError) as error:  # the last: a host name that cannot be one
+                attempt.outcome = attempt.outcome or self._failed(error, attempt, exchange)
+
+    def _failed(self, error: Exception, attempt: Attempt, exchange: Exchange) -> Failure:
+        if exchange.is_too_long:
+            return too_long(self._most)
+        message = one_line(str(error), self._secrets) or type(error).__name__
+        return Failure(Fault.CONNECTION, message, may_be_billed=attempt.has_left)
+
+    def _judge(
+        self, exchange: Exchange, response: aiohttp.ClientResponse, outcome: Completion | Failure
+    ) -> Completion | Failure:
+        """Refuse what belongs to another request, and keep the connection where all went well."""
+        is_answer = isinstance(outcome, Completion)
+        answer = (outcome.id, outcome.text or "") if isinstance(outcome, Completion) else None
+        if why := exchange.foreign(response, answer):
+            return Failure(Fault.MIXED_UP, why, may_be_billed=True)
+        if is_answer or (400 <= response.status < 500 and response.status != 408):
+            exchange.keep()
+        return outcome
 
     async def _read(self, response: aiohttp.ClientResponse) -> Completion | Failure:
-        if self._streams and response.content_type == "text/event-stream" and response.status < 300:
-            return await self._read_stream(response)
+        if response.status >= 300:
+            return await self._read_refusal(response)
         try:
-            raw = await response.read()
-        except (aiohttp.ClientError, OSError):
-            if response.status < 300:
-                raise
+            if self._streams and response.content_type == "text/event-stream":
+                return await self._read_stream(response)
+            raw = await body.read(response, self._most)
+        except body.TooLong:
+            return too_long(self._most)
+        except body.UnknownEncoding as error:
+            return Failure(Fault.PROTOCOL, str(error), may_be_billed=True)
+        return answer_in(response.status, response.headers, raw, self._secrets)
+
+    async def _read_refusal(self, response: aiohttp.ClientResponse) -> Completion | Failure:
+        try:
+            raw = await body.beginning(response, _MOST_WORDS)
+        except (aiohttp.ClientError, OSError, body.UnknownEncoding):
             raw = b""  # the status says enough
         return answer_in(response.status, response.headers, raw, self._secrets)
 
@@ -133,7 +175,7 @@ class Completions:
         """Read a stream as it comes: the many small objects of an answer need not be in memory together."""
         stream = Stream()
         try:
-            async for part in response.content.iter_any():
+            async for part in body.parts(response, self._most):
                 stream.add(part)
         except (aiohttp.ClientError, OSError):
             if not stream.is_whole:  # else only what follows the answer was cut off
@@ -141,12 +183,20 @@ class Completions:
         return stream.answer(response.headers, self._secrets)
 
 
-def open_session() -> aiohttp.ClientSession:
-    """Open the HTTP client of a run, bound to the running loop. The pool's limits are its only limits."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=300)
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
-    # No cookies: what a server sets for one API key is not sent with another.
-    return aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+def open_session(most_connections: int = MOST_CONNECTIONS) -> aiohttp.ClientSession:
+    """Open the HTTP client of a run, bound to the running loop. The pool's limits are its only limits.
+
+    Args:
+        most_connections: that may be open at once, those that rest between two requests included.
+    """
+    return aiohttp.ClientSession(
+        connector=Connector(most_connections),
+        timeout=aiohttp.ClientTimeout(total=None),
+        # No cookies: what a server sets for one API key is not sent with another.
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept-Encoding": body.ENCODINGS},
+        auto_decompress=False,
+    )
 
 
 def proxy_for(url: str) -> str | None:

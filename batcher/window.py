@@ -21,6 +21,7 @@ from batcher.errors import BatcherError, InputError, OutputError
 from batcher.identity import keyer
 from batcher.journal import UNSENT, Chunk, Journal, Outcome, Request
 from batcher.marks import Marks
+from batcher.patience import Alarm, Patience
 from batcher.planning import Job, Plan, chunks_of
 from batcher.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
 from batcher.prices import dollars
@@ -196,7 +197,9 @@ class Window:
             done, others = await asyncio.wait(self._workers, return_when=asyncio.FIRST_EXCEPTION)
             if others:
                 self._close_pool()
-                await asyncio.wait(others, timeout=GRACE_S)
+                with contextlib.suppress(TimeoutError):
+                    async with Patience(GRACE_S):
+                        await asyncio.wait(others)
         finally:
             for worker in self._workers:
                 worker.cancel()
@@ -258,10 +261,10 @@ class Window:
                 " once more stops at once."
             )
             self._close_pool()
-            self._loop.call_later(GRACE_S, self._cancel_workers)
+            Alarm(GRACE_S, self._cancel_workers)
         elif wishes > 1:
             self._close_pool()
-            self._loop.call_later(_AT_ONCE_S, self._cancel_workers)
+            Alarm(_AT_ONCE_S, self._cancel_workers)
 
     def _cancel_workers(self) -> None:
         self._close_pool()
@@ -533,7 +536,9 @@ class Window:
             return _Answered(member, request, came, self.account.tariffs[member.number].cost(came, bound))
         # The first row is nobody's proof that the service is there at all.
         is_silent = not alone and self.pool.is_silent(member, came)
-        record = record.after(came, self._loop.time() - began, is_silent=is_silent)
+        # What is beyond the timeout is time in which this process stood still.
+        seconds = min(self._loop.time() - began, timeout)
+        record = record.after(came, seconds, is_silent=is_silent)
         decision = self._judge(came, record, member, alone=alone)
         billed = bound.cost if came.may_be_billed or bound.cost is None else 0
         return _Failed(member, request, Outcome(str(came.status or came.fault.value), cost=billed), record, decision)

@@ -68,6 +68,26 @@ def stream(*chunks: object, then: Then = Then.GO_ON, end: bool = True) -> Reply:
     return Reply(head + body + b"0\r\n\r\n" * end, then)
 
 
+async def read_request(reader: asyncio.StreamReader) -> Asked | None:
+    """Read the next request of a connection; None if its client has left."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+        line, *fields = head.decode().strip().split("\r\n")
+        headers = {name.lower(): value for name, value in (field.split(": ", 1) for field in fields)}
+        return Asked(line, headers, await reader.readexactly(int(headers["content-length"])))
+    except asyncio.IncompleteReadError:
+        return None
+
+
+def end_connection(writer: asyncio.StreamWriter, then: Then) -> None:
+    """Close a connection, or reset it; the others go on."""
+    if then is Then.RESET:
+        linger = struct.pack("ii", 1, 0)  # with no time to linger, closing resets
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    if then in {Then.RESET, Then.CLOSE}:
+        writer.close()
+
+
 class CannedServer:
     """Answers its requests one after the other; the last reply serves all that follow.
 
@@ -97,14 +117,11 @@ class CannedServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         then = Then.GO_ON
         while then is Then.GO_ON:
-            try:
-                head = await reader.readuntil(b"\r\n\r\n")
-            except asyncio.IncompleteReadError:
+            request = await read_request(reader)
+            if request is None:
                 self.left.set()
                 return
-            line, *fields = head.decode().strip().split("\r\n")
-            headers = {name.lower(): value for name, value in (field.split(": ", 1) for field in fields)}
-            self.asked.append(Asked(line, headers, await reader.readexactly(int(headers["content-length"]))))
+            self.asked.append(request)
             self.came.set()
             data, then = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
             writer.write(data)
@@ -112,9 +129,7 @@ class CannedServer:
             with contextlib.suppress(ConnectionError):  # it may leave with bytes unread
                 await reader.read()
             self.left.set()
-        elif then is Then.RESET:
-            linger = struct.pack("ii", 1, 0)  # with no time to linger, closing resets
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        end_connection(writer, then)
 
     async def end(self) -> None:
         for task in self._tasks:

@@ -610,6 +610,18 @@ def test_retry_after_reads_as_seconds(headers: Mapping[str, str], seconds: float
     assert wait_in(headers, "", NOW) == seconds
 
 
+@pytest.mark.parametrize("hour_s", [-3600, 0, 3600])
+def test_a_moment_is_by_the_servers_clock_where_it_says_what_time_it_is(hour_s: float) -> None:
+    headers = {"date": date(hour_s), "retry-after": date(hour_s + 5), "x-ratelimit-remaining-requests": "0"}
+    assert wait_in(headers, "", NOW) == 5.0
+    for reset in (str(NOW + hour_s + 5), str(1000 * (NOW + hour_s + 5)), date(hour_s + 5)):
+        limits = limits_in({**headers, "x-ratelimit-reset-requests": reset})
+        assert limits is not None
+        assert limits.requests == Allowance(None, 0.0, 5.0)
+    assert wait_in({**headers, "date": "soon", "retry-after": date(5)}, "", NOW) == 5.0
+    assert wait_in({**headers, "retry-after": "7"}, "", NOW) == 7.0
+
+
 @pytest.mark.parametrize(
     ("message", "seconds"),
     [
@@ -762,3 +774,39 @@ def test_nonsense_is_no_limit_and_no_error(limit: str, remaining: str, reset: st
     allowance = stated(remaining, reset, limit)
     assert allowance is not None
     assert all(value is None or (value >= 0 and math.isfinite(value)) for value in allowance)
+
+
+# --- keys ---
+
+
+def test_a_key_stands_in_nothing_that_a_response_says() -> None:
+    message = {"content": f"it is {KEY}", "refusal": f"no {KEY}"}
+    told = {"choices": [{"message": message, "finish_reason": f"stop {KEY}"}]}
+    calls = {"choices": [{"message": {"content": None, "tool_calls": [{"function": {"arguments": KEY}}]}}]}
+    streamed = {"choices": [{"index": 0, "delta": message, "finish_reason": KEY}]}
+    called = {"choices": [{"index": 0, "delta": {"tool_calls": [{"function": {"name": KEY}}]}, "finish_reason": "x"}]}
+    raws = [json.dumps(each).encode() for each in (told, calls)]
+    raws += [f"data: {json.dumps(each)}\n\n".encode() for each in (streamed, called)]
+    for raw in raws:
+        completion = answer_in(200, {}, raw, [KEY])
+        assert isinstance(completion, Completion)
+        assert KEY not in repr(completion)
+        assert "[API key]" in repr(completion)
+
+
+def test_a_reason_is_one_short_line() -> None:
+    body = {"choices": [{"message": {"content": "x"}, "finish_reason": "so\n" * 1000}]}
+    completion = answer_in(200, {}, json.dumps(body).encode())
+    assert isinstance(completion, Completion)
+    assert completion.finish_reason is not None
+    assert completion.finish_reason.isprintable()
+    assert len(completion.finish_reason) < 100
+
+
+def test_a_line_of_a_stream_is_read_however_it_is_cut() -> None:
+    raw = b'data: {"choices": [{"index": 0, "delta": {"content": "fine"}, "finish_reason": "stop"}]}\n\ndata: [DONE]'
+    for size in (1, 3, 50, 500):
+        stream = Stream()
+        for at in range(0, len(raw), size):
+            stream.add(raw[at : at + size])
+        assert stream.answer({}) == Completion("fine", "stop")

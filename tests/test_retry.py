@@ -51,6 +51,7 @@ def fate_of(failure: Failure) -> Decision:
         (status(403, "your input was flagged"), ROW_ENDS, "the content was refused"),
         (status(413), ROW_ENDS, "the request was refused"),
         (status(422), ROW_ENDS, "the request was refused"),
+        (Failure(Fault.TOO_LONG, "it has more than 64 MB"), ROW_ENDS, "the response is too long"),
         (Failure(Fault.OTHER, "KeyError: 'x'"), ROW_ENDS, "the call failed: KeyError: 'x'"),
         # It may go well the next time.
         (status(429, "Rate limit reached for gpt-4o"), AGAIN, "rate limited"),
@@ -64,6 +65,7 @@ def fate_of(failure: Failure) -> Decision:
         (Failure(Fault.TIMEOUT, "nothing came within 2 s"), AGAIN, "no answer in time: nothing came"),
         (Failure(Fault.CONNECTION, "refused"), AGAIN, "the connection failed"),
         (Failure(Fault.PROTOCOL, "<html>"), AGAIN, "the answer was no chat completion"),
+        (Failure(Fault.MIXED_UP, "it names another"), AGAIN, "the response belongs to another request"),
     ],
 )
 def test_a_failure_has_this_fate(failure: Failure, fate: Fate, said: str) -> None:

@@ -6,12 +6,13 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from canned_server import closed_port
-from programs import call, finish, local_server, started, write_table
+from canned_server import closed_port, completion, events, http
+from hostile_server import Ask, answered, hostile, refused
+from programs import call, finish, local_server, started, table, write_table
 
 KEYS = ("sk-f1rst/With+all=kinds", "sk-s3cond-key")
 VERBOSE = {"PYTHONASYNCIODEBUG": "1", "OPENAI_LOG": "debug", "LANGCHAIN_VERBOSE": "true"}
@@ -67,6 +68,49 @@ async def test_a_service_that_repeats_the_key_in_its_errors_shows_it_to_nobody(
     assert done.status in {1, 3}
     told = call("status", "rows", cwd=tmp_path)
     check(tmp_path, done.stdout, done.stderr, told.stdout)
+
+
+WHERE = ["text", "refusal", "reason", "calls", "stream", "header"]
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_a_service_that_repeats_the_key_in_its_answers_shows_it_to_nobody(
+    rows: Path, tmp_path: Path, where: str
+) -> None:
+    def script(ask: Ask) -> Iterator[bytes]:
+        said = f"your key is {ask.key}"
+        calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": said}}]
+        chunk = {"choices": [{"index": 0, "delta": {"content": said}, "finish_reason": ask.key}]}
+        yield {
+            "text": answered(ask, text=said),
+            "refusal": http(200, completion(None, refusal=said)).data,
+            "reason": http(200, completion("", finish_reason=ask.key)).data,
+            "calls": http(200, completion(None, tool_calls=calls)).data,
+            "stream": http(200, events(chunk)).data,
+            "header": answered(ask, f"X-Request-ID: {ask.key}", f"X-RateLimit-Remaining-Requests: {ask.key}"),
+        }[where]
+
+    with hostile(script) as server:
+        done = call("run", rows, "--prompt", "{text}", "--base-url", server.base_url, "--json", cwd=tmp_path, **VERBOSE)
+    assert done.status in {0, 1}
+    told = call("status", "rows", cwd=tmp_path)
+    check(tmp_path, done.stdout, done.stderr, told.stdout)
+
+
+def test_a_word_that_stands_in_for_a_key_is_left_in_every_text(tmp_path: Path) -> None:
+    rows = write_table(tmp_path / "rows.csv", ["text"], [["row 0"], ["row 1"]])
+
+    def script(ask: Ask) -> Iterator[bytes]:
+        yield answered(ask, text="0 of 10") if ask.prompt == "row 0" else refused(400, "10 is not 0")
+
+    with hostile(script) as server:
+        done = call(
+            "run", rows, "--prompt", "{text}", "--base-url", server.base_url, "--model", "m", cwd=tmp_path, API_KEY="0"
+        )
+    assert done.status == 1
+    first, second = table(tmp_path / "output" / "all_rows.csv")
+    assert first["infer"] == "0 of 10"
+    assert second["infer_error"] == "the request was refused: HTTP 400 (code): 10 is not 0"
 
 
 def test_a_good_run_writes_no_key(rows: Path, tmp_path: Path) -> None:

@@ -95,6 +95,14 @@ def test_an_answer_has_the_shape_of_openai(server: Server) -> None:
     assert reply.json["usage"] == {"prompt_tokens": 4, "completion_tokens": 1, "total_tokens": 5}
 
 
+@pytest.mark.parametrize("body", [{"model": "m", "messages": [{"role": "user", "content": "hello"}]}, {}])
+def test_an_answer_and_a_refusal_name_their_request(server: Server, body: object) -> None:
+    connection = http.client.HTTPConnection(urlsplit(server.base_url).netloc)
+    with contextlib.closing(connection):
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"X-Request-ID": "mine"})
+        assert connection.getresponse().getheader("X-Request-ID") == "mine"
+
+
 def test_as_many_choices_come_as_are_wanted(server: Server) -> None:
     reply = chat(server.base_url, n=3)
     assert [choice["index"] for choice in reply.json["choices"]] == [0, 1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import logging
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from canned_server import CannedServer, Reply, Then, canned, closed_port, completion, http, stream
 
+from batcher.connections import QUIET_S
 from batcher.errors import SettingsError
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
 from batcher.transport import Attempt, Completions, open_session, proxy_for
@@ -73,11 +75,12 @@ async def test_a_request_of_megabytes_goes_out_without_a_warning(session: aiohtt
     assert server.asked[0].json["messages"] == attempt.messages
 
 
-async def test_a_connection_serves_many_requests(session: aiohttp.ClientSession) -> None:
-    async with canned(OK, http(500, "no"), OK) as server:
+async def test_a_connection_serves_many_requests_until_one_fails(session: aiohttp.ClientSession) -> None:
+    async with canned(OK, http(400, "no"), http(500, "no"), OK) as server:
         for _ in range(5):
             await asked(session, server.base_url)
-    assert (len(server.asked), server.connections) == (5, 1)
+            await asyncio.sleep(1.5 * QUIET_S)  # that long it rests
+    assert (len(server.asked), server.connections) == (5, 2)
 
 
 async def test_a_redirect_is_not_followed(session: aiohttp.ClientSession) -> None:
@@ -111,6 +114,31 @@ async def test_a_200_that_is_no_completion_may_be_billed(session: aiohttp.Client
     assert await answer_to(session, http(200, "<html>Log in</html>")) == said
 
 
+@pytest.mark.parametrize(("reply", "is_taken"), [(OK, False), (http(413, "too large"), True)])
+async def test_an_answer_to_a_request_that_is_not_written_yet_belongs_to_another_one(
+    session: aiohttp.ClientSession, reply: Reply, *, is_taken: bool
+) -> None:
+    """The server reads the head of a request that is larger than the sockets hold, and answers at once."""
+
+    left = asyncio.Event()
+
+    async def answer_early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(reply.data)
+            while await reader.read(2**16):
+                pass
+        left.set()
+
+    attempt = Attempt([{"role": "user", "content": "x" * 30_000_000}])
+    async with await asyncio.start_server(answer_early, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        await Completions(session, f"http://127.0.0.1:{port}/v1", None, "m", {}).send(attempt)
+        await left.wait()
+    said = Failure(Fault.MIXED_UP, "it came before the request had been sent", may_be_billed=True)
+    assert attempt.outcome == (Failure(Fault.STATUS, "too large", 413) if is_taken else said)
+
+
 # --- streams ---
 
 
@@ -134,6 +162,7 @@ async def test_a_stream_that_was_asked_for_is_read(
         for _ in range(2):
             answer = await asked(session, server.base_url, stream=True, **options)
             assert answer == Completion("fine", "stop", Usage(3, 2))
+            await asyncio.sleep(1.5 * QUIET_S)
     assert server.asked[0].json == {"model": "m", "messages": HELLO, "stream": True, "stream_options": sent}
     assert server.connections == 1
 

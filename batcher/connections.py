@@ -1,0 +1,394 @@
+"""Connections to servers: which one a request goes out on, and whether what comes back on it is its own response.
+
+HTTP/1.1 has no ids: a response belongs to the oldest request on its connection that has none. A server that answers
+twice, or a gateway that passes an answer on after it has said 504, gives one row's answer to the next row so.
+
+Invariant: a request goes out on a used connection only if the last response on it was an answer or a plain refusal that
+was read to its end, and nothing has come since, for a time in which a second one would have come. A response that shows
+in any way that it belongs to another question is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import hashlib
+import re
+import secrets
+import select
+from collections.abc import Coroutine
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import aiohttp
+
+from batcher.patience import Patience
+
+if TYPE_CHECKING:
+    from aiohttp.client_reqrep import ClientRequest, ClientResponse
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
+QUIET_S = 0.1
+"""Seconds that a connection rests after a response: what a server sends twice mostly follows at once. At 1,000 answers
+a second, 100 connections rest."""
+
+# A server may close an idle connection while a request is on its way on it. uvicorn, and so vLLM, closes after 5 s.
+_KEEPALIVE_S = 4.0
+_CONNECT_S = 30.0
+# Ids are known to differ, or not to, after so many.
+_IDS = 1000
+# Our request ids: of the question, and of the attempt at it.
+_MARK = "batcher-"
+_OURS = re.compile(f"{_MARK}([0-9a-f]{{16}})-[0-9a-f]{{8}}")
+
+_current: ContextVar[Exchange | None] = ContextVar("batcher_exchange", default=None)
+
+
+class Exchange:
+    """One request and its response: a context in which it is sent. To aiohttp it is the request's connection.
+
+    Its connection is closed at the end, unless `keep` was called and nothing speaks against that.
+
+    Args:
+        question: the body of the request.
+        most: bytes that the whole response may have on the wire.
+
+    Attributes:
+        id: of the request, to be sent as `X-Request-ID`.
+        is_written: set when the whole request has been handed to the system.
+        is_too_long: the response had more bytes than it may have; its connection was cut.
+        protocol: aiohttp's, of the connection.
+    """
+
+    __slots__ = (
+        "_came",
+        "_came_early",
+        "_has_begun",
+        "_has_more",
+        "_is_kept",
+        "_is_over",
+        "_line",
+        "_most",
+        "_question",
+        "_token",
+        "id",
+        "is_too_long",
+        "is_written",
+        "protocol",
+    )
+
+    def __init__(self, question: bytes, most: int) -> None:
+        self._question = hashlib.blake2b(question, digest_size=8).hexdigest()
+        self.id = f"{_MARK}{self._question}-{secrets.token_hex(4)}"
+        self.is_written = False
+        self.is_too_long = False
+        self.protocol: Any = None
+        self._most = most
+        self._came = 0
+        self._has_begun = False
+        self._came_early = False
+        self._has_more = False
+        self._is_over = False
+        self._is_kept = False
+        self._line: _Line | None = None
+        self._token: Token[Exchange | None] | None = None
+
+    # -- For who sends the request
+
+    def __enter__(self) -> Self:
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._token:
+            _current.reset(self._token)
+        if line := self._line:
+            line.exchange = None
+            if self._is_kept and self._is_over and self.is_written:
+                line.rest()
+            else:
+                line.close()
+
+    def keep(self) -> None:
+        """Say that the response was an answer or a plain refusal: nothing more is to come."""
+        self._is_kept = True
+
+    def foreign(self, response: ClientResponse, answer: tuple[str, str] | None) -> str | None:
+        """Say why a response, which has been read, is not the one to this request; None if nothing shows that.
+
+        Args:
+            response: aiohttp's.
+            answer: its id, as the server calls it, and its text; None if it is no completion.
+        """
+        line = self._line
+        if line is None:
+            return None
+        name = answer[0] if answer else ""
+        if self._is_named_otherwise(response.headers.get("X-Request-ID")) or self._is_named_otherwise(name):
+            return "it names another request as its own"
+        # A refusal may come early: the server need not read all of a request that it does not want.
+        if self._came_early and response.status < 300:
+            return "it came before the request had been sent"
+        if line.is_spoilt or (self._has_more and not _says_close(response)):
+            line.place.distrust()
+            if line.uses > 1:
+                return "two responses came where one was asked for"
+        if name and line.repeats(hash(answer), self._question, name):
+            return "it is the one before it on this connection once more"
+        return None
+
+    def _is_named_otherwise(self, name: str | None) -> bool:
+        """Tell whether an id is of another question's request; one of an earlier attempt at this question is not."""
+        return name is not None and _MARK in name and any(each != self._question for each in _OURS.findall(name))
+
+    # -- For aiohttp
+
+    def __getattr__(self, name: str) -> Any:
+        """Be aiohttp's connection in all other respects."""
+        if self._line is None:
+            raise AttributeError(name)
+        return getattr(self._line.connection, name)
+
+    def release(self) -> None:
+        """Hear that the response was read, or will not be; the connection is given back at the end of the context."""
+        if self._is_over or not self._line:
+            return
+        self._is_over = True
+        self._line.exchange = None  # what comes from now on was not asked for
+        if self.protocol.should_close:
+            self._has_more = self.protocol.is_connected()
+            self._line.close()
+
+    def close(self) -> None:
+        self._is_over = True
+        if self._line:
+            self._line.close()
+
+    # -- For the connection
+
+    def begin(self, line: _Line) -> None:
+        self._line = line
+        self.protocol = line.protocol
+        line.exchange = self
+        line.uses += 1
+
+    def arrived(self, data: bytes, transport: asyncio.Transport) -> None:
+        """Note that a part of the response has come. Of interim ones (1xx), some servers send one at any time."""
+        if not self._has_begun and not data.startswith(b"HTTP/1.1 1"):
+            self._has_begun = True
+            self._came_early = not self.is_written or transport.get_write_buffer_size() > 0
+        self._came += len(data)
+        if self._came > self._most:
+            self.is_too_long = True
+            transport.abort()
+
+
+def _says_close(response: ClientResponse) -> bool:
+    version = response.version
+    is_old = version is None or version < aiohttp.HttpVersion11
+    return is_old or "close" in response.headers.get("Connection", "").lower()
+
+
+class _Line(asyncio.Protocol):
+    """One connection, between its transport and aiohttp's protocol: it sees whatever arrives.
+
+    Attributes:
+        connection: aiohttp's.
+        protocol: aiohttp's.
+        place: where it leads.
+        exchange: the request that is under way on it, until its response has been read.
+        uses: how many requests it has had.
+        rests_since: the loop's time at which the last response had been read.
+        is_spoilt: something came that nobody had asked for.
+        is_closed: it has been given back to aiohttp to be closed.
+    """
+
+    def __init__(self, connection: Connection, place: _Place) -> None:
+        self.connection = connection
+        self.protocol: Any = connection.protocol
+        self.place = place
+        self.exchange: Exchange | None = None
+        self.uses = 0
+        self.rests_since = 0.0
+        self.is_spoilt = False
+        self.is_closed = False
+        self._last: tuple[int, str] | None = None
+        self._transport = cast("asyncio.Transport", connection.transport)
+        self._transport.set_protocol(self)
+        self._socket = self._transport.get_extra_info("socket")
+        place.connector.lines += 1
+
+    def data_received(self, data: bytes) -> None:
+        if self.exchange:
+            self.exchange.arrived(data, self._transport)
+            self.protocol.data_received(data)
+        else:
+            self.is_spoilt = True
+            self.place.distrust()
+            self.close()
+
+    def eof_received(self) -> bool | None:
+        return cast("bool | None", self.protocol.eof_received())
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.protocol.resume_writing()
+
+    @property
+    def is_fit(self) -> bool:
+        """Another request may go out on it."""
+        return not (self.is_closed or self._transport.is_closing() or self.protocol.should_close)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing lies in the system's buffer that the loop has not read yet."""
+        if not hasattr(select, "poll"):  # it is Windows, where `select` takes a socket of any number
+            return not select.select([self._socket], [], [], 0)[0]
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return not poll.poll(0)
+
+    def rest(self) -> None:
+        if self.place.is_trusted and not self.is_closed:
+            self.rests_since = asyncio.get_running_loop().time()
+            self.place.resting.append(self)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        if not self.is_closed:
+            self.is_closed = True
+            self.place.connector.lines -= 1
+            self.connection.close()
+
+    def repeats(self, answer: int, question: str, name: str) -> bool:
+        """Tell whether an answer is the one before it on this connection, which was to another question.
+
+        Only where answers have ids of their own: other servers may well say the same, twice in a row.
+        """
+        if self.uses == 1:
+            self.place.learn(name)
+        last, self._last = self._last, (answer, question)
+        return self.place.ids_differ and last is not None and last[0] == answer and last[1] != question
+
+
+class _Place:
+    """What is known of a host, and the connections there.
+
+    Attributes:
+        connector: whose they are.
+        resting: those that no request uses, the one that has rested longest first.
+        is_trusted: it has sent nothing yet that nobody had asked for. A server that does may do it at any time, so that
+            each request to it needs a connection of its own.
+    """
+
+    def __init__(self, connector: Connector) -> None:
+        self.connector = connector
+        self.resting: collections.deque[_Line] = collections.deque()
+        self.is_trusted = True
+        self._ids: set[str] = set()
+        self._has_repeated = False
+
+    @property
+    def ids_differ(self) -> bool:
+        return len(self._ids) > 1 and not self._has_repeated
+
+    def learn(self, name: str) -> None:
+        """Note the id of the first answer on a connection, which cannot be that of another one."""
+        self._has_repeated = self._has_repeated or name in self._ids
+        if len(self._ids) < _IDS:
+            self._ids.add(name)
+
+    def distrust(self) -> None:
+        self.is_trusted = False
+        while self.resting:
+            self.resting.popleft().close()
+
+    def next(self, now: float) -> _Line | None:
+        """Take a connection that has rested long enough, if there is one."""
+        for _ in range(len(self.resting)):
+            line = self.resting[0]
+            rest_s = now - line.rests_since
+            if rest_s < QUIET_S and line.is_fit:
+                return None
+            self.resting.popleft()
+            if rest_s > _KEEPALIVE_S or not line.is_fit:
+                line.close()
+            elif line.is_quiet:
+                return line
+            else:  # the loop will read it, and see what it is
+                line.rests_since = now
+                self.resting.append(line)
+        return None
+
+
+class Connector(aiohttp.TCPConnector):
+    """Hands out connections to exchanges. To aiohttp, those that rest are in use: its own pool stays empty.
+
+    Args:
+        most: connections that may be open at once. Where that is too few for all to rest, one that rests is closed for
+            a new one; more requests than that at once are not refused.
+
+    Attributes:
+        lines: connections that are open.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.lines = 0
+        super().__init__(limit=0, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=300)
+        self._most = most
+        self._places: dict[Any, _Place] = {}
+
+    async def connect(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's name
+    ) -> Connection:
+        """Find or open the connection of a request that is sent in an `Exchange`.
+
+        Raises:
+            TimeoutError: the host does not answer.
+            aiohttp.ClientError: it cannot be reached.
+        """
+        exchange = _current.get()
+        if exchange is None:
+            return await super().connect(req, traces, timeout)
+        place = self._places.get(req.connection_key)
+        if place is None:
+            place = self._places[req.connection_key] = _Place(self)
+        line = place.next(asyncio.get_running_loop().time())
+        if line is not None and req.proxy:  # through aiohttp's pool, which puts the proxy's password into the request
+            line.connection.release()
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol is line.protocol:
+                line.connection = connection
+            else:  # aiohttp has found that it is of no use
+                line.close()
+                line = _Line(connection, place)
+        elif line is None:
+            if self.lines >= self._most:
+                self._make_room()
+            async with Patience(_CONNECT_S):
+                line = _Line(await super().connect(req, traces, timeout), place)
+        exchange.begin(line)
+        return cast("Connection", exchange)
+
+    def _make_room(self) -> None:
+        """Close a connection that rests, wherever it leads."""
+        line = next((place.resting.popleft() for place in self._places.values() if place.resting), None)
+        if line:
+            line.close()
+
+    def close(self, **options: Any) -> Coroutine[Any, Any, None]:
+        """Close all connections; see aiohttp for the options and for what to await."""
+        for place in self._places.values():
+            while place.resting:
+                place.resting.popleft().close()
+        return super().close(**options)

@@ -1,0 +1,93 @@
+"""Time that this process slept through is not held against others, and what has arrived is read before time is up."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from virtual_time import VirtualLoop, run_virtually
+
+from batcher.patience import Alarm, Patience
+
+
+def stall(seconds: float) -> None:
+    """Let the process stand still: its clock goes on, and nothing of it runs."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.move_on(seconds)
+
+
+async def wait_for(seconds: float) -> float:
+    """Return the seconds until an alarm rings."""
+    loop = asyncio.get_running_loop()
+    began, rang = loop.time(), asyncio.Event()
+    Alarm(seconds, rang.set)
+    await rang.wait()
+    return loop.time() - began
+
+
+@given(st.floats(1e-3, 1e5))
+def test_an_alarm_rings_when_its_time_is_up(seconds: float) -> None:
+    assert run_virtually(wait_for(seconds))[0] == pytest.approx(seconds, abs=1e-6)
+
+
+@given(st.floats(0.1, 0.9), st.floats(10.5, 1e4))
+def test_a_stall_is_not_counted_to_within_a_slice(moment: float, stall_s: float) -> None:
+    """Nobody knows how long the loop had been running in the slice in which it stood still."""
+
+    async def stalled() -> float:
+        asyncio.get_running_loop().call_later(moment * 80, stall, stall_s)
+        return await wait_for(80)
+
+    assert run_virtually(stalled())[0] - stall_s == pytest.approx(80, abs=10 + 1e-6)
+
+
+@given(st.floats(0, 100))
+def test_an_alarm_rings_in_a_loop_that_is_always_late(lateness: float) -> None:
+    waited, _ = run_virtually(wait_for(8), lateness=lambda: lateness)
+    assert 8 <= waited <= 16 * (1 + lateness) + 33 * (lateness + 1)
+
+
+async def test_an_alarm_that_was_cancelled_does_not_ring() -> None:
+    rang = asyncio.Event()
+    for seconds in (0, 1e-6):
+        Alarm(seconds, rang.set).cancel()
+    await wait_for(1e-3)
+    assert not rang.is_set()
+
+
+async def test_time_that_is_up_raises_like_a_timeout_of_asyncio() -> None:
+    for seconds in (0, 1e-3):
+        with pytest.raises(TimeoutError):
+            async with Patience(seconds):
+                await asyncio.Event().wait()
+    async with Patience(60):
+        await asyncio.sleep(0)
+    with pytest.raises(ValueError, match="of the block"):
+        async with Patience(60):
+            raise ValueError("of the block")
+
+
+@pytest.mark.parametrize("size", [1, 2_000_000])
+def test_what_had_arrived_in_a_stall_is_read_before_time_is_up(size: int) -> None:
+    """A real socket in virtual time: the answer lies in it when the loop runs again, long after its time was up."""
+
+    async def answer() -> int:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            for end in (ours, theirs):
+                end.setblocking(False)
+            reader, writer = await asyncio.open_connection(sock=ours)
+            loop = asyncio.get_running_loop()
+            sending = loop.create_task(loop.sock_sendall(theirs, bytes(size)))
+            loop.call_soon(stall, 3600)
+            async with Patience(1):
+                read = await reader.readexactly(size)
+            await sending
+            writer.close()
+        return len(read)
+
+    assert run_virtually(answer())[0] == size
