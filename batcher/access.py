@@ -31,7 +31,7 @@ _MAGIC = (0x377F0682, 0x377F0683)
 _START_OF_PAGE = 64  # bytes, the generation among them
 
 _WAIT_S = 3.0
-"""Seconds that who reads a journal has to end before a run is refused: `status` takes less, `verify` may take more."""
+"""Seconds to wait until nobody else has a journal open: `status` takes less, `verify` or a database browser more."""
 # Runs end, and logs begin anew, while we look; it takes a few milliseconds.
 _LOOKS = 10
 _LOOK_AGAIN_S = 0.01
@@ -257,13 +257,26 @@ def claim(path: Path) -> bool:
     """
     with closing(connect(path, "mode=rwc", _WAIT_S)) as db:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before all others: some of them read the file
-        try:
-            db.executescript("BEGIN EXCLUSIVE; ROLLBACK;")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-                return False
-            raise
+        if not _begins(db, "EXCLUSIVE"):
+            return False
         make_durable(db)
         if not generation_of(db):
             give_generation(db)
         return True
+
+
+def is_for_reading_only(path: Path) -> bool:
+    """Tell whether those who have a journal open let another one write it; one that has no generation needs a claim."""
+    with closing(connect(path, "mode=rw", _WAIT_S)) as db:
+        return generation_of(db) > 0 and _begins(db, "IMMEDIATE")
+
+
+def _begins(db: sqlite3.Connection, kind: str) -> bool:
+    """Tell whether a transaction can begin now."""
+    try:
+        db.executescript(f"BEGIN {kind}; ROLLBACK;")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            return False
+        raise
+    return True

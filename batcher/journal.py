@@ -38,11 +38,11 @@ from typing import Any, NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
-from batcher.access import Source, check_pair, claim, is_as_before, log_path, open_to_read
+from batcher.access import Source, check_pair, claim, is_as_before, is_for_reading_only, log_path, open_to_read
 from batcher.errors import OutputError
 from batcher.marks import Comparison
 from batcher.matching import Matching
-from batcher.place import Displaced, Place, identity
+from batcher.place import Displaced, Place
 from batcher.records import GAVE_UP, Bound, Giver, Result, RowState, Status, Usage
 from batcher.tables import (
     ADOPTED,
@@ -319,6 +319,7 @@ class Journal(Matching):
         self._source = source
         self._opened = contextlib.ExitStack()
         self._place: Place | None = None
+        self._locked: Place | None = None
         self._displaced: Displaced | None = None
         self._reading = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="batcher-journal")
@@ -341,20 +342,19 @@ class Journal(Matching):
         """
         with errors_told(path, "opened"), contextlib.ExitStack() as stack:
             check_pair(path)  # even the lock would leave a file there
-            lock = _lock(path, stack)
-            held = identity(lock)
+            lock = Place(_lock(path, stack))
+            stack.callback(lock.close)
             _check(path)
             if not claim(path):
-                raise OutputError(_in_use(path))
+                _check_nobody_writes(path)
             db = stack.enter_context(closing(connect(path, "mode=rw")))
             db.execute("PRAGMA journal_mode = WAL")
             make_durable(db)
             bring_up_to_date(db, version_of(db, path))
             place = Place(path)
             stack.callback(place.close)
-            if identity(lock) != held:  # somebody else may have a new one, and have looked before we opened the file
-                raise OutputError(f"{lock} was removed while {path} was being opened: run it again")
             journal = cls(path, db)
+            journal._locked = lock
             journal._reader = stack.enter_context(closing(connect(path, "mode=ro")))
             journal._place = place
             journal._opened = stack.pop_all()
@@ -376,7 +376,8 @@ class Journal(Matching):
             if alone:
                 check_pair(path)
                 _lock(path, stack)
-                _check_nobody_writes(path)
+                if _is_at_work_here(path) and not claim(path):
+                    _check_nobody_writes(path)
             source = open_to_read(path, stack)
             check_readable(version_of(source.db, path), path)
             journal = cls(path, source.db, source)
@@ -453,6 +454,11 @@ class Journal(Matching):
             comparison: tells rows from one another, and what of them changed.
         """
         with super().planning(comparison):
+            # Who comes after us sees the transaction, and then the run, if we have lost the lock file. Before that,
+            # somebody else may have come.
+            with errors_told(self.path, "locked"):
+                if self._locked and self._locked.displaced():
+                    raise OutputError(f"the lock file of {self.path} was removed: run it again")
             before = self._db.total_changes
             yield
             if self._db.total_changes != before:
@@ -960,29 +966,32 @@ def _writer_of(path: Path) -> str:
     return f"process {last.pid} on {last.host}" if last and last.ended is None else "another process"
 
 
-def _in_use(path: Path) -> str:
-    """Say who has a journal open that nobody has locked."""
+def _check_nobody_writes(path: Path) -> None:
+    """Refuse to go on beside a run that has lost its lock file; who only reads is welcome.
+
+    Args:
+        path: of a journal that somebody else has open.
+
+    Raises:
+        OutputError: a run is at work, or is being planned; or the journal cannot be brought up to date meanwhile.
+    """
     last = _last_run_of(path)
     if last and last.is_at_work:
         writer = f"process {last.pid} on {last.host}"
-        return f"{path} is being written by {writer}, though its lock file is gone: wait for its end, or stop it"
-    return (
-        f"{path} is open in another program, such as `batcher verify`, a database browser or a notebook: close it"
-        " there, or wait for its end"
-    )
+        raise OutputError(
+            f"{path} is being written by {writer}, though its lock file is gone: wait for its end, or stop it"
+        )
+    if not is_for_reading_only(path):
+        raise OutputError(
+            f"{path} is open in another program, such as a run, a database browser or a notebook: close it there, or"
+            " wait for its end"
+        )
 
 
-def _check_nobody_writes(path: Path) -> None:
-    """Refuse to go on beside a run that has lost its lock file.
-
-    Raises:
-        OutputError: there is one.
-    """
-    # A process number may be another program's by now: then nobody has the journal open.
+def _is_at_work_here(path: Path) -> bool:
+    """Tell whether a run seems to be at work on this machine; its number may be another program's by now."""
     last = _last_run_of(path)
-    is_here = last is not None and last.host == socket.gethostname() and last.is_at_work
-    if is_here and log_path(path).exists() and not claim(path):
-        raise OutputError(_in_use(path))
+    return last is not None and last.host == socket.gethostname() and last.is_at_work and log_path(path).exists()
 
 
 def _wake(batch: Iterable[_Entry], refused: Iterable[tuple[_Entry, OutputError]]) -> None:

@@ -515,25 +515,55 @@ def test_a_second_writer_in_the_same_process_is_refused_though_the_lock_file_is_
         assert journal._one("SELECT count(*) FROM runs") == (2,)
 
 
-def test_a_journal_that_another_program_has_open_is_not_written(path: Path) -> None:
-    write(path, 0, 5)
-    with contextlib.closing(sqlite3.connect(path)) as browser:
+@contextlib.contextmanager
+def browsing(path: Path) -> Iterator[sqlite3.Connection]:
+    """Let another program have the journal open."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as browser:
         browser.execute("SELECT 1 FROM runs").fetchall()
-        with pytest.raises(OutputError, match=r"is open in another program, .*: close it there, or wait for its end"):
+        yield browser
+
+
+@pytest.mark.parametrize("end", ["closed", "killed"])
+def test_who_only_reads_a_journal_keeps_no_run_from_writing_it(path: Path, end: str) -> None:
+    write(path, 0, 5, end)
+    with browsing(path) as browser:
+        write(path, 5, 10)
+        assert browser.execute("SELECT count(*) FROM results").fetchall() == [(10,)]
+    assert look(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_run_that_is_still_being_planned_is_seen_though_its_lock_file_is_gone(path: Path) -> None:
+    write(path, 0, 5)
+    with Journal.open(path) as journal, journal.planning(UNTOLD):
+        path.with_name(".journal_k.lock").unlink()
+        with pytest.raises(OutputError, match="is open in another program, such as a run"):
             Journal.open(path)
+        journal.start_run(500, {})
+
+
+def test_a_run_that_lost_its_lock_file_before_it_was_planned_is_not_begun(path: Path) -> None:
+    write(path, 0, 5)
+    with Journal.open(path) as journal:
+        path.with_name(".journal_k.lock").unlink()
+        write(path, 5, 10)
+        with (
+            pytest.raises(OutputError, match=r"the lock file of .* was removed: run it again"),
+            journal.planning(UNTOLD),
+        ):
+            journal.start_run(500, {})
+    with Journal.open(path) as journal:
+        assert journal.counts().ok == 10
+
+
+def test_a_journal_that_is_to_be_brought_up_to_date_must_be_open_nowhere_else(path: Path) -> None:
+    write(path, 0, 5)
+    look(path, "PRAGMA user_version = 3")  # without a generation
+    with (
+        browsing(path),
+        pytest.raises(OutputError, match=r"is open in another program, .*: close it there, or wait for its end"),
+    ):
+        Journal.open(path)
     Journal.open(path).close()
-
-
-def test_who_reads_for_a_moment_is_waited_for(path: Path) -> None:
-    write(path, 0, 5, "killed")
-    reader = Journal.read(path)
-    opened: list[Journal] = []
-    writer = threading.Thread(target=lambda: opened.append(Journal.open(path)))
-    writer.start()
-    reader.close()
-    writer.join()
-    assert opened[0].counts().ok == 5
-    opened[0].close()
 
 
 @pytest.mark.parametrize("is_alive", [False, True])
