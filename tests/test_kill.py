@@ -88,8 +88,14 @@ class Scene:
         assert replies
         orders.write(json.dumps({"arguments": arguments, "folder": str(self.folder), **order}) + "\n")
         orders.flush()
-        meanwhile(int(replies.readline()))
-        return int(replies.readline())
+        process = int(replies.readline())
+        try:
+            meanwhile(process)
+            return int(replies.readline())
+        except BaseException:  # a test that fails must not leave its process, or the reply about it, to the next one
+            os.kill(process, signal.SIGKILL)
+            replies.readline()
+            raise
 
     @property
     def said(self) -> str:
@@ -217,7 +223,8 @@ MOMENTS: dict[str, tuple[tuple[str, str, int], str]] = {
     "a chunk file is renamed and not noted": (("open", "('output',", 1), "*0_k.csv"),
     "the last chunk file is renamed and not noted": (("open", "('output',", ROWS // CHUNK), "80_k.csv"),
     "the chunks are about to be joined": (("open", "/.all_k.csv.tmp", 1), "80_k.csv"),
-    "the chunks are half joined": (("open", "/40_k.csv", 1), ".all_k.csv.tmp"),
+    "the chunks are being looked at": (("open", "/40_k.csv", 1), "80_k.csv"),
+    "the chunks are half joined": (("open", "/40_k.csv", 2), ".all_k.csv.tmp"),
     "all_ is about to be renamed": (("os.rename", "/.all_k.csv.tmp", 1), ".all_k.csv.tmp"),
     "all_ is there and the end is not noted": (("open", "('output',", ROWS // CHUNK + 1), "all_k.csv"),
 }
