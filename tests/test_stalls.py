@@ -6,14 +6,20 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pytest
+from fake_service import Service
 from hostile_server import Ask, Step, answer_to, answered, hostile
 from programs import finish, started, table, write_table
+from virtual_time import VirtualLoop
 
 import batcher
+
+if TYPE_CHECKING:
+    from conftest import Lab
 
 ROWS = 60
 WIDTH = 20
@@ -53,30 +59,27 @@ def test_a_stopped_process_reads_what_came_while_it_was_stopped(tmp_path: Path) 
         check(tmp_path / "output" / "all_k.csv", server.asked)
 
 
-def test_after_a_wish_to_stop_a_stopped_process_reads_what_came_as_well(tmp_path: Path) -> None:
-    """At once, as the second Ctrl-C asks for it, still means that what has arrived is saved."""
-    write_table(tmp_path / "k.csv", ["text"], [[prompt] for prompt in PROMPTS])
-    with hostile(after_a_moment) as server:
-        arguments = ("run", "k.csv", "--prompt", "{text}", "--model", "m", "--base-url", server.base_url)
-        with started(*arguments, "--max-concurrency", str(WIDTH), cwd=tmp_path) as program:
-            server.wait_for(1 + WIDTH)
-            program.send_signal(signal.SIGINT)
-            program.send_signal(signal.SIGTERM)
-            program.send_signal(signal.SIGSTOP)
-            time.sleep(STALL_S)
-            program.send_signal(signal.SIGCONT)
-            assert finish(program).status == 3
-        came = len(server.asks)
-        with started(*arguments, cwd=tmp_path) as program:
-            assert finish(program).status == 0
-        assert came >= 1 + WIDTH
-        check(tmp_path / "output" / "all_k.csv", server.asked)
+@pytest.mark.parametrize("wishes", [1, 2])
+def test_what_came_in_a_stall_after_a_wish_to_stop_is_saved(lab: Lab, wishes: int) -> None:
+    """The second wish, at once, still reads what has arrived; the answers come a moment after the last wish."""
+
+    def stand_still() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.move_on(3600)
+
+    service = Service(PROMPTS, latency=lambda call: 1.0 if call.prompt == "row 0" else 10.0)
+    at: dict[float, Callable[[], object]] = {10.9 + wish / 100: lab.wish_to_stop for wish in range(wishes)}
+    with pytest.raises(batcher.Interrupted) as stopped:
+        lab.run(PROMPTS, service, at={**at, 10.95: stand_still}, endpoints=[batcher.Endpoint("m", max_concurrency=20)])
+    assert stopped.value.report.ok == len(service.calls) == 1 + WIDTH
+    assert not service.cut
 
 
 def test_a_prompt_function_that_blocks_is_not_the_servers_silence(tmp_path: Path) -> None:
     def prompt(row: dict[str, Any]) -> str:
-        if row["text"] == "row 30":
-            time.sleep(STALL_S)
+        if row["text"] in {"row 45", "row 55"}:
+            time.sleep(1.5 * TIMEOUT_S)
         return str(row["text"])
 
     with hostile(after_a_moment) as server:
