@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from batcher.errors import OutputError
+from batcher.place import version_of
 from batcher.tables import GENERATIONS, connect, generation_in, generation_of, give_generation, make_durable, uri_of
 
 # The log's format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
@@ -214,7 +215,7 @@ def _opened(path: Path, log: Log, stack: contextlib.ExitStack) -> Source:
     watched = None
     if not log.commits:
         # SQLite would make a log and an index to read even a file that nobody writes.
-        watched, mode = _look_of(path), "immutable=1"
+        watched, mode = version_of(path), "immutable=1"
     elif _index_path(path).exists():
         mode = "mode=ro&readonly_shm=1"
     else:
@@ -236,14 +237,9 @@ def _copy(path: Path, log: Log, stack: contextlib.ExitStack) -> Path:
     return copy
 
 
-def _look_of(path: Path) -> tuple[int, ...]:
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
 def is_as_before(path: Path, source: Source) -> bool:
     """Tell whether what was read from a journal is what it held: nobody has written to the file under our eyes."""
-    return source.watched is None or source.watched == _look_of(path)
+    return source.watched is None or source.watched == version_of(path)
 
 
 def claim(path: Path) -> bool:

@@ -182,7 +182,7 @@ def _add_output(group: Any) -> None:
         "--on-change",
         metavar="WHAT",
         help="what to do about rows that have an answer to a different question: abort before any call, redo (ask"
-        " again) or reuse (keep the old answers) (abort)",
+        " again) or reuse (keep an old answer if it is provably the row's own, ask the others) (abort)",
     )
     group.add_argument(
         "--id-column",

@@ -283,7 +283,7 @@ class Settings:
         limit: only so many rows, from the first.
         retry_failed: send the rows again that ended as `error` or `invalid`.
         on_change: what to do about rows that have an answer to a different question: `abort` before any call, `redo`
-            (ask again) or `reuse` (keep the old answers).
+            (ask again) or `reuse` (keep an old answer if it is provably the row's own, ask the others).
         id_column: a column of unique values that identify the rows. With `reuse` an edited row keeps its answer only
             if its id is the same.
         dedup: rows that ask the same are sent once, and each gets the answer.

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from batcher.errors import InputError
+from batcher.place import version_of
 from batcher.records import Slice, Values
 
 if TYPE_CHECKING:
@@ -147,12 +148,10 @@ class _File(Dataset):
 
 
 def _version(name: str) -> tuple[int, ...] | None:
-    """Return what tells a file from the one that it was before; None if it is gone."""
     try:
-        found = Path(name).stat()
-    except OSError:
+        return version_of(Path(name))
+    except OSError:  # it is gone
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class _Csv(_File):

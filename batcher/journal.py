@@ -11,9 +11,11 @@ Invariant: what was committed is never changed or removed; a row's result is onl
     runs       every process that worked on this keyword
     events     what else is worth knowing of a run: when it paused, and why
 
-A result has the id of the request that brought it; adopted ones, which no request brought, count down from -1. Money is
-in nano-dollars: a request's `cost` is the most that it may cost until it has ended, and NULL where it is not known; of
-that, `answer_cost` does not depend on the question's length, which is `prompt_most` model tokens at most.
+Of a row, `cells` are its marks (see `marks`). `is_kept` says, if it keeps an answer to an earlier question, how that is
+known to be its own (see `matching.kept`). A result has the id of the request that brought it; adopted ones, which no
+request brought, count down from -1. Money is in nano-dollars: a request's `cost` is the most that it may cost until it
+has ended, and NULL if it is not known; of that, `answer_cost` does not depend on the question's length, which is
+`prompt_most` model tokens at most.
 """
 
 from __future__ import annotations

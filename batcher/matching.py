@@ -24,7 +24,7 @@ _NEW = "(position IN (SELECT position FROM renewed) OR position >= (SELECT rows 
 # What the plan needs to know for its own time only.
 #     moved     the results that rows had and lost
 #     renewed   where another question stands than before
-#     known     how many rows there were
+#     known     how many rows there were, and how many of them the last plan was about
 #     open      questions that were waiting for an answer, of rows that stand there no more
 #     free      the results that nobody has, or that a row behind the limit can spare
 #     given     which of them went where
@@ -35,7 +35,8 @@ _SCRATCH = """
 CREATE TEMP TABLE moved (position INTEGER PRIMARY KEY, result INTEGER NOT NULL, key BLOB NOT NULL, cells BLOB,
     is_kept BLOB);
 CREATE TEMP TABLE renewed (position INTEGER PRIMARY KEY);
-CREATE TEMP TABLE known AS SELECT coalesce(max(position) + 1, 0) AS rows FROM main.rows;
+CREATE TEMP TABLE known AS
+    SELECT coalesce(max(position) + 1, 0) AS rows, (SELECT rows FROM main.scope) AS scope FROM main.rows;
 CREATE TEMP TABLE open (key BLOB NOT NULL);
 CREATE TEMP TABLE free (key BLOB, nth INTEGER, id INTEGER, spared_by INTEGER, PRIMARY KEY (key, nth)) WITHOUT ROWID;
 CREATE TEMP TABLE given (position INTEGER PRIMARY KEY, id INTEGER NOT NULL, spared_by INTEGER, is_kept BLOB);
@@ -263,6 +264,8 @@ class Matching:
         changed, own, gone = self._compare()
         if reuse:
             self._keep_own()
+        if dedup:
+            self._improve(fits)
         self._follow(is_wanted=dedup)
         [same] = self._one(f"SELECT count(*) - count(DISTINCT key) FROM rows WHERE {_BARE}")
         return Matched(changed, own, gone, adopted, int(same))
@@ -304,20 +307,21 @@ class Matching:
         """Pair rows with the answers that are provably their own, wherever the rows stand.
 
         A row that asks what it asked only wants another source. Then rows that are the same in every column come
-        first, so that of two rows with one text each keeps its own answer. What a row keeps already answers a
-        question before the last one, of columns that may be others.
+        first, so that of two rows with one text each keeps its own answer. What a row keeps already, or has from before
+        a limit left it behind, answers a question before the last one, of columns that may be others.
         """
         comparison = self._comparison
         self._do(
             f"""
             INSERT INTO pairs SELECT position, lost.id, {_PROOF}, 0 FROM lost JOIN rows USING (position, key)
-            WHERE {_BARE} AND lost.is_kept IS NULL
+            WHERE {_BARE} AND (lost.is_kept IS NULL OR lost.cells = rows.cells)
             """
         )
         if comparison.before:
             self._pair(comparison.sql(comparison.before.columns), _PROOF)
-            self._pair(comparison.sql(comparison.asked_ever), _PROOF, where="is_kept IS NOT NULL")
-            self._pair(comparison.sql(comparison.asked_before), _PROOF, where="is_kept IS NULL")
+            is_latest = "is_kept IS NULL AND position < (SELECT scope FROM known)"
+            self._pair(comparison.sql(comparison.asked_before), _PROOF, where=is_latest)
+            self._pair(comparison.sql(comparison.asked_ever), _PROOF, where=f"NOT ({is_latest})")
         if comparison.id_column:
             mark = comparison.sql([comparison.id_column])
             self._pair(mark, f"'{Proof.ID}'", where=f"{mark} <> x'{EMPTY.hex()}'", is_unique=True)
@@ -480,7 +484,7 @@ class Matching:
         return int(self._one("SELECT count(*) FROM given WHERE id < ?", (lowest,))[0])
 
     def _share(self, fits: str) -> None:
-        """Let rows that ask the same have one answer, where there is one."""
+        """Let rows that ask the same have one answer, if there is one."""
         self._do(
             f"""
             INSERT INTO given SELECT position, id, NULL, NULL FROM rows
@@ -489,6 +493,17 @@ class Matching:
             """
         )
         self._point_given()
+
+    def _improve(self, fits: str) -> None:
+        """Let rows that failed have the `ok` answer to their question, if another row got one."""
+        self._do(
+            f"""
+            UPDATE rows SET result = better.id FROM (
+                SELECT key, min(id) AS id FROM results WHERE {fits} AND status = 'ok' GROUP BY key) AS better
+            WHERE better.key = rows.key AND rows.{IN_SCOPE} AND rows.is_kept IS NULL
+            AND rows.result IN (SELECT id FROM results WHERE status <> 'ok')
+            """
+        )
 
     def _follow(self, *, is_wanted: bool) -> None:
         """Let the first of the rows that ask the same ask for all of them, or each for itself."""
@@ -528,7 +543,7 @@ def kept(proof: str, key: bytes, result: int) -> bytes:
     """Return what a row says of an answer that it keeps: the proof, and a hash that binds the answer to its question.
 
     Args:
-        proof: one of `Kept`.
+        proof: one of `Proof`.
         key: of the row's question now.
         result: the id of the answer.
     """

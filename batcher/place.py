@@ -64,6 +64,16 @@ class Place:
             os.close(self._directory)
 
 
+def version_of(path: Path) -> tuple[int, ...]:
+    """Return what tells a file from the one that it was before, as far as it need not be read.
+
+    Raises:
+        OSError: it is not there.
+    """
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def identity(path: str | Path, directory: int | None = None) -> tuple[int, int] | None:
     """Return what tells a file from all others; None where there is none.
 

@@ -120,6 +120,7 @@ class Plan(NamedTuple):
         adopted: rows whose result was found in a chunk file.
         same: rows that are left and ask what another one asks.
         in_flight: requests that were in flight when the last process ended.
+        has_marks: the journal can tell which rows are the same; an older batcher did not note it.
         intact: the chunk files that are as they were written, by their first row.
     """
 
@@ -132,6 +133,7 @@ class Plan(NamedTuple):
     adopted: int
     same: int
     in_flight: InFlight
+    has_marks: bool
     intact: frozenset[int]
 
 
@@ -295,11 +297,13 @@ def make(job: Job, journal: Journal, is_stopping: Callable[[], bool], *, is_rehe
             matched.adopted,
             matched.same,
             journal.in_flight(last.id) if last else InFlight(0, 0),
+            last is None or comparison.before is not None,
             _checked_files(job, journal),
         )
         if is_rehearsal:
             return plan
-        if (plan.changed or plan.gone) and settings.on_change == "abort":
+        is_asked_first = settings.on_change == "abort" or (settings.on_change == "reuse" and not plan.has_marks)
+        if (plan.changed or plan.gone) and is_asked_first:
             raise ChangedError(_explained(job, plan, journal.usual()))
         # With the plan, or none of both: `verify` reads from here what the rows ask.
         journal.start_run(settings.chunk_size, job.question)
@@ -450,20 +454,27 @@ def _explained(job: Job, plan: Plan, usual: Usual | None) -> str:
     elif usual:
         estimate = f" (about {(usual.prompt_tokens + usual.completion_tokens) * count:,.0f} model tokens)"
     redo = f"asks {count:,} again" if plan.changed else f"asks the {_rows(new, 'new row')}"
-    if plan.own == plan.changed and not plan.gone:
-        reuse = "keeps the old answers"
-    elif plan.own:
-        reuse = f"keeps the {_rows(plan.own, 'old answer')} whose rows are known and asks the others"
-    else:
-        reuse = "asks as well, because nothing tells which row an old answer belongs to"
-    if plan.own < plan.changed or plan.gone:
-        reuse += "" if job.settings.id_column else " (--id-column COLUMN does, if it identifies the rows)"
     said = in_words(job.keyword, plan)
     return (
         f"{said}{'' if said.endswith('?') else '.'}\n"
-        f"Nothing was sent. `--on-change redo` {redo}{estimate}, `--on-change reuse` {reuse}; or give the new question"
+        f"Nothing was sent. `--on-change redo` {redo}{estimate}, {_reuse_explained(job, plan)} Or give the new question"
         " another --keyword. Every answer stays in the journal."
     )
+
+
+def _reuse_explained(job: Job, plan: Plan) -> str:
+    if not plan.has_marks:
+        return (
+            "`--on-change reuse` cannot be used yet: an older batcher wrote this journal. Run the earlier command once:"
+            " it sends nothing, and notes what tells the rows apart."
+        )
+    if plan.own == plan.changed and not plan.gone:
+        return "`--on-change reuse` keeps the old answers."
+    keeps = f"`reuse` keeps {_rows(plan.own, 'answer')} and asks the others" if plan.own else "and so does `reuse`"
+    because = f"{keeps}, because the place of a row does not tell which answer is its own."
+    if job.settings.id_column:
+        return because
+    return f"{because} If a column identifies the rows, `--on-change reuse --id-column COLUMN` keeps their answers."
 
 
 def _rows(count: int, noun: str) -> str:
@@ -491,8 +502,8 @@ def notes(job: Job, plan: Plan) -> list[str]:
         found.append(f"{plan.same:,} rows ask what another row asks: those {done}.")
     if plan.gone and job.settings.on_change == "reuse" and not job.settings.id_column:
         found.append(
-            "Nothing tells whether a new row is one of those that are gone, so the new rows are asked. --id-column"
-            " COLUMN does, if it identifies the rows."
+            "The new rows are asked: the place of a row does not tell whether it is one of those that are gone. If a"
+            " column identifies the rows, --id-column COLUMN keeps their answers."
         )
     return found
 

@@ -641,8 +641,24 @@ class Window:
                     " and the next run makes it anew from the journal"
                 )
         if self.job.dataset.has_changed():
-            raise self._replaced()
+            self._compare_input()
         store.join(self._starts)
+
+    def _compare_input(self) -> None:
+        """Read the input once more: its file may only have been touched, or copied over itself.
+
+        Raises:
+            InputError: it is not what it was.
+        """
+        settings, end = self.job.settings, 0
+        for start, rows in self._slices(settings.chunk_size, settings.limit):
+            end = start + len(rows)
+            planned = self._journal.marks(start, end)
+            for position, (values, marks) in enumerate(zip(rows, planned, strict=False), start):
+                if self._marks.of(values) != marks:
+                    raise self._input_changed(position)
+        if end != self.tally.rows:
+            raise self._replaced()
 
     def _tell_of(self, copy: Path | None) -> None:
         if copy:

@@ -917,9 +917,8 @@ class Model:
         gone = [row for place, row in enumerate(had) if row.question != self._question(place) or place >= self.scope]
         waiting = Counter(row.question for row in gone if row.result is None)
         if step.how.get("retry_failed"):
-            ok = {place: row for place, row in moved.items() if self.known[row.result or 0].status == "ok"}
-            waiting += Counter(row.question for place, row in moved.items() if place not in ok and row in gone)
-            moved = ok
+            failed = [place for place, row in moved.items() if self.known[row.result or 0].status != "ok"]
+            waiting += Counter(row.question for row in map(moved.pop, failed) if row in gone)
         given = self._reuse(moved, step)
         if not step.how.get("redo"):
             kept = [(row.question, row.result) for row in moved.values() if row.keeps_old]
@@ -940,6 +939,7 @@ class Model:
                 if source in spared:
                     self._give(source, None)
         if step.how.get("dedup"):
+            self._improve(step)
             self._follow()
         bare = [self.rows[place].question for place in self._bare()]
         return Matched(dict(masks), len(own), len(over) if left else 0, adopted, len(bare) - len(set(bare)))
@@ -1042,6 +1042,13 @@ class Model:
                 self._give(place, best)
                 given.append(best)
         return given
+
+    def _improve(self, step: Step) -> None:
+        """A row that failed has the answer that is ok, if another row that asks the same got one."""
+        for place, row in enumerate(self.rows[: self.scope]):
+            if row.result and not row.keeps_old and self.known[row.result].status != "ok":
+                same = [n for n, known in self.known.items() if known.question == row.question and known.status == "ok"]
+                self._give(place, min((n for n in same if self._fits(n, step)), default=row.result))
 
     def _follow(self) -> None:
         """Rows that ask the same wait for the first of them."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import csv
 import itertools
+import os
 import random
 import re
 import shutil
@@ -764,9 +765,25 @@ def test_an_ok_answer_is_used_before_an_invalid_one(lab: Lab, first: str) -> Non
     service = Service(["same"], instead=lambda call: Completion(" ") if call.nth == 1 + "ab".index(first) else None)
     lab.run(["same", "same"], service, endpoints=one(1))
     assert sorted(row["infer_status"] for row in lab.rows()) == ["invalid", "ok"]
+    lab.run(["same", "other", "same", "same"], Service(["other"]), dedup=True)
+    assert [row["infer_status"] for row in lab.rows()] == ["ok"] * 4
+
+
+@pytest.mark.parametrize("failed", ["a", "b"])
+def test_one_row_that_is_left_gets_the_ok_answer(lab: Lab, failed: str) -> None:
+    service = Service(["same"], instead=lambda call: Completion(" ") if call.nth == 1 + "ab".index(failed) else None)
+    lab.run(["same", "same"], service, endpoints=one(1))
     lab.run(["other"], Service(["other"]), on_change="redo")
-    lab.run(["same", "same", "same"], Service([]), dedup=True, on_change="redo")
-    assert [row["infer_status"] for row in lab.rows()].count("ok") >= 2
+    lab.run(["same"], Service([]), on_change="redo")
+    assert lab.rows() == expected(["same"])
+
+
+def test_an_input_that_was_only_touched_or_copied_over_itself_changes_nothing(lab: Lab, tmp_path: Path) -> None:
+    table = write_numbered(tmp_path / "table.csv")
+    for seconds, change in ((0.5, lambda: os.utime(table, (1, 1))), (4.5, lambda: write_numbered(table))):
+        report = lab.run(table, Service(PROMPTS), "{text}", at={seconds: change}, endpoints=one(1), on_change="redo")
+        assert report.status == "done"
+    assert [(row["id"], row["infer"]) for row in lab.rows()] == [(n, answer_to(text)) for n, text in NUMBERED]
 
 
 # -- Stop
@@ -987,8 +1004,8 @@ REUSE_BY_ID = {"on_change": "reuse", "id_column": "id"}
 def test_texts_that_were_stripped_get_no_answer_of_the_row_that_stood_there(fruit: Table) -> None:
     said = fruit.refused(STRIPPED[1:])
     assert "0 new, 3 answered to another question (column text changed)" in said
-    assert "`--on-change reuse` asks as well, because nothing tells which row an old answer belongs to" in said
-    assert "--id-column" in said
+    assert "and so does `reuse`, because the place of a row does not tell which answer is its own" in said
+    assert "`--on-change reuse --id-column COLUMN` keeps their answers" in said
     assert fruit.run(STRIPPED[1:], on_change="reuse") == ["bear", "corn", "date"]
     assert fruit.answers() == {"2": "bear", "3": "corn", "4": "date"}
 
@@ -1031,6 +1048,17 @@ def test_a_row_gets_its_own_answer_though_that_stands_behind_the_limit(fruit: Ta
     rows = [FRUIT[3], FRUIT[0], FRUIT[1], FRUIT[2]]
     assert fruit.run(rows, "{text}!", limit=2, on_change="reuse") == []
     assert fruit.answers() == {"4": " date ", "1": " apple "}
+
+
+def test_an_answer_from_before_a_limit_is_kept_by_the_columns_that_its_own_question_read(
+    fruit: Table, lab: Lab
+) -> None:
+    """The last run asked another question, and only of the first row."""
+    fruit.run(FRUIT, "{text} {note}", on_change="redo")
+    fruit.run(FRUIT, "{text}", limit=1, on_change="redo")
+    rows = [FRUIT[0], ("2", " bear ", "white"), *FRUIT[2:]]
+    assert fruit.run(rows, "{text}!", on_change="reuse") == [" bear !"]
+    assert fruit.answers() == {"1": " apple ", "2": " bear !", "3": " corn  yellow", "4": " date  brown"}
 
 
 def test_of_two_rows_with_one_text_each_keeps_its_own_answer(lab: Lab, tmp_path: Path) -> None:
