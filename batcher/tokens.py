@@ -40,6 +40,12 @@ _ANSWERS = ("n", "best_of", "num_return_sequences", "candidate_count", "candidat
 # `thinking_budget`, `thinking.budget_tokens`, `reasoning.max_tokens`; and what some servers prefer to `max_tokens`:
 # `max_new_tokens`, `maxOutputTokens`, `n_predict`.
 _PART_LENGTH = re.compile(r"budget|max.*tokens|n(um)?_predict", re.IGNORECASE)
+# Parameters that describe something to the model or the service, or are passed through: what has such a name in them
+# bounds no answer.
+_NO_LENGTHS = {"metadata", "tools", "functions", "tool_choice", "function_call", "response_format", "guided_json"}
+_NO_LENGTHS |= {"guided_choice", "structured_outputs", "json_schema", "logit_bias", "user", "store", "prediction"}
+_NO_LENGTHS |= {"safety_identifier", "prompt_cache_key", "stop", "messages", "web_search_options"}
+_NO_LENGTHS |= {"extra_headers", "extra_query", "headers", "labels", "tags", "litellm_metadata"}
 # Characters that tiktoken gets at once. Somewhere above half a million spaces its o200k pattern runs out of stack, with
 # an error that no `except Exception` catches. A cut adds a token or two.
 _SLICE = 10_000
@@ -223,7 +229,9 @@ def _counts(values: Sequence[object], least: int) -> list[int] | None:
 
 
 def _parts_in(name: str, value: object) -> Iterator[object]:
-    """Yield what is given, wherever in a parameter, for the length of a part of the answer."""
+    """Yield the values, anywhere in a parameter, that set the length of a part of the answer."""
+    if name in _NO_LENGTHS:
+        return
     if isinstance(value, Mapping):
         for inner, each in value.items():
             yield from _parts_in(str(inner), each)
