@@ -1,6 +1,6 @@
-"""What a LangChain chat model of the user's own sends and holds, asked of its attributes: LangChain is not loaded.
+"""What a LangChain chat model of the user's own sends and holds, read from its attributes: LangChain is not loaded.
 
-Invariant: what is returned to be kept or shown holds no API key, and what a model does not tell is never guessed.
+Invariant: what is returned to be kept or shown holds no API key; if a model does not tell something, it is not guessed.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from urllib.parse import unquote
 from batcher.hiding import public_url, query_of, secrets_among, user_of, without_user
 
 _SDK_RETRIES = 2
-"""What the SDKs of OpenAI and Anthropic do where `max_retries` is None."""
+"""What the SDKs of OpenAI and Anthropic do if `max_retries` is None."""
 
-# Names under which secrets are kept have a word that is one of these, or ends so ("accesskey").
+# A name speaks of a secret if one of its words is in this list, or ends like a word of the next ("accesskey").
 _SECRET_WORDS = {"keys", "secrets", "passwords", "passwd", "pwd", "passphrase", "credential", "credentials", "auth"}
 _SECRET_WORDS |= {"authorization", "authorisation", "bearer", "cookie", "cookies", "signature", "jwt"}
 _SECRET_WORDS |= {"header", "headers"}
 _SECRET_ENDS = ("key", "secret", "password", "token")
-# A name of tokens with one of these speaks of what a model reads and writes.
+# If a name has "token" and one of these words, it means the model's tokens, not a secret.
 _MODEL_WORDS = {"max", "min", "num", "stop", "eos", "bos", "pad", "unk", "id", "ids", "limit", "count", "budget"}
 _SENT_BESIDE = {"default_query", "extra_query"}
-# Names that JSON Schema gives to the fields that it describes, none of which is a value.
+# Under these names a JSON Schema describes fields: their names say nothing about values.
 _OF_FIELDS = {"properties", "patternProperties", "$defs", "definitions"}
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
-# Names whose values are keys for certain have a word that is one of these, or ends so ("accesstoken").
+# A value is a key for certain if its name has one of these words, or a word that ends like those ("accesstoken").
 _CERTAIN_WORDS = {"password", "passwd", "pwd", "passphrase", "secret", "secrets", "credential", "credentials", "auth"}
 _CERTAIN_WORDS |= {"authorization", "authorisation", "bearer", "cookie", "cookies", "jwt"}
 _CERTAIN_ENDS = ("secret", "password", "token")
-# A key of one of these gives access; any other may be a label, such as a key to sort by.
+# With one of these words a "key" gives access; other keys may be labels, such as a key to sort by.
 _ACCESS = {"api", "access", "auth", "account", "admin", "client", "master", "private", "secret", "service"}
 _ACCESS |= {"subscription", "x"}
 _ACCESS_ENDS = ("apikey", "accesskey", "authkey", "secretkey", "privatekey", "subscriptionkey")
-# With one of these a name describes a key ("token_type", "key_id") or is of another kind of key ("prompt_cache_key").
+# With one of these words a name describes a key ("token_type", "key_id"), or means another kind ("prompt_cache_key").
 _DESCRIBING = {"cache", "prompt", "sort", "group", "partition", "routing", "public", "primary", "foreign", "label"}
 _DESCRIBING |= {"idempotency", "field", "column", "name", "type", "in", "description", "scheme", "mode", "method"}
 _DESCRIBING |= {"format", "url", "uri", "path", "file", "id", "header", "expires", "ttl", "alg", "version"}
 _DESCRIBING |= {"image", "audio", "mask", "sep", "cls", "start", "end", "special", "think", "thinking"}
 _LONG = 16
-"""Characters that a value has at least, a digit among them, if its name says "key" and not of what."""
+"""Characters that a value needs, with a digit among them, if its name says "key" but not which kind of key."""
 _CREDENTIALS = re.compile(r"(?:Bearer|Basic) (?=\S*\d)\S+|sk-\S+", re.IGNORECASE)
 _SCHEME = re.compile(r"^(?:Bearer|Basic|Token|ApiKey|Api-Key|Key) ", re.IGNORECASE)
 _ORDINARY = re.compile(
@@ -55,11 +55,11 @@ _ORDINARY = re.compile(
 
 
 def request_of(llm: object, params: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what a chat model will send beside the messages, or None where it does not tell.
+    """Return what a chat model will send beside the messages, or None if it does not tell.
 
     Args:
         llm: the model. Those of langchain-openai, and others built like it, make their request in a method that has no
-            public name; it calls nobody.
+            public name, and that sends nothing.
         params: the run's request parameters, which its `agenerate` gets.
     """
     make = getattr(llm, "_get_request_payload", None)
@@ -91,7 +91,7 @@ def retries_of(llm: object) -> float:
 def identity_of(llm: object) -> tuple[str, str, str]:
     """Return a chat model's name, its base URL, and the parameters that tell it from another one, as JSON.
 
-    Keys, and what is sent in headers and queries, are no part of it: two models that differ in these are the same.
+    They hold no keys, headers or queries: two models that differ in these alone count as the same.
     """
     named = (getattr(llm, name, None) for name in ("model_name", "model"))
     model = next((str(name) for name in named if name), type(llm).__name__)
@@ -271,7 +271,7 @@ def _is_like_key(text: str) -> bool:
 def _speaks_of_secret(name: object, value: object, *, names_fields: bool = False) -> bool:
     """Tell whether a name says that its value is a secret.
 
-    Of names that speak of tokens, those of a model's tokens do not; nor do the names of described fields.
+    Names of a model's tokens ("max_tokens"), and of fields that a JSON Schema describes, do not.
     """
     if names_fields and isinstance(value, (Mapping, _Fields, bool)):
         return False
@@ -293,7 +293,7 @@ _CERTAIN = _Rule(_is_key_name, lambda name: not _words_of(name) & _DESCRIBING, _
 
 
 def _public(value: Any, secrets: Sequence[str], *, names_fields: bool = False) -> Any:
-    """Return a value without secrets, without what has a name that speaks of one, and without what that leaves empty.
+    """Return a value without secrets and without what is named like one; drop what that leaves empty.
 
     Args:
         value: any.

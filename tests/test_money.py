@@ -218,7 +218,7 @@ def test_an_answer_that_sqlite_cannot_hold_is_in_the_reports_cost(lab: Lab, monk
     connect = sqlite3.connect
 
     def small(*args: Any, **options: Any) -> sqlite3.Connection:
-        db = connect(*args, **options)
+        db: sqlite3.Connection = connect(*args, **options)
         db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000)
         return db
 
