@@ -75,7 +75,7 @@ class Price:
     def cost(self, usage: Usage, at: float | None = None) -> int:
         """Return what a request cost, in nano-dollars, rounded up.
 
-        Tokens read from the server's cache cost their own rate, the rest of the prompt the full one. Where the
+        Tokens read from the server's cache cost their own rate, the rest of the prompt the full one. If the
         provider charges more for what it writes into its cache, the rest of the prompt counts as written, because
         `usage` does not tell: then this is an upper bound. A prompt longer than a tier's threshold costs that tier's
         rates from its first token on.
