@@ -26,10 +26,10 @@ class Tariff(NamedTuple):
     """What an endpoint charges.
 
     Attributes:
-        price: of its model tokens, or None where nobody knows.
-        completion_tokens: the most that the answers to one request may have, or None where nothing bounds them.
+        price: of its model tokens, or None if it is not known.
+        completion_tokens: the most that the answers to one request may have, or None if nothing bounds them.
         params_bytes: the length of its request parameters; schemas and tools are a part of the prompt.
-        is_told: what a request has beside the messages is known before.
+        is_told: it is known before a call what the request holds beside the messages.
         is_as_long_as_can_be: only the model's context window bounds its answers.
     """
 
@@ -80,15 +80,14 @@ class Tariff(NamedTuple):
         return Bound(prompt, self.completion_tokens, cost, self.price.most_of_answer(prompt, self.completion_tokens))
 
     def most(self, messages: Sequence[Message]) -> int | None:
-        """Return the most that a request may cost, in nano-dollars, or None where nothing bounds it."""
+        """Return the most that a request may cost, in nano-dollars, or None if nothing bounds it."""
         return self.bound(messages).cost
 
     def cost(self, completion: Completion, bound: Bound) -> int | None:
-        """Return what an answer cost, in nano-dollars, or None where that is not known.
+        """Return what an answer cost, in nano-dollars, or None if that is not known.
 
-        What the server does not say it used counts as the most that it can be, the question and the answer each by
-        itself: it may charge that much. No question, and no answer with a text, has 0 model tokens; servers that do not
-        count say so.
+        If the server does not report the tokens of the question, or of the answer, their maximum is charged. A count of
+        0 for a question, or for an answer with a text, is taken for not reported: servers that do not count send 0.
         """
         if self.price is None:
             return None
@@ -127,7 +126,7 @@ class Account:
         budget: what is left, or None.
 
     Raises:
-        SettingsError: there is a budget, and nobody knows what an endpoint charges, or how long its answers may be.
+        SettingsError: there is a budget, and it is not known what an endpoint charges, or how long its answers may be.
     """
 
     def __init__(self, endpoints: Sequence[Endpoint], params: Mapping[str, Any], limit: int | None, spent: int) -> None:
@@ -156,7 +155,7 @@ class Account:
             self.budget.settle(reserved, cost or 0)
 
     def count(self, cost: int | None) -> None:
-        """Count an answer's cost; where one is not known, the sum is not either."""
+        """Add an answer's cost to what is spent; after one that is not known, the sum is unknown."""
         self.spent = None if self.spent is None or cost is None else self.spent + cost
 
     def close(self) -> None:
@@ -171,7 +170,7 @@ def is_bounded(messages: Sequence[Message]) -> bool:
 
 
 def note_of_reserves(endpoints: Sequence[Endpoint], tariffs: Sequence[Tariff], left: int) -> str:
-    """Say what a budget holds back for each request where only the context window bounds its answers; else nothing.
+    """Say what a budget reserves for each request if only the context window bounds its answers; else return "".
 
     Args:
         endpoints: of the pool.
@@ -192,10 +191,10 @@ def note_of_reserves(endpoints: Sequence[Endpoint], tariffs: Sequence[Tariff], l
 
 
 def _check(endpoint: Endpoint, tariff: Tariff) -> None:
-    """Refuse an endpoint whose requests may cost more than can be known before.
+    """Refuse an endpoint if the cost of its requests cannot be bounded before they leave.
 
     Raises:
-        SettingsError: it is such a one.
+        SettingsError: the cost of its requests cannot be bounded.
     """
     name = endpoint.giver.model
     if tariff.price is None:
@@ -213,7 +212,7 @@ def _check(endpoint: Endpoint, tariff: Tariff) -> None:
     if not tariff.is_told:
         raise SettingsError(
             f"--budget: {type(endpoint.llm).__name__} in llm= does not tell before a call what it will send, so a"
-            " request may cost anything: name the model and its base URL in place of llm=, or run without --budget"
+            " request may cost anything: give the model and its base URL instead of llm=, or run without --budget"
         )
     if tariff.completion_tokens is None:
         raise SettingsError(

@@ -1,7 +1,7 @@
 """The money that a run may spend.
 
 Invariant: what is spent and what is reserved never exceed the limit, as long as no request costs more than was
-reserved for it. Who waits is served first come first served, and nobody waits for money that cannot come back.
+reserved for it. Requests are admitted in the order in which they asked, and none waits for money that cannot come back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class BudgetSpent(Exception):
 
     Attributes:
         needed: the most that the next request may cost, in nano-dollars.
-        left: what is left, in nano-dollars; negative where a server exceeded what was reserved.
+        left: what is left, in nano-dollars; negative if a server exceeded what was reserved.
     """
 
     def __init__(self, needed: int, left: int) -> None:
@@ -73,13 +73,13 @@ class Budget:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.release(amount)  # granted and cancelled in one turn of the loop
             else:
-                self._dispatch()  # the next one may fit where this one did not
+                self._dispatch()  # the next one may fit though this one did not
             raise
 
     def settle(self, reserved: int, cost: int) -> None:
         """Count what a request cost, in place of what was reserved for it.
 
-        A cost above the reservation is counted as it is; where it takes the run beyond its limit, nothing more is
+        A cost above the reservation is counted as it is; if it takes the run beyond its limit, nothing more is
         admitted.
         """
         self.reserved -= reserved

@@ -23,7 +23,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from batcher.chat_model import secrets_of
+from batcher.chat_model import Secrets
 from batcher.config import OFFLINE, Endpoint
 from batcher.dialect import completion_in, failure_in, limits_in, one_line, too_long, usage_in, used, without_keys
 from batcher.errors import SettingsError
@@ -283,10 +283,10 @@ class ChatCaller:
         self._must_finish = must_finish
         self._most_bytes = most_bytes
 
-    @property
-    def _secrets(self) -> Sequence[str]:
-        """What a server may repeat in its errors; a model may get another key meanwhile."""
-        return secrets_of(self._llm)
+    @cached_property
+    def _secrets(self) -> Secrets:
+        """What a server may repeat; a model may get another key meanwhile."""
+        return Secrets(self._llm)
 
     async def call(self, messages: Sequence[Message], timeout_s: float) -> Completion | Failure:
         """Make one attempt that takes at most so many seconds."""
@@ -297,10 +297,10 @@ class ChatCaller:
             async with Patience(timeout_s):
                 result = await self._llm.agenerate([converted], **options)
         except Exception as error:  # noqa: BLE001 - any chat model may stand here, and one row's trouble is a value
-            failure = failure_of(error, timeout_s, self._secrets, may_be_billed=has_begun)
-            completion = _paid_for(error, self._secrets) or failure
+            failure = failure_of(error, timeout_s, self._secrets.all, may_be_billed=has_begun)
+            completion = _paid_for(error, self._secrets.keys) or failure
         else:
-            completion = completion_of(result, self._secrets)
+            completion = completion_of(result, self._secrets.keys)
         return self._checked(completion)
 
     def _checked(self, outcome: Completion | Failure) -> Completion | Failure:

@@ -1,6 +1,6 @@
-"""What a LangChain chat model of the user's own sends and holds, asked of its attributes: LangChain is not loaded.
+"""What a LangChain chat model of the user's own sends and holds, read from its attributes: LangChain is not loaded.
 
-Invariant: what is returned to be kept or shown holds no API key, and what a model does not tell is never guessed.
+Invariant: what is returned to be kept or shown holds no API key; if a model does not tell something, it is not guessed.
 """
 
 from __future__ import annotations
@@ -8,34 +8,58 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from batcher.hiding import public_url, query_of, secrets_among, user_of, without_user
 
 _SDK_RETRIES = 2
-"""What the SDKs of OpenAI and Anthropic do where `max_retries` is None."""
+"""What the SDKs of OpenAI and Anthropic do if `max_retries` is None."""
 
-# Names under which secrets are kept have a word that is one of these, or ends so ("accesskey").
+# A name speaks of a secret if one of its words is in this list, or ends like a word of the next ("accesskey").
 _SECRET_WORDS = {"keys", "secrets", "passwords", "passwd", "pwd", "passphrase", "credential", "credentials", "auth"}
 _SECRET_WORDS |= {"authorization", "authorisation", "bearer", "cookie", "cookies", "signature", "jwt"}
 _SECRET_WORDS |= {"header", "headers"}
 _SECRET_ENDS = ("key", "secret", "password", "token")
-# A name of tokens with one of these speaks of what a model reads and writes.
+# If a name has "token" and one of these words, it means the model's tokens, not a secret.
 _MODEL_WORDS = {"max", "min", "num", "stop", "eos", "bos", "pad", "unk", "id", "ids", "limit", "count", "budget"}
 _SENT_BESIDE = {"default_query", "extra_query"}
-# Names that JSON Schema gives to the fields that it describes, none of which is a value.
+# Under these names a JSON Schema describes fields: their names say nothing about values.
 _OF_FIELDS = {"properties", "patternProperties", "$defs", "definitions"}
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
+# A value is a key for certain if its name has one of these words, or a word that ends like those ("accesstoken").
+_CERTAIN_WORDS = {"password", "passwd", "pwd", "passphrase", "secret", "secrets", "credential", "credentials", "auth"}
+_CERTAIN_WORDS |= {"authorization", "authorisation", "bearer", "cookie", "cookies", "jwt"}
+_CERTAIN_ENDS = ("secret", "password", "token")
+# With one of these words a "key" gives access; other keys may be labels, such as a key to sort by.
+_ACCESS = {"api", "access", "auth", "account", "admin", "client", "master", "private", "secret", "service"}
+_ACCESS |= {"subscription", "x"}
+_ACCESS_ENDS = ("apikey", "accesskey", "authkey", "secretkey", "privatekey", "subscriptionkey")
+# With one of these words a name describes a key ("token_type", "key_id"), or means another kind ("prompt_cache_key").
+_DESCRIBING = {"cache", "prompt", "sort", "group", "partition", "routing", "public", "primary", "foreign", "label"}
+_DESCRIBING |= {"idempotency", "field", "column", "name", "type", "in", "description", "scheme", "mode", "method"}
+_DESCRIBING |= {"format", "url", "uri", "path", "file", "id", "header", "expires", "ttl", "alg", "version"}
+_DESCRIBING |= {"image", "audio", "mask", "sep", "cls", "start", "end", "special", "think", "thinking"}
+_LONG = 16
+"""Characters that a value needs, with a digit among them, if its name says "key" but not which kind of key."""
+_CREDENTIALS = re.compile(r"(?:Bearer|Basic) (?=\S*\d)\S+|sk-\S+", re.IGNORECASE)
+_SCHEME = re.compile(r"^(?:Bearer|Basic|Token|ApiKey|Api-Key|Key) ", re.IGNORECASE)
+_ORDINARY = re.compile(
+    r"\d{4}([-/.]?)\d\d\1\d\d(?:T\S*)?"  # a date, as API versions are
+    r"|(?:\*|application|audio|font|image|message|model|multipart|text|video)/\S*"  # a media type
+    r"|[<\[{(]\S*"  # a model's special token
+    r"|\w+://\S*"
+)
+
 
 def request_of(llm: object, params: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what a chat model will send beside the messages, or None where it does not tell.
+    """Return what a chat model will send beside the messages, or None if it does not tell.
 
     Args:
         llm: the model. Those of langchain-openai, and others built like it, make their request in a method that has no
-            public name; it calls nobody.
+            public name, and that sends nothing.
         params: the run's request parameters, which its `agenerate` gets.
     """
     make = getattr(llm, "_get_request_payload", None)
@@ -67,7 +91,7 @@ def retries_of(llm: object) -> float:
 def identity_of(llm: object) -> tuple[str, str, str]:
     """Return a chat model's name, its base URL, and the parameters that tell it from another one, as JSON.
 
-    Keys, and what is sent in headers and queries, are no part of it: two models that differ in these are the same.
+    They hold no keys, headers or queries: two models that differ in these alone count as the same.
     """
     named = (getattr(llm, name, None) for name in ("model_name", "model"))
     model = next((str(name) for name in named if name), type(llm).__name__)
@@ -80,12 +104,69 @@ def identity_of(llm: object) -> tuple[str, str, str]:
 
 
 def secrets_of(llm: object) -> tuple[str, ...]:
-    """Return the secrets that a chat model holds, wherever it keeps them: nothing that is shown may contain one."""
+    """Return all that may be a secret of a chat model, to be left out of its identity and of messages.
+
+    It may hold ordinary words, such as a header's value.
+    """
+    return _secrets_among(_held_by(llm), _ANY)
+
+
+def keys_of(llm: object) -> tuple[str, ...]:
+    """Return what is a key of a chat model for certain, and so is replaced in answers too."""
+    return _secrets_among(_held_by(llm), _CERTAIN)
+
+
+class Secrets:
+    """The secrets of a chat model, found again only if something that it holds has changed.
+
+    Args:
+        llm: the model.
+    """
+
+    def __init__(self, llm: object) -> None:
+        self._llm = llm
+        self._held: object = None
+        self._all: tuple[str, ...] = ()
+        self._keys: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """As `secrets_of`."""
+        self._look()
+        return self._all
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """As `keys_of`."""
+        self._look()
+        return self._keys
+
+    def _look(self) -> None:
+        held = _held_by(self._llm)
+        if held != self._held:
+            self._held, self._all, self._keys = held, _secrets_among(held, _ANY), _secrets_among(held, _CERTAIN)
+
+
+class _Secret(str):
+    """The text of one of pydantic's SecretStr."""
+
+    __slots__ = ()
+
+
+class _Fields(tuple[tuple[object, object], ...]):
+    """The pairs of a mapping."""
+
+    __slots__ = ()
+
+
+def _held_by(llm: object) -> object:
+    """Return a copy of what a model and its clients hold, which can be compared with a later one."""
     held = dict(getattr(llm, "__dict__", {}))
     clients = [held.get(name) for name in ("root_async_client", "root_client", "http_async_client", "http_client")]
     clients += [getattr(held.get(name), "_client", None) for name in ("async_client", "client")]
-    sent = [{"api_key": getattr(client, "api_key", None), **_headers_of(client)} for client in clients]
-    return secrets_among(_gathered([held, *sent], is_secret=False))
+    different = {id(client): client for client in clients if client is not None}.values()
+    sent = [{"api_key": getattr(client, "api_key", None), **_headers_of(client)} for client in different]
+    return _copied([held, *sent])
 
 
 def _headers_of(client: object) -> Mapping[str, Any]:
@@ -93,48 +174,108 @@ def _headers_of(client: object) -> Mapping[str, Any]:
     return headers if isinstance(headers, Mapping) else {}
 
 
-def _gathered(value: object, *, is_secret: bool, names_fields: bool = False) -> Iterator[str]:
+def _copied(value: object) -> object:
+    if isinstance(value, (str, int, float)) or value is None:
+        return value
+    if isinstance(value, Mapping):
+        return _Fields((name, _copied(each)) for name, each in value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return tuple(map(_copied, value))
+    reveal = getattr(type(value), "get_secret_value", None)
+    if reveal is None:
+        return None
+    revealed = reveal(value)
+    return _Secret(revealed) if isinstance(revealed, str) else _copied(revealed)
+
+
+class _Rule(NamedTuple):
+    """What counts as a secret.
+
+    Attributes:
+        names: tells by a name, its value, and whether it names a field that a JSON Schema describes.
+        inherits: tells by a name whether its value is a secret in a mapping that is one.
+        accepts: tells by a value that has such a name.
+    """
+
+    names: Callable[[object, object, bool], bool]
+    inherits: Callable[[object], bool]
+    accepts: Callable[[str], bool]
+
+
+def _secrets_among(held: object, rule: _Rule) -> tuple[str, ...]:
+    return secrets_among(_gathered(held, rule, is_secret=False))
+
+
+def _gathered(value: object, rule: _Rule, *, is_secret: bool, names_fields: bool = False) -> Iterator[str]:
     """Yield the secrets in a value.
 
     Args:
-        value: any.
+        value: as `_copied` returns it.
+        rule: what counts as one.
         is_secret: the name that it has says so.
         names_fields: its names are those of fields that a JSON Schema describes.
     """
-    reveal = getattr(type(value), "get_secret_value", None)  # of pydantic's SecretStr
-    if reveal is not None:
-        yield from _gathered(reveal(value), is_secret=True)
-    elif isinstance(value, Mapping):
-        for name, each in value.items():
-            speaks = is_secret or _speaks_of_secret(name, each, names_fields=names_fields)
-            yield from _gathered(each, is_secret=speaks, names_fields=name in _OF_FIELDS)
-    elif isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, _Fields):
+        for name, each in value:
+            speaks = rule.names(name, each, names_fields) or (is_secret and rule.inherits(name))
+            yield from _gathered(each, rule, is_secret=speaks, names_fields=name in _OF_FIELDS)
+    elif isinstance(value, tuple):
         for each in value:
-            yield from _gathered(each, is_secret=is_secret)
+            yield from _gathered(each, rule, is_secret=is_secret)
+    elif isinstance(value, _Secret):
+        yield from _forms_of(value, _ANY.accepts)
     elif isinstance(value, (str, int)):
-        yield from _secrets_in(str(value), is_secret=is_secret)
+        yield from _secrets_in(str(value), rule, is_secret=is_secret)
 
 
-def _secrets_in(text: str, *, is_secret: bool) -> Iterator[str]:
-    if is_secret:
-        yield text
-        scheme, _, credentials = text.partition(" ")
-        if scheme and " " not in credentials:  # "Bearer sk-...": a server may repeat the half
-            yield credentials
+def _secrets_in(text: str, rule: _Rule, *, is_secret: bool) -> Iterator[str]:
+    if is_secret or _CREDENTIALS.fullmatch(text):
+        yield from _forms_of(text, rule.accepts)
     if user := user_of(text):
         yield from (*user, *map(unquote, user))
         yield base64.b64encode(unquote(user[0]).encode()).decode()  # as HTTP clients send it
-    yield from (each for name, each in query_of(text) if _speaks_of_secret(name, each))
+    yield from (each for name, each in query_of(text) if rule.names(name, each, False) and rule.accepts(each))
+
+
+def _forms_of(text: str, accepts: Callable[[str], bool]) -> Iterator[str]:
+    """Yield a secret, if it is accepted as one, and the parts of it that a server may repeat alone."""
+    if accepts(text):
+        yield text
+        scheme, _, credentials = text.partition(" ")
+        if scheme and " " not in credentials:  # "Bearer sk-..."
+            yield credentials
+    if ";" in text:  # "session=...; theme=dark" of a cookie
+        yield from filter(accepts, (part.strip().partition("=")[2] for part in text.split(";")))
+
+
+def _is_key_name(name: object, value: object, names_fields: bool) -> bool:
+    """Tell whether a name says for certain that its value is a key."""
+    if not _speaks_of_secret(name, value, names_fields=names_fields):
+        return False
+    words = _words_of(name)
+    if words & _DESCRIBING:
+        return False
+    if words & _CERTAIN_WORDS or any(word.endswith((*_CERTAIN_ENDS, *_ACCESS_ENDS)) for word in words):
+        return True
+    if "key" not in words:
+        return False
+    return bool(words & _ACCESS) or (isinstance(value, str) and len(value) >= _LONG and any(map(str.isdigit, value)))
+
+
+def _is_like_key(text: str) -> bool:
+    """Tell whether a text looks like a key, whatever its name: one word, perhaps after the name of a scheme."""
+    word = _SCHEME.sub("", text)
+    return not re.search(r"\s", word) and not _ORDINARY.fullmatch(word)
 
 
 def _speaks_of_secret(name: object, value: object, *, names_fields: bool = False) -> bool:
     """Tell whether a name says that its value is a secret.
 
-    Of names that speak of tokens, those of a model's tokens do not; nor do the names of described fields.
+    Names of a model's tokens ("max_tokens"), and of fields that a JSON Schema describes, do not.
     """
-    if names_fields and isinstance(value, (Mapping, bool)):
+    if names_fields and isinstance(value, (Mapping, _Fields, bool)):
         return False
-    words = {word.lower() for word in _WORD.findall(str(name))}
+    words = _words_of(name)
     if name in _SENT_BESIDE or words & _SECRET_WORDS:
         return True
     if words & {"token", "tokens"} and not words & {"key", "secret", "password"}:
@@ -143,8 +284,16 @@ def _speaks_of_secret(name: object, value: object, *, names_fields: bool = False
     return any(word.endswith(_SECRET_ENDS) for word in words)
 
 
+def _words_of(name: object) -> set[str]:
+    return {word.lower() for word in _WORD.findall(str(name))}
+
+
+_ANY = _Rule(lambda name, value, fields: _speaks_of_secret(name, value, names_fields=fields), lambda _: True, bool)
+_CERTAIN = _Rule(_is_key_name, lambda name: not _words_of(name) & _DESCRIBING, _is_like_key)
+
+
 def _public(value: Any, secrets: Sequence[str], *, names_fields: bool = False) -> Any:
-    """Return a value without secrets, without what has a name that speaks of one, and without what that leaves empty.
+    """Return a value without secrets and without what is named like one; drop what that leaves empty.
 
     Args:
         value: any.

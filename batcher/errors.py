@@ -26,7 +26,7 @@ _LONGEST = 500  # characters of a foreign error's message
 
 
 def in_words(error: BaseException) -> str:
-    """Return an error of somebody else's code as one line: its class, and what it says of itself, if it can."""
+    """Return an error of foreign code as one line: its class, and its message if it has one."""
     try:
         said = str(error)
     except KeyboardInterrupt:
@@ -75,7 +75,7 @@ class BudgetReached(RunStopped):
 
 
 class EndpointsLost(RunStopped):
-    """Every endpoint has left the pool: a wrong key, an unknown model, no quota, nobody listening."""
+    """Every endpoint has left the pool: a wrong key, an unknown model, no quota, no service at the address."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -1,6 +1,6 @@
-"""What must not be shown: which texts are secrets, and URLs without those that they carry.
+"""What must not be shown: tells which texts are secrets, hides them, and removes them from URLs.
 
-Invariant: what is too short to be a secret is none, so that hiding never spoils an ordinary text.
+Invariant: a text that is too short for a key is never hidden, because it may be part of any other text.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from urllib.parse import parse_qsl, urlsplit
 
 SHORTEST = 8
-"""Characters of a secret at least. What stands for no key ("0", "EMPTY") is shorter, and part of many other texts."""
+"""The fewest characters of a secret. Placeholders for a key ("0", "EMPTY") are shorter."""
 
 SHORTEST_WORD = 16
-"""The same of a secret of letters alone: servers of one's own take any word for a key ("anything", "placeholder")."""
+"""The fewest characters of a secret that has only letters: local servers accept any word as a key ("placeholder")."""
 
 _USER = re.compile(r"(?<=://)[^/?#@\s]*@")
 
@@ -45,7 +45,7 @@ def public_url(url: str) -> str:
 
 
 def user_of(url: str) -> tuple[str, ...]:
-    """Return what the user part of a URL holds: user, password and the whole of it; nothing where there is none."""
+    """Return what the user part of a URL holds: user, password and the whole of it; nothing if it has none."""
     try:
         parts = urlsplit(url)
     except ValueError:

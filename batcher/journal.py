@@ -98,21 +98,24 @@ _NEVER_WRITTEN = (
 )
 _UNBOUNDED = Bound()
 
-# Requests, and what each is `charged`: its cost. That of one without an answer is its bound. If the same giver answered
-# the same question at another time, the question's model tokens are known, and the part of the bound that is in
-# proportion to them shrinks to that. Quotient and remainder apart, so that no product is too large for SQLite.
-_CHARGED = """
+# Requests: whether each `is_paid`, because it brought an answer, and what it is `charged`: its cost, which in one
+# without an answer is the bound. If the same giver answered the same question at another time, the question's model
+# tokens are known, and the part of the bound that is in proportion to them shrinks to that. Quotient and remainder
+# apart, so that no product is too large for SQLite.
+_PAID = f"outcome IN ('answered', '{_TOO_LARGE}')"
+_CHARGED = f"""
 (
-    WITH asked AS (SELECT DISTINCT key, giver FROM requests WHERE outcome IS NOT 'answered' AND answer_cost < cost),
+    WITH asked AS (SELECT DISTINCT key, giver FROM requests WHERE ({_PAID}) IS NOT TRUE AND answer_cost < cost),
     told AS (SELECT key, giver, max(prompt_tokens) AS tokens FROM requests
-        WHERE outcome = 'answered' AND prompt_tokens > 0 AND (key, giver) IN (SELECT key, giver FROM asked)
+        WHERE {_PAID} AND prompt_tokens > 0 AND (key, giver) IN (SELECT key, giver FROM asked)
         GROUP BY key, giver)
     SELECT q.id, q.run, q.endpoint, q.giver, q.ended, q.outcome, q.cost,
+        ({_PAID}) IS TRUE AS is_paid,
         CASE WHEN q.answer_cost < q.cost AND t.tokens < q.prompt_most
         THEN q.answer_cost + (q.cost - q.answer_cost) / q.prompt_most * t.tokens
             + ((q.cost - q.answer_cost) % q.prompt_most * t.tokens + q.prompt_most - 1) / q.prompt_most
         ELSE q.cost END AS charged
-    FROM requests q LEFT JOIN told t ON q.outcome IS NOT 'answered' AND t.key = q.key AND t.giver = q.giver
+    FROM requests q LEFT JOIN told t ON ({_PAID}) IS NOT TRUE AND t.key = q.key AND t.giver = q.giver
 )
 """
 
@@ -567,8 +570,8 @@ class Journal(Matching):
 
     def spent(self) -> Spent:
         """Add up what all requests of this keyword cost."""
-        answered = exact_sum("charged", "outcome = 'answered'")
-        uncertain = exact_sum("charged", "outcome IS NOT 'answered'")
+        answered = exact_sum("charged", "is_paid")
+        uncertain = exact_sum("charged", "NOT is_paid")
         [found] = self._all(f"SELECT {answered}, {uncertain}, count(*) - count(charged) FROM {_CHARGED}")
         return Spent(whole(*found[:2]), whole(*found[2:4]), found[4])
 
@@ -641,8 +644,8 @@ class Journal(Matching):
 
     def endpoint_accounts(self) -> list[EndpointAccount]:
         """Count the requests of each endpoint and giver by how they ended."""
-        answered = exact_sum("charged", "outcome = 'answered'")
-        uncertain = exact_sum("charged", "outcome IS NOT 'answered'")
+        answered = exact_sum("charged", "is_paid")
+        uncertain = exact_sum("charged", "NOT is_paid")
         found = self._all(
             "SELECT q.endpoint, coalesce(g.model, ''), coalesce(g.base_url, ''), count(*),"
             " count(*) FILTER (WHERE outcome = 'answered'), count(*) FILTER (WHERE outcome <> 'answered'),"

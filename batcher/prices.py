@@ -75,21 +75,21 @@ class Price:
     def cost(self, usage: Usage, at: float | None = None) -> int:
         """Return what a request cost, in nano-dollars, rounded up.
 
-        Tokens read from the server's cache cost their own rate, the rest of the prompt the full one. Where the
+        Tokens read from the server's cache cost their own rate, the rest of the prompt the full one. If the
         provider charges more for what it writes into its cache, the rest of the prompt counts as written, because
         `usage` does not tell: then this is an upper bound. A prompt longer than a tier's threshold costs that tier's
         rates from its first token on.
 
         Args:
             usage: what the server reported.
-            at: POSIX time of the answer; default: now. It matters where the price depends on the hour or the date.
+            at: POSIX time of the answer; default: now. It matters if the price depends on the hour or the date.
 
         Raises:
             ValueError: the server did not report the tokens of the prompt, or of the answer.
         """
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         if prompt is None or completion is None:
-            raise ValueError("what a request used is not known, so its cost is not either")
+            raise ValueError("what a request used is not known, so its cost is unknown")
         rates = _tier(self._tiers(at), prompt)
         cached = min(usage.cached_tokens, prompt)
         reasoning = min(usage.reasoning_tokens, completion)
@@ -115,8 +115,8 @@ class Price:
         """Return the part of `most`, in nano-dollars, that is the same however short the prompt is.
 
         The rest is in proportion to the prompt's length: with a part p of the prompt, a request costs at most this and
-        p of the rest. That needs one tier and period that is the dearest both for prompts and for answers, as where
-        rates do not fall with the length; else None.
+        p of the rest. That needs one tier and period that is the dearest both for prompts and for answers, as is
+        the case if rates do not fall with the length; else None.
         """
         reachable = self._reachable(prompt_tokens)
         answer = max(rates.most(0, completion_tokens) for rates in reachable)
@@ -158,11 +158,11 @@ def given(price_in: float, price_out: float, cached: float | None = None) -> Pri
 
 
 def price_of(model: str, base_url: str, service_tier: str | None = None) -> Price | None:
-    """Return the price of a model in the table that comes with genai-prices, or None where it has none.
+    """Return the price of a model in the table that comes with genai-prices, or None if it has none.
 
     The base URL decides whose price it is. A URL that the table does not know (a relay, an own server, a service that
     it leaves out) has no price, whatever the model is called: what such a service charges is for the user to say. A
-    model has none either where the table lacks a rate for its prompts or its answers. Images, audio and searches that
+    model has none either if the table lacks a rate for its prompts or its answers. Images, audio and searches that
     are charged apart from tokens are not in it.
 
     Args:
@@ -194,7 +194,7 @@ def price_of(model: str, base_url: str, service_tier: str | None = None) -> Pric
 
 
 def context_window_of(model: str, base_url: str) -> int | None:
-    """Return the most model tokens that a prompt and its answer may have, or None where the table does not say.
+    """Return the most model tokens that a prompt and its answer may have, or None if the table does not say.
 
     Source: as `price_of`.
     """
@@ -234,7 +234,7 @@ def _find(model: str, base_url: str) -> tuple[Provider, ModelInfo] | None:
 
     url = f"https://{parts.hostname}{parts.path}"
     for provider in providers:
-        # The table's patterns say how a URL begins; api.openai.com.relay.example is somebody else.
+        # The table's patterns say how a URL begins; api.openai.com.relay.example is another service.
         if re.match(rf"(?:{provider.api_pattern})(?:(?<=[./])|/|$)", url):
             info = provider.find_model(model, all_providers=providers)
             if info is not None:
@@ -269,7 +269,7 @@ def _second(time_of_day: dt.time) -> float:
 
 
 def _tiers_of(prices: ModelPrice) -> tuple[Rates, ...] | None:
-    """Return a model's rates by the length of the prompt, or None where it is not sold by its text."""
+    """Return a model's rates by the length of the prompt, or None if it is not sold by its text."""
     from genai_prices.types import TieredPrices  # noqa: PLC0415 - as above
 
     if prices.input_mtok is None or prices.output_mtok is None:

@@ -40,6 +40,11 @@ _ANSWERS = ("n", "best_of", "num_return_sequences", "candidate_count", "candidat
 # `thinking_budget`, `thinking.budget_tokens`, `reasoning.max_tokens`; and what some servers prefer to `max_tokens`:
 # `max_new_tokens`, `maxOutputTokens`, `n_predict`.
 _PART_LENGTH = re.compile(r"budget|max.*tokens|n(um)?_predict", re.IGNORECASE)
+# Parameters that only describe something, or that the service passes through: a "budget" in them bounds no answer.
+_NO_LENGTHS = {"metadata", "tools", "functions", "tool_choice", "function_call", "response_format", "guided_json"}
+_NO_LENGTHS |= {"guided_choice", "structured_outputs", "json_schema", "logit_bias", "user", "store", "prediction"}
+_NO_LENGTHS |= {"safety_identifier", "prompt_cache_key", "stop", "messages", "web_search_options"}
+_NO_LENGTHS |= {"extra_headers", "extra_query", "headers", "labels", "tags", "litellm_metadata"}
 # Characters that tiktoken gets at once. Somewhere above half a million spaces its o200k pattern runs out of stack, with
 # an error that no `except Exception` catches. A cut adds a token or two.
 _SLICE = 10_000
@@ -80,7 +85,7 @@ class Counter:
 
 
 def counter(model: str) -> Counter:
-    """Return tiktoken where it knows the model and has its table at hand, else an estimate by the length of the text.
+    """Return tiktoken if it knows the model and its table is at hand, else an estimate by the length of the text.
 
     Args:
         model: as the service knows it; a relay's `vendor/` before it is ignored.
@@ -94,7 +99,7 @@ def counter(model: str) -> Counter:
 
 
 def encoding_of(model: str) -> str | None:
-    """Return the name of a chat model's encoding, or None where tiktoken does not know the model."""
+    """Return the name of a chat model's encoding, or None if tiktoken does not know the model."""
     import tiktoken  # noqa: PLC0415 - as above
 
     try:
@@ -146,7 +151,7 @@ def prompt_tokens(messages: Sequence[Message], counter: Counter) -> int:
 
 
 def most_prompt_tokens(messages: Sequence[Message], params_bytes: int) -> int | None:
-    """Return a number of model tokens that a prompt cannot exceed, or None where it has a part that is not text.
+    """Return a number of model tokens that a prompt cannot exceed, or None if it has a part that is not text.
 
     A model token stands for one byte of UTF-8 or more, in a byte-level tokenizer (GPT, Llama 3, Qwen, DeepSeek, GLM) as
     in one that falls back on bytes (SentencePiece: Gemini, Mistral, Llama 2).
@@ -162,9 +167,9 @@ def most_prompt_tokens(messages: Sequence[Message], params_bytes: int) -> int | 
 
 
 def most_completion_tokens(params: Mapping[str, Any], context_window: int | None) -> int | None:
-    """Return the most model tokens that the answers to one request may have, or None where nothing bounds them.
+    """Return the most model tokens that the answers to one request may have, or None if nothing bounds them.
 
-    A parameter that has another value than a number counts for what a server might make of it: of a text, anything.
+    If a parameter that should be a number is none, it bounds nothing: a server may read it as anything.
 
     Args:
         params: the request parameters. Of `max_tokens` and `max_completion_tokens` the larger one counts, because a
@@ -216,14 +221,16 @@ class Estimator:
 
 
 def _counts(values: Sequence[object], least: int) -> list[int] | None:
-    """Return the whole numbers among values, 5.0 as 5, without those not given; None where one is anything else."""
+    """Return values that are whole numbers (5.0 as 5), leaving out None; return None if one is anything else."""
     given = [value for value in values if value is not None]
     numbers = [int(each) for each in given if isinstance(each, (int, float)) and each >= least and each % 1 == 0]
     return numbers if len(numbers) == len(given) and not any(isinstance(each, bool) for each in given) else None
 
 
 def _parts_in(name: str, value: object) -> Iterator[object]:
-    """Yield what is given, wherever in a parameter, for the length of a part of the answer."""
+    """Yield the values, anywhere in a parameter, that set the length of a part of the answer."""
+    if name in _NO_LENGTHS:
+        return
     if isinstance(value, Mapping):
         for inner, each in value.items():
             yield from _parts_in(str(inner), each)
@@ -257,7 +264,7 @@ def _pieces(messages: Sequence[Message]) -> tuple[list[str], int]:
 
 
 def _text_of(part: object) -> str | None:
-    """Return the text of a part of a message's content, or None where it is something else."""
+    """Return the text of a part of a message's content, or None if it is something else."""
     if isinstance(part, str):
         return part
     if isinstance(part, Mapping) and part.get("type") in {"text", "refusal"}:

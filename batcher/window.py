@@ -296,14 +296,16 @@ class Window:
             self._journal.note("resumed", member.label)
 
     def _tell_of_usage(self, member: Member, usage: Usage) -> None:
-        """Tell people and the journal, once, that an endpoint says that it used more than any call can."""
-        if usage.implausible and member not in self._implausible:
+        """Note each answer that is said to have used more than any call can; tell people of an endpoint's first one."""
+        if not usage.implausible:
+            return
+        self._journal.note("implausible usage", member.label, usage.implausible)
+        if member not in self._implausible:
             self._implausible.add(member)
             self._progress.say(
-                f"{member.label} says that an answer used {usage.implausible}, more than any call can. What it says so"
-                " counts as the most that it may be."
+                f"{member.label} says that an answer used {usage.implausible}, more than any call can. batcher charges"
+                " the maximum for such a request."
             )
-            self._journal.note("implausible usage", member.label, usage.implausible)
 
     def _estimate(self, messages: Sequence[Message]) -> float | None:
         """Return the model tokens that a prompt is likely to have, where a limit asks for them."""
@@ -564,7 +566,7 @@ class Window:
         self.tally.prompt_tokens += outcome.usage.prompt_tokens or 0  # the tally is of what servers have said
         self.tally.completion_tokens += outcome.usage.completion_tokens or 0
         self.tally.count(result.status, 1 + row.followers)
-        if result.status is not Status.ERROR:
+        if outcome.name == "answered":  # and so paid, whatever became of the row
             self.account.count(outcome.cost)
         return result
 

@@ -517,6 +517,22 @@ async def test_a_message_of_any_model_is_read(message: AIMessage, read: Completi
     assert await called(Endpoint(llm=Model(outcome=[message]))) == read
 
 
+ORDINARY: list[dict[str, Any]] = [
+    {"default_query": {"api-version": "2024-10-21"}},
+    {"default_headers": {"X-Title": "Sentiment 2025", "Accept": "application/json"}},
+    {"model_kwargs": {"prompt_cache_key": "very negative"}},
+]
+
+
+@pytest.mark.parametrize("options", ORDINARY, ids=str)
+async def test_an_answer_keeps_the_words_that_a_chat_model_sends_beside_it(
+    http_client: Any, options: dict[str, Any]
+) -> None:
+    said = "very negative since 2024-10-21, says Sentiment 2025 in application/json"
+    async with canned(http(200, completion(f"{said}; {KEY}"))) as server:
+        assert (await called(own(http_client, server.base_url, **options))).text == f"{said}; [API key]"
+
+
 def risked(fault: Fault, message: str) -> Failure:
     """Make a failure of which nobody knows whether the server has billed it."""
     return Failure(fault, message, may_be_billed=True)

@@ -13,7 +13,7 @@ from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from batcher.account import Tariff
-from batcher.chat_model import request_of, retries_of, secrets_of
+from batcher.chat_model import Secrets, keys_of, request_of, retries_of, secrets_of
 from batcher.config import Endpoint
 from batcher.errors import SettingsError
 
@@ -189,3 +189,67 @@ def test_what_is_too_short_to_be_a_secret_is_none() -> None:
 def test_headers_of_the_users_own_client_are_secrets_where_their_name_says_so() -> None:
     client = openai.DefaultAsyncHttpxClient(headers={"X-Api-Key": HIDDEN, "X-Title": "the title"})
     assert secrets_of(model(http_async_client=client)) == (KEY, HIDDEN)
+
+
+# -- What is a key for certain
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"default_query": {"api-version": "2024-10-21"}},
+        {"default_headers": {"X-Title": "Sentiment 2025", "Accept": "application/json", "X-Token-Type": "bearer-1.0"}},
+        {"default_headers": {"Authorization-Mode": "delegated-2", "X-Secret": "application/json", "X-Key": "1"}},
+        {"model_kwargs": {"prompt_cache_key": "very-negative-1", "extra_headers": {"X-Topic": "hotels-2025"}}},
+        {"model_kwargs": {"extra_query": {"auth": "2024-10-21", "token": "very negative-2"}}},
+        {"extra_body": {"sort_key": "customer_name_of_2024", "key": "category-1", "image_token": "<|image-01|>"}},
+        {"extra_body": {"mask": {"access_token": "<|mask_1|>"}, "secret_name": "prod/hotels-1", "tokens": [1]}},
+        {"extra_body": {"auth": {"type": "oauth2-bearer", "token_url": "https://h/token/1"}}},
+        {"base_url": "http://h/v1?api-version=2024-10-21"},
+    ],
+    ids=str,
+)
+def test_an_ordinary_word_in_headers_query_and_body_is_no_key(options: dict[str, Any]) -> None:
+    assert keys_of(model(**options)) == (KEY,)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        WITH_KEYS["api_key"],
+        WITH_KEYS["default_headers"],
+        WITH_KEYS["extra_headers"],
+        WITH_KEYS["extra_body"],
+        WITH_KEYS["nested"],
+        WITH_KEYS["model_kwargs"],
+        WITH_KEYS["secret field"],
+        WITH_KEYS["user of the URL"],
+        WITH_KEYS["name of the URL"],
+        WITH_KEYS["query of the URL"],
+        {"default_headers": {"Ocp-Apim-Subscription-Key": HIDDEN}},
+        {"default_headers": {"X-Functions-Key": HIDDEN}},
+        {"default_headers": {"Proxy-Authorization": f"Basic {HIDDEN}"}},
+        {"default_headers": {"Cookie": f"theme=dark; session={HIDDEN}; seen=2024-10-21"}},
+        {"extra_body": {"upstream": {"secret": {"value": HIDDEN}}}},
+    ],
+    ids=str,
+)
+def test_what_has_the_name_and_the_look_of_a_key_is_one(options: dict[str, Any]) -> None:
+    assert HIDDEN in keys_of(model(**options))
+
+
+def test_a_key_that_is_changed_in_any_place_is_known_at_once() -> None:
+    body = {"upstream": {"api_key": "first-k3y"}}
+    llm = model(extra_body=body)
+    secrets = Secrets(llm)
+    assert set(secrets.keys) == {KEY, "first-k3y"}
+    body["upstream"]["api_key"] = "second-k3y"
+    assert set(secrets.keys) == set(secrets.all) == {KEY, "second-k3y"}
+    llm.root_async_client.api_key = "third-k3y"
+    assert set(secrets.keys) == set(secrets.all) == {KEY, "second-k3y", "third-k3y"}
+
+
+def test_secrets_are_gathered_once_for_as_long_as_a_model_holds_the_same() -> None:
+    secrets = Secrets(model(default_headers={"X-Title": "Sentiment 2025"}))
+    assert secrets.all is secrets.all
+    assert secrets.keys is secrets.keys

@@ -591,6 +591,16 @@ async def test_an_answer_that_sqlite_cannot_hold_ends_its_row_and_no_other(
     assert not any(journal.unreconciled(query) for query in Unreconciled)
 
 
+async def test_an_answer_that_sqlite_cannot_hold_is_paid_at_its_cost(journal: Journal) -> None:
+    journal._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 5000)
+    for answer, tokens in (("fits", 10), ("y" * 5000, 50)):
+        request = await journal.sent(0, key(0), 0, 1, Bound(prompt_tokens=100, cost=1000, answer_cost=200))
+        await journal.settled(request, Outcome("answered", Usage(tokens, 5), 900), ended(answer=answer))
+    assert (journal.spent().answered, journal.spent().uncertain) == (1800, 0)
+    [account] = journal.endpoint_accounts()
+    assert (account.cost, account.uncertain) == (1800, 0)
+
+
 async def test_the_largest_answer_that_sqlite_holds_is_kept(journal: Journal) -> None:
     journal._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 5000)
     result = ended(answer="y" * 4850)

@@ -228,7 +228,12 @@ class World:
         """Return the rows of the last plan whose answers no row has any more."""
         has = Counter(each.result for each in held)
         had = [each for each in self.held if each.result and self.answers[each.result].status is not Status.ERROR]
-        return [each for each in had if not has[each.result]]
+        better = {each.key for each in held if each.result and self.answers[each.result].status is Status.OK}
+        return [each for each in had if not has[each.result] and not self._is_improved(each, better)]
+
+    def _is_improved(self, before: Held, better: set[bytes]) -> bool:
+        """Say whether a row that failed may have the ok answer of another row that asks the same."""
+        return self.answers[before.result or 0].status is Status.INVALID and before.key in better
 
     def _new(self, held: list[Held], scope: int) -> list[Held]:
         """Return the rows to be asked whose question was not waiting to be asked before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -139,7 +140,7 @@ def test_what_nothing_bounds_and_no_server_says_is_not_known_to_cost_nothing(lab
     assert lab.query("SELECT cost FROM requests ORDER BY position") == [(3 * NANO,), (None,)]
 
 
-def test_a_number_that_no_call_can_use_is_told_once_and_kept_as_text(
+def test_a_number_that_no_call_can_use_is_told_once_and_kept_as_text_for_each_request(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service = Service(PROMPTS, instead=saying(lambda _call: {"prompt_tokens": 2**53, "completion_tokens": 1}))
@@ -148,7 +149,8 @@ def test_a_number_that_no_call_can_use_is_told_once_and_kept_as_text(
         capsys.readouterr().err.count("endpoint 1 (m at https://api.openai.com/v1) says that an answer used prompt_")
         == 1
     )
-    assert lab.query("SELECT kind, detail FROM events") == [("implausible usage", "prompt_tokens 9007199254740992")]
+    events = lab.query("SELECT kind, detail FROM events")
+    assert events == [("implausible usage", "prompt_tokens 9007199254740992")] * len(PROMPTS)
     assert set(lab.query("SELECT prompt_tokens, completion_tokens FROM requests")) == {(None, 1)}
     assert (report.prompt_tokens, report.completion_tokens) == (0, 20)
     found = status("k", lab.directory)
@@ -210,6 +212,22 @@ def test_an_attempt_counts_as_its_most_where_it_may_be_billed(lab: Lab, failure:
     assert answered == 3 * NANO
     assert (failed > answered) is is_billed
     assert is_billed or failed == 0
+
+
+def test_an_answer_that_sqlite_cannot_hold_is_in_the_reports_cost(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = sqlite3.connect
+
+    def small(*args: Any, **options: Any) -> sqlite3.Connection:
+        db: sqlite3.Connection = connect(*args, **options)
+        db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000)
+        return db
+
+    monkeypatch.setattr(sqlite3, "connect", small)
+    service = Service(PROMPTS[:2], instead=lambda _call: Completion("y" * 200_000, "stop", Usage(10, 2)))
+    report = lab.run(PROMPTS[:2], service, endpoints=[PRICED], param=SHORT)
+    assert report.error == 2
+    found = status("k", lab.directory)
+    assert (report.cost_usd, found.cost_usd, found.uncertain_usd) == (6, 6, 0)
 
 
 # -- The budget

@@ -230,6 +230,13 @@ def test_what_is_not_text_has_no_bound(message: dict[str, Any]) -> None:
         ({"max_tokens": 200, "n_predict": 5000}, None, 5200),
         ({"max_new_tokens": 200}, None, None),
         ({"max_tokens": 200, "stop_token_ids": [9], "tools": [{"properties": {"budget": {"minimum": 9}}}]}, None, 200),
+        # What is described or passed through is no length.
+        ({"max_tokens": 200, "metadata": {"budget": "research"}}, None, 200),
+        ({"max_tokens": 200, "metadata": {"max_tokens_of_team": 5000}, "user": "budget"}, None, 200),
+        ({"max_tokens": 200, "tools": [{"function": {"parameters": {"properties": {"budget": 9}}}}]}, None, 200),
+        ({"max_tokens": 200, "response_format": {"json_schema": {"max_tokens": "x"}}}, None, 200),
+        ({"max_tokens": 200, "extra_body": {"metadata": {"budget": "x"}, "thinking_budget": 100}}, None, 300),
+        ({"max_tokens": 200, "guided_json": {"default": {"budget": 12}}}, None, 200),
         # What is no number bounds nothing: a server may read it as it likes.
         ({"max_tokens": 200, "max_completion_tokens": "5000"}, None, None),
         ({"max_tokens": 200, "max_completion_tokens": -1}, 8000, 8000),
