@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,10 @@ def test_what_follows_an_answer_unasked_reaches_no_other_row_and_costs_no_reques
 ) -> None:
     with hostile(twice(wait_s, second)) as server:
         check_each_has_its_own(rows_of(server, tmp_path, width))
-        # In one piece with garbage, the answer cannot be told from it.
-        assert len(server.asks) == ROWS or (second is garbage and not wait_s)
+        again = Counter(ask.prompt for ask in server.asks if ask.nth > 1)
+        # If both arrive in one piece, as they may on a busy machine, an answer cannot be told from garbage.
+        assert not again or second is garbage
+        assert again <= Counter({ask.prompt for ask in server.asks if is_odd(ask)})
 
 
 def test_once_something_has_come_unasked_no_connection_there_is_used_twice(tmp_path: Path) -> None:
