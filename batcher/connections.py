@@ -6,6 +6,10 @@ twice, or a gateway that passes an answer on after it has said 504, gives one ro
 Invariant: a request goes out on a used connection only if the last response on it was an answer or a plain refusal that
 was read to its end, and nothing has come since, for a time in which a second one would have come. A response that shows
 in any way that it belongs to another question is refused.
+
+Private parts of aiohttp, for which it has no public way: `TCPConnector.connect` and what it is given, the request's
+`connection_key`, the protocol's `should_close` and `is_connected()`, and that a response gives its connection back by
+`release` or `close` as soon as it has been read.
 """
 
 from __future__ import annotations
@@ -233,6 +237,10 @@ class _Line(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.protocol.connection_lost(exc)
+        if not self.exchange and not self.is_closed:
+            if self in self.place.resting:
+                self.place.resting.remove(self)
+            self.close()
 
     def pause_writing(self) -> None:
         self.protocol.pause_writing()
