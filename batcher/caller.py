@@ -95,7 +95,7 @@ class ChatCallers:
     def _through_the_sdk(
         self, endpoint: Endpoint, base_url: str, params: Mapping[str, Any], reason: Exception
     ) -> ChatCaller:
-        """Make the caller that takes over where LangChain has changed under our own; warn of the first."""
+        """Make the caller that takes over if LangChain has changed under our own; warn of the first."""
         if not self._sdk_clients:
             warnings.warn(
                 "the installed langchain-openai does not let batcher's own client make the calls"
@@ -171,10 +171,7 @@ class _Chat(ChatOpenAI):
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def agenerate(self, messages: list[list[BaseMessage]], *args: Any, **options: Any) -> LLMResult:
-        """Generate as ever; where nobody listens, no callback and no tracer, without the news of it.
-
-        To make that news takes LangChain as long as the call itself, and it cannot tell that nobody wants it.
-        """
+        """Generate as ever, but skip LangChain's callbacks if none are registered: they take as long as the call."""
         if args or self.is_watched:
             return await super().agenerate(messages, *args, **options)
         results = [await self._agenerate(each, **options) for each in messages]
@@ -217,7 +214,7 @@ def _as_text(messages: Sequence[Message]) -> list[BaseMessage]:
 
 
 class OwnCaller:
-    """Calls through our own client, or for good through another caller where LangChain does not let it.
+    """Calls through our own client, or for good through another caller if LangChain does not let it.
 
     Args:
         completions: our client.

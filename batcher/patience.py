@@ -1,7 +1,7 @@
 """How long to wait for what others do: a timeout that counts only while this process could have read their answer.
 
-Invariant: nothing that has arrived is lost to a timer. A process that is stopped, a machine that sleeps or a function
-that blocks the loop is not the silence of a server, and before time is up, what lies in the sockets is read.
+Invariant: nothing that has arrived is lost to a timer. Seconds in which the process is stopped, the machine sleeps or a
+function blocks the loop do not count, but for 0.1 of each stall; before time is up, what lies in the sockets is read.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ class Completions:
     def _judge(
         self, exchange: Exchange, response: aiohttp.ClientResponse, outcome: Completion | Failure
     ) -> Completion | Failure:
-        """Refuse what belongs to another request, and keep the connection where all went well."""
+        """Refuse what belongs to another request, and keep the connection if all went well."""
         is_answer = isinstance(outcome, Completion)
         answer = (outcome.id, outcome.text or "") if isinstance(outcome, Completion) else None
         if why := exchange.foreign(response, answer):
