@@ -6,7 +6,8 @@ Invariant: whatever a server sends, no more than the bound is unpacked and kept,
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -30,8 +31,8 @@ class UnknownEncoding(Exception):
     """The body is packed in a way that was not asked for."""
 
 
-async def parts(response: ClientResponse, most: int) -> AsyncIterator[bytes]:
-    """Yield the body as it comes, unpacked.
+async def parts(response: ClientResponse, most: int) -> AsyncGenerator[bytes, None]:
+    """Yield the body as it comes, unpacked; to be closed (`aclosing`) by whoever may not read it to its end.
 
     Args:
         response: one whose session does not unpack.
@@ -45,11 +46,12 @@ async def parts(response: ClientResponse, most: int) -> AsyncIterator[bytes]:
     if (response.content_length or 0) > most:
         raise TooLong
     length = 0
-    async for part in _unpacked(response):
-        length += len(part)
-        if length > most:
-            raise TooLong
-        yield part
+    async with aclosing(_unpacked(response)) as unpacked:
+        async for part in unpacked:
+            length += len(part)
+            if length > most:
+                raise TooLong
+            yield part
 
 
 async def read(response: ClientResponse, most: int) -> bytes:
@@ -58,7 +60,8 @@ async def read(response: ClientResponse, most: int) -> bytes:
         length = response.content_length
         if length is not None and length <= most:
             return await response.read()
-    return b"".join([part async for part in parts(response, most)])
+    async with aclosing(parts(response, most)) as found:
+        return b"".join([part async for part in found])
 
 
 async def beginning(response: ClientResponse, most: int) -> bytes:
@@ -68,14 +71,15 @@ async def beginning(response: ClientResponse, most: int) -> bytes:
         UnknownEncoding, aiohttp.ClientPayloadError: as `parts`.
     """
     found = b""
-    async for part in _unpacked(response):
-        found += part
-        if len(found) > most:
-            break
+    async with aclosing(_unpacked(response)) as unpacked:
+        async for part in unpacked:
+            found += part
+            if len(found) > most:
+                break
     return found[:most]
 
 
-async def _unpacked(response: ClientResponse) -> AsyncIterator[bytes]:
+async def _unpacked(response: ClientResponse) -> AsyncGenerator[bytes, None]:
     encoding = _encoding(response)
     if encoding not in {"", "deflate", *_GZIP}:
         raise UnknownEncoding(f"it is compressed with {encoding!r}, which was not asked for")

@@ -21,9 +21,10 @@ from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, convert
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_openai import ChatOpenAI
+from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import SecretStr
 
-from batcher.chat_model import Secrets
+from batcher.chat_model import Secrets, request_of
 from batcher.config import OFFLINE, Endpoint
 from batcher.dialect import completion_in, failure_in, limits_in, one_line, too_long, usage_in, used, without_keys
 from batcher.errors import SettingsError
@@ -81,9 +82,9 @@ class ChatCallers:
                 raise SettingsError(
                     f"Endpoint(llm=...) takes a LangChain chat model, not {type(endpoint.llm).__name__}"
                 )
-            params = dict(self._params)
+            options = _unshared(endpoint.llm, self._params)
             return ChatCaller(
-                endpoint.llm, lambda messages: (convert_to_messages(messages), params), most_bytes=self._most_bytes
+                endpoint.llm, lambda messages: (convert_to_messages(messages), options), most_bytes=self._most_bytes
             )
         base_url = (endpoint.base_url == OFFLINE and self._offline_url) or endpoint.base_url
         params = {**self._params, **endpoint.params}
@@ -94,7 +95,7 @@ class ChatCallers:
     def _through_the_sdk(
         self, endpoint: Endpoint, base_url: str, params: Mapping[str, Any], reason: Exception
     ) -> ChatCaller:
-        """Make the caller that takes over where LangChain has changed under our own; warn of the first."""
+        """Make the caller that takes over if LangChain has changed under our own; warn of the first."""
         if not self._sdk_clients:
             warnings.warn(
                 "the installed langchain-openai does not let batcher's own client make the calls"
@@ -118,8 +119,7 @@ class ChatCallers:
             streaming=params.get("stream") is True,
             cache=False,
             http_async_client=client,
-            # It cannot tell whose response comes on a connection that it has used before.
-            default_headers={"Connection": "close"},
+            default_headers=_CLOSE,
         )
 
         def question(messages: Sequence[Message]) -> tuple[list[BaseMessage], dict[str, Any]]:
@@ -171,10 +171,7 @@ class _Chat(ChatOpenAI):
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def agenerate(self, messages: list[list[BaseMessage]], *args: Any, **options: Any) -> LLMResult:
-        """Generate as ever; where nobody listens, no callback and no tracer, without the news of it.
-
-        To make that news takes LangChain as long as the call itself, and it cannot tell that nobody wants it.
-        """
+        """Generate as ever, but skip LangChain's callbacks if none are registered: they take as long as the call."""
         if args or self.is_watched:
             return await super().agenerate(messages, *args, **options)
         results = [await self._agenerate(each, **options) for each in messages]
@@ -217,7 +214,7 @@ def _as_text(messages: Sequence[Message]) -> list[BaseMessage]:
 
 
 class OwnCaller:
-    """Calls through our own client, or for good through another caller where LangChain does not let it.
+    """Calls through our own client, or for good through another caller if LangChain does not let it.
 
     Args:
         completions: our client.
@@ -258,6 +255,16 @@ class OwnCaller:
 
 
 # --- through any chat model ---
+
+# The SDK cannot tell whose response comes on a connection that it has used before.
+_CLOSE = {"Connection": "close"}
+
+
+def _unshared(llm: BaseChatModel, params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the arguments of a model's `agenerate`: the parameters, and for OpenAI's SDK new connections."""
+    if not isinstance(llm, BaseChatOpenAI) or (request := request_of(llm, params)) is None:
+        return dict(params)
+    return {**params, "extra_headers": {**(request.get("extra_headers") or {}), **_CLOSE}}
 
 
 class ChatCaller:

@@ -1,11 +1,15 @@
 """Connections to servers: which one a request goes out on, and whether what comes back on it is its own response.
 
-HTTP/1.1 has no ids: a response belongs to the oldest request on its connection that has none. A server that answers
-twice, or a gateway that passes an answer on after it has said 504, gives one row's answer to the next row so.
+HTTP/1.1 has no ids: a response belongs to the oldest request on its connection that has no response yet. So a server
+that answers twice, or a gateway that passes an answer on after its 504, gives one row's answer to the next row.
 
 Invariant: a request goes out on a used connection only if the last response on it was an answer or a plain refusal that
 was read to its end, and nothing has come since, for a time in which a second one would have come. A response that shows
 in any way that it belongs to another question is refused.
+
+Private parts of aiohttp, for which it has no public way: `TCPConnector.connect` and what it is given, the request's
+`connection_key`, the protocol's `should_close` and `is_connected()`, and that a response gives its connection back by
+`release` or `close` as soon as it has been read.
 """
 
 from __future__ import annotations
@@ -36,9 +40,9 @@ a second, 100 connections rest."""
 # A server may close an idle connection while a request is on its way on it. uvicorn, and so vLLM, closes after 5 s.
 _KEEPALIVE_S = 4.0
 _CONNECT_S = 30.0
-# Ids are known to differ, or not to, after so many.
+# Of a host, so many ids of answers are kept to tell whether they differ.
 _IDS = 1000
-# Our request ids: of the question, and of the attempt at it.
+# Our request ids name the question, and the attempt at it.
 _MARK = "batcher-"
 _OURS = re.compile(f"{_MARK}([0-9a-f]{{16}})-[0-9a-f]{{8}}")
 
@@ -133,9 +137,9 @@ class Exchange:
         if line.is_spoilt or (self._has_more and not _says_close(response)):
             line.place.distrust()
             if line.uses > 1:
-                return "two responses came where one was asked for"
+                return "two responses came to one request"
         if name and line.repeats(hash(answer), self._question, name):
-            return "it is the one before it on this connection once more"
+            return "it repeats the response before it on this connection"
         return None
 
     def _is_named_otherwise(self, name: str | None) -> bool:
@@ -200,7 +204,7 @@ class _Line(asyncio.Protocol):
         exchange: the request that is under way on it, until its response has been read.
         uses: how many requests it has had.
         rests_since: the loop's time at which the last response had been read.
-        is_spoilt: something came that nobody had asked for.
+        is_spoilt: something came unasked.
         is_closed: it has been given back to aiohttp to be closed.
     """
 
@@ -233,6 +237,10 @@ class _Line(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.protocol.connection_lost(exc)
+        if not self.exchange and not self.is_closed:
+            if self in self.place.resting:
+                self.place.resting.remove(self)
+            self.close()
 
     def pause_writing(self) -> None:
         self.protocol.pause_writing()
@@ -270,7 +278,7 @@ class _Line(asyncio.Protocol):
     def repeats(self, answer: int, question: str, name: str) -> bool:
         """Tell whether an answer is the one before it on this connection, which was to another question.
 
-        Only where answers have ids of their own: other servers may well say the same, twice in a row.
+        Only if the server's ids are known to differ: other servers may well give the same answer twice in a row.
         """
         if self.uses == 1:
             self.place.learn(name)
@@ -284,7 +292,7 @@ class _Place:
     Attributes:
         connector: whose they are.
         resting: those that no request uses, the one that has rested longest first.
-        is_trusted: it has sent nothing yet that nobody had asked for. A server that does may do it at any time, so that
+        is_trusted: it has sent nothing unasked yet. A server that does may do it at any time, so that
             each request to it needs a connection of its own.
     """
 
@@ -332,7 +340,7 @@ class Connector(aiohttp.TCPConnector):
     """Hands out connections to exchanges. To aiohttp, those that rest are in use: its own pool stays empty.
 
     Args:
-        most: connections that may be open at once. Where that is too few for all to rest, one that rests is closed for
+        most: connections that may be open at once. If that is too few for all to rest, one that rests is closed for
             a new one; more requests than that at once are not refused.
 
     Attributes:

@@ -22,6 +22,10 @@ LONGEST_ASKED_S = 3600.0
 
 _LONGEST_MESSAGE = 500
 _LONGEST_CODE = 80
+# Objects, lists and what is in them: to read more JSON than that takes seconds, in which the loop stands still, and
+# gigabytes, 25 times the JSON itself. An answer of 11,000 tokens with 20 `top_logprobs` each has as many.
+_MOST_PARTS = 2_000_000
+_MOST_CALLS = 10_000  # of tools, in one streamed answer
 _LONGEST_NUMBER = 40  # digits of one that is shown; Python itself refuses to read or write more than 4,300
 
 # The server broke down in the middle of its answer: DeepSeek; Zhipu; OpenRouter; vLLM and SGLang.
@@ -42,6 +46,8 @@ def answer_in(status: int, headers: Mapping[str, str], raw: bytes, secrets: Sequ
             stream = Stream()
             stream.add(raw)
             return stream.answer(headers, secrets)
+        if _has_too_many_parts(raw):
+            return _too_many_parts()
         completion = completion_in(_json(raw), headers, secrets)
         if completion is not None:
             return _broken_off(completion) or completion
@@ -179,6 +185,7 @@ class Stream:
         self._line: list[bytes] = []  # what has come of a line that has not ended
         self._last = b""
         self._id = ""
+        self._is_too_much = False
         self.finish_reason: str | None = None
 
     @property
@@ -198,6 +205,7 @@ class Stream:
             field, _, value = line.partition(b":")
             if field != b"data":
                 continue
+            self._is_too_much = self._is_too_much or _has_too_many_parts(value)
             match _json(value):
                 case {"error": error} if error:
                     self._error = self._error or value
@@ -229,18 +237,22 @@ class Stream:
         for call in calls if isinstance(calls, list) else ():
             if not isinstance(call, dict):
                 continue
-            function = call.get("function")
+            if len(self._calls) > _MOST_CALLS:
+                self._is_too_much = True
+                return
             whole = self._calls.setdefault(str(call.get("index")), {"function": {"arguments": ""}})
-            whole |= {name: call[name] for name in ("id", "type") if call.get(name)}
-            for name, value in function.items() if isinstance(function, dict) else ():
-                if name == "arguments":
-                    whole["function"][name] += _text(value)
-                elif value is not None:
-                    whole["function"][name] = value
+            whole |= {name: text for name in ("id", "type") if (text := _text(call.get(name)))}
+            match call.get("function"):
+                case {**function}:
+                    whole["function"]["arguments"] += _text(function.get("arguments"))
+                    if name := _text(function.get("name")):
+                        whole["function"]["name"] = name
 
     def answer(self, headers: Mapping[str, str], secrets: Sequence[str] = ()) -> Completion | Failure:
         """Read what has come: never half an answer."""
         self.add(b"\n")
+        if self._is_too_much:
+            return _too_many_parts()
         if self._error is not None:
             return failure_in(200, headers, self._error, secrets)
         if not self.is_whole:
@@ -260,8 +272,13 @@ class Stream:
 
 
 def too_long(most_bytes: int) -> Failure:
-    """Return the failure of a response that has more bytes than it may have, unpacked."""
-    message = f"it has more than {most_bytes / 1e6:g} MB, which --max-response-mb allows"
+    """Return the failure of a response that has more bytes, unpacked, than it may have."""
+    message = f"it is longer than {most_bytes / 1e6:g} MB (--max-response-mb allows more)"
+    return Failure(Fault.TOO_LONG, message, may_be_billed=True)
+
+
+def _too_many_parts() -> Failure:
+    message = f"its JSON has more than {_MOST_PARTS:,} parts (logprobs have many)"
     return Failure(Fault.TOO_LONG, message, may_be_billed=True)
 
 
@@ -325,7 +342,15 @@ def one_line(text: str, secrets: Sequence[str] = (), longest: int = _LONGEST_MES
     return folded if len(folded) <= longest and len(head) == len(text) else f"{folded[:longest]} ..."
 
 
+def _has_too_many_parts(raw: bytes) -> bool:
+    """Count what begins a part, in strings as well: a text with so many commas is no answer either."""
+    return len(raw) > _MOST_PARTS and sum(map(raw.count, (b"{", b"[", b","))) > _MOST_PARTS
+
+
 def _json(raw: bytes | str) -> Any:
+    """Return what JSON says, or None if it is not valid or has too many parts."""
+    if _has_too_many_parts(raw.encode("utf-8", "replace") if isinstance(raw, str) else raw):
+        return None
     try:
         return json.loads(raw, parse_int=_whole)
     except (ValueError, RecursionError):

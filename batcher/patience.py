@@ -1,70 +1,108 @@
 """How long to wait for what others do: a timeout that counts only while this process could have read their answer.
 
-Invariant: nothing that has arrived is lost to a timer. A process that is stopped, a machine that sleeps or a function
-that blocks the loop is not the silence of a server, and before time is up, what lies in the sockets is read.
+Invariant: nothing that has arrived is lost to a timer. Seconds in which the process is stopped, the machine sleeps or a
+function blocks the loop do not count, but for 0.1 of each stall; before time is up, what lies in the sockets is read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-# The wait is counted in slices, so that a stall is known to within one of them.
-_SLICES = 8
-# A timer of the event loop wakes late, on a busy machine by tens of milliseconds; beyond this the loop stood still.
-_LATE_S = 0.1
+# Seconds between two readings of the clock, and what counts of them at most. A timer of the event loop wakes late, on a
+# busy machine by tens of milliseconds; if it wakes later, the loop stood still.
+_TICK_S = 0.05
+_LONGEST_TICK_S = 0.1
 # Turns of the loop before time is up. Each reads up to 256 KiB from a socket, or lets the reader take it over.
 _TURNS = 32
+
+
+class _AwakeClock:
+    """Counts the seconds in which a loop runs; it ticks while alarms use it.
+
+    Attributes:
+        users: alarms that wait.
+    """
+
+    __slots__ = ("_is_ticking", "_read_at", "_seconds", "users")
+
+    def __init__(self) -> None:
+        self.users = 0
+        self._seconds = 0.0
+        self._read_at = 0.0
+        self._is_ticking = False
+
+    def start(self) -> None:
+        self.users += 1
+        if not self._is_ticking:
+            self._is_ticking = True
+            self._read_at = asyncio.get_running_loop().time()
+            self._tick()
+
+    def now(self) -> float:
+        time = asyncio.get_running_loop().time()
+        self._seconds += min(time - self._read_at, _LONGEST_TICK_S)
+        self._read_at = time
+        return self._seconds
+
+    def _tick(self) -> None:
+        self.now()
+        self._is_ticking = self.users > 0
+        if self._is_ticking:
+            asyncio.get_running_loop().call_later(_TICK_S, self._tick)
+
+
+# A clock does not refer to its loop, and so both go together.
+_clocks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _AwakeClock] = weakref.WeakKeyDictionary()
 
 
 class Alarm:
     """Calls back when so many seconds have passed in which the loop was running.
 
-    Seconds are counted in slices. One that ends late counts for nothing: the loop stood still in it, nobody knows for
-    how long. Of two in a row the second counts, so that a loop which is always late comes to an end as well.
+    Of each stall, 0.1 s are counted at most.
 
     Args:
         seconds: to wait; 0 rings in the next turn of the loop.
         ring: what to call.
     """
 
-    __slots__ = ("_due", "_handle", "_left", "_loop", "_ring", "_slice_s", "_was_late")
+    __slots__ = ("_clock", "_due", "_handle", "_is_over", "_ring")
 
     def __init__(self, seconds: float, ring: Callable[[], object]) -> None:
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         self._ring = ring
-        self._slice_s = seconds / _SLICES
-        self._left = _SLICES
-        self._was_late = False
-        self._due = 0.0
+        self._is_over = False
+        self._clock = _clocks.setdefault(loop, _AwakeClock())
+        self._clock.start()
+        self._due = self._clock.now() + seconds
         self._handle: asyncio.Handle
         if seconds > 0:
-            self._begin_slice()
+            self._handle = loop.call_later(seconds, self._wake)
         else:
-            self._handle = self._loop.call_soon(ring)
+            self._handle = loop.call_soon(self._read_first, 0)
 
     def cancel(self) -> None:
         self._handle.cancel()
+        if not self._is_over:
+            self._is_over = True
+            self._clock.users -= 1
 
-    def _begin_slice(self) -> None:
-        self._due = self._loop.time() + self._slice_s
-        self._handle = self._loop.call_at(self._due, self._end_slice)
-
-    def _end_slice(self) -> None:
-        self._was_late = self._loop.time() - self._due > _LATE_S and not self._was_late
-        self._left -= not self._was_late
-        if self._left:
-            self._begin_slice()
+    def _wake(self) -> None:
+        left = self._due - self._clock.now()
+        if left > 0:
+            self._handle = asyncio.get_running_loop().call_later(left, self._wake)
         else:
             self._read_first(_TURNS)
 
     def _read_first(self, turns: int) -> None:
         """Let the loop read what has arrived, and those who wait for it go on."""
         if turns:
-            self._handle = self._loop.call_soon(self._read_first, turns - 1)
+            self._handle = asyncio.get_running_loop().call_soon(self._read_first, turns - 1)
         else:
+            self.cancel()
             self._ring()
 
 

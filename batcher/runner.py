@@ -317,9 +317,9 @@ def _allow_connections(endpoints: Sequence[Endpoint]) -> int:
     import resource  # noqa: PLC0415 - POSIX alone has it
 
     # The embedded server has the other end of each connection in this process.
-    ends = 2 if any(each.base_url == OFFLINE for each in endpoints) else 1
-    needed = _OTHER_FILES + sum(each.max_concurrency * (2 if each.base_url == OFFLINE else 1) for each in endpoints)
-    wanted = needed + _RESTING * ends
+    ends = [2 if each.base_url == OFFLINE else 1 for each in endpoints]
+    needed = _OTHER_FILES + sum(each.max_concurrency * count for each, count in zip(endpoints, ends, strict=True))
+    wanted = needed + _RESTING * max(ends)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit for limit in before)
     if hard < needed:
@@ -330,7 +330,7 @@ def _allow_connections(endpoints: Sequence[Endpoint]) -> int:
     allowed = min(wanted, hard)
     if soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(allowed), before[1]))
-    return calls + int(allowed - needed) // ends
+    return calls + int(allowed - needed) // max(ends)
 
 
 async def _chat_callers(job: planning.Job, stack: contextlib.AsyncExitStack, connections: int) -> Callers:

@@ -8,6 +8,7 @@ of it, it says whether the request had left, and no response is read beyond its 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import urllib.request
@@ -126,7 +127,7 @@ class Completions:
                     allow_redirects=False,
                 ) as response:
                     if response.status >= 300:
-                        # It counts though its words never come.
+                        # The status is enough if the body breaks off or takes too long.
                         attempt.outcome = answer_in(response.status, response.headers, b"", self._secrets)
                     outcome = await self._read(response)
                     attempt.outcome = self._judge(exchange, response, outcome)
@@ -142,7 +143,7 @@ class Completions:
     def _judge(
         self, exchange: Exchange, response: aiohttp.ClientResponse, outcome: Completion | Failure
     ) -> Completion | Failure:
-        """Refuse what belongs to another request, and keep the connection where all went well."""
+        """Refuse what belongs to another request, and keep the connection if all went well."""
         is_answer = isinstance(outcome, Completion)
         answer = (outcome.id, outcome.text or "") if isinstance(outcome, Completion) else None
         if why := exchange.foreign(response, answer):
@@ -175,8 +176,9 @@ class Completions:
         """Read a stream as it comes: the many small objects of an answer need not be in memory together."""
         stream = Stream()
         try:
-            async for part in body.parts(response, self._most):
-                stream.add(part)
+            async with contextlib.aclosing(body.parts(response, self._most)) as parts:
+                async for part in parts:
+                    stream.add(part)
         except (aiohttp.ClientError, OSError):
             if not stream.is_whole:  # else only what follows the answer was cut off
                 raise

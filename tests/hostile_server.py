@@ -1,7 +1,7 @@
 """A server on real sockets that does to its clients what servers do on bad nights, and keeps books of it.
 
 What it does to a request is a script: bytes to send, seconds to wait, and how the connection ends. A script goes on
-while the next requests come on the same connection, so that what it sends may arrive when nobody has asked for it. The
+while the next requests come on the same connection, so that what it sends may arrive unasked. The
 answer to a prompt names the prompt (`answer_to`), so that a test can check each row.
 """
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from canned_server import Then, completion, http
 from hostile_server import Ask, HostileServer, Script, Step, answer_to, answered, hostile, refused
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
 
 import batcher
 
@@ -20,7 +24,8 @@ def rows_of(server: HostileServer, folder: Path, width: int, **options: object) 
     """Run a table through a server and read the result without batcher."""
     prompts = [f"row {number}" for number in range(ROWS)]
     endpoint = batcher.Endpoint("m", base_url=server.base_url, max_concurrency=width)
-    batcher.run(prompts, keyword="k", output_dir=folder, endpoints=[endpoint], quiet=True, **options)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"endpoints": [endpoint], "quiet": True, **options}
+    batcher.run(prompts, keyword="k", output_dir=folder, **settings)
     with (folder / "all_k.csv").open(encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file, strict=True))
     assert len(found) == ROWS
@@ -87,8 +92,10 @@ def test_what_follows_an_answer_unasked_reaches_no_other_row_and_costs_no_reques
 ) -> None:
     with hostile(twice(wait_s, second)) as server:
         check_each_has_its_own(rows_of(server, tmp_path, width))
-        # In one piece with garbage, the answer cannot be told from it.
-        assert len(server.asks) == ROWS or (second is garbage and not wait_s)
+        again = Counter(ask.prompt for ask in server.asks if ask.nth > 1)
+        # If both arrive in one piece, as they may on a busy machine, an answer cannot be told from garbage.
+        assert not again or second is garbage
+        assert again <= Counter({ask.prompt for ask in server.asks if is_odd(ask)})
 
 
 def test_once_something_has_come_unasked_no_connection_there_is_used_twice(tmp_path: Path) -> None:
@@ -271,3 +278,39 @@ def test_a_connection_that_breaks_after_the_answer_costs_nothing(tmp_path: Path,
     with hostile(script) as server:
         check_each_has_its_own(rows_of(server, tmp_path, 3))
         assert len(server.asks) == ROWS
+
+
+# --- through a chat model of the user's own ---
+
+
+def late_or_double(ask: Ask) -> Iterator[Step]:
+    if is_odd(ask, 10):
+        yield refused(504)
+        yield 0.05
+    yield answered(ask)
+    if is_odd(ask, 3):
+        yield answered(ask)
+
+
+def test_a_chatopenai_of_the_users_own_gives_no_row_the_answer_of_another(tmp_path: Path) -> None:
+    with hostile(late_or_double) as server:
+        llm = ChatOpenAI(model="m", api_key=SecretStr("k"), base_url=server.base_url, max_retries=0)
+        check_each_has_its_own(rows_of(server, tmp_path, 4, endpoints=[batcher.Endpoint(llm=llm, max_concurrency=4)]))
+        assert {ask.nth_there for ask in server.asks} == {1}
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"model_kwargs": {"extra_headers": {"X-Mine": "yes"}}}, {}),
+        ({}, {"extra_headers": {"X-Mine": "yes"}}),
+        ({"default_headers": {"X-Mine": "yes", "Connection": "keep-alive"}}, {}),
+    ],
+)
+def test_a_chatopenai_keeps_its_own_headers(tmp_path: Path, options: dict[str, Any], param: dict[str, Any]) -> None:
+    with hostile(lambda ask: [answered(ask)]) as server:
+        llm = ChatOpenAI(model="m", api_key=SecretStr("k"), base_url=server.base_url, max_retries=0, **options)
+        endpoints = [batcher.Endpoint(llm=llm)]
+        check_each_has_its_own(rows_of(server, tmp_path, 4, endpoints=endpoints, param=param))
+        sent = {(ask.headers["x-mine"], ask.headers["connection"]) for ask in server.asks}
+    assert sent == {("yes", "close")}

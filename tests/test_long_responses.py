@@ -17,6 +17,8 @@ from langchain_core.language_models import FakeListChatModel
 from programs import call
 
 import batcher
+from batcher.dialect import Stream
+from batcher.records import Failure, Fault
 
 ROWS = 30
 ODD = "row 7"
@@ -64,7 +66,7 @@ TOO_LONG: dict[str, Script] = {
 def test_a_response_that_is_too_long_ends_its_row_with_the_bound_and_the_option(tmp_path: Path, way: str) -> None:
     row = run(TOO_LONG[way], tmp_path)[ODD]
     assert row["infer_status"] == "error"
-    assert row["infer_error"] == "the response is too long: it has more than 1 MB, which --max-response-mb allows"
+    assert row["infer_error"] == "the response is too long: it is longer than 1 MB (--max-response-mb allows more)"
 
 
 STREAMS: dict[str, Script] = {
@@ -121,27 +123,57 @@ def test_an_answer_of_a_users_own_model_that_is_too_long_ends_its_row(tmp_path: 
 
 MEMORY = """
 import pathlib, re, sys, batcher
-endpoint = batcher.Endpoint("m", base_url=sys.argv[1])
-report = batcher.run(["row 0", *["bomb"] * 5], keyword="k", endpoints=[endpoint], quiet=True, max_response_mb=4)
+endpoint = batcher.Endpoint("m", base_url=sys.argv[1], max_concurrency=int(sys.argv[2]))
+options = {"max_response_mb": float(sys.argv[3]), "param": {"stream": True} if sys.argv[4:] else {}}
+report = batcher.run(["row 0", *["bomb"] * 5], keyword="k", endpoints=[endpoint], quiet=True, **options)
 status = pathlib.Path("/proc/self/status").read_text()
 print(report.error, int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) // 1024)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the most memory that this program had")
-def test_bombs_of_a_gigabyte_cost_no_memory(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(MEMORY)
-    data = http(200, bomb(2**30), ["Content-Encoding: gzip"]).data
-
-    def script(ask: Ask) -> Iterator[Step]:
-        yield data if ask.prompt == "bomb" else answered(ask)
-
-    with hostile(script) as server:
-        done = call("script.py", server.base_url, cwd=tmp_path)
+def most_memory(folder: Path, data: bytes, *arguments: str) -> int:
+    """Return the MiB that a run needs in which five rows get a response that ends them."""
+    (folder / "script.py").write_text(MEMORY)
+    with hostile(lambda ask: [data if ask.prompt == "bomb" else answered(ask)]) as server:
+        done = call("script.py", server.base_url, *arguments, cwd=folder)
     assert done.stdout, done.stderr
     errors, mib = map(int, done.stdout.split())
     assert errors == 5
-    assert mib < 300
+    return mib
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the most memory that this program had")
+
+
+@linux
+def test_bombs_of_a_gigabyte_cost_no_memory(tmp_path: Path) -> None:
+    assert most_memory(tmp_path, http(200, bomb(2**30), ["Content-Encoding: gzip"]).data, "32", "4") < 300
+
+
+_EMPTY_OBJECTS = b'{"x":[' + b"{}," * 7_000_000 + b"{}]}"
+
+
+@linux
+@pytest.mark.parametrize("body", [_EMPTY_OBJECTS, b"data:" + _EMPTY_OBJECTS], ids=["an object", "a line"])
+def test_a_body_of_small_objects_costs_no_more_memory_than_its_length(tmp_path: Path, body: bytes) -> None:
+    assert most_memory(tmp_path, http(200, body).data, "1", "64") < 350
+
+
+@linux
+def test_a_streams_line_of_small_objects_costs_no_more_memory_than_its_length(tmp_path: Path) -> None:
+    data = http(200, b"data:" + _EMPTY_OBJECTS + b"\n\n", ["Content-Type: text/event-stream"]).data
+    assert most_memory(tmp_path, data, "1", "64", "stream") < 350
+
+
+def test_a_stream_of_endless_tool_calls_is_too_long() -> None:
+    read = Stream()
+    for first in range(0, 100_000, 1000):
+        calls = [{"index": index} for index in range(first, first + 1000)]
+        line = json.dumps({"choices": [{"delta": {"tool_calls": calls}, "finish_reason": "stop"}]})
+        read.add(f"data: {line}\n".encode())
+    outcome = read.answer({})
+    assert isinstance(outcome, Failure)
+    assert outcome.fault is Fault.TOO_LONG
 
 
 def test_a_refusal_after_too_long_words_keeps_no_connection(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from canned_server import CannedServer, Reply, Then, canned, closed_port, completion, http, stream
 
-from batcher.connections import QUIET_S
+from batcher.connections import QUIET_S, Connector
 from batcher.errors import SettingsError
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
 from batcher.transport import Attempt, Completions, open_session, proxy_for
@@ -324,3 +324,15 @@ async def test_a_proxy_of_another_kind_is_refused_at_once(
         Completions(session, "https://model.example/v1", KEY, "m", {})
     assert "password" not in str(caught.value)
     Completions(session, "http://model.example/v1", KEY, "m", {})
+
+
+async def test_a_connection_that_the_server_closes_while_it_rests_is_not_open_any_more(
+    session: aiohttp.ClientSession,
+) -> None:
+    connector = session.connector
+    assert isinstance(connector, Connector)
+    async with canned(OK) as server:
+        assert await asked(session, server.base_url) == FINE
+        assert connector.lines == 1
+    while connector.lines:  # noqa: ASYNC110 - until the loop reads the end of the connection
+        await asyncio.sleep(0)
