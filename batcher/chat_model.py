@@ -20,7 +20,7 @@ _SDK_RETRIES = 2
 # A name speaks of a secret if one of its words is in this list, or ends like a word of the next ("accesskey").
 _SECRET_WORDS = {"keys", "secrets", "passwords", "passwd", "pwd", "passphrase", "credential", "credentials", "auth"}
 _SECRET_WORDS |= {"authorization", "authorisation", "bearer", "cookie", "cookies", "signature", "jwt"}
-_SECRET_WORDS |= {"header", "headers"}
+_SECRET_WORDS |= {"header", "headers", "creds", "session", "sessionid", "sig", "pat", "license", "licence"}
 _SECRET_ENDS = ("key", "secret", "password", "token")
 # If a name has "token" and one of these words, it means the model's tokens, not a secret.
 _MODEL_WORDS = {"max", "min", "num", "stop", "eos", "bos", "pad", "unk", "id", "ids", "limit", "count", "budget"}

@@ -15,8 +15,8 @@ Private parts of aiohttp, for which it has no public way: `TCPConnector.connect`
 from __future__ import annotations
 
 import asyncio
-import collections
 import hashlib
+import heapq
 import re
 import secrets
 import select
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
 QUIET_S = 0.1
-"""Seconds that a connection rests after a response: what a server sends twice mostly follows at once. At 1,000 answers
-a second, 100 connections rest."""
+"""Seconds that a connection rests at least after a response: what a server sends twice mostly follows at once. It rests
+as long as the response took, because a second one to the same request hardly takes longer."""
 
 # A server may close an idle connection while a request is on its way on it. uvicorn, and so vLLM, closes after 5 s.
 _KEEPALIVE_S = 4.0
+# After a slower response a connection is closed: it would rest too long, and a new one costs little beside it.
+_SLOW_S = _KEEPALIVE_S / 2
 _CONNECT_S = 30.0
 # Of a host, so many ids of answers are kept to tell whether they differ.
 _IDS = 1000
@@ -175,6 +177,7 @@ class Exchange:
         self._line = line
         self.protocol = line.protocol
         line.exchange = self
+        line.begun = asyncio.get_running_loop().time()
         line.uses += 1
 
     def arrived(self, data: bytes, transport: asyncio.Transport) -> None:
@@ -203,7 +206,8 @@ class _Line(asyncio.Protocol):
         place: where it leads.
         exchange: the request that is under way on it, until its response has been read.
         uses: how many requests it has had.
-        rests_since: the loop's time at which the last response had been read.
+        begun: the loop's time at which the last request was about to be sent.
+        rests_since: the loop's time at which its response had been read.
         is_spoilt: something came unasked.
         is_closed: it has been given back to aiohttp to be closed.
     """
@@ -214,7 +218,7 @@ class _Line(asyncio.Protocol):
         self.place = place
         self.exchange: Exchange | None = None
         self.uses = 0
-        self.rests_since = 0.0
+        self.begun = self.rests_since = 0.0
         self.is_spoilt = False
         self.is_closed = False
         self._last: tuple[int, str] | None = None
@@ -237,9 +241,7 @@ class _Line(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.protocol.connection_lost(exc)
-        if not self.exchange and not self.is_closed:
-            if self in self.place.resting:
-                self.place.resting.remove(self)
+        if not self.exchange:
             self.close()
 
     def pause_writing(self) -> None:
@@ -263,9 +265,10 @@ class _Line(asyncio.Protocol):
         return not poll.poll(0)
 
     def rest(self) -> None:
-        if self.place.is_trusted and not self.is_closed:
-            self.rests_since = asyncio.get_running_loop().time()
-            self.place.resting.append(self)
+        self.rests_since = asyncio.get_running_loop().time()
+        took_s = self.rests_since - self.begun
+        if self.place.is_trusted and not self.is_closed and took_s <= _SLOW_S:
+            self.place.let_rest(self, self.rests_since + max(took_s, QUIET_S))
         else:
             self.close()
 
@@ -291,14 +294,14 @@ class _Place:
 
     Attributes:
         connector: whose they are.
-        resting: those that no request uses, the one that has rested longest first.
+        resting: a heap of those that no request uses, each with the loop's time until which it rests.
         is_trusted: it has sent nothing unasked yet. A server that does may do it at any time, so that
             each request to it needs a connection of its own.
     """
 
     def __init__(self, connector: Connector) -> None:
         self.connector = connector
-        self.resting: collections.deque[_Line] = collections.deque()
+        self.resting: list[tuple[float, int, _Line]] = []
         self.is_trusted = True
         self._ids: set[str] = set()
         self._has_repeated = False
@@ -315,24 +318,26 @@ class _Place:
 
     def distrust(self) -> None:
         self.is_trusted = False
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that rest."""
         while self.resting:
-            self.resting.popleft().close()
+            self.resting.pop()[2].close()
+
+    def let_rest(self, line: _Line, until: float) -> None:
+        heapq.heappush(self.resting, (until, id(line), line))
 
     def next(self, now: float) -> _Line | None:
         """Take a connection that has rested long enough, if there is one."""
-        for _ in range(len(self.resting)):
-            line = self.resting[0]
-            rest_s = now - line.rests_since
-            if rest_s < QUIET_S and line.is_fit:
-                return None
-            self.resting.popleft()
-            if rest_s > _KEEPALIVE_S or not line.is_fit:
+        while self.resting and self.resting[0][0] <= now:
+            line = heapq.heappop(self.resting)[2]
+            if now - line.rests_since > _KEEPALIVE_S or not line.is_fit:
                 line.close()
             elif line.is_quiet:
                 return line
             else:  # the loop will read it, and see what it is
-                line.rests_since = now
-                self.resting.append(line)
+                self.let_rest(line, now + QUIET_S)
         return None
 
 
@@ -390,13 +395,15 @@ class Connector(aiohttp.TCPConnector):
 
     def _make_room(self) -> None:
         """Close a connection that rests, wherever it leads."""
-        line = next((place.resting.popleft() for place in self._places.values() if place.resting), None)
-        if line:
-            line.close()
+        for place in self._places.values():
+            while place.resting:
+                line = heapq.heappop(place.resting)[2]
+                if not line.is_closed:
+                    line.close()
+                    return
 
     def close(self, **options: Any) -> Coroutine[Any, Any, None]:
         """Close all connections; see aiohttp for the options and for what to await."""
         for place in self._places.values():
-            while place.resting:
-                place.resting.popleft().close()
+            place.close()
         return super().close(**options)

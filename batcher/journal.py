@@ -324,6 +324,7 @@ class Journal(Matching):
         self._source = source
         self._opened = contextlib.ExitStack()
         self._place: Place | None = None
+        self._log: Place | None = None
         self._locked: Place | None = None
         self._displaced: Displaced | None = None
         self._reading = threading.Lock()
@@ -350,8 +351,9 @@ class Journal(Matching):
             lock = Place(_lock(path, stack))
             stack.callback(lock.close)
             _check(path)
+            has_log = log_path(path).exists()
             if not claim(path):
-                _check_nobody_writes(path)
+                _check_nobody_writes(path, has_log=has_log)
             db = stack.enter_context(closing(connect(path, "mode=rw")))
             db.execute("PRAGMA journal_mode = WAL")
             make_durable(db)
@@ -805,9 +807,20 @@ class Journal(Matching):
     def _look(self) -> None:
         if self._place:
             with errors_told(self.path, "found"):
-                self._displaced = self._place.displaced()
+                self._displaced = self._place.displaced() or self._displaced_log()
+
+    def _displaced_log(self) -> Displaced | None:
+        """Say whether the log was removed or replaced: a second writer, or the next run after a kill, lacks it."""
+        if self._log is None and log_path(self.path).exists():  # from the first commit on
+            self._log = Place(log_path(self.path))
+            self._opened.callback(self._log.close)
+        return Displaced(is_kept=True, is_log=True) if self._log and self._log.displaced() else None
 
     def _displacement(self, displaced: Displaced) -> OutputError:
+        if displaced.is_log:
+            return OutputError(
+                f"the log {log_path(self.path)} of the journal was removed or replaced while the run worked"
+            )
         if not displaced.is_kept:
             return OutputError(f"the journal {self.path} was removed or replaced while the run worked")
         now = displaced.path or "wherever its directory is"
@@ -971,11 +984,12 @@ def _writer_of(path: Path) -> str:
     return f"process {last.pid} on {last.host}" if last and last.ended is None else "another process"
 
 
-def _check_nobody_writes(path: Path) -> None:
+def _check_nobody_writes(path: Path, *, has_log: bool = True) -> None:
     """Refuse to go on beside a run that has lost its lock file; who only reads is welcome.
 
     Args:
-        path: of a journal that somebody else has open.
+        path: of a journal that another program has open.
+        has_log: its log is there. Without it the journal cannot tell what the other one does.
 
     Raises:
         OutputError: a run is at work, or is being planned; or the journal cannot be brought up to date meanwhile.
@@ -986,7 +1000,7 @@ def _check_nobody_writes(path: Path) -> None:
         raise OutputError(
             f"{path} is being written by {writer}, though its lock file is gone: wait for its end, or stop it"
         )
-    if not is_for_reading_only(path):
+    if not has_log or not is_for_reading_only(path):
         raise OutputError(
             f"{path} is open in another program, such as a run, a database browser or a notebook: close it there, or"
             " wait for its end"

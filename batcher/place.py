@@ -17,10 +17,12 @@ class Displaced(NamedTuple):
     Attributes:
         is_kept: it has only moved, with its directory; else it was removed, or another one is in its place.
         path: where it is now, if that is known.
+        is_log: it is the journal's log, which SQLite still has open, and moves into the journal when the run ends.
     """
 
     is_kept: bool
     path: Path | None = None
+    is_log: bool = False
 
 
 class Place:

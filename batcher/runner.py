@@ -138,7 +138,7 @@ _OTHER_FILES = 128
 """Files that a process has open beside its connections: the journal, chunk files, libraries."""
 
 _RESTING = 512
-"""Connections that rest at most: each does so for a tenth of a second, and no machine does 5,000 rows in one."""
+"""Connections that may rest at least, beside those in use: at 5,000 answers a second each rests for a tenth of one."""
 
 
 async def execute(
@@ -312,14 +312,15 @@ def _allow_connections(endpoints: Sequence[Endpoint]) -> int:
         SettingsError: the system does not allow even one for each call.
     """
     calls = sum(each.max_concurrency for each in endpoints)
+    resting = max(calls, _RESTING)  # a connection rests for as long as its answer took
     if os.name != "posix":
-        return calls + _RESTING
+        return calls + resting
     import resource  # noqa: PLC0415 - POSIX alone has it
 
     # The embedded server has the other end of each connection in this process.
     ends = [2 if each.base_url == OFFLINE else 1 for each in endpoints]
     needed = _OTHER_FILES + sum(each.max_concurrency * count for each, count in zip(endpoints, ends, strict=True))
-    wanted = needed + _RESTING * max(ends)
+    wanted = needed + resting * max(ends)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit for limit in before)
     if hard < needed:
@@ -374,7 +375,7 @@ def _endpoints_lost(report: Report) -> EndpointsLost:
 
 def _saved(report: Report, displaced: Displaced | None = None) -> str:
     saved = f"{report.rows - report.left:,} of {report.rows:,} rows are saved"
-    if displaced is None:
+    if displaced is None or displaced.is_log:
         return f"{saved}, and the same command goes on from there"
     if not displaced.is_kept:
         return f"{saved}: the answers of this run are lost, but for chunk files that are left, and may be billed"

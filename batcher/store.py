@@ -29,7 +29,7 @@ _BOM = "\ufeff"
 _OURS = "delete it, and the next run makes it anew"
 _FOREIGN = "mend it, move it away, or put the journal that it was made from beside it"
 _LONGEST_SHOWN = 60  # characters of a cell in a message
-_LARGEST_CELL = 2**25  # characters; the csv module's own limit of 131,072 is less than one long answer
+_LARGEST_CELL = 2**27  # characters, more than --max-response-mb allows; the csv module's own limit is 131,072
 
 
 class FileState(Enum):

@@ -13,6 +13,7 @@ import ipaddress
 import json
 import urllib.request
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -144,11 +145,11 @@ class Completions:
         self, exchange: Exchange, response: aiohttp.ClientResponse, outcome: Completion | Failure
     ) -> Completion | Failure:
         """Refuse what belongs to another request, and keep the connection if all went well."""
-        is_answer = isinstance(outcome, Completion)
         answer = (outcome.id, outcome.text or "") if isinstance(outcome, Completion) else None
         if why := exchange.foreign(response, answer):
             return Failure(Fault.MIXED_UP, why, may_be_billed=True)
-        if is_answer or (400 <= response.status < 500 and response.status != 408):
+        # Of all others, a gateway may pass on the answer later. Refusals for a rate limit are many, and it sends them.
+        if (isinstance(outcome, Completion) and outcome.text) or response.status == HTTPStatus.TOO_MANY_REQUESTS:
             exchange.keep()
         return outcome
 

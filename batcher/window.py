@@ -636,6 +636,11 @@ class Window:
         """
         store = self.job.store
         changed = {start for start in self._starts if store.sha256(start) != self._written[start].sha256}
+        for start in sorted(changed):
+            if not store.chunk_path(start).exists():
+                raise OutputError(
+                    f"{store.chunk_path(start)} was removed while the run worked: run it again, to make it anew"
+                )
         for start, rows in chunks_of(self.job, changed):
             if not store.check_cells(start, rows):
                 raise OutputError(

@@ -98,6 +98,39 @@ def test_what_follows_an_answer_unasked_reaches_no_other_row_and_costs_no_reques
         assert again <= Counter({ask.prompt for ask in server.asks if is_odd(ask)})
 
 
+@pytest.mark.parametrize("second", [without_an_id, with_another_id])
+def test_a_second_answer_that_takes_as_long_as_the_first_reaches_no_other_row(
+    tmp_path: Path, second: Callable[[Ask], bytes]
+) -> None:
+    def script(ask: Ask) -> Iterator[Step]:
+        yield 0.4
+        yield answered(ask, id=None) if second is without_an_id else answered(ask)
+        if is_odd(ask):
+            yield 0.3
+            yield second(ask)
+
+    with hostile(script) as server:
+        check_each_has_its_own(rows_of(server, tmp_path, 8))
+        assert max(server.asked.values()) == 1
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 425, 451, 499])
+def test_an_answer_that_follows_a_refusal_reaches_no_other_row(tmp_path: Path, status: int) -> None:
+    def script(ask: Ask) -> Iterator[Step]:
+        yield 0.01
+        if is_odd(ask):
+            yield refused(status)
+            yield 0.2
+        yield answered(ask)
+
+    with hostile(script) as server:
+        found = rows_of(server, tmp_path, 8)
+    assert {row["infer"] for row in found if row["infer_status"] == "ok"} == {
+        answer_to(row["text"]) for row in found if row["infer_status"] == "ok"
+    }
+    assert all(row["infer"] in {"", answer_to(row["text"])} for row in found)
+
+
 def test_once_something_has_come_unasked_no_connection_there_is_used_twice(tmp_path: Path) -> None:
     seen: list[int] = []
 

@@ -616,6 +616,42 @@ def test_a_chunk_file_that_is_changed_while_the_run_works_is_not_joined(lab: Lab
     assert [(row["id"], row["infer"]) for row in lab.rows()] == [(n, answer_to(text)) for n, text in NUMBERED]
 
 
+def test_a_chunk_file_that_is_removed_while_the_run_works_is_made_anew_by_the_next_run(lab: Lab) -> None:
+    service = Service(PROMPTS, lambda call: 100 if call.prompt == PROMPTS[9] else 1)
+    with pytest.raises(RunStopped, match=r"3_k\.csv was removed while the run worked: run it again"):
+        lab.run(PROMPTS, service, at={50: lambda: lab.path(3).unlink()}, chunk_size=3, endpoints=one(4))
+    assert lab.run(PROMPTS, Service([]), chunk_size=3).requests == 0
+    assert lab.rows() == expected(PROMPTS)
+
+
+@pytest.mark.parametrize("others", [[], ["-shm"], ["-shm", "lock"]])
+def test_a_log_that_is_removed_ends_the_run_and_loses_nothing(lab: Lab, others: list[str]) -> None:
+    """Neither does a second run that begins meanwhile buy anything."""
+    journal = lab.directory / "journal_k.sqlite"
+    second = Lab(lab.directory)
+    refusals = []
+
+    def remove() -> None:
+        for name in ["-wal", *others]:
+            path = lab.directory / ".journal_k.lock" if name == "lock" else journal.with_name(journal.name + name)
+            path.unlink()
+        if "lock" in others:
+            try:
+                Journal.open(journal).close()
+            except OutputError as error:
+                refusals.append(str(error))
+
+    service = Service(PROMPTS)
+    with pytest.raises(RunStopped, match=r"the log .* was removed or replaced while the run worked") as stopped:
+        lab.run(PROMPTS, service, at={3.5: remove}, endpoints=one(1))
+    assert len(service.calls) <= 5
+    assert stopped.value.report.ok == len(service.calls)
+    assert len(refusals) == ("lock" in others)
+    second.run(PROMPTS, service, endpoints=one(1))
+    assert service.asked == ONCE
+    assert lab.rows() == expected(PROMPTS)
+
+
 def test_a_chunk_file_that_loses_a_row_while_the_run_works_is_not_joined(lab: Lab) -> None:
     service = Service(PROMPTS, lambda call: 100 if call.prompt == PROMPTS[9] else 1)
     with pytest.raises(RunStopped, match=r"3_k\.csv was changed while the run worked, and is no longer whole"):
