@@ -22,6 +22,7 @@ from batcher.access import Log, _State, check_pair
 from batcher.errors import OutputError
 from batcher.journal import Journal
 from batcher.marks import Comparison, Marks
+from batcher.status import status
 from batcher.tables import GENERATIONS
 
 OPENINGS: dict[str, Callable[[Path], Journal]] = {
@@ -418,7 +419,7 @@ def test_no_verb_changes_anything_beside_a_log_that_does_not_fit(path: Path, ver
     before = state_of(path.parent)
     asked: dict[str, Any] = {"keyword": "k", "provider": "offline", "output_dir": path.parent}
     verbs: dict[str, Callable[[], object]] = {
-        "status": lambda: batcher.status("k", path.parent),
+        "status": lambda: status("k", path.parent),
         "verify": lambda: batcher.verify("k", output_dir=path.parent),
         "merge": lambda: batcher.merge("k", path.parent),
         "plan": lambda: batcher.plan(["a"], **asked),

@@ -1177,6 +1177,19 @@ def test_answers_stay_with_their_rows_when_the_prompt_function_changes(lab: Lab)
     assert [row["infer"] for row in lab.rows()] == [answer_to(prompt) for prompt in ("bear", "DATE", "corn")]
 
 
+def test_a_journal_that_does_not_know_what_tells_rows_apart_is_told_how_to_learn_it(lab: Lab) -> None:
+    """Versions before this one did not note it: `reuse` would have to ask every row."""
+    lab.run(PROMPTS, Service(PROMPTS), "{text}")
+    lab.change("UPDATE runs SET question = json_remove(question, '$.table')")
+    lab.change("UPDATE rows SET cells = NULL")
+    for on_change in ("abort", "reuse"):
+        with pytest.raises(ChangedError, match=r"an older batcher wrote this journal\. Run the earlier command once"):
+            lab.run(PROMPTS, Service([]), "{text}!", on_change=on_change)
+    assert lab.run(PROMPTS, Service([]), "{text}").requests == 0
+    assert lab.run(PROMPTS, Service([]), "{text}!", on_change="reuse").requests == 0
+    assert lab.rows() == expected(PROMPTS)
+
+
 def test_another_model_may_be_asked_again_or_take_over_the_answers(lab: Lab) -> None:
     service = Service(["a", "b"])
     lab.run(["a", "b"], service)
