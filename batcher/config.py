@@ -24,7 +24,6 @@ OFFLINE = "offline"
 OPENAI_URL = "https://api.openai.com/v1"
 
 MAX_CONCURRENCY = 256
-MOST_RESPONSE_MB = 128
 ON_CHANGE = ("abort", "redo", "reuse")
 ENCODINGS = ("utf-8", "utf-8-sig")
 _DEAREST = 1e6  # dollars per million tokens: beyond it somebody has mixed up the units
@@ -330,10 +329,6 @@ class Settings:
 
     def __post_init__(self) -> None:
         self._check_values()
-        if self.max_response_mb > MOST_RESPONSE_MB:
-            raise SettingsError(
-                f"--max-response-mb must be at most {MOST_RESPONSE_MB}: a cell of a CSV file holds no more"
-            )
         _check_params({} if self.param is None else self.param, "--param")
         if self.keyword is not None:
             check_keyword(self.keyword)

@@ -22,16 +22,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from batcher.errors import InputError
 from batcher.place import version_of
-from batcher.records import Slice, Values
+from batcher.records import LARGEST_CELL, Slice, Values
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
     import pandas as pd
-
-_LARGEST_CELL = 2**25
-"""Characters of a CSV cell: more than any model reads, and little enough (128 MiB while it is parsed) that a
-quote which is never closed does not swallow the memory before it is noticed."""
 
 _PARQUET_BATCH = 256
 """Rows decoded at a time: enough to make a batch's fixed cost small, few enough if rows are documents."""
@@ -179,7 +175,7 @@ class _Csv(_File):
     def _records(self) -> Generator[tuple[str, ...], None, None]:
         """Read the header, then every row; each has as many cells as the header."""
         # The limit holds for the whole process, and other code may want it higher: it is only ever raised.
-        csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
+        csv.field_size_limit(max(csv.field_size_limit(), LARGEST_CELL))
         width = 0  # as long as there was no header
         line = 1  # of the file, where the record begins
         with _open(self.name) as file:
@@ -313,9 +309,7 @@ _JSON_NAMES = {list: "a list", str: "a string", bool: "true or false", type(None
 
 _CSV_TROUBLES = {
     "unexpected end of data": "a quote that opens in this row is never closed",
-    "field larger than": (
-        f"a cell has more than {_LARGEST_CELL:,} characters: is the quote that opens it ever closed?"
-    ),
+    "field larger than": (f"a cell has more than {LARGEST_CELL:,} characters: is the quote that opens it ever closed?"),
     "new-line character": (
         "a carriage return (\\r) stands outside quotes: put the cell in quotes, or, if \\r ends every line "
         "of the file (old Mac), convert the line ends to \\n"

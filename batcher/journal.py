@@ -45,7 +45,7 @@ from batcher.errors import OutputError
 from batcher.marks import Comparison
 from batcher.matching import Matching
 from batcher.place import Displaced, Place
-from batcher.records import GAVE_UP, Bound, Giver, Result, RowState, Status, Usage
+from batcher.records import GAVE_UP, LARGEST_CELL, Bound, Giver, Result, RowState, Status, Usage
 from batcher.tables import (
     ADOPTED,
     COPY,
@@ -68,7 +68,7 @@ from batcher.tables import (
 UNSENT = "unsent"
 """The outcome of an intent that came to nothing: the request did not leave."""
 _TOO_LARGE = "too large"
-"""The outcome of a request that brought more than SQLite can hold."""
+"""The outcome of a request that brought more than SQLite or a file can hold."""
 
 _SEND = (
     "INSERT INTO requests (id, run, endpoint, giver, position, key, sent, cost, prompt_most, answer_cost)"
@@ -746,6 +746,10 @@ class Journal(Matching):
         return kept
 
     def _holdable(self, request: Request, result: Result) -> Result:
+        """Return a result as the journal and the files can hold it: without an answer that is too large."""
+        if len(result.answer) > LARGEST_CELL:
+            said = f"the answer has {len(result.answer):,} characters, and a cell of a CSV file holds {LARGEST_CELL:,}"
+            return Result(Status.ERROR, "", said)
         most = self._db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - len(request.key) - _BESIDE_TEXTS
         if 4 * (len(result.answer) + len(result.error)) <= most:  # UTF-8 takes four bytes for a character at most
             return result

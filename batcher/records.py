@@ -61,6 +61,10 @@ class RowState(NamedTuple):
     followers: int = 0
 
 
+LARGEST_CELL = 2**25
+"""Characters of a cell of a CSV file: more than any model reads or writes, and little enough (128 MiB while it is
+parsed) that a quote which is never closed does not swallow the memory before it is noticed."""
+
 MOST_TOKENS = 2**24
 """Model tokens that one call can use at most: the longest context window on sale has 10 million."""
 

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from batcher.cell import cell, writable
 from batcher.errors import InputError, OutputError
-from batcher.records import Result, RowState, Values
+from batcher.records import LARGEST_CELL, Result, RowState, Values
 
 # A byte order mark in front of the first column's name would not be read as a part of it.
 _BOM = "\ufeff"
@@ -29,7 +29,6 @@ _BOM = "\ufeff"
 _OURS = "delete it, and the next run makes it anew"
 _FOREIGN = "mend it, move it away, or put the journal that it was made from beside it"
 _LONGEST_SHOWN = 60  # characters of a cell in a message
-_LARGEST_CELL = 2**27  # characters, more than --max-response-mb allows; the csv module's own limit is 131,072
 
 
 class FileState(Enum):
@@ -387,7 +386,7 @@ def read_csv(path: Path, advice: str = _OURS) -> Generator[tuple[int, list[str]]
     Raises:
         OutputError: it is not there or no CSV, or a row has more or fewer fields than the header.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
+    csv.field_size_limit(max(csv.field_size_limit(), LARGEST_CELL))
     width, number = 0, 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

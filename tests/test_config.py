@@ -16,7 +16,6 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from batcher.config import (
-    MOST_RESPONSE_MB,
     OFFLINE,
     RESERVED_PARAMS,
     Endpoint,
@@ -25,7 +24,6 @@ from batcher.config import (
     check_keyword,
 )
 from batcher.errors import SettingsError
-from batcher.store import _LARGEST_CELL
 
 OPENAI = "https://api.openai.com/v1"
 LOOP: dict[str, object] = {}
@@ -84,7 +82,7 @@ WRONG: dict[str, tuple[object, ...]] = {
     "timeout": (*NO_NUMBERS, None),
     "deadline": (*NO_NUMBERS, None),
     "max_attempts": (*NO_NUMBERS, 1.5, None),
-    "max_response_mb": (*NO_NUMBERS, None, 129),
+    "max_response_mb": (*NO_NUMBERS, None),
     "budget": NO_NUMBERS,
     "price_in": NO_PRICES,
     "price_out": NO_PRICES,
@@ -98,10 +96,6 @@ WRONG: dict[str, tuple[object, ...]] = {
     "no_progress": NO_FLAGS,
     "quiet": NO_FLAGS,
 }
-
-
-def test_a_chunk_file_with_the_longest_answers_can_be_read() -> None:
-    assert MOST_RESPONSE_MB * 10**6 <= _LARGEST_CELL
 
 
 def test_every_option_has_wrong_values() -> None:

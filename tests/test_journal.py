@@ -30,7 +30,7 @@ from batcher.errors import OutputError
 from batcher.journal import Chunk, Journal, Outcome, Request, Unreconciled, is_sealed
 from batcher.marks import Comparison, Marks
 from batcher.matching import Matched
-from batcher.records import Bound, Giver, Result, RowState, Status, Usage
+from batcher.records import LARGEST_CELL, Bound, Giver, Result, RowState, Status, Usage
 from batcher.tables import ADOPTED
 
 ROWS = 400
@@ -546,6 +546,16 @@ async def test_no_number_keeps_an_answer_from_being_saved(journal: Journal, path
     await journal.settled(request, Outcome("answered", Usage(2**64), cost=2**70), ended())
     assert look(path, "SELECT prompt_tokens, cost FROM requests") == [(2**63 - 1, 2**63 - 1)]
     assert journal.counts().ok == 1
+
+
+async def test_an_answer_that_no_csv_file_can_hold_ends_its_row(journal: Journal) -> None:
+    most = ["x" * LARGEST_CELL, "x" * (LARGEST_CELL + 1)]
+    kept = [await journal.settled(await send(journal, n), Outcome("answered"), ended(answer=most[n])) for n in (0, 1)]
+    assert kept[0].answer == most[0]
+    assert kept[1] == Result(
+        Status.ERROR, "", "the answer has 33,554,433 characters, and a cell of a CSV file holds 33,554,432"
+    )
+    assert journal.results(0, 2) == kept
 
 
 async def test_sums_of_money_go_beyond_what_sqlite_can_add_up(journal: Journal) -> None:
