@@ -3,7 +3,7 @@
 HTTP/1.1 has no ids: a response belongs to the oldest request on its connection that has no response yet. So a server
 that answers twice, or a gateway that passes an answer on after its 504, gives one row's answer to the next row.
 
-Invariant: a request goes out on a used connection only if the last response on it was an answer or a plain refusal that
+Invariant: a request goes out on a used connection only if the last response on it was an answer, or a 429, that
 was read to its end, and nothing has come since, for a time in which a second one would have come. A response that shows
 in any way that it belongs to another question is refused.
 
@@ -117,7 +117,7 @@ class Exchange:
                 line.close()
 
     def keep(self) -> None:
-        """Say that the response was an answer or a plain refusal: nothing more is to come."""
+        """Say that nothing more is to come after the response."""
         self._is_kept = True
 
     def foreign(self, response: ClientResponse, answer: tuple[str, str] | None) -> str | None:
