@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import batcher
 from batcher.errors import BatcherError, Interrupted, RunStopped
-from batcher.progress import say
+from batcher.words import say
 
 if TYPE_CHECKING:
     from batcher.records import Report

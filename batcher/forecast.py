@@ -15,10 +15,10 @@ from batcher.account import Tariff, note_of_reserves
 from batcher.config import Endpoint, Options, Settings
 from batcher.journal import Journal
 from batcher.prices import NANO, dollars, nano_dollars
-from batcher.progress import duration
 from batcher.prompt import PromptFunction
 from batcher.records import Usage
 from batcher.tokens import Counter, counter, prompt_tokens
+from batcher.words import duration
 
 if TYPE_CHECKING:
     from batcher.runner import Data

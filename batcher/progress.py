@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batcher.records import Status
+from batcher.words import duration, say
 
 _BAR_EVERY_S = 0.2
 _LINE_EVERY_S = 30.0
@@ -54,13 +55,6 @@ class Tally:
     def count(self, status: Status, rows: int = 1) -> None:
         """Count rows that have ended."""
         setattr(self, status.value, getattr(self, status.value) + rows)
-
-
-def say(message: object) -> None:
-    """Print a message for people. Nobody may hear it (stderr closed, its disk full), and the work goes on."""
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):
-            print(message, file=sys.stderr, flush=True)  # noqa: T201 - this is where people read
 
 
 class Progress:
@@ -160,16 +154,6 @@ def _state(tally: Tally) -> str:
     parts += [f"{failed:,} failed"] if failed else []
     oldest = f" ({duration(tally.oldest_s)})" if tally.oldest_s >= _OLD_S else ""
     return ", ".join([*parts, f"{tally.in_flight:,} in flight{oldest}"])
-
-
-def duration(seconds: float) -> str:
-    """Return a duration for people: `45s`, `12m 05s`, `3h 20m`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02}s"
-    return f"{whole // 3600:,}h {whole % 3600 // 60:02}m"
 
 
 def _in_notebook() -> bool:

@@ -15,8 +15,8 @@ from batcher.config import check_keyword
 from batcher.errors import OutputError
 from batcher.journal import Journal, LastRun
 from batcher.prices import NANO, dollars
-from batcher.progress import duration
 from batcher.store import Store
+from batcher.words import duration
 
 _RATE_OVER_S = 60.0
 

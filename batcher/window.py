@@ -25,12 +25,13 @@ from batcher.patience import Alarm, Patience
 from batcher.planning import Job, Plan, chunks_of
 from batcher.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
 from batcher.prices import dollars
-from batcher.progress import Progress, Tally, duration
+from batcher.progress import Progress, Tally
 from batcher.records import Bound, Completion, Failure, Message, Result, RowState, Slice, Status, Usage, Values
 from batcher.retry import Decision, Fate, Policy, Record, decide
 from batcher.stop import Stop, to_the_end
 from batcher.store import FileState
 from batcher.tokens import Estimator
+from batcher.words import duration
 
 GRACE_S = 30.0
 """Seconds that requests in flight have to arrive after the first Ctrl-C."""

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from programs import environment, local_server, write_table
 
 from batcher.config import Endpoint
-from batcher.progress import Tally, _state, duration
+from batcher.progress import Tally, _state
 from batcher.records import Completion, Failure
+from batcher.words import duration
 
 
 def test_without_a_terminal_there_is_one_plain_line_every_30_s(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
