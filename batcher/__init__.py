@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batcher.config import Endpoint, Options, Settings
+    from batcher.engine.runner import arun, run
     from batcher.errors import (
         BatcherError,
         BudgetReached,
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
         RunStopped,
         SettingsError,
     )
-    from batcher.findings import Finding
-    from batcher.forecast import Forecast, plan
-    from batcher.merging import merge
+    from batcher.output.joining import merge
+    from batcher.planning.forecast import Forecast, plan
     from batcher.records import Report
-    from batcher.runner import arun, run
-    from batcher.status import RunStatus, status
-    from batcher.verification import Verification, verify
+    from batcher.reports.status import RunStatus, status
+    from batcher.reports.verification.findings import Finding
+    from batcher.reports.verification.proof import Verification, verify
+    from batcher.settings import Endpoint, Options, Settings
 
 __version__ = "0.1.0"
 
@@ -58,14 +58,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "findings": ("Finding",),
-    "forecast": ("Forecast", "plan"),
-    "config": ("Endpoint", "Options", "Settings"),
-    "merging": ("merge",),
+    "engine.runner": ("arun", "run"),
+    "output.joining": ("merge",),
+    "planning.forecast": ("Forecast", "plan"),
     "records": ("Report",),
-    "runner": ("arun", "run"),
-    "status": ("RunStatus", "status"),
-    "verification": ("Verification", "verify"),
+    "reports.status": ("RunStatus", "status"),
+    "reports.verification.findings": ("Finding",),
+    "reports.verification.proof": ("Verification", "verify"),
+    "settings": ("Endpoint", "Options", "Settings"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

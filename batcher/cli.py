@@ -401,9 +401,9 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from batcher.environment import environment, keys_of  # noqa: PLC0415
-    from batcher.serve import serve  # noqa: PLC0415 - FastAPI is for this verb
-    from batcher.sim import Knobs  # noqa: PLC0415
+    from batcher.calls.endpoints import environment, keys_of  # noqa: PLC0415
+    from batcher.server.serve import serve  # noqa: PLC0415 - FastAPI is for this verb
+    from batcher.server.simulated import Knobs  # noqa: PLC0415
 
     knobs = {name: value for name, value in vars(arguments).items() if name not in {"verb", "host", "port"}}
     variable = knobs.pop("api_key_env")

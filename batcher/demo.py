@@ -76,7 +76,7 @@ def marks(path: Path) -> Counter[str]:
 
 def demo(output_dir: Path) -> int:
     """Label the sums, print what came out, and return the exit status."""
-    from batcher.runner import run  # noqa: PLC0415 - the command line's help does not need it
+    from batcher.engine.runner import run  # noqa: PLC0415 - the command line's help does not need it
 
     table = TABLE
     if not table.exists():  # installed without the repository

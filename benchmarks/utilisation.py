@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 import batcher
-from batcher.sim import Knobs, draw
+from batcher.server.simulated import Knobs, draw
 
 
 @contextlib.contextmanager

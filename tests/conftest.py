@@ -14,10 +14,10 @@ import hypothesis
 import pytest
 from virtual_time import run_virtually
 
-from batcher.config import Endpoint, Settings
+from batcher.engine.runner import execute
+from batcher.engine.stop import Stop
 from batcher.records import Report
-from batcher.runner import execute
-from batcher.stop import Stop
+from batcher.settings import Endpoint, Settings
 
 if TYPE_CHECKING:
     from fake_service import Service

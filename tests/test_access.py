@@ -18,12 +18,12 @@ import pytest
 from programs import environment
 
 import batcher
-from batcher.access import Log, _State, check_pair
 from batcher.errors import OutputError
-from batcher.journal import Journal
-from batcher.marks import Comparison, Marks
-from batcher.status import status
-from batcher.tables import GENERATIONS
+from batcher.input.marks import Comparison, Marks
+from batcher.journal.access import Log, _State, check_pair
+from batcher.journal.journal import Journal
+from batcher.journal.schema import GENERATIONS
+from batcher.reports.status import status
 
 OPENINGS: dict[str, Callable[[Path], Journal]] = {
     "open": Journal.open,
@@ -38,8 +38,8 @@ READINGS = {name: OPENINGS[name] for name in ("read", "rehearse")}
 WRITER = """
 import asyncio, os, sys
 from pathlib import Path
-from batcher.journal import Journal, Outcome
-from batcher.marks import Comparison, Marks
+from batcher.journal.journal import Journal, Outcome
+from batcher.input.marks import Comparison, Marks
 from batcher.records import Giver, Result, Status
 
 async def ask(journal, position):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.alignment import aligned
+from batcher.reports.verification.pairing import aligned
 
 ROWS = list(range(50))
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.answer import read
+from batcher.answer.reading import read
 from batcher.records import Completion, Result, Status
 
 

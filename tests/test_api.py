@@ -15,8 +15,8 @@ from langchain_openai import ChatOpenAI
 from programs import call, expected_answer, table
 
 import batcher
-from batcher.serve import embedded
-from batcher.sim import Knobs
+from batcher.server.serve import embedded
+from batcher.server.simulated import Knobs
 
 
 @pytest.fixture(autouse=True)
@@ -184,8 +184,8 @@ asyncio.run(main())
 """
 LEFT_BEHIND = """
 import asyncio, batcher
-from batcher.serve import embedded
-from batcher.sim import Knobs
+from batcher.server.serve import embedded
+from batcher.server.simulated import Knobs
 async def main():
     with embedded(Knobs(latency=0.02)) as server:
         endpoint = batcher.Endpoint("m", base_url=server.base_url, max_concurrency=30)

@@ -10,8 +10,8 @@ import pytest
 from canned_server import Reply, Then, canned, http
 from hostile_server import bomb, chunked
 
-from batcher import body
-from batcher.transport import open_session
+from batcher.calls import body
+from batcher.calls.transport import open_session
 
 
 async def read(reply: Reply, most: int) -> bytes:

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from virtual_time import run_virtually
 
-from batcher.budget import Budget, BudgetClosed, BudgetSpent
+from batcher.money.budget import Budget, BudgetClosed, BudgetSpent
 
 
 @dataclass(frozen=True)

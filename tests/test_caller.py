@@ -26,13 +26,13 @@ from langchain_core.tracers.context import collect_runs, register_configure_hook
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from batcher.caller import ChatCallers, OwnCaller
-from batcher.config import Endpoint
-from batcher.connections import QUIET_S
+from batcher.calls.caller import ChatCallers, OwnCaller
+from batcher.calls.connections import QUIET_S
 from batcher.errors import SettingsError
 from batcher.records import Allowance, Completion, Failure, Fault, Message, ServerLimits, Usage
-from batcher.serve import Server, embedded
-from batcher.sim_answer import answer
+from batcher.server.answers import answer
+from batcher.server.serve import Server, embedded
+from batcher.settings import Endpoint
 
 KEY = "sk-5ecret/With+all=kinds"
 HELLO = [{"role": "user", "content": "hello"}]

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.cell import cell
+from batcher.input.cell import cell
 
 AWKWARD = ["NA", "None", "007", " a ", 'say "hi"', "a,b\tc", "one\ntwo", "\r\n", "\0", "😀", "\ud800", "数学计算", ""]
 

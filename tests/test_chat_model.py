@@ -12,10 +12,10 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from batcher.account import Tariff
 from batcher.chat_model import Secrets, keys_of, request_of, retries_of, secrets_of
-from batcher.config import Endpoint
 from batcher.errors import SettingsError
+from batcher.money.account import Tariff
+from batcher.settings import Endpoint
 
 KEY = "sk-0123456789"
 FREE = {"in": 0, "out": 0}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from programs import SHARED, call, expected_answer, local_server, table, write_table
 
-from batcher import sim
+from batcher.server import simulated as sim
 
 ODD = [
     "NA",

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from batcher.config import (
+from batcher.errors import SettingsError
+from batcher.settings import (
     OFFLINE,
     RESERVED_PARAMS,
     Endpoint,
@@ -23,7 +24,6 @@ from batcher.config import (
     Settings,
     check_keyword,
 )
-from batcher.errors import SettingsError
 
 OPENAI = "https://api.openai.com/v1"
 LOOP: dict[str, object] = {}

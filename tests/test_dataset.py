@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from batcher.cell import cell
-from batcher.dataset import Dataset, open_dataset
 from batcher.errors import InputError
+from batcher.input.cell import cell
+from batcher.input.dataset import Dataset, open_dataset
 from batcher.records import Values
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -15,7 +15,7 @@ from canned_server import completion, events
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.dialect import (
+from batcher.calls.dialect import (
     LONGEST_ASKED_S,
     Stream,
     answer_in,
@@ -26,8 +26,8 @@ from batcher.dialect import (
     usage_in,
     wait_in,
 )
+from batcher.calls.retry import Fate, Policy, Record, decide
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
-from batcher.retry import Fate, Policy, Record, decide
 
 AGAIN, ROW_ENDS, OUT = Fate.AGAIN, Fate.ROW_ENDS, Fate.ENDPOINT_OUT
 KEY = "sk-5ecret/With+all=kinds"

@@ -11,7 +11,7 @@ import pytest
 from programs import ROOT, call
 
 from batcher.cli import help_of
-from batcher.config import Options
+from batcher.settings import Options
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from faults import fault
 
-from batcher.config import MAX_CONCURRENCY, OFFLINE, Endpoint, Settings
-from batcher.environment import SERVICES, endpoints_of, environment
+from batcher.calls.endpoints import SERVICES, endpoints_of, environment
+from batcher.settings import MAX_CONCURRENCY, OFFLINE, Endpoint, Settings
 
 OPENAI = "https://api.openai.com/v1"
 

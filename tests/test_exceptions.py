@@ -14,10 +14,10 @@ import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
-from batcher.caller import failure_of
+from batcher.calls.caller import failure_of
+from batcher.calls.retry import Fate, Policy, Record, decide
+from batcher.calls.transport import Attempt, Completions
 from batcher.records import Failure
-from batcher.retry import Fate, Policy, Record, decide
-from batcher.transport import Attempt, Completions
 
 AGAIN, ROW_ENDS, OUT = Fate.AGAIN, Fate.ROW_ENDS, Fate.ENDPOINT_OUT
 NEVER = None

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.identity import keyer
+from batcher.input.key import keyer
 
 # Few and short, so that two that are drawn are often equal or nearly so. No booleans: to Python, True equals 1.
 texts = st.text("a\ud800", max_size=2)

@@ -27,11 +27,11 @@ from hypothesis import strategies as st
 from programs import environment
 
 from batcher.errors import OutputError
-from batcher.journal import Chunk, Journal, Outcome, Request, Unreconciled, is_sealed
-from batcher.marks import Comparison, Marks
-from batcher.matching import Matched
+from batcher.input.marks import Comparison, Marks
+from batcher.journal.journal import Chunk, Journal, Outcome, Request, Unreconciled, is_sealed
+from batcher.journal.matching import Matched
+from batcher.journal.schema import ADOPTED
 from batcher.records import LARGEST_CELL, Bound, Giver, Result, RowState, Status, Usage
-from batcher.tables import ADOPTED
 
 ROWS = 400
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates too
@@ -176,8 +176,8 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from batcher.journal import Journal, Outcome
-from batcher.marks import Comparison, Marks
+from batcher.journal.journal import Journal, Outcome
+from batcher.input.marks import Comparison, Marks
 from batcher.records import Giver, Result, Status
 
 async def ask(journal, position):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual_time import run_virtually
 
-from batcher.limiter import Limiter, Passage
+from batcher.pool.limiter import Limiter, Passage
 
 WINDOWS = {"rps": 1.0, "rpm": 60.0}
 

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batcher.errors import ChangedError
-from batcher.journal import Journal, Outcome
-from batcher.marks import EMPTY, Comparison, Marks
+from batcher.input.marks import EMPTY, Comparison, Marks
+from batcher.journal.journal import Journal, Outcome
 from batcher.records import Giver, Result, Status
 
 

@@ -22,15 +22,15 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_openai import ChatOpenAI
 
 import batcher
-from batcher.account import Tariff
-from batcher.config import Endpoint
-from batcher.dialect import completion_in
+from batcher.calls.dialect import completion_in
 from batcher.errors import BudgetReached, EndpointsLost, InputError, Interrupted, SettingsError
-from batcher.journal import Journal
-from batcher.prices import NANO
+from batcher.journal.journal import Journal
+from batcher.money.account import Tariff
+from batcher.money.prices import NANO
 from batcher.records import Bound, Completion, Failure, Fault, Usage
-from batcher.status import status
-from batcher.verification import verify
+from batcher.reports.status import status
+from batcher.reports.verification.proof import verify
+from batcher.settings import Endpoint
 
 PROMPTS = [f"question {number}" for number in range(20)]
 # A tenth of a dollar for a prompt's token and a whole one for an answer's: sums are easy to see.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import DeadlockError, VirtualLoop, run_virtually
 
-from batcher.patience import Alarm, Patience
+from batcher.calls.patience import Alarm, Patience
 
 
 def stall(seconds: float) -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fake_service import Service, refusal
 
-from batcher import planning
-from batcher.config import Endpoint, Settings
 from batcher.errors import ChangedError, EndpointsLost, InputError, SettingsError
-from batcher.journal import Counts, Journal
+from batcher.journal.journal import Counts, Journal
+from batcher.planning import plan as planning
+from batcher.settings import Endpoint, Settings
 
 if TYPE_CHECKING:
     from conftest import Lab

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import run_virtually
 
-from batcher.caller import ChatCallers
-from batcher.config import Endpoint
-from batcher.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
+from batcher.calls.caller import ChatCallers
+from batcher.pool.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
-from batcher.serve import embedded
-from batcher.sim import Knobs
+from batcher.server.serve import embedded
+from batcher.server.simulated import Knobs
+from batcher.settings import Endpoint
 
 T = TypeVar("T")
 

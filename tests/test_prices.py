@@ -13,7 +13,7 @@ from genai_prices.data import providers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batcher.prices import (
+from batcher.money.prices import (
     NANO,
     Period,
     Price,
@@ -23,7 +23,7 @@ from batcher.prices import (
     nano_dollars,
     price_of,
 )
-from batcher.prices import given as price_given
+from batcher.money.prices import given as price_given
 from batcher.records import Usage
 
 DAY_S = 86400

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.errors import InputError
-from batcher.prompt import Renderer, from_column, from_function, from_messages_column, from_template, with_system
+from batcher.input.prompt import Renderer, from_column, from_function, from_messages_column, from_template, with_system
 from batcher.records import Message
 
 ODD_COLUMNS = ("a b", " ", "数学", "v1.2", "a:b", "a!r", "x[0]", "'q'", "a\nb", "0", "😀", "%s")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from programs import LocalServer, call, expected_answer, finish, local_server, started, table, write_table
 
-from batcher import sim
+from batcher.server import simulated as sim
 
 ROWS = 400
 CONCURRENCY = 20

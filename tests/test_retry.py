@@ -6,9 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.config import Settings
+from batcher.calls.retry import (
+    FIRST_WAIT_S,
+    LONGEST_WAIT_S,
+    Decision,
+    Fate,
+    Policy,
+    Record,
+    backoff,
+    decide,
+    is_rate_limit,
+)
 from batcher.records import Failure, Fault
-from batcher.retry import FIRST_WAIT_S, LONGEST_WAIT_S, Decision, Fate, Policy, Record, backoff, decide, is_rate_limit
+from batcher.settings import Settings
 
 AGAIN, ROW_ENDS, OUT = Fate.AGAIN, Fate.ROW_ENDS, Fate.ENDPOINT_OUT
 POLICY = Policy(max_attempts=6, deadline=1800.0)

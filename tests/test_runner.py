@@ -24,7 +24,7 @@ from fake_service import Call, Service, answer_to, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.config import ENCODINGS, Endpoint
+from batcher.engine.stop import Stop
 from batcher.errors import (
     ChangedError,
     EndpointsLost,
@@ -34,9 +34,9 @@ from batcher.errors import (
     RunStopped,
     SettingsError,
 )
-from batcher.journal import Journal
+from batcher.journal.journal import Journal
 from batcher.records import Completion, Failure, Fault
-from batcher.stop import Stop
+from batcher.settings import ENCODINGS, Endpoint
 
 PROMPTS = [f"question {number}" for number in range(20)]
 ONCE = Counter(PROMPTS)

@@ -17,9 +17,9 @@ import aiohttp
 import pytest
 
 from batcher.errors import SettingsError
-from batcher.serve import Bucket, Server, _listen, build_app, embedded, serve
-from batcher.sim import Books, Knobs
-from batcher.sim_answer import answer
+from batcher.server.answers import answer
+from batcher.server.serve import Bucket, Server, _listen, build_app, embedded, serve
+from batcher.server.simulated import Books, Knobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batcher.errors import SettingsError
-from batcher.sim import SECONDS_KEPT, Books, Fate, Knobs, draw
+from batcher.server.simulated import SECONDS_KEPT, Books, Fate, Knobs, draw
 
 # --- knobs ---
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from batcher.sim_answer import answer, prompt_of
+from batcher.server.answers import answer, prompt_of
 
 
 def ask(prompt: object, **options: object) -> str:

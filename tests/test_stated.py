@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batcher.pool.server_limits import LONGEST_REST_S, Stated
 from batcher.records import Allowance
-from batcher.stated import LONGEST_REST_S, Stated
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import environment
 
-from batcher.config import ENCODINGS
 from batcher.errors import InputError, OutputError
+from batcher.output.directory import FileState, Store, csv_line
 from batcher.records import Result, RowState, Status
-from batcher.store import FileState, Store, csv_line
+from batcher.settings import ENCODINGS
 
 COLUMNS = ("id", "text")
 ADDED = ("infer", "infer_status", "infer_error")
@@ -174,7 +174,7 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 from batcher.records import Result, Status
-from batcher.store import Store
+from batcher.output.directory import Store
 
 store = Store(Path(sys.argv[1]), "kw", ("id", "text"), ("infer", "infer_status", "infer_error"))
 signal.signal(signal.SIGXFSZ, signal.Handlers[sys.argv[2]])

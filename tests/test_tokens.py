@@ -14,7 +14,7 @@ import tiktoken
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batcher.tokens import (
+from batcher.money.tokens import (
     ESTIMATE,
     TABLES,
     Counter,

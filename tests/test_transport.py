@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from canned_server import CannedServer, Reply, Then, canned, closed_port, completion, http, stream
 
-from batcher.connections import QUIET_S, Connector
+from batcher.calls.connections import QUIET_S, Connector
+from batcher.calls.transport import Attempt, Completions, open_session, proxy_for
 from batcher.errors import SettingsError
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
-from batcher.transport import Attempt, Completions, open_session, proxy_for
 
 if TYPE_CHECKING:
     import aiohttp

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.width import FIRST_WIDTH, Width
+from batcher.pool.concurrency import FIRST_WIDTH, Width
 
 
 class Server(NamedTuple):

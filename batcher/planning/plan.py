@@ -13,18 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from batcher.account import is_bounded
-from batcher.adoption import Adoption
+from batcher.calls.endpoints import endpoints_of, environment
 from batcher.chat_model import retries_of
-from batcher.config import Endpoint, Settings, check_keyword
-from batcher.dataset import Dataset, open_dataset
-from batcher.environment import endpoints_of, environment
 from batcher.errors import ChangedError, InputError, SettingsError
-from batcher.identity import keyer
-from batcher.journal import Counts, InFlight, Journal, LastRun, Usual
-from batcher.marks import Comparison, Marks
-from batcher.prices import dollars
-from batcher.prompt import (
+from batcher.input.dataset import Dataset, open_dataset
+from batcher.input.key import keyer
+from batcher.input.marks import Comparison, Marks
+from batcher.input.prompt import (
     PromptFunction,
     Renderer,
     Template,
@@ -36,9 +31,14 @@ from batcher.prompt import (
     from_template,
     with_system,
 )
+from batcher.journal.journal import Counts, InFlight, Journal, LastRun, Usual
+from batcher.journal.schema import ADOPTED
+from batcher.money.account import is_bounded
+from batcher.money.prices import dollars
+from batcher.output.adoption import Adoption
+from batcher.output.directory import Store
 from batcher.records import Message, Slice, Values
-from batcher.store import Store
-from batcher.tables import ADOPTED
+from batcher.settings import Endpoint, Settings, check_keyword
 
 T = TypeVar("T")
 

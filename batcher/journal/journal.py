@@ -40,13 +40,11 @@ from typing import Any, NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
-from batcher.access import Source, check_pair, claim, is_as_before, is_for_reading_only, log_path, open_to_read
 from batcher.errors import OutputError
-from batcher.marks import Comparison
-from batcher.matching import Matching
-from batcher.place import Displaced, Place
-from batcher.records import GAVE_UP, LARGEST_CELL, Bound, Giver, Result, RowState, Status, Usage
-from batcher.tables import (
+from batcher.input.marks import Comparison
+from batcher.journal.access import Source, check_pair, claim, is_as_before, is_for_reading_only, log_path, open_to_read
+from batcher.journal.matching import Matching
+from batcher.journal.schema import (
     ADOPTED,
     COPY,
     IN_SCOPE,
@@ -64,6 +62,8 @@ from batcher.tables import (
     version_of,
     whole,
 )
+from batcher.place import Displaced, Place
+from batcher.records import GAVE_UP, LARGEST_CELL, Bound, Giver, Result, RowState, Status, Usage
 
 UNSENT = "unsent"
 """The outcome of an intent that came to nothing: the request did not leave."""

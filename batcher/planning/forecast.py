@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
-from batcher import planning
-from batcher.account import Tariff, note_of_reserves
-from batcher.config import Endpoint, Options, Settings
-from batcher.journal import Journal
-from batcher.prices import NANO, dollars, nano_dollars
-from batcher.prompt import PromptFunction
+from batcher.input.prompt import PromptFunction
+from batcher.journal.journal import Journal
+from batcher.money.account import Tariff, note_of_reserves
+from batcher.money.prices import NANO, dollars, nano_dollars
+from batcher.money.tokens import Counter, counter, prompt_tokens
+from batcher.planning import plan as planning
 from batcher.records import Usage
-from batcher.tokens import Counter, counter, prompt_tokens
+from batcher.settings import Endpoint, Options, Settings
 from batcher.words import duration
 
 if TYPE_CHECKING:
-    from batcher.runner import Data
+    from batcher.engine.runner import Data
 
 
 @dataclass(frozen=True)

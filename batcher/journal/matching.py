@@ -14,9 +14,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batcher.marks import EMPTY, Comparison, Marks
+from batcher.input.marks import EMPTY, Comparison, Marks
+from batcher.journal.schema import ADOPTED, IN_SCOPE, bound, errors_told, seal
 from batcher.records import Giver, Result
-from batcher.tables import ADOPTED, IN_SCOPE, bound, errors_told, seal
 
 _BARE = f"rows.result IS NULL AND rows.{IN_SCOPE}"
 _NEW = "(position IN (SELECT position FROM renewed) OR position >= (SELECT rows FROM known))"

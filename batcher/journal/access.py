@@ -22,8 +22,16 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from batcher.errors import OutputError
+from batcher.journal.schema import (
+    GENERATIONS,
+    connect,
+    generation_in,
+    generation_of,
+    give_generation,
+    make_durable,
+    uri_of,
+)
 from batcher.place import version_of
-from batcher.tables import GENERATIONS, connect, generation_in, generation_of, give_generation, make_durable, uri_of
 
 # The log's format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 _HEAD = struct.Struct(">8I")  # magic, version, page size, number, two salts, two checksums

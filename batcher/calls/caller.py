@@ -24,13 +24,13 @@ from langchain_openai import ChatOpenAI
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import SecretStr
 
+from batcher.calls.dialect import completion_in, failure_in, limits_in, one_line, too_long, usage_in, used, without_keys
+from batcher.calls.patience import Patience
+from batcher.calls.transport import MOST_BYTES, MOST_CONNECTIONS, Attempt, Completions, open_session, proxy_for
 from batcher.chat_model import Secrets, request_of
-from batcher.config import OFFLINE, Endpoint
-from batcher.dialect import completion_in, failure_in, limits_in, one_line, too_long, usage_in, used, without_keys
 from batcher.errors import SettingsError
-from batcher.patience import Patience
 from batcher.records import Completion, Failure, Fault, Message, Usage
-from batcher.transport import MOST_BYTES, MOST_CONNECTIONS, Attempt, Completions, open_session, proxy_for
+from batcher.settings import OFFLINE, Endpoint
 
 
 class Caller(Protocol):

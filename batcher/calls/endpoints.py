@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batcher.config import MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint, Settings, check_key, check_variable
 from batcher.errors import SettingsError
+from batcher.settings import MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint, Settings, check_key, check_variable
 
 
 class Service(NamedTuple):

@@ -12,8 +12,8 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from batcher.cell import cell
 from batcher.errors import InputError, in_words
+from batcher.input.cell import cell
 from batcher.records import Message, Values
 
 Renderer = Callable[[Values], list[Message]]

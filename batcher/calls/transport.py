@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
-from batcher import body
-from batcher.connections import Connector, Exchange
-from batcher.dialect import Stream, answer_in, one_line, too_long
+from batcher.calls import body
+from batcher.calls.connections import Connector, Exchange
+from batcher.calls.dialect import Stream, answer_in, one_line, too_long
 from batcher.errors import SettingsError
 from batcher.hiding import secrets_among
 from batcher.records import Completion, Failure, Fault, Message

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from batcher.cell import writable
-from batcher.config import check_keyword
 from batcher.errors import OutputError
-from batcher.journal import Chunk, Journal
-from batcher.marks import Marks
-from batcher.store import FileState, Store, read_csv
+from batcher.input.cell import writable
+from batcher.input.marks import Marks
+from batcher.journal.journal import Chunk, Journal
+from batcher.output.directory import FileState, Store, read_csv
+from batcher.settings import check_keyword
 
 _ANEW = "`batcher run` makes it anew, without a call"
 

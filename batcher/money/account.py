@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from batcher.budget import Budget
 from batcher.chat_model import request_of, retries_of
-from batcher.config import OFFLINE, Endpoint
 from batcher.errors import SettingsError
-from batcher.prices import NANO, Price, context_window_of, dollars, given, price_of
+from batcher.money.budget import Budget
+from batcher.money.prices import NANO, Price, context_window_of, dollars, given, price_of
+from batcher.money.tokens import most_completion_tokens, most_prompt_tokens
 from batcher.records import Bound, Completion, Message
-from batcher.tokens import most_completion_tokens, most_prompt_tokens
+from batcher.settings import OFFLINE, Endpoint
 
 _UNBOUNDED = Bound()
 

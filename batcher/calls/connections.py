@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import aiohttp
 
-from batcher.patience import Patience
+from batcher.calls.patience import Patience
 
 if TYPE_CHECKING:
     from aiohttp.client_reqrep import ClientRequest, ClientResponse

@@ -16,9 +16,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
-from batcher import planning
-from batcher.account import Account, note_of_reserves
-from batcher.config import OFFLINE, Endpoint, Options, Settings
+from batcher.engine.progress import Progress, Tally
+from batcher.engine.stop import Stop, to_the_end
+from batcher.engine.window import Window
 from batcher.errors import (
     BatcherError,
     BudgetReached,
@@ -28,21 +28,21 @@ from batcher.errors import (
     RunStopped,
     SettingsError,
 )
-from batcher.journal import Counts, Journal, Spent
+from batcher.input.prompt import PromptFunction
+from batcher.journal.journal import Counts, Journal, Spent
+from batcher.money.account import Account, note_of_reserves
+from batcher.money.prices import NANO, nano_dollars
 from batcher.place import Displaced
-from batcher.pool import Member, Pool
-from batcher.prices import NANO, nano_dollars
-from batcher.progress import Progress, Tally
-from batcher.prompt import PromptFunction
+from batcher.planning import plan as planning
+from batcher.pool.pool import Member, Pool
 from batcher.records import EndpointCount, Report
-from batcher.serve import embedded
-from batcher.stop import Stop, to_the_end
-from batcher.window import Window
+from batcher.server.serve import embedded
+from batcher.settings import OFFLINE, Endpoint, Options, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from batcher.caller import Callers
+    from batcher.calls.caller import Callers
 
     Data = str | os.PathLike[str] | pd.DataFrame | pd.Series[Any] | list[str]
 
@@ -340,7 +340,7 @@ async def _chat_callers(job: planning.Job, stack: contextlib.AsyncExitStack, con
     if any(endpoint.base_url == OFFLINE for endpoint in job.endpoints):
         server = await asyncio.to_thread(stack.enter_context, embedded())
         offline_url = server.base_url
-    module = await asyncio.to_thread(importlib.import_module, "batcher.caller")
+    module = await asyncio.to_thread(importlib.import_module, "batcher.calls.caller")
     most_bytes = int(job.settings.max_response_mb * 1e6)
     made: Callers = module.ChatCallers(job.settings.params, offline_url, most_bytes, connections)
     return made

@@ -15,22 +15,22 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from batcher.alignment import aligned
-from batcher.cell import cell, writable
-from batcher.config import check_keyword
-from batcher.dataset import Dataset, open_dataset
 from batcher.errors import InputError, OutputError
-from batcher.findings import Finding, Found, Kind
-from batcher.identity import keyer
-from batcher.journal import Chunk, Counts, EndpointAccount, Journal, LastRun, RowRecord, Unreconciled, is_sealed
-from batcher.marks import Marks
-from batcher.matching import Proof, kept
-from batcher.planning import ROWS_AT_ONCE, source_of
-from batcher.prices import NANO, dollars
-from batcher.prompt import PromptFunction, Renderer, failed_on, from_function, from_template, with_system
+from batcher.input.cell import cell, writable
+from batcher.input.dataset import Dataset, open_dataset
+from batcher.input.key import keyer
+from batcher.input.marks import Marks
+from batcher.input.prompt import PromptFunction, Renderer, failed_on, from_function, from_template, with_system
+from batcher.journal.journal import Chunk, Counts, EndpointAccount, Journal, LastRun, RowRecord, Unreconciled, is_sealed
+from batcher.journal.matching import Proof, kept
+from batcher.journal.schema import ADOPTED
+from batcher.money.prices import NANO, dollars
+from batcher.output.directory import Store, csv_line, read_csv
+from batcher.planning.plan import ROWS_AT_ONCE, source_of
 from batcher.records import Message, RowState, Status, Values
-from batcher.store import Store, csv_line, read_csv
-from batcher.tables import ADOPTED
+from batcher.reports.verification.findings import Finding, Found, Kind
+from batcher.reports.verification.pairing import aligned
+from batcher.settings import check_keyword
 
 if TYPE_CHECKING:
     import pandas as pd

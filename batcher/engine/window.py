@@ -14,23 +14,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batcher.account import Account
-from batcher.answer import read
-from batcher.budget import BudgetClosed, BudgetSpent
+from batcher.answer.reading import read
+from batcher.calls.patience import Alarm, Patience
+from batcher.calls.retry import Decision, Fate, Policy, Record, decide
+from batcher.engine.progress import Progress, Tally
+from batcher.engine.stop import Stop, to_the_end
 from batcher.errors import BatcherError, InputError, OutputError
-from batcher.identity import keyer
-from batcher.journal import UNSENT, Chunk, Journal, Outcome, Request
-from batcher.marks import Marks
-from batcher.patience import Alarm, Patience
-from batcher.planning import Job, Plan, chunks_of
-from batcher.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
-from batcher.prices import dollars
-from batcher.progress import Progress, Tally
+from batcher.input.key import keyer
+from batcher.input.marks import Marks
+from batcher.journal.journal import UNSENT, Chunk, Journal, Outcome, Request
+from batcher.money.account import Account
+from batcher.money.budget import BudgetClosed, BudgetSpent
+from batcher.money.prices import dollars
+from batcher.money.tokens import Estimator
+from batcher.output.directory import FileState
+from batcher.planning.plan import Job, Plan, chunks_of
+from batcher.pool.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
 from batcher.records import Bound, Completion, Failure, Message, Result, RowState, Slice, Status, Usage, Values
-from batcher.retry import Decision, Fate, Policy, Record, decide
-from batcher.stop import Stop, to_the_end
-from batcher.store import FileState
-from batcher.tokens import Estimator
 from batcher.words import duration
 
 GRACE_S = 30.0

@@ -19,8 +19,8 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO
 
-from batcher.cell import cell, writable
 from batcher.errors import InputError, OutputError
+from batcher.input.cell import cell, writable
 from batcher.records import LARGEST_CELL, Result, RowState, Values
 
 # A byte order mark in front of the first column's name would not be read as a part of it.

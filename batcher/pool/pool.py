@@ -14,15 +14,15 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from batcher.config import Endpoint
-from batcher.limiter import Limiter, Passage
+from batcher.calls.retry import backoff, is_rate_limit
+from batcher.pool.concurrency import Width
+from batcher.pool.limiter import Limiter, Passage
+from batcher.pool.server_limits import Stated
 from batcher.records import Completion, EndpointCount, Failure, Fault, ServerLimits
-from batcher.retry import backoff, is_rate_limit
-from batcher.stated import Stated
-from batcher.width import Width
+from batcher.settings import Endpoint
 
 if TYPE_CHECKING:
-    from batcher.caller import Caller  # loading LangChain takes a second
+    from batcher.calls.caller import Caller  # loading LangChain takes a second
 
 
 # So many failures in a row are the endpoint's, not the rows'.

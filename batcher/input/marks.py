@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from batcher.cell import cell, writable
+from batcher.input.cell import cell, writable
 from batcher.records import Values
 
 # 64 bits: of ten million different texts two have the same mark once in 300,000 tables.

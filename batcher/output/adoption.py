@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
-from batcher.answer import read
-from batcher.cell import cell, writable
+from batcher.answer.reading import read
 from batcher.errors import OutputError
+from batcher.input.cell import cell, writable
+from batcher.output.directory import Store
 from batcher.records import Completion, Result, Status, Values
-from batcher.store import Store
 
 
 class AdoptedFile(NamedTuple):

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from batcher.config import check_keyword
 from batcher.errors import OutputError
-from batcher.journal import Journal, LastRun
-from batcher.prices import NANO, dollars
-from batcher.store import Store
+from batcher.journal.journal import Journal, LastRun
+from batcher.money.prices import NANO, dollars
+from batcher.output.directory import Store
+from batcher.settings import check_keyword
 from batcher.words import duration
 
 _RATE_OVER_S = 60.0

@@ -19,8 +19,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batcher.errors import SettingsError
-from batcher.sim import Books, Fate, Knobs, draw
-from batcher.sim_answer import answer, prompt_of, text_of
+from batcher.server.answers import answer, prompt_of, text_of
+from batcher.server.simulated import Books, Fate, Knobs, draw
 
 if TYPE_CHECKING:
     import uvicorn
