@@ -192,8 +192,8 @@ class Failure:
         return f"HTTP {self.status}{code}: {self.message}"
 
 
-class Giver(NamedTuple):
-    """Who gave an answer. Two endpoints that differ in API key or limits alone are one giver.
+class Source(NamedTuple):
+    """Who gave an answer. Two endpoints that differ in API key or limits alone are one source.
 
     `params` are the endpoint's own request parameters as canonical JSON, or empty.
     """

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from batcher.chat_model import identity_of, retries_of
 from batcher.errors import SettingsError
-from batcher.records import Giver
+from batcher.records import Source
 
 OFFLINE = "offline"
 """The base URL of an endpoint that the embedded server answers; its real port changes with each run."""
@@ -191,13 +191,13 @@ class Endpoint:
         object.__setattr__(self, "params", dict(self.params))
 
     @property
-    def giver(self) -> Giver:
+    def source(self) -> Source:
         """Who an answer of this endpoint comes from."""
         if self.llm is not None:
             model, base_url, params = identity_of(self.llm)
-            return Giver(self.model or model, base_url, params)
+            return Source(self.model or model, base_url, params)
         params = json.dumps(self.params, sort_keys=True, ensure_ascii=False) if self.params else ""
-        return Giver(self.model or "", self.base_url, params)
+        return Source(self.model or "", self.base_url, params)
 
 
 class Options(TypedDict, total=False):

@@ -40,7 +40,7 @@ import asyncio, os, sys
 from pathlib import Path
 from batcher.journal.journal import Journal, Outcome
 from batcher.input.marks import Comparison, Marks
-from batcher.records import Giver, Result, Status
+from batcher.records import Source, Result, Status
 
 async def ask(journal, position):
     request = await journal.sent(position, bytes([position]), 0, 1)
@@ -53,9 +53,9 @@ async def work(journal, start, stop):
 path, start, stop, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 with Journal.open(path) as journal:
     with journal.planning(Comparison(Marks(()))):
-        givers = journal.giver_ids([Giver("m", "")])
+        sources = journal.source_ids([Source("m", "")])
         journal.plan_keys(0, [bytes([position]) for position in range(200)], [b""] * 200)
-        journal.plan_end(200, givers=givers)
+        journal.plan_end(200, sources=sources)
         journal.start_run(500, {})
     asyncio.run(work(journal, start, stop))
     if end == "killed":
@@ -283,7 +283,7 @@ def test_a_killed_run_of_an_older_batcher_opens_as_before(path: Path, *, grows: 
         " [db.execute(line) for line in sys.argv[2:]]; os._exit(9)"
     )
     write(path, 0, 5)
-    version = "PRAGMA user_version = 3"  # without a generation
+    version = "PRAGMA user_version = 4"  # without a generation
     look(path, version)
     more = "INSERT INTO events VALUES (9, 1, 1, 'x', 'y', hex(zeroblob(20000)))"
     statement = more if grows else "UPDATE runs SET outcome = 'old'"
@@ -295,7 +295,7 @@ def test_a_killed_run_of_an_older_batcher_opens_as_before(path: Path, *, grows: 
     with Journal.open(path) as journal:
         assert journal.counts().ok == 5
     [(number,)] = look(path, "PRAGMA user_version")
-    assert (number & 0xFF, number >> 8 > 0) == (3, True)
+    assert (number & 0xFF, number >> 8 > 0) == (4, True)
 
 
 def test_every_commit_of_ours_has_the_next_generation(path: Path) -> None:
@@ -558,7 +558,7 @@ def test_a_run_that_lost_its_lock_file_before_it_was_planned_is_not_begun(path: 
 
 def test_a_journal_that_is_to_be_brought_up_to_date_must_be_open_nowhere_else(path: Path) -> None:
     write(path, 0, 5)
-    look(path, "PRAGMA user_version = 3")  # without a generation
+    look(path, "PRAGMA user_version = 4")  # without a generation
     with (
         browsing(path),
         pytest.raises(OutputError, match=r"is open in another program, .*: close it there, or wait for its end"),

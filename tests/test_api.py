@@ -165,8 +165,8 @@ def test_the_parameters_of_a_chat_model_belong_to_who_gives_the_answer() -> None
         llm = ChatOpenAI(model="m", api_key="sk-1", temperature=temperature)  # type: ignore[arg-type]
         return batcher.Endpoint(llm=llm)
 
-    assert endpoint(0).giver == endpoint(0).giver != endpoint(1).giver
-    assert "sk-1" not in str(endpoint(0).giver)
+    assert endpoint(0).source == endpoint(0).source != endpoint(1).source
+    assert "sk-1" not in str(endpoint(0).source)
 
 
 CANCELLED_WHILE_PLANNING = """

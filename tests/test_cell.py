@@ -97,7 +97,7 @@ def test_nested_values_can_be_read_back_as_json(value: object) -> None:
 
 
 def test_a_set_reads_the_same_in_every_process() -> None:
-    program = "from batcher.cell import cell; print(cell({f'word {n}' for n in range(9)}))"
+    program = "from batcher.input.cell import cell; print(cell({f'word {n}' for n in range(9)}))"
     said = [
         subprocess.run(
             [sys.executable, "-c", program],

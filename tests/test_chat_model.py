@@ -142,10 +142,10 @@ PLAIN: dict[str, Any] = {
 
 
 def test_a_plain_chat_model_gives_under_the_name_that_it_always_had() -> None:
-    giver = Endpoint(llm=model()).giver
-    assert giver == ("m", "http://h/v1", '{"model": "m", "model_name": "m", "stream": false}')
+    source = Endpoint(llm=model()).source
+    assert source == ("m", "http://h/v1", '{"model": "m", "model_name": "m", "stream": false}')
     llm = model(**PLAIN)
-    assert json.loads(Endpoint(llm=llm).giver.params) == json.loads(json.dumps(llm._identifying_params))
+    assert json.loads(Endpoint(llm=llm).source.params) == json.loads(json.dumps(llm._identifying_params))
 
 
 HIDDEN = "s3cret-value"
@@ -168,22 +168,22 @@ WITH_KEYS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", WITH_KEYS.values(), ids=WITH_KEYS)
-def test_chat_models_that_differ_in_keys_alone_are_one_giver_and_show_none(options: dict[str, Any]) -> None:
+def test_chat_models_that_differ_in_keys_alone_are_one_source_and_show_none(options: dict[str, Any]) -> None:
     llm = model(**options)
-    assert Endpoint(llm=llm).giver == Endpoint(llm=model()).giver
+    assert Endpoint(llm=llm).source == Endpoint(llm=model()).source
     assert HIDDEN not in repr(Endpoint(llm=llm))
     assert HIDDEN in secrets_of(llm)
 
 
 def test_a_url_loses_its_user_and_stays() -> None:
-    params = Endpoint(llm=model(extra_body={"hook": f"http://me:{HIDDEN}@h/x and more"})).giver.params
+    params = Endpoint(llm=model(extra_body={"hook": f"http://me:{HIDDEN}@h/x and more"})).source.params
     assert json.loads(params)["extra_body"] == {"hook": "http://h/x and more"}
 
 
 def test_what_is_too_short_to_be_a_secret_is_none() -> None:
     llm = model(api_key=SecretStr("EMPTY"), default_headers={"X": "0"}, extra_body={"note": "EMPTY, 10"})
     assert secrets_of(llm) == ()
-    assert "EMPTY, 10" in Endpoint(llm=llm).giver.params
+    assert "EMPTY, 10" in Endpoint(llm=llm).source.params
 
 
 def test_headers_of_the_users_own_client_are_secrets_where_their_name_says_so() -> None:

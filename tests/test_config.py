@@ -153,7 +153,7 @@ def test_a_key_given_as_the_name_of_its_variable_is_not_shown(name: str) -> None
 def test_parameters_may_be_any_mapping_and_are_a_copy() -> None:
     mine = {"temperature": 0}
     endpoint, settings = Endpoint("m", params=MappingProxyType(mine)), Settings(param=MappingProxyType(mine))
-    assert (endpoint.giver.params, settings.params) == ('{"temperature": 0}', {"temperature": 0})
+    assert (endpoint.source.params, settings.params) == ('{"temperature": 0}', {"temperature": 0})
     mine["temperature"] = 1
     assert endpoint.params == {"temperature": 0}
 
@@ -285,11 +285,11 @@ def test_no_repr_shows_a_key() -> None:
     assert "sk-" not in repr(Settings(endpoints=[endpoint]))
 
 
-def test_endpoints_that_differ_in_key_or_limits_alone_are_one_giver() -> None:
+def test_endpoints_that_differ_in_key_or_limits_alone_are_one_source() -> None:
     one = Endpoint("m", "https://h/v1", api_key="sk-1", rpm=5, params={"a": 1, "b": "数"})
     other = Endpoint("m", "https://h/v1/", api_key="sk-2", max_concurrency=9, params={"b": "数", "a": 1})
-    assert one.giver == other.giver == ("m", "https://h/v1", '{"a": 1, "b": "数"}')
-    assert Endpoint("m", "https://h/v1").giver == ("m", "https://h/v1", "")
+    assert one.source == other.source == ("m", "https://h/v1", '{"a": 1, "b": "数"}')
+    assert Endpoint("m", "https://h/v1").source == ("m", "https://h/v1", "")
 
 
 class Model:
@@ -304,12 +304,12 @@ class Nameless:
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "giver"),
+    ("endpoint", "source"),
     [
         (Endpoint(llm=Model()), ("gpt", "https://h/v1", "")),
         (Endpoint("mine", llm=Model()), ("mine", "https://h/v1", "")),
         (Endpoint(llm=Nameless()), ("Nameless", "", "")),
     ],
 )
-def test_a_chat_model_gives_under_its_own_name(endpoint: Endpoint, giver: tuple[str, str, str]) -> None:
-    assert endpoint.giver == giver
+def test_a_chat_model_gives_under_its_own_name(endpoint: Endpoint, source: tuple[str, str, str]) -> None:
+    assert endpoint.source == source

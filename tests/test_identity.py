@@ -80,7 +80,7 @@ def test_a_keyer_keeps_no_trace_of_earlier_rows() -> None:
 def test_a_key_is_the_same_in_every_process(seed: str) -> None:
     """The value itself is written down: a release that changes it would ask every answered row again."""
     program = (
-        "from batcher.identity import keyer\n"
+        "from batcher.input.key import keyer\n"
         "key = keyer({'temperature': 0, 'stop': ['\\n']})\n"
         "print(key([{'content': '数 \\ud800', 'role': 'user'}]).hex())"
     )

@@ -31,7 +31,7 @@ from batcher.input.marks import Comparison, Marks
 from batcher.journal.journal import Chunk, Journal, Outcome, Request, Unreconciled, is_sealed
 from batcher.journal.matching import Matched
 from batcher.journal.schema import ADOPTED
-from batcher.records import LARGEST_CELL, Bound, Giver, Result, RowState, Status, Usage
+from batcher.records import LARGEST_CELL, Bound, Result, RowState, Source, Status, Usage
 
 ROWS = 400
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates too
@@ -59,14 +59,14 @@ def say(
     **how: bool,
 ) -> Matched:
     """Say what the rows ask, in slices as a run does, and how those ended that were found in chunk files."""
-    givers = journal.giver_ids([*(Giver(model, "http://somewhere") for model in models), ADOPTED])
+    sources = journal.source_ids([*(Source(model, "http://somewhere") for model in models), ADOPTED])
     questions = questions[:limit]
     for start in range(0, len(questions), 3):
         asked = questions[start : start + 3]
         journal.plan_keys(start, list(map(key, asked)), list(map(cells, asked)))
         inside = ((n, key(questions[n]), ended(status)) for n, status in found if start <= n < start + len(asked))
         journal.plan_found(inside)
-    return journal.plan_end(len(questions), givers=givers, is_limited=limit is not None, **how)
+    return journal.plan_end(len(questions), sources=sources, is_limited=limit is not None, **how)
 
 
 def plan(journal: Journal, questions: Sequence[object], models: Sequence[str] = "m", **how: Any) -> int:
@@ -80,13 +80,13 @@ def ended(status: str = "ok", answer: str = "yes") -> Result:
 
 
 async def send(journal: Journal, position: int) -> Request:
-    return await journal.sent(position, key(position), endpoint=0, giver=1)
+    return await journal.sent(position, key(position), endpoint=0, source=1)
 
 
 async def ask(journal: Journal, position: int, result: Result) -> int:
     """Send a row's request and settle it; return the result's id."""
     [state] = journal.states(position, position + 1)
-    request = await journal.sent(position, state.key, endpoint=0, giver=1)
+    request = await journal.sent(position, state.key, endpoint=0, source=1)
     await journal.settled(request, Outcome("answered", Usage(10, 5)), result)
     return request.id
 
@@ -178,7 +178,7 @@ import asyncio, sys
 from pathlib import Path
 from batcher.journal.journal import Journal, Outcome
 from batcher.input.marks import Comparison, Marks
-from batcher.records import Giver, Result, Status
+from batcher.records import Source, Result, Status
 
 async def ask(journal, position):
     request = await journal.sent(position, position.to_bytes(16, "big"), 0, 1)
@@ -194,10 +194,10 @@ print("begins", flush=True)
 with Journal.open(Path(sys.argv[1])) as journal:
     print("opened", flush=True)
     with journal.planning(Comparison(Marks(["text"]))):
-        givers = journal.giver_ids([Giver("m", "")])
+        sources = journal.source_ids([Source("m", "")])
         journal.plan_keys(0, [position.to_bytes(16, "big") for position in range(1000)], [b""] * 1000)
         print("planning", flush=True)
-        journal.plan_end(1000, givers=givers)
+        journal.plan_end(1000, sources=sources)
     print("planned", flush=True)
     journal.start_run(500, {})
     asyncio.run(work(journal))
@@ -289,7 +289,7 @@ CREATE TABLE results (id INTEGER PRIMARY KEY, key BLOB NOT NULL, giver INTEGER N
     answer TEXT NOT NULL, error TEXT NOT NULL);
 CREATE TABLE rows (position INTEGER PRIMARY KEY, key BLOB NOT NULL, result INTEGER);
 CREATE TABLE chunks (start INTEGER PRIMARY KEY, rows INTEGER NOT NULL, origin BLOB NOT NULL, sha256 BLOB NOT NULL);
-INSERT INTO runs VALUES (1, 'host', 5, 1.5, 2.5, 'done', 2, '{"prompt": "Is it?", "parameters": {}}');
+INSERT INTO runs VALUES (1, 'host', 5, 1.5, 2.5, 'done', 2, '{"source": "--prompt", "prompt": "Is it?", "givers": []}');
 INSERT INTO givers VALUES (1, 'm', 'http://somewhere', '');
 INSERT INTO requests VALUES (1, 1, 0, 1, 0, :a, 1.6, 1.7, 'answered', 10, 5),
     (2, 1, 0, 1, 1, :b, 1.6, 1.8, '400', 0, 0), (3, 1, 0, 1, 2, :c, 1.6, NULL, NULL, NULL, NULL);
@@ -310,6 +310,7 @@ def test_a_journal_of_the_first_version_is_brought_up_to_date_by_its_own_command
         with pytest.raises(OutputError, match="written by an older batcher: run its command once to bring it up to"):
             reading(path)
     assert (names(path.parent), path.read_bytes()) == ([path.name], before)
+    asked = {"prompt_option": "--prompt", "prompt": "Is it?", "sources": []}
     for _ in range(2):
         with Journal.open(path) as journal:
             assert journal.counts() == (3, 1, 0, 1)
@@ -317,12 +318,12 @@ def test_a_journal_of_the_first_version_is_brought_up_to_date_by_its_own_command
             assert journal.states(0, 9) == [RowState(key("a"), 1), RowState(key("b"), 2), RowState(key("c"), None)]
             assert journal.results(0, 2) == [ended(), Result(Status.ERROR, "", "HTTP 400")]
             assert journal.chunks() == {0: (2, b"\1", b"\2")}
-            assert journal.last_run() == (1, "host", 5, 1.5, 2.5, "done", 2, {"prompt": "Is it?", "parameters": {}})
+            assert journal.last_run() == (1, "host", 5, 1.5, 2.5, "done", 2, asked)
             assert journal.in_flight(1) == (1, None)
             assert plan(journal, "xbc", reuse=True) == 1
             assert plan(journal, "abc") == 0
     [(stamp,)] = look(path, "PRAGMA user_version")
-    assert stamp % 256 == 3
+    assert stamp % 256 == 4
     with Journal.read(path) as journal, Journal.rehearse(path) as copy:
         assert journal.counts() == copy.counts() == (3, 1, 0, 1)
 
@@ -564,7 +565,7 @@ async def test_sums_of_money_go_beyond_what_sqlite_can_add_up(journal: Journal) 
         request = await send(journal, position)
         await journal.settled(request, Outcome("answered", cost=most), ended())
     for position in (2, 3):
-        await journal.sent(position, key(position), endpoint=0, giver=1, bound=Bound(cost=most))
+        await journal.sent(position, key(position), endpoint=0, source=1, bound=Bound(cost=most))
     assert (journal.spent().answered, journal.spent().uncertain, journal.spent().total) == (
         2 * most,
         2 * most,
@@ -763,7 +764,7 @@ def test_answers_of_removed_rows_wait_for_their_return(empty: Journal) -> None:
 
 
 @pytest.mark.parametrize(("models", "changed"), [("m", 0), ("mn", 0), ("n", 2)])
-def test_answers_count_as_long_as_their_giver_is_in_the_pool(empty: Journal, models: str, changed: int) -> None:
+def test_answers_count_as_long_as_their_source_is_in_the_pool(empty: Journal, models: str, changed: int) -> None:
     plan(empty, "abc")
     answer(empty, "ok", "invalid", "error")
     assert plan(empty, "abc", models) == changed
@@ -778,7 +779,7 @@ def test_retry_failed_clears_errors_and_invalid_answers_alone(empty: Journal, no
     assert dict(zip(now, results(empty), strict=True)) == {"a": 1, "b": None, "c": None}
 
 
-def test_an_invalid_answer_of_a_giver_that_left_can_be_retried(empty: Journal) -> None:
+def test_an_invalid_answer_of_a_source_that_left_can_be_retried(empty: Journal) -> None:
     plan(empty, "ab")
     answer(empty, "invalid", "error")
     assert plan(empty, "xb", "n", retry_failed=True) == 0
@@ -894,7 +895,7 @@ class Known(NamedTuple):
     """A result, as the model sees it."""
 
     question: str
-    giver: str
+    source: str
     status: str
 
 
@@ -989,9 +990,9 @@ class Model:
         self.rows[place] = Row(self.rows[place].question, result, keeps_old)
 
     def _fits(self, result: int, step: Step) -> bool:
-        _, giver, status = self.known[result]
+        _, source, status = self.known[result]
         is_good = status == "ok" or (status == "invalid" and not step.how.get("retry_failed"))
-        return is_good and giver in step.models + "files"
+        return is_good and source in step.models + "files"
 
     def _worth(self, result: int) -> tuple[bool, int]:
         """Return the order in which answers are used: those that are ok first."""
@@ -1099,11 +1100,11 @@ class Model:
 
 async def finish(journal: Journal, model: Model, step: Step) -> None:
     """Send the rows that are left, as a run does."""
-    giver = {"m": 1, "n": 2}[step.models[0]]
+    source = {"m": 1, "n": 2}[step.models[0]]
 
     async def send_one(place: int, status: str | None) -> None:
         question = model.rows[place].question
-        request = await journal.sent(place, key(question), 0, giver)
+        request = await journal.sent(place, key(question), 0, source)
         if status:
             followers = [n for n, row in enumerate(model.rows) if row.leader == place]
             await journal.settled(request, Outcome("answered"), ended(status), followers=bool(followers))
@@ -1190,7 +1191,7 @@ def test_a_second_writer_is_refused_and_told_who_holds_the_journal(path: Path) -
 
 def test_a_crash_frees_the_lock(path: Path) -> None:
     program = (
-        "import os, pathlib, sys; from batcher.journal import Journal;"
+        "import os, pathlib, sys; from batcher.journal.journal import Journal;"
         " journal = Journal.open(pathlib.Path(sys.argv[1])); os._exit(9)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], env=environment(), check=False)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from batcher.errors import ChangedError
 from batcher.input.marks import EMPTY, Comparison, Marks
 from batcher.journal.journal import Journal, Outcome
-from batcher.records import Giver, Result, Status
+from batcher.records import Result, Source, Status
 
 
 class Row(NamedTuple):
@@ -167,11 +167,11 @@ class World:
         with self._journal.planning(
             Comparison(MARKS, prompt, before, PROMPTS[self.prompt], tuple(self.asked_ever), ids)
         ):
-            givers = self._journal.giver_ids([Giver("m", "")])
+            sources = self._journal.source_ids([Source("m", "")])
             self._journal.plan_keys(0, [key(step.prompt, row) for row in rows], list(map(MARKS.of, rows)))
             matched = self._journal.plan_end(
                 len(rows),
-                givers=givers,
+                sources=sources,
                 is_limited=step.limit is not None,
                 redo=step.on_change == "redo",
                 reuse=step.on_change == "reuse",

@@ -344,7 +344,7 @@ def tell_nothing(lab: Lab) -> None:
 
 
 def ask_another(lab: Lab) -> None:
-    lab.change("UPDATE requests SET giver = giver + 1 WHERE outcome = 'answered'")
+    lab.change("UPDATE requests SET source = source + 1 WHERE outcome = 'answered'")
 
 
 @pytest.mark.parametrize("change", [forget, tell_too_much, tell_nothing, ask_another])

@@ -120,10 +120,10 @@ def test_a_plan_counts_the_rows_by_how_they_ended(prepare: Callable[..., plannin
     assert make(prepare(TEXTS, retry_failed=True)).counts == Counts(4, 3, 0, 0)
 
 
-def test_endpoints_that_differ_in_key_alone_are_one_giver(prepare: Callable[..., planning.Job]) -> None:
+def test_endpoints_that_differ_in_key_alone_are_one_source(prepare: Callable[..., planning.Job]) -> None:
     endpoints = [Endpoint("m", api_key="sk-1"), Endpoint("m", api_key="sk-2", rpm=5), Endpoint("n", api_key="sk-3")]
     job = prepare(TEXTS, endpoints=endpoints)
-    first, second, third = make(job).givers
+    first, second, third = make(job).sources
     assert first == second != third
     assert "sk-" not in f"{job.question}"
 

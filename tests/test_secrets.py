@@ -157,7 +157,7 @@ held = {
 for keyword, options in held.items():
     llm = ChatOpenAI(**{"model": "m", "api_key": "EMPTY", "base_url": url, "max_retries": 0} | options)
     endpoint = batcher.Endpoint(llm=llm)
-    print(endpoint, endpoint.giver)
+    print(endpoint, endpoint.source)
     try:
         report = batcher.run("rows.csv", "{text}", keyword=keyword, endpoints=[endpoint], max_attempts=1)
     except batcher.RunStopped as stopped:

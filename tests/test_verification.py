@@ -187,16 +187,16 @@ JOURNAL: list[tuple[Damage, Named]] = [
     (execute("DELETE FROM requests WHERE id = 3"), {"request-lost": ["#3"], "brought-by-none": [(2, 2), "#3"]}),
     (execute("DELETE FROM requests WHERE id = 12"), {"brought-by-none": [(11, 11), "#12"]}),
     (
-        execute("INSERT INTO results SELECT 99, key, giver, status, answer, error, seal FROM results WHERE id = 3"),
+        execute("INSERT INTO results SELECT 99, key, source, status, answer, error, seal FROM results WHERE id = 3"),
         {"brought-by-none": ["#99"]},
     ),
     (
-        execute("INSERT INTO results SELECT -1, key, giver, status, answer, error, seal FROM results WHERE id = 3"),
+        execute("INSERT INTO results SELECT -1, key, source, status, answer, error, seal FROM results WHERE id = 3"),
         {"brought-by-none": ["#-1"]},
     ),
     (
         execute(
-            "INSERT INTO results SELECT 99, key, giver, status, answer, error, seal FROM results WHERE id = 3",
+            "INSERT INTO results SELECT 99, key, source, status, answer, error, seal FROM results WHERE id = 3",
             "UPDATE rows SET result = 99 WHERE position = 2",
             "DELETE FROM results WHERE id = 3",
         ),
@@ -208,7 +208,7 @@ JOURNAL: list[tuple[Damage, Named]] = [
         {"outcome": [(2, 2), "#3"], "never-ended": ["#3"]},
     ),
     (execute("UPDATE requests SET key = x'00' WHERE id = 3"), {"request-other": [(2, 2), "#3"]}),
-    (execute("UPDATE results SET giver = 2 WHERE id = 3"), {"request-other": [(2, 2), "#3"]}),
+    (execute("UPDATE results SET source = 2 WHERE id = 3"), {"request-other": [(2, 2), "#3"]}),
     (execute("UPDATE requests SET run = 9 WHERE id = 3"), {"of-nobody": [(2, 2), "#3"]}),
 ]
 
@@ -354,24 +354,24 @@ def test_rows_that_are_known_by_their_id_alone_are_told(lab: Lab) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "INSERT INTO givers VALUES (99, 'other', 'https://other', '')",
-        "UPDATE givers SET model = 'other'",
+        "INSERT INTO sources VALUES (99, 'other', 'https://other', '')",
+        "UPDATE sources SET model = 'other'",
     ],
 )
 def test_who_gave_an_answer_is_compared_with_whom_the_run_asks(done: Lab, statement: str) -> None:
     execute(statement)(done)
     if "INSERT" in statement:
-        execute("UPDATE results SET giver = 99 WHERE id = 4", "UPDATE requests SET giver = 99 WHERE id = 4")(done)
-        assert named(done) == {"other-giver": [(3, 3)], "asked-other": ["#4"]}
+        execute("UPDATE results SET source = 99 WHERE id = 4", "UPDATE requests SET source = 99 WHERE id = 4")(done)
+        assert named(done) == {"other-source": [(3, 3)], "asked-other": ["#4"]}
     else:
-        assert named(done) == {"other-giver": [(0, 11)], "asked-other": [f"#{n}" for n in range(1, 13)]}
+        assert named(done) == {"other-source": [(0, 11)], "asked-other": [f"#{n}" for n in range(1, 13)]}
 
 
 def test_an_answer_of_another_endpoint_of_the_pool_is_told(lab: Lab) -> None:
     finish(lab, endpoints=[Endpoint("m"), Endpoint("n", max_concurrency=1)])
-    [(number, giver)] = lab.query("SELECT id, giver FROM requests WHERE endpoint = 0 ORDER BY id LIMIT 1")
+    [(number, source)] = lab.query("SELECT id, source FROM requests WHERE endpoint = 0 ORDER BY id LIMIT 1")
     for table in ("requests", "results"):
-        lab.change(f"UPDATE {table} SET giver = {3 - giver} WHERE id = {number}")  # noqa: S608 - numbers of ours
+        lab.change(f"UPDATE {table} SET source = {3 - source} WHERE id = {number}")  # noqa: S608 - numbers of ours
     assert named(lab) == {"asked-other": [(number - 1, number - 1), f"#{number}"]}
 
 

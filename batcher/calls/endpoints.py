@@ -78,7 +78,7 @@ def _without_twins(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
     for number, each in enumerate(endpoints, 1):
         same = (id(each.llm),) if each.llm is not None else (each.model, each.base_url, each.api_key)
         if same in seen:
-            raise SettingsError(f"endpoint {number} ({each.giver.model}) has model, base URL and key of one before it")
+            raise SettingsError(f"endpoint {number} ({each.source.model}) has model, base URL and key of one before it")
         seen.add(same)
     return endpoints
 

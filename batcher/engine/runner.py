@@ -297,8 +297,8 @@ async def _pool(
             connections = _allow_connections(job.endpoints)
             made = callers() if callers else await _chat_callers(job, stack, connections)
             stack.push_async_callback(made.close)
-            for number, (endpoint, giver) in enumerate(zip(job.endpoints, planned.givers, strict=True)):
-                members.append(Member(number, endpoint, giver, made.caller(endpoint)))
+            for number, (endpoint, source) in enumerate(zip(job.endpoints, planned.sources, strict=True)):
+                members.append(Member(number, endpoint, source, made.caller(endpoint)))
         yield await stack.enter_async_context(Pool(members, job.settings.timeout))
 
 

@@ -504,7 +504,7 @@ class Window:
             member = permit.member
             try:
                 bound = self.account.tariffs[member.number].bound(row.messages)
-                request = await self._journal.sent(row.position, row.key, member.number, member.giver, bound)
+                request = await self._journal.sent(row.position, row.key, member.number, member.source, bound)
                 if not self.pool.leave(permit):
                     self._journal.failed(request, Outcome(UNSENT, cost=0))
                     return _Unsent(member)

@@ -80,7 +80,7 @@ class Log(NamedTuple):
         return (file.generation - self.first + 1) % GENERATIONS <= (self.last - self.first + 1) % GENERATIONS
 
 
-class Source(NamedTuple):
+class Opened(NamedTuple):
     """A journal that is open for reading.
 
     Attributes:
@@ -190,7 +190,7 @@ def _mismatch(path: Path) -> str:
     )
 
 
-def open_to_read(path: Path, stack: contextlib.ExitStack) -> Source:
+def open_to_read(path: Path, stack: contextlib.ExitStack) -> Opened:
     """Open a journal for reading; its directory stays as it is, and a run may be writing it.
 
     Args:
@@ -208,10 +208,10 @@ def open_to_read(path: Path, stack: contextlib.ExitStack) -> Source:
             continue
         try:
             with contextlib.ExitStack() as opened:
-                source = _opened(path, log, opened)
-                source.db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                file = _opened(path, log, opened)
+                file.db.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 stack.push(opened.pop_all())
-                return source
+                return file
         except (sqlite3.OperationalError, OSError, OutputError):
             # A run may have ended meanwhile, and have taken its log away.
             if look >= _LOOKS or log_of(path) == log:
@@ -219,7 +219,7 @@ def open_to_read(path: Path, stack: contextlib.ExitStack) -> Source:
     raise AssertionError
 
 
-def _opened(path: Path, log: Log, stack: contextlib.ExitStack) -> Source:
+def _opened(path: Path, log: Log, stack: contextlib.ExitStack) -> Opened:
     watched = None
     if not log.commits:
         # SQLite would make a log and an index to read even a file that nobody writes.
@@ -230,7 +230,7 @@ def _opened(path: Path, log: Log, stack: contextlib.ExitStack) -> Source:
         path, mode = _copy(path, log, stack), "mode=rw"
     db = stack.enter_context(closing(connect(path, mode)))
     db.execute("PRAGMA query_only = ON")
-    return Source(db, uri_of(path, mode), watched)
+    return Opened(db, uri_of(path, mode), watched)
 
 
 def _copy(path: Path, log: Log, stack: contextlib.ExitStack) -> Path:
@@ -245,9 +245,9 @@ def _copy(path: Path, log: Log, stack: contextlib.ExitStack) -> Path:
     return copy
 
 
-def is_as_before(path: Path, source: Source) -> bool:
+def is_as_before(path: Path, opened: Opened) -> bool:
     """Tell whether what was read from a journal is what it held: nobody has written to the file under our eyes."""
-    return source.watched is None or source.watched == version_of(path)
+    return opened.watched is None or opened.watched == version_of(path)
 
 
 def claim(path: Path) -> bool:

@@ -42,7 +42,7 @@ from filelock import FileLock, Timeout
 
 from batcher.errors import OutputError
 from batcher.input.marks import Comparison
-from batcher.journal.access import Source, check_pair, claim, is_as_before, is_for_reading_only, log_path, open_to_read
+from batcher.journal.access import Opened, check_pair, claim, is_as_before, is_for_reading_only, log_path, open_to_read
 from batcher.journal.matching import Matching
 from batcher.journal.schema import (
     ADOPTED,
@@ -63,7 +63,7 @@ from batcher.journal.schema import (
     whole,
 )
 from batcher.place import Displaced, Place
-from batcher.records import GAVE_UP, LARGEST_CELL, Bound, Giver, Result, RowState, Status, Usage
+from batcher.records import GAVE_UP, LARGEST_CELL, Bound, Result, RowState, Source, Status, Usage
 
 UNSENT = "unsent"
 """The outcome of an intent that came to nothing: the request did not leave."""
@@ -71,14 +71,14 @@ _TOO_LARGE = "too large"
 """The outcome of a request that brought more than SQLite or a file can hold."""
 
 _SEND = (
-    "INSERT INTO requests (id, run, endpoint, giver, position, key, sent, cost, prompt_most, answer_cost)"
+    "INSERT INTO requests (id, run, endpoint, source, position, key, sent, cost, prompt_most, answer_cost)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _END = (
     "UPDATE requests SET ended = ?, outcome = ?, prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?,"
     " reasoning_tokens = ?, cost = ? WHERE id = ?"
 )
-_RESULT = "INSERT INTO results (id, key, giver, status, answer, error, seal) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_RESULT = "INSERT INTO results (id, key, source, status, answer, error, seal) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _POINT = "UPDATE rows SET result = ? WHERE position = ?"
 _POINT_SAME = "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?)"
 
@@ -99,23 +99,23 @@ _NEVER_WRITTEN = (
 _UNBOUNDED = Bound()
 
 # Requests: whether each `is_paid`, because it brought an answer, and what it is `charged`: its cost, which in one
-# without an answer is the bound. If the same giver answered the same question at another time, the question's model
+# without an answer is the bound. If the same source answered the same question at another time, the question's model
 # tokens are known, and the part of the bound that is in proportion to them shrinks to that. Quotient and remainder
 # apart, so that no product is too large for SQLite.
 _PAID = f"outcome IN ('answered', '{_TOO_LARGE}')"
 _CHARGED = f"""
 (
-    WITH asked AS (SELECT DISTINCT key, giver FROM requests WHERE ({_PAID}) IS NOT TRUE AND answer_cost < cost),
-    told AS (SELECT key, giver, max(prompt_tokens) AS tokens FROM requests
-        WHERE {_PAID} AND prompt_tokens > 0 AND (key, giver) IN (SELECT key, giver FROM asked)
-        GROUP BY key, giver)
-    SELECT q.id, q.run, q.endpoint, q.giver, q.ended, q.outcome, q.cost,
+    WITH asked AS (SELECT DISTINCT key, source FROM requests WHERE ({_PAID}) IS NOT TRUE AND answer_cost < cost),
+    told AS (SELECT key, source, max(prompt_tokens) AS tokens FROM requests
+        WHERE {_PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM asked)
+        GROUP BY key, source)
+    SELECT q.id, q.run, q.endpoint, q.source, q.ended, q.outcome, q.cost,
         ({_PAID}) IS TRUE AS is_paid,
         CASE WHEN q.answer_cost < q.cost AND t.tokens < q.prompt_most
         THEN q.answer_cost + (q.cost - q.answer_cost) / q.prompt_most * t.tokens
             + ((q.cost - q.answer_cost) % q.prompt_most * t.tokens + q.prompt_most - 1) / q.prompt_most
         ELSE q.cost END AS charged
-    FROM requests q LEFT JOIN told t ON ({_PAID}) IS NOT TRUE AND t.key = q.key AND t.giver = q.giver
+    FROM requests q LEFT JOIN told t ON ({_PAID}) IS NOT TRUE AND t.key = q.key AND t.source = q.source
 )
 """
 
@@ -128,14 +128,14 @@ class Request(NamedTuple):
         position: of the row.
         key: of the row's question.
         endpoint: the endpoint's place in the pool, from 0.
-        giver: the id of its giver.
+        source: the id of its source.
     """
 
     id: int
     position: int
     key: bytes
     endpoint: int
-    giver: int
+    source: int
 
 
 class Outcome(NamedTuple):
@@ -234,7 +234,7 @@ class RowRecord(NamedTuple):
         result: the id that it points at, or None.
         found: the same id, or None where there is no such result.
         answered: the key of the question that the result answers.
-        giver: the id of who gave it.
+        source: the id of who gave it.
         run: the process that asked, or None if no request brought it.
         sealed: the result's seal, or None where an older batcher wrote it.
         status, answer, error: how the row ended.
@@ -247,7 +247,7 @@ class RowRecord(NamedTuple):
     result: int | None
     found: int | None
     answered: bytes
-    giver: int
+    source: int
     run: int | None
     sealed: bytes | None
     status: bytes
@@ -256,11 +256,11 @@ class RowRecord(NamedTuple):
 
 
 class EndpointAccount(NamedTuple):
-    """The requests of one endpoint to one giver; money in nano-dollars.
+    """The requests of one endpoint to one source; money in nano-dollars.
 
     Attributes:
         endpoint: its place in the pool, from 0.
-        model, base_url: of the giver.
+        model, base_url: of the source.
         sent: requests; each was answered, failed, or has no end.
         cost: of the answered ones, as far as their price is known.
         uncertain: what the others may be billed at most.
@@ -288,10 +288,10 @@ class Unreconciled(Enum):
     )
     BROUGHT_BY_NONE = (
         "SELECT a.id FROM results a LEFT JOIN requests q ON q.id = a.id WHERE CASE WHEN a.id > 0 THEN q.id IS NULL"
-        " ELSE a.giver IS NOT (SELECT id FROM givers WHERE model = ? AND base_url = '' AND params = '') END"
+        " ELSE a.source IS NOT (SELECT id FROM sources WHERE model = ? AND base_url = '' AND params = '') END"
     )
     OTHER_QUESTION = (
-        "SELECT a.id FROM results a JOIN requests q ON q.id = a.id WHERE a.key <> q.key OR a.giver <> q.giver"
+        "SELECT a.id FROM results a JOIN requests q ON q.id = a.id WHERE a.key <> q.key OR a.source <> q.source"
     )
     OTHER_OUTCOME = (
         "SELECT a.id FROM results a JOIN requests q ON q.id = a.id"
@@ -301,7 +301,9 @@ class Unreconciled(Enum):
         "SELECT q.id FROM requests q JOIN runs r ON r.id = q.run WHERE q.outcome IS NULL AND r.outcome = 'done'"
         " UNION SELECT id FROM requests WHERE (ended IS NULL) <> (outcome IS NULL)"
     )
-    OF_NOBODY = "SELECT id FROM requests WHERE run NOT IN (SELECT id FROM runs) OR giver NOT IN (SELECT id FROM givers)"
+    OF_NOBODY = (
+        "SELECT id FROM requests WHERE run NOT IN (SELECT id FROM runs) OR source NOT IN (SELECT id FROM sources)"
+    )
 
 
 class _Entry(NamedTuple):
@@ -319,9 +321,9 @@ class Journal(Matching):
     the next one (group commit), so that durability costs the run no throughput.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, source: Source | None = None) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, opened: Opened | None = None) -> None:
         super().__init__(path, connection)
-        self._source = source
+        self._file = opened
         self._opened = contextlib.ExitStack()
         self._place: Place | None = None
         self._log: Place | None = None
@@ -385,9 +387,9 @@ class Journal(Matching):
                 _lock(path, stack)
                 if _is_at_work_here(path) and not claim(path):
                     _check_nobody_writes(path)
-            source = open_to_read(path, stack)
-            check_readable(version_of(source.db, path), path)
-            journal = cls(path, source.db, source)
+            opened = open_to_read(path, stack)
+            check_readable(version_of(opened.db, path), path)
+            journal = cls(path, opened.db, opened)
             journal._opened = stack.pop_all()
         return journal
 
@@ -402,16 +404,16 @@ class Journal(Matching):
                 journal.
         """
         with errors_told(path, "read"), contextlib.ExitStack() as stack:
-            source = open_to_read(path, stack) if path.exists() or check_pair(path).commits else None
+            opened = open_to_read(path, stack) if path.exists() or check_pair(path).commits else None
             db = stack.enter_context(
                 closing(sqlite3.connect("file:", uri=True, check_same_thread=False, isolation_level=None))
             )
             bring_up_to_date(db, 0)
-            if source:
-                db.execute("ATTACH ? AS source", (source.uri,))
-                check_readable(version_of(db, path, "source"), path)
+            if opened:
+                db.execute("ATTACH ? AS original", (opened.uri,))
+                check_readable(version_of(db, path, "original"), path)
                 db.executescript(COPY)
-            journal = cls(path, db, source)
+            journal = cls(path, db, opened)
             journal._opened = stack.pop_all()
         return journal
 
@@ -539,18 +541,18 @@ class Journal(Matching):
         """Return the different questions that were asked, and whom."""
         return [_question(text) for (text,) in self._all("SELECT DISTINCT question FROM runs")]
 
-    def givers(self) -> dict[int, Giver]:
+    def sources(self) -> dict[int, Source]:
         """Return who gave answers, by id."""
-        return {number: Giver(*rest) for number, *rest in self._all("SELECT id, model, base_url, params FROM givers")}
+        return {number: Source(*rest) for number, *rest in self._all("SELECT id, model, base_url, params FROM sources")}
 
     def askers(self) -> list[tuple[int, int, int]]:
-        """Return which process asked whom: its id, the endpoint's place in its pool, and the giver's id."""
-        return self._all("SELECT DISTINCT run, endpoint, giver FROM requests")
+        """Return which process asked whom: its id, the endpoint's place in its pool, and the source's id."""
+        return self._all("SELECT DISTINCT run, endpoint, source FROM requests")
 
-    def requests_to(self, run: int, endpoint: int, giver: int) -> list[int]:
-        """Return the ids of the requests of one process to one endpoint and giver."""
-        query = "SELECT id FROM requests WHERE run = ? AND endpoint = ? AND giver = ?"
-        return [number for (number,) in self._all(query, (run, endpoint, giver))]
+    def requests_to(self, run: int, endpoint: int, source: int) -> list[int]:
+        """Return the ids of the requests of one process to one endpoint and source."""
+        query = "SELECT id FROM requests WHERE run = ? AND endpoint = ? AND source = ?"
+        return [number for (number,) in self._all(query, (run, endpoint, source))]
 
     def in_flight(self, run: int) -> InFlight:
         """Count the requests of one process that have no end: in flight now, or when it ended."""
@@ -635,7 +637,7 @@ class Journal(Matching):
         """Return the rows in a range of positions, each with its result, as the journal has them, right or wrong."""
         found = self._all(
             # As bytes: what a disk has changed may be no text any more.
-            "SELECT r.position, r.key, r.cells, r.is_kept, r.result, a.id, a.key, a.giver, q.run, a.seal,"
+            "SELECT r.position, r.key, r.cells, r.is_kept, r.result, a.id, a.key, a.source, q.run, a.seal,"
             " iif(typeof(a.status) = 'text', cast(a.status AS BLOB), x''),"
             " cast(a.answer AS BLOB), cast(a.error AS BLOB)"
             " FROM rows r LEFT JOIN results a ON a.id = r.result LEFT JOIN requests q ON q.id = a.id"
@@ -645,7 +647,7 @@ class Journal(Matching):
         return [RowRecord(*values) for values in found]
 
     def endpoint_accounts(self) -> list[EndpointAccount]:
-        """Count the requests of each endpoint and giver by how they ended."""
+        """Count the requests of each endpoint and source by how they ended."""
         answered = exact_sum("charged", "is_paid")
         uncertain = exact_sum("charged", "NOT is_paid")
         found = self._all(
@@ -653,8 +655,8 @@ class Journal(Matching):
             " count(*) FILTER (WHERE outcome = 'answered'), count(*) FILTER (WHERE outcome <> 'answered'),"
             " count(*) FILTER (WHERE outcome IS NULL),"
             f" {answered}, {uncertain}, count(*) - count(charged)"
-            f" FROM {_CHARGED} q LEFT JOIN givers g ON g.id = q.giver WHERE outcome IS NOT ?"
-            " GROUP BY q.endpoint, q.giver ORDER BY 1, q.giver",
+            f" FROM {_CHARGED} q LEFT JOIN sources g ON g.id = q.source WHERE outcome IS NOT ?"
+            " GROUP BY q.endpoint, q.source ORDER BY 1, q.source",
             (UNSENT,),
         )
         return [EndpointAccount._make([*each[:7], whole(*each[7:9]), whole(*each[9:11]), each[11]]) for each in found]
@@ -684,14 +686,14 @@ class Journal(Matching):
         values = (time.time(), bound(outcome), self._run)
         await self._write(("UPDATE runs SET ended = ?, outcome = ? WHERE id = ?", values))
 
-    async def sent(self, position: int, key: bytes, endpoint: int, giver: int, bound: Bound = _UNBOUNDED) -> Request:
+    async def sent(self, position: int, key: bytes, endpoint: int, source: int, bound: Bound = _UNBOUNDED) -> Request:
         """Note that a request is about to leave; when this returns, that is on disk.
 
         Args:
             position: of the row.
             key: of the row's question.
             endpoint: the endpoint's place in the pool.
-            giver: the id of its giver.
+            source: the id of its source.
             bound: what the request may use and cost at most.
 
         Raises:
@@ -702,8 +704,8 @@ class Journal(Matching):
             raise self._broken
         if self._displaced:
             raise self._displacement(self._displaced)
-        request = Request(next(self._ids), position, key, endpoint, giver)
-        values = (request.id, self._run, endpoint, giver, position, key, time.time())
+        request = Request(next(self._ids), position, key, endpoint, source)
+        values = (request.id, self._run, endpoint, source, position, key, time.time())
         try:
             await self._write((_SEND, (*values, *_fitting(bound.cost, bound.prompt_tokens, bound.answer_cost))))
         finally:
@@ -739,7 +741,7 @@ class Journal(Matching):
         sealed = seal(request.key, kept)
         await self._write(
             _ending(request, outcome),
-            (_RESULT, (request.id, request.key, request.giver, kept.status.value, answer, error, sealed)),
+            (_RESULT, (request.id, request.key, request.source, kept.status.value, answer, error, sealed)),
             (_POINT, (request.id, request.position)),
             *([(_POINT_SAME, (request.id, request.position))] if followers else []),
         )
@@ -930,7 +932,7 @@ class Journal(Matching):
             try:
                 yield
             finally:
-                if self._source and not is_as_before(self.path, self._source):
+                if self._file and not is_as_before(self.path, self._file):
                     raise OutputError(f"the journal {self.path} was written while it was read: do it again")
 
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -948,9 +950,9 @@ def _check(path: Path) -> None:
     if not path.exists():
         return
     with contextlib.ExitStack() as stack:
-        source = open_to_read(path, stack)
-        version_of(source.db, path)
-        check_whole(source.db, path)
+        opened = open_to_read(path, stack)
+        version_of(opened.db, path)
+        check_whole(opened.db, path)
 
 
 def _lock(path: Path, stack: contextlib.ExitStack) -> Path:

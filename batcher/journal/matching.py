@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from batcher.input.marks import EMPTY, Comparison, Marks
 from batcher.journal.schema import ADOPTED, IN_SCOPE, bound, errors_told, seal
-from batcher.records import Giver, Result
+from batcher.records import Result, Source
 
 _BARE = f"rows.result IS NULL AND rows.{IN_SCOPE}"
 _NEW = "(position IN (SELECT position FROM renewed) OR position >= (SELECT rows FROM known))"
@@ -215,7 +215,7 @@ class Matching:
         self,
         rows: int,
         *,
-        givers: Iterable[int],
+        sources: Iterable[int],
         is_limited: bool = False,
         retry_failed: bool = False,
         redo: bool = False,
@@ -228,7 +228,7 @@ class Matching:
 
         Args:
             rows: how many rows there are now.
-            givers: whose answers may be used.
+            sources: whose answers may be used.
             is_limited: there are more rows behind them, which stay as they are; else those are forgotten. All answers
                 are kept either way.
             retry_failed: ask the rows again that ended as `error` or `invalid`.
@@ -236,8 +236,8 @@ class Matching:
             reuse: let rows keep the answers to their old questions that are provably their own.
             dedup: one answer may serve all rows that ask the same.
         """
-        allowed = ",".join(str(int(giver)) for giver in givers)
-        fits = f"giver IN ({allowed}) AND status " + ("= 'ok'" if retry_failed else "<> 'error'")
+        allowed = ",".join(str(int(source)) for source in sources)
+        fits = f"source IN ({allowed}) AND status " + ("= 'ok'" if retry_failed else "<> 'error'")
         self._do("UPDATE scope SET rows = ? WHERE rows <> ?", (rows, rows))
         self._do("INSERT INTO open SELECT key FROM rows WHERE position >= ? AND result IS NULL", (rows,))
         if not is_limited:
@@ -246,7 +246,7 @@ class Matching:
         if retry_failed:
             self._forget_failed()
         self._move(
-            f"{IN_SCOPE} AND result IN (SELECT id FROM results WHERE status <> 'error' AND giver NOT IN ({allowed}))"
+            f"{IN_SCOPE} AND result IN (SELECT id FROM results WHERE status <> 'error' AND source NOT IN ({allowed}))"
             " AND is_kept IS NULL"
         )
         if redo:
@@ -465,7 +465,7 @@ class Matching:
         """Take what chunk files hold for rows that have no result; return how many such rows there are."""
         if not self._one("SELECT EXISTS (SELECT 1 FROM found)")[0]:
             return 0
-        [giver] = self.giver_ids([ADOPTED])
+        [source] = self.source_ids([ADOPTED])
         lowest = self._one("SELECT min(0, coalesce(min(id), 0)) FROM results")[0]
         self._do(
             f"""
@@ -475,10 +475,10 @@ class Matching:
             (lowest,),
         )
         self._do(
-            "INSERT INTO results (id, key, giver, status, answer, error, seal)"
+            "INSERT INTO results (id, key, source, status, answer, error, seal)"
             " SELECT g.id, r.key, ?, f.status, f.answer, f.error, f.seal"
             " FROM given g JOIN found f USING (position) JOIN rows r USING (position) WHERE g.id < ?",
-            (giver, lowest),
+            (source, lowest),
         )
         self._point_given()
         return int(self._one("SELECT count(*) FROM given WHERE id < ?", (lowest,))[0])
@@ -519,12 +519,12 @@ class Matching:
             """
         )
 
-    def giver_ids(self, givers: Sequence[Giver]) -> list[int]:
-        """Return the id of each giver, made where it is new."""
+    def source_ids(self, sources: Sequence[Source]) -> list[int]:
+        """Return the id of each source, made where it is new."""
         ids = []
-        for giver in givers:
-            self._do("INSERT OR IGNORE INTO givers (model, base_url, params) VALUES (?, ?, ?)", giver)
-            found = self._one("SELECT id FROM givers WHERE model = ? AND base_url = ? AND params = ?", giver)
+        for source in sources:
+            self._do("INSERT OR IGNORE INTO sources (model, base_url, params) VALUES (?, ?, ?)", source)
+            found = self._one("SELECT id FROM sources WHERE model = ? AND base_url = ? AND params = ?", source)
             ids.append(int(found[0]))
         return ids
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import secrets
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from batcher.errors import OutputError
-from batcher.records import Giver, Result
+from batcher.records import Result, Source
 
-VERSION = 3
+VERSION = 4
 _APPLICATION_ID = 0x62_74_63_68  # "btch": tells our files from other SQLite files
 
 # SQLite's `user_version`, a number in the first page of the file, holds the version and, above it, the generation.
@@ -23,11 +25,11 @@ _VERSION_BITS, _VERSION_MASK = 8, 0xFF
 GENERATIONS = 2**23 - 1
 """Generations there are; 1 follows the last one. 0 is that of a file that batcher gave none yet."""
 
-ADOPTED = Giver("adopted from files", "")
+ADOPTED = Source("adopted from files", "")
 """Who gave the answers that were found in chunk files without a journal: nobody knows."""
 
 
-_SCHEMA = """
+_FIRST = """
 CREATE TABLE runs (id INTEGER PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, started REAL NOT NULL,
     ended REAL, outcome TEXT, chunk_size INTEGER NOT NULL, question TEXT NOT NULL);
 CREATE TABLE givers (id INTEGER PRIMARY KEY, model TEXT NOT NULL, base_url TEXT NOT NULL, params TEXT NOT NULL,
@@ -58,19 +60,27 @@ _THIRD = """
 ALTER TABLE requests ADD COLUMN prompt_most INTEGER;
 ALTER TABLE requests ADD COLUMN answer_cost INTEGER;
 """
+_FOURTH = """
+ALTER TABLE givers RENAME TO sources;
+ALTER TABLE requests RENAME COLUMN giver TO source;
+ALTER TABLE results RENAME COLUMN giver TO source;
+UPDATE runs SET question = renamed(question);
+"""
 # Each brings a journal from one version to the next; a new one starts from nothing.
-_STEPS = (_SCHEMA, _SECOND, _THIRD)
+_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)
+
+_RENAMED = {"givers": "sources", "source": "prompt_option"}
 
 # A copy to plan in. The view hides the copy's own table, which is empty.
 COPY = """
 BEGIN;
-INSERT INTO main.runs SELECT * FROM source.runs;
-INSERT INTO main.givers SELECT * FROM source.givers;
-INSERT INTO main.chunks SELECT * FROM source.chunks;
-INSERT INTO main.rows SELECT * FROM source.rows;
-INSERT INTO main.results SELECT id, key, giver, status, '', '', NULL FROM source.results;
-UPDATE main.scope SET rows = (SELECT rows FROM source.scope);
-CREATE TEMP VIEW requests AS SELECT * FROM source.requests;
+INSERT INTO main.runs SELECT * FROM original.runs;
+INSERT INTO main.sources SELECT * FROM original.sources;
+INSERT INTO main.chunks SELECT * FROM original.chunks;
+INSERT INTO main.rows SELECT * FROM original.rows;
+INSERT INTO main.results SELECT id, key, source, status, '', '', NULL FROM original.results;
+UPDATE main.scope SET rows = (SELECT rows FROM original.scope);
+CREATE TEMP VIEW requests AS SELECT * FROM original.requests;
 COMMIT;
 """
 
@@ -146,9 +156,19 @@ def version_of(db: sqlite3.Connection, path: Path, schema: str = "main") -> int:
 
 
 def bring_up_to_date(db: sqlite3.Connection, version: int) -> None:
+    db.create_function("renamed", 1, _renamed, deterministic=True)
     for number, step in enumerate(_STEPS[version:], version + 1):
         stamp = _stamp(number, generation_of(db) % GENERATIONS + 1)
         db.executescript(f"BEGIN IMMEDIATE; {step} {stamp} COMMIT;")
+
+
+def _renamed(question: Any) -> Any:
+    """Return a run's question under the names of version 4; what is no question stays as it is."""
+    with contextlib.suppress(TypeError, ValueError):
+        found = json.loads(question)
+        if isinstance(found, dict):
+            return json.dumps({_RENAMED.get(name, name): value for name, value in found.items()})
+    return question
 
 
 def _stamp(version: int, generation: int) -> str:

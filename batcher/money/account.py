@@ -47,7 +47,7 @@ class Tariff(NamedTuple):
             endpoint: with its own prices and parameters, if it has them.
             params: the request parameters of every row.
         """
-        model, base_url, _ = endpoint.giver
+        model, base_url, _ = endpoint.source
         sent = {**params, **endpoint.params} if endpoint.llm is None else request_of(endpoint.llm, params)
         asked = sent or {}
         model = asked.get("model") or model  # of a chat model, `extra_body` may name another
@@ -196,10 +196,10 @@ def _check(endpoint: Endpoint, tariff: Tariff) -> None:
     Raises:
         SettingsError: the cost of its requests cannot be bounded.
     """
-    name = endpoint.giver.model
+    name = endpoint.source.model
     if tariff.price is None:
         raise SettingsError(
-            f"--budget: the price of {name} at {endpoint.giver.base_url or 'its own place'} is not known: give"
+            f"--budget: the price of {name} at {endpoint.source.base_url or 'its own place'} is not known: give"
             " --price-in and --price-out (dollars per million tokens), or prices in the endpoint"
         )
     if tariff.is_free:

@@ -116,7 +116,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     with Journal.rehearse(job.store.journal_path) as journal:
         planned = planning.make(job, journal, lambda: False, is_rehearsal=True)
         tariffs = [Tariff.of(endpoint, settings.params) for endpoint in job.endpoints]
-        count = counter(job.endpoints[0].giver.model)
+        count = counter(job.endpoints[0].source.model)
         load = _load(job, journal, tariffs, count)
         usual = journal.usual()
         reserves = _reserves(job, journal, tariffs) if load.requests else []

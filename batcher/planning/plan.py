@@ -111,7 +111,7 @@ class Plan(NamedTuple):
     """What is left to do.
 
     Attributes:
-        givers: the journal's id of each endpoint's giver.
+        sources: the journal's id of each endpoint's source.
         counts: the rows by how they ended so far.
         changed: rows that are left, and have an answer to another question.
         own: those of them whose earlier answer is provably their own, so that `reuse` keeps it.
@@ -124,7 +124,7 @@ class Plan(NamedTuple):
         intact: the chunk files that are as they were written, by their first row.
     """
 
-    givers: tuple[int, ...]
+    sources: tuple[int, ...]
     counts: Counts
     changed: int
     own: int
@@ -137,7 +137,7 @@ class Plan(NamedTuple):
     intact: frozenset[int]
 
 
-class _Source(NamedTuple):
+class _Prompts(NamedTuple):
     """Where prompts come from: what makes the messages; its option, its text or column, and the columns it reads."""
 
     render: Renderer
@@ -151,7 +151,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
 
     Args:
         data: a path, a DataFrame, a Series or a list of strings.
-        prompt: a template or a function, or None where the settings name another source.
+        prompt: a template or a function, or None where the settings name another source of prompts.
         settings: the options.
 
     Raises:
@@ -165,24 +165,24 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
             raise SettingsError(f"{dataset.name} has no file name to name the run after: give keyword=")
         keyword = Path(data).stem
         check_keyword(keyword)
-    source = _source(prompt, settings, dataset.columns, in_memory=not is_file)
+    prompts = _prompts(prompt, settings, dataset.columns, in_memory=not is_file)
     system = settings.system
     if settings.system_file is not None:
         system = _read_text(settings.system_file, "--system-file")
     if system is not None:
-        source = source._replace(
-            render=with_system(source.render, system, "--system", dataset.columns),
-            columns=(*source.columns, *Template.parse(system, "--system").holes),
+        prompts = prompts._replace(
+            render=with_system(prompts.render, system, "--system", dataset.columns),
+            columns=(*prompts.columns, *Template.parse(system, "--system").holes),
         )
     endpoints = endpoints_of(settings, environment())
-    columns = tuple(dict.fromkeys(source.columns))
+    columns = tuple(dict.fromkeys(prompts.columns))
     question = {
-        "source": source.option,
-        "prompt": source.text,
+        "prompt_option": prompts.option,
+        "prompt": prompts.text,
         "system": system,
         "params": settings.params,
-        "givers": sorted({each.giver for each in endpoints}),
-        "pool": [each.giver for each in endpoints],
+        "sources": sorted({each.source for each in endpoints}),
+        "pool": [each.source for each in endpoints],
         "columns": columns,
         "table": dataset.columns,
         "answer_column": settings.answer_column,
@@ -198,12 +198,12 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
             " --output-dir"
         )
     store = Store(directory, keyword, dataset.columns, settings.answer_columns, settings.encoding)
-    return Job(settings, keyword, dataset, source.render, question, endpoints, store, is_same_for_all=not columns)
+    return Job(settings, keyword, dataset, prompts.render, question, endpoints, store, is_same_for_all=not columns)
 
 
-def _source(
+def _prompts(
     prompt: str | PromptFunction | None, settings: Settings, columns: tuple[str, ...], *, in_memory: bool
-) -> _Source:
+) -> _Prompts:
     """Choose the one source of prompts that was given."""
     given: dict[str, Any] = {
         "--prompt": prompt,
@@ -221,12 +221,12 @@ def _source(
         )
     [(option, value)] = given.items()
     if callable(value):
-        return _Source(from_function(value, columns), "function", "", columns)
+        return _Prompts(from_function(value, columns), "function", "", columns)
     text = _read_text(value, option) if option == "--prompt-file" else value
-    return source_of("--prompt" if option == "--prompt-file" else option, text, columns, option)
+    return prompts_of("--prompt" if option == "--prompt-file" else option, text, columns, option)
 
 
-def source_of(option: str, text: str, columns: tuple[str, ...], said: str = "") -> _Source:
+def prompts_of(option: str, text: str, columns: tuple[str, ...], said: str = "") -> _Prompts:
     """Return a source of prompts that is not a function.
 
     Args:
@@ -236,11 +236,11 @@ def source_of(option: str, text: str, columns: tuple[str, ...], said: str = "") 
         said: where the user gave it, if not in that option.
     """
     if option == "--messages-column":
-        return _Source(from_messages_column(text, columns), option, text, (text,))
+        return _Prompts(from_messages_column(text, columns), option, text, (text,))
     if option == "--prompt-column":
-        return _Source(from_column(text, columns), option, text, (text,))
-    source = said or option
-    return _Source(from_template(text, source, columns), option, text, Template.parse(text, source).holes)
+        return _Prompts(from_column(text, columns), option, text, (text,))
+    place = said or option
+    return _Prompts(from_template(text, place, columns), option, text, Template.parse(text, place).holes)
 
 
 def _read_text(path: str | os.PathLike[str], option: str) -> str:
@@ -267,7 +267,7 @@ def make(job: Job, journal: Journal, is_stopping: Callable[[], bool], *, is_rehe
     last = journal.last_run()
     comparison = _comparison(job, journal, last)
     with journal.planning(comparison):
-        givers = journal.giver_ids([*(endpoint.giver for endpoint in job.endpoints), ADOPTED])
+        sources = journal.source_ids([*(endpoint.source for endpoint in job.endpoints), ADOPTED])
         known = journal.chunk_starts()
         with closing(Adoption(job.store, known, settings.chunk_size, is_strict=last is None)) as adoption:
             rows = _plan_rows(job, journal, adoption, is_stopping)
@@ -276,7 +276,7 @@ def make(job: Job, journal: Journal, is_stopping: Callable[[], bool], *, is_rehe
             _check_ids(job, journal, rows, comparison)
         matched = journal.plan_end(
             rows,
-            givers=set(givers),
+            sources=set(sources),
             is_limited=settings.limit is not None,
             retry_failed=settings.retry_failed,
             redo=settings.on_change == "redo",
@@ -288,7 +288,7 @@ def make(job: Job, journal: Journal, is_stopping: Callable[[], bool], *, is_rehe
             changed, gone = 0, gone + changed - matched.own
         reasons = _reasons(last.question if last else {}, job.question, matched.changed)
         plan = Plan(
-            tuple(givers[:-1]),
+            tuple(sources[:-1]),
             journal.planned_counts(),
             changed,
             matched.own,
@@ -398,15 +398,16 @@ def _check_ids(job: Job, journal: Journal, rows: int, comparison: Comparison) ->
 def _reasons(before: Mapping[str, Any], now: Mapping[str, Any], changed: Mapping[int, int]) -> tuple[str, ...]:
     """Say what changed since the last run, as far as it explains that rows ask something else."""
     reasons = []
-    if "source" in before and (before["source"], before["prompt"]) != (now["source"], now["prompt"]):
+    prompt = ("prompt_option", "prompt")
+    if "prompt_option" in before and [before[name] for name in prompt] != [now[name] for name in prompt]:
         reasons.append("the prompt changed")
     if before.get("system", now["system"]) != now["system"]:
         reasons.append("the system message changed")
     reasons += _changes(before.get("params", now["params"]), now["params"])
-    reasons += _giver_changes(before.get("givers", now["givers"]), now["givers"])
+    reasons += _source_changes(before.get("sources", now["sources"]), now["sources"])
     is_comparable = before.get("columns") == now["columns"]
     if changed and not reasons and (0 in changed or not is_comparable):
-        is_function = now["source"] == "function"
+        is_function = now["prompt_option"] == "function"
         reasons.append("the prompt function returns something else" if is_function else "the rows changed")
     return (*reasons, *(_column_changes(now["columns"], changed) if is_comparable else ()))
 
@@ -436,9 +437,9 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _giver_changes(before: list[list[str]], now: list[list[str]]) -> list[str]:
+def _source_changes(before: list[list[str]], now: list[list[str]]) -> list[str]:
     """Say whose answers are no longer wanted."""
-    gone, new = [giver for giver in before if giver not in now], [giver for giver in now if giver not in before]
+    gone, new = [source for source in before if source not in now], [source for source in now if source not in before]
     if len(gone) == len(new) == 1:
         names = ("model", "base URL", "endpoint's parameters")
         pairs = zip(names, gone[0], new[0], strict=True)
@@ -492,7 +493,7 @@ def notes(job: Job, plan: Plan) -> list[str]:
     retrying = [each for each in job.endpoints if each.llm is not None and retries_of(each.llm)]
     if retrying and plan.counts.left:
         found.append(
-            f"Note: the chat model {retrying[0].giver.model} sends failed requests again by itself, and neither counts"
+            f"Note: the chat model {retrying[0].source.model} sends failed requests again by itself, and neither counts"
             " nor journal see that: make it with max_retries=0; batcher tries again."
         )
     if job.is_same_for_all and plan.counts.left > 1:

@@ -55,7 +55,7 @@ class Member:
     Attributes:
         number: its place in the pool, from 0.
         endpoint: its settings.
-        giver: the journal's id of who its answers come from.
+        source: the journal's id of who its answers come from.
         caller: makes its calls.
         limiter: its pace, or None without limits.
         width: the calls that it may have in flight.
@@ -74,10 +74,10 @@ class Member:
         wanted: set while a row waits that it could take.
     """
 
-    def __init__(self, number: int, endpoint: Endpoint, giver: int, caller: Caller) -> None:
+    def __init__(self, number: int, endpoint: Endpoint, source: int, caller: Caller) -> None:
         self.number = number
         self.endpoint = endpoint
-        self.giver = giver
+        self.source = source
         self.caller = caller
         self.limiter: Limiter | None = None
         self.width = Width(endpoint.max_concurrency)
@@ -102,7 +102,7 @@ class Member:
     @property
     def label(self) -> str:
         """Name the endpoint for people; the number tells apart those that differ in their key alone."""
-        model, base_url, _ = self.endpoint.giver
+        model, base_url, _ = self.endpoint.source
         return (
             f"endpoint {self.number + 1} ({model} at {base_url})"
             if base_url

@@ -22,7 +22,7 @@ class Kind(Enum):
     ANSWER_LOST = "the answer is gone from the journal"
     OTHER_QUESTION = "the answer is to another question"
     OTHER_ROW = "the answer to an earlier question that this row keeps is another row's"
-    OTHER_GIVER = "the answer comes from a model or base URL that the run does not ask"
+    OTHER_SOURCE = "the answer comes from a model or base URL that the run does not ask"
     CHANGED = "the answer, or its seal, was changed in the journal"
     INPUT_OTHER = "INPUT asks something else here than was asked; was it changed?"
     INPUT_LACKS = "no longer in INPUT"
@@ -47,11 +47,11 @@ class Kind(Enum):
     REQUEST_LOST = "requests that are gone from the journal, or could not be written to a full disk"
     BROUGHT_NONE = "requests that were answered, and the answer is gone from the journal"
     BROUGHT_BY_NONE = "answers that no request brought"
-    REQUEST_OTHER = "answers to another question, or of another giver, than their request"
+    REQUEST_OTHER = "answers to another question, or of another source, than their request"
     ASKED_OTHER = "requests to another model or base URL than their run's endpoint has"
     OUTCOME = "requests that ended otherwise than their result says"
     NEVER_ENDED = "requests without an end, though their run ended in order"
-    OF_NOBODY = "requests of a run or a giver that the journal does not know"
+    OF_NOBODY = "requests of a run or a source that the journal does not know"
 
     @property
     def slug(self) -> str:

@@ -26,7 +26,7 @@ from batcher.journal.matching import Proof, kept
 from batcher.journal.schema import ADOPTED
 from batcher.money.prices import NANO, dollars
 from batcher.output.directory import Store, csv_line, read_csv
-from batcher.planning.plan import ROWS_AT_ONCE, source_of
+from batcher.planning.plan import ROWS_AT_ONCE, prompts_of
 from batcher.records import Message, RowState, Status, Values
 from batcher.reports.verification.findings import Finding, Found, Kind
 from batcher.reports.verification.pairing import aligned
@@ -194,8 +194,8 @@ class _Question(NamedTuple):
             render = from_function(prompt, columns)
         elif prompt is not None:
             render = from_template(prompt, "prompt", columns)
-        elif recorded.get("source", "function") != "function":
-            render = source_of(recorded["source"], recorded.get("prompt", ""), columns).render
+        elif recorded.get("prompt_option", "function") != "function":
+            render = prompts_of(recorded["prompt_option"], recorded.get("prompt", ""), columns).render
         else:
             return None
         if recorded.get("system") is not None:
@@ -351,9 +351,9 @@ class _Proof:
         self._kept = dict.fromkeys(Proof, 0)
         self._unmade = 0
         self._earlier: dict[int, _Question | None] = {}
-        givers = [tuple(each) for each in last.question.get("givers", ())]
-        known = journal.givers().items() if givers else ()
-        self._strangers = {number for number, giver in known if giver not in givers and giver != ADOPTED}
+        sources = [tuple(each) for each in last.question.get("sources", ())]
+        known = journal.sources().items() if sources else ()
+        self._strangers = {number for number, source in known if source not in sources and source != ADOPTED}
 
     def made(self) -> Verification:
         self._check_requests()
@@ -419,12 +419,12 @@ class _Proof:
 
     def _check_askers(self) -> None:
         """Compare whom each process asked with the pool that it has recorded."""
-        givers = self._journal.givers()
-        for run, endpoint, giver in self._journal.askers():
+        sources = self._journal.sources()
+        for run, endpoint, source in self._journal.askers():
             pool = self._journal.question(run).get("pool")
-            if pool is None or giver not in givers or [*givers[giver]] in pool[endpoint : endpoint + 1]:
+            if pool is None or source not in sources or [*sources[source]] in pool[endpoint : endpoint + 1]:
                 continue
-            for number in self._journal.requests_to(run, endpoint, giver):
+            for number in self._journal.requests_to(run, endpoint, source):
                 self._found.requests(Kind.ASKED_OTHER, number)
                 self._suspects.setdefault(number, Kind.ASKED_OTHER)
 
@@ -479,8 +479,8 @@ class _Proof:
             self._kept[proof] += 1
         elif record.answered != record.key:
             return Kind.OTHER_QUESTION
-        elif record.giver in self._strangers and status is not Status.ERROR:
-            return Kind.OTHER_GIVER
+        elif record.source in self._strangers and status is not Status.ERROR:
+            return Kind.OTHER_SOURCE
         self._adopted += record.found < 0
         self._unsealed += record.sealed is None
         is_whole = record.sealed is None or is_sealed(record)
