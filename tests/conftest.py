@@ -38,7 +38,7 @@ class Lab:
 
     Attributes:
         directory: the output directory.
-        stop: the wish to stop the run that is under way.
+        stop: counts the requests to stop the run that is under way.
         seconds: virtual seconds that the last run took.
     """
 
@@ -86,8 +86,8 @@ class Lab:
         report: Report = end.report_or_raise()
         return report
 
-    def wish_to_stop(self) -> None:
-        self.stop.wish()
+    def request_stop(self) -> None:
+        self.stop.request()
 
     def cancel(self) -> None:
         assert self._task

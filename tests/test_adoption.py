@@ -201,7 +201,7 @@ def test_the_last_file_of_answers_alone_may_be_short_where_the_input_ends(lab: L
 def interrupted(lab: Lab) -> None:
     """Begin a run that ends before its second chunk."""
     with pytest.raises(Interrupted):
-        lab.run(PROMPTS, Service(PROMPTS, lambda _call: 1), at={0.5: lab.wish_to_stop}, chunk_size=5)
+        lab.run(PROMPTS, Service(PROMPTS, lambda _call: 1), at={0.5: lab.request_stop}, chunk_size=5)
     assert lab.query("SELECT count(*) FROM results") == [(1,)]
 
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from batcher.chat_model import Secrets, keys_of, request_of, retries_of, secrets_of
 from batcher.errors import SettingsError
-from batcher.money.account import Tariff
+from batcher.money.tariff import Tariff
 from batcher.settings import Endpoint
 
 KEY = "sk-0123456789"

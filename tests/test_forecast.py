@@ -32,7 +32,7 @@ def traces(directory: Path) -> dict[str, tuple[bytes, int]]:
 def stop_early(lab: Lab) -> None:
     service = Service(PROMPTS, lambda call: 1 if call.prompt < PROMPTS[8] else 1e4)
     with pytest.raises(Interrupted):
-        lab.run(PROMPTS, service, at={50: lab.wish_to_stop, 60: lab.wish_to_stop}, timeout=1e5)
+        lab.run(PROMPTS, service, at={50: lab.request_stop, 60: lab.request_stop}, timeout=1e5)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual_time import run_virtually
 
-from batcher.pool.limiter import Limiter, Passage
+from batcher.pool.limiter import Limiter, Reservation
 
 WINDOWS = {"rps": 1.0, "rpm": 60.0}
 
@@ -57,12 +57,12 @@ def now() -> float:
 def made(wishes: Iterable[Wish], lateness: Callable[[], float] = lambda: 0.0, **limits: float | None) -> list[Made]:
     """Let calls pass a limiter, one after the other, in virtual time."""
 
-    async def make(wish: Wish, passage: Passage, granted: float) -> Made:
+    async def make(wish: Wish, reservation: Reservation, granted: float) -> Made:
         await asyncio.sleep(wish.held_up)
         left = now()
-        passage.leave(left)
+        reservation.leave(left)
         await asyncio.sleep(wish.takes)
-        passage.settle(wish.used)
+        reservation.settle(wish.used)
         return Made(wish, granted, left, now())
 
     async def work() -> list[Made]:
@@ -74,7 +74,7 @@ def made(wishes: Iterable[Wish], lateness: Callable[[], float] = lambda: 0.0, **
             await limiter.ready()
             while wait := limiter.wait(wish.estimate):  # noqa: ASYNC110 - time decides, no event
                 await asyncio.sleep(wait)
-            calls.append(asyncio.ensure_future(make(wish, limiter.enter(wish.estimate), now())))
+            calls.append(asyncio.ensure_future(make(wish, limiter.reserve(wish.estimate), now())))
             await asyncio.sleep(0)
         return await asyncio.gather(*calls)
 
@@ -250,7 +250,7 @@ def test_a_call_that_does_not_leave_takes_nothing() -> None:
         for _ in range(50):
             await limiter.ready()
             assert limiter.wait(600) == 0
-            limiter.enter(600).withdraw()
+            limiter.reserve(600).withdraw()
         return asyncio.get_running_loop().time()
 
     assert run_virtually(work())[0] == pytest.approx(49 * 1.01, rel=0.02), "the pace of requests alone"

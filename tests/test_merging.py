@@ -41,7 +41,7 @@ def done(lab: Lab) -> Lab:
 def unfinished(lab: Lab) -> Lab:
     """Seven rows have a result: the chunk of the first five is written."""
     with pytest.raises(KeyboardInterrupt):
-        finish(lab, at={3.5: lab.wish_to_stop})
+        finish(lab, at={3.5: lab.request_stop})
     assert set(lab.files()) == {"0_k.csv"}
     return lab
 
@@ -109,7 +109,7 @@ def test_a_partial_result_of_nothing_is_refused(unfinished: Lab) -> None:
 def test_chunks_of_rows_that_are_asked_again_are_not_finished(done: Lab) -> None:
     texts = [*TEXTS[:3], "changed", *TEXTS[4:]]
     with pytest.raises(KeyboardInterrupt):
-        done.run(texts, Service(texts, lambda _call: 100), on_change="redo", chunk_size=5, at={1: done.wish_to_stop})
+        done.run(texts, Service(texts, lambda _call: 100), on_change="redo", chunk_size=5, at={1: done.request_stop})
     merge("k", done.directory, partial=True)
     assert [row["text"] for row in done.rows("partial")] == TEXTS[5:]
 

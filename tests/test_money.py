@@ -25,8 +25,8 @@ import batcher
 from batcher.calls.dialect import completion_in
 from batcher.errors import BudgetReached, EndpointsLost, InputError, Interrupted, SettingsError
 from batcher.journal.journal import Journal
-from batcher.money.account import Tariff
 from batcher.money.prices import NANO
+from batcher.money.tariff import Tariff
 from batcher.records import Bound, Completion, Failure, Fault, Usage
 from batcher.reports.status import status
 from batcher.reports.verification.proof import verify
@@ -249,7 +249,7 @@ def test_the_end_of_the_budget_stops_the_run_and_a_larger_one_goes_on(lab: Lab) 
 
 def test_what_was_in_flight_at_a_stop_is_spent_for_good(lab: Lab) -> None:
     service = Service(PROMPTS, lambda call: 1 if call.prompt == PROMPTS[0] else 1e6)
-    stops: dict[float, Any] = {10: lab.wish_to_stop, 20: lab.wish_to_stop}
+    stops: dict[float, Any] = {10: lab.request_stop, 20: lab.request_stop}
     with pytest.raises(Interrupted):
         lab.run(PROMPTS, service, at=stops, endpoints=[PRICED], param=SHORT, budget=1e6, timeout=1e6)
     most = sum(cost for (cost,) in lab.query("SELECT cost FROM requests WHERE ended IS NULL"))
@@ -277,8 +277,8 @@ def test_no_run_with_all_its_resumes_is_billed_more_than_the_budget(data: st.Dat
     service = Service(PROMPTS, lambda _call: seed.choice([0.1, 1, 5, 100]), instead, usage)
     with fresh_lab() as lab:
         for _ in range(data.draw(st.integers(1, 4), "resumes")):
-            stops: dict[float, Any] = {seed.uniform(0, 20): lab.wish_to_stop} if seed.random() < 0.5 else {}
-            stops |= {at + 1: lab.wish_to_stop for at in list(stops)}
+            stops: dict[float, Any] = {seed.uniform(0, 20): lab.request_stop} if seed.random() < 0.5 else {}
+            stops |= {at + 1: lab.request_stop for at in list(stops)}
             try:
                 lab.run(
                     PROMPTS,
@@ -302,7 +302,7 @@ def test_no_run_with_all_its_resumes_is_billed_more_than_the_budget(data: st.Dat
 def killed_and_finished(lab: Lab) -> Service:
     """Run to the end what was stopped with ten requests in flight; return the service, which has seen all of them."""
     service = Service(PROMPTS, lambda call: 1e6 if call.prompt != PROMPTS[0] else 1)
-    stops: dict[float, Any] = {10: lab.wish_to_stop, 20: lab.wish_to_stop}
+    stops: dict[float, Any] = {10: lab.request_stop, 20: lab.request_stop}
     width = [Endpoint("m", prices=PRICED.prices, max_concurrency=10)]
     with pytest.raises(Interrupted):
         lab.run(PROMPTS, service, at=stops, endpoints=width, param=SHORT, timeout=1e6)

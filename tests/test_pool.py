@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import run_virtually
 
-from batcher.calls.caller import ChatCallers
-from batcher.pool.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
+from batcher.calls.caller import Caller, ChatCallers
+from batcher.money.tariff import Tariff
+from batcher.pool.member import Member, Slot
+from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
 from batcher.server.serve import embedded
 from batcher.server.simulated import Knobs
@@ -30,13 +32,22 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def with_pool(endpoints: Sequence[Endpoint], work: Callable[[Pool], Awaitable[T]], **clock: Any) -> T:
+def member_of(number: int, endpoint: Endpoint, caller: Caller) -> Member:
+    return Member(number, endpoint, 0, caller, Tariff.of(endpoint, {}))
+
+
+def with_pool(
+    endpoints: Sequence[Endpoint],
+    work: Callable[[Pool], Awaitable[T]],
+    rows_left: Callable[[], float] = lambda: 1e9,
+    **clock: Any,
+) -> T:
     """Do some work with a pool in virtual time."""
 
     async def open_and_work() -> T:
         callers = Service([])()
-        members = [Member(i, each, 0, callers.caller(each)) for i, each in enumerate(endpoints)]
-        async with Pool(members, timeout_s=120) as pool:
+        members = [member_of(i, each, callers.caller(each)) for i, each in enumerate(endpoints)]
+        async with Pool(members, timeout_s=120, rows_left=rows_left) as pool:
             return await work(pool)
 
     return run_virtually(open_and_work(), **clock)[0]
@@ -50,23 +61,23 @@ def refused(status: int = 429, retry_after: float | None = None) -> Failure:
     return Failure(Fault.STATUS, "no", status, retry_after=retry_after)
 
 
-async def taken(pool: Pool, **options: Any) -> Permit:
+async def taken(pool: Pool, **options: Any) -> Slot:
     """Take the right to make a call, and let it leave."""
-    permit = await pool.take(**options)
-    assert pool.leave(permit)
-    return permit
+    slot = await pool.take(**options)
+    assert pool.leave(slot)
+    return slot
 
 
-def end(pool: Pool, permit: Permit, came: Came = ANSWER) -> None:
-    pool.hear(permit, came)
-    pool.give_back(permit)
+def end(pool: Pool, slot: Slot, came: Came = ANSWER) -> None:
+    pool.record(slot, came)
+    pool.release(slot)
 
 
 async def call(pool: Pool, seconds: float, came: Came = ANSWER, **options: Any) -> Member:
-    permit = await taken(pool, **options)
+    slot = await taken(pool, **options)
     await asyncio.sleep(seconds)
-    end(pool, permit, came)
-    return permit.member
+    end(pool, slot, came)
+    return slot.member
 
 
 async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
@@ -140,11 +151,11 @@ def test_a_cooling_endpoint_takes_no_call_and_the_others_take_over() -> None:
     async def work(pool: Pool) -> None:
         resting, working = pool.members
         for seconds in (5, 20, 6):  # a longer one prolongs it, a shorter one shortens nothing
-            pool.rest(resting, seconds)
-        assert pool.cooling() == 0
+            pool.cool_down(resting, seconds)
+        assert pool.cooldown_s() == 0
         assert {await call(pool, 1) for _ in range(10)} == {working}
-        pool.rest(working, 30)
-        assert pool.cooling() == pytest.approx(10)
+        pool.cool_down(working, 30)
+        assert pool.cooldown_s() == pytest.approx(10)
         assert await call(pool, 0) is resting
         assert now() == pytest.approx(20)
 
@@ -157,7 +168,7 @@ def test_a_passage_that_comes_during_a_cooldown_is_not_used() -> None:
         await call(pool, 0)
         waiting = asyncio.ensure_future(call(pool, 0))
         await asyncio.sleep(0.5)
-        pool.rest(member, 10)  # the limiter would let the row pass at 1.0
+        pool.cool_down(member, 10)  # the limiter would let the row pass at 1.0
         await waiting
         assert 10.5 <= now() < 11.6
 
@@ -179,7 +190,7 @@ def test_a_timer_that_fires_early_still_ends_a_cooldown() -> None:
     """A loop's timer may fire early by the clock's resolution, 16 ms on Windows."""
 
     async def work(pool: Pool) -> None:
-        pool.rest(pool.members[0], 20)
+        pool.cool_down(pool.members[0], 20)
         await call(pool, 0)
         assert now() == pytest.approx(20, abs=0.016)
 
@@ -190,18 +201,18 @@ def test_an_endpoint_that_is_out_gets_no_more_rows_and_without_any_the_rows_are_
     async def work(pool: Pool) -> None:
         bad, good = pool.members
         under_way = await taken(pool)
-        assert pool.put_out(bad, "the API key was refused")
-        assert not pool.put_out(bad, "once more")
+        assert pool.remove(bad, "the API key was refused")
+        assert not pool.remove(bad, "once more")
         assert bad.out == "the API key was refused"
         assert pool.capacity == 3
         assert await together(*(call(pool, 1) for _ in range(6))) == [good] * 6
-        pool.rest(good, 100)
+        pool.cool_down(good, 100)
         waiting = [asyncio.ensure_future(pool.take()) for _ in range(4)]
         await asyncio.sleep(1)
-        assert pool.put_out(good, "no quota is left")
+        assert pool.remove(good, "no quota is left")
         ends = await asyncio.gather(*waiting, pool.take(), return_exceptions=True)
         assert [type(end) for end in ends] == [PoolEmpty] * 5
-        pool.give_back(under_way)
+        pool.release(under_way)
         assert pool.in_flight == 0
         assert [count.out for count in pool.counts()] == ["the API key was refused", "no quota is left"]
 
@@ -234,14 +245,14 @@ def test_a_row_cancelled_in_the_moment_of_its_grant_gives_the_call_back() -> Non
         first = await taken(pool)
         cancelled, patient = (asyncio.ensure_future(pool.take()) for _ in range(2))
         await asyncio.sleep(1)
-        pool.give_back(first)
+        pool.release(first)
         cancelled.cancel()
-        permit = await patient
+        slot = await patient
         assert cancelled.cancelled()
-        assert pool.leave(permit)
-        pool.give_back(permit)
+        assert pool.leave(slot)
+        pool.release(slot)
         assert pool.in_flight == 0
-        assert permit.member.requests == 2
+        assert slot.member.requests == 2
 
     with_pool([Endpoint("m", max_concurrency=1)], work)
 
@@ -249,7 +260,7 @@ def test_a_row_cancelled_in_the_moment_of_its_grant_gives_the_call_back() -> Non
 def test_the_repr_tells_the_state_and_no_key() -> None:
     async def work(pool: Pool) -> str:
         await taken(pool)
-        pool.put_out(pool.members[1], "the API key was refused")
+        pool.remove(pool.members[1], "the API key was refused")
         return repr(pool.members)
 
     shown = with_pool([Endpoint("m", "http://a/v1", "sk-secret"), Endpoint(llm=object())], work)
@@ -272,19 +283,19 @@ class Row(NamedTuple):
         """Make the call; return whether it was made."""
         await asyncio.sleep(self.comes)
         try:
-            permit = await pool.take(after=pool.members[0] if self.again else None, tokens=self.tokens)
+            slot = await pool.take(after=pool.members[0] if self.again else None, tokens=self.tokens)
         except PoolEmpty:
             return False
         try:
-            member = permit.member
+            member = slot.member
             assert member.out is None
             assert member.in_flight <= member.endpoint.max_concurrency
             assert member.cooldown_until <= now()
-            assert pool.leave(permit)
+            assert pool.leave(slot)
             await asyncio.sleep(self.takes)
-            pool.hear(permit, Completion("fine", usage=Usage(1, 1)))
+            pool.record(slot, Completion("fine", usage=Usage(1, 1)))
         finally:
-            pool.give_back(permit)
+            pool.release(slot)
         return True
 
 
@@ -299,9 +310,9 @@ class Trouble(NamedTuple):
         await asyncio.sleep(self.comes)
         member = pool.members[self.number % len(pool.members)]
         if self.is_out:
-            pool.put_out(member, "out")
+            pool.remove(member, "out")
         else:
-            pool.rest(member, 0.83)  # does not end in a moment at which something else happens
+            pool.cool_down(member, 0.83)  # does not end in a moment at which something else happens
 
 
 # Few different moments, so that much happens in one turn of the loop.
@@ -354,12 +365,14 @@ def _is_cancelled(end: object) -> bool:
 def test_a_call_whose_endpoint_is_lost_while_its_intent_is_committed_does_not_leave(happens: str) -> None:
     async def work(pool: Pool) -> None:
         [member] = pool.members
-        permit = await pool.take(tokens=100)
-        {"rests": lambda: pool.rest(member, 5), "is out": lambda: pool.put_out(member, "out"), "is closed": pool.close}[
-            happens
-        ]()
-        assert not pool.leave(permit)
-        pool.give_back(permit)
+        slot = await pool.take(tokens=100)
+        {
+            "rests": lambda: pool.cool_down(member, 5),
+            "is out": lambda: pool.remove(member, "out"),
+            "is closed": pool.close,
+        }[happens]()
+        assert not pool.leave(slot)
+        pool.release(slot)
         assert (pool.in_flight, member.requests) == (0, 0)
         if happens == "rests":
             await call(pool, 0, tokens=100)
@@ -373,11 +386,11 @@ def test_calls_whose_intents_are_committed_together_break_no_limit() -> None:
         left = []
 
         async def row(number: int) -> None:
-            permit = await pool.take()
+            slot = await pool.take()
             await asyncio.sleep(max(0.0, 7 - now()))  # the disk stands still for seven seconds
-            assert pool.leave(permit)
+            assert pool.leave(slot)
             left.append(now())
-            end(pool, permit)
+            end(pool, slot)
 
         await together(*(row(number) for number in range(200)))
         return left
@@ -395,9 +408,9 @@ def test_a_large_call_among_a_thousand_small_ones_waits_no_longer_than_its_turn(
         left = []
 
         async def row(number: int, tokens: int) -> None:
-            permit = await taken(pool, tokens=tokens)
+            slot = await taken(pool, tokens=tokens)
             left.append((number, now()))
-            end(pool, permit, Completion("fine", usage=Usage(tokens, 0)))
+            end(pool, slot, Completion("fine", usage=Usage(tokens, 0)))
 
         await together(*(row(number, 20_000 if number == 500 else 100) for number in range(1001)))
         return left
@@ -413,10 +426,10 @@ def test_a_call_larger_than_the_limit_of_a_minute_goes_alone_and_keeps_no_other_
         left = []
 
         async def row(tokens: int) -> None:
-            permit = await taken(pool, tokens=tokens)
-            left.append((now(), permit.member, tokens))
+            slot = await taken(pool, tokens=tokens)
+            left.append((now(), slot.member, tokens))
             await asyncio.sleep(1)
-            end(pool, permit, Completion("fine", usage=Usage(tokens, 0)))
+            end(pool, slot, Completion("fine", usage=Usage(tokens, 0)))
 
         await together(*(row(2500 if number == 40 else 100) for number in range(200)))
         return left
@@ -433,9 +446,9 @@ def test_a_call_larger_than_the_limit_of_a_minute_goes_alone_and_keeps_no_other_
 def test_where_nothing_is_estimated_a_call_counts_as_what_calls_have_used_so_far() -> None:
     async def work(pool: Pool) -> float:
         async def row() -> None:
-            permit = await taken(pool)
+            slot = await taken(pool)
             await asyncio.sleep(0.5)
-            end(pool, permit, Completion("fine", usage=Usage(90, 10)))
+            end(pool, slot, Completion("fine", usage=Usage(90, 10)))
 
         await together(*(row() for _ in range(200)))
         return now()
@@ -457,24 +470,22 @@ class Served(NamedTuple):
     members: Sequence[Member]
 
 
-async def through(pool: Pool, rows: int, serve: Serve) -> Served:
+async def through(pool: Pool, rows: int, serve: Serve, done: list[int]) -> Served:
     """Let as many workers as a run has take rows until each is answered; a 429 counts as no failure of its row."""
     todo = iter(range(rows))
-    done: list[int] = []
     refusals: list[Came] = []
     failures: Counter[int] = Counter()
-    pool.rows_left = lambda: rows - len(done)
 
     async def attempt(row: int, after: Member | None) -> tuple[Came | None, Member]:
-        permit = await pool.take(after=after)
+        slot = await pool.take(after=after)
         came = None
         try:
-            if pool.leave(permit):
-                came = await serve(permit.member, row)
-                pool.hear(permit, came)
+            if pool.leave(slot):
+                came = await serve(slot.member, row)
+                pool.record(slot, came)
         finally:
-            pool.give_back(permit)
-        return came, permit.member
+            pool.release(slot)
+        return came, slot.member
 
     async def worker() -> None:
         for row in todo:
@@ -492,7 +503,8 @@ async def through(pool: Pool, rows: int, serve: Serve) -> Served:
 
 
 def serve_rows(endpoints: Sequence[Endpoint], rows: int, serve: Serve, **clock: Any) -> Served:
-    return with_pool(endpoints, lambda pool: through(pool, rows, serve), **clock)
+    done: list[int] = []
+    return with_pool(endpoints, lambda pool: through(pool, rows, serve, done), lambda: rows - len(done), **clock)
 
 
 def lognormal(median: float, sigma: float = 0.8, seed: int = 7) -> Callable[[], float]:
@@ -590,28 +602,30 @@ def test_an_endpoint_that_bears_40_at_once_gets_about_40_and_nine_tenths_of_them
 ) -> None:
     service = Slots(40, latency, refused(status, retry_after), way_s)
     served = serve_rows([Endpoint("m")], 3000, service)
-    assert 32 <= served.members[0].width.value <= 48
+    assert 32 <= served.members[0].concurrency.limit <= 48
     assert service.use(0.1, 0.8) >= 0.9
     assert served.refused < 60
     assert served.failures <= 1, "a row has six attempts"
 
 
 async def test_a_real_server_that_bears_40_at_once_gets_about_40() -> None:
-    widths = []
+    limits = []
     callers = ChatCallers({})
 
     async def serve(member: Member, row: int) -> Came:
         if row > 500:
-            widths.append(member.width.value)
+            limits.append(member.concurrency.limit)
         return await member.caller.call([{"role": "user", "content": str(row)}], 120)
 
     with embedded(Knobs(max_in_flight=40, latency=0.1, latency_sigma=0.5)) as server:
         endpoint = Endpoint("m", server.base_url)
-        async with Pool([Member(0, endpoint, 0, callers.caller(endpoint))], timeout_s=120) as pool:
-            served = await through(pool, 1500, serve)
+        members = [member_of(0, endpoint, callers.caller(endpoint))]
+        done: list[int] = []
+        async with Pool(members, timeout_s=120, rows_left=lambda: 1500 - len(done)) as pool:
+            served = await through(pool, 1500, serve, done)
         await callers.close()
         assert server.books.by_status == {200: 1500, 429: served.refused}
-    assert 32 <= mean(widths) <= 48
+    assert 32 <= mean(limits) <= 48
     assert served.refused < 100
 
 
@@ -635,7 +649,7 @@ def test_where_more_calls_only_queue_the_width_stays_and_no_call_comes_near_its_
     served = serve_rows([Endpoint("m")], 400, serve)
     assert served.seconds == pytest.approx(400 / 4 * 5, rel=0.01)
     assert max(waits) < 120 / 1.5
-    assert served.members[0].width.value < 64
+    assert served.members[0].concurrency.limit < 64
 
 
 def test_an_endpoint_that_refuses_everything_is_asked_ever_less_often_until_it_is_back() -> None:

@@ -324,10 +324,10 @@ def test_a_finished_run_sends_nothing_and_changes_nothing(lab: Lab) -> None:
     assert lab.files() == before
 
 
-def test_a_wish_to_stop_lets_come_what_is_in_flight(lab: Lab) -> None:
+def test_a_request_stop_lets_come_what_is_in_flight(lab: Lab) -> None:
     service = Service(PROMPTS)
     with pytest.raises(Interrupted) as stopped:
-        lab.run(PROMPTS, service, at={2.5: lab.wish_to_stop}, endpoints=one(4), chunk_size=3)
+        lab.run(PROMPTS, service, at={2.5: lab.request_stop}, endpoints=one(4), chunk_size=3)
     assert lab.seconds == pytest.approx(3)
     assert (stopped.value.report.ok, stopped.value.report.left) == (9, 11)
     assert service.answered == Counter(PROMPTS[:9])
@@ -379,13 +379,13 @@ def test_a_run_that_is_refused_leaves_alone_what_the_first_one_is_just_writing(l
     assert not half.exists()
 
 
-@pytest.mark.parametrize(("wishes", "ends"), [([2.5], 32.5), ([2.5, 4], 4.0), ([2.5, 2.5001], 2.5001), ([3.5], 33.5)])
+@pytest.mark.parametrize(("requests", "ends"), [([2.5], 32.5), ([2.5, 4], 4.0), ([2.5, 2.5001], 2.5001), ([3.5], 33.5)])
 def test_what_does_not_come_is_cut_after_30_seconds_or_at_the_second_wish(
-    lab: Lab, wishes: list[float], ends: float
+    lab: Lab, requests: list[float], ends: float
 ) -> None:
     service = Service(PROMPTS, lambda call: 100 if call.prompt in PROMPTS[5:8] else 1)
     with pytest.raises(Interrupted) as stopped:
-        lab.run(PROMPTS, service, at=dict.fromkeys(wishes, lab.wish_to_stop), endpoints=one(4))
+        lab.run(PROMPTS, service, at=dict.fromkeys(requests, lab.request_stop), endpoints=one(4))
     assert ends <= lab.seconds < ends + 0.5
     assert stopped.value.report.ok == service.answered.total()
     cut = service.cut
@@ -445,7 +445,7 @@ def test_a_file_that_is_being_written_when_the_run_is_cancelled_is_finished_and_
 
 
 def test_a_run_that_is_to_stop_before_it_begins_sends_nothing(lab: Lab) -> None:
-    lab.wish_to_stop()
+    lab.request_stop()
     with pytest.raises(Interrupted):
         lab.run(PROMPTS, service := Service(PROMPTS))
     assert not service.calls
@@ -454,7 +454,7 @@ def test_a_run_that_is_to_stop_before_it_begins_sends_nothing(lab: Lab) -> None:
 def test_a_row_that_waits_does_not_keep_a_run_from_stopping(lab: Lab) -> None:
     service = Service(PROMPTS, instead=refuse(503, PROMPTS[1]))
     with pytest.raises(Interrupted) as stopped:
-        lab.run(PROMPTS, service, at={20: lab.wish_to_stop}, max_attempts=50)
+        lab.run(PROMPTS, service, at={20: lab.request_stop}, max_attempts=50)
     assert lab.seconds < 22
     assert (stopped.value.report.error, stopped.value.report.left) == (0, 1)
 
@@ -832,7 +832,7 @@ def test_signals_are_wishes_and_handlers_of_the_users_own_are_left() -> None:
         with stop.on_signals():
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGTERM)
-        assert (stop.wishes, stop.name, heard) == (1, "Ctrl-C", [signal.SIGTERM])
+        assert (stop.requests, stop.name, heard) == (1, "Ctrl-C", [signal.SIGTERM])
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -849,7 +849,7 @@ class Session(NamedTuple):
     concurrency: int
     seed: int
     fails: float
-    wishes: list[float]
+    requests: list[float]
     cancelled: float | None
 
     def service(self, prompts: Sequence[str]) -> Service:
@@ -862,7 +862,7 @@ class Session(NamedTuple):
         return Service(prompts, random_latency(self.seed, 3), instead)
 
     def at(self, lab: Lab) -> dict[float, Callable[[], object]]:
-        events: dict[float, Callable[[], object]] = dict.fromkeys(self.wishes, lab.wish_to_stop)
+        events: dict[float, Callable[[], object]] = dict.fromkeys(self.requests, lab.request_stop)
         return events | ({} if self.cancelled is None else {self.cancelled: lab.cancel})
 
 
@@ -874,7 +874,7 @@ sessions = st.builds(
     concurrency=st.integers(1, 4),
     seed=st.integers(0, 1000),
     fails=st.sampled_from([0, 0.2, 0.5]),
-    wishes=st.lists(moments, max_size=2, unique=True),
+    requests=st.lists(moments, max_size=2, unique=True),
     cancelled=st.none() | moments,
 )
 tables = st.lists(st.sampled_from(PROMPTS), min_size=1, max_size=15)
@@ -1165,7 +1165,7 @@ def test_rows_that_were_still_waiting_are_no_new_ones(lab: Lab, tmp_path: Path) 
     table = Table(lab, tmp_path / "table.csv")
     table.service.instead = lambda call: refusal(400) if "date" in call.prompt and call.nth == 1 else None
     with pytest.raises(Interrupted):
-        table.run(FRUIT, endpoints=one(1), at={1.5: lab.wish_to_stop})
+        table.run(FRUIT, endpoints=one(1), at={1.5: lab.request_stop})
     assert table.run(FRUIT[1:]) == [" corn ", " date "]
     assert table.run(FRUIT[2:], retry_failed=True) == [" date "]
 

@@ -59,9 +59,9 @@ def test_a_stopped_process_reads_what_came_while_it_was_stopped(tmp_path: Path) 
         check(tmp_path / "output" / "all_k.csv", server.asked)
 
 
-@pytest.mark.parametrize("wishes", [1, 2])
-def test_what_came_in_a_stall_after_a_wish_to_stop_is_saved(lab: Lab, wishes: int) -> None:
-    """The second wish, at once, still reads what has arrived; the answers come a moment after the last wish."""
+@pytest.mark.parametrize("requests", [1, 2])
+def test_what_came_in_a_stall_after_a_request_to_stop_is_saved(lab: Lab, requests: int) -> None:
+    """The second request, at once, still reads what has arrived; the answers come a moment after the last one."""
 
     def stand_still() -> None:
         loop = asyncio.get_running_loop()
@@ -69,7 +69,7 @@ def test_what_came_in_a_stall_after_a_wish_to_stop_is_saved(lab: Lab, wishes: in
         loop.move_on(3600)
 
     service = Service(PROMPTS, latency=lambda call: 1.0 if call.prompt == "row 0" else 10.0)
-    at: dict[float, Callable[[], object]] = {10.9 + wish / 100: lab.wish_to_stop for wish in range(wishes)}
+    at: dict[float, Callable[[], object]] = {10.9 + wish / 100: lab.request_stop for wish in range(requests)}
     with pytest.raises(batcher.Interrupted) as stopped:
         lab.run(PROMPTS, service, at={**at, 10.95: stand_still}, endpoints=[batcher.Endpoint("m", max_concurrency=20)])
     assert stopped.value.report.ok == len(service.calls) == 1 + WIDTH

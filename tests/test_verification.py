@@ -520,7 +520,7 @@ def test_money_is_told_per_endpoint(lab: Lab) -> None:
 
 def test_a_run_that_was_stopped_has_rows_left_and_nothing_else(lab: Lab) -> None:
     with pytest.raises(KeyboardInterrupt):
-        finish(lab, endpoints=[Endpoint("m", max_concurrency=2)], at={3.5: lab.wish_to_stop})
+        finish(lab, endpoints=[Endpoint("m", max_concurrency=2)], at={3.5: lab.request_stop})
     left = 12 - len(lab.query("SELECT 1 FROM results"))
     assert 0 < left < 12
     found = check(lab, input_of(lab))

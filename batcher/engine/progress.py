@@ -45,8 +45,9 @@ class Tally:
         return self.ok + self.invalid + self.error
 
     @property
-    def answered(self) -> int:
-        return self.ok + self.invalid
+    def left(self) -> int:
+        """Rows that have no result yet."""
+        return self.rows - self.done
 
     def sums(self) -> tuple[int, int, int, int]:
         """Return the counters that are not of rows, in their order."""

@@ -1,6 +1,6 @@
-"""The wish to stop: from a signal, or from the thread that waits for the run.
+"""Requests to stop: from a signal, or from the thread that waits for the run.
 
-Invariant: wishes are only counted here; what they mean is decided by who listens, in the loop's own thread.
+Invariant: requests are only counted here; the listener decides what they mean, in the loop's own thread.
 """
 
 from __future__ import annotations
@@ -33,37 +33,42 @@ async def to_the_end(work: asyncio.Future[T]) -> T:
 
 
 class Stop:
-    """The wish to stop, from a signal or another thread: once is gentle, twice is at once."""
+    """Counts requests to stop, from a signal or another thread: the first is gentle, the second takes effect at once.
+
+    Attributes:
+        requests: how many there were.
+        name: where the latest came from, such as `Ctrl-C` or `SIGTERM`.
+    """
 
     def __init__(self) -> None:
-        self.wishes = 0
+        self.requests = 0
         self.name = "Ctrl-C"
-        self._tell: Callable[[], object] | None = None
+        self._call: Callable[[], object] | None = None
 
-    def wish(self, number: int = signal.SIGINT, _frame: object = None) -> None:
-        """Ask to stop; fit to be a signal handler."""
-        self.wishes += 1
+    def request(self, number: int = signal.SIGINT, _frame: object = None) -> None:
+        """Ask to stop; can serve as a signal handler."""
+        self.requests += 1
         self.name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        if self._tell:
-            self._tell()
+        if self._call:
+            self._call()
 
     @contextlib.contextmanager
-    def heard_by(self, listener: Callable[[], None]) -> Iterator[None]:
-        """Call the listener in the running loop at each wish, and at once if there was one before."""
+    def calling(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call the listener in the running loop at each request, and at once if there was one before."""
         loop = asyncio.get_running_loop()
-        self._tell = lambda: loop.call_soon_threadsafe(listener)
-        if self.wishes:
+        self._call = lambda: loop.call_soon_threadsafe(listener)
+        if self.requests:
             listener()
         try:
             yield
         finally:
-            self._tell = None
+            self._call = None
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Hear Ctrl-C, SIGTERM and a closed terminal meanwhile.
+        """Take Ctrl-C, SIGTERM and a closed terminal as requests to stop meanwhile.
 
-        Only the main thread can. Handlers of the user's own are left as they are, and so is what `nohup` ignores.
+        Only the main thread can do so. Handlers of the user's own are left as they are, and so is what `nohup` ignores.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -72,7 +77,7 @@ class Stop:
         defaults = {signal.default_int_handler, signal.SIG_DFL}
         taken = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) in defaults}
         for number in taken:
-            signal.signal(number, self.wish)
+            signal.signal(number, self.request)
         try:
             yield
         finally:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from batcher.input.prompt import PromptFunction
 from batcher.journal.journal import Journal
-from batcher.money.account import Tariff, note_of_reserves
 from batcher.money.prices import NANO, dollars, nano_dollars
+from batcher.money.spending import note_of_reserves
+from batcher.money.tariff import Tariff
 from batcher.money.tokens import Counter, counter, prompt_tokens
 from batcher.planning import plan as planning
 from batcher.records import Usage
@@ -151,7 +152,7 @@ def _reserves(job: planning.Job, journal: Journal, tariffs: Sequence[Tariff]) ->
     if job.settings.budget is None:
         return []
     left = nano_dollars(job.settings.budget) - journal.spent().total
-    return [note for note in [note_of_reserves(job.endpoints, tariffs, left)] if note]
+    return [note for note in [note_of_reserves(tariffs, left)] if note]
 
 
 def _load(job: planning.Job, journal: Journal, tariffs: Sequence[Tariff], count: Counter) -> _Load:

@@ -33,8 +33,8 @@ from batcher.input.prompt import (
 )
 from batcher.journal.journal import Counts, InFlight, Journal, LastRun, Usual
 from batcher.journal.schema import ADOPTED
-from batcher.money.account import is_bounded
 from batcher.money.prices import dollars
+from batcher.money.tariff import is_bounded
 from batcher.output.adoption import Adoption
 from batcher.output.directory import Store
 from batcher.records import Message, Slice, Values

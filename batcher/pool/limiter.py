@@ -12,20 +12,21 @@ import math
 
 from aiolimiter import AsyncLimiter
 
-# A timer of the event loop wakes late, on a busy machine by tens of milliseconds. So much may be caught up, or each
-# time would lose a part of the limit for good.
+# Seconds that may be caught up after a timer of the event loop woke late, on a busy machine by tens of milliseconds:
+# without that, each late timer would lose a part of the limit for good.
 _CATCH_UP_S = 0.1
-# Tokens come in lumps, and the exact count holds a lump back until it fits: so much of that may be caught up.
+# Seconds that may be caught up of tokens: they come in lumps, and the exact count holds a lump back until it fits.
 _LUMPS_CATCH_UP_S = 6.0
-# On its way to the server a request may be held up, and the later ones come closer to it. So much of each window is
-# left free, or the server would see the limit broken.
+# The share of each window that stays free. A request may be delayed on its way, so that the later ones come closer to
+# it, and the server would see the limit broken.
 _MARGIN = 0.01
-# A wait is looked at again after a tenth of it, in seconds at least so much: an answer may have given tokens back.
+# Seconds after which a wait is looked at again, or a tenth of the wait if that is longer: an answer may have given
+# tokens back.
 _LOOK_S = 0.1
 
 
 class Limiter:
-    """Lets the calls of one endpoint pass, one at a time: `ready`, then `wait` until it says 0, then `enter`.
+    """Admits the calls of one endpoint one at a time: `ready`, then `wait` until it returns 0, then `reserve`.
 
     Two rules together. The pace spreads calls evenly. For requests it is aiolimiter's leaky bucket, which leaks
     limit / window a second and holds one request and what 100 ms bring. For tokens it is the same algorithm as one
@@ -58,7 +59,7 @@ class Limiter:
     async def ready(self) -> None:
         """Wait until the pace lets one more call pass."""
         now = self._loop.time()
-        if now - self._passed_at > _CATCH_UP_S:  # else somebody has been waiting all the time
+        if now - self._passed_at > _CATCH_UP_S:  # else a call has been waiting all the time
             self._wanted_at = now
         while (wait := self._paid_at - self._loop.time()) > 0:  # noqa: ASYNC110 - answers move the moment
             await asyncio.sleep(_look(wait))
@@ -66,32 +67,32 @@ class Limiter:
             await bucket.acquire()
 
     def wait(self, tokens: float) -> float:
-        """Return 0 if a call of so many tokens may pass now, else the seconds after which to ask again."""
+        """Return 0 if a call of this many tokens may pass now, else the seconds after which to ask again."""
         now = self._loop.time()
         waits = [count.wait(1, now) for count in self._requests]
         if self._tokens:
             waits.append(self._tokens.wait(tokens, now))
         return _look(max(waits, default=0.0))
 
-    def enter(self, tokens: float) -> Passage:
-        """Let a call of so many tokens pass."""
+    def reserve(self, tokens: float) -> Reservation:
+        """Admit a call of this many tokens."""
         self._passed_at = self._loop.time()
         requests = [_Share(count, 1) for count in self._requests]
         if not self._tokens:
-            return Passage(self, requests)
-        # What nobody waited for is not saved up.
+            return Reservation(self, requests)
+        # Capacity that no call waited for is not saved up.
         self._paid_at = max(self._paid_at, self._wanted_at, self._loop.time() - _LUMPS_CATCH_UP_S)
         self.owe(tokens)
-        return Passage(self, requests, _Share(self._tokens, tokens))
+        return Reservation(self, requests, _Share(self._tokens, tokens))
 
     def owe(self, tokens: float) -> None:
-        """Let so many more tokens be paid for before the next call, or fewer if the number is negative."""
+        """Add tokens that must be paid for before the next call; a negative number takes tokens away."""
         if self._tokens:
             self._paid_at += tokens * self._tokens.window_s / self._tokens.limit
 
 
-class Passage:
-    """What one call takes of its endpoint's limits, from its grant on."""
+class Reservation:
+    """What one call takes of its endpoint's limits, from the moment that it is granted."""
 
     __slots__ = ("_limiter", "_requests", "_tokens")
 
@@ -143,7 +144,7 @@ class _Count:
         self.left: collections.deque[_Share] = collections.deque()
 
     def wait(self, amount: float, now: float) -> float:
-        """Return the seconds until so much more fits, as far as one can know."""
+        """Return the seconds until this amount fits, as far as they are known."""
         while self.left and self.left[0].left_at + self.window_s <= now:
             self.left.popleft().expire()
         # A billionth of slack: what is added and taken away again may leave a rest in binary.

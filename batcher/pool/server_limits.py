@@ -1,7 +1,7 @@
-"""What a server states of one limit beside its answers (`x-ratelimit-*`), and what of it to believe.
+"""One of a server's limits as its rate-limit headers (`x-ratelimit-*`) report it, and which reports to obey.
 
-Invariant: nothing that a server states keeps calls back for longer than `LONGEST_REST_S`, and what has proved wrong is
-not believed again.
+Invariant: no report holds calls back for longer than `LONGEST_COOLDOWN_S`, and a report that proved wrong is not obeyed
+again.
 """
 
 from __future__ import annotations
@@ -10,35 +10,35 @@ import math
 
 from batcher.records import Allowance
 
-LONGEST_REST_S = 60.0
+LONGEST_COOLDOWN_S = 60.0
 
-# Seconds that are certainly meant to be a minute, and those outside of which none is meant: what is stated is rounded.
+# Seconds within which a window is certainly a minute, and outside of which it is certainly none: reports are rounded.
 _A_MINUTE = (45.0, 80.0)
 _PERHAPS_A_MINUTE = (30.0, 120.0)
 
 
-class Stated:
-    """One limit of one endpoint, requests or model tokens, as its server states it.
+class ServerLimit:
+    """One limit of one endpoint, of requests or of model tokens, as its server reports it.
 
     Attributes:
-        per_minute: the limit, if it is one of a minute that is refilled all the time; else None.
+        per_minute: the limit, if it is one per minute that refills continuously; else None.
     """
 
     def __init__(self) -> None:
         self.per_minute: float | None = None
         self._may_be_refilled = True
         self._is_true: bool | None = None
-        self._rests_until = -math.inf
-        self._has_rested = False
+        self._cooldown_until = -math.inf
+        self._has_cooled_down = False
         self._tested = (math.inf, math.inf)
 
-    def heard(self, allowance: Allowance, later: float, size: float, now: float) -> float:
-        """Take note of what is stated; return the seconds in which no call should leave.
+    def record(self, allowance: Allowance, later: float, size: float, now: float) -> float:
+        """Record what a response reports, and return the seconds in which no call should leave.
 
         Args:
-            allowance: what is stated beside the answer to a call.
-            later: how much has left after that call.
-            size: what one call takes.
+            allowance: what the response to a call reports.
+            later: requests or tokens of calls that left after that call.
+            size: requests or tokens of one call.
             now: the present, in seconds.
         """
         limit, remaining, reset_s = allowance
@@ -48,14 +48,14 @@ class Stated:
             self._infer(limit, remaining, reset_s)
         if remaining - later >= size:
             return 0.0
-        rest_s = reset_s if self.per_minute is None else 60 * size / self.per_minute
-        return self._obey(min(rest_s, LONGEST_REST_S), now)
+        cooldown_s = reset_s if self.per_minute is None else 60 * size / self.per_minute
+        return self._obey(min(cooldown_s, LONGEST_COOLDOWN_S), now)
 
     def _infer(self, limit: float, remaining: float, reset_s: float) -> None:
-        """Find out whether a limit is refilled evenly within a minute: then used / limit = reset / minute.
+        """Find out whether the limit refills evenly within a minute: then used / limit = reset / minute.
 
-        A limit of a day in these headers fits a day, and one of a calendar minute, which comes back at once, fits
-        nothing. `remaining` is a whole number, rounded.
+        A daily limit in these headers fits a day. A limit per calendar minute, which comes back all at once, fits
+        nothing. `remaining` is a rounded whole number.
         """
         used = limit - remaining
         if used <= 0:
@@ -68,19 +68,19 @@ class Stated:
         elif self._may_be_refilled and shortest >= _A_MINUTE[0] and longest <= _A_MINUTE[1]:
             self.per_minute = limit
 
-    def _obey(self, rest_s: float, now: float) -> float:
-        """Believe once that nothing is left; the second time see what happens, and believe that."""
-        if self._is_true is None and self._has_rested and now >= self._rests_until:
-            self._tested = (min(self._tested[0], now), now + rest_s)
+    def _obey(self, cooldown_s: float, now: float) -> float:
+        """Obey the first report that nothing is left; at the second one, let calls leave to see whether it is true."""
+        if self._is_true is None and self._has_cooled_down and now >= self._cooldown_until:
+            self._tested = (min(self._tested[0], now), now + cooldown_s)
             return 0.0
         if self._is_true is False:
             return 0.0
-        self._has_rested = True
-        self._rests_until = now + rest_s
-        return rest_s
+        self._has_cooled_down = True
+        self._cooldown_until = now + cooldown_s
+        return cooldown_s
 
-    def proved(self, left_at: float, *, was_refused: bool) -> None:
-        """Take note of what came of a call: one that left when nothing was left says whether that was so."""
+    def record_outcome(self, left_at: float, *, was_refused: bool) -> None:
+        """Record how a call ended: one that left although nothing was left shows whether the report was true."""
         since, until = self._tested
         if self._is_true is None and since <= left_at < until:
             self._is_true = was_refused

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.pool.concurrency import FIRST_WIDTH, Width
+from batcher.pool.concurrency import FIRST_LIMIT, Concurrency
 
 
 class Server(NamedTuple):
@@ -30,22 +30,22 @@ class Server(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """The end of a call: when, the width then, the calls that the server had, and whether it refused this one."""
+    """The end of a call: when, the limit then, the calls that the server had, and whether it refused this one."""
 
     at: float
-    width: float
+    limit: float
     served: int
     was_refused: bool
 
 
-def under_load(width: Width, server: Server, seconds: float, begins: float = 0.0) -> list[Moment]:
-    """Let a call leave whenever the width admits one."""
+def under_load(limit: Concurrency, server: Server, seconds: float, begins: float = 0.0) -> list[Moment]:
+    """Let a call leave whenever the limit admits one."""
     moments: list[Moment] = []
     calls: list[tuple[float, int, float, bool]] = []
     free_at = [0.0] * server.at_once
     number, served, now = count(), 0, begins
     while now < begins + seconds:
-        while width.admits(len(calls)):
+        while limit.admits(len(calls)):
             is_refused = served >= server.bears
             if is_refused:
                 ends = now + 0.02
@@ -58,11 +58,11 @@ def under_load(width: Width, server: Server, seconds: float, begins: float = 0.0
         ends, _, left_at, is_refused = calls[0]
         now = max(now, ends)
         if is_refused:
-            width.overloaded(left_at, now, len(calls))
+            limit.overloaded(left_at, now, len(calls))
         else:
-            width.answered(left_at, now, len(calls))
+            limit.answered(left_at, now, len(calls))
         heapq.heappop(calls)
-        moments.append(Moment(now, width.value, served, is_refused))
+        moments.append(Moment(now, limit.limit, served, is_refused))
         served -= not is_refused
     return moments
 
@@ -74,83 +74,83 @@ def lognormal(median: float, seed: int = 1) -> Callable[[], float]:
 
 @pytest.mark.parametrize("most", [256, 100, 32, 8, 1])
 def test_it_starts_at_32_and_doubles_round_by_round_up_to_what_the_user_allows(most: int) -> None:
-    width = Width(most)
-    assert width.value == min(32, most)
-    moments = under_load(width, Server(), 4.9)
+    limit = Concurrency(most)
+    assert limit.limit == min(32, most)
+    moments = under_load(limit, Server(), 4.9)
     for rounds in range(1, 5):
-        last = max(moment.width for moment in moments if moment.at < rounds + 0.9)
+        last = max(moment.limit for moment in moments if moment.at < rounds + 0.9)
         assert last == min(32 * 2**rounds, most)
 
 
 def test_it_grows_only_where_it_is_what_limits_and_where_answers_come_soon() -> None:
-    width = Width(256)
+    limit = Concurrency(256)
     for _ in range(100):
-        width.answered(0, 1, 31)
-        width.answered(0, 1, 32, may_grow=False)
-    assert width.value == FIRST_WIDTH
+        limit.answered(0, 1, 31)
+        limit.answered(0, 1, 32, may_grow=False)
+    assert limit.limit == FIRST_LIMIT
 
 
 def test_it_halves_once_for_all_that_left_before_and_what_comes_of_those_does_not_let_it_grow() -> None:
-    width = Width(256)
-    width.answered(1, 2, 10)
+    limit = Concurrency(256)
+    limit.answered(1, 2, 10)
     for refused in range(3):
-        width.overloaded(3, 4, 32 - refused)
-        width.answered(3.5, 4, 31)
-        assert width.value == 16
-    width.overloaded(5, 6, 16)
-    assert width.value == 8
+        limit.overloaded(3, 4, 32 - refused)
+        limit.answered(3.5, 4, 31)
+        assert limit.limit == 16
+    limit.overloaded(5, 6, 16)
+    assert limit.limit == 8
 
 
 def test_a_server_that_refuses_everything_is_asked_by_one_call_at_a_time_and_then_by_as_many_as_before() -> None:
-    width = Width(256)
-    under_load(width, Server(bears=40), 8)
-    under_load(width, Server(bears=0), 1, begins=8)
-    assert width.value == 1
-    assert under_load(width, Server(bears=40), 20, begins=9)[-1].width >= 32
+    limit = Concurrency(256)
+    under_load(limit, Server(bears=40), 8)
+    under_load(limit, Server(bears=0), 1, begins=8)
+    assert limit.limit == 1
+    assert under_load(limit, Server(bears=40), 20, begins=9)[-1].limit >= 32
 
 
 def test_an_endpoint_that_failed_begins_again_with_one_call() -> None:
-    width = Width(256)
-    under_load(width, Server(), 3)
-    width.failed(3)
-    assert width.value == 1
-    assert under_load(width, Server(), 6.5, begins=3.01)[-1].width == 65
+    limit = Concurrency(256)
+    under_load(limit, Server(), 3)
+    limit.failed(3)
+    assert limit.limit == 1
+    assert under_load(limit, Server(), 6.5, begins=3.01)[-1].limit == 65
 
 
 @pytest.mark.parametrize("latency", [lambda: 1.0, lognormal(1), lognormal(8)], ids=["even", "log-normal", "slow"])
 def test_it_settles_at_what_a_server_bears_and_uses_nine_tenths_of_it(latency: Callable[[], float]) -> None:
-    moments = under_load(Width(256), Server(bears=40, latency=latency), 600)
+    moments = under_load(Concurrency(256), Server(bears=40, latency=latency), 600)
     settled = [moment for moment in moments if moment.at > 60]
-    assert 32 <= mean(moment.width for moment in settled) <= 48
+    assert 32 <= mean(moment.limit for moment in settled) <= 48
     assert mean(moment.served for moment in settled) >= 0.9 * 40
     assert sum(moment.was_refused for moment in settled) < 60
 
 
 def test_it_finds_out_when_the_server_bears_more_than_it_did() -> None:
-    width = Width(256)
-    under_load(width, Server(bears=40, latency=lognormal(1)), 300)
-    assert under_load(width, Server(latency=lognormal(1)), 300, begins=300)[-1].width > 200
+    limit = Concurrency(256)
+    under_load(limit, Server(bears=40, latency=lognormal(1)), 300)
+    assert under_load(limit, Server(latency=lognormal(1)), 300, begins=300)[-1].limit > 200
 
 
 @pytest.mark.parametrize("at_once", [8, 32])
 def test_it_stops_growing_where_more_calls_get_no_more_answers(at_once: int) -> None:
-    width = Width(256)
-    moments = under_load(width, Server(at_once=at_once), 120)
-    assert mean(moment.width for moment in moments) < 80
-    assert under_load(width, Server(), 300, begins=120)[-1].width > 200, "and goes on where they do"
+    limit = Concurrency(256)
+    moments = under_load(limit, Server(at_once=at_once), 120)
+    assert mean(moment.limit for moment in moments) < 80
+    assert under_load(limit, Server(), 300, begins=120)[-1].limit > 200, "and goes on where they do"
 
 
 def test_where_a_limit_paces_the_calls_it_opens_with_the_first_answer_until_the_server_objects() -> None:
-    width = Width(256)
-    width.is_paced = True
-    assert not width.admits(FIRST_WIDTH)
-    width.answered(0, 1, 10)
-    assert width.admits(255)
-    assert not width.admits(256)
-    width.answered(0, 1, 200)
-    width.overloaded(1, 2, 101)
-    assert width.value == 50.5
-    assert not width.admits(60)
+    limit = Concurrency(256)
+    limit.is_paced = True
+    assert not limit.admits(FIRST_LIMIT)
+    limit.answered(0, 1, 10)
+    assert limit.admits(255)
+    assert not limit.admits(256)
+    limit.answered(0, 1, 200)
+    limit.overloaded(1, 2, 101)
+    assert limit.limit == 50.5
+    assert not limit.admits(60)
 
 
 happenings = st.lists(
@@ -169,17 +169,17 @@ happenings = st.lists(
 def test_whatever_happens_it_is_one_at_least_and_never_more_than_the_user_allows(
     most: int, happenings: list[tuple[str, float, float, int, bool]], is_paced: bool
 ) -> None:
-    width = Width(most)
-    width.is_paced = is_paced
+    limit = Concurrency(most)
+    limit.is_paced = is_paced
     now = 0.0
     for what, gap, took, in_flight, may_grow in happenings:
         now += gap
         if what == "answer":
-            width.answered(now - took, now, min(in_flight, most), may_grow=may_grow)
+            limit.answered(now - took, now, min(in_flight, most), may_grow=may_grow)
         elif what == "overload":
-            width.overloaded(now - took, now, min(in_flight, most))
+            limit.overloaded(now - took, now, min(in_flight, most))
         else:
-            width.failed(now)
-        assert 1 <= width.value <= most
-        assert width.admits(0)
-        assert not width.admits(most)
+            limit.failed(now)
+        assert 1 <= limit.limit <= most
+        assert limit.admits(0)
+        assert not limit.admits(most)

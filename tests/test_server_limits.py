@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.pool.server_limits import LONGEST_REST_S, Stated
+from batcher.pool.server_limits import LONGEST_COOLDOWN_S, ServerLimit
 from batcher.records import Allowance
 
 
@@ -30,13 +30,13 @@ from batcher.records import Allowance
 def test_a_limit_is_paced_where_what_is_stated_fits_one_that_is_refilled_within_a_minute(
     allowance: Allowance, per_minute: float | None
 ) -> None:
-    stated = Stated()
-    stated.heard(allowance, later=0, size=1, now=0)
+    stated = ServerLimit()
+    stated.record(allowance, later=0, size=1, now=0)
     assert stated.per_minute == per_minute
 
 
 def test_a_limit_that_changes_is_followed_and_one_that_proves_to_be_of_a_day_is_let_go() -> None:
-    stated = Stated()
+    stated = ServerLimit()
     for allowance, per_minute in (
         (Allowance(500, 450, 6.0), 500),
         (Allowance(500, 499, 0.06), 500),
@@ -44,7 +44,7 @@ def test_a_limit_that_changes_is_followed_and_one_that_proves_to_be_of_a_day_is_
         (Allowance(250, 200, 3600.0), None),
         (Allowance(250, 200, 12.0), None),
     ):
-        stated.heard(allowance, later=0, size=1, now=0)
+        stated.record(allowance, later=0, size=1, now=0)
         assert stated.per_minute == per_minute
 
 
@@ -56,7 +56,7 @@ def test_a_limit_that_changes_is_followed_and_one_that_proves_to_be_of_a_day_is_
         (Allowance(None, 5, 20.0), 4, 1, 0.0),
         (Allowance(None, 5, 20.0), 5, 1, 20.0),  # five have left since then
         (Allowance(None, 900, 20.0), 0, 1000, 20.0),  # tokens for less than a call
-        (Allowance(None, 0, 86_400.0), 0, 1, LONGEST_REST_S),
+        (Allowance(None, 0, 86_400.0), 0, 1, LONGEST_COOLDOWN_S),
         (Allowance(60, 0, 60.0), 0, 1, 1.0),  # refilled: the next one is there after a second
         (Allowance(None, 0, None), 0, 1, 0.0),
         (Allowance(None, 0, 0.0), 0, 1, 0.0),
@@ -65,22 +65,22 @@ def test_a_limit_that_changes_is_followed_and_one_that_proves_to_be_of_a_day_is_
 def test_where_nothing_is_left_an_endpoint_rests_until_there_is(
     allowance: Allowance, later: float, size: float, rest_s: float
 ) -> None:
-    assert Stated().heard(allowance, later, size, now=100.0) == rest_s
+    assert ServerLimit().record(allowance, later, size, now=100.0) == rest_s
 
 
 @pytest.mark.parametrize("was_refused", [True, False])
 def test_that_nothing_is_left_is_believed_once_and_then_what_comes_of_a_call(was_refused: bool) -> None:
     nothing_left = Allowance(None, 0, 20.0)
-    stated = Stated()
+    stated = ServerLimit()
 
     def rest(now: float) -> float:
-        return stated.heard(nothing_left, later=0, size=1, now=now)
+        return stated.record(nothing_left, later=0, size=1, now=now)
 
     assert [rest(0), rest(1), rest(5)] == [20, 20, 20]
-    stated.proved(left_at=2, was_refused=False)  # it left before the rest that it says something about
+    stated.record_outcome(left_at=2, was_refused=False)  # it left before the rest that it says something about
     assert rest(30) == 0
-    stated.proved(left_at=29, was_refused=not was_refused)
-    stated.proved(left_at=31, was_refused=was_refused)
+    stated.record_outcome(left_at=29, was_refused=not was_refused)
+    stated.record_outcome(left_at=31, was_refused=was_refused)
     assert [rest(32), rest(60), rest(1000)] == ([20, 20, 20] if was_refused else [0, 0, 0])
 
 
@@ -91,7 +91,7 @@ numbers = st.none() | st.floats(allow_nan=False) | st.integers(-10, 1000).map(fl
 def test_whatever_a_server_states_no_rest_is_longer_than_a_minute_and_no_pace_is_slower_than_a_call_a_minute(
     heard: list[tuple[Allowance, float, float]],
 ) -> None:
-    stated = Stated()
+    stated = ServerLimit()
     for number, (allowance, later, size) in enumerate(heard):
-        assert 0 <= stated.heard(allowance, later, size, now=number) <= LONGEST_REST_S
+        assert 0 <= stated.record(allowance, later, size, now=number) <= LONGEST_COOLDOWN_S
         assert stated.per_minute is None or 1 <= stated.per_minute < math.inf

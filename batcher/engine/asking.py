@@ -1,0 +1,253 @@
+"""One row at a time: find money and an endpoint, send the request, judge what came, and settle the row's result.
+
+Invariant: a request leaves only after its intent is in the journal and its money is reserved; a row is counted only
+when the journal has its result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+from typing import NamedTuple
+
+from batcher.answer.reading import read
+from batcher.calls.retry import Decision, Fate, Policy, Record, decide
+from batcher.engine.feed import Row
+from batcher.engine.progress import Progress, Tally
+from batcher.journal.journal import UNSENT, Journal, Outcome, Request
+from batcher.money.spending import Spending
+from batcher.pool.member import Member, Silence, Slot
+from batcher.pool.pool import Pool
+from batcher.records import Bound, Completion, Failure, Result, Status, Usage
+from batcher.settings import Settings
+from batcher.words import duration
+
+_SHORTEST_TIMEOUT_S = 0.001
+
+
+class _Unsent(NamedTuple):
+    """An attempt that was not made: its endpoint began a cooldown, or left, while the intent was being committed."""
+
+    member: Member
+
+
+class _Answered(NamedTuple):
+    """An attempt that brought an answer, and what that cost."""
+
+    member: Member
+    request: Request
+    completion: Completion
+    cost: int | None
+
+
+class _Failed(NamedTuple):
+    """An attempt that brought none: how it ended, what the row has been through, and what follows from it."""
+
+    member: Member
+    request: Request
+    outcome: Outcome
+    record: Record
+    decision: Decision
+
+
+class Asker:
+    """Asks about rows, any number of them at once.
+
+    Args:
+        settings: the options.
+        journal: gets every intent, failure and result.
+        pool: grants the calls.
+        spending: reserves and settles their cost.
+        tally: counts them.
+        progress: tells people what they should know.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        *,
+        pool: Pool,
+        spending: Spending,
+        tally: Tally,
+        progress: Progress,
+    ) -> None:
+        self._settings = settings
+        self._policy = Policy(settings.max_attempts, settings.deadline)
+        self._journal = journal
+        self._pool = pool
+        self._spending = spending
+        self._tally = tally
+        self._progress = progress
+        self._loop = asyncio.get_running_loop()
+        self._closing = asyncio.Event()
+        # When each request that is under way began; the oldest one first.
+        self._under_way: dict[int, float] = {}
+        self._backing_off = 0
+        self._last_reason = ""
+        # Endpoints of which people know that they report impossible usage.
+        self._implausible: set[Member] = set()
+
+    def close(self) -> None:
+        """Send no further request; those in flight may still arrive."""
+        self._closing.set()
+        self._pool.close()
+        self._spending.close()
+
+    def refresh(self) -> None:
+        """Bring up to date what the tally says of the requests under way."""
+        tally, now = self._tally, self._loop.time()
+        tally.in_flight = self._pool.in_flight
+        tally.oldest_s = now - next(iter(self._under_way.values()), now)
+        if cooldown_s := self._pool.cooldown_s():
+            tally.waiting_for = f"{self._last_reason}: again in {duration(cooldown_s)}"
+        elif self._backing_off:
+            tally.waiting_for = f"{self._backing_off:,} to try again ({self._last_reason})"
+        else:
+            tally.waiting_for = ""
+
+    async def ask(self, row: Row, *, alone: bool = False) -> Result:
+        """Make attempts at a row until it has its result.
+
+        Args:
+            row: what to ask.
+            alone: no other row is asked meanwhile: what ends this row ends its endpoint.
+
+        Raises:
+            PoolClosed, PoolEmpty, BudgetClosed, BudgetSpent: it has no result, because the run is stopping.
+            OutputError: the journal cannot be written.
+        """
+        record = Record()
+        after: Member | None = None
+        while True:
+            attempt = await self._attempt(row, record, after, alone=alone)
+            after = attempt.member
+            if isinstance(attempt, _Unsent):
+                continue
+            if isinstance(attempt, _Answered):
+                outcome = Outcome("answered", attempt.completion.usage, attempt.cost)
+                return await self._settle(row, attempt.request, read(attempt.completion), outcome)
+            decision = attempt.decision
+            if decision.fate is Fate.ROW_ENDS:
+                ended = Result(Status.ERROR, "", decision.reason)
+                return await self._settle(row, attempt.request, ended, attempt.outcome)
+            self._journal.failed(attempt.request, attempt.outcome)
+            if decision.fate is Fate.ENDPOINT_OUT:
+                record = Record()
+            else:
+                record = attempt.record
+                self._last_reason = decision.short
+                await self._back_off(decision.wait_s)
+
+    async def _attempt(
+        self, row: Row, record: Record, after: Member | None, *, alone: bool
+    ) -> _Answered | _Failed | _Unsent:
+        """Find money and an endpoint for a row's request, and send it."""
+        reserved = await self._spending.reserve(row.messages)
+        cost: int | None = 0
+        try:
+            slot = await self._pool.take(after=after, tokens=self._pool.estimate(row.messages))
+            member = slot.member
+            try:
+                bound = member.tariff.bound(row.messages)
+                request = await self._journal.sent(row.position, row.key, member.number, member.source, bound)
+                if not self._pool.leave(slot):
+                    self._journal.failed(request, Outcome(UNSENT, cost=0))
+                    return _Unsent(member)
+                self._tally.sent += 1
+                self._tally.retries += after is not None
+                cost = bound.cost  # until it is known
+                attempt = await self._call(row, request, slot, record, bound, alone=alone)
+                cost = attempt.cost if isinstance(attempt, _Answered) else attempt.outcome.cost
+                return attempt
+            finally:
+                # Not before a failure is judged, or the next row would go to an endpoint that has asked for a cooldown.
+                self._pool.release(slot)
+        finally:
+            self._spending.settle(reserved, cost)
+
+    async def _call(
+        self, row: Row, request: Request, slot: Slot, record: Record, bound: Bound, *, alone: bool
+    ) -> _Answered | _Failed:
+        """Send a request that is in the journal, and let its endpoint learn from what comes."""
+        timeout = max(min(self._settings.timeout, self._settings.deadline - record.in_flight_s), _SHORTEST_TIMEOUT_S)
+        member = slot.member
+        began = self._under_way[request.id] = self._loop.time()
+        try:
+            came = await member.caller.call(row.messages, timeout)
+        finally:
+            del self._under_way[request.id]
+        if silence := self._pool.record(slot, came):
+            self._tell_of_silence(silence)
+        if isinstance(came, Completion):
+            if came.usage.implausible:
+                self._tell_of_usage(member, came.usage)
+            return _Answered(member, request, came, member.tariff.cost(came, bound))
+        # A first row alone does not show that the service exists at all, so its failures count.
+        is_silent = not alone and member.is_silent(came)
+        # Seconds beyond the timeout are those in which this process stood still.
+        seconds = min(self._loop.time() - began, timeout)
+        record = record.after(came, seconds, is_silent=is_silent)
+        decision = self._judge(came, record, member, alone=alone)
+        billed = bound.cost if came.may_be_billed or bound.cost is None else 0
+        return _Failed(member, request, Outcome(str(came.status or came.fault.value), cost=billed), record, decision)
+
+    def _judge(self, failure: Failure, record: Record, member: Member, *, alone: bool) -> Decision:
+        """Decide what follows from a failed attempt, and take its endpoint out of the pool if it has to leave."""
+        decision = decide(failure, record, self._policy, random.random())  # noqa: S311 - spreads waits, guards nothing
+        if decision.gave_up and alone:
+            # A service that cannot answer even the first row is of no use to the others.
+            decision = replace(decision, fate=Fate.ENDPOINT_OUT)
+        if decision.fate is Fate.ENDPOINT_OUT:
+            # If it was the last one, the end of the run says the same.
+            if self._pool.remove(member, decision.reason) and self._pool.capacity:
+                self._progress.say(f"{member.label} leaves the pool: {decision.reason}")
+        elif alone and decision.fate is Fate.AGAIN:
+            self._progress.say(f"The first row: {decision.reason}; trying again.")
+        return decision
+
+    async def _settle(self, row: Row, request: Request, result: Result, outcome: Outcome) -> Result:
+        """Journal a row's result, and count it only then."""
+        result = await self._journal.settled(request, outcome, result, followers=row.followers > 0)
+        self._tally.prompt_tokens += outcome.usage.prompt_tokens or 0  # the tally is of what servers have reported
+        self._tally.completion_tokens += outcome.usage.completion_tokens or 0
+        self._tally.count(result.status, 1 + row.followers)
+        if outcome.name == "answered":  # and so paid, whatever became of the row
+            self._spending.count(outcome.cost)
+        return result
+
+    async def _back_off(self, seconds: float) -> None:
+        """Let a row wait; it holds no slot, and does not keep the run from stopping."""
+        if not seconds:
+            return
+        self._backing_off += 1
+        try:
+            await asyncio.wait_for(self._closing.wait(), seconds)
+        except TimeoutError:
+            return
+        finally:
+            self._backing_off -= 1
+
+    def _tell_of_silence(self, silence: Silence) -> None:
+        """Tell people and the journal that an endpoint has stopped answering, or answers again."""
+        label, why, lasted = silence.member.label, silence.why, duration(silence.seconds)
+        if why:
+            self._progress.say(
+                f"Paused: {label} has answered nothing for {lasted} ({why}). Its rows wait, and the wait does not count"
+                " against --max-attempts; batcher asks it again once a minute or more often."
+            )
+            self._journal.note("paused", label, why)
+        else:
+            self._progress.say(f"Going on: {label} answers again, after {lasted}.")
+            self._journal.note("resumed", label)
+
+    def _tell_of_usage(self, member: Member, usage: Usage) -> None:
+        """Note an answer that is reported to have used more than any call can; tell people of an endpoint's first."""
+        self._journal.note("implausible usage", member.label, usage.implausible)
+        if member not in self._implausible:
+            self._implausible.add(member)
+            self._progress.say(
+                f"{member.label} says that an answer used {usage.implausible}, more than any call can. batcher charges"
+                " the maximum for such a request."
+            )

@@ -1,0 +1,162 @@
+"""The chunk files of a run: which of them are open, which are written, and the result that is joined from them.
+
+Invariant: a file is written when the journal has the result of each of its rows, and says what the journal says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from batcher.engine.planned_input import PlannedInput
+from batcher.engine.progress import Progress
+from batcher.engine.stop import to_the_end
+from batcher.errors import OutputError
+from batcher.journal.journal import Chunk, Journal
+from batcher.output.directory import FileState
+from batcher.planning.plan import Job, Plan, chunks_of
+from batcher.records import RowState, Values
+
+
+class OpenChunk:
+    """A chunk whose file is still to be written.
+
+    Attributes:
+        start: the position of its first row.
+        lines: the input's part of each line of its file.
+        pending: rows of it that have no result yet.
+    """
+
+    __slots__ = ("lines", "pending", "start")
+
+    def __init__(self, start: int, lines: list[str], pending: int) -> None:
+        self.start = start
+        self.lines = lines
+        self.pending = pending
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.lines)
+
+
+class Chunks:
+    """Opens the chunks as the input is read, writes the file of each, and joins them.
+
+    Args:
+        job: with the output directory.
+        journal: with the results.
+        planned: says which files are as they were written.
+        planned_input: is compared once more before the files are joined.
+        progress: tells people of files that were changed by hand.
+    """
+
+    def __init__(
+        self, job: Job, journal: Journal, planned: Plan, planned_input: PlannedInput, progress: Progress
+    ) -> None:
+        self._job = job
+        self._store = job.store
+        self._journal = journal
+        self._input = planned_input
+        self._progress = progress
+        self._loop = asyncio.get_running_loop()
+        self._written = journal.chunks()
+        self._intact = planned.intact
+        self._starts: list[int] = []
+        self._unwritten = 0
+
+    @property
+    def are_written(self) -> bool:
+        """Whether every chunk that was opened has its file."""
+        return not self._unwritten
+
+    def open(self, start: int, rows: Sequence[Values], states: Sequence[RowState]) -> OpenChunk | None:
+        """Open the next chunk of the input; return None if its file is complete already. Runs in a thread."""
+        chunk = OpenChunk(start, self._store.lines(rows), sum(state.result is None for state in states))
+        self._starts.append(start)
+        if not chunk.pending and self._is_written(chunk, states):
+            return None
+        self._unwritten += 1
+        return chunk
+
+    def _is_written(self, chunk: OpenChunk, states: Sequence[RowState]) -> bool:
+        """Return whether the chunk's file says what the journal says, or what a person has made of that."""
+        written = self._written.get(chunk.start)
+        if written is None or written.origin != self._store.origin(chunk.lines, states):
+            return False
+        if chunk.start in self._intact:
+            return True
+        state = self._store.state(chunk.start, written.rows, written.sha256)
+        return state in {FileState.INTACT, FileState.EDITED}
+
+    async def write(self, chunk: OpenChunk) -> None:
+        """Write a chunk's file from the journal, and record that in the journal, before and after."""
+        await self._finish(self._write(chunk))
+
+    async def join(self) -> None:
+        """Remove the chunk files that are no part of the result any more, and join the others.
+
+        Raises:
+            InputError: the input was changed meanwhile.
+            OutputError: a chunk file was changed meanwhile and no longer fits the input, or is gone.
+        """
+        await self._finish(self._join())
+
+    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work to the end even when cancelled: a thread goes on anyway, and must not do so after the run."""
+        await to_the_end(self._loop.create_task(work))
+
+    async def _write(self, chunk: OpenChunk) -> None:
+        if chunk.start not in self._written:
+            await self._journal.chunk_begun(chunk.start)
+        record, copy = await self._loop.run_in_executor(None, self._write_file, chunk)
+        await self._journal.chunk_written(chunk.start, record)
+        self._written[chunk.start] = record
+        self._unwritten -= 1
+        self._tell_of(copy)
+
+    def _write_file(self, chunk: OpenChunk) -> tuple[Chunk, Path | None]:
+        """Do the part of `_write` that would hold up the loop; runs in a thread."""
+        states = self._journal.states(chunk.start, chunk.stop)
+        results = self._journal.results(chunk.start, chunk.stop)
+        written = self._written.get(chunk.start)
+        self._journal.check_in_place()  # the directory may be gone, and another one may be in its place
+        sha256, copy = self._store.write_chunk(chunk.start, chunk.lines, results, written and written.sha256)
+        return Chunk(len(results), self._store.origin(chunk.lines, states), sha256), copy
+
+    async def _join(self) -> None:
+        self._journal.check_in_place()
+        for start in (self._written.keys() | self._store.starts()) - set(self._starts):
+            written = self._written.get(start)
+            self._tell_of(self._store.remove_chunk(start, written and written.sha256))
+            await self._journal.chunk_removed(start)
+        await self._loop.run_in_executor(None, self._join_files)
+
+    def _join_files(self) -> None:
+        """Join the chunk files, if they and the input are still what they were; runs in a thread."""
+        self._check_changed_files()
+        self._input.check_all()
+        self._store.join(self._starts)
+
+    def _check_changed_files(self) -> None:
+        store = self._store
+        changed = {start for start in self._starts if store.sha256(start) != self._written[start].sha256}
+        for start in sorted(changed):
+            if not store.chunk_path(start).exists():
+                raise OutputError(
+                    f"{store.chunk_path(start)} was removed while the run worked: run it again to write it once more"
+                )
+        for start, rows in chunks_of(self._job, changed):
+            if not store.check_cells(start, rows):
+                raise OutputError(
+                    f"{store.chunk_path(start)} was changed while the run worked, and is no longer whole: move it away,"
+                    " and the next run makes it anew from the journal"
+                )
+
+    def _tell_of(self, copy: Path | None) -> None:
+        if copy:
+            self._progress.say(
+                f"A chunk file was changed by hand and had to be written anew: your version is kept as {copy}, and the"
+                " corrections in it are not in the result."
+            )

@@ -1,0 +1,127 @@
+"""How a run ended: the report, or the error that carries it.
+
+Invariant: whoever called the run learns what is saved, and what to do next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from batcher.engine.progress import Tally
+from batcher.errors import BatcherError, BudgetReached, EndpointsLost, Interrupted, RunStopped
+from batcher.money.prices import NANO
+from batcher.place import Displaced
+from batcher.planning.plan import Job
+from batcher.records import EndpointCount, Report
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended.
+
+    Attributes:
+        is_done: every row has its result, and all of them are joined.
+        trouble: the error that ended it early, if one did.
+        out_of_money: in words, that the budget ended it early; else empty.
+        stopped_by: what asked it to stop, such as `Ctrl-C`, if anything did.
+        displaced: what became of the journal, if it is no longer in its place.
+    """
+
+    is_done: bool = False
+    trouble: BatcherError | None = None
+    out_of_money: str = ""
+    stopped_by: str = ""
+    displaced: Displaced | None = None
+
+    @property
+    def has_lost_its_journal(self) -> bool:
+        """Whether the journal was removed or replaced, and the answers of this run with it."""
+        return self.displaced is not None and not self.displaced.is_kept
+
+    def in_words(self, endpoints: tuple[EndpointCount, ...]) -> str:
+        """Return why the run ended, for the journal."""
+        if self.trouble:
+            return str(self.trouble)
+        if self.is_done:
+            return "done"
+        return f"stopped by {self.stopped_by}" if self.stopped_by else self.out_of_money or _no_endpoint(endpoints)
+
+
+class Ended(NamedTuple):
+    """A run that has ended: how, and what it did."""
+
+    ending: Ending
+    report: Report
+
+    def report_or_raise(self) -> Report:
+        """Return the report of a run that is done, or raise what ended it early.
+
+        Raises:
+            RunStopped: an error, the budget, or the loss of the last endpoint ended it.
+            Interrupted: it was asked to stop.
+        """
+        ending, report = self
+        if ending.trouble:
+            saved = _saved(report, ending.displaced)
+            raise RunStopped(f"{ending.trouble}\n{saved}", report) from ending.trouble
+        if ending.is_done:
+            return report
+        if ending.stopped_by:
+            raise Interrupted(f"stopped by {ending.stopped_by}; {_saved(report)}", report)
+        if ending.out_of_money:
+            raise BudgetReached(f"{ending.out_of_money}\n{_saved(report)}", report)
+        raise EndpointsLost(f"{_no_endpoint(report.endpoints)}\n{_saved(report)}", report)
+
+
+def report_of(
+    job: Job,
+    tally: Tally,
+    ending: Ending,
+    *,
+    endpoints: tuple[EndpointCount, ...] = (),
+    elapsed_s: float = 0.0,
+    spent: int | None = None,
+) -> Report:
+    """Return the report of a run.
+
+    Args:
+        job: what it had to do.
+        tally: its counters.
+        ending: how it ended.
+        endpoints: what each of them did.
+        elapsed_s: seconds that it took.
+        spent: what its answers cost, in nano-dollars, or None if that is not known.
+    """
+    is_done = ending.is_done and not ending.displaced
+    return Report(
+        status="done" if is_done else "stopped",
+        keyword=job.keyword,
+        rows=tally.rows,
+        ok=tally.ok,
+        invalid=tally.invalid,
+        error=tally.error,
+        requests=tally.sent,
+        retries=tally.retries,
+        prompt_tokens=tally.prompt_tokens,
+        completion_tokens=tally.completion_tokens,
+        cost_usd=None if spent is None else spent / NANO,
+        elapsed_s=elapsed_s,
+        output=job.store.all_path if is_done else None,
+        endpoints=endpoints,
+    )
+
+
+def _no_endpoint(endpoints: tuple[EndpointCount, ...]) -> str:
+    reasons = (f"\n  {each.endpoint}: {each.out}" for each in endpoints if each.out)
+    return f"no endpoint is left:{''.join(reasons)}"
+
+
+def _saved(report: Report, displaced: Displaced | None = None) -> str:
+    saved = f"{report.rows - report.left:,} of {report.rows:,} rows are saved"
+    if displaced is None or displaced.is_log:
+        return f"{saved}, and the same command goes on from there"
+    if not displaced.is_kept:
+        return f"{saved}: the answers of this run are lost, but for chunk files that are left, and may be billed"
+    other = f", or give --output-dir {displaced.path.parent}" if displaced.path else ""
+    return f"{saved} there: move it back, and the same command goes on{other}"

@@ -1,0 +1,97 @@
+"""The input, read once more, as it was when the run was planned.
+
+Invariant: a row that is not what it was is neither asked nor joined into the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from batcher.errors import InputError
+from batcher.input.key import keyer
+from batcher.input.marks import Marks
+from batcher.journal.journal import Journal
+from batcher.planning.plan import Job
+from batcher.records import Message, Slice, Values
+
+
+class PlannedInput:
+    """Reads the input of a job, and compares it with the plan in the journal.
+
+    Args:
+        job: with the input.
+        journal: with the plan.
+        rows: how many rows were planned.
+    """
+
+    def __init__(self, job: Job, journal: Journal, rows: int) -> None:
+        self.rows = rows
+        self._job = job
+        self._journal = journal
+        self._marks = Marks(job.dataset.columns)
+        self._key = keyer(job.settings.params)
+
+    def chunks(self) -> Iterator[Slice]:
+        """Read the input, a chunk at a time.
+
+        Raises:
+            InputError: it cannot be read, or was changed.
+        """
+        settings = self._job.settings
+        try:
+            yield from self._job.dataset.slices(settings.chunk_size, settings.limit)
+        except InputError as error:
+            if self._job.dataset.has_changed():
+                raise self._replaced() from error
+            raise
+
+    def messages(self, position: int, values: Values, key: bytes) -> list[Message]:
+        """Make a row's messages once more.
+
+        Raises:
+            InputError: they are not those of the plan.
+        """
+        messages = self._job.messages(position, values)
+        if self._key(messages) != key:
+            raise self.changed(position)
+        return messages
+
+    def check(self, start: int, rows: Sequence[Values]) -> None:
+        """Compare rows with the plan, column by column; the question need not read all of the columns.
+
+        Raises:
+            InputError: a row is not what it was.
+        """
+        planned = self._journal.marks(start, start + len(rows))
+        for position, (values, marks) in enumerate(zip(rows, planned, strict=False), start):
+            if self._marks.of(values) != marks:
+                raise self.changed(position)
+
+    def check_all(self) -> None:
+        """Read and compare the whole input if its file has changed: it may only have been copied over itself.
+
+        Raises:
+            InputError: it is not what it was.
+        """
+        if not self._job.dataset.has_changed():
+            return
+        end = 0
+        for start, rows in self.chunks():
+            end = start + len(rows)
+            self.check(start, rows)
+        if end != self.rows:
+            raise self._replaced()
+
+    def changed(self, position: int) -> InputError:
+        """Return the error that names a row which is not what it was."""
+        return InputError(
+            f"{self._job.dataset.where(position)} is not what it was when the run began. Was the input changed, or"
+            " does the prompt function not always return the same? What arrived is saved; run it again"
+        )
+
+    def _replaced(self) -> InputError:
+        name, result = self._job.dataset.name, self._job.store.all_path.name
+        return InputError(
+            f"{name} was changed while the run worked, so {result} is not made of it."
+            " What arrived is saved; run it again"
+        )

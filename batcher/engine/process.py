@@ -1,0 +1,103 @@
+"""What a run changes in its whole process: Python's collector of cycles, and the limit of open files.
+
+Invariant: the collector is as it was when the last of the runs under way has ended; the limit is only ever raised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import os
+import threading
+from collections.abc import Iterator, Sequence
+
+from batcher.errors import SettingsError
+from batcher.settings import OFFLINE, Endpoint
+
+_OBJECTS_PER_CALL = 50
+_FEWEST_OBJECTS = 50_000
+"""Objects that come into being before Python's collector looks for cycles among them."""
+
+_OTHER_FILES = 128
+"""Files that a process has open besides its connections: the journal, chunk files, libraries."""
+
+_RESTING = 512
+"""Connections that may rest at least, besides those in use: at 5,000 answers a second each rests for a tenth of one."""
+
+
+class _Collector:
+    """How Python's collector was before the first of the runs under way; the last one sets it back."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.runs = 0
+        self.before = gc.get_threshold()
+        self.is_frozen_by_us = False
+
+
+_collector = _Collector()
+
+
+@contextlib.contextmanager
+def rare_collections(calls: int) -> Iterator[None]:
+    """Let Python's collector of cycles look rarely while calls are in flight.
+
+    A call makes some 50 objects that the collector tracks, and hardly one of them is part of a cycle. By default the
+    collector looks after every 700 objects, and at all imported modules as well: a quarter of the CPU time at 256 calls
+    in flight, a third at 4,096.
+
+    Args:
+        calls: that may be in flight at once.
+    """
+    with _collector.lock:
+        _collector.runs += 1
+        if _collector.runs == 1:
+            _collector.before = gc.get_threshold()
+            _collector.is_frozen_by_us = gc.get_freeze_count() == 0  # else the user froze some
+            if _collector.is_frozen_by_us:
+                gc.freeze()
+        if _collector.before[0]:  # else it is switched off
+            objects = max(gc.get_threshold()[0], _FEWEST_OBJECTS, calls * _OBJECTS_PER_CALL)
+            gc.set_threshold(objects, *_collector.before[1:])
+    try:
+        yield
+    finally:
+        with _collector.lock:
+            _collector.runs -= 1
+            if not _collector.runs:
+                gc.set_threshold(*_collector.before)
+                if _collector.is_frozen_by_us:
+                    gc.unfreeze()
+
+
+def allow_connections(endpoints: Sequence[Endpoint]) -> int:
+    """Raise the process's limit of open files, 1,024 on many systems, to what the connections may need.
+
+    Returns:
+        How many connections may be open: one for each call in flight, and as many that rest as the system allows.
+
+    Raises:
+        SettingsError: the system does not allow even one for each call.
+    """
+    calls = sum(each.max_concurrency for each in endpoints)
+    resting = max(calls, _RESTING)  # a connection rests for as long as its answer took
+    if os.name != "posix":
+        return calls + resting
+    import resource  # noqa: PLC0415 - POSIX alone has it
+
+    # The embedded server has the other end of each connection in this process.
+    ends = [2 if each.base_url == OFFLINE else 1 for each in endpoints]
+    needed = _OTHER_FILES + sum(each.max_concurrency * count for each, count in zip(endpoints, ends, strict=True))
+    wanted = needed + resting * max(ends)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit for limit in before)
+    if hard < needed:
+        raise SettingsError(
+            f"{needed:,} files and connections may be open at once, and the system allows {hard:,}: lower"
+            " --max-concurrency, use fewer keys, or raise the limit (ulimit -n)"
+        )
+    allowed = min(wanted, hard)
+    if soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(allowed), before[1]))
+    return calls + int(allowed - needed) // max(ends)

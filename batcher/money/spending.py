@@ -1,0 +1,118 @@
+"""The money of a run: what is reserved before a request leaves, and what answers have cost.
+
+Invariant: with a budget no request leaves before the most that it may cost is reserved. A request that may be billed
+without an answer counts as that most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from batcher.chat_model import retries_of
+from batcher.errors import SettingsError
+from batcher.money.budget import Budget
+from batcher.money.prices import dollars
+from batcher.money.tariff import Tariff
+from batcher.records import Message
+
+
+class Spending:
+    """Reserves and settles what requests cost.
+
+    Args:
+        tariffs: of the pool's endpoints, any of which may take a request.
+        limit: the budget of the run with all its resumes, in nano-dollars, or None.
+        spent: what earlier processes spent, in nano-dollars.
+
+    Attributes:
+        spent: what this process has spent on answers, in nano-dollars; None once a cost is not known.
+
+    Raises:
+        SettingsError: there is a budget, and the cost of an endpoint's requests cannot be bounded.
+    """
+
+    def __init__(self, tariffs: Sequence[Tariff], limit: int | None = None, spent: int = 0) -> None:
+        self._tariffs = tariffs
+        self._budget = None if limit is None else Budget(limit, spent)
+        self.spent: int | None = 0 if all(tariff.price for tariff in tariffs) else None
+        if limit is not None:
+            for tariff in tariffs:
+                check_bounded(tariff)
+
+    async def reserve(self, messages: Sequence[Message]) -> int:
+        """Wait until the budget covers a request, whichever endpoint takes it; return what is reserved.
+
+        Raises:
+            BudgetSpent, BudgetClosed: it must not leave.
+        """
+        if self._budget is None:
+            return 0
+        most = max(tariff.most(messages) or 0 for tariff in self._tariffs)
+        await self._budget.reserve(most)
+        return most
+
+    def settle(self, reserved: int, cost: int | None) -> None:
+        """Charge the budget with what a request cost in place of what was reserved for it."""
+        if self._budget is not None:
+            self._budget.settle(reserved, cost or 0)
+
+    def count(self, cost: int | None) -> None:
+        """Add an answer's cost to what is spent; after one that is not known, the sum is unknown."""
+        self.spent = None if self.spent is None or cost is None else self.spent + cost
+
+    def close(self) -> None:
+        """Let no further request leave."""
+        if self._budget is not None:
+            self._budget.close()
+
+
+def note_of_reserves(tariffs: Sequence[Tariff], left: int) -> str:
+    """Say what a budget reserves for each request if only the context window bounds its answers; else return "".
+
+    Args:
+        tariffs: of the pool.
+        left: of the budget, in nano-dollars.
+    """
+    if not any(tariff.is_as_long_as_can_be and not tariff.is_free for tariff in tariffs):
+        return ""
+    in_flight = [(each.endpoint.max_concurrency, each.most_of_answer or 0) for each in tariffs]
+    most = max(cost for _, cost in in_flight)
+    at_once = sum(calls for calls, _ in in_flight)
+    lost = min(sum(calls * cost for calls, cost in in_flight), max(left, 0))
+    return (
+        "Note: without max_tokens an answer may be as long as the model can make it. So each request reserves"
+        f" {dollars(most)} of the budget or more, and a kill, with up to {at_once:,} of them in flight, may cost"
+        f" {dollars(lost)}. --param max_tokens=N lowers both."
+    )
+
+
+def check_bounded(tariff: Tariff) -> None:
+    """Refuse an endpoint if the cost of its requests cannot be bounded before they leave.
+
+    Raises:
+        SettingsError: the cost of its requests cannot be bounded.
+    """
+    endpoint = tariff.endpoint
+    name = endpoint.source.model
+    if tariff.price is None:
+        raise SettingsError(
+            f"--budget: the price of {name} at {endpoint.source.base_url or 'its own place'} is not known: give"
+            " --price-in and --price-out (dollars per million tokens), or prices in the endpoint"
+        )
+    if tariff.is_free:
+        return
+    if endpoint.llm is not None and (retries := retries_of(endpoint.llm)):
+        raise SettingsError(
+            f"--budget: the chat model {name} sends a failed request again by itself, {retries:g} times, and no budget"
+            " can count that: make it with max_retries=0; batcher tries again"
+        )
+    if not tariff.is_told:
+        raise SettingsError(
+            f"--budget: {type(endpoint.llm).__name__} in llm= does not tell before a call what it will send, so a"
+            " request may cost anything: give the model and its base URL instead of llm=, or run without --budget"
+        )
+    if tariff.completion_tokens is None:
+        raise SettingsError(
+            f"--budget: nothing bounds how long an answer of {name} may be, so a request may cost anything: give"
+            " --param max_tokens=N, and other numbers of tokens or answers (n, thinking_budget) as numbers too"
+        )

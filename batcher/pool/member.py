@@ -1,0 +1,265 @@
+"""An endpoint at work: what it may take now, by what its own calls have shown.
+
+Invariant: everything that is known of an endpoint is in one object, and only that object changes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from typing import TYPE_CHECKING, NamedTuple
+
+from batcher.calls.retry import backoff, is_rate_limit
+from batcher.money.tariff import Tariff
+from batcher.pool.concurrency import Concurrency
+from batcher.pool.limiter import Limiter, Reservation
+from batcher.pool.server_limits import ServerLimit
+from batcher.records import Completion, Failure, Fault, ServerLimits
+from batcher.settings import Endpoint
+
+if TYPE_CHECKING:
+    from batcher.calls.caller import Caller
+
+# After this many failures in a row the endpoint is the cause, not the rows ...
+_FAILURES = 8
+# ... and after this many if no request can have reached it.
+_UNREACHED = 3
+# Seconds without an answer, in the middle of failures, after which people are told.
+_UNRESPONSIVE_S = 30.0
+# The statuses of a server that has too much to do; 529 is Anthropic's.
+_OVERLOADED = {503, 529}
+# The weight of the latest call in the moving averages.
+_WEIGHT = 1 / 16
+# If an answer takes a larger share of the timeout than this, more calls at once might run into the timeout.
+_SOON = 1 / 4
+
+
+class Silence(NamedTuple):
+    """An endpoint has stopped answering, or answers again.
+
+    Attributes:
+        member: the endpoint.
+        seconds: since its last answer.
+        why: what its latest failure says; empty if it answers again.
+    """
+
+    member: Member
+    seconds: float
+    why: str
+
+
+class Slot:
+    """The right to make one call.
+
+    Attributes:
+        member: the endpoint that makes it.
+        reservation: what it takes of the endpoint's rate limits, or None if there are none.
+        number: which of the endpoint's calls it is; 0 until it leaves.
+        left_at: the loop's time at which it left.
+    """
+
+    __slots__ = ("left_at", "member", "number", "reservation")
+
+    def __init__(self, member: Member, reservation: Reservation | None) -> None:
+        self.member = member
+        self.reservation = reservation
+        self.number = 0
+        self.left_at = math.inf
+
+
+class Member:
+    """An endpoint at work.
+
+    Args:
+        number: its place in the pool, from 0.
+        endpoint: its settings.
+        source: the journal's id of the source of its answers.
+        caller: makes its calls.
+        tariff: what it charges.
+
+    Attributes:
+        limiter: paces it by its rate limits, or None without limits.
+        concurrency: the calls that it may have in flight.
+        server_limits: what its server reports of its limits of requests and of tokens.
+        in_flight: calls granted that have not ended.
+        requests: calls that left in this run.
+        answers: calls that were answered.
+        latency_s: what an answer takes, a moving average; if the endpoint fails, at least as long as a failure took.
+        tokens: model tokens that an answered call uses, a moving average.
+        failures: failed calls since the last answer.
+        cooldowns: since the last answer.
+        cooldown_until: the loop's time before which it takes no call.
+        answered_at: the loop's time of the last answer; before the first one, of the start.
+        is_unresponsive: people were told that it answers nothing.
+        out: why it has left the pool, or None.
+        wanted: set while a row waits that it could take.
+    """
+
+    def __init__(self, number: int, endpoint: Endpoint, source: int, caller: Caller, tariff: Tariff) -> None:
+        self.number = number
+        self.endpoint = endpoint
+        self.source = source
+        self.caller = caller
+        self.tariff = tariff
+        self.limiter: Limiter | None = None
+        self.concurrency = Concurrency(endpoint.max_concurrency)
+        self.server_limits = (ServerLimit(), ServerLimit())
+        self.in_flight = 0
+        self.requests = 0
+        self.answers = 0
+        self.latency_s = 0.0
+        self.tokens = 0.0
+        self.failures = 0
+        self.cooldowns = 0
+        self.cooldown_until = 0.0
+        self.answered_at = asyncio.get_running_loop().time()
+        self.is_unresponsive = False
+        self.out: str | None = None
+        self.wanted = asyncio.Event()
+
+    def __repr__(self) -> str:
+        state = self.out or f"{self.in_flight} in flight, {self.requests} requests"
+        return f"<Member {self.label}: {state}>"
+
+    @property
+    def label(self) -> str:
+        """Its name for people; the number tells apart endpoints that differ in their key alone."""
+        model, base_url, _ = self.endpoint.source
+        at = f" at {base_url}" if base_url else ""
+        return f"endpoint {self.number + 1} ({model}{at})"
+
+    @property
+    def limits(self) -> tuple[float | None, float | None, float | None]:
+        """Requests a minute, requests a second, tokens a minute: as the user gave them, else as the server reports."""
+        endpoint, (requests, tokens) = self.endpoint, self.server_limits
+        rpm = endpoint.rpm if endpoint.rpm or endpoint.rps else requests.per_minute
+        return rpm, endpoint.rps, endpoint.tpm or tokens.per_minute
+
+    def can_take(self, now: float) -> bool:
+        """Return whether it may make a call, its rate limits aside."""
+        return self.is_available(now) and self.concurrency.admits(self.in_flight)
+
+    def is_available(self, now: float) -> bool:
+        """Return whether it is in the pool and not in a cooldown."""
+        return self.out is None and now >= self.cooldown_until
+
+    def is_silent(self, failure: Failure) -> bool:
+        """Return whether it answers no row, so that a row's failure here says nothing about the row.
+
+        Few failures in a row are enough if no request can have reached it; else it takes more than one row's attempts.
+        """
+        never_left = failure.fault is Fault.CONNECTION and not failure.may_be_billed
+        return self.failures >= (_UNREACHED if never_left else _FAILURES)
+
+    def reserve(self, tokens: float) -> Slot:
+        """Grant a call of this many model tokens."""
+        self.in_flight += 1
+        return Slot(self, self.limiter.reserve(tokens) if self.limiter else None)
+
+    def leave(self, slot: Slot, now: float) -> None:
+        """Record that a call leaves."""
+        slot.left_at = now
+        self.requests += 1
+        slot.number = self.requests
+        if slot.reservation:
+            slot.reservation.leave(now)
+
+    def release(self, slot: Slot) -> None:
+        """Record that a call has ended, or will not be made."""
+        if not slot.number and slot.reservation:
+            slot.reservation.withdraw()
+        self.in_flight -= 1
+
+    def cool_down(self, seconds: float, now: float) -> None:
+        """Take no call for this long; a cooldown under way is never shortened."""
+        if seconds:
+            self.cooldown_until = max(self.cooldown_until, now + seconds)
+
+    def record(self, slot: Slot, outcome: Completion | Failure, now: float, timeout_s: float) -> Silence | None:
+        """Record what came of a call; what the endpoint may do next follows from it.
+
+        Args:
+            slot: of the call.
+            outcome: what came.
+            now: the loop's time.
+            timeout_s: of a call, in seconds.
+
+        Returns:
+            What people should be told, if anything.
+        """
+        told = None
+        if isinstance(outcome, Completion):
+            told = self._record_answer(slot, outcome, now, timeout_s)
+        elif is_rate_limit(outcome) or outcome.status in _OVERLOADED:
+            self._record_overload(slot, outcome, now)
+        elif outcome.fault is not Fault.TOO_LONG and (outcome.status is None or outcome.status >= 500):
+            self._record_failure(slot, outcome, now)
+        if isinstance(outcome, Failure) and (self.cooldowns or self.is_silent(outcome)):
+            told = self._silence(str(outcome), now)
+        if outcome.limits:
+            self._obey(slot, outcome.limits, now)
+        return told
+
+    def _record_answer(self, slot: Slot, completion: Completion, now: float, timeout_s: float) -> Silence | None:
+        used = completion.usage.total_tokens or 0  # if it is not known, the estimate stands
+        if used and slot.reservation:
+            slot.reservation.settle(used)
+        told = Silence(self, now - self.answered_at, "") if self.is_unresponsive else None
+        self.is_unresponsive = False
+        weight = _WEIGHT if self.answers else 1.0
+        self.answers += 1
+        self.latency_s += weight * (now - slot.left_at - self.latency_s)
+        if used:
+            self.tokens += weight * (used - self.tokens)
+        self.failures = 0
+        self.answered_at = now
+        if slot.left_at > self.concurrency.fell_at:
+            self.cooldowns = 0
+        is_soon = now - slot.left_at <= _SOON * timeout_s
+        self.concurrency.answered(slot.left_at, now, self.in_flight, may_grow=is_soon)
+        for limit in self.server_limits:
+            limit.record_outcome(slot.left_at, was_refused=False)
+        return told
+
+    def _record_overload(self, slot: Slot, failure: Failure, now: float) -> None:
+        """Lower the concurrency; cool down if the server asks for it, or if lowering has not helped."""
+        cooldown_s = failure.retry_after or 0.0
+        self.failures += not is_rate_limit(failure)
+        if slot.left_at > self.concurrency.fell_at and not self.concurrency.has_recovered:
+            self.cooldowns += 1
+            cooldown_s = cooldown_s or self._backoff()
+        self.concurrency.overloaded(slot.left_at, now, self.in_flight)
+        self.cool_down(cooldown_s, now)
+        for limit in self.server_limits:
+            limit.record_outcome(slot.left_at, was_refused=True)
+
+    def _record_failure(self, slot: Slot, failure: Failure, now: float) -> None:
+        """After several failures in a row cool down, longer each time, and then start with one call."""
+        self.cool_down(failure.retry_after or 0.0, now)
+        if slot.left_at <= self.concurrency.fell_at:
+            return
+        self.failures += 1
+        if self.failures >= _FAILURES or self.cooldowns:
+            self.cooldowns += 1
+            self.latency_s = max(self.latency_s, now - slot.left_at)
+            self.concurrency.failed(now)
+            self.cool_down(self._backoff(), now)
+
+    def _backoff(self) -> float:
+        return backoff(self.cooldowns, random.random())  # noqa: S311 - spreads waits, guards nothing
+
+    def _silence(self, why: str, now: float) -> Silence | None:
+        seconds = now - self.answered_at
+        if self.is_unresponsive or seconds < _UNRESPONSIVE_S:
+            return None
+        self.is_unresponsive = True
+        return Silence(self, seconds, why)
+
+    def _obey(self, slot: Slot, limits: ServerLimits, now: float) -> None:
+        """Obey the rate-limit headers of a response."""
+        later = self.requests - slot.number
+        sizes = (1.0, max(self.tokens, 1.0))
+        for limit, allowance, size in zip(self.server_limits, limits, sizes, strict=True):
+            if allowance:
+                self.cool_down(limit.record(allowance, later * size, size, now), now)
