@@ -23,8 +23,8 @@ if TYPE_CHECKING:
         SettingsError,
     )
     from batcher.output.joining import merge
+    from batcher.output.report import Report
     from batcher.planning.forecast import Forecast, plan
-    from batcher.records import Report
     from batcher.reports.status import RunStatus, status
     from batcher.reports.verification.findings import Finding
     from batcher.reports.verification.proof import Verification, verify
@@ -62,7 +62,7 @@ _HOMES = {
     "engine.runner": ("arun", "run"),
     "output.joining": ("merge",),
     "planning.forecast": ("Forecast", "plan"),
-    "records": ("Report",),
+    "output.report": ("Report",),
     "reports.status": ("RunStatus", "status"),
     "reports.verification.findings": ("Finding",),
     "reports.verification.proof": ("Verification", "verify"),

@@ -8,7 +8,7 @@ import pytest
 
 import batcher
 from batcher import errors
-from batcher.records import Report
+from batcher.output.report import Report
 
 REPORT = Report("stopped", "k", 3, 1, 0, 0, 1, 0, 5, 2, None, 0.5, None)
 

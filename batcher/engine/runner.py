@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 from batcher.endpoint import OFFLINE, Endpoint
 from batcher.engine.progress import Progress, Tally
@@ -33,19 +33,17 @@ from batcher.input.prompt import PromptFunction
 from batcher.journal.journal import Counts, Journal, Spent
 from batcher.money.account import Account, note_of_reserves
 from batcher.money.prices import NANO, nano_dollars
+from batcher.output.report import Report
 from batcher.place import Displaced
 from batcher.planning import plan as planning
 from batcher.pool.pool import Member, Pool
-from batcher.records import EndpointCount, Report
+from batcher.records import EndpointCount
 from batcher.server.serve import embedded
 from batcher.settings import Options, Settings
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from batcher.calls.caller import Callers
-
-    Data = str | os.PathLike[str] | pd.DataFrame | pd.Series[Any] | list[str]
+    from batcher.input.dataset import Data
 
 
 def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Report:
