@@ -54,7 +54,7 @@ def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpac
         prompt: a template with `{column}` holes, or a function from a row (a dictionary) to a prompt or to a list of
             messages. It may be left out where an option names another source, or where `data` is a Series or a list
             of prompts.
-        **options: see `batcher.Settings`; the command line has the same ones.
+        **options: see `batcher.settings.Settings`; the command line has the same ones.
 
     Returns:
         What was done. Rows that failed do not raise; they are counted in it, and say why in the result.
