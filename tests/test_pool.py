@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from virtual_time import run_virtually
 
 from batcher.calls.caller import Caller, ChatCallers
+from batcher.endpoint import Endpoint
 from batcher.money.tariff import Tariff
 from batcher.pool.member import Member, Slot
 from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
 from batcher.server.serve import embedded
 from batcher.server.simulated import Knobs
-from batcher.settings import Endpoint
 
 T = TypeVar("T")
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 from batcher.engine.progress import Tally
 from batcher.errors import BatcherError, BudgetReached, EndpointsLost, Interrupted, RunStopped
 from batcher.money.prices import NANO
+from batcher.output.report import Report
 from batcher.place import Displaced
 from batcher.planning.plan import Job
-from batcher.records import EndpointCount, Report
+from batcher.records import EndpointCount
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 
+from batcher.endpoint import OFFLINE, Endpoint
 from batcher.errors import SettingsError
-from batcher.settings import OFFLINE, Endpoint
 
 _OBJECTS_PER_CALL = 50
 _FEWEST_OBJECTS = 50_000

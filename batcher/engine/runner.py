@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
+from batcher.endpoint import OFFLINE
 from batcher.engine.ending import Ended, Ending, report_of
 from batcher.engine.process import allow_connections, rare_collections
 from batcher.engine.progress import Progress, Tally
@@ -27,19 +27,16 @@ from batcher.money.prices import nano_dollars
 from batcher.money.spending import Spending, note_of_reserves
 from batcher.money.tariff import Tariff
 from batcher.money.tokens import Estimator
+from batcher.output.report import Report
 from batcher.planning import plan as planning
 from batcher.pool.member import Member
 from batcher.pool.pool import Pool
-from batcher.records import Report
 from batcher.server.serve import embedded
-from batcher.settings import OFFLINE, Options, Settings
+from batcher.settings import Options, Settings
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from batcher.calls.caller import Callers
-
-    Data = str | os.PathLike[str] | pd.DataFrame | pd.Series[Any] | list[str]
+    from batcher.input.dataset import Data
 
 
 def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Report:
@@ -50,7 +47,7 @@ def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpac
         prompt: a template with `{column}` holes, or a function from a row (a dictionary) to a prompt or to a list of
             messages. It may be left out where an option names another source, or where `data` is a Series or a list
             of prompts.
-        **options: see `batcher.Settings`; the command line has the same ones.
+        **options: see `batcher.settings.Settings`; the command line has the same ones.
 
     Returns:
         What was done. Rows that failed do not raise; they are counted in it, and say why in the result.

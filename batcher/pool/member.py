@@ -11,12 +11,12 @@ import random
 from typing import TYPE_CHECKING, NamedTuple
 
 from batcher.calls.retry import backoff, is_rate_limit
+from batcher.endpoint import Endpoint
 from batcher.money.tariff import Tariff
 from batcher.pool.concurrency import Concurrency
 from batcher.pool.limiter import Limiter, Reservation
 from batcher.pool.server_limits import ServerLimit
 from batcher.records import Completion, Failure, Fault, ServerLimits
-from batcher.settings import Endpoint
 
 if TYPE_CHECKING:
     from batcher.calls.caller import Caller
