@@ -11,13 +11,12 @@ import re
 from collections.abc import Mapping
 
 from batcher.errors import SettingsError
+from batcher.words import option
 
 _DEAREST = 1e6  # dollars per million tokens: beyond it somebody has mixed up the units
 
-RESERVED_PARAMS = {
-    "model": "use --model",
-    "messages": "use --prompt or --messages-column",
-}
+RESERVED_PARAMS = {"model": ("model",), "messages": ("prompt", "messages_column")}
+"""Request parameters that batcher sets, and the options that set them."""
 
 # Windows refuses these as file names, whatever their ending.
 _DEVICES = {
@@ -53,8 +52,9 @@ def check_text(value: object, where: str) -> None:
 def check_params(params: object, where: str) -> None:
     if not isinstance(params, Mapping) or not all(isinstance(name, str) and name for name in params):
         raise SettingsError(f"{where} must hold parameters by name, as in {{'temperature': 0}}")
-    for name, advice in RESERVED_PARAMS.items():
+    for name, options in RESERVED_PARAMS.items():
         if name in params:
+            advice = f"use {' or '.join(map(option, options))}"
             raise SettingsError(f"{where}: {name!r} is not a parameter that can be set here: {advice}")
     try:
         json.dumps(dict(params), allow_nan=False, sort_keys=True)
@@ -74,6 +74,9 @@ def check_variable(name: str, where: str) -> None:
 
 
 def check_key(key: object, where: str) -> None:
+    if isinstance(key, (list, tuple)) or (isinstance(key, str) and "," in key):
+        advice = "make one Endpoint for each, or list them in API_KEY, separated by commas"
+        raise SettingsError(f"{where} holds several keys: {advice}")
     if not isinstance(key, str) or not (key.isascii() and key.isprintable()) or " " in key:
         raise SettingsError(f"{where} is no text, or holds a space or a character that no header may carry")
 
