@@ -411,7 +411,7 @@ def tariff_most(prompt: str) -> int:
             SHORT,
             "FakeListChatModel in llm= does not",
         ),
-        (chat(use_responses_api=True, max_tokens=2), {}, "ChatOpenAI in llm= does not tell .* run without --budget"),
+        (chat(use_responses_api=True, max_tokens=2), {}, "ChatOpenAI in llm= does not tell .* run without budget"),
     ],
 )
 def test_a_budget_that_cannot_be_kept_is_refused(

@@ -21,7 +21,7 @@ from batcher.pool.member import Member, Silence, Slot
 from batcher.pool.pool import Pool
 from batcher.records import Bound, Completion, Failure, Result, Status, Usage
 from batcher.settings import Settings
-from batcher.words import duration
+from batcher.words import duration, option
 
 _SHORTEST_TIMEOUT_S = 0.001
 
@@ -235,7 +235,7 @@ class Asker:
         if why:
             self._progress.say(
                 f"Paused: {label} has answered nothing for {lasted} ({why}). Its rows wait, and the wait does not count"
-                " against --max-attempts; batcher asks it again once a minute or more often."
+                f" against {option('max_attempts')}; batcher asks it again once a minute or more often."
             )
             self._journal.note("paused", label, why)
         else:

@@ -15,6 +15,7 @@ from batcher.output.report import Report
 from batcher.place import Displaced
 from batcher.planning.plan import Job
 from batcher.records import EndpointCount
+from batcher.words import option
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Ended(NamedTuple):
         if ending.stopped_by:
             raise Interrupted(f"stopped by {ending.stopped_by}; {_saved(report)}", report)
         if ending.out_of_money:
-            raise BudgetReached(f"{ending.out_of_money}\n{_saved(report)}", report)
+            raise BudgetReached(f"{ending.out_of_money}. Raise {option('budget')} to go on\n{_saved(report)}", report)
         raise EndpointsLost(f"{_no_endpoint(report.endpoints)}\n{_saved(report)}", report)
 
 
@@ -124,5 +125,5 @@ def _saved(report: Report, displaced: Displaced | None = None) -> str:
         return f"{saved}, and the same command goes on from there"
     if not displaced.is_kept:
         return f"{saved}: the answers of this run are lost, but for chunk files that are left, and may be billed"
-    other = f", or give --output-dir {displaced.path.parent}" if displaced.path else ""
+    other = f", or give {option('output_dir', str(displaced.path.parent))}" if displaced.path else ""
     return f"{saved} there: move it back, and the same command goes on{other}"

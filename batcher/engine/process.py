@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from batcher.endpoint import OFFLINE, Endpoint
 from batcher.errors import SettingsError
+from batcher.words import option
 
 _OBJECTS_PER_CALL = 50
 _FEWEST_OBJECTS = 50_000
@@ -95,7 +96,7 @@ def allow_connections(endpoints: Sequence[Endpoint]) -> int:
     if hard < needed:
         raise SettingsError(
             f"{needed:,} files and connections may be open at once, and the system allows {hard:,}: lower"
-            " --max-concurrency, use fewer keys, or raise the limit (ulimit -n)"
+            f" {option('max_concurrency')}, use fewer keys, or raise the limit (ulimit -n)"
         )
     allowed = min(wanted, hard)
     if soft < allowed:

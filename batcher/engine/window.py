@@ -156,7 +156,7 @@ class Window:
         except BudgetSpent as end:
             said = (
                 f"the budget is used up: the next request may cost {dollars(end.needed)}, and"
-                f" {dollars(max(end.left, 0))} are left. Raise --budget to go on"
+                f" {dollars(max(end.left, 0))} are left"
             )
             self._ending = replace(self._ending, out_of_money=said)
             self._close()

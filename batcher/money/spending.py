@@ -14,6 +14,7 @@ from batcher.money.budget import Budget
 from batcher.money.prices import dollars
 from batcher.money.tariff import Tariff
 from batcher.records import Message
+from batcher.words import option
 
 
 class Spending:
@@ -82,7 +83,7 @@ def note_of_reserves(tariffs: Sequence[Tariff], left: int) -> str:
     return (
         "Note: without max_tokens an answer may be as long as the model can make it. So each request reserves"
         f" {dollars(most)} of the budget or more, and a kill, with up to {at_once:,} of them in flight, may cost"
-        f" {dollars(lost)}. --param max_tokens=N lowers both."
+        f" {dollars(lost)}. {option('param', {'max_tokens': 'N'})} lowers both."
     )
 
 
@@ -92,27 +93,35 @@ def check_bounded(tariff: Tariff) -> None:
     Raises:
         SettingsError: the cost of its requests cannot be bounded.
     """
-    endpoint = tariff.endpoint
-    name = endpoint.source.model
+    if said := _unbounded(tariff):
+        raise SettingsError(f"{option('budget')}: {said}")
+
+
+def _unbounded(tariff: Tariff) -> str:
+    """Return why the cost of requests cannot be bounded and what to do, or "" if it can."""
+    model, base_url, _ = tariff.endpoint.source
+    llm = tariff.endpoint.llm
     if tariff.price is None:
-        raise SettingsError(
-            f"--budget: the price of {name} at {endpoint.source.base_url or 'its own place'} is not known: give"
-            " --price-in and --price-out (dollars per million tokens), or prices in the endpoint"
+        return (
+            f"the price of {model} at {base_url or 'its own place'} is not known: give {option('price_in')} and"
+            f" {option('price_out')} (dollars per million tokens), or prices in the endpoint"
         )
     if tariff.is_free:
-        return
-    if endpoint.llm is not None and (retries := retries_of(endpoint.llm)):
-        raise SettingsError(
-            f"--budget: the chat model {name} sends a failed request again by itself, {retries:g} times, and no budget"
-            " can count that: make it with max_retries=0; batcher tries again"
+        return ""
+    if llm is not None and (retries := retries_of(llm)):
+        return (
+            f"the chat model {model} sends a failed request again by itself, {retries:g} times, and no budget can count"
+            " that: make it with max_retries=0; batcher tries again"
         )
     if not tariff.is_told:
-        raise SettingsError(
-            f"--budget: {type(endpoint.llm).__name__} in llm= does not tell before a call what it will send, so a"
-            " request may cost anything: give the model and its base URL instead of llm=, or run without --budget"
+        return (
+            f"{type(llm).__name__} in llm= does not tell before a call what it will send, so a request may cost"
+            f" anything: give the model and its base URL instead of llm=, or run without {option('budget')}"
         )
     if tariff.completion_tokens is None:
-        raise SettingsError(
-            f"--budget: nothing bounds how long an answer of {name} may be, so a request may cost anything: give"
-            " --param max_tokens=N, and other numbers of tokens or answers (n, thinking_budget) as numbers too"
+        return (
+            f"nothing bounds how long an answer of {model} may be, so a request may cost anything: give"
+            f" {option('param', {'max_tokens': 'N'})}, and other numbers of tokens or answers (n, thinking_budget) as"
+            " numbers too"
         )
+    return ""
