@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from batcher.records import Report
     from batcher.reports.status import RunStatus, status
     from batcher.reports.verification.findings import Finding
-    from batcher.reports.verification.proof import Verification, verify
+    from batcher.reports.verification.verify import Verification, verify
     from batcher.settings import Endpoint, Options, Settings
 
 __version__ = "0.1.0"
@@ -64,7 +64,7 @@ _HOMES = {
     "records": ("Report",),
     "reports.status": ("RunStatus", "status"),
     "reports.verification.findings": ("Finding",),
-    "reports.verification.proof": ("Verification", "verify"),
+    "reports.verification.verify": ("Verification", "verify"),
     "settings": ("Endpoint", "Options", "Settings"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -29,7 +29,7 @@ from batcher.money.account import Tariff
 from batcher.money.prices import NANO
 from batcher.records import Bound, Completion, Failure, Fault, Usage
 from batcher.reports.status import status
-from batcher.reports.verification.proof import verify
+from batcher.reports.verification.verify import verify
 from batcher.settings import Endpoint
 
 PROMPTS = [f"question {number}" for number in range(20)]

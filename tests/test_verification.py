@@ -22,7 +22,7 @@ from programs import write_table
 from batcher.cli import main
 from batcher.errors import InputError, OutputError, SettingsError
 from batcher.records import Completion, Failure
-from batcher.reports.verification.proof import Verification, verify
+from batcher.reports.verification.verify import Verification, verify
 from batcher.settings import Endpoint
 
 TEXTS = tuple(f"item {number}" for number in range(12))
