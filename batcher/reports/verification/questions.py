@@ -136,6 +136,6 @@ class Asked:
             marks: of the journal's row, or None if an older batcher made none.
         """
         if row.key is not None:
-            return key in {row.key, b""}
+            return key in (row.key, b"")
         before = self._marks_before.cut(marks or b"", self._names)
         return not before or before == row.hashes

@@ -90,7 +90,8 @@ def read_rows(journal: Journal, scope: int, asked: Asked | None, found: Found) -
     for row, other in aligned(_journalled(journal, scope), asked.rows(), same):
         if row is not None:
             row.asked = other
-            row.cells = other.cells if other and same(row, other) else None
+            if other and same(row, other):
+                row.cells = other.cells
             yield row
         elif other is not None:
             found.rows(Kind.INPUT_MORE, other.position)
