@@ -197,18 +197,6 @@ class Store:
         with _errors_told(path, "read"):
             return _sha256(path) if path.exists() else None
 
-    def existing_journal(self) -> Path:
-        """Return the journal's path.
-
-        Raises:
-            OutputError: there is none.
-        """
-        if not self.journal_path.exists():
-            raise OutputError(
-                f"there is no run {self.keyword!r} in {self.directory}: {self.journal_path} does not exist"
-            )
-        return self.journal_path
-
     def as_found(self, starts: Iterable[int], answer_column: str | None) -> Store:
         """Return a store with the columns that its files have, for when the input is not at hand.
 

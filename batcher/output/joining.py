@@ -16,7 +16,7 @@ from batcher.input.cell import writable
 from batcher.input.marks import Marks
 from batcher.journal.journal import Chunk, Journal
 from batcher.output.directory import FileState, Store, read_csv
-from batcher.settings import check_keyword
+from batcher.output.opening import opened
 
 _ANEW = "`batcher run` makes it anew, without a call"
 
@@ -34,12 +34,8 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
         OutputError: there is no run, it is being written, rows are left, or a chunk file is missing, broken or older
             than the journal.
     """
-    check_keyword(keyword)
-    store = Store(Path(output_dir), keyword)
-    with Journal.read(store.existing_journal(), alone=True) as journal:
-        last = journal.last_run()
-        if last is None:
-            raise OutputError(f"{store.journal_path} holds no run yet")
+    with opened(keyword, output_dir, alone=True) as run:
+        store, journal, last = run.store, run.journal, run.last()
         rows, left = journal.scope(), journal.left()
         if left and not partial:
             raise OutputError(

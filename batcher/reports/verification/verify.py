@@ -10,15 +10,14 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batcher.errors import OutputError
 from batcher.input.dataset import open_dataset
 from batcher.input.prompt import PromptFunction
 from batcher.journal.journal import Counts, EndpointAccount, Journal, LastRun
 from batcher.money.prices import NANO, dollars
 from batcher.output.directory import Store
+from batcher.output.opening import opened
 from batcher.reports.verification.chunk_files import ChunkFiles
 from batcher.reports.verification.findings import Finding, Found, Kind
 from batcher.reports.verification.inputs import Inputs
@@ -28,7 +27,6 @@ from batcher.reports.verification.requests import Requests
 from batcher.reports.verification.result_file import ResultCells, check_result
 from batcher.reports.verification.results import Results
 from batcher.reports.verification.rows import checked, read_rows
-from batcher.settings import check_keyword
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,17 +127,13 @@ def verify(
             prompt function fails.
         OutputError: there is no journal, or it cannot be read.
     """
-    check_keyword(keyword)
-    store = Store(Path(output_dir), keyword)
     dataset = None if data is None else open_dataset(data)
-    with Journal.read(store.existing_journal()) as journal, journal.snapshot():
-        if damage := journal.damage():
-            finding = Finding(Kind.DAMAGED.slug, Kind.DAMAGED.value, places=(str(journal.path), *damage))
+    with opened(keyword, output_dir) as run, run.journal.snapshot():
+        if damage := run.journal.damage():
+            finding = Finding(Kind.DAMAGED.slug, Kind.DAMAGED.value, places=(str(run.journal.path), *damage))
             return Verification(keyword, Counts(0, 0, 0, 0), 0, (), (finding,), ())
-        last = journal.last_run()
-        if last is None:
-            raise OutputError(f"{store.journal_path} holds no run yet")
-        return _verified(store, journal, last, Asked(dataset, prompt, last) if dataset else None)
+        last = run.last()
+        return _verified(run.store, run.journal, last, Asked(dataset, prompt, last) if dataset else None)
 
 
 def _verified(store: Store, journal: Journal, last: LastRun, asked: Asked | None) -> Verification:
