@@ -46,7 +46,6 @@ class ChunkFiles:
         is_finished: bool,
     ) -> None:
         self._store = store
-        self._header = [*store.columns, *store.answer_columns]
         self._chunks = chunks
         self._starts = starts
         self._result = result
@@ -94,7 +93,7 @@ class ChunkFiles:
             self._name_all(Kind.FILE_OLD, start, path)
             return
         with closing(Lines(path)) as lines:
-            if lines.error is None and lines.header != self._header:
+            if lines.error is None and lines.header != self._store.all_columns:
                 self._name_all(Kind.FILE_COLUMNS, start, path)
             elif sha256 == chunk.sha256:
                 yield from self._as_written(rows, lines)

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from batcher.answer.columns import split
 from batcher.errors import OutputError
 from batcher.output.directory import read_csv
-
-_ANSWER_COLUMNS = 3
 
 
 class Line(NamedTuple):
@@ -49,7 +48,7 @@ class Lines:
     def __iter__(self) -> Iterator[Line]:
         try:
             for number, cells in self._lines:
-                yield Line(number, cells[:-_ANSWER_COLUMNS], cells[-_ANSWER_COLUMNS:])
+                yield Line(number, *split(cells))
         except OutputError as error:
             self.error = error
 

@@ -36,7 +36,7 @@ def check_result(rows: Iterator[Row], store: Store, starts: Iterable[int], found
 def _compare(rows: Iterator[Row], store: Store, found: Found) -> None:
     path = store.all_path
     with closing(Lines(path)) as lines:
-        if lines.error is None and lines.header != [*store.columns, *store.answer_columns]:
+        if lines.error is None and lines.header != store.all_columns:
             found.place(Kind.ALL_COLUMNS, str(path))
             return
         for row, line in aligned(rows, lines, Row.is_in):
@@ -91,5 +91,5 @@ class ResultCells:
         path = self._store.all_path
         with closing(Lines(path)) as lines:
             is_whole = sum(1 for _ in lines) == self._rows and lines.error is None
-        is_ours = lines.header == [*self._store.columns, *self._store.answer_columns]
+        is_ours = lines.header == self._store.all_columns
         return iter(Lines(path)) if is_whole and is_ours else iter(())

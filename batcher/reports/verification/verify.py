@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from batcher.answer.columns import AnswerColumns
 from batcher.input.dataset import open_dataset
 from batcher.input.prompt import PromptFunction
 from batcher.journal.journal import Counts, EndpointAccount, Journal, LastRun
@@ -29,9 +30,7 @@ from batcher.reports.verification.results import Results
 from batcher.reports.verification.rows import checked, read_rows
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    Data = str | os.PathLike[str] | pd.DataFrame | pd.Series[Any] | list[str]
+    from batcher.input.dataset import Data
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ def _with_columns(store: Store, last: LastRun, starts: list[int], asked: Asked |
     as_found = store.as_found(starts, answer)
     if asked is None:
         return as_found
-    names = (answer, f"{answer}_status", f"{answer}_error") if answer else as_found.answer_columns
+    names = AnswerColumns(answer) if answer else as_found.answer_columns
     return Store(store.directory, store.keyword, asked.columns, names, as_found.encoding)
 
 
