@@ -16,7 +16,8 @@ from batcher.errors import OutputError
 from batcher.input.cell import writable
 from batcher.input.marks import Marks
 from batcher.journal.journal import Chunk, Journal
-from batcher.output.directory import FileState, Store, read_csv
+from batcher.output.csv_file import read_csv
+from batcher.output.directory import FileState, Store
 from batcher.output.opening import opened
 
 _ANEW = "`batcher run` makes it anew, without a call"

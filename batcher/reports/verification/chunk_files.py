@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 
 from batcher.journal.journal import Chunk
-from batcher.output.directory import Store, csv_line
+from batcher.output.csv_file import csv_line
+from batcher.output.directory import Store
 from batcher.records import RowState
 from batcher.reports.verification.findings import Found, Kind
 from batcher.reports.verification.lines import Line, Lines

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from batcher.answer.columns import split
 from batcher.errors import OutputError
-from batcher.output.directory import read_csv
+from batcher.output.csv_file import read_csv
 
 
 class Line(NamedTuple):
