@@ -14,12 +14,14 @@ import shutil
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from enum import Enum, auto
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from batcher.answer.columns import AnswerColumns, cells_of, split
 from batcher.errors import InputError, OutputError
 from batcher.input.cell import cell, writable
+from batcher.output.cells import check_cells, difference
 from batcher.output.csv_file import (
     FOREIGN,
     cells_of_lines,
@@ -33,8 +35,6 @@ from batcher.output.csv_file import (
     sha256_of,
 )
 from batcher.records import Result, RowState, Values
-
-_LONGEST_SHOWN = 60  # characters of a cell in a message
 
 
 class FileState(Enum):
@@ -258,15 +258,7 @@ class Store:
             return False
         if header != self.all_columns or len(lines) != len(rows):
             return False
-        for values, (number, line) in zip(rows, lines, strict=True):
-            expected = [writable(cell(value)) for value in values]
-            for column, ours, theirs in zip(self.columns, expected, line, strict=False):
-                if ours != theirs:
-                    raise OutputError(
-                        f"{path}, line {number}, column {column!r}: the file has {_short(theirs)}, the input has"
-                        f" {_short(ours)}. In a chunk file only answers may be corrected: put the input's cells back,"
-                        " or move the file away, and the next run makes it anew from the journal"
-                    )
+        check_cells(path, lines, rows, partial(difference, self.columns))
         return True
 
     def write_chunk(
@@ -345,7 +337,3 @@ class Store:
             copy = next(candidate for candidate in copies if not candidate.exists())
             path.replace(copy)
             return copy
-
-
-def _short(text: str) -> str:
-    return repr(text) if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]!r}..."
