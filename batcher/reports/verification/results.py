@@ -66,6 +66,6 @@ class Results:
 
     def notes(self) -> Iterator[str]:
         if self._adopted:
-            yield f"{self._adopted:,} answers were adopted from files: nobody knows who gave them, and to what."
+            yield f"{self._adopted:,} answers were adopted from files: their source and their questions are not known."
         if self._unsealed:
-            yield f"{self._unsealed:,} answers were journalled by an older batcher, without a seal to check them by."
+            yield f"{self._unsealed:,} answers were journalled by an older batcher and have no seal to check them by."

@@ -70,23 +70,35 @@ class Verification:
             "notes": list(self.notes),
         }
 
+    def _verdict(self) -> str:
+        if self.ok:
+            return "everything fits"
+        found = [each for each in self.findings if each.kind != Kind.LEFT.slug]
+        left = sum(last - first + 1 for each in self.findings if each not in found for first, last in each.rows)
+        parts = [_counted(left, "row has", "rows have") + " no result yet"] if left else []
+        parts += [_counted(len(found), "finding", "findings")] if found else []
+        return f"NOT verified: {', and '.join(parts)}"
+
     def __str__(self) -> str:
         counts = self.counts
         sent, answered, failed, in_flight = (
             sum(getattr(each, name) for each in self.endpoints) for name in ("sent", "answered", "failed", "in_flight")
         )
         ended = f"{counts.ok:,} ok, {counts.invalid:,} invalid, {counts.error:,} error, {counts.left:,} left"
-        verdict = "everything fits" if self.ok else "not proven"
         lines = [
-            f"{self.keyword}: {verdict}",
+            f"{self.keyword}: {self._verdict()}",
             f"  rows      {counts.rows:,}: {ended}",
-            f"  files     {self.chunks:,} chunk files compared",
+            f"  files     {_counted(self.chunks, 'chunk file', 'chunk files')} compared",
             f"  requests  {sent:,} sent = {answered:,} answered + {failed:,} failed + {in_flight:,} without an end",
         ]
         lines += [f"    {_account_in_words(account)}" for account in self.endpoints]
         lines += [f"  found     {finding}" for finding in self.findings]
         lines += [f"  note      {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _account_as_dict(account: EndpointAccount) -> dict[str, Any]:
@@ -177,13 +189,13 @@ def _with_columns(store: Store, last: LastRun, starts: list[int], asked: Asked |
 
 def _notes(store: Store, last: LastRun, asked: Asked | None, *, is_finished: bool) -> Iterator[str]:
     if last.is_at_work:
-        yield "A run is at work: what was found may be on its way. Verify again when it has ended."
+        yield "A run is at work and may still write what is missing here. Verify again when it has ended."
     if asked is None:
         yield "INPUT was not given: journal and files were compared with one another, but not with the table."
     elif asked.question is None:
         yield (
-            "How the prompts were made is not in the journal, which cannot hold a function: each row's cells are"
-            " those that its prompt was made of, but it was not made again. In Python, give prompt= for that."
+            "The prompts were made by a function, and the journal cannot hold a function: each row's cells were"
+            " compared with those that its prompt was made of, but no prompt was made again. In Python, give prompt=."
         )
     if not is_finished and store.all_path.exists():
-        yield f"{store.all_path} is of an earlier state, and was not compared; the next one will replace it."
+        yield f"{store.all_path} is from an earlier state and was not compared; the end of the run replaces it."
