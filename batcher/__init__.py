@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from batcher.output.report import Report
     from batcher.planning.forecast import plan
     from batcher.reports.status import status
-    from batcher.reports.verification.proof import verify
+    from batcher.reports.verification.verify import verify
 
 __version__ = "0.1.0"
 
@@ -54,7 +54,7 @@ _HOMES = {
     "plan": "planning.forecast",
     "run": "engine.runner",
     "status": "reports.status",
-    "verify": "reports.verification.proof",
+    "verify": "reports.verification.verify",
 }
 """The module of each name; the others are errors."""
 

@@ -45,7 +45,7 @@ FIRST = [
     "from batcher.reports.status import RunStatus",
     "import batcher.cli",
     "import batcher.planning.plan, batcher.planning.forecast",
-    "import batcher.reports.verification.proof, batcher.output.joining",
+    "import batcher.reports.verification.verify, batcher.output.joining",
 ]
 
 

@@ -30,7 +30,7 @@ from batcher.money.prices import NANO
 from batcher.money.tariff import Tariff
 from batcher.records import Bound, Completion, Failure, Fault, Usage
 from batcher.reports.status import status
-from batcher.reports.verification.proof import verify
+from batcher.reports.verification.verify import verify
 
 PROMPTS = [f"question {number}" for number in range(20)]
 # A tenth of a dollar for a prompt's token and a whole one for an answer's: sums are easy to see.
@@ -368,7 +368,7 @@ def test_a_budget_without_max_tokens_says_what_it_reserves_and_what_a_kill_may_c
     said = capsys.readouterr().err
     assert OPEN in said
     assert "each request reserves $0.077 of the budget or more" in said  # 128,000 tokens at $0.60 a million
-    assert "with up to 256 of them in flight, may cost $19.66. --param max_tokens=N lowers both" in said
+    assert 'with up to 256 of them in flight, may cost $19.66. param={"max_tokens": N} lowers both' in said
     planned = batcher.plan(PROMPTS, keyword="k", output_dir=lab.directory, endpoints=options["endpoints"], budget=5)
     assert "may cost $5.00" in planned.summary  # no more than is left
     lab.run(PROMPTS, Service(PROMPTS), limit=2, budget=100, param={"max_tokens": 9}, on_change="redo", **options)

@@ -23,7 +23,7 @@ from batcher.cli import main
 from batcher.endpoint import Endpoint
 from batcher.errors import InputError, OutputError, SettingsError
 from batcher.records import Completion, Failure
-from batcher.reports.verification.proof import Verification, verify
+from batcher.reports.verification.verify import Verification, verify
 
 TEXTS = tuple(f"item {number}" for number in range(12))
 PROMPT = "ask {text}"
@@ -161,6 +161,31 @@ def test_a_run_that_fits_is_proven(done: Lab) -> None:
     assert found.chunks == 3
     assert found.endpoints == ((0, "m", "https://api.openai.com/v1", 12, 12, 0, 0, 0, 0, 12),)
     assert str(found).splitlines()[0] == "k: everything fits"
+
+
+@pytest.mark.parametrize(
+    ("damage", "verdict"),
+    [
+        (execute("UPDATE rows SET result = NULL WHERE position = 2"), "1 row has no result yet"),
+        (
+            execute("UPDATE rows SET result = NULL WHERE position < 5", "UPDATE results SET answer = '' WHERE id = 9"),
+            "5 rows have no result yet, and 1 finding",
+        ),
+        (both(remove("all"), remove(5)), "2 findings"),
+    ],
+)
+def test_the_first_line_says_what_keeps_a_run_from_being_verified(done: Lab, damage: Damage, verdict: str) -> None:
+    damage(done)
+    assert str(check(done)).splitlines()[0] == f"k: NOT verified: {verdict}"
+
+
+def test_what_differs_in_the_result_is_named_up_to_where_it_cannot_be_read(done: Lab) -> None:
+    both(edit("all", put(10, 2, "better")), cut("all", 20))(done)
+    expected = {
+        "all-other": [(9, 9), "line 11"],
+        "all-broken": ["line 13: 3 fields, the header has 5; delete it, and the next run makes it anew"],
+    }
+    assert named(done) == named(done, input_of(done)) == expected
 
 
 def test_without_the_input_it_says_that_the_table_was_not_compared(done: Lab) -> None:
@@ -497,14 +522,14 @@ def test_answers_that_were_kept_or_adopted_are_told(done: Lab) -> None:
     found = check(done, input_of(done))
     assert found.ok
     assert found.endpoints == ()
-    assert found.notes == ("12 answers were adopted from files: nobody knows who gave them, and to what.",)
+    assert found.notes == ("12 answers were adopted from files: their source and their questions are not known.",)
 
 
 def test_answers_of_an_older_batcher_have_no_seal(done: Lab) -> None:
     execute("UPDATE results SET seal = NULL")(done)
     found = check(done, input_of(done))
     assert found.ok
-    assert found.notes == ("12 answers were journalled by an older batcher, without a seal to check them by.",)
+    assert found.notes == ("12 answers were journalled by an older batcher and have no seal to check them by.",)
 
 
 def test_money_is_told_per_endpoint(lab: Lab) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from batcher.answer.columns import result_of, split
 from batcher.answer.reading import read
 from batcher.errors import OutputError
-from batcher.input.cell import cell, writable
+from batcher.output.cells import difference
 from batcher.output.directory import Store
 from batcher.records import Completion, Result, Values
 from batcher.words import option
@@ -129,11 +129,11 @@ class Adoption:
         self._lines.close()
 
     def _fits(self, line: _Line, values: Values) -> bool:
-        if not line.file.has_input or line.cells[: len(values)] == [writable(cell(value)) for value in values]:
-            return True
-        if not self.is_strict:
-            return False
-        raise self._misfit(line.file.start, f"{line} is not the input's row {line.position} (counted from 0)")
+        differs = difference(self._store.columns, values, line.cells) if line.file.has_input else None
+        if differs and self.is_strict:
+            reason = f"{line} is not the input's row {line.position} (counted from 0): {differs}"
+            raise self._misfit(line.file.start, reason)
+        return differs is None
 
     def _result(self, line: _Line) -> Result:
         if not line.file.has_status:

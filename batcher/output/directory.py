@@ -5,32 +5,37 @@ Invariant: a file that exists is whole, and one that somebody has changed is nev
 
 from __future__ import annotations
 
-import codecs
 import contextlib
-import csv
 import hashlib
 import itertools
 import os
 import re
 import shutil
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from enum import Enum, auto
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from batcher.answer.columns import AnswerColumns, cells_of, split
 from batcher.errors import InputError, OutputError
 from batcher.input.cell import cell, writable
-from batcher.records import LARGEST_CELL, Result, RowState, Values
+from batcher.output.cells import check_cells, difference
+from batcher.output.csv_file import (
+    FOREIGN,
+    cells_of_lines,
+    csv_line,
+    encoded,
+    encoding_of,
+    ends_plainly,
+    errors_told,
+    read_csv,
+    replace,
+    sha256_of,
+)
+from batcher.records import Result, RowState, Values
 from batcher.words import option
-
-# A byte order mark in front of the first column's name would not be read as a part of it.
-_BOM = "\ufeff"
-# What to do about a broken chunk file: the journal knows what is in it, or nobody does.
-_OURS = "delete it, and the next run makes it anew"
-_FOREIGN = "mend it, move it away, or put the journal that it was made from beside it"
-_LONGEST_SHOWN = 60  # characters of a cell in a message
 
 
 class FileState(Enum):
@@ -40,19 +45,6 @@ class FileState(Enum):
     EDITED = auto()
     BROKEN = auto()
     MISSING = auto()
-
-
-def csv_line(cells: Iterable[str]) -> str:
-    r"""Return a line of CSV without its end (RFC 4180, `\n` ends a line).
-
-    The `csv` module leaves a lone `\r` unquoted up to Python 3.12, and such a file cannot be read back.
-    """
-    return ",".join('"' + text.replace('"', '""') + '"' if _is_quoted(text) else text for text in cells)
-
-
-def _is_quoted(text: str) -> bool:
-    # A regular expression takes a hundred times as long.
-    return '"' in text or "," in text or "\n" in text or "\r" in text or _BOM in text
 
 
 class Store:
@@ -132,7 +124,7 @@ class Store:
         """Return the first row of each chunk file that is there."""
         if not self.directory.exists():
             return set()
-        with _errors_told(f"the output directory {self.directory}", "read"):
+        with errors_told(f"the output directory {self.directory}", "read"):
             names = [path.name for path in self._matching("(0|[1-9][0-9]*)", r"\.csv")]
         return {int(name.partition("_")[0]) for name in names}
 
@@ -143,7 +135,7 @@ class Store:
             OutputError: it cannot be made or written, or `check` refuses it.
         """
         self.check()
-        with _errors_told(f"the output directory {self.directory}", "used"):
+        with errors_told(f"the output directory {self.directory}", "used"):
             self.directory.mkdir(parents=True, exist_ok=True)
         if not os.access(self.directory, os.W_OK | os.X_OK):
             raise OutputError(f"the output directory {self.directory} cannot be written: check its permissions")
@@ -154,7 +146,7 @@ class Store:
         Raises:
             OutputError: it cannot be removed.
         """
-        with _errors_told(f"the output directory {self.directory}", "used"):
+        with errors_told(f"the output directory {self.directory}", "used"):
             for leftover in self._matching(r"\.([0-9]+|all|partial)", r"\.csv\.tmp"):
                 leftover.unlink()
 
@@ -182,9 +174,9 @@ class Store:
             OutputError: it cannot be read.
         """
         path = self.chunk_path(start)
-        with _errors_told(path, "read"):
-            sha256 = _sha256(path)
-        with closing(_csv_lines(path, _FOREIGN)) as lines:
+        with errors_told(path, "read"):
+            sha256 = sha256_of(path)
+        with closing(cells_of_lines(path, FOREIGN)) as lines:
             columns = next(lines, [])
             return columns, sum(1 for _ in lines), sha256
 
@@ -194,27 +186,15 @@ class Store:
         Raises:
             OutputError: it cannot be read.
         """
-        lines = _csv_lines(self.chunk_path(start), _FOREIGN)
+        lines = cells_of_lines(self.chunk_path(start), FOREIGN)
         next(lines, None)
         return lines
 
     def sha256(self, start: int) -> bytes | None:
-        """Return the hash of a chunk file, or None where there is none."""
+        """Return the hash of a chunk file, or None if there is none."""
         path = self.chunk_path(start)
-        with _errors_told(path, "read"):
-            return _sha256(path) if path.exists() else None
-
-    def existing_journal(self) -> Path:
-        """Return the journal's path.
-
-        Raises:
-            OutputError: there is none.
-        """
-        if not self.journal_path.exists():
-            raise OutputError(
-                f"there is no run {self.keyword!r} in {self.directory}: {self.journal_path} does not exist"
-            )
-        return self.journal_path
+        with errors_told(path, "read"):
+            return sha256_of(path) if path.exists() else None
 
     def as_found(self, starts: Iterable[int], answer_column: str | None) -> Store:
         """Return a store with the columns that its files have, for when the input is not at hand.
@@ -229,12 +209,12 @@ class Store:
                 added = AnswerColumns.ending(columns)
                 is_unique = len(set(columns)) == len(columns)
                 if added and is_unique and answer_column in {None, added.answer}:
-                    return Store(self.directory, self.keyword, split(columns)[0], added, _encoding(path))
+                    return Store(self.directory, self.keyword, split(columns)[0], added, encoding_of(path))
         return self
 
     def is_joined(self, starts: Iterable[int]) -> bool:
-        """Tell whether `all_<keyword>.csv` is, byte for byte, what `join` makes of these chunk files."""
-        with _errors_told(self.all_path, "compared"), self.all_path.open("rb") as whole:
+        """Return whether `all_<keyword>.csv` is, byte for byte, what `join` makes of these chunk files."""
+        with errors_told(self.all_path, "compared"), self.all_path.open("rb") as whole:
             if whole.read(len(self._head)) != self._head:
                 return False
             for start in starts:
@@ -249,12 +229,12 @@ class Store:
             return not whole.read(1)
 
     def state(self, start: int, rows: int, sha256: bytes) -> FileState:
-        """Tell what became of a chunk file since it was written."""
+        """Return what became of a chunk file since it was written."""
         path = self.chunk_path(start)
-        with _errors_told(path, "read"):
+        with errors_told(path, "read"):
             if not path.exists():
                 return FileState.MISSING
-            if _sha256(path) == sha256:
+            if sha256_of(path) == sha256:
                 return FileState.INTACT
         try:
             found = sum(1 for _ in self._read_lines(path))
@@ -282,15 +262,7 @@ class Store:
             return False
         if header != self.all_columns or len(lines) != len(rows):
             return False
-        for values, (number, line) in zip(rows, lines, strict=True):
-            expected = [writable(cell(value)) for value in values]
-            for column, ours, theirs in zip(self.columns, expected, line, strict=False):
-                if ours != theirs:
-                    raise OutputError(
-                        f"{path}, line {number}, column {column!r}: the file has {_short(theirs)}, the input has"
-                        f" {_short(ours)}. In a chunk file only answers may be corrected: put the input's cells back,"
-                        " or move the file away, and the next run makes it anew from the journal"
-                    )
+        check_cells(path, lines, rows, partial(difference, self.columns))
         return True
 
     def write_chunk(
@@ -312,17 +284,17 @@ class Store:
         """
         ends = (csv_line(cells_of(result)) for result in results)
         body = [f"{line},{end}" for line, end in zip(lines, ends, strict=True)]
-        content = self._head + _encoded("\n".join([*body, ""]))
+        content = self._head + encoded("\n".join([*body, ""]))
         sha256 = hashlib.sha256(content).digest()
         copy = self._keep_changed(self.chunk_path(start), {known_sha256, sha256})
-        _replace(self.chunk_path(start), lambda file: file.write(content))
+        replace(self.chunk_path(start), lambda file: file.write(content))
         return sha256, copy
 
     def remove_chunk(self, start: int, known_sha256: bytes | None) -> Path | None:
         """Remove a chunk file that is no part of the result any more; return the copy, if one was made."""
         path = self.chunk_path(start)
         copy = self._keep_changed(path, {known_sha256})
-        with _errors_told(path, "removed"):
+        with errors_told(path, "removed"):
             path.unlink(missing_ok=True)
         return copy
 
@@ -339,22 +311,22 @@ class Store:
                 self._append(self.chunk_path(start), file)
 
         path = path or self.all_path
-        _replace(path, write)
+        replace(path, write)
         return path
 
     def _append(self, path: Path, file: BinaryIO) -> None:
-        with _errors_told(path, "read"):
+        with errors_told(path, "read"):
             chunk = path.open("rb")
         with chunk:
-            if chunk.read(len(self._head)) == self._head and _ends_plainly(chunk):
+            if chunk.read(len(self._head)) == self._head and ends_plainly(chunk):
                 chunk.seek(len(self._head))
                 shutil.copyfileobj(chunk, file, 1 << 20)
                 return
-        file.writelines(_encoded(csv_line(line) + "\n") for line in self._read_lines(path))
+        file.writelines(encoded(csv_line(line) + "\n") for line in self._read_lines(path))
 
     def _read_lines(self, path: Path) -> Generator[list[str], None, None]:
         """Read the rows of a chunk file that a spreadsheet or an editor has saved in its own manner."""
-        lines = _csv_lines(path)
+        lines = cells_of_lines(path)
         header = next(lines, [])
         if header != self.all_columns:
             lines.close()
@@ -362,110 +334,10 @@ class Store:
         return lines
 
     def _keep_changed(self, path: Path, known: set[bytes | None]) -> Path | None:
-        with _errors_told(path, "replaced"):
-            if not path.exists() or _sha256(path) in known:
+        with errors_told(path, "replaced"):
+            if not path.exists() or sha256_of(path) in known:
                 return None
             copies = (path.with_name(f"{path.name}.bak{number or ''}") for number in itertools.count())
             copy = next(candidate for candidate in copies if not candidate.exists())
             path.replace(copy)
             return copy
-
-
-def _short(text: str) -> str:
-    return repr(text) if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]!r}..."
-
-
-def _encoded(text: str) -> bytes:
-    if "\0" not in text:
-        with contextlib.suppress(UnicodeEncodeError):
-            return text.encode()
-    return writable(text).encode()
-
-
-def read_csv(path: Path, advice: str = _OURS) -> Generator[tuple[int, list[str]], None, None]:
-    """Read the header of a CSV file, then every row, each with the number of its first line, from 1.
-
-    Args:
-        path: of the file.
-        advice: what to do where it is broken.
-
-    Raises:
-        OutputError: it is not there or no CSV, or a row has more or fewer fields than the header.
-    """
-    csv.field_size_limit(max(csv.field_size_limit(), LARGEST_CELL))
-    width, number = 0, 1
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            for line in reader:
-                if line:  # an editor may leave empty lines; ours are never empty
-                    width = width or len(line)
-                    if len(line) != width:
-                        fields = f"{len(line)} fields, the header has {width}"
-                        raise OutputError(f"{path}, line {reader.line_num}: {fields}; {advice}")
-                    yield number, line
-                number = reader.line_num + 1
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise OutputError(f"{path} cannot be read: {error}; {advice}") from error
-
-
-def _csv_lines(path: Path, advice: str = _OURS) -> Generator[list[str], None, None]:
-    for _, line in read_csv(path, advice):
-        yield line
-
-
-def _encoding(path: Path) -> str:
-    """Tell by its first bytes in which encoding a file of ours was written."""
-    with path.open("rb") as file:
-        return "utf-8-sig" if file.read(3) == codecs.BOM_UTF8 else "utf-8"
-
-
-def _ends_plainly(file: BinaryIO) -> bool:
-    """Tell whether a file ends as ours do: an editor may drop the last line's end, or add an empty line."""
-    file.seek(-2, os.SEEK_END)
-    ending = file.read()
-    return ending.endswith(b"\n") and ending != b"\n\n"
-
-
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
-def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file beside its place, flush it to disk, and rename it.
-
-    Raises:
-        OutputError: the disk is full, the directory read-only, ...; the old file stands as it was.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with _errors_told(path, "written"):
-            with temporary.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            _sync_directory(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _errors_told(what: object, doing: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{what} cannot be {doing}: {error.strerror}") from error
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename last; not every system opens directories."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,6 +6,7 @@ is named.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,8 +17,10 @@ from batcher.errors import OutputError
 from batcher.input.cell import writable
 from batcher.input.marks import Marks
 from batcher.journal.journal import Chunk, Journal
-from batcher.output.directory import FileState, Store, read_csv
-from batcher.settings import check_keyword
+from batcher.output.cells import check_cells, difference_by_marks
+from batcher.output.csv_file import read_csv
+from batcher.output.directory import FileState, Store
+from batcher.output.opening import opened
 from batcher.words import option
 
 _ANEW = "`batcher run` makes it anew, without a call"
@@ -36,12 +39,8 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
         OutputError: there is no run, it is being written, rows are left, or a chunk file is missing, broken or older
             than the journal.
     """
-    check_keyword(keyword)
-    store = Store(Path(output_dir), keyword)
-    with Journal.read(store.existing_journal(), alone=True) as journal:
-        last = journal.last_run()
-        if last is None:
-            raise OutputError(f"{store.journal_path} holds no run yet")
+    with opened(keyword, output_dir, alone=True) as run:
+        store, journal, last = run.store, run.journal, run.last()
         rows, left = journal.scope(), journal.left()
         if left and not partial:
             raise OutputError(
@@ -103,11 +102,5 @@ def _check_cells(store: Store, journal: Journal, start: int, marks: Marks) -> No
     path = store.chunk_path(start)
     with closing(read_csv(path)) as lines:
         next(lines)
-        rows = list(lines)
-    for (number, line), planned in zip(rows, journal.marks(start, start + len(rows)), strict=True):
-        if changed := marks.differing(planned, marks.of(tuple(split(line)[0]))):
-            raise OutputError(
-                f"{path}, line {number}, column {changed[0]!r}: the cell is not the input's. In a chunk file only"
-                " answers may be corrected: put the input's cells back, or move the file away, and `batcher run`"
-                " makes it anew"
-            )
+        rows = [(number, split(line)[0]) for number, line in lines]
+    check_cells(path, rows, journal.marks(start, start + len(rows)), functools.partial(difference_by_marks, marks))

@@ -8,14 +8,11 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from batcher.errors import OutputError
-from batcher.journal.journal import Journal, LastRun
+from batcher.journal.journal import LastRun
 from batcher.money.prices import NANO, dollars
-from batcher.output.directory import Store
-from batcher.settings import check_keyword
+from batcher.output.opening import opened
 from batcher.words import duration
 
 _RATE_OVER_S = 60.0
@@ -107,14 +104,8 @@ def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunSt
         SettingsError: the keyword cannot be one.
         OutputError: there is no journal of that keyword, or it cannot be read.
     """
-    check_keyword(keyword)
-    store = Store(Path(output_dir), keyword)
-    if not store.journal_path.exists():
-        raise OutputError(f"there is no run {keyword!r} in {store.directory}: {store.journal_path} does not exist")
-    with Journal.read(store.journal_path) as journal:
-        last = journal.last_run()
-        if last is None:
-            raise OutputError(f"{store.journal_path} holds no run yet")
+    with opened(keyword, output_dir) as run:
+        journal, last = run.journal, run.last()
         counts, spent = journal.counts(), journal.spent()
         state = _state(last, counts.left)
         now = time.time()

@@ -16,41 +16,41 @@ _PLACES_KEPT = 5
 class Kind(Enum):
     """What may be wrong, in words."""
 
-    DAMAGED = "the journal's file is damaged, and nothing else was looked at"
-    LEFT = "no result yet; the same `batcher run` goes on"
-    ROW_LOST = "not in the journal"
-    ANSWER_LOST = "the answer is gone from the journal"
-    OTHER_QUESTION = "the answer is to another question"
-    OTHER_ROW = "the answer to an earlier question that this row keeps is another row's"
+    DAMAGED = "the journal file is damaged, so nothing else was checked"
+    LEFT = "no result yet; run the same `batcher run` again to continue"
+    ROW_LOST = "missing from the journal"
+    ANSWER_LOST = "the answer is missing from the journal"
+    OTHER_QUESTION = "the answer belongs to a different question"
+    OTHER_ROW = "the answer to an earlier question that this row keeps belongs to another row"
     OTHER_SOURCE = "the answer comes from a model or base URL that the run does not ask"
-    CHANGED = "the answer, or its seal, was changed in the journal"
-    INPUT_OTHER = "INPUT asks something else here than was asked; was it changed?"
+    CHANGED = "the answer or its seal was changed in the journal"
+    INPUT_OTHER = "these rows ask a different question in INPUT now than when they were sent"
     INPUT_LACKS = "no longer in INPUT"
     INPUT_MORE = "in INPUT, but not in the run"
-    FILE_LOST = "no chunk file of these rows is there; `batcher run` makes it"
+    FILE_LOST = "the chunk file of these rows is missing; `batcher run` makes it"
     FILE_BROKEN = "the chunk file cannot be read"
     FILE_COLUMNS = "the chunk file has other columns"
-    FILE_ROWS = "the chunk file has more or fewer rows than it had; INPUT would tell which"
+    FILE_ROWS = "the chunk file has more or fewer rows than it had; give INPUT to find out which"
     FILE_OLD = "the chunk file is older than the row or its answer; `batcher run` makes it anew"
-    FILE_ANSWER = "answer, status or error were changed in the chunk file, perhaps corrected by hand"
+    FILE_ANSWER = "answer, status or error was changed in the chunk file, perhaps corrected by hand"
     FILE_CELLS = "the input's cells were changed in the chunk file"
-    FILE_UNPROVEN = "the chunk file was changed; whether these rows are the input's, INPUT would tell"
-    FILE_LACKS = "missing in the chunk file"
-    FILE_MORE = "lines of a chunk file that are no row of it"
-    FILE_EXTRA = "a chunk file that is no part of the result; `batcher run` removes it"
-    ALL_LOST = "the result is not there; `batcher run` or `merge` makes it"
-    ALL_BROKEN = "the result cannot be read; `batcher run` or `merge` makes it anew"
+    FILE_UNPROVEN = "the chunk file was changed; give INPUT to check that its rows are still the input's"
+    FILE_LACKS = "missing from the chunk file"
+    FILE_MORE = "extra lines in a chunk file"
+    FILE_EXTRA = "a chunk file that does not belong to the result; `batcher run` removes it"
+    ALL_LOST = "the result is missing; `batcher run` or `batcher merge` makes it"
+    ALL_BROKEN = "the result cannot be read; `batcher run` or `batcher merge` makes it anew"
     ALL_COLUMNS = "the result has other columns than the chunk files"
-    ALL_OTHER = "the result is not what the chunk file says; `batcher run` or `merge` makes it anew"
-    ALL_LACKS = "missing in the result; `batcher run` or `merge` makes it anew"
-    ALL_MORE = "lines of the result that are no row of it; `batcher run` or `merge` makes it anew"
-    REQUEST_LOST = "requests that are gone from the journal, or could not be written to a full disk"
-    BROUGHT_NONE = "requests that were answered, and the answer is gone from the journal"
-    BROUGHT_BY_NONE = "answers that no request brought"
-    REQUEST_OTHER = "answers to another question, or of another source, than their request"
-    ASKED_OTHER = "requests to another model or base URL than their run's endpoint has"
-    OUTCOME = "requests that ended otherwise than their result says"
-    NEVER_ENDED = "requests without an end, though their run ended in order"
+    ALL_OTHER = "the result differs from the chunk file; `batcher run` or `batcher merge` makes it anew"
+    ALL_LACKS = "missing from the result; `batcher run` or `batcher merge` makes it anew"
+    ALL_MORE = "extra lines in the result; `batcher run` or `batcher merge` makes it anew"
+    REQUEST_LOST = "requests that are missing from the journal, or could not be written to a full disk"
+    BROUGHT_NONE = "requests that were answered, but the answer is missing from the journal"
+    BROUGHT_BY_NONE = "answers without a request that brought them"
+    REQUEST_OTHER = "answers to a different question, or from a different source, than their request"
+    ASKED_OTHER = "requests to a different model or base URL than their run's endpoint has"
+    OUTCOME = "the recorded outcome of the request contradicts the row's status"
+    NEVER_ENDED = "requests without an end, although their run ended in order"
     OF_NOBODY = "requests of a run or a source that the journal does not know"
 
     @property
@@ -60,7 +60,7 @@ class Kind(Enum):
 
 
 Ranges = tuple[tuple[int, int], ...]
-"""Numbers in ascending order, as the first and the last of each row of consecutive ones."""
+"""Numbers in ascending order, as the first and the last of each range of consecutive ones."""
 
 
 class Finding(NamedTuple):
@@ -71,7 +71,7 @@ class Finding(NamedTuple):
         what: the same in words.
         rows: positions of the rows that it concerns, counted from 0.
         requests: numbers in the journal of the requests, or of the answers that they brought, that it concerns.
-        places: where, as far as that helps: files and lines; the first five.
+        places: where, if that helps: files and lines; the first five.
     """
 
     kind: str
@@ -96,7 +96,7 @@ def _in_words(name: str, ranges: Ranges) -> str:
 
 
 class Numbers:
-    """Collects numbers, 16 bytes for each row of consecutive ones."""
+    """Collects numbers; each range of consecutive ones takes 16 bytes."""
 
     def __init__(self) -> None:
         self._ends = array("q")

@@ -16,12 +16,12 @@ F = TypeVar("F")
 T = TypeVar("T")
 
 _WINDOW = 1000
-"""Rows that may be missing, or too many, in one place; more look like so many changed rows."""
+"""Rows that may be missing, or too many, in one place; a longer gap looks like changed rows."""
 
 _CONFIRMED_BY = 4
 """Rows that must fit behind a gap: of two rows that have changed places, one fits by itself."""
 
-# Looking for a gap costs up to two windows of comparisons. So often it may find none, and once more every so many rows.
+# A search for a gap costs up to two windows of comparisons. This many may fail, and one more per _ROWS_PER_TRY rows.
 _TRIES = 200
 _ROWS_PER_TRY = 200
 
@@ -31,13 +31,13 @@ def aligned(
 ) -> Iterator[tuple[E | None, F | None]]:
     """Pair what is expected with what was found.
 
-    Where two items differ, rows are skipped in one of them if what follows then fits; else both have changed places,
+    If two items differ, rows of one side are skipped if what follows then fits. Otherwise the two have changed places,
     or one of them was edited, and they are a pair that is not the same.
 
     Args:
         expected: items, none of them None.
         found: items, none of them None.
-        same: tells whether two are one.
+        same: returns whether two are one.
 
     Yields:
         Pairs; None on the right where an item is missing, None on the left where there is one too many.

@@ -23,7 +23,8 @@ from programs import environment
 
 from batcher.answer.columns import AnswerColumns
 from batcher.errors import InputError, OutputError
-from batcher.output.directory import FileState, Store, csv_line
+from batcher.output.csv_file import csv_line
+from batcher.output.directory import FileState, Store
 from batcher.records import Result, RowState, Status
 from batcher.settings import ENCODINGS
 

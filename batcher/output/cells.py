@@ -1,0 +1,76 @@
+"""The input's cells in a chunk file: whether they still are the input's.
+
+Invariant: only answers may be corrected by hand; the first other cell that differs is named, with its file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from batcher.errors import OutputError
+from batcher.input.cell import cell, writable
+from batcher.input.marks import Marks
+from batcher.records import Values
+
+T = TypeVar("T")
+
+_LONGEST_SHOWN = 60  # characters of a cell in a message
+
+
+def check_cells(
+    path: Path,
+    lines: Iterable[tuple[int, list[str]]],
+    rows: Iterable[T],
+    difference: Callable[[T, list[str]], str | None],
+) -> None:
+    """Check that the lines of a changed chunk file are about the rows of the run.
+
+    Args:
+        path: of the file.
+        lines: its rows, each with the number of its first line.
+        rows: what is known of the input's; as many.
+        difference: says of a row and its line which cell differs and how, or returns None.
+
+    Raises:
+        OutputError: a cell is not the input's; the message names it.
+    """
+    for (number, line), row in zip(lines, rows, strict=True):
+        if differs := difference(row, line):
+            raise OutputError(
+                f"{path}, line {number}, {differs}. In a chunk file only answers may be corrected: put the input's"
+                " cells back, or move the file away, and `batcher run` makes it anew from the journal"
+            )
+
+
+def difference(columns: Sequence[str], values: Values, line: Sequence[str]) -> str | None:
+    """Say in which cell a line differs from a row of the input, or return None.
+
+    Args:
+        columns: of the input.
+        values: of the row.
+        line: its cells, the input's first.
+    """
+    expected = [writable(cell(value)) for value in values]
+    if expected == [*line[: len(expected)]]:
+        return None
+    differing = (each for each in zip(columns, expected, line, strict=False) if each[1] != each[2])
+    column, ours, theirs = next(differing)
+    return f"column {column!r}: the file has {_short(theirs)}, the input has {_short(ours)}"
+
+
+def difference_by_marks(marks: Marks, planned: bytes, cells: Sequence[str]) -> str | None:
+    """Say in which column a line differs from a row whose marks alone are known, or return None.
+
+    Args:
+        marks: makes those of the table.
+        planned: those of the row.
+        cells: the input's cells of the line.
+    """
+    changed = marks.differing(planned, marks.of(tuple(cells)))
+    return f"column {changed[0]!r}: the cell is not the input's" if changed else None
+
+
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]!r}..."

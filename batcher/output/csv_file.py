@@ -1,0 +1,139 @@
+"""CSV files: how they are written, whole or not at all, and read.
+
+Invariant: a file that exists is whole, and its text reads back as it was written, but for what no UTF-8 file can hold.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import hashlib
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from batcher.errors import OutputError
+from batcher.input.cell import writable
+from batcher.records import LARGEST_CELL
+
+# A byte order mark in front of the first column's name would not be read as a part of it.
+_BOM = "\ufeff"
+OURS = "delete it, and the next run makes it anew"
+"""What to do about a broken chunk file if the journal has its answers."""
+FOREIGN = "mend it, move it away, or put the journal that it was made from beside it"
+"""What to do about a broken chunk file that no journal knows."""
+
+
+def csv_line(cells: Iterable[str]) -> str:
+    r"""Return a line of CSV without its end (RFC 4180, `\n` ends a line).
+
+    The `csv` module leaves a lone `\r` unquoted up to Python 3.12, and such a file cannot be read back.
+    """
+    return ",".join('"' + text.replace('"', '""') + '"' if _is_quoted(text) else text for text in cells)
+
+
+def _is_quoted(text: str) -> bool:
+    # A regular expression takes a hundred times as long.
+    return '"' in text or "," in text or "\n" in text or "\r" in text or _BOM in text
+
+
+def encoded(text: str) -> bytes:
+    """Return a text as a file holds it."""
+    if "\0" not in text:
+        with contextlib.suppress(UnicodeEncodeError):
+            return text.encode()
+    return writable(text).encode()
+
+
+def read_csv(path: Path, advice: str = OURS) -> Generator[tuple[int, list[str]], None, None]:
+    """Read the header of a CSV file, then every row, each with the number of its first line, from 1.
+
+    Args:
+        path: of the file.
+        advice: what to do if it is broken.
+
+    Raises:
+        OutputError: it is missing or not CSV, or a row has more or fewer fields than the header.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), LARGEST_CELL))
+    width, number = 0, 1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            for line in reader:
+                if line:  # an editor may leave empty lines; ours are never empty
+                    width = width or len(line)
+                    if len(line) != width:
+                        fields = f"{len(line)} fields, the header has {width}"
+                        raise OutputError(f"{path}, line {reader.line_num}: {fields}; {advice}")
+                    yield number, line
+                number = reader.line_num + 1
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise OutputError(f"{path} cannot be read: {error}; {advice}") from error
+
+
+def cells_of_lines(path: Path, advice: str = OURS) -> Generator[list[str], None, None]:
+    """Do what `read_csv` does, without the numbers."""
+    for _, line in read_csv(path, advice):
+        yield line
+
+
+def encoding_of(path: Path) -> str:
+    """Return the encoding of a file of ours, by its first bytes."""
+    with path.open("rb") as file:
+        return "utf-8-sig" if file.read(3) == codecs.BOM_UTF8 else "utf-8"
+
+
+def ends_plainly(file: BinaryIO) -> bool:
+    """Return whether a file ends as ours do: an editor may drop the last line's end, or add an empty line."""
+    file.seek(-2, os.SEEK_END)
+    ending = file.read()
+    return ending.endswith(b"\n") and ending != b"\n\n"
+
+
+def sha256_of(path: Path) -> bytes:
+    """Return the hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file beside its place, flush it to disk, and rename it.
+
+    Raises:
+        OutputError: the disk is full, the directory read-only, ...; the old file stands as it was.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with errors_told(path, "written"):
+            with temporary.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync_directory(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def errors_told(what: object, doing: str) -> Iterator[None]:
+    """Raise an error of the system as an `OutputError` that says what cannot be done, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{what} cannot be {doing}: {error.strerror}") from error
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename last; not every system opens directories."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,61 @@
+"""Finding what a run of a keyword left behind, to read it.
+
+Invariant: nothing is made or changed, and what is missing is named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from batcher.errors import OutputError
+from batcher.journal.journal import Journal, LastRun
+from batcher.output.directory import Store
+from batcher.settings import check_keyword
+
+
+class PastRun(NamedTuple):
+    """What runs of a keyword left in a directory.
+
+    Attributes:
+        store: the files; their columns are not known yet.
+        journal: open to be read.
+    """
+
+    store: Store
+    journal: Journal
+
+    def last(self) -> LastRun:
+        """Return the latest run.
+
+        Raises:
+            OutputError: there was none, or the journal is damaged.
+        """
+        last = self.journal.last_run()
+        if last is None:
+            raise OutputError(f"{self.store.journal_path} holds no run yet")
+        return last
+
+
+@contextlib.contextmanager
+def opened(keyword: str, output_dir: str | os.PathLike[str], *, alone: bool = False) -> Iterator[PastRun]:
+    """Open the journal of a keyword for reading.
+
+    Args:
+        keyword: names the run.
+        output_dir: where it writes.
+        alone: keep every run from writing meanwhile.
+
+    Raises:
+        SettingsError: the keyword cannot be one.
+        OutputError: there is no run, or its journal cannot be read; or, with `alone`, a run is writing it.
+    """
+    check_keyword(keyword)
+    store = Store(Path(output_dir), keyword)
+    if not store.journal_path.exists():
+        raise OutputError(f"there is no run {keyword!r} in {store.directory}: {store.journal_path} does not exist")
+    with Journal.read(store.journal_path, alone=alone) as journal:
+        yield PastRun(store, journal)

@@ -1,0 +1,71 @@
+"""The answers to earlier questions that rows keep (`--on-change reuse`): each is the row's own.
+
+Invariant: an answer is a row's own by the proof that the journal has of it, never by the row's position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from batcher.errors import InputError
+from batcher.journal.journal import Journal, RowRecord
+from batcher.journal.matching import Proof, kept
+from batcher.records import Values
+from batcher.reports.verification.questions import Question
+
+
+class KeptAnswers:
+    """Checks the answers that rows keep, and counts them by their proof.
+
+    Args:
+        journal: of the run.
+        columns: of INPUT; none if it is not given.
+    """
+
+    def __init__(self, journal: Journal, columns: tuple[str, ...]) -> None:
+        self._journal = journal
+        self._columns = columns
+        self._count = dict.fromkeys(Proof, 0)
+        self._earlier: dict[int, Question | None] = {}
+        self._unmade = 0  # rows whose earlier question cannot be made again
+
+    def is_proven(self, record: RowRecord) -> bool:
+        """Return whether the journal's proof is of this row, its question and this answer."""
+        proof = _proof_of(record)
+        if proof is not None:
+            self._count[proof] += 1
+        return proof is not None
+
+    def is_own(self, record: RowRecord, values: Values) -> bool:
+        """Return whether the earlier question was about this row of INPUT, as far as it can be made again."""
+        if record.answered == record.key or _proof_of(record) is not Proof.COLUMNS:
+            return True
+        run = record.run or 0
+        if run not in self._earlier:
+            self._earlier[run] = self._question_of(run)
+        question = self._earlier[run]
+        self._unmade += question is None
+        return question is None or question.about(values) == record.answered
+
+    def _question_of(self, run: int) -> Question | None:
+        """Return what a process asked, or None if INPUT has lost a column of that, or a function made the prompts."""
+        try:
+            return Question.of(self._journal.question(run), self._columns) if run else None
+        except InputError:
+            return None
+
+    def notes(self) -> Iterator[str]:
+        if count := sum(self._count.values()):
+            by_id, unmade = self._count[Proof.ID], self._count[Proof.OLDER] + self._unmade
+            yield (
+                f"{count:,} rows keep an answer to an earlier question, as --on-change reuse asked for."
+                + (f" {by_id:,} of them were edited, and are known by their id alone." if by_id else "")
+                + (f" The earlier question of {unmade:,} cannot be made again." if unmade else "")
+            )
+
+
+def _proof_of(record: RowRecord) -> Proof | None:
+    """Return how it is known that the answer that a row keeps is its own; None if it was kept for another row."""
+    if not isinstance(record.is_kept, bytes):
+        return Proof.OLDER
+    return next((proof for proof in Proof if record.is_kept == kept(proof, record.key, record.result or 0)), None)

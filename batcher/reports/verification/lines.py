@@ -1,0 +1,56 @@
+"""The lines of a file of the output directory.
+
+Invariant: a file that cannot be read to its end gives the lines before that, and says why there are no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from batcher.answer.columns import split
+from batcher.errors import OutputError
+from batcher.output.csv_file import read_csv
+
+
+class Line(NamedTuple):
+    """A row of a file.
+
+    Attributes:
+        number: of its first line, from 1.
+        cells: the input's.
+        ending: answer, status and error.
+    """
+
+    number: int
+    cells: list[str]
+    ending: list[str]
+
+
+class Lines:
+    """Reads a CSV file.
+
+    Attributes:
+        header: its columns; none if it is empty or cannot be read.
+        error: why it could not be read to its end, or None.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.error: OutputError | None = None
+        self._lines = read_csv(path)
+        self.header: list[str] = []
+        try:
+            _, self.header = next(self._lines, (0, []))
+        except OutputError as error:
+            self.error = error
+
+    def __iter__(self) -> Iterator[Line]:
+        try:
+            for number, cells in self._lines:
+                yield Line(number, *split(cells))
+        except OutputError as error:
+            self.error = error
+
+    def close(self) -> None:
+        self._lines.close()

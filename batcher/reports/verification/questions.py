@@ -1,0 +1,141 @@
+"""What INPUT asks now, and what an earlier run would have asked about its rows.
+
+Invariant: a question is made of the recorded prompt and parameters, never of the recorded keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from batcher.errors import InputError
+from batcher.input.cell import cell, writable
+from batcher.input.dataset import Dataset
+from batcher.input.key import keyer
+from batcher.input.marks import Marks
+from batcher.input.prompt import PromptFunction, Renderer, failed_on, from_function, from_template, with_system
+from batcher.journal.journal import LastRun
+from batcher.planning.plan import ROWS_AT_ONCE, prompts_of
+from batcher.records import Message, Values
+
+Prompt = str | PromptFunction | None
+"""What the caller gives instead of the recorded prompt."""
+
+
+class InputRow(NamedTuple):
+    """A row of INPUT.
+
+    Attributes:
+        position: from 0.
+        values: as the table has them.
+        cells: the same as a file holds them.
+        key: of its question, or None if the question is not known.
+        hashes: without a key, the marks of the cells that the question reads.
+    """
+
+    position: int
+    values: Values
+    cells: list[str]
+    key: bytes | None
+    hashes: bytes
+
+
+class Question(NamedTuple):
+    """A question that a run has recorded, asked about the rows of INPUT.
+
+    Attributes:
+        render: makes the messages.
+        key: makes the key of messages.
+    """
+
+    render: Renderer
+    key: Callable[[Sequence[Message]], bytes]
+
+    @classmethod
+    def of(cls, recorded: Mapping[str, Any], columns: tuple[str, ...], prompt: Prompt = None) -> Question | None:
+        """Make it of what a run has recorded; None if that was a function and no prompt is given.
+
+        Raises:
+            InputError: INPUT lacks a column.
+        """
+        if callable(prompt):
+            render = from_function(prompt, columns)
+        elif prompt is not None:
+            render = from_template(prompt, "prompt", columns)
+        elif recorded.get("prompt_option", "function") != "function":
+            render = prompts_of(recorded["prompt_option"], recorded.get("prompt", ""), columns).render
+        else:
+            return None
+        if recorded.get("system") is not None:
+            render = with_system(render, recorded["system"], "--system", columns)
+        return cls(render, keyer(recorded.get("params", {})))
+
+    def about(self, values: Values) -> bytes:
+        """Return the key of the question about a row; empty if the row gives no prompt."""
+        try:
+            return self.key(self.render(values))
+        except InputError:
+            return b""
+
+
+class Asked:
+    """What INPUT asks now.
+
+    Args:
+        dataset: INPUT.
+        prompt: the function that made the prompts, or another template than the recorded one.
+        last: the latest run.
+
+    Attributes:
+        columns: of INPUT.
+        question: what is asked, or None if the journal does not hold it and no prompt is given.
+
+    Raises:
+        InputError: INPUT lacks a column.
+    """
+
+    def __init__(self, dataset: Dataset, prompt: Prompt, last: LastRun) -> None:
+        self._dataset = dataset
+        self.columns = dataset.columns
+        self.question = Question.of(last.question, dataset.columns, prompt)
+        self._limit = last.question.get("limit")
+        self._names = tuple(last.question.get("columns", ()))
+        if gone := set(self._names) - set(dataset.columns):
+            raise InputError(f"{dataset.name} has no column {min(gone)!r}, which the prompts were made of")
+        self._marks = Marks(dataset.columns)
+        self._marks_before = Marks(last.question.get("table", ()))
+
+    def rows(self) -> Iterator[InputRow]:
+        """Read INPUT.
+
+        Raises:
+            InputError: it cannot be read, or the prompt function failed on a row.
+        """
+        for start, rows in self._dataset.slices(ROWS_AT_ONCE, self._limit):
+            for position, values in enumerate(rows, start):
+                try:
+                    row = self._row(position, values)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # a user's function may raise anything
+                    raise failed_on(self._dataset.where(position), error) from error
+                yield row
+
+    def _row(self, position: int, values: Values) -> InputRow:
+        cells = [writable(cell(value)) for value in values]
+        if self.question:
+            return InputRow(position, values, cells, self.question.about(values), b"")
+        return InputRow(position, values, cells, None, self._marks.cut(self._marks.of(values), self._names))
+
+    def is_asked_by(self, row: InputRow, key: bytes, marks: bytes | None) -> bool:
+        """Return whether a row of INPUT asks what a row of the journal asked, as far as the journal can say.
+
+        Args:
+            row: of INPUT.
+            key: of the journal's row; empty if the journal has lost it.
+            marks: of the journal's row, or None if an older batcher made none.
+        """
+        if row.key is not None:
+            return key in (row.key, b"")
+        before = self._marks_before.cut(marks or b"", self._names)
+        return not before or before == row.hashes

@@ -1,0 +1,61 @@
+"""The requests of a run, reconciled with the answers that they brought.
+
+Invariant: what is wrong with a request is said of the request, and of the row that has its answer.
+"""
+
+from __future__ import annotations
+
+from batcher.journal.journal import Journal, Unreconciled
+from batcher.reports.verification.findings import Found, Kind
+from batcher.reports.verification.rows import Row
+
+_KINDS = {
+    Unreconciled.BROUGHT_BY_NONE: Kind.BROUGHT_BY_NONE,
+    Unreconciled.OTHER_QUESTION: Kind.REQUEST_OTHER,
+    Unreconciled.OTHER_OUTCOME: Kind.OUTCOME,
+    Unreconciled.NEVER_ENDED: Kind.NEVER_ENDED,
+    Unreconciled.OF_NOBODY: Kind.OF_NOBODY,
+}
+
+
+class Requests:
+    """Checks the requests by themselves, then the rows that have their answers."""
+
+    def __init__(self, journal: Journal, found: Found) -> None:
+        self._found = found
+        # By the number of a result and of the request that brought it: what is wrong with that request.
+        self._suspects: dict[int, Kind] = {}
+        self._without_result = set(journal.unreconciled(Unreconciled.BROUGHT_NONE))
+        for first, last in journal.missing_requests():
+            found.requests(Kind.REQUEST_LOST, first, last)
+        for query, kind in _KINDS.items():
+            self._name(kind, journal.unreconciled(query))
+        self._check_sources(journal)
+
+    def _check_sources(self, journal: Journal) -> None:
+        """Compare whom each process asked with the pool that it has recorded."""
+        sources = journal.sources()
+        for run, endpoint, source in journal.askers():
+            pool = journal.question(run).get("pool")
+            if pool is None or source not in sources or [*sources[source]] in pool[endpoint : endpoint + 1]:
+                continue
+            self._name(Kind.ASKED_OTHER, journal.requests_to(run, endpoint, source))
+
+    def _name(self, kind: Kind, numbers: list[int]) -> None:
+        for number in numbers:
+            self._found.requests(kind, number)
+            self._suspects.setdefault(number, kind)
+
+    def check(self, row: Row) -> None:
+        """Say of a row that something is wrong with its request; the row itself may still be right."""
+        if row.record and (kind := self._suspects.get(row.record.result or 0)):
+            self._found.rows(kind, row.position)
+
+    def lost_answer_of(self, number: int) -> None:
+        """Leave out a request whose answer is gone: the row that had the answer is named."""
+        self._without_result.discard(number)
+
+    def end(self) -> None:
+        """Name the requests whose answers are gone and that no row misses."""
+        for number in self._without_result:
+            self._found.requests(Kind.BROUGHT_NONE, number)

@@ -1,0 +1,71 @@
+"""The results of the rows: each is there, sealed, of a source that the run asks, and answers the row's question.
+
+Invariant: a result is judged by the journal alone, and none of its parts is believed for what another one says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from batcher.journal.journal import Counts, Journal, LastRun, RowRecord, is_sealed
+from batcher.journal.schema import ADOPTED
+from batcher.records import Status
+from batcher.reports.verification.findings import Kind
+from batcher.reports.verification.kept import KeptAnswers
+from batcher.reports.verification.requests import Requests
+from batcher.reports.verification.rows import Row
+
+_STATUSES = {status.value.encode(): status for status in Status}
+
+
+class Results:
+    """Checks the result of each row, and counts the rows by how they ended."""
+
+    def __init__(self, journal: Journal, last: LastRun, requests: Requests, kept: KeptAnswers) -> None:
+        self._requests = requests
+        self._kept = kept
+        sources = [tuple(each) for each in last.question.get("sources", ())]
+        known = journal.sources().items() if sources else ()
+        self._strangers = {number for number, source in known if source not in sources and source != ADOPTED}
+        self._ended = dict.fromkeys(Status, 0)
+        self._adopted = self._unsealed = 0
+
+    def check(self, row: Row) -> Kind | None:
+        """Return what is wrong with a row's result; if nothing is, files should hold it."""
+        record = row.record
+        if record is None:
+            return Kind.ROW_LOST
+        if record.result is None:
+            return Kind.LEFT
+        if record.found is None:
+            self._requests.lost_answer_of(record.result)
+            return Kind.ANSWER_LOST
+        if kind := self._fault_of(record):
+            return kind
+        row.ending = row.journalled()
+        return None
+
+    def _fault_of(self, record: RowRecord) -> Kind | None:
+        status = _STATUSES.get(record.status)
+        if status is not None:
+            self._ended[status] += 1
+        if record.is_kept is not None:
+            if not self._kept.is_proven(record):
+                return Kind.OTHER_ROW
+        elif record.answered != record.key:
+            return Kind.OTHER_QUESTION
+        elif record.source in self._strangers and status is not Status.ERROR:
+            return Kind.OTHER_SOURCE
+        self._adopted += (record.found or 0) < 0
+        self._unsealed += record.sealed is None
+        is_whole = record.sealed is None or is_sealed(record)
+        return None if status is not None and is_whole else Kind.CHANGED
+
+    def counts(self, scope: int) -> Counts:
+        return Counts(scope, *(self._ended[status] for status in (Status.OK, Status.INVALID, Status.ERROR)))
+
+    def notes(self) -> Iterator[str]:
+        if self._adopted:
+            yield f"{self._adopted:,} answers were adopted from files: their source and their questions are not known."
+        if self._unsealed:
+            yield f"{self._unsealed:,} answers were journalled by an older batcher and have no seal to check them by."

@@ -1,0 +1,124 @@
+"""The rows of a run, read once: the journal's, and beside each the one of INPUT.
+
+Invariant: every position of the run comes once and in order, also if the journal or INPUT has lost its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from batcher.input.cell import writable
+from batcher.journal.journal import Journal, RowRecord
+from batcher.planning.plan import ROWS_AT_ONCE
+from batcher.reports.verification.findings import Found, Kind
+from batcher.reports.verification.lines import Line
+from batcher.reports.verification.pairing import aligned
+from batcher.reports.verification.questions import Asked, InputRow
+
+
+class Row:
+    """A row on its way through the checks.
+
+    Attributes:
+        position: from 0.
+        record: what the journal has of it, or None if it has lost the row.
+        asked: the row of INPUT beside it, or None.
+        cells: the input's cells as a file holds them, or None if they are not known.
+        ending: answer, status and error as a file holds them, or None if they are not known.
+        is_named: a check has named it; the later ones do not.
+        is_edited: its line in the chunk file was changed.
+    """
+
+    __slots__ = ("asked", "cells", "ending", "is_edited", "is_named", "position", "record")
+
+    def __init__(self, position: int, record: RowRecord | None = None) -> None:
+        self.position = position
+        self.record = record
+        self.asked: InputRow | None = None
+        self.cells: list[str] | None = None
+        self.ending: list[str] | None = None
+        self.is_named = False
+        self.is_edited = False
+
+    def name(self, found: Found, kind: Kind, place: str = "") -> None:
+        """Name what is wrong with it, unless an earlier check has."""
+        if not self.is_named:
+            found.rows(kind, self.position, place=place)
+            self.is_named = True
+
+    def fits(self, line: Line) -> bool:
+        """Return whether a file's line is what the row should be, as far as that is known."""
+        return self.cells in (None, line.cells) and self.ending in (None, line.ending)
+
+    def is_in(self, line: Line) -> bool:
+        """Return whether a file's line is about this row, whatever its answer: many may have been corrected by hand."""
+        return self.fits(line) if self.cells is None else self.cells == line.cells
+
+    def take(self, line: Line) -> None:
+        """Expect from now on what its line in the chunk file says."""
+        self.cells, self.ending = line.cells, line.ending
+
+    def journalled(self) -> list[str] | None:
+        """Return answer, status and error as the journal has them, right or wrong; None if they are gone."""
+        record = self.record
+        if record is None or record.found is None:
+            return None
+        return [writable(_text(part)) for part in (record.answer, record.status, record.error)]
+
+
+Check = Callable[[Row], Kind | None]
+"""Returns what is wrong with a row, or None."""
+
+
+def read_rows(journal: Journal, scope: int, asked: Asked | None, found: Found) -> Iterator[Row]:
+    """Read the rows of a run side by side, and name those that only INPUT has.
+
+    Args:
+        journal: of the run.
+        scope: rows of the run.
+        asked: what INPUT asks, if it is given.
+        found: collects what is wrong.
+    """
+    if asked is None:
+        yield from _journalled(journal, scope)
+        return
+
+    def same(row: Row, other: InputRow) -> bool:
+        record = row.record
+        return asked.is_asked_by(other, record.key, record.cells) if record else asked.is_asked_by(other, b"", None)
+
+    for row, other in aligned(_journalled(journal, scope), asked.rows(), same):
+        if row is not None:
+            row.asked = other
+            if other and same(row, other):
+                row.cells = other.cells
+            yield row
+        elif other is not None:
+            found.rows(Kind.INPUT_MORE, other.position)
+
+
+def _journalled(journal: Journal, scope: int) -> Iterator[Row]:
+    end = 0
+    for start in range(0, scope, ROWS_AT_ONCE):
+        for record in journal.records(start, min(start + ROWS_AT_ONCE, scope)):
+            yield from map(Row, range(end, record.position))
+            end = record.position + 1
+            yield Row(record.position, record)
+    yield from map(Row, range(end, scope))
+
+
+def checked(rows: Iterator[Row], checks: Sequence[Check], found: Found) -> Iterator[Row]:
+    """Check each row, and name it by the first check that it fails."""
+    for row in rows:
+        for check in checks:
+            if kind := check(row):
+                row.name(found, kind)
+                break
+        yield row
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:  # a disk has changed it
+        return value.decode("utf-8", "replace")

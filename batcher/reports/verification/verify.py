@@ -1,0 +1,201 @@
+"""`verify`: prove that every row of a run is right, by its journal, its files and, if it is given, its input.
+
+Invariant: it only reads; journal, chunk files and result are each checked against independent evidence. What does not
+fit is named, a row by the first check that it fails; what could not be checked is said.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from batcher.answer.columns import AnswerColumns
+from batcher.input.dataset import open_dataset
+from batcher.input.prompt import PromptFunction
+from batcher.journal.journal import Counts, EndpointAccount, Journal, LastRun
+from batcher.money.prices import NANO, dollars
+from batcher.output.directory import Store
+from batcher.output.opening import opened
+from batcher.reports.verification.chunk_files import ChunkFiles
+from batcher.reports.verification.findings import Finding, Found, Kind
+from batcher.reports.verification.inputs import Inputs
+from batcher.reports.verification.kept import KeptAnswers
+from batcher.reports.verification.questions import Asked
+from batcher.reports.verification.requests import Requests
+from batcher.reports.verification.result_file import ResultCells, check_result
+from batcher.reports.verification.results import Results
+from batcher.reports.verification.rows import checked, read_rows
+
+if TYPE_CHECKING:
+    from batcher.input.dataset import Data
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        keyword: of the run.
+        counts: the rows by how they ended.
+        chunks: chunk files that were compared.
+        endpoints: what became of the requests, per endpoint.
+        findings: all that does not fit; rows that are left included.
+        notes: what could not be checked, and what else to know.
+    """
+
+    keyword: str
+    counts: Counts
+    chunks: int
+    endpoints: tuple[EndpointAccount, ...]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as a dictionary that JSON can hold; money in US dollars."""
+        return {
+            "keyword": self.keyword,
+            "ok": self.ok,
+            "counts": {**self.counts._asdict(), "left": self.counts.left},
+            "chunks": self.chunks,
+            "endpoints": [_account_as_dict(account) for account in self.endpoints],
+            "findings": [finding._asdict() for finding in self.findings],
+            "notes": list(self.notes),
+        }
+
+    def _verdict(self) -> str:
+        if self.ok:
+            return "everything fits"
+        found = [each for each in self.findings if each.kind != Kind.LEFT.slug]
+        left = sum(last - first + 1 for each in self.findings if each not in found for first, last in each.rows)
+        parts = [_counted(left, "row has", "rows have") + " no result yet"] if left else []
+        parts += [_counted(len(found), "finding", "findings")] if found else []
+        return f"NOT verified: {', and '.join(parts)}"
+
+    def __str__(self) -> str:
+        counts = self.counts
+        sent, answered, failed, in_flight = (
+            sum(getattr(each, name) for each in self.endpoints) for name in ("sent", "answered", "failed", "in_flight")
+        )
+        ended = f"{counts.ok:,} ok, {counts.invalid:,} invalid, {counts.error:,} error, {counts.left:,} left"
+        lines = [
+            f"{self.keyword}: {self._verdict()}",
+            f"  rows      {counts.rows:,}: {ended}",
+            f"  files     {_counted(self.chunks, 'chunk file', 'chunk files')} compared",
+            f"  requests  {sent:,} sent = {answered:,} answered + {failed:,} failed + {in_flight:,} without an end",
+        ]
+        lines += [f"    {_account_in_words(account)}" for account in self.endpoints]
+        lines += [f"  found     {finding}" for finding in self.findings]
+        lines += [f"  note      {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _account_as_dict(account: EndpointAccount) -> dict[str, Any]:
+    values = account._asdict()
+    values["cost_usd"], values["uncertain_usd"] = values.pop("cost") / NANO, values.pop("uncertain") / NANO
+    return values
+
+
+def _account_in_words(account: EndpointAccount) -> str:
+    at = f" at {account.base_url}" if account.base_url else ""
+    money = [f"{dollars(account.cost)} for answers"] if account.cost else []
+    money += [f"at most {dollars(account.uncertain)} without one"] if account.uncertain else []
+    return (
+        f"endpoint {account.endpoint + 1}, {account.model}{at}: {account.sent:,} = {account.answered:,}"
+        f" + {account.failed:,} + {account.in_flight:,}" + "".join(f"; {each}" for each in money)
+    )
+
+
+def verify(
+    keyword: str,
+    data: Data | None = None,
+    prompt: str | PromptFunction | None = None,
+    *,
+    output_dir: str | os.PathLike[str] = "output",
+) -> Verification:
+    """Prove that every row stands in the result once, in order, and with the answer to its own prompt.
+
+    Args:
+        keyword: names the run.
+        data: its input, as for `run`. With it each row's question is made again and compared; without it the journal
+            and the files are compared with one another.
+        prompt: the function that made the prompts, if it was one: the journal cannot hold it.
+        output_dir: where the run writes.
+
+    Raises:
+        SettingsError: the keyword cannot be one, or the input cannot be read, lacks a column, or has a row on which the
+            prompt function fails.
+        OutputError: there is no journal, or it cannot be read.
+    """
+    dataset = None if data is None else open_dataset(data)
+    with opened(keyword, output_dir) as run, run.journal.snapshot():
+        if damage := run.journal.damage():
+            finding = Finding(Kind.DAMAGED.slug, Kind.DAMAGED.value, places=(str(run.journal.path), *damage))
+            return Verification(keyword, Counts(0, 0, 0, 0), 0, (), (finding,), ())
+        last = run.last()
+        return _verified(run.store, run.journal, last, Asked(dataset, prompt, last) if dataset else None)
+
+
+def _verified(store: Store, journal: Journal, last: LastRun, asked: Asked | None) -> Verification:
+    """Check the requests, then each row with its line of INPUT and of the files, all read once and side by side."""
+    found = Found()
+    scope, is_finished = journal.scope(), not journal.left()
+    chunks, starts = journal.chunks(), range(0, scope, last.chunk_size)
+    store = _with_columns(store, last, [start for start in starts if start in chunks], asked)
+    requests = Requests(journal, found)
+    kept = KeptAnswers(journal, asked.columns if asked else ())
+    results = Results(journal, last, requests, kept)
+    cells = None if asked else ResultCells(store, scope)
+    files = ChunkFiles(store, chunks, starts, cells, found, is_finished=is_finished)
+    checks = [results.check, requests.check, *([Inputs(kept).check] if asked else [])]
+    rows = checked(read_rows(journal, scope, asked, found), checks, found)
+    to_be = files.compared_rows(rows)
+    if is_finished:
+        files.name_others()
+        check_result(to_be, store, starts, found, is_read=asked is not None and not files.are_as_written())
+    deque(to_be, maxlen=0)  # what is not compared with a result
+    deque(rows, maxlen=0)  # INPUT may go on behind the last row
+    requests.end()
+    return Verification(
+        store.keyword,
+        results.counts(scope),
+        files.compared,
+        tuple(journal.endpoint_accounts()),
+        found.findings(),
+        (*_notes(store, last, asked, is_finished=is_finished), *kept.notes(), *results.notes()),
+    )
+
+
+def _with_columns(store: Store, last: LastRun, starts: list[int], asked: Asked | None) -> Store:
+    """Return the files with the columns that they should have: the input's, or else those that they have."""
+    answer = last.question.get("answer_column")
+    as_found = store.as_found(starts, answer)
+    if asked is None:
+        return as_found
+    names = AnswerColumns(answer) if answer else as_found.answer_columns
+    return Store(store.directory, store.keyword, asked.columns, names, as_found.encoding)
+
+
+def _notes(store: Store, last: LastRun, asked: Asked | None, *, is_finished: bool) -> Iterator[str]:
+    if last.is_at_work:
+        yield "A run is at work and may still write what is missing here. Verify again when it has ended."
+    if asked is None:
+        yield "INPUT was not given: journal and files were compared with one another, but not with the table."
+    elif asked.question is None:
+        yield (
+            "The prompts were made by a function, and the journal cannot hold a function: each row's cells were"
+            " compared with those that its prompt was made of, but no prompt was made again. In Python, give prompt=."
+        )
+    if not is_finished and store.all_path.exists():
+        yield f"{store.all_path} is from an earlier state and was not compared; the end of the run replaces it."
