@@ -29,7 +29,9 @@ from batcher.errors import (
     SettingsError,
 )
 from batcher.input.prompt import PromptFunction
-from batcher.journal.journal import Counts, Journal, Spent
+from batcher.journal.entries import Counts, Spent
+from batcher.journal.opening import open_journal
+from batcher.journal.writing import Journal
 from batcher.money.account import Account, note_of_reserves
 from batcher.money.prices import NANO, nano_dollars
 from batcher.place import Displaced
@@ -161,7 +163,7 @@ async def execute(
     job = await asyncio.to_thread(planning.prepare, data, prompt, settings)
     progress = Progress(job.keyword, no_progress=settings.no_progress, quiet=settings.quiet)
     await asyncio.to_thread(job.store.prepare)
-    with Journal.open(job.store.journal_path) as journal:
+    with open_journal(job.store.journal_path) as journal:
         await asyncio.to_thread(job.store.clear)
         try:
             planned = await _planned(job, journal, stop)

@@ -22,7 +22,8 @@ from batcher.engine.stop import Stop, to_the_end
 from batcher.errors import BatcherError, InputError, OutputError
 from batcher.input.key import keyer
 from batcher.input.marks import Marks
-from batcher.journal.journal import UNSENT, Chunk, Journal, Outcome, Request
+from batcher.journal.entries import UNSENT, Chunk, Outcome, Request
+from batcher.journal.writing import Journal
 from batcher.money.account import Account
 from batcher.money.budget import BudgetClosed, BudgetSpent
 from batcher.money.prices import dollars

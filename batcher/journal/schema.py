@@ -6,7 +6,6 @@ Invariant: a file that is not ours, newer or damaged is refused before anything 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import secrets
 import sqlite3
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from batcher.errors import OutputError
-from batcher.records import Result, Source
+from batcher.records import Source
 
 VERSION = 4
 _APPLICATION_ID = 0x62_74_63_68  # "btch": tells our files from other SQLite files
@@ -214,12 +213,6 @@ def exact_sum(column: str, condition: str = "true") -> str:
 def whole(upper: int, lower: int) -> int:
     """Put together the two sums of `exact_sum`."""
     return (upper << 32) + lower
-
-
-def seal(key: bytes, result: Result) -> bytes:
-    """Return a hash that binds a result to its question, so that `verify` sees what a disk or a hand has changed."""
-    text = f"{result.status.value}\0{result.answer}\0{result.error}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(key + text, digest_size=8).digest()
 
 
 def bound(text: str) -> str | bytes:

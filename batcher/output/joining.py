@@ -14,7 +14,9 @@ from pathlib import Path
 from batcher.errors import OutputError
 from batcher.input.cell import writable
 from batcher.input.marks import Marks
-from batcher.journal.journal import Chunk, Journal
+from batcher.journal.entries import Chunk
+from batcher.journal.opening import read_journal
+from batcher.journal.reading import Reader
 from batcher.output.directory import FileState, Store, read_csv
 from batcher.settings import check_keyword
 
@@ -36,7 +38,7 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
     """
     check_keyword(keyword)
     store = Store(Path(output_dir), keyword)
-    with Journal.read(store.existing_journal(), alone=True) as journal:
+    with read_journal(store.existing_journal(), alone=True) as journal:
         last = journal.last_run()
         if last is None:
             raise OutputError(f"{store.journal_path} holds no run yet")
@@ -54,9 +56,7 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
         return store.join(starts, store.partial_path if partial else store.all_path)
 
 
-def _finished(
-    store: Store, journal: Journal, starts: range, rows: int, marks: Marks, *, partial: bool
-) -> Iterator[int]:
+def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Marks, *, partial: bool) -> Iterator[int]:
     """Yield the chunks to join, each looked at before.
 
     Raises:
@@ -84,7 +84,7 @@ def _finished(
         yield start
 
 
-def _is_current(store: Store, journal: Journal, start: int, chunk: Chunk) -> bool:
+def _is_current(store: Store, journal: Reader, start: int, chunk: Chunk) -> bool:
     """Tell whether a chunk file that nobody has changed holds the answers that the journal has now."""
     results = journal.results(start, start + chunk.rows)
     expected = [[writable(each.answer), each.status.value, writable(each.error)] for each in results]
@@ -92,7 +92,7 @@ def _is_current(store: Store, journal: Journal, start: int, chunk: Chunk) -> boo
         return expected == [line[-3:] for line in lines]
 
 
-def _check_cells(store: Store, journal: Journal, start: int, marks: Marks) -> None:
+def _check_cells(store: Store, journal: Reader, start: int, marks: Marks) -> None:
     """Check that the lines of a changed chunk file are about the rows of the run; answers may be corrected.
 
     Raises:

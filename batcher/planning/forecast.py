@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from batcher.input.prompt import PromptFunction
-from batcher.journal.journal import Journal
+from batcher.journal.opening import rehearse
+from batcher.journal.reading import Reader
 from batcher.money.account import Tariff, note_of_reserves
 from batcher.money.prices import NANO, dollars, nano_dollars
 from batcher.money.tokens import Counter, counter, prompt_tokens
@@ -113,7 +114,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     settings = Settings.of(options)
     job = planning.prepare(data, prompt, settings)
     job.store.check()
-    with Journal.rehearse(job.store.journal_path) as journal:
+    with rehearse(job.store.journal_path) as journal:
         planned = planning.make(job, journal, lambda: False, is_rehearsal=True)
         tariffs = [Tariff.of(endpoint, settings.params) for endpoint in job.endpoints]
         count = counter(job.endpoints[0].source.model)
@@ -146,7 +147,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     )
 
 
-def _reserves(job: planning.Job, journal: Journal, tariffs: Sequence[Tariff]) -> list[str]:
+def _reserves(job: planning.Job, journal: Reader, tariffs: Sequence[Tariff]) -> list[str]:
     """Return what the run would say of its budget before the first call."""
     if job.settings.budget is None:
         return []
@@ -154,7 +155,7 @@ def _reserves(job: planning.Job, journal: Journal, tariffs: Sequence[Tariff]) ->
     return [note for note in [note_of_reserves(job.endpoints, tariffs, left)] if note]
 
 
-def _load(job: planning.Job, journal: Journal, tariffs: Sequence[Tariff], count: Counter) -> _Load:
+def _load(job: planning.Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter) -> _Load:
     """Read the input once more, and add up what would be sent."""
     requests = tokens = 0
     most: int | None = 0

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from batcher.errors import OutputError
-from batcher.journal.journal import Journal, LastRun
+from batcher.journal.entries import LastRun
+from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO, dollars
 from batcher.output.directory import Store
 from batcher.settings import check_keyword
@@ -111,7 +112,7 @@ def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunSt
     store = Store(Path(output_dir), keyword)
     if not store.journal_path.exists():
         raise OutputError(f"there is no run {keyword!r} in {store.directory}: {store.journal_path} does not exist")
-    with Journal.read(store.journal_path) as journal:
+    with read_journal(store.journal_path) as journal:
         last = journal.last_run()
         if last is None:
             raise OutputError(f"{store.journal_path} holds no run yet")

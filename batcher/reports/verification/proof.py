@@ -21,8 +21,9 @@ from batcher.input.dataset import Dataset, open_dataset
 from batcher.input.key import keyer
 from batcher.input.marks import Marks
 from batcher.input.prompt import PromptFunction, Renderer, failed_on, from_function, from_template, with_system
-from batcher.journal.journal import Chunk, Counts, EndpointAccount, Journal, LastRun, RowRecord, Unreconciled, is_sealed
-from batcher.journal.matching import Proof, kept
+from batcher.journal.entries import Chunk, Counts, EndpointTotals, LastRun, Proof, RowRecord, is_sealed, kept
+from batcher.journal.evidence import Evidence, Unreconciled
+from batcher.journal.opening import read_evidence
 from batcher.journal.schema import ADOPTED
 from batcher.money.prices import NANO, dollars
 from batcher.output.directory import Store, csv_line, read_csv
@@ -69,7 +70,7 @@ class Verification:
     keyword: str
     counts: Counts
     chunks: int
-    endpoints: tuple[EndpointAccount, ...]
+    endpoints: tuple[EndpointTotals, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
 
@@ -109,13 +110,13 @@ class Verification:
         return "\n".join(lines)
 
 
-def _account_as_dict(account: EndpointAccount) -> dict[str, Any]:
+def _account_as_dict(account: EndpointTotals) -> dict[str, Any]:
     values = account._asdict()
     values["cost_usd"], values["uncertain_usd"] = values.pop("cost") / NANO, values.pop("uncertain") / NANO
     return values
 
 
-def _account_in_words(account: EndpointAccount) -> str:
+def _account_in_words(account: EndpointTotals) -> str:
     at = f" at {account.base_url}" if account.base_url else ""
     money = [f"{dollars(account.cost)} for answers"] if account.cost else []
     money += [f"at most {dollars(account.uncertain)} without one"] if account.uncertain else []
@@ -149,7 +150,7 @@ def verify(
     check_keyword(keyword)
     store = Store(Path(output_dir), keyword)
     dataset = None if data is None else open_dataset(data)
-    with Journal.read(store.existing_journal()) as journal, journal.snapshot():
+    with read_evidence(store.existing_journal()) as journal, journal.snapshot():
         if damage := journal.damage():
             finding = Finding(Kind.DAMAGED.slug, Kind.DAMAGED.value, places=(str(journal.path), *damage))
             return Verification(keyword, Counts(0, 0, 0, 0), 0, (), (finding,), ())
@@ -323,7 +324,7 @@ def _asks_the_same(row: _Row, asked: _InputRow) -> bool:
 class _Proof:
     """One pass over requests, rows, INPUT and chunk files, side by side; then the result as a whole."""
 
-    def __init__(self, store: Store, journal: Journal, last: LastRun, asked: _Asked | None) -> None:
+    def __init__(self, store: Store, journal: Evidence, last: LastRun, asked: _Asked | None) -> None:
         self._journal = journal
         self._last = last
         self._asked = asked
@@ -372,7 +373,7 @@ class _Proof:
             self._store.keyword,
             counts,
             self._compared,
-            tuple(self._journal.endpoint_accounts()),
+            tuple(self._journal.endpoint_totals()),
             self._found.findings(),
             tuple(self._notes()),
         )
