@@ -238,4 +238,4 @@ def _ending(request: Request, outcome: Outcome) -> Statement:
 
 
 def _fitting(*numbers: int | None) -> list[int | None]:
-    return [None if number is None else min(number, _LARGEST) for number in numbers]
+    return [number if number is None or number <= _LARGEST else _LARGEST for number in numbers]
