@@ -105,7 +105,7 @@ class Evidence(Reader):
     def unreconciled(self, query: Unreconciled) -> list[int]:
         """Return the ids of the requests, or of the results, that do not fit together in one way."""
         values = (ADOPTED.model,) if query is Unreconciled.BROUGHT_BY_NONE else ()
-        return [number or 0 for (number,) in self._all(query.value, values)]  # none where a disk has changed it
+        return [number or 0 for (number,) in self._all(query.value, values)]  # None if a disk has changed it
 
     def missing_requests(self) -> list[tuple[int, int]]:
         """Return the gaps in the requests' ids: the first and the last of each."""

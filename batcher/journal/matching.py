@@ -172,7 +172,7 @@ class Matching:
         ).fetchone()
         return found and (int(found[0]), int(found[1]))
 
-    # -- Who gets which answer
+    # -- Which row gets which answer
 
     def finish(self, rows: int, rules: Rules) -> Matched:
         """Give every row the answer to its question, if there is one that the rules let it have.
@@ -198,7 +198,7 @@ class Matching:
                 self._move_kept_answers()
         adopted = self._adopt_from_files()
         if rules.retry_failed:
-            self._retry_failed()  # rows whose error or adopted result has come back to them
+            self._retry_failed()  # also those that were adopted as such
         if rules.dedup:
             self._share_answers(rules)
         # At last, the rows and the answers that are left over.

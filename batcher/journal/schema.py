@@ -6,7 +6,7 @@ The tables are a contract: other programs may read them with SQLite alone, also 
 
 - A moment is a REAL: seconds since 1970-01-01 00:00 UTC.
 - Money is an INTEGER in nano-dollars: 1,000,000,000 are one US dollar.
-- Tokens are model tokens, as the service counts them; where it names more than 2^24, the number counts as not named.
+- Tokens are model tokens, as the service counts them; a number above 2^24 counts as not named.
 - A text that UTF-8 cannot hold, because of lone surrogates, is a BLOB: its UTF-8 with three bytes for each surrogate
   (Python's `surrogatepass`). Columns in which that may be are marked with an asterisk.
 - NULL means what is said at its column; a column without a word about NULL has none, or only as "version 1" says: a
@@ -133,7 +133,7 @@ GENERATIONS = 2**23 - 1
 """Generations there are; 1 follows the last one. 0 is that of a file that batcher gave none yet."""
 
 ADOPTED = Source("adopted from files", "")
-"""Who gave the answers that were found in chunk files without a journal: nobody knows."""
+"""The source of answers that were found in chunk files without a journal: who gave them is not known."""
 
 
 _FIRST = """
@@ -219,7 +219,7 @@ def connect(path: Path, mode: str, timeout_s: float = 30) -> sqlite3.Connection:
 def make_durable(db: sqlite3.Connection) -> None:
     """Let each commit reach the disk before it counts: a power cut costs no more than a kill."""
     db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA fullfsync = ON")  # on macOS alone, where less is no promise
+    db.execute("PRAGMA fullfsync = ON")  # for macOS, whose fsync alone promises nothing
 
 
 def check_whole(db: sqlite3.Connection, path: Path) -> None:
@@ -270,7 +270,7 @@ def bring_up_to_date(db: sqlite3.Connection, version: int) -> None:
 
 
 def _renamed(question: Any) -> Any:
-    """Return a run's question under the names of version 4; what is no question stays as it is."""
+    """Return a run's question under the names of version 4; any other text stays as it is."""
     with contextlib.suppress(TypeError, ValueError):
         found = json.loads(question)
         if isinstance(found, dict):

@@ -91,8 +91,8 @@ class Journal(Planner):
             OutputError: the lock file was removed, or the plan cannot be written.
         """
         with super().planning(comparison) as matching:
-            # Who comes after us sees the transaction, and then the run, if we have lost the lock file. Before that,
-            # somebody else may have come.
+            # A second process that finds no lock file sees this transaction, and then the run, and is refused. It may
+            # have come before the transaction began.
             self._watch.check_lock()
             before = self._db.connection.total_changes
             yield matching
