@@ -12,8 +12,9 @@ from typing import Any
 
 from batcher.input.marks import Comparison, Marks
 from batcher.journal.entries import Outcome, Request
-from batcher.journal.matching import Matched, Matching, Rules
+from batcher.journal.matching import Matched, Matching
 from batcher.journal.opening import open_journal
+from batcher.journal.rules import Rules
 from batcher.journal.schema import ADOPTED
 from batcher.journal.writing import Journal
 from batcher.records import Result, Source, Status, Usage

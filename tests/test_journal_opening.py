@@ -49,7 +49,7 @@ WRITER = """
 import asyncio, sys
 from pathlib import Path
 from batcher.journal.entries import Outcome
-from batcher.journal.matching import Rules
+from batcher.journal.rules import Rules
 from batcher.journal.opening import open_journal
 from batcher.input.marks import Comparison, Marks
 from batcher.records import Source, Result, Status

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from journals import ROWS, ask, begun, ended, key, look, plan, send
 
 from batcher.journal.entries import Outcome
-from batcher.journal.opening import open_journal, read_evidence
+from batcher.journal.opening import open_journal, read_evidence, read_journal
+from batcher.journal.reading import Reader
 from batcher.journal.writing import Journal
 from batcher.records import Bound, Result, Status
 
@@ -92,3 +94,12 @@ async def test_a_run_leaves_its_books(journal: Journal, path: Path) -> None:
     assert journal.failures() == [("this row is error", 2), ("this row is invalid", 1)]
     books = "SELECT id, outcome, prompt_tokens, completion_tokens FROM requests WHERE id IN (1, 6, 7)"
     assert look(path, books) == [(1, "answered", 10, 5), (6, "429", None, None), (7, None, None, None)]
+
+
+@pytest.mark.parametrize("opening", [read_journal, read_evidence])
+def test_what_only_reads_cannot_write(journal: Journal, path: Path, opening: Callable[[Path], Reader]) -> None:
+    with opening(path) as reader:
+        for each in (reader, journal):  # a run reads in a connection of its own
+            with pytest.raises(sqlite3.OperationalError, match="readonly database"):
+                each._reader.execute("DELETE FROM rows")
+    assert journal.counts().rows == ROWS

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from batcher.errors import ChangedError
 from batcher.input.marks import EMPTY, Comparison, Marks
 from batcher.journal.entries import Outcome
-from batcher.journal.matching import Rules
 from batcher.journal.opening import open_journal
+from batcher.journal.rules import Rules
 from batcher.journal.writing import Journal
 from batcher.records import Result, Source, Status
 

@@ -13,52 +13,20 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from batcher.input.marks import EMPTY, Comparison
+from batcher.journal import rules as rule
 from batcher.journal.access import Opened
 from batcher.journal.entries import Counts, kept, seal
 from batcher.journal.pairing import pair
 from batcher.journal.reading import Reader, counts
-from batcher.journal.schema import ADOPTED, IN_SCOPE, bound, errors_told
+from batcher.journal.rules import Rules
+from batcher.journal.schema import bound, errors_told
 from batcher.journal.scratch import BARE, has_bare_rows, scratch
 from batcher.journal.statements import Statements
 from batcher.records import Result, RowState, Source
-
-_NOT_OK = "(SELECT id FROM results WHERE status <> 'ok')"
-
-
-@dataclass(frozen=True)
-class Rules:
-    """Which answers a plan's rows may have.
-
-    Attributes:
-        sources: ids of the sources whose answers may be used.
-        on_change: what becomes of answers to earlier questions. With `reuse` a row keeps the one that is provably its
-            own, and from then on also with `abort`; with `redo` it is asked again.
-        retry_failed: rows that ended as `error` or `invalid` are asked again.
-        dedup: one answer may serve all rows that ask the same.
-        is_limited: the table has more rows behind those of the plan. They stay as they are, but for answers that the
-            plan's rows need. Without a limit, rows behind those of the plan are removed; their answers stay.
-    """
-
-    sources: frozenset[int]
-    on_change: str = "abort"
-    retry_failed: bool = False
-    dedup: bool = False
-    is_limited: bool = False
-
-    @property
-    def is_of_pool(self) -> str:
-        """The condition for a result whose source is in the pool."""
-        return f"source IN ({','.join(str(int(source)) for source in sorted(self.sources))})"
-
-    @property
-    def is_usable(self) -> str:
-        """The condition for a result that a row may take whose question it answers."""
-        return f"{self.is_of_pool} AND status " + ("= 'ok'" if self.retry_failed else "<> 'error'")
 
 
 class Matched(NamedTuple):
@@ -97,12 +65,7 @@ class Matching:
 
     def source_ids(self, sources: Sequence[Source]) -> list[int]:
         """Return the id of each source; a new one gets one."""
-        ids = []
-        for source in sources:
-            self._db.do("INSERT OR IGNORE INTO sources (model, base_url, params) VALUES (?, ?, ?)", source)
-            found = self._db.one("SELECT id FROM sources WHERE model = ? AND base_url = ? AND params = ?", source)
-            ids.append(int(found[0]))
-        return ids
+        return [rule.source_id(self._db, source) for source in sources]
 
     # -- What there is
 
@@ -181,203 +144,36 @@ class Matching:
             rows: how many rows there are now.
             rules: which answers they may have.
         """
+        db = self._db
         # First, the rows that lose their result.
-        self._plan_for(rows)
+        rule.plan_for(db, rows)
         if not rules.is_limited:
-            self._remove_rows_behind(rows)
+            rule.remove_rows_behind(db, rows)
         if rules.retry_failed:
-            self._retry_failed()
-        self._drop_answers_of_sources_that_left(rules)
+            rule.retry_failed(db)
+        rule.drop_answers_of_sources_that_left(db, rules)
         if rules.on_change == "redo":
-            self._redo_kept_answers()
-        self._clear_dropped()
+            rule.redo_kept_answers(db)
+        rule.clear_dropped(db)
         # Then, the rows that get one.
-        if has_bare_rows(self._db):
-            self._reuse_by_key(rules)
+        if has_bare_rows(db):
+            rule.reuse_by_key(db, rules)
             if rules.on_change != "redo":
-                self._move_kept_answers()
-        adopted = self._adopt_from_files()
+                rule.move_kept_answers(db, self._comparison)
+        adopted = rule.adopt_from_files(db)
         if rules.retry_failed:
-            self._retry_failed()  # also those that were adopted as such
+            rule.retry_failed(db)  # also those that were adopted as such
         if rules.dedup:
-            self._share_answers(rules)
+            rule.share_answers(db, rules)
         # At last, the rows and the answers that are left over.
-        paired = pair(self._db, self._comparison)
+        paired = pair(db, self._comparison)
         if rules.on_change == "reuse":
-            self._keep_own_answers()
+            rule.keep_own_answers(db)
         if rules.dedup:
-            self._prefer_ok_answers(rules)
-        self._choose_who_asks(dedup=rules.dedup)
-        [same] = self._db.one(f"SELECT count(*) - count(DISTINCT key) FROM rows WHERE {BARE}")
+            rule.prefer_ok_answers(db, rules)
+        rule.choose_who_asks(db, dedup=rules.dedup)
+        [same] = db.one(f"SELECT count(*) - count(DISTINCT key) FROM rows WHERE {BARE}")
         return Matched(*paired, adopted, int(same))
-
-    def _plan_for(self, rows: int) -> None:
-        self._db.do("UPDATE scope SET rows = ? WHERE rows <> ?", (rows, rows))
-        self._db.do("INSERT INTO open SELECT key FROM rows WHERE position >= ? AND result IS NULL", (rows,))
-
-    def _remove_rows_behind(self, rows: int) -> None:
-        """Remove the rows that the table does not have any more; other rows may get their answers."""
-        self._drop("position >= ?", rows)
-        self._db.do("DELETE FROM rows WHERE position >= ?", (rows,))
-
-    def _retry_failed(self) -> None:
-        """Take the result from every row that ended as `error` or `invalid`, for good."""
-        self._db.do(f"UPDATE rows SET result = NULL, is_kept = NULL WHERE {IN_SCOPE} AND result IN {_NOT_OK}")
-        self._db.do(f"INSERT INTO open SELECT key FROM moved WHERE result IN {_NOT_OK}")
-        self._db.do(f"DELETE FROM moved WHERE result IN {_NOT_OK}")
-        self._db.do(f"DELETE FROM given WHERE id IN {_NOT_OK}")
-
-    def _drop_answers_of_sources_that_left(self, rules: Rules) -> None:
-        """Take from rows the answers whose source is not in the pool; errors and kept answers stay."""
-        left = f"(SELECT id FROM results WHERE status <> 'error' AND NOT {rules.is_of_pool})"
-        self._drop(f"{IN_SCOPE} AND result IN {left} AND is_kept IS NULL")
-
-    def _redo_kept_answers(self) -> None:
-        """Take from rows the answers to earlier questions that they keep."""
-        self._drop(f"{IN_SCOPE} AND is_kept IS NOT NULL")
-
-    def _drop(self, where: str, *values: int) -> None:
-        """Note which rows lose their result; the answers are then free for other rows."""
-        self._db.do(
-            "INSERT OR IGNORE INTO moved SELECT position, result, key, cells, is_kept FROM rows"
-            f" WHERE result IS NOT NULL AND {where}",
-            values,
-        )
-
-    def _clear_dropped(self) -> None:
-        self._db.do("UPDATE rows SET result = NULL, is_kept = NULL WHERE position IN (SELECT position FROM moved)")
-
-    def _reuse_by_key(self, rules: Rules) -> None:
-        """Give rows the unused answers to their questions, wherever those stood, each in order.
-
-        Unused are those of rows that have moved or changed, of rows that were removed earlier, and of rows behind a
-        limit. A row that has only moved stays an `error` if it was one.
-        """
-        found = self._db.do(
-            f"""
-            INSERT INTO free
-            SELECT key, row_number() OVER (
-                PARTITION BY key ORDER BY status = 'error', spared_by IS NOT NULL, status <> 'ok', id, spared_by),
-                id, spared_by
-            FROM (
-                SELECT a.key, a.status, a.id, NULL AS spared_by FROM moved m JOIN results a ON a.id = m.result
-                WHERE {rules.is_usable} OR status = 'error'
-                UNION ALL
-                SELECT key, status, id, NULL FROM results WHERE {rules.is_usable}
-                AND id NOT IN (SELECT result FROM moved)
-                AND id NOT IN (SELECT result FROM rows WHERE result IS NOT NULL)
-                UNION ALL
-                SELECT a.key, a.status, a.id, r.position FROM rows r JOIN results a ON a.id = r.result
-                WHERE NOT r.{IN_SCOPE} AND {rules.is_usable})
-            """
-        )
-        if not found.rowcount:
-            return
-        self._db.do(
-            f"""
-            INSERT INTO given SELECT asked.position, free.id, free.spared_by, NULL FROM (
-                SELECT position, key, row_number() OVER (PARTITION BY key ORDER BY position) AS nth
-                FROM rows WHERE {BARE}) AS asked
-            JOIN free USING (key, nth)
-            """
-        )
-        self._hand_out()
-
-    def _move_kept_answers(self) -> None:
-        """Let rows that keep an answer to an earlier question, and have only moved, keep it where they stand now."""
-        if not self._db.is_any("SELECT 1 FROM moved WHERE is_kept IS NOT NULL"):
-            return
-        mark = self._comparison.sql(self._comparison.asked_ever)
-        self._db.do(
-            f"""
-            INSERT INTO given SELECT asked.position, kept.result, NULL, kept.is_kept FROM (
-                SELECT position, key, {mark} AS mark,
-                    row_number() OVER (PARTITION BY key, {mark} ORDER BY position) AS nth
-                FROM rows WHERE {BARE}) AS asked
-            JOIN (SELECT result, key, is_kept, {mark} AS mark,
-                    row_number() OVER (PARTITION BY key, {mark} ORDER BY position) AS nth
-                FROM moved WHERE is_kept IS NOT NULL) AS kept USING (key, mark, nth)
-            """
-        )
-        self._hand_out()
-
-    def _adopt_from_files(self) -> int:
-        """Give rows that have no result what chunk files hold for them; return how many such rows there are."""
-        if not self._db.is_any("SELECT 1 FROM found"):
-            return 0
-        [source] = self.source_ids([ADOPTED])
-        [lowest] = self._db.one("SELECT min(0, coalesce(min(id), 0)) FROM results")
-        self._db.do(
-            f"""
-            INSERT INTO given SELECT position, ? - row_number() OVER (ORDER BY position), NULL, NULL
-            FROM found JOIN rows USING (position) WHERE {BARE}
-            """,
-            (lowest,),
-        )
-        self._db.do(
-            "INSERT INTO results (id, key, source, status, answer, error, seal)"
-            " SELECT g.id, r.key, ?, f.status, f.answer, f.error, f.seal"
-            " FROM given g JOIN found f USING (position) JOIN rows r USING (position) WHERE g.id < ?",
-            (source, lowest),
-        )
-        self._hand_out()
-        [adopted] = self._db.one("SELECT count(*) FROM given WHERE id < ?", (lowest,))
-        return int(adopted)
-
-    def _share_answers(self, rules: Rules) -> None:
-        """Give rows an answer that another row has already, if they ask the same."""
-        self._db.do(
-            f"""
-            INSERT INTO given SELECT position, id, NULL, NULL FROM rows
-            JOIN (SELECT key, coalesce(min(iif(status = 'ok', id, NULL)), min(id)) AS id
-                FROM results WHERE {rules.is_usable} GROUP BY key) USING (key) WHERE {BARE}
-            """
-        )
-        self._hand_out()
-
-    def _keep_own_answers(self) -> None:
-        """Let rows keep the answers to their earlier questions that are provably their own."""
-        self._db.do("DELETE FROM given")
-        self._db.do(
-            "INSERT INTO given SELECT p.position, l.result, iif(l.is_spared, l.position, NULL),"
-            " kept(p.proof, r.key, l.result) FROM pairs p JOIN lost l ON l.id = p.lost JOIN rows r USING (position)"
-            " WHERE p.proof IS NOT NULL"
-        )
-        self._hand_out()
-
-    def _prefer_ok_answers(self, rules: Rules) -> None:
-        """Give rows that failed the `ok` answer to their question, if another row got one."""
-        self._db.do(
-            f"""
-            UPDATE rows SET result = better.id FROM (
-                SELECT key, min(id) AS id FROM results WHERE {rules.is_usable} AND status = 'ok' GROUP BY key) AS better
-            WHERE better.key = rows.key AND rows.{IN_SCOPE} AND rows.is_kept IS NULL AND rows.result IN {_NOT_OK}
-            """
-        )
-
-    def _choose_who_asks(self, *, dedup: bool) -> None:
-        """Let the first of the rows that ask the same ask for all of them; without `dedup` each asks for itself."""
-        if self._db.is_any("SELECT 1 FROM same"):
-            self._db.do("DELETE FROM same")
-        if dedup:
-            self._db.do(
-                f"""
-                INSERT INTO same SELECT position, leader FROM (
-                    SELECT position, min(position) OVER (PARTITION BY key) AS leader FROM rows WHERE {BARE})
-                WHERE position > leader
-                """
-            )
-
-    def _hand_out(self) -> None:
-        """Point rows at what they were given; a row behind the limit loses what it could spare."""
-        self._db.do(
-            "UPDATE rows SET result = g.id, is_kept = g.is_kept FROM given g WHERE g.position = rows.position"
-            " AND rows.result IS NULL"
-        )
-        self._db.do(
-            "UPDATE rows SET result = NULL, is_kept = NULL WHERE position IN (SELECT spared_by FROM given)"
-            f" AND NOT {IN_SCOPE}"
-        )
 
     # -- What came of it
 

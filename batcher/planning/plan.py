@@ -32,8 +32,9 @@ from batcher.input.prompt import (
     with_system,
 )
 from batcher.journal.entries import Counts, InFlight, LastRun, Usual
-from batcher.journal.matching import Matching, Planner, Rules
+from batcher.journal.matching import Matching, Planner
 from batcher.journal.reading import Reader
+from batcher.journal.rules import Rules
 from batcher.journal.schema import ADOPTED
 from batcher.money.account import is_bounded
 from batcher.money.prices import dollars
