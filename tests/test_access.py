@@ -21,15 +21,16 @@ import batcher
 from batcher.errors import OutputError
 from batcher.input.marks import Comparison, Marks
 from batcher.journal.access import Log, _State, check_pair
-from batcher.journal.journal import Journal
+from batcher.journal.opening import open_journal, read_journal, rehearse
+from batcher.journal.reading import Reader
 from batcher.journal.schema import GENERATIONS
 from batcher.reports.status import status
 
-OPENINGS: dict[str, Callable[[Path], Journal]] = {
-    "open": Journal.open,
-    "read": Journal.read,
-    "read alone": lambda path: Journal.read(path, alone=True),
-    "rehearse": Journal.rehearse,
+OPENINGS: dict[str, Callable[[Path], Reader]] = {
+    "open": open_journal,
+    "read": read_journal,
+    "read alone": lambda path: read_journal(path, alone=True),
+    "rehearse": rehearse,
 }
 UNTOLD = Comparison(Marks(()))
 READINGS = {name: OPENINGS[name] for name in ("read", "rehearse")}
@@ -38,7 +39,9 @@ READINGS = {name: OPENINGS[name] for name in ("read", "rehearse")}
 WRITER = """
 import asyncio, os, sys
 from pathlib import Path
-from batcher.journal.journal import Journal, Outcome
+from batcher.journal.entries import Outcome
+from batcher.journal.rules import Rules
+from batcher.journal.opening import open_journal
 from batcher.input.marks import Comparison, Marks
 from batcher.records import Source, Result, Status
 
@@ -51,11 +54,11 @@ async def work(journal, start, stop):
         await ask(journal, position)
 
 path, start, stop, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-with Journal.open(path) as journal:
-    with journal.planning(Comparison(Marks(()))):
-        sources = journal.source_ids([Source("m", "")])
-        journal.plan_keys(0, [bytes([position]) for position in range(200)], [b""] * 200)
-        journal.plan_end(200, sources=sources)
+with open_journal(path) as journal:
+    with journal.planning(Comparison(Marks(()))) as matching:
+        sources = matching.source_ids([Source("m", "")])
+        matching.add_rows(0, [bytes([position]) for position in range(200)], [b""] * 200)
+        matching.finish(200, Rules(frozenset(sources)))
         journal.start_run(500, {})
     asyncio.run(work(journal, start, stop))
     if end == "killed":
@@ -160,8 +163,8 @@ def no_file(path: Path) -> None:
 def a_copy_from_before_the_log_began_anew(path: Path) -> None:
     write(path, 0, 5)
     older = path.read_bytes()
-    with Journal.open(path) as journal:
-        journal._db.execute("PRAGMA wal_autocheckpoint = 1")
+    with open_journal(path) as journal:
+        journal._db.do("PRAGMA wal_autocheckpoint = 1")
         for _ in range(3):
             with journal.planning(UNTOLD):
                 journal.start_run(500, {})
@@ -201,7 +204,7 @@ def test_what_is_to_be_done_about_such_a_log_helps(path: Path) -> None:
     an_older_copy(path)
     for ending in ("wal", "shm"):
         beside(path, ending).unlink()
-    with Journal.open(path) as journal:
+    with open_journal(path) as journal:
         assert journal.counts().ok == 5
     assert look(path, "PRAGMA integrity_check") == [("ok",)]
 
@@ -228,9 +231,9 @@ def test_a_log_fits_whatever_part_of_it_has_been_moved_into_the_file(path: Path,
     whole, old = copy.read_bytes(), path.read_bytes()
     size = moved * 4096
     path.write_bytes(whole[:size] + old[size:])
-    with Journal.read(path) as journal:
+    with read_journal(path) as journal:
         assert journal.counts().ok == 10
-    with Journal.open(path) as journal:
+    with open_journal(path) as journal:
         assert journal.counts().ok == 10
     assert look(path, "PRAGMA integrity_check") == [("ok",)]
 
@@ -265,7 +268,7 @@ def test_a_log_without_the_first_page_belongs_to_a_file_of_its_size(path: Path) 
         " db.execute('UPDATE runs SET outcome = \"mine\"'); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", program, str(path)], check=False)
-    with Journal.read(path) as journal:
+    with read_journal(path) as journal:
         last = journal.last_run()
         assert last
         assert last.outcome == "mine"
@@ -273,7 +276,7 @@ def test_a_log_without_the_first_page_belongs_to_a_file_of_its_size(path: Path) 
     write(path, 5, 100)
     beside(path, "wal").write_bytes(log)
     with pytest.raises(OutputError, match="does not belong to the journal"):
-        Journal.read(path)
+        read_journal(path)
 
 
 @pytest.mark.parametrize("grows", [False, True])
@@ -289,10 +292,10 @@ def test_a_killed_run_of_an_older_batcher_opens_as_before(path: Path, *, grows: 
     statement = more if grows else "UPDATE runs SET outcome = 'old'"
     subprocess.run([sys.executable, "-c", program, str(path), statement], check=False)
     before = state_of(path.parent)
-    with Journal.read(path) as journal:
+    with read_journal(path) as journal:
         assert journal.counts().ok == 5
     assert state_of(path.parent) == before
-    with Journal.open(path) as journal:
+    with open_journal(path) as journal:
         assert journal.counts().ok == 5
     [(number,)] = look(path, "PRAGMA user_version")
     assert (number & 0xFF, number >> 8 > 0) == (4, True)
@@ -311,7 +314,7 @@ def test_every_commit_of_ours_has_the_next_generation(path: Path) -> None:
 def test_two_journals_begin_with_other_generations(path: Path) -> None:
     numbers = set()
     for name in "abc":
-        Journal.open(path.with_name(name)).close()
+        open_journal(path.with_name(name)).close()
         numbers |= {number >> 8 for (number,) in look(path.with_name(name), "PRAGMA user_version")}
     assert len(numbers) == 3
 
@@ -334,7 +337,7 @@ def at_work(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def at_work_here(path: Path) -> Iterator[None]:
     write(path, 0, 5)
-    with Journal.open(path) as journal, journal.planning(UNTOLD):
+    with open_journal(path) as journal, journal.planning(UNTOLD):
         journal.start_run(500, {})
         yield
 
@@ -432,18 +435,18 @@ def test_no_verb_changes_anything_beside_a_log_that_does_not_fit(path: Path, ver
 
 def test_a_run_that_takes_over_while_a_journal_at_rest_is_read_is_told_and_no_garbage_is(path: Path) -> None:
     write(path, 0, 5)
-    with Journal.read(path) as journal:
+    with read_journal(path) as journal:
         assert journal.counts().ok == 5
         write(path, 5, 10)
         with pytest.raises(OutputError, match="was written while it was read: do it again"):
             journal.counts()
-    with Journal.read(path) as journal:
+    with read_journal(path) as journal:
         assert journal.counts().ok == 10
 
 
 def test_who_reads_beside_a_run_that_begins_its_log_anew_again_and_again_sees_no_misfit(path: Path) -> None:
-    with Journal.open(path) as journal:
-        journal._db.execute("PRAGMA wal_autocheckpoint = 2")
+    with open_journal(path) as journal:
+        journal._db.do("PRAGMA wal_autocheckpoint = 2")
         journal.start_run(500, {})
         is_done = threading.Event()
 
@@ -458,7 +461,7 @@ def test_who_reads_beside_a_run_that_begins_its_log_anew_again_and_again_sees_no
         try:
             while len(seen) < 300:
                 try:
-                    with Journal.read(path) as reader:
+                    with read_journal(path) as reader:
                         last = reader.last_run()
                     seen.append(last.id if last else 0)
                 except OutputError as error:
@@ -472,7 +475,7 @@ def test_who_reads_beside_a_run_that_begins_its_log_anew_again_and_again_sees_no
 
 
 def test_a_look_at_the_file_takes_no_lock_from_a_run_in_the_same_process(path: Path) -> None:
-    with Journal.open(path):
+    with open_journal(path):
         for reading in READINGS.values():
             reading(path).close()
         program = (
@@ -500,20 +503,20 @@ def test_a_second_writer_is_refused_though_the_lock_file_is_gone(path: Path, ope
     answers = look(path, "SELECT position, answer FROM rows JOIN results ON results.id = result ORDER BY position")
     assert answers == [(position, str(position) * 1000) for position in range(200)]
     assert look(path, "PRAGMA integrity_check") == [("ok",)]
-    with Journal.open(path) as journal:
+    with open_journal(path) as journal:
         assert journal.counts().ok == 200
 
 
 @pytest.mark.parametrize("opening", ["open", "read alone"])
 def test_a_second_writer_in_the_same_process_is_refused_though_the_lock_file_is_gone(path: Path, opening: str) -> None:
-    with Journal.open(path) as journal:
+    with open_journal(path) as journal:
         journal.start_run(500, {})
         path.with_name(".journal_k.lock").unlink()
         with pytest.raises(OutputError, match=f"is being written by process {os.getpid()} on .* its lock file is gone"):
             OPENINGS[opening](path)
         journal.start_run(500, {})
-    with Journal.open(path) as journal:
-        assert journal._one("SELECT count(*) FROM runs") == (2,)
+    with open_journal(path):
+        assert look(path, "SELECT count(*) FROM runs") == [(2,)]
 
 
 @contextlib.contextmanager
@@ -535,16 +538,16 @@ def test_who_only_reads_a_journal_keeps_no_run_from_writing_it(path: Path, end: 
 
 def test_a_run_that_is_still_being_planned_is_seen_though_its_lock_file_is_gone(path: Path) -> None:
     write(path, 0, 5)
-    with Journal.open(path) as journal, journal.planning(UNTOLD):
+    with open_journal(path) as journal, journal.planning(UNTOLD):
         path.with_name(".journal_k.lock").unlink()
         with pytest.raises(OutputError, match="is open in another program, such as a run"):
-            Journal.open(path)
+            open_journal(path)
         journal.start_run(500, {})
 
 
 def test_a_run_that_lost_its_lock_file_before_it_was_planned_is_not_begun(path: Path) -> None:
     write(path, 0, 5)
-    with Journal.open(path) as journal:
+    with open_journal(path) as journal:
         path.with_name(".journal_k.lock").unlink()
         write(path, 5, 10)
         with (
@@ -552,7 +555,7 @@ def test_a_run_that_lost_its_lock_file_before_it_was_planned_is_not_begun(path: 
             journal.planning(UNTOLD),
         ):
             journal.start_run(500, {})
-    with Journal.open(path) as journal:
+    with open_journal(path) as journal:
         assert journal.counts().ok == 10
 
 
@@ -563,8 +566,8 @@ def test_a_journal_that_is_to_be_brought_up_to_date_must_be_open_nowhere_else(pa
         browsing(path),
         pytest.raises(OutputError, match=r"is open in another program, .*: close it there, or wait for its end"),
     ):
-        Journal.open(path)
-    Journal.open(path).close()
+        open_journal(path)
+    open_journal(path).close()
 
 
 @pytest.mark.parametrize("is_alive", [False, True])
@@ -580,9 +583,9 @@ def test_a_killed_run_can_be_merged_even_if_its_number_is_that_of_another_proces
         )
         subprocess.run([sys.executable, "-c", program, str(path)], check=False)
     before = state_of(path.parent)
-    with Journal.read(path, alone=True) as journal:
+    with read_journal(path, alone=True) as journal:
         assert journal.counts().ok == 5
         with pytest.raises(OutputError, match="is being written by"):
-            Journal.open(path)
+            open_journal(path)
     if not is_alive:
         assert state_of(path.parent) == before

@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 
 from batcher.errors import ChangedError
 from batcher.input.marks import EMPTY, Comparison, Marks
-from batcher.journal.journal import Journal, Outcome
+from batcher.journal.entries import Outcome
+from batcher.journal.opening import open_journal
+from batcher.journal.rules import Rules
+from batcher.journal.writing import Journal
 from batcher.records import Result, Source, Status
 
 
@@ -166,17 +169,12 @@ class World:
         ids = "id" if by_id else None
         with self._journal.planning(
             Comparison(MARKS, prompt, before, PROMPTS[self.prompt], tuple(self.asked_ever), ids)
-        ):
-            sources = self._journal.source_ids([Source("m", "")])
-            self._journal.plan_keys(0, [key(step.prompt, row) for row in rows], list(map(MARKS.of, rows)))
-            matched = self._journal.plan_end(
-                len(rows),
-                sources=sources,
-                is_limited=step.limit is not None,
-                redo=step.on_change == "redo",
-                reuse=step.on_change == "reuse",
-                dedup=step.dedup,
-            )
+        ) as matching:
+            sources = frozenset(matching.source_ids([Source("m", "")]))
+            matching.add_rows(0, [key(step.prompt, row) for row in rows], list(map(MARKS.of, rows)))
+            is_limited = step.limit is not None
+            rules = Rules(sources, on_change=step.on_change, dedup=step.dedup, is_limited=is_limited)
+            matched = matching.finish(len(rows), rules)
             if step.on_change == "abort" and (matched.changed or matched.gone):
                 raise ChangedError
             self._journal.start_run(2, {})
@@ -263,7 +261,7 @@ class World:
 @given(steps=STEPS)
 def test_no_series_of_edits_gives_a_row_the_answer_of_another(steps: list[Step], part: int) -> None:
     """Two thousand of them, in parts, so that no part takes long."""
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder, Journal.open(path := Path(folder) / "j") as journal:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder, open_journal(path := Path(folder) / "j") as journal:
         world = World(journal, path)
         for step in [Step([], "1", None, "abort", by_id=False, dedup=False, ends=[Status.OK]), *steps]:
             world.go_on(step)

@@ -25,7 +25,7 @@ import batcher
 from batcher.calls.dialect import completion_in
 from batcher.endpoint import Endpoint
 from batcher.errors import BudgetReached, EndpointsLost, InputError, Interrupted, SettingsError
-from batcher.journal.journal import Journal
+from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO
 from batcher.money.tariff import Tariff
 from batcher.records import Bound, Completion, Failure, Fault, Usage
@@ -292,7 +292,7 @@ def test_no_run_with_all_its_resumes_is_billed_more_than_the_budget(data: st.Dat
             except (BudgetReached, Interrupted, EndpointsLost):  # the last: six failures of the first row
                 continue
             finally:
-                with Journal.read(lab.directory / "journal_k.sqlite") as journal:
+                with read_journal(lab.directory / "journal_k.sqlite") as journal:
                     assert bill(service.used) <= journal.spent().total <= budget * NANO
 
 

@@ -10,7 +10,8 @@ from fake_service import Service, refusal
 
 from batcher.endpoint import Endpoint
 from batcher.errors import ChangedError, EndpointsLost, InputError, SettingsError
-from batcher.journal.journal import Counts, Journal
+from batcher.journal.entries import Counts
+from batcher.journal.opening import open_journal
 from batcher.planning import plan as planning
 from batcher.settings import Settings
 
@@ -33,7 +34,7 @@ def prepare(tmp_path: Path) -> Callable[..., planning.Job]:
 
 def make(job: planning.Job, is_stopping: Callable[[], bool] = lambda: False) -> planning.Plan:
     job.store.prepare()
-    with Journal.open(job.store.journal_path) as journal:
+    with open_journal(job.store.journal_path) as journal:
         return planning.make(job, journal, is_stopping)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batcher.journal.journal import RowRecord
+from batcher.journal.entries import RowRecord
 from batcher.output.directory import Store
 from batcher.reports.verification.findings import Found, Kind
 from batcher.reports.verification.lines import Lines

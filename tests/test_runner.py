@@ -35,7 +35,7 @@ from batcher.errors import (
     RunStopped,
     SettingsError,
 )
-from batcher.journal.journal import Journal
+from batcher.journal.opening import open_journal
 from batcher.records import Completion, Failure, Fault
 from batcher.settings import ENCODINGS
 
@@ -371,7 +371,7 @@ def test_the_report_of_a_run_whose_directory_goes_away_counts_what_is_saved(
 def test_a_run_that_is_refused_leaves_alone_what_the_first_one_is_just_writing(lab: Lab) -> None:
     lab.run(PROMPTS, Service(PROMPTS))
     half = lab.directory / ".0_k.csv.tmp"
-    with Journal.open(lab.directory / "journal_k.sqlite"):
+    with open_journal(lab.directory / "journal_k.sqlite"):
         half.write_text("half a chunk")
         with pytest.raises(OutputError, match="is being written by"):
             lab.run(PROMPTS, Service([]))
@@ -638,7 +638,7 @@ def test_a_log_that_is_removed_ends_the_run_and_loses_nothing(lab: Lab, others: 
             path.unlink()
         if "lock" in others:
             try:
-                Journal.open(journal).close()
+                open_journal(journal).close()
             except OutputError as error:
                 refusals.append(str(error))
 

@@ -15,7 +15,8 @@ from batcher.answer.reading import read
 from batcher.calls.retry import Decision, Fate, Policy, Record, decide
 from batcher.engine.feed import Row
 from batcher.engine.progress import Progress, Tally
-from batcher.journal.journal import UNSENT, Journal, Outcome, Request
+from batcher.journal.entries import UNSENT, Outcome, Request
+from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
 from batcher.pool.member import Member, Silence, Slot
 from batcher.pool.pool import Pool

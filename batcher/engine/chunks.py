@@ -14,7 +14,8 @@ from batcher.engine.planned_input import PlannedInput
 from batcher.engine.progress import Progress
 from batcher.engine.stop import to_the_end
 from batcher.errors import OutputError
-from batcher.journal.journal import Chunk, Journal
+from batcher.journal.entries import Chunk
+from batcher.journal.writing import Journal
 from batcher.output.directory import FileState
 from batcher.planning.plan import Job, Plan, chunks_of
 from batcher.records import RowState, Values

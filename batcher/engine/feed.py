@@ -14,7 +14,7 @@ from typing import NamedTuple
 from batcher.engine.chunks import Chunks, OpenChunk
 from batcher.engine.planned_input import PlannedInput
 from batcher.engine.stop import to_the_end
-from batcher.journal.journal import Journal
+from batcher.journal.writing import Journal
 from batcher.records import Message, RowState, Values
 
 # Rows that one trip to the reading thread brings at most: small chunks do not each cost the way there and back.

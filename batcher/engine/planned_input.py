@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from batcher.errors import InputError
 from batcher.input.key import keyer
 from batcher.input.marks import Marks
-from batcher.journal.journal import Journal
+from batcher.journal.writing import Journal
 from batcher.planning.plan import Job
 from batcher.records import Message, Slice, Values
 

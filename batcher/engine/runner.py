@@ -22,7 +22,9 @@ from batcher.engine.stop import Stop, to_the_end
 from batcher.engine.window import Window
 from batcher.errors import OutputError, SettingsError, in_words
 from batcher.input.prompt import PromptFunction
-from batcher.journal.journal import Counts, Journal
+from batcher.journal.entries import Counts
+from batcher.journal.opening import open_journal
+from batcher.journal.writing import Journal
 from batcher.money.prices import nano_dollars
 from batcher.money.spending import Spending, note_of_reserves
 from batcher.money.tariff import Tariff
@@ -127,7 +129,7 @@ async def execute(
     job = await asyncio.to_thread(planning.prepare, data, prompt, settings)
     progress = Progress(job.keyword, no_progress=settings.no_progress, quiet=settings.quiet)
     await asyncio.to_thread(job.store.prepare)
-    with Journal.open(job.store.journal_path) as journal:
+    with open_journal(job.store.journal_path) as journal:
         await asyncio.to_thread(job.store.clear)
         try:
             planned = await _planned(job, journal, stop)

@@ -20,7 +20,7 @@ from batcher.engine.planned_input import PlannedInput
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import Stop
 from batcher.errors import BatcherError
-from batcher.journal.journal import Journal
+from batcher.journal.writing import Journal
 from batcher.money.budget import BudgetClosed, BudgetSpent
 from batcher.money.prices import dollars
 from batcher.money.spending import Spending

@@ -1,6 +1,6 @@
 """How the journal's files are opened: to read them without a trace, or to be the one that writes them.
 
-Invariant: until the file and its log are known to belong together and to be in nobody else's hands, nothing is written.
+Invariant: nothing is written until the file and its log are known to belong together and no other process writes them.
 
 SQLite keeps the latest commits in a log beside the file (`-wal`) until it has moved them there, and an index of the log
 (`-shm`) for those who have the file open. A log that stands beside another state of its file makes garbage of both, so
@@ -40,7 +40,7 @@ _MAGIC = (0x377F0682, 0x377F0683)
 _START_OF_PAGE = 64  # bytes, the generation among them
 
 _WAIT_S = 3.0
-"""Seconds to wait until nobody else has a journal open: `status` takes less, `verify` or a database browser more."""
+"""Seconds to wait until no other program has a journal open; `status` needs less, `verify` or a browser more."""
 # Runs end, and logs begin anew, while we look; it takes a few milliseconds.
 _LOOKS = 10
 _LOOK_AGAIN_S = 0.01
@@ -59,7 +59,7 @@ class Log(NamedTuple):
     Attributes:
         head: its first bytes, which are others when it begins anew.
         commits: how many.
-        first, last: the first and the last generation in it; None where it has none.
+        first, last: the first and the last generation in it; None if it has none.
         pages: how many the file has after the last commit.
     """
 
@@ -70,7 +70,7 @@ class Log(NamedTuple):
     pages: int = 0
 
     def fits(self, file: _State) -> bool:
-        """Tell whether it belongs to a file; none, some or all of it may have been moved there."""
+        """Return whether it belongs to a file; none, some or all of it may have been moved there."""
         if not self.commits:
             return True
         if self.first is None or self.last is None:  # no commit of ours: whoever made them, the file did not grow
@@ -84,9 +84,9 @@ class Opened(NamedTuple):
     """A journal that is open for reading.
 
     Attributes:
-        db: which has read already, so that nobody removes the log.
+        db: which has read already, so that SQLite does not remove the log.
         uri: by which it can be opened once more meanwhile.
-        watched: what the file looked like, where nothing but `is_as_before` tells that somebody writes it.
+        watched: what the file looked like, if only `is_as_before` can find out that it was written meanwhile.
     """
 
     db: sqlite3.Connection
@@ -222,7 +222,7 @@ def open_to_read(path: Path, stack: contextlib.ExitStack) -> Opened:
 def _opened(path: Path, log: Log, stack: contextlib.ExitStack) -> Opened:
     watched = None
     if not log.commits:
-        # SQLite would make a log and an index to read even a file that nobody writes.
+        # SQLite would make a log and an index to read even a file that no process writes.
         watched, mode = version_of(path), "immutable=1"
     elif _index_path(path).exists():
         mode = "mode=ro&readonly_shm=1"
@@ -234,7 +234,7 @@ def _opened(path: Path, log: Log, stack: contextlib.ExitStack) -> Opened:
 
 
 def _copy(path: Path, log: Log, stack: contextlib.ExitStack) -> Path:
-    """Copy a journal and its log to where SQLite may make an index of it."""
+    """Copy a journal and its log to a directory in which SQLite may make an index of it."""
     copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="batcher-"))) / path.name
     with closing(connect(path, "immutable=1")) as db, closing(sqlite3.connect(copy)) as target:
         _take_as_it_is(db)
@@ -246,7 +246,7 @@ def _copy(path: Path, log: Log, stack: contextlib.ExitStack) -> Path:
 
 
 def is_as_before(path: Path, opened: Opened) -> bool:
-    """Tell whether what was read from a journal is what it held: nobody has written to the file under our eyes."""
+    """Return whether what was read from a journal is what it held: the file was not written meanwhile."""
     return opened.watched is None or opened.watched == version_of(path)
 
 
@@ -257,7 +257,7 @@ def claim(path: Path) -> bool:
     may be gone. What a killed run has left in the log is moved into the file.
 
     Returns:
-        Whether nobody else had it open.
+        Whether no other program had it open.
     """
     with closing(connect(path, "mode=rwc", _WAIT_S)) as db:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before all others: some of them read the file
@@ -270,13 +270,13 @@ def claim(path: Path) -> bool:
 
 
 def is_for_reading_only(path: Path) -> bool:
-    """Tell whether those who have a journal open let another one write it; one that has no generation needs a claim."""
+    """Return whether the programs that have a journal open let another one write it; without a generation, none may."""
     with closing(connect(path, "mode=rw", _WAIT_S)) as db:
         return generation_of(db) > 0 and _begins(db, "IMMEDIATE")
 
 
 def _begins(db: sqlite3.Connection, kind: str) -> bool:
-    """Tell whether a transaction can begin now."""
+    """Return whether a transaction can begin now."""
     try:
         db.executescript(f"BEGIN {kind}; ROLLBACK;")
     except sqlite3.OperationalError as error:

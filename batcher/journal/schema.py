@@ -1,12 +1,119 @@
 """The journal's file: its tables and versions, and how a text or a failure of SQLite reads.
 
 Invariant: a file that is not ours, newer or damaged is refused before anything is written to it.
+
+The tables are a contract: other programs may read them with SQLite alone, also while a run writes. What holds for all:
+
+- A moment is a REAL: seconds since 1970-01-01 00:00 UTC.
+- Money is an INTEGER in nano-dollars: 1,000,000,000 are one US dollar.
+- Tokens are model tokens, as the service counts them; a number above 2^24 counts as not named.
+- A text that UTF-8 cannot hold, because of lone surrogates, is a BLOB: its UTF-8 with three bytes for each surrogate
+  (Python's `surrogatepass`). Columns in which that may be are marked with an asterisk.
+- NULL means what is said at its column; a column without a word about NULL has none, or only as "version 1" says: a
+  journal that version 1 began has NULL in what later versions added.
+
+What each row of the input has now: `rows` joined with `results` on `results.id = rows.result`, if
+`position < (SELECT rows FROM scope)`, in the order of `position`.
+
+rows: what each row of the input asks, and the result that answers it
+    position           INTEGER  its place in the input, from 0; primary key
+    key                BLOB     16 bytes, a hash of its question: messages and request parameters (`batcher.input.key`)
+    result             INTEGER  `results.id`; NULL: it has no result yet
+    cells              BLOB     marks that tell the row from others: 4 bytes for the names of the table's columns, then
+                                8 for each cell, at most 62 times (`batcher.input.marks`); NULL: version 1 wrote it
+    is_kept            INTEGER  NULL: the result answers the question in `key`. A BLOB: the row keeps the answer to an
+                                earlier question (`--on-change reuse`); its first byte says how that is known to be the
+                                row's own (`c`: the same columns, `i`: the same id, `o`: an older batcher decided it),
+                                8 more bind key and result together (`batcher.journal.entries.kept`). 1: an older
+                                batcher decided it
+
+scope: one line
+    rows               INTEGER  how many rows, from the first, the last run was about; `rows` may hold more, which
+                                `--limit` left out
+
+same: rows that are not asked, because an earlier row asks the same (`--dedup`); as of the last run's start
+    position           INTEGER  `rows.position`; primary key
+    leader             INTEGER  `rows.position` of the row that is asked; its result is then that of both
+
+results: every answer, and every error that ended a row; a line is never changed or removed
+    id                 INTEGER  `requests.id` of the request that brought it; negative: it was adopted from a chunk
+                                file; primary key
+    key                BLOB     16 bytes, of the question that it answers; see `rows.key`
+    source             INTEGER  `sources.id`: who gave it
+    status             TEXT     `ok`; `invalid`: answered, but not as asked for; `error`: no answer
+    answer             TEXT*    the answer as it came; empty if there is none
+    error              TEXT*    why the row is `invalid` or `error`; empty if it is `ok`
+    seal               BLOB     8 bytes, BLAKE2b of key, status, NUL, answer, NUL, error, by which `batcher verify` sees
+                                a change; NULL: version 1 wrote it
+
+requests: every attempt, recorded before it left; a line without an end was in flight when the process ended, or is now
+    id                 INTEGER  from 1; a gap is a request that did not leave, because the disk was full; primary key
+    run                INTEGER  `runs.id`: the process that sent it
+    endpoint           INTEGER  the endpoint's place in that process's pool, from 0 (`pool` in `runs.question`)
+    source             INTEGER  `sources.id`: whom it asked
+    position           INTEGER  the row's place in the input at that time
+    key                BLOB     16 bytes, of the question; see `rows.key`
+    sent               REAL     when it was about to leave
+    ended              REAL     when it ended; NULL: it has no end
+    outcome            TEXT     `answered`; `too large`: answered, with more than the journal or a CSV file can hold;
+                                `unsent`: it did not leave after all; an HTTP status such as `429`; or `timeout`,
+                                `connection`, `protocol`, `mixed up` (another request's response), `too long` (a
+                                response of more bytes than allowed), `other`; NULL: it has no end
+    prompt_tokens      INTEGER  tokens of the question; NULL: the service did not say, or there was no answer
+    completion_tokens  INTEGER  tokens of the answer, as billed, reasoning included; NULL: as for `prompt_tokens`
+    cached_tokens      INTEGER  those of `prompt_tokens` that came from the service's cache; NULL: it has no end, or
+                                version 1 wrote it
+    reasoning_tokens   INTEGER  those of `completion_tokens` that the model thought with; NULL: as for `cached_tokens`
+    cost               INTEGER  nano-dollars. Answered: what it cost, at most if the service named no tokens. Not
+                                answered, or no end: what it may cost at most, 0 if it cannot be billed. NULL: the
+                                price, or the number of tokens, is not known, or version 1 wrote it
+    prompt_most        INTEGER  tokens that the question has at most; NULL: nothing bounds them, or before version 3
+    answer_cost        INTEGER  nano-dollars, the part of the bound on the cost that does not depend on the question's
+                                length; NULL: no price is known, the two parts cannot be told apart, or before version 3
+
+sources: who gave answers; unique in all but the id
+    id                 INTEGER  primary key
+    model              TEXT     the model's name; `adopted from files`: a chunk file without a journal had the answer
+    base_url           TEXT     the service's base URL; empty: the chat model's own, or adopted
+    params             TEXT     the endpoint's own request parameters as JSON with sorted keys, or empty
+
+chunks: the chunk files
+    start              INTEGER  position of the first row, the number in the file's name; primary key
+    rows               INTEGER  how many rows it holds; 0: it is about to be written for the first time
+    origin             BLOB     16 bytes, a hash of all that it was made from: columns, cells, keys and results' ids;
+                                empty: it was adopted as it is, or is about to be written for the first time
+    sha256             BLOB     32 bytes, of the file as it was written; empty: it is about to be written for the first
+                                time
+
+runs: every process that worked on this keyword
+    id                 INTEGER  from 1; primary key
+    host               TEXT     name of the machine
+    pid                INTEGER  process id on it
+    started            REAL     when its plan was made
+    ended              REAL     when it ended; NULL: it is at work, or was killed
+    outcome            TEXT*    `done`; else why it stopped; NULL: as for `ended`
+    chunk_size         INTEGER  rows of a chunk file
+    question           TEXT     what it asked, and whom, as JSON: `prompt_option`, `prompt`, `system`, `params`,
+                                `sources` and `pool` (each source as model, base URL, params; `pool` in the order of the
+                                endpoints), `columns` (that the prompt reads), `table` (all columns), `answer_column`,
+                                `limit`; an older batcher wrote only some of them
+
+events: what else happened in a run
+    id                 INTEGER  in the order in which it happened; primary key
+    run                INTEGER  `runs.id`
+    at                 REAL     when
+    kind               TEXT     `paused`: an endpoint answers nothing; `resumed`: it answers again; `implausible usage`:
+                                a service says that an answer used more tokens than any call can
+    subject            TEXT*    the endpoint
+    detail             TEXT*    why, or what the service said; may be empty
+
+`PRAGMA application_id` is 0x62746368 ("btch"). `PRAGMA user_version` holds the version of the tables in its lowest 8
+bits, and above them the generation, a number that each commit raises (see `access`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import secrets
 import sqlite3
@@ -15,7 +122,7 @@ from pathlib import Path
 from typing import Any
 
 from batcher.errors import OutputError
-from batcher.records import Result, Source
+from batcher.records import Source
 
 VERSION = 4
 _APPLICATION_ID = 0x62_74_63_68  # "btch": tells our files from other SQLite files
@@ -26,7 +133,7 @@ GENERATIONS = 2**23 - 1
 """Generations there are; 1 follows the last one. 0 is that of a file that batcher gave none yet."""
 
 ADOPTED = Source("adopted from files", "")
-"""Who gave the answers that were found in chunk files without a journal: nobody knows."""
+"""The source of answers that were found in chunk files without a journal: who gave them is not known."""
 
 
 _FIRST = """
@@ -112,7 +219,7 @@ def connect(path: Path, mode: str, timeout_s: float = 30) -> sqlite3.Connection:
 def make_durable(db: sqlite3.Connection) -> None:
     """Let each commit reach the disk before it counts: a power cut costs no more than a kill."""
     db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA fullfsync = ON")  # on macOS alone, where less is no promise
+    db.execute("PRAGMA fullfsync = ON")  # for macOS, whose fsync alone promises nothing
 
 
 def check_whole(db: sqlite3.Connection, path: Path) -> None:
@@ -163,7 +270,7 @@ def bring_up_to_date(db: sqlite3.Connection, version: int) -> None:
 
 
 def _renamed(question: Any) -> Any:
-    """Return a run's question under the names of version 4; what is no question stays as it is."""
+    """Return a run's question under the names of version 4; any other text stays as it is."""
     with contextlib.suppress(TypeError, ValueError):
         found = json.loads(question)
         if isinstance(found, dict):
@@ -214,12 +321,6 @@ def exact_sum(column: str, condition: str = "true") -> str:
 def whole(upper: int, lower: int) -> int:
     """Put together the two sums of `exact_sum`."""
     return (upper << 32) + lower
-
-
-def seal(key: bytes, result: Result) -> bytes:
-    """Return a hash that binds a result to its question, so that `verify` sees what a disk or a hand has changed."""
-    text = f"{result.status.value}\0{result.answer}\0{result.error}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(key + text, digest_size=8).digest()
 
 
 def bound(text: str) -> str | bytes:

@@ -16,7 +16,9 @@ from batcher.answer.columns import cells_of, split
 from batcher.errors import OutputError
 from batcher.input.cell import writable
 from batcher.input.marks import Marks
-from batcher.journal.journal import Chunk, Journal
+from batcher.journal.entries import Chunk
+from batcher.journal.opening import read_journal
+from batcher.journal.reading import Reader
 from batcher.output.cells import check_cells, difference_by_marks
 from batcher.output.csv_file import read_csv
 from batcher.output.directory import FileState, Store
@@ -39,7 +41,7 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
         OutputError: there is no run, it is being written, rows are left, or a chunk file is missing, broken or older
             than the journal.
     """
-    with opened(keyword, output_dir, alone=True) as run:
+    with opened(keyword, output_dir, functools.partial(read_journal, alone=True)) as run:
         store, journal, last = run.store, run.journal, run.last()
         rows, left = journal.scope(), journal.left()
         if left and not partial:
@@ -55,9 +57,7 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
         return store.join(starts, store.partial_path if partial else store.all_path)
 
 
-def _finished(
-    store: Store, journal: Journal, starts: range, rows: int, marks: Marks, *, partial: bool
-) -> Iterator[int]:
+def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Marks, *, partial: bool) -> Iterator[int]:
     """Yield the chunks to join, each looked at before.
 
     Raises:
@@ -85,7 +85,7 @@ def _finished(
         yield start
 
 
-def _is_current(store: Store, journal: Journal, start: int, chunk: Chunk) -> bool:
+def _is_current(store: Store, journal: Reader, start: int, chunk: Chunk) -> bool:
     """Tell whether a chunk file that nobody has changed holds the answers that the journal has now."""
     results = journal.results(start, start + chunk.rows)
     expected = [[*map(writable, cells_of(each))] for each in results]
@@ -93,7 +93,7 @@ def _is_current(store: Store, journal: Journal, start: int, chunk: Chunk) -> boo
         return expected == [split(line)[1] for line in lines]
 
 
-def _check_cells(store: Store, journal: Journal, start: int, marks: Marks) -> None:
+def _check_cells(store: Store, journal: Reader, start: int, marks: Marks) -> None:
     """Check that the lines of a changed chunk file are about the rows of the run; answers may be corrected.
 
     Raises:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from batcher.errors import OutputError
-from batcher.journal.journal import Journal, LastRun
+from batcher.journal.entries import LastRun
+from batcher.journal.reading import Reader
 from batcher.output.directory import Store
 from batcher.settings import check_keyword
 
+R = TypeVar("R", bound=Reader)
 
-class PastRun(NamedTuple):
+
+class PastRun(NamedTuple, Generic[R]):
     """What runs of a keyword left in a directory.
 
     Attributes:
@@ -26,7 +29,7 @@ class PastRun(NamedTuple):
     """
 
     store: Store
-    journal: Journal
+    journal: R
 
     def last(self) -> LastRun:
         """Return the latest run.
@@ -41,21 +44,21 @@ class PastRun(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(keyword: str, output_dir: str | os.PathLike[str], *, alone: bool = False) -> Iterator[PastRun]:
+def opened(keyword: str, output_dir: str | os.PathLike[str], read: Callable[[Path], R]) -> Iterator[PastRun[R]]:
     """Open the journal of a keyword for reading.
 
     Args:
         keyword: names the run.
         output_dir: where it writes.
-        alone: keep every run from writing meanwhile.
+        read: opens the journal, in one of the ways of `journal.opening`.
 
     Raises:
         SettingsError: the keyword cannot be one.
-        OutputError: there is no run, or its journal cannot be read; or, with `alone`, a run is writing it.
+        OutputError: there is no run, or its journal cannot be read.
     """
     check_keyword(keyword)
     store = Store(Path(output_dir), keyword)
     if not store.journal_path.exists():
         raise OutputError(f"there is no run {keyword!r} in {store.directory}: {store.journal_path} does not exist")
-    with Journal.read(store.journal_path, alone=alone) as journal:
+    with read(store.journal_path) as journal:
         yield PastRun(store, journal)

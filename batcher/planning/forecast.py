@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from batcher.endpoint import Endpoint
 from batcher.input.prompt import PromptFunction
-from batcher.journal.journal import Journal
+from batcher.journal.opening import rehearse
+from batcher.journal.reading import Reader
 from batcher.money.prices import NANO, dollars, nano_dollars
 from batcher.money.spending import note_of_reserves
 from batcher.money.tariff import Tariff
@@ -115,7 +116,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     settings = Settings.of(options)
     job = planning.prepare(data, prompt, settings)
     job.store.check()
-    with Journal.rehearse(job.store.journal_path) as journal:
+    with rehearse(job.store.journal_path) as journal:
         planned = planning.make(job, journal, lambda: False, is_rehearsal=True)
         tariffs = [Tariff.of(endpoint, settings.params) for endpoint in job.endpoints]
         count = counter(job.endpoints[0].source.model)
@@ -148,7 +149,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     )
 
 
-def _reserves(job: planning.Job, journal: Journal, tariffs: Sequence[Tariff]) -> list[str]:
+def _reserves(job: planning.Job, journal: Reader, tariffs: Sequence[Tariff]) -> list[str]:
     """Return what the run would say of its budget before the first call."""
     if job.settings.budget is None:
         return []
@@ -156,7 +157,7 @@ def _reserves(job: planning.Job, journal: Journal, tariffs: Sequence[Tariff]) ->
     return [note for note in [note_of_reserves(tariffs, left)] if note]
 
 
-def _load(job: planning.Job, journal: Journal, tariffs: Sequence[Tariff], count: Counter) -> _Load:
+def _load(job: planning.Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter) -> _Load:
     """Read the input once more, and add up what would be sent."""
     requests = tokens = 0
     most: int | None = 0

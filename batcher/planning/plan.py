@@ -33,7 +33,10 @@ from batcher.input.prompt import (
     from_template,
     with_system,
 )
-from batcher.journal.journal import Counts, InFlight, Journal, LastRun, Usual
+from batcher.journal.entries import Counts, InFlight, LastRun, Usual
+from batcher.journal.matching import Matching, Planner
+from batcher.journal.reading import Reader
+from batcher.journal.rules import Rules
 from batcher.journal.schema import ADOPTED
 from batcher.money.prices import dollars
 from batcher.money.tariff import is_bounded
@@ -253,7 +256,7 @@ def _read_text(path: str | os.PathLike[str], option: str) -> str:
         raise SettingsError(f"{option} {os.fspath(path)} cannot be read: {error}") from error
 
 
-def make(job: Job, journal: Journal, is_stopping: Callable[[], bool], *, is_rehearsal: bool = False) -> Plan:
+def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehearsal: bool = False) -> Plan:
     """Read the whole input, match its rows with the answers there are, and write that into the journal.
 
     A rehearsal, on a copy of the journal, does not mind rows that have an answer to a different question.
@@ -268,30 +271,29 @@ def make(job: Job, journal: Journal, is_stopping: Callable[[], bool], *, is_rehe
     settings = job.settings
     last = journal.last_run()
     comparison = _comparison(job, journal, last)
-    with journal.planning(comparison):
-        sources = journal.source_ids([*(endpoint.source for endpoint in job.endpoints), ADOPTED])
+    with journal.planning(comparison) as matching:
+        sources = matching.source_ids([*(endpoint.source for endpoint in job.endpoints), ADOPTED])
         known = journal.chunk_starts()
         with closing(Adoption(job.store, known, settings.chunk_size, is_strict=last is None)) as adoption:
-            rows = _plan_rows(job, journal, adoption, is_stopping)
+            rows = _plan_rows(job, matching, adoption, is_stopping)
             adoption.end(rows)
         if job.settings.id_column is not None:
-            _check_ids(job, journal, rows, comparison)
-        matched = journal.plan_end(
-            rows,
-            sources=set(sources),
-            is_limited=settings.limit is not None,
+            _check_ids(job, matching, rows, comparison)
+        rules = Rules(
+            frozenset(sources),
+            on_change=settings.on_change,
             retry_failed=settings.retry_failed,
-            redo=settings.on_change == "redo",
-            reuse=settings.on_change == "reuse",
             dedup=settings.dedup,
+            is_limited=settings.limit is not None,
         )
+        matched = matching.finish(rows, rules)
         changed, gone = sum(matched.changed.values()), matched.gone
         if settings.on_change == "reuse":
             changed, gone = 0, gone + changed - matched.own
         reasons = _reasons(last.question if last else {}, job.question, matched.changed)
         plan = Plan(
             tuple(sources[:-1]),
-            journal.planned_counts(),
+            matching.counts(),
             changed,
             matched.own,
             gone,
@@ -300,7 +302,7 @@ def make(job: Job, journal: Journal, is_stopping: Callable[[], bool], *, is_rehe
             matched.same,
             journal.in_flight(last.id) if last else InFlight(0, 0),
             last is None or comparison.before is not None,
-            _checked_files(job, journal),
+            _checked_files(job, journal, matching),
         )
         if is_rehearsal:
             return plan
@@ -312,8 +314,8 @@ def make(job: Job, journal: Journal, is_stopping: Callable[[], bool], *, is_rehe
     return plan
 
 
-def _plan_rows(job: Job, journal: Journal, adoption: Adoption, is_stopping: Callable[[], bool]) -> int:
-    """Tell the journal what each row asks, and what chunk files hold for it; return how many rows there are."""
+def _plan_rows(job: Job, matching: Matching, adoption: Adoption, is_stopping: Callable[[], bool]) -> int:
+    """Record what each row asks, and what chunk files hold for it; return how many rows there are."""
     key = keyer(job.settings.params)
     marks = Marks(job.dataset.columns)
     end = 0
@@ -321,16 +323,16 @@ def _plan_rows(job: Job, journal: Journal, adoption: Adoption, is_stopping: Call
         if is_stopping():
             raise Stopped
         keys = [key(job.messages(start + offset, values)) for offset, values in enumerate(rows)]
-        journal.plan_keys(start, keys, job.of_rows(start, rows, marks.of))
-        journal.plan_found((start + offset, keys[offset], result) for offset, result in adoption.results(start, rows))
+        matching.add_rows(start, keys, job.of_rows(start, rows, marks.of))
+        matching.add_found((start + offset, keys[offset], result) for offset, result in adoption.results(start, rows))
         end = start + len(rows)
     if adoption.is_strict:
         for file in adoption.files:
-            journal.plan_file(file.start, file.rows, file.sha256)
+            matching.add_file(file.start, file.rows, file.sha256)
     return end
 
 
-def _checked_files(job: Job, journal: Journal) -> frozenset[int]:
+def _checked_files(job: Job, journal: Reader, matching: Matching) -> frozenset[int]:
     """Return which chunk files are as they were written, after a look at the input's cells in the others.
 
     A file that has to be made anew anyway, because rows or answers have changed since, is left alone.
@@ -346,7 +348,7 @@ def _checked_files(job: Job, journal: Journal) -> frozenset[int]:
         elif sha256 is not None:
             changed[start] = chunk
     for start, rows in chunks_of(job, changed):
-        states = journal.planned_states(start, start + len(rows))
+        states = matching.states(start, start + len(rows))
         if changed[start].origin == job.store.origin(job.store.lines(rows), states):
             job.store.check_cells(start, rows)
     return frozenset(intact)
@@ -367,7 +369,7 @@ def chunks_of(job: Job, starts: Collection[int]) -> Iterator[Slice]:
                 return
 
 
-def _comparison(job: Job, journal: Journal, last: LastRun | None) -> Comparison:
+def _comparison(job: Job, journal: Reader, last: LastRun | None) -> Comparison:
     """Return how the rows are compared with those of the last run."""
     before = last.question if last else {}
     ever = (name for question in journal.questions() for name in question.get("columns", ()))
@@ -382,14 +384,14 @@ def _comparison(job: Job, journal: Journal, last: LastRun | None) -> Comparison:
     )
 
 
-def _check_ids(job: Job, journal: Journal, rows: int, comparison: Comparison) -> None:
+def _check_ids(job: Job, matching: Matching, rows: int, comparison: Comparison) -> None:
     """Refuse an id column in which two rows have the same id.
 
     Raises:
         InputError: they are named.
     """
     name = job.settings.id_column or ""
-    if twins := journal.planned_twins(rows, comparison.sql([name])):
+    if twins := matching.twins(rows, comparison.sql([name])):
         first, second = twins
         raise InputError(
             f"--id-column: rows {first} and {second} of {job.dataset.name} (counted from 0) have the same {name!r}:"

@@ -10,7 +10,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from batcher.journal.journal import LastRun
+from batcher.journal.entries import LastRun
+from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO, dollars
 from batcher.output.opening import opened
 from batcher.words import duration
@@ -104,7 +105,7 @@ def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunSt
         SettingsError: the keyword cannot be one.
         OutputError: there is no journal of that keyword, or it cannot be read.
     """
-    with opened(keyword, output_dir) as run:
+    with opened(keyword, output_dir, read_journal) as run:
         journal, last = run.journal, run.last()
         counts, spent = journal.counts(), journal.spent()
         state = _state(last, counts.left)

@@ -10,7 +10,7 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
-from batcher.journal.journal import Chunk
+from batcher.journal.entries import Chunk
 from batcher.output.csv_file import csv_line
 from batcher.output.directory import Store
 from batcher.records import RowState

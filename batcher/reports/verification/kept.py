@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from batcher.errors import InputError
-from batcher.journal.journal import Journal, RowRecord
-from batcher.journal.matching import Proof, kept
+from batcher.journal.entries import Proof, RowRecord, kept
+from batcher.journal.evidence import Evidence
 from batcher.records import Values
 from batcher.reports.verification.questions import Question
 
@@ -22,7 +22,7 @@ class KeptAnswers:
         columns: of INPUT; none if it is not given.
     """
 
-    def __init__(self, journal: Journal, columns: tuple[str, ...]) -> None:
+    def __init__(self, journal: Evidence, columns: tuple[str, ...]) -> None:
         self._journal = journal
         self._columns = columns
         self._count = dict.fromkeys(Proof, 0)

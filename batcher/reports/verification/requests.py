@@ -5,7 +5,7 @@ Invariant: what is wrong with a request is said of the request, and of the row t
 
 from __future__ import annotations
 
-from batcher.journal.journal import Journal, Unreconciled
+from batcher.journal.evidence import Evidence, Unreconciled
 from batcher.reports.verification.findings import Found, Kind
 from batcher.reports.verification.rows import Row
 
@@ -21,7 +21,7 @@ _KINDS = {
 class Requests:
     """Checks the requests by themselves, then the rows that have their answers."""
 
-    def __init__(self, journal: Journal, found: Found) -> None:
+    def __init__(self, journal: Evidence, found: Found) -> None:
         self._found = found
         # By the number of a result and of the request that brought it: what is wrong with that request.
         self._suspects: dict[int, Kind] = {}
@@ -32,7 +32,7 @@ class Requests:
             self._name(kind, journal.unreconciled(query))
         self._check_sources(journal)
 
-    def _check_sources(self, journal: Journal) -> None:
+    def _check_sources(self, journal: Evidence) -> None:
         """Compare whom each process asked with the pool that it has recorded."""
         sources = journal.sources()
         for run, endpoint, source in journal.askers():

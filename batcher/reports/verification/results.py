@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from batcher.journal.journal import Counts, Journal, LastRun, RowRecord, is_sealed
+from batcher.journal.entries import Counts, LastRun, RowRecord, is_sealed
+from batcher.journal.evidence import Evidence
 from batcher.journal.schema import ADOPTED
 from batcher.records import Status
 from batcher.reports.verification.findings import Kind
@@ -21,7 +22,7 @@ _STATUSES = {status.value.encode(): status for status in Status}
 class Results:
     """Checks the result of each row, and counts the rows by how they ended."""
 
-    def __init__(self, journal: Journal, last: LastRun, requests: Requests, kept: KeptAnswers) -> None:
+    def __init__(self, journal: Evidence, last: LastRun, requests: Requests, kept: KeptAnswers) -> None:
         self._requests = requests
         self._kept = kept
         sources = [tuple(each) for each in last.question.get("sources", ())]

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from batcher.input.cell import writable
-from batcher.journal.journal import Journal, RowRecord
+from batcher.journal.entries import RowRecord
+from batcher.journal.evidence import Evidence
 from batcher.planning.plan import ROWS_AT_ONCE
 from batcher.reports.verification.findings import Found, Kind
 from batcher.reports.verification.lines import Line
@@ -70,7 +71,7 @@ Check = Callable[[Row], Kind | None]
 """Returns what is wrong with a row, or None."""
 
 
-def read_rows(journal: Journal, scope: int, asked: Asked | None, found: Found) -> Iterator[Row]:
+def read_rows(journal: Evidence, scope: int, asked: Asked | None, found: Found) -> Iterator[Row]:
     """Read the rows of a run side by side, and name those that only INPUT has.
 
     Args:
@@ -97,7 +98,7 @@ def read_rows(journal: Journal, scope: int, asked: Asked | None, found: Found) -
             found.rows(Kind.INPUT_MORE, other.position)
 
 
-def _journalled(journal: Journal, scope: int) -> Iterator[Row]:
+def _journalled(journal: Evidence, scope: int) -> Iterator[Row]:
     end = 0
     for start in range(0, scope, ROWS_AT_ONCE):
         for record in journal.records(start, min(start + ROWS_AT_ONCE, scope)):

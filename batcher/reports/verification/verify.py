@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from batcher.answer.columns import AnswerColumns
 from batcher.input.dataset import open_dataset
 from batcher.input.prompt import PromptFunction
-from batcher.journal.journal import Counts, EndpointAccount, Journal, LastRun
+from batcher.journal.entries import Counts, EndpointTotals, LastRun
+from batcher.journal.evidence import Evidence
+from batcher.journal.opening import read_evidence
 from batcher.money.prices import NANO, dollars
 from batcher.output.directory import Store
 from batcher.output.opening import opened
@@ -49,7 +51,7 @@ class Verification:
     keyword: str
     counts: Counts
     chunks: int
-    endpoints: tuple[EndpointAccount, ...]
+    endpoints: tuple[EndpointTotals, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
 
@@ -101,13 +103,13 @@ def _counted(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
-def _account_as_dict(account: EndpointAccount) -> dict[str, Any]:
+def _account_as_dict(account: EndpointTotals) -> dict[str, Any]:
     values = account._asdict()
     values["cost_usd"], values["uncertain_usd"] = values.pop("cost") / NANO, values.pop("uncertain") / NANO
     return values
 
 
-def _account_in_words(account: EndpointAccount) -> str:
+def _account_in_words(account: EndpointTotals) -> str:
     at = f" at {account.base_url}" if account.base_url else ""
     money = [f"{dollars(account.cost)} for answers"] if account.cost else []
     money += [f"at most {dollars(account.uncertain)} without one"] if account.uncertain else []
@@ -139,7 +141,7 @@ def verify(
         OutputError: there is no journal, or it cannot be read.
     """
     dataset = None if data is None else open_dataset(data)
-    with opened(keyword, output_dir) as run, run.journal.snapshot():
+    with opened(keyword, output_dir, read_evidence) as run, run.journal.snapshot():
         if damage := run.journal.damage():
             finding = Finding(Kind.DAMAGED.slug, Kind.DAMAGED.value, places=(str(run.journal.path), *damage))
             return Verification(keyword, Counts(0, 0, 0, 0), 0, (), (finding,), ())
@@ -147,7 +149,7 @@ def verify(
         return _verified(run.store, run.journal, last, Asked(dataset, prompt, last) if dataset else None)
 
 
-def _verified(store: Store, journal: Journal, last: LastRun, asked: Asked | None) -> Verification:
+def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | None) -> Verification:
     """Check the requests, then each row with its line of INPUT and of the files, all read once and side by side."""
     found = Found()
     scope, is_finished = journal.scope(), not journal.left()
@@ -171,7 +173,7 @@ def _verified(store: Store, journal: Journal, last: LastRun, asked: Asked | None
         store.keyword,
         results.counts(scope),
         files.compared,
-        tuple(journal.endpoint_accounts()),
+        tuple(journal.endpoint_totals()),
         found.findings(),
         (*_notes(store, last, asked, is_finished=is_finished), *kept.notes(), *results.notes()),
     )

@@ -1,0 +1,115 @@
+"""What `verify` asks of a journal: rows, results and requests as they are in the file, right or wrong.
+
+Invariant: nothing that a disk or a hand has changed keeps it from answering.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+from batcher.journal.entries import UNSENT, EndpointTotals, RowRecord
+from batcher.journal.reading import CHARGED, SPENT, Reader, question_of
+from batcher.journal.schema import ADOPTED, whole
+from batcher.records import Source
+
+
+class Unreconciled(Enum):
+    """In what ways requests and results may not fit together; each is the query that finds their ids."""
+
+    BROUGHT_NONE = (
+        "SELECT id FROM requests q WHERE outcome = 'answered'"
+        " AND NOT EXISTS (SELECT 1 FROM results a WHERE a.id = q.id)"
+    )
+    BROUGHT_BY_NONE = (
+        "SELECT a.id FROM results a LEFT JOIN requests q ON q.id = a.id WHERE CASE WHEN a.id > 0 THEN q.id IS NULL"
+        " ELSE a.source IS NOT (SELECT id FROM sources WHERE model = ? AND base_url = '' AND params = '') END"
+    )
+    OTHER_QUESTION = (
+        "SELECT a.id FROM results a JOIN requests q ON q.id = a.id WHERE a.key <> q.key OR a.source <> q.source"
+    )
+    OTHER_OUTCOME = (
+        "SELECT a.id FROM results a JOIN requests q ON q.id = a.id"
+        " WHERE q.outcome IS NULL OR (q.outcome = 'answered') = (a.status = 'error')"
+    )
+    NEVER_ENDED = (
+        "SELECT q.id FROM requests q JOIN runs r ON r.id = q.run WHERE q.outcome IS NULL AND r.outcome = 'done'"
+        " UNION SELECT id FROM requests WHERE (ended IS NULL) <> (outcome IS NULL)"
+    )
+    OF_NOBODY = (
+        "SELECT id FROM requests WHERE run NOT IN (SELECT id FROM runs) OR source NOT IN (SELECT id FROM sources)"
+    )
+
+
+class Evidence(Reader):
+    """A reader that also answers what `verify` asks."""
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let the block read what is committed now, whatever a run commits meanwhile."""
+        self._all("BEGIN")
+        try:
+            yield
+        finally:
+            self._all("ROLLBACK")
+
+    def damage(self) -> list[str]:
+        """Return what SQLite finds wrong with the file's structure, at most five findings."""
+        return [str(line) for (line,) in self._all("PRAGMA integrity_check(5)") if line != "ok"]
+
+    def records(self, start: int, stop: int) -> list[RowRecord]:
+        """Return the rows in a range of positions, each with its result, as the journal has them, right or wrong."""
+        found = self._all(
+            # As bytes: what a disk has changed may be no text any more.
+            "SELECT r.position, r.key, r.cells, r.is_kept, r.result, a.id, a.key, a.source, q.run, a.seal,"
+            " iif(typeof(a.status) = 'text', cast(a.status AS BLOB), x''),"
+            " cast(a.answer AS BLOB), cast(a.error AS BLOB)"
+            " FROM rows r LEFT JOIN results a ON a.id = r.result LEFT JOIN requests q ON q.id = a.id"
+            " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
+            (start, stop),
+        )
+        return [RowRecord(*values) for values in found]
+
+    def question(self, run: int) -> dict[str, Any]:
+        """Return what a process asked, and whom; empty if the journal has lost it."""
+        found = self._all("SELECT question FROM runs WHERE id = ?", (run,))
+        return question_of(found[0][0]) if found else {}
+
+    def sources(self) -> dict[int, Source]:
+        """Return who gave answers, by id."""
+        return {number: Source(*rest) for number, *rest in self._all("SELECT id, model, base_url, params FROM sources")}
+
+    def askers(self) -> list[tuple[int, int, int]]:
+        """Return which process asked whom: its id, the endpoint's place in its pool, and the source's id."""
+        return self._all("SELECT DISTINCT run, endpoint, source FROM requests")
+
+    def requests_to(self, run: int, endpoint: int, source: int) -> list[int]:
+        """Return the ids of the requests of one process to one endpoint and source."""
+        query = "SELECT id FROM requests WHERE run = ? AND endpoint = ? AND source = ?"
+        return [number for (number,) in self._all(query, (run, endpoint, source))]
+
+    def endpoint_totals(self) -> list[EndpointTotals]:
+        """Add up the requests of each endpoint and source by how they ended."""
+        found = self._all(
+            "SELECT q.endpoint, coalesce(g.model, ''), coalesce(g.base_url, ''), count(*),"
+            " count(*) FILTER (WHERE outcome = 'answered'), count(*) FILTER (WHERE outcome <> 'answered'),"
+            f" count(*) FILTER (WHERE outcome IS NULL), {SPENT}"
+            f" FROM {CHARGED} q LEFT JOIN sources g ON g.id = q.source WHERE outcome IS NOT ?"
+            " GROUP BY q.endpoint, q.source ORDER BY 1, q.source",
+            (UNSENT,),
+        )
+        return [EndpointTotals._make([*each[:7], whole(*each[7:9]), whole(*each[9:11]), each[11]]) for each in found]
+
+    def unreconciled(self, query: Unreconciled) -> list[int]:
+        """Return the ids of the requests, or of the results, that do not fit together in one way."""
+        values = (ADOPTED.model,) if query is Unreconciled.BROUGHT_BY_NONE else ()
+        return [number or 0 for (number,) in self._all(query.value, values)]  # None if a disk has changed it
+
+    def missing_requests(self) -> list[tuple[int, int]]:
+        """Return the gaps in the requests' ids: the first and the last of each."""
+        return self._all(
+            "SELECT before + 1, id - 1 FROM (SELECT id, lag(id, 1, 0) OVER (ORDER BY id) AS before FROM requests)"
+            " WHERE id > before + 1"
+        )

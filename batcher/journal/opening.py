@@ -1,0 +1,200 @@
+"""Opening a journal: for a run, to read, to verify, or to rehearse a plan in a copy.
+
+Invariant: one process writes a journal, any number may read it, and one that is refused is left as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock, Timeout
+
+from batcher.errors import OutputError
+from batcher.journal.access import check_pair, claim, is_for_reading_only, log_path, open_to_read
+from batcher.journal.entries import LastRun
+from batcher.journal.evidence import Evidence
+from batcher.journal.matching import Planner
+from batcher.journal.reading import Reader
+from batcher.journal.schema import (
+    COPY,
+    bring_up_to_date,
+    check_readable,
+    check_whole,
+    connect,
+    errors_told,
+    make_durable,
+    version_of,
+)
+from batcher.journal.watching import Watch
+from batcher.journal.writing import Journal
+from batcher.place import Place
+
+_AnyReader = TypeVar("_AnyReader", bound=Reader)
+
+
+def open_journal(path: Path) -> Journal:
+    """Open a journal for a run, or make a new one. One that is refused is left as it is.
+
+    Raises:
+        OutputError: it cannot be opened, is no journal, was written by a newer batcher, is damaged, its log belongs to
+            another one, or another process, which the message names, is writing it.
+    """
+    with errors_told(path, "opened"), _closed_on_failure() as stack:
+        check_pair(path)  # even the lock would leave a file there
+        lock = stack.enter_context(closing(Place(_lock(path, stack))))
+        _check(path)
+        has_log = log_path(path).exists()
+        if not claim(path):
+            _check_no_run_writes(path, has_log=has_log)
+        db = stack.enter_context(closing(connect(path, "mode=rw")))
+        db.execute("PRAGMA journal_mode = WAL")
+        make_durable(db)
+        bring_up_to_date(db, version_of(db, path))
+        place = stack.enter_context(closing(Place(path)))
+        watch = stack.enter_context(closing(Watch(path, place, lock)))
+        reader = stack.enter_context(closing(connect(path, "mode=ro")))
+        return Journal(path, db, reader, watch, stack)
+
+
+def read_journal(path: Path, *, alone: bool = False) -> Reader:
+    """Open a journal for reading; a run may be writing it. Nothing in its directory changes.
+
+    Args:
+        path: of the journal.
+        alone: keep every run from writing it meanwhile.
+
+    Raises:
+        OutputError: it is not there, is no journal, was written by another version, or its log belongs to another
+            journal; or, with `alone`, a run is writing it.
+    """
+    return _read(path, Reader, alone=alone)
+
+
+def read_evidence(path: Path) -> Evidence:
+    """Open a journal to verify it; a run may be writing it. Nothing in its directory changes.
+
+    Raises:
+        OutputError: as for `read_journal`.
+    """
+    return _read(path, Evidence)
+
+
+def rehearse(path: Path) -> Planner:
+    """Open a copy to plan in, without the answers' texts; neither the journal nor its directory is written.
+
+    SQLite keeps what does not fit into memory in a nameless file, which ends with the process.
+
+    Raises:
+        OutputError: the journal cannot be read, or was written by another version, or its log belongs to another
+            journal.
+    """
+    with errors_told(path, "read"), _closed_on_failure() as stack:
+        opened = open_to_read(path, stack) if path.exists() or check_pair(path).commits else None
+        db = sqlite3.connect("file:", uri=True, check_same_thread=False, isolation_level=None)
+        stack.enter_context(closing(db))
+        bring_up_to_date(db, 0)
+        if opened:
+            db.execute("ATTACH ? AS original", (opened.uri,))
+            check_readable(version_of(db, path, "original"), path)
+            db.executescript(COPY)
+        return Planner(path, db, db, stack, opened=opened)
+
+
+@contextlib.contextmanager
+def _closed_on_failure() -> Iterator[contextlib.ExitStack]:
+    """Yield a stack that is closed if the block fails; otherwise what the block made of it closes it."""
+    with contextlib.ExitStack() as failed:
+        stack = failed.enter_context(contextlib.ExitStack())
+        yield stack
+        failed.pop_all()
+
+
+def _read(path: Path, kind: type[_AnyReader], *, alone: bool = False) -> _AnyReader:
+    with errors_told(path, "read"), _closed_on_failure() as stack:
+        if alone:
+            check_pair(path)
+            _lock(path, stack)
+            if _seems_at_work_here(path) and not claim(path):
+                _check_no_run_writes(path)
+        opened = open_to_read(path, stack)
+        check_readable(version_of(opened.db, path), path)
+        return kind(path, opened.db, stack, opened=opened)
+
+
+def _check(path: Path) -> None:
+    """Refuse a file that is no journal of ours, newer or damaged.
+
+    Raises:
+        OutputError: it is one of these.
+    """
+    if not path.exists():
+        return
+    with contextlib.ExitStack() as stack:
+        opened = open_to_read(path, stack)
+        version_of(opened.db, path)
+        check_whole(opened.db, path)
+
+
+def _lock(path: Path, stack: contextlib.ExitStack) -> Path:
+    """Be the one process that writes a journal; the system frees the lock when a process ends, in whatever way.
+
+    Args:
+        path: of the journal.
+        stack: frees the lock.
+
+    Returns:
+        The path of the lock file.
+    """
+    # SQLite's own locks are on the journal itself, and closing another descriptor of it would drop them.
+    lock = FileLock(path.with_name(f".{path.stem}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        last = _last_run_of(path)
+        writer = last.process if last and last.ended is None else "another process"
+        raise OutputError(f"{path} is being written by {writer}: wait for its end, or stop it") from None
+    except OSError as error:
+        raise OutputError(f"{path} cannot be locked: {error.strerror}") from error
+    stack.callback(lock.release)
+    return Path(lock.lock_file)
+
+
+def _last_run_of(path: Path) -> LastRun | None:
+    try:
+        with read_journal(path) as journal:
+            return journal.last_run()
+    except OutputError:
+        return None
+
+
+def _check_no_run_writes(path: Path, *, has_log: bool = True) -> None:
+    """Refuse to go on beside a run that has lost its lock file; a program that only reads is welcome.
+
+    Args:
+        path: of a journal that another program has open.
+        has_log: its log is there. Without it the journal cannot tell what the other one does.
+
+    Raises:
+        OutputError: a run is at work, or is being planned; or the journal cannot be brought up to date meanwhile.
+    """
+    last = _last_run_of(path)
+    if last and last.is_at_work:
+        raise OutputError(
+            f"{path} is being written by {last.process}, though its lock file is gone: wait for its end, or stop it"
+        )
+    if not has_log or not is_for_reading_only(path):
+        raise OutputError(
+            f"{path} is open in another program, such as a run, a database browser or a notebook: close it there, or"
+            " wait for its end"
+        )
+
+
+def _seems_at_work_here(path: Path) -> bool:
+    """Return whether a run seems to be at work on this machine; its number may be another program's by now."""
+    last = _last_run_of(path)
+    return last is not None and last.is_here and last.is_at_work and log_path(path).exists()

@@ -1,0 +1,163 @@
+"""Which row an answer belongs to that no row has got: the row has changed, or moved, or is gone.
+
+Invariant: an answer is a row's own only with a proof; the position of a row is none.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from batcher.input.marks import EMPTY, Comparison
+from batcher.journal.entries import Proof
+from batcher.journal.schema import IN_SCOPE
+from batcher.journal.scratch import BARE, NEW, has_bare_rows
+from batcher.journal.statements import Statements
+
+# Answers of this plan's rows that have gone to no other row. One may have served several rows (`--dedup`): of those
+# rows, as many are left out as have it again, first those whose row has it again, last those in whose place a row has
+# none.
+_LOST = f"""
+    SELECT position, result, key, cells, is_kept, 0 FROM (
+        SELECT m.*, coalesce(g.count, 0) AS again,
+            row_number() OVER (
+                PARTITION BY m.result ORDER BY h.result IS NULL, r.position IS NOT NULL, m.position) AS nth
+        FROM moved m
+        LEFT JOIN (SELECT id, count(*) AS count FROM given GROUP BY id) g ON g.id = m.result
+        LEFT JOIN (SELECT DISTINCT given.id AS result, cells FROM given JOIN rows USING (position)) h
+            USING (result, cells)
+        LEFT JOIN (SELECT position FROM rows WHERE result IS NULL AND {IN_SCOPE}) r ON r.position = m.position)
+    WHERE nth > again
+    UNION ALL
+    SELECT position, result, key, cells, is_kept, 1 FROM rows WHERE result IS NOT NULL AND NOT {IN_SCOPE}
+"""
+
+# Of an answer that a row keeps already, the proof stays what it was.
+_PROOF = (
+    f"CASE typeof(lost.is_kept) WHEN 'null' THEN '{Proof.COLUMNS}'"
+    f" WHEN 'blob' THEN cast(substr(lost.is_kept, 1, 1) AS TEXT) ELSE '{Proof.OLDER}' END"
+)
+
+
+class Paired(NamedTuple):
+    """What came of pairing.
+
+    Attributes:
+        changed: the rows that had an answer and have none now, counted by the columns that changed.
+        own: answers that are provably a row's own.
+        gone: answers that are left over although there are new rows.
+    """
+
+    changed: dict[int, int]
+    own: int
+    gone: int
+
+
+def pair(db: Statements, comparison: Comparison) -> Paired:
+    """Find out which of the answers that no row has got belong to which of the rows that have none.
+
+    The pairs are in the table `pairs` then.
+
+    Args:
+        db: in which the tables of `scratch` are.
+        comparison: tells rows from one another, and what of them changed.
+    """
+    db.do(
+        f"INSERT INTO lost (position, result, key, cells, is_kept, is_spared) SELECT * FROM ({_LOST})"
+        " WHERE result IN (SELECT id FROM results WHERE status <> 'error')"
+    )
+    if not db.is_any("SELECT 1 FROM lost") or not has_bare_rows(db):
+        return Paired({}, 0, 0)
+    _pair_own(db, comparison)
+    _pair_likely(db, comparison)
+    changed = dict(db.do("SELECT columns, count(*) FROM pairs GROUP BY 1"))
+    [own] = db.one("SELECT count(*) FROM pairs WHERE proof IS NOT NULL")
+    [gone] = db.one("SELECT count(*) FROM lost WHERE NOT is_spared AND id NOT IN (SELECT lost FROM pairs)")
+    return Paired(changed, int(own), int(gone) if _has_new_rows(db) else 0)
+
+
+def _has_new_rows(db: Statements) -> bool:
+    """Return whether rows without a pair ask what no row asked before; others were only waiting to be asked."""
+    return db.is_any(
+        f"""
+        SELECT 1 FROM (SELECT key, row_number() OVER (PARTITION BY key ORDER BY position) AS nth FROM rows
+            WHERE {BARE} AND {NEW} AND position NOT IN (SELECT position FROM pairs))
+        LEFT JOIN (SELECT key, count(*) AS count FROM open GROUP BY key) USING (key)
+        WHERE nth > coalesce(count, 0)
+        """
+    )
+
+
+def _pair_own(db: Statements, comparison: Comparison) -> None:
+    """Pair rows with the answers that are provably their own, wherever the rows stand.
+
+    A row that asks what it asked only wants another source. Then rows that are the same in every column come first, so
+    that of two rows with one text each keeps its own answer. An answer that a row keeps already, or has from before a
+    limit left it behind, answers a question before the last one, whose columns may be others.
+    """
+    db.do(
+        f"""
+        INSERT INTO pairs SELECT position, lost.id, {_PROOF}, 0 FROM lost JOIN rows USING (position, key)
+        WHERE {BARE} AND (lost.is_kept IS NULL OR lost.cells = rows.cells)
+        """
+    )
+    if comparison.before:
+        _pair_by(db, comparison.sql(comparison.before.columns), _PROOF)
+        is_latest = "is_kept IS NULL AND position < (SELECT scope FROM known)"
+        _pair_by(db, comparison.sql(comparison.asked_before), _PROOF, where=is_latest)
+        _pair_by(db, comparison.sql(comparison.asked_ever), _PROOF, where=f"NOT ({is_latest})")
+    if comparison.id_column:
+        mark = comparison.sql([comparison.id_column])
+        _pair_by(db, mark, f"'{Proof.ID}'", where=f"{mark} <> x'{EMPTY.hex()}'", is_unique=True)
+
+
+def _pair_likely(db: Statements, comparison: Comparison) -> None:
+    """Pair rows with the answers of rows that they may have been, before somebody edited them.
+
+    They have the same other columns, which no other row has; or the same place, and nothing says that they differ.
+    """
+    others = comparison.sql(comparison.others_before)
+    if comparison.others_before:
+        _pair_by(db, others, "NULL", is_unique=True, of=NEW)
+    db.do(
+        f"""
+        INSERT INTO pairs SELECT position, l.id, NULL, differing(l.cells, r.cells)
+        FROM (SELECT position, cells, {others} AS mark FROM rows
+            WHERE {BARE} AND {NEW} AND position NOT IN (SELECT position FROM pairs)) r
+        JOIN (SELECT id, position, cells, {others} AS mark FROM lost
+            WHERE NOT is_spared AND id NOT IN (SELECT lost FROM pairs)) l USING (position)
+        WHERE r.mark = l.mark OR r.mark IS NULL OR l.mark IS NULL
+        """
+    )
+
+
+def _pair_by(
+    db: Statements, mark: str, proof: str, *, where: str = "TRUE", of: str = "TRUE", is_unique: bool = False
+) -> None:
+    """Pair rows without a result and lost answers that have the same mark, each in order.
+
+    Args:
+        db: in which the tables are.
+        mark: the expression that makes it, of a row's `cells`.
+        proof: the expression that says how the answer is known to be the row's own.
+        where: which of the lost answers to look at.
+        of: which of the rows.
+        is_unique: pair only what has its mark alone.
+    """
+    alone = "AND asked.count = 1 AND had.count = 1" if is_unique else ""
+    db.do(
+        f"""
+        INSERT INTO pairs SELECT asked.position, had.id, had.proof, differing(had.cells, asked.cells) FROM (
+            SELECT position, cells, mark, count, row_number() OVER (PARTITION BY mark ORDER BY position) AS nth
+            FROM (SELECT position, cells, {mark} AS mark, count(*) OVER (PARTITION BY {mark}) AS count
+                FROM rows WHERE {BARE} AND {of})
+            WHERE position NOT IN (SELECT position FROM pairs)) AS asked
+        JOIN (
+            SELECT id, cells, mark, count, proof,
+                row_number() OVER (PARTITION BY mark ORDER BY is_spared, position) AS nth
+            FROM (SELECT id, position, cells, is_spared, {mark} AS mark, {proof} AS proof,
+                    count(*) OVER (PARTITION BY {mark}) AS count
+                FROM lost WHERE {where})
+            WHERE id NOT IN (SELECT lost FROM pairs)) AS had
+        USING (mark, nth) WHERE TRUE {alone}
+        """
+    )

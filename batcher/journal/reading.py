@@ -1,0 +1,255 @@
+"""Answers to what is committed in a journal.
+
+Invariant: a reader cannot write, and sees only what is committed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from batcher.errors import OutputError
+from batcher.journal.access import Opened, is_as_before
+from batcher.journal.entries import TOO_LARGE, UNSENT, Chunk, Counts, InFlight, LastRun, Spent, Usual
+from batcher.journal.schema import IN_SCOPE, errors_told, exact_sum, text_of, whole
+from batcher.records import GAVE_UP, Result, RowState, Status
+
+# Requests: whether each `is_paid`, because it brought an answer, and what it is `charged`: its cost, which in one
+# without an answer is the bound. If the same source answered the same question at another time, the question's model
+# tokens are known, and the part of the bound that is in proportion to them shrinks to that. Quotient and remainder
+# apart, so that no product is too large for SQLite.
+_PAID = f"outcome IN ('answered', '{TOO_LARGE}')"
+CHARGED = f"""
+(
+    WITH asked AS (SELECT DISTINCT key, source FROM requests WHERE ({_PAID}) IS NOT TRUE AND answer_cost < cost),
+    told AS (SELECT key, source, max(prompt_tokens) AS tokens FROM requests
+        WHERE {_PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM asked)
+        GROUP BY key, source)
+    SELECT q.id, q.run, q.endpoint, q.source, q.ended, q.outcome, q.cost,
+        ({_PAID}) IS TRUE AS is_paid,
+        CASE WHEN q.answer_cost < q.cost AND t.tokens < q.prompt_most
+        THEN q.answer_cost + (q.cost - q.answer_cost) / q.prompt_most * t.tokens
+            + ((q.cost - q.answer_cost) % q.prompt_most * t.tokens + q.prompt_most - 1) / q.prompt_most
+        ELSE q.cost END AS charged
+    FROM requests q LEFT JOIN told t ON ({_PAID}) IS NOT TRUE AND t.key = q.key AND t.source = q.source
+)
+"""
+# Of `CHARGED`: what answered requests cost, and what the others may cost, two columns each for `whole`; and requests of
+# an unknown price.
+SPENT = f"{exact_sum('charged', 'is_paid')}, {exact_sum('charged', 'NOT is_paid')}, count(*) - count(charged)"
+
+
+class Reader:
+    """Answers what is committed, from any thread, also while a run writes the journal.
+
+    Each of its questions raises `OutputError` if the file cannot be read, or was written meanwhile although nothing
+    holds it as it was.
+
+    Args:
+        path: of the journal.
+        connection: to it.
+        resources: are closed with the reader.
+        opened: how the file was opened, if nothing keeps others from writing it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        resources: contextlib.ExitStack,
+        *,
+        opened: Opened | None = None,
+    ) -> None:
+        self.path = path
+        self._reader = connection
+        self._resources = resources
+        self._opened = opened
+        self._reading = threading.Lock()
+
+    def close(self) -> None:
+        with self._reading:  # a thread may be about to end its reading
+            self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- Rows
+
+    def counts(self) -> Counts:
+        """Count the rows by how they ended."""
+        with self._asking():
+            return counts(self._reader)
+
+    def states(self, start: int, stop: int) -> list[RowState]:
+        """Return how each row in a range of positions stands."""
+        found = self._all(
+            "SELECT r.key, r.result, s.leader, (SELECT count(*) FROM same f WHERE f.leader = r.position)"
+            " FROM rows r LEFT JOIN same s USING (position)"
+            " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
+            (start, stop),
+        )
+        return [RowState(*values) for values in found]
+
+    def marks(self, start: int, stop: int) -> list[bytes]:
+        """Return the marks of each row in a range of positions."""
+        found = self._all(
+            "SELECT coalesce(cells, x'') FROM rows WHERE position >= ? AND position < ? ORDER BY position",
+            (start, stop),
+        )
+        return [cells for (cells,) in found]
+
+    def results(self, start: int, stop: int) -> list[Result]:
+        """Return the results of a range of positions, all of which have one."""
+        found = self._all(
+            "SELECT a.status, a.answer, a.error FROM rows r JOIN results a ON a.id = r.result"
+            " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
+            (start, stop),
+        )
+        return [Result(Status(status), text_of(answer), text_of(error)) for status, answer, error in found]
+
+    def scope(self) -> int:
+        """Return how many rows, from the first, the last plan was about."""
+        return int(self._all("SELECT coalesce(max(rows), 0) FROM scope")[0][0])
+
+    def left(self, start: int = 0, stop: int | None = None) -> int:
+        """Count the rows in a range of positions, or of all, that point at no result."""
+        query = f"SELECT count(*) FROM rows WHERE result IS NULL AND {IN_SCOPE} AND position >= ?"
+        end, values = ("", [start]) if stop is None else (" AND position < ?", [start, stop])
+        return int(self._all(query + end, values)[0][0])
+
+    def failures(self) -> list[tuple[str, int]]:
+        """Count the rows that ended as `invalid` or `error`, by cause; the ten most frequent first."""
+        found = self._all(
+            # The casts cut between characters, also in a text that is kept as bytes. What follows the cause, how long a
+            # row was tried, differs from row to row.
+            "SELECT cast(substr(text, 1, coalesce(nullif(instr(text, ?), 0) - 1, 200)) AS BLOB) AS reason,"
+            " count(*) AS n"
+            " FROM (SELECT cast(a.error AS TEXT) AS text FROM rows r JOIN results a ON a.id = r.result"
+            f" WHERE a.status <> 'ok' AND {IN_SCOPE}) GROUP BY reason ORDER BY n DESC, reason LIMIT 10",
+            (GAVE_UP,),
+        )
+        return [(text_of(reason), count) for reason, count in found]
+
+    # -- Chunk files
+
+    def chunks(self) -> dict[int, Chunk]:
+        """Return the chunk files that were written, by the position of their first row."""
+        found = self._all("SELECT start, rows, origin, sha256 FROM chunks WHERE sha256 <> x'' ORDER BY start")
+        return {start: Chunk(*rest) for start, *rest in found}
+
+    def chunk_starts(self) -> set[int]:
+        """Return where the chunk files begin that are ours, those included that a killed process may have written."""
+        return {start for (start,) in self._all("SELECT start FROM chunks")}
+
+    # -- Runs
+
+    def last_run(self) -> LastRun | None:
+        """Return the latest process that worked on this keyword."""
+        found = self._all(
+            "SELECT id, host, pid, started, ended, outcome, chunk_size, question FROM runs ORDER BY id DESC LIMIT 1"
+        )
+        if not found:
+            return None
+        number, host, pid, started, ended, outcome, chunk_size, question = found[0]
+        outcome = None if outcome is None else text_of(outcome)
+        try:
+            asked = json.loads(question)
+        except (TypeError, ValueError) as error:  # a disk has changed it
+            raise OutputError(f"the journal {self.path} is damaged: run {number} has no question: {error}") from error
+        return LastRun(number, host, pid, started, ended, outcome, chunk_size, asked)
+
+    def questions(self) -> list[dict[str, Any]]:
+        """Return the different questions that were asked, and whom."""
+        return [question_of(text) for (text,) in self._all("SELECT DISTINCT question FROM runs")]
+
+    def paused(self, run: int) -> list[tuple[float, str, str]]:
+        """Return the endpoints of one process that have paused and not gone on: since when, which, and why."""
+        found = self._all(
+            "SELECT at, subject, detail FROM events e WHERE run = ? AND kind = 'paused' AND NOT EXISTS"
+            " (SELECT 1 FROM events r WHERE r.run = e.run AND r.kind = 'resumed' AND r.subject = e.subject"
+            " AND r.id > e.id) ORDER BY id",
+            (run,),
+        )
+        return [(at, text_of(subject), text_of(detail)) for at, subject, detail in found]
+
+    # -- Requests
+
+    def requests(self, run: int) -> int:
+        """Count the requests that one process sent."""
+        return int(self._all("SELECT count(*) FROM requests WHERE run = ? AND outcome IS NOT ?", (run, UNSENT))[0][0])
+
+    def in_flight(self, run: int) -> InFlight:
+        """Count the requests of one process that have no end: in flight now, or when it ended."""
+        query = (
+            f"SELECT count(*), count(charged), {exact_sum('charged')} FROM {CHARGED} WHERE ended IS NULL AND run = ?"
+        )
+        [(count, priced, *most)] = self._all(query, (run,))
+        return InFlight(count, whole(*most) if count == priced else None)
+
+    def spent(self) -> Spent:
+        """Add up what all requests of this keyword cost."""
+        [found] = self._all(f"SELECT {SPENT} FROM {CHARGED}")
+        return Spent(whole(*found[:2]), whole(*found[2:4]), found[4])
+
+    def usual(self) -> Usual | None:
+        """Return what an answer takes, on average; None before the first one whose usage is known."""
+        query = (
+            "SELECT avg(prompt_tokens), avg(completion_tokens), avg(cost) FROM requests"
+            " WHERE completion_tokens > 0 AND prompt_tokens IS NOT NULL"
+        )
+        [found] = self._all(query)
+        return None if found[0] is None else Usual(*found)
+
+    def answered_since(self, moment: float) -> int:
+        """Count the answers that came after a moment, in seconds since the epoch."""
+        query = "SELECT count(*) FROM requests WHERE outcome = 'answered' AND ended > ?"
+        return int(self._all(query, (moment,))[0][0])
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Let the block ask, one thread at a time.
+
+        Raises:
+            OutputError: the file cannot be read, or was written meanwhile although nothing holds it as it was.
+        """
+        with self._reading, errors_told(self.path, "read"):
+            try:
+                yield
+            finally:
+                if self._opened and not is_as_before(self.path, self._opened):
+                    raise OutputError(f"the journal {self.path} was written while it was read: do it again")
+
+    def _all(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._asking():
+            return self._reader.execute(query, values).fetchall()
+
+
+def counts(db: sqlite3.Connection) -> Counts:
+    """Count the rows by how they ended, as one connection sees them."""
+    total = db.execute(f"SELECT count(*) FROM rows WHERE {IN_SCOPE}").fetchone()[0]
+    ended = dict(
+        db.execute(
+            "SELECT a.status, count(*) FROM rows r JOIN results a ON a.id = r.result"
+            f" WHERE {IN_SCOPE} GROUP BY a.status"
+        ).fetchall()
+    )
+    return Counts(total, *(ended.get(status.value, 0) for status in (Status.OK, Status.INVALID, Status.ERROR)))
+
+
+def question_of(text: Any) -> dict[str, Any]:
+    """Return what a process asked, and whom; empty if a disk has changed it."""
+    with contextlib.suppress(TypeError, ValueError):
+        question = json.loads(text)
+        return question if isinstance(question, dict) else {}
+    return {}

@@ -1,0 +1,237 @@
+"""The rules by which a plan's rows lose and get answers, one function for each.
+
+Invariant: a rule points rows at other results, or at none; it never changes or removes a result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batcher.input.marks import Comparison
+from batcher.journal.schema import ADOPTED, IN_SCOPE
+from batcher.journal.scratch import BARE
+from batcher.journal.statements import Statements
+from batcher.records import Source
+
+_NOT_OK = "(SELECT id FROM results WHERE status <> 'ok')"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which answers a plan's rows may have.
+
+    Attributes:
+        sources: ids of the sources whose answers may be used.
+        on_change: what becomes of answers to earlier questions. With `reuse` a row keeps the one that is provably its
+            own, and from then on also with `abort`; with `redo` it is asked again.
+        retry_failed: rows that ended as `error` or `invalid` are asked again.
+        dedup: one answer may serve all rows that ask the same.
+        is_limited: the table has more rows behind those of the plan. They stay as they are, but for answers that the
+            plan's rows need. Without a limit, rows behind those of the plan are removed; their answers stay.
+    """
+
+    sources: frozenset[int]
+    on_change: str = "abort"
+    retry_failed: bool = False
+    dedup: bool = False
+    is_limited: bool = False
+
+    @property
+    def is_of_pool(self) -> str:
+        """The condition for a result whose source is in the pool."""
+        return f"source IN ({','.join(str(int(source)) for source in sorted(self.sources))})"
+
+    @property
+    def is_usable(self) -> str:
+        """The condition for a result that a row may take whose question it answers."""
+        return f"{self.is_of_pool} AND status " + ("= 'ok'" if self.retry_failed else "<> 'error'")
+
+
+def plan_for(db: Statements, rows: int) -> None:
+    db.do("UPDATE scope SET rows = ? WHERE rows <> ?", (rows, rows))
+    db.do("INSERT INTO open SELECT key FROM rows WHERE position >= ? AND result IS NULL", (rows,))
+
+
+def remove_rows_behind(db: Statements, rows: int) -> None:
+    """Remove the rows that the table does not have any more; other rows may get their answers."""
+    _drop(db, "position >= ?", rows)
+    db.do("DELETE FROM rows WHERE position >= ?", (rows,))
+
+
+def retry_failed(db: Statements) -> None:
+    """Take the result from every row that ended as `error` or `invalid`, for good."""
+    db.do(f"UPDATE rows SET result = NULL, is_kept = NULL WHERE {IN_SCOPE} AND result IN {_NOT_OK}")
+    db.do(f"INSERT INTO open SELECT key FROM moved WHERE result IN {_NOT_OK}")
+    db.do(f"DELETE FROM moved WHERE result IN {_NOT_OK}")
+    db.do(f"DELETE FROM given WHERE id IN {_NOT_OK}")
+
+
+def drop_answers_of_sources_that_left(db: Statements, rules: Rules) -> None:
+    """Take from rows the answers whose source is not in the pool; errors and kept answers stay."""
+    left = f"(SELECT id FROM results WHERE status <> 'error' AND NOT {rules.is_of_pool})"
+    _drop(db, f"{IN_SCOPE} AND result IN {left} AND is_kept IS NULL")
+
+
+def redo_kept_answers(db: Statements) -> None:
+    """Take from rows the answers to earlier questions that they keep."""
+    _drop(db, f"{IN_SCOPE} AND is_kept IS NOT NULL")
+
+
+def _drop(db: Statements, where: str, *values: int) -> None:
+    """Note which rows lose their result; the answers are then free for other rows."""
+    db.do(
+        "INSERT OR IGNORE INTO moved SELECT position, result, key, cells, is_kept FROM rows"
+        f" WHERE result IS NOT NULL AND {where}",
+        values,
+    )
+
+
+def clear_dropped(db: Statements) -> None:
+    db.do("UPDATE rows SET result = NULL, is_kept = NULL WHERE position IN (SELECT position FROM moved)")
+
+
+def reuse_by_key(db: Statements, rules: Rules) -> None:
+    """Give rows the unused answers to their questions, wherever those stood, each in order.
+
+    Unused are those of rows that have moved or changed, of rows that were removed earlier, and of rows behind a
+    limit. A row that has only moved stays an `error` if it was one.
+    """
+    found = db.do(
+        f"""
+        INSERT INTO free
+        SELECT key, row_number() OVER (
+            PARTITION BY key ORDER BY status = 'error', spared_by IS NOT NULL, status <> 'ok', id, spared_by),
+            id, spared_by
+        FROM (
+            SELECT a.key, a.status, a.id, NULL AS spared_by FROM moved m JOIN results a ON a.id = m.result
+            WHERE {rules.is_usable} OR status = 'error'
+            UNION ALL
+            SELECT key, status, id, NULL FROM results WHERE {rules.is_usable}
+            AND id NOT IN (SELECT result FROM moved)
+            AND id NOT IN (SELECT result FROM rows WHERE result IS NOT NULL)
+            UNION ALL
+            SELECT a.key, a.status, a.id, r.position FROM rows r JOIN results a ON a.id = r.result
+            WHERE NOT r.{IN_SCOPE} AND {rules.is_usable})
+        """
+    )
+    if not found.rowcount:
+        return
+    db.do(
+        f"""
+        INSERT INTO given SELECT asked.position, free.id, free.spared_by, NULL FROM (
+            SELECT position, key, row_number() OVER (PARTITION BY key ORDER BY position) AS nth
+            FROM rows WHERE {BARE}) AS asked
+        JOIN free USING (key, nth)
+        """
+    )
+    _hand_out(db)
+
+
+def move_kept_answers(db: Statements, comparison: Comparison) -> None:
+    """Let rows that keep an answer to an earlier question, and have only moved, keep it where they stand now."""
+    if not db.is_any("SELECT 1 FROM moved WHERE is_kept IS NOT NULL"):
+        return
+    mark = comparison.sql(comparison.asked_ever)
+    db.do(
+        f"""
+        INSERT INTO given SELECT asked.position, kept.result, NULL, kept.is_kept FROM (
+            SELECT position, key, {mark} AS mark,
+                row_number() OVER (PARTITION BY key, {mark} ORDER BY position) AS nth
+            FROM rows WHERE {BARE}) AS asked
+        JOIN (SELECT result, key, is_kept, {mark} AS mark,
+                row_number() OVER (PARTITION BY key, {mark} ORDER BY position) AS nth
+            FROM moved WHERE is_kept IS NOT NULL) AS kept USING (key, mark, nth)
+        """
+    )
+    _hand_out(db)
+
+
+def adopt_from_files(db: Statements) -> int:
+    """Give rows that have no result what chunk files hold for them; return how many such rows there are."""
+    if not db.is_any("SELECT 1 FROM found"):
+        return 0
+    source = source_id(db, ADOPTED)
+    [lowest] = db.one("SELECT min(0, coalesce(min(id), 0)) FROM results")
+    db.do(
+        f"""
+        INSERT INTO given SELECT position, ? - row_number() OVER (ORDER BY position), NULL, NULL
+        FROM found JOIN rows USING (position) WHERE {BARE}
+        """,
+        (lowest,),
+    )
+    db.do(
+        "INSERT INTO results (id, key, source, status, answer, error, seal)"
+        " SELECT g.id, r.key, ?, f.status, f.answer, f.error, f.seal"
+        " FROM given g JOIN found f USING (position) JOIN rows r USING (position) WHERE g.id < ?",
+        (source, lowest),
+    )
+    _hand_out(db)
+    [adopted] = db.one("SELECT count(*) FROM given WHERE id < ?", (lowest,))
+    return int(adopted)
+
+
+def share_answers(db: Statements, rules: Rules) -> None:
+    """Give rows an answer that another row has already, if they ask the same."""
+    db.do(
+        f"""
+        INSERT INTO given SELECT position, id, NULL, NULL FROM rows
+        JOIN (SELECT key, coalesce(min(iif(status = 'ok', id, NULL)), min(id)) AS id
+            FROM results WHERE {rules.is_usable} GROUP BY key) USING (key) WHERE {BARE}
+        """
+    )
+    _hand_out(db)
+
+
+def keep_own_answers(db: Statements) -> None:
+    """Let rows keep the answers to their earlier questions that are provably their own."""
+    db.do("DELETE FROM given")
+    db.do(
+        "INSERT INTO given SELECT p.position, l.result, iif(l.is_spared, l.position, NULL),"
+        " kept(p.proof, r.key, l.result) FROM pairs p JOIN lost l ON l.id = p.lost JOIN rows r USING (position)"
+        " WHERE p.proof IS NOT NULL"
+    )
+    _hand_out(db)
+
+
+def prefer_ok_answers(db: Statements, rules: Rules) -> None:
+    """Give rows that failed the `ok` answer to their question, if another row got one."""
+    db.do(
+        f"""
+        UPDATE rows SET result = better.id FROM (
+            SELECT key, min(id) AS id FROM results WHERE {rules.is_usable} AND status = 'ok' GROUP BY key) AS better
+        WHERE better.key = rows.key AND rows.{IN_SCOPE} AND rows.is_kept IS NULL AND rows.result IN {_NOT_OK}
+        """
+    )
+
+
+def choose_who_asks(db: Statements, *, dedup: bool) -> None:
+    """Let the first of the rows that ask the same ask for all of them; without `dedup` each asks for itself."""
+    if db.is_any("SELECT 1 FROM same"):
+        db.do("DELETE FROM same")
+    if dedup:
+        db.do(
+            f"""
+            INSERT INTO same SELECT position, leader FROM (
+                SELECT position, min(position) OVER (PARTITION BY key) AS leader FROM rows WHERE {BARE})
+            WHERE position > leader
+            """
+        )
+
+
+def _hand_out(db: Statements) -> None:
+    """Point rows at what they were given; a row behind the limit loses what it could spare."""
+    db.do(
+        "UPDATE rows SET result = g.id, is_kept = g.is_kept FROM given g WHERE g.position = rows.position"
+        " AND rows.result IS NULL"
+    )
+    db.do(
+        "UPDATE rows SET result = NULL, is_kept = NULL WHERE position IN (SELECT spared_by FROM given)"
+        f" AND NOT {IN_SCOPE}"
+    )
+
+
+def source_id(db: Statements, source: Source) -> int:
+    """Return the id of a source; a new one gets one."""
+    db.do("INSERT OR IGNORE INTO sources (model, base_url, params) VALUES (?, ?, ?)", source)
+    [number] = db.one("SELECT id FROM sources WHERE model = ? AND base_url = ? AND params = ?", source)
+    return int(number)

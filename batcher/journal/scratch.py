@@ -1,0 +1,65 @@
+"""What a plan needs to know for its own time only: temporary tables, in the connection that plans.
+
+Invariant: they are empty when a plan begins, and gone when it has ended, in whatever way.
+
+    moved     the results that rows had and lost
+    renewed   positions at which another question stands than before
+    known     how many rows there were, and how many of them the last plan was about
+    open      the questions of rows that were waiting for an answer, and are not there any more
+    free      the results that no row has, and those that a row behind the limit can spare, each with its place among
+              those that answer the same question
+    given     which row gets which of them
+    found     what chunk files hold
+    lost      the answers that no row has got
+    pairs     the row that each of those belongs to, and the proof; without a proof it is only likely
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from batcher.journal.schema import IN_SCOPE
+from batcher.journal.statements import Statements
+
+BARE = f"rows.result IS NULL AND rows.{IN_SCOPE}"
+"""The condition for a row of the plan that has no result."""
+NEW = "(position IN (SELECT position FROM renewed) OR position >= (SELECT rows FROM known))"
+"""The condition for a row whose question is not the one that stood in its place before."""
+
+_NAMES = ("moved", "renewed", "known", "open", "free", "given", "found", "lost", "pairs")
+_TABLES = """
+CREATE TEMP TABLE moved (position INTEGER PRIMARY KEY, result INTEGER NOT NULL, key BLOB NOT NULL, cells BLOB,
+    is_kept BLOB);
+CREATE TEMP TABLE renewed (position INTEGER PRIMARY KEY);
+CREATE TEMP TABLE known AS
+    SELECT coalesce(max(position) + 1, 0) AS rows, (SELECT rows FROM main.scope) AS scope FROM main.rows;
+CREATE TEMP TABLE open (key BLOB NOT NULL);
+CREATE TEMP TABLE free (key BLOB, nth INTEGER, id INTEGER, spared_by INTEGER, PRIMARY KEY (key, nth)) WITHOUT ROWID;
+CREATE TEMP TABLE given (position INTEGER PRIMARY KEY, id INTEGER NOT NULL, spared_by INTEGER, is_kept BLOB);
+CREATE TEMP TABLE found (position INTEGER PRIMARY KEY, status TEXT, answer TEXT, error TEXT, seal BLOB);
+CREATE TEMP TABLE lost (id INTEGER PRIMARY KEY, position INTEGER NOT NULL, result INTEGER NOT NULL, key BLOB,
+    cells BLOB, is_kept BLOB, is_spared INTEGER NOT NULL);
+CREATE TEMP TABLE pairs (position INTEGER PRIMARY KEY, lost INTEGER NOT NULL, proof TEXT, columns INTEGER NOT NULL);
+"""
+
+
+@contextlib.contextmanager
+def scratch(db: Statements) -> Iterator[None]:
+    """Let the block have the tables."""
+    _drop(db)
+    db.script(_TABLES)
+    try:
+        yield
+    finally:
+        _drop(db)
+
+
+def _drop(db: Statements) -> None:
+    for name in _NAMES:
+        db.do(f"DROP TABLE IF EXISTS temp.{name}")
+
+
+def has_bare_rows(db: Statements) -> bool:
+    """Return whether a row of the plan has no result."""
+    return db.is_any(f"SELECT 1 FROM rows WHERE {BARE}")

@@ -1,0 +1,48 @@
+"""A connection on which statements are executed at once, in the transaction under way if there is one.
+
+Invariant: what SQLite says about a statement is raised as an error that names the journal.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from batcher.journal.schema import errors_told
+
+
+class Statements:
+    """Executes statements in one connection.
+
+    Args:
+        path: of the journal.
+        connection: which no other thread uses meanwhile.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self.connection = connection
+
+    def do(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        with errors_told(self.path, "written"):
+            return self.connection.execute(statement, values)
+
+    def do_many(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
+        with errors_told(self.path, "written"):
+            self.connection.executemany(statement, values)
+
+    def script(self, statements: str) -> None:
+        """Execute several statements; a transaction under way is committed before."""
+        with errors_told(self.path, "written"):
+            self.connection.executescript(statements)
+
+    def one(self, query: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
+        """Return the first line of what a query finds."""
+        found: tuple[Any, ...] = self.do(query, values).fetchone()
+        return found
+
+    def is_any(self, query: str, values: Sequence[Any] = ()) -> bool:
+        """Return whether a query finds a line."""
+        return bool(self.one(f"SELECT EXISTS ({query})", values)[0])

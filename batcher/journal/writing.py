@@ -1,0 +1,241 @@
+"""The journal of a run: every request before it leaves, and every answer before it counts.
+
+Invariant: when `sent` or `settled` returns, what it says is on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from batcher.input.marks import Comparison
+from batcher.journal.committing import GroupCommit, Statement
+from batcher.journal.entries import TOO_LARGE, UNSENT, Chunk, Outcome, Request, seal
+from batcher.journal.matching import Matching, Planner
+from batcher.journal.schema import bound as storable
+from batcher.journal.schema import errors_told, raise_generation
+from batcher.journal.watching import Watch
+from batcher.place import Displaced
+from batcher.records import LARGEST_CELL, Bound, Result, Status
+
+_SEND = (
+    "INSERT INTO requests (id, run, endpoint, source, position, key, sent, cost, prompt_most, answer_cost)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_END = (
+    "UPDATE requests SET ended = ?, outcome = ?, prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?,"
+    " reasoning_tokens = ?, cost = ? WHERE id = ?"
+)
+_RESULT = "INSERT INTO results (id, key, source, status, answer, error, seal) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_POINT = "UPDATE rows SET result = ? WHERE position = ?"
+_POINT_SAME = "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?)"
+_NOTE = "INSERT INTO events (run, at, kind, subject, detail) VALUES (?, ?, ?, ?, ?)"
+
+_LARGEST = 2**63 - 1
+_BESIDE_TEXTS = 128
+"""Bytes that a result's row has at most beside its texts and its key."""
+_UNBOUNDED = Bound()
+
+
+class Journal(Planner):
+    """The journal of one keyword, as the one process has it that writes it; `opening.open_journal` opens it.
+
+    It is read and planned in with plain calls, before and after the run. While it runs, `sent`, `failed`, `settled` and
+    `note` hand statements to a group commit, so that durability costs the run no throughput.
+
+    Args:
+        path: of the journal.
+        connection: in which it is written.
+        reader: for what is committed.
+        watch: looks whether it is still in its place.
+        resources: are closed with it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        reader: sqlite3.Connection,
+        watch: Watch,
+        resources: contextlib.ExitStack,
+    ) -> None:
+        super().__init__(path, connection, reader, resources)
+        [first] = self._db.one("SELECT coalesce(max(id), 0) + 1 FROM requests")
+        self._ids: Iterator[int] = itertools.count(first)
+        self._watch = watch
+        self._commits = GroupCommit(path, connection, watch)
+
+    def close(self) -> None:
+        """Close the file. What was noted and is not on disk yet goes there first, whoever waits for it or not.
+
+        Raises:
+            OutputError: it could not be written, and no caller has been told so yet.
+        """
+        try:
+            self._commits.close()
+        finally:
+            super().close()
+
+    @contextlib.contextmanager
+    def planning(self, comparison: Comparison) -> Iterator[Matching]:
+        """Make the block one transaction: the plan takes effect as a whole, or not at all.
+
+        Args:
+            comparison: tells rows from one another, and what of them changed.
+
+        Raises:
+            OutputError: the lock file was removed, or the plan cannot be written.
+        """
+        with super().planning(comparison) as matching:
+            # A second process that finds no lock file sees this transaction, and then the run, and is refused. It may
+            # have come before the transaction began.
+            self._watch.check_lock()
+            before = self._db.connection.total_changes
+            yield matching
+            if self._db.connection.total_changes != before:
+                with errors_told(self.path, "written"):
+                    raise_generation(self._db.connection)
+
+    # -- Requests
+
+    async def sent(self, position: int, key: bytes, endpoint: int, source: int, bound: Bound = _UNBOUNDED) -> Request:
+        """Record that a request is about to leave; when this returns, that is on disk.
+
+        Args:
+            position: of the row.
+            key: of the row's question.
+            endpoint: the endpoint's place in the pool.
+            source: the id of its source.
+            bound: what the request may use and cost at most.
+
+        Raises:
+            OutputError: it could not be written, or what came before could not, or the journal is no longer in its
+                place: the request must not leave.
+        """
+        self._commits.check()
+        self._watch.check()
+        request = Request(next(self._ids), position, key, endpoint, source)
+        values = (request.id, self._run, endpoint, source, position, key, time.time())
+        most = _fitting(bound.cost, bound.prompt_tokens, bound.answer_cost)
+        try:
+            await self._commits.write((_SEND, (*values, *most)), is_intent=True)
+        finally:
+            if self._watch.displaced:
+                self.failed(request, Outcome(UNSENT, cost=0))
+        self._watch.check()
+        return request
+
+    def failed(self, request: Request, outcome: Outcome) -> None:
+        """Record that a request brought no answer; it reaches the disk with the next commit."""
+        self._commits.note(_ending(request, outcome))
+
+    async def settled(self, request: Request, outcome: Outcome, result: Result, *, followers: bool = False) -> Result:
+        """Record that a row has its result; when this returns, that is on disk.
+
+        Args:
+            request: the one that brought it.
+            outcome: how the request ended.
+            result: how the row ended.
+            followers: rows that are not asked, because this one asks the same, have it too.
+
+        Returns:
+            The result that the row has: an error in place of an answer that is more than SQLite or a file can hold.
+
+        Raises:
+            OutputError: it could not be written.
+        """
+        held = self._holdable(request, result)
+        if held is not result:
+            outcome = outcome._replace(name=TOO_LARGE)
+        texts = (held.status.value, storable(held.answer), storable(held.error))
+        await self._commits.write(
+            _ending(request, outcome),
+            (_RESULT, (request.id, request.key, request.source, *texts, seal(request.key, held))),
+            (_POINT, (request.id, request.position)),
+            *([(_POINT_SAME, (request.id, request.position))] if followers else []),
+        )
+        return held
+
+    def _holdable(self, request: Request, result: Result) -> Result:
+        """Return a result as the journal and the files can hold it: without an answer that is too large."""
+        if len(result.answer) > LARGEST_CELL:
+            said = f"the answer has {len(result.answer):,} characters, and a cell of a CSV file holds {LARGEST_CELL:,}"
+            return Result(Status.ERROR, "", said)
+        most = self._db.connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - len(request.key) - _BESIDE_TEXTS
+        if 4 * (len(result.answer) + len(result.error)) <= most:  # UTF-8 takes four bytes for a character at most
+            return result
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in (result.answer, result.error))
+        if size <= most:
+            return result
+        return Result(Status.ERROR, "", f"the answer has {size:,} bytes, and the journal can hold {max(most, 0):,}")
+
+    # -- Chunk files, events, and the run itself
+
+    async def chunk_begun(self, start: int) -> None:
+        """Record that a chunk file is about to be there, so that it is ours also if the process ends in between."""
+        await self._commits.write(("INSERT OR IGNORE INTO chunks VALUES (?, 0, x'', x'')", (start,)))
+
+    async def chunk_written(self, start: int, chunk: Chunk) -> None:
+        """Record that a chunk file is in its place."""
+        statement = "INSERT OR REPLACE INTO chunks (start, rows, origin, sha256) VALUES (?, ?, ?, ?)"
+        await self._commits.write((statement, (start, *chunk)))
+
+    async def chunk_removed(self, start: int) -> None:
+        """Record that a chunk file is no longer part of the result."""
+        await self._commits.write(("DELETE FROM chunks WHERE start = ?", (start,)))
+
+    def note(self, kind: str, subject: str, detail: str = "") -> None:
+        """Record an event of the run; it reaches the disk with the next commit.
+
+        Args:
+            kind: such as `paused` or `resumed`.
+            subject: what it happened to.
+            detail: why.
+        """
+        self._commits.note((_NOTE, (self._run, time.time(), kind, storable(subject), storable(detail))))
+
+    async def flush(self) -> None:
+        """Wait until everything that was recorded is on disk.
+
+        Raises:
+            OutputError: something could not be written.
+        """
+        await self._commits.flush()
+
+    async def end_run(self, outcome: str) -> None:
+        """Record how this process ended: `done`, or why it stopped."""
+        values = (time.time(), storable(outcome), self._run)
+        await self._commits.write(("UPDATE runs SET ended = ?, outcome = ? WHERE id = ?", values))
+
+    # -- Its place
+
+    @property
+    def displaced(self) -> Displaced | None:
+        """What became of the journal, if it was no longer in its place when that was last looked at."""
+        return self._watch.displaced
+
+    def check_in_place(self) -> None:
+        """Look whether the journal is in its place, so that what is written beside it now is written beside it.
+
+        Raises:
+            OutputError: it was removed, replaced or moved, or the file system cannot say.
+        """
+        self._watch.look()
+        self._watch.check()
+
+
+def _ending(request: Request, outcome: Outcome) -> Statement:
+    used = outcome.usage
+    # As SQLite can hold them: no number may keep an answer from being saved.
+    numbers = _fitting(
+        used.prompt_tokens, used.completion_tokens, used.cached_tokens, used.reasoning_tokens, outcome.cost
+    )
+    return _END, (time.time(), outcome.name, *numbers, request.id)
+
+
+def _fitting(*numbers: int | None) -> list[int | None]:
+    return [number if number is None or number <= _LARGEST else _LARGEST for number in numbers]

@@ -1,0 +1,320 @@
+"""A journal opens after any end, for one writer and any number of readers, and what is not ours stays as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from journals import (
+    COMPARISON,
+    ROWS,
+    answer,
+    begun,
+    change,
+    ended,
+    key,
+    look,
+    names,
+    plan,
+    say,
+    slow_disk,
+)
+from programs import environment
+
+from batcher.errors import OutputError
+from batcher.journal.opening import open_journal, read_journal, rehearse
+from batcher.journal.reading import Reader
+from batcher.journal.writing import Journal
+from batcher.records import Result, RowState, Status
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal_x.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    with begun(path) as journal:
+        yield journal
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from batcher.journal.entries import Outcome
+from batcher.journal.rules import Rules
+from batcher.journal.opening import open_journal
+from batcher.input.marks import Comparison, Marks
+from batcher.records import Source, Result, Status
+
+async def ask(journal, position):
+    request = await journal.sent(position, position.to_bytes(16, "big"), 0, 1)
+    print("sent", request.id, flush=True)
+    await journal.settled(request, Outcome("answered"), Result(Status.OK, "yes" * position, ""))
+    print("settled", position, flush=True)
+
+async def work(journal):
+    for start in range(0, 1000, 50):
+        await asyncio.gather(*(ask(journal, position) for position in range(start, start + 50)))
+
+print("begins", flush=True)
+with open_journal(Path(sys.argv[1])) as journal:
+    print("opened", flush=True)
+    with journal.planning(Comparison(Marks(["text"]))) as matching:
+        sources = matching.source_ids([Source("m", "")])
+        matching.add_rows(0, [position.to_bytes(16, "big") for position in range(1000)], [b""] * 1000)
+        print("planning", flush=True)
+        matching.finish(1000, Rules(frozenset(sources)))
+    print("planned", flush=True)
+    journal.start_run(500, {})
+    asyncio.run(work(journal))
+"""
+
+
+@pytest.mark.parametrize("moment", ["begins", "opened", "planning", "planned", "sent 1", "settled 60", "settled 700"])
+def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(path: Path, moment: str) -> None:
+    said = []
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True, env=environment()
+    ) as writer:
+        assert writer.stdout
+        for line in writer.stdout:
+            if not line.endswith("\n"):
+                break  # cut off by the kill
+            said.append(line.strip())
+            if said[-1] == moment:
+                os.kill(writer.pid, signal.SIGKILL)
+    assert writer.returncode == -signal.SIGKILL
+    if "planned" in said:
+        with read_journal(path) as journal:
+            assert journal.counts().rows == 1000
+    with open_journal(path) as journal:
+        counts = journal.counts()
+    assert names(path.parent) == [path.name]
+    assert look(path, "PRAGMA integrity_check") == [("ok",)]
+    assert counts.rows in ({1000} if "planned" in said else {0, 1000})
+    numbers = {word: {int(line.split()[1]) for line in said if line.startswith(word)} for word in ("sent", "settled")}
+    sent = [number for (number,) in look(path, "SELECT id FROM requests ORDER BY id")]
+    assert sent == list(range(1, len(sent) + 1))
+    assert numbers["sent"] <= set(sent)
+    there = look(
+        path,
+        "SELECT position, answer, ended FROM rows JOIN results ON results.id = result"
+        " JOIN requests USING (id, position)",
+    )
+    assert numbers["settled"] <= {position for position, _, _ in there}
+    assert all(text == "yes" * position and moment for position, text, moment in there)
+    assert counts.ok == len(there)
+
+
+def foreign(path: Path) -> None:
+    change(path, "CREATE TABLE photos (id)")
+
+
+def foreign_without_tables(path: Path) -> None:
+    change(path, "PRAGMA user_version = 1")
+
+
+def text_file(path: Path) -> None:
+    path.write_text("not a database, " * 100)
+
+
+def newer(path: Path) -> None:
+    open_journal(path).close()
+    change(path, "PRAGMA user_version = 99")
+
+
+@pytest.mark.parametrize("opening", [open_journal, read_journal])
+@pytest.mark.parametrize("make", [foreign, foreign_without_tables, text_file, newer, Path.mkdir])
+def test_what_is_no_journal_of_ours_is_refused_and_left_as_it_is(
+    path: Path, make: Callable[[Path], None], opening: Callable[[Path], Reader]
+) -> None:
+    make(path)
+    before = path.is_file() and path.read_bytes()
+    with pytest.raises(OutputError, match=path.name) as caught:
+        opening(path)
+    assert ("newer batcher" in str(caught.value)) == (make is newer)
+    assert names(path.parent) == [path.name]
+    assert (path.is_file() and path.read_bytes()) == before
+
+
+def test_reading_a_journal_that_is_not_there_makes_none(path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be read"):
+        read_journal(path)
+    assert names(path.parent) == []
+
+
+FIRST_VERSION = """
+CREATE TABLE runs (id INTEGER PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, started REAL NOT NULL,
+    ended REAL, outcome TEXT, chunk_size INTEGER NOT NULL, question TEXT NOT NULL);
+CREATE TABLE givers (id INTEGER PRIMARY KEY, model TEXT NOT NULL, base_url TEXT NOT NULL, params TEXT NOT NULL,
+    UNIQUE (model, base_url, params));
+CREATE TABLE requests (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, endpoint INTEGER NOT NULL,
+    giver INTEGER NOT NULL, position INTEGER NOT NULL, key BLOB NOT NULL, sent REAL NOT NULL, ended REAL,
+    outcome TEXT, prompt_tokens INTEGER, completion_tokens INTEGER);
+CREATE TABLE results (id INTEGER PRIMARY KEY, key BLOB NOT NULL, giver INTEGER NOT NULL, status TEXT NOT NULL,
+    answer TEXT NOT NULL, error TEXT NOT NULL);
+CREATE TABLE rows (position INTEGER PRIMARY KEY, key BLOB NOT NULL, result INTEGER);
+CREATE TABLE chunks (start INTEGER PRIMARY KEY, rows INTEGER NOT NULL, origin BLOB NOT NULL, sha256 BLOB NOT NULL);
+INSERT INTO runs VALUES (1, 'host', 5, 1.5, 2.5, 'done', 2, '{"source": "--prompt", "prompt": "Is it?", "givers": []}');
+INSERT INTO givers VALUES (1, 'm', 'http://somewhere', '');
+INSERT INTO requests VALUES (1, 1, 0, 1, 0, :a, 1.6, 1.7, 'answered', 10, 5),
+    (2, 1, 0, 1, 1, :b, 1.6, 1.8, '400', 0, 0), (3, 1, 0, 1, 2, :c, 1.6, NULL, NULL, NULL, NULL);
+INSERT INTO results VALUES (1, :a, 1, 'ok', 'yes', ''), (2, :b, 1, 'error', '', 'HTTP 400');
+INSERT INTO rows VALUES (0, :a, 1), (1, :b, 2), (2, :c, NULL);
+INSERT INTO chunks VALUES (0, 2, x'01', x'02');
+PRAGMA application_id = 0x62746368; PRAGMA user_version = 1; PRAGMA journal_mode = WAL;
+"""
+
+
+def test_a_journal_of_the_first_version_is_brought_up_to_date_by_its_own_command_alone(path: Path) -> None:
+    script = FIRST_VERSION
+    for letter in "abc":
+        script = script.replace(f":{letter}", f"x'{key(letter).hex()}'")
+    change(path, script)
+    before = path.read_bytes()
+    for reading in (read_journal, rehearse):
+        with pytest.raises(OutputError, match="written by an older batcher: run its command once to bring it up to"):
+            reading(path)
+    assert (names(path.parent), path.read_bytes()) == ([path.name], before)
+    asked = {"prompt_option": "--prompt", "prompt": "Is it?", "sources": []}
+    for _ in range(2):
+        with open_journal(path) as journal:
+            assert journal.counts() == (3, 1, 0, 1)
+            assert plan(journal, "abc") == 0
+            assert journal.states(0, 9) == [RowState(key("a"), 1), RowState(key("b"), 2), RowState(key("c"), None)]
+            assert journal.results(0, 2) == [ended(), Result(Status.ERROR, "", "HTTP 400")]
+            assert journal.chunks() == {0: (2, b"\1", b"\2")}
+            assert journal.last_run() == (1, "host", 5, 1.5, 2.5, "done", 2, asked)
+            assert journal.in_flight(1) == (1, None)
+            assert plan(journal, "xbc", on_change="reuse") == 1
+            assert plan(journal, "abc") == 0
+    [(stamp,)] = look(path, "PRAGMA user_version")
+    assert stamp % 256 == 4
+    with read_journal(path) as journal, rehearse(path) as copy:
+        assert journal.counts() == copy.counts() == (3, 1, 0, 1)
+
+
+def state_of(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Return all that can be seen of a directory."""
+    paths = [folder, *folder.iterdir()]
+    return {path.name: (b"" if path.is_dir() else path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+
+
+@contextlib.contextmanager
+def at_rest(path: Path) -> Iterator[None]:
+    with open_journal(path) as journal:
+        plan(journal, "abbc")
+        journal.start_run(2, {})
+        answer(journal, "ok", "invalid", "error")
+    yield
+
+
+@contextlib.contextmanager
+def written_meanwhile(path: Path) -> Iterator[None]:
+    with at_rest(path), open_journal(path) as journal:
+        answer(journal, None, None, None, "ok")
+        with slow_disk(path):
+            yield
+
+
+@contextlib.contextmanager
+def killed(path: Path) -> Iterator[None]:
+    with at_rest(path):
+        program = (
+            "import os, sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None);"
+            " db.execute('UPDATE requests SET ended = NULL WHERE id = 3'); os._exit(9)"
+        )
+        done = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+        assert done.returncode == 9
+    yield
+
+
+@contextlib.contextmanager
+def nowhere(path: Path) -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize(
+    ("there", "files"),
+    [(nowhere, 0), (at_rest, 1), (written_meanwhile, 3), (killed, 3)],
+)
+def test_a_rehearsal_plans_as_a_run_does_and_leaves_no_trace(
+    path: Path, tmp_path: Path, there: Callable[[Path], contextlib.AbstractContextManager[None]], files: int
+) -> None:
+    with there(path):
+        before = state_of(tmp_path)
+        assert len(names(tmp_path)) == files
+        with rehearse(path) as copy:
+            told = (copy.counts(), copy.last_run(), copy.chunks(), copy.in_flight(1), copy.spent())
+            with copy.planning(COMPARISON) as matching:
+                rehearsed = [say(matching, "xabcbb", dedup=True), copy.states(0, 9), matching.counts()]
+            assert copy.counts() == rehearsed[2]
+        assert state_of(tmp_path) == before
+    with open_journal(path) as journal:
+        assert told == (journal.counts(), journal.last_run(), journal.chunks(), journal.in_flight(1), journal.spent())
+        with journal.planning(COMPARISON) as matching:
+            assert (say(matching, "xabcbb", dedup=True), matching.counts()) == (rehearsed[0], rehearsed[2])
+        assert journal.states(0, 9) == rehearsed[1]
+
+
+def test_a_damaged_journal_is_an_output_error(path: Path) -> None:
+    open_journal(path).close()
+    change(path, "DROP TABLE rows")
+    with open_journal(path) as journal, pytest.raises(OutputError, match="no such table"):
+        journal.counts()
+    change(path, "DROP TABLE requests")
+    with pytest.raises(OutputError, match="no such table"):
+        open_journal(path)
+
+
+def test_an_orderly_end_leaves_one_file(journal: Journal, path: Path) -> None:
+    answer(journal, "ok", "error")
+    with read_journal(path) as other:
+        assert other.counts() == (ROWS, 1, 0, 1)
+    journal.close()
+    assert names(path.parent) == [path.name]
+    with read_journal(path) as other:
+        assert other.counts() == (ROWS, 1, 0, 1)
+    assert names(path.parent) == [path.name]
+
+
+def test_others_read_what_is_committed_while_a_commit_is_under_way(journal: Journal, path: Path) -> None:
+    answer(journal, "ok")
+    with slow_disk(path), read_journal(path) as other:
+        assert other.counts().ok == journal.counts().ok == 1
+
+
+def test_a_second_writer_is_refused_and_told_who_holds_the_journal(path: Path) -> None:
+    with open_journal(path) as journal:
+        with pytest.raises(OutputError, match="is being written by another process: wait for its end, or stop it"):
+            open_journal(path)
+        journal.start_run(500, {})
+        with pytest.raises(OutputError, match=f"is being written by process {os.getpid()} on "):
+            open_journal(path)
+        with read_journal(path) as reader:
+            assert reader.last_run() is not None
+    open_journal(path).close()
+
+
+def test_a_crash_frees_the_lock(path: Path) -> None:
+    program = (
+        "import os, pathlib, sys; from batcher.journal.opening import open_journal;"
+        " journal = open_journal(pathlib.Path(sys.argv[1])); os._exit(9)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], env=environment(), check=False)
+    assert done.returncode == 9
+    open_journal(path).close()
+
+
+def test_a_directory_that_refuses_the_lock_is_named(path: Path) -> None:
+    path.with_name(".journal_x.lock").mkdir()
+    with pytest.raises(OutputError, match="cannot be locked"):
+        open_journal(path)
