@@ -33,7 +33,9 @@ from batcher.journal.journal import Counts, Journal, Spent
 from batcher.money.account import Account, note_of_reserves
 from batcher.money.prices import NANO, nano_dollars
 from batcher.place import Displaced
-from batcher.planning import plan as planning
+from batcher.planning.job import Job, prepare
+from batcher.planning.plan import Plan, Stopped, make
+from batcher.planning.words import in_words, notes
 from batcher.pool.pool import Member, Pool
 from batcher.records import EndpointCount, Report
 from batcher.server.serve import embedded
@@ -158,18 +160,18 @@ async def execute(
         callers: makes what calls the endpoints; default: `ChatOpenAI`.
     """
     # Reading the input may take long, and the loop may be the caller's own: these steps run in a thread.
-    job = await asyncio.to_thread(planning.prepare, data, prompt, settings)
+    job = await asyncio.to_thread(prepare, data, prompt, settings)
     progress = Progress(job.keyword, no_progress=settings.no_progress, quiet=settings.quiet)
     await asyncio.to_thread(job.store.prepare)
     with Journal.open(job.store.journal_path) as journal:
         await asyncio.to_thread(job.store.clear)
         try:
             planned = await _planned(job, journal, stop)
-        except planning.Stopped:
+        except Stopped:
             journal.check_in_place()
             return _End(_report(job, Tally(*journal.counts())), stopped_by=stop.name)
-        progress.say(planning.in_words(job.keyword, planned))
-        for note in planning.notes(job, planned):
+        progress.say(in_words(job.keyword, planned))
+        for note in notes(job, planned):
             progress.say(note)
         try:
             account = await asyncio.to_thread(_account, job, planned, journal, progress)
@@ -256,23 +258,23 @@ def _rare_collections(width: int) -> Iterator[None]:
                     gc.unfreeze()
 
 
-async def _planned(job: planning.Job, journal: Journal, stop: Stop) -> planning.Plan:
+async def _planned(job: Job, journal: Journal, stop: Stop) -> Plan:
     """Plan in a thread; where this task is cancelled, wait for the thread: the journal must not be closed under it."""
     is_cancelled = threading.Event()
 
     def is_stopping() -> bool:
         return stop.wishes > 0 or is_cancelled.is_set()
 
-    work = asyncio.get_running_loop().run_in_executor(None, planning.make, job, journal, is_stopping)
+    work = asyncio.get_running_loop().run_in_executor(None, make, job, journal, is_stopping)
     try:
         return await asyncio.shield(work)
     finally:
         is_cancelled.set()
-        with contextlib.suppress(planning.Stopped):
+        with contextlib.suppress(Stopped):
             await to_the_end(work)
 
 
-def _account(job: planning.Job, planned: planning.Plan, journal: Journal, progress: Progress) -> Account:
+def _account(job: Job, planned: Plan, journal: Journal, progress: Progress) -> Account:
     """Open the money of the run; where nothing is left to ask there is none, and no price table is loaded."""
     budget = job.settings.budget
     limit = None if budget is None else nano_dollars(budget)
@@ -287,9 +289,7 @@ def _account(job: planning.Job, planned: planning.Plan, journal: Journal, progre
 
 
 @contextlib.asynccontextmanager
-async def _pool(
-    job: planning.Job, planned: planning.Plan, callers: Callable[[], Callers] | None
-) -> AsyncIterator[Pool]:
+async def _pool(job: Job, planned: Plan, callers: Callable[[], Callers] | None) -> AsyncIterator[Pool]:
     """Open the endpoints; where nothing is left to ask there are none, and neither LangChain nor a server is loaded."""
     async with contextlib.AsyncExitStack() as stack:
         members = []
@@ -334,7 +334,7 @@ def _allow_connections(endpoints: Sequence[Endpoint]) -> int:
     return calls + int(allowed - needed) // max(ends)
 
 
-async def _chat_callers(job: planning.Job, stack: contextlib.AsyncExitStack, connections: int) -> Callers:
+async def _chat_callers(job: Job, stack: contextlib.AsyncExitStack, connections: int) -> Callers:
     """Load LangChain and, where it is asked for, start the embedded server; both take a second."""
     offline_url = None
     if any(endpoint.base_url == OFFLINE for endpoint in job.endpoints):
@@ -384,7 +384,7 @@ def _saved(report: Report, displaced: Displaced | None = None) -> str:
 
 
 def _report(
-    job: planning.Job,
+    job: Job,
     tally: Tally,
     endpoints: tuple[EndpointCount, ...] = (),
     elapsed_s: float = 0.0,

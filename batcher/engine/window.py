@@ -28,7 +28,8 @@ from batcher.money.budget import BudgetClosed, BudgetSpent
 from batcher.money.prices import dollars
 from batcher.money.tokens import Estimator
 from batcher.output.directory import FileState
-from batcher.planning.plan import Job, Plan, chunks_of
+from batcher.planning.job import Job, chunks_of
+from batcher.planning.plan import Plan
 from batcher.pool.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
 from batcher.records import Bound, Completion, Failure, Message, Result, RowState, Slice, Status, Usage, Values
 from batcher.words import duration

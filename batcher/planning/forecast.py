@@ -15,7 +15,9 @@ from batcher.journal.journal import Journal
 from batcher.money.account import Tariff, note_of_reserves
 from batcher.money.prices import NANO, dollars, nano_dollars
 from batcher.money.tokens import Counter, counter, prompt_tokens
-from batcher.planning import plan as planning
+from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
+from batcher.planning.plan import make
+from batcher.planning.words import in_words, notes
 from batcher.records import Usage
 from batcher.settings import Endpoint, Options, Settings
 from batcher.words import duration
@@ -111,10 +113,10 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         OutputError: the output directory or the journal in it cannot be used.
     """
     settings = Settings.of(options)
-    job = planning.prepare(data, prompt, settings)
+    job = prepare(data, prompt, settings)
     job.store.check()
     with Journal.rehearse(job.store.journal_path) as journal:
-        planned = planning.make(job, journal, lambda: False, is_rehearsal=True)
+        planned = make(job, journal, lambda: False, is_rehearsal=True)
         tariffs = [Tariff.of(endpoint, settings.params) for endpoint in job.endpoints]
         count = counter(job.endpoints[0].source.model)
         load = _load(job, journal, tariffs, count)
@@ -142,11 +144,11 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         cost_usd=None if cost is None else cost / NANO,
         most_usd=None if load.most is None else load.most / NANO,
         seconds=_seconds(job.endpoints, load, completion),
-        summary="\n".join([planning.in_words(job.keyword, planned), *planning.notes(job, planned), *reserves]),
+        summary="\n".join([in_words(job.keyword, planned), *notes(job, planned), *reserves]),
     )
 
 
-def _reserves(job: planning.Job, journal: Journal, tariffs: Sequence[Tariff]) -> list[str]:
+def _reserves(job: Job, journal: Journal, tariffs: Sequence[Tariff]) -> list[str]:
     """Return what the run would say of its budget before the first call."""
     if job.settings.budget is None:
         return []
@@ -154,11 +156,11 @@ def _reserves(job: planning.Job, journal: Journal, tariffs: Sequence[Tariff]) ->
     return [note for note in [note_of_reserves(job.endpoints, tariffs, left)] if note]
 
 
-def _load(job: planning.Job, journal: Journal, tariffs: Sequence[Tariff], count: Counter) -> _Load:
+def _load(job: Job, journal: Journal, tariffs: Sequence[Tariff], count: Counter) -> _Load:
     """Read the input once more, and add up what would be sent."""
     requests = tokens = 0
     most: int | None = 0
-    for start, rows in job.dataset.slices(planning.ROWS_AT_ONCE, job.settings.limit):
+    for start, rows in job.dataset.slices(ROWS_AT_ONCE, job.settings.limit):
         states = journal.states(start, start + len(rows))
         for position, (values, state) in enumerate(zip(rows, states, strict=True), start):
             if state.result is not None or state.leader is not None:

@@ -26,7 +26,7 @@ from batcher.journal.matching import Proof, kept
 from batcher.journal.schema import ADOPTED
 from batcher.money.prices import NANO, dollars
 from batcher.output.directory import Store, csv_line, read_csv
-from batcher.planning.plan import ROWS_AT_ONCE, prompts_of
+from batcher.planning.job import ROWS_AT_ONCE, prompts_of
 from batcher.records import Message, RowState, Status, Values
 from batcher.reports.verification.findings import Finding, Found, Kind
 from batcher.reports.verification.pairing import aligned
