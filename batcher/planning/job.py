@@ -96,12 +96,21 @@ class Job:
 
 
 class _Prompts(NamedTuple):
-    """Where prompts come from: what makes the messages; its option, its text or column, and the columns it reads."""
+    """Where prompts come from.
+
+    Attributes:
+        render: makes the messages.
+        option: where the user gave it.
+        text: the template or the column's name; empty for a function.
+        columns: those that it reads.
+        system: the template of the system message, or None.
+    """
 
     render: Renderer
     option: str
     text: str
     columns: tuple[str, ...]
+    system: str | None = None
 
 
 def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) -> Job:
@@ -109,54 +118,81 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
 
     Args:
         data: a path, a DataFrame, a Series or a list of strings.
-        prompt: a template or a function, or None where the settings name another source of prompts.
+        prompt: a template or a function, or None if the settings name another source of prompts.
         settings: the options.
 
     Raises:
         SettingsError: an option, the input or the prompt is wrong.
     """
     dataset = open_dataset(data)
-    is_file = isinstance(data, (str, os.PathLike))
-    keyword = settings.keyword
-    if keyword is None:
-        if not is_file:
-            raise SettingsError(f"{dataset.name} has no file name to name the run after: give keyword=")
-        keyword = Path(data).stem
-        check_keyword(keyword)
-    prompts = _prompts(prompt, settings, dataset.columns, in_memory=not is_file)
-    system = settings.system
-    if settings.system_file is not None:
-        system = _read_text(settings.system_file, "--system-file")
-    if system is not None:
-        prompts = prompts._replace(
-            render=with_system(prompts.render, system, "--system", dataset.columns),
-            columns=(*prompts.columns, *Template.parse(system, "--system").holes),
-        )
+    path = Path(data) if isinstance(data, (str, os.PathLike)) else None
+    keyword = _keyword(settings, dataset, path)
+    prompts = _with_system(_prompts(prompt, settings, dataset.columns, in_memory=path is None), settings, dataset)
     endpoints = endpoints_of(settings, environment())
-    columns = tuple(dict.fromkeys(prompts.columns))
+    if settings.id_column is not None:
+        column_index(settings.id_column, dataset.columns, "--id-column")
+    return Job(
+        settings,
+        keyword,
+        dataset,
+        prompts.render,
+        _question(prompts, settings, dataset, endpoints),
+        endpoints,
+        _store(settings, keyword, dataset, path),
+        is_same_for_all=not prompts.columns,
+    )
+
+
+def _keyword(settings: Settings, dataset: Dataset, path: Path | None) -> str:
+    """Return the name of the run: the option, or else the stem of the input file."""
+    if settings.keyword is not None:
+        return settings.keyword
+    if path is None:
+        raise SettingsError(f"{dataset.name} has no file name to name the run after: give keyword=")
+    check_keyword(path.stem)
+    return path.stem
+
+
+def _store(settings: Settings, keyword: str, dataset: Dataset, path: Path | None) -> Store:
+    """Return the output directory, unless the input is one of the files that the run writes in it."""
+    directory = Path(settings.output_dir)
+    if path is not None and Store(directory, keyword).is_ours(path):
+        raise SettingsError(
+            f"{path} is a file that the run {keyword!r} writes itself: choose another --keyword or --output-dir"
+        )
+    return Store(directory, keyword, dataset.columns, settings.answer_columns, settings.encoding)
+
+
+def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    """Return what is asked and who is asked, as the journal keeps it and gives it back."""
     question = {
         "prompt_option": prompts.option,
         "prompt": prompts.text,
-        "system": system,
+        "system": prompts.system,
         "params": settings.params,
         "sources": sorted({each.source for each in endpoints}),
         "pool": [each.source for each in endpoints],
-        "columns": columns,
+        "columns": tuple(dict.fromkeys(prompts.columns)),
         "table": dataset.columns,
         "answer_column": settings.answer_column,
         "limit": settings.limit,
     }
-    question = json.loads(json.dumps(question))  # as the journal will give it back
-    if settings.id_column is not None:
-        column_index(settings.id_column, dataset.columns, "--id-column")
-    directory = Path(settings.output_dir)
-    if is_file and Store(directory, keyword).is_ours(Path(data)):
-        raise SettingsError(
-            f"{os.fspath(data)} is a file that the run {keyword!r} writes itself: choose another --keyword or"
-            " --output-dir"
-        )
-    store = Store(directory, keyword, dataset.columns, settings.answer_columns, settings.encoding)
-    return Job(settings, keyword, dataset, prompts.render, question, endpoints, store, is_same_for_all=not columns)
+    as_kept: dict[str, Any] = json.loads(json.dumps(question))
+    return as_kept
+
+
+def _with_system(prompts: _Prompts, settings: Settings, dataset: Dataset) -> _Prompts:
+    """Put the system message, if there is one, before the messages of each row."""
+    system = settings.system
+    if settings.system_file is not None:
+        system = _read_text(settings.system_file, "--system-file")
+    if system is None:
+        return prompts
+    return prompts._replace(
+        render=with_system(prompts.render, system, "--system", dataset.columns),
+        columns=(*prompts.columns, *Template.parse(system, "--system").holes),
+        system=system,
+    )
 
 
 def _prompts(

@@ -5,7 +5,7 @@ Invariant: planning calls no endpoint, and until it has succeeded the journal sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from batcher.errors import ChangedError, InputError
 from batcher.input.key import keyer
 from batcher.input.marks import Comparison, Marks
 from batcher.journal.journal import Counts, InFlight, Journal, LastRun
+from batcher.journal.matching import Matched
 from batcher.journal.schema import ADOPTED
 from batcher.output.adoption import Adoption
 from batcher.planning.job import ROWS_AT_ONCE, Job, chunks_of
@@ -65,51 +66,78 @@ def make(job: Job, journal: Journal, is_stopping: Callable[[], bool], *, is_rehe
         ChangedError: rows have an answer to a different question.
         Stopped: `is_stopping` said so.
     """
-    settings = job.settings
     last = journal.last_run()
     comparison = _comparison(job, journal, last)
     with journal.planning(comparison):
         sources = journal.source_ids([*(endpoint.source for endpoint in job.endpoints), ADOPTED])
-        known = journal.chunk_starts()
-        with closing(Adoption(job.store, known, settings.chunk_size, is_strict=last is None)) as adoption:
-            rows = _plan_rows(job, journal, adoption, is_stopping)
-            adoption.end(rows)
+        rows = _read_rows(job, journal, is_stopping, is_first=last is None)
         if job.settings.id_column is not None:
             _check_ids(job, journal, rows, comparison)
-        matched = journal.plan_end(
-            rows,
-            sources=set(sources),
-            is_limited=settings.limit is not None,
-            retry_failed=settings.retry_failed,
-            redo=settings.on_change == "redo",
-            reuse=settings.on_change == "reuse",
-            dedup=settings.dedup,
-        )
-        changed, gone = sum(matched.changed.values()), matched.gone
-        if settings.on_change == "reuse":
-            changed, gone = 0, gone + changed - matched.own
-        reasons = reasons_of(last.question if last else {}, job.question, matched.changed)
-        plan = Plan(
-            tuple(sources[:-1]),
-            journal.planned_counts(),
-            changed,
-            matched.own,
-            gone,
-            reasons,
-            matched.adopted,
-            matched.same,
-            journal.in_flight(last.id) if last else InFlight(0, 0),
-            last is None or comparison.before is not None,
-            _checked_files(job, journal),
-        )
+        matched = _matched(job, journal, rows, sources)
+        plan = _plan_of(job, journal, matched, last=last, comparison=comparison, sources=sources[:-1])
         if is_rehearsal:
             return plan
-        is_asked_first = settings.on_change == "abort" or (settings.on_change == "reuse" and not plan.has_marks)
+        is_asked_first = job.settings.on_change == "abort" or (job.settings.on_change == "reuse" and not plan.has_marks)
         if (plan.changed or plan.gone) and is_asked_first:
             raise ChangedError(explained(job, plan, journal.usual()))
         # With the plan, or none of both: `verify` reads from here what the rows ask.
-        journal.start_run(settings.chunk_size, job.question)
+        journal.start_run(job.settings.chunk_size, job.question)
     return plan
+
+
+def _read_rows(job: Job, journal: Journal, is_stopping: Callable[[], bool], *, is_first: bool) -> int:
+    """Note each row, and what chunk files without a journal hold for it; return how many rows there are."""
+    known = journal.chunk_starts()
+    with closing(Adoption(job.store, known, job.settings.chunk_size, is_strict=is_first)) as adoption:
+        rows = _plan_rows(job, journal, adoption, is_stopping)
+        adoption.end(rows)
+    return rows
+
+
+def _matched(job: Job, journal: Journal, rows: int, sources: Sequence[int]) -> Matched:
+    """Match the rows with the answers of these sources, as the options allow."""
+    settings = job.settings
+    return journal.plan_end(
+        rows,
+        sources=set(sources),
+        is_limited=settings.limit is not None,
+        retry_failed=settings.retry_failed,
+        redo=settings.on_change == "redo",
+        reuse=settings.on_change == "reuse",
+        dedup=settings.dedup,
+    )
+
+
+def _plan_of(
+    job: Job,
+    journal: Journal,
+    matched: Matched,
+    *,
+    last: LastRun | None,
+    comparison: Comparison,
+    sources: Sequence[int],
+) -> Plan:
+    """Put together what is left to do.
+
+    Raises:
+        OutputError: cells of the input were changed in a chunk file.
+    """
+    changed, gone = sum(matched.changed.values()), matched.gone
+    if job.settings.on_change == "reuse":
+        changed, gone = 0, gone + changed - matched.own
+    return Plan(
+        sources=tuple(sources),
+        counts=journal.planned_counts(),
+        changed=changed,
+        own=matched.own,
+        gone=gone,
+        reasons=reasons_of(last.question if last else {}, job.question, matched.changed),
+        adopted=matched.adopted,
+        same=matched.same,
+        in_flight=journal.in_flight(last.id) if last else InFlight(0, 0),
+        has_marks=last is None or comparison.before is not None,
+        intact=_checked_files(job, journal),
+    )
 
 
 def _plan_rows(job: Job, journal: Journal, adoption: Adoption, is_stopping: Callable[[], bool]) -> int:
