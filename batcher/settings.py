@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from batcher.chat_model import identity_of, retries_of
 from batcher.errors import SettingsError
+from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.records import Source
 
 OFFLINE = "offline"
@@ -89,9 +90,11 @@ def _check_params(params: object, where: str) -> None:
         if name in params:
             raise SettingsError(f"{where}: {name!r} is not a parameter that can be set here: {advice}")
     try:
-        json.dumps(dict(params), allow_nan=False, sort_keys=True)
-    except (TypeError, ValueError) as error:
+        text = json.dumps(dict(params), allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
         raise SettingsError(f"{where}: the parameters cannot be written as JSON: {error}") from error
+    if is_too_deep(text):
+        raise SettingsError(f"{where}: the parameters cannot be written as JSON: {TOO_DEEP}")
 
 
 def _check_prices(prices: object) -> None:

@@ -300,6 +300,9 @@ def test_jsonl_values_keep_their_type(tmp_path: Path) -> None:
         ("false", ", line 3: ", "this one is true or false"),
         ("0", ", line 3: ", "this one is a number"),
         ('{"a": ' + "9" * 5000 + "}", ", line 3: ", "the JSON cannot be read: Exceeds the limit"),
+        ('{"a": ' + "[" * 980 + "]" * 980 + "}", ", line 3: ", "the JSON cannot be read: it is nested deeper than 200"),
+        ('{"a": 1, "a": 1}', ", line 3: ", "an object has more than one key 'a': rename all but one"),
+        ('{"a": {"b": 1, "b": 2, "c": 1, "c": 3}}', ", line 3: ", "an object has more than one key 'b', 'c'"),
         ('{"": 1}', ": ", "column 2 of 2 has no name"),
     ],
 )

@@ -35,11 +35,13 @@ from batcher.money.prices import NANO, nano_dollars
 from batcher.place import Displaced
 from batcher.planning.job import Job, prepare
 from batcher.planning.plan import Plan, Stopped, make
+from batcher.planning.refusals import check_open_files
 from batcher.planning.words import in_words, notes
 from batcher.pool.pool import Member, Pool
 from batcher.records import EndpointCount, Report
 from batcher.server.serve import embedded
 from batcher.settings import OFFLINE, Endpoint, Options, Settings
+from batcher.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,9 +138,6 @@ def _in_thread(start: Callable[[], _End], stop: Stop) -> _End:
             stop.wish()
 
 
-_OTHER_FILES = 128
-"""Files that a process has open beside its connections: the journal, chunk files, libraries."""
-
 _RESTING = 512
 """Connections that may rest at least, beside those in use: at 5,000 answers a second each rests for a tenth of one."""
 
@@ -162,14 +161,13 @@ async def execute(
     # Reading the input may take long, and the loop may be the caller's own: these steps run in a thread.
     job = await asyncio.to_thread(prepare, data, prompt, settings)
     progress = Progress(job.keyword, no_progress=settings.no_progress, quiet=settings.quiet)
-    await asyncio.to_thread(job.store.prepare)
-    with Journal.open(job.store.journal_path) as journal:
-        await asyncio.to_thread(job.store.clear)
+    with job.store.prepared(), Journal.open(job.store.journal_path) as journal:
         try:
             planned = await _planned(job, journal, stop)
         except Stopped:
             journal.check_in_place()
             return _End(_report(job, Tally(*journal.counts())), stopped_by=stop.name)
+        await asyncio.to_thread(job.store.clear)
         progress.say(in_words(job.keyword, planned))
         for note in notes(job, planned):
             progress.say(note)
@@ -280,7 +278,10 @@ def _account(job: Job, planned: Plan, journal: Journal, progress: Progress) -> A
     limit = None if budget is None else nano_dollars(budget)
     spent = Spent(0, 0, 0) if budget is None else journal.spent()
     if spent.unpriced:
-        progress.say(f"Note: {spent.unpriced:,} earlier requests, of unknown price, do not count in the budget.")
+        do = counted(
+            spent.unpriced, "earlier request, of unknown price, does", "earlier requests, of unknown price, do"
+        )
+        progress.say(f"Note: {do} not count in the budget.")
     endpoints = job.endpoints if planned.counts.left else ()
     account = Account(endpoints, job.settings.params, limit, spent.total)
     if limit is not None and (note := note_of_reserves(endpoints, account.tariffs, limit - spent.total)):
@@ -317,21 +318,16 @@ def _allow_connections(endpoints: Sequence[Endpoint]) -> int:
         return calls + resting
     import resource  # noqa: PLC0415 - POSIX alone has it
 
+    needed = check_open_files(endpoints)
     # The embedded server has the other end of each connection in this process.
-    ends = [2 if each.base_url == OFFLINE else 1 for each in endpoints]
-    needed = _OTHER_FILES + sum(each.max_concurrency * count for each, count in zip(endpoints, ends, strict=True))
-    wanted = needed + resting * max(ends)
+    ends = max(2 if each.base_url == OFFLINE else 1 for each in endpoints)
+    wanted = needed + resting * ends
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit for limit in before)
-    if hard < needed:
-        raise SettingsError(
-            f"{needed:,} files and connections may be open at once, and the system allows {hard:,}: lower"
-            " --max-concurrency, use fewer keys, or raise the limit (ulimit -n)"
-        )
     allowed = min(wanted, hard)
     if soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(allowed), before[1]))
-    return calls + int(allowed - needed) // max(ends)
+    return calls + int(allowed - needed) // ends
 
 
 async def _chat_callers(job: Job, stack: contextlib.AsyncExitStack, connections: int) -> Callers:
@@ -370,11 +366,13 @@ def _no_endpoint(endpoints: tuple[EndpointCount, ...]) -> str:
 
 
 def _endpoints_lost(report: Report) -> EndpointsLost:
-    return EndpointsLost(f"{_no_endpoint(report.endpoints)}\n{_saved(report)}", report)
+    is_new = report.rows == report.left  # nothing has ever worked: the same command would fail in the same way
+    end = "no row has its answer: mend that, then run the command again" if is_new else _saved(report)
+    return EndpointsLost(f"{_no_endpoint(report.endpoints)}\n{end}", report)
 
 
 def _saved(report: Report, displaced: Displaced | None = None) -> str:
-    saved = f"{report.rows - report.left:,} of {report.rows:,} rows are saved"
+    saved = f"{report.rows - report.left:,} of {counted(report.rows, 'row is', 'rows are')} saved"
     if displaced is None or displaced.is_log:
         return f"{saved}, and the same command goes on from there"
     if not displaced.is_kept:

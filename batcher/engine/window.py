@@ -25,14 +25,13 @@ from batcher.input.marks import Marks
 from batcher.journal.journal import UNSENT, Chunk, Journal, Outcome, Request
 from batcher.money.account import Account
 from batcher.money.budget import BudgetClosed, BudgetSpent
-from batcher.money.prices import dollars
 from batcher.money.tokens import Estimator
 from batcher.output.directory import FileState
 from batcher.planning.job import Job, chunks_of
 from batcher.planning.plan import Plan
 from batcher.pool.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
 from batcher.records import Bound, Completion, Failure, Message, Result, RowState, Slice, Status, Usage, Values
-from batcher.words import duration
+from batcher.words import dollars, duration
 
 GRACE_S = 30.0
 """Seconds that requests in flight have to arrive after the first Ctrl-C."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from batcher.errors import InputError, in_words
 from batcher.input.cell import cell
+from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.records import Message, Values
 
 Renderer = Callable[[Values], list[Message]]
@@ -131,9 +132,12 @@ def from_messages_column(name: str, columns: Sequence[str]) -> Renderer:
     index = column_index(name, columns, "--messages-column")
 
     def render(values: Values) -> list[Message]:
+        # By way of JSON also what is none yet, so that NumPy's arrays, as pandas makes them of Parquet, are lists.
+        text = cell(values[index])
+        if is_too_deep(text):
+            raise InputError(f"column {name!r} holds no JSON: {TOO_DEEP}")
         try:
-            # By way of JSON also what is none yet, so that NumPy's arrays, as pandas makes them of Parquet, are lists.
-            value = json.loads(cell(values[index]))
+            value = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise InputError(f"column {name!r} holds no JSON: {error}") from error
         return checked_messages(value, f"column {name!r}")
@@ -187,7 +191,9 @@ def checked_messages(value: object, source: str) -> list[Message]:
             raise InputError(f"{source}, message {number}: its content must be a text or a list of parts")
     messages = [dict(message) for message in value]
     try:
-        json.dumps(messages, sort_keys=True)
+        text = json.dumps(messages, sort_keys=True)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{source} cannot be written as JSON: {error}") from error
+    if is_too_deep(text):
+        raise InputError(f"{source} cannot be written as JSON: {TOO_DEEP}")
     return messages

@@ -40,7 +40,7 @@ from typing import Any, NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
-from batcher.errors import OutputError
+from batcher.errors import KeywordBusy, OutputError
 from batcher.input.marks import Comparison
 from batcher.journal.access import Opened, check_pair, claim, is_as_before, is_for_reading_only, log_path, open_to_read
 from batcher.journal.matching import Matching
@@ -344,14 +344,20 @@ class Journal(Matching):
     def open(cls, path: Path) -> Self:
         """Open the journal for writing, or make a new one. One that is refused is left as it is.
 
+        A new one in which no run begins is removed when it is closed: a run that is refused leaves no file.
+
         Raises:
-            OutputError: it cannot be opened, is no journal, was written by a newer batcher, is damaged, its log belongs
-                to another one, or another process, which the message names, is writing it.
+            OutputError: it cannot be opened, is no journal, was written by a newer batcher, is damaged, or its log
+                belongs to another one.
+            KeywordBusy: another process, which the message names, is writing it.
         """
         with errors_told(path, "opened"), contextlib.ExitStack() as stack:
             check_pair(path)  # even the lock would leave a file there
+            has_lock = _lock_path(path).exists()
             lock = Place(_lock(path, stack))
             stack.callback(lock.close)
+            if not path.exists():
+                stack.callback(_remove_unused, path, lock, has_lock=has_lock)
             _check(path)
             has_log = log_path(path).exists()
             if not claim(path):
@@ -379,7 +385,8 @@ class Journal(Matching):
 
         Raises:
             OutputError: it is not there, is no journal, was written by another version, or its log belongs to another
-                journal; or, with `alone`, a run is writing it.
+                journal.
+            KeywordBusy: with `alone`, a run is writing it.
         """
         with errors_told(path, "read"), contextlib.ExitStack() as stack:
             if alone:
@@ -964,17 +971,46 @@ def _lock(path: Path, stack: contextlib.ExitStack) -> Path:
 
     Returns:
         The path of the lock file.
+
+    Raises:
+        KeywordBusy: another process, or another run in this one, writes it.
+        OutputError: it cannot be locked.
     """
     # SQLite's own locks are on the journal itself, and closing another descriptor of it would drop them.
-    lock = FileLock(path.with_name(f".{path.stem}.lock"))
+    lock = FileLock(_lock_path(path))
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise OutputError(f"{path} is being written by {_writer_of(path)}: wait for its end, or stop it") from None
+        raise KeywordBusy(f"{path} is being written by {_writer_of(path)}") from None
     except OSError as error:
         raise OutputError(f"{path} cannot be locked: {error.strerror}") from error
     stack.callback(lock.release)
     return Path(lock.lock_file)
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.lock")
+
+
+def _remove_unused(path: Path, lock: Place, *, has_lock: bool) -> None:
+    """Remove a journal that this process has made and closed, and its lock file, if it holds nothing.
+
+    Args:
+        path: of the journal.
+        lock: the lock file, which is still locked.
+        has_lock: the lock file was there before, and stays.
+    """
+    with contextlib.suppress(OSError, OutputError, sqlite3.Error):  # left, it is in nobody's way
+        if lock.displaced() or log_path(path).exists():  # another process has it in its hands
+            return
+        with closing(connect(path, "immutable=1")) as db:
+            if version_of(db, path) and any(
+                db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in ("runs", "rows", "results")
+            ):
+                return
+        path.unlink()
+        if not has_lock:
+            _lock_path(path).unlink()
 
 
 def _last_run_of(path: Path) -> LastRun | None:
@@ -986,8 +1022,15 @@ def _last_run_of(path: Path) -> LastRun | None:
 
 
 def _writer_of(path: Path) -> str:
+    """Name who is writing a journal, and say what to do about it."""
     last = _last_run_of(path)
-    return f"process {last.pid} on {last.host}" if last and last.ended is None else "another process"
+    return _named(last) if last and last.ended is None else "another process: wait for its end, or stop it"
+
+
+def _named(run: LastRun, beside: str = "") -> str:
+    if (run.pid, run.host) == (os.getpid(), socket.gethostname()):
+        return f"process {run.pid} on {run.host}{beside}, by another run in this process: await it, or cancel it"
+    return f"process {run.pid} on {run.host}{beside}: wait for its end, or stop it"
 
 
 def _check_nobody_writes(path: Path, *, has_log: bool = True) -> None:
@@ -998,16 +1041,13 @@ def _check_nobody_writes(path: Path, *, has_log: bool = True) -> None:
         has_log: its log is there. Without it the journal cannot tell what the other one does.
 
     Raises:
-        OutputError: a run is at work, or is being planned; or the journal cannot be brought up to date meanwhile.
+        KeywordBusy: a run is at work, or is being planned; or the journal cannot be brought up to date meanwhile.
     """
     last = _last_run_of(path)
     if last and last.is_at_work:
-        writer = f"process {last.pid} on {last.host}"
-        raise OutputError(
-            f"{path} is being written by {writer}, though its lock file is gone: wait for its end, or stop it"
-        )
+        raise KeywordBusy(f"{path} is being written by {_named(last, ', though its lock file is gone')}")
     if not has_log or not is_for_reading_only(path):
-        raise OutputError(
+        raise KeywordBusy(
             f"{path} is open in another program, such as a run, a database browser or a notebook: close it there, or"
             " wait for its end"
         )

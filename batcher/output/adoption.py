@@ -13,6 +13,7 @@ from batcher.errors import OutputError
 from batcher.input.cell import cell, writable
 from batcher.output.directory import Store
 from batcher.records import Completion, Result, Status, Values
+from batcher.words import counted
 
 
 class AdoptedFile(NamedTuple):
@@ -84,7 +85,9 @@ class Adoption:
         elif columns in ([answer], ["", answer]):  # the second is what pandas writes: its index has no name
             file = AdoptedFile(start, rows, sha256, has_input=False, has_status=False)
             if start % self._chunk_size or rows > self._chunk_size or (rows < self._chunk_size and not self.is_strict):
-                raise self._misfit(start, f"it holds {rows:,} answers, and a chunk {self._chunk_size:,} (--chunk-size)")
+                raise self._misfit(
+                    start, f"it holds {counted(rows, 'answer')}, and a chunk {self._chunk_size:,} (--chunk-size)"
+                )
         else:
             raise self._misfit(start, f"its columns are {', '.join(map(repr, columns)) or 'missing'}")
         if self.files and self.files[-1].start + self.files[-1].rows > start:
@@ -121,7 +124,8 @@ class Adoption:
                 raise self._misfit(file.start, f"{reach}, and the input, or --limit, ends at row {rows:,}")
             if not file.has_input and file.rows < self._chunk_size and file.start + file.rows < rows:
                 raise self._misfit(
-                    file.start, f"it holds {file.rows:,} answers, and a chunk {self._chunk_size:,} (--chunk-size)"
+                    file.start,
+                    f"it holds {counted(file.rows, 'answer')}, and a chunk {self._chunk_size:,} (--chunk-size)",
                 )
 
     def close(self) -> None:

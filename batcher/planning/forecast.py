@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 from batcher.input.prompt import PromptFunction
 from batcher.journal.journal import Journal
 from batcher.money.account import Tariff, note_of_reserves
-from batcher.money.prices import NANO, dollars, nano_dollars
+from batcher.money.prices import NANO, nano_dollars
 from batcher.money.tokens import Counter, counter, prompt_tokens
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
 from batcher.planning.plan import make
 from batcher.planning.words import in_words, notes
 from batcher.records import Usage
 from batcher.settings import Endpoint, Options, Settings
-from batcher.words import duration
+from batcher.words import counted, dollars, duration
 
 if TYPE_CHECKING:
     from batcher.engine.runner import Data
@@ -79,7 +79,7 @@ class Forecast:
         answers = "unknown" if self.completion_tokens is None else f"about {self.completion_tokens:,}"
         lines = [
             self.summary,
-            f"  requests  {self.requests:,}, into {self.chunks:,} chunks",
+            f"  requests  {self.requests:,}, into {counted(self.chunks, 'chunk')}",
             f"  tokens    {self.prompt_tokens:,} of prompts ({by}), {answers} of answers",
             f"  money     {self._money()}",
             f"  time      {'as the service allows' if self.seconds is None else duration(self.seconds)}",
@@ -87,6 +87,8 @@ class Forecast:
         return "\n".join(lines)
 
     def _money(self) -> str:
+        if self.most_usd == 0:
+            return "none: nothing is sent" if not self.requests else "none: the endpoints are free"
         parts = [f"about {dollars(round(self.cost_usd * NANO))}"] if self.cost_usd is not None else []
         parts += [f"at most {dollars(round(self.most_usd * NANO))}"] if self.most_usd is not None else []
         return ", ".join(parts) or "unknown (--price-in, --price-out, --param max_tokens=N)"

@@ -29,6 +29,7 @@ from batcher.input.prompt import (
 )
 from batcher.money.account import is_bounded
 from batcher.output.directory import Store
+from batcher.planning.refusals import check_endpoints
 from batcher.records import Message, Slice, Values
 from batcher.settings import Endpoint, Settings, check_keyword
 
@@ -129,6 +130,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
     keyword = _keyword(settings, dataset, path)
     prompts = _with_system(_prompts(prompt, settings, dataset.columns, in_memory=path is None), settings, dataset)
     endpoints = endpoints_of(settings, environment())
+    check_endpoints(endpoints, settings)
     if settings.id_column is not None:
         column_index(settings.id_column, dataset.columns, "--id-column")
     return Job(

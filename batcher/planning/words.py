@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from batcher.chat_model import retries_of
 from batcher.journal.journal import Usual
-from batcher.money.prices import dollars
 from batcher.planning.job import Job
+from batcher.words import counted, dollars
 
 if TYPE_CHECKING:
     from batcher.planning.plan import Plan
@@ -21,13 +21,13 @@ def in_words(keyword: str, plan: Plan) -> str:
     """Say what there is to do, such as `reviews: 500 rows: 480 answered, 20 new`."""
     counts, changed = plan.counts, plan.changed
     answered = counts.ok + counts.invalid
-    adopted = f" ({plan.adopted:,} rows adopted from chunk files without a journal)" if plan.adopted else ""
+    adopted = f" ({counted(plan.adopted, 'row')} adopted from chunk files without a journal)" if plan.adopted else ""
     parts = [f"{answered:,} answered{adopted}"] if answered or adopted else []
     parts += [f"{counts.error:,} failed before (--retry-failed sends them again)"] if counts.error else []
-    gone = f", and {_rows(plan.gone, 'answered row')} {'is' if plan.gone == 1 else 'are'} gone: edited?"
+    gone = f", and {counted(plan.gone, 'answered row')} {'is' if plan.gone == 1 else 'are'} gone: edited?"
     parts += [f"{counts.left - changed:,} new{gone if plan.gone else ''}"]
     parts += [f"{changed:,} answered to another question ({'; '.join(plan.reasons)})"] if changed else []
-    return f"{keyword}: {counts.rows:,} rows: {', '.join(parts)}"
+    return f"{keyword}: {counted(counts.rows, 'row')}: {', '.join(parts)}"
 
 
 def notes(job: Job, plan: Plan) -> list[str]:
@@ -36,7 +36,7 @@ def notes(job: Job, plan: Plan) -> list[str]:
     if plan.in_flight.requests:
         bill = "they" if plan.in_flight.most is None else f"at most {dollars(plan.in_flight.most)}"
         count = plan.in_flight.requests
-        requests = "1 request was" if count == 1 else f"{count:,} requests were"
+        requests = counted(count, "request was", "requests were")
         found.append(f"{requests} in flight when the last process ended; {bill} may be billed twice.")
     retrying = [each for each in job.endpoints if each.llm is not None and retries_of(each.llm)]
     if retrying and plan.counts.left:
@@ -48,7 +48,8 @@ def notes(job: Job, plan: Plan) -> list[str]:
         found.append("Note: the prompt has no {column} hole, so every row asks the same question.")
     elif plan.same:
         done = "are sent once" if job.settings.dedup else "could be sent once (--dedup)"
-        found.append(f"{plan.same:,} rows ask what another row asks: those {done}.")
+        rows, those = counted(plan.same, "row asks", "rows ask"), "the two" if plan.same == 1 else "those"
+        found.append(f"{rows} what another row asks: {those} {done}.")
     if plan.gone and job.settings.on_change == "reuse" and not job.settings.id_column:
         found.append(
             "The new rows are asked: the place of a row does not tell whether it is one of those that are gone. If a"
@@ -80,7 +81,7 @@ def _column_changes(columns: Sequence[str], changed: Mapping[int, int]) -> list[
     for bit, name in enumerate(columns):
         count = sum(count for mask, count in changed.items() if mask >> bit & 1)
         if count:
-            rows = f" in {count:,} row{'s' if count > 1 else ''}" if count < sum(changed.values()) else ""
+            rows = f" in {counted(count, 'row')}" if count < sum(changed.values()) else ""
             found.append(f"column {name} changed{rows}")
     return found
 
@@ -116,7 +117,7 @@ def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
         estimate = f" (about {dollars(round(usual.cost * count))})"
     elif usual:
         estimate = f" (about {(usual.prompt_tokens + usual.completion_tokens) * count:,.0f} model tokens)"
-    redo = f"asks {count:,} again" if plan.changed else f"asks the {_rows(new, 'new row')}"
+    redo = f"asks {count:,} again" if plan.changed else f"asks the {counted(new, 'new row')}"
     said = in_words(job.keyword, plan)
     return (
         f"{said}{'' if said.endswith('?') else '.'}\n"
@@ -133,12 +134,8 @@ def _reuse_explained(job: Job, plan: Plan) -> str:
         )
     if plan.own == plan.changed and not plan.gone:
         return "`--on-change reuse` keeps the old answers."
-    keeps = f"`reuse` keeps {_rows(plan.own, 'answer')} and asks the others" if plan.own else "and so does `reuse`"
+    keeps = f"`reuse` keeps {counted(plan.own, 'answer')} and asks the others" if plan.own else "and so does `reuse`"
     because = f"{keeps}, because the place of a row does not tell which answer is its own."
     if job.settings.id_column:
         return because
     return f"{because} If a column identifies the rows, `--on-change reuse --id-column COLUMN` keeps their answers."
-
-
-def _rows(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -24,13 +24,14 @@ from batcher.input.prompt import PromptFunction, Renderer, failed_on, from_funct
 from batcher.journal.journal import Chunk, Counts, EndpointAccount, Journal, LastRun, RowRecord, Unreconciled, is_sealed
 from batcher.journal.matching import Proof, kept
 from batcher.journal.schema import ADOPTED
-from batcher.money.prices import NANO, dollars
+from batcher.money.prices import NANO
 from batcher.output.directory import Store, csv_line, read_csv
 from batcher.planning.job import ROWS_AT_ONCE, prompts_of
 from batcher.records import Message, RowState, Status, Values
 from batcher.reports.verification.findings import Finding, Found, Kind
 from batcher.reports.verification.pairing import aligned
 from batcher.settings import check_keyword
+from batcher.words import counted, dollars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +101,7 @@ class Verification:
         lines = [
             f"{self.keyword}: {verdict}",
             f"  rows      {counts.rows:,}: {ended}",
-            f"  files     {self.chunks:,} chunk files compared",
+            f"  files     {counted(self.chunks, 'chunk file')} compared",
             f"  requests  {sent:,} sent = {answered:,} answered + {failed:,} failed + {in_flight:,} without an end",
         ]
         lines += [f"    {_account_in_words(account)}" for account in self.endpoints]
@@ -392,14 +393,17 @@ class _Proof:
         if count := sum(self._kept.values()):
             by_id, unmade = self._kept[Proof.ID], self._kept[Proof.OLDER] + self._unmade
             yield (
-                f"{count:,} rows keep an answer to an earlier question, as --on-change reuse asked for."
+                f"{counted(count, 'row keeps', 'rows keep')} an answer to an earlier question, as --on-change reuse"
+                " asked for."
                 + (f" {by_id:,} of them were edited, and are known by their id alone." if by_id else "")
                 + (f" The earlier question of {unmade:,} cannot be made again." if unmade else "")
             )
         if self._adopted:
-            yield f"{self._adopted:,} answers were adopted from files: nobody knows who gave them, and to what."
+            adopted = counted(self._adopted, "answer was", "answers were")
+            yield f"{adopted} adopted from files: nobody knows who gave them, and to what."
         if self._unsealed:
-            yield f"{self._unsealed:,} answers were journalled by an older batcher, without a seal to check them by."
+            unsealed = counted(self._unsealed, "answer was", "answers were")
+            yield f"{unsealed} journalled by an older batcher, without a seal to check them by."
 
     # -- Requests
 
@@ -568,7 +572,7 @@ class _Proof:
         path = self._store.chunk_path(start)
         is_told_apart = self._asked is not None or self._take_cells_of_result(start, rows)
         if not is_told_apart and len(lines) != len(rows):
-            self._found.rows(Kind.FILE_ROWS, start, start + len(rows) - 1, f"{path} ({len(lines):,} rows)")
+            self._found.rows(Kind.FILE_ROWS, start, start + len(rows) - 1, f"{path} ({counted(len(lines), 'row')})")
             return
         is_in_order, has_other_cells = True, False
         for row, line in _paired(rows, lines, is_told_apart=is_told_apart):
