@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import shlex
@@ -10,17 +12,25 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from fake_service import Service
 from programs import ROOT, Done, call, environment, local_server, started, table, write_table
 
 import batcher
 from batcher.cli import main
+from batcher.engine.runner import execute
+from batcher.engine.stop import Stop
 from batcher.server import simulated as sim
+from batcher.settings import Endpoint, Settings
+
+if TYPE_CHECKING:
+    from conftest import Lab
 
 OFFLINE = ("--provider", "offline")
 RUN = ("run", "t.csv", "--prompt", "About {text}", *OFFLINE)
+ENDPOINT = Endpoint("m", "http://127.0.0.1:9/v1")
 KEY = "sk-0123456789abcdef"
 
 # The disk is flushed by a function that fails in a way that is none of the disk's.
@@ -358,3 +368,21 @@ def test_a_refused_run_leaves_what_a_killed_one_left_half_written(place: Path) -
     before = tree(place)
     assert main(["run", "broken.csv", "--prompt", "{text}", *OFFLINE, "--keyword", "k", "--on-change", "redo"]) == 2
     assert tree(place) == before
+
+
+async def test_a_second_run_in_the_same_process_is_told_to_await_or_cancel_the_first(lab: Lab) -> None:
+    is_asked = asyncio.Event()
+
+    def never(_: object) -> float:
+        is_asked.set()
+        return 1e6
+
+    settings = Settings.of({"keyword": "k", "output_dir": lab.directory, "quiet": True, "endpoints": [ENDPOINT]})
+    first = asyncio.create_task(execute(TEXTS[:3], None, settings, Stop(), callers=Service(TEXTS[:3], never)))
+    await is_asked.wait()
+    said = f"process {os.getpid()} on .* in this process: await it, or cancel it"
+    with pytest.raises(batcher.KeywordBusy, match=said):
+        await batcher.arun(TEXTS[:3], keyword="k", output_dir=lab.directory, endpoints=[ENDPOINT], quiet=True)
+    first.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await first

@@ -115,7 +115,10 @@ def open_dataset(data: str | os.PathLike[str] | pd.DataFrame | pd.Series[Any] | 
 
 def _open_file(name: str) -> Dataset:
     _open(name).close()  # a missing file is told before an unknown ending
-    match Path(name).suffix.lower():
+    ending = Path(name).suffix.lower()
+    if ending in _TEXTS:
+        _check_is_text(name)
+    match ending:
         case ".csv":
             return _Csv(name, ",")
         case ".tsv":
@@ -124,9 +127,19 @@ def _open_file(name: str) -> Dataset:
             return _Jsonl(name)
         case ".parquet":
             return _Parquet(name)
-        case ending:
+        case _:
             what = f"the ending {ending} is not known" if ending else "the file name has no ending"
-            raise InputError(f"{name}: {what}: batcher reads .csv, .tsv, .parquet and .jsonl")
+            advice = f"; {_FROM_EXCEL}" if ending in {".xlsx", ".xls"} else ""
+            raise InputError(f"{name}: {what}: batcher reads .csv, .tsv, .parquet and .jsonl{advice}")
+
+
+def _check_is_text(name: str) -> None:
+    """Refuse a file of another format, which its first bytes tell, under the name of a text file."""
+    with _open(name) as file:
+        beginning = file.read(4)
+    for magic, what in _MAGIC.items():
+        if beginning.startswith(magic):
+            raise InputError(f"{name}: {what}")
 
 
 class _File(Dataset):
@@ -322,6 +335,17 @@ def _decoded(text: str, decoder: json.JSONDecoder) -> object:
     return row
 
 
+_TEXTS = {".csv", ".tsv", ".jsonl"}
+
+_FROM_EXCEL = 'save the sheet as "CSV UTF-8", or give the DataFrame that pandas.read_excel() returns'
+
+_MAGIC = {
+    b"\x1f\x8b": "is a gzip file: unpack it first",
+    b"PK\x03\x04": f"is an Excel workbook or another ZIP file: {_FROM_EXCEL}",
+    b"PAR1": "is a Parquet file: let its name end in .parquet",
+}
+"""What other formats begin with, and what to do about them."""
+
 _JSON_NAMES = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
 
 _CSV_TROUBLES = {
@@ -344,10 +368,16 @@ def _csv_trouble(error: csv.Error) -> str:
 
 
 def _not_utf8(name: str, line: int, error: UnicodeDecodeError) -> InputError:
-    return InputError(
-        f"{name}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8: convert the file first, "
-        "from GBK for example with `iconv -f GBK -t UTF-8`, from Latin-1 with `iconv -f LATIN1 -t UTF-8`"
-    )
+    if line == 1 and error.object[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
+        advice = 'this is UTF-16 (Excel\'s "Unicode Text"): save it as "CSV UTF-8"'
+    else:
+        advice = (
+            'save it as "CSV UTF-8" in Excel, or read it in Python, from GBK for example with pandas.read_csv(path,'
+            ' encoding="gbk"), and give the DataFrame'
+        )
+        if os.name == "posix":
+            advice += "; or convert it, from GBK for example with `iconv -f GBK -t UTF-8`"
+    return InputError(f"{name}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8: {advice}")
 
 
 def _open(name: str) -> BinaryIO:
@@ -360,6 +390,8 @@ def _open(name: str) -> BinaryIO:
             raise InputError(f"{name}: is not a regular file: the table is read more than once, save it to a file")
         file = Path(name).open("rb")  # noqa: SIM115 - every caller closes it
     except FileNotFoundError as error:
+        if name == "-":
+            raise InputError("-: standard input cannot be read twice, as a table is: save it to a file") from error
         raise InputError(f"{name}: there is no such file") from error
     except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
         raise InputError(f"{name}: cannot be opened: {error}") from error

@@ -6,6 +6,7 @@ nothing up by name.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import unicodedata
@@ -24,6 +25,7 @@ PromptFunction = Callable[[dict[str, Any]], "str | Sequence[Mapping[str, Any]]"]
 """A user's function: from a row as a dictionary to a prompt, or to a list of messages."""
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_MOST_SHOWN = 20  # columns in a message
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -100,13 +102,24 @@ def column_index(name: str, columns: Sequence[str], source: str) -> int:
     """Return where a column stands.
 
     Raises:
-        InputError: there is no such column; the message lists those that there are.
+        InputError: there is no such column; the message lists those that there are, the most similar first.
     """
     if name in columns:
         return list(columns).index(name)
     hint = "; write {{ and }} for braces that are no holes" if re.search(r'["\':\n]', name) else ""
-    shown = ", ".join(columns) if columns else "none"
-    raise InputError(f"{source}: the table has no column {name!r}; its columns are: {shown}{hint}")
+    raise InputError(f"{source}: the table has no column {name!r}; {_columns_shown(name, columns)}{hint}")
+
+
+def _columns_shown(name: str, columns: Sequence[str]) -> str:
+    """List the columns of a table, those first whose names are most like one that was not found."""
+    if len(columns) == 1:
+        [only] = columns
+        separators = [f"{char!r}" for char in ";\t|" if char in only]
+        asked = f": is the file separated by {separators[0]}? A .csv needs commas, a .tsv tabs" if separators else ""
+        return f"its only column is {only!r}{asked}"
+    nearest = sorted(columns, key=lambda column: -difflib.SequenceMatcher(None, name, column).ratio())
+    more = f" and {len(columns) - _MOST_SHOWN:,} more" if len(columns) > _MOST_SHOWN else ""
+    return f"its columns are: {', '.join(map(repr, nearest[:_MOST_SHOWN])) or 'none'}{more}"
 
 
 def from_template(text: str, source: str, columns: Sequence[str]) -> Renderer:

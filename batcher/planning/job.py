@@ -243,7 +243,10 @@ def _read_text(path: str | os.PathLike[str], option: str) -> str:
     try:
         # The line break that editors put at a file's end is none of the prompt's.
         return Path(path).read_text(encoding="utf-8-sig").removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise SettingsError(f"{option} {os.fspath(path)}: byte 0x{byte:02x} is not UTF-8: save it as UTF-8") from error
+    except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
         raise SettingsError(f"{option} {os.fspath(path)} cannot be read: {error}") from error
 
 
