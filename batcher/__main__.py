@@ -27,7 +27,9 @@ def main() -> None:
     try:
         from batcher.cli import main as run_cli  # noqa: PLC0415 - as above
 
-        status = run_cli(sys.argv[1:])
+        status: str | int | None = run_cli(sys.argv[1:])
+    except SystemExit as ended:  # of argparse, after --help or a wrong option
+        status = ended.code
     except Exception:  # noqa: BLE001 - all that is foreseen was handled: this is a fault, and to be reported as one
         say(_fault(sys.argv[1:], traceback.format_exc()))
         status = FAULT

@@ -162,6 +162,13 @@ def test_a_reader_that_has_gone_costs_neither_the_run_nor_its_status(tmp_path: P
     assert len(table(tmp_path / "output" / "all_t.csv")) == 20
 
 
+@pytest.mark.parametrize("verb", ["--help", "run --help", "plan t.csv --prompt {text} --provider offline"])
+def test_a_reader_of_help_or_plan_that_has_gone_is_no_failure(tmp_path: Path, verb: str) -> None:
+    done = shell(f"batcher {verb} | true", tmp_path)
+    assert (done.status, done.stdout) == (0, "")
+    assert "Exception" not in done.stderr
+
+
 def test_a_reader_that_has_gone_hides_no_failed_row(tmp_path: Path) -> None:
     first = "text 0"  # it goes alone, and must be answered, or the run ends there
     knobs = (sim.Knobs(error_rate=0.5, seed=seed) for seed in range(100))

@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import environment
 
-from batcher.errors import OutputError
+from batcher.errors import KeywordBusy, OutputError
 from batcher.input.marks import Comparison, Marks
 from batcher.journal.journal import Chunk, Journal, Outcome, Request, Unreconciled, is_sealed
 from batcher.journal.matching import Matched
@@ -1211,3 +1211,39 @@ def test_a_directory_that_refuses_the_lock_is_named(path: Path) -> None:
     path.with_name(".journal_x.lock").mkdir()
     with pytest.raises(OutputError, match="cannot be locked"):
         Journal.open(path)
+
+
+# -- A journal that was made for nothing
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(each.name for each in directory.iterdir())
+
+
+def test_a_new_journal_without_a_run_is_removed_with_its_lock_when_it_is_closed(path: Path) -> None:
+    with Journal.open(path):
+        assert path.exists()
+        with pytest.raises(KeywordBusy):
+            Journal.open(path)
+        assert path.exists(), "who was refused removes nothing"
+    assert files(path.parent) == []
+
+
+def test_a_journal_that_was_there_before_stays_and_so_does_its_lock(path: Path) -> None:
+    make_used(path)
+    before = files(path.parent)
+    Journal.open(path).close()
+    assert files(path.parent) == before == [".journal_x.lock", path.name]
+
+
+def test_a_lock_file_that_was_there_before_stays(path: Path) -> None:
+    path.with_name(".journal_x.lock").touch()
+    Journal.open(path).close()
+    assert files(path.parent) == [".journal_x.lock"]
+
+
+def test_a_new_journal_whose_lock_file_was_taken_away_is_left_to_whoever_has_it_now(path: Path) -> None:
+    with Journal.open(path):
+        path.with_name(".journal_x.lock").unlink()
+        path.with_name(".journal_x.lock").touch()
+    assert files(path.parent) == [".journal_x.lock", path.name]
