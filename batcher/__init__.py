@@ -34,6 +34,7 @@ __all__ = [
     "Endpoint",
     "InputError",
     "Interrupted",
+    "KeywordBusy",
     "OutputError",
     "Report",
     "RunStopped",

@@ -1,27 +1,81 @@
-"""The entry of the command line: `batcher` and `python -m batcher`."""
+"""The entry of the command line: `batcher` and `python -m batcher`.
+
+Invariant: whatever happens in between, the process ends with one of the documented exit statuses, and shows no API key.
+"""
 
 from __future__ import annotations
 
 import io
 import os
+import platform
 import sys
+import traceback
+from collections.abc import Sequence
+
+FAULT = 70
+"""The exit status after a fault in batcher (`EX_SOFTWARE` of sysexits.h)."""
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    from batcher.cli import main as run_cli  # noqa: PLC0415 - `import batcher.__main__` stays free of effects
+    _open_closed_streams()
+    from batcher.words import give_up_stdout, say  # noqa: PLC0415 - `import batcher.__main__` stays free of effects
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a keyword may be in any script, and a pipe's encoding narrow
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = run_cli(sys.argv[1:])
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:  # as in `batcher demo | head`: nobody reads on, and the rest was done before it was printed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+        from batcher.cli import main as run_cli  # noqa: PLC0415 - as above
+
+        status: str | int | None = run_cli(sys.argv[1:])
+    except SystemExit as ended:  # of argparse, after --help or a wrong option
+        status = ended.code
+    except Exception:  # noqa: BLE001 - all that is foreseen was handled: this is a fault, and to be reported as one
+        say(_fault(sys.argv[1:], traceback.format_exc()))
+        status = FAULT
+    try:
+        sys.stdout.flush()
+    except OSError:  # as in `batcher --help | head`: the work was done before it was printed
+        give_up_stdout()
     sys.exit(status)
+
+
+def _open_closed_streams() -> None:
+    """Put the null device in the place of a stream that is closed (`2>&-`, `pythonw`).
+
+    Else the next file to be opened, such as the journal, would take its number, and get what a library prints.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - until the process ends
+
+
+def _fault(arguments: Sequence[str], trace: str) -> str:
+    """Return what is said about a fault: the traceback without secrets, and what a bug report needs."""
+    from batcher import __version__  # noqa: PLC0415 - as above
+    from batcher.calls.endpoints import environment  # noqa: PLC0415 - as above
+    from batcher.errors import SettingsError  # noqa: PLC0415 - as above
+    from batcher.hiding import hide, secrets_in, without_user  # noqa: PLC0415 - as above
+
+    try:
+        variables = environment()
+    except SettingsError:  # the .env cannot be read
+        variables = dict(os.environ)
+    named = {f"{value} KEY": variables[value] for value in arguments if value in variables}  # as --api-key-env names it
+    verb = next((each for each in arguments if not each.startswith("-")), "")
+    return hide(
+        without_user(
+            f"{trace}batcher: this is a fault in batcher, not in your input. Everything that arrived is saved.\n"
+            "Please report it with the traceback above, the command that you ran (without keys), and this line:\n"
+            f"  batcher {__version__} {verb}, Python {platform.python_version()}, {platform.platform()}"
+        ),
+        secrets_in(variables | named),
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from batcher.errors import SettingsError
+from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.words import option
 
 _DEAREST = 1e6  # dollars per million tokens: beyond it somebody has mixed up the units
@@ -57,9 +58,11 @@ def check_params(params: object, where: str) -> None:
             advice = f"use {' or '.join(map(option, options))}"
             raise SettingsError(f"{where}: {name!r} is not a parameter that can be set here: {advice}")
     try:
-        json.dumps(dict(params), allow_nan=False, sort_keys=True)
-    except (TypeError, ValueError) as error:
+        text = json.dumps(dict(params), allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
         raise SettingsError(f"{where}: the parameters cannot be written as JSON: {error}") from error
+    if is_too_deep(text):
+        raise SettingsError(f"{where}: the parameters cannot be written as JSON: {TOO_DEEP}")
 
 
 def check_price(value: object, where: str) -> None:

@@ -1,7 +1,8 @@
 """The command line: the library in a shell, verb for verb.
 
 Invariant: stdout carries data only; what people read goes to stderr. Exit status: 0 every row is ok, 1 finished with
-rows that are not, 2 nothing was done, 3 stopped early and the same command goes on.
+rows that are not, 2 nothing was done, 3 stopped early and the same command goes on, 4 another process works on this
+keyword. `__main__` adds 70, a fault in batcher.
 """
 
 from __future__ import annotations
@@ -9,21 +10,20 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import batcher
-from batcher.errors import BatcherError, Interrupted, RunStopped
+from batcher.errors import BatcherError, Interrupted, KeywordBusy, RunStopped
+from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.settings import OPTIONS, Group, advice_on
-from batcher.words import command_line, say
+from batcher.words import command_line, counted, print_out, say
 
 if TYPE_CHECKING:
     from batcher.output.report import Report
 
-OK, SOME_FAILED, NOTHING_DONE, STOPPED = range(4)
+OK, SOME_FAILED, NOTHING_DONE, STOPPED, BUSY = range(5)
 
 _WIDTH = 80
 
@@ -259,6 +259,9 @@ def _done(arguments: argparse.Namespace) -> int:
         if getattr(arguments, "json", False):
             _print_json(stopped.report.to_dict())
         return STOPPED
+    except KeywordBusy as busy:
+        say(f"batcher: {busy}")
+        return BUSY
     except BatcherError as error:
         say(f"batcher: {error}")
         return NOTHING_DONE
@@ -282,7 +285,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(found.to_dict())
     else:
-        _print(found)
+        print_out(found)
     return OK
 
 
@@ -295,7 +298,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(report.to_dict())
     else:
-        _print(report.output)
+        print_out(report.output)
     return OK if report.ok == report.rows else SOME_FAILED
 
 
@@ -303,6 +306,8 @@ def _param(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator or not name:
         raise batcher.SettingsError(f"--param {text!r} must look like KEY=VALUE, as in temperature=0")
+    if is_too_deep(value):
+        raise batcher.SettingsError(f"--param {name}: the value cannot be read as JSON: {TOO_DEEP}")
     return name, _json_or_text(value)
 
 
@@ -318,10 +323,11 @@ def _tell(report: Report) -> None:
     if len(report.endpoints) > 1:
         for endpoint in report.endpoints:
             out = f"; left the pool: {endpoint.out}" if endpoint.out else ""
-            say(f"  {endpoint.endpoint}: {endpoint.requests:,} requests{out}")
+            say(f"  {endpoint.endpoint}: {counted(endpoint.requests, 'request')}{out}")
     if failed := report.invalid + report.error:
         name = report.keyword
-        say(f"{failed:,} rows failed: `batcher status {name}` says why; --retry-failed sends them again")
+        again = f"--retry-failed sends {'it' if failed == 1 else 'them'} again"
+        say(f"{counted(failed, 'row')} failed: `batcher status {name}` says why; {again}")
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -329,7 +335,7 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(found.to_dict())
     else:
-        _print(found)
+        print_out(found)
     return OK
 
 
@@ -338,12 +344,12 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(found.to_dict())
     else:
-        _print(found)
+        print_out(found)
     return OK if found.ok else SOME_FAILED
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    _print(batcher.merge(arguments.keyword, arguments.output_dir, partial=arguments.partial))
+    print_out(batcher.merge(arguments.keyword, arguments.output_dir, partial=arguments.partial))
     return OK
 
 
@@ -378,18 +384,5 @@ VERBS = {
 }
 
 
-def _print(data: object) -> None:
-    """Print data to stdout; where that cannot be written, the work is done all the same."""
-    try:
-        if sys.stdout is not None:
-            print(data, flush=True)
-    except BrokenPipeError:
-        raise  # as in `batcher status k | head`: nobody wants to hear more
-    except OSError as error:
-        say(f"batcher: stdout cannot be written ({error.strerror}): {data}")
-        # What is left in its buffer would be tried again at the end, and change the exit status.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _print_json(value: dict[str, Any]) -> None:
-    _print(json.dumps(value, ensure_ascii=False))
+    print_out(json.dumps(value, ensure_ascii=False))

@@ -15,6 +15,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
+from batcher.words import print_out
+
 PROMPT = 'Work out {expression} and reply with JSON only: {{"result": <number>}}'
 KEYWORD = "arithmetic"
 ROWS = 1000
@@ -83,18 +85,18 @@ def demo(output_dir: Path) -> int:
         output_dir.mkdir(parents=True, exist_ok=True)
         table = output_dir / TABLE.name
         write_table(table)
-    print(f"$ batcher run {os.path.relpath(table)} \\\n    --prompt '{PROMPT}' \\\n    --provider offline")
+    print_out(f"$ batcher run {os.path.relpath(table)} \\\n    --prompt '{PROMPT}' \\\n    --provider offline")
     report = run(table, PROMPT, keyword=KEYWORD, output_dir=output_dir, provider="offline")
-    print(report)
+    print_out(report)
     if report.output is None:
         return 3
     found = marks(report.output)
     right, unparsable, wrong = (found[name] for name in ("right", "unparsable", "wrong"))
-    print(f"\naccuracy {right / report.rows:.1%}: {right:,} right, {unparsable:,} unparsable, {wrong:,} wrong")
-    print(f"\n$ ls {output_dir}")
+    print_out(f"\naccuracy {right / report.rows:.1%}: {right:,} right, {unparsable:,} unparsable, {wrong:,} wrong")
+    print_out(f"\n$ ls {output_dir}")
     for entry in sorted(output_dir.iterdir(), key=_listed):
         if not entry.name.startswith("."):
-            print(f"{entry.stat().st_size:>10,}  {entry.name}")
+            print_out(f"{entry.stat().st_size:>10,}  {entry.name}")
     return 0 if right == report.rows else 1
 
 

@@ -8,10 +8,14 @@ What is raised stops the run:
      |   +- InputError      the table, a row of it or the prompt is wrong: mend the input
      |   +- ChangedError    rows have an answer to a different question: choose
      +- OutputError         the output directory or its journal cannot be used: mend the directory
+     |   +- KeywordBusy     another run or program has the journal open: wait for its end, or stop it
      +- RunStopped          the run ended early, all that arrived is saved: the same call goes on
          +- BudgetReached   the budget does not cover the next request: raise it
          +- EndpointsLost   no endpoint is left that takes calls: mend the key, the model or the service
     Interrupted             a KeyboardInterrupt that carries the report; all that arrived is saved
+
+Any other exception is a fault in batcher, or was raised by a library: what had arrived is saved, and the command line
+prints the traceback and exits with status 70.
 """
 
 from __future__ import annotations
@@ -56,6 +60,10 @@ class ChangedError(SettingsError):
 
 class OutputError(BatcherError):
     """The output directory or the journal in it cannot be used. What it holds is left as it is."""
+
+
+class KeywordBusy(OutputError):
+    """Another run, in this process or in another one, or another program has the journal of this keyword open."""
 
 
 class RunStopped(BatcherError):

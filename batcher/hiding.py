@@ -6,7 +6,7 @@ Invariant: a text that is too short for a key is never hidden, because it may be
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import parse_qsl, urlsplit
 
 SHORTEST = 8
@@ -14,6 +14,8 @@ SHORTEST = 8
 
 SHORTEST_WORD = 16
 """The fewest characters of a secret that has only letters: local servers accept any word as a key ("placeholder")."""
+
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS|AUTH|CREDENTIAL", re.IGNORECASE)
 
 _USER = re.compile(r"(?<=://)[^/?#@\s]*@")
 
@@ -25,6 +27,13 @@ def secrets_among(texts: Iterable[str]) -> tuple[str, ...]:
 
 def _may_be_secret(text: str) -> bool:
     return len(text) >= (SHORTEST_WORD if text.isalpha() else SHORTEST)
+
+
+def secrets_in(variables: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what may be a secret in environment variables, by their names; a list has commas between its keys."""
+    values = [value for name, value in variables.items() if _SECRET_NAME.search(name)]
+    parts = [part.strip() for value in values for part in value.split(",")]
+    return secrets_among([*values, *parts, *(each for value in variables.values() for each in user_of(value))])
 
 
 def hide(text: str, secrets: Sequence[str]) -> str:

@@ -1,21 +1,55 @@
-"""How durations, options and messages are written for people.
+"""How amounts, durations, counts and options are written for people, and how both output streams are written.
 
-Invariant: what people read goes to stderr; a message that nobody can hear does not stop the work.
+Invariant: what people read goes to stderr, data to stdout; a stream that cannot be written does not stop the work.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 
 
 def say(message: object) -> None:
-    """Print a message for people. Nobody may hear it (stderr closed, its disk full), and the work goes on."""
+    """Print a message for people. If stderr is closed, or its disk is full, the work goes on without it."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
-            print(message, file=sys.stderr, flush=True)  # noqa: T201 - this is where people read
+            print(message, file=sys.stderr, flush=True)
+
+
+def print_out(data: object) -> None:
+    """Print data to stdout. If it is closed, its reader has gone or its disk is full, the work is done all the same."""
+    try:
+        print(data, flush=True)
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # as in `batcher status k | head`: the reader wants no more
+            say(f"batcher: stdout cannot be written ({error.strerror}): {data}")
+        give_up_stdout()
+
+
+def give_up_stdout() -> None:
+    """Lead stdout to the null device: what is left in its buffer would fail again at the end of the process."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, or with noun and verb: `1 row`, `1,500 rows`, `1 row is`, `2 rows are`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def dollars(nano: int) -> str:
+    """Return an amount in nano-dollars for people: `$0.21`, `$0.0004`, `$1,234.50`.
+
+    Cents, or below ten cents two digits that count: what is not nothing never looks like nothing.
+    """
+    amount = Decimal(abs(nano)).scaleb(-9)
+    whole, _, decimals = f"{amount:,.{max(2, 1 - amount.adjusted())}f}".partition(".")
+    return f"{'-' if nano < 0 else ''}${whole}.{decimals.rstrip('0'):0<2}"
 
 
 def duration(seconds: float) -> str:
@@ -26,6 +60,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m {whole % 60:02}s"
     return f"{whole // 3600:,}h {whole % 3600 // 60:02}m"
+
+
+def elapsed(seconds: float) -> str:
+    """Return how long something took: below a minute in tenths of a second, `0.8 s`; else as `duration`."""
+    return f"{seconds:.1f} s" if seconds < 59.95 else duration(seconds)
 
 
 class _Speech:

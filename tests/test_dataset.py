@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import gzip
 import io
 import json
 import os
@@ -300,6 +301,9 @@ def test_jsonl_values_keep_their_type(tmp_path: Path) -> None:
         ("false", ", line 3: ", "this one is true or false"),
         ("0", ", line 3: ", "this one is a number"),
         ('{"a": ' + "9" * 5000 + "}", ", line 3: ", "the JSON cannot be read: Exceeds the limit"),
+        ('{"a": ' + "[" * 980 + "]" * 980 + "}", ", line 3: ", "the JSON cannot be read: it is nested deeper than 200"),
+        ('{"a": 1, "a": 1}', ", line 3: ", "an object has more than one key 'a': rename all but one"),
+        ('{"a": {"b": 1, "b": 2, "c": 1, "c": 3}}', ", line 3: ", "an object has more than one key 'b', 'c'"),
         ('{"": 1}', ": ", "column 2 of 2 has no name"),
     ],
 )
@@ -449,8 +453,37 @@ def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_ending_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     assert fault_in(tmp_path, "t.xlsx", "") == (
-        ": the ending .xlsx is not known: batcher reads .csv, .tsv, .parquet and .jsonl"
+        ': the ending .xlsx is not known: batcher reads .csv, .tsv, .parquet and .jsonl; save the sheet as "CSV UTF-8",'
+        " or give the DataFrame that pandas.read_excel() returns"
     )
+    assert fault_in(tmp_path, "t.txt", "").endswith(": batcher reads .csv, .tsv, .parquet and .jsonl")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(b"a\n1\n"), ": is a gzip file: unpack it first"),
+        (b"PK\x03\x04\x14\x00", ": is an Excel workbook or another ZIP file: save the sheet as"),
+        (b"PAR1\x15\x04", ": is a Parquet file: let its name end in .parquet"),
+    ],
+)
+def test_a_file_of_another_format_is_known_by_its_first_bytes(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    assert fault_in(tmp_path, name, content).startswith(said)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
+    content = ("\ufeff" + "a,b\n").encode(encoding)
+    assert "is not UTF-8: this is UTF-16" in fault_in(tmp_path, "t.csv", content)
+
+
+def test_standard_input_is_answered_like_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="standard input cannot be read twice, as a table is: save it to a file"):
+        open_dataset("-")
     assert "the file name has no ending" in fault_in(tmp_path, "table", "")
 
 

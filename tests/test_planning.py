@@ -12,7 +12,11 @@ from batcher.endpoint import Endpoint
 from batcher.errors import ChangedError, EndpointsLost, InputError, SettingsError
 from batcher.journal.entries import Counts
 from batcher.journal.opening import open_journal
-from batcher.planning import plan as planning
+from batcher.planning import job as jobs
+from batcher.planning import plan as plans
+from batcher.planning.job import Job
+from batcher.planning.plan import Plan, Stopped
+from batcher.planning.words import in_words, notes
 from batcher.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,23 +26,23 @@ TEXTS = ["a", "b", "c", "d"]
 
 
 @pytest.fixture
-def prepare(tmp_path: Path) -> Callable[..., planning.Job]:
+def prepare(tmp_path: Path) -> Callable[..., Job]:
     """Prepare a run of the lab's directory without running it."""
 
-    def prepared(data: Any, prompt: Any = None, **options: Any) -> planning.Job:
+    def prepared(data: Any, prompt: Any = None, **options: Any) -> Job:
         defaults = {"keyword": "k", "output_dir": tmp_path / "output", "endpoints": [Endpoint("m")]}
-        return planning.prepare(data, prompt, Settings.of(defaults | options))
+        return jobs.prepare(data, prompt, Settings.of(defaults | options))
 
     return prepared
 
 
-def make(job: planning.Job, is_stopping: Callable[[], bool] = lambda: False) -> planning.Plan:
+def make(job: Job, is_stopping: Callable[[], bool] = lambda: False) -> Plan:
     job.store.prepare()
     with open_journal(job.store.journal_path) as journal:
-        return planning.make(job, journal, is_stopping)
+        return plans.make(job, journal, is_stopping)
 
 
-def asked(job: planning.Job, *values: object) -> Any:
+def asked(job: Job, *values: object) -> Any:
     [message] = job.messages(0, values)
     return message["content"]
 
@@ -46,7 +50,7 @@ def asked(job: planning.Job, *values: object) -> Any:
 # -- Preparing
 
 
-def test_a_file_names_its_run(prepare: Callable[..., planning.Job], tmp_path: Path) -> None:
+def test_a_file_names_its_run(prepare: Callable[..., Job], tmp_path: Path) -> None:
     (tmp_path / "数学计算.csv").write_text("text\na\n", encoding="utf-8")
     job = prepare(tmp_path / "数学计算.csv", "{text}", keyword=None)
     assert job.keyword == "数学计算"
@@ -54,11 +58,11 @@ def test_a_file_names_its_run(prepare: Callable[..., planning.Job], tmp_path: Pa
     assert prepare(tmp_path / "数学计算.csv", "{text}").keyword == "k"
 
 
-def test_texts_are_their_own_prompts(prepare: Callable[..., planning.Job]) -> None:
+def test_texts_are_their_own_prompts(prepare: Callable[..., Job]) -> None:
     assert asked(prepare(TEXTS), "{a}") == "{a}"
 
 
-def test_each_source_of_prompts_makes_the_messages(prepare: Callable[..., planning.Job], tmp_path: Path) -> None:
+def test_each_source_of_prompts_makes_the_messages(prepare: Callable[..., Job], tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_text("\ufeffFile: {text}", encoding="utf-8")
     assert asked(prepare(TEXTS, "Is {text}?"), "x") == "Is x?"
     assert asked(prepare(TEXTS, lambda row: row["text"] * 2), "x") == "xx"
@@ -67,7 +71,7 @@ def test_each_source_of_prompts_makes_the_messages(prepare: Callable[..., planni
     assert asked(prepare(TEXTS, messages_column="text"), '[{"role": "user", "content": "y"}]') == "y"
 
 
-def test_a_system_message_comes_first(prepare: Callable[..., planning.Job], tmp_path: Path) -> None:
+def test_a_system_message_comes_first(prepare: Callable[..., Job], tmp_path: Path) -> None:
     (tmp_path / "system.txt").write_text("About {text}")
     for options in ({"system": "About {text}"}, {"system_file": tmp_path / "system.txt"}):
         assert prepare(TEXTS, **options).messages(0, ("x",)) == [
@@ -91,20 +95,20 @@ def test_a_system_message_comes_first(prepare: Callable[..., planning.Job], tmp_
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(
-    prepare: Callable[..., planning.Job], tmp_path: Path, prompt: str | None, options: dict[str, Any], said: str
+    prepare: Callable[..., Job], tmp_path: Path, prompt: str | None, options: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(SettingsError, match=said):
         prepare(TEXTS, prompt, **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_needs_a_prompt(prepare: Callable[..., planning.Job], tmp_path: Path) -> None:
+def test_a_file_needs_a_prompt(prepare: Callable[..., Job], tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("text\na\n")
     with pytest.raises(SettingsError, match=r"one of --prompt, --prompt-file, --prompt-column and --messages-column$"):
         prepare(tmp_path / "table.csv")
 
 
-def test_a_row_without_messages_is_named(prepare: Callable[..., planning.Job]) -> None:
+def test_a_row_without_messages_is_named(prepare: Callable[..., Job]) -> None:
     with pytest.raises(InputError, match=r"the list, row 2 .*column 'text' holds no JSON"):
         make(prepare(['[{"role": "user", "content": "y"}]'] * 2 + ["nonsense"], messages_column="text"))
 
@@ -112,7 +116,7 @@ def test_a_row_without_messages_is_named(prepare: Callable[..., planning.Job]) -
 # -- Making
 
 
-def test_a_plan_counts_the_rows_by_how_they_ended(prepare: Callable[..., planning.Job], lab: Lab) -> None:
+def test_a_plan_counts_the_rows_by_how_they_ended(prepare: Callable[..., Job], lab: Lab) -> None:
     assert make(prepare(TEXTS)).counts == Counts(4, 0, 0, 0)
     service = Service(TEXTS, instead=lambda call: refusal(400) if call.prompt == "b" else None)
     lab.run(TEXTS, service)
@@ -122,7 +126,7 @@ def test_a_plan_counts_the_rows_by_how_they_ended(prepare: Callable[..., plannin
     assert make(prepare(TEXTS, retry_failed=True)).counts == Counts(4, 3, 0, 0)
 
 
-def test_endpoints_that_differ_in_key_alone_are_one_source(prepare: Callable[..., planning.Job]) -> None:
+def test_endpoints_that_differ_in_key_alone_are_one_source(prepare: Callable[..., Job]) -> None:
     endpoints = [Endpoint("m", api_key="sk-1"), Endpoint("m", api_key="sk-2", rpm=5), Endpoint("n", api_key="sk-3")]
     job = prepare(TEXTS, endpoints=endpoints)
     first, second, third = make(job).sources
@@ -130,19 +134,17 @@ def test_endpoints_that_differ_in_key_alone_are_one_source(prepare: Callable[...
     assert "sk-" not in f"{job.question}"
 
 
-def test_what_was_in_flight_when_a_run_was_cut_is_told(prepare: Callable[..., planning.Job], lab: Lab) -> None:
+def test_what_was_in_flight_when_a_run_was_cut_is_told(prepare: Callable[..., Job], lab: Lab) -> None:
     service = Service(TEXTS, lambda call: 1 if call.prompt == "a" else 9)
     with pytest.raises(asyncio.CancelledError):
         lab.run(TEXTS, service, at={5: lab.cancel})
     assert make(prepare(TEXTS)).in_flight == (3, None)
 
 
-def test_a_plan_that_fails_or_is_stopped_leaves_the_journal_as_it_was(
-    prepare: Callable[..., planning.Job], lab: Lab
-) -> None:
+def test_a_plan_that_fails_or_is_stopped_leaves_the_journal_as_it_was(prepare: Callable[..., Job], lab: Lab) -> None:
     lab.run(TEXTS, Service(TEXTS))
     before = lab.journal()
-    with pytest.raises(planning.Stopped):
+    with pytest.raises(Stopped):
         make(prepare([*TEXTS, "e"]), lambda: True)
     with pytest.raises(ChangedError):
         make(prepare(["w", "x", "y", "z"]))
@@ -189,7 +191,7 @@ M, N, REMOTE = Endpoint("m"), Endpoint("n"), Endpoint("n", "http://a/v1")
     ],
 )
 def test_a_change_is_explained_in_words(
-    prepare: Callable[..., planning.Job], lab: Lab, before: dict[str, Any], now: dict[str, Any], said: str
+    prepare: Callable[..., Job], lab: Lab, before: dict[str, Any], now: dict[str, Any], said: str
 ) -> None:
     usual = {"data": TEXTS, "prompt": "{text}"}
     lab.run(**usual | before, service=Service(TEXTS))
@@ -200,7 +202,7 @@ def test_a_change_is_explained_in_words(
     assert second.startswith("Nothing was sent.")
 
 
-def test_each_column_that_changed_is_named(prepare: Callable[..., planning.Job], lab: Lab, tmp_path: Path) -> None:
+def test_each_column_that_changed_is_named(prepare: Callable[..., Job], lab: Lab, tmp_path: Path) -> None:
     def table(*rows: str) -> Path:
         path = tmp_path / "table.csv"
         path.write_text("\n".join(["id,title,text", *rows]))
@@ -212,12 +214,12 @@ def test_each_column_that_changed_is_named(prepare: Callable[..., planning.Job],
     assert make(prepare(table("9,a,b", "9,c,d"), "{title}: {text}")).changed == 0
 
 
-def test_another_endpoint_beside_the_old_one_is_no_change(prepare: Callable[..., planning.Job], lab: Lab) -> None:
+def test_another_endpoint_beside_the_old_one_is_no_change(prepare: Callable[..., Job], lab: Lab) -> None:
     lab.run(TEXTS, Service(TEXTS))
     assert make(prepare(TEXTS, endpoints=[Endpoint("n"), Endpoint("m", api_key="new")])).counts.left == 0
 
 
-def test_rows_without_an_answer_may_change_at_will(prepare: Callable[..., planning.Job], lab: Lab) -> None:
+def test_rows_without_an_answer_may_change_at_will(prepare: Callable[..., Job], lab: Lab) -> None:
     with pytest.raises(EndpointsLost):
         lab.run(TEXTS, Service(TEXTS, instead=lambda _call: refusal(401)))
     assert make(prepare(["x", "y"], "Is {text}?", endpoints=[Endpoint("n")])).counts == Counts(2, 0, 0, 0)
@@ -240,10 +242,8 @@ def test_rows_without_an_answer_may_change_at_will(prepare: Callable[..., planni
         ),
     ],
 )
-def test_a_plan_reads_in_words(
-    prepare: Callable[..., planning.Job], counts: Counts, more: dict[str, Any], said: str
-) -> None:
-    assert planning.in_words("k", make(prepare([]))._replace(counts=counts, **more)) == said
+def test_a_plan_reads_in_words(prepare: Callable[..., Job], counts: Counts, more: dict[str, Any], said: str) -> None:
+    assert in_words("k", make(prepare([]))._replace(counts=counts, **more)) == said
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_plan_reads_in_words(
     ],
 )
 def test_rows_that_ask_the_same_are_told(
-    prepare: Callable[..., planning.Job], texts: list[str], options: dict[str, Any], said: list[str]
+    prepare: Callable[..., Job], texts: list[str], options: dict[str, Any], said: list[str]
 ) -> None:
     job = prepare(texts, **options)
-    assert planning.notes(job, make(job)) == said
+    assert notes(job, make(job)) == said

@@ -19,12 +19,12 @@ from batcher.money.prices import (
     Price,
     Rates,
     context_window_of,
-    dollars,
     nano_dollars,
     price_of,
 )
 from batcher.money.prices import given as price_given
 from batcher.records import Usage
+from batcher.words import dollars
 
 DAY_S = 86400
 OPENAI = "https://api.openai.com/v1"

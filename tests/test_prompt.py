@@ -119,15 +119,29 @@ def test_the_caret_stands_below_the_brace_wherever_that_is(before: str, after: s
 
 def test_a_hole_that_names_no_column_is_answered_with_the_columns() -> None:
     assert fault(lambda: from_template("{txt}", "--prompt", ["id", "text"])) == (
-        "--prompt: the table has no column 'txt'; its columns are: id, text"
+        "--prompt: the table has no column 'txt'; its columns are: 'text', 'id'"
     )
     assert "its columns are: none" in fault(lambda: from_template("{txt}", "--prompt", []))
+
+
+def test_of_many_columns_the_twenty_most_similar_are_named_with_their_spaces() -> None:
+    columns = [f"column {number}" for number in range(40)] + [" text "]
+    message = fault(lambda: from_template("{text}", "--prompt", columns))
+    assert "its columns are: ' text ', 'column" in message
+    assert message.endswith(" and 21 more")
+    assert message.count("'column ") == 19
+
+
+@pytest.mark.parametrize(("column", "separator"), [("id;text", "';'"), ("id\ttext", r"'\t'"), ("id|text", "'|'")])
+def test_one_column_that_holds_a_separator_is_asked_about(column: str, separator: str) -> None:
+    message = fault(lambda: from_template("{text}", "--prompt", [column]))
+    assert f"its only column is {column!r}: is the file separated by {separator}?" in message
 
 
 @pytest.mark.parametrize("template", ['{"label": "x"}', "{'label'}", "{label: x}", "{\n}"])
 def test_a_hole_that_looks_like_json_gets_a_hint(template: str) -> None:
     message = fault(lambda: from_template(template, "--prompt", ["text"]))
-    assert message.endswith("its columns are: text; write {{ and }} for braces that are no holes")
+    assert message.endswith("its only column is 'text'; write {{ and }} for braces that are no holes")
 
 
 # --- columns ---
@@ -202,7 +216,7 @@ def test_broken_json_in_a_messages_column_is_refused(value: object) -> None:
 
 def test_a_messages_column_that_is_not_there_is_named_with_its_option() -> None:
     message = fault(lambda: from_messages_column("chat", ["id"]))
-    assert message == "--messages-column: the table has no column 'chat'; its columns are: id"
+    assert message == "--messages-column: the table has no column 'chat'; its only column is 'id'"
 
 
 # --- functions and system messages ---

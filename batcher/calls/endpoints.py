@@ -6,6 +6,7 @@ Invariant: an API key is sent to the service that it was named for, and to no ot
 from __future__ import annotations
 
 import os
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -83,6 +84,17 @@ def _without_twins(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
             raise SettingsError(f"endpoint {number} ({each.source.model}) has model, base URL and key of one before it")
         seen.add(same)
     return endpoints
+
+
+def check_chat_model(endpoint: Endpoint) -> None:
+    """Refuse an `llm` that is no chat model of LangChain's.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    loaded = sys.modules.get("langchain_core.language_models.chat_models")  # if not, no chat model can have been made
+    if endpoint.llm is not None and not (loaded and isinstance(endpoint.llm, loaded.BaseChatModel)):
+        raise SettingsError(f"Endpoint(llm=...) takes a LangChain chat model, not {type(endpoint.llm).__name__}")
 
 
 def _from_options(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
@@ -165,7 +177,7 @@ def _from_file(path: Path, settings: Settings, env: Mapping[str, str]) -> tuple[
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"--endpoints {path}: {error.strerror}") from error
-    except ValueError as error:  # of UTF-8, of TOML, or of the path
+    except (ValueError, RecursionError) as error:  # of UTF-8, of TOML, or of the path; or it is nested too deep
         raise SettingsError(f"--endpoints {path} is not a TOML file: {error}") from error
     tables = content.get("endpoint")
     has_tables = isinstance(tables, list) and tables and all(isinstance(table, dict) for table in tables)

@@ -11,6 +11,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from batcher.records import GAVE_UP, Failure, Fault
+from batcher.words import counted
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
@@ -197,8 +198,8 @@ def decide(failure: Failure, record: Record, policy: Policy, jitter: float) -> D
     if is_rate_limit(failure):
         return Decision(Fate.AGAIN, reason, rule.reason)
     if record.attempts >= policy.max_attempts or record.in_flight_s >= policy.deadline:
-        used = f"{record.attempts} attempts, {record.in_flight_s:.0f} s in flight"
-        return Decision(Fate.ROW_ENDS, f"{reason}{GAVE_UP}{used}", rule.reason, gave_up=True)
+        used = f"{counted(record.attempts, 'attempt')}, {record.in_flight_s:.0f} s in flight"
+        return Decision(Fate.ROW_ENDS, f"{reason.removesuffix('.')}{GAVE_UP}{used}", rule.reason, gave_up=True)
     wait = max(backoff(record.attempts, jitter), failure.retry_after or 0.0)
     return Decision(Fate.AGAIN, reason, rule.reason, wait_s=wait)
 

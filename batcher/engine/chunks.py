@@ -17,7 +17,8 @@ from batcher.errors import OutputError
 from batcher.journal.entries import Chunk
 from batcher.journal.writing import Journal
 from batcher.output.directory import FileState
-from batcher.planning.plan import Job, Plan, chunks_of
+from batcher.planning.job import Job, chunks_of
+from batcher.planning.plan import Plan
 from batcher.records import RowState, Values
 
 

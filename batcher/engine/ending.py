@@ -13,9 +13,9 @@ from batcher.errors import BatcherError, BudgetReached, EndpointsLost, Interrupt
 from batcher.money.prices import NANO
 from batcher.output.report import Report
 from batcher.place import Displaced
-from batcher.planning.plan import Job
+from batcher.planning.job import Job
 from batcher.records import EndpointCount
-from batcher.words import option
+from batcher.words import counted, option
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,11 @@ class Ended(NamedTuple):
             raise Interrupted(f"stopped by {ending.stopped_by}; {_saved(report)}", report)
         if ending.out_of_money:
             raise BudgetReached(f"{ending.out_of_money}. Raise {option('budget')} to go on\n{_saved(report)}", report)
-        raise EndpointsLost(f"{_no_endpoint(report.endpoints)}\n{_saved(report)}", report)
+        if report.left == report.rows:  # no call has ever worked: the same command would fail in the same way
+            saved = "no row has its answer: mend that, then run the command again"
+        else:
+            saved = _saved(report)
+        raise EndpointsLost(f"{_no_endpoint(report.endpoints)}\n{saved}", report)
 
 
 def report_of(
@@ -120,7 +124,7 @@ def _no_endpoint(endpoints: tuple[EndpointCount, ...]) -> str:
 
 
 def _saved(report: Report, displaced: Displaced | None = None) -> str:
-    saved = f"{report.rows - report.left:,} of {report.rows:,} rows are saved"
+    saved = f"{report.rows - report.left:,} of {counted(report.rows, 'row is', 'rows are')} saved"
     if displaced is None or displaced.is_log:
         return f"{saved}, and the same command goes on from there"
     if not displaced.is_kept:

@@ -11,7 +11,7 @@ from batcher.errors import InputError
 from batcher.input.key import keyer
 from batcher.input.marks import Marks
 from batcher.journal.writing import Journal
-from batcher.planning.plan import Job
+from batcher.planning.job import Job
 from batcher.records import Message, Slice, Values
 
 

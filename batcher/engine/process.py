@@ -13,15 +13,11 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from batcher.endpoint import OFFLINE, Endpoint
-from batcher.errors import SettingsError
-from batcher.words import option
+from batcher.planning.refusals import check_open_files
 
 _OBJECTS_PER_CALL = 50
 _FEWEST_OBJECTS = 50_000
 """Objects that come into being before Python's collector looks for cycles among them."""
-
-_OTHER_FILES = 128
-"""Files that a process has open besides its connections: the journal, chunk files, libraries."""
 
 _RESTING = 512
 """Connections that may rest at least, besides those in use: at 5,000 answers a second each rests for a tenth of one."""
@@ -87,18 +83,13 @@ def allow_connections(endpoints: Sequence[Endpoint]) -> int:
         return calls + resting
     import resource  # noqa: PLC0415 - POSIX alone has it
 
+    needed = check_open_files(endpoints)
     # The embedded server has the other end of each connection in this process.
-    ends = [2 if each.base_url == OFFLINE else 1 for each in endpoints]
-    needed = _OTHER_FILES + sum(each.max_concurrency * count for each, count in zip(endpoints, ends, strict=True))
-    wanted = needed + resting * max(ends)
+    ends = max(2 if each.base_url == OFFLINE else 1 for each in endpoints)
+    wanted = needed + resting * ends
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit for limit in before)
-    if hard < needed:
-        raise SettingsError(
-            f"{needed:,} files and connections may be open at once, and the system allows {hard:,}: lower"
-            f" {option('max_concurrency')}, use fewer keys, or raise the limit (ulimit -n)"
-        )
     allowed = min(wanted, hard)
     if soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(allowed), before[1]))
-    return calls + int(allowed - needed) // max(ends)
+    return calls + int(allowed - needed) // ends

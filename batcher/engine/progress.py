@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batcher.records import Status
-from batcher.words import duration, say
+from batcher.words import counted, duration, say
 
 _BAR_EVERY_S = 0.2
 _LINE_EVERY_S = 30.0
@@ -137,7 +137,7 @@ class Progress:
             left = f", {duration((tally.rows - tally.done) / rate)} left" if rate else ""
             share = 100 * tally.done // max(tally.rows, 1)
             self.say(
-                f"{self._keyword}: {tally.done:,} of {tally.rows:,} rows ({share}%),"
+                f"{self._keyword}: {tally.done:,} of {counted(tally.rows, 'row')} ({share}%),"
                 f" {rate:,.1f} rows/s{left}, {_state(tally)}"
             )
 
@@ -165,6 +165,8 @@ def _in_notebook() -> bool:
 
 
 def _can_show_bar() -> bool:
+    if sys.stderr is None or sys.stderr.closed:  # as under `pythonw`
+        return False
     return _in_notebook() or sys.stderr.isatty()
 
 

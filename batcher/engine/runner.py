@@ -30,11 +30,15 @@ from batcher.money.spending import Spending, note_of_reserves
 from batcher.money.tariff import Tariff
 from batcher.money.tokens import Estimator
 from batcher.output.report import Report
-from batcher.planning import plan as planning
+from batcher.planning.job import Job, prepare
+from batcher.planning.plan import Plan, Stopped, make
+from batcher.planning.words import in_words as plan_in_words
+from batcher.planning.words import notes
 from batcher.pool.member import Member
 from batcher.pool.pool import Pool
 from batcher.server.serve import embedded
 from batcher.settings import Options, Settings
+from batcher.words import counted
 
 if TYPE_CHECKING:
     from batcher.calls.caller import Callers
@@ -126,19 +130,18 @@ async def execute(
         callers: makes what calls the endpoints; default: `ChatOpenAI`.
     """
     # Reading the input may take long, and the loop may be the user's own: these steps run in a thread.
-    job = await asyncio.to_thread(planning.prepare, data, prompt, settings)
+    job = await asyncio.to_thread(prepare, data, prompt, settings)
     progress = Progress(job.keyword, no_progress=settings.no_progress, quiet=settings.quiet)
-    await asyncio.to_thread(job.store.prepare)
-    with open_journal(job.store.journal_path) as journal:
-        await asyncio.to_thread(job.store.clear)
+    with job.store.prepared(), open_journal(job.store.journal_path) as journal:
         try:
             planned = await _planned(job, journal, stop)
-        except planning.Stopped:
+        except Stopped:
             journal.check_in_place()
             ending = Ending(stopped_by=stop.name)
             return Ended(ending, report_of(job, Tally(*journal.counts()), ending))
-        progress.say(planning.in_words(job.keyword, planned))
-        for note in planning.notes(job, planned):
+        await asyncio.to_thread(job.store.clear)
+        progress.say(plan_in_words(job.keyword, planned))
+        for note in notes(job, planned):
             progress.say(note)
         try:
             return await _Run(job, planned, journal, progress, stop).work(callers)
@@ -147,19 +150,19 @@ async def execute(
             raise
 
 
-async def _planned(job: planning.Job, journal: Journal, stop: Stop) -> planning.Plan:
+async def _planned(job: Job, journal: Journal, stop: Stop) -> Plan:
     """Plan in a thread; if this task is cancelled, wait for the thread: the journal must not be closed under it."""
     is_cancelled = threading.Event()
 
     def is_stopping() -> bool:
         return stop.requests > 0 or is_cancelled.is_set()
 
-    work = asyncio.get_running_loop().run_in_executor(None, planning.make, job, journal, is_stopping)
+    work = asyncio.get_running_loop().run_in_executor(None, make, job, journal, is_stopping)
     try:
         return await asyncio.shield(work)
     finally:
         is_cancelled.set()
-        with contextlib.suppress(planning.Stopped):
+        with contextlib.suppress(Stopped):
             await to_the_end(work)
 
 
@@ -167,8 +170,8 @@ async def _planned(job: planning.Job, journal: Journal, stop: Stop) -> planning.
 class _Run:
     """A run that is planned, with all that it works with."""
 
-    job: planning.Job
-    planned: planning.Plan
+    job: Job
+    planned: Plan
     journal: Journal
     progress: Progress
     stop: Stop
@@ -208,9 +211,8 @@ class _Run:
             return Spending(tariffs)
         limit, spent = nano_dollars(budget), self.journal.spent()
         if spent.unpriced:
-            self.progress.say(
-                f"Note: {spent.unpriced:,} earlier requests, of unknown price, do not count in the budget."
-            )
+            one, many = "earlier request, of unknown price, does", "earlier requests, of unknown price, do"
+            self.progress.say(f"Note: {counted(spent.unpriced, one, many)} not count in the budget.")
         spending = Spending(tariffs, limit, spent.total)
         if note := note_of_reserves(tariffs, limit - spent.total):
             self.progress.say(note)
@@ -254,7 +256,7 @@ class _Run:
         return replace(ending, trouble=trouble, displaced=self.journal.displaced)
 
 
-async def _chat_callers(job: planning.Job, stack: contextlib.AsyncExitStack, connections: int) -> Callers:
+async def _chat_callers(job: Job, stack: contextlib.AsyncExitStack, connections: int) -> Callers:
     """Load LangChain and, if an endpoint asks for it, start the embedded server; both take a second."""
     offline_url = None
     if any(endpoint.base_url == OFFLINE for endpoint in job.endpoints):

@@ -22,11 +22,12 @@ from batcher.engine.stop import Stop
 from batcher.errors import BatcherError
 from batcher.journal.writing import Journal
 from batcher.money.budget import BudgetClosed, BudgetSpent
-from batcher.money.prices import dollars
 from batcher.money.spending import Spending
-from batcher.planning.plan import Job, Plan
+from batcher.planning.job import Job
+from batcher.planning.plan import Plan
 from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
 from batcher.records import Result, Status
+from batcher.words import dollars
 
 GRACE_S = 30.0
 """Seconds that requests in flight have to arrive after the first request to stop."""

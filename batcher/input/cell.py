@@ -12,6 +12,7 @@ import sys
 from decimal import Decimal
 
 from batcher.errors import InputError, in_words
+from batcher.nesting import TOO_DEEP, is_too_deep
 
 # What no UTF-8 file and few readers of CSV can hold; the journal keeps the text as it came.
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
@@ -75,6 +76,8 @@ def _json_cell(value: object) -> str:
         text = json.dumps(value, ensure_ascii=False, default=_json_part)
     except (TypeError, ValueError):  # keys that JSON has not, such as dates, or a list that holds itself
         return str(value)
+    if is_too_deep(text):
+        raise InputError(f"a value of type {type(value).__name__} cannot be written as text: {TOO_DEEP}")
     if "NaN" in text or "Infinity" in text:  # Python writes them as words that JSON has not
         return json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=False)
     return text

@@ -6,6 +6,7 @@ nothing up by name.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import unicodedata
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 from batcher.errors import InputError, in_words
 from batcher.input.cell import cell
+from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.records import Message, Values
 
 Renderer = Callable[[Values], list[Message]]
@@ -23,6 +25,7 @@ PromptFunction = Callable[[dict[str, Any]], "str | Sequence[Mapping[str, Any]]"]
 """A user's function: from a row as a dictionary to a prompt, or to a list of messages."""
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_MOST_SHOWN = 20  # columns in a message
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -99,13 +102,24 @@ def column_index(name: str, columns: Sequence[str], source: str) -> int:
     """Return where a column stands.
 
     Raises:
-        InputError: there is no such column; the message lists those that there are.
+        InputError: there is no such column; the message lists those that there are, the most similar first.
     """
     if name in columns:
         return list(columns).index(name)
     hint = "; write {{ and }} for braces that are no holes" if re.search(r'["\':\n]', name) else ""
-    shown = ", ".join(columns) if columns else "none"
-    raise InputError(f"{source}: the table has no column {name!r}; its columns are: {shown}{hint}")
+    raise InputError(f"{source}: the table has no column {name!r}; {_columns_shown(name, columns)}{hint}")
+
+
+def _columns_shown(name: str, columns: Sequence[str]) -> str:
+    """List the columns of a table, those first whose names are most like one that was not found."""
+    if len(columns) == 1:
+        [only] = columns
+        separators = [f"{char!r}" for char in ";\t|" if char in only]
+        asked = f": is the file separated by {separators[0]}? A .csv needs commas, a .tsv tabs" if separators else ""
+        return f"its only column is {only!r}{asked}"
+    nearest = sorted(columns, key=lambda column: -difflib.SequenceMatcher(None, name, column).ratio())
+    more = f" and {len(columns) - _MOST_SHOWN:,} more" if len(columns) > _MOST_SHOWN else ""
+    return f"its columns are: {', '.join(map(repr, nearest[:_MOST_SHOWN])) or 'none'}{more}"
 
 
 def from_template(text: str, source: str, columns: Sequence[str]) -> Renderer:
@@ -131,9 +145,12 @@ def from_messages_column(name: str, columns: Sequence[str]) -> Renderer:
     index = column_index(name, columns, "--messages-column")
 
     def render(values: Values) -> list[Message]:
+        # By way of JSON also what is none yet, so that NumPy's arrays, as pandas makes them of Parquet, are lists.
+        text = cell(values[index])
+        if is_too_deep(text):
+            raise InputError(f"column {name!r} holds no JSON: {TOO_DEEP}")
         try:
-            # By way of JSON also what is none yet, so that NumPy's arrays, as pandas makes them of Parquet, are lists.
-            value = json.loads(cell(values[index]))
+            value = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise InputError(f"column {name!r} holds no JSON: {error}") from error
         return checked_messages(value, f"column {name!r}")
@@ -187,7 +204,9 @@ def checked_messages(value: object, source: str) -> list[Message]:
             raise InputError(f"{source}, message {number}: its content must be a text or a list of parts")
     messages = [dict(message) for message in value]
     try:
-        json.dumps(messages, sort_keys=True)
+        text = json.dumps(messages, sort_keys=True)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{source} cannot be written as JSON: {error}") from error
+    if is_too_deep(text):
+        raise InputError(f"{source} cannot be written as JSON: {TOO_DEEP}")
     return messages

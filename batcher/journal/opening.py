@@ -6,6 +6,7 @@ Invariant: one process writes a journal, any number may read it, and one that is
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,7 +15,7 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
-from batcher.errors import OutputError
+from batcher.errors import KeywordBusy, OutputError
 from batcher.journal.access import check_pair, claim, is_for_reading_only, log_path, open_to_read
 from batcher.journal.entries import LastRun
 from batcher.journal.evidence import Evidence
@@ -40,13 +41,19 @@ _AnyReader = TypeVar("_AnyReader", bound=Reader)
 def open_journal(path: Path) -> Journal:
     """Open a journal for a run, or make a new one. One that is refused is left as it is.
 
+    A new one in which no run begins is removed when it is closed: a run that is refused leaves no file.
+
     Raises:
-        OutputError: it cannot be opened, is no journal, was written by a newer batcher, is damaged, its log belongs to
-            another one, or another process, which the message names, is writing it.
+        OutputError: it cannot be opened, is no journal, was written by a newer batcher, is damaged, or its log belongs
+            to another one.
+        KeywordBusy: another process, which the message names, is writing it.
     """
     with errors_told(path, "opened"), _closed_on_failure() as stack:
         check_pair(path)  # even the lock would leave a file there
+        has_lock = _lock_path(path).exists()
         lock = stack.enter_context(closing(Place(_lock(path, stack))))
+        if not path.exists():
+            stack.callback(_remove_unused, path, lock, has_lock=has_lock)
         _check(path)
         has_log = log_path(path).exists()
         if not claim(path):
@@ -70,7 +77,8 @@ def read_journal(path: Path, *, alone: bool = False) -> Reader:
 
     Raises:
         OutputError: it is not there, is no journal, was written by another version, or its log belongs to another
-            journal; or, with `alone`, a run is writing it.
+            journal.
+        KeywordBusy: with `alone`, a run is writing it.
     """
     return _read(path, Reader, alone=alone)
 
@@ -149,19 +157,58 @@ def _lock(path: Path, stack: contextlib.ExitStack) -> Path:
 
     Returns:
         The path of the lock file.
+
+    Raises:
+        KeywordBusy: another process, or another run in this one, writes it.
+        OutputError: it cannot be locked.
     """
     # SQLite's own locks are on the journal itself, and closing another descriptor of it would drop them.
-    lock = FileLock(path.with_name(f".{path.stem}.lock"))
+    lock = FileLock(_lock_path(path))
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        last = _last_run_of(path)
-        writer = last.process if last and last.ended is None else "another process"
-        raise OutputError(f"{path} is being written by {writer}: wait for its end, or stop it") from None
+        raise KeywordBusy(f"{path} is being written by {_writer_of(path)}") from None
     except OSError as error:
         raise OutputError(f"{path} cannot be locked: {error.strerror}") from error
     stack.callback(lock.release)
     return Path(lock.lock_file)
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.lock")
+
+
+def _remove_unused(path: Path, lock: Place, *, has_lock: bool) -> None:
+    """Remove a journal that this process has made and closed, and its lock file, if it holds nothing.
+
+    Args:
+        path: of the journal.
+        lock: the lock file, which is still locked.
+        has_lock: the lock file was there before, and stays.
+    """
+    with contextlib.suppress(OSError, OutputError, sqlite3.Error):  # if it stays, it is in nothing's way
+        if lock.displaced() or log_path(path).exists():  # another process uses it
+            return
+        with closing(connect(path, "immutable=1")) as db:
+            if version_of(db, path) and any(
+                db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in ("runs", "rows", "results")
+            ):
+                return
+        path.unlink()
+        if not has_lock:
+            _lock_path(path).unlink()
+
+
+def _writer_of(path: Path) -> str:
+    """Name the process that is writing a journal, and say what to do about it."""
+    last = _last_run_of(path)
+    return _named(last) if last and last.ended is None else "another process: wait for its end, or stop it"
+
+
+def _named(run: LastRun, beside: str = "") -> str:
+    if run.is_here and run.pid == os.getpid():
+        return f"{run.process}{beside}, by another run in this process: await it, or cancel it"
+    return f"{run.process}{beside}: wait for its end, or stop it"
 
 
 def _last_run_of(path: Path) -> LastRun | None:
@@ -180,15 +227,13 @@ def _check_no_run_writes(path: Path, *, has_log: bool = True) -> None:
         has_log: its log is there. Without it the journal cannot tell what the other one does.
 
     Raises:
-        OutputError: a run is at work, or is being planned; or the journal cannot be brought up to date meanwhile.
+        KeywordBusy: a run is at work, or is being planned; or the journal cannot be brought up to date meanwhile.
     """
     last = _last_run_of(path)
     if last and last.is_at_work:
-        raise OutputError(
-            f"{path} is being written by {last.process}, though its lock file is gone: wait for its end, or stop it"
-        )
+        raise KeywordBusy(f"{path} is being written by {_named(last, ', though its lock file is gone')}")
     if not has_log or not is_for_reading_only(path):
-        raise OutputError(
+        raise KeywordBusy(
             f"{path} is open in another program, such as a run, a database browser or a notebook: close it there, or"
             " wait for its end"
         )

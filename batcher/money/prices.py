@@ -207,16 +207,6 @@ def nano_dollars(amount: float) -> int:
     return math.floor(Decimal(str(amount)) * NANO)
 
 
-def dollars(nano: int) -> str:
-    """Write an amount for people: `$0.21`, `$0.0004`, `$1,234.50`.
-
-    Cents, or below ten cents two digits that count: what is not nothing never looks like nothing.
-    """
-    amount = Decimal(abs(nano)) / NANO
-    whole, _, decimals = f"{amount:,.{max(2, 1 - amount.adjusted())}f}".partition(".")
-    return f"{'-' if nano < 0 else ''}${whole}.{decimals.rstrip('0'):0<2}"
-
-
 def _tier(tiers: tuple[Rates, ...], prompt_tokens: int) -> Rates:
     """Return the rates of the highest tier that a prompt reaches."""
     for rates in reversed(tiers):

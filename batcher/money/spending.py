@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from batcher.chat_model import retries_of
 from batcher.errors import SettingsError
 from batcher.money.budget import Budget
-from batcher.money.prices import dollars
 from batcher.money.tariff import Tariff
 from batcher.records import Message
-from batcher.words import option
+from batcher.words import dollars, option
 
 
 class Spending:

@@ -14,7 +14,7 @@ from batcher.errors import OutputError
 from batcher.output.cells import difference
 from batcher.output.directory import Store
 from batcher.records import Completion, Result, Values
-from batcher.words import option
+from batcher.words import counted, option
 
 
 class AdoptedFile(NamedTuple):
@@ -147,7 +147,7 @@ class Adoption:
             raise self._misfit(line.file.start, f"{line} has {column} {named[column]!r}") from None
 
     def _other_size(self, rows: int) -> str:
-        return f"it holds {rows:,} answers, and a chunk {self._chunk_size:,} ({option('chunk_size')})"
+        return f"it holds {counted(rows, 'answer')}, and a chunk {self._chunk_size:,} ({option('chunk_size')})"
 
     def _misfit(self, start: int, reason: str) -> OutputError:
         return OutputError(

@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from enum import Enum, auto
 from functools import partial
@@ -107,13 +107,16 @@ class Store:
         return path.parent == self.directory.resolve() and name.fullmatch(path.name) is not None
 
     def check(self) -> None:
-        """Look whether the directory can be worked in, and write nothing.
+        """Look whether the directory can be worked in or made, and write nothing.
 
         Raises:
-            OutputError: it is none, or holds a result of this keyword without what it was made from.
+            OutputError: it cannot, or it holds a result of this keyword without what it was made from.
         """
-        if self.directory.exists() and not self.directory.is_dir():
-            raise OutputError(f"{self.directory} is no directory: choose another {option('output_dir')}")
+        found = next(each for each in (self.directory, *self.directory.absolute().parents) if each.exists())
+        if not found.is_dir():
+            raise OutputError(f"{found} is no directory: choose another {option('output_dir')}")
+        if not os.access(found, os.W_OK | os.X_OK):
+            raise OutputError(f"the output directory {found} cannot be written: check its permissions")
         if self.all_path.exists() and not self.journal_path.exists() and not self.starts():
             raise OutputError(
                 f"{self.all_path} is there, but neither {self.journal_path.name}, which knows what it answers, nor a"
@@ -137,8 +140,18 @@ class Store:
         self.check()
         with errors_told(f"the output directory {self.directory}", "used"):
             self.directory.mkdir(parents=True, exist_ok=True)
-        if not os.access(self.directory, os.W_OK | os.X_OK):
-            raise OutputError(f"the output directory {self.directory} cannot be written: check its permissions")
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Make the directory for the block, as `prepare` does. If nothing is in it at the end, it is removed again."""
+        missing = [each for each in (self.directory, *self.directory.parents) if not each.exists()]
+        try:
+            self.prepare()
+            yield
+        finally:
+            for directory in missing:
+                with contextlib.suppress(OSError):  # it is not empty, or gone
+                    directory.rmdir()
 
     def clear(self) -> None:
         """Clear away what a killed process left half written, once no other process can be writing it.

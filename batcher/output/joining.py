@@ -23,7 +23,7 @@ from batcher.output.cells import check_cells, difference_by_marks
 from batcher.output.csv_file import read_csv
 from batcher.output.directory import FileState, Store
 from batcher.output.opening import opened
-from batcher.words import option
+from batcher.words import counted, option
 
 _ANEW = "`batcher run` makes it anew, without a call"
 
@@ -46,8 +46,8 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
         rows, left = journal.scope(), journal.left()
         if left and not partial:
             raise OutputError(
-                f"{left:,} of {rows:,} rows of {keyword!r} have no result yet: run it again, or give"
-                f" {option('partial', value=True)} for what is finished"
+                f"{left:,} of {counted(rows, 'row')} of {keyword!r} {'has' if left == 1 else 'have'} no result yet:"
+                f" run it again, or give {option('partial', value=True)} for what is finished"
             )
         marks = Marks(last.question.get("table", ()))
         starts = list(_finished(store, journal, range(0, rows, last.chunk_size), rows, marks, partial=partial))

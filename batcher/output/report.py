@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batcher.records import EndpointCount
+from batcher.words import counted, dollars, elapsed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +68,8 @@ class Report:
             FileNotFoundError: rows are left, so there is no result file yet.
         """
         if self.output is None:
-            raise FileNotFoundError(f"{self.left:,} rows of '{self.keyword}' are left: run it again, then read it")
+            left = f"{counted(self.left, 'row')} of '{self.keyword}' {'is' if self.left == 1 else 'are'} left"
+            raise FileNotFoundError(f"{left}: run it again, then read it")
         import pandas as pd  # noqa: PLC0415 - pandas takes a second to load, and few callers want it
 
         return pd.read_csv(self.output, dtype=str, keep_default_na=False)
@@ -76,11 +78,11 @@ class Report:
         parts = [f"{self.ok:,} ok"]
         parts += [f"{count:,} {name}" for name, count in (("invalid", self.invalid), ("error", self.error)) if count]
         parts += [f"{self.left:,} left"] if self.left else []
-        cost = f", ${self.cost_usd:,.4g}" if self.cost_usd else ""
+        cost = f", {dollars(round(self.cost_usd * 1e9))}" if self.cost_usd else ""
         where = f" -> {self.output}" if self.output else ""
         return (
-            f"{self.keyword}: {self.rows:,} rows, {', '.join(parts)};"
-            f" {self.requests:,} requests in {self.elapsed_s:,.1f} s{cost}{where}"
+            f"{self.keyword}: {counted(self.rows, 'row')}, {', '.join(parts)};"
+            f" {counted(self.requests, 'request')} in {elapsed(self.elapsed_s)}{cost}{where}"
         )
 
     def _repr_html_(self) -> str:

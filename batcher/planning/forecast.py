@@ -14,14 +14,16 @@ from batcher.endpoint import Endpoint
 from batcher.input.prompt import PromptFunction
 from batcher.journal.opening import rehearse
 from batcher.journal.reading import Reader
-from batcher.money.prices import NANO, dollars, nano_dollars
+from batcher.money.prices import NANO, nano_dollars
 from batcher.money.spending import note_of_reserves
 from batcher.money.tariff import Tariff
 from batcher.money.tokens import Counter, counter, prompt_tokens
-from batcher.planning import plan as planning
+from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
+from batcher.planning.plan import make
+from batcher.planning.words import in_words, notes
 from batcher.records import Usage
 from batcher.settings import Options, Settings
-from batcher.words import duration
+from batcher.words import counted, dollars, duration
 
 if TYPE_CHECKING:
     from batcher.input.dataset import Data
@@ -80,7 +82,7 @@ class Forecast:
         answers = "unknown" if self.completion_tokens is None else f"about {self.completion_tokens:,}"
         lines = [
             self.summary,
-            f"  requests  {self.requests:,}, into {self.chunks:,} chunks",
+            f"  requests  {self.requests:,}, into {counted(self.chunks, 'chunk')}",
             f"  tokens    {self.prompt_tokens:,} of prompts ({by}), {answers} of answers",
             f"  money     {self._money()}",
             f"  time      {'as the service allows' if self.seconds is None else duration(self.seconds)}",
@@ -88,6 +90,8 @@ class Forecast:
         return "\n".join(lines)
 
     def _money(self) -> str:
+        if self.most_usd == 0:
+            return "none: nothing is sent" if not self.requests else "none: the endpoints are free"
         parts = [f"about {dollars(round(self.cost_usd * NANO))}"] if self.cost_usd is not None else []
         parts += [f"at most {dollars(round(self.most_usd * NANO))}"] if self.most_usd is not None else []
         return ", ".join(parts) or "unknown (--price-in, --price-out, --param max_tokens=N)"
@@ -114,10 +118,10 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         OutputError: the output directory or the journal in it cannot be used.
     """
     settings = Settings.of(options)
-    job = planning.prepare(data, prompt, settings)
+    job = prepare(data, prompt, settings)
     job.store.check()
     with rehearse(job.store.journal_path) as journal:
-        planned = planning.make(job, journal, lambda: False, is_rehearsal=True)
+        planned = make(job, journal, lambda: False, is_rehearsal=True)
         tariffs = [Tariff.of(endpoint, settings.params) for endpoint in job.endpoints]
         count = counter(job.endpoints[0].source.model)
         load = _load(job, journal, tariffs, count)
@@ -145,11 +149,11 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         cost_usd=None if cost is None else cost / NANO,
         most_usd=None if load.most is None else load.most / NANO,
         seconds=_seconds(job.endpoints, load, completion),
-        summary="\n".join([planning.in_words(job.keyword, planned), *planning.notes(job, planned), *reserves]),
+        summary="\n".join([in_words(job.keyword, planned), *notes(job, planned), *reserves]),
     )
 
 
-def _reserves(job: planning.Job, journal: Reader, tariffs: Sequence[Tariff]) -> list[str]:
+def _reserves(job: Job, journal: Reader, tariffs: Sequence[Tariff]) -> list[str]:
     """Return what the run would say of its budget before the first call."""
     if job.settings.budget is None:
         return []
@@ -157,11 +161,11 @@ def _reserves(job: planning.Job, journal: Reader, tariffs: Sequence[Tariff]) -> 
     return [note for note in [note_of_reserves(tariffs, left)] if note]
 
 
-def _load(job: planning.Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter) -> _Load:
+def _load(job: Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter) -> _Load:
     """Read the input once more, and add up what would be sent."""
     requests = tokens = 0
     most: int | None = 0
-    for start, rows in job.dataset.slices(planning.ROWS_AT_ONCE, job.settings.limit):
+    for start, rows in job.dataset.slices(ROWS_AT_ONCE, job.settings.limit):
         states = journal.states(start, start + len(rows))
         for position, (values, state) in enumerate(zip(rows, states, strict=True), start):
             if state.result is not None or state.leader is not None:

@@ -12,9 +12,9 @@ from typing import Any
 
 from batcher.journal.entries import LastRun
 from batcher.journal.opening import read_journal
-from batcher.money.prices import NANO, dollars
+from batcher.money.prices import NANO
 from batcher.output.opening import opened
-from batcher.words import duration
+from batcher.words import counted, dollars, duration
 
 _RATE_OVER_S = 60.0
 
@@ -71,7 +71,7 @@ class RunStatus:
     def _money(self) -> str:
         parts = [f"{dollars(round(self.cost_usd * NANO))} for answers"] if self.cost_usd else []
         parts += [f"at most {dollars(round(self.uncertain_usd * NANO))} without one"] if self.uncertain_usd else []
-        parts += [f"{self.unpriced:,} requests of unknown price"] if parts and self.unpriced else []
+        parts += [f"{counted(self.unpriced, 'request')} of unknown price"] if parts and self.unpriced else []
         return ", ".join(parts)
 
     def __str__(self) -> str:

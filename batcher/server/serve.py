@@ -10,7 +10,6 @@ import contextlib
 import json
 import math
 import socket
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from batcher.errors import SettingsError
 from batcher.server.answers import answer, prompt_of, text_of
 from batcher.server.simulated import Books, Fate, Knobs, draw
+from batcher.words import counted, print_out, say
 
 if TYPE_CHECKING:
     import uvicorn
@@ -396,14 +396,13 @@ def serve(knobs: Knobs, host: str = "127.0.0.1", port: int = 8000) -> None:
     base_url = _base_url(listener)
 
     def announce() -> None:
-        sys.stderr.write(f"A simulated model listens: {knobs}. Ctrl-C ends it.\n")
-        sys.stdout.write(f"{base_url}\n")
-        sys.stdout.flush()
+        say(f"A simulated model listens: {knobs}. Ctrl-C ends it.")
+        print_out(base_url)
 
     server = _server(build_app(knobs, books), announce)
     with contextlib.closing(listener):
         server.run(sockets=[listener])
-    sys.stderr.write(f"{books.requests:,} requests, {books.answered:,} answered.\n")
+    say(f"{counted(books.requests, 'request')}, {books.answered:,} answered.")
 
 
 @contextlib.contextmanager

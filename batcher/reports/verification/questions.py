@@ -15,7 +15,7 @@ from batcher.input.key import keyer
 from batcher.input.marks import Marks
 from batcher.input.prompt import PromptFunction, Renderer, failed_on, from_function, from_template, with_system
 from batcher.journal.entries import LastRun
-from batcher.planning.plan import ROWS_AT_ONCE, prompts_of
+from batcher.planning.job import ROWS_AT_ONCE, prompts_of
 from batcher.records import Message, Values
 
 Prompt = str | PromptFunction | None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from batcher.input.cell import writable
 from batcher.journal.entries import RowRecord
 from batcher.journal.evidence import Evidence
-from batcher.planning.plan import ROWS_AT_ONCE
+from batcher.planning.job import ROWS_AT_ONCE
 from batcher.reports.verification.findings import Found, Kind
 from batcher.reports.verification.lines import Line
 from batcher.reports.verification.pairing import aligned

@@ -18,7 +18,7 @@ from batcher.input.prompt import PromptFunction
 from batcher.journal.entries import Counts, EndpointTotals, LastRun
 from batcher.journal.evidence import Evidence
 from batcher.journal.opening import read_evidence
-from batcher.money.prices import NANO, dollars
+from batcher.money.prices import NANO
 from batcher.output.directory import Store
 from batcher.output.opening import opened
 from batcher.reports.verification.chunk_files import ChunkFiles
@@ -30,6 +30,7 @@ from batcher.reports.verification.requests import Requests
 from batcher.reports.verification.result_file import ResultCells, check_result
 from batcher.reports.verification.results import Results
 from batcher.reports.verification.rows import checked, read_rows
+from batcher.words import counted, dollars
 
 if TYPE_CHECKING:
     from batcher.input.dataset import Data
@@ -67,7 +68,7 @@ class Verification:
             "ok": self.ok,
             "counts": {**self.counts._asdict(), "left": self.counts.left},
             "chunks": self.chunks,
-            "endpoints": [_account_as_dict(account) for account in self.endpoints],
+            "endpoints": [_totals_as_dict(each) for each in self.endpoints],
             "findings": [finding._asdict() for finding in self.findings],
             "notes": list(self.notes),
         }
@@ -77,8 +78,8 @@ class Verification:
             return "everything fits"
         found = [each for each in self.findings if each.kind != Kind.LEFT.slug]
         left = sum(last - first + 1 for each in self.findings if each not in found for first, last in each.rows)
-        parts = [_counted(left, "row has", "rows have") + " no result yet"] if left else []
-        parts += [_counted(len(found), "finding", "findings")] if found else []
+        parts = [counted(left, "row has", "rows have") + " no result yet"] if left else []
+        parts += [counted(len(found), "finding")] if found else []
         return f"NOT verified: {', and '.join(parts)}"
 
     def __str__(self) -> str:
@@ -90,32 +91,28 @@ class Verification:
         lines = [
             f"{self.keyword}: {self._verdict()}",
             f"  rows      {counts.rows:,}: {ended}",
-            f"  files     {_counted(self.chunks, 'chunk file', 'chunk files')} compared",
+            f"  files     {counted(self.chunks, 'chunk file')} compared",
             f"  requests  {sent:,} sent = {answered:,} answered + {failed:,} failed + {in_flight:,} without an end",
         ]
-        lines += [f"    {_account_in_words(account)}" for account in self.endpoints]
+        lines += [f"    {_totals_in_words(each)}" for each in self.endpoints]
         lines += [f"  found     {finding}" for finding in self.findings]
         lines += [f"  note      {note}" for note in self.notes]
         return "\n".join(lines)
 
 
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
-
-
-def _account_as_dict(account: EndpointTotals) -> dict[str, Any]:
-    values = account._asdict()
+def _totals_as_dict(totals: EndpointTotals) -> dict[str, Any]:
+    values = totals._asdict()
     values["cost_usd"], values["uncertain_usd"] = values.pop("cost") / NANO, values.pop("uncertain") / NANO
     return values
 
 
-def _account_in_words(account: EndpointTotals) -> str:
-    at = f" at {account.base_url}" if account.base_url else ""
-    money = [f"{dollars(account.cost)} for answers"] if account.cost else []
-    money += [f"at most {dollars(account.uncertain)} without one"] if account.uncertain else []
+def _totals_in_words(totals: EndpointTotals) -> str:
+    at = f" at {totals.base_url}" if totals.base_url else ""
+    money = [f"{dollars(totals.cost)} for answers"] if totals.cost else []
+    money += [f"at most {dollars(totals.uncertain)} without one"] if totals.uncertain else []
     return (
-        f"endpoint {account.endpoint + 1}, {account.model}{at}: {account.sent:,} = {account.answered:,}"
-        f" + {account.failed:,} + {account.in_flight:,}" + "".join(f"; {each}" for each in money)
+        f"endpoint {totals.endpoint + 1}, {totals.model}{at}: {totals.sent:,} = {totals.answered:,}"
+        f" + {totals.failed:,} + {totals.in_flight:,}" + "".join(f"; {each}" for each in money)
     )
 
 

@@ -1,0 +1,31 @@
+"""How deep JSON may be nested.
+
+Invariant: what is let through can be read and written with Python's `json` wherever a run does it: each level takes one
+of the 1,000 calls that Python allows inside one another, and the caller has used up some of them.
+"""
+
+from __future__ import annotations
+
+import re
+
+DEEPEST = 200
+"""Levels of lists and objects inside one another."""
+
+TOO_DEEP = f"it is nested deeper than {DEEPEST} levels"
+
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+def is_too_deep(text: str) -> bool:
+    """Return whether JSON text has more levels than `DEEPEST`; it need not be valid, and is not parsed."""
+    if text.count("[") + text.count("{") <= DEEPEST:
+        return False
+    depth = 0
+    for token in _TOKENS.finditer(text):
+        if token.group() in "[{":
+            depth += 1
+            if depth > DEEPEST:
+                return True
+        elif token.group() in "]}":
+            depth -= 1
+    return False

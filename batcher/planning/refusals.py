@@ -1,0 +1,69 @@
+"""What endpoints are refused for, whatever the rows are.
+
+Invariant: all that `run` would refuse of them later is refused here, before the input is read or a file is made.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import urllib.request
+from collections.abc import Sequence
+
+from batcher.calls.endpoints import check_chat_model
+from batcher.endpoint import OFFLINE, Endpoint
+from batcher.errors import SettingsError
+from batcher.money.spending import check_bounded
+from batcher.money.tariff import Tariff
+from batcher.settings import Settings
+from batcher.words import option
+
+_OTHER_FILES = 128
+"""Files that a process has open besides its connections: the journal, chunk files, libraries."""
+
+
+def check_endpoints(endpoints: Sequence[Endpoint], settings: Settings) -> None:
+    """Refuse endpoints that no request could be sent to.
+
+    Raises:
+        SettingsError: an `llm` is no chat model, a proxy cannot be used, a budget cannot bound what a request costs, or
+            the system allows too few open files for the requests in flight.
+    """
+    for endpoint in endpoints:
+        check_chat_model(endpoint)
+    _check_proxies(endpoints)
+    if settings.budget is not None:
+        for endpoint in endpoints:
+            check_bounded(Tariff.of(endpoint, settings.params))
+    check_open_files(endpoints)
+
+
+def _check_proxies(endpoints: Sequence[Endpoint]) -> None:
+    if not urllib.request.getproxies():
+        return
+    from batcher.calls.transport import proxy_for  # noqa: PLC0415 - it loads the HTTP client
+
+    for endpoint in endpoints:
+        if endpoint.llm is None and endpoint.base_url != OFFLINE:
+            proxy_for(endpoint.base_url)
+
+
+def check_open_files(endpoints: Sequence[Endpoint]) -> int:
+    """Return how many files and connections may be open at once: each request in flight has a connection.
+
+    Raises:
+        SettingsError: the system does not allow that many.
+    """
+    # The embedded server has the other end of each connection in this process.
+    needed = _OTHER_FILES + sum(each.max_concurrency * (2 if each.base_url == OFFLINE else 1) for each in endpoints)
+    if os.name == "posix":
+        import resource  # noqa: PLC0415 - POSIX alone has it
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        allowed = math.inf if hard == resource.RLIM_INFINITY else hard
+        if allowed < needed:
+            raise SettingsError(
+                f"{needed:,} files and connections may be open at once, and the system allows {allowed:,}: lower"
+                f" {option('max_concurrency')}, use fewer keys, or raise the limit (ulimit -n)"
+            )
+    return needed
