@@ -27,7 +27,7 @@ from journals import (
 )
 from programs import environment
 
-from batcher.errors import OutputError
+from batcher.errors import KeywordBusy, OutputError
 from batcher.journal.opening import open_journal, read_journal, rehearse
 from batcher.journal.reading import Reader
 from batcher.journal.writing import Journal
@@ -97,6 +97,8 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(path: Path, mo
             assert journal.counts().rows == 1000
     with open_journal(path) as journal:
         counts = journal.counts()
+        if not said or said == ["begins"]:
+            journal.start_run(500, {})  # it may have been made just now, and one without a run does not stay
     assert names(path.parent) == [path.name]
     assert look(path, "PRAGMA integrity_check") == [("ok",)]
     assert counts.rows in ({1000} if "planned" in said else {0, 1000})
@@ -126,8 +128,14 @@ def text_file(path: Path) -> None:
     path.write_text("not a database, " * 100)
 
 
+def make_used(path: Path) -> None:
+    """Make a journal that stays: one in which no run begins does not."""
+    with open_journal(path) as journal:
+        journal.start_run(500, {})
+
+
 def newer(path: Path) -> None:
-    open_journal(path).close()
+    make_used(path)
     change(path, "PRAGMA user_version = 99")
 
 
@@ -266,7 +274,7 @@ def test_a_rehearsal_plans_as_a_run_does_and_leaves_no_trace(
 
 
 def test_a_damaged_journal_is_an_output_error(path: Path) -> None:
-    open_journal(path).close()
+    make_used(path)
     change(path, "DROP TABLE rows")
     with open_journal(path) as journal, pytest.raises(OutputError, match="no such table"):
         journal.counts()
@@ -318,3 +326,39 @@ def test_a_directory_that_refuses_the_lock_is_named(path: Path) -> None:
     path.with_name(".journal_x.lock").mkdir()
     with pytest.raises(OutputError, match="cannot be locked"):
         open_journal(path)
+
+
+# -- A journal that was made for nothing
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(each.name for each in directory.iterdir())
+
+
+def test_a_new_journal_without_a_run_is_removed_with_its_lock_when_it_is_closed(path: Path) -> None:
+    with open_journal(path):
+        assert path.exists()
+        with pytest.raises(KeywordBusy):
+            open_journal(path)
+        assert path.exists(), "a process that was refused removes nothing"
+    assert files(path.parent) == []
+
+
+def test_a_journal_that_was_there_before_stays_and_so_does_its_lock(path: Path) -> None:
+    make_used(path)
+    before = files(path.parent)
+    open_journal(path).close()
+    assert files(path.parent) == before == [".journal_x.lock", path.name]
+
+
+def test_a_lock_file_that_was_there_before_stays(path: Path) -> None:
+    path.with_name(".journal_x.lock").touch()
+    open_journal(path).close()
+    assert files(path.parent) == [".journal_x.lock"]
+
+
+def test_a_new_journal_whose_lock_file_was_taken_away_is_left_to_the_process_that_has_it_now(path: Path) -> None:
+    with open_journal(path):
+        path.with_name(".journal_x.lock").unlink()
+        path.with_name(".journal_x.lock").touch()
+    assert files(path.parent) == [".journal_x.lock", path.name]

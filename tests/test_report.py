@@ -32,9 +32,27 @@ STOPPED = dataclasses.replace(DONE, status="stopped", ok=1000, invalid=0, error=
 
 
 def test_a_report_reads_as_one_sentence() -> None:
-    said = f"数学: 1,500 rows, 1,497 ok, 2 invalid, 1 error; 1,510 requests in 61.2 s, $1.25 -> {DONE.output}"
+    said = f"数学: 1,500 rows, 1,497 ok, 2 invalid, 1 error; 1,510 requests in 1m 01s, $1.25 -> {DONE.output}"
     assert str(DONE) == said
-    assert str(STOPPED) == "数学: 1,500 rows, 1,000 ok, 500 left; 1,510 requests in 61.2 s"
+    assert str(STOPPED) == "数学: 1,500 rows, 1,000 ok, 500 left; 1,510 requests in 1m 01s"
+
+
+@pytest.mark.parametrize(
+    ("cost_usd", "elapsed_s", "said"),
+    [
+        (12345.67, 31_285.4, "in 8h 41m, $12,345.67 ->"),
+        (0.0004, 0.84, "in 0.8 s, $0.0004 ->"),
+        (0.0, 59.9, "in 59.9 s ->"),
+        (None, 59.96, "in 1m 00s ->"),
+    ],
+)
+def test_money_and_time_of_a_report_read_well(cost_usd: float | None, elapsed_s: float, said: str) -> None:
+    assert said in str(dataclasses.replace(DONE, cost_usd=cost_usd, elapsed_s=elapsed_s))
+
+
+def test_one_row_and_one_request_are_written_in_the_singular() -> None:
+    one = dataclasses.replace(DONE, rows=1, ok=1, invalid=0, error=0, requests=1, output=None)
+    assert str(one) == "数学: 1 row, 1 ok; 1 request in 1m 01s, $1.25"
 
 
 def test_rows_without_a_result_are_left() -> None:
