@@ -26,8 +26,9 @@ from langchain_core.tracers.context import collect_runs, register_configure_hook
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from batcher.calls.caller import ChatCallers, OwnCaller
 from batcher.calls.connections import QUIET_S
+from batcher.calls.factory import ChatCallers
+from batcher.calls.fast_chat import OwnCaller
 from batcher.errors import SettingsError
 from batcher.records import Allowance, Completion, Failure, Fault, Message, ServerLimits, Usage
 from batcher.server.answers import answer
