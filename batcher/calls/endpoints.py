@@ -5,34 +5,17 @@ Invariant: an API key is sent to the service that it was named for, and to no ot
 
 from __future__ import annotations
 
+import difflib
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from batcher.calls.services import SERVICES, Service, service_at
 from batcher.errors import SettingsError
 from batcher.settings import MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint, Settings, check_key, check_variable
-
-
-class Service(NamedTuple):
-    """A provider by name: where it listens, and which variable holds its key (empty: it needs none)."""
-
-    base_url: str
-    api_key_env: str
-
-
-SERVICES = {
-    "openai": Service(OPENAI_URL, "OPENAI_API_KEY"),
-    "deepseek": Service("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
-    "dashscope": Service("https://dashscope.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY"),
-    "deepinfra": Service("https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY"),
-    "zhipu": Service("https://open.bigmodel.cn/api/paas/v4", "ZHIPUAI_API_KEY"),
-    "ollama": Service("http://127.0.0.1:11434/v1", ""),
-    "vllm": Service("http://127.0.0.1:8000/v1", ""),
-    OFFLINE: Service(OFFLINE, ""),
-}
 
 
 def environment() -> dict[str, str]:
@@ -101,7 +84,7 @@ def _from_options(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint,
     if base_url == OFFLINE:
         return (endpoint,)
     if service and not settings.api_key_env:
-        names = [service.api_key_env, "API_KEY"] if service.api_key_env else []
+        names = [*service.key_variables, "API_KEY"] if service.key_variables else []
     else:
         names = [settings.api_key_env] if settings.api_key_env else ["API_KEY", "OPENAI_API_KEY"]
     return _with_keys(endpoint, names, env, required=settings.api_key_env is not None)
@@ -113,7 +96,11 @@ def _default_url(env: Mapping[str, str]) -> str:
 
 def _service(name: str) -> Service:
     if name not in SERVICES:
-        raise SettingsError(f"--provider {name!r} is not known; known are {', '.join(SERVICES)}; or give --base-url")
+        similar = "".join(f" ({each}?)" for each in difflib.get_close_matches(name.lower(), SERVICES, 1))
+        raise SettingsError(
+            f"--provider {name!r} is not known{similar}; `batcher services` lists those that are; any other works by"
+            " its --base-url"
+        )
     return SERVICES[name]
 
 
@@ -139,8 +126,8 @@ def _with_keys(
             raise SettingsError(f"{name} holds the same key twice: its limits would be used up twice as fast")
         if keys:
             return tuple(replace(endpoint, api_key=key) for key in keys)
-    asks_for_key = any(service.api_key_env and service.base_url == endpoint.base_url for service in SERVICES.values())
-    if required or asks_for_key:
+    service = service_at(endpoint.base_url)
+    if required or (service and service.needs_key):
         raise SettingsError(f"no API key for {endpoint.base_url}: set {' or '.join(names)} in the environment or .env")
     return (endpoint,)
 
