@@ -18,7 +18,7 @@ REMOTE = {
 
 
 def test_the_services_of_the_contract_are_known() -> None:
-    assert REMOTE | LOCAL == set(SERVICES)
+    assert set(SERVICES) == REMOTE | LOCAL
     assert all(service.name == name for name, service in SERVICES.items())
 
 
