@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batcher.endpoint import Endpoint
     from batcher.engine.runner import arun, run
     from batcher.errors import (
         BatcherError,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from batcher.reports.status import RunStatus, status
     from batcher.reports.verification.findings import Finding
     from batcher.reports.verification.proof import Verification, verify
-    from batcher.settings import Endpoint, Options, Settings
+    from batcher.settings import Options, Settings
 
 __version__ = "0.1.0"
 
@@ -65,7 +66,8 @@ _HOMES = {
     "reports.status": ("RunStatus", "status"),
     "reports.verification.findings": ("Finding",),
     "reports.verification.proof": ("Verification", "verify"),
-    "settings": ("Endpoint", "Options", "Settings"),
+    "endpoint": ("Endpoint",),
+    "settings": ("Options", "Settings"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -10,7 +10,8 @@ from faults import fault
 
 from batcher.calls.endpoints import endpoints_of, environment
 from batcher.calls.services import AZURE, SERVICES
-from batcher.settings import MAX_CONCURRENCY, OFFLINE, Endpoint, Settings
+from batcher.endpoint import MAX_CONCURRENCY, OFFLINE, Endpoint
+from batcher.settings import Settings
 
 OPENAI = "https://api.openai.com/v1"
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from batcher.calls.services import AZURE, SERVICES, service_at, services
-from batcher.settings import OFFLINE, Endpoint
+from batcher.endpoint import OFFLINE, Endpoint
 
 LOCAL = {"ollama", "vllm", "sglang", "lmdeploy", "llamafactory", "llamacpp", "lmstudio", "litellm", OFFLINE}
 REMOTE = {

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from batcher.endpoint import Endpoint
 from batcher.records import Completion, Failure, Message
-from batcher.settings import Endpoint
 
 
 class Caller(Protocol):

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from batcher.calls.services import SERVICES, Service, service_at
+from batcher.checks import check_key, check_variable
+from batcher.endpoint import MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint
 from batcher.errors import SettingsError
-from batcher.settings import MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint, Settings, check_key, check_variable
+from batcher.settings import Settings
 
 
 def environment() -> dict[str, str]:

@@ -19,9 +19,9 @@ from batcher.calls.caller import Caller
 from batcher.calls.chat_caller import CLOSE, ChatCaller, unshared
 from batcher.calls.fast_chat import OwnCaller, as_text
 from batcher.calls.transport import MOST_BYTES, MOST_CONNECTIONS, Completions, open_session, proxy_for
+from batcher.endpoint import OFFLINE, Endpoint
 from batcher.errors import SettingsError
 from batcher.records import Message
-from batcher.settings import OFFLINE, Endpoint
 
 
 class ChatCallers:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from batcher.settings import OFFLINE, OPENAI_URL
+from batcher.endpoint import OFFLINE, OPENAI_URL
 
 AZURE = "azure"
 RESOURCE, DEPLOYMENT = "RESOURCE", "DEPLOYMENT"

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
+from batcher.endpoint import OFFLINE, Endpoint
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import Stop, to_the_end
 from batcher.engine.window import Window
@@ -37,7 +38,7 @@ from batcher.planning import plan as planning
 from batcher.pool.pool import Member, Pool
 from batcher.records import EndpointCount, Report
 from batcher.server.serve import embedded
-from batcher.settings import OFFLINE, Endpoint, Options, Settings
+from batcher.settings import Options, Settings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from batcher.calls.endpoints import endpoints_of, environment
 from batcher.chat_model import retries_of
+from batcher.endpoint import Endpoint
 from batcher.errors import ChangedError, InputError, SettingsError
 from batcher.input.dataset import Dataset, open_dataset
 from batcher.input.key import keyer
@@ -38,7 +39,7 @@ from batcher.money.prices import dollars
 from batcher.output.adoption import Adoption
 from batcher.output.directory import Store
 from batcher.records import Message, Slice, Values
-from batcher.settings import Endpoint, Settings, check_keyword
+from batcher.settings import Settings, check_keyword
 
 T = TypeVar("T")
 
