@@ -43,6 +43,7 @@ class ChatCaller:
         question: makes its messages, and the other arguments of `agenerate`, of our messages.
         must_finish: an answer without a reason why it ended is none; LangChain takes half a stream for an answer.
         most_bytes: that an answer may have.
+        keys: what is hidden in answers and failures beside the secrets of the model.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class ChatCaller:
         *,
         must_finish: bool = False,
         most_bytes: int = MOST_BYTES,
+        keys: Sequence[str] = (),
     ) -> None:
         self._llm = llm
+        self._more_keys = keys
         self._question = question
         self._must_finish = must_finish
         self._most_bytes = most_bytes
@@ -62,6 +65,9 @@ class ChatCaller:
     def _secrets(self) -> Secrets:
         """What a server may repeat; a model may get another key meanwhile."""
         return Secrets(self._llm)
+
+    def _hidden(self, secrets: Sequence[str]) -> Sequence[str]:
+        return [*secrets, *self._more_keys] if self._more_keys else secrets
 
     async def call(self, messages: Sequence[Message], timeout_s: float) -> Completion | Failure:
         """Make one attempt that takes at most `timeout_s` seconds."""
@@ -72,10 +78,10 @@ class ChatCaller:
             async with Patience(timeout_s):
                 result = await self._llm.agenerate([converted], **options)
         except Exception as error:  # noqa: BLE001 - any chat model may stand here, and one row's trouble is a value
-            failure = failure_of(error, timeout_s, self._secrets.all, may_be_billed=has_begun)
-            completion = _paid_for(error, self._secrets.keys) or failure
+            failure = failure_of(error, timeout_s, self._hidden(self._secrets.all), may_be_billed=has_begun)
+            completion = _paid_for(error, self._hidden(self._secrets.keys)) or failure
         else:
-            completion = completion_of(result, self._secrets.keys)
+            completion = completion_of(result, self._hidden(self._secrets.keys))
         return self._checked(completion)
 
     def _checked(self, outcome: Completion | Failure) -> Completion | Failure:

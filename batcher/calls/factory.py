@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
+from urllib.parse import parse_qsl
 
 import openai
 from langchain_core.language_models import BaseChatModel
@@ -18,10 +19,20 @@ from pydantic import SecretStr
 from batcher.calls.caller import Caller
 from batcher.calls.chat_caller import CLOSE, ChatCaller, unshared
 from batcher.calls.fast_chat import OwnCaller, as_text
-from batcher.calls.transport import MOST_BYTES, MOST_CONNECTIONS, Completions, open_session, proxy_for
+from batcher.calls.transport import (
+    MOST_BYTES,
+    MOST_CONNECTIONS,
+    Completions,
+    authorization,
+    open_session,
+    proxy_for,
+)
+from batcher.chat_model import keys_in
 from batcher.endpoint import OFFLINE, Endpoint
 from batcher.errors import SettingsError
 from batcher.records import Message
+
+_OF_THE_SDK = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
 
 
 class ChatCallers:
@@ -65,7 +76,15 @@ class ChatCallers:
         base_url = (endpoint.base_url == OFFLINE and self._offline_url) or endpoint.base_url
         params = {**self._params, **endpoint.params}
         model = cast("str", endpoint.model)
-        completions = Completions(self._session, base_url, endpoint.api_key, model, params, most_bytes=self._most_bytes)
+        completions = Completions(
+            self._session,
+            base_url,
+            endpoint.api_key,
+            model,
+            params,
+            headers=endpoint.headers,
+            most_bytes=self._most_bytes,
+        )
         return OwnCaller(completions, model, lambda reason: self._through_the_sdk(endpoint, base_url, params, reason))
 
     def _through_the_sdk(
@@ -83,10 +102,17 @@ class ChatCallers:
         # The SDK would share a client between event loops, and the second loop would fail.
         client = openai.DefaultAsyncHttpxClient(proxy=proxy_for(base_url), trust_env=False)
         self._sdk_clients.append(client)
+        place, _, version = base_url.partition("?")
+        # What the SDK would send by itself is left out: a key in a header of its own, an organization of OpenAI's.
+        headers: dict[str, str | openai.Omit]
+        headers = {**endpoint.headers, **authorization(base_url, endpoint.api_key)}
+        given = {name.lower() for name in headers}
+        headers |= {name: openai.Omit() for name in _OF_THE_SDK if name.lower() not in given}
         llm = ChatOpenAI(
             model=cast("str", endpoint.model),
             api_key=SecretStr(endpoint.api_key or "-"),
-            base_url=base_url,
+            base_url=place,
+            default_query=dict(parse_qsl(version)) or None,
             extra_body=dict(params),
             max_retries=0,
             use_responses_api=False,
@@ -101,9 +127,12 @@ class ChatCallers:
         def question(messages: Sequence[Message]) -> tuple[list[BaseMessage], dict[str, Any]]:
             # The SDK puts `extra_body` over the body that it makes, and so the words of the user go out. Its own
             # timeout would count the seconds in which this process stands still.
-            return as_text(messages), {"timeout": None, "extra_body": {**params, "messages": messages}}
+            body = {**params, "messages": messages}
+            return as_text(messages), {"timeout": None, "extra_headers": headers, "extra_body": body}
 
-        return ChatCaller(llm, question, must_finish=llm.streaming, most_bytes=self._most_bytes)
+        return ChatCaller(
+            llm, question, must_finish=llm.streaming, most_bytes=self._most_bytes, keys=keys_in(endpoint.headers)
+        )
 
     async def close(self) -> None:
         await self._session.close()
