@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batcher.calls.services import services
     from batcher.endpoint import Endpoint
     from batcher.engine.runner import arun, run
     from batcher.errors import (
@@ -54,11 +55,13 @@ __all__ = [
     "merge",
     "plan",
     "run",
+    "services",
     "status",
     "verify",
 ]
 
 _HOMES = {
+    "calls.services": ("services",),
     "engine.runner": ("arun", "run"),
     "output.joining": ("merge",),
     "planning.forecast": ("Forecast", "plan"),

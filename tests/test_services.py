@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from programs import call
 
+import batcher
 from batcher.calls.services import AZURE, SERVICES, service_at, services
+from batcher.cli import help_of
 from batcher.endpoint import OFFLINE, Endpoint
 
 LOCAL = {"ollama", "vllm", "sglang", "lmdeploy", "llamafactory", "llamacpp", "lmstudio", "litellm", OFFLINE}
@@ -101,3 +105,13 @@ def test_as_json_the_table_says_all_that_is_known() -> None:
         "headers": {},
         "key_header": "Authorization",
     }
+
+
+def test_the_verb_prints_the_table_and_python_returns_it(tmp_path: Path) -> None:
+    assert call("services", cwd=tmp_path).stdout == f"{batcher.services()}\n"
+    assert call("services", "--json", cwd=tmp_path).stdout == f"{json.dumps(batcher.services().to_dict())}\n"
+
+
+def test_the_help_of_the_option_names_each_service() -> None:
+    said = help_of("run").partition("--provider NAME")[2].partition("--api-key-env")[0]
+    assert " ".join(said.split()).endswith(": " + ", ".join(SERVICES))
