@@ -21,7 +21,7 @@ from batcher.settings import OPTIONS, Group
 from batcher.words import say
 
 if TYPE_CHECKING:
-    from batcher.records import Report
+    from batcher.output.report import Report
 
 OK, SOME_FAILED, NOTHING_DONE, STOPPED = range(4)
 

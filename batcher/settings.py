@@ -288,12 +288,6 @@ class Settings:
             return None
         return {"in": self.price_in, "out": self.price_out}
 
-    @property
-    def answer_columns(self) -> tuple[str, str, str]:
-        """The columns that are added to the input's: the answer, its status, its error."""
-        name = self.answer_column
-        return name, f"{name}_status", f"{name}_error"
-
 
 class Option(NamedTuple):
     """An option of a run, read from its field of `Settings`.

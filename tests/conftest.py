@@ -17,7 +17,7 @@ from virtual_time import run_virtually
 from batcher.endpoint import Endpoint
 from batcher.engine.runner import execute
 from batcher.engine.stop import Stop
-from batcher.records import Report
+from batcher.output.report import Report
 from batcher.settings import Settings
 
 if TYPE_CHECKING:

@@ -80,7 +80,6 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert (settings.output_dir, settings.chunk_size, settings.answer_column) == ("output", 500, "infer")
     assert (settings.timeout, settings.deadline, settings.max_attempts) == (120, 1800, 6)
     assert (settings.max_concurrency, settings.params) == (256, {})
-    assert settings.answer_columns == ("infer", "infer_status", "infer_error")
 
 
 def test_an_option_that_does_not_exist_is_answered_with_those_that_do() -> None:

@@ -22,7 +22,7 @@ from batcher.settings import Options, Settings
 from batcher.words import duration
 
 if TYPE_CHECKING:
-    from batcher.engine.runner import Data
+    from batcher.input.dataset import Data
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from batcher.answer.columns import AnswerColumns
 from batcher.calls.endpoints import endpoints_of, environment
 from batcher.chat_model import retries_of
 from batcher.endpoint import Endpoint
@@ -198,7 +199,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
             f"{os.fspath(data)} is a file that the run {keyword!r} writes itself: choose another --keyword or"
             " --output-dir"
         )
-    store = Store(directory, keyword, dataset.columns, settings.answer_columns, settings.encoding)
+    store = Store(directory, keyword, dataset.columns, AnswerColumns(settings.answer_column), settings.encoding)
     return Job(settings, keyword, dataset, prompts.render, question, endpoints, store, is_same_for_all=not columns)
 
 
