@@ -110,10 +110,8 @@ def _from_options(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint,
     )
     if base_url == OFFLINE:
         return (endpoint,)
-    if settings.api_key_env:
-        return _with_keys(endpoint, [settings.api_key_env], env, is_required=True)
     is_named = bool(service or settings.base_url)
-    return _with_keys(endpoint, _variables(endpoint.base_url, env, service, is_named=is_named), env)
+    return _with_keys(endpoint, settings.api_key_env, env, service, is_named=is_named)
 
 
 # --- base URLs ---
@@ -174,9 +172,7 @@ _ELSEWHERE = {
 }
 
 
-def _variables(
-    base_url: str, env: Mapping[str, str], service: Service | None = None, *, is_named: bool = False
-) -> list[str]:
+def _variables(base_url: str, env: Mapping[str, str], service: Service | None, *, is_named: bool) -> list[str]:
     """Return the variables that may hold the key for a base URL; the first that is set counts.
 
     Args:
@@ -211,19 +207,25 @@ def keys_of(name: str, env: Mapping[str, str]) -> list[str]:
 
 
 def _with_keys(
-    endpoint: Endpoint, names: Sequence[str], env: Mapping[str, str], *, is_required: bool = False
+    endpoint: Endpoint,
+    key_env: str | None,
+    env: Mapping[str, str],
+    service: Service | None = None,
+    *,
+    is_named: bool = False,
 ) -> tuple[Endpoint, ...]:
-    """Make one endpoint for each key found in the first of the variables that is set."""
-    if endpoint.has_key_in_headers:
+    """Make one endpoint for each key found in the variable `key_env`; without one, where its key belongs."""
+    if key_env is None and endpoint.has_key_in_headers:
         return (endpoint,)
+    names = [key_env] if key_env else _variables(endpoint.base_url, env, service, is_named=is_named)
     for name in names:
         keys = keys_of(name, env)
         if len(keys) != len(set(keys)):
             raise SettingsError(f"{name} holds the same key twice: its limits would be used up twice as fast")
         if keys:
             return tuple(replace(endpoint, api_key=key) for key in keys)
-    service = service_at(endpoint.base_url)
-    if is_required or (service and service.needs_key):
+    known = service or service_at(endpoint.base_url)
+    if key_env or (known and known.needs_key):
         set_in_vain = (name for name in _ELSEWHERE if name not in names and env.get(name))
         elsewhere = "".join(f"; {name} {_ELSEWHERE[name]}" for name in set_in_vain)
         raise SettingsError(
@@ -308,9 +310,8 @@ def _from_table(
     try:
         endpoint = Endpoint(**(defaults | given))
         key_env = table.get("api_key_env")
-        if key_env is None:
-            return _with_keys(endpoint, _variables(endpoint.base_url, env), env)
-        check_variable(key_env, "api_key_env")
-        return _with_keys(endpoint, [key_env], env, is_required=True)
+        if key_env is not None:
+            check_variable(key_env, "api_key_env")
+        return _with_keys(endpoint, key_env, env)
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from error
