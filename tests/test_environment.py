@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,17 @@ from batcher.calls.endpoints import endpoints_of, environment
 from batcher.calls.services import AZURE, SERVICES, service_at
 from batcher.endpoint import MAX_CONCURRENCY, OFFLINE, Endpoint
 from batcher.settings import Settings
+from batcher.words import command_line
 
 OPENAI = "https://api.openai.com/v1"
 PLACES = [service.base_url for name, service in SERVICES.items() if service.needs_key and name != AZURE]
+
+
+@pytest.fixture(autouse=True)
+def reader() -> Iterator[None]:
+    """Messages are read at the command line."""
+    with command_line():
+        yield
 
 
 def made(env: dict[str, str], **options: Any) -> list[tuple[str | None, str, str | None]]:
