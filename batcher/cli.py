@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import batcher
+from batcher.calls.services import SERVICES, services
 from batcher.errors import BatcherError, Interrupted, KeywordBusy, RunStopped
 from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.settings import OPTIONS, Group, advice_on
@@ -51,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_verify(verbs)
     _add_merge(verbs)
     _add_serve(verbs)
+    _add_services(verbs)
     _add_demo(verbs)
     return parser
 
@@ -111,6 +113,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     for option in OPTIONS.values():
         # argparse reads `%` as its own; what is not given is left to the default of `Settings`.
         words = option.help.replace("%", "%%")
+        if option.name == "provider":
+            words += f": {', '.join(SERVICES)}"
         groups[option.group].add_argument(option.flag, help=words, default=None, **option.kind.argument)
 
 
@@ -199,6 +203,18 @@ def _add_serve(verbs: Any) -> None:
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="draws other faults (0)")
 
 
+def _add_services(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "services",
+        "batcher services [options]",
+        "the services known by name",
+        "Show the services that --provider knows: the variable of the API key, whose the limits are, the base URL. Any"
+        " other service works by its base URL.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout, with all that is known")
+
+
 def _add_demo(verbs: Any) -> None:
     parser = _verb(
         verbs,
@@ -277,6 +293,8 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         options.pop(name, None)
     if "param" in options:
         options["param"] = dict(map(_param, options["param"]))
+    if "header" in options:
+        options["header"] = _headers(options["header"])
     return options
 
 
@@ -316,6 +334,18 @@ def _json_or_text(value: str) -> Any:
         return json.loads(value)
     except ValueError:
         return value
+
+
+def _headers(texts: Sequence[str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name:  # not shown: it may be a key
+            raise batcher.SettingsError("--header must look like NAME=VALUE, as in X-Team=labels or X-Key=env:TEAM_KEY")
+        if name in headers:
+            raise batcher.SettingsError(f"--header {name} is given twice")
+        headers[name] = value
+    return headers
 
 
 def _tell(report: Report) -> None:
@@ -367,6 +397,15 @@ def _serve(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _services(arguments: argparse.Namespace) -> int:
+    found = services()
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print_out(found)
+    return OK
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from batcher.demo import demo  # noqa: PLC0415 - for this verb alone
 
@@ -380,6 +419,7 @@ VERBS = {
     "verify": _verify,
     "merge": _merge,
     "serve": _serve,
+    "services": _services,
     "demo": _demo,
 }
 

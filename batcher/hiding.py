@@ -17,6 +17,16 @@ SHORTEST_WORD = 16
 
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS|AUTH|CREDENTIAL", re.IGNORECASE)
 
+
+class Secret(str):
+    """A text that its `repr` does not show, such as that of a SecretStr, or of a variable of the environment."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'...'"
+
+
 _USER = re.compile(r"(?<=://)[^/?#@\s]*@")
 
 

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import run_virtually
 
-from batcher.calls.caller import Caller, ChatCallers
+from batcher.calls.caller import Caller
+from batcher.calls.factory import ChatCallers
 from batcher.endpoint import Endpoint
 from batcher.money.tariff import Tariff
 from batcher.pool.member import Member, Slot
