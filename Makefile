@@ -1,6 +1,8 @@
 # Two commands for a fresh machine: `make demo` and `make test`. Each does its own set-up.
 PYTHON ?= python3
 BIN := .venv/bin
+# Files with parts that cog writes from the code.
+GENERATED := batcher/settings.py docs/cli.md
 
 .PHONY: demo test test-lowest check docs bench clean
 
@@ -19,10 +21,10 @@ check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/cog --check -P README.md
+	$(BIN)/cog --check -P $(GENERATED)
 
 docs: .venv/.dev
-	$(BIN)/cog -r -P README.md
+	$(BIN)/cog -r -P $(GENERATED)
 
 # batcher beside what else could do the job, on this machine: five minutes. See docs/performance.md.
 bench: .venv/.bench

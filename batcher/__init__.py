@@ -1,6 +1,8 @@
 """Run a large table through an LLM, row by row, overnight, and be right in the morning.
 
-`import batcher` is cheap: what it offers is loaded at first use.
+`import batcher` is cheap: what it offers is loaded at first use. Here stands what a script needs; what the functions
+return and what else they raise is documented beside them: `batcher.errors`, `batcher.settings.Settings`,
+`batcher.planning.forecast.Forecast`, `batcher.reports.status.RunStatus`, `batcher.reports.verification`.
 """
 
 from __future__ import annotations
@@ -9,12 +11,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batcher.endpoint import Endpoint
     from batcher.engine.runner import arun, run
     from batcher.errors import (
         BatcherError,
-        BudgetReached,
-        ChangedError,
-        EndpointsLost,
         InputError,
         Interrupted,
         OutputError,
@@ -22,33 +22,22 @@ if TYPE_CHECKING:
         SettingsError,
     )
     from batcher.output.joining import merge
-    from batcher.planning.forecast import Forecast, plan
-    from batcher.records import Report
-    from batcher.reports.status import RunStatus, status
-    from batcher.reports.verification.findings import Finding
-    from batcher.reports.verification.proof import Verification, verify
-    from batcher.settings import Endpoint, Options, Settings
+    from batcher.output.report import Report
+    from batcher.planning.forecast import plan
+    from batcher.reports.status import status
+    from batcher.reports.verification.proof import verify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BatcherError",
-    "BudgetReached",
-    "ChangedError",
     "Endpoint",
-    "EndpointsLost",
-    "Finding",
-    "Forecast",
     "InputError",
     "Interrupted",
-    "Options",
     "OutputError",
     "Report",
-    "RunStatus",
     "RunStopped",
-    "Settings",
     "SettingsError",
-    "Verification",
     "arun",
     "merge",
     "plan",
@@ -58,26 +47,24 @@ __all__ = [
 ]
 
 _HOMES = {
-    "engine.runner": ("arun", "run"),
-    "output.joining": ("merge",),
-    "planning.forecast": ("Forecast", "plan"),
-    "records": ("Report",),
-    "reports.status": ("RunStatus", "status"),
-    "reports.verification.findings": ("Finding",),
-    "reports.verification.proof": ("Verification", "verify"),
-    "settings": ("Endpoint", "Options", "Settings"),
+    "Endpoint": "endpoint",
+    "Report": "output.report",
+    "arun": "engine.runner",
+    "merge": "output.joining",
+    "plan": "planning.forecast",
+    "run": "engine.runner",
+    "status": "reports.status",
+    "verify": "reports.verification.proof",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+"""The module of each name; the others are errors."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'batcher' has no attribute {name!r}")
-    home = _HOME_OF.get(name, "errors")
-    module = importlib.import_module(f"batcher.{home}")
-    # All names of a module at once: loading `batcher.status` puts the module where its function of that name belongs.
-    globals().update({each: getattr(module, each) for each in _HOMES.get(home, (name,))})
-    return globals()[name]
+    found = getattr(importlib.import_module(f"batcher.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import batcher
 from batcher.errors import BatcherError, Interrupted, RunStopped
+from batcher.settings import OPTIONS, Group
 from batcher.words import say
 
 if TYPE_CHECKING:
-    from batcher.records import Report
+    from batcher.output.report import Report
 
 OK, SOME_FAILED, NOTHING_DONE, STOPPED = range(4)
 
@@ -27,7 +28,7 @@ _WIDTH = 80
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Help of one width everywhere, so that the README can hold it."""
+    """Help of one width everywhere, so that the docs can hold it."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=26, width=_WIDTH)
@@ -97,110 +98,19 @@ def _add_plan(verbs: Any) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `batcher.run`: its data, its prompt and its options."""
     parser.add_argument("data", metavar="INPUT", help="a .csv, .tsv, .parquet or .jsonl file")
-    _add_prompt(parser.add_argument_group("what to ask (exactly one of the first four)"))
-    _add_endpoints(parser.add_argument_group("whom to ask"))
-    _add_limits(parser.add_argument_group("limits"))
-    _add_output(parser.add_argument_group("rows and files"))
-    _add_display(parser.add_argument_group("display"))
-
-
-def _add_prompt(group: Any) -> None:
-    group.add_argument("--prompt", metavar="TEXT", help="a template with {column} holes; {{ and }} are braces")
-    group.add_argument("--prompt-file", metavar="FILE", help="the same from a file")
-    group.add_argument("--prompt-column", metavar="COLUMN", help="the column that holds the prompt")
-    group.add_argument("--messages-column", metavar="COLUMN", help="the column that holds a JSON list of messages")
-    group.add_argument("--system", metavar="TEXT", help="system message, also a template")
-    group.add_argument("--system-file", metavar="FILE", help="the same from a file")
-    group.add_argument(
-        "--param",
-        metavar="KEY=VALUE",
-        action="append",
-        help="a request parameter, sent on under this name; VALUE is JSON, or else text: temperature=0,"
-        " max_tokens=200. May be given several times",
+    groups = {group: parser.add_argument_group(group) for group in Group}
+    groups[Group.PROMPT].add_argument(
+        "--prompt", metavar="TEXT", help="a template with {column} holes; {{ and }} are braces"
     )
-
-
-def _add_endpoints(group: Any) -> None:
-    group.add_argument("--model", metavar="NAME", help="the model; default: MODEL of the environment or .env")
-    group.add_argument("--base-url", metavar="URL", help="default: BASE_URL, then OPENAI_BASE_URL, then OpenAI's own")
-    group.add_argument(
-        "--provider",
-        metavar="NAME",
-        help="a known service instead of a base URL: openai, deepseek, dashscope, deepinfra, zhipu, ollama, vllm; or"
-        " offline, the embedded server, which needs no key and no network",
-    )
-    group.add_argument(
-        "--api-key-env",
-        metavar="VARIABLE",
-        help="the variable that holds the key, or several keys separated by commas; default: API_KEY, then"
-        " OPENAI_API_KEY",
-    )
-    group.add_argument(
-        "--endpoints",
-        metavar="FILE",
-        help="a TOML file with [[endpoint]] tables: model, base_url, api_key_env, rpm, rps, tpm, max_concurrency,"
-        " params, prices",
-    )
-
-
-def _add_limits(group: Any) -> None:
-    group.add_argument("--rpm", metavar="N", type=float, help="requests a minute, for each key")
-    group.add_argument("--rps", metavar="N", type=float, help="requests a second, for each key")
-    group.add_argument("--tpm", metavar="N", type=float, help="model tokens a minute, for each key")
-    group.add_argument(
-        "--max-concurrency", metavar="N", type=int, help="requests in flight at most, for each key (256)"
-    )
-    group.add_argument("--timeout", metavar="S", type=float, help="seconds for one attempt (120)")
-    group.add_argument(
-        "--deadline", metavar="S", type=float, help="seconds that a row may be in flight over all attempts (1800)"
-    )
-    group.add_argument("--max-attempts", metavar="N", type=int, help="attempts that a row may use; a 429 uses none (6)")
-    group.add_argument(
-        "--max-response-mb",
-        metavar="N",
-        type=float,
-        help="megabytes that a response may have; a longer one ends its row as error (64)",
-    )
-    group.add_argument(
-        "--budget", metavar="USD", type=float, help="US dollars at most, for the whole run with its resumes"
-    )
-    group.add_argument(
-        "--price-in", metavar="USD", type=float, help="US dollars per million tokens of prompts (price table)"
-    )
-    group.add_argument("--price-out", metavar="USD", type=float, help="the same for answers (price table)")
-
-
-def _add_output(group: Any) -> None:
-    group.add_argument("--keyword", metavar="NAME", help="names the run and its files; default: the input's stem")
-    group.add_argument("--output-dir", metavar="DIR", help="where everything is written (output)")
-    group.add_argument("--chunk-size", metavar="N", type=int, help="rows in a chunk file (500)")
-    group.add_argument("--answer-column", metavar="NAME", help="the column of the answer (infer)")
-    group.add_argument("--limit", metavar="N", type=int, help="only the first N rows")
-    group.add_argument("--retry-failed", action="store_true", help="send the rows again that ended as error or invalid")
-    group.add_argument(
-        "--on-change",
-        metavar="WHAT",
-        help="what to do about rows that have an answer to a different question: abort before any call, redo (ask"
-        " again) or reuse (keep an old answer if it is provably the row's own, ask the others) (abort)",
-    )
-    group.add_argument(
-        "--id-column",
-        metavar="COLUMN",
-        help="a column of unique values that identify the rows: with --on-change reuse an edited row keeps its answer"
-        " if its id is the same",
-    )
-    group.add_argument("--dedup", action="store_true", help="send rows that ask the same once; each gets the answer")
-    group.add_argument(
-        "--encoding", metavar="NAME", help="of the CSV files: utf-8, or utf-8-sig, which spreadsheets know (utf-8)"
-    )
-
-
-def _add_display(group: Any) -> None:
-    group.add_argument("--dry-run", action="store_true", help="send nothing: the same as `batcher plan`")
-    group.add_argument("--json", action="store_true", help="print one JSON object about the run to stdout")
-    group.add_argument("--no-progress", action="store_true", help="no bar")
-    group.add_argument("--quiet", action="store_true", help="errors only")
+    display = groups[Group.DISPLAY]
+    display.add_argument("--dry-run", action="store_true", help="send nothing: the same as `batcher plan`")
+    display.add_argument("--json", action="store_true", help="print one JSON object about the run to stdout")
+    for option in OPTIONS.values():
+        # argparse reads `%` as its own; what is not given is left to the default of `Settings`.
+        words = option.help.replace("%", "%%")
+        groups[option.group].add_argument(option.flag, help=words, default=None, **option.kind.argument)
 
 
 def _add_status(verbs: Any) -> None:
@@ -310,7 +220,7 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = build_parser().parse_args(argv)
     try:
-        return _VERBS[arguments.verb](arguments)
+        return VERBS[arguments.verb](arguments)
     except (RunStopped, Interrupted) as stopped:
         say(f"batcher: {stopped}")
         if getattr(arguments, "json", False):
@@ -420,7 +330,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     return demo(Path(arguments.output_dir))
 
 
-_VERBS = {
+VERBS = {
     "run": _run,
     "plan": _plan,
     "status": _status,

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batcher.records import Report
+    from batcher.output.report import Report
 
 
 _LONGEST = 500  # characters of a foreign error's message

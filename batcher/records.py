@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import html
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    import pandas as pd
+from typing import Any, NamedTuple
 
 Message = dict[str, Any]
 """One message of a chat, as the protocol has it: at least `role` and `content`."""
@@ -210,77 +205,3 @@ class EndpointCount:
     endpoint: str
     requests: int
     out: str | None = None
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a run did.
-
-    Attributes:
-        status: `done`, or `stopped` where rows are left.
-        rows: rows of the input (of its first `limit` rows).
-        ok, invalid, error: rows that ended so, answers of earlier runs included.
-        requests: requests sent by this call of `run`.
-        retries: those of them that were a further attempt at a row.
-        prompt_tokens, completion_tokens: model tokens that the servers reported in this call of `run`.
-        cost_usd: US dollars that the answers of this call of `run` cost; None where a price is not known.
-        elapsed_s: seconds from start to end.
-        output: `all_<keyword>.csv`, or None where rows are left.
-        endpoints: requests counted per endpoint, in the pool's order.
-    """
-
-    status: str
-    keyword: str
-    rows: int
-    ok: int
-    invalid: int
-    error: int
-    requests: int
-    retries: int
-    prompt_tokens: int
-    completion_tokens: int
-    cost_usd: float | None
-    elapsed_s: float
-    output: Path | None
-    endpoints: tuple[EndpointCount, ...] = ()
-
-    @property
-    def left(self) -> int:
-        """Rows that have no result yet."""
-        return self.rows - self.ok - self.invalid - self.error
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as a dictionary that JSON can hold."""
-        values = asdict(self)
-        values["output"] = None if self.output is None else str(self.output)
-        values["elapsed_s"] = round(self.elapsed_s, 3)
-        return values
-
-    def frame(self) -> pd.DataFrame:
-        """Read the result as a DataFrame; every column holds text, exactly as the file does.
-
-        Raises:
-            FileNotFoundError: rows are left, so there is no result file yet.
-        """
-        if self.output is None:
-            raise FileNotFoundError(f"{self.left:,} rows of '{self.keyword}' are left: run it again, then read it")
-        import pandas as pd  # noqa: PLC0415 - pandas takes a second to load, and few callers want it
-
-        return pd.read_csv(self.output, dtype=str, keep_default_na=False)
-
-    def __str__(self) -> str:
-        parts = [f"{self.ok:,} ok"]
-        parts += [f"{count:,} {name}" for name, count in (("invalid", self.invalid), ("error", self.error)) if count]
-        parts += [f"{self.left:,} left"] if self.left else []
-        cost = f", ${self.cost_usd:,.4g}" if self.cost_usd else ""
-        where = f" -> {self.output}" if self.output else ""
-        return (
-            f"{self.keyword}: {self.rows:,} rows, {', '.join(parts)};"
-            f" {self.requests:,} requests in {self.elapsed_s:,.1f} s{cost}{where}"
-        )
-
-    def _repr_html_(self) -> str:
-        """Show the report as a small table in a notebook."""
-        shown = {key: value for key, value in self.to_dict().items() if key != "endpoints"}
-        cells = "".join(f"<tr><th>{key}</th><td>{html.escape(str(value))}</td></tr>" for key, value in shown.items())
-        return f"<table>{cells}</table>"

@@ -14,10 +14,11 @@ import hypothesis
 import pytest
 from virtual_time import run_virtually
 
+from batcher.endpoint import Endpoint
 from batcher.engine.runner import execute
 from batcher.engine.stop import Stop
-from batcher.records import Report
-from batcher.settings import Endpoint, Settings
+from batcher.output.report import Report
+from batcher.settings import Settings
 
 if TYPE_CHECKING:
     from fake_service import Service

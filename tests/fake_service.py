@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from batcher.endpoint import Endpoint
 from batcher.records import Completion, Failure, Fault, Message, Usage
-from batcher.settings import Endpoint
 
 
 class Call(NamedTuple):

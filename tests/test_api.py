@@ -15,6 +15,7 @@ from langchain_openai import ChatOpenAI
 from programs import call, expected_answer, table
 
 import batcher
+from batcher.errors import EndpointsLost
 from batcher.server.serve import embedded
 from batcher.server.simulated import Knobs
 
@@ -153,7 +154,7 @@ def test_ctrl_c_in_a_script_is_a_keyboard_interrupt_with_the_report() -> None:
 def test_a_lost_endpoint_raises_with_the_report() -> None:
     with embedded(Knobs(keys=("sk-right",))) as server:
         wrong = batcher.Endpoint("m", base_url=server.base_url, api_key="sk-wrong")
-        with pytest.raises(batcher.EndpointsLost, match="the API key was refused") as lost:
+        with pytest.raises(EndpointsLost, match="the API key was refused") as lost:
             batcher.run(["x", "y"], keyword="k", endpoints=[wrong], quiet=True)
         assert (lost.value.report.status, lost.value.report.left, server.books.requests) == ("stopped", 2, 1)
         with pytest.raises(FileNotFoundError, match="2 rows of 'k' are left"):

@@ -28,11 +28,11 @@ from pydantic import SecretStr
 
 from batcher.calls.caller import ChatCallers, OwnCaller
 from batcher.calls.connections import QUIET_S
+from batcher.endpoint import Endpoint
 from batcher.errors import SettingsError
 from batcher.records import Allowance, Completion, Failure, Fault, Message, ServerLimits, Usage
 from batcher.server.answers import answer
 from batcher.server.serve import Server, embedded
-from batcher.settings import Endpoint
 
 KEY = "sk-5ecret/With+all=kinds"
 HELLO = [{"role": "user", "content": "hello"}]

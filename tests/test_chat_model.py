@@ -13,9 +13,9 @@ from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from batcher.chat_model import Secrets, keys_of, request_of, retries_of, secrets_of
+from batcher.endpoint import Endpoint
 from batcher.errors import SettingsError
 from batcher.money.account import Tariff
-from batcher.settings import Endpoint
 
 KEY = "sk-0123456789"
 FREE = {"in": 0, "out": 0}

@@ -7,7 +7,7 @@ import inspect
 import re
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from faults import fault
@@ -15,15 +15,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
+import batcher
+from batcher.checks import RESERVED_PARAMS
+from batcher.cli import help_of
+from batcher.endpoint import MAX_CONCURRENCY, OFFLINE, Endpoint
 from batcher.errors import SettingsError
-from batcher.settings import (
-    OFFLINE,
-    RESERVED_PARAMS,
-    Endpoint,
-    Options,
-    Settings,
-    check_keyword,
-)
+from batcher.settings import OPTIONS, Option, Options, Settings, check_keyword
 
 OPENAI = "https://api.openai.com/v1"
 LOOP: dict[str, object] = {}
@@ -34,14 +31,48 @@ LOOP["loop"] = LOOP
 
 
 def test_options_and_settings_are_the_same_list() -> None:
-    assert list(Options.__annotations__) == [field.name for field in dataclasses.fields(Settings)]
+    assert list(Options.__annotations__) == [field.name for field in dataclasses.fields(Settings)] == list(OPTIONS)
     hints = {field.name: field.type for field in dataclasses.fields(Settings)}
     assert {name: hint.__forward_arg__ for name, hint in Options.__annotations__.items()} == hints
 
 
-def test_the_docstring_of_settings_names_every_option() -> None:
-    names = re.findall(r"^ {4}([a-z_]+(?:, [a-z_]+)*): ", inspect.cleandoc(Settings.__doc__ or ""), re.MULTILINE)
-    assert ", ".join(names).split(", ") == [field.name for field in dataclasses.fields(Settings)]
+def test_the_docstring_of_settings_says_of_every_option_what_its_help_says() -> None:
+    said = inspect.cleandoc(Settings.__doc__ or "").partition("Attributes:\n")[2]
+    entries = re.split(r"^ {4}(?=[a-z])", said, flags=re.MULTILINE)[1:]
+    assert [" ".join(entry.split()) for entry in entries] == [
+        f"{each.name}: {each.in_python}." for each in OPTIONS.values()
+    ]
+
+
+@pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS)
+def test_help_and_docstring_end_with_the_default_that_the_code_has(option: Option) -> None:
+    default = getattr(Settings(), option.name)
+    for text in (option.help, option.in_python):
+        shown = re.search(r" \(([^()]+)\)$", text)
+        if default is None or default is False:
+            assert shown is None, text
+        else:
+            assert shown, text
+            assert type(default)(shown.group(1)) == default
+
+
+def test_every_option_is_in_the_help_under_its_flag() -> None:
+    text = " ".join(help_of("run").split())
+    for option in OPTIONS.values():
+        metavar = f" {option.kind.argument['metavar']}" if "metavar" in option.kind.argument else ""
+        assert f" {option.flag}{metavar} {option.help}" in text
+
+
+def test_one_constant_bounds_the_requests_in_flight_of_a_run_and_of_an_endpoint() -> None:
+    assert Settings().max_concurrency == Endpoint("m").max_concurrency == MAX_CONCURRENCY
+
+
+if TYPE_CHECKING:  # mypy fails if one of these is no error any more: the `type: ignore` is then unused
+
+    def wrong_types_are_errors_for_a_type_checker() -> None:
+        batcher.run("x.csv", chunk_size="x")  # type: ignore[arg-type]
+        batcher.plan("x.csv", endpoints=[5])  # type: ignore[list-item]
+        batcher.run("x.csv", chunksize=5)  # type: ignore[call-arg]
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
@@ -49,12 +80,11 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert (settings.output_dir, settings.chunk_size, settings.answer_column) == ("output", 500, "infer")
     assert (settings.timeout, settings.deadline, settings.max_attempts) == (120, 1800, 6)
     assert (settings.max_concurrency, settings.params) == (256, {})
-    assert settings.answer_columns == ("infer", "infer_status", "infer_error")
 
 
 def test_an_option_that_does_not_exist_is_answered_with_those_that_do() -> None:
     message = fault(lambda: Settings.of({"chunksize": 5}))
-    assert message.startswith("there is no option 'chunksize'; the options are keyword, output_dir, chunk_size,")
+    assert message.startswith("there is no option 'chunksize'; the options are prompt_file, prompt_column,")
 
 
 NO_NUMBERS = (0, -1, True, "5", float("nan"), float("inf"))
@@ -290,6 +320,26 @@ def test_endpoints_that_differ_in_key_or_limits_alone_are_one_source() -> None:
     other = Endpoint("m", "https://h/v1/", api_key="sk-2", max_concurrency=9, params={"b": "数", "a": 1})
     assert one.source == other.source == ("m", "https://h/v1", '{"a": 1, "b": "数"}')
     assert Endpoint("m", "https://h/v1").source == ("m", "https://h/v1", "")
+
+
+def test_equal_endpoints_are_one_in_a_set_and_those_that_differ_are_two() -> None:
+    values: dict[str, Any] = {"rpm": 5, "params": {"stop": ["a"], "temperature": 0}, "prices": {"in": 1, "out": 2}}
+    one, same = (Endpoint("m", "https://h/v1", "sk-1", **values) for _ in range(2))
+    hot = dataclasses.replace(one, params={"temperature": 1})
+    assert {one, same, hot, Endpoint("m", "https://h/v1/", "sk-1", **values)} == {one, hot}
+    assert hash(one) == hash(
+        Endpoint("m", "https://h/v1", "sk-1", **values | {"params": {"stop": ["a"], "temperature": 0.0}})
+    )
+    assert {one: "first"}[same] == "first"
+    assert len({Endpoint(llm=Model()), Endpoint(llm=Model()), one}) == 3
+
+
+def test_an_endpoint_stays_as_it_was_made_whatever_becomes_of_what_it_was_made_from() -> None:
+    params, prices = {"stop": ["a"]}, {"in": 1.0, "out": 2.0}
+    endpoint = Endpoint("m", params=params, prices=prices)
+    params["stop"].append("b")
+    prices["in"] = -1.0
+    assert (endpoint.params, endpoint.prices) == ({"stop": ["a"]}, {"in": 1.0, "out": 2.0})
 
 
 class Model:

@@ -1,4 +1,4 @@
-"""What the README says is so."""
+"""What the README and the docs say is so."""
 
 from __future__ import annotations
 
@@ -10,19 +10,35 @@ from pathlib import Path
 import pytest
 from programs import ROOT, call
 
-from batcher.cli import help_of
+from batcher.cli import VERBS, help_of
 from batcher.settings import Options
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-VERBS = ["run", "plan", "status", "verify", "merge", "serve", "demo"]
+CLI = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_the_readme_holds_the_help_of_every_verb(tmp_path: Path, verb: str) -> None:
-    assert f"### batcher {verb}\n\n```\n{help_of(verb)}```\n" in README
+def arguments_of(verb: str) -> str:
+    """Return the part of a verb's help that lists its arguments and options."""
+    return help_of(verb).partition("\npositional arguments:\n")[2]
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "plan"])
+def test_the_docs_hold_the_help_of_every_verb(tmp_path: Path, verb: str) -> None:
+    assert f"## batcher {verb}\n\n```\n{help_of(verb)}```\n" in CLI
     assert call(verb, "--help", cwd=tmp_path).stdout == help_of(verb)
+
+
+def test_plan_takes_the_options_of_run_and_the_docs_say_so_instead_of_repeating_them() -> None:
+    assert arguments_of("plan") == arguments_of("run") != ""
+    [said] = re.findall(r"## batcher plan\n(.*?)\n## ", CLI, re.DOTALL)
+    assert "the options of `batcher run`" in said
+    assert "--" not in said
+
+
+def test_the_verbs_of_the_command_line_are_those_of_the_docs() -> None:
+    assert re.findall(r"^## batcher (\w+)$", CLI, re.MULTILINE) == list(VERBS)
 
 
 def test_help_fits_a_terminal_of_80_columns() -> None:

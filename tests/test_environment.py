@@ -9,7 +9,8 @@ import pytest
 from faults import fault
 
 from batcher.calls.endpoints import SERVICES, endpoints_of, environment
-from batcher.settings import MAX_CONCURRENCY, OFFLINE, Endpoint, Settings
+from batcher.endpoint import MAX_CONCURRENCY, OFFLINE, Endpoint
+from batcher.settings import Settings
 
 OPENAI = "https://api.openai.com/v1"
 

@@ -12,9 +12,9 @@ from fake_service import Service, refusal
 from programs import call, local_server, started, write_table
 
 import batcher
+from batcher.endpoint import Endpoint
 from batcher.errors import InputError, Interrupted, OutputError
 from batcher.planning.forecast import Forecast
-from batcher.settings import Endpoint
 
 PROMPTS = [f"question {number:02}" for number in range(20)]
 PRICED = Endpoint("m", prices={"in": 1, "out": 10})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,9 +37,39 @@ def test_the_names_are_listed_once_and_in_order() -> None:
     assert sorted(set(batcher.__all__)) == batcher.__all__ == dir(batcher)
 
 
-@pytest.mark.parametrize("first", ["batcher.RunStatus", "from batcher import *", "batcher.status"])
-def test_status_is_the_function_whatever_is_loaded_first(first: str) -> None:
-    assert said_by(f"import batcher; {first}\nprint(batcher.status.__qualname__)") == "status"
+FIRST = [
+    "from batcher import *",
+    "batcher.status",
+    "import batcher.reports.status",
+    "from batcher.reports import status",
+    "from batcher.reports.status import RunStatus",
+    "import batcher.cli",
+    "import batcher.planning.plan, batcher.planning.forecast",
+    "import batcher.reports.verification.proof, batcher.output.joining",
+]
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_the_functions_are_functions_whatever_is_imported_first(first: str) -> None:
+    names = ["run", "arun", "plan", "status", "verify", "merge"]
+    kinds = f"print(*(type(getattr(batcher, name)).__name__ for name in {names}))"
+    assert said_by(f"import batcher; {first}\n{kinds}") == " ".join(["function"] * len(names))
+
+
+def test_no_module_has_the_name_of_something_that_is_offered() -> None:
+    modules = {each.name for each in pkgutil.iter_modules(batcher.__path__)}
+    assert "reports" in modules
+    assert modules & {*batcher.__all__} == set()
+
+
+def test_at_most_sixteen_names_are_offered() -> None:
+    assert len(batcher.__all__) <= 16
+
+
+def test_what_the_docstring_of_the_package_names_is_there() -> None:
+    named = re.findall(r"`(batcher\.[\w.]+)`", batcher.__doc__ or "")
+    assert "batcher.errors" in named
+    assert all(callable(pkgutil.resolve_name(name)) or inspect.ismodule(pkgutil.resolve_name(name)) for name in named)
 
 
 def test_a_name_that_is_not_offered_is_an_attribute_error() -> None:

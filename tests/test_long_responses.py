@@ -18,6 +18,7 @@ from programs import call
 
 import batcher
 from batcher.calls.dialect import Stream
+from batcher.errors import EndpointsLost
 from batcher.records import Failure, Fault
 
 ROWS = 30
@@ -183,6 +184,6 @@ def test_a_refusal_after_too_long_words_keeps_no_connection(tmp_path: Path) -> N
     with hostile(script) as server:
         endpoint = batcher.Endpoint("m", base_url=server.base_url, max_concurrency=2)
         prompts = [f"row {number}" for number in range(5)]
-        with pytest.raises(batcher.EndpointsLost):
+        with pytest.raises(EndpointsLost):
             batcher.run(prompts, keyword="k", output_dir=tmp_path, endpoints=[endpoint], quiet=True)
         assert {ask.nth_there for ask in server.asks} == {1}

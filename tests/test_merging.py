@@ -12,9 +12,9 @@ from conftest import Lab
 from fake_service import Service, refusal
 
 from batcher.cli import main
+from batcher.endpoint import Endpoint
 from batcher.errors import OutputError, SettingsError
 from batcher.output.joining import merge
-from batcher.settings import Endpoint
 
 TEXTS = [f"item {number}" for number in range(12)]
 

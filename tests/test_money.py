@@ -23,6 +23,7 @@ from langchain_openai import ChatOpenAI
 
 import batcher
 from batcher.calls.dialect import completion_in
+from batcher.endpoint import Endpoint
 from batcher.errors import BudgetReached, EndpointsLost, InputError, Interrupted, SettingsError
 from batcher.journal.journal import Journal
 from batcher.money.account import Tariff
@@ -30,7 +31,6 @@ from batcher.money.prices import NANO
 from batcher.records import Bound, Completion, Failure, Fault, Usage
 from batcher.reports.status import status
 from batcher.reports.verification.proof import verify
-from batcher.settings import Endpoint
 
 PROMPTS = [f"question {number}" for number in range(20)]
 # A tenth of a dollar for a prompt's token and a whole one for an answer's: sums are easy to see.

@@ -12,8 +12,8 @@ import pytest
 from conftest import Lab
 from fake_service import Call, Service, answer_to, refusal
 
+from batcher.endpoint import Endpoint
 from batcher.records import Completion, Failure, Fault, Usage
-from batcher.settings import Endpoint
 
 MINUTE, HOUR = 60.0, 3600.0
 REFUSED = Failure(Fault.CONNECTION, "nobody listens")

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fake_service import Service, refusal
 
+from batcher.endpoint import Endpoint
 from batcher.errors import ChangedError, EndpointsLost, InputError, SettingsError
 from batcher.journal.journal import Counts, Journal
 from batcher.planning import plan as planning
-from batcher.settings import Endpoint, Settings
+from batcher.settings import Settings
 
 if TYPE_CHECKING:
     from conftest import Lab

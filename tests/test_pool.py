@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from virtual_time import run_virtually
 
 from batcher.calls.caller import ChatCallers
+from batcher.endpoint import Endpoint
 from batcher.pool.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
 from batcher.server.serve import embedded
 from batcher.server.simulated import Knobs
-from batcher.settings import Endpoint
 
 T = TypeVar("T")
 

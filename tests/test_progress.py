@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import environment, local_server, write_table
 
+from batcher.endpoint import Endpoint
 from batcher.engine.progress import Tally, _state
 from batcher.records import Completion, Failure
-from batcher.settings import Endpoint
 from batcher.words import duration
 
 

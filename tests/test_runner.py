@@ -24,6 +24,7 @@ from fake_service import Call, Service, answer_to, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batcher.endpoint import Endpoint
 from batcher.engine.stop import Stop
 from batcher.errors import (
     ChangedError,
@@ -36,7 +37,7 @@ from batcher.errors import (
 )
 from batcher.journal.journal import Journal
 from batcher.records import Completion, Failure, Fault
-from batcher.settings import ENCODINGS, Endpoint
+from batcher.settings import ENCODINGS
 
 PROMPTS = [f"question {number}" for number in range(20)]
 ONCE = Counter(PROMPTS)

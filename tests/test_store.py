@@ -21,13 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import environment
 
+from batcher.answer.columns import AnswerColumns
 from batcher.errors import InputError, OutputError
 from batcher.output.directory import FileState, Store, csv_line
 from batcher.records import Result, RowState, Status
 from batcher.settings import ENCODINGS
 
 COLUMNS = ("id", "text")
-ADDED = ("infer", "infer_status", "infer_error")
+ADDED = AnswerColumns("infer")
 AWKWARD = [
     "NA",
     "None",
@@ -144,7 +145,7 @@ def test_how_a_row_ended_stands_behind_its_values(store: Store) -> None:
     )
 
 
-@pytest.mark.parametrize("added", ADDED)
+@pytest.mark.parametrize("added", [*ADDED])
 def test_an_added_column_must_not_be_one_of_the_inputs(tmp_path: Path, added: str) -> None:
     with pytest.raises(InputError, match=f"'{added}'.*--answer-column"):
         Store(tmp_path, "kw", ["id", added], ADDED)
@@ -153,7 +154,7 @@ def test_an_added_column_must_not_be_one_of_the_inputs(tmp_path: Path, added: st
 def test_the_origin_tells_whatever_a_chunk_is_made_from(store: Store) -> None:
     first, second = RowState(b"k1", 1), RowState(b"k2", 2)
     lines, states = ["1,a", "2,b"], [first, second]
-    other = Store(store.directory, "kw", COLUMNS, ("label", "label_status", "label_error"))
+    other = Store(store.directory, "kw", COLUMNS, AnswerColumns("label"))
     for_excel = Store(store.directory, "kw", COLUMNS, ADDED, "utf-8-sig")
     origins = [
         store.origin(lines, states),
@@ -176,7 +177,7 @@ from pathlib import Path
 from batcher.records import Result, Status
 from batcher.output.directory import Store
 
-store = Store(Path(sys.argv[1]), "kw", ("id", "text"), ("infer", "infer_status", "infer_error"))
+store = Store(Path(sys.argv[1]), "kw", ("id", "text"))
 signal.signal(signal.SIGXFSZ, signal.Handlers[sys.argv[2]])
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))

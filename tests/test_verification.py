@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from programs import write_table
 
 from batcher.cli import main
+from batcher.endpoint import Endpoint
 from batcher.errors import InputError, OutputError, SettingsError
 from batcher.records import Completion, Failure
 from batcher.reports.verification.proof import Verification, verify
-from batcher.settings import Endpoint
 
 TEXTS = tuple(f"item {number}" for number in range(12))
 PROMPT = "ask {text}"

@@ -28,9 +28,9 @@ from batcher.calls.dialect import completion_in, failure_in, limits_in, one_line
 from batcher.calls.patience import Patience
 from batcher.calls.transport import MOST_BYTES, MOST_CONNECTIONS, Attempt, Completions, open_session, proxy_for
 from batcher.chat_model import Secrets, request_of
+from batcher.endpoint import OFFLINE, Endpoint
 from batcher.errors import SettingsError
 from batcher.records import Completion, Failure, Fault, Message, Usage
-from batcher.settings import OFFLINE, Endpoint
 
 
 class Caller(Protocol):

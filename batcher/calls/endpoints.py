@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from batcher.checks import check_key, check_variable
+from batcher.endpoint import MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint
 from batcher.errors import SettingsError
-from batcher.settings import MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint, Settings, check_key, check_variable
+from batcher.settings import Settings
 
 
 class Service(NamedTuple):

@@ -14,8 +14,9 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
+from batcher.endpoint import OFFLINE, Endpoint
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import Stop, to_the_end
 from batcher.engine.window import Window
@@ -32,19 +33,17 @@ from batcher.input.prompt import PromptFunction
 from batcher.journal.journal import Counts, Journal, Spent
 from batcher.money.account import Account, note_of_reserves
 from batcher.money.prices import NANO, nano_dollars
+from batcher.output.report import Report
 from batcher.place import Displaced
 from batcher.planning import plan as planning
 from batcher.pool.pool import Member, Pool
-from batcher.records import EndpointCount, Report
+from batcher.records import EndpointCount
 from batcher.server.serve import embedded
-from batcher.settings import OFFLINE, Endpoint, Options, Settings
+from batcher.settings import Options, Settings
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from batcher.calls.caller import Callers
-
-    Data = str | os.PathLike[str] | pd.DataFrame | pd.Series[Any] | list[str]
+    from batcher.input.dataset import Data
 
 
 def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Report:
@@ -55,7 +54,7 @@ def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpac
         prompt: a template with `{column}` holes, or a function from a row (a dictionary) to a prompt or to a list of
             messages. It may be left out where an option names another source, or where `data` is a Series or a list
             of prompts.
-        **options: see `batcher.Settings`; the command line has the same ones.
+        **options: see `batcher.settings.Settings`; the command line has the same ones.
 
     Returns:
         What was done. Rows that failed do not raise; they are counted in it, and say why in the result.

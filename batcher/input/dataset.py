@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    Data = str | os.PathLike[str] | pd.DataFrame | pd.Series[Any] | list[str]
+    """What `run`, `plan` and `verify` take as their input."""
+
 _PARQUET_BATCH = 256
 """Rows decoded at a time: enough to make a batch's fixed cost small, few enough if rows are documents."""
 
@@ -86,7 +89,7 @@ class Dataset(ABC):
         """Read every row from the beginning."""
 
 
-def open_dataset(data: str | os.PathLike[str] | pd.DataFrame | pd.Series[Any] | list[str]) -> Dataset:
+def open_dataset(data: Data) -> Dataset:
     """Make a dataset of a table, whatever holds it.
 
     Args:

@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from batcher.chat_model import request_of, retries_of
+from batcher.endpoint import OFFLINE, Endpoint
 from batcher.errors import SettingsError
 from batcher.money.budget import Budget
 from batcher.money.prices import NANO, Price, context_window_of, dollars, given, price_of
 from batcher.money.tokens import most_completion_tokens, most_prompt_tokens
 from batcher.records import Bound, Completion, Message
-from batcher.settings import OFFLINE, Endpoint
 
 _UNBOUNDED = Bound()
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
+from batcher.answer.columns import result_of, split
 from batcher.answer.reading import read
 from batcher.errors import OutputError
 from batcher.input.cell import cell, writable
 from batcher.output.directory import Store
-from batcher.records import Completion, Result, Status, Values
+from batcher.records import Completion, Result, Values
 
 
 class AdoptedFile(NamedTuple):
@@ -138,12 +139,13 @@ class Adoption:
     def _result(self, line: _Line) -> Result:
         if not line.file.has_status:
             return read(Completion(line.cells[-1]))
-        answer, status, error = line.cells[-3:]
+        ending = split(line.cells)[1]
         try:
-            return Result(Status(status), answer, error)
+            return result_of(ending)
         except ValueError:
-            column = self._store.answer_columns[1]
-            raise self._misfit(line.file.start, f"{line} has {column} {status!r}") from None
+            named = dict(zip(self._store.answer_columns, ending, strict=True))
+            column = self._store.answer_columns.status
+            raise self._misfit(line.file.start, f"{line} has {column} {named[column]!r}") from None
 
     def _misfit(self, start: int, reason: str) -> OutputError:
         return OutputError(

@@ -19,6 +19,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO
 
+from batcher.answer.columns import AnswerColumns, cells_of, split
 from batcher.errors import InputError, OutputError
 from batcher.input.cell import cell, writable
 from batcher.records import LARGEST_CELL, Result, RowState, Values
@@ -60,7 +61,7 @@ class Store:
         directory: made if it is missing.
         keyword: checked already.
         columns: the input's columns.
-        answer_columns: those that are added: answer, status, error.
+        answer_columns: those that are added; default: those of a run that names none.
         encoding: of the files: `utf-8` or `utf-8-sig`.
 
     Raises:
@@ -72,18 +73,20 @@ class Store:
         directory: Path,
         keyword: str,
         columns: Sequence[str] = (),
-        answer_columns: Sequence[str] = (),
+        answer_columns: AnswerColumns | None = None,
         encoding: str = "utf-8",
     ) -> None:
-        for column in answer_columns:
+        added = answer_columns or AnswerColumns()
+        for column in added:
             if column in columns:
                 raise InputError(f"the input has a column {column!r} already: choose another --answer-column")
         self.directory = directory
         self.keyword = keyword
         self.columns = tuple(map(writable, columns))
-        self.answer_columns = tuple(map(writable, answer_columns))
+        self.answer_columns = AnswerColumns(writable(added.answer))
         self.encoding = encoding
-        self.header = csv_line((*self.columns, *self.answer_columns))
+        self.all_columns = [*self.columns, *self.answer_columns]
+        self.header = csv_line(self.all_columns)
         self._head = (self.header + "\n").encode(encoding)
 
     @property
@@ -219,11 +222,10 @@ class Store:
         for path in (*map(self.chunk_path, starts), self.all_path):
             with contextlib.suppress(OutputError), closing(read_csv(path)) as lines:
                 _, columns = next(lines, (0, []))
-                answer = columns[-3] if len(columns) > 2 else ""
-                added = [answer, f"{answer}_status", f"{answer}_error"]
-                is_ours = columns[-3:] == added and len(set(columns)) == len(columns)
-                if is_ours and answer_column in {None, answer}:
-                    return Store(self.directory, self.keyword, columns[:-3], added, _encoding(path))
+                added = AnswerColumns.ending(columns)
+                is_unique = len(set(columns)) == len(columns)
+                if added and is_unique and answer_column in {None, added.answer}:
+                    return Store(self.directory, self.keyword, split(columns)[0], added, _encoding(path))
         return self
 
     def is_joined(self, starts: Iterable[int]) -> bool:
@@ -274,7 +276,7 @@ class Store:
             (_, header), *lines = read_csv(path)
         except (OutputError, ValueError):  # broken, or empty
             return False
-        if header != [*self.columns, *self.answer_columns] or len(lines) != len(rows):
+        if header != self.all_columns or len(lines) != len(rows):
             return False
         for values, (number, line) in zip(rows, lines, strict=True):
             expected = [writable(cell(value)) for value in values]
@@ -304,7 +306,7 @@ class Store:
         Raises:
             OutputError: the disk is full, the directory read-only, ...; what was there stands, maybe as that copy.
         """
-        ends = (csv_line((result.answer, result.status.value, result.error)) for result in results)
+        ends = (csv_line(cells_of(result)) for result in results)
         body = [f"{line},{end}" for line, end in zip(lines, ends, strict=True)]
         content = self._head + _encoded("\n".join([*body, ""]))
         sha256 = hashlib.sha256(content).digest()
@@ -350,7 +352,7 @@ class Store:
         """Read the rows of a chunk file that a spreadsheet or an editor has saved in its own manner."""
         lines = _csv_lines(path)
         header = next(lines, [])
-        if header != [*self.columns, *self.answer_columns]:
+        if header != self.all_columns:
             lines.close()
             raise OutputError(f"{path} has other columns than this run: {csv_line(header)}")
         return lines

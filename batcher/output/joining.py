@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from batcher.answer.columns import cells_of, split
 from batcher.errors import OutputError
 from batcher.input.cell import writable
 from batcher.input.marks import Marks
@@ -87,9 +88,9 @@ def _finished(
 def _is_current(store: Store, journal: Journal, start: int, chunk: Chunk) -> bool:
     """Tell whether a chunk file that nobody has changed holds the answers that the journal has now."""
     results = journal.results(start, start + chunk.rows)
-    expected = [[writable(each.answer), each.status.value, writable(each.error)] for each in results]
+    expected = [[*map(writable, cells_of(each))] for each in results]
     with closing(store.lines_of(start)) as lines:
-        return expected == [line[-3:] for line in lines]
+        return expected == [split(line)[1] for line in lines]
 
 
 def _check_cells(store: Store, journal: Journal, start: int, marks: Marks) -> None:
@@ -103,7 +104,7 @@ def _check_cells(store: Store, journal: Journal, start: int, marks: Marks) -> No
         next(lines)
         rows = list(lines)
     for (number, line), planned in zip(rows, journal.marks(start, start + len(rows)), strict=True):
-        if changed := marks.differing(planned, marks.of(tuple(line[:-3]))):
+        if changed := marks.differing(planned, marks.of(tuple(split(line)[0]))):
             raise OutputError(
                 f"{path}, line {number}, column {changed[0]!r}: the cell is not the input's. In a chunk file only"
                 " answers may be corrected: put the input's cells back, or move the file away, and `batcher run`"

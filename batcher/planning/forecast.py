@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
+from batcher.endpoint import Endpoint
 from batcher.input.prompt import PromptFunction
 from batcher.journal.journal import Journal
 from batcher.money.account import Tariff, note_of_reserves
@@ -17,11 +18,11 @@ from batcher.money.prices import NANO, dollars, nano_dollars
 from batcher.money.tokens import Counter, counter, prompt_tokens
 from batcher.planning import plan as planning
 from batcher.records import Usage
-from batcher.settings import Endpoint, Options, Settings
+from batcher.settings import Options, Settings
 from batcher.words import duration
 
 if TYPE_CHECKING:
-    from batcher.engine.runner import Data
+    from batcher.input.dataset import Data
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from batcher.answer.columns import AnswerColumns
 from batcher.calls.endpoints import endpoints_of, environment
 from batcher.chat_model import retries_of
+from batcher.endpoint import Endpoint
 from batcher.errors import ChangedError, InputError, SettingsError
 from batcher.input.dataset import Dataset, open_dataset
 from batcher.input.key import keyer
@@ -38,7 +40,7 @@ from batcher.money.prices import dollars
 from batcher.output.adoption import Adoption
 from batcher.output.directory import Store
 from batcher.records import Message, Slice, Values
-from batcher.settings import Endpoint, Settings, check_keyword
+from batcher.settings import Settings, check_keyword
 
 T = TypeVar("T")
 
@@ -197,7 +199,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
             f"{os.fspath(data)} is a file that the run {keyword!r} writes itself: choose another --keyword or"
             " --output-dir"
         )
-    store = Store(directory, keyword, dataset.columns, settings.answer_columns, settings.encoding)
+    store = Store(directory, keyword, dataset.columns, AnswerColumns(settings.answer_column), settings.encoding)
     return Job(settings, keyword, dataset, prompts.render, question, endpoints, store, is_same_for_all=not columns)
 
 

@@ -15,11 +15,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from batcher.calls.retry import backoff, is_rate_limit
+from batcher.endpoint import Endpoint
 from batcher.pool.concurrency import Width
 from batcher.pool.limiter import Limiter, Passage
 from batcher.pool.server_limits import Stated
 from batcher.records import Completion, EndpointCount, Failure, Fault, ServerLimits
-from batcher.settings import Endpoint
 
 if TYPE_CHECKING:
     from batcher.calls.caller import Caller  # loading LangChain takes a second

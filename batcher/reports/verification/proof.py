@@ -15,6 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from batcher.answer.columns import COUNT as _ANSWER_COLUMNS
+from batcher.answer.columns import AnswerColumns
 from batcher.errors import InputError, OutputError
 from batcher.input.cell import cell, writable
 from batcher.input.dataset import Dataset, open_dataset
@@ -33,14 +35,10 @@ from batcher.reports.verification.pairing import aligned
 from batcher.settings import check_keyword
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    Data = str | os.PathLike[str] | pd.DataFrame | pd.Series[Any] | list[str]
+    from batcher.input.dataset import Data
 
 Prompt = str | PromptFunction | None
 """What may be said instead of the recorded prompt."""
-
-_ANSWER_COLUMNS = 3
 
 
 _OF_REQUESTS = {
@@ -335,9 +333,9 @@ class _Proof:
         answer = last.question.get("answer_column")
         self._store = store.as_found([start for start in self._starts if start in self._chunks], answer)
         if asked:
-            names = (answer, f"{answer}_status", f"{answer}_error") if answer else self._store.answer_columns
+            names = AnswerColumns(answer) if answer else self._store.answer_columns
             self._store = Store(store.directory, store.keyword, asked.dataset.columns, names, self._store.encoding)
-        self._header = [*self._store.columns, *self._store.answer_columns]
+        self._header = self._store.all_columns
         self._result = _ResultReader(self._store.all_path, self._header)
         # Results that do not fit their requests, and results that are gone; the rows that have them are named as well.
         self._suspects: dict[int, Kind] = {}

@@ -1,0 +1,97 @@
+"""What a value that a user gives may be: one check for each kind of value.
+
+Invariant: a check returns nothing, or raises a `SettingsError` that begins with what it was told to call the value.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+
+from batcher.errors import SettingsError
+
+_DEAREST = 1e6  # dollars per million tokens: beyond it somebody has mixed up the units
+
+RESERVED_PARAMS = {
+    "model": "use --model",
+    "messages": "use --prompt or --messages-column",
+}
+
+# Windows refuses these as file names, whatever their ending.
+_DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{name}{digit}" for name in ("com", "lpt") for digit in range(1, 10)),
+}
+# A file name may have 255 bytes; `journal_`, `.sqlite-wal` and a temporary file's ending need room.
+_KEYWORD_BYTES = 200
+
+
+def check_number(value: object, where: str) -> None:
+    _check_above_0(value, where, "number", (int, float))
+
+
+def check_whole(value: object, where: str) -> None:
+    _check_above_0(value, where, "whole number", (int,))
+
+
+def _check_above_0(value: object, where: str, what: str, kinds: tuple[type[int | float], ...]) -> None:
+    if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise SettingsError(f"{where} must be a {what} above 0, not {value!r}")
+
+
+def check_text(value: object, where: str) -> None:
+    if not (isinstance(value, str) and value.strip()):
+        shown = repr(value) if isinstance(value, str) else f"of type {type(value).__name__}"
+        raise SettingsError(f"{where} must be a text that is not empty; it is {shown}")
+
+
+def check_params(params: object, where: str) -> None:
+    if not isinstance(params, Mapping) or not all(isinstance(name, str) and name for name in params):
+        raise SettingsError(f"{where} must hold parameters by name, as in {{'temperature': 0}}")
+    for name, advice in RESERVED_PARAMS.items():
+        if name in params:
+            raise SettingsError(f"{where}: {name!r} is not a parameter that can be set here: {advice}")
+    try:
+        json.dumps(dict(params), allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{where}: the parameters cannot be written as JSON: {error}") from error
+
+
+def check_price(value: object, where: str) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= _DEAREST:
+        raise SettingsError(f"{where} must be dollars per million tokens, 0 or more, not {value!r}")
+
+
+def check_variable(name: str, where: str) -> None:
+    """Refuse what cannot name a variable, unshown: it may well be an API key."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise SettingsError(f"{where} must be the name of a variable, such as OPENAI_API_KEY, not the key itself")
+
+
+def check_key(key: object, where: str) -> None:
+    if not isinstance(key, str) or not (key.isascii() and key.isprintable()) or " " in key:
+        raise SettingsError(f"{where} is no text, or holds a space or a character that no header may carry")
+
+
+def check_file_name(name: str, where: str) -> None:
+    """Refuse what is no safe part of a file name on every system."""
+    reason = None
+    if not name.strip():
+        reason = "it is empty"
+    elif name.startswith("."):
+        reason = "it starts with a dot"
+    elif bad := sorted({char for char in name if char in '/\\:*?"<>|' or not char.isprintable()}):
+        reason = f"it holds {' '.join(map(repr, bad))}"
+    elif name[-1] in ". ":
+        reason = "it ends with a dot or a space"
+    elif name.partition(".")[0].lower() in _DEVICES:
+        reason = "the name is reserved on Windows"
+    elif len(name.encode("utf-8", "replace")) > _KEYWORD_BYTES:
+        reason = f"it is longer than {_KEYWORD_BYTES} bytes"
+    if reason:
+        raise SettingsError(f"{where} {name!r} cannot be part of a file name: {reason}; choose another")

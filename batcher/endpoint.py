@@ -1,0 +1,125 @@
+"""A model behind a base URL, with its key, its limits and its prices.
+
+Invariant: an `Endpoint` that exists is valid, and its `repr` holds no API key.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from batcher.chat_model import identity_of, retries_of
+from batcher.checks import check_key, check_number, check_params, check_price, check_text, check_whole
+from batcher.errors import SettingsError
+from batcher.records import Source
+
+OFFLINE = "offline"
+"""The base URL of an endpoint that the embedded server answers; its real port changes with each run."""
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+MAX_CONCURRENCY = 256
+"""Requests in flight at one endpoint, if nothing else is said."""
+
+
+def _check_prices(prices: object) -> None:
+    if not isinstance(prices, Mapping) or not {"in", "out"} <= set(prices) <= {"in", "out", "cached"}:
+        raise SettingsError("prices must hold dollars per million tokens, as in {'in': 0.27, 'out': 1.10}")
+    for name, price in prices.items():
+        check_price(price, f"prices: {name}")
+
+
+def _checked_url(url: str) -> str:
+    """Return a base URL as calls need it; one that may hold a secret is not shown."""
+    url = url.strip()
+    if url == OFFLINE:
+        return url
+    if "@" in url or "?" in url or "#" in url:
+        raise SettingsError("the base URL holds a user, a password or a query: give keys through API_KEY instead")
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good or any(char.isspace() for char in url):
+        raise SettingsError(f"the base URL {url!r} must look like https://host/v1")
+    return url.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model behind a base URL, called with one API key under its own limits.
+
+    Endpoints are compared by value, and can stand in a set or be the keys of a dictionary.
+
+    Args:
+        model: the model's name, as the server knows it. Not needed with `llm`.
+        base_url: such as `https://api.deepseek.com/v1`.
+        api_key: one key; None where the server asks for none. Never shown, never written.
+        rpm: requests a minute at most; None is no limit.
+        rps: requests a second at most; None is no limit.
+        tpm: model tokens a minute at most, prompts and answers together; None is no limit.
+        max_concurrency: requests in flight at most.
+        params: request parameters of this endpoint alone, sent on under the names given.
+        prices: US dollars per million model tokens: `in`, `out` and, if it differs, `cached`; default: the price table.
+        llm: any LangChain chat model; it is called instead, with its own model, key and parameters.
+
+    Raises:
+        SettingsError: a value cannot be used.
+    """
+
+    model: str | None = None
+    base_url: str = OPENAI_URL
+    api_key: str | None = field(default=None, repr=False)
+    rpm: float | None = None
+    rps: float | None = None
+    tpm: float | None = None
+    max_concurrency: int = MAX_CONCURRENCY
+    # What has no hash of its own is compared alone: equal endpoints still have equal hashes.
+    params: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    prices: Mapping[str, float] | None = field(default=None, hash=False)
+    llm: Any = field(default=None, repr=False, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.llm is None and self.model is None:
+            raise SettingsError("an endpoint needs a model: Endpoint('gpt-4o-mini', ...), --model or MODEL in .env")
+        if self.llm is not None and self.params:
+            raise SettingsError("an endpoint with llm= takes its parameters from that object: leave params out")
+        self._check_values()
+        object.__setattr__(self, "base_url", _checked_url(self.base_url))
+        if self.llm is not None and (self.rpm or self.rps or self.tpm) and (retries := retries_of(self.llm)):
+            raise SettingsError(
+                f"the chat model in llm= sends a failed request again by itself, {retries:g} times, and no rpm, rps or"
+                " tpm can hold that back: make it with max_retries=0; batcher tries again"
+            )
+        # Copies, so that an endpoint stays valid whatever becomes of what it was made from.
+        object.__setattr__(self, "params", copy.deepcopy(dict(self.params)))
+        object.__setattr__(self, "prices", None if self.prices is None else dict(self.prices))
+
+    def _check_values(self) -> None:
+        """Check each value alone."""
+        if self.model is not None:
+            check_text(self.model, "model")
+        check_text(self.base_url, "base_url")
+        if self.api_key is not None:
+            check_key(self.api_key, "api_key")
+        for name in ("rpm", "rps", "tpm"):
+            if getattr(self, name) is not None:
+                check_number(getattr(self, name), name)
+        check_whole(self.max_concurrency, "max_concurrency")
+        check_params(self.params, "params")
+        if self.prices is not None:
+            _check_prices(self.prices)
+
+    @property
+    def source(self) -> Source:
+        """Who an answer of this endpoint comes from."""
+        if self.llm is not None:
+            model, base_url, params = identity_of(self.llm)
+            return Source(self.model or model, base_url, params)
+        params = json.dumps(self.params, sort_keys=True, ensure_ascii=False) if self.params else ""
+        return Source(self.model or "", self.base_url, params)
