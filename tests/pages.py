@@ -38,7 +38,7 @@ TRANSLATION = ROOT / "README.zh-CN.md"
 _FENCE = "```"
 _CTRL_C = "^C\n"
 _NOTE = re.compile(r"<!-- (not run|numbers vary): (.+) -->")
-_SHOWN_URL = "http://127.0.0.1:8000/v1"  # of `batcher serve` in a page; a test takes a free port
+_SHOWN_URL = "http://127.0.0.1:8000"  # of `batcher serve` in a page; a test takes a free port
 
 # What differs from one machine, or one second, to the next.
 _VARIABLE = (
@@ -149,7 +149,7 @@ class Session:
         if command.startswith("batcher serve ") and command.endswith("&\n"):
             knobs = shlex.split(command.partition("2>")[0].removeprefix("batcher serve ").removesuffix("&\n"))
             self._server = self._stack.enter_context(local_server(*knobs, cwd=self._work))
-            return f"{_SHOWN_URL}\n"
+            return f"{_SHOWN_URL}/v1\n"
         if command == "kill %1\n":
             self._stack.close()
             return ""
@@ -160,7 +160,7 @@ class Session:
         return self._do("python", "-c", text)
 
     def _do(self, *arguments: str, is_interrupted: bool = False) -> str:
-        url = self._server.base_url if self._server else _SHOWN_URL
+        url = self._server.base_url.removesuffix("/v1") if self._server else _SHOWN_URL
         if is_interrupted and self._server:
             self._server.reset()
         program = subprocess.Popen(
