@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batcher.calls.services import services
     from batcher.endpoint import Endpoint
     from batcher.engine.runner import arun, run
     from batcher.errors import (
@@ -42,6 +43,7 @@ __all__ = [
     "merge",
     "plan",
     "run",
+    "services",
     "status",
     "verify",
 ]
@@ -53,6 +55,7 @@ _HOMES = {
     "merge": "output.joining",
     "plan": "planning.forecast",
     "run": "engine.runner",
+    "services": "calls.services",
     "status": "reports.status",
     "verify": "reports.verification.proof",
 }

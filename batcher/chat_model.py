@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from batcher.hiding import public_url, query_of, secrets_among, user_of, without_user
+from batcher.hiding import Secret, public_url, query_of, secrets_among, user_of, without_user
 
 _SDK_RETRIES = 2
 """What the SDKs of OpenAI and Anthropic do if `max_retries` is None."""
@@ -114,6 +114,12 @@ def secrets_of(llm: object) -> tuple[str, ...]:
 def keys_of(llm: object) -> tuple[str, ...]:
     """Return what is a key of a chat model for certain, and so is replaced in answers too."""
     return _secrets_among(_held_by(llm), _CERTAIN)
+
+
+def keys_in(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what is a key among the headers of an endpoint: what came from the environment, and what is named so."""
+    secret = (form for value in headers.values() if isinstance(value, Secret) for form in _forms_of(value, bool))
+    return secrets_among([*secret, *_gathered(_copied(headers), _CERTAIN, is_secret=False)])
 
 
 class Secrets:

@@ -19,6 +19,11 @@ RESERVED_PARAMS = {
     "messages": "use --prompt or --messages-column",
 }
 
+# What batcher sends itself, or HTTP needs to frame a request.
+OWN_HEADERS = {"accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host"}
+OWN_HEADERS |= {"keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding"}
+OWN_HEADERS |= {"upgrade", "x-request-id"}
+
 # Windows refuses these as file names, whatever their ending.
 _DEVICES = {
     "con",
@@ -74,8 +79,40 @@ def check_variable(name: str, where: str) -> None:
 
 
 def check_key(key: object, where: str) -> None:
+    if isinstance(key, (list, tuple, set)) or (isinstance(key, str) and "," in key):
+        raise SettingsError(
+            f"{where} must be one key: make one Endpoint for each key, or put them into API_KEY, separated by commas"
+        )
     if not isinstance(key, str) or not (key.isascii() and key.isprintable()) or " " in key:
         raise SettingsError(f"{where} is no text, or holds a space or a character that no header may carry")
+
+
+def check_headers(headers: object, where: str, key_header: str) -> None:
+    """Refuse what cannot be sent as headers; no value is shown.
+
+    Args:
+        headers: the headers, by name. A value may be `env:NAME`.
+        where: what to call them.
+        key_header: the header in which the API key goes to this base URL.
+    """
+    if not isinstance(headers, Mapping) or not all(isinstance(text, str) for pair in headers.items() for text in pair):
+        raise SettingsError(f"{where} must hold texts by name, as in {{'X-Team': 'labels', 'X-Key': 'env:TEAM_KEY'}}")
+    seen: set[str] = set()
+    for name, value in headers.items():
+        what = f"{where}: {name!r}"
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise SettingsError(f"{what} cannot be the name of a header")
+        if name.lower() in seen:
+            raise SettingsError(f"{what} is given twice; case does not matter in the names of headers")
+        seen.add(name.lower())
+        if name.lower() in OWN_HEADERS:
+            raise SettingsError(f"{what} is set by batcher itself: leave it out")
+        if name.lower() == "authorization" == key_header.lower():
+            raise SettingsError(f"{what} carries the API key: give that through api_key or --api-key-env instead")
+        if not value.strip() or value != value.strip() or not (value.isascii() and value.isprintable()):
+            raise SettingsError(f"{what} has a value that is empty, or holds a character that no header may carry")
+        if value.startswith("env:"):
+            check_variable(value.removeprefix("env:"), f"{what}, after env:,")
 
 
 def check_file_name(name: str, where: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import batcher
+from batcher.calls.services import SERVICES, services
 from batcher.errors import BatcherError, Interrupted, RunStopped
 from batcher.settings import OPTIONS, Group
 from batcher.words import say
@@ -50,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_verify(verbs)
     _add_merge(verbs)
     _add_serve(verbs)
+    _add_services(verbs)
     _add_demo(verbs)
     return parser
 
@@ -110,6 +112,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     for option in OPTIONS.values():
         # argparse reads `%` as its own; what is not given is left to the default of `Settings`.
         words = option.help.replace("%", "%%")
+        if option.name == "provider":
+            words += f": {', '.join(SERVICES)}"
         groups[option.group].add_argument(option.flag, help=words, default=None, **option.kind.argument)
 
 
@@ -198,6 +202,18 @@ def _add_serve(verbs: Any) -> None:
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="draws other faults (0)")
 
 
+def _add_services(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "services",
+        "batcher services [options]",
+        "the services known by name",
+        "Show the services that --provider knows: the variable of the API key, whose the limits are, the base URL. Any"
+        " other service works by its base URL.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout, with all that is known")
+
+
 def _add_demo(verbs: Any) -> None:
     parser = _verb(
         verbs,
@@ -241,6 +257,8 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         options.pop(name, None)
     if "param" in options:
         options["param"] = dict(map(_param, options["param"]))
+    if "header" in options:
+        options["header"] = _headers(options["header"])
     return options
 
 
@@ -274,6 +292,18 @@ def _param(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def _headers(texts: Sequence[str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name:  # not shown: it may be a key
+            raise batcher.SettingsError("--header must look like NAME=VALUE, as in X-Team=labels or X-Key=env:TEAM_KEY")
+        if name in headers:
+            raise batcher.SettingsError(f"--header {name} is given twice")
+        headers[name] = value
+    return headers
 
 
 def _tell(report: Report) -> None:
@@ -324,6 +354,15 @@ def _serve(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _services(arguments: argparse.Namespace) -> int:
+    found = services()
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        _print(found)
+    return OK
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from batcher.demo import demo  # noqa: PLC0415 - for this verb alone
 
@@ -337,6 +376,7 @@ VERBS = {
     "verify": _verify,
     "merge": _merge,
     "serve": _serve,
+    "services": _services,
     "demo": _demo,
 }
 

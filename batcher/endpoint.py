@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from batcher.chat_model import identity_of, retries_of
-from batcher.checks import check_key, check_number, check_params, check_price, check_text, check_whole
+from batcher.checks import check_headers, check_key, check_number, check_params, check_price, check_text, check_whole
 from batcher.errors import SettingsError
 from batcher.records import Source
 
@@ -33,21 +34,34 @@ def _check_prices(prices: object) -> None:
         check_price(price, f"prices: {name}")
 
 
-def _checked_url(url: str) -> str:
-    """Return a base URL as calls need it; one that may hold a secret is not shown."""
+def checked_url(url: str) -> str:
+    """Return a base URL as calls need it; one that may hold a secret is not shown.
+
+    Raises:
+        SettingsError: it is no base URL, or holds more than a place and an `api-version`.
+    """
     url = url.strip()
     if url == OFFLINE:
         return url
-    if "@" in url or "?" in url or "#" in url:
-        raise SettingsError("the base URL holds a user, a password or a query: give keys through API_KEY instead")
+    place, mark, query = url.partition("?")
+    if "@" in url or "#" in url or (mark and not re.fullmatch(r"api-version=[\w.-]+", query, re.ASCII)):
+        raise SettingsError(
+            "the base URL holds a user, a password or a query other than ?api-version=: give keys through API_KEY, and"
+            " what else a server wants as headers"
+        )
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(place)
         is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_good = False
-    if not is_good or any(char.isspace() for char in url):
+    if not is_good or any(char.isspace() for char in place):
         raise SettingsError(f"the base URL {url!r} must look like https://host/v1")
-    return url.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+    return place.rstrip("/").removesuffix("/chat/completions").rstrip("/") + mark + query
+
+
+def key_header(base_url: str) -> str:
+    """Return the header in which an API key goes to a base URL: Azure's, which name a version, have their own."""
+    return "api-key" if "?api-version=" in base_url else "Authorization"
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,7 @@ class Endpoint:
 
     Args:
         model: the model's name, as the server knows it. Not needed with `llm`.
-        base_url: such as `https://api.deepseek.com/v1`.
+        base_url: such as `https://api.deepseek.com/v1`; it may end in `?api-version=...`, as Azure's do.
         api_key: one key; None where the server asks for none. Never shown, never written.
         rpm: requests a minute at most; None is no limit.
         rps: requests a second at most; None is no limit.
@@ -67,6 +81,8 @@ class Endpoint:
         params: request parameters of this endpoint alone, sent on under the names given.
         prices: US dollars per million model tokens: `in`, `out` and, if it differs, `cached`; default: the price table.
         llm: any LangChain chat model; it is called instead, with its own model, key and parameters.
+        headers: sent with each request, by name. A value `env:NAME` is read from that variable of the environment or
+            `.env`, and hidden in whatever the server says. Never shown, never written.
 
     Raises:
         SettingsError: a value cannot be used.
@@ -83,14 +99,19 @@ class Endpoint:
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     prices: Mapping[str, float] | None = field(default=None, hash=False)
     llm: Any = field(default=None, repr=False, hash=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
 
     def __post_init__(self) -> None:
         if self.llm is None and self.model is None:
             raise SettingsError("an endpoint needs a model: Endpoint('gpt-4o-mini', ...), --model or MODEL in .env")
-        if self.llm is not None and self.params:
-            raise SettingsError("an endpoint with llm= takes its parameters from that object: leave params out")
+        for name, what in (("params", "parameters"), ("headers", "headers")):
+            if self.llm is not None and getattr(self, name):
+                raise SettingsError(f"an endpoint with llm= takes its {what} from that object: leave {name} out")
         self._check_values()
-        object.__setattr__(self, "base_url", _checked_url(self.base_url))
+        object.__setattr__(self, "base_url", checked_url(self.base_url))
+        check_headers(self.headers, "headers", key_header(self.base_url))
+        if self.api_key and self.has_key_in_headers:
+            raise SettingsError("headers carry the API key, and api_key is given as well: leave one of them out")
         if self.llm is not None and (self.rpm or self.rps or self.tpm) and (retries := retries_of(self.llm)):
             raise SettingsError(
                 f"the chat model in llm= sends a failed request again by itself, {retries:g} times, and no rpm, rps or"
@@ -98,6 +119,7 @@ class Endpoint:
             )
         # Copies, so that an endpoint stays valid whatever becomes of what it was made from.
         object.__setattr__(self, "params", copy.deepcopy(dict(self.params)))
+        object.__setattr__(self, "headers", dict(self.headers))
         object.__setattr__(self, "prices", None if self.prices is None else dict(self.prices))
 
     def _check_values(self) -> None:
@@ -116,10 +138,16 @@ class Endpoint:
             _check_prices(self.prices)
 
     @property
+    def has_key_in_headers(self) -> bool:
+        """Whether the headers of the user carry what a service of this kind takes for a key."""
+        where = key_header(self.base_url).lower()
+        return where != "authorization" and any(name.lower() in {where, "authorization"} for name in self.headers)
+
+    @property
     def source(self) -> Source:
-        """Who an answer of this endpoint comes from."""
+        """Who an answer of this endpoint comes from; headers and the version of an API are not part of it."""
         if self.llm is not None:
             model, base_url, params = identity_of(self.llm)
             return Source(self.model or model, base_url, params)
         params = json.dumps(self.params, sort_keys=True, ensure_ascii=False) if self.params else ""
-        return Source(self.model or "", self.base_url, params)
+        return Source(self.model or "", self.base_url.partition("?")[0], params)

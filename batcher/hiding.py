@@ -15,6 +15,16 @@ SHORTEST = 8
 SHORTEST_WORD = 16
 """The fewest characters of a secret that has only letters: local servers accept any word as a key ("placeholder")."""
 
+
+class Secret(str):
+    """A text that its `repr` does not show, such as the value of a header that was read from the environment."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'...'"
+
+
 _USER = re.compile(r"(?<=://)[^/?#@\s]*@")
 
 

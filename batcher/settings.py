@@ -81,6 +81,11 @@ def _one_of(choices: Sequence[str]) -> Callable[[object, str], None]:
     return check
 
 
+def _check_headers(value: object, where: str) -> None:
+    if not isinstance(value, Mapping):  # its names and values are checked where the base URL is known
+        raise SettingsError(f"{where} must hold texts by name, as in {{'X-Team': 'labels'}}")
+
+
 def _check_keyword(value: Any, where: str) -> None:
     _typed(str)(value, where)
     check_file_name(value, where)
@@ -108,6 +113,7 @@ _FLAG = Kind(_typed(bool), {"action": "store_true"})
 _KEYWORD = Kind(_check_keyword, {"metavar": "NAME"})
 _NAME = _text("NAME")
 _NUMBER = _number()
+_HEADERS = Kind(_check_headers, {"metavar": "NAME=VALUE", "action": "append"})
 _PARAMS = Kind(check_params, {"metavar": "KEY=VALUE", "action": "append"})
 _PRICE = Kind(check_price, {"metavar": "USD", "type": float})
 _SECONDS = _number("S")
@@ -117,7 +123,7 @@ _VARIABLE = Kind(_check_variable, {"metavar": "VARIABLE"})
 _WHOLE = Kind(check_whole, {"metavar": "N", "type": int})
 
 
-def _option(default: T, group: Group, kind: Kind, help: str, *, in_python: str = "") -> T:  # noqa: A002 - argparse's word
+def _option(default: T, group: Group, kind: Kind, help: str, *, in_python: str = "", is_shown: bool = True) -> T:  # noqa: A002 - argparse's word
     """Describe an option, as a field of `Settings`.
 
     Args:
@@ -126,9 +132,10 @@ def _option(default: T, group: Group, kind: Kind, help: str, *, in_python: str =
         kind: what it takes.
         help: what it is for. The default is not repeated in it, unless it is None and stands for something else.
         in_python: said instead of `help` in Python, if more can be given there than on the command line.
+        is_shown: the `repr` of the settings shows its value.
     """
     words: dict[str, Any] = {"group": group, "kind": kind, "help": help, "in_python": in_python or help}
-    described: Any = field(default=default, metadata=words)
+    described: Any = field(default=default, repr=is_shown, metadata=words)
     return described  # type: ignore[no-any-return]
 
 
@@ -155,27 +162,40 @@ class Settings:
     )
     model: str | None = _option(None, Group.ENDPOINTS, _NAME, "the model; default: MODEL of the environment or .env")
     base_url: str | None = _option(
-        None, Group.ENDPOINTS, _URL, "default: BASE_URL, then OPENAI_BASE_URL, then OpenAI's own"
+        None, Group.ENDPOINTS, _URL, "default: BASE_URL, then OPENAI_BASE_URL, OPENAI_API_BASE, then OpenAI's own"
     )
     provider: str | None = _option(
         None,
         Group.ENDPOINTS,
         _NAME,
-        "a known service instead of a base URL: openai, deepseek, dashscope, deepinfra, zhipu, ollama, vllm; or"
-        " offline, the embedded server, which needs no key and no network",
+        "a service by name instead of a base URL; offline is the embedded server, which needs no key and no network."
+        " `batcher services` shows them",
+        in_python="a service by name instead of a base URL; `batcher.services()` shows them. 'offline' is the embedded"
+        " server, which needs no key and no network",
     )
     api_key_env: str | None = _option(
         None,
         Group.ENDPOINTS,
         _VARIABLE,
-        "the variable that holds the key, or several keys separated by commas; default: API_KEY, then OPENAI_API_KEY",
+        "the variable that holds the key, or several keys separated by commas; default: API_KEY for BASE_URL, and the"
+        " service's own variable, such as OPENAI_API_KEY, for a known service",
+    )
+    header: Mapping[str, str] | None = _option(
+        None,
+        Group.ENDPOINTS,
+        _HEADERS,
+        "a header sent with each request; a VALUE env:VARIABLE is read from the environment or .env, and never shown."
+        " May be given several times",
+        in_python="headers sent with each request, by name; a value env:VARIABLE is read from the environment or .env,"
+        " and never shown",
+        is_shown=False,
     )
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None = _option(
         None,
         Group.ENDPOINTS,
         _ENDPOINTS,
         "a TOML file with [[endpoint]] tables: model, base_url, api_key_env, rpm, rps, tpm, max_concurrency, params,"
-        " prices",
+        " prices, headers",
         in_python="a list of batcher.Endpoint, or a TOML file with [[endpoint]] tables",
     )
     rpm: float | None = _option(None, Group.LIMITS, _NUMBER, "requests a minute at most, for each key")
@@ -240,7 +260,7 @@ class Settings:
         _only_one(self, "provider", "base_url")
         if (self.price_in is None) != (self.price_out is None):
             raise SettingsError("--price-in and --price-out go together: give both, in dollars per million tokens")
-        for name in ("model", "base_url", "provider", "api_key_env", "rpm", "rps", "tpm", "price_in"):
+        for name in ("model", "base_url", "provider", "api_key_env", "header", "rpm", "rps", "tpm", "price_in"):
             if self.endpoints is not None and getattr(self, name) is not None:
                 raise SettingsError(f"{_flag(name)} and --endpoints exclude each other: say it in the endpoints")
 
@@ -349,6 +369,7 @@ class Options(TypedDict, total=False):
     base_url: str | None
     provider: str | None
     api_key_env: str | None
+    header: Mapping[str, str] | None
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None
     rpm: float | None
     rps: float | None

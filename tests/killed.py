@@ -20,7 +20,7 @@ from typing import Any
 
 
 def main() -> None:
-    for module in ("batcher.cli", "batcher.engine.runner", "batcher.calls.caller"):
+    for module in ("batcher.cli", "batcher.engine.runner", "batcher.calls.factory"):
         importlib.import_module(module)
     gc.freeze()  # a fork would look through all of LangChain at its end
     for line in sys.stdin:

@@ -13,12 +13,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from batcher.calls.services import SERVICES
 from batcher.server.answers import answer
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 # What a developer has in the environment or in a .env must not reach the programs.
-_PRIVATE = ("API_KEY", "OPENAI_API_KEY", "BASE_URL", "OPENAI_BASE_URL", "MODEL")
+_PRIVATE = {"API_KEY", "BASE_URL", "OPENAI_BASE_URL", "OPENAI_API_BASE", "MODEL"}
+_PRIVATE |= {"AZURE_OPENAI_ENDPOINT", "OPENAI_API_VERSION", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"}
+_PRIVATE |= {variable for service in SERVICES.values() for variable in service.key_variables}
 
 
 def environment(**extra: str) -> dict[str, str]:

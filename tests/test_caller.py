@@ -26,10 +26,12 @@ from langchain_core.tracers.context import collect_runs, register_configure_hook
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from batcher.calls.caller import ChatCallers, OwnCaller
 from batcher.calls.connections import QUIET_S
+from batcher.calls.factory import ChatCallers
+from batcher.calls.fast_chat import OwnCaller
 from batcher.endpoint import Endpoint
 from batcher.errors import SettingsError
+from batcher.hiding import Secret
 from batcher.records import Allowance, Completion, Failure, Fault, Message, ServerLimits, Usage
 from batcher.server.answers import answer
 from batcher.server.serve import Server, embedded
@@ -351,6 +353,44 @@ def through_the_sdk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 async def test_the_client_of_the_sdk_sends_messages_as_they_are(through_the_sdk: Callable[..., Any]) -> None:
     messages = [{"role": "developer", "content": [{"type": "odd"}], "unknown": 1}, {"role": "tool", "content": None}]
     assert (await through_the_sdk(OK, messages))[1][0]["messages"] == messages
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"api_key": KEY}, {"authorization": f"Bearer {KEY}"}),
+        ({}, {}),
+        ({"base_url": "?api-version=2024-10-21", "api_key": KEY}, {"api-key": KEY}),
+        ({"headers": {"X-Team": "labels"}}, {"x-team": "labels"}),
+        ({"headers": {"OpenAI-Organization": "org-1"}}, {"openai-organization": "org-1"}),
+    ],
+)
+async def test_the_client_of_the_sdk_sends_the_headers_of_the_endpoint_and_no_others_that_name_an_account(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: dict[str, str]
+) -> None:
+    refuse_our_client(monkeypatch)
+    for variable in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(variable, "of-the-environment")
+    query = options.get("base_url", "")
+    async with canned(OK) as server:
+        endpoint = Endpoint("m", **{**options, "base_url": server.base_url + query})
+        with pytest.warns(RuntimeWarning):
+            assert await called(endpoint) == FINE
+    (request,) = server.asked
+    assert request.line == f"POST /v1/chat/completions{query} HTTP/1.1"
+    told = ("authorization", "api-key", "x-team", "openai-organization", "openai-project")
+    assert {name: request.headers[name] for name in told if name in request.headers} == expected
+
+
+async def test_a_key_in_a_header_is_hidden_through_the_client_of_the_sdk_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refuse_our_client(monkeypatch)
+    for reply in (http(200, completion(f"your key is {KEY}")), http(400, f"your key is {KEY}")):
+        async with canned(reply) as server:
+            with pytest.warns(RuntimeWarning):
+                outcome = await called(Endpoint("m", server.base_url, headers={"X-Mine": Secret(KEY)}))
+        assert "your key is [API key]" in str(outcome)
 
 
 async def test_what_comes_back_through_the_client_of_the_sdk_is_read(through_the_sdk: Callable[..., Any]) -> None:

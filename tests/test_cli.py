@@ -264,6 +264,27 @@ def test_a_prompt_file_is_the_prompt_without_its_last_line_break(odd: Path, tmp_
     assert json.loads(same.stdout)["requests"] == 0
 
 
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        (["sk-secret-key"], "--header must look like NAME=VALUE, as in X-Team=labels or X-Key=env:TEAM_KEY"),
+        (["=sk-secret-key"], "--header must look like NAME=VALUE"),
+        (["X-A=sk-secret-key", "X-A=2"], "--header X-A is given twice"),
+        (["Authorization=Bearer sk-secret-key"], "--header: 'Authorization' carries the API key: give that through"),
+        (["X-A=env:NONE"], "header X-A: NONE is not set in the environment or .env"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_refused_before_anything_is_written(
+    odd: Path, tmp_path: Path, headers: list[str], said: str
+) -> None:
+    options = [argument for header in headers for argument in ("--header", header)]
+    done = call("run", odd, "--prompt", "{text}", "--model", "m", "--base-url", "http://h", *options, cwd=tmp_path)
+    assert (done.status, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert "sk-secret" not in done.stderr
+    assert not (tmp_path / "output").exists()
+
+
 def test_an_option_is_not_taken_for_another_that_begins_like_it(odd: Path, tmp_path: Path) -> None:
     done = call("serve", "--api-key", "sk-secret", cwd=tmp_path)
     assert done.status == 2

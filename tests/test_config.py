@@ -105,6 +105,7 @@ WRONG: dict[str, tuple[object, ...]] = {
     "base_url": NO_TEXTS,
     "provider": NO_TEXTS,
     "api_key_env": NO_TEXTS,
+    "header": ("X-Team=labels", [("X-Team", "labels")], 5),
     "rpm": NO_NUMBERS,
     "rps": NO_NUMBERS,
     "tpm": NO_NUMBERS,
@@ -260,6 +261,13 @@ def test_a_keyword_that_is_accepted_makes_files_that_can_be_made(tmp_path: Path,
         ({"api_key": "sk-a\n"}, "api_key is no text"),
         ({"api_key": "sk-数"}, "api_key is no text"),
         ({"api_key": 5}, "api_key is no text"),
+        ({"api_key": ["sk-a", "sk-b"]}, "api_key must be one key: make one Endpoint for each key, or put them into"),
+        ({"api_key": "sk-a,sk-b"}, "api_key must be one key: make one Endpoint for each key, or put them into API_KEY"),
+        ({"llm": object(), "headers": {"X": "y"}}, "an endpoint with llm= takes its headers from that object"),
+        (
+            {"base_url": "https://h?api-version=1", "api_key": "sk-a", "headers": {"api-key": "env:K"}},
+            "headers carry the API key, and api_key is given as well",
+        ),
         ({"rpm": 0}, "rpm must be a number above 0, not 0"),
         ({"rps": "5"}, "rps must be a number above 0, not '5'"),
         ({"tpm": 0}, "tpm must be a number above 0, not 0"),
@@ -288,6 +296,8 @@ def test_an_endpoint_that_exists_is_valid(values: dict[str, Any], said: str) -> 
         ("https://host/v1/chat/completions", "https://host/v1"),
         ("https://host/v1//chat/completions/", "https://host/v1"),
         ("http://[::1]:8000", "http://[::1]:8000"),
+        ("https://host/v1/?api-version=2024-10-21", "https://host/v1?api-version=2024-10-21"),
+        ("https://host/chat/completions?api-version=2025-01-01-preview", "https://host?api-version=2025-01-01-preview"),
         (OFFLINE, OFFLINE),
     ],
 )
@@ -303,8 +313,9 @@ def test_a_base_url_that_cannot_be_called_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://me:sk-1@host/v1", "https://sk-1@host", "me:sk-1@host", "https://host/v1?key=sk-1", "http://h#sk-1"]
-)
+    "url", ["https://me:sk-1@host/v1", "https://sk-1@host", "me:sk-1@host", "https://host/v1?key=sk-1", "http://h#sk-1",
+     "https://h?api-version=1&key=sk-1", "https://h?api-version=", "https://h?", "https://h?api-version=sk-1/2"],
+)  # fmt: skip
 def test_a_base_url_that_may_hold_a_secret_is_refused_unshown(url: str) -> None:
     assert fault(lambda: Endpoint("m", url)).startswith("the base URL holds a user, a password or a query")
 
@@ -313,6 +324,11 @@ def test_no_repr_shows_a_key() -> None:
     endpoint = Endpoint("m", api_key="sk-secret", llm={"key": "sk-secret"})
     assert "sk-" not in repr(endpoint)
     assert "sk-" not in repr(Settings(endpoints=[endpoint]))
+
+
+def test_headers_and_the_version_of_an_api_are_not_part_of_a_source() -> None:
+    one = Endpoint("m", "https://h/v1?api-version=1", headers={"X-A": "1"})
+    assert one.source == Endpoint("m", "https://h/v1").source
 
 
 def test_endpoints_that_differ_in_key_or_limits_alone_are_one_source() -> None:

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from faults import fault
 
-from batcher.calls.endpoints import SERVICES, endpoints_of, environment
+from batcher.calls.endpoints import endpoints_of, environment
+from batcher.calls.services import AZURE, SERVICES, service_at
 from batcher.endpoint import MAX_CONCURRENCY, OFFLINE, Endpoint
 from batcher.settings import Settings
 
 OPENAI = "https://api.openai.com/v1"
+PLACES = [service.base_url for name, service in SERVICES.items() if service.needs_key and name != AZURE]
 
 
 def made(env: dict[str, str], **options: Any) -> list[tuple[str | None, str, str | None]]:
@@ -57,15 +59,11 @@ def test_options_go_before_the_environment(
     assert made(env, **options) == expected
 
 
-def test_the_services_of_the_contract_are_known() -> None:
-    assert {"openai", "deepseek", "dashscope", "deepinfra", "zhipu", "ollama", "vllm", OFFLINE} == set(SERVICES)
-    for base_url, _ in SERVICES.values():
-        assert Endpoint("m", base_url).base_url == base_url
-
-
-@pytest.mark.parametrize("provider", [name for name, service in SERVICES.items() if service.api_key_env])
+@pytest.mark.parametrize(
+    "provider", [name for name, service in SERVICES.items() if service.needs_key and name != AZURE]
+)
 def test_a_provider_that_asks_for_a_key_names_the_variables(provider: str) -> None:
-    variables = dict.fromkeys([SERVICES[provider].api_key_env, "API_KEY"])
+    variables = [*SERVICES[provider].key_variables, "API_KEY"]
     assert fault(lambda: made({}, provider=provider, model="m")) == (
         f"no API key for {SERVICES[provider].base_url}: set {' or '.join(variables)} in the environment or .env"
     )
@@ -85,7 +83,8 @@ def test_a_provider_that_asks_for_a_key_names_the_variables(provider: str) -> No
         ({"MODEL": "m", "API_KEY": "sk-密钥"}, {}, "a key in API_KEY is no text, or holds a space or a character"),
         ({"MODEL": "m", "API_KEY": "sk-1,sk-2,sk-1"}, {}, "API_KEY holds the same key twice"),
         ({"MODEL": "m", "BASE_URL": "http://me:sk-1@h"}, {}, "the base URL holds a user, a password or a query"),
-        ({}, {"provider": "opnai"}, "--provider 'opnai' is not known; known are openai, deepseek, "),
+        ({}, {"provider": "opnai"}, "--provider 'opnai' is not known (openai?); `batcher services` lists those that"),
+        ({}, {"provider": "☃"}, "--provider '☃' is not known; `batcher services` lists those that are; any other"),
     ],
 )
 def test_what_is_missing_or_wrong_is_named(env: dict[str, str], options: dict[str, Any], said: str) -> None:
@@ -116,7 +115,220 @@ def test_a_concurrency_beside_endpoint_objects_is_refused_rather_than_ignored() 
     assert fault(lambda: endpoints_of(settings, {})).startswith("--max-concurrency and endpoints= exclude each other")
 
 
+# --- where keys go ---
+
+KEYS = {
+    "API_KEY": "sk-ours",
+    "OPENAI_API_KEY": "sk-openai",
+    "DEEPSEEK_API_KEY": "sk-deepseek",
+    "ZHIPU_API_KEY": "sk-zhipu",
+    "AZURE_OPENAI_API_KEY": "sk-azure",
+    "MODEL": "m",
+}
+DEEPSEEK = SERVICES["deepseek"].base_url
+AZURE_URL = "https://mine.openai.azure.com/openai/deployments/d?api-version=2024-10-21"
+
+
+@pytest.mark.parametrize(
+    ("urls", "options", "expected"),
+    [
+        # What the environment gives: API_KEY belongs to BASE_URL, OPENAI_API_KEY to OPENAI_BASE_URL.
+        ({}, {}, (OPENAI, "sk-ours")),
+        ({"BASE_URL": "http://h/v1"}, {}, ("http://h/v1", "sk-ours")),
+        ({"BASE_URL": DEEPSEEK}, {}, (DEEPSEEK, "sk-ours")),
+        ({"OPENAI_BASE_URL": "http://h/v1"}, {}, ("http://h/v1", "sk-openai")),
+        ({"OPENAI_API_BASE": "http://h/v1/"}, {}, ("http://h/v1", "sk-openai")),
+        ({"OPENAI_BASE_URL": "http://h", "OPENAI_API_BASE": "http://i"}, {}, ("http://h", "sk-openai")),
+        ({"OPENAI_BASE_URL": DEEPSEEK}, {}, (DEEPSEEK, "sk-deepseek")),
+        ({"BASE_URL": "http://h", "OPENAI_BASE_URL": "http://i"}, {}, ("http://h", "sk-ours")),
+        # What the command line names: a service takes its own variable first, any other place API_KEY.
+        ({}, {"base_url": "http://h/v1"}, ("http://h/v1", "sk-ours")),
+        ({"BASE_URL": "/app/"}, {"base_url": "http://h/v1"}, ("http://h/v1", "sk-ours")),
+        ({}, {"base_url": OPENAI}, (OPENAI, "sk-openai")),
+        ({}, {"base_url": "https://api.deepseek.com"}, ("https://api.deepseek.com", "sk-deepseek")),
+        ({}, {"provider": "deepseek"}, (DEEPSEEK, "sk-deepseek")),
+        ({}, {"provider": "zhipu"}, (SERVICES["zhipu"].base_url, "sk-zhipu")),
+        ({}, {"provider": "groq"}, (SERVICES["groq"].base_url, "sk-ours")),
+        ({}, {"provider": "vllm"}, (SERVICES["vllm"].base_url, None)),
+        ({}, {"base_url": SERVICES["vllm"].base_url}, (SERVICES["vllm"].base_url, "sk-ours")),
+        ({"OPENAI_BASE_URL": "http://h"}, {"base_url": "http://h"}, ("http://h", "sk-openai")),
+        ({}, {"base_url": AZURE_URL}, (AZURE_URL, "sk-azure")),
+        ({}, {"provider": "deepseek", "api_key_env": "OPENAI_API_KEY"}, (DEEPSEEK, "sk-openai")),
+    ],
+)
+def test_each_key_goes_where_it_belongs(
+    urls: dict[str, str], options: dict[str, Any], expected: tuple[str, str | None]
+) -> None:
+    assert made(KEYS | urls, **options) == [("m", *expected)]
+
+
+@pytest.mark.parametrize("variable", [name for name in KEYS if name != "MODEL"])
+@pytest.mark.parametrize("base_url", ["http://h/v1", "https://api.openai.com.h/v1", *PLACES])
+def test_a_key_goes_nowhere_else(variable: str, base_url: str) -> None:
+    """Each key alone in the environment, and a base URL in the one variable or the other."""
+    service = service_at(base_url)
+    own = service.key_variables if service else ()
+    for name, paired in (("BASE_URL", "API_KEY"), ("OPENAI_BASE_URL", "OPENAI_API_KEY")):
+        env = {"MODEL": "m", name: base_url, variable: "sk-1"}
+        if variable == paired or variable in own:
+            assert made(env) == [("m", base_url, "sk-1")]
+        elif service:
+            assert fault(partial(made, env)).startswith(f"no API key for {base_url}: set ")
+        else:
+            assert made(env) == [("m", base_url, None)]
+
+
+def test_a_key_that_is_set_for_another_place_is_named() -> None:
+    env = {"MODEL": "m", "OPENAI_BASE_URL": DEEPSEEK, "API_KEY": "sk-1"}
+    assert fault(lambda: made(env)) == (
+        f"no API key for {DEEPSEEK}: set DEEPSEEK_API_KEY or OPENAI_API_KEY in the environment or .env; API_KEY is for"
+        " BASE_URL and for what the command line names"
+    )
+    assert fault(lambda: made({"OPENAI_API_KEY": "sk-1"}, provider="zhipu", model="m")) == (
+        f"no API key for {SERVICES['zhipu'].base_url}: set ZHIPUAI_API_KEY or ZHIPU_API_KEY or API_KEY in the"
+        " environment or .env; OPENAI_API_KEY is for OpenAI and for OPENAI_BASE_URL"
+    )
+
+
+@pytest.mark.parametrize("name", ["BASE_URL", "OPENAI_BASE_URL", "OPENAI_API_BASE"])
+@pytest.mark.parametrize(
+    ("base_url", "said"),
+    [
+        ("/app/", "the base URL '/app/' must look like https://host/v1"),
+        ("http://h/v1?key=sk-1", "the base URL holds a user, a password or a query other than ?api-version=: "),
+    ],
+)
+def test_a_wrong_base_url_of_the_environment_is_named_with_its_variable(name: str, base_url: str, said: str) -> None:
+    message = fault(lambda: made({"MODEL": "m", name: base_url, "API_KEY": "sk-1"}))
+    assert message.startswith(said)
+    assert message.endswith(f" ({name} in the environment or .env)")
+    assert "sk-1" not in message
+
+
+# --- Azure ---
+
+
+def test_azure_by_name_takes_the_variables_of_its_sdk_and_the_model_names_the_deployment() -> None:
+    env = KEYS | {"AZURE_OPENAI_ENDPOINT": "https://mine.openai.azure.com/", "OPENAI_API_VERSION": "2024-10-21"}
+    resource = "https://mine.openai.azure.com/openai/deployments"
+    assert made(env, provider="azure", model="a b/c") == [
+        ("a b/c", f"{resource}/a%20b%2Fc?api-version=2024-10-21", "sk-azure")
+    ]
+    assert made(env | {"AZURE_OPENAI_API_KEY": "", "AZURE_API_KEY": "sk-2"}, provider="azure") == [
+        ("m", f"{resource}/m?api-version=2024-10-21", "sk-2")
+    ]
+
+
+@pytest.mark.parametrize("missing", ["AZURE_OPENAI_ENDPOINT", "OPENAI_API_VERSION", "MODEL"])
+def test_azure_without_resource_version_or_deployment_says_what_it_needs(missing: str) -> None:
+    env = KEYS | {"AZURE_OPENAI_ENDPOINT": "https://mine.openai.azure.com", "OPENAI_API_VERSION": "2024-10-21"}
+    said = fault(lambda: made(env | {missing: ""}, provider="azure"))
+    assert said.startswith("--provider azure needs AZURE_OPENAI_ENDPOINT (https://RESOURCE.openai.azure.com) and")
+
+
+# --- headers ---
+
+
+def headers_of(env: dict[str, str], **options: Any) -> list[dict[str, str]]:
+    return [dict(each.headers) for each in endpoints_of(Settings.of(options), env)]
+
+
+def test_a_header_may_be_read_from_the_environment() -> None:
+    header = {"X-Team": "labels", "X-Key": "env:TEAM_KEY", "X-Odd": "my env:TEAM_KEY"}
+    env = KEYS | {"TEAM_KEY": "sk-1"}
+    expected = {"X-Team": "labels", "X-Key": "sk-1", "X-Odd": "my env:TEAM_KEY"}
+    assert headers_of(env, header=header) == [expected]
+    assert headers_of(env, endpoints=[Endpoint("m", headers=header)]) == [expected]
+    assert fault(lambda: headers_of(KEYS, header=header)) == (
+        "header X-Key: TEAM_KEY is not set in the environment or .env"
+    )
+
+
+def test_a_file_of_endpoints_may_hold_headers(tmp_path: Path) -> None:
+    content = '[[endpoint]]\nmodel = "m"\nbase_url = "http://h"\nheaders = { X-Key = "env:TEAM_KEY", X-Team = "a" }'
+    [endpoint] = from_file(tmp_path, content, {"TEAM_KEY": "sk-1"})
+    assert endpoint.headers == {"X-Key": "sk-1", "X-Team": "a"}
+    assert fault(lambda: from_file(tmp_path, content, {})).endswith(
+        "header X-Key: TEAM_KEY is not set in the environment or .env"
+    )
+    message = fault(lambda: from_file(tmp_path, content.replace('"a"', "5"), {"TEAM_KEY": "sk-1"}))
+    assert "endpoint 1: headers must hold texts by name" in message
+
+
+def test_organization_and_project_are_sent_to_openai_alone() -> None:
+    env = KEYS | {"OPENAI_ORG_ID": "org-1", "OPENAI_PROJECT_ID": "proj-1"}
+    both = {"OpenAI-Organization": "org-1", "OpenAI-Project": "proj-1"}
+    assert headers_of(env) == headers_of(env, provider="openai") == headers_of(env, endpoints=[Endpoint("m")]) == [both]
+    assert headers_of(env | {"OPENAI_PROJECT_ID": ""}) == [{"OpenAI-Organization": "org-1"}]
+    mine = {"openai-organization": "org-2", "OpenAI-Project": "proj-1"}
+    assert headers_of(env, header={"openai-organization": "org-2"}) == [mine]
+    for options in ({"provider": "deepseek"}, {"base_url": "http://h"}, {"base_url": AZURE_URL}):
+        assert headers_of(env, **options) == [{}]
+    assert headers_of(env | {"OPENAI_BASE_URL": "http://h"}) == [{}]
+
+
+@pytest.mark.parametrize("name", ["api-key", "Authorization"])
+def test_a_key_that_is_given_as_a_header_of_azure_is_the_only_one(name: str) -> None:
+    [endpoint] = endpoints_of(Settings(base_url=AZURE_URL, header={name: "env:MINE"}), KEYS | {"MINE": "sk-1"})
+    assert (endpoint.api_key, endpoint.headers) == (None, {name: "sk-1"})
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ({"Host": "h"}, "'Host' is set by batcher itself: leave it out"),
+        ({"content-TYPE": "text/plain"}, "'content-TYPE' is set by batcher itself"),
+        ({"X-Request-ID": "1"}, "'X-Request-ID' is set by batcher itself"),
+        ({"Transfer-Encoding": "chunked"}, "'Transfer-Encoding' is set by batcher itself"),
+        ({"Authorization": "Bearer sk-1"}, "'Authorization' carries the API key: give that through api_key or"),
+        ({"X-A": "1", "x-a": "2"}, "'x-a' is given twice"),
+        ({"X A": "1"}, "'X A' cannot be the name of a header"),
+        ({"": "sk-1"}, "'' cannot be the name of a header"),
+        ({"X-A": ""}, "'X-A' has a value that is empty, or holds a character that no header may carry"),
+        ({"X-A": "sk-1\r\nX-B: 2"}, "'X-A' has a value that is empty, or holds a character"),
+        ({"X-A": "sk-密"}, "'X-A' has a value that is empty, or holds a character"),
+        ({"X-A": "env:sk-1"}, "'X-A', after env:, must be the name of a variable"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_refused_and_its_value_is_not_shown(header: dict[str, str], said: str) -> None:
+    message = fault(lambda: headers_of(KEYS, header=header))
+    assert message.startswith(f"--header: {said}")
+    assert "sk-1" not in message
+    assert fault(lambda: Endpoint("m", headers=header)).startswith(f"headers: {said}")
+
+
+def test_a_value_from_the_environment_that_no_header_may_carry_is_not_shown() -> None:
+    message = fault(lambda: headers_of(KEYS | {"BAD": "sk-1\nX: y"}, header={"X-A": "env:BAD"}))
+    assert message.startswith("headers: 'X-A' has a value that is empty, or holds a character")
+    assert "sk-1" not in message
+
+
+def test_no_repr_shows_the_value_of_a_header() -> None:
+    settings = Settings(header={"X-A": "sk-1", "X-B": "env:MINE"})
+    [endpoint] = endpoints_of(settings, KEYS | {"MINE": "sk-2"})
+    for shown in (repr(settings), repr(endpoint), str(endpoint), repr(endpoint.headers["X-B"])):
+        assert "sk-" not in shown
+
+
 # --- .env ---
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("MODEL=m\nAPI_KEY sk-1 sk-2\n", 2),
+        ("MODEL=m\n\n# a key\nAPI_KEY='sk-1\n", 4),
+        ("sk-1 = 'x' y\n", 1),
+    ],
+)
+def test_a_line_of_dotenv_that_cannot_be_read_is_named_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, line: int
+) -> None:
+    (tmp_path / ".env").write_text(content, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert fault(environment) == (
+        f"{tmp_path / '.env'}, line {line} cannot be read: it must look like NAME=value, or begin with #"
+    )
 
 
 def test_the_environment_goes_before_the_nearest_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +398,7 @@ def test_an_endpoint_file_describes_a_pool(tmp_path: Path) -> None:
 
 
 def test_what_a_table_leaves_out_comes_from_the_environment(tmp_path: Path) -> None:
-    env = {"MODEL": "m", "BASE_URL": "http://h/v1", "OPENAI_API_KEY": "sk-1", "OTHER": "sk-2"}
+    env = {"MODEL": "m", "BASE_URL": "http://h/v1", "API_KEY": "sk-1", "OTHER": "sk-2", "OPENAI_API_KEY": "sk-3"}
     endpoints = from_file(tmp_path, '[[endpoint]]\n[[endpoint]]\napi_key_env = "OTHER"', env)
     assert endpoints == (Endpoint("m", "http://h/v1", "sk-1"), Endpoint("m", "http://h/v1", "sk-2"))
     assert endpoints[0].max_concurrency == MAX_CONCURRENCY

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
-from batcher.calls.caller import failure_of
+from batcher.calls.failures import failure_of
 from batcher.calls.retry import Fate, Policy, Record, decide
 from batcher.calls.transport import Attempt, Completions
 from batcher.records import Failure

@@ -28,6 +28,12 @@ def test_importing_batcher_loads_no_library(program: str) -> None:
     assert said_by(f"{program}\nimport sys; print([name for name in {HEAVY} if name in sys.modules])") == "[]"
 
 
+def test_a_caller_of_another_kind_can_be_written_without_langchain() -> None:
+    program = "import batcher.calls.caller, batcher.calls.failures"
+    said = said_by(f"{program}\nimport sys; print([name for name in {HEAVY[:-1]} if name in sys.modules])")
+    assert said == "[]"
+
+
 @pytest.mark.parametrize("name", batcher.__all__)
 def test_every_name_that_is_offered_resolves_to_its_own_thing(name: str) -> None:
     assert getattr(batcher, name).__name__ == name

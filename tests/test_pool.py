@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import run_virtually
 
-from batcher.calls.caller import ChatCallers
+from batcher.calls.factory import ChatCallers
 from batcher.endpoint import Endpoint
 from batcher.pool.pool import Member, Permit, Pool, PoolClosed, PoolEmpty
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage

@@ -15,6 +15,7 @@ from hostile_server import Ask, answered, hostile, refused
 from programs import call, finish, local_server, started, table, write_table
 
 KEYS = ("sk-f1rst/With+all=kinds", "sk-s3cond-key")
+SECRET, OTHER = "gateway5ecret+with/all=kinds", "sk-0ther-header-key"
 VERBOSE = {"PYTHONASYNCIODEBUG": "1", "OPENAI_LOG": "debug", "LANGCHAIN_VERBOSE": "true"}
 
 
@@ -68,6 +69,22 @@ async def test_a_service_that_repeats_the_key_in_its_errors_shows_it_to_nobody(
     assert done.status in {1, 3}
     told = call("status", "rows", cwd=tmp_path)
     check(tmp_path, done.stdout, done.stderr, told.stdout)
+
+
+@pytest.mark.parametrize("status", [200, 401, 500])
+async def test_a_service_that_repeats_a_header_shows_it_to_nobody(rows: Path, tmp_path: Path, status: int) -> None:
+    """The header comes from the environment, and from `.env`."""
+    with (tmp_path / ".env").open("a", encoding="utf-8") as file:
+        file.write(f"TEAM_KEY={SECRET}\n")
+    async with echo(status, "json") as base_url:
+        done = await asyncio.to_thread(
+            call, "run", rows, "--prompt", "{text}", "--base-url", base_url, "--max-attempts", "1", "--json",
+            "--header", "X-Whatever=env:TEAM_KEY", "--header", f"X-Api-Key={OTHER}", cwd=tmp_path, **VERBOSE,
+        )  # fmt: skip
+    assert done.status in {1, 3}
+    assert "X-Whatever: [API key]" in call("status", "rows", cwd=tmp_path).stdout + done.stderr
+    told = call("status", "rows", cwd=tmp_path)
+    check(tmp_path, done.stdout, done.stderr, told.stdout, secrets=(*KEYS, SECRET, OTHER))
 
 
 WHERE = ["text", "refusal", "reason", "calls", "stream", "header"]

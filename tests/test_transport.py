@@ -16,6 +16,7 @@ from canned_server import CannedServer, Reply, Then, canned, closed_port, comple
 from batcher.calls.connections import QUIET_S, Connector
 from batcher.calls.transport import Attempt, Completions, open_session, proxy_for
 from batcher.errors import SettingsError
+from batcher.hiding import Secret
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
 
 if TYPE_CHECKING:
@@ -58,6 +59,49 @@ async def test_a_request_holds_what_was_given_and_nothing_else(session: aiohttp.
     assert request.json == {"model": "m", "messages": HELLO, "temperature": 0}
     assert request.headers["content-type"] == "application/json"
     assert request.headers["authorization"] == f"Bearer {KEY}"
+
+
+async def test_headers_of_an_endpoint_go_out_beside_its_key(session: aiohttp.ClientSession) -> None:
+    attempt = Attempt(HELLO)
+    headers = {"X-Team": "labels", "User-Agent": "mine"}
+    async with canned(OK) as server:
+        await Completions(session, server.base_url, KEY, "m", {}, headers=headers).send(attempt)
+    sent = server.asked[0].headers
+    assert (sent["x-team"], sent["user-agent"], sent["authorization"]) == ("labels", "mine", f"Bearer {KEY}")
+
+
+async def test_a_base_url_that_names_the_version_of_an_api_gets_its_path_before_it_and_the_key_in_its_own_header(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with canned(OK) as server:
+        assert await asked(session, f"{server.base_url}?api-version=2024-10-21") == FINE
+    (request,) = server.asked
+    assert request.line == "POST /v1/chat/completions?api-version=2024-10-21 HTTP/1.1"
+    assert request.headers["api-key"] == KEY
+    assert "authorization" not in request.headers
+
+
+@pytest.mark.parametrize("headers", [{"X-Whatever": Secret("sk-5ecret-header")}, {"X-Api-Key": "sk-5ecret-header"}])
+async def test_a_key_in_a_header_is_hidden_in_whatever_the_server_says(
+    session: aiohttp.ClientSession, headers: dict[str, str]
+) -> None:
+    said = "your key is sk-5ecret-header, your team is labels"
+    hidden = "your key is [API key], your team is labels"
+    for reply in (http(400, said), http(200, completion(said))):
+        attempt = Attempt(HELLO)
+        async with canned(reply) as server:
+            completions = Completions(session, server.base_url, None, "m", {}, headers={**headers, "X-Team": "labels"})
+            await completions.send(attempt)
+        assert hidden in str(attempt.outcome)
+        assert "5ecret" not in str(attempt.outcome)
+
+
+async def test_a_refusal_of_a_request_without_a_key_says_that_none_was_sent(session: aiohttp.ClientSession) -> None:
+    said = "you must provide an API key (no API key was sent; --api-key-env API_KEY sends the one in API_KEY)"
+    reply = http(401, {"error": {"message": "you must provide an API key"}})
+    async with canned(reply) as server:
+        assert await asked(session, server.base_url, None) == Failure(Fault.STATUS, said, 401)
+        assert await asked(session, server.base_url) == Failure(Fault.STATUS, "you must provide an API key", 401)
 
 
 @pytest.mark.parametrize("api_key", [None, ""])

@@ -5,36 +5,22 @@ Invariant: an API key is sent to the service that it was named for, and to no ot
 
 from __future__ import annotations
 
+import difflib
+import io
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+from urllib.parse import quote
 
-from batcher.checks import check_key, check_variable
-from batcher.endpoint import MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint
+from batcher.calls.services import AZURE, SERVICES, Service, service_at
+from batcher.checks import check_headers, check_key, check_variable
+from batcher.endpoint import MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint, checked_url, key_header
 from batcher.errors import SettingsError
+from batcher.hiding import Secret
 from batcher.settings import Settings
-
-
-class Service(NamedTuple):
-    """A provider by name: where it listens, and which variable holds its key (empty: it needs none)."""
-
-    base_url: str
-    api_key_env: str
-
-
-SERVICES = {
-    "openai": Service(OPENAI_URL, "OPENAI_API_KEY"),
-    "deepseek": Service("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
-    "dashscope": Service("https://dashscope.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY"),
-    "deepinfra": Service("https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY"),
-    "zhipu": Service("https://open.bigmodel.cn/api/paas/v4", "ZHIPUAI_API_KEY"),
-    "ollama": Service("http://127.0.0.1:11434/v1", ""),
-    "vllm": Service("http://127.0.0.1:8000/v1", ""),
-    OFFLINE: Service(OFFLINE, ""),
-}
 
 
 def environment() -> dict[str, str]:
@@ -46,12 +32,20 @@ def environment() -> dict[str, str]:
         SettingsError: the `.env` cannot be read.
     """
     import dotenv  # noqa: PLC0415 - not needed before a run starts
+    from dotenv.parser import parse_stream  # noqa: PLC0415
 
     path = dotenv.find_dotenv(usecwd=True)
+    if not path:
+        return dict(os.environ)
     try:
-        found = dotenv.dotenv_values(path, encoding="utf-8-sig")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from None  # a decoding error carries the keys
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error:  # dotenv would leave it out, and the line is not shown: it may hold a key
+            line = binding.original.line
+            raise SettingsError(f"{path}, line {line} cannot be read: it must look like NAME=value, or begin with #")
+    found = dotenv.dotenv_values(stream=io.StringIO(text))
     return {name: value for name, value in found.items() if value is not None} | dict(os.environ)
 
 
@@ -61,24 +55,30 @@ def endpoints_of(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, 
     Raises:
         SettingsError: none can be made: no model, no key where one is needed, a broken file.
     """
+    return _without_twins(tuple(_with_headers(each, env) for each in _given(settings, env)))
+
+
+def _given(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
     given = settings.endpoints
     if given is None:
         return _from_options(settings, env)
     if isinstance(given, (str, os.PathLike)):
-        return _without_twins(_from_file(Path(given), settings, env))
+        return _from_file(Path(given), settings, env)
     found = tuple(each for each in given if isinstance(each, Endpoint)) if isinstance(given, Sequence) else ()
     if not found or len(found) < len(given):
         raise SettingsError("endpoints= must be a path or a list of batcher.Endpoint, with at least one in it")
     if settings.max_concurrency != MAX_CONCURRENCY:
         raise SettingsError("--max-concurrency and endpoints= exclude each other: say it in the endpoints")
-    return _without_twins(found)
+    return found
 
 
 def _without_twins(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
     """Refuse two endpoints that are one: each would use up its limits in full."""
     seen: set[tuple[object, ...]] = set()
     for number, each in enumerate(endpoints, 1):
-        same = (id(each.llm),) if each.llm is not None else (each.model, each.base_url, each.api_key)
+        same: tuple[object, ...] = (each.model, each.base_url, each.api_key, *sorted(each.headers.items()))
+        if each.llm is not None:
+            same = (id(each.llm),)
         if same in seen:
             raise SettingsError(f"endpoint {number} ({each.source.model}) has model, base URL and key of one before it")
         seen.add(same)
@@ -87,10 +87,17 @@ def _without_twins(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
 
 def _from_options(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
     service = _service(settings.provider) if settings.provider else None
-    base_url = settings.base_url or (service.base_url if service else _default_url(env))
-    model = settings.model or ("sim" if base_url == OFFLINE else env.get("MODEL"))
+    model = settings.model or env.get("MODEL")
+    if settings.base_url:
+        base_url = checked_url(settings.base_url)
+    else:
+        base_url = _url_of(service, model, env) if service else _default_url(env)
+    if base_url == OFFLINE:
+        model = settings.model or "sim"
     if not model:
         raise SettingsError("no model: give --model, or MODEL in the environment or in .env")
+    headers = settings.header or {}
+    check_headers(headers, "--header", key_header(base_url))
     endpoint = Endpoint(
         model=model,
         base_url=base_url,
@@ -99,24 +106,96 @@ def _from_options(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint,
         tpm=settings.tpm,
         prices=settings.prices,
         max_concurrency=settings.max_concurrency,
+        headers=headers,
     )
     if base_url == OFFLINE:
         return (endpoint,)
-    if service and not settings.api_key_env:
-        names = [service.api_key_env, "API_KEY"] if service.api_key_env else []
-    else:
-        names = [settings.api_key_env] if settings.api_key_env else ["API_KEY", "OPENAI_API_KEY"]
-    return _with_keys(endpoint, names, env, required=settings.api_key_env is not None)
+    if settings.api_key_env:
+        return _with_keys(endpoint, [settings.api_key_env], env, is_required=True)
+    is_named = bool(service or settings.base_url)
+    return _with_keys(endpoint, _variables(endpoint.base_url, env, service, is_named=is_named), env)
+
+
+# --- base URLs ---
+
+_OF_OPENAI = ("OPENAI_BASE_URL", "OPENAI_API_BASE")  # of its SDK: the present variable, then the one before it
 
 
 def _default_url(env: Mapping[str, str]) -> str:
-    return env.get("BASE_URL") or env.get("OPENAI_BASE_URL") or OPENAI_URL
+    """Return the base URL that the environment gives, or OpenAI's own."""
+    return _url_in(("BASE_URL", *_OF_OPENAI), env) or OPENAI_URL
+
+
+def _url_in(names: Sequence[str], env: Mapping[str, str]) -> str | None:
+    """Return the base URL in the first of the variables that is set."""
+    name = next((name for name in names if env.get(name)), None)
+    try:
+        return name and checked_url(env[name])
+    except SettingsError as error:
+        raise SettingsError(f"{error} ({name} in the environment or .env)") from None
+
+
+def _leads_to(base_url: str, names: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Return whether the first of the variables that is set holds this base URL; a broken one holds none."""
+    try:
+        return _url_in(names, env) == base_url
+    except SettingsError:
+        return False
 
 
 def _service(name: str) -> Service:
     if name not in SERVICES:
-        raise SettingsError(f"--provider {name!r} is not known; known are {', '.join(SERVICES)}; or give --base-url")
+        similar = "".join(f" ({each}?)" for each in difflib.get_close_matches(name.lower(), SERVICES, 1))
+        raise SettingsError(
+            f"--provider {name!r} is not known{similar}; `batcher services` lists those that are; any other works by"
+            " its --base-url"
+        )
     return SERVICES[name]
+
+
+def _url_of(service: Service, model: str | None, env: Mapping[str, str]) -> str:
+    """Return the base URL of a service; at Azure that of the model's deployment, from the variables of the SDK."""
+    if service.name != AZURE:
+        return service.base_url
+    resource, version = _url_in(["AZURE_OPENAI_ENDPOINT"], env), env.get("OPENAI_API_VERSION")
+    if not (resource and version and model):
+        raise SettingsError(
+            "--provider azure needs AZURE_OPENAI_ENDPOINT (https://RESOURCE.openai.azure.com) and OPENAI_API_VERSION"
+            " (such as 2024-10-21) in the environment or .env, and the name of a deployment as --model"
+        )
+    return f"{resource}/openai/deployments/{quote(model, safe='')}?api-version={version}"
+
+
+# --- API keys ---
+
+_ELSEWHERE = {
+    "API_KEY": "is for BASE_URL and for what the command line names",
+    "OPENAI_API_KEY": "is for OpenAI and for OPENAI_BASE_URL",
+}
+
+
+def _variables(
+    base_url: str, env: Mapping[str, str], service: Service | None = None, *, is_named: bool = False
+) -> list[str]:
+    """Return the variables that may hold the key for a base URL; the first that is set counts.
+
+    Args:
+        base_url: as an endpoint has it.
+        env: the environment.
+        service: the one that was asked for by name; else the one that listens there.
+        is_named: the command line names the service or the base URL.
+    """
+    if service and not service.key_variables:
+        return []
+    listening = service or service_at(base_url)
+    own = list(listening.key_variables) if listening else []
+    if _leads_to(base_url, _OF_OPENAI, env) and "OPENAI_API_KEY" not in own:
+        own.append("OPENAI_API_KEY")
+    if is_named:
+        return [*own, "API_KEY"]
+    # Without any variable that gives a base URL, BASE_URL is OpenAI's.
+    is_default = base_url == OPENAI_URL and not any(env.get(name) for name in ("BASE_URL", *_OF_OPENAI))
+    return ["API_KEY", *own] if is_default or _leads_to(base_url, ["BASE_URL"], env) else own
 
 
 def keys_of(name: str, env: Mapping[str, str]) -> list[str]:
@@ -132,20 +211,55 @@ def keys_of(name: str, env: Mapping[str, str]) -> list[str]:
 
 
 def _with_keys(
-    endpoint: Endpoint, names: Sequence[str], env: Mapping[str, str], *, required: bool
+    endpoint: Endpoint, names: Sequence[str], env: Mapping[str, str], *, is_required: bool = False
 ) -> tuple[Endpoint, ...]:
     """Make one endpoint for each key found in the first of the variables that is set."""
+    if endpoint.has_key_in_headers:
+        return (endpoint,)
     for name in names:
         keys = keys_of(name, env)
         if len(keys) != len(set(keys)):
             raise SettingsError(f"{name} holds the same key twice: its limits would be used up twice as fast")
         if keys:
             return tuple(replace(endpoint, api_key=key) for key in keys)
-    asks_for_key = any(service.api_key_env and service.base_url == endpoint.base_url for service in SERVICES.values())
-    if required or asks_for_key:
-        raise SettingsError(f"no API key for {endpoint.base_url}: set {' or '.join(names)} in the environment or .env")
+    service = service_at(endpoint.base_url)
+    if is_required or (service and service.needs_key):
+        set_in_vain = (name for name in _ELSEWHERE if name not in names and env.get(name))
+        elsewhere = "".join(f"; {name} {_ELSEWHERE[name]}" for name in set_in_vain)
+        raise SettingsError(
+            f"no API key for {endpoint.base_url}: set {' or '.join(names)} in the environment or .env{elsewhere}"
+        )
     return (endpoint,)
 
+
+# --- headers ---
+
+
+def _with_headers(endpoint: Endpoint, env: Mapping[str, str]) -> Endpoint:
+    """Return an endpoint whose headers hold what the environment has for them, those of its service among them.
+
+    Raises:
+        SettingsError: a variable is not set.
+    """
+    given = {name.lower() for name in endpoint.headers}
+    service = None if endpoint.llm is not None else service_at(endpoint.base_url)
+    wanted = service.headers if service else {}
+    added = {name: env[held] for name, held in wanted.items() if env.get(held) and name.lower() not in given}
+    if not added and not any(value.startswith("env:") for value in endpoint.headers.values()):
+        return endpoint
+    return replace(endpoint, headers={name: _value(name, text, env) for name, text in endpoint.headers.items()} | added)
+
+
+def _value(header: str, text: str, env: Mapping[str, str]) -> str:
+    scheme, separator, variable = text.partition("env:")
+    if scheme or not separator:
+        return text
+    if not env.get(variable):
+        raise SettingsError(f"header {header}: {variable} is not set in the environment or .env")
+    return Secret(env[variable])
+
+
+# --- a file of endpoints ---
 
 _TABLE_KEYS: dict[str, tuple[type, ...]] = {
     "model": (str,),
@@ -157,6 +271,7 @@ _TABLE_KEYS: dict[str, tuple[type, ...]] = {
     "max_concurrency": (int,),
     "params": (dict,),
     "prices": (dict,),
+    "headers": (dict,),
 }
 
 
@@ -185,19 +300,17 @@ def _from_table(
             raise SettingsError(f"{where}: there is no key {name!r}; known are {', '.join(_TABLE_KEYS)}")
         if not isinstance(value, _TABLE_KEYS[name]) or isinstance(value, bool):
             raise SettingsError(f"{where}: {name} cannot be of type {type(value).__name__}")
-    # What a table leaves out is looked up as it is without a file, so that an API key never goes to another service.
-    defaults = {
-        "model": env.get("MODEL"),
-        "base_url": _default_url(env),
-        "max_concurrency": settings.max_concurrency,
-    }
+    # What a table leaves out is looked up as it is without a file.
+    defaults = {"model": env.get("MODEL"), "max_concurrency": settings.max_concurrency}
+    if "base_url" not in table:
+        defaults["base_url"] = _default_url(env)
     given = {name: value for name, value in table.items() if name != "api_key_env"}
     try:
         endpoint = Endpoint(**(defaults | given))
         key_env = table.get("api_key_env")
-        if key_env is not None:
-            check_variable(key_env, "api_key_env")
-        names = [key_env] if key_env else ["API_KEY", "OPENAI_API_KEY"]
-        return _with_keys(endpoint, names, env, required=key_env is not None)
+        if key_env is None:
+            return _with_keys(endpoint, _variables(endpoint.base_url, env), env)
+        check_variable(key_env, "api_key_env")
+        return _with_keys(endpoint, [key_env], env, is_required=True)
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from error

@@ -13,7 +13,9 @@ import ipaddress
 import json
 import urllib.request
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +25,8 @@ from aiohttp.abc import AbstractStreamWriter
 from batcher.calls import body
 from batcher.calls.connections import Connector, Exchange
 from batcher.calls.dialect import Stream, answer_in, one_line, too_long
+from batcher.chat_model import keys_in
+from batcher.endpoint import key_header
 from batcher.errors import SettingsError
 from batcher.hiding import secrets_among
 from batcher.records import Completion, Failure, Fault, Message
@@ -31,6 +35,7 @@ MOST_BYTES = 64_000_000
 MOST_CONNECTIONS = 768
 """What a response may have, and how many connections may be open at once, unless the run says other numbers."""
 
+_NO_KEY = "(no API key was sent; --api-key-env API_KEY sends the one in API_KEY)"
 _PIECE = 2**18  # bytes of a request written at once
 # Of a refusal, more words than these are not waited for.
 _MOST_WORDS = 2**16
@@ -82,9 +87,10 @@ class Completions:
     Args:
         session: the run's session; its owner closes it.
         base_url: such as `https://api.deepseek.com/v1`.
-        api_key: sent as a bearer; None sends no `Authorization` at all.
+        api_key: sent in the header that the base URL wants it in; None sends none at all.
         model: the model's name.
         params: request parameters, sent under the names given.
+        headers: sent beside that of the key.
         most_bytes: that a response may have, unpacked.
 
     Raises:
@@ -99,10 +105,12 @@ class Completions:
         model: str,
         params: Mapping[str, Any],
         *,
+        headers: Mapping[str, str] = MappingProxyType({}),
         most_bytes: int = MOST_BYTES,
     ) -> None:
         self._session = session
-        self._url = f"{base_url}/chat/completions"
+        place, mark, version = base_url.partition("?")
+        self._url = f"{place}/chat/completions{mark}{version}"
         self._proxy = proxy_for(self._url)
         self._model = model
         self._params = dict(params)
@@ -110,8 +118,10 @@ class Completions:
         if self._streams:
             self._params.setdefault("stream_options", {"include_usage": True})  # or no server would say what it cost
         self._most = most_bytes
-        self._secrets = secrets_among([api_key or ""])
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        keys = keys_in(headers)
+        self._secrets = secrets_among([api_key or "", *keys])
+        self._has_key = bool(api_key or keys)
+        self._headers = {**headers, **authorization(base_url, api_key)}
 
     async def send(self, attempt: Attempt) -> None:
         """Send one request: the model, the messages and the parameters as the user wrote them, and read what comes."""
@@ -129,7 +139,7 @@ class Completions:
                 ) as response:
                     if response.status >= 300:
                         # The status is enough if the body breaks off or takes too long.
-                        attempt.outcome = answer_in(response.status, response.headers, b"", self._secrets)
+                        attempt.outcome = self._refusal(response, b"")
                     outcome = await self._read(response)
                     attempt.outcome = self._judge(exchange, response, outcome)
             except (aiohttp.ClientError, OSError, UnicodeError) as error:  # the last: a host name that cannot be one
@@ -171,7 +181,14 @@ class Completions:
             raw = await body.beginning(response, _MOST_WORDS)
         except (aiohttp.ClientError, OSError, body.UnknownEncoding):
             raw = b""  # the status says enough
-        return answer_in(response.status, response.headers, raw, self._secrets)
+        return self._refusal(response, raw)
+
+    def _refusal(self, response: aiohttp.ClientResponse, raw: bytes) -> Completion | Failure:
+        """Read an answer that is none of the model's, and say of a missing key that none was sent."""
+        outcome = answer_in(response.status, response.headers, raw, self._secrets)
+        if isinstance(outcome, Failure) and outcome.status == HTTPStatus.UNAUTHORIZED and not self._has_key:
+            return replace(outcome, message=f"{outcome.message} {_NO_KEY}")
+        return outcome
 
     async def _read_stream(self, response: aiohttp.ClientResponse) -> Completion | Failure:
         """Read a stream as it comes: the many small objects of an answer need not be in memory together."""
@@ -184,6 +201,12 @@ class Completions:
             if not stream.is_whole:  # else only what follows the answer was cut off
                 raise
         return stream.answer(response.headers, self._secrets)
+
+
+def authorization(base_url: str, api_key: str | None) -> dict[str, str]:
+    """Return the header that carries an API key to a base URL."""
+    name = key_header(base_url)
+    return {name: api_key if name != "Authorization" else f"Bearer {api_key}"} if api_key else {}
 
 
 def open_session(most_connections: int = MOST_CONNECTIONS) -> aiohttp.ClientSession:

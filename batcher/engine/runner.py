@@ -339,7 +339,7 @@ async def _chat_callers(job: planning.Job, stack: contextlib.AsyncExitStack, con
     if any(endpoint.base_url == OFFLINE for endpoint in job.endpoints):
         server = await asyncio.to_thread(stack.enter_context, embedded())
         offline_url = server.base_url
-    module = await asyncio.to_thread(importlib.import_module, "batcher.calls.caller")
+    module = await asyncio.to_thread(importlib.import_module, "batcher.calls.factory")
     most_bytes = int(job.settings.max_response_mb * 1e6)
     made: Callers = module.ChatCallers(job.settings.params, offline_url, most_bytes, connections)
     return made

@@ -1,0 +1,138 @@
+"""Calls through any LangChain chat model.
+
+Invariant: what the model does or raises is returned as a value; only cancellation is raised. An answer that has arrived
+is returned, whatever happens after.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import openai
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, LLMResult
+from langchain_openai.chat_models.base import BaseChatOpenAI
+
+from batcher.calls.dialect import completion_in, limits_in, too_long, usage_in, used, without_keys
+from batcher.calls.failures import failure_of
+from batcher.calls.patience import Patience
+from batcher.calls.transport import MOST_BYTES
+from batcher.chat_model import Secrets, request_of
+from batcher.records import Completion, Failure, Fault, Message, Usage
+
+# The SDK cannot tell whose response comes on a connection that it has used before.
+CLOSE = {"Connection": "close"}
+
+
+def unshared(llm: BaseChatModel, params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the arguments of a model's `agenerate`: the parameters, and for OpenAI's SDK new connections."""
+    if not isinstance(llm, BaseChatOpenAI) or (request := request_of(llm, params)) is None:
+        return dict(params)
+    return {**params, "extra_headers": {**(request.get("extra_headers") or {}), **CLOSE}}
+
+
+class ChatCaller:
+    """Calls a LangChain chat model.
+
+    Args:
+        llm: the model.
+        question: makes its messages, and the other arguments of `agenerate`, of our messages.
+        must_finish: an answer without a reason why it ended is none; LangChain takes half a stream for an answer.
+        most_bytes: that an answer may have.
+        keys: what is hidden in answers and failures beside the secrets of the model.
+    """
+
+    def __init__(
+        self,
+        llm: BaseChatModel,
+        question: Callable[[Sequence[Message]], tuple[list[BaseMessage], Mapping[str, Any]]],
+        *,
+        must_finish: bool = False,
+        most_bytes: int = MOST_BYTES,
+        keys: Sequence[str] = (),
+    ) -> None:
+        self._llm = llm
+        self._more_keys = keys
+        self._question = question
+        self._must_finish = must_finish
+        self._most_bytes = most_bytes
+
+    @cached_property
+    def _secrets(self) -> Secrets:
+        """What a server may repeat; a model may get another key meanwhile."""
+        return Secrets(self._llm)
+
+    def _hidden(self, secrets: Sequence[str]) -> Sequence[str]:
+        return [*secrets, *self._more_keys] if self._more_keys else secrets
+
+    async def call(self, messages: Sequence[Message], timeout_s: float) -> Completion | Failure:
+        """Make one attempt that takes at most `timeout_s` seconds."""
+        has_begun = False
+        try:
+            converted, options = self._question(messages)
+            has_begun = True
+            async with Patience(timeout_s):
+                result = await self._llm.agenerate([converted], **options)
+        except Exception as error:  # noqa: BLE001 - any chat model may stand here, and one row's trouble is a value
+            failure = failure_of(error, timeout_s, self._hidden(self._secrets.all), may_be_billed=has_begun)
+            completion = _paid_for(error, self._hidden(self._secrets.keys)) or failure
+        else:
+            completion = completion_of(result, self._hidden(self._secrets.keys))
+        return self._checked(completion)
+
+    def _checked(self, outcome: Completion | Failure) -> Completion | Failure:
+        """Refuse half an answer, and one that is too long: only the model's own client could stop reading it."""
+        if isinstance(outcome, Failure):
+            return outcome
+        if self._must_finish and outcome.finish_reason is None:
+            return Failure(Fault.PROTOCOL, "the stream ended before the answer did", may_be_billed=True)
+        length = len((outcome.text or "").encode("utf-8", "surrogatepass"))
+        return too_long(self._most_bytes) if length > self._most_bytes else outcome
+
+
+def completion_of(result: LLMResult, secrets: Sequence[str] = ()) -> Completion | Failure:
+    """Read what `agenerate` returned for its one prompt; no API key is left in it."""
+    generation = next((each for candidates in result.generations for each in candidates), None)
+    if generation is None:
+        return Failure(Fault.PROTOCOL, "the model returned no generation", may_be_billed=True)
+    message = generation.message if isinstance(generation, ChatGeneration) else AIMessage(generation.text)
+    info = {**message.response_metadata, **(generation.generation_info or {})}
+    reason = info.get("finish_reason") or info.get("stop_reason") or info.get("done_reason")
+    refusal = message.additional_kwargs.get("refusal")
+    calls = getattr(message, "tool_calls", None)
+    headers = info.get("headers")
+    headers = headers if isinstance(headers, Mapping) else {}
+    completion = Completion(
+        generation.text or (json.dumps(calls, ensure_ascii=False, default=str) if calls else None),
+        None if reason is None else str(reason),
+        _usage_of(result, message),
+        refusal if isinstance(refusal, str) else None,
+        limits_in({str(name).lower(): str(value) for name, value in headers.items()}),
+    )
+    return without_keys(completion, secrets)
+
+
+def _usage_of(result: LLMResult, message: BaseMessage) -> Usage:
+    """Read what the call used: in the server's words where the model kept them, else in LangChain's."""
+    kept = (result.llm_output or {}).get("token_usage")
+    if kept:
+        return usage_in(kept)
+    usage = getattr(message, "usage_metadata", None) or {}
+    asked, given = usage.get("input_token_details") or {}, usage.get("output_token_details") or {}
+    return used(
+        usage.get("input_tokens"),
+        usage.get("output_tokens"),
+        usage.get("total_tokens"),
+        asked.get("cache_read"),
+        given.get("reasoning"),
+    )
+
+
+def _paid_for(error: Exception, secrets: Sequence[str]) -> Completion | None:
+    """Return the answer that an error carries: the SDK raises for one that `response_format` cannot take."""
+    completion = getattr(error, "completion", None)
+    return completion_in(completion.model_dump(), {}, secrets) if isinstance(completion, openai.BaseModel) else None

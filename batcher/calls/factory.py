@@ -1,0 +1,140 @@
+"""Makes the callers of a run: through our own client, or through the chat model in `llm=`.
+
+Invariant: all endpoints share one HTTP client, and what a run has opened is closed with its callers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+import openai
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage, convert_to_messages
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
+
+from batcher.calls.caller import Caller
+from batcher.calls.chat_caller import CLOSE, ChatCaller, unshared
+from batcher.calls.fast_chat import OwnCaller, as_text
+from batcher.calls.transport import (
+    MOST_BYTES,
+    MOST_CONNECTIONS,
+    Completions,
+    authorization,
+    open_session,
+    proxy_for,
+)
+from batcher.chat_model import keys_in
+from batcher.endpoint import OFFLINE, Endpoint
+from batcher.errors import SettingsError
+from batcher.records import Message
+
+_OF_THE_SDK = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
+
+
+class ChatCallers:
+    """The callers of real endpoints: one HTTP client for all of them.
+
+    Args:
+        params: the request parameters of every row.
+        offline_url: where the embedded server listens, if endpoints ask for it.
+        most_bytes: that a response may have, unpacked.
+        most_connections: that may be open at once.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        offline_url: str | None = None,
+        most_bytes: int = MOST_BYTES,
+        most_connections: int = MOST_CONNECTIONS,
+    ) -> None:
+        self._params = params
+        self._offline_url = offline_url
+        self._most_bytes = most_bytes
+        self._session = open_session(most_connections)
+        self._sdk_clients: list[openai.DefaultAsyncHttpxClient] = []
+
+    def caller(self, endpoint: Endpoint) -> Caller:
+        """Make the caller of an endpoint.
+
+        Raises:
+            SettingsError: its `llm` is no chat model, or its proxy cannot be used.
+        """
+        if endpoint.llm is not None:
+            if not isinstance(endpoint.llm, BaseChatModel):
+                raise SettingsError(
+                    f"Endpoint(llm=...) takes a LangChain chat model, not {type(endpoint.llm).__name__}"
+                )
+            options = unshared(endpoint.llm, self._params)
+            return ChatCaller(
+                endpoint.llm, lambda messages: (convert_to_messages(messages), options), most_bytes=self._most_bytes
+            )
+        base_url = (endpoint.base_url == OFFLINE and self._offline_url) or endpoint.base_url
+        params = {**self._params, **endpoint.params}
+        model = cast("str", endpoint.model)
+        completions = Completions(
+            self._session,
+            base_url,
+            endpoint.api_key,
+            model,
+            params,
+            headers=endpoint.headers,
+            most_bytes=self._most_bytes,
+        )
+        return OwnCaller(completions, model, lambda reason: self._through_the_sdk(endpoint, base_url, params, reason))
+
+    def _through_the_sdk(
+        self, endpoint: Endpoint, base_url: str, params: Mapping[str, Any], reason: Exception
+    ) -> ChatCaller:
+        """Make the caller that takes over if LangChain has changed under our own; warn of the first."""
+        if not self._sdk_clients:
+            warnings.warn(
+                "the installed langchain-openai does not let batcher's own client make the calls"
+                f" ({type(reason).__name__}: {reason}); the slower one of the SDK takes over. A newer batcher, or an"
+                " older langchain-openai, will be faster.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        # The SDK would share a client between event loops, and the second loop would fail.
+        client = openai.DefaultAsyncHttpxClient(proxy=proxy_for(base_url), trust_env=False)
+        self._sdk_clients.append(client)
+        place, _, version = base_url.partition("?")
+        # What the SDK would send by itself is left out: a key in a header of its own, an organization of OpenAI's.
+        headers: dict[str, str | openai.Omit]
+        headers = {**endpoint.headers, **authorization(base_url, endpoint.api_key)}
+        given = {name.lower() for name in headers}
+        headers |= {name: openai.Omit() for name in _OF_THE_SDK if name.lower() not in given}
+        llm = ChatOpenAI(
+            model=cast("str", endpoint.model),
+            api_key=SecretStr(endpoint.api_key or "-"),
+            base_url=place,
+            default_query=dict(parse_qsl(version)) or None,
+            extra_body=dict(params),
+            max_retries=0,
+            use_responses_api=False,
+            include_response_headers=True,
+            stream_usage=True,
+            streaming=params.get("stream") is True,
+            cache=False,
+            http_async_client=client,
+            default_headers=CLOSE,
+        )
+
+        def question(messages: Sequence[Message]) -> tuple[list[BaseMessage], dict[str, Any]]:
+            # The SDK puts `extra_body` over the body that it makes, and so the words of the user go out. Its own
+            # timeout would count the seconds in which this process stands still.
+            body = {**params, "messages": messages}
+            return as_text(messages), {"timeout": None, "extra_headers": headers, "extra_body": body}
+
+        return ChatCaller(
+            llm, question, must_finish=llm.streaming, most_bytes=self._most_bytes, keys=keys_in(endpoint.headers)
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+        for client in self._sdk_clients:
+            await client.aclose()

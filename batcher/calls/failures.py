@@ -1,0 +1,92 @@
+"""What a chat model raised, read as a failure.
+
+Invariant: reading raises nothing; what is shown of an error is one printable line without API key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from batcher.calls.dialect import failure_in, one_line
+from batcher.records import Failure, Fault
+
+# By name, because each provider's SDK has classes of its own, over one of several HTTP libraries.
+_TIMEOUTS = {"TimeoutError", "APITimeoutError", "TimeoutException", "Timeout", "ModelTimeoutError"}
+_NO_CONNECTION = {
+    "ConnectionError",
+    "APIConnectionError",
+    "TransportError",
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "ModelConnectionError",
+}
+# Of those, the ones that come before a request has left.
+_NEVER_LEFT = {
+    "ConnectError",
+    "ConnectTimeout",
+    "PoolTimeout",
+    "ProxyError",
+    "UnsupportedProtocol",
+    "ClientConnectorError",
+    "ConnectionTimeoutError",
+    "ConnectionRefusedError",
+    "gaierror",
+}
+# An error in the stream of an answer, or an answer that the SDK cannot read.
+_NO_ANSWER = {"APIError"}
+# LangChain's own tree of errors says with a class what a server says with a status.
+_STATUS = {
+    "ModelAuthenticationError": 401,
+    "ModelPermissionDeniedError": 403,
+    "ModelNotFoundError": 404,
+    "ModelRateLimitError": 429,
+    "ModelInvalidRequestError": 400,
+    "ContextOverflowError": 400,
+    "ModelAPIError": 500,
+}
+
+
+def failure_of(
+    error: Exception, timeout_s: float, secrets: Sequence[str] = (), *, may_be_billed: bool = True
+) -> Failure:
+    """Read what a chat model raised, as far as its attributes, its class or what caused it tell.
+
+    Args:
+        error: what it raised.
+        timeout_s: seconds that the call was given.
+        secrets: what the failure must not show.
+        may_be_billed: the request may have left; what was raised may still say that it had not, or was refused.
+    """
+    causes = list(_causes(error))
+    names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
+    response = getattr(error, "response", None)
+    said = (getattr(source, name, None) for source in (error, response) for name in ("status_code", "status"))
+    status = next((code for code in said if isinstance(code, int)), None)
+    if status is None:
+        status = next((code for name, code in _STATUS.items() if name in names), None)
+    if status is not None:
+        headers = {name.lower(): value for name, value in dict(getattr(response, "headers", {})).items()}
+        return failure_in(status, headers, _body_of(response) or str(error), secrets)
+    may_be_billed = may_be_billed and not names & _NEVER_LEFT
+    if names & _TIMEOUTS:
+        message = one_line(str(error), secrets) or f"nothing came within {timeout_s:g} s"
+        return Failure(Fault.TIMEOUT, message, may_be_billed=may_be_billed)
+    if names & _NO_CONNECTION:
+        deepest = next((cause for cause in reversed(causes) if str(cause)), error)
+        message = one_line(str(deepest), secrets) or type(error).__name__
+        return Failure(Fault.CONNECTION, message, may_be_billed=may_be_billed)
+    fault = Fault.PROTOCOL if names & _NO_ANSWER else Fault.OTHER
+    return Failure(fault, one_line(f"{type(error).__name__}: {error}", secrets), may_be_billed=may_be_billed)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _body_of(response: object) -> str:
+    try:
+        return str(getattr(response, "text", ""))
+    except RuntimeError:  # it was not read
+        return ""
