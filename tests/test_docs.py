@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from programs import ROOT, call
 
+from batcher.calls.services import SERVICES
 from batcher.cli import VERBS, help_of
 from batcher.settings import Options
 
@@ -91,6 +92,14 @@ def test_the_design_names_every_package_with_the_role_in_its_docstring_and_every
         assert docstring
         assert role == docstring.splitlines()[0]
         assert {*modules.replace(",", " ").split(), "__init__"} == {path.stem for path in package.glob("*.py")}
+
+
+def test_the_services_page_has_a_row_for_each_service() -> None:
+    page = (ROOT / "docs" / "services.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `(\S+)` \| (.*?) \| .+ \|$", page, re.MULTILINE)
+    assert [(name, url, re.findall(r"`(\w+)`", keys)) for name, url, keys in rows] == [
+        (service.name, service.base_url, list(service.key_variables)) for service in SERVICES.values()
+    ]
 
 
 def test_one_row_goes_its_way_in_ten_lines() -> None:
