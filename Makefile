@@ -1,20 +1,29 @@
-# Two commands for a fresh machine: `make demo` and `make test`. Each does its own set-up.
+# Two commands for a fresh machine: `make demo` and `make test`. Each does its own set-up, from the locks in
+# requirements/: the versions, with their hashes, that the last `make lock` found.
 PYTHON ?= python3
 BIN := .venv/bin
 # Files with parts that cog writes from the code.
 GENERATED := batcher/settings.py docs/cli.md docs/design.md docs/services.md
+PYTEST := -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-lowest check docs bench clean
+.PHONY: demo test test-lowest test-newest check docs bench lock clean
 
-demo: .venv/.runtime
+demo: .venv/.run
 	$(BIN)/batcher demo
 
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 # The tests on the oldest releases that pyproject.toml admits.
-test-lowest: .venv-lowest/.dev
-	.venv-lowest/bin/python -m pytest
+test-lowest: .venv-lowest/.lowest
+	.venv-lowest/bin/python $(PYTEST)
+
+# The tests on the newest releases of today that pyproject.toml admits.
+test-newest:
+	rm -rf .venv-newest
+	$(MAKE) .venv-newest/bin/python
+	.venv-newest/bin/python -m pip install --quiet --editable '.[dev]'
+	.venv-newest/bin/python $(PYTEST)
 
 check: .venv/.dev
 	$(BIN)/ruff check .
@@ -32,27 +41,35 @@ docs: .venv/.dev
 bench: .venv/.bench
 	$(BIN)/python benchmarks/compare.py
 
-clean:
-	rm -rf .venv .venv-lowest
+# Each lock holds what pyproject.toml admits today; all but `lowest` take their versions from one resolution.
+COMPILE = .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group build pyproject.toml
+LOCK = $(COMPILE) --generate-hashes --no-annotate --custom-compile-command 'make lock' --output-file requirements
 
-$(BIN)/python:
+lock: .venv-lock/bin/python
+	.venv-lock/bin/python -m pip install --quiet --upgrade uv
+	$(COMPILE) --all-extras --output-file .venv-lock/all.txt
+	$(LOCK)/run.txt --constraint .venv-lock/all.txt
+	$(LOCK)/dev.txt --constraint .venv-lock/all.txt --extra dev
+	$(LOCK)/bench.txt --constraint .venv-lock/all.txt --extra bench
+	$(LOCK)/lowest.txt --constraint tests/lowest.txt --extra dev
+
+clean:
+	rm -rf .venv .venv-*
+
+.venv/bin/python .venv-lowest/bin/python .venv-newest/bin/python .venv-lock/bin/python: %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "batcher needs Python 3.11 or newer; say which: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $*
 
-.venv/.runtime: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
-	touch $@
+# The project itself is built with the locked build backend, so that nothing else is fetched.
+define install
+$(@D)/bin/python -m pip install --quiet --require-hashes --requirement $<
+$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+touch $@
+endef
 
-.venv/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $@ .venv/.runtime
+.venv/.%: requirements/%.txt pyproject.toml | .venv/bin/python
+	$(install)
 
-.venv/.bench: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
-	touch $@ .venv/.runtime
-
-.venv-lowest/.dev: pyproject.toml tests/lowest.txt
-	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable '.[dev]'
-	touch $@
+.venv-lowest/.%: requirements/%.txt pyproject.toml | .venv-lowest/bin/python
+	$(install)

@@ -118,8 +118,7 @@ def keys_of(llm: object) -> tuple[str, ...]:
 
 def keys_in(headers: Mapping[str, str]) -> tuple[str, ...]:
     """Return what is a key among the headers of an endpoint: what came from the environment, and what is named so."""
-    secret = (form for value in headers.values() if isinstance(value, Secret) for form in _forms_of(value, bool))
-    return secrets_among([*secret, *_gathered(_copied(headers), _CERTAIN, is_secret=False)])
+    return _secrets_among(_copied(headers), _CERTAIN)
 
 
 class Secrets:
@@ -151,12 +150,6 @@ class Secrets:
         held = _held_by(self._llm)
         if held != self._held:
             self._held, self._all, self._keys = held, _secrets_among(held, _ANY), _secrets_among(held, _CERTAIN)
-
-
-class _Secret(str):
-    """The text of one of pydantic's SecretStr."""
-
-    __slots__ = ()
 
 
 class _Fields(tuple[tuple[object, object], ...]):
@@ -191,7 +184,7 @@ def _copied(value: object) -> object:
     if reveal is None:
         return None
     revealed = reveal(value)
-    return _Secret(revealed) if isinstance(revealed, str) else _copied(revealed)
+    return Secret(revealed) if isinstance(revealed, str) else _copied(revealed)
 
 
 class _Rule(NamedTuple):
@@ -228,7 +221,7 @@ def _gathered(value: object, rule: _Rule, *, is_secret: bool, names_fields: bool
     elif isinstance(value, tuple):
         for each in value:
             yield from _gathered(each, rule, is_secret=is_secret)
-    elif isinstance(value, _Secret):
+    elif isinstance(value, Secret):
         yield from _forms_of(value, _ANY.accepts)
     elif isinstance(value, (str, int)):
         yield from _secrets_in(str(value), rule, is_secret=is_secret)

@@ -11,13 +11,12 @@ import re
 from collections.abc import Mapping
 
 from batcher.errors import SettingsError
+from batcher.words import option
 
 _DEAREST = 1e6  # dollars per million tokens: beyond it somebody has mixed up the units
 
-RESERVED_PARAMS = {
-    "model": "use --model",
-    "messages": "use --prompt or --messages-column",
-}
+RESERVED_PARAMS = {"model": ("model",), "messages": ("prompt", "messages_column")}
+"""Request parameters that batcher sets, and the options that set them."""
 
 # What batcher sends itself, or HTTP needs to frame a request.
 OWN_HEADERS = {"accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host"}
@@ -58,8 +57,9 @@ def check_text(value: object, where: str) -> None:
 def check_params(params: object, where: str) -> None:
     if not isinstance(params, Mapping) or not all(isinstance(name, str) and name for name in params):
         raise SettingsError(f"{where} must hold parameters by name, as in {{'temperature': 0}}")
-    for name, advice in RESERVED_PARAMS.items():
+    for name, options in RESERVED_PARAMS.items():
         if name in params:
+            advice = f"use {' or '.join(map(option, options))}"
             raise SettingsError(f"{where}: {name!r} is not a parameter that can be set here: {advice}")
     try:
         json.dumps(dict(params), allow_nan=False, sort_keys=True)
@@ -79,10 +79,9 @@ def check_variable(name: str, where: str) -> None:
 
 
 def check_key(key: object, where: str) -> None:
-    if isinstance(key, (list, tuple, set)) or (isinstance(key, str) and "," in key):
-        raise SettingsError(
-            f"{where} must be one key: make one Endpoint for each key, or put them into API_KEY, separated by commas"
-        )
+    if isinstance(key, (list, tuple)) or (isinstance(key, str) and "," in key):
+        advice = "make one Endpoint for each, or list them in API_KEY, separated by commas"
+        raise SettingsError(f"{where} holds several keys: {advice}")
     if not isinstance(key, str) or not (key.isascii() and key.isprintable()) or " " in key:
         raise SettingsError(f"{where} is no text, or holds a space or a character that no header may carry")
 
@@ -108,7 +107,9 @@ def check_headers(headers: object, where: str, key_header: str) -> None:
         if name.lower() in OWN_HEADERS:
             raise SettingsError(f"{what} is set by batcher itself: leave it out")
         if name.lower() == "authorization" == key_header.lower():
-            raise SettingsError(f"{what} carries the API key: give that through api_key or --api-key-env instead")
+            raise SettingsError(
+                f"{what} carries the API key: give that through api_key or {option('api_key_env')} instead"
+            )
         if not value.strip() or value != value.strip() or not (value.isascii() and value.isprintable()):
             raise SettingsError(f"{what} has a value that is empty, or holds a character that no header may carry")
         if value.startswith("env:"):

@@ -7,6 +7,7 @@ rows that are not, 2 nothing was done, 3 stopped early and the same command goes
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import batcher
 from batcher.calls.services import SERVICES, services
 from batcher.errors import BatcherError, Interrupted, RunStopped
-from batcher.settings import OPTIONS, Group
-from batcher.words import say
+from batcher.settings import OPTIONS, Group, advice_on
+from batcher.words import command_line, say
 
 if TYPE_CHECKING:
     from batcher.output.report import Report
@@ -234,7 +235,39 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
-    arguments = build_parser().parse_args(argv)
+    with command_line():
+        return _done(_parsed(argv))
+
+
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    parser = build_parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        advice = _advice_on(unknown) if arguments.verb in {"run", "plan"} else ""
+        parser.error(f"unrecognized arguments: {' '.join(_without_values(unknown))}{advice}")
+    return arguments
+
+
+def _without_values(unknown: Sequence[str]) -> list[str]:
+    """Return arguments without what may be the value of an unknown option: it may be an API key."""
+    return [
+        text.partition("=")[0]
+        for before, text in itertools.pairwise(["", *unknown])
+        if text.startswith("-") or not before.startswith("-") or "=" in before
+    ]
+
+
+def _advice_on(unknown: Sequence[str]) -> str:
+    """Return what to do about the first option that `run` does not know."""
+    for text, after in itertools.pairwise([*unknown, ""]):
+        name, separator, value = text.partition("=")
+        if name.startswith("--"):
+            return f": {advice_on(name[2:].replace('-', '_'), _json_or_text(value if separator else after))}"
+    return ""
+
+
+def _done(arguments: argparse.Namespace) -> int:
+    """Do what a command line asks for, and return the exit status."""
     try:
         return VERBS[arguments.verb](arguments)
     except (RunStopped, Interrupted) as stopped:
@@ -288,10 +321,14 @@ def _param(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator or not name:
         raise batcher.SettingsError(f"--param {text!r} must look like KEY=VALUE, as in temperature=0")
+    return name, _json_or_text(value)
+
+
+def _json_or_text(value: str) -> Any:
     try:
-        return name, json.loads(value)
+        return json.loads(value)
     except ValueError:
-        return name, value
+        return value
 
 
 def _headers(texts: Sequence[str]) -> dict[str, str]:

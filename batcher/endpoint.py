@@ -17,6 +17,7 @@ from batcher.chat_model import identity_of, retries_of
 from batcher.checks import check_headers, check_key, check_number, check_params, check_price, check_text, check_whole
 from batcher.errors import SettingsError
 from batcher.records import Source
+from batcher.words import option
 
 OFFLINE = "offline"
 """The base URL of an endpoint that the embedded server answers; its real port changes with each run."""
@@ -103,7 +104,8 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         if self.llm is None and self.model is None:
-            raise SettingsError("an endpoint needs a model: Endpoint('gpt-4o-mini', ...), --model or MODEL in .env")
+            ways = f"Endpoint('gpt-4o-mini', ...), {option('model')} or MODEL in .env"
+            raise SettingsError(f"an endpoint needs a model: {ways}")
         for name, what in (("params", "parameters"), ("headers", "headers")):
             if self.llm is not None and getattr(self, name):
                 raise SettingsError(f"an endpoint with llm= takes its {what} from that object: leave {name} out")

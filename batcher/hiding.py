@@ -17,7 +17,7 @@ SHORTEST_WORD = 16
 
 
 class Secret(str):
-    """A text that its `repr` does not show, such as the value of a header that was read from the environment."""
+    """A text that its `repr` does not show, such as that of a SecretStr, or of a variable of the environment."""
 
     __slots__ = ()
 

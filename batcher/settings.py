@@ -6,6 +6,7 @@ Invariant: a `Settings` that exists is valid. The help of the command line, the 
 
 from __future__ import annotations
 
+import difflib
 import os
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from batcher.checks import (
 )
 from batcher.endpoint import MAX_CONCURRENCY
 from batcher.errors import SettingsError
+from batcher.words import by_reader, option
 
 if TYPE_CHECKING:
     from batcher.endpoint import Endpoint
@@ -40,7 +42,7 @@ def check_keyword(keyword: str) -> None:
     Raises:
         SettingsError: it is empty, hidden, reserved, too long, or holds a separator or a control character.
     """
-    check_file_name(keyword, "--keyword")
+    check_file_name(keyword, option("keyword"))
 
 
 class Group(StrEnum):
@@ -162,7 +164,10 @@ class Settings:
     )
     model: str | None = _option(None, Group.ENDPOINTS, _NAME, "the model; default: MODEL of the environment or .env")
     base_url: str | None = _option(
-        None, Group.ENDPOINTS, _URL, "default: BASE_URL, then OPENAI_BASE_URL, OPENAI_API_BASE, then OpenAI's own"
+        None,
+        Group.ENDPOINTS,
+        _URL,
+        "where the model is served; default: BASE_URL, then OPENAI_BASE_URL, OPENAI_API_BASE, then OpenAI's own",
     )
     provider: str | None = _option(
         None,
@@ -204,7 +209,7 @@ class Settings:
     max_concurrency: int = _option(MAX_CONCURRENCY, Group.LIMITS, _WHOLE, "requests in flight at most, for each key")
     timeout: float = _option(120.0, Group.LIMITS, _SECONDS, "seconds for one attempt")
     deadline: float = _option(1800.0, Group.LIMITS, _SECONDS, "seconds that a row may be in flight over all attempts")
-    max_attempts: int = _option(6, Group.LIMITS, _WHOLE, "attempts that a row may use; a 429 uses none")
+    max_attempts: int = _option(6, Group.LIMITS, _WHOLE, "attempts that a row may use; a 429 does not count")
     max_response_mb: float = _option(
         64.0,
         Group.LIMITS,
@@ -225,9 +230,11 @@ class Settings:
         "infer",
         Group.FILES,
         _NAME,
-        "the column of the answer; its name also begins those of the status and the error",
+        "the column of the answer; the columns of its status and its error are named after it",
     )
-    limit: int | None = _option(None, Group.FILES, _WHOLE, "only the first N rows")
+    limit: int | None = _option(
+        None, Group.FILES, _WHOLE, "only the first N rows", in_python="rows to ask about, from the first; default: all"
+    )
     retry_failed: bool = _option(False, Group.FILES, _FLAG, "send the rows again that ended as error or invalid")
     on_change: str = _option(
         "abort",
@@ -240,8 +247,8 @@ class Settings:
         None,
         Group.FILES,
         _COLUMN,
-        "a column of unique values that identify the rows: if changes are met with reuse, an edited row keeps its"
-        " answer if its id is the same",
+        "a column of unique values that identify the rows; reuse then keeps the answer of an edited row if its id is"
+        " the same",
     )
     dedup: bool = _option(False, Group.FILES, _FLAG, "send rows that ask the same once; each gets the answer")
     encoding: str = _option(
@@ -250,8 +257,8 @@ class Settings:
         Kind(_one_of(ENCODINGS), {"metavar": "NAME"}),
         "of the CSV files: utf-8, or utf-8-sig, which spreadsheets know",
     )
-    no_progress: bool = _option(False, Group.DISPLAY, _FLAG, "no bar")
-    quiet: bool = _option(False, Group.DISPLAY, _FLAG, "errors only")
+    no_progress: bool = _option(False, Group.DISPLAY, _FLAG, "show no progress bar")
+    quiet: bool = _option(False, Group.DISPLAY, _FLAG, "show errors only")
 
     def __post_init__(self) -> None:
         for each in OPTIONS.values():
@@ -259,10 +266,12 @@ class Settings:
         _only_one(self, "system", "system_file")
         _only_one(self, "provider", "base_url")
         if (self.price_in is None) != (self.price_out is None):
-            raise SettingsError("--price-in and --price-out go together: give both, in dollars per million tokens")
+            pair = f"{option('price_in')} and {option('price_out')}"
+            raise SettingsError(f"{pair} go together: give both, in dollars per million tokens")
         for name in ("model", "base_url", "provider", "api_key_env", "header", "rpm", "rps", "tpm", "price_in"):
             if self.endpoints is not None and getattr(self, name) is not None:
-                raise SettingsError(f"{_flag(name)} and --endpoints exclude each other: say it in the endpoints")
+                pair = f"{option(name)} and {option('endpoints')}"
+                raise SettingsError(f"{pair} exclude each other: say it in the endpoints")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Settings:
@@ -273,7 +282,7 @@ class Settings:
         """
         for name in options:
             if name not in OPTIONS:
-                raise SettingsError(f"there is no option {name!r}; the options are {', '.join(OPTIONS)}")
+                raise SettingsError(f"there is no option {name!r}: {advice_on(name, options[name])}")
         return cls(**options)
 
     @property
@@ -312,16 +321,16 @@ class Option(NamedTuple):
 
     @classmethod
     def of(cls, described: Field[Any]) -> Option:
-        option = cls(described.name, str(described.type), described.default, **described.metadata)
-        if option.default in (None, False):
-            return option
-        shown = f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
-        return option._replace(help=f"{option.help} ({shown})", in_python=f"{option.in_python} ({shown})")
+        made = cls(described.name, str(described.type), described.default, **described.metadata)
+        if made.default is None or made.default is False:
+            return made
+        shown = f"{made.default:g}" if isinstance(made.default, float) else str(made.default)
+        return made._replace(help=f"{made.help} ({shown})", in_python=f"{made.in_python} ({shown})")
 
     @property
     def flag(self) -> str:
         """The option as the command line spells it."""
-        return _flag(self.name)
+        return "--" + self.name.replace("_", "-")
 
     def check(self, value: object) -> None:
         """Refuse a value that the option cannot take.
@@ -330,7 +339,7 @@ class Option(NamedTuple):
             SettingsError: the message names the option.
         """
         if value is not None or self.default is not None:
-            self.kind.check(value, self.flag)
+            self.kind.check(value, option(self.name))
 
 
 OPTIONS = {each.name: Option.of(each) for each in fields(Settings)}
@@ -347,6 +356,45 @@ def _documented() -> str:
 
 
 Settings.__doc__ = _documented()
+
+
+_KEYS = {"api_key", "api_keys", "key", "keys", "openai_api_key"}
+
+_REQUEST_PARAMS = {
+    *("enable_thinking", "extra_body", "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens"),
+    *("max_tokens", "min_p", "modalities", "n", "parallel_tool_calls", "presence_penalty", "prompt_cache_key"),
+    *("reasoning_effort", "repetition_penalty", "response_format", "safety_identifier", "seed", "service_tier"),
+    *("stop", "store", "stream", "temperature", "thinking", "tool_choice", "tools", "top_k", "top_logprobs", "top_p"),
+    *("user", "verbosity", "web_search_options"),
+}
+"""What services know as parameters of a request for a chat completion."""
+
+
+def advice_on(name: str, value: object = None) -> str:
+    """Return what somebody wants to know who gave an option that does not exist.
+
+    Args:
+        name: of the option, as Python spells it.
+        value: what was given; only a number is repeated, anything else may be a secret.
+    """
+    if name in _KEYS:
+        other = by_reader(
+            command_line=f"from the variable that {option('api_key_env')} names",
+            python="from endpoints=[batcher.Endpoint(model, api_key=...)]",
+        )
+        return f"API keys come from API_KEY in the environment or .env, or {other}"
+    if name in _REQUEST_PARAMS:
+        return f"a request parameter goes into {_as_param(name, value)}"
+    known = [*OPTIONS, "data", "prompt", *_REQUEST_PARAMS]
+    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.7):
+        return f"did you mean {_as_param(near[0], value) if near[0] in _REQUEST_PARAMS else option(near[0])}?"
+    return by_reader(
+        command_line="`batcher run --help` lists the options", python=f"the options are {', '.join(OPTIONS)}"
+    )
+
+
+def _as_param(name: str, value: object) -> str:
+    return option("param", {name: value if isinstance(value, (int, float)) and not isinstance(value, bool) else "..."})
 
 
 # Type checkers and editors read the source, so the options stand in it once more: `make docs` writes them here.
@@ -399,10 +447,6 @@ class Options(TypedDict, total=False):
 # [[[end]]]
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _only_one(settings: Settings, first: str, second: str) -> None:
     if getattr(settings, first) is not None and getattr(settings, second) is not None:
-        raise SettingsError(f"{_flag(first)} and {_flag(second)} exclude each other: give one of them")
+        raise SettingsError(f"{option(first)} and {option(second)} exclude each other: give one of them")

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import csv
+import os
+import shutil
+import signal
 import sqlite3
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,10 +32,19 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
-# Each commit waits for the disk. A test of thousands of cases, none of them about the disk, need not.
+# Each commit waits for the disk, and a test makes hundreds. What a test ends is a process, never the machine: files in
+# memory survive that as files on a disk do. So temporary directories are in memory, unless TMPDIR names a place.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a test makes a directory of its own in it
-IN_MEMORY = _MEMORY if _MEMORY.is_dir() else None
-"""Where to make temporary directories in memory; None, the usual place, if the system has none."""
+_ENOUGH_BYTES = 2**30
+if "TMPDIR" not in os.environ and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ENOUGH_BYTES:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+
+# `nohup` ignores SIGHUP, and a shell ignores SIGINT in what it starts in the background. Programs that tests start
+# would inherit that, and batcher leaves an ignored signal ignored. A handler is not inherited; this one does nothing.
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Lab:

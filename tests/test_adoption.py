@@ -169,12 +169,12 @@ def not_text(lab: Lab) -> None:
         (ours, not_text, {}, r"5_k.csv cannot be read: .*; mend it, move it away, or put the journal"),
         (ours, lambda lab: lab.path(5).write_text(""), {}, r"5_k.csv .*: its columns are missing"),
         (ours, renamed(3), {}, r"0_k.csv .*: it reaches into 3_k.csv"),
-        (ours, renamed(25), {}, r"25_k.csv .*: it reaches to row 30, and the input, or --limit, ends at row 20"),
-        (ours, str, {"limit": 17}, r"15_k.csv .*: it reaches to row 20, and the input, or --limit, ends at row 17"),
+        (ours, renamed(25), {}, r"25_k.csv .*: it reaches to row 30, and the input, or limit, ends at row 20"),
+        (ours, str, {"limit": 17}, r"15_k.csv .*: it reaches to row 20, and the input, or limit, ends at row 17"),
         (ours, str, {"answer_column": "label"}, r"0_k.csv .*: its columns are 'text', 'infer'"),
-        (infer_only, renamed(6), {}, r"6_k.csv .*: it holds 5 answers, and a chunk 5 \(--chunk-size\)"),
-        (infer_only, replaced("older 7\n", ""), {}, r"5_k.csv .*: it holds 4 answers, and a chunk 5 \(--chunk-size\)"),
-        (infer_only, str, {"chunk_size": 4}, r"0_k.csv .*: it holds 5 answers, and a chunk 4 \(--chunk-size\)"),
+        (infer_only, renamed(6), {}, r"6_k.csv .*: it holds 5 answers, and a chunk 5 \(chunk_size\)"),
+        (infer_only, replaced("older 7\n", ""), {}, r"5_k.csv .*: it holds 4 answers, and a chunk 5 \(chunk_size\)"),
+        (infer_only, str, {"chunk_size": 4}, r"0_k.csv .*: it holds 5 answers, and a chunk 4 \(chunk_size\)"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named_and_nothing_is_sent_or_changed(

@@ -114,7 +114,7 @@ def test_a_pool_of_endpoints_with_different_models_and_urls() -> None:
 
 
 def test_wrong_calls_say_what_is_wrong() -> None:
-    with pytest.raises(batcher.SettingsError, match="no option 'chunksize'"):
+    with pytest.raises(batcher.SettingsError, match="no option 'chunksize': did you mean chunk_size"):
         batcher.run(["x"], keyword="k", chunksize=5)  # type: ignore[call-arg]
     with pytest.raises(batcher.SettingsError, match="give keyword="):
         batcher.run(["x"], provider="offline")

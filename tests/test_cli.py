@@ -289,3 +289,29 @@ def test_an_option_is_not_taken_for_another_that_begins_like_it(odd: Path, tmp_p
     done = call("serve", "--api-key", "sk-secret", cwd=tmp_path)
     assert done.status == 2
     assert "unrecognized arguments" in done.stderr
+    assert "sk-secret" not in done.stderr
+
+
+NO_KEY_OPTION = "--api-key: API keys come from API_KEY in the environment or .env, or from the variable that"
+
+
+@pytest.mark.parametrize("verb", ["run", "plan"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--temperature", "0"], "--temperature: a request parameter goes into --param temperature=0"),
+        (["--seed=7"], "--seed: a request parameter goes into --param seed=7"),
+        (["--chunksize", "5"], "--chunksize: did you mean --chunk-size?"),
+        (["--api-key", "sk-secret"], NO_KEY_OPTION),
+        (["--api-key=sk-secret"], NO_KEY_OPTION),
+        (["other.csv"], "other.csv\n"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_one_that_was_meant_and_its_value_is_not_shown(
+    odd: Path, tmp_path: Path, verb: str, arguments: list[str], said: str
+) -> None:
+    done = call(verb, "odd.csv", "--prompt-column", "text", *OFFLINE, *arguments, cwd=tmp_path)
+    assert done.status == 2
+    assert f"unrecognized arguments: {said}" in done.stderr
+    assert "sk-secret" not in done.stderr
+    assert not (tmp_path / "output").exists()

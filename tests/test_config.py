@@ -21,6 +21,7 @@ from batcher.cli import help_of
 from batcher.endpoint import MAX_CONCURRENCY, OFFLINE, Endpoint
 from batcher.errors import SettingsError
 from batcher.settings import OPTIONS, Option, Options, Settings, check_keyword
+from batcher.words import command_line
 
 OPENAI = "https://api.openai.com/v1"
 LOOP: dict[str, object] = {}
@@ -82,9 +83,36 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert (settings.max_concurrency, settings.params) == (256, {})
 
 
-def test_an_option_that_does_not_exist_is_answered_with_those_that_do() -> None:
-    message = fault(lambda: Settings.of({"chunksize": 5}))
-    assert message.startswith("there is no option 'chunksize'; the options are prompt_file, prompt_column,")
+NO_KEY_OPTION = "API keys come from API_KEY in the environment or .env, or from"
+
+
+@pytest.mark.parametrize(
+    ("options", "python", "shell"),
+    [
+        (
+            {"temperature": 0},
+            'a request parameter goes into param={"temperature": 0}',
+            "a request parameter goes into --param temperature=0",
+        ),
+        ({"stop": "x"}, 'a request parameter goes into param={"stop": ...}', "... --param stop=..."),
+        ({"max_token": 5}, 'did you mean param={"max_tokens": 5}?', "did you mean --param max_tokens=5?"),
+        ({"chunksize": 5}, "did you mean chunk_size?", "did you mean --chunk-size?"),
+        ({"promt": "x"}, "did you mean prompt?", "did you mean --prompt?"),
+        ({"zzz": 5}, f"the options are {', '.join(OPTIONS)}", "`batcher run --help` lists the options"),
+        (
+            {"api_key": "sk-secret"},
+            f"{NO_KEY_OPTION} endpoints=[batcher.Endpoint(model, api_key=...)]",
+            "... or from the variable that --api-key-env names",
+        ),
+    ],
+)
+def test_an_option_that_does_not_exist_is_answered_with_the_one_that_was_meant(
+    options: dict[str, object], python: str, shell: str
+) -> None:
+    [name] = options
+    assert fault(lambda: Settings.of(options)) == f"there is no option {name!r}: {python}"
+    with command_line():
+        assert fault(lambda: Settings.of(options)).endswith(shell.removeprefix("..."))
 
 
 NO_NUMBERS = (0, -1, True, "5", float("nan"), float("inf"))
@@ -135,29 +163,34 @@ def test_every_option_has_wrong_values() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
 def test_a_wrong_value_is_refused_with_its_option(name: str, value: object) -> None:
-    assert fault(lambda: Settings.of({name: value})).startswith(f"--{name.replace('_', '-')}")
+    refused = rf"{name}:? "
+    assert re.match(refused, fault(lambda: Settings.of({name: value})))
+    with command_line():
+        assert re.match("--" + refused.replace("_", "-"), fault(lambda: Settings.of({name: value})))
 
 
 @pytest.mark.parametrize("name", RESERVED_PARAMS)
 def test_parameters_that_batcher_sets_are_refused_with_the_way_to_set_them(name: str) -> None:
-    said = f"{name!r} is not a parameter that can be set here: {RESERVED_PARAMS[name]}"
-    assert fault(lambda: Settings(param={name: 1})) == f"--param: {said}"
+    said = f"{name!r} is not a parameter that can be set here: use {' or '.join(RESERVED_PARAMS[name])}"
+    assert fault(lambda: Settings(param={name: 1})) == f"param: {said}"
     assert fault(lambda: Endpoint("m", params={name: 1})) == f"params: {said}"
+    with command_line():
+        assert fault(lambda: Settings(param={name: 1})).startswith("--param: ")
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"system": "x", "system_file": "y"}, "--system and --system-file"),
-        ({"provider": "vllm", "base_url": OPENAI}, "--provider and --base-url"),
-        ({"endpoints": "e.toml", "model": "m"}, "--model and --endpoints"),
-        ({"endpoints": "e.toml", "base_url": OPENAI}, "--base-url and --endpoints"),
-        ({"endpoints": "e.toml", "provider": "vllm"}, "--provider and --endpoints"),
-        ({"endpoints": "e.toml", "api_key_env": "K"}, "--api-key-env and --endpoints"),
-        ({"endpoints": "e.toml", "rpm": 5}, "--rpm and --endpoints"),
-        ({"endpoints": "e.toml", "rps": 5}, "--rps and --endpoints"),
-        ({"endpoints": "e.toml", "tpm": 5}, "--tpm and --endpoints"),
-        ({"endpoints": "e.toml", "price_in": 1, "price_out": 1}, "--price-in and --endpoints"),
+        ({"system": "x", "system_file": "y"}, "system and system_file"),
+        ({"provider": "vllm", "base_url": OPENAI}, "provider and base_url"),
+        ({"endpoints": "e.toml", "model": "m"}, "model and endpoints"),
+        ({"endpoints": "e.toml", "base_url": OPENAI}, "base_url and endpoints"),
+        ({"endpoints": "e.toml", "provider": "vllm"}, "provider and endpoints"),
+        ({"endpoints": "e.toml", "api_key_env": "K"}, "api_key_env and endpoints"),
+        ({"endpoints": "e.toml", "rpm": 5}, "rpm and endpoints"),
+        ({"endpoints": "e.toml", "rps": 5}, "rps and endpoints"),
+        ({"endpoints": "e.toml", "tpm": 5}, "tpm and endpoints"),
+        ({"endpoints": "e.toml", "price_in": 1, "price_out": 1}, "price_in and endpoints"),
     ],
 )
 def test_options_that_exclude_each_other_are_named(options: dict[str, object], said: str) -> None:
@@ -166,7 +199,7 @@ def test_options_that_exclude_each_other_are_named(options: dict[str, object], s
 
 @pytest.mark.parametrize("name", ["price_in", "price_out"])
 def test_one_price_alone_is_refused(name: str) -> None:
-    assert fault(lambda: Settings.of({name: 0})).startswith("--price-in and --price-out go together")
+    assert fault(lambda: Settings.of({name: 0})).startswith("price_in and price_out go together")
 
 
 def test_prices_that_are_given_are_those_of_an_endpoint() -> None:
@@ -177,7 +210,7 @@ def test_prices_that_are_given_are_those_of_an_endpoint() -> None:
 @pytest.mark.parametrize("name", ["sk-secret", "sk-1,sk-2", "$K", "K=sk-1", "1K"])
 def test_a_key_given_as_the_name_of_its_variable_is_not_shown(name: str) -> None:
     assert fault(lambda: Settings(api_key_env=name)) == (
-        "--api-key-env must be the name of a variable, such as OPENAI_API_KEY, not the key itself"
+        "api_key_env must be the name of a variable, such as OPENAI_API_KEY, not the key itself"
     )
 
 
@@ -225,7 +258,7 @@ def test_a_safe_name_is_a_keyword(keyword: str) -> None:
 )
 def test_a_name_that_is_not_safe_is_refused_with_the_reason(keyword: str, why: str) -> None:
     message = fault(lambda: Settings(keyword=keyword))
-    assert message == f"--keyword {keyword!r} cannot be part of a file name: {why}; choose another"
+    assert message == f"keyword {keyword!r} cannot be part of a file name: {why}; choose another"
 
 
 def is_accepted(keyword: str) -> bool:
@@ -257,12 +290,12 @@ def test_a_keyword_that_is_accepted_makes_files_that_can_be_made(tmp_path: Path,
         ({"model": ""}, "model must be a text"),
         ({"model": 5}, "model must be a text"),
         ({"base_url": None}, "base_url must be a text"),
+        ({"api_key": "sk-a,sk-b"}, "api_key holds several keys: make one Endpoint for each"),
+        ({"api_key": ["sk-a", "sk-b"]}, "api_key holds several keys: make one Endpoint for each"),
         ({"api_key": "sk-a b"}, "api_key is no text, or holds a space or a character"),
         ({"api_key": "sk-a\n"}, "api_key is no text"),
         ({"api_key": "sk-数"}, "api_key is no text"),
         ({"api_key": 5}, "api_key is no text"),
-        ({"api_key": ["sk-a", "sk-b"]}, "api_key must be one key: make one Endpoint for each key, or put them into"),
-        ({"api_key": "sk-a,sk-b"}, "api_key must be one key: make one Endpoint for each key, or put them into API_KEY"),
         ({"llm": object(), "headers": {"X": "y"}}, "an endpoint with llm= takes its headers from that object"),
         (
             {"base_url": "https://h?api-version=1", "api_key": "sk-a", "headers": {"api-key": "env:K"}},

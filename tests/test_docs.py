@@ -67,7 +67,10 @@ def test_every_dependency_has_a_lower_bound_that_is_tested_and_ends_before_the_n
     pins = re.findall(
         r"^([a-z-]+)==([\d.]+)$", (ROOT / "tests" / "lowest.txt").read_text(encoding="utf-8"), re.MULTILINE
     )
-    assert [(bound.group(1), bound.group(2)) for bound in bounds if bound] == pins
+    declared = {bound.group(1) for bound in bounds if bound}
+    assert [(bound.group(1), bound.group(2)) for bound in bounds if bound] == [
+        pin for pin in pins if pin[0] in declared
+    ]
     for name, _, limit in (bound.groups() for bound in bounds if bound):
         assert int(version(name).partition(".")[0]) < int(limit), name
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,17 @@ from batcher.calls.endpoints import endpoints_of, environment
 from batcher.calls.services import AZURE, SERVICES, service_at
 from batcher.endpoint import MAX_CONCURRENCY, OFFLINE, Endpoint
 from batcher.settings import Settings
+from batcher.words import command_line
 
 OPENAI = "https://api.openai.com/v1"
 PLACES = [service.base_url for name, service in SERVICES.items() if service.needs_key and name != AZURE]
+
+
+@pytest.fixture(autouse=True)
+def reader() -> Iterator[None]:
+    """Messages are read at the command line."""
+    with command_line():
+        yield
 
 
 def made(env: dict[str, str], **options: Any) -> list[tuple[str | None, str, str | None]]:
@@ -219,6 +228,14 @@ def test_azure_by_name_takes_the_variables_of_its_sdk_and_the_model_names_the_de
     ]
 
 
+def test_azure_at_a_place_of_the_users_own_needs_a_key_too() -> None:
+    env = {"AZURE_OPENAI_ENDPOINT": "https://gateway.example", "OPENAI_API_VERSION": "2024-10-21", "MODEL": "m"}
+    assert fault(lambda: made(env, provider="azure")) == (
+        "no API key for https://gateway.example/openai/deployments/m?api-version=2024-10-21: set AZURE_OPENAI_API_KEY"
+        " or AZURE_API_KEY or API_KEY in the environment or .env"
+    )
+
+
 @pytest.mark.parametrize("missing", ["AZURE_OPENAI_ENDPOINT", "OPENAI_API_VERSION", "MODEL"])
 def test_azure_without_resource_version_or_deployment_says_what_it_needs(missing: str) -> None:
     env = KEYS | {"AZURE_OPENAI_ENDPOINT": "https://mine.openai.azure.com", "OPENAI_API_VERSION": "2024-10-21"}
@@ -269,6 +286,9 @@ def test_organization_and_project_are_sent_to_openai_alone() -> None:
 
 @pytest.mark.parametrize("name", ["api-key", "Authorization"])
 def test_a_key_that_is_given_as_a_header_of_azure_is_the_only_one(name: str) -> None:
+    both = Settings(base_url=AZURE_URL, header={name: "env:MINE"}, api_key_env="API_KEY")
+    said = "headers carry the API key, and api_key is given as well: leave one of them out"
+    assert fault(lambda: endpoints_of(both, KEYS)) == said
     [endpoint] = endpoints_of(Settings(base_url=AZURE_URL, header={name: "env:MINE"}), KEYS | {"MINE": "sk-1"})
     assert (endpoint.api_key, endpoint.headers) == (None, {name: "sk-1"})
 

@@ -1,14 +1,14 @@
-"""Every exception of the libraries below a call has a fate; a release that brings a new one asks for a decision."""
+"""Every exception of the libraries below a call has a fate, its own or that of the class it is based on."""
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
@@ -94,8 +94,15 @@ SERVERS_SIDE = "aiohttp.web_exceptions"
 CLASS = re.compile(r"^[ \t]*class (\w+)\(([^)]*)\)", re.MULTILINE)
 
 
-def classes_of(package: str) -> Iterator[tuple[str, str, set[str]]]:
-    """Read the sources of a package: module, class, and what stands between its brackets."""
+class Kind(NamedTuple):
+    """An exception class: its module, and the names of classes that it is based on."""
+
+    module: str
+    bases: set[str]
+
+
+def classes_of(package: str) -> Iterator[tuple[str, Kind]]:
+    """Read the sources of a package: each class, and what stands between its brackets."""
     spec = find_spec(package)
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -103,45 +110,73 @@ def classes_of(package: str) -> Iterator[tuple[str, str, set[str]]]:
     for path in root.rglob("*.py"):
         module = ".".join(path.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__")
         for name, bases in CLASS.findall(path.read_text(encoding="utf-8")):
-            yield module, name, set(re.findall(r"\w+", bases))
+            yield name, Kind(module, set(re.findall(r"\w+", bases)))
 
 
 @pytest.fixture(scope="module")
-def exceptions() -> dict[str, dict[str, str]]:
-    """Every exception class of each package: its module by its name.
+def exceptions() -> dict[str, dict[str, Kind]]:
+    """Every exception class of each package, by its name.
 
     The sources are read, since importing all modules would take long and some need other packages; what has been
     loaded is asked, since the sources do not always name the bases.
     """
-    classes = [(package, *each) for package in FATES for each in classes_of(package)]
     known = ("builtins", "asyncio", *FATES)
-    loaded = {(module, name) for module, name in subclasses(BaseException) if module.startswith(known)}
-    found = {package: {name: module for module, name in loaded if module.startswith(package)} for package in FATES}
-    names = {name for _, name in loaded}
+    loaded = {kind for kind in subclasses(BaseException) if kind.__module__.startswith(known)}
+    found = {
+        package: {
+            kind.__name__: Kind(kind.__module__, {base.__name__ for base in kind.__mro__[1:]})
+            for kind in loaded
+            if kind.__module__.startswith(package)
+        }
+        for package in FATES
+    }
+    classes = [(package, *each) for package in FATES for each in classes_of(package)]
+    names = {kind.__name__ for kind in loaded}
     size = -1
     while len(names) > size:  # until no class is based on one that was found before
         size = len(names)
-        for package, module, name, bases in classes:
-            if bases & names:
+        for package, name, kind in classes:
+            if kind.bases & names:
                 names.add(name)
-                found[package].setdefault(name, module)
+                found[package].setdefault(name, kind)
     return {
-        package: {name: module for name, module in each.items() if module != SERVERS_SIDE}
+        package: {name: kind for name, kind in each.items() if kind.module != SERVERS_SIDE}
         for package, each in found.items()
     }
 
 
-def subclasses(kind: type[BaseException]) -> Iterator[tuple[str, str]]:
+def subclasses(kind: type[BaseException]) -> Iterator[type[BaseException]]:
     for each in kind.__subclasses__():
-        yield each.__module__, each.__name__
+        yield each
         yield from subclasses(each)
 
 
+DECIDED = {name for fates in FATES.values() for names in fates.values() for name in names.split()}
+
+
+def undecided(bases: Mapping[str, set[str]]) -> set[str]:
+    """Return the classes that neither have a fate nor are based, over any number of steps, on one that has."""
+    decided = set(DECIDED)
+    size = -1
+    while len(decided) > size:
+        size = len(decided)
+        decided |= {name for name in bases if bases[name] & decided}
+    return bases.keys() - decided
+
+
+def test_every_exception_has_a_fate_or_that_of_a_class_it_is_based_on(exceptions: dict[str, dict[str, Kind]]) -> None:
+    assert undecided({name: kind.bases for each in exceptions.values() for name, kind in each.items()}) == set()
+
+
+def test_a_release_asks_for_a_decision_only_with_a_class_that_is_based_on_no_known_one() -> None:
+    new = {"Child": {"Generic", "APIError"}, "Grandchild": {"Child"}, "Root": {"Exception"}, "RootsChild": {"Root"}}
+    assert undecided(new) == {"Root", "RootsChild"}
+
+
 @pytest.mark.parametrize("package", FATES)
-def test_every_exception_has_a_fate(package: str, exceptions: dict[str, dict[str, str]]) -> None:
+def test_no_exception_has_two_fates(package: str) -> None:
     decided = [name for names in FATES[package].values() for name in names.split()]
     assert len(decided) == len(set(decided))
-    assert exceptions[package].keys() - set(decided) == set()
 
 
 # --- and the call gives it that fate ---
@@ -202,20 +237,41 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("package", "name", "fate"), CASES, ids=[f"{package}.{name}" for package, name, _ in CASES])
-async def test_an_exception_meets_its_fate(
-    package: str, name: str, fate: Fate, exceptions: dict[str, dict[str, str]]
-) -> None:
+EACH_CASE = pytest.mark.parametrize(
+    ("package", "name", "fate"), CASES, ids=[f"{package}.{name}" for package, name, _ in CASES]
+)
+
+
+def kind_of(package: str, name: str, exceptions: dict[str, dict[str, Kind]]) -> type[Exception]:
     if name not in exceptions[package]:
         pytest.skip("the installed release does not have it")
-    error = made(getattr(importlib.import_module(exceptions[package][name]), name))
-    if package == "aiohttp":  # our own client's; what a user's model raises of it is read as any other
-        attempt = Attempt([])
-        session: Any = Session(error)
-        await Completions(session, "http://127.0.0.1:1/v1", None, "m", {}).send(attempt)
-        assert fate_of(attempt.outcome) is fate
-    else:
-        assert fate_of(failure_of(error, 1.0)) is fate
+    kind: type[Exception] = getattr(importlib.import_module(exceptions[package][name].module), name)
+    return kind
+
+
+async def met_by(error: Exception, package: str) -> Fate:
+    """Return the fate of a row whose call raises this."""
+    if package != "aiohttp":
+        return fate_of(failure_of(error, 1.0))
+    attempt = Attempt([])  # our own client's; what a user's model raises of it is read as any other
+    session: Any = Session(error)
+    await Completions(session, "http://127.0.0.1:1/v1", None, "m", {}).send(attempt)
+    return fate_of(attempt.outcome)
+
+
+@EACH_CASE
+async def test_an_exception_meets_its_fate(
+    package: str, name: str, fate: Fate, exceptions: dict[str, dict[str, Kind]]
+) -> None:
+    assert await met_by(made(kind_of(package, name, exceptions)), package) is fate
+
+
+@EACH_CASE
+async def test_an_exception_that_a_later_release_brings_meets_the_fate_of_its_base(
+    package: str, name: str, fate: Fate, exceptions: dict[str, dict[str, Kind]]
+) -> None:
+    brought = type("Brought", (kind_of(package, name, exceptions),), {})
+    assert await met_by(made(type("BroughtLater", (brought,), {})), package) is fate
 
 
 def test_what_a_users_model_lets_through_of_aiohttp_is_read_alike() -> None:

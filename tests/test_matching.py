@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import IN_MEMORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -263,7 +262,7 @@ class World:
 @given(steps=STEPS)
 def test_no_series_of_edits_gives_a_row_the_answer_of_another(steps: list[Step], part: int) -> None:
     """Two thousand of them, in parts, so that no part takes long."""
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder, Journal.open(path := Path(folder) / "j") as journal:
+    with tempfile.TemporaryDirectory() as folder, Journal.open(path := Path(folder) / "j") as journal:
         world = World(journal, path)
         for step in [Step([], "1", None, "abort", by_id=False, dedup=False, ends=[Status.OK]), *steps]:
             world.go_on(step)

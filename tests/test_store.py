@@ -147,7 +147,7 @@ def test_how_a_row_ended_stands_behind_its_values(store: Store) -> None:
 
 @pytest.mark.parametrize("added", [*ADDED])
 def test_an_added_column_must_not_be_one_of_the_inputs(tmp_path: Path, added: str) -> None:
-    with pytest.raises(InputError, match=f"'{added}'.*--answer-column"):
+    with pytest.raises(InputError, match=f"'{added}'.*another answer_column, or leave"):
         Store(tmp_path, "kw", ["id", added], ADDED)
 
 
@@ -261,7 +261,7 @@ def test_a_result_without_what_it_was_made_from_is_not_written_over(store: Store
 
 def test_a_file_in_the_place_of_the_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "output").touch()
-    with pytest.raises(OutputError, match=r"output is no directory: choose another --output-dir"):
+    with pytest.raises(OutputError, match=r"output is no directory: choose another output_dir"):
         Store(tmp_path / "output", "kw").prepare()
 
 

@@ -21,6 +21,7 @@ from batcher.endpoint import MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint, che
 from batcher.errors import SettingsError
 from batcher.hiding import Secret
 from batcher.settings import Settings
+from batcher.words import option
 
 
 def environment() -> dict[str, str]:
@@ -68,7 +69,7 @@ def _given(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
     if not found or len(found) < len(given):
         raise SettingsError("endpoints= must be a path or a list of batcher.Endpoint, with at least one in it")
     if settings.max_concurrency != MAX_CONCURRENCY:
-        raise SettingsError("--max-concurrency and endpoints= exclude each other: say it in the endpoints")
+        raise SettingsError(f"{option('max_concurrency')} and endpoints= exclude each other: say it in the endpoints")
     return found
 
 
@@ -95,9 +96,9 @@ def _from_options(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint,
     if base_url == OFFLINE:
         model = settings.model or "sim"
     if not model:
-        raise SettingsError("no model: give --model, or MODEL in the environment or in .env")
+        raise SettingsError(f"no model: give {option('model')}, or MODEL in the environment or in .env")
     headers = settings.header or {}
-    check_headers(headers, "--header", key_header(base_url))
+    check_headers(headers, option("header"), key_header(base_url))
     endpoint = Endpoint(
         model=model,
         base_url=base_url,
@@ -110,10 +111,8 @@ def _from_options(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint,
     )
     if base_url == OFFLINE:
         return (endpoint,)
-    if settings.api_key_env:
-        return _with_keys(endpoint, [settings.api_key_env], env, is_required=True)
     is_named = bool(service or settings.base_url)
-    return _with_keys(endpoint, _variables(endpoint.base_url, env, service, is_named=is_named), env)
+    return _with_keys(endpoint, settings.api_key_env, env, service, is_named=is_named)
 
 
 # --- base URLs ---
@@ -147,8 +146,8 @@ def _service(name: str) -> Service:
     if name not in SERVICES:
         similar = "".join(f" ({each}?)" for each in difflib.get_close_matches(name.lower(), SERVICES, 1))
         raise SettingsError(
-            f"--provider {name!r} is not known{similar}; `batcher services` lists those that are; any other works by"
-            " its --base-url"
+            f"{option('provider')} {name!r} is not known{similar}; `batcher services` lists those that are; any other"
+            f" works by its {option('base_url')}"
         )
     return SERVICES[name]
 
@@ -160,8 +159,9 @@ def _url_of(service: Service, model: str | None, env: Mapping[str, str]) -> str:
     resource, version = _url_in(["AZURE_OPENAI_ENDPOINT"], env), env.get("OPENAI_API_VERSION")
     if not (resource and version and model):
         raise SettingsError(
-            "--provider azure needs AZURE_OPENAI_ENDPOINT (https://RESOURCE.openai.azure.com) and OPENAI_API_VERSION"
-            " (such as 2024-10-21) in the environment or .env, and the name of a deployment as --model"
+            f"{option('provider', AZURE)} needs AZURE_OPENAI_ENDPOINT (https://RESOURCE.openai.azure.com) and"
+            " OPENAI_API_VERSION (such as 2024-10-21) in the environment or .env, and the name of a deployment as"
+            f" {option('model')}"
         )
     return f"{resource}/openai/deployments/{quote(model, safe='')}?api-version={version}"
 
@@ -174,9 +174,7 @@ _ELSEWHERE = {
 }
 
 
-def _variables(
-    base_url: str, env: Mapping[str, str], service: Service | None = None, *, is_named: bool = False
-) -> list[str]:
+def _variables(base_url: str, env: Mapping[str, str], service: Service | None, *, is_named: bool) -> list[str]:
     """Return the variables that may hold the key for a base URL; the first that is set counts.
 
     Args:
@@ -211,19 +209,25 @@ def keys_of(name: str, env: Mapping[str, str]) -> list[str]:
 
 
 def _with_keys(
-    endpoint: Endpoint, names: Sequence[str], env: Mapping[str, str], *, is_required: bool = False
+    endpoint: Endpoint,
+    key_env: str | None,
+    env: Mapping[str, str],
+    service: Service | None = None,
+    *,
+    is_named: bool = False,
 ) -> tuple[Endpoint, ...]:
-    """Make one endpoint for each key found in the first of the variables that is set."""
-    if endpoint.has_key_in_headers:
+    """Make one endpoint for each key found in the variable `key_env`; without one, where its key belongs."""
+    if key_env is None and endpoint.has_key_in_headers:
         return (endpoint,)
+    names = [key_env] if key_env else _variables(endpoint.base_url, env, service, is_named=is_named)
     for name in names:
         keys = keys_of(name, env)
         if len(keys) != len(set(keys)):
             raise SettingsError(f"{name} holds the same key twice: its limits would be used up twice as fast")
         if keys:
             return tuple(replace(endpoint, api_key=key) for key in keys)
-    service = service_at(endpoint.base_url)
-    if is_required or (service and service.needs_key):
+    known = service or service_at(endpoint.base_url)
+    if key_env or (known and known.needs_key):
         set_in_vain = (name for name in _ELSEWHERE if name not in names and env.get(name))
         elsewhere = "".join(f"; {name} {_ELSEWHERE[name]}" for name in set_in_vain)
         raise SettingsError(
@@ -279,16 +283,16 @@ def _from_file(path: Path, settings: Settings, env: Mapping[str, str]) -> tuple[
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise SettingsError(f"--endpoints {path}: {error.strerror}") from error
+        raise SettingsError(f"{option('endpoints')} {path}: {error.strerror}") from error
     except ValueError as error:  # of UTF-8, of TOML, or of the path
-        raise SettingsError(f"--endpoints {path} is not a TOML file: {error}") from error
+        raise SettingsError(f"{option('endpoints')} {path} is not a TOML file: {error}") from error
     tables = content.get("endpoint")
     has_tables = isinstance(tables, list) and tables and all(isinstance(table, dict) for table in tables)
     if tables is None or not has_tables or len(content) > 1:
-        raise SettingsError(f"--endpoints {path} must hold [[endpoint]] tables, and nothing else")
+        raise SettingsError(f"{option('endpoints')} {path} must hold [[endpoint]] tables, and nothing else")
     found: list[Endpoint] = []
     for number, table in enumerate(tables, 1):
-        found += _from_table(table, f"--endpoints {path}, endpoint {number}", settings, env)
+        found += _from_table(table, f"{option('endpoints')} {path}, endpoint {number}", settings, env)
     return tuple(found)
 
 
@@ -308,9 +312,8 @@ def _from_table(
     try:
         endpoint = Endpoint(**(defaults | given))
         key_env = table.get("api_key_env")
-        if key_env is None:
-            return _with_keys(endpoint, _variables(endpoint.base_url, env), env)
-        check_variable(key_env, "api_key_env")
-        return _with_keys(endpoint, [key_env], env, is_required=True)
+        if key_env is not None:
+            check_variable(key_env, "api_key_env")
+        return _with_keys(endpoint, key_env, env)
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from error

@@ -14,6 +14,7 @@ from batcher.errors import OutputError
 from batcher.input.cell import cell, writable
 from batcher.output.directory import Store
 from batcher.records import Completion, Result, Values
+from batcher.words import option
 
 
 class AdoptedFile(NamedTuple):
@@ -85,7 +86,7 @@ class Adoption:
         elif columns in ([answer], ["", answer]):  # the second is what pandas writes: its index has no name
             file = AdoptedFile(start, rows, sha256, has_input=False, has_status=False)
             if start % self._chunk_size or rows > self._chunk_size or (rows < self._chunk_size and not self.is_strict):
-                raise self._misfit(start, f"it holds {rows:,} answers, and a chunk {self._chunk_size:,} (--chunk-size)")
+                raise self._misfit(start, self._other_size(rows))
         else:
             raise self._misfit(start, f"its columns are {', '.join(map(repr, columns)) or 'missing'}")
         if self.files and self.files[-1].start + self.files[-1].rows > start:
@@ -119,11 +120,9 @@ class Adoption:
         for file in self.files if self.is_strict else ():
             if file.start + file.rows > rows:
                 reach = f"it reaches to row {file.start + file.rows:,}"
-                raise self._misfit(file.start, f"{reach}, and the input, or --limit, ends at row {rows:,}")
+                raise self._misfit(file.start, f"{reach}, and the input, or {option('limit')}, ends at row {rows:,}")
             if not file.has_input and file.rows < self._chunk_size and file.start + file.rows < rows:
-                raise self._misfit(
-                    file.start, f"it holds {file.rows:,} answers, and a chunk {self._chunk_size:,} (--chunk-size)"
-                )
+                raise self._misfit(file.start, self._other_size(file.rows))
 
     def close(self) -> None:
         """Close the file that is being read."""
@@ -147,8 +146,11 @@ class Adoption:
             column = self._store.answer_columns.status
             raise self._misfit(line.file.start, f"{line} has {column} {named[column]!r}") from None
 
+    def _other_size(self, rows: int) -> str:
+        return f"it holds {rows:,} answers, and a chunk {self._chunk_size:,} ({option('chunk_size')})"
+
     def _misfit(self, start: int, reason: str) -> OutputError:
         return OutputError(
             f"{self._store.chunk_path(start)} does not fit, and no journal tells what it answers: {reason}. Put its"
-            " journal back, move the file away, or choose another --keyword or --output-dir"
+            f" journal back, move the file away, or choose another {option('keyword')} or {option('output_dir')}"
         )

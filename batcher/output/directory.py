@@ -23,6 +23,7 @@ from batcher.answer.columns import AnswerColumns, cells_of, split
 from batcher.errors import InputError, OutputError
 from batcher.input.cell import cell, writable
 from batcher.records import LARGEST_CELL, Result, RowState, Values
+from batcher.words import option
 
 # A byte order mark in front of the first column's name would not be read as a part of it.
 _BOM = "\ufeff"
@@ -79,7 +80,10 @@ class Store:
         added = answer_columns or AnswerColumns()
         for column in added:
             if column in columns:
-                raise InputError(f"the input has a column {column!r} already: choose another --answer-column")
+                raise InputError(
+                    f"the input has a column {column!r} already: choose another {option('answer_column')}, or leave"
+                    " that column out"
+                )
         self.directory = directory
         self.keyword = keyword
         self.columns = tuple(map(writable, columns))
@@ -117,11 +121,11 @@ class Store:
             OutputError: it is none, or holds a result of this keyword without what it was made from.
         """
         if self.directory.exists() and not self.directory.is_dir():
-            raise OutputError(f"{self.directory} is no directory: choose another --output-dir")
+            raise OutputError(f"{self.directory} is no directory: choose another {option('output_dir')}")
         if self.all_path.exists() and not self.journal_path.exists() and not self.starts():
             raise OutputError(
                 f"{self.all_path} is there, but neither {self.journal_path.name}, which knows what it answers, nor a"
-                " chunk file: put the journal back, or choose another --keyword or --output-dir"
+                f" chunk file: put the journal back, or choose another {option('keyword')} or {option('output_dir')}"
             )
 
     def starts(self) -> set[int]:

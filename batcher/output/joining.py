@@ -18,6 +18,7 @@ from batcher.input.marks import Marks
 from batcher.journal.journal import Chunk, Journal
 from batcher.output.directory import FileState, Store, read_csv
 from batcher.settings import check_keyword
+from batcher.words import option
 
 _ANEW = "`batcher run` makes it anew, without a call"
 
@@ -44,8 +45,8 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
         rows, left = journal.scope(), journal.left()
         if left and not partial:
             raise OutputError(
-                f"{left:,} of {rows:,} rows of {keyword!r} have no result yet: run it again, or give --partial for what"
-                " is finished"
+                f"{left:,} of {rows:,} rows of {keyword!r} have no result yet: run it again, or give"
+                f" {option('partial', value=True)} for what is finished"
             )
         marks = Marks(last.question.get("table", ()))
         starts = list(_finished(store, journal, range(0, rows, last.chunk_size), rows, marks, partial=partial))
