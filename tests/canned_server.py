@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 import struct
@@ -148,8 +149,12 @@ async def canned(*replies: Reply) -> AsyncIterator[CannedServer]:
         await canned_server.end()
 
 
+@functools.cache
 def closed_port() -> int:
-    """Return a port that nobody listens at."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return int(unused.getsockname()[1])
+    """Return a port that nobody listens at: it stays bound, so that no server of another test gets it."""
+    _BOUND.append(socket.socket())
+    _BOUND[0].bind(("127.0.0.1", 0))
+    return int(_BOUND[0].getsockname()[1])
+
+
+_BOUND: list[socket.socket] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,7 @@ def test_plan_and_dry_run_say_the_same_and_call_nobody(tmp_path: Path) -> None:
         assert not (tmp_path / "output").exists()
         with started("run", *options, "--max-concurrency", "1", cwd=tmp_path) as program:  # plan beside a run
             server.wait_for(5)
+            program.send_signal(signal.SIGSTOP)  # it must not end before it is looked at
             beside = json.loads(call("plan", *options, "--json", cwd=tmp_path).stdout)
             program.kill()
         assert 0 < beside["requests"] <= 26

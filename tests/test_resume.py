@@ -128,6 +128,7 @@ def test_status_tells_a_killed_run_from_a_running_one(numbers: Path, tmp_path: P
     with local_server("--latency", "0.05", cwd=tmp_path) as server:
         with started(*arguments(server, "output"), cwd=tmp_path) as program:
             server.wait_for(100)
+            program.send_signal(signal.SIGSTOP)  # it must not end before it is looked at
             running = call("status", "numbers", cwd=tmp_path)
             program.kill()
             finish(program)

@@ -446,7 +446,10 @@ def test_the_app_works_in_another_asgi_server_too() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_program_prints_its_address_and_ends_at_a_signal_with_status_0(number: signal.Signals) -> None:
-    code = "from batcher.serve import serve; from batcher.sim import Knobs; serve(Knobs(hang_rate=0.5, seed=1), port=0)"
+    code = (
+        "from batcher.server.serve import serve; from batcher.server.simulated import Knobs;"
+        " serve(Knobs(hang_rate=0.5, seed=1), port=0)"
+    )
     root = Path(__file__).parents[1]
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -51,7 +51,8 @@ def test_the_repr_of_the_knobs_holds_no_key() -> None:
 
 def test_importing_the_simulator_loads_no_web_framework() -> None:
     code = (
-        "import sys, batcher.serve; print([m for m in ('fastapi', 'uvicorn', 'aiohttp', 'pandas') if m in sys.modules])"
+        "import sys, batcher.server.serve;"
+        " print([m for m in ('fastapi', 'uvicorn', 'aiohttp', 'pandas') if m in sys.modules])"
     )
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
