@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import sqlite3
 from pathlib import Path
@@ -135,15 +136,16 @@ def test_an_output_directory_has_the_files_tables_and_columns_that_its_page_name
     [row, *_] = table(tmp_path / "output" / "all_reviews.csv")
     assert list(row) == ["id", "review", "label", *_first_cells(answer)]
     described = {
-        name: _first_cells(body)
+        name: set(re.findall(r"^\| `(\w+)` \| ([A-Z]+) \|", body, re.MULTILINE))
         for name, body in re.findall(r"^### `(\w+)`\n(.*?)(?=^### |\Z)", page, re.DOTALL | re.MULTILINE)
     }
     with contextlib.closing(sqlite3.connect(tmp_path / "output" / "journal_reviews.sqlite")) as journal:
         names = [name for (name,) in journal.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        there = {name: [each[1] for each in journal.execute(f"PRAGMA table_info({name})")] for name in names}
-    assert described.keys() == there.keys()
-    for name, columns in there.items():
-        assert set(described[name]) == set(columns), name
+        there = {name: {each[1:3] for each in journal.execute(f"PRAGMA table_info({name})")} for name in names}
+        [(question,)] = journal.execute("SELECT question FROM runs")
+    assert described == there
+    [parts] = re.findall(r"^\| `question` \| TEXT \| .*? as JSON: (.*) \|$", page, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", parts)) == set(json.loads(question))
 
 
 def _first_cells(markdown: str) -> list[str]:
