@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Files with parts that cog writes from the code.
-GENERATED := batcher/settings.py docs/cli.md
+GENERATED := batcher/settings.py docs/cli.md docs/design.md docs/services.md
 PYTEST := -m pytest --numprocesses auto --dist worksteal
 
 .PHONY: demo test test-lowest test-newest check docs bench lock clean
@@ -32,8 +32,10 @@ check: .venv/.dev
 	$(BIN)/lint-imports
 	$(BIN)/cog --check -P $(GENERATED)
 
+# Writes the parts that come from the code, then the outputs of the commands that the pages show.
 docs: .venv/.dev
 	$(BIN)/cog -r -P $(GENERATED)
+	$(BIN)/python tests/pages.py
 
 # batcher beside what else could do the job, on this machine: five minutes. See docs/performance.md.
 bench: .venv/.bench

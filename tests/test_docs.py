@@ -1,7 +1,8 @@
-"""What the README and the docs say is so."""
+"""What the docs say of the code is so."""
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from importlib.metadata import version
@@ -10,13 +11,14 @@ from pathlib import Path
 import pytest
 from programs import ROOT, call
 
+from batcher.calls.services import SERVICES
 from batcher.cli import VERBS, help_of
 from batcher.settings import Options
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
+DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 CLI = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+# A package in the tree of the design: its path, its role, and its modules, which may take several lines.
+_PACKAGE = re.compile(r"^(batcher\S*)\n {4}(\S.*)\n((?: {8}.*\n)+)", re.MULTILINE)
 
 
 def arguments_of(verb: str) -> str:
@@ -51,25 +53,6 @@ def test_the_command_line_has_the_options_of_python() -> None:
     assert {flag.replace("-", "_") for flag in flags} == set(Options.__annotations__)
 
 
-def test_the_first_lines_of_python_print_what_stands_below_them(tmp_path: Path) -> None:
-    found = re.search(r"```python\n(import batcher\n.*?)```\n\n```\n(.*?)```", README, re.DOTALL)
-    assert found
-    code, shown = found.groups()
-    (tmp_path / "lines.py").write_text(code, encoding="utf-8")
-    done = call("lines.py", cwd=tmp_path)
-    assert done.status == 0, done.stderr
-
-    def without_times(text: str) -> list[str]:
-        return [re.sub(r"in [\d.]+ s", "in ... s", line).rstrip() for line in text.splitlines()]
-
-    assert without_times(done.stdout) == without_times(shown)
-
-
-def test_links_of_the_readme_lead_somewhere() -> None:
-    for link in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / link).exists(), link
-
-
 def test_every_guarantee_names_tests_that_there_are() -> None:
     page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
     named = re.findall(r"`(test_\w+)::(test_\w+)`", page)
@@ -92,9 +75,36 @@ def test_every_dependency_has_a_lower_bound_that_is_tested_and_ends_before_the_n
         assert int(version(name).partition(".")[0]) < int(limit), name
 
 
-def test_the_readme_draws_the_layers_that_the_check_holds() -> None:
+def test_the_design_draws_the_layers_that_the_check_holds() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     [layers, *_] = project["tool"]["importlinter"]["contracts"]
-    drawn = re.search(r"```\n(__main__ > .*?)```", README, re.DOTALL)
+    drawn = re.search(r"```text\n(__main__ > .*?)```", DESIGN, re.DOTALL)
     assert drawn
     assert " ".join(drawn.group(1).split()) == " > ".join(layers["layers"])
+
+
+def test_the_design_names_every_package_with_the_role_in_its_docstring_and_every_module() -> None:
+    drawn = re.search(r"```text\n(batcher/\n.*?)```", DESIGN, re.DOTALL)
+    assert drawn
+    shown = {name: (role, modules) for name, role, modules in _PACKAGE.findall(drawn.group(1))}
+    packages = [path.parent for path in (ROOT / "batcher").rglob("__init__.py")]
+    assert len(shown) == len(packages)
+    for package in packages:
+        role, modules = shown[f"{package.relative_to(ROOT).as_posix()}/"]
+        docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8")))
+        assert docstring
+        assert role == docstring.splitlines()[0]
+        assert {*modules.replace(",", " ").split(), "__init__"} == {path.stem for path in package.glob("*.py")}
+
+
+def test_the_services_page_has_a_row_for_each_service() -> None:
+    page = (ROOT / "docs" / "services.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `(\S+)` \| (.*?) \| .+ \|$", page, re.MULTILINE)
+    assert [(name, url, re.findall(r"`(\w+)`", keys)) for name, url, keys in rows] == [
+        (service.name, service.base_url, list(service.key_variables)) for service in SERVICES.values()
+    ]
+
+
+def test_one_row_goes_its_way_in_ten_lines() -> None:
+    [way] = re.findall(r"## One row's way\n\n(.*?)\n\n", DESIGN, re.DOTALL)
+    assert [line.partition(".")[0] for line in way.splitlines()] == [str(number) for number in range(1, 11)]
