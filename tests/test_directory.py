@@ -242,28 +242,46 @@ def test_any_keyword_finds_its_own_files_and_no_others(tmp_path: Path, keyword: 
     assert store.starts() == {0}
 
 
-def test_the_directory_is_made_with_its_parents(tmp_path: Path) -> None:
+def test_the_directory_is_made_with_its_parents_and_stays_if_something_is_in_it(tmp_path: Path) -> None:
     store = Store(tmp_path / "some" / "where", "kw")
-    store.prepare()
-    store.prepare()
-    assert store.directory.is_dir()
+    with store.prepared(), store.prepared():
+        (store.directory / "file").touch()
+    assert names(store.directory) == ["file"]
+
+
+@pytest.mark.parametrize("folder", ["output", "some/where"])
+def test_a_directory_that_was_made_for_nothing_is_removed_and_one_that_was_there_stays(
+    tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / "some").mkdir()
+    with Store(tmp_path / folder, "kw").prepared():
+        assert (tmp_path / folder).is_dir()
+    assert names(tmp_path) == ["some"]
+
+
+def test_a_directory_that_another_program_puts_in_its_place_stays(tmp_path: Path) -> None:
+    directory = tmp_path / "output"
+    with Store(directory, "kw").prepared():
+        directory.rename(tmp_path / "moved")
+        directory.mkdir()
+    assert names(tmp_path) == ["moved", "output"]
 
 
 @pytest.mark.parametrize("other", ["journal_kw.sqlite", "500_kw.csv"])
 def test_a_result_without_what_it_was_made_from_is_not_written_over(store: Store, other: str) -> None:
     store.all_path.write_text("precious")
     with pytest.raises(OutputError, match=r"all_kw.csv is there, but neither journal_kw.sqlite, .* nor a chunk file"):
-        store.prepare()
+        store.check()
     assert names(store.directory) == ["all_kw.csv"]
     (store.directory / other).touch()
-    store.prepare()
+    store.check()
     assert store.all_path.read_text() == "precious"
 
 
 def test_a_file_in_the_place_of_the_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "output").touch()
     with pytest.raises(OutputError, match=r"output is no directory: choose another output_dir"):
-        Store(tmp_path / "output", "kw").prepare()
+        Store(tmp_path / "output", "kw").check()
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
@@ -272,7 +290,7 @@ def test_a_read_only_directory_is_an_error_before_anything_is_asked(store: Store
     store.directory.chmod(0o500)
     try:
         with pytest.raises(OutputError, match="check its permissions"):
-            store.prepare()
+            store.check()
         with pytest.raises(OutputError, match="cannot be written: Permission denied"):
             save(store, "new", known=sha256)
     finally:

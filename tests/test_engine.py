@@ -65,8 +65,7 @@ async def parts(folder: Path, data: Any, **options: Any) -> AsyncIterator[Parts]
     """Plan a run of a table, and open its parts."""
     settings = Settings.of({"keyword": "k", "output_dir": folder, "endpoints": [ENDPOINT], **options})
     job = prepare(data, "{text}", settings)
-    job.store.prepare()
-    with open_journal(job.store.journal_path) as journal:
+    with job.store.prepared(), open_journal(job.store.journal_path) as journal:
         planned = make(job, journal, lambda: False)
         planned_input = PlannedInput(job, journal, planned.counts.rows)
         yield Parts(job, journal, planned, planned_input, Chunks(job, journal, planned, planned_input, quiet()))

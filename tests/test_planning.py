@@ -37,8 +37,7 @@ def prepare(tmp_path: Path) -> Callable[..., Job]:
 
 
 def make(job: Job, is_stopping: Callable[[], bool] = lambda: False) -> Plan:
-    job.store.prepare()
-    with open_journal(job.store.journal_path) as journal:
+    with job.store.prepared(), open_journal(job.store.journal_path) as journal:
         return plans.make(job, journal, is_stopping)
 
 

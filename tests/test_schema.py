@@ -26,7 +26,8 @@ def described() -> dict[str, set[tuple[str, str]]]:
 
 def test_every_table_and_column_is_described_with_its_type(tmp_path: Path) -> None:
     path = tmp_path / "journal_x.sqlite"
-    open_journal(path).close()
+    with open_journal(path) as journal:
+        journal.start_run(500, {})
     there: dict[str, set[tuple[str, str]]] = {}
     with contextlib.closing(sqlite3.connect(path)) as db:
         query = "SELECT m.name, c.name, c.type FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'"

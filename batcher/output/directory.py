@@ -34,6 +34,7 @@ from batcher.output.csv_file import (
     replace,
     sha256_of,
 )
+from batcher.place import identity
 from batcher.records import Result, RowState, Values
 from batcher.words import option
 
@@ -131,27 +132,27 @@ class Store:
             names = [path.name for path in self._matching("(0|[1-9][0-9]*)", r"\.csv")]
         return {int(name.partition("_")[0]) for name in names}
 
-    def prepare(self) -> None:
-        """Make the directory.
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Make the directory for the block; if nothing is in it at the end, remove it again.
 
         Raises:
             OutputError: it cannot be made or written, or `check` refuses it.
         """
         self.check()
-        with errors_told(f"the output directory {self.directory}", "used"):
-            self.directory.mkdir(parents=True, exist_ok=True)
-
-    @contextlib.contextmanager
-    def prepared(self) -> Iterator[None]:
-        """Make the directory for the block, as `prepare` does. If nothing is in it at the end, it is removed again."""
-        missing = [each for each in (self.directory, *self.directory.parents) if not each.exists()]
+        made: list[tuple[Path, tuple[int, int] | None]] = []
         try:
-            self.prepare()
+            with errors_told(f"the output directory {self.directory}", "used"):
+                missing = [each for each in (self.directory, *self.directory.parents) if not each.exists()]
+                for directory in reversed(missing):
+                    directory.mkdir(exist_ok=True)
+                    made.append((directory, identity(directory)))
             yield
         finally:
-            for directory in missing:
+            for directory, itself in reversed(made):
                 with contextlib.suppress(OSError):  # it is not empty, or gone
-                    directory.rmdir()
+                    if identity(directory) == itself:  # else it was moved, and this one was made by someone else
+                        directory.rmdir()
 
     def clear(self) -> None:
         """Clear away what a killed process left half written, once no other process can be writing it.
