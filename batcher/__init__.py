@@ -35,7 +35,6 @@ __all__ = [
     "Endpoint",
     "InputError",
     "Interrupted",
-    "KeywordBusy",
     "OutputError",
     "Report",
     "RunStopped",

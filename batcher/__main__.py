@@ -5,12 +5,15 @@ Invariant: whatever happens in between, the process ends with one of the documen
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import platform
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 FAULT = 70
 """The exit status after a fault in batcher (`EX_SOFTWARE` of sysexits.h)."""
@@ -66,16 +69,29 @@ def _fault(arguments: Sequence[str], trace: str) -> str:
         variables = environment()
     except SettingsError:  # the .env cannot be read
         variables = dict(os.environ)
-    named = {f"{value} KEY": variables[value] for value in arguments if value in variables}  # as --api-key-env names it
     verb = next((each for each in arguments if not each.startswith("-")), "")
     return hide(
         without_user(
-            f"{trace}batcher: this is a fault in batcher, not in your input. Everything that arrived is saved.\n"
+            f"{trace}batcher: this is a fault in batcher, not in your input. What the journal has recorded is saved.\n"
             "Please report it with the traceback above, the command that you ran (without keys), and this line:\n"
             f"  batcher {__version__} {verb}, Python {platform.python_version()}, {platform.platform()}"
         ),
-        secrets_in(variables | named),
+        (*secrets_in(variables), *_secrets_in_arguments(arguments, variables)),
     )
+
+
+def _secrets_in_arguments(arguments: Sequence[str], variables: Mapping[str, str]) -> Iterator[str]:
+    """Yield what the arguments, and the files that they name, give as keys: headers, and variables by name."""
+    from batcher.hiding import secrets_among  # noqa: PLC0415 - as above
+
+    texts = [*arguments]
+    for name in arguments:
+        with contextlib.suppress(OSError, ValueError):  # no file, or none that holds text
+            if (path := Path(name.rpartition("=")[2])).suffix == ".toml":
+                texts.append(path.read_text(encoding="utf-8"))
+    words = {word for text in texts for word in re.findall(r"\w+", text)}
+    headers = [each.partition("=")[2] for each in arguments if "=" in each and not each.startswith("-")]
+    yield from secrets_among([*(variables[word] for word in words if word in variables), *headers])
 
 
 if __name__ == "__main__":

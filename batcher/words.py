@@ -67,24 +67,23 @@ def elapsed(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 59.95 else duration(seconds)
 
 
-class _Speech:
-    """Who reads the messages of this process: people at a command line, or those who call batcher from Python."""
+class _Readers:
+    """Counts the command lines that run in this process; without one, messages are for a caller in Python."""
 
-    is_command_line = False
+    command_lines = 0
 
 
-_speech = _Speech()
+_readers = _Readers()
 
 
 @contextlib.contextmanager
 def command_line() -> Iterator[None]:
     """Write options as the command line spells them, in all threads of the process."""
-    before = _speech.is_command_line
-    _speech.is_command_line = True
+    _readers.command_lines += 1
     try:
         yield
     finally:
-        _speech.is_command_line = before
+        _readers.command_lines -= 1
 
 
 def option(name: str, value: object = None) -> str:
@@ -96,7 +95,7 @@ def option(name: str, value: object = None) -> str:
         name: as Python spells it.
         value: what to give it, if that is to be said; True for an option that is only switched on.
     """
-    if not _speech.is_command_line:
+    if not _readers.command_lines:
         return name if value is None else f"{name}={_in_python(value)}"
     flag = "--" + name.replace("_", "-")
     if value is None or value is True:
@@ -108,7 +107,7 @@ def option(name: str, value: object = None) -> str:
 
 def by_reader(*, command_line: str, python: str) -> str:
     """Return what the reader needs, if it is more than the spelling of an option."""
-    return command_line if _speech.is_command_line else python
+    return command_line if _readers.command_lines else python
 
 
 def _in_python(value: object) -> str:

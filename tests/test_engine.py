@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,11 +22,13 @@ from batcher.engine.ending import Ended, Ending, report_of
 from batcher.engine.feed import Feed, Row
 from batcher.engine.planned_input import PlannedInput
 from batcher.engine.progress import Progress, Tally
+from batcher.engine.runner import open_for_run
 from batcher.errors import BudgetReached, EndpointsLost, InputError, Interrupted, OutputError, RunStopped
 from batcher.journal.opening import open_journal
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
 from batcher.money.tariff import Tariff
+from batcher.output.directory import Store
 from batcher.place import Displaced
 from batcher.planning.job import Job, prepare
 from batcher.planning.plan import Plan, make
@@ -76,6 +78,34 @@ def in_virtual_time(work: Callable[[], Awaitable[T]]) -> T:
         return await work()
 
     return run_virtually(run())[0]
+
+
+# -- Starting
+
+
+class Pulled(Store):
+    """An output directory of which a refused run, which had made it, removes the parent while this one is made."""
+
+    times = 2
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        if self.times:
+            self.times -= 1
+            raise OutputError(f"the output directory {self.directory} cannot be used: No such file or directory")
+        with super().prepared():
+            yield
+
+
+def test_a_run_whose_directory_is_removed_while_it_starts_makes_it_again(tmp_path: Path) -> None:
+    store = Pulled(tmp_path / "output", "k", ["text"])
+    job = prepare(TEXTS, "{text}", Settings.of({"keyword": "k", "output_dir": tmp_path, "endpoints": [ENDPOINT]}))
+    with contextlib.ExitStack() as stack:
+        assert open_for_run(replace(job, store=store), stack).path == store.journal_path
+    assert not store.directory.exists(), "no run began in it"
+    store.times = 9
+    with contextlib.ExitStack() as stack, pytest.raises(OutputError, match="cannot be used"):
+        open_for_run(replace(job, store=store), stack)
 
 
 # -- The feed

@@ -34,9 +34,10 @@ def made(env: dict[str, str], **options: Any) -> list[tuple[str | None, str, str
 @pytest.mark.parametrize(
     ("env", "options", "expected"),
     [
-        ({"MODEL": "m", "API_KEY": "sk-1"}, {}, [("m", OPENAI, "sk-1")]),
-        ({"MODEL": "m", "API_KEY": "sk-1, sk-2,,"}, {}, [("m", OPENAI, "sk-1"), ("m", OPENAI, "sk-2")]),
-        ({"MODEL": "m", "API_KEY": "sk-1", "OPENAI_API_KEY": "sk-2"}, {}, [("m", OPENAI, "sk-1")]),
+        ({"MODEL": "m", "OPENAI_API_KEY": "sk-1"}, {}, [("m", OPENAI, "sk-1")]),
+        ({"MODEL": "m", "OPENAI_API_KEY": "sk-1, sk-2,,"}, {}, [("m", OPENAI, "sk-1"), ("m", OPENAI, "sk-2")]),
+        ({"MODEL": "m", "API_KEY": "sk-1", "OPENAI_API_KEY": "sk-2"}, {}, [("m", OPENAI, "sk-2")]),
+        ({"MODEL": "m", "API_KEY": "sk-1", "BASE_URL": OPENAI}, {}, [("m", OPENAI, "sk-1")]),
         ({"MODEL": "m", "API_KEY": "", "OPENAI_API_KEY": "sk-2"}, {}, [("m", OPENAI, "sk-2")]),
         ({"MODEL": "m", "BASE_URL": "http://a", "OPENAI_BASE_URL": "http://b"}, {}, [("m", "http://a", None)]),
         ({"MODEL": "m", "BASE_URL": "", "OPENAI_BASE_URL": "http://b/"}, {}, [("m", "http://b", None)]),
@@ -82,15 +83,28 @@ def test_a_provider_that_asks_for_a_key_names_the_variables(provider: str) -> No
     ("env", "options", "said"),
     [
         ({"API_KEY": "sk-1"}, {}, "no model: give --model, or MODEL in the environment or in .env"),
-        ({"MODEL": "m"}, {}, f"no API key for {OPENAI}: set API_KEY or OPENAI_API_KEY in the environment or .env"),
+        ({"MODEL": "m"}, {}, f"no API key for {OPENAI}: set OPENAI_API_KEY in the environment or .env"),
+        (
+            {"MODEL": "m", "API_KEY": "sk-1"},
+            {},
+            f"no API key for {OPENAI}: set OPENAI_API_KEY in the environment or .env; API_KEY is for BASE_URL and",
+        ),
         (
             {"MODEL": "m", "API_KEY": "sk-1"},
             {"api_key_env": "MINE", "base_url": "http://h"},
             "no API key for http://h: set MINE in the environment or .env",
         ),
-        ({"MODEL": "m", "API_KEY": "sk-1,sk-a b"}, {}, "a key in API_KEY is no text, or holds a space"),
-        ({"MODEL": "m", "API_KEY": "sk-密钥"}, {}, "a key in API_KEY is no text, or holds a space or a character"),
-        ({"MODEL": "m", "API_KEY": "sk-1,sk-2,sk-1"}, {}, "API_KEY holds the same key twice"),
+        (
+            {"MODEL": "m", "BASE_URL": OPENAI, "API_KEY": "sk-1,sk-a b"},
+            {},
+            "a key in API_KEY is no text, or holds a space",
+        ),
+        (
+            {"MODEL": "m", "BASE_URL": OPENAI, "API_KEY": "sk-密钥"},
+            {},
+            "a key in API_KEY is no text, or holds a space or a",
+        ),
+        ({"MODEL": "m", "OPENAI_API_KEY": "sk-1,sk-2,sk-1"}, {}, "OPENAI_API_KEY holds the same key twice"),
         ({"MODEL": "m", "BASE_URL": "http://me:sk-1@h"}, {}, "the base URL holds a user, a password or a query"),
         ({}, {"provider": "opnai"}, "--provider 'opnai' is not known (openai?); `batcher services` lists those that"),
         ({}, {"provider": "☃"}, "--provider '☃' is not known; `batcher services` lists those that are; any other"),
@@ -102,7 +116,7 @@ def test_what_is_missing_or_wrong_is_named(env: dict[str, str], options: dict[st
 
 def test_every_key_has_the_limits_to_itself() -> None:
     settings = Settings(model="m", rpm=5, rps=2.5, tpm=9, max_concurrency=7, price_in=1, price_out=2)
-    endpoints = endpoints_of(settings, {"API_KEY": "sk-1,sk-2"})
+    endpoints = endpoints_of(settings, {"OPENAI_API_KEY": "sk-1,sk-2"})
     limits = [(each.rpm, each.rps, each.tpm, each.max_concurrency) for each in endpoints]
     assert limits == [(5, 2.5, 9, 7)] * 2
     assert [each.prices for each in endpoints] == [{"in": 1, "out": 2}] * 2
@@ -142,7 +156,7 @@ AZURE_URL = "https://mine.openai.azure.com/openai/deployments/d?api-version=2024
     ("urls", "options", "expected"),
     [
         # What the environment gives: API_KEY belongs to BASE_URL, OPENAI_API_KEY to OPENAI_BASE_URL.
-        ({}, {}, (OPENAI, "sk-ours")),
+        ({}, {}, (OPENAI, "sk-openai")),
         ({"BASE_URL": "http://h/v1"}, {}, ("http://h/v1", "sk-ours")),
         ({"BASE_URL": DEEPSEEK}, {}, (DEEPSEEK, "sk-ours")),
         ({"OPENAI_BASE_URL": "http://h/v1"}, {}, ("http://h/v1", "sk-openai")),
@@ -352,14 +366,16 @@ def test_a_line_of_dotenv_that_cannot_be_read_is_named_and_not_shown(
 
 
 def test_the_environment_goes_before_the_nearest_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".env").write_text("\ufeffMODEL=far\nAPI_KEY='sk-1, sk-2'  # two\nONLY_THERE=x\nEMPTY\n", "utf-8")
+    (tmp_path / ".env").write_text(
+        "\ufeffMODEL=far\nOPENAI_API_KEY='sk-1, sk-2'  # two\nONLY_THERE=x\nEMPTY\n", "utf-8"
+    )
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
     monkeypatch.chdir(below)
-    for name in ("MODEL", "BASE_URL", "API_KEY"):
+    for name in ("MODEL", "BASE_URL", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     env = environment()
-    assert (env["MODEL"], env["API_KEY"]) == ("far", "sk-1, sk-2")
+    assert (env["MODEL"], env["OPENAI_API_KEY"]) == ("far", "sk-1, sk-2")
     assert "EMPTY" not in env
     monkeypatch.setenv("MODEL", "near")
     assert environment()["MODEL"] == "near"
@@ -436,7 +452,7 @@ def test_what_a_table_leaves_out_comes_from_the_environment(tmp_path: Path) -> N
         ('model = "m"\napi_key_env = "sk-1"', "api_key_env must be the name of a variable"),
         ('model = "m"\napi_key_env = ""', "api_key_env must be the name of a variable"),
         ('model = "m"\napi_key_env = "NONE"', f"no API key for {OPENAI}: set NONE in the environment or .env"),
-        ('model = "m"', f"no API key for {OPENAI}: set API_KEY or OPENAI_API_KEY"),
+        ('model = "m"', f"no API key for {OPENAI}: set OPENAI_API_KEY"),
         ('model = "m"\napi_key_env = "TWICE"', "TWICE holds the same key twice"),
         ('model = "m"\nrpm = true', "rpm cannot be of type bool"),
         ('model = "m"\nrpm = "sk-5"', "rpm cannot be of type str"),

@@ -23,6 +23,7 @@ from batcher.cli import main
 from batcher.endpoint import Endpoint
 from batcher.engine.runner import execute
 from batcher.engine.stop import Stop
+from batcher.errors import KeywordBusy
 from batcher.server import simulated as sim
 from batcher.settings import Settings
 
@@ -97,15 +98,31 @@ def test_a_fault_in_batcher_is_70_with_a_traceback_without_keys_and_all_that_arr
     assert len(table(tmp_path / "output" / "all_t.csv")) == 20
 
 
-def test_a_key_in_a_variable_of_any_name_is_hidden_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--api-key-env", "MINE"),
+        ("--api-key-env=MINE",),
+        ("--header", "X-Team-Key=env:MINE"),
+        ("--header", f"X-Team-Key={KEY}"),
+        ("--endpoints", "pool.toml"),
+    ],
+    ids=" ".join,
+)
+def test_a_key_is_hidden_however_it_was_given_and_reaches_no_file(tmp_path: Path, options: tuple[str, ...]) -> None:
     (tmp_path / "sitecustomize.py").write_text(BROKEN_DISK.format(after=0, key=KEY), encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    options = ("--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--api-key-env", "MINE")
     with local_server(cwd=tmp_path) as server:
-        options = ("--base-url", server.base_url, "--model", "m", "--api-key-env", "MINE")
+        if "--endpoints" in options:
+            table = f'[[endpoint]]\nmodel = "m"\nbase_url = "{server.base_url}"\napi_key_env = "MINE"\n'
+            (tmp_path / "pool.toml").write_text(table, encoding="utf-8")
+        else:
+            options = (*options, "--base-url", server.base_url, "--model", "m")
         done = call("run", "t.csv", "--prompt", "{text}", *options, cwd=tmp_path, PYTHONPATH=path, MINE=KEY)
     assert done.status == 70
-    assert KEY not in done.stderr
+    assert "flushed with [API key]" in done.stderr
+    assert KEY not in done.stderr + call("status", "t", cwd=tmp_path).stdout
+    assert [each.name for each in (tmp_path / "output").iterdir() if KEY.encode() in each.read_bytes()] == []
 
 
 # -- 4
@@ -389,7 +406,7 @@ async def test_a_second_run_in_the_same_process_is_told_to_await_or_cancel_the_f
     first = asyncio.create_task(execute(TEXTS[:3], None, settings, Stop(), callers=Service(TEXTS[:3], never)))
     await is_asked.wait()
     said = f"process {os.getpid()} on .* in this process: await it, or cancel it"
-    with pytest.raises(batcher.KeywordBusy, match=said):
+    with pytest.raises(KeywordBusy, match=said):
         await batcher.arun(TEXTS[:3], keyword="k", output_dir=lab.directory, endpoints=[ENDPOINT], quiet=True)
     first.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Lab
+from fake_service import Service, refusal
 from journals import (
     COMPARISON,
     ROWS,
@@ -27,6 +29,8 @@ from journals import (
 )
 from programs import environment
 
+import batcher
+from batcher.endpoint import Endpoint
 from batcher.errors import KeywordBusy, OutputError
 from batcher.journal.opening import open_journal, read_journal, rehearse
 from batcher.journal.reading import Reader
@@ -362,3 +366,38 @@ def test_a_new_journal_whose_lock_file_was_taken_away_is_left_to_the_process_tha
         path.with_name(".journal_x.lock").unlink()
         path.with_name(".journal_x.lock").touch()
     assert files(path.parent) == [".journal_x.lock", path.name]
+
+
+# -- A journal of the version before
+
+AS_THIRD_VERSION = """
+ALTER TABLE sources RENAME TO givers;
+ALTER TABLE requests RENAME COLUMN source TO giver;
+ALTER TABLE results RENAME COLUMN source TO giver;
+UPDATE runs SET question = replace(replace(question, '"prompt_option"', '"source"'), '"sources"', '"givers"');
+"""
+
+
+def as_third_version(path: Path) -> None:
+    """Write a journal as version 3 did, whose names version 4 changed."""
+    [(stamp,)] = look(path, "PRAGMA user_version")
+    change(path, f"{AS_THIRD_VERSION} PRAGMA user_version = {stamp - 1}; PRAGMA wal_checkpoint(TRUNCATE);")
+
+
+def test_a_journal_of_the_version_before_is_read_and_planned_as_it_is_and_goes_on(lab: Lab) -> None:
+    texts = ["a", "b", "c"]
+    lab.run(texts, Service(texts, instead=lambda call: refusal(400) if call.prompt == "b" else None), "{text}")
+    path = lab.directory / "journal_k.sqlite"
+    as_third_version(path)
+    before = state_of(lab.directory)
+    status, found = batcher.status("k", lab.directory), batcher.verify("k", texts, output_dir=lab.directory)
+    planned = batcher.plan(texts, "{text}", keyword="k", output_dir=lab.directory, endpoints=[Endpoint("m")])
+    assert (status.ok, status.error, found.ok, [each.sent for each in found.endpoints]) == (2, 1, True, [3])
+    assert (planned.answered, planned.error, planned.new) == (2, 1, 0)
+    batcher.merge("k", lab.directory)
+    after = state_of(lab.directory)
+    assert after.pop(path.name) == before.pop(path.name)
+    assert lab.run(texts, Service([]), "{text}").requests == 0
+    [(stamp,)] = look(path, "PRAGMA user_version")
+    assert stamp % 256 == 4
+    assert batcher.verify("k", texts, output_dir=lab.directory).ok

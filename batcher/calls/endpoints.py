@@ -82,7 +82,9 @@ def _without_twins(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         if each.llm is not None:
             same = (id(each.llm),)
         if same in seen:
-            raise SettingsError(f"endpoint {number} ({each.source.model}) has model, base URL and key of one before it")
+            raise SettingsError(
+                f"endpoint {number} ({each.source.model}) repeats an earlier one: same model, base URL and API key"
+            )
         seen.add(same)
     return endpoints
 
@@ -203,9 +205,7 @@ def _variables(base_url: str, env: Mapping[str, str], service: Service | None, *
         own.append("OPENAI_API_KEY")
     if is_named:
         return [*own, "API_KEY"]
-    # Without any variable that gives a base URL, BASE_URL is OpenAI's.
-    is_default = base_url == OPENAI_URL and not any(env.get(name) for name in ("BASE_URL", *_OF_OPENAI))
-    return ["API_KEY", *own] if is_default or _leads_to(base_url, ["BASE_URL"], env) else own
+    return ["API_KEY", *own] if _leads_to(base_url, ["BASE_URL"], env) else own
 
 
 def keys_of(name: str, env: Mapping[str, str]) -> list[str]:

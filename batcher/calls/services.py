@@ -22,7 +22,8 @@ RESOURCE, DEPLOYMENT = "RESOURCE", "DEPLOYMENT"
 class Service:
     """A provider, or a server program, by name.
 
-    The words are codes, types or phrases of its error bodies; case and the HTTP status do not matter for them.
+    The words are codes, types or phrases of its error bodies, for people to read: what follows from an error is decided
+    in `retry`, whatever service sent it.
 
     Attributes:
         name: as `--provider` takes it.
@@ -34,7 +35,6 @@ class Service:
         unknown_model: what it calls a model, or a deployment, that it does not have.
         filtered: what it calls a prompt or an answer that its filter refused.
         headers: headers that it wants beside the key, and the variable that holds each.
-        key_header: the header that carries the key; `Authorization` as a bearer.
     """
 
     name: str
@@ -46,7 +46,6 @@ class Service:
     unknown_model: tuple[str, ...] = ()
     filtered: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
-    key_header: str = "Authorization"
 
     @property
     def needs_key(self) -> bool:
@@ -92,7 +91,6 @@ SERVICES = {
             throttle=("429",),
             unknown_model=("DeploymentNotFound",),
             filtered=("content_filter", "ResponsibleAIPolicyViolation"),
-            key_header="api-key",
         ),
         Service(
             "deepseek",

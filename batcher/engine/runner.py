@@ -20,7 +20,7 @@ from batcher.engine.process import allow_connections, rare_collections
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import Stop, to_the_end
 from batcher.engine.window import Window
-from batcher.errors import OutputError, SettingsError, in_words
+from batcher.errors import OutputError, SettingsError
 from batcher.input.prompt import PromptFunction
 from batcher.journal.entries import Counts
 from batcher.journal.opening import open_journal
@@ -132,7 +132,8 @@ async def execute(
     # Reading the input may take long, and the loop may be the user's own: these steps run in a thread.
     job = await asyncio.to_thread(prepare, data, prompt, settings)
     progress = Progress(job.keyword, no_progress=settings.no_progress, quiet=settings.quiet)
-    with job.store.prepared(), open_journal(job.store.journal_path) as journal:
+    with contextlib.ExitStack() as stack:
+        journal = open_for_run(job, stack)
         try:
             planned = await _planned(job, journal, stop)
         except Stopped:
@@ -148,6 +149,25 @@ async def execute(
         except SettingsError as error:  # an endpoint cannot be used, or the system allows too little: nothing was sent
             await journal.end_run(str(error))
             raise
+
+
+def open_for_run(job: Job, stack: contextlib.ExitStack) -> Journal:
+    """Make the output directory and open the journal in it; the stack closes both.
+
+    A run that is refused at the same time removes the directory that it made, perhaps from under this one.
+    """
+    for is_last in (False, False, False, True):
+        with contextlib.ExitStack() as opened:
+            try:
+                opened.enter_context(job.store.prepared())
+                journal = opened.enter_context(open_journal(job.store.journal_path))
+            except OutputError:
+                if is_last or job.store.directory.exists():
+                    raise
+                continue
+            stack.push(opened.pop_all())
+            return journal
+    raise AssertionError
 
 
 async def _planned(job: Job, journal: Journal, stop: Stop) -> Plan:
@@ -237,7 +257,8 @@ class _Run:
             with rare_collections(pool.capacity):
                 ending = await window.work(self.stop)
         except BaseException as error:
-            why = in_words(error)
+            # Its text may hold anything, and the journal no secret.
+            why = "cancelled" if isinstance(error, asyncio.CancelledError) else f"a fault: {type(error).__name__}"
             raise
         finally:
             ending = replace(ending, stopped_by=self.stop.name if self.stop.requests else "")

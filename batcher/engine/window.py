@@ -27,7 +27,7 @@ from batcher.planning.job import Job
 from batcher.planning.plan import Plan
 from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
 from batcher.records import Result, Status
-from batcher.words import dollars
+from batcher.words import counted, dollars
 
 GRACE_S = 30.0
 """Seconds that requests in flight have to arrive after the first request to stop."""
@@ -173,7 +173,7 @@ class Window:
         """Act on a request to stop: the first time wait for what is in flight, the second time end at once."""
         if requests == 1:
             self._progress.say(
-                f"Stopping: waiting up to {GRACE_S:.0f} s for {self._pool.in_flight} requests in flight;"
+                f"Stopping: waiting up to {GRACE_S:.0f} s for {counted(self._pool.in_flight, 'request')} in flight;"
                 " once more stops at once."
             )
             self._close()

@@ -22,13 +22,14 @@ from batcher.journal.evidence import Evidence
 from batcher.journal.matching import Planner
 from batcher.journal.reading import Reader
 from batcher.journal.schema import (
-    COPY,
     bring_up_to_date,
     check_readable,
     check_whole,
     connect,
+    copy,
     errors_told,
     make_durable,
+    read_as_newest,
     version_of,
 )
 from batcher.journal.watching import Watch
@@ -108,8 +109,9 @@ def rehearse(path: Path) -> Planner:
         bring_up_to_date(db, 0)
         if opened:
             db.execute("ATTACH ? AS original", (opened.uri,))
-            check_readable(version_of(db, path, "original"), path)
-            db.executescript(COPY)
+            version = version_of(db, path, "original")
+            check_readable(version, path)
+            copy(db, version)
         return Planner(path, db, db, stack, opened=opened)
 
 
@@ -130,7 +132,9 @@ def _read(path: Path, kind: type[_AnyReader], *, alone: bool = False) -> _AnyRea
             if _seems_at_work_here(path) and not claim(path):
                 _check_no_run_writes(path)
         opened = open_to_read(path, stack)
-        check_readable(version_of(opened.db, path), path)
+        version = version_of(opened.db, path)
+        check_readable(version, path)
+        read_as_newest(opened.db, version)
         return kind(path, opened.db, stack, opened=opened)
 
 

@@ -115,6 +115,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 import sqlite3
 from collections.abc import Iterator
@@ -125,6 +126,9 @@ from batcher.errors import OutputError
 from batcher.records import Source
 
 VERSION = 4
+_OLDEST_READ = 3
+"""The oldest version that can be read without being brought up to date: the next one only renamed."""
+
 _APPLICATION_ID = 0x62_74_63_68  # "btch": tells our files from other SQLite files
 
 # SQLite's `user_version`, a number in the first page of the file, holds the version and, above it, the generation.
@@ -178,8 +182,19 @@ _STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)
 
 _RENAMED = {"givers": "sources", "source": "prompt_option"}
 
-# A copy to plan in. The view hides the copy's own table, which is empty.
-COPY = """
+# What version 4 renamed, for a reader of version 3: views hide the file's own tables.
+_THIRD_AS_FOURTH = """
+CREATE TEMP VIEW runs AS SELECT id, host, pid, started, ended, outcome, chunk_size, renamed(question) AS question
+    FROM {schema}.runs;
+CREATE TEMP VIEW sources AS SELECT * FROM {schema}.givers;
+CREATE TEMP VIEW requests AS SELECT id, run, endpoint, giver AS source, position, key, sent, ended, outcome,
+    prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, prompt_most, answer_cost
+    FROM {schema}.requests;
+CREATE TEMP VIEW results AS SELECT id, key, giver AS source, status, answer, error, seal FROM {schema}.results;
+"""
+
+# A copy to plan in.
+_COPY = """
 BEGIN;
 INSERT INTO main.runs SELECT * FROM original.runs;
 INSERT INTO main.sources SELECT * FROM original.sources;
@@ -187,9 +202,10 @@ INSERT INTO main.chunks SELECT * FROM original.chunks;
 INSERT INTO main.rows SELECT * FROM original.rows;
 INSERT INTO main.results SELECT id, key, source, status, '', '', NULL FROM original.results;
 UPDATE main.scope SET rows = (SELECT rows FROM original.scope);
-CREATE TEMP VIEW requests AS SELECT * FROM original.requests;
 COMMIT;
 """
+# The view hides the copy's own table, which is empty.
+_COPY_REQUESTS = "CREATE TEMP VIEW requests AS SELECT * FROM original.requests"
 
 IN_SCOPE = "position < (SELECT rows FROM scope)"
 
@@ -239,7 +255,7 @@ def check_whole(db: sqlite3.Connection, path: Path) -> None:
 def check_readable(version: int, path: Path) -> None:
     if version == 0:
         raise OutputError(f"{path} is no journal of batcher")
-    if version < VERSION:
+    if version < _OLDEST_READ:
         raise OutputError(f"{path} was written by an older batcher: run its command once to bring it up to date")
 
 
@@ -260,6 +276,26 @@ def version_of(db: sqlite3.Connection, path: Path, schema: str = "main") -> int:
             f"{path} was written by a newer batcher (version {version}, this one reads {VERSION}): update"
         )
     return version
+
+
+def read_as_newest(db: sqlite3.Connection, version: int) -> None:
+    """Let a connection that only reads find the names of the newest version."""
+    if version < VERSION:
+        db.create_function("renamed", 1, _renamed, deterministic=True)
+        db.execute("PRAGMA query_only = OFF")  # or no view could be made, not even a temporary one
+        db.executescript(_THIRD_AS_FOURTH.format(schema="main"))
+        db.execute("PRAGMA query_only = ON")
+
+
+def copy(db: sqlite3.Connection, version: int) -> None:
+    """Copy what a plan needs from the journal that is attached as `original`, in its version, into an empty one."""
+    if version == VERSION:
+        db.executescript(_COPY)
+        db.execute(_COPY_REQUESTS)
+        return
+    db.executescript(_THIRD_AS_FOURTH.format(schema="original"))
+    db.executescript(re.sub(r"original\.(runs|sources|results)\b", r"temp.\1", _COPY))
+    db.executescript("DROP VIEW temp.runs; DROP VIEW temp.sources; DROP VIEW temp.results;")
 
 
 def bring_up_to_date(db: sqlite3.Connection, version: int) -> None:

@@ -79,10 +79,6 @@ class Counter:
     name: str
     count: Callable[[str], int]
 
-    @property
-    def is_exact(self) -> bool:
-        return self.name == "tiktoken"
-
 
 def counter(model: str) -> Counter:
     """Return tiktoken if it knows the model and its table is at hand, else an estimate by the length of the text.

@@ -1,6 +1,7 @@
 """An endpoint at work: what it may take now, by what its own calls have shown.
 
-Invariant: everything that is known of an endpoint is in one object, and only that object changes it.
+Invariant: all that is known of an endpoint is in one object. Calls change it through its methods; the pool paces it,
+ends its cooldowns and takes it out.
 """
 
 from __future__ import annotations
