@@ -6,17 +6,26 @@ Invariant: a check returns nothing, or raises a `SettingsError` that begins with
 from __future__ import annotations
 
 import json
-import math
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from batcher.errors import SettingsError
 from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.words import option
 
+# The least and the most of a number: beyond them it is a slip, and sums or clocks no longer hold it.
+_LEAST, _MOST = 1e-6, 10**9
+_NAME_BYTES = 255  # of a file or a directory
+_LONGEST_SHOWN = 40  # characters of a value in a message
 _DEAREST = 1e6  # dollars per million tokens: beyond it somebody has mixed up the units
 
-RESERVED_PARAMS = {"model": ("model",), "messages": ("prompt", "messages_column")}
+RESERVED_PARAMS = {
+    "model": ("model",),
+    "messages": ("prompt", "messages_column"),
+    "api_key": ("api_key_env",),
+}
 """Request parameters that batcher sets, and the options that set them."""
 
 # What batcher sends itself, or HTTP needs to frame a request.
@@ -37,16 +46,38 @@ _KEYWORD_BYTES = 200
 
 
 def check_number(value: object, where: str) -> None:
-    _check_above_0(value, where, "number", (int, float))
+    _check_above_0(value, where, "number", (int, float), _LEAST)
 
 
 def check_whole(value: object, where: str) -> None:
-    _check_above_0(value, where, "whole number", (int,))
+    _check_above_0(value, where, "whole number", (int,), 1)
 
 
-def _check_above_0(value: object, where: str, what: str, kinds: tuple[type[int | float], ...]) -> None:
-    if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise SettingsError(f"{where} must be a {what} above 0, not {value!r}")
+def _check_above_0(value: object, where: str, what: str, kinds: tuple[type[int | float], ...], least: float) -> None:
+    if not isinstance(value, kinds) or isinstance(value, bool) or not value >= least:
+        raise SettingsError(f"{where} must be a {what} above 0, not {_short(value)}")
+    if value > _MOST:
+        raise SettingsError(f"{where} must be a {what} of at most {_MOST:,}, not {_short(value)}")
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
+
+
+def check_directory(value: object, where: str) -> None:
+    """Refuse what no directory can be called."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise SettingsError(f"{where} cannot be of type {type(value).__name__}")
+    path = os.fspath(value)
+    if not path or "\0" in path:
+        raise SettingsError(f"{where} must be the path of a directory, not {path!r}")
+    try:
+        too_long = [name for name in Path(path).parts if len(os.fsencode(name)) > _NAME_BYTES]
+    except UnicodeEncodeError:
+        raise SettingsError(f"{where} holds characters that no file system takes: {path!r}") from None
+    if too_long:
+        raise SettingsError(f"{where} holds a name of more than {_NAME_BYTES} bytes: {too_long[0]:.40}...")
 
 
 def check_text(value: object, where: str) -> None:
@@ -85,6 +116,8 @@ def check_key(key: object, where: str) -> None:
     if isinstance(key, (list, tuple)) or (isinstance(key, str) and "," in key):
         advice = "make one Endpoint for each, or list them in API_KEY, separated by commas"
         raise SettingsError(f"{where} holds several keys: {advice}")
+    if isinstance(key, str) and len(key) > 1 and key[0] == key[-1] and key[0] in "\"'`":
+        raise SettingsError(f"{where} has quotation marks around it, as Docker and some shells leave them: remove them")
     if not isinstance(key, str) or not (key.isascii() and key.isprintable()) or " " in key:
         raise SettingsError(f"{where} is no text, or holds a space or a character that no header may carry")
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from batcher.chat_model import identity_of, retries_of
 from batcher.checks import check_headers, check_key, check_number, check_params, check_price, check_text, check_whole
 from batcher.errors import SettingsError
+from batcher.hiding import shown
 from batcher.records import Source
 from batcher.words import option
 
@@ -56,7 +57,7 @@ def checked_url(url: str) -> str:
     except ValueError:
         is_good = False
     if not is_good or any(char.isspace() for char in place):
-        raise SettingsError(f"the base URL {url!r} must look like https://host/v1")
+        raise SettingsError(f"the base URL {shown(url)} must look like https://host/v1")
     return place.rstrip("/").removesuffix("/chat/completions").rstrip("/") + mark + query
 
 

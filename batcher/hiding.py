@@ -46,6 +46,12 @@ def secrets_in(variables: Mapping[str, str]) -> tuple[str, ...]:
     return secrets_among([*values, *parts, *(each for value in variables.values() for each in user_of(value))])
 
 
+def shown(text: str) -> str:
+    """Return a text of the user's for a message; one that looks like a key, given in the wrong place, is not shown."""
+    looks_like_a_key = bool(secrets_among([text])) and re.fullmatch(r"[\w-]+", text)
+    return "(not shown: it looks like an API key)" if looks_like_a_key else repr(text)
+
+
 def hide(text: str, secrets: Sequence[str]) -> str:
     """Put `[API key]` in the place of each secret."""
     for secret in secrets:

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 from batcher.checks import (
+    check_directory,
     check_file_name,
     check_number,
     check_params,
@@ -108,7 +109,7 @@ def _number(metavar: str = "N") -> Kind:
 
 _ANY_TEXT = Kind(_typed(str), {"metavar": "TEXT"})
 _COLUMN = _text("COLUMN")
-_DIRECTORY = Kind(_typed(str, os.PathLike), {"metavar": "DIR"})
+_DIRECTORY = Kind(check_directory, {"metavar": "DIR"})
 _ENDPOINTS = Kind(lambda _value, _where: None, {"metavar": "FILE"})  # checked as they are read
 _FILE = Kind(_typed(str, os.PathLike), {"metavar": "FILE"})
 _FLAG = Kind(_typed(bool), {"action": "store_true"})

@@ -412,3 +412,24 @@ class Nameless:
 )
 def test_a_chat_model_gives_under_its_own_name(endpoint: Endpoint, source: tuple[str, str, str]) -> None:
     assert endpoint.source == source
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"limit": 10**23}, "limit must be a whole number of at most 1,000,000,000, not 100000000000000000000000"),
+        ({"chunk_size": 2**63}, "chunk_size must be a whole number of at most 1,000,000,000, not 9223372036854775808"),
+        ({"max_response_mb": 1e308}, "max_response_mb must be a number of at most 1,000,000,000, not 1e+308"),
+        ({"timeout": 10**400}, f"timeout must be a number of at most 1,000,000,000, not 1{'0' * 39}..."),
+        ({"rpm": 1e-320}, "rpm must be a number above 0, not 1e-320"),
+        ({"output_dir": ""}, "output_dir must be the path of a directory, not ''"),
+        ({"output_dir": "a\0b"}, "output_dir must be the path of a directory, not 'a\\x00b'"),
+        ({"output_dir": "\ud800"}, "output_dir holds characters that no file system takes: '\\ud800'"),
+        ({"output_dir": f"a/{'b' * 300}"}, f"output_dir holds a name of more than 255 bytes: {'b' * 40}..."),
+        ({"param": {"api_key": "sk-1"}}, "param: 'api_key' is not a parameter that can be set here: use api_key_env"),
+    ],
+)
+def test_a_value_that_no_run_could_use_is_refused_at_once(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.of(values)
+    assert str(refused.value) == said

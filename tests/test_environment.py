@@ -365,6 +365,34 @@ def test_a_line_of_dotenv_that_cannot_be_read_is_named_and_not_shown(
     )
 
 
+def test_a_key_stays_with_the_base_url_that_stands_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("BASE_URL=http://a/v1\nAPI_KEY=sk-of-a\nMODEL=m\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    for name in ("BASE_URL", "API_KEY", "MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    assert made(environment()) == [("m", "http://a/v1", "sk-of-a")]
+    monkeypatch.setenv("BASE_URL", "http://b/v1")
+    assert made(environment()) == [("m", "http://b/v1", None)]
+    monkeypatch.setenv("API_KEY", "sk-of-b")
+    assert made(environment()) == [("m", "http://b/v1", "sk-of-b")]
+
+
+@pytest.mark.parametrize(
+    ("env", "options"),
+    [({"MODEL": "m", "BASE_URL": "sk-pasted-0123456789"}, {}), ({"MODEL": "m"}, {"provider": "sk-pasted-0123456789"})],
+)
+def test_a_key_in_the_wrong_place_is_not_shown(env: dict[str, str], options: dict[str, Any]) -> None:
+    said = fault(lambda: made(env, **options))
+    assert "(not shown: it looks like an API key)" in said
+    assert "pasted" not in said
+
+
+def test_a_key_in_quotation_marks_is_refused_unshown() -> None:
+    said = fault(lambda: made({"MODEL": "m", "OPENAI_API_KEY": "'sk-quoted-0123456789'"}))
+    assert said.startswith("a key in OPENAI_API_KEY has quotation marks around it")
+    assert "quoted-" not in said
+
+
 def test_the_environment_goes_before_the_nearest_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text(
         "\ufeffMODEL=far\nOPENAI_API_KEY='sk-1, sk-2'  # two\nONLY_THERE=x\nEMPTY\n", "utf-8"

@@ -250,7 +250,7 @@ REFUSALS = [
     (["t.csv", "--param", "a=" + "[" * 100_000], "--param a: the value cannot be read as JSON"),
     (["t.csv", "--budget", "1"], "--budget: the price of m"),
     (["t.csv", "--budget", "1", "--price-in", "1", "--price-out", "1"], "--budget: nothing bounds how long an answer"),
-    (["t.csv", "--max-concurrency", "10000000000"], "files and connections may be open at once"),
+    (["t.csv", "--max-concurrency", "900000000"], "files and connections may be open at once"),
     (["t.csv", "--keyword", "a/b"], "--keyword 'a/b'"),
     (["t.csv", "--answer-column", "text"], "the input has a column 'text' already"),
     (["infer.csv"], "the input has a column 'infer' already"),
@@ -393,6 +393,25 @@ def test_a_refused_run_leaves_what_a_killed_one_left_half_written(place: Path) -
     before = tree(place)
     assert main(["run", "broken.csv", "--prompt", "{text}", *OFFLINE, "--keyword", "k", "--on-change", "redo"]) == 2
     assert tree(place) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX bounds the size of files")
+@pytest.mark.parametrize("kilobytes", [1, 8, 24, 80, 160])
+def test_a_run_that_finds_no_room_for_its_plan_leaves_nothing(tmp_path: Path, kilobytes: int) -> None:
+    (tmp_path / "big.csv").write_text("text\n" + "".join(f"row {n} with more text in it\n" for n in range(3000)))
+    before = tree(tmp_path)
+    program = f"ulimit -f {kilobytes}; exec {shlex.quote(sys.executable)} -m batcher run big.csv --prompt '{{text}}'"
+    done = subprocess.run(
+        ["bash", "-c", f"{program} --provider offline --output-dir some/where"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "disk I/O error" in done.stderr
+    assert tree(tmp_path) == before
 
 
 async def test_a_second_run_in_the_same_process_is_told_to_await_or_cancel_the_first(lab: Lab) -> None:

@@ -20,7 +20,7 @@ from batcher.calls.services import AZURE, SERVICES, Service, service_at
 from batcher.checks import check_headers, check_key, check_variable
 from batcher.endpoint import MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint, checked_url, key_header
 from batcher.errors import SettingsError
-from batcher.hiding import Secret
+from batcher.hiding import Secret, shown
 from batcher.settings import Settings
 from batcher.words import option
 
@@ -48,6 +48,8 @@ def environment() -> dict[str, str]:
             line = binding.original.line
             raise SettingsError(f"{path}, line {line} cannot be read: it must look like NAME=value, or begin with #")
     found = dotenv.dotenv_values(stream=io.StringIO(text))
+    if "BASE_URL" in found and os.environ.get("BASE_URL", found["BASE_URL"]) != found["BASE_URL"]:
+        found.pop("API_KEY", None)  # it belongs to the base URL beside it, not to the one that goes before that
     return {name: value for name, value in found.items() if value is not None} | dict(os.environ)
 
 
@@ -160,8 +162,8 @@ def _service(name: str) -> Service:
     if name not in SERVICES:
         similar = "".join(f" ({each}?)" for each in difflib.get_close_matches(name.lower(), SERVICES, 1))
         raise SettingsError(
-            f"{option('provider')} {name!r} is not known{similar}; `batcher services` lists those that are; any other"
-            f" works by its {option('base_url')}"
+            f"{option('provider')} {shown(name)} is not known{similar}; `batcher services` lists those that are; any"
+            f" other works by its {option('base_url')}"
         )
     return SERVICES[name]
 

@@ -205,7 +205,7 @@ class Asker:
             if self._pool.remove(member, decision.reason) and self._pool.capacity:
                 self._progress.say(f"{member.label} leaves the pool: {decision.reason}")
         elif alone and decision.fate is Fate.AGAIN:
-            self._progress.say(f"The first row: {decision.reason}; trying again.")
+            self._progress.say(f"The first row: {decision.reason.rstrip('.')}; trying again.")
         return decision
 
     async def _settle(self, row: Row, request: Request, result: Result, outcome: Outcome) -> Result:

@@ -72,7 +72,8 @@ class Ended(NamedTuple):
         if ending.stopped_by:
             raise Interrupted(f"stopped by {ending.stopped_by}; {_saved(report)}", report)
         if ending.out_of_money:
-            raise BudgetReached(f"{ending.out_of_money}. Raise {option('budget')} to go on\n{_saved(report)}", report)
+            saved = f"{_rows_saved(report)}; raise {option('budget')} to go on"
+            raise BudgetReached(f"{ending.out_of_money}\n{saved}", report)
         if report.left == report.rows:  # no call has ever worked: the same command would fail in the same way
             saved = "no row has its answer: mend that, then run the command again"
         else:
@@ -124,10 +125,14 @@ def _no_endpoint(endpoints: tuple[EndpointCount, ...]) -> str:
 
 
 def _saved(report: Report, displaced: Displaced | None = None) -> str:
-    saved = f"{report.rows - report.left:,} of {counted(report.rows, 'row is', 'rows are')} saved"
+    saved = _rows_saved(report)
     if displaced is None or displaced.is_log:
         return f"{saved}, and the same command goes on from there"
     if not displaced.is_kept:
         return f"{saved}: the answers of this run are lost, but for chunk files that are left, and may be billed"
     other = f", or give {option('output_dir', str(displaced.path.parent))}" if displaced.path else ""
     return f"{saved} there: move it back, and the same command goes on{other}"
+
+
+def _rows_saved(report: Report) -> str:
+    return f"{report.rows - report.left:,} of {counted(report.rows, 'row is', 'rows are')} saved"

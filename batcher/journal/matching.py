@@ -222,11 +222,15 @@ class Planner(Reader):
         db = self._db.connection
         db.create_function("differing", 2, comparison.differing, deterministic=True)
         db.create_function("kept", 3, kept, deterministic=True)
+        run = self._run
         with scratch(self._db):
             self._db.do("BEGIN IMMEDIATE")
             try:
                 yield Matching(self._db, comparison)
                 self._db.do("COMMIT")
+            except BaseException:
+                self._run = run  # one that was started in the block is not in the file
+                raise
             finally:
                 if db.in_transaction:
                     db.rollback()

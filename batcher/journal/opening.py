@@ -53,8 +53,9 @@ def open_journal(path: Path) -> Journal:
         check_pair(path)  # even the lock would leave a file there
         has_lock = _lock_path(path).exists()
         lock = stack.enter_context(closing(Place(_lock(path, stack))))
-        if not path.exists():
-            stack.callback(_remove_unused, path, lock, has_lock=has_lock)
+        made = None if path.exists() else _Made(path, lock, has_lock=has_lock)
+        if made:
+            stack.push(made.end)
         _check(path)
         has_log = log_path(path).exists()
         if not claim(path):
@@ -66,7 +67,10 @@ def open_journal(path: Path) -> Journal:
         place = stack.enter_context(closing(Place(path)))
         watch = stack.enter_context(closing(Watch(path, place, lock)))
         reader = stack.enter_context(closing(connect(path, "mode=ro")))
-        return Journal(path, db, reader, watch, stack)
+        journal = Journal(path, db, reader, watch, stack)
+        if made:
+            made.journal = journal
+        return journal
 
 
 def read_journal(path: Path, *, alone: bool = False) -> Reader:
@@ -182,25 +186,29 @@ def _lock_path(path: Path) -> Path:
     return path.with_name(f".{path.stem}.lock")
 
 
-def _remove_unused(path: Path, lock: Place, *, has_lock: bool) -> None:
-    """Remove a journal that this process has made and closed, and its lock file, if it holds nothing.
+class _Made:
+    """A journal that this process makes: if no run begins in it, its end leaves no file.
 
-    Args:
-        path: of the journal.
-        lock: the lock file, which is still locked.
-        has_lock: the lock file was there before, and stays.
+    Attributes:
+        journal: once it is open.
     """
-    with contextlib.suppress(OSError, OutputError, sqlite3.Error):  # if it stays, it is in nothing's way
-        if lock.displaced() or log_path(path).exists():  # another process uses it
-            return
-        with closing(connect(path, "immutable=1")) as db:
-            if version_of(db, path) and any(
-                db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in ("runs", "rows", "results")
-            ):
+
+    def __init__(self, path: Path, lock: Place, *, has_lock: bool) -> None:
+        self.journal: Journal | None = None
+        self._path = path
+        self._lock = lock
+        self._has_lock = has_lock  # the lock file was there before, and stays
+
+    def end(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Remove the closed files, under the lock, unless a run began in them or another program has them."""
+        has_begun = self.journal is not None and self.journal.has_begun
+        with contextlib.suppress(OSError):  # if a file stays, it is in nothing's way
+            if has_begun or isinstance(error, KeywordBusy) or self._lock.displaced():
                 return
-        path.unlink()
-        if not has_lock:
-            _lock_path(path).unlink()
+            for ending in ("", "-wal", "-shm", "-journal"):
+                self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
+            if not self._has_lock:
+                _lock_path(self._path).unlink()
 
 
 def _writer_of(path: Path) -> str:

@@ -80,6 +80,11 @@ class Journal(Planner):
         finally:
             super().close()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether this process has begun a run in it."""
+        return self._run > 0
+
     @contextlib.contextmanager
     def planning(self, comparison: Comparison) -> Iterator[Matching]:
         """Make the block one transaction: the plan takes effect as a whole, or not at all.

@@ -113,7 +113,8 @@ class Store:
         Raises:
             OutputError: it cannot, or it holds a result of this keyword without what it was made from.
         """
-        found = next(each for each in (self.directory, *self.directory.absolute().parents) if each.exists())
+        with errors_told(f"the output directory {self.directory}", "used"):
+            found = next(each for each in (self.directory, *self.directory.absolute().parents) if each.exists())
         if not found.is_dir():
             raise OutputError(f"{found} is no directory: choose another {option('output_dir')}")
         if not os.access(found, os.W_OK | os.X_OK):

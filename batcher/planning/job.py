@@ -251,7 +251,8 @@ def _read_text(path: str | os.PathLike[str], option: str) -> str:
         byte = error.object[error.start]
         raise SettingsError(f"{option} {os.fspath(path)}: byte 0x{byte:02x} is not UTF-8: save it as UTF-8") from error
     except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
-        raise SettingsError(f"{option} {os.fspath(path)} cannot be read: {error}") from error
+        said = error.strerror if isinstance(error, OSError) else str(error)
+        raise SettingsError(f"{option} {os.fspath(path)} cannot be read: {said}") from error
 
 
 def chunks_of(job: Job, starts: Collection[int]) -> Iterator[Slice]:
