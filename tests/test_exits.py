@@ -402,7 +402,7 @@ def test_a_run_that_finds_no_room_for_its_plan_leaves_nothing(tmp_path: Path, ki
     before = tree(tmp_path)
     program = f"ulimit -f {kilobytes}; exec {shlex.quote(sys.executable)} -m batcher run big.csv --prompt '{{text}}'"
     done = subprocess.run(
-        ["bash", "-c", f"{program} --provider offline --output-dir some/where"],
+        ["/bin/bash", "-c", f"{program} --provider offline --output-dir some/where"],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
