@@ -463,7 +463,7 @@ def test_an_unknown_ending_is_answered_with_the_known_ones(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (gzip.compress(b"a\n1\n"), ": is a gzip file: unpack it first"),
+        (gzip.compress(b"a\n1\n", mtime=0), ": is a gzip file: unpack it first"),
         (b"PK\x03\x04\x14\x00", ": is an Excel workbook or another ZIP file: save the sheet as"),
         (b"PAR1\x15\x04", ": is a Parquet file: let its name end in .parquet"),
     ],
