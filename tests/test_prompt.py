@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from batcher.errors import InputError
 from batcher.input.prompt import Renderer, from_column, from_function, from_messages_column, from_template, with_system
 from batcher.records import Message
+from batcher.words import command_line
 
 ODD_COLUMNS = ("a b", " ", "数学", "v1.2", "a:b", "a!r", "x[0]", "'q'", "a\nb", "0", "😀", "%s")
 
@@ -122,6 +123,17 @@ def test_a_hole_that_names_no_column_is_answered_with_the_columns() -> None:
         "--prompt: the table has no column 'txt'; its columns are: 'text', 'id'"
     )
     assert "its columns are: none" in fault(lambda: from_template("{txt}", "--prompt", []))
+
+
+def test_columns_keep_the_order_of_the_table_if_no_name_is_similar() -> None:
+    message = fault(lambda: from_template("{text}", "--prompt", ["id", "review", "label"]))
+    assert message.endswith("its columns are: 'id', 'review', 'label'")
+
+
+def test_a_source_is_named_as_its_reader_would_write_it() -> None:
+    assert fault(lambda: from_column("a", ["b"])).startswith("prompt_column: ")
+    with command_line():
+        assert fault(lambda: from_column("a", ["b"])).startswith("--prompt-column: ")
 
 
 def test_of_many_columns_the_twenty_most_similar_are_named_with_their_spaces() -> None:
