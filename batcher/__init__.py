@@ -1,8 +1,8 @@
 """Run a large table through an LLM, row by row, overnight, and be right in the morning.
 
-`import batcher` is cheap: what it offers is loaded at first use. Here stands what a script needs; what the functions
-return and what else they raise is documented beside them: `batcher.errors`, `batcher.settings.Settings`,
-`batcher.planning.forecast.Forecast`, `batcher.reports.status.RunStatus`, `batcher.reports.verification`.
+`import batcher` is cheap: each name is loaded at first use. This module offers the names that a script needs. Their
+options, results and errors are documented in `batcher.settings.Settings`, `batcher.errors`,
+`batcher.planning.forecast.Forecast`, `batcher.reports.status.RunStatus` and `batcher.reports.verification`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The entry of the command line: `batcher` and `python -m batcher`.
 
-Invariant: whatever happens in between, the process ends with one of the documented exit statuses, and shows no API key.
+Invariant: the process always ends with one of the documented exit statuses, and shows no API key.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def main() -> None:
     from batcher.words import give_up_stdout, say  # noqa: PLC0415 - `import batcher.__main__` stays free of effects
 
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a keyword may be in any script, and a pipe's encoding narrow
+        if isinstance(stream, io.TextIOWrapper):  # a pipe's encoding may lack the characters of a keyword
             stream.reconfigure(errors="backslashreplace")
     try:
         from batcher.cli import main as run_cli  # noqa: PLC0415 - as above
 
         status: str | int | None = run_cli(sys.argv[1:])
-    except SystemExit as ended:  # of argparse, after --help or a wrong option
+    except SystemExit as ended:  # raised by argparse after --help or a wrong option
         status = ended.code
-    except Exception:  # noqa: BLE001 - all that is foreseen was handled: this is a fault, and to be reported as one
+    except Exception:  # noqa: BLE001 - foreseen errors are handled already: this is a fault, and is reported as one
         say(_fault(sys.argv[1:], traceback.format_exc()))
         status = FAULT
     try:
@@ -44,9 +44,9 @@ def main() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Put the null device in the place of a stream that is closed (`2>&-`, `pythonw`).
+    """Open the null device for each standard stream that is closed (`2>&-`, `pythonw`).
 
-    Else the next file to be opened, such as the journal, would take its number, and get what a library prints.
+    Otherwise the next file to be opened, such as the journal, would get the stream's number and a library's prints.
     """
     for number in range(3):
         try:
@@ -59,7 +59,7 @@ def _open_closed_streams() -> None:
 
 
 def _fault(arguments: Sequence[str], trace: str) -> str:
-    """Return what is said about a fault: the traceback without secrets, and what a bug report needs."""
+    """Return the message about a fault: the traceback without secrets, and the facts that a bug report needs."""
     from batcher import __version__  # noqa: PLC0415 - as above
     from batcher.calls.endpoints import environment  # noqa: PLC0415 - as above
     from batcher.errors import SettingsError  # noqa: PLC0415 - as above

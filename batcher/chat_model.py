@@ -1,6 +1,7 @@
-"""What a LangChain chat model of the user's own sends and holds, read from its attributes: LangChain is not loaded.
+"""Reads the request, the identity and the secrets of a user's LangChain chat model from its attributes.
 
-Invariant: what is returned to be kept or shown holds no API key; if a model does not tell something, it is not guessed.
+Invariant: LangChain is not loaded. Values that may be stored or shown hold no API key; a fact that the model does not
+reveal is not guessed.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from urllib.parse import unquote
 from batcher.hiding import Secret, public_url, query_of, secrets_among, user_of, without_user
 
 _SDK_RETRIES = 2
-"""What the SDKs of OpenAI and Anthropic do if `max_retries` is None."""
+"""The retries of OpenAI's and Anthropic's SDKs if `max_retries` is None."""
 
-# A name speaks of a secret if one of its words is in this list, or ends like a word of the next ("accesskey").
+# A name means a secret if one of its words is in this list, or ends with an entry of the next one ("accesskey").
 _SECRET_WORDS = {"keys", "secrets", "passwords", "passwd", "pwd", "passphrase", "credential", "credentials", "auth"}
 _SECRET_WORDS |= {"authorization", "authorisation", "bearer", "cookie", "cookies", "signature", "jwt"}
 _SECRET_WORDS |= {"header", "headers", "creds", "session", "sessionid", "sig", "pat", "license", "licence"}
@@ -25,7 +26,7 @@ _SECRET_ENDS = ("key", "secret", "password", "token")
 # If a name has "token" and one of these words, it means the model's tokens, not a secret.
 _MODEL_WORDS = {"max", "min", "num", "stop", "eos", "bos", "pad", "unk", "id", "ids", "limit", "count", "budget"}
 _SENT_BESIDE = {"default_query", "extra_query"}
-# Under these names a JSON Schema describes fields: their names say nothing about values.
+# Under these names a JSON Schema describes fields; the names of the fields say nothing about values.
 _OF_FIELDS = {"properties", "patternProperties", "$defs", "definitions"}
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
@@ -55,11 +56,11 @@ _ORDINARY = re.compile(
 
 
 def request_of(llm: object, params: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what a chat model will send beside the messages, or None if it does not tell.
+    """Return the request parameters that a chat model will send, or None if it does not reveal them.
 
     Args:
-        llm: the model. Those of langchain-openai, and others built like it, make their request in a method that has no
-            public name, and that sends nothing.
+        llm: the model. Those of langchain-openai, and others built like it, build their request in a private method,
+            which sends nothing.
         params: the run's request parameters, which its `agenerate` gets.
     """
     make = getattr(llm, "_get_request_payload", None)
@@ -72,30 +73,30 @@ def request_of(llm: object, params: Mapping[str, Any]) -> dict[str, Any] | None:
             return None
         body |= body.pop("extra_body", None) or {}  # the SDK lays it over the body
         json.dumps(body)
-    except Exception:  # noqa: BLE001 - any chat model may stand here; one that fails at this does not tell
+    except Exception:  # noqa: BLE001 - any chat model may be behind it; one that fails here reveals nothing
         return None
     return body
 
 
 def retries_of(llm: object) -> float:
     """Return how many requests a chat model makes by itself after one that failed."""
-    # The calls of langchain-openai go through one of these clients, which may be the user's own and have other retries
-    # than the model says; that of the first has no public name.
+    # The calls of langchain-openai go through one of these clients, which may be the user's own, with other retries
+    # than the model's. The client of the first one is private.
     clients = (getattr(getattr(llm, "async_client", None), "_client", None), getattr(llm, "root_async_client", None))
-    told = [getattr(client, "max_retries", None) for client in clients]
-    numbers = [retries for retries in told if isinstance(retries, (int, float))]
+    given = [getattr(client, "max_retries", None) for client in clients]
+    numbers = [retries for retries in given if isinstance(retries, (int, float))]
     retries = max(numbers) if numbers else getattr(llm, "max_retries", 0)
     return retries if isinstance(retries, (int, float)) else _SDK_RETRIES
 
 
 def identity_of(llm: object) -> tuple[str, str, str]:
-    """Return a chat model's name, its base URL, and the parameters that tell it from another one, as JSON.
+    """Return a chat model's name, its base URL, and the parameters that distinguish it from other models, as JSON.
 
     They hold no keys, headers or queries: two models that differ in these alone count as the same.
     """
     named = (getattr(llm, name, None) for name in ("model_name", "model"))
     model = next((str(name) for name in named if name), type(llm).__name__)
-    # LangChain's own account of what tells two models apart; `extra_body` and the like are in it as they were given.
+    # LangChain's own list of what distinguishes two models; `extra_body` and the like are in it as they were given.
     params = getattr(llm, "_identifying_params", None) or {}
     secrets = secrets_of(llm)
     kept = _public(params, secrets)
@@ -104,25 +105,25 @@ def identity_of(llm: object) -> tuple[str, str, str]:
 
 
 def secrets_of(llm: object) -> tuple[str, ...]:
-    """Return all that may be a secret of a chat model, to be left out of its identity and of messages.
+    """Return every text of a chat model that may be a secret, so that its identity and messages leave it out.
 
-    It may hold ordinary words, such as a header's value.
+    Some may be ordinary words, such as a header's value.
     """
     return _secrets_among(_held_by(llm), _ANY)
 
 
 def keys_of(llm: object) -> tuple[str, ...]:
-    """Return what is a key of a chat model for certain, and so is replaced in answers too."""
+    """Return the texts of a chat model that are certainly keys, so that they are hidden in answers too."""
     return _secrets_among(_held_by(llm), _CERTAIN)
 
 
 def keys_in(headers: Mapping[str, str]) -> tuple[str, ...]:
-    """Return what is a key among the headers of an endpoint: what came from the environment, and what is named so."""
+    """Return the keys among an endpoint's headers: values from the environment, and values whose names mean a key."""
     return _secrets_among(_copied(headers), _CERTAIN)
 
 
 class Secrets:
-    """The secrets of a chat model, found again only if something that it holds has changed.
+    """The secrets of a chat model, searched again only if the model has changed.
 
     Args:
         llm: the model.
@@ -137,16 +138,16 @@ class Secrets:
     @property
     def all(self) -> tuple[str, ...]:
         """As `secrets_of`."""
-        self._look()
+        self._refresh()
         return self._all
 
     @property
     def keys(self) -> tuple[str, ...]:
         """As `keys_of`."""
-        self._look()
+        self._refresh()
         return self._keys
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         held = _held_by(self._llm)
         if held != self._held:
             self._held, self._all, self._keys = held, _secrets_among(held, _ANY), _secrets_among(held, _CERTAIN)
@@ -191,9 +192,9 @@ class _Rule(NamedTuple):
     """What counts as a secret.
 
     Attributes:
-        names: tells by a name, its value, and whether it names a field that a JSON Schema describes.
-        inherits: tells by a name whether its value is a secret in a mapping that is one.
-        accepts: tells by a value that has such a name.
+        names: whether a name means a secret, given the name, its value, and whether it names a field of a JSON Schema.
+        inherits: whether the value of a name is secret in a mapping that is secret itself.
+        accepts: whether a value with such a name is a secret.
     """
 
     names: Callable[[object, object, bool], bool]
@@ -210,8 +211,8 @@ def _gathered(value: object, rule: _Rule, *, is_secret: bool, names_fields: bool
 
     Args:
         value: as `_copied` returns it.
-        rule: what counts as one.
-        is_secret: the name that it has says so.
+        rule: which values count as secrets.
+        is_secret: the value's name means a secret.
         names_fields: its names are those of fields that a JSON Schema describes.
     """
     if isinstance(value, _Fields):
@@ -237,7 +238,7 @@ def _secrets_in(text: str, rule: _Rule, *, is_secret: bool) -> Iterator[str]:
 
 
 def _forms_of(text: str, accepts: Callable[[str], bool]) -> Iterator[str]:
-    """Yield a secret, if it is accepted as one, and the parts of it that a server may repeat alone."""
+    """Yield a secret that is accepted as one, and its parts that a server may repeat alone."""
     if accepts(text):
         yield text
         scheme, _, credentials = text.partition(" ")
@@ -248,7 +249,7 @@ def _forms_of(text: str, accepts: Callable[[str], bool]) -> Iterator[str]:
 
 
 def _is_key_name(name: object, value: object, names_fields: bool) -> bool:
-    """Tell whether a name says for certain that its value is a key."""
+    """Return whether a name says for certain that its value is a key."""
     if not _speaks_of_secret(name, value, names_fields=names_fields):
         return False
     words = _words_of(name)
@@ -262,13 +263,13 @@ def _is_key_name(name: object, value: object, names_fields: bool) -> bool:
 
 
 def _is_like_key(text: str) -> bool:
-    """Tell whether a text looks like a key, whatever its name: one word, perhaps after the name of a scheme."""
+    """Return whether a text looks like a key, whatever its name: one word, perhaps after the name of a scheme."""
     word = _SCHEME.sub("", text)
     return not re.search(r"\s", word) and not _ORDINARY.fullmatch(word)
 
 
 def _speaks_of_secret(name: object, value: object, *, names_fields: bool = False) -> bool:
-    """Tell whether a name says that its value is a secret.
+    """Return whether a name says that its value is a secret.
 
     Names of a model's tokens ("max_tokens"), and of fields that a JSON Schema describes, do not.
     """
@@ -292,7 +293,7 @@ _CERTAIN = _Rule(_is_key_name, lambda name: not _words_of(name) & _DESCRIBING, _
 
 
 def _public(value: Any, secrets: Sequence[str], *, names_fields: bool = False) -> Any:
-    """Return a value without secrets and without what is named like one; drop what that leaves empty.
+    """Return a value without secrets and without entries that are named like one; drop entries that become empty.
 
     Args:
         value: any.
@@ -315,7 +316,7 @@ def _public(value: Any, secrets: Sequence[str], *, names_fields: bool = False) -
 
 
 def _is_lost(value: object, kept: object) -> bool:
-    """Tell whether nothing is left of a value that was not empty."""
+    """Return whether nothing is left of a value that was not empty."""
     return bool(value) and kept in ("", {}, [])
 
 

@@ -1,6 +1,6 @@
-"""What a value that a user gives may be: one check for each kind of value.
+"""Checks of the values that a user gives: one for each kind of value.
 
-Invariant: a check returns nothing, or raises a `SettingsError` that begins with what it was told to call the value.
+Invariant: a check returns nothing, or raises a `SettingsError` that begins with the given name of the value.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from batcher.errors import SettingsError
 from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.words import option
 
-# The least and the most of a number: beyond them it is a slip, and sums or clocks no longer hold it.
+# The least and the most of a number: a value beyond them is a slip, and sums or clocks cannot hold it.
 _LEAST, _MOST = 1e-6, 10**9
 _NAME_BYTES = 255  # of a file or a directory
 _LONGEST_SHOWN = 40  # characters of a value in a message
-_DEAREST = 1e6  # dollars per million tokens: beyond it somebody has mixed up the units
+_HIGHEST_PRICE = 1e6  # dollars per million tokens: a higher price is in the wrong unit
 
 RESERVED_PARAMS = {
     "model": ("model",),
@@ -28,7 +28,7 @@ RESERVED_PARAMS = {
 }
 """Request parameters that batcher sets, and the options that set them."""
 
-# What batcher sends itself, or HTTP needs to frame a request.
+# Headers that batcher sends itself, or that HTTP needs to frame a request.
 OWN_HEADERS = {"accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host"}
 OWN_HEADERS |= {"keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding"}
 OWN_HEADERS |= {"upgrade", "x-request-id"}
@@ -102,12 +102,12 @@ def check_params(params: object, where: str) -> None:
 
 
 def check_price(value: object, where: str) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= _DEAREST:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= _HIGHEST_PRICE:
         raise SettingsError(f"{where} must be dollars per million tokens, 0 or more, not {value!r}")
 
 
 def check_variable(name: str, where: str) -> None:
-    """Refuse what cannot name a variable, unshown: it may well be an API key."""
+    """Refuse a text that cannot name a variable, without showing it: it may be an API key."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise SettingsError(f"{where} must be the name of a variable, such as OPENAI_API_KEY, not the key itself")
 
@@ -119,15 +119,15 @@ def check_key(key: object, where: str) -> None:
     if isinstance(key, str) and len(key) > 1 and key[0] == key[-1] and key[0] in "\"'`":
         raise SettingsError(f"{where} has quotation marks around it, as Docker and some shells leave them: remove them")
     if not isinstance(key, str) or not (key.isascii() and key.isprintable()) or " " in key:
-        raise SettingsError(f"{where} is no text, or holds a space or a character that no header may carry")
+        raise SettingsError(f"{where} is not a string, or holds a space or a character that is not allowed in a header")
 
 
 def check_headers(headers: object, where: str, key_header: str) -> None:
-    """Refuse what cannot be sent as headers; no value is shown.
+    """Refuse headers that cannot be sent; no value is shown.
 
     Args:
         headers: the headers, by name. A value may be `env:NAME`.
-        where: what to call them.
+        where: their name in messages.
         key_header: the header in which the API key goes to this base URL.
     """
     if not isinstance(headers, Mapping) or not all(isinstance(text, str) for pair in headers.items() for text in pair):
@@ -147,13 +147,15 @@ def check_headers(headers: object, where: str, key_header: str) -> None:
                 f"{what} carries the API key: give that through api_key or {option('api_key_env')} instead"
             )
         if not value.strip() or value != value.strip() or not (value.isascii() and value.isprintable()):
-            raise SettingsError(f"{what} has a value that is empty, or holds a character that no header may carry")
+            raise SettingsError(
+                f"{what} has a value that is empty or holds a character that is not allowed in a header"
+            )
         if value.startswith("env:"):
             check_variable(value.removeprefix("env:"), f"{what}, after env:,")
 
 
 def check_file_name(name: str, where: str) -> None:
-    """Refuse what is no safe part of a file name on every system."""
+    """Refuse a name that is not a safe part of a file name on every system."""
     reason = None
     if not name.strip():
         reason = "it is empty"

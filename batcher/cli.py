@@ -30,7 +30,7 @@ _WIDTH = 80
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Help of one width everywhere, so that the docs can hold it."""
+    """Help of a fixed width, so that the docs can quote it."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=26, width=_WIDTH)
@@ -93,8 +93,8 @@ def _add_plan(verbs: Any) -> None:
         "plan",
         "batcher plan INPUT [options]",
         "what run would do: rows, requests, tokens, money, time",
-        "Show what `batcher run` would do with the same options: rows that have an answer and rows that have not, and"
-        " why; requests, model tokens, money, and the time that the limits make it take. Nothing is sent, and no file"
+        "Show what `batcher run` would do with the same options: rows with and without an answer, and the reasons;"
+        " requests, model tokens, cost, and the time that the limits impose. Nothing is sent, and no file"
         " is written.",
     )
     _add_options(parser)
@@ -124,10 +124,10 @@ def _add_status(verbs: Any) -> None:
         "status",
         "batcher status KEYWORD [options]",
         "rows and chunks done, failures by reason, rate, time left",
-        "Show how a run stands, also while it works: rows and chunks done, failures by reason, rate, time left.",
+        "Show the state of a run, also while it works: rows and chunks done, failures by reason, rate, time left.",
     )
     parser.add_argument("keyword", metavar="KEYWORD", help="the run's keyword")
-    parser.add_argument("--output-dir", metavar="DIR", default="output", help="where the run writes (output)")
+    parser.add_argument("--output-dir", metavar="DIR", default="output", help="the run's output directory (output)")
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
 
@@ -136,19 +136,19 @@ def _add_verify(verbs: Any) -> None:
         verbs,
         "verify",
         "batcher verify KEYWORD [INPUT] [options]",
-        "proves that every row is right, and names those that are not",
-        "Prove that every row stands in the result once, in order, with the answer to its own prompt, and that requests"
-        " and answers fit. Whatever does not is named, and the exit status is 1. Nothing is written.",
+        "proves that every row has the answer to its own prompt, and names those that do not",
+        "Prove that every row is in the result once, in order, with the answer to its own prompt, and that requests"
+        " and answers match. Problems are listed, and the exit status is then 1. Nothing is written.",
     )
     parser.add_argument("keyword", metavar="KEYWORD", help="the run's keyword")
     parser.add_argument(
         "data",
         metavar="INPUT",
         nargs="?",
-        help="the run's input: each row's prompt is made again. Without it, journal and files are compared with one"
-        " another",
+        help="the run's input, from which each row's prompt is made again; without it, the journal and the files are"
+        " compared with each other",
     )
-    parser.add_argument("--output-dir", metavar="DIR", default="output", help="where the run writes (output)")
+    parser.add_argument("--output-dir", metavar="DIR", default="output", help="the run's output directory (output)")
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
 
@@ -158,15 +158,15 @@ def _add_merge(verbs: Any) -> None:
         "merge",
         "batcher merge KEYWORD [options]",
         "rebuilds all_<keyword>.csv from the chunk files as they are",
-        "Join the chunk files as they are into all_<keyword>.csv: labels that were corrected in them by hand are in it."
-        " It prints the path.",
+        "Join the chunk files as they are, with labels that were corrected by hand, into all_<keyword>.csv."
+        " Prints the path.",
     )
     parser.add_argument("keyword", metavar="KEYWORD", help="the run's keyword")
-    parser.add_argument("--output-dir", metavar="DIR", default="output", help="where the run writes (output)")
+    parser.add_argument("--output-dir", metavar="DIR", default="output", help="the run's output directory (output)")
     parser.add_argument(
         "--partial",
         action="store_true",
-        help="of an unfinished run: write partial_<keyword>.csv of the chunks that are finished",
+        help="write the finished chunks of an unfinished run to partial_<keyword>.csv",
     )
 
 
@@ -176,21 +176,21 @@ def _add_serve(verbs: Any) -> None:
         "serve",
         "batcher serve [options]",
         "a local OpenAI-compatible server with simulated answers",
-        "Run a local server that speaks OpenAI's protocol, answers by rule and fails as asked for: a rehearsal at no"
-        " cost. It prints its base URL to stdout; its own books are at /stats.",
+        "Run a local server that speaks OpenAI's protocol, answers by rules and fails as often as you ask: a rehearsal"
+        " at no cost. Prints its base URL to stdout; its own counts are at /stats.",
     )
     parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", metavar="N", type=int, default=8000, help="port; 0 takes a free one (8000)")
-    parser.add_argument("--model", metavar="NAME", default="", help="the only model served (any)")
+    parser.add_argument("--model", metavar="NAME", default="", help="the only model served; default: any")
     parser.add_argument(
-        "--api-key-env", metavar="VARIABLE", help="accept only the keys in this variable, others get 401 (any)"
+        "--api-key-env", metavar="VARIABLE", help="accept only the API keys in this variable; default: any key"
     )
-    parser.add_argument("--latency", metavar="S", type=float, default=0.0, help="seconds to an answer, median (0)")
+    parser.add_argument("--latency", metavar="S", type=float, default=0.0, help="median latency in seconds (0)")
     parser.add_argument(
         "--latency-sigma", metavar="X", type=float, default=0.0, help="spread of a log-normal latency (0: fixed)"
     )
     parser.add_argument("--rpm", metavar="N", type=float, default=0.0, help="answer 429 beyond N requests a minute")
-    parser.add_argument("--max-in-flight", metavar="N", type=int, default=0, help="answer 429 beyond N at a time")
+    parser.add_argument("--max-in-flight", metavar="N", type=int, default=0, help="answer 429 beyond N in flight")
     for name, what in (
         ("error", "that are answered with 500"),
         ("drop", "whose connection is cut"),
@@ -200,7 +200,7 @@ def _add_serve(verbs: Any) -> None:
         parser.add_argument(
             f"--{name}-rate", metavar="P", type=float, default=0.0, help=f"share of requests {what}, 0 to 1"
         )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="draws other faults (0)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of faults and latencies (0)")
 
 
 def _add_services(verbs: Any) -> None:
@@ -209,10 +209,10 @@ def _add_services(verbs: Any) -> None:
         "services",
         "batcher services [options]",
         "the services known by name",
-        "Show the services that --provider knows: the variable of the API key, whose the limits are, the base URL. Any"
-        " other service works by its base URL.",
+        "Show the services that --provider knows: the variable of the API key, the scope of the limits, the base URL."
+        " Any other service works with --base-url.",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout, with all that is known")
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout, with every known fact")
 
 
 def _add_demo(verbs: Any) -> None:
@@ -220,10 +220,10 @@ def _add_demo(verbs: Any) -> None:
         verbs,
         "demo",
         "batcher demo [options]",
-        "the whole thing on the embedded server: no key, no network",
+        "a complete run on the embedded server: no key, no network",
         "Label a thousand sums with the embedded server and mark the answers: no key, no network.",
     )
-    parser.add_argument("--output-dir", metavar="DIR", default="output", help="where everything is written (output)")
+    parser.add_argument("--output-dir", metavar="DIR", default="output", help="the directory of all files (output)")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -249,7 +249,7 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _without_values(unknown: Sequence[str]) -> list[str]:
-    """Return arguments without what may be the value of an unknown option: it may be an API key."""
+    """Return the arguments without possible values of unknown options: a value may be an API key."""
     return [
         text.partition("=")[0]
         for before, text in itertools.pairwise(["", *unknown])
@@ -258,7 +258,7 @@ def _without_values(unknown: Sequence[str]) -> list[str]:
 
 
 def _advice_on(unknown: Sequence[str]) -> str:
-    """Return what to do about the first option that `run` does not know."""
+    """Return advice on the first option that `run` does not know."""
     for text, after in itertools.pairwise([*unknown, ""]):
         name, separator, value = text.partition("=")
         if name.startswith("--"):
@@ -312,7 +312,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _plan(arguments)
     report = batcher.run(**_options(arguments))
     if not arguments.quiet:
-        _tell(report)
+        _print_summary(report)
     if arguments.json:
         _print_json(report.to_dict())
     else:
@@ -348,7 +348,7 @@ def _headers(texts: Sequence[str]) -> dict[str, str]:
     return headers
 
 
-def _tell(report: Report) -> None:
+def _print_summary(report: Report) -> None:
     say(report)
     if len(report.endpoints) > 1:
         for endpoint in report.endpoints:

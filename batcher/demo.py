@@ -1,4 +1,4 @@
-"""The whole thing without a key or a network: a thousand sums, labelled by the embedded server, and marked.
+"""A complete run without a key or a network: a thousand sums, labelled by the embedded server, and marked.
 
 Invariant: every row of the table is marked as exactly one of right, wrong and unparsable.
 """

@@ -26,7 +26,7 @@ OFFLINE = "offline"
 OPENAI_URL = "https://api.openai.com/v1"
 
 MAX_CONCURRENCY = 256
-"""Requests in flight at one endpoint, if nothing else is said."""
+"""The default limit of requests in flight at one endpoint."""
 
 
 def _check_prices(prices: object) -> None:
@@ -37,10 +37,10 @@ def _check_prices(prices: object) -> None:
 
 
 def checked_url(url: str) -> str:
-    """Return a base URL as calls need it; one that may hold a secret is not shown.
+    """Return a base URL in the form that calls need. An error does not show a URL that may hold a secret.
 
     Raises:
-        SettingsError: it is no base URL, or holds more than a place and an `api-version`.
+        SettingsError: it is not a base URL, or holds more than scheme, host, path and an `api-version`.
     """
     url = url.strip()
     if url == OFFLINE:
@@ -49,7 +49,7 @@ def checked_url(url: str) -> str:
     if "@" in url or "#" in url or (mark and not re.fullmatch(r"api-version=[\w.-]+", query, re.ASCII)):
         raise SettingsError(
             "the base URL holds a user, a password or a query other than ?api-version=: give keys through API_KEY, and"
-            " what else a server wants as headers"
+            " other values that the server needs as headers"
         )
     try:
         parts = urlsplit(place)
@@ -62,7 +62,7 @@ def checked_url(url: str) -> str:
 
 
 def key_header(base_url: str) -> str:
-    """Return the header in which an API key goes to a base URL: Azure's, which name a version, have their own."""
+    """Return the header that carries the API key to a base URL: `api-key` for Azure's URLs, which name a version."""
     return "api-key" if "?api-version=" in base_url else "Authorization"
 
 
@@ -70,21 +70,21 @@ def key_header(base_url: str) -> str:
 class Endpoint:
     """A model behind a base URL, called with one API key under its own limits.
 
-    Endpoints are compared by value, and can stand in a set or be the keys of a dictionary.
+    Endpoints are compared by value, and may be members of a set or keys of a dictionary.
 
     Args:
         model: the model's name, as the server knows it. Not needed with `llm`.
         base_url: such as `https://api.deepseek.com/v1`; it may end in `?api-version=...`, as Azure's do.
-        api_key: one key; None where the server asks for none. Never shown, never written.
-        rpm: requests a minute at most; None is no limit.
-        rps: requests a second at most; None is no limit.
-        tpm: model tokens a minute at most, prompts and answers together; None is no limit.
-        max_concurrency: requests in flight at most.
+        api_key: one key; None if the server needs none. Never shown, never written.
+        rpm: the most requests per minute; None means no limit.
+        rps: the most requests per second; None means no limit.
+        tpm: the most model tokens per minute, prompts and answers together; None means no limit.
+        max_concurrency: the most requests in flight.
         params: request parameters of this endpoint alone, sent on under the names given.
         prices: US dollars per million model tokens: `in`, `out` and, if it differs, `cached`; default: the price table.
         llm: any LangChain chat model; it is called instead, with its own model, key and parameters.
         headers: sent with each request, by name. A value `env:NAME` is read from that variable of the environment or
-            `.env`, and hidden in whatever the server says. Never shown, never written.
+            `.env`, and hidden in everything that the server returns. Never shown, never written.
 
     Raises:
         SettingsError: a value cannot be used.
@@ -97,7 +97,7 @@ class Endpoint:
     rps: float | None = None
     tpm: float | None = None
     max_concurrency: int = MAX_CONCURRENCY
-    # What has no hash of its own is compared alone: equal endpoints still have equal hashes.
+    # Fields without a hash are only compared: equal endpoints still have equal hashes.
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     prices: Mapping[str, float] | None = field(default=None, hash=False)
     llm: Any = field(default=None, repr=False, hash=False)
@@ -117,10 +117,10 @@ class Endpoint:
             raise SettingsError("headers carry the API key, and api_key is given as well: leave one of them out")
         if self.llm is not None and (self.rpm or self.rps or self.tpm) and (retries := retries_of(self.llm)):
             raise SettingsError(
-                f"the chat model in llm= sends a failed request again by itself, {retries:g} times, and no rpm, rps or"
-                " tpm can hold that back: make it with max_retries=0; batcher tries again"
+                f"the chat model in llm= retries a failed request itself, {retries:g} times, and rpm, rps and tpm do"
+                " not limit its retries: create it with max_retries=0; batcher does the retries"
             )
-        # Copies, so that an endpoint stays valid whatever becomes of what it was made from.
+        # Copies, so that an endpoint stays valid if its arguments are changed later.
         object.__setattr__(self, "params", copy.deepcopy(dict(self.params)))
         object.__setattr__(self, "headers", dict(self.headers))
         object.__setattr__(self, "prices", None if self.prices is None else dict(self.prices))
@@ -142,13 +142,13 @@ class Endpoint:
 
     @property
     def has_key_in_headers(self) -> bool:
-        """Whether the headers of the user carry what a service of this kind takes for a key."""
-        where = key_header(self.base_url).lower()
-        return where != "authorization" and any(name.lower() in {where, "authorization"} for name in self.headers)
+        """Whether the user's headers carry an API key of the kind that this service takes."""
+        own = key_header(self.base_url).lower()
+        return own != "authorization" and any(name.lower() in {own, "authorization"} for name in self.headers)
 
     @property
     def source(self) -> Source:
-        """Who an answer of this endpoint comes from; headers and the version of an API are not part of it."""
+        """The source of this endpoint's answers; headers and the API version are not part of it."""
         if self.llm is not None:
             model, base_url, params = identity_of(self.llm)
             return Source(self.model or model, base_url, params)

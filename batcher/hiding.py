@@ -1,4 +1,4 @@
-"""What must not be shown: tells which texts are secrets, hides them, and removes them from URLs.
+"""Finds secrets, hides them in texts, and removes them from URLs.
 
 Invariant: a text that is too short for a key is never hidden, because it may be part of any other text.
 """
@@ -19,7 +19,7 @@ _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS|AUTH|CREDENTIAL", re.IGNORECAS
 
 
 class Secret(str):
-    """A text that its `repr` does not show, such as that of a SecretStr, or of a variable of the environment."""
+    """A text that its `repr` does not show, such as a SecretStr's or an environment variable's."""
 
     __slots__ = ()
 
@@ -53,14 +53,14 @@ def shown(text: str) -> str:
 
 
 def hide(text: str, secrets: Sequence[str]) -> str:
-    """Put `[API key]` in the place of each secret."""
+    """Replace each secret with `[API key]`."""
     for secret in secrets:
         text = text.replace(secret, "[API key]")
     return text
 
 
 def without_user(text: str) -> str:
-    """Return a text whose URLs have lost user and password."""
+    """Return a text with user and password removed from its URLs."""
     return _USER.sub("", text)
 
 
@@ -70,7 +70,7 @@ def public_url(url: str) -> str:
 
 
 def user_of(url: str) -> tuple[str, ...]:
-    """Return what the user part of a URL holds: user, password and the whole of it; nothing if it has none."""
+    """Return the user part of a URL: user, password, and both as they are written; empty if it has none."""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -1,7 +1,7 @@
 """How deep JSON may be nested.
 
-Invariant: what is let through can be read and written with Python's `json` wherever a run does it: each level takes one
-of the 1,000 calls that Python allows inside one another, and the caller has used up some of them.
+Invariant: JSON within the limit can be read and written with Python's `json` everywhere in a run. Each level takes one
+of the 1,000 nested calls that Python allows, and the caller has used some of them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 DEEPEST = 200
-"""Levels of lists and objects inside one another."""
+"""Nested levels of lists and objects."""
 
 TOO_DEEP = f"it is nested deeper than {DEEPEST} levels"
 

@@ -1,6 +1,6 @@
-"""Where a file is that is open: directories are removed, moved and replaced while a run works.
+"""Finds the present place of an open file: directories are removed, moved and replaced while a run works.
 
-Invariant: it only looks, and takes no file for another of the same name.
+Invariant: it changes nothing, and never mistakes a file for another one of the same name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Displaced(NamedTuple):
 
 
 class Place:
-    """The place of a file that stays open meanwhile, or its inode could be another file's.
+    """The place of a file. The file must stay open meanwhile: otherwise another file could get its inode.
 
     Args:
         path: of the file.
@@ -38,11 +38,11 @@ class Place:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = identity(path)
-        # Windows opens no directory, and lets nobody move or remove one in which a file is open.
+        # Windows cannot open a directory, and does not let one be moved or removed while a file in it is open.
         self._directory = os.open(path.absolute().parent, os.O_RDONLY) if os.name == "posix" else None
 
     def displaced(self) -> Displaced | None:
-        """Say what became of the file; None while it is where it was.
+        """Return what became of the file; None while it is in its place.
 
         Raises:
             OSError: the file system cannot say.
@@ -54,7 +54,7 @@ class Place:
         return Displaced(is_kept=True, path=self._path_now(self._directory))
 
     def _path_now(self, directory: int) -> Path | None:
-        """Ask Linux for the directory's name; no other system tells it in a way that Python knows."""
+        """Ask Linux for the directory's path; Python has no way to ask other systems."""
         with contextlib.suppress(OSError):
             path = Path(f"/proc/self/fd/{directory}").readlink() / self._path.name
             if identity(path) == self._file:
@@ -67,7 +67,7 @@ class Place:
 
 
 def version_of(path: Path) -> tuple[int, ...]:
-    """Return what tells a file from the one that it was before, as far as it need not be read.
+    """Return values that change if the file is changed, without reading the file.
 
     Raises:
         OSError: it is not there.
@@ -77,7 +77,7 @@ def version_of(path: Path) -> tuple[int, ...]:
 
 
 def identity(path: str | Path, directory: int | None = None) -> tuple[int, int] | None:
-    """Return what tells a file from all others; None where there is none.
+    """Return the numbers that identify a file; None if there is no file.
 
     Args:
         path: of the file.

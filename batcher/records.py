@@ -21,7 +21,7 @@ class Slice(NamedTuple):
 
 
 GAVE_UP = "; gave up after "
-"""What stands between the cause of a row's error and how long it was tried."""
+"""The words between the cause of a row's error and the attempts and seconds spent on the row."""
 
 
 class Status(StrEnum):
@@ -41,13 +41,13 @@ class Result(NamedTuple):
 
 
 class RowState(NamedTuple):
-    """How a row stands.
+    """The state of a row.
 
     Attributes:
         key: of its question.
         result: the id of its result, or None.
         leader: the position of the row that is asked in its place, or None.
-        followers: how many rows it is asked for beside itself.
+        followers: the number of other rows that get its answer.
     """
 
     key: bytes
@@ -57,8 +57,8 @@ class RowState(NamedTuple):
 
 
 LARGEST_CELL = 2**25
-"""Characters of a cell of a CSV file: more than any model reads or writes, and little enough (128 MiB while it is
-parsed) that a quote which is never closed does not swallow the memory before it is noticed."""
+"""The most characters in a cell of a CSV file: more than any model reads or writes, but few enough (128 MiB while it is
+parsed) that an unclosed quote is noticed before it fills the memory."""
 
 MOST_TOKENS = 2**24
 """Model tokens that one call can use at most: the longest context window on sale has 10 million."""
@@ -66,14 +66,15 @@ MOST_TOKENS = 2**24
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a server says that a call used, in model tokens.
+    """The model tokens that a call used, as the server reports them.
 
     Attributes:
-        prompt_tokens: of the question; None where the server does not say it.
-        completion_tokens: of the answer, as they are billed: reasoning included; None where the server does not say it.
+        prompt_tokens: of the prompt; None if the server does not report them.
+        completion_tokens: of the answer, as they are billed: reasoning included; None if the server does not report
+            them.
         cached_tokens: those of `prompt_tokens` that came from the server's cache.
-        reasoning_tokens: those of `completion_tokens` that the model thought with.
-        implausible: what the server said of more than `MOST_TOKENS`, as text; such a number counts as not said.
+        reasoning_tokens: those of `completion_tokens` that the model used for reasoning.
+        implausible: reported numbers above `MOST_TOKENS`, as text; such a number counts as not reported.
     """
 
     prompt_tokens: int | None = None
@@ -84,21 +85,21 @@ class Usage:
 
     @property
     def total_tokens(self) -> int | None:
-        """Those of question and answer, or None where one of the two is not known."""
+        """Prompt and completion tokens together, or None if either is unknown."""
         if self.prompt_tokens is None or self.completion_tokens is None:
             return None
         return self.prompt_tokens + self.completion_tokens
 
 
 class Bound(NamedTuple):
-    """The most that a request may use and cost; None where nothing bounds it, or no price is known.
+    """The most that a request may use and cost; None if nothing bounds it, or no price is known.
 
     Attributes:
-        prompt_tokens: of its question.
+        prompt_tokens: of its prompt.
         completion_tokens: of all its answers.
         cost: in nano-dollars.
-        answer_cost: the part of `cost`, in nano-dollars, that is the same whatever the question's length; None where
-            the two cannot be told apart.
+        answer_cost: the part of `cost`, in nano-dollars, that does not depend on the length of the prompt; None if the
+            parts cannot be separated.
     """
 
     prompt_tokens: int | None = None
@@ -108,7 +109,7 @@ class Bound(NamedTuple):
 
 
 class Allowance(NamedTuple):
-    """One limit as a server states it: how much of it, what is left, and the seconds until it is whole again."""
+    """One limit from rate-limit headers: its size, what is left of it, and the seconds until it is full again."""
 
     limit: float | None
     remaining: float | None
@@ -116,7 +117,7 @@ class Allowance(NamedTuple):
 
 
 class ServerLimits(NamedTuple):
-    """The limits that a server states beside an answer or a refusal; None where it says nothing of one."""
+    """The limits in the rate-limit headers of a response; None for a limit that they do not report."""
 
     requests: Allowance | None
     tokens: Allowance | None
@@ -127,11 +128,11 @@ class Completion:
     """What a call returned.
 
     Attributes:
-        text: the answer's text, or its tool calls as JSON; None where the server sent no content at all.
+        text: the answer's text, or its tool calls as JSON; None if the server sent no content at all.
         finish_reason: why the model stopped, if the server said it.
         usage: what the call used.
         refusal: what the model said instead of an answer, if it refused.
-        limits: what the server says of its limits, if it does.
+        limits: the limits in its rate-limit headers, if it sent any.
         id: what the server calls the answer, or empty; two completions that differ in it alone are equal.
     """
 
@@ -144,7 +145,7 @@ class Completion:
 
 
 class Fault(StrEnum):
-    """Where an attempt failed, when it was not an HTTP status that says so.
+    """The kind of a failure.
 
     `MIXED_UP` is a response that belongs to another request, `TOO_LONG` one of more bytes than it may have.
     """
@@ -163,12 +164,12 @@ class Failure:
     """A failed attempt.
 
     Attributes:
-        fault: what kind of failure; `Fault.STATUS` where the server answered with an HTTP status.
+        fault: the kind of failure; `Fault.STATUS` if the server answered with an HTTP status.
         message: what the server or the library said, in one line.
         status: the HTTP status, if there was one.
         code: the `code` or `type` of the server's error object, if it sent one.
         retry_after: seconds that the server asked us to wait, if it did.
-        limits: what the server says of its limits, if it does.
+        limits: the limits in its rate-limit headers, if it sent any.
         may_be_billed: the request had left and no HTTP error came back for it, so that the server may have answered.
     """
 
@@ -188,7 +189,7 @@ class Failure:
 
 
 class Source(NamedTuple):
-    """Who gave an answer. Two endpoints that differ in API key or limits alone are one source.
+    """The origin of an answer. Endpoints that differ only in API key or limits are one source.
 
     `params` are the endpoint's own request parameters as canonical JSON, or empty.
     """

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 def check_keyword(keyword: str) -> None:
-    """Refuse a keyword that is no safe part of a file name.
+    """Refuse a keyword that is not a safe part of a file name.
 
     Raises:
         SettingsError: it is empty, hidden, reserved, too long, or holds a separator or a control character.
@@ -49,19 +49,19 @@ def check_keyword(keyword: str) -> None:
 class Group(StrEnum):
     """The groups of the options, in the order of the help."""
 
-    PROMPT = "what to ask (exactly one of the first four)"
-    ENDPOINTS = "whom to ask"
+    PROMPT = "prompt (exactly one of the first four)"
+    ENDPOINTS = "model and service"
     LIMITS = "limits"
     FILES = "rows and files"
     DISPLAY = "display"
 
 
 class Kind(NamedTuple):
-    """What an option takes.
+    """The kind of value that an option takes.
 
     Attributes:
-        check: refuses a value, which it calls by the name given. None is accepted if it is the default.
-        argument: how the command line reads it: keyword arguments of argparse's `add_argument`.
+        check: refuses a value; its message names the option. None is accepted if it is the default.
+        argument: how the command line reads it, as keyword arguments of argparse's `add_argument`.
     """
 
     check: Callable[[Any, str], None]
@@ -85,7 +85,7 @@ def _one_of(choices: Sequence[str]) -> Callable[[object, str], None]:
 
 
 def _check_headers(value: object, where: str) -> None:
-    if not isinstance(value, Mapping):  # its names and values are checked where the base URL is known
+    if not isinstance(value, Mapping):  # its names and values are checked when the base URL is known
         raise SettingsError(f"{where} must hold texts by name, as in {{'X-Team': 'labels'}}")
 
 
@@ -133,8 +133,8 @@ def _option(default: T, group: Group, kind: Kind, help: str, *, in_python: str =
         default: its value if it is not given.
         group: the part of the help that it belongs to.
         kind: what it takes.
-        help: what it is for. The default is not repeated in it, unless it is None and stands for something else.
-        in_python: said instead of `help` in Python, if more can be given there than on the command line.
+        help: its purpose. It names the default only if that is None and means something else.
+        in_python: replaces `help` in Python, if the option takes more there than on the command line.
         is_shown: the `repr` of the settings shows its value.
     """
     words: dict[str, Any] = {"group": group, "kind": kind, "help": help, "in_python": in_python or help}
@@ -146,14 +146,12 @@ def _option(default: T, group: Group, kind: Kind, help: str, *, in_python: str =
 class Settings:
     """The options of a run, checked."""
 
-    prompt_file: str | os.PathLike[str] | None = _option(
-        None, Group.PROMPT, _FILE, "the same from a file", in_python="a file that holds the template"
-    )
+    prompt_file: str | os.PathLike[str] | None = _option(None, Group.PROMPT, _FILE, "a file that holds the template")
     prompt_column: str | None = _option(None, Group.PROMPT, _COLUMN, "the column that holds the prompt")
     messages_column: str | None = _option(None, Group.PROMPT, _COLUMN, "the column that holds a JSON list of messages")
     system: str | None = _option(None, Group.PROMPT, _ANY_TEXT, "system message, also a template")
     system_file: str | os.PathLike[str] | None = _option(
-        None, Group.PROMPT, _FILE, "the same from a file", in_python="a file that holds the system message"
+        None, Group.PROMPT, _FILE, "a file that holds the system message"
     )
     param: Mapping[str, Any] | None = _option(
         None,
@@ -168,15 +166,15 @@ class Settings:
         None,
         Group.ENDPOINTS,
         _URL,
-        "where the model is served; default: BASE_URL, then OPENAI_BASE_URL, OPENAI_API_BASE, then OpenAI's own",
+        "the base URL of the service; default: BASE_URL, then OPENAI_BASE_URL, OPENAI_API_BASE, then OpenAI's own",
     )
     provider: str | None = _option(
         None,
         Group.ENDPOINTS,
         _NAME,
         "a service by name instead of a base URL; offline is the embedded server, which needs no key and no network."
-        " `batcher services` shows them",
-        in_python="a service by name instead of a base URL; `batcher.services()` shows them. 'offline' is the embedded"
+        " `batcher services` lists them",
+        in_python="a service by name instead of a base URL; `batcher.services()` lists them. 'offline' is the embedded"
         " server, which needs no key and no network",
     )
     api_key_env: str | None = _option(
@@ -204,39 +202,39 @@ class Settings:
         " prices, headers",
         in_python="a list of batcher.Endpoint, or a TOML file with [[endpoint]] tables",
     )
-    rpm: float | None = _option(None, Group.LIMITS, _NUMBER, "requests a minute at most, for each key")
-    rps: float | None = _option(None, Group.LIMITS, _NUMBER, "requests a second at most, for each key")
-    tpm: float | None = _option(None, Group.LIMITS, _NUMBER, "model tokens a minute at most, for each key")
-    max_concurrency: int = _option(MAX_CONCURRENCY, Group.LIMITS, _WHOLE, "requests in flight at most, for each key")
-    timeout: float = _option(120.0, Group.LIMITS, _SECONDS, "seconds for one attempt")
-    deadline: float = _option(1800.0, Group.LIMITS, _SECONDS, "seconds that a row may be in flight over all attempts")
-    max_attempts: int = _option(6, Group.LIMITS, _WHOLE, "attempts that a row may use; a 429 does not count")
+    rpm: float | None = _option(None, Group.LIMITS, _NUMBER, "the most requests per minute, for each key")
+    rps: float | None = _option(None, Group.LIMITS, _NUMBER, "the most requests per second, for each key")
+    tpm: float | None = _option(None, Group.LIMITS, _NUMBER, "the most model tokens per minute, for each key")
+    max_concurrency: int = _option(MAX_CONCURRENCY, Group.LIMITS, _WHOLE, "the most requests in flight, for each key")
+    timeout: float = _option(120.0, Group.LIMITS, _SECONDS, "the most seconds for one attempt")
+    deadline: float = _option(1800.0, Group.LIMITS, _SECONDS, "the most seconds in flight for a row, over all attempts")
+    max_attempts: int = _option(6, Group.LIMITS, _WHOLE, "the most attempts for a row; a 429 does not count")
     max_response_mb: float = _option(
         64.0,
         Group.LIMITS,
         _NUMBER,
-        "megabytes (of 10^6 bytes, unpacked) that a response may have; a longer one ends its row as error",
+        "the most megabytes (10^6 bytes, unpacked) in a response; a longer response ends its row as error",
     )
-    budget: float | None = _option(None, Group.LIMITS, _USD, "US dollars at most, for the whole run with its resumes")
+    budget: float | None = _option(None, Group.LIMITS, _USD, "the most US dollars, for the whole run with its resumes")
     price_in: float | None = _option(
-        None, Group.LIMITS, _PRICE, "US dollars per million tokens of prompts; default: the price table"
+        None, Group.LIMITS, _PRICE, "US dollars per million prompt tokens; default: the price table"
     )
     price_out: float | None = _option(
-        None, Group.LIMITS, _PRICE, "US dollars per million tokens of answers; default: the price table"
+        None, Group.LIMITS, _PRICE, "US dollars per million completion tokens; default: the price table"
     )
     keyword: str | None = _option(None, Group.FILES, _KEYWORD, "names the run and its files; default: the input's stem")
-    output_dir: str | os.PathLike[str] = _option("output", Group.FILES, _DIRECTORY, "where everything is written")
-    chunk_size: int = _option(500, Group.FILES, _WHOLE, "rows in a chunk file")
+    output_dir: str | os.PathLike[str] = _option("output", Group.FILES, _DIRECTORY, "the directory of all files")
+    chunk_size: int = _option(500, Group.FILES, _WHOLE, "rows per chunk file")
     answer_column: str = _option(
         "infer",
         Group.FILES,
         _NAME,
-        "the column of the answer; the columns of its status and its error are named after it",
+        "the name of the answer column; the columns of status and error are named after it",
     )
     limit: int | None = _option(
-        None, Group.FILES, _WHOLE, "only the first N rows", in_python="rows to ask about, from the first; default: all"
+        None, Group.FILES, _WHOLE, "only the first N rows", in_python="ask only about the first rows; default: all"
     )
-    retry_failed: bool = _option(False, Group.FILES, _FLAG, "send the rows again that ended as error or invalid")
+    retry_failed: bool = _option(False, Group.FILES, _FLAG, "send again the rows that ended as error or invalid")
     on_change: str = _option(
         "abort",
         Group.FILES,
@@ -251,12 +249,12 @@ class Settings:
         "a column of unique values that identify the rows; reuse then keeps the answer of an edited row if its id is"
         " the same",
     )
-    dedup: bool = _option(False, Group.FILES, _FLAG, "send rows that ask the same once; each gets the answer")
+    dedup: bool = _option(False, Group.FILES, _FLAG, "send identical prompts once; all their rows get the answer")
     encoding: str = _option(
         "utf-8",
         Group.FILES,
         Kind(_one_of(ENCODINGS), {"metavar": "NAME"}),
-        "of the CSV files: utf-8, or utf-8-sig, which spreadsheets know",
+        "the encoding of the CSV files: utf-8, or utf-8-sig, which spreadsheets recognise",
     )
     no_progress: bool = _option(False, Group.DISPLAY, _FLAG, "show no progress bar")
     quiet: bool = _option(False, Group.DISPLAY, _FLAG, "show errors only")
@@ -272,7 +270,7 @@ class Settings:
         for name in ("model", "base_url", "provider", "api_key_env", "header", "rpm", "rps", "tpm", "price_in"):
             if self.endpoints is not None and getattr(self, name) is not None:
                 pair = f"{option(name)} and {option('endpoints')}"
-                raise SettingsError(f"{pair} exclude each other: say it in the endpoints")
+                raise SettingsError(f"{pair} exclude each other: set it in the endpoints")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Settings:
@@ -293,7 +291,7 @@ class Settings:
 
     @property
     def prices(self) -> dict[str, float] | None:
-        """The prices given, as an endpoint has them."""
+        """The prices given, in the form of an endpoint's prices."""
         if self.price_in is None or self.price_out is None:
             return None
         return {"in": self.price_in, "out": self.price_out}
@@ -308,7 +306,7 @@ class Option(NamedTuple):
         default: its value if it is not given.
         group: the part of the help that it belongs to.
         kind: what it takes.
-        help: what it is for, for the command line, with its default.
+        help: its purpose, for the command line, with its default.
         in_python: the same for Python.
     """
 
@@ -368,15 +366,15 @@ _REQUEST_PARAMS = {
     *("stop", "store", "stream", "temperature", "thinking", "tool_choice", "tools", "top_k", "top_logprobs", "top_p"),
     *("user", "verbosity", "web_search_options"),
 }
-"""What services know as parameters of a request for a chat completion."""
+"""The parameters of a chat completion request that services know."""
 
 
 def advice_on(name: str, value: object = None) -> str:
-    """Return what somebody wants to know who gave an option that does not exist.
+    """Return advice on an option that does not exist.
 
     Args:
         name: of the option, as Python spells it.
-        value: what was given; only a number is repeated, anything else may be a secret.
+        value: the value given; the advice repeats it only if it is a number, because other values may be secrets.
     """
     if name in _KEYS:
         other = by_reader(
@@ -398,7 +396,7 @@ def _as_param(name: str, value: object) -> str:
     return option("param", {name: value if isinstance(value, (int, float)) and not isinstance(value, bool) else "..."})
 
 
-# Type checkers and editors read the source, so the options stand in it once more: `make docs` writes them here.
+# Type checkers and editors read the source, so the options are written there a second time, by `make docs`.
 # [[[cog
 # from batcher.settings import OPTIONS
 # print("class Options(TypedDict, total=False):")

@@ -31,7 +31,7 @@ def print_out(data: object) -> None:
 
 
 def give_up_stdout() -> None:
-    """Lead stdout to the null device: what is left in its buffer would fail again at the end of the process."""
+    """Redirect stdout to the null device: the rest of its buffer would fail again at the end of the process."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
@@ -45,7 +45,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 def dollars(nano: int) -> str:
     """Return an amount in nano-dollars for people: `$0.21`, `$0.0004`, `$1,234.50`.
 
-    Cents, or below ten cents two digits that count: what is not nothing never looks like nothing.
+    It shows cents; below ten cents two significant digits, so that a small amount never looks like zero.
     """
     amount = Decimal(abs(nano)).scaleb(-9)
     whole, _, decimals = f"{amount:,.{max(2, 1 - amount.adjusted())}f}".partition(".")
@@ -89,11 +89,11 @@ def command_line() -> Iterator[None]:
 def option(name: str, value: object = None) -> str:
     """Return an option as the reader would write it: `--on-change redo`, or `on_change="redo"` in Python.
 
-    It is for messages alone: what is written into files must not depend on who started the run.
+    It is for messages only: the contents of files must not depend on who started the run.
 
     Args:
         name: as Python spells it.
-        value: what to give it, if that is to be said; True for an option that is only switched on.
+        value: the value to show with it, if any; True for an option that is only switched on.
     """
     if not _readers.command_lines:
         return name if value is None else f"{name}={_in_python(value)}"
@@ -106,7 +106,7 @@ def option(name: str, value: object = None) -> str:
 
 
 def by_reader(*, command_line: str, python: str) -> str:
-    """Return what the reader needs, if it is more than the spelling of an option."""
+    """Return the text for the reader at hand, if the two differ in more than the spelling of an option."""
     return command_line if _readers.command_lines else python
 
 

@@ -1,4 +1,4 @@
-"""`make bench`: batcher beside what else could do the job, in one run on one machine, as a table in Markdown.
+"""`make bench`: compares batcher with other tools for the job, in one run on one machine, as a table in Markdown.
 
 Invariant: every contender is its own process on the same core, against the same server on another, and every answer is
 checked; no figure counts that the server may have held back.
@@ -78,7 +78,7 @@ class Contender(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """What one round, or the median of several, says of a contender; per row where not said otherwise.
+    """The figures of a contender in one round, or their medians over several; per row if not named otherwise.
 
     Attributes:
         wall_s, cpu_s: of the contender.
@@ -136,7 +136,7 @@ def contenders(pythons: dict[str, str]) -> dict[str, Contender]:
 
 
 def measure(contender: Contender, rows: int, server: Server, work: Path) -> Figures | None:
-    """Measure one contender once; None where it is not installed.
+    """Measure one contender once; None if it is not installed.
 
     Raises:
         Failed: an answer is wrong.

@@ -1,4 +1,4 @@
-"""One contender: reads the table, asks about every row as its library would have it, writes the answers.
+"""One contender: reads the table, asks about every row in its library's way, writes the answers.
 
     python benchmarks/contenders.py NAME TABLE RESULT --base-url URL --concurrency N
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the input, the server, a program's cost, the machine, a table.
+"""The common parts of the benchmarks: the input, the server, a program's cost, the machine, a table.
 
 Invariant: a program's cost is what the system says that this process used (`wait4`), start-up and all; nothing is
 measured by the program itself.
@@ -31,7 +31,7 @@ _MIB = 2**20
 
 
 class Failed(Exception):
-    """A program did not do what it was to do."""
+    """A program failed."""
 
 
 class Cost(NamedTuple):
@@ -59,7 +59,7 @@ class Served(NamedTuple):
 
 
 def cores() -> tuple[int | None, int | None]:
-    """Return the core of the program that is measured and that of the server; None where nothing can be pinned."""
+    """Return the cores of the measured program and of the server; None if programs cannot be pinned."""
     if not hasattr(os, "sched_setaffinity"):
         return None, None
     allowed = sorted(os.sched_getaffinity(0))
@@ -96,7 +96,7 @@ class Server:
             yield cls(next(iter(process.stdout or ())).strip())
 
     def served(self) -> Served:
-        """Return what it did since this was asked last."""
+        """Return its figures since the last call."""
         before, self._before = self._before, self._stats()
         requests, cpu_s = (self._before[name] - before[name] for name in ("requests", "cpu_s"))
         return Served(int(requests), cpu_s, int(self._before["in_flight_at_most"]))
@@ -163,13 +163,13 @@ def batcher_run(table: Path, output: Path, base_url: str, *options: str) -> list
 
 
 def text_of(position: int, size: int) -> str:
-    """Return a text of about so many bytes, another one for each row."""
+    """Return a text of about this many bytes, different for each row."""
     head = f"row {position} "
     return head + (_WORDS * (size // len(_WORDS) + 1))[: max(size - len(head), 0)]
 
 
 def write_table(path: Path, rows: int, size: int = 190) -> Path:
-    """Write an input of rows with a number and a text of so many bytes, unless it is there."""
+    """Write an input of rows with a number and a text of this many bytes, unless it exists."""
     if not path.exists():
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""How the cost grows with the work: rows, calls in flight, chunk sizes, prompt sizes; and what start-up takes.
+"""The growth of the cost with the work: rows, calls in flight, chunk sizes, prompt sizes; and the cost of the start.
 
 Invariant: each run is a process of its own whose answers are all checked; a limit that is broken is said so, and the
 exit status is 1.
@@ -209,14 +209,14 @@ def _by_option(bench: Bench, values: tuple[int, ...], option: str, rows: int, ti
     found = {value: bench.run(rows, option, str(value)) for value in values}
     base = found[values[0]][1]
     for value, (_, cpu_s) in found.items():
-        # A chunk file costs what it costs: so much per file, whatever is in it.
+        # A chunk file has a fixed cost, for any number of rows in it.
         limit = 2 * _LINEAR if option == "--chunk-size" and value < values[0] else _LINEAR
         bench.check(f"{option} {value:,}, CPU/row to that at {values[0]:,}", cpu_s / base, limit, "times")
     return markdown(_with_figures(title), [_line(f"{value:,}", rows, *found[value]) for value in sorted(found)])
 
 
 def by_text(bench: Bench) -> str:
-    """From 100 bytes to 100 kB of prompt: so much per row, and so much per byte."""
+    """From 100 bytes to 100 kB of prompt: a cost per row, and a cost per byte."""
     lines = []
     costs: list[tuple[int, float]] = []
     for size in bench.sizes.text_bytes:
@@ -231,7 +231,7 @@ def by_text(bench: Bench) -> str:
 
 
 def by_start(bench: Bench) -> str:
-    """What loading takes, beyond a bare interpreter."""
+    """The time for loading, beyond a bare interpreter."""
     python = [sys.executable]
     commands = {
         "a bare interpreter": [*python, "-c", "pass"],

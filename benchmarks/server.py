@@ -75,7 +75,7 @@ class Server(asyncio.Protocol):
             self._write(b"".join(answers), len(answers))
 
     def _next_request(self) -> tuple[bytes, bytes] | None:
-        """Take one whole request, head and body, off what has come; None where it is not whole yet."""
+        """Take one whole request, head and body, from the arrived data; None if it is not whole yet."""
         end = self._unread.find(_HEAD_END)
         if end < 0:
             return None

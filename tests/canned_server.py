@@ -1,4 +1,4 @@
-"""A server on a real socket that answers with canned bytes, and keeps what it was asked."""
+"""A server on a real socket that answers with canned bytes, and records its requests."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def events(*chunks: object) -> bytes:
 
 
 def stream(*chunks: object, then: Then = Then.GO_ON, end: bool = True) -> Reply:
-    """Stream chunks in frames of their own; without an end, the frame that ends the body does not come."""
+    """Stream each chunk in its own frame; without an end, the frame that ends the body is missing."""
     frames = [f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks] + [b"data: [DONE]\n\n"] * end
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
     body = b"".join(b"%x\r\n%s\r\n" % (len(frame), frame) for frame in frames)
@@ -140,7 +140,7 @@ class CannedServer:
 
 @contextlib.asynccontextmanager
 async def canned(*replies: Reply) -> AsyncIterator[CannedServer]:
-    """Serve at a free port of 127.0.0.1 for the length of the block."""
+    """Serve on a free port of 127.0.0.1 during the block."""
     canned_server = CannedServer(replies)
     async with await asyncio.start_server(canned_server.connected, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
@@ -151,7 +151,7 @@ async def canned(*replies: Reply) -> AsyncIterator[CannedServer]:
 
 @functools.cache
 def closed_port() -> int:
-    """Return a port that nobody listens at: it stays bound, so that no server of another test gets it."""
+    """Return a port without a listener: it stays bound, so that no server of another test gets it."""
     _BOUND.append(socket.socket())
     _BOUND[0].bind(("127.0.0.1", 0))
     return int(_BOUND[0].getsockname()[1])

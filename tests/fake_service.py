@@ -41,7 +41,7 @@ def _no_failure(_call: Call) -> Completion | Failure | None:
 
 
 class Service:
-    """Makes the callers of a run and is what they call; one may serve several runs, one after the other.
+    """Makes the callers of a run, and answers their calls; one service may serve several runs in turn.
 
     Args:
         prompts: those that it knows; it raises on any other.
@@ -88,7 +88,7 @@ class Service:
         self.is_open = False
 
     def times(self, endpoint: str | None = None) -> list[float]:
-        """Return when calls arrived, at one endpoint or at all."""
+        """Return the times at which calls arrived, at one endpoint or at any."""
         return [call.at for call in self.calls if endpoint in {None, call.endpoint}]
 
     async def answer(self, prompt: str, endpoint: str, timeout_s: float) -> Completion | Failure:

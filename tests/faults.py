@@ -1,4 +1,4 @@
-"""What is said about wrong settings."""
+"""The messages about wrong settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batcher.errors import SettingsError
 
 
 def fault(make: Callable[[], object]) -> str:
-    """Return what is said about wrong settings, and make sure that it shows no key."""
+    """Return the message about wrong settings, and check that it shows no key."""
     with pytest.raises(SettingsError) as caught:
         make()
     error: BaseException | None = caught.value

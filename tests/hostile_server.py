@@ -1,4 +1,4 @@
-"""A server on real sockets that does to its clients what servers do on bad nights, and keeps books of it.
+"""A server on real sockets that misbehaves as servers do on bad nights, and keeps books of it.
 
 What it does to a request is a script: bytes to send, seconds to wait, and how the connection ends. A script goes on
 while the next requests come on the same connection, so that what it sends may arrive unasked. The
@@ -77,7 +77,7 @@ def endless(part: bytes = b" " * 2**16) -> Iterator[bytes]:
 
 
 def bomb(unpacked: int, encoding: str = "gzip", around: tuple[bytes, bytes] = (b"", b"")) -> bytes:
-    """Compress so many zeros a thousand times smaller, without having them in memory."""
+    """Compress this many zeros to a thousandth, without holding them in memory."""
     packer = zlib.compressobj(9, wbits=31 if encoding == "gzip" else 15)
     zeros = bytes(2**20)
     parts = [packer.compress(around[0]), *(packer.compress(zeros) for _ in range(unpacked >> 20))]
@@ -110,7 +110,7 @@ class HostileServer:
         return Counter(self._asked)
 
     def wait_for(self, requests: int) -> None:
-        """Return when so many have come; for other threads than the server's."""
+        """Return when this many requests have come; call it from other threads than the server's."""
         with self._came:
             self._came.wait_for(lambda: len(self.asks) >= requests)
 
@@ -157,7 +157,7 @@ class HostileServer:
 
 @contextlib.contextmanager
 def hostile(script: Script) -> Iterator[HostileServer]:
-    """Serve from a thread, at a free port of 127.0.0.1, for the length of the block."""
+    """Serve from a thread, on a free port of 127.0.0.1, during the block."""
     server = HostileServer(script)
     ready = threading.Event()
     loop = asyncio.new_event_loop()

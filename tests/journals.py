@@ -45,7 +45,7 @@ def say(
     found: Iterable[tuple[int, str]] = (),
     **how: Any,
 ) -> Matched:
-    """Say what the rows ask, in slices as a run does, and how those ended that were found in chunk files."""
+    """Add the rows' questions, in slices as a run does, and the results that were found in chunk files."""
     sources = matching.source_ids([*(Source(model, "http://somewhere") for model in models), ADOPTED])
     questions = questions[:limit]
     for start in range(0, len(questions), 3):
@@ -134,6 +134,6 @@ def full_disk(path: Path) -> Iterator[None]:
 
 
 async def turns() -> None:
-    """Let everything begin that can."""
+    """Let every task that can begin do so."""
     for _ in range(5):
         await asyncio.sleep(0)

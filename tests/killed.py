@@ -34,7 +34,7 @@ def main() -> None:
 def _become(
     arguments: Sequence[str], folder: str, at: Sequence[Any] | None, largest: int | None, on_largest: str
 ) -> None:
-    """Be `batcher` with these arguments, to the end.
+    """Run `batcher` with these arguments to its end.
 
     Args:
         arguments: of the command line.

@@ -85,7 +85,7 @@ class LocalServer(NamedTuple):
         urllib.request.urlopen(f"{self.base_url.removesuffix('/v1')}/stats/reset", b"").close()  # noqa: S310 - ours
 
     def wait_for(self, count: int, what: str = "requests") -> None:
-        """Return when the books hold this count; between two looks the processor belongs to the programs."""
+        """Return when the books hold this count; between two checks the programs have the processor."""
         while self.books()[what] < count:
             time.sleep(0.002)
 

@@ -1,4 +1,4 @@
-"""Whoever reads a journal leaves no trace, a log counts beside its own file alone, and one process writes."""
+"""Reading a journal leaves no trace, a log counts only beside its own file, and one process writes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OPENINGS: dict[str, Callable[[Path], Reader]] = {
 UNTOLD = Comparison(Marks(()))
 READINGS = {name: OPENINGS[name] for name in ("read", "rehearse")}
 
-# Answers as many rows as it is told to, and ends as a kill would end it; or says so, and goes on when it is told to.
+# Answers a given number of rows, and ends like a killed process; or prints a line, and waits for one before it goes on.
 WRITER = """
 import asyncio, os, sys
 from pathlib import Path
@@ -72,7 +72,7 @@ with open_journal(path) as journal:
 
 
 def write(path: Path, start: int, stop: int, end: str = "closed") -> None:
-    """Answer the rows from `start` to `stop` in a process of its own."""
+    """Answer the rows from `start` to `stop` in another process."""
     done = subprocess.run(
         [sys.executable, "-c", WRITER, str(path), str(start), str(stop), end],
         env=environment(),
@@ -85,7 +85,7 @@ def write(path: Path, start: int, stop: int, end: str = "closed") -> None:
 
 @contextlib.contextmanager
 def writing(path: Path, rows: int) -> Iterator[subprocess.Popen[str]]:
-    """Let another process have the journal open, with so many answers; it ends the run when the block has ended."""
+    """Let another process hold the journal open, with this many answers; it ends the run after the block."""
     program = [sys.executable, "-c", WRITER, str(path), "0", str(rows), "waits"]
     with subprocess.Popen(
         program, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -221,7 +221,7 @@ def test_a_copy_from_just_before_the_log_began_is_as_good_as_the_file(path: Path
 
 @pytest.mark.parametrize("moved", [0, 1, 3])
 def test_a_log_fits_whatever_part_of_it_has_been_moved_into_the_file(path: Path, moved: int) -> None:
-    """A kill may come before, in the middle of and after that; then the first page, or more of them, are new."""
+    """A kill may come before, during or after the move; then only the first page, or more pages, are new."""
     write(path, 0, 5)
     write(path, 5, 10, "killed")
     copy = path.parent.parent / path.name

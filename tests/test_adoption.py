@@ -1,4 +1,4 @@
-"""Chunk files without a journal are taken over where they fit, and what does not fit is refused or left alone."""
+"""Chunk files without a journal are adopted if they fit; files that do not fit are refused or ignored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def infer_only(lab: Lab, chunk_size: int = 5, *, with_index: bool = False) -> None:
-    """Write what an older script has saved: the answers alone, as pandas writes them."""
+    """Write the file of an older script: only the answers, as pandas writes them."""
     lab.directory.mkdir()
     for start in range(0, len(OLDER), chunk_size):
         frame = pd.DataFrame({"infer": OLDER[start : start + chunk_size]})
@@ -165,8 +165,13 @@ def not_text(lab: Lab) -> None:
         ),
         (ours, replaced("older 7,ok", "older 7,fine"), {}, r"5_k.csv .*: its row 2 has infer_status 'fine'"),
         (ours, replaced("text,", "txt,"), {}, r"5_k.csv .*: its columns are 'txt', 'infer', 'infer_status'"),
-        (ours, replaced("older 7,ok", "older 7"), {}, r"5_k.csv, line 4: 3 fields, the header has 4; mend it, move it"),
-        (ours, not_text, {}, r"5_k.csv cannot be read: .*; mend it, move it away, or put the journal"),
+        (
+            ours,
+            replaced("older 7,ok", "older 7"),
+            {},
+            r"5_k.csv, line 4: 3 fields, the header has 4; repair it, move it",
+        ),
+        (ours, not_text, {}, r"5_k.csv cannot be read: .*; repair it, move it away, or put its journal"),
         (ours, lambda lab: lab.path(5).write_text(""), {}, r"5_k.csv .*: its columns are missing"),
         (ours, renamed(3), {}, r"0_k.csv .*: it reaches into 3_k.csv"),
         (ours, renamed(25), {}, r"25_k.csv .*: it reaches to row 30, and the input, or limit, ends at row 20"),

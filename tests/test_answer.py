@@ -1,4 +1,4 @@
-"""An answer that was paid for is kept, and one that says nothing is not taken for an answer."""
+"""A paid answer is kept, and an empty answer does not count as one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A body is unpacked as it was packed, and never more of it than the bound, whatever a server sends."""
+"""A body is unpacked as it was packed, and never beyond the bound, for any data from a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Money is reserved before it is spent, so that no run spends more than it may, and none stops before it must."""
+"""Money is reserved before it is spent, so that no run exceeds its budget or stops too early."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ requests = st.integers(1, 12).flatmap(
 
 
 class Run:
-    """Sends requests under a budget, and looks at it between any two moments at which something happens.
+    """Sends requests under a budget, and checks the budget after each event.
 
     Attributes:
         spent, reserved: by our own books.
@@ -74,7 +74,7 @@ class Run:
                     task.result()
 
     def _look(self) -> None:
-        """Nothing is overspent, and the first one in line waits only for money that may come back."""
+        """The budget is not exceeded, and the first request in line waits only for money that may be returned."""
         assert (self.budget.spent, self.budget.reserved) == (self.spent, self.reserved)
         assert self.spent + self.reserved <= self.limit
         if self.waiting:
@@ -120,7 +120,7 @@ def asking(budget: Budget, *amounts: int) -> list[asyncio.Task[None]]:
 
 
 async def turn() -> None:
-    """Let every task go on as far as it can."""
+    """Let every task run as far as it can."""
     for _ in range(3):
         await asyncio.sleep(0)
 

@@ -1,4 +1,4 @@
-"""A call through LangChain says what was asked, brings back what was answered, and never raises."""
+"""A call through LangChain sends the question unchanged, returns the answer unchanged, and never raises."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ async def test_an_answer_comes_back_whole() -> None:
 
 @pytest.mark.parametrize("model", [BaseChatModel, ChatOpenAI])
 def test_langchain_has_what_our_model_puts_itself_in_the_place_of(model: type[BaseChatModel]) -> None:
-    """A release that changes this asks for a look at `_Chat`; until then, the SDK's client makes the calls."""
+    """If a release changes this, `_Chat` has to be reviewed; until then, the SDK's client makes the calls."""
 
     def parameters(function: Callable[..., Any]) -> list[str]:
         return list(inspect.signature(function).parameters)
@@ -263,7 +263,7 @@ async def test_a_tracer_that_breaks_costs_no_answer() -> None:
 
 
 def refuse_our_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `ChatOpenAI` take no `async_client` any more."""
+    """Let `ChatOpenAI` accept no `async_client`."""
     make = ChatOpenAI.__init__
 
     def init(self: ChatOpenAI, **options: Any) -> None:
@@ -275,7 +275,7 @@ def refuse_our_client(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call_another_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `agenerate` go past `_agenerate`."""
+    """Let `agenerate` bypass `_agenerate`."""
 
     async def past(self: ChatOpenAI, messages: list[BaseMessage], **options: Any) -> ChatResult:
         return await ChatOpenAI._agenerate(self, messages, **options)
@@ -284,7 +284,7 @@ def call_another_method(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def drop_our_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `agenerate` hand on no arguments of its caller's."""
+    """Let `agenerate` drop its caller's arguments."""
     hand_on = BaseChatModel._agenerate_with_cache
 
     async def drop(self: BaseChatModel, messages: list[BaseMessage], **_: Any) -> ChatResult:
@@ -294,7 +294,7 @@ def drop_our_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answer_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let our model find an answer elsewhere."""
+    """Let our model get its answer elsewhere."""
     ask = BaseChatModel._agenerate_with_cache
 
     async def find(self: BaseChatModel, messages: list[BaseMessage], **options: Any) -> ChatResult:
@@ -312,7 +312,7 @@ CHANGES = [refuse_our_client, call_another_method, drop_our_arguments, answer_wi
 async def test_where_langchain_has_changed_the_client_of_the_sdk_takes_over(
     change: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same goes out, with one warning for all; the models are some that LangChain treats in ways of their own."""
+    """The requests are the same, with one warning in all; LangChain treats each of these models differently."""
     change(monkeypatch)
     params = {"max_tokens": 20, "top_k": 3, "response_format": {"type": "json_object"}, "logprobs": True, "n": 2}
     async with canned(OK) as server:
@@ -322,7 +322,7 @@ async def test_where_langchain_has_changed_the_client_of_the_sdk_takes_over(
             caller = callers.caller(Endpoint(model, server.base_url, api_key=KEY))
             assert [await caller.call(HELLO, LONG) for _ in range(2)] == [FINE] * 2
 
-        with get_usage_metadata_callback():  # where nobody watches, less of LangChain is gone through
+        with get_usage_metadata_callback():  # without a watcher, calls skip a part of LangChain
             with pytest.warns(RuntimeWarning, match="the slower one of the SDK takes over") as warned:
                 await ask_twice("m")
             await ask_twice("o3-mini")
@@ -338,7 +338,7 @@ async def test_where_langchain_has_changed_the_client_of_the_sdk_takes_over(
 
 @pytest.fixture
 def through_the_sdk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Call as where LangChain has changed."""
+    """Call as if LangChain had changed."""
     refuse_our_client(monkeypatch)
 
     async def call(reply: Reply, messages: list[Message] = HELLO, timeout_s: float = LONG, **params: Any) -> Any:
@@ -574,7 +574,7 @@ async def test_an_answer_keeps_the_words_that_a_chat_model_sends_beside_it(
 
 
 def risked(fault: Fault, message: str) -> Failure:
-    """Make a failure of which nobody knows whether the server has billed it."""
+    """Make a failure that the server may have billed."""
     return Failure(fault, message, may_be_billed=True)
 
 
@@ -631,7 +631,7 @@ async def test_the_sdk_finds_nobody(http_client: Any) -> None:
 
 
 class TransportError(Exception):
-    """Named as that of httpx, on which the SDKs of other providers build."""
+    """Has the name of httpx's error, on which the SDKs of other providers build."""
 
 
 class TimeoutException(TransportError):

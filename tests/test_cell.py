@@ -1,4 +1,4 @@
-"""A value reads the same everywhere: in a prompt, in a file, in this process and in the next."""
+"""A value has the same text everywhere: in a prompt, in a file, in this process and in the next."""
 
 from __future__ import annotations
 

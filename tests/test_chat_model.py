@@ -1,4 +1,4 @@
-"""What a chat model of the user's own tells of itself: what it will send, how it retries, who it is; never a key."""
+"""A user's own chat model reveals its request, its retries and its identity, but never a key."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_chat_models_own_retries_are_seen(llm: object, retries: int) -> None:
 
 @pytest.mark.parametrize("limit", ["rpm", "rps", "tpm"])
 def test_a_limit_beside_a_model_that_retries_by_itself_is_refused(limit: str) -> None:
-    with pytest.raises(SettingsError, match=r"sends a failed request again by itself, 2 times.*max_retries=0"):
+    with pytest.raises(SettingsError, match=r"retries a failed request itself, 2 times.*max_retries=0"):
         Endpoint(llm=model(max_retries=None), **{limit: 5.0})  # type: ignore[arg-type]
     Endpoint(llm=model(), **{limit: 5.0})  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""The answer columns have one owner, which names, counts, cuts and fills them."""
+"""One module names, counts, splits and fills the answer columns."""
 
 from __future__ import annotations
 

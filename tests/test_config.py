@@ -1,4 +1,4 @@
-"""Settings and endpoints that exist are valid; what is wrong is named, and no API key is ever shown."""
+"""Settings and endpoints that exist are valid; an error names the fault, and never shows an API key."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_one_constant_bounds_the_requests_in_flight_of_a_run_and_of_an_endpoint(
     assert Settings().max_concurrency == Endpoint("m").max_concurrency == MAX_CONCURRENCY
 
 
-if TYPE_CHECKING:  # mypy fails if one of these is no error any more: the `type: ignore` is then unused
+if TYPE_CHECKING:  # mypy fails if one of these is no longer an error: its `type: ignore` is then unused
 
     def wrong_types_are_errors_for_a_type_checker() -> None:
         batcher.run("x.csv", chunk_size="x")  # type: ignore[arg-type]
@@ -292,10 +292,10 @@ def test_a_keyword_that_is_accepted_makes_files_that_can_be_made(tmp_path: Path,
         ({"base_url": None}, "base_url must be a text"),
         ({"api_key": "sk-a,sk-b"}, "api_key holds several keys: make one Endpoint for each"),
         ({"api_key": ["sk-a", "sk-b"]}, "api_key holds several keys: make one Endpoint for each"),
-        ({"api_key": "sk-a b"}, "api_key is no text, or holds a space or a character"),
-        ({"api_key": "sk-a\n"}, "api_key is no text"),
-        ({"api_key": "sk-数"}, "api_key is no text"),
-        ({"api_key": 5}, "api_key is no text"),
+        ({"api_key": "sk-a b"}, "api_key is not a string, or holds a space or a character"),
+        ({"api_key": "sk-a\n"}, "api_key is not a string"),
+        ({"api_key": "sk-数"}, "api_key is not a string"),
+        ({"api_key": 5}, "api_key is not a string"),
         ({"llm": object(), "headers": {"X": "y"}}, "an endpoint with llm= takes its headers from that object"),
         (
             {"base_url": "https://h?api-version=1", "api_key": "sk-a", "headers": {"api-key": "env:K"}},

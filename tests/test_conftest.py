@@ -1,4 +1,4 @@
-"""What the tests rely on is so however they are started."""
+"""The conditions that the tests rely on hold for every way of starting them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a server sends, and whenever, no row gets the answer of another one, and nothing is bought twice for it."""
+"""No row gets another row's answer, and no answer is bought twice, for any data that a server sends at any time."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_what_follows_an_answer_unasked_reaches_no_other_row_and_costs_no_reques
     with hostile(twice(wait_s, second)) as server:
         check_each_has_its_own(rows_of(server, tmp_path, width))
         again = Counter(ask.prompt for ask in server.asks if ask.nth > 1)
-        # If both arrive in one piece, as they may on a busy machine, an answer cannot be told from garbage.
+        # If both arrive in one piece, as they may on a busy machine, an answer cannot be distinguished from garbage.
         assert not again or second is garbage
         assert again <= Counter({ask.prompt for ask in server.asks if is_odd(ask)})
 

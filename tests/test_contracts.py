@@ -1,4 +1,4 @@
-"""The import contracts hold what they say: each of them fails on a planted violation, in a new module as well."""
+"""Each import contract fails on a planted violation, also in a new module."""
 
 from __future__ import annotations
 

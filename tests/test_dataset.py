@@ -1,4 +1,4 @@
-"""The table that goes in comes out row for row, and whatever is wrong with it is named with its place."""
+"""Every row of a table is read exactly, and an error names the place of the fault."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def parquet_file(folder: Path, table: pa.Table, **options: Any) -> Path:
 
 
 def fault(data: object) -> str:
-    """Read a table to its end and return what the error says."""
+    """Read a table to its end and return the error's message."""
     with pytest.raises(InputError) as caught:
         rows_of(open_dataset(data))  # type: ignore[arg-type] # some are wrong on purpose
     return str(caught.value)
@@ -231,8 +231,8 @@ def test_a_byte_order_mark_is_not_part_of_the_first_name(tmp_path: Path) -> None
         ("a,b\n1,2\n\n1\n", ", line 4: ", "the row has 1 field, the header has 2"),
         ('a,b\n"x\ny",2\n"p\nq\nr"\n1,2\n', ", line 4: ", "the row has 1 field, the header has 2"),
         ('a,b\n1,2\n"3,4\n5,6\n', ", line 3: ", "a quote that opens in this row is never closed"),
-        ('a,b\n1,2\n3,"4\n5" x\n', ", line 3: ", "text stands after a closing quote"),
-        ("a,b\n1,2\nx\ry,4\n", ", line 3: ", "a carriage return (\\r) stands outside quotes"),
+        ('a,b\n1,2\n3,"4\n5" x\n', ", line 3: ", "there is text after a closing quote"),
+        ("a,b\n1,2\nx\ry,4\n", ", line 3: ", "a carriage return (\\r) is outside quotes"),
         ("a,b\r1,2\r3,4\r", ", line 1: ", "old Mac"),
         (b'a,b\n1,2\n3,"x\n\xc4\xe3\xba\xc3"\n', ", line 4: ", "byte 0xc4 is not UTF-8"),
         ("a,b\n1,2\n".encode("utf-16"), ", line 1: ", "byte 0xff is not UTF-8"),
@@ -407,7 +407,7 @@ def test_a_series_is_one_column_of_its_name(name: object, column: str) -> None:
 
 
 def test_a_list_holds_strings_only() -> None:
-    assert fault(["a", "b", 3]) == "the list, row 2 (counted from 0): must be a string, is of type int"
+    assert fault(["a", "b", 3]) == "the list, row 2 (counted from 0): must be a string, not of type int"
 
 
 def test_a_list_changed_later_is_read_as_it_was() -> None:

@@ -1,4 +1,4 @@
-"""What any server says is understood: its answers, its refusals, its limits, and what becomes of the row."""
+"""The responses of all servers are understood: answers, refusals, limits, and the fate of the row."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def test_a_refusal_is_shown_in_its_own_words(status: int, body: object, message:
 def test_a_200_may_hold_an_error_with_the_status_of_an_upstream(
     body: object, status: int | None, code: str | None
 ) -> None:
-    """With a status, the upstream had refused; without one, nobody knows what was done and billed."""
+    """With a status, the upstream had refused; without a status, the request may have been billed."""
     failure = Failure(Fault.STATUS if status else Fault.PROTOCOL, "Sorry", status, code, may_be_billed=status is None)
     assert answer_in(200, {}, raw(body)) == failure
 

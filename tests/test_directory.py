@@ -1,4 +1,4 @@
-"""A file that stands in the output directory is whole, says what was given, and nobody's correction is ever lost."""
+"""A file in the output directory is whole, holds the given data, and a correction by hand is never lost."""
 
 from __future__ import annotations
 
@@ -270,7 +270,9 @@ def test_a_directory_that_another_program_puts_in_its_place_stays(tmp_path: Path
 @pytest.mark.parametrize("other", ["journal_kw.sqlite", "500_kw.csv"])
 def test_a_result_without_what_it_was_made_from_is_not_written_over(store: Store, other: str) -> None:
     store.all_path.write_text("precious")
-    with pytest.raises(OutputError, match=r"all_kw.csv is there, but neither journal_kw.sqlite, .* nor a chunk file"):
+    with pytest.raises(
+        OutputError, match=r"all_kw.csv exists, but neither its journal \(journal_kw.sqlite\) nor a chunk file"
+    ):
         store.check()
     assert names(store.directory) == ["all_kw.csv"]
     (store.directory / other).touch()
@@ -280,7 +282,7 @@ def test_a_result_without_what_it_was_made_from_is_not_written_over(store: Store
 
 def test_a_file_in_the_place_of_the_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "output").touch()
-    with pytest.raises(OutputError, match=r"output is no directory: choose another output_dir"):
+    with pytest.raises(OutputError, match=r"output is not a directory: choose another output_dir"):
         Store(tmp_path / "output", "kw").check()
 
 

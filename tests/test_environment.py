@@ -97,12 +97,12 @@ def test_a_provider_that_asks_for_a_key_names_the_variables(provider: str) -> No
         (
             {"MODEL": "m", "BASE_URL": OPENAI, "API_KEY": "sk-1,sk-a b"},
             {},
-            "a key in API_KEY is no text, or holds a space",
+            "a key in API_KEY is not a string, or holds a space",
         ),
         (
             {"MODEL": "m", "BASE_URL": OPENAI, "API_KEY": "sk-密钥"},
             {},
-            "a key in API_KEY is no text, or holds a space or a",
+            "a key in API_KEY is not a string, or holds a space or a",
         ),
         ({"MODEL": "m", "OPENAI_API_KEY": "sk-1,sk-2,sk-1"}, {}, "OPENAI_API_KEY holds the same key twice"),
         ({"MODEL": "m", "BASE_URL": "http://me:sk-1@h"}, {}, "the base URL holds a user, a password or a query"),
@@ -138,7 +138,7 @@ def test_a_concurrency_beside_endpoint_objects_is_refused_rather_than_ignored() 
     assert fault(lambda: endpoints_of(settings, {})).startswith("--max-concurrency and endpoints= exclude each other")
 
 
-# --- where keys go ---
+# --- the destination of keys ---
 
 KEYS = {
     "API_KEY": "sk-ours",
@@ -318,9 +318,9 @@ def test_a_key_that_is_given_as_a_header_of_azure_is_the_only_one(name: str) -> 
         ({"X-A": "1", "x-a": "2"}, "'x-a' is given twice"),
         ({"X A": "1"}, "'X A' cannot be the name of a header"),
         ({"": "sk-1"}, "'' cannot be the name of a header"),
-        ({"X-A": ""}, "'X-A' has a value that is empty, or holds a character that no header may carry"),
-        ({"X-A": "sk-1\r\nX-B: 2"}, "'X-A' has a value that is empty, or holds a character"),
-        ({"X-A": "sk-密"}, "'X-A' has a value that is empty, or holds a character"),
+        ({"X-A": ""}, "'X-A' has a value that is empty or holds a character that is not allowed in a header"),
+        ({"X-A": "sk-1\r\nX-B: 2"}, "'X-A' has a value that is empty or holds a character"),
+        ({"X-A": "sk-密"}, "'X-A' has a value that is empty or holds a character"),
         ({"X-A": "env:sk-1"}, "'X-A', after env:, must be the name of a variable"),
     ],
 )
@@ -333,7 +333,7 @@ def test_a_header_that_cannot_be_sent_is_refused_and_its_value_is_not_shown(head
 
 def test_a_value_from_the_environment_that_no_header_may_carry_is_not_shown() -> None:
     message = fault(lambda: headers_of(KEYS | {"BAD": "sk-1\nX: y"}, header={"X-A": "env:BAD"}))
-    assert message.startswith("headers: 'X-A' has a value that is empty, or holds a character")
+    assert message.startswith("headers: 'X-A' has a value that is empty or holds a character")
     assert "sk-1" not in message
 
 

@@ -257,8 +257,8 @@ REFUSALS = [
     (["t.csv", "--id-column", "no"], "--id-column: the table has no column 'no'"),
     (["ids.csv", "--id-column", "id"], "--id-column: rows 0 and 1"),
     (["t.csv", "--prompt", "{no}"], "--prompt: the table has no column 'no'"),
-    (["t.csv", "--output-dir", "t.csv"], "t.csv is no directory"),
-    (["t.csv", "--output-dir", "t.csv/x"], "t.csv is no directory"),
+    (["t.csv", "--output-dir", "t.csv"], "t.csv is not a directory"),
+    (["t.csv", "--output-dir", "t.csv/x"], "t.csv is not a directory"),
 ]
 
 
@@ -280,7 +280,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=[False, True], ids=["new", "finished"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the working directory; in it the keyword has a finished run, or there is no output directory."""
+    """Return the working directory, which has a finished run of the keyword, or no output directory."""
     for name, content in FILES.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     if request.param:

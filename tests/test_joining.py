@@ -129,7 +129,7 @@ def test_a_chunk_file_that_is_missing_or_broken_is_named_and_run_makes_it_anew(d
     done.path(5).unlink()
     if how != "missing":
         done.path(5).write_bytes(BROKEN[how](before["5_k.csv"]))
-    with pytest.raises(OutputError, match=r"5_k\.csv (is missing|cannot be read).*`batcher run` makes it anew"):
+    with pytest.raises(OutputError, match=r"5_k\.csv (is missing|cannot be read).*`batcher run` writes it again"):
         merge("k", done.directory)
     assert done.path().read_bytes() == before["all_k.csv"]
     finish(done, service=Service([]))
@@ -154,7 +154,7 @@ def test_a_chunk_file_that_is_older_than_its_answers_is_refused(lab: Lab) -> Non
 
 def test_chunks_of_another_size_are_refused_until_they_are_made_anew(done: Lab) -> None:
     change(done, "UPDATE runs SET chunk_size = 4")  # as if a run with --chunk-size 4 was killed at its start
-    with pytest.raises(OutputError, match="no chunk file holds rows 0 to 3 by themselves"):
+    with pytest.raises(OutputError, match="no chunk file holds exactly rows 0 to 3"):
         merge("k", done.directory)
 
 
@@ -191,6 +191,6 @@ def test_cells_that_are_not_the_inputs_are_not_joined(done: Lab) -> None:
     path = done.path(5)
     path.write_text(path.read_text().replace("item 7,", "item 8,"))
     before = done.files()
-    with pytest.raises(OutputError, match=r"5_k\.csv, line 4, column 'text': the cell is not the input's"):
+    with pytest.raises(OutputError, match=r"5_k\.csv, line 4, column 'text': the cell differs from the input's"):
         merge("k", done.directory)
     assert done.files() == before

@@ -284,7 +284,8 @@ class Model:
         return row.result is not None and self.known[row.result].status != "error"
 
     def _own(self, lost: dict[int, Row]) -> dict[int, int]:
-        """Say whose answer each row may keep: where it stands and asks the same, else in order where its text stood."""
+        """Return whose answer each row may keep: that of its position if the question is the same, else by its text, in
+        order."""
         own = {n: n for n in self._bare() if n in lost and lost[n].question == self.rows[n].question}
         behind = range(self.scope, len(self.rows))
         left = sorted(lost.keys() - own.keys(), key=lambda n: (n in behind, n))
@@ -394,7 +395,7 @@ class Model:
                 self.rows[place] = Row(question, leader=first[question])
 
     def _lost(self, moved: dict[int, Row], given: list[int]) -> list[int]:
-        """Return which rows' answers went nowhere; where one served several rows, those that need it most."""
+        """Return the rows whose answers no row has got; if one answer served several rows, those that need it most."""
         again, lost = Counter(given), []
         for place in sorted(moved, key=lambda place: (place in self._bare(), place)):
             result = moved[place].result or 0
@@ -478,7 +479,7 @@ def test_planning_an_unchanged_table_writes_nothing(empty: Journal, path: Path) 
 
 
 def test_the_work_of_a_plan_grows_with_its_rows_only(empty: Journal) -> None:
-    """Counted in steps of SQLite's machine, where the order of all rows is turned around."""
+    """The steps of SQLite's virtual machine are counted while the order of all rows is reversed."""
     work = []
     for rows in (500, 1000):
         plan(empty, range(rows))

@@ -1,4 +1,4 @@
-"""What the journal has acknowledged is on disk, and a failing disk tells whoever waits."""
+"""Acknowledged entries are on disk, and callers that wait get the error of a failing disk."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def journal(path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """asyncio logs no exception that nobody has retrieved."""
+    """asyncio logs no exception as never retrieved."""
     caplog.set_level(logging.DEBUG, "asyncio")
     yield
     gc.collect()

@@ -339,7 +339,7 @@ def test_messages_that_nobody_can_hear_stop_nothing(scene: Scene) -> None:
 
 
 PLACES: dict[str, Callable[[Path], object]] = {
-    "output is no directory": Path.touch,
+    "output is not a directory": Path.touch,
     "output cannot be used": lambda output: output.symlink_to("nowhere"),
     "journal_k.sqlite cannot be opened": lambda output: (output / "journal_k.sqlite").mkdir(parents=True),
     "journal_k.sqlite cannot be locked": lambda output: (output / ".journal_k.lock").mkdir(parents=True),

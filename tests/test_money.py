@@ -163,7 +163,7 @@ usages = st.dictionaries(names, numbers | st.lists(numbers, max_size=2)) | st.li
 
 
 def told(usage: object, name: str, most: int) -> int:
-    """Return what a service bills that charges what it says, where that is a number, else the most; never more."""
+    """Return a service's bill: its reported usage if that is a number, else the maximum; never more than that."""
     said = usage.get(name) if isinstance(usage, dict) else None
     is_number = isinstance(said, (int, float)) and not isinstance(said, bool) and 0 <= said <= most
     return int(said) if is_number and said % 1 == 0 else most  # type: ignore[arg-type, operator]
@@ -357,7 +357,7 @@ def test_where_a_questions_tokens_are_not_known_its_request_is_charged_at_the_bo
     assert status("k", lab.directory).uncertain_usd == bounds / NANO
 
 
-OPEN = "without max_tokens an answer may be as long as the model can make it"
+OPEN = "without max_tokens an answer may be as long as the model allows"
 
 
 def test_a_budget_without_max_tokens_says_what_it_reserves_and_what_a_kill_may_cost(
@@ -368,7 +368,7 @@ def test_a_budget_without_max_tokens_says_what_it_reserves_and_what_a_kill_may_c
     said = capsys.readouterr().err
     assert OPEN in said
     assert "each request reserves $0.077 of the budget or more" in said  # 128,000 tokens at $0.60 a million
-    assert 'with up to 256 of them in flight, may cost $19.66. param={"max_tokens": N} lowers both' in said
+    assert 'a kill with up to 256 requests in flight may cost $19.66. param={"max_tokens": N} lowers both' in said
     planned = batcher.plan(PROMPTS, keyword="k", output_dir=lab.directory, endpoints=options["endpoints"], budget=5)
     assert "may cost $5.00" in planned.summary  # no more than is left
     lab.run(PROMPTS, Service(PROMPTS), limit=2, budget=100, param={"max_tokens": 9}, on_change="redo", **options)
@@ -400,18 +400,22 @@ def tariff_most(prompt: str) -> int:
 @pytest.mark.parametrize(
     ("endpoint", "param", "said"),
     [
-        (Endpoint("m", base_url="http://127.0.0.1:1/v1"), SHORT, "the price of m at http://127.0.0.1:1/v1 is not kno"),
+        (
+            Endpoint("m", base_url="http://127.0.0.1:1/v1"),
+            SHORT,
+            "the price of m at http://127.0.0.1:1/v1 is unknown: ",
+        ),
         (Endpoint("m", prices={"in": 1, "out": 1}), {}, "nothing bounds how long an answer of m may be.*max_tokens"),
         (PRICED, {**SHORT, "n": "5"}, "nothing bounds how long an answer of m may be.*n, thinking_budget"),
         (PRICED, {"max_tokens": "2"}, "nothing bounds how long an answer of m may be"),
-        (chat(max_retries=None, max_tokens=2), {}, "the chat model m sends a failed request again .*, 2 times, .*=0"),
+        (chat(max_retries=None, max_tokens=2), {}, "the chat model m retries a failed request itself, 2 times, .*=0"),
         (chat(), {}, "nothing bounds how long an answer of m may be"),
         (
             Endpoint(llm=FakeListChatModel(responses=[]), prices=PRICED.prices),
             SHORT,
             "FakeListChatModel in llm= does not",
         ),
-        (chat(use_responses_api=True, max_tokens=2), {}, "ChatOpenAI in llm= does not tell .* run without budget"),
+        (chat(use_responses_api=True, max_tokens=2), {}, "ChatOpenAI in llm= does not show .* run without budget"),
     ],
 )
 def test_a_budget_that_cannot_be_kept_is_refused(
@@ -434,9 +438,9 @@ def test_a_model_that_retries_by_itself_is_told_of_where_no_limit_forbids_it(
 ) -> None:
     endpoints = [chat(max_retries=None)]
     lab.run(PROMPTS[:1], Service(PROMPTS), endpoints=endpoints, quiet=False, no_progress=True)
-    assert "the chat model m sends failed requests again by itself" in capsys.readouterr().err
+    assert "the chat model m retries failed requests itself" in capsys.readouterr().err
     planned = batcher.plan(PROMPTS, keyword="k", output_dir=lab.directory, endpoints=endpoints)
-    assert "make it with max_retries=0" in planned.summary
+    assert "create it with max_retries=0" in planned.summary
 
 
 def test_requests_whose_price_was_not_known_are_told_where_a_budget_comes_later(

@@ -83,13 +83,13 @@ def test_a_system_message_comes_first(prepare: Callable[..., Job], tmp_path: Pat
     ("prompt", "options", "said"),
     [
         (None, {"keyword": None}, "the list has no file name to name the run after: give keyword="),
-        ("{text}", {"prompt_column": "text"}, "given were --prompt and --prompt-column"),
-        ("{text}", {"messages_column": "text"}, "given were --prompt and --messages-column"),
-        (None, {"prompt_file": "missing.txt"}, "--prompt-file missing.txt cannot be read"),
-        (None, {"system_file": "missing.txt"}, "--system-file missing.txt cannot be read"),
-        ("{nothing}", {}, "--prompt: the table has no column 'nothing'"),
-        (None, {"system": "{nothing}"}, "--system: the table has no column 'nothing'"),
-        (None, {"prompt_column": "nothing"}, "--prompt-column: the table has no column 'nothing'"),
+        ("{text}", {"prompt_column": "text"}, "given were prompt and prompt_column"),
+        ("{text}", {"messages_column": "text"}, "given were prompt and messages_column"),
+        (None, {"prompt_file": "missing.txt"}, "prompt_file missing.txt cannot be read"),
+        (None, {"system_file": "missing.txt"}, "system_file missing.txt cannot be read"),
+        ("{nothing}", {}, "prompt: the table has no column 'nothing'"),
+        (None, {"system": "{nothing}"}, "system: the table has no column 'nothing'"),
+        (None, {"prompt_column": "nothing"}, "prompt_column: the table has no column 'nothing'"),
         (None, {"answer_column": "text"}, "the input has a column 'text' already"),
     ],
 )
@@ -103,12 +103,12 @@ def test_what_is_wrong_is_said_before_anything_is_written(
 
 def test_a_file_needs_a_prompt(prepare: Callable[..., Job], tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("text\na\n")
-    with pytest.raises(SettingsError, match=r"one of --prompt, --prompt-file, --prompt-column and --messages-column$"):
+    with pytest.raises(SettingsError, match=r"one of prompt, prompt_file, prompt_column and messages_column$"):
         prepare(tmp_path / "table.csv")
 
 
 def test_a_row_without_messages_is_named(prepare: Callable[..., Job]) -> None:
-    with pytest.raises(InputError, match=r"the list, row 2 .*column 'text' holds no JSON"):
+    with pytest.raises(InputError, match=r"the list, row 2 .*column 'text' is not valid JSON"):
         make(prepare(['[{"role": "user", "content": "y"}]'] * 2 + ["nonsense"], messages_column="text"))
 
 
@@ -233,7 +233,7 @@ def test_rows_without_an_answer_may_change_at_will(prepare: Callable[..., Job], 
             {"changed": 488, "reasons": ("m is new", "n is gone")},
             "k: 50,000 rows: 38,112 answered, 11,400 new, 488 answered to another question (m is new; n is gone)",
         ),
-        (Counts(3, 1, 1, 1), {}, "k: 3 rows: 2 answered, 1 failed before (--retry-failed sends them again), 0 new"),
+        (Counts(3, 1, 1, 1), {}, "k: 3 rows: 2 answered, 1 failed before (retry_failed=True sends them again), 0 new"),
         (
             Counts(9, 6, 0, 0),
             {"adopted": 4},
@@ -248,8 +248,12 @@ def test_a_plan_reads_in_words(prepare: Callable[..., Job], counts: Counts, more
 @pytest.mark.parametrize(
     ("texts", "options", "said"),
     [
-        (["a", "b", "a", "a"], {}, ["2 rows ask what another row asks: those could be sent once (--dedup)."]),
-        (["a", "b", "a", "a"], {"dedup": True}, ["2 rows ask what another row asks: those are sent once."]),
+        (
+            ["a", "b", "a", "a"],
+            {},
+            ["2 rows have the same question as another row: they could be sent once (dedup=True)."],
+        ),
+        (["a", "b", "a", "a"], {"dedup": True}, ["2 rows have the same question as another row: they are sent once."]),
         (
             ["a", "b"],
             {"prompt": "Hello"},

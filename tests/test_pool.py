@@ -301,7 +301,7 @@ class Row(NamedTuple):
 
 
 class Trouble(NamedTuple):
-    """What befalls an endpoint, and when."""
+    """An event at an endpoint, and its time."""
 
     comes: float
     number: int
@@ -553,7 +553,7 @@ def test_a_run_uses_the_limit_whatever_the_chunk_size(lab: Lab, keys: int, chunk
 
 
 class Slots:
-    """A service that bears so many calls at once and refuses more.
+    """A service that bears a number of calls at once and refuses more.
 
     Attributes:
         use: its slots in use, weighed with the time, by the number of the row that was being served.
@@ -671,7 +671,7 @@ def test_an_endpoint_that_refuses_everything_is_asked_ever_less_often_until_it_i
 
 
 def test_a_limit_that_only_the_server_states_is_kept_and_used() -> None:
-    """A bucket of 600 calls, ten more a second; it states its limits as OpenAI does."""
+    """A bucket of 600 calls, ten more a second; it reports its limits as OpenAI does."""
     level, since, times = 600.0, 0.0, []
 
     async def serve(_member: Member, _row: int) -> Came:
@@ -782,7 +782,7 @@ async def _refuses(_row: int) -> Came:
 def test_one_bad_endpoint_of_three_costs_no_more_than_its_share(
     bad: Callable[[int], Awaitable[Came]], limits: Any
 ) -> None:
-    """At worst the other two do all there is; a call that the bad one had before anybody knew may end the run."""
+    """At worst the other two endpoints do all the work; an early call at the bad endpoint may end the run."""
     rows = 6000
 
     async def serve(member: Member, row: int) -> Came:

@@ -1,4 +1,4 @@
-"""Costs are those of the price table, to the nano-dollar, and no request costs more than was foreseen."""
+"""Costs are those of the price table, to the nano-dollar, and no request costs more than its bound."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ prices = st.sampled_from(list(PRICES.values())) | st.builds(price_given, rates, 
 
 
 def charged(url: str, model: str, usage: Usage, at: float, *, written: int) -> int:
-    """Ask genai-prices what a request costs, of which so many tokens went into the server's cache."""
+    """Return genai-prices' cost of a request with a number of tokens written into the server's cache."""
     total = genai_prices.calc_price(
         genai_prices.Usage(
             input_tokens=usage.prompt_tokens,

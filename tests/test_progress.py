@@ -1,4 +1,4 @@
-"""What people see while a run works: a bar on a terminal, a line now and then elsewhere."""
+"""The display of a run at work: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_on_a_terminal_of_80_columns_there_is_a_bar_that_fits(tmp_path: Path) ->
 
 
 def _everything(terminal: int) -> str:
-    """Read a terminal until nobody writes to it any more."""
+    """Read a terminal until its writers have closed it."""
     parts = []
     try:
         while part := os.read(terminal, 4096):

@@ -1,4 +1,4 @@
-"""A row's messages say what the source says, letter for letter, and what is wrong with a source is shown in place."""
+"""A row's messages follow the source letter for letter, and an error shows the place of a source's fault."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from batcher.errors import InputError
 from batcher.input.prompt import Renderer, from_column, from_function, from_messages_column, from_template, with_system
 from batcher.records import Message
+from batcher.words import command_line
 
 ODD_COLUMNS = ("a b", " ", "数学", "v1.2", "a:b", "a!r", "x[0]", "'q'", "a\nb", "0", "😀", "%s")
 
@@ -124,6 +125,17 @@ def test_a_hole_that_names_no_column_is_answered_with_the_columns() -> None:
     assert "its columns are: none" in fault(lambda: from_template("{txt}", "--prompt", []))
 
 
+def test_columns_keep_the_order_of_the_table_if_no_name_is_similar() -> None:
+    message = fault(lambda: from_template("{text}", "--prompt", ["id", "review", "label"]))
+    assert message.endswith("its columns are: 'id', 'review', 'label'")
+
+
+def test_a_source_is_named_as_its_reader_would_write_it() -> None:
+    assert fault(lambda: from_column("a", ["b"])).startswith("prompt_column: ")
+    with command_line():
+        assert fault(lambda: from_column("a", ["b"])).startswith("--prompt-column: ")
+
+
 def test_of_many_columns_the_twenty_most_similar_are_named_with_their_spaces() -> None:
     columns = [f"column {number}" for number in range(40)] + [" text "]
     message = fault(lambda: from_template("{text}", "--prompt", columns))
@@ -151,7 +163,7 @@ def test_a_column_of_prompts_is_asked_as_it_is() -> None:
     render = from_column("ask", ["id", "ask"])
     assert asked(render, 7, "2 {x} + 2?") == "2 {x} + 2?"
     assert asked(render, 8, None) == ""
-    assert fault(lambda: from_column("prompt", ["id"])).startswith("--prompt-column: the table has no column 'prompt'")
+    assert fault(lambda: from_column("prompt", ["id"])).startswith("prompt_column: the table has no column 'prompt'")
 
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -205,18 +217,19 @@ def test_what_is_no_list_of_messages_is_refused_with_its_place(chat: object, sai
     for value in (chat, json.dumps(chat)):
         assert fault(partial(render, (value,))).startswith(f"column 'chat'{said}")
     function = from_function(lambda row: row["chat"], ["chat"])
-    assert fault(lambda: function((chat,))).startswith(f"what the prompt function returned{said}")
+    said = said.replace("must be a list", "must be a string or a list")
+    assert fault(lambda: function((chat,))).startswith(f"the prompt function's result{said}")
 
 
 @pytest.mark.parametrize("value", ["hi", "", None, '[{"role": "user"', "{'role': 'user'}", "[" * 100_000, "9" * 5000])
 def test_broken_json_in_a_messages_column_is_refused(value: object) -> None:
     render = from_messages_column("chat", ["chat"])
-    assert fault(lambda: render((value,))).startswith("column 'chat' holds no JSON: ")
+    assert fault(lambda: render((value,))).startswith("column 'chat' is not valid JSON: ")
 
 
 def test_a_messages_column_that_is_not_there_is_named_with_its_option() -> None:
     message = fault(lambda: from_messages_column("chat", ["id"]))
-    assert message == "--messages-column: the table has no column 'chat'; its only column is 'id'"
+    assert message == "messages_column: the table has no column 'chat'; its only column is 'id'"
 
 
 # --- functions and system messages ---
@@ -240,7 +253,7 @@ def test_a_function_may_return_any_kind_of_list_and_mapping() -> None:
 @pytest.mark.parametrize("returned", [None, 7, b"text", {"role": "user"}, [], np.array(["x"])])
 def test_a_function_that_returns_neither_text_nor_messages_is_told_so(returned: Any) -> None:
     message = fault(lambda: from_function(lambda _: returned, [])(()))
-    assert message == f"what the prompt function returned must be a list of messages, not {returned!r}"
+    assert message == f"the prompt function's result must be a string or a list of messages, not {returned!r}"
 
 
 @pytest.mark.parametrize("part", [{1, 2}, object(), b"x", np.int64(1), {1: "x", "1": "y"}])

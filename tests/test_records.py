@@ -1,4 +1,4 @@
-"""What passes between the modules can be read by people, and not be changed."""
+"""The values that pass between modules are readable for people, and cannot be changed."""
 
 from __future__ import annotations
 

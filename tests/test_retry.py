@@ -55,7 +55,7 @@ def fate_of(failure: Failure) -> Decision:
         (status(400, "Access denied.", "Arrearage"), OUT, "no quota is left"),
         (status(429, NO_MONEY, "insufficient_quota"), OUT, "no quota is left"),
         (status(429, NO_MONEY.upper()), OUT, "no quota is left"),
-        # The row is at fault, or nobody can mend it.
+        # The row is at fault, or no retry can help.
         (status(400, "maximum context length is 8192 tokens", "context_length_exceeded"), ROW_ENDS, "was refused"),
         (status(400, "Output data may contain inappropriate content", "DataInspectionFailed"), ROW_ENDS, "was refused"),
         (status(403, "your input was flagged"), ROW_ENDS, "the content was refused"),

@@ -254,7 +254,7 @@ class Wordless:
         raise SystemExit("no words")
 
 
-# What a function of the user's raises, and how that is told.
+# Exceptions of a user's function, and their messages.
 ERRORS = [
     (lambda _row: 1 / 0, "ZeroDivisionError: division by zero"),
     (lambda _row: next(iter(())), "StopIteration"),
@@ -269,7 +269,7 @@ ERRORS = [
 
 
 def only_at_row_3(fail: Callable[[dict[str, Any]], Any], calls: int = 0) -> Callable[[dict[str, Any]], Any]:
-    """Make a prompt function that fails on one row, after so many calls that went well there."""
+    """Make a prompt function that fails on one row after a number of successful calls there."""
     left = [calls]
 
     def prompt(row: dict[str, Any]) -> Any:
@@ -303,7 +303,7 @@ def test_a_prompt_function_that_fails_later_ends_the_run_with_what_arrived(lab: 
 
 
 def test_what_a_prompt_function_returns_may_be_wrong(lab: Lab) -> None:
-    with pytest.raises(InputError, match=r"row 3 .*must be a list of messages, not 5"):
+    with pytest.raises(InputError, match=r"row 3 .*must be a string or a list of messages, not 5"):
         lab.run(PROMPTS, Service([]), only_at_row_3(lambda _row: 5))
 
 
@@ -627,7 +627,7 @@ def test_a_chunk_file_that_is_removed_while_the_run_works_is_made_anew_by_the_ne
 
 @pytest.mark.parametrize("others", [[], ["-shm"], ["-shm", "lock"]])
 def test_a_log_that_is_removed_ends_the_run_and_loses_nothing(lab: Lab, others: list[str]) -> None:
-    """Neither does a second run that begins meanwhile buy anything."""
+    """A second run that begins meanwhile does not buy anything either."""
     journal = lab.directory / "journal_k.sqlite"
     second = Lab(lab.directory)
     refusals = []
@@ -655,7 +655,7 @@ def test_a_log_that_is_removed_ends_the_run_and_loses_nothing(lab: Lab, others: 
 
 def test_a_chunk_file_that_loses_a_row_while_the_run_works_is_not_joined(lab: Lab) -> None:
     service = Service(PROMPTS, lambda call: 100 if call.prompt == PROMPTS[9] else 1)
-    with pytest.raises(RunStopped, match=r"3_k\.csv was changed while the run worked, and is no longer whole"):
+    with pytest.raises(RunStopped, match=r"3_k\.csv was changed while the run worked, and is damaged"):
         lab.run(PROMPTS, service, at={50: lambda: rewrite(lab.path(3), list.pop)}, chunk_size=3, endpoints=one(4))
 
 
@@ -743,7 +743,7 @@ def test_an_input_that_changes_during_the_run_stops_it_and_loses_nothing(
     service = Service(PROMPTS)
     lab.run(table, service, "{text}", chunk_size=3)
     write(table, PROMPTS)
-    with pytest.raises(RunStopped, match="not what it was when the run began"):
+    with pytest.raises(RunStopped, match="has changed since the run began"):
         lab.run(table, service, "{text}", at={0.5: lambda: write(table, changed)}, chunk_size=3, endpoints=one(1))
     for name in lab.files():
         part = name.partition("_")[0]
@@ -768,7 +768,7 @@ def test_no_result_is_mixed_of_two_versions_of_the_input(lab: Lab, tmp_path: Pat
     BESIDE[name](rows)
     service = Service(PROMPTS)
     slow: dict[str, Any] = {"endpoints": one(1), "chunk_size": 2}
-    with pytest.raises(RunStopped, match=r"is not what it was when the run began|was changed while the run worked"):
+    with pytest.raises(RunStopped, match=r"has changed since the run began|was changed while the run worked"):
         lab.run(table, service, "{text}", at={moment: lambda: write_numbered(table, rows)}, **slow)
     assert not lab.path().exists()
     lab.run(table, service, "{text}", **slow)
@@ -783,7 +783,7 @@ def test_a_dataframe_that_changes_during_the_run_stops_it(lab: Lab) -> None:
     def change() -> None:
         frame.loc[count - 1, "id"] = 0
 
-    with pytest.raises(RunStopped, match=rf"row {count - 1} .* is not what it was when the run began"):
+    with pytest.raises(RunStopped, match=rf"row {count - 1} .* has changed since the run began"):
         lab.run(frame, Service(["same"]), "{text}", at={0.5: change})
 
 
@@ -977,7 +977,7 @@ def test_on_change_redo_asks_the_changed_rows_again_and_no_others(lab: Lab) -> N
     service = Service(["a", "b", "c", "x"])
     lab.run(["a", "b", "c"], service)
     with pytest.raises(
-        ChangedError, match=r"2 answered, 0 new, 1 answered to another question .*\n.*`--on-change redo` asks 1 again"
+        ChangedError, match=r'2 answered, 0 new, 1 answered to another question .*\n.*`on_change="redo"` asks 1 again'
     ):
         lab.run(["a", "x", "c"], service)
     assert lab.run(["a", "x", "c"], service, on_change="redo").requests == 1
@@ -1041,8 +1041,8 @@ REUSE_BY_ID = {"on_change": "reuse", "id_column": "id"}
 def test_texts_that_were_stripped_get_no_answer_of_the_row_that_stood_there(fruit: Table) -> None:
     said = fruit.refused(STRIPPED[1:])
     assert "0 new, 3 answered to another question (column text changed)" in said
-    assert "and so does `reuse`, because the place of a row does not tell which answer is its own" in said
-    assert "`--on-change reuse --id-column COLUMN` keeps their answers" in said
+    assert "and so does `reuse`, because a row's position does not show which answer is its own" in said
+    assert '`on_change="reuse", id_column=COLUMN` keeps their answers' in said
     assert fruit.run(STRIPPED[1:], on_change="reuse") == ["bear", "corn", "date"]
     assert fruit.answers() == {"2": "bear", "3": "corn", "4": "date"}
 
@@ -1065,7 +1065,7 @@ def test_an_id_that_two_rows_have_is_refused(fruit: Table, lab: Lab) -> None:
     before = lab.journal()
     with pytest.raises(InputError, match=r"rows 1 and 3 of .*table.csv \(counted from 0\) have the same 'note'"):
         fruit.run(FRUIT, on_change="reuse", id_column="note")
-    with pytest.raises(InputError, match="--id-column: the table has no column 'key'"):
+    with pytest.raises(InputError, match="id_column: the table has no column 'key'"):
         fruit.run(FRUIT, id_column="key")
     assert lab.journal() == before
 
@@ -1179,7 +1179,7 @@ def test_answers_stay_with_their_rows_when_the_prompt_function_changes(lab: Lab)
 
 
 def test_a_journal_that_does_not_know_what_tells_rows_apart_is_told_how_to_learn_it(lab: Lab) -> None:
-    """Versions before this one did not note it: `reuse` would have to ask every row."""
+    """Earlier versions did not record it: `reuse` would have to ask every row."""
     lab.run(PROMPTS, Service(PROMPTS), "{text}")
     lab.change("UPDATE runs SET question = json_remove(question, '$.table')")
     lab.change("UPDATE rows SET cells = NULL")

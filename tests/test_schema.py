@@ -1,4 +1,4 @@
-"""The journal's tables are what their description says, in a file as a run makes it."""
+"""The journal's tables agree with their description, in a file made by a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_table_and_column_is_described_with_its_type(tmp_path: Path) -> No
     with open_journal(path) as journal:
         journal.start_run(500, {})
     there: dict[str, set[tuple[str, str]]] = {}
-    with contextlib.closing(sqlite3.connect(path)) as db:
+    with open_journal(path), contextlib.closing(sqlite3.connect(path)) as db:
         query = "SELECT m.name, c.name, c.type FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'"
         for table, column, kind in db.execute(query):
             there.setdefault(table, set()).add((column, kind))

@@ -1,4 +1,5 @@
-"""No API key reaches a file, a message or a traceback, whatever the service, the proxy or the user's code does."""
+"""No API key reaches a file, a message or a traceback, for any behaviour of the service, the proxy or the user's
+code."""
 
 from __future__ import annotations
 

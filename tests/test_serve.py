@@ -54,7 +54,7 @@ def chat(base_url: str, prompt: object = "hello", key: str = "", **options: obje
 
 
 def stats_when(base_url: str, name: str, value: int) -> dict[str, Any]:
-    """Ask for the books until they say so; the test's timeout is the end of patience."""
+    """Ask for the books until they show it; only the test's timeout ends the wait."""
     while True:
         stats: dict[str, Any] = request(base_url, "GET", "/stats").json
         if stats[name] == value:

@@ -1,4 +1,5 @@
-"""A process that stands still for longer than its timeout keeps every answer that came meanwhile, and asks once."""
+"""A process that stands still for longer than its timeout keeps every answer that arrived meanwhile, and asks only
+once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens are counted where tiktoken's table is at hand, estimated elsewhere, and bounded where money depends on it."""
+"""Tokens are counted if tiktoken's table is at hand, estimated otherwise, and bounded if money depends on them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def place(directory: Path, url: str, content: bytes) -> Path:
-    """Put a file where tiktoken looks for what it downloads from a URL."""
+    """Put a file into tiktoken's cache, under the name for a URL."""
     path = directory / hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()
     path.write_bytes(content)
     return path
@@ -230,14 +230,14 @@ def test_what_is_not_text_has_no_bound(message: dict[str, Any]) -> None:
         ({"max_tokens": 200, "n_predict": 5000}, None, 5200),
         ({"max_new_tokens": 200}, None, None),
         ({"max_tokens": 200, "stop_token_ids": [9], "tools": [{"properties": {"budget": {"minimum": 9}}}]}, None, 200),
-        # What is described or passed through is no length.
+        # Parameters that only describe, or are passed through, do not set a length.
         ({"max_tokens": 200, "metadata": {"budget": "research"}}, None, 200),
         ({"max_tokens": 200, "metadata": {"max_tokens_of_team": 5000}, "user": "budget"}, None, 200),
         ({"max_tokens": 200, "tools": [{"function": {"parameters": {"properties": {"budget": 9}}}}]}, None, 200),
         ({"max_tokens": 200, "response_format": {"json_schema": {"max_tokens": "x"}}}, None, 200),
         ({"max_tokens": 200, "extra_body": {"metadata": {"budget": "x"}, "thinking_budget": 100}}, None, 300),
         ({"max_tokens": 200, "guided_json": {"default": {"budget": 12}}}, None, 200),
-        # What is no number bounds nothing: a server may read it as it likes.
+        # A value that is not a number bounds nothing: a server may read it in any way.
         ({"max_tokens": 200, "max_completion_tokens": "5000"}, None, None),
         ({"max_tokens": 200, "max_completion_tokens": -1}, 8000, 8000),
         ({"max_tokens": 200.5}, None, None),

@@ -1,4 +1,4 @@
-"""One request goes out as it was given; whatever the network does with it is an outcome that says what was risked."""
+"""A request is sent as it was given; every outcome, also a failing network's, tells whether it may have been billed."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def done(lab: Lab) -> Lab:
 
 @pytest.fixture
 def alike(lab: Lab) -> Lab:
-    """A run in which every row has the same answer, so that rows can be told apart by their cells alone."""
+    """A run in which every row has the same answer, so that only their cells distinguish rows."""
     return finish(lab, Service(asked(TEXTS), instead=lambda _call: Completion("yes")))
 
 
@@ -81,7 +81,7 @@ def input_of(lab: Lab) -> Path:
 
 
 def named(lab: Lab, data: Any = None, prompt: Any = None) -> Named:
-    """Return what is found: the rows, as (first, last), then `#` and the requests, then the lines of files."""
+    """Return the findings: the rows, as (first, last), then `#` and the requests, then the lines of files."""
     return {
         each.kind: [
             *each.rows,
@@ -183,7 +183,7 @@ def test_what_differs_in_the_result_is_named_up_to_where_it_cannot_be_read(done:
     both(edit("all", put(10, 2, "better")), cut("all", 20))(done)
     expected = {
         "all-other": [(9, 9), "line 11"],
-        "all-broken": ["line 13: 3 fields, the header has 5; delete it, and the next run makes it anew"],
+        "all-broken": ["line 13: 3 fields, the header has 5; delete it, and the next run writes it again"],
     }
     assert named(done) == named(done, input_of(done)) == expected
 
@@ -192,7 +192,7 @@ def test_without_the_input_it_says_that_the_table_was_not_compared(done: Lab) ->
     found = check(done)
     assert found.ok
     assert found.notes == (
-        "INPUT was not given: journal and files were compared with one another, but not with the table.",
+        "INPUT was not given: journal and files were compared with each other, but not with the table.",
     )
 
 
@@ -264,7 +264,7 @@ FILES: list[tuple[Damage, Named]] = [
     (remove(5), {"file-lost": [(5, 9)]}),
     (
         cut(5, 20),
-        {"file-broken": [(5, 9), "line 6: 3 fields, the header has 5; delete it, and the next run makes it anew"]},
+        {"file-broken": [(5, 9), "line 6: 3 fields, the header has 5; delete it, and the next run writes it again"]},
     ),
     (edit(5, lambda lines: [line.pop() for line in lines]), {"file-columns": [(5, 9)]}),
     (lambda lab: lab.path(5).write_bytes(b""), {"file-columns": [(5, 9)]}),
@@ -278,7 +278,7 @@ FILES: list[tuple[Damage, Named]] = [
     (edit("all", lambda lines: [line.pop() for line in lines]), {"all-columns": []}),
     (
         cut("all", 20),
-        {"all-broken": ["line 13: 3 fields, the header has 5; delete it, and the next run makes it anew"]},
+        {"all-broken": ["line 13: 3 fields, the header has 5; delete it, and the next run writes it again"]},
     ),
     (remove("all"), {"all-lost": []}),
 ]
@@ -371,7 +371,7 @@ def test_rows_that_are_known_by_their_id_alone_are_told(lab: Lab) -> None:
     lab.run(data, Service([]), PROMPT, chunk_size=5, on_change="reuse", id_column="id")
     found = check(lab, data)
     assert found.ok
-    assert "3 of them were edited, and are known by their id alone" in found.notes[0]
+    assert "3 of them were edited, and are recognised by their id alone" in found.notes[0]
     execute(swap("rows", "result", "position", 1, 2))(lab)
     assert named(lab)["other-row"] == [(1, 2)]
 
@@ -516,13 +516,13 @@ def test_answers_that_were_kept_or_adopted_are_told(done: Lab) -> None:
     done.run(input_of(done), Service([]), "say {text}", chunk_size=5, on_change="reuse")
     found = check(done, input_of(done))
     assert found.ok
-    assert found.notes == ("12 rows keep an answer to an earlier question, as --on-change reuse asked for.",)
+    assert found.notes == ('12 rows keep an answer to an earlier question, as on_change="reuse" asked for.',)
     (done.directory / "journal_k.sqlite").unlink()
     done.run(input_of(done), Service([]), PROMPT, chunk_size=5)
     found = check(done, input_of(done))
     assert found.ok
     assert found.endpoints == ()
-    assert found.notes == ("12 answers were adopted from files: their source and their questions are not known.",)
+    assert found.notes == ("12 answers were adopted from files: their source and their questions are unknown.",)
 
 
 def test_answers_of_an_older_batcher_have_no_seal(done: Lab) -> None:
@@ -721,5 +721,7 @@ def test_rows_are_named_as_ranges_and_not_without_end(lab: Lab) -> None:
     [finding] = check(lab, data).findings
     assert finding.rows[:2] == ((0, 4), (6, 6))
     assert str(finding).endswith(
-        ": rows 0-4, 6, 8, " + ", ".join(map(str, range(10, 44, 2))) + " and 8 more (--json names them all)"
+        ": rows 0-4, 6, 8, "
+        + ", ".join(map(str, range(10, 44, 2)))
+        + " and 8 more (`rows` of the finding has them all)"
     )

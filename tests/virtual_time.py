@@ -19,7 +19,7 @@ _TURN_S = 1e-9  # what a turn of the loop takes: with nothing, rounding could ke
 
 
 class DeadlockError(Exception):
-    """Nothing is scheduled and nothing is under way."""
+    """No event is scheduled and no work is under way."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):

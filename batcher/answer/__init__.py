@@ -1,4 +1,4 @@
-"""Answers: what a model's completion says of its row.
+"""Answers: from a model's completion to a row's result.
 
-Invariant: an answer is judged by its own text alone, so that judging it again, years later, ends the same way.
+Invariant: an answer is judged only by its completion, so that judging it again always gives the same result.
 """

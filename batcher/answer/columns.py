@@ -1,4 +1,4 @@
-"""The answer columns: what is added to the input's columns in a chunk file.
+"""The answer columns, which a chunk file adds to the input's columns.
 
 Invariant: only this module knows their names, their number and their order.
 """
@@ -14,7 +14,7 @@ from batcher.settings import Settings
 _ENDINGS = ("", "_status", "_error")
 
 COUNT = len(_ENDINGS)
-"""How many there are. They are the last columns of a line."""
+"""The number of answer columns. They are the last columns of a line."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class AnswerColumns:
 
 
 def split(cells: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Cut a line, or a header, into the input's cells and those of the answer."""
+    """Split a line, or a header, into the input's cells and the answer's."""
     return [*cells[:-COUNT]], [*cells[-COUNT:]]
 
 
@@ -52,10 +52,10 @@ def cells_of(result: Result) -> tuple[str, ...]:
 
 
 def result_of(cells: Sequence[str]) -> Result:
-    """Return the result that the answer's cells of a line say.
+    """Return the result in the answer's cells of a line.
 
     Raises:
-        ValueError: the status is none.
+        ValueError: the status is unknown.
     """
     answer, status, error = cells
     return Result(Status(status), answer, error)

@@ -1,6 +1,6 @@
-"""What a completion means for its row.
+"""Reads a completion as a row's result.
 
-Invariant: an answer that was paid for always ends in a result that keeps its text.
+Invariant: an answer that was paid for always gives a result that keeps its text.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ _FILTERED = ("content_filter", "sensitive")  # the second is Zhipu's
 def read(completion: Completion) -> Result:
     """Return the row's result.
 
-    A completion without text, of white space alone, or cut off by a content filter, is `invalid`, and says why where
-    the server said it: it was paid for, so it is not bought again unless asked. One that `max_tokens` cut off is `ok`:
-    the user chose that length.
+    A completion that has no text, has only white space or was cut off by a content filter is `invalid`; the error has
+    the server's reason, if there is one. It was paid for, so it is not sent again unless the user asks. A completion
+    cut off by `max_tokens` is `ok`: the user chose that length.
     """
     text = completion.text or ""
     if completion.finish_reason in _FILTERED:

@@ -1,5 +1,5 @@
 """Calls to a model: one attempt at a time, from messages to a completion or a failure.
 
-Invariant: what a server, the network or a library does becomes a value; only cancellation is raised. No other package
-but `server` knows LangChain, OpenAI or HTTP.
+Invariant: every outcome of a server, the network or a library becomes a value; only cancellation is raised. Besides
+this package, only `server` knows LangChain, OpenAI or HTTP.
 """

@@ -1,6 +1,6 @@
-"""The body of a response: unpacked as it comes, and never more of it than a bound.
+"""Unpacks the body of a response as it arrives, up to a bound.
 
-Invariant: whatever a server sends, no more than the bound is unpacked and kept, and reading ends there.
+Invariant: no more than the bound is unpacked and kept, and reading ends there, for any data from a server.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aiohttp.client_reqrep import ClientResponse
 
 ENCODINGS = "gzip, deflate"
-"""What is asked for in `Accept-Encoding`: what Python can unpack step by step in all its releases."""
+"""The value of `Accept-Encoding`: the encodings that every Python release can unpack step by step."""
 
 _PIECE = 2**18  # bytes unpacked at once
 _ANY_HEADER = 32 + zlib.MAX_WBITS  # of gzip or zlib
@@ -28,20 +28,20 @@ class TooLong(Exception):
 
 
 class UnknownEncoding(Exception):
-    """The body is packed in a way that was not asked for."""
+    """The body has an encoding that was not asked for."""
 
 
 async def parts(response: ClientResponse, most: int) -> AsyncGenerator[bytes, None]:
-    """Yield the body as it comes, unpacked; to be closed (`aclosing`) by whoever may not read it to its end.
+    """Yield the body as it arrives, unpacked. Close it (`aclosing`) if it may not be read to its end.
 
     Args:
-        response: one whose session does not unpack.
-        most: bytes that the body may have, unpacked.
+        response: from a session that does not unpack.
+        most: the most bytes that the body may have, unpacked.
 
     Raises:
         TooLong: it has more.
         UnknownEncoding: it cannot be unpacked.
-        aiohttp.ClientPayloadError: it is broken, or broke off.
+        aiohttp.ClientPayloadError: it is damaged or incomplete.
     """
     if (response.content_length or 0) > most:
         raise TooLong
@@ -65,7 +65,7 @@ async def read(response: ClientResponse, most: int) -> bytes:
 
 
 async def beginning(response: ClientResponse, most: int) -> bytes:
-    """Return so many bytes of the body at most, unpacked, and do not wait for the rest.
+    """Return at most `most` bytes of the body, unpacked, and do not wait for the rest.
 
     Raises:
         UnknownEncoding, aiohttp.ClientPayloadError: as `parts`.
@@ -88,7 +88,7 @@ async def _unpacked(response: ClientResponse) -> AsyncGenerator[bytes, None]:
         for part in unpacker.unpack(packed) if encoding else (packed,):
             yield part
     if not unpacker.is_whole:
-        raise aiohttp.ClientPayloadError("the compressed body ends before its end")
+        raise aiohttp.ClientPayloadError("the compressed body is incomplete")
 
 
 def _encoding(response: ClientResponse) -> str:
@@ -97,10 +97,10 @@ def _encoding(response: ClientResponse) -> str:
 
 
 class _Unpacker:
-    """Unpacks a body that comes bit by bit, a bounded piece at a time.
+    """Unpacks a body piece by piece, as it arrives.
 
     Args:
-        is_deflate: it is zlib's format, or as some servers understand the word, its bare stream.
+        is_deflate: the format is zlib's, or its raw stream, as some servers understand `deflate`.
     """
 
     def __init__(self, *, is_deflate: bool) -> None:
@@ -109,7 +109,7 @@ class _Unpacker:
 
     @property
     def is_whole(self) -> bool:
-        """The end has come; of nothing at all as well."""
+        """Whether the end has arrived; also true for an empty body."""
         return self._zlib is None or self._zlib.eof
 
     def unpack(self, packed: bytes) -> Iterator[bytes]:
@@ -120,7 +120,7 @@ class _Unpacker:
 
     def _pieces(self, packed: bytes) -> Iterator[bytes]:
         while packed:
-            if self.is_whole:  # it begins here, or it is a gzip of several members
+            if self.is_whole:  # the start, or a further member of a gzip file
                 is_bare = self._is_deflate and packed[0] & 0x0F != zlib.DEFLATED
                 self._zlib = zlib.decompressobj(-zlib.MAX_WBITS if is_bare else _ANY_HEADER)
             piece = self._zlib.decompress(packed, _PIECE)

@@ -1,8 +1,8 @@
-"""What a run knows of a model: whatever makes a call, and whatever makes the callers of a run.
+"""A run's view of a model: the Protocols of a caller, and of the maker of a run's callers.
 
-Invariant: nothing but Protocols stands here, so that what calls in another way needs no LangChain. A call never raises
-for what the server, the network or the model did; it returns a `Failure`. What it raises is cancellation. An answer
-that has arrived is returned, whatever happens after.
+Invariant: this module holds Protocols only, so that other kinds of callers need no LangChain. A call never raises for
+an error of the server, the network or the model; it returns a `Failure`. It raises only cancellation. An answer that
+has arrived is returned, even if something fails afterwards.
 """
 
 from __future__ import annotations

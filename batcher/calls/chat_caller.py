@@ -1,7 +1,7 @@
 """Calls through any LangChain chat model.
 
-Invariant: what the model does or raises is returned as a value; only cancellation is raised. An answer that has arrived
-is returned, whatever happens after.
+Invariant: errors of the model are returned as values; only cancellation is raised. An answer that has arrived is
+returned, even if something fails afterwards.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from batcher.calls.transport import MOST_BYTES
 from batcher.chat_model import Secrets, request_of
 from batcher.records import Completion, Failure, Fault, Message, Usage
 
-# The SDK cannot tell whose response comes on a connection that it has used before.
+# The SDK cannot tell which request a response on a used connection belongs to.
 CLOSE = {"Connection": "close"}
 
 
@@ -40,10 +40,10 @@ class ChatCaller:
 
     Args:
         llm: the model.
-        question: makes its messages, and the other arguments of `agenerate`, of our messages.
-        must_finish: an answer without a reason why it ended is none; LangChain takes half a stream for an answer.
-        most_bytes: that an answer may have.
-        keys: what is hidden in answers and failures beside the secrets of the model.
+        question: converts our messages into its messages and the other arguments of `agenerate`.
+        must_finish: refuse an answer without a finish reason, because LangChain accepts half a stream as an answer.
+        most_bytes: the most bytes of an answer.
+        keys: texts to hide in answers and failures, besides the secrets of the model.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ChatCaller:
 
     @cached_property
     def _secrets(self) -> Secrets:
-        """What a server may repeat; a model may get another key meanwhile."""
+        """The secrets that a server may repeat; the user may change the model's key meanwhile."""
         return Secrets(self._llm)
 
     def _hidden(self, secrets: Sequence[str]) -> Sequence[str]:
@@ -77,7 +77,7 @@ class ChatCaller:
             has_begun = True
             async with Patience(timeout_s):
                 result = await self._llm.agenerate([converted], **options)
-        except Exception as error:  # noqa: BLE001 - any chat model may stand here, and one row's trouble is a value
+        except Exception as error:  # noqa: BLE001 - any chat model may be behind it, and one row's failure is a value
             failure = failure_of(error, timeout_s, self._hidden(self._secrets.all), may_be_billed=has_begun)
             completion = _paid_for(error, self._hidden(self._secrets.keys)) or failure
         else:
@@ -85,7 +85,7 @@ class ChatCaller:
         return self._checked(completion)
 
     def _checked(self, outcome: Completion | Failure) -> Completion | Failure:
-        """Refuse half an answer, and one that is too long: only the model's own client could stop reading it."""
+        """Refuse an incomplete answer, and one that is too long: only the model's own client could stop reading it."""
         if isinstance(outcome, Failure):
             return outcome
         if self._must_finish and outcome.finish_reason is None:
@@ -95,7 +95,7 @@ class ChatCaller:
 
 
 def completion_of(result: LLMResult, secrets: Sequence[str] = ()) -> Completion | Failure:
-    """Read what `agenerate` returned for its one prompt; no API key is left in it."""
+    """Read the result of `agenerate` for its one prompt, and remove API keys from it."""
     generation = next((each for candidates in result.generations for each in candidates), None)
     if generation is None:
         return Failure(Fault.PROTOCOL, "the model returned no generation", may_be_billed=True)
@@ -117,7 +117,7 @@ def completion_of(result: LLMResult, secrets: Sequence[str] = ()) -> Completion 
 
 
 def _usage_of(result: LLMResult, message: BaseMessage) -> Usage:
-    """Read what the call used: in the server's words where the model kept them, else in LangChain's."""
+    """Read the usage of the call: in the server's fields if the model kept them, else in LangChain's."""
     kept = (result.llm_output or {}).get("token_usage")
     if kept:
         return usage_in(kept)
@@ -133,6 +133,6 @@ def _usage_of(result: LLMResult, message: BaseMessage) -> Usage:
 
 
 def _paid_for(error: Exception, secrets: Sequence[str]) -> Completion | None:
-    """Return the answer that an error carries: the SDK raises for one that `response_format` cannot take."""
+    """Return the answer that an error carries: the SDK raises if `response_format` cannot parse a paid answer."""
     completion = getattr(error, "completion", None)
     return completion_in(completion.model_dump(), {}, secrets) if isinstance(completion, openai.BaseModel) else None

@@ -1,13 +1,14 @@
-"""Connections to servers: which one a request goes out on, and whether what comes back on it is its own response.
+"""Connections to servers: chooses one for each request, and checks that a response belongs to its request.
 
-HTTP/1.1 has no ids: a response belongs to the oldest request on its connection that has no response yet. So a server
-that answers twice, or a gateway that passes an answer on after its 504, gives one row's answer to the next row.
+HTTP/1.1 has no ids: a response belongs to the oldest request on its connection that has no response yet. If a server
+answers twice, or a gateway passes an answer on after its 504, the next row gets another row's answer.
 
-Invariant: a request goes out on a used connection only if the last response on it was an answer, or a 429, that
-was read to its end, and nothing has come since, for a time in which a second one would have come. A response that shows
+Invariant: a request uses an open connection again only if the last response on it was an answer or a 429, was read to
+its end, and nothing has arrived since, for a time in which a second response would have arrived. A response that shows
 in any way that it belongs to another question is refused.
 
-Private parts of aiohttp, for which it has no public way: `TCPConnector.connect` and what it is given, the request's
+This module uses private parts of aiohttp, because there is no public way: `TCPConnector.connect` and its arguments, the
+request's
 `connection_key`, the protocol's `should_close` and `is_connected()`, and that a response gives its connection back by
 `release` or `close` as soon as it has been read.
 """
@@ -34,17 +35,17 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
 QUIET_S = 0.1
-"""Seconds that a connection rests at least after a response: what a server sends twice mostly follows at once. It rests
-as long as the response took, because a second one to the same request hardly takes longer."""
+"""The fewest seconds that a connection rests after a response: a duplicate response mostly follows at once. It rests as
+long as the response took, because a duplicate hardly takes longer."""
 
-# A server may close an idle connection while a request is on its way on it. uvicorn, and so vLLM, closes after 5 s.
+# A server may close an idle connection while a request travels on it. uvicorn, and so vLLM, closes after 5 s.
 _KEEPALIVE_S = 4.0
-# After a slower response a connection is closed: it would rest too long, and a new one costs little beside it.
+# After a slower response the connection is closed: it would rest too long, and opening a new one costs little.
 _SLOW_S = _KEEPALIVE_S / 2
 _CONNECT_S = 30.0
-# Of a host, so many ids of answers are kept to tell whether they differ.
+# The number of answer ids kept for each host, to find out whether they differ.
 _IDS = 1000
-# Our request ids name the question, and the attempt at it.
+# Our request ids name the question and the attempt.
 _MARK = "batcher-"
 _OURS = re.compile(f"{_MARK}([0-9a-f]{{16}})-[0-9a-f]{{8}}")
 
@@ -52,18 +53,18 @@ _current: ContextVar[Exchange | None] = ContextVar("batcher_exchange", default=N
 
 
 class Exchange:
-    """One request and its response: a context in which it is sent. To aiohttp it is the request's connection.
+    """The context in which one request is sent and its response read. To aiohttp it is the request's connection.
 
-    Its connection is closed at the end, unless `keep` was called and nothing speaks against that.
+    Its connection is closed at the end, unless `keep` was called and the connection is still fit.
 
     Args:
         question: the body of the request.
-        most: bytes that the whole response may have on the wire.
+        most: the most bytes of the whole response on the wire.
 
     Attributes:
         id: of the request, to be sent as `X-Request-ID`.
         is_written: set when the whole request has been handed to the system.
-        is_too_long: the response had more bytes than it may have; its connection was cut.
+        is_too_long: the response had too many bytes; its connection was cut.
         protocol: aiohttp's, of the connection.
     """
 
@@ -100,7 +101,7 @@ class Exchange:
         self._line: _Line | None = None
         self._token: Token[Exchange | None] | None = None
 
-    # -- For who sends the request
+    # -- For the sender of the request
 
     def __enter__(self) -> Self:
         self._token = _current.set(self)
@@ -117,15 +118,15 @@ class Exchange:
                 line.close()
 
     def keep(self) -> None:
-        """Say that nothing more is to come after the response."""
+        """Record that nothing more is expected after the response."""
         self._is_kept = True
 
     def foreign(self, response: ClientResponse, answer: tuple[str, str] | None) -> str | None:
-        """Say why a response, which has been read, is not the one to this request; None if nothing shows that.
+        """Return why a response, which has been read, does not belong to this request; None if nothing shows that.
 
         Args:
             response: aiohttp's.
-            answer: its id, as the server calls it, and its text; None if it is no completion.
+            answer: the server's id of the answer, and its text; None if it is not a completion.
         """
         line = self._line
         if line is None:
@@ -133,7 +134,7 @@ class Exchange:
         name = answer[0] if answer else ""
         if self._is_named_otherwise(response.headers.get("X-Request-ID")) or self._is_named_otherwise(name):
             return "it names another request as its own"
-        # A refusal may come early: the server need not read all of a request that it does not want.
+        # A refusal may come early: the server need not read the whole request before it refuses it.
         if self._came_early and response.status < 300:
             return "it came before the request had been sent"
         if line.is_spoilt or (self._has_more and not _says_close(response)):
@@ -145,23 +146,23 @@ class Exchange:
         return None
 
     def _is_named_otherwise(self, name: str | None) -> bool:
-        """Tell whether an id is of another question's request; one of an earlier attempt at this question is not."""
+        """Return whether an id names another question's request; earlier attempts at this question do not count."""
         return name is not None and _MARK in name and any(each != self._question for each in _OURS.findall(name))
 
     # -- For aiohttp
 
     def __getattr__(self, name: str) -> Any:
-        """Be aiohttp's connection in all other respects."""
+        """Pass everything else on to aiohttp's connection."""
         if self._line is None:
             raise AttributeError(name)
         return getattr(self._line.connection, name)
 
     def release(self) -> None:
-        """Hear that the response was read, or will not be; the connection is given back at the end of the context."""
+        """Record that aiohttp has finished reading; the connection is given back at the end of the context."""
         if self._is_over or not self._line:
             return
         self._is_over = True
-        self._line.exchange = None  # what comes from now on was not asked for
+        self._line.exchange = None  # data from now on was not asked for
         if self.protocol.should_close:
             self._has_more = self.protocol.is_connected()
             self._line.close()
@@ -181,7 +182,7 @@ class Exchange:
         line.uses += 1
 
     def arrived(self, data: bytes, transport: asyncio.Transport) -> None:
-        """Note that a part of the response has come. Of interim ones (1xx), some servers send one at any time."""
+        """Record that a part of the response has arrived. Some servers send interim responses (1xx) at any time."""
         if not self._has_begun and not data.startswith(b"HTTP/1.1 1"):
             self._has_begun = True
             self._came_early = not self.is_written or transport.get_write_buffer_size() > 0
@@ -198,17 +199,17 @@ def _says_close(response: ClientResponse) -> bool:
 
 
 class _Line(asyncio.Protocol):
-    """One connection, between its transport and aiohttp's protocol: it sees whatever arrives.
+    """One connection, between its transport and aiohttp's protocol: it sees all data that arrives.
 
     Attributes:
         connection: aiohttp's.
         protocol: aiohttp's.
-        place: where it leads.
+        place: its host.
         exchange: the request that is under way on it, until its response has been read.
-        uses: how many requests it has had.
+        uses: the number of its requests.
         begun: the loop's time at which the last request was about to be sent.
-        rests_since: the loop's time at which its response had been read.
-        is_spoilt: something came unasked.
+        rests_since: the loop's time at which the response to it had been read.
+        is_spoilt: data arrived that was not asked for.
         is_closed: it has been given back to aiohttp to be closed.
     """
 
@@ -252,12 +253,12 @@ class _Line(asyncio.Protocol):
 
     @property
     def is_fit(self) -> bool:
-        """Another request may go out on it."""
+        """Whether another request may use it."""
         return not (self.is_closed or self._transport.is_closing() or self.protocol.should_close)
 
     @property
     def is_quiet(self) -> bool:
-        """Nothing lies in the system's buffer that the loop has not read yet."""
+        """Whether the system's buffer holds no data that the loop has not read yet."""
         if not hasattr(select, "poll"):  # it is Windows, where `select` takes a socket of any number
             return not select.select([self._socket], [], [], 0)[0]
         poll = select.poll()
@@ -279,9 +280,10 @@ class _Line(asyncio.Protocol):
             self.connection.close()
 
     def repeats(self, answer: int, question: str, name: str) -> bool:
-        """Tell whether an answer is the one before it on this connection, which was to another question.
+        """Return whether an answer repeats the previous one on this connection, which was to another question.
 
-        Only if the server's ids are known to differ: other servers may well give the same answer twice in a row.
+        It can be true only if the server's ids are known to differ: other servers may give the same answer twice in a
+        row.
         """
         if self.uses == 1:
             self.place.learn(name)
@@ -290,13 +292,13 @@ class _Line(asyncio.Protocol):
 
 
 class _Place:
-    """What is known of a host, and the connections there.
+    """The facts known of a host, and the connections to it.
 
     Attributes:
-        connector: whose they are.
-        resting: a heap of those that no request uses, each with the loop's time until which it rests.
-        is_trusted: it has sent nothing unasked yet. A server that does may do it at any time, so that
-            each request to it needs a connection of its own.
+        connector: the owner of the connections.
+        resting: a heap of the connections that no request uses, each with the loop's time until which it rests.
+        is_trusted: the host has sent no data that was not asked for. A server that does may do so at any time, so that
+            each request to it needs its own connection.
     """
 
     def __init__(self, connector: Connector) -> None:
@@ -311,7 +313,7 @@ class _Place:
         return len(self._ids) > 1 and not self._has_repeated
 
     def learn(self, name: str) -> None:
-        """Note the id of the first answer on a connection, which cannot be that of another one."""
+        """Record the id of the first answer on a connection, which cannot belong to another request."""
         self._has_repeated = self._has_repeated or name in self._ids
         if len(self._ids) < _IDS:
             self._ids.add(name)
@@ -336,20 +338,20 @@ class _Place:
                 line.close()
             elif line.is_quiet:
                 return line
-            else:  # the loop will read it, and see what it is
+            else:  # the loop will read the data, and judge it
                 self.let_rest(line, now + QUIET_S)
         return None
 
 
 class Connector(aiohttp.TCPConnector):
-    """Hands out connections to exchanges. To aiohttp, those that rest are in use: its own pool stays empty.
+    """Hands out connections to exchanges. To aiohttp, resting connections are in use: its own pool stays empty.
 
     Args:
-        most: connections that may be open at once. If that is too few for all to rest, one that rests is closed for
-            a new one; more requests than that at once are not refused.
+        most: connections that may be open at once. If all are in use or resting, a resting one is closed for a new one;
+            more requests than that at once are not refused.
 
     Attributes:
-        lines: connections that are open.
+        lines: the open connections.
     """
 
     def __init__(self, most: int) -> None:
@@ -382,7 +384,7 @@ class Connector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             if connection.protocol is line.protocol:
                 line.connection = connection
-            else:  # aiohttp has found that it is of no use
+            else:  # aiohttp has found that it is closed
                 line.close()
                 line = _Line(connection, place)
         elif line is None:
@@ -394,7 +396,7 @@ class Connector(aiohttp.TCPConnector):
         return cast("Connection", exchange)
 
     def _make_room(self) -> None:
-        """Close a connection that rests, wherever it leads."""
+        """Close a resting connection to any host."""
         for place in self._places.values():
             while place.resting:
                 line = heapq.heappop(place.resting)[2]

@@ -1,6 +1,6 @@
-"""What a server says, in all its dialects: a completion, whole or streamed, a failure, a limit, a wait.
+"""Reads responses in the dialects of all servers: completions, whole or streamed, failures, limits and waits.
 
-Invariant: reading raises nothing, whatever the bytes; what is shown of them is one printable line without API key.
+Invariant: reading never raises, for any bytes; the text that is shown of them is one printable line without API key.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from batcher.hiding import hide
 from batcher.records import MOST_TOKENS, Allowance, Completion, Failure, Fault, ServerLimits, Usage
 
 LONGEST_ASKED_S = 3600.0
-"""Seconds that a server may ask us to wait. Azure asks for a day where a minute helps, so we ask again in an hour."""
+"""The most seconds that a server can make us wait. Azure asks for a day if a minute is enough, so we ask again after an
+hour."""
 
 _LONGEST_MESSAGE = 500
 _LONGEST_CODE = 80
-# Objects, lists and what is in them: to read more JSON than that takes seconds, in which the loop stands still, and
-# gigabytes, 25 times the JSON itself. An answer of 11,000 tokens with 20 `top_logprobs` each has as many.
+# Objects, lists and their items. More JSON than that takes seconds to parse, in which the loop is blocked, and
+# gigabytes, 25 times the JSON itself. An answer of 11,000 tokens with 20 `top_logprobs` each has as many parts.
 _MOST_PARTS = 2_000_000
 _MOST_CALLS = 10_000  # of tools, in one streamed answer
-_LONGEST_NUMBER = 40  # digits of one that is shown; Python itself refuses to read or write more than 4,300
+_LONGEST_NUMBER = 40  # digits of a number that is shown; Python refuses to read or write more than 4,300
 
-# The server broke down in the middle of its answer: DeepSeek; Zhipu; OpenRouter; vLLM and SGLang.
+# The server failed in the middle of its answer: DeepSeek; Zhipu; OpenRouter; vLLM and SGLang.
 _BROKEN_OFF = {"insufficient_system_resource", "network_error", "error", "abort"}
 
 
 def answer_in(status: int, headers: Mapping[str, str], raw: bytes, secrets: Sequence[str] = ()) -> Completion | Failure:
-    """Read an answer of the server.
+    """Read a response of the server.
 
     Args:
         status: its HTTP status.
         headers: its headers; their names in lower case, or case-insensitive.
         raw: its body.
-        secrets: what must not be shown; some servers repeat the API key.
+        secrets: texts that must not be shown; some servers repeat the API key.
     """
     if 200 <= status < 300:
         if raw.startswith(b"data:"):
@@ -58,9 +59,9 @@ def answer_in(status: int, headers: Mapping[str, str], raw: bytes, secrets: Sequ
 
 
 def completion_in(body: object, headers: Mapping[str, str], secrets: Sequence[str] = ()) -> Completion | None:
-    """Read the first choice of a chat completion, or return None where the body is none.
+    """Read the first choice of a chat completion, or return None if the body is not one.
 
-    What is not needed is not looked at, so that no oddity in it costs an answer.
+    Fields that are not needed are ignored, so that no oddity in them costs an answer.
     """
     match body:
         case {"error": error} if error:
@@ -88,7 +89,7 @@ def completion_in(body: object, headers: Mapping[str, str], secrets: Sequence[st
 
 
 def without_keys(completion: Completion, secrets: Sequence[str]) -> Completion:
-    """Return a completion in which no API key stands, and whose reason is a word or a short line."""
+    """Return a completion without API keys, and with a short finish reason."""
     text, reason, refusal = completion.text, completion.finish_reason, completion.refusal
     is_plain = reason is None or (reason.isidentifier() and len(reason) <= _LONGEST_CODE)
     said = (text or "", reason or "", refusal or "")
@@ -111,7 +112,7 @@ def _text(part: object) -> str:
 
 
 def _broken_off(completion: Completion) -> Failure | None:
-    """Refuse an answer that the server itself calls unfinished; one that ran into `max_tokens` is no such."""
+    """Refuse an answer that the server itself reports as broken off; an answer cut by `max_tokens` is accepted."""
     if completion.finish_reason not in _BROKEN_OFF:
         return None
     message = f"the server broke off its answer (finish_reason {completion.finish_reason})"
@@ -119,7 +120,7 @@ def _broken_off(completion: Completion) -> Failure | None:
 
 
 def usage_in(usage: object) -> Usage:
-    """Read what a call used: what is no number of model tokens is not said."""
+    """Read the usage of a call; a value that is not a number of model tokens counts as not reported."""
     if not isinstance(usage, dict):
         return Usage()
     asked, given = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
@@ -134,10 +135,11 @@ def usage_in(usage: object) -> Usage:
 
 
 def used(prompt: object, completion: object, total: object, cached: object, reasoning: object) -> Usage:
-    """Return what is billed of these counts, each of which may be anything.
+    """Return the billed usage from these counts, each of which may be any value.
 
-    Where the total is more than prompt and completion, the rest was thought, and is billed like the answer: xAI counts
-    reasoning beside the completion, Gemini does not name it at all. A total alone does not say how much was answered.
+    If the total is more than prompt and completion, the rest is reasoning, and is billed like the answer: xAI counts
+    reasoning apart from the completion, Gemini does not report it at all. A total alone does not tell the answer's
+    share.
     """
     said = {"prompt": prompt, "completion": completion, "total": total, "cached": cached, "reasoning": reasoning}
     implausible = ", ".join(f"{name}_tokens {_shown(value)}" for name, value in said.items() if _is_too_large(value))
@@ -150,7 +152,7 @@ def used(prompt: object, completion: object, total: object, cached: object, reas
 
 
 def _count(value: object) -> int | None:
-    """Return a number of model tokens, or None where it is none that a call can use."""
+    """Return a number of model tokens, or None if no call can use that many, or it is not a number."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= MOST_TOKENS:
         return None
     return int(value) if value == int(value) else None
@@ -170,7 +172,7 @@ def _shown(value: object) -> str:
 
 
 class Stream:
-    """A streamed completion, folded into what it would have been in one piece.
+    """A streamed completion, folded into the completion that it would have been in one piece.
 
     Of the event stream format (WHATWG HTML, 9.2.6) the protocol uses lines of `data:` alone, one JSON object each, and
     `[DONE]` in the last.
@@ -182,7 +184,7 @@ class Stream:
         self._calls: dict[object, dict[str, Any]] = {}
         self._usage: object = None
         self._error: bytes | None = None
-        self._line: list[bytes] = []  # what has come of a line that has not ended
+        self._line: list[bytes] = []  # the parts of a line that has not ended
         self._last = b""
         self._id = ""
         self._is_too_much = False
@@ -190,11 +192,11 @@ class Stream:
 
     @property
     def is_whole(self) -> bool:
-        """The model has finished. `[DONE]` alone does not say so: relays send it after a broken answer, too."""
+        """Whether the model has finished. `[DONE]` alone is no proof: relays send it after a broken answer, too."""
         return self.finish_reason is not None and self._error is None
 
     def add(self, part: bytes) -> None:
-        """Fold the next bytes, cut anywhere."""
+        """Fold the next bytes, which may end anywhere in a line."""
         ended, newline, rest = part.rpartition(b"\n")
         if not newline:
             self._line.append(part)
@@ -222,7 +224,7 @@ class Stream:
         for choice in choices if isinstance(choices, list) else ():
             match choice:
                 case {"index": int(index)} if index:
-                    continue  # of several answers, the first is the row's
+                    continue  # of several answers, the first one counts
                 case {"finish_reason": str(reason)} if reason not in {"", "null"}:
                     self.finish_reason = reason
             match choice:
@@ -233,7 +235,7 @@ class Stream:
                     self._fold_calls(delta.get("tool_calls"))
 
     def _fold_calls(self, calls: object) -> None:
-        """Join the pieces of tool calls: names and ids come once, arguments bit by bit."""
+        """Join the pieces of tool calls: names and ids come once, arguments in pieces."""
         for call in calls if isinstance(calls, list) else ():
             if not isinstance(call, dict):
                 continue
@@ -249,7 +251,7 @@ class Stream:
                         whole["function"]["name"] = name
 
     def answer(self, headers: Mapping[str, str], secrets: Sequence[str] = ()) -> Completion | Failure:
-        """Read what has come: never half an answer."""
+        """Return the answer; an incomplete one is a failure."""
         self.add(b"\n")
         if self._is_too_much:
             return _too_many_parts()
@@ -272,7 +274,7 @@ class Stream:
 
 
 def too_long(most_bytes: int) -> Failure:
-    """Return the failure of a response that has more bytes, unpacked, than it may have."""
+    """Return the failure of a response that has too many bytes when unpacked."""
     message = f"it is longer than {most_bytes / 1e6:g} MB (--max-response-mb allows more)"
     return Failure(Fault.TOO_LONG, message, may_be_billed=True)
 
@@ -283,20 +285,20 @@ def _too_many_parts() -> Failure:
 
 
 def failure_in(status: int, headers: Mapping[str, str], raw: bytes | str, secrets: Sequence[str] = ()) -> Failure:
-    """Read an answer that is no completion: an error object in one of its dialects, or any other body.
+    """Read a response that is not a completion: an error object in one of its dialects, or any other body.
 
     Args:
-        status: the HTTP status. Under a 2xx, some relays put that of their upstream into the body.
+        status: the HTTP status. With a 2xx, some relays put their upstream's status into the body.
         headers: the response's headers; their names in lower case, or case-insensitive.
         raw: the body.
-        secrets: what must not be shown; some servers repeat the API key in their errors.
+        secrets: texts that must not be shown; some servers repeat the API key in their errors.
     """
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
     said, codes = error_of(_json(text))
     if status < 300:
         inner = next((int(code) for code in codes if code.isdecimal() and len(code) == 3 and "400" <= code < "600"), 0)
         status = inner or status
-    # A code that only repeats the status hides a better one.
+    # A code that only repeats the status would hide a better one.
     code = next((code for code in codes if code != str(status)), codes[0] if codes else None)
     return Failure(
         Fault.PROTOCOL if status < 300 else Fault.STATUS,
@@ -310,7 +312,7 @@ def failure_in(status: int, headers: Mapping[str, str], raw: bytes | str, secret
 
 
 def error_of(body: object) -> tuple[str, list[str]]:
-    """Return the message of an error body and what it has of codes, the most precise first.
+    """Return the message of an error body and its codes, the most precise first.
 
     The dialects: `{"error": {...}}` (OpenAI and most), a list of it (Gemini), `{"error": "..."}` (Ollama), a flat
     object (vLLM before 0.10.1, DashScope), `{"detail": ...}` (FastAPI, and so LLaMA-Factory).
@@ -325,8 +327,8 @@ def error_of(body: object) -> tuple[str, list[str]]:
     said = said or holder.get("message") or holder.get("detail") or holder.get("msg") or ""
     codes = [str(code) for name in _CODES if isinstance(code := holder.get(name), (int, str)) and code]
     if "request_id" in body and "insufficient_quota" in codes:
-        # DashScope says in OpenAI's words for an empty account that a limit of tokens a minute is reached. Its manual
-        # gives both codes in one entry, and its answers alone have a `request_id` beside the error.
+        # DashScope uses OpenAI's code for an empty account when a limit of tokens per minute is reached. Its manual
+        # gives both codes in one entry, and only its responses have a `request_id` beside the error.
         codes.insert(0, "Throttling.AllocationQuota")
     return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False), codes
 
@@ -335,7 +337,7 @@ _CODES = ("code", "type", "status")
 
 
 def one_line(text: str, secrets: Sequence[str] = (), longest: int = _LONGEST_MESSAGE) -> str:
-    """Fold what is not printable, and cut what is too long to show; hide the secrets first, so that none is cut."""
+    """Replace what is not printable, and cut a long text; hide the secrets first, so that none is cut."""
     text = hide(text, secrets).strip()
     head = text[: 10 * longest]  # a page of HTML may be large
     folded = " ".join("".join(char if char.isprintable() else " " for char in head).split())
@@ -343,12 +345,12 @@ def one_line(text: str, secrets: Sequence[str] = (), longest: int = _LONGEST_MES
 
 
 def _has_too_many_parts(raw: bytes) -> bool:
-    """Count what begins a part, in strings as well: a text with so many commas is no answer either."""
+    """Count what begins a part, inside strings too: a text with that many commas is not an answer either."""
     return len(raw) > _MOST_PARTS and sum(map(raw.count, (b"{", b"[", b","))) > _MOST_PARTS
 
 
 def _json(raw: bytes | str) -> Any:
-    """Return what JSON says, or None if it is not valid or has too many parts."""
+    """Parse JSON; return None if it is not valid or has too many parts."""
     if _has_too_many_parts(raw.encode("utf-8", "replace") if isinstance(raw, str) else raw):
         return None
     try:
@@ -358,7 +360,7 @@ def _json(raw: bytes | str) -> Any:
 
 
 def _whole(digits: str) -> float:
-    """Read a whole number; one that Python does not read as such is a float, so that it does not cost an answer."""
+    """Read a whole number; a number too long for Python's `int` becomes a float, so that it does not cost an answer."""
     return int(digits) if len(digits) <= 10 * _LONGEST_NUMBER else float(digits)
 
 
@@ -370,17 +372,17 @@ _PART = re.compile(
 )
 _SPAN = re.compile(rf"(?:{_PART.pattern}(?:,?\s(?:and\s)?)?)+")
 _ASKED = re.compile(rf"\b(?:again|retry) (?:in|after) ({_SPAN.pattern})")
-_EPOCH_S, _EPOCH_MS = 1e9, 1e11  # a larger number is no length of time, but a moment
+_EPOCH_S, _EPOCH_MS = 1e9, 1e11  # a larger number is a moment, not a length of time
 
 
 def wait_in(headers: Mapping[str, str], message: str, now: float) -> float | None:
-    """Return the seconds that a server asks us to wait, at most `LONGEST_ASKED_S`; None where it does not.
+    """Return the seconds that a server asks us to wait, at most `LONGEST_ASKED_S`; None if it does not ask.
 
     Args:
         headers: the response's headers; their names in lower case, or case-insensitive.
-        message: what its error says; read where no header tells, as in `Please try again in 8.5s`.
+        message: its error message, which is read if no header tells, as in `Please try again in 8.5s`.
         now: the present by this machine's clock, in seconds since the epoch: `Retry-After` may be a date (RFC 9110,
-            10.2.3). Where the server says in `Date` what time it is, that counts.
+            10.2.3). If the response has a `Date`, that time counts.
     """
     millis = _number(headers.get("retry-after-ms"))
     asked = _seconds(headers, "retry-after", now) if millis is None else millis / 1000
@@ -390,7 +392,7 @@ def wait_in(headers: Mapping[str, str], message: str, now: float) -> float | Non
 
 
 def _families(*names: str) -> tuple[tuple[str, ...], ...]:
-    """Return the three headers of a limit in each family of names: its size, what is left, when it is whole again."""
+    """Return the three headers of a limit in each family of names: its size, what is left, when it is full again."""
     return tuple(tuple(name.format(kind) for kind in ("limit", "remaining", "reset")) for name in names)
 
 
@@ -401,9 +403,9 @@ _TOKENS = _families("x-ratelimit-{}-tokens", "x-ratelimit-{}-tokens-minute")
 
 
 def limits_in(headers: Mapping[str, str]) -> ServerLimits | None:
-    """Read what a server says of its limits; None where it says nothing.
+    """Read a server's limits from its rate-limit headers; None if there are none.
 
-    The period of a limit is in no header: OpenAI's and Azure's are minutes, Groq's of requests are days.
+    No header tells the period of a limit: OpenAI's and Azure's are minutes, Groq's limits of requests are days.
 
     Args:
         headers: the response's headers; their names in lower case, or case-insensitive.
@@ -442,7 +444,7 @@ def _seconds(headers: Mapping[str, str], name: str, now: float) -> float | None:
 
 
 def _present(headers: Mapping[str, str], now: float) -> float:
-    """Return what time it is by the server's clock, by which its moments are; by ours if it does not say it."""
+    """Return the present by the server's clock, to which its moments refer; by ours if it does not send its time."""
     date = _date(headers.get("date", ""))
     return now if date is None else date.timestamp()
 
@@ -453,7 +455,7 @@ def _date(text: str) -> dt.datetime | None:
             date = read(text)
         except (ValueError, OverflowError):
             continue
-        # Some spellings name no zone; all of them mean UTC.
+        # Some spellings lack a zone; all of them mean UTC.
         return date if date.tzinfo else date.replace(tzinfo=dt.UTC)
     return None
 
@@ -464,7 +466,7 @@ def _length(span: str) -> float:
 
 
 def _number(text: str | None) -> float | None:
-    """Read a number; what is none, negative or endless says nothing."""
+    """Read a finite number, 0 or more; None for anything else."""
     try:
         value = float((text or "").partition(",")[0].partition(";")[0])  # the IETF's drafts add the window: `100;w=60`
     except ValueError:

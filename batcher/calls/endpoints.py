@@ -1,6 +1,6 @@
-"""Where the endpoints of a run come from: its options, the environment, `.env`, or a TOML file.
+"""Makes the endpoints of a run from its options, the environment, `.env`, or a TOML file.
 
-Invariant: an API key is sent to the service that it was named for, and to no other; it is never shown.
+Invariant: an API key is sent only to the service whose variable holds it, and is never shown.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def environment() -> dict[str, str]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from None  # a decoding error carries the keys
+        raise SettingsError(f"{path} cannot be read: {error}") from None  # a decoding error contains the keys
     for binding in parse_stream(io.StringIO(text)):
-        if binding.error:  # dotenv would leave it out, and the line is not shown: it may hold a key
+        if binding.error:  # dotenv would skip it; the line is not shown, because it may hold a key
             line = binding.original.line
             raise SettingsError(f"{path}, line {line} cannot be read: it must look like NAME=value, or begin with #")
     found = dotenv.dotenv_values(stream=io.StringIO(text))
@@ -57,9 +57,9 @@ def endpoints_of(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, 
     """Return the endpoints that the options and the environment ask for, one for each API key.
 
     Raises:
-        SettingsError: none can be made: no model, no key where one is needed, a broken file.
+        SettingsError: no model is given, a key is needed and missing, or the file is invalid.
     """
-    return _without_twins(tuple(_with_headers(each, env) for each in _given(settings, env)))
+    return _without_duplicates(tuple(_with_headers(each, env) for each in _given(settings, env)))
 
 
 def _given(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
@@ -72,12 +72,12 @@ def _given(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
     if not found or len(found) < len(given):
         raise SettingsError("endpoints= must be a path or a list of batcher.Endpoint, with at least one in it")
     if settings.max_concurrency != MAX_CONCURRENCY:
-        raise SettingsError(f"{option('max_concurrency')} and endpoints= exclude each other: say it in the endpoints")
+        raise SettingsError(f"{option('max_concurrency')} and endpoints= exclude each other: set it in the endpoints")
     return found
 
 
-def _without_twins(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
-    """Refuse two endpoints that are one: each would use up its limits in full."""
+def _without_duplicates(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    """Refuse equal endpoints: each would use the full limits of the same key."""
     seen: set[tuple[object, ...]] = set()
     for number, each in enumerate(endpoints, 1):
         same: tuple[object, ...] = (each.model, each.base_url, each.api_key, *sorted(each.headers.items()))
@@ -85,19 +85,19 @@ def _without_twins(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
             same = (id(each.llm),)
         if same in seen:
             raise SettingsError(
-                f"endpoint {number} ({each.source.model}) repeats an earlier one: same model, base URL and API key"
+                f"endpoint {number} ({each.source.model}) repeats an earlier one (model, base URL, API key)"
             )
         seen.add(same)
     return endpoints
 
 
 def check_chat_model(endpoint: Endpoint) -> None:
-    """Refuse an `llm` that is no chat model of LangChain's.
+    """Refuse an `llm` that is not a LangChain chat model.
 
     Raises:
         SettingsError: it is something else.
     """
-    loaded = sys.modules.get("langchain_core.language_models.chat_models")  # if not, no chat model can have been made
+    loaded = sys.modules.get("langchain_core.language_models.chat_models")  # if not loaded, no chat model can exist
     if endpoint.llm is not None and not (loaded and isinstance(endpoint.llm, loaded.BaseChatModel)):
         raise SettingsError(f"Endpoint(llm=...) takes a LangChain chat model, not {type(endpoint.llm).__name__}")
 
@@ -133,7 +133,7 @@ def _from_options(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint,
 
 # --- base URLs ---
 
-_OF_OPENAI = ("OPENAI_BASE_URL", "OPENAI_API_BASE")  # of its SDK: the present variable, then the one before it
+_OF_OPENAI = ("OPENAI_BASE_URL", "OPENAI_API_BASE")  # the SDK's present variable, then its former one
 
 
 def _default_url(env: Mapping[str, str]) -> str:
@@ -151,7 +151,7 @@ def _url_in(names: Sequence[str], env: Mapping[str, str]) -> str | None:
 
 
 def _leads_to(base_url: str, names: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Return whether the first of the variables that is set holds this base URL; a broken one holds none."""
+    """Return whether the first of the variables that is set holds this base URL; an invalid URL counts as none."""
     try:
         return _url_in(names, env) == base_url
     except SettingsError:
@@ -191,12 +191,12 @@ _ELSEWHERE = {
 
 
 def _variables(base_url: str, env: Mapping[str, str], service: Service | None, *, is_named: bool) -> list[str]:
-    """Return the variables that may hold the key for a base URL; the first that is set counts.
+    """Return the variables that may hold the key for a base URL; the first that is set is used.
 
     Args:
         base_url: as an endpoint has it.
         env: the environment.
-        service: the one that was asked for by name; else the one that listens there.
+        service: the service given by name; else the service at this base URL.
         is_named: the command line names the service or the base URL.
     """
     if service and not service.key_variables:
@@ -211,10 +211,10 @@ def _variables(base_url: str, env: Mapping[str, str], service: Service | None, *
 
 
 def keys_of(name: str, env: Mapping[str, str]) -> list[str]:
-    """Return the API keys that a variable holds, separated by commas; none where it is not set.
+    """Return the API keys that a variable holds, separated by commas; none if it is not set.
 
     Raises:
-        SettingsError: one of them can be no key; it is not shown.
+        SettingsError: one of them cannot be a key; it is not shown.
     """
     keys = [key.strip() for key in env.get(name, "").split(",") if key.strip()]
     for key in keys:
@@ -230,7 +230,7 @@ def _with_keys(
     *,
     is_named: bool = False,
 ) -> tuple[Endpoint, ...]:
-    """Make one endpoint for each key found in the variable `key_env`; without one, where its key belongs."""
+    """Make one endpoint for each key in the variable `key_env`; without `key_env`, in the base URL's own variables."""
     if key_env is None and endpoint.has_key_in_headers:
         return (endpoint,)
     names = [key_env] if key_env else _variables(endpoint.base_url, env, service, is_named=is_named)
@@ -254,7 +254,7 @@ def _with_keys(
 
 
 def _with_headers(endpoint: Endpoint, env: Mapping[str, str]) -> Endpoint:
-    """Return an endpoint whose headers hold what the environment has for them, those of its service among them.
+    """Return an endpoint whose headers are filled from the environment, its service's headers included.
 
     Raises:
         SettingsError: a variable is not set.
@@ -298,7 +298,7 @@ def _from_file(path: Path, settings: Settings, env: Mapping[str, str]) -> tuple[
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"{option('endpoints')} {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # of UTF-8, of TOML, or of the path; or it is nested too deep
+    except (ValueError, RecursionError) as error:  # bad UTF-8, TOML or path, or nested too deep
         raise SettingsError(f"{option('endpoints')} {path} is not a TOML file: {error}") from error
     tables = content.get("endpoint")
     has_tables = isinstance(tables, list) and tables and all(isinstance(table, dict) for table in tables)
@@ -318,7 +318,7 @@ def _from_table(
             raise SettingsError(f"{where}: there is no key {name!r}; known are {', '.join(_TABLE_KEYS)}")
         if not isinstance(value, _TABLE_KEYS[name]) or isinstance(value, bool):
             raise SettingsError(f"{where}: {name} cannot be of type {type(value).__name__}")
-    # What a table leaves out is looked up as it is without a file.
+    # Values that a table leaves out are looked up as they are without a file.
     defaults = {"model": env.get("MODEL"), "max_concurrency": settings.max_concurrency}
     if "base_url" not in table:
         defaults["base_url"] = _default_url(env)

@@ -1,6 +1,6 @@
 """Makes the callers of a run: through our own client, or through the chat model in `llm=`.
 
-Invariant: all endpoints share one HTTP client, and what a run has opened is closed with its callers.
+Invariant: all endpoints share one HTTP client, and closing the callers closes all that a run has opened.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class ChatCallers:
 
     Args:
         params: the request parameters of every row.
-        offline_url: where the embedded server listens, if endpoints ask for it.
-        most_bytes: that a response may have, unpacked.
-        most_connections: that may be open at once.
+        offline_url: the base URL of the embedded server, if endpoints need it.
+        most_bytes: the most bytes of a response, unpacked.
+        most_connections: the most connections that may be open at once.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ChatCallers:
         """Make the caller of an endpoint.
 
         Raises:
-            SettingsError: its `llm` is no chat model, or its proxy cannot be used.
+            SettingsError: its `llm` is not a chat model, or its proxy cannot be used.
         """
         if endpoint.llm is not None:
             if not isinstance(endpoint.llm, BaseChatModel):
@@ -90,7 +90,7 @@ class ChatCallers:
     def _through_the_sdk(
         self, endpoint: Endpoint, base_url: str, params: Mapping[str, Any], reason: Exception
     ) -> ChatCaller:
-        """Make the caller that takes over if LangChain has changed under our own; warn of the first."""
+        """Make the caller that takes over if LangChain no longer supports ours; warn once."""
         if not self._sdk_clients:
             warnings.warn(
                 "the installed langchain-openai does not let batcher's own client make the calls"
@@ -103,7 +103,7 @@ class ChatCallers:
         client = openai.DefaultAsyncHttpxClient(proxy=proxy_for(base_url), trust_env=False)
         self._sdk_clients.append(client)
         place, _, version = base_url.partition("?")
-        # What the SDK would send by itself is left out: a key in a header of its own, an organization of OpenAI's.
+        # Headers that the SDK would add itself are removed: its header for the key, OpenAI's organization.
         headers: dict[str, str | openai.Omit]
         headers = {**endpoint.headers, **authorization(base_url, endpoint.api_key)}
         given = {name.lower() for name in headers}
@@ -125,8 +125,8 @@ class ChatCallers:
         )
 
         def question(messages: Sequence[Message]) -> tuple[list[BaseMessage], dict[str, Any]]:
-            # The SDK puts `extra_body` over the body that it makes, and so the words of the user go out. Its own
-            # timeout would count the seconds in which this process stands still.
+            # The SDK lays `extra_body` over its own body, and so sends the user's parameters unchanged. Its own timeout
+            # would count seconds in which this process stands still.
             body = {**params, "messages": messages}
             return as_text(messages), {"timeout": None, "extra_headers": headers, "extra_body": body}
 

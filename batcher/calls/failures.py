@@ -1,6 +1,6 @@
-"""What a chat model raised, read as a failure.
+"""Reads an exception of a chat model as a failure.
 
-Invariant: reading raises nothing; what is shown of an error is one printable line without API key.
+Invariant: reading never raises; the text that is shown of an error is one printable line without API key.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from batcher.calls.dialect import failure_in, one_line
 from batcher.records import Failure, Fault
 
-# By name, because each provider's SDK has classes of its own, over one of several HTTP libraries.
+# By name, because each provider's SDK has its own classes, over one of several HTTP libraries.
 _TIMEOUTS = {"TimeoutError", "APITimeoutError", "TimeoutException", "Timeout", "ModelTimeoutError"}
 _NO_CONNECTION = {
     "ConnectionError",
@@ -20,7 +20,7 @@ _NO_CONNECTION = {
     "ClientPayloadError",
     "ModelConnectionError",
 }
-# Of those, the ones that come before a request has left.
+# Those of them that are raised before a request has left.
 _NEVER_LEFT = {
     "ConnectError",
     "ConnectTimeout",
@@ -34,7 +34,7 @@ _NEVER_LEFT = {
 }
 # An error in the stream of an answer, or an answer that the SDK cannot read.
 _NO_ANSWER = {"APIError"}
-# LangChain's own tree of errors says with a class what a server says with a status.
+# LangChain's own errors name by their class what a server's status means.
 _STATUS = {
     "ModelAuthenticationError": 401,
     "ModelPermissionDeniedError": 403,
@@ -49,13 +49,13 @@ _STATUS = {
 def failure_of(
     error: Exception, timeout_s: float, secrets: Sequence[str] = (), *, may_be_billed: bool = True
 ) -> Failure:
-    """Read what a chat model raised, as far as its attributes, its class or what caused it tell.
+    """Read an exception of a chat model by its attributes, its class and its causes.
 
     Args:
-        error: what it raised.
-        timeout_s: seconds that the call was given.
-        secrets: what the failure must not show.
-        may_be_billed: the request may have left; what was raised may still say that it had not, or was refused.
+        error: the exception.
+        timeout_s: the call's timeout in seconds.
+        secrets: texts that the failure must not show.
+        may_be_billed: the request may have left; the exception may still show that it had not, or was refused.
     """
     causes = list(_causes(error))
     names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}

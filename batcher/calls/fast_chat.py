@@ -1,9 +1,9 @@
 """Calls through our own client, below `ChatOpenAI.agenerate`.
 
-Should a release of LangChain no longer let our client in, another caller takes over for good.
+If a release of LangChain no longer lets our client in, another caller takes over for good.
 
-Invariant: what the server, the network or LangChain does is returned as a value; only cancellation is raised. An answer
-that has arrived is returned, whatever LangChain or a tracer does after.
+Invariant: errors of the server, the network or LangChain are returned as values; only cancellation is raised. An answer
+that has arrived is returned, even if LangChain or a tracer fails afterwards.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from batcher.records import Completion, Failure, Message, Usage
 
 
 class CallFailed(Exception):
-    """What LangChain and its tracers see of an attempt that brought no completion."""
+    """Shows LangChain and its tracers an attempt without a completion."""
 
 
 class _Chat(ChatOpenAI):
-    """`ChatOpenAI` over our own client: what goes out is the question as the user wrote it.
+    """`ChatOpenAI` over our own client, which sends the question as the user wrote it.
 
-    `ChatOpenAI` would rename parameters (`max_tokens`) and roles (o-series), add some (`temperature` for o1), and
-    drop what it does not know of a message. The rest of `agenerate` (callbacks, tracing) is as it was.
+    `ChatOpenAI` would rename parameters (`max_tokens`) and roles (o-series), add some (`temperature` for o1), and drop
+    unknown parts of a message. The rest of `agenerate` (callbacks, tracing) is unchanged.
 
-    It is a quarter cheaper, too: no thread hop for the result, no parameters gathered five times a call.
+    It also takes a quarter less CPU time: no thread hop for the result, no parameters gathered five times a call.
     """
 
     async def _agenerate(
@@ -60,7 +60,7 @@ class _Chat(ChatOpenAI):
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def agenerate(self, messages: list[list[BaseMessage]], *args: Any, **options: Any) -> LLMResult:
-        """Generate as ever, but skip LangChain's callbacks if none are registered: they take as long as the call."""
+        """Like `super().agenerate()`, but skip callbacks if none are registered: they cost as much as the call."""
         if args or self.is_watched:
             return await super().agenerate(messages, *args, **options)
         results = [await self._agenerate(each, **options) for each in messages]
@@ -68,12 +68,12 @@ class _Chat(ChatOpenAI):
 
     @cached_property
     def is_watched(self) -> bool:
-        """Whether callbacks, a tracer or LangChain's debug mode are to hear of the calls of this run."""
+        """Whether callbacks, a tracer or LangChain's debug mode observe the calls of this run."""
         return bool(AsyncCallbackManager.configure(None, self.callbacks, self.verbose).handlers)
 
 
 def _usage_metadata(usage: Usage) -> UsageMetadata | None:
-    """Return what a call used in LangChain's words, which have none for a part that is not known."""
+    """Return a call's usage in LangChain's form, or None if a part is unknown: the form has no way to say so."""
     asked, given, total = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
     if asked is None or given is None or total is None:
         return None
@@ -93,7 +93,7 @@ def _chat_over(completions: Completions, model: str) -> ChatOpenAI:
 
 
 def as_text(messages: Sequence[Message]) -> list[BaseMessage]:
-    """Make messages for tracers to show; what goes out are the user's own."""
+    """Make messages for tracers to show; the user's own messages are sent."""
     wrapped: list[BaseMessage] = []
     for message in messages:
         content = message.get("content")
@@ -108,7 +108,7 @@ class OwnCaller:
     Args:
         completions: our client.
         model: the model's name.
-        instead: makes the other caller, and is told why.
+        instead: makes the other caller, given the reason.
     """
 
     def __init__(self, completions: Completions, model: str, instead: Callable[[Exception], Caller]) -> None:
@@ -116,7 +116,7 @@ class OwnCaller:
         self._other: Caller | None = None
         try:
             self._llm = _chat_over(completions, model)
-        except Exception as error:  # noqa: BLE001 - nobody knows what a future release will raise
+        except Exception as error:  # noqa: BLE001 - a future release may raise anything
             self._other = instead(error)
 
     async def call(self, messages: Sequence[Message], timeout_s: float) -> Completion | Failure:
@@ -133,7 +133,7 @@ class OwnCaller:
         return await self._other.call(messages, timeout_s)
 
     async def _make(self, attempt: Attempt, timeout_s: float) -> Exception | None:
-        """Make an attempt and return the error that ended it, if one did; what came of it is in the attempt."""
+        """Make an attempt, and return the error that ended it, if any; the attempt holds its outcome."""
         try:
             async with Patience(timeout_s):
                 # One list a call: agenerate() drops the paid answers beside one that fails.

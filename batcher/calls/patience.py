@@ -1,7 +1,7 @@
-"""How long to wait for what others do: a timeout that counts only while this process could have read their answer.
+"""Timeouts that count only the time in which this process could have read an answer.
 
-Invariant: nothing that has arrived is lost to a timer. Seconds in which the process is stopped, the machine sleeps or a
-function blocks the loop do not count, but for 0.1 of each stall; before time is up, what lies in the sockets is read.
+Invariant: no answer that has arrived is lost to a timer. If the process is stopped, the machine sleeps or a function
+blocks the loop, only 0.1 s of each stall count; before time is up, the sockets are read.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-# Seconds between two readings of the clock, and what counts of them at most. A timer of the event loop wakes late, on a
-# busy machine by tens of milliseconds; if it wakes later, the loop stood still.
+# Seconds between two readings of the clock, and the most of them that count. A timer of the event loop wakes late, on a
+# busy machine by tens of milliseconds; if it wakes even later, the loop was blocked.
 _TICK_S = 0.05
 _LONGEST_TICK_S = 0.1
-# Turns of the loop before time is up. Each reads up to 256 KiB from a socket, or lets the reader take it over.
+# Turns of the loop before time is up. Each reads up to 256 KiB from a socket, or lets the reader process them.
 _TURNS = 32
 
 
 class _AwakeClock:
-    """Counts the seconds in which a loop runs; it ticks while alarms use it.
+    """Counts the seconds in which a loop runs, while alarms use it.
 
     Attributes:
-        users: alarms that wait.
+        users: the number of waiting alarms.
     """
 
     __slots__ = ("_is_ticking", "_read_at", "_seconds", "users")
@@ -55,17 +55,17 @@ class _AwakeClock:
             asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
 
-# A clock does not refer to its loop, and so both go together.
+# A clock does not refer to its loop, so that both are freed together.
 _clocks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _AwakeClock] = weakref.WeakKeyDictionary()
 
 
 class Alarm:
-    """Calls back when so many seconds have passed in which the loop was running.
+    """Calls back after a number of seconds in which the loop was running.
 
-    Of each stall, 0.1 s are counted at most.
+    At most 0.1 s of each stall count.
 
     Args:
-        seconds: to wait; 0 rings in the next turn of the loop.
+        seconds: how long to wait; 0 calls back in the next turn of the loop.
         ring: what to call.
     """
 
@@ -98,7 +98,7 @@ class Alarm:
             self._read_first(_TURNS)
 
     def _read_first(self, turns: int) -> None:
-        """Let the loop read what has arrived, and those who wait for it go on."""
+        """Let the loop read arrived data, and let its readers run."""
         if turns:
             self._handle = asyncio.get_running_loop().call_soon(self._read_first, turns - 1)
         else:
@@ -107,10 +107,10 @@ class Alarm:
 
 
 class Patience:
-    """Like `asyncio.timeout`, counted as an `Alarm` counts.
+    """Like `asyncio.timeout`, but counts time as an `Alarm` does.
 
     Args:
-        seconds: that the block may take.
+        seconds: the most that the block may take.
 
     Raises:
         TimeoutError: it took longer.
@@ -131,7 +131,7 @@ class Patience:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._alarm.cancel()
-        del self._alarm  # it refers to this: no call shall leave work for the collector of cycles
+        del self._alarm  # breaks a reference cycle: no call should leave work for the garbage collector
         await self._timeout.__aexit__(kind, error, trace)
 
     def _end(self) -> None:

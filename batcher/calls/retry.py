@@ -1,4 +1,4 @@
-"""What a failed attempt leads to: one pure function over one table.
+"""Decides what follows from a failed attempt: one pure function over one table.
 
 Invariant: nothing here waits, draws a random number or remembers anything, so that every case can be tested alone.
 """
@@ -27,7 +27,7 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How long a row is tried: attempts, and seconds in flight over all of them."""
+    """The most attempts for a row, and the most seconds in flight over all of them."""
 
     max_attempts: int = 6
     deadline: float = 1800.0
@@ -35,7 +35,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a row has been through, the failed attempt included.
+    """The attempts spent on a row, the failed one included.
 
     Attributes:
         attempts: attempts used up.
@@ -46,12 +46,12 @@ class Record:
     in_flight_s: float = 0.0
 
     def after(self, failure: Failure, seconds: float, *, is_silent: bool = False) -> Record:
-        """Return the record with one more failed attempt; one refused for a rate limit uses up nothing.
+        """Return the record with one more failed attempt; an attempt refused for a rate limit uses up nothing.
 
         Args:
             failure: how it failed.
-            seconds: that it was in flight.
-            is_silent: its endpoint answers nobody, so that none of the row's attempts are held against it.
+            seconds: how long it was in flight.
+            is_silent: its endpoint answers no row at all, so that the row's attempts do not count against it.
         """
         if is_rate_limit(failure):
             return self
@@ -62,12 +62,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do now.
+    """The decision after a failed attempt.
 
     Attributes:
         fate: which of the three.
-        reason: in words, for the row's error or for the endpoint's leaving.
-        short: the same without what the server said.
+        reason: the text for the row's error, or for the endpoint's removal.
+        short: the same without the server's message.
         gave_up: the row ends though it could be tried again: its attempts or its time are used up.
         wait_s: seconds that the row waits before it queues again; after a rate limit its endpoint waits, not the row.
     """
@@ -85,7 +85,7 @@ class _Rule(NamedTuple):
     reason: str
 
 
-# In so many words, the account is empty.
+# Phrases that mean an empty account.
 _EMPTY = (
     "exceeded_current_quota",  # Moonshot
     "insufficient balance",
@@ -103,9 +103,9 @@ _EMPTY = (
     "free allocated quota exceeded",
     "limit: 0,",  # Gemini, of a model that the account may not use at all
 )
-# OpenAI's words for it, which DashScope and Gemini use for a limit of a minute.
+# OpenAI's words for an empty account, which DashScope and Gemini also use for a limit per minute.
 _QUOTA = ("insufficient_quota", "exceeded your current quota")
-# What tells the two apart: a code, a link into DashScope's manual, a time to try again.
+# Marks of a limit per minute: a code, a link into DashScope's manual, a time to try again.
 _THROTTLED = (
     "throttling",
     "error-code#token-limit",
@@ -145,16 +145,16 @@ def _is_out_of_quota(failure: Failure) -> bool:
 
 
 def _is_too_large(failure: Failure) -> bool:
-    """Tell whether a request alone is larger than the limit of a minute: it would be refused for ever."""
+    """Return whether one request is larger than a minute's limit, and so would always be refused."""
     return failure.status == 429 and _says(failure, _TOO_LARGE)
 
 
 def is_rate_limit(failure: Failure) -> bool:
-    """Tell whether an attempt was refused for a rate limit: it uses up nothing that the row may use."""
+    """Return whether an attempt was refused for a rate limit, which does not use up the row's attempts."""
     return failure.status == 429 and not _is_out_of_quota(failure) and not _is_too_large(failure)
 
 
-# The first rule that applies decides. The status comes first, the body only tells apart what the status cannot.
+# The first rule that applies decides. The status comes first; the body only decides cases that the status leaves open.
 _RULES = (
     _Rule(_is_out_of_quota, Fate.ENDPOINT_OUT, "no quota is left"),
     _Rule(_is_too_large, Fate.ROW_ENDS, "the request is larger than the limit of a minute"),
@@ -187,8 +187,8 @@ def decide(failure: Failure, record: Record, policy: Policy, jitter: float) -> D
 
     Args:
         failure: how the attempt failed.
-        record: what the row has been through, this attempt included.
-        policy: how long to go on.
+        record: the attempts spent on the row, this one included.
+        policy: the limits of attempts and seconds.
         jitter: a number drawn evenly from [0, 1).
     """
     rule = next(rule for rule in _RULES if rule.applies(failure))

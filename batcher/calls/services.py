@@ -1,7 +1,7 @@
-"""The services known by name: where each listens, which variable holds its key, what it says of limits and refusals.
+"""The services known by name: base URL, variable of the API key, and their words for limits and refusals.
 
-Invariant: what stands here was read in a service's documentation, its code or its answers; what could not be confirmed
-is left out. A service without a word for something has none that is known.
+Invariant: every fact here was read in a service's documentation, its code or its answers; unconfirmed facts are left
+out. If a service lacks a word for a case, none is known.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from batcher.endpoint import OFFLINE, OPENAI_URL
 
 AZURE = "azure"
 RESOURCE, DEPLOYMENT = "RESOURCE", "DEPLOYMENT"
-"""What stands in the base URL of Azure for names that the user chose."""
+"""Placeholders in Azure's base URL for names that the user chose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,15 @@ class Service:
 
     Attributes:
         name: as `--provider` takes it.
-        base_url: where it listens; `RESOURCE` and `DEPLOYMENT` are the user's own.
-        key_variables: the variables that hold its key, the first that is set counts; none: it needs no key.
-        limits_per: whose its limits are, such as an account's, so that more keys of it are no faster; empty: not known.
-        empty_account: what it calls an account without money or quota.
-        throttle: what it calls a request that came too soon.
-        unknown_model: what it calls a model, or a deployment, that it does not have.
-        filtered: what it calls a prompt or an answer that its filter refused.
-        headers: headers that it wants beside the key, and the variable that holds each.
+        base_url: its base URL; `RESOURCE` and `DEPLOYMENT` stand for the user's names.
+        key_variables: the variables that may hold its key, of which the first that is set is used; empty: it needs no
+            key.
+        limits_per: the scope of its limits, such as an account, in which more keys do not raise them; empty: unknown.
+        empty_account: its words for an account without money or quota.
+        throttle: its words for a request that exceeds a rate limit.
+        unknown_model: its words for a model, or a deployment, that it does not have.
+        filtered: its words for a prompt or an answer that its filter refused.
+        headers: further headers that it reads, with the variable that holds each value.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Service:
 
     @property
     def needs_key(self) -> bool:
-        """Whether it answers no request without a key; what the user runs may be set up with one, or without."""
+        """Whether every request needs a key; a server of the user's own may be set up with or without one."""
         return bool(self.key_variables) and self.base_url.startswith("https:")
 
     def listens_at(self, base_url: str) -> bool:
@@ -300,7 +301,7 @@ SERVICES = {
         Service(OFFLINE, OFFLINE),
     )
 }
-"""By name, in the order in which they are shown."""
+"""The services by name, in the order of display."""
 
 
 def service_at(base_url: str) -> Service | None:
@@ -321,7 +322,7 @@ class Services:
         return "\n".join(line for service in self for line in _shown(service))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the table as it goes into JSON."""
+        """Return the table as a dictionary that JSON can hold."""
         return {"services": [asdict(service) for service in self]}
 
 
@@ -331,7 +332,7 @@ def services() -> Services:
 
 
 def _shown(service: Service) -> Iterator[str]:
-    """Yield what the table shows of a service, in lines of at most 80 columns."""
+    """Yield a service's lines in the table, of at most 80 columns."""
     keys = " or ".join(service.key_variables) or "no key"
     yield f"{service.name:<13} {keys}{service.limits_per and f'; limits per {service.limits_per}'}"
     if service.base_url != service.name:

@@ -1,9 +1,9 @@
-"""The way to the server: one request on aiohttp, whole or streamed answers.
+"""Sends requests to the server through aiohttp, and reads whole or streamed answers.
 
 The SDK's own client costs several times the CPU time per call, and its connection pool is slow when it is large.
 
-Invariant: what the network or the server does ends as an attempt's outcome, never as an exception; no API key is part
-of it, it says whether the request had left, and no response is read beyond its bound.
+Invariant: errors of the network or the server become an attempt's outcome, never an exception. An outcome holds no API
+key and tells whether the request had left; no response is read beyond its bound.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from batcher.records import Completion, Failure, Fault, Message
 
 MOST_BYTES = 64_000_000
 MOST_CONNECTIONS = 768
-"""What a response may have, and how many connections may be open at once, unless the run says other numbers."""
+"""The default bounds of a response's bytes and of open connections."""
 
 _NO_KEY = "(no API key was sent; --api-key-env API_KEY sends the one in API_KEY)"
 _PIECE = 2**18  # bytes of a request written at once
-# Of a refusal, more words than these are not waited for.
-_MOST_WORDS = 2**16
-# What a response may have on the wire beside its body: a chunk of one byte takes six there, and headers come on top.
+# The most bytes of a refusal that are read.
+_REFUSAL_BYTES = 2**16
+# The bytes that a response may have on the wire besides its body: a chunk of one byte takes six, and headers are added.
 _FRAMES, _HEADERS = 6, 2**20
 
 
 class Attempt:
-    """One request: what it asks, how far it has come, and what came of it.
+    """One request: its messages, its progress and its outcome.
 
     Attributes:
-        messages: what it asks.
-        has_begun: our client has it.
-        has_left: it is being written to the server, which may answer from now on, and bill.
-        outcome: what came of it, or None.
+        messages: the messages to send.
+        has_begun: our client has received it.
+        has_left: it is being written to the server, which may answer and bill from now on.
+        outcome: its outcome, or None before its end.
     """
 
     __slots__ = ("has_begun", "has_left", "messages", "outcome")
@@ -63,7 +63,7 @@ class Attempt:
 
 
 class _Body(aiohttp.Payload):
-    """The body of a request, which takes note when it leaves, and when it has been written."""
+    """The body of a request, which records when it leaves, and when it has been written."""
 
     def __init__(self, value: bytes, attempt: Attempt, exchange: Exchange) -> None:
         super().__init__(value, content_type="application/json")
@@ -87,14 +87,14 @@ class Completions:
     Args:
         session: the run's session; its owner closes it.
         base_url: such as `https://api.deepseek.com/v1`.
-        api_key: sent in the header that the base URL wants it in; None sends none at all.
+        api_key: sent in the base URL's header for keys; None sends no such header.
         model: the model's name.
         params: request parameters, sent under the names given.
-        headers: sent beside that of the key.
-        most_bytes: that a response may have, unpacked.
+        headers: sent besides the key's header.
+        most_bytes: the most bytes of a response, unpacked.
 
     Raises:
-        SettingsError: the way there leads through a proxy of a kind that cannot be used.
+        SettingsError: the environment names a proxy of a kind that cannot be used.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Completions:
         self._params = dict(params)
         self._streams = params.get("stream") is True
         if self._streams:
-            self._params.setdefault("stream_options", {"include_usage": True})  # or no server would say what it cost
+            self._params.setdefault("stream_options", {"include_usage": True})  # else servers do not report the usage
         self._most = most_bytes
         keys = keys_in(headers)
         self._secrets = secrets_among([api_key or "", *keys])
@@ -124,9 +124,9 @@ class Completions:
         self._headers = {**headers, **authorization(base_url, api_key)}
 
     async def send(self, attempt: Attempt) -> None:
-        """Send one request: the model, the messages and the parameters as the user wrote them, and read what comes."""
+        """Send one request, with model, messages and parameters as the user wrote them, and read the response."""
         attempt.has_begun = True
-        # In ASCII: half of a surrogate pair can be sent in no other way.
+        # In ASCII: half of a surrogate pair cannot be sent otherwise.
         question = json.dumps({"model": self._model, "messages": attempt.messages, **self._params}).encode()
         with Exchange(question, _FRAMES * self._most + _HEADERS) as exchange:
             try:
@@ -142,7 +142,7 @@ class Completions:
                         attempt.outcome = self._refusal(response, b"")
                     outcome = await self._read(response)
                     attempt.outcome = self._judge(exchange, response, outcome)
-            except (aiohttp.ClientError, OSError, UnicodeError) as error:  # the last: a host name that cannot be one
+            except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
                 attempt.outcome = attempt.outcome or self._failed(error, attempt, exchange)
 
     def _failed(self, error: Exception, attempt: Attempt, exchange: Exchange) -> Failure:
@@ -154,11 +154,12 @@ class Completions:
     def _judge(
         self, exchange: Exchange, response: aiohttp.ClientResponse, outcome: Completion | Failure
     ) -> Completion | Failure:
-        """Refuse what belongs to another request, and keep the connection if all went well."""
+        """Refuse a response that belongs to another request; keep the connection if all went well."""
         answer = (outcome.id, outcome.text or "") if isinstance(outcome, Completion) else None
         if why := exchange.foreign(response, answer):
             return Failure(Fault.MIXED_UP, why, may_be_billed=True)
-        # Of all others, a gateway may pass on the answer later. Refusals for a rate limit are many, and it sends them.
+        # After any other failure a gateway may still pass on an answer. Refusals for a rate limit are frequent, and
+        # come from the gateway itself.
         if (isinstance(outcome, Completion) and outcome.text) or response.status == HTTPStatus.TOO_MANY_REQUESTS:
             exchange.keep()
         return outcome
@@ -178,27 +179,27 @@ class Completions:
 
     async def _read_refusal(self, response: aiohttp.ClientResponse) -> Completion | Failure:
         try:
-            raw = await body.beginning(response, _MOST_WORDS)
+            raw = await body.beginning(response, _REFUSAL_BYTES)
         except (aiohttp.ClientError, OSError, body.UnknownEncoding):
             raw = b""  # the status says enough
         return self._refusal(response, raw)
 
     def _refusal(self, response: aiohttp.ClientResponse, raw: bytes) -> Completion | Failure:
-        """Read an answer that is none of the model's, and say of a missing key that none was sent."""
+        """Read a response that is not the model's; if a key is missing, add that none was sent."""
         outcome = answer_in(response.status, response.headers, raw, self._secrets)
         if isinstance(outcome, Failure) and outcome.status == HTTPStatus.UNAUTHORIZED and not self._has_key:
             return replace(outcome, message=f"{outcome.message} {_NO_KEY}")
         return outcome
 
     async def _read_stream(self, response: aiohttp.ClientResponse) -> Completion | Failure:
-        """Read a stream as it comes: the many small objects of an answer need not be in memory together."""
+        """Read a stream as it arrives, so that the many small objects of an answer are not in memory together."""
         stream = Stream()
         try:
             async with contextlib.aclosing(body.parts(response, self._most)) as parts:
                 async for part in parts:
                     stream.add(part)
         except (aiohttp.ClientError, OSError):
-            if not stream.is_whole:  # else only what follows the answer was cut off
+            if not stream.is_whole:  # otherwise only data after the answer was cut off
                 raise
         return stream.answer(response.headers, self._secrets)
 
@@ -213,7 +214,7 @@ def open_session(most_connections: int = MOST_CONNECTIONS) -> aiohttp.ClientSess
     """Open the HTTP client of a run, bound to the running loop. The pool's limits are its only limits.
 
     Args:
-        most_connections: that may be open at once, those that rest between two requests included.
+        most_connections: the most that may be open at once, resting connections included.
     """
     return aiohttp.ClientSession(
         connector=Connector(most_connections),
@@ -231,7 +232,7 @@ def proxy_for(url: str) -> str | None:
     aiohttp's own `trust_env` looks it up, and reads `~/.netrc`, in each request.
 
     Raises:
-        SettingsError: it is no HTTP proxy.
+        SettingsError: it is not an HTTP proxy.
     """
     parts = urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)

@@ -1,4 +1,4 @@
-"""One row at a time: find money and an endpoint, send the request, judge what came, and settle the row's result.
+"""One row at a time: reserve money and a slot, send the request, judge its outcome, and settle the row's result.
 
 Invariant: a request leaves only after its intent is in the journal and its money is reserved; a row is counted only
 when the journal has its result.
@@ -28,13 +28,13 @@ _SHORTEST_TIMEOUT_S = 0.001
 
 
 class _Unsent(NamedTuple):
-    """An attempt that was not made: its endpoint began a cooldown, or left, while the intent was being committed."""
+    """An attempt that was not made: its endpoint began a cooldown, or left the pool, while the intent was committed."""
 
     member: Member
 
 
 class _Answered(NamedTuple):
-    """An attempt that brought an answer, and what that cost."""
+    """An attempt that brought an answer, and its cost."""
 
     member: Member
     request: Request
@@ -43,7 +43,7 @@ class _Answered(NamedTuple):
 
 
 class _Failed(NamedTuple):
-    """An attempt that brought none: how it ended, what the row has been through, and what follows from it."""
+    """An attempt that brought no answer: its outcome, the row's record so far, and the decision that follows."""
 
     member: Member
     request: Request
@@ -61,7 +61,7 @@ class Asker:
         pool: grants the calls.
         spending: reserves and settles their cost.
         tally: counts them.
-        progress: tells people what they should know.
+        progress: shows messages.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class Asker:
         self._progress = progress
         self._loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
-        # When each request that is under way began; the oldest one first.
+        # The start of each request that is under way; the oldest request first.
         self._under_way: dict[int, float] = {}
         self._backing_off = 0
         self._last_reason = ""
-        # Endpoints of which people know that they report impossible usage.
+        # Endpoints whose impossible usage was reported to people.
         self._implausible: set[Member] = set()
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class Asker:
         self._spending.close()
 
     def refresh(self) -> None:
-        """Bring up to date what the tally says of the requests under way."""
+        """Update the tally's figures of the requests under way."""
         tally, now = self._tally, self._loop.time()
         tally.in_flight = self._pool.in_flight
         tally.oldest_s = now - next(iter(self._under_way.values()), now)
@@ -113,7 +113,7 @@ class Asker:
 
         Args:
             row: what to ask.
-            alone: no other row is asked meanwhile: what ends this row ends its endpoint.
+            alone: no other row is asked meanwhile: a failure that ends this row also ends its endpoint.
 
         Raises:
             PoolClosed, PoolEmpty, BudgetClosed, BudgetSpent: it has no result, because the run is stopping.
@@ -144,7 +144,7 @@ class Asker:
     async def _attempt(
         self, row: Row, record: Record, after: Member | None, *, alone: bool
     ) -> _Answered | _Failed | _Unsent:
-        """Find money and an endpoint for a row's request, and send it."""
+        """Reserve money and a slot for a row's request, and send it."""
         reserved = await self._spending.reserve(row.messages)
         cost: int | None = 0
         try:
@@ -163,7 +163,7 @@ class Asker:
                 cost = attempt.cost if isinstance(attempt, _Answered) else attempt.outcome.cost
                 return attempt
             finally:
-                # Not before a failure is judged, or the next row would go to an endpoint that has asked for a cooldown.
+                # Only after a failure is judged: otherwise the next row would go to an endpoint that needs a cooldown.
                 self._pool.release(slot)
         finally:
             self._spending.settle(reserved, cost)
@@ -171,7 +171,7 @@ class Asker:
     async def _call(
         self, row: Row, request: Request, slot: Slot, record: Record, bound: Bound, *, alone: bool
     ) -> _Answered | _Failed:
-        """Send a request that is in the journal, and let its endpoint learn from what comes."""
+        """Send a request that is in the journal, and record its outcome at its endpoint."""
         timeout = max(min(self._settings.timeout, self._settings.deadline - record.in_flight_s), _SHORTEST_TIMEOUT_S)
         member = slot.member
         began = self._under_way[request.id] = self._loop.time()
@@ -180,14 +180,14 @@ class Asker:
         finally:
             del self._under_way[request.id]
         if silence := self._pool.record(slot, came):
-            self._tell_of_silence(silence)
+            self._report_silence(silence)
         if isinstance(came, Completion):
             if came.usage.implausible:
-                self._tell_of_usage(member, came.usage)
+                self._report_usage(member, came.usage)
             return _Answered(member, request, came, member.tariff.cost(came, bound))
-        # A first row alone does not show that the service exists at all, so its failures count.
+        # Before the first answer, the service may not exist at all, so the failures of a first row count.
         is_silent = not alone and member.is_silent(came)
-        # Seconds beyond the timeout are those in which this process stood still.
+        # Seconds beyond the timeout do not count: the process stood still then.
         seconds = min(self._loop.time() - began, timeout)
         record = record.after(came, seconds, is_silent=is_silent)
         decision = self._judge(came, record, member, alone=alone)
@@ -201,7 +201,7 @@ class Asker:
             # A service that cannot answer even the first row is of no use to the others.
             decision = replace(decision, fate=Fate.ENDPOINT_OUT)
         if decision.fate is Fate.ENDPOINT_OUT:
-            # If it was the last one, the end of the run says the same.
+            # If it was the last endpoint, the run's own ending reports the reason.
             if self._pool.remove(member, decision.reason) and self._pool.capacity:
                 self._progress.say(f"{member.label} leaves the pool: {decision.reason}")
         elif alone and decision.fate is Fate.AGAIN:
@@ -211,10 +211,10 @@ class Asker:
     async def _settle(self, row: Row, request: Request, result: Result, outcome: Outcome) -> Result:
         """Journal a row's result, and count it only then."""
         result = await self._journal.settled(request, outcome, result, followers=row.followers > 0)
-        self._tally.prompt_tokens += outcome.usage.prompt_tokens or 0  # the tally is of what servers have reported
+        self._tally.prompt_tokens += outcome.usage.prompt_tokens or 0  # the tally adds up what servers reported
         self._tally.completion_tokens += outcome.usage.completion_tokens or 0
         self._tally.count(result.status, 1 + row.followers)
-        if outcome.name == "answered":  # and so paid, whatever became of the row
+        if outcome.name == "answered":  # and so paid, even if the row failed
             self._spending.count(outcome.cost)
         return result
 
@@ -230,7 +230,7 @@ class Asker:
         finally:
             self._backing_off -= 1
 
-    def _tell_of_silence(self, silence: Silence) -> None:
+    def _report_silence(self, silence: Silence) -> None:
         """Tell people and the journal that an endpoint has stopped answering, or answers again."""
         label, why, lasted = silence.member.label, silence.why, duration(silence.seconds)
         if why:
@@ -243,8 +243,8 @@ class Asker:
             self._progress.say(f"Going on: {label} answers again, after {lasted}.")
             self._journal.note("resumed", label)
 
-    def _tell_of_usage(self, member: Member, usage: Usage) -> None:
-        """Note an answer that is reported to have used more than any call can; tell people of an endpoint's first."""
+    def _report_usage(self, member: Member, usage: Usage) -> None:
+        """Record an answer with more reported tokens than any call can use; show an endpoint's first such answer."""
         self._journal.note("implausible usage", member.label, usage.implausible)
         if member not in self._implausible:
             self._implausible.add(member)

@@ -1,4 +1,4 @@
-"""The chunk files of a run: which of them are open, which are written, and the result that is joined from them.
+"""The chunk files of a run: open chunks, written files, and the result that is joined from them.
 
 Invariant: a file is written when the journal has the result of each of its rows, and says what the journal says.
 """
@@ -28,7 +28,7 @@ class OpenChunk:
     Attributes:
         start: the position of its first row.
         lines: the input's part of each line of its file.
-        pending: rows of it that have no result yet.
+        pending: its rows that have no result yet.
     """
 
     __slots__ = ("lines", "pending", "start")
@@ -49,7 +49,7 @@ class Chunks:
     Args:
         job: with the output directory.
         journal: with the results.
-        planned: says which files are as they were written.
+        planned: tells which files are unchanged since they were written.
         planned_input: is compared once more before the files are joined.
         progress: tells people of files that were changed by hand.
     """
@@ -83,7 +83,7 @@ class Chunks:
         return chunk
 
     def _is_written(self, chunk: OpenChunk, states: Sequence[RowState]) -> bool:
-        """Return whether the chunk's file says what the journal says, or what a person has made of that."""
+        """Return whether the chunk's file holds the journal's results, or a person's corrections of them."""
         written = self._written.get(chunk.start)
         if written is None or written.origin != self._store.origin(chunk.lines, states):
             return False
@@ -97,7 +97,7 @@ class Chunks:
         await self._finish(self._write(chunk))
 
     async def join(self) -> None:
-        """Remove the chunk files that are no part of the result any more, and join the others.
+        """Remove the chunk files that are no longer part of the result, and join the others.
 
         Raises:
             InputError: the input was changed meanwhile.
@@ -106,7 +106,7 @@ class Chunks:
         await self._finish(self._join())
 
     async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
-        """Work to the end even when cancelled: a thread goes on anyway, and must not do so after the run."""
+        """Finish the work even if cancelled: its thread goes on anyway, and must not outlive the run."""
         await to_the_end(self._loop.create_task(work))
 
     async def _write(self, chunk: OpenChunk) -> None:
@@ -116,14 +116,14 @@ class Chunks:
         await self._journal.chunk_written(chunk.start, record)
         self._written[chunk.start] = record
         self._unwritten -= 1
-        self._tell_of(copy)
+        self._report_copy(copy)
 
     def _write_file(self, chunk: OpenChunk) -> tuple[Chunk, Path | None]:
-        """Do the part of `_write` that would hold up the loop; runs in a thread."""
+        """Do the blocking part of `_write`; runs in a thread."""
         states = self._journal.states(chunk.start, chunk.stop)
         results = self._journal.results(chunk.start, chunk.stop)
         written = self._written.get(chunk.start)
-        self._journal.check_in_place()  # the directory may be gone, and another one may be in its place
+        self._journal.check_in_place()  # the directory may be gone or replaced
         sha256, copy = self._store.write_chunk(chunk.start, chunk.lines, results, written and written.sha256)
         return Chunk(len(results), self._store.origin(chunk.lines, states), sha256), copy
 
@@ -131,12 +131,12 @@ class Chunks:
         self._journal.check_in_place()
         for start in (self._written.keys() | self._store.starts()) - set(self._starts):
             written = self._written.get(start)
-            self._tell_of(self._store.remove_chunk(start, written and written.sha256))
+            self._report_copy(self._store.remove_chunk(start, written and written.sha256))
             await self._journal.chunk_removed(start)
         await self._loop.run_in_executor(None, self._join_files)
 
     def _join_files(self) -> None:
-        """Join the chunk files, if they and the input are still what they were; runs in a thread."""
+        """Join the chunk files, if they and the input are unchanged; runs in a thread."""
         self._check_changed_files()
         self._input.check_all()
         self._store.join(self._starts)
@@ -152,13 +152,13 @@ class Chunks:
         for start, rows in chunks_of(self._job, changed):
             if not store.check_cells(start, rows):
                 raise OutputError(
-                    f"{store.chunk_path(start)} was changed while the run worked, and is no longer whole: move it away,"
-                    " and the next run makes it anew from the journal"
+                    f"{store.chunk_path(start)} was changed while the run worked, and is damaged: move it away,"
+                    " and the next run writes it again from the journal"
                 )
 
-    def _tell_of(self, copy: Path | None) -> None:
+    def _report_copy(self, copy: Path | None) -> None:
         if copy:
             self._progress.say(
-                f"A chunk file was changed by hand and had to be written anew: your version is kept as {copy}, and the"
-                " corrections in it are not in the result."
+                f"A chunk file was changed by hand and had to be written again: your version is kept as {copy}, and its"
+                " corrections are not in the result."
             )

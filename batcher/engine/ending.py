@@ -1,6 +1,6 @@
 """How a run ended: the report, or the error that carries it.
 
-Invariant: whoever called the run learns what is saved, and what to do next.
+Invariant: the caller of the run learns what is saved, and what to do next.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Ending:
     Attributes:
         is_done: every row has its result, and all of them are joined.
         trouble: the error that ended it early, if one did.
-        out_of_money: in words, that the budget ended it early; else empty.
-        stopped_by: what asked it to stop, such as `Ctrl-C`, if anything did.
+        out_of_money: a sentence that the budget ended it early; else empty.
+        stopped_by: the origin of the stop request, such as `Ctrl-C`, if there was one.
         displaced: what became of the journal, if it is no longer in its place.
     """
 
@@ -51,7 +51,7 @@ class Ending:
 
 
 class Ended(NamedTuple):
-    """A run that has ended: how, and what it did."""
+    """A run that has ended, with its report."""
 
     ending: Ending
     report: Report
@@ -74,8 +74,8 @@ class Ended(NamedTuple):
         if ending.out_of_money:
             saved = f"{_rows_saved(report)}; raise {option('budget')} to go on"
             raise BudgetReached(f"{ending.out_of_money}\n{saved}", report)
-        if report.left == report.rows:  # no call has ever worked: the same command would fail in the same way
-            saved = "no row has its answer: mend that, then run the command again"
+        if report.left == report.rows:  # no call has ever succeeded: the same command would fail in the same way
+            saved = "no row is answered: mend that, then run the command again"
         else:
             saved = _saved(report)
         raise EndpointsLost(f"{_no_endpoint(report.endpoints)}\n{saved}", report)
@@ -96,9 +96,9 @@ def report_of(
         job: what it had to do.
         tally: its counters.
         ending: how it ended.
-        endpoints: what each of them did.
-        elapsed_s: seconds that it took.
-        spent: what its answers cost, in nano-dollars, or None if that is not known.
+        endpoints: the counts of each.
+        elapsed_s: its duration in seconds.
+        spent: the cost of its answers, in nano-dollars, or None if it is unknown.
     """
     is_done = ending.is_done and not ending.displaced
     return Report(

@@ -1,7 +1,7 @@
-"""What a run has to do, row by row: the input is read on as the rows before are taken.
+"""Hands out the rows that a run has to ask, and reads the input as rows are taken.
 
-Invariant: rows are handed out in input order, each once; no more of them are in memory than may be asked at once, and
-the rest of their chunk.
+Invariant: rows are handed out in input order, each once. Memory holds the rows that may be asked at once, and the rest
+of their chunks, but no more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from batcher.engine.stop import to_the_end
 from batcher.journal.writing import Journal
 from batcher.records import Message, RowState, Values
 
-# Rows that one trip to the reading thread brings at most: small chunks do not each cost the way there and back.
+# The most rows that one call of the reading thread brings: with small chunks, one call reads several.
 _ROWS_AT_ONCE = 500
 
 
@@ -28,8 +28,8 @@ class Row(NamedTuple):
         position: in the input, from 0.
         key: of its question.
         messages: its question.
-        chunk: that it belongs to.
-        followers: rows that ask the same, and get its answer (`--dedup`).
+        chunk: the chunk that it belongs to.
+        followers: the number of rows that ask the same and get its answer (`--dedup`).
     """
 
     position: int
@@ -55,7 +55,7 @@ class Feed:
         planned_input: what to read.
         journal: says which rows have a result.
         chunks: opens a chunk for each part of the input.
-        most_rows: that may be asked at once.
+        most_rows: how many rows may be asked at once.
 
     Attributes:
         is_read: the input was read to its end.
@@ -72,7 +72,7 @@ class Feed:
         self._ready: collections.deque[_Read | OpenChunk] = collections.deque()
         self._reading = asyncio.Lock()
         self._is_closed = False
-        # Of each row that is being asked for others too: the chunks of those others that have been read.
+        # For each row that is asked in place of others: the chunks of those others, as far as they are read.
         self._led: dict[int, list[OpenChunk]] = {}
         self._led_rows = 0
         self._led_changed = asyncio.Event()
@@ -119,7 +119,7 @@ class Feed:
         return finished
 
     def _plain_row(self) -> _Read | None:
-        """Take the next row if it only has to be asked, without the lock: it admits one task in a turn of the loop."""
+        """Take the next row without the lock if it only has to be asked: the lock admits one task a loop turn."""
         if self._ready and isinstance(row := self._ready[0], _Read) and row.state.leader is None:
             self._ready.popleft()
             return row
@@ -134,7 +134,7 @@ class Feed:
     async def _completes_its_chunk(self, row: _Read, leader: int) -> bool:
         """Let a row wait for the one that is asked in its place; return whether that completes its chunk."""
         self._input.messages(row.position, row.values, row.state.key)
-        # Rows that wait count as if they were asked, or their chunks would fill the memory behind one slow answer.
+        # Waiting rows count as asked rows: otherwise their chunks would fill the memory behind one slow answer.
         while self._led_rows >= self._most_rows and leader in self._led and not self._is_closed:
             self._led_changed.clear()
             await self._led_changed.wait()
@@ -142,7 +142,7 @@ class Feed:
             self._led[leader].append(row.chunk)
             self._led_rows += 1
             return False
-        # The leader stands before this row: it is no longer asked, so it has its result, and this row has it as well.
+        # The leader comes before this row. It is no longer being asked, so both rows have their result.
         row.chunk.pending -= 1
         return not row.chunk.pending
 
@@ -155,7 +155,7 @@ class Feed:
         return bool(read)
 
     def _next_parts(self) -> list[_Read | OpenChunk]:
-        """Return what the next chunks hold to do; runs in a thread."""
+        """Return the work in the next chunks; runs in a thread."""
         found: list[_Read | OpenChunk] = []
         for part in self._parts:
             found += part
@@ -164,7 +164,7 @@ class Feed:
         return found
 
     def _read(self) -> Iterator[list[_Read | OpenChunk]]:
-        """Read the input, and yield for each chunk what there is to do; runs in a thread."""
+        """Read the input, and yield the work in each chunk; runs in a thread."""
         end = 0
         for start, rows in self._input.chunks():
             end = start + len(rows)
@@ -178,12 +178,12 @@ class Feed:
         self.is_read = True
 
     def _part(self, chunk: OpenChunk, rows: Sequence[Values], states: Sequence[RowState]) -> list[_Read | OpenChunk]:
-        """Return what there is to do for a chunk."""
+        """Return the work in a chunk."""
         self._input.check(chunk.start, rows)
         part: list[_Read | OpenChunk] = []
         for position, (values, state) in enumerate(zip(rows, states, strict=True), chunk.start):
             if state.result is None:
                 part.append(_Read(position, values, state, chunk))
-            else:  # the file will hold this row as it reads now, beside the answer that it had
+            else:  # the file will hold the present cells of this row beside its answer
                 self._input.messages(position, values, state.key)
         return part if chunk.pending else [chunk]

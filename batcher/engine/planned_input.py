@@ -1,6 +1,6 @@
-"""The input, read once more, as it was when the run was planned.
+"""Reads the input again, and checks that it is as it was when the run was planned.
 
-Invariant: a row that is not what it was is neither asked nor joined into the result.
+Invariant: a row that was changed is neither asked nor joined into the result.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class PlannedInput:
     Args:
         job: with the input.
         journal: with the plan.
-        rows: how many rows were planned.
+        rows: the number of planned rows.
     """
 
     def __init__(self, job: Job, journal: Journal, rows: int) -> None:
@@ -49,7 +49,7 @@ class PlannedInput:
         """Make a row's messages once more.
 
         Raises:
-            InputError: they are not those of the plan.
+            InputError: they differ from the plan's.
         """
         messages = self._job.messages(position, values)
         if self._key(messages) != key:
@@ -57,10 +57,10 @@ class PlannedInput:
         return messages
 
     def check(self, start: int, rows: Sequence[Values]) -> None:
-        """Compare rows with the plan, column by column; the question need not read all of the columns.
+        """Compare rows with the plan, column by column, including columns that the prompt does not use.
 
         Raises:
-            InputError: a row is not what it was.
+            InputError: a row was changed.
         """
         planned = self._journal.marks(start, start + len(rows))
         for position, (values, marks) in enumerate(zip(rows, planned, strict=False), start):
@@ -68,10 +68,10 @@ class PlannedInput:
                 raise self.changed(position)
 
     def check_all(self) -> None:
-        """Read and compare the whole input if its file has changed: it may only have been copied over itself.
+        """If the file was written or replaced, read and compare the whole input: its content may be the same.
 
         Raises:
-            InputError: it is not what it was.
+            InputError: a row was changed.
         """
         if not self._job.dataset.has_changed():
             return
@@ -83,15 +83,14 @@ class PlannedInput:
             raise self._replaced()
 
     def changed(self, position: int) -> InputError:
-        """Return the error that names a row which is not what it was."""
+        """Return the error that names a changed row."""
         return InputError(
-            f"{self._job.dataset.where(position)} is not what it was when the run began. Was the input changed, or"
-            " does the prompt function not always return the same? What arrived is saved; run it again"
+            f"{self._job.dataset.where(position)} has changed since the run began. Was the input changed, or"
+            " does the prompt function return something else each time? What arrived is saved; run it again"
         )
 
     def _replaced(self) -> InputError:
         name, result = self._job.dataset.name, self._job.store.all_path.name
         return InputError(
-            f"{name} was changed while the run worked, so {result} is not made of it."
-            " What arrived is saved; run it again"
+            f"{name} was changed while the run worked, so {result} was not written. What arrived is saved; run it again"
         )

@@ -1,4 +1,4 @@
-"""What a run changes in its whole process: Python's collector of cycles, and the limit of open files.
+"""Settings of the whole process that a run changes: Python's garbage collector, and the limit of open files.
 
 Invariant: the collector is as it was when the last of the runs under way has ended; the limit is only ever raised.
 """
@@ -17,14 +17,14 @@ from batcher.planning.refusals import check_open_files
 
 _OBJECTS_PER_CALL = 50
 _FEWEST_OBJECTS = 50_000
-"""Objects that come into being before Python's collector looks for cycles among them."""
+"""The number of new objects after which Python's collector looks for cycles among them."""
 
 _RESTING = 512
-"""Connections that may rest at least, besides those in use: at 5,000 answers a second each rests for a tenth of one."""
+"""The fewest connections that may rest, besides those in use: at 5,000 answers a second each rests for 0.1 s."""
 
 
 class _Collector:
-    """How Python's collector was before the first of the runs under way; the last one sets it back."""
+    """The state of Python's collector before the first of the runs under way; the last run restores it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -40,12 +40,12 @@ _collector = _Collector()
 def rare_collections(calls: int) -> Iterator[None]:
     """Let Python's collector of cycles look rarely while calls are in flight.
 
-    A call makes some 50 objects that the collector tracks, and hardly one of them is part of a cycle. By default the
-    collector looks after every 700 objects, and at all imported modules as well: a quarter of the CPU time at 256 calls
+    A call makes some 50 objects that the collector tracks, and hardly any is part of a cycle. By default the collector
+    runs after every 700 objects, and visits all imported modules as well: a quarter of the CPU time at 256 calls
     in flight, a third at 4,096.
 
     Args:
-        calls: that may be in flight at once.
+        calls: how many may be in flight at once.
     """
     with _collector.lock:
         _collector.runs += 1
@@ -72,13 +72,14 @@ def allow_connections(endpoints: Sequence[Endpoint]) -> int:
     """Raise the process's limit of open files, 1,024 on many systems, to what the connections may need.
 
     Returns:
-        How many connections may be open: one for each call in flight, and as many that rest as the system allows.
+        The number of connections that may be open: one for each call in flight, and as many resting ones as the system
+        allows.
 
     Raises:
         SettingsError: the system does not allow even one for each call.
     """
     calls = sum(each.max_concurrency for each in endpoints)
-    resting = max(calls, _RESTING)  # a connection rests for as long as its answer took
+    resting = max(calls, _RESTING)  # a connection rests as long as its answer took
     if os.name != "posix":
         return calls + resting
     import resource  # noqa: PLC0415 - POSIX alone has it

@@ -1,4 +1,4 @@
-"""What people see while a run works: a bar where there is a terminal or a notebook, else a line now and then.
+"""The display of a run at work: a bar in a terminal or a notebook, else a line now and then.
 
 Invariant: it reads counters and never slows a row down; everything goes to stderr.
 """
@@ -19,7 +19,7 @@ from batcher.words import counted, duration, say
 _BAR_EVERY_S = 0.2
 _LINE_EVERY_S = 30.0
 _OLD_S = 10.0  # the oldest request in flight is shown from this age on
-# What it waits for must be seen on a terminal of 80 columns, so the bar itself and the name are short.
+# The bar and the name are short, so that the reason for waiting fits into a terminal of 80 columns.
 _BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar:8}| {n_fmt}/{total_fmt} {elapsed}<{remaining} {rate_fmt}{postfix}"
 _NAME_WIDTH = 12
 
@@ -50,7 +50,7 @@ class Tally:
         return self.rows - self.done
 
     def sums(self) -> tuple[int, int, int, int]:
-        """Return the counters that are not of rows, in their order."""
+        """Return the counters of requests and tokens, in the order of their fields."""
         return self.sent, self.retries, self.prompt_tokens, self.completion_tokens
 
     def count(self, status: Status, rows: int = 1) -> None:
@@ -64,7 +64,7 @@ class Progress:
     Args:
         keyword: names the bar.
         no_progress: no bar and no lines, messages only.
-        quiet: nothing at all.
+        quiet: no output at all.
     """
 
     def __init__(self, keyword: str, *, no_progress: bool = False, quiet: bool = False) -> None:
@@ -158,7 +158,7 @@ def _state(tally: Tally) -> str:
 
 
 def _in_notebook() -> bool:
-    """Tell whether a Jupyter kernel runs this code; there stderr is no terminal, and yet a bar can be shown."""
+    """Return whether a Jupyter kernel runs this code: it can show a bar although its stderr is not a terminal."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return shell is not None and "IPKernelApp" in shell.config
@@ -171,7 +171,7 @@ def _can_show_bar() -> bool:
 
 
 def _bar_class() -> type:
-    """Return tqdm's bar for where we are; its notebook bar needs ipywidgets."""
+    """Return tqdm's bar for a notebook, if ipywidgets is installed, or for a terminal."""
     if _in_notebook() and importlib.util.find_spec("ipywidgets"):
         from tqdm.notebook import tqdm as notebook_bar  # noqa: PLC0415 - needs ipywidgets
 

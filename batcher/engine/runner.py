@@ -1,6 +1,7 @@
 """`run` and `arun`: a whole run, from the options to the report.
 
-Invariant: whatever happens, what was opened is closed, what arrived is in the journal, and the caller is told so.
+Invariant: in every case, opened resources are closed, arrived answers are in the journal, and the caller learns how the
+run ended.
 """
 
 from __future__ import annotations
@@ -46,21 +47,21 @@ if TYPE_CHECKING:
 
 
 def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Report:
-    """Ask a model about every row of a table, and save the answers; the same call again goes on where it stopped.
+    """Ask a model about every row of a table, and save the answers; the same call resumes a run that stopped.
 
     Args:
         data: the path of a .csv, .tsv, .parquet or .jsonl file; or a DataFrame, a Series or a list of strings.
         prompt: a template with `{column}` holes, or a function from a row (a dictionary) to a prompt or to a list of
-            messages. It may be left out where an option names another source, or where `data` is a Series or a list
-            of prompts.
+            messages. It may be left out if an option names another source, or if `data` is a Series or a list of
+            prompts.
         **options: see `batcher.settings.Settings`; the command line has the same ones.
 
     Returns:
-        What was done. Rows that failed do not raise; they are counted in it, and say why in the result.
+        A report. Failed rows do not raise: the report counts them, and the result file holds their errors.
 
     Raises:
         SettingsError: an option, the input or the prompt is wrong; nothing was sent.
-        OutputError: the output directory cannot be used, or no longer.
+        OutputError: the output directory cannot be used, or became unusable.
         RunStopped: the run ended early, as when no endpoint is left; all that arrived is saved.
         Interrupted: Ctrl-C; all that arrived is saved.
     """
@@ -94,7 +95,7 @@ def _is_loop_running() -> bool:
 
 
 def _in_thread(start: Callable[[], Ended], stop: Stop) -> Ended:
-    """Run beside a loop that is running already, as in a notebook cell; interrupting the cell is a request to stop."""
+    """Run in a thread beside a running loop, as in a notebook cell; interrupting the cell is a stop request."""
     end: Future[Ended] = Future()
 
     def work() -> None:
@@ -126,8 +127,8 @@ async def execute(
         data: as in `run`.
         prompt: as in `run`.
         settings: the options.
-        stop: how to end it early.
-        callers: makes what calls the endpoints; default: `ChatOpenAI`.
+        stop: counts the requests to stop.
+        callers: makes the callers of the endpoints; default: `ChatOpenAI`.
     """
     # Reading the input may take long, and the loop may be the user's own: these steps run in a thread.
     job = await asyncio.to_thread(prepare, data, prompt, settings)
@@ -146,7 +147,7 @@ async def execute(
             progress.say(note)
         try:
             return await _Run(job, planned, journal, progress, stop).work(callers)
-        except SettingsError as error:  # an endpoint cannot be used, or the system allows too little: nothing was sent
+        except SettingsError as error:  # a bad endpoint, or too few open files allowed: nothing was sent
             await journal.end_run(str(error))
             raise
 
@@ -171,7 +172,7 @@ def open_for_run(job: Job, stack: contextlib.ExitStack) -> Journal:
 
 
 async def _planned(job: Job, journal: Journal, stop: Stop) -> Plan:
-    """Plan in a thread; if this task is cancelled, wait for the thread: the journal must not be closed under it."""
+    """Plan in a thread. If this task is cancelled, wait for the thread, which still uses the journal."""
     is_cancelled = threading.Event()
 
     def is_stopping() -> bool:
@@ -188,7 +189,7 @@ async def _planned(job: Job, journal: Journal, stop: Stop) -> Plan:
 
 @dataclass(frozen=True)
 class _Run:
-    """A run that is planned, with all that it works with."""
+    """A planned run, with all that it needs."""
 
     job: Job
     planned: Plan
@@ -197,7 +198,7 @@ class _Run:
     stop: Stop
 
     async def work(self, callers: Callable[[], Callers] | None) -> Ended:
-        """Open the endpoints, let the window work, and say how that ended.
+        """Open the endpoints, let the window work, and return how that ended.
 
         Raises:
             SettingsError: an endpoint cannot be used, or the system allows too few connections; nothing was sent.
@@ -218,14 +219,14 @@ class _Run:
             began = loop.time()
             ending = await self._ending_of(window, pool)
             elapsed_s = loop.time() - began
-        if ending.trouble:  # then what was counted may not be what is saved
+        if ending.trouble:  # then the counters may differ from what is saved
             counts = Counts(tally.rows, 0, 0, 0) if ending.has_lost_its_journal else self.journal.counts()
             tally = Tally(*counts, *tally.sums())
         report = report_of(job, tally, ending, endpoints=pool.counts(), elapsed_s=elapsed_s, spent=spending.spent)
         return Ended(ending, report)
 
     def _spending(self, tariffs: Sequence[Tariff]) -> Spending:
-        """Open the money of the run, and tell people what its budget covers."""
+        """Open the run's money, and show what its budget covers."""
         budget = self.job.settings.budget
         if budget is None:
             return Spending(tariffs)
@@ -241,7 +242,7 @@ class _Run:
     async def _members(
         self, tariffs: Sequence[Tariff], callers: Callable[[], Callers] | None, stack: contextlib.AsyncExitStack
     ) -> list[Member]:
-        """Open the endpoints; the stack closes what they share."""
+        """Open the endpoints; the stack closes their shared resources."""
         connections = allow_connections(self.job.endpoints)
         made = callers() if callers else await _chat_callers(self.job, stack, connections)
         stack.push_async_callback(made.close)
@@ -251,7 +252,7 @@ class _Run:
         ]
 
     async def _ending_of(self, window: Window, pool: Pool) -> Ending:
-        """Let the window work, and record in the journal how that ended, whatever happens."""
+        """Let the window work, and always record in the journal how that ended."""
         ending, why = Ending(), ""
         try:
             with rare_collections(pool.capacity):
@@ -266,13 +267,13 @@ class _Run:
         return ending
 
     async def _recorded(self, ending: Ending, why: str) -> Ending:
-        """Record how the run ended; if that fails, as on a full disk, that is what ended it."""
+        """Record how the run ended. If that fails, as on a full disk, the failure is how it ended."""
         trouble = ending.trouble
         try:
             await self.journal.end_run(why)
             self.journal.check_in_place()
         except OutputError as error:
-            # That a file could not be written says less than what became of its directory.
+            # What became of the directory explains more than a failed write.
             trouble = error if self.journal.displaced else trouble or error
         return replace(ending, trouble=trouble, displaced=self.journal.displaced)
 

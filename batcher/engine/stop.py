@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 async def to_the_end(work: asyncio.Future[T]) -> T:
-    """Wait for work that goes on whatever happens, such as a thread's, however often this task is cancelled.
+    """Wait for work that cannot be cancelled, such as a thread's, even if this task is cancelled repeatedly.
 
     Raises:
         asyncio.CancelledError: this task was cancelled meanwhile; the work is done.
@@ -28,7 +28,7 @@ async def to_the_end(work: asyncio.Future[T]) -> T:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([work])
         if not work.cancelled():
-            work.exception()  # it has been looked at
+            work.exception()  # marks it as retrieved
         raise
 
 
@@ -36,8 +36,8 @@ class Stop:
     """Counts requests to stop, from a signal or another thread: the first is gentle, the second takes effect at once.
 
     Attributes:
-        requests: how many there were.
-        name: where the latest came from, such as `Ctrl-C` or `SIGTERM`.
+        requests: their number.
+        name: the origin of the latest, such as `Ctrl-C` or `SIGTERM`.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Stop:
 
     @contextlib.contextmanager
     def calling(self, listener: Callable[[], None]) -> Iterator[None]:
-        """Call the listener in the running loop at each request, and at once if there was one before."""
+        """Call the listener in the running loop at each request, and at once if there was a request before."""
         loop = asyncio.get_running_loop()
         self._call = lambda: loop.call_soon_threadsafe(listener)
         if self.requests:
@@ -66,9 +66,9 @@ class Stop:
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Take Ctrl-C, SIGTERM and a closed terminal as requests to stop meanwhile.
+        """Meanwhile treat Ctrl-C, SIGTERM and a closed terminal as requests to stop.
 
-        Only the main thread can do so. Handlers of the user's own are left as they are, and so is what `nohup` ignores.
+        Only the main thread can do so. The user's own handlers, and signals that `nohup` ignores, are left alone.
         """
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -1,6 +1,6 @@
-"""The window that slides over the input: workers take row after row, until there is none left or the run must stop.
+"""The window that slides over the input: workers take row after row, until no row is left or the run must stop.
 
-Invariant: no more rows are in memory than the window is wide, and no chunk waits for another.
+Invariant: the number of rows in memory is bounded by the number of workers, and no chunk waits for another.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from batcher.words import counted, dollars
 GRACE_S = 30.0
 """Seconds that requests in flight have to arrive after the first request to stop."""
 
-# An answer may lie in the socket's buffer already: "at once" still reads it.
+# An answer may be in the socket's buffer already: an immediate stop still reads it.
 _AT_ONCE_S = 0.2
-# Rows that go alone at most. If all of them are refused in the same words, the request is wrong, not the rows.
+# The most rows that go alone. If all of them are refused in the same words, the request is wrong, not the rows.
 _REFUSALS = 3
 # A row that waits before its next attempt stays in the window without a slot; others use the slot meanwhile.
 _ROWS_PER_SLOT = 2
@@ -64,7 +64,7 @@ class Window:
         tally: Tally,
         progress: Progress,
     ) -> None:
-        # At least one: if no row is left, chunks may still lack their files.
+        # At least one worker: if no row is left, chunks may still lack their files.
         self._rows = max(min(pool.capacity * _ROWS_PER_SLOT, tally.left), 1)
         planned_input = PlannedInput(job, journal, planned.counts.rows)
         self._journal = journal
@@ -118,7 +118,7 @@ class Window:
                 worker.result()
 
     async def _lead(self) -> None:
-        """Ask about the first row alone; if it is refused, about the next ones, and end if all of them end alike."""
+        """Ask about the first row alone; if it is refused, about the next ones, and end if all are refused alike."""
         refusals: list[str] = []
         with self._ending_in_order():
             while len(refusals) < _REFUSALS and (item := await self._feed.next()) is not None:
@@ -149,7 +149,7 @@ class Window:
 
     @contextlib.contextmanager
     def _ending_in_order(self) -> Iterator[None]:
-        """Turn what stops the run into its orderly end: requests in flight may still arrive."""
+        """End the run in order when an error, the budget or the pool stops it: requests in flight may still arrive."""
         try:
             yield
         except (PoolClosed, PoolEmpty, BudgetClosed):

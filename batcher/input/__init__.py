@@ -1,5 +1,5 @@
-"""The input: a table's rows, the prompt that each of them makes, and what tells one row from another.
+"""The input: a table's rows, their prompts, and the hashes by which rows are recognised.
 
-Invariant: a row is read, rendered and hashed the same way every time; what cannot be read is an `InputError` that names
-the file, the row and the column.
+Invariant: a row is read, rendered and hashed the same way every time; unreadable data is an `InputError` that names the
+file, the row and the column.
 """

@@ -1,6 +1,6 @@
-"""How a value of a table reads as text, in a prompt and in a CSV cell.
+"""Writes a value of a table as text, for a prompt or a CSV cell.
 
-Invariant: text stays exactly as it is, and the same value always reads the same.
+Invariant: text stays exactly as it is, and equal values always give the same text.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from decimal import Decimal
 from batcher.errors import InputError, in_words
 from batcher.nesting import TOO_DEEP, is_too_deep
 
-# What no UTF-8 file and few readers of CSV can hold; the journal keeps the text as it came.
+# Characters that UTF-8 files cannot hold, or few CSV readers accept; the journal keeps the original text.
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def writable(text: str) -> str:
-    """Return a text as a file holds it."""
+    """Return a text in the form that a file can hold."""
     if text.isascii() and "\0" not in text:  # seven times faster
         return text
     return _UNWRITABLE.sub("\ufffd", text)
@@ -29,11 +29,11 @@ def cell(value: object) -> str:
     r"""Write a value as text, for a prompt or a CSV cell.
 
     Text stays as it is; a missing value (None, NaN, NaT, pandas.NA) is empty; lists, dictionaries, sets (sorted) and
-    arrays become JSON, bytes the text they encode (`\xff` where they are not UTF-8), NumPy scalars their Python
-    value; anything else is what `str` makes of it.
+    arrays become JSON, bytes the text they encode (`\xff` if they are not UTF-8), NumPy scalars their Python value;
+    other values are converted by `str`.
 
     Raises:
-        InputError: it has no text: its own code failed at that, or it is too large or too deep.
+        InputError: it cannot be converted: its own code failed, or it is too large or too deep.
     """
     if type(value) is str:
         return value
@@ -43,7 +43,7 @@ def cell(value: object) -> str:
         return _text_of(value)
     except (InputError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # a value of the user's own may raise anything
+    except BaseException as error:  # a user's own type may raise anything
         kind = type(value).__name__
         raise InputError(f"a value of type {kind} cannot be written as text: {in_words(error)}") from error
 
@@ -63,7 +63,7 @@ def _rare_cell(value: object) -> str:
     if _is_missing(value):
         return ""
     if isinstance(value, str):
-        return str.__str__(value)  # a subclass may say something else about itself
+        return str.__str__(value)  # a subclass may define another `__str__`
     if isinstance(value, list | tuple | dict | set | frozenset):
         return _json_cell(value)
     if isinstance(value, bytes | bytearray):
@@ -74,11 +74,11 @@ def _rare_cell(value: object) -> str:
 def _json_cell(value: object) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False, default=_json_part)
-    except (TypeError, ValueError):  # keys that JSON has not, such as dates, or a list that holds itself
+    except (TypeError, ValueError):  # keys that JSON does not allow, such as dates, or a list that contains itself
         return str(value)
     if is_too_deep(text):
         raise InputError(f"a value of type {type(value).__name__} cannot be written as text: {TOO_DEEP}")
-    if "NaN" in text or "Infinity" in text:  # Python writes them as words that JSON has not
+    if "NaN" in text or "Infinity" in text:  # Python writes them as words that JSON does not allow
         return json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=False)
     return text
 
@@ -88,12 +88,12 @@ def _json_part(value: object) -> object:
     if plain is not value:
         return plain
     if isinstance(value, set | frozenset):
-        return sorted(value, key=cell)  # their own order differs from process to process
+        return sorted(value, key=cell)  # a set's order differs between processes
     return None if _is_missing(value) else cell(value)
 
 
 def _is_missing(value: object) -> bool:
-    """Say whether it is pandas.NA, NaT or a decimal NaN."""
+    """Return whether it is pandas.NA, NaT or a decimal NaN."""
     if isinstance(value, Decimal):
         return value.is_nan()
     pandas = sys.modules.get("pandas")  # its values cannot be here before it is loaded

@@ -1,8 +1,7 @@
-"""The table that goes in: a file, a DataFrame, a Series or a list of texts, read slice by slice.
+"""The input table: a file, a DataFrame, a Series or a list of texts, read slice by slice.
 
-Invariant: every pass yields the same rows, each exactly once, whole and in the table's order, or stops with
-an InputError that names the place. No row is skipped, mended or guessed, and no more than a slice of a file
-is in memory.
+Invariant: every pass yields the same rows, each exactly once, whole and in the table's order, or stops with an
+InputError that names the place. No row is skipped, repaired or guessed, and at most one slice of a file is in memory.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ if TYPE_CHECKING:
     """What `run`, `plan` and `verify` take as their input."""
 
 _PARQUET_BATCH = 256
-"""Rows decoded at a time: enough to make a batch's fixed cost small, few enough if rows are documents."""
+"""Rows decoded at a time: enough to make a batch's fixed cost small, and few enough for rows that are documents."""
 
 _PARQUET_BUFFER = 2**20
-"""Bytes read ahead in each Parquet column. Without it, or with pre_buffer, a row group is loaded whole: of
-a file of 290 MB with one row group 297 MB were in memory, with it 8 MB. Threads slow small batches down."""
+"""Bytes read ahead in each Parquet column. Without it, or with pre_buffer, a row group is loaded whole: a file of 290
+MB with one row group took 297 MB of memory, with it 8 MB. Threads slow small batches down."""
 
 _FRAME_BATCH = 4096
 """Rows of a DataFrame turned into Python values at a time."""
@@ -48,7 +47,7 @@ class Dataset(ABC):
     """A table that can be read from its start as often as needed.
 
     Attributes:
-        name: how messages call it: a file's path as it was given, or for example `the DataFrame`.
+        name: its name in messages: a file's path as given, or for example `the DataFrame`.
         columns: the names of the columns, all different and none empty.
     """
 
@@ -60,17 +59,17 @@ class Dataset(ABC):
 
         Args:
             size: rows in a slice, at least 1.
-            limit: read at most the first `limit` rows; what follows them is not looked at.
+            limit: read at most the first `limit` rows; the rest of the file is not checked.
 
         Raises:
-            InputError: a row is broken or the file cannot be read; the message names the file and the line.
+            InputError: a row is invalid or the file cannot be read; the message names the file and the line.
         """
         if size < 1:
             raise ValueError(f"a slice needs at least one row, not {size}")
         return self._cut(size, limit)
 
     def where(self, position: int) -> str:
-        """Name a row in a message."""
+        """Return the name of a row for messages."""
         return f"{self.name}, row {position} (counted from 0)"
 
     def _cut(self, size: int, limit: int | None) -> Iterator[Slice]:
@@ -82,7 +81,7 @@ class Dataset(ABC):
                 start += len(block)
 
     def has_changed(self) -> bool:
-        """Return whether the file was replaced or written since it was opened; what is in memory is not looked at."""
+        """Return whether the file was replaced or written since it was opened; False for a table in memory."""
         return False
 
     @abstractmethod
@@ -91,20 +90,20 @@ class Dataset(ABC):
 
 
 def open_dataset(data: Data) -> Dataset:
-    """Make a dataset of a table, whatever holds it.
+    """Make a dataset of a table in a file or in memory.
 
     Args:
         data: the path of a `.csv`, `.tsv`, `.parquet` or `.jsonl` file, a pandas DataFrame or Series, or a
             list of strings. A list, and a Series without a name, become one column called `text`.
 
     Raises:
-        InputError: it is none of these, the file cannot be read, or its columns cannot be told apart.
+        InputError: it is none of these, the file cannot be read, or its column names are not unique.
     """
     if isinstance(data, str | os.PathLike):
         return _open_file(os.fsdecode(data))
     if isinstance(data, list):
         return _Texts(data)
-    pandas = sys.modules.get("pandas")  # who holds a DataFrame has loaded pandas already
+    pandas = sys.modules.get("pandas")  # whoever has a DataFrame has loaded pandas
     if pandas is not None and isinstance(data, pandas.DataFrame):
         return _Frame("the DataFrame", data, data.columns)
     if pandas is not None and isinstance(data, pandas.Series):
@@ -117,7 +116,7 @@ def open_dataset(data: Data) -> Dataset:
 
 
 def _open_file(name: str) -> Dataset:
-    _open(name).close()  # a missing file is told before an unknown ending
+    _open(name).close()  # a missing file is reported before an unknown ending
     ending = Path(name).suffix.lower()
     if ending in _TEXTS:
         _check_is_text(name)
@@ -137,7 +136,7 @@ def _open_file(name: str) -> Dataset:
 
 
 def _check_is_text(name: str) -> None:
-    """Refuse a file of another format, which its first bytes tell, under the name of a text file."""
+    """Refuse a file that is named like a text file but has the first bytes of another format."""
     with _open(name) as file:
         beginning = file.read(4)
     for magic, what in _MAGIC.items():
@@ -168,10 +167,10 @@ def _version(name: str) -> tuple[int, ...] | None:
 
 
 class _Csv(_File):
-    """A CSV or TSV file, quoted as RFC 4180 has it. Every cell is the text that stands in the file.
+    """A CSV or TSV file, quoted by RFC 4180. Every cell is the text in the file.
 
-    A blank line is no row, wherever it stands and however many columns there are: so pandas reads it too, and
-    row numbers agree. An empty cell of an only column is written `""`, as csv.writer and pandas do.
+    A blank line is never a row, at any place and with any number of columns: pandas skips it too, so that row numbers
+    agree. An empty cell of a single column is written `""`, as csv.writer and pandas do.
     """
 
     def __init__(self, name: str, delimiter: str) -> None:
@@ -191,16 +190,16 @@ class _Csv(_File):
 
     def _records(self) -> Generator[tuple[str, ...], None, None]:
         """Read the header, then every row; each has as many cells as the header."""
-        # The limit holds for the whole process, and other code may want it higher: it is only ever raised.
+        # The limit is the whole process's, and other code may need a higher one: it is only raised.
         csv.field_size_limit(max(csv.field_size_limit(), LARGEST_CELL))
-        width = 0  # as long as there was no header
+        width = 0  # until the header is read
         line = 1  # of the file, where the record begins
         with _open(self.name) as file:
-            # Lines are split from bytes, at \n alone, so that a lone \r inside quotes stays what it is.
+            # Lines are split as bytes, only at \n, so that a lone \r inside quotes is kept.
             reader = csv.reader(map(bytes.decode, file), delimiter=self._delimiter, strict=True)
             try:
                 for fields in reader:
-                    if fields:  # a blank line has none
+                    if fields:  # a blank line has no fields
                         width = width or len(fields)
                         if len(fields) != width:
                             raise self._ragged(line, len(fields), width)
@@ -214,7 +213,7 @@ class _Csv(_File):
     def _ragged(self, line: int, found: int, width: int) -> InputError:
         return InputError(
             f"{self.name}, line {line}: the row has {_count(found, 'field')}, the header has {width}: "
-            "is a quote or a delimiter missing or left over?"
+            "is a quote or a delimiter missing, or one too many?"
         )
 
 
@@ -224,7 +223,7 @@ class _Jsonl(_File):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         found: dict[str, None] = {}  # a set that keeps the order of first appearance
-        # A key that is there twice is looked for once: it takes half as long again to read.
+        # Duplicate keys are searched for in the first pass only: the check makes reading 50% slower.
         for row in self._objects(json.JSONDecoder(object_pairs_hook=_object)):
             if not found.keys() >= row.keys():
                 found.update(dict.fromkeys(row))
@@ -239,7 +238,7 @@ class _Jsonl(_File):
         with _open(self.name) as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    text = line.rstrip().decode()  # without the line end, or an error at the end is on "line 2"
+                    text = line.rstrip().decode()  # else an error at the end would be on "line 2"
                     row = _decoded(text, decoder) if text else None
                 except UnicodeDecodeError as error:
                     raise _not_utf8(self.name, number, error) from error
@@ -248,7 +247,7 @@ class _Jsonl(_File):
                         f"{self.name}, line {number}, column {error.colno}: not JSON: {error.msg}: "
                         "each line must be one JSON object"
                     ) from error
-                except (ValueError, RecursionError) as error:  # a number that Python refuses, or what we refuse
+                except (ValueError, RecursionError) as error:  # a number that Python refuses, or our own refusal
                     raise InputError(f"{self.name}, line {number}: the JSON cannot be read: {error}") from error
                 if isinstance(row, dict):
                     yield row
@@ -285,13 +284,13 @@ class _Parquet(_File):
                 for batch in file.iter_batches(_PARQUET_BATCH, use_threads=False):
                     yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
                     start += batch.num_rows
-        # A ValueError or OverflowError is a value that Python cannot hold: a date after the year 9999, say.
+        # A ValueError or OverflowError means a value that Python cannot hold, such as a date after the year 9999.
         except (ArrowException, OSError, ValueError, OverflowError, RecursionError) as error:
             raise InputError(f"{self.where(start)} or one of the next: cannot be read: {error}") from error
 
 
 class _Frame(Dataset):
-    """A DataFrame of the caller's, which is only read; its index is no column."""
+    """The caller's DataFrame, which is only read; its index is not a column."""
 
     def __init__(self, name: str, frame: pd.DataFrame, labels: Iterable[object]) -> None:
         if getattr(labels, "nlevels", 1) > 1:
@@ -315,7 +314,7 @@ class _Texts(Dataset):
         self._texts = list(texts)
         for position, text in enumerate(self._texts):
             if not isinstance(text, str):
-                raise InputError(f"{self.where(position)}: must be a string, is of type {type(text).__qualname__}")
+                raise InputError(f"{self.where(position)}: must be a string, not of type {type(text).__qualname__}")
 
     def _rows(self) -> Generator[Values, None, None]:
         for text in self._texts:
@@ -323,7 +322,7 @@ class _Texts(Dataset):
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return an object of JSON, at whatever level, unless a key is in it twice: one of the values would be lost."""
+    """Return a JSON object of any level; refuse a key that is there twice, because one value would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = [repr(key) for key, count in Counter(key for key, _ in pairs).items() if count > 1]
@@ -347,7 +346,7 @@ _MAGIC = {
     b"PK\x03\x04": f"is an Excel workbook or another ZIP file: {_FROM_EXCEL}",
     b"PAR1": "is a Parquet file: let its name end in .parquet",
 }
-"""What other formats begin with, and what to do about them."""
+"""The first bytes of other formats, and what to do about each."""
 
 _JSON_NAMES = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
 
@@ -355,11 +354,11 @@ _CSV_TROUBLES = {
     "unexpected end of data": "a quote that opens in this row is never closed",
     "field larger than": (f"a cell has more than {LARGEST_CELL:,} characters: is the quote that opens it ever closed?"),
     "new-line character": (
-        "a carriage return (\\r) stands outside quotes: put the cell in quotes, or, if \\r ends every line "
+        "a carriage return (\\r) is outside quotes: put the cell in quotes, or, if \\r ends every line "
         "of the file (old Mac), convert the line ends to \\n"
     ),
 }
-"""What the csv module says, by its beginning, and what we say; the rest of its errors is about quotes."""
+"""Messages of the csv module, by their beginnings, and ours for them; its other errors are about quotes."""
 
 
 def _csv_trouble(error: csv.Error) -> str:
@@ -367,7 +366,7 @@ def _csv_trouble(error: csv.Error) -> str:
     for beginning, ours in _CSV_TROUBLES.items():
         if said.startswith(beginning):
             return ours
-    return f"text stands after a closing quote ({said}): a quote inside a quoted cell must be doubled"
+    return f"there is text after a closing quote ({said}): a quote inside a quoted cell must be doubled"
 
 
 def _not_utf8(name: str, line: int, error: UnicodeDecodeError) -> InputError:
@@ -384,7 +383,7 @@ def _not_utf8(name: str, line: int, error: UnicodeDecodeError) -> InputError:
 
 
 def _open(name: str) -> BinaryIO:
-    """Open a file behind its byte order mark, if it has one."""
+    """Open a file, and skip its byte order mark, if it has one."""
     try:
         mode = Path(name).stat().st_mode
         if stat.S_ISDIR(mode):
@@ -404,7 +403,7 @@ def _open(name: str) -> BinaryIO:
 
 
 def _columns(name: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Check that every column can be named."""
+    """Check that every column has a name of its own."""
     columns = tuple(names)
     if "" in columns:
         raise InputError(

@@ -1,7 +1,7 @@
-"""What is asked about a row: templates and the other sources of prompts, made into messages.
+"""Makes the messages of a row from a template or another source of prompts.
 
-Invariant: a source is parsed and checked against the table's columns once; after that, rendering a row looks
-nothing up by name.
+Invariant: a source is parsed and checked against the table's columns once; rendering a row then needs no look-up by
+name.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from batcher.errors import InputError, in_words
 from batcher.input.cell import cell
 from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.records import Message, Values
+from batcher.words import option
 
 Renderer = Callable[[Values], list[Message]]
 """Makes the messages of one row from its values."""
@@ -42,10 +43,10 @@ class Template(NamedTuple):
 
         Args:
             text: the template.
-            source: how messages call it, such as `--prompt`.
+            source: its name in messages, such as `--prompt`.
 
         Raises:
-            InputError: a brace stands alone, or a hole is empty; the message shows where.
+            InputError: a brace is single, or a hole is empty; the message shows the place.
         """
         literals, holes, end = [""], [], 0
         for piece in _PIECE.finditer(text):
@@ -82,10 +83,10 @@ class Template(NamedTuple):
 
 
 def _pointed(text: str, at: int, source: str, found: str) -> str:
-    """Say which brace is wrong, with its line and a caret below it."""
+    """Return the message about a wrong brace, with its line and a caret below it."""
     start = text.rfind("\n", 0, at) + 1
     line_number, column = text.count("\n", 0, at) + 1, at - start + 1
-    # A long line is cut to the neighbourhood of the brace, so that the caret still stands below it in a terminal.
+    # A long line is cut to the text around the brace, so that the caret is still below the brace in a terminal.
     before = text[max(start, at - 40) : at]
     after = re.split(r"[\r\n]", text[at : at + 30], maxsplit=1)[0]
     shown = "".join(char if char.isprintable() else " " for char in before + after)
@@ -99,10 +100,10 @@ def _pointed(text: str, at: int, source: str, found: str) -> str:
 
 
 def column_index(name: str, columns: Sequence[str], source: str) -> int:
-    """Return where a column stands.
+    """Return the index of a column.
 
     Raises:
-        InputError: there is no such column; the message lists those that there are, the most similar first.
+        InputError: there is no such column; the message lists the table's columns, similar names first.
     """
     if name in columns:
         return list(columns).index(name)
@@ -111,22 +112,23 @@ def column_index(name: str, columns: Sequence[str], source: str) -> int:
 
 
 def _columns_shown(name: str, columns: Sequence[str]) -> str:
-    """List the columns of a table, those first whose names are most like one that was not found."""
+    """List the columns of a table: first the names similar to the missing one, then the others in their order."""
     if len(columns) == 1:
         [only] = columns
         separators = [f"{char!r}" for char in ";\t|" if char in only]
         asked = f": is the file separated by {separators[0]}? A .csv needs commas, a .tsv tabs" if separators else ""
         return f"its only column is {only!r}{asked}"
-    nearest = sorted(columns, key=lambda column: -difflib.SequenceMatcher(None, name, column).ratio())
+    similar = difflib.get_close_matches(name, columns, _MOST_SHOWN, cutoff=0.5)
+    nearest = [*similar, *(column for column in columns if column not in similar)]
     more = f" and {len(columns) - _MOST_SHOWN:,} more" if len(columns) > _MOST_SHOWN else ""
     return f"its columns are: {', '.join(map(repr, nearest[:_MOST_SHOWN])) or 'none'}{more}"
 
 
 def from_template(text: str, source: str, columns: Sequence[str]) -> Renderer:
-    """Ask with a template: one user message.
+    """Return the renderer of a template: one user message.
 
     Raises:
-        InputError: the template is empty or broken, or names a column that is not there.
+        InputError: the template is empty or invalid, or names a missing column.
     """
     if not text.strip():
         raise InputError(f"{source} is empty")
@@ -134,38 +136,38 @@ def from_template(text: str, source: str, columns: Sequence[str]) -> Renderer:
     return lambda values: [{"role": "user", "content": fill(values)}]
 
 
-def from_column(name: str, columns: Sequence[str], source: str = "--prompt-column") -> Renderer:
-    """Ask with the text of a column: one user message."""
-    index = column_index(name, columns, source)
+def from_column(name: str, columns: Sequence[str]) -> Renderer:
+    """Return the renderer of a column's text: one user message."""
+    index = column_index(name, columns, option("prompt_column"))
     return lambda values: [{"role": "user", "content": cell(values[index])}]
 
 
 def from_messages_column(name: str, columns: Sequence[str]) -> Renderer:
-    """Ask with the messages of a column: JSON, or lists and dictionaries already."""
-    index = column_index(name, columns, "--messages-column")
+    """Return the renderer of a column of messages: JSON, or lists and dictionaries already."""
+    index = column_index(name, columns, option("messages_column"))
 
     def render(values: Values) -> list[Message]:
-        # By way of JSON also what is none yet, so that NumPy's arrays, as pandas makes them of Parquet, are lists.
+        # Other values also go through JSON, so that NumPy arrays, which pandas makes from Parquet, become lists.
         text = cell(values[index])
         if is_too_deep(text):
-            raise InputError(f"column {name!r} holds no JSON: {TOO_DEEP}")
+            raise InputError(f"column {name!r} is not valid JSON: {TOO_DEEP}")
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"column {name!r} holds no JSON: {error}") from error
+            raise InputError(f"column {name!r} is not valid JSON: {error}") from error
         return checked_messages(value, f"column {name!r}")
 
     return render
 
 
 def from_function(function: PromptFunction, columns: Sequence[str]) -> Renderer:
-    """Ask with what a user's function returns for the row as a dictionary."""
+    """Return the renderer of a user's function, which gets the row as a dictionary."""
 
     def render(values: Values) -> list[Message]:
         asked = function(dict(zip(columns, values, strict=True)))
         if isinstance(asked, str):
             return [{"role": "user", "content": asked}]
-        return checked_messages(asked, "what the prompt function returned")
+        return checked_messages(asked, "the prompt function's result", "a string or a list of messages")
 
     return render
 
@@ -177,25 +179,25 @@ def with_system(render: Renderer, text: str, source: str, columns: Sequence[str]
 
 
 def failed_on(where: str, error: BaseException) -> InputError:
-    """Return what to raise from an error that came up while a prompt was made.
+    """Return the error to raise after an error in making a prompt.
 
     Args:
-        where: names the row.
-        error: what is wrong with the row, or whatever the user's function has raised.
+        where: the name of the row.
+        error: the fault of the row, or the error of the user's function.
     """
     if isinstance(error, InputError):
         return InputError(f"{where}: {error}")
     return InputError(f"the prompt function failed on {where}: {in_words(error)}")
 
 
-def checked_messages(value: object, source: str) -> list[Message]:
-    """Return a list of messages, or say what keeps it from being one.
+def checked_messages(value: object, source: str, wanted: str = "a list of messages") -> list[Message]:
+    """Return a list of messages, or raise if it is not one.
 
     Raises:
-        InputError: it is no list of objects with a known role and a content, or JSON cannot hold it.
+        InputError: it is not a list of objects with a known role and a content, or JSON cannot hold it.
     """
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or not value:
-        raise InputError(f"{source} must be a list of messages, not {value!r:.80}")
+        raise InputError(f"{source} must be {wanted}, not {value!r:.80}")
     for number, message in enumerate(value, 1):
         if not isinstance(message, Mapping) or message.get("role") not in _ROLES:
             raise InputError(f"{source}, message {number}: it needs a role out of {', '.join(_ROLES)}")

@@ -1,10 +1,10 @@
-"""How the journal's files are opened: to read them without a trace, or to be the one that writes them.
+"""Opens the journal's files: for reading, without leaving a trace, or for writing, as the only writer.
 
-Invariant: nothing is written until the file and its log are known to belong together and no other process writes them.
+Invariant: nothing is written until it is certain that file and log belong together and no other process writes them.
 
-SQLite keeps the latest commits in a log beside the file (`-wal`) until it has moved them there, and an index of the log
-(`-shm`) for those who have the file open. A log that stands beside another state of its file makes garbage of both, so
-each commit raises a generation in the first page of the file, which the log then holds as well.
+SQLite keeps the latest commits in a log beside the file (`-wal`) until it moves them into the file, and an index of the
+log (`-shm`) for programs that have the file open. A log beside a different state of its file would corrupt both. So
+each commit raises a generation number in the first page of the file, and the log then holds it as well.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ _MAGIC = (0x377F0682, 0x377F0683)
 _START_OF_PAGE = 64  # bytes, the generation among them
 
 _WAIT_S = 3.0
-"""Seconds to wait until no other program has a journal open; `status` needs less, `verify` or a browser more."""
-# Runs end, and logs begin anew, while we look; it takes a few milliseconds.
+"""Seconds to wait until no other program has a journal open; `status` needs less time, `verify` or a browser more."""
+# A run may end, or its log begin anew, while we look; that takes a few milliseconds.
 _LOOKS = 10
 _LOOK_AGAIN_S = 0.01
 
 
 class _State(NamedTuple):
-    """What a file says of itself, without its log: its generation, and how many pages it has."""
+    """The state of a file without its log: its generation, and its number of pages."""
 
     generation: int = 0
     pages: int = 0
 
 
 class Log(NamedTuple):
-    """What a log holds.
+    """The contents of a log.
 
     Attributes:
-        head: its first bytes, which are others when it begins anew.
-        commits: how many.
+        head: its first bytes, which change when it begins anew.
+        commits: the number of commits.
         first, last: the first and the last generation in it; None if it has none.
-        pages: how many the file has after the last commit.
+        pages: the file's number of pages after the last commit.
     """
 
     head: bytes = b""
@@ -70,10 +70,10 @@ class Log(NamedTuple):
     pages: int = 0
 
     def fits(self, file: _State) -> bool:
-        """Return whether it belongs to a file; none, some or all of it may have been moved there."""
+        """Return whether it belongs to a file; none, some or all of its commits may have been moved there."""
         if not self.commits:
             return True
-        if self.first is None or self.last is None:  # no commit of ours: whoever made them, the file did not grow
+        if self.first is None or self.last is None:  # no commit of ours: another program's, and the file did not grow
             return self.pages == file.pages
         if not file.generation or not self.first:  # an older batcher gave none
             return not file.generation and not self.last
@@ -84,9 +84,9 @@ class Opened(NamedTuple):
     """A journal that is open for reading.
 
     Attributes:
-        db: which has read already, so that SQLite does not remove the log.
-        uri: by which it can be opened once more meanwhile.
-        watched: what the file looked like, if only `is_as_before` can find out that it was written meanwhile.
+        db: a connection that has read already, so that SQLite does not remove the log.
+        uri: opens it a second time meanwhile.
+        watched: the file's state, if only `is_as_before` can detect that it was written meanwhile.
     """
 
     db: sqlite3.Connection
@@ -103,7 +103,7 @@ def _index_path(path: Path) -> Path:
 
 
 def log_of(path: Path) -> Log:
-    """Read the log of a journal; one that is not there, or is no log, holds nothing."""
+    """Read the log of a journal; a missing or invalid log counts as empty."""
     try:
         with log_path(path).open("rb") as file:
             return _read_log(file)
@@ -136,16 +136,16 @@ def _frames(file: BinaryIO, head: bytes) -> Iterator[tuple[int, int, bytes]]:
         file.seek(start)
         frame = file.read(_FRAME.size + _START_OF_PAGE)
         page, size, *own, _, _ = _FRAME.unpack_from(frame)
-        if own != salts:  # left over from before the log began anew
+        if own != salts:  # left from before the log began anew
             return
         yield page, size, frame[_FRAME.size :]
 
 
 def _state_of(path: Path) -> _State:
-    """Look at a file alone, without its log.
+    """Return the state of a file without its log.
 
-    SQLite opens it, not we: to close any other descriptor of the file drops the locks that SQLite has on it in this
-    process (POSIX). SQLite itself keeps such a descriptor until those locks have gone.
+    SQLite opens it, because closing any other descriptor of the file would drop the locks that SQLite has on it in this
+    process (POSIX). SQLite itself keeps such a descriptor until those locks are released.
     """
     if not path.exists():
         return _State()
@@ -155,22 +155,22 @@ def _state_of(path: Path) -> _State:
 
 
 def _take_as_it_is(db: sqlite3.Connection) -> None:
-    """Let SQLite read a file that is shorter than it says: a kill leaves it so, and the log has the rest."""
+    """Let SQLite read a file that is shorter than its header says: a kill can leave it so, and the log has the rest."""
     db.execute("PRAGMA writable_schema = ON")
 
 
 def check_pair(path: Path) -> Log:
-    """Return a journal's log, and write nothing.
+    """Check that a journal's log belongs to it, and return the log; write nothing.
 
     Raises:
-        OutputError: the log is not that of the journal as it is.
+        OutputError: the log does not belong to the journal's present state.
     """
     while True:
         file = _state_of(path)
         log = log_of(path)
         if log.fits(file):
             return log
-        # Meanwhile a run may have moved the log into the file and begun it anew.
+        # Meanwhile a run may have moved the log into the file and begun a new one.
         if _state_of(path) == file and log_of(path).head == log.head:
             raise OutputError(_mismatch(path))
 
@@ -195,7 +195,7 @@ def open_to_read(path: Path, stack: contextlib.ExitStack) -> Opened:
 
     Args:
         path: of the journal.
-        stack: closes what was opened.
+        stack: closes all that is opened.
 
     Raises:
         OutputError: the log is not that of the journal.
@@ -204,7 +204,7 @@ def open_to_read(path: Path, stack: contextlib.ExitStack) -> Opened:
     for look in itertools.count(1):
         log = check_pair(path)
         if log.head and not log.commits and look < _LOOKS:
-            time.sleep(_LOOK_AGAIN_S)  # if a run is just beginning its log anew, it will have a commit
+            time.sleep(_LOOK_AGAIN_S)  # if a run is just beginning a new log, it will soon have a commit
             continue
         try:
             with contextlib.ExitStack() as opened:
@@ -213,7 +213,7 @@ def open_to_read(path: Path, stack: contextlib.ExitStack) -> Opened:
                 stack.push(opened.pop_all())
                 return file
         except (sqlite3.OperationalError, OSError, OutputError):
-            # A run may have ended meanwhile, and have taken its log away.
+            # A run may have ended meanwhile, and removed its log.
             if look >= _LOOKS or log_of(path) == log:
                 raise
     raise AssertionError
@@ -222,7 +222,7 @@ def open_to_read(path: Path, stack: contextlib.ExitStack) -> Opened:
 def _opened(path: Path, log: Log, stack: contextlib.ExitStack) -> Opened:
     watched = None
     if not log.commits:
-        # SQLite would make a log and an index to read even a file that no process writes.
+        # SQLite would create a log and an index even to read a file that no process writes.
         watched, mode = version_of(path), "immutable=1"
     elif _index_path(path).exists():
         mode = "mode=ro&readonly_shm=1"
@@ -234,7 +234,7 @@ def _opened(path: Path, log: Log, stack: contextlib.ExitStack) -> Opened:
 
 
 def _copy(path: Path, log: Log, stack: contextlib.ExitStack) -> Path:
-    """Copy a journal and its log to a directory in which SQLite may make an index of it."""
+    """Copy a journal and its log to a directory in which SQLite may create an index."""
     copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="batcher-"))) / path.name
     with closing(connect(path, "immutable=1")) as db, closing(sqlite3.connect(copy)) as target:
         _take_as_it_is(db)
@@ -246,21 +246,21 @@ def _copy(path: Path, log: Log, stack: contextlib.ExitStack) -> Path:
 
 
 def is_as_before(path: Path, opened: Opened) -> bool:
-    """Return whether what was read from a journal is what it held: the file was not written meanwhile."""
+    """Return whether a journal was not written while it was read."""
     return opened.watched is None or opened.watched == version_of(path)
 
 
 def claim(path: Path) -> bool:
-    """Be the only one that has a journal open, for a moment, and make it one that has a generation.
+    """Hold a journal exclusively for a moment, and give it a generation if it has none.
 
-    Whoever has it open holds a lock of SQLite on it, stopped or not, in this process or in another one; the lock file
-    may be gone. What a killed run has left in the log is moved into the file.
+    Every program that has it open holds a lock of SQLite on it, in this process or another, even if it is stopped or
+    its lock file is gone. Commits that a killed run left in the log are moved into the file.
 
     Returns:
         Whether no other program had it open.
     """
     with closing(connect(path, "mode=rwc", _WAIT_S)) as db:
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before all others: some of them read the file
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before other pragmas, some of which read the file
         if not _begins(db, "EXCLUSIVE"):
             return False
         make_durable(db)
@@ -270,13 +270,13 @@ def claim(path: Path) -> bool:
 
 
 def is_for_reading_only(path: Path) -> bool:
-    """Return whether the programs that have a journal open let another one write it; without a generation, none may."""
+    """Return whether the programs that have a journal open only read it; False for one without a generation."""
     with closing(connect(path, "mode=rw", _WAIT_S)) as db:
         return generation_of(db) > 0 and _begins(db, "IMMEDIATE")
 
 
 def _begins(db: sqlite3.Connection, kind: str) -> bool:
-    """Return whether a transaction can begin now."""
+    """Return whether a transaction of this kind can begin now."""
     try:
         db.executescript(f"BEGIN {kind}; ROLLBACK;")
     except sqlite3.OperationalError as error:

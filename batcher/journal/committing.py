@@ -1,7 +1,7 @@
-"""Group commit: one thread writes batch after batch, and what gathers during a commit goes into the next one.
+"""Group commit: one thread writes batch after batch; entries that arrive during a commit go into the next one.
 
-Invariant: entries are written in the order in which they were noted, each as a whole or not at all, and who waits for
-one hears of it only when it is on disk.
+Invariant: entries are written in the order of their arrival, each as a whole or not at all, and a caller that waits for
+one is told only when it is on disk.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batcher.errors import OutputError
-from batcher.journal.schema import errors_told, raise_generation
+from batcher.journal.schema import as_output_errors, raise_generation
 from batcher.journal.watching import Watch
 
 Statement = tuple[str, tuple[Any, ...]]
 
-# What SQLite, or Python on its way there, says of a value that it will never take; other errors are of the whole file.
+# The errors of SQLite, or of Python's module for it, for a value that can never be written; other errors concern the
+# whole file.
 _NEVER_WRITTEN = (
     sqlite3.DataError,
     sqlite3.IntegrityError,
@@ -36,8 +37,8 @@ class _Entry(NamedTuple):
     """Statements that are written together or not at all.
 
     Attributes:
-        done: who waits for them; None if nothing does.
-        is_intent: not to be written later, if that was not possible at once.
+        done: set when they are written; None if nothing waits for them.
+        is_intent: they must be written at once or never.
     """
 
     statements: tuple[Statement, ...]
@@ -46,12 +47,12 @@ class _Entry(NamedTuple):
 
 
 class GroupCommit:
-    """Commits what is noted in one connection, without keeping the event loop.
+    """Commits entries in one connection, without blocking the event loop.
 
     Args:
         path: of the journal.
-        connection: which no other thread uses meanwhile.
-        watch: looks after each commit whether the file is still in its place.
+        connection: no other thread uses it meanwhile.
+        watch: checks after each commit whether the file is still in its place.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection, watch: Watch) -> None:
@@ -69,13 +70,13 @@ class GroupCommit:
         """Raise if the last commit failed.
 
         Raises:
-            OutputError: it did.
+            OutputError: the last commit failed.
         """
         if self._broken:
             raise self._broken
 
     def note(self, statement: Statement) -> None:
-        """Write a statement with the next commit, and do not wait for it."""
+        """Add a statement to the next commit, without waiting for it."""
         self._put(_Entry((statement,)))
 
     async def write(self, *statements: Statement, is_intent: bool = False) -> None:
@@ -83,8 +84,8 @@ class GroupCommit:
 
         Args:
             statements: each with its values.
-            is_intent: they say what the caller is about to do. If they cannot be written at once the caller does not
-                do it, and they are not written later.
+            is_intent: they record what the caller is about to do. If they cannot be written at once, the caller does
+                not do it, and they are not written later.
 
         Raises:
             OutputError: they could not be written.
@@ -94,20 +95,20 @@ class GroupCommit:
         await done
 
     async def flush(self) -> None:
-        """Wait until everything that was noted is on disk.
+        """Wait until every entry is on disk.
 
         Raises:
-            OutputError: something could not be written.
+            OutputError: an entry could not be written.
         """
         while self._flusher is not None and not self._flusher.done():
             await asyncio.shield(self._flusher)
         self.check()
 
     def close(self) -> None:
-        """Write what was noted and is not on disk yet, whoever waits for it or not.
+        """Write the entries that are not on disk yet.
 
         Raises:
-            OutputError: it could not be written, and no caller has been told so yet.
+            OutputError: they could not be written, and no caller has been told yet.
         """
         self._thread.shutdown()
         batch = self._take()
@@ -123,12 +124,12 @@ class GroupCommit:
 
     def _put(self, entry: _Entry) -> None:
         self._batch.append(entry)
-        # It is done and not None if every task of the loop was cancelled, as `asyncio.run` does at its end.
+        # The task is done and not None if all tasks of the loop were cancelled, as `asyncio.run` does at its end.
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.get_running_loop().create_task(self._flush_batches())
 
     def _take(self) -> list[_Entry]:
-        """Return what has gathered."""
+        """Return the entries that have gathered."""
         taken, self._batch = self._batch, []
         return taken
 
@@ -143,17 +144,17 @@ class GroupCommit:
                 error = self._broken = commit.exception()
                 if not error:
                     refused = commit.result()
-                    # Nothing waits for such an entry: the next request is told.
+                    # Nothing waits for such an entry: the next request gets the error.
                     self._broken = next((why for entry, why in refused if not entry.done), None)
                     _wake(batch, refused)
             _wake_all(batch, error)
         self._flusher = None
 
     def _commit(self, batch: Sequence[_Entry]) -> list[tuple[_Entry, OutputError]]:
-        """Write what could not be saved before and one batch, in the order in which it was noted.
+        """Write the entries that could not be saved before, then one batch, all in the order of their arrival.
 
-        Runs in the thread. What cannot be saved now goes with the next batch, but for intents: the disk may have room
-        again.
+        Runs in the thread. Entries that cannot be saved now, except intents, are tried again with the next batch: the
+        disk may have room then.
 
         Returns:
             The entries that can never be written, each with the reason.
@@ -163,7 +164,7 @@ class GroupCommit:
         """
         batch = [*self._unsaved, *batch]
         self._unsaved = [entry for entry in batch if not entry.is_intent]
-        with errors_told(self._path, "written"):
+        with as_output_errors(self._path, "written"):
             try:
                 with self._transaction():
                     for entry in batch:
@@ -177,7 +178,7 @@ class GroupCommit:
         return refused
 
     def _commit_each(self, batch: Sequence[_Entry]) -> list[tuple[_Entry, OutputError]]:
-        """Write a batch, and leave out as a whole each entry that cannot be written; see `_commit`."""
+        """Write a batch, except for entries that cannot be written; see `_commit`."""
         refused = []
         with self._transaction():
             for entry in batch:
@@ -203,7 +204,7 @@ class GroupCommit:
 
 
 def _wake(batch: Iterable[_Entry], refused: Iterable[tuple[_Entry, OutputError]]) -> None:
-    """Tell those who wait for a batch that it is written, or why their entry is not."""
+    """Tell the waiting callers of a batch that it is written, or why their entry is not."""
     for entry, error in refused:
         _wake_all([entry], error)
     _wake_all(batch, None)

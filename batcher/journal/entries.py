@@ -1,4 +1,4 @@
-"""The values that the journal takes and gives.
+"""The values that go into the journal and come out of it.
 
 Invariant: they are frozen, and know neither SQLite nor the file.
 """
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from batcher.records import Result, Usage
 
 UNSENT = "unsent"
-"""The outcome of an intent that came to nothing: the request did not leave."""
+"""The outcome of an intent whose request did not leave."""
 TOO_LARGE = "too large"
-"""The outcome of a request whose answer neither SQLite nor a CSV file can hold."""
+"""The outcome of a request whose answer is too large for SQLite or a CSV file."""
 
 
 class Request(NamedTuple):
@@ -42,8 +42,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         name: `answered`, or the name of the failure.
-        usage: what the attempt used.
-        cost: in nano-dollars; None if it is not known.
+        usage: the model tokens that the attempt used.
+        cost: in nano-dollars; None if it is unknown.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Outcome(NamedTuple):
 
 
 class InFlight(NamedTuple):
-    """Requests without an end.
+    """Requests that have no recorded end.
 
     Attributes:
-        requests: how many there are.
-        most: nano-dollars that they may cost at most; None if the price of one is not known.
+        requests: their number.
+        most: the most nano-dollars that they may cost; None if the price of any is unknown.
     """
 
     requests: int
@@ -64,7 +64,7 @@ class InFlight(NamedTuple):
 
 
 class Usual(NamedTuple):
-    """What an answer takes on average: model tokens, and nano-dollars; `cost` is None if no price was known."""
+    """The averages of an answer: model tokens, and nano-dollars; `cost` is None if no price was known."""
 
     prompt_tokens: float
     completion_tokens: float
@@ -72,11 +72,11 @@ class Usual(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """What was paid, in nano-dollars.
+    """The money spent, in nano-dollars.
 
     Attributes:
         answered: for requests that were answered.
-        uncertain: at most, for those that may be billed though no answer came.
+        uncertain: the most for requests without an answer that may be billed.
         unpriced: requests of an unknown price.
     """
 
@@ -93,8 +93,8 @@ class Chunk(NamedTuple):
     """A chunk file as it was last written.
 
     Attributes:
-        rows: how many it holds.
-        origin: a hash of what it was made from; empty if the file was adopted as it is.
+        rows: the number of its rows.
+        origin: a hash of all that it was made from; empty if the file was adopted as it is.
         sha256: of the file.
     """
 
@@ -135,7 +135,7 @@ class LastRun(NamedTuple):
 
     @property
     def is_at_work(self) -> bool:
-        """Whether it has not ended, as far as this machine can see: on another host it may have been killed."""
+        """Whether it seems to be running. On another host it may have been killed, which this machine cannot see."""
         return self.ended is None and (not self.is_here or _is_alive(self.pid))
 
     @property
@@ -144,7 +144,7 @@ class LastRun(NamedTuple):
 
 
 def _is_alive(pid: int) -> bool:
-    """Return whether a process runs on this machine. On Windows there is no harmless way to ask: assume it does."""
+    """Return whether a process runs on this machine. On Windows there is no safe way to ask: assume it does."""
     if os.name != "posix":
         return True
     try:
@@ -157,18 +157,18 @@ def _is_alive(pid: int) -> bool:
 
 
 class RowRecord(NamedTuple):
-    """A row and the result that it points at, as the journal has them; the texts are bytes.
+    """A row and its result as the journal holds them; the texts are bytes.
 
     Attributes:
         position, key: of the row.
         cells: the marks of its cells; see `batcher.input.marks`.
-        is_kept: if it keeps an answer to an earlier question, how that answer is known to be its own (see `kept`); 1 if
-            an older batcher decided it.
+        is_kept: if the row keeps an answer to an earlier question, the proof that the answer is its own (see `kept`); 1
+            if an older batcher decided it.
         result: the id that it points at, or None.
-        found: the same id, or None if there is no such result.
+        found: the same id, or None if that result does not exist.
         answered: the key of the question that the result answers.
-        source: the id of who gave it.
-        run: the process that asked, or None if no request brought it.
+        source: the id of its source.
+        run: the process that asked, or None if it was not brought by a request.
         sealed: the result's seal, or None if an older batcher wrote it.
         status, answer, error: how the row ended.
     """
@@ -189,14 +189,14 @@ class RowRecord(NamedTuple):
 
 
 class EndpointTotals(NamedTuple):
-    """The requests of one endpoint to one source, added up; money in nano-dollars.
+    """The totals of one endpoint's requests to one source; money in nano-dollars.
 
     Attributes:
         endpoint: its place in the pool, from 0.
         model, base_url: of the source.
         sent: requests; each was answered, failed, or has no end.
-        cost: of the answered ones, as far as their price is known.
-        uncertain: what the others may be billed at most.
+        cost: of the answered requests, as far as their price is known.
+        uncertain: the most that the others may be billed.
         unpriced: requests of an unknown price.
     """
 
@@ -213,10 +213,10 @@ class EndpointTotals(NamedTuple):
 
 
 class Proof(StrEnum):
-    """How an answer to an earlier question is known to be a row's own."""
+    """The proof that an answer to an earlier question is a row's own."""
 
     COLUMNS = "c"
-    """The columns that the earlier question read are the same."""
+    """The columns that the earlier question used are unchanged."""
 
     ID = "i"
     """The row has the same id, in a column that the user named."""
@@ -226,7 +226,7 @@ class Proof(StrEnum):
 
 
 def kept(proof: str, key: bytes, result: int) -> bytes:
-    """Return what a row says of an answer that it keeps: the proof, and a hash that binds the answer to its question.
+    """Return a row's value of `is_kept`: the proof, and a hash that binds the kept answer to the row's question.
 
     Args:
         proof: one of `Proof`.
@@ -238,12 +238,12 @@ def kept(proof: str, key: bytes, result: int) -> bytes:
 
 
 def seal(key: bytes, result: Result) -> bytes:
-    """Return a hash that binds a result to its question, so that `verify` sees what a disk or a hand has changed."""
+    """Return a hash that binds a result to its question, so that `verify` detects changes by a disk or by hand."""
     text = f"{result.status.value}\0{result.answer}\0{result.error}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(key + text, digest_size=8).digest()
 
 
 def is_sealed(row: RowRecord) -> bool:
-    """Return whether a row's result is as it was when it was sealed."""
+    """Return whether a row's result is unchanged since it was sealed."""
     text = b"\0".join((row.status, row.answer, row.error))
     return row.sealed == hashlib.blake2b(row.answered + text, digest_size=8).digest()

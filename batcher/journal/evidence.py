@@ -1,6 +1,6 @@
-"""What `verify` asks of a journal: rows, results and requests as they are in the file, right or wrong.
+"""Reads a journal for `verify`: rows, results and requests as they are in the file, right or wrong.
 
-Invariant: nothing that a disk or a hand has changed keeps it from answering.
+Invariant: values changed by a disk or by hand do not stop the reading.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from batcher.records import Source
 
 
 class Unreconciled(Enum):
-    """In what ways requests and results may not fit together; each is the query that finds their ids."""
+    """The ways in which requests and results may contradict each other; each is the query that finds their ids."""
 
     BROUGHT_NONE = (
         "SELECT id FROM requests q WHERE outcome = 'answered'"
@@ -44,11 +44,11 @@ class Unreconciled(Enum):
 
 
 class Evidence(Reader):
-    """A reader that also answers what `verify` asks."""
+    """A reader with the queries of `verify`."""
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Let the block read what is committed now, whatever a run commits meanwhile."""
+        """Let the block read the present state, even if a run commits meanwhile."""
         self._all("BEGIN")
         try:
             yield
@@ -56,13 +56,13 @@ class Evidence(Reader):
             self._all("ROLLBACK")
 
     def damage(self) -> list[str]:
-        """Return what SQLite finds wrong with the file's structure, at most five findings."""
+        """Return SQLite's findings about the file's structure, at most five."""
         return [str(line) for (line,) in self._all("PRAGMA integrity_check(5)") if line != "ok"]
 
     def records(self, start: int, stop: int) -> list[RowRecord]:
         """Return the rows in a range of positions, each with its result, as the journal has them, right or wrong."""
         found = self._all(
-            # As bytes: what a disk has changed may be no text any more.
+            # As bytes: a text that a disk has changed may not be valid any more.
             "SELECT r.position, r.key, r.cells, r.is_kept, r.result, a.id, a.key, a.source, q.run, a.seal,"
             " iif(typeof(a.status) = 'text', cast(a.status AS BLOB), x''),"
             " cast(a.answer AS BLOB), cast(a.error AS BLOB)"
@@ -73,16 +73,16 @@ class Evidence(Reader):
         return [RowRecord(*values) for values in found]
 
     def question(self, run: int) -> dict[str, Any]:
-        """Return what a process asked, and whom; empty if the journal has lost it."""
+        """Return a process's question and sources; empty if the journal has lost it."""
         found = self._all("SELECT question FROM runs WHERE id = ?", (run,))
         return question_of(found[0][0]) if found else {}
 
     def sources(self) -> dict[int, Source]:
-        """Return who gave answers, by id."""
+        """Return the sources of answers, by id."""
         return {number: Source(*rest) for number, *rest in self._all("SELECT id, model, base_url, params FROM sources")}
 
     def askers(self) -> list[tuple[int, int, int]]:
-        """Return which process asked whom: its id, the endpoint's place in its pool, and the source's id."""
+        """Return which run asked which source: the run's id, the endpoint's place in its pool, the source's id."""
         return self._all("SELECT DISTINCT run, endpoint, source FROM requests")
 
     def requests_to(self, run: int, endpoint: int, source: int) -> list[int]:
@@ -91,7 +91,7 @@ class Evidence(Reader):
         return [number for (number,) in self._all(query, (run, endpoint, source))]
 
     def endpoint_totals(self) -> list[EndpointTotals]:
-        """Add up the requests of each endpoint and source by how they ended."""
+        """Return the totals of the requests of each endpoint and source."""
         found = self._all(
             "SELECT q.endpoint, coalesce(g.model, ''), coalesce(g.base_url, ''), count(*),"
             " count(*) FILTER (WHERE outcome = 'answered'), count(*) FILTER (WHERE outcome <> 'answered'),"
@@ -103,7 +103,7 @@ class Evidence(Reader):
         return [EndpointTotals._make([*each[:7], whole(*each[7:9]), whole(*each[9:11]), each[11]]) for each in found]
 
     def unreconciled(self, query: Unreconciled) -> list[int]:
-        """Return the ids of the requests, or of the results, that do not fit together in one way."""
+        """Return the ids of the requests or results that such a query finds."""
         values = (ADOPTED.model,) if query is Unreconciled.BROUGHT_BY_NONE else ()
         return [number or 0 for (number,) in self._all(query.value, values)]  # None if a disk has changed it
 

@@ -1,6 +1,6 @@
-"""Which row has which answer: a plan, made in the journal.
+"""Matches rows with answers: a plan, made in the journal.
 
-Invariant: a plan takes effect as a whole or not at all, and no answer is ever changed or removed by it.
+Invariant: a plan takes effect as a whole or not at all, and never changes or removes an answer.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from batcher.journal.entries import Counts, kept, seal
 from batcher.journal.pairing import pair
 from batcher.journal.reading import Reader, counts
 from batcher.journal.rules import Rules
-from batcher.journal.schema import bound, errors_told
+from batcher.journal.schema import as_output_errors, bound
 from batcher.journal.scratch import BARE, has_bare_rows, scratch
 from batcher.journal.statements import Statements
 from batcher.records import Result, RowState, Source
 
 
 class Matched(NamedTuple):
-    """What came of matching rows and answers.
+    """The outcome of matching rows and answers.
 
     Attributes:
-        changed: how many rows had an answer, and now ask something else or would ask somebody else: counted by the
-            columns that changed, as a bit mask in the order of the columns asked about; 0 if it is not the columns.
-        own: those of them whose earlier answer is provably their own, so that `reuse` lets them keep it.
-        gone: answered rows that are gone, each of which may be one of the new rows, edited.
+        changed: the number of rows that had an answer, and now have a different question or source: counted by the
+            columns that changed, as a bit mask in the order of the columns that the prompt uses; 0 if no column
+            changed.
+        own: those of them whose earlier answer is provably their own, so that `reuse` keeps it.
+        gone: answered rows that are gone; each may be one of the new rows, edited.
         adopted: rows whose result was found in a chunk file.
-        same: rows without a result that ask what another one asks.
+        same: rows without a result that have the same question as another row.
     """
 
     changed: dict[int, int]
@@ -49,13 +50,13 @@ class Matched(NamedTuple):
 
 
 class Matching:
-    """Matches the rows of a table with the answers there are; made by `Planner.planning`.
+    """Matches the rows of a table with the journal's answers; made by `Planner.planning`.
 
-    First it is told of all rows, slice by slice (`add_rows`, `add_found`, `add_file`); then `finish` gives each row its
+    First all rows are added, slice by slice (`add_rows`, `add_found`, `add_file`); then `finish` gives each row its
     answer.
 
     Args:
-        db: the plan's connection, in which the tables of `scratch` are.
+        db: the plan's connection, which has the tables of `scratch`.
         comparison: tells rows from one another, and what of them changed.
     """
 
@@ -64,13 +65,13 @@ class Matching:
         self._comparison = comparison
 
     def source_ids(self, sources: Sequence[Source]) -> list[int]:
-        """Return the id of each source; a new one gets one."""
+        """Return the id of each source; a new source gets a new id."""
         return [rule.source_id(self._db, source) for source in sources]
 
-    # -- What there is
+    # -- Rows and answers
 
     def add_rows(self, start: int, keys: Sequence[bytes], cells: Sequence[bytes]) -> None:
-        """Record what the rows from `start` on ask now. A row that asks something else loses its result for now.
+        """Record the questions of the rows from `start` on. A row with a different question loses its result for now.
 
         Args:
             start: the position of the first.
@@ -85,7 +86,7 @@ class Matching:
         moved, renewed, noted = [], [], []
         for position, key, cell in zip(itertools.count(start), keys, cells, strict=False):
             had = old.get(position)
-            # Rows that ask the same now may keep answers to earlier questions, which were not the same.
+            # Rows with equal questions may keep answers to earlier questions, which were not equal.
             if had is None or had[0] != key or (had[2] is not None and not self._comparison.may_keep(had[1], cell)):
                 renewed.append((position, key, cell))
                 if had is not None:
@@ -103,9 +104,9 @@ class Matching:
         self._db.do_many("UPDATE rows SET cells = ? WHERE position = ?", noted)
 
     def add_found(self, found: Iterable[tuple[int, bytes, Result]]) -> None:
-        """Record which results chunk files hold: position, key and result of each.
+        """Record the results that chunk files hold: position, key and result of each.
 
-        They are for rows that have never had one: what the journal has asked, it knows better than a file.
+        They are for rows that never had a result: for the others, the journal is more reliable than a file.
         """
         values = (
             (position, result.status.value, bound(result.answer), bound(result.error), seal(key, result), position)
@@ -122,11 +123,11 @@ class Matching:
         self._db.do("INSERT OR IGNORE INTO chunks VALUES (?, ?, x'', ?)", (start, rows, sha256))
 
     def twins(self, rows: int, mark: str) -> tuple[int, int] | None:
-        """Return the positions of two rows that have the same mark, or None if there are none; an empty cell has none.
+        """Return the positions of two rows that have the same mark, or None; empty cells do not count.
 
         Args:
             rows: how many rows there are now.
-            mark: the expression that makes it, of a row's `cells`.
+            mark: the SQL expression of the mark, from a row's `cells`.
         """
         found = self._db.do(
             f"SELECT min(position), max(position) FROM rows WHERE position < ? AND {mark} <> x'{EMPTY.hex()}'"
@@ -135,17 +136,17 @@ class Matching:
         ).fetchone()
         return found and (int(found[0]), int(found[1]))
 
-    # -- Which row gets which answer
+    # -- Giving answers to rows
 
     def finish(self, rows: int, rules: Rules) -> Matched:
-        """Give every row the answer to its question, if there is one that the rules let it have.
+        """Give every row the answer to its question, if there is one that the rules allow.
 
         Args:
             rows: how many rows there are now.
-            rules: which answers they may have.
+            rules: decide which answers they may have.
         """
         db = self._db
-        # First, the rows that lose their result.
+        # First, rows lose their results.
         rule.plan_for(db, rows)
         if not rules.is_limited:
             rule.remove_rows_behind(db, rows)
@@ -155,17 +156,17 @@ class Matching:
         if rules.on_change == "redo":
             rule.redo_kept_answers(db)
         rule.clear_dropped(db)
-        # Then, the rows that get one.
+        # Then, rows get results.
         if has_bare_rows(db):
             rule.reuse_by_key(db, rules)
             if rules.on_change != "redo":
                 rule.move_kept_answers(db, self._comparison)
         adopted = rule.adopt_from_files(db)
         if rules.retry_failed:
-            rule.retry_failed(db)  # also those that were adopted as such
+            rule.retry_failed(db)  # also rows that were adopted with such a status
         if rules.dedup:
             rule.share_answers(db, rules)
-        # At last, the rows and the answers that are left over.
+        # Finally, pair the remaining rows and answers.
         paired = pair(db, self._comparison)
         if rules.on_change == "reuse":
             rule.keep_own_answers(db)
@@ -175,11 +176,11 @@ class Matching:
         [same] = db.one(f"SELECT count(*) - count(DISTINCT key) FROM rows WHERE {BARE}")
         return Matched(*paired, adopted, int(same))
 
-    # -- What came of it
+    # -- The outcome
 
     def counts(self) -> Counts:
         """Count the rows by how they ended, as far as the plan has been made."""
-        with errors_told(self._db.path, "read"):
+        with as_output_errors(self._db.path, "read"):
             return counts(self._db.connection)
 
     def states(self, start: int, stop: int) -> list[RowState]:
@@ -189,12 +190,12 @@ class Matching:
 
 
 class Planner(Reader):
-    """A journal in which a plan can be made: that of a run, or a copy of it.
+    """A journal in which a plan can be made: a run's journal, or a copy.
 
     Args:
         path: of the journal.
-        connection: in which plans are made; no other thread uses it meanwhile.
-        reader: for what is committed; may be the same one.
+        connection: for making plans; no other thread uses it meanwhile.
+        reader: a connection for reading what is committed; may be the same one.
         resources: are closed with it.
         opened: how the file was opened, if nothing keeps others from writing it.
     """
@@ -236,7 +237,7 @@ class Planner(Reader):
                     db.rollback()
 
     def start_run(self, chunk_size: int, question: Mapping[str, Any]) -> None:
-        """Record that this process begins to work; in a plan's block, together with the plan."""
+        """Record that this process begins to work; call it in a plan's block, so that both are committed together."""
         started = (socket.gethostname(), os.getpid(), time.time(), chunk_size, json.dumps(question))
         statement = "INSERT INTO runs (host, pid, started, chunk_size, question) VALUES (?, ?, ?, ?, ?)"
         self._run = int(self._db.do(statement, started).lastrowid or 0)

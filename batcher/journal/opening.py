@@ -1,6 +1,6 @@
 """Opening a journal: for a run, to read, to verify, or to rehearse a plan in a copy.
 
-Invariant: one process writes a journal, any number may read it, and one that is refused is left as it is.
+Invariant: one process writes a journal, any number may read it, and a refused journal is left as it is.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from batcher.journal.evidence import Evidence
 from batcher.journal.matching import Planner
 from batcher.journal.reading import Reader
 from batcher.journal.schema import (
+    as_output_errors,
     bring_up_to_date,
     check_readable,
     check_whole,
     connect,
     copy,
-    errors_told,
     make_durable,
     read_as_newest,
     version_of,
@@ -40,17 +40,17 @@ _AnyReader = TypeVar("_AnyReader", bound=Reader)
 
 
 def open_journal(path: Path) -> Journal:
-    """Open a journal for a run, or make a new one. One that is refused is left as it is.
+    """Open a journal for a run, or create one. A refused journal is left as it is.
 
-    A new one in which no run begins is removed when it is closed: a run that is refused leaves no file.
+    A new journal in which no run begins is removed when it is closed, so that a refused run leaves no file.
 
     Raises:
-        OutputError: it cannot be opened, is no journal, was written by a newer batcher, is damaged, or its log belongs
-            to another one.
+        OutputError: it cannot be opened, is not a journal, was written by a newer batcher, is damaged, or its log
+            belongs to another journal.
         KeywordBusy: another process, which the message names, is writing it.
     """
-    with errors_told(path, "opened"), _closed_on_failure() as stack:
-        check_pair(path)  # even the lock would leave a file there
+    with as_output_errors(path, "opened"), _closed_on_failure() as stack:
+        check_pair(path)  # first of all, because even the lock leaves a file there
         has_lock = _lock_path(path).exists()
         lock = stack.enter_context(closing(Place(_lock(path, stack))))
         made = None if path.exists() else _Made(path, lock, has_lock=has_lock)
@@ -78,10 +78,10 @@ def read_journal(path: Path, *, alone: bool = False) -> Reader:
 
     Args:
         path: of the journal.
-        alone: keep every run from writing it meanwhile.
+        alone: keep runs from writing it meanwhile.
 
     Raises:
-        OutputError: it is not there, is no journal, was written by another version, or its log belongs to another
+        OutputError: it is missing, is not a journal, was written by another version, or its log belongs to another
             journal.
         KeywordBusy: with `alone`, a run is writing it.
     """
@@ -100,13 +100,13 @@ def read_evidence(path: Path) -> Evidence:
 def rehearse(path: Path) -> Planner:
     """Open a copy to plan in, without the answers' texts; neither the journal nor its directory is written.
 
-    SQLite keeps what does not fit into memory in a nameless file, which ends with the process.
+    If it does not fit into memory, SQLite uses an unnamed file, which is removed with the process.
 
     Raises:
         OutputError: the journal cannot be read, or was written by another version, or its log belongs to another
             journal.
     """
-    with errors_told(path, "read"), _closed_on_failure() as stack:
+    with as_output_errors(path, "read"), _closed_on_failure() as stack:
         opened = open_to_read(path, stack) if path.exists() or check_pair(path).commits else None
         db = sqlite3.connect("file:", uri=True, check_same_thread=False, isolation_level=None)
         stack.enter_context(closing(db))
@@ -121,7 +121,7 @@ def rehearse(path: Path) -> Planner:
 
 @contextlib.contextmanager
 def _closed_on_failure() -> Iterator[contextlib.ExitStack]:
-    """Yield a stack that is closed if the block fails; otherwise what the block made of it closes it."""
+    """Yield a stack that is closed if the block fails; otherwise the object that the block made closes it."""
     with contextlib.ExitStack() as failed:
         stack = failed.enter_context(contextlib.ExitStack())
         yield stack
@@ -129,7 +129,7 @@ def _closed_on_failure() -> Iterator[contextlib.ExitStack]:
 
 
 def _read(path: Path, kind: type[_AnyReader], *, alone: bool = False) -> _AnyReader:
-    with errors_told(path, "read"), _closed_on_failure() as stack:
+    with as_output_errors(path, "read"), _closed_on_failure() as stack:
         if alone:
             check_pair(path)
             _lock(path, stack)
@@ -143,7 +143,7 @@ def _read(path: Path, kind: type[_AnyReader], *, alone: bool = False) -> _AnyRea
 
 
 def _check(path: Path) -> None:
-    """Refuse a file that is no journal of ours, newer or damaged.
+    """Refuse a file that is not a journal, or is newer or damaged.
 
     Raises:
         OutputError: it is one of these.
@@ -157,7 +157,7 @@ def _check(path: Path) -> None:
 
 
 def _lock(path: Path, stack: contextlib.ExitStack) -> Path:
-    """Be the one process that writes a journal; the system frees the lock when a process ends, in whatever way.
+    """Become the only process that writes a journal; the system frees the lock when the process ends in any way.
 
     Args:
         path: of the journal.
@@ -212,7 +212,7 @@ class _Made:
 
 
 def _writer_of(path: Path) -> str:
-    """Name the process that is writing a journal, and say what to do about it."""
+    """Return the name of the process that is writing a journal, and what to do about it."""
     last = _last_run_of(path)
     return _named(last) if last and last.ended is None else "another process: wait for its end, or stop it"
 
@@ -232,11 +232,11 @@ def _last_run_of(path: Path) -> LastRun | None:
 
 
 def _check_no_run_writes(path: Path, *, has_log: bool = True) -> None:
-    """Refuse to go on beside a run that has lost its lock file; a program that only reads is welcome.
+    """Refuse to continue while a run whose lock file was removed is at work; programs that only read are allowed.
 
     Args:
         path: of a journal that another program has open.
-        has_log: its log is there. Without it the journal cannot tell what the other one does.
+        has_log: its log exists. Without it the journal cannot tell what the other program does.
 
     Raises:
         KeywordBusy: a run is at work, or is being planned; or the journal cannot be brought up to date meanwhile.
@@ -252,6 +252,6 @@ def _check_no_run_writes(path: Path, *, has_log: bool = True) -> None:
 
 
 def _seems_at_work_here(path: Path) -> bool:
-    """Return whether a run seems to be at work on this machine; its number may be another program's by now."""
+    """Return whether a run seems to be at work on this machine; another program may have its process id by now."""
     last = _last_run_of(path)
     return last is not None and last.is_here and last.is_at_work and log_path(path).exists()

@@ -1,6 +1,6 @@
-"""Which row an answer belongs to that no row has got: the row has changed, or moved, or is gone.
+"""Finds the rows of answers that no row has got: the row was changed, moved or removed.
 
-Invariant: an answer is a row's own only with a proof; the position of a row is none.
+Invariant: an answer is a row's own only with a proof; a row's position is not a proof.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from batcher.journal.schema import IN_SCOPE
 from batcher.journal.scratch import BARE, NEW, has_bare_rows
 from batcher.journal.statements import Statements
 
-# Answers of this plan's rows that have gone to no other row. One may have served several rows (`--dedup`): of those
-# rows, as many are left out as have it again, first those whose row has it again, last those in whose place a row has
-# none.
+# Answers of this plan's rows that no other row has got. One answer may have served several rows (`--dedup`): of those
+# rows, as many are left out as have the answer again. Rows that have it again themselves are left out first, rows whose
+# place now has no result last.
 _LOST = f"""
     SELECT position, result, key, cells, is_kept, 0 FROM (
         SELECT m.*, coalesce(g.count, 0) AS again,
@@ -31,7 +31,7 @@ _LOST = f"""
     SELECT position, result, key, cells, is_kept, 1 FROM rows WHERE result IS NOT NULL AND NOT {IN_SCOPE}
 """
 
-# Of an answer that a row keeps already, the proof stays what it was.
+# If a row keeps an answer already, the proof stays the same.
 _PROOF = (
     f"CASE typeof(lost.is_kept) WHEN 'null' THEN '{Proof.COLUMNS}'"
     f" WHEN 'blob' THEN cast(substr(lost.is_kept, 1, 1) AS TEXT) ELSE '{Proof.OLDER}' END"
@@ -39,7 +39,7 @@ _PROOF = (
 
 
 class Paired(NamedTuple):
-    """What came of pairing.
+    """The outcome of pairing.
 
     Attributes:
         changed: the rows that had an answer and have none now, counted by the columns that changed.
@@ -53,12 +53,12 @@ class Paired(NamedTuple):
 
 
 def pair(db: Statements, comparison: Comparison) -> Paired:
-    """Find out which of the answers that no row has got belong to which of the rows that have none.
+    """Pair the answers that no row has got with the rows without an answer that they belong to.
 
-    The pairs are in the table `pairs` then.
+    The pairs are written into the table `pairs`.
 
     Args:
-        db: in which the tables of `scratch` are.
+        db: has the tables of `scratch`.
         comparison: tells rows from one another, and what of them changed.
     """
     db.do(
@@ -76,7 +76,7 @@ def pair(db: Statements, comparison: Comparison) -> Paired:
 
 
 def _has_new_rows(db: Statements) -> bool:
-    """Return whether rows without a pair ask what no row asked before; others were only waiting to be asked."""
+    """Return whether unpaired rows have a question that no row had before; others only waited for an answer."""
     return db.is_any(
         f"""
         SELECT 1 FROM (SELECT key, row_number() OVER (PARTITION BY key ORDER BY position) AS nth FROM rows
@@ -88,11 +88,11 @@ def _has_new_rows(db: Statements) -> bool:
 
 
 def _pair_own(db: Statements, comparison: Comparison) -> None:
-    """Pair rows with the answers that are provably their own, wherever the rows stand.
+    """Pair rows with the answers that are provably their own, at any position.
 
-    A row that asks what it asked only wants another source. Then rows that are the same in every column come first, so
-    that of two rows with one text each keeps its own answer. An answer that a row keeps already, or has from before a
-    limit left it behind, answers a question before the last one, whose columns may be others.
+    First come rows with the same question, which only need another source; then rows that are the same in every column,
+    so that of two rows with equal texts each keeps its own answer. An answer that a row keeps already, or had before
+    `--limit` left the row out, may belong to a question before the last one, which may have used other columns.
     """
     db.do(
         f"""
@@ -111,9 +111,10 @@ def _pair_own(db: Statements, comparison: Comparison) -> None:
 
 
 def _pair_likely(db: Statements, comparison: Comparison) -> None:
-    """Pair rows with the answers of rows that they may have been, before somebody edited them.
+    """Pair rows with the answers of rows that they may have been before an edit.
 
-    They have the same other columns, which no other row has; or the same place, and nothing says that they differ.
+    Such rows agree, uniquely, in the columns that the prompt does not use; or they have the same position, and no known
+    difference in those columns.
     """
     others = comparison.sql(comparison.others_before)
     if comparison.others_before:
@@ -137,11 +138,11 @@ def _pair_by(
 
     Args:
         db: in which the tables are.
-        mark: the expression that makes it, of a row's `cells`.
-        proof: the expression that says how the answer is known to be the row's own.
-        where: which of the lost answers to look at.
-        of: which of the rows.
-        is_unique: pair only what has its mark alone.
+        mark: the SQL expression of the mark, from a row's `cells`.
+        proof: the SQL expression of the proof that the answer is the row's own.
+        where: the condition for the lost answers.
+        of: the condition for the rows.
+        is_unique: pair only rows and answers whose mark is unique.
     """
     alone = "AND asked.count = 1 AND had.count = 1" if is_unique else ""
     db.do(

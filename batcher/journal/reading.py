@@ -1,4 +1,4 @@
-"""Answers to what is committed in a journal.
+"""Queries of what is committed in a journal.
 
 Invariant: a reader cannot write, and sees only what is committed.
 """
@@ -17,18 +17,18 @@ from typing import Any, Self
 from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
 from batcher.journal.entries import TOO_LARGE, UNSENT, Chunk, Counts, InFlight, LastRun, Spent, Usual
-from batcher.journal.schema import IN_SCOPE, errors_told, exact_sum, text_of, whole
+from batcher.journal.schema import IN_SCOPE, as_output_errors, exact_sum, text_of, whole
 from batcher.records import GAVE_UP, Result, RowState, Status
 
-# Requests: whether each `is_paid`, because it brought an answer, and what it is `charged`: its cost, which in one
-# without an answer is the bound. If the same source answered the same question at another time, the question's model
-# tokens are known, and the part of the bound that is in proportion to them shrinks to that. Quotient and remainder
-# apart, so that no product is too large for SQLite.
+# Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
+# answer its bound. If the same source answered the same question at another time, the question's model tokens are
+# known, and the part of the bound that is proportional to them is reduced to that number. Quotient and remainder are
+# computed apart, so that no product is too large for SQLite.
 _PAID = f"outcome IN ('answered', '{TOO_LARGE}')"
 CHARGED = f"""
 (
     WITH asked AS (SELECT DISTINCT key, source FROM requests WHERE ({_PAID}) IS NOT TRUE AND answer_cost < cost),
-    told AS (SELECT key, source, max(prompt_tokens) AS tokens FROM requests
+    reported AS (SELECT key, source, max(prompt_tokens) AS tokens FROM requests
         WHERE {_PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM asked)
         GROUP BY key, source)
     SELECT q.id, q.run, q.endpoint, q.source, q.ended, q.outcome, q.cost,
@@ -37,19 +37,19 @@ CHARGED = f"""
         THEN q.answer_cost + (q.cost - q.answer_cost) / q.prompt_most * t.tokens
             + ((q.cost - q.answer_cost) % q.prompt_most * t.tokens + q.prompt_most - 1) / q.prompt_most
         ELSE q.cost END AS charged
-    FROM requests q LEFT JOIN told t ON ({_PAID}) IS NOT TRUE AND t.key = q.key AND t.source = q.source
+    FROM requests q LEFT JOIN reported t ON ({_PAID}) IS NOT TRUE AND t.key = q.key AND t.source = q.source
 )
 """
-# Of `CHARGED`: what answered requests cost, and what the others may cost, two columns each for `whole`; and requests of
-# an unknown price.
+# Of `CHARGED`: the cost of answered requests, and the possible cost of the others, two columns each for `whole`; and
+# the number of requests without a known price.
 SPENT = f"{exact_sum('charged', 'is_paid')}, {exact_sum('charged', 'NOT is_paid')}, count(*) - count(charged)"
 
 
 class Reader:
-    """Answers what is committed, from any thread, also while a run writes the journal.
+    """Reads what is committed, from any thread, also while a run writes the journal.
 
-    Each of its questions raises `OutputError` if the file cannot be read, or was written meanwhile although nothing
-    holds it as it was.
+    Each query raises `OutputError` if the file cannot be read, or if it was written meanwhile and no lock prevents
+    that.
 
     Args:
         path: of the journal.
@@ -73,7 +73,7 @@ class Reader:
         self._reading = threading.Lock()
 
     def close(self) -> None:
-        with self._reading:  # a thread may be about to end its reading
+        with self._reading:  # a thread may still be reading
             self._resources.close()
 
     def __enter__(self) -> Self:
@@ -92,7 +92,7 @@ class Reader:
             return counts(self._reader)
 
     def states(self, start: int, stop: int) -> list[RowState]:
-        """Return how each row in a range of positions stands."""
+        """Return the state of each row in a range of positions."""
         found = self._all(
             "SELECT r.key, r.result, s.leader, (SELECT count(*) FROM same f WHERE f.leader = r.position)"
             " FROM rows r LEFT JOIN same s USING (position)"
@@ -110,7 +110,7 @@ class Reader:
         return [cells for (cells,) in found]
 
     def results(self, start: int, stop: int) -> list[Result]:
-        """Return the results of a range of positions, all of which have one."""
+        """Return the results of the rows in a range of positions, all of which have a result."""
         found = self._all(
             "SELECT a.status, a.answer, a.error FROM rows r JOIN results a ON a.id = r.result"
             " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
@@ -119,7 +119,7 @@ class Reader:
         return [Result(Status(status), text_of(answer), text_of(error)) for status, answer, error in found]
 
     def scope(self) -> int:
-        """Return how many rows, from the first, the last plan was about."""
+        """Return the number of rows, from the first, that the last plan covered."""
         return int(self._all("SELECT coalesce(max(rows), 0) FROM scope")[0][0])
 
     def left(self, start: int = 0, stop: int | None = None) -> int:
@@ -131,8 +131,8 @@ class Reader:
     def failures(self) -> list[tuple[str, int]]:
         """Count the rows that ended as `invalid` or `error`, by cause; the ten most frequent first."""
         found = self._all(
-            # The casts cut between characters, also in a text that is kept as bytes. What follows the cause, how long a
-            # row was tried, differs from row to row.
+            # The casts make the cut fall between characters, also in a text that is stored as bytes. The part behind
+            # the cause, the attempts and seconds, differs from row to row.
             "SELECT cast(substr(text, 1, coalesce(nullif(instr(text, ?), 0) - 1, 200)) AS BLOB) AS reason,"
             " count(*) AS n"
             " FROM (SELECT cast(a.error AS TEXT) AS text FROM rows r JOIN results a ON a.id = r.result"
@@ -149,7 +149,7 @@ class Reader:
         return {start: Chunk(*rest) for start, *rest in found}
 
     def chunk_starts(self) -> set[int]:
-        """Return where the chunk files begin that are ours, those included that a killed process may have written."""
+        """Return the first positions of our chunk files, including files that a killed process may have written."""
         return {start for (start,) in self._all("SELECT start FROM chunks")}
 
     # -- Runs
@@ -170,11 +170,11 @@ class Reader:
         return LastRun(number, host, pid, started, ended, outcome, chunk_size, asked)
 
     def questions(self) -> list[dict[str, Any]]:
-        """Return the different questions that were asked, and whom."""
+        """Return the different questions that were asked, with their sources."""
         return [question_of(text) for (text,) in self._all("SELECT DISTINCT question FROM runs")]
 
     def paused(self, run: int) -> list[tuple[float, str, str]]:
-        """Return the endpoints of one process that have paused and not gone on: since when, which, and why."""
+        """Return the endpoints of one process that have paused and not resumed: time, endpoint and reason."""
         found = self._all(
             "SELECT at, subject, detail FROM events e WHERE run = ? AND kind = 'paused' AND NOT EXISTS"
             " (SELECT 1 FROM events r WHERE r.run = e.run AND r.kind = 'resumed' AND r.subject = e.subject"
@@ -190,7 +190,7 @@ class Reader:
         return int(self._all("SELECT count(*) FROM requests WHERE run = ? AND outcome IS NOT ?", (run, UNSENT))[0][0])
 
     def in_flight(self, run: int) -> InFlight:
-        """Count the requests of one process that have no end: in flight now, or when it ended."""
+        """Count the requests of one process without an end: in flight now, or when the process ended."""
         query = (
             f"SELECT count(*), count(charged), {exact_sum('charged')} FROM {CHARGED} WHERE ended IS NULL AND run = ?"
         )
@@ -203,7 +203,7 @@ class Reader:
         return Spent(whole(*found[:2]), whole(*found[2:4]), found[4])
 
     def usual(self) -> Usual | None:
-        """Return what an answer takes, on average; None before the first one whose usage is known."""
+        """Return the averages of an answer; None before the first answer whose usage is known."""
         query = (
             "SELECT avg(prompt_tokens), avg(completion_tokens), avg(cost) FROM requests"
             " WHERE completion_tokens > 0 AND prompt_tokens IS NOT NULL"
@@ -218,12 +218,12 @@ class Reader:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
-        """Let the block ask, one thread at a time.
+        """Let the block query, one thread at a time.
 
         Raises:
-            OutputError: the file cannot be read, or was written meanwhile although nothing holds it as it was.
+            OutputError: the file cannot be read, or was written meanwhile and no lock prevents that.
         """
-        with self._reading, errors_told(self.path, "read"):
+        with self._reading, as_output_errors(self.path, "read"):
             try:
                 yield
             finally:
@@ -248,7 +248,7 @@ def counts(db: sqlite3.Connection) -> Counts:
 
 
 def question_of(text: Any) -> dict[str, Any]:
-    """Return what a process asked, and whom; empty if a disk has changed it."""
+    """Return a process's question and sources; empty if a disk has changed it."""
     with contextlib.suppress(TypeError, ValueError):
         question = json.loads(text)
         return question if isinstance(question, dict) else {}

@@ -18,16 +18,16 @@ _NOT_OK = "(SELECT id FROM results WHERE status <> 'ok')"
 
 @dataclass(frozen=True)
 class Rules:
-    """Which answers a plan's rows may have.
+    """The answers that a plan's rows may have.
 
     Attributes:
         sources: ids of the sources whose answers may be used.
-        on_change: what becomes of answers to earlier questions. With `reuse` a row keeps the one that is provably its
-            own, and from then on also with `abort`; with `redo` it is asked again.
+        on_change: what to do with answers to earlier questions. With `reuse` a row keeps the answer that is provably
+            its own, and from then on also with `abort`; with `redo` it is asked again.
         retry_failed: rows that ended as `error` or `invalid` are asked again.
         dedup: one answer may serve all rows that ask the same.
-        is_limited: the table has more rows behind those of the plan. They stay as they are, but for answers that the
-            plan's rows need. Without a limit, rows behind those of the plan are removed; their answers stay.
+        is_limited: the table has more rows behind the plan's. They stay as they are, except for answers that the plan's
+            rows need. Without a limit, rows behind the plan's are removed; their answers stay.
     """
 
     sources: frozenset[int]
@@ -43,7 +43,7 @@ class Rules:
 
     @property
     def is_usable(self) -> str:
-        """The condition for a result that a row may take whose question it answers."""
+        """The condition for a result that a row with its question may take."""
         return f"{self.is_of_pool} AND status " + ("= 'ok'" if self.retry_failed else "<> 'error'")
 
 
@@ -53,7 +53,7 @@ def plan_for(db: Statements, rows: int) -> None:
 
 
 def remove_rows_behind(db: Statements, rows: int) -> None:
-    """Remove the rows that the table does not have any more; other rows may get their answers."""
+    """Remove rows that the table no longer has; other rows may get their answers."""
     _drop(db, "position >= ?", rows)
     db.do("DELETE FROM rows WHERE position >= ?", (rows,))
 
@@ -78,7 +78,7 @@ def redo_kept_answers(db: Statements) -> None:
 
 
 def _drop(db: Statements, where: str, *values: int) -> None:
-    """Note which rows lose their result; the answers are then free for other rows."""
+    """Record which rows lose their result; the answers are then free for other rows."""
     db.do(
         "INSERT OR IGNORE INTO moved SELECT position, result, key, cells, is_kept FROM rows"
         f" WHERE result IS NOT NULL AND {where}",
@@ -91,10 +91,10 @@ def clear_dropped(db: Statements) -> None:
 
 
 def reuse_by_key(db: Statements, rules: Rules) -> None:
-    """Give rows the unused answers to their questions, wherever those stood, each in order.
+    """Give rows the unused answers to their questions, in order, whatever the answers' former positions.
 
-    Unused are those of rows that have moved or changed, of rows that were removed earlier, and of rows behind a
-    limit. A row that has only moved stays an `error` if it was one.
+    Unused answers are those of rows that were moved, changed or removed, and of rows behind a limit. A row that has
+    only moved stays an `error` if it was one.
     """
     found = db.do(
         f"""
@@ -128,7 +128,7 @@ def reuse_by_key(db: Statements, rules: Rules) -> None:
 
 
 def move_kept_answers(db: Statements, comparison: Comparison) -> None:
-    """Let rows that keep an answer to an earlier question, and have only moved, keep it where they stand now."""
+    """Let rows that keep an answer to an earlier question, and have only moved, keep it at their new position."""
     if not db.is_any("SELECT 1 FROM moved WHERE is_kept IS NOT NULL"):
         return
     mark = comparison.sql(comparison.asked_ever)
@@ -147,7 +147,7 @@ def move_kept_answers(db: Statements, comparison: Comparison) -> None:
 
 
 def adopt_from_files(db: Statements) -> int:
-    """Give rows that have no result what chunk files hold for them; return how many such rows there are."""
+    """Give rows without a result the results in chunk files; return the number of these rows."""
     if not db.is_any("SELECT 1 FROM found"):
         return 0
     source = source_id(db, ADOPTED)
@@ -171,7 +171,7 @@ def adopt_from_files(db: Statements) -> int:
 
 
 def share_answers(db: Statements, rules: Rules) -> None:
-    """Give rows an answer that another row has already, if they ask the same."""
+    """Give rows an answer that another row with the same question has already."""
     db.do(
         f"""
         INSERT INTO given SELECT position, id, NULL, NULL FROM rows
@@ -194,7 +194,7 @@ def keep_own_answers(db: Statements) -> None:
 
 
 def prefer_ok_answers(db: Statements, rules: Rules) -> None:
-    """Give rows that failed the `ok` answer to their question, if another row got one."""
+    """Give failed rows the `ok` answer to their question, if another row got one."""
     db.do(
         f"""
         UPDATE rows SET result = better.id FROM (
@@ -205,7 +205,7 @@ def prefer_ok_answers(db: Statements, rules: Rules) -> None:
 
 
 def choose_who_asks(db: Statements, *, dedup: bool) -> None:
-    """Let the first of the rows that ask the same ask for all of them; without `dedup` each asks for itself."""
+    """With `dedup`, let one row be asked for all rows with its question, the first; otherwise each is asked."""
     if db.is_any("SELECT 1 FROM same"):
         db.do("DELETE FROM same")
     if dedup:
@@ -219,7 +219,7 @@ def choose_who_asks(db: Statements, *, dedup: bool) -> None:
 
 
 def _hand_out(db: Statements) -> None:
-    """Point rows at what they were given; a row behind the limit loses what it could spare."""
+    """Point rows at the results given to them; a row behind the limit loses a result that it gave up."""
     db.do(
         "UPDATE rows SET result = g.id, is_kept = g.is_kept FROM given g WHERE g.position = rows.position"
         " AND rows.result IS NULL"
@@ -231,7 +231,7 @@ def _hand_out(db: Statements) -> None:
 
 
 def source_id(db: Statements, source: Source) -> int:
-    """Return the id of a source; a new one gets one."""
+    """Return the id of a source; a new source gets a new id."""
     db.do("INSERT OR IGNORE INTO sources (model, base_url, params) VALUES (?, ?, ?)", source)
     [number] = db.one("SELECT id FROM sources WHERE model = ? AND base_url = ? AND params = ?", source)
     return int(number)

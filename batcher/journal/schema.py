@@ -1,21 +1,21 @@
-"""The journal's file: its tables and versions, and how a text or a failure of SQLite reads.
+"""The journal's file: its tables and versions, and the conversion of texts and errors of SQLite.
 
-Invariant: a file that is not ours, newer or damaged is refused before anything is written to it.
+Invariant: a file that is not ours, is newer or is damaged is refused before anything is written to it.
 
-The tables are a contract: other programs may read them with SQLite alone, also while a run writes. What holds for all:
+The tables are a contract: other programs may read them with SQLite alone, also while a run writes. For all tables:
 
 - A moment is a REAL: seconds since 1970-01-01 00:00 UTC.
 - Money is an INTEGER in nano-dollars: 1,000,000,000 are one US dollar.
-- Tokens are model tokens, as the service counts them; a number above 2^24 counts as not named.
+- Tokens are model tokens, as the service counts them; a number above 2^24 counts as not reported.
 - A text that UTF-8 cannot hold, because of lone surrogates, is a BLOB: its UTF-8 with three bytes for each surrogate
-  (Python's `surrogatepass`). Columns in which that may be are marked with an asterisk.
-- NULL means what is said at its column; a column without a word about NULL has none, or only as "version 1" says: a
-  journal that version 1 began has NULL in what later versions added.
+  (Python's `surrogatepass`). Columns that may hold such a BLOB are marked with an asterisk.
+- The meaning of NULL is given at each column. A column without a note about NULL has no NULL, except that a journal
+  begun by version 1 has NULL in columns that later versions added.
 
-What each row of the input has now: `rows` joined with `results` on `results.id = rows.result`, if
+The present result of each input row: `rows` joined with `results` on `results.id = rows.result`, for
 `position < (SELECT rows FROM scope)`, in the order of `position`.
 
-rows: what each row of the input asks, and the result that answers it
+rows: the question of each row of the input, and the result that answers it
     position           INTEGER  its place in the input, from 0; primary key
     key                BLOB     16 bytes, a hash of its question: messages and request parameters (`batcher.input.key`)
     result             INTEGER  `results.id`; NULL: it has no result yet
@@ -31,7 +31,7 @@ scope: one line
     rows               INTEGER  how many rows, from the first, the last run was about; `rows` may hold more, which
                                 `--limit` left out
 
-same: rows that are not asked, because an earlier row asks the same (`--dedup`); as of the last run's start
+same: rows that are not sent, because an earlier row has the same question (`--dedup`); as of the last run's start
     position           INTEGER  `rows.position`; primary key
     leader             INTEGER  `rows.position` of the row that is asked; its result is then that of both
 
@@ -39,18 +39,18 @@ results: every answer, and every error that ended a row; a line is never changed
     id                 INTEGER  `requests.id` of the request that brought it; negative: it was adopted from a chunk
                                 file; primary key
     key                BLOB     16 bytes, of the question that it answers; see `rows.key`
-    source             INTEGER  `sources.id`: who gave it
+    source             INTEGER  `sources.id`: its origin
     status             TEXT     `ok`; `invalid`: answered, but not as asked for; `error`: no answer
     answer             TEXT*    the answer as it came; empty if there is none
     error              TEXT*    why the row is `invalid` or `error`; empty if it is `ok`
     seal               BLOB     8 bytes, BLAKE2b of key, status, NUL, answer, NUL, error, by which `batcher verify` sees
                                 a change; NULL: version 1 wrote it
 
-requests: every attempt, recorded before it left; a line without an end was in flight when the process ended, or is now
+requests: every attempt, recorded before it left; a line without an end is in flight, or was when the process ended
     id                 INTEGER  from 1; a gap is a request that did not leave, because the disk was full; primary key
     run                INTEGER  `runs.id`: the process that sent it
     endpoint           INTEGER  the endpoint's place in that process's pool, from 0 (`pool` in `runs.question`)
-    source             INTEGER  `sources.id`: whom it asked
+    source             INTEGER  `sources.id`: the source that it asked
     position           INTEGER  the row's place in the input at that time
     key                BLOB     16 bytes, of the question; see `rows.key`
     sent               REAL     when it was about to leave
@@ -71,7 +71,7 @@ requests: every attempt, recorded before it left; a line without an end was in f
     answer_cost        INTEGER  nano-dollars, the part of the bound on the cost that does not depend on the question's
                                 length; NULL: no price is known, the two parts cannot be told apart, or before version 3
 
-sources: who gave answers; unique in all but the id
+sources: the origins of answers; unique in all columns but the id
     id                 INTEGER  primary key
     model              TEXT     the model's name; `adopted from files`: a chunk file without a journal had the answer
     base_url           TEXT     the service's base URL; empty: the chat model's own, or adopted
@@ -129,15 +129,15 @@ VERSION = 4
 _OLDEST_READ = 3
 """The oldest version that can be read without being brought up to date: the next one only renamed."""
 
-_APPLICATION_ID = 0x62_74_63_68  # "btch": tells our files from other SQLite files
+_APPLICATION_ID = 0x62_74_63_68  # "btch": distinguishes our files from other SQLite files
 
 # SQLite's `user_version`, a number in the first page of the file, holds the version and, above it, the generation.
 _VERSION_BITS, _VERSION_MASK = 8, 0xFF
 GENERATIONS = 2**23 - 1
-"""Generations there are; 1 follows the last one. 0 is that of a file that batcher gave none yet."""
+"""The number of generations; 1 follows the last one. A file that batcher has not given one yet has 0."""
 
 ADOPTED = Source("adopted from files", "")
-"""The source of answers that were found in chunk files without a journal: who gave them is not known."""
+"""The source of answers that were found in chunk files without a journal: their real source is unknown."""
 
 
 _FIRST = """
@@ -177,7 +177,7 @@ ALTER TABLE requests RENAME COLUMN giver TO source;
 ALTER TABLE results RENAME COLUMN giver TO source;
 UPDATE runs SET question = renamed(question);
 """
-# Each brings a journal from one version to the next; a new one starts from nothing.
+# Each step brings a journal from one version to the next; a new journal runs all of them.
 _STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)
 
 _RENAMED = {"givers": "sources", "source": "prompt_option"}
@@ -211,8 +211,8 @@ IN_SCOPE = "position < (SELECT rows FROM scope)"
 
 
 @contextlib.contextmanager
-def errors_told(path: Path, doing: str) -> Iterator[None]:
-    """Raise as `OutputError` what SQLite or the system, or Python on its way there, has to say."""
+def as_output_errors(path: Path, doing: str) -> Iterator[None]:
+    """Raise errors of SQLite, of Python's module for it and of the system as `OutputError`."""
     try:
         yield
     except (sqlite3.Error, OverflowError, UnicodeError) as error:
@@ -226,23 +226,23 @@ def uri_of(path: Path, mode: str) -> str:
 
 
 def connect(path: Path, mode: str, timeout_s: float = 30) -> sqlite3.Connection:
-    # Planning and the writer thread take turns: the run starts when the plan is committed.
+    # The planning and the writer thread use it in turn: the run starts when the plan is committed.
     return sqlite3.connect(
         uri_of(path, mode), uri=True, check_same_thread=False, timeout=timeout_s, isolation_level=None
     )
 
 
 def make_durable(db: sqlite3.Connection) -> None:
-    """Let each commit reach the disk before it counts: a power cut costs no more than a kill."""
+    """Let each commit reach the disk before it counts, so that a power cut costs no more than a kill."""
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA fullfsync = ON")  # for macOS, whose fsync alone promises nothing
 
 
 def check_whole(db: sqlite3.Connection, path: Path) -> None:
-    """Refuse a damaged file before anything is written to it: SQLite itself takes a last page that is cut short."""
+    """Refuse a damaged file before anything is written to it: SQLite itself accepts a truncated last page."""
     page_size = int(db.execute("PRAGMA page_size").fetchone()[0])
     has_log = any(log.exists() and log.stat().st_size for log in [path.with_name(f"{path.name}-wal")])
-    # With a log, the file may end in a page that was half copied from there; the log still has it.
+    # With a log, the file may end in a half-copied page, which the log still has.
     is_cut = not has_log and path.stat().st_size % page_size
     [(found,)] = db.execute("PRAGMA quick_check(1)").fetchall()
     if is_cut or found != "ok":
@@ -254,7 +254,7 @@ def check_whole(db: sqlite3.Connection, path: Path) -> None:
 
 def check_readable(version: int, path: Path) -> None:
     if version == 0:
-        raise OutputError(f"{path} is no journal of batcher")
+        raise OutputError(f"{path} is not a journal of batcher")
     if version < _OLDEST_READ:
         raise OutputError(f"{path} was written by an older batcher: run its command once to bring it up to date")
 
@@ -270,7 +270,7 @@ def version_of(db: sqlite3.Connection, path: Path, schema: str = "main") -> int:
     application = int(db.execute(f"PRAGMA {schema}.application_id").fetchone()[0])
     tables = int(db.execute(f"SELECT count(*) FROM {schema}.sqlite_master").fetchone()[0])
     if application != _APPLICATION_ID and (tables or application or stamp):
-        raise OutputError(f"{path} is no journal of batcher")
+        raise OutputError(f"{path} is not a journal of batcher")
     if version > VERSION:
         raise OutputError(
             f"{path} was written by a newer batcher (version {version}, this one reads {VERSION}): update"
@@ -306,7 +306,7 @@ def bring_up_to_date(db: sqlite3.Connection, version: int) -> None:
 
 
 def _renamed(question: Any) -> Any:
-    """Return a run's question under the names of version 4; any other text stays as it is."""
+    """Return a run's question with the names of version 4; any other text stays as it is."""
     with contextlib.suppress(TypeError, ValueError):
         found = json.loads(question)
         if isinstance(found, dict):
@@ -320,7 +320,7 @@ def _stamp(version: int, generation: int) -> str:
 
 
 def generation_in(page: bytes) -> int:
-    """Return the generation in the first page of a file, of which the first 64 bytes are enough."""
+    """Return the generation in the first page of a file; the page's first 64 bytes are enough."""
     return int.from_bytes(page[60:64]) >> _VERSION_BITS
 
 
@@ -331,36 +331,36 @@ def generation_of(db: sqlite3.Connection) -> int:
 
 def raise_generation(db: sqlite3.Connection) -> None:
     """Give the transaction under way the next generation, so that its part of the log holds the first page."""
-    # Read from the file: a transaction that failed has used none.
+    # Read from the file, because a failed transaction has not used its generation.
     [stamp] = db.execute("PRAGMA user_version").fetchone()
     version, generation = stamp & _VERSION_MASK, stamp >> _VERSION_BITS
     db.execute(f"PRAGMA user_version = {(generation % GENERATIONS + 1) << _VERSION_BITS | version}")
 
 
 def give_generation(db: sqlite3.Connection) -> None:
-    """Give a file that has none its first generation, in the file itself and not in a log.
+    """Give a file without a generation its first one, in the file itself and not in a log.
 
     It is drawn at random, so that the logs of two journals are told apart.
     """
-    db.execute("PRAGMA journal_mode = DELETE")  # what is in the log of an older batcher is in the file then
+    db.execute("PRAGMA journal_mode = DELETE")  # moves the log of an older batcher into the file
     version = int(db.execute("PRAGMA user_version").fetchone()[0]) & _VERSION_MASK
     db.executescript(f"BEGIN EXCLUSIVE; {_stamp(version, 1 + secrets.randbelow(GENERATIONS))} COMMIT;")
 
 
 def exact_sum(column: str, condition: str = "true") -> str:
-    """Return two expressions of SQL for a sum, for `whole`: one alone overflows beyond 2^63."""
+    """Return two SQL expressions of a sum, for `whole`: a single sum would overflow beyond 2^63."""
     return ", ".join(
         f"coalesce(sum({part}) FILTER (WHERE {condition}), 0)" for part in (f"{column} >> 32", f"{column} & 0xffffffff")
     )
 
 
 def whole(upper: int, lower: int) -> int:
-    """Put together the two sums of `exact_sum`."""
+    """Combine the two sums of `exact_sum`."""
     return (upper << 32) + lower
 
 
 def bound(text: str) -> str | bytes:
-    """Return a text as SQLite can keep it: one with lone surrogates goes as bytes."""
+    """Return a text in the form that SQLite can store: a text with lone surrogates becomes bytes."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,15 +1,15 @@
-"""What a plan needs to know for its own time only: temporary tables, in the connection that plans.
+"""The temporary tables of a plan, in the connection that makes the plan.
 
-Invariant: they are empty when a plan begins, and gone when it has ended, in whatever way.
+Invariant: they are empty when a plan begins, and gone when it has ended, even by an error.
 
     moved     the results that rows had and lost
-    renewed   positions at which another question stands than before
-    known     how many rows there were, and how many of them the last plan was about
-    open      the questions of rows that were waiting for an answer, and are not there any more
-    free      the results that no row has, and those that a row behind the limit can spare, each with its place among
+    renewed   positions whose question has changed
+    known     the number of earlier rows, and how many of them the last plan covered
+    open      the questions of rows that waited for an answer, and no longer exist
+    free      the results that no row has, and those that a row behind the limit can give up, each with its number among
               those that answer the same question
     given     which row gets which of them
-    found     what chunk files hold
+    found     the results in chunk files
     lost      the answers that no row has got
     pairs     the row that each of those belongs to, and the proof; without a proof it is only likely
 """
@@ -25,7 +25,7 @@ from batcher.journal.statements import Statements
 BARE = f"rows.result IS NULL AND rows.{IN_SCOPE}"
 """The condition for a row of the plan that has no result."""
 NEW = "(position IN (SELECT position FROM renewed) OR position >= (SELECT rows FROM known))"
-"""The condition for a row whose question is not the one that stood in its place before."""
+"""The condition for a row whose position had another question, or none, before."""
 
 _NAMES = ("moved", "renewed", "known", "open", "free", "given", "found", "lost", "pairs")
 _TABLES = """
@@ -46,7 +46,7 @@ CREATE TEMP TABLE pairs (position INTEGER PRIMARY KEY, lost INTEGER NOT NULL, pr
 
 @contextlib.contextmanager
 def scratch(db: Statements) -> Iterator[None]:
-    """Let the block have the tables."""
+    """Create the tables for the block."""
     _drop(db)
     db.script(_TABLES)
     try:

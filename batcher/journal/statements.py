@@ -1,6 +1,6 @@
-"""A connection on which statements are executed at once, in the transaction under way if there is one.
+"""Executes statements on a connection at once, in the current transaction if there is one.
 
-Invariant: what SQLite says about a statement is raised as an error that names the journal.
+Invariant: an error of SQLite is raised as an error that names the journal.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from batcher.journal.schema import errors_told
+from batcher.journal.schema import as_output_errors
 
 
 class Statements:
@@ -18,7 +18,7 @@ class Statements:
 
     Args:
         path: of the journal.
-        connection: which no other thread uses meanwhile.
+        connection: no other thread uses it meanwhile.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -26,23 +26,23 @@ class Statements:
         self.connection = connection
 
     def do(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        with errors_told(self.path, "written"):
+        with as_output_errors(self.path, "written"):
             return self.connection.execute(statement, values)
 
     def do_many(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
-        with errors_told(self.path, "written"):
+        with as_output_errors(self.path, "written"):
             self.connection.executemany(statement, values)
 
     def script(self, statements: str) -> None:
         """Execute several statements; a transaction under way is committed before."""
-        with errors_told(self.path, "written"):
+        with as_output_errors(self.path, "written"):
             self.connection.executescript(statements)
 
     def one(self, query: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
-        """Return the first line of what a query finds."""
+        """Return the first row of a query's result."""
         found: tuple[Any, ...] = self.do(query, values).fetchone()
         return found
 
     def is_any(self, query: str, values: Sequence[Any] = ()) -> bool:
-        """Return whether a query finds a line."""
+        """Return whether a query finds a row."""
         return bool(self.one(f"SELECT EXISTS ({query})", values)[0])

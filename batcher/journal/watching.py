@@ -1,6 +1,6 @@
-"""Whether a journal is still where it was opened, with its log and its lock file, while a run writes it.
+"""Checks whether a journal, its log and its lock file are still in their places while a run writes it.
 
-Invariant: it only looks.
+Invariant: it changes nothing.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from pathlib import Path
 
 from batcher.errors import OutputError
 from batcher.journal.access import log_path
-from batcher.journal.schema import errors_told
+from batcher.journal.schema import as_output_errors
 from batcher.place import Displaced, Place
 
 
 class Watch:
-    """Looks whether a journal is in its place.
+    """Checks whether a journal is in its place.
 
     Args:
         path: of the journal.
-        place: where it was when it was opened.
-        lock: where its lock file was then.
+        place: the journal's place when it was opened.
+        lock: the lock file's place then.
 
     Attributes:
         displaced: what became of the journal, if it was no longer in its place when `look` was last called.
@@ -37,16 +37,16 @@ class Watch:
             self._log.close()
 
     def look(self) -> None:
-        """Look again.
+        """Check the place again.
 
         Raises:
             OutputError: the file system cannot say.
         """
-        with errors_told(self._path, "found"):
+        with as_output_errors(self._path, "found"):
             self.displaced = self._place.displaced() or self._displaced_log()
 
     def check(self) -> None:
-        """Raise if the journal was not in its place when it was last looked for.
+        """Raise if the journal was not in its place at the last `look`.
 
         Raises:
             OutputError: it was removed, replaced or moved.
@@ -58,24 +58,24 @@ class Watch:
         """Raise if the journal was removed or replaced; one that has moved can still be written.
 
         Raises:
-            OutputError: it was.
+            OutputError: it was removed or replaced.
         """
         if self.displaced and not self.displaced.is_kept:
             raise self._error(self.displaced)
 
     def check_lock(self) -> None:
-        """Look whether the lock file is in its place.
+        """Check whether the lock file is in its place.
 
         Raises:
-            OutputError: it is not, and somebody else may have taken another one.
+            OutputError: it is not, and another process may have locked a new one.
         """
-        with errors_told(self._path, "locked"):
+        with as_output_errors(self._path, "locked"):
             if self._lock.displaced():
                 raise OutputError(f"the lock file of {self._path} was removed: run it again")
 
     def _displaced_log(self) -> Displaced | None:
-        """Say whether the log was removed or replaced: a second writer, or the next run after a kill, lacks it."""
-        if self._log is None and log_path(self._path).exists():  # from the first commit on
+        """Return what became of a log that was removed or replaced: other processes would not see its commits."""
+        if self._log is None and log_path(self._path).exists():  # it exists from the first commit on
             self._log = Place(log_path(self._path))
         return Displaced(is_kept=True, is_log=True) if self._log and self._log.displaced() else None
 

@@ -1,6 +1,6 @@
-"""The journal of a run: every request before it leaves, and every answer before it counts.
+"""The journal of a run: records every request before it leaves, and every answer before it counts.
 
-Invariant: when `sent` or `settled` returns, what it says is on disk.
+Invariant: when `sent` or `settled` returns, its record is on disk.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from batcher.input.marks import Comparison
 from batcher.journal.committing import GroupCommit, Statement
 from batcher.journal.entries import TOO_LARGE, UNSENT, Chunk, Outcome, Request, seal
 from batcher.journal.matching import Matching, Planner
+from batcher.journal.schema import as_output_errors, raise_generation
 from batcher.journal.schema import bound as storable
-from batcher.journal.schema import errors_told, raise_generation
 from batcher.journal.watching import Watch
 from batcher.place import Displaced
 from batcher.records import LARGEST_CELL, Bound, Result, Status
@@ -37,21 +37,21 @@ _NOTE = "INSERT INTO events (run, at, kind, subject, detail) VALUES (?, ?, ?, ?,
 
 _LARGEST = 2**63 - 1
 _BESIDE_TEXTS = 128
-"""Bytes that a result's row has at most beside its texts and its key."""
+"""The most bytes of a result's row besides its texts and its key."""
 _UNBOUNDED = Bound()
 
 
 class Journal(Planner):
-    """The journal of one keyword, as the one process has it that writes it; `opening.open_journal` opens it.
+    """The journal of one keyword in the only process that writes it; `opening.open_journal` opens it.
 
-    It is read and planned in with plain calls, before and after the run. While it runs, `sent`, `failed`, `settled` and
-    `note` hand statements to a group commit, so that durability costs the run no throughput.
+    Before and after the run, plain calls read it and make plans in it. During the run, `sent`, `failed`, `settled` and
+    `note` pass statements to a group commit, so that durability costs no throughput.
 
     Args:
         path: of the journal.
-        connection: in which it is written.
-        reader: for what is committed.
-        watch: looks whether it is still in its place.
+        connection: for writing.
+        reader: a connection for reading what is committed.
+        watch: checks whether it is still in its place.
         resources: are closed with it.
     """
 
@@ -70,10 +70,10 @@ class Journal(Planner):
         self._commits = GroupCommit(path, connection, watch)
 
     def close(self) -> None:
-        """Close the file. What was noted and is not on disk yet goes there first, whoever waits for it or not.
+        """Write the entries that are not on disk yet, and close the file.
 
         Raises:
-            OutputError: it could not be written, and no caller has been told so yet.
+            OutputError: they could not be written, and no caller has been told yet.
         """
         try:
             self._commits.close()
@@ -96,13 +96,13 @@ class Journal(Planner):
             OutputError: the lock file was removed, or the plan cannot be written.
         """
         with super().planning(comparison) as matching:
-            # A second process that finds no lock file sees this transaction, and then the run, and is refused. It may
-            # have come before the transaction began.
+            # A second process that finds no lock file sees this transaction, and later the run, and is refused; but it
+            # may have started before this transaction.
             self._watch.check_lock()
             before = self._db.connection.total_changes
             yield matching
             if self._db.connection.total_changes != before:
-                with errors_told(self.path, "written"):
+                with as_output_errors(self.path, "written"):
                     raise_generation(self._db.connection)
 
     # -- Requests
@@ -115,11 +115,11 @@ class Journal(Planner):
             key: of the row's question.
             endpoint: the endpoint's place in the pool.
             source: the id of its source.
-            bound: what the request may use and cost at most.
+            bound: the most that the request may use and cost.
 
         Raises:
-            OutputError: it could not be written, or what came before could not, or the journal is no longer in its
-                place: the request must not leave.
+            OutputError: it, or an entry before it, could not be written, or the journal is no longer in its place: the
+                request must not leave.
         """
         self._commits.check()
         self._watch.check()
@@ -145,10 +145,10 @@ class Journal(Planner):
             request: the one that brought it.
             outcome: how the request ended.
             result: how the row ended.
-            followers: rows that are not asked, because this one asks the same, have it too.
+            followers: rows with the same question that are not sent get the result too.
 
         Returns:
-            The result that the row has: an error in place of an answer that is more than SQLite or a file can hold.
+            The row's result: an error if the answer is too large for SQLite or a CSV file.
 
         Raises:
             OutputError: it could not be written.
@@ -166,12 +166,12 @@ class Journal(Planner):
         return held
 
     def _holdable(self, request: Request, result: Result) -> Result:
-        """Return a result as the journal and the files can hold it: without an answer that is too large."""
+        """Return a result that the journal and the files can hold: an error replaces an answer that is too large."""
         if len(result.answer) > LARGEST_CELL:
             said = f"the answer has {len(result.answer):,} characters, and a cell of a CSV file holds {LARGEST_CELL:,}"
             return Result(Status.ERROR, "", said)
         most = self._db.connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - len(request.key) - _BESIDE_TEXTS
-        if 4 * (len(result.answer) + len(result.error)) <= most:  # UTF-8 takes four bytes for a character at most
+        if 4 * (len(result.answer) + len(result.error)) <= most:  # UTF-8 takes at most four bytes a character
             return result
         size = sum(len(text.encode("utf-8", "surrogatepass")) for text in (result.answer, result.error))
         if size <= most:
@@ -181,7 +181,7 @@ class Journal(Planner):
     # -- Chunk files, events, and the run itself
 
     async def chunk_begun(self, start: int) -> None:
-        """Record that a chunk file is about to be there, so that it is ours also if the process ends in between."""
+        """Record that a chunk file is about to be written, so that it is ours even if the process ends now."""
         await self._commits.write(("INSERT OR IGNORE INTO chunks VALUES (?, 0, x'', x'')", (start,)))
 
     async def chunk_written(self, start: int, chunk: Chunk) -> None:
@@ -198,16 +198,16 @@ class Journal(Planner):
 
         Args:
             kind: such as `paused` or `resumed`.
-            subject: what it happened to.
+            subject: what it concerns, such as an endpoint.
             detail: why.
         """
         self._commits.note((_NOTE, (self._run, time.time(), kind, storable(subject), storable(detail))))
 
     async def flush(self) -> None:
-        """Wait until everything that was recorded is on disk.
+        """Wait until every entry is on disk.
 
         Raises:
-            OutputError: something could not be written.
+            OutputError: an entry could not be written.
         """
         await self._commits.flush()
 
@@ -220,11 +220,11 @@ class Journal(Planner):
 
     @property
     def displaced(self) -> Displaced | None:
-        """What became of the journal, if it was no longer in its place when that was last looked at."""
+        """What became of the journal, if it was not in its place at the last check."""
         return self._watch.displaced
 
     def check_in_place(self) -> None:
-        """Look whether the journal is in its place, so that what is written beside it now is written beside it.
+        """Check that the journal is in its place, so that files written now land beside it.
 
         Raises:
             OutputError: it was removed, replaced or moved, or the file system cannot say.
@@ -235,7 +235,7 @@ class Journal(Planner):
 
 def _ending(request: Request, outcome: Outcome) -> Statement:
     used = outcome.usage
-    # As SQLite can hold them: no number may keep an answer from being saved.
+    # In SQLite's range: a number that is too large must not prevent the saving of an answer.
     numbers = _fitting(
         used.prompt_tokens, used.completion_tokens, used.cached_tokens, used.reasoning_tokens, outcome.cost
     )

@@ -1,7 +1,7 @@
-"""The money that a run may spend.
+"""The budget of a run.
 
-Invariant: what is spent and what is reserved never exceed the limit, as long as no request costs more than was
-reserved for it. Requests are admitted in the order in which they asked, and none waits for money that cannot come back.
+Invariant: spent and reserved money together never exceed the limit, as long as no request costs more than its
+reservation. Requests are admitted in the order of their arrival, and none waits for money that cannot be returned.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from functools import partial
 
 
 class BudgetSpent(Exception):
-    """What is left does not cover the next request, and nothing is reserved that could come back.
+    """The rest of the budget does not cover the next request, and no reservation could return enough.
 
     Attributes:
         needed: the most that the next request may cost, in nano-dollars.
-        left: what is left, in nano-dollars; negative if a server exceeded what was reserved.
+        left: the rest of the budget, in nano-dollars; negative if a request cost more than its reservation.
     """
 
     def __init__(self, needed: int, left: int) -> None:
@@ -31,13 +31,13 @@ class BudgetClosed(Exception):
 
 
 class Budget:
-    """Hands out money before a request leaves, and takes back what it did not cost.
+    """Reserves money before a request leaves, and takes back the part that it did not cost.
 
     All state changes in methods that do not wait, of which `_dispatch` is the last one to run.
 
     Attributes:
-        limit: what may be spent, in nano-dollars.
-        spent: what was spent, earlier calls of the run included.
+        limit: the budget, in nano-dollars.
+        spent: the money spent, earlier calls of the run included.
         reserved: the most that the requests under way may cost.
     """
 
@@ -52,10 +52,10 @@ class Budget:
         return f"<Budget: {self.spent} spent and {self.reserved} reserved of {self.limit} nano-dollars>"
 
     async def reserve(self, amount: int) -> None:
-        """Wait until a request that may cost so much can leave.
+        """Wait until a request that may cost this amount can leave.
 
         Args:
-            amount: in nano-dollars; to be given to `settle` or `release`.
+            amount: in nano-dollars; pass it to `settle` or `release` later.
 
         Raises:
             BudgetSpent: this request, or one before it, does not fit any more.
@@ -73,13 +73,13 @@ class Budget:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.release(amount)  # granted and cancelled in one turn of the loop
             else:
-                self._dispatch()  # the next one may fit though this one did not
+                self._dispatch()  # the next request may fit although this one did not
             raise
 
     def settle(self, reserved: int, cost: int) -> None:
-        """Count what a request cost, in place of what was reserved for it.
+        """Replace a request's reservation by its cost.
 
-        A cost above the reservation is counted as it is; if it takes the run beyond its limit, nothing more is
+        A cost above the reservation is counted in full; if it takes the run beyond its limit, no further request is
         admitted.
         """
         self.reserved -= reserved
@@ -87,11 +87,11 @@ class Budget:
         self._dispatch()
 
     def release(self, reserved: int) -> None:
-        """Take back what was reserved for a request that cost nothing."""
+        """Take back the reservation of a request that cost nothing."""
         self.settle(reserved, 0)
 
     def close(self) -> None:
-        """Admit no more requests; those under way go on, and are still to be settled."""
+        """Admit no more requests; requests under way go on, and still have to be settled."""
         self._end = self._end or BudgetClosed
         self._dispatch()
 
@@ -99,7 +99,7 @@ class Budget:
         return self.spent + self.reserved + amount <= self.limit
 
     def _dispatch(self) -> None:
-        """Serve those who wait, from the first one to the first that has to wait on."""
+        """Admit waiting requests in order, up to the first that has to wait longer."""
         while self._waiting:
             amount, waiter = self._waiting[0]
             if not waiter.done():

@@ -1,7 +1,7 @@
-"""What model tokens cost, in whole nano-dollars.
+"""The prices of model tokens, in whole nano-dollars.
 
-Invariant: no request costs more than `Price.most` said before it left, as long as it keeps to the tokens it was asked
-about; and sums of costs are exact, because every cost is a whole number, rounded up once per request.
+Invariant: no request costs more than `Price.most` for its tokens; sums of costs are exact, because every cost is a
+whole number, rounded up once per request.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 NANO = 10**9
 """Nano-dollars in a dollar."""
 
-# A rate is a whole number of 10^-24 dollars a token: table and users say dollars per million tokens, with up to 17
+# A rate is a whole number of 10^-24 dollars a token: the table and users give dollars per million tokens, with up to 17
 # decimals.
 _PER_TOKEN = 10**18
 _PER_NANO = 10**15
 
 _DAY_S = 86400
-# What an OpenAI request may say for the normal price; the rest of `service_tier` has prices of its own.
+# The values of `service_tier` at OpenAI's normal price; other values have other prices.
 _NORMAL_TIERS = ("auto", "default")
 
 
 class Rates(NamedTuple):
-    """What a request costs whose prompt has more than `above` model tokens: 10^-24 dollars a token, and a request."""
+    """The rates for a prompt of more than `above` model tokens, in 10^-24 dollars: per token, and per request."""
 
     above: int
     prompt: int
@@ -53,7 +53,7 @@ class Rates(NamedTuple):
 
 
 class Period(NamedTuple):
-    """When rates hold: from `since` (POSIX seconds) on, each day from `second` (of the UTC day) on."""
+    """The time when rates apply: from `since` (POSIX seconds) on, each day from `second` (of the UTC day) on."""
 
     since: float
     second: float
@@ -62,22 +62,22 @@ class Period(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What the model tokens of one endpoint cost.
+    """The price of one endpoint's model tokens.
 
     Attributes:
-        source: where the numbers come from, for people.
-        periods: in the order of time; the last one that has begun holds.
+        source: the origin of the numbers, for people.
+        periods: in the order of time; the last one that has begun applies.
     """
 
     source: str
     periods: tuple[Period, ...]
 
     def cost(self, usage: Usage, at: float | None = None) -> int:
-        """Return what a request cost, in nano-dollars, rounded up.
+        """Return the cost of a request, in nano-dollars, rounded up.
 
-        Tokens read from the server's cache cost their own rate, the rest of the prompt the full one. If the
-        provider charges more for what it writes into its cache, the rest of the prompt counts as written, because
-        `usage` does not tell: then this is an upper bound. A prompt longer than a tier's threshold costs that tier's
+        Tokens read from the server's cache have their own rate, the rest of the prompt the full rate. If the provider
+        charges more for tokens that it writes into its cache, the rest of the prompt counts as written, because `usage`
+        does not tell: then the result is an upper bound. A prompt longer than a tier's threshold costs that tier's
         rates from its first token on.
 
         Args:
@@ -89,7 +89,7 @@ class Price:
         """
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         if prompt is None or completion is None:
-            raise ValueError("what a request used is not known, so its cost is unknown")
+            raise ValueError("the usage of a request is not known, so its cost is unknown")
         rates = _tier(self._tiers(at), prompt)
         cached = min(usage.cached_tokens, prompt)
         reasoning = min(usage.reasoning_tokens, completion)
@@ -103,20 +103,20 @@ class Price:
         return -(-total // _PER_NANO)
 
     def most(self, prompt_tokens: int, completion_tokens: int) -> int:
-        """Return the most that a request with at most so many tokens can cost, in nano-dollars.
+        """Return the highest cost of a request with at most these numbers of tokens, in nano-dollars.
 
-        It holds at every hour and date from now on, without any discount for cached tokens, and in the dearest tier
-        that the prompt can reach.
+        It holds at every hour and date from now on, without a discount for cached tokens, and in the most expensive
+        tier that the prompt can reach.
         """
         reachable = self._reachable(prompt_tokens)
         return -(-max(rates.most(prompt_tokens, completion_tokens) for rates in reachable) // _PER_NANO)
 
     def most_of_answer(self, prompt_tokens: int, completion_tokens: int) -> int | None:
-        """Return the part of `most`, in nano-dollars, that is the same however short the prompt is.
+        """Return the part of `most`, in nano-dollars, that does not depend on the prompt's length.
 
-        The rest is in proportion to the prompt's length: with a part p of the prompt, a request costs at most this and
-        p of the rest. That needs one tier and period that is the dearest both for prompts and for answers, as is
-        the case if rates do not fall with the length; else None.
+        The rest is proportional to the prompt's length: with a share p of the prompt, a request costs at most this part
+        plus p times the rest. That needs one tier and period that is the most expensive both for prompts and for
+        answers, which is the case if rates do not fall with the length; otherwise the result is None.
         """
         reachable = self._reachable(prompt_tokens)
         answer = max(rates.most(0, completion_tokens) for rates in reachable)
@@ -126,7 +126,7 @@ class Price:
         return -(-answer // _PER_NANO)
 
     def _reachable(self, prompt_tokens: int) -> list[Rates]:
-        """Return the rates that may hold for a prompt of so many tokens or fewer, at any time from now on."""
+        """Return the rates that may apply to a prompt of at most this many tokens, at any time from now on."""
         return [
             rates
             for period in self.periods
@@ -145,12 +145,12 @@ class Price:
 
 
 def given(price_in: float, price_out: float, cached: float | None = None) -> Price:
-    """Return the price that the user gives.
+    """Return the price that the user gave.
 
     Args:
-        price_in: US dollars per million tokens of prompts, 0 or more.
-        price_out: the same of answers.
-        cached: the same of prompt tokens read from the server's cache; default: `price_in`.
+        price_in: US dollars per million prompt tokens, 0 or more.
+        price_out: the same for completion tokens.
+        cached: the same for prompt tokens read from the server's cache; default: `price_in`.
     """
     prompt, completion = (_rate(Decimal(str(value))) for value in (price_in, price_out))
     from_cache = prompt if cached is None else _rate(Decimal(str(cached)))
@@ -158,17 +158,17 @@ def given(price_in: float, price_out: float, cached: float | None = None) -> Pri
 
 
 def price_of(model: str, base_url: str, service_tier: str | None = None) -> Price | None:
-    """Return the price of a model in the table that comes with genai-prices, or None if it has none.
+    """Return the price of a model in the table that comes with genai-prices, or None if the table has none.
 
-    The base URL decides whose price it is. A URL that the table does not know (a relay, an own server, a service that
-    it leaves out) has no price, whatever the model is called: what such a service charges is for the user to say. A
-    model has none either if the table lacks a rate for its prompts or its answers. Images, audio and searches that
-    are charged apart from tokens are not in it.
+    The base URL decides which provider's price applies. A URL that the table does not know (a relay, the user's own
+    server, a service that it leaves out) has no price for any model name: the user has to give it. A model also has no
+    price if the table lacks a rate for its prompts or its answers. Images, audio and searches that are charged apart
+    from tokens are not included.
 
     Args:
         model: as the service knows it.
         base_url: of the endpoint.
-        service_tier: the request parameter of that name. One without a price of its own has no price.
+        service_tier: the request parameter of that name. A tier that the table does not list has no price.
 
     Source: https://github.com/pydantic/genai-prices, as installed; nothing is fetched.
     """
@@ -180,7 +180,7 @@ def price_of(model: str, base_url: str, service_tier: str | None = None) -> Pric
     if service_tier is not None and service_tier not in _NORMAL_TIERS:
         context = {"service_tier": service_tier}
         variants = [variant for variant in info.price_variants or () if variant.when == context]
-        # A model that one provider takes over from another has the other's normal price only.
+        # A model that one provider takes over from another only has the other's normal price.
         if not variants or info not in provider.models:
             return None
     periods = []
@@ -216,7 +216,7 @@ def _tier(tiers: tuple[Rates, ...], prompt_tokens: int) -> Rates:
 
 
 def _find(model: str, base_url: str) -> tuple[Provider, ModelInfo] | None:
-    """Find a model with the provider that listens at a base URL."""
+    """Find a model of the provider at a base URL."""
     parts = urlsplit(base_url)
     if not parts.hostname:
         return None
@@ -224,7 +224,7 @@ def _find(model: str, base_url: str) -> tuple[Provider, ModelInfo] | None:
 
     url = f"https://{parts.hostname}{parts.path}"
     for provider in providers:
-        # The table's patterns say how a URL begins; api.openai.com.relay.example is another service.
+        # The table's patterns match the beginning of a URL; api.openai.com.relay.example is another service.
         if re.match(rf"(?:{provider.api_pattern})(?:(?<=[./])|/|$)", url):
             info = provider.find_model(model, all_providers=providers)
             if info is not None:
@@ -237,12 +237,12 @@ def _today() -> float:
 
 
 def _beginnings(info: ModelInfo, variants: Sequence[PriceVariant]) -> list[tuple[float, float]]:
-    """Return when a model's price may change: a day from which on, and a second of each day, in the order of time."""
+    """Return the times at which a model's price may change, in order: a start date, and a second of each day."""
     from genai_prices.types import StartDateConstraint, TimeOfDateConstraint  # noqa: PLC0415 - as above
 
     changes: list[ConditionalPrice | PriceVariant] = [*variants]
     changes += info.prices if isinstance(info.prices, list) else []
-    days, seconds = {0.0}, {0.0}  # an earlier moment is taken for today: the past is of no interest
+    days, seconds = {0.0}, {0.0}  # an earlier moment counts as today: past prices are not needed
     for change in changes:
         if isinstance(change.constraint, StartDateConstraint):
             day = dt.datetime.combine(change.constraint.start_date, dt.time(), dt.UTC).timestamp()
@@ -259,7 +259,7 @@ def _second(time_of_day: dt.time) -> float:
 
 
 def _tiers_of(prices: ModelPrice) -> tuple[Rates, ...] | None:
-    """Return a model's rates by the length of the prompt, or None if it is not sold by its text."""
+    """Return a model's rates by the length of the prompt, or None if it is not charged by text tokens."""
     from genai_prices.types import TieredPrices  # noqa: PLC0415 - as above
 
     if prices.input_mtok is None or prices.output_mtok is None:
@@ -286,7 +286,7 @@ def _rates(prices: ModelPrice, above: int) -> Rates:
 
 
 def _at(price: Decimal | TieredPrices, above: int) -> Decimal:
-    """Return the price in the tier that begins above so many prompt tokens."""
+    """Return the price in the tier that begins above this number of prompt tokens."""
     if isinstance(price, Decimal):
         return price
     return next((tier.price for tier in reversed(price.tiers) if tier.start <= above), price.base)

@@ -1,7 +1,7 @@
-"""The money of a run: what is reserved before a request leaves, and what answers have cost.
+"""The money of a run: reservations before requests leave, and the cost of answers.
 
-Invariant: with a budget no request leaves before the most that it may cost is reserved. A request that may be billed
-without an answer counts as that most.
+Invariant: with a budget no request leaves before its highest cost is reserved. A request that may be billed without an
+answer counts with that highest cost.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from batcher.words import dollars, option
 
 
 class Spending:
-    """Reserves and settles what requests cost.
+    """Reserves and settles the cost of requests.
 
     Args:
-        tariffs: of the pool's endpoints, any of which may take a request.
+        tariffs: of the pool's endpoints, each of which may take a request.
         limit: the budget of the run with all its resumes, in nano-dollars, or None.
-        spent: what earlier processes spent, in nano-dollars.
+        spent: the money that earlier processes spent, in nano-dollars.
 
     Attributes:
-        spent: what this process has spent on answers, in nano-dollars; None once a cost is not known.
+        spent: the money that this process has spent on answers, in nano-dollars; None once a cost is unknown.
 
     Raises:
         SettingsError: there is a budget, and the cost of an endpoint's requests cannot be bounded.
@@ -40,10 +40,10 @@ class Spending:
                 check_bounded(tariff)
 
     async def reserve(self, messages: Sequence[Message]) -> int:
-        """Wait until the budget covers a request, whichever endpoint takes it; return what is reserved.
+        """Wait until the budget covers a request at any endpoint; return the amount reserved.
 
         Raises:
-            BudgetSpent, BudgetClosed: it must not leave.
+            BudgetSpent, BudgetClosed: the request must not leave.
         """
         if self._budget is None:
             return 0
@@ -52,12 +52,12 @@ class Spending:
         return most
 
     def settle(self, reserved: int, cost: int | None) -> None:
-        """Charge the budget with what a request cost in place of what was reserved for it."""
+        """Replace a request's reservation in the budget by its cost."""
         if self._budget is not None:
             self._budget.settle(reserved, cost or 0)
 
     def count(self, cost: int | None) -> None:
-        """Add an answer's cost to what is spent; after one that is not known, the sum is unknown."""
+        """Add an answer's cost to the money spent; after an unknown cost, the sum is unknown."""
         self.spent = None if self.spent is None or cost is None else self.spent + cost
 
     def close(self) -> None:
@@ -67,11 +67,11 @@ class Spending:
 
 
 def note_of_reserves(tariffs: Sequence[Tariff], left: int) -> str:
-    """Say what a budget reserves for each request if only the context window bounds its answers; else return "".
+    """Return a note on the budget's reservations if only the context window bounds the answers; else "".
 
     Args:
         tariffs: of the pool.
-        left: of the budget, in nano-dollars.
+        left: the rest of the budget, in nano-dollars.
     """
     if not any(tariff.is_as_long_as_can_be and not tariff.is_free for tariff in tariffs):
         return ""
@@ -80,8 +80,8 @@ def note_of_reserves(tariffs: Sequence[Tariff], left: int) -> str:
     at_once = sum(calls for calls, _ in in_flight)
     lost = min(sum(calls * cost for calls, cost in in_flight), max(left, 0))
     return (
-        "Note: without max_tokens an answer may be as long as the model can make it. So each request reserves"
-        f" {dollars(most)} of the budget or more, and a kill, with up to {at_once:,} of them in flight, may cost"
+        "Note: without max_tokens an answer may be as long as the model allows. So each request reserves"
+        f" {dollars(most)} of the budget or more, and a kill with up to {at_once:,} requests in flight may cost"
         f" {dollars(lost)}. {option('param', {'max_tokens': 'N'})} lowers both."
     )
 
@@ -101,20 +101,21 @@ def _unbounded(tariff: Tariff) -> str:
     model, base_url, _ = tariff.endpoint.source
     llm = tariff.endpoint.llm
     if tariff.price is None:
+        place = f"at {base_url} is unknown" if base_url else "is unknown (no base URL)"
         return (
-            f"the price of {model} at {base_url or 'its own place'} is not known: give {option('price_in')} and"
+            f"the price of {model} {place}: give {option('price_in')} and"
             f" {option('price_out')} (dollars per million tokens), or prices in the endpoint"
         )
     if tariff.is_free:
         return ""
     if llm is not None and (retries := retries_of(llm)):
         return (
-            f"the chat model {model} sends a failed request again by itself, {retries:g} times, and no budget can count"
-            " that: make it with max_retries=0; batcher tries again"
+            f"the chat model {model} retries a failed request itself, {retries:g} times, and a budget cannot count its"
+            " retries: create it with max_retries=0; batcher does the retries"
         )
-    if not tariff.is_told:
+    if not tariff.is_request_known:
         return (
-            f"{type(llm).__name__} in llm= does not tell before a call what it will send, so a request may cost"
+            f"{type(llm).__name__} in llm= does not show its request parameters before a call, so a request may cost"
             f" anything: give the model and its base URL instead of llm=, or run without {option('budget')}"
         )
     if tariff.completion_tokens is None:

@@ -1,4 +1,4 @@
-"""What an endpoint charges: the most that a request may cost before it leaves, and what it did cost after.
+"""The tariff of an endpoint: the highest cost of a request before it leaves, and its cost afterwards.
 
 Invariant: no answer costs more than the bound of its request, unless its server ignores the request's parameters.
 """
@@ -20,14 +20,14 @@ _UNBOUNDED = Bound()
 
 
 class Tariff(NamedTuple):
-    """What an endpoint charges.
+    """The tariff of an endpoint.
 
     Attributes:
-        endpoint: whose tariff it is.
-        price: of its model tokens, or None if it is not known.
-        completion_tokens: the most that the answers to one request may have, or None if nothing bounds them.
-        params_bytes: the length of its request parameters; schemas and tools are a part of the prompt.
-        is_told: it is known before a call what the request holds besides the messages.
+        endpoint: the endpoint of the tariff.
+        price: of its model tokens, or None if it is unknown.
+        completion_tokens: the most tokens that the answers to one request may have, or None if nothing bounds them.
+        params_bytes: the length of its request parameters, because schemas and tools become part of the prompt.
+        is_request_known: the request's parameters are known before a call.
         is_as_long_as_can_be: only the model's context window bounds its answers.
     """
 
@@ -35,7 +35,7 @@ class Tariff(NamedTuple):
     price: Price | None
     completion_tokens: int | None
     params_bytes: int
-    is_told: bool = True
+    is_request_known: bool = True
     is_as_long_as_can_be: bool = False
 
     @classmethod
@@ -49,7 +49,7 @@ class Tariff(NamedTuple):
         model, base_url, _ = endpoint.source
         sent = {**params, **endpoint.params} if endpoint.llm is None else request_of(endpoint.llm, params)
         asked = sent or {}
-        model = asked.get("model") or model  # of a chat model, `extra_body` may name another
+        model = asked.get("model") or model  # `extra_body` of a chat model may name another
         if endpoint.prices is not None:
             price: Price | None = given(endpoint.prices["in"], endpoint.prices["out"], endpoint.prices.get("cached"))
         elif endpoint.llm is None and endpoint.base_url == OFFLINE:
@@ -57,7 +57,7 @@ class Tariff(NamedTuple):
         else:
             price = price_of(model, base_url, asked.get("service_tier"))
         if sent is None:
-            return cls(endpoint, price, None, 0, is_told=False)
+            return cls(endpoint, price, None, 0, is_request_known=False)
         most = most_completion_tokens(asked, context_window_of(model, base_url))
         is_open = most_completion_tokens(asked, None) is None
         return cls(endpoint, price, most, len(json.dumps(asked)), is_as_long_as_can_be=most is not None and is_open)
@@ -72,21 +72,21 @@ class Tariff(NamedTuple):
             return _UNBOUNDED
         if self.is_free:
             return Bound(cost=0)
-        prompt = most_prompt_tokens(messages, self.params_bytes) if self.is_told else None
+        prompt = most_prompt_tokens(messages, self.params_bytes) if self.is_request_known else None
         if prompt is None or self.completion_tokens is None:
             return Bound(prompt, self.completion_tokens)
         cost = self.price.most(prompt, self.completion_tokens)
         return Bound(prompt, self.completion_tokens, cost, self.price.most_of_answer(prompt, self.completion_tokens))
 
     def most(self, messages: Sequence[Message]) -> int | None:
-        """Return the most that a request may cost, in nano-dollars, or None if nothing bounds it."""
+        """Return the highest cost of a request, in nano-dollars, or None if nothing bounds it."""
         return self.bound(messages).cost
 
     def cost(self, completion: Completion, bound: Bound) -> int | None:
-        """Return what an answer cost, in nano-dollars, or None if that is not known.
+        """Return the cost of an answer, in nano-dollars, or None if it is unknown.
 
-        If the server does not report the tokens of the question, or of the answer, their maximum is charged. A count of
-        0 for a question, or for an answer with a text, is taken for not reported: servers that do not count send 0.
+        If the server does not report the tokens of the prompt, or of the answer, their maximum is charged. A count of 0
+        for a prompt, or for an answer with a text, counts as not reported: servers that do not count send 0.
         """
         if self.price is None:
             return None
@@ -104,7 +104,7 @@ class Tariff(NamedTuple):
 
     @property
     def most_of_answer(self) -> int | None:
-        """The most that the answers to one request may cost, in nano-dollars, whatever the question."""
+        """The highest cost of the answers to one request with any prompt, in nano-dollars."""
         if self.price is None or self.completion_tokens is None:
             return None
         return self.price.most(0, self.completion_tokens)

@@ -1,7 +1,6 @@
-"""How many model tokens a request has, before it leaves.
+"""Counts or estimates the model tokens of a request before it leaves.
 
-Invariant: an estimate is only ever an estimate, and says so; what is called `most` is a bound that holds, or None.
-Nothing is downloaded.
+Invariant: an estimate is named as one; a value called `most` is a true bound, or None. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -21,39 +20,42 @@ from batcher.records import Message, Usage
 if TYPE_CHECKING:
     import tiktoken
 
-# Bytes of UTF-8 to a model token. A token is about 4 characters of English (OpenAI's rule of thumb; DeepSeek says 3.3)
-# and about 1.7 Chinese ones of 3 bytes each (DeepSeek); 4 bytes fit the first and err to the safe side with the second.
+# Bytes of UTF-8 in a model token. A token is about 4 characters of English (OpenAI's rule of thumb; DeepSeek says 3.3)
+# and about 1.7 Chinese ones of 3 bytes each (DeepSeek); 4 bytes fit the first and are on the safe side with the second.
 _BYTES_PER_TOKEN = 4
-# What a message and an answer's beginning add in OpenAI's format, the role aside (OpenAI cookbook, "How to count tokens
+# Tokens that a message, and the beginning of an answer, add in OpenAI's format, without the role (OpenAI cookbook, "How
+# to count tokens
 # with tiktoken").
 _MESSAGE_TOKENS = 3
 _ANSWER_TOKENS = 3
-# An image of 1024 x 1024 in high detail at gpt-4o (OpenAI's vision guide); other parts vary more than this is wrong.
+# An image of 1024 x 1024 in high detail at gpt-4o (OpenAI's vision guide); the sizes of other parts vary more than the
+# error of this number.
 _PART_TOKENS = 765
-# More than any chat template known to add: marks around a message; before all messages a default system message, the
-# date, how to call tools (Llama 3.1's and Qwen's take up to 250).
+# More than any known chat template adds: marks around a message; before all messages a default system message, the
+# date, and instructions for tools (Llama 3.1's and Qwen's take up to 250).
 _MOST_MESSAGE_TOKENS = 16
 _MOST_REQUEST_TOKENS = 512
-# What bounds an answer, and how many answers there are: OpenAI and vLLM; Hugging Face; Gemini.
+# Parameters that bound an answer's length, and the number of answers: OpenAI and vLLM; Hugging Face; Gemini.
 _LENGTHS = ("max_tokens", "max_completion_tokens")
 _ANSWERS = ("n", "best_of", "num_return_sequences", "candidate_count", "candidateCount")
-# `thinking_budget`, `thinking.budget_tokens`, `reasoning.max_tokens`; and what some servers prefer to `max_tokens`:
+# `thinking_budget`, `thinking.budget_tokens`, `reasoning.max_tokens`; and names that some servers prefer to
+# `max_tokens`:
 # `max_new_tokens`, `maxOutputTokens`, `n_predict`.
 _PART_LENGTH = re.compile(r"budget|max.*tokens|n(um)?_predict", re.IGNORECASE)
-# Parameters that only describe something, or that the service passes through: a "budget" in them bounds no answer.
+# Parameters that only describe something, or that the service passes on: a "budget" in them does not bound an answer.
 _NO_LENGTHS = {"metadata", "tools", "functions", "tool_choice", "function_call", "response_format", "guided_json"}
 _NO_LENGTHS |= {"guided_choice", "structured_outputs", "json_schema", "logit_bias", "user", "store", "prediction"}
 _NO_LENGTHS |= {"safety_identifier", "prompt_cache_key", "stop", "messages", "web_search_options"}
 _NO_LENGTHS |= {"extra_headers", "extra_query", "headers", "labels", "tags", "litellm_metadata"}
-# Characters that tiktoken gets at once. Somewhere above half a million spaces its o200k pattern runs out of stack, with
-# an error that no `except Exception` catches. A cut adds a token or two.
+# Characters given to tiktoken at once. Above about half a million spaces its o200k pattern overflows the stack, with an
+# error that `except Exception` does not catch. A cut adds a token or two.
 _SLICE = 10_000
 # The weight of the latest answer in the moving average of their lengths.
 _LATEST = 1 / 64
 
 
 class Table(NamedTuple):
-    """One of tiktoken's tables: where it comes from, and the SHA-256 that tiktoken wants it to have."""
+    """One of tiktoken's tables: its URL, and the SHA-256 that tiktoken expects."""
 
     url: str
     sha256: str
@@ -64,7 +66,7 @@ _CL100K = Table(f"{_URL}/cl100k_base.tiktoken", "223921b76ee99bde995b7ff738513ee
 _O200K = Table(f"{_URL}/o200k_base.tiktoken", "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d")
 
 TABLES = {"cl100k_base": _CL100K, "o200k_base": _O200K, "o200k_harmony": _O200K}
-"""By the names of tiktoken's encodings: those of every chat model that it knows."""
+"""The tables by the names of tiktoken's encodings, for every chat model that it knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,10 @@ class Counter:
 
 
 def counter(model: str) -> Counter:
-    """Return tiktoken if it knows the model and its table is at hand, else an estimate by the length of the text.
+    """Return tiktoken's counter if it knows the model and has its table, else an estimate by the text's length.
 
     Args:
-        model: as the service knows it; a relay's `vendor/` before it is ignored.
+        model: as the service knows it; a relay's prefix `vendor/` is ignored.
     """
     import tiktoken  # noqa: PLC0415 - only plans and limits of tokens count
 
@@ -106,7 +108,7 @@ def encoding_of(model: str) -> str | None:
 
 
 def counter_of(encoding: tiktoken.Encoding) -> Counter:
-    """Return what counts with one of tiktoken's encodings; names of special tokens count as the text that they are."""
+    """Return the counter of one of tiktoken's encodings; names of special tokens count as ordinary text."""
     encode = encoding.encode_ordinary
 
     def count(text: str) -> int:
@@ -118,15 +120,15 @@ def counter_of(encoding: tiktoken.Encoding) -> Counter:
 
 
 def is_at_hand(table: Table) -> bool:
-    """Tell whether a table lies whole in tiktoken's cache.
+    """Return whether a table is complete in tiktoken's cache.
 
-    tiktoken would download one that is missing, and delete one that is damaged; so it is asked only for what is there.
+    tiktoken would download a missing table, and delete a damaged one, so it is asked only for complete ones.
     """
     directory = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
     if directory is None:
         directory = str(Path(tempfile.gettempdir()) / "data-gym-cache")
     if not directory:
-        return False  # to tiktoken, an empty name means: keep no cache
+        return False  # for tiktoken, an empty name means: no cache
     path = Path(directory) / hashlib.sha1(table.url.encode(), usedforsecurity=False).hexdigest()
     try:
         content = path.read_bytes()
@@ -136,11 +138,11 @@ def is_at_hand(table: Table) -> bool:
 
 
 def prompt_tokens(messages: Sequence[Message], counter: Counter) -> int:
-    """Return about how many model tokens messages have; a part that is not text counts as an image.
+    """Return the estimated model tokens of messages; a part that is not text counts as an image.
 
     Args:
         messages: of one request.
-        counter: counts their texts; the marks around them are always an estimate.
+        counter: counts their texts; the marks around the texts are always estimated.
     """
     texts, parts = _pieces(messages)
     return sum(map(counter.count, texts)) + parts * _PART_TOKENS + len(messages) * _MESSAGE_TOKENS + _ANSWER_TOKENS
@@ -149,8 +151,8 @@ def prompt_tokens(messages: Sequence[Message], counter: Counter) -> int:
 def most_prompt_tokens(messages: Sequence[Message], params_bytes: int) -> int | None:
     """Return a number of model tokens that a prompt cannot exceed, or None if it has a part that is not text.
 
-    A model token stands for one byte of UTF-8 or more, in a byte-level tokenizer (GPT, Llama 3, Qwen, DeepSeek, GLM) as
-    in one that falls back on bytes (SentencePiece: Gemini, Mistral, Llama 2).
+    A model token stands for at least one byte of UTF-8, both in byte-level tokenizers (GPT, Llama 3, Qwen, DeepSeek,
+    GLM) and in tokenizers that fall back on bytes (SentencePiece: Gemini, Mistral, Llama 2).
 
     Args:
         messages: of one request.
@@ -165,18 +167,19 @@ def most_prompt_tokens(messages: Sequence[Message], params_bytes: int) -> int | 
 def most_completion_tokens(params: Mapping[str, Any], context_window: int | None) -> int | None:
     """Return the most model tokens that the answers to one request may have, or None if nothing bounds them.
 
-    If a parameter that should be a number is none, it bounds nothing: a server may read it as anything.
+    A parameter that should be a number but is not bounds nothing: a server may read it in any way.
 
     Args:
         params: the request parameters. Of `max_tokens` and `max_completion_tokens` the larger one counts, because a
-            server may know one of them only, and what else bounds a part of the answer, such as thinking, comes on top
-            of it; `n` or `best_of` answers are that many times as long.
-        context_window: model tokens that prompt and answer may have, which bounds what the parameters leave open.
+            server may know only one of them. Bounds of a part of the answer, such as thinking, are added; `n` or
+            `best_of` multiply the length.
+        context_window: the most model tokens of prompt and answer together, which bounds an answer that the parameters
+            do not.
     """
     lengths = [params.get(name) for name in _LENGTHS]
     parts = [value for name, value in params.items() if name not in _LENGTHS for value in _parts_in(name, value)]
     whole, beside = _counts(lengths, 1), _counts(parts, 0)
-    # DashScope's `max_tokens` does not bound what a model thinks before it answers.
+    # DashScope's `max_tokens` does not bound the thinking before an answer.
     thinks_freely = params.get("enable_thinking") and params.get("thinking_budget") is None
     limit = max(whole) + sum(beside) if whole and beside is not None and not thinks_freely else context_window
     answers = _counts([params.get(name) for name in _ANSWERS], 0)
@@ -184,13 +187,14 @@ def most_completion_tokens(params: Mapping[str, Any], context_window: int | None
 
 
 class Estimator:
-    """Estimates what calls use, from the length of their prompts and from what answers have used so far.
+    """Estimates the tokens of calls, from the length of their prompts and from the answers so far.
 
-    An answer is taken for their mean and twice their mean deviation, both moving averages (as RFC 6298 estimates a
-    round trip): those in flight then hardly ever use more together, and what they use less comes back with the answers.
+    An answer is estimated as the mean plus twice the mean deviation, both moving averages (as RFC 6298 estimates a
+    round trip). The calls in flight then hardly ever use more together, and unused tokens are returned with the
+    answers.
 
     Args:
-        params: the request parameters of every row; until there is an answer, it is taken for as long as they allow.
+        params: the request parameters of every row; before the first answer, answers count as long as these allow.
     """
 
     def __init__(self, params: Mapping[str, Any]) -> None:
@@ -199,15 +203,15 @@ class Estimator:
         self._answers = 0
 
     def prompt(self, messages: Sequence[Message]) -> float:
-        """Return about how many model tokens a prompt has."""
+        """Return the estimated model tokens of a prompt."""
         return prompt_tokens(messages, ESTIMATE)
 
     def answer(self) -> float:
-        """Return about how many model tokens the next answer has."""
+        """Return the estimated model tokens of the next answer."""
         return self._completion + 2 * self._deviation
 
     def learn(self, usage: Usage) -> None:
-        """Take note of what an answer used."""
+        """Record the tokens of an answer."""
         if usage.completion_tokens:
             self._answers += 1
             weight = max(1 / self._answers, _LATEST)
@@ -217,7 +221,7 @@ class Estimator:
 
 
 def _counts(values: Sequence[object], least: int) -> list[int] | None:
-    """Return values that are whole numbers (5.0 as 5), leaving out None; return None if one is anything else."""
+    """Return values as whole numbers (5.0 as 5) without None; return None if any is something else."""
     given = [value for value in values if value is not None]
     numbers = [int(each) for each in given if isinstance(each, (int, float)) and each >= least and each % 1 == 0]
     return numbers if len(numbers) == len(given) and not any(isinstance(each, bool) for each in given) else None
@@ -238,7 +242,7 @@ def _parts_in(name: str, value: object) -> Iterator[object]:
 
 
 def _pieces(messages: Sequence[Message]) -> tuple[list[str], int]:
-    """Return the texts that messages send, and how many parts they have that are not text."""
+    """Return the texts that messages send, and the number of parts that are not text."""
     texts: list[str] = []
     parts = 0
     for message in messages:
@@ -254,7 +258,7 @@ def _pieces(messages: Sequence[Message]) -> tuple[list[str], int]:
                         texts.append(text)
             elif name in {"content", "audio"} and value is not None:
                 parts += 1
-            elif value is not None:  # tool calls, above all
+            elif value is not None:  # mainly tool calls
                 texts.append(json.dumps(value, ensure_ascii=False))
     return texts, parts
 
@@ -279,4 +283,4 @@ def _estimate(text: str) -> int:
 
 
 ESTIMATE = Counter("estimated", _estimate)
-"""Counts where no table is at hand; cheap enough for every request."""
+"""Counts without a table; cheap enough for every request."""

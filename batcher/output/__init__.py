@@ -1,4 +1,4 @@
 """The output directory: chunk files, and the result that is joined from them.
 
-Invariant: a file is there whole or not at all, and what somebody changed in it is never overwritten unseen.
+Invariant: a file is written whole or not at all, and a file changed by hand is never overwritten without a copy.
 """

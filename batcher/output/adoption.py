@@ -1,6 +1,6 @@
-"""Chunk files that no journal knows: copied from elsewhere, left without their journal, or made by an older script.
+"""Adopts chunk files that no journal knows: copied from elsewhere, left without it, or made by an older script.
 
-Invariant: an answer is taken for a row only where the file fits the input; what does not fit is never taken silently.
+Invariant: an answer is adopted only if the file fits the input; a file that does not fit is never adopted silently.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class AdoptedFile(NamedTuple):
 
     Attributes:
         start: the position of its first row.
-        rows: how many it holds.
+        rows: the number of its rows.
         sha256: of the file.
         has_input: it holds the input's columns, so that each row can be compared.
-        has_status: it says how each row ended.
+        has_status: it has the status of each row.
     """
 
     start: int
@@ -47,17 +47,17 @@ class _Line(NamedTuple):
 
 
 class Adoption:
-    """Reads chunk files beside the input, slice by slice.
+    """Reads chunk files together with the input, slice by slice.
 
     Args:
-        store: where they are.
+        store: the output directory.
         known: the chunk files that the journal knows, by their first row.
-        chunk_size: rows in a chunk; a file of answers alone must have as many.
-        is_strict: no journal tells what the files answer: each of them must fit, or rows would be paid for again. Else
-            what does not fit is left alone.
+        chunk_size: rows per chunk; a file that holds only answers must have as many.
+        is_strict: there is no journal, so each file must fit: otherwise rows would be paid for again. If False, files
+            that do not fit are ignored.
 
     Attributes:
-        files: those that are read.
+        files: the files that are read.
 
     Raises:
         OutputError: a file cannot be read, or does not fit.
@@ -83,7 +83,7 @@ class Adoption:
         inputs = list(self._store.columns)
         if columns in ([*inputs, answer, *others], [*inputs, answer]):
             file = AdoptedFile(start, rows, sha256, has_input=True, has_status=len(columns) > len(inputs) + 1)
-        elif columns in ([answer], ["", answer]):  # the second is what pandas writes: its index has no name
+        elif columns in ([answer], ["", answer]):  # pandas writes the second: its index has no name
             file = AdoptedFile(start, rows, sha256, has_input=False, has_status=False)
             if start % self._chunk_size or rows > self._chunk_size or (rows < self._chunk_size and not self.is_strict):
                 raise self._misfit(start, self._other_size(rows))
@@ -99,10 +99,10 @@ class Adoption:
                 yield _Line(position, file, cells)
 
     def results(self, start: int, rows: Sequence[Values]) -> Iterator[tuple[int, Result]]:
-        """Return what the files hold for the next slice of the input: a row's offset in it, and its result.
+        """Return the files' results for the next slice of the input: each row's offset in it, and its result.
 
         Raises:
-            OutputError: a row of a file is not the input's.
+            OutputError: a row of a file differs from the input's.
         """
         while self._line and self._line.position < start + len(rows):
             offset = self._line.position - start
@@ -111,10 +111,10 @@ class Adoption:
             self._line = next(self._lines, None)
 
     def end(self, rows: int) -> None:
-        """Check the files against the number of rows that were read, now that it is known.
+        """Check the files against the number of rows of the input, when that is known.
 
         Raises:
-            OutputError: a file holds more rows than there are, or fewer than its chunk.
+            OutputError: a file holds more rows than the input, or fewer than its chunk.
         """
         self.close()
         for file in self.files if self.is_strict else ():

@@ -1,4 +1,4 @@
-"""The input's cells in a chunk file: whether they still are the input's.
+"""Checks that the input's cells in a chunk file are unchanged.
 
 Invariant: only answers may be corrected by hand; the first other cell that differs is named, with its file and line.
 """
@@ -30,22 +30,22 @@ def check_cells(
     Args:
         path: of the file.
         lines: its rows, each with the number of its first line.
-        rows: what is known of the input's; as many.
-        difference: says of a row and its line which cell differs and how, or returns None.
+        rows: the data of the input's rows; as many.
+        difference: returns which cell of a line differs from its row, and how, or None.
 
     Raises:
-        OutputError: a cell is not the input's; the message names it.
+        OutputError: a cell differs from the input's; the message names it.
     """
     for (number, line), row in zip(lines, rows, strict=True):
         if differs := difference(row, line):
             raise OutputError(
                 f"{path}, line {number}, {differs}. In a chunk file only answers may be corrected: put the input's"
-                " cells back, or move the file away, and `batcher run` makes it anew from the journal"
+                " cells back, or move the file away, and `batcher run` writes it again from the journal"
             )
 
 
 def difference(columns: Sequence[str], values: Values, line: Sequence[str]) -> str | None:
-    """Say in which cell a line differs from a row of the input, or return None.
+    """Return in which cell a line differs from a row of the input, or None.
 
     Args:
         columns: of the input.
@@ -61,15 +61,15 @@ def difference(columns: Sequence[str], values: Values, line: Sequence[str]) -> s
 
 
 def difference_by_marks(marks: Marks, planned: bytes, cells: Sequence[str]) -> str | None:
-    """Say in which column a line differs from a row whose marks alone are known, or return None.
+    """Return in which column a line differs from a row of which only the marks are known, or None.
 
     Args:
-        marks: makes those of the table.
-        planned: those of the row.
+        marks: makes the marks of the table.
+        planned: the marks of the row.
         cells: the input's cells of the line.
     """
     changed = marks.differing(planned, marks.of(tuple(cells)))
-    return f"column {changed[0]!r}: the cell is not the input's" if changed else None
+    return f"column {changed[0]!r}: the cell differs from the input's" if changed else None
 
 
 def _short(text: str) -> str:

@@ -1,6 +1,7 @@
-"""CSV files: how they are written, whole or not at all, and read.
+"""Writes CSV files, whole or not at all, and reads them.
 
-Invariant: a file that exists is whole, and its text reads back as it was written, but for what no UTF-8 file can hold.
+Invariant: a file that exists is whole, and its text reads back as it was written, except for characters that UTF-8
+files cannot hold.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from batcher.errors import OutputError
 from batcher.input.cell import writable
 from batcher.records import LARGEST_CELL
 
-# A byte order mark in front of the first column's name would not be read as a part of it.
+# The encoding must not read a byte order mark as part of the first column's name.
 _BOM = "\ufeff"
-OURS = "delete it, and the next run makes it anew"
-"""What to do about a broken chunk file if the journal has its answers."""
-FOREIGN = "mend it, move it away, or put the journal that it was made from beside it"
-"""What to do about a broken chunk file that no journal knows."""
+OURS = "delete it, and the next run writes it again"
+"""The advice about a damaged chunk file if the journal has its answers."""
+FOREIGN = "repair it, move it away, or put its journal back beside it"
+"""The advice about a damaged chunk file that no journal knows."""
 
 
 def csv_line(cells: Iterable[str]) -> str:
@@ -35,12 +36,12 @@ def csv_line(cells: Iterable[str]) -> str:
 
 
 def _is_quoted(text: str) -> bool:
-    # A regular expression takes a hundred times as long.
+    # A regular expression would take a hundred times as long.
     return '"' in text or "," in text or "\n" in text or "\r" in text or _BOM in text
 
 
 def encoded(text: str) -> bytes:
-    """Return a text as a file holds it."""
+    """Return a text in the bytes that a file holds."""
     if "\0" not in text:
         with contextlib.suppress(UnicodeEncodeError):
             return text.encode()
@@ -52,7 +53,7 @@ def read_csv(path: Path, advice: str = OURS) -> Generator[tuple[int, list[str]],
 
     Args:
         path: of the file.
-        advice: what to do if it is broken.
+        advice: what to do if it is damaged.
 
     Raises:
         OutputError: it is missing or not CSV, or a row has more or fewer fields than the header.
@@ -63,7 +64,7 @@ def read_csv(path: Path, advice: str = OURS) -> Generator[tuple[int, list[str]],
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             for line in reader:
-                if line:  # an editor may leave empty lines; ours are never empty
+                if line:  # an editor may add empty lines; ours are never empty
                     width = width or len(line)
                     if len(line) != width:
                         fields = f"{len(line)} fields, the header has {width}"
@@ -75,19 +76,19 @@ def read_csv(path: Path, advice: str = OURS) -> Generator[tuple[int, list[str]],
 
 
 def cells_of_lines(path: Path, advice: str = OURS) -> Generator[list[str], None, None]:
-    """Do what `read_csv` does, without the numbers."""
+    """Like `read_csv`, without the line numbers."""
     for _, line in read_csv(path, advice):
         yield line
 
 
 def encoding_of(path: Path) -> str:
-    """Return the encoding of a file of ours, by its first bytes."""
+    """Return the encoding of one of our files, by its first bytes."""
     with path.open("rb") as file:
         return "utf-8-sig" if file.read(3) == codecs.BOM_UTF8 else "utf-8"
 
 
 def ends_plainly(file: BinaryIO) -> bool:
-    """Return whether a file ends as ours do: an editor may drop the last line's end, or add an empty line."""
+    """Return whether a file ends as we write it: an editor may drop the last line's end, or add an empty line."""
     file.seek(-2, os.SEEK_END)
     ending = file.read()
     return ending.endswith(b"\n") and ending != b"\n\n"
@@ -100,14 +101,14 @@ def sha256_of(path: Path) -> bytes:
 
 
 def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file beside its place, flush it to disk, and rename it.
+    """Write a temporary file, flush it to disk, and rename it to the path.
 
     Raises:
-        OutputError: the disk is full, the directory read-only, ...; the old file stands as it was.
+        OutputError: the disk is full, the directory is read-only, ...; the old file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with errors_told(path, "written"):
+        with as_output_errors(path, "written"):
             with temporary.open("wb") as file:
                 write(file)
                 file.flush()
@@ -120,8 +121,8 @@ def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 @contextlib.contextmanager
-def errors_told(what: object, doing: str) -> Iterator[None]:
-    """Raise an error of the system as an `OutputError` that says what cannot be done, and why."""
+def as_output_errors(what: object, doing: str) -> Iterator[None]:
+    """Raise an error of the system as an `OutputError` that tells what failed, and why."""
     try:
         yield
     except OSError as error:
@@ -129,7 +130,7 @@ def errors_told(what: object, doing: str) -> Iterator[None]:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make a rename last; not every system opens directories."""
+    """Make a rename durable, on systems that can open a directory."""
     if os.name != "posix":
         return
     descriptor = os.open(directory, os.O_RDONLY)

@@ -1,6 +1,6 @@
 """The output directory: the names in it, chunk files, and `all_<keyword>.csv`.
 
-Invariant: a file that exists is whole, and one that somebody has changed is never overwritten without a copy.
+Invariant: a file that exists is whole, and a file changed by hand is never overwritten without a copy.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from batcher.input.cell import cell, writable
 from batcher.output.cells import check_cells, difference
 from batcher.output.csv_file import (
     FOREIGN,
+    as_output_errors,
     cells_of_lines,
     csv_line,
     encoded,
     encoding_of,
     ends_plainly,
-    errors_told,
     read_csv,
     replace,
     sha256_of,
@@ -40,7 +40,7 @@ from batcher.words import option
 
 
 class FileState(Enum):
-    """What became of a chunk file since it was written."""
+    """The state of a chunk file since it was written."""
 
     INTACT = auto()
     EDITED = auto()
@@ -52,10 +52,10 @@ class Store:
     """The files of one keyword in one directory.
 
     Args:
-        directory: made if it is missing.
+        directory: created if it is missing.
         keyword: checked already.
         columns: the input's columns.
-        answer_columns: those that are added; default: those of a run that names none.
+        answer_columns: the columns that are added; default: the standard names.
         encoding: of the files: `utf-8` or `utf-8-sig`.
 
     Raises:
@@ -108,28 +108,28 @@ class Store:
         return path.parent == self.directory.resolve() and name.fullmatch(path.name) is not None
 
     def check(self) -> None:
-        """Look whether the directory can be worked in or made, and write nothing.
+        """Check that the directory can be used or created, and write nothing.
 
         Raises:
-            OutputError: it cannot, or it holds a result of this keyword without what it was made from.
+            OutputError: it cannot, or it holds a result of this keyword without its journal and chunk files.
         """
-        with errors_told(f"the output directory {self.directory}", "used"):
+        with as_output_errors(f"the output directory {self.directory}", "used"):
             found = next(each for each in (self.directory, *self.directory.absolute().parents) if each.exists())
         if not found.is_dir():
-            raise OutputError(f"{found} is no directory: choose another {option('output_dir')}")
+            raise OutputError(f"{found} is not a directory: choose another {option('output_dir')}")
         if not os.access(found, os.W_OK | os.X_OK):
             raise OutputError(f"the output directory {found} cannot be written: check its permissions")
         if self.all_path.exists() and not self.journal_path.exists() and not self.starts():
             raise OutputError(
-                f"{self.all_path} is there, but neither {self.journal_path.name}, which knows what it answers, nor a"
+                f"{self.all_path} exists, but neither its journal ({self.journal_path.name}) nor a"
                 f" chunk file: put the journal back, or choose another {option('keyword')} or {option('output_dir')}"
             )
 
     def starts(self) -> set[int]:
-        """Return the first row of each chunk file that is there."""
+        """Return the first row of each existing chunk file."""
         if not self.directory.exists():
             return set()
-        with errors_told(f"the output directory {self.directory}", "read"):
+        with as_output_errors(f"the output directory {self.directory}", "read"):
             names = [path.name for path in self._matching("(0|[1-9][0-9]*)", r"\.csv")]
         return {int(name.partition("_")[0]) for name in names}
 
@@ -138,12 +138,12 @@ class Store:
         """Make the directory for the block; if nothing is in it at the end, remove it again.
 
         Raises:
-            OutputError: it cannot be made or written, or `check` refuses it.
+            OutputError: it cannot be created or written, or `check` refuses it.
         """
         self.check()
         made: list[tuple[Path, tuple[int, int] | None]] = []
         try:
-            with errors_told(f"the output directory {self.directory}", "used"):
+            with as_output_errors(f"the output directory {self.directory}", "used"):
                 missing = [each for each in (self.directory, *self.directory.parents) if not each.exists()]
                 for directory in reversed(missing):
                     directory.mkdir(exist_ok=True)
@@ -156,17 +156,17 @@ class Store:
                         directory.rmdir()
 
     def clear(self) -> None:
-        """Clear away what a killed process left half written, once no other process can be writing it.
+        """Remove the temporary files of a killed process; call it only when no other process can be writing them.
 
         Raises:
-            OutputError: it cannot be removed.
+            OutputError: one cannot be removed.
         """
-        with errors_told(f"the output directory {self.directory}", "used"):
+        with as_output_errors(f"the output directory {self.directory}", "used"):
             for leftover in self._matching(r"\.([0-9]+|all|partial)", r"\.csv\.tmp"):
                 leftover.unlink()
 
     def _matching(self, head: str, tail: str) -> list[Path]:
-        """Return the files of this keyword; other keywords may end or begin with it, and their runs may be writing."""
+        """Return the files of exactly this keyword: others may begin or end with it, and their runs may be at work."""
         name = re.compile(f"{head}_{re.escape(self.keyword)}{tail}")
         return [path for path in self.directory.iterdir() if name.fullmatch(path.name)]
 
@@ -175,7 +175,7 @@ class Store:
         return [csv_line(map(cell, values)) for values in rows]
 
     def origin(self, lines: Sequence[str], states: Sequence[RowState]) -> bytes:
-        """Return the hash of all that a chunk file is made from: its rows, and each one's key and result's id."""
+        """Return the hash of all that a chunk file is made from: its rows, with the key and the result's id of each."""
         digest = hashlib.blake2b(self._head, digest_size=16)
         digest.update("\n".join(lines).encode("utf-8", "surrogatepass"))
         digest.update(b"".join(state.key for state in states))
@@ -183,20 +183,20 @@ class Store:
         return digest.digest()
 
     def look(self, start: int) -> tuple[list[str], int, bytes]:
-        """Return the columns of a chunk file, how many rows it has, and its SHA-256.
+        """Return the columns of a chunk file, its number of rows, and its SHA-256.
 
         Raises:
             OutputError: it cannot be read.
         """
         path = self.chunk_path(start)
-        with errors_told(path, "read"):
+        with as_output_errors(path, "read"):
             sha256 = sha256_of(path)
         with closing(cells_of_lines(path, FOREIGN)) as lines:
             columns = next(lines, [])
             return columns, sum(1 for _ in lines), sha256
 
     def lines_of(self, start: int) -> Generator[list[str], None, None]:
-        """Read the rows of a chunk file, whatever its columns are.
+        """Read the rows of a chunk file with any columns.
 
         Raises:
             OutputError: it cannot be read.
@@ -208,15 +208,15 @@ class Store:
     def sha256(self, start: int) -> bytes | None:
         """Return the hash of a chunk file, or None if there is none."""
         path = self.chunk_path(start)
-        with errors_told(path, "read"):
+        with as_output_errors(path, "read"):
             return sha256_of(path) if path.exists() else None
 
     def as_found(self, starts: Iterable[int], answer_column: str | None) -> Store:
-        """Return a store with the columns that its files have, for when the input is not at hand.
+        """Return a store with the columns of its files, for use without the input.
 
         Args:
             starts: of the chunk files.
-            answer_column: the answer's, if it is known.
+            answer_column: the name of the answer column, if it is known.
         """
         for path in (*map(self.chunk_path, starts), self.all_path):
             with contextlib.suppress(OutputError), closing(read_csv(path)) as lines:
@@ -228,8 +228,8 @@ class Store:
         return self
 
     def is_joined(self, starts: Iterable[int]) -> bool:
-        """Return whether `all_<keyword>.csv` is, byte for byte, what `join` makes of these chunk files."""
-        with errors_told(self.all_path, "compared"), self.all_path.open("rb") as whole:
+        """Return whether `all_<keyword>.csv` equals, byte for byte, the join of these chunk files."""
+        with as_output_errors(self.all_path, "compared"), self.all_path.open("rb") as whole:
             if whole.read(len(self._head)) != self._head:
                 return False
             for start in starts:
@@ -244,9 +244,9 @@ class Store:
             return not whole.read(1)
 
     def state(self, start: int, rows: int, sha256: bytes) -> FileState:
-        """Return what became of a chunk file since it was written."""
+        """Return the state of a chunk file since it was written."""
         path = self.chunk_path(start)
-        with errors_told(path, "read"):
+        with as_output_errors(path, "read"):
             if not path.exists():
                 return FileState.MISSING
             if sha256_of(path) == sha256:
@@ -268,12 +268,12 @@ class Store:
             False if they cannot be compared: it cannot be read, or has other columns or another number of rows.
 
         Raises:
-            OutputError: a cell is not the input's; the message names it.
+            OutputError: a cell differs from the input's; the message names it.
         """
         path = self.chunk_path(start)
         try:
             (_, header), *lines = read_csv(path)
-        except (OutputError, ValueError):  # broken, or empty
+        except (OutputError, ValueError):  # damaged, or empty
             return False
         if header != self.all_columns or len(lines) != len(rows):
             return False
@@ -289,13 +289,14 @@ class Store:
             start: the position of its first row.
             lines: the input's part of each line.
             results: how each row ended.
-            known_sha256: of the file that we wrote there before, if we did.
+            known_sha256: of our own earlier file there, if there was one.
 
         Returns:
-            The new file's SHA-256, and the copy that was made of a file which somebody had changed.
+            The new file's SHA-256, and the path of the copy, if an existing file had been changed.
 
         Raises:
-            OutputError: the disk is full, the directory read-only, ...; what was there stands, maybe as that copy.
+            OutputError: the disk is full, the directory is read-only, ...; the old file is still there, perhaps as the
+                copy.
         """
         ends = (csv_line(cells_of(result)) for result in results)
         body = [f"{line},{end}" for line, end in zip(lines, ends, strict=True)]
@@ -306,10 +307,10 @@ class Store:
         return sha256, copy
 
     def remove_chunk(self, start: int, known_sha256: bytes | None) -> Path | None:
-        """Remove a chunk file that is no part of the result any more; return the copy, if one was made."""
+        """Remove a chunk file that is no longer part of the result; return the copy, if one was made."""
         path = self.chunk_path(start)
         copy = self._keep_changed(path, {known_sha256})
-        with errors_told(path, "removed"):
+        with as_output_errors(path, "removed"):
             path.unlink(missing_ok=True)
         return copy
 
@@ -330,7 +331,7 @@ class Store:
         return path
 
     def _append(self, path: Path, file: BinaryIO) -> None:
-        with errors_told(path, "read"):
+        with as_output_errors(path, "read"):
             chunk = path.open("rb")
         with chunk:
             if chunk.read(len(self._head)) == self._head and ends_plainly(chunk):
@@ -340,7 +341,7 @@ class Store:
         file.writelines(encoded(csv_line(line) + "\n") for line in self._read_lines(path))
 
     def _read_lines(self, path: Path) -> Generator[list[str], None, None]:
-        """Read the rows of a chunk file that a spreadsheet or an editor has saved in its own manner."""
+        """Read the rows of a chunk file that a spreadsheet or an editor has saved in its own format."""
         lines = cells_of_lines(path)
         header = next(lines, [])
         if header != self.all_columns:
@@ -349,7 +350,7 @@ class Store:
         return lines
 
     def _keep_changed(self, path: Path, known: set[bytes | None]) -> Path | None:
-        with errors_told(path, "replaced"):
+        with as_output_errors(path, "replaced"):
             if not path.exists() or sha256_of(path) in known:
                 return None
             copies = (path.with_name(f"{path.name}.bak{number or ''}") for number in itertools.count())

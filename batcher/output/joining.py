@@ -1,7 +1,6 @@
-"""`merge`: join the chunk files as they are, so that what was corrected in them by hand is in the result.
+"""`merge`: joins the chunk files as they are, so that corrections by hand get into the result.
 
-Invariant: a result is never made of fewer rows, or of older ones, than the journal has; what keeps it from being made
-is named.
+Invariant: a result is never made of fewer or older rows than the journal has; an error names the reason.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ from batcher.output.directory import FileState, Store
 from batcher.output.opening import opened
 from batcher.words import counted, option
 
-_ANEW = "`batcher run` makes it anew, without a call"
+_ANEW = "`batcher run` writes it again, without a call"
 
 
 def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partial: bool = False) -> Path:
-    """Join the chunk files as they are, and return the path of what was written.
+    """Join the chunk files as they are, and return the path of the result.
 
     Args:
         keyword: names the run.
-        output_dir: where it writes.
-        partial: write `partial_<keyword>.csv` of the chunks that are finished, instead of `all_<keyword>.csv`.
+        output_dir: the run's output directory.
+        partial: write the finished chunks to `partial_<keyword>.csv`, instead of all to `all_<keyword>.csv`.
 
     Raises:
-        SettingsError: the keyword cannot be one.
-        OutputError: there is no run, it is being written, rows are left, or a chunk file is missing, broken or older
-            than the journal.
+        SettingsError: the keyword is invalid.
+        OutputError: there is no run, a run is writing, rows are left, or a chunk file is missing, damaged or older than
+            the journal.
     """
     with opened(keyword, output_dir, functools.partial(read_journal, alone=True)) as run:
         store, journal, last = run.store, run.journal, run.last()
@@ -58,10 +57,10 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
 
 
 def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Marks, *, partial: bool) -> Iterator[int]:
-    """Yield the chunks to join, each looked at before.
+    """Yield the chunks to join, after checking each.
 
     Raises:
-        OutputError: a chunk file is missing, broken or older than the journal, or not all of its cells are the input's.
+        OutputError: a chunk file is missing, damaged or older than the journal, or its cells differ from the input's.
     """
     found = store.as_found(starts, None)
     chunks = journal.chunks()
@@ -72,7 +71,7 @@ def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Ma
         if partial and (chunk is None or not path.exists() or journal.left(start, stop)):
             continue
         if chunk is None or chunk.rows != stop - start:
-            raise OutputError(f"no chunk file holds rows {start:,} to {stop - 1:,} by themselves: {_ANEW}")
+            raise OutputError(f"no chunk file holds exactly rows {start:,} to {stop - 1:,}: {_ANEW}")
         state = found.state(start, chunk.rows, chunk.sha256)
         if state is FileState.MISSING:
             raise OutputError(f"{path} is missing: {_ANEW}")
@@ -86,7 +85,7 @@ def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Ma
 
 
 def _is_current(store: Store, journal: Reader, start: int, chunk: Chunk) -> bool:
-    """Tell whether a chunk file that nobody has changed holds the answers that the journal has now."""
+    """Return whether an unchanged chunk file holds the present answers of the journal."""
     results = journal.results(start, start + chunk.rows)
     expected = [[*map(writable, cells_of(each))] for each in results]
     with closing(store.lines_of(start)) as lines:
@@ -97,7 +96,7 @@ def _check_cells(store: Store, journal: Reader, start: int, marks: Marks) -> Non
     """Check that the lines of a changed chunk file are about the rows of the run; answers may be corrected.
 
     Raises:
-        OutputError: a cell is not the input's.
+        OutputError: a cell differs from the input's.
     """
     path = store.chunk_path(start)
     with closing(read_csv(path)) as lines:

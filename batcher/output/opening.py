@@ -1,6 +1,6 @@
-"""Finding what a run of a keyword left behind, to read it.
+"""Opens the files that earlier runs of a keyword left, for reading.
 
-Invariant: nothing is made or changed, and what is missing is named.
+Invariant: nothing is created or changed, and an error names what is missing.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ R = TypeVar("R", bound=Reader)
 
 
 class PastRun(NamedTuple, Generic[R]):
-    """What runs of a keyword left in a directory.
+    """The files that runs of a keyword left in a directory.
 
     Attributes:
-        store: the files; their columns are not known yet.
+        store: the files; their columns are unknown at first.
         journal: open to be read.
     """
 
@@ -49,11 +49,11 @@ def opened(keyword: str, output_dir: str | os.PathLike[str], read: Callable[[Pat
 
     Args:
         keyword: names the run.
-        output_dir: where it writes.
-        read: opens the journal, in one of the ways of `journal.opening`.
+        output_dir: the run's output directory.
+        read: opens the journal, such as `journal.opening.read_journal`.
 
     Raises:
-        SettingsError: the keyword cannot be one.
+        SettingsError: the keyword is invalid.
         OutputError: there is no run, or its journal cannot be read.
     """
     check_keyword(keyword)

@@ -1,6 +1,6 @@
-"""What a run did, and its result as a DataFrame.
+"""The report of a run, and its result as a DataFrame.
 
-Invariant: a report is a value: it says what was so when the run ended, and reads nothing but the result.
+Invariant: a report is a value: it describes the run at its end, and reads nothing but the result.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run did.
+    """The report of a run.
 
     Attributes:
-        status: `done`, or `stopped` where rows are left.
+        status: `done`, or `stopped` if rows are left.
         rows: rows of the input (of its first `limit` rows).
-        ok, invalid, error: rows that ended so, answers of earlier runs included.
+        ok, invalid, error: rows by status, answers of earlier runs included.
         requests: requests sent by this call of `run`.
-        retries: those of them that were a further attempt at a row.
+        retries: requests among them that were a further attempt at a row.
         prompt_tokens, completion_tokens: model tokens that the servers reported in this call of `run`.
-        cost_usd: US dollars that the answers of this call of `run` cost; None where a price is not known.
+        cost_usd: the cost in US dollars of the answers of this call of `run`; None if a price is unknown.
         elapsed_s: seconds from start to end.
-        output: `all_<keyword>.csv`, or None where rows are left.
+        output: `all_<keyword>.csv`, or None if rows are left.
         endpoints: requests counted per endpoint, in the pool's order.
     """
 
@@ -62,7 +62,7 @@ class Report:
         return values
 
     def frame(self) -> pd.DataFrame:
-        """Read the result as a DataFrame; every column holds text, exactly as the file does.
+        """Read the result as a DataFrame; every column holds text, exactly as in the file.
 
         Raises:
             FileNotFoundError: rows are left, so there is no result file yet.

@@ -1,4 +1,4 @@
-"""What a run has to do, found out before anything is sent.
+"""Finds out what a run has to do, before anything is sent.
 
-Invariant: planning calls nobody, and until it has succeeded the journal says what it said before.
+Invariant: planning sends no request, and leaves the journal unchanged until it has succeeded.
 """

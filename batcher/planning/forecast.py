@@ -1,6 +1,6 @@
-"""What a run would do, without doing it: rows, requests, model tokens, money and time. No call, no file written.
+"""Forecasts a run: rows, requests, model tokens, money and time, without a call and without a file.
 
-Invariant: it plans with the code that the run plans with, on a copy of the journal.
+Invariant: it makes its plan with the run's own code, on a copy of the journal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from batcher.planning.plan import make
 from batcher.planning.words import in_words, notes
 from batcher.records import Usage
 from batcher.settings import Options, Settings
-from batcher.words import counted, dollars, duration
+from batcher.words import counted, dollars, duration, option
 
 if TYPE_CHECKING:
     from batcher.input.dataset import Data
@@ -35,22 +35,22 @@ class Forecast:
 
     Attributes:
         rows: of the input (of its first `limit` rows).
-        chunks: files that they make.
+        chunks: the number of chunk files.
         answered: rows whose answer can be used, adopted ones included.
-        adopted: those found in chunk files without a journal.
-        error: rows that failed before and stay so.
-        new: rows that nobody was asked about.
+        adopted: rows whose answer was found in chunk files without a journal.
+        error: rows that failed before and are not sent again.
+        new: rows that were never sent.
         changed: rows that have an answer to another question; a run stops there unless `on_change` says what to do.
         gone: answered rows that are gone while there are new ones; a run stops there as well.
         reasons: what changed, in words.
-        same: rows that ask what another row asks; with `dedup` they are not sent.
+        same: rows with the same question as another row; with `dedup` they are not sent.
         requests: to be sent, each row at its first attempt.
         prompt_tokens: of those requests.
         counted_by: `tiktoken`, or `estimated`, from the length of the text.
-        completion_tokens: of their answers, if they are as long as those so far; None before the first one.
-        cost_usd: US dollars that this costs; None where a price or the length of the answers is not known.
-        most_usd: US dollars that it costs at most; None where nothing bounds an answer (`max_tokens`).
-        seconds: that the limits make it take; None where an endpoint has no limit.
+        completion_tokens: of their answers, if these are as long as the answers so far; None before the first answer.
+        cost_usd: the expected cost in US dollars; None if a price or the length of the answers is unknown.
+        most_usd: the highest possible cost in US dollars; None if nothing bounds an answer (`max_tokens`).
+        seconds: the duration that the limits impose; None if an endpoint has no limit.
     """
 
     keyword: str
@@ -78,12 +78,13 @@ class Forecast:
         return asdict(self)
 
     def __str__(self) -> str:
-        by = "counted by tiktoken" if self.counted_by == "tiktoken" else "estimated from their length"
-        answers = "unknown" if self.completion_tokens is None else f"about {self.completion_tokens:,}"
+        by = "counted by tiktoken" if self.counted_by == "tiktoken" else "estimated by length"
+        completion = self.completion_tokens
+        answers = "not yet known" if completion is None else f"about {completion:,}"
         lines = [
             self.summary,
             f"  requests  {self.requests:,}, into {counted(self.chunks, 'chunk')}",
-            f"  tokens    {self.prompt_tokens:,} of prompts ({by}), {answers} of answers",
+            f"  tokens    {self.prompt_tokens:,} prompt ({by}), completion {answers}",
             f"  money     {self._money()}",
             f"  time      {'as the service allows' if self.seconds is None else duration(self.seconds)}",
         ]
@@ -94,11 +95,12 @@ class Forecast:
             return "none: nothing is sent" if not self.requests else "none: the endpoints are free"
         parts = [f"about {dollars(round(self.cost_usd * NANO))}"] if self.cost_usd is not None else []
         parts += [f"at most {dollars(round(self.most_usd * NANO))}"] if self.most_usd is not None else []
-        return ", ".join(parts) or "unknown (--price-in, --price-out, --param max_tokens=N)"
+        ways = (option("price_in"), option("price_out"), option("param", {"max_tokens": "N"}))
+        return ", ".join(parts) or f"unknown ({', '.join(ways)})"
 
 
 class _Load(NamedTuple):
-    """What is to be sent: requests, the model tokens of their prompts, and the most that they cost in nano-dollars."""
+    """The requests to send: their number, the model tokens of their prompts, and their highest cost in nano-dollars."""
 
     requests: int
     prompt_tokens: int
@@ -106,7 +108,7 @@ class _Load(NamedTuple):
 
 
 def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Forecast:
-    """Tell what `run` would do with the same arguments. Nothing is sent, and no file is written.
+    """Forecast what `run` would do with the same arguments. Nothing is sent, and no file is written.
 
     Args:
         data: as in `run`.
@@ -154,7 +156,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
 
 
 def _reserves(job: Job, journal: Reader, tariffs: Sequence[Tariff]) -> list[str]:
-    """Return what the run would say of its budget before the first call."""
+    """Return the run's notes about its budget before the first call."""
     if job.settings.budget is None:
         return []
     left = nano_dollars(job.settings.budget) - journal.spent().total
@@ -162,7 +164,7 @@ def _reserves(job: Job, journal: Reader, tariffs: Sequence[Tariff]) -> list[str]
 
 
 def _load(job: Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter) -> _Load:
-    """Read the input once more, and add up what would be sent."""
+    """Read the input again, and add up what would be sent."""
     requests = tokens = 0
     most: int | None = 0
     for start, rows in job.dataset.slices(ROWS_AT_ONCE, job.settings.limit):
@@ -179,7 +181,7 @@ def _load(job: Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter) 
 
 
 def _cost(load: _Load, completion_tokens: int | None, tariffs: Sequence[Tariff]) -> int | None:
-    """Return what so many requests cost, in nano-dollars, if the endpoints share them evenly."""
+    """Return the cost of the requests, in nano-dollars, if the endpoints share them evenly."""
     prices = [tariff.price for tariff in tariffs if tariff.price]
     if not load.requests:
         return 0
@@ -190,7 +192,7 @@ def _cost(load: _Load, completion_tokens: int | None, tariffs: Sequence[Tariff])
 
 
 def _seconds(endpoints: Sequence[Endpoint], load: _Load, completion_tokens: int | None) -> float | None:
-    """Return how long the endpoints' limits make so many requests take."""
+    """Return the seconds that the requests take under the endpoints' limits."""
     if not load.requests:
         return 0.0
     tokens = (load.prompt_tokens + (completion_tokens or 0)) / load.requests

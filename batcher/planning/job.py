@@ -1,4 +1,4 @@
-"""A run before it reads its input: every option, the source of the prompts and the endpoints, checked.
+"""Prepares a run before it reads its input: checks the options, the source of the prompts and the endpoints.
 
 Invariant: a `Job` that exists may run; making one writes nothing and sends nothing.
 """
@@ -39,7 +39,7 @@ from batcher.words import option
 T = TypeVar("T")
 
 ROWS_AT_ONCE = 100
-"""Rows of the input in memory while it is planned: prompts may be long, and ten times as many save 5% CPU at most."""
+"""Rows of the input in memory during planning: prompts may be long, and ten times as many save at most 5% CPU."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Job:
         keyword: names the run.
         dataset: the input.
         render: makes a row's messages.
-        question: what is asked and who is asked, to explain a later change and to verify the answers.
-        endpoints: the pool to be.
+        question: prompt, parameters and sources, to explain a later change and to verify the answers.
+        endpoints: the future pool.
         store: the output directory.
-        is_same_for_all: templates without a hole ask every row the same.
+        is_same_for_all: the templates have no hole, so that every row has the same question.
     """
 
     settings: Settings
@@ -70,17 +70,17 @@ class Job:
         """Make the messages of a row.
 
         Raises:
-            InputError: the row gives none, or the user's function failed on it; the message names it.
+            InputError: the row gives no messages, or the user's function failed on it; the message names the row.
         """
         try:
             return self._affordable(self.render(values))
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # a user's function may raise anything, what would stop a loop or thread too
+        except BaseException as error:  # a user's function may raise anything, even SystemExit
             raise failed_on(self.dataset.where(position), error) from error
 
     def of_rows(self, start: int, rows: Sequence[Values], make: Callable[[Values], T]) -> list[T]:
-        """Make something of each row from a position on.
+        """Apply a function to each row from a position on.
 
         Raises:
             InputError: a value has no text; the message names its row.
@@ -95,18 +95,20 @@ class Job:
 
     def _affordable(self, messages: list[Message]) -> list[Message]:
         if self.settings.budget is not None and not is_bounded(messages):
-            raise InputError("nobody knows before what an image or a sound costs: leave out --budget")
+            raise InputError(
+                f"the cost of images and audio cannot be bounded in advance: run without {option('budget')}"
+            )
         return messages
 
 
 class _Prompts(NamedTuple):
-    """Where prompts come from.
+    """The source of the prompts.
 
     Attributes:
         render: makes the messages.
-        option: where the user gave it.
+        option: the option of the source, as the journal records it.
         text: the template or the column's name; empty for a function.
-        columns: those that it reads.
+        columns: the columns that it uses.
         system: the template of the system message, or None.
     """
 
@@ -135,7 +137,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
     endpoints = endpoints_of(settings, environment())
     check_endpoints(endpoints, settings)
     if settings.id_column is not None:
-        column_index(settings.id_column, dataset.columns, "--id-column")
+        column_index(settings.id_column, dataset.columns, option("id_column"))
     return Job(
         settings,
         keyword,
@@ -149,7 +151,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
 
 
 def _keyword(settings: Settings, dataset: Dataset, path: Path | None) -> str:
-    """Return the name of the run: the option, or else the stem of the input file."""
+    """Return the name of the run: the option, or else the input file's name without its ending."""
     if settings.keyword is not None:
         return settings.keyword
     if path is None:
@@ -170,7 +172,7 @@ def _store(settings: Settings, keyword: str, dataset: Dataset, path: Path | None
 
 
 def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """Return what is asked and who is asked, as the journal keeps it and gives it back."""
+    """Return the run's question and sources as the journal stores them."""
     question = {
         "prompt_option": prompts.option,
         "prompt": prompts.text,
@@ -191,12 +193,12 @@ def _with_system(prompts: _Prompts, settings: Settings, dataset: Dataset) -> _Pr
     """Put the system message, if there is one, before the messages of each row."""
     system = settings.system
     if settings.system_file is not None:
-        system = _read_text(settings.system_file, "--system-file")
+        system = _read_text(settings.system_file, option("system_file"))
     if system is None:
         return prompts
     return prompts._replace(
-        render=with_system(prompts.render, system, "--system", dataset.columns),
-        columns=(*prompts.columns, *Template.parse(system, "--system").holes),
+        render=with_system(prompts.render, system, option("system"), dataset.columns),
+        columns=(*prompts.columns, *Template.parse(system, option("system")).holes),
         system=system,
     )
 
@@ -211,52 +213,56 @@ def _prompts(
         "--prompt-column": settings.prompt_column,
         "--messages-column": settings.messages_column,
     }
-    given = {option: value for option, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
     if not given and in_memory and len(columns) == 1:
-        given = {"--prompt-column": columns[0]}  # a Series or a list of texts is its own prompt
+        given = {"--prompt-column": columns[0]}  # a Series or a list of texts holds the prompts itself
     if len(given) != 1:
-        found = f"; given were {' and '.join(given)}" if given else ""
-        raise SettingsError(
-            "say what to ask with one of --prompt, --prompt-file, --prompt-column and --messages-column" + found
-        )
-    [(option, value)] = given.items()
+        found = f"; given were {' and '.join(map(_spelled, given))}" if given else ""
+        ways = [_spelled(name) for name in ("--prompt", "--prompt-file", "--prompt-column", "--messages-column")]
+        raise SettingsError(f"give the prompt with one of {ways[0]}, {ways[1]}, {ways[2]} and {ways[3]}{found}")
+    [(name, value)] = given.items()
     if callable(value):
         return _Prompts(from_function(value, columns), "function", "", columns)
-    text = _read_text(value, option) if option == "--prompt-file" else value
-    return prompts_of("--prompt" if option == "--prompt-file" else option, text, columns, option)
+    text = _read_text(value, _spelled(name)) if name == "--prompt-file" else value
+    return prompts_of("--prompt" if name == "--prompt-file" else name, text, columns, _spelled(name))
 
 
-def prompts_of(option: str, text: str, columns: tuple[str, ...], said: str = "") -> _Prompts:
+def prompts_of(recorded: str, text: str, columns: tuple[str, ...], given: str = "") -> _Prompts:
     """Return a source of prompts that is not a function.
 
     Args:
-        option: `--prompt`, `--prompt-column` or `--messages-column`.
+        recorded: its option in the journal: `--prompt`, `--prompt-column` or `--messages-column`.
         text: the template, or the column's name.
         columns: of the table.
-        said: where the user gave it, if not in that option.
+        given: the option that the user gave, for messages; default: the recorded one.
     """
-    if option == "--messages-column":
-        return _Prompts(from_messages_column(text, columns), option, text, (text,))
-    if option == "--prompt-column":
-        return _Prompts(from_column(text, columns), option, text, (text,))
-    place = said or option
-    return _Prompts(from_template(text, place, columns), option, text, Template.parse(text, place).holes)
+    if recorded == "--messages-column":
+        return _Prompts(from_messages_column(text, columns), recorded, text, (text,))
+    if recorded == "--prompt-column":
+        return _Prompts(from_column(text, columns), recorded, text, (text,))
+    place = given or _spelled(recorded)
+    return _Prompts(from_template(text, place, columns), recorded, text, Template.parse(text, place).holes)
 
 
-def _read_text(path: str | os.PathLike[str], option: str) -> str:
+def _spelled(recorded: str) -> str:
+    """Return an option, given as the journal records it, as the reader would write it."""
+    return option(recorded.removeprefix("--").replace("-", "_"))
+
+
+def _read_text(path: str | os.PathLike[str], given: str) -> str:
     try:
-        # The line break that editors put at a file's end is none of the prompt's.
+        # Editors add a line break at a file's end, which is not part of the prompt.
         return Path(path).read_text(encoding="utf-8-sig").removesuffix("\n")
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise SettingsError(f"{option} {os.fspath(path)}: byte 0x{byte:02x} is not UTF-8: save it as UTF-8") from error
+        raise SettingsError(f"{given} {os.fspath(path)}: byte 0x{byte:02x} is not UTF-8: save it as UTF-8") from error
     except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
         said = error.strerror if isinstance(error, OSError) else str(error)
-        raise SettingsError(f"{option} {os.fspath(path)} cannot be read: {said}") from error
+        raise SettingsError(f"{given} {os.fspath(path)} cannot be read: {said}") from error
 
 
 def chunks_of(job: Job, starts: Collection[int]) -> Iterator[Slice]:
-    """Read the input once more as far as needed, and yield the chunks that begin at these rows.
+    """Read the input again as far as needed, and yield the chunks that begin at these rows.
 
     Raises:
         InputError: it cannot be read.

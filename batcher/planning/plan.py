@@ -1,6 +1,6 @@
-"""What a run has to do: the input read once, and each row matched with the answer it may have.
+"""Makes the plan of a run: reads the input once, and matches each row with the answer that it may have.
 
-Invariant: planning calls no endpoint, and until it has succeeded the journal says what it said before.
+Invariant: planning calls no endpoint, and leaves the journal unchanged until it has succeeded.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from batcher.journal.schema import ADOPTED
 from batcher.output.adoption import Adoption
 from batcher.planning.job import ROWS_AT_ONCE, Job, chunks_of
 from batcher.planning.words import explained, reasons_of
+from batcher.words import option
 
 
 class Stopped(Exception):
-    """The user wants to stop while the plan is being made."""
+    """The user asked to stop while the plan was being made."""
 
 
 class Plan(NamedTuple):
@@ -32,15 +33,15 @@ class Plan(NamedTuple):
     Attributes:
         sources: the journal's id of each endpoint's source.
         counts: the rows by how they ended so far.
-        changed: rows that are left, and have an answer to another question.
-        own: those of them whose earlier answer is provably their own, so that `reuse` keeps it.
+        changed: rows that are left and have an answer to another question.
+        own: the rows among them whose earlier answer is provably their own, so that `reuse` keeps it.
         gone: answered rows that are gone while there are new ones, which may be the same rows, edited.
         reasons: what changed, in words.
         adopted: rows whose result was found in a chunk file.
-        same: rows that are left and ask what another one asks.
+        same: rows that are left and have the same question as another row.
         in_flight: requests that were in flight when the last process ended.
-        has_marks: the journal can tell which rows are the same; an older batcher did not note it.
-        intact: the chunk files that are as they were written, by their first row.
+        has_marks: the journal can tell which rows are the same; an older batcher did not record that.
+        intact: the unchanged chunk files, by their first row.
     """
 
     sources: tuple[int, ...]
@@ -57,16 +58,16 @@ class Plan(NamedTuple):
 
 
 def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehearsal: bool = False) -> Plan:
-    """Read the whole input, match its rows with the answers there are, and write that into the journal.
+    """Read the whole input, match its rows with the journal's answers, and write the plan into the journal.
 
-    A rehearsal, on a copy of the journal, does not mind rows that have an answer to a different question.
+    A rehearsal, on a copy of the journal, accepts rows that have an answer to a different question.
 
     Raises:
-        InputError: a row is broken.
-        OutputError: a chunk file that the journal does not know does not fit the input, or cells of the input were
-            changed in one.
+        InputError: a row is invalid.
+        OutputError: a chunk file that the journal does not know does not fit the input, or the input's cells were
+            changed in a chunk file.
         ChangedError: rows have an answer to a different question.
-        Stopped: `is_stopping` said so.
+        Stopped: `is_stopping` returned True.
     """
     last = journal.last_run()
     comparison = _comparison(job, journal, last)
@@ -82,7 +83,7 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         is_asked_first = job.settings.on_change == "abort" or (job.settings.on_change == "reuse" and not plan.has_marks)
         if (plan.changed or plan.gone) and is_asked_first:
             raise ChangedError(explained(job, plan, journal.usual()))
-        # With the plan, or none of both: `verify` reads from here what the rows ask.
+        # In the same transaction as the plan, because `verify` reads the question from here.
         journal.start_run(job.settings.chunk_size, job.question)
     return plan
 
@@ -90,7 +91,7 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
 def _read_rows(
     job: Job, journal: Reader, matching: Matching, is_stopping: Callable[[], bool], *, is_first: bool
 ) -> int:
-    """Note each row, and what chunk files without a journal hold for it; return how many rows there are."""
+    """Record each row, and its results in chunk files without a journal; return the number of rows."""
     known = journal.chunk_starts()
     with closing(Adoption(job.store, known, job.settings.chunk_size, is_strict=is_first)) as adoption:
         rows = _plan_rows(job, matching, adoption, is_stopping)
@@ -99,7 +100,7 @@ def _read_rows(
 
 
 def _rules(job: Job, sources: Sequence[int]) -> Rules:
-    """Return by which rules rows and answers are matched, as the options say."""
+    """Return the rules for matching rows and answers that the options ask for."""
     settings = job.settings
     return Rules(
         frozenset(sources),
@@ -120,7 +121,7 @@ def _plan_of(
     comparison: Comparison,
     sources: Sequence[int],
 ) -> Plan:
-    """Put together what is left to do.
+    """Return what is left to do.
 
     Raises:
         OutputError: cells of the input were changed in a chunk file.
@@ -144,7 +145,7 @@ def _plan_of(
 
 
 def _plan_rows(job: Job, matching: Matching, adoption: Adoption, is_stopping: Callable[[], bool]) -> int:
-    """Record what each row asks, and what chunk files hold for it; return how many rows there are."""
+    """Record each row's question, and its results in chunk files; return the number of rows."""
     key = keyer(job.settings.params)
     marks = Marks(job.dataset.columns)
     end = 0
@@ -162,12 +163,12 @@ def _plan_rows(job: Job, matching: Matching, adoption: Adoption, is_stopping: Ca
 
 
 def _checked_files(job: Job, journal: Reader, matching: Matching) -> frozenset[int]:
-    """Return which chunk files are as they were written, after a look at the input's cells in the others.
+    """Return the unchanged chunk files, and check the input's cells in the others.
 
-    A file that has to be made anew anyway, because rows or answers have changed since, is left alone.
+    A file that has to be written again anyway, because rows or answers have changed since, is not checked.
 
     Raises:
-        OutputError: a changed file would go into the result, and its cells are not the input's.
+        OutputError: a changed file would go into the result, and its cells differ from the input's.
     """
     intact, changed = set(), {}
     for start, chunk in journal.chunks().items():
@@ -202,12 +203,12 @@ def _check_ids(job: Job, matching: Matching, rows: int, comparison: Comparison) 
     """Refuse an id column in which two rows have the same id.
 
     Raises:
-        InputError: they are named.
+        InputError: the message names the rows.
     """
     name = job.settings.id_column or ""
     if twins := matching.twins(rows, comparison.sql([name])):
         first, second = twins
         raise InputError(
-            f"--id-column: rows {first} and {second} of {job.dataset.name} (counted from 0) have the same {name!r}:"
-            " name a column whose values are unique"
+            f"{option('id_column')}: rows {first} and {second} of {job.dataset.name} (counted from 0) have the same"
+            f" {name!r}: name a column whose values are unique"
         )

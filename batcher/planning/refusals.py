@@ -1,6 +1,6 @@
-"""What endpoints are refused for, whatever the rows are.
+"""Refuses endpoints that no run could use.
 
-Invariant: all that `run` would refuse of them later is refused here, before the input is read or a file is made.
+Invariant: everything that `run` would refuse later is refused here, before the input is read or a file is made.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from batcher.settings import Settings
 from batcher.words import option
 
 _OTHER_FILES = 128
-"""Files that a process has open besides its connections: the journal, chunk files, libraries."""
+"""Files that a process opens besides its connections: the journal, chunk files, libraries."""
 
 
 def check_endpoints(endpoints: Sequence[Endpoint], settings: Settings) -> None:
-    """Refuse endpoints that no request could be sent to.
+    """Refuse endpoints to which no request could be sent.
 
     Raises:
-        SettingsError: an `llm` is no chat model, a proxy cannot be used, a budget cannot bound what a request costs, or
+        SettingsError: an `llm` is not a chat model, a proxy cannot be used, a budget cannot bound what a request costs,
+            or
             the system allows too few open files for the requests in flight.
     """
     for endpoint in endpoints:
@@ -49,7 +50,7 @@ def _check_proxies(endpoints: Sequence[Endpoint]) -> None:
 
 
 def check_open_files(endpoints: Sequence[Endpoint]) -> int:
-    """Return how many files and connections may be open at once: each request in flight has a connection.
+    """Return the number of files and connections that may be open at once: each request in flight has a connection.
 
     Raises:
         SettingsError: the system does not allow that many.

@@ -1,6 +1,6 @@
-"""A plan in words: what there is to do, what changed since the last run, and what the user may do about it.
+"""A plan in words: the work, the changes since the last run, and the user's choices.
 
-Invariant: it reads the plan alone, and counts nothing anew.
+Invariant: it reads only the plan, and counts nothing itself.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 from batcher.chat_model import retries_of
 from batcher.journal.entries import Usual
 from batcher.planning.job import Job
-from batcher.words import counted, dollars
+from batcher.words import by_reader, counted, dollars, option
 
 if TYPE_CHECKING:
     from batcher.planning.plan import Plan
 
 
 def in_words(keyword: str, plan: Plan) -> str:
-    """Say what there is to do, such as `reviews: 500 rows: 480 answered, 20 new`."""
+    """Return the plan in one line, such as `reviews: 500 rows: 480 answered, 20 new`."""
     counts, changed = plan.counts, plan.changed
     answered = counts.ok + counts.invalid
     adopted = f" ({counted(plan.adopted, 'row')} adopted from chunk files without a journal)" if plan.adopted else ""
     parts = [f"{answered:,} answered{adopted}"] if answered or adopted else []
-    parts += [f"{counts.error:,} failed before (--retry-failed sends them again)"] if counts.error else []
+    again = f"{option('retry_failed', value=True)} sends them again"
+    parts += [f"{counts.error:,} failed before ({again})"] if counts.error else []
     gone = f", and {counted(plan.gone, 'answered row')} {'is' if plan.gone == 1 else 'are'} gone: edited?"
     parts += [f"{counts.left - changed:,} new{gone if plan.gone else ''}"]
     parts += [f"{changed:,} answered to another question ({'; '.join(plan.reasons)})"] if changed else []
@@ -31,7 +32,7 @@ def in_words(keyword: str, plan: Plan) -> str:
 
 
 def notes(job: Job, plan: Plan) -> list[str]:
-    """Say what else the user should know before the first call."""
+    """Return further notes for the user before the first call."""
     found = []
     if plan.in_flight.requests:
         bill = "they" if plan.in_flight.most is None else f"at most {dollars(plan.in_flight.most)}"
@@ -41,25 +42,25 @@ def notes(job: Job, plan: Plan) -> list[str]:
     retrying = [each for each in job.endpoints if each.llm is not None and retries_of(each.llm)]
     if retrying and plan.counts.left:
         found.append(
-            f"Note: the chat model {retrying[0].source.model} sends failed requests again by itself, and neither counts"
-            " nor journal see that: make it with max_retries=0; batcher tries again."
+            f"Note: the chat model {retrying[0].source.model} retries failed requests itself, and neither the counts"
+            " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
         )
     if job.is_same_for_all and plan.counts.left > 1:
         found.append("Note: the prompt has no {column} hole, so every row asks the same question.")
     elif plan.same:
-        done = "are sent once" if job.settings.dedup else "could be sent once (--dedup)"
-        rows, those = counted(plan.same, "row asks", "rows ask"), "the two" if plan.same == 1 else "those"
-        found.append(f"{rows} what another row asks: {those} {done}.")
+        done = "are sent once" if job.settings.dedup else f"could be sent once ({option('dedup', value=True)})"
+        rows = counted(plan.same, "row has", "rows have")
+        found.append(f"{rows} the same question as another row: they {done}.")
     if plan.gone and job.settings.on_change == "reuse" and not job.settings.id_column:
         found.append(
-            "The new rows are asked: the place of a row does not tell whether it is one of those that are gone. If a"
-            " column identifies the rows, --id-column COLUMN keeps their answers."
+            "The new rows are sent: a row's position does not show whether it is one of the rows that are gone. If a"
+            f" column identifies the rows, {option('id_column', 'COLUMN')} keeps their answers."
         )
     return found
 
 
 def reasons_of(before: Mapping[str, Any], now: Mapping[str, Any], changed: Mapping[int, int]) -> tuple[str, ...]:
-    """Say what changed since the last run, as far as it explains that rows ask something else."""
+    """Return the changes since the last run that explain why rows have a different question."""
     reasons = []
     prompt = ("prompt_option", "prompt")
     if "prompt_option" in before and [before[name] for name in prompt] != [now[name] for name in prompt]:
@@ -76,7 +77,7 @@ def reasons_of(before: Mapping[str, Any], now: Mapping[str, Any], changed: Mappi
 
 
 def _column_changes(columns: Sequence[str], changed: Mapping[int, int]) -> list[str]:
-    """Say which columns of the changed rows hold something else."""
+    """Return the columns whose cells differ in the changed rows."""
     found = []
     for bit, name in enumerate(columns):
         count = sum(count for mask, count in changed.items() if mask >> bit & 1)
@@ -87,7 +88,7 @@ def _column_changes(columns: Sequence[str], changed: Mapping[int, int]) -> list[
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say which request parameters changed."""
+    """Return the request parameters that changed."""
     found = []
     for name in sorted(before.keys() | now.keys()):
         if name not in before:
@@ -101,13 +102,13 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _source_changes(before: list[list[str]], now: list[list[str]]) -> list[str]:
-    """Say whose answers are no longer wanted."""
+    """Return the sources whose answers are no longer used."""
     gone, new = [source for source in before if source not in now], [source for source in now if source not in before]
     if len(gone) == len(new) == 1:
         names = ("model", "base URL", "endpoint's parameters")
         pairs = zip(names, gone[0], new[0], strict=True)
         return [f"{name} was {was or 'none'}, is {is_now or 'none'}" for name, was, is_now in pairs if was != is_now]
-    return [f"{model} at {base_url or 'its own place'} is not in the pool" for model, base_url, _ in gone]
+    return [f"{model} at {base_url or 'no base URL'} is not in the pool" for model, base_url, _ in gone]
 
 
 def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
@@ -121,21 +122,25 @@ def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
     said = in_words(job.keyword, plan)
     return (
         f"{said}{'' if said.endswith('?') else '.'}\n"
-        f"Nothing was sent. `--on-change redo` {redo}{estimate}, {_reuse_explained(job, plan)} Or give the new question"
-        " another --keyword. Every answer stays in the journal."
+        f"Nothing was sent. `{option('on_change', 'redo')}` {redo}{estimate}, {_reuse_explained(job, plan)} Or give the"
+        f" new question another {option('keyword')}. Every answer stays in the journal."
     )
 
 
 def _reuse_explained(job: Job, plan: Plan) -> str:
+    reuse = option("on_change", "reuse")
     if not plan.has_marks:
         return (
-            "`--on-change reuse` cannot be used yet: an older batcher wrote this journal. Run the earlier command once:"
-            " it sends nothing, and notes what tells the rows apart."
+            f"`{reuse}` cannot be used yet: an older batcher wrote this journal. Run the earlier command once:"
+            " it sends nothing, and records how to recognise the rows."
         )
     if plan.own == plan.changed and not plan.gone:
-        return "`--on-change reuse` keeps the old answers."
+        return f"`{reuse}` keeps the old answers."
     keeps = f"`reuse` keeps {counted(plan.own, 'answer')} and asks the others" if plan.own else "and so does `reuse`"
-    because = f"{keeps}, because the place of a row does not tell which answer is its own."
+    because = f"{keeps}, because a row's position does not show which answer is its own."
     if job.settings.id_column:
         return because
-    return f"{because} If a column identifies the rows, `--on-change reuse --id-column COLUMN` keeps their answers."
+    both = by_reader(
+        command_line=f"{reuse} {option('id_column', 'COLUMN')}", python=f"{reuse}, {option('id_column', 'COLUMN')}"
+    )
+    return f"{because} If a column identifies the rows, `{both}` keeps their answers."

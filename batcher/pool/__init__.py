@@ -1,4 +1,4 @@
-"""The pool of endpoints: who makes the next call, and when.
+"""The pool of endpoints: it decides which endpoint makes the next call, and when.
 
-Invariant: no endpoint has more calls in flight, or more in a minute, than it may; a row that waits holds no slot.
+Invariant: no endpoint exceeds its limits of calls in flight or per minute; a row that waits holds no slot.
 """

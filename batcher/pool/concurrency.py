@@ -1,4 +1,4 @@
-"""The concurrency limit of one endpoint: as many calls in flight as raise its throughput, and no more than it bears.
+"""The concurrency limit of one endpoint: it grows while throughput grows, and falls if the server refuses calls.
 
 Invariant: the limit is never above its bound nor below 1. It falls once for all calls that were refused together, and
 a call that left before it fell does not raise it.
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 FIRST_LIMIT = 32
 # The ceiling after an overload, as a share of the calls in flight that the server did not refuse.
 _SAFE = 0.975
-# Two rounds are compared if the limit of one is 1.5 times that of the other; it must bring 1.25 times the answers.
+# Two rounds are compared if the limit of one is 1.5 times that of the other; it must bring 1.25 times the answers
 _PAYS = 1.25
 _HIGHER = 1.5
-# Seconds at the ceiling before more is tried, at first and at most.
+# Seconds at the ceiling before a higher limit is tried, at first and at most.
 _PATIENCE_S = 10.0
 _MOST_PATIENCE_S = 60.0
-# After this many tries in a row that went well, the server bears more than it did.
+# After this many successful tries in a row, the server's capacity has grown.
 _TRIES = 3
 
 
 @dataclass(slots=True)
 class _Round:
-    """As many answers as the limit was when the round began, the last one to a call that left since then."""
+    """A round: as many answers as the limit at its start, of which the last answers a call that left since then."""
 
     began: float
     limit: float
@@ -34,7 +34,7 @@ class _Round:
 
 @dataclass(slots=True)
 class _Overload:
-    """An overload: calls in flight when it began, the ceiling before it, and how many of the calls were not refused."""
+    """An overload: calls in flight at its start, the ceiling before it, and how many of the calls were not refused."""
 
     in_flight: int
     ceiling: float
@@ -50,7 +50,7 @@ class _Overload:
 
 
 class Concurrency:
-    """How many calls one endpoint may have in flight now.
+    """The number of calls that one endpoint may have in flight now.
 
     After TCP's congestion control (RFC 5681, 3.1), with calls in the place of segments. A round is as many answers as
     the limit; it counts only while no other limit holds calls back.
@@ -66,8 +66,8 @@ class Concurrency:
       change.
     - An endpoint that fails altogether starts again with one call.
 
-    If a rate limit paces the calls, they come gently in any case: with the first answer the limit rises to `most`,
-    until the server refuses calls.
+    If a rate limit paces the calls, they leave slowly anyway: with the first answer the limit rises to `most`, until
+    the server refuses calls.
 
     Args:
         most: the highest limit.
@@ -109,7 +109,7 @@ class Concurrency:
             left_at: when its call left.
             now: the present.
             in_flight: calls in flight, this one included.
-            may_grow: it came early enough that the next ones may take longer.
+            may_grow: it came so early that later answers may take longer without a timeout.
         """
         if left_at <= self.fell_at:
             return
@@ -139,14 +139,14 @@ class Concurrency:
         if left_at > self.fell_at:
             overload = _Overload(in_flight, self._ceiling, in_flight) if self.has_recovered else None
             if overload:
-                self._be_patient(now, step=1)
+                self._wait_at_ceiling(now, step=1)
             self._fall(min(self.limit, in_flight) / 2, now)
             self._overload = overload
         if self._overload:
             self._ceiling = self._overload.ceiling_after_refusal()
 
     def failed(self, now: float) -> None:
-        """Record that no call is answered any more."""
+        """Record that the endpoint no longer answers any call."""
         self._fall(1.0, now)
 
     def _fall(self, limit: float, now: float) -> None:
@@ -161,12 +161,12 @@ class Concurrency:
         last = self._last
         if last and ended.limit >= _HIGHER * last.limit and ended.per_s < _PAYS * last.per_s:
             self.limit = self._ceiling = last.limit
-            self._be_patient(now, step=last.limit)
+            self._wait_at_ceiling(now, step=last.limit)
             self._round = self._last = None
         else:
             self._last, self._round = ended, _Round(now, self.limit)
 
-    def _be_patient(self, now: float, step: float) -> None:
+    def _wait_at_ceiling(self, now: float, step: float) -> None:
         self._step = step
         self._tries = 0
         self._lift_at = now + self._patience_s

@@ -12,17 +12,17 @@ import math
 
 from aiolimiter import AsyncLimiter
 
-# Seconds that may be caught up after a timer of the event loop woke late, on a busy machine by tens of milliseconds:
-# without that, each late timer would lose a part of the limit for good.
+# Seconds that may be caught up after a timer of the event loop woke late, on a busy machine by tens of milliseconds.
+# Otherwise each late timer would lose a part of the limit for good.
 _CATCH_UP_S = 0.1
-# Seconds that may be caught up of tokens: they come in lumps, and the exact count holds a lump back until it fits.
+# The same for tokens: they come in large amounts, and the exact count holds each amount back until it fits.
 _LUMPS_CATCH_UP_S = 6.0
-# The share of each window that stays free. A request may be delayed on its way, so that the later ones come closer to
-# it, and the server would see the limit broken.
+# The share of each window that stays free. If a request is delayed on its way, later requests arrive closer to it, and
+# the server could see its limit exceeded.
 _MARGIN = 0.01
-# Seconds after which a wait is looked at again, or a tenth of the wait if that is longer: an answer may have given
-# tokens back.
-_LOOK_S = 0.1
+# Seconds after which a wait is computed again, or a tenth of the wait if that is longer: an answer may have returned
+# tokens.
+_RECHECK_S = 0.1
 
 
 class Limiter:
@@ -31,11 +31,11 @@ class Limiter:
     Two rules together. The pace spreads calls evenly. For requests it is aiolimiter's leaky bucket, which leaks
     limit / window a second and holds one request and what 100 ms bring. For tokens it is the same algorithm as one
     number, the moment at which all that passed is paid for (the "theoretical arrival time" of the generic cell rate
-    algorithm, ITU-T I.371), because their amounts may exceed any bucket, and change when the answer comes. The exact
+    algorithm, ITU-T I.371), because token amounts may exceed any bucket, and change when the answer comes. The exact
     count guarantees the limit for every window.
 
-    The pace does not ask how large the next call is, so a large one waits no longer than its turn; it is paid for
-    before the next one. One that is larger than the whole limit passes when nothing else counts.
+    The pace ignores the size of the next call: a large call waits only for its turn, and the call after it waits for
+    both. A call that is larger than the whole limit passes when the window is empty.
 
     One task at a time may wait: `AsyncLimiter` serves its waiters smallest first, not first come first served.
 
@@ -48,7 +48,7 @@ class Limiter:
     def __init__(self, rpm: float | None = None, rps: float | None = None, tpm: float | None = None) -> None:
         limits = [(limit, window_s * (1 + _MARGIN)) for limit, window_s in ((rps, 1.0), (rpm, 60.0)) if limit]
         self._buckets = [_bucket(limit / window_s) for limit, window_s in limits]
-        # Of 1.5 a second, some seconds see two.
+        # At 1.5 a second, some seconds see two.
         self._requests = [_Count(math.ceil(limit), window_s) for limit, window_s in limits]
         self._tokens = _Count(tpm, 60 * (1 + _MARGIN)) if tpm else None
         self._paid_at = 0.0
@@ -59,10 +59,10 @@ class Limiter:
     async def ready(self) -> None:
         """Wait until the pace lets one more call pass."""
         now = self._loop.time()
-        if now - self._passed_at > _CATCH_UP_S:  # else a call has been waiting all the time
+        if now - self._passed_at > _CATCH_UP_S:  # otherwise a call has been waiting all the time
             self._wanted_at = now
-        while (wait := self._paid_at - self._loop.time()) > 0:  # noqa: ASYNC110 - answers move the moment
-            await asyncio.sleep(_look(wait))
+        while (wait := self._paid_at - self._loop.time()) > 0:  # noqa: ASYNC110 - answers change the moment
+            await asyncio.sleep(_pause(wait))
         for bucket in self._buckets:
             await bucket.acquire()
 
@@ -72,7 +72,7 @@ class Limiter:
         waits = [count.wait(1, now) for count in self._requests]
         if self._tokens:
             waits.append(self._tokens.wait(tokens, now))
-        return _look(max(waits, default=0.0))
+        return _pause(max(waits, default=0.0))
 
     def reserve(self, tokens: float) -> Reservation:
         """Admit a call of this many tokens."""
@@ -80,19 +80,19 @@ class Limiter:
         requests = [_Share(count, 1) for count in self._requests]
         if not self._tokens:
             return Reservation(self, requests)
-        # Capacity that no call waited for is not saved up.
+        # Unused capacity is not saved up.
         self._paid_at = max(self._paid_at, self._wanted_at, self._loop.time() - _LUMPS_CATCH_UP_S)
         self.owe(tokens)
         return Reservation(self, requests, _Share(self._tokens, tokens))
 
     def owe(self, tokens: float) -> None:
-        """Add tokens that must be paid for before the next call; a negative number takes tokens away."""
+        """Add tokens that the next call must wait for; a negative number removes tokens."""
         if self._tokens:
             self._paid_at += tokens * self._tokens.window_s / self._tokens.limit
 
 
 class Reservation:
-    """What one call takes of its endpoint's limits, from the moment that it is granted."""
+    """The share of an endpoint's limits that one call takes, from its grant on."""
 
     __slots__ = ("_limiter", "_requests", "_tokens")
 
@@ -102,27 +102,27 @@ class Reservation:
         self._tokens = tokens
 
     def leave(self, now: float) -> None:
-        """Say that the call leaves, and the loop's time."""
+        """Record that the call leaves at this time of the loop."""
         for share in self._requests:
             share.leave(now)
         if self._tokens:
             self._tokens.leave(now)
 
     def settle(self, tokens: float) -> None:
-        """Put what the call used in the place of its estimate; the difference is owed, or comes back."""
+        """Replace the call's estimate by its real usage; the difference is owed or returned."""
         if self._tokens:
             self._limiter.owe(tokens - self._tokens.amount)
             self._tokens.settle(tokens)
 
     def withdraw(self) -> None:
-        """Say that the call will not leave."""
+        """Record that the call will not leave."""
         self.settle(0)
         for share in self._requests:
             share.settle(0)
 
 
-def _look(wait: float) -> float:
-    return min(wait, max(wait / 10, _LOOK_S))
+def _pause(wait: float) -> float:
+    return min(wait, max(wait / 10, _RECHECK_S))
 
 
 def _bucket(per_s: float) -> AsyncLimiter:
@@ -131,10 +131,10 @@ def _bucket(per_s: float) -> AsyncLimiter:
 
 
 class _Count:
-    """What left in the last `window_s` seconds or is about to leave: exact, whenever it is asked.
+    """An exact count of what left in the last `window_s` seconds or is about to leave.
 
-    A call counts from its grant until the window after its departure is over. Calls that are held up between the two,
-    by a commit or by a process that stands still, and then leave together, have been counted together.
+    A call counts from its grant until one window after its departure. So calls that are delayed after the grant, by a
+    commit or a stopped process, and then leave together, are counted together.
     """
 
     def __init__(self, limit: float, window_s: float) -> None:
@@ -144,10 +144,10 @@ class _Count:
         self.left: collections.deque[_Share] = collections.deque()
 
     def wait(self, amount: float, now: float) -> float:
-        """Return the seconds until this amount fits, as far as they are known."""
+        """Return the seconds until this amount fits, or until it is worth asking again."""
         while self.left and self.left[0].left_at + self.window_s <= now:
             self.left.popleft().expire()
-        # A billionth of slack: what is added and taken away again may leave a rest in binary.
+        # A billionth of slack: adding and subtracting floats leaves rounding errors.
         excess = self.total + min(amount, self.limit) - self.limit * (1 + 1e-9)
         if excess <= 0:
             return 0.0
@@ -155,11 +155,11 @@ class _Count:
             excess -= share.amount
             if excess <= 0:
                 return share.left_at + self.window_s - now
-        return _LOOK_S  # something is still to leave
+        return _RECHECK_S  # a granted call has not left yet
 
 
 class _Share:
-    """What one call takes of one limit."""
+    """The share of one limit that one call takes."""
 
     __slots__ = ("_count", "amount", "counts", "left_at")
 

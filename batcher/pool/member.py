@@ -1,4 +1,4 @@
-"""An endpoint at work: what it may take now, by what its own calls have shown.
+"""An endpoint at work: its limits and its state, learned from its own calls.
 
 Invariant: all that is known of an endpoint is in one object. Calls change it through its methods; the pool paces it,
 ends its cooldowns and takes it out.
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 _FAILURES = 8
 # ... and after this many if no request can have reached it.
 _UNREACHED = 3
-# Seconds without an answer, in the middle of failures, after which people are told.
+# Seconds of failures without an answer, after which people are told.
 _UNRESPONSIVE_S = 30.0
-# The statuses of a server that has too much to do; 529 is Anthropic's.
+# The statuses of an overloaded server; 529 is Anthropic's.
 _OVERLOADED = {503, 529}
 # The weight of the latest call in the moving averages.
 _WEIGHT = 1 / 16
@@ -42,7 +42,7 @@ class Silence(NamedTuple):
     Attributes:
         member: the endpoint.
         seconds: since its last answer.
-        why: what its latest failure says; empty if it answers again.
+        why: the reason of its latest failure; empty if it answers again.
     """
 
     member: Member
@@ -55,8 +55,8 @@ class Slot:
 
     Attributes:
         member: the endpoint that makes it.
-        reservation: what it takes of the endpoint's rate limits, or None if there are none.
-        number: which of the endpoint's calls it is; 0 until it leaves.
+        reservation: its share of the endpoint's rate limits, or None if there are none.
+        number: its number among the endpoint's calls; 0 until it leaves.
         left_at: the loop's time at which it left.
     """
 
@@ -77,24 +77,24 @@ class Member:
         endpoint: its settings.
         source: the journal's id of the source of its answers.
         caller: makes its calls.
-        tariff: what it charges.
+        tariff: its prices.
 
     Attributes:
         limiter: paces it by its rate limits, or None without limits.
-        concurrency: the calls that it may have in flight.
-        server_limits: what its server reports of its limits of requests and of tokens.
+        concurrency: its concurrency limit.
+        server_limits: the limits of requests and of tokens that its server reports.
         in_flight: calls granted that have not ended.
         requests: calls that left in this run.
         answers: calls that were answered.
-        latency_s: what an answer takes, a moving average; if the endpoint fails, at least as long as a failure took.
+        latency_s: seconds to an answer, a moving average; if the endpoint fails, at least as long as a failure took.
         tokens: model tokens that an answered call uses, a moving average.
         failures: failed calls since the last answer.
-        cooldowns: since the last answer.
+        cooldowns: cooldowns since the last answer.
         cooldown_until: the loop's time before which it takes no call.
-        answered_at: the loop's time of the last answer; before the first one, of the start.
-        is_unresponsive: people were told that it answers nothing.
+        answered_at: the loop's time of the last answer; before the first answer, of the start.
+        is_unresponsive: people were told that it does not answer.
         out: why it has left the pool, or None.
-        wanted: set while a row waits that it could take.
+        wanted: set while a row waits that the endpoint could take.
     """
 
     def __init__(self, number: int, endpoint: Endpoint, source: int, caller: Caller, tariff: Tariff) -> None:
@@ -138,7 +138,7 @@ class Member:
         return rpm, endpoint.rps, endpoint.tpm or tokens.per_minute
 
     def can_take(self, now: float) -> bool:
-        """Return whether it may make a call, its rate limits aside."""
+        """Return whether it may make a call, apart from its rate limits."""
         return self.is_available(now) and self.concurrency.admits(self.in_flight)
 
     def is_available(self, now: float) -> bool:
@@ -146,9 +146,10 @@ class Member:
         return self.out is None and now >= self.cooldown_until
 
     def is_silent(self, failure: Failure) -> bool:
-        """Return whether it answers no row, so that a row's failure here says nothing about the row.
+        """Return whether it answers no row at present, so that a failure does not count against the row.
 
-        Few failures in a row are enough if no request can have reached it; else it takes more than one row's attempts.
+        A few failures in a row are enough if no request can have reached it; otherwise more failures than one row's
+        attempts.
         """
         never_left = failure.fault is Fault.CONNECTION and not failure.may_be_billed
         return self.failures >= (_UNREACHED if never_left else _FAILURES)
@@ -173,40 +174,40 @@ class Member:
         self.in_flight -= 1
 
     def cool_down(self, seconds: float, now: float) -> None:
-        """Take no call for this long; a cooldown under way is never shortened."""
+        """Take no call for this many seconds; a cooldown under way is never shortened."""
         if seconds:
             self.cooldown_until = max(self.cooldown_until, now + seconds)
 
     def record(self, slot: Slot, outcome: Completion | Failure, now: float, timeout_s: float) -> Silence | None:
-        """Record what came of a call; what the endpoint may do next follows from it.
+        """Record a call's outcome, and adjust the endpoint's limits and cooldown.
 
         Args:
             slot: of the call.
-            outcome: what came.
+            outcome: the completion or the failure.
             now: the loop's time.
             timeout_s: of a call, in seconds.
 
         Returns:
-            What people should be told, if anything.
+            A change for people to know, if there is one.
         """
-        told = None
+        silence = None
         if isinstance(outcome, Completion):
-            told = self._record_answer(slot, outcome, now, timeout_s)
+            silence = self._record_answer(slot, outcome, now, timeout_s)
         elif is_rate_limit(outcome) or outcome.status in _OVERLOADED:
             self._record_overload(slot, outcome, now)
         elif outcome.fault is not Fault.TOO_LONG and (outcome.status is None or outcome.status >= 500):
             self._record_failure(slot, outcome, now)
         if isinstance(outcome, Failure) and (self.cooldowns or self.is_silent(outcome)):
-            told = self._silence(str(outcome), now)
+            silence = self._silence(str(outcome), now)
         if outcome.limits:
             self._obey(slot, outcome.limits, now)
-        return told
+        return silence
 
     def _record_answer(self, slot: Slot, completion: Completion, now: float, timeout_s: float) -> Silence | None:
-        used = completion.usage.total_tokens or 0  # if it is not known, the estimate stands
+        used = completion.usage.total_tokens or 0  # if it is unknown, the estimate stands
         if used and slot.reservation:
             slot.reservation.settle(used)
-        told = Silence(self, now - self.answered_at, "") if self.is_unresponsive else None
+        silence = Silence(self, now - self.answered_at, "") if self.is_unresponsive else None
         self.is_unresponsive = False
         weight = _WEIGHT if self.answers else 1.0
         self.answers += 1
@@ -221,10 +222,10 @@ class Member:
         self.concurrency.answered(slot.left_at, now, self.in_flight, may_grow=is_soon)
         for limit in self.server_limits:
             limit.record_outcome(slot.left_at, was_refused=False)
-        return told
+        return silence
 
     def _record_overload(self, slot: Slot, failure: Failure, now: float) -> None:
-        """Lower the concurrency; cool down if the server asks for it, or if lowering has not helped."""
+        """Lower the concurrency limit; cool down if the server asks for it, or if a lower limit has not helped."""
         cooldown_s = failure.retry_after or 0.0
         self.failures += not is_rate_limit(failure)
         if slot.left_at > self.concurrency.fell_at and not self.concurrency.has_recovered:
@@ -236,7 +237,7 @@ class Member:
             limit.record_outcome(slot.left_at, was_refused=True)
 
     def _record_failure(self, slot: Slot, failure: Failure, now: float) -> None:
-        """After several failures in a row cool down, longer each time, and then start with one call."""
+        """After several failures in a row, cool down, longer each time, and then start again with one call."""
         self.cool_down(failure.retry_after or 0.0, now)
         if slot.left_at <= self.concurrency.fell_at:
             return

@@ -1,7 +1,7 @@
-"""The queue of rows before the endpoints: which endpoint takes which row next.
+"""The queue of rows before the endpoints: it decides which endpoint takes which row next.
 
 Invariant: a row waits in one queue, first come first served, and goes to the endpoint that can take it soonest; no
-endpoint has more in flight, or more in a minute, than it may. A row that waits holds no slot.
+endpoint exceeds its limits of calls in flight or per minute. A row that waits holds no slot.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from batcher.pool.limiter import Limiter
 from batcher.pool.member import Member, Silence, Slot
 from batcher.records import Completion, EndpointCount, Failure, Message
 
-# An endpoint is slow, not just unlucky, if its answers take this many times as long as those of the fastest.
+# An endpoint is slow if its answers take this many times as long as those of the fastest.
 _SLOW = 2.0
 
 
@@ -41,14 +41,14 @@ class _Waiter(NamedTuple):
 class Pool:
     """Grants slots: each is the right to make one call.
 
-    All state changes in `_dispatch` or in the methods that call it at their end. An endpoint with rate limits has a
-    task of its own, which asks its limiter while a row is waiting that the endpoint could take.
+    All state changes in `_dispatch` or in methods that end with it. An endpoint with rate limits has its own task,
+    which asks the limiter while a row waits that the endpoint could take.
 
     Args:
         members: the endpoints.
         timeout_s: of a call, in seconds.
         estimator: of the model tokens that calls use.
-        rows_left: returns how many rows have no result yet, so that the last ones are kept from slow endpoints.
+        rows_left: returns the number of rows without a result, so that the last rows avoid slow endpoints.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Pool:
         return sum(member.endpoint.max_concurrency for member in self.members if member.out is None)
 
     def counts(self) -> tuple[EndpointCount, ...]:
-        """Return what each endpoint did."""
+        """Return the counts of each endpoint."""
         return tuple(EndpointCount(member.label, member.requests, member.out) for member in self.members)
 
     def cooldown_s(self) -> float:
@@ -101,7 +101,7 @@ class Pool:
         return max(0.0, min((m.cooldown_until - now for m in self.members if m.out is None), default=0.0))
 
     def estimate(self, messages: Sequence[Message]) -> float | None:
-        """Return about how many model tokens a prompt has, if an endpoint has a limit of them."""
+        """Return the estimated model tokens of a prompt, if an endpoint has a limit of tokens."""
         is_counted = any(member.limits[2] for member in self.members)
         return self._estimator.prompt(messages) if is_counted else None
 
@@ -120,9 +120,9 @@ class Pool:
             PoolClosed: the run is stopping.
         """
         waiter = _Waiter(self._loop.create_future(), after, tokens)
-        # If no endpoint can serve the last row in the queue, none can serve this one either.
+        # If no endpoint can take the last row in the queue, none can take this row either.
         is_hopeless = not after and len(self._waiting) > 0 and not self._waiting[-1].after and not self._closed
-        # If an endpoint fails again and again, another row is tried next: is it the row, or the endpoint?
+        # After repeated failures of the endpoint another row goes first, to find out whether the row is the cause.
         if after and after.failures <= 1:
             self._waiting.appendleft(waiter)
         else:
@@ -137,7 +137,7 @@ class Pool:
             raise
 
     def leave(self, slot: Slot) -> bool:
-        """Record that the call leaves now; return False if it must not leave any more, and is to be released."""
+        """Record that the call leaves now; return False if it must not leave any more, and has to be released."""
         now = self._loop.time()
         if self._closed or not slot.member.is_available(now):
             return False
@@ -145,10 +145,10 @@ class Pool:
         return True
 
     def record(self, slot: Slot, outcome: Completion | Failure) -> Silence | None:
-        """Record what came of a call, before its slot is released.
+        """Record a call's outcome, before its slot is released.
 
         Returns:
-            What people should be told of its endpoint, if anything.
+            A change of its endpoint for people to know, if there is one.
         """
         member, cooldown_until = slot.member, slot.member.cooldown_until
         silence = member.record(slot, outcome, self._loop.time(), self._timeout_s)
@@ -178,7 +178,7 @@ class Pool:
 
     def _end_cooldown(self, member: Member, until: float) -> None:
         if member.cooldown_until == until:  # it was not prolonged
-            member.cooldown_until = 0.0  # the timer may be early by the clock's resolution, and it rings only once
+            member.cooldown_until = 0.0  # the timer may fire early by the clock's resolution, and it fires only once
             self._dispatch()
 
     def remove(self, member: Member, reason: str) -> bool:
@@ -193,7 +193,7 @@ class Pool:
         self._closed = True
         self._dispatch()
 
-    # -- Who takes the next row
+    # -- The next row's endpoint
 
     def _dispatch(self) -> None:
         """Give the oldest waiting rows to the endpoints that can take them now."""
@@ -213,11 +213,11 @@ class Pool:
     def _oldest_for(self, member: Member) -> _Waiter | None:
         """Return the oldest row that an endpoint may serve, if it can make a call.
 
-        A row that comes back goes elsewhere if another endpoint is at work.
+        A row that failed goes to another endpoint if one takes calls.
         """
         if not self._waiting or not self._can_take(member):
             return None
-        for waiter in self._waiting:  # those that come back mostly stand in front
+        for waiter in self._waiting:  # rows that failed are mostly in front
             if not waiter.after:
                 return waiter if self._is_worthwhile(member) else None
             if waiter.after is not member or not self._others(member):
@@ -238,7 +238,7 @@ class Pool:
         return [each for each in self.members if each is not member and each.is_available(now)]
 
     def _is_worthwhile(self, member: Member) -> bool:
-        """Return whether a row is answered here before the other endpoints could do all that is left."""
+        """Return whether this endpoint answers a row before the others could answer all rows that are left."""
         if member.latency_s <= _SLOW * self._fastest_s:
             return True
         others = [other for other in self._others(member) if other.answers]
@@ -249,7 +249,7 @@ class Pool:
         return member.latency_s <= soon_s + self._rows_left() * s_per_row
 
     def _size(self, waiter: _Waiter, member: Member) -> float:
-        """Return the model tokens that a call counts for: without an estimate, what calls have used there so far."""
+        """Return the model tokens that a call counts for: without an estimate, the average of the endpoint's calls."""
         return member.tokens if waiter.tokens is None else waiter.tokens + self._estimator.answer()
 
     def _grant(self, waiter: _Waiter, member: Member) -> None:
@@ -281,7 +281,7 @@ class Pool:
         while True:
             await member.wanted.wait()
             if not member.wanted.is_set():
-                continue  # another endpoint that was woken with this one took the row; no turn is spent on it
+                continue  # another endpoint took the row; no turn is spent on it
             await limiter.ready()
             # Meanwhile another endpoint may have taken the row, or this one may be in a cooldown: then the turn is
             # lost rather than kept, because kept turns would leave as a burst later.
@@ -290,7 +290,7 @@ class Pool:
             self._dispatch()
 
     async def _admit(self, waiter: _Waiter, member: Member, limiter: Limiter) -> None:
-        """Grant a call, whose turn it is, when its tokens fit; meanwhile others serve the rows behind it."""
+        """Grant a call, whose turn it is, when its tokens fit; meanwhile other endpoints serve the rows behind it."""
         fits = False
         try:
             while self._can_take(member) and not fits:

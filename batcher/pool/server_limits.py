@@ -1,6 +1,6 @@
-"""One of a server's limits as its rate-limit headers (`x-ratelimit-*`) report it, and which reports to obey.
+"""Decides which rate-limit headers (`x-ratelimit-*`) of a server to obey, for one of its limits.
 
-Invariant: no report holds calls back for longer than `LONGEST_COOLDOWN_S`, and a report that proved wrong is not obeyed
+Invariant: no report delays calls for longer than `LONGEST_COOLDOWN_S`, and a report that proved wrong is not obeyed
 again.
 """
 
@@ -12,7 +12,7 @@ from batcher.records import Allowance
 
 LONGEST_COOLDOWN_S = 60.0
 
-# Seconds within which a window is certainly a minute, and outside of which it is certainly none: reports are rounded.
+# Seconds within which a window is certainly a minute, and outside of which it certainly is not: reports are rounded.
 _A_MINUTE = (45.0, 80.0)
 _PERHAPS_A_MINUTE = (30.0, 120.0)
 
@@ -80,7 +80,7 @@ class ServerLimit:
         return cooldown_s
 
     def record_outcome(self, left_at: float, *, was_refused: bool) -> None:
-        """Record how a call ended: one that left although nothing was left shows whether the report was true."""
+        """Record how a call ended: a call sent although nothing was left shows whether the report was true."""
         since, until = self._tested
         if self._is_true is None and since <= left_at < until:
             self._is_true = was_refused

@@ -1,4 +1,4 @@
-"""What can be read of a run, also while it works.
+"""Reports on a run, also while it works.
 
 Invariant: nothing here writes.
 """

@@ -1,4 +1,4 @@
-"""How a run stands, read from its journal; also while it works, from another process.
+"""The state of a run, read from its journal, also by another process while the run works.
 
 Invariant: it only reads.
 """
@@ -21,21 +21,21 @@ _RATE_OVER_S = 60.0
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run stands.
+    """The state of a run.
 
     Attributes:
-        state: `running`, `done`, `stopped` (it ended early and said so) or `killed` (it ended without a word).
-        rows, ok, invalid, error: rows by how they ended.
+        state: `running`, `done`, `stopped` (it ended early and recorded why) or `killed` (it ended without a record).
+        rows, ok, invalid, error: all rows, and rows by status.
         chunks: chunk files written.
         requests: requests that the latest process sent.
-        in_flight: those of them without an end: in flight now, or when the process ended.
-        cost_usd: US dollars that the answered requests of all processes cost, as far as their price is known.
-        uncertain_usd: US dollars at most that requests without an answer may be billed beside that.
-        unpriced: requests whose price is not known.
-        rows_per_s: rows answered a second, over the last minute; 0 where nothing runs.
+        in_flight: requests among them without an end: in flight now, or when the process ended.
+        cost_usd: the cost in US dollars of the answered requests of all processes, as far as their price is known.
+        uncertain_usd: the most US dollars that requests without an answer may be billed in addition.
+        unpriced: requests of an unknown price.
+        rows_per_s: rows answered a second, over the last minute; 0 if no run is at work.
         left_s: seconds left at that rate, or None.
         failures: rows that ended as `invalid` or `error`, counted by reason, the most frequent first.
-        paused: endpoints that answer nothing, with since when and why; empty where nothing runs.
+        paused: endpoints that do not answer, with the time and the reason; empty if no run is at work.
         reason: why the latest run stopped early, or empty.
         process: host and process id of the latest run.
     """
@@ -99,10 +99,10 @@ class RunStatus:
 
 
 def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunStatus:
-    """Return how the run of a keyword stands.
+    """Return the state of a keyword's run.
 
     Raises:
-        SettingsError: the keyword cannot be one.
+        SettingsError: the keyword is invalid.
         OutputError: there is no journal of that keyword, or it cannot be read.
     """
     with opened(keyword, output_dir, read_journal) as run:

@@ -1,4 +1,4 @@
 """The local OpenAI-compatible server, for rehearsals, the demo and the tests.
 
-Invariant: its answers follow from the request and its seed alone, and its books count every request.
+Invariant: its answers depend only on the request and the seed, and its books count every request.
 """

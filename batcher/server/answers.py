@@ -1,6 +1,6 @@
-"""What the simulated model answers: a sum's value, a label, the JSON asked for, else an echo.
+"""The answers of the simulated model: a sum's value, a label, the JSON asked for, else an echo.
 
-Invariant: nothing here is random, and any JSON body is answered; the same one always alike.
+Invariant: nothing here is random; every JSON body gets an answer, and the same body always the same answer.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from typing import Any
 def answer(body: Mapping[str, Any]) -> str:
     """Answer a chat request; the same body always gets the same answer.
 
-    The last user message is the prompt. The first rule that fits decides:
+    The last user message is the prompt. The first rule that applies decides:
 
     1. JSON is asked for, by `response_format` or by a skeleton such as `as JSON: {"answer": <number>}`: an
        object that fits, with the sum's value, a label or an echo in its fields.
     2. Labels are offered (`one of: a, b`, `Labels: ["a", "b"]`, `as positive, negative or neutral`): one of
        them; the sum's value if it is offered, else by a hash of the prompt.
     3. The prompt holds a sum (of 200 characters at most): its value, exact or of ten digits; a division by zero
-       is `undefined`. Of several sums the last counts. `10-20` and `24/7`, written close, may be a range or a
-       score: they count beside a word such as "compute" or `=`, or where there are no words. Dates never do.
+       is `undefined`. Of several sums the last counts. `10-20` and `24/7`, without spaces, may be a range or a score:
+       they count next to a word such as "compute" or `=`, or if there are no words. Dates never count.
     4. An echo: a digest of all messages and the beginning of the prompt.
 
     Args:
@@ -52,7 +52,7 @@ def answer(body: Mapping[str, Any]) -> str:
 
 
 def prompt_of(body: Mapping[str, Any]) -> str:
-    """Return the text of the last user message, or of the last message, or nothing."""
+    """Return the text of the last user message, or of the last message, or ""."""
     messages = _dicts(body.get("messages"))
     asked = [message for message in messages if message.get("role") == "user"] or messages
     return text_of(asked[-1]) if asked else ""
@@ -75,12 +75,12 @@ def _dicts(value: object) -> list[dict[str, Any]]:
 
 
 class _Question:
-    """What a chat request asks, each view of it made when it is first needed."""
+    """The question of a chat request; each view of it is made when it is first needed."""
 
     def __init__(self, body: Mapping[str, Any]) -> None:
         self.prompt = prompt_of(body)
         self._messages = body.get("messages")
-        # Instructions stand before data: what a system message asks for comes first.
+        # Instructions come before data: a system message has priority.
         self.texts = list(dict.fromkeys([*map(text_of, _dicts(self._messages)), self.prompt]))
 
     @cached_property
@@ -90,7 +90,7 @@ class _Question:
 
     @cached_property
     def result(self) -> tuple[str, Fraction | None]:
-        """The value of the sum as text and as a number; nothing where there is none, or no number to it."""
+        """The value of the sum as text and as a number; empty if there is no sum, None if its value is not a number."""
         found = _find_sum(self.prompt)
         try:
             number = None if found is None else _evaluate(found)
@@ -109,15 +109,15 @@ class _Question:
 
 
 def _digest(text: str, size: int) -> bytes:
-    # A prompt may hold half of a surrogate pair; it is a prompt like any other.
+    # A prompt may hold half of a surrogate pair; that is allowed.
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
 
 
-# Sums. A regular expression finds what may be one; Python's own parser decides.
+# Sums. A regular expression finds candidates; Python's own parser decides.
 
 _ASCII = str.maketrans("×÷−（）＋－＊／０１２３４５６７８９", "*/-()+-*/0123456789")  # noqa: RUF001 - as typed
 _NUMBER = r"[0-9]{1,30}(?:,[0-9]{3}){0,9}(?:\.[0-9]{1,30})?(?![A-Za-z0-9_]|\.[0-9])[ \t)]{0,20}"
-# `**` is no sign here, and `//` stands in addresses; a sign apart from its number in front is the item of a list.
+# `**` is not a sign here, and `//` is part of addresses; a leading sign apart from its number marks a list item.
 _SUM = re.compile(
     r"(?<![A-Za-z0-9_.])(?<![*/^])(?<![*/^] )[-+]?(?:\([ \t]*[-+]?){0,20}"
     rf"(?>{_NUMBER}(?:[-+*/][-+( \t]{{0,20}}{_NUMBER})+)(?![*/^])"
@@ -141,7 +141,7 @@ def _find_sum(text: str) -> ast.expr | None:
     found = [source for source in found if not _DATED.fullmatch(source)]
     sure = [source for source in found if not _CLOSE.fullmatch(source)]
     for source in reversed(sure or (found if _CALCULATE.search(text) else [])):
-        # Python knows no separators of thousands, and no zeros in front.
+        # Python does not read thousands separators or leading zeros.
         plain = re.sub(r"(?<![0-9.])0+(?=[0-9])", "", source.replace(",", ""))
         with contextlib.suppress(SyntaxError):  # brackets without a partner
             return ast.parse(plain, mode="eval").body
@@ -167,7 +167,7 @@ def _evaluate(node: ast.AST) -> Fraction:
         return _SIGNS[type(node.op)](_evaluate(node.left), _evaluate(node.right))
     if isinstance(node, ast.UnaryOp):
         return _evaluate(node.operand) * (-1 if isinstance(node.op, ast.USub) else 1)
-    # `repr` gives the decimal that was written; the float itself is only near it.
+    # `repr` gives the decimal as written; the float itself is only close to it.
     return Fraction(repr(node.value)) if isinstance(node, ast.Constant) else Fraction(0)
 
 
@@ -178,7 +178,7 @@ def _decimal(value: Fraction) -> str:
         return format((Decimal(value.numerator) / Decimal(value.denominator)).normalize(), "f")
 
 
-# Labels. A noun announces a list, or a preposition stands before single words.
+# Labels. A noun announces a list, or a preposition comes before single words.
 
 _NOUN = r"(?:\b(?:one of|labels?|categor(?:y|ies)|class(?:es)?|options?|choices?)\b|类别|标签|选项|之一)"
 _ITEM = r"(?:\"[^\"\n]{1,60}\"|'[^'\n]{1,60}'|“[^”\n]{1,60}”|[^\W\d_][\w-]{0,40})"
@@ -196,14 +196,14 @@ _LISTS = (
 
 
 def _find_labels(text: str) -> list[str]:
-    """Return the labels that a text offers, or nothing."""
+    """Return the labels that a text offers, or an empty list."""
     text = text.replace(chr(0xFF1A), ":")  # the colon of Chinese
     matches = (match for pattern in _LISTS for match in re.finditer(pattern, text, re.IGNORECASE))
     return next(filter(None, (_labels(match[1]) for match in matches)), [])
 
 
 def _labels(listed: str) -> list[str]:
-    """Split a list; return nothing unless it holds two labels at least, and all are short."""
+    """Split a list; return nothing unless it holds at least two labels, all of them short."""
     listed = listed.strip()
     if listed[:1] in ("'", '"'):
         parts = [match[2] for match in re.finditer(r"(['\"])(.+?)\1", listed)]
@@ -213,11 +213,11 @@ def _labels(listed: str) -> list[str]:
         parts = next((parts for by in (_COMMA, "[|]", "/") if len(parts := re.split(by, listed)) > 1), [listed])
         parts[-1:] = re.split(r"(?:^|\s)(?:or|and)\s|或者?", parts[-1])
     found = list(dict.fromkeys(filter(None, (part.strip(" \t\r\n,.*\"'`“”") for part in parts))))
-    # More than five words are prose.
+    # More than five words are prose, not a label.
     return found if len(found) > 1 and all(len(label) <= 60 and len(label.split()) <= 5 for label in found) else []
 
 
-# Skeletons. `{"answer": <number>, "why": "..."}` is made into JSON, and that into a schema: one filler serves both.
+# Skeletons. `{"answer": <number>, "why": "..."}` is turned into JSON, and that into a schema: one filler serves both.
 
 _BARE = re.compile(
     r"(\"\s*+:\s*+(?:\[\s*+)?)(?!(?:true|false|null|-?[0-9]+(?:\.[0-9]+)?)\s*+[,}\]])"
@@ -232,19 +232,19 @@ _KINDS = (
 
 
 def _find_skeleton(text: str) -> dict[str, Any] | None:
-    """Return the first JSON object that a text shows behind the word JSON, or else anywhere, as a schema."""
+    """Return the first JSON object in a text after the word JSON, or else anywhere, as a schema."""
     asked = text.lower().find("json")
     for part in (text[asked:], text) if asked >= 0 else ():
         shown = _AND_SO_ON.sub("", _BARE.sub(r'\1"<\2>"', part))
         brace = re.search(r"\{\s*+\"", shown)
-        with contextlib.suppress(ValueError, RecursionError):  # it is no JSON, or has too many levels
+        with contextlib.suppress(ValueError, RecursionError):  # it is not JSON, or has too many levels
             if brace:
                 return _schema_of(json.JSONDecoder().raw_decode(shown, brace.start())[0])
     return None
 
 
 def _schema_of(shown: object) -> dict[str, Any]:
-    """Say what a value of a skeleton stands for."""
+    """Return the schema of a value in a skeleton."""
     if isinstance(shown, dict):
         return {"properties": {name: _schema_of(value) for name, value in shown.items()}}
     if isinstance(shown, list):
@@ -253,7 +253,7 @@ def _schema_of(shown: object) -> dict[str, Any]:
         return {"type": {bool: "boolean", int: "integer", float: "number"}.get(type(shown), "null")}
     inner = shown.strip(" <>")
     kind = next((name for name, pattern in _KINDS if pattern.search(inner)), None)
-    # In quotes a kind stands alone: "number" is one, "the number of the house" is a text.
+    # In quotes a kind must be the only word: "number" is a kind, "the number of the house" is a text.
     if kind and (shown.startswith("<") or " " not in inner):
         return {"type": kind}
     options = [option.strip() for option in inner.split("|")]
@@ -268,7 +268,7 @@ _ASKED = re.compile(r"answer|result|value|output|label|categor|class|sentiment|�
 
 
 class _Filler:
-    """Makes a value that fits a JSON Schema, out of what a question's answer is."""
+    """Makes a value that fits a JSON Schema from the answer to a question."""
 
     def __init__(self, question: _Question, schema: dict[str, Any]) -> None:
         self._question = question
@@ -335,5 +335,5 @@ def _number(value: Fraction) -> int | float:
 
 
 def _bound(value: object, default: float) -> float:
-    """Return a number of a schema, if it is one; JSON as Python reads it knows NaN too."""
+    """Return a number of a schema, or the default: Python's JSON also allows NaN."""
     return value if isinstance(value, int | float) and abs(value) < 1e15 else default

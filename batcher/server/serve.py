@@ -1,6 +1,6 @@
-"""The local server: the simulated model behind the OpenAI protocol, as a program or inside another one.
+"""The local server: the simulated model behind the OpenAI protocol, as a program or inside another program.
 
-Invariant: the books are written before the bytes leave: a client never holds an answer that they lack.
+Invariant: the books are written before the bytes leave, so that they count every answer that a client has.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MODEL = "sim"
-"""What the served model is called where `Knobs.model` names none."""
+"""The name of the served model if `Knobs.model` is empty."""
 
 _PORTS = 65_535
 _CHOICES = 128  # the protocol's limit for `n`
@@ -59,10 +59,10 @@ class Refusal(NamedTuple):
 
 
 class Bucket:
-    """A token bucket: `rpm` requests a minute, and one second's worth of them beyond an even pace.
+    """A token bucket: `rpm` requests a minute, and a burst of one second's worth.
 
     Args:
-        rpm: requests a minute; 0 lets all through.
+        rpm: requests a minute; 0 admits all.
         clock: seconds, from any beginning.
     """
 
@@ -74,7 +74,7 @@ class Bucket:
         self._filled = clock()
 
     def take(self) -> float:
-        """Let a request through, or return the seconds after which one will be."""
+        """Admit a request and return 0, or return the seconds until one will be admitted."""
         if not self._rate:
             return 0.0
         now = self._clock()
@@ -87,7 +87,7 @@ class Bucket:
 
 
 class _Chat:
-    """`/v1/chat/completions`, as bare ASGI: FastAPI's own way costs more than the answer."""
+    """`/v1/chat/completions` as bare ASGI: FastAPI's routing costs more than the answer."""
 
     def __init__(self, knobs: Knobs, books: Books) -> None:
         self._knobs = knobs
@@ -100,7 +100,7 @@ class _Chat:
             send = _naming(send, name)
         raw = await _read(receive)
         if raw is None:
-            return  # it left while it was still asking
+            return  # the client left before its request was complete
         body = _parse(raw)
         key = _key(scope)
         if isinstance(body, Refusal):
@@ -127,7 +127,7 @@ class _Chat:
             said = f"The model {json.dumps(wanted)} does not exist: this server has {json.dumps(model)}."
             return Refusal(404, said, "invalid_request_error", "model", "model_not_found")
         most = self._knobs.max_in_flight
-        if 0 < most < self._books.in_flight:  # which counts this one
+        if 0 < most < self._books.in_flight:  # includes this request
             return Refusal(429, f"Too many requests: {most} at a time.", "requests", code="rate_limit_exceeded")
         wait = self._bucket.take()
         if wait:
@@ -149,7 +149,7 @@ class _Chat:
             if fate is Fate.CUT:
                 await _send_half(send, json.dumps(_completion(body, 0)).encode())
             cut = scope.get("state", {}).get("cut")
-            if cut is not None:  # else the server that carries the app cannot close a connection without a word
+            if cut is not None:  # otherwise the ASGI server cannot cut a connection
                 cut()
                 await _gone(receive)
         elif fate is Fate.ERROR:
@@ -161,7 +161,7 @@ class _Chat:
         self._number += 1
         try:
             completion = _completion(body, self._number)
-        except RecursionError:  # what could just be read cannot always be written again
+        except RecursionError:  # JSON that could be read cannot always be written
             await self._respond(send, _bad("Your request is nested too deeply."))
             return
         self._books.respond(200, prompt)
@@ -191,7 +191,7 @@ async def _read(receive: Receive) -> bytes | None:
 
 
 async def _gone(receive: Receive, seconds: float | None = None) -> bool:
-    """Wait until the client, or the server, ends the connection; False if it still stands after `seconds`."""
+    """Wait until the client or the server ends the connection; return False if it is still open after `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             while (await receive())["type"] != "http.disconnect":
@@ -214,10 +214,10 @@ def _bad(message: str, param: str | None = None) -> Refusal:
 
 
 def _parse(raw: bytes) -> dict[str, Any] | Refusal:
-    """Read a chat request, or say what is wrong with it."""
+    """Read a chat request, or return the refusal of a wrong one."""
     try:
         body = json.loads(raw)
-    except (ValueError, RecursionError):  # ValueError: no JSON, no UTF-8, or a number of more than 4,300 digits
+    except (ValueError, RecursionError):  # ValueError: not JSON, not UTF-8, or a number of more than 4,300 digits
         return _bad("We could not parse the JSON body of your request.")
     if not isinstance(body, dict):
         return _bad("The body of your request must be a JSON object.")
@@ -241,7 +241,7 @@ def _wrong(body: dict[str, Any]) -> Refusal | None:
 
 
 def _naming(send: Send, name: bytes) -> Send:
-    """Let a response name its request, so that the client can tell whose it is."""
+    """Add the request's id to the response, so that the client can match them."""
 
     async def send_named(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
@@ -252,7 +252,7 @@ def _naming(send: Send, name: bytes) -> Send:
 
 
 def _completion(body: dict[str, Any], number: int) -> dict[str, Any]:
-    """Answer a request in OpenAI's shape. A model token is taken to be four characters."""
+    """Answer a request in OpenAI's shape. Four characters count as a model token."""
     text = answer(body)
     count = body.get("n") or 1
     asked = _model_tokens(sum(len(text_of(message)) for message in body["messages"]))
@@ -275,7 +275,7 @@ def _model_tokens(characters: int) -> int:
 
 
 async def _send_half(send: Send, body: bytes) -> None:
-    """Promise a body and send the first half of it."""
+    """Announce a body, and send only its first half."""
     headers = [_JSON, (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
@@ -308,7 +308,7 @@ def _events(completion: dict[str, Any], body: dict[str, Any]) -> Iterator[str]:
     for choice in completion["choices"]:
         text = choice["message"]["content"]
         yield chunk(choice["index"], {"role": "assistant", "content": ""})
-        # Twenty pieces at most: enough to be a stream, whatever the length.
+        # At most twenty pieces: enough for a stream of any length.
         size = max(math.ceil(len(text) / 20), 4)
         for start in range(0, len(text), size):
             yield chunk(choice["index"], {"content": text[start : start + size]})
@@ -323,20 +323,20 @@ def _events(completion: dict[str, Any], body: dict[str, Any]) -> Iterator[str]:
 def build_app(knobs: Knobs, books: Books) -> FastAPI:
     """Build the server's app: the OpenAI routes, `/health`, `/stats` and `POST /stats/reset`.
 
-    Dropping a connection needs the server that `serve` and `embedded` put around the app; another ASGI server
-    makes a 500 of it.
+    Only the server that `serve` and `embedded` put around the app can drop a connection; another ASGI server sends a
+    500 instead.
 
     Args:
         knobs: how the model behaves.
-        books: the accounts that the app keeps.
+        books: the counts that the app keeps.
     """
-    from fastapi import FastAPI  # noqa: PLC0415 - half a second to load, wanted by those who serve alone
+    from fastapi import FastAPI  # noqa: PLC0415 - half a second to load, needed only for serving
     from starlette.exceptions import HTTPException  # noqa: PLC0415 - the same
     from starlette.responses import Response  # noqa: PLC0415 - the same
     from starlette.routing import Route  # noqa: PLC0415 - the same
 
     def reply(value: object, status: int = 200) -> Response:
-        # Not FastAPI's own JSON: it cannot hold a prompt with half of a surrogate pair.
+        # Not FastAPI's own JSON, which cannot hold a prompt with half of a surrogate pair.
         return Response(json.dumps(value), status, media_type="application/json")
 
     async def models(_: Request) -> Response:
@@ -374,22 +374,22 @@ def build_app(knobs: Knobs, books: Books) -> FastAPI:
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: where it listens, such as `http://127.0.0.1:43121/v1`, and its own accounts."""
+    """A running server: its base URL, such as `http://127.0.0.1:43121/v1`, and its books."""
 
     base_url: str
     books: Books
 
 
 def serve(knobs: Knobs, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve until Ctrl-C or SIGTERM. Once it listens, its base URL is the one line on stdout.
+    """Serve until Ctrl-C or SIGTERM. When the server listens, it prints its base URL, the only line on stdout.
 
     Args:
         knobs: how the simulated model behaves.
-        host: the address to listen at.
-        port: the port to listen at; 0 is any free one.
+        host: the address to listen on.
+        port: the port to listen on; 0 takes a free one.
 
     Raises:
-        SettingsError: it cannot listen there.
+        SettingsError: it cannot listen on that address.
     """
     books = Books()
     listener = _listen(host, port)
@@ -407,15 +407,15 @@ def serve(knobs: Knobs, host: str = "127.0.0.1", port: int = 8000) -> None:
 
 @contextlib.contextmanager
 def embedded(knobs: Knobs | None = None) -> Iterator[Server]:
-    """Serve from a thread of this process, at a free port of 127.0.0.1, for the length of a `with` block.
+    """Serve from a thread of this process, on a free port of 127.0.0.1, during a `with` block.
 
     Args:
-        knobs: how the simulated model behaves; default: everything off, and no counts by prompt in the books.
+        knobs: how the simulated model behaves; default: every knob off, and no counts by prompt in the books.
 
     Yields:
         The running server.
     """
-    # Whoever gives no knobs serves their own run: counts by prompt would grow with its table.
+    # Without knobs it serves batcher's own run, and counts by prompt would grow with the table.
     books = Books(by_prompt=knobs is not None)
     listener = _listen("127.0.0.1", 0)
     ready = threading.Event()
@@ -450,9 +450,9 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, UnicodeError) as error:  # UnicodeError: what can be no host's name
+    except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
         raise SettingsError(f"cannot listen at {where}: {error}. Choose another --port; 0 takes a free one") from error
-    # asyncio switches Nagle's delay off, 40 ms for each answer, only where a socket says that it is TCP.
+    # asyncio switches Nagle's delay, 40 ms for each answer, off only if a socket declares itself as TCP.
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, listener.detach())
 
 
@@ -463,8 +463,8 @@ def _base_url(listener: socket.socket) -> str:
 
 
 def _server(app: FastAPI, on_ready: Callable[[], None]) -> uvicorn.Server:
-    """Put uvicorn around the app. It can cut a connection, and when it ends it waits for no request."""
-    import uvicorn  # noqa: PLC0415 - a fifth of a second to load, wanted by those who serve alone
+    """Put uvicorn around the app. It can cut a connection, and it does not wait for requests at its end."""
+    import uvicorn  # noqa: PLC0415 - a fifth of a second to load, needed only for serving
     from uvicorn.protocols.http.h11_impl import H11Protocol  # noqa: PLC0415 - the same
 
     class Protocol(H11Protocol):
@@ -473,7 +473,7 @@ def _server(app: FastAPI, on_ready: Callable[[], None]) -> uvicorn.Server:
             # uvicorn copies this state into the scope of each request.
             self.app_state = {**self.app_state, "cut": transport.abort}
             if server.should_exit:
-                transport.abort()  # it came in while the others were being closed
+                transport.abort()  # it was opened while the others were being closed
 
         def shutdown(self) -> None:
             if self.cycle is None or self.cycle.response_complete:
@@ -487,7 +487,7 @@ def _server(app: FastAPI, on_ready: Callable[[], None]) -> uvicorn.Server:
             on_ready()
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's names
-            # uvicorn would raise the signal again at its end, and the program would not end with status 0.
+            # uvicorn would raise the signal again at its end, so that the exit status would not be 0.
             self.should_exit = True
 
     server = ReadyServer(

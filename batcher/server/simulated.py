@@ -1,7 +1,7 @@
-"""How the local server behaves, and the accounts that it keeps.
+"""The behaviour of the local server, and the books that it keeps.
 
-Invariant: nothing here is random or decides by a clock: the same seed, prompt and try get the same fate, so that a
-run against the simulator can be repeated.
+Invariant: nothing here is random or depends on a clock: the same seed, prompt and try get the same fate, so that a run
+against the simulator can be repeated.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from typing import Any
 
 from batcher.errors import SettingsError
 
-# --- how the server behaves ---
+# --- behaviour ---
 
 
 @dataclass(frozen=True)
 class Knobs:
-    """How the simulator behaves. Every default is "off": it answers at once, always, and to anybody.
+    """The behaviour of the simulator. Every default is "off": it answers every request at once, with any key.
 
     Attributes:
-        latency: seconds until an answer; the median where `latency_sigma` is not 0.
+        latency: seconds until an answer; the median if `latency_sigma` is not 0.
         latency_sigma: 0 for a fixed latency, else the sigma of a log-normal one.
-        rpm: requests a minute that are let through, of all keys together; those beyond it get 429 and
-            `Retry-After`. 0 is no limit.
-        max_in_flight: requests at a time; those beyond it get 429 without `Retry-After`. 0 is no limit.
-        error_rate: share of the requests let through that are answered 500.
-        drop_rate: share of them whose connection is cut without a response.
-        cut_rate: share of them whose connection is cut in the middle of the response.
-        hang_rate: share of them that are never answered.
-        keys: the API keys that are accepted, empty for any; others get 401.
-        model: the only model served, empty for any; others get 404.
-        seed: draws other faults and latencies.
+        rpm: requests a minute that are admitted, for all keys together; further requests get 429 with `Retry-After`. 0
+            means no limit.
+        max_in_flight: requests in flight; further requests get 429 without `Retry-After`. 0 means no limit.
+        error_rate: share of the admitted requests that are answered with 500.
+        drop_rate: share of the admitted requests whose connection is cut without a response.
+        cut_rate: share of the admitted requests whose connection is cut in the middle of the response.
+        hang_rate: share of the admitted requests that are never answered.
+        keys: the accepted API keys, empty for any; other keys get 401.
+        model: the only model served, empty for any; other models get 404.
+        seed: the seed of faults and latencies.
 
     Raises:
         SettingsError: a knob is out of its range.
@@ -78,12 +78,12 @@ def _require(fits: bool, name: str, what: str) -> None:
 
 
 def _is_number(value: object) -> bool:
-    # Beyond 1e300 an integer can leave the range of floats, and NaN is in no range at all.
+    # Beyond 1e300 an integer can exceed the range of floats; NaN fails every comparison.
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 class Fate(StrEnum):
-    """What becomes of a request that was let through."""
+    """The fate of an admitted request."""
 
     ANSWER = "answer"
     ERROR = "error"
@@ -98,7 +98,7 @@ def draw(knobs: Knobs, prompt: str, turn: int) -> tuple[Fate, float]:
     Args:
         knobs: the shares, the latency and the seed.
         prompt: the text asked.
-        turn: how many times this prompt had been let through before, so that a retry draws anew.
+        turn: how many times this prompt was admitted before, so that a retry gets a new draw.
     """
     fate = Fate.ANSWER
     if knobs.error_rate or knobs.drop_rate or knobs.cut_rate or knobs.hang_rate:
@@ -122,30 +122,30 @@ def draw(knobs: Knobs, prompt: str, turn: int) -> tuple[Fate, float]:
 
 
 def _unit(*parts: object) -> float:
-    """Hash the parts to a number between 0 and 1, both excluded, the same one in every process."""
-    # A prompt may hold half of a surrogate pair; it is a prompt like any other.
+    """Hash the parts to a number between 0 and 1, both excluded, equal in every process."""
+    # A prompt may hold half of a surrogate pair; that is allowed.
     text = "\x00".join(map(str, parts)).encode("utf-8", "surrogatepass")
     return (int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") % 2**52 + 0.5) / 2**52
 
 
-# --- what the server saw ---
+# --- books ---
 
 SECONDS_KEPT = 3_600
 
 
 class Books:
-    """The server's own accounts, against which a client's can be checked.
+    """The server's own counts, against which a client's counts can be checked.
 
     Only the server writes them. Each request ends exactly once: when none is in flight, `requests` equals
     `sum(by_status.values()) + dropped + hung + abandoned`.
 
     Attributes:
         requests: chat requests that arrived.
-        answered: those that were answered 200.
-        requests_by_prompt, answered_by_prompt: the same by the text of the last user message.
-        by_key: requests by a digest of the API key (`none` without one).
+        answered: requests that were answered with 200.
+        requests_by_prompt, answered_by_prompt: both by the text of the last user message.
+        by_key: requests by a digest of the API key (`none` without a key).
         by_status: responses by HTTP status.
-        in_flight, peak_in_flight: requests without an end now, and at most.
+        in_flight, peak_in_flight: requests in flight now, and the highest number so far.
         dropped: connections cut without a response, or in the middle of one.
         hung: requests that were never answered.
         abandoned: requests whose client left before the answer.
@@ -155,7 +155,7 @@ class Books:
 
     Args:
         clock: Unix time in seconds.
-        by_prompt: whether to count by prompt, which takes memory for each; without, those counts stay empty.
+        by_prompt: whether to count by prompt, which takes memory for each prompt; otherwise those counts stay empty.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, *, by_prompt: bool = True) -> None:
@@ -164,7 +164,7 @@ class Books:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything but how many requests are in flight; those end in the new accounts."""
+        """Reset all counts except the requests in flight, whose ends go into the new counts."""
         self.requests = 0
         self.answered = 0
         self.requests_by_prompt: dict[str, int] = {}
@@ -183,7 +183,7 @@ class Books:
         self._admitted: dict[str, int] = {}
 
     def arrive(self, prompt: str | None, key: str) -> None:
-        """Write down a request: its prompt, if it has one, and its API key, of which a digest is kept."""
+        """Record a request: its prompt, if it has one, and a digest of its API key."""
         self.requests += 1
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
@@ -193,20 +193,20 @@ class Books:
         self._tick()
 
     def admit(self, prompt: str) -> int:
-        """Write down that a request was let through; return how many of its prompt were before.
+        """Record that a request was admitted; return how many of its prompt were admitted before.
 
-        Without counts by prompt it is how many requests came at all: a retry still draws anew, but a run does not
-        repeat.
+        Without counts by prompt it returns the number of all requests: a retry still gets a new draw, but a run cannot
+        be repeated.
         """
         if not self._by_prompt:
             return self.requests
-        # Refusals are left out: their number depends on timing, and the fates would with it.
+        # Refusals are left out: their number depends on timing, and so the fates would.
         turn = self._admitted.get(prompt, 0)
         self._admitted[prompt] = turn + 1
         return turn
 
     def respond(self, status: int, prompt: str | None = None) -> None:
-        """Write down a response; with its prompt if it is the answer."""
+        """Record a response, with its prompt if it is an answer."""
         self.in_flight -= 1
         _add(self.by_status, status)
         if prompt is not None:
@@ -215,20 +215,20 @@ class Books:
                 _add(self.answered_by_prompt, prompt)
 
     def drop(self) -> None:
-        """Write down a connection that was cut, with or without half a response."""
+        """Record a connection that was cut, with or without half a response."""
         self.in_flight -= 1
         self.dropped += 1
 
     def hang(self) -> None:
-        """Write down a request that will not be answered; it is in flight until `let_go`."""
+        """Record a request that will not be answered; it is in flight until `let_go`."""
         self.hung += 1
 
     def let_go(self) -> None:
-        """Write down that the client of a hung request has left."""
+        """Record that the client of a hung request has left."""
         self.in_flight -= 1
 
     def abandon(self) -> None:
-        """Write down that a client left before its answer."""
+        """Record that a client left before its answer."""
         self.in_flight -= 1
         self.abandoned += 1
 
@@ -243,11 +243,11 @@ class Books:
             kept = len(self.per_second)
             self.per_second.extend([0] * min(behind, SECONDS_KEPT))
             self.per_second_start += max(kept + behind - SECONDS_KEPT, 0)
-        # A clock that was set back counts into an earlier second.
+        # If the clock was set back, the request counts into an earlier second.
         self.per_second[second - self.per_second_start] += 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Copy the accounts into a dictionary that JSON can hold; safe to call from another thread."""
+        """Copy the counts into a dictionary that JSON can hold; safe to call from another thread."""
         return {
             "requests": self.requests,
             "answered": self.answered,

@@ -1,4 +1,4 @@
-"""`verify`: the proof that every row of a run is right.
+"""`verify`: proves that every row of a run has the answer to its own prompt.
 
-Invariant: journal, files and input are each checked against the others; what could not be checked is said.
+Invariant: journal, files and input are each checked against the others; a note names every check that was not possible.
 """

@@ -1,6 +1,6 @@
-"""The chunk files against the journal and INPUT.
+"""Checks the chunk files against the journal and INPUT.
 
-Invariant: a file is read once, beside its rows; what it says of a row that it holds is what the result must say.
+Invariant: a file is read once, together with its rows; the result must hold the same lines as the files.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class ChunkFiles:
 
     Args:
         store: the files.
-        chunks: those that the journal knows, by their first row.
+        chunks: the files that the journal knows, by their first row.
         starts: the first row of each chunk of the latest run.
-        is_finished: all rows have a result, so that every file should be there.
-        result: tells cells if INPUT is not given; None if it is.
-        found: collects what is wrong.
+        is_finished: all rows have a result, so that every file should exist.
+        result: gives the cells if INPUT is not given; None if it is.
+        found: collects the findings.
 
     Attributes:
-        compared: files that were compared.
+        compared: the number of files that were compared.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class ChunkFiles:
         self.compared = 0
 
     def are_as_written(self) -> bool:
-        """Return whether all files of the latest run are there and nobody has changed one."""
+        """Return whether all files of the latest run exist unchanged."""
         return all(self._is_as_written(start, self._chunk_of(start)) for start in self._starts)
 
     def _is_as_written(self, start: int, chunk: Chunk | None) -> bool:
         return chunk is not None and bool(chunk.origin) and chunk.sha256 == self._store.sha256(start)
 
     def _chunk_of(self, start: int) -> Chunk | None:
-        """Return what the journal knows of a file of the latest run; None if its chunks had another size."""
+        """Return the journal's record of a file of the latest run; None if its chunks had another size."""
         chunk = self._chunks.get(start)
         return chunk if chunk and chunk.rows == self._stop(start) - start else None
 
@@ -70,12 +70,12 @@ class ChunkFiles:
         return min(start + self._starts.step, self._starts.stop)
 
     def name_others(self) -> None:
-        """Name the chunk files that are no part of the result."""
+        """Report the chunk files that are not part of the result."""
         for start in sorted(self._store.starts() - set(self._starts)):
             self._found.place(Kind.FILE_EXTRA, str(self._store.chunk_path(start)))
 
     def compared_rows(self, rows: Iterator[Row]) -> Iterator[Row]:
-        """Compare the rows with their files, and yield each as the result should hold it."""
+        """Compare the rows with their files, and yield each row as the result should hold it."""
         for start in self._starts:
             of_chunk = islice(rows, self._starts.step)
             yield from self._compared(start, of_chunk)
@@ -90,7 +90,7 @@ class ChunkFiles:
             self._name_all(Kind.FILE_LOST, start, path)
             return
         self.compared += 1
-        if not chunk.origin and sha256 == chunk.sha256:  # adopted, and to be made anew
+        if not chunk.origin and sha256 == chunk.sha256:  # adopted, and to be written again
             self._name_all(Kind.FILE_OLD, start, path)
             return
         with closing(Lines(path)) as lines:
@@ -109,7 +109,7 @@ class ChunkFiles:
         self._found.rows(kind, start, self._stop(start) - 1, str(place))
 
     def _as_written(self, rows: Iterator[Row], lines: Lines) -> Iterator[Row]:
-        """Compare a file that is as it was written: it may only be older than the journal or INPUT."""
+        """Compare an unchanged file, which can only be older than the journal or INPUT."""
         for line, row in zip(lines, rows, strict=False):
             if not row.fits(line):
                 row.name(self._found, Kind.FILE_OLD)
@@ -134,8 +134,8 @@ class ChunkFiles:
         return rows
 
     def _paired(self, start: int, rows: list[Row], lines: list[Line]) -> list[tuple[Row | None, Line | None]] | None:
-        """Pair rows and lines by their cells; without these only as they stand, or None if their numbers differ."""
-        if self._result is None or self._result.tell(start, rows):
+        """Pair rows and lines by their cells; without cells by position, or return None if their numbers differ."""
+        if self._result is None or self._result.fill(start, rows):
             return [*aligned(rows, lines, Row.is_in)]
         return [*zip(rows, lines, strict=True)] if len(rows) == len(lines) else None
 
@@ -150,9 +150,9 @@ class ChunkFiles:
             row.is_edited = True
 
     def _is_proven(self, pairs: list[tuple[Row, Line]], chunk: Chunk) -> bool:
-        """Return whether the file has the cells that it was written with, or those that differ have been named.
+        """Return whether the file has its original cells, or the differing ones have been reported.
 
-        If all answers are the same, they may still stand beside other cells than they were written with.
+        Even if all answers are the same, they may be next to other cells than originally.
         """
         if any(row.cells not in (None, line.cells) for row, line in pairs):
             return True

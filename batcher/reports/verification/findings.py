@@ -1,6 +1,6 @@
-"""What `verify` may find, and how it names it.
+"""The findings of `verify`, and their names.
 
-Invariant: each kind stands in one finding, which names every row and request that it concerns.
+Invariant: each kind has one finding, which names every row and request that it concerns.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from array import array
 from enum import Enum
 from typing import NamedTuple
 
+from batcher.words import by_reader
+
 _RANGES_SHOWN = 20
 _PLACES_KEPT = 5
 
 
 class Kind(Enum):
-    """What may be wrong, in words."""
+    """The kinds of findings, in words."""
 
     DAMAGED = "the journal file is damaged, so nothing else was checked"
     LEFT = "no result yet; run the same `batcher run` again to continue"
@@ -27,23 +29,23 @@ class Kind(Enum):
     INPUT_OTHER = "these rows ask a different question in INPUT now than when they were sent"
     INPUT_LACKS = "no longer in INPUT"
     INPUT_MORE = "in INPUT, but not in the run"
-    FILE_LOST = "the chunk file of these rows is missing; `batcher run` makes it"
+    FILE_LOST = "the chunk file of these rows is missing; `batcher run` writes it"
     FILE_BROKEN = "the chunk file cannot be read"
     FILE_COLUMNS = "the chunk file has other columns"
     FILE_ROWS = "the chunk file has more or fewer rows than it had; give INPUT to find out which"
-    FILE_OLD = "the chunk file is older than the row or its answer; `batcher run` makes it anew"
+    FILE_OLD = "the chunk file is older than the row or its answer; `batcher run` writes it again"
     FILE_ANSWER = "answer, status or error was changed in the chunk file, perhaps corrected by hand"
     FILE_CELLS = "the input's cells were changed in the chunk file"
     FILE_UNPROVEN = "the chunk file was changed; give INPUT to check that its rows are still the input's"
     FILE_LACKS = "missing from the chunk file"
     FILE_MORE = "extra lines in a chunk file"
     FILE_EXTRA = "a chunk file that does not belong to the result; `batcher run` removes it"
-    ALL_LOST = "the result is missing; `batcher run` or `batcher merge` makes it"
-    ALL_BROKEN = "the result cannot be read; `batcher run` or `batcher merge` makes it anew"
+    ALL_LOST = "the result is missing; `batcher run` or `batcher merge` writes it"
+    ALL_BROKEN = "the result cannot be read; `batcher run` or `batcher merge` writes it again"
     ALL_COLUMNS = "the result has other columns than the chunk files"
-    ALL_OTHER = "the result differs from the chunk file; `batcher run` or `batcher merge` makes it anew"
-    ALL_LACKS = "missing from the result; `batcher run` or `batcher merge` makes it anew"
-    ALL_MORE = "extra lines in the result; `batcher run` or `batcher merge` makes it anew"
+    ALL_OTHER = "the result differs from the chunk file; `batcher run` or `batcher merge` writes it again"
+    ALL_LACKS = "missing from the result; `batcher run` or `batcher merge` writes it again"
+    ALL_MORE = "extra lines in the result; `batcher run` or `batcher merge` writes it again"
     REQUEST_LOST = "requests that are missing from the journal, or could not be written to a full disk"
     BROUGHT_NONE = "requests that were answered, but the answer is missing from the journal"
     BROUGHT_BY_NONE = "answers without a request that brought them"
@@ -55,7 +57,7 @@ class Kind(Enum):
 
     @property
     def slug(self) -> str:
-        """Its name in JSON."""
+        """The kind's name in JSON."""
         return self.name.lower().replace("_", "-")
 
 
@@ -64,14 +66,14 @@ Ranges = tuple[tuple[int, int], ...]
 
 
 class Finding(NamedTuple):
-    """Something that keeps promise 1 from being proven.
+    """A reason why promise 1 is not proven.
 
     Attributes:
         kind: its name.
         what: the same in words.
         rows: positions of the rows that it concerns, counted from 0.
-        requests: numbers in the journal of the requests, or of the answers that they brought, that it concerns.
-        places: where, if that helps: files and lines; the first five.
+        requests: ids in the journal of the requests, or of their answers, that it concerns.
+        places: files and lines that it concerns; the first five.
     """
 
     kind: str
@@ -92,7 +94,8 @@ def _in_words(name: str, ranges: Ranges) -> str:
     shown = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:_RANGES_SHOWN]]
     more = sum(last - first + 1 for first, last in ranges[_RANGES_SHOWN:])
     plural = "s" if len(ranges) > 1 or ranges[0][0] < ranges[0][1] else ""
-    return f"{name}{plural} {', '.join(shown)}" + (f" and {more:,} more (--json names them all)" if more else "")
+    place = by_reader(command_line="--json", python=f"`{name}s` of the finding")
+    return f"{name}{plural} {', '.join(shown)}" + (f" and {more:,} more ({place} has them all)" if more else "")
 
 
 class Numbers:
@@ -118,7 +121,7 @@ class Numbers:
 
 
 class Found:
-    """Collects what was found, by its kind."""
+    """Collects findings by their kind."""
 
     def __init__(self) -> None:
         self._rows: dict[Kind, Numbers] = {}

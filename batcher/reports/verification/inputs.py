@@ -1,6 +1,6 @@
-"""INPUT against what the journal says was asked.
+"""Checks INPUT against the questions in the journal.
 
-Invariant: a row whose question differs is named; of one that asks the same, the kept answer is checked as well.
+Invariant: a row with a different question is reported; for the other rows, a kept answer is checked as well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Inputs:
         self._kept = kept
 
     def check(self, row: Row) -> Kind | None:
-        """Return what is wrong with a row's question."""
+        """Return the fault of a row's question, or None."""
         if row.asked is None:
             return Kind.INPUT_LACKS
         if row.cells is None:

@@ -1,6 +1,6 @@
-"""The answers to earlier questions that rows keep (`--on-change reuse`): each is the row's own.
+"""Checks that answers to earlier questions which rows keep (`--on-change reuse`) are the rows' own.
 
-Invariant: an answer is a row's own by the proof that the journal has of it, never by the row's position.
+Invariant: an answer is a row's own by the proof in the journal, never by the row's position.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from batcher.journal.entries import Proof, RowRecord, kept
 from batcher.journal.evidence import Evidence
 from batcher.records import Values
 from batcher.reports.verification.questions import Question
+from batcher.words import option
 
 
 class KeptAnswers:
@@ -19,7 +20,7 @@ class KeptAnswers:
 
     Args:
         journal: of the run.
-        columns: of INPUT; none if it is not given.
+        columns: of INPUT; empty if it is not given.
     """
 
     def __init__(self, journal: Evidence, columns: tuple[str, ...]) -> None:
@@ -30,14 +31,14 @@ class KeptAnswers:
         self._unmade = 0  # rows whose earlier question cannot be made again
 
     def is_proven(self, record: RowRecord) -> bool:
-        """Return whether the journal's proof is of this row, its question and this answer."""
+        """Return whether the journal's proof belongs to this row, its question and this answer."""
         proof = _proof_of(record)
         if proof is not None:
             self._count[proof] += 1
         return proof is not None
 
     def is_own(self, record: RowRecord, values: Values) -> bool:
-        """Return whether the earlier question was about this row of INPUT, as far as it can be made again."""
+        """Return whether the earlier question, if it can be made again, was about this row of INPUT."""
         if record.answered == record.key or _proof_of(record) is not Proof.COLUMNS:
             return True
         run = record.run or 0
@@ -48,7 +49,7 @@ class KeptAnswers:
         return question is None or question.about(values) == record.answered
 
     def _question_of(self, run: int) -> Question | None:
-        """Return what a process asked, or None if INPUT has lost a column of that, or a function made the prompts."""
+        """Return a process's question, or None if INPUT lacks one of its columns, or a function made the prompts."""
         try:
             return Question.of(self._journal.question(run), self._columns) if run else None
         except InputError:
@@ -57,15 +58,16 @@ class KeptAnswers:
     def notes(self) -> Iterator[str]:
         if count := sum(self._count.values()):
             by_id, unmade = self._count[Proof.ID], self._count[Proof.OLDER] + self._unmade
+            reuse = option("on_change", "reuse")
             yield (
-                f"{count:,} rows keep an answer to an earlier question, as --on-change reuse asked for."
-                + (f" {by_id:,} of them were edited, and are known by their id alone." if by_id else "")
+                f"{count:,} rows keep an answer to an earlier question, as {reuse} asked for."
+                + (f" {by_id:,} of them were edited, and are recognised by their id alone." if by_id else "")
                 + (f" The earlier question of {unmade:,} cannot be made again." if unmade else "")
             )
 
 
 def _proof_of(record: RowRecord) -> Proof | None:
-    """Return how it is known that the answer that a row keeps is its own; None if it was kept for another row."""
+    """Return the proof that the answer that a row keeps is its own; None if it was kept for another row."""
     if not isinstance(record.is_kept, bytes):
         return Proof.OLDER
     return next((proof for proof in Proof if record.is_kept == kept(proof, record.key, record.result or 0)), None)

@@ -1,6 +1,6 @@
-"""The lines of a file of the output directory.
+"""Reads the lines of a file in the output directory.
 
-Invariant: a file that cannot be read to its end gives the lines before that, and says why there are no more.
+Invariant: a file that cannot be read to its end gives the lines before the fault, and the reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Line(NamedTuple):
 
     Attributes:
         number: of its first line, from 1.
-        cells: the input's.
+        cells: the input's cells.
         ending: answer, status and error.
     """
 
@@ -32,7 +32,7 @@ class Lines:
     """Reads a CSV file.
 
     Attributes:
-        header: its columns; none if it is empty or cannot be read.
+        header: its columns; empty if the file is empty or cannot be read.
         error: why it could not be read to its end, or None.
     """
 

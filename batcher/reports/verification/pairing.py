@@ -1,7 +1,7 @@
-"""Two readings of the same rows, side by side, though one of them may lack rows or have some more.
+"""Pairs two readings of the same rows, of which either may lack rows or have extra rows.
 
-Invariant: every item of both is returned once and in its order, in time linear in their number and with no more than
-two windows of them in memory.
+Invariant: every item of both is returned once and in its order, in time linear in their number and with at most two
+windows of them in memory.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ F = TypeVar("F")
 T = TypeVar("T")
 
 _WINDOW = 1000
-"""Rows that may be missing, or too many, in one place; a longer gap looks like changed rows."""
+"""The most missing or extra rows in one place; a longer gap looks like changed rows."""
 
 _CONFIRMED_BY = 4
-"""Rows that must fit behind a gap: of two rows that have changed places, one fits by itself."""
+"""The rows that must fit after a gap: if two rows have changed places, one fits by chance."""
 
 # A search for a gap costs up to two windows of comparisons. This many may fail, and one more per _ROWS_PER_TRY rows.
 _TRIES = 200
@@ -29,18 +29,18 @@ _ROWS_PER_TRY = 200
 def aligned(
     expected: Iterable[E], found: Iterable[F], same: Callable[[E, F], bool]
 ) -> Iterator[tuple[E | None, F | None]]:
-    """Pair what is expected with what was found.
+    """Pair expected items with found items.
 
-    If two items differ, rows of one side are skipped if what follows then fits. Otherwise the two have changed places,
-    or one of them was edited, and they are a pair that is not the same.
+    If two items differ, rows of one side are skipped if the rows after them then fit. Otherwise the two have changed
+    places, or one was edited, and they are returned as a pair.
 
     Args:
         expected: items, none of them None.
         found: items, none of them None.
-        same: returns whether two are one.
+        same: returns whether two items are the same row.
 
     Yields:
-        Pairs; None on the right where an item is missing, None on the left where there is one too many.
+        Pairs; the right one is None if an item is missing, the left one is None for an extra item.
     """
     left, right = _Ahead(expected), _Ahead(found)
     rows, failed = 0, 0
@@ -67,7 +67,7 @@ def aligned(
 
 
 class _Ahead(Generic[T]):
-    """Items one by one, with a look at those that follow."""
+    """Items one by one, with a look-ahead."""
 
     def __init__(self, items: Iterable[T]) -> None:
         self._items = iter(items)
@@ -85,7 +85,7 @@ class _Ahead(Generic[T]):
 
 
 def _shift(left: Sequence[E], right: Sequence[F], same: Callable[[E, F], bool]) -> tuple[int, int]:
-    """Return how many items to skip on the left, or on the right, so that both go on alike; the fewest that do."""
+    """Return the fewest items to skip on the left, or on the right, after which both sides agree."""
 
     def go_on_alike(from_left: int, from_right: int) -> bool:
         ours = left[from_left : from_left + _CONFIRMED_BY]

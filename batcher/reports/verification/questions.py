@@ -1,6 +1,6 @@
-"""What INPUT asks now, and what an earlier run would have asked about its rows.
+"""The questions of INPUT's rows now, and in an earlier run.
 
-Invariant: a question is made of the recorded prompt and parameters, never of the recorded keys.
+Invariant: a question is made from the recorded prompt and parameters, never from the recorded keys.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from batcher.input.prompt import PromptFunction, Renderer, failed_on, from_funct
 from batcher.journal.entries import LastRun
 from batcher.planning.job import ROWS_AT_ONCE, prompts_of
 from batcher.records import Message, Values
+from batcher.words import option
 
 Prompt = str | PromptFunction | None
-"""What the caller gives instead of the recorded prompt."""
+"""The caller's replacement for the recorded prompt."""
 
 
 class InputRow(NamedTuple):
@@ -28,9 +29,9 @@ class InputRow(NamedTuple):
     Attributes:
         position: from 0.
         values: as the table has them.
-        cells: the same as a file holds them.
-        key: of its question, or None if the question is not known.
-        hashes: without a key, the marks of the cells that the question reads.
+        cells: the values as a file holds them.
+        key: of its question, or None if the question is unknown.
+        hashes: without a key, the marks of the cells that the question uses.
     """
 
     position: int
@@ -53,7 +54,7 @@ class Question(NamedTuple):
 
     @classmethod
     def of(cls, recorded: Mapping[str, Any], columns: tuple[str, ...], prompt: Prompt = None) -> Question | None:
-        """Make it of what a run has recorded; None if that was a function and no prompt is given.
+        """Make it from a run's record; None if the run used a function and no prompt is given.
 
         Raises:
             InputError: INPUT lacks a column.
@@ -67,7 +68,7 @@ class Question(NamedTuple):
         else:
             return None
         if recorded.get("system") is not None:
-            render = with_system(render, recorded["system"], "--system", columns)
+            render = with_system(render, recorded["system"], option("system"), columns)
         return cls(render, keyer(recorded.get("params", {})))
 
     def about(self, values: Values) -> bytes:
@@ -79,16 +80,16 @@ class Question(NamedTuple):
 
 
 class Asked:
-    """What INPUT asks now.
+    """The questions of INPUT's rows.
 
     Args:
         dataset: INPUT.
-        prompt: the function that made the prompts, or another template than the recorded one.
+        prompt: the function that made the prompts, or a template instead of the recorded one.
         last: the latest run.
 
     Attributes:
         columns: of INPUT.
-        question: what is asked, or None if the journal does not hold it and no prompt is given.
+        question: their question, or None if the journal does not hold it and no prompt is given.
 
     Raises:
         InputError: INPUT lacks a column.
@@ -101,7 +102,7 @@ class Asked:
         self._limit = last.question.get("limit")
         self._names = tuple(last.question.get("columns", ()))
         if gone := set(self._names) - set(dataset.columns):
-            raise InputError(f"{dataset.name} has no column {min(gone)!r}, which the prompts were made of")
+            raise InputError(f"{dataset.name} has no column {min(gone)!r}, which the prompts used")
         self._marks = Marks(dataset.columns)
         self._marks_before = Marks(last.question.get("table", ()))
 
@@ -128,12 +129,12 @@ class Asked:
         return InputRow(position, values, cells, None, self._marks.cut(self._marks.of(values), self._names))
 
     def is_asked_by(self, row: InputRow, key: bytes, marks: bytes | None) -> bool:
-        """Return whether a row of INPUT asks what a row of the journal asked, as far as the journal can say.
+        """Return whether a row of INPUT has the question of the journal's row, as far as the journal can tell.
 
         Args:
             row: of INPUT.
             key: of the journal's row; empty if the journal has lost it.
-            marks: of the journal's row, or None if an older batcher made none.
+            marks: of the journal's row, or None if an older batcher wrote it.
         """
         if row.key is not None:
             return key in (row.key, b"")

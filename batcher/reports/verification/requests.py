@@ -1,6 +1,6 @@
-"""The requests of a run, reconciled with the answers that they brought.
+"""Reconciles the requests of a run with their answers.
 
-Invariant: what is wrong with a request is said of the request, and of the row that has its answer.
+Invariant: a fault of a request is reported for the request, and for the row that has its answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Requests:
 
     def __init__(self, journal: Evidence, found: Found) -> None:
         self._found = found
-        # By the number of a result and of the request that brought it: what is wrong with that request.
+        # The faults of requests, by the id that a request and its result share.
         self._suspects: dict[int, Kind] = {}
         self._without_result = set(journal.unreconciled(Unreconciled.BROUGHT_NONE))
         for first, last in journal.missing_requests():
@@ -33,7 +33,7 @@ class Requests:
         self._check_sources(journal)
 
     def _check_sources(self, journal: Evidence) -> None:
-        """Compare whom each process asked with the pool that it has recorded."""
+        """Compare the sources that each process asked with its recorded pool."""
         sources = journal.sources()
         for run, endpoint, source in journal.askers():
             pool = journal.question(run).get("pool")
@@ -47,15 +47,15 @@ class Requests:
             self._suspects.setdefault(number, kind)
 
     def check(self, row: Row) -> None:
-        """Say of a row that something is wrong with its request; the row itself may still be right."""
+        """Report a row whose request has a fault; the row itself may still be right."""
         if row.record and (kind := self._suspects.get(row.record.result or 0)):
             self._found.rows(kind, row.position)
 
     def lost_answer_of(self, number: int) -> None:
-        """Leave out a request whose answer is gone: the row that had the answer is named."""
+        """Leave out a request whose answer is gone: the row that had the answer is reported instead."""
         self._without_result.discard(number)
 
     def end(self) -> None:
-        """Name the requests whose answers are gone and that no row misses."""
+        """Report the requests whose answers are gone and belonged to no row."""
         for number in self._without_result:
             self._found.requests(Kind.BROUGHT_NONE, number)

@@ -1,6 +1,6 @@
-"""`all_<keyword>.csv` against the chunk files, or against journal and INPUT if a chunk file cannot be compared.
+"""Checks `all_<keyword>.csv` against the chunk files, or against journal and INPUT if a chunk file cannot be compared.
 
-Invariant: it is only read line by line if it is not, byte for byte, what the chunk files make.
+Invariant: it is read line by line only if it differs, byte for byte, from the join of the chunk files.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def check_result(rows: Iterator[Row], store: Store, starts: Iterable[int], found
     """Compare the result with the rows as it should hold them.
 
     Args:
-        rows: taken as far as the result is read.
+        rows: read as far as the result is.
         store: the files.
         starts: the first row of each chunk.
-        found: collects what is wrong.
-        is_read: compare line by line also if it is what the chunk files make, because these may be wrong.
+        found: collects the findings.
+        is_read: compare line by line even if it equals the join of the chunk files, because these may be wrong.
     """
     if not store.all_path.exists():
         found.place(Kind.ALL_LOST, str(store.all_path))
@@ -51,16 +51,16 @@ def _compare(rows: Iterator[Row], store: Store, found: Found) -> None:
 
 
 def _is_of_before(row: Row, line: Line) -> bool:
-    """Return whether the result has a row as it was before its chunk file was changed, which has been named."""
+    """Return whether the result has a row as it was before a change of its chunk file, which is reported already."""
     return row.is_edited and row.journalled() in (None, line.ending)
 
 
 class ResultCells:
-    """Tells the cells of the rows if INPUT is not given: the result has them too.
+    """Gives rows their cells from the result if INPUT is not given.
 
     Args:
         store: the files.
-        rows: of the run. A result with more or fewer is not believed: behind a missing row all seem to be others.
+        rows: of the run. A result with more or fewer rows is not used: after a missing row all would seem to differ.
     """
 
     def __init__(self, store: Store, rows: int) -> None:
@@ -69,8 +69,8 @@ class ResultCells:
         self._end = 0
         self._lines: Iterator[Line] | None = None
 
-    def tell(self, start: int, rows: list[Row]) -> bool:
-        """Give rows the cells that the result has for them, if it has what the journal has.
+    def fill(self, start: int, rows: list[Row]) -> bool:
+        """Give rows their cells from the result, if its answers agree with the journal.
 
         Args:
             start: the position of the first; higher in each call than in the one before.

@@ -1,6 +1,6 @@
-"""The results of the rows: each is there, sealed, of a source that the run asks, and answers the row's question.
+"""Checks the results of the rows: each exists, is sealed, has one of the run's sources and answers the row's question.
 
-Invariant: a result is judged by the journal alone, and none of its parts is believed for what another one says.
+Invariant: a result is judged by the journal alone, and each part of it is checked by itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _STATUSES = {status.value.encode(): status for status in Status}
 
 
 class Results:
-    """Checks the result of each row, and counts the rows by how they ended."""
+    """Checks the result of each row, and counts the rows by status."""
 
     def __init__(self, journal: Evidence, last: LastRun, requests: Requests, kept: KeptAnswers) -> None:
         self._requests = requests
@@ -32,7 +32,7 @@ class Results:
         self._adopted = self._unsealed = 0
 
     def check(self, row: Row) -> Kind | None:
-        """Return what is wrong with a row's result; if nothing is, files should hold it."""
+        """Return the fault of a row's result; without a fault, the files should hold the result."""
         record = row.record
         if record is None:
             return Kind.ROW_LOST
@@ -67,6 +67,6 @@ class Results:
 
     def notes(self) -> Iterator[str]:
         if self._adopted:
-            yield f"{self._adopted:,} answers were adopted from files: their source and their questions are not known."
+            yield f"{self._adopted:,} answers were adopted from files: their source and their questions are unknown."
         if self._unsealed:
             yield f"{self._unsealed:,} answers were journalled by an older batcher and have no seal to check them by."

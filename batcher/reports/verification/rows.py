@@ -1,6 +1,6 @@
-"""The rows of a run, read once: the journal's, and beside each the one of INPUT.
+"""Reads the rows of a run once: each row of the journal together with its row of INPUT.
 
-Invariant: every position of the run comes once and in order, also if the journal or INPUT has lost its row.
+Invariant: every position of the run comes once and in order, even if the journal or INPUT has lost its row.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from batcher.reports.verification.questions import Asked, InputRow
 
 
 class Row:
-    """A row on its way through the checks.
+    """A row that passes through the checks.
 
     Attributes:
         position: from 0.
-        record: what the journal has of it, or None if it has lost the row.
-        asked: the row of INPUT beside it, or None.
-        cells: the input's cells as a file holds them, or None if they are not known.
-        ending: answer, status and error as a file holds them, or None if they are not known.
-        is_named: a check has named it; the later ones do not.
+        record: the journal's record, or None if the journal has lost the row.
+        asked: its row of INPUT, or None.
+        cells: the input's cells as a file holds them, or None if they are unknown.
+        ending: answer, status and error as a file holds them, or None if they are unknown.
+        is_named: a check has reported it; later checks do not.
         is_edited: its line in the chunk file was changed.
     """
 
@@ -42,25 +42,25 @@ class Row:
         self.is_edited = False
 
     def name(self, found: Found, kind: Kind, place: str = "") -> None:
-        """Name what is wrong with it, unless an earlier check has."""
+        """Report its fault, unless an earlier check has reported the row."""
         if not self.is_named:
             found.rows(kind, self.position, place=place)
             self.is_named = True
 
     def fits(self, line: Line) -> bool:
-        """Return whether a file's line is what the row should be, as far as that is known."""
+        """Return whether a file's line agrees with the row, as far as the row is known."""
         return self.cells in (None, line.cells) and self.ending in (None, line.ending)
 
     def is_in(self, line: Line) -> bool:
-        """Return whether a file's line is about this row, whatever its answer: many may have been corrected by hand."""
+        """Return whether a file's line is about this row; its answer may have been corrected by hand."""
         return self.fits(line) if self.cells is None else self.cells == line.cells
 
     def take(self, line: Line) -> None:
-        """Expect from now on what its line in the chunk file says."""
+        """Expect from now on the contents of its line in the chunk file."""
         self.cells, self.ending = line.cells, line.ending
 
     def journalled(self) -> list[str] | None:
-        """Return answer, status and error as the journal has them, right or wrong; None if they are gone."""
+        """Return answer, status and error from the journal, right or wrong; None if they are gone."""
         record = self.record
         if record is None or record.found is None:
             return None
@@ -68,17 +68,17 @@ class Row:
 
 
 Check = Callable[[Row], Kind | None]
-"""Returns what is wrong with a row, or None."""
+"""Returns the fault of a row, or None."""
 
 
 def read_rows(journal: Evidence, scope: int, asked: Asked | None, found: Found) -> Iterator[Row]:
-    """Read the rows of a run side by side, and name those that only INPUT has.
+    """Read the rows of journal and INPUT together, and report rows that only INPUT has.
 
     Args:
         journal: of the run.
         scope: rows of the run.
-        asked: what INPUT asks, if it is given.
-        found: collects what is wrong.
+        asked: the questions of INPUT, if it is given.
+        found: collects the findings.
     """
     if asked is None:
         yield from _journalled(journal, scope)
@@ -109,7 +109,7 @@ def _journalled(journal: Evidence, scope: int) -> Iterator[Row]:
 
 
 def checked(rows: Iterator[Row], checks: Sequence[Check], found: Found) -> Iterator[Row]:
-    """Check each row, and name it by the first check that it fails."""
+    """Check each row, and report it with the first check that it fails."""
     for row in rows:
         for check in checks:
             if kind := check(row):

@@ -1,7 +1,7 @@
-"""`verify`: prove that every row of a run is right, by its journal, its files and, if it is given, its input.
+"""`verify`: proves each row's answer from the run's journal, its files and, if it is given, its input.
 
-Invariant: it only reads; journal, chunk files and result are each checked against independent evidence. What does not
-fit is named, a row by the first check that it fails; what could not be checked is said.
+Invariant: it only reads; journal, chunk files and result are each checked against independent evidence. Every
+contradiction is reported, a row's with the first check that it fails; a note names checks that were not possible.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found.
+    """The outcome of `verify`.
 
     Attributes:
         keyword: of the run.
-        counts: the rows by how they ended.
-        chunks: chunk files that were compared.
-        endpoints: what became of the requests, per endpoint.
-        findings: all that does not fit; rows that are left included.
-        notes: what could not be checked, and what else to know.
+        counts: the rows by status.
+        chunks: the number of chunk files that were compared.
+        endpoints: the totals of the requests of each endpoint.
+        findings: all contradictions, and rows without a result.
+        notes: checks that were not possible, and other facts.
     """
 
     keyword: str
@@ -62,7 +62,7 @@ class Verification:
         return not self.findings
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as a dictionary that JSON can hold; money in US dollars."""
+        """Return the outcome as a dictionary that JSON can hold; money in US dollars."""
         return {
             "keyword": self.keyword,
             "ok": self.ok,
@@ -123,17 +123,17 @@ def verify(
     *,
     output_dir: str | os.PathLike[str] = "output",
 ) -> Verification:
-    """Prove that every row stands in the result once, in order, and with the answer to its own prompt.
+    """Prove that every row is in the result once, in order, and with the answer to its own prompt.
 
     Args:
         keyword: names the run.
         data: its input, as for `run`. With it each row's question is made again and compared; without it the journal
-            and the files are compared with one another.
-        prompt: the function that made the prompts, if it was one: the journal cannot hold it.
-        output_dir: where the run writes.
+            and the files are compared with each other.
+        prompt: the function that made the prompts, if a function did: the journal cannot hold it.
+        output_dir: the run's output directory.
 
     Raises:
-        SettingsError: the keyword cannot be one, or the input cannot be read, lacks a column, or has a row on which the
+        SettingsError: the keyword is invalid, or the input cannot be read, lacks a column, or has a row on which the
             prompt function fails.
         OutputError: there is no journal, or it cannot be read.
     """
@@ -147,7 +147,7 @@ def verify(
 
 
 def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | None) -> Verification:
-    """Check the requests, then each row with its line of INPUT and of the files, all read once and side by side."""
+    """Check the requests, then each row with its line of INPUT and of the files, all read once and together."""
     found = Found()
     scope, is_finished = journal.scope(), not journal.left()
     chunks, starts = journal.chunks(), range(0, scope, last.chunk_size)
@@ -163,8 +163,8 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
     if is_finished:
         files.name_others()
         check_result(to_be, store, starts, found, is_read=asked is not None and not files.are_as_written())
-    deque(to_be, maxlen=0)  # what is not compared with a result
-    deque(rows, maxlen=0)  # INPUT may go on behind the last row
+    deque(to_be, maxlen=0)  # rows that are not compared with a result
+    deque(rows, maxlen=0)  # INPUT may have rows after the last one
     requests.end()
     return Verification(
         store.keyword,
@@ -177,7 +177,7 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
 
 
 def _with_columns(store: Store, last: LastRun, starts: list[int], asked: Asked | None) -> Store:
-    """Return the files with the columns that they should have: the input's, or else those that they have."""
+    """Return the files with their expected columns: the input's, or else the columns that they have."""
     answer = last.question.get("answer_column")
     as_found = store.as_found(starts, answer)
     if asked is None:
@@ -190,11 +190,11 @@ def _notes(store: Store, last: LastRun, asked: Asked | None, *, is_finished: boo
     if last.is_at_work:
         yield "A run is at work and may still write what is missing here. Verify again when it has ended."
     if asked is None:
-        yield "INPUT was not given: journal and files were compared with one another, but not with the table."
+        yield "INPUT was not given: journal and files were compared with each other, but not with the table."
     elif asked.question is None:
         yield (
             "The prompts were made by a function, and the journal cannot hold a function: each row's cells were"
-            " compared with those that its prompt was made of, but no prompt was made again. In Python, give prompt=."
+            " compared with the cells of its prompt, but no prompt was made again. In Python, give prompt=."
         )
     if not is_finished and store.all_path.exists():
         yield f"{store.all_path} is from an earlier state and was not compared; the end of the run replaces it."
