@@ -31,7 +31,8 @@ from batcher.money.tariff import Tariff
 from batcher.output.directory import Store
 from batcher.place import Displaced
 from batcher.planning.job import Job, prepare
-from batcher.planning.plan import Plan, make
+from batcher.planning.making import make
+from batcher.planning.plan import Plan
 from batcher.pool.member import Member
 from batcher.pool.pool import Pool, PoolClosed
 from batcher.records import Completion, EndpointCount, Failure, Fault, Status, Usage

@@ -13,9 +13,10 @@ from batcher.errors import ChangedError, EndpointsLost, InputError, SettingsErro
 from batcher.journal.entries import Counts
 from batcher.journal.opening import open_journal
 from batcher.planning import job as jobs
-from batcher.planning import plan as plans
+from batcher.planning import making
 from batcher.planning.job import Job
-from batcher.planning.plan import Plan, Stopped
+from batcher.planning.making import Stopped
+from batcher.planning.plan import Plan
 from batcher.planning.words import in_words, notes
 from batcher.settings import Settings
 
@@ -38,7 +39,7 @@ def prepare(tmp_path: Path) -> Callable[..., Job]:
 
 def make(job: Job, is_stopping: Callable[[], bool] = lambda: False) -> Plan:
     with job.store.prepared(), open_journal(job.store.journal_path) as journal:
-        return plans.make(job, journal, is_stopping)
+        return making.make(job, journal, is_stopping)
 
 
 def asked(job: Job, *values: object) -> Any:

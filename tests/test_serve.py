@@ -18,8 +18,9 @@ import pytest
 
 from batcher.errors import SettingsError
 from batcher.server.answers import answer
+from batcher.server.books import Books
 from batcher.server.serve import Bucket, Server, _listen, build_app, embedded, serve
-from batcher.server.simulated import Books, Knobs
+from batcher.server.simulated import Knobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -32,7 +32,8 @@ from batcher.money.tariff import Tariff
 from batcher.money.tokens import Estimator
 from batcher.output.report import Report
 from batcher.planning.job import Job, prepare
-from batcher.planning.plan import Plan, Stopped, make
+from batcher.planning.making import Stopped, make
+from batcher.planning.plan import Plan
 from batcher.planning.words import in_words as plan_in_words
 from batcher.planning.words import notes
 from batcher.pool.member import Member

@@ -19,7 +19,7 @@ from batcher.money.spending import note_of_reserves
 from batcher.money.tariff import Tariff
 from batcher.money.tokens import Counter, counter, prompt_tokens
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
-from batcher.planning.plan import make
+from batcher.planning.making import make
 from batcher.planning.words import in_words, notes
 from batcher.records import Usage
 from batcher.settings import Options, Settings

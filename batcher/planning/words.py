@@ -6,15 +6,13 @@ Invariant: it reads only the plan, and counts nothing itself.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batcher.chat_model import retries_of
 from batcher.journal.entries import Usual
 from batcher.planning.job import Job
+from batcher.planning.plan import Plan
 from batcher.words import by_reader, counted, dollars, option
-
-if TYPE_CHECKING:
-    from batcher.planning.plan import Plan
 
 
 def in_words(keyword: str, plan: Plan) -> str:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batcher.errors import SettingsError
 from batcher.server.answers import answer, prompt_of, text_of
-from batcher.server.simulated import Books, Fate, Knobs, draw
+from batcher.server.books import Books
+from batcher.server.simulated import Fate, Knobs, draw
 from batcher.words import counted, print_out, say
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The behaviour of the local server, and the books that it keeps.
+"""The behaviour of the local server: how soon it answers, and which requests fail.
 
 Invariant: nothing here is random or depends on a clock: the same seed, prompt and try get the same fate, so that a run
 against the simulator can be repeated.
@@ -8,17 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from statistics import NormalDist
-from typing import Any
 
 from batcher.errors import SettingsError
-
-# --- behaviour ---
 
 
 @dataclass(frozen=True)
@@ -126,146 +120,3 @@ def _unit(*parts: object) -> float:
     # A prompt may hold half of a surrogate pair; that is allowed.
     text = "\x00".join(map(str, parts)).encode("utf-8", "surrogatepass")
     return (int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") % 2**52 + 0.5) / 2**52
-
-
-# --- books ---
-
-SECONDS_KEPT = 3_600
-
-
-class Books:
-    """The server's own counts, against which a client's counts can be checked.
-
-    Only the server writes them. Each request ends exactly once: when none is in flight, `requests` equals
-    `sum(by_status.values()) + dropped + hung + abandoned`.
-
-    Attributes:
-        requests: chat requests that arrived.
-        answered: requests that were answered with 200.
-        requests_by_prompt, answered_by_prompt: both by the text of the last user message.
-        by_key: requests by a digest of the API key (`none` without a key).
-        by_status: responses by HTTP status.
-        in_flight, peak_in_flight: requests in flight now, and the highest number so far.
-        dropped: connections cut without a response, or in the middle of one.
-        hung: requests that were never answered.
-        abandoned: requests whose client left before the answer.
-        first_request, last_request: Unix times in seconds, None before the first.
-        per_second: requests in each of the last seconds (3,600 at most); the first one kept is second
-            `per_second_start` since the first request.
-
-    Args:
-        clock: Unix time in seconds.
-        by_prompt: whether to count by prompt, which takes memory for each prompt; otherwise those counts stay empty.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.time, *, by_prompt: bool = True) -> None:
-        self._clock = clock
-        self._by_prompt = by_prompt
-        self.reset()
-
-    def reset(self) -> None:
-        """Reset all counts except the requests in flight, whose ends go into the new counts."""
-        self.requests = 0
-        self.answered = 0
-        self.requests_by_prompt: dict[str, int] = {}
-        self.answered_by_prompt: dict[str, int] = {}
-        self.by_key: dict[str, int] = {}
-        self.by_status: dict[int, int] = {}
-        self.in_flight: int = getattr(self, "in_flight", 0)
-        self.peak_in_flight: int = self.in_flight
-        self.dropped = 0
-        self.hung = 0
-        self.abandoned = 0
-        self.first_request: float | None = None
-        self.last_request: float | None = None
-        self.per_second: deque[int] = deque(maxlen=SECONDS_KEPT)
-        self.per_second_start = 0
-        self._admitted: dict[str, int] = {}
-
-    def arrive(self, prompt: str | None, key: str) -> None:
-        """Record a request: its prompt, if it has one, and a digest of its API key."""
-        self.requests += 1
-        self.in_flight += 1
-        self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
-        if prompt is not None and self._by_prompt:
-            _add(self.requests_by_prompt, prompt)
-        _add(self.by_key, hashlib.sha256(key.encode()).hexdigest()[:12] if key else "none")
-        self._tick()
-
-    def admit(self, prompt: str) -> int:
-        """Record that a request was admitted; return how many of its prompt were admitted before.
-
-        Without counts by prompt it returns the number of all requests: a retry still gets a new draw, but a run cannot
-        be repeated.
-        """
-        if not self._by_prompt:
-            return self.requests
-        # Refusals are left out: their number depends on timing, and so the fates would.
-        turn = self._admitted.get(prompt, 0)
-        self._admitted[prompt] = turn + 1
-        return turn
-
-    def respond(self, status: int, prompt: str | None = None) -> None:
-        """Record a response, with its prompt if it is an answer."""
-        self.in_flight -= 1
-        _add(self.by_status, status)
-        if prompt is not None:
-            self.answered += 1
-            if self._by_prompt:
-                _add(self.answered_by_prompt, prompt)
-
-    def drop(self) -> None:
-        """Record a connection that was cut, with or without half a response."""
-        self.in_flight -= 1
-        self.dropped += 1
-
-    def hang(self) -> None:
-        """Record a request that will not be answered; it is in flight until `let_go`."""
-        self.hung += 1
-
-    def let_go(self) -> None:
-        """Record that the client of a hung request has left."""
-        self.in_flight -= 1
-
-    def abandon(self) -> None:
-        """Record that a client left before its answer."""
-        self.in_flight -= 1
-        self.abandoned += 1
-
-    def _tick(self) -> None:
-        now = self._clock()
-        if self.first_request is None:
-            self.first_request = now
-        self.last_request = now
-        second = max(int(now - self.first_request), self.per_second_start)
-        behind = second - (self.per_second_start + len(self.per_second) - 1)
-        if behind > 0:
-            kept = len(self.per_second)
-            self.per_second.extend([0] * min(behind, SECONDS_KEPT))
-            self.per_second_start += max(kept + behind - SECONDS_KEPT, 0)
-        # If the clock was set back, the request counts into an earlier second.
-        self.per_second[second - self.per_second_start] += 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """Copy the counts into a dictionary that JSON can hold; safe to call from another thread."""
-        return {
-            "requests": self.requests,
-            "answered": self.answered,
-            "in_flight": self.in_flight,
-            "peak_in_flight": self.peak_in_flight,
-            "dropped": self.dropped,
-            "hung": self.hung,
-            "abandoned": self.abandoned,
-            "by_status": {str(status): count for status, count in list(self.by_status.items())},
-            "by_key": dict(self.by_key),
-            "requests_by_prompt": dict(self.requests_by_prompt),
-            "answered_by_prompt": dict(self.answered_by_prompt),
-            "per_second": list(self.per_second),
-            "per_second_start": self.per_second_start,
-            "first_request": self.first_request,
-            "last_request": self.last_request,
-        }
-
-
-def _add(counts: dict[Any, int], name: str | int) -> None:
-    counts[name] = counts.get(name, 0) + 1

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from batcher.errors import SettingsError
-from batcher.server.simulated import SECONDS_KEPT, Books, Fate, Knobs, draw
+from batcher.server.books import SECONDS_KEPT, Books
+from batcher.server.simulated import Fate, Knobs, draw
 
 # --- knobs ---
 

@@ -1,0 +1,184 @@
+"""Makes the plan of a run: reads the input once, and matches each row with the answer that it may have.
+
+Invariant: planning calls no endpoint, and leaves the journal unchanged until it has succeeded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+from batcher.errors import ChangedError, InputError
+from batcher.input.key import keyer
+from batcher.input.marks import Comparison, Marks
+from batcher.journal.entries import InFlight, LastRun
+from batcher.journal.matching import Matched, Matching, Planner
+from batcher.journal.reading import Reader
+from batcher.journal.rules import Rules
+from batcher.journal.schema import ADOPTED
+from batcher.output.adoption import Adoption
+from batcher.planning.job import ROWS_AT_ONCE, Job, chunks_of
+from batcher.planning.plan import Plan
+from batcher.planning.words import explained, reasons_of
+from batcher.words import option
+
+
+class Stopped(Exception):
+    """The user asked to stop while the plan was being made."""
+
+
+def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehearsal: bool = False) -> Plan:
+    """Read the whole input, match its rows with the journal's answers, and write the plan into the journal.
+
+    A rehearsal, on a copy of the journal, accepts rows that have an answer to a different question.
+
+    Raises:
+        InputError: a row is invalid.
+        OutputError: a chunk file that the journal does not know does not fit the input, or the input's cells were
+            changed in a chunk file.
+        ChangedError: rows have an answer to a different question.
+        Stopped: `is_stopping` returned True.
+    """
+    last = journal.last_run()
+    comparison = _comparison(job, journal, last)
+    with journal.planning(comparison) as matching:
+        sources = matching.source_ids([*(endpoint.source for endpoint in job.endpoints), ADOPTED])
+        rows = _read_rows(job, journal, matching, is_stopping, is_first=last is None)
+        if job.settings.id_column is not None:
+            _check_ids(job, matching, rows, comparison)
+        matched = matching.finish(rows, _rules(job, sources))
+        plan = _plan_of(job, journal, matching, matched, last=last, comparison=comparison, sources=sources[:-1])
+        if is_rehearsal:
+            return plan
+        is_asked_first = job.settings.on_change == "abort" or (job.settings.on_change == "reuse" and not plan.has_marks)
+        if (plan.changed or plan.gone) and is_asked_first:
+            raise ChangedError(explained(job, plan, journal.usual()))
+        # In the same transaction as the plan, because `verify` reads the question from here.
+        journal.start_run(job.settings.chunk_size, job.question)
+    return plan
+
+
+def _read_rows(
+    job: Job, journal: Reader, matching: Matching, is_stopping: Callable[[], bool], *, is_first: bool
+) -> int:
+    """Record each row, and its results in chunk files without a journal; return the number of rows."""
+    known = journal.chunk_starts()
+    with closing(Adoption(job.store, known, job.settings.chunk_size, is_strict=is_first)) as adoption:
+        rows = _plan_rows(job, matching, adoption, is_stopping)
+        adoption.end(rows)
+    return rows
+
+
+def _rules(job: Job, sources: Sequence[int]) -> Rules:
+    """Return the rules for matching rows and answers that the options ask for."""
+    settings = job.settings
+    return Rules(
+        frozenset(sources),
+        on_change=settings.on_change,
+        retry_failed=settings.retry_failed,
+        dedup=settings.dedup,
+        is_limited=settings.limit is not None,
+    )
+
+
+def _plan_of(
+    job: Job,
+    journal: Reader,
+    matching: Matching,
+    matched: Matched,
+    *,
+    last: LastRun | None,
+    comparison: Comparison,
+    sources: Sequence[int],
+) -> Plan:
+    """Return what is left to do.
+
+    Raises:
+        OutputError: cells of the input were changed in a chunk file.
+    """
+    changed, gone = sum(matched.changed.values()), matched.gone
+    if job.settings.on_change == "reuse":
+        changed, gone = 0, gone + changed - matched.own
+    return Plan(
+        sources=tuple(sources),
+        counts=matching.counts(),
+        changed=changed,
+        own=matched.own,
+        gone=gone,
+        reasons=reasons_of(last.question if last else {}, job.question, matched.changed),
+        adopted=matched.adopted,
+        same=matched.same,
+        in_flight=journal.in_flight(last.id) if last else InFlight(0, 0),
+        has_marks=last is None or comparison.before is not None,
+        intact=_checked_files(job, journal, matching),
+    )
+
+
+def _plan_rows(job: Job, matching: Matching, adoption: Adoption, is_stopping: Callable[[], bool]) -> int:
+    """Record each row's question, and its results in chunk files; return the number of rows."""
+    key = keyer(job.settings.params)
+    marks = Marks(job.dataset.columns)
+    end = 0
+    for start, rows in job.dataset.slices(ROWS_AT_ONCE, job.settings.limit):
+        if is_stopping():
+            raise Stopped
+        keys = [key(job.messages(start + offset, values)) for offset, values in enumerate(rows)]
+        matching.add_rows(start, keys, job.of_rows(start, rows, marks.of))
+        matching.add_found((start + offset, keys[offset], result) for offset, result in adoption.results(start, rows))
+        end = start + len(rows)
+    if adoption.is_strict:
+        for file in adoption.files:
+            matching.add_file(file.start, file.rows, file.sha256)
+    return end
+
+
+def _checked_files(job: Job, journal: Reader, matching: Matching) -> frozenset[int]:
+    """Return the unchanged chunk files, and check the input's cells in the others.
+
+    A file that has to be written again anyway, because rows or answers have changed since, is not checked.
+
+    Raises:
+        OutputError: a changed file would go into the result, and its cells differ from the input's.
+    """
+    intact, changed = set(), {}
+    for start, chunk in journal.chunks().items():
+        sha256 = job.store.sha256(start)
+        if sha256 == chunk.sha256:
+            intact.add(start)
+        elif sha256 is not None:
+            changed[start] = chunk
+    for start, rows in chunks_of(job, changed):
+        states = matching.states(start, start + len(rows))
+        if changed[start].origin == job.store.origin(job.store.lines(rows), states):
+            job.store.check_cells(start, rows)
+    return frozenset(intact)
+
+
+def _comparison(job: Job, journal: Reader, last: LastRun | None) -> Comparison:
+    """Return how the rows are compared with those of the last run."""
+    before = last.question if last else {}
+    ever = (name for question in journal.questions() for name in question.get("columns", ()))
+    table = before.get("table")
+    return Comparison(
+        Marks(job.dataset.columns),
+        tuple(job.question["columns"]),
+        None if table is None else Marks(table),
+        tuple(before.get("columns", ())),
+        tuple(sorted(set(ever))),
+        job.settings.id_column,
+    )
+
+
+def _check_ids(job: Job, matching: Matching, rows: int, comparison: Comparison) -> None:
+    """Refuse an id column in which two rows have the same id.
+
+    Raises:
+        InputError: the message names the rows.
+    """
+    name = job.settings.id_column or ""
+    if twins := matching.twins(rows, comparison.sql([name])):
+        first, second = twins
+        raise InputError(
+            f"{option('id_column')}: rows {first} and {second} of {job.dataset.name} (counted from 0) have the same"
+            f" {name!r}: name a column whose values are unique"
+        )
