@@ -1,4 +1,4 @@
-"""Runs `batcher` in processes that end themselves with SIGKILL at a chosen moment, or that find the disk full.
+"""Runs `batcher` in forks of one process, which may end themselves with SIGKILL at a chosen moment or find no room.
 
 Each line on stdin is an order: a JSON object with the arguments of `_become`. Said of it on stdout: the process id and,
 when the process has ended, its exit status. Each process is a fork of this one, which has LangChain loaded already: the
@@ -15,7 +15,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -32,22 +32,34 @@ def main() -> None:
 
 
 def _become(
-    arguments: Sequence[str], folder: str, at: Sequence[Any] | None, largest: int | None, on_largest: str
+    arguments: Sequence[str],
+    folder: str,
+    *,
+    at: Sequence[Any] | None = None,
+    largest: int | None = None,
+    on_largest: str = "SIG_DFL",
+    output: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> None:
     """Run `batcher` with these arguments to its end.
 
     Args:
         arguments: of the command line.
-        folder: to work in; stdout and stderr go to files of these names there.
+        folder: to work in.
         at: the moment of death, as `_die_at` takes it.
         largest: bytes that a file may have.
         on_largest: what becomes of the signal that comes beyond them: with `SIG_IGN` the write fails, with `SIG_DFL`
             the process ends in the middle of it.
+        output: the folder of the files `stdout` and `stderr`, which get what is printed; default: `folder`.
+        environment: the variables of the process; default: those of this one.
     """
+    if environment is not None:
+        os.environ.clear()
+        os.environ.update(environment)
     os.chdir(folder)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, name in enumerate(("stdout", "stderr"), 1):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.dup2(os.open(os.path.join(output or ".", name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)  # noqa: PTH118
     sys.argv = ["batcher", *arguments]
     if largest is not None:
         signal.signal(signal.SIGXFSZ, signal.Handlers[on_largest])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import csv
+import functools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -65,9 +68,44 @@ def finish(program: subprocess.Popen[str]) -> Done:
 
 
 def call(*arguments: str | Path, cwd: Path, **extra: str) -> Done:
-    """Run `batcher` with these arguments to its end."""
-    with started(*arguments, cwd=cwd, **extra) as program:
-        return finish(program)
+    """Run `batcher` with these arguments to its end.
+
+    It is a fork of a process that has its libraries loaded, unless the interpreter itself is to start in another way.
+    """
+    if os.name != "posix" or "PYTHONPATH" in extra or str(arguments[0]).endswith(".py"):
+        with started(*arguments, cwd=cwd, **extra) as program:
+            return finish(program)
+    return _forks().call([*map(str, arguments)], cwd, environment(**extra))
+
+
+class _Forks:
+    """Makes forks of `killed.py`: loading LangChain takes most of a short program's time."""
+
+    def __init__(self) -> None:
+        self._parent = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("killed.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        atexit.register(self._parent.communicate)
+
+    def call(self, arguments: list[str], folder: Path, variables: dict[str, str]) -> Done:
+        with tempfile.TemporaryDirectory() as output:
+            order = {"arguments": arguments, "folder": str(folder), "output": output, "environment": variables}
+            assert self._parent.stdin
+            assert self._parent.stdout
+            print(json.dumps(order), file=self._parent.stdin, flush=True)
+            self._parent.stdout.readline()  # the process id
+            status = int(self._parent.stdout.readline())
+            said = [Path(output, name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
+        return Done(status, *said)
+
+
+@functools.cache
+def _forks() -> _Forks:
+    return _Forks()
 
 
 class LocalServer(NamedTuple):

@@ -103,7 +103,6 @@ def test_as_json_the_table_says_all_that_is_known() -> None:
         "unknown_model": ["1211"],
         "filtered": ["1301", "sensitive"],
         "headers": {},
-        "key_header": "Authorization",
     }
 
 
