@@ -47,6 +47,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# The workers share the tests out as they go: what takes long begins first, or one of them works on alone at the end.
+_LONGEST = ("test_nights", "test_matching", "test_kill", "test_pages")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in _LONGEST)
+
+
 class Lab:
     """Runs tables through fake services into one directory, under the keyword `k`.
 
