@@ -10,17 +10,19 @@ import shutil
 import signal
 import sqlite3
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+from journals import begun
 from virtual_time import run_virtually
 
 from batcher.endpoint import Endpoint
 from batcher.engine.runner import execute
 from batcher.engine.stop import Stop
+from batcher.journal.writing import Journal
 from batcher.output.report import Report
 from batcher.settings import Settings
 
@@ -146,3 +148,16 @@ class Lab:
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path / "output")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Name a journal that does not exist yet."""
+    return tmp_path / "journal_x.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    """Open a journal in which rows are planned and a run has begun."""
+    with begun(path) as journal:
+        yield journal

@@ -17,7 +17,6 @@ from journals import (
     COMPARISON,
     ROWS,
     answer,
-    begun,
     change,
     ended,
     key,
@@ -36,18 +35,6 @@ from batcher.journal.opening import open_journal, read_journal, rehearse
 from batcher.journal.reading import Reader
 from batcher.journal.writing import Journal
 from batcher.records import Result, RowState, Status
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "journal_x.sqlite"
-
-
-@pytest.fixture
-def journal(path: Path) -> Iterator[Journal]:
-    with begun(path) as journal:
-        yield journal
-
 
 WRITER = """
 import asyncio, sys

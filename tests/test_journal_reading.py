@@ -6,13 +6,13 @@ import asyncio
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from journals import ROWS, ask, begun, ended, key, look, plan, send
+from journals import ROWS, ask, ended, key, look, plan, send
 
 from batcher.journal.entries import Outcome
 from batcher.journal.opening import open_journal, read_evidence, read_journal
@@ -21,17 +21,6 @@ from batcher.journal.writing import Journal
 from batcher.records import Bound, Result, Status
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates too
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "journal_x.sqlite"
-
-
-@pytest.fixture
-def journal(path: Path) -> Iterator[Journal]:
-    with begun(path) as journal:
-        yield journal
 
 
 async def test_sums_of_money_go_beyond_what_sqlite_can_add_up(journal: Journal, path: Path) -> None:

@@ -26,11 +26,6 @@ from batcher.records import RowState
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "journal_x.sqlite"
-
-
-@pytest.fixture
 def empty(path: Path) -> Iterator[Journal]:
     with open_journal(path) as journal:
         yield journal

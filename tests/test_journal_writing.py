@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journals import ROWS, ask, begun, ended, full_disk, key, look, send, slow_disk, turns
+from journals import ROWS, ask, ended, full_disk, key, look, send, slow_disk, turns
 
 from batcher.errors import OutputError
 from batcher.journal.entries import Chunk, Outcome, is_sealed
@@ -21,17 +21,6 @@ from batcher.journal.evidence import Unreconciled
 from batcher.journal.opening import read_evidence
 from batcher.journal.writing import Journal
 from batcher.records import LARGEST_CELL, Bound, Result, Status, Usage
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "journal_x.sqlite"
-
-
-@pytest.fixture
-def journal(path: Path) -> Iterator[Journal]:
-    with begun(path) as journal:
-        yield journal
 
 
 @pytest.fixture
