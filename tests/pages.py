@@ -221,7 +221,8 @@ def steady(text: str, note: str = "") -> list[str]:
     for pattern, name in _VARIABLE:
         text = pattern.sub(name, text)
     if note:
-        text = re.sub(r"\d[\d,.]*", "N", text)
+        # With the number varies the noun: `1 request in flight`, `2 requests in flight`.
+        text = re.sub(r"\d[\d,.]*( (?:chunk|request|row)s?\b)?", lambda found: "N" + (found[1] or "").rstrip("s"), text)
     return [line.rstrip() for line in text.splitlines()]
 
 
