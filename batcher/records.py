@@ -171,6 +171,10 @@ class Failure:
         retry_after: seconds that the server asked us to wait, if it did.
         limits: the limits in its rate-limit headers, if it sent any.
         may_be_billed: the request had left and no HTTP error came back for it, so that the server may have answered.
+        codes: every code, type and reason of the error object, the most precise first, in lower case.
+        words: the message in lower case, without the parts that quote the request.
+        is_page: the body of an HTTP error is a page or a text, not an error object of an API.
+        is_final: the server asks not to try again.
     """
 
     fault: Fault
@@ -180,6 +184,10 @@ class Failure:
     retry_after: float | None = None
     limits: ServerLimits | None = None
     may_be_billed: bool = False
+    codes: tuple[str, ...] = ()
+    words: str = ""
+    is_page: bool = False
+    is_final: bool = False
 
     def __str__(self) -> str:
         if self.status is None:
