@@ -49,6 +49,12 @@ def check_number(value: object, where: str) -> None:
     _check_above_0(value, where, "number", (int, float), _LEAST)
 
 
+def check_duration(value: object, where: str) -> None:
+    """Refuse what is no number of seconds; 0 is one."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= _MOST:
+        raise SettingsError(f"{where} must be a number of seconds, 0 or more, not {_short(value)}")
+
+
 def check_whole(value: object, where: str) -> None:
     _check_above_0(value, where, "whole number", (int,), 1)
 

@@ -147,11 +147,13 @@ class Completion:
 class Fault(StrEnum):
     """The kind of a failure.
 
-    `MIXED_UP` is a response that belongs to another request, `TOO_LONG` one of more bytes than it may have.
+    `MIXED_UP` is a response that belongs to another request, `TOO_LONG` one of more bytes than it may have. If an
+    endpoint is `UNREACHABLE`, the reason is its host name or its certificate, which no wait heals.
     """
 
     STATUS = "status"
     TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
     CONNECTION = "connection"
     PROTOCOL = "protocol"
     MIXED_UP = "mixed up"
@@ -172,7 +174,7 @@ class Failure:
         limits: the limits in its rate-limit headers, if it sent any.
         may_be_billed: the request had left and no HTTP error came back for it, so that the server may have answered.
         codes: every code, type and reason of the error object, the most precise first, in lower case.
-        words: the message in lower case, without the parts that quote the request.
+        words: the message in lower case, without the parts that quote the request; None: it was not read so.
         is_page: the body of an HTTP error is a page or a text, not an error object of an API.
         is_final: the server asks not to try again.
     """
@@ -185,9 +187,15 @@ class Failure:
     limits: ServerLimits | None = None
     may_be_billed: bool = False
     codes: tuple[str, ...] = ()
-    words: str = ""
+    words: str | None = None
     is_page: bool = False
     is_final: bool = False
+
+    @property
+    def said(self) -> str:
+        """Codes and words together in lower case, to search in."""
+        codes = self.codes or ((self.code or "").lower(),)
+        return f"{' '.join(codes)} {self.message.lower() if self.words is None else self.words}"
 
     def __str__(self) -> str:
         if self.status is None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 from batcher.checks import (
     check_directory,
+    check_duration,
     check_file_name,
     check_number,
     check_params,
@@ -123,6 +124,7 @@ _SECONDS = _number("S")
 _URL = _text("URL")
 _USD = _number("USD")
 _VARIABLE = Kind(_check_variable, {"metavar": "VARIABLE"})
+_WAIT = Kind(check_duration, {"metavar": "S", "type": float})
 _WHOLE = Kind(check_whole, {"metavar": "N", "type": int})
 
 
@@ -209,6 +211,12 @@ class Settings:
     timeout: float = _option(120.0, Group.LIMITS, _SECONDS, "the most seconds for one attempt")
     deadline: float = _option(1800.0, Group.LIMITS, _SECONDS, "the most seconds in flight for a row, over all attempts")
     max_attempts: int = _option(6, Group.LIMITS, _WHOLE, "the most attempts for a row; a 429 does not count")
+    wait: float = _option(
+        600.0,
+        Group.LIMITS,
+        _WAIT,
+        "the most seconds for a service that is not up yet: at the start, refused connections and 503 are waited for",
+    )
     max_response_mb: float = _option(
         64.0,
         Group.LIMITS,
@@ -425,6 +433,7 @@ class Options(TypedDict, total=False):
     timeout: float
     deadline: float
     max_attempts: int
+    wait: float
     max_response_mb: float
     budget: float | None
     price_in: float | None

@@ -117,8 +117,9 @@ def test_a_night_with_everything_in_it(lab: Lab, tmp_path: Path) -> None:
     report = lab.run(prompts, service, endpoints=endpoints, chunk_size=5_000)
     assert (report.ok, report.error, report.invalid) == (50_000, 0, 0)
     check_whole(lab, prompts, service)
-    out = {each.endpoint: each.out for each in report.endpoints}
-    assert [bool(reason) for reason in out.values()] == [False, False, True]
+    # The key that was revoked was asked now and then by one row, for half an hour at most.
+    revoked = [call.at for call in service.calls if call.endpoint == "revoked" and call.at > 60]
+    assert 0 < len(revoked) < 100
     assert report.requests < 60_000
 
 

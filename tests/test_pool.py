@@ -20,6 +20,7 @@ from batcher.calls.caller import Caller
 from batcher.calls.factory import ChatCallers
 from batcher.endpoint import Endpoint
 from batcher.money.tariff import Tariff
+from batcher.pool.blame import History
 from batcher.pool.member import Member, Slot
 from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
@@ -34,7 +35,7 @@ def now() -> float:
 
 
 def member_of(number: int, endpoint: Endpoint, caller: Caller) -> Member:
-    return Member(number, endpoint, 0, caller, Tariff.of(endpoint, {}))
+    return Member(number, endpoint, 0, caller, Tariff.of(endpoint, {}), is_known=True)
 
 
 def with_pool(
@@ -477,26 +478,29 @@ async def through(pool: Pool, rows: int, serve: Serve, done: list[int]) -> Serve
     refusals: list[Came] = []
     failures: Counter[int] = Counter()
 
-    async def attempt(row: int, after: Member | None) -> tuple[Came | None, Member]:
-        slot = await pool.take(after=after)
+    async def attempt(history: History, after: Member | None) -> tuple[Came | None, Member]:
+        slot = await pool.take(after=after, failures=history.failures)
         came = None
         try:
             if pool.leave(slot):
-                came = await serve(slot.member, row)
-                pool.record(slot, came)
+                came = await serve(slot.member, history.row)
+                pool.record(slot, came, history)
+                if isinstance(came, Failure):
+                    history.mark(slot.member.standing, slot.left_at)
         finally:
             pool.release(slot)
         return came, slot.member
 
     async def worker() -> None:
         for row in todo:
-            came, member = await attempt(row, None)
+            history = History(row)
+            came, member = await attempt(history, None)
             while not isinstance(came, Completion):
                 refusals.extend([came] if came else [])
                 if came and came.status != 429:
                     failures[row] += 1
                     await asyncio.sleep(2.0 ** failures[row])
-                came, member = await attempt(row, member)
+                came, member = await attempt(history, member)
             done.append(row)
 
     await together(*(worker() for _ in range(min(2 * pool.capacity, rows))))

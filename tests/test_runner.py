@@ -93,7 +93,7 @@ def test_the_first_row_goes_alone(lab: Lab) -> None:
     assert [round(at) for at in service.times()] == [0, *[3] * 19]
 
 
-def test_no_more_rows_are_under_way_than_twice_the_slots(lab: Lab) -> None:
+def test_no_more_rows_are_under_way_than_twice_the_slots_and_a_few_witnesses(lab: Lab) -> None:
     prompts = [f"question {number}" for number in range(300)]
     service = Service(prompts, lambda call: call.nth, refuse(500, *prompts[5:50], times=2))
     rendered, under_way = 0, []
@@ -107,7 +107,7 @@ def test_no_more_rows_are_under_way_than_twice_the_slots(lab: Lab) -> None:
 
     lab.run(prompts, service, prompt, endpoints=one(5), chunk_size=100)
     assert rendered == 2 * len(prompts)
-    assert max(under_way) == 2 * 5
+    assert max(under_way) <= 2 * 5 + 16
 
 
 def test_equal_prompts_get_an_answer_each(lab: Lab) -> None:
@@ -132,12 +132,12 @@ def test_an_empty_table_gives_a_header(lab: Lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 402, 403, 404])
-def test_a_wrong_key_or_model_costs_one_request(lab: Lab, status: int) -> None:
+def test_a_wrong_key_or_model_costs_two_requests(lab: Lab, status: int) -> None:
     service = Service(PROMPTS, instead=refuse(status, *PROMPTS))
     with pytest.raises(EndpointsLost, match=f"HTTP {status}") as lost:
         lab.run(PROMPTS, service)
-    assert len(service.calls) == 1
-    assert (lost.value.report.status, lost.value.report.left, lost.value.report.requests) == ("stopped", 20, 1)
+    assert [call.prompt for call in service.calls] == PROMPTS[:2]
+    assert (lost.value.report.status, lost.value.report.left, lost.value.report.requests) == ("stopped", 20, 2)
     assert lab.files() == {}
 
 
@@ -146,7 +146,7 @@ def test_a_bad_key_leaves_the_pool_and_its_rows_go_to_the_others(lab: Lab, bad: 
     service = Service(PROMPTS, instead=lambda call: refusal(401) if call.endpoint == bad else None)
     report = lab.run(PROMPTS, service, endpoints=[Endpoint(name, max_concurrency=2) for name in "abc"])
     assert lab.rows() == expected(PROMPTS)
-    assert len(service.times(bad)) == (1 if bad == "a" else 2)
+    assert len(service.times(bad)) == 2
     assert [each.out is not None for each in report.endpoints] == [name == bad for name in "abc"]
     assert [each.requests for each in report.endpoints] == [len(service.times(name)) for name in "abc"]
 
@@ -156,7 +156,8 @@ def test_a_refused_row_ends_as_error_and_stops_no_other(lab: Lab) -> None:
     service = Service(PROMPTS, instead=refuse(400, *bad))
     report = lab.run(PROMPTS, service, chunk_size=5)
     assert (report.status, report.ok, report.error, report.left) == ("done", 17, 3, 0)
-    assert service.asked == ONCE
+    # It may be the endpoint that refuses them, so they are tried again.
+    assert service.asked == ONCE + Counter(dict.fromkeys(bad, 2))
     for row, good in zip(lab.rows(), expected(PROMPTS), strict=True):
         if row["text"] in bad:
             assert (row["infer"], row["infer_status"]) == ("", "error")
@@ -232,7 +233,7 @@ def test_a_service_that_is_down_from_the_start_costs_no_row(lab: Lab, names: str
     endpoints = [Endpoint(name) for name in names]
     with pytest.raises(EndpointsLost) as lost:
         lab.run(PROMPTS, down := Service(PROMPTS, instead=refuse(502, *PROMPTS)), max_attempts=3, endpoints=endpoints)
-    assert down.asked == {PROMPTS[0]: 3 * len(names)}
+    assert [len(down.times(name)) for name in names] == [3] * len(names)
     assert (lost.value.report.error, lost.value.report.left) == (0, 20)
     service = Service(PROMPTS)
     lab.run(PROMPTS, service, endpoints=endpoints)
@@ -1072,7 +1073,7 @@ def test_an_id_that_two_rows_have_is_refused(fruit: Table, lab: Lab) -> None:
 
 def test_a_row_that_takes_the_place_of_another_gets_nothing_of_it(lab: Lab, tmp_path: Path) -> None:
     table = Table(lab, tmp_path / "table.csv")
-    table.service.instead = lambda call: refusal(400) if "corn" in call.prompt and call.nth == 1 else None
+    table.service.instead = lambda call: refusal(413) if "corn" in call.prompt and call.nth == 1 else None
     table.run(FRUIT)
     rows = [FRUIT[0], FRUIT[2], ("5", "egg", "white")]
     assert "1 new, and 2 answered rows are gone: edited?" in table.refused(rows)
@@ -1164,7 +1165,7 @@ def test_to_append_or_to_remove_is_no_question(fruit: Table, rows: list[tuple[st
 def test_rows_that_were_still_waiting_are_no_new_ones(lab: Lab, tmp_path: Path) -> None:
     """A run is interrupted, answered rows are removed, and it goes on; or rows failed and are sent again."""
     table = Table(lab, tmp_path / "table.csv")
-    table.service.instead = lambda call: refusal(400) if "date" in call.prompt and call.nth == 1 else None
+    table.service.instead = lambda call: refusal(413) if "date" in call.prompt and call.nth == 1 else None
     with pytest.raises(Interrupted):
         table.run(FRUIT, endpoints=one(1), at={1.5: lab.request_stop})
     assert table.run(FRUIT[1:]) == [" corn ", " date "]
@@ -1318,7 +1319,7 @@ def test_rows_that_ask_the_same_are_sent_once(lab: Lab, chunk_size: int) -> None
 
 
 def test_rows_that_ask_the_same_fail_alike_and_are_tried_again_once(lab: Lab) -> None:
-    fates: dict[str, Completion | Failure] = {"a": refusal(400), "b": Completion("")}
+    fates: dict[str, Completion | Failure] = {"a": refusal(413), "b": Completion("")}
     service = Service("abc", instead=lambda call: fates.get(call.prompt))
     report = lab.run(SAME, service, dedup=True, chunk_size=2)
     assert (report.requests, report.error, report.invalid, report.ok) == (3, 5, 2, 2)
@@ -1391,11 +1392,11 @@ def test_a_prompt_without_a_hole_is_remarked_on(lab: Lab, capsys: pytest.Capture
 def test_a_request_that_is_wrong_for_every_row_ends_the_run_after_three(lab: Lab) -> None:
     prompts = [f"p{n}" for n in range(50)]
     wrong = Service(prompts, instead=lambda _call: refusal(400))
-    with pytest.raises(EndpointsLost, match="the first 3 rows all ended so: the request was refused: HTTP 400"):
+    with pytest.raises(EndpointsLost, match=r"the request was refused: HTTP 400: .* \(3 different rows were told so\)"):
         lab.run(prompts, wrong)
     assert len(wrong.calls) == 3
     right = Service(prompts)
-    assert lab.run(prompts, right, retry_failed=True).ok == 50
+    assert lab.run(prompts, right).ok == 50, "what ended the run left its rows to ask"
 
 
 def test_rows_that_are_refused_in_words_of_their_own_stop_nothing(lab: Lab) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from batcher.endpoint import OFFLINE, OPENAI_URL
+from batcher.records import Failure
 
 AZURE = "azure"
 RESOURCE, DEPLOYMENT = "RESOURCE", "DEPLOYMENT"
@@ -22,8 +23,8 @@ RESOURCE, DEPLOYMENT = "RESOURCE", "DEPLOYMENT"
 class Service:
     """A provider, or a server program, by name.
 
-    The words are codes, types or phrases of its error bodies, for people to read: what follows from an error is decided
-    in `retry`, whatever service sent it.
+    The words are codes, types or phrases of its error bodies. They are known whatever service sent them, because relays
+    pass them on; what follows from them is decided in `fate`.
 
     Attributes:
         name: as `--provider` takes it.
@@ -31,10 +32,13 @@ class Service:
         key_variables: the variables that may hold its key, of which the first that is set is used; empty: it needs no
             key.
         limits_per: the scope of its limits, such as an account, in which more keys do not raise them; empty: unknown.
-        empty_account: its words for an account without money or quota.
+        closed: its words for an account that no wait opens: it is empty, closed, or at a limit that a person set.
+        empty_account: its words for an account without money or quota that may also pass, as of a relay's channel.
         throttle: its words for a request that exceeds a rate limit.
         unknown_model: its words for a model, or a deployment, that it does not have.
+        wrong_key: its words for a wrong API key, if it says so under another status than 401.
         filtered: its words for a prompt or an answer that its filter refused.
+        too_long: its words for a request that is longer than its model, or its limit of a minute, can ever take.
         headers: further headers that it reads, with the variable that holds each value.
     """
 
@@ -42,10 +46,13 @@ class Service:
     base_url: str
     key_variables: tuple[str, ...] = ()
     limits_per: str = "server"
+    closed: tuple[str, ...] = ()
     empty_account: tuple[str, ...] = ()
     throttle: tuple[str, ...] = ()
     unknown_model: tuple[str, ...] = ()
+    wrong_key: tuple[str, ...] = ()
     filtered: tuple[str, ...] = ()
+    too_long: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
@@ -71,17 +78,21 @@ SERVICES = {
             OPENAI_URL,
             ("OPENAI_API_KEY",),
             "organization and project",
-            empty_account=(
-                "insufficient_quota",
+            closed=(
                 "billing_not_active",
+                "billing_hard_limit_reached",
+                "billing hard limit",
                 "credit_balance_exhausted",
                 "organization_spend_limit_exceeded",
                 "project_spend_limit_exceeded",
                 "organization_usage_limit_exceeded",
             ),
+            empty_account=("insufficient_quota",),
             throttle=("rate_limit_exceeded", "slow_down"),
-            unknown_model=("model_not_found",),
-            filtered=("invalid_prompt",),
+            unknown_model=("model_not_found", "does not exist or you do not have access"),
+            wrong_key=("invalid_api_key", "incorrect api key"),
+            filtered=("invalid_prompt", "content_policy_violation", "moderation_blocked"),
+            too_long=("context_length_exceeded", "string_above_max_length", "request too large"),
             headers={"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"},
         ),
         Service(
@@ -89,7 +100,7 @@ SERVICES = {
             f"https://{RESOURCE}.openai.azure.com/openai/deployments/{DEPLOYMENT}",
             ("AZURE_OPENAI_API_KEY", "AZURE_API_KEY"),
             "deployment",
-            throttle=("429",),
+            throttle=("RateLimitReached", "Quota will be replenished"),
             unknown_model=("DeploymentNotFound",),
             filtered=("content_filter", "ResponsibleAIPolicyViolation"),
         ),
@@ -107,17 +118,23 @@ SERVICES = {
             "https://dashscope.aliyuncs.com/compatible-mode/v1",
             ("DASHSCOPE_API_KEY",),
             "account",
-            empty_account=("Arrearage", "AllocationQuota.FreeTierOnly"),
+            closed=(
+                "Arrearage",
+                "FreeTierOnly",
+                "Free allocated quota exceeded",
+                "BillOverdue",
+                "CommodityNotPurchased",
+            ),
             throttle=(
                 "limit_requests",
                 "limit_burst_rate",
                 "Throttling",
-                "Throttling.AllocationQuota",
-                "Throttling.Concurrency",
-                "insufficient_quota",
+                "error-code#rate-limit",
+                "error-code#token-limit",
             ),
-            unknown_model=("model_not_found",),
+            unknown_model=("model_not_found", "Model.AccessDenied"),
             filtered=("data_inspection_failed", "DataInspectionFailed"),
+            too_long=("Range of input length",),
         ),
         Service(
             "deepinfra",
@@ -132,25 +149,29 @@ SERVICES = {
             ("MISTRAL_API_KEY",),
             "organization",
             throttle=("3505", "service_tier_capacity_exceeded", "Requests rate limit exceeded"),
-            unknown_model=("unknown_model",),
+            unknown_model=("unknown_model", "unknown model"),
+            too_long=("3051", "too large for model with"),
         ),
         Service(
             "gemini",
             "https://generativelanguage.googleapis.com/v1beta/openai",
             ("GEMINI_API_KEY",),
             "project",
-            empty_account=("limit: 0,",),
+            closed=("limit: 0,",),
             throttle=("RESOURCE_EXHAUSTED", "quota_exceeded"),
+            wrong_key=("API_KEY_INVALID", "API key not valid", "API key expired", "reported as leaked"),
+            too_long=("exceeds the maximum number of tokens",),
         ),
         Service(
             "zhipu",
             "https://open.bigmodel.cn/api/paas/v4",
             ("ZHIPUAI_API_KEY", "ZHIPU_API_KEY"),
             "account",
-            empty_account=("1113",),
-            throttle=("1302", "1303", "1304", "1305", "1308"),
-            unknown_model=("1211",),
+            closed=("1113", "欠费", "1112", "1121", "1311"),
+            throttle=("1302", "1303", "1304", "1305", "1308", "1310"),
+            unknown_model=("1211", "模型不存在"),
             filtered=("1301", "sensitive"),
+            too_long=("1261", "Prompt 超长"),
         ),
         Service("infini", "https://cloud.infini-ai.com/maas/v1", ("INFINI_API_KEY",), ""),
         Service(
@@ -158,7 +179,7 @@ SERVICES = {
             "https://api.moonshot.cn/v1",
             ("MOONSHOT_API_KEY",),
             "account",
-            empty_account=("exceeded_current_quota_error",),
+            closed=("exceeded_current_quota_error",),
             throttle=("rate_limit_reached_error", "engine_overloaded_error"),
             unknown_model=("resource_not_found_error",),
             filtered=("content_filter",),
@@ -168,7 +189,7 @@ SERVICES = {
             "https://api.siliconflow.cn/v1",
             ("SILICONFLOW_API_KEY", "SILICONFLOW_CN_API_KEY"),
             "account",
-            empty_account=("30001",),
+            empty_account=("30001", "balance is insufficient"),
             throttle=("rejected due to rate limiting",),
             unknown_model=("20012",),
         ),
@@ -177,29 +198,32 @@ SERVICES = {
             "https://ark.cn-beijing.volces.com/api/v3",
             ("ARK_API_KEY",),
             "account",
-            empty_account=("AccountOverdueError", "SetLimitExceeded"),
+            closed=("AccountOverdueError", "SetLimitExceeded"),
             throttle=("ModelAccountTpmRateLimitExceeded", "ServerOverloaded"),
-            unknown_model=("ModelNotOpen",),
-            filtered=("SensitiveContentDetected",),
+            unknown_model=("ModelNotOpen", "InvalidEndpoint.ClosedEndpoint", "InvalidEndpointOrModel"),
+            filtered=("SensitiveContentDetected", "RiskDetection"),
         ),
         Service(
             "qianfan",
             "https://qianfan.baidubce.com/v2",
             ("QIANFAN_API_KEY",),
             "account",
-            empty_account=("BILLING_INSUFFICIENT_BALANCE",),
-            throttle=("rpm_rate_limit_exceeded", "preemptible_rate_limit_exceeded"),
+            closed=("BILLING_INSUFFICIENT_BALANCE",),
+            throttle=("rpm_rate_limit_exceeded", "preemptible_rate_limit_exceeded", "qps request limit reached"),
             unknown_model=("invalid_model",),
+            wrong_key=("invalid_iam_token",),
             filtered=("unsafe_request",),
+            too_long=("tokens_too_long",),
         ),
         Service(
             "minimax",
             "https://api.minimaxi.com/v1",
             ("MINIMAX_API_KEY",),
             "account",
-            empty_account=("1008",),
-            throttle=("1002",),
-            filtered=("1026",),
+            closed=("1008",),
+            throttle=("1002", "1039"),
+            wrong_key=("1004", "2049"),
+            filtered=("1026", "1027", "new_sensitive"),
         ),
         Service(
             "openrouter",
@@ -207,9 +231,9 @@ SERVICES = {
             ("OPENROUTER_API_KEY",),
             "account",
             empty_account=("Insufficient credits", "requires more credits", "Key limit exceeded"),
-            throttle=("rate_limit_exceeded", "temporarily rate-limited upstream"),
+            throttle=("temporarily rate-limited upstream",),
             unknown_model=("No endpoints found",),
-            filtered=("requires moderation", "Request blocked"),
+            filtered=("requires moderation", "input was flagged", "Request blocked:"),
         ),
         Service(
             "together",
@@ -218,13 +242,14 @@ SERVICES = {
             "account",
             empty_account=("credit_limit",),
             throttle=("dynamic_request_limited",),
+            too_long=("must be less than the context length",),
         ),
         Service(
             "fireworks",
             "https://api.fireworks.ai/inference/v1",
             ("FIREWORKS_API_KEY",),
             "account",
-            empty_account=("is suspended",),
+            empty_account=("account is suspended", "is suspended, possibly due to"),
             throttle=("rate_limit_exceeded",),
             unknown_model=("NOT_FOUND",),
         ),
@@ -233,7 +258,9 @@ SERVICES = {
             "https://api.groq.com/openai/v1",
             ("GROQ_API_KEY",),
             "organization",
-            throttle=("rate_limit_exceeded", "capacity_exceeded"),
+            empty_account=("organization_restricted",),
+            throttle=("rate_limit_exceeded",),
+            unknown_model=("model_permission_blocked_org", "model_permission_blocked_project"),
         ),
         Service(
             "cerebras",
@@ -255,26 +282,28 @@ SERVICES = {
             "https://api.x.ai/v1",
             ("XAI_API_KEY",),
             "team",
-            empty_account=("used all available credits",),
+            empty_account=("used all available credits", "reached its monthly spending limit"),
             throttle=("Some resource has been exhausted",),
             filtered=("Content violates usage guidelines",),
+            too_long=("maximum prompt length is",),
         ),
         Service(
             "cohere",
             "https://api.cohere.ai/compatibility/v1",
             ("COHERE_API_KEY", "CO_API_KEY"),
             "account",
-            empty_account=("Maximum billing reached",),
+            closed=("Maximum billing reached", "API calls / month"),
             throttle=("API calls / minute",),
             unknown_model=("make sure the correct model ID was used",),
             filtered=("blocked output",),
+            too_long=("too many tokens: size limit exceeded",),
         ),
         Service(
             "huggingface",
             "https://router.huggingface.co/v1",
             ("HF_TOKEN",),
             "account",
-            empty_account=("exceeded your monthly included credits",),
+            closed=("exceeded your monthly included credits",),
         ),
         Service(
             "ollama",
@@ -282,26 +311,140 @@ SERVICES = {
             throttle=("maximum pending requests exceeded",),
             unknown_model=("try pulling it first",),
         ),
-        Service("vllm", "http://127.0.0.1:8000/v1", unknown_model=("NotFoundError",)),
+        Service(
+            "vllm",
+            "http://127.0.0.1:8000/v1",
+            unknown_model=("NotFoundError",),
+            too_long=("maximum context length is",),
+        ),
         Service("sglang", "http://127.0.0.1:30000/v1", throttle=("The request queue is full",)),
         Service("lmdeploy", "http://127.0.0.1:23333/v1"),
         Service("llamafactory", "http://127.0.0.1:8000/v1"),
-        Service("llamacpp", "http://127.0.0.1:8080/v1"),
+        Service("llamacpp", "http://127.0.0.1:8080/v1", too_long=("exceed_context_size_error",)),
         Service("lmstudio", "http://127.0.0.1:1234/v1", unknown_model=("No models loaded",)),
         Service(
             "litellm",
             "http://127.0.0.1:4000/v1",
             ("LITELLM_API_KEY",),
             "key",
-            empty_account=("budget_exceeded",),
-            throttle=("No deployments available", "Rate limit exceeded"),
-            unknown_model=("Invalid model name passed",),
+            closed=("budget_exceeded",),
+            throttle=("No deployments available",),
+            unknown_model=("Invalid model name passed", "No connected db."),
+            wrong_key=("token_not_found_in_db",),
             filtered=("ContentPolicyViolationError",),
+            too_long=("ContextWindowExceededError",),
         ),
         Service(OFFLINE, OFFLINE),
     )
 }
 """The services by name, in the order of display."""
+
+
+CLOSED, EMPTY, THROTTLE, MODEL = "closed", "empty_account", "throttle", "unknown_model"
+KEY, FILTERED, TOO_LONG, AGAIN = "wrong_key", "filtered", "too_long", "again"
+"""The groups of words: the fields of `Service`, and words for a failure that passes."""
+
+# Words of several services, of relays and of servers that have no row above.
+_COMMON = {
+    CLOSED: (
+        "PrepaidBillOverdue",
+        "enforced_spend_limit_reached",  # Anthropic, as the next
+        "monthly API usage threshold",
+        "limit_reached_month",
+        "AppIdNoAuthError",  # iFlytek
+    ),
+    EMPTY: (
+        "insufficient_balance",
+        "insufficient balance",
+        "insufficient_user_quota",  # one-api and its relatives
+        "余额不足",
+        "arrear",
+        "credit balance is too low",  # Anthropic
+        "no connected payment",
+        "top up balance",  # DeepInfra
+    ),
+    THROTTLE: (
+        "11202",  # iFlytek, as the next
+        "AppIdQpsOverFlowError",
+        "18",  # Baidu's older interface
+        "RequestLimitExceeded",  # Tencent
+        "LimitExceeded.TooManyRequests",
+        "429",
+    ),
+    MODEL: (
+        "model_not_exist",
+        "model not exist",
+        "model does not exist",
+        "unknown model",
+        "invalid model name",
+        "no models loaded",
+        "no model loaded",
+        "server is pinned to",
+        "user location is not supported",  # Gemini: of the place, not of the row
+    ),
+    KEY: ("invalid api key", "api key is invalid", "invalid_token", "not authorized"),
+    FILTERED: (
+        "content_filter",
+        "content_policy",
+        "content policy violation",
+        "was flagged",
+        "moderation",
+        "data may contain inappropriate content",
+        "content management policy",
+        "may contain sensitive information",
+        "10013",  # iFlytek, as the next
+        "10014",
+        "content audit failed",
+        "safety_check_type",
+    ),
+    TOO_LONG: (
+        "maximum context length",
+        "context_length",
+        "exceeds the available context size",
+        "exceeds the context length",
+        "exceeds the context window",
+        "prompt is too long",
+        "prompt tokens too long",
+        "input is too long",
+        "must not exceed",
+        "should not exceed",
+        "tokens must be <=",
+        "超长",
+    ),
+    AGAIN: (
+        "bad_response_status_code",  # new-api: another channel may take the row
+        "upstream_error",
+        "client disconnected",  # LMDeploy
+        "request was cancelled",
+        "is not ready",  # Triton, of a model that is being loaded
+        "loading model",
+    ),
+}
+_SHORTEST_PHRASE = 6
+"""The fewest characters of a word that is looked for in the middle of a text. A shorter one has to be a code."""
+
+
+class _Words(NamedTuple):
+    """The words of a group in lower case: whole codes, and phrases for which a text is searched."""
+
+    codes: frozenset[str]
+    phrases: tuple[str, ...]
+
+
+def _words(group: str) -> _Words:
+    own = (word for service in SERVICES.values() for word in getattr(service, group, ()))
+    words = {word.lower() for word in (*own, *_COMMON.get(group, ()))}
+    phrases = {word for word in words if len(word) >= _SHORTEST_PHRASE or not word.isascii()}
+    return _Words(frozenset(words), tuple(sorted(phrases)))
+
+
+_GROUPS = {group: _words(group) for group in (CLOSED, EMPTY, THROTTLE, MODEL, KEY, FILTERED, TOO_LONG, AGAIN)}
+
+
+def says(failure: Failure, group: str) -> bool:
+    """Return whether an error says one of a group's words, as a code or in its message."""
+    words, said = _GROUPS[group], failure.said
+    return not words.codes.isdisjoint(failure.codes) or any(phrase in said for phrase in words.phrases)
 
 
 def service_at(base_url: str) -> Service | None:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import replace
 from typing import NamedTuple
 
 from batcher.answer.reading import read
-from batcher.calls.retry import Decision, Fate, Policy, Record, decide
 from batcher.engine.feed import Row
 from batcher.engine.progress import Progress, Tally
 from batcher.journal.entries import UNSENT, Outcome, Request
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
+from batcher.pool.blame import Attempt, Case, Decision, History, Policy, Scene, is_not_up, judge
 from batcher.pool.member import Member, Silence, Slot
 from batcher.pool.pool import Pool
 from batcher.records import Bound, Completion, Failure, Result, Status, Usage
@@ -43,12 +42,11 @@ class _Answered(NamedTuple):
 
 
 class _Failed(NamedTuple):
-    """An attempt that brought no answer: its outcome, the row's record so far, and the decision that follows."""
+    """An attempt that brought no answer: its outcome, and the decision that follows."""
 
     member: Member
     request: Request
     outcome: Outcome
-    record: Record
     decision: Decision
 
 
@@ -62,6 +60,10 @@ class Asker:
         spending: reserves and settles their cost.
         tally: counts them.
         progress: shows messages.
+
+    Attributes:
+        lacks_witness: set while every row that is asked has failed, so that only another row can show whether the
+            endpoints are at fault.
     """
 
     def __init__(
@@ -74,8 +76,9 @@ class Asker:
         tally: Tally,
         progress: Progress,
     ) -> None:
+        self.lacks_witness = asyncio.Event()
         self._settings = settings
-        self._policy = Policy(settings.max_attempts, settings.deadline)
+        self._policy = Policy(settings.max_attempts, settings.deadline, settings.wait)
         self._journal = journal
         self._pool = pool
         self._spending = spending
@@ -87,8 +90,13 @@ class Asker:
         self._under_way: dict[int, float] = {}
         self._backing_off = 0
         self._last_reason = ""
-        # Endpoints whose impossible usage was reported to people.
+        # The rows that are asked, those of them that have failed, and how many rows of the table wait for them.
+        self._asked = 0
+        self._troubled = 0
+        self._awaited = 0
+        # Endpoints whose impossible usage, or late start, was reported to people.
         self._implausible: set[Member] = set()
+        self._late: set[Member] = set()
 
     def close(self) -> None:
         """Send no further request; those in flight may still arrive."""
@@ -108,21 +116,28 @@ class Asker:
         else:
             tally.waiting_for = ""
 
-    async def ask(self, row: Row, *, alone: bool = False) -> Result:
+    async def ask(self, row: Row) -> Result:
         """Make attempts at a row until it has its result.
-
-        Args:
-            row: what to ask.
-            alone: no other row is asked meanwhile: a failure that ends this row also ends its endpoint.
 
         Raises:
             PoolClosed, PoolEmpty, BudgetClosed, BudgetSpent: it has no result, because the run is stopping.
             OutputError: the journal cannot be written.
         """
-        record = Record()
+        history = History(row.position)
+        self._asked += 1
+        self._awaited += 1 + row.followers
+        self.lacks_witness.clear()
+        try:
+            return await self._ask(row, history)
+        finally:
+            self._asked -= 1
+            self._awaited -= 1 + row.followers
+            self._troubled -= not history.is_clean
+
+    async def _ask(self, row: Row, history: History) -> Result:
         after: Member | None = None
         while True:
-            attempt = await self._attempt(row, record, after, alone=alone)
+            attempt = await self._attempt(row, history, after)
             after = attempt.member
             if isinstance(attempt, _Unsent):
                 continue
@@ -130,25 +145,20 @@ class Asker:
                 outcome = Outcome("answered", attempt.completion.usage, attempt.cost)
                 return await self._settle(row, attempt.request, read(attempt.completion), outcome)
             decision = attempt.decision
-            if decision.fate is Fate.ROW_ENDS:
+            if decision.row_ends:
                 ended = Result(Status.ERROR, "", decision.reason)
                 return await self._settle(row, attempt.request, ended, attempt.outcome)
             self._journal.failed(attempt.request, attempt.outcome)
-            if decision.fate is Fate.ENDPOINT_OUT:
-                record = Record()
-            else:
-                record = attempt.record
-                self._last_reason = decision.short
-                await self._back_off(decision.wait_s)
+            self._last_reason = decision.short
+            await self._back_off(decision.wait_s)
 
-    async def _attempt(
-        self, row: Row, record: Record, after: Member | None, *, alone: bool
-    ) -> _Answered | _Failed | _Unsent:
+    async def _attempt(self, row: Row, history: History, after: Member | None) -> _Answered | _Failed | _Unsent:
         """Reserve money and a slot for a row's request, and send it."""
         reserved = await self._spending.reserve(row.messages)
         cost: int | None = 0
         try:
-            slot = await self._pool.take(after=after, tokens=self._pool.estimate(row.messages))
+            tokens = self._pool.estimate(row.messages)
+            slot = await self._pool.take(after=after, failures=history.failures, tokens=tokens)
             member = slot.member
             try:
                 bound = member.tariff.bound(row.messages)
@@ -159,7 +169,7 @@ class Asker:
                 self._tally.sent += 1
                 self._tally.retries += after is not None
                 cost = bound.cost  # until it is known
-                attempt = await self._call(row, request, slot, record, bound, alone=alone)
+                attempt = await self._call(row, request, slot, history, bound)
                 cost = attempt.cost if isinstance(attempt, _Answered) else attempt.outcome.cost
                 return attempt
             finally:
@@ -169,43 +179,48 @@ class Asker:
             self._spending.settle(reserved, cost)
 
     async def _call(
-        self, row: Row, request: Request, slot: Slot, record: Record, bound: Bound, *, alone: bool
+        self, row: Row, request: Request, slot: Slot, history: History, bound: Bound
     ) -> _Answered | _Failed:
         """Send a request that is in the journal, and record its outcome at its endpoint."""
-        timeout = max(min(self._settings.timeout, self._settings.deadline - record.in_flight_s), _SHORTEST_TIMEOUT_S)
+        timeout = max(min(self._settings.timeout, self._settings.deadline - history.in_flight_s), _SHORTEST_TIMEOUT_S)
         member = slot.member
         began = self._under_way[request.id] = self._loop.time()
         try:
             came = await member.caller.call(row.messages, timeout)
         finally:
             del self._under_way[request.id]
-        if silence := self._pool.record(slot, came):
+        if silence := self._pool.record(slot, came, history):
             self._report_silence(silence)
         if isinstance(came, Completion):
             if came.usage.implausible:
                 self._report_usage(member, came.usage)
             return _Answered(member, request, came, member.tariff.cost(came, bound))
-        # Before the first answer, the service may not exist at all, so the failures of a first row count.
-        is_silent = not alone and member.is_silent(came)
         # Seconds beyond the timeout do not count: the process stood still then.
-        seconds = min(self._loop.time() - began, timeout)
-        record = record.after(came, seconds, is_silent=is_silent)
-        decision = self._judge(came, record, member, alone=alone)
+        decision = self._judge(came, slot, history, min(self._loop.time() - began, timeout))
         billed = bound.cost if came.may_be_billed or bound.cost is None else 0
-        return _Failed(member, request, Outcome(str(came.status or came.fault.value), cost=billed), record, decision)
+        return _Failed(member, request, Outcome(str(came.status or came.fault.value), cost=billed), decision)
 
-    def _judge(self, failure: Failure, record: Record, member: Member, *, alone: bool) -> Decision:
-        """Decide what follows from a failed attempt, and take its endpoint out of the pool if it has to leave."""
-        decision = decide(failure, record, self._policy, random.random())  # noqa: S311 - spreads waits, guards nothing
-        if decision.gave_up and alone:
-            # A service that cannot answer even the first row is of no use to the others.
-            decision = replace(decision, fate=Fate.ENDPOINT_OUT)
-        if decision.fate is Fate.ENDPOINT_OUT:
+    def _judge(self, failure: Failure, slot: Slot, history: History, seconds: float) -> Decision:
+        """Decide what follows from a failed attempt, for its row and for its endpoint."""
+        member, now = slot.member, self._loop.time()
+        self._troubled += history.is_clean
+        is_last = self._troubled == self._asked and self._tally.left <= self._awaited
+        scene = Scene(is_last, self._troubled)
+        jitter = random.random()  # noqa: S311 - spreads waits, guards nothing
+        attempt = Attempt(slot.left_at, now)
+        is_silent = member.is_silent(failure, history, now, is_last=is_last)
+        case = Case(failure, history, member.standing, attempt, scene, self._policy, jitter, is_silent)
+        decision = judge(case, seconds)
+        if self._troubled == self._asked and not is_last:
+            self.lacks_witness.set()
+        if decision.rests:
+            self._pool.rest(member)
+        if decision.out is not None:
             # If it was the last endpoint, the run's own ending reports the reason.
-            if self._pool.remove(member, decision.reason) and self._pool.capacity:
-                self._progress.say(f"{member.label} leaves the pool: {decision.reason}")
-        elif alone and decision.fate is Fate.AGAIN:
-            self._progress.say(f"The first row: {decision.reason.rstrip('.')}; trying again.")
+            if self._pool.remove(member, decision.out) and self._pool.capacity:
+                self._progress.say(f"{member.label} leaves the pool: {decision.out}")
+        elif member.standing.is_fresh and not decision.row_ends:
+            self._report_start(member, failure, decision)
         return decision
 
     async def _settle(self, row: Row, request: Request, result: Result, outcome: Outcome) -> Result:
@@ -242,6 +257,18 @@ class Asker:
         else:
             self._progress.say(f"Going on: {label} answers again, after {lasted}.")
             self._journal.note("resumed", label)
+
+    def _report_start(self, member: Member, failure: Failure, decision: Decision) -> None:
+        """Tell people why an endpoint has not answered its first row yet."""
+        reason = decision.reason.rstrip(".")
+        if not is_not_up(failure):
+            self._progress.say(f"The first rows at {member.label}: {reason}; trying again.")
+        elif member not in self._late:
+            self._late.add(member)
+            self._progress.say(
+                f"Waiting for {member.label}: {reason}. It is asked again for {duration(self._policy.wait_s)}"
+                f" ({option('wait')})."
+            )
 
     def _report_usage(self, member: Member, usage: Usage) -> None:
         """Record an answer with more reported tokens than any call can use; show an endpoint's first such answer."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -105,6 +106,27 @@ class Feed:
                     return self._row(item)
                 if await self._completes_its_chunk(item, item.state.leader):
                     return item.chunk
+
+    async def witness(self, ahead: int) -> Row | None:
+        """Return a row from further on in the input, out of turn; None if there is none.
+
+        Args:
+            ahead: how many rows further on, at most; those before it are handed out later.
+
+        Raises:
+            InputError: it cannot be read, or was changed.
+        """
+        async with self._reading:
+            while len(self._ready) < ahead and await self._read_on():
+                pass
+            found = None
+            for number, item in enumerate(itertools.islice(self._ready, ahead)):
+                if isinstance(item, _Read) and item.state.leader is None:
+                    found = number, item
+            if found is None:
+                return None
+            del self._ready[found[0]]
+            return self._row(found[1])
 
     def finished_by(self, row: Row) -> list[OpenChunk]:
         """Record that a row and its followers have their result; return the chunks that lack only their file now."""

@@ -247,8 +247,9 @@ class _Run:
         connections = allow_connections(self.job.endpoints)
         made = callers() if callers else await _chat_callers(self.job, stack, connections)
         stack.push_async_callback(made.close)
+        known = {source: self.journal.has_answered(source) for source in set(self.planned.sources)}
         return [
-            Member(number, tariff.endpoint, source, made.caller(tariff.endpoint), tariff)
+            Member(number, tariff.endpoint, source, made.caller(tariff.endpoint), tariff, is_known=known[source])
             for number, (tariff, source) in enumerate(zip(tariffs, self.planned.sources, strict=True))
         ]
 

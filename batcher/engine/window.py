@@ -26,7 +26,6 @@ from batcher.money.spending import Spending
 from batcher.planning.job import Job
 from batcher.planning.plan import Plan
 from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
-from batcher.records import Result, Status
 from batcher.words import counted, dollars
 
 GRACE_S = 30.0
@@ -34,8 +33,10 @@ GRACE_S = 30.0
 
 # An answer may be in the socket's buffer already: an immediate stop still reads it.
 _AT_ONCE_S = 0.2
-# The most rows that go alone. If all of them are refused in the same words, the request is wrong, not the rows.
-_REFUSALS = 3
+# The most rows that are asked beyond the window to find out whether an endpoint or the rows are at fault, and how far
+# ahead the last of them may be.
+_WITNESSES = 16
+_FARTHEST = 512
 # A row that waits before its next attempt stays in the window without a slot; others use the slot meanwhile.
 _ROWS_PER_SLOT = 2
 
@@ -80,8 +81,8 @@ class Window:
     async def work(self, stop: Stop) -> Ending:
         """Ask about every row that has no result, write every chunk that is complete, and join them.
 
-        The first row goes alone, so that a wrong key or model costs one request. Then the workers take one row after
-        another from the same feed.
+        The workers take one row after another from the same feed. An endpoint that has never answered gets one of them
+        at a time, so that a wrong key or model costs two requests.
         """
 
         def listen() -> None:
@@ -89,7 +90,6 @@ class Window:
 
         with stop.calling(listen):
             async with self._progress.showing(self._tally, self._asker.refresh):
-                await self._supervise([self._lead()])
                 await self._supervise([self._follow() for _ in range(self._rows)])
             with self._ending_in_order():
                 await self._journal.flush()
@@ -102,48 +102,56 @@ class Window:
         """Run the workers to completion. If one fails unexpectedly, let the others finish what is in flight."""
         loop = asyncio.get_running_loop()
         self._workers = [loop.create_task(worker) for worker in workers]
+        calling = loop.create_task(self._call_witnesses())
+        failed: asyncio.Task[None] | None = None
         try:
-            done, others = await asyncio.wait(self._workers, return_when=asyncio.FIRST_EXCEPTION)
-            if others:
+            # Witnesses join the workers meanwhile.
+            while not failed and (others := [worker for worker in self._workers if not worker.done()]):
+                done, _ = await asyncio.wait(others, return_when=asyncio.FIRST_EXCEPTION)
+                failed = next((each for each in done if not each.cancelled() and each.exception()), None)
+            if failed and (others := [worker for worker in self._workers if not worker.done()]):
                 self._close()
                 with contextlib.suppress(TimeoutError):
                     async with Patience(GRACE_S):
                         await asyncio.wait(others)
         finally:
-            for worker in self._workers:
+            for worker in (calling, *self._workers):
                 worker.cancel()
-            await asyncio.gather(*self._workers, return_exceptions=True)
-        for worker in done:
-            if not worker.cancelled():
-                worker.result()
-
-    async def _lead(self) -> None:
-        """Ask about the first row alone; if it is refused, about the next ones, and end if all are refused alike."""
-        refusals: list[str] = []
-        with self._ending_in_order():
-            while len(refusals) < _REFUSALS and (item := await self._feed.next()) is not None:
-                result = await self._do(item, alone=True)
-                if result and result.status is not Status.ERROR:
-                    return
-                refusals += [result.error] if result else []
-            if len(refusals) == _REFUSALS and len(set(refusals)) == 1 and self._tally.left:
-                for member in self._pool.members:
-                    self._pool.remove(member, f"the first {_REFUSALS} rows all ended so: {refusals[0]}")
+            await asyncio.gather(calling, *self._workers, return_exceptions=True)
+        if failed:
+            failed.result()
 
     async def _follow(self) -> None:
         with self._ending_in_order():
             while (item := await self._feed.next()) is not None:
                 await self._do(item)
 
-    async def _do(self, item: Row | OpenChunk, *, alone: bool = False) -> Result | None:
-        """Ask about a row and return its result, or write a chunk's file."""
+    async def _call_witnesses(self) -> None:
+        """While every row in the window has failed, ask other ones, further and further on in the input."""
+        witnesses: list[asyncio.Task[None]] = []
+        ahead = 1
+        with self._ending_in_order():
+            while True:
+                await self._asker.lacks_witness.wait()
+                self._asker.lacks_witness.clear()
+                witnesses = [each for each in witnesses if not each.done()]
+                ahead = min(2 * ahead, _FARTHEST) if witnesses else 1
+                if len(witnesses) < _WITNESSES and (row := await self._feed.witness(ahead)) is not None:
+                    witnesses.append(asyncio.get_running_loop().create_task(self._testify(row)))
+                    self._workers.append(witnesses[-1])
+
+    async def _testify(self, row: Row) -> None:
+        with self._ending_in_order():
+            await self._do(row)
+
+    async def _do(self, item: Row | OpenChunk) -> None:
+        """Ask about a row, or write a chunk's file."""
         if isinstance(item, OpenChunk):
             await self._chunks.write(item)
-            return None
-        result = await self._asker.ask(item, alone=alone)
+            return
+        await self._asker.ask(item)
         for chunk in self._feed.finished_by(item):
             await self._chunks.write(chunk)
-        return result
 
     # -- Stopping
 

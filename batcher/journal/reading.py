@@ -197,6 +197,11 @@ class Reader:
         [(count, priced, *most)] = self._all(query, (run,))
         return InFlight(count, whole(*most) if count == priced else None)
 
+    def has_answered(self, source: int) -> bool:
+        """Return whether this source has ever answered."""
+        query = "SELECT EXISTS (SELECT 1 FROM requests WHERE source = ? AND outcome = 'answered')"
+        return bool(self._all(query, (source,))[0][0])
+
     def spent(self) -> Spent:
         """Add up what all requests of this keyword cost."""
         [found] = self._all(f"SELECT {SPENT} FROM {CHARGED}")

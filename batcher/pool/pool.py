@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from batcher.money.tokens import Estimator
+from batcher.pool.blame import History
 from batcher.pool.limiter import Limiter
 from batcher.pool.member import Member, Silence, Slot
 from batcher.records import Completion, EndpointCount, Failure, Message
@@ -31,10 +32,18 @@ class PoolClosed(Exception):
 
 
 class _Waiter(NamedTuple):
-    """A row in the queue, the endpoint at which it has failed, and the tokens that its prompt is estimated to have."""
+    """A row in the queue.
+
+    Attributes:
+        slot: will hold its slot.
+        after: the endpoint at which it was last, or None.
+        is_clean: none of its attempts has failed.
+        tokens: the tokens that its prompt is estimated to have.
+    """
 
     slot: asyncio.Future[Slot]
     after: Member | None
+    is_clean: bool
     tokens: float | None
 
 
@@ -107,23 +116,23 @@ class Pool:
 
     # -- A call: take, leave, record, release
 
-    async def take(self, *, after: Member | None = None, tokens: float | None = None) -> Slot:
+    async def take(self, *, after: Member | None = None, failures: int = 0, tokens: float | None = None) -> Slot:
         """Wait for the right to make one call.
 
         Args:
-            after: the endpoint at which the row has failed. The row goes to the front, so that its chunk can close,
-                and to another endpoint if one is at work.
+            after: the endpoint at which the row has failed. The row goes to another endpoint if one is at work.
+            failures: its failed attempts. After the first one it goes to the front, so that its chunk can close; then
+                others go first.
             tokens: model tokens that the prompt is estimated to have; None counts what calls have used so far.
 
         Raises:
             PoolEmpty: no endpoint is left.
             PoolClosed: the run is stopping.
         """
-        waiter = _Waiter(self._loop.create_future(), after, tokens)
+        waiter = _Waiter(self._loop.create_future(), after, not failures, tokens)
         # If no endpoint can take the last row in the queue, none can take this row either.
         is_hopeless = not after and len(self._waiting) > 0 and not self._waiting[-1].after and not self._closed
-        # After repeated failures of the endpoint another row goes first, to find out whether the row is the cause.
-        if after and after.failures <= 1:
+        if after and failures <= 1:
             self._waiting.appendleft(waiter)
         else:
             self._waiting.append(waiter)
@@ -144,14 +153,19 @@ class Pool:
         slot.member.leave(slot, now)
         return True
 
-    def record(self, slot: Slot, outcome: Completion | Failure) -> Silence | None:
+    def record(self, slot: Slot, outcome: Completion | Failure, history: History | None = None) -> Silence | None:
         """Record a call's outcome, before its slot is released.
+
+        Args:
+            slot: of the call.
+            outcome: the completion or the failure.
+            history: of the row, without this call; None: it is the row's first.
 
         Returns:
             A change of its endpoint for people to know, if there is one.
         """
         member, cooldown_until = slot.member, slot.member.cooldown_until
-        silence = member.record(slot, outcome, self._loop.time(), self._timeout_s)
+        silence = member.record(slot, outcome, history or History(), self._loop.time(), self._timeout_s)
         if isinstance(outcome, Completion):
             self._estimator.learn(outcome.usage)
             self._fastest_s = min(each.latency_s for each in self.members if each.answers)
@@ -164,6 +178,10 @@ class Pool:
         """Record that the call has ended, or will not be made."""
         slot.member.release(slot)
         self._dispatch()
+
+    def rest(self, member: Member) -> None:
+        """Let an endpoint take no call for a while, longer each time until it answers."""
+        self.cool_down(member, member.next_rest_s())
 
     def cool_down(self, member: Member, seconds: float) -> None:
         """Let an endpoint take no call for a while."""
@@ -213,16 +231,24 @@ class Pool:
     def _oldest_for(self, member: Member) -> _Waiter | None:
         """Return the oldest row that an endpoint may serve, if it can make a call.
 
-        A row that failed goes to another endpoint if one takes calls.
+        A row that failed goes to another endpoint if one takes calls. An endpoint in doubt gets a row that has not
+        failed before, if there is one.
         """
         if not self._waiting or not self._can_take(member):
             return None
+        if member.is_doubted and self._is_worthwhile(member) and (witness := self._witness_for(member)):
+            return witness
         for waiter in self._waiting:  # rows that failed are mostly in front
             if not waiter.after:
                 return waiter if self._is_worthwhile(member) else None
             if waiter.after is not member or not self._others(member):
                 return waiter
         return None
+
+    def _witness_for(self, member: Member) -> _Waiter | None:
+        """Return a row that has not failed; after failures of several the latest, because the next may be as bad."""
+        in_order = reversed(self._waiting) if member.is_in_trouble else iter(self._waiting)
+        return next((each for each in in_order if each.is_clean), None)
 
     def _pop(self, member: Member) -> _Waiter | None:
         if waiter := self._oldest_for(member):

@@ -1,0 +1,472 @@
+"""Decides who is to blame for a failed attempt, the row or the endpoint, by what else the endpoint answers.
+
+Invariant: nothing here waits, reads a clock or draws a random number, so that every case can be tested alone. A row is
+evidence against one endpoint only, the first that refused it; so it never takes out a second one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from batcher.calls.fate import KEY_REFUSED, Fate, Meaning, meaning_of
+from batcher.records import GAVE_UP, Failure, Fault
+from batcher.words import counted, duration
+
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 60.0
+
+REFUSALS = 3
+"""The refusals after which a row ends, if other rows were answered meanwhile."""
+
+SEVERAL = 4
+"""The different rows, refused one after the other, after which the endpoint rests: it may be the cause."""
+
+LEAVES_S = 1800.0
+"""The seconds without an answer after which an endpoint that refuses several rows leaves the pool."""
+
+GIVES_UP_S = 6 * 3600.0
+"""The seconds after which a rate limit that no wait has healed takes the endpoint out: it is a month's."""
+
+RATE_LIMITS = 6
+"""The refusals for a rate limit after which a row ends, if other rows were answered meanwhile."""
+
+SAME_AT_ONCE, SAME_ROWS_AT_ONCE = 2, 3
+"""The rows that must hear the same before an endpoint that has never answered leaves: 2, or 3 if the refusal may rather
+be the rows' own."""
+
+# A fresh endpoint that fails, rather than refuses, is given up after failures of this many rows.
+_FIRST_ROWS = 3
+# So unlikely must it be that other calls took the whole limit each time that the row was refused.
+_BAD_LUCK = 1e-6
+_LEAST_SHARE = 0.01
+# The weight of the latest call in the share of refusals for a rate limit.
+_WEIGHT = 1 / 32
+# If no other row is left to ask: a limit of a minute is over after these seconds ...
+_NO_MINUTE_S = 600.0
+# ... and after this many rests what is left is the rows' own trouble, if it is a handful of rows.
+_LAST_RESTS = 5
+# A wait of more seconds than that is no limit, but a refusal.
+_NO_LIMIT_S = 8 * 86400.0
+# Ids of requests, which differ although the words are the same.
+_ID = re.compile(r"[\w-]{12,}")
+# The statuses of a service that is not up, or is overloaded; 529 is Anthropic's.
+OVERLOADED = {503, 529}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The user's bounds: the most attempts for a row, its seconds in flight over all of them, and those to a start."""
+
+    max_attempts: int = 6
+    deadline: float = 1800.0
+    wait_s: float = 600.0
+
+
+def backoff(attempt: int, jitter: float) -> float:
+    """Return the seconds to wait after the given attempt, counted from 1.
+
+    Exponential with "equal jitter": half of the wait is fixed, half is drawn, so that rows that failed together do
+    not return together (Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    """
+    ceiling = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempt - 1, 16))
+    return ceiling * (0.5 + 0.5 * jitter)
+
+
+def has_left(failure: Failure) -> bool:
+    """Return whether the request may have reached the server, so that the row can be the cause."""
+    return failure.may_be_billed or failure.fault not in {Fault.CONNECTION, Fault.UNREACHABLE}
+
+
+def is_not_up(failure: Failure) -> bool:
+    """Return whether a service says, or shows, that it is not at work: at the start it may still be loading."""
+    return not has_left(failure) or failure.status in OVERLOADED
+
+
+class Standing:
+    """What the answers and refusals of one endpoint say about it.
+
+    Args:
+        began: the loop's time at which it was opened.
+        is_known: an earlier process got answers from it, by the journal.
+
+    Attributes:
+        answers: its answers in this process.
+        answered_left_at: the latest departure of a call that was answered.
+        rests: how often it has rested since the last answer.
+        limited_share: the share of calls that were refused for a rate limit, a moving average over rows that had not
+            been refused before.
+    """
+
+    def __init__(self, began: float = 0.0, *, is_known: bool = False) -> None:
+        self.began = began
+        self.is_known = is_known
+        self.answers = 0
+        self.answered_left_at = -math.inf
+        self.rests = 0
+        self.limited_share = 0.0
+        self._accusers: dict[int, str] = {}
+        self._accused_at = math.inf
+        self._accused_left_at = math.inf
+        self._rested_at = -math.inf
+        self._limited_since: float | None = None
+        self._failed: set[int] = set()
+        self._failures = 0
+        self._is_acquitted = False
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it has never answered."""
+        return not self.answers and not self.is_known
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether several different rows were refused one after the other, and none was answered."""
+        return len(self._accusers) >= SEVERAL and not self._is_acquitted
+
+    @property
+    def takes_one(self) -> bool:
+        """Whether it takes one call at a time, until it answers."""
+        return self.is_suspect or self.is_fresh
+
+    def answered(self, left_at: float, *, is_clean: bool = True) -> None:
+        """Record an answer.
+
+        Args:
+            left_at: the departure of its call.
+            is_clean: the row had not failed before.
+        """
+        self.answers += 1
+        self.answered_left_at = max(self.answered_left_at, left_at)
+        self._limited_since = None
+        if is_clean:
+            self.limited_share -= _WEIGHT * self.limited_share
+        if left_at > self._accused_left_at:  # what left before the refusals shows nothing
+            self._accusers.clear()
+            self._accused_at = self._accused_left_at = math.inf
+            self.rests = 0
+            self._is_acquitted = False
+
+    def accuse(self, row: int, said: str, attempt: Attempt) -> None:
+        """Record that a row was refused here, and nowhere before."""
+        self._accused_at = min(self._accused_at, attempt.now)
+        self._accused_left_at = min(self._accused_left_at, attempt.left_at)
+        self._accusers[row] = said
+
+    def accused_alike(self, said: str) -> int:
+        """Return how many different rows heard the same."""
+        return sum(each == said for each in self._accusers.values())
+
+    def accused_for_s(self, now: float) -> float:
+        return now - self._accused_at
+
+    def rest(self, attempt: Attempt) -> bool:
+        """Begin a rest, unless the call left before the present one began; return whether it begins."""
+        if attempt.left_at <= self._rested_at:
+            return False
+        self._rested_at = attempt.now
+        self.rests += 1
+        return True
+
+    def acquit(self) -> None:
+        """Record that the refusals are the rows' own trouble."""
+        self._is_acquitted = True
+
+    def limited_for_s(self, now: float, *, is_clean: bool) -> float:
+        """Record a refusal for a rate limit; return the seconds since the first such refusal after the last answer."""
+        if is_clean:
+            self.limited_share += _WEIGHT * (1 - self.limited_share)
+        if self._limited_since is None:
+            self._limited_since = now
+        return now - self._limited_since
+
+    def failed(self, row: int) -> tuple[int, int]:
+        """Record a failure before the first answer; return how many there were, and of how many rows."""
+        self._failed.add(row)
+        self._failures += 1
+        return self._failures, len(self._failed)
+
+
+class _Mark(NamedTuple):
+    """A refusal, or failure, of a row: at which endpoint, and when its call left."""
+
+    standing: Standing
+    left_at: float
+
+    @property
+    def is_witnessed(self) -> bool:
+        """Whether a call that left later was answered there: then the endpoint was well, and the row is the cause."""
+        return self.standing.answered_left_at > self.left_at
+
+
+@dataclass(slots=True)
+class History:
+    """The attempts at one row.
+
+    Attributes:
+        row: its position in the input.
+        attempts: attempts used up.
+        in_flight_s: seconds in flight over all attempts.
+        failures: failed attempts of any kind, used up or not.
+        refusals: those of them that may be the row's or the endpoint's fault.
+        limits: those of them that were refused for a rate limit.
+    """
+
+    row: int = 0
+    attempts: int = 0
+    in_flight_s: float = 0.0
+    failures: int = 0
+    refusals: int = 0
+    limits: int = 0
+    _refused: list[_Mark] = field(default_factory=list)
+    _limited: list[_Mark] = field(default_factory=list)
+    _limited_at: float = math.inf
+    _luck: float = 1.0
+    _last: _Mark | None = None
+    _is_odd: bool = False
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether no attempt has failed."""
+        return not self.failures
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether an attempt failed while another row was answered there: its failures say nothing of the endpoint."""
+        self._is_odd = self._is_odd or (self._last is not None and self._last.is_witnessed)
+        return self._is_odd
+
+    def mark(self, standing: Standing, left_at: float) -> _Mark:
+        """Record any failed attempt."""
+        self._is_odd = self.is_odd
+        self._last = _Mark(standing, left_at)
+        self.failures += 1
+        return self._last
+
+    def spend(self, seconds: float, *, counts: bool) -> None:
+        """Use up an attempt; or give all of them back, if the endpoint answers no row."""
+        self.in_flight_s += seconds
+        self.attempts = self.attempts + 1 if counts else 0
+
+    def refuse(self, mark: _Mark) -> None:
+        """Record a refusal."""
+        self.refusals += 1
+        self._refused = [*self._refused[1 - REFUSALS :], mark]
+
+    @property
+    def is_refused_alone(self) -> bool:
+        """Whether it was refused often enough, while other rows were answered."""
+        return self.refusals >= REFUSALS and sum(each.is_witnessed for each in self._refused) >= REFUSALS - 1
+
+    def limit(self, mark: _Mark, now: float) -> None:
+        """Record a refusal for a rate limit."""
+        self.limits += 1
+        self._limited_at = min(self._limited_at, now)
+        self._luck *= max(mark.standing.limited_share, _LEAST_SHARE)
+        self._limited = [*self._limited[1 - RATE_LIMITS :], mark]
+
+    def is_limited_alone(self, now: float, *, is_last: bool) -> bool:
+        """Return whether it is refused for a rate limit that leaves room for other rows.
+
+        Args:
+            now: the loop's time.
+            is_last: no other row can show it; then a limit of a minute must have had time to end.
+        """
+        if self.limits < RATE_LIMITS or self._luck > _BAD_LUCK:
+            return False
+        is_witnessed = sum(each.is_witnessed for each in self._limited) >= RATE_LIMITS - 1
+        return is_witnessed or (is_last and now - self._limited_at >= _NO_MINUTE_S)
+
+
+class Attempt(NamedTuple):
+    """When a failed call left and ended, by the loop's time."""
+
+    left_at: float
+    now: float
+
+
+class Scene(NamedTuple):
+    """What else there is to ask.
+
+    Attributes:
+        is_last: every row that is left has failed before, so that none can bear witness.
+        troubled: the rows that have failed and have no result.
+    """
+
+    is_last: bool = False
+    troubled: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What follows from a failed attempt.
+
+    Attributes:
+        reason: the text for the row's error, or for the endpoint's leaving.
+        short: the same without the server's message.
+        row_ends: the row ends as `error`; else it is tried again.
+        wait_s: seconds that the row waits before it queues again.
+        rests: the endpoint takes no call for a while.
+        out: why the endpoint leaves the pool, or None.
+    """
+
+    reason: str
+    short: str
+    row_ends: bool = False
+    wait_s: float = 0.0
+    rests: bool = False
+    out: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A failed attempt, with all that is known of it.
+
+    Attributes:
+        failure: how the attempt failed.
+        history: the attempts at its row.
+        standing: of its endpoint.
+        attempt: when its call left and ended.
+        scene: what else there is to ask.
+        policy: the user's bounds.
+        jitter: a number drawn evenly from [0, 1).
+        is_silent: the endpoint answers no row at present, so that the row's attempts are not used up.
+    """
+
+    failure: Failure
+    history: History
+    standing: Standing
+    attempt: Attempt
+    scene: Scene = field(default_factory=Scene)
+    policy: Policy = field(default_factory=Policy)
+    jitter: float = 0.5
+    is_silent: bool = False
+
+
+def judge(case: Case, seconds: float = 0.0) -> Decision:
+    """Record a failed attempt in the row's history and the endpoint's standing, and decide what follows.
+
+    Args:
+        case: the attempt.
+        seconds: how long it was in flight.
+    """
+    meaning = meaning_of(case.failure)
+    reason = f"{meaning.reason}: {case.failure}"
+    said = Decision(reason, meaning.reason)
+    mark = case.history.mark(case.standing, case.attempt.left_at)
+    match meaning.fate:
+        case Fate.ROW_ENDS:
+            return Decision(reason, meaning.reason, row_ends=True)
+        case Fate.AGAIN:
+            return _after_failure(case, said, seconds)
+        case Fate.WAIT:
+            return _after_limit(case, said, mark)
+        case Fate.ENDPOINT_OUT if case.failure.fault is Fault.UNREACHABLE:
+            if case.standing.answers:  # then it is an outage on the way there
+                return _after_failure(case, said, seconds)
+            return _leaves(said, reason)
+        case _:
+            return _after_refusal(case, said, meaning, mark)
+
+
+def _leaves(said: Decision, why: str) -> Decision:
+    return Decision(said.reason, said.short, out=why)
+
+
+def _ends(said: Decision, used: str) -> Decision:
+    return Decision(f"{said.reason.removesuffix('.')}{GAVE_UP}{used}", said.short, row_ends=True)
+
+
+def _after_failure(case: Case, said: Decision, seconds: float) -> Decision:
+    """Decide after the server's own fault, which uses up an attempt of the row."""
+    history, policy, standing = case.history, case.policy, case.standing
+    history.spend(seconds, counts=not case.is_silent)
+    wait_s = max(backoff(max(history.attempts, 1), case.jitter), min(case.failure.retry_after or 0.0, LONGEST_WAIT_S))
+    waits = Decision(said.reason, said.short, wait_s=wait_s)
+    if is_not_up(case.failure) and not standing.answers:
+        waited_s = case.attempt.now - standing.began
+        if waited_s >= policy.wait_s:
+            return _leaves(said, f"{said.reason.removesuffix('.')}; it was not up after {duration(waited_s)}")
+        return Decision(said.reason, said.short, wait_s=wait_s, rests=True)
+    if standing.is_fresh:
+        failures, rows = standing.failed(history.row)
+        enough = failures >= max(policy.max_attempts, _FIRST_ROWS) or history.in_flight_s >= policy.deadline
+        if enough and (rows >= _FIRST_ROWS or case.scene.is_last):
+            return _leaves(said, f"{said.reason.removesuffix('.')}{GAVE_UP}{counted(failures, 'attempt')}")
+        return Decision(said.reason, said.short, wait_s=wait_s, rests=True)
+    if history.attempts >= policy.max_attempts or history.in_flight_s >= policy.deadline:
+        return _ends(said, f"{counted(history.attempts, 'attempt')}, {history.in_flight_s:.0f} s in flight")
+    return waits
+
+
+def _after_limit(case: Case, said: Decision, mark: _Mark) -> Decision:
+    """Decide after a refusal for a rate limit, which uses up no attempt."""
+    history, standing, now = case.history, case.standing, case.attempt.now
+    asked_s = case.failure.retry_after or 0.0
+    if asked_s > _NO_LIMIT_S:
+        return _after_refusal(case, said, Meaning(Fate.ENDPOINT_REFUSES, said.short), mark)
+    limited_s = standing.limited_for_s(now, is_clean=not history.limits)
+    if limited_s >= GIVES_UP_S:
+        return _leaves(said, f"{said.reason.removesuffix('.')}; no wait has healed it for {duration(limited_s)}")
+    history.limit(mark, now)
+    is_last = case.scene.is_last and case.scene.troubled < SEVERAL
+    if standing.answers and history.is_limited_alone(now, is_last=is_last):
+        return _ends(said, f"{counted(history.limits, 'refusal')}, while other rows were answered")
+    if history.limits == 1:
+        return said  # its endpoint waits as long as it is asked to
+    wait_s = max(backoff(history.limits - 1, case.jitter), min(asked_s, LONGEST_WAIT_S))
+    return Decision(said.reason, said.short, wait_s=wait_s)
+
+
+def _after_refusal(case: Case, said: Decision, meaning: Meaning, mark: _Mark) -> Decision:
+    """Decide after a refusal that may be the row's or the endpoint's."""
+    history, standing, scene = case.history, case.standing, case.scene
+    text = _without_ids(case.failure) if meaning.fate is Fate.ROW_REFUSED else meaning.reason
+    history.refuse(mark)
+    if history.refusals == 1:
+        standing.accuse(history.row, text, case.attempt)
+    if why := _why_it_leaves(case, said, meaning, standing.accused_alike(text)):
+        return _leaves(said, why)
+    rests = standing.is_suspect and standing.rest(case.attempt)
+    is_handful = meaning.fate is Fate.ROW_REFUSED or scene.troubled < SEVERAL
+    if standing.is_suspect and scene.is_last and is_handful and standing.rests >= _LAST_RESTS:
+        standing.acquit()
+    has_no_witness = scene.is_last and not standing.is_suspect and history.refusals >= REFUSALS
+    if history.is_refused_alone or has_no_witness:
+        return _ends(said, counted(history.refusals, "refusal"))
+    return Decision(said.reason, said.short, wait_s=backoff(history.refusals, case.jitter), rests=rests)
+
+
+def _why_it_leaves(case: Case, said: Decision, meaning: Meaning, alike: int) -> str:
+    """Return why an endpoint leaves the pool after a refusal, or "" if it stays.
+
+    Args:
+        case: the refusal.
+        said: its reason.
+        meaning: of the refusal.
+        alike: the different rows that were refused in the same words.
+    """
+    standing, is_last = case.standing, case.scene.is_last
+    is_rows_own = meaning.fate is Fate.ROW_REFUSED
+    # The key may be another one than that of an earlier process.
+    is_new = not standing.answers and (not standing.is_known or meaning.reason == KEY_REFUSED)
+    if is_new:
+        # A table of a few rows, all of which are refused, is finished.
+        is_enough = not is_last and alike >= SAME_ROWS_AT_ONCE if is_rows_own else is_last or alike >= SAME_AT_ONCE
+    else:
+        is_sure = meaning.fate is Fate.ENDPOINT_OUT
+        is_enough = is_sure and (alike >= SAME_AT_ONCE or (is_last and case.history.refusals >= REFUSALS))
+    reason = said.reason.removesuffix(".")
+    if is_enough:
+        return f"{reason} ({alike} different rows were told so)" if alike > 1 else said.reason
+    lasted_s = standing.accused_for_s(case.attempt.now)
+    if standing.is_suspect and lasted_s >= LEAVES_S:
+        return f"{reason}; no row was answered for {duration(lasted_s)}"
+    return ""
+
+
+def _without_ids(failure: Failure) -> str:
+    """Return what a failure says, without the ids of requests."""
+    return _ID.sub(lambda found: "#" if any(map(str.isdigit, found[0])) else found[0], str(failure))
