@@ -259,6 +259,22 @@ def test_a_key_that_fails_rests_by_itself_and_the_others_do_its_work(bad: Callab
     assert served.members[0].latency_s != served.members[1].latency_s
 
 
+def test_an_account_whose_keys_all_fail_begins_again_with_one_request() -> None:
+    limits, at_once = set(), []
+
+    async def serve(member: Member, _row: int) -> Came:
+        if 60 < now() < 600:
+            limits.add(member.account.concurrency.limit)
+            at_once.append(member.account.in_flight)
+        await asyncio.sleep(0.1)
+        return refused(500) if 1 < now() < 600 else ANSWER
+
+    served = serve_rows(keys(3), 3000, serve)
+    assert limits == {1.0}
+    assert set(at_once) == {1}
+    assert served.seconds < 600 + 60 + 20
+
+
 # -- Which keys are of one account
 
 
