@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,7 +26,10 @@ OFFLINE = "offline"
 OPENAI_URL = "https://api.openai.com/v1"
 
 MAX_CONCURRENCY = 256
-"""The default limit of requests in flight at one endpoint."""
+"""The default limit of requests in flight at one account."""
+
+LIMITS = ("rpm", "rps", "tpm", "max_concurrency")
+"""The fields of an endpoint that are limits of its account."""
 
 
 def _check_prices(prices: object) -> None:
@@ -68,7 +71,7 @@ def key_header(base_url: str) -> str:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A model behind a base URL, called with one API key under its own limits.
+    """A model behind a base URL, called with one API key, under its own limits or those that its account's keys share.
 
     Endpoints are compared by value, and may be members of a set or keys of a dictionary.
 
@@ -85,6 +88,8 @@ class Endpoint:
         llm: any LangChain chat model; it is called instead, with its own model, key and parameters.
         headers: sent with each request, by name. A value `env:NAME` is read from that variable of the environment or
             `.env`, and hidden in everything that the server returns. Never shown, never written.
+        account: a name for the account that the key belongs to. Endpoints with the same name at the same base URL share
+            rpm, rps, tpm and max_concurrency, which must be the same in each. None: no other endpoint shares them.
 
     Raises:
         SettingsError: a value cannot be used.
@@ -102,6 +107,7 @@ class Endpoint:
     prices: Mapping[str, float] | None = field(default=None, hash=False)
     llm: Any = field(default=None, repr=False, hash=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    account: str | None = None
 
     def __post_init__(self) -> None:
         if self.llm is None and self.model is None:
@@ -132,6 +138,8 @@ class Endpoint:
         check_text(self.base_url, "base_url")
         if self.api_key is not None:
             check_key(self.api_key, "api_key")
+        if self.account is not None:
+            check_text(self.account, "account")
         for name in ("rpm", "rps", "tpm"):
             if getattr(self, name) is not None:
                 check_number(getattr(self, name), name)
@@ -147,6 +155,11 @@ class Endpoint:
         return own != "authorization" and any(name.lower() in {own, "authorization"} for name in self.headers)
 
     @property
+    def shared_account(self) -> tuple[str, str] | None:
+        """The base URL and the name that tell its account from others; None if no other endpoint is of that account."""
+        return None if self.account is None else (self.source.base_url, self.account)
+
+    @property
     def source(self) -> Source:
         """The source of this endpoint's answers; headers and the API version are not part of it."""
         if self.llm is not None:
@@ -154,3 +167,11 @@ class Endpoint:
             return Source(self.model or model, base_url, params)
         params = json.dumps(self.params, sort_keys=True, ensure_ascii=False) if self.params else ""
         return Source(self.model or "", self.base_url.partition("?")[0], params)
+
+
+def by_account(endpoints: Iterable[Endpoint]) -> list[list[Endpoint]]:
+    """Return the endpoints of each account, in the order of their first."""
+    groups: dict[object, list[Endpoint]] = {}
+    for number, endpoint in enumerate(endpoints):
+        groups.setdefault(endpoint.shared_account or number, []).append(endpoint)
+    return list(groups.values())

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 ON_CHANGE = ("abort", "redo", "reuse")
 ENCODINGS = ("utf-8", "utf-8-sig")
+LIMITS_PER = ("account", "key")
 
 T = TypeVar("T")
 
@@ -201,13 +202,23 @@ class Settings:
         Group.ENDPOINTS,
         _ENDPOINTS,
         "a TOML file with [[endpoint]] tables: model, base_url, api_key_env, rpm, rps, tpm, max_concurrency, params,"
-        " prices, headers",
+        " prices, headers, account",
         in_python="a list of batcher.Endpoint, or a TOML file with [[endpoint]] tables",
     )
-    rpm: float | None = _option(None, Group.LIMITS, _NUMBER, "the most requests per minute, for each key")
-    rps: float | None = _option(None, Group.LIMITS, _NUMBER, "the most requests per second, for each key")
-    tpm: float | None = _option(None, Group.LIMITS, _NUMBER, "the most model tokens per minute, for each key")
-    max_concurrency: int = _option(MAX_CONCURRENCY, Group.LIMITS, _WHOLE, "the most requests in flight, for each key")
+    rpm: float | None = _option(None, Group.LIMITS, _NUMBER, "the most requests per minute, for each account")
+    rps: float | None = _option(None, Group.LIMITS, _NUMBER, "the most requests per second, for each account")
+    tpm: float | None = _option(None, Group.LIMITS, _NUMBER, "the most model tokens per minute, for each account")
+    max_concurrency: int = _option(
+        MAX_CONCURRENCY, Group.LIMITS, _WHOLE, "the most requests in flight, for each account"
+    )
+    limits_per: str | None = _option(
+        None,
+        Group.LIMITS,
+        Kind(_one_of(LIMITS_PER), {"metavar": "WHAT"}),
+        "what these four limit if a variable holds several keys: account (the keys share them) or key (each key belongs"
+        " to an account of its own); default: what the service limits (`batcher services`), and key at any other base"
+        " URL",
+    )
     timeout: float = _option(120.0, Group.LIMITS, _SECONDS, "the most seconds for one attempt")
     deadline: float = _option(1800.0, Group.LIMITS, _SECONDS, "the most seconds in flight for a row, over all attempts")
     max_attempts: int = _option(6, Group.LIMITS, _WHOLE, "the most attempts for a row; a 429 does not count")
@@ -430,6 +441,7 @@ class Options(TypedDict, total=False):
     rps: float | None
     tpm: float | None
     max_concurrency: int
+    limits_per: str | None
     timeout: float
     deadline: float
     max_attempts: int

@@ -138,6 +138,7 @@ WRONG: dict[str, tuple[object, ...]] = {
     "rps": NO_NUMBERS,
     "tpm": NO_NUMBERS,
     "max_concurrency": (*NO_NUMBERS, 1.5, None),
+    "limits_per": ("", "server", "Key", 5),
     "timeout": (*NO_NUMBERS, None),
     "deadline": (*NO_NUMBERS, None),
     "max_attempts": (*NO_NUMBERS, 1.5, None),

@@ -456,6 +456,7 @@ def test_an_endpoint_file_describes_a_pool(tmp_path: Path) -> None:
         max_concurrency=64,
         prices={"in": 0.27, "out": 1.1, "cached": 0.07},
         params={"temperature": 0, "stop": ["\n"]},
+        account="DEEPSEEK_KEYS, deepseek-chat",
     )
     assert second == dataclasses.replace(first, api_key="sk-2")
     assert third == Endpoint("数学", "http://127.0.0.1:8000/v1", max_concurrency=9)

@@ -4,86 +4,40 @@ import asyncio
 import math
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from itertools import pairwise
 from statistics import mean
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pytest
 from conftest import Lab
 from fake_service import Service
 from hypothesis import given
 from hypothesis import strategies as st
-from virtual_time import run_virtually
+from pools import (
+    ANSWER,
+    Came,
+    call,
+    end,
+    lognormal,
+    member_of,
+    now,
+    refused,
+    serve_rows,
+    taken,
+    through,
+    together,
+    with_pool,
+)
 
-from batcher.calls.caller import Caller
 from batcher.calls.factory import ChatCallers
 from batcher.endpoint import Endpoint
-from batcher.money.tariff import Tariff
-from batcher.pool.blame import History
-from batcher.pool.member import Member, Slot
+from batcher.pool.member import Member
 from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
 from batcher.server.serve import embedded
 from batcher.server.simulated import Knobs
-
-T = TypeVar("T")
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def member_of(number: int, endpoint: Endpoint, caller: Caller) -> Member:
-    return Member(number, endpoint, 0, caller, Tariff.of(endpoint, {}), is_known=True)
-
-
-def with_pool(
-    endpoints: Sequence[Endpoint],
-    work: Callable[[Pool], Awaitable[T]],
-    rows_left: Callable[[], float] = lambda: 1e9,
-    **clock: Any,
-) -> T:
-    """Do some work with a pool in virtual time."""
-
-    async def open_and_work() -> T:
-        callers = Service([])()
-        members = [member_of(i, each, callers.caller(each)) for i, each in enumerate(endpoints)]
-        async with Pool(members, timeout_s=120, rows_left=rows_left) as pool:
-            return await work(pool)
-
-    return run_virtually(open_and_work(), **clock)[0]
-
-
-Came = Completion | Failure
-ANSWER = Completion("fine")
-
-
-def refused(status: int = 429, retry_after: float | None = None) -> Failure:
-    return Failure(Fault.STATUS, "no", status, retry_after=retry_after)
-
-
-async def taken(pool: Pool, **options: Any) -> Slot:
-    """Take the right to make a call, and let it leave."""
-    slot = await pool.take(**options)
-    assert pool.leave(slot)
-    return slot
-
-
-def end(pool: Pool, slot: Slot, came: Came = ANSWER) -> None:
-    pool.record(slot, came)
-    pool.release(slot)
-
-
-async def call(pool: Pool, seconds: float, came: Came = ANSWER, **options: Any) -> Member:
-    slot = await taken(pool, **options)
-    await asyncio.sleep(seconds)
-    end(pool, slot, came)
-    return slot.member
-
-
-async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
-    return await asyncio.gather(*work)
 
 
 def test_rows_are_served_first_come_first_served_and_those_that_come_back_first() -> None:
@@ -291,7 +245,7 @@ class Row(NamedTuple):
         try:
             member = slot.member
             assert member.out is None
-            assert member.in_flight <= member.endpoint.max_concurrency
+            assert member.in_flight <= member.account.in_flight <= member.endpoint.max_concurrency
             assert member.cooldown_until <= now()
             assert pool.leave(slot)
             await asyncio.sleep(self.takes)
@@ -320,17 +274,20 @@ class Trouble(NamedTuple):
 # Few different moments, so that much happens in one turn of the loop.
 moments = st.integers(0, 12).map(lambda quarters: quarters / 4)
 sizes = st.none() | st.sampled_from([0, 1, 50, 100])
-endpoints_strategy = st.lists(
-    st.builds(
-        Endpoint,
-        st.just("m"),
-        rps=st.none() | st.sampled_from([0.5, 4, 100]),
-        tpm=st.none() | st.sampled_from([60, 6000]),
-        max_concurrency=st.integers(1, 4),
-    ),
-    min_size=1,
-    max_size=3,
+endpoint_strategy = st.builds(
+    Endpoint,
+    st.just("m"),
+    rps=st.none() | st.sampled_from([0.5, 4, 100]),
+    tpm=st.none() | st.sampled_from([60, 6000]),
+    max_concurrency=st.integers(1, 4),
 )
+# Two keys of one account, and perhaps a third endpoint with limits of its own.
+shared_strategy = st.builds(
+    lambda key, others: [replace(key, account="a")] * 2 + others,
+    endpoint_strategy,
+    st.lists(endpoint_strategy, max_size=1),
+)
+endpoints_strategy = st.lists(endpoint_strategy, min_size=1, max_size=3) | shared_strategy
 rows_strategy = st.lists(st.builds(Row, moments, moments, sizes, st.booleans(), st.none() | moments), max_size=40)
 # Between those moments: a row that was granted its call in the very turn of the loop may still make it.
 between = moments.map(lambda moment: moment + 0.1)
@@ -350,8 +307,8 @@ def test_whatever_happens_no_call_leaks_and_every_row_is_served(
         ends = await asyncio.gather(*travels, return_exceptions=True)
         assert pool.in_flight == 0
         lost = all(member.out for member in pool.members)
-        for row, end in zip(rows, ends, strict=True):
-            assert end is True or (end is False and lost) or (row.cancelled is not None and _is_cancelled(end))
+        for row, came in zip(rows, ends, strict=True):
+            assert came is True or (came is False and lost) or (row.cancelled is not None and _is_cancelled(came))
 
     with_pool(endpoints, work)
 
@@ -459,62 +416,6 @@ def test_where_nothing_is_estimated_a_call_counts_as_what_calls_have_used_so_far
 
 
 # -- Rows through services in virtual time
-
-Serve = Callable[[Member, int], Awaitable[Came]]
-
-
-class Served(NamedTuple):
-    """What came of a run of rows: its seconds, the most failures of a row, and calls refused or failed."""
-
-    seconds: float
-    failures: int
-    refused: int
-    members: Sequence[Member]
-
-
-async def through(pool: Pool, rows: int, serve: Serve, done: list[int]) -> Served:
-    """Let as many workers as a run has take rows until each is answered; a 429 counts as no failure of its row."""
-    todo = iter(range(rows))
-    refusals: list[Came] = []
-    failures: Counter[int] = Counter()
-
-    async def attempt(history: History, after: Member | None) -> tuple[Came | None, Member]:
-        slot = await pool.take(after=after, failures=history.failures)
-        came = None
-        try:
-            if pool.leave(slot):
-                came = await serve(slot.member, history.row)
-                pool.record(slot, came, history)
-                if isinstance(came, Failure):
-                    history.mark(slot.member.standing, slot.left_at)
-        finally:
-            pool.release(slot)
-        return came, slot.member
-
-    async def worker() -> None:
-        for row in todo:
-            history = History(row)
-            came, member = await attempt(history, None)
-            while not isinstance(came, Completion):
-                refusals.extend([came] if came else [])
-                if came and came.status != 429:
-                    failures[row] += 1
-                    await asyncio.sleep(2.0 ** failures[row])
-                came, member = await attempt(history, member)
-            done.append(row)
-
-    await together(*(worker() for _ in range(min(2 * pool.capacity, rows))))
-    return Served(now(), max(failures.values(), default=0), len(refusals), pool.members)
-
-
-def serve_rows(endpoints: Sequence[Endpoint], rows: int, serve: Serve, **clock: Any) -> Served:
-    done: list[int] = []
-    return with_pool(endpoints, lambda pool: through(pool, rows, serve, done), lambda: rows - len(done), **clock)
-
-
-def lognormal(median: float, sigma: float = 0.8, seed: int = 7) -> Callable[[], float]:
-    draw = random.Random(seed)
-    return lambda: draw.lognormvariate(math.log(median), sigma)
 
 
 def late_by_up_to_8_ms() -> Callable[[], float]:

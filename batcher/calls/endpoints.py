@@ -1,6 +1,7 @@
 """Makes the endpoints of a run from its options, the environment, `.env`, or a TOML file.
 
-Invariant: an API key is sent only to the service whose variable holds it, and is never shown.
+Invariant: an API key is sent only to the service whose variable holds it, and is never shown. The endpoints of one
+account have the same limits.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import io
 import os
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from batcher.calls.services import AZURE, SERVICES, Service, service_at
 from batcher.checks import check_headers, check_key, check_variable
-from batcher.endpoint import MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint, checked_url, key_header
+from batcher.endpoint import LIMITS, MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint, checked_url, key_header
 from batcher.errors import SettingsError
 from batcher.hiding import Secret, shown
 from batcher.settings import Settings
@@ -57,7 +58,8 @@ def endpoints_of(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, 
     """Return the endpoints that the options and the environment ask for, one for each API key.
 
     Raises:
-        SettingsError: no model is given, a key is needed and missing, or the file is invalid.
+        SettingsError: no model is given, a key is needed and missing, the file is invalid, or endpoints of one account
+            have different limits.
     """
     return _without_duplicates(tuple(_with_headers(each, env) for each in _given(settings, env)))
 
@@ -73,7 +75,33 @@ def _given(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
         raise SettingsError("endpoints= must be a path or a list of batcher.Endpoint, with at least one in it")
     if settings.max_concurrency != MAX_CONCURRENCY:
         raise SettingsError(f"{option('max_concurrency')} and endpoints= exclude each other: set it in the endpoints")
+    if settings.limits_per is not None:
+        raise SettingsError(
+            f"{option('limits_per')} and endpoints= exclude each other: name the account in the endpoints"
+        )
+    _check_accounts(enumerate(found, 1), "endpoints")
     return found
+
+
+def _check_accounts(numbered: Iterable[tuple[int, Endpoint]], where: str) -> None:
+    """Refuse endpoints of one account that differ in a limit, because an account has one limit."""
+    first_of: dict[tuple[str, str], tuple[int, Endpoint]] = {}
+    for number, endpoint in numbered:
+        if endpoint.shared_account is None:
+            continue
+        before, first = first_of.setdefault(endpoint.shared_account, (number, endpoint))
+        for name in LIMITS:
+            one, other = getattr(first, name), getattr(endpoint, name)
+            if one != other:
+                raise SettingsError(
+                    f"{where}: endpoints {before} and {number} are of one account, {endpoint.account!r}, but {name} is"
+                    f" {_given_as(one)} in the first and {_given_as(other)} in the other: give both the same, or two"
+                    " accounts"
+                )
+
+
+def _given_as(limit: float | None) -> str:
+    return "not given" if limit is None else f"{limit:g}"
 
 
 def _without_duplicates(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
@@ -128,7 +156,8 @@ def _from_options(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint,
     if base_url == OFFLINE:
         return (endpoint,)
     is_named = bool(service or settings.base_url)
-    return _with_keys(endpoint, settings.api_key_env, env, service, is_named=is_named)
+    keys = _keys_for(endpoint, settings.api_key_env, env, service, is_named=is_named)
+    return _with_keys(endpoint, keys, settings.limits_per, service)
 
 
 # --- base URLs ---
@@ -222,24 +251,31 @@ def keys_of(name: str, env: Mapping[str, str]) -> list[str]:
     return keys
 
 
-def _with_keys(
+class _Keys(NamedTuple):
+    """The keys of an endpoint, and the variable that holds them."""
+
+    variable: str
+    keys: Sequence[str]
+
+
+def _keys_for(
     endpoint: Endpoint,
     key_env: str | None,
     env: Mapping[str, str],
     service: Service | None = None,
     *,
     is_named: bool = False,
-) -> tuple[Endpoint, ...]:
-    """Make one endpoint for each key in the variable `key_env`; without `key_env`, in the base URL's own variables."""
+) -> _Keys | None:
+    """Return the keys in the variable `key_env`, or else in the base URL's own variables; None if none is needed."""
     if key_env is None and endpoint.has_key_in_headers:
-        return (endpoint,)
+        return None
     names = [key_env] if key_env else _variables(endpoint.base_url, env, service, is_named=is_named)
     for name in names:
         keys = keys_of(name, env)
         if len(keys) != len(set(keys)):
             raise SettingsError(f"{name} holds the same key twice: its limits would be used up twice as fast")
         if keys:
-            return tuple(replace(endpoint, api_key=key) for key in keys)
+            return _Keys(name, keys)
     known = service or service_at(endpoint.base_url)
     if key_env or (known and known.needs_key):
         set_in_vain = (name for name in _ELSEWHERE if name not in names and env.get(name))
@@ -247,7 +283,29 @@ def _with_keys(
         raise SettingsError(
             f"no API key for {endpoint.base_url}: set {' or '.join(names)} in the environment or .env{elsewhere}"
         )
-    return (endpoint,)
+    return None
+
+
+def _with_keys(
+    endpoint: Endpoint, held: _Keys | None, limits_per: str | None, service: Service | None = None
+) -> tuple[Endpoint, ...]:
+    """Make one endpoint for each key. They share an account if the service's limits are not a key's.
+
+    Args:
+        endpoint: without a key.
+        held: its keys.
+        limits_per: `account` or `key`, if the user said so; it goes before what is known of the service.
+        service: the service given by name; default: the service at the base URL.
+    """
+    if held is None:
+        return (endpoint,)
+    account = endpoint.account
+    if account is None and len(held.keys) > 1:
+        known = service or service_at(endpoint.base_url)
+        is_shared = limits_per == "account" if limits_per else known is not None and known.keys_share_limits
+        # Most services limit each model by itself: with another model the same keys are another account.
+        account = f"{held.variable}, {endpoint.model}" if is_shared else None
+    return tuple(replace(endpoint, api_key=key, account=account) for key in held.keys)
 
 
 # --- headers ---
@@ -290,6 +348,7 @@ _TABLE_KEYS: dict[str, tuple[type, ...]] = {
     "params": (dict,),
     "prices": (dict,),
     "headers": (dict,),
+    "account": (str,),
 }
 
 
@@ -304,10 +363,12 @@ def _from_file(path: Path, settings: Settings, env: Mapping[str, str]) -> tuple[
     has_tables = isinstance(tables, list) and tables and all(isinstance(table, dict) for table in tables)
     if tables is None or not has_tables or len(content) > 1:
         raise SettingsError(f"{option('endpoints')} {path} must hold [[endpoint]] tables, and nothing else")
-    found: list[Endpoint] = []
+    numbered: list[tuple[int, Endpoint]] = []
     for number, table in enumerate(tables, 1):
-        found += _from_table(table, f"{option('endpoints')} {path}, endpoint {number}", settings, env)
-    return tuple(found)
+        made = _from_table(table, f"{option('endpoints')} {path}, endpoint {number}", settings, env)
+        numbered += [(number, endpoint) for endpoint in made]
+    _check_accounts(numbered, f"{option('endpoints')} {path}")
+    return tuple(endpoint for _, endpoint in numbered)
 
 
 def _from_table(
@@ -328,6 +389,6 @@ def _from_table(
         key_env = table.get("api_key_env")
         if key_env is not None:
             check_variable(key_env, "api_key_env")
-        return _with_keys(endpoint, key_env, env)
+        return _with_keys(endpoint, _keys_for(endpoint, key_env, env), settings.limits_per)
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from error

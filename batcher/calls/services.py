@@ -56,6 +56,11 @@ class Service:
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
+    def keys_share_limits(self) -> bool:
+        """Whether a second key brings no further limits, unless it belongs to another account."""
+        return self.limits_per not in ("", "key")
+
+    @property
     def needs_key(self) -> bool:
         """Whether every request needs a key; a server of the user's own may be set up with or without one."""
         return bool(self.key_variables) and self.base_url.startswith("https:")

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 
-from batcher.endpoint import OFFLINE, Endpoint
+from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.planning.refusals import check_open_files
 
 _OBJECTS_PER_CALL = 50
@@ -78,7 +78,7 @@ def allow_connections(endpoints: Sequence[Endpoint]) -> int:
     Raises:
         SettingsError: the system does not allow even one for each call.
     """
-    calls = sum(each.max_concurrency for each in endpoints)
+    calls = sum(first.max_concurrency for first, *_ in by_account(endpoints))
     resting = max(calls, _RESTING)  # a connection rests as long as its answer took
     if os.name != "posix":
         return calls + resting

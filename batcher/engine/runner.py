@@ -36,6 +36,7 @@ from batcher.planning.making import Stopped, make
 from batcher.planning.plan import Plan
 from batcher.planning.words import in_words as plan_in_words
 from batcher.planning.words import notes
+from batcher.pool.account import accounts_of
 from batcher.pool.member import Member
 from batcher.pool.pool import Pool
 from batcher.server.serve import embedded
@@ -248,9 +249,19 @@ class _Run:
         made = callers() if callers else await _chat_callers(self.job, stack, connections)
         stack.push_async_callback(made.close)
         known = {source: self.journal.has_answered(source) for source in set(self.planned.sources)}
+        accounts = accounts_of([tariff.endpoint for tariff in tariffs])
+        each = zip(tariffs, self.planned.sources, accounts, strict=True)
         return [
-            Member(number, tariff.endpoint, source, made.caller(tariff.endpoint), tariff, is_known=known[source])
-            for number, (tariff, source) in enumerate(zip(tariffs, self.planned.sources, strict=True))
+            Member(
+                number,
+                tariff.endpoint,
+                source,
+                made.caller(tariff.endpoint),
+                tariff,
+                account=account,
+                is_known=known[source],
+            )
+            for number, (tariff, source, account) in enumerate(each)
         ]
 
     async def _ending_of(self, window: Window, pool: Pool) -> Ending:

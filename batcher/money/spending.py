@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batcher.chat_model import retries_of
+from batcher.endpoint import by_account
 from batcher.errors import SettingsError
 from batcher.money.budget import Budget
 from batcher.money.tariff import Tariff
@@ -75,7 +76,8 @@ def note_of_reserves(tariffs: Sequence[Tariff], left: int) -> str:
     """
     if not any(tariff.is_as_long_as_can_be and not tariff.is_free for tariff in tariffs):
         return ""
-    in_flight = [(each.endpoint.max_concurrency, each.most_of_answer or 0) for each in tariffs]
+    most_at = {each.endpoint: each.most_of_answer or 0 for each in tariffs}
+    in_flight = [(keys[0].max_concurrency, max(most_at[key] for key in keys)) for keys in by_account(most_at)]
     most = max(cost for _, cost in in_flight)
     at_once = sum(calls for calls, _ in in_flight)
     lost = min(sum(calls * cost for calls, cost in in_flight), max(left, 0))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
-from batcher.endpoint import Endpoint
+from batcher.endpoint import Endpoint, by_account
 from batcher.input.prompt import PromptFunction
 from batcher.journal.opening import rehearse
 from batcher.journal.reading import Reader
@@ -192,12 +192,12 @@ def _cost(load: _Load, completion_tokens: int | None, tariffs: Sequence[Tariff])
 
 
 def _seconds(endpoints: Sequence[Endpoint], load: _Load, completion_tokens: int | None) -> float | None:
-    """Return the seconds that the requests take under the endpoints' limits."""
+    """Return the seconds that the requests take under the accounts' limits."""
     if not load.requests:
         return 0.0
     tokens = (load.prompt_tokens + (completion_tokens or 0)) / load.requests
     rates = []
-    for endpoint in endpoints:
+    for endpoint, *_ in by_account(endpoints):
         limits = (endpoint.rps, endpoint.rpm and endpoint.rpm / 60, endpoint.tpm and endpoint.tpm / 60 / tokens)
         rates.append(min((limit for limit in limits if limit), default=0.0))
     return load.requests / sum(rates) if all(rates) else None

@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Sequence
 
 from batcher.calls.endpoints import check_chat_model
-from batcher.endpoint import OFFLINE, Endpoint
+from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.errors import SettingsError
 from batcher.money.spending import check_bounded
 from batcher.money.tariff import Tariff
@@ -56,7 +56,8 @@ def check_open_files(endpoints: Sequence[Endpoint]) -> int:
         SettingsError: the system does not allow that many.
     """
     # The embedded server has the other end of each connection in this process.
-    needed = _OTHER_FILES + sum(each.max_concurrency * (2 if each.base_url == OFFLINE else 1) for each in endpoints)
+    accounts = [first for first, *_ in by_account(endpoints)]
+    needed = _OTHER_FILES + sum(each.max_concurrency * (2 if each.base_url == OFFLINE else 1) for each in accounts)
     if os.name == "posix":
         import resource  # noqa: PLC0415 - POSIX alone has it
 

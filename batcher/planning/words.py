@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batcher.chat_model import retries_of
+from batcher.endpoint import Endpoint, by_account
 from batcher.journal.entries import Usual
 from batcher.planning.job import Job
 from batcher.planning.plan import Plan
@@ -37,6 +38,8 @@ def notes(job: Job, plan: Plan) -> list[str]:
         count = plan.in_flight.requests
         requests = counted(count, "request was", "requests were")
         found.append(f"{requests} in flight when the last process ended; {bill} may be billed twice.")
+    if plan.counts.left:
+        found += [_shared(job, keys) for keys in by_account(job.endpoints) if len(keys) > 1]
     retrying = [each for each in job.endpoints if each.llm is not None and retries_of(each.llm)]
     if retrying and plan.counts.left:
         found.append(
@@ -55,6 +58,20 @@ def notes(job: Job, plan: Plan) -> list[str]:
             f" column identifies the rows, {option('id_column', 'COLUMN')} keeps their answers."
         )
     return found
+
+
+def _shared(job: Job, endpoints: Sequence[Endpoint]) -> str:
+    """Return what the endpoints of one account share, and how to say that their keys belong to different accounts."""
+    first = endpoints[0]
+    noun = "keys" if all(each.api_key for each in endpoints) else "endpoints"
+    rates = [(first.rpm, "requests a minute"), (first.rps, "requests a second"), (first.tpm, "model tokens a minute")]
+    limits = [f"{limit:,.10g} {what}" for limit, what in rates if limit]
+    limits.append(f"{first.max_concurrency:,} in flight" if limits else f"{first.max_concurrency:,} requests in flight")
+    said = f"{len(endpoints)} {noun} of one account share {', '.join(limits)}."
+    settings = job.settings
+    if settings.endpoints is not None or settings.limits_per is not None:
+        return said
+    return f"{said} If they belong to different accounts, {option('limits_per', 'key')} gives each key these limits."
 
 
 def reasons_of(before: Mapping[str, Any], now: Mapping[str, Any], changed: Mapping[int, int]) -> tuple[str, ...]:

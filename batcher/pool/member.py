@@ -1,7 +1,7 @@
-"""An endpoint at work: its limits and its state, learned from its own calls.
+"""An endpoint at work: its state, learned from its own calls. Its limits are its account's.
 
-Invariant: all that is known of an endpoint is in one object. Calls change it through its methods; the pool paces it,
-ends its cooldowns and takes it out.
+Invariant: all that is known of an endpoint alone is in one object. Calls change it through its methods; the pool ends
+its cooldowns and takes it out.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from batcher.calls.fate import is_rate_limit
 from batcher.endpoint import Endpoint
 from batcher.money.tariff import Tariff
+from batcher.pool.account import Account
 from batcher.pool.blame import LEAVES_S, OVERLOADED, History, Standing, backoff, has_left
-from batcher.pool.concurrency import Concurrency
-from batcher.pool.limiter import Limiter, Reservation
-from batcher.pool.server_limits import ServerLimit
-from batcher.records import Completion, Failure, Fault, ServerLimits
+from batcher.pool.limiter import Reservation
+from batcher.records import Completion, Failure, Fault
 
 if TYPE_CHECKING:
     from batcher.calls.caller import Caller
@@ -29,11 +28,7 @@ _FAILURES = 8
 _UNREACHED = 3
 # Seconds of failures without an answer, after which people are told.
 _UNRESPONSIVE_S = 30.0
-# A longer wait than this is obeyed only if a second row is asked to wait, and one never longer than an hour: Azure asks
-# for a day if a minute is enough.
-_UNCONFIRMED_S = 60.0
-_LONGEST_S = 3600.0
-# The weight of the latest call in the moving averages.
+# The weight of the latest call in the moving average.
 _WEIGHT = 1 / 16
 # If an answer takes a larger share of the timeout than this, more calls at once might run into the timeout.
 _SOON = 1 / 4
@@ -58,8 +53,8 @@ class Slot:
 
     Attributes:
         member: the endpoint that makes it.
-        reservation: its share of the endpoint's rate limits, or None if there are none.
-        number: its number among the endpoint's calls; 0 until it leaves.
+        reservation: its share of the account's rate limits, or None if there are none.
+        number: its number among the account's calls; 0 until it leaves.
         left_at: the loop's time at which it left.
     """
 
@@ -72,6 +67,52 @@ class Slot:
         self.left_at = math.inf
 
 
+class KeyConcurrency:
+    """The calls that one key may have in flight: as its account allows, but one from when it fails until it answers.
+
+    If all keys of an account fail, the account starts again with one call as well.
+
+    Args:
+        member: the endpoint that has the key.
+
+    Attributes:
+        is_failing: it has failed altogether, and not answered since.
+    """
+
+    __slots__ = ("_failed_at", "_member", "is_failing")
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self.is_failing = False
+        self._failed_at = -math.inf
+
+    @property
+    def limit(self) -> float:
+        """Calls that may be in flight, with those of the account's other keys."""
+        return self._member.account.concurrency.limit
+
+    @property
+    def fell_at(self) -> float:
+        """The loop's time at which the limit of the key or of its account last fell."""
+        return max(self._failed_at, self._member.account.concurrency.fell_at)
+
+    def admits(self) -> bool:
+        """Return whether one more call may be in flight."""
+        return not (self.is_failing and self._member.in_flight) and self._member.account.admits()
+
+    def answered(self) -> None:
+        """Record the answer to a call that left after the limit fell."""
+        self.is_failing = False
+
+    def failed(self, now: float) -> None:
+        """Record that the key no longer gets any answer."""
+        self.is_failing = True
+        self._failed_at = now
+        account = self._member.account
+        if all(each.concurrency.is_failing for each in account.members if each.out is None):
+            account.concurrency.failed(now)
+
+
 class Member:
     """An endpoint at work.
 
@@ -81,53 +122,54 @@ class Member:
         source: the journal's id of the source of its answers.
         caller: makes its calls.
         tariff: its prices.
+        account: holds its limits, which other endpoints may share; default: an account of its own.
         is_known: an earlier process got answers from its source.
 
     Attributes:
         standing: what its answers and refusals say about it.
-        limiter: paces it by its rate limits, or None without limits.
-        concurrency: its concurrency limit.
-        server_limits: the limits of requests and of tokens that its server reports.
+        concurrency: how many calls it may have in flight.
         in_flight: calls granted that have not ended.
         requests: calls that left in this run.
         answers: calls that were answered.
         latency_s: seconds to an answer, a moving average; if the endpoint fails, at least as long as a failure took.
-        tokens: model tokens that an answered call uses, a moving average.
         failures: rows that have failed since the last answer, and not before; and calls that cannot have reached it.
         cooldowns: cooldowns since the last answer.
-        cooldown_until: the loop's time before which it takes no call.
+        cooldown_until: the loop's time before which it takes no call, whatever its account does.
         answered_at: the loop's time of the last answer; before the first answer, of the start.
         is_unresponsive: people were told that it does not answer.
         out: why it has left the pool, or None.
-        wanted: set while a row waits that the endpoint could take.
     """
 
     def __init__(
-        self, number: int, endpoint: Endpoint, source: int, caller: Caller, tariff: Tariff, *, is_known: bool = False
+        self,
+        number: int,
+        endpoint: Endpoint,
+        source: int,
+        caller: Caller,
+        tariff: Tariff,
+        *,
+        account: Account | None = None,
+        is_known: bool = False,
     ) -> None:
         self.number = number
         self.endpoint = endpoint
         self.source = source
         self.caller = caller
         self.tariff = tariff
-        self.limiter: Limiter | None = None
-        self.concurrency = Concurrency(endpoint.max_concurrency)
-        self.server_limits = (ServerLimit(), ServerLimit())
+        self.account = account or Account(endpoint)
+        self.account.members.append(self)
+        self.concurrency = KeyConcurrency(self)
         self.in_flight = 0
         self.requests = 0
         self.answers = 0
         self.latency_s = 0.0
-        self.tokens = 0.0
         self.failures = 0
         self.cooldowns = 0
         self.cooldown_until = 0.0
         self.answered_at = asyncio.get_running_loop().time()
         self.standing = Standing(self.answered_at, is_known=is_known)
-        # The rows that were asked to wait since the last answer.
-        self._waiters: set[int] = set()
         self.is_unresponsive = False
         self.out: str | None = None
-        self.wanted = asyncio.Event()
 
     def __repr__(self) -> str:
         state = self.out or f"{self.in_flight} in flight, {self.requests} requests"
@@ -140,27 +182,24 @@ class Member:
         at = f" at {base_url}" if base_url else ""
         return f"endpoint {self.number + 1} ({model}{at})"
 
-    @property
-    def limits(self) -> tuple[float | None, float | None, float | None]:
-        """Requests a minute, requests a second, tokens a minute: as the user gave them, else as the server reports."""
-        endpoint, (requests, tokens) = self.endpoint, self.server_limits
-        rpm = endpoint.rpm if endpoint.rpm or endpoint.rps else requests.per_minute
-        return rpm, endpoint.rps, endpoint.tpm or tokens.per_minute
-
     def can_take(self, now: float) -> bool:
         """Return whether it may make a call, apart from its rate limits."""
         if self.in_flight and self.standing.takes_one:
             return False
-        return self.is_available(now) and self.concurrency.admits(self.in_flight)
+        return self.is_available(now) and self.concurrency.admits()
 
     def is_available(self, now: float) -> bool:
-        """Return whether it is in the pool and not in a cooldown."""
-        return self.out is None and now >= self.cooldown_until
+        """Return whether it is in the pool, and neither it nor its account is in a cooldown."""
+        return self.out is None and now >= self.cooldown_until and now >= self.account.cooldown_until
+
+    def cooldown_s(self, now: float) -> float:
+        """Return the seconds until neither it nor its account is in a cooldown."""
+        return max(self.cooldown_until, self.account.cooldown_until) - now
 
     @property
     def is_doubted(self) -> bool:
         """Whether it may answer no row at all, so that a row that has not failed before shows more than another."""
-        return self.is_in_trouble or self.standing.is_fresh or len(self._waiters) == 1
+        return self.is_in_trouble or self.standing.is_fresh or self.account.is_asked_by_one
 
     @property
     def is_in_trouble(self) -> bool:
@@ -189,13 +228,13 @@ class Member:
     def reserve(self, tokens: float) -> Slot:
         """Grant a call of this many model tokens."""
         self.in_flight += 1
-        return Slot(self, self.limiter.reserve(tokens) if self.limiter else None)
+        return Slot(self, self.account.reserve(tokens))
 
     def leave(self, slot: Slot, now: float) -> None:
         """Record that a call leaves."""
         slot.left_at = now
         self.requests += 1
-        slot.number = self.requests
+        slot.number = self.account.leave()
         if slot.reservation:
             slot.reservation.leave(now)
 
@@ -204,6 +243,7 @@ class Member:
         if not slot.number and slot.reservation:
             slot.reservation.withdraw()
         self.in_flight -= 1
+        self.account.release()
 
     def cool_down(self, seconds: float, now: float) -> None:
         """Take no call for this many seconds; a cooldown under way is never shortened."""
@@ -218,7 +258,7 @@ class Member:
     def record(
         self, slot: Slot, outcome: Completion | Failure, history: History, now: float, timeout_s: float
     ) -> Silence | None:
-        """Record a call's outcome, and adjust the endpoint's limits and cooldown.
+        """Record a call's outcome, and adjust the cooldowns and limits of the endpoint and its account.
 
         Args:
             slot: of the call.
@@ -241,7 +281,7 @@ class Member:
         if isinstance(outcome, Failure) and (self.cooldowns or self.failures >= _FAILURES):
             silence = self._silence(str(outcome), now)
         if outcome.limits:
-            self._obey(slot, outcome.limits, now)
+            self.account.obey(slot.number, outcome.limits, now)
         return silence
 
     def _record_answer(
@@ -255,35 +295,25 @@ class Member:
         weight = _WEIGHT if self.answers else 1.0
         self.answers += 1
         self.latency_s += weight * (now - slot.left_at - self.latency_s)
-        if used:
-            self.tokens += weight * (used - self.tokens)
         self.failures = 0
         self.answered_at = now
-        self._waiters.clear()
         self.standing.answered(slot.left_at, is_clean=history.is_clean)
         if slot.left_at > self.concurrency.fell_at:
             self.cooldowns = 0
+            self.concurrency.answered()
         is_soon = now - slot.left_at <= _SOON * timeout_s
-        self.concurrency.answered(slot.left_at, now, self.in_flight, may_grow=is_soon)
-        for limit in self.server_limits:
-            limit.record_outcome(slot.left_at, was_refused=False)
+        self.account.answered(slot.left_at, now, used, may_grow=is_soon)
         return silence
 
     def _record_overload(self, slot: Slot, failure: Failure, history: History, now: float) -> None:
-        """Lower the concurrency limit; cool down if the server asks for it, or if a lower limit has not helped."""
+        """Record a refusal that concerns every key of the account."""
         self.failures += history.is_clean and not is_rate_limit(failure)
-        cooldown_s = self._asked_wait(failure, history)
-        if slot.left_at > self.concurrency.fell_at and not self.concurrency.has_recovered:
-            self.cooldowns += 1
-            cooldown_s = cooldown_s or self._backoff()
-        self.concurrency.overloaded(slot.left_at, now, self.in_flight)
-        self.cool_down(cooldown_s, now)
-        for limit in self.server_limits:
-            limit.record_outcome(slot.left_at, was_refused=True)
+        asked_s = self.account.asked_wait_s(history.row, failure.retry_after)
+        self.cooldowns += self.account.overloaded(slot.left_at, now, asked_s, self.cooldowns)
 
     def _record_failure(self, slot: Slot, failure: Failure, history: History, now: float) -> None:
         """After failures of several rows, cool down, longer each time, and then start again with one call."""
-        self.cool_down(self._asked_wait(failure, history), now)
+        self.cool_down(self.account.asked_wait_s(history.row, failure.retry_after), now)
         if slot.left_at <= self.concurrency.fell_at:
             return
         self.failures += history.is_clean or not has_left(failure)
@@ -292,11 +322,6 @@ class Member:
             self.latency_s = max(self.latency_s, now - slot.left_at)
             self.concurrency.failed(now)
             self.cool_down(self._backoff(), now)
-
-    def _asked_wait(self, failure: Failure, history: History) -> float:
-        """Return the seconds that the server asks for, or as many of them as one row may cost all others."""
-        self._waiters.add(history.row)
-        return min(failure.retry_after or 0.0, _LONGEST_S if len(self._waiters) > 1 else _UNCONFIRMED_S)
 
     def _backoff(self) -> float:
         return backoff(self.cooldowns, random.random())  # noqa: S311 - spreads waits, guards nothing
@@ -307,14 +332,6 @@ class Member:
             return None
         self.is_unresponsive = True
         return Silence(self, seconds, why)
-
-    def _obey(self, slot: Slot, limits: ServerLimits, now: float) -> None:
-        """Obey the rate-limit headers of a response."""
-        later = self.requests - slot.number
-        sizes = (1.0, max(self.tokens, 1.0))
-        for limit, allowance, size in zip(self.server_limits, limits, sizes, strict=True):
-            if allowance:
-                self.cool_down(limit.record(allowance, later * size, size, now), now)
 
 
 def _is_the_servers(failure: Failure) -> bool:

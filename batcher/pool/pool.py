@@ -1,7 +1,7 @@
 """The queue of rows before the endpoints: it decides which endpoint takes which row next.
 
 Invariant: a row waits in one queue, first come first served, and goes to the endpoint that can take it soonest; no
-endpoint exceeds its limits of calls in flight or per minute. A row that waits holds no slot.
+account exceeds its limits of calls in flight or per minute. A row that waits holds no slot.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from batcher.money.tokens import Estimator
+from batcher.pool.account import Account
 from batcher.pool.blame import History
 from batcher.pool.limiter import Limiter
 from batcher.pool.member import Member, Silence, Slot
@@ -47,11 +48,16 @@ class _Waiter(NamedTuple):
     tokens: float | None
 
 
+def _use(member: Member) -> tuple[int, int]:
+    """Return how much an endpoint is used; the keys of an account take turns by it."""
+    return member.in_flight, member.requests
+
+
 class Pool:
     """Grants slots: each is the right to make one call.
 
-    All state changes in `_dispatch` or in methods that end with it. An endpoint with rate limits has its own task,
-    which asks the limiter while a row waits that the endpoint could take.
+    All state changes in `_dispatch` or in methods that end with it. An account with rate limits has its own task, which
+    asks the limiter while a row waits that one of the account's endpoints could take.
 
     Args:
         members: the endpoints.
@@ -76,10 +82,10 @@ class Pool:
         self._waiting: collections.deque[_Waiter] = collections.deque()
         self._closed = False
         self._fastest_s = 0.0
-        self._limits: dict[Member, tuple[float | None, ...]] = {}
-        self._pacers: dict[Member, asyncio.Task[None]] = {}
-        for member in members:
-            self._pace_by_limits(member)
+        self._limits: dict[Account, tuple[float | None, ...]] = {}
+        self._pacers: dict[Account, asyncio.Task[None]] = {}
+        for account in dict.fromkeys(member.account for member in members):
+            self._pace_by_limits(account)
 
     async def __aenter__(self) -> Self:
         return self
@@ -98,7 +104,8 @@ class Pool:
     @property
     def capacity(self) -> int:
         """Calls that may be in flight at once."""
-        return sum(member.endpoint.max_concurrency for member in self.members if member.out is None)
+        at_work = {member.account for member in self.members if member.out is None}
+        return sum(account.max_concurrency for account in at_work)
 
     def counts(self) -> tuple[EndpointCount, ...]:
         """Return the counts of each endpoint."""
@@ -107,11 +114,11 @@ class Pool:
     def cooldown_s(self) -> float:
         """Return the seconds until an endpoint takes calls again; 0 if one takes calls now."""
         now = self._loop.time()
-        return max(0.0, min((m.cooldown_until - now for m in self.members if m.out is None), default=0.0))
+        return max(0.0, min((m.cooldown_s(now) for m in self.members if m.out is None), default=0.0))
 
     def estimate(self, messages: Sequence[Message]) -> float | None:
-        """Return the estimated model tokens of a prompt, if an endpoint has a limit of tokens."""
-        is_counted = any(member.limits[2] for member in self.members)
+        """Return the estimated model tokens of a prompt, if an account has a limit of tokens."""
+        is_counted = any(limits[2] for limits in self._limits.values())
         return self._estimator.prompt(messages) if is_counted else None
 
     # -- A call: take, leave, record, release
@@ -164,14 +171,16 @@ class Pool:
         Returns:
             A change of its endpoint for people to know, if there is one.
         """
-        member, cooldown_until = slot.member, slot.member.cooldown_until
+        member, account = slot.member, slot.member.account
+        before, of_account_before = member.cooldown_until, account.cooldown_until
         silence = member.record(slot, outcome, history or History(), self._loop.time(), self._timeout_s)
         if isinstance(outcome, Completion):
             self._estimator.learn(outcome.usage)
             self._fastest_s = min(each.latency_s for each in self.members if each.answers)
         if outcome.limits:
-            self._pace_by_limits(member)
-        self._end_cooldown_in_time(member, cooldown_until)
+            self._pace_by_limits(account)
+        self._end_cooldown_in_time(member, before)
+        self._end_cooldown_in_time(account, of_account_before)
         return silence
 
     def release(self, slot: Slot) -> None:
@@ -189,14 +198,14 @@ class Pool:
         member.cool_down(seconds, self._loop.time())
         self._end_cooldown_in_time(member, cooldown_until)
 
-    def _end_cooldown_in_time(self, member: Member, before: float) -> None:
-        if (until := member.cooldown_until) > before:
-            self._loop.call_at(until, self._end_cooldown, member, until)
+    def _end_cooldown_in_time(self, resting: Member | Account, before: float) -> None:
+        if (until := resting.cooldown_until) > before:
+            self._loop.call_at(until, self._end_cooldown, resting, until)
             self._dispatch()  # to the others
 
-    def _end_cooldown(self, member: Member, until: float) -> None:
-        if member.cooldown_until == until:  # it was not prolonged
-            member.cooldown_until = 0.0  # the timer may fire early by the clock's resolution, and it fires only once
+    def _end_cooldown(self, resting: Member | Account, until: float) -> None:
+        if resting.cooldown_until == until:  # it was not prolonged
+            resting.cooldown_until = 0.0  # the timer may fire early by the clock's resolution, and it fires only once
             self._dispatch()
 
     def remove(self, member: Member, reason: str) -> bool:
@@ -217,16 +226,18 @@ class Pool:
         """Give the oldest waiting rows to the endpoints that can take them now."""
         if self._closed or all(member.out is not None for member in self.members):
             self._refuse(PoolClosed if self._closed else PoolEmpty)
-        unpaced = [member for member in self.members if not member.limiter]
+        unpaced = [member for member in self.members if not member.account.limiter]
         while free := [member for member in unpaced if self._oldest_for(member)]:
-            member = min(free, key=lambda member: (member.in_flight, member.requests))
+            member = min(free, key=_use)
             if waiter := self._pop(member):
                 self._grant(waiter, member)
-        for member in self.members:
-            if self._oldest_for(member):
-                member.wanted.set()
+        for account in self._pacers:
+            for member in account.members:
+                if self._oldest_for(member):
+                    account.wanted.set()
+                    break
             else:
-                member.wanted.clear()
+                account.wanted.clear()
 
     def _oldest_for(self, member: Member) -> _Waiter | None:
         """Return the oldest row that an endpoint may serve, if it can make a call.
@@ -249,6 +260,14 @@ class Pool:
         """Return a row that has not failed; after failures of several the latest, because the next may be as bad."""
         in_order = reversed(self._waiting) if member.is_in_trouble else iter(self._waiting)
         return next((each for each in in_order if each.is_clean), None)
+
+    def _next_of(self, account: Account) -> Member:
+        """Return the endpoint whose turn it is in an account: the least used of those that may serve the oldest row."""
+        if len(account.members) == 1:
+            return account.members[0]
+        oldest = {member: self._oldest_for(member) for member in account.members}
+        first = next((waiter for waiter in self._waiting if waiter in oldest.values()), None)
+        return min((member for member in oldest if oldest[member] is first), key=_use)
 
     def _pop(self, member: Member) -> _Waiter | None:
         if waiter := self._oldest_for(member):
@@ -275,8 +294,8 @@ class Pool:
         return member.latency_s <= soon_s + self._rows_left() * s_per_row
 
     def _size(self, waiter: _Waiter, member: Member) -> float:
-        """Return the model tokens that a call counts for: without an estimate, the average of the endpoint's calls."""
-        return member.tokens if waiter.tokens is None else waiter.tokens + self._estimator.answer()
+        """Return the model tokens that a call counts for: without an estimate, the average of the account's calls."""
+        return member.account.tokens if waiter.tokens is None else waiter.tokens + self._estimator.answer()
 
     def _grant(self, waiter: _Waiter, member: Member) -> None:
         if not waiter.slot.done():
@@ -290,33 +309,34 @@ class Pool:
 
     # -- The pace
 
-    def _pace_by_limits(self, member: Member) -> None:
-        """Pace an endpoint by its rate limits, which its server may have changed."""
-        if self._limits.get(member) == member.limits:
+    def _pace_by_limits(self, account: Account) -> None:
+        """Pace an account by its rate limits, which its server may have changed."""
+        if self._limits.get(account) == account.limits:
             return
-        self._limits[member] = member.limits
-        if old := self._pacers.pop(member, None):
+        self._limits[account] = account.limits
+        if old := self._pacers.pop(account, None):
             old.cancel()
-        member.limiter = Limiter(*member.limits) if any(member.limits) else None
-        member.concurrency.is_paced = member.limiter is not None
-        if member.limiter:
-            self._pacers[member] = self._loop.create_task(self._pace(member, member.limiter))
+        account.limiter = Limiter(*account.limits) if any(account.limits) else None
+        account.concurrency.is_paced = account.limiter is not None
+        if account.limiter:
+            self._pacers[account] = self._loop.create_task(self._pace(account, account.limiter))
 
-    async def _pace(self, member: Member, limiter: Limiter) -> None:
-        """Grant calls to an endpoint as its limiter admits them."""
+    async def _pace(self, account: Account, limiter: Limiter) -> None:
+        """Grant calls to an account's endpoints as its limiter admits them."""
         while True:
-            await member.wanted.wait()
-            if not member.wanted.is_set():
-                continue  # another endpoint took the row; no turn is spent on it
+            await account.wanted.wait()
+            if not account.wanted.is_set():
+                continue  # another account took the row; no turn is spent on it
             await limiter.ready()
-            # Meanwhile another endpoint may have taken the row, or this one may be in a cooldown: then the turn is
+            # Meanwhile another account may have taken the row, or this one may be in a cooldown: then the turn is
             # lost rather than kept, because kept turns would leave as a burst later.
+            member = self._next_of(account)
             if waiter := self._pop(member):
                 await self._admit(waiter, member, limiter)
             self._dispatch()
 
     async def _admit(self, waiter: _Waiter, member: Member, limiter: Limiter) -> None:
-        """Grant a call, whose turn it is, when its tokens fit; meanwhile other endpoints serve the rows behind it."""
+        """Grant a call, whose turn it is, when its tokens fit; meanwhile other accounts serve the rows behind it."""
         fits = False
         try:
             while self._can_take(member) and not fits:
