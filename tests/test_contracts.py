@@ -36,7 +36,7 @@ PLANTED = [
         "from langchain_core.messages import AIMessage",
         "batcher.calls.caller -> langchain_core",
     ),
-    (CALLER, "calls/retry.py", "import openai", "batcher.calls.retry -> openai"),
+    (CALLER, "calls/fate.py", "import openai", "batcher.calls.fate -> openai"),
     (
         READING,
         "reports/writing.py",

@@ -43,7 +43,7 @@ class _Rule(NamedTuple):
     reason: str
 
 
-KEY_REFUSED = "the API key was refused"
+KEY_REFUSED, ACCESS_REFUSED = "the API key was refused", "access was refused"
 
 _REDIRECT, _CLIENT_FAULT, _SERVER_FAULT = 300, 400, 500
 # Statuses whose words are searched. 422, 412 and 405 come from validators and gateways that have no other status.
@@ -140,7 +140,7 @@ _RULES = (
     # A page is a firewall's or a gateway's, which reads what the row says, and never the API's verdict.
     _Rule(_is_page(400, 403, 405, 406, 412, 422), Fate.ROW_REFUSED, "a page was sent instead of an answer"),
     _Rule(_is(401), Fate.ENDPOINT_REFUSES, KEY_REFUSED),
-    _Rule(_is(403), Fate.ENDPOINT_REFUSES, "access was refused"),
+    _Rule(_is(403), Fate.ENDPOINT_REFUSES, ACCESS_REFUSED),
     _Rule(_is(407), Fate.ENDPOINT_REFUSES, "the proxy wants a user and a password"),
     _Rule(
         _is(404, 410),

@@ -16,7 +16,7 @@ from batcher.engine.progress import Progress, Tally
 from batcher.journal.entries import UNSENT, Outcome, Request
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
-from batcher.pool.blame import Attempt, Case, Decision, History, Policy, Scene, is_not_up, judge
+from batcher.pool.blame import LEAVES_S, Attempt, Case, Decision, History, Policy, Scene, is_not_up, judge
 from batcher.pool.member import Member, Silence, Slot
 from batcher.pool.pool import Pool
 from batcher.records import Bound, Completion, Failure, Result, Status, Usage
@@ -64,6 +64,7 @@ class Asker:
     Attributes:
         lacks_witness: set while every row that is asked has failed, so that only another row can show whether the
             endpoints are at fault.
+        has_no_witness: there is no other row, or the farthest that can be reached has failed, too.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Asker:
         progress: Progress,
     ) -> None:
         self.lacks_witness = asyncio.Event()
+        self.has_no_witness = False
         self._settings = settings
         self._policy = Policy(settings.max_attempts, settings.deadline, settings.wait)
         self._journal = journal
@@ -142,6 +144,7 @@ class Asker:
             if isinstance(attempt, _Unsent):
                 continue
             if isinstance(attempt, _Answered):
+                self.has_no_witness = False
                 outcome = Outcome("answered", attempt.completion.usage, attempt.cost)
                 return await self._settle(row, attempt.request, read(attempt.completion), outcome)
             decision = attempt.decision
@@ -204,11 +207,14 @@ class Asker:
         """Decide what follows from a failed attempt, for its row and for its endpoint."""
         member, now = slot.member, self._loop.time()
         self._troubled += history.is_clean
-        is_last = self._troubled == self._asked and self._tally.left <= self._awaited
-        scene = Scene(is_last, self._troubled)
+        left = max(self._tally.left - self._awaited, 0)
+        is_last = self._troubled == self._asked and (self.has_no_witness or not left)
+        scene = Scene(is_last, self._troubled, left)
         jitter = random.random()  # noqa: S311 - spreads waits, guards nothing
         attempt = Attempt(slot.left_at, now)
-        is_silent = member.is_silent(failure, history, now, is_last=is_last)
+        if is_last and now - member.answered_at >= LEAVES_S:
+            history.be_odd()
+        is_silent = member.is_silent(failure, history)
         case = Case(failure, history, member.standing, attempt, scene, self._policy, jitter, is_silent)
         decision = judge(case, seconds)
         if self._troubled == self._asked and not is_last:

@@ -1,14 +1,13 @@
 """Hands out the rows that a run has to ask, and reads the input as rows are taken.
 
-Invariant: rows are handed out in input order, each once. Memory holds the rows that may be asked at once, and the rest
-of their chunks, but no more.
+Invariant: each row is handed out once, in input order but for a few that bear witness. Memory holds the rows that may
+be asked at once, and the rest of their chunks, but no more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -108,25 +107,30 @@ class Feed:
                     return item.chunk
 
     async def witness(self, ahead: int) -> Row | None:
-        """Return a row from further on in the input, out of turn; None if there is none.
+        """Return a row out of turn, from further on in the input.
 
         Args:
             ahead: how many rows further on, at most; those before it are handed out later.
 
+        Returns:
+            The row, or None if there is none.
+
         Raises:
-            InputError: it cannot be read, or was changed.
+            InputError: the input cannot be read, or was changed.
         """
         async with self._reading:
             while len(self._ready) < ahead and await self._read_on():
                 pass
-            found = None
-            for number, item in enumerate(itertools.islice(self._ready, ahead)):
+            for number in reversed(range(min(ahead, len(self._ready)))):
+                item = self._ready[number]
                 if isinstance(item, _Read) and item.state.leader is None:
-                    found = number, item
-            if found is None:
-                return None
-            del self._ready[found[0]]
-            return self._row(found[1])
+                    del self._ready[number]
+                    return self._row(item)
+            return None
+
+    def holds(self, ahead: int) -> bool:
+        """Return whether it has a row that is as far on as that."""
+        return len(self._ready) >= ahead or not self.is_read
 
     def finished_by(self, row: Row) -> list[OpenChunk]:
         """Record that a row and its followers have their result; return the chunks that lack only their file now."""

@@ -136,7 +136,12 @@ class Window:
                 self._asker.lacks_witness.clear()
                 witnesses = [each for each in witnesses if not each.done()]
                 ahead = min(2 * ahead, _FARTHEST) if witnesses else 1
-                if len(witnesses) < _WITNESSES and (row := await self._feed.witness(ahead)) is not None:
+                if len(witnesses) >= _WITNESSES:
+                    continue
+                row = await self._feed.witness(ahead)
+                # Its own failure shows the same as the lack of a row beyond it.
+                self._asker.has_no_witness = row is None or not self._feed.holds(ahead)
+                if row is not None:
                     witnesses.append(asyncio.get_running_loop().create_task(self._testify(row)))
                     self._workers.append(witnesses[-1])
 

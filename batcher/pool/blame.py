@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from batcher.calls.fate import KEY_REFUSED, Fate, Meaning, meaning_of
+from batcher.calls.fate import ACCESS_REFUSED, KEY_REFUSED, Fate, Meaning, meaning_of
 from batcher.records import GAVE_UP, Failure, Fault
 from batcher.words import counted, duration
 
@@ -33,6 +33,10 @@ GIVES_UP_S = 6 * 3600.0
 RATE_LIMITS = 6
 """The refusals for a rate limit after which a row ends, if other rows were answered meanwhile."""
 
+MOST_UNWITNESSED = 100
+"""The last rows of a table that may end without another row that shows that their endpoint answers. More of them look
+like an account that was closed."""
+
 SAME_AT_ONCE, SAME_ROWS_AT_ONCE = 2, 3
 """The rows that must hear the same before an endpoint that has never answered leaves: 2, or 3 if the refusal may rather
 be the rows' own."""
@@ -44,10 +48,11 @@ _BAD_LUCK = 1e-6
 _LEAST_SHARE = 0.01
 # The weight of the latest call in the share of refusals for a rate limit.
 _WEIGHT = 1 / 32
-# If no other row is left to ask: a limit of a minute is over after these seconds ...
-_NO_MINUTE_S = 600.0
-# ... and after this many rests what is left is the rows' own trouble, if it is a handful of rows.
-_LAST_RESTS = 5
+# If no other row is left to ask, a row that is refused for a rate limit is tried for as long: shorter if others were
+# answered beside it before.
+_NO_MINUTE_S, _NO_HOUR_S = 120.0, 600.0
+# The rests after which the refusals are the rows' own, if no other row is left to ask: two or three minutes.
+_LAST_RESTS = 8
 # A wait of more seconds than that is no limit, but a refusal.
 _NO_LIMIT_S = 8 * 86400.0
 # Ids of requests, which differ although the words are the same.
@@ -115,6 +120,7 @@ class Standing:
         self._failed: set[int] = set()
         self._failures = 0
         self._is_acquitted = False
+        self._ended = 0
 
     @property
     def is_fresh(self) -> bool:
@@ -146,7 +152,7 @@ class Standing:
         if left_at > self._accused_left_at:  # what left before the refusals shows nothing
             self._accusers.clear()
             self._accused_at = self._accused_left_at = math.inf
-            self.rests = 0
+            self.rests = self._ended = 0
             self._is_acquitted = False
 
     def accuse(self, row: int, said: str, attempt: Attempt) -> None:
@@ -171,8 +177,13 @@ class Standing:
         return True
 
     def acquit(self) -> None:
-        """Record that the refusals are the rows' own trouble."""
-        self._is_acquitted = True
+        """Take the refusals for the rows' own trouble."""
+        self._is_acquitted = self._ended < MOST_UNWITNESSED
+
+    def end_unwitnessed(self) -> None:
+        """Record that a row ends although no other row has shown that the endpoint answers."""
+        self._ended += 1
+        self._is_acquitted = self._is_acquitted and self._ended < MOST_UNWITNESSED
 
     def limited_for_s(self, now: float, *, is_clean: bool) -> float:
         """Record a refusal for a rate limit; return the seconds since the first such refusal after the last answer."""
@@ -238,6 +249,10 @@ class History:
         self._is_odd = self._is_odd or (self._last is not None and self._last.is_witnessed)
         return self._is_odd
 
+    def be_odd(self) -> None:
+        """Record that its failures are its own: nothing has helped it for long, and no other row can show more."""
+        self._is_odd = True
+
     def mark(self, standing: Standing, left_at: float) -> _Mark:
         """Record any failed attempt."""
         self._is_odd = self.is_odd
@@ -276,8 +291,9 @@ class History:
         """
         if self.limits < RATE_LIMITS or self._luck > _BAD_LUCK:
             return False
-        is_witnessed = sum(each.is_witnessed for each in self._limited) >= RATE_LIMITS - 1
-        return is_witnessed or (is_last and now - self._limited_at >= _NO_MINUTE_S)
+        if is_last:
+            return now - self._limited_at >= (_NO_MINUTE_S if self.is_odd else _NO_HOUR_S)
+        return sum(each.is_witnessed for each in self._limited) >= RATE_LIMITS - 1
 
 
 class Attempt(NamedTuple):
@@ -291,12 +307,14 @@ class Scene(NamedTuple):
     """What else there is to ask.
 
     Attributes:
-        is_last: every row that is left has failed before, so that none can bear witness.
+        is_last: every row that can be asked has failed before, so that none can bear witness.
         troubled: the rows that have failed and have no result.
+        left: the rows without a result that have not been asked.
     """
 
     is_last: bool = False
     troubled: int = 1
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,13 +448,28 @@ def _after_refusal(case: Case, said: Decision, meaning: Meaning, mark: _Mark) ->
     if why := _why_it_leaves(case, said, meaning, standing.accused_alike(text)):
         return _leaves(said, why)
     rests = standing.is_suspect and standing.rest(case.attempt)
-    is_handful = meaning.fate is Fate.ROW_REFUSED or scene.troubled < SEVERAL
-    if standing.is_suspect and scene.is_last and is_handful and standing.rests >= _LAST_RESTS:
+    if standing.is_suspect and scene.is_last and _are_the_rows_own(case, meaning):
         standing.acquit()
-    has_no_witness = scene.is_last and not standing.is_suspect and history.refusals >= REFUSALS
-    if history.is_refused_alone or has_no_witness:
+    if history.is_refused_alone:
+        return _ends(said, counted(history.refusals, "refusal"))
+    if scene.is_last and not standing.is_suspect and history.refusals >= REFUSALS:
+        standing.end_unwitnessed()
         return _ends(said, counted(history.refusals, "refusal"))
     return Decision(said.reason, said.short, wait_s=backoff(history.refusals, case.jitter), rests=rests)
+
+
+def _are_the_rows_own(case: Case, meaning: Meaning) -> bool:
+    """Return whether the last rows of a table have shown long enough that nothing helps them.
+
+    No other row can show whether the endpoint answers. It is asked again for some minutes if the refusal is rather the
+    rows' own, or if it is a handful of rows; for half an hour if it is an access that is refused, or if there are rows
+    between those that were tried.
+    """
+    standing, scene = case.standing, case.scene
+    is_lasting = standing.accused_for_s(case.attempt.now) >= LEAVES_S
+    if meaning.fate is Fate.ROW_REFUSED or scene.troubled < SEVERAL:
+        return is_lasting or (not scene.left and standing.rests >= _LAST_RESTS)
+    return is_lasting and meaning.reason == ACCESS_REFUSED and not standing.is_fresh
 
 
 def _why_it_leaves(case: Case, said: Decision, meaning: Meaning, alike: int) -> str:
@@ -462,7 +495,7 @@ def _why_it_leaves(case: Case, said: Decision, meaning: Meaning, alike: int) -> 
     if is_enough:
         return f"{reason} ({alike} different rows were told so)" if alike > 1 else said.reason
     lasted_s = standing.accused_for_s(case.attempt.now)
-    if standing.is_suspect and lasted_s >= LEAVES_S:
+    if standing.is_suspect and lasted_s >= LEAVES_S and not (is_last and _are_the_rows_own(case, meaning)):
         return f"{reason}; no row was answered for {duration(lasted_s)}"
     return ""
 

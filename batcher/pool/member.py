@@ -15,7 +15,7 @@ from batcher.calls.fate import is_rate_limit
 from batcher.endpoint import Endpoint
 from batcher.money.tariff import Tariff
 from batcher.pool.account import Account
-from batcher.pool.blame import LEAVES_S, OVERLOADED, History, Standing, backoff, has_left
+from batcher.pool.blame import OVERLOADED, History, Standing, backoff, has_left
 from batcher.pool.limiter import Reservation
 from batcher.records import Completion, Failure, Fault
 
@@ -206,7 +206,7 @@ class Member:
         """Whether several rows have failed one after the other."""
         return self.failures >= _FAILURES or self.standing.is_suspect
 
-    def is_silent(self, failure: Failure, history: History, now: float, *, is_last: bool) -> bool:
+    def is_silent(self, failure: Failure, history: History) -> bool:
         """Return whether it answers no row at present, so that a failure does not count against the row.
 
         A few failures in a row are enough if no request can have reached it; otherwise failures of more rows than a bad
@@ -215,15 +215,12 @@ class Member:
         Args:
             failure: the latest one.
             history: of its row.
-            now: the loop's time.
-            is_last: every row that is left has failed: half an hour later they are the cause.
         """
         if self.standing.is_fresh:
             return False
         if not has_left(failure):
             return self.failures >= _UNREACHED
-        is_over = is_last and now - self.answered_at >= LEAVES_S
-        return self.failures >= _FAILURES and not history.is_odd and not is_over
+        return self.failures >= _FAILURES and not history.is_odd
 
     def reserve(self, tokens: float) -> Slot:
         """Grant a call of this many model tokens."""
