@@ -98,10 +98,13 @@ def test_as_json_the_table_says_all_that_is_known() -> None:
         "base_url": "https://open.bigmodel.cn/api/paas/v4",
         "key_variables": ["ZHIPUAI_API_KEY", "ZHIPU_API_KEY"],
         "limits_per": "account",
-        "empty_account": ["1113"],
-        "throttle": ["1302", "1303", "1304", "1305", "1308"],
-        "unknown_model": ["1211"],
+        "closed": ["1113", "欠费", "1112", "1121", "1311"],
+        "empty_account": [],
+        "throttle": ["1302", "1303", "1304", "1305", "1308", "1310"],
+        "unknown_model": ["1211", "模型不存在"],
+        "wrong_key": [],
         "filtered": ["1301", "sensitive"],
+        "too_long": ["1261", "Prompt 超长"],
         "headers": {},
     }
 

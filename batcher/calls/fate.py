@@ -45,6 +45,8 @@ class _Rule(NamedTuple):
 
 KEY_REFUSED, ACCESS_REFUSED = "the API key was refused", "access was refused"
 
+# A wait of more seconds than that is no limit, but a refusal.
+_NO_LIMIT_S = 8 * 86400.0
 _REDIRECT, _CLIENT_FAULT, _SERVER_FAULT = 300, 400, 500
 # Statuses whose words are searched. 422, 412 and 405 come from validators and gateways that have no other status.
 _WORDY = {400, 402, 403, 405, 406, 409, 412, 422, 424, 429, 451, 498}
@@ -55,7 +57,7 @@ _RELAYED = "(request id: "
 # Words for an empty account that DashScope, Gemini and relays also use for a limit that passes.
 _QUOTA = ("insufficient_quota", "exceeded your current quota")
 # Signs of a limit that passes, beside those words.
-_PASSES = ("error-code#token-limit", "error-code#rate-limit", "resource_exhausted", "throttling")
+_PASSING_WORDS = ("retry in ", "retry after ", "again in ", "again after ")
 
 
 def _has_words(failure: Failure) -> bool:
@@ -91,10 +93,13 @@ def _is_closed(failure: Failure) -> bool:
 def _is_empty(failure: Failure) -> bool:
     if not _has_words(failure):
         return False
-    if says(failure, EMPTY) or says(failure, CLOSED):
-        return True
-    passes = failure.retry_after is not None or _contains(failure, _PASSES) or says(failure, THROTTLE)
-    return _contains(failure, _QUOTA) and not (failure.status == 429 and passes)
+    if failure.status == 429 and _contains(failure, _QUOTA) and _passes(failure):
+        return False
+    return _contains(failure, _QUOTA) or says(failure, EMPTY) or says(failure, CLOSED)
+
+
+def _passes(failure: Failure) -> bool:
+    return failure.retry_after is not None or _contains(failure, _PASSING_WORDS) or says(failure, THROTTLE)
 
 
 def _contains(failure: Failure, phrases: tuple[str, ...]) -> bool:
@@ -111,6 +116,10 @@ def _is_passing_limit(failure: Failure) -> bool:
 
 def _never_again(failure: Failure) -> bool:
     return failure.is_final and (failure.status in _PASSING or (failure.status or 0) >= _SERVER_FAULT)
+
+
+def _is_no_limit(failure: Failure) -> bool:
+    return failure.status in {403, 429} and (failure.retry_after or 0.0) > _NO_LIMIT_S
 
 
 # The first rule that applies decides.
@@ -131,6 +140,7 @@ _RULES = (
     _Rule(_said(KEY, 400, 403, 422), Fate.ENDPOINT_REFUSES, KEY_REFUSED),
     _Rule(lambda f: f.status is None and says(f, KEY), Fate.ENDPOINT_REFUSES, KEY_REFUSED),
     _Rule(_said(MODEL, 400, 403, 422), Fate.ENDPOINT_REFUSES, "the model is unknown there"),
+    _Rule(_is_no_limit, Fate.ENDPOINT_REFUSES, "no call is admitted for days"),
     _Rule(_is_passing_limit, Fate.WAIT, "rate limited"),
     _Rule(_is(429), Fate.WAIT, "rate limited"),
     _Rule(_said(AGAIN), Fate.AGAIN, "the server asked to try again"),

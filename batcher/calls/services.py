@@ -449,7 +449,8 @@ _GROUPS = {group: _words(group) for group in (CLOSED, EMPTY, THROTTLE, MODEL, KE
 def says(failure: Failure, group: str) -> bool:
     """Return whether an error says one of a group's words, as a code or in its message."""
     words, said = _GROUPS[group], failure.said
-    return not words.codes.isdisjoint(failure.codes) or any(phrase in said for phrase in words.phrases)
+    codes = failure.codes or ((failure.code or "").lower(),)
+    return not words.codes.isdisjoint(codes) or any(phrase in said for phrase in words.phrases)
 
 
 def service_at(base_url: str) -> Service | None:

@@ -213,7 +213,7 @@ class Asker:
         jitter = random.random()  # noqa: S311 - spreads waits, guards nothing
         attempt = Attempt(slot.left_at, now)
         if is_last and now - member.answered_at >= LEAVES_S:
-            history.be_odd()
+            history.is_over = True
         is_silent = member.is_silent(failure, history)
         case = Case(failure, history, member.standing, attempt, scene, self._policy, jitter, is_silent)
         decision = judge(case, seconds)

@@ -43,7 +43,7 @@ be the rows' own."""
 
 # A fresh endpoint that fails, rather than refuses, is given up after failures of this many rows.
 _FIRST_ROWS = 3
-# So unlikely must it be that other calls took the whole limit each time that the row was refused.
+# So unlikely must it be that a row met a full limit each time by chance, at the present share of refusals.
 _BAD_LUCK = 1e-6
 _LEAST_SHARE = 0.01
 # The weight of the latest call in the share of refusals for a rate limit.
@@ -53,8 +53,6 @@ _WEIGHT = 1 / 32
 _NO_MINUTE_S, _NO_HOUR_S = 120.0, 600.0
 # The rests after which the refusals are the rows' own, if no other row is left to ask: two or three minutes.
 _LAST_RESTS = 8
-# A wait of more seconds than that is no limit, but a refusal.
-_NO_LIMIT_S = 8 * 86400.0
 # Ids of requests, which differ although the words are the same.
 _ID = re.compile(r"[\w-]{12,}")
 # The statuses of a service that is not up, or is overloaded; 529 is Anthropic's.
@@ -223,6 +221,7 @@ class History:
         failures: failed attempts of any kind, used up or not.
         refusals: those of them that may be the row's or the endpoint's fault.
         limits: those of them that were refused for a rate limit.
+        is_over: nothing has helped it for long, and no other row can show more: its failures are its own.
     """
 
     row: int = 0
@@ -231,10 +230,10 @@ class History:
     failures: int = 0
     refusals: int = 0
     limits: int = 0
-    _refused: list[_Mark] = field(default_factory=list)
-    _limited: list[_Mark] = field(default_factory=list)
+    is_over: bool = False
+    _refused: tuple[_Mark, ...] = ()
+    _limited: tuple[_Mark, ...] = ()
     _limited_at: float = math.inf
-    _luck: float = 1.0
     _last: _Mark | None = None
     _is_odd: bool = False
 
@@ -246,12 +245,8 @@ class History:
     @property
     def is_odd(self) -> bool:
         """Whether an attempt failed while another row was answered there: its failures say nothing of the endpoint."""
-        self._is_odd = self._is_odd or (self._last is not None and self._last.is_witnessed)
+        self._is_odd = self._is_odd or self.is_over or (self._last is not None and self._last.is_witnessed)
         return self._is_odd
-
-    def be_odd(self) -> None:
-        """Record that its failures are its own: nothing has helped it for long, and no other row can show more."""
-        self._is_odd = True
 
     def mark(self, standing: Standing, left_at: float) -> _Mark:
         """Record any failed attempt."""
@@ -268,7 +263,7 @@ class History:
     def refuse(self, mark: _Mark) -> None:
         """Record a refusal."""
         self.refusals += 1
-        self._refused = [*self._refused[1 - REFUSALS :], mark]
+        self._refused = (*self._refused[1 - REFUSALS :], mark)
 
     @property
     def is_refused_alone(self) -> bool:
@@ -279,8 +274,7 @@ class History:
         """Record a refusal for a rate limit."""
         self.limits += 1
         self._limited_at = min(self._limited_at, now)
-        self._luck *= max(mark.standing.limited_share, _LEAST_SHARE)
-        self._limited = [*self._limited[1 - RATE_LIMITS :], mark]
+        self._limited = (*self._limited[1 - RATE_LIMITS :], mark)
 
     def is_limited_alone(self, now: float, *, is_last: bool) -> bool:
         """Return whether it is refused for a rate limit that leaves room for other rows.
@@ -289,7 +283,8 @@ class History:
             now: the loop's time.
             is_last: no other row can show it; then a limit of a minute must have had time to end.
         """
-        if self.limits < RATE_LIMITS or self._luck > _BAD_LUCK:
+        share = max(self._limited[-1].standing.limited_share, _LEAST_SHARE) if self._limited else 1.0
+        if self.limits < RATE_LIMITS or share**self.limits > _BAD_LUCK:
             return False
         if is_last:
             return now - self._limited_at >= (_NO_MINUTE_S if self.is_odd else _NO_HOUR_S)
@@ -423,8 +418,6 @@ def _after_limit(case: Case, said: Decision, mark: _Mark) -> Decision:
     """Decide after a refusal for a rate limit, which uses up no attempt."""
     history, standing, now = case.history, case.standing, case.attempt.now
     asked_s = case.failure.retry_after or 0.0
-    if asked_s > _NO_LIMIT_S:
-        return _after_refusal(case, said, Meaning(Fate.ENDPOINT_REFUSES, said.short), mark)
     limited_s = standing.limited_for_s(now, is_clean=not history.limits)
     if limited_s >= GIVES_UP_S:
         return _leaves(said, f"{said.reason.removesuffix('.')}; no wait has healed it for {duration(limited_s)}")

@@ -220,7 +220,7 @@ class Member:
             return False
         if not has_left(failure):
             return self.failures >= _UNREACHED
-        return self.failures >= _FAILURES and not history.is_odd
+        return self.failures >= _FAILURES and not history.is_over
 
     def reserve(self, tokens: float) -> Slot:
         """Grant a call of this many model tokens."""
