@@ -16,7 +16,7 @@ from batcher.engine.progress import Progress, Tally
 from batcher.journal.entries import UNSENT, Outcome, Request
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
-from batcher.pool.blame import LEAVES_S, Attempt, Case, Decision, History, Policy, Scene, is_not_up, judge
+from batcher.pool.blame import GIVES_UP_S, LEAVES_S, Attempt, Case, Decision, History, Policy, Scene, is_not_up, judge
 from batcher.pool.member import Member, Silence, Slot
 from batcher.pool.pool import Pool
 from batcher.records import Bound, Completion, Failure, Result, Status, Usage
@@ -212,7 +212,7 @@ class Asker:
         scene = Scene(is_last, self._troubled, left)
         jitter = random.random()  # noqa: S311 - spreads waits, guards nothing
         attempt = Attempt(slot.left_at, now)
-        if is_last and now - member.answered_at >= LEAVES_S:
+        if is_last and now - member.answered_at >= (GIVES_UP_S if left else LEAVES_S):
             history.is_over = True
         is_silent = member.is_silent(failure, history)
         case = Case(failure, history, member.standing, attempt, scene, self._policy, jitter, is_silent)
