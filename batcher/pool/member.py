@@ -199,7 +199,7 @@ class Member:
     @property
     def is_doubted(self) -> bool:
         """Whether it may answer no row at all, so that a row that has not failed before shows more than another."""
-        return self.is_in_trouble or self.standing.is_fresh or self.account.is_asked_by_one
+        return bool(self.cooldowns) or self.is_in_trouble or self.standing.is_fresh or self.account.is_asked_by_one
 
     @property
     def is_in_trouble(self) -> bool:
