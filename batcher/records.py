@@ -148,11 +148,13 @@ class Fault(StrEnum):
     """The kind of a failure.
 
     `MIXED_UP` is a response that belongs to another request, `TOO_LONG` one of more bytes than it may have.
+    `UNREACHABLE` is a failed connection that no wait heals: a certificate, an unknown host name, a proxy's password.
     """
 
     STATUS = "status"
     TIMEOUT = "timeout"
     CONNECTION = "connection"
+    UNREACHABLE = "unreachable"
     PROTOCOL = "protocol"
     MIXED_UP = "mixed up"
     TOO_LONG = "too long"

@@ -381,15 +381,7 @@ class Connector(aiohttp.TCPConnector):
         if place is None:
             place = self._places[req.connection_key] = _Place(self)
         line = place.next(asyncio.get_running_loop().time())
-        if line is not None and req.proxy:  # through aiohttp's pool, which puts the proxy's password into the request
-            line.connection.release()
-            connection = await super().connect(req, traces, timeout)
-            if connection.protocol is line.protocol:
-                line.connection = connection
-            else:  # aiohttp has found that it is closed
-                line.close()
-                line = _Line(connection, place)
-        elif line is None:
+        if line is None:
             if self.lines >= self._most:
                 self._make_room()
             async with Patience(_CONNECT_S):

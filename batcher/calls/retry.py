@@ -174,6 +174,7 @@ _RULES = (
     _Rule(lambda f: (f.status or 0) >= _CLIENT_FAULT, Fate.ROW_ENDS, "the request was refused"),
     _Rule(lambda f: (f.status or 0) >= _REDIRECT, Fate.ENDPOINT_OUT, "the base URL leads elsewhere"),
     _Rule(lambda f: f.fault is Fault.TIMEOUT, Fate.AGAIN, "no answer in time"),
+    _Rule(lambda f: f.fault is Fault.UNREACHABLE, Fate.ENDPOINT_OUT, "the service cannot be reached"),
     _Rule(lambda f: f.fault is Fault.CONNECTION, Fate.AGAIN, "the connection failed"),
     _Rule(lambda f: f.fault is Fault.PROTOCOL, Fate.AGAIN, "the answer was no chat completion"),
     _Rule(lambda f: f.fault is Fault.MIXED_UP, Fate.AGAIN, "the response belongs to another request"),
