@@ -15,9 +15,7 @@ from pathlib import Path
 
 from batcher.errors import SettingsError
 
-_FILES, _DIRECTORIES = ("SSL_CERT_FILE",), ("SSL_CERT_DIR",)
-_EITHER = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-VARIABLES = (*_FILES, *_DIRECTORIES, *_EITHER)
+VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 """OpenSSL's two variables, and those of requests and curl, which name a file or a directory."""
 
 # OpenSSL finds a certificate in a directory by the hash of its name.
@@ -31,9 +29,7 @@ def trusted() -> ssl.SSLContext:
         SettingsError: a variable names something that holds no certificate.
     """
     context = _of_the_system()
-    for name in VARIABLES:
-        if text := os.environ.get(name):
-            _load(context, name, text)
+    _load_named(context)
     context.set_alpn_protocols(["http/1.1"])
     return context
 
@@ -44,8 +40,7 @@ def check_variables() -> None:
     Raises:
         SettingsError: the message names the variable.
     """
-    if any(map(os.environ.get, VARIABLES)):
-        trusted()
+    _load_named(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
 
 def _of_the_system() -> ssl.SSLContext:
@@ -58,9 +53,15 @@ def _of_the_system() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
+def _load_named(context: ssl.SSLContext) -> None:
+    for name in VARIABLES:
+        if text := os.environ.get(name):
+            _load(context, name, text)
+
+
 def _load(context: ssl.SSLContext, name: str, text: str) -> None:
     try:
-        if name in _DIRECTORIES or (name in _EITHER and Path(text).is_dir()):
+        if name == "SSL_CERT_DIR" or (name != "SSL_CERT_FILE" and Path(text).is_dir()):
             _load_directories(context, [Path(part) for part in text.split(os.pathsep)])
         else:
             context.load_verify_locations(cafile=text)

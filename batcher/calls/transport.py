@@ -219,7 +219,7 @@ class Completions:
         """Read a response that is not the model's; if a key is missing, add that none was sent."""
         if self._way.proxy and response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             return Failure(*refused_by_proxy(response.status, self._way))
-        if response.status == HTTPStatus.BAD_REQUEST and self._url.startswith("http:") and speaks_tls(raw):
+        if response.status == HTTPStatus.BAD_REQUEST and not self._way.needs_tls and speaks_tls(raw):
             return Failure(*tls_expected(self._way))
         outcome = answer_in(response.status, response.headers, raw, self._secrets)
         if isinstance(outcome, Failure) and outcome.status == HTTPStatus.UNAUTHORIZED and not self._has_key:

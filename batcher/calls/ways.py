@@ -79,12 +79,12 @@ class Way(NamedTuple):
     @property
     def needs_tls(self) -> bool:
         """Whether the service or the proxy speaks TLS."""
-        return any(url.startswith("https:") for url in (self.url, self.proxy.url if self.proxy else ""))
+        return any(map(_is_tls, (self.url, self.proxy.url if self.proxy else "")))
 
     @property
     def is_tunnelled(self) -> bool:
         """Whether the proxy only passes bytes on, and TLS is spoken with the service."""
-        return self.proxy is not None and self.url.startswith("https:")
+        return self.proxy is not None and _is_tls(self.url)
 
     @property
     def whole(self) -> str:
@@ -139,6 +139,10 @@ def _source(kind: str) -> str:
     """Return the variable that names the proxy of a kind; as in curl, lower case goes before upper case."""
     names = sorted(name for name, value in os.environ.items() if name.lower() == f"{kind}_proxy" and value)
     return names[-1] if names else "the system's settings"
+
+
+def _is_tls(url: str) -> bool:
+    return url.lower().startswith("https:")
 
 
 def _is_valid(url: str) -> bool:
