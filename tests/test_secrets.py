@@ -167,10 +167,12 @@ ECHOES = {
     "asked": Refusal(407, "No {credentials}", "no access for {plain}, {credentials}"),
 }
 LLM = """
+import os
 import batcher
 from langchain_openai import ChatOpenAI
 
-llm = ChatOpenAI(model="m", api_key="EMPTY", base_url="http://model.example/v1", max_retries=0)
+proxy = os.environ.get("OWN_PROXY")  # as an argument of the model, or else in HTTP_PROXY
+llm = ChatOpenAI(model="m", api_key="EMPTY", base_url="http://model.example/v1", max_retries=0, openai_proxy=proxy)
 try:
     batcher.run("rows.csv", "{text}", endpoints=[batcher.Endpoint(llm=llm)], max_attempts=1)
 except batcher.RunStopped as stopped:
@@ -204,14 +206,15 @@ async def test_a_proxy_that_repeats_its_user_and_password_shows_them_to_nobody(
     assert not re.search(r"\bpw\b", done.stderr + done.stdout + told.stdout)
 
 
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "OWN_PROXY"])
 @pytest.mark.parametrize("kind", ["header", "plain"])
 @pytest.mark.parametrize("user", PROXY_USERS)
 async def test_a_proxy_that_a_chat_model_of_the_users_own_goes_through_shows_its_password_to_nobody(
-    rows: Path, tmp_path: Path, user: str, kind: str
+    rows: Path, tmp_path: Path, user: str, kind: str, name: str
 ) -> None:
     (tmp_path / "script.py").write_text(LLM)
     async with proxying("http://127.0.0.1:1", refusal=ECHOES[kind]) as proxy:
-        given = {"HTTP_PROXY": proxy.url.replace("://", f"://{user}@"), "NO_PROXY": "", "no_proxy": ""}
+        given = {name: proxy.url.replace("://", f"://{user}@"), "NO_PROXY": "", "no_proxy": ""}
         done = await asyncio.to_thread(call, "script.py", cwd=tmp_path, **given)
     assert (done.status, len(proxy.lines) > 0) == (0, True), done.stderr
     assert "[API key]" in done.stdout

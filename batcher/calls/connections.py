@@ -358,7 +358,9 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, most: int) -> None:
         self.lines = 0
-        super().__init__(limit=0, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=300)
+        # Names are looked up as the system does: aiodns, if it is installed, raises errors of its own.
+        resolver = aiohttp.ThreadedResolver()
+        super().__init__(limit=0, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=300, resolver=resolver)
         self._most = most
         self._places: dict[Any, _Place] = {}
 

@@ -27,6 +27,7 @@ from batcher.calls.ways import proxy_for, proxy_secrets, way_to
 from batcher.chat_model import keys_in
 from batcher.endpoint import OFFLINE, Endpoint
 from batcher.errors import SettingsError
+from batcher.hiding import credentials_of_proxy
 from batcher.records import Message
 
 _OF_THE_SDK = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
@@ -76,7 +77,7 @@ class ChatCallers:
                 endpoint.llm,
                 lambda messages: (convert_to_messages(messages), options),
                 most_bytes=self._most_bytes,
-                keys=proxy_secrets(),
+                keys=[*proxy_secrets(), *credentials_of_proxy(getattr(endpoint.llm, "openai_proxy", None) or "")],
             )
         base_url = (endpoint.base_url == OFFLINE and self._offline_url) or endpoint.base_url
         params = {**self._params, **endpoint.params}

@@ -168,7 +168,7 @@ class Completions:
             return too_long(self._most)
         if too_much_head(error):
             message = f"its headers are longer than {_HEADER_BYTES // 2**10} KB, or more than {_HEADER_COUNT:,}"
-            return Failure(Fault.TOO_LONG, message, may_be_billed=True)
+            return Failure(Fault.TOO_LONG, message, may_be_billed=attempt.has_left)
         cause = cause_of(error, self._way) or self._unknown(error)
         is_billed = attempt.has_left and cause.fault is not Fault.UNREACHABLE
         return Failure(cause.fault, one_line(cause.words, self._secrets), may_be_billed=is_billed)
@@ -176,9 +176,10 @@ class Completions:
     def _unknown(self, error: Exception) -> Cause:
         if isinstance(error, TimeoutError):
             return Cause(Fault.CONNECTION, f"{self._way.first} did not take a connection in time")
-        if isinstance(error, aiohttp.ClientResponseError):
-            return Cause(Fault.CONNECTION, f"{self._way.whole} answered in invalid HTTP: {error.message}")
         deepest = list(causes_of(error))[-1]
+        if isinstance(error, aiohttp.ClientResponseError):
+            said = getattr(deepest, "message", "")
+            return Cause(Fault.CONNECTION, f"{self._way.whole} answered in invalid HTTP: {said}")
         said = getattr(deepest, "strerror", None) or str(deepest) or type(deepest).__name__
         return Cause(Fault.CONNECTION, f"the connection to {self._way.whole} failed: {said}")
 

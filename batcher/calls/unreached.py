@@ -156,7 +156,7 @@ def _of_system(error: BaseException, way: Way) -> Cause | None:
 
 def _of_library(error: BaseException, way: Way) -> Cause | None:
     names, said = _names(error), str(error)
-    if _TLS_ALERT in said and names & {"BadStatusLine", "RemoteProtocolError"}:
+    if _TLS_ALERT in said and names & {"BadHttpMessage", "RemoteProtocolError"}:
         return tls_expected(way)
     if "ServerDisconnectedError" in names or "Server disconnected" in said:
         return Cause(Fault.CONNECTION, f"{way.whole} closed the connection without an answer")
