@@ -134,7 +134,8 @@ def credentials_of_proxy(proxy: str) -> tuple[str, ...]:
 
 def basic_of(user: str) -> str:
     """Return the user part of a URL as HTTP clients send it: decoded, and in Base64 (RFC 7617)."""
-    return base64.b64encode(unquote(user).encode("utf-8", "surrogateescape")).decode()
+    pair = unquote(user) if ":" in user else f"{unquote(user)}:"
+    return base64.b64encode(pair.encode("utf-8", "surrogateescape")).decode()
 
 
 def query_of(url: str) -> list[tuple[str, str]]:

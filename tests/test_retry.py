@@ -74,6 +74,7 @@ def fate_of(failure: Failure) -> Decision:
         (status(529, "overloaded_error"), AGAIN, "the server failed"),
         (Failure(Fault.TIMEOUT, "nothing came within 2 s"), AGAIN, "no answer in time: nothing came"),
         (Failure(Fault.CONNECTION, "refused"), AGAIN, "the connection failed"),
+        (Failure(Fault.UNREACHABLE, "a certificate"), OUT, "the service cannot be reached"),
         (Failure(Fault.PROTOCOL, "<html>"), AGAIN, "the answer was no chat completion"),
         (Failure(Fault.MIXED_UP, "it names another"), AGAIN, "the response belongs to another request"),
     ],

@@ -176,6 +176,8 @@ class Completions:
     def _unknown(self, error: Exception) -> Cause:
         if isinstance(error, TimeoutError):
             return Cause(Fault.CONNECTION, f"{self._way.first} did not take a connection in time")
+        if isinstance(error, aiohttp.ClientPayloadError):
+            return Cause(Fault.CONNECTION, f"the answer of {self._way.whole} cannot be read: {error}")
         deepest = list(causes_of(error))[-1]
         if isinstance(error, aiohttp.ClientResponseError):
             said = getattr(deepest, "message", "")

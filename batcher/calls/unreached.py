@@ -18,7 +18,7 @@ from batcher.records import Fault
 
 # What the system's error numbers mean; the first line that holds one of them counts.
 _OF_SYSTEM: tuple[tuple[set[int | None], str], ...] = (
-    ({errno.ECONNREFUSED}, "nothing listens at {first} (connection refused)"),
+    ({errno.ECONNREFUSED}, "nothing listens at {listener}"),
     (
         {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN},
         "there is no route to {first}; is this machine online?",
@@ -151,7 +151,17 @@ def _of_system(error: BaseException, way: Way) -> Cause | None:
     numbers = {error.errno, *map(int, re.findall(r"\[Errno (\d+)\]", str(error)))}
     numbers |= {number for kind, number in _KINDS.items() if isinstance(error, kind)}
     words = next((words for known, words in _OF_SYSTEM if known & numbers), None)
-    return None if words is None else Cause(Fault.CONNECTION, words.format(first=way.first, whole=way.whole))
+    return (
+        None
+        if words is None
+        else Cause(Fault.CONNECTION, words.format(listener=_listener(way), first=way.first, whole=way.whole))
+    )
+
+
+def _listener(way: Way) -> str:
+    if way.proxy:
+        return f"{way.proxy.place} (connection refused), the proxy of {way.proxy.source}"
+    return f"{way.place} (connection refused)"
 
 
 def _of_library(error: BaseException, way: Way) -> Cause | None:
@@ -160,7 +170,7 @@ def _of_library(error: BaseException, way: Way) -> Cause | None:
         return tls_expected(way)
     if "ServerDisconnectedError" in names or "Server disconnected" in said:
         return Cause(Fault.CONNECTION, f"{way.whole} closed the connection without an answer")
-    if "ClientPayloadError" in names or "peer closed connection" in said:
+    if "payload is not completed" in said or "peer closed connection" in said:
         return Cause(Fault.CONNECTION, f"{way.whole} closed the connection before its answer had ended")
     if "InvalidURL" in names:
         return Cause(Fault.UNREACHABLE, f"no request can be sent to {way.place}: check the base URL")

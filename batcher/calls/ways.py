@@ -21,7 +21,6 @@ from batcher.hiding import (
     longest_first,
     public_url,
     user_of,
-    without_user,
 )
 
 _KINDS = {"http", "https"}
@@ -42,7 +41,7 @@ class Proxy:
     @property
     def place(self) -> str:
         """Its URL without user and password."""
-        return without_user(self.url).rstrip("/")
+        return public_url(self.url).rstrip("/")
 
     @property
     def authorization(self) -> dict[str, str]:
