@@ -190,7 +190,7 @@ def forms_of(user: str) -> tuple[str, ...]:
 @pytest.mark.parametrize("kind", ECHOES)
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("user", PROXY_USERS)
-async def test_a_proxy_that_repeats_its_user_and_password_shows_them_to_nobody(
+async def test_user_and_password_of_a_proxy_that_repeats_them_are_shown_nowhere(
     rows: Path, tmp_path: Path, user: str, scheme: str, kind: str
 ) -> None:
     async with proxying("http://127.0.0.1:1", refusal=ECHOES[kind]) as proxy:
@@ -209,7 +209,7 @@ async def test_a_proxy_that_repeats_its_user_and_password_shows_them_to_nobody(
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "OWN_PROXY"])
 @pytest.mark.parametrize("kind", ["header", "plain"])
 @pytest.mark.parametrize("user", PROXY_USERS)
-async def test_a_proxy_that_a_chat_model_of_the_users_own_goes_through_shows_its_password_to_nobody(
+async def test_user_and_password_of_a_chat_models_own_proxy_are_shown_nowhere(
     rows: Path, tmp_path: Path, user: str, kind: str, name: str
 ) -> None:
     (tmp_path / "script.py").write_text(LLM)

@@ -178,6 +178,7 @@ def _of_library(error: BaseException, way: Way) -> Cause | None:
 
 
 def tls_expected(way: Way) -> Cause:
+    """Return what it means that a port refuses plain HTTP because it speaks TLS."""
     return Cause(Fault.UNREACHABLE, f"{way.place} expects TLS: begin the base URL with https://")
 
 
