@@ -6,14 +6,12 @@ reveal is not guessed.
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
-from batcher.hiding import Secret, public_url, query_of, secrets_among, user_of, without_user
+from batcher.hiding import Secret, credentials_of, public_url, query_of, secrets_among, without_user
 
 _SDK_RETRIES = 2
 """The retries of OpenAI's and Anthropic's SDKs if `max_retries` is None."""
@@ -231,9 +229,7 @@ def _gathered(value: object, rule: _Rule, *, is_secret: bool, names_fields: bool
 def _secrets_in(text: str, rule: _Rule, *, is_secret: bool) -> Iterator[str]:
     if is_secret or _CREDENTIALS.fullmatch(text):
         yield from _forms_of(text, rule.accepts)
-    if user := user_of(text):
-        yield from (*user, *map(unquote, user))
-        yield base64.b64encode(unquote(user[0]).encode()).decode()  # as HTTP clients send it
+    yield from credentials_of(text)
     yield from (each for name, each in query_of(text) if rule.names(name, each, False) and rule.accepts(each))
 
 

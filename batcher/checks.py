@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from batcher.errors import SettingsError
+from batcher.hiding import looks_like_key
 from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.words import option
 
@@ -19,6 +20,7 @@ from batcher.words import option
 _LEAST, _MOST = 1e-6, 10**9
 _NAME_BYTES = 255  # of a file or a directory
 _LONGEST_SHOWN = 40  # characters of a value in a message
+_KEYS_COME_FROM = "API keys come from API_KEY in the environment or .env"
 _HIGHEST_PRICE = 1e6  # dollars per million tokens: a higher price is in the wrong unit
 
 RESERVED_PARAMS = {
@@ -92,6 +94,13 @@ def check_text(value: object, where: str) -> None:
         raise SettingsError(f"{where} must be a text that is not empty; it is {shown}")
 
 
+def check_model(value: object, where: str) -> None:
+    """Refuse what cannot be a model's name; an API key in its place is not shown."""
+    check_text(value, where)
+    if isinstance(value, str) and looks_like_key(value):
+        raise SettingsError(f"{where} looks like an API key, and is not shown: {_KEYS_COME_FROM}")
+
+
 def check_params(params: object, where: str) -> None:
     if not isinstance(params, Mapping) or not all(isinstance(name, str) and name for name in params):
         raise SettingsError(f"{where} must hold parameters by name, as in {{'temperature': 0}}")
@@ -141,6 +150,8 @@ def check_headers(headers: object, where: str, key_header: str) -> None:
     seen: set[str] = set()
     for name, value in headers.items():
         what = f"{where}: {name!r}"
+        if ":" in name:  # "Authorization: Bearer sk-..." in one text
+            raise SettingsError(f"{where}: the name of a header holds a colon: give name and value apart")
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise SettingsError(f"{what} cannot be the name of a header")
         if name.lower() in seen:

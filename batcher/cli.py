@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import batcher
 from batcher.calls.services import SERVICES, services
 from batcher.errors import BatcherError, Interrupted, KeywordBusy, RunStopped
+from batcher.hiding import looks_like_key, shown
 from batcher.nesting import TOO_DEEP, is_too_deep
-from batcher.settings import OPTIONS, Group, advice_on
+from batcher.settings import OPTIONS, Group, advice_on, means_key
 from batcher.words import command_line, counted, print_out, say
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 OK, SOME_FAILED, NOTHING_DONE, STOPPED, BUSY = range(5)
 
 _WIDTH = 80
+_LONG = 20  # characters of an argument that may be an API key, although it does not begin like one
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -241,6 +243,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser = build_parser()
+    _refuse_keys(parser, argv)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         advice = _advice_on(unknown) if arguments.verb in {"run", "plan"} else ""
@@ -248,10 +251,21 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
+def _refuse_keys(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Refuse an API key in any place, before a message can show it: a command line stays in the shell's history."""
+    for before, text in itertools.pairwise(["", *argv]):
+        flag, _, value = text.partition("=") if text.startswith("-") else ("", "", text)
+        if means_key(flag.lstrip("-").replace("-", "_")):
+            parser.error(f"unrecognized arguments: {flag}: {advice_on('api_key')}")
+        if looks_like_key(value) and "--header" not in {flag, before}:  # a header's error says more
+            where = f"the value of {flag or before}" if flag or before.startswith("-") else "an argument"
+            parser.error(f"{where} looks like an API key, and is not shown: {advice_on('api_key')}")
+
+
 def _without_values(unknown: Sequence[str]) -> list[str]:
     """Return the arguments without possible values of unknown options: a value may be an API key."""
     return [
-        text.partition("=")[0]
+        shown(text) if len(text) >= _LONG else text.partition("=")[0]
         for before, text in itertools.pairwise(["", *unknown])
         if text.startswith("-") or not before.startswith("-") or "=" in before
     ]
@@ -323,7 +337,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _param(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator or not name:
-        raise batcher.SettingsError(f"--param {text!r} must look like KEY=VALUE, as in temperature=0")
+        raise batcher.SettingsError(f"--param {shown(text)} must look like KEY=VALUE, as in temperature=0")
     if is_too_deep(value):
         raise batcher.SettingsError(f"--param {name}: the value cannot be read as JSON: {TOO_DEEP}")
     return name, _json_or_text(value)
@@ -340,7 +354,7 @@ def _headers(texts: Sequence[str]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for text in texts:
         name, separator, value = text.partition("=")
-        if not separator or not name:  # not shown: it may be a key
+        if not separator or not name or ":" in name:  # not shown: it may be a key
             raise batcher.SettingsError("--header must look like NAME=VALUE, as in X-Team=labels or X-Key=env:TEAM_KEY")
         if name in headers:
             raise batcher.SettingsError(f"--header {name} is given twice")

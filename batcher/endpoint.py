@@ -14,9 +14,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from batcher.chat_model import identity_of, retries_of
-from batcher.checks import check_headers, check_key, check_number, check_params, check_price, check_text, check_whole
+from batcher.checks import (
+    check_headers,
+    check_key,
+    check_model,
+    check_number,
+    check_params,
+    check_price,
+    check_text,
+    check_whole,
+)
 from batcher.errors import SettingsError
-from batcher.hiding import shown
+from batcher.hiding import looks_like_key, shown
 from batcher.records import Source
 from batcher.words import option
 
@@ -61,6 +70,10 @@ def checked_url(url: str) -> str:
         is_good = False
     if not is_good or any(char.isspace() for char in place):
         raise SettingsError(f"the base URL {shown(url)} must look like https://host/v1")
+    if any(map(looks_like_key, re.split(r"[/.]", place))):
+        raise SettingsError(
+            "the base URL holds what looks like an API key, and is not shown: give keys through API_KEY"
+        )
     return place.rstrip("/").removesuffix("/chat/completions").rstrip("/") + mark + query
 
 
@@ -134,7 +147,7 @@ class Endpoint:
     def _check_values(self) -> None:
         """Check each value alone."""
         if self.model is not None:
-            check_text(self.model, "model")
+            check_model(self.model, "model")
         check_text(self.base_url, "base_url")
         if self.api_key is not None:
             check_key(self.api_key, "api_key")

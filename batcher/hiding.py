@@ -1,13 +1,14 @@
 """Finds secrets, hides them in texts, and removes them from URLs.
 
-Invariant: a text that is too short for a key is never hidden, because it may be part of any other text.
+Invariant: a text that is too short for a key, or is a word, is never hidden as a part of another word.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 SHORTEST = 8
 """The fewest characters of a secret. Placeholders for a key ("0", "EMPTY") are shorter."""
@@ -27,35 +28,74 @@ class Secret(str):
         return "'...'"
 
 
-_USER = re.compile(r"(?<=://)[^/?#@\s]*@")
+_HIDDEN = "[API key]"
+_USER = re.compile(r"(?<=://)[^/?#\s]*@")
+# A text of words and numbers: an answer may hold it by chance, unless it is longer than the words of any language.
+_ORDINARY = re.compile(r"(?!sk-)(?:[A-Z]?[a-z]+|[A-Z]+|\d+)(?:[-_. ](?:[A-Z]?[a-z]+|[A-Z]+|\d+))*")
+_LONGEST_ORDINARY = 23
+# What services put before their keys; a JSON web token; the value of a header.
+_KEY = re.compile(
+    r"sk[-_](?=[\w-]*\d)[\w-]{4,}|(?:sk|gsk|csk|xai|hf|r8|pplx|nvapi|fw|tgp_v1|ghp|github_pat)[-_][\w-]{8,}"
+    r"|AIza[\w-]{20,}|AKIA\w{12,}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*|[0-9a-f]{32}\.\w{16}|bce-v3/\S{8,}|Bearer \S{8,}"
+)
 
 
 def secrets_among(texts: Iterable[str]) -> tuple[str, ...]:
     """Return the texts that are long enough to be secrets; the longest first, so that none is cut by a part of it."""
-    return tuple(sorted(filter(_may_be_secret, set(texts)), key=lambda text: (-len(text), text)))
+    return longest_first(filter(_may_be_secret, texts))
 
 
 def _may_be_secret(text: str) -> bool:
     return len(text) >= (SHORTEST_WORD if text.isalpha() else SHORTEST)
 
 
+def longest_first(secrets: Iterable[str]) -> tuple[str, ...]:
+    """Return secrets in the order in which `hide` needs them, each once."""
+    return tuple(sorted(set(secrets), key=lambda text: (-len(text), text)))
+
+
+def unmistakable(secrets: Iterable[str]) -> list[str]:
+    """Return the secrets that no answer holds by chance: neither short nor made of words and numbers ("lm-studio")."""
+    return [
+        each
+        for each in secrets
+        if _may_be_secret(each) and (len(each) > _LONGEST_ORDINARY or not _ORDINARY.fullmatch(each))
+    ]
+
+
 def secrets_in(variables: Mapping[str, str]) -> tuple[str, ...]:
     """Return what may be a secret in environment variables, by their names; a list has commas between its keys."""
     values = [value for name, value in variables.items() if _SECRET_NAME.search(name)]
     parts = [part.strip() for value in values for part in value.split(",")]
-    return secrets_among([*values, *parts, *(each for value in variables.values() for each in user_of(value))])
+    users = [each for value in variables.values() for each in credentials_of(value)]
+    proxies = [value for name, value in variables.items() if name.lower().endswith("_proxy")]
+    theirs = [each for value in proxies for each in credentials_of_proxy(value)]
+    return longest_first([*secrets_among([*values, *parts, *users]), *theirs])
 
 
 def shown(text: str) -> str:
     """Return a text of the user's for a message; one that looks like a key, given in the wrong place, is not shown."""
-    looks_like_a_key = bool(secrets_among([text])) and re.fullmatch(r"[\w-]+", text)
-    return "(not shown: it looks like an API key)" if looks_like_a_key else repr(text)
+    may_be_a_key = bool(secrets_among([text])) and re.fullmatch(r"[\w-]+", text)
+    return "(not shown: it looks like an API key)" if may_be_a_key else repr(text)
+
+
+def looks_like_key(text: str) -> bool:
+    """Return whether a text can hardly be anything but an API key, by the form that services give to theirs."""
+    return bool(_KEY.fullmatch(text.strip()))
 
 
 def hide(text: str, secrets: Sequence[str]) -> str:
-    """Replace each secret with `[API key]`."""
+    """Replace each secret with `[API key]`; one that is short or a word only if it stands alone.
+
+    Args:
+        text: any.
+        secrets: the longest first.
+    """
     for secret in secrets:
-        text = text.replace(secret, "[API key]")
+        if _may_be_secret(secret):
+            text = text.replace(secret, _HIDDEN)
+        elif secret in text:
+            text = re.sub(rf"(?<![\w/-]){re.escape(secret)}(?![\w/-])", _HIDDEN, text)
     return text
 
 
@@ -77,6 +117,25 @@ def user_of(url: str) -> tuple[str, ...]:
         return ()
     whole, at, _ = parts.netloc.rpartition("@")
     return (whole, *whole.split(":", 1)) if at else ()
+
+
+def credentials_of(url: str) -> tuple[str, ...]:
+    """Return user and password of a URL in every form in which they travel: as written, decoded, in a Basic header."""
+    user = user_of(url)
+    if not user:
+        return ()
+    return longest_first(filter(None, [*user, *map(unquote, user), basic_of(user[0])]))
+
+
+def credentials_of_proxy(proxy: str) -> tuple[str, ...]:
+    """Return user and password of a proxy, as `credentials_of`; its URL may lack the scheme."""
+    return credentials_of(proxy if "://" in proxy else f"http://{proxy}")
+
+
+def basic_of(user: str) -> str:
+    """Return the user part of a URL as HTTP clients send it: decoded, and in Base64 (RFC 7617)."""
+    pair = unquote(user) if ":" in user else f"{unquote(user)}:"
+    return base64.b64encode(pair.encode("utf-8", "surrogateescape")).decode()
 
 
 def query_of(url: str) -> list[tuple[str, str]]:

@@ -147,14 +147,14 @@ class Completion:
 class Fault(StrEnum):
     """The kind of a failure.
 
-    `MIXED_UP` is a response that belongs to another request, `TOO_LONG` one of more bytes than it may have. If an
-    endpoint is `UNREACHABLE`, the reason is its host name or its certificate, which no wait heals.
+    `MIXED_UP` is a response that belongs to another request, `TOO_LONG` one of more bytes than it may have.
+    `UNREACHABLE` is a failed connection that no wait heals: a certificate, an unknown host name, a proxy's password.
     """
 
     STATUS = "status"
     TIMEOUT = "timeout"
-    UNREACHABLE = "unreachable"
     CONNECTION = "connection"
+    UNREACHABLE = "unreachable"
     PROTOCOL = "protocol"
     MIXED_UP = "mixed up"
     TOO_LONG = "too long"

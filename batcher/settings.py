@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -376,7 +377,10 @@ def _documented() -> str:
 Settings.__doc__ = _documented()
 
 
-_KEYS = {"api_key", "api_keys", "key", "keys", "openai_api_key"}
+_KEYS = re.compile(
+    r"\w*api_?keys?|(?:\w*(?:access|auth|secret)_)?(?:keys?|tokens?)|api_tokens?|secrets?|passwords?|bearer|auth",
+    re.IGNORECASE,
+)
 
 _REQUEST_PARAMS = {
     *("enable_thinking", "extra_body", "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens"),
@@ -388,6 +392,15 @@ _REQUEST_PARAMS = {
 """The parameters of a chat completion request that services know."""
 
 
+def means_key(name: str) -> bool:
+    """Return whether an option that does not exist would take an API key.
+
+    Args:
+        name: of the option, as Python spells it.
+    """
+    return bool(_KEYS.fullmatch(name)) and name not in OPTIONS and name not in _REQUEST_PARAMS
+
+
 def advice_on(name: str, value: object = None) -> str:
     """Return advice on an option that does not exist.
 
@@ -395,7 +408,7 @@ def advice_on(name: str, value: object = None) -> str:
         name: of the option, as Python spells it.
         value: the value given; the advice repeats it only if it is a number, because other values may be secrets.
     """
-    if name in _KEYS:
+    if means_key(name):
         other = by_reader(
             command_line=f"from the variable that {option('api_key_env')} names",
             python="from endpoints=[batcher.Endpoint(model, api_key=...)]",

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Sequence
 from enum import Enum, auto
@@ -139,12 +140,12 @@ class CannedServer:
 
 
 @contextlib.asynccontextmanager
-async def canned(*replies: Reply) -> AsyncIterator[CannedServer]:
+async def canned(*replies: Reply, tls: ssl.SSLContext | None = None) -> AsyncIterator[CannedServer]:
     """Serve on a free port of 127.0.0.1 during the block."""
     canned_server = CannedServer(replies)
-    async with await asyncio.start_server(canned_server.connected, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(canned_server.connected, "127.0.0.1", 0, ssl=tls) as server:
         port = server.sockets[0].getsockname()[1]
-        canned_server.base_url = f"http://127.0.0.1:{port}/v1"
+        canned_server.base_url = f"http{'s' if tls else ''}://127.0.0.1:{port}/v1"
         yield canned_server
         await canned_server.end()
 

@@ -589,13 +589,19 @@ def said(status: int, code: str, *headers: str) -> Reply:
         (said(429, "limit", "Retry-After: 3"), Failure(Fault.STATUS, "said with [API key]", 429, "limit", 3.0)),
         (said(400, "too_long"), Failure(Fault.STATUS, "said with [API key]", 400, "too_long")),
         (http(500, "<p>\nsorry"), Failure(Fault.STATUS, "<p> sorry", 500)),
-        (Reply(b"", Then.CLOSE), risked(Fault.CONNECTION, "Server disconnected without sending a response.")),
     ],
-    ids=["401", "429", "400", "500", "closed"],
+    ids=["401", "429", "400", "500"],
 )
 async def test_a_failure_of_the_sdk_is_read(http_client: Any, reply: Reply, failure: Failure) -> None:
     async with canned(reply) as server:
         assert await called(own(http_client, server.base_url)) == failure
+
+
+async def test_a_connection_of_the_sdk_that_closes_is_named(http_client: Any) -> None:
+    async with canned(Reply(b"", Then.CLOSE)) as server:
+        place = server.base_url.removesuffix("/v1")
+        said = f"{place} closed the connection without an answer"
+        assert await called(own(http_client, server.base_url)) == risked(Fault.CONNECTION, said)
 
 
 async def test_a_timeout_of_the_sdk_is_read(http_client: Any) -> None:
@@ -626,8 +632,9 @@ async def test_the_sdk_is_cut_off_in_time(http_client: Any) -> None:
 
 
 async def test_the_sdk_finds_nobody(http_client: Any) -> None:
-    failure = await called(own(http_client, f"http://127.0.0.1:{closed_port()}/v1"))
-    assert failure == Failure(Fault.CONNECTION, "All connection attempts failed")
+    place = f"http://127.0.0.1:{closed_port()}"
+    failure = await called(own(http_client, f"{place}/v1"))
+    assert failure == Failure(Fault.CONNECTION, f"nothing listens at {place} (connection refused)")
 
 
 class TransportError(Exception):
@@ -670,8 +677,11 @@ def wrapped(cause: Exception) -> Exception:
         (wrapped(TimeoutException()), risked(Fault.TIMEOUT, "wrapped with [API key]")),
         (wrapped(ConnectTimeout("slow")), Failure(Fault.TIMEOUT, "wrapped with [API key]")),
         (wrapped(TransportError("broke")), risked(Fault.CONNECTION, "broke")),
-        (wrapped(ConnectionRefusedError("nobody")), Failure(Fault.CONNECTION, "nobody")),
-        (ConnectionResetError(), risked(Fault.CONNECTION, "ConnectionResetError")),
+        (
+            wrapped(ConnectionRefusedError("said")),
+            Failure(Fault.CONNECTION, "nothing listens at the service (connection refused)"),
+        ),
+        (ConnectionResetError(), risked(Fault.CONNECTION, "the connection to the service was reset")),
         (WithStatus(404), Failure(Fault.STATUS, "said by the class", 404)),
         (WithStatus(503, Unread()), Failure(Fault.STATUS, "said by the class", 503, None, 4.0)),
         (ValueError(f"odd\n{KEY}"), risked(Fault.OTHER, "ValueError: odd [API key]")),

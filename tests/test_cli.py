@@ -295,6 +295,70 @@ def test_an_option_is_not_taken_for_another_that_begins_like_it(odd: Path, tmp_p
 NO_KEY_OPTION = "--api-key: API keys come from API_KEY in the environment or .env, or from the variable that"
 
 
+IN_ENV = "API keys come from API_KEY in the environment or .env"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--api-key", "hunter2"],
+        ["--key", "hunter2"],
+        ["--api_key=hunter2"],
+        ["--token", "hunter2"],
+        ["--deepseek-api-key", "hunter2"],
+        ["sk-hunter2-0123"],
+        ["--model", "sk-hunter2-0123"],
+        ["--model=sk-hunter2-0123"],
+        ["--base-url", "sk-hunter2-0123"],
+        ["--api-key-env", "sk-hunter2-0123"],
+        ["--rpm", "sk-hunter2-0123"],
+        ["--keyword", "sk-hunter2-0123"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("verb", ["run", "plan", "serve", "status", ""])
+def test_an_api_key_in_any_place_of_the_command_line_is_refused_unshown_with_where_it_belongs(
+    odd: Path, tmp_path: Path, verb: str, arguments: list[str]
+) -> None:
+    places = ([*arguments, verb, "odd.csv"], [verb, "odd.csv", *arguments], [verb, *arguments])
+    for place in places:
+        done = call(*filter(None, place), cwd=tmp_path)
+        assert (done.status, done.stdout) == (2, "")
+        assert IN_ENV in done.stderr
+        assert "hunter2" not in done.stderr
+    assert not (tmp_path / "output").exists()
+
+
+def test_what_may_be_a_key_although_it_does_not_begin_like_one_is_not_shown(odd: Path, tmp_path: Path) -> None:
+    done = call("run", "odd.csv", "0123456789hunter2hunter2", cwd=tmp_path)
+    assert done.status == 2
+    assert "unrecognized arguments: (not shown: it looks like an API key)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "variables"),
+    [
+        (["--header", "Authorization: Bearer sk-hunter2-0123"], {}),
+        (["--header", "Authorization: Bearer sk-hunter2-0123=="], {}),
+        (["--param", "sk-hunter2_0123"], {}),
+        (["--base-url", "https://h/v1/sk-hunter2-0123"], {}),
+        (["--base-url", "https://u:sk-hunter2-0123@h/v1"], {}),
+        ([], {"MODEL": "sk-hunter2-0123"}),
+        ([], {"BASE_URL": "sk-hunter2-0123"}),
+    ],
+    ids=str,
+)
+def test_an_api_key_inside_another_value_is_refused_unshown(
+    odd: Path, tmp_path: Path, options: list[str], variables: dict[str, str]
+) -> None:
+    options = [] if variables else ["--model", "m", *options]
+    given = {"MODEL": "m"} | variables
+    done = call("run", "odd.csv", "--prompt-column", "text", *options, cwd=tmp_path, **given)
+    assert (done.status, done.stdout) == (2, "")
+    assert "hunter2" not in done.stderr
+    assert not (tmp_path / "output").exists()
+
+
 @pytest.mark.parametrize("verb", ["run", "plan"])
 @pytest.mark.parametrize(
     ("arguments", "said"),

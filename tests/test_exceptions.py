@@ -70,14 +70,14 @@ FATES: dict[str, dict[Fate | None, str]] = {
     },
     "aiohttp": {
         AGAIN: """
-            ClientConnectionError ClientConnectionResetError ClientConnectorCertificateError ClientConnectorDNSError
-            ClientConnectorError ClientConnectorSSLError ClientError ClientHttpProxyError ClientOSError
-            ClientPayloadError ClientProxyConnectionError ClientResponseError ClientSSLError ConnectionTimeoutError
-            ContentTypeError InvalidURL InvalidUrlClientError InvalidUrlRedirectClientError NonHttpUrlClientError
-            NonHttpUrlRedirectClientError RedirectClientError ServerConnectionError ServerDisconnectedError
-            ServerFingerprintMismatch ServerTimeoutError SocketTimeoutError TooManyRedirects UnixClientConnectorError
-            UploadAbortedError
+            ClientConnectionError ClientConnectionResetError ClientConnectorDNSError ClientConnectorError
+            ClientConnectorSSLError ClientError ClientHttpProxyError ClientOSError ClientPayloadError
+            ClientProxyConnectionError ClientResponseError ClientSSLError ConnectionTimeoutError ContentTypeError
+            NonHttpUrlClientError NonHttpUrlRedirectClientError RedirectClientError ServerConnectionError
+            ServerDisconnectedError ServerFingerprintMismatch ServerTimeoutError SocketTimeoutError TooManyRedirects
+            UnixClientConnectorError UploadAbortedError
         """,
+        OUT: "ClientConnectorCertificateError InvalidURL InvalidUrlClientError InvalidUrlRedirectClientError",
         # Of web sockets, forms and aiohttp's own server; of the parser, which ClientResponseError and
         # ClientPayloadError stand for.
         NEVER: """

@@ -38,7 +38,7 @@ def page(number: int) -> Failure:
         (status(400, "Access denied.", "Arrearage"), OUT, "the account is closed or empty"),
         (status(422, "Budget has been exceeded!", "budget_exceeded"), OUT, "the account is closed or empty"),
         (Failure(Fault.PROTOCOL, "insufficient balance", code="1008"), OUT, "the account is closed or empty"),
-        (Failure(Fault.UNREACHABLE, "the host name is unknown"), OUT, "it cannot be reached"),
+        (Failure(Fault.UNREACHABLE, "the host name is unknown"), OUT, "the service cannot be reached"),
         # The endpoint is of no use to any row, if it says the same to others.
         (status(401, "Incorrect API key provided"), ENDPOINT, "the API key was refused"),
         (status(400, "API key not valid.", "API_KEY_INVALID"), ENDPOINT, "the API key was refused"),

@@ -7,13 +7,16 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from canned_server import closed_port, completion, events, http
 from hostile_server import Ask, answered, hostile, refused
 from programs import call, finish, local_server, started, table, write_table
+from proxy_server import Refusal, proxying
 
 KEYS = ("sk-f1rst/With+all=kinds", "sk-s3cond-key")
 SECRET, OTHER = "gateway5ecret+with/all=kinds", "sk-0ther-header-key"
@@ -154,6 +157,85 @@ def test_nobody_listening_and_a_proxy_with_a_password_show_neither(rows: Path, t
     )  # fmt: skip
     assert (alone.status, proxied.status) == (3, 3)
     check(tmp_path, alone.stdout, alone.stderr, proxied.stdout, proxied.stderr, secrets=(*KEYS, "sk-pr0xy"))
+
+
+# A password of a few letters is one too; `me` and `pw` are parts of many words, so they are looked for alone.
+PROXY_USERS = ["alice-9:p%40ss/w0rd+long".replace("/", "%2F"), "user:pw", "proxyuser:proxypassword"]
+ECHOES = {
+    "header": Refusal(502, "No {credentials}", "came: Proxy-Authorization: {credentials}"),
+    "plain": Refusal(503, "No {plain}", "no access for {plain}"),
+    "asked": Refusal(407, "No {credentials}", "no access for {plain}, {credentials}"),
+}
+LLM = """
+import os
+import batcher
+from langchain_openai import ChatOpenAI
+
+proxy = os.environ.get("OWN_PROXY")  # as an argument of the model, or else in HTTP_PROXY
+llm = ChatOpenAI(model="m", api_key="EMPTY", base_url="http://model.example/v1", max_retries=0, openai_proxy=proxy)
+try:
+    batcher.run("rows.csv", "{text}", endpoints=[batcher.Endpoint(llm=llm)], max_attempts=1)
+except batcher.RunStopped as stopped:
+    print(stopped, stopped.report)
+"""
+
+
+def forms_of(user: str) -> tuple[str, ...]:
+    """Return what must not come back: the pair, encoded and decoded, the password, and their header."""
+    plain = unquote(user)
+    forms = (user, plain, plain.partition(":")[2], base64.b64encode(plain.encode()).decode())
+    return tuple(each for each in forms if len(each) > 2)
+
+
+@pytest.mark.parametrize("kind", ECHOES)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("user", PROXY_USERS)
+async def test_user_and_password_of_a_proxy_that_repeats_them_are_shown_nowhere(
+    rows: Path, tmp_path: Path, user: str, scheme: str, kind: str
+) -> None:
+    async with proxying("http://127.0.0.1:1", refusal=ECHOES[kind]) as proxy:
+        given = {"ALL_PROXY": proxy.url.replace("://", f"://{user}@"), "NO_PROXY": "", "no_proxy": ""}
+        done = await asyncio.to_thread(
+            call, "run", rows, "--prompt", "{text}", "--base-url", f"{scheme}://model.example/v1", "--max-attempts",
+            "1", "--json", cwd=tmp_path, **given, **VERBOSE,
+        )  # fmt: skip
+    assert done.status == 3
+    assert set(proxy.credentials) == {f"Basic {base64.b64encode(unquote(user).encode()).decode()}"}
+    told = call("status", "rows", cwd=tmp_path)
+    check(tmp_path, done.stdout, done.stderr, told.stdout, secrets=(*KEYS, *forms_of(user)))
+    assert not re.search(r"\bpw\b", done.stderr + done.stdout + told.stdout)
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "OWN_PROXY"])
+@pytest.mark.parametrize("kind", ["header", "plain"])
+@pytest.mark.parametrize("user", PROXY_USERS)
+async def test_user_and_password_of_a_chat_models_own_proxy_are_shown_nowhere(
+    rows: Path, tmp_path: Path, user: str, kind: str, name: str
+) -> None:
+    (tmp_path / "script.py").write_text(LLM)
+    async with proxying("http://127.0.0.1:1", refusal=ECHOES[kind]) as proxy:
+        given = {name: proxy.url.replace("://", f"://{user}@"), "NO_PROXY": "", "no_proxy": ""}
+        done = await asyncio.to_thread(call, "script.py", cwd=tmp_path, **given)
+    assert (done.status, len(proxy.lines) > 0) == (0, True), done.stderr
+    assert "[API key]" in done.stdout
+    check(tmp_path, done.stdout, done.stderr, secrets=forms_of(user))
+    assert not re.search(r"\bpw\b", done.stderr + done.stdout)
+
+
+@pytest.mark.parametrize(
+    "key", ["0", "EMPTY", "none", "lm-studio", "internationalization", "not-needed", "1234567890", "ordinary.words"]
+)
+def test_an_answer_keeps_its_words_if_a_key_is_one_of_them(tmp_path: Path, key: str) -> None:
+    rows = write_table(tmp_path / "rows.csv", ["text"], [["row 0"]])
+
+    def script(ask: Ask) -> Iterator[bytes]:
+        yield answered(ask, text=f"4096 {key} more")
+
+    with hostile(script) as server:
+        arguments = ("run", rows, "--prompt", "{text}", "--base-url", server.base_url, "--model", "m")
+        done = call(*arguments, cwd=tmp_path, API_KEY=key)
+    assert done.status == 0
+    assert table(tmp_path / "output" / "all_rows.csv")[0]["infer"] == f"4096 {key} more"
 
 
 OWN_MODELS = """

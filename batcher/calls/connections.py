@@ -358,7 +358,9 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, most: int) -> None:
         self.lines = 0
-        super().__init__(limit=0, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=300)
+        # Names are looked up as the system does: aiodns, if it is installed, raises errors of its own.
+        resolver = aiohttp.ThreadedResolver()
+        super().__init__(limit=0, keepalive_timeout=_KEEPALIVE_S, ttl_dns_cache=300, resolver=resolver)
         self._most = most
         self._places: dict[Any, _Place] = {}
 
@@ -381,15 +383,7 @@ class Connector(aiohttp.TCPConnector):
         if place is None:
             place = self._places[req.connection_key] = _Place(self)
         line = place.next(asyncio.get_running_loop().time())
-        if line is not None and req.proxy:  # through aiohttp's pool, which puts the proxy's password into the request
-            line.connection.release()
-            connection = await super().connect(req, traces, timeout)
-            if connection.protocol is line.protocol:
-                line.connection = connection
-            else:  # aiohttp has found that it is closed
-                line.close()
-                line = _Line(connection, place)
-        elif line is None:
+        if line is None:
             if self.lines >= self._most:
                 self._make_room()
             async with Patience(_CONNECT_S):

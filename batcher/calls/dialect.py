@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from batcher.hiding import hide
+from batcher.hiding import hide, unmistakable
 from batcher.records import MOST_TOKENS, Allowance, Completion, Failure, Fault, ServerLimits, Usage
 
 LONGEST_ASKED_S = 3600.0
@@ -95,11 +95,12 @@ def without_keys(completion: Completion, secrets: Sequence[str]) -> Completion:
     said = (text or "", reason or "", refusal or "")
     if is_plain and not any(secret in each for secret in secrets for each in said):
         return completion
+    keys = unmistakable(secrets)  # an answer keeps its words
     return replace(
         completion,
-        text=text and hide(text, secrets),
-        finish_reason=reason and one_line(reason, secrets, _LONGEST_CODE),
-        refusal=refusal and hide(refusal, secrets),
+        text=text and hide(text, keys),
+        finish_reason=reason and one_line(reason, keys, _LONGEST_CODE),
+        refusal=refusal and hide(refusal, keys),
     )
 
 

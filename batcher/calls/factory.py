@@ -5,8 +5,10 @@ Invariant: all endpoints share one HTTP client, and closing the callers closes a
 
 from __future__ import annotations
 
+import ssl
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
@@ -16,20 +18,16 @@ from langchain_core.messages import BaseMessage, convert_to_messages
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
+from batcher.calls import certificates
 from batcher.calls.caller import Caller
 from batcher.calls.chat_caller import CLOSE, ChatCaller, unshared
 from batcher.calls.fast_chat import OwnCaller, as_text
-from batcher.calls.transport import (
-    MOST_BYTES,
-    MOST_CONNECTIONS,
-    Completions,
-    authorization,
-    open_session,
-    proxy_for,
-)
+from batcher.calls.transport import MOST_BYTES, MOST_CONNECTIONS, Completions, authorization, open_session
+from batcher.calls.ways import proxy_for, proxy_secrets, way_to
 from batcher.chat_model import keys_in
 from batcher.endpoint import OFFLINE, Endpoint
 from batcher.errors import SettingsError
+from batcher.hiding import credentials_of_proxy
 from batcher.records import Message
 
 _OF_THE_SDK = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
@@ -58,11 +56,16 @@ class ChatCallers:
         self._session = open_session(most_connections)
         self._sdk_clients: list[openai.DefaultAsyncHttpxClient] = []
 
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """The TLS context of the run; loading the system's authorities takes 20 ms."""
+        return certificates.trusted()
+
     def caller(self, endpoint: Endpoint) -> Caller:
         """Make the caller of an endpoint.
 
         Raises:
-            SettingsError: its `llm` is not a chat model, or its proxy cannot be used.
+            SettingsError: its `llm` is not a chat model, or its proxy or the certificates cannot be used.
         """
         if endpoint.llm is not None:
             if not isinstance(endpoint.llm, BaseChatModel):
@@ -71,7 +74,10 @@ class ChatCallers:
                 )
             options = unshared(endpoint.llm, self._params)
             return ChatCaller(
-                endpoint.llm, lambda messages: (convert_to_messages(messages), options), most_bytes=self._most_bytes
+                endpoint.llm,
+                lambda messages: (convert_to_messages(messages), options),
+                most_bytes=self._most_bytes,
+                keys=[*proxy_secrets(), *credentials_of_proxy(getattr(endpoint.llm, "openai_proxy", None) or "")],
             )
         base_url = (endpoint.base_url == OFFLINE and self._offline_url) or endpoint.base_url
         params = {**self._params, **endpoint.params}
@@ -84,6 +90,7 @@ class ChatCallers:
             params,
             headers=endpoint.headers,
             most_bytes=self._most_bytes,
+            tls=self._tls if way_to(base_url).needs_tls else None,
         )
         return OwnCaller(completions, model, lambda reason: self._through_the_sdk(endpoint, base_url, params, reason))
 
@@ -100,7 +107,8 @@ class ChatCallers:
                 stacklevel=2,
             )
         # The SDK would share a client between event loops, and the second loop would fail.
-        client = openai.DefaultAsyncHttpxClient(proxy=proxy_for(base_url), trust_env=False)
+        proxy = proxy_for(base_url)
+        client = openai.DefaultAsyncHttpxClient(proxy=proxy.url if proxy else None, verify=self._tls, trust_env=False)
         self._sdk_clients.append(client)
         place, _, version = base_url.partition("?")
         # Headers that the SDK would add itself are removed: its header for the key, OpenAI's organization.
@@ -130,9 +138,8 @@ class ChatCallers:
             body = {**params, "messages": messages}
             return as_text(messages), {"timeout": None, "extra_headers": headers, "extra_body": body}
 
-        return ChatCaller(
-            llm, question, must_finish=llm.streaming, most_bytes=self._most_bytes, keys=keys_in(endpoint.headers)
-        )
+        keys = [*keys_in(endpoint.headers), *(proxy.secrets if proxy else ())]
+        return ChatCaller(llm, question, must_finish=llm.streaming, most_bytes=self._most_bytes, keys=keys)
 
     async def close(self) -> None:
         await self._session.close()

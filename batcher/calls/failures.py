@@ -5,9 +5,12 @@ Invariant: reading never raises; the text that is shown of an error is one print
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from batcher.calls.dialect import failure_in, one_line
+from batcher.calls.unreached import cause_of
+from batcher.calls.ways import Way, way_to
+from batcher.errors import SettingsError
 from batcher.records import Failure, Fault
 
 # By name, because each provider's SDK has its own classes, over one of several HTTP libraries.
@@ -71,6 +74,9 @@ def failure_of(
     if names & _TIMEOUTS:
         message = one_line(str(error), secrets) or f"nothing came within {timeout_s:g} s"
         return Failure(Fault.TIMEOUT, message, may_be_billed=may_be_billed)
+    if cause := cause_of(error, _way_of(causes)):
+        is_billed = may_be_billed and cause.fault is not Fault.UNREACHABLE
+        return Failure(cause.fault, one_line(cause.words, secrets), may_be_billed=is_billed)
     if names & _NO_CONNECTION:
         deepest = next((cause for cause in reversed(causes) if str(cause)), error)
         message = one_line(str(deepest), secrets) or type(error).__name__
@@ -83,6 +89,17 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
+
+
+def _way_of(errors: Iterable[BaseException]) -> Way:
+    """Return the way of a request that an exception knows; httpx's raise an error if they know none."""
+    for error in errors:
+        try:
+            url = str(error.request.url)  # type: ignore[attr-defined]
+            return way_to(url)
+        except (AttributeError, RuntimeError, ValueError, SettingsError):
+            continue
+    return Way("")
 
 
 def _body_of(response: object) -> str:

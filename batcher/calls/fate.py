@@ -124,7 +124,7 @@ def _is_no_limit(failure: Failure) -> bool:
 
 # The first rule that applies decides.
 _RULES = (
-    _Rule(_kind(Fault.UNREACHABLE), Fate.ENDPOINT_OUT, "it cannot be reached"),
+    _Rule(_kind(Fault.UNREACHABLE), Fate.ENDPOINT_OUT, "the service cannot be reached"),
     _Rule(_kind(Fault.TIMEOUT), Fate.AGAIN, "no answer in time"),
     _Rule(_kind(Fault.CONNECTION), Fate.AGAIN, "the connection failed"),
     _Rule(_kind(Fault.MIXED_UP), Fate.AGAIN, "the response belongs to another request"),

@@ -9,15 +9,14 @@ key and tells whether the request had left; no response is read beyond its bound
 from __future__ import annotations
 
 import contextlib
-import ipaddress
+import inspect
 import json
-import urllib.request
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -25,10 +24,19 @@ from aiohttp.abc import AbstractStreamWriter
 from batcher.calls import body
 from batcher.calls.connections import Connector, Exchange
 from batcher.calls.dialect import Stream, answer_in, one_line, too_long
+from batcher.calls.unreached import (
+    Cause,
+    cause_of,
+    causes_of,
+    refused_by_proxy,
+    speaks_tls,
+    tls_expected,
+    too_much_head,
+)
+from batcher.calls.ways import Way, way_to
 from batcher.chat_model import keys_in
 from batcher.endpoint import key_header
-from batcher.errors import SettingsError
-from batcher.hiding import secrets_among
+from batcher.hiding import longest_first, secrets_among
 from batcher.records import Completion, Failure, Fault, Message
 
 MOST_BYTES = 64_000_000
@@ -41,6 +49,10 @@ _PIECE = 2**18  # bytes of a request written at once
 _REFUSAL_BYTES = 2**16
 # The bytes that a response may have on the wire besides its body: a chunk of one byte takes six, and headers are added.
 _FRAMES, _HEADERS = 6, 2**20
+# The most bytes of one header of a response, and the most headers.
+_HEADER_BYTES, _HEADER_COUNT = 2**16, 2**10
+# Older releases of aiohttp do not count them.
+_COUNTS_HEADERS = "max_headers" in inspect.signature(aiohttp.ClientSession).parameters
 
 
 class Attempt:
@@ -92,9 +104,10 @@ class Completions:
         params: request parameters, sent under the names given.
         headers: sent besides the key's header.
         most_bytes: the most bytes of a response, unpacked.
+        tls: verifies certificates; default: aiohttp's own.
 
     Raises:
-        SettingsError: the environment names a proxy of a kind that cannot be used.
+        SettingsError: the environment names a proxy that cannot be used.
     """
 
     def __init__(
@@ -107,11 +120,13 @@ class Completions:
         *,
         headers: Mapping[str, str] = MappingProxyType({}),
         most_bytes: int = MOST_BYTES,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._session = session
         place, mark, version = base_url.partition("?")
         self._url = f"{place}/chat/completions{mark}{version}"
-        self._proxy = proxy_for(self._url)
+        self._way = way_to(self._url)
+        self._route = _route(self._way, tls)
         self._model = model
         self._params = dict(params)
         self._streams = params.get("stream") is True
@@ -119,9 +134,12 @@ class Completions:
             self._params.setdefault("stream_options", {"include_usage": True})  # else servers do not report the usage
         self._most = most_bytes
         keys = keys_in(headers)
-        self._secrets = secrets_among([api_key or "", *keys])
+        proxy = self._way.proxy
+        self._secrets = longest_first([*secrets_among([api_key or "", *keys]), *(proxy.secrets if proxy else ())])
         self._has_key = bool(api_key or keys)
         self._headers = {**headers, **authorization(base_url, api_key)}
+        if proxy and not self._way.is_tunnelled:
+            self._headers |= proxy.authorization
 
     async def send(self, attempt: Attempt) -> None:
         """Send one request, with model, messages and parameters as the user wrote them, and read the response."""
@@ -134,8 +152,8 @@ class Completions:
                     self._url,
                     data=_Body(question, attempt, exchange),
                     headers={**self._headers, "X-Request-ID": exchange.id},
-                    proxy=self._proxy,
                     allow_redirects=False,
+                    **self._route,
                 ) as response:
                     if response.status >= 300:
                         # The status is enough if the body breaks off or takes too long.
@@ -148,8 +166,24 @@ class Completions:
     def _failed(self, error: Exception, attempt: Attempt, exchange: Exchange) -> Failure:
         if exchange.is_too_long:
             return too_long(self._most)
-        message = one_line(str(error), self._secrets) or type(error).__name__
-        return Failure(Fault.CONNECTION, message, may_be_billed=attempt.has_left)
+        if too_much_head(error):
+            message = f"its headers are longer than {_HEADER_BYTES // 2**10} KB, or more than {_HEADER_COUNT:,}"
+            return Failure(Fault.TOO_LONG, message, may_be_billed=attempt.has_left)
+        cause = cause_of(error, self._way) or self._unknown(error)
+        is_billed = attempt.has_left and cause.fault is not Fault.UNREACHABLE
+        return Failure(cause.fault, one_line(cause.words, self._secrets), may_be_billed=is_billed)
+
+    def _unknown(self, error: Exception) -> Cause:
+        if isinstance(error, TimeoutError):
+            return Cause(Fault.CONNECTION, f"{self._way.first} did not take a connection in time")
+        if isinstance(error, aiohttp.ClientPayloadError):
+            return Cause(Fault.CONNECTION, f"the answer of {self._way.whole} cannot be read: {error}")
+        deepest = list(causes_of(error))[-1]
+        if isinstance(error, aiohttp.ClientResponseError):
+            said = getattr(deepest, "message", "")
+            return Cause(Fault.CONNECTION, f"{self._way.whole} answered in invalid HTTP: {said}")
+        said = getattr(deepest, "strerror", None) or str(deepest) or type(deepest).__name__
+        return Cause(Fault.CONNECTION, f"the connection to {self._way.whole} failed: {said}")
 
     def _judge(
         self, exchange: Exchange, response: aiohttp.ClientResponse, outcome: Completion | Failure
@@ -186,6 +220,10 @@ class Completions:
 
     def _refusal(self, response: aiohttp.ClientResponse, raw: bytes) -> Completion | Failure:
         """Read a response that is not the model's; if a key is missing, add that none was sent."""
+        if self._way.proxy and response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            return Failure(*refused_by_proxy(response.status, self._way))
+        if response.status == HTTPStatus.BAD_REQUEST and not self._way.needs_tls and speaks_tls(raw):
+            return Failure(*tls_expected(self._way))
         outcome = answer_in(response.status, response.headers, raw, self._secrets)
         if isinstance(outcome, Failure) and outcome.status == HTTPStatus.UNAUTHORIZED and not self._has_key:
             return replace(outcome, message=f"{outcome.message} {_NO_KEY}")
@@ -204,6 +242,16 @@ class Completions:
         return stream.answer(response.headers, self._secrets)
 
 
+def _route(way: Way, tls: ssl.SSLContext | None) -> dict[str, Any]:
+    """Return aiohttp's arguments for a way. The password goes into headers alone: aiohttp shows the proxy's URL."""
+    options: dict[str, Any] = {"ssl": tls or True}
+    if way.proxy:
+        options["proxy"] = way.proxy.place
+        if way.is_tunnelled:
+            options["proxy_headers"] = way.proxy.authorization
+    return options
+
+
 def authorization(base_url: str, api_key: str | None) -> dict[str, str]:
     """Return the header that carries an API key to a base URL."""
     name = key_header(base_url)
@@ -216,6 +264,7 @@ def open_session(most_connections: int = MOST_CONNECTIONS) -> aiohttp.ClientSess
     Args:
         most_connections: the most that may be open at once, resting connections included.
     """
+    more: dict[str, Any] = {"max_headers": _HEADER_COUNT} if _COUNTS_HEADERS else {}
     return aiohttp.ClientSession(
         connector=Connector(most_connections),
         timeout=aiohttp.ClientTimeout(total=None),
@@ -223,30 +272,7 @@ def open_session(most_connections: int = MOST_CONNECTIONS) -> aiohttp.ClientSess
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": body.ENCODINGS},
         auto_decompress=False,
+        max_line_size=_HEADER_BYTES,
+        max_field_size=_HEADER_BYTES,
+        **more,
     )
-
-
-def proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment or the system names for a URL, or None; loopback needs none.
-
-    aiohttp's own `trust_env` looks it up, and reads `~/.netrc`, in each request.
-
-    Raises:
-        SettingsError: it is not an HTTP proxy.
-    """
-    parts = urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if not proxy or _is_loopback(parts.hostname or "") or urllib.request.proxy_bypass(parts.netloc):
-        return None
-    kind, separator, _ = proxy.partition("://")
-    if separator and kind.lower() not in {"http", "https"}:
-        name = f"{parts.scheme.upper()}_PROXY"
-        raise SettingsError(f"{name} names a {kind} proxy, which cannot be used: give one of http://, or set NO_PROXY")
-    return proxy if separator else f"http://{proxy}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import os
-import urllib.request
 from collections.abc import Sequence
 
 from batcher.calls.endpoints import check_chat_model
+from batcher.calls.ways import way_to
 from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.errors import SettingsError
 from batcher.money.spending import check_bounded
@@ -26,27 +26,25 @@ def check_endpoints(endpoints: Sequence[Endpoint], settings: Settings) -> None:
     """Refuse endpoints to which no request could be sent.
 
     Raises:
-        SettingsError: an `llm` is not a chat model, a proxy cannot be used, a budget cannot bound what a request costs,
-            or
-            the system allows too few open files for the requests in flight.
+        SettingsError: an `llm` is not a chat model, a proxy or a file of certificates cannot be used, a budget cannot
+            bound what a request costs, or the system allows too few open files for the requests in flight.
     """
     for endpoint in endpoints:
         check_chat_model(endpoint)
-    _check_proxies(endpoints)
+    _check_ways(endpoints)
     if settings.budget is not None:
         for endpoint in endpoints:
             check_bounded(Tariff.of(endpoint, settings.params))
     check_open_files(endpoints)
 
 
-def _check_proxies(endpoints: Sequence[Endpoint]) -> None:
-    if not urllib.request.getproxies():
-        return
-    from batcher.calls.transport import proxy_for  # noqa: PLC0415 - it loads the HTTP client
+def _check_ways(endpoints: Sequence[Endpoint]) -> None:
+    """Refuse proxies that cannot be used, and certificates that cannot be read if a way needs them."""
+    ways = [way_to(each.base_url) for each in endpoints if each.llm is None and each.base_url != OFFLINE]
+    if any(way.needs_tls for way in ways):
+        from batcher.calls.certificates import check_variables  # noqa: PLC0415 - it loads `ssl`
 
-    for endpoint in endpoints:
-        if endpoint.llm is None and endpoint.base_url != OFFLINE:
-            proxy_for(endpoint.base_url)
+        check_variables()
 
 
 def check_open_files(endpoints: Sequence[Endpoint]) -> int:
