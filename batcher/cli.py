@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 OK, SOME_FAILED, NOTHING_DONE, STOPPED, BUSY = range(5)
 
 _WIDTH = 80
+_FAULTS = (
+    "a TOML file with [[fault]] tables: which requests (match, model, api_key_env, from, to, requests, share, times,"
+    " after_answers, rpm) meet what (service and case, status with body and headers, do, delay)"
+)
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -201,6 +205,7 @@ def _add_serve(verbs: Any) -> None:
             f"--{name}-rate", metavar="P", type=float, default=0.0, help=f"share of requests {what}, 0 to 1"
         )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of faults and latencies (0)")
+    parser.add_argument("--faults", metavar="FILE", help=_FAULTS)
 
 
 def _add_services(verbs: Any) -> None:
@@ -385,15 +390,18 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from batcher.calls.endpoints import environment, keys_of  # noqa: PLC0415
+    from batcher.server.fault_file import read_faults  # noqa: PLC0415
     from batcher.server.serve import serve  # noqa: PLC0415 - FastAPI is for this verb
     from batcher.server.simulated import Knobs  # noqa: PLC0415
 
     knobs = {name: value for name, value in vars(arguments).items() if name not in {"verb", "host", "port"}}
-    variable = knobs.pop("api_key_env")
-    keys = keys_of(variable, environment()) if variable else []
+    variable, file = knobs.pop("api_key_env"), knobs.pop("faults")
+    env = environment() if variable or file else {}
+    keys = keys_of(variable, env) if variable else []
     if variable and not keys:
         raise batcher.SettingsError(f"--api-key-env: {variable} is not set in the environment or .env")
-    serve(Knobs(**knobs, keys=tuple(keys)), arguments.host, arguments.port)
+    faults = read_faults(file, env) if file else ()
+    serve(Knobs(**knobs, keys=tuple(keys), faults=faults), arguments.host, arguments.port)
     return OK
 
 
