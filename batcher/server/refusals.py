@@ -114,7 +114,7 @@ REFUSALS: dict[str, dict[str, Reply]] = {
         ),
         "model": Reply(400, _openai("Model Not Exist", "invalid_request_error", "invalid_request_error")),
         "content": Reply(400, _openai("Content Exists Risk", "invalid_request_error", "invalid_request_error")),
-        "server": Reply(503, _openai("Service is too busy.", "service_unavailable_error")),
+        "server": Reply(503, _openai("Service is too busy.", "service_unavailable_error", "invalid_request_error")),
     },
     "dashscope": {
         "rate": Reply(429, _dashscope("limit_requests", "You exceeded your current requests list.")),
@@ -220,7 +220,17 @@ REFUSALS: dict[str, dict[str, Reply]] = {
                 }
             },
         ),
-        "money": Reply(412, {"error": {"message": "Account x is suspended: the monthly spending limit is reached."}}),
+        "money": Reply(
+            412,
+            {
+                "error": {
+                    "message": "Account x is suspended: the monthly spending limit is reached.",
+                    "param": None,
+                    "type": "error",
+                    "code": "PRECONDITION_FAILED",
+                }
+            },
+        ),
         "model": Reply(
             404,
             {
