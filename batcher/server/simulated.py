@@ -13,6 +13,8 @@ from statistics import NormalDist
 from batcher.errors import SettingsError
 from batcher.server.faults import Fate, FaultRule, unit
 
+__all__ = ["Fate", "Knobs", "draw"]
+
 
 @dataclass(frozen=True)
 class Knobs:

@@ -1,0 +1,150 @@
+"""The rehearsed run: a process of its own, which is killed and started again until it ends by itself.
+
+Invariant: no process outlives the rehearsal, and none has an API key, a proxy or a tracer of the user's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from batcher.calls.services import SERVICES
+from batcher.errors import SettingsError
+from batcher.server.books import Books
+from batcher.words import say
+
+KEY_VARIABLE = "BATCHER_REHEARSAL_KEY_"
+"""How the variables of the dummy keys begin; their numbers follow, from 1."""
+
+_MOST_STOPS = 3
+"""How often a run that stops early by itself is started again."""
+_LOOK_S = 0.005  # between two looks at the server's books
+
+
+def variables_with(keys: Sequence[str]) -> dict[str, str]:
+    """Return the environment of the child: no key of the user's, no proxy, no tracing, and the dummy keys."""
+    secret = {name for service in SERVICES.values() for name in service.key_variables} | {"API_KEY"}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in secret and not name.lower().endswith("_proxy") and "TRACING" not in name
+    }
+    root = str(Path(__file__).parents[2])
+    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    mine = {f"{KEY_VARIABLE}{number}": key for number, key in enumerate(keys, 1)}
+    off = {"NO_PROXY": "*", "LANGSMITH_TRACING": "false", "LANGCHAIN_TRACING_V2": "false", "PYTHONIOENCODING": "utf-8"}
+    return {**kept, **mine, **off, "PYTHONPATH": paths}
+
+
+class Child:
+    """A run in a process of its own, which is killed and started again until it ends by itself.
+
+    Args:
+        command: its command line.
+        variables: its environment.
+        log: the file that gets what it prints.
+        books: of the server that it asks.
+
+    Attributes:
+        starts: of the process.
+        kills: of it.
+        stops: what it said each time that it stopped early by itself.
+        working_s: seconds from the first request of each start to its end.
+    """
+
+    def __init__(self, command: Sequence[str], variables: Mapping[str, str], log: Path, books: Books) -> None:
+        self._command = command
+        self._variables = variables
+        self._log = log
+        self._books = books
+        self.starts = 0
+        self.kills = 0
+        self.stops: list[str] = []
+        self.working_s = 0.0
+
+    def play(self, rows: int, kills: int, *, is_quiet: bool) -> None:
+        """Run to the end.
+
+        Args:
+            rows: of the table.
+            kills: spread evenly over the answers.
+            is_quiet: say nothing of them.
+
+        Raises:
+            SettingsError: the run refused its options or its input.
+        """
+        moments = deque(max(rows * number // (kills + 1), 1) for number in range(1, kills + 1))
+        while True:
+            status = self._start(moments[0] if moments else None)
+            if status is None:
+                self.kills += 1
+                if not is_quiet:
+                    say(f"Killed ({self.kills} of {kills}) after {moments[0]:,} answers; it starts again.")
+                moments.popleft()
+            elif status == 2:
+                raise SettingsError(self._last_words())
+            elif status in {0, 1}:
+                return
+            else:
+                self.stops.append(self._last_words() or f"exit status {status}")
+                if len(self.stops) > _MOST_STOPS:
+                    return
+
+    def _start(self, answers: int | None) -> int | None:
+        """Start the process and wait for its end; return its exit status, or None if it was killed.
+
+        Args:
+            answers: kill it as soon as the server has sent this number of them.
+        """
+        self.starts += 1
+        books, before, first = self._books, self._books.requests, 0.0
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own program
+                self._command,
+                env=self._variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the rehearsal
+            )
+            try:
+                while process.poll() is None:
+                    if not first and books.requests > before:
+                        first = time.monotonic()
+                    if answers is not None and books.answered >= answers:
+                        return None
+                    time.sleep(_LOOK_S)
+                return process.returncode
+            finally:
+                process.kill()
+                process.wait()
+                self.working_s += time.monotonic() - first if first else 0.0
+
+    def _last_words(self) -> str:
+        """Return what the process said at its end."""
+        said = self._log.read_text(encoding="utf-8", errors="replace").rpartition("batcher: ")[2]
+        return " ".join(said.split())
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal interrupt the block as Ctrl-C does, so that no process stays behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) is signal.SIG_DFL}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
