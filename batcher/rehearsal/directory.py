@@ -44,26 +44,29 @@ def made(output_dir: Path, keyword: str) -> Iterator[Directory]:
         KeywordBusy: another process rehearses this keyword.
     """
     path = output_dir / f"rehearsal_{keyword}"
-    made = [each for each in (output_dir, *output_dir.parents) if not each.exists()]
+    new = [each for each in (output_dir, *output_dir.parents) if not each.exists()]
     lock = FileLock(output_dir / f".rehearsal_{keyword}.lock")
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         with lock.acquire(blocking=False):
-            _make_anew(path)
-            directory = Directory(path)
             try:
-                yield directory
+                _make_anew(path)
+                directory = Directory(path)
+                try:
+                    yield directory
+                finally:
+                    if not directory.is_kept:
+                        shutil.rmtree(path, ignore_errors=True)
             finally:
-                if not directory.is_kept:
-                    shutil.rmtree(path, ignore_errors=True)
-                Path(lock.lock_file).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # Windows keeps a file that is open
+                    Path(lock.lock_file).unlink()
     except Timeout:
         raise KeywordBusy(f"another process rehearses {keyword!r} in {output_dir}: wait for its end") from None
     except OSError as error:
         raise OutputError(f"{path} cannot be used: {error}") from error
     finally:
         with contextlib.suppress(OSError):  # they hold files: something is kept, or another process writes there
-            for each in made:
+            for each in new:
                 each.rmdir()
 
 
