@@ -94,10 +94,10 @@ class Rehearsal:
             f" {self.in_flight:,} in flight at a kill"
         )
         for number, (fault, count) in enumerate(self.faults):
-            yield f"  {'' if number else 'faults':<8}  {count:>6,}  {fault}"
+            yield f"  {'' if number else 'faults':<8}  {fault}: {counted(count, 'request')}"
         yield f"  verify    {'everything fits' if self.verified else 'NOT verified'}"
         yield from (f"    {each}" for each in self.findings)
-        agree = f"books and journal agree; {counted(self.twice, 'answer')} bought twice, all in flight at a kill"
+        agree = f"books and journal agree; bought twice: {self.twice:,}, at most what was in flight at a kill"
         yield f"  books     {'books and journal DISAGREE' if self.disagreements else agree}"
         yield from (f"    {each}" for each in self.disagreements)
         yield f"  time      {elapsed(self.elapsed_s)}; {self.rows_per_s:,.0f} rows/s on this machine"
