@@ -30,10 +30,11 @@ from batcher.records import Result, Status
 from batcher.rehearsal.check import Check
 from batcher.rehearsal.child import variables_with
 from batcher.rehearsal.mishaps import default_faults
-from batcher.rehearsal.scene import _dummies, _toml
+from batcher.rehearsal.scene import Scene, _dummies, _toml
 from batcher.reports.verification.verify import Verification
 from batcher.server.books import Books
 from batcher.server.faults import Fate, Faults
+from batcher.settings import Settings
 
 MINE = "sk-secret-0123456789"
 ROWS = 60
@@ -62,7 +63,7 @@ def test_a_rehearsal_is_killed_goes_on_ends_in_verify_and_leaves_nothing_behind(
     assert (found["rows"], found["ok"], found["invalid"], found["error"]) == (ROWS, ROWS - 1, 0, 1)
     assert (found["kills"], found["kills_wanted"], found["starts"], found["stops"]) == (2, 2, 3, [])
     assert found["requests"] > ROWS
-    assert found["faults"][0] == {"fault": "1 one row is refused", "requests": 1}
+    assert found["faults"][0]["fault"] == "1 one row is refused"
     assert found["twice"] <= found["in_flight"]
     assert (found["findings"], found["disagreements"]) == ([], [])
     assert found["directory"] is None
@@ -130,7 +131,7 @@ def test_any_table_and_any_source_of_prompts_can_be_rehearsed(tmp_path: Path, en
         messages = [[{"role": "user", "content": [{"type": "text", "text": text}]}] for text in texts]
         path.write_text("".join(json.dumps({"talk": each}) + "\n" for each in messages), encoding="utf-8")
         source = ["--messages-column", "talk"]
-    done = call("rehearse", path, *source, "--kills", "1", "--json", cwd=tmp_path)
+    done = call("rehearse", path, *source, "--kills", "0", "--json", cwd=tmp_path)
     found = json.loads(done.stdout)
     assert (done.status, found["rows"], found["disagreements"]) == (0, 8, []), done.stderr
 
@@ -150,20 +151,80 @@ def test_a_frame_is_rehearsed_from_python_and_the_real_run_is_estimated(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_refusal_that_does_not_pass_fails_the_rehearsal_and_its_files_stay(tmp_path: Path, rows: Path) -> None:
-    (tmp_path / "faults.toml").write_text(
-        '[[fault]]\nrequests = "5-"\nservice = "openai"\ncase = "money"\n', encoding="utf-8"
-    )
-    done = call(
-        "rehearse", rows, "--prompt", "{text}", "--faults", "faults.toml", "--kills", "0", "--limit", "20",
-        "--max-concurrency", "1", cwd=tmp_path,
-    )  # fmt: skip
+def test_a_run_that_cannot_end_fails_the_rehearsal_and_its_files_stay(tmp_path: Path, rows: Path) -> None:
+    money = ("--price-in", "1", "--price-out", "2", "--budget", "0.0008", "--param", "max_tokens=5")
+    done = call("rehearse", rows, "--prompt", "{text}", *money, "--kills", "0", "--max-concurrency", "1", cwd=tmp_path)
     assert done.status == 1
     assert done.stdout.startswith("rows: the rehearsal FAILED\n")
-    assert "\n  stopped   " in done.stdout
-    assert "no quota is left" in done.stdout
+    assert done.stdout.count("\n  stopped   the budget is used up: ") == 2, "it goes on only if it gets on"
     assert "\n  verify    NOT verified\n    no result yet" in done.stdout
     assert (tmp_path / "output" / "rehearsal_rows" / "run.log").exists()
+
+
+def test_keys_that_are_not_set_yet_and_endpoints_with_keys_are_rehearsed_with_dummies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "endpoints.toml").write_text(
+        '[[endpoint]]\nmodel = "a"\nbase_url = "https://api.deepseek.com/v1"\nrpm = 6000\n'
+        '[[endpoint]]\nmodel = "b"\nbase_url = "https://api.example.com/v1"\napi_key_env = "NOT_SET"\n'
+        "params = { top_k = 5 }\nprices = { in = 1.5, out = 2 }\n",
+        encoding="utf-8",
+    )
+    scene = Scene.of(rows, "{text}", Settings(endpoints="endpoints.toml", keyword="k", limit=5), tmp_path)
+    command = scene.command("http://127.0.0.1:1/v1")
+    assert f"--endpoints={tmp_path / 'endpoints.toml'}" in command
+    written = tomllib.loads((tmp_path / "endpoints.toml").read_text(encoding="utf-8"))["endpoint"]
+    url = "http://127.0.0.1:1/v1"
+    assert written == [
+        {"model": "a", "base_url": url, "api_key_env": "BATCHER_REHEARSAL_KEY_1", "rpm": 6000, "max_concurrency": 256},
+        {
+            "model": "b",
+            "base_url": url,
+            "api_key_env": "BATCHER_REHEARSAL_KEY_2",
+            "max_concurrency": 256,
+            "params": {"top_k": 5},
+            "prices": {"in": 1.5, "out": 2},
+        },
+    ]
+    mine = batcher.Endpoint("m", api_key=MINE, headers={"X-Secret": MINE})
+    scene = Scene.of(rows, "{text}", Settings(endpoints=[mine], keyword="k", limit=5), tmp_path)
+    assert MINE not in " ".join(scene.command(url))
+    assert MINE not in f"{[(each.api_key, each.headers) for each in scene.real]}"
+
+
+def test_a_budget_is_rehearsed_with_the_prices_of_the_real_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", MINE)
+    settings = Settings(provider="openai", model="gpt-4o-mini", keyword="k", budget=1.0, param={"max_tokens": 5})
+    Scene.of(rows, "{text}", settings, tmp_path).command("http://127.0.0.1:1/v1")
+    [written] = tomllib.loads((tmp_path / "endpoints.toml").read_text(encoding="utf-8"))["endpoint"]
+    assert written["prices"] == pytest.approx({"in": 0.15, "out": 0.6})
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({}, 1_000),
+        ({"rpm": 60.0}, 100),
+        ({"rpm": 300.0}, 300),
+        ({"rps": 100.0}, 1_000),
+        ({"rps": 4.0, "rpm": 120.0}, 120),
+    ],
+)
+def test_without_a_limit_the_rows_are_what_a_minute_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, float], expected: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_table(tmp_path / "many.csv", ["text"], [[f"t{number}"] for number in range(1_200)])
+    settings = Settings(base_url="https://api.example.com/v1", model="m", keyword="k", **limits)  # type: ignore[arg-type]
+    scene = Scene.of(path, "{text}", settings, tmp_path)
+    assert len(scene.texts) == expected
+    real_rows, real_s = scene.real_run(requests=2 * expected)
+    rate = min(limits.get("rps", 1e9), limits.get("rpm", 6e10) / 60)
+    assert (real_rows, real_s) == ((1_200, pytest.approx(2_400 / rate)) if limits else (None, None))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from server_client import Reply, chat, request, stats_when, unanswered
 
+from batcher.errors import SettingsError
 from batcher.server import faults
 from batcher.server.faults import Fate, FaultRule, Faults, Request
 from batcher.server.refusals import REFUSALS
-from batcher.server.serve import embedded
+from batcher.server.serve import Server, embedded
 from batcher.server.simulated import Knobs
 
 SORRY = faults.Reply(403, "<html>no</html>")
@@ -212,6 +214,15 @@ def test_a_draw_depends_on_the_prompt_the_rule_and_the_seed_alone(prompt: str, s
         assert refuse(share=min(share * 1.5, 1)).fits(Request(prompt), seed), "a larger share holds the smaller one"
 
 
+@pytest.mark.parametrize(
+    ("does", "reply", "match"),
+    [(Fate.ERROR, None, ""), (Fate.CUT, SORRY, ""), (Fate.ANSWER, SORRY, ""), (Fate.CUT, None, "(")],
+)
+def test_a_rule_that_cannot_be_played_is_refused(does: Fate, reply: faults.Reply | None, match: str) -> None:
+    with pytest.raises(SettingsError):
+        FaultRule(does, reply, match=match)
+
+
 # --- what is served ---
 
 
@@ -345,22 +356,35 @@ def test_rates_and_faults_go_together() -> None:
 # --- what services answer ---
 
 
-@pytest.mark.parametrize(("service", "case"), [(name, case) for name, cases in REFUSALS.items() for case in cases])
-def test_what_a_service_answers_arrives_as_it_stands_in_the_table(service: str, case: str) -> None:
+CASES = [(service, case) for service, cases in REFUSALS.items() for case in cases]
+
+
+@pytest.fixture(scope="module")
+def services() -> Iterator[Server]:
+    """A server that answers as the service and the case that a prompt names."""
+    rules = [
+        FaultRule(Fate.ERROR, REFUSALS[service][case], match=rf"\A{service} {case}\Z", name=f"{service} {case}")
+        for service, case in CASES
+    ]
+    with embedded(Knobs(faults=tuple(rules))) as server:
+        yield server
+
+
+@pytest.mark.parametrize(("service", "case"), CASES)
+def test_what_a_service_answers_arrives_as_it_stands_in_the_table(services: Server, service: str, case: str) -> None:
     reply = REFUSALS[service][case]
-    with embedded(Knobs(faults=(FaultRule(Fate.ERROR, reply),))) as server:
-        came: Reply = chat(server.base_url, "a prompt", model="a-model")
-        assert came.status == reply.status
-        assert {name: came.headers[name] for name in reply.headers} == dict(reply.headers)
-        said = came.body.decode()
-        assert "{model}" not in said
-        if isinstance(reply.body, str):
-            assert said == reply.body
-        else:
-            assert came.headers["content-type"] == "application/json"
-            assert came.json == json.loads(json.dumps(reply.body).replace("{model}", "a-model"))
-        assert server.books.by_status == {reply.status: 1}
-        assert server.books.answered == 0
+    came: Reply = chat(services.base_url, f"{service} {case}", model="a-model")
+    assert came.status == reply.status
+    assert {name: came.headers[name] for name in reply.headers} == dict(reply.headers)
+    said = came.body.decode()
+    assert "{model}" not in said
+    if isinstance(reply.body, str):
+        assert said == reply.body
+    else:
+        assert came.headers["content-type"] == "application/json"
+        assert came.json == json.loads(json.dumps(reply.body).replace("{model}", "a-model"))
+    assert services.books.by_fault[f"{CASES.index((service, case)) + 1} {service} {case}"] == 1
+    assert services.books.answered == 0
 
 
 def test_every_end_keeps_the_books_even() -> None:

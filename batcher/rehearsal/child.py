@@ -23,8 +23,8 @@ from batcher.words import say
 KEY_VARIABLE = "BATCHER_REHEARSAL_KEY_"
 """How the variables of the dummy keys begin; their numbers follow, from 1."""
 
-_MOST_STOPS = 3
-"""How often a run that stops early by itself is started again."""
+_MOST_STOPS = 10
+"""How often a run may stop early by itself; it is started again only if it had got answers since its start."""
 _LOOK_S = 0.005  # between two looks at the server's books
 
 
@@ -64,6 +64,7 @@ class Child:
         self._variables = variables
         self._log = log
         self._books = books
+        self._said_before = 0  # bytes in the log when the latest process started
         self.starts = 0
         self.kills = 0
         self.stops: list[str] = []
@@ -82,6 +83,7 @@ class Child:
         """
         moments = deque(max(rows * number // (kills + 1), 1) for number in range(1, kills + 1))
         while True:
+            answered = self._books.answered
             status = self._start(moments[0] if moments else None)
             if status is None:
                 self.kills += 1
@@ -94,7 +96,7 @@ class Child:
                 return
             else:
                 self.stops.append(self._last_words() or f"exit status {status}")
-                if len(self.stops) > _MOST_STOPS:
+                if len(self.stops) >= _MOST_STOPS or self._books.answered == answered:
                     return
 
     def _start(self, answers: int | None) -> int | None:
@@ -104,7 +106,7 @@ class Child:
             answers: kill it as soon as the server has sent this number of them.
         """
         self.starts += 1
-        books, before, first = self._books, self._books.requests, 0.0
+        self._said_before = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own program
                 self._command,
@@ -114,23 +116,30 @@ class Child:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the rehearsal
             )
-            try:
-                while process.poll() is None:
-                    if not first and books.requests > before:
-                        first = time.monotonic()
-                    if answers is not None and books.answered >= answers:
-                        return None
-                    time.sleep(_LOOK_S)
-                return process.returncode
-            finally:
-                process.kill()
-                process.wait()
-                self.working_s += time.monotonic() - first if first else 0.0
+        try:
+            return self._watched(process, answers)
+        finally:
+            process.kill()
+            process.wait()
+
+    def _watched(self, process: subprocess.Popen[bytes], answers: int | None) -> int | None:
+        """Wait for the end of the process or for the moment to kill it, which returns None."""
+        books, before, first = self._books, self._books.requests, 0.0
+        try:
+            while process.poll() is None:
+                if not first and books.requests > before:
+                    first = time.monotonic()
+                if answers is not None and books.answered >= answers:
+                    return None
+                time.sleep(_LOOK_S)
+            return process.returncode
+        finally:
+            self.working_s += time.monotonic() - first if first else 0.0
 
     def _last_words(self) -> str:
-        """Return what the process said at its end."""
-        said = self._log.read_text(encoding="utf-8", errors="replace").rpartition("batcher: ")[2]
-        return " ".join(said.split())
+        """Return what the latest process said at its end, or nothing."""
+        said = self._log.read_bytes()[self._said_before :].decode("utf-8", "replace")
+        return " ".join(said.rpartition("batcher: ")[2].split()) if "batcher: " in said else ""
 
 
 @contextlib.contextmanager

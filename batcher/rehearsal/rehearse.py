@@ -77,7 +77,7 @@ def rehearse(
         )
     keyword = _keyword(data, settings)
     rules = None if faults is None else read_faults(faults, environment())
-    with made(Path(settings.output_dir), keyword) as directory:
+    with interruptible(), made(Path(settings.output_dir), keyword) as directory:
         scene = Scene.of(data, prompt, replace(settings, keyword=keyword), directory.path)
         if settings.limit is None and len(scene.texts) == scene.job.settings.limit and not settings.quiet:
             say(f"Only the first {counted(len(scene.texts), 'row')}: {option('limit')} takes more or fewer.")
@@ -94,7 +94,7 @@ def _played(scene: Scene, rules: tuple[FaultRule, ...] | None, kills: int, began
     keys = tuple(endpoint.api_key or "" for endpoint in endpoints)
     faults = default_faults(scene.texts) if rules is None else rules
     allow_connections(endpoints)
-    with embedded(Knobs(_LATENCY_S, _LATENCY_SIGMA, keys=keys, faults=faults)) as server, interruptible():
+    with embedded(Knobs(_LATENCY_S, _LATENCY_SIGMA, keys=keys, faults=faults)) as server:
         child = Child(scene.command(server.base_url), variables_with(keys), scene.directory / "run.log", server.books)
         child.play(rows, kills, is_quiet=settings.quiet)
     books = server.books

@@ -5,6 +5,7 @@ Invariant: a rehearsal is a value: it describes what happened, and reads nothing
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,6 +85,10 @@ class Rehearsal:
 
     def __str__(self) -> str:
         return "\n".join([f"{self.keyword}: the rehearsal {'passed' if self.passed else 'FAILED'}", *self._lines()])
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook as it is shown in a terminal."""
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def _lines(self) -> Iterator[str]:
         yield f"  rows      {self.rows:,}: {self.ok:,} ok, {self.invalid:,} invalid, {self.error:,} error"

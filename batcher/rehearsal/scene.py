@@ -1,6 +1,6 @@
 """The job as it is rehearsed: its options, its rows, and the command line that runs it against the local server.
 
-Invariant: it holds no API key of the user's: the endpoints are made from an environment with dummies in their place.
+Invariant: it holds no API key of the user's, and takes none from the environment.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ class Scene(NamedTuple):
         prompt: the template, if it was given as a text.
         texts: the rows' prompts, as the server sees them.
         path: of the input.
-        real: the endpoints of the real run, without its keys.
+        real: the endpoints of the real run, without keys and headers.
         limit: of the real run; None: all rows.
         directory: of the rehearsal.
     """
@@ -159,7 +160,7 @@ def _endpoints(settings: Settings) -> tuple[Endpoint, ...]:
             "a rehearsal runs in a process of its own, to which a chat model cannot go: give the endpoint by its model"
             " and base_url"
         )
-    return found
+    return tuple(replace(endpoint, api_key=None, headers={}) for endpoint in found)
 
 
 def _dummies(name: str, value: str) -> str:

@@ -17,6 +17,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from batcher.errors import SettingsError
 from batcher.words import counted
 
 
@@ -117,6 +118,9 @@ class FaultRule:
         after_answers: answers, to `keys`, that have to be sent before.
         rpm: requests a minute, of those for which all else holds, that do not meet it; 0: each meets it.
         name: for people.
+
+    Raises:
+        SettingsError: `reply` does not go with `does`, or `match` is not a regular expression.
     """
 
     does: Fate
@@ -135,6 +139,14 @@ class FaultRule:
     after_answers: int = 0
     rpm: float = 0.0
     name: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.does is Fate.ERROR) == (self.reply is None):
+            raise SettingsError("a fault has a reply if it is an error, and else none")
+        try:
+            re.compile(self.match)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise SettingsError(f"match is not a regular expression: {error}: {self.match[:60]!r}") from error
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
