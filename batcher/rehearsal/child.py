@@ -18,7 +18,7 @@ from pathlib import Path
 from batcher.calls.services import SERVICES
 from batcher.errors import SettingsError
 from batcher.server.books import Books
-from batcher.words import say
+from batcher.words import counted, say
 
 KEY_VARIABLE = "BATCHER_REHEARSAL_KEY_"
 """How the variables of the dummy keys begin; their numbers follow, from 1."""
@@ -88,7 +88,8 @@ class Child:
             if status is None:
                 self.kills += 1
                 if not is_quiet:
-                    say(f"Killed ({self.kills} of {kills}) after {moments[0]:,} answers; it starts again.")
+                    answers = counted(self._books.answered, "answer")
+                    say(f"Killed ({self.kills} of {kills}) after {answers}; it starts again.")
                 moments.popleft()
             elif status == 2:
                 raise SettingsError(self._last_words())
@@ -103,7 +104,7 @@ class Child:
         """Start the process and wait for its end; return its exit status, or None if it was killed.
 
         Args:
-            answers: kill it as soon as the server has sent this number of them.
+            answers: kill it when it has sent a request and the server has sent this number of answers.
         """
         self.starts += 1
         self._said_before = self._log.stat().st_size if self._log.exists() else 0
@@ -129,7 +130,7 @@ class Child:
             while process.poll() is None:
                 if not first and books.requests > before:
                     first = time.monotonic()
-                if answers is not None and books.answered >= answers:
+                if first and answers is not None and books.answered >= answers:
                     return None
                 time.sleep(_LOOK_S)
             return process.returncode

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Unpack
 from batcher.calls.endpoints import environment
 from batcher.checks import check_whole
 from batcher.engine.process import allow_connections
-from batcher.errors import SettingsError
+from batcher.errors import OutputError, SettingsError
 from batcher.journal.opening import read_journal
 from batcher.output.opening import opened
 from batcher.rehearsal.check import Check
@@ -98,6 +98,8 @@ def _played(scene: Scene, rules: tuple[FaultRule, ...] | None, kills: int, began
         child = Child(scene.command(server.base_url), variables_with(keys), scene.directory / "run.log", server.books)
         child.play(rows, kills, is_quiet=settings.quiet)
     books = server.books
+    if not scene.job.store.journal_path.exists():
+        raise OutputError(f"the run did not begin: {child.stops[-1]}")
     found = verify(scene.job.keyword, scene.path, output_dir=scene.directory)
     with opened(scene.job.keyword, scene.directory, read_journal) as run:
         results = run.journal.results(0, rows)
