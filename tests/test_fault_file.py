@@ -115,6 +115,8 @@ def test_a_rule_is_told_with_its_conditions() -> None:
         " requests 3 and later ones, after 1 answer, beyond 6 requests a minute, 2 s late"
     )
     assert rule('do = "cut"').in_words() == "cut"
+    assert rule('do = "hang"\nfrom = "1.5m"').in_words() == "hang, from 90 s on"
+    assert rule('do = "drop"\nrequests = "-9"').in_words() == "drop, requests 1 to 9"
 
 
 def test_an_empty_list_of_faults_is_no_fault() -> None:

@@ -182,7 +182,8 @@ class FaultRule:
         parts += [f"for prompts that match {self.match!r}"] if self.match else []
         parts += [f"for {self.share:.3g} of the prompts"] if self.share < 1 else []
         parts += [f"{counted(self.times, 'time')} each"] if self.times else []
-        parts += [f"from {self.start:g} s to {self.end:g} s"] if self.start or self.end < math.inf else []
+        end = f"to {self.end:g} s" if self.end < math.inf else "on"
+        parts += [f"from {self.start:g} s {end}"] if self.start or self.end < math.inf else []
         last = f"to {self.last:,.0f}" if self.last < math.inf else "and later ones"
         parts += [f"requests {self.first:,} {last}"] if self.first > 1 or self.last < math.inf else []
         parts += [f"after {counted(self.after_answers, 'answer')}"] if self.after_answers else []

@@ -173,6 +173,7 @@ REFUSALS: dict[str, dict[str, Reply]] = {
     },
     "qianfan": {
         "rate": Reply(429, _coded("rpm_rate_limit_exceeded", "Rate limit reached for RPM", type="rate_limit_exceeded")),
+        "hidden-rate": Reply(200, {"error_code": 18, "error_msg": "Open api qps request limit reached"}),
         "money": Reply(429, {"code": "BILLING_INSUFFICIENT_BALANCE", "message": "Your account lacks balance"}),
         "key": Reply(401, _coded("invalid_iam_token", "IAM Certification failed", type="invalid_request_error")),
         "model": Reply(401, _coded("invalid_model", "No permission to use the model", type="invalid_request_error")),
@@ -187,6 +188,18 @@ REFUSALS: dict[str, dict[str, Reply]] = {
     },
     "openrouter": {
         "rate": Reply(429, _coded(429, "Rate limit exceeded"), {"retry-after": "5"}),
+        "hidden-rate": Reply(
+            200,
+            {
+                "choices": [
+                    {
+                        "message": {"role": "assistant", "content": ""},
+                        "finish_reason": "error",
+                        "error": {"code": 429, "message": "Rate limit exceeded"},
+                    }
+                ]
+            },
+        ),
         "money": Reply(402, _coded(402, "Insufficient credits. Add more in the settings.")),
         "key": Reply(401, _coded(401, "User not found.")),
         "model": Reply(404, _coded(404, "No endpoints found for {model}.")),
@@ -404,6 +417,7 @@ REFUSALS: dict[str, dict[str, Reply]] = {
 }
 """The replies by service, then by case.
 
-`rate` is a limit, `money` an account without it, `key` a wrong one, `model` one that is unknown or not loaded,
-`content` a refusal of the row, `server` a fault of the service. A case that a service is not known to send is left out.
+`rate` is a limit (`hidden-rate`: inside an HTTP 200), `money` an account without it, `key` a wrong one, `model` one
+that is unknown or not loaded, `content` a refusal of the row, `server` a fault of the service. A case that a service is
+not known to send is left out.
 """
