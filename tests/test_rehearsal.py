@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_openai import ChatOpenAI
@@ -247,6 +247,25 @@ def test_an_interrupted_rehearsal_leaves_no_process_and_no_file(
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
     assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such signal")
+def test_a_rehearsal_that_is_killed_itself_leaves_no_process(tmp_path: Path, rows: Path) -> None:
+    (tmp_path / "faults.toml").write_text('[[fault]]\nrequests = "5-"\ndo = "hang"\n', encoding="utf-8")
+    folder = tmp_path / "output" / "rehearsal_rows"
+    options = ("--prompt", "{text}", "--faults", "faults.toml")
+    with started("rehearse", rows, *options, cwd=tmp_path) as program:
+        while not _process_with_answers(folder / "journal_rows.sqlite") and program.poll() is None:
+            pass
+        lock = FileLock(folder / ".journal_rows.lock")
+        with pytest.raises(Timeout):
+            lock.acquire(blocking=False)
+        program.kill()
+        lock.acquire()  # waits for the end of the run, which holds it
+    lock.release()
+    (tmp_path / "faults.toml").write_text("fault = []\n", encoding="utf-8")
+    again = call("rehearse", rows, *options, "--kills", "0", cwd=tmp_path)
+    assert again.status == 0, "the next one takes its place"
 
 
 def _process_with_answers(journal: Path) -> int:

@@ -112,7 +112,7 @@ class Child:
             process = subprocess.Popen(  # noqa: S603 - our own program
                 self._command,
                 env=self._variables,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # its end is the process's end: see `run`
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the rehearsal
@@ -121,7 +121,7 @@ class Child:
             return self._watched(process, answers)
         finally:
             process.kill()
-            process.wait()
+            process.communicate()
 
     def _watched(self, process: subprocess.Popen[bytes], answers: int | None) -> int | None:
         """Wait for the end of the process or for the moment to kill it, which returns None."""

@@ -94,7 +94,7 @@ class Scene(NamedTuple):
             *(self._text("prompt", self.prompt) if self.prompt is not None else ()),
             *(self._text("system", settings.system) if settings.system is not None else ()),
         ]
-        return [sys.executable, "-m", "batcher", "run", str(self.path.absolute()), *options]
+        return [sys.executable, "-m", "batcher.rehearsal.run", "run", str(self.path.absolute()), *options]
 
     def _unchanged(self) -> Iterator[str]:
         """Yield the options that the child has from the real run."""
