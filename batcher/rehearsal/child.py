@@ -1,6 +1,6 @@
 """The rehearsed run: a process of its own, which is killed and started again until it ends by itself.
 
-Invariant: no process outlives the rehearsal, and none has an API key, a proxy or a tracer of the user's.
+Invariant: no process outlives the rehearsal, and none is given a service's API key, a proxy or a tracer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LOOK_S = 0.005  # between two looks at the server's books
 
 
 def variables_with(keys: Sequence[str]) -> dict[str, str]:
-    """Return the environment of the child: no key of the user's, no proxy, no tracing, and the dummy keys."""
+    """Return the environment of the child: no service's API key, no proxy, no tracing, and the dummy keys."""
     secret = {name for service in SERVICES.values() for name in service.key_variables} | {"API_KEY"}
     kept = {
         name: value
