@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from batcher.output.joining import merge
     from batcher.output.report import Report
     from batcher.planning.forecast import plan
+    from batcher.rehearsal.rehearse import rehearse
     from batcher.reports.status import status
     from batcher.reports.verification.verify import verify
 
@@ -42,6 +43,7 @@ __all__ = [
     "arun",
     "merge",
     "plan",
+    "rehearse",
     "run",
     "services",
     "status",
@@ -54,6 +56,7 @@ _HOMES = {
     "arun": "engine.runner",
     "merge": "output.joining",
     "plan": "planning.forecast",
+    "rehearse": "rehearsal.rehearse",
     "run": "engine.runner",
     "services": "calls.services",
     "status": "reports.status",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,10 @@ OK, SOME_FAILED, NOTHING_DONE, STOPPED, BUSY = range(5)
 
 _WIDTH = 80
 _LONG = 20  # characters of an argument that may be an API key, although it does not begin like one
+_FAULTS = (
+    "a TOML file with [[fault]] tables: which requests (match, model, api_key_env, from, to, requests, share, times,"
+    " after_answers, rpm) meet what (service and case, status with body and headers, do, delay)"
+)
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -54,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_verify(verbs)
     _add_merge(verbs)
     _add_serve(verbs)
+    _add_rehearse(verbs)
     _add_services(verbs)
     _add_demo(verbs)
     return parser
@@ -112,12 +117,18 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     display = groups[Group.DISPLAY]
     display.add_argument("--dry-run", action="store_true", help="send nothing: the same as `batcher plan`")
     display.add_argument("--json", action="store_true", help="print one JSON object about the run to stdout")
+    _add_settings(groups)
+
+
+def _add_settings(groups: Mapping[Group, Any]) -> None:
+    """Add the options that are fields of `Settings`, each to its group."""
     for option in OPTIONS.values():
         # argparse reads `%` as its own; what is not given is left to the default of `Settings`.
         words = option.help.replace("%", "%%")
         if option.name == "provider":
             words += f": {', '.join(SERVICES)}"
-        groups[option.group].add_argument(option.flag, help=words, default=None, **option.kind.argument)
+        shown = argparse.SUPPRESS if groups[option.group].title is None else words
+        groups[option.group].add_argument(option.flag, help=shown, default=None, **option.kind.argument)
 
 
 def _add_status(verbs: Any) -> None:
@@ -203,6 +214,30 @@ def _add_serve(verbs: Any) -> None:
             f"--{name}-rate", metavar="P", type=float, default=0.0, help=f"share of requests {what}, 0 to 1"
         )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of faults and latencies (0)")
+    parser.add_argument("--faults", metavar="FILE", help=_FAULTS)
+
+
+def _add_rehearse(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "rehearse",
+        "batcher rehearse INPUT [options]",
+        "the job against the local server, with faults and kills, ending in verify",
+        "Run the job against the local server, which fails now and then; kill it, start it again, and verify the"
+        " result. No request leaves this machine, and no API key is used. It takes the options of `batcher run` as"
+        " well; without --limit it takes the first 1,000 rows, or what a minute of your limits allows. The exit status"
+        " is 0 if the result is verified and the server's counts agree with the journal, else 1.",
+    )
+    parser.add_argument("data", metavar="INPUT", help="a .csv, .tsv, .parquet or .jsonl file")
+    parser.add_argument("--faults", metavar="FILE", help=f"{_FAULTS}; default: a few of every kind")
+    parser.add_argument("--kills", metavar="N", type=int, default=2, help="kill the run N times (2)")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the files in rehearsal_<keyword> also if the rehearsal passes"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+    hidden = parser.add_argument_group()
+    hidden.add_argument("--prompt", help=argparse.SUPPRESS)
+    _add_settings(dict.fromkeys(Group, hidden))
 
 
 def _add_services(verbs: Any) -> None:
@@ -246,7 +281,7 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     _refuse_keys(parser, argv)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        advice = _advice_on(unknown) if arguments.verb in {"run", "plan"} else ""
+        advice = _advice_on(unknown) if arguments.verb in {"run", "plan", "rehearse"} else ""
         parser.error(f"unrecognized arguments: {' '.join(_without_values(unknown))}{advice}")
     return arguments
 
@@ -399,16 +434,35 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from batcher.calls.endpoints import environment, keys_of  # noqa: PLC0415
+    from batcher.server.fault_file import read_faults  # noqa: PLC0415
     from batcher.server.serve import serve  # noqa: PLC0415 - FastAPI is for this verb
     from batcher.server.simulated import Knobs  # noqa: PLC0415
 
     knobs = {name: value for name, value in vars(arguments).items() if name not in {"verb", "host", "port"}}
-    variable = knobs.pop("api_key_env")
-    keys = keys_of(variable, environment()) if variable else []
+    variable, file = knobs.pop("api_key_env"), knobs.pop("faults")
+    env = environment() if variable or file else {}
+    keys = keys_of(variable, env) if variable else []
     if variable and not keys:
         raise batcher.SettingsError(f"--api-key-env: {variable} is not set in the environment or .env")
-    serve(Knobs(**knobs, keys=tuple(keys)), arguments.host, arguments.port)
+    faults = read_faults(file, env) if file else ()
+    serve(Knobs(**knobs, keys=tuple(keys), faults=faults), arguments.host, arguments.port)
     return OK
+
+
+def _rehearse(arguments: argparse.Namespace) -> int:
+    from batcher.rehearsal.rehearse import rehearse  # noqa: PLC0415 - FastAPI and LangChain are for this verb
+
+    kills = {"kills": arguments.kills}  # 0 is a number of kills, too
+    try:
+        found = rehearse(**(_options(arguments) | kills))
+    except KeyboardInterrupt:
+        say("batcher: the rehearsal was interrupted; nothing left this machine")
+        return STOPPED
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print_out(found)
+    return OK if found.passed else SOME_FAILED
 
 
 def _services(arguments: argparse.Namespace) -> int:
@@ -433,6 +487,7 @@ VERBS = {
     "verify": _verify,
     "merge": _merge,
     "serve": _serve,
+    "rehearse": _rehearse,
     "services": _services,
     "demo": _demo,
 }

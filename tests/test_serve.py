@@ -10,67 +10,22 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from server_client import chat, request, stats_when, unanswered
 
 from batcher.errors import SettingsError
 from batcher.server.answers import answer
 from batcher.server.books import Books
-from batcher.server.serve import Bucket, Server, _listen, build_app, embedded, serve
+from batcher.server.faults import Bucket
+from batcher.server.serve import Server, _listen, build_app, embedded, serve
 from batcher.server.simulated import Knobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-class Reply(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def text(self) -> str:
-        return str(self.json["choices"][0]["message"]["content"])
-
-
-def request(base_url: str, method: str, path: str, body: bytes | None = None, key: str = "") -> Reply:
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    connection = http.client.HTTPConnection(urlsplit(base_url).netloc)
-    with contextlib.closing(connection):
-        connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
-
-
-def chat(base_url: str, prompt: object = "hello", key: str = "", **options: object) -> Reply:
-    body = {"model": "m", "messages": [{"role": "user", "content": prompt}], **options}
-    return request(base_url, "POST", "/v1/chat/completions", json.dumps(body).encode(), key)
-
-
-def stats_when(base_url: str, name: str, value: int) -> dict[str, Any]:
-    """Ask for the books until they show it; only the test's timeout ends the wait."""
-    while True:
-        stats: dict[str, Any] = request(base_url, "GET", "/stats").json
-        if stats[name] == value:
-            return stats
-
-
-@contextlib.contextmanager
-def unanswered(base_url: str, prompt: str = "hello") -> Iterator[socket.socket]:
-    """Send a request, and leave without its answer at the end of the block."""
-    where = urlsplit(base_url)
-    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": prompt}]}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
-    with socket.create_connection((where.hostname or "", where.port or 0)) as client:
-        client.sendall(head.encode() + body)
-        yield client
 
 
 @pytest.fixture

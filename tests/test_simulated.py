@@ -12,7 +12,8 @@ import pytest
 
 from batcher.errors import SettingsError
 from batcher.server.books import SECONDS_KEPT, Books
-from batcher.server.simulated import Fate, Knobs, draw
+from batcher.server.faults import Fate
+from batcher.server.simulated import Knobs, draw
 
 # --- knobs ---
 
@@ -83,7 +84,7 @@ def test_each_fate_gets_its_share() -> None:
     knobs = Knobs(error_rate=0.2, drop_rate=0.1, hang_rate=0.05, cut_rate=0.15)
     fates = [draw(knobs, f"prompt {number}", 0)[0] for number in range(10_000)]
     shares = {fate: fates.count(fate) / len(fates) for fate in Fate}
-    expected = {Fate.ERROR: 0.2, Fate.DROP: 0.1, Fate.HANG: 0.05, Fate.CUT: 0.15, Fate.ANSWER: 0.5}
+    expected = {Fate.ERROR: 0.2, Fate.DROP: 0.1, Fate.HANG: 0.05, Fate.CUT: 0.15, Fate.EMPTY: 0, Fate.ANSWER: 0.5}
     assert shares == pytest.approx(expected, abs=0.02)
 
 

@@ -30,6 +30,9 @@ class Books:
         dropped: connections cut without a response, or in the middle of one.
         hung: requests that were never answered.
         abandoned: requests whose client left before the answer.
+        lost: answers that were made, so that a service would bill them, but did not reach the client as an answer.
+        by_fault: requests that met a fault, by its number and name.
+        faults_by_prompt: the same by the text of the last user message.
         first_request, last_request: Unix times in seconds, None before the first.
         per_second: requests in each of the last seconds (3,600 at most); the first one kept is second
             `per_second_start` since the first request.
@@ -57,6 +60,9 @@ class Books:
         self.dropped = 0
         self.hung = 0
         self.abandoned = 0
+        self.lost = 0
+        self.by_fault: dict[str, int] = {}
+        self.faults_by_prompt: dict[str, int] = {}
         self.first_request: float | None = None
         self.last_request: float | None = None
         self.per_second: deque[int] = deque(maxlen=SECONDS_KEPT)
@@ -85,6 +91,16 @@ class Books:
         turn = self._admitted.get(prompt, 0)
         self._admitted[prompt] = turn + 1
         return turn
+
+    def meet(self, fault: str, prompt: str) -> None:
+        """Record that a request met a fault, which does not end it."""
+        _add(self.by_fault, fault)
+        if self._by_prompt:
+            _add(self.faults_by_prompt, prompt)
+
+    def lose(self) -> None:
+        """Record an answer that was made and will not arrive; how its request ends is recorded besides."""
+        self.lost += 1
 
     def respond(self, status: int, prompt: str | None = None) -> None:
         """Record a response, with its prompt if it is an answer."""
@@ -137,10 +153,13 @@ class Books:
             "dropped": self.dropped,
             "hung": self.hung,
             "abandoned": self.abandoned,
+            "lost": self.lost,
             "by_status": {str(status): count for status, count in list(self.by_status.items())},
             "by_key": dict(self.by_key),
+            "by_fault": dict(self.by_fault),
             "requests_by_prompt": dict(self.requests_by_prompt),
             "answered_by_prompt": dict(self.answered_by_prompt),
+            "faults_by_prompt": dict(self.faults_by_prompt),
             "per_second": list(self.per_second),
             "per_second_start": self.per_second_start,
             "first_request": self.first_request,

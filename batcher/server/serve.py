@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from batcher.errors import SettingsError
 from batcher.server.answers import answer, prompt_of, text_of
 from batcher.server.books import Books
-from batcher.server.simulated import Fate, Knobs, draw
+from batcher.server.faults import Bucket, Fate, Faults, Met, Reply
+from batcher.server.simulated import Knobs, draw
 from batcher.words import counted, print_out, say
 
 if TYPE_CHECKING:
@@ -59,32 +60,15 @@ class Refusal(NamedTuple):
         return [] if self.retry_after is None else [(b"retry-after", str(self.retry_after).encode())]
 
 
-class Bucket:
-    """A token bucket: `rpm` requests a minute, and a burst of one second's worth.
+class _Asked(NamedTuple):
+    """A chat request that could be read, with the ways of ASGI to answer it."""
 
-    Args:
-        rpm: requests a minute; 0 admits all.
-        clock: seconds, from any beginning.
-    """
-
-    def __init__(self, rpm: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate = rpm / 60
-        self._size = 1 + self._rate
-        self._level = self._size
-        self._clock = clock
-        self._filled = clock()
-
-    def take(self) -> float:
-        """Admit a request and return 0, or return the seconds until one will be admitted."""
-        if not self._rate:
-            return 0.0
-        now = self._clock()
-        self._level = min(self._level + (now - self._filled) * self._rate, self._size)
-        self._filled = now
-        if self._level < 1:
-            return (1 - self._level) / self._rate
-        self._level -= 1
-        return 0.0
+    scope: Scope
+    receive: Receive
+    send: Send
+    body: dict[str, Any]
+    prompt: str
+    key: str
 
 
 class _Chat:
@@ -94,7 +78,12 @@ class _Chat:
         self._knobs = knobs
         self._books = books
         self._bucket = Bucket(knobs.rpm)
+        self._faults = Faults(knobs.faults, knobs.seed)
         self._number = 0
+
+    def reset(self) -> None:
+        """Let the times and counts of the faults begin anew."""
+        self._faults.reset()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if name := _header(scope, b"x-request-id"):
@@ -110,11 +99,31 @@ class _Chat:
             return
         prompt = prompt_of(body)
         self._books.arrive(prompt, key)
+        asked = _Asked(scope, receive, send, body, prompt, key)
+        met = self._faults.meet(prompt, body["model"], key)
+        if met and not await self._goes_on(asked, met):
+            return
         refusal = self._refuse_key(key) or self._refuse(body["model"])
         if refusal:
             await self._respond(send, refusal)
         else:
-            await self._let_through(scope, receive, send, body, prompt)
+            await self._let_through(asked)
+
+    async def _goes_on(self, asked: _Asked, met: Met) -> bool:
+        """Let a request meet a fault; return whether it goes on, because the fault only delayed it."""
+        rule = met.rule
+        self._books.meet(met.label, asked.prompt)
+        if rule.delay and await _gone(asked.receive, rule.delay):
+            self._books.abandon()
+        elif rule.does is Fate.ANSWER:
+            return True
+        elif rule.reply is None:
+            await self._happen(asked, rule.does)
+        else:
+            if rule.is_paid:
+                self._books.lose()
+            await self._reply(asked, rule.reply, met.wait_s)
+        return False
 
     def _refuse_key(self, key: str) -> Refusal | None:
         if not self._knobs.keys or key in self._knobs.keys:
@@ -136,40 +145,63 @@ class _Chat:
             return Refusal(429, said, "requests", code="rate_limit_exceeded", retry_after=math.ceil(wait))
         return None
 
-    async def _let_through(self, scope: Scope, receive: Receive, send: Send, body: dict[str, Any], prompt: str) -> None:
-        books = self._books
-        fate, latency = draw(self._knobs, prompt, books.admit(prompt))
-        if fate is Fate.HANG:
-            books.hang()
-            await _gone(receive)
-            books.let_go()
-        elif latency and await _gone(receive, latency):
-            books.abandon()
-        elif fate in {Fate.DROP, Fate.CUT}:
-            books.drop()
-            if fate is Fate.CUT:
-                await _send_half(send, json.dumps(_completion(body, 0)).encode())
-            cut = scope.get("state", {}).get("cut")
-            if cut is not None:  # otherwise the ASGI server cannot cut a connection
-                cut()
-                await _gone(receive)
-        elif fate is Fate.ERROR:
-            await self._respond(send, Refusal(500, "The server had an error (simulated).", "server_error"))
+    async def _let_through(self, asked: _Asked) -> None:
+        fate, latency = draw(self._knobs, asked.prompt, self._books.admit(asked.prompt))
+        if latency and fate is not Fate.HANG and await _gone(asked.receive, latency):
+            self._books.abandon()
         else:
-            await self._answer(send, body, prompt)
+            await self._happen(asked, fate)
 
-    async def _answer(self, send: Send, body: dict[str, Any], prompt: str) -> None:
+    async def _happen(self, asked: _Asked, fate: Fate) -> None:
+        """End a request that gets no reply of a fault."""
+        if fate is Fate.HANG:
+            self._books.hang()
+            await _gone(asked.receive)
+            self._books.let_go()
+        elif fate in {Fate.DROP, Fate.CUT}:
+            await self._cut(asked, fate)
+        elif fate is Fate.ERROR:
+            await self._respond(asked.send, Refusal(500, "The server had an error (simulated).", "server_error"))
+        else:
+            await self._answer(asked, is_empty=fate is Fate.EMPTY)
+
+    async def _cut(self, asked: _Asked, fate: Fate) -> None:
+        """Cut the connection, with or without half an answer."""
+        self._books.drop()
+        if fate is Fate.CUT:
+            self._books.lose()
+            await _send_half(asked.send, json.dumps(_completion(asked.body, 0)).encode())
+        cut = asked.scope.get("state", {}).get("cut")
+        if cut is not None:  # otherwise the ASGI server cannot cut a connection
+            cut()
+            await _gone(asked.receive)
+
+    async def _answer(self, asked: _Asked, *, is_empty: bool) -> None:
         self._number += 1
         try:
-            completion = _completion(body, self._number)
+            completion = _completion(asked.body, self._number)
         except RecursionError:  # JSON that could be read cannot always be written
-            await self._respond(send, _bad("Your request is nested too deeply."))
+            await self._respond(asked.send, _bad("Your request is nested too deeply."))
             return
-        self._books.respond(200, prompt)
-        if body.get("stream"):
-            await _stream(send, completion, body)
+        if is_empty:
+            self._books.respond(200)
+            self._books.lose()
+            completion["choices"] = []
         else:
-            await _send(send, 200, json.dumps(completion).encode(), [_JSON])
+            self._books.respond(200, asked.prompt)
+            self._faults.answered(asked.key)
+        if asked.body.get("stream"):
+            await _stream(asked.send, completion, asked.body)
+        else:
+            await _send(asked.send, 200, json.dumps(completion).encode(), [_JSON])
+
+    async def _reply(self, asked: _Asked, reply: Reply, wait_s: float) -> None:
+        """Send the reply of a fault, with the wait until its limit admits a request again."""
+        headers = reply.header_lines
+        if wait_s and not any(name == b"retry-after" for name, _ in headers):
+            headers.append((b"retry-after", str(math.ceil(wait_s)).encode()))
+        self._books.respond(reply.status)
+        await _send(asked.send, reply.status, reply.raw(asked.prompt, asked.body["model"]), headers)
 
     async def _respond(self, send: Send, refusal: Refusal) -> None:
         self._books.respond(refusal.status)
@@ -336,6 +368,8 @@ def build_app(knobs: Knobs, books: Books) -> FastAPI:
     from starlette.responses import Response  # noqa: PLC0415 - the same
     from starlette.routing import Route  # noqa: PLC0415 - the same
 
+    chat = _Chat(knobs, books)
+
     def reply(value: object, status: int = 200) -> Response:
         # Not FastAPI's own JSON, which cannot hold a prompt with half of a surrogate pair.
         return Response(json.dumps(value), status, media_type="application/json")
@@ -352,6 +386,7 @@ def build_app(knobs: Knobs, books: Books) -> FastAPI:
 
     async def reset(_: Request) -> Response:
         books.reset()
+        chat.reset()
         return reply({"status": "ok"})
 
     async def unknown(request: Request, error: Exception) -> Response:
@@ -360,7 +395,7 @@ def build_app(knobs: Knobs, books: Books) -> FastAPI:
         return Response(Refusal(status, said, "invalid_request_error").body(), status, media_type="application/json")
 
     routes = [
-        Route("/v1/chat/completions", _Chat(knobs, books), methods=["POST"]),
+        Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/models", models),
         Route("/health", health),
         Route("/stats", stats),
@@ -398,12 +433,16 @@ def serve(knobs: Knobs, host: str = "127.0.0.1", port: int = 8000) -> None:
 
     def announce() -> None:
         say(f"A simulated model listens: {knobs}. Ctrl-C ends it.")
+        for number, rule in enumerate(knobs.faults, 1):
+            say(f"  fault {number}: {rule.in_words()}")
         print_out(base_url)
 
     server = _server(build_app(knobs, books), announce)
     with contextlib.closing(listener):
         server.run(sockets=[listener])
     say(f"{counted(books.requests, 'request')}, {books.answered:,} answered.")
+    for fault, count in books.by_fault.items():
+        say(f"  fault {fault}: {counted(count, 'request')}")
 
 
 @contextlib.contextmanager

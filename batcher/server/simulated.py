@@ -6,13 +6,14 @@ against the simulator can be repeated.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, field
-from enum import StrEnum
 from statistics import NormalDist
 
 from batcher.errors import SettingsError
+from batcher.server.faults import Fate, FaultRule, unit
+
+__all__ = ["Fate", "Knobs", "draw"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Knobs:
         keys: the accepted API keys, empty for any; other keys get 401.
         model: the only model served, empty for any; other models get 404.
         seed: the seed of faults and latencies.
+        faults: what further requests meet, before anything else is looked at; the first rule that fits decides.
 
     Raises:
         SettingsError: a knob is out of its range.
@@ -48,6 +50,7 @@ class Knobs:
     keys: tuple[str, ...] = field(default=(), repr=False)
     model: str = ""
     seed: int = 0
+    faults: tuple[FaultRule, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         for name in ("latency", "latency_sigma", "rpm"):
@@ -64,6 +67,8 @@ class Knobs:
         _require(keys_fit, "keys", "a tuple of API keys that are not empty")
         _require(isinstance(self.model, str), "model", "a model's name, or empty for any")
         _require(isinstance(self.seed, int), "seed", "a whole number")
+        faults_fit = isinstance(self.faults, tuple) and all(isinstance(rule, FaultRule) for rule in self.faults)
+        _require(faults_fit, "faults", "a tuple of FaultRule")
 
 
 def _require(fits: bool, name: str, what: str) -> None:
@@ -76,16 +81,6 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
-class Fate(StrEnum):
-    """The fate of an admitted request."""
-
-    ANSWER = "answer"
-    ERROR = "error"
-    DROP = "drop"
-    CUT = "cut"
-    HANG = "hang"
-
-
 def draw(knobs: Knobs, prompt: str, turn: int) -> tuple[Fate, float]:
     """Draw a request's fate, and its latency in seconds, from the seed.
 
@@ -96,7 +91,7 @@ def draw(knobs: Knobs, prompt: str, turn: int) -> tuple[Fate, float]:
     """
     fate = Fate.ANSWER
     if knobs.error_rate or knobs.drop_rate or knobs.cut_rate or knobs.hang_rate:
-        left = _unit("fate", knobs.seed, prompt, turn)
+        left = unit("fate", knobs.seed, prompt, turn)
         shares = (
             (Fate.HANG, knobs.hang_rate),
             (Fate.DROP, knobs.drop_rate),
@@ -110,13 +105,6 @@ def draw(knobs: Knobs, prompt: str, turn: int) -> tuple[Fate, float]:
                 break
     latency = knobs.latency
     if latency and knobs.latency_sigma:
-        z = NormalDist().inv_cdf(_unit("latency", knobs.seed, prompt, turn))
+        z = NormalDist().inv_cdf(unit("latency", knobs.seed, prompt, turn))
         latency *= math.exp(min(knobs.latency_sigma * z, 100.0))  # 100: exp overflows at 710
     return fate, latency
-
-
-def _unit(*parts: object) -> float:
-    """Hash the parts to a number between 0 and 1, both excluded, equal in every process."""
-    # A prompt may hold half of a surrogate pair; that is allowed.
-    text = "\x00".join(map(str, parts)).encode("utf-8", "surrogatepass")
-    return (int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") % 2**52 + 0.5) / 2**52

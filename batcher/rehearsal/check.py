@@ -1,0 +1,66 @@
+"""Compares the local server's books with the journal.
+
+Invariant: it only reads, and takes neither's word for the other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from batcher.records import Result, Status
+from batcher.reports.verification.verify import Verification
+from batcher.server.books import Books
+from batcher.words import counted
+
+
+class Check:
+    """Compares the server's books with the journal.
+
+    Args:
+        prompts: of the rows.
+        results: of the rows, as the journal has them.
+        books: of the server.
+        found: what `verify` says.
+        is_deduplicated: rows with the same prompt share an answer.
+
+    Attributes:
+        unended: requests without an end in the journal.
+        twice: answers that were bought a second time.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        results: Sequence[Result],
+        books: Books,
+        found: Verification,
+        *,
+        is_deduplicated: bool,
+    ) -> None:
+        self._rows = list(zip(prompts, results, strict=False))  # a row without a result is verify's business
+        self._books = books
+        self._sent, self._answered, self.unended = (
+            sum(getattr(each, name) for each in found.endpoints) for name in ("sent", "answered", "in_flight")
+        )
+        needed = Counter(prompt for prompt, result in self._rows if result.status is not Status.ERROR)
+        if is_deduplicated:
+            needed = Counter(dict.fromkeys(needed, 1))
+        self.twice = sum(max(count - needed[prompt], 0) for prompt, count in books.answered_by_prompt.items())
+
+    def disagreements(self) -> Iterator[str]:
+        """Yield what does not fit."""
+        books = self._books
+        if books.requests > self._sent:
+            yield f"the server received {books.requests:,} requests, and the journal knows of {self._sent:,}"
+        if self._answered > books.answered + books.lost:
+            yield f"the journal has {self._answered:,} answers, and the server sent {books.answered:,}"
+        if self.twice > self.unended:
+            in_flight = counted(self.unended, "request was", "requests were")
+            yield f"{counted(self.twice, 'answer')} bought twice, and only {in_flight} in flight at a kill"
+        for number, (prompt, result) in enumerate(self._rows):
+            was_answered, met_fault = books.answered_by_prompt.get(prompt, 0), books.faults_by_prompt.get(prompt, 0)
+            if result.status is Status.ERROR and not met_fault:
+                yield f"row {number} ended as error without a fault: {result.error}"
+            if result.status is not Status.ERROR and not (was_answered or met_fault):
+                yield f"row {number} has an answer that the server did not send"

@@ -1,0 +1,160 @@
+"""The rehearsed run: a process of its own, which is killed and started again until it ends by itself.
+
+Invariant: no process outlives the rehearsal, and none is given a service's API key, a proxy or a tracer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from batcher.calls.services import SERVICES
+from batcher.errors import SettingsError
+from batcher.server.books import Books
+from batcher.words import counted, say
+
+KEY_VARIABLE = "BATCHER_REHEARSAL_KEY_"
+"""How the variables of the dummy keys begin; their numbers follow, from 1."""
+
+_MOST_STOPS = 10
+"""How often a run may stop early by itself; it is started again only if it had got answers since its start."""
+_LOOK_S = 0.005  # between two looks at the server's books
+
+
+def variables_with(keys: Sequence[str]) -> dict[str, str]:
+    """Return the environment of the child: no service's API key, no proxy, no tracing, and the dummy keys."""
+    secret = {name for service in SERVICES.values() for name in service.key_variables} | {"API_KEY"}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in secret and not name.lower().endswith("_proxy") and "TRACING" not in name
+    }
+    root = str(Path(__file__).parents[2])
+    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    mine = {f"{KEY_VARIABLE}{number}": key for number, key in enumerate(keys, 1)}
+    off = {"NO_PROXY": "*", "LANGSMITH_TRACING": "false", "LANGCHAIN_TRACING_V2": "false", "PYTHONIOENCODING": "utf-8"}
+    return {**kept, **mine, **off, "PYTHONPATH": paths}
+
+
+class Child:
+    """A run in a process of its own, which is killed and started again until it ends by itself.
+
+    Args:
+        command: its command line.
+        variables: its environment.
+        log: the file that gets what it prints.
+        books: of the server that it asks.
+
+    Attributes:
+        starts: of the process.
+        kills: of it.
+        stops: what it said each time that it stopped early by itself.
+        working_s: seconds from the first request of each start to its end.
+    """
+
+    def __init__(self, command: Sequence[str], variables: Mapping[str, str], log: Path, books: Books) -> None:
+        self._command = command
+        self._variables = variables
+        self._log = log
+        self._books = books
+        self._said_before = 0  # bytes in the log when the latest process started
+        self.starts = 0
+        self.kills = 0
+        self.stops: list[str] = []
+        self.working_s = 0.0
+
+    def play(self, rows: int, kills: int, *, is_quiet: bool) -> None:
+        """Run to the end.
+
+        Args:
+            rows: of the table.
+            kills: spread evenly over the answers.
+            is_quiet: say nothing of them.
+
+        Raises:
+            SettingsError: the run refused its options or its input.
+        """
+        moments = deque(max(rows * number // (kills + 1), 1) for number in range(1, kills + 1))
+        while True:
+            answered = self._books.answered
+            status = self._start(moments[0] if moments else None)
+            if status is None:
+                self.kills += 1
+                if not is_quiet:
+                    answers = counted(self._books.answered, "answer")
+                    say(f"Killed ({self.kills} of {kills}) after {answers}; it starts again.")
+                moments.popleft()
+            elif status == 2:
+                raise SettingsError(self._last_words())
+            elif status in {0, 1}:
+                return
+            else:
+                self.stops.append(self._last_words() or f"exit status {status}")
+                if len(self.stops) >= _MOST_STOPS or self._books.answered == answered:
+                    return
+
+    def _start(self, answers: int | None) -> int | None:
+        """Start the process and wait for its end; return its exit status, or None if it was killed.
+
+        Args:
+            answers: kill it when it has sent a request and the server has sent this number of answers.
+        """
+        self.starts += 1
+        self._said_before = self._log.stat().st_size if self._log.exists() else 0
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own program
+                self._command,
+                env=self._variables,
+                stdin=subprocess.PIPE,  # its end is the process's end: see `run`
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the rehearsal
+            )
+        try:
+            return self._watched(process, answers)
+        finally:
+            process.kill()
+            process.communicate()
+
+    def _watched(self, process: subprocess.Popen[bytes], answers: int | None) -> int | None:
+        """Wait for the end of the process or for the moment to kill it, which returns None."""
+        books, before, first = self._books, self._books.requests, 0.0
+        try:
+            while process.poll() is None:
+                if not first and books.requests > before:
+                    first = time.monotonic()
+                if first and answers is not None and books.answered >= answers:
+                    return None
+                time.sleep(_LOOK_S)
+            return process.returncode
+        finally:
+            self.working_s += time.monotonic() - first if first else 0.0
+
+    def _last_words(self) -> str:
+        """Return what the latest process said at its end, or nothing."""
+        said = self._log.read_bytes()[self._said_before :].decode("utf-8", "replace")
+        return " ".join(said.rpartition("batcher: ")[2].split()) if "batcher: " in said else ""
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal interrupt the block as Ctrl-C does, so that no process stays behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) is signal.SIG_DFL}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,45 @@
+"""The faults of a rehearsal for which the user gives no file: a few of every kind.
+
+Invariant: of what they do to a row, all but one pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from batcher.server.faults import Fate, FaultRule
+from batcher.server.refusals import REFUSALS
+
+
+def default_faults(prompts: Sequence[str]) -> tuple[FaultRule, ...]:
+    """Return the faults of a rehearsal: a few of every kind, and one row that is refused for ever.
+
+    Args:
+        prompts: of the rows.
+    """
+    rows, seen = len(prompts), Counter(prompts)
+    burst = max(rows // 50, 1)
+    # Not among the first three rows: three refusals in the same words end a run.
+    dislike = [prompt for prompt in prompts[rows // 2 :] if seen[prompt] == 1][:1] if rows > 3 else []
+
+    def reply(service: str, case: str, **conditions: Any) -> FaultRule:
+        return FaultRule(Fate.ERROR, REFUSALS[service][case], **conditions)
+
+    return (
+        *(reply("openai", "content", match=_exactly(prompt), name="one row is refused") for prompt in dislike),
+        reply("openai", "rate", first=rows // 4, last=rows // 4 + burst, name="a rate limit (429)"),
+        reply("openai", "key", first=rows // 3, last=rows // 3 + burst, name="a refusal that passes (401)"),
+        reply("nginx", "unavailable", first=rows // 2, last=rows // 2 + burst, name="a proxy's page (503)"),
+        reply("openai", "server", share=0.03, times=1, name="a server error (500)"),
+        reply("nginx", "timeout", share=0.01, times=1, is_paid=True, name="a proxy's page (504), after the answer"),
+        FaultRule(Fate.CUT, share=0.01, times=1, name="a response cut half way"),
+        FaultRule(Fate.DROP, share=0.01, times=1, name="a connection cut"),
+        FaultRule(Fate.ANSWER, delay=1.0, share=0.02, times=1, name="a slow answer (1 s)"),
+    )
+
+
+def _exactly(prompt: str) -> str:
+    return rf"\A{re.escape(prompt)}\Z"

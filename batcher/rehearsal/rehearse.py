@@ -1,0 +1,145 @@
+"""`rehearse`: a whole rehearsal, from the options to what came out.
+
+Invariant: it ends in `verify` and in the comparison of the server's books with the journal, whatever happened before.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from batcher.calls.endpoints import environment
+from batcher.checks import check_whole
+from batcher.engine.process import allow_connections
+from batcher.errors import OutputError, SettingsError
+from batcher.journal.opening import read_journal
+from batcher.output.opening import opened
+from batcher.rehearsal.check import Check
+from batcher.rehearsal.child import Child, interruptible, variables_with
+from batcher.rehearsal.directory import made
+from batcher.rehearsal.mishaps import default_faults
+from batcher.rehearsal.result import FaultCount, Rehearsal
+from batcher.rehearsal.scene import Scene
+from batcher.reports.verification.verify import verify
+from batcher.server.fault_file import read_faults
+from batcher.server.faults import FaultRule
+from batcher.server.serve import embedded
+from batcher.server.simulated import Knobs
+from batcher.settings import Options, Settings, check_keyword
+from batcher.words import counted, option, say
+
+if TYPE_CHECKING:
+    from batcher.input.dataset import Data
+
+_MOST_KILLS = 100
+_LATENCY_S, _LATENCY_SIGMA = 0.02, 0.5
+
+
+def rehearse(
+    data: Data,
+    prompt: str | None = None,
+    *,
+    faults: str | os.PathLike[str] | None = None,
+    kills: int = 2,
+    keep: bool = False,
+    **options: Unpack[Options],
+) -> Rehearsal:
+    """Run a job against the local server, in processes that are killed, and check what came out.
+
+    Args:
+        data: the path of a .csv, .tsv, .parquet or .jsonl file, or a DataFrame.
+        prompt: a template with `{column}` holes. It may be left out if an option names another source.
+        faults: a TOML file with `[[fault]]` tables; default: a few faults of every kind.
+        kills: how often the run is killed.
+        keep: keep the files also if the rehearsal passes.
+        **options: those of `run`. Without `limit` the first 1,000 rows are rehearsed.
+
+    Returns:
+        What happened. It does not raise if the rehearsal fails.
+
+    Raises:
+        SettingsError: an option, the input, the prompt or the file of faults is wrong.
+        OutputError: the directory of the rehearsal cannot be used.
+    """
+    began = time.monotonic()
+    settings = Settings.of(options)
+    if kills != 0:
+        check_whole(kills, option("kills"))
+    if kills > _MOST_KILLS:
+        raise SettingsError(f"{option('kills')} must be {_MOST_KILLS} at most, not {kills}")
+    if callable(prompt):
+        raise SettingsError(
+            "a rehearsal runs in a process of its own, to which a prompt function cannot go: write the prompts into a"
+            f" column and give {option('prompt_column')}"
+        )
+    keyword = _keyword(data, settings)
+    rules = None if faults is None else read_faults(faults, environment())
+    with interruptible(), made(Path(settings.output_dir), keyword) as directory:
+        scene = Scene.of(data, prompt, replace(settings, keyword=keyword), directory.path)
+        if settings.limit is None and len(scene.texts) == scene.job.settings.limit and not settings.quiet:
+            say(f"Only the first {counted(len(scene.texts), 'row')}: {option('limit')} takes more or fewer.")
+        done = _played(scene, rules, kills, began)
+        if keep or not done.passed:
+            directory.keep()
+            return replace(done, directory=directory.path)
+        return done
+
+
+def _played(scene: Scene, rules: tuple[FaultRule, ...] | None, kills: int, began: float) -> Rehearsal:
+    """Run the job to its end, and check what came out."""
+    endpoints, settings, rows = scene.job.endpoints, scene.job.settings, len(scene.texts)
+    keys = tuple(endpoint.api_key or "" for endpoint in endpoints)
+    faults = default_faults(scene.texts) if rules is None else rules
+    allow_connections(endpoints)
+    with embedded(Knobs(_LATENCY_S, _LATENCY_SIGMA, keys=keys, faults=faults)) as server:
+        child = Child(scene.command(server.base_url), variables_with(keys), scene.directory / "run.log", server.books)
+        child.play(rows, kills, is_quiet=settings.quiet)
+    books = server.books
+    if not scene.job.store.journal_path.exists():
+        raise OutputError(f"the run did not begin: {child.stops[-1]}")
+    found = verify(scene.job.keyword, scene.path, output_dir=scene.directory)
+    with opened(scene.job.keyword, scene.directory, read_journal) as run:
+        results = run.journal.results(0, rows)
+    check = Check(scene.texts, results, books, found, is_deduplicated=settings.dedup)
+    real_rows, real_s = scene.real_run(books.requests)
+    return Rehearsal(
+        keyword=scene.job.keyword,
+        rows=rows,
+        ok=found.counts.ok,
+        invalid=found.counts.invalid,
+        error=found.counts.error,
+        kills=child.kills,
+        kills_wanted=kills,
+        starts=child.starts,
+        stops=tuple(child.stops),
+        requests=books.requests,
+        answered=books.answered,
+        in_flight=check.unended,
+        twice=check.twice,
+        faults=tuple(FaultCount(*each) for each in sorted(books.by_fault.items(), key=_number_of)),
+        verified=found.ok,
+        findings=tuple(map(str, found.findings)),
+        disagreements=tuple(check.disagreements()),
+        elapsed_s=time.monotonic() - began,
+        rows_per_s=rows / child.working_s if child.working_s else 0.0,
+        real_rows=real_rows,
+        real_s=real_s,
+    )
+
+
+def _number_of(fault: tuple[str, int]) -> int:
+    return int(fault[0].partition(" ")[0])
+
+
+def _keyword(data: object, settings: Settings) -> str:
+    """Return the name of the run: the option, or else the input file's name without its ending."""
+    if settings.keyword is not None:
+        return settings.keyword
+    if not isinstance(data, (str, os.PathLike)):
+        raise SettingsError("the table has no file name to name the run after: give keyword=")
+    keyword = Path(os.fsdecode(data)).stem
+    check_keyword(keyword)
+    return keyword

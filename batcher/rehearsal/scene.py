@@ -1,0 +1,249 @@
+"""The job as it is rehearsed: its options, its rows, and the command line that runs it against the local server.
+
+Invariant: it holds no API key of the user's, and takes none from the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from batcher.calls.endpoints import endpoints_of, environment
+from batcher.endpoint import OFFLINE, Endpoint
+from batcher.errors import InputError, SettingsError
+from batcher.money.prices import NANO
+from batcher.money.tariff import Tariff
+from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
+from batcher.records import Usage
+from batcher.rehearsal.child import KEY_VARIABLE
+from batcher.server.answers import prompt_of
+from batcher.settings import OPTIONS, Settings
+
+ROWS = 1_000
+"""The rows of a rehearsal if no `limit` is given; fewer if the limits of the endpoints would make it long."""
+_FEWEST_ROWS = 100
+_LONGEST_S = 60.0  # that the limits may make a rehearsal take, if no `limit` is given
+
+# What the rehearsal sets itself, or what a run in a new directory has no use for.
+_REPLACED = {"model", "base_url", "provider", "api_key_env", "header"}
+_REPLACED |= {
+    "endpoints",
+    "limits_per",
+    "rpm",
+    "rps",
+    "tpm",
+    "max_concurrency",
+    "price_in",
+    "price_out",
+    "keyword",
+    "output_dir",
+}
+_REPLACED |= {"limit", "retry_failed", "no_progress", "quiet"}
+# Variables of the environment that choose the model and the URL. Each other one may hold a key.
+_PLAIN = {"MODEL", "BASE_URL", "OPENAI_BASE_URL", "OPENAI_API_BASE", "AZURE_OPENAI_ENDPOINT", "OPENAI_API_VERSION"}
+
+
+class Scene(NamedTuple):
+    """A job and its place.
+
+    Attributes:
+        job: as the child runs it, but with endpoints of the embedded server.
+        prompt: the template, if it was given as a text.
+        texts: the rows' prompts, as the server sees them.
+        path: of the input.
+        real: the endpoints of the real run, without keys and headers.
+        limit: of the real run; None: all rows.
+        directory: of the rehearsal.
+    """
+
+    job: Job
+    prompt: str | None
+    texts: list[str]
+    path: Path
+    real: tuple[Endpoint, ...]
+    limit: int | None
+    directory: Path
+
+    @classmethod
+    def of(cls, data: Any, prompt: str | None, settings: Settings, directory: Path) -> Scene:
+        """Check everything that can be checked before the run.
+
+        Raises:
+            SettingsError: an option, the input or the prompt is wrong.
+        """
+        path = _as_file(data, directory)
+        real = _endpoints(settings)
+        rows = settings.limit or _rows_in_a_minute(real)
+        job = prepare(path, prompt, _as_rehearsed(settings, directory, rows, real))
+        texts = [
+            prompt_of({"messages": job.messages(position, values)})
+            for part in job.dataset.slices(ROWS_AT_ONCE, rows)
+            for position, values in enumerate(part.rows, part.start)
+        ]
+        if not texts:
+            raise InputError(f"{path} has no rows to rehearse")
+        return cls(job, prompt, texts, path, real, settings.limit, directory)
+
+    def command(self, base_url: str) -> list[str]:
+        """Write the files that a run needs, and return the command line of one that asks a server.
+
+        Raises:
+            SettingsError: the parameters of an endpoint cannot be written into the file.
+        """
+        settings, path = self.job.settings, self.directory / "endpoints.toml"
+        _write_endpoints(path, self.real, settings, base_url)
+        given = {name: getattr(settings, name) for name in ("keyword", "output_dir", "limit")} | {"endpoints": path}
+        options = [
+            *self._unchanged(),
+            *(f"{OPTIONS[name].flag}={value}" for name, value in given.items()),
+            *(self._text("prompt", self.prompt) if self.prompt is not None else ()),
+            *(self._text("system", settings.system) if settings.system is not None else ()),
+        ]
+        return [sys.executable, "-m", "batcher.rehearsal.run", "run", str(self.path.absolute()), *options]
+
+    def _unchanged(self) -> Iterator[str]:
+        """Yield the options that the child has from the real run."""
+        for name, each in OPTIONS.items():
+            value = getattr(self.job.settings, name)
+            if name in {*_REPLACED, "system"} or value == each.default:
+                continue
+            if name == "param":
+                yield from (f"{each.flag}={key}={json.dumps(part)}" for key, part in value.items())
+            else:
+                yield each.flag if value is True else f"{each.flag}={value}"
+
+    def _text(self, name: str, text: str) -> Iterator[str]:
+        """Yield a text as an option: in a file, where it may be longer than a command line, unless that changes it."""
+        if re.search("\r|^\ufeff|[\ud800-\udfff]", text):
+            yield f"--{name}={text}"
+        else:
+            path = self.directory / f"{name}.txt"
+            path.write_text(f"{text}\n", encoding="utf-8", newline="")
+            yield f"--{name}-file={path}"
+
+    def real_run(self, requests: int) -> tuple[int | None, float | None]:
+        """Return the rows of the real run, and the seconds that its limits impose, if each endpoint has one.
+
+        Args:
+            requests: that the rehearsal took.
+        """
+        rate = _rate(self.real)
+        if rate is None:
+            return None, None
+        rows = sum(len(part.rows) for part in self.job.dataset.slices(ROWS_AT_ONCE, self.limit))
+        return rows, rows * requests / len(self.texts) / rate
+
+
+def _as_file(data: Any, directory: Path) -> Path:
+    """Return the path of the input; a DataFrame is written to a file first."""
+    if isinstance(data, (str, os.PathLike)):
+        return Path(os.fsdecode(data))
+    if not hasattr(data, "to_parquet"):
+        raise InputError(
+            f"a rehearsal takes the path of a file or a pandas DataFrame, not {type(data).__qualname__}: write it to a"
+            " file first"
+        )
+    path = directory / "input.parquet"
+    try:
+        data.to_parquet(path, index=False)
+    except (ValueError, TypeError) as error:  # of pyarrow too: a column of several types
+        raise InputError(f"the DataFrame cannot be written for the rehearsal: {error}") from error
+    return path
+
+
+def _endpoints(settings: Settings) -> tuple[Endpoint, ...]:
+    """Return the endpoints of the real run with dummy keys, as many as it has keys; it may still lack a key."""
+    env = environment()
+    plain = {"MODEL": "sim"} | {name: value for name, value in env.items() if name in _PLAIN}
+    held = {name: _dummies(name, value) for name, value in env.items() if name not in _PLAIN}
+    try:
+        found = endpoints_of(settings, held | plain)
+    except SettingsError:
+        found = endpoints_of(settings, _AllSet(held | plain))
+    if any(endpoint.llm is not None for endpoint in found):
+        raise SettingsError(
+            "a rehearsal runs in a process of its own, to which a chat model cannot go: give the endpoint by its model"
+            " and base_url"
+        )
+    return tuple(replace(endpoint, api_key=None, headers={}) for endpoint in found)
+
+
+def _dummies(name: str, value: str) -> str:
+    """Return a dummy for each key that a variable may hold."""
+    keys = [key for key in value.split(",") if key.strip()]
+    return ",".join(f"rehearsal-{name}-{number}" for number in range(1, len(keys) + 1))
+
+
+class _AllSet(dict[str, str]):
+    """An environment in which every variable for a key is set."""
+
+    def __missing__(self, name: str) -> str:
+        return "" if name in _PLAIN else f"rehearsal-{name}-1"
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] or default
+
+
+def _rate(endpoints: Sequence[Endpoint]) -> float | None:
+    """Return the requests a second that the endpoints' limits allow; None if one has no limit."""
+    rates = [
+        min((limit for limit in (each.rps, each.rpm and each.rpm / 60) if limit), default=0.0) for each in endpoints
+    ]
+    return sum(rates) if all(rates) else None
+
+
+def _rows_in_a_minute(endpoints: Sequence[Endpoint]) -> int:
+    rate = _rate(endpoints)
+    return ROWS if rate is None else min(ROWS, max(_FEWEST_ROWS, int(rate * _LONGEST_S)))
+
+
+def _as_rehearsed(settings: Settings, directory: Path, rows: int, real: Sequence[Endpoint]) -> Settings:
+    """Return the options of the rehearsed run, with endpoints of the embedded server in the place of the real ones."""
+    values = {name: getattr(settings, name) for name in OPTIONS if name not in _REPLACED}
+    endpoints = [
+        Endpoint(each.model, base_url=OFFLINE, api_key=f"rehearsal-{number}", max_concurrency=each.max_concurrency)
+        for number, each in enumerate(real, 1)
+    ]
+    return Settings(
+        **values, endpoints=endpoints, keyword=settings.keyword, output_dir=directory, limit=rows, quiet=settings.quiet
+    )
+
+
+def _write_endpoints(path: Path, real: Sequence[Endpoint], settings: Settings, base_url: str) -> None:
+    """Write the file of endpoints for the child: the limits of the real ones, at the local server."""
+    lines: list[str] = []
+    for number, each in enumerate(real, 1):
+        values: dict[str, Any] = {"model": each.model, "base_url": base_url, "api_key_env": f"{KEY_VARIABLE}{number}"}
+        values |= {name: getattr(each, name) for name in ("account", "rpm", "rps", "tpm", "max_concurrency")}
+        values |= {"params": dict(each.params), "prices": _prices(each, settings)}
+        lines += ["[[endpoint]]", *(f"{name} = {_toml(value)}" for name, value in values.items() if value), ""]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _prices(endpoint: Endpoint, settings: Settings) -> dict[str, float] | None:
+    """Return an endpoint's prices; with a budget those of the price table, which has none for the local server."""
+    if endpoint.prices is not None or settings.budget is None:
+        return None if endpoint.prices is None else dict(endpoint.prices)
+    price = Tariff.of(endpoint, settings.params).price
+    if price is None:
+        return None
+    of = {"in": Usage(1_000, 0), "out": Usage(0, 1_000)}
+    return {name: price.cost(usage) * 1_000 / NANO for name, usage in of.items()}
+
+
+def _toml(value: Any) -> str:
+    """Write a value as TOML."""
+    match value:
+        case dict():
+            return "{ " + ", ".join(f"{_toml(str(name))} = {_toml(each)}" for name, each in value.items()) + " }"
+        case list() | tuple():
+            return f"[{', '.join(map(_toml, value))}]"
+        case None:
+            raise SettingsError("params of an endpoint cannot be None in a rehearsal: leave the parameter out")
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
