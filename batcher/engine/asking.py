@@ -152,6 +152,8 @@ class Asker:
             member = slot.member
             try:
                 bound = member.tariff.bound(row.messages)
+                if not self._spending.covers(reserved, bound):
+                    return _Unsent(member)
                 request = await self._journal.sent(row.position, row.key, member.number, member.source, bound)
                 if not self._pool.leave(slot):
                     self._journal.failed(request, Outcome(UNSENT, cost=0))
@@ -184,6 +186,7 @@ class Asker:
         if isinstance(came, Completion):
             if came.usage.implausible:
                 self._report_usage(member, came.usage)
+            self._learn(row, member, came)
             return _Answered(member, request, came, member.tariff.cost(came, bound))
         # Before the first answer, the service may not exist at all, so the failures of a first row count.
         is_silent = not alone and member.is_silent(came)
@@ -192,6 +195,8 @@ class Asker:
         record = record.after(came, seconds, is_silent=is_silent)
         decision = self._judge(came, record, member, alone=alone)
         billed = bound.cost if came.may_be_billed or bound.cost is None else 0
+        if billed:
+            self._spending.lose(request.key, request.source, bound)
         return _Failed(member, request, Outcome(str(came.status or came.fault.value), cost=billed), record, decision)
 
     def _judge(self, failure: Failure, record: Record, member: Member, *, alone: bool) -> Decision:
@@ -216,6 +221,7 @@ class Asker:
         self._tally.count(result.status, 1 + row.followers)
         if outcome.name == "answered":  # and so paid, even if the row failed
             self._spending.count(outcome.cost)
+            self._spending.refund(request.key, request.source, outcome.usage.prompt_tokens)
         return result
 
     async def _back_off(self, seconds: float) -> None:
@@ -242,6 +248,15 @@ class Asker:
         else:
             self._progress.say(f"Going on: {label} answers again, after {lasted}.")
             self._journal.note("resumed", label)
+
+    def _learn(self, row: Row, member: Member, completion: Completion) -> None:
+        """Let an answer teach the endpoint's tariff, and record what it taught."""
+        for lesson in member.tariff.learn(row.messages, completion):
+            self._journal.note(lesson.kind, member.label, lesson.detail)
+            if lesson.said and self._settings.budget is not None:
+                self._progress.say(
+                    f"{member.label} {lesson.said}. From now on its requests reserve more of the budget."
+                )
 
     def _report_usage(self, member: Member, usage: Usage) -> None:
         """Record an answer with more reported tokens than any call can use; show an endpoint's first such answer."""

@@ -90,6 +90,11 @@ class Budget:
         """Take back the reservation of a request that cost nothing."""
         self.settle(reserved, 0)
 
+    def refund(self, amount: int) -> None:
+        """Take back money that was counted as spent: an earlier request cost at most the rest."""
+        self.spent -= amount
+        self._dispatch()
+
     def close(self) -> None:
         """Admit no more requests; requests under way go on, and still have to be settled."""
         self._end = self._end or BudgetClosed
