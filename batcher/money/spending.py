@@ -64,9 +64,7 @@ class Spending:
         """
         if self._budget is None:
             return 0
-        most = max(tariff.most(messages) or 0 for tariff in self._tariffs)
-        await self._budget.reserve(most)
-        return most
+        return await self._budget.reserve(lambda: max(tariff.most(messages) or 0 for tariff in self._tariffs))
 
     def covers(self, reserved: int, bound: Bound) -> bool:
         """Return whether a reservation still covers a request; its bound may have widened since."""
