@@ -380,6 +380,22 @@ def test_what_is_learnt_of_prompts_bounds_requests_in_this_process_and_the_next(
     assert planned[1].most_usd == sum(tariff_most(prompt) for prompt in MANY[:40]) / NANO
 
 
+def test_the_words_that_all_prompts_share_are_not_in_a_rows_own_part_of_the_bound(lab: Lab) -> None:
+    prompts = [f"Rate this film: {word * 9}. Answer with a number." for word in ALPHABET]
+    service = Service(prompts, usage=lambda _call: Usage(40, 2))
+    lab.run(
+        pd.DataFrame({"word": [word * 9 for word in ALPHABET]}),
+        service,
+        "Rate this film: {word}. Answer with a number.",
+        system="Be brief.",
+        endpoints=[Endpoint("m", prices=PRICED.prices, max_concurrency=1)],
+        param=SHORT,
+    )
+    # Of the template ' ' and '.' stand next to the hole, where they may be part of the same tokens.
+    assert lab.query("SELECT prompt_most FROM requests ORDER BY id DESC LIMIT 1") == [(40 + 2 * 8 + len(" .") + 9,)]
+
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 LONGER = 400
 
 
@@ -390,7 +406,8 @@ def test_a_service_that_makes_prompts_longer_at_once_costs_no_more_than_what_was
     """As one does that begins to add documents to them; with 130, other rows have reserved the last dollars by then."""
 
     def usage(call: Call) -> Usage:
-        return Usage(10 if int(call.prompt.rpartition(" ")[2]) < 30 else LONGER, 2)
+        number = int(call.prompt.rpartition(" ")[2])
+        return Usage(10 if number < 30 else LONGER, 2)
 
     prompts = [f"question {number}" for number in range(60)]
     service = Service(prompts, usage=usage)
@@ -411,6 +428,19 @@ def test_a_service_that_makes_prompts_longer_at_once_costs_no_more_than_what_was
     assert all(most > LONGER for most in later)
     with pytest.raises(BudgetReached):
         lab.run(prompts, Service([]), endpoints=[endpoint], **options)
+
+
+def test_a_bound_that_widens_again_and_again_is_said_once_within_the_widest_and_once_beyond() -> None:
+    tariff, asked = Tariff.of(PRICED, SHORT), [{"role": "user", "content": PROMPTS[0]}]
+    counts = [*[10] * 20, *range(400, 5000, 100)]
+    lessons = [lesson for count in counts for lesson in tariff.learn(asked, Completion("x", "stop", Usage(count, 1)))]
+    assert len(lessons) > 30
+    assert [lesson.said[:20] for lesson in lessons if lesson.said] == ["counted 400 tokens f", "counted 600 tokens f"]
+    later = Tariff.of(PRICED, SHORT)
+    for lesson in lessons:
+        later.recall(lesson.detail)
+    later.recall("not JSON")
+    assert later.bound(asked) == tariff.bound(asked)
 
 
 # -- Requests without an end

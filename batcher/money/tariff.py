@@ -169,8 +169,9 @@ class Tariff(NamedTuple):
         before = self.overhead.most(messages, widest)
         if tokens and (state := self.overhead.learn(messages, tokens, widest)):
             now = self.overhead.most(messages, widest)
-            said = f"counted {tokens:,} tokens for a prompt that could have {before:,} at most" if now > before else ""
-            yield Lesson(OVERHEAD, json.dumps(state), said)
+            is_news = now > before <= widest  # a bound that is wide already may widen often
+            said = f"counted {tokens:,} tokens for a prompt that could have {before:,} at most"
+            yield Lesson(OVERHEAD, json.dumps(state), said if is_news else "")
         if self.tiers.admit(completion.service_tier):
             state = {"source": self.endpoint.source, "tier": completion.service_tier}
             said = f"answered in the service tier {completion.service_tier!r}, which was not asked for"
