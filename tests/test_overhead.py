@@ -106,7 +106,7 @@ literals = st.text(LETTERS, max_size=8)
 @pytest.mark.parametrize("kind", PATTERNS)
 @given(tables(), st.tuples(literals, literals, literals), literals, literals)
 @example({b". ", b": a"}, ("Is it good? ", " or ", ": yes"), "  ", "\n")
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_the_fixed_words_of_a_template_have_the_same_tokens_whatever_stands_in_its_holes(
     kind: str, table: set[bytes], literals: tuple[str, str, str], one: str, other: str
 ) -> None:
