@@ -107,6 +107,13 @@ class Bound(NamedTuple):
     cost: int | None = None
     answer_cost: int | None = None
 
+    def saving(self, prompt_tokens: int) -> int:
+        """Return the nano-dollars by which the cost is lower for a prompt that is known to have this many tokens."""
+        if self.cost is None or self.answer_cost is None or not self.prompt_tokens:
+            return 0
+        of_prompt = self.cost - self.answer_cost
+        return max(of_prompt * (self.prompt_tokens - prompt_tokens) // self.prompt_tokens, 0)
+
 
 class Allowance(NamedTuple):
     """One limit from rate-limit headers: its size, what is left of it, and the seconds until it is full again."""
@@ -134,6 +141,7 @@ class Completion:
         refusal: what the model said instead of an answer, if it refused.
         limits: the limits in its rate-limit headers, if it sent any.
         id: what the server calls the answer, or empty; two completions that differ in it alone are equal.
+        service_tier: the service tier that served the request, if the server named it.
     """
 
     text: str | None
@@ -142,6 +150,7 @@ class Completion:
     refusal: str | None = None
     limits: ServerLimits | None = None
     id: str = field(default="", compare=False)
+    service_tier: str | None = None
 
 
 class Fault(StrEnum):

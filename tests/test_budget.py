@@ -27,6 +27,11 @@ class Request:
     cancelled: int | None = None
 
 
+async def reserve(budget: Budget, amount: int) -> None:
+    """Reserve an amount that stays the same while the request waits."""
+    assert await budget.reserve(lambda: amount) == amount
+
+
 requests = st.integers(1, 12).flatmap(
     lambda bound: st.builds(
         Request,
@@ -85,7 +90,7 @@ class Run:
         await asyncio.sleep(request.at + (place + 1) / 1000)  # one after the other
         self.waiting.append(place)
         try:
-            await self.budget.reserve(request.bound)
+            await reserve(self.budget, request.bound)
             assert not self.refused
             assert self.waiting[0] == place
         except BudgetSpent as error:
@@ -116,7 +121,7 @@ def test_a_run_spends_what_it_may_and_no_more(limit: int, spent: int, requests: 
 
 
 def asking(budget: Budget, *amounts: int) -> list[asyncio.Task[None]]:
-    return [asyncio.get_running_loop().create_task(budget.reserve(amount)) for amount in amounts]
+    return [asyncio.get_running_loop().create_task(reserve(budget, amount)) for amount in amounts]
 
 
 async def turn() -> None:
@@ -137,7 +142,7 @@ async def test_what_was_not_spent_goes_to_the_next_in_line() -> None:
 
 async def test_the_budget_ends_for_all_where_the_next_request_does_not_fit() -> None:
     budget = Budget(100)
-    await budget.reserve(90)
+    await reserve(budget, 90)
     big, small = asking(budget, 50, 1)
     await turn()
     assert not big.done()
@@ -154,15 +159,15 @@ async def test_the_budget_ends_for_all_where_the_next_request_does_not_fit() -> 
 async def test_a_budget_can_be_spent_to_the_last() -> None:
     budget = Budget(100)
     for _ in range(10):
-        await budget.reserve(10)
+        await reserve(budget, 10)
         budget.settle(10, 10)
-    await budget.reserve(0)
+    await reserve(budget, 0)
     assert (budget.spent, budget.limit) == (100, 100)
 
 
 async def test_a_broken_bound_is_counted_and_ends_the_budget() -> None:
     budget = Budget(100)
-    await budget.reserve(60)
+    await reserve(budget, 60)
     (waiting,) = asking(budget, 50)
     await turn()
     budget.settle(60, 130)
@@ -173,7 +178,7 @@ async def test_a_broken_bound_is_counted_and_ends_the_budget() -> None:
 
 async def test_closing_wakes_those_who_wait_and_admits_nobody() -> None:
     budget = Budget(100)
-    await budget.reserve(60)
+    await reserve(budget, 60)
     waiting = asking(budget, 50, 1)
     await turn()
     budget.close()
@@ -186,7 +191,7 @@ async def test_closing_wakes_those_who_wait_and_admits_nobody() -> None:
 
 async def test_one_who_gives_up_as_it_is_admitted_loses_no_money() -> None:
     budget = Budget(100)
-    await budget.reserve(60)
+    await reserve(budget, 60)
     admitted, behind = asking(budget, 90, 80)
     await turn()
     budget.release(60)
@@ -200,10 +205,33 @@ async def test_one_who_gives_up_as_it_is_admitted_loses_no_money() -> None:
 
 async def test_one_who_gives_up_lets_the_next_one_pass() -> None:
     budget = Budget(100)
-    await budget.reserve(60)
+    await reserve(budget, 60)
     big, small = asking(budget, 90, 40)
     await turn()
     assert not small.done()
     big.cancel()
     await turn()
     assert (small.done(), budget.reserved) == (True, 100)
+
+
+async def test_a_request_that_waits_is_admitted_by_what_it_may_cost_now() -> None:
+    budget, most = Budget(100), [90]
+    await reserve(budget, 60)
+    waiting = asyncio.create_task(budget.reserve(lambda: most[0]))
+    await turn()
+    most[0] = 30  # what others were answered may teach that it costs less
+    budget.settle(60, 60)
+    assert await waiting == 30
+    assert budget.reserved == 30
+
+
+async def test_a_request_that_waits_and_may_cost_more_by_now_is_refused_by_that_amount() -> None:
+    budget, most = Budget(100), [50]
+    await reserve(budget, 60)
+    waiting = asyncio.create_task(budget.reserve(lambda: most[0]))
+    await turn()
+    most[0] = 90
+    budget.settle(60, 40)
+    with pytest.raises(BudgetSpent) as caught:
+        await waiting
+    assert (caught.value.needed, caught.value.left) == (90, 60)

@@ -18,7 +18,7 @@ from batcher.journal.entries import Outcome
 from batcher.journal.opening import open_journal, read_evidence, read_journal
 from batcher.journal.reading import Reader
 from batcher.journal.writing import Journal
-from batcher.records import Bound, Result, Status
+from batcher.records import Bound, Result, Status, Usage
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 
@@ -39,6 +39,53 @@ async def test_sums_of_money_go_beyond_what_sqlite_can_add_up(journal: Journal, 
     with read_evidence(path) as evidence:
         [totals] = evidence.endpoint_totals()
     assert (totals.sent, totals.cost, totals.uncertain) == (4, 2 * most, 2 * most)
+
+
+async def test_what_is_lost_is_charged_at_its_bound_until_its_source_answers_its_question(journal: Journal) -> None:
+    bound = Bound(prompt_tokens=100, cost=1000, answer_cost=200)
+    for position, source in ((0, 1), (1, 1), (1, 1), (2, 1), (3, 1), (4, 1)):
+        await journal.sent(position, key(position), 0, source, bound)
+    await journal.sent(5, key(5), 0, 1, Bound(cost=1000))  # of a price whose parts cannot be told apart
+    failed = await journal.sent(6, key(6), 0, 1, bound)
+    journal.failed(failed, Outcome("503", cost=0))
+    for position, source, usage in ((2, 1, Usage(10, 5)), (3, 2, Usage(10, 5)), (4, 1, Usage(None, 5))):
+        request = await journal.sent(position, key(position), 0, source, bound)
+        await journal.settled(request, Outcome("answered", usage, 280), ended())
+    kept = bound._replace(completion_tokens=None)
+    assert journal.lost(10) == [(key(position), 1, kept) for position in (4, 3, 1, 1, 0)]
+    assert journal.lost(2) == [(key(4), 1, kept), (key(3), 1, kept)]
+    refund = bound.saving(10)
+    assert journal.spent().uncertain == 6 * 1000 - refund + 1000
+    assert refund == 720
+
+
+@pytest.mark.parametrize(
+    ("bound", "tokens", "saved"),
+    [
+        (Bound(100, 5, 1000, 200), 100, 0),
+        (Bound(100, 5, 1000, 200), 99, 8),
+        (Bound(100, 5, 1001, 200), 99, 8),
+        (Bound(100, 5, 1000, 200), 101, 0),
+        (Bound(100, 5, 1000, None), 10, 0),
+        (Bound(None, 5, None, None), 10, 0),
+        (Bound(0, 5, 200, 200), 10, 0),
+    ],
+)
+def test_a_known_prompt_saves_its_part_of_the_bound_rounded_down(bound: Bound, tokens: int, saved: int) -> None:
+    assert bound.saving(tokens) == saved
+
+
+async def test_the_details_of_events_come_back_by_their_kinds_in_their_order(journal: Journal) -> None:
+    for kind, detail in (
+        ("paused", "a"),
+        ("prompt overhead", "\ud800"),
+        ("service tier", "c"),
+        ("prompt overhead", "d"),
+    ):
+        journal.note(kind, "endpoint 1", detail)
+    await journal.flush()
+    assert journal.details(("prompt overhead", "service tier")) == ["\ud800", "c", "d"]
+    assert journal.details(("resumed",)) == []
 
 
 @settings(max_examples=30, deadline=None)

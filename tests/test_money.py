@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import random
 import sqlite3
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from canned_server import completion
 from conftest import Lab
@@ -296,6 +298,151 @@ def test_no_run_with_all_its_resumes_is_billed_more_than_the_budget(data: st.Dat
                     assert bill(service.used) <= journal.spent().total <= budget * NANO
 
 
+WORDS = "Is it good or bad? {}. One word: "
+MANY = [WORDS.format(number % 7 * "é " + str(number)) for number in range(60)]
+
+
+class Tokenizer:
+    """A service's tokenizer, as bad as a learnt bound assumes; a prompt has the same tokens each time.
+
+    Args:
+        overhead: tokens of the chat template and of what is fixed in the prompts.
+        fixed_bytes: of what is fixed.
+        seed: of all the rest.
+    """
+
+    def __init__(self, overhead: int, fixed_bytes: int, seed: int) -> None:
+        self.overhead = overhead
+        self.fixed_bytes = fixed_bytes
+        self.seed = seed
+
+    def usage(self, call: Call) -> Usage:
+        draw = random.Random(f"{self.seed} {call.prompt}")
+        own = len(call.prompt.encode()) - self.fixed_bytes
+        tokens = self.overhead + draw.choice([0, 8]) + draw.choice([0, draw.randint(0, own), own])
+        return Usage(max(tokens, 1), draw.randint(0, 2))
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_no_run_is_billed_more_than_the_budget_by_bounds_that_it_has_learnt(data: st.DataObject) -> None:
+    """Whatever is stopped, with any tokenizer, and even if the service charges for every call that it has seen."""
+    seed = random.Random(data.draw(st.integers(0, 2**32), "seed"))
+    fixed = len("Is it good or bad?") + len(" One word: ")  # what stands before and behind the hole and its marks
+    service = Service(
+        MANY,
+        lambda _call: seed.choice([0.1, 1, 5, 100]),
+        lambda call: cut_off(call) if seed.random() < 0.1 else None,
+        Tokenizer(data.draw(st.integers(0, 500), "overhead"), fixed, seed.randrange(2**32)).usage,
+    )
+    rows = [{"text": prompt[len("Is it good or bad? ") : -len(". One word: ")]} for prompt in MANY]
+    # From a budget for no answer to one for all of them.
+    budget = data.draw(st.integers(1, 5000), "budget")
+    with fresh_lab() as lab:
+        for _ in range(data.draw(st.integers(1, 5), "resumes")):
+            stops: dict[float, Any] = {seed.uniform(0, 60): lab.request_stop} if seed.random() < 0.7 else {}
+            stops |= {at + 1: lab.request_stop for at in list(stops)}
+            try:
+                lab.run(
+                    pd.DataFrame(rows),
+                    service,
+                    WORDS.format("{text}"),
+                    at=stops,
+                    endpoints=[Endpoint("m", prices=PRICED.prices, max_concurrency=8)],
+                    param=SHORT,
+                    budget=budget,
+                    timeout=50,
+                )
+            except (BudgetReached, Interrupted, EndpointsLost):
+                continue
+            finally:
+                with read_journal(lab.directory / "journal_k.sqlite") as journal:
+                    assert bill(service.used) <= journal.spent().total <= budget * NANO
+
+
+def test_what_is_learnt_of_prompts_bounds_requests_in_this_process_and_the_next(lab: Lab) -> None:
+    service = Service(MANY, usage=Tokenizer(40, 0, 1).usage)
+    lab.run(MANY, service, endpoints=[PRICED], param=SHORT, limit=30)
+    [(learnt,)] = lab.query("SELECT detail FROM events WHERE kind = 'prompt overhead' ORDER BY id DESC LIMIT 1")
+    shortest = json.loads(learnt)["most"]
+    assert shortest == min(count for (count,) in lab.query("SELECT prompt_tokens FROM requests"))
+    lab.run(MANY, service, endpoints=[PRICED], param=SHORT)
+    bounds = dict(lab.query("SELECT position, prompt_most FROM requests"))
+    wide = {position: bound_of(MANY[position]).prompt_tokens for position in bounds}
+    assert bounds[0] == wide[0]
+    for position in range(30, 32):
+        assert bounds[position] == shortest + 8 + len(MANY[position].encode())
+    planned = [
+        batcher.plan(MANY, keyword=keyword, output_dir=lab.directory, endpoints=[PRICED], param=SHORT, limit=40)
+        for keyword in ("k", "other")
+    ]
+    assert planned[0].most_usd == 0
+    assert planned[1].most_usd == sum(tariff_most(prompt) for prompt in MANY[:40]) / NANO
+
+
+def test_the_words_that_all_prompts_share_are_not_in_a_rows_own_part_of_the_bound(lab: Lab) -> None:
+    prompts = [f"Rate this film: {word * 9}. Answer with a number." for word in ALPHABET]
+    service = Service(prompts, usage=lambda _call: Usage(40, 2))
+    lab.run(
+        pd.DataFrame({"word": [word * 9 for word in ALPHABET]}),
+        service,
+        "Rate this film: {word}. Answer with a number.",
+        system="Be brief.",
+        endpoints=[Endpoint("m", prices=PRICED.prices, max_concurrency=1)],
+        param=SHORT,
+    )
+    # Of the template ' ' and '.' stand next to the hole, where they may be part of the same tokens.
+    assert lab.query("SELECT prompt_most FROM requests ORDER BY id DESC LIMIT 1") == [(40 + 2 * 8 + len(" .") + 9,)]
+
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+LONGER = 400
+
+
+@pytest.mark.parametrize("budget", [130, 500])
+def test_a_service_that_makes_prompts_longer_at_once_costs_no_more_than_what_was_in_flight(
+    lab: Lab, capsys: pytest.CaptureFixture[str], budget: int
+) -> None:
+    """As one does that begins to add documents to them; with 130, other rows have reserved the last dollars by then."""
+
+    def usage(call: Call) -> Usage:
+        number = int(call.prompt.rpartition(" ")[2])
+        return Usage(10 if number < 30 else LONGER, 2)
+
+    prompts = [f"question {number}" for number in range(60)]
+    service = Service(prompts, usage=usage)
+    width = 4
+    options: dict[str, Any] = {"param": SHORT, "budget": budget, "quiet": False, "no_progress": True}
+    endpoint = Endpoint("m", prices=PRICED.prices, max_concurrency=width)
+    with pytest.raises(BudgetReached):
+        lab.run(prompts, service, endpoints=[endpoint], **options)
+    at_risk = width * LONGER * NANO // 10
+    assert bill(service.used) <= budget * NANO + at_risk
+    said = capsys.readouterr().err
+    assert said.count("counted 400 tokens for a prompt that could have 29 at most. From now on") == 1
+    bounds = [most for (most,) in lab.query("SELECT prompt_most FROM requests ORDER BY id")]
+    first = next(number for number, used in enumerate(service.used) if used.prompt_tokens == LONGER)
+    assert set(bounds[20 + width : first]) == {29}
+    later = bounds[first + width :]
+    assert bool(later) is (budget == 500)
+    assert all(most > LONGER for most in later)
+    with pytest.raises(BudgetReached):
+        lab.run(prompts, Service([]), endpoints=[endpoint], **options)
+
+
+def test_a_bound_that_widens_again_and_again_is_said_once_within_the_widest_and_once_beyond() -> None:
+    tariff, asked = Tariff.of(PRICED, SHORT), [{"role": "user", "content": PROMPTS[0]}]
+    counts = [*[10] * 20, *range(400, 5000, 100)]
+    lessons = [lesson for count in counts for lesson in tariff.learn(asked, Completion("x", "stop", Usage(count, 1)))]
+    assert len(lessons) > 30
+    assert [lesson.said[:20] for lesson in lessons if lesson.said] == ["counted 400 tokens f", "counted 600 tokens f"]
+    later = Tariff.of(PRICED, SHORT)
+    for lesson in lessons:
+        later.recall(lesson.detail)
+    later.recall("not JSON")
+    assert later.bound(asked) == tariff.bound(asked)
+
+
 # -- Requests without an end
 
 
@@ -328,6 +475,34 @@ def test_a_request_without_an_end_is_charged_by_the_tokens_of_its_questions_answ
     assert round((found.cost_usd + found.uncertain_usd) * NANO) == spent
     report = lab.run([*PROMPTS, "more"], Service(["more"]), endpoints=[PRICED], param=SHORT, budget=spent / NANO + 60)
     assert report.ok == 21
+
+
+def test_the_answer_to_a_lost_requests_question_returns_what_was_charged_for_its_length_at_once(lab: Lab) -> None:
+    """Nothing is left after the stop but the bound of one request: enough to ask the lost ones again, one by one."""
+    service = Service(PROMPTS, lambda call: 1e6 if call.prompt != PROMPTS[0] else 1)
+    stops: dict[float, Any] = {10: lab.request_stop, 20: lab.request_stop}
+    width = [Endpoint("m", prices=PRICED.prices, max_concurrency=10)]
+    with pytest.raises(Interrupted):
+        lab.run(PROMPTS, service, at=stops, endpoints=width, param=SHORT, timeout=1e6, budget=1e6)
+    service.latency = lambda _call: 1
+    [(spent,)] = lab.query("SELECT sum(cost) FROM requests")
+    most = max(cost for (cost,) in lab.query("SELECT cost FROM requests WHERE ended IS NULL"))
+    budget = (spent + most) / NANO
+    assert lab.run(PROMPTS, service, endpoints=width, param=SHORT, budget=budget).ok == 20
+    with read_journal(lab.directory / "journal_k.sqlite") as journal:
+        assert bill(service.used) <= journal.spent().total == (20 + 10) * 3 * NANO
+        assert journal.lost(100) == []
+
+
+def test_a_request_that_failed_and_may_be_billed_is_charged_by_the_tokens_of_the_next_answer(lab: Lab) -> None:
+    service = Service(PROMPTS, instead=lambda call: cut_off(call) if call.nth == 1 else None)
+    [most] = {tariff_most(prompt) for prompt in PROMPTS[:10]}
+    # Each row costs $6: 3 for the attempt that was cut off, and 3 for the answer. Both need $57.90 at first.
+    budget = (10 * 6 * NANO + 4 * most) / NANO  # two rows are under way, of which each may have lost one
+    one = [Endpoint("m", prices=PRICED.prices, max_concurrency=1)]
+    assert lab.run(PROMPTS[:10], service, endpoints=one, param=SHORT, budget=budget).ok == 10
+    with read_journal(lab.directory / "journal_k.sqlite") as journal:
+        assert journal.spent().total == 10 * 6 * NANO
 
 
 def forget(lab: Lab) -> None:

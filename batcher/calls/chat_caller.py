@@ -104,7 +104,7 @@ def completion_of(result: LLMResult, secrets: Sequence[str] = ()) -> Completion 
     reason = info.get("finish_reason") or info.get("stop_reason") or info.get("done_reason")
     refusal = message.additional_kwargs.get("refusal")
     calls = getattr(message, "tool_calls", None)
-    headers = info.get("headers")
+    headers, tier = info.get("headers"), info.get("service_tier")
     headers = headers if isinstance(headers, Mapping) else {}
     completion = Completion(
         generation.text or (json.dumps(calls, ensure_ascii=False, default=str) if calls else None),
@@ -112,6 +112,7 @@ def completion_of(result: LLMResult, secrets: Sequence[str] = ()) -> Completion 
         _usage_of(result, message),
         refusal if isinstance(refusal, str) else None,
         limits_in({str(name).lower(): str(value) for name, value in headers.items()}),
+        service_tier=tier if isinstance(tier, str) else None,
     )
     return without_keys(completion, secrets)
 

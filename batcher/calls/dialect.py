@@ -76,7 +76,7 @@ def completion_in(body: object, headers: Mapping[str, str], secrets: Sequence[st
     if not text and (tool_calls := message.get("tool_calls")) and isinstance(tool_calls, list):
         text = json.dumps(tool_calls, ensure_ascii=False)  # the model answered with calls of the user's tools
     refusal = message.get("refusal")
-    name = rest.get("id")
+    name, tier = rest.get("id"), rest.get("service_tier")
     completion = Completion(
         text,
         reason if isinstance(reason, str) else None,
@@ -84,6 +84,7 @@ def completion_in(body: object, headers: Mapping[str, str], secrets: Sequence[st
         refusal if isinstance(refusal, str) else None,
         limits_in(headers),
         name if isinstance(name, str) else "",
+        tier if isinstance(tier, str) else None,
     )
     return without_keys(completion, secrets)
 
@@ -188,6 +189,7 @@ class Stream:
         self._line: list[bytes] = []  # the parts of a line that has not ended
         self._last = b""
         self._id = ""
+        self._tier: str | None = None
         self._is_too_much = False
         self.finish_reason: str | None = None
 
@@ -221,6 +223,7 @@ class Stream:
     def _fold(self, chunk: dict[Any, Any]) -> None:
         self._usage = chunk.get("usage") or self._usage
         self._id = self._id or _text(chunk.get("id"))
+        self._tier = _text(chunk.get("service_tier")) or self._tier
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             match choice:
@@ -267,7 +270,8 @@ class Stream:
             text = json.dumps(list(self._calls.values()), ensure_ascii=False)
         refusal = "".join(self._refusals) or None
         usage, limits = usage_in(self._usage), limits_in(headers)
-        completion = without_keys(Completion(text, self.finish_reason, usage, refusal, limits, self._id), secrets)
+        completion = Completion(text, self.finish_reason, usage, refusal, limits, self._id, self._tier)
+        completion = without_keys(completion, secrets)
         return _broken_off(completion) or completion
 
 

@@ -165,6 +165,8 @@ class Asker:
             member = slot.member
             try:
                 bound = member.tariff.bound(row.messages)
+                if not self._spending.covers(reserved, bound):
+                    return _Unsent(member)
                 request = await self._journal.sent(row.position, row.key, member.number, member.source, bound)
                 if not self._pool.leave(slot):
                     self._journal.failed(request, Outcome(UNSENT, cost=0))
@@ -197,10 +199,13 @@ class Asker:
         if isinstance(came, Completion):
             if came.usage.implausible:
                 self._report_usage(member, came.usage)
+            self._learn(row, member, came)
             return _Answered(member, request, came, member.tariff.cost(came, bound))
         # Seconds beyond the timeout do not count: the process stood still then.
         decision = self._judge(came, slot, history, min(self._loop.time() - began, timeout))
         billed = bound.cost if came.may_be_billed or bound.cost is None else 0
+        if billed:
+            self._spending.lose(request.key, request.source, bound)
         return _Failed(member, request, Outcome(str(came.status or came.fault.value), cost=billed), decision)
 
     def _judge(self, failure: Failure, slot: Slot, history: History, seconds: float) -> Decision:
@@ -237,6 +242,7 @@ class Asker:
         self._tally.count(result.status, 1 + row.followers)
         if outcome.name == "answered":  # and so paid, even if the row failed
             self._spending.count(outcome.cost)
+            self._spending.refund(request.key, request.source, outcome.usage.prompt_tokens)
         return result
 
     async def _back_off(self, seconds: float) -> None:
@@ -275,6 +281,15 @@ class Asker:
                 f"Waiting for {member.label}: {reason}. It is asked again for {duration(self._policy.wait_s)}"
                 f" ({option('wait')})."
             )
+
+    def _learn(self, row: Row, member: Member, completion: Completion) -> None:
+        """Let an answer teach the endpoint's tariff, and record what it taught."""
+        for lesson in member.tariff.learn(row.messages, completion):
+            self._journal.note(lesson.kind, member.label, lesson.detail)
+            if lesson.said and self._settings.budget is not None:
+                self._progress.say(
+                    f"{member.label} {lesson.said}. From now on its requests reserve more of the budget."
+                )
 
     def _report_usage(self, member: Member, usage: Usage) -> None:
         """Record an answer with more reported tokens than any call can use; show an endpoint's first such answer."""

@@ -27,8 +27,8 @@ from batcher.journal.entries import Counts
 from batcher.journal.opening import open_journal
 from batcher.journal.writing import Journal
 from batcher.money.prices import nano_dollars
-from batcher.money.spending import Spending, note_of_reserves
-from batcher.money.tariff import Tariff
+from batcher.money.spending import MOST_LOST, Spending, note_of_reserves, note_of_tiers
+from batcher.money.tariff import LESSONS, Tariff, tariffs_of
 from batcher.money.tokens import Estimator
 from batcher.output.report import Report
 from batcher.planning.job import Job, prepare
@@ -208,7 +208,8 @@ class _Run:
         job, planned, tally = self.job, self.planned, Tally(*self.planned.counts)
         # If nothing is left to ask there are no endpoints, and no price table, LangChain or server is loaded.
         endpoints = job.endpoints if planned.counts.left else ()
-        tariffs = await asyncio.to_thread(lambda: [Tariff.of(each, job.settings.params) for each in endpoints])
+        learnt = self.journal.details(LESSONS) if endpoints else []
+        tariffs = await asyncio.to_thread(tariffs_of, endpoints, job.settings.params, job.wording, learnt)
         spending = self._spending(tariffs)
         async with contextlib.AsyncExitStack() as stack:
             members = await self._members(tariffs, callers, stack) if tariffs else []
@@ -231,12 +232,14 @@ class _Run:
         """Open the run's money, and show what its budget covers."""
         budget = self.job.settings.budget
         if budget is None:
+            if note := note_of_tiers(tariffs):
+                self.progress.say(note)
             return Spending(tariffs)
         limit, spent = nano_dollars(budget), self.journal.spent()
         if spent.unpriced:
             one, many = "earlier request, of unknown price, does", "earlier requests, of unknown price, do"
             self.progress.say(f"Note: {counted(spent.unpriced, one, many)} not count in the budget.")
-        spending = Spending(tariffs, limit, spent.total)
+        spending = Spending(tariffs, limit, spent.total, self.journal.lost(MOST_LOST))
         if note := note_of_reserves(tariffs, limit - spent.total):
             self.progress.say(note)
         return spending

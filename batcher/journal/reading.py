@@ -9,7 +9,7 @@ import contextlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +18,7 @@ from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
 from batcher.journal.entries import TOO_LARGE, UNSENT, Chunk, Counts, InFlight, LastRun, Spent, Usual
 from batcher.journal.schema import IN_SCOPE, as_output_errors, exact_sum, text_of, whole
-from batcher.records import GAVE_UP, Result, RowState, Status
+from batcher.records import GAVE_UP, Bound, Result, RowState, Status
 
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
 # answer its bound. If the same source answered the same question at another time, the question's model tokens are
@@ -206,6 +206,27 @@ class Reader:
         """Add up what all requests of this keyword cost."""
         [found] = self._all(f"SELECT {SPENT} FROM {CHARGED}")
         return Spent(whole(*found[:2]), whole(*found[2:4]), found[4])
+
+    def lost(self, most: int) -> list[tuple[bytes, int, Bound]]:
+        """Return the latest requests, this many at most, that are charged at their bounds for want of an answer.
+
+        Of each the key of the question, the id of the source, and the bound. A request is left out if its question has
+        been answered at another time.
+        """
+        found = self._all(
+            "WITH lost AS MATERIALIZED (SELECT key, source, prompt_most, cost, answer_cost FROM requests"
+            f" WHERE ({_PAID}) IS NOT TRUE AND answer_cost < cost ORDER BY id DESC LIMIT ?)"
+            " SELECT * FROM lost WHERE (key, source) NOT IN (SELECT key, source FROM requests"
+            f" WHERE {_PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM lost))",
+            (most,),
+        )
+        return [(key, source, Bound(most, None, cost, answer)) for key, source, most, cost, answer in found]
+
+    def details(self, kinds: Collection[str]) -> list[str]:
+        """Return the details of the events of these kinds, in the order in which they happened."""
+        marks = ", ".join("?" * len(kinds))
+        found = self._all(f"SELECT detail FROM events WHERE kind IN ({marks}) ORDER BY id", (*kinds,))
+        return [text_of(detail) for (detail,) in found]
 
     def usual(self) -> Usual | None:
         """Return the averages of an answer; None before the first answer whose usage is known."""

@@ -103,9 +103,14 @@ events: what else happened in a run
     run                INTEGER  `runs.id`
     at                 REAL     when
     kind               TEXT     `paused`: an endpoint answers nothing; `resumed`: it answers again; `implausible usage`:
-                                a service says that an answer used more tokens than any call can
+                                a service says that an answer used more tokens than any call can; `prompt overhead`:
+                                answers changed the bound on prompts; `service tier`: a request was served in a tier
+                                that it did not ask for
     subject            TEXT*    the endpoint
-    detail             TEXT*    why, or what the service said; may be empty
+    detail             TEXT*    why, or what the service said; may be empty. `prompt overhead`: JSON, a hash of all that
+                                the overhead depends on (`of`), and the tokens that prompts have at `least` and at
+                                `most` beside the rows' own text (`batcher.money.overhead`). `service tier`: JSON, the
+                                `source` and the `tier`
 
 `PRAGMA application_id` is 0x62746368 ("btch"). `PRAGMA user_version` holds the version of the tables in its lowest 8
 bits, and above them the generation, a number that each commit raises (see `access`).
@@ -204,8 +209,9 @@ INSERT INTO main.results SELECT id, key, source, status, '', '', NULL FROM origi
 UPDATE main.scope SET rows = (SELECT rows FROM original.scope);
 COMMIT;
 """
-# The view hides the copy's own table, which is empty.
+# These views hide the copy's own tables, which are empty.
 _COPY_REQUESTS = "CREATE TEMP VIEW requests AS SELECT * FROM original.requests"
+_COPY_EVENTS = "CREATE TEMP VIEW events AS SELECT * FROM original.events"
 
 IN_SCOPE = "position < (SELECT rows FROM scope)"
 
@@ -289,6 +295,7 @@ def read_as_newest(db: sqlite3.Connection, version: int) -> None:
 
 def copy(db: sqlite3.Connection, version: int) -> None:
     """Copy what a plan needs from the journal that is attached as `original`, in its version, into an empty one."""
+    db.execute(_COPY_EVENTS)
     if version == VERSION:
         db.executescript(_COPY)
         db.execute(_COPY_REQUESTS)

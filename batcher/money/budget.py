@@ -45,33 +45,34 @@ class Budget:
         self.limit = limit
         self.spent = spent
         self.reserved = 0
-        self._waiting: collections.deque[tuple[int, asyncio.Future[None]]] = collections.deque()
+        self._waiting: collections.deque[tuple[Callable[[], int], asyncio.Future[int]]] = collections.deque()
         self._end: Callable[[], Exception] | None = None
 
     def __repr__(self) -> str:
         return f"<Budget: {self.spent} spent and {self.reserved} reserved of {self.limit} nano-dollars>"
 
-    async def reserve(self, amount: int) -> None:
-        """Wait until a request that may cost this amount can leave.
+    async def reserve(self, most: Callable[[], int]) -> int:
+        """Wait until the next request can leave; return the amount reserved, to pass to `settle` or `release` later.
 
         Args:
-            amount: in nano-dollars; pass it to `settle` or `release` later.
+            most: returns the most that the request may cost, in nano-dollars. It is called again while the request
+                waits, because the answers of others may teach that it costs less, or more.
 
         Raises:
             BudgetSpent: this request, or one before it, does not fit any more.
             BudgetClosed: the run is stopping.
         """
-        if not self._waiting and self._end is None and self._fits(amount):
+        if not self._waiting and self._end is None and self._fits(amount := most()):
             self.reserved += amount
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((amount, waiter))
+            return amount
+        waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((most, waiter))
         self._dispatch()
         try:
-            await waiter
+            return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.release(amount)  # granted and cancelled in one turn of the loop
+                self.release(waiter.result())  # granted and cancelled in one turn of the loop
             else:
                 self._dispatch()  # the next request may fit although this one did not
             raise
@@ -90,6 +91,11 @@ class Budget:
         """Take back the reservation of a request that cost nothing."""
         self.settle(reserved, 0)
 
+    def refund(self, amount: int) -> None:
+        """Take back money that was counted as spent: an earlier request cost at most the rest."""
+        self.spent -= amount
+        self._dispatch()
+
     def close(self) -> None:
         """Admit no more requests; requests under way go on, and still have to be settled."""
         self._end = self._end or BudgetClosed
@@ -101,15 +107,16 @@ class Budget:
     def _dispatch(self) -> None:
         """Admit waiting requests in order, up to the first that has to wait longer."""
         while self._waiting:
-            amount, waiter = self._waiting[0]
+            most, waiter = self._waiting[0]
             if not waiter.done():
+                amount = most()
                 if self._end is None and not self._fits(amount):
                     if self.reserved:
                         return
                     self._end = partial(BudgetSpent, amount, self.limit - self.spent)
                 if self._end is None:
                     self.reserved += amount
-                    waiter.set_result(None)
+                    waiter.set_result(amount)
                 else:
                     waiter.set_exception(self._end())
             self._waiting.popleft()

@@ -30,8 +30,13 @@ _PER_TOKEN = 10**18
 _PER_NANO = 10**15
 
 _DAY_S = 86400
-# The values of `service_tier` at OpenAI's normal price; other values have other prices.
-_NORMAL_TIERS = ("auto", "default")
+NORMAL_TIER = "default"
+"""The service tier of the normal price, in OpenAI's words."""
+
+# Other names of it: of Google and Anthropic, of Anthropic's requests, and of Groq.
+_NORMAL_TIERS = ("standard", "standard_only", "on_demand")
+# Tiers at the normal price (https://console.groq.com/docs/flex-processing).
+_AT_NORMAL_PRICE = {"groq": ("flex",)}
 
 
 class Rates(NamedTuple):
@@ -168,7 +173,8 @@ def price_of(model: str, base_url: str, service_tier: str | None = None) -> Pric
     Args:
         model: as the service knows it.
         base_url: of the endpoint.
-        service_tier: the request parameter of that name. A tier that the table does not list has no price.
+        service_tier: the request parameter of that name; `auto` counts as the normal tier, which it is unless the
+            user's project says otherwise. A tier that the table does not list has no price.
 
     Source: https://github.com/pydantic/genai-prices, as installed; nothing is fetched.
     """
@@ -177,11 +183,15 @@ def price_of(model: str, base_url: str, service_tier: str | None = None) -> Pric
         return None
     provider, info = found
     context, variants = None, []
-    if service_tier is not None and service_tier not in _NORMAL_TIERS:
-        context = {"service_tier": service_tier}
+    tier = normal_tier(service_tier)
+    # A model that one provider takes over from another only has the other's normal price.
+    is_taken_over = info not in provider.models
+    if tier == "auto" and is_taken_over:
+        return None
+    if tier not in {NORMAL_TIER, "auto", *_AT_NORMAL_PRICE.get(provider.id, ())}:
+        context = {"service_tier": tier}
         variants = [variant for variant in info.price_variants or () if variant.when == context]
-        # A model that one provider takes over from another only has the other's normal price.
-        if not variants or info not in provider.models:
+        if not variants or is_taken_over:
             return None
     periods = []
     for since, second in _beginnings(info, variants):
@@ -191,6 +201,22 @@ def price_of(model: str, base_url: str, service_tier: str | None = None) -> Pric
             return None
         periods.append(Period(since, second, tiers))
     return Price(f"genai-prices: {provider.id} {info.id}", tuple(periods))
+
+
+def tiers_of(model: str, base_url: str) -> list[str]:
+    """Return the service tiers in which the table sells a model apart from the normal one.
+
+    Source: as `price_of`.
+    """
+    found = _find(model, base_url)
+    variants = (found[1].price_variants or ()) if found else ()
+    named = [variant.when["service_tier"] for variant in variants if set(variant.when) == {"service_tier"}]
+    return [tier for tier in dict.fromkeys(named) if tier != NORMAL_TIER]
+
+
+def normal_tier(service_tier: str | None) -> str:
+    """Return a service tier's name; all names of the normal tier, and no name, become `NORMAL_TIER`."""
+    return NORMAL_TIER if service_tier is None or service_tier in _NORMAL_TIERS else service_tier
 
 
 def context_window_of(model: str, base_url: str) -> int | None:

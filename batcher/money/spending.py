@@ -6,15 +6,18 @@ answer counts with that highest cost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from batcher.chat_model import retries_of
 from batcher.endpoint import by_account
 from batcher.errors import SettingsError
 from batcher.money.budget import Budget
 from batcher.money.tariff import Tariff
-from batcher.records import Message
+from batcher.records import Bound, Message
 from batcher.words import dollars, option
+
+MOST_LOST = 100_000
+"""Requests without an answer to remember: a long outage must not fill the memory. The journal has all of them."""
 
 
 class Spending:
@@ -23,7 +26,9 @@ class Spending:
     Args:
         tariffs: of the pool's endpoints, each of which may take a request.
         limit: the budget of the run with all its resumes, in nano-dollars, or None.
-        spent: the money that earlier processes spent, in nano-dollars.
+        spent: the money that earlier processes spent, in nano-dollars, including `lost`.
+        lost: requests of earlier processes that were charged at their bounds because they have no answer: key of the
+            question, id of the source, and bound.
 
     Attributes:
         spent: the money that this process has spent on answers, in nano-dollars; None once a cost is unknown.
@@ -32,9 +37,21 @@ class Spending:
         SettingsError: there is a budget, and the cost of an endpoint's requests cannot be bounded.
     """
 
-    def __init__(self, tariffs: Sequence[Tariff], limit: int | None = None, spent: int = 0) -> None:
-        self._tariffs = tariffs
+    def __init__(
+        self,
+        tariffs: Sequence[Tariff],
+        limit: int | None = None,
+        spent: int = 0,
+        lost: Iterable[tuple[bytes, int, Bound]] = (),
+    ) -> None:
+        # Keys of one source share all that a bound depends on.
+        kinds = [(id(each.overhead), id(each.tiers), each.completion_tokens, each.params_bytes) for each in tariffs]
+        self._tariffs = list(dict(zip(kinds, tariffs, strict=True)).values())
         self._budget = None if limit is None else Budget(limit, spent)
+        self._lost: dict[tuple[bytes, int], list[Bound]] = {}
+        self._lost_left = MOST_LOST
+        for each in lost:
+            self.lose(*each)
         self.spent: int | None = 0 if all(tariff.price for tariff in tariffs) else None
         if limit is not None:
             for tariff in tariffs:
@@ -48,14 +65,36 @@ class Spending:
         """
         if self._budget is None:
             return 0
-        most = max(tariff.most(messages) or 0 for tariff in self._tariffs)
-        await self._budget.reserve(most)
-        return most
+        return await self._budget.reserve(lambda: max(tariff.most(messages) or 0 for tariff in self._tariffs))
+
+    def covers(self, reserved: int, bound: Bound) -> bool:
+        """Return whether a reservation still covers a request; its bound may have widened since."""
+        return self._budget is None or reserved >= (bound.cost or 0)
 
     def settle(self, reserved: int, cost: int | None) -> None:
         """Replace a request's reservation in the budget by its cost."""
         if self._budget is not None:
             self._budget.settle(reserved, cost or 0)
+
+    def lose(self, key: bytes, source: int, bound: Bound) -> None:
+        """Remember a request that is charged at its bound, because it may be billed and has no answer."""
+        if self._budget is not None and self._lost_left and bound.saving(0):
+            self._lost_left -= 1
+            self._lost.setdefault((key, source), []).append(bound)
+
+    def refund(self, key: bytes, source: int, prompt_tokens: int | None) -> None:
+        """Lower the charges of lost requests after an answer to the same question, which tells the prompt's length.
+
+        The journal lowers them by the same rule, so call this only when the answer is in it.
+
+        Args:
+            key: of the question.
+            source: the id of the source, which counts a question's tokens always in the same way.
+            prompt_tokens: as the server reported them.
+        """
+        if self._budget is not None and prompt_tokens and (lost := self._lost.pop((key, source), None)):
+            self._lost_left += len(lost)
+            self._budget.refund(sum(bound.saving(prompt_tokens) for bound in lost))
 
     def count(self, cost: int | None) -> None:
         """Add an answer's cost to the money spent; after an unknown cost, the sum is unknown."""
@@ -88,6 +127,24 @@ def note_of_reserves(tariffs: Sequence[Tariff], left: int) -> str:
     )
 
 
+def note_of_tiers(tariffs: Sequence[Tariff]) -> str:
+    """Return a note on the first service tier whose price is unknown; else ""."""
+    unknown = [_unknown_price(tariff) for tariff in tariffs if tariff.unpriced_tier]
+    return f"Note: {unknown[0]}, so the cost is unknown too: give {_prices()}." if unknown else ""
+
+
+def _unknown_price(tariff: Tariff) -> str:
+    """Say whose price is unknown."""
+    model, base_url, _ = tariff.endpoint.source
+    tier = f" in the service tier {tariff.unpriced_tier!r}" if tariff.unpriced_tier else ""
+    place = f" at {base_url}{tier} is unknown" if base_url else f"{tier} is unknown (no base URL)"
+    return f"the price of {model}{place}"
+
+
+def _prices() -> str:
+    return f"{option('price_in')} and {option('price_out')} (dollars per million tokens), or prices in the endpoint"
+
+
 def check_bounded(tariff: Tariff) -> None:
     """Refuse an endpoint if the cost of its requests cannot be bounded before they leave.
 
@@ -100,14 +157,10 @@ def check_bounded(tariff: Tariff) -> None:
 
 def _unbounded(tariff: Tariff) -> str:
     """Return why the cost of requests cannot be bounded and what to do, or "" if it can."""
-    model, base_url, _ = tariff.endpoint.source
-    llm = tariff.endpoint.llm
+    model, llm = tariff.endpoint.source.model, tariff.endpoint.llm
     if tariff.price is None:
-        place = f"at {base_url} is unknown" if base_url else "is unknown (no base URL)"
-        return (
-            f"the price of {model} {place}: give {option('price_in')} and"
-            f" {option('price_out')} (dollars per million tokens), or prices in the endpoint"
-        )
+        without = "leave service_tier out, or " if tariff.unpriced_tier else ""
+        return f"{_unknown_price(tariff)}: {without}give {_prices()}"
     if tariff.is_free:
         return ""
     if llm is not None and (retries := retries_of(llm)):

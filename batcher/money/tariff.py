@@ -1,22 +1,62 @@
 """The tariff of an endpoint: the highest cost of a request before it leaves, and its cost afterwards.
 
-Invariant: no answer costs more than the bound of its request, unless its server ignores the request's parameters.
+Invariant: no answer costs more than the bound of its request, unless its server ignores the request's parameters or
+breaks an assumption of `Overhead` or `Tiers`; then the bound widens.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from batcher.chat_model import request_of
 from batcher.endpoint import OFFLINE, Endpoint
+from batcher.money.overhead import Overhead
 from batcher.money.prices import NANO, Price, context_window_of, given, price_of
+from batcher.money.tiers import Tiers
 from batcher.money.tokens import most_completion_tokens, most_prompt_tokens
 from batcher.records import Bound, Completion, Message
 
+OVERHEAD = "prompt overhead"
+"""The kind of the journal's events that hold the overhead of prompts."""
+TIER = "service tier"
+"""The kind of the journal's events that hold a service tier which a request did not ask for."""
+
+LESSONS = (OVERHEAD, TIER)
+
 _UNBOUNDED = Bound()
+
+
+class Wording(NamedTuple):
+    """What all prompts of a run share.
+
+    Attributes:
+        text: the prompt's template and the like, to tell one run's prompts from another's.
+        fixed_bytes: the bytes of the template's words that tokenizers keep apart from a row's own text.
+    """
+
+    text: str = ""
+    fixed_bytes: int = 0
+
+
+NO_WORDING = Wording()
+
+
+class Lesson(NamedTuple):
+    """Something that an answer taught and the next process should know.
+
+    Attributes:
+        kind: of the journal's event.
+        detail: of the event, JSON.
+        said: what people should know of the endpoint, or empty.
+    """
+
+    kind: str
+    detail: str
+    said: str
 
 
 class Tariff(NamedTuple):
@@ -24,59 +64,77 @@ class Tariff(NamedTuple):
 
     Attributes:
         endpoint: the endpoint of the tariff.
-        price: of its model tokens, or None if it is unknown.
+        tiers: the prices of its model tokens, or None if they are unknown.
         completion_tokens: the most tokens that the answers to one request may have, or None if nothing bounds them.
         params_bytes: the length of its request parameters, because schemas and tools become part of the prompt.
+        overhead: what its prompts have beside the rows' own text.
         is_request_known: the request's parameters are known before a call.
         is_as_long_as_can_be: only the model's context window bounds its answers.
+        unpriced_tier: the service tier asked for, if the price table has the model but not that tier; else empty.
     """
 
     endpoint: Endpoint
-    price: Price | None
+    tiers: Tiers | None
     completion_tokens: int | None
     params_bytes: int
+    overhead: Overhead
     is_request_known: bool = True
     is_as_long_as_can_be: bool = False
+    unpriced_tier: str = ""
 
     @classmethod
-    def of(cls, endpoint: Endpoint, params: Mapping[str, Any]) -> Tariff:
+    def of(cls, endpoint: Endpoint, params: Mapping[str, Any], wording: Wording = NO_WORDING) -> Tariff:
         """Return an endpoint's tariff.
 
         Args:
             endpoint: with its own prices and parameters, if it has them.
             params: the request parameters of every row.
+            wording: what the prompts share.
         """
         model, base_url, _ = endpoint.source
         sent = {**params, **endpoint.params} if endpoint.llm is None else request_of(endpoint.llm, params)
         asked = sent or {}
         model = asked.get("model") or model  # `extra_body` of a chat model may name another
+        tier = None if asked.get("service_tier") is None else str(asked["service_tier"])
         if endpoint.prices is not None:
-            price: Price | None = given(endpoint.prices["in"], endpoint.prices["out"], endpoint.prices.get("cached"))
+            prices = endpoint.prices
+            tiers: Tiers | None = Tiers(given(prices["in"], prices["out"], prices.get("cached")))
         elif endpoint.llm is None and endpoint.base_url == OFFLINE:
-            price = given(0, 0)
+            tiers = Tiers(given(0, 0))
         else:
-            price = price_of(model, base_url, asked.get("service_tier"))
+            tiers = Tiers.of(model, base_url, tier)
+        is_tier_unknown = tiers is None and tier is not None and price_of(model, base_url) is not None
+        unpriced = tier if is_tier_unknown and tier else ""
+        shared = json.dumps([endpoint.source, wording.text, params], sort_keys=True, default=str)
+        overhead = Overhead(shared, wording.fixed_bytes)
         if sent is None:
-            return cls(endpoint, price, None, 0, is_request_known=False)
+            return cls(endpoint, tiers, None, 0, overhead, is_request_known=False, unpriced_tier=unpriced)
         most = most_completion_tokens(asked, context_window_of(model, base_url))
-        is_open = most_completion_tokens(asked, None) is None
-        return cls(endpoint, price, most, len(json.dumps(asked)), is_as_long_as_can_be=most is not None and is_open)
+        is_open = most is not None and most_completion_tokens(asked, None) is None
+        size = len(json.dumps(asked))
+        return cls(endpoint, tiers, most, size, overhead, is_as_long_as_can_be=is_open, unpriced_tier=unpriced)
+
+    @property
+    def price(self) -> Price | None:
+        """The price of the tier that requests ask for, or None if it is unknown."""
+        return None if self.tiers is None else self.tiers.price
 
     @property
     def is_free(self) -> bool:
-        return self.price is not None and not self.price.most(NANO, NANO)
+        return self.tiers is not None and not self.tiers.most(NANO, NANO)
 
     def bound(self, messages: Sequence[Message]) -> Bound:
         """Return the most that a request may use and cost."""
-        if self.price is None:
+        if self.tiers is None:
             return _UNBOUNDED
         if self.is_free:
             return Bound(cost=0)
-        prompt = most_prompt_tokens(messages, self.params_bytes) if self.is_request_known else None
+        widest = self._widest(messages)
+        prompt = None if widest is None else self.overhead.most(messages, widest)
         if prompt is None or self.completion_tokens is None:
             return Bound(prompt, self.completion_tokens)
-        cost = self.price.most(prompt, self.completion_tokens)
-        return Bound(prompt, self.completion_tokens, cost, self.price.most_of_answer(prompt, self.completion_tokens))
+        cost = self.tiers.most(prompt, self.completion_tokens)
+        return Bound(prompt, self.completion_tokens, cost, self.tiers.most_of_answer(prompt, self.completion_tokens))
 
     def most(self, messages: Sequence[Message]) -> int | None:
         """Return the highest cost of a request, in nano-dollars, or None if nothing bounds it."""
@@ -88,7 +146,7 @@ class Tariff(NamedTuple):
         If the server does not report the tokens of the prompt, or of the answer, their maximum is charged. A count of 0
         for a prompt, or for an answer with a text, counts as not reported: servers that do not count send 0.
         """
-        if self.price is None:
+        if self.tiers is None:
             return None
         if self.is_free:
             return 0
@@ -99,15 +157,72 @@ class Tariff(NamedTuple):
         if given is None:
             return None
         if usage.prompt_tokens:
-            return self.price.cost(replace(usage, completion_tokens=given))
-        return None if bound.prompt_tokens is None else self.price.most(bound.prompt_tokens, given)
+            return self.tiers.cost(replace(usage, completion_tokens=given), completion.service_tier)
+        return None if bound.prompt_tokens is None else self.tiers.most(bound.prompt_tokens, given)
+
+    def learn(self, messages: Sequence[Message], completion: Completion) -> Iterator[Lesson]:
+        """Learn from an answer what later requests may cost; yield the changes."""
+        widest = None if self.tiers is None or self.is_free else self._widest(messages)
+        if self.tiers is None or widest is None:
+            return
+        tokens = completion.usage.prompt_tokens
+        before = self.overhead.most(messages, widest)
+        if tokens and (state := self.overhead.learn(messages, tokens, widest)):
+            now = self.overhead.most(messages, widest)
+            is_news = now > before <= widest  # a bound that is wide already may widen often
+            said = f"counted {tokens:,} tokens for a prompt that could have {before:,} at most"
+            yield Lesson(OVERHEAD, json.dumps(state), said if is_news else "")
+        if self.tiers.admit(completion.service_tier):
+            state = {"source": self.endpoint.source, "tier": completion.service_tier}
+            said = f"answered in the service tier {completion.service_tier!r}, which was not asked for"
+            yield Lesson(TIER, json.dumps(state), said)
+
+    def recall(self, detail: str) -> None:
+        """Learn again what an earlier process learnt, if it concerns this source.
+
+        Args:
+            detail: of a lesson.
+        """
+        with contextlib.suppress(ValueError):  # a disk has changed it
+            state = json.loads(detail)
+            self.overhead.recall(state)
+            match state:
+                case {"source": source, "tier": str(tier)} if self.tiers and source == [*self.endpoint.source]:
+                    self.tiers.admit(tier)
 
     @property
     def most_of_answer(self) -> int | None:
         """The highest cost of the answers to one request with any prompt, in nano-dollars."""
-        if self.price is None or self.completion_tokens is None:
+        if self.tiers is None or self.completion_tokens is None:
             return None
-        return self.price.most(0, self.completion_tokens)
+        return self.tiers.most(0, self.completion_tokens)
+
+    def _widest(self, messages: Sequence[Message]) -> int | None:
+        """Return a bound on a prompt's tokens for which nothing has to be learnt, or None if there is none."""
+        return most_prompt_tokens(messages, self.params_bytes) if self.is_request_known else None
+
+
+def tariffs_of(
+    endpoints: Iterable[Endpoint], params: Mapping[str, Any], wording: Wording, learnt: Sequence[str] = ()
+) -> list[Tariff]:
+    """Return the endpoints' tariffs; those of one source and price learn together.
+
+    Args:
+        endpoints: of the pool.
+        params: the request parameters of every row.
+        wording: what the prompts share.
+        learnt: the details of the lessons of earlier processes.
+    """
+    tariffs: list[Tariff] = []
+    first: dict[object, Tariff] = {}
+    for endpoint in endpoints:
+        tariff = Tariff.of(endpoint, params, wording)
+        alike = first.setdefault((endpoint.source, *sorted((endpoint.prices or {}).items())), tariff)
+        tariffs.append(tariff._replace(tiers=alike.tiers, overhead=alike.overhead))
+    for tariff in first.values():
+        for detail in learnt:
+            tariff.recall(detail)
+    return tariffs
 
 
 def is_bounded(messages: Sequence[Message]) -> bool:

@@ -158,10 +158,14 @@ def most_prompt_tokens(messages: Sequence[Message], params_bytes: int) -> int | 
         messages: of one request.
         params_bytes: the length of its parameters as JSON: tools and schemas become part of the prompt.
     """
+    size = text_bytes(messages)
+    return None if size is None else size + params_bytes + len(messages) * _MOST_MESSAGE_TOKENS + _MOST_REQUEST_TOKENS
+
+
+def text_bytes(messages: Sequence[Message]) -> int | None:
+    """Return the bytes of UTF-8 in the texts of messages, or None if they have a part that is not text."""
     texts, parts = _pieces(messages)
-    if parts:
-        return None
-    return sum(map(_utf8_length, texts)) + params_bytes + len(messages) * _MOST_MESSAGE_TOKENS + _MOST_REQUEST_TOKENS
+    return None if parts else sum(map(_utf8_length, texts))
 
 
 def most_completion_tokens(params: Mapping[str, Any], context_window: int | None) -> int | None:

@@ -15,8 +15,8 @@ from batcher.input.prompt import PromptFunction
 from batcher.journal.opening import rehearse
 from batcher.journal.reading import Reader
 from batcher.money.prices import NANO, nano_dollars
-from batcher.money.spending import note_of_reserves
-from batcher.money.tariff import Tariff
+from batcher.money.spending import note_of_reserves, note_of_tiers
+from batcher.money.tariff import LESSONS, Tariff, tariffs_of
 from batcher.money.tokens import Counter, counter, prompt_tokens
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
 from batcher.planning.making import make
@@ -124,7 +124,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     job.store.check()
     with rehearse(job.store.journal_path) as journal:
         planned = make(job, journal, lambda: False, is_rehearsal=True)
-        tariffs = [Tariff.of(endpoint, settings.params) for endpoint in job.endpoints]
+        tariffs = tariffs_of(job.endpoints, settings.params, job.wording, journal.details(LESSONS))
         count = counter(job.endpoints[0].source.model)
         load = _load(job, journal, tariffs, count)
         usual = journal.usual()
@@ -156,9 +156,9 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
 
 
 def _reserves(job: Job, journal: Reader, tariffs: Sequence[Tariff]) -> list[str]:
-    """Return the run's notes about its budget before the first call."""
+    """Return the run's notes about its money before the first call."""
     if job.settings.budget is None:
-        return []
+        return [note for note in [note_of_tiers(tariffs)] if note]
     left = nano_dollars(job.settings.budget) - journal.spent().total
     return [note for note in [note_of_reserves(tariffs, left)] if note]
 

@@ -29,7 +29,7 @@ from batcher.input.prompt import (
     from_template,
     with_system,
 )
-from batcher.money.tariff import is_bounded
+from batcher.money.tariff import NO_WORDING, Wording, is_bounded
 from batcher.output.directory import Store
 from batcher.planning.refusals import check_endpoints
 from batcher.records import Message, Slice, Values
@@ -54,6 +54,7 @@ class Job:
         question: prompt, parameters and sources, to explain a later change and to verify the answers.
         endpoints: the future pool.
         store: the output directory.
+        wording: what the prompts of all rows share.
         is_same_for_all: the templates have no hole, so that every row has the same question.
     """
 
@@ -64,6 +65,7 @@ class Job:
     question: dict[str, Any]
     endpoints: tuple[Endpoint, ...]
     store: Store
+    wording: Wording = NO_WORDING
     is_same_for_all: bool = False
 
     def messages(self, position: int, values: Values) -> list[Message]:
@@ -146,6 +148,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
         _question(prompts, settings, dataset, endpoints),
         endpoints,
         _store(settings, keyword, dataset, path),
+        _wording(prompts),
         is_same_for_all=not prompts.columns,
     )
 
@@ -187,6 +190,14 @@ def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints
     }
     as_kept: dict[str, Any] = json.loads(json.dumps(question))
     return as_kept
+
+
+def _wording(prompts: _Prompts) -> Wording:
+    """Return what the prompts share by their templates; what a user's function adds to each is not known."""
+    templates = [prompts.text] if prompts.option == "--prompt" else []
+    templates += [prompts.system] if prompts.system is not None else []
+    text = json.dumps([prompts.option, prompts.text, prompts.system])
+    return Wording(text, sum(Template.parse(each, "").fixed_bytes for each in templates))
 
 
 def _with_system(prompts: _Prompts, settings: Settings, dataset: Dataset) -> _Prompts:
