@@ -127,13 +127,19 @@ class ServerLimits(NamedTuple):
 class Completion:
     """What a call returned.
 
+    Two completions that differ only in `id`, `model`, `reasoning` or `raw` are equal.
+
     Attributes:
-        text: the answer's text, or its tool calls as JSON; None if the server sent no content at all.
+        text: the answer's text, its tool calls as JSON, or a JSON list of several answers; None if the server sent no
+            content at all.
         finish_reason: why the model stopped, if the server said it.
         usage: what the call used.
         refusal: what the model said instead of an answer, if it refused.
         limits: the limits in its rate-limit headers, if it sent any.
-        id: what the server calls the answer, or empty; two completions that differ in it alone are equal.
+        id: what the server calls the answer, or empty.
+        model: the model that answered, as the server names it, or empty.
+        reasoning: what the model thought before it answered, if the server sent it; of several answers a JSON list.
+        raw: the body of the response without API keys; empty if the caller does not see it.
     """
 
     text: str | None
@@ -142,6 +148,9 @@ class Completion:
     refusal: str | None = None
     limits: ServerLimits | None = None
     id: str = field(default="", compare=False)
+    model: str = field(default="", compare=False)
+    reasoning: str = field(default="", compare=False)
+    raw: bytes = field(default=b"", compare=False, repr=False)
 
 
 class Fault(StrEnum):
@@ -162,6 +171,8 @@ class Fault(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A failed attempt.
+
+    Two failures that differ only in `codes`, `words`, `is_page` or `is_final` are equal.
 
     Attributes:
         fault: the kind of failure; `Fault.STATUS` if the server answered with an HTTP status.
@@ -184,10 +195,10 @@ class Failure:
     retry_after: float | None = None
     limits: ServerLimits | None = None
     may_be_billed: bool = False
-    codes: tuple[str, ...] = ()
-    words: str = ""
-    is_page: bool = False
-    is_final: bool = False
+    codes: tuple[str, ...] = field(default=(), compare=False)
+    words: str = field(default="", compare=False)
+    is_page: bool = field(default=False, compare=False)
+    is_final: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         if self.status is None:

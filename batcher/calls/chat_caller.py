@@ -17,7 +17,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
-from batcher.calls.dialect import completion_in, limits_in, too_long, usage_in, used, without_keys
+from batcher.calls.dialect import completion_in, limits_in, too_long, usage_in, used, without_echo, without_keys
 from batcher.calls.failures import failure_of
 from batcher.calls.patience import Patience
 from batcher.calls.transport import MOST_BYTES
@@ -79,6 +79,7 @@ class ChatCaller:
                 result = await self._llm.agenerate([converted], **options)
         except Exception as error:  # noqa: BLE001 - any chat model may be behind it, and one row's failure is a value
             failure = failure_of(error, timeout_s, self._hidden(self._secrets.all), may_be_billed=has_begun)
+            failure = without_echo(failure, messages)
             completion = _paid_for(error, self._hidden(self._secrets.keys)) or failure
         else:
             completion = completion_of(result, self._hidden(self._secrets.keys))
