@@ -50,9 +50,9 @@ def completion_in(
         secrets: texts that must not be shown; some servers repeat the API key.
         wants_all: the request asked for several answers.
     """
-    if not isinstance(body, dict) or is_error(body):
+    if not isinstance(body, dict) or "choices" not in body or is_error(body):
         return None
-    found = body.get("choices", "") or []
+    found = [] if body["choices"] is None else body["choices"]
     if not isinstance(found, list):
         return None
     choices = list(_choices(found))

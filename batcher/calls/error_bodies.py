@@ -185,7 +185,7 @@ def _holders(body: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
 
 def _inner(holder: dict[Any, Any]) -> dict[Any, Any] | None:
     match holder:
-        case {"choices": [*choices]}:
+        case {"choices": [*choices]} if choices:
             errors = (choice.get("error") for choice in choices[:_MOST_ITEMS] if isinstance(choice, dict))
             if found := next((error for error in errors if isinstance(error, dict) and error), None):
                 return found
