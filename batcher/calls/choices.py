@@ -59,8 +59,13 @@ def completion_in(
     is_paid = is_used(body.get("usage")) or (not found and bool(_text(body.get("id"))))
     if not choices and not is_paid:
         return None
-    completion = completion_of(choices, body.get("usage"), headers, wants_all=wants_all)
-    completion = replace(completion, id=_text(body.get("id")), model=_text(body.get("model")))
+    completion = replace(
+        whole_of(choices, wants_all=wants_all),
+        usage=usage_in(body.get("usage")),
+        limits=limits_in(headers),
+        id=_text(body.get("id")),
+        model=_text(body.get("model")),
+    )
     return without_keys(completion, secrets)
 
 
@@ -69,9 +74,7 @@ def is_used(usage: object) -> bool:
     return isinstance(usage, dict) and any(isinstance(tokens, (int, float)) and tokens > 0 for tokens in usage.values())
 
 
-def completion_of(
-    choices: Sequence[Choice], usage: object, headers: Mapping[str, str], *, wants_all: bool = False
-) -> Completion:
+def whole_of(choices: Sequence[Choice], *, wants_all: bool = False) -> Completion:
     """Make one completion of its choices.
 
     If several came, and the request asked for several or the server numbers them, the text is a JSON list of all of
@@ -90,9 +93,7 @@ def completion_of(
     return Completion(
         text,
         _worst(choice.finish_reason for choice in counted),
-        usage_in(usage),
-        next((choice.refusal for choice in counted if choice.refusal), None),
-        limits_in(headers),
+        refusal=next((choice.refusal for choice in counted if choice.refusal), None),
         reasoning=reasoning,
     )
 

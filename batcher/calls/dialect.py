@@ -13,10 +13,10 @@ from batcher.calls.choices import (
     body_without_keys,
     broken_off,
     completion_in,
-    completion_of,
     reasoning_of,
     usage_in,
     used,
+    whole_of,
     without_keys,
 )
 from batcher.calls.error_bodies import failure_in, without_echo
@@ -31,7 +31,6 @@ __all__ = [
     "Stream",
     "answer_in",
     "completion_in",
-    "completion_of",
     "failure_in",
     "limits_in",
     "one_line",
@@ -40,6 +39,7 @@ __all__ = [
     "usage_in",
     "used",
     "wait_in",
+    "whole_of",
     "without_echo",
     "without_keys",
 ]

@@ -15,10 +15,11 @@ from batcher.calls.choices import (
     Choice,
     body_without_keys,
     broken_off,
-    completion_of,
     content_of,
     is_used,
     reasoning_of,
+    usage_in,
+    whole_of,
     without_keys,
 )
 from batcher.calls.error_bodies import failure_in, is_error
@@ -223,8 +224,9 @@ class Stream:
         if self._hole is not None or not (self.is_whole or is_paid):
             return self._broken(headers, secrets)
         choices = [each.choice(index) for index, each in answers.items()]
-        whole = completion_of(choices, self._usage, headers, wants_all=self._wants_all)
-        completion = without_keys(replace(whole, id=self._id, model=self._model), secrets)
+        whole = whole_of(choices, wants_all=self._wants_all)
+        usage, limits = usage_in(self._usage), limits_in(headers)
+        completion = without_keys(replace(whole, usage=usage, limits=limits, id=self._id, model=self._model), secrets)
         # A key that came in pieces would stand in the body.
         is_plain = (completion.text, completion.reasoning) == (whole.text, whole.reasoning)
         completion = replace(completion, raw=body_without_keys(b"".join(self._raw), secrets) if is_plain else b"")

@@ -127,7 +127,7 @@ class Asker:
             if isinstance(attempt, _Unsent):
                 continue
             if isinstance(attempt, _Answered):
-                outcome = Outcome("answered", attempt.completion.usage, attempt.cost)
+                outcome = Outcome("answered", attempt.completion.usage, attempt.cost, attempt.completion)
                 return await self._settle(row, attempt.request, read(attempt.completion), outcome)
             decision = attempt.decision
             if decision.fate is Fate.ROW_ENDS:
@@ -213,7 +213,7 @@ class Asker:
         result = await self._journal.settled(request, outcome, result, followers=row.followers > 0)
         self._tally.prompt_tokens += outcome.usage.prompt_tokens or 0  # the tally adds up what servers reported
         self._tally.completion_tokens += outcome.usage.completion_tokens or 0
-        self._tally.count(result.status, 1 + row.followers)
+        self._tally.count(result.status, 1 + row.followers, is_cut=outcome.is_cut)
         if outcome.name == "answered":  # and so paid, even if the row failed
             self._spending.count(outcome.cost)
         return result
