@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -117,11 +116,9 @@ def completion_of(result: LLMResult, secrets: Sequence[str] = ()) -> Completion 
     headers = info.get("headers")
     headers = headers if isinstance(headers, Mapping) else {}
     limits = limits_in({str(name).lower(): str(value) for name, value in headers.items()})
-    whole = whole_of([_choice_of(number, each) for number, each in enumerate(generations)])
-    model = info.get("model_name") or info.get("model")
-    completion = replace(
-        whole, usage=_usage_of(result, first), limits=limits, model=model if isinstance(model, str) else ""
-    )
+    model = str(info.get("model_name") or info.get("model") or "")
+    choices = [_choice_of(number, each) for number, each in enumerate(generations)]
+    completion = whole_of(choices, usage=_usage_of(result, first), limits=limits, model=model)
     return without_keys(completion, secrets)
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 from batcher.calls.error_bodies import is_error
 from batcher.calls.texts import LONGEST_CODE, LONGEST_NUMBER, json_of, one_line
 from batcher.calls.waits import limits_in
 from batcher.hiding import hide
-from batcher.records import MOST_TOKENS, Completion, Failure, Fault, Usage
+from batcher.records import MOST_TOKENS, Completion, Failure, Fault, ServerLimits, Usage
 
 # The server failed in the middle of its answer: DeepSeek; Zhipu; OpenRouter and Cohere; vLLM and SGLang.
 _BROKEN_OFF = {"insufficient_system_resource", "network_error", "error", "abort"}
@@ -37,7 +37,12 @@ class Choice(NamedTuple):
 
 
 def completion_in(
-    body: object, headers: Mapping[str, str], secrets: Sequence[str] = (), *, wants_all: bool = False
+    body: object,
+    headers: Mapping[str, str],
+    secrets: Sequence[str] = (),
+    *,
+    wants_all: bool = False,
+    raw: bytes = b"",
 ) -> Completion | None:
     """Read a chat completion, or return None if the body is not one.
 
@@ -49,6 +54,7 @@ def completion_in(
         headers: the response's headers; their names in lower case, or case-insensitive.
         secrets: texts that must not be shown; some servers repeat the API key.
         wants_all: the request asked for several answers.
+        raw: the body as it came, to be kept without API keys.
     """
     if not isinstance(body, dict) or "choices" not in body or is_error(body):
         return None
@@ -59,12 +65,14 @@ def completion_in(
     is_paid = is_used(body.get("usage")) or (not found and bool(_text(body.get("id"))))
     if not choices and not is_paid:
         return None
-    completion = replace(
-        whole_of(choices, wants_all=wants_all),
+    completion = whole_of(
+        choices,
+        wants_all=wants_all,
         usage=usage_in(body.get("usage")),
         limits=limits_in(headers),
         id=_text(body.get("id")),
         model=_text(body.get("model")),
+        raw=raw,
     )
     return without_keys(completion, secrets)
 
@@ -74,27 +82,37 @@ def is_used(usage: object) -> bool:
     return isinstance(usage, dict) and any(isinstance(tokens, (int, float)) and tokens > 0 for tokens in usage.values())
 
 
-def whole_of(choices: Sequence[Choice], *, wants_all: bool = False) -> Completion:
+class Rest(TypedDict, total=False):
+    """What a completion has besides its choices; see `Completion`."""
+
+    usage: Usage
+    limits: ServerLimits | None
+    id: str
+    model: str
+    raw: bytes
+
+
+def whole_of(choices: Sequence[Choice], *, wants_all: bool = False, **rest: Unpack[Rest]) -> Completion:
     """Make one completion of its choices.
 
     If several came, and the request asked for several or the server numbers them, the text is a JSON list of all of
     them. Of others the first one counts.
     """
     numbers = {choice.number for choice in choices} - {None}
-    is_list = len(choices) > 1 and (wants_all or len(numbers) == len(choices))
-    if not is_list:
-        [first] = choices[:1] or [Choice(None, None)]
-        text, reasoning = first.text, first.reasoning
-    else:
-        texts, reasons = [choice.text or "" for choice in choices], [choice.reasoning for choice in choices]
-        text = json_of(texts) if any(map(str.strip, texts)) else ""
-        reasoning = json_of(reasons) if any(reasons) else ""
-    counted = choices if is_list else choices[:1]
+    if len(choices) > 1 and (wants_all or len(numbers) == len(choices)):
+        return _list_of(choices, rest)
+    [first] = choices[:1] or [Choice(None, None)]
+    return Completion(first.text, first.finish_reason, refusal=first.refusal, reasoning=first.reasoning, **rest)
+
+
+def _list_of(choices: Sequence[Choice], rest: Rest) -> Completion:
+    texts, reasoning = [choice.text or "" for choice in choices], [choice.reasoning for choice in choices]
     return Completion(
-        text,
-        _worst(choice.finish_reason for choice in counted),
-        refusal=next((choice.refusal for choice in counted if choice.refusal), None),
-        reasoning=reasoning,
+        json_of(texts) if any(map(str.strip, texts)) else "",
+        _worst(choice.finish_reason for choice in choices),
+        refusal=next((choice.refusal for choice in choices if choice.refusal), None),
+        reasoning=json_of(reasoning) if any(reasoning) else "",
+        **rest,
     )
 
 

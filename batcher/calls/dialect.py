@@ -6,7 +6,6 @@ Invariant: reading never raises, for any bytes; the text that is shown of them i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from batcher.calls.choices import (
     Choice,
@@ -65,10 +64,11 @@ def answer_in(
         return stream.answer(headers, secrets)
     if has_too_many_parts(raw):
         return too_many_parts()
-    completion = completion_in(json_in(raw), headers, secrets, wants_all=wants_all)
+    kept = body_without_keys(raw, secrets)
+    completion = completion_in(json_in(raw), headers, secrets, wants_all=wants_all, raw=kept)
     if completion is None:
         return failure_in(status, headers, raw, secrets)
-    return broken_off(completion) or replace(completion, raw=body_without_keys(raw, secrets))
+    return broken_off(completion) or completion
 
 
 def too_long(most_bytes: int) -> Failure:

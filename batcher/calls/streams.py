@@ -224,12 +224,19 @@ class Stream:
         if self._hole is not None or not (self.is_whole or is_paid):
             return self._broken(headers, secrets)
         choices = [each.choice(index) for index, each in answers.items()]
-        whole = whole_of(choices, wants_all=self._wants_all)
-        usage, limits = usage_in(self._usage), limits_in(headers)
-        completion = without_keys(replace(whole, usage=usage, limits=limits, id=self._id, model=self._model), secrets)
+        whole = whole_of(
+            choices,
+            wants_all=self._wants_all,
+            usage=usage_in(self._usage),
+            limits=limits_in(headers),
+            id=self._id,
+            model=self._model,
+            raw=body_without_keys(b"".join(self._raw), secrets),
+        )
+        completion = without_keys(whole, secrets)
         # A key that came in pieces would stand in the body.
-        is_plain = (completion.text, completion.reasoning) == (whole.text, whole.reasoning)
-        completion = replace(completion, raw=body_without_keys(b"".join(self._raw), secrets) if is_plain else b"")
+        if (completion.text, completion.reasoning) != (whole.text, whole.reasoning):
+            completion = replace(completion, raw=b"")
         return broken_off(completion) or completion
 
     def _end(self) -> None:
