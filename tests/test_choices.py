@@ -170,6 +170,11 @@ def test_a_body_without_a_key_is_kept_as_it_came() -> None:
     assert answer.text == 'a "/" \\ \u00e9 \u4f60 <b>\n'
 
 
+def test_an_error_object_without_a_value_is_none() -> None:
+    body = completion("fine") | {"error": {"message": "", "type": "", "param": "", "code": None}}
+    assert answer_in(200, {}, json.dumps(body).encode()) == Completion("fine", "stop")
+
+
 def test_usage_stands_beside_several_answers() -> None:
     assert completion_in(
         {**choices("a", "b"), "usage": {"prompt_tokens": 3, "completion_tokens": 2}}, {}

@@ -147,7 +147,7 @@ def error_in(body: object) -> Error:
 def is_error(body: dict[Any, Any]) -> bool:
     """Return whether an object under 200 is an error: it says so, or it is no answer and has a code of one."""
     match body:
-        case {"error": error} if error:
+        case {"error": error} if any(error.values()) if isinstance(error, dict) else error:
             return True
         case {"object": "error"} | {"type": "error"}:
             return True
