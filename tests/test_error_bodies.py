@@ -199,8 +199,13 @@ def test_no_repeated_question_is_left_in_the_words(content: str, before: str, af
 
 def test_a_long_question_is_compared_within_a_bound() -> None:
     failure = refusal(error("far down: insufficient balance"))
-    messages = [{"role": "user", "content": "x" * 200_000 + "insufficient balance"}]
-    assert without_echo(failure, messages).words == "far down: insufficient balance"
+    long = "x" * 20_000
+    for content, words in (
+        (f"{long} insufficient balance {long}", "far down: insufficient balance"),
+        (f"insufficient balance {long}", "far down:"),
+        (f"{long} insufficient balance", "far down:"),
+    ):
+        assert without_echo(failure, [{"role": "user", "content": content}]).words == words
 
 
 # --- the kind of a body, and whether to try again ---

@@ -38,21 +38,21 @@ def failure_in(
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
     body = json_in(text)
     error = error_in(body)
-    shown = one_line(error.message or text, secrets) or "an empty body"
-    words = unquoted(one_line(error.plain or ("" if error.message else text), secrets, 2 * _LONGEST_WORDS))
+    said = unquoted(one_line(error.plain if error.message else text, secrets, 2 * _LONGEST_WORDS))
     inner = _inner_status(error.codes) if status < 300 else status
+    codes = list(filter(None, (one_line(code, secrets, LONGEST_CODE) for code in error.codes)))
     # A code that only repeats the status would hide a better one.
-    code = next((code for code in error.codes if code != str(inner)), error.codes[0] if error.codes else None)
+    code = next((code for code in codes if code != str(inner)), codes[0] if codes else None)
     return Failure(
         Fault.STATUS if inner else Fault.PROTOCOL,
-        shown,
+        one_line(error.message or text, secrets) or "an empty body",
         inner or None,
-        None if code is None else one_line(code, secrets, LONGEST_CODE),
-        wait_in(headers, unquoted(one_line(error.plain or text, secrets)), time.time(), body=body, status=inner),
+        code,
+        wait_in(headers, said, time.time(), body=body, status=inner),
         limits_in(headers),
         may_be_billed=has_answer or (status < 300 and (not error.is_plain or _holds_an_answer(body))),
-        codes=tuple(dict.fromkeys(one_line(code, secrets, LONGEST_CODE).lower() for code in error.codes)),
-        words=words.lower()[:_LONGEST_WORDS],
+        codes=tuple(dict.fromkeys(map(str.lower, codes))),
+        words=said.lower()[:_LONGEST_WORDS],
         is_page=status >= 300 and not isinstance(body, dict) and not error.message,
         is_final=headers.get("x-should-retry", "").strip().lower() == "false",
     )
@@ -278,18 +278,21 @@ def unquoted(message: str) -> str:
 
 
 _SHORTEST_ECHO, _SHORTEST_WIDE_ECHO = 8, 4
-_MOST_OF_A_QUESTION = 100_000
+_END_OF_A_QUESTION = 10_000
 
 
 def without_echo(failure: Failure, messages: Sequence[Message]) -> Failure:
     """Return a failure whose words hold no stretch of the question: some servers repeat it without quotes.
 
     A stretch has 8 characters, or 4 of those that UTF-8 takes more than one byte for. Of a long question the first
-    100,000 characters are compared.
+    and the last 10,000 characters are compared: refusals come by the thousands, and this must not slow the others down.
     """
     if not failure.words:
         return failure
-    question = " ".join(" ".join(_texts(messages)).lower().split())
+    asked = " ".join(_texts(messages))
+    if len(asked) > 2 * _END_OF_A_QUESTION:
+        asked = f"{asked[:_END_OF_A_QUESTION]} {asked[-_END_OF_A_QUESTION:]}"
+    question = " ".join(asked.lower().split())
     words, kept, at = failure.words, [], 0
     while at < len(words):
         size = _echo(words, at, question)
@@ -313,12 +316,9 @@ def _echo(words: str, at: int, question: str) -> int:
 
 
 def _texts(messages: Sequence[Message]) -> Iterator[str]:
-    """Yield the texts of a question, up to its bound."""
-    left = _MOST_OF_A_QUESTION
     for message in messages:
         content = message.get("content")
         for part in content if isinstance(content, list) else [content]:
             text = part.get("text") if isinstance(part, dict) else part
-            if isinstance(text, str) and left > 0:
-                yield text[:left]
-                left -= len(text)
+            if isinstance(text, str):
+                yield text

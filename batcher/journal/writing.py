@@ -169,17 +169,18 @@ class Journal(Planner):
         held = self._holdable(request, result)
         if held is not result:
             outcome = outcome._replace(name=TOO_LARGE)
+        came = outcome.completion
         texts = (held.status.value, storable(held.answer), storable(held.error))
         await self._commits.write(
             _ending(request, outcome),
             (_RESULT, (request.id, request.key, request.source, *texts, seal(request.key, held))),
-            *([self._response(request, outcome, outcome.completion)] if outcome.completion and held is result else []),
+            *([self._response(request, came, is_cut=outcome.is_cut and held is result)] if came else []),
             (_POINT, (request.id, request.position)),
             *([(_POINT_SAME, (request.id, request.position))] if followers else []),
         )
         return held
 
-    def _response(self, request: Request, outcome: Outcome, came: Completion) -> Statement:
+    def _response(self, request: Request, came: Completion, *, is_cut: bool) -> Statement:
         """Return the statement that keeps what came beside an answer, as far as SQLite can hold it."""
         most = self._db.connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - _BESIDE_TEXTS
         beside = 4 * (len(came.model) + len(came.finish_reason or ""))
@@ -187,7 +188,7 @@ class Journal(Planner):
         # Compressed, a body may be a little longer than it was.
         fits = came.raw and 2 * len(came.raw) + 4 * len(reasoning) + beside <= most
         body = _Packed(came.raw) if fits else None
-        values = (request.id, came.finish_reason, outcome.is_cut, came.model, storable(reasoning), body)
+        values = (request.id, came.finish_reason, is_cut, came.model, storable(reasoning), body)
         return _RESPONSE, values
 
     def _holdable(self, request: Request, result: Result) -> Result:
