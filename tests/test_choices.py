@@ -79,6 +79,8 @@ def choices(*texts: Any, reasons: tuple[str, ...] = (), **rest: Any) -> dict[str
 
 def test_several_answers_are_a_json_list_of_their_texts() -> None:
     assert completion_in(choices("a", 'b "é"', None), {}) == Completion('["a", "b \\"é\\"", ""]', "stop")
+    turned = {"choices": choices("a", "b")["choices"][::-1]}
+    assert completion_in(turned, {}) == Completion('["a", "b"]', "stop")
     thought = completion_in(choices("a", "b", reasoning="hm"), {})
     assert thought is not None
     assert thought.reasoning == '["hm", "hm"]'

@@ -54,7 +54,7 @@ def completion_in(
         headers: the response's headers; their names in lower case, or case-insensitive.
         secrets: texts that must not be shown; some servers repeat the API key.
         wants_all: the request asked for several answers.
-        raw: the body as it came, to be kept without API keys.
+        raw: the body to keep, without API keys.
     """
     if not isinstance(body, dict) or "choices" not in body or is_error(body):
         return None
@@ -100,7 +100,7 @@ def whole_of(choices: Sequence[Choice], *, wants_all: bool = False, **rest: Unpa
     """
     numbers = {choice.number for choice in choices} - {None}
     if len(choices) > 1 and (wants_all or len(numbers) == len(choices)):
-        return _list_of(choices, rest)
+        return _list_of(sorted(choices, key=lambda choice: choice.number or 0), rest)
     [first] = choices[:1] or [Choice(None, None)]
     return Completion(first.text, first.finish_reason, refusal=first.refusal, reasoning=first.reasoning, **rest)
 
