@@ -134,14 +134,20 @@ class ServerLimits(NamedTuple):
 class Completion:
     """What a call returned.
 
+    Two completions that differ only in `id`, `model`, `reasoning` or `raw` are equal.
+
     Attributes:
-        text: the answer's text, or its tool calls as JSON; None if the server sent no content at all.
+        text: the answer's text, its tool calls as JSON, or a JSON list of several answers; None if the server sent no
+            content at all.
         finish_reason: why the model stopped, if the server said it.
         usage: what the call used.
         refusal: what the model said instead of an answer, if it refused.
         limits: the limits in its rate-limit headers, if it sent any.
-        id: what the server calls the answer, or empty; two completions that differ in it alone are equal.
+        id: what the server calls the answer, or empty.
         service_tier: the service tier that served the request, if the server named it.
+        model: the model that answered, as the server names it, or empty.
+        reasoning: what the model thought before it answered, if the server sent it; of several answers a JSON list.
+        raw: the body of the response without API keys; empty if the caller does not see it.
     """
 
     text: str | None
@@ -151,6 +157,9 @@ class Completion:
     limits: ServerLimits | None = None
     id: str = field(default="", compare=False)
     service_tier: str | None = None
+    model: str = field(default="", compare=False)
+    reasoning: str = field(default="", compare=False)
+    raw: bytes = field(default=b"", compare=False, repr=False)
 
 
 class Fault(StrEnum):
@@ -174,6 +183,8 @@ class Fault(StrEnum):
 class Failure:
     """A failed attempt.
 
+    Two failures that differ only in `codes`, `words`, `is_page` or `is_final` are equal.
+
     Attributes:
         fault: the kind of failure; `Fault.STATUS` if the server answered with an HTTP status.
         message: what the server or the library said, in one line.
@@ -195,10 +206,10 @@ class Failure:
     retry_after: float | None = None
     limits: ServerLimits | None = None
     may_be_billed: bool = False
-    codes: tuple[str, ...] = ()
-    words: str | None = None
-    is_page: bool = False
-    is_final: bool = False
+    codes: tuple[str, ...] = field(default=(), compare=False)
+    words: str | None = field(default=None, compare=False)
+    is_page: bool = field(default=False, compare=False)
+    is_final: bool = field(default=False, compare=False)
 
     @property
     def said(self) -> str:

@@ -698,6 +698,42 @@ async def test_a_model_that_generates_nothing_is_a_failure() -> None:
     assert failure == risked(Fault.PROTOCOL, "the model returned no generation")
 
 
+async def test_all_that_a_model_generates_is_kept() -> None:
+    info = {"finish_reason": "stop", "model_name": "m-2026"}
+    thought = {"reasoning_content": "because"}
+    one = AIMessage("a", response_metadata=info, additional_kwargs=thought)
+    answer = await called(Endpoint(llm=Model(outcome=[one])))
+    assert (answer.text, answer.finish_reason, answer.model, answer.reasoning) == ("a", "stop", "m-2026", "because")
+    cut = AIMessage("b", response_metadata=info | {"finish_reason": "length"})
+    several = await called(Endpoint(llm=Model(outcome=[one, cut])))
+    assert (several.text, several.finish_reason, several.reasoning) == ('["a", "b"]', "length", '["because", ""]')
+    call = AIMessage("", additional_kwargs={"function_call": {"name": "f", "arguments": "{}"}})
+    assert (await called(Endpoint(llm=Model(outcome=[call])))).text == '{"name": "f", "arguments": "{}"}'
+
+
+async def test_an_error_of_the_sdk_is_read_whole(http_client: Any) -> None:
+    body = {
+        "error": {"message": "no more, hello there my own words", "code": 412, "metadata": {"error_type": "paused"}}
+    }
+    async with canned(http(412, body, ["X-Should-Retry: false"])) as server:
+        failure = await called(
+            own(http_client, server.base_url), [{"role": "user", "content": "hello there my own words"}]
+        )
+    assert (failure.codes, failure.words) == (("412", "paused"), "no more,")
+    assert (failure.is_final, failure.is_page) == (True, False)
+    async with canned(http(403, "<html>no</html>")) as server:
+        assert (await called(own(http_client, server.base_url))).is_page
+    told = await called(Endpoint(llm=Model(outcome=WithStatus(404))))
+    assert not told.is_page
+
+
+async def test_an_error_in_a_stream_of_the_sdk_is_read_whole(http_client: Any) -> None:
+    event = {"error": {"message": "Slow down", "code": 429, "type": "limit"}}
+    async with canned(stream(event)) as server:
+        failure = await called(own(http_client, server.base_url, streaming=True))
+    assert (failure.status, failure.codes, failure.may_be_billed) == (429, ("429", "limit"), True)
+
+
 async def test_a_message_that_langchain_does_not_take_is_a_failure() -> None:
     failure = await called(Endpoint(llm=Model(outcome=[])), [{"role": "tool", "content": "no id"}])
     assert (failure.fault, failure.message.split(":")[0], failure.may_be_billed) == (Fault.OTHER, "KeyError", False)

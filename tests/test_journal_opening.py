@@ -196,7 +196,7 @@ def test_a_journal_of_the_first_version_is_brought_up_to_date_by_its_own_command
             assert plan(journal, "xbc", on_change="reuse") == 1
             assert plan(journal, "abc") == 0
     [(stamp,)] = look(path, "PRAGMA user_version")
-    assert stamp % 256 == 4
+    assert stamp % 256 == 5
     with read_journal(path) as journal, rehearse(path) as copy:
         assert journal.counts() == copy.counts() == (3, 1, 0, 1)
 
@@ -355,9 +355,11 @@ def test_a_new_journal_whose_lock_file_was_taken_away_is_left_to_the_process_tha
     assert files(path.parent) == [".journal_x.lock", path.name]
 
 
-# -- A journal of the version before
+# -- A journal of an older version
 
+AS_FOURTH_VERSION = "DROP TABLE responses;"
 AS_THIRD_VERSION = """
+DROP TABLE responses;
 ALTER TABLE sources RENAME TO givers;
 ALTER TABLE requests RENAME COLUMN source TO giver;
 ALTER TABLE results RENAME COLUMN source TO giver;
@@ -365,26 +367,36 @@ UPDATE runs SET question = replace(replace(question, '"prompt_option"', '"source
 """
 
 
-def as_third_version(path: Path) -> None:
-    """Write a journal as version 3 did, whose names version 4 changed."""
+def as_version(version: int, script: str, path: Path) -> None:
+    """Write a journal as an older version did."""
     [(stamp,)] = look(path, "PRAGMA user_version")
-    change(path, f"{AS_THIRD_VERSION} PRAGMA user_version = {stamp - 1}; PRAGMA wal_checkpoint(TRUNCATE);")
+    stamp -= stamp % 256 - version
+    change(path, f"{script} PRAGMA user_version = {stamp}; PRAGMA wal_checkpoint(TRUNCATE);")
 
 
-def test_a_journal_of_the_version_before_is_read_and_planned_as_it_is_and_goes_on(lab: Lab) -> None:
+@pytest.mark.parametrize(("version", "script"), [(3, AS_THIRD_VERSION), (4, AS_FOURTH_VERSION)])
+def test_a_journal_of_an_older_version_is_read_and_planned_as_it_is_and_goes_on(
+    lab: Lab, version: int, script: str
+) -> None:
     texts = ["a", "b", "c"]
     lab.run(texts, Service(texts, instead=lambda call: refusal(400) if call.prompt == "b" else None), "{text}")
     path = lab.directory / "journal_k.sqlite"
-    as_third_version(path)
+    as_version(version, script, path)
     before = state_of(lab.directory)
     status, found = batcher.status("k", lab.directory), batcher.verify("k", texts, output_dir=lab.directory)
     planned = batcher.plan(texts, "{text}", keyword="k", output_dir=lab.directory, endpoints=[Endpoint("m")])
-    assert (status.ok, status.error, found.ok, [each.sent for each in found.endpoints]) == (2, 1, True, [3])
+    assert (status.cut, status.ok, status.error, found.ok, [each.sent for each in found.endpoints]) == (
+        0,
+        2,
+        1,
+        True,
+        [3],
+    )
     assert (planned.answered, planned.error, planned.new) == (2, 1, 0)
     batcher.merge("k", lab.directory)
     after = state_of(lab.directory)
     assert after.pop(path.name) == before.pop(path.name)
     assert lab.run(texts, Service([]), "{text}").requests == 0
     [(stamp,)] = look(path, "PRAGMA user_version")
-    assert stamp % 256 == 4
+    assert stamp % 256 == 5
     assert batcher.verify("k", texts, output_dir=lab.directory).ok

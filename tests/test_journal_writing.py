@@ -8,6 +8,7 @@ import gc
 import hashlib
 import logging
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from batcher.journal.entries import Chunk, Outcome, is_sealed
 from batcher.journal.evidence import Unreconciled
 from batcher.journal.opening import read_evidence
 from batcher.journal.writing import Journal
-from batcher.records import LARGEST_CELL, Bound, Result, Status, Usage
+from batcher.records import LARGEST_CELL, Bound, Completion, Result, Status, Usage
 
 
 @pytest.fixture
@@ -206,6 +207,49 @@ async def test_an_answer_that_sqlite_cannot_hold_is_paid_at_its_cost(journal: Jo
     with read_evidence(path) as evidence:
         [totals] = evidence.endpoint_totals()
     assert (totals.cost, totals.uncertain) == (1800, 0)
+
+
+KEPT = "SELECT finish_reason, is_cut, model, reasoning, body FROM responses"
+
+
+async def test_what_came_beside_an_answer_is_kept_with_it(journal: Journal, path: Path) -> None:
+    came = Completion("yes", "length", model="m-1", reasoning="half \ud83d", raw=b'{"x": 1}' * 1000)
+    await journal.settled(await send(journal, 0), Outcome("answered", completion=came), ended())
+    await journal.settled(await send(journal, 1), Outcome("answered", completion=Completion("yes")), ended())
+    await journal.settled(await send(journal, 2), Outcome("400"), ended("error"))
+    [(*first, body), second] = look(path, KEPT)
+    assert first == ["length", 1, "m-1", "half \ud83d".encode("utf-8", "surrogatepass")]
+    assert zlib.decompress(body) == came.raw
+    assert second == (None, 0, "", "", None)
+    assert journal.cut() == 1
+
+
+@pytest.mark.parametrize(
+    ("completion", "reasoning", "has_body"),
+    [
+        (Completion("yes", raw=b"x" * 2000), "", True),
+        (Completion("yes", raw=b"x" * 3000), "", False),
+        (Completion("yes", reasoning="y" * 1000, raw=b"x" * 1000), "y" * 1000, False),
+        (Completion("yes", reasoning="y" * 3000, raw=b"x" * 1000), "", True),
+    ],
+)
+async def test_what_sqlite_cannot_hold_of_a_response_does_not_cost_its_answer(
+    journal: Journal, path: Path, completion: Completion, reasoning: str, *, has_body: bool
+) -> None:
+    journal._db.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 5000)
+    request = await send(journal, 0)
+    await journal.settled(request, Outcome("answered", completion=completion), ended())
+    [(_, _, _, kept, body)] = look(path, KEPT)
+    assert (kept, body is not None) == (reasoning, has_body)
+    assert journal.counts().ok == 1
+
+
+async def test_the_body_of_an_answer_that_no_csv_file_can_hold_is_kept(journal: Journal, path: Path) -> None:
+    text = "x" * (LARGEST_CELL + 1)
+    came = Completion(text, "length", raw=text.encode())
+    await journal.settled(await send(journal, 0), Outcome("answered", completion=came), ended(answer=text))
+    [(reason, is_cut, _, _, body)] = look(path, KEPT)
+    assert (reason, is_cut, zlib.decompress(body)) == ("length", 0, came.raw)
 
 
 async def test_the_largest_answer_that_sqlite_holds_is_kept(journal: Journal) -> None:

@@ -26,7 +26,7 @@ from batcher.calls import certificates
 from batcher.calls.connections import QUIET_S
 from batcher.calls.factory import ChatCallers
 from batcher.calls.failures import failure_of
-from batcher.calls.retry import Fate, Policy, Record, decide
+from batcher.calls.fate import Fate, meaning_of
 from batcher.calls.transport import Attempt, Completions, open_session
 from batcher.calls.unreached import Cause, cause_of
 from batcher.calls.ways import Proxy, Way, proxy_for
@@ -69,7 +69,7 @@ async def unreachable(session: aiohttp.ClientSession, base_url: str) -> str:
     failure = await asked(session, base_url)
     assert isinstance(failure, Failure)
     assert (failure.fault, failure.may_be_billed) == (Fault.UNREACHABLE, False)
-    assert decide(failure, Record(), Policy(), 0.5).fate is Fate.ENDPOINT_OUT
+    assert meaning_of(failure).fate is Fate.ENDPOINT_OUT
     return failure.message
 
 

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from batcher.records import Completion, Result, Status
 
-_FILTERED = ("content_filter", "sensitive")  # the second is Zhipu's
+_FILTERED = ("content_filter", "sensitive")  # the second is Zhipu's; Gemini adds what was found
+CUT = ("length", "max_tokens", "model_length", "max_output_tokens", "max_length")
+"""The finish reasons of an answer that was cut off at the most tokens that it may have, in lower case."""
+
+
+def is_cut(completion: Completion) -> bool:
+    """Return whether the answer was cut off at `max_tokens`, or at the model's own limit."""
+    return (completion.finish_reason or "").lower() in CUT
 
 
 def read(completion: Completion) -> Result:
@@ -18,7 +25,7 @@ def read(completion: Completion) -> Result:
     cut off by `max_tokens` is `ok`: the user chose that length.
     """
     text = completion.text or ""
-    if completion.finish_reason in _FILTERED:
+    if (completion.finish_reason or "").lower().startswith(_FILTERED):
         return Result(
             Status.INVALID, text, f"a content filter cut the answer off (finish_reason {completion.finish_reason})"
         )
@@ -27,4 +34,10 @@ def read(completion: Completion) -> Result:
     if completion.refusal:
         return Result(Status.INVALID, text, f"the model refused: {completion.refusal}")
     reason = f" (finish_reason {completion.finish_reason})" if completion.finish_reason else ""
+    if completion.reasoning and is_cut(completion):
+        return Result(
+            Status.INVALID,
+            text,
+            f"the model only thought{reason}: raise max_tokens, or let it think less, or not at all",
+        )
     return Result(Status.INVALID, text, f"the answer is empty{reason}")

@@ -14,10 +14,21 @@ from typing import Any
 import openai
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.outputs import ChatGeneration, LLMResult
+from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
-from batcher.calls.dialect import completion_in, limits_in, too_long, usage_in, used, without_keys
+from batcher.calls.dialect import (
+    Choice,
+    completion_in,
+    limits_in,
+    reasoning_of,
+    too_long,
+    usage_in,
+    used,
+    whole_of,
+    without_echo,
+    without_keys,
+)
 from batcher.calls.failures import failure_of
 from batcher.calls.patience import Patience
 from batcher.calls.transport import MOST_BYTES
@@ -79,6 +90,7 @@ class ChatCaller:
                 result = await self._llm.agenerate([converted], **options)
         except Exception as error:  # noqa: BLE001 - any chat model may be behind it, and one row's failure is a value
             failure = failure_of(error, timeout_s, self._hidden(self._secrets.all), may_be_billed=has_begun)
+            failure = without_echo(failure, messages)
             completion = _paid_for(error, self._hidden(self._secrets.keys)) or failure
         else:
             completion = completion_of(result, self._hidden(self._secrets.keys))
@@ -96,25 +108,41 @@ class ChatCaller:
 
 def completion_of(result: LLMResult, secrets: Sequence[str] = ()) -> Completion | Failure:
     """Read the result of `agenerate` for its one prompt, and remove API keys from it."""
-    generation = next((each for candidates in result.generations for each in candidates), None)
-    if generation is None:
+    generations = [each for candidates in result.generations for each in candidates]
+    if not generations:
         return Failure(Fault.PROTOCOL, "the model returned no generation", may_be_billed=True)
-    message = generation.message if isinstance(generation, ChatGeneration) else AIMessage(generation.text)
-    info = {**message.response_metadata, **(generation.generation_info or {})}
-    reason = info.get("finish_reason") or info.get("stop_reason") or info.get("done_reason")
-    refusal = message.additional_kwargs.get("refusal")
-    calls = getattr(message, "tool_calls", None)
+    first = _message_of(generations[0])
+    info = _info_of(generations[0])
     headers, tier = info.get("headers"), info.get("service_tier")
     headers = headers if isinstance(headers, Mapping) else {}
-    completion = Completion(
+    limits = limits_in({str(name).lower(): str(value) for name, value in headers.items()})
+    model = str(info.get("model_name") or info.get("model") or "")
+    choices = [_choice_of(number, each) for number, each in enumerate(generations)]
+    tier = tier if isinstance(tier, str) else None
+    completion = whole_of(choices, usage=_usage_of(result, first), limits=limits, model=model, service_tier=tier)
+    return without_keys(completion, secrets)
+
+
+def _message_of(generation: Generation) -> BaseMessage:
+    return generation.message if isinstance(generation, ChatGeneration) else AIMessage(generation.text)
+
+
+def _info_of(generation: Generation) -> dict[str, Any]:
+    return {**_message_of(generation).response_metadata, **(generation.generation_info or {})}
+
+
+def _choice_of(number: int, generation: Generation) -> Choice:
+    message, info = _message_of(generation), _info_of(generation)
+    reason = info.get("finish_reason") or info.get("stop_reason") or info.get("done_reason")
+    calls = getattr(message, "tool_calls", None) or message.additional_kwargs.get("function_call")
+    refusal = message.additional_kwargs.get("refusal")
+    return Choice(
+        number,
         generation.text or (json.dumps(calls, ensure_ascii=False, default=str) if calls else None),
         None if reason is None else str(reason),
-        _usage_of(result, message),
         refusal if isinstance(refusal, str) else None,
-        limits_in({str(name).lower(): str(value) for name, value in headers.items()}),
-        service_tier=tier if isinstance(tier, str) else None,
+        reasoning_of({**message.additional_kwargs, "content": message.content}),
     )
-    return without_keys(completion, secrets)
 
 
 def _usage_of(result: LLMResult, message: BaseMessage) -> Usage:

@@ -6,8 +6,10 @@ Invariant: reading never raises; the text that is shown of an error is one print
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from batcher.calls.dialect import failure_in, one_line
+from batcher.calls.texts import json_of
 from batcher.calls.unreached import cause_of
 from batcher.calls.ways import Way, way_to
 from batcher.errors import SettingsError
@@ -69,7 +71,9 @@ def failure_of(
         status = next((code for name, code in _STATUS.items() if name in names), None)
     if status is not None:
         headers = {name.lower(): value for name, value in dict(getattr(response, "headers", {})).items()}
-        return failure_in(status, headers, _body_of(response) or str(error), secrets)
+        body = _body_of(response) or _body_of_error(error)
+        failure = failure_in(status, headers, body or str(error), secrets)
+        return failure if body else replace(failure, is_page=False)  # the text is the library's
     may_be_billed = may_be_billed and not names & _NEVER_LEFT
     if names & _TIMEOUTS:
         message = one_line(str(error), secrets) or f"nothing came within {timeout_s:g} s"
@@ -81,6 +85,8 @@ def failure_of(
         deepest = next((cause for cause in reversed(causes) if str(cause)), error)
         message = one_line(str(deepest), secrets) or type(error).__name__
         return Failure(Fault.CONNECTION, message, may_be_billed=may_be_billed)
+    if names & _NO_ANSWER and (body := _body_of_error(error)):
+        return replace(failure_in(200, {}, body, secrets), may_be_billed=may_be_billed)
     fault = Fault.PROTOCOL if names & _NO_ANSWER else Fault.OTHER
     return Failure(fault, one_line(f"{type(error).__name__}: {error}", secrets), may_be_billed=may_be_billed)
 
@@ -100,6 +106,12 @@ def _way_of(errors: Iterable[BaseException]) -> Way:
         except (AttributeError, RuntimeError, ValueError, SettingsError):
             continue
     return Way("")
+
+
+def _body_of_error(error: Exception) -> str:
+    """Return the error object that OpenAI's SDK has taken out of a response, or an empty text."""
+    body = getattr(error, "body", None)
+    return json_of({"error": body}) if isinstance(body, dict) and body else ""
 
 
 def _body_of(response: object) -> str:

@@ -23,7 +23,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from batcher.calls import body
 from batcher.calls.connections import Connector, Exchange
-from batcher.calls.dialect import Stream, answer_in, one_line, too_long
+from batcher.calls.dialect import Stream, answer_in, one_line, too_long, without_echo
 from batcher.calls.unreached import (
     Cause,
     cause_of,
@@ -130,6 +130,8 @@ class Completions:
         self._model = model
         self._params = dict(params)
         self._streams = params.get("stream") is True
+        wanted = params.get("n")
+        self._wants_all = isinstance(wanted, int) and wanted > 1
         if self._streams:
             self._params.setdefault("stream_options", {"include_usage": True})  # else servers do not report the usage
         self._most = most_bytes
@@ -159,6 +161,8 @@ class Completions:
                         # The status is enough if the body breaks off or takes too long.
                         attempt.outcome = self._refusal(response, b"")
                     outcome = await self._read(response)
+                    if isinstance(outcome, Failure):
+                        outcome = without_echo(outcome, attempt.messages)
                     attempt.outcome = self._judge(exchange, response, outcome)
             except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
                 attempt.outcome = attempt.outcome or self._failed(error, attempt, exchange)
@@ -209,7 +213,7 @@ class Completions:
             return too_long(self._most)
         except body.UnknownEncoding as error:
             return Failure(Fault.PROTOCOL, str(error), may_be_billed=True)
-        return answer_in(response.status, response.headers, raw, self._secrets)
+        return answer_in(response.status, response.headers, raw, self._secrets, wants_all=self._wants_all)
 
     async def _read_refusal(self, response: aiohttp.ClientResponse) -> Completion | Failure:
         try:
@@ -231,7 +235,7 @@ class Completions:
 
     async def _read_stream(self, response: aiohttp.ClientResponse) -> Completion | Failure:
         """Read a stream as it arrives, so that the many small objects of an answer are not in memory together."""
-        stream = Stream()
+        stream = Stream(wants_all=self._wants_all)
         try:
             async with contextlib.aclosing(body.parts(response, self._most)) as parts:
                 async for part in parts:

@@ -145,7 +145,7 @@ class Asker:
                 continue
             if isinstance(attempt, _Answered):
                 self.has_no_witness = False
-                outcome = Outcome("answered", attempt.completion.usage, attempt.cost)
+                outcome = Outcome("answered", attempt.completion.usage, attempt.cost, attempt.completion)
                 return await self._settle(row, attempt.request, read(attempt.completion), outcome)
             decision = attempt.decision
             if decision.row_ends:
@@ -239,7 +239,7 @@ class Asker:
         result = await self._journal.settled(request, outcome, result, followers=row.followers > 0)
         self._tally.prompt_tokens += outcome.usage.prompt_tokens or 0  # the tally adds up what servers reported
         self._tally.completion_tokens += outcome.usage.completion_tokens or 0
-        self._tally.count(result.status, 1 + row.followers)
+        self._tally.count(result.status, 1 + row.followers, is_cut=outcome.is_cut)
         if outcome.name == "answered":  # and so paid, even if the row failed
             self._spending.count(outcome.cost)
             self._spending.refund(request.key, request.source, outcome.usage.prompt_tokens)

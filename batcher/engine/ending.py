@@ -108,6 +108,7 @@ def report_of(
         ok=tally.ok,
         invalid=tally.invalid,
         error=tally.error,
+        cut=tally.cut,
         requests=tally.sent,
         retries=tally.retries,
         prompt_tokens=tally.prompt_tokens,

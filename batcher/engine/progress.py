@@ -39,6 +39,7 @@ class Tally:
     in_flight: int = 0
     oldest_s: float = 0.0
     waiting_for: str = ""
+    cut: int = 0
 
     @property
     def done(self) -> int:
@@ -53,9 +54,11 @@ class Tally:
         """Return the counters of requests and tokens, in the order of their fields."""
         return self.sent, self.retries, self.prompt_tokens, self.completion_tokens
 
-    def count(self, status: Status, rows: int = 1) -> None:
-        """Count rows that have ended."""
+    def count(self, status: Status, rows: int = 1, *, is_cut: bool = False) -> None:
+        """Count rows that have ended; `is_cut` if their answer was cut off at `max_tokens`."""
         setattr(self, status.value, getattr(self, status.value) + rows)
+        if is_cut and status is not Status.ERROR:
+            self.cut += rows
 
 
 class Progress:

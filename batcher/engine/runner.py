@@ -142,7 +142,7 @@ async def execute(
         except Stopped:
             journal.check_in_place()
             ending = Ending(stopped_by=stop.name)
-            return Ended(ending, report_of(job, Tally(*journal.counts()), ending))
+            return Ended(ending, report_of(job, Tally(*journal.counts(), cut=journal.cut()), ending))
         await asyncio.to_thread(job.store.clear)
         progress.say(plan_in_words(job.keyword, planned))
         for note in notes(job, planned):
@@ -205,7 +205,8 @@ class _Run:
         Raises:
             SettingsError: an endpoint cannot be used, or the system allows too few connections; nothing was sent.
         """
-        job, planned, tally = self.job, self.planned, Tally(*self.planned.counts)
+        job, planned = self.job, self.planned
+        tally = Tally(*planned.counts, cut=await asyncio.to_thread(self.journal.cut))
         # If nothing is left to ask there are no endpoints, and no price table, LangChain or server is loaded.
         endpoints = job.endpoints if planned.counts.left else ()
         learnt = self.journal.details(LESSONS) if endpoints else []
@@ -223,8 +224,9 @@ class _Run:
             ending = await self._ending_of(window, pool)
             elapsed_s = loop.time() - began
         if ending.trouble:  # then the counters may differ from what is saved
-            counts = Counts(tally.rows, 0, 0, 0) if ending.has_lost_its_journal else self.journal.counts()
-            tally = Tally(*counts, *tally.sums())
+            is_lost = ending.has_lost_its_journal
+            counts = Counts(tally.rows, 0, 0, 0) if is_lost else self.journal.counts()
+            tally = Tally(*counts, *tally.sums(), cut=0 if is_lost else self.journal.cut())
         report = report_of(job, tally, ending, endpoints=pool.counts(), elapsed_s=elapsed_s, spent=spending.spent)
         return Ended(ending, report)
 

@@ -11,7 +11,8 @@ import socket
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from batcher.records import Result, Usage
+from batcher.answer.reading import is_cut
+from batcher.records import Completion, Result, Usage
 
 UNSENT = "unsent"
 """The outcome of an intent whose request did not leave."""
@@ -44,11 +45,18 @@ class Outcome(NamedTuple):
         name: `answered`, or the name of the failure.
         usage: the model tokens that the attempt used.
         cost: in nano-dollars; None if it is unknown.
+        completion: what came, if it was answered: what the result does not hold is kept beside it.
     """
 
     name: str
     usage: Usage = Usage()
     cost: int | None = None
+    completion: Completion | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether an answer came that was cut off at the most tokens that it may have."""
+        return self.completion is not None and is_cut(self.completion)
 
 
 class InFlight(NamedTuple):

@@ -91,6 +91,11 @@ class Reader:
         with self._asking():
             return counts(self._reader)
 
+    def cut(self) -> int:
+        """Count the rows whose answer was cut off at the most tokens that it may have."""
+        cut = "SELECT id FROM responses WHERE is_cut"
+        return int(self._all(f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({cut})")[0][0])
+
     def states(self, start: int, stop: int) -> list[RowState]:
         """Return the state of each row in a range of positions."""
         found = self._all(

@@ -46,6 +46,17 @@ results: every answer, and every error that ended a row; a line is never changed
     seal               BLOB     8 bytes, BLAKE2b of key, status, NUL, answer, NUL, error, by which `batcher verify` sees
                                 a change; NULL: version 1 wrote it
 
+responses: what came with an answer besides its text; an answer has no line if version 4 or an older one wrote it
+    id                 INTEGER  `results.id`; primary key
+    finish_reason      TEXT     why the model stopped, such as `stop` or `length`; NULL: the service did not say
+    is_cut             INTEGER  1: the answer was cut off at the most tokens that it may have; else 0
+    model              TEXT     the model that answered, as the service names it; empty if it does not
+    reasoning          TEXT*    what the model thought before it answered; empty if the service does not send it; a JSON
+                                list if the request asked for several answers
+    body               BLOB     the response's body as it came, without API keys, compressed (zlib, RFC 1950); NULL: the
+                                caller of a LangChain model does not see it, the API key came in it in pieces, or it is
+                                too large
+
 requests: every attempt, recorded before it left; a line without an end is in flight, or was when the process ended
     id                 INTEGER  from 1; a gap is a request that did not leave, because the disk was full; primary key
     run                INTEGER  `runs.id`: the process that sent it
@@ -130,9 +141,9 @@ from typing import Any
 from batcher.errors import OutputError
 from batcher.records import Source
 
-VERSION = 4
+VERSION = 5
 _OLDEST_READ = 3
-"""The oldest version that can be read without being brought up to date: the next one only renamed."""
+"""The oldest version that can be read without being brought up to date: later ones only renamed and added."""
 
 _APPLICATION_ID = 0x62_74_63_68  # "btch": distinguishes our files from other SQLite files
 
@@ -182,8 +193,13 @@ ALTER TABLE requests RENAME COLUMN giver TO source;
 ALTER TABLE results RENAME COLUMN giver TO source;
 UPDATE runs SET question = renamed(question);
 """
+_FIFTH = """
+CREATE TABLE responses (id INTEGER PRIMARY KEY, finish_reason TEXT, is_cut INTEGER NOT NULL, model TEXT NOT NULL,
+    reasoning TEXT NOT NULL, body BLOB);
+CREATE INDEX responses_cut ON responses (id) WHERE is_cut;
+"""
 # Each step brings a journal from one version to the next; a new journal runs all of them.
-_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)
+_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
 
 _RENAMED = {"givers": "sources", "source": "prompt_option"}
 
@@ -198,6 +214,14 @@ CREATE TEMP VIEW requests AS SELECT id, run, endpoint, giver AS source, position
 CREATE TEMP VIEW results AS SELECT id, key, giver AS source, status, answer, error, seal FROM {schema}.results;
 """
 
+# What version 5 added, for a reader of an older one.
+_FOURTH_AS_FIFTH = """
+CREATE TEMP VIEW responses AS SELECT NULL AS id, NULL AS finish_reason, 0 AS is_cut, '' AS model, '' AS reasoning,
+    NULL AS body WHERE false;
+"""
+# By version: views that let its tables be read as the newest ones.
+_AS_NEWEST = {3: _THIRD_AS_FOURTH + _FOURTH_AS_FIFTH, 4: _FOURTH_AS_FIFTH}
+
 # A copy to plan in.
 _COPY = """
 BEGIN;
@@ -209,9 +233,8 @@ INSERT INTO main.results SELECT id, key, source, status, '', '', NULL FROM origi
 UPDATE main.scope SET rows = (SELECT rows FROM original.scope);
 COMMIT;
 """
-# These views hide the copy's own tables, which are empty.
-_COPY_REQUESTS = "CREATE TEMP VIEW requests AS SELECT * FROM original.requests"
-_COPY_EVENTS = "CREATE TEMP VIEW events AS SELECT * FROM original.events"
+# The views hide the copy's own tables, which are empty.
+_READ_IN_PLACE = ("requests", "responses", "events")
 
 IN_SCOPE = "position < (SELECT rows FROM scope)"
 
@@ -289,20 +312,24 @@ def read_as_newest(db: sqlite3.Connection, version: int) -> None:
     if version < VERSION:
         db.create_function("renamed", 1, _renamed, deterministic=True)
         db.execute("PRAGMA query_only = OFF")  # or no view could be made, not even a temporary one
-        db.executescript(_THIRD_AS_FOURTH.format(schema="main"))
+        db.executescript(_AS_NEWEST[version].format(schema="main"))
         db.execute("PRAGMA query_only = ON")
 
 
 def copy(db: sqlite3.Connection, version: int) -> None:
     """Copy what a plan needs from the journal that is attached as `original`, in its version, into an empty one."""
-    db.execute(_COPY_EVENTS)
-    if version == VERSION:
-        db.executescript(_COPY)
-        db.execute(_COPY_REQUESTS)
-        return
-    db.executescript(_THIRD_AS_FOURTH.format(schema="original"))
-    db.executescript(re.sub(r"original\.(runs|sources|results)\b", r"temp.\1", _COPY))
-    db.executescript("DROP VIEW temp.runs; DROP VIEW temp.sources; DROP VIEW temp.results;")
+    db.executescript(_AS_NEWEST.get(version, "").format(schema="original"))
+    views = {name for (name,) in db.execute("SELECT name FROM temp.sqlite_master WHERE type = 'view'")}
+    db.executescript(re.sub(r"original\.(\w+)", lambda table: _table(table[1], views), _COPY))
+    for name in views.difference(_READ_IN_PLACE):
+        db.execute(f"DROP VIEW temp.{name}")
+    for name in set(_READ_IN_PLACE) - views:
+        db.execute(f"CREATE TEMP VIEW {name} AS SELECT * FROM original.{name}")
+
+
+def _table(name: str, views: set[str]) -> str:
+    """Return where a table of the attached journal is read: in a view of this name, if there is one."""
+    return f"temp.{name}" if name in views else f"original.{name}"
 
 
 def bring_up_to_date(db: sqlite3.Connection, version: int) -> None:

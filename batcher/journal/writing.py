@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from batcher.journal.schema import as_output_errors, raise_generation
 from batcher.journal.schema import bound as storable
 from batcher.journal.watching import Watch
 from batcher.place import Displaced
-from batcher.records import LARGEST_CELL, Bound, Result, Status
+from batcher.records import LARGEST_CELL, Bound, Completion, Result, Status
 
 _SEND = (
     "INSERT INTO requests (id, run, endpoint, source, position, key, sent, cost, prompt_most, answer_cost)"
@@ -31,6 +32,7 @@ _END = (
     " reasoning_tokens = ?, cost = ? WHERE id = ?"
 )
 _RESULT = "INSERT INTO results (id, key, source, status, answer, error, seal) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_RESPONSE = "INSERT INTO responses (id, finish_reason, is_cut, model, reasoning, body) VALUES (?, ?, ?, ?, ?, ?)"
 _POINT = "UPDATE rows SET result = ? WHERE position = ?"
 _POINT_SAME = "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?)"
 _NOTE = "INSERT INTO events (run, at, kind, subject, detail) VALUES (?, ?, ?, ?, ?)"
@@ -39,6 +41,17 @@ _LARGEST = 2**63 - 1
 _BESIDE_TEXTS = 128
 """The most bytes of a result's row besides its texts and its key."""
 _UNBOUNDED = Bound()
+_FAST = 1  # the level of compression: others take longer, and make the body of one answer hardly smaller
+
+
+class _Packed:
+    """A body that is compressed when it is written, and so in the thread that commits."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def __conform__(self, _protocol: object) -> bytes:
+        return zlib.compress(self._raw, _FAST)
 
 
 class Journal(Planner):
@@ -156,14 +169,27 @@ class Journal(Planner):
         held = self._holdable(request, result)
         if held is not result:
             outcome = outcome._replace(name=TOO_LARGE)
+        came = outcome.completion
         texts = (held.status.value, storable(held.answer), storable(held.error))
         await self._commits.write(
             _ending(request, outcome),
             (_RESULT, (request.id, request.key, request.source, *texts, seal(request.key, held))),
+            *([self._response(request, came, is_cut=outcome.is_cut and held is result)] if came else []),
             (_POINT, (request.id, request.position)),
             *([(_POINT_SAME, (request.id, request.position))] if followers else []),
         )
         return held
+
+    def _response(self, request: Request, came: Completion, *, is_cut: bool) -> Statement:
+        """Return the statement that keeps what came beside an answer, as far as SQLite can hold it."""
+        most = self._db.connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - _BESIDE_TEXTS
+        beside = 4 * (len(came.model) + len(came.finish_reason or ""))
+        reasoning = came.reasoning if 4 * len(came.reasoning) + beside <= most else ""
+        # Compressed, a body may be a little longer than it was.
+        fits = came.raw and 2 * len(came.raw) + 4 * len(reasoning) + beside <= most
+        body = _Packed(came.raw) if fits else None
+        values = (request.id, came.finish_reason, is_cut, came.model, storable(reasoning), body)
+        return _RESPONSE, values
 
     def _holdable(self, request: Request, result: Result) -> Result:
         """Return a result that the journal and the files can hold: an error replaces an answer that is too large."""

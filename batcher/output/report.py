@@ -28,6 +28,7 @@ class Report:
         requests: requests sent by this call of `run`.
         retries: requests among them that were a further attempt at a row.
         prompt_tokens, completion_tokens: model tokens that the servers reported in this call of `run`.
+        cut: rows whose answer was cut off at `max_tokens`, answers of earlier runs included.
         cost_usd: the cost in US dollars of the answers of this call of `run`; None if a price is unknown.
         elapsed_s: seconds from start to end.
         output: `all_<keyword>.csv`, or None if rows are left.
@@ -48,6 +49,7 @@ class Report:
     elapsed_s: float
     output: Path | None
     endpoints: tuple[EndpointCount, ...] = ()
+    cut: int = 0
 
     @property
     def left(self) -> int:
@@ -80,9 +82,10 @@ class Report:
         parts += [f"{self.left:,} left"] if self.left else []
         cost = f", {dollars(round(self.cost_usd * 1e9))}" if self.cost_usd else ""
         where = f" -> {self.output}" if self.output else ""
+        cut = f"; {counted(self.cut, 'answer was', 'answers were')} cut off at max_tokens" if self.cut else ""
         return (
             f"{self.keyword}: {counted(self.rows, 'row')}, {', '.join(parts)};"
-            f" {counted(self.requests, 'request')} in {elapsed(self.elapsed_s)}{cost}{where}"
+            f" {counted(self.requests, 'request')} in {elapsed(self.elapsed_s)}{cost}{cut}{where}"
         )
 
     def _repr_html_(self) -> str:

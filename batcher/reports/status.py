@@ -26,6 +26,7 @@ class RunStatus:
     Attributes:
         state: `running`, `done`, `stopped` (it ended early and recorded why) or `killed` (it ended without a record).
         rows, ok, invalid, error: all rows, and rows by status.
+        cut: rows whose answer was cut off at `max_tokens`.
         chunks: chunk files written.
         requests: requests that the latest process sent.
         in_flight: requests among them without an end: in flight now, or when the process ended.
@@ -46,6 +47,7 @@ class RunStatus:
     ok: int
     invalid: int
     error: int
+    cut: int
     chunks: int
     requests: int
     in_flight: int
@@ -92,6 +94,8 @@ class RunStatus:
         if self.state == "running":
             lines.append(f"  rate      {self.rows_per_s:,.1f} rows/s{time_left}")
         lines += [f"  paused    {each}" for each in self.paused]
+        if self.cut:
+            lines.append(f"  cut off   {counted(self.cut, 'answer')} at max_tokens")
         if self.reason:
             lines.append(f"  because   {self.reason}")
         lines += [f"  failed    {count:,} x {reason}" for reason, count in self.failures]
@@ -119,6 +123,7 @@ def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunSt
             ok=counts.ok,
             invalid=counts.invalid,
             error=counts.error,
+            cut=journal.cut(),
             chunks=len(journal.chunks()),
             requests=journal.requests(last.id),
             in_flight=journal.in_flight(last.id).requests,
