@@ -60,7 +60,7 @@ class Said(NamedTuple):
 LIMITED, FAILED = (WAIT, "rate limited"), (AGAIN, "the server failed")
 NO_ANSWER = AGAIN, "the answer was no chat completion"
 REFUSED = ROW, "the request was refused"
-TOO_LONG_FOR_IT, UNSAFE = (ROW_ENDS, "the request is too long"), (ROW_ENDS, "the content was refused")
+OVERLONG, UNSAFE = (ROW_ENDS, "the request is too long"), (ROW_ENDS, "the content was refused")
 NO_QUOTA, WRONG_KEY = (ENDPOINT, "no quota is left"), (ENDPOINT, "the API key was refused")
 CLOSED = OUT, "the account is closed or empty"
 WRONG_MODEL = ENDPOINT, "the model is unknown there"
@@ -105,11 +105,11 @@ DIALECTS = {
     "openai: too much for any minute": Said(
         429,
         error(TOO_LARGE, type="tokens", code="rate_limit_exceeded"),
-        TOO_LONG_FOR_IT,
+        OVERLONG,
     ),
     "openai: wrong key": Said(401, error("Incorrect API key provided", code="invalid_api_key"), WRONG_KEY),
     "openai: wrong model": Said(404, error("The model `m` does not exist", code="model_not_found"), NOT_FOUND),
-    "openai: too long": Said(400, error(TOO_LONG, code="context_length_exceeded"), TOO_LONG_FOR_IT),
+    "openai: too long": Said(400, error(TOO_LONG, code="context_length_exceeded"), OVERLONG),
     "moonshot: rate limit": Said(
         429,
         error("reached max RPM: 3, please try again after 1 seconds", type="rate_limit_reached_error"),
@@ -176,9 +176,9 @@ DIALECTS = {
     "vllm 0.10.0: too long": Said(
         400,
         {"object": "error", "message": TOO_LONG, "type": "BadRequestError", "param": None, "code": 400},
-        TOO_LONG_FOR_IT,
+        OVERLONG,
     ),
-    "vllm 0.10.1: too long": Said(400, error(TOO_LONG, type="BadRequestError", param=None, code=400), TOO_LONG_FOR_IT),
+    "vllm 0.10.1: too long": Said(400, error(TOO_LONG, type="BadRequestError", param=None, code=400), OVERLONG),
     "vllm 0.10.0: wrong model": Said(
         404, {"object": "error", "message": "The model `m` does not exist.", "type": "NotFound", "code": 404}, NOT_FOUND
     ),
