@@ -156,7 +156,7 @@ def test_a_lost_endpoint_raises_with_the_report() -> None:
         wrong = batcher.Endpoint("m", base_url=server.base_url, api_key="sk-wrong")
         with pytest.raises(EndpointsLost, match="the API key was refused") as lost:
             batcher.run(["x", "y"], keyword="k", endpoints=[wrong], quiet=True)
-        assert (lost.value.report.status, lost.value.report.left, server.books.requests) == ("stopped", 2, 1)
+        assert (lost.value.report.status, lost.value.report.left, server.books.requests) == ("stopped", 2, 2)
         with pytest.raises(FileNotFoundError, match="2 rows of 'k' are left"):
             lost.value.report.frame()
 

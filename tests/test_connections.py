@@ -263,7 +263,7 @@ def test_an_error_in_a_200_ends_its_connection(tmp_path: Path, error: bytes) -> 
 
 
 def test_a_refusal_of_a_row_keeps_its_connection(tmp_path: Path) -> None:
-    with hostile(lambda ask: [0.02, refused(400) if is_odd(ask, 3) else answered(ask)]) as server:
+    with hostile(lambda ask: [0.02, refused(413) if is_odd(ask, 3) else answered(ask)]) as server:
         found = rows_of(server, tmp_path, 1)
         assert server.connections < ROWS / 2
     assert [row["infer_status"] for row in found] == ["error" if n % 3 == 1 else "ok" for n in range(ROWS)]

@@ -201,7 +201,9 @@ PLACE = ConnectionKey("127.0.0.1", 80, False, False, None, None, None)
 def made(kind: type[Exception]) -> Exception:
     """Make an exception as its library does, with the arguments that it takes."""
     status = getattr(kind, "status_code", None)
-    response = SimpleNamespace(request=None, status_code=status or 500, headers={}, text="said")
+    response = SimpleNamespace(
+        request=None, status_code=status or 500, headers={}, text='{"error": {"message": "said"}}'
+    )
     ways: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
         ((PLACE, OSError(1, "said")), {}),
         (("/socket", PLACE, OSError(1, "said")), {}),

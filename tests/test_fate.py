@@ -76,9 +76,9 @@ def page(number: int) -> Failure:
         # More likely the row's fault.
         (status(400), ROW, "the request was refused"),
         (status(422), ROW, "the request was refused"),
-        (page(400), ROW, "a page was sent"),
-        (page(403), ROW, "a page was sent"),
-        (page(405), ROW, "a page was sent"),
+        (page(400), ROW, "not in the API's words"),
+        (page(403), ROW, "not in the API's words"),
+        (page(405), ROW, "not in the API's words"),
         (Failure(Fault.STATUS, "down", 500, is_final=True), ROW, "asks not to try again"),
         # It may go well the next time.
         (status(429, "Rate limit reached for gpt-4o"), WAIT, "rate limited"),

@@ -379,7 +379,7 @@ def test_a_journal_of_an_older_version_is_read_and_planned_as_it_is_and_goes_on(
     lab: Lab, version: int, script: str
 ) -> None:
     texts = ["a", "b", "c"]
-    lab.run(texts, Service(texts, instead=lambda call: refusal(400) if call.prompt == "b" else None), "{text}")
+    lab.run(texts, Service(texts, instead=lambda call: refusal(413) if call.prompt == "b" else None), "{text}")
     path = lab.directory / "journal_k.sqlite"
     as_version(version, script, path)
     before = state_of(lab.directory)

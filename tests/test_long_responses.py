@@ -25,8 +25,15 @@ ROWS = 30
 ODD = "row 7"
 
 
-def run(script: Script, folder: Path, **options: Any) -> dict[str, dict[str, str]]:
-    """Run a table in which one row is answered by the script; return the rows by their text."""
+def run(script: Script, folder: Path, asked: int = 1, **options: Any) -> dict[str, dict[str, str]]:
+    """Run a table in which one row is answered by the script; return the rows by their text.
+
+    Args:
+        script: answers the row.
+        folder: for the output.
+        asked: how often the row is asked.
+        **options: of the run.
+    """
 
     def one_is_odd(ask: Ask) -> Iterator[Step]:
         yield from script(ask) if ask.prompt == ODD else [answered(ask)]
@@ -37,7 +44,7 @@ def run(script: Script, folder: Path, **options: Any) -> dict[str, dict[str, str
         prompts = [f"row {number}" for number in range(ROWS)]
         report = batcher.run(prompts, keyword="k", output_dir=folder, endpoints=[endpoint], **settings)
         assert report.ok == ROWS - 1
-        assert server.asked[ODD] == 1
+        assert server.asked[ODD] == asked
         assert server.sent < 2**25  # what is too long is not taken from the server, the sockets' buffers aside
     with (folder / "all_k.csv").open(encoding="utf-8", newline="") as file:
         return {row["text"]: row for row in csv.DictReader(file, strict=True)}
@@ -89,13 +96,14 @@ def test_a_stream_that_is_too_long_ends_its_row(tmp_path: Path, way: str) -> Non
 
 @pytest.mark.parametrize("headers", [(), ("Content-Encoding: br",)])
 def test_a_refusal_counts_though_its_words_do_not_end(tmp_path: Path, headers: tuple[str, ...]) -> None:
-    row = run(lambda _: chunked(endless(b"no " * 2**14), *headers, status=400), tmp_path)[ODD]
-    assert row["infer_error"].startswith("the request was refused: HTTP 400: ")
+    row = run(lambda _: chunked(endless(b"no " * 2**14), *headers, status=400), tmp_path, asked=3)[ODD]
+    assert row["infer_error"].startswith("the request was refused, not in the API's words: HTTP 400: ")
 
 
 def test_a_refusal_counts_though_its_words_never_come(tmp_path: Path) -> None:
-    row = run(lambda _: [b"HTTP/1.1 400 No\r\nContent-Length: 9\r\n\r\n"], tmp_path, timeout=0.5)[ODD]
-    assert row["infer_error"] == "the request was refused: HTTP 400: an empty body"
+    row = run(lambda _: [b"HTTP/1.1 400 No\r\nContent-Length: 9\r\n\r\n"], tmp_path, asked=3, timeout=0.5)[ODD]
+    said = "the request was refused, not in the API's words: HTTP 400: an empty body; gave up after 3 refusals"
+    assert row["infer_error"] == said
 
 
 def test_endless_headers_end_with_their_row(tmp_path: Path) -> None:

@@ -40,12 +40,12 @@ def test_without_a_terminal_there_is_one_plain_line_every_30_s(lab: Lab, capsys:
 
 def test_it_says_what_it_waits_for(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     def instead(call: Call) -> Completion | Failure | None:
-        return refusal(429, retry_after=100) if call.prompt == "b" and call.nth == 1 else None
+        return refusal(429, retry_after=60) if call.prompt == "b" and call.nth == 1 else None
 
     lab.run(["a", "b", "c"], Service("abc", instead=instead), quiet=False, endpoints=[Endpoint("m", max_concurrency=1)])
     lines = capsys.readouterr().err.splitlines()[1:]
     assert "1 of 3 rows" in lines[0]
-    assert lines[0].endswith("rate limited: again in 1m 12s, 0 in flight")
+    assert lines[0].endswith("rate limited: again in 32s, 0 in flight")
 
 
 def test_quiet_says_nothing_and_no_progress_only_what_matters(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,9 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def run(base_url: str, keys: int, texts: list[str]) -> batcher.Report:
+def run(base_url: str, keys: int, texts: list[str], **options: Any) -> batcher.Report:
     endpoints = [batcher.Endpoint("m", base_url=base_url, api_key=f"key-{number}") for number in range(keys)]
-    return batcher.run(texts, keyword="k", endpoints=endpoints, quiet=True)
+    return batcher.run(texts, keyword="k", endpoints=endpoints, quiet=True, **options)
 
 
 @pytest.mark.parametrize(
@@ -56,5 +57,5 @@ def test_a_refusal_that_passes_does_not_end_the_run(service: str, case: str) -> 
 def test_a_dead_first_row_ends_alone(does: Fate) -> None:
     texts = [f"text {number}" for number in range(50)]
     with embedded(Knobs(faults=(FaultRule(does, match=r"\Atext 0\Z"),))) as server:
-        frame = run(server.base_url, 1, texts).frame()
+        frame = run(server.base_url, 1, texts, max_attempts=2).frame()
     assert list(frame["text"][frame["infer_status"] != "ok"]) == ["text 0"]

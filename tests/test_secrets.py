@@ -146,13 +146,11 @@ def test_a_good_run_writes_no_key(rows: Path, tmp_path: Path) -> None:
 
 def test_nobody_listening_and_a_proxy_with_a_password_show_neither(rows: Path, tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{closed_port()}/v1"
-    alone = call(
-        "run", rows, "--prompt", "{text}", "--base-url", nobody, "--max-attempts", "1", cwd=tmp_path, **VERBOSE
-    )
+    alone = call("run", rows, "--prompt", "{text}", "--base-url", nobody, "--wait", "0", cwd=tmp_path, **VERBOSE)
     # The proxy is on loopback and closed, so nothing leaves the machine.
     proxy = f"http://user:sk-pr0xy@127.0.0.1:{closed_port()}"
     proxied = call(
-        "run", rows, "--prompt", "{text}", "--base-url", "http://service.invalid/v1", "--max-attempts", "1",
+        "run", rows, "--prompt", "{text}", "--base-url", "http://service.invalid/v1", "--wait", "0",
         "--keyword", "proxied", cwd=tmp_path, HTTP_PROXY=proxy, http_proxy=proxy, NO_PROXY="", **VERBOSE,
     )  # fmt: skip
     assert (alone.status, proxied.status) == (3, 3)
@@ -197,7 +195,7 @@ async def test_user_and_password_of_a_proxy_that_repeats_them_are_shown_nowhere(
         given = {"ALL_PROXY": proxy.url.replace("://", f"://{user}@"), "NO_PROXY": "", "no_proxy": ""}
         done = await asyncio.to_thread(
             call, "run", rows, "--prompt", "{text}", "--base-url", f"{scheme}://model.example/v1", "--max-attempts",
-            "1", "--json", cwd=tmp_path, **given, **VERBOSE,
+            "1", "--wait", "0", "--json", cwd=tmp_path, **given, **VERBOSE,
         )  # fmt: skip
     assert done.status == 3
     assert set(proxy.credentials) == {f"Basic {base64.b64encode(unquote(user).encode()).decode()}"}

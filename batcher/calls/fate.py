@@ -148,7 +148,7 @@ _RULES = (
     _Rule(_kind(Fault.PROTOCOL), Fate.AGAIN, "the answer was no chat completion"),
     _Rule(_is(413, 414, 431), Fate.ROW_ENDS, "the request is too long"),
     # A page is a firewall's or a gateway's, which reads what the row says, and never the API's verdict.
-    _Rule(_is_page(400, 403, 405, 406, 412, 422), Fate.ROW_REFUSED, "a page was sent instead of an answer"),
+    _Rule(_is_page(400, 403, 405, 406, 412, 422), Fate.ROW_REFUSED, "the request was refused, not in the API's words"),
     _Rule(_is(401), Fate.ENDPOINT_REFUSES, KEY_REFUSED),
     _Rule(_is(403), Fate.ENDPOINT_REFUSES, ACCESS_REFUSED),
     _Rule(_is(407), Fate.ENDPOINT_REFUSES, "the proxy wants a user and a password"),

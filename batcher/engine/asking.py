@@ -200,6 +200,8 @@ class Asker:
             if came.usage.implausible:
                 self._report_usage(member, came.usage)
             self._learn(row, member, came)
+            # Before its own cost is settled: a request that waits for the budget may need what comes back.
+            self._spending.refund(request.key, request.source, came.usage.prompt_tokens)
             return _Answered(member, request, came, member.tariff.cost(came, bound))
         # Seconds beyond the timeout do not count: the process stood still then.
         decision = self._judge(came, slot, history, min(self._loop.time() - began, timeout))
@@ -242,7 +244,6 @@ class Asker:
         self._tally.count(result.status, 1 + row.followers, is_cut=outcome.is_cut)
         if outcome.name == "answered":  # and so paid, even if the row failed
             self._spending.count(outcome.cost)
-            self._spending.refund(request.key, request.source, outcome.usage.prompt_tokens)
         return result
 
     async def _back_off(self, seconds: float) -> None:

@@ -405,8 +405,9 @@ def _after_failure(case: Case, said: Decision, seconds: float) -> Decision:
         return Decision(said.reason, said.short, wait_s=wait_s, rests=True)
     if standing.is_fresh:
         failures, rows = standing.failed(history.row)
-        enough = failures >= max(policy.max_attempts, _FIRST_ROWS) or history.in_flight_s >= policy.deadline
-        if enough and (rows >= _FIRST_ROWS or case.scene.is_last):
+        is_last = case.scene.is_last
+        enough = failures >= (policy.max_attempts if is_last else max(policy.max_attempts, _FIRST_ROWS))
+        if (enough or history.in_flight_s >= policy.deadline) and (is_last or rows >= _FIRST_ROWS):
             return _leaves(said, f"{said.reason.removesuffix('.')}{GAVE_UP}{counted(failures, 'attempt')}")
         return Decision(said.reason, said.short, wait_s=wait_s, rests=True)
     if history.attempts >= policy.max_attempts or history.in_flight_s >= policy.deadline:
