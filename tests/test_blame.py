@@ -23,6 +23,7 @@ from batcher.pool.blame import (
     Policy,
     Scene,
     Standing,
+    Trial,
     backoff,
     judge,
 )
@@ -43,8 +44,8 @@ jitters = st.floats(0, 1, exclude_max=True)
 class Bench:
     """An endpoint, and rows that fail there at moments of the test's own."""
 
-    def __init__(self, *, is_known: bool = False, answers: int = 0) -> None:
-        self.standing = Standing(0.0, is_known=is_known)
+    def __init__(self, *, is_known: bool = False, answers: int = 0, pool: Trial | None = None) -> None:
+        self.standing = Standing(0.0, is_known=is_known, pool=pool)
         self.now = 0.0
         for _ in range(answers):
             self.answer()
@@ -155,7 +156,7 @@ def test_one_row_alone_takes_out_no_fresh_endpoint_while_there_are_others() -> N
 def test_an_earlier_process_vouches_for_an_endpoint_but_not_for_its_key() -> None:
     bench = Bench(is_known=True)
     assert [bench.fail(History(n), FORBIDDEN).out for n in range(3)] == [None] * 3
-    assert [bench.fail(History(n), NO_KEY).out is None for n in range(10, 12)] == [True, False]
+    assert [bench.fail(History(n), NO_KEY).out is None for n in range(10, 14)] == [True, True, True, False]
 
 
 def test_a_closed_account_takes_out_an_endpoint_at_once_if_a_second_row_is_told_so() -> None:
@@ -169,13 +170,44 @@ def test_the_last_rows_of_a_table_end_though_no_other_can_show_that_the_endpoint
     assert [bench.fail(row, FORBIDDEN, last).row_ends for _ in range(REFUSALS)] == [False, False, True]
 
 
+def test_where_nothing_is_answered_in_a_whole_pool_each_endpoint_that_refuses_is_suspect() -> None:
+    """Ten endpoints refuse a row or two each: too few for each of them alone."""
+    pool = Trial()
+    benches = [Bench(answers=1, pool=pool) for _ in range(10)]
+    rows = [History(number) for number in range(10)]
+    for bench, row in zip(benches, rows, strict=True):
+        bench.fail(row, FORBIDDEN)
+    assert all(bench.standing.is_suspect for bench in benches)
+    last = Scene(is_last=True, troubled=10)
+    assert not any(bench.fail(row, FORBIDDEN, last).row_ends for bench in benches for row in rows)
+    benches[0].now = 100
+    benches[0].answer()
+    assert not any(bench.standing.is_suspect for bench in benches)
+
+
+def test_rows_that_all_end_for_one_reason_are_not_believed_after_several() -> None:
+    too_long = Failure(Fault.STATUS, "no", 400, "context_length_exceeded")
+    bench = Bench(answers=1)
+    ends = [bench.fail(History(number), too_long).row_ends for number in range(SEVERAL + 2)]
+    assert ends == [True] * (SEVERAL - 1) + [False] * 3
+    fresh = Bench()
+    decisions = [fresh.fail(History(number), too_long) for number in range(3)]
+    assert [(each.row_ends, each.out is None) for each in decisions] == [(False, True), (False, True), (False, False)]
+
+
+def test_a_filter_that_has_read_a_row_shows_that_key_and_model_are_right() -> None:
+    bench = Bench()
+    assert bench.fail(History(0), Failure(Fault.STATUS, "no", 400, "content_filter")).row_ends
+    assert not bench.standing.is_fresh
+
+
 # -- Rate limits
 
 
 def test_a_row_that_alone_meets_a_rate_limit_ends() -> None:
     bench, row = Bench(answers=100), History(7)
     for _ in range(RATE_LIMITS - 1):
-        assert not bench.fail(row, RATE_LIMIT).row_ends
+        assert not bench.fail(row, RATE_LIMIT, seconds=30).row_ends
         bench.answer()
     assert bench.fail(row, RATE_LIMIT).row_ends
 

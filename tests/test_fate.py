@@ -48,6 +48,9 @@ def page(number: int) -> Failure:
         (status(429, "no (request id: 2026x)", "billing_not_active"), ENDPOINT, "no quota is left"),
         (status(412, "Account x is suspended, possibly due to reaching a limit"), ENDPOINT, "no quota is left"),
         (status(403, "Country not supported"), ENDPOINT, "access was refused"),
+        (status(403, "Your account was flagged for suspicious activity"), ENDPOINT, "access was refused"),
+        (status(403, "Your organization is under moderation review"), ENDPOINT, "access was refused"),
+        (status(403, "You are not authorized to discuss this topic"), ENDPOINT, "access was refused"),
         (
             status(404, "The model `m` does not exist", "model_not_found"),
             ENDPOINT,
@@ -72,8 +75,12 @@ def page(number: int) -> Failure:
         (status(403, "Content violates usage guidelines.", "permission-denied"), ROW_ENDS, "the content was refused"),
         (Failure(Fault.PROTOCOL, "input new_sensitive", code="1026"), ROW_ENDS, "the content was refused"),
         (Failure(Fault.TOO_LONG, "it has more than 64 MB"), ROW_ENDS, "the response is too long"),
-        (Failure(Fault.OTHER, "KeyError: 'x'"), ROW_ENDS, "the call failed"),
         # More likely the row's fault.
+        (Failure(Fault.OTHER, "KeyError: 'x'"), ROW, "the call failed"),
+        (status(400, "temperature should not exceed 2"), ROW, "the request was refused"),
+        (status(400, "parameter names are case sensitive"), ROW, "the request was refused"),
+        (status(400, "content_filter is not supported by this model"), ROW, "the request was refused"),
+        (status(400, "Unknown parameter: context_length"), ROW, "the request was refused"),
         (status(400), ROW, "the request was refused"),
         (status(422), ROW, "the request was refused"),
         (page(400), ROW, "not in the API's words"),
@@ -83,6 +90,8 @@ def page(number: int) -> Failure:
         # It may go well the next time.
         (status(429, "Rate limit reached for gpt-4o"), WAIT, "rate limited"),
         (status(429), WAIT, "rate limited"),
+        (status(429, "Requests per minute must not exceed 60"), WAIT, "rate limited"),
+        (status(429, "Rate limit: remaining 0, limit: 0, reset in 3s"), WAIT, "rate limited"),
         (Failure(Fault.STATUS, "Quota will be replenished in 00:12:34", 403, retry_after=754), WAIT, "rate limited"),
         (Failure(Fault.PROTOCOL, "rate limit exceeded(RPM)", code="1002"), WAIT, "rate limited"),
         (status(408), AGAIN, "the server asked to try again"),
@@ -220,9 +229,10 @@ def test_an_unknown_model_is_known_in_every_dialect(said: str) -> None:
     )
 
 
-@pytest.mark.parametrize("said", ["Your input was flagged", "requires moderation", "content_filter", "content_policy"])
+@pytest.mark.parametrize("said", ["Your input was flagged", "requires moderation", "content_policy_violation"])
 def test_a_row_that_a_filter_refuses_does_not_cost_the_endpoint(said: str) -> None:
     assert meaning_of(status(403, said)).fate is ROW_ENDS
+    assert meaning_of(status(403, code="content_filter")).fate is ROW_ENDS
 
 
 @pytest.mark.parametrize("number", range(300, 600))

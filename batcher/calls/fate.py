@@ -18,7 +18,7 @@ class Fate(Enum):
     """The fates of a failed attempt, as far as the failure alone tells.
 
     `AGAIN` is the server's passing fault, and uses up an attempt; `WAIT` is a rate limit, and uses up none. `ROW_ENDS`
-    is certain: the row's own content is the reason. `ROW_REFUSED` and `ENDPOINT_REFUSES` are a refusal that may be the
+    says that the row's own content is the reason. `ROW_REFUSED` and `ENDPOINT_REFUSES` are a refusal that may be the
     row's or the endpoint's, with the more likely one in its name. `ENDPOINT_OUT` is certain: no wait heals it.
     """
 
@@ -44,6 +44,7 @@ class _Rule(NamedTuple):
 
 
 KEY_REFUSED, ACCESS_REFUSED = "the API key was refused", "access was refused"
+CONTENT_REFUSED = "the content was refused"
 
 # A wait of more seconds than that is no limit, but a refusal.
 _NO_LIMIT_S = 8 * 86400.0
@@ -129,11 +130,11 @@ _RULES = (
     _Rule(_kind(Fault.CONNECTION), Fate.AGAIN, "the connection failed"),
     _Rule(_kind(Fault.MIXED_UP), Fate.AGAIN, "the response belongs to another request"),
     _Rule(_kind(Fault.TOO_LONG), Fate.ROW_ENDS, "the response is too long"),
-    _Rule(_kind(Fault.OTHER), Fate.ROW_ENDS, "the call failed"),
+    _Rule(_kind(Fault.OTHER), Fate.ROW_REFUSED, "the call failed"),
     _Rule(_never_again, Fate.ROW_REFUSED, "the server failed, and asks not to try again"),
     _Rule(lambda f: (f.status or 0) >= _SERVER_FAULT, Fate.AGAIN, "the server failed"),
     _Rule(_said(TOO_LONG), Fate.ROW_ENDS, "the request is too long"),
-    _Rule(_said(FILTERED), Fate.ROW_ENDS, "the content was refused"),
+    _Rule(_said(FILTERED), Fate.ROW_ENDS, CONTENT_REFUSED),
     _Rule(_is_closed, Fate.ENDPOINT_OUT, "the account is closed or empty"),
     _Rule(_is_empty, Fate.ENDPOINT_REFUSES, "no quota is left"),
     _Rule(_is(402), Fate.ENDPOINT_REFUSES, "no quota is left"),

@@ -96,7 +96,7 @@ SERVICES = {
             throttle=("rate_limit_exceeded", "slow_down"),
             unknown_model=("model_not_found", "does not exist or you do not have access"),
             wrong_key=("invalid_api_key", "incorrect api key"),
-            filtered=("invalid_prompt", "content_policy_violation", "moderation_blocked"),
+            filtered=("invalid_prompt", "moderation_blocked"),
             too_long=("context_length_exceeded", "string_above_max_length", "request too large"),
             headers={"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"},
         ),
@@ -162,7 +162,7 @@ SERVICES = {
             "https://generativelanguage.googleapis.com/v1beta/openai",
             ("GEMINI_API_KEY",),
             "project",
-            closed=("limit: 0,",),
+            closed=("limit: 0, model",),
             throttle=("RESOURCE_EXHAUSTED", "quota_exceeded"),
             wrong_key=("API_KEY_INVALID", "API key not valid", "API key expired", "reported as leaked"),
             too_long=("exceeds the maximum number of tokens",),
@@ -387,13 +387,14 @@ _COMMON = {
         "server is pinned to",
         "user location is not supported",  # Gemini: of the place, not of the row
     ),
-    KEY: ("invalid api key", "api key is invalid", "invalid_token", "not authorized"),
+    KEY: ("invalid api key", "api key is invalid", "invalid_token"),
     FILTERED: (
         "content_filter",
-        "content_policy",
+        "content_policy_violation",
         "content policy violation",
-        "was flagged",
-        "moderation",
+        "prompt was flagged",
+        "content was flagged",
+        "request was flagged",
         "data may contain inappropriate content",
         "content management policy",
         "may contain sensitive information",
@@ -404,15 +405,15 @@ _COMMON = {
     ),
     TOO_LONG: (
         "maximum context length",
-        "context_length",
         "exceeds the available context size",
         "exceeds the context length",
         "exceeds the context window",
         "prompt is too long",
         "prompt tokens too long",
         "input is too long",
-        "must not exceed",
-        "should not exceed",
+        "'inputs' tokens and",
+        "the sum of prompt length",
+        "`inputs` tokens +",
         "tokens must be <=",
         "超长",
     ),
@@ -427,6 +428,8 @@ _COMMON = {
 }
 _SHORTEST_PHRASE = 6
 """The fewest characters of a word that is looked for in the middle of a text. A shorter one has to be a code."""
+_CODES = {"content_filter", "sensitive", "not_found", "invalid_prompt"}
+"""Words that are codes alone: in a message they may stand for something else."""
 
 
 class _Words(NamedTuple):
@@ -439,7 +442,7 @@ class _Words(NamedTuple):
 def _words(group: str) -> _Words:
     own = (word for service in SERVICES.values() for word in getattr(service, group, ()))
     words = {word.lower() for word in (*own, *_COMMON.get(group, ()))}
-    phrases = {word for word in words if len(word) >= _SHORTEST_PHRASE or not word.isascii()}
+    phrases = {word for word in words if len(word) >= _SHORTEST_PHRASE or not word.isascii()} - _CODES
     return _Words(frozenset(words), tuple(sorted(phrases)))
 
 

@@ -16,7 +16,7 @@ from batcher.engine.progress import Progress, Tally
 from batcher.journal.entries import UNSENT, Outcome, Request
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
-from batcher.pool.blame import GIVES_UP_S, LEAVES_S, Attempt, Case, Decision, History, Policy, Scene, is_not_up, judge
+from batcher.pool.blame import GIVES_UP_S, Attempt, Case, Decision, History, Policy, Scene, is_not_up, judge
 from batcher.pool.member import Member, Silence, Slot
 from batcher.pool.pool import Pool
 from batcher.records import Bound, Completion, Failure, Result, Status, Usage
@@ -98,7 +98,7 @@ class Asker:
         self._awaited = 0
         # Endpoints whose impossible usage, or late start, was reported to people.
         self._implausible: set[Member] = set()
-        self._late: set[Member] = set()
+        self._told: set[tuple[Member, str]] = set()
 
     def close(self) -> None:
         """Send no further request; those in flight may still arrive."""
@@ -219,7 +219,7 @@ class Asker:
         scene = Scene(is_last, self._troubled, left)
         jitter = random.random()  # noqa: S311 - spreads waits, guards nothing
         attempt = Attempt(slot.left_at, now)
-        if is_last and now - member.answered_at >= (GIVES_UP_S if left else LEAVES_S):
+        if is_last and now - member.answered_at >= GIVES_UP_S:
             history.is_over = True
         is_silent = member.is_silent(failure, history)
         case = Case(failure, history, member.standing, attempt, scene, self._policy, jitter, is_silent)
@@ -227,7 +227,7 @@ class Asker:
         if self._troubled == self._asked and not is_last:
             self.lacks_witness.set()
         if decision.rests:
-            self._pool.rest(member)
+            self._pool.rest(member, decision.rest_s)
         if decision.out is not None:
             # If it was the last endpoint, the run's own ending reports the reason.
             if self._pool.remove(member, decision.out) and self._pool.capacity:
@@ -274,10 +274,12 @@ class Asker:
     def _report_start(self, member: Member, failure: Failure, decision: Decision) -> None:
         """Tell people why an endpoint has not answered its first row yet."""
         reason = decision.reason.rstrip(".")
+        if (member, decision.short) in self._told:
+            return
+        self._told.add((member, decision.short))
         if not is_not_up(failure):
             self._progress.say(f"The first rows at {member.label}: {reason}; trying again.")
-        elif member not in self._late:
-            self._late.add(member)
+        else:
             self._progress.say(
                 f"Waiting for {member.label}: {reason}. It is asked again for {duration(self._policy.wait_s)}"
                 f" ({option('wait')})."

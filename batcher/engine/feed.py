@@ -92,19 +92,19 @@ class Feed:
         """
         if (plain := self._plain_row()) is not None:
             return self._row(plain)
-        async with self._reading:
-            while True:
-                if not self._ready and not await self._read_on():
-                    return None
-                if not self._ready:
-                    continue
+        while True:
+            async with self._reading:
+                while not self._ready:
+                    if not await self._read_on():
+                        return None
                 item = self._ready.popleft()
-                if isinstance(item, OpenChunk):
-                    return item
-                if item.state.leader is None:
-                    return self._row(item)
-                if await self._completes_its_chunk(item, item.state.leader):
-                    return item.chunk
+            if isinstance(item, OpenChunk):
+                return item
+            if item.state.leader is None:
+                return self._row(item)
+            # Without the lock: the leader may wait for a witness.
+            if await self._completes_its_chunk(item, item.state.leader):
+                return item.chunk
 
     async def witness(self, ahead: int) -> Row | None:
         """Return a row out of turn, from further on in the input.

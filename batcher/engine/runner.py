@@ -37,6 +37,7 @@ from batcher.planning.plan import Plan
 from batcher.planning.words import in_words as plan_in_words
 from batcher.planning.words import notes
 from batcher.pool.account import accounts_of
+from batcher.pool.blame import Trial
 from batcher.pool.member import Member
 from batcher.pool.pool import Pool
 from batcher.server.serve import embedded
@@ -255,6 +256,7 @@ class _Run:
         stack.push_async_callback(made.close)
         known = {source: self.journal.has_answered(source) for source in set(self.planned.sources)}
         accounts = accounts_of([tariff.endpoint for tariff in tariffs])
+        trial = Trial()
         each = zip(tariffs, self.planned.sources, accounts, strict=True)
         return [
             Member(
@@ -265,6 +267,7 @@ class _Run:
                 tariff,
                 account=account,
                 is_known=known[source],
+                trial=trial,
             )
             for number, (tariff, source, account) in enumerate(each)
         ]

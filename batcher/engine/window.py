@@ -138,12 +138,16 @@ class Window:
                 ahead = min(2 * ahead, _FARTHEST) if witnesses else 1
                 if len(witnesses) >= _WITNESSES:
                     continue
-                row = await self._feed.witness(ahead)
+                while (row := await self._feed.witness(ahead)) is None and self._reaches_on(ahead):
+                    ahead *= 2
                 # Its own failure shows the same as the lack of a row beyond it.
                 self._asker.has_no_witness = row is None or not self._feed.holds(ahead)
                 if row is not None:
                     witnesses.append(asyncio.get_running_loop().create_task(self._testify(row)))
                     self._workers.append(witnesses[-1])
+
+    def _reaches_on(self, ahead: int) -> bool:
+        return ahead < _FARTHEST and self._feed.holds(ahead)
 
     async def _testify(self, row: Row) -> None:
         with self._ending_in_order():

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from batcher.endpoint import Endpoint
-from batcher.pool.blame import backoff
+from batcher.pool.blame import SEVERAL, backoff
 from batcher.pool.concurrency import Concurrency
 from batcher.pool.limiter import Limiter, Reservation
 from batcher.pool.server_limits import ServerLimit
@@ -20,7 +20,7 @@ from batcher.records import ServerLimits
 if TYPE_CHECKING:
     from batcher.pool.member import Member
 
-# A longer wait than this is obeyed only if a second row is asked to wait, and one never longer than an hour: Azure asks
+# A longer wait than this is obeyed only if several rows are asked for one, and never longer than an hour: Azure asks
 # for a day if a minute is enough.
 _UNCONFIRMED_S = 60.0
 _LONGEST_S = 3600.0
@@ -62,8 +62,9 @@ class Account:
         self.cooldowns = 0
         self.cooldown_until = 0.0
         self.wanted = asyncio.Event()
-        # The rows that were asked to wait since the last answer.
+        # The rows that were asked to wait since the last answer, and those of them that were asked to wait for long.
         self._asked: set[int] = set()
+        self._long: set[int] = set()
         self._given = (endpoint.rpm, endpoint.rps, endpoint.tpm)
 
     @property
@@ -107,6 +108,7 @@ class Account:
         weight = _WEIGHT if self.answers else 1.0
         self.answers += 1
         self._asked.clear()
+        self._long.clear()
         if used:
             self.tokens += weight * (used - self.tokens)
         if left_at > self.concurrency.fell_at:
@@ -122,8 +124,11 @@ class Account:
 
     def asked_wait_s(self, row: int, retry_after: float | None) -> float:
         """Return the seconds that the server asks for, or as many of them as one row may cost all others."""
+        asked_s = retry_after or 0.0
+        if asked_s > _UNCONFIRMED_S:
+            self._long.add(row)
         self._asked.add(row)
-        return min(retry_after or 0.0, _UNCONFIRMED_S if self.is_asked_by_one else _LONGEST_S)
+        return min(asked_s, _UNCONFIRMED_S if len(self._long) < SEVERAL else _LONGEST_S)
 
     def overloaded(self, left_at: float, now: float, asked_s: float, before: int) -> bool:
         """Lower the concurrency limit; cool down if the server asks for it, or if a lower limit has not helped.

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from batcher.calls.fate import ACCESS_REFUSED, KEY_REFUSED, Fate, Meaning, meaning_of
+from batcher.calls.fate import ACCESS_REFUSED, CONTENT_REFUSED, KEY_REFUSED, Fate, Meaning, meaning_of
 from batcher.records import GAVE_UP, Failure, Fault
 from batcher.words import counted, duration
 
@@ -43,13 +43,12 @@ be the rows' own."""
 
 # A fresh endpoint that fails, rather than refuses, is given up after failures of this many rows.
 _FIRST_ROWS = 3
-# So unlikely must it be that a row met a full limit each time by chance, at the present share of refusals.
+# So unlikely must it be that a row met a full limit each time by chance, at the highest share of refusals meanwhile.
 _BAD_LUCK = 1e-6
 _LEAST_SHARE = 0.01
 # The weight of the latest call in the share of refusals for a rate limit.
 _WEIGHT = 1 / 32
-# If no other row is left to ask, a row that is refused for a rate limit is tried for as long: shorter if others were
-# answered beside it before.
+# A row that is refused for a rate limit is tried for at least as long: shorter if others were answered beside it.
 _NO_MINUTE_S, _NO_HOUR_S = 120.0, 600.0
 # The rests after which the refusals are the rows' own, if no other row is left to ask: two or three minutes.
 _LAST_RESTS = 8
@@ -88,12 +87,60 @@ def is_not_up(failure: Failure) -> bool:
     return not has_left(failure) or failure.status in OVERLOADED
 
 
+class Trial:
+    """The rows that were refused, one after the other, while none was answered.
+
+    Attributes:
+        accusers: what each of these rows was told.
+        since: the loop's time of the first refusal.
+        is_acquitted: the refusals are taken for the rows' own trouble.
+    """
+
+    def __init__(self) -> None:
+        self.accusers: dict[int, str] = {}
+        self.since = math.inf
+        self.is_acquitted = False
+        self._left_at = math.inf
+        self._ended = 0
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether there are so many of them that the rows can hardly be the cause."""
+        return len(self.accusers) >= SEVERAL and not self.is_acquitted
+
+    def accuse(self, row: int, said: str, attempt: Attempt) -> None:
+        """Record that a row was refused, for the first time."""
+        self.since = min(self.since, attempt.now)
+        self._left_at = min(self._left_at, attempt.left_at)
+        self.accusers[row] = said
+
+    def answered(self, left_at: float) -> bool:
+        """Record an answer; return whether it clears: what left before the refusals shows nothing."""
+        if left_at <= self._left_at:
+            return False
+        self.accusers.clear()
+        self.since = self._left_at = math.inf
+        self.is_acquitted = False
+        self._ended = 0
+        return True
+
+    def acquit(self) -> None:
+        """Take the refusals for the rows' own trouble."""
+        self.is_acquitted = self._ended < MOST_UNWITNESSED
+
+    def end_unwitnessed(self) -> None:
+        """Record that a row ends although no other row has shown that its endpoint answers."""
+        self._ended += 1
+        self.is_acquitted = self.is_acquitted and self._ended < MOST_UNWITNESSED
+
+
 class Standing:
     """What the answers and refusals of one endpoint say about it.
 
     Args:
         began: the loop's time at which it was opened.
         is_known: an earlier process got answers from it, by the journal.
+        pool: the refusals at all endpoints of the pool; one that refuses is suspect if nothing is answered anywhere.
 
     Attributes:
         answers: its answers in this process.
@@ -103,22 +150,23 @@ class Standing:
             been refused before.
     """
 
-    def __init__(self, began: float = 0.0, *, is_known: bool = False) -> None:
+    def __init__(self, began: float = 0.0, *, is_known: bool = False, pool: Trial | None = None) -> None:
         self.began = began
         self.is_known = is_known
         self.answers = 0
         self.answered_left_at = -math.inf
         self.rests = 0
         self.limited_share = 0.0
-        self._accusers: dict[int, str] = {}
-        self._accused_at = math.inf
-        self._accused_left_at = math.inf
+        self.pool = pool or Trial()
+        self._own = Trial()
+        self._has_refused = False
         self._rested_at = -math.inf
         self._limited_since: float | None = None
         self._failed: set[int] = set()
         self._failures = 0
-        self._is_acquitted = False
-        self._ended = 0
+        # The last rows that ended by themselves since the last answer, all for one reason.
+        self._alike = 0
+        self._alike_reason = ""
 
     @property
     def is_fresh(self) -> bool:
@@ -128,7 +176,9 @@ class Standing:
     @property
     def is_suspect(self) -> bool:
         """Whether several different rows were refused one after the other, and none was answered."""
-        return len(self._accusers) >= SEVERAL and not self._is_acquitted
+        if self.pool.is_acquitted:
+            return False
+        return self._own.is_suspicious or (self._has_refused and self.pool.is_suspicious)
 
     @property
     def takes_one(self) -> bool:
@@ -147,24 +197,34 @@ class Standing:
         self._limited_since = None
         if is_clean:
             self.limited_share -= _WEIGHT * self.limited_share
-        if left_at > self._accused_left_at:  # what left before the refusals shows nothing
-            self._accusers.clear()
-            self._accused_at = self._accused_left_at = math.inf
-            self.rests = self._ended = 0
-            self._is_acquitted = False
+        self._alike = 0
+        self.pool.answered(left_at)
+        if self._own.answered(left_at) or not self._own.accusers:
+            self.rests = 0
+            self._has_refused = False
 
     def accuse(self, row: int, said: str, attempt: Attempt) -> None:
         """Record that a row was refused here, and nowhere before."""
-        self._accused_at = min(self._accused_at, attempt.now)
-        self._accused_left_at = min(self._accused_left_at, attempt.left_at)
-        self._accusers[row] = said
+        self._own.accuse(row, said, attempt)
+        self.pool.accuse(row, said, attempt)
+
+    def refuse(self) -> None:
+        """Record any refusal."""
+        self._has_refused = True
+
+    def ended_alike(self, reason: str) -> int:
+        """Record that a row ended for its own fault; return how many rows did so since the last answer."""
+        self._alike = self._alike + 1 if reason == self._alike_reason else 1
+        self._alike_reason = reason
+        return self._alike
 
     def accused_alike(self, said: str) -> int:
-        """Return how many different rows heard the same."""
-        return sum(each == said for each in self._accusers.values())
+        """Return how many different rows heard the same here."""
+        return sum(each == said for each in self._own.accusers.values())
 
     def accused_for_s(self, now: float) -> float:
-        return now - self._accused_at
+        """Return the seconds since the first of the refusals for which it is suspect."""
+        return now - (self._own.since if self._own.is_suspicious else min(self._own.since, self.pool.since))
 
     def rest(self, attempt: Attempt) -> bool:
         """Begin a rest, unless the call left before the present one began; return whether it begins."""
@@ -173,15 +233,6 @@ class Standing:
         self._rested_at = attempt.now
         self.rests += 1
         return True
-
-    def acquit(self) -> None:
-        """Take the refusals for the rows' own trouble."""
-        self._is_acquitted = self._ended < MOST_UNWITNESSED
-
-    def end_unwitnessed(self) -> None:
-        """Record that a row ends although no other row has shown that the endpoint answers."""
-        self._ended += 1
-        self._is_acquitted = self._is_acquitted and self._ended < MOST_UNWITNESSED
 
     def limited_for_s(self, now: float, *, is_clean: bool) -> float:
         """Record a refusal for a rate limit; return the seconds since the first such refusal after the last answer."""
@@ -234,6 +285,7 @@ class History:
     _refused: tuple[_Mark, ...] = ()
     _limited: tuple[_Mark, ...] = ()
     _limited_at: float = math.inf
+    _share: float = _LEAST_SHARE
     _last: _Mark | None = None
     _is_odd: bool = False
 
@@ -274,6 +326,7 @@ class History:
         """Record a refusal for a rate limit."""
         self.limits += 1
         self._limited_at = min(self._limited_at, now)
+        self._share = max(self._share, mark.standing.limited_share)
         self._limited = (*self._limited[1 - RATE_LIMITS :], mark)
 
     def is_limited_alone(self, now: float, *, is_last: bool) -> bool:
@@ -283,12 +336,11 @@ class History:
             now: the loop's time.
             is_last: no other row can show it; then a limit of a minute must have had time to end.
         """
-        share = max(self._limited[-1].standing.limited_share, _LEAST_SHARE) if self._limited else 1.0
-        if self.limits < RATE_LIMITS or share**self.limits > _BAD_LUCK:
+        if self.limits < RATE_LIMITS or self._share**self.limits > _BAD_LUCK:
             return False
-        if is_last:
-            return now - self._limited_at >= (_NO_MINUTE_S if self.is_odd else _NO_HOUR_S)
-        return sum(each.is_witnessed for each in self._limited) >= RATE_LIMITS - 1
+        if now - self._limited_at < (_NO_MINUTE_S if self.is_odd else _NO_HOUR_S):
+            return False
+        return is_last or sum(each.is_witnessed for each in self._limited) >= RATE_LIMITS - 1
 
 
 class Attempt(NamedTuple):
@@ -321,7 +373,7 @@ class Decision:
         short: the same without the server's message.
         row_ends: the row ends as `error`; else it is tried again.
         wait_s: seconds that the row waits before it queues again.
-        rests: the endpoint takes no call for a while.
+        rest_s: the most seconds for which the endpoint takes no call; 0: it works on.
         out: why the endpoint leaves the pool, or None.
     """
 
@@ -329,8 +381,13 @@ class Decision:
     short: str
     row_ends: bool = False
     wait_s: float = 0.0
-    rests: bool = False
+    rest_s: float = 0.0
     out: str | None = None
+
+    @property
+    def rests(self) -> bool:
+        """Whether the endpoint takes no call for a while."""
+        return self.rest_s > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,19 +426,31 @@ def judge(case: Case, seconds: float = 0.0) -> Decision:
     reason = f"{meaning.reason}: {case.failure}"
     said = Decision(reason, meaning.reason)
     mark = case.history.mark(case.standing, case.attempt.left_at)
-    match meaning.fate:
-        case Fate.ROW_ENDS:
-            return Decision(reason, meaning.reason, row_ends=True)
-        case Fate.AGAIN:
-            return _after_failure(case, said, seconds)
-        case Fate.WAIT:
-            return _after_limit(case, said, mark)
-        case Fate.ENDPOINT_OUT if case.failure.fault is Fault.UNREACHABLE:
-            if case.standing.answers:  # then it is an outage on the way there
-                return _after_failure(case, said, seconds)
-            return _leaves(said, reason)
-        case _:
-            return _after_refusal(case, said, meaning, mark)
+    if meaning.fate is Fate.ROW_ENDS and _is_beyond_doubt(case, meaning):
+        return Decision(reason, meaning.reason, row_ends=True)
+    if case.failure.fault is Fault.UNREACHABLE and not case.standing.answers:
+        return _leaves(said, reason)
+    # At an endpoint that has answered, a host that cannot be reached is an outage on the way there.
+    if meaning.fate is Fate.AGAIN or case.failure.fault is Fault.UNREACHABLE:
+        return _after_failure(case, said, seconds)
+    if meaning.fate is Fate.WAIT:
+        return _after_limit(case, said, mark)
+    fate = Fate.ROW_REFUSED if meaning.fate is Fate.ROW_ENDS else meaning.fate
+    return _after_refusal(case, said, meaning._replace(fate=fate), mark)
+
+
+def _is_beyond_doubt(case: Case, meaning: Meaning) -> bool:
+    """Return whether a row ends at once for its own fault.
+
+    At an endpoint that has never answered the settings may be the cause, and the account if several rows in a row, and
+    nothing else, end for the same reason. A filter has read the row: then key and model are right.
+    """
+    standing = case.standing
+    if meaning.reason == CONTENT_REFUSED and standing.is_fresh:
+        standing.is_known = True
+    if standing.is_fresh and case.failure.fault is not Fault.TOO_LONG:
+        return False
+    return standing.ended_alike(meaning.reason) < SEVERAL
 
 
 def _leaves(said: Decision, why: str) -> Decision:
@@ -402,14 +471,15 @@ def _after_failure(case: Case, said: Decision, seconds: float) -> Decision:
         waited_s = case.attempt.now - standing.began
         if waited_s >= policy.wait_s:
             return _leaves(said, f"{said.reason.removesuffix('.')}; it was not up after {duration(waited_s)}")
-        return Decision(said.reason, said.short, wait_s=wait_s, rests=True)
+        left_s = policy.wait_s - waited_s
+        return Decision(said.reason, said.short, wait_s=min(wait_s, left_s), rest_s=left_s)
     if standing.is_fresh:
         failures, rows = standing.failed(history.row)
         is_last = case.scene.is_last
         enough = failures >= (policy.max_attempts if is_last else max(policy.max_attempts, _FIRST_ROWS))
         if (enough or history.in_flight_s >= policy.deadline) and (is_last or rows >= _FIRST_ROWS):
             return _leaves(said, f"{said.reason.removesuffix('.')}{GAVE_UP}{counted(failures, 'attempt')}")
-        return Decision(said.reason, said.short, wait_s=wait_s, rests=True)
+        return Decision(said.reason, said.short, wait_s=wait_s, rest_s=math.inf)
     if history.attempts >= policy.max_attempts or history.in_flight_s >= policy.deadline:
         return _ends(said, f"{counted(history.attempts, 'attempt')}, {history.in_flight_s:.0f} s in flight")
     return waits
@@ -424,7 +494,7 @@ def _after_limit(case: Case, said: Decision, mark: _Mark) -> Decision:
         return _leaves(said, f"{said.reason.removesuffix('.')}; no wait has healed it for {duration(limited_s)}")
     history.limit(mark, now)
     is_last = case.scene.is_last and case.scene.troubled < SEVERAL
-    if standing.answers and history.is_limited_alone(now, is_last=is_last):
+    if not standing.is_fresh and history.is_limited_alone(now, is_last=is_last):
         return _ends(said, f"{counted(history.limits, 'refusal')}, while other rows were answered")
     if history.limits == 1:
         return said  # its endpoint waits as long as it is asked to
@@ -437,19 +507,22 @@ def _after_refusal(case: Case, said: Decision, meaning: Meaning, mark: _Mark) ->
     history, standing, scene = case.history, case.standing, case.scene
     text = _without_ids(case.failure) if meaning.fate is Fate.ROW_REFUSED else meaning.reason
     history.refuse(mark)
+    standing.refuse()
     if history.refusals == 1:
         standing.accuse(history.row, text, case.attempt)
     if why := _why_it_leaves(case, said, meaning, standing.accused_alike(text)):
         return _leaves(said, why)
     rests = standing.is_suspect and standing.rest(case.attempt)
     if standing.is_suspect and scene.is_last and _are_the_rows_own(case, meaning):
-        standing.acquit()
+        standing.pool.acquit()
     if history.is_refused_alone:
         return _ends(said, counted(history.refusals, "refusal"))
-    if scene.is_last and not standing.is_suspect and history.refusals >= REFUSALS:
-        standing.end_unwitnessed()
+    is_handful = scene.troubled < SEVERAL or standing.pool.is_acquitted
+    if scene.is_last and not standing.is_suspect and is_handful and history.refusals >= REFUSALS:
+        standing.pool.end_unwitnessed()
         return _ends(said, counted(history.refusals, "refusal"))
-    return Decision(said.reason, said.short, wait_s=backoff(history.refusals, case.jitter), rests=rests)
+    wait_s = backoff(history.refusals, case.jitter)
+    return Decision(said.reason, said.short, wait_s=wait_s, rest_s=math.inf if rests else 0.0)
 
 
 def _are_the_rows_own(case: Case, meaning: Meaning) -> bool:
@@ -477,11 +550,11 @@ def _why_it_leaves(case: Case, said: Decision, meaning: Meaning, alike: int) -> 
     """
     standing, is_last = case.standing, case.scene.is_last
     is_rows_own = meaning.fate is Fate.ROW_REFUSED
-    # The key may be another one than that of an earlier process.
-    is_new = not standing.answers and (not standing.is_known or meaning.reason == KEY_REFUSED)
-    if is_new:
+    if standing.is_fresh:
         # A table of a few rows, all of which are refused, is finished.
         is_enough = not is_last and alike >= SAME_ROWS_AT_ONCE if is_rows_own else is_last or alike >= SAME_AT_ONCE
+    elif not standing.answers and meaning.reason == KEY_REFUSED:
+        is_enough = alike >= SEVERAL  # the key may be another one than that of the earlier process
     else:
         is_sure = meaning.fate is Fate.ENDPOINT_OUT
         is_enough = is_sure and (alike >= SAME_AT_ONCE or (is_last and case.history.refusals >= REFUSALS))

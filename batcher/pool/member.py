@@ -15,7 +15,7 @@ from batcher.calls.fate import is_rate_limit
 from batcher.endpoint import Endpoint
 from batcher.money.tariff import Tariff
 from batcher.pool.account import Account
-from batcher.pool.blame import OVERLOADED, History, Standing, backoff, has_left
+from batcher.pool.blame import OVERLOADED, History, Standing, Trial, backoff, has_left
 from batcher.pool.limiter import Reservation
 from batcher.records import Completion, Failure, Fault
 
@@ -124,6 +124,7 @@ class Member:
         tariff: its prices.
         account: holds its limits, which other endpoints may share; default: an account of its own.
         is_known: an earlier process got answers from its source.
+        trial: the refusals at all endpoints of the pool; default: at this one alone.
 
     Attributes:
         standing: what its answers and refusals say about it.
@@ -150,6 +151,7 @@ class Member:
         *,
         account: Account | None = None,
         is_known: bool = False,
+        trial: Trial | None = None,
     ) -> None:
         self.number = number
         self.endpoint = endpoint
@@ -167,7 +169,7 @@ class Member:
         self.cooldowns = 0
         self.cooldown_until = 0.0
         self.answered_at = asyncio.get_running_loop().time()
-        self.standing = Standing(self.answered_at, is_known=is_known)
+        self.standing = Standing(self.answered_at, is_known=is_known, pool=trial)
         self.is_unresponsive = False
         self.out: str | None = None
 
@@ -271,7 +273,7 @@ class Member:
         if isinstance(outcome, Completion):
             silence = self._record_answer(slot, outcome, history, now, timeout_s)
         elif is_rate_limit(outcome) or outcome.status in OVERLOADED:
-            if not history.is_odd:
+            if not history.is_odd or history.is_over:
                 self._record_overload(slot, outcome, history, now)
         elif _is_the_servers(outcome) and not (history.is_odd and has_left(outcome)):
             self._record_failure(slot, outcome, history, now)

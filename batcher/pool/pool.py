@@ -188,9 +188,9 @@ class Pool:
         slot.member.release(slot)
         self._dispatch()
 
-    def rest(self, member: Member) -> None:
-        """Let an endpoint take no call for a while, longer each time until it answers."""
-        self.cool_down(member, member.next_rest_s())
+    def rest(self, member: Member, most_s: float = math.inf) -> None:
+        """Let an endpoint take no call for a while, longer each time until it answers, but no longer than this."""
+        self.cool_down(member, min(member.next_rest_s(), most_s))
 
     def cool_down(self, member: Member, seconds: float) -> None:
         """Let an endpoint take no call for a while."""
