@@ -46,9 +46,9 @@ def test_refusals_of_one_row_in_a_hundred_over_ten_keys_end_exactly_those_rows(s
     ("service", "case"), [("openai", "key"), ("one-api", "channel"), ("nginx", "moved"), ("nginx", "missing")]
 )
 def test_a_refusal_that_passes_does_not_end_the_run(service: str, case: str) -> None:
-    texts = [f"text {number}" for number in range(300)]
-    rule = FaultRule(Fate.ERROR, REFUSALS[service][case], first=100, last=140)
-    with embedded(Knobs(faults=(rule,))) as server:
+    texts = [f"text {number}" for number in range(1000)]
+    rule = FaultRule(Fate.ERROR, REFUSALS[service][case], start=0.3, end=2.0)
+    with embedded(Knobs(latency=0.2, faults=(rule,))) as server:
         assert run(server.base_url, 1, texts).ok == len(texts)
         assert sum(server.books.by_fault.values()) > 0
 

@@ -67,7 +67,8 @@ async def test_a_service_that_repeats_the_key_in_its_errors_shows_it_to_nobody(
 ) -> None:
     async with echo(status, form) as base_url:
         done = await asyncio.to_thread(
-            call, "run", rows, "--prompt", "{text}", "--base-url", base_url, "--max-attempts", "1", "--json",
+            call, "run", rows, "--prompt", "{text}", "--base-url", base_url, "--max-attempts", "1", "--wait", "0",
+            "--json",
             cwd=tmp_path, **VERBOSE,
         )  # fmt: skip
     assert done.status in {1, 3}
@@ -82,7 +83,8 @@ async def test_a_service_that_repeats_a_header_shows_it_to_nobody(rows: Path, tm
         file.write(f"TEAM_KEY={SECRET}\n")
     async with echo(status, "json") as base_url:
         done = await asyncio.to_thread(
-            call, "run", rows, "--prompt", "{text}", "--base-url", base_url, "--max-attempts", "1", "--json",
+            call, "run", rows, "--prompt", "{text}", "--base-url", base_url, "--max-attempts", "1", "--wait", "0",
+            "--json",
             "--header", "X-Whatever=env:TEAM_KEY", "--header", f"X-Api-Key={OTHER}", cwd=tmp_path, **VERBOSE,
         )  # fmt: skip
     assert done.status in {1, 3}
@@ -131,7 +133,7 @@ def test_a_word_that_stands_in_for_a_key_is_left_in_every_text(tmp_path: Path) -
     assert done.status == 1
     first, second = table(tmp_path / "output" / "all_rows.csv")
     assert first["infer"] == "0 of 10"
-    assert second["infer_error"] == "the request was refused: HTTP 400 (code): 10 is not 0"
+    assert second["infer_error"] == "the request was refused: HTTP 400 (code): 10 is not 0; gave up after 3 refusals"
 
 
 def test_a_good_run_writes_no_key(rows: Path, tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ from langchain_openai import ChatOpenAI
 proxy = os.environ.get("OWN_PROXY")  # as an argument of the model, or else in HTTP_PROXY
 llm = ChatOpenAI(model="m", api_key="EMPTY", base_url="http://model.example/v1", max_retries=0, openai_proxy=proxy)
 try:
-    batcher.run("rows.csv", "{text}", endpoints=[batcher.Endpoint(llm=llm)], max_attempts=1)
+    batcher.run("rows.csv", "{text}", endpoints=[batcher.Endpoint(llm=llm)], max_attempts=1, wait=0)
 except batcher.RunStopped as stopped:
     print(stopped, stopped.report)
 """
@@ -257,7 +259,7 @@ for keyword, options in held.items():
     endpoint = batcher.Endpoint(llm=llm)
     print(endpoint, endpoint.source)
     try:
-        report = batcher.run("rows.csv", "{text}", keyword=keyword, endpoints=[endpoint], max_attempts=1)
+        report = batcher.run("rows.csv", "{text}", keyword=keyword, endpoints=[endpoint], max_attempts=1, wait=0)
     except batcher.RunStopped as stopped:
         report = stopped.report
     print(report, report.to_dict(), batcher.status(keyword), batcher.verify(keyword, "rows.csv"))

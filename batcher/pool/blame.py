@@ -88,41 +88,44 @@ def is_not_up(failure: Failure) -> bool:
 
 
 class Trial:
-    """The rows that were refused, one after the other, while none was answered.
+    """The rows that were refused, and no call that left later was answered: nothing shows that they are the cause.
 
     Attributes:
-        accusers: what each of these rows was told.
-        since: the loop's time of the first refusal.
         is_acquitted: the refusals are taken for the rows' own trouble.
     """
 
     def __init__(self) -> None:
-        self.accusers: dict[int, str] = {}
-        self.since = math.inf
         self.is_acquitted = False
-        self._left_at = math.inf
+        self._accusers: dict[int, tuple[str, Attempt]] = {}
         self._ended = 0
 
     @property
     def is_suspicious(self) -> bool:
         """Whether there are so many of them that the rows can hardly be the cause."""
-        return len(self.accusers) >= SEVERAL and not self.is_acquitted
+        return len(self._accusers) >= SEVERAL and not self.is_acquitted
+
+    @property
+    def since(self) -> float:
+        """The loop's time of the first of these refusals."""
+        return min((attempt.now for _, attempt in self._accusers.values()), default=math.inf)
 
     def accuse(self, row: int, said: str, attempt: Attempt) -> None:
         """Record that a row was refused, for the first time."""
-        self.since = min(self.since, attempt.now)
-        self._left_at = min(self._left_at, attempt.left_at)
-        self.accusers[row] = said
+        self._accusers[row] = said, attempt
+
+    def alike(self, said: str) -> int:
+        """Return how many of them were told the same."""
+        return sum(each == said for each, _ in self._accusers.values())
 
     def answered(self, left_at: float) -> bool:
-        """Record an answer; return whether it clears: what left before the refusals shows nothing."""
-        if left_at <= self._left_at:
-            return False
-        self.accusers.clear()
-        self.since = self._left_at = math.inf
-        self.is_acquitted = False
-        self._ended = 0
-        return True
+        """Record an answer to a call that left then; return whether no accuser is left."""
+        if self._accusers:
+            left = {row: each for row, each in self._accusers.items() if each[1].left_at >= left_at}
+            self._accusers = left
+        if not self._accusers:
+            self.is_acquitted = False
+            self._ended = 0
+        return not self._accusers
 
     def acquit(self) -> None:
         """Take the refusals for the rows' own trouble."""
@@ -199,7 +202,7 @@ class Standing:
             self.limited_share -= _WEIGHT * self.limited_share
         self._alike = 0
         self.pool.answered(left_at)
-        if self._own.answered(left_at) or not self._own.accusers:
+        if self._own.answered(left_at):
             self.rests = 0
             self._has_refused = False
 
@@ -220,7 +223,7 @@ class Standing:
 
     def accused_alike(self, said: str) -> int:
         """Return how many different rows heard the same here."""
-        return sum(each == said for each in self._own.accusers.values())
+        return self._own.alike(said)
 
     def accused_for_s(self, now: float) -> float:
         """Return the seconds since the first of the refusals for which it is suspect."""
@@ -517,8 +520,8 @@ def _after_refusal(case: Case, said: Decision, meaning: Meaning, mark: _Mark) ->
         standing.pool.acquit()
     if history.is_refused_alone:
         return _ends(said, counted(history.refusals, "refusal"))
-    is_handful = scene.troubled < SEVERAL or standing.pool.is_acquitted
-    if scene.is_last and not standing.is_suspect and is_handful and history.refusals >= REFUSALS:
+    is_own = scene.troubled < SEVERAL or standing.pool.is_acquitted or history.is_odd
+    if scene.is_last and not standing.is_suspect and is_own and history.refusals >= REFUSALS:
         standing.pool.end_unwitnessed()
         return _ends(said, counted(history.refusals, "refusal"))
     wait_s = backoff(history.refusals, case.jitter)

@@ -31,7 +31,7 @@ def default_faults(prompts: Sequence[str]) -> tuple[FaultRule, ...]:
     return (
         *(reply("openai", "content", match=_exactly(prompt), name="one row is refused") for prompt in dislike),
         reply("openai", "rate", first=rows // 4, last=rows // 4 + burst, name="a rate limit (429)"),
-        reply("openai", "key", first=rows // 3, last=rows // 3 + burst, name="a refusal that passes (401)"),
+        reply("openai", "key", first=rows // 3, last=rows // 3 + 1, name="a refusal that passes (401)"),
         reply("nginx", "unavailable", first=rows // 2, last=rows // 2 + burst, name="a proxy's page (503)"),
         reply("openai", "server", share=0.03, times=1, name="a server error (500)"),
         reply("nginx", "timeout", share=0.01, times=1, is_paid=True, name="a proxy's page (504), after the answer"),
