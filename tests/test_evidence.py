@@ -124,6 +124,34 @@ def test_a_stretch_of_sixty_bad_rows_costs_sixty_errors(lab: Lab, failure: Failu
     check(lab, rows, bad, str(failure))
 
 
+@pytest.mark.parametrize("failure", [PAGE, GUARDRAIL, refusal(500), Failure(Fault.STATUS, "no", 400, "content_filter")])
+@pytest.mark.parametrize("width", [1, 16])
+def test_a_stretch_longer_than_the_window_costs_its_rows_and_no_other(lab: Lab, failure: Failure, width: int) -> None:
+    rows = prompts(900)
+    bad = rows[200:500]
+    lab.run(rows, Service(rows, instead=of(bad, failure)), endpoints=[Endpoint("m", max_concurrency=width)])
+    check(lab, rows, bad, str(failure))
+
+
+@pytest.mark.parametrize("failure", [PAGE, refusal(500), refusal(429)])
+def test_a_bad_question_that_many_rows_ask_ends_for_all_of_them(lab: Lab, failure: Failure) -> None:
+    rows = ["bad"] * 300 + prompts(300)
+    service = Service({"bad", *rows}, instead=of(["bad"], failure))
+    lab.run(rows, service, dedup=True, endpoints=[Endpoint("m", max_concurrency=4)])
+    check(lab, rows, ["bad"], str(failure))
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_an_account_of_ten_keys_that_closes_ends_no_row(lab: Lab, width: int) -> None:
+    rows = prompts(1000)
+    service = Service(rows, instead=lambda call: refusal(402) if call.at >= 10 else None)
+    endpoints = [Endpoint("m", api_key=f"key-{number}", max_concurrency=width) for number in range(10)]
+    with pytest.raises(EndpointsLost, match="no row was answered for 30m") as lost:
+        lab.run(rows, service, endpoints=endpoints)
+    assert lost.value.report.error == 0
+    assert lab.seconds < 40 * MINUTE
+
+
 @pytest.mark.parametrize("failure", [refusal(404), refusal(401), refusal(402)])
 def test_a_stretch_at_the_end_whose_refusals_name_key_model_or_money_is_left_to_ask(lab: Lab, failure: Failure) -> None:
     rows = prompts(600)

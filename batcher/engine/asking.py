@@ -62,8 +62,7 @@ class Asker:
         progress: shows messages.
 
     Attributes:
-        lacks_witness: set while every row that is asked has failed, so that only another row can show whether the
-            endpoints are at fault.
+        lacks_witness: set if an endpoint may be at fault, so that a row from further on has to show whether it is.
         has_no_witness: there is no other row, or the farthest that can be reached has failed, too.
     """
 
@@ -224,7 +223,7 @@ class Asker:
         is_silent = member.is_silent(failure, history)
         case = Case(failure, history, member.standing, attempt, scene, self._policy, jitter, is_silent)
         decision = judge(case, seconds)
-        if self._troubled == self._asked and not is_last:
+        if not is_last and (self._troubled == self._asked or decision.rests or is_silent):
             self.lacks_witness.set()
         if decision.rests:
             self._pool.rest(member, decision.rest_s)

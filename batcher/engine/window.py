@@ -127,7 +127,7 @@ class Window:
                 await self._do(item)
 
     async def _call_witnesses(self) -> None:
-        """While every row in the window has failed, ask other ones, further and further on in the input."""
+        """While an endpoint may be at fault, ask rows from further and further on in the input."""
         witnesses: list[asyncio.Task[None]] = []
         ahead = 1
         with self._ending_in_order():
