@@ -194,6 +194,28 @@ def test_keys_that_are_not_set_yet_and_endpoints_with_keys_are_rehearsed_with_du
     assert MINE not in f"{[(each.api_key, each.headers) for each in scene.real]}"
 
 
+def test_a_fault_for_the_keys_of_a_variable_meets_the_requests_with_their_dummies_and_no_others(
+    tmp_path: Path, rows: Path
+) -> None:
+    (tmp_path / "endpoints.toml").write_text(
+        '[[endpoint]]\nmodel = "a"\nbase_url = "https://api.example.com/v1"\napi_key_env = "FIRST"\n'
+        '[[endpoint]]\nmodel = "b"\nbase_url = "https://api.example.com/v1"\napi_key_env = "SECOND"\n'
+        '[[endpoint]]\nmodel = "c"\nbase_url = "https://api.example.com/v1"\napi_key_env = "UNSET"\n',
+        encoding="utf-8",
+    )
+    (tmp_path / "faults.toml").write_text(
+        '[[fault]]\nmodel = "b"\napi_key_env = "FIRST"\nname = "none"\nstatus = 503\n'
+        '[[fault]]\nmodel = "a"\napi_key_env = "AMONG_THEM"\nname = "set"\nstatus = 503\nrequests = "1-12"\n'
+        '[[fault]]\nmodel = "c"\napi_key_env = "UNSET"\nname = "unset"\nstatus = 503\nrequests = "1-12"\n',
+        encoding="utf-8",
+    )
+    keys = {"FIRST": f"{MINE}-a,{MINE}-b", "SECOND": f"{MINE}-c", "AMONG_THEM": f"{MINE}-b,{MINE}-a"}
+    options = ("--endpoints", "endpoints.toml", "--faults", "faults.toml", "--kills", "0", "--json")
+    done = call("rehearse", rows, "--prompt", "{text}", *options, cwd=tmp_path, **keys)
+    assert done.status == 0, done.stdout + done.stderr
+    assert [each["fault"] for each in json.loads(done.stdout)["faults"]] == ["2 set", "3 unset"]
+
+
 def test_a_budget_is_rehearsed_with_the_prices_of_the_real_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: Path
 ) -> None:
@@ -406,7 +428,9 @@ def test_the_environment_of_the_run_has_no_key_no_proxy_and_no_tracer(monkeypatc
 
 
 def test_a_variable_gives_as_many_dummies_as_it_holds_keys() -> None:
-    assert _dummies("API_KEY", f"{MINE}, {MINE}x,") == "rehearsal-API_KEY-1,rehearsal-API_KEY-2"
+    known: dict[str, str] = {}
+    assert _dummies("API_KEY", f"{MINE}, {MINE}x,", known) == "rehearsal-API_KEY-1,rehearsal-API_KEY-2"
+    assert _dummies("OTHER", f"{MINE}y,{MINE}x", known) == "rehearsal-OTHER-1,rehearsal-API_KEY-2"
 
 
 JSON = st.recursive(
