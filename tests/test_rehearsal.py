@@ -227,6 +227,19 @@ def test_a_budget_is_rehearsed_with_the_prices_of_the_real_service(
     assert written["prices"] == pytest.approx({"in": 0.15, "out": 0.6})
 
 
+@pytest.mark.parametrize(("limits_per", "rate"), [("account", 2), ("key", 6)])
+def test_keys_of_one_account_have_its_rate_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits_per: str, rate: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("API_KEY", f"{MINE}-a,{MINE}-b,{MINE}-c")
+    path = write_table(tmp_path / "many.csv", ["text"], [[f"t{number}"] for number in range(1_200)])
+    settings = Settings(base_url="https://api.example.com/v1", model="m", keyword="k", rpm=120, limits_per=limits_per)
+    scene = Scene.of(path, "{text}", settings, tmp_path)
+    assert len(scene.texts) == 60 * rate
+    assert scene.real_run(requests=60 * rate) == (1_200, pytest.approx(1_200 / rate))
+
+
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [

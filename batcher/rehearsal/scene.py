@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batcher.calls.endpoints import endpoints_of, environment
-from batcher.endpoint import OFFLINE, Endpoint
+from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.errors import InputError, SettingsError
 from batcher.money.prices import NANO
 from batcher.money.tariff import Tariff
@@ -236,10 +236,9 @@ def _key(number: int) -> str:
 
 
 def _rate(endpoints: Sequence[Endpoint]) -> float | None:
-    """Return the requests a second that the endpoints' limits allow; None if one has no limit."""
-    rates = [
-        min((limit for limit in (each.rps, each.rpm and each.rpm / 60) if limit), default=0.0) for each in endpoints
-    ]
+    """Return the requests a second that the accounts' limits allow; None if one has no limit."""
+    firsts = [keys[0] for keys in by_account(endpoints)]  # the keys of an account have the same limits
+    rates = [min((limit for limit in (each.rps, each.rpm and each.rpm / 60) if limit), default=0.0) for each in firsts]
     return sum(rates) if all(rates) else None
 
 
