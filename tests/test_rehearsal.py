@@ -152,6 +152,20 @@ def test_a_frame_is_rehearsed_from_python_and_the_real_run_is_estimated(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_fault_that_is_an_answer_itself_does_not_fail_a_rehearsal(tmp_path: Path, rows: Path) -> None:
+    message = '{ role = "assistant", content = "of the fault" }'
+    usage = "{ prompt_tokens = 1, completion_tokens = 3, total_tokens = 4 }"
+    (tmp_path / "faults.toml").write_text(
+        f"[[fault]]\nshare = 0.5\nstatus = 200\n[fault.body]\nid = 'x'\nobject = 'chat.completion'\nmodel = 'm'\n"
+        f"usage = {usage}\nchoices = [{{ index = 0, finish_reason = 'stop', message = {message} }}]\n",
+        encoding="utf-8",
+    )
+    done = call("rehearse", rows, "--prompt", "{text}", "--faults", "faults.toml", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert (done.status, found["disagreements"], found["ok"]) == (0, [], ROWS), done.stderr
+    assert 0 < found["answered"] < ROWS
+
+
 def test_a_run_that_cannot_end_fails_the_rehearsal_and_its_files_stay(tmp_path: Path, rows: Path) -> None:
     money = ("--price-in", "1", "--price-out", "2", "--budget", "0.0008", "--param", "max_tokens=5")
     done = call("rehearse", rows, "--prompt", "{text}", *money, "--kills", "0", "--max-concurrency", "1", cwd=tmp_path)
@@ -237,7 +251,9 @@ def test_keys_of_one_account_have_its_rate_once(
     settings = Settings(base_url="https://api.example.com/v1", model="m", keyword="k", rpm=120, limits_per=limits_per)
     scene = Scene.of(path, "{text}", settings, tmp_path)
     assert len(scene.texts) == 60 * rate
-    assert scene.real_run(requests=60 * rate) == (1_200, pytest.approx(1_200 / rate))
+    real_rows, real_s = scene.real_run(requests=60 * rate)
+    assert real_rows == 1_200
+    assert real_s == pytest.approx(1_200 / rate)
 
 
 @pytest.mark.parametrize(
@@ -464,6 +480,8 @@ def test_parameters_come_out_of_the_file_of_endpoints_as_they_went_in(value: Any
 
 OK, ERROR = Result(Status.OK, "a", ""), Result(Status.ERROR, "", "refused")
 
+SENT = "and the server sent {}, lost {}, and sent {} of faults that may hold one"
+
 
 def check(results: list[Result], totals: tuple[int, int, int], *asked: str, is_deduplicated: bool = False) -> Check:
     """Compare a journal's totals (sent, answered, without an end) with books of prompts and their ends."""
@@ -474,6 +492,10 @@ def check(results: list[Result], totals: tuple[int, int, int], *asked: str, is_d
             books.meet("1 fault", prompt)
         if end == "lost":
             books.lose()
+        if end == "reply":
+            books.meet("1 fault", prompt)
+            books.reply(200)
+            continue
         books.respond(200 if end == "answer" else 500, prompt if end == "answer" else None)
     sent, answered, unended = totals
     of_all = EndpointTotals(0, "m", "", sent, answered, sent - answered - unended, unended, 0, 0, 0)
@@ -497,7 +519,13 @@ def test_an_answer_that_was_in_flight_at_a_kill_may_be_bought_twice_and_no_other
     ("results", "totals", "asked", "said"),
     [
         ([OK], (1, 1, 0), ["p0 answer", "p0 refusal"], "the server received 2 requests, and the journal knows of 1"),
-        ([OK], (2, 2, 0), ["p0 answer", "p0 refusal"], "the journal has 2 answers, and the server sent 1"),
+        ([OK], (2, 2, 0), ["p0 answer", "p0 refusal"], f"the journal has 2 answers, {SENT.format(1, 0, '0 replies')}"),
+        (
+            [OK],
+            (4, 4, 0),
+            ["p0 answer", "p0 lost", "p0 reply"],
+            f"the journal has 4 answers, {SENT.format(1, 1, '1 reply')}",
+        ),
         ([ERROR], (1, 0, 0), ["p0 refusal"], "row 0 ended as error without a fault: refused"),
         ([OK, OK], (2, 1, 0), ["p0 answer", "p0 refusal"], "row 1 has an answer that the server did not send"),
     ],
