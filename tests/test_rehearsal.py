@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_openai import ChatOpenAI
-from programs import call, finish, started, table, write_table
+from programs import ROOT, call, finish, started, table, write_table
 
 import batcher
 from batcher.errors import KeywordBusy
@@ -454,6 +454,37 @@ def test_the_environment_of_the_run_has_no_key_no_proxy_and_no_tracer(monkeypatc
     assert MINE not in variables.values()
     assert (variables["NO_PROXY"], variables["LANGSMITH_TRACING"]) == ("*", "false")
     assert [variables[f"BATCHER_REHEARSAL_KEY_{number}"] for number in (1, 2)] == ["one", "two"]
+
+
+def test_the_process_of_the_run_has_none_of_the_secrets_of_the_real_run(tmp_path: Path, rows: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys, pathlib\n"
+        "if 'batcher.rehearsal.run' in sys.orig_argv:\n"
+        "    pathlib.Path('seen.txt').write_text(repr(dict(os.environ)))\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "endpoints.toml").write_text(
+        '[[endpoint]]\nmodel = "a"\nbase_url = "https://api.example.com/v1"\napi_key_env = "FIRST"\n'
+        'headers = { X-Team = "env:TEAM" }\n'
+        '[[endpoint]]\nmodel = "b"\nbase_url = "https://api.example.org/v1"\napi_key_env = "NOT_YET"\n',
+        encoding="utf-8",
+    )
+    names = ("SECOND", "GROUP", "FIRST", "TEAM", "MY_PASSWORD", "GH_TOKEN", "API_KEY")
+    secrets = {name: f"{MINE}-{name}" for name in names} | {"DATABASE": f"postgres://me:{MINE}@db.example.com/x"}
+    path = os.pathsep.join((str(ROOT), str(tmp_path)))
+    for options, left in (
+        (("--endpoints", "endpoints.toml"), {"SECOND", "GROUP"}),
+        (("--base-url", "https://api.example.com/v1", "--model", "m", "--api-key-env", "SECOND",
+          "--header", "X-Group=env:GROUP"), {"FIRST", "TEAM"}),
+    ):  # fmt: skip
+        given = {name: value for name, value in secrets.items() if name not in left}
+        done = call("rehearse", rows, "--prompt", "{text}", "--limit", "3", "--kills", "0", *options, cwd=tmp_path,
+                    PLAIN="stays", PYTHONPATH=path, **given)  # fmt: skip
+        assert done.status == 0, done.stdout + done.stderr
+        seen = (tmp_path / "seen.txt").read_text(encoding="utf-8")
+        assert "'PLAIN': 'stays'" in seen
+        assert "'BATCHER_REHEARSAL_KEY_1': 'rehearsal-1'" in seen
+        assert MINE not in seen
 
 
 def test_a_variable_gives_as_many_dummies_as_it_holds_keys() -> None:

@@ -94,7 +94,9 @@ def _played(scene: Scene, rules: tuple[FaultRule, ...] | None, kills: int, began
     faults = default_faults(scene.texts) if rules is None else rules
     allow_connections(endpoints)
     with embedded(Knobs(_LATENCY_S, _LATENCY_SIGMA, keys=keys, faults=faults)) as server:
-        child = Child(scene.command(server.base_url), variables_with(keys), scene.directory / "run.log", server.books)
+        child = Child(
+            scene.command(server.base_url), variables_with(keys, scene.used), scene.directory / "run.log", server.books
+        )
         child.play(rows, kills, is_quiet=settings.quiet)
     books = server.books
     if not scene.job.store.journal_path.exists():

@@ -60,6 +60,7 @@ class Scene(NamedTuple):
         real: the endpoints of the real run, without keys and headers.
         keys: the dummy keys that stand for the keys in each variable, separated by commas, as a file of faults names
             them.
+        used: the variables that the endpoints of the real run are made of.
         limit: of the real run; None: all rows.
         directory: of the rehearsal.
     """
@@ -70,6 +71,7 @@ class Scene(NamedTuple):
     path: Path
     real: tuple[Endpoint, ...]
     keys: Mapping[str, str]
+    used: frozenset[str]
     limit: int | None
     directory: Path
 
@@ -93,7 +95,8 @@ class Scene(NamedTuple):
         ]
         if not texts:
             raise InputError(f"{path} has no rows to rehearse")
-        return cls(job, prompt, texts, path, real, variables.sent_by(held), settings.limit, directory)
+        keys, used = variables.sent_by(held), frozenset(variables.used)
+        return cls(job, prompt, texts, path, real, keys, used, settings.limit, directory)
 
     def command(self, base_url: str) -> list[str]:
         """Write the files that a run needs, and return the command line of one that asks a server.
@@ -167,9 +170,13 @@ class _Variables(dict[str, str]):
 
     Attributes:
         fills: every variable for a key is set, those that the user has not set too.
+        used: the variables that were asked for.
     """
 
-    fills = False
+    def __init__(self, values: Mapping[str, str]) -> None:
+        super().__init__(values)
+        self.fills = False
+        self.used: set[str] = set()
 
     @classmethod
     def with_dummies(cls, env: Mapping[str, str]) -> _Variables:
@@ -183,7 +190,12 @@ class _Variables(dict[str, str]):
             raise KeyError(name)
         return "" if name in _PLAIN else self.setdefault(name, _dummy(name, 1))
 
+    def __getitem__(self, name: str) -> str:
+        self.used.add(name)
+        return super().__getitem__(name)
+
     def get(self, name: str, default: Any = None) -> Any:
+        self.used.add(name)
         return (self[name] or default) if self.fills else super().get(name, default)
 
     def sent_by(self, endpoints: Sequence[Endpoint]) -> dict[str, str]:
