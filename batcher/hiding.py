@@ -73,6 +73,11 @@ def secrets_in(variables: Mapping[str, str]) -> tuple[str, ...]:
     return longest_first([*secrets_among([*values, *parts, *users]), *theirs])
 
 
+def holds_secret(name: str, value: str) -> bool:
+    """Return whether an environment variable may hold a secret, by its name or a URL's password in its value."""
+    return bool(_SECRET_NAME.search(name)) or bool(credentials_of(value))
+
+
 def shown(text: str) -> str:
     """Return a text of the user's for a message; one that looks like a key, given in the wrong place, is not shown."""
     may_be_a_key = bool(secrets_among([text])) and re.fullmatch(r"[\w-]+", text)

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_openai import ChatOpenAI
-from programs import call, finish, started, table, write_table
+from programs import ROOT, call, finish, started, table, write_table
 
 import batcher
 from batcher.errors import KeywordBusy
@@ -152,6 +152,20 @@ def test_a_frame_is_rehearsed_from_python_and_the_real_run_is_estimated(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_fault_that_is_an_answer_itself_does_not_fail_a_rehearsal(tmp_path: Path, rows: Path) -> None:
+    message = '{ role = "assistant", content = "of the fault" }'
+    usage = "{ prompt_tokens = 1, completion_tokens = 3, total_tokens = 4 }"
+    (tmp_path / "faults.toml").write_text(
+        f"[[fault]]\nshare = 0.5\nstatus = 200\n[fault.body]\nid = 'x'\nobject = 'chat.completion'\nmodel = 'm'\n"
+        f"usage = {usage}\nchoices = [{{ index = 0, finish_reason = 'stop', message = {message} }}]\n",
+        encoding="utf-8",
+    )
+    done = call("rehearse", rows, "--prompt", "{text}", "--faults", "faults.toml", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert (done.status, found["disagreements"], found["ok"]) == (0, [], ROWS), done.stderr
+    assert 0 < found["answered"] < ROWS
+
+
 def test_a_run_that_cannot_end_fails_the_rehearsal_and_its_files_stay(tmp_path: Path, rows: Path) -> None:
     money = ("--price-in", "1", "--price-out", "2", "--budget", "0.0008", "--param", "max_tokens=5")
     done = call("rehearse", rows, "--prompt", "{text}", *money, "--kills", "0", "--max-concurrency", "1", cwd=tmp_path)
@@ -194,6 +208,28 @@ def test_keys_that_are_not_set_yet_and_endpoints_with_keys_are_rehearsed_with_du
     assert MINE not in f"{[(each.api_key, each.headers) for each in scene.real]}"
 
 
+def test_a_fault_for_the_keys_of_a_variable_meets_the_requests_with_their_dummies_and_no_others(
+    tmp_path: Path, rows: Path
+) -> None:
+    (tmp_path / "endpoints.toml").write_text(
+        '[[endpoint]]\nmodel = "a"\nbase_url = "https://api.example.com/v1"\napi_key_env = "FIRST"\n'
+        '[[endpoint]]\nmodel = "b"\nbase_url = "https://api.example.com/v1"\napi_key_env = "SECOND"\n'
+        '[[endpoint]]\nmodel = "c"\nbase_url = "https://api.example.com/v1"\napi_key_env = "UNSET"\n',
+        encoding="utf-8",
+    )
+    (tmp_path / "faults.toml").write_text(
+        '[[fault]]\nmodel = "b"\napi_key_env = "FIRST"\nname = "none"\nstatus = 503\n'
+        '[[fault]]\nmodel = "a"\napi_key_env = "AMONG_THEM"\nname = "set"\nstatus = 503\nrequests = "1-12"\n'
+        '[[fault]]\nmodel = "c"\napi_key_env = "UNSET"\nname = "unset"\nstatus = 503\nrequests = "1-12"\n',
+        encoding="utf-8",
+    )
+    keys = {"FIRST": f"{MINE}-a,{MINE}-b", "SECOND": f"{MINE}-c", "AMONG_THEM": f"{MINE}-b,{MINE}-a"}
+    options = ("--endpoints", "endpoints.toml", "--faults", "faults.toml", "--kills", "0", "--json")
+    done = call("rehearse", rows, "--prompt", "{text}", *options, cwd=tmp_path, **keys)
+    assert done.status == 0, done.stdout + done.stderr
+    assert [each["fault"] for each in json.loads(done.stdout)["faults"]] == ["2 set", "3 unset"]
+
+
 def test_a_budget_is_rehearsed_with_the_prices_of_the_real_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: Path
 ) -> None:
@@ -203,6 +239,21 @@ def test_a_budget_is_rehearsed_with_the_prices_of_the_real_service(
     Scene.of(rows, "{text}", settings, tmp_path).command("http://127.0.0.1:1/v1")
     [written] = tomllib.loads((tmp_path / "endpoints.toml").read_text(encoding="utf-8"))["endpoint"]
     assert written["prices"] == pytest.approx({"in": 0.15, "out": 0.6})
+
+
+@pytest.mark.parametrize(("limits_per", "rate"), [("account", 2), ("key", 6)])
+def test_keys_of_one_account_have_its_rate_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits_per: str, rate: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("API_KEY", f"{MINE}-a,{MINE}-b,{MINE}-c")
+    path = write_table(tmp_path / "many.csv", ["text"], [[f"t{number}"] for number in range(1_200)])
+    settings = Settings(base_url="https://api.example.com/v1", model="m", keyword="k", rpm=120, limits_per=limits_per)
+    scene = Scene.of(path, "{text}", settings, tmp_path)
+    assert len(scene.texts) == 60 * rate
+    real_rows, real_s = scene.real_run(requests=60 * rate)
+    assert real_rows == 1_200
+    assert real_s == pytest.approx(1_200 / rate)
 
 
 @pytest.mark.parametrize(
@@ -405,8 +456,41 @@ def test_the_environment_of_the_run_has_no_key_no_proxy_and_no_tracer(monkeypatc
     assert [variables[f"BATCHER_REHEARSAL_KEY_{number}"] for number in (1, 2)] == ["one", "two"]
 
 
+def test_the_process_of_the_run_has_none_of_the_secrets_of_the_real_run(tmp_path: Path, rows: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys, pathlib\n"
+        "if 'batcher.rehearsal.run' in sys.orig_argv:\n"
+        "    pathlib.Path('seen.txt').write_text(repr(dict(os.environ)))\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "endpoints.toml").write_text(
+        '[[endpoint]]\nmodel = "a"\nbase_url = "https://api.example.com/v1"\napi_key_env = "FIRST"\n'
+        'headers = { X-Team = "env:TEAM" }\n'
+        '[[endpoint]]\nmodel = "b"\nbase_url = "https://api.example.org/v1"\napi_key_env = "NOT_YET"\n',
+        encoding="utf-8",
+    )
+    names = ("SECOND", "GROUP", "FIRST", "TEAM", "MY_PASSWORD", "GH_TOKEN", "API_KEY")
+    secrets = {name: f"{MINE}-{name}" for name in names} | {"DATABASE": f"postgres://me:{MINE}@db.example.com/x"}
+    path = os.pathsep.join((str(ROOT), str(tmp_path)))
+    for options, left in (
+        (("--endpoints", "endpoints.toml"), {"SECOND", "GROUP"}),
+        (("--base-url", "https://api.example.com/v1", "--model", "m", "--api-key-env", "SECOND",
+          "--header", "X-Group=env:GROUP"), {"FIRST", "TEAM"}),
+    ):  # fmt: skip
+        given = {name: value for name, value in secrets.items() if name not in left}
+        done = call("rehearse", rows, "--prompt", "{text}", "--limit", "3", "--kills", "0", *options, cwd=tmp_path,
+                    PLAIN="stays", PYTHONPATH=path, **given)  # fmt: skip
+        assert done.status == 0, done.stdout + done.stderr
+        seen = (tmp_path / "seen.txt").read_text(encoding="utf-8")
+        assert "'PLAIN': 'stays'" in seen
+        assert "'BATCHER_REHEARSAL_KEY_1': 'rehearsal-1'" in seen
+        assert MINE not in seen
+
+
 def test_a_variable_gives_as_many_dummies_as_it_holds_keys() -> None:
-    assert _dummies("API_KEY", f"{MINE}, {MINE}x,") == "rehearsal-API_KEY-1,rehearsal-API_KEY-2"
+    known: dict[str, str] = {}
+    assert _dummies("API_KEY", f"{MINE}, {MINE}x,", known) == "rehearsal-API_KEY-1,rehearsal-API_KEY-2"
+    assert _dummies("OTHER", f"{MINE}y,{MINE}x", known) == "rehearsal-OTHER-1,rehearsal-API_KEY-2"
 
 
 JSON = st.recursive(
@@ -427,6 +511,8 @@ def test_parameters_come_out_of_the_file_of_endpoints_as_they_went_in(value: Any
 
 OK, ERROR = Result(Status.OK, "a", ""), Result(Status.ERROR, "", "refused")
 
+SENT = "and the server sent {}, lost {}, and sent {} of faults that may hold one"
+
 
 def check(results: list[Result], totals: tuple[int, int, int], *asked: str, is_deduplicated: bool = False) -> Check:
     """Compare a journal's totals (sent, answered, without an end) with books of prompts and their ends."""
@@ -437,6 +523,10 @@ def check(results: list[Result], totals: tuple[int, int, int], *asked: str, is_d
             books.meet("1 fault", prompt)
         if end == "lost":
             books.lose()
+        if end == "reply":
+            books.meet("1 fault", prompt)
+            books.reply(200)
+            continue
         books.respond(200 if end == "answer" else 500, prompt if end == "answer" else None)
     sent, answered, unended = totals
     of_all = EndpointTotals(0, "m", "", sent, answered, sent - answered - unended, unended, 0, 0, 0)
@@ -460,7 +550,13 @@ def test_an_answer_that_was_in_flight_at_a_kill_may_be_bought_twice_and_no_other
     ("results", "totals", "asked", "said"),
     [
         ([OK], (1, 1, 0), ["p0 answer", "p0 refusal"], "the server received 2 requests, and the journal knows of 1"),
-        ([OK], (2, 2, 0), ["p0 answer", "p0 refusal"], "the journal has 2 answers, and the server sent 1"),
+        ([OK], (2, 2, 0), ["p0 answer", "p0 refusal"], f"the journal has 2 answers, {SENT.format(1, 0, '0 replies')}"),
+        (
+            [OK],
+            (4, 4, 0),
+            ["p0 answer", "p0 lost", "p0 reply"],
+            f"the journal has 4 answers, {SENT.format(1, 1, '1 reply')}",
+        ),
         ([ERROR], (1, 0, 0), ["p0 refusal"], "row 0 ended as error without a fault: refused"),
         ([OK, OK], (2, 1, 0), ["p0 answer", "p0 refusal"], "row 1 has an answer that the server did not send"),
     ],

@@ -7,6 +7,7 @@ import asyncio
 import base64
 import errno
 import json
+import os
 import shutil
 import socket
 import ssl
@@ -158,6 +159,15 @@ def test_a_directory_without_a_certificate_is_refused_and_named(variables: pytes
         certificates.check_variables()
     variables.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
     with pytest.raises(SettingsError, match=r"SSL_CERT_DIR names .*: No such file or directory"):
+        certificates.check_variables()
+
+
+def test_directories_that_do_not_exist_are_skipped_beside_one_with_a_certificate(
+    variables: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "01234567.0").touch()
+    for text in (f"{tmp_path / 'none'}:{tmp_path}", f"{tmp_path}:{tmp_path / 'none'}", f":{tmp_path}:"):
+        variables.setenv("SSL_CERT_DIR", text.replace(":", os.pathsep))
         certificates.check_variables()
 
 

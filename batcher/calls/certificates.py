@@ -62,7 +62,7 @@ def _load_named(context: ssl.SSLContext) -> None:
 def _load(context: ssl.SSLContext, name: str, text: str) -> None:
     try:
         if name == "SSL_CERT_DIR" or (name != "SSL_CERT_FILE" and Path(text).is_dir()):
-            _load_directories(context, [Path(part) for part in text.split(os.pathsep)])
+            _load_directories(context, [Path(part) for part in text.split(os.pathsep) if part])
         else:
             context.load_verify_locations(cafile=text)
     except ssl.SSLError:  # an OSError too, so it comes first
@@ -74,6 +74,7 @@ def _load(context: ssl.SSLContext, name: str, text: str) -> None:
 
 def _load_directories(context: ssl.SSLContext, paths: Sequence[Path]) -> None:
     """Load directories, of which one at least holds a certificate: OpenSSL itself reads them when it needs them."""
+    paths = [path for path in paths if path.is_dir()] or paths  # OpenSSL skips a directory that does not exist
     if not any(_HASHED.fullmatch(each.name) for path in paths for each in path.iterdir()):
         raise ssl.SSLError
     for path in paths:

@@ -53,8 +53,11 @@ class Check:
         books = self._books
         if books.requests > self._sent:
             yield f"the server received {books.requests:,} requests, and the journal knows of {self._sent:,}"
-        if self._answered > books.answered + books.lost:
-            yield f"the journal has {self._answered:,} answers, and the server sent {books.answered:,}"
+        if self._answered > books.answered + books.lost + books.replies:
+            sent = (
+                f"sent {books.answered:,}, lost {books.lost:,}, and sent {counted(books.replies, 'reply', 'replies')}"
+            )
+            yield f"the journal has {self._answered:,} answers, and the server {sent} of faults that may hold one"
         if self.twice > self.unended:
             in_flight = counted(self.unended, "request was", "requests were")
             yield f"{counted(self.twice, 'answer')} bought twice, and only {in_flight} in flight at a kill"

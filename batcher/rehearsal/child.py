@@ -1,6 +1,6 @@
 """The rehearsed run: a process of its own, which is killed and started again until it ends by itself.
 
-Invariant: no process outlives the rehearsal, and none is given a service's API key, a proxy or a tracer.
+Invariant: no process outlives the rehearsal, and none has a secret, a proxy or a tracer in its environment.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from batcher.calls.services import SERVICES
 from batcher.errors import SettingsError
+from batcher.hiding import holds_secret
 from batcher.server.books import Books
 from batcher.words import counted, say
 
@@ -28,13 +29,18 @@ _MOST_STOPS = 10
 _LOOK_S = 0.005  # between two looks at the server's books
 
 
-def variables_with(keys: Sequence[str]) -> dict[str, str]:
-    """Return the environment of the child: no service's API key, no proxy, no tracing, and the dummy keys."""
-    secret = {name for service in SERVICES.values() for name in service.key_variables} | {"API_KEY"}
+def variables_with(keys: Sequence[str], used: Collection[str] = ()) -> dict[str, str]:
+    """Return the environment of the child: no secret, no proxy, no tracing, and the dummy keys.
+
+    Args:
+        keys: the dummy keys.
+        used: the variables that the endpoints of the real run are made of, whatever their names.
+    """
+    secret = {name for service in SERVICES.values() for name in service.key_variables} | set(used)
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in secret and not name.lower().endswith("_proxy") and "TRACING" not in name
+        if not (name in secret or holds_secret(name, value) or name.lower().endswith("_proxy") or "TRACING" in name)
     }
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))

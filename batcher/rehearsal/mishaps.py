@@ -22,7 +22,8 @@ def default_faults(prompts: Sequence[str]) -> tuple[FaultRule, ...]:
     """
     rows, seen = len(prompts), Counter(prompts)
     burst = max(rows // 50, 1)
-    # Not among the first three rows: three refusals in the same words end a run.
+    # Not among the first three rows: at an endpoint that has never answered, refusals of two rows in the same words (of
+    # three with HTTP 400 and 422) end a run.
     dislike = [prompt for prompt in prompts[rows // 2 :] if seen[prompt] == 1][:1] if rows > 3 else []
 
     def reply(service: str, case: str, **conditions: Any) -> FaultRule:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from batcher.calls.endpoints import environment
 from batcher.checks import check_whole
 from batcher.engine.process import allow_connections
 from batcher.errors import OutputError, SettingsError
@@ -76,9 +75,9 @@ def rehearse(
             f" column and give {option('prompt_column')}"
         )
     keyword = _keyword(data, settings)
-    rules = None if faults is None else read_faults(faults, environment())
     with interruptible(), made(Path(settings.output_dir), keyword) as directory:
         scene = Scene.of(data, prompt, replace(settings, keyword=keyword), directory.path)
+        rules = None if faults is None else read_faults(faults, scene.keys)
         if settings.limit is None and len(scene.texts) == scene.job.settings.limit and not settings.quiet:
             say(f"Only the first {counted(len(scene.texts), 'row')}: {option('limit')} takes more or fewer.")
         done = _played(scene, rules, kills, began)
@@ -95,7 +94,9 @@ def _played(scene: Scene, rules: tuple[FaultRule, ...] | None, kills: int, began
     faults = default_faults(scene.texts) if rules is None else rules
     allow_connections(endpoints)
     with embedded(Knobs(_LATENCY_S, _LATENCY_SIGMA, keys=keys, faults=faults)) as server:
-        child = Child(scene.command(server.base_url), variables_with(keys), scene.directory / "run.log", server.books)
+        child = Child(
+            scene.command(server.base_url), variables_with(keys, scene.used), scene.directory / "run.log", server.books
+        )
         child.play(rows, kills, is_quiet=settings.quiet)
     books = server.books
     if not scene.job.store.journal_path.exists():

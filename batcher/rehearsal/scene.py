@@ -9,13 +9,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from batcher.calls.endpoints import endpoints_of, environment
-from batcher.endpoint import OFFLINE, Endpoint
+from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.errors import InputError, SettingsError
 from batcher.money.prices import NANO
 from batcher.money.tariff import Tariff
@@ -58,6 +58,9 @@ class Scene(NamedTuple):
         texts: the rows' prompts, as the server sees them.
         path: of the input.
         real: the endpoints of the real run, without keys and headers.
+        keys: the dummy keys that stand for the keys in each variable, separated by commas, as a file of faults names
+            them.
+        used: the variables that the endpoints of the real run are made of.
         limit: of the real run; None: all rows.
         directory: of the rehearsal.
     """
@@ -67,6 +70,8 @@ class Scene(NamedTuple):
     texts: list[str]
     path: Path
     real: tuple[Endpoint, ...]
+    keys: Mapping[str, str]
+    used: frozenset[str]
     limit: int | None
     directory: Path
 
@@ -78,7 +83,9 @@ class Scene(NamedTuple):
             SettingsError: an option, the input or the prompt is wrong.
         """
         path = _as_file(data, directory)
-        real = _endpoints(settings)
+        variables = _Variables.with_dummies(environment())
+        held = _endpoints(settings, variables)
+        real = tuple(replace(endpoint, api_key=None, headers={}) for endpoint in held)
         rows = settings.limit or _rows_in_a_minute(real)
         job = prepare(path, prompt, _as_rehearsed(settings, directory, rows, real))
         texts = [
@@ -88,7 +95,8 @@ class Scene(NamedTuple):
         ]
         if not texts:
             raise InputError(f"{path} has no rows to rehearse")
-        return cls(job, prompt, texts, path, real, settings.limit, directory)
+        keys, used = variables.sent_by(held), frozenset(variables.used)
+        return cls(job, prompt, texts, path, real, keys, used, settings.limit, directory)
 
     def command(self, base_url: str) -> list[str]:
         """Write the files that a run needs, and return the command line of one that asks a server.
@@ -157,44 +165,92 @@ def _as_file(data: Any, directory: Path) -> Path:
     return path
 
 
-def _endpoints(settings: Settings) -> tuple[Endpoint, ...]:
+class _Variables(dict[str, str]):
+    """An environment with a dummy for each key that it may hold; equal keys have the same dummy.
+
+    Attributes:
+        fills: every variable for a key is set, those that the user has not set too.
+        used: the variables that were asked for.
+    """
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        super().__init__(values)
+        self.fills = False
+        self.used: set[str] = set()
+
+    @classmethod
+    def with_dummies(cls, env: Mapping[str, str]) -> _Variables:
+        plain = {"MODEL": "sim"} | {name: value for name, value in env.items() if name in _PLAIN}
+        dummies: dict[str, str] = {}
+        held = {name: _dummies(name, value, dummies) for name, value in env.items() if name not in _PLAIN}
+        return cls(held | plain)
+
+    def __missing__(self, name: str) -> str:
+        if not self.fills:
+            raise KeyError(name)
+        return "" if name in _PLAIN else self.setdefault(name, _dummy(name, 1))
+
+    def __getitem__(self, name: str) -> str:
+        self.used.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.used.add(name)
+        return (self[name] or default) if self.fills else super().get(name, default)
+
+    def sent_by(self, endpoints: Sequence[Endpoint]) -> dict[str, str]:
+        """Return the variables with the keys that the rehearsed endpoints send; one without an endpoint stays."""
+        sent: dict[str, list[str]] = {}
+        for number, each in enumerate(endpoints, 1):
+            for dummy in filter(None, {each.api_key, *each.headers.values()}):
+                sent.setdefault(dummy, []).append(_key(number))
+        return {
+            name: ",".join(key for dummy in value.split(",") for key in sent.get(dummy, [dummy]))
+            for name, value in self.items()
+            if name not in _PLAIN
+        }
+
+
+def _endpoints(settings: Settings, variables: _Variables) -> tuple[Endpoint, ...]:
     """Return the endpoints of the real run with dummy keys, as many as it has keys; it may still lack a key."""
-    env = environment()
-    plain = {"MODEL": "sim"} | {name: value for name, value in env.items() if name in _PLAIN}
-    held = {name: _dummies(name, value) for name, value in env.items() if name not in _PLAIN}
     try:
-        found = endpoints_of(settings, held | plain)
+        found = endpoints_of(settings, variables)
     except SettingsError:
-        found = endpoints_of(settings, _AllSet(held | plain))
+        variables.fills = True
+        found = endpoints_of(settings, variables)
     if any(endpoint.llm is not None for endpoint in found):
         raise SettingsError(
             "a rehearsal runs in a process of its own, to which a chat model cannot go: give the endpoint by its model"
             " and base_url"
         )
-    return tuple(replace(endpoint, api_key=None, headers={}) for endpoint in found)
+    return found
 
 
-def _dummies(name: str, value: str) -> str:
-    """Return a dummy for each key that a variable may hold."""
-    keys = [key for key in value.split(",") if key.strip()]
-    return ",".join(f"rehearsal-{name}-{number}" for number in range(1, len(keys) + 1))
+def _dummies(name: str, value: str, known: dict[str, str]) -> str:
+    """Return a dummy for each key that a variable may hold.
+
+    Args:
+        name: of the variable.
+        value: of it.
+        known: the dummies of the keys so far; new ones are added.
+    """
+    keys = filter(None, map(str.strip, value.split(",")))
+    return ",".join(known.setdefault(key, _dummy(name, number)) for number, key in enumerate(keys, 1))
 
 
-class _AllSet(dict[str, str]):
-    """An environment in which every variable for a key is set."""
+def _dummy(name: str, number: int) -> str:
+    return f"rehearsal-{name}-{number}"
 
-    def __missing__(self, name: str) -> str:
-        return "" if name in _PLAIN else f"rehearsal-{name}-1"
 
-    def get(self, name: str, default: Any = None) -> Any:
-        return self[name] or default
+def _key(number: int) -> str:
+    """Return the key that a rehearsed endpoint sends; two endpoints that share a key send two."""
+    return f"rehearsal-{number}"
 
 
 def _rate(endpoints: Sequence[Endpoint]) -> float | None:
-    """Return the requests a second that the endpoints' limits allow; None if one has no limit."""
-    rates = [
-        min((limit for limit in (each.rps, each.rpm and each.rpm / 60) if limit), default=0.0) for each in endpoints
-    ]
+    """Return the requests a second that the accounts' limits allow; None if one has no limit."""
+    firsts = [keys[0] for keys in by_account(endpoints)]  # the keys of an account have the same limits
+    rates = [min((limit for limit in (each.rps, each.rpm and each.rpm / 60) if limit), default=0.0) for each in firsts]
     return sum(rates) if all(rates) else None
 
 
@@ -207,7 +263,7 @@ def _as_rehearsed(settings: Settings, directory: Path, rows: int, real: Sequence
     """Return the options of the rehearsed run, with endpoints of the embedded server in the place of the real ones."""
     values = {name: getattr(settings, name) for name in OPTIONS if name not in _REPLACED}
     endpoints = [
-        Endpoint(each.model, base_url=OFFLINE, api_key=f"rehearsal-{number}", max_concurrency=each.max_concurrency)
+        Endpoint(each.model, base_url=OFFLINE, api_key=_key(number), max_concurrency=each.max_concurrency)
         for number, each in enumerate(real, 1)
     ]
     return Settings(

@@ -31,6 +31,7 @@ class Books:
         hung: requests that were never answered.
         abandoned: requests whose client left before the answer.
         lost: answers that were made, so that a service would bill them, but did not reach the client as an answer.
+        replies: responses of faults with a status of success, each of which may hold an answer.
         by_fault: requests that met a fault, by its number and name.
         faults_by_prompt: the same by the text of the last user message.
         first_request, last_request: Unix times in seconds, None before the first.
@@ -61,6 +62,7 @@ class Books:
         self.hung = 0
         self.abandoned = 0
         self.lost = 0
+        self.replies = 0
         self.by_fault: dict[str, int] = {}
         self.faults_by_prompt: dict[str, int] = {}
         self.first_request: float | None = None
@@ -111,6 +113,11 @@ class Books:
             if self._by_prompt:
                 _add(self.answered_by_prompt, prompt)
 
+    def reply(self, status: int) -> None:
+        """Record a response that a fault gives."""
+        self.replies += 200 <= status < 300
+        self.respond(status)
+
     def drop(self) -> None:
         """Record a connection that was cut, with or without half a response."""
         self.in_flight -= 1
@@ -154,6 +161,7 @@ class Books:
             "hung": self.hung,
             "abandoned": self.abandoned,
             "lost": self.lost,
+            "replies": self.replies,
             "by_status": {str(status): count for status, count in list(self.by_status.items())},
             "by_key": dict(self.by_key),
             "by_fault": dict(self.by_fault),

@@ -200,7 +200,7 @@ class _Chat:
         headers = reply.header_lines
         if wait_s and not any(name == b"retry-after" for name, _ in headers):
             headers.append((b"retry-after", str(math.ceil(wait_s)).encode()))
-        self._books.respond(reply.status)
+        self._books.reply(reply.status)
         await _send(asked.send, reply.status, reply.raw(asked.prompt, asked.body["model"]), headers)
 
     async def _respond(self, send: Send, refusal: Refusal) -> None:
