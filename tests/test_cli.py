@@ -179,13 +179,13 @@ def test_bad_input_is_refused_before_any_call_and_nothing_is_written(
     assert not list(tmp_path.glob("output/*.csv"))
 
 
-def test_a_wrong_key_costs_one_request_and_is_never_shown(odd: Path, tmp_path: Path) -> None:
+def test_a_wrong_key_costs_two_requests_and_is_never_shown(odd: Path, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("API_KEY=sk-wrong-1\nMODEL=m\n")
     with local_server("--api-key-env", "ACCEPTED", cwd=tmp_path, ACCEPTED="sk-right, sk-other") as server:
         wrong = call("run", "odd.csv", "--prompt-column", "text", "--base-url", server.base_url, cwd=tmp_path)
         assert wrong.status == 3
         assert "the API key was refused" in wrong.stderr
-        assert server.books()["requests"] == 1
+        assert server.books()["requests"] == 2
 
         # The right key beside a wrong one: the wrong one leaves the pool, its rows go to the other.
         (tmp_path / ".env").write_text("API_KEY=sk-wrong-1, sk-right\nMODEL=m\n")

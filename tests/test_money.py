@@ -498,7 +498,8 @@ def test_a_request_that_failed_and_may_be_billed_is_charged_by_the_tokens_of_the
     service = Service(PROMPTS, instead=lambda call: cut_off(call) if call.nth == 1 else None)
     [most] = {tariff_most(prompt) for prompt in PROMPTS[:10]}
     # Each row costs $6: 3 for the attempt that was cut off, and 3 for the answer. Both need $57.90 at first.
-    budget = (10 * 6 * NANO + 4 * most) / NANO  # two rows are under way, of which each may have lost one
+    # Six rows of ten may have lost one at a time: the two under way, and those that are asked to see what is wrong.
+    budget = (10 * 6 * NANO + 6 * most) / NANO
     one = [Endpoint("m", prices=PRICED.prices, max_concurrency=1)]
     assert lab.run(PROMPTS[:10], service, endpoints=one, param=SHORT, budget=budget).ok == 10
     with read_journal(lab.directory / "journal_k.sqlite") as journal:

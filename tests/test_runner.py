@@ -1322,7 +1322,8 @@ def test_rows_that_ask_the_same_fail_alike_and_are_tried_again_once(lab: Lab) ->
     fates: dict[str, Completion | Failure] = {"a": refusal(413), "b": Completion("")}
     service = Service("abc", instead=lambda call: fates.get(call.prompt))
     report = lab.run(SAME, service, dedup=True, chunk_size=2)
-    assert (report.requests, report.error, report.invalid, report.ok) == (3, 5, 2, 2)
+    # A new endpoint may be the cause: the first row is asked again when another one has been answered.
+    assert (report.requests, report.error, report.invalid, report.ok) == (4, 5, 2, 2)
     statuses = {"a": "error", "b": "invalid", "c": "ok"}
     assert [row["infer_status"] for row in lab.rows()] == [statuses[text] for text in SAME]
     service.instead = lambda _call: None
@@ -1354,8 +1355,8 @@ def test_rows_that_wait_for_a_slow_one_are_no_more_than_the_window_holds(lab: La
     lab.run(prompts, service, prompt, dedup=True, endpoints=one(5), chunk_size=100)
     assert service.asked == {"first": 1, "same": 1}
     assert lab.rows() == expected(prompts)
-    # The first one, the one that is asked, those that wait for it, and one that waits to be allowed to.
-    assert sum(0 <= moment < 100 for moment in rendered) == 1 + 1 + 2 * 5 + 1
+    # The first one, the one that is asked, those that wait for it, and one for each other worker.
+    assert sum(0 <= moment < 100 for moment in rendered) == 1 + 1 + 2 * 5 + (2 * 5 - 1)
 
 
 @settings(max_examples=20, deadline=None)

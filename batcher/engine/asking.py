@@ -231,7 +231,7 @@ class Asker:
             # If it was the last endpoint, the run's own ending reports the reason.
             if self._pool.remove(member, decision.out) and self._pool.capacity:
                 self._progress.say(f"{member.label} leaves the pool: {decision.out}")
-        elif member.standing.is_fresh and not decision.row_ends:
+        elif member.standing.is_fresh and decision.rests:
             self._report_start(member, failure, decision)
         return decision
 
