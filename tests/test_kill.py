@@ -306,7 +306,7 @@ def test_a_run_comes_to_its_end_though_it_is_killed_over_and_over(scene: Scene) 
 
 
 @pytest.mark.parametrize(
-    ("largest", "named"), [(200_001, "journal_k.sqlite"), (800_001, "0_k.csv"), (3_000_001, "all_k.csv")]
+    ("largest", "named"), [(200_001, "journal_k.sqlite"), (950_001, "0_k.csv"), (3_000_001, "all_k.csv")]
 )
 def test_a_disk_that_becomes_full_stops_the_run_which_goes_on_when_there_is_room(
     wide_scene: Scene, largest: int, named: str
