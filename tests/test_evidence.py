@@ -320,3 +320,11 @@ def test_a_key_that_became_wrong_ends_a_resume_at_once(lab: Lab) -> None:
         lab.run(rows, Service(rows, instead=lambda _call: refusal(401)))
     assert lab.seconds < 3
     assert lost.value.report.error == 0
+
+
+def test_a_fault_at_a_witness_ends_the_run_as_any_other(lab: Lab) -> None:
+    rows = prompts(50)
+    service = Service(rows[:2], instead=lambda _call: refusal(500))
+    with pytest.raises(AssertionError, match="nobody should have asked 'row 2'"):
+        lab.run(rows, service, endpoints=[Endpoint("m", max_concurrency=1)])
+    assert lab.seconds < HOUR

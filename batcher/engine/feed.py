@@ -1,7 +1,7 @@
 """Hands out the rows that a run has to ask, and reads the input as rows are taken.
 
 Invariant: each row is handed out once, in input order but for a few that bear witness. Memory holds the rows that may
-be asked at once, and the rest of their chunks, but no more.
+be asked at once, those up to the farthest witness, and the rest of their chunks, but no more.
 """
 
 from __future__ import annotations

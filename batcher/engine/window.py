@@ -1,6 +1,7 @@
 """The window that slides over the input: workers take row after row, until no row is left or the run must stop.
 
-Invariant: the number of rows in memory is bounded by the number of workers, and no chunk waits for another.
+Invariant: the number of rows in memory is bounded by the number of workers and witnesses, and no chunk waits for
+another.
 """
 
 from __future__ import annotations
@@ -103,13 +104,11 @@ class Window:
         loop = asyncio.get_running_loop()
         self._workers = [loop.create_task(worker) for worker in workers]
         calling = loop.create_task(self._call_witnesses())
-        failed: asyncio.Task[None] | None = None
         try:
             # Witnesses join the workers meanwhile.
-            while not failed and (others := [worker for worker in self._workers if not worker.done()]):
-                done, _ = await asyncio.wait(others, return_when=asyncio.FIRST_EXCEPTION)
-                failed = next((each for each in done if not each.cancelled() and each.exception()), None)
-            if failed and (others := [worker for worker in self._workers if not worker.done()]):
+            while (others := self._at_work()) and not self._failed(calling):
+                await asyncio.wait(others, return_when=asyncio.FIRST_EXCEPTION)
+            if others := self._at_work():
                 self._close()
                 with contextlib.suppress(TimeoutError):
                     async with Patience(GRACE_S):
@@ -118,8 +117,15 @@ class Window:
             for worker in (calling, *self._workers):
                 worker.cancel()
             await asyncio.gather(calling, *self._workers, return_exceptions=True)
-        if failed:
+        if failed := self._failed(calling):
             failed.result()
+
+    def _at_work(self) -> list[asyncio.Task[None]]:
+        return [worker for worker in self._workers if not worker.done()]
+
+    def _failed(self, calling: asyncio.Task[None]) -> asyncio.Task[None] | None:
+        """Return a task that a fault of batcher's own has ended, if there is one."""
+        return next((task for task in (calling, *self._workers) if task.done() and not _ended_well(task)), None)
 
     async def _follow(self) -> None:
         with self._ending_in_order():
@@ -144,7 +150,7 @@ class Window:
                 self._asker.has_no_witness = row is None or not self._feed.holds(ahead)
                 if row is not None:
                     witnesses.append(asyncio.get_running_loop().create_task(self._testify(row)))
-                    self._workers.append(witnesses[-1])
+                    self._workers = [*(each for each in self._workers if not _ended_well(each)), witnesses[-1]]
 
     def _reaches_on(self, ahead: int) -> bool:
         return ahead < _FARTHEST and self._feed.holds(ahead)
@@ -203,3 +209,7 @@ class Window:
         self._close()
         for worker in self._workers:
             worker.cancel()
+
+
+def _ended_well(task: asyncio.Task[None]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is None)
