@@ -195,6 +195,21 @@ def test_rows_that_all_end_for_one_reason_are_not_believed_after_several() -> No
     assert [(each.row_ends, each.out is None) for each in decisions] == [(False, True), (False, True), (False, False)]
 
 
+@pytest.mark.parametrize("bench", [Bench(), Bench(answers=1)], ids=["fresh", "proven"])
+def test_a_response_that_is_too_long_was_paid_for_and_is_never_asked_for_again(bench: Bench) -> None:
+    too_long = Failure(Fault.TOO_LONG, "it is longer than 64 MB", may_be_billed=True)
+    assert all(bench.fail(History(number), too_long).row_ends for number in range(3 * SEVERAL))
+    assert not bench.standing.is_fresh
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+def test_a_model_that_always_raises_leaves_when_it_has_never_answered(answers: int) -> None:
+    bench = Bench(answers=answers)
+    decisions = [bench.fail(History(number), Failure(Fault.OTHER, "ValueError: no key")) for number in range(3)]
+    assert [each.row_ends for each in decisions] == [answers > 0] * 3
+    assert (decisions[-1].out is None) == (answers > 0)
+
+
 def test_a_filter_that_has_read_a_row_shows_that_key_and_model_are_right() -> None:
     bench = Bench()
     assert bench.fail(History(0), Failure(Fault.STATUS, "no", 400, "content_filter")).row_ends

@@ -75,8 +75,8 @@ def page(number: int) -> Failure:
         (status(403, "Content violates usage guidelines.", "permission-denied"), ROW_ENDS, "the content was refused"),
         (Failure(Fault.PROTOCOL, "input new_sensitive", code="1026"), ROW_ENDS, "the content was refused"),
         (Failure(Fault.TOO_LONG, "it has more than 64 MB"), ROW_ENDS, "the response is too long"),
+        (Failure(Fault.OTHER, "KeyError: 'x'"), ROW_ENDS, "the call failed"),
         # More likely the row's fault.
-        (Failure(Fault.OTHER, "KeyError: 'x'"), ROW, "the call failed"),
         (status(400, "temperature should not exceed 2"), ROW, "the request was refused"),
         (status(400, "parameter names are case sensitive"), ROW, "the request was refused"),
         (status(400, "content_filter is not supported by this model"), ROW, "the request was refused"),

@@ -130,7 +130,7 @@ _RULES = (
     _Rule(_kind(Fault.CONNECTION), Fate.AGAIN, "the connection failed"),
     _Rule(_kind(Fault.MIXED_UP), Fate.AGAIN, "the response belongs to another request"),
     _Rule(_kind(Fault.TOO_LONG), Fate.ROW_ENDS, "the response is too long"),
-    _Rule(_kind(Fault.OTHER), Fate.ROW_REFUSED, "the call failed"),
+    _Rule(_kind(Fault.OTHER), Fate.ROW_ENDS, "the call failed"),
     _Rule(_never_again, Fate.ROW_REFUSED, "the server failed, and asks not to try again"),
     _Rule(lambda f: (f.status or 0) >= _SERVER_FAULT, Fate.AGAIN, "the server failed"),
     _Rule(_said(TOO_LONG), Fate.ROW_ENDS, "the request is too long"),

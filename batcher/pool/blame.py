@@ -446,14 +446,14 @@ def _is_beyond_doubt(case: Case, meaning: Meaning) -> bool:
     """Return whether a row ends at once for its own fault.
 
     At an endpoint that has never answered the settings may be the cause, and the account if several rows in a row, and
-    nothing else, end for the same reason. A filter has read the row: then key and model are right.
+    nothing else, end for the same reason. A response that is too long was paid for: it is never asked for again. It
+    shows that key and model are right, as does a filter, which has read the row.
     """
-    standing = case.standing
-    if meaning.reason == CONTENT_REFUSED and standing.is_fresh:
-        standing.is_known = True
-    if standing.is_fresh and case.failure.fault is not Fault.TOO_LONG:
-        return False
-    return standing.ended_alike(meaning.reason) < SEVERAL
+    standing, is_answer = case.standing, case.failure.fault is Fault.TOO_LONG
+    standing.is_known = standing.is_known or is_answer or meaning.reason == CONTENT_REFUSED
+    if is_answer:
+        return True
+    return not standing.is_fresh and standing.ended_alike(meaning.reason) < SEVERAL
 
 
 def _leaves(said: Decision, why: str) -> Decision:
@@ -498,7 +498,8 @@ def _after_limit(case: Case, said: Decision, mark: _Mark) -> Decision:
     history.limit(mark, now)
     is_last = case.scene.is_last and case.scene.troubled < SEVERAL
     if not standing.is_fresh and history.is_limited_alone(now, is_last=is_last):
-        return _ends(said, f"{counted(history.limits, 'refusal')}, while other rows were answered")
+        others = ", while other rows were answered" if history.is_odd else ""
+        return _ends(said, f"{counted(history.limits, 'refusal')}{others}")
     if history.limits == 1:
         return said  # its endpoint waits as long as it is asked to
     wait_s = max(backoff(history.limits - 1, case.jitter), min(asked_s, LONGEST_WAIT_S))
