@@ -31,7 +31,7 @@ _WIDTH = 80
 _LONG = 20  # characters of an argument that may be an API key, although it does not begin like one
 _FAULTS = (
     "a TOML file with [[fault]] tables: which requests (match, model, api_key_env, from, to, requests, share, times,"
-    " after_answers, rpm) meet what (service and case, status with body and headers, do, delay)"
+    " after_answers, rpm) meet what (service and case, status with body, headers, do, delay, paid), and its name"
 )
 
 

@@ -9,7 +9,8 @@ import pytest
 from canned_server import completion
 
 from batcher.answer.reading import read
-from batcher.calls.dialect import answer_in, completion_in
+from batcher.calls.choices import completion_in
+from batcher.calls.dialect import answer_in
 from batcher.records import Completion, Failure, Status, Usage
 
 USED = {"prompt_tokens": 3, "completion_tokens": 0}

@@ -15,19 +15,13 @@ from canned_server import completion, events
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.calls.choices import is_used
-from batcher.calls.dialect import (
-    LONGEST_ASKED_S,
-    Stream,
-    answer_in,
-    completion_in,
-    failure_in,
-    limits_in,
-    one_line,
-    usage_in,
-    wait_in,
-)
+from batcher.calls.choices import completion_in, is_used, usage_in
+from batcher.calls.dialect import answer_in
+from batcher.calls.error_bodies import failure_in
 from batcher.calls.fate import Fate, meaning_of
+from batcher.calls.streams import Stream
+from batcher.calls.texts import one_line
+from batcher.calls.waits import LONGEST_ASKED_S, limits_in, wait_in
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
 
 AGAIN, WAIT, ROW_ENDS, ROW, ENDPOINT, OUT = Fate

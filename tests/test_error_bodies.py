@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.calls.dialect import answer_in, failure_in, without_echo
+from batcher.calls.dialect import answer_in
+from batcher.calls.error_bodies import failure_in, without_echo
 from batcher.records import Failure
 
 OWN = "my card was declined: insufficient balance"

@@ -17,7 +17,7 @@ from langchain_core.language_models import FakeListChatModel
 from programs import call
 
 import batcher
-from batcher.calls.dialect import Stream
+from batcher.calls.streams import Stream
 from batcher.errors import EndpointsLost
 from batcher.records import Failure, Fault
 

@@ -24,7 +24,7 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_openai import ChatOpenAI
 
 import batcher
-from batcher.calls.dialect import completion_in
+from batcher.calls.choices import completion_in
 from batcher.endpoint import Endpoint
 from batcher.errors import BudgetReached, EndpointsLost, InputError, Interrupted, SettingsError
 from batcher.journal.opening import read_journal

@@ -10,7 +10,8 @@ from canned_server import completion
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.calls.dialect import Stream, answer_in
+from batcher.calls.dialect import answer_in
+from batcher.calls.streams import Stream
 from batcher.records import Completion, Failure, Fault, Usage
 
 FINE = Completion("fine", "stop", Usage(3, 2))

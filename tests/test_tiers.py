@@ -16,7 +16,8 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 
 import batcher
 from batcher.calls.chat_caller import completion_of
-from batcher.calls.dialect import Stream, completion_in
+from batcher.calls.choices import completion_in
+from batcher.calls.streams import Stream
 from batcher.endpoint import Endpoint
 from batcher.errors import SettingsError
 from batcher.money.prices import price_of, tiers_of

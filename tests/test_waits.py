@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.calls.dialect import LONGEST_ASKED_S, failure_in, wait_in
+from batcher.calls.error_bodies import failure_in
+from batcher.calls.waits import LONGEST_ASKED_S, wait_in
 
 NOW = 1_795_603_355.0  # 2026-11-25 10:42:35 UTC
 DATE = {"date": "Wed, 25 Nov 2026 10:42:35 GMT"}

@@ -17,21 +17,13 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
-from batcher.calls.dialect import (
-    Choice,
-    completion_in,
-    limits_in,
-    reasoning_of,
-    too_long,
-    usage_in,
-    used,
-    whole_of,
-    without_echo,
-    without_keys,
-)
+from batcher.calls.choices import Choice, completion_in, reasoning_of, usage_in, used, whole_of, without_keys
+from batcher.calls.dialect import too_long
+from batcher.calls.error_bodies import without_echo
 from batcher.calls.failures import failure_of
 from batcher.calls.patience import Patience
 from batcher.calls.transport import MOST_BYTES
+from batcher.calls.waits import limits_in
 from batcher.chat_model import Secrets, request_of
 from batcher.records import Completion, Failure, Fault, Message, Usage
 

@@ -1,4 +1,4 @@
-"""Reads responses in the dialects of all servers: completions, whole or streamed, failures, limits and waits.
+"""Reads a response, in whatever dialect: a completion, whole or streamed, or a failure.
 
 Invariant: reading never raises, for any bytes; the text that is shown of them is one printable line without API key.
 """
@@ -8,40 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from batcher.calls.choices import (
-    Choice,
     body_without_keys,
     broken_off,
     completion_in,
-    reasoning_of,
-    usage_in,
-    used,
-    whole_of,
-    without_keys,
 )
-from batcher.calls.error_bodies import failure_in, without_echo
+from batcher.calls.error_bodies import failure_in
 from batcher.calls.streams import Stream, is_stream, too_many_parts
-from batcher.calls.texts import has_too_many_parts, json_in, one_line
-from batcher.calls.waits import LONGEST_ASKED_S, limits_in, wait_in
+from batcher.calls.texts import has_too_many_parts, json_in
 from batcher.records import Completion, Failure, Fault
-
-__all__ = [
-    "LONGEST_ASKED_S",
-    "Choice",
-    "Stream",
-    "answer_in",
-    "completion_in",
-    "failure_in",
-    "limits_in",
-    "one_line",
-    "reasoning_of",
-    "too_long",
-    "usage_in",
-    "used",
-    "wait_in",
-    "whole_of",
-    "without_echo",
-    "without_keys",
-]
 
 
 def answer_in(

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from batcher.calls.dialect import failure_in, one_line
-from batcher.calls.texts import json_of
+from batcher.calls.error_bodies import failure_in
+from batcher.calls.texts import json_of, one_line
 from batcher.calls.unreached import cause_of
 from batcher.calls.ways import Way, way_to
 from batcher.errors import SettingsError

@@ -23,7 +23,10 @@ from aiohttp.abc import AbstractStreamWriter
 
 from batcher.calls import body
 from batcher.calls.connections import Connector, Exchange
-from batcher.calls.dialect import Stream, answer_in, one_line, too_long, without_echo
+from batcher.calls.dialect import answer_in, too_long
+from batcher.calls.error_bodies import without_echo
+from batcher.calls.streams import Stream
+from batcher.calls.texts import one_line
 from batcher.calls.unreached import (
     Cause,
     cause_of,

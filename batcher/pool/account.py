@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from batcher.calls.waits import LONGEST_ASKED_S
 from batcher.endpoint import Endpoint
 from batcher.pool.blame import SEVERAL, backoff
 from batcher.pool.concurrency import Concurrency
@@ -20,10 +21,8 @@ from batcher.records import ServerLimits
 if TYPE_CHECKING:
     from batcher.pool.member import Member
 
-# A longer wait than this is obeyed only if several rows are asked for one, and never longer than an hour: Azure asks
-# for a day if a minute is enough.
+# A longer wait than this is obeyed only if several rows are asked for one.
 _UNCONFIRMED_S = 60.0
-_LONGEST_S = 3600.0
 # The weight of the latest call in the moving average.
 _WEIGHT = 1 / 16
 
@@ -128,7 +127,7 @@ class Account:
         if asked_s > _UNCONFIRMED_S:
             self._long.add(row)
         self._asked.add(row)
-        return min(asked_s, _UNCONFIRMED_S if len(self._long) < SEVERAL else _LONGEST_S)
+        return min(asked_s, _UNCONFIRMED_S if len(self._long) < SEVERAL else LONGEST_ASKED_S)
 
     def overloaded(self, left_at: float, now: float, asked_s: float, before: int) -> bool:
         """Lower the concurrency limit; cool down if the server asks for it, or if a lower limit has not helped.

@@ -120,7 +120,7 @@ class _Table:
             does,
             reply,
             delay=self._seconds("delay", 0.0),
-            is_paid=self._is_paid(),
+            is_paid=bool(self._table.get("paid", False)),
             match=self._match(),
             model=self._table.get("model", ""),
             keys=self._keys(),
@@ -221,9 +221,6 @@ class _Table:
                 raise SettingsError(f"{self._where}: headers: {name} must be a line of ASCII text, not {value!r}")
             headers[name.lower()] = text.strip()
         return headers
-
-    def _is_paid(self) -> bool:
-        return bool(self._table.get("paid", False))
 
     # --- whom it concerns ---
 
