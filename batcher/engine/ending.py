@@ -75,7 +75,7 @@ class Ended(NamedTuple):
             saved = f"{_rows_saved(report)}; raise {option('budget')} to go on"
             raise BudgetReached(f"{ending.out_of_money}\n{saved}", report)
         if report.left == report.rows:  # no call has ever succeeded: the same command would fail in the same way
-            saved = "no row is answered: mend that, then run the command again"
+            saved = "no row is answered: correct the cause, and run the command again"
         else:
             saved = _saved(report)
         raise EndpointsLost(f"{_no_endpoint(report.endpoints)}\n{saved}", report)
