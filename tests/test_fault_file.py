@@ -156,8 +156,14 @@ def test_what_is_no_list_of_faults_is_refused(text: str, said: str) -> None:
         ('status = 500\ndo = "cut"', "status and do exclude each other: keep one of them"),
         ('service = "xai"\ncase = "content"\nstatus = 500', "service and status exclude each other"),
         ('service = "xia"\ncase = "content"', "service must be one of openai, azure.*, not 'xia'"),
-        ('service = "xai"', "service needs a case beside it: one of rate, money, key, model, content, server for xai"),
-        ('service = "ollama"\ncase = "money"', "case must be one of model, server for ollama, not 'money'"),
+        (
+            'service = "xai"',
+            "service needs a case beside it: one of rate, money, key, model, content, too-long, server for xai",
+        ),
+        (
+            'service = "ollama"\ncase = "money"',
+            "case must be one of rate, key, model, too-long, server for ollama, not 'money'$",
+        ),
         ('case = "money"', "case needs service beside it"),
         ('do = "explode"', r"do must be 'hang' \(never answers\) or 'cut'"),
         ('do = "cut"\nbody = "x"', "body needs status beside it"),
