@@ -16,8 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from server_client import Reply, chat, request, stats_when, unanswered
 
+from batcher.calls.dialect import answer_in
 from batcher.errors import SettingsError
+from batcher.records import Completion, Failure
 from batcher.server import faults
+from batcher.server.answers import answer
 from batcher.server.faults import Fate, FaultRule, Faults, Request
 from batcher.server.refusals import REFUSALS
 from batcher.server.serve import Server, embedded
@@ -281,6 +284,53 @@ def test_an_answer_without_choices_is_billed() -> None:
         events = [json.loads(event.removeprefix("data: ")) for event in streamed.split("\n\n")[:-2]]
         assert [event["choices"] for event in events] == [[]]
         assert server.books.lost == 2
+
+
+def test_an_answer_is_cut_off_as_at_a_limit_and_its_usage_says_so() -> None:
+    with embedded(Knobs(faults=(FaultRule(Fate.LENGTH, match="long"),))) as server:
+        whole = answer({"messages": [{"role": "user", "content": "a long story"}]})
+        cut = chat(server.base_url, "a long story").json
+        [choice] = cut["choices"]
+        assert (choice["message"]["content"], choice["finish_reason"]) == (whole[: len(whole) // 2], "length")
+        assert cut["usage"]["completion_tokens"] == math.ceil(len(whole) // 2 / 4)
+        streamed = chat(server.base_url, "a long story", stream=True)
+        assert answer_in(200, streamed.headers, streamed.body) == Completion(
+            whole[: len(whole) // 2], "length", id="chatcmpl-sim-2", model="m"
+        )
+        assert chat(server.base_url, "2 + 3").json["choices"][0]["finish_reason"] == "stop"
+        assert (server.books.answered, server.books.lost) == (3, 0)
+
+
+def test_several_choices_come_although_one_was_asked_for() -> None:
+    with embedded(Knobs(faults=(FaultRule(Fate.CHOICES),))) as server:
+        for n, count in ((None, 3), (1, 3), (5, 5)):
+            several = chat(server.base_url, "2 + 3", n=n).json
+            assert [choice["message"]["content"] for choice in several["choices"]] == ["5"] * count
+            assert several["usage"]["completion_tokens"] == count
+        assert server.books.answered_by_prompt == {"2 + 3": 3}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_stream_has_a_line_that_is_no_json_and_is_read_as_no_answer(*, stream: bool) -> None:
+    with embedded(Knobs(faults=(FaultRule(Fate.HOLE, match="hole", times=1),))) as server:
+        holed = chat(server.base_url, "a hole", stream=stream)
+        assert holed.headers["content-type"] == "text/event-stream"
+        lines = [line.removeprefix("data: ") for line in holed.body.decode().split("\n\n")[:-2]]
+        assert [is_json(line) for line in lines] == [place != 1 for place in range(len(lines))]
+        read = answer_in(holed.status, holed.headers, holed.body)
+        assert isinstance(read, Failure)
+        assert read.may_be_billed
+        assert chat(server.base_url, "a hole").text.endswith("a hole")
+        books = server.books
+        assert (books.by_status, books.answered, books.lost) == ({200: 2}, 1, 1)
+
+
+def is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("does", [Fate.CUT, Fate.DROP])

@@ -29,6 +29,9 @@ class Fate(StrEnum):
     DROP = "drop"
     CUT = "cut"
     EMPTY = "empty"
+    LENGTH = "length"
+    CHOICES = "choices"
+    HOLE = "hole"
     HANG = "hang"
 
 

@@ -11,15 +11,15 @@ import json
 import math
 import socket
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batcher.errors import SettingsError
-from batcher.server.answers import answer, prompt_of, text_of
+from batcher.server.answers import prompt_of
 from batcher.server.books import Books
+from batcher.server.completions import LIMITS, completion, events
 from batcher.server.faults import Bucket, Fate, Faults, Met, Reply
 from batcher.server.simulated import Knobs, draw
 from batcher.words import counted, print_out, say
@@ -163,37 +163,36 @@ class _Chat:
         elif fate is Fate.ERROR:
             await self._respond(asked.send, Refusal(500, "The server had an error (simulated).", "server_error"))
         else:
-            await self._answer(asked, is_empty=fate is Fate.EMPTY)
+            await self._answer(asked, fate)
 
     async def _cut(self, asked: _Asked, fate: Fate) -> None:
         """Cut the connection, with or without half an answer."""
         self._books.drop()
         if fate is Fate.CUT:
             self._books.lose()
-            await _send_half(asked.send, json.dumps(_completion(asked.body, 0)).encode())
+            await _send_half(asked.send, json.dumps(completion(asked.body, 0)).encode())
         cut = asked.scope.get("state", {}).get("cut")
         if cut is not None:  # otherwise the ASGI server cannot cut a connection
             cut()
             await _gone(asked.receive)
 
-    async def _answer(self, asked: _Asked, *, is_empty: bool) -> None:
+    async def _answer(self, asked: _Asked, fate: Fate) -> None:
         self._number += 1
         try:
-            completion = _completion(asked.body, self._number)
+            whole = completion(asked.body, self._number, fate)
         except RecursionError:  # JSON that could be read cannot always be written
             await self._respond(asked.send, _bad("Your request is nested too deeply."))
             return
-        if is_empty:
+        if fate in {Fate.EMPTY, Fate.HOLE}:
             self._books.respond(200)
             self._books.lose()
-            completion["choices"] = []
         else:
             self._books.respond(200, asked.prompt)
             self._faults.answered(asked.key)
-        if asked.body.get("stream"):
-            await _stream(asked.send, completion, asked.body)
+        if asked.body.get("stream") or fate is Fate.HOLE:
+            await _stream(asked.send, events(whole, asked.body, fate))
         else:
-            await _send(asked.send, 200, json.dumps(completion).encode(), [_JSON])
+            await _send(asked.send, 200, json.dumps(whole).encode(), [_JSON])
 
     async def _reply(self, asked: _Asked, reply: Reply, wait_s: float) -> None:
         """Send the reply of a fault, with the wait until its limit admits a request again."""
@@ -267,6 +266,10 @@ def _wrong(body: dict[str, Any]) -> Refusal | None:
         return _bad("Every item of 'messages' must be an object.", "messages")
     if count is not None and (type(count) is not int or not 1 <= count <= _CHOICES):
         return _bad(f"'n' must be a whole number from 1 to {_CHOICES}.", "n")
+    for name in LIMITS:
+        limit = body.get(name)
+        if limit is not None and (type(limit) is not int or limit < 1):
+            return _bad(f"{name!r} must be a whole number, 1 or more.", name)
     return None
 
 
@@ -284,29 +287,6 @@ def _naming(send: Send, name: bytes) -> Send:
     return send_named
 
 
-def _completion(body: dict[str, Any], number: int) -> dict[str, Any]:
-    """Answer a request in OpenAI's shape. Four characters count as a model token."""
-    text = answer(body)
-    count = body.get("n") or 1
-    asked = _model_tokens(sum(len(text_of(message)) for message in body["messages"]))
-    given = count * _model_tokens(len(text))
-    message = {"role": "assistant", "content": text, "refusal": None}
-    return {
-        "id": f"chatcmpl-sim-{number}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": body["model"],
-        "choices": [
-            {"index": index, "message": message, "logprobs": None, "finish_reason": "stop"} for index in range(count)
-        ],
-        "usage": {"prompt_tokens": asked, "completion_tokens": given, "total_tokens": asked + given},
-    }
-
-
-def _model_tokens(characters: int) -> int:
-    return max(math.ceil(characters / 4), 1)
-
-
 async def _send_half(send: Send, body: bytes) -> None:
     """Announce a body, and send only its first half."""
     headers = [_JSON, (b"content-length", str(len(body)).encode())]
@@ -320,34 +300,12 @@ async def _send(send: Send, status: int, body: bytes, headers: list[tuple[bytes,
     await send({"type": "http.response.body", "body": body})
 
 
-async def _stream(send: Send, completion: dict[str, Any], body: dict[str, Any]) -> None:
+async def _stream(send: Send, lines: Iterator[str]) -> None:
     headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    for event in _events(completion, body):
-        await send({"type": "http.response.body", "body": f"data: {event}\n\n".encode(), "more_body": True})
+    for line in lines:
+        await send({"type": "http.response.body", "body": f"data: {line}\n\n".encode(), "more_body": True})
     await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
-
-
-def _events(completion: dict[str, Any], body: dict[str, Any]) -> Iterator[str]:
-    options = body.get("stream_options")
-    with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
-    head = {name: completion[name] for name in ("id", "created", "model")}
-    head |= {"object": "chat.completion.chunk"} | ({"usage": None} if with_usage else {})
-
-    def chunk(index: int, delta: dict[str, str], finish: str | None = None) -> str:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return json.dumps(head | {"choices": [choice]})
-
-    for choice in completion["choices"]:
-        text = choice["message"]["content"]
-        yield chunk(choice["index"], {"role": "assistant", "content": ""})
-        # At most twenty pieces: enough for a stream of any length.
-        size = max(math.ceil(len(text) / 20), 4)
-        for start in range(0, len(text), size):
-            yield chunk(choice["index"], {"content": text[start : start + size]})
-        yield chunk(choice["index"], {}, "stop")
-    if with_usage:
-        yield json.dumps(head | {"choices": [], "usage": completion["usage"]})
 
 
 # --- the app ---
