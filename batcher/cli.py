@@ -192,7 +192,7 @@ def _add_serve(verbs: Any) -> None:
         "batcher serve [options]",
         "a local OpenAI-compatible server with simulated answers",
         "Run a local server that speaks OpenAI's protocol, answers by rules and fails as often as you ask: a rehearsal"
-        " at no cost. Prints its base URL to stdout; its own counts"
+        " at no cost. As a proxy (HTTP_PROXY) it stands for every host. Prints its base URL to stdout; its own counts"
         " are at /stats.",
     )
     parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (127.0.0.1)")

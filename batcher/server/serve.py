@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from batcher.errors import SettingsError
 from batcher.server.answers import prompt_of
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MODEL = "sim"
 """The name of the served model if `Knobs.model` is empty."""
@@ -58,6 +60,9 @@ class Refusal(NamedTuple):
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         return [] if self.retry_after is None else [(b"retry-after", str(self.retry_after).encode())]
+
+
+_NO_TUNNEL = Refusal(405, "This server opens no tunnels: begin the base URL with http://", "invalid_request_error")
 
 
 class _Asked(NamedTuple):
@@ -108,6 +113,14 @@ class _Chat:
             await self._respond(send, refusal)
         else:
             await self._let_through(asked)
+
+    async def refuse_tunnel(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a CONNECT request as the fault that it meets says, or because nothing here speaks TLS."""
+        place, key = scope["path"], _key(scope)
+        self._books.arrive(None, key)
+        met = self._faults.meet(place, key=key, is_tunnel=True)
+        if not met or await self._goes_on(_Asked(scope, receive, send, {"model": ""}, place, key), met):
+            await self._respond(send, _NO_TUNNEL)
 
     async def _goes_on(self, asked: _Asked, met: Met) -> bool:
         """Let a request meet a fault; return whether it goes on, because the fault only delayed it."""
@@ -205,6 +218,23 @@ class _Chat:
     async def _respond(self, send: Send, refusal: Refusal) -> None:
         self._books.respond(refusal.status)
         await _send(send, refusal.status, refusal.body(), [_JSON, *refusal.headers()])
+
+
+class _AsProxy:
+    """Makes the server a proxy, too: it answers itself, whatever host a URL names."""
+
+    def __init__(self, app: App, chat: _Chat) -> None:
+        self._app = app
+        self._chat = chat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope.get("method") == "CONNECT":
+            await self._chat.refuse_tunnel(scope, receive, send)
+        elif path.startswith(("http://", "https://")):
+            await self._app({**scope, "path": urlsplit(path).path}, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 # --- reading a request ---
@@ -360,7 +390,9 @@ def build_app(knobs: Knobs, books: Books) -> FastAPI:
         Route("/stats/reset", reset, methods=["POST"]),
     ]
     handlers: dict[Any, Any] = {HTTPException: unknown}
-    return FastAPI(routes=list(routes), exception_handlers=handlers, openapi_url=None)
+    app = FastAPI(routes=list(routes), exception_handlers=handlers, openapi_url=None)
+    app.add_middleware(_AsProxy, chat=chat)
+    return app
 
 
 # --- the server ---
