@@ -299,6 +299,7 @@ def test_no_run_with_all_its_resumes_is_billed_more_than_the_budget(data: st.Dat
 
 
 WORDS = "Is it good or bad? {}. One word: "
+AGREEING = 20  # answers before a learnt bound counts
 MANY = [WORDS.format(number % 7 * "é " + str(number)) for number in range(60)]
 
 
@@ -364,14 +365,14 @@ def test_what_is_learnt_of_prompts_bounds_requests_in_this_process_and_the_next(
     service = Service(MANY, usage=Tokenizer(40, 0, 1).usage)
     lab.run(MANY, service, endpoints=[PRICED], param=SHORT, limit=30)
     [(learnt,)] = lab.query("SELECT detail FROM events WHERE kind = 'prompt overhead' ORDER BY id DESC LIMIT 1")
-    shortest = json.loads(learnt)["most"]
-    assert shortest == min(count for (count,) in lab.query("SELECT prompt_tokens FROM requests"))
+    shorter = json.loads(learnt)["most"]
+    assert shorter == sorted(count for (count,) in lab.query("SELECT prompt_tokens FROM requests"))[AGREEING - 1]
     lab.run(MANY, service, endpoints=[PRICED], param=SHORT)
     bounds = dict(lab.query("SELECT position, prompt_most FROM requests"))
     wide = {position: bound_of(MANY[position]).prompt_tokens for position in bounds}
     assert bounds[0] == wide[0]
     for position in range(30, 32):
-        assert bounds[position] == shortest + 8 + len(MANY[position].encode())
+        assert bounds[position] == shorter + 8 + len(MANY[position].encode())
     planned = [
         batcher.plan(MANY, keyword=keyword, output_dir=lab.directory, endpoints=[PRICED], param=SHORT, limit=40)
         for keyword in ("k", "other")
@@ -393,6 +394,24 @@ def test_the_words_that_all_prompts_share_are_not_in_a_rows_own_part_of_the_boun
     )
     # Of the template ' ' and '.' stand next to the hole, where they may be part of the same tokens.
     assert lab.query("SELECT prompt_most FROM requests ORDER BY id DESC LIMIT 1") == [(40 + 2 * 8 + len(" .") + 9,)]
+
+
+@pytest.mark.parametrize("place", [0, 25, 39])
+@pytest.mark.parametrize("left", range(70, 190, 20))
+def test_a_budget_is_kept_although_a_server_reports_too_few_tokens_once(lab: Lab, left: int, place: int) -> None:
+    """Long rows contradict no false report, and the short ones behind them would have a bound far below their cost."""
+    prompts = [f"question {number} {'x' * 400}" for number in range(40)] + [f"question {n}" for n in range(40, 60)]
+
+    def usage(call: Call) -> Usage:
+        return Usage(20 if call.prompt == prompts[place] else 200 + len(call.prompt) // 4, 2)
+
+    service = Service(prompts, usage=usage)
+    budget = 1280 + left  # of which the long rows take some $1,240
+    endpoint = Endpoint("m", prices=PRICED.prices, max_concurrency=8)
+    with pytest.raises(BudgetReached):
+        lab.run(prompts, service, endpoints=[endpoint], param=SHORT, budget=budget)
+    assert bill(service.used) <= budget * NANO
+    assert service.asked[prompts[39]] == 1
 
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
