@@ -449,6 +449,43 @@ def test_a_service_that_makes_prompts_longer_at_once_costs_no_more_than_what_was
         lab.run(prompts, Service([]), endpoints=[endpoint], **options)
 
 
+EXCEEDED = "a server charged for more tokens, or for a dearer service tier, than the requests allowed"
+
+
+def test_the_end_of_a_budget_says_by_how_much_a_server_exceeded_it(lab: Lab) -> None:
+    """An answer has 50 tokens although two were allowed, so it costs $51, of which $30 were left."""
+    service = Service(PROMPTS, usage=lambda _call: Usage(10, 50))
+    options: dict[str, Any] = {"endpoints": [Endpoint("m", prices=ANSWERS_ONLY.prices, max_concurrency=1)]}
+    with pytest.raises(BudgetReached) as caught:
+        lab.run(PROMPTS, service, param=SHORT, budget=30, **options)
+    said = f"the budget is used up and exceeded by $20.00: {EXCEEDED}"
+    assert str(caught.value).splitlines()[0] == said
+    assert caught.value.report.cost_usd == 50
+    assert status("k", lab.directory).to_dict()["reason"] == said
+    with pytest.raises(BudgetReached) as caught:
+        lab.run(PROMPTS, Service([]), param=SHORT, budget=30, **options)
+    said = "the budget is used up: with what earlier runs may have cost, it is exceeded by $20.00"
+    assert str(caught.value).splitlines()[0] == said
+
+
+def test_a_smaller_budget_than_was_spent_blames_no_server(lab: Lab) -> None:
+    service = Service(PROMPTS, usage=lambda _call: Usage(10, 2))
+    lab.run(PROMPTS, service, endpoints=[PRICED], param=SHORT, budget=1000, limit=10)  # $30
+    with pytest.raises(BudgetReached, match=r"with what earlier runs may have cost, it is exceeded by \$9\.50\n"):
+        lab.run(PROMPTS, service, endpoints=[PRICED], param=SHORT, budget=20.5)
+
+
+def test_a_run_that_is_done_says_by_how_much_a_server_exceeded_its_budget(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = Service(PROMPTS, usage=lambda _call: Usage(10, 50))
+    report = lab.run(
+        PROMPTS[:1], service, endpoints=[ANSWERS_ONLY], param=SHORT, budget=30, quiet=False, no_progress=True
+    )
+    assert report.status == "done"
+    assert f"Note: the budget is exceeded by $20.00: {EXCEEDED}." in capsys.readouterr().err
+
+
 def test_a_bound_that_widens_again_and_again_is_said_once_within_the_widest_and_once_beyond() -> None:
     tariff, asked = Tariff.of(PRICED, SHORT), [{"role": "user", "content": PROMPTS[0]}]
     counts = [*[10] * 20, *range(400, 5000, 100)]
