@@ -98,6 +98,21 @@ def test_a_fault_in_batcher_is_70_with_a_traceback_without_keys_and_all_that_arr
     assert len(table(tmp_path / "output" / "all_t.csv")) == 20
 
 
+def test_a_password_that_is_one_of_our_words_is_hidden_in_the_traceback_of_a_fault_alone(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BROKEN_DISK.format(after=0, key="fault"), encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    with local_server(cwd=tmp_path) as server:
+        options = ("--base-url", server.base_url, "--model", "m", "--prompt", "About {text}")
+        done = call(
+            "run", "t.csv", *options, cwd=tmp_path, PYTHONPATH=path, ALL_PROXY="http://batcher:fault@127.0.0.1:1"
+        )
+    assert done.status == 70
+    assert "ZeroDivisionError: flushed with [API key] at https://host/v1" in done.stderr
+    assert (
+        "batcher: this is a fault in batcher, not in your input. What the journal has recorded is saved." in done.stderr
+    )
+
+
 @pytest.mark.parametrize(
     "options",
     [
