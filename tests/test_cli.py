@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from programs import SHARED, call, expected_answer, local_server, table, write_table
+from programs import SHARED, LocalServer, call, expected_answer, local_server, table, write_table
 
 from batcher.server import simulated as sim
 
@@ -35,6 +36,13 @@ OFFLINE = ("--provider", "offline")
 @pytest.fixture
 def odd(tmp_path: Path) -> Path:
     return write_table(tmp_path / "odd.csv", ["text"], [[text] for text in ODD])
+
+
+@pytest.fixture(scope="module")
+def unasked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    """Start a server that no test has a reason to ask."""
+    with local_server(cwd=tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 def lines_of(path: Path) -> list[dict[str, str]]:
@@ -164,14 +172,13 @@ def test_the_answer_column_names_all_three_so_that_a_result_can_be_an_input(odd:
     ],
 )
 def test_bad_input_is_refused_before_any_call_and_nothing_is_written(
-    odd: Path, tmp_path: Path, arguments: list[str], said: str
+    odd: Path, tmp_path: Path, unasked: LocalServer, arguments: list[str], said: str
 ) -> None:
     (tmp_path / "ragged.csv").write_text("a,b\n1,2\n3\n")
     (tmp_path / "broken.jsonl").write_text('{"a": 1}\n{"a": \n')
     (tmp_path / "table.xlsx").write_bytes(b"PK")
-    with local_server(cwd=tmp_path) as server:
-        done = call("run", *arguments, "--base-url", server.base_url, "--model", "m", cwd=tmp_path)
-        assert server.books()["requests"] == 0
+    done = call("run", *arguments, "--base-url", unasked.base_url, "--model", "m", cwd=tmp_path)
+    assert unasked.books()["requests"] == 0
     assert done.status == 2, done.stderr
     assert done.stdout == ""
     assert said in done.stderr
