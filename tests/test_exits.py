@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,7 @@ def test_a_second_process_of_a_keyword_is_refused_with_4_and_the_first_is_named(
         with started("run", "t.csv", *options, cwd=tmp_path) as first:
             while not server.books()["requests"]:
                 assert first.poll() is None
+                time.sleep(0.02)  # leaves the processor to the programs
             done = call("run", "t.csv", *options, cwd=tmp_path)
             assert done.status == 4
             assert f"is being written by process {first.pid} on " in done.stderr

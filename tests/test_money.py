@@ -172,7 +172,7 @@ def told(usage: object, name: str, most: int) -> int:
 
 
 @given(st.integers(1, 2000), st.lists(usages, min_size=1, max_size=20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_usage_that_a_server_may_send_lets_a_budget_be_exceeded(budget: int, said: list[object]) -> None:
     def usage(call: Call) -> object:
         return said[PROMPTS.index(call.prompt) % len(said)]
