@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from programs import SHARED, LocalServer, call, expected_answer, local_server, table, write_table
 
+from batcher.__main__ import main
 from batcher.server import simulated as sim
 
 ODD = [
@@ -325,15 +327,19 @@ IN_ENV = "API keys come from API_KEY in the environment or .env"
 )
 @pytest.mark.parametrize("verb", ["run", "plan", "serve", "status", ""])
 def test_an_api_key_in_any_place_of_the_command_line_is_refused_unshown_with_where_it_belongs(
-    odd: Path, tmp_path: Path, verb: str, arguments: list[str]
+    odd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str, arguments: list[str]
 ) -> None:
+    monkeypatch.chdir(odd.parent)
     places = ([*arguments, verb, "odd.csv"], [verb, "odd.csv", *arguments], [verb, *arguments])
     for place in places:
-        done = call(*filter(None, place), cwd=tmp_path)
-        assert (done.status, done.stdout) == (2, "")
-        assert IN_ENV in done.stderr
-        assert "hunter2" not in done.stderr
-    assert not (tmp_path / "output").exists()
+        monkeypatch.setattr(sys, "argv", ["batcher", *filter(None, place)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        stdout, stderr = capsys.readouterr()
+        assert (ended.value.code, stdout) == (2, "")
+        assert IN_ENV in stderr
+        assert "hunter2" not in stderr
+    assert not (odd.parent / "output").exists()
 
 
 def test_what_may_be_a_key_although_it_does_not_begin_like_one_is_not_shown(odd: Path, tmp_path: Path) -> None:
