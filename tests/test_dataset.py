@@ -25,7 +25,8 @@ from pyarrow import parquet
 
 from batcher.errors import InputError
 from batcher.input.cell import cell
-from batcher.input.dataset import Dataset, open_dataset
+from batcher.input.dataset import Dataset
+from batcher.input.opening import open_dataset
 from batcher.records import Values
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -548,7 +549,7 @@ def test_reading_text_loads_neither_pandas_nor_pyarrow(tmp_path: Path, data: str
     saved(tmp_path, "t.csv", "a\n1\n")
     saved(tmp_path, "t.jsonl", '{"a": 1}\n')
     program = (
-        "import sys; from batcher.input.dataset import open_dataset; from batcher.input.cell import cell\n"
+        "import sys; from batcher.input.opening import open_dataset; from batcher.input.cell import cell\n"
         f"[cell(value) for part in open_dataset({data}).slices(1) for row in part.rows for value in row]\n"
         "print([name for name in ('pandas', 'pyarrow', 'numpy') if name in sys.modules])"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -269,6 +271,40 @@ def test_a_limit_that_no_wait_heals_ends_the_run_after_six_hours(lab: Lab) -> No
     assert 6 * HOUR <= lab.seconds < 6.2 * HOUR
     assert lost.value.report.error == 0
     assert sum(call.at >= 5 for call in service.calls) < 600
+
+
+def test_the_six_hours_are_the_accounts_whichever_of_its_keys_was_asked(lab: Lab) -> None:
+    rows = prompts(1000)
+    service = Service(rows, instead=lambda call: TOO_MANY_TOKENS if call.at >= 5 else None)
+    keys = [Endpoint("m", api_key=f"key-{number}", account="a", max_concurrency=16) for number in range(10)]
+    with pytest.raises(EndpointsLost, match="no wait has healed it for 6h"):
+        lab.run(rows, service, endpoints=keys)
+    assert 6 * HOUR <= lab.seconds < 6.5 * HOUR
+
+
+@pytest.mark.parametrize("failure", [PAGE, refusal(404), refusal(500)])
+def test_a_stretch_of_many_hundred_bad_rows_costs_its_rows_and_no_other(lab: Lab, failure: Failure) -> None:
+    rows = prompts(1600)
+    bad = set(rows[100:700])
+    lab.run(rows, Service(rows, instead=of(bad, failure)), endpoints=[Endpoint("m", max_concurrency=4)])
+    check(lab, rows, bad, str(failure))
+
+
+def test_an_outage_does_not_read_long_rows_into_the_memory(lab: Lab, tmp_path: Path) -> None:
+    rows = prompts(500)
+    path = tmp_path / "long.csv"
+    path.write_text("question,long\n" + "".join(f"{row},{'x' * 100_000}\n" for row in rows))
+    service = Service(rows, instead=lambda call: refusal(500) if 5 <= call.at < HOUR else None)
+    peaks: list[int] = []
+    moments = {
+        2.0: tracemalloc.start,
+        10 * MINUTE: lambda: peaks.append(tracemalloc.get_traced_memory()[1]),
+        11 * MINUTE: tracemalloc.stop,
+    }
+    endpoints = [Endpoint("m", max_concurrency=8)]
+    report = lab.run(path, service, "{question}", endpoints=endpoints, chunk_size=10, at=moments)
+    assert report.ok == 500
+    assert peaks[0] < 50_000_000  # the file has 50 MB, and each row is there as a line and as values
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from batcher.records import Message, RowState, Values
 
 # The most rows that one call of the reading thread brings: with small chunks, one call reads several.
 _ROWS_AT_ONCE = 500
+# The most characters of rows in memory beyond which no further row is read to bear witness.
+_WITNESS_CHARACTERS = 16_000_000
 
 
 class Row(NamedTuple):
@@ -110,7 +112,8 @@ class Feed:
         """Return a row out of turn, from further on in the input.
 
         Args:
-            ahead: how many rows further on, at most; those before it are handed out later.
+            ahead: how many rows further on, at most; those before it are handed out later. Long texts, which fill the
+                memory, make it fewer.
 
         Returns:
             The row, or None if there is none.
@@ -119,7 +122,7 @@ class Feed:
             InputError: the input cannot be read, or was changed.
         """
         async with self._reading:
-            while len(self._ready) < ahead and await self._read_on():
+            while len(self._ready) < ahead and self._has_room() and await self._read_on():
                 pass
             for number in reversed(range(min(ahead, len(self._ready)))):
                 item = self._ready[number]
@@ -127,6 +130,11 @@ class Feed:
                     del self._ready[number]
                     return self._row(item)
             return None
+
+    def _has_room(self) -> bool:
+        """Return whether the rows that were read ahead leave room for more."""
+        rows = (item for item in self._ready if isinstance(item, _Read))
+        return sum(len(row.chunk.lines[row.position - row.chunk.start]) for row in rows) < _WITNESS_CHARACTERS
 
     def holds(self, ahead: int) -> bool:
         """Return whether it has a row that is as far on as that."""

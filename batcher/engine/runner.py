@@ -46,7 +46,7 @@ from batcher.words import counted
 
 if TYPE_CHECKING:
     from batcher.calls.caller import Callers
-    from batcher.input.dataset import Data
+    from batcher.input.opening import Data
 
 
 def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Report:

@@ -37,7 +37,7 @@ _AT_ONCE_S = 0.2
 # The most rows that are asked beyond the window to find out whether an endpoint or the rows are at fault, and how far
 # ahead the last of them may be.
 _WITNESSES = 16
-_FARTHEST = 512
+_FARTHEST = 8192
 # A row that waits before its next attempt stays in the window without a slot; others use the slot meanwhile.
 _ROWS_PER_SLOT = 2
 

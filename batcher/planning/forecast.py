@@ -26,7 +26,7 @@ from batcher.settings import Options, Settings
 from batcher.words import counted, dollars, duration, option
 
 if TYPE_CHECKING:
-    from batcher.input.dataset import Data
+    from batcher.input.opening import Data
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from batcher.answer.columns import AnswerColumns
 from batcher.calls.endpoints import endpoints_of, environment
 from batcher.endpoint import Endpoint
 from batcher.errors import InputError, SettingsError
-from batcher.input.dataset import Dataset, open_dataset
+from batcher.input.dataset import Dataset
+from batcher.input.opening import open_dataset
 from batcher.input.prompt import (
     PromptFunction,
     Renderer,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from batcher.calls.waits import LONGEST_ASKED_S
 from batcher.endpoint import Endpoint
-from batcher.pool.blame import SEVERAL, backoff
+from batcher.pool.blame import SEVERAL, LimitTime, backoff
 from batcher.pool.concurrency import Concurrency
 from batcher.pool.limiter import Limiter, Reservation
 from batcher.pool.server_limits import ServerLimit
@@ -45,6 +45,7 @@ class Account:
         tokens: model tokens that an answered call uses, a moving average.
         cooldowns: cooldowns since the last answer, if the server did not say how long they should take.
         cooldown_until: the loop's time before which none of its endpoints takes a call.
+        limit_time: how long it has answered nothing because of a rate limit.
         wanted: set while a row waits that one of its endpoints could take.
     """
 
@@ -60,6 +61,7 @@ class Account:
         self.tokens = 0.0
         self.cooldowns = 0
         self.cooldown_until = 0.0
+        self.limit_time = LimitTime()
         self.wanted = asyncio.Event()
         # The rows that were asked to wait since the last answer, and those of them that were asked to wait for long.
         self._asked: set[int] = set()

@@ -137,6 +137,23 @@ class Trial:
         self.is_acquitted = self.is_acquitted and self._ended < MOST_UNWITNESSED
 
 
+class LimitTime:
+    """How long an account has answered no call because of a rate limit; all its keys have the same one."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def refused(self, now: float) -> float:
+        """Record a refusal for a rate limit; return the seconds since the first one after the last answer."""
+        if self._since is None:
+            self._since = now
+        return now - self._since
+
+    def answered(self) -> None:
+        """Record an answer at any of the keys."""
+        self._since = None
+
+
 class Standing:
     """What the answers and refusals of one endpoint say about it.
 
@@ -144,6 +161,7 @@ class Standing:
         began: the loop's time at which it was opened.
         is_known: an earlier process got answers from it, by the journal.
         pool: the refusals at all endpoints of the pool; one that refuses is suspect if nothing is answered anywhere.
+        limit_time: of its account; default: it shares its account with no other endpoint.
 
     Attributes:
         answers: its answers in this process.
@@ -153,7 +171,14 @@ class Standing:
             been refused before.
     """
 
-    def __init__(self, began: float = 0.0, *, is_known: bool = False, pool: Trial | None = None) -> None:
+    def __init__(
+        self,
+        began: float = 0.0,
+        *,
+        is_known: bool = False,
+        pool: Trial | None = None,
+        limit_time: LimitTime | None = None,
+    ) -> None:
         self.began = began
         self.is_known = is_known
         self.answers = 0
@@ -164,7 +189,7 @@ class Standing:
         self._own = Trial()
         self._has_refused = False
         self._rested_at = -math.inf
-        self._limited_since: float | None = None
+        self._limit_time = limit_time or LimitTime()
         self._failed: set[int] = set()
         self._failures = 0
         # The last rows that ended by themselves since the last answer, all for one reason.
@@ -197,7 +222,7 @@ class Standing:
         """
         self.answers += 1
         self.answered_left_at = max(self.answered_left_at, left_at)
-        self._limited_since = None
+        self._limit_time.answered()
         if is_clean:
             self.limited_share -= _WEIGHT * self.limited_share
         self._alike = 0
@@ -238,12 +263,10 @@ class Standing:
         return True
 
     def limited_for_s(self, now: float, *, is_clean: bool) -> float:
-        """Record a refusal for a rate limit; return the seconds since the first such refusal after the last answer."""
+        """Record a refusal for a rate limit; return the seconds for which its account has answered none of its keys."""
         if is_clean:
             self.limited_share += _WEIGHT * (1 - self.limited_share)
-        if self._limited_since is None:
-            self._limited_since = now
-        return now - self._limited_since
+        return self._limit_time.refused(now)
 
     def failed(self, row: int) -> tuple[int, int]:
         """Record a failure before the first answer; return how many there were, and of how many rows."""

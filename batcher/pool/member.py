@@ -169,7 +169,7 @@ class Member:
         self.cooldowns = 0
         self.cooldown_until = 0.0
         self.answered_at = asyncio.get_running_loop().time()
-        self.standing = Standing(self.answered_at, is_known=is_known, pool=trial)
+        self.standing = Standing(self.answered_at, is_known=is_known, pool=trial, limit_time=self.account.limit_time)
         self.is_unresponsive = False
         self.out: str | None = None
 

@@ -31,7 +31,7 @@ from batcher.settings import Options, Settings, check_keyword
 from batcher.words import counted, option, say
 
 if TYPE_CHECKING:
-    from batcher.input.dataset import Data
+    from batcher.input.opening import Data
 
 _MOST_KILLS = 100
 _LATENCY_S, _LATENCY_SIGMA = 0.02, 0.5

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batcher.answer.columns import AnswerColumns
-from batcher.input.dataset import open_dataset
+from batcher.input.opening import open_dataset
 from batcher.input.prompt import PromptFunction
 from batcher.journal.entries import Counts, EndpointTotals, LastRun
 from batcher.journal.evidence import Evidence
@@ -33,7 +33,7 @@ from batcher.reports.verification.rows import checked, read_rows
 from batcher.words import counted, dollars
 
 if TYPE_CHECKING:
-    from batcher.input.dataset import Data
+    from batcher.input.opening import Data
 
 
 @dataclass(frozen=True)
