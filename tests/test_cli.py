@@ -190,7 +190,8 @@ def test_bad_input_is_refused_before_any_call_and_nothing_is_written(
 
 def test_a_wrong_key_costs_two_requests_and_is_never_shown(odd: Path, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("API_KEY=sk-wrong-1\nMODEL=m\n")
-    with local_server("--api-key-env", "ACCEPTED", cwd=tmp_path, ACCEPTED="sk-right, sk-other") as server:
+    knobs = ("--api-key-env", "ACCEPTED", "--latency", "0.1")
+    with local_server(*knobs, cwd=tmp_path, ACCEPTED="sk-right, sk-other") as server:
         wrong = call("run", "odd.csv", "--prompt-column", "text", "--base-url", server.base_url, cwd=tmp_path)
         assert wrong.status == 3
         assert "the API key was refused" in wrong.stderr
@@ -198,7 +199,9 @@ def test_a_wrong_key_costs_two_requests_and_is_never_shown(odd: Path, tmp_path: 
 
         # The right key beside a wrong one: the wrong one leaves the pool, its rows go to the other.
         (tmp_path / ".env").write_text("API_KEY=sk-wrong-1, sk-right\nMODEL=m\n")
-        right = call("run", "odd.csv", "--prompt-column", "text", "--base-url", server.base_url, cwd=tmp_path)
+        # While that one is busy the wrong one is tried again: it leaves only when a second row is refused.
+        options = ("--prompt-column", "text", "--base-url", server.base_url, "--max-concurrency", "1")
+        right = call("run", "odd.csv", *options, cwd=tmp_path)
         assert right.status == 0, right.stderr
         assert "leaves the pool" in right.stderr
     shown = wrong.stderr + wrong.stdout + right.stderr + right.stdout
