@@ -20,7 +20,6 @@ from batcher.checks import (
     check_duration,
     check_file_name,
     check_number,
-    check_params,
     check_price,
     check_text,
     check_variable,
@@ -28,6 +27,7 @@ from batcher.checks import (
 )
 from batcher.endpoint import MAX_CONCURRENCY
 from batcher.errors import SettingsError
+from batcher.params import check_params, unfolded
 from batcher.words import by_reader, option
 
 if TYPE_CHECKING:
@@ -92,6 +92,10 @@ def _check_headers(value: object, where: str) -> None:
         raise SettingsError(f"{where} must hold texts by name, as in {{'X-Team': 'labels'}}")
 
 
+def _check_mapping(value: object, where: str) -> None:
+    check_params(value, where, for_llm=True)  # the rest is checked when the endpoints are known
+
+
 def _check_keyword(value: Any, where: str) -> None:
     _typed(str)(value, where)
     check_file_name(value, where)
@@ -120,7 +124,7 @@ _KEYWORD = Kind(_check_keyword, {"metavar": "NAME"})
 _NAME = _text("NAME")
 _NUMBER = _number()
 _HEADERS = Kind(_check_headers, {"metavar": "NAME=VALUE", "action": "append"})
-_PARAMS = Kind(check_params, {"metavar": "KEY=VALUE", "action": "append"})
+_PARAMS = Kind(_check_mapping, {"metavar": "KEY=VALUE", "action": "append"})
 _PRICE = Kind(check_price, {"metavar": "USD", "type": float})
 _SECONDS = _number("S")
 _URL = _text("URL")
@@ -156,6 +160,9 @@ class Settings:
     system: str | None = _option(None, Group.PROMPT, _ANY_TEXT, "system message, also a template")
     system_file: str | os.PathLike[str] | None = _option(
         None, Group.PROMPT, _FILE, "a file that holds the system message"
+    )
+    same_prompt: bool = _option(
+        False, Group.PROMPT, _FLAG, "every row asks the same: accept a prompt without a {column} hole"
     )
     param: Mapping[str, Any] | None = _option(
         None,
@@ -282,6 +289,8 @@ class Settings:
     def __post_init__(self) -> None:
         for each in OPTIONS.values():
             each.check(getattr(self, each.name))
+        if self.param is not None and not self._asks_chat_model:
+            check_params(self.param, option("param"))
         _only_one(self, "system", "system_file")
         _only_one(self, "provider", "base_url")
         if (self.price_in is None) != (self.price_out is None):
@@ -306,8 +315,14 @@ class Settings:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The request parameters of every row."""
-        return dict(self.param or {})
+        """The request parameters of every row; a chat model takes `extra_body` apart itself."""
+        return dict(self.param or {}) if self._asks_chat_model else unfolded(self.param or {}, option("param"))
+
+    @property
+    def _asks_chat_model(self) -> bool:
+        """Whether an endpoint is a chat model in `llm=`."""
+        given = self.endpoints
+        return isinstance(given, (list, tuple)) and any(getattr(each, "llm", None) is not None for each in given)
 
     @property
     def prices(self) -> dict[str, float] | None:
@@ -443,6 +458,7 @@ class Options(TypedDict, total=False):
     messages_column: str | None
     system: str | None
     system_file: str | os.PathLike[str] | None
+    same_prompt: bool
     param: Mapping[str, Any] | None
     model: str | None
     base_url: str | None

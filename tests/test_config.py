@@ -16,10 +16,10 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 import batcher
-from batcher.checks import RESERVED_PARAMS
 from batcher.cli import help_of
 from batcher.endpoint import MAX_CONCURRENCY, OFFLINE, Endpoint
 from batcher.errors import SettingsError
+from batcher.params import RESERVED_PARAMS
 from batcher.settings import OPTIONS, Option, Options, Settings, check_keyword
 from batcher.words import command_line
 
@@ -149,6 +149,7 @@ WRONG: dict[str, tuple[object, ...]] = {
     "price_out": NO_PRICES,
     "param": ([("temperature", 0)], "temperature=0", {1: 2}, {"": 1}, {"stop": {"\n"}}, {"x": float("nan")}, LOOP),
     "limit": (*NO_NUMBERS, 1.5),
+    "same_prompt": NO_FLAGS,
     "retry_failed": NO_FLAGS,
     "on_change": ("", "Redo", 5, None),
     "id_column": NO_TEXTS,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
-from batcher.journal.entries import UNSENT, EndpointTotals, RowRecord
+from batcher.journal.entries import UNSENT, EndpointTotals, RowRecord, source_of
 from batcher.journal.reading import CHARGED, SPENT, Reader, question_of
 from batcher.journal.schema import ADOPTED, whole
 from batcher.records import Source
@@ -79,7 +79,8 @@ class Evidence(Reader):
 
     def sources(self) -> dict[int, Source]:
         """Return the sources of answers, by id."""
-        return {number: Source(*rest) for number, *rest in self._all("SELECT id, model, base_url, params FROM sources")}
+        found = self._all("SELECT id, model, base_url, params FROM sources")
+        return {number: source_of(rest) for number, *rest in found}
 
     def askers(self) -> list[tuple[int, int, int]]:
         """Return which run asked which source: the run's id, the endpoint's place in its pool, the source's id."""

@@ -175,8 +175,15 @@ class Reader:
         return LastRun(number, host, pid, started, ended, outcome, chunk_size, asked)
 
     def questions(self) -> list[dict[str, Any]]:
-        """Return the different questions that were asked, with their sources."""
-        return [question_of(text) for (text,) in self._all("SELECT DISTINCT question FROM runs")]
+        """Return the different questions that were asked, with their sources; the latest first."""
+        found = self._all("SELECT question FROM runs GROUP BY question ORDER BY max(id) DESC")
+        return [question_of(text) for (text,) in found]
+
+    def questions_of(self, runs: Collection[int]) -> dict[int, dict[str, Any]]:
+        """Return the questions of some processes, with their sources."""
+        marks = ", ".join("?" * len(runs))
+        found = self._all(f"SELECT id, question FROM runs WHERE id IN ({marks})", (*runs,))
+        return {number: question_of(text) for number, text in found}
 
     def paused(self, run: int) -> list[tuple[float, str, str]]:
         """Return the endpoints of one process that have paused and not resumed: time, endpoint and reason."""
