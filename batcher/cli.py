@@ -128,7 +128,9 @@ def _add_settings(groups: Mapping[Group, Any]) -> None:
         if option.name == "provider":
             words += f": {', '.join(SERVICES)}"
         shown = argparse.SUPPRESS if groups[option.group].title is None else words
-        groups[option.group].add_argument(option.flag, help=shown, default=None, **option.kind.argument)
+        groups[option.group].add_argument(
+            option.flag, dest=option.name, help=shown, default=None, **option.kind.argument
+        )
 
 
 def _add_status(verbs: Any) -> None:

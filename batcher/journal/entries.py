@@ -181,6 +181,7 @@ class RowRecord(NamedTuple):
         run: the process that asked, or None if it was not brought by a request.
         sealed: the result's seal, or None if an older batcher wrote it.
         status, answer, error: how the row ended.
+        beside: what else the files hold of it (`--with`), in the order of their columns.
     """
 
     position: int
@@ -196,6 +197,7 @@ class RowRecord(NamedTuple):
     status: bytes
     answer: bytes
     error: bytes
+    beside: tuple[bytes, ...] = ()
 
 
 class EndpointTotals(NamedTuple):

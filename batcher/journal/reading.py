@@ -18,7 +18,7 @@ from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
 from batcher.journal.entries import TOO_LARGE, UNSENT, Chunk, Counts, InFlight, LastRun, Spent, Usual
 from batcher.journal.schema import IN_SCOPE, as_output_errors, exact_sum, text_of, whole
-from batcher.records import GAVE_UP, Bound, Result, RowState, Status
+from batcher.records import GAVE_UP, Beside, Bound, Result, RowState, Status
 
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
 # answer its bound. If the same source answered the same question at another time, the question's model tokens are
@@ -122,6 +122,16 @@ class Reader:
             (start, stop),
         )
         return [Result(Status(status), text_of(answer), text_of(error)) for status, answer, error in found]
+
+    def beside(self, start: int, stop: int) -> list[Beside]:
+        """Return what came beside the answers of the rows in a range of positions."""
+        found = self._all(
+            "SELECT coalesce(s.reasoning, ''), coalesce(s.model, ''), coalesce(s.finish_reason, '')"
+            " FROM rows r LEFT JOIN responses s ON s.id = r.result"
+            " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
+            (start, stop),
+        )
+        return [Beside(text_of(reasoning), *rest) for reasoning, *rest in found]
 
     def scope(self) -> int:
         """Return the number of rows, from the first, that the last plan covered."""

@@ -51,8 +51,8 @@ responses: what came with an answer besides its text; an answer has no line if v
     finish_reason      TEXT     why the model stopped, such as `stop` or `length`; NULL: the service did not say
     is_cut             INTEGER  1: the answer was cut off at the most tokens that it may have; else 0
     model              TEXT     the model that answered, as the service names it; empty if it does not
-    reasoning          TEXT*    what the model thought before it answered; empty if the service does not send it; a JSON
-                                list if the request asked for several answers
+    reasoning          TEXT*    what the model thought before it answered, also if that came in the answer's text; empty
+                                if nothing is known; a JSON list if the request asked for several answers
     body               BLOB     the response's body as it came, without API keys, compressed (zlib, RFC 1950); NULL: the
                                 caller of a LangChain model does not see it, the API key came in it in pieces, or it is
                                 too large
@@ -107,7 +107,7 @@ runs: every process that worked on this keyword
     question           TEXT     what it asked, and whom, as JSON: `prompt_option`, `prompt`, `system`, `params`,
                                 `sources` and `pool` (each source as model, base URL, params; `pool` in the order of the
                                 endpoints), `columns` (that the prompt reads), `table` (all columns), `answer_column`,
-                                `limit`; an older batcher wrote only some of them
+                                `with` (what its files hold beside the answers), `limit`; an older batcher wrote only some of them
 
 events: what else happened in a run
     id                 INTEGER  in the order in which it happened; primary key

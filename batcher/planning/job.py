@@ -206,7 +206,11 @@ def _store(settings: Settings, keyword: str, dataset: Dataset, path: Path | None
             f"{path} is a file that the run {keyword!r} writes itself: choose another {option('keyword')} or"
             f" {option('output_dir')}"
         )
-    return Store(directory, keyword, dataset.columns, AnswerColumns(settings.answer_column), settings.encoding)
+    return Store(directory, keyword, dataset.columns, _columns(settings), settings.encoding)
+
+
+def _columns(settings: Settings) -> AnswerColumns:
+    return AnswerColumns(settings.answer_column, settings.extras)
 
 
 def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
@@ -221,6 +225,7 @@ def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints
         "columns": tuple(dict.fromkeys(prompts.columns)),
         "table": dataset.columns,
         "answer_column": settings.answer_column,
+        "with": settings.extras,
         "limit": settings.limit,
     }
     as_kept: dict[str, Any] = json.loads(json.dumps(question))

@@ -162,7 +162,8 @@ def _plan_rows(
         matching.add_found((start + offset, keys[offset], result) for offset, result in adoption.results(start, rows))
         end = start + len(rows)
     if adoption.is_strict:
-        for file in adoption.files:
+        # The journal will not hold what a file has of `--with`: to the run such a file is a stranger's, and is kept.
+        for file in (each for each in adoption.files if not each.added.extras):
             matching.add_file(file.start, file.rows, file.sha256)
     return end
 
