@@ -242,6 +242,20 @@ def test_an_answer_is_compared_with_the_run_that_asked_it(lab: Lab) -> None:
         lab.run(TEXTS, Service([]), param={"temperature": 1})
 
 
+def test_an_answer_that_was_kept_is_asked_again_for_what_changed_before(lab: Lab) -> None:
+    lab.run(TEXTS, Service(TEXTS), param={"temperature": 0})
+    lab.run(TEXTS, Service([]), param={"temperature": 1}, on_change="reuse")
+    said = batcher.plan(
+        TEXTS,
+        keyword="k",
+        output_dir=lab.directory,
+        endpoints=[Endpoint("m")],
+        param={"temperature": 1},
+        on_change="redo",
+    )
+    assert said.reasons == ("parameter temperature was 0, is 1",)
+
+
 def test_another_way_to_ask_the_same_is_no_reason(lab: Lab) -> None:
     lab.run(TEXTS, Service(TEXTS), "{text}")
     with pytest.raises(ChangedError, match=r"1 answered to another question \(column text changed\)"):

@@ -53,7 +53,7 @@ class Cause(NamedTuple):
     """Rows that have an answer to another question, or from a source that left, for one cause.
 
     Attributes:
-        run: the process whose question the answers answer; None: they were adopted.
+        run: the process whose question the answers answer; None: the last one, of adopted and of kept answers.
         is_same_question: the question is the same, and the source has left.
         columns: the columns that changed; see `Matched.changed`.
         still_asks: other rows still ask the question of that process, so that it has not changed as a whole.
@@ -196,8 +196,9 @@ class Matching:
 
     def causes(self) -> list[Cause]:
         """Return why rows are `Matched.changed`, after `finish`."""
+        # A row that keeps an answer to an earlier question, and was edited since, has changed since its last question.
         found = self._db.do(
-            "SELECT DISTINCT q.run, a.key = r.key, p.columns FROM pairs p JOIN lost l ON l.id = p.lost"
+            "SELECT DISTINCT iif(l.is_kept IS NULL OR l.key = r.key, q.run, NULL), a.key = r.key, p.columns FROM pairs p JOIN lost l ON l.id = p.lost"
             " JOIN results a ON a.id = l.result JOIN rows r ON r.position = p.position"
             " LEFT JOIN requests q ON q.id = a.id ORDER BY 1, 2, 3"
         ).fetchall()
