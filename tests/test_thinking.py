@@ -17,12 +17,13 @@ from hostile_server import Ask, Step, hostile
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.language_models import FakeListChatModel
-from programs import call
 
 import batcher
 from batcher.answer.thinking import parted
 from batcher.cli import main
 from batcher.endpoint import Endpoint
+from batcher.rehearsal.scene import Scene
+from batcher.settings import Settings
 
 CHANNELS = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>good<|return|>"
 
@@ -102,6 +103,16 @@ def test_a_thought_that_never_closes_is_no_answer(text: str, is_cut: bool) -> No
 def test_any_text_can_be_read(text: str, is_cut: bool) -> None:
     found = parted(text, is_cut=is_cut)
     assert found is None or (found.answer in text and not (found.is_open and found.answer))
+
+
+@pytest.mark.parametrize(
+    "part", ["<think></think>", "'</think>'", "<think>", "<|channel|>", "<|channel|>a<|message|>", "analysis", " ", "a"]
+)
+@pytest.mark.timeout(60)
+def test_no_text_takes_long(part: str) -> None:
+    """Quadratic time would be hours."""
+    for before in ("", "<|channel|>", "<|channel|>a", "<think>"):
+        parted(before + part * 50_000, is_cut=False)
 
 
 # -- Runs
@@ -263,12 +274,18 @@ def test_the_command_line_takes_names_with_commas(
     assert "--with must be out of reasoning, model, finish_reason" in capsys.readouterr().err
 
 
-def test_a_rehearsal_has_the_further_columns_too(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("text\n" + "a\n" * 20)
-    options = ["--prompt", "{text}", "--provider", "offline", "--with", "reasoning,model", "--keep", "--kills", "0"]
-    assert call("rehearse", "t.csv", *options, cwd=tmp_path).status == 0
-    [path] = tmp_path.rglob("all_t.csv")
-    assert path.read_text().startswith("text,infer,infer_status,infer_error,infer_reasoning,infer_model\n")
+def test_a_rehearsal_has_the_further_columns_and_the_parameters_too(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text\na\n")
+    settings = Settings(
+        provider="offline",
+        keyword="k",
+        limit=5,
+        with_=["model", "reasoning"],
+        keep_thinking=True,
+        param={"stop": "True"},
+    )
+    command = Scene.of(tmp_path / "t.csv", "{text}", settings, tmp_path).command("http://127.0.0.1:1/v1")
+    assert {"--with=reasoning,model", "--keep-thinking", '--param=stop="True"'} <= set(command)
 
 
 # -- verify

@@ -26,8 +26,9 @@ _ALONE = tuple(_CLOSES[opening] for opening in ("<think>", "<seed:think>", "[thi
 
 # GPT-OSS: each message has a channel; without a parser its server sends them all.
 _HARMONY = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>")
+# The counts bound the time that the text of a server may take.
 _MESSAGE = re.compile(
-    r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
+    r"<\|channel\|>\s*(\w{1,40})[^<]{0,200}(?:<\|constrain\|>[^<]{0,200})?<\|message\|>(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
     re.DOTALL,
 )
 _BARE_HARMONY = re.compile(r"\s*analysis(.*?)assistantfinal(.*)", re.DOTALL)  # with the special tokens left out
@@ -73,36 +74,35 @@ def parted(text: str, *, is_cut: bool) -> Parted | None:
 def _opened(text: str, opening: re.Match[str], *, is_cut: bool) -> Parted | None:
     """Separate the thoughts of a text that begins with an opening mark; several may follow each other."""
     thoughts: list[str] = []
-    rest, mark = text[opening.end() :], opening
-    while True:
-        closing = _CLOSES[mark[1].lower()]
-        thought, found, after = _partition(rest, closing)
-        if not thoughts and _is_about_marks(thought, after, has_closed=bool(found), is_cut=is_cut):
+    mark: re.Match[str] | None = opening
+    end = 0
+    while mark:
+        closing = _closing(text, _CLOSES[mark[1].lower()], mark.end())
+        end = closing.end() if closing else len(text)
+        thought = text[mark.end() : closing.start() if closing else end]
+        if not thoughts and _is_about_marks(thought, text[end : end + 2], has_closed=bool(closing), is_cut=is_cut):
             return None
         thoughts.append(thought.strip())
-        if not found:
-            return Parted("\n".join(thoughts), "", is_open=True)
-        again = _OPENING.match(after)
-        if again is None:
-            return Parted("\n".join(filter(None, thoughts)), after.lstrip())
-        rest, mark = after[again.end() :], again
+        if not closing:
+            return Parted("\n".join(filter(None, thoughts)), "", is_open=True)
+        mark = _OPENING.match(text, end)
+    return Parted("\n".join(filter(None, thoughts)), text[end:].lstrip())
 
 
-def _partition(text: str, mark: str) -> tuple[str, str, str]:
-    """Split a text at the first mark, in whatever case, that is not in quotes."""
-    for found in re.finditer(re.escape(mark), text, re.IGNORECASE):
-        before, after = text[: found.start()], text[found.end() :]
-        if not (before[-1:] and before[-1:] in _QUOTES and after[:1] and after[:1] in _QUOTES):
-            return before, found[0], after
-    return text, "", ""
+def _closing(text: str, mark: str, start: int = 0) -> re.Match[str] | None:
+    """Find the first mark from a place on, in whatever case, that is not in quotes."""
+    for found in re.compile(re.escape(mark), re.IGNORECASE).finditer(text, start):
+        before, after = text[max(found.start() - 1, 0) : found.start()], text[found.end() : found.end() + 1]
+        if not (before and before in _QUOTES and after and after in _QUOTES):
+            return found
+    return None
 
 
 def _is_about_marks(thought: str, after: str, *, has_closed: bool, is_cut: bool) -> bool:
     """Return whether a text that begins with a mark only talks of it: `<think> is not a tag of HTML.`."""
-    goes_on = re.match(r" [a-z]", thought) is not None
     if has_closed:
         return "\n" not in thought and thought.strip().lower() in _BETWEEN_MARKS and bool(re.match(r" [a-z]", after))
-    return goes_on and not is_cut
+    return re.match(r" [a-z]", thought) is not None and not is_cut
 
 
 def _of_channels(text: str) -> Parted:
@@ -110,16 +110,19 @@ def _of_channels(text: str) -> Parted:
     answers: list[str] = []
     for found in _MESSAGE.finditer(text):
         (answers if found[1] == "final" else thoughts).append(found[2].strip())
-    return Parted("\n".join(thoughts), "\n".join(answers), is_open=not answers)
+    return Parted("\n".join(filter(None, thoughts)), "\n".join(answers), is_open=not answers)
 
 
 def _closed(text: str, mark: str) -> Parted | None:
     """Separate the thought of a text in which only the closing mark came."""
-    thought, found, answer = _partition(text, mark)
-    is_code = thought.count(_FENCE) % 2
-    if not found or is_code or any(opening in thought for opening, closing in _PAIRS if closing == mark):
+    found = _closing(text, mark)
+    if found is None:
         return None
-    is_within_a_line = thought[-1:] in {" ", "\t"} and answer[:1] not in {"", "\n", "\r"}
+    thought, after = text[: found.start()], text[found.end() : found.end() + 1]
+    is_code = thought.count(_FENCE) % 2
+    if is_code or any(opening in thought for opening, closing in _PAIRS if closing == mark):
+        return None
+    is_within_a_line = thought[-1:] in {" ", "\t"} and after not in {"", "\n", "\r"}
     if is_within_a_line and thought.rstrip()[-1:] not in _ENDS_A_SENTENCE:
         return None
-    return Parted(thought.strip(), answer.lstrip())
+    return Parted(thought.strip(), text[found.end() :].lstrip())

@@ -198,9 +198,11 @@ class Matching:
         """Return why rows are `Matched.changed`, after `finish`."""
         # A row that keeps an answer to an earlier question, and was edited since, has changed since its last question.
         found = self._db.do(
-            "SELECT DISTINCT iif(l.is_kept IS NULL OR l.key = r.key, q.run, NULL), a.key = r.key, p.columns FROM pairs p JOIN lost l ON l.id = p.lost"
-            " JOIN results a ON a.id = l.result JOIN rows r ON r.position = p.position"
-            " LEFT JOIN requests q ON q.id = a.id ORDER BY 1, 2, 3"
+            """
+            SELECT DISTINCT iif(l.is_kept IS NULL OR l.key = r.key, q.run, NULL), a.key = r.key, p.columns
+            FROM pairs p JOIN lost l ON l.id = p.lost JOIN results a ON a.id = l.result JOIN rows r
+            ON r.position = p.position LEFT JOIN requests q ON q.id = a.id ORDER BY 1, 2, 3
+            """
         ).fetchall()
         asked = {run: self._is_still_asked(run) for run in {run for run, *_ in found} if run is not None}
         return [Cause(run, bool(same), columns, asked.get(run, False)) for run, same, columns in found]
