@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from batcher.answer.columns import AnswerColumns, cells_of, split
+from batcher.answer.columns import AnswerColumns
 from batcher.errors import InputError, OutputError
 from batcher.input.cell import cell, writable
 from batcher.output.cells import check_cells, difference
@@ -35,7 +35,7 @@ from batcher.output.csv_file import (
     sha256_of,
 )
 from batcher.place import identity
-from batcher.records import Result, RowState, Values
+from batcher.records import Beside, Result, RowState, Values
 from batcher.words import option
 
 
@@ -80,7 +80,7 @@ class Store:
         self.directory = directory
         self.keyword = keyword
         self.columns = tuple(map(writable, columns))
-        self.answer_columns = AnswerColumns(writable(added.answer))
+        self.answer_columns = AnswerColumns(writable(added.answer), added.extras)
         self.encoding = encoding
         self.all_columns = [*self.columns, *self.answer_columns]
         self.header = csv_line(self.all_columns)
@@ -224,7 +224,7 @@ class Store:
                 added = AnswerColumns.ending(columns)
                 is_unique = len(set(columns)) == len(columns)
                 if added and is_unique and answer_column in {None, added.answer}:
-                    return Store(self.directory, self.keyword, split(columns)[0], added, encoding_of(path))
+                    return Store(self.directory, self.keyword, added.split(columns)[0], added, encoding_of(path))
         return self
 
     def is_joined(self, starts: Iterable[int]) -> bool:
@@ -281,7 +281,12 @@ class Store:
         return True
 
     def write_chunk(
-        self, start: int, lines: Sequence[str], results: Sequence[Result], known_sha256: bytes | None
+        self,
+        start: int,
+        lines: Sequence[str],
+        results: Sequence[Result],
+        known_sha256: bytes | None,
+        beside: Iterable[Beside] | None = None,
     ) -> tuple[bytes, Path | None]:
         """Write a chunk file, whole or not at all.
 
@@ -290,6 +295,7 @@ class Store:
             lines: the input's part of each line.
             results: how each row ended.
             known_sha256: of our own earlier file there, if there was one.
+            beside: what came beside each answer; needed for the columns of `--with`.
 
         Returns:
             The new file's SHA-256, and the path of the copy, if an existing file had been changed.
@@ -298,7 +304,8 @@ class Store:
             OutputError: the disk is full, the directory is read-only, ...; the old file is still there, perhaps as the
                 copy.
         """
-        ends = (csv_line(cells_of(result)) for result in results)
+        pairs = zip(results, itertools.repeat(Beside()) if beside is None else beside, strict=False)
+        ends = (csv_line(self.answer_columns.cells_of(*each)) for each in pairs)
         body = [f"{line},{end}" for line, end in zip(lines, ends, strict=True)]
         content = self._head + encoded("\n".join([*body, ""]))
         sha256 = hashlib.sha256(content).digest()

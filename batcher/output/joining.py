@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from batcher.answer.columns import cells_of, split
 from batcher.errors import OutputError
 from batcher.input.cell import writable
 from batcher.input.marks import Marks
@@ -86,10 +85,11 @@ def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Ma
 
 def _is_current(store: Store, journal: Reader, start: int, chunk: Chunk) -> bool:
     """Return whether an unchanged chunk file holds the present answers of the journal."""
-    results = journal.results(start, start + chunk.rows)
-    expected = [[*map(writable, cells_of(each))] for each in results]
+    stop, added = start + chunk.rows, store.answer_columns
+    answers = zip(journal.results(start, stop), journal.beside(start, stop), strict=True)
+    expected = [[*map(writable, added.cells_of(*each))] for each in answers]
     with closing(store.lines_of(start)) as lines:
-        return expected == [split(line)[1] for line in lines]
+        return expected == [added.split(line)[1] for line in lines]
 
 
 def _check_cells(store: Store, journal: Reader, start: int, marks: Marks) -> None:
@@ -101,5 +101,5 @@ def _check_cells(store: Store, journal: Reader, start: int, marks: Marks) -> Non
     path = store.chunk_path(start)
     with closing(read_csv(path)) as lines:
         next(lines)
-        rows = [(number, split(line)[0]) for number, line in lines]
+        rows = [(number, store.answer_columns.split(line)[0]) for number, line in lines]
     check_cells(path, rows, journal.marks(start, start + len(rows)), functools.partial(difference_by_marks, marks))
