@@ -32,7 +32,7 @@ def test_three_runs_in_one_process() -> None:
         report = batcher.run([f"item {n}" for n in range(count)], keyword=keyword, provider="offline", quiet=True)
         assert (report.status, report.rows, report.ok) == ("done", count, count)
     again = batcher.run([f"item {n}" for n in range(7)], keyword="a", provider="offline", quiet=True)
-    assert again.requests == 2, "five of the seven had their answer"
+    assert again.requests_now == 2, "five of the seven had their answer"
 
 
 def test_two_runs_at_once_in_threads_and_one_in_a_loop() -> None:
@@ -109,8 +109,8 @@ def test_a_pool_of_endpoints_with_different_models_and_urls() -> None:
         pool = [batcher.Endpoint(name, base_url=each.base_url) for name, each in (("one", first), ("two", second))]
         report = batcher.run([f"item {n}" for n in range(60)], keyword="pool", endpoints=pool, quiet=True)
         assert report.ok == 60
-        assert [each.requests for each in report.endpoints] == [first.books.requests, second.books.requests]
-        assert all(each.requests for each in report.endpoints)
+        assert [each.requests_now for each in report.endpoints] == [first.books.requests, second.books.requests]
+        assert all(each.requests_now for each in report.endpoints)
 
 
 def test_wrong_calls_say_what_is_wrong() -> None:
@@ -250,7 +250,7 @@ def test_beside_the_embedded_server_a_real_endpoint_is_still_called_where_it_lis
         pool = [batcher.Endpoint("sim", base_url="offline", max_concurrency=4), real]
         report = batcher.run([f"item {n}" for n in range(60)], keyword="mixed", endpoints=pool, quiet=True)
         assert report.ok == 60
-        assert 0 < report.endpoints[1].requests == server.books.requests < 60
+        assert 0 < report.endpoints[1].requests_now == server.books.requests < 60
 
 
 def test_the_collector_is_as_it_was_when_the_last_of_overlapping_runs_has_ended(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class Evidence(Reader):
             (UNSENT,),
         )
         totals = ((each[:7], spent_of(each[7:])) for each in found)
-        return [EndpointTotals(*sent, spent.answered, spent.uncertain, spent.unpriced) for sent, spent in totals]
+        return [EndpointTotals._make([*sent, *money[:2], money.unpriced]) for sent, money in totals]
 
     def unreconciled(self, query: Unreconciled) -> list[int]:
         """Return the ids of the requests or results that such a query finds."""

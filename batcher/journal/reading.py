@@ -41,8 +41,8 @@ CHARGED = f"""
     FROM requests q LEFT JOIN reported t ON ({_PAID}) IS NOT TRUE AND t.key = q.key AND t.source = q.source
 )
 """
-# Of `CHARGED`, for `spent_of`: the cost of answered requests, and the possible cost of the others, two columns each; and
-# how many of both have no known price.
+# Of `CHARGED`, for `spent_of`: the cost of answered requests, and the possible cost of the others, two columns each;
+# and of both the number without a known price.
 SPENT = ", ".join(
     [
         exact_sum("charged", "is_paid"),
@@ -242,8 +242,9 @@ class Reader:
             f" FROM {CHARGED} WHERE outcome IS NOT ?{of_run}",
             (UNSENT,) if run is None else (UNSENT, run),
         )
-        sent, answered, failed, out, first, *tokens = found[:7]
-        return Totals(sent, answered, failed, out, sent - first, *tokens, spent_of(found[7:]))
+        sent, answered, failed, out, first, prompt_tokens, completion_tokens = found[:7]
+        spent = spent_of(found[7:])
+        return Totals(sent, answered, failed, out, sent - first, prompt_tokens, completion_tokens, spent)
 
     def seconds(self, at_work: int | None = None) -> dict[int, float]:
         """Return how long each process worked, in seconds; a killed process until the last that the journal has of it.

@@ -95,6 +95,7 @@ class Frames:
         self._table()
         column = self._store.answer_columns.answer
         if self._is_whole:
+            self._check_result()
             return self._labelled(self._read_result([column]))[column]
         with self._run() as run:
             parts = SoFar(run.store, run.journal, run.last()).parts()
@@ -129,16 +130,12 @@ class Frames:
         return _joined(columns, own, self._read_result([name for name in columns if name not in own]))
 
     def _read_result(self, columns: Sequence[str]) -> pd.DataFrame:
-        """Read columns of the result file.
-
-        Raises:
-            OutputError: it is not the run's any more.
-        """
+        """Read columns of the result file."""
         import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
 
-        self._check_result()
         with as_output_errors(self._store.all_path, "read"):
-            return pd.read_csv(self._store.all_path, usecols=[*columns], **self._format)
+            texts: pd.DataFrame = pd.read_csv(self._store.all_path, usecols=[*columns], **self._format)
+        return texts
 
     @property
     def _format(self) -> dict[str, Any]:
@@ -195,7 +192,7 @@ class Frames:
         table, dataset = None, self._kept.dataset
         if self._kept.labels:
             table = self._kept.labels.own_table()
-            dataset = open_dataset(table)
+            dataset = open_dataset(_asked_part(table, self._store.columns))
         inputs: list[list[str]] = []
         answers: list[list[str]] = []
         with self._run() as run:
@@ -209,7 +206,7 @@ class Frames:
         if table is None:
             cells = [[*cells, *answer] for cells, answer in zip(inputs, answers, strict=True)]
             return _text_frame(columns, list(zip(*cells, strict=True)))
-        own = {name: column.iloc[: len(answers)] for name, column in _columns_of(table, self._store.columns).items()}
+        own = _columns_of(table, self._store.columns)
         return _joined(columns, own, _text_frame([*self._store.answer_columns], list(zip(*answers, strict=True))))
 
     # -- What it belongs to
@@ -268,12 +265,24 @@ def _version(path: Path) -> tuple[int, ...] | None:
         return None
 
 
+def _asked_part(table: pd.DataFrame | pd.Series[Any], names: Sequence[str]) -> pd.DataFrame | pd.Series[Any]:
+    """Return the caller's table without the columns that it got since the run began."""
+    import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
+
+    if isinstance(table, pd.Series):
+        return table
+    labels = [writable(str(label)) for label in table.columns]
+    return table.iloc[:, [labels.index(name) for name in names if labels.count(name) == 1]]
+
+
 def _columns_of(table: pd.DataFrame | pd.Series[Any], names: Sequence[str]) -> dict[str, pd.Series[Any]]:
     """Return the columns of the caller's table that have these names now."""
-    if table.ndim == 1:
+    import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
+
+    if isinstance(table, pd.Series):
         return {names[0]: table}
-    labels = [writable(str(label)) for label in table.columns]
-    return {name: table.iloc[:, labels.index(name)] for name in names if labels.count(name) == 1}
+    part = _asked_part(table, names)
+    return {writable(str(label)): column for label, column in part.items()}
 
 
 def _are_same(values: pd.Series[Any], texts: pd.Series[str]) -> bool:
@@ -295,5 +304,5 @@ def _joined(columns: Sequence[str], own: Mapping[str, pd.Series[Any]], texts: pd
     """Put columns of the caller's and texts beside one another, row by row; the caller's are copied."""
     import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
 
-    rows = len(texts)
-    return pd.DataFrame({name: (own[name].iloc[:rows] if name in own else texts[name]).array for name in columns})
+    there = {name: own[name].iloc[: len(texts)].reset_index(drop=True) for name in own}
+    return pd.DataFrame({name: there[name] if name in there else texts[name] for name in columns})

@@ -6,6 +6,7 @@ Invariant: a row's cells and its result belong together: cells that are not thos
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -72,7 +73,7 @@ class SoFar:
             InputError: a row of the input has changed, or is gone.
             OutputError: a chunk file is damaged, or cells of the input were changed in it.
         """
-        known: Iterable[list[list[str]] | None] = self._inputs() if self._dataset else iter(lambda: None, 0)
+        known = itertools.repeat(None) if self._dataset is None else self._inputs(self._dataset)
         for start, inputs in zip(range(0, self.rows, self._chunk_size), known, strict=False):
             stop = min(start + self._chunk_size, self.rows)
             if lines := self._lines_of_file(start, stop):
@@ -80,11 +81,10 @@ class SoFar:
             else:
                 yield Part(inputs, [answer_cells(each) for each in self._journal.results_so_far(start, stop)])
 
-    def _inputs(self) -> Iterator[list[list[str]]]:
+    def _inputs(self, dataset: Dataset) -> Iterator[list[list[str]]]:
         """Read the cells of the input, chunk by chunk, and compare them with the plan."""
-        assert self._dataset
         end = 0
-        for start, rows in self._dataset.slices(self._chunk_size, self.rows):
+        for start, rows in dataset.slices(self._chunk_size, self.rows):
             end = start + len(rows)
             for position, (values, planned) in enumerate(
                 zip(rows, self._journal.marks(start, end), strict=True), start
@@ -93,14 +93,15 @@ class SoFar:
                     changed = self._marks.differing(planned, self._marks.of(values))
                     column = f" (column {changed[0]!r})" if changed else ""
                     raise InputError(
-                        f"{self._dataset.where(position)} has changed since it was asked{column}: give the input as it"
-                        " was, or run it again"
+                        f"{dataset.where(position)} has changed since it was asked{column}: give the input as it was,"
+                        " or run it again"
                     )
-            yield [[writable(cell(value)) for value in values] for values in rows]
+            if len(rows) == min(self._chunk_size, self.rows - start):
+                yield [[writable(cell(value)) for value in values] for values in rows]
         if end < self.rows:
             raise InputError(
-                f"{self._dataset.name} has {counted(end, 'row')}, and the run asked about {self.rows:,}: give the input"
-                " as it was, or run it again"
+                f"{dataset.name} has {counted(end, 'row')}, and the run asked about {self.rows:,}: give the input as it"
+                " was, or run it again"
             )
 
     def _lines_of_file(self, start: int, stop: int) -> list[list[str]] | None:
