@@ -224,6 +224,8 @@ class _Run:
             )
             process = self.journal.last_run()
             ending = await self._ending_of(window, pool)
+        if (note := spending.note_of_excess()) and not ending.out_of_money:
+            self.progress.say(note)
         figures = await asyncio.to_thread(self._figures, ending, process, pool)
         return Ended(ending, report_of(job, figures, ending, process=process, endpoints=pool.counts()))
 
