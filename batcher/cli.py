@@ -173,17 +173,21 @@ def _add_merge(verbs: Any) -> None:
     parser = _verb(
         verbs,
         "merge",
-        "batcher merge KEYWORD [options]",
+        "batcher merge KEYWORD [INPUT] [options]",
         "rebuilds all_<keyword>.csv from the chunk files as they are",
         "Join the chunk files as they are, with labels that were corrected by hand, into all_<keyword>.csv."
+        " With --partial, write all rows with the answers that are there so far, also while the run works."
         " Prints the path.",
     )
     parser.add_argument("keyword", metavar="KEYWORD", help="the run's keyword")
+    parser.add_argument(
+        "data", metavar="INPUT", nargs="?", help="for --partial: the run's input, if it is not where it was"
+    )
     parser.add_argument("--output-dir", metavar="DIR", default="output", help="the run's output directory (output)")
     parser.add_argument(
         "--partial",
         action="store_true",
-        help="write the finished chunks of an unfinished run to partial_<keyword>.csv",
+        help="write all rows with the answers that are there so far to partial_<keyword>.csv",
     )
 
 
@@ -410,7 +414,7 @@ def _print_summary(report: Report) -> None:
     if len(report.endpoints) > 1:
         for endpoint in report.endpoints:
             out = f"; left the pool: {endpoint.out}" if endpoint.out else ""
-            say(f"  {endpoint.endpoint}: {counted(endpoint.requests, 'request')}{out}")
+            say(f"  {endpoint.endpoint}: {counted(endpoint.requests_now, 'request')}{out}")
     if failed := report.invalid + report.error:
         name = report.keyword
         again = f"--retry-failed sends {'it' if failed == 1 else 'them'} again"
@@ -436,7 +440,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    print_out(batcher.merge(arguments.keyword, arguments.output_dir, partial=arguments.partial))
+    print_out(batcher.merge(arguments.keyword, arguments.output_dir, partial=arguments.partial, data=arguments.data))
     return OK
 
 

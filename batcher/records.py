@@ -255,8 +255,8 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EndpointCount:
-    """What one endpoint did in this run: its label, requests sent, and why it left the pool if it did."""
+    """What one endpoint did in this process: its label, requests sent, and why it left the pool if it did."""
 
     endpoint: str
-    requests: int
+    requests_now: int
     out: str | None = None

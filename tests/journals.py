@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import resource
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from batcher.journal.opening import open_journal
 from batcher.journal.rules import Rules
 from batcher.journal.schema import ADOPTED
 from batcher.journal.writing import Journal
+from batcher.output.figures import Figures
 from batcher.records import Result, Source, Status, Usage
 
 ROWS = 400
@@ -54,6 +56,13 @@ def say(
         inside = ((n, key(questions[n]), ended(status)) for n, status in found if start <= n < start + len(asked))
         matching.add_found(inside)
     return matching.finish(len(questions), Rules(frozenset(sources), is_limited=limit is not None, **how))
+
+
+def figures(keyword: str = "k", **known: Any) -> dict[str, Any]:
+    """Return the figures of a report: those that are known, which count for this process too, and zeros."""
+    names = [each.name for each in dataclasses.fields(Figures) if each.name != "keyword"]
+    values = {name: known.get(name.removesuffix("_now"), 0) for name in names}
+    return {"keyword": keyword, **values, **known}
 
 
 def plan(journal: Journal, questions: Sequence[object], models: Sequence[str] = "m", **how: Any) -> int:

@@ -86,13 +86,13 @@ def test_chunk_files_of_every_kind_are_taken_over_whole(
 ) -> None:
     make(lab)
     report = lab.run(PROMPTS, Service([]), chunk_size=5, quiet=False)
-    assert (report.requests, report.ok) == (0, 20)
+    assert (report.requests_now, report.ok) == (0, 20)
     assert "20 answered (20 rows adopted from chunk files without a journal), 0 new" in capsys.readouterr().err
     assert answers(lab) == OLDER
     assert set(lab.files()) == {"all_k.csv", *(f"{start}_k.csv" for start in range(0, 20, 5))}, (
         "and there are no copies"
     )
-    assert lab.run(PROMPTS[::-1], Service([]), chunk_size=7).requests == 0, "they are answers like all others"
+    assert lab.run(PROMPTS[::-1], Service([]), chunk_size=7).requests_now == 0, "they are answers like all others"
 
 
 @kinds
@@ -113,7 +113,7 @@ def test_only_the_rows_without_a_file_are_sent(lab: Lab, make: Callable[[Lab], N
 @pytest.mark.parametrize("chunk_size", [3, 20, 500])
 def test_files_that_hold_their_rows_fit_any_chunk_size(lab: Lab, make: Callable[[Lab], None], chunk_size: int) -> None:
     make(lab)
-    assert lab.run(PROMPTS, Service([]), chunk_size=chunk_size).requests == 0
+    assert lab.run(PROMPTS, Service([]), chunk_size=chunk_size).requests_now == 0
     assert answers(lab) == OLDER
     assert set(lab.files()) == {"all_k.csv", *(f"{start}_k.csv" for start in range(0, 20, chunk_size))}
 
@@ -196,7 +196,7 @@ def test_a_file_that_does_not_fit_is_named_and_nothing_is_sent_or_changed(
 
 def test_the_last_file_of_answers_alone_may_be_short_where_the_input_ends(lab: Lab) -> None:
     infer_only(lab, 6)
-    assert lab.run(PROMPTS, Service([]), chunk_size=6).requests == 0
+    assert lab.run(PROMPTS, Service([]), chunk_size=6).requests_now == 0
     assert answers(lab) == OLDER
 
 
@@ -218,7 +218,7 @@ def test_files_put_beside_a_journal_answer_rows_that_never_had_an_answer(
     make(colleague := Lab(tmp_path / "colleague"))
     for path in colleague.directory.iterdir():
         path.replace(lab.path(int(path.name.partition("_")[0])))
-    assert lab.run(PROMPTS, Service([]), chunk_size=5).requests == 0
+    assert lab.run(PROMPTS, Service([]), chunk_size=5).requests_now == 0
     assert answers(lab) == [answer_to(PROMPTS[0]), *OLDER[1:]]
 
 
@@ -227,7 +227,7 @@ def test_what_does_not_fit_beside_a_journal_is_left_alone_and_kept_as_a_copy(lab
     lab.path(5).write_text("something,else\n1,2\n")
     write(lab.path(10), ["text", "infer"], [[PROMPTS[10], "taken"], ["another row", "left alone"]])
     report = lab.run(PROMPTS, Service(PROMPTS), chunk_size=5)
-    assert report.requests == 18
+    assert report.requests_now == 18
     assert answers(lab)[10:12] == ["taken", answer_to(PROMPTS[11])]
     assert {name for name in lab.files() if "bak" in name} == {"5_k.csv.bak", "10_k.csv.bak"}
 
@@ -237,7 +237,7 @@ def test_an_own_file_is_never_taken_for_a_foreign_one(lab: Lab, again: dict[str,
     """A kill between a file's renaming and its entry in the journal leaves what this test leaves."""
     lab.run(PROMPTS, Service(PROMPTS, instead=lambda _call: Completion("")), "{text}", chunk_size=5)
     lab.change("UPDATE chunks SET rows = 0, origin = x'', sha256 = x'' WHERE start = 5")
-    assert lab.run(PROMPTS, Service([*PROMPTS, *(f"{p}!" for p in PROMPTS)]), chunk_size=5, **again).requests == 20
+    assert lab.run(PROMPTS, Service([*PROMPTS, *(f"{p}!" for p in PROMPTS)]), chunk_size=5, **again).requests_now == 20
 
 
 # -- Whatever it holds
@@ -266,5 +266,5 @@ def test_whatever_a_run_has_written_is_taken_over_byte_for_byte(
         lab.run(texts, Service(texts, instead=lambda call: ends[call.prompt]), **options)
         before = lab.files()
         lose_journal(lab)
-        assert lab.run(texts, Service([]), **options).requests == 0
+        assert lab.run(texts, Service([]), **options).requests_now == 0
         assert lab.files() == before

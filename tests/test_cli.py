@@ -215,7 +215,7 @@ def test_keys_from_the_environment_make_a_pool_and_requests_are_counted_for_each
         options = ("--prompt-column", "text", "--model", "m", "--max-concurrency", "2", "--json")
         done = call("run", "odd.csv", *options, cwd=tmp_path, BASE_URL=server.base_url, API_KEY="k1,k2,k3")
         by_key = sorted(server.books()["by_key"].values())
-    counted = sorted(endpoint["requests"] for endpoint in json.loads(done.stdout)["endpoints"])
+    counted = sorted(endpoint["requests_now"] for endpoint in json.loads(done.stdout)["endpoints"])
     assert counted == by_key
     assert sum(counted) == len(ODD)
     assert len(counted) == 3
@@ -273,7 +273,7 @@ def test_a_prompt_file_is_the_prompt_without_its_last_line_break(odd: Path, tmp_
     (tmp_path / "prompt.txt").write_text("Say {text}\n", encoding="utf-8-sig")
     assert call("run", "odd.csv", "--prompt", "Say {text}", *OFFLINE, cwd=tmp_path).status == 0
     same = call("run", "odd.csv", "--prompt-file", "prompt.txt", *OFFLINE, "--json", cwd=tmp_path)
-    assert json.loads(same.stdout)["requests"] == 0
+    assert json.loads(same.stdout)["requests_now"] == 0
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
+from journals import figures
 
 import batcher
 from batcher import errors
 from batcher.output.report import Report
 
-REPORT = Report("stopped", "k", 3, 1, 0, 0, 1, 0, 5, 2, None, 0.5, None)
+REPORT = Report(status="stopped", output=None, **figures(rows=3, ok=1, requests=1))
 
 
 def drawn() -> dict[str, str]:

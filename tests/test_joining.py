@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from fake_service import Service, refusal
 
 from batcher.cli import main
 from batcher.endpoint import Endpoint
-from batcher.errors import OutputError, SettingsError
+from batcher.errors import InputError, OutputError, SettingsError
 from batcher.output.joining import merge
 
 TEXTS = [f"item {number}" for number in range(12)]
@@ -24,6 +25,11 @@ def change(lab: Lab, statement: str) -> None:
     with contextlib.closing(sqlite3.connect(lab.directory / "journal_k.sqlite")) as journal:
         journal.execute(statement)
         journal.commit()
+
+
+def write(path: Path, lines: list[str]) -> Path:
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return path
 
 
 def finish(lab: Lab, texts: list[str] = TEXTS, service: Service | None = None, **options: Any) -> Lab:
@@ -106,6 +112,78 @@ def test_a_partial_result_of_nothing_is_refused(unfinished: Lab) -> None:
         merge("k", unfinished.directory, partial=True)
 
 
+def test_of_a_file_every_row_is_in_a_partial_result_with_what_it_has_so_far(lab: Lab, tmp_path: Path) -> None:
+    rows = ["id,text", *(f"{number},item {number}" for number in range(12))]
+    table = write(tmp_path / "t.csv", rows)
+    seen: list[list[dict[str, str]]] = []
+
+    def look() -> None:
+        merge("k", lab.directory, partial=True)
+        seen.append(lab.rows("partial"))
+
+    failing = Service(TEXTS, instead=lambda call: refusal(400) if call.prompt == TEXTS[1] else None)
+    options: dict[str, Any] = {"chunk_size": 5, "endpoints": [Endpoint("m", max_concurrency=2)]}
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(table, failing, "{text}", at={4.5: look, 4.6: lab.request_stop}, **options)
+    merge("k", lab.directory, partial=True)
+    for found in (*seen, lab.rows("partial")):
+        assert [row["text"] for row in found] == TEXTS
+        assert [row["infer"] for row in found if row["infer_status"] == "ok"] == [
+            f"answer to {row['text']}" for row in found if row["infer_status"] == "ok"
+        ]
+        assert {row["infer_status"] for row in found} >= {"ok", ""}
+    done = lab.query("SELECT position, status FROM rows JOIN results ON results.id = result")
+    assert {(at, row["infer_status"]) for at, row in enumerate(lab.rows("partial")) if row["infer_status"]} == {*done}
+    # The file has moved, is another one, or has another column.
+    table.rename(tmp_path / "moved.csv")
+    with pytest.raises(OutputError, match=r"no chunk of 'k' is finished yet: .*give the run's input"):
+        merge("k", lab.directory, partial=True)
+    merge("k", lab.directory, partial=True, data=tmp_path / "moved.csv")
+    assert len(lab.rows("partial")) == 12
+    for lines, said in (
+        ([*rows[:8], "7,item seven", *rows[9:]], "row 7 .*column 'text'"),
+        (rows[:9], "has 8 rows, and the run asked about 12"),
+        (rows[:11], "has 10 rows, and the run asked about 12"),
+        ([f"{row},x" for row in rows], "other columns"),
+    ):
+        with pytest.raises(InputError, match=said):
+            merge("k", lab.directory, partial=True, data=write(tmp_path / "wrong.csv", lines))
+    assert {path.name for path in lab.directory.iterdir() if "tmp" in path.name} == set()
+
+
+def test_a_finished_run_has_a_partial_result_that_is_its_result(lab: Lab, tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", ["text", *TEXTS])
+    for encoding in ("utf-8", "utf-8-sig"):
+        lab.run(table, Service(TEXTS), "{text}", chunk_size=5, encoding=encoding)
+        merge("k", lab.directory, partial=True)
+        assert lab.path("partial").read_bytes() == lab.path().read_bytes()
+    lab.path(5).write_bytes(lab.path(5).read_bytes().replace(b"answer to item 7", b"corrected"))
+    merge("k", lab.directory, partial=True)
+    assert [row["infer"] for row in lab.rows("partial", "utf-8-sig")][7] == "corrected"
+    lab.path(5).write_bytes(lab.path(5).read_bytes().replace(b"item 8", b"item 9"))
+    with pytest.raises(OutputError, match=r"5_k\.csv, line 5, column 'text'"):
+        merge("k", lab.directory, partial=True)
+
+
+def test_files_of_another_table_are_not_in_a_partial_result(lab: Lab, tmp_path: Path) -> None:
+    lab.run(
+        write(tmp_path / "t.csv", ["text,note", *(f"{text},a" for text in TEXTS)]),
+        Service(TEXTS),
+        "{text}",
+        chunk_size=5,
+    )
+    table = write(tmp_path / "t.csv", ["text,note", *(f"{text},b" for text in [*TEXTS, "new"])])
+    with pytest.raises(KeyboardInterrupt):  # before it has written the chunk files anew
+        lab.run(table, Service(["new"]), "{text}", chunk_size=5, at={0.5: lab.request_stop, 0.6: lab.request_stop})
+    merge("k", lab.directory, partial=True)
+    assert [row["note"] for row in lab.rows("partial")] == ["b"] * 13
+
+
+def test_an_input_for_a_whole_result_is_refused(done: Lab) -> None:
+    with pytest.raises(SettingsError, match="only needed with partial"):
+        merge("k", done.directory, data=TEXTS)
+
+
 def test_chunks_of_rows_that_are_asked_again_are_not_finished(done: Lab) -> None:
     texts = [*TEXTS[:3], "changed", *TEXTS[4:]]
     with pytest.raises(KeyboardInterrupt):
@@ -163,7 +241,7 @@ def test_while_a_run_is_at_work_it_says_who_writes(lab: Lab) -> None:
 
     def try_to() -> None:
         with pytest.raises(OutputError) as refused:
-            merge("k", lab.directory, partial=True)
+            merge("k", lab.directory)
         said.append(str(refused.value))
 
     finish(lab, at={2.5: try_to})

@@ -396,7 +396,7 @@ def test_a_journal_of_an_older_version_is_read_and_planned_as_it_is_and_goes_on(
     batcher.merge("k", lab.directory)
     after = state_of(lab.directory)
     assert after.pop(path.name) == before.pop(path.name)
-    assert lab.run(texts, Service([]), "{text}").requests == 0
+    assert lab.run(texts, Service([]), "{text}").requests_now == 0
     [(stamp,)] = look(path, "PRAGMA user_version")
     assert stamp % 256 == 5
     assert batcher.verify("k", texts, output_dir=lab.directory).ok

@@ -124,7 +124,8 @@ async def test_a_run_leaves_its_books(journal: Journal, path: Path) -> None:
     assert after._replace(ended=None, outcome=None) == before
     assert journal.counts() == (ROWS, 2, 1, 2)
     assert journal.counts().left == ROWS - 5
-    assert (journal.requests(before.id), journal.requests(before.id + 1)) == (7, 0)
+    assert (journal.totals(before.id).requests, journal.totals(before.id + 1).requests) == (7, 0)
+    assert journal.totals(before.id)[:5] == (7, 5, 1, 1, 1), "one row was sent twice"
     assert journal.in_flight(before.id) == (1, None)
     assert (journal.answered_since(before.started - 1), journal.answered_since(after.ended + 1)) == (5, 0)
     assert journal.failures() == [("this row is error", 2), ("this row is invalid", 1)]

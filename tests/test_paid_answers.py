@@ -54,7 +54,7 @@ def test_an_answer_without_a_text_is_bought_once_and_is_invalid(tmp_path: Path, 
         yield http(200, body).data if ask.prompt == "odd" else answered(ask)
 
     report, server = run(script, tmp_path, ["a", "odd", "b"])
-    assert (report.ok, report.invalid, report.requests) == (2, 1, 3)
+    assert (report.ok, report.invalid, report.requests_now) == (2, 1, 3)
     assert server.asked["odd"] == 1
     assert json.loads(responses(tmp_path / "journal_k.sqlite")[1]["body"]) == body
 
@@ -123,7 +123,7 @@ def test_what_was_cut_off_is_counted_in_the_report_and_in_the_status(tmp_path: P
             batcher.run(prompts, keyword="k", output_dir=tmp_path, endpoints=[endpoint], quiet=True, dedup=True)
             for prompts in (["a", "b", "a", "c"], ["a", "b", "a", "c", "bb"])
         ]
-    assert [(report.ok, report.cut, report.requests) for report in reports] == [(4, 3, 3), (5, 4, 1)]
+    assert [(report.ok, report.cut, report.requests_now) for report in reports] == [(4, 3, 3), (5, 4, 1)]
     assert str(reports[0]).endswith(f"; 3 answers were cut off at max_tokens -> {tmp_path / 'all_k.csv'}")
     status = batcher.status("k", tmp_path)
     assert (status.cut, status.to_dict()["cut"], reports[1].to_dict()["cut"]) == (4, 4, 4)

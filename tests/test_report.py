@@ -8,27 +8,37 @@ import json
 from pathlib import Path
 
 import pytest
+from journals import figures
 
+from batcher.errors import OutputError
+from batcher.output.directory import Store
+from batcher.output.frames import Frames, Kept
 from batcher.output.report import Report
 from batcher.records import EndpointCount
 
 DONE = Report(
+    **figures(
+        keyword="数学",
+        rows=1500,
+        ok=1497,
+        invalid=2,
+        error=1,
+        requests=1510,
+        answered=1500,
+        failed=10,
+        retries=10,
+        prompt_tokens=30_000,
+        completion_tokens=4_500,
+        cost_usd=1.25,
+        elapsed_s=61.23456,
+    ),
     status="done",
-    keyword="数学",
-    rows=1500,
-    ok=1497,
-    invalid=2,
-    error=1,
-    requests=1510,
-    retries=10,
-    prompt_tokens=30_000,
-    completion_tokens=4_500,
-    cost_usd=1.25,
-    elapsed_s=61.23456,
     output=Path("output/all_数学.csv"),
     endpoints=(EndpointCount("endpoint 1 (m)", 1510, "HTTP 401"),),
 )
-STOPPED = dataclasses.replace(DONE, status="stopped", ok=1000, invalid=0, error=0, cost_usd=None, output=None)
+STOPPED = dataclasses.replace(
+    DONE, status="stopped", ok=1000, invalid=0, error=0, cost_usd=None, cost_usd_now=None, output=None
+)
 
 
 def test_a_report_reads_as_one_sentence() -> None:
@@ -51,7 +61,7 @@ def test_money_and_time_of_a_report_read_well(cost_usd: float | None, elapsed_s:
 
 
 def test_one_row_and_one_request_are_written_in_the_singular() -> None:
-    one = dataclasses.replace(DONE, rows=1, ok=1, invalid=0, error=0, requests=1, output=None)
+    one = dataclasses.replace(DONE, rows=1, ok=1, invalid=0, error=0, requests=1, requests_now=1, output=None)
     assert str(one) == "数学: 1 row, 1 ok; 1 request in 1m 01s, $1.25"
 
 
@@ -63,7 +73,7 @@ def test_a_report_is_one_json_object() -> None:
     back = json.loads(json.dumps(DONE.to_dict()))
     assert back["elapsed_s"] == 61.235
     assert back["output"] == str(DONE.output)
-    assert back["endpoints"] == [{"endpoint": "endpoint 1 (m)", "requests": 1510, "out": "HTTP 401"}]
+    assert back["endpoints"] == [{"endpoint": "endpoint 1 (m)", "requests_now": 1510, "out": "HTTP 401"}]
     assert set(back) == {field.name for field in dataclasses.fields(Report)}
     assert STOPPED.to_dict()["output"] is None
 
@@ -74,18 +84,34 @@ def test_a_notebook_shows_the_report_as_a_table_that_no_keyword_can_break() -> N
     assert "<b>" not in shown
 
 
+def test_the_part_of_this_process_stands_beside_the_whole_run() -> None:
+    resumed = dataclasses.replace(DONE, requests_now=1, cost_usd_now=0.0005, elapsed_s_now=0.04, output=None)
+    assert str(resumed).endswith("; 1,510 requests in 1m 01s, $1.25 (now 1 in 0.0 s, $0.0005)")
+    shown = resumed._repr_html_()
+    assert "<tr><th>requests</th><td>1510 (now 1)</td></tr>" in shown
+    assert "<tr><th>failed</th><td>10</td></tr>" in shown
+    assert "_now" not in shown
+
+
+def test_a_notebook_says_of_an_unknown_cost_that_it_is_unknown() -> None:
+    assert "<tr><th>cost_usd</th><td>unknown</td></tr><tr><th>" in STOPPED._repr_html_()
+    assert "None" not in STOPPED._repr_html_()
+
+
 def test_a_frame_holds_the_text_of_the_file_exactly(tmp_path: Path) -> None:
-    rows = [[text, "", "ok"] for text in ("NA", "None", "007", " a ", 'say "hi"', "a,b", "one\ntwo", "1.10", "😀", "")]
+    texts = ("NA", "None", "007", " a ", 'say "hi"', "a,b", "one\ntwo", "1.10", "😀", "")
+    rows = [[text, "", "ok", ""] for text in texts]
     path = tmp_path / "all_k.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([["text", "infer", "infer_status"], *rows])
-    frame = dataclasses.replace(DONE, output=path).frame()
-    assert list(frame.columns) == ["text", "infer", "infer_status"]
+        csv.writer(file, lineterminator="\n").writerows([["text", "infer", "infer_status", "infer_error"], *rows])
+    frames = Frames(Store(tmp_path, "k", ["text"]), None, len(rows), Kept(), is_whole=True)
+    frame = dataclasses.replace(DONE, output=path).with_frames(frames).frame()
+    assert list(frame.columns) == ["text", "infer", "infer_status", "infer_error"]
     assert frame.to_numpy().tolist() == rows
 
 
-def test_there_is_no_frame_before_every_row_has_a_result() -> None:
-    with pytest.raises(FileNotFoundError, match="500 rows of '数学' are left: run it again"):
+def test_a_report_that_no_run_made_has_nothing_to_read() -> None:
+    with pytest.raises(OutputError, match="not made by a run"):
         STOPPED.frame()
 
 

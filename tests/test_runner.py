@@ -68,7 +68,7 @@ def random_latency(seed: int, longest: float = 5.0) -> Callable[[Call], float]:
 def test_every_row_is_there_once_in_order_with_the_answer_to_its_own_prompt(lab: Lab, chunk_size: int) -> None:
     service = Service(PROMPTS, random_latency(chunk_size))
     report = lab.run(PROMPTS, service, chunk_size=chunk_size, endpoints=one(4))
-    assert (report.status, report.rows, report.ok, report.requests) == ("done", 20, 20, 20)
+    assert (report.status, report.rows, report.ok, report.requests_now) == ("done", 20, 20, 20)
     assert report.output == lab.path()
     assert lab.rows() == expected(PROMPTS)
     assert service.asked == ONCE
@@ -124,7 +124,7 @@ def test_equal_prompts_get_an_answer_each(lab: Lab) -> None:
 def test_an_empty_table_gives_a_header(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("id,text\n")
     report = lab.run(tmp_path / "empty.csv", Service([]), "{text}")
-    assert (report.status, report.rows, report.requests) == ("done", 0, 0)
+    assert (report.status, report.rows, report.requests_now) == ("done", 0, 0)
     assert lab.files() == {"all_k.csv": b"id,text,infer,infer_status,infer_error\n"}
 
 
@@ -137,7 +137,7 @@ def test_a_wrong_key_or_model_costs_two_requests(lab: Lab, status: int) -> None:
     with pytest.raises(EndpointsLost, match=f"HTTP {status}") as lost:
         lab.run(PROMPTS, service)
     assert [call.prompt for call in service.calls] == PROMPTS[:2]
-    assert (lost.value.report.status, lost.value.report.left, lost.value.report.requests) == ("stopped", 20, 2)
+    assert (lost.value.report.status, lost.value.report.left, lost.value.report.requests_now) == ("stopped", 20, 2)
     assert lab.files() == {}
 
 
@@ -148,7 +148,7 @@ def test_a_bad_key_leaves_the_pool_and_its_rows_go_to_the_others(lab: Lab, bad: 
     assert lab.rows() == expected(PROMPTS)
     assert len(service.times(bad)) == 2
     assert [each.out is not None for each in report.endpoints] == [name == bad for name in "abc"]
-    assert [each.requests for each in report.endpoints] == [len(service.times(name)) for name in "abc"]
+    assert [each.requests_now for each in report.endpoints] == [len(service.times(name)) for name in "abc"]
 
 
 def test_a_refused_row_ends_as_error_and_stops_no_other(lab: Lab) -> None:
@@ -173,7 +173,7 @@ def test_an_empty_answer_is_invalid_and_not_bought_again(lab: Lab) -> None:
     row = lab.rows()[3]
     assert (row["infer"], row["infer_status"]) == ("", "invalid")
     assert "content_filter" in row["infer_error"]
-    assert lab.run(PROMPTS, service).requests == 0
+    assert lab.run(PROMPTS, service).requests_now == 0
 
 
 def test_a_rate_limit_uses_up_no_attempt_and_silences_its_endpoint_as_long_as_it_asks(lab: Lab) -> None:
@@ -322,7 +322,7 @@ def test_a_finished_run_sends_nothing_and_changes_nothing(lab: Lab) -> None:
     lab.run(PROMPTS, Service(PROMPTS), chunk_size=3)
     before = lab.files()
     report = lab.run(PROMPTS, Service([]), chunk_size=3)
-    assert (report.status, report.ok, report.requests) == ("done", 20, 0)
+    assert (report.status, report.ok, report.requests_now) == ("done", 20, 0)
     assert lab.files() == before
 
 
@@ -466,10 +466,10 @@ def test_a_row_that_waits_does_not_keep_a_run_from_stopping(lab: Lab) -> None:
 def test_failed_rows_are_sent_again_only_when_asked(lab: Lab, failed: list[int], instead: Completion | Failure) -> None:
     again = [PROMPTS[number] for number in failed]
     lab.run(PROMPTS, Service(PROMPTS, instead=lambda call: instead if call.prompt in again else None), chunk_size=3)
-    assert lab.run(PROMPTS, Service([]), chunk_size=3).requests == 0
+    assert lab.run(PROMPTS, Service([]), chunk_size=3).requests_now == 0
     service = Service(again)
     report = lab.run(PROMPTS, service, chunk_size=3, retry_failed=True)
-    assert (report.ok, report.requests) == (20, len(again))
+    assert (report.ok, report.requests_now) == (20, len(again))
     assert lab.rows() == expected(PROMPTS)
     assert lab.rows(18) == expected(PROMPTS[18:])
     assert len(lab.files()) == 7 + 1
@@ -486,7 +486,7 @@ def test_a_limit_is_only_a_beginning(lab: Lab) -> None:
 def test_another_chunk_size_reuses_every_answer_and_leaves_no_old_chunk(lab: Lab) -> None:
     lab.run(PROMPTS, Service(PROMPTS), chunk_size=3)
     for chunk_size in (7, 1, 500, 3):
-        assert lab.run(PROMPTS, Service([]), chunk_size=chunk_size).requests == 0
+        assert lab.run(PROMPTS, Service([]), chunk_size=chunk_size).requests_now == 0
         assert set(lab.files()) == {"all_k.csv", *(f"{start}_k.csv" for start in range(0, 20, chunk_size))}
         assert lab.rows() == expected(PROMPTS)
 
@@ -497,7 +497,7 @@ def test_deleted_files_are_made_anew_at_no_cost(lab: Lab) -> None:
     for part in (3, 18, "all"):
         lab.path(part).unlink()
     report = lab.run(PROMPTS, Service([]), chunk_size=3)
-    assert report.requests == 0
+    assert report.requests_now == 0
     assert lab.files() == before
 
 
@@ -614,7 +614,7 @@ def test_a_chunk_file_that_is_changed_while_the_run_works_is_not_joined(lab: Lab
     assert not lab.path().exists()
     lab.path(6 if name == "pasted over" else 3).unlink()
     lab.path(0).unlink()
-    assert lab.run(table, service, "{text}", **slow).requests == 0
+    assert lab.run(table, service, "{text}", **slow).requests_now == 0
     assert [(row["id"], row["infer"]) for row in lab.rows()] == [(n, answer_to(text)) for n, text in NUMBERED]
 
 
@@ -622,7 +622,7 @@ def test_a_chunk_file_that_is_removed_while_the_run_works_is_made_anew_by_the_ne
     service = Service(PROMPTS, lambda call: 100 if call.prompt == PROMPTS[9] else 1)
     with pytest.raises(RunStopped, match=r"3_k\.csv was removed while the run worked: run it again"):
         lab.run(PROMPTS, service, at={50: lambda: lab.path(3).unlink()}, chunk_size=3, endpoints=one(4))
-    assert lab.run(PROMPTS, Service([]), chunk_size=3).requests == 0
+    assert lab.run(PROMPTS, Service([]), chunk_size=3).requests_now == 0
     assert lab.rows() == expected(PROMPTS)
 
 
@@ -712,7 +712,7 @@ def test_an_edited_row_stops_the_run_and_an_edit_beside_the_prompt_costs_nothing
     with pytest.raises(ChangedError, match="2 answered, 0 new, 1 answered to another question"):
         lab.run(table, Service([]), "{text}", chunk_size=2)
     table.write_text("id,text\n1,a\n2,b\n9,c\n")
-    assert lab.run(table, Service([]), "{text}", chunk_size=2).requests == 0
+    assert lab.run(table, Service([]), "{text}", chunk_size=2).requests_now == 0
     assert [(row["id"], row["infer"]) for row in lab.rows()] == [
         (n, answer_to(t)) for n, t in zip("129", "abc", strict=True)
     ]
@@ -905,7 +905,7 @@ def test_whatever_happens_every_row_is_answered_once_and_paid_once(prompts: list
                     endpoints=endpoints,
                     max_attempts=1000,
                 )
-                assert report.requests == len(service.calls) == sum(each.requests for each in report.endpoints)
+                assert report.requests_now == len(service.calls) == sum(each.requests_now for each in report.endpoints)
             except (Interrupted, asyncio.CancelledError):
                 pass
             answered += service.answered
@@ -981,15 +981,15 @@ def test_on_change_redo_asks_the_changed_rows_again_and_no_others(lab: Lab) -> N
         ChangedError, match=r'2 answered, 0 new, 1 answered to another question .*\n.*`on_change="redo"` asks 1 again'
     ):
         lab.run(["a", "x", "c"], service)
-    assert lab.run(["a", "x", "c"], service, on_change="redo").requests == 1
+    assert lab.run(["a", "x", "c"], service, on_change="redo").requests_now == 1
     assert [row["infer"] for row in lab.rows()] == [answer_to(prompt) for prompt in "axc"]
-    assert lab.run(["a", "b", "c"], service, on_change="redo").requests == 0, "the old answer is still in the journal"
+    assert lab.run(["a", "b", "c"], service, on_change="redo").requests_now == 0, "the journal has the old answer"
 
 
 def test_on_change_reuse_asks_an_edited_row_of_which_nothing_tells_whose_answer_is_its_own(lab: Lab) -> None:
     service = Service(["a", "b", "c", "x", "new"])
     lab.run(["a", "b", "c"], service)
-    assert lab.run(["a", "x", "c", "new"], service, on_change="reuse").requests == 2
+    assert lab.run(["a", "x", "c", "new"], service, on_change="reuse").requests_now == 2
     assert lab.rows() == expected(["a", "x", "c", "new"])
 
 
@@ -1187,16 +1187,16 @@ def test_a_journal_that_does_not_know_what_tells_rows_apart_is_told_how_to_learn
     for on_change in ("abort", "reuse"):
         with pytest.raises(ChangedError, match=r"an older batcher wrote this journal\. Run the earlier command once"):
             lab.run(PROMPTS, Service([]), "{text}!", on_change=on_change)
-    assert lab.run(PROMPTS, Service([]), "{text}").requests == 0
-    assert lab.run(PROMPTS, Service([]), "{text}!", on_change="reuse").requests == 0
+    assert lab.run(PROMPTS, Service([]), "{text}").requests_now == 0
+    assert lab.run(PROMPTS, Service([]), "{text}!", on_change="reuse").requests_now == 0
     assert lab.rows() == expected(PROMPTS)
 
 
 def test_another_model_may_be_asked_again_or_take_over_the_answers(lab: Lab) -> None:
     service = Service(["a", "b"])
     lab.run(["a", "b"], service)
-    assert lab.run(["a", "b"], service, on_change="reuse", endpoints=[Endpoint("other")]).requests == 0
-    assert lab.run(["a", "b"], service, on_change="redo", endpoints=[Endpoint("other")]).requests == 2
+    assert lab.run(["a", "b"], service, on_change="reuse", endpoints=[Endpoint("other")]).requests_now == 0
+    assert lab.run(["a", "b"], service, on_change="redo", endpoints=[Endpoint("other")]).requests_now == 2
 
 
 # -- What a change costs
@@ -1283,8 +1283,8 @@ def write_rows(path: Path, texts: Sequence[str]) -> None:
 def test_answers_to_the_old_question_stay_with_their_rows_wherever_those_stand(lab: Lab) -> None:
     service = Service([*"abc", "x!", "y!", "A!", "b!", "c!"])
     lab.run([*"abc"], service, "{text}")
-    assert lab.run([*"xabc"], service, "{text}!", on_change="reuse").requests == 1
-    assert lab.run([*"cybxa"], service, "{text}!").requests == 1
+    assert lab.run([*"xabc"], service, "{text}!", on_change="reuse").requests_now == 1
+    assert lab.run([*"cybxa"], service, "{text}!").requests_now == 1
     assert [(row["text"], row["infer"]) for row in lab.rows()] == [
         ("c", answer_to("c")),
         ("y", answer_to("y!")),
@@ -1296,8 +1296,8 @@ def test_answers_to_the_old_question_stay_with_their_rows_wherever_those_stand(l
         ChangedError, match=r"4 answered, 0 new, 1 answered to another question \(column text changed\)"
     ):
         lab.run([*"cybxA"], service, "{text}!")
-    assert lab.run([*"cybxA"], service, "{text}!", on_change="redo").requests == 3, "redo means those rows, too"
-    assert lab.run([*"cybxA"], service, "{text}!").requests == 0
+    assert lab.run([*"cybxA"], service, "{text}!", on_change="redo").requests_now == 3, "redo means those rows, too"
+    assert lab.run([*"cybxA"], service, "{text}!").requests_now == 0
 
 
 # -- Rows that ask the same
@@ -1310,11 +1310,13 @@ def test_rows_that_ask_the_same_are_sent_once(lab: Lab, chunk_size: int) -> None
     service = Service("abc", random_latency(chunk_size))
     report = lab.run(SAME, service, dedup=True, chunk_size=chunk_size)
     assert service.asked == Counter("abc")
-    assert (report.requests, report.ok) == (3, len(SAME))
+    assert (report.requests_now, report.ok) == (3, len(SAME))
     assert lab.rows() == expected(SAME)
     service.prompts = set()
-    assert lab.run(SAME, service, chunk_size=chunk_size).requests == 0
-    assert lab.run(SAME[::-1], service, chunk_size=chunk_size).requests == 0, "each row keeps the answer that it had"
+    assert lab.run(SAME, service, chunk_size=chunk_size).requests_now == 0
+    assert lab.run(SAME[::-1], service, chunk_size=chunk_size).requests_now == 0, (
+        "each row keeps the answer that it had"
+    )
     assert lab.rows() == expected(SAME[::-1])
 
 
@@ -1323,12 +1325,12 @@ def test_rows_that_ask_the_same_fail_alike_and_are_tried_again_once(lab: Lab) ->
     service = Service("abc", instead=lambda call: fates.get(call.prompt))
     report = lab.run(SAME, service, dedup=True, chunk_size=2)
     # A new endpoint may be the cause: the first row is asked again when another one has been answered.
-    assert (report.requests, report.error, report.invalid, report.ok) == (4, 5, 2, 2)
+    assert (report.requests_now, report.error, report.invalid, report.ok) == (4, 5, 2, 2)
     statuses = {"a": "error", "b": "invalid", "c": "ok"}
     assert [row["infer_status"] for row in lab.rows()] == [statuses[text] for text in SAME]
     service.instead = lambda _call: None
     report = lab.run(SAME, service, dedup=True, retry_failed=True, chunk_size=2)
-    assert (report.requests, report.ok) == (2, len(SAME))
+    assert (report.requests_now, report.ok) == (2, len(SAME))
     assert lab.rows() == expected(SAME)
 
 
@@ -1380,7 +1382,7 @@ def test_whatever_happens_rows_that_ask_the_same_are_paid_once(prompts: list[str
             answered += service.answered
         assert answered == Counter(set(prompts))
         assert lab.rows() == expected(prompts)
-        assert lab.run(prompts[::-1], Service([])).requests == 0
+        assert lab.run(prompts[::-1], Service([])).requests_now == 0
 
 
 def test_a_prompt_without_a_hole_is_remarked_on(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:

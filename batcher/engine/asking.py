@@ -170,8 +170,6 @@ class Asker:
                 if not self._pool.leave(slot):
                     self._journal.failed(request, Outcome(UNSENT, cost=0))
                     return _Unsent(member)
-                self._tally.sent += 1
-                self._tally.retries += after is not None
                 cost = bound.cost  # until it is known
                 attempt = await self._call(row, request, slot, history, bound)
                 cost = attempt.cost if isinstance(attempt, _Answered) else attempt.outcome.cost
@@ -240,9 +238,7 @@ class Asker:
     async def _settle(self, row: Row, request: Request, result: Result, outcome: Outcome) -> Result:
         """Journal a row's result, and count it only then."""
         result = await self._journal.settled(request, outcome, result, followers=row.followers > 0)
-        self._tally.prompt_tokens += outcome.usage.prompt_tokens or 0  # the tally adds up what servers reported
-        self._tally.completion_tokens += outcome.usage.completion_tokens or 0
-        self._tally.count(result.status, 1 + row.followers, is_cut=outcome.is_cut)
+        self._tally.count(result.status, 1 + row.followers)
         if outcome.name == "answered":  # and so paid, even if the row failed
             self._spending.count(outcome.cost)
         return result

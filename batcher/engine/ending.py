@@ -6,11 +6,11 @@ Invariant: the caller of the run learns what is saved, and what to do next.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from batcher.engine.progress import Tally
 from batcher.errors import BatcherError, BudgetReached, EndpointsLost, Interrupted, RunStopped
-from batcher.money.prices import NANO
+from batcher.journal.entries import LastRun
+from batcher.output.frames import Frames, Kept
 from batcher.output.report import Report
 from batcher.place import Displaced
 from batcher.planning.job import Job
@@ -83,41 +83,32 @@ class Ended(NamedTuple):
 
 def report_of(
     job: Job,
-    tally: Tally,
+    figures: dict[str, Any],
     ending: Ending,
     *,
+    process: LastRun | None = None,
     endpoints: tuple[EndpointCount, ...] = (),
-    elapsed_s: float = 0.0,
-    spent: int | None = None,
 ) -> Report:
     """Return the report of a run.
 
     Args:
         job: what it had to do.
-        tally: its counters.
+        figures: what it has done, by `output.figures`.
         ending: how it ended.
+        process: this process, as the journal has it; None if it did not begin.
         endpoints: the counts of each.
-        elapsed_s: its duration in seconds.
-        spent: the cost of its answers, in nano-dollars, or None if it is unknown.
     """
     is_done = ending.is_done and not ending.displaced
-    return Report(
+    report = Report(
         status="done" if is_done else "stopped",
-        keyword=job.keyword,
-        rows=tally.rows,
-        ok=tally.ok,
-        invalid=tally.invalid,
-        error=tally.error,
-        cut=tally.cut,
-        requests=tally.sent,
-        retries=tally.retries,
-        prompt_tokens=tally.prompt_tokens,
-        completion_tokens=tally.completion_tokens,
-        cost_usd=None if spent is None else spent / NANO,
-        elapsed_s=elapsed_s,
         output=job.store.all_path if is_done else None,
         endpoints=endpoints,
+        **figures,
     )
+    labels = job.dataset.row_labels
+    kept = Kept(labels, None if labels or is_done else job.dataset)
+    is_quiet = job.settings.quiet
+    return report.with_frames(Frames(job.store, process, report.rows, kept, is_whole=is_done, is_quiet=is_quiet))
 
 
 def _no_endpoint(endpoints: tuple[EndpointCount, ...]) -> str:

@@ -26,20 +26,15 @@ _NAME_WIDTH = 12
 
 @dataclass
 class Tally:
-    """The counters of a run, changed by its rows as they end."""
+    """The counters of a run for its display, changed by its rows as they end."""
 
     rows: int = 0
     ok: int = 0
     invalid: int = 0
     error: int = 0
-    sent: int = 0
-    retries: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
     in_flight: int = 0
     oldest_s: float = 0.0
     waiting_for: str = ""
-    cut: int = 0
 
     @property
     def done(self) -> int:
@@ -50,15 +45,9 @@ class Tally:
         """Rows that have no result yet."""
         return self.rows - self.done
 
-    def sums(self) -> tuple[int, int, int, int]:
-        """Return the counters of requests and tokens, in the order of their fields."""
-        return self.sent, self.retries, self.prompt_tokens, self.completion_tokens
-
-    def count(self, status: Status, rows: int = 1, *, is_cut: bool = False) -> None:
-        """Count rows that have ended; `is_cut` if their answer was cut off at `max_tokens`."""
+    def count(self, status: Status, rows: int = 1) -> None:
+        """Count rows that have ended."""
         setattr(self, status.value, getattr(self, status.value) + rows)
-        if is_cut and status is not Status.ERROR:
-            self.cut += rows
 
 
 class Progress:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from batcher.endpoint import OFFLINE
 from batcher.engine.ending import Ended, Ending, report_of
@@ -23,13 +23,14 @@ from batcher.engine.stop import Stop, to_the_end
 from batcher.engine.window import Window
 from batcher.errors import OutputError, SettingsError
 from batcher.input.prompt import PromptFunction
-from batcher.journal.entries import Counts
+from batcher.journal.entries import LastRun
 from batcher.journal.opening import open_journal
 from batcher.journal.writing import Journal
 from batcher.money.prices import nano_dollars
 from batcher.money.spending import MOST_LOST, Spending, note_of_reserves, note_of_tiers
 from batcher.money.tariff import LESSONS, Tariff, tariffs_of
 from batcher.money.tokens import Estimator
+from batcher.output.figures import figures_of, unread, without_answers
 from batcher.output.report import Report
 from batcher.planning.job import Job, prepare
 from batcher.planning.making import Stopped, make
@@ -143,7 +144,8 @@ async def execute(
         except Stopped:
             journal.check_in_place()
             ending = Ending(stopped_by=stop.name)
-            return Ended(ending, report_of(job, Tally(*journal.counts(), cut=journal.cut()), ending))
+            figures = await asyncio.to_thread(figures_of, journal, job.keyword, None, is_at_work=False)
+            return Ended(ending, report_of(job, figures, ending))
         await asyncio.to_thread(job.store.clear)
         progress.say(plan_in_words(job.keyword, planned))
         for note in notes(job, planned):
@@ -207,7 +209,7 @@ class _Run:
             SettingsError: an endpoint cannot be used, or the system allows too few connections; nothing was sent.
         """
         job, planned = self.job, self.planned
-        tally = Tally(*planned.counts, cut=await asyncio.to_thread(self.journal.cut))
+        tally = Tally(*planned.counts)
         # If nothing is left to ask there are no endpoints, and no price table, LangChain or server is loaded.
         endpoints = job.endpoints if planned.counts.left else ()
         learnt = self.journal.details(LESSONS) if endpoints else []
@@ -220,18 +222,23 @@ class _Run:
             window = Window(
                 job, self.journal, planned, pool=pool, spending=spending, tally=tally, progress=self.progress
             )
-            loop = asyncio.get_running_loop()
-            began = loop.time()
+            process = self.journal.last_run()
             ending = await self._ending_of(window, pool)
-            elapsed_s = loop.time() - began
         if (note := spending.note_of_excess()) and not ending.out_of_money:
             self.progress.say(note)
-        if ending.trouble:  # then the counters may differ from what is saved
-            is_lost = ending.has_lost_its_journal
-            counts = Counts(tally.rows, 0, 0, 0) if is_lost else self.journal.counts()
-            tally = Tally(*counts, *tally.sums(), cut=0 if is_lost else self.journal.cut())
-        report = report_of(job, tally, ending, endpoints=pool.counts(), elapsed_s=elapsed_s, spent=spending.spent)
-        return Ended(ending, report)
+        figures = await asyncio.to_thread(self._figures, ending, process, pool)
+        return Ended(ending, report_of(job, figures, ending, process=process, endpoints=pool.counts()))
+
+    def _figures(self, ending: Ending, process: LastRun | None, pool: Pool) -> dict[str, Any]:
+        """Add up what the run has done; what is in a lost journal is not saved."""
+        keyword, rows = self.job.keyword, self.planned.counts.rows
+        try:
+            figures = figures_of(self.journal, keyword, process and process.id, is_at_work=True)
+        except OutputError:
+            if ending.trouble is None:
+                raise
+            return unread(keyword, rows, sum(each.requests_now for each in pool.counts()))
+        return without_answers(figures) if ending.has_lost_its_journal else figures
 
     def _spending(self, tariffs: Sequence[Tariff]) -> Spending:
         """Open the run's money, and show what its budget covers."""

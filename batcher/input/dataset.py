@@ -13,6 +13,7 @@ from contextlib import closing
 from itertools import islice
 
 from batcher.errors import InputError
+from batcher.input.labels import Labels
 from batcher.records import Slice, Values
 from batcher.words import counted
 
@@ -23,10 +24,12 @@ class Dataset(ABC):
     Attributes:
         name: its name in messages: a file's path as given, or for example `the DataFrame`.
         columns: the names of the columns, all different and none empty.
+        row_labels: the index of its rows, if it has one; else rows are known by their number.
     """
 
     name: str
     columns: tuple[str, ...]
+    row_labels: Labels | None = None
 
     def slices(self, size: int, limit: int | None = None) -> Iterator[Slice]:
         """Read the table from its beginning, `size` rows at a time; only the last slice may hold fewer.

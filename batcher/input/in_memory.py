@@ -6,10 +6,11 @@ Invariant: it is only read.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batcher.errors import InputError
 from batcher.input.dataset import Dataset, check_has_columns, columns_of
+from batcher.input.labels import Labels
 from batcher.records import Values
 
 if TYPE_CHECKING:
@@ -20,14 +21,24 @@ _FRAME_BATCH = 4096
 
 
 class FrameDataset(Dataset):
-    """The caller's DataFrame, which is only read; its index is not a column."""
+    """The caller's DataFrame, which is only read; its index is not a column.
 
-    def __init__(self, name: str, frame: pd.DataFrame, labels: Iterable[object]) -> None:
+    Args:
+        name: of the table.
+        frame: its values.
+        labels: the names of its columns.
+        table: the caller's own, which has the index; default: the frame.
+    """
+
+    def __init__(
+        self, name: str, frame: pd.DataFrame, labels: Iterable[object], table: pd.Series[Any] | None = None
+    ) -> None:
         if getattr(labels, "nlevels", 1) > 1:
             raise InputError(f"{name}: the columns are a MultiIndex: give each column one name, as text")
         self.name = name
         self.columns = columns_of(name, map(str, labels))
         self._frame = frame
+        self.row_labels = Labels(name, frame if table is None else table)
         check_has_columns(name, self.columns, len(frame))
 
     def _rows(self) -> Generator[Values, None, None]:

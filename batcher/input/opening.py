@@ -55,7 +55,7 @@ def open_dataset(data: Data) -> Dataset:
         return FrameDataset("the DataFrame", data, data.columns)
     if pandas is not None and isinstance(data, pandas.Series):
         label = "text" if data.name is None else data.name
-        return FrameDataset("the Series", data.to_frame("text"), [label])
+        return FrameDataset("the Series", data.to_frame("text"), [label], data)
     raise InputError(
         f"cannot read a table from {type(data).__module__}.{type(data).__qualname__}: give the path of a "
         ".csv, .tsv, .parquet or .jsonl file, a pandas DataFrame or Series, or a list of strings"

@@ -82,21 +82,48 @@ class Usual(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """The money spent, in nano-dollars.
+    """The money spent, in nano-dollars, as far as prices are known.
 
     Attributes:
         answered: for requests that were answered.
         uncertain: the most for requests without an answer that may be billed.
-        unpriced: requests of an unknown price.
+        unpriced_answers: answered requests of an unknown price.
+        unpriced_others: requests without an answer of an unknown price.
     """
 
     answered: int
     uncertain: int
-    unpriced: int
+    unpriced_answers: int
+    unpriced_others: int
 
     @property
     def total(self) -> int:
         return self.answered + self.uncertain
+
+    @property
+    def unpriced(self) -> int:
+        """The number of requests of an unknown price."""
+        return self.unpriced_answers + self.unpriced_others
+
+
+class Totals(NamedTuple):
+    """What one process of a run, or all of them, sent and got.
+
+    Attributes:
+        requests: that were sent; each was answered, failed, or has no end.
+        retries: those of them that were a further attempt of their process at a row.
+        prompt_tokens, completion_tokens: model tokens of the answers; None if a server did not report some.
+        spent: their cost.
+    """
+
+    requests: int
+    answered: int
+    failed: int
+    out: int
+    retries: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    spent: Spent
 
 
 class Chunk(NamedTuple):

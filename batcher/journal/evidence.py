@@ -5,14 +5,13 @@ Invariant: values changed by a disk or by hand do not stop the reading.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
 from batcher.journal.entries import UNSENT, EndpointTotals, RowRecord, source_of
-from batcher.journal.reading import CHARGED, SPENT, Reader, question_of
-from batcher.journal.schema import ADOPTED, whole
+from batcher.journal.reading import CHARGED, SENT, SPENT, Reader, question_of, spent_of
+from batcher.journal.schema import ADOPTED
 from batcher.records import Source
 
 
@@ -45,15 +44,6 @@ class Unreconciled(Enum):
 
 class Evidence(Reader):
     """A reader with the queries of `verify`."""
-
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Let the block read the present state, even if a run commits meanwhile."""
-        self._all("BEGIN")
-        try:
-            yield
-        finally:
-            self._all("ROLLBACK")
 
     def damage(self) -> list[str]:
         """Return SQLite's findings about the file's structure, at most five."""
@@ -115,14 +105,13 @@ class Evidence(Reader):
     def endpoint_totals(self) -> list[EndpointTotals]:
         """Return the totals of the requests of each endpoint and source."""
         found = self._all(
-            "SELECT q.endpoint, coalesce(g.model, ''), coalesce(g.base_url, ''), count(*),"
-            " count(*) FILTER (WHERE outcome = 'answered'), count(*) FILTER (WHERE outcome <> 'answered'),"
-            f" count(*) FILTER (WHERE outcome IS NULL), {SPENT}"
+            f"SELECT q.endpoint, coalesce(g.model, ''), coalesce(g.base_url, ''), {SENT}, {SPENT}"
             f" FROM {CHARGED} q LEFT JOIN sources g ON g.id = q.source WHERE outcome IS NOT ?"
             " GROUP BY q.endpoint, q.source ORDER BY 1, q.source",
             (UNSENT,),
         )
-        return [EndpointTotals._make([*each[:7], whole(*each[7:9]), whole(*each[9:11]), each[11]]) for each in found]
+        totals = ((each[:7], spent_of(each[7:])) for each in found)
+        return [EndpointTotals._make([*sent, *money[:2], money.unpriced]) for sent, money in totals]
 
     def unreconciled(self, query: Unreconciled) -> list[int]:
         """Return the ids of the requests or results that such a query finds."""

@@ -9,6 +9,7 @@ import contextlib
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from typing import Any, Self
 
 from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
-from batcher.journal.entries import TOO_LARGE, UNSENT, Chunk, Counts, InFlight, LastRun, Spent, Usual
+from batcher.journal.entries import TOO_LARGE, UNSENT, Chunk, Counts, InFlight, LastRun, Spent, Totals, Usual
 from batcher.journal.schema import IN_SCOPE, as_output_errors, exact_sum, text_of, whole
 from batcher.records import GAVE_UP, Beside, Bound, Result, RowState, Status
 
@@ -31,7 +32,7 @@ CHARGED = f"""
     reported AS (SELECT key, source, max(prompt_tokens) AS tokens FROM requests
         WHERE {_PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM asked)
         GROUP BY key, source)
-    SELECT q.id, q.run, q.endpoint, q.source, q.ended, q.outcome, q.cost,
+    SELECT q.id, q.run, q.endpoint, q.source, q.position, q.ended, q.outcome, q.prompt_tokens, q.completion_tokens,
         ({_PAID}) IS TRUE AS is_paid,
         CASE WHEN q.answer_cost < q.cost AND t.tokens < q.prompt_most
         THEN q.answer_cost + (q.cost - q.answer_cost) / q.prompt_most * t.tokens
@@ -40,9 +41,32 @@ CHARGED = f"""
     FROM requests q LEFT JOIN reported t ON ({_PAID}) IS NOT TRUE AND t.key = q.key AND t.source = q.source
 )
 """
-# Of `CHARGED`: the cost of answered requests, and the possible cost of the others, two columns each for `whole`; and
-# the number of requests without a known price.
-SPENT = f"{exact_sum('charged', 'is_paid')}, {exact_sum('charged', 'NOT is_paid')}, count(*) - count(charged)"
+# Of `CHARGED`, for `spent_of`: the cost of answered requests, and the possible cost of the others, two columns each;
+# and of both the number without a known price.
+SPENT = ", ".join(
+    [
+        exact_sum("charged", "is_paid"),
+        exact_sum("charged", "NOT is_paid"),
+        "count(*) FILTER (WHERE is_paid AND charged IS NULL)",
+        "count(*) FILTER (WHERE NOT is_paid AND charged IS NULL)",
+    ]
+)
+# The number of requests: all, answered, failed, and without an end.
+SENT = (
+    "count(*), count(*) FILTER (WHERE outcome = 'answered'), count(*) FILTER (WHERE outcome <> 'answered'),"
+    " count(*) FILTER (WHERE outcome IS NULL)"
+)
+
+
+def spent_of(found: Sequence[int]) -> Spent:
+    """Return what the columns of `SPENT` say."""
+    return Spent(whole(*found[:2]), whole(*found[2:4]), *found[4:6])
+
+
+def _tokens(column: str) -> str:
+    """Return the SQL expression of the tokens of all answers; NULL if those of one are not known."""
+    paid = f"count(*) FILTER (WHERE is_paid AND {column} IS NULL)"
+    return f"CASE {paid} WHEN 0 THEN coalesce(sum({column}) FILTER (WHERE is_paid), 0) END"
 
 
 class Reader:
@@ -84,6 +108,15 @@ class Reader:
     ) -> None:
         self.close()
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let the block read the present state, even if a run commits meanwhile."""
+        self._all("BEGIN")
+        try:
+            yield
+        finally:
+            self._all("ROLLBACK")
+
     # -- Rows
 
     def counts(self) -> Counts:
@@ -121,7 +154,16 @@ class Reader:
             " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
             (start, stop),
         )
-        return [Result(Status(status), text_of(answer), text_of(error)) for status, answer, error in found]
+        return [_result(*each) for each in found]
+
+    def results_so_far(self, start: int, stop: int) -> list[Result | None]:
+        """Return the results of the rows in a range of positions; None for a row without one."""
+        found = self._all(
+            "SELECT a.status, a.answer, a.error FROM rows r LEFT JOIN results a ON a.id = r.result"
+            " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
+            (start, stop),
+        )
+        return [None if each[0] is None else _result(*each) for each in found]
 
     def beside(self, start: int, stop: int) -> list[Beside]:
         """Return what came beside the answers of the rows in a range of positions."""
@@ -207,9 +249,33 @@ class Reader:
 
     # -- Requests
 
-    def requests(self, run: int) -> int:
-        """Count the requests that one process sent."""
-        return int(self._all("SELECT count(*) FROM requests WHERE run = ? AND outcome IS NOT ?", (run, UNSENT))[0][0])
+    def totals(self, run: int | None = None) -> Totals:
+        """Add up the requests of one process, or of all."""
+        # A row is the same in one process only: the next one may find another row at its position.
+        rows = "count(DISTINCT run << 40 | position)"
+        of_run = "" if run is None else " AND run = ?"
+        [found] = self._all(
+            f"SELECT {SENT}, {rows}, {_tokens('prompt_tokens')}, {_tokens('completion_tokens')}, {SPENT}"
+            f" FROM {CHARGED} WHERE outcome IS NOT ?{of_run}",
+            (UNSENT,) if run is None else (UNSENT, run),
+        )
+        sent, answered, failed, out, first, prompt_tokens, completion_tokens = found[:7]
+        spent = spent_of(found[7:])
+        return Totals(sent, answered, failed, out, sent - first, prompt_tokens, completion_tokens, spent)
+
+    def seconds(self, at_work: int | None = None) -> dict[int, float]:
+        """Return how long each process worked, in seconds; a killed process until the last that the journal has of it.
+
+        Args:
+            at_work: the process that works now.
+        """
+        found = self._all(
+            "SELECT id, started, CASE WHEN id = ? AND ended IS NULL THEN ? ELSE coalesce(ended, latest, started) END"
+            " FROM runs LEFT JOIN (SELECT run, max(coalesce(ended, sent)) AS latest FROM requests"
+            " WHERE run IN (SELECT id FROM runs WHERE ended IS NULL) GROUP BY run) ON run = id",
+            (at_work, time.time()),
+        )
+        return {run: max(until - started, 0.0) for run, started, until in found}  # a clock may be set back
 
     def in_flight(self, run: int) -> InFlight:
         """Count the requests of one process without an end: in flight now, or when the process ended."""
@@ -227,7 +293,7 @@ class Reader:
     def spent(self) -> Spent:
         """Add up what all requests of this keyword cost."""
         [found] = self._all(f"SELECT {SPENT} FROM {CHARGED}")
-        return Spent(whole(*found[:2]), whole(*found[2:4]), found[4])
+        return spent_of(found)
 
     def lost(self, most: int) -> list[tuple[bytes, int, Bound]]:
         """Return the latest requests, this many at most, that are charged at their bounds for want of an answer.
@@ -281,6 +347,10 @@ class Reader:
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._asking():
             return self._reader.execute(query, values).fetchall()
+
+
+def _result(status: str, answer: str | bytes, error: str | bytes) -> Result:
+    return Result(Status(status), text_of(answer), text_of(error))
 
 
 def counts(db: sqlite3.Connection) -> Counts:

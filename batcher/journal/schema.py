@@ -107,8 +107,9 @@ runs: every process that worked on this keyword
     question           TEXT     what it asked, and whom, as JSON: `prompt_option`, `prompt`, `system`, `params`,
                                 `sources` and `pool` (each source as model, base URL, params; `pool` in the order of the
                                 endpoints), `columns` (that the prompt reads), `table` (all columns), `answer_column`,
-                                `with` (what its files hold beside the answers), `limit`; an older batcher wrote only
-                                some of them
+                                 `with` (what its files hold beside the answers), `limit`, `encoding` (of its files),
+                                 `input` (the path of the table; null: it was none); an older batcher wrote only some
+                                 of them
 
 events: what else happened in a run
     id                 INTEGER  in the order in which it happened; primary key

@@ -100,13 +100,18 @@ def sha256_of(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def replace(path: Path, write: Callable[[BinaryIO], object], writer: str = "") -> None:
     """Write a temporary file, flush it to disk, and rename it to the path.
+
+    Args:
+        path: of the file.
+        write: writes its content.
+        writer: becomes part of the temporary file's name, if several processes may write it at once.
 
     Raises:
         OutputError: the disk is full, the directory is read-only, ...; the old file is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}{writer}.tmp")
     try:
         with as_output_errors(path, "written"):
             with temporary.open("wb") as file:

@@ -162,7 +162,7 @@ class Store:
             OutputError: one cannot be removed.
         """
         with as_output_errors(f"the output directory {self.directory}", "used"):
-            for leftover in self._matching(r"\.([0-9]+|all|partial)", r"\.csv\.tmp"):
+            for leftover in self._matching(r"\.([0-9]+|all|partial)", r"\.csv(\.[0-9]+)?\.tmp"):
                 leftover.unlink()
 
     def _matching(self, head: str, tail: str) -> list[Path]:

@@ -8,54 +8,67 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
-from batcher.errors import OutputError
-from batcher.input.cell import writable
+from batcher.errors import OutputError, SettingsError
 from batcher.input.marks import Marks
-from batcher.journal.entries import Chunk
+from batcher.input.opening import open_dataset
 from batcher.journal.opening import read_journal
 from batcher.journal.reading import Reader
-from batcher.output.cells import check_cells, difference_by_marks
-from batcher.output.csv_file import read_csv
+from batcher.output.csv_file import csv_line, encoded, replace
 from batcher.output.directory import FileState, Store
-from batcher.output.opening import opened
-from batcher.words import counted, option
+from batcher.output.opening import PastRun, opened
+from batcher.output.so_far import ANEW, SoFar, check_inputs, check_state, input_of, is_current
+from batcher.words import by_reader, counted, option, say
 
-_ANEW = "`batcher run` writes it again, without a call"
+if TYPE_CHECKING:
+    from batcher.input.opening import Data
 
 
-def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partial: bool = False) -> Path:
+def merge(
+    keyword: str,
+    output_dir: str | os.PathLike[str] = "output",
+    *,
+    partial: bool = False,
+    data: Data | None = None,
+) -> Path:
     """Join the chunk files as they are, and return the path of the result.
 
     Args:
         keyword: names the run.
         output_dir: the run's output directory.
-        partial: write the finished chunks to `partial_<keyword>.csv`, instead of all to `all_<keyword>.csv`.
+        partial: write all rows with the answers that are there so far to `partial_<keyword>.csv`, instead of a finished
+            run's to `all_<keyword>.csv`. The run may be at work.
+        data: the run's input, for `partial`; a file is found again by itself.
 
     Raises:
-        SettingsError: the keyword is invalid.
+        SettingsError: the keyword is invalid, or the input is not the run's.
         OutputError: there is no run, a run is writing, rows are left, or a chunk file is missing, damaged or older than
             the journal.
     """
+    if partial:
+        with opened(keyword, output_dir, read_journal) as run, run.journal.snapshot():
+            return _write_partial(run, data)
+    if data is not None:
+        raise SettingsError(f"the input is only needed with {option('partial', value=True)}")
     with opened(keyword, output_dir, functools.partial(read_journal, alone=True)) as run:
         store, journal, last = run.store, run.journal, run.last()
         rows, left = journal.scope(), journal.left()
-        if left and not partial:
+        if left:
             raise OutputError(
                 f"{left:,} of {counted(rows, 'row')} of {keyword!r} {'has' if left == 1 else 'have'} no result yet:"
-                f" run it again, or give {option('partial', value=True)} for what is finished"
+                f" run it again, or give {option('partial', value=True)} for what is answered so far"
             )
         marks = Marks(last.question.get("table", ()))
-        starts = list(_finished(store, journal, range(0, rows, last.chunk_size), rows, marks, partial=partial))
+        starts = list(_finished(store, journal, range(0, rows, last.chunk_size), rows, marks))
         store = store.as_found(starts, last.question.get("answer_column"))
-        if not store.columns or (partial and not starts):
+        if not store.columns:
             raise OutputError(f"no chunk of {keyword!r} is finished yet: run it again")
-        return store.join(starts, store.partial_path if partial else store.all_path)
+        return store.join(starts)
 
 
-def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Marks, *, partial: bool) -> Iterator[int]:
+def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Marks) -> Iterator[int]:
     """Yield the chunks to join, after checking each.
 
     Raises:
@@ -65,41 +78,52 @@ def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Ma
     chunks = journal.chunks()
     for start in starts:
         stop = min(start + starts.step, rows)
-        path = store.chunk_path(start)
         chunk = chunks.get(start)
-        if partial and (chunk is None or not path.exists() or journal.left(start, stop)):
-            continue
         if chunk is None or chunk.rows != stop - start:
-            raise OutputError(f"no chunk file holds exactly rows {start:,} to {stop - 1:,}: {_ANEW}")
+            raise OutputError(f"no chunk file holds exactly rows {start:,} to {stop - 1:,}: {ANEW}")
         state = found.state(start, chunk.rows, chunk.sha256)
-        if state is FileState.MISSING:
-            raise OutputError(f"{path} is missing: {_ANEW}")
-        if state is FileState.BROKEN:
-            raise OutputError(f"{path} cannot be read, or has other columns or another number of rows: {_ANEW}")
-        if state is FileState.INTACT and not _is_current(found, journal, start, chunk):
-            raise OutputError(f"{path} is older than the answers in the journal: {_ANEW}")
+        check_state(found, start, state)
+        if state is FileState.INTACT and not is_current(found, journal, start, chunk):
+            raise OutputError(f"{store.chunk_path(start)} is older than the answers in the journal: {ANEW}")
         if state is FileState.EDITED:
-            _check_cells(found, journal, start, marks)
+            check_inputs(found, journal, start, marks)
         yield start
 
 
-def _is_current(store: Store, journal: Reader, start: int, chunk: Chunk) -> bool:
-    """Return whether an unchanged chunk file holds the present answers of the journal."""
-    stop, added = start + chunk.rows, store.answer_columns
-    answers = zip(journal.results(start, stop), journal.beside(start, stop), strict=True)
-    expected = [[*map(writable, added.cells_of(*each))] for each in answers]
-    with closing(store.lines_of(start)) as lines:
-        return expected == [added.split(line)[1] for line in lines]
-
-
-def _check_cells(store: Store, journal: Reader, start: int, marks: Marks) -> None:
-    """Check that the lines of a changed chunk file are about the rows of the run; answers may be corrected.
+def _write_partial(run: PastRun[Reader], data: Data | None) -> Path:
+    """Write all rows with the answers that are there; without the input, the rows of finished chunks.
 
     Raises:
-        OutputError: a cell differs from the input's.
+        InputError: the input is not the run's.
+        OutputError: a chunk file is damaged, or there is nothing to write.
     """
-    path = store.chunk_path(start)
-    with closing(read_csv(path)) as lines:
-        next(lines)
-        rows = [(number, store.answer_columns.split(line)[0]) for number, line in lines]
-    check_cells(path, rows, journal.marks(start, start + len(rows)), functools.partial(difference_by_marks, marks))
+    last = run.last()
+    dataset = input_of(last.question) if data is None else open_dataset(data)
+    so_far = SoFar(run.store, run.journal, last, dataset)
+    store, omitted = so_far.store, []
+
+    def write(file: BinaryIO) -> None:
+        file.write((store.header + "\n").encode(store.encoding))
+        is_empty = True
+        for part in so_far.parts():
+            if part.inputs is None:
+                omitted.append(len(part.answers))
+                continue
+            is_empty = False
+            lines = (csv_line([*cells, *answer]) for cells, answer in zip(part.inputs, part.answers, strict=True))
+            file.write(encoded("\n".join([*lines, ""])))
+        if is_empty and omitted:
+            raise OutputError(f"no chunk of {store.keyword!r} is finished yet: run it again, or {_advice(store)}")
+
+    replace(store.partial_path, write, f".{os.getpid()}")
+    if omitted:
+        rows = counted(sum(omitted), "row of an unfinished chunk is", "rows of unfinished chunks are")
+        say(f"Note: {rows} left out, because no file has the rest of their cells: {_advice(store)}.")
+    return store.partial_path
+
+
+def _advice(store: Store) -> str:
+    return by_reader(
+        command_line=f"give the run's input: batcher merge {store.keyword} INPUT --partial",
+        python="give the run's input as data=, or take report.frame()",
+    )

@@ -1,15 +1,18 @@
-"""The report of a run, and its result as a DataFrame.
+"""The report of a run, and its answers as a Series or a DataFrame.
 
-Invariant: a report is a value: it describes the run at its end, and reads nothing but the result.
+Invariant: a report is a value: it describes the run at its end, and reads nothing but what the run left.
 """
 
 from __future__ import annotations
 
 import html
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from batcher.errors import OutputError
+from batcher.output.figures import Figures
+from batcher.output.frames import Frames
 from batcher.records import EndpointCount
 from batcher.words import counted, dollars, elapsed
 
@@ -17,79 +20,85 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, kw_only=True)
+class Report(Figures):
     """The report of a run.
 
     Attributes:
         status: `done`, or `stopped` if rows are left.
-        rows: rows of the input (of its first `limit` rows).
-        ok, invalid, error: rows by status, answers of earlier runs included.
-        requests: requests sent by this call of `run`.
-        retries: requests among them that were a further attempt at a row.
-        prompt_tokens, completion_tokens: model tokens that the servers reported in this call of `run`.
-        cut: rows whose answer was cut off at `max_tokens`, answers of earlier runs included.
-        cost_usd: the cost in US dollars of the answers of this call of `run`; None if a price is unknown.
-        elapsed_s: seconds from start to end.
         output: `all_<keyword>.csv`, or None if rows are left.
-        endpoints: requests counted per endpoint, in the pool's order.
+        endpoints: the endpoints of this process, in the pool's order.
     """
 
     status: str
-    keyword: str
-    rows: int
-    ok: int
-    invalid: int
-    error: int
-    requests: int
-    retries: int
-    prompt_tokens: int
-    completion_tokens: int
-    cost_usd: float | None
-    elapsed_s: float
     output: Path | None
     endpoints: tuple[EndpointCount, ...] = ()
-    cut: int = 0
+    # Not a field: it is no part of the report's text, of its JSON, or of what makes two reports equal.
+    _frames: ClassVar[Frames | None] = None
 
-    @property
-    def left(self) -> int:
-        """Rows that have no result yet."""
-        return self.rows - self.ok - self.invalid - self.error
+    def with_frames(self, frames: Frames) -> Self:
+        """Let the report read its rows and answers; return the report."""
+        object.__setattr__(self, "_frames", frames)
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as a dictionary that JSON can hold."""
-        values = asdict(self)
-        values["output"] = None if self.output is None else str(self.output)
-        values["elapsed_s"] = round(self.elapsed_s, 3)
-        return values
+        return super().to_dict() | {"output": None if self.output is None else str(self.output)}
 
-    def frame(self) -> pd.DataFrame:
-        """Read the result as a DataFrame; every column holds text, exactly as in the file.
+    @property
+    def answers(self) -> pd.Series[str]:
+        """The answers, read from the result: `df["label"] = report.answers` puts each beside its own row.
+
+        It has the index of the DataFrame or Series that was given, and one answer for each row; the answer is empty if
+        the row has none, or none yet.
 
         Raises:
-            FileNotFoundError: rows are left, so there is no result file yet.
+            InputError, OutputError: as for `frame`.
         """
-        if self.output is None:
-            left = f"{counted(self.left, 'row')} of '{self.keyword}' {'is' if self.left == 1 else 'are'} left"
-            raise FileNotFoundError(f"{left}: run it again, then read it")
-        import pandas as pd  # noqa: PLC0415 - pandas takes a second to load, and few callers want it
+        return self._read().answers()
 
-        return pd.read_csv(self.output, dtype=str, keep_default_na=False)
+    def frame(self) -> pd.DataFrame:
+        """Return the rows with their answers; the answers are text, exactly as in the file.
+
+        It has the index of the DataFrame or Series that was given, and its columns; a table from elsewhere is read as
+        text. If rows are left, it holds what there is: the status of a row without a result is empty.
+
+        Raises:
+            InputError: the DataFrame, or another input of which rows are left, was changed since the run began.
+            OutputError: another run has worked in the directory since, or a file is gone.
+        """
+        return self._read().frame()
+
+    def _read(self) -> Frames:
+        if self._frames is None:
+            raise OutputError("this report was not made by a run, so there is nothing to read")
+        return self._frames
 
     def __str__(self) -> str:
         parts = [f"{self.ok:,} ok"]
         parts += [f"{count:,} {name}" for name, count in (("invalid", self.invalid), ("error", self.error)) if count]
         parts += [f"{self.left:,} left"] if self.left else []
-        cost = f", {dollars(round(self.cost_usd * 1e9))}" if self.cost_usd else ""
+        done = f"{counted(self.requests, 'request')} in {elapsed(self.elapsed_s)}{_cost(self.cost_usd)}"
+        if self.requests_now != self.requests:
+            done += f" (now {self.requests_now:,} in {elapsed(self.elapsed_s_now)}{_cost(self.cost_usd_now)})"
         where = f" -> {self.output}" if self.output else ""
         cut = f"; {counted(self.cut, 'answer was', 'answers were')} cut off at max_tokens" if self.cut else ""
-        return (
-            f"{self.keyword}: {counted(self.rows, 'row')}, {', '.join(parts)};"
-            f" {counted(self.requests, 'request')} in {elapsed(self.elapsed_s)}{cost}{cut}{where}"
-        )
+        return f"{self.keyword}: {counted(self.rows, 'row')}, {', '.join(parts)}; {done}{cut}{where}"
 
     def _repr_html_(self) -> str:
         """Show the report as a small table in a notebook."""
-        shown = {key: value for key, value in self.to_dict().items() if key != "endpoints"}
-        cells = "".join(f"<tr><th>{key}</th><td>{html.escape(str(value))}</td></tr>" for key, value in shown.items())
+        shown = {name: _shown(value) for name, value in self.to_dict().items() if name != "endpoints"}
+        shown["output"] = str(self.output or "")
+        for name in [name for name in shown if f"{name}_now" in shown]:
+            now = shown.pop(f"{name}_now")
+            shown[name] += "" if now == shown[name] else f" (now {now})"
+        cells = "".join(f"<tr><th>{key}</th><td>{html.escape(value)}</td></tr>" for key, value in shown.items())
         return f"<table>{cells}</table>"
+
+
+def _shown(value: object) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def _cost(usd: float | None) -> str:
+    return f", {dollars(round(usd * 1e9))}" if usd else ""

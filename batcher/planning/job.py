@@ -152,7 +152,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
         keyword,
         dataset,
         prompts.render,
-        _question(prompts, settings, dataset, endpoints),
+        _question(prompts, settings, dataset, endpoints, path),
         endpoints,
         _store(settings, keyword, dataset, path),
         _wording(prompts),
@@ -213,7 +213,9 @@ def _columns(settings: Settings) -> AnswerColumns:
     return AnswerColumns(settings.answer_column, settings.extras)
 
 
-def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+def _question(
+    prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints: Sequence[Endpoint], path: Path | None
+) -> dict[str, Any]:
     """Return the run's question and sources as the journal stores them."""
     question = {
         "prompt_option": prompts.option,
@@ -227,6 +229,8 @@ def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints
         "answer_column": settings.answer_column,
         "with": settings.extras,
         "limit": settings.limit,
+        "encoding": settings.encoding,
+        "input": None if path is None else str(path.absolute()),
     }
     as_kept: dict[str, Any] = json.loads(json.dumps(question))
     return as_kept

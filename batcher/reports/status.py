@@ -7,32 +7,25 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from batcher.journal.entries import LastRun
 from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO
+from batcher.output.figures import Figures, figures_of
 from batcher.output.opening import opened
 from batcher.words import counted, dollars, duration
 
 _RATE_OVER_S = 60.0
 
 
-@dataclass(frozen=True)
-class RunStatus:
+@dataclass(frozen=True, kw_only=True)
+class RunStatus(Figures):
     """The state of a run.
 
     Attributes:
         state: `running`, `done`, `stopped` (it ended early and recorded why) or `killed` (it ended without a record).
-        rows, ok, invalid, error: all rows, and rows by status.
-        cut: rows whose answer was cut off at `max_tokens`.
         chunks: chunk files written.
-        requests: requests that the latest process sent.
-        in_flight: requests among them without an end: in flight now, or when the process ended.
-        cost_usd: the cost in US dollars of the answered requests of all processes, as far as their price is known.
-        uncertain_usd: the most US dollars that requests without an answer may be billed in addition.
-        unpriced: requests of an unknown price.
         rows_per_s: rows answered a second, over the last minute; 0 if no run is at work.
         left_s: seconds left at that rate, or None.
         failures: rows that ended as `invalid` or `error`, counted by reason, the most frequent first.
@@ -41,19 +34,8 @@ class RunStatus:
         process: host and process id of the latest run.
     """
 
-    keyword: str
     state: str
-    rows: int
-    ok: int
-    invalid: int
-    error: int
-    cut: int
     chunks: int
-    requests: int
-    in_flight: int
-    cost_usd: float
-    uncertain_usd: float
-    unpriced: int
     rows_per_s: float
     left_s: float | None
     failures: tuple[tuple[str, int], ...]
@@ -61,20 +43,19 @@ class RunStatus:
     reason: str
     process: str
 
-    @property
-    def left(self) -> int:
-        """Rows that have no result yet."""
-        return self.rows - self.ok - self.invalid - self.error
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the status as a dictionary that JSON can hold."""
-        return asdict(self)
-
     def _money(self) -> str:
         parts = [f"{dollars(round(self.cost_usd * NANO))} for answers"] if self.cost_usd else []
         parts += [f"at most {dollars(round(self.uncertain_usd * NANO))} without one"] if self.uncertain_usd else []
-        parts += [f"{counted(self.unpriced, 'request')} of unknown price"] if parts and self.unpriced else []
+        is_priced = self.unpriced < self.requests
+        parts += [f"unknown for {counted(self.unpriced, 'request')}"] if self.unpriced and is_priced else []
         return ", ".join(parts)
+
+    def _requests(self) -> str:
+        ended = f"{self.requests:,}: {self.answered:,} answered, {self.failed:,} failed, {self.out:,} out"
+        if self.requests_now == self.requests:
+            return ended
+        out = f", {self.out_now:,} out" if self.out_now else ""
+        return f"{ended}; by the latest process {self.requests_now:,}{out}"
 
     def __str__(self) -> str:
         done = self.rows - self.left
@@ -87,7 +68,7 @@ class RunStatus:
                 f" {self.ok:,} ok, {self.invalid:,} invalid, {self.error:,} error"
             ),
             f"  chunks    {self.chunks:,} written",
-            f"  requests  {self.requests:,} sent by this process, {self.in_flight:,} without an answer",
+            f"  requests  {self._requests()}",
         ]
         if money := self._money():
             lines.append(f"  money     {money}")
@@ -109,31 +90,22 @@ def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunSt
         SettingsError: the keyword is invalid.
         OutputError: there is no journal of that keyword, or it cannot be read.
     """
-    with opened(keyword, output_dir, read_journal) as run:
+    with opened(keyword, output_dir, read_journal) as run, run.journal.snapshot():
         journal, last = run.journal, run.last()
-        counts, spent = journal.counts(), journal.spent()
-        state = _state(last, counts.left)
+        left = journal.left()
+        state = _state(last, left)
+        is_running = state == "running"
         now = time.time()
         seconds = max(1.0, min(_RATE_OVER_S, now - last.started))
-        rate = journal.answered_since(now - seconds) / seconds if state == "running" else 0.0
+        rate = journal.answered_since(now - seconds) / seconds if is_running else 0.0
         return RunStatus(
-            keyword=keyword,
+            **figures_of(journal, keyword, last.id, is_at_work=is_running),
             state=state,
-            rows=counts.rows,
-            ok=counts.ok,
-            invalid=counts.invalid,
-            error=counts.error,
-            cut=journal.cut(),
             chunks=len(journal.chunks()),
-            requests=journal.requests(last.id),
-            in_flight=journal.in_flight(last.id).requests,
-            cost_usd=spent.answered / NANO,
-            uncertain_usd=spent.uncertain / NANO,
-            unpriced=spent.unpriced,
             rows_per_s=rate,
-            left_s=counts.left / rate if rate else None,
+            left_s=left / rate if rate else None,
             failures=tuple(journal.failures()),
-            paused=tuple(_paused(*each) for each in journal.paused(last.id)) if state == "running" else (),
+            paused=tuple(_paused(*each) for each in journal.paused(last.id)) if is_running else (),
             reason=(last.outcome or "") if state == "stopped" else "",
             process=f"host {last.host}, process {last.pid}",
         )

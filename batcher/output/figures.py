@@ -1,0 +1,131 @@
+"""The figures of a run: rows, requests, model tokens, money and time, for its report and its status.
+
+Invariant: they are added up here and nowhere else, from the journal alone; a sum of which a part is unknown is None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from batcher.journal.entries import Counts, Spent, Totals
+from batcher.journal.reading import Reader
+from batcher.money.prices import NANO
+
+_NOTHING = Totals(0, 0, 0, 0, 0, 0, 0, Spent(0, 0, 0, 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What a run has done, over all processes that worked on it; `..._now` is the part of the latest process.
+
+    A request is neither a row nor an answer: rows share one with `--dedup`, and need several after failures.
+
+    Attributes:
+        keyword: names the run.
+        rows, ok, invalid, error: all rows (of the first `limit` rows), and rows by status.
+        cut: rows whose answer was cut off at `max_tokens`.
+        requests: sent; each was `answered`, `failed`, or is `out`: in flight, or it was when its process ended.
+        retries: those of the requests that were a further attempt of their process at a row.
+        prompt_tokens, completion_tokens: model tokens of the answers; None if a server did not report some.
+        cost_usd: US dollars for the answers; None if the price of some is unknown.
+        uncertain_usd: the most US dollars that the other requests may be billed; None if a price is unknown.
+        unpriced: requests of an unknown price.
+        elapsed_s: seconds of work.
+    """
+
+    keyword: str
+    rows: int
+    ok: int
+    invalid: int
+    error: int
+    cut: int = 0
+    requests: int
+    requests_now: int
+    answered: int
+    answered_now: int
+    failed: int
+    failed_now: int
+    out: int
+    out_now: int
+    retries: int
+    retries_now: int
+    prompt_tokens: int | None
+    prompt_tokens_now: int | None
+    completion_tokens: int | None
+    completion_tokens_now: int | None
+    cost_usd: float | None
+    cost_usd_now: float | None
+    uncertain_usd: float | None
+    uncertain_usd_now: float | None
+    unpriced: int
+    unpriced_now: int
+    elapsed_s: float
+    elapsed_s_now: float
+
+    @property
+    def left(self) -> int:
+        """Rows that have no result yet."""
+        return self.rows - self.ok - self.invalid - self.error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures, and all else that it says, as a dictionary that JSON can hold."""
+        values = asdict(self)
+        for name in ("elapsed_s", "elapsed_s_now"):
+            values[name] = round(values[name], 3)
+        return values
+
+
+def figures_of(journal: Reader, keyword: str, now: int | None, *, is_at_work: bool) -> dict[str, Any]:
+    """Add up the figures of a run, by the names of their fields.
+
+    Args:
+        journal: of the run.
+        keyword: names the run.
+        now: the latest process; None if it has not begun.
+        is_at_work: it has not ended.
+
+    Raises:
+        OutputError: the journal cannot be read.
+    """
+    seconds = journal.seconds(now if is_at_work else None)
+    whole = journal.totals()
+    latest = _NOTHING if now is None else journal.totals(now) if len(seconds) > 1 else whole
+    return {
+        "keyword": keyword,
+        **journal.counts()._asdict(),
+        "cut": journal.cut(),
+        **_named(whole, sum(seconds.values())),
+        **{f"{name}_now": value for name, value in _named(latest, seconds.get(now or 0, 0.0)).items()},
+    }
+
+
+def without_answers(figures: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of a run whose journal is lost, and its answers with it."""
+    return figures | {"ok": 0, "invalid": 0, "error": 0, "cut": 0}
+
+
+def unread(keyword: str, rows: int, requests: int) -> dict[str, Any]:
+    """Return the figures of a run whose journal is lost and cannot be read any more.
+
+    Args:
+        keyword: names the run.
+        rows: of its input.
+        requests: that this process has sent; their ends are lost.
+    """
+    totals = Totals(requests, 0, 0, requests, 0, None, None, Spent(0, 0, requests, requests))
+    named = _named(totals, 0.0)
+    return (
+        {"keyword": keyword, **Counts(rows, 0, 0, 0)._asdict()} | named | {f"{name}_now": named[name] for name in named}
+    )
+
+
+def _named(totals: Totals, seconds: float) -> dict[str, Any]:
+    values = totals._asdict()
+    spent = values.pop("spent")
+    return values | {
+        "cost_usd": None if spent.unpriced_answers else spent.answered / NANO,
+        "uncertain_usd": None if spent.unpriced_others else spent.uncertain / NANO,
+        "unpriced": spent.unpriced,
+        "elapsed_s": seconds,
+    }

@@ -1,0 +1,186 @@
+"""The rows of a run with the results that they have so far, also while the run works.
+
+Invariant: a row's cells and its result belong together: cells that are not those of the plan are refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from batcher.answer.columns import AnswerColumns
+from batcher.errors import InputError, OutputError
+from batcher.input.cell import cell, writable
+from batcher.input.dataset import Dataset
+from batcher.input.marks import Marks
+from batcher.input.opening import open_dataset
+from batcher.journal.entries import Chunk, LastRun
+from batcher.journal.reading import Reader
+from batcher.output.cells import check_cells, difference_by_marks
+from batcher.output.csv_file import read_csv
+from batcher.output.directory import FileState, Store
+from batcher.records import Beside, Result
+from batcher.words import counted
+
+ANEW = "`batcher run` writes it again, without a call"
+
+
+class Part(NamedTuple):
+    """Rows of one chunk.
+
+    Attributes:
+        inputs: the input's cells of each, as a file holds them; None if they are not known.
+        answers: the answer's cells of each; empty if the row has no result.
+    """
+
+    inputs: list[list[str]] | None
+    answers: list[list[str]]
+
+
+class SoFar:
+    """Reads the rows of a run in slices, each a chunk. Finished chunk files are read as they are, with corrections.
+
+    Args:
+        store: the files.
+        journal: of the run.
+        last: the run.
+        dataset: the run's input; without it, only chunk files have the input's cells.
+    """
+
+    def __init__(self, store: Store, journal: Reader, last: LastRun, dataset: Dataset | None = None) -> None:
+        self.rows = journal.scope()
+        self._journal = journal
+        self._chunk_size = last.chunk_size
+        self._chunks = journal.chunks()
+        self._dataset = dataset
+        self.store = _store_of(store, self._chunks, last.question)
+        self._marks = Marks(last.question.get("table", self.store.columns))
+        if dataset is not None and dataset.columns != self._marks.columns:
+            raise InputError(
+                f"{dataset.name} has other columns than the table that was asked:"
+                f" {', '.join(map(repr, dataset.columns))} instead of {', '.join(map(repr, self._marks.columns))}"
+            )
+
+    def parts(self) -> Iterator[Part]:
+        """Read all rows of the plan.
+
+        Raises:
+            InputError: a row of the input has changed, or is gone.
+            OutputError: a chunk file is damaged, or cells of the input were changed in it.
+        """
+        known = itertools.repeat(None) if self._dataset is None else self._inputs(self._dataset)
+        for start, inputs in zip(range(0, self.rows, self._chunk_size), known, strict=False):
+            stop = min(start + self._chunk_size, self.rows)
+            added = self.store.answer_columns
+            if lines := self._lines_of_file(start, stop):
+                yield Part([added.split(line)[0] for line in lines], [added.split(line)[1] for line in lines])
+            else:
+                found = zip(self._journal.results_so_far(start, stop), self._journal.beside(start, stop), strict=True)
+                yield Part(inputs, [answer_cells(added, *each) for each in found])
+
+    def _inputs(self, dataset: Dataset) -> Iterator[list[list[str]]]:
+        """Read the cells of the input, chunk by chunk, and compare them with the plan."""
+        end = 0
+        for start, rows in dataset.slices(self._chunk_size, self.rows):
+            end = start + len(rows)
+            for position, (values, planned) in enumerate(
+                zip(rows, self._journal.marks(start, end), strict=True), start
+            ):
+                if self._marks.of(values) != planned:
+                    changed = self._marks.differing(planned, self._marks.of(values))
+                    column = f" (column {changed[0]!r})" if changed else ""
+                    raise InputError(
+                        f"{dataset.where(position)} has changed since it was asked{column}: give the input as it was,"
+                        " or run it again"
+                    )
+            if len(rows) == min(self._chunk_size, self.rows - start):
+                yield [[writable(cell(value)) for value in values] for values in rows]
+        if end < self.rows:
+            raise InputError(
+                f"{dataset.name} has {counted(end, 'row')}, and the run asked about {self.rows:,}: give the input as it"
+                " was, or run it again"
+            )
+
+    def _lines_of_file(self, start: int, stop: int) -> list[list[str]] | None:
+        """Return the lines of a chunk file; None if the journal knows better."""
+        chunk = self._chunks.get(start)
+        if chunk is None or chunk.rows != stop - start or self._journal.left(start, stop):
+            return None
+        state = self.store.state(start, chunk.rows, chunk.sha256)
+        if state is FileState.MISSING:
+            return None
+        check_state(self.store, start, state)
+        if state is FileState.EDITED:
+            check_inputs(self.store, self._journal, start, self._marks)
+        elif not self._is_of_this_plan(start, chunk):
+            return None
+        with closing(self.store.lines_of(start)) as lines:
+            return list(lines)
+
+    def _is_of_this_plan(self, start: int, chunk: Chunk) -> bool:
+        """Return whether an unchanged chunk file holds the present answers and cells."""
+        if not is_current(self.store, self._journal, start, chunk):
+            return False
+        with closing(self.store.lines_of(start)) as lines:
+            marks = [self._marks.of(tuple(self.store.answer_columns.split(line)[0])) for line in lines]
+        return marks == self._journal.marks(start, start + chunk.rows)
+
+
+def input_of(question: dict[str, Any]) -> Dataset | None:
+    """Open the input of a run again; None if it was no file, or is gone."""
+    path = question.get("input")
+    return open_dataset(path) if path is not None and Path(path).exists() else None
+
+
+def answer_cells(added: AnswerColumns, result: Result | None, beside: Beside) -> list[str]:
+    """Return the answer's cells of a row, as a file holds them."""
+    return [""] * len(added) if result is None else [*map(writable, added.cells_of(result, beside))]
+
+
+def _store_of(store: Store, starts: Iterable[int], question: dict[str, Any]) -> Store:
+    """Return a store with the columns of a run's table, and the encoding of its files."""
+    found = store.as_found(starts, question.get("answer_column"))
+    if "table" not in question:  # an older batcher made the journal
+        return found
+    columns = AnswerColumns(question["answer_column"], tuple(question.get("with") or ()))
+    encoding = found.encoding if found.columns else question.get("encoding", found.encoding)
+    return Store(store.directory, store.keyword, question["table"], columns, encoding)
+
+
+def check_state(store: Store, start: int, state: FileState) -> None:
+    """Refuse a chunk file that is missing or damaged.
+
+    Raises:
+        OutputError: it is.
+    """
+    path = store.chunk_path(start)
+    if state is FileState.MISSING:
+        raise OutputError(f"{path} is missing: {ANEW}")
+    if state is FileState.BROKEN:
+        raise OutputError(f"{path} cannot be read, or has other columns or another number of rows: {ANEW}")
+
+
+def is_current(store: Store, journal: Reader, start: int, chunk: Chunk) -> bool:
+    """Return whether an unchanged chunk file holds the present answers of the journal."""
+    stop, added = start + chunk.rows, store.answer_columns
+    answers = zip(journal.results(start, stop), journal.beside(start, stop), strict=True)
+    expected = [[*map(writable, added.cells_of(*each))] for each in answers]
+    with closing(store.lines_of(start)) as lines:
+        return expected == [added.split(line)[1] for line in lines]
+
+
+def check_inputs(store: Store, journal: Reader, start: int, marks: Marks) -> None:
+    """Check that the lines of a changed chunk file are about the rows of the run; answers may be corrected.
+
+    Raises:
+        OutputError: a cell differs from the input's.
+    """
+    path = store.chunk_path(start)
+    with closing(read_csv(path)) as lines:
+        next(lines)
+        rows = [(number, store.answer_columns.split(line)[0]) for number, line in lines]
+    check_cells(path, rows, journal.marks(start, start + len(rows)), functools.partial(difference_by_marks, marks))
