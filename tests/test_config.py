@@ -149,6 +149,7 @@ WRONG: dict[str, tuple[object, ...]] = {
     "price_out": NO_PRICES,
     "param": ([("temperature", 0)], "temperature=0", {1: 2}, {"": 1}, {"stop": {"\n"}}, {"x": float("nan")}, LOOP),
     "limit": (*NO_NUMBERS, 1.5),
+    "sample": (*NO_NUMBERS, 1.5),
     "retry_failed": NO_FLAGS,
     "on_change": ("", "Redo", 5, None),
     "id_column": NO_TEXTS,

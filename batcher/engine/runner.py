@@ -145,7 +145,7 @@ async def execute(
             ending = Ending(stopped_by=stop.name)
             return Ended(ending, report_of(job, Tally(*journal.counts(), cut=journal.cut()), ending))
         await asyncio.to_thread(job.store.clear)
-        progress.say(plan_in_words(job.keyword, planned))
+        progress.say(plan_in_words(job, planned))
         for note in notes(job, planned):
             progress.say(note)
         try:

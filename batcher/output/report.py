@@ -23,7 +23,7 @@ class Report:
 
     Attributes:
         status: `done`, or `stopped` if rows are left.
-        rows: rows of the input (of its first `limit` rows).
+        rows: rows of the input; with `limit` or `sample` those that it leaves.
         ok, invalid, error: rows by status, answers of earlier runs included.
         requests: requests sent by this call of `run`.
         retries: requests among them that were a further attempt at a row.

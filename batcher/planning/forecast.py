@@ -34,7 +34,7 @@ class Forecast:
     """What `run` would do with the same arguments.
 
     Attributes:
-        rows: of the input (of its first `limit` rows).
+        rows: of the input; with `limit` or `sample` those that it leaves.
         chunks: the number of chunk files.
         answered: rows whose answer can be used, adopted ones included.
         adopted: rows whose answer was found in chunk files without a journal.
@@ -151,7 +151,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         cost_usd=None if cost is None else cost / NANO,
         most_usd=None if load.most is None else load.most / NANO,
         seconds=_seconds(job.endpoints, load, completion),
-        summary="\n".join([in_words(job.keyword, planned), *notes(job, planned), *reserves]),
+        summary="\n".join([in_words(job, planned), *notes(job, planned), *reserves]),
     )
 
 
@@ -167,7 +167,7 @@ def _load(job: Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter) 
     """Read the input again, and add up what would be sent."""
     requests = tokens = 0
     most: int | None = 0
-    for start, rows in job.dataset.slices(ROWS_AT_ONCE, job.settings.limit):
+    for start, rows in job.selection.slices(ROWS_AT_ONCE):
         states = journal.states(start, start + len(rows))
         for position, (values, state) in enumerate(zip(rows, states, strict=True), start):
             if state.result is not None or state.leader is not None:

@@ -30,6 +30,7 @@ from batcher.input.prompt import (
     from_template,
     with_system,
 )
+from batcher.input.selection import Selection
 from batcher.money.tariff import NO_WORDING, Wording, is_bounded
 from batcher.output.directory import Store
 from batcher.planning.refusals import check_endpoints
@@ -51,6 +52,7 @@ class Job:
         settings: the options.
         keyword: names the run.
         dataset: the input.
+        selection: the rows of the input that the run is about.
         render: makes a row's messages.
         question: prompt, parameters and sources, to explain a later change and to verify the answers.
         endpoints: the future pool.
@@ -62,6 +64,7 @@ class Job:
     settings: Settings
     keyword: str
     dataset: Dataset
+    selection: Selection
     render: Renderer
     question: dict[str, Any]
     endpoints: tuple[Endpoint, ...]
@@ -80,7 +83,7 @@ class Job:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a user's function may raise anything, even SystemExit
-            raise failed_on(self.dataset.where(position), error) from error
+            raise failed_on(self.selection.where(position), error) from error
 
     def of_rows(self, start: int, rows: Sequence[Values], make: Callable[[Values], T]) -> list[T]:
         """Apply a function to each row from a position on.
@@ -93,7 +96,7 @@ class Job:
             try:
                 made.append(make(values))
             except InputError as error:
-                raise failed_on(self.dataset.where(position), error) from error
+                raise failed_on(self.selection.where(position), error) from error
         return made
 
     def _affordable(self, messages: list[Message]) -> list[Message]:
@@ -145,6 +148,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
         settings,
         keyword,
         dataset,
+        Selection(dataset, keyword, limit=settings.limit, sample=settings.sample),
         prompts.render,
         _question(prompts, settings, dataset, endpoints),
         endpoints,
@@ -176,7 +180,7 @@ def _store(settings: Settings, keyword: str, dataset: Dataset, path: Path | None
 
 
 def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """Return the run's question and sources as the journal stores them."""
+    """Return the run's question and sources as the journal stores them; the selection of rows is recorded later."""
     question = {
         "prompt_option": prompts.option,
         "prompt": prompts.text,
@@ -187,7 +191,6 @@ def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints
         "columns": tuple(dict.fromkeys(prompts.columns)),
         "table": dataset.columns,
         "answer_column": settings.answer_column,
-        "limit": settings.limit,
     }
     as_kept: dict[str, Any] = json.loads(json.dumps(question))
     return as_kept
@@ -281,7 +284,7 @@ def chunks_of(job: Job, starts: Collection[int]) -> Iterator[Slice]:
     """
     last = max(starts, default=-1)
     if last >= 0:
-        for part in job.dataset.slices(job.settings.chunk_size, job.settings.limit):
+        for part in job.selection.slices(job.settings.chunk_size):
             if part.start in starts:
                 yield part
             if part.start >= last:

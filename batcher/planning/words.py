@@ -16,7 +16,7 @@ from batcher.planning.plan import Plan
 from batcher.words import by_reader, counted, dollars, option
 
 
-def in_words(keyword: str, plan: Plan) -> str:
+def in_words(job: Job, plan: Plan) -> str:
     """Return the plan in one line, such as `reviews: 500 rows: 480 answered, 20 new`."""
     counts, changed = plan.counts, plan.changed
     answered = counts.ok + counts.invalid
@@ -27,7 +27,7 @@ def in_words(keyword: str, plan: Plan) -> str:
     gone = f", and {counted(plan.gone, 'answered row')} {'is' if plan.gone == 1 else 'are'} gone: edited?"
     parts += [f"{counts.left - changed:,} new{gone if plan.gone else ''}"]
     parts += [f"{changed:,} answered to another question ({'; '.join(plan.reasons)})"] if changed else []
-    return f"{keyword}: {counted(counts.rows, 'row')}: {', '.join(parts)}"
+    return f"{job.keyword}: {job.selection.in_words(counts.rows)}: {', '.join(parts)}"
 
 
 def notes(job: Job, plan: Plan) -> list[str]:
@@ -134,7 +134,7 @@ def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
     elif usual:
         estimate = f" (about {(usual.prompt_tokens + usual.completion_tokens) * count:,.0f} model tokens)"
     redo = f"asks {count:,} again" if plan.changed else f"asks the {counted(new, 'new row')}"
-    said = in_words(job.keyword, plan)
+    said = in_words(job, plan)
     return (
         f"{said}{'' if said.endswith('?') else '.'}\n"
         f"Nothing was sent. `{option('on_change', 'redo')}` {redo}{estimate}, {_reuse_explained(job, plan)} Or give the"
