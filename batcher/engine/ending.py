@@ -14,7 +14,7 @@ from batcher.money.prices import NANO
 from batcher.output.report import Report
 from batcher.place import Displaced
 from batcher.planning.job import Job
-from batcher.records import EndpointCount
+from batcher.records import Asked, EndpointCount
 from batcher.words import counted, option
 
 
@@ -86,6 +86,7 @@ def report_of(
     tally: Tally,
     ending: Ending,
     *,
+    asks: tuple[Asked, ...] = (),
     endpoints: tuple[EndpointCount, ...] = (),
     elapsed_s: float = 0.0,
     spent: int | None = None,
@@ -96,6 +97,7 @@ def report_of(
         job: what it had to do.
         tally: its counters.
         ending: how it ended.
+        asks: whom it asked.
         endpoints: the counts of each.
         elapsed_s: its duration in seconds.
         spent: the cost of its answers, in nano-dollars, or None if it is unknown.
@@ -116,6 +118,7 @@ def report_of(
         cost_usd=None if spent is None else spent / NANO,
         elapsed_s=elapsed_s,
         output=job.store.all_path if is_done else None,
+        asks=asks,
         endpoints=endpoints,
     )
 

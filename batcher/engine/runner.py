@@ -34,8 +34,8 @@ from batcher.output.report import Report
 from batcher.planning.job import Job, prepare
 from batcher.planning.making import Stopped, make
 from batcher.planning.plan import Plan
-from batcher.planning.words import in_words as plan_in_words
-from batcher.planning.words import notes
+from batcher.planning.whom import asked_of
+from batcher.planning.words import first_lines, notes
 from batcher.pool.account import accounts_of
 from batcher.pool.blame import Trial
 from batcher.pool.member import Member
@@ -145,7 +145,7 @@ async def execute(
             ending = Ending(stopped_by=stop.name)
             return Ended(ending, report_of(job, Tally(*journal.counts(), cut=journal.cut()), ending))
         await asyncio.to_thread(job.store.clear)
-        progress.say(plan_in_words(job, planned))
+        progress.say(first_lines(job, planned))
         for note in notes(job, planned):
             progress.say(note)
         try:
@@ -228,7 +228,15 @@ class _Run:
             is_lost = ending.has_lost_its_journal
             counts = Counts(tally.rows, 0, 0, 0) if is_lost else self.journal.counts()
             tally = Tally(*counts, *tally.sums(), cut=0 if is_lost else self.journal.cut())
-        report = report_of(job, tally, ending, endpoints=pool.counts(), elapsed_s=elapsed_s, spent=spending.spent)
+        report = report_of(
+            job,
+            tally,
+            ending,
+            asks=asked_of(endpoints),
+            endpoints=pool.counts(),
+            elapsed_s=elapsed_s,
+            spent=spending.spent,
+        )
         return Ended(ending, report)
 
     def _spending(self, tariffs: Sequence[Tariff]) -> Spending:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batcher.records import EndpointCount
+from batcher.records import Asked, EndpointCount
 from batcher.words import counted, dollars, elapsed
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Report:
         cost_usd: the cost in US dollars of the answers of this call of `run`; None if a price is unknown.
         elapsed_s: seconds from start to end.
         output: `all_<keyword>.csv`, or None if rows are left.
+        asks: whom this call of `run` asked, and where the API keys came from; empty if no row was left.
         endpoints: requests counted per endpoint, in the pool's order.
     """
 
@@ -48,6 +49,7 @@ class Report:
     cost_usd: float | None
     elapsed_s: float
     output: Path | None
+    asks: tuple[Asked, ...] = ()
     endpoints: tuple[EndpointCount, ...] = ()
     cut: int = 0
 
@@ -90,6 +92,6 @@ class Report:
 
     def _repr_html_(self) -> str:
         """Show the report as a small table in a notebook."""
-        shown = {key: value for key, value in self.to_dict().items() if key != "endpoints"}
+        shown = {key: value for key, value in self.to_dict().items() if key not in {"asks", "endpoints"}}
         cells = "".join(f"<tr><th>{key}</th><td>{html.escape(str(value))}</td></tr>" for key, value in shown.items())
         return f"<table>{cells}</table>"

@@ -20,8 +20,9 @@ from batcher.money.tariff import LESSONS, Tariff, tariffs_of
 from batcher.money.tokens import Counter, counter, prompt_tokens
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
 from batcher.planning.making import make
+from batcher.planning.whom import asked_of, in_lines
 from batcher.planning.words import in_words, notes
-from batcher.records import Usage
+from batcher.records import Asked, Usage
 from batcher.settings import Options, Settings
 from batcher.words import counted, dollars, duration, option
 
@@ -51,6 +52,8 @@ class Forecast:
         cost_usd: the expected cost in US dollars; None if a price or the length of the answers is unknown.
         most_usd: the highest possible cost in US dollars; None if nothing bounds an answer (`max_tokens`).
         seconds: the duration that the limits impose; None if an endpoint has no limit.
+        asks: whom the run asks, and where the API keys came from.
+        summary: the plan in words, with notes.
     """
 
     keyword: str
@@ -71,6 +74,7 @@ class Forecast:
     cost_usd: float | None
     most_usd: float | None
     seconds: float | None
+    asks: tuple[Asked, ...]
     summary: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,6 +87,7 @@ class Forecast:
         answers = "not yet known" if completion is None else f"about {completion:,}"
         lines = [
             self.summary,
+            *(f"  {'' if number else 'asks':<9} {line}" for number, line in enumerate(in_lines(self.asks))),
             f"  requests  {self.requests:,}, into {counted(self.chunks, 'chunk')}",
             f"  tokens    {self.prompt_tokens:,} prompt ({by}), completion {answers}",
             f"  money     {self._money()}",
@@ -120,7 +125,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         OutputError: the output directory or the journal in it cannot be used.
     """
     settings = Settings.of(options)
-    job = prepare(data, prompt, settings)
+    job = prepare(data, prompt, settings, needs_keys=False)
     job.store.check()
     with rehearse(job.store.journal_path) as journal:
         planned = make(job, journal, lambda: False, is_rehearsal=True)
@@ -151,6 +156,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         cost_usd=None if cost is None else cost / NANO,
         most_usd=None if load.most is None else load.most / NANO,
         seconds=_seconds(job.endpoints, load, completion),
+        asks=asked_of(job.endpoints),
         summary="\n".join([in_words(job, planned), *notes(job, planned), *reserves]),
     )
 

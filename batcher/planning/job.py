@@ -125,13 +125,14 @@ class _Prompts(NamedTuple):
     system: str | None = None
 
 
-def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) -> Job:
+def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, *, needs_keys: bool = True) -> Job:
     """Check everything that can be checked without reading the whole input.
 
     Args:
         data: a path, a DataFrame, a Series or a list of strings.
         prompt: a template or a function, or None if the settings name another source of prompts.
         settings: the options.
+        needs_keys: refuse to go on without an API key that a run would need.
 
     Raises:
         SettingsError: an option, the input or the prompt is wrong.
@@ -140,7 +141,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
     path = Path(data) if isinstance(data, (str, os.PathLike)) else None
     keyword = _keyword(settings, dataset, path)
     prompts = _with_system(_prompts(prompt, settings, dataset.columns, in_memory=path is None), settings, dataset)
-    endpoints = endpoints_of(settings, environment())
+    endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys)
     check_endpoints(endpoints, settings)
     if settings.id_column is not None:
         column_index(settings.id_column, dataset.columns, option("id_column"))

@@ -13,6 +13,7 @@ from batcher.endpoint import Endpoint, by_account
 from batcher.journal.entries import Usual
 from batcher.planning.job import Job
 from batcher.planning.plan import Plan
+from batcher.planning.whom import asked_of, in_lines
 from batcher.words import by_reader, counted, dollars, option
 
 
@@ -28,6 +29,15 @@ def in_words(job: Job, plan: Plan) -> str:
     parts += [f"{counts.left - changed:,} new{gone if plan.gone else ''}"]
     parts += [f"{changed:,} answered to another question ({'; '.join(plan.reasons)})"] if changed else []
     return f"{job.keyword}: {job.selection.in_words(counts.rows)}: {', '.join(parts)}"
+
+
+def first_lines(job: Job, plan: Plan) -> str:
+    """Return the plan, and whom the run asks: in one line for one model, else in a line for each."""
+    said = in_words(job, plan)
+    if not plan.counts.left:
+        return said
+    lines = in_lines(asked_of(job.endpoints))
+    return f"{said}; asks {lines[0]}" if len(lines) == 1 else "\n  ".join([f"{said}; asks", *lines])
 
 
 def notes(job: Job, plan: Plan) -> list[str]:
