@@ -44,10 +44,11 @@ def notes(job: Job, plan: Plan) -> list[str]:
     """Return further notes for the user before the first call."""
     found = []
     if plan.in_flight.requests:
-        bill = "they" if plan.in_flight.most is None else f"at most {dollars(plan.in_flight.most)}"
-        count = plan.in_flight.requests
+        most, count = plan.in_flight.most, plan.in_flight.requests
         requests = counted(count, "request was", "requests were")
-        found.append(f"{requests} in flight when the last process ended; {bill} may be billed twice.")
+        they = "it" if count == 1 else "they"
+        bill = "" if most == 0 else f"; {they if most is None else f'at most {dollars(most)}'} may be billed twice"
+        found.append(f"{requests} in flight when the last process ended{bill}.")
     if plan.counts.left:
         found += [_shared(job, keys) for keys in by_account(job.endpoints) if len(keys) > 1]
     retrying = [each for each in job.endpoints if each.llm is not None and retries_of(each.llm)]
