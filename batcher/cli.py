@@ -101,10 +101,10 @@ def _add_plan(verbs: Any) -> None:
         verbs,
         "plan",
         "batcher plan INPUT [options]",
-        "what run would do: rows, requests, tokens, money, time",
+        "what run would do: rows, whom it asks, tokens, money, time",
         "Show what `batcher run` would do with the same options: rows with and without an answer, and the reasons;"
-        " requests, model tokens, cost, and the time that the limits impose. Nothing is sent, and no file"
-        " is written.",
+        " whom it asks, requests, model tokens, cost, how far the budget goes, and the time that the limits impose."
+        " Nothing is sent, no API key is needed, and no file is written.",
     )
     _add_options(parser)
 

@@ -46,7 +46,7 @@ def plan(lab: Lab, data: Any = TEXTS, **options: Any) -> Forecast:
             Load(100, 1000, None, None),
             [PRICED],
             {},
-            '$1.00 for the prompts; answers unknown until some are there (limit=20); no bound without param={"max_tokens"',
+            "$1.00 for the prompts; answers unknown until some are there (limit=20); no bound without param={",
         ),
         (
             Load(100, 1000, 900 * CENT, None),
