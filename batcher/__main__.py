@@ -65,6 +65,7 @@ def _fault(arguments: Sequence[str], trace: str) -> str:
     from batcher.errors import SettingsError  # noqa: PLC0415 - as above
     from batcher.hiding import hide, secrets_in, without_user  # noqa: PLC0415 - as above
 
+    variables: Mapping[str, str]
     try:
         variables = environment()
     except SettingsError:  # the .env cannot be read

@@ -101,10 +101,10 @@ def _add_plan(verbs: Any) -> None:
         verbs,
         "plan",
         "batcher plan INPUT [options]",
-        "what run would do: rows, requests, tokens, money, time",
+        "what run would do: rows, whom it asks, tokens, money, time",
         "Show what `batcher run` would do with the same options: rows with and without an answer, and the reasons;"
-        " requests, model tokens, cost, and the time that the limits impose. Nothing is sent, and no file"
-        " is written.",
+        " whom it asks, requests, model tokens, cost, how far the budget goes, and the time that the limits impose."
+        " Nothing is sent, no API key is needed, and no file is written.",
     )
     _add_options(parser)
 
@@ -234,8 +234,8 @@ def _add_rehearse(verbs: Any) -> None:
         "the job against the local server, with faults and kills, ending in verify",
         "Run the job against the local server, which fails now and then; kill it, start it again, and verify the"
         " result. No request leaves this machine, and no API key is used. It takes the options of `batcher run` as"
-        " well; without --limit it takes the first 1,000 rows, or what a minute of your limits allows. The exit status"
-        " is 0 if the result is verified and the server's counts agree with the journal, else 1.",
+        " well; without --limit or --sample it takes the first 1,000 rows, or what a minute of your limits allows. The"
+        " exit status is 0 if the result is verified and the server's counts agree with the journal, else 1.",
     )
     parser.add_argument("data", metavar="INPUT", help="a .csv, .tsv, .parquet or .jsonl file")
     parser.add_argument("--faults", metavar="FILE", help=f"{_FAULTS}. Default: a few of every kind")

@@ -164,8 +164,14 @@ class Endpoint:
     @property
     def has_key_in_headers(self) -> bool:
         """Whether the user's headers carry an API key of the kind that this service takes."""
+        return self.key_in_headers is not None
+
+    @property
+    def key_in_headers(self) -> str | None:
+        """The value of the user's header that carries an API key of the kind that this service takes, or None."""
         own = key_header(self.base_url).lower()
-        return own != "authorization" and any(name.lower() in {own, "authorization"} for name in self.headers)
+        names = () if own == "authorization" else (own, "authorization")
+        return next((value for name, value in self.headers.items() if name.lower() in names), None)
 
     @property
     def shared_account(self) -> tuple[str, str] | None:

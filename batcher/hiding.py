@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 SHORTEST = 8
@@ -26,6 +27,23 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return "'...'"
+
+
+class Key(Secret):
+    """An API key, or a header's value, that was read from a variable.
+
+    Attributes:
+        origin: the variable and where it is set, as in `API_KEY in .env`; empty if it is not set.
+        missing: what to set, if the variable is not set: then this text only stands for the key.
+    """
+
+    origin: str
+    missing: str
+
+    def __new__(cls, text: str, origin: str = "", missing: str = "") -> Self:
+        made = super().__new__(cls, text)
+        made.origin, made.missing = origin, missing
+        return made
 
 
 _HIDDEN = "[API key]"

@@ -254,6 +254,25 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """Whom a run asks: a model at a base URL, and where its API keys came from.
+
+    Attributes:
+        model: its name.
+        base_url: without user and query; empty if it is not known.
+        keys: the number of API keys; 0 if none is sent, or a chat model of the user's has its own.
+        keys_from: the origin of each group of keys, in words; never a key.
+        missing: the variables that `run` needs and that are not set, in words; empty if nothing is missing.
+    """
+
+    model: str
+    base_url: str
+    keys: int
+    keys_from: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointCount:
     """What one endpoint did in this process: its label, requests sent, and why it left the pool if it did."""
 

@@ -286,6 +286,12 @@ class Settings:
     limit: int | None = _option(
         None, Group.FILES, _WHOLE, "only the first N rows", in_python="ask only about the first rows; default: all"
     )
+    sample: int | None = _option(
+        None,
+        Group.FILES,
+        _WHOLE,
+        "only N rows, drawn at random: the same ones each time, and a later run keeps their answers",
+    )
     retry_failed: bool = _option(False, Group.FILES, _FLAG, "send again the rows that ended as error or invalid")
     on_change: str = _option(
         "abort",
@@ -318,6 +324,7 @@ class Settings:
             check_params(self.param, option("param"))
         _only_one(self, "system", "system_file")
         _only_one(self, "provider", "base_url")
+        _only_one(self, "limit", "sample")
         if (self.price_in is None) != (self.price_out is None):
             pair = f"{option('price_in')} and {option('price_out')}"
             raise SettingsError(f"{pair} go together: give both, in dollars per million tokens")
@@ -517,6 +524,7 @@ class Options(TypedDict, total=False):
     chunk_size: int
     answer_column: str
     limit: int | None
+    sample: int | None
     retry_failed: bool
     on_change: str
     id_column: str | None

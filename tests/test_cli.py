@@ -232,7 +232,7 @@ def test_the_journal_can_be_read_by_anybody(odd: Path, tmp_path: Path) -> None:
 
 def test_without_a_terminal_there_is_no_bar(odd: Path, tmp_path: Path) -> None:
     done = call("run", "odd.csv", "--prompt-column", "text", *OFFLINE, cwd=tmp_path)
-    assert done.stderr.splitlines()[0] == f"odd: {len(ODD)} rows: {len(ODD)} new"
+    assert done.stderr.splitlines()[0] == f"odd: {len(ODD)} rows: {len(ODD)} new; asks sim on the embedded server"
     assert "%|" not in done.stderr
     assert "\r" not in done.stderr
 

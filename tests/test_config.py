@@ -152,6 +152,7 @@ WRONG: dict[str, tuple[object, ...]] = {
     "same_prompt": NO_FLAGS,
     "keep_thinking": NO_FLAGS,
     "with_": ("", "confidence", "reasoning,", [], ["model", "x"], [5], 5, {"model": 1}),
+    "sample": (*NO_NUMBERS, 1.5),
     "retry_failed": NO_FLAGS,
     "on_change": ("", "Redo", 5, None),
     "id_column": NO_TEXTS,

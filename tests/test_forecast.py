@@ -143,7 +143,11 @@ def test_plan_and_dry_run_say_the_same_and_call_nobody(tmp_path: Path) -> None:
         dry = call("run", *options, "--dry-run", cwd=tmp_path)
         assert planned == dry
         assert planned.status == 0
-        assert planned.stdout.splitlines()[:2] == ["t: 30 rows: 30 new", "  requests  30, into 3 chunks"]
+        assert planned.stdout.splitlines()[:3] == [
+            "t: 30 rows: 30 new",
+            f"  asks      m at {server.base_url}, no key",
+            "  requests  30, into 3 chunks",
+        ]
         assert all(len(line) <= 80 for line in planned.stdout.splitlines())
         assert server.books()["requests"] == 0
         assert not (tmp_path / "output").exists()

@@ -247,7 +247,8 @@ def test_rows_without_an_answer_may_change_at_will(prepare: Callable[..., Job], 
     ],
 )
 def test_a_plan_reads_in_words(prepare: Callable[..., Job], counts: Counts, more: dict[str, Any], said: str) -> None:
-    assert in_words("k", make(prepare([]))._replace(counts=counts, **more)) == said
+    job = prepare([])
+    assert in_words(job, make(job)._replace(counts=counts, **more)) == said
 
 
 @pytest.mark.parametrize(

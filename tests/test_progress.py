@@ -31,7 +31,7 @@ def test_without_a_terminal_there_is_one_plain_line_every_30_s(lab: Lab, capsys:
     said = capsys.readouterr()
     assert said.out == ""
     first, *lines = said.err.splitlines()
-    assert first == "k: 100 rows: 100 new"
+    assert first == "k: 100 rows: 100 new; asks m at https://api.openai.com/v1, no key"
     assert len(lines) == lab.seconds // 30
     done = [int(line.split()[1]) for line in lines]
     assert done == sorted(done)
@@ -54,7 +54,7 @@ def test_quiet_says_nothing_and_no_progress_only_what_matters(lab: Lab, capsys: 
     lab.run(prompts, Service(prompts), quiet=True, endpoints=slow)
     assert capsys.readouterr() == ("", "")
     lab.run([*prompts, "q"], Service([*prompts, "q"]), quiet=False, no_progress=True, endpoints=slow)
-    assert capsys.readouterr().err == "k: 101 rows: 100 answered, 1 new\n"
+    assert capsys.readouterr().err == "k: 101 rows: 100 answered, 1 new; asks m at https://api.openai.com/v1, no key\n"
 
 
 def test_on_a_terminal_of_80_columns_there_is_a_bar_that_fits(tmp_path: Path) -> None:

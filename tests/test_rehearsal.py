@@ -26,6 +26,7 @@ from programs import ROOT, call, finish, started, table, write_table
 
 import batcher
 from batcher.errors import KeywordBusy
+from batcher.input.selection import draw
 from batcher.journal.entries import Counts, EndpointTotals
 from batcher.records import Result, Status
 from batcher.rehearsal.check import Check
@@ -239,6 +240,18 @@ def test_a_budget_is_rehearsed_with_the_prices_of_the_real_service(
     Scene.of(rows, "{text}", settings, tmp_path).command("http://127.0.0.1:1/v1")
     [written] = tomllib.loads((tmp_path / "endpoints.toml").read_text(encoding="utf-8"))["endpoint"]
     assert written["prices"] == pytest.approx({"in": 0.15, "out": 0.6})
+
+
+def test_a_sample_is_rehearsed_with_the_rows_of_the_real_run(tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(3000)]
+    path = write_table(tmp_path / "t.csv", ["text"], [[text] for text in texts])
+    settings = Settings(provider="offline", keyword="k", sample=40, rpm=60)
+    scene = Scene.of(path, "{text}", settings, tmp_path)
+    assert scene.texts == [texts[place] for place in draw("k", 40, 3000)]
+    command = scene.command("http://127.0.0.1:1/v1")
+    assert "--sample=40" in command
+    assert not any(each.startswith("--limit") for each in command)
+    assert scene.real_run(50)[0] == 40
 
 
 @pytest.mark.parametrize(("limits_per", "rate"), [("account", 2), ("key", 6)])

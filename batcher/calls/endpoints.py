@@ -21,12 +21,24 @@ from batcher.calls.services import AZURE, SERVICES, Service, service_at
 from batcher.checks import check_headers, check_key, check_variable
 from batcher.endpoint import LIMITS, MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint, checked_url, key_header
 from batcher.errors import SettingsError
-from batcher.hiding import Secret, shown
+from batcher.hiding import Key, shown
 from batcher.settings import Settings
 from batcher.words import option
 
 
-def environment() -> dict[str, str]:
+class Variables(dict[str, str]):
+    """The variables of the process and of a `.env`.
+
+    Attributes:
+        in_file: the names of those that the `.env` has set.
+    """
+
+    def __init__(self, process: Mapping[str, str], file: Mapping[str, str]) -> None:
+        super().__init__({**file, **process})
+        self.in_file = frozenset(file.keys() - process.keys())
+
+
+def environment() -> Variables:
     """Return the process's variables over those of the nearest `.env` at or above the current directory.
 
     Nothing is put into the process's own environment.
@@ -39,7 +51,7 @@ def environment() -> dict[str, str]:
 
     path = dotenv.find_dotenv(usecwd=True)
     if not path:
-        return dict(os.environ)
+        return Variables(os.environ, {})
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -51,25 +63,37 @@ def environment() -> dict[str, str]:
     found = dotenv.dotenv_values(stream=io.StringIO(text))
     if "BASE_URL" in found and os.environ.get("BASE_URL", found["BASE_URL"]) != found["BASE_URL"]:
         found.pop("API_KEY", None)  # it belongs to the base URL beside it, not to the one that goes before that
-    return {name: value for name, value in found.items() if value is not None} | dict(os.environ)
+    return Variables(os.environ, {name: value for name, value in found.items() if value is not None})
 
 
-def endpoints_of(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
+def _origin(name: str, env: Mapping[str, str]) -> str:
+    is_in_file = isinstance(env, Variables) and name in env.in_file
+    return f"{name} in .env" if is_in_file else f"{name} of the environment"
+
+
+def endpoints_of(settings: Settings, env: Mapping[str, str], *, needs_keys: bool = True) -> tuple[Endpoint, ...]:
     """Return the endpoints that the options and the environment ask for, one for each API key.
+
+    Args:
+        settings: the options.
+        env: the variables.
+        needs_keys: refuse a variable that should hold a key and is not set. If False, a `Key` that says what is missing
+            stands for its value; nothing may be sent then.
 
     Raises:
         SettingsError: no model is given, a key is needed and missing, the file is invalid, or endpoints of one account
             have different limits.
     """
-    return _without_duplicates(tuple(_with_headers(each, env) for each in _given(settings, env)))
+    given = _given(settings, env, needs_keys=needs_keys)
+    return _without_duplicates(tuple(_with_headers(each, env, needs_keys=needs_keys) for each in given))
 
 
-def _given(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
+def _given(settings: Settings, env: Mapping[str, str], *, needs_keys: bool) -> tuple[Endpoint, ...]:
     given = settings.endpoints
     if given is None:
-        return _from_options(settings, env)
+        return _from_options(settings, env, needs_keys=needs_keys)
     if isinstance(given, (str, os.PathLike)):
-        return _from_file(Path(given), settings, env)
+        return _from_file(Path(given), settings, env, needs_keys=needs_keys)
     found = tuple(each for each in given if isinstance(each, Endpoint)) if isinstance(given, Sequence) else ()
     if not found or len(found) < len(given):
         raise SettingsError("endpoints= must be a path or a list of batcher.Endpoint, with at least one in it")
@@ -130,7 +154,7 @@ def check_chat_model(endpoint: Endpoint) -> None:
         raise SettingsError(f"Endpoint(llm=...) takes a LangChain chat model, not {type(endpoint.llm).__name__}")
 
 
-def _from_options(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
+def _from_options(settings: Settings, env: Mapping[str, str], *, needs_keys: bool) -> tuple[Endpoint, ...]:
     service = _service(settings.provider) if settings.provider else None
     model = settings.model or env.get("MODEL")
     if settings.base_url:
@@ -156,7 +180,7 @@ def _from_options(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint,
     if base_url == OFFLINE:
         return (endpoint,)
     is_named = bool(service or settings.base_url)
-    keys = _keys_for(endpoint, settings.api_key_env, env, service, is_named=is_named)
+    keys = _keys_for(endpoint, settings.api_key_env, env, service, is_named=is_named, needs_keys=needs_keys)
     return _with_keys(endpoint, keys, settings.limits_per, service)
 
 
@@ -248,7 +272,8 @@ def keys_of(name: str, env: Mapping[str, str]) -> list[str]:
     keys = [key.strip() for key in env.get(name, "").split(",") if key.strip()]
     for key in keys:
         check_key(key, f"a key in {name}")
-    return keys
+    origin = _origin(name, env)
+    return [Key(key, origin) for key in keys]
 
 
 class _Keys(NamedTuple):
@@ -265,6 +290,7 @@ def _keys_for(
     service: Service | None = None,
     *,
     is_named: bool = False,
+    needs_keys: bool = True,
 ) -> _Keys | None:
     """Return the keys in the variable `key_env`, or else in the base URL's own variables; None if none is needed."""
     if key_env is None and endpoint.has_key_in_headers:
@@ -280,9 +306,10 @@ def _keys_for(
     if key_env or (known and known.needs_key):
         set_in_vain = (name for name in _ELSEWHERE if name not in names and env.get(name))
         elsewhere = "".join(f"; {name} {_ELSEWHERE[name]}" for name in set_in_vain)
-        raise SettingsError(
-            f"no API key for {endpoint.base_url}: set {' or '.join(names)} in the environment or .env{elsewhere}"
-        )
+        to_set = f"set {' or '.join(names)} in the environment or .env{elsewhere}"
+        if needs_keys:
+            raise SettingsError(f"no API key for {endpoint.base_url}: {to_set}")
+        return _Keys(names[0], [Key(f"missing:{names[0]}", missing=f"no API key yet: {to_set}")])
     return None
 
 
@@ -311,7 +338,7 @@ def _with_keys(
 # --- headers ---
 
 
-def _with_headers(endpoint: Endpoint, env: Mapping[str, str]) -> Endpoint:
+def _with_headers(endpoint: Endpoint, env: Mapping[str, str], *, needs_keys: bool) -> Endpoint:
     """Return an endpoint whose headers are filled from the environment, its service's headers included.
 
     Raises:
@@ -323,16 +350,19 @@ def _with_headers(endpoint: Endpoint, env: Mapping[str, str]) -> Endpoint:
     added = {name: env[held] for name, held in wanted.items() if env.get(held) and name.lower() not in given}
     if not added and not any(value.startswith("env:") for value in endpoint.headers.values()):
         return endpoint
-    return replace(endpoint, headers={name: _value(name, text, env) for name, text in endpoint.headers.items()} | added)
+    given_by = {name: _value(name, text, env, needs_keys=needs_keys) for name, text in endpoint.headers.items()}
+    return replace(endpoint, headers=given_by | added)
 
 
-def _value(header: str, text: str, env: Mapping[str, str]) -> str:
+def _value(header: str, text: str, env: Mapping[str, str], *, needs_keys: bool) -> str:
     scheme, separator, variable = text.partition("env:")
     if scheme or not separator:
         return text
-    if not env.get(variable):
+    if env.get(variable):
+        return Key(env[variable], _origin(variable, env))
+    if needs_keys:
         raise SettingsError(f"header {header}: {variable} is not set in the environment or .env")
-    return Secret(env[variable])
+    return Key(f"missing:{variable}", missing=f"no header {header} yet: set {variable} in the environment or .env")
 
 
 # --- a file of endpoints ---
@@ -352,7 +382,7 @@ _TABLE_KEYS: dict[str, tuple[type, ...]] = {
 }
 
 
-def _from_file(path: Path, settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
+def _from_file(path: Path, settings: Settings, env: Mapping[str, str], *, needs_keys: bool) -> tuple[Endpoint, ...]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -365,14 +395,15 @@ def _from_file(path: Path, settings: Settings, env: Mapping[str, str]) -> tuple[
         raise SettingsError(f"{option('endpoints')} {path} must hold [[endpoint]] tables, and nothing else")
     numbered: list[tuple[int, Endpoint]] = []
     for number, table in enumerate(tables, 1):
-        made = _from_table(table, f"{option('endpoints')} {path}, endpoint {number}", settings, env)
+        where = f"{option('endpoints')} {path}, endpoint {number}"
+        made = _from_table(table, where, settings, env, needs_keys=needs_keys)
         numbered += [(number, endpoint) for endpoint in made]
     _check_accounts(numbered, f"{option('endpoints')} {path}")
     return tuple(endpoint for _, endpoint in numbered)
 
 
 def _from_table(
-    table: Mapping[str, Any], where: str, settings: Settings, env: Mapping[str, str]
+    table: Mapping[str, Any], where: str, settings: Settings, env: Mapping[str, str], *, needs_keys: bool
 ) -> tuple[Endpoint, ...]:
     for name, value in table.items():
         if name not in _TABLE_KEYS:
@@ -389,6 +420,6 @@ def _from_table(
         key_env = table.get("api_key_env")
         if key_env is not None:
             check_variable(key_env, "api_key_env")
-        return _with_keys(endpoint, _keys_for(endpoint, key_env, env), settings.limits_per)
+        return _with_keys(endpoint, _keys_for(endpoint, key_env, env, needs_keys=needs_keys), settings.limits_per)
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from error

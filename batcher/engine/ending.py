@@ -14,7 +14,7 @@ from batcher.output.frames import Frames, Kept
 from batcher.output.report import Report
 from batcher.place import Displaced
 from batcher.planning.job import Job
-from batcher.records import EndpointCount
+from batcher.records import Asked, EndpointCount
 from batcher.words import counted, option
 
 
@@ -87,6 +87,7 @@ def report_of(
     ending: Ending,
     *,
     process: LastRun | None = None,
+    asks: tuple[Asked, ...] = (),
     endpoints: tuple[EndpointCount, ...] = (),
 ) -> Report:
     """Return the report of a run.
@@ -96,17 +97,19 @@ def report_of(
         figures: what it has done, by `output.figures`.
         ending: how it ended.
         process: this process, as the journal has it; None if it did not begin.
+        asks: whom it asked.
         endpoints: the counts of each.
     """
     is_done = ending.is_done and not ending.displaced
     report = Report(
         status="done" if is_done else "stopped",
         output=job.store.all_path if is_done else None,
+        asks=asks,
         endpoints=endpoints,
         **figures,
     )
     labels = job.dataset.row_labels
-    kept = Kept(labels, None if labels or is_done else job.dataset)
+    kept = Kept(labels, None if labels or is_done else job.dataset, job.selection.places)
     is_quiet = job.settings.quiet
     return report.with_frames(Frames(job.store, process, report.rows, kept, is_whole=is_done, is_quiet=is_quiet))
 

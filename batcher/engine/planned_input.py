@@ -38,9 +38,8 @@ class PlannedInput:
         Raises:
             InputError: it cannot be read, or was changed.
         """
-        settings = self._job.settings
         try:
-            yield from self._job.dataset.slices(settings.chunk_size, settings.limit)
+            yield from self._job.selection.slices(self._job.settings.chunk_size)
         except InputError as error:
             if self._job.dataset.has_changed():
                 raise self._replaced() from error
@@ -86,7 +85,7 @@ class PlannedInput:
     def changed(self, position: int) -> InputError:
         """Return the error that names a changed row."""
         return InputError(
-            f"{self._job.dataset.where(position)} has changed since the run began. Was the input changed, or"
+            f"{self._job.selection.where(position)} has changed since the run began. Was the input changed, or"
             " does the prompt function return something else each time? What arrived is saved; run it again"
         )
 

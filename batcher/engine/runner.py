@@ -35,8 +35,8 @@ from batcher.output.report import Report
 from batcher.planning.job import Job, prepare
 from batcher.planning.making import Stopped, make
 from batcher.planning.plan import Plan
-from batcher.planning.words import in_words as plan_in_words
-from batcher.planning.words import notes
+from batcher.planning.whom import asked_of
+from batcher.planning.words import first_lines, notes
 from batcher.pool.account import accounts_of
 from batcher.pool.blame import Trial
 from batcher.pool.member import Member
@@ -147,7 +147,7 @@ async def execute(
             figures = await asyncio.to_thread(figures_of, journal, job.keyword, None, is_at_work=False)
             return Ended(ending, report_of(job, figures, ending))
         await asyncio.to_thread(job.store.clear)
-        progress.say(plan_in_words(job.keyword, planned))
+        progress.say(first_lines(job, planned))
         for note in notes(job, planned):
             progress.say(note)
         try:
@@ -227,7 +227,10 @@ class _Run:
         if (note := spending.note_of_excess()) and not ending.out_of_money:
             self.progress.say(note)
         figures = await asyncio.to_thread(self._figures, ending, process, pool)
-        return Ended(ending, report_of(job, figures, ending, process=process, endpoints=pool.counts()))
+        counts = pool.counts()
+        return Ended(
+            ending, report_of(job, figures, ending, process=process, asks=asked_of(endpoints), endpoints=counts)
+        )
 
     def _figures(self, ending: Ending, process: LastRun | None, pool: Pool) -> dict[str, Any]:
         """Add up what the run has done; what is in a lost journal is not saved."""

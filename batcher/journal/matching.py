@@ -86,6 +86,15 @@ class Matching:
 
     # -- Rows and answers
 
+    def set_aside(self, rows: int, *, is_all: bool) -> None:
+        """Set the first rows aside, before any row is added: the plan's rows there are other rows of the table.
+
+        Args:
+            rows: how many at least: those whose positions a sample takes.
+            is_all: all rows of the last plan at least, because they are a sample.
+        """
+        rule.set_aside(self._db, rows, is_all=is_all)
+
     def add_rows(self, start: int, keys: Sequence[bytes], cells: Sequence[bytes]) -> None:
         """Record the questions of the rows from `start` on. A row with a different question loses its result for now.
 
@@ -176,7 +185,7 @@ class Matching:
         if has_bare_rows(db):
             rule.reuse_by_key(db, rules)
             if rules.on_change != "redo":
-                rule.move_kept_answers(db, self._comparison)
+                rule.move_kept_answers(db, self._comparison, rules)
         adopted = rule.adopt_from_files(db)
         if rules.retry_failed:
             rule.retry_failed(db)  # also rows that were adopted with such a status
@@ -188,6 +197,7 @@ class Matching:
             rule.keep_own_answers(db)
         if rules.dedup:
             rule.prefer_ok_answers(db, rules)
+        rule.forget_set_aside(db)
         rule.choose_who_asks(db, dedup=rules.dedup)
         [same] = db.one(f"SELECT count(*) - count(DISTINCT key) FROM rows WHERE {BARE}")
         return Matched(*paired, adopted, int(same))

@@ -316,13 +316,18 @@ class Reader:
         found = self._all(f"SELECT detail FROM events WHERE kind IN ({marks}) ORDER BY id", (*kinds,))
         return [text_of(detail) for (detail,) in found]
 
-    def usual(self) -> Usual | None:
-        """Return the averages of an answer; None before the first answer whose usage is known."""
+    def usual(self, sources: Collection[int] | None = None) -> Usual | None:
+        """Return the averages of an answer; None before the first answer whose usage is known.
+
+        Args:
+            sources: ids of those whose answers count; default: all.
+        """
+        of = "" if sources is None else f" AND source IN ({', '.join('?' * len(sources))})"
         query = (
             "SELECT avg(prompt_tokens), avg(completion_tokens), avg(cost) FROM requests"
-            " WHERE completion_tokens > 0 AND prompt_tokens IS NOT NULL"
+            f" WHERE completion_tokens > 0 AND prompt_tokens IS NOT NULL{of}"
         )
-        [found] = self._all(query)
+        [found] = self._all(query, tuple(sources or ()))
         return None if found[0] is None else Usual(*found)
 
     def answered_since(self, moment: float) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from batcher.equality import same_text
 from batcher.input.marks import Comparison
 from batcher.journal.schema import ADOPTED, IN_SCOPE
-from batcher.journal.scratch import BARE
+from batcher.journal.scratch import BARE, SET_ASIDE
 from batcher.journal.statements import Statements
 from batcher.records import Source
 
@@ -29,6 +29,8 @@ class Rules:
         dedup: one answer may serve all rows that ask the same.
         is_limited: the table has more rows behind the plan's. They stay as they are, except for answers that the plan's
             rows need. Without a limit, rows behind the plan's are removed; their answers stay.
+        is_redrawn: the last plan was about another sample, or this one is about a sample for the first time. Rows
+            behind the plan's may then be the plan's own, at another position: one that failed stays so.
     """
 
     sources: frozenset[int]
@@ -36,6 +38,7 @@ class Rules:
     retry_failed: bool = False
     dedup: bool = False
     is_limited: bool = False
+    is_redrawn: bool = False
 
     @property
     def is_of_pool(self) -> str:
@@ -46,6 +49,34 @@ class Rules:
     def is_usable(self) -> str:
         """The condition for a result that a row with its question may take."""
         return f"{self.is_of_pool} AND status " + ("= 'ok'" if self.retry_failed else "<> 'error'")
+
+    @property
+    def is_spared(self) -> str:
+        """The condition for a result that a row of the plan may take from a row `r` behind the plan's."""
+        stays_failed = "(a.status = 'error')" if self.is_redrawn and not self.retry_failed else "FALSE"
+        return f"NOT r.{IN_SCOPE} AND ({self.is_usable} OR {stays_failed})"
+
+
+def set_aside(db: Statements, rows: int, *, is_all: bool) -> None:
+    """Move the first rows behind all others, from `SET_ASIDE` on: the plan's rows there are other rows of the table.
+
+    Args:
+        db: has the tables of `scratch`.
+        rows: how many at least.
+        is_all: all rows of the last plan at least.
+    """
+    scope = "(SELECT scope FROM known)" if is_all else "0"
+    first = f"position < max(?, {scope})"
+    [free] = db.one("SELECT max(?, coalesce(max(position) + 1, 0)) FROM rows", (SET_ASIDE,))
+    db.do(f"INSERT INTO renewed SELECT position FROM rows WHERE {first}", (rows,))
+    db.do(f"INSERT INTO open SELECT key FROM rows WHERE {first} AND result IS NULL", (rows,))
+    db.do(f"DELETE FROM rows WHERE {first} AND result IS NULL", (rows,))
+    db.do(f"UPDATE rows SET position = position + ? WHERE {first}", (free, rows))
+
+
+def forget_set_aside(db: Statements) -> None:
+    """Remove the rows that were set aside and have given up their result."""
+    db.do("DELETE FROM rows WHERE position >= ? AND result IS NULL", (SET_ASIDE,))
 
 
 def plan_for(db: Statements, rows: int) -> None:
@@ -112,7 +143,7 @@ def reuse_by_key(db: Statements, rules: Rules) -> None:
             AND id NOT IN (SELECT result FROM rows WHERE result IS NOT NULL)
             UNION ALL
             SELECT a.key, a.status, a.id, r.position FROM rows r JOIN results a ON a.id = r.result
-            WHERE NOT r.{IN_SCOPE} AND {rules.is_usable})
+            WHERE {rules.is_spared})
         """
     )
     if not found.rowcount:
@@ -128,20 +159,26 @@ def reuse_by_key(db: Statements, rules: Rules) -> None:
     _hand_out(db)
 
 
-def move_kept_answers(db: Statements, comparison: Comparison) -> None:
+def move_kept_answers(db: Statements, comparison: Comparison, rules: Rules) -> None:
     """Let rows that keep an answer to an earlier question, and have only moved, keep it at their new position."""
-    if not db.is_any("SELECT 1 FROM moved WHERE is_kept IS NOT NULL"):
+    had = "SELECT position, result, key, is_kept, cells, NULL AS spared_by FROM moved WHERE is_kept IS NOT NULL"
+    if rules.is_redrawn:
+        had += (
+            " UNION ALL SELECT position, result, key, is_kept, cells, position FROM rows"
+            f" WHERE NOT {IN_SCOPE} AND is_kept IS NOT NULL"
+        )
+    if not db.is_any(had):
         return
     mark = comparison.sql(comparison.asked_ever)
     db.do(
         f"""
-        INSERT INTO given SELECT asked.position, kept.result, NULL, kept.is_kept FROM (
+        INSERT INTO given SELECT asked.position, kept.result, kept.spared_by, kept.is_kept FROM (
             SELECT position, key, {mark} AS mark,
                 row_number() OVER (PARTITION BY key, {mark} ORDER BY position) AS nth
             FROM rows WHERE {BARE}) AS asked
-        JOIN (SELECT result, key, is_kept, {mark} AS mark,
+        JOIN (SELECT result, key, is_kept, spared_by, {mark} AS mark,
                 row_number() OVER (PARTITION BY key, {mark} ORDER BY position) AS nth
-            FROM moved WHERE is_kept IS NOT NULL) AS kept USING (key, mark, nth)
+            FROM ({had})) AS kept USING (key, mark, nth)
         """
     )
     _hand_out(db)

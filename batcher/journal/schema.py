@@ -16,7 +16,8 @@ The present result of each input row: `rows` joined with `results` on `results.i
 `position < (SELECT rows FROM scope)`, in the order of `position`.
 
 rows: the question of each row of the input, and the result that answers it
-    position           INTEGER  its place in the input, from 0; primary key
+    position           INTEGER  its place in the run, from 0; primary key. It is the place in the input, and with
+                                `--sample` the place among the rows drawn, which keep the input's order
     key                BLOB     16 bytes, a hash of its question: messages and request parameters (`batcher.input.key`)
     result             INTEGER  `results.id`; NULL: it has no result yet
     cells              BLOB     marks that tell the row from others: 4 bytes for the names of the table's columns, then
@@ -29,7 +30,8 @@ rows: the question of each row of the input, and the result that answers it
 
 scope: one line
     rows               INTEGER  how many rows, from the first, the last run was about; `rows` may hold more, which
-                                `--limit` left out
+                                `--limit` or `--sample` left out. From position 2^40 on, it holds rows whose positions
+                                are those of other rows in the last run
 
 same: rows that are not sent, because an earlier row has the same question (`--dedup`); as of the last run's start
     position           INTEGER  `rows.position`; primary key
@@ -62,7 +64,7 @@ requests: every attempt, recorded before it left; a line without an end is in fl
     run                INTEGER  `runs.id`: the process that sent it
     endpoint           INTEGER  the endpoint's place in that process's pool, from 0 (`pool` in `runs.question`)
     source             INTEGER  `sources.id`: the source that it asked
-    position           INTEGER  the row's place in the input at that time
+    position           INTEGER  the row's position at that time; see `rows.position`
     key                BLOB     16 bytes, of the question; see `rows.key`
     sent               REAL     when it was about to leave
     ended              REAL     when it ended; NULL: it has no end
@@ -107,9 +109,9 @@ runs: every process that worked on this keyword
     question           TEXT     what it asked, and whom, as JSON: `prompt_option`, `prompt`, `system`, `params`,
                                 `sources` and `pool` (each source as model, base URL, params; `pool` in the order of the
                                 endpoints), `columns` (that the prompt reads), `table` (all columns), `answer_column`,
-                                 `with` (what its files hold beside the answers), `limit`, `encoding` (of its files),
-                                 `input` (the path of the table; null: it was none); an older batcher wrote only some
-                                 of them
+                                 `with` (what its files hold beside the answers), `limit`, `sample` (null, or `rows`
+                                 drawn at random `of` the table's rows), `encoding` (of its files), `input` (the path of
+                                 the table; null: it was none); an older batcher wrote only some of them
 
 events: what else happened in a run
     id                 INTEGER  in the order in which it happened; primary key

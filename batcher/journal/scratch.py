@@ -4,7 +4,7 @@ Invariant: they are empty when a plan begins, and gone when it has ended, even b
 
     moved     the results that rows had and lost
     renewed   positions whose question has changed
-    known     the number of earlier rows, and how many of them the last plan covered
+    known     the number of earlier rows, and how many of them the last plan covered; rows set aside do not count
     open      the questions of rows that waited for an answer, and no longer exist
     free      the results that no row has, and those that a row behind the limit can give up, each with its number among
               those that answer the same question
@@ -22,18 +22,21 @@ from collections.abc import Iterator
 from batcher.journal.schema import IN_SCOPE
 from batcher.journal.statements import Statements
 
+SET_ASIDE = 2**40
+"""The position from which rows are set aside, when rows of another selection take their positions (`--sample`)."""
 BARE = f"rows.result IS NULL AND rows.{IN_SCOPE}"
 """The condition for a row of the plan that has no result."""
 NEW = "(position IN (SELECT position FROM renewed) OR position >= (SELECT rows FROM known))"
 """The condition for a row whose position had another question, or none, before."""
 
 _NAMES = ("moved", "renewed", "known", "open", "free", "given", "found", "lost", "pairs")
-_TABLES = """
+_TABLES = f"""
 CREATE TEMP TABLE moved (position INTEGER PRIMARY KEY, result INTEGER NOT NULL, key BLOB NOT NULL, cells BLOB,
     is_kept BLOB);
 CREATE TEMP TABLE renewed (position INTEGER PRIMARY KEY);
 CREATE TEMP TABLE known AS
-    SELECT coalesce(max(position) + 1, 0) AS rows, (SELECT rows FROM main.scope) AS scope FROM main.rows;
+    SELECT coalesce(max(position) + 1, 0) AS rows, (SELECT rows FROM main.scope) AS scope FROM main.rows
+    WHERE position < {SET_ASIDE};
 CREATE TEMP TABLE open (key BLOB NOT NULL);
 CREATE TEMP TABLE free (key BLOB, nth INTEGER, id INTEGER, spared_by INTEGER, PRIMARY KEY (key, nth)) WITHOUT ROWID;
 CREATE TEMP TABLE given (position INTEGER PRIMARY KEY, id INTEGER NOT NULL, spared_by INTEGER, is_kept BLOB);

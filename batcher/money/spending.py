@@ -131,19 +131,19 @@ def used_up(end: BudgetSpent) -> str:
 
 
 def note_of_reserves(tariffs: Sequence[Tariff], left: int) -> str:
-    """Return a note on the budget's reservations if only the context window bounds the answers; else "".
+    """Return a note on the budget's reservations if only the context window bounds the answers, and money is left.
 
     Args:
         tariffs: of the pool.
         left: the rest of the budget, in nano-dollars.
     """
-    if not any(tariff.is_as_long_as_can_be and not tariff.is_free for tariff in tariffs):
+    if left <= 0 or not any(tariff.is_as_long_as_can_be and not tariff.is_free for tariff in tariffs):
         return ""
     most_at = {each.endpoint: each.most_of_answer or 0 for each in tariffs}
     in_flight = [(keys[0].max_concurrency, max(most_at[key] for key in keys)) for keys in by_account(most_at)]
     most = max(cost for _, cost in in_flight)
     at_once = sum(calls for calls, _ in in_flight)
-    lost = min(sum(calls * cost for calls, cost in in_flight), max(left, 0))
+    lost = min(sum(calls * cost for calls, cost in in_flight), left)
     return (
         "Note: without max_tokens an answer may be as long as the model allows. So each request reserves"
         f" {dollars(most)} of the budget or more, and a kill with up to {at_once:,} requests in flight may cost"

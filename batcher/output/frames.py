@@ -42,10 +42,12 @@ class Kept(NamedTuple):
     Attributes:
         labels: the index of a DataFrame or Series; it holds the table itself only weakly.
         dataset: another input, while rows are left that no file holds.
+        places: of the run's rows in the table, if they are a sample of it.
     """
 
     labels: Labels | None = None
     dataset: Dataset | None = None
+    places: Sequence[int] | None = None
 
 
 class Frames:
@@ -120,7 +122,7 @@ class Frames:
 
     def _whole(self) -> pd.DataFrame:
         table, columns = self._table(), self._store.all_columns
-        own = {} if table is None else _columns_of(table, self._store.columns)
+        own = {} if table is None else self._own_columns(table)
         self._check_result()
         if changed := self._changed(own):
             names = ", ".join(map(repr, changed))
@@ -205,7 +207,7 @@ class Frames:
         if table is None:
             cells = [[*cells, *answer] for cells, answer in zip(inputs, answers, strict=True)]
             return _text_frame(columns, list(zip(*cells, strict=True)))
-        own = _columns_of(table, self._store.columns)
+        own = self._own_columns(table)
         return _joined(columns, own, _text_frame([*self._store.answer_columns], list(zip(*answers, strict=True))))
 
     # -- What it belongs to
@@ -232,8 +234,15 @@ class Frames:
             )
         if self._kept.labels:
             index = self._kept.labels.index
+            if self._kept.places is not None:
+                index = index.take(self._kept.places)
             frame.index = index if len(index) == len(frame) else index[: len(frame)]
         return frame
+
+    def _own_columns(self, table: pd.DataFrame | pd.Series[Any]) -> dict[str, pd.Series[Any]]:
+        """Return the columns of the caller's table that have the names of the run's now, with the run's rows."""
+        columns, places = _columns_of(table, self._store.columns), self._kept.places
+        return columns if places is None else {name: each.iloc[[*places]] for name, each in columns.items()}
 
     @contextlib.contextmanager
     def _run(self) -> Iterator[PastRun[Reader]]:

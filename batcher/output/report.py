@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from batcher.errors import OutputError
 from batcher.output.figures import Figures
 from batcher.output.frames import Frames
-from batcher.records import EndpointCount
+from batcher.records import Asked, EndpointCount
 from batcher.words import counted, dollars, elapsed
 
 if TYPE_CHECKING:
@@ -27,11 +27,13 @@ class Report(Figures):
     Attributes:
         status: `done`, or `stopped` if rows are left.
         output: `all_<keyword>.csv`, or None if rows are left.
+        asks: whom this process asked, and where the API keys came from; empty if no row was left.
         endpoints: the endpoints of this process, in the pool's order.
     """
 
     status: str
     output: Path | None
+    asks: tuple[Asked, ...] = ()
     endpoints: tuple[EndpointCount, ...] = ()
     # Not a field: it is no part of the report's text, of its JSON, or of what makes two reports equal.
     _frames: ClassVar[Frames | None] = None
@@ -87,7 +89,8 @@ class Report(Figures):
 
     def _repr_html_(self) -> str:
         """Show the report as a small table in a notebook."""
-        shown = {name: _shown(value) for name, value in self.to_dict().items() if name != "endpoints"}
+        hidden = {"asks", "endpoints"}
+        shown = {name: _shown(value) for name, value in self.to_dict().items() if name not in hidden}
         shown["output"] = str(self.output or "")
         for name in [name for name in shown if f"{name}_now" in shown]:
             now = shown.pop(f"{name}_now")

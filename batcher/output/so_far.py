@@ -18,6 +18,7 @@ from batcher.input.cell import cell, writable
 from batcher.input.dataset import Dataset
 from batcher.input.marks import Marks
 from batcher.input.opening import open_dataset
+from batcher.input.selection import Selection
 from batcher.journal.entries import Chunk, LastRun
 from batcher.journal.reading import Reader
 from batcher.output.cells import check_cells, difference_by_marks
@@ -55,6 +56,7 @@ class SoFar:
         self.rows = journal.scope()
         self._journal = journal
         self._chunk_size = last.chunk_size
+        self._question = last.question
         self._chunks = journal.chunks()
         self._dataset = dataset
         self.store = _store_of(store, self._chunks, last.question)
@@ -85,7 +87,9 @@ class SoFar:
     def _inputs(self, dataset: Dataset) -> Iterator[list[list[str]]]:
         """Read the cells of the input, chunk by chunk, and compare them with the plan."""
         end = 0
-        for start, rows in dataset.slices(self._chunk_size, self.rows):
+        selection = Selection.recorded_in(self._question, dataset, self.store.keyword)
+        for start, found in selection.slices(self._chunk_size):
+            rows = found[: self.rows - start]  # the table may have grown since
             end = start + len(rows)
             for position, (values, planned) in enumerate(
                 zip(rows, self._journal.marks(start, end), strict=True), start
@@ -94,10 +98,10 @@ class SoFar:
                     changed = self._marks.differing(planned, self._marks.of(values))
                     column = f" (column {changed[0]!r})" if changed else ""
                     raise InputError(
-                        f"{dataset.where(position)} has changed since it was asked{column}: give the input as it was,"
+                        f"{selection.where(position)} has changed since it was asked{column}: give the input as it was,"
                         " or run it again"
                     )
-            if len(rows) == min(self._chunk_size, self.rows - start):
+            if rows and len(rows) == min(self._chunk_size, self.rows - start):
                 yield [[writable(cell(value)) for value in values] for values in rows]
         if end < self.rows:
             raise InputError(

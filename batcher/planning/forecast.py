@@ -5,12 +5,10 @@ Invariant: it makes its plan with the run's own code, on a copy of the journal.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from batcher.endpoint import Endpoint, by_account
 from batcher.input.prompt import PromptFunction
 from batcher.journal.opening import rehearse
 from batcher.journal.reading import Reader
@@ -18,12 +16,14 @@ from batcher.money.prices import NANO, nano_dollars
 from batcher.money.spending import note_of_reserves, note_of_tiers
 from batcher.money.tariff import LESSONS, Tariff, tariffs_of
 from batcher.money.tokens import Counter, counter, prompt_tokens
+from batcher.planning.costs import Load, costs_of, pace_of, tokens_of_an_answer
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
 from batcher.planning.making import make
+from batcher.planning.whom import asked_of, in_lines
 from batcher.planning.words import in_words, notes
-from batcher.records import Usage
+from batcher.records import Asked
 from batcher.settings import Options, Settings
-from batcher.words import counted, dollars, duration, option
+from batcher.words import counted, option
 
 if TYPE_CHECKING:
     from batcher.input.opening import Data
@@ -34,7 +34,7 @@ class Forecast:
     """What `run` would do with the same arguments.
 
     Attributes:
-        rows: of the input (of its first `limit` rows).
+        rows: of the input; with `limit` or `sample` those that it leaves.
         chunks: the number of chunk files.
         answered: rows whose answer can be used, adopted ones included.
         adopted: rows whose answer was found in chunk files without a journal.
@@ -47,10 +47,18 @@ class Forecast:
         requests: to be sent, each row at its first attempt.
         prompt_tokens: of those requests.
         counted_by: `tiktoken`, or `estimated`, from the length of the text.
-        completion_tokens: of their answers, if these are as long as the answers so far; None before the first answer.
+        completion_tokens: of their answers, if these are as long as the answers of the same models so far; None before
+            the first answer.
+        prompts_usd: the part of the expected cost that the prompts have; None if a price is unknown.
         cost_usd: the expected cost in US dollars; None if a price or the length of the answers is unknown.
         most_usd: the highest possible cost in US dollars; None if nothing bounds an answer (`max_tokens`).
-        seconds: the duration that the limits impose; None if an endpoint has no limit.
+        left_usd: the rest of the budget, without what earlier processes spent; None without a budget.
+        enough_for: how many requests that covers: about, if the expected cost is known, else at least; None without a
+            budget, or if it is unknown.
+        seconds: the duration that the limits impose; None if an account has no limit.
+        money, budget, time: the same in words; `budget` is empty without one.
+        asks: whom the run asks, and where the API keys came from.
+        summary: the plan in words, with notes.
     """
 
     keyword: str
@@ -68,9 +76,16 @@ class Forecast:
     prompt_tokens: int
     counted_by: str
     completion_tokens: int | None
+    prompts_usd: float | None
     cost_usd: float | None
     most_usd: float | None
+    left_usd: float | None
+    enough_for: int | None
     seconds: float | None
+    money: str
+    budget: str
+    time: str
+    asks: tuple[Asked, ...]
     summary: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,28 +98,14 @@ class Forecast:
         answers = "not yet known" if completion is None else f"about {completion:,}"
         lines = [
             self.summary,
+            *(f"  {'' if number else 'asks':<9} {line}" for number, line in enumerate(in_lines(self.asks))),
             f"  requests  {self.requests:,}, into {counted(self.chunks, 'chunk')}",
             f"  tokens    {self.prompt_tokens:,} prompt ({by}), completion {answers}",
-            f"  money     {self._money()}",
-            f"  time      {'as the service allows' if self.seconds is None else duration(self.seconds)}",
+            f"  money     {self.money}",
+            *([f"  budget    {self.budget}"] if self.budget else []),
+            f"  time      {self.time}",
         ]
         return "\n".join(lines)
-
-    def _money(self) -> str:
-        if self.most_usd == 0:
-            return "none: nothing is sent" if not self.requests else "none: the endpoints are free"
-        parts = [f"about {dollars(round(self.cost_usd * NANO))}"] if self.cost_usd is not None else []
-        parts += [f"at most {dollars(round(self.most_usd * NANO))}"] if self.most_usd is not None else []
-        ways = (option("price_in"), option("price_out"), option("param", {"max_tokens": "N"}))
-        return ", ".join(parts) or f"unknown ({', '.join(ways)})"
-
-
-class _Load(NamedTuple):
-    """The requests to send: their number, the model tokens of their prompts, and their highest cost in nano-dollars."""
-
-    requests: int
-    prompt_tokens: int
-    most: int | None
 
 
 def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Forecast:
@@ -120,18 +121,18 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         OutputError: the output directory or the journal in it cannot be used.
     """
     settings = Settings.of(options)
-    job = prepare(data, prompt, settings)
+    job = prepare(data, prompt, settings, needs_keys=False)
     job.store.check()
     with rehearse(job.store.journal_path) as journal:
         planned = make(job, journal, lambda: False, is_rehearsal=True)
         tariffs = tariffs_of(job.endpoints, settings.params, job.wording, journal.details(LESSONS))
         count = counter(job.endpoints[0].source.model)
-        load = _load(job, journal, tariffs, count)
-        usual = journal.usual()
-        reserves = _reserves(job, journal, tariffs) if load.requests else []
-    left = load.requests
-    completion = None if usual is None else round(usual.completion_tokens * left)
-    cost = _cost(load, completion, tariffs)
+        load = _load(job, journal, tariffs, count, tokens_of_an_answer(journal, planned.sources, tariffs))
+        left = None if settings.budget is None else nano_dollars(settings.budget) - journal.spent().total
+    is_by_option = settings.endpoints is None
+    how_to_price = f"{option('price_in')}, {option('price_out')}" if is_by_option else "prices in the endpoint"
+    costs, pace = costs_of(load, tariffs, left, how_to_price), pace_of(job.endpoints, load)
+    reserves = _reserves(tariffs, left) if load.requests else []
     return Forecast(
         keyword=job.keyword,
         rows=planned.counts.rows,
@@ -144,30 +145,39 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         gone=planned.gone,
         reasons=planned.reasons,
         same=planned.same,
-        requests=left,
+        requests=load.requests,
         prompt_tokens=load.prompt_tokens,
         counted_by=count.name,
-        completion_tokens=completion,
-        cost_usd=None if cost is None else cost / NANO,
-        most_usd=None if load.most is None else load.most / NANO,
-        seconds=_seconds(job.endpoints, load, completion),
-        summary="\n".join([in_words(job.keyword, planned), *notes(job, planned), *reserves]),
+        completion_tokens=load.completion_tokens,
+        prompts_usd=_in_dollars(costs.prompts),
+        cost_usd=_in_dollars(costs.all),
+        most_usd=_in_dollars(costs.most),
+        left_usd=_in_dollars(costs.left),
+        enough_for=costs.enough_for,
+        seconds=pace.seconds,
+        money=costs.in_words(load.requests),
+        budget=costs.budget_in_words(load.requests, "row" if load.requests == planned.counts.left else "request"),
+        time=pace.in_words(load.requests),
+        asks=asked_of(job.endpoints),
+        summary="\n".join([in_words(job, planned), *notes(job, planned), *reserves]),
     )
 
 
-def _reserves(job: Job, journal: Reader, tariffs: Sequence[Tariff]) -> list[str]:
+def _in_dollars(nano: int | None) -> float | None:
+    return None if nano is None else nano / NANO
+
+
+def _reserves(tariffs: Sequence[Tariff], left: int | None) -> list[str]:
     """Return the run's notes about its money before the first call."""
-    if job.settings.budget is None:
-        return [note for note in [note_of_tiers(tariffs)] if note]
-    left = nano_dollars(job.settings.budget) - journal.spent().total
-    return [note for note in [note_of_reserves(tariffs, left)] if note]
+    note = note_of_tiers(tariffs) if left is None else note_of_reserves(tariffs, left)
+    return [note] if note else []
 
 
-def _load(job: Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter) -> _Load:
+def _load(job: Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter, answer_tokens: float | None) -> Load:
     """Read the input again, and add up what would be sent."""
     requests = tokens = 0
     most: int | None = 0
-    for start, rows in job.dataset.slices(ROWS_AT_ONCE, job.settings.limit):
+    for start, rows in job.selection.slices(ROWS_AT_ONCE):
         states = journal.states(start, start + len(rows))
         for position, (values, state) in enumerate(zip(rows, states, strict=True), start):
             if state.result is not None or state.leader is not None:
@@ -177,27 +187,4 @@ def _load(job: Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter) 
             tokens += prompt_tokens(messages, count)
             each = [tariff.most(messages) for tariff in tariffs] if most is not None else [None]
             most = None if most is None or None in each else most + max(filter(None, each), default=0)
-    return _Load(requests, tokens, most)
-
-
-def _cost(load: _Load, completion_tokens: int | None, tariffs: Sequence[Tariff]) -> int | None:
-    """Return the cost of the requests, in nano-dollars, if the endpoints share them evenly."""
-    prices = [tariff.price for tariff in tariffs if tariff.price]
-    if not load.requests:
-        return 0
-    if completion_tokens is None or len(prices) < len(tariffs):
-        return None
-    one = Usage(round(load.prompt_tokens / load.requests), round(completion_tokens / load.requests))
-    return round(statistics.mean(price.cost(one) for price in prices) * load.requests)
-
-
-def _seconds(endpoints: Sequence[Endpoint], load: _Load, completion_tokens: int | None) -> float | None:
-    """Return the seconds that the requests take under the accounts' limits."""
-    if not load.requests:
-        return 0.0
-    tokens = (load.prompt_tokens + (completion_tokens or 0)) / load.requests
-    rates = []
-    for endpoint, *_ in by_account(endpoints):
-        limits = (endpoint.rps, endpoint.rpm and endpoint.rpm / 60, endpoint.tpm and endpoint.tpm / 60 / tokens)
-        rates.append(min((limit for limit in limits if limit), default=0.0))
-    return load.requests / sum(rates) if all(rates) else None
+    return Load(requests, tokens, most, answer_tokens)

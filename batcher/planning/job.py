@@ -31,6 +31,7 @@ from batcher.input.prompt import (
     from_template,
     with_system,
 )
+from batcher.input.selection import Selection
 from batcher.money.tariff import NO_WORDING, Wording, is_bounded
 from batcher.output.directory import Store
 from batcher.planning.refusals import check_endpoints
@@ -52,6 +53,7 @@ class Job:
         settings: the options.
         keyword: names the run.
         dataset: the input.
+        selection: the rows of the input that the run is about.
         render: makes a row's messages.
         question: prompt, parameters and sources, to explain a later change and to verify the answers.
         endpoints: the future pool.
@@ -64,6 +66,7 @@ class Job:
     settings: Settings
     keyword: str
     dataset: Dataset
+    selection: Selection
     render: Renderer
     question: dict[str, Any]
     endpoints: tuple[Endpoint, ...]
@@ -83,7 +86,7 @@ class Job:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a user's function may raise anything, even SystemExit
-            raise failed_on(self.dataset.where(position), error) from error
+            raise failed_on(self.selection.where(position), error) from error
 
     def of_rows(self, start: int, rows: Sequence[Values], make: Callable[[Values], T]) -> list[T]:
         """Apply a function to each row from a position on.
@@ -96,7 +99,7 @@ class Job:
             try:
                 made.append(make(values))
             except InputError as error:
-                raise failed_on(self.dataset.where(position), error) from error
+                raise failed_on(self.selection.where(position), error) from error
         return made
 
     def _affordable(self, messages: list[Message]) -> list[Message]:
@@ -127,13 +130,14 @@ class _Prompts(NamedTuple):
     given: tuple[tuple[str, str], ...] = ()
 
 
-def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) -> Job:
+def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, *, needs_keys: bool = True) -> Job:
     """Check everything that can be checked without reading the whole input.
 
     Args:
         data: a path, a DataFrame, a Series or a list of strings.
         prompt: a template or a function, or None if the settings name another source of prompts.
         settings: the options.
+        needs_keys: refuse to go on without an API key that a run would need.
 
     Raises:
         SettingsError: an option, the input or the prompt is wrong.
@@ -143,7 +147,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
     keyword = _keyword(settings, dataset, path)
     prompts = _with_system(_prompts(prompt, settings, dataset.columns, in_memory=path is None), settings, dataset)
     _check_holes(prompts, settings, dataset)
-    endpoints = endpoints_of(settings, environment())
+    endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys)
     check_endpoints(endpoints, settings)
     if settings.id_column is not None:
         column_index(settings.id_column, dataset.columns, option("id_column"))
@@ -151,6 +155,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
         settings,
         keyword,
         dataset,
+        Selection(dataset, keyword, limit=settings.limit, sample=settings.sample),
         prompts.render,
         _question(prompts, settings, dataset, endpoints, path),
         endpoints,
@@ -216,7 +221,7 @@ def _columns(settings: Settings) -> AnswerColumns:
 def _question(
     prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints: Sequence[Endpoint], path: Path | None
 ) -> dict[str, Any]:
-    """Return the run's question and sources as the journal stores them."""
+    """Return the run's question and sources as the journal stores them; the selection of rows is recorded later."""
     question = {
         "prompt_option": prompts.option,
         "prompt": prompts.text,
@@ -228,7 +233,6 @@ def _question(
         "table": dataset.columns,
         "answer_column": settings.answer_column,
         "with": settings.extras,
-        "limit": settings.limit,
         "encoding": settings.encoding,
         "input": None if path is None else str(path.absolute()),
     }
@@ -331,7 +335,7 @@ def chunks_of(job: Job, starts: Collection[int]) -> Iterator[Slice]:
     """
     last = max(starts, default=-1)
     if last >= 0:
-        for part in job.dataset.slices(job.settings.chunk_size, job.settings.limit):
+        for part in job.selection.slices(job.settings.chunk_size):
             if part.start in starts:
                 yield part
             if part.start >= last:

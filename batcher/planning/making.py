@@ -47,10 +47,15 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
     comparison = _comparison(job, journal, last)
     with journal.planning(comparison) as matching:
         sources = matching.source_ids([*(endpoint.source for endpoint in job.endpoints), ADOPTED])
+        recorded = job.selection.recorded()
+        before = last.question.get("sample") if last else None
+        is_redrawn = last is not None and before != recorded["sample"]
+        if is_redrawn:
+            matching.set_aside(job.selection.drawn, is_all=before is not None)
         rows = _read_rows(job, journal, matching, is_stopping, keyer(params), is_first=last is None)
         if job.settings.id_column is not None:
             _check_ids(job, matching, rows, comparison)
-        matched = matching.finish(rows, _rules(job, sources))
+        matched = matching.finish(rows, _rules(job, sources, is_redrawn=is_redrawn))
         plan = _plan_of(job, journal, matching, matched, last=last, comparison=comparison, sources=sources[:-1])
         if is_rehearsal:
             return plan
@@ -58,7 +63,7 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         if (plan.changed or plan.gone) and is_asked_first:
             raise ChangedError(explained(job, plan, journal.usual()))
         # In the same transaction as the plan, because `verify` reads the question from here.
-        journal.start_run(job.settings.chunk_size, {**job.question, "params": params})
+        journal.start_run(job.settings.chunk_size, {**job.question, **recorded, "params": params})
     return plan
 
 
@@ -88,7 +93,7 @@ def _read_rows(
     return rows
 
 
-def _rules(job: Job, sources: Sequence[int]) -> Rules:
+def _rules(job: Job, sources: Sequence[int], *, is_redrawn: bool) -> Rules:
     """Return the rules for matching rows and answers that the options ask for."""
     settings = job.settings
     return Rules(
@@ -96,7 +101,8 @@ def _rules(job: Job, sources: Sequence[int]) -> Rules:
         on_change=settings.on_change,
         retry_failed=settings.retry_failed,
         dedup=settings.dedup,
-        is_limited=settings.limit is not None,
+        is_limited=not job.selection.is_whole,
+        is_redrawn=is_redrawn,
     )
 
 
@@ -154,7 +160,7 @@ def _plan_rows(
     """Record each row's question, and its results in chunk files; return the number of rows."""
     marks = Marks(job.dataset.columns)
     end = 0
-    for start, rows in job.dataset.slices(ROWS_AT_ONCE, job.settings.limit):
+    for start, rows in job.selection.slices(ROWS_AT_ONCE):
         if is_stopping():
             raise Stopped
         keys = [key(job.messages(start + offset, values)) for offset, values in enumerate(rows)]

@@ -16,12 +16,13 @@ from batcher.journal.entries import Usual, source_of
 from batcher.journal.matching import Cause
 from batcher.planning.job import Job
 from batcher.planning.plan import Plan
+from batcher.planning.whom import asked_of, in_lines
 from batcher.words import by_reader, counted, dollars, option
 
 _LONGEST_SHOWN = 60  # characters of a parameter in a reason
 
 
-def in_words(keyword: str, plan: Plan) -> str:
+def in_words(job: Job, plan: Plan) -> str:
     """Return the plan in one line, such as `reviews: 500 rows: 480 answered, 20 new`."""
     counts, changed = plan.counts, plan.changed
     answered = counts.ok + counts.invalid
@@ -32,17 +33,27 @@ def in_words(keyword: str, plan: Plan) -> str:
     gone = f", and {counted(plan.gone, 'answered row')} {'is' if plan.gone == 1 else 'are'} gone: edited?"
     parts += [f"{counts.left - changed:,} new{gone if plan.gone else ''}"]
     parts += [f"{changed:,} answered to another question ({'; '.join(plan.reasons)})"] if changed else []
-    return f"{keyword}: {counted(counts.rows, 'row')}: {', '.join(parts)}"
+    return f"{job.keyword}: {job.selection.in_words(counts.rows)}: {', '.join(parts)}"
+
+
+def first_lines(job: Job, plan: Plan) -> str:
+    """Return the plan, and whom the run asks: in one line for one model, else in a line for each."""
+    said = in_words(job, plan)
+    if not plan.counts.left:
+        return said
+    lines = in_lines(asked_of(job.endpoints))
+    return f"{said}; asks {lines[0]}" if len(lines) == 1 else "\n  ".join([f"{said}; asks", *lines])
 
 
 def notes(job: Job, plan: Plan) -> list[str]:
     """Return further notes for the user before the first call."""
     found = []
     if plan.in_flight.requests:
-        bill = "they" if plan.in_flight.most is None else f"at most {dollars(plan.in_flight.most)}"
-        count = plan.in_flight.requests
+        most, count = plan.in_flight.most, plan.in_flight.requests
         requests = counted(count, "request was", "requests were")
-        found.append(f"{requests} in flight when the last process ended; {bill} may be billed twice.")
+        they = "it" if count == 1 else "they"
+        bill = "" if most == 0 else f"; {they if most is None else f'at most {dollars(most)}'} may be billed twice"
+        found.append(f"{requests} in flight when the last process ended{bill}.")
     if plan.counts.left:
         found += [_shared(job, keys) for keys in by_account(job.endpoints) if len(keys) > 1]
     retrying = [each for each in job.endpoints if each.llm is not None and retries_of(each.llm)]
@@ -166,7 +177,7 @@ def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
     elif usual:
         estimate = f" (about {(usual.prompt_tokens + usual.completion_tokens) * count:,.0f} model tokens)"
     redo = f"asks {count:,} again" if plan.changed else f"asks the {counted(new, 'new row')}"
-    said = in_words(job.keyword, plan)
+    said = in_words(job, plan)
     return (
         f"{said}{'' if said.endswith('?') else '.'}\n"
         f"Nothing was sent. `{option('on_change', 'redo')}` {redo}{estimate}, {_reuse_explained(job, plan)} Or give the"

@@ -54,7 +54,7 @@ def rehearse(
         faults: a TOML file with `[[fault]]` tables; default: a few faults of every kind.
         kills: how often the run is killed.
         keep: keep the files also if the rehearsal passes.
-        **options: those of `run`. Without `limit` the first 1,000 rows are rehearsed.
+        **options: those of `run`. Without `limit` or `sample` the first 1,000 rows are rehearsed.
 
     Returns:
         What happened. It does not raise if the rehearsal fails.

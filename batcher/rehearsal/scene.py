@@ -86,11 +86,11 @@ class Scene(NamedTuple):
         variables = _Variables.with_dummies(environment())
         held = _endpoints(settings, variables)
         real = tuple(replace(endpoint, api_key=None, headers={}) for endpoint in held)
-        rows = settings.limit or _rows_in_a_minute(real)
+        rows = None if settings.sample else settings.limit or _rows_in_a_minute(real)
         job = prepare(path, prompt, _as_rehearsed(settings, directory, rows, real))
         texts = [
             prompt_of({"messages": job.messages(position, values)})
-            for part in job.dataset.slices(ROWS_AT_ONCE, rows)
+            for part in job.selection.slices(ROWS_AT_ONCE)
             for position, values in enumerate(part.rows, part.start)
         ]
         if not texts:
@@ -109,7 +109,7 @@ class Scene(NamedTuple):
         given = {name: getattr(settings, name) for name in ("keyword", "output_dir", "limit")} | {"endpoints": path}
         options = [
             *self._unchanged(),
-            *(f"{OPTIONS[name].flag}={value}" for name, value in given.items()),
+            *(f"{OPTIONS[name].flag}={value}" for name, value in given.items() if value is not None),
             *(self._text("prompt", self.prompt) if self.prompt is not None else ()),
             *(self._text("system", settings.system) if settings.system is not None else ()),
         ]
@@ -147,7 +147,10 @@ class Scene(NamedTuple):
         rate = _rate(self.real)
         if rate is None:
             return None, None
-        rows = sum(len(part.rows) for part in self.job.dataset.slices(ROWS_AT_ONCE, self.limit))
+        if self.job.settings.sample:
+            rows = len(self.texts)
+        else:
+            rows = sum(len(part.rows) for part in self.job.dataset.slices(ROWS_AT_ONCE, self.limit))
         return rows, rows * requests / len(self.texts) / rate
 
 
@@ -262,7 +265,7 @@ def _rows_in_a_minute(endpoints: Sequence[Endpoint]) -> int:
     return ROWS if rate is None else min(ROWS, max(_FEWEST_ROWS, int(rate * _LONGEST_S)))
 
 
-def _as_rehearsed(settings: Settings, directory: Path, rows: int, real: Sequence[Endpoint]) -> Settings:
+def _as_rehearsed(settings: Settings, directory: Path, rows: int | None, real: Sequence[Endpoint]) -> Settings:
     """Return the options of the rehearsed run, with endpoints of the embedded server in the place of the real ones."""
     values = {name: getattr(settings, name) for name in OPTIONS if name not in _REPLACED}
     endpoints = [

@@ -14,6 +14,7 @@ from batcher.input.dataset import Dataset
 from batcher.input.key import keyer
 from batcher.input.marks import Marks
 from batcher.input.prompt import PromptFunction, Renderer, failed_on, from_function, from_template, with_system
+from batcher.input.selection import Selection
 from batcher.journal.entries import LastRun
 from batcher.planning.job import ROWS_AT_ONCE, prompts_of
 from batcher.records import Message, Values
@@ -86,6 +87,7 @@ class Asked:
         dataset: INPUT.
         prompt: the function that made the prompts, or a template instead of the recorded one.
         last: the latest run.
+        keyword: of the run.
 
     Attributes:
         columns: of INPUT.
@@ -95,11 +97,10 @@ class Asked:
         InputError: INPUT lacks a column.
     """
 
-    def __init__(self, dataset: Dataset, prompt: Prompt, last: LastRun) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: Dataset, prompt: Prompt, last: LastRun, keyword: str) -> None:
+        self._selection = Selection.recorded_in(last.question, dataset, keyword)
         self.columns = dataset.columns
         self.question = Question.of(last.question, dataset.columns, prompt)
-        self._limit = last.question.get("limit")
         self._names = tuple(last.question.get("columns", ()))
         if gone := set(self._names) - set(dataset.columns):
             raise InputError(f"{dataset.name} has no column {min(gone)!r}, which the prompts used")
@@ -112,14 +113,14 @@ class Asked:
         Raises:
             InputError: it cannot be read, or the prompt function failed on a row.
         """
-        for start, rows in self._dataset.slices(ROWS_AT_ONCE, self._limit):
+        for start, rows in self._selection.slices(ROWS_AT_ONCE):
             for position, values in enumerate(rows, start):
                 try:
                     row = self._row(position, values)
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:  # a user's function may raise anything
-                    raise failed_on(self._dataset.where(position), error) from error
+                    raise failed_on(self._selection.where(position), error) from error
                 yield row
 
     def _row(self, position: int, values: Values) -> InputRow:

@@ -144,7 +144,7 @@ def verify(
             finding = Finding(Kind.DAMAGED.slug, Kind.DAMAGED.value, places=(str(run.journal.path), *damage))
             return Verification(keyword, Counts(0, 0, 0, 0), 0, (), (finding,), ())
         last = run.last()
-        return _verified(run.store, run.journal, last, Asked(dataset, prompt, last) if dataset else None)
+        return _verified(run.store, run.journal, last, Asked(dataset, prompt, last, keyword) if dataset else None)
 
 
 def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | None) -> Verification:
@@ -196,6 +196,11 @@ def _notes(store: Store, last: LastRun, asked: Asked | None, *, is_finished: boo
         yield (
             "The prompts were made by a function, and the journal cannot hold a function: each row's cells were"
             " compared with the cells of its prompt, but no prompt was made again. In Python, give prompt=."
+        )
+    if drawn := last.question.get("sample"):
+        yield (
+            f"The run is about {counted(drawn['rows'], 'row')} drawn at random from {drawn['of']:,}. Rows are counted"
+            " within the sample, in the order of the table."
         )
     if not is_finished and store.all_path.exists():
         yield f"{store.all_path} is from an earlier state and was not compared; the end of the run replaces it."

@@ -1,0 +1,147 @@
+"""The rows of a table that a run is about: all of them, the first ones, or a sample drawn at random.
+
+Invariant: the same keyword, number of rows and table select the same rows in every process, and a larger sample holds
+the rows of a smaller one. Memory holds the places of the sample and one slice of the table.
+"""
+
+from __future__ import annotations
+
+import heapq
+import struct
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from hashlib import blake2b
+from itertools import islice
+from typing import Any
+
+from batcher.input.dataset import Dataset
+from batcher.records import Slice, Values
+from batcher.words import counted
+
+_AT_ONCE = 100
+"""Rows of the table in memory while those of the sample are picked from them."""
+
+_NUMBERS = struct.Struct(">8Q")
+"""The numbers in one digest of BLAKE2b: each decides about one row."""
+
+
+def draw(keyword: str, rows: int, of: int) -> array[int]:
+    """Draw rows at random, without replacement; return their places in the table, in ascending order.
+
+    Each place has a number of 64 bits: eight places share a digest, the BLAKE2b of the keyword, a NUL and the place
+    divided by eight, which holds their numbers in order, the highest byte first. The places with the lowest numbers are
+    drawn. So a larger sample holds a smaller one, and rows that are appended to the table displace few others.
+
+    Args:
+        keyword: of the run.
+        rows: how many to draw; all if the table has no more.
+        of: rows of the table.
+    """
+    seed = blake2b(f"{keyword}\0".encode("utf-8", "surrogatepass"))
+
+    def numbers() -> Iterator[int]:
+        for block in range(-(-of // 8)):
+            digest = seed.copy()
+            digest.update(b"%d" % block)
+            yield from _NUMBERS.unpack(digest.digest())
+
+    lowest = heapq.nsmallest(rows, zip(numbers(), range(of), strict=False))
+    return array("q", sorted(place for _, place in lowest))
+
+
+class Selection:
+    """The rows of a table that a run is about. Their positions in the run are counted from 0, without gaps.
+
+    Args:
+        dataset: the table.
+        keyword: of the run; it decides which rows a sample has.
+        limit: only this many rows, the first ones.
+        sample: only this many rows, drawn at random.
+        of: rows of the table from which the sample is drawn; default: all, which are counted when it is drawn.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        keyword: str,
+        *,
+        limit: int | None = None,
+        sample: int | None = None,
+        of: int | None = None,
+    ) -> None:
+        self._dataset = dataset
+        self._keyword = keyword
+        self._limit = limit
+        self._sample = sample
+        self._given_of = of
+
+    @classmethod
+    def recorded_in(cls, question: Mapping[str, Any], dataset: Dataset, keyword: str) -> Selection:
+        """Return the selection of a run from its record, made by `recorded`."""
+        drawn = question.get("sample") or {}
+        return cls(dataset, keyword, limit=question.get("limit"), sample=drawn.get("rows"), of=drawn.get("of"))
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the selection as the journal records it with the run's question; counts the table for a sample."""
+        drawn = None if self._sample is None else {"rows": self._sample, "of": self._of}
+        return {"limit": self._limit, "sample": drawn}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all rows of the table are selected, however many it has."""
+        return self._limit is None and self._sample is None
+
+    @property
+    def places(self) -> Sequence[int] | None:
+        """The places of a sample in the table, in ascending order; None without a sample."""
+        return None if self._sample is None else self._places
+
+    @property
+    def drawn(self) -> int:
+        """The number of rows of the sample; 0 without a sample."""
+        return 0 if self._sample is None else len(self._places)
+
+    def slices(self, size: int) -> Iterator[Slice]:
+        """Read the selected rows in the table's order, `size` at a time; only the last slice may hold fewer.
+
+        Raises:
+            InputError: a row is invalid or the file cannot be read. Of a table with a limit, the rest is not checked.
+        """
+        return self._dataset.slices(size, self._limit) if self._sample is None else self._slices(size)
+
+    def place(self, position: int) -> int:
+        """Return where a row of the run stands in the table, counted from 0."""
+        return position if self._sample is None else self._places[position]
+
+    def where(self, position: int) -> str:
+        """Return the name of a row of the run for messages: it names the row's place in the table."""
+        return self._dataset.where(self.place(position))
+
+    def in_words(self, rows: int) -> str:
+        """Return the number of rows of the run, and how they were selected: `20 rows, drawn from 3,080`."""
+        return counted(rows, "row") + ("" if self._sample is None else f" drawn at random from {self._of:,}")
+
+    @cached_property
+    def _of(self) -> int:
+        if self._given_of is not None:
+            return self._given_of
+        return sum(len(part.rows) for part in self._dataset.slices(_AT_ONCE))
+
+    @cached_property
+    def _places(self) -> array[int]:
+        return draw(self._keyword, self._sample or 0, self._of)
+
+    def _slices(self, size: int) -> Iterator[Slice]:
+        rows, start = self._rows(), 0
+        while block := list(islice(rows, size)):
+            yield Slice(start, block)
+            start += len(block)
+
+    def _rows(self) -> Iterator[Values]:
+        places, begin = self._places, 0
+        for part in self._dataset.slices(_AT_ONCE, places[-1] + 1 if places else 0):
+            end = bisect_left(places, part.start + len(part.rows), begin)
+            yield from (part.rows[place - part.start] for place in places[begin:end])
+            begin = end
