@@ -135,11 +135,14 @@ def _add_status(verbs: Any) -> None:
     parser = _verb(
         verbs,
         "status",
-        "batcher status KEYWORD [options]",
-        "rows and chunks done, failures by reason, rate, time left",
-        "Show the state of a run, also while it works: rows and chunks done, failures by reason, rate, time left.",
+        "batcher status [KEYWORD] [options]",
+        "rows and chunks done, failures by reason, rate, time left; without a keyword all runs",
+        "Show the state of a run, also while it works: rows and chunks done, failures by reason, rate, time left."
+        " Without a keyword, list the runs of the directory.",
     )
-    parser.add_argument("keyword", metavar="KEYWORD", help="the run's keyword")
+    parser.add_argument(
+        "keyword", metavar="KEYWORD", nargs="?", help="the run's keyword; default: all runs of the directory"
+    )
     parser.add_argument("--output-dir", metavar="DIR", default="output", help="the run's output directory (output)")
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 

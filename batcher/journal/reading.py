@@ -16,7 +16,19 @@ from typing import Any, Self
 
 from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
-from batcher.journal.entries import TOO_LARGE, UNSENT, Chunk, Counts, InFlight, LastRun, Spent, Usual
+from batcher.journal.entries import (
+    BY_HAND,
+    REFUSED_BY_HAND,
+    TOO_LARGE,
+    UNSENT,
+    ByHand,
+    Chunk,
+    Counts,
+    InFlight,
+    LastRun,
+    Spent,
+    Usual,
+)
 from batcher.journal.schema import IN_SCOPE, as_output_errors, exact_sum, text_of, whole
 from batcher.records import GAVE_UP, Bound, Result, RowState, Status
 
@@ -187,6 +199,21 @@ class Reader:
             (run,),
         )
         return [(at, text_of(subject), text_of(detail)) for at, subject, detail in found]
+
+    def by_hand(self, run: int, *, refused: bool = False) -> list[ByHand]:
+        """Return what people changed in one process while it worked, in the order in which it happened.
+
+        Args:
+            run: the process.
+            refused: return what was refused instead.
+        """
+        kinds = (REFUSED_BY_HAND,) if refused else BY_HAND
+        marks = ", ".join("?" * len(kinds))
+        found = self._all(
+            f"SELECT at, kind, subject, detail FROM events WHERE run = ? AND kind IN ({marks}) ORDER BY id",
+            (run, *kinds),
+        )
+        return [ByHand(at, kind, text_of(subject), text_of(detail)) for at, kind, subject, detail in found]
 
     # -- Requests
 
