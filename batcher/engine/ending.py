@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from batcher.engine.progress import Tally
+from batcher.engine.stop import CANCELLED
 from batcher.errors import BatcherError, BudgetReached, EndpointsLost, Interrupted, RunStopped
 from batcher.money.prices import NANO
 from batcher.output.report import Report
@@ -47,7 +48,9 @@ class Ending:
             return str(self.trouble)
         if self.is_done:
             return "done"
-        return f"stopped by {self.stopped_by}" if self.stopped_by else self.out_of_money or _no_endpoint(endpoints)
+        if self.stopped_by:
+            return CANCELLED if self.stopped_by == CANCELLED else f"stopped by {self.stopped_by}"
+        return self.out_of_money or _no_endpoint(endpoints)
 
 
 class Ended(NamedTuple):
