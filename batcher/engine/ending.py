@@ -92,6 +92,7 @@ def report_of(
     endpoints: tuple[EndpointCount, ...] = (),
     elapsed_s: float = 0.0,
     spent: int | None = None,
+    by_hand: tuple[str, ...] = (),
 ) -> Report:
     """Return the report of a run.
 
@@ -102,6 +103,7 @@ def report_of(
         endpoints: the counts of each.
         elapsed_s: its duration in seconds.
         spent: the cost of its answers, in nano-dollars, or None if it is unknown.
+        by_hand: what people changed while it worked.
     """
     is_done = ending.is_done and not ending.displaced
     return Report(
@@ -120,6 +122,7 @@ def report_of(
         elapsed_s=elapsed_s,
         output=job.store.all_path if is_done else None,
         endpoints=endpoints,
+        by_hand=by_hand,
     )
 
 

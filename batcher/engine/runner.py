@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Unpack
 
 from batcher.endpoint import OFFLINE
+from batcher.engine.control import Control
 from batcher.engine.ending import Ended, Ending, report_of
 from batcher.engine.process import allow_connections, rare_collections
 from batcher.engine.progress import Progress, Tally
@@ -30,6 +31,7 @@ from batcher.money.prices import nano_dollars
 from batcher.money.spending import MOST_LOST, Spending, note_of_reserves, note_of_tiers
 from batcher.money.tariff import LESSONS, Tariff, tariffs_of
 from batcher.money.tokens import Estimator
+from batcher.output.control import ControlFile
 from batcher.output.report import Report
 from batcher.planning.job import Job, prepare
 from batcher.planning.making import Stopped, make
@@ -235,13 +237,24 @@ class _Run:
             )
             loop = asyncio.get_running_loop()
             began = loop.time()
-            ending = await self._ending_of(window, pool)
+            file = ControlFile(job.store.control_path)
+            control = Control(job.keyword, file, journal=self.journal, pool=pool, window=window, progress=self.progress)
+            async with control.listening():
+                ending = await self._ending_of(window, pool)
             elapsed_s = loop.time() - began
         if ending.trouble:  # then the counters may differ from what is saved
             is_lost = ending.has_lost_its_journal
             counts = Counts(tally.rows, 0, 0, 0) if is_lost else self.journal.counts()
             tally = Tally(*counts, *tally.sums(), cut=0 if is_lost else self.journal.cut())
-        report = report_of(job, tally, ending, endpoints=pool.counts(), elapsed_s=elapsed_s, spent=spending.spent)
+        report = report_of(
+            job,
+            tally,
+            ending,
+            endpoints=pool.counts(),
+            elapsed_s=elapsed_s,
+            spent=spending.spent,
+            by_hand=tuple(control.changes),
+        )
         return Ended(ending, report)
 
     def _spending(self, tariffs: Sequence[Tariff]) -> Spending:

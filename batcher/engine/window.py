@@ -97,6 +97,15 @@ class Window:
                     self._ending = Ending(is_done=True)
         return self._ending
 
+    def widen(self) -> None:
+        """Let more rows be asked at once if the pool's capacity has grown; a smaller one holds them back itself."""
+        rows = min(self._pool.capacity * _ROWS_PER_SLOT, self._tally.left)
+        if rows > self._rows and self._at_work():
+            self._feed.allow(rows)
+            loop = asyncio.get_running_loop()
+            self._workers += [loop.create_task(self._follow()) for _ in range(rows - self._rows)]
+            self._rows = rows
+
     async def _supervise(self, workers: Sequence[Coroutine[Any, Any, None]]) -> None:
         """Run the workers to completion. If one fails unexpectedly, let the others finish what is in flight."""
         loop = asyncio.get_running_loop()

@@ -189,6 +189,11 @@ class ByHand(NamedTuple):
     said: str
 
     @property
+    def is_done(self) -> bool:
+        """Whether it was done, not refused."""
+        return self.kind in BY_HAND
+
+    @property
     def is_pause(self) -> bool:
         return self.kind == BY_HAND[1]
 

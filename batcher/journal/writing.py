@@ -94,6 +94,11 @@ class Journal(Planner):
             super().close()
 
     @property
+    def run(self) -> int:
+        """The number of the run that this process has begun in it; 0 if it has begun none."""
+        return self._run
+
+    @property
     def has_begun(self) -> bool:
         """Whether this process has begun a run in it."""
         return self._run > 0

@@ -100,13 +100,18 @@ def sha256_of(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def replace(path: Path, write: Callable[[BinaryIO], object], name: str = "") -> None:
     """Write a temporary file, flush it to disk, and rename it to the path.
+
+    Args:
+        path: of the file.
+        write: writes its content.
+        name: tells the temporary files of several processes apart, if several write it.
 
     Raises:
         OutputError: the disk is full, the directory is read-only, ...; the old file is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}{name}.tmp")
     try:
         with as_output_errors(path, "written"):
             with temporary.open("wb") as file:

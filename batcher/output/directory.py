@@ -98,6 +98,10 @@ class Store:
     def partial_path(self) -> Path:
         return self.directory / f"partial_{self.keyword}.csv"
 
+    @property
+    def control_path(self) -> Path:
+        return self.directory / f"control_{self.keyword}.json"
+
     def chunk_path(self, start: int) -> Path:
         return self.directory / f"{start}_{self.keyword}.csv"
 

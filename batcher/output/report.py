@@ -33,6 +33,7 @@ class Report:
         elapsed_s: seconds from start to end.
         output: `all_<keyword>.csv`, or None if rows are left.
         endpoints: requests counted per endpoint, in the pool's order.
+        by_hand: what `batcher limit`, `pause` and `resume` changed in this call of `run`.
     """
 
     status: str
@@ -50,6 +51,7 @@ class Report:
     output: Path | None
     endpoints: tuple[EndpointCount, ...] = ()
     cut: int = 0
+    by_hand: tuple[str, ...] = ()
 
     @property
     def left(self) -> int:
@@ -83,9 +85,10 @@ class Report:
         cost = f", {dollars(round(self.cost_usd * 1e9))}" if self.cost_usd else ""
         where = f" -> {self.output}" if self.output else ""
         cut = f"; {counted(self.cut, 'answer was', 'answers were')} cut off at max_tokens" if self.cut else ""
+        by_hand = f"; by hand: {', '.join(self.by_hand)}" if self.by_hand else ""
         return (
             f"{self.keyword}: {counted(self.rows, 'row')}, {', '.join(parts)};"
-            f" {counted(self.requests, 'request')} in {elapsed(self.elapsed_s)}{cost}{cut}{where}"
+            f" {counted(self.requests, 'request')} in {elapsed(self.elapsed_s)}{cost}{cut}{by_hand}{where}"
         )
 
     def _repr_html_(self) -> str:
