@@ -114,12 +114,12 @@ def test_any_text_comes_back_but_for_what_no_csv_file_can_hold(
         assert sha256 == hashlib.sha256(path.read_bytes()).digest()
         assert read(path, encoding) == expected
         assert pd.read_csv(path, dtype=str, keep_default_na=False, header=None).to_numpy().tolist() == expected
-        whole = store.join([0]).read_bytes()
+        whole = store.join([0])[0].read_bytes()
         assert whole == path.read_bytes()
         assert [store.look(0), *store.lines_of(0)] == [(expected[0], len(rows), sha256), *expected[1:]]
         path.write_bytes(in_excel(whole))
         assert store.state(0, len(rows), sha256) is FileState.EDITED
-        assert store.join([0]).read_bytes() == whole
+        assert store.join([0])[0].read_bytes() == whole
 
 
 def test_a_byte_order_mark_stands_once_in_each_file(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_kill_half_way_leaves_the_old_file_and_the_next_run_clears_away(store:
 
 def test_a_join_that_fails_half_way_leaves_the_old_result(store: Store) -> None:
     save(store, "a")
-    whole = store.join([0]).read_bytes()
+    whole = store.join([0])[0].read_bytes()
     (store.directory / "1_kw.csv").write_text("something,else\n1,2\n")
     with pytest.raises(OutputError, match=r"1_kw.csv has other columns than this run: something,else"):
         store.join([0, 1])
@@ -238,7 +238,7 @@ def test_any_keyword_finds_its_own_files_and_no_others(tmp_path: Path, keyword: 
     store.clear()
     assert names(tmp_path) == sorted(others)
     save(store, "a")
-    assert answers(store.join([0])) == ["a"]
+    assert answers(store.join([0])[0]) == ["a"]
     assert store.starts() == {0}
 
 
@@ -404,12 +404,12 @@ def test_a_missing_file_is_missing(store: Store) -> None:
 def test_chunks_are_joined_in_the_order_that_is_asked_for(store: Store) -> None:
     for start in (10, 2, 0):
         save(store, f"answer {start}", start=start)
-    assert store.join([0, 2, 10]) == store.directory / "all_kw.csv"
+    assert store.join([0, 2, 10])[0] == store.directory / "all_kw.csv"
     assert answers(store.all_path) == ["answer 0", "answer 2", "answer 10"]
 
 
 def test_no_chunks_make_a_header(store: Store) -> None:
-    assert store.join([]).read_text() == csv_line([*COLUMNS, *ADDED]) + "\n"
+    assert store.join([])[0].read_text() == csv_line([*COLUMNS, *ADDED]) + "\n"
 
 
 def test_the_memory_of_a_join_does_not_grow_with_the_files(store: Store) -> None:

@@ -16,7 +16,7 @@ from batcher.engine.stop import to_the_end
 from batcher.errors import OutputError
 from batcher.journal.entries import Chunk
 from batcher.journal.writing import Journal
-from batcher.output.directory import FileState
+from batcher.output.directory import FileState, result_changed
 from batcher.planning.job import Job, chunks_of
 from batcher.planning.plan import Plan
 from batcher.records import RowState, Values
@@ -133,13 +133,20 @@ class Chunks:
             written = self._written.get(start)
             self._report_copy(self._store.remove_chunk(start, written and written.sha256))
             await self._journal.chunk_removed(start)
-        await self._loop.run_in_executor(None, self._join_files)
+        if copy := await self._loop.run_in_executor(None, self._join_files):
+            self._progress.say(result_changed(self._store.all_path, copy))
 
-    def _join_files(self) -> None:
+    def _join_files(self) -> Path | None:
         """Join the chunk files, if they and the input are unchanged; runs in a thread."""
         self._check_changed_files()
         self._input.check_all()
-        self._store.join(self._starts)
+        name = self._store.all_path.name
+
+        def record(sha256: bytes) -> None:
+            asyncio.run_coroutine_threadsafe(self._journal.joining(name, sha256), self._loop).result()
+
+        _, copy = self._store.join(self._starts, known=self._journal.joined(name), record=record)
+        return copy
 
     def _check_changed_files(self) -> None:
         store = self._store

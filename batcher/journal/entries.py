@@ -169,6 +169,8 @@ def _is_alive(pid: int) -> bool:
 
 BY_HAND = ("limited by hand", "paused by hand", "resumed by hand")
 """The kinds of events that record what people changed in a run at work."""
+JOINED = "joined"
+"""The kind of an event that records a result file before it is in its place."""
 REFUSED_BY_HAND = "refused by hand"
 """The kind of an event that records why a run did not do what was asked for."""
 

@@ -74,19 +74,14 @@ def open_journal(path: Path) -> Journal:
         return journal
 
 
-def read_journal(path: Path, *, alone: bool = False) -> Reader:
+def read_journal(path: Path) -> Reader:
     """Open a journal for reading; a run may be writing it. Nothing in its directory changes.
-
-    Args:
-        path: of the journal.
-        alone: keep runs from writing it meanwhile.
 
     Raises:
         OutputError: it is missing, is not a journal, was written by another version, or its log belongs to another
             journal.
-        KeywordBusy: with `alone`, a run is writing it.
     """
-    return _read(path, Reader, alone=alone)
+    return _read(path, Reader)
 
 
 def read_evidence(path: Path) -> Evidence:
@@ -129,13 +124,8 @@ def _closed_on_failure() -> Iterator[contextlib.ExitStack]:
         failed.pop_all()
 
 
-def _read(path: Path, kind: type[_AnyReader], *, alone: bool = False) -> _AnyReader:
+def _read(path: Path, kind: type[_AnyReader]) -> _AnyReader:
     with as_output_errors(path, "read"), _closed_on_failure() as stack:
-        if alone:
-            check_pair(path)
-            _lock(path, stack)
-            if _seems_at_work_here(path) and not claim(path):
-                _check_no_run_writes(path)
         opened = open_to_read(path, stack)
         version = version_of(opened.db, path)
         check_readable(version, path)
@@ -228,7 +218,7 @@ def _last_run_of(path: Path) -> LastRun | None:
         return None
 
 
-def _check_no_run_writes(path: Path, *, has_log: bool = True) -> None:
+def _check_no_run_writes(path: Path, *, has_log: bool) -> None:
     """Refuse to continue while a run whose lock file was removed is at work; programs that only read are allowed.
 
     Args:
@@ -246,9 +236,3 @@ def _check_no_run_writes(path: Path, *, has_log: bool = True) -> None:
             f"{path} is open in another program, such as a run, a database browser or a notebook: close it there, or"
             " wait for its end"
         )
-
-
-def _seems_at_work_here(path: Path) -> bool:
-    """Return whether a run seems to be at work on this machine; another program may have its process id by now."""
-    last = _last_run_of(path)
-    return last is not None and last.is_here and last.may_be_at_work and log_path(path).exists()

@@ -18,6 +18,7 @@ from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
 from batcher.journal.entries import (
     BY_HAND,
+    JOINED,
     REFUSED_BY_HAND,
     TOO_LARGE,
     UNSENT,
@@ -164,6 +165,11 @@ class Reader:
         """Return the chunk files that were written, by the position of their first row."""
         found = self._all("SELECT start, rows, origin, sha256 FROM chunks WHERE sha256 <> x'' ORDER BY start")
         return {start: Chunk(*rest) for start, *rest in found}
+
+    def joined(self, name: str) -> set[bytes]:
+        """Return the SHA-256 of each result of this name that was joined, or was about to be when the process ended."""
+        found = self._all("SELECT detail FROM events WHERE kind = ? AND subject = ?", (JOINED, name))
+        return {bytes.fromhex(text_of(detail)) for (detail,) in found}
 
     def chunk_starts(self) -> set[int]:
         """Return the first positions of our chunk files, including files that a killed process may have written."""

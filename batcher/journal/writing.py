@@ -15,7 +15,7 @@ from pathlib import Path
 
 from batcher.input.marks import Comparison
 from batcher.journal.committing import GroupCommit, Statement
-from batcher.journal.entries import TOO_LARGE, UNSENT, Chunk, Outcome, Request, seal
+from batcher.journal.entries import JOINED, TOO_LARGE, UNSENT, Chunk, Outcome, Request, seal
 from batcher.journal.matching import Matching, Planner
 from batcher.journal.schema import as_output_errors, raise_generation
 from batcher.journal.schema import bound as storable
@@ -223,6 +223,20 @@ class Journal(Planner):
     async def chunk_removed(self, start: int) -> None:
         """Record that a chunk file is no longer part of the result."""
         await self._commits.write(("DELETE FROM chunks WHERE start = ?", (start,)))
+
+    async def joining(self, name: str, sha256: bytes) -> None:
+        """Record the SHA-256 of a result file that is about to be in its place."""
+        await self._commits.write((_NOTE, (self._run, time.time(), JOINED, name, sha256.hex())))
+
+    def join_at_once(self, name: str, sha256: bytes, run: int) -> None:
+        """Do what `joining` does, but in this thread, and outside of a run.
+
+        Args:
+            name: of the file.
+            sha256: of the file.
+            run: the latest run.
+        """
+        self._commits.write_at_once((_NOTE, (run, time.time(), JOINED, name, sha256.hex())))
 
     def note(self, kind: str, subject: str, detail: str = "") -> None:
         """Record an event of the run; it reaches the disk with the next commit.

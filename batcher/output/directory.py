@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from enum import Enum, auto
 from functools import partial
@@ -24,6 +24,7 @@ from batcher.input.cell import cell, writable
 from batcher.output.cells import check_cells, difference
 from batcher.output.csv_file import (
     FOREIGN,
+    Hashing,
     as_output_errors,
     cells_of_lines,
     csv_line,
@@ -46,6 +47,21 @@ class FileState(Enum):
     EDITED = auto()
     BROKEN = auto()
     MISSING = auto()
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file or a directory to `.bak`, `.bak1`, ..., the first name that is free, and return it."""
+    copies = (path.with_name(f"{path.name}.bak{number or ''}") for number in itertools.count())
+    copy = next(candidate for candidate in copies if not candidate.exists())
+    return path.replace(copy)
+
+
+def result_changed(path: Path, copy: Path) -> str:
+    """Return what people are told if a result that is written again had been changed."""
+    return (
+        f"{path} was changed since it was written: your version is kept as {copy}. Correct answers in the chunk files:"
+        " every later result is joined from them."
+    )
 
 
 class Store:
@@ -318,23 +334,50 @@ class Store:
             path.unlink(missing_ok=True)
         return copy
 
-    def join(self, starts: Sequence[int], path: Path | None = None) -> Path:
+    def join(
+        self,
+        starts: Sequence[int],
+        path: Path | None = None,
+        *,
+        known: Collection[bytes] = (),
+        record: Callable[[bytes], object] = lambda _sha256: None,
+    ) -> tuple[Path, Path | None]:
         """Write `all_<keyword>.csv`, or another file, from the chunk files as they are.
+
+        Args:
+            starts: of the chunk files.
+            path: of the file.
+            known: the SHA-256 of each file that was ever written there; another one was changed by hand.
+            record: is called with the new file's SHA-256 before the file is in its place, so that the file is known
+                even if the process ends then.
+
+        Returns:
+            The path of the file, and of the copy, if the file there had been changed.
 
         Raises:
             OutputError: a chunk file has other columns, or cannot be read.
         """
+        path = path or self.all_path
+        digest, copy = hashlib.sha256(), None
 
         def write(file: BinaryIO) -> None:
-            file.write(self._head)
+            nonlocal digest
+            hashing = Hashing(file)
+            hashing.write(self._head)
             for start in starts:
-                self._append(self.chunk_path(start), file)
+                self._append(self.chunk_path(start), hashing)
+            digest = hashing.sha256
 
-        path = path or self.all_path
-        replace(path, write)
-        return path
+        def keep() -> None:
+            nonlocal copy
+            if digest.digest() not in known:
+                record(digest.digest())
+            copy = self._keep_changed(path, {*known, digest.digest()})
 
-    def _append(self, path: Path, file: BinaryIO) -> None:
+        replace(path, write, before=keep)
+        return path, copy
+
+    def _append(self, path: Path, file: Hashing) -> None:
         with as_output_errors(path, "read"):
             chunk = path.open("rb")
         with chunk:
@@ -342,7 +385,8 @@ class Store:
                 chunk.seek(len(self._head))
                 shutil.copyfileobj(chunk, file, 1 << 20)
                 return
-        file.writelines(encoded(csv_line(line) + "\n") for line in self._read_lines(path))
+        for line in self._read_lines(path):
+            file.write(encoded(csv_line(line) + "\n"))
 
     def _read_lines(self, path: Path) -> Generator[list[str], None, None]:
         """Read the rows of a chunk file that a spreadsheet or an editor has saved in its own format."""
@@ -355,9 +399,4 @@ class Store:
 
     def _keep_changed(self, path: Path, known: set[bytes | None]) -> Path | None:
         with as_output_errors(path, "replaced"):
-            if not path.exists() or sha256_of(path) in known:
-                return None
-            copies = (path.with_name(f"{path.name}.bak{number or ''}") for number in itertools.count())
-            copy = next(candidate for candidate in copies if not candidate.exists())
-            path.replace(copy)
-            return copy
+            return None if not path.exists() or sha256_of(path) in known else set_aside(path)

@@ -16,13 +16,13 @@ from batcher.errors import OutputError
 from batcher.input.cell import writable
 from batcher.input.marks import Marks
 from batcher.journal.entries import Chunk
-from batcher.journal.opening import read_journal
+from batcher.journal.opening import open_journal
 from batcher.journal.reading import Reader
 from batcher.output.cells import check_cells, difference_by_marks
 from batcher.output.csv_file import read_csv
-from batcher.output.directory import FileState, Store
+from batcher.output.directory import FileState, Store, result_changed
 from batcher.output.opening import opened
-from batcher.words import counted, option
+from batcher.words import counted, option, say
 
 _ANEW = "`batcher run` writes it again, without a call"
 
@@ -40,7 +40,7 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
         OutputError: there is no run, a run is writing, rows are left, or a chunk file is missing, damaged or older than
             the journal.
     """
-    with opened(keyword, output_dir, functools.partial(read_journal, alone=True)) as run:
+    with opened(keyword, output_dir, open_journal) as run:
         store, journal, last = run.store, run.journal, run.last()
         rows, left = journal.scope(), journal.left()
         if left and not partial:
@@ -53,7 +53,12 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
         store = store.as_found(starts, last.question.get("answer_column"))
         if not store.columns or (partial and not starts):
             raise OutputError(f"no chunk of {keyword!r} is finished yet: run it again")
-        return store.join(starts, store.partial_path if partial else store.all_path)
+        path = store.partial_path if partial else store.all_path
+        record = functools.partial(journal.join_at_once, path.name, run=last.id)
+        _, copy = store.join(starts, path, known=journal.joined(path.name), record=record)
+        if copy:
+            say(result_changed(path, copy))
+        return path
 
 
 def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Marks, *, partial: bool) -> Iterator[int]:
