@@ -21,7 +21,7 @@ from batcher.journal import rules as rule
 from batcher.journal.access import Opened
 from batcher.journal.entries import Counts, kept, seal
 from batcher.journal.pairing import pair
-from batcher.journal.reading import Reader, counts
+from batcher.journal.reading import Reader, counts, results
 from batcher.journal.rules import Rules
 from batcher.journal.schema import as_output_errors, bound
 from batcher.journal.scratch import BARE, has_bare_rows, scratch
@@ -187,6 +187,10 @@ class Matching:
         """Return the key and the result of each row in a range of positions, as far as the plan has been made."""
         query = "SELECT key, result FROM rows WHERE position >= ? AND position < ? ORDER BY position"
         return [RowState(key, result) for key, result in self._db.do(query, (start, stop))]
+
+    def results(self, start: int, stop: int) -> list[Result]:
+        """Return the results of the rows in a range of positions, all of which have one, as far as the plan is made."""
+        return results(self._db.connection, start, stop)
 
 
 class Planner(Reader):

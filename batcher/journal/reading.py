@@ -129,12 +129,8 @@ class Reader:
 
     def results(self, start: int, stop: int) -> list[Result]:
         """Return the results of the rows in a range of positions, all of which have a result."""
-        found = self._all(
-            "SELECT a.status, a.answer, a.error FROM rows r JOIN results a ON a.id = r.result"
-            " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
-            (start, stop),
-        )
-        return [Result(Status(status), text_of(answer), text_of(error)) for status, answer, error in found]
+        with self._asking():
+            return results(self._reader, start, stop)
 
     def scope(self) -> int:
         """Return the number of rows, from the first, that the last plan covered."""
@@ -309,6 +305,16 @@ def counts(db: sqlite3.Connection) -> Counts:
         ).fetchall()
     )
     return Counts(total, *(ended.get(status.value, 0) for status in (Status.OK, Status.INVALID, Status.ERROR)))
+
+
+def results(db: sqlite3.Connection, start: int, stop: int) -> list[Result]:
+    """Return the results of the rows in a range of positions, as one connection sees them."""
+    found = db.execute(
+        "SELECT a.status, a.answer, a.error FROM rows r JOIN results a ON a.id = r.result"
+        " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
+        (start, stop),
+    )
+    return [Result(Status(status), text_of(answer), text_of(error)) for status, answer, error in found]
 
 
 def question_of(text: Any) -> dict[str, Any]:

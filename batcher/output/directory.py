@@ -14,14 +14,12 @@ import shutil
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from enum import Enum, auto
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from batcher.answer.columns import AnswerColumns, cells_of, split
 from batcher.errors import InputError, OutputError
 from batcher.input.cell import cell, writable
-from batcher.output.cells import check_cells, difference
 from batcher.output.csv_file import (
     FOREIGN,
     Hashing,
@@ -35,9 +33,10 @@ from batcher.output.csv_file import (
     replace,
     sha256_of,
 )
+from batcher.output.edited import Edited, Known, read_edited
 from batcher.place import identity
 from batcher.records import Result, RowState, Values
-from batcher.words import option
+from batcher.words import counted, option
 
 
 class FileState(Enum):
@@ -277,28 +276,40 @@ class Store:
             return FileState.BROKEN
         return FileState.EDITED if found == rows else FileState.BROKEN
 
-    def check_cells(self, start: int, rows: Sequence[Values]) -> bool:
-        """Check that the lines of a changed chunk file are about the rows of the input; answers may be corrected.
+    def is_empty(self, start: int) -> bool:
+        """Return whether a chunk file is missing or holds nothing, so that no correction can be in it."""
+        path = self.chunk_path(start)
+        with as_output_errors(path, "read"):
+            return not path.exists() or not path.stat().st_size
+
+    def read_edited(self, start: int, rows: Sequence[Values], results: Sequence[Result] | None) -> Edited:
+        """Read a chunk file that was changed, with the corrections of its answers.
 
         Args:
             start: the position of its first row.
             rows: the input's.
-
-        Returns:
-            False if they cannot be compared: it cannot be read, or has other columns or another number of rows.
+            results: of the rows, as the journal has them; None if they are not known.
 
         Raises:
-            OutputError: a cell differs from the input's; the message names it.
+            UnfitError: it is not certain which corrections it holds.
+        """
+        return read_edited(self.chunk_path(start), Known(self.all_columns, rows, results))
+
+    def write_edited(self, start: int, edited: Edited) -> str:
+        """Write a chunk file that was changed in the form of a run's files again, with its corrections.
+
+        Returns:
+            What people are told.
         """
         path = self.chunk_path(start)
-        try:
-            (_, header), *lines = read_csv(path)
-        except (OutputError, ValueError):  # damaged, or empty
-            return False
-        if header != self.all_columns or len(lines) != len(rows):
-            return False
-        check_cells(path, lines, rows, partial(difference, self.columns))
-        return True
+        content = self._head + encoded("".join(csv_line(line) + "\n" for line in edited.lines))
+        copy = self._keep_changed(path, {hashlib.sha256(content).digest()})
+        replace(path, lambda file: file.write(content))
+        corrected = f"; {counted(edited.corrections, 'row was', 'rows were')} corrected" if edited.corrections else ""
+        return (
+            f"{path} came back {edited.how}{corrected}. It is written in its own form again, with the corrections; your"
+            f" version is kept as {copy}."
+        )
 
     def write_chunk(
         self, start: int, lines: Sequence[str], results: Sequence[Result], known_sha256: bytes | None

@@ -11,16 +11,15 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from batcher.answer.columns import cells_of, split
+from batcher.answer.columns import AnswerColumns, cells_of, split
 from batcher.errors import OutputError
 from batcher.input.cell import writable
 from batcher.input.marks import Marks
-from batcher.journal.entries import Chunk
+from batcher.journal.entries import Chunk, LastRun
 from batcher.journal.opening import open_journal
 from batcher.journal.reading import Reader
-from batcher.output.cells import check_cells, difference_by_marks
-from batcher.output.csv_file import read_csv
-from batcher.output.directory import FileState, Store, result_changed
+from batcher.output.directory import Store, result_changed
+from batcher.output.edited import Marked, UnfitError, message, read_edited
 from batcher.output.opening import opened
 from batcher.words import counted, option, say
 
@@ -49,8 +48,8 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
                 f" run it again, or give {option('partial', value=True)} for what is finished"
             )
         marks = Marks(last.question.get("table", ()))
+        store = _with_columns(store, last, range(0, rows, last.chunk_size))
         starts = list(_finished(store, journal, range(0, rows, last.chunk_size), rows, marks, partial=partial))
-        store = store.as_found(starts, last.question.get("answer_column"))
         if not store.columns or (partial and not starts):
             raise OutputError(f"no chunk of {keyword!r} is finished yet: run it again")
         path = store.partial_path if partial else store.all_path
@@ -67,7 +66,6 @@ def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Ma
     Raises:
         OutputError: a chunk file is missing, damaged or older than the journal, or its cells differ from the input's.
     """
-    found = store.as_found(starts, None)
     chunks = journal.chunks()
     for start in starts:
         stop = min(start + starts.step, rows)
@@ -77,16 +75,22 @@ def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Ma
             continue
         if chunk is None or chunk.rows != stop - start:
             raise OutputError(f"no chunk file holds exactly rows {start:,} to {stop - 1:,}: {_ANEW}")
-        state = found.state(start, chunk.rows, chunk.sha256)
-        if state is FileState.MISSING:
-            raise OutputError(f"{path} is missing: {_ANEW}")
-        if state is FileState.BROKEN:
-            raise OutputError(f"{path} cannot be read, or has other columns or another number of rows: {_ANEW}")
-        if state is FileState.INTACT and not _is_current(found, journal, start, chunk):
+        if store.is_empty(start):
+            raise OutputError(f"{path} is missing, or empty: {_ANEW}")
+        if store.sha256(start) != chunk.sha256:
+            _take_corrections(store, journal, start, chunk, marks)
+        elif not _is_current(store, journal, start, chunk):
             raise OutputError(f"{path} is older than the answers in the journal: {_ANEW}")
-        if state is FileState.EDITED:
-            _check_cells(found, journal, start, marks)
         yield start
+
+
+def _with_columns(store: Store, last: LastRun, starts: range) -> Store:
+    """Return the files with their columns: the journal's, or if an older batcher wrote it, those that they have."""
+    answer, table = last.question.get("answer_column"), last.question.get("table")
+    found = store.as_found(starts, answer)
+    if answer is None or not table:
+        return found
+    return Store(store.directory, store.keyword, table, AnswerColumns(answer), found.encoding)
 
 
 def _is_current(store: Store, journal: Reader, start: int, chunk: Chunk) -> bool:
@@ -97,14 +101,17 @@ def _is_current(store: Store, journal: Reader, start: int, chunk: Chunk) -> bool
         return expected == [split(line)[1] for line in lines]
 
 
-def _check_cells(store: Store, journal: Reader, start: int, marks: Marks) -> None:
-    """Check that the lines of a changed chunk file are about the rows of the run; answers may be corrected.
+def _take_corrections(store: Store, journal: Reader, start: int, chunk: Chunk, marks: Marks) -> None:
+    """Read a chunk file that was changed, and write it in its own form if it cannot be joined as it is.
 
     Raises:
-        OutputError: a cell differs from the input's.
+        OutputError: it is not certain which corrections it holds.
     """
-    path = store.chunk_path(start)
-    with closing(read_csv(path)) as lines:
-        next(lines)
-        rows = [(number, split(line)[0]) for number, line in lines]
-    check_cells(path, rows, journal.marks(start, start + len(rows)), functools.partial(difference_by_marks, marks))
+    path, stop = store.chunk_path(start), start + chunk.rows
+    rows = Marked(store.all_columns, marks, journal.marks(start, stop), journal.results(start, stop))
+    try:
+        edited = read_edited(path, rows)
+    except UnfitError as error:
+        raise OutputError(message(path, error)) from error
+    if edited.how:
+        say(store.write_edited(start, edited))
