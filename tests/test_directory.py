@@ -24,7 +24,8 @@ from programs import environment
 from batcher.answer.columns import AnswerColumns
 from batcher.errors import InputError, OutputError
 from batcher.output.csv_file import csv_line
-from batcher.output.directory import FileState, Store
+from batcher.output.directory import Store
+from batcher.output.edited import Edited, UnfitError
 from batcher.records import Result, RowState, Status
 from batcher.settings import ENCODINGS
 
@@ -82,6 +83,15 @@ def answers(path: Path) -> list[str]:
     return [row[header.index("infer")] for row in rows]
 
 
+def lines_of(rows: list[list[str]]) -> list[tuple[object, ...]]:
+    return [tuple(row[:-1]) for row in rows]
+
+
+def edited(store: Store, start: int, rows: Sequence[tuple[object, ...]], answers: Sequence[str]) -> Edited:
+    """Read a chunk file that was changed, all of whose rows were ok."""
+    return store.read_edited(start, rows, [ok(answer) for answer in answers])
+
+
 def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
@@ -118,7 +128,7 @@ def test_any_text_comes_back_but_for_what_no_csv_file_can_hold(
         assert whole == path.read_bytes()
         assert [store.look(0), *store.lines_of(0)] == [(expected[0], len(rows), sha256), *expected[1:]]
         path.write_bytes(in_excel(whole))
-        assert store.state(0, len(rows), sha256) is FileState.EDITED
+        assert edited(store, 0, lines_of(rows), [row[-1] for row in rows]).how == ""
         assert store.join([0])[0].read_bytes() == whole
 
 
@@ -361,10 +371,8 @@ EDITS: dict[str, Callable[[bytes], bytes]] = {
 def test_a_correction_survives_in_whatever_manner_it_is_saved(store: Store, edit: Callable[[bytes], bytes]) -> None:
     chunks = [save(store, "yes", "long" * 50_000, start=0), save(store, "yes", "yes", start=2)]
     store.chunk_path(0).write_bytes(edit(store.chunk_path(0).read_bytes()))
-    assert [store.state(2 * number, 2, sha256) for number, sha256 in enumerate(chunks)] == [
-        FileState.EDITED,
-        FileState.INTACT,
-    ]
+    assert [store.sha256(2 * number) == sha256 for number, sha256 in enumerate(chunks)] == [False, True]
+    assert edited(store, 0, [("0", "text 0"), ("1", "text 1")], ["yes", "long" * 50_000]).how == ""
     store.join([0, 2])
     assert read(store.all_path) == [
         [*COLUMNS, *ADDED],
@@ -391,11 +399,17 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 def test_a_broken_file_is_told_from_an_edited_one(store: Store, damage: Callable[[bytes], bytes]) -> None:
     sha256 = save(store, "a", "b")
     store.chunk_path(0).write_bytes(damage(store.chunk_path(0).read_bytes()))
-    assert store.state(0, 2, sha256) is FileState.BROKEN
+    assert store.sha256(0) != sha256
+    with pytest.raises(UnfitError):
+        edited(store, 0, [("0", "text 0"), ("1", "text 1")], ["a", "b"])
 
 
-def test_a_missing_file_is_missing(store: Store) -> None:
-    assert store.state(0, 2, b"") is FileState.MISSING
+def test_a_missing_file_and_an_empty_one_hold_nothing(store: Store) -> None:
+    assert store.is_empty(0)
+    store.chunk_path(0).write_bytes(b"")
+    assert store.is_empty(0)
+    save(store, "a")
+    assert not store.is_empty(0)
 
 
 # -- All of it

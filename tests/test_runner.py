@@ -542,9 +542,9 @@ def write_numbered(path: Path, rows: Sequence[Sequence[str]] = NUMBERED) -> Path
     return path
 
 
-def as_numbers(lines: Lines) -> None:
+def as_other_numbers(lines: Lines) -> None:
     for line in lines[1:]:
-        line[0] = str(int(line[0]))
+        line[0] = str(int(line[0]) + 10)
 
 
 def swap_files(lab: Lab) -> None:
@@ -554,9 +554,9 @@ def swap_files(lab: Lab) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Lab], object], str]] = {
-    "numbers without their zeros": (
-        lambda lab: rewrite(lab.path(3), as_numbers),
-        "3_k.csv, line 2, column 'id': the file has '3', the input has '003'",
+    "other numbers": (
+        lambda lab: rewrite(lab.path(3), as_other_numbers),
+        "3_k.csv, line 2, column 'id': the file has '13', the input has '003'",
     ),
     "sorted": (
         lambda lab: rewrite(lab.path(3), lambda lines: lines.sort(key=lambda line: line[0] == "003")),

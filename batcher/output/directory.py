@@ -13,7 +13,6 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,15 +36,6 @@ from batcher.output.edited import Edited, Known, read_edited
 from batcher.place import identity
 from batcher.records import Result, RowState, Values
 from batcher.words import counted, option
-
-
-class FileState(Enum):
-    """The state of a chunk file since it was written."""
-
-    INTACT = auto()
-    EDITED = auto()
-    BROKEN = auto()
-    MISSING = auto()
 
 
 def set_aside(path: Path) -> Path:
@@ -261,20 +251,6 @@ class Store:
                         if whole.read(len(block)) != block:
                             return False
             return not whole.read(1)
-
-    def state(self, start: int, rows: int, sha256: bytes) -> FileState:
-        """Return the state of a chunk file since it was written."""
-        path = self.chunk_path(start)
-        with as_output_errors(path, "read"):
-            if not path.exists():
-                return FileState.MISSING
-            if sha256_of(path) == sha256:
-                return FileState.INTACT
-        try:
-            found = sum(1 for _ in self._read_lines(path))
-        except OutputError:
-            return FileState.BROKEN
-        return FileState.EDITED if found == rows else FileState.BROKEN
 
     def is_empty(self, start: int) -> bool:
         """Return whether a chunk file is missing or holds nothing, so that no correction can be in it."""

@@ -22,6 +22,7 @@ from batcher.output.spreadsheet import Reformatting, Sheet, first_twins, sheets_
 from batcher.records import Result, Status, Values
 from batcher.words import counted
 
+_STATUSES = [[each.value] for each in Status]
 _ANEW = "or move the file away, and `batcher run` writes it again from the journal"
 
 
@@ -73,7 +74,7 @@ class Known:
     def __init__(self, columns: Sequence[str], rows: Sequence[Values], results: Sequence[Result] | None) -> None:
         self.columns = columns
         self.rows = len(rows)
-        self._results = results
+        self.has_answers = results is not None
         inputs = ([writable(cell(value)) for value in values] for values in rows)
         answers = [map(writable, cells_of(each)) for each in results] if results else [("",) * COUNT] * len(rows)
         self._cells = [[*values, *ending] for values, ending in zip(inputs, answers, strict=True)]
@@ -120,9 +121,8 @@ class Known:
 
     def _other(self, sheet: Sheet, number: int, name: str, cells: tuple[str, str], agreed: int) -> UnfitError:
         if len(sheet.lines) != self.rows:
-            return UnfitError(
-                f"line {number}: {_other_number(sheet, self.rows)}, and this is not the row", agreed=agreed
-            )
+            said = f"{_other_number(sheet, self.rows)}; the first that is not in its place is in line {number}"
+            return UnfitError(said, agreed=agreed)
         theirs, ours = map(short, cells)
         said = f"line {number}, column {name!r}: the file has {theirs}, the input has {ours}"
         return UnfitError(said, is_cell=True, agreed=agreed)
@@ -133,7 +133,7 @@ class Known:
 
     def corrections(self, lines: Sequence[Sequence[str]]) -> int | None:
         """Return how many rows have another answer than in the journal; None if that is not known."""
-        if self._results is None:
+        if not self.has_answers:
             return None
         return sum(line != original for line, original in zip(lines, self._cells, strict=True))
 
@@ -153,6 +153,7 @@ class Marked:
     ) -> None:
         self.columns = columns
         self.rows = len(planned)
+        self.has_answers = True
         self._marks = marks
         self._planned = planned
         self._answers = [[*map(writable, cells_of(each))] for each in results]
@@ -209,8 +210,13 @@ def read_edited(path: Path, originals: Known | Marked) -> Edited:
         except UnfitError as error:
             unfit.append(error)
     if not found:
-        raise max(unfit, key=lambda each: each.agreed)
-    sheet, fit = _surest(found)
+        nearest = max(unfit, key=lambda each: each.agreed)
+        if all(each.is_certain for each in sheets):
+            raise nearest
+        raise UnfitError(
+            f"it is not UTF-8, and in no encoding that spreadsheets use are its cells the input's: {nearest}"
+        ) from nearest
+    sheet, fit = _surest(found, must_be_sure=originals.has_answers)
     how = ", ".join(_forms(sheet, originals.columns, fit))
     return Edited(fit.lines, "" if _is_plain(path, originals.columns, fit) else how, originals.corrections(fit.lines))
 
@@ -244,18 +250,21 @@ def _padded(sheet: Sheet, places: Sequence[int | None]) -> Sheet:
     *_, status, error = places
     lines = []
     for number, cells in sheet.lines:
-        is_cut = len(cells) < width and (
-            any(at is not None and at >= len(cells) and at != error for at in places)
-            or (status is not None and cells[status] not in set(Status))
-        )
-        if is_cut or any(cells[width:]):
+        lacks_more = any(at is not None and at >= len(cells) and at != error for at in places)
+        # A line that is cut, or in which a cell was added, has no status in its place.
+        is_moved = len(cells) != width and status is not None and cells[status : status + 1] not in _STATUSES
+        if lacks_more or is_moved or any(cells[width:]):
             raise UnfitError(f"line {number}: {counted(len(cells), 'field')}, the header has {width}")
         lines.append((number, [*cells[:width], *[""] * (width - len(cells))]))
     return sheet._replace(lines=lines)
 
 
-def _surest(found: Sequence[tuple[Sheet, _Fit]]) -> tuple[Sheet, _Fit]:
+def _surest(found: Sequence[tuple[Sheet, _Fit]], *, must_be_sure: bool) -> tuple[Sheet, _Fit]:
     """Return the reading that is certain: only the right encoding gives cells beyond ASCII as the originals have them.
+
+    Args:
+        found: the readings that fit.
+        must_be_sure: the answers of the journal are among the originals; without them less can be certain.
 
     Raises:
         UnfitError: several are possible.
@@ -264,7 +273,7 @@ def _surest(found: Sequence[tuple[Sheet, _Fit]]) -> tuple[Sheet, _Fit]:
     sheet, fit = best
     others = [each for each in found if each[1].lines != fit.lines]
     is_sure = sheet.is_certain or fit.agreed
-    if is_sure and all(other.agreed < fit.agreed for _, other in others):
+    if not must_be_sure or (is_sure and all(other.agreed < fit.agreed for _, other in others)):
         return best
     names = ", ".join(dict.fromkeys(each.encoding for each, _ in found))
     raise UnfitError(f"it is not UTF-8, and nothing shows in which encoding it is ({names})")

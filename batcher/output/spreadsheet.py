@@ -53,8 +53,9 @@ _FEWEST_DIGITS = 6  # that Excel shows of a number, and saves
 _ERRORS = re.compile(r"#[A-Z/0!?]+[!?A0]")  # such as #NAME?, for a text that looks like a formula
 _NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)?([.]\d*)?([eE][+-]?\d{1,3})?")
 _ISO = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d)?)?")
-_DAYS = ("%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y-%m-%d", "%Y.%m.%d", "%m/%d/%y")
-_DAYS += ("%d/%m/%y", "%d.%m.%y", "%d-%b-%y", "%d-%b-%Y", "%Y年%m月%d日")
+_SLASHED = ("%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y")
+_DASHED = ("%Y-%m-%d", "%d-%m-%Y", "%m-%d-%Y", "%d-%b-%y", "%d-%b-%Y")
+_DAYS = (*_SLASHED, *_DASHED, "%d.%m.%Y", "%d.%m.%y", "%Y.%m.%d", "%Y年%m月%d日")
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _FORMATS = tuple(day + time for day, time in product(_DAYS, _TIMES))
 # What pandas reads as missing, and writes as an empty cell.
