@@ -29,6 +29,7 @@ from batcher.reports.status import status
 OPENINGS: dict[str, Callable[[Path], Reader]] = {
     "open": open_journal,
     "read": read_journal,
+    "read alone": lambda path: read_journal(path, alone=True),
     "rehearse": rehearse,
 }
 UNTOLD = Comparison(Marks(()))
@@ -490,14 +491,15 @@ def test_a_look_at_the_file_takes_no_lock_from_a_run_in_the_same_process(path: P
 
 
 @pytest.mark.parametrize("is_stopped", [False, True])
-def test_a_second_writer_is_refused_though_the_lock_file_is_gone(path: Path, *, is_stopped: bool) -> None:
+@pytest.mark.parametrize("opening", ["open", "read alone"])
+def test_a_second_writer_is_refused_though_the_lock_file_is_gone(path: Path, opening: str, *, is_stopped: bool) -> None:
     with writing(path, 5) as first:
         path.with_name(".journal_k.lock").unlink()
         if is_stopped:
             first.send_signal(signal.SIGSTOP)
         before = {name: seen for name, seen in state_of(path.parent).items() if name.startswith("journal")}
         with pytest.raises(OutputError, match=f"is being written by process {first.pid} on .* its lock file is gone"):
-            open_journal(path)
+            OPENINGS[opening](path)
         assert {name: seen for name, seen in state_of(path.parent).items() if name.startswith("journal")} == before
     answers = look(path, "SELECT position, answer FROM rows JOIN results ON results.id = result ORDER BY position")
     assert answers == [(position, str(position) * 1000) for position in range(200)]
@@ -506,12 +508,13 @@ def test_a_second_writer_is_refused_though_the_lock_file_is_gone(path: Path, *, 
         assert journal.counts().ok == 200
 
 
-def test_a_second_writer_in_the_same_process_is_refused_though_the_lock_file_is_gone(path: Path) -> None:
+@pytest.mark.parametrize("opening", ["open", "read alone"])
+def test_a_second_writer_in_the_same_process_is_refused_though_the_lock_file_is_gone(path: Path, opening: str) -> None:
     with open_journal(path) as journal:
         journal.start_run(500, {})
         path.with_name(".journal_k.lock").unlink()
         with pytest.raises(OutputError, match=f"is being written by process {os.getpid()} on .* its lock file is gone"):
-            open_journal(path)
+            OPENINGS[opening](path)
         journal.start_run(500, {})
     with open_journal(path):
         assert look(path, "SELECT count(*) FROM runs") == [(2,)]
@@ -569,7 +572,7 @@ def test_a_journal_that_is_to_be_brought_up_to_date_must_be_open_nowhere_else(pa
 
 
 @pytest.mark.parametrize("is_alive", [False, True])
-def test_the_journal_of_a_killed_run_can_be_opened_even_if_its_number_is_that_of_another_process_by_now(
+def test_a_killed_run_can_be_merged_even_if_its_number_is_that_of_another_process_by_now(
     path: Path, *, is_alive: bool
 ) -> None:
     write(path, 0, 5, "killed")
@@ -580,7 +583,10 @@ def test_the_journal_of_a_killed_run_can_be_opened_even_if_its_number_is_that_of
             " db.execute('UPDATE runs SET pid = ?', (os.getppid(),)); os._exit(9)"
         )
         subprocess.run([sys.executable, "-c", program, str(path)], check=False)
-    with open_journal(path) as journal:
+    before = state_of(path.parent)
+    with read_journal(path, alone=True) as journal:
         assert journal.counts().ok == 5
         with pytest.raises(OutputError, match="is being written by"):
             open_journal(path)
+    if not is_alive:
+        assert state_of(path.parent) == before

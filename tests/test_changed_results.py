@@ -13,7 +13,7 @@ from fake_service import Service
 from batcher.cli import main
 from batcher.endpoint import Endpoint
 from batcher.errors import KeywordBusy
-from batcher.journal.opening import open_journal
+from batcher.journal.opening import open_journal, read_journal, record_joined
 from batcher.output.csv_file import sha256_of
 from batcher.output.directory import Store
 from batcher.output.joining import merge
@@ -86,11 +86,12 @@ def test_a_process_that_ended_between_record_and_result_leaves_no_copy(done: Lab
     """The record comes first: so the file is known whether or not it is in its place."""
     before = done.path().read_bytes()
     edit(done.path(5))
-    with open_journal(done.directory / "journal_k.sqlite") as journal:
+    journal = done.directory / "journal_k.sqlite"
+    with read_journal(journal, alone=True) as reader:
         store = Store(done.directory, "k", ["text"])
-        path, copy = store.join([0, 5, 10], known=journal.joined("all_k.csv"), record=lambda _: None)
+        path, copy = store.join([0, 5, 10], known=reader.joined("all_k.csv"), record=lambda _: None)
         assert copy is None
-        journal.join_at_once(path.name, sha256_of(path), run=1)
+        record_joined(journal, 1, path.name, sha256_of(path))
     if not is_in_place:
         done.path().write_bytes(before)
     run(done)

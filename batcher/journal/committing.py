@@ -94,15 +94,6 @@ class GroupCommit:
         self._put(_Entry(statements, done, is_intent))
         await done
 
-    def write_at_once(self, *statements: Statement) -> None:
-        """Write statements in this thread; call it only if no other is writing.
-
-        Raises:
-            OutputError: they could not be written.
-        """
-        for _, error in self._commit([_Entry(statements)]):
-            raise error
-
     async def flush(self) -> None:
         """Wait until every entry is on disk.
 

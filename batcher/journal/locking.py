@@ -104,14 +104,22 @@ else:
 def _is_local(path: Path) -> bool:
     """Return whether a path is certainly on a file system of this machine alone."""
     try:
-        lines = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-        directory = path.resolve().parent
+        mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+        return kind_of(path.resolve().parent, mounts) in _LOCAL
     except OSError:
         return False
+
+
+def kind_of(directory: Path, mounts: str) -> str:
+    """Return the kind of a directory's file system, such as `ext4` or `nfs4`; empty if it is not known.
+
+    Args:
+        directory: without symbolic links.
+        mounts: the file systems that are mounted, as `/proc/self/mountinfo` has them.
+    """
     kinds: dict[Path, str] = {}
-    for line in lines:
+    for line in mounts.splitlines():
         mounted, _, described = line.partition(" - ")
         point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), mounted.split(" ")[4])
         kinds[Path(point)] = described.split(" ")[0]
-    nearest = next((each for each in (directory, *directory.parents) if each in kinds), None)
-    return nearest is not None and kinds[nearest] in _LOCAL
+    return next((kinds[each] for each in (directory, *directory.parents) if each in kinds), "")

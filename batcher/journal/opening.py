@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from batcher.errors import KeywordBusy, OutputError
 from batcher.journal.access import check_pair, claim, is_for_reading_only, log_path, open_to_read
-from batcher.journal.entries import LastRun
+from batcher.journal.entries import JOINED, LastRun
 from batcher.journal.evidence import Evidence
 from batcher.journal.locking import LOOK_AGAIN_S, PATIENCE_S, lock_path
 from batcher.journal.matching import Planner
@@ -30,11 +31,12 @@ from batcher.journal.schema import (
     connect,
     copy,
     make_durable,
+    raise_generation,
     read_as_newest,
     version_of,
 )
 from batcher.journal.watching import Watch
-from batcher.journal.writing import Journal
+from batcher.journal.writing import NOTE, Journal
 from batcher.place import Place
 
 _AnyReader = TypeVar("_AnyReader", bound=Reader)
@@ -74,14 +76,39 @@ def open_journal(path: Path) -> Journal:
         return journal
 
 
-def read_journal(path: Path) -> Reader:
+def read_journal(path: Path, *, alone: bool = False) -> Reader:
     """Open a journal for reading; a run may be writing it. Nothing in its directory changes.
+
+    Args:
+        path: of the journal.
+        alone: keep runs from writing it meanwhile.
 
     Raises:
         OutputError: it is missing, is not a journal, was written by another version, or its log belongs to another
             journal.
+        KeywordBusy: with `alone`, a run is writing it.
     """
-    return _read(path, Reader)
+    return _read(path, Reader, alone=alone)
+
+
+def record_joined(path: Path, run: int, name: str, sha256: bytes) -> None:
+    """Record a result file in a journal of any version that is open to be read alone; read nothing from it afterwards.
+
+    Args:
+        path: of the journal.
+        run: its latest run.
+        name: of the file.
+        sha256: of the file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with as_output_errors(path, "written"), closing(connect(path, "mode=rw")) as db:
+        make_durable(db)
+        db.execute("BEGIN IMMEDIATE")
+        raise_generation(db)
+        db.execute(NOTE, (run, time.time(), JOINED, name, sha256.hex()))
+        db.execute("COMMIT")
 
 
 def read_evidence(path: Path) -> Evidence:
@@ -124,8 +151,13 @@ def _closed_on_failure() -> Iterator[contextlib.ExitStack]:
         failed.pop_all()
 
 
-def _read(path: Path, kind: type[_AnyReader]) -> _AnyReader:
+def _read(path: Path, kind: type[_AnyReader], *, alone: bool = False) -> _AnyReader:
     with as_output_errors(path, "read"), _closed_on_failure() as stack:
+        if alone:
+            check_pair(path)
+            _lock(path, stack)
+            if _seems_at_work_here(path) and not claim(path):
+                _check_no_run_writes(path)
         opened = open_to_read(path, stack)
         version = version_of(opened.db, path)
         check_readable(version, path)
@@ -218,7 +250,7 @@ def _last_run_of(path: Path) -> LastRun | None:
         return None
 
 
-def _check_no_run_writes(path: Path, *, has_log: bool) -> None:
+def _check_no_run_writes(path: Path, *, has_log: bool = True) -> None:
     """Refuse to continue while a run whose lock file was removed is at work; programs that only read are allowed.
 
     Args:
@@ -236,3 +268,9 @@ def _check_no_run_writes(path: Path, *, has_log: bool) -> None:
             f"{path} is open in another program, such as a run, a database browser or a notebook: close it there, or"
             " wait for its end"
         )
+
+
+def _seems_at_work_here(path: Path) -> bool:
+    """Return whether a run whose lock file is gone may be at work here; its process id may be another's by now."""
+    last = _last_run_of(path)
+    return last is not None and last.is_here and last.may_be_at_work and log_path(path).exists()

@@ -35,7 +35,8 @@ _RESULT = "INSERT INTO results (id, key, source, status, answer, error, seal) VA
 _RESPONSE = "INSERT INTO responses (id, finish_reason, is_cut, model, reasoning, body) VALUES (?, ?, ?, ?, ?, ?)"
 _POINT = "UPDATE rows SET result = ? WHERE position = ?"
 _POINT_SAME = "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?)"
-_NOTE = "INSERT INTO events (run, at, kind, subject, detail) VALUES (?, ?, ?, ?, ?)"
+NOTE = "INSERT INTO events (run, at, kind, subject, detail) VALUES (?, ?, ?, ?, ?)"
+"""Records an event."""
 
 _LARGEST = 2**63 - 1
 _BESIDE_TEXTS = 128
@@ -226,17 +227,7 @@ class Journal(Planner):
 
     async def joining(self, name: str, sha256: bytes) -> None:
         """Record the SHA-256 of a result file that is about to be in its place."""
-        await self._commits.write((_NOTE, (self._run, time.time(), JOINED, name, sha256.hex())))
-
-    def join_at_once(self, name: str, sha256: bytes, run: int) -> None:
-        """Do what `joining` does, but in this thread, and outside of a run.
-
-        Args:
-            name: of the file.
-            sha256: of the file.
-            run: the latest run.
-        """
-        self._commits.write_at_once((_NOTE, (run, time.time(), JOINED, name, sha256.hex())))
+        await self._commits.write((NOTE, (self._run, time.time(), JOINED, name, sha256.hex())))
 
     def note(self, kind: str, subject: str, detail: str = "") -> None:
         """Record an event of the run; it reaches the disk with the next commit.
@@ -246,7 +237,7 @@ class Journal(Planner):
             subject: what it concerns, such as an endpoint.
             detail: why.
         """
-        self._commits.note((_NOTE, (self._run, time.time(), kind, storable(subject), storable(detail))))
+        self._commits.note((NOTE, (self._run, time.time(), kind, storable(subject), storable(detail))))
 
     async def flush(self) -> None:
         """Wait until every entry is on disk.

@@ -16,7 +16,7 @@ from batcher.errors import OutputError
 from batcher.input.cell import writable
 from batcher.input.marks import Marks
 from batcher.journal.entries import Chunk, LastRun
-from batcher.journal.opening import open_journal
+from batcher.journal.opening import read_journal, record_joined
 from batcher.journal.reading import Reader
 from batcher.output.directory import Store, result_changed
 from batcher.output.edited import Marked, UnfitError, message, read_edited
@@ -39,7 +39,7 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
         OutputError: there is no run, a run is writing, rows are left, or a chunk file is missing, damaged or older than
             the journal.
     """
-    with opened(keyword, output_dir, open_journal) as run:
+    with opened(keyword, output_dir, functools.partial(read_journal, alone=True)) as run:
         store, journal, last = run.store, run.journal, run.last()
         rows, left = journal.scope(), journal.left()
         if left and not partial:
@@ -53,7 +53,7 @@ def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partia
         if not store.columns or (partial and not starts):
             raise OutputError(f"no chunk of {keyword!r} is finished yet: run it again")
         path = store.partial_path if partial else store.all_path
-        record = functools.partial(journal.join_at_once, path.name, run=last.id)
+        record = functools.partial(record_joined, journal.path, last.id, path.name)
         _, copy = store.join(starts, path, known=journal.joined(path.name), record=record)
         if copy:
             say(result_changed(path, copy))

@@ -26,6 +26,7 @@ AT_WORK = frozenset({"running", "paused"})
 """The states of a run whose process is at work."""
 
 _JOURNAL = re.compile(r"journal_(.+)\.sqlite")
+_DAY_S = 86400.0
 _HEADS = ("keyword", "state", "rows", "ok", "invalid", "error", "left", "money", "last change")
 
 
@@ -58,7 +59,8 @@ class RunLine:
     def _cells(self, now: float) -> tuple[str, ...]:
         counts = (self.rows, self.ok, self.invalid, self.error, self.left)
         money = "" if self.cost_usd is None else dollars(round(self.cost_usd * NANO))
-        ago = f"{duration(max(now - self.changed, 0))} ago" if self.changed else ""
+        age = max(now - self.changed, 0.0)
+        ago = f"{duration(age)} ago" if age < _DAY_S else time.strftime("%Y-%m-%d %H:%M", time.localtime(self.changed))
         shown = ("" if count is None else f"{count:,}" for count in counts)
         return self.keyword, self.state, *shown, money, ago
 
