@@ -467,6 +467,7 @@ class Options(TypedDict, total=False):
     deadline: float
     max_attempts: int
     wait: float
+    grace: float
     max_response_mb: float
     budget: float | None
     price_in: float | None
