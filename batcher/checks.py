@@ -5,7 +5,6 @@ Invariant: a check returns nothing, or raises a `SettingsError` that begins with
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ from pathlib import Path
 
 from batcher.errors import SettingsError
 from batcher.hiding import looks_like_key
-from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.words import option
 
 # The least and the most of a number: a value beyond them is a slip, and sums or clocks cannot hold it.
@@ -22,13 +20,6 @@ _NAME_BYTES = 255  # of a file or a directory
 _LONGEST_SHOWN = 40  # characters of a value in a message
 _KEYS_COME_FROM = "API keys come from API_KEY in the environment or .env"
 _HIGHEST_PRICE = 1e6  # dollars per million tokens: a higher price is in the wrong unit
-
-RESERVED_PARAMS = {
-    "model": ("model",),
-    "messages": ("prompt", "messages_column"),
-    "api_key": ("api_key_env",),
-}
-"""Request parameters that batcher sets, and the options that set them."""
 
 # Headers that batcher sends itself, or that HTTP needs to frame a request.
 OWN_HEADERS = {"accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host"}
@@ -99,21 +90,6 @@ def check_model(value: object, where: str) -> None:
     check_text(value, where)
     if isinstance(value, str) and looks_like_key(value):
         raise SettingsError(f"{where} looks like an API key, and is not shown: {_KEYS_COME_FROM}")
-
-
-def check_params(params: object, where: str) -> None:
-    if not isinstance(params, Mapping) or not all(isinstance(name, str) and name for name in params):
-        raise SettingsError(f"{where} must hold parameters by name, as in {{'temperature': 0}}")
-    for name, options in RESERVED_PARAMS.items():
-        if name in params:
-            advice = f"use {' or '.join(map(option, options))}"
-            raise SettingsError(f"{where}: {name!r} is not a parameter that can be set here: {advice}")
-    try:
-        text = json.dumps(dict(params), allow_nan=False, sort_keys=True)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{where}: the parameters cannot be written as JSON: {error}") from error
-    if is_too_deep(text):
-        raise SettingsError(f"{where}: the parameters cannot be written as JSON: {TOO_DEEP}")
 
 
 def check_price(value: object, where: str) -> None:

@@ -18,7 +18,7 @@ import batcher
 from batcher.calls.services import SERVICES, services
 from batcher.errors import BatcherError, Interrupted, KeywordBusy, RunStopped
 from batcher.hiding import looks_like_key, shown
-from batcher.nesting import TOO_DEEP, is_too_deep
+from batcher.params import param_of
 from batcher.settings import OPTIONS, Group, advice_on, means_key
 from batcher.words import command_line, counted, print_out, say
 
@@ -133,7 +133,9 @@ def _add_settings(groups: Mapping[Group, Any]) -> None:
         if option.name == "provider":
             words += f": {', '.join(SERVICES)}"
         shown = argparse.SUPPRESS if groups[option.group].title is None else words
-        groups[option.group].add_argument(option.flag, help=shown, default=None, **option.kind.argument)
+        groups[option.group].add_argument(
+            option.flag, dest=option.name, help=shown, default=None, **option.kind.argument
+        )
 
 
 def _add_status(verbs: Any) -> None:
@@ -393,7 +395,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in ("verb", "json", "dry_run"):
         options.pop(name, None)
     if "param" in options:
-        options["param"] = dict(map(_param, options["param"]))
+        options["param"] = _params(options["param"])
     if "header" in options:
         options["header"] = _headers(options["header"])
     return options
@@ -421,13 +423,16 @@ def _run(arguments: argparse.Namespace) -> int:
     return OK if report.ok == report.rows else SOME_FAILED
 
 
-def _param(text: str) -> tuple[str, Any]:
-    name, separator, value = text.partition("=")
-    if not separator or not name:
-        raise batcher.SettingsError(f"--param {shown(text)} must look like KEY=VALUE, as in temperature=0")
-    if is_too_deep(value):
-        raise batcher.SettingsError(f"--param {name}: the value cannot be read as JSON: {TOO_DEEP}")
-    return name, _json_or_text(value)
+def _params(texts: Sequence[str]) -> dict[str, Any]:
+    params: dict[str, Any] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise batcher.SettingsError(f"--param {shown(text)} must look like KEY=VALUE, as in temperature=0")
+        if name in params:
+            raise batcher.SettingsError(f"--param {name} is given twice")
+        params[name] = param_of(name, value, "--param")
+    return params
 
 
 def _json_or_text(value: str) -> Any:

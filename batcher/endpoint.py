@@ -6,7 +6,6 @@ Invariant: an `Endpoint` that exists is valid, and its `repr` holds no API key.
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,13 +18,14 @@ from batcher.checks import (
     check_key,
     check_model,
     check_number,
-    check_params,
     check_price,
     check_text,
     check_whole,
 )
+from batcher.equality import written
 from batcher.errors import SettingsError
 from batcher.hiding import looks_like_key, shown
+from batcher.params import check_params, unfolded
 from batcher.records import Source
 from batcher.words import option
 
@@ -140,7 +140,7 @@ class Endpoint:
                 " not limit its retries: create it with max_retries=0; batcher does the retries"
             )
         # Copies, so that an endpoint stays valid if its arguments are changed later.
-        object.__setattr__(self, "params", copy.deepcopy(dict(self.params)))
+        object.__setattr__(self, "params", copy.deepcopy(unfolded(self.params)))
         object.__setattr__(self, "headers", dict(self.headers))
         object.__setattr__(self, "prices", None if self.prices is None else dict(self.prices))
 
@@ -178,7 +178,7 @@ class Endpoint:
         if self.llm is not None:
             model, base_url, params = identity_of(self.llm)
             return Source(self.model or model, base_url, params)
-        params = json.dumps(self.params, sort_keys=True, ensure_ascii=False) if self.params else ""
+        params = written(self.params) if self.params else ""
         return Source(self.model or "", self.base_url.partition("?")[0], params)
 
 

@@ -89,6 +89,11 @@ def looks_like_key(text: str) -> bool:
     return bool(_KEY.fullmatch(text.strip()))
 
 
+def holds_key(text: str) -> bool:
+    """Return whether a text has a part that can hardly be anything but an API key."""
+    return bool(_KEY.search(text))
+
+
 def hide(text: str, secrets: Sequence[str]) -> str:
     """Replace each secret with `[API key]`; one that is short or a word only if it stands alone.
 

@@ -40,6 +40,20 @@ class Result(NamedTuple):
     error: str
 
 
+class Beside(NamedTuple):
+    """What came beside an answer, as `--with` names it; empty if it is not known.
+
+    Attributes:
+        reasoning: what the model thought before it answered.
+        model: the model that answered, as the service names it.
+        finish_reason: why it stopped.
+    """
+
+    reasoning: str = ""
+    model: str = ""
+    finish_reason: str = ""
+
+
 class RowState(NamedTuple):
     """The state of a row.
 
@@ -148,6 +162,8 @@ class Completion:
         model: the model that answered, as the server names it, or empty.
         reasoning: what the model thought before it answered, if the server sent it; of several answers a JSON list.
         raw: the body of the response without API keys; empty if the caller does not see it.
+        is_open: all that came is a thought that never closes.
+        as_it_came: the same with the thoughts still in the text; None if there were none.
     """
 
     text: str | None
@@ -160,6 +176,8 @@ class Completion:
     model: str = field(default="", compare=False)
     reasoning: str = field(default="", compare=False)
     raw: bytes = field(default=b"", compare=False, repr=False)
+    is_open: bool = False
+    as_it_came: Completion | None = field(default=None, compare=False, repr=False)
 
 
 class Fault(StrEnum):

@@ -20,7 +20,6 @@ from batcher.checks import (
     check_duration,
     check_file_name,
     check_number,
-    check_params,
     check_price,
     check_text,
     check_variable,
@@ -28,6 +27,8 @@ from batcher.checks import (
 )
 from batcher.endpoint import MAX_CONCURRENCY
 from batcher.errors import SettingsError
+from batcher.params import check_params, unfolded
+from batcher.records import Beside
 from batcher.words import by_reader, option
 
 if TYPE_CHECKING:
@@ -92,6 +93,21 @@ def _check_headers(value: object, where: str) -> None:
         raise SettingsError(f"{where} must hold texts by name, as in {{'X-Team': 'labels'}}")
 
 
+def _names_in(value: str | Sequence[str]) -> list[str]:
+    """Return the names that a value lists: one by one, or in a text with commas between them."""
+    return [name.strip() for each in ([value] if isinstance(value, str) else value) for name in str(each).split(",")]
+
+
+def _check_beside(value: Any, where: str) -> None:
+    names = _names_in(value) if isinstance(value, (str, list, tuple)) else ()
+    if not names or not set(names) <= set(Beside._fields):
+        raise SettingsError(f"{where} must be out of {', '.join(Beside._fields)}, not {value!r}")
+
+
+def _check_mapping(value: object, where: str) -> None:
+    check_params(value, where, for_llm=True)  # the rest is checked when the endpoints are known
+
+
 def _check_keyword(value: Any, where: str) -> None:
     _typed(str)(value, where)
     check_file_name(value, where)
@@ -111,6 +127,7 @@ def _number(metavar: str = "N") -> Kind:
 
 
 _ANY_TEXT = Kind(_typed(str), {"metavar": "TEXT"})
+_BESIDE = Kind(_check_beside, {"metavar": "NAMES", "action": "append"})
 _COLUMN = _text("COLUMN")
 _DIRECTORY = Kind(check_directory, {"metavar": "DIR"})
 _ENDPOINTS = Kind(lambda _value, _where: None, {"metavar": "FILE"})  # checked as they are read
@@ -120,7 +137,7 @@ _KEYWORD = Kind(_check_keyword, {"metavar": "NAME"})
 _NAME = _text("NAME")
 _NUMBER = _number()
 _HEADERS = Kind(_check_headers, {"metavar": "NAME=VALUE", "action": "append"})
-_PARAMS = Kind(check_params, {"metavar": "KEY=VALUE", "action": "append"})
+_PARAMS = Kind(_check_mapping, {"metavar": "KEY=VALUE", "action": "append"})
 _PRICE = Kind(check_price, {"metavar": "USD", "type": float})
 _SECONDS = _number("S")
 _URL = _text("URL")
@@ -156,6 +173,9 @@ class Settings:
     system: str | None = _option(None, Group.PROMPT, _ANY_TEXT, "system message, also a template")
     system_file: str | os.PathLike[str] | None = _option(
         None, Group.PROMPT, _FILE, "a file that holds the system message"
+    )
+    same_prompt: bool = _option(
+        False, Group.PROMPT, _FLAG, "every row asks the same: accept a prompt without a {column} hole"
     )
     param: Mapping[str, Any] | None = _option(
         None,
@@ -252,6 +272,18 @@ class Settings:
     )
     keyword: str | None = _option(None, Group.FILES, _KEYWORD, "names the run and its files; default: the input's stem")
     output_dir: str | os.PathLike[str] = _option("output", Group.FILES, _DIRECTORY, "the directory of all files")
+    with_: str | Sequence[str] | None = _option(
+        None,
+        Group.FILES,
+        _BESIDE,
+        "further columns of the result, separated by commas: reasoning (what the model thought), model (that answered),"
+        " finish_reason",
+        in_python="further columns of the result: 'reasoning' (what the model thought), 'model' (that answered),"
+        " 'finish_reason'",
+    )
+    keep_thinking: bool = _option(
+        False, Group.FILES, _FLAG, "leave <think>...</think> in the answers, as the model sent it"
+    )
     chunk_size: int = _option(500, Group.FILES, _WHOLE, "rows per chunk file")
     answer_column: str = _option(
         "infer",
@@ -290,6 +322,8 @@ class Settings:
     def __post_init__(self) -> None:
         for each in OPTIONS.values():
             each.check(getattr(self, each.name))
+        if self.param is not None and not self._asks_chat_model:
+            check_params(self.param, option("param"))
         _only_one(self, "system", "system_file")
         _only_one(self, "provider", "base_url")
         if (self.price_in is None) != (self.price_out is None):
@@ -314,8 +348,20 @@ class Settings:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The request parameters of every row."""
-        return dict(self.param or {})
+        """The request parameters of every row; a chat model takes `extra_body` apart itself."""
+        return dict(self.param or {}) if self._asks_chat_model else unfolded(self.param or {}, option("param"))
+
+    @property
+    def _asks_chat_model(self) -> bool:
+        """Whether an endpoint is a chat model in `llm=`."""
+        given = self.endpoints
+        return isinstance(given, (list, tuple)) and any(getattr(each, "llm", None) is not None for each in given)
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The further columns of the result, each once; the order given does not matter."""
+        given = _names_in(self.with_ or ())
+        return tuple(name for name in Beside._fields if name in given)
 
     @property
     def prices(self) -> dict[str, float] | None:
@@ -357,7 +403,7 @@ class Option(NamedTuple):
     @property
     def flag(self) -> str:
         """The option as the command line spells it."""
-        return "--" + self.name.replace("_", "-")
+        return "--" + self.name.rstrip("_").replace("_", "-")
 
     def check(self, value: object) -> None:
         """Refuse a value that the option cannot take.
@@ -451,6 +497,7 @@ class Options(TypedDict, total=False):
     messages_column: str | None
     system: str | None
     system_file: str | os.PathLike[str] | None
+    same_prompt: bool
     param: Mapping[str, Any] | None
     model: str | None
     base_url: str | None
@@ -474,6 +521,8 @@ class Options(TypedDict, total=False):
     price_out: float | None
     keyword: str | None
     output_dir: str | os.PathLike[str]
+    with_: str | Sequence[str] | None
+    keep_thinking: bool
     chunk_size: int
     answer_column: str
     limit: int | None

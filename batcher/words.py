@@ -97,7 +97,7 @@ def option(name: str, value: object = None) -> str:
     """
     if not _readers.command_lines:
         return name if value is None else f"{name}={_in_python(value)}"
-    flag = "--" + name.replace("_", "-")
+    flag = "--" + name.rstrip("_").replace("_", "-")  # Python keeps some words, such as `with`, to itself
     if value is None or value is True:
         return flag
     if isinstance(value, Mapping):

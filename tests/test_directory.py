@@ -89,7 +89,7 @@ def lines_of(rows: list[list[str]]) -> list[tuple[object, ...]]:
 
 def edited(store: Store, start: int, rows: Sequence[tuple[object, ...]], answers: Sequence[str]) -> Edited:
     """Read a chunk file that was changed, all of whose rows were ok."""
-    return store.read_edited(start, rows, [ok(answer) for answer in answers])
+    return store.read_edited(start, rows, store.answers([ok(answer) for answer in answers]))
 
 
 def names(folder: Path) -> list[str]:

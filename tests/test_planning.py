@@ -162,10 +162,14 @@ M, N, REMOTE = Endpoint("m"), Endpoint("n"), Endpoint("n", "http://a/v1")
     [
         ({}, {"prompt": "Is {text}?"}, "the prompt changed"),
         ({}, {"system": "Be brief."}, "the system message changed"),
-        ({"param": {"temperature": 0}}, {"param": {"temperature": 1}}, "temperature was 0, is 1"),
-        ({}, {"param": {"top_k": 1}}, "top_k is new"),
-        ({"param": {"top_k": 1}}, {}, "top_k is gone"),
-        ({"param": {"response_format": SCHEMA}}, {"param": {"response_format": {}}}, "response_format changed"),
+        ({"param": {"temperature": 0}}, {"param": {"temperature": 1}}, "parameter temperature was 0, is 1"),
+        ({}, {"param": {"top_k": 1}}, "parameter top_k is new"),
+        ({"param": {"top_k": 1}}, {}, "parameter top_k is gone"),
+        (
+            {"param": {"response_format": SCHEMA}},
+            {"param": {"response_format": {}}},
+            'parameter response_format was {"type": "json_object"}, is {}',
+        ),
         ({}, {"endpoints": [N]}, "model was m, is n"),
         ({}, {"endpoints": [REMOTE]}, "model was m, is n; base URL was https://api.openai.com/v1, is http://a/v1"),
         (
@@ -175,7 +179,7 @@ M, N, REMOTE = Endpoint("m"), Endpoint("n"), Endpoint("n", "http://a/v1")
         ),
         ({"endpoints": [M, N]}, {"endpoints": [N]}, "m at https://api.openai.com/v1 is not in the pool"),
         ({}, {"data": ["a", "b", "c", "x"]}, "column text changed"),
-        ({}, {"prompt": "{text}!", "param": {"top_k": 1}}, "the prompt changed; top_k is new"),
+        ({}, {"prompt": "{text}!", "param": {"top_k": 1}}, "the prompt changed; parameter top_k is new"),
         (
             {},
             {"data": ["a", "b", "x", "y"], "prompt": "{text}!"},
@@ -257,7 +261,7 @@ def test_a_plan_reads_in_words(prepare: Callable[..., Job], counts: Counts, more
         (["a", "b", "a", "a"], {"dedup": True}, ["2 rows have the same question as another row: they are sent once."]),
         (
             ["a", "b"],
-            {"prompt": "Hello"},
+            {"prompt": "Hello", "same_prompt": True},
             ["Note: the prompt has no {column} hole, so every row asks the same question."],
         ),
         (["a", "b"], {"dedup": True}, []),

@@ -120,7 +120,7 @@ def test_the_caret_stands_below_the_brace_wherever_that_is(before: str, after: s
 
 def test_a_hole_that_names_no_column_is_answered_with_the_columns() -> None:
     assert fault(lambda: from_template("{txt}", "--prompt", ["id", "text"])) == (
-        "--prompt: the table has no column 'txt'; its columns are: 'text', 'id'"
+        "--prompt: the table has no column 'txt' (did you mean 'text'?); its columns are: 'text', 'id'"
     )
     assert "its columns are: none" in fault(lambda: from_template("{txt}", "--prompt", []))
 

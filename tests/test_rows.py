@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from batcher.answer.columns import AnswerColumns
 from batcher.journal.entries import RowRecord
 from batcher.output.directory import Store
 from batcher.reports.verification.findings import Found, Kind
@@ -71,13 +72,13 @@ def test_a_row_whose_chunk_file_was_edited_may_stand_in_the_result_as_it_was(
 def test_a_file_gives_the_lines_before_the_place_where_it_breaks(tmp_path: Path) -> None:
     path = tmp_path / "0_k.csv"
     path.write_text(HEADER + "a,yes,ok,\nb,no\n")
-    lines = Lines(path)
+    lines = Lines(path, AnswerColumns())
     assert lines.error is None
     assert list(lines) == [(2, ["a"], ["yes", "ok", ""])]
     assert "line 3: 2 fields" in str(lines.error)
 
 
 def test_a_missing_file_has_no_header_and_no_lines(tmp_path: Path) -> None:
-    lines = Lines(tmp_path / "0_k.csv")
+    lines = Lines(tmp_path / "0_k.csv", AnswerColumns())
     assert (lines.header, list(lines)) == ([], [])
     assert "No such file" in str(lines.error)

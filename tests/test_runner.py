@@ -1384,7 +1384,7 @@ def test_whatever_happens_rows_that_ask_the_same_are_paid_once(prompts: list[str
 
 
 def test_a_prompt_without_a_hole_is_remarked_on(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    lab.run(["a", "b"], Service(["same"]), "same", quiet=False)
+    lab.run(["a", "b"], Service(["same"]), "same", quiet=False, same_prompt=True)
     assert "no {column} hole" in capsys.readouterr().err
     lab.run(["a", "b"], Service(["same", "a", "b"]), "{text}", quiet=False, on_change="redo")
     assert "hole" not in capsys.readouterr().err

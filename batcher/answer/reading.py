@@ -33,11 +33,24 @@ def read(completion: Completion) -> Result:
         return Result(Status.OK, text, "")
     if completion.refusal:
         return Result(Status.INVALID, text, f"the model refused: {completion.refusal}")
-    reason = f" (finish_reason {completion.finish_reason})" if completion.finish_reason else ""
-    if completion.reasoning and is_cut(completion):
-        return Result(
-            Status.INVALID,
-            text,
-            f"the model only thought{reason}: raise max_tokens, or let it think less, or not at all",
+    if completion.is_open or completion.reasoning:
+        return Result(Status.INVALID, text, _only_thought(completion))
+    return Result(Status.INVALID, text, f"the answer is empty{_ended(completion)}")
+
+
+def _only_thought(completion: Completion) -> str:
+    """Return the error of an answer that is nothing but a thought, and what to do."""
+    if not is_cut(completion):
+        return (
+            f"the model only thought{_ended(completion)}: switch thinking off, or the reasoning parser of your server,"
+            " which may have taken the answer for a thought"
         )
-    return Result(Status.INVALID, text, f"the answer is empty{reason}")
+    used = completion.usage.completion_tokens
+    tokens = f"{used:,} tokens, " if used else ""
+    what = f"cut off while thinking ({tokens}max_tokens)" if completion.is_open else ""
+    what = what or f"the model only thought ({tokens}cut off at max_tokens)"
+    return f"{what}: raise max_tokens, or switch thinking off"
+
+
+def _ended(completion: Completion) -> str:
+    return f" (finish_reason {completion.finish_reason})" if completion.finish_reason else ""

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypedDict, Unpack
 
+from batcher.answer.reading import CUT
+from batcher.answer.thinking import parted
 from batcher.calls.error_bodies import is_error
 from batcher.calls.texts import LONGEST_CODE, LONGEST_NUMBER, json_of, one_line
 from batcher.calls.waits import limits_in
@@ -26,7 +28,7 @@ class Choice(NamedTuple):
 
     Attributes:
         number: its place among them, if the server said it.
-        text: as in `Completion`, as are `finish_reason`, `refusal` and `reasoning`.
+        text: as in `Completion`, as are `finish_reason`, `refusal`, `reasoning` and `is_open`.
     """
 
     number: int | None
@@ -34,6 +36,7 @@ class Choice(NamedTuple):
     finish_reason: str | None = None
     refusal: str | None = None
     reasoning: str = ""
+    is_open: bool = False
 
 
 def completion_in(
@@ -98,13 +101,37 @@ def whole_of(choices: Sequence[Choice], *, wants_all: bool = False, **rest: Unpa
     """Make one completion of its choices.
 
     If several came, and the request asked for several or the server numbers them, the text is a JSON list of all of
-    them. Of others the first one counts.
+    them. Of others the first one counts. Thoughts in their texts become reasoning.
     """
+    as_they_came = _joined(choices, rest, wants_all=wants_all)
+    thoughtless = [_without_thoughts(choice) for choice in choices]
+    if all(ours is theirs for ours, theirs in zip(thoughtless, choices, strict=True)):
+        return as_they_came
+    return replace(_joined(thoughtless, rest, wants_all=wants_all), as_it_came=as_they_came)
+
+
+def _without_thoughts(choice: Choice) -> Choice:
+    """Return a choice whose text is the answer alone; itself if no thought is in its text."""
+    found = parted(choice.text, is_cut=(choice.finish_reason or "").lower() in CUT) if choice.text else None
+    if found is None:
+        return choice
+    thoughts = dict.fromkeys(filter(None, (choice.reasoning, found.thought)))  # some servers send it in both places
+    return choice._replace(text=found.answer, reasoning="\n".join(thoughts), is_open=found.is_open)
+
+
+def _joined(choices: Sequence[Choice], rest: Rest, *, wants_all: bool) -> Completion:
     numbers = {choice.number for choice in choices} - {None}
     if len(choices) > 1 and (wants_all or len(numbers) == len(choices)):
         return _list_of(sorted(choices, key=lambda choice: choice.number or 0), rest)
     [first] = choices[:1] or [Choice(None, None)]
-    return Completion(first.text, first.finish_reason, refusal=first.refusal, reasoning=first.reasoning, **rest)
+    return Completion(
+        first.text,
+        first.finish_reason,
+        refusal=first.refusal,
+        reasoning=first.reasoning,
+        is_open=first.is_open,
+        **rest,
+    )
 
 
 def _list_of(choices: Sequence[Choice], rest: Rest) -> Completion:
@@ -114,6 +141,7 @@ def _list_of(choices: Sequence[Choice], rest: Rest) -> Completion:
         _worst(choice.finish_reason for choice in choices),
         refusal=next((choice.refusal for choice in choices if choice.refusal), None),
         reasoning=json_of(reasoning) if any(reasoning) else "",
+        is_open=any(choice.is_open for choice in choices) and not any(map(str.strip, texts)),
         **rest,
     )
 
@@ -201,6 +229,8 @@ def _thought(part: object) -> str:
 
 def without_keys(completion: Completion, secrets: Sequence[str]) -> Completion:
     """Return a completion without API keys, and with a short finish reason."""
+    if completion.as_it_came is not None:
+        completion = replace(completion, as_it_came=without_keys(completion.as_it_came, secrets))
     text, reason, refusal = completion.text, completion.finish_reason, completion.refusal
     is_plain = reason is None or (reason.isidentifier() and len(reason) <= LONGEST_CODE)
     is_plain = is_plain and completion.model.isprintable() and len(completion.model) <= LONGEST_CODE
@@ -216,6 +246,12 @@ def without_keys(completion: Completion, secrets: Sequence[str]) -> Completion:
         reasoning=hide(completion.reasoning, keys),
         model=one_line(completion.model, keys, LONGEST_CODE),
     )
+
+
+def without_body(completion: Completion) -> Completion:
+    """Return a completion whose body is not kept."""
+    came = completion.as_it_came
+    return replace(completion, raw=b"", as_it_came=came and replace(came, raw=b""))
 
 
 def broken_off(completion: Completion) -> Failure | None:

@@ -28,6 +28,7 @@ from batcher.chat_model import keys_in
 from batcher.endpoint import OFFLINE, Endpoint
 from batcher.errors import SettingsError
 from batcher.hiding import credentials_of_proxy
+from batcher.params import unfolded
 from batcher.records import Message
 
 _OF_THE_SDK = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
@@ -80,7 +81,7 @@ class ChatCallers:
                 keys=[*proxy_secrets(), *credentials_of_proxy(getattr(endpoint.llm, "openai_proxy", None) or "")],
             )
         base_url = (endpoint.base_url == OFFLINE and self._offline_url) or endpoint.base_url
-        params = {**self._params, **endpoint.params}
+        params = {**unfolded(self._params), **endpoint.params}
         model = cast("str", endpoint.model)
         completions = Completions(
             self._session,

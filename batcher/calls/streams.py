@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from batcher.calls.choices import (
@@ -20,6 +19,7 @@ from batcher.calls.choices import (
     reasoning_of,
     usage_in,
     whole_of,
+    without_body,
     without_keys,
 )
 from batcher.calls.error_bodies import failure_in, is_error
@@ -238,7 +238,7 @@ class Stream:
         completion = without_keys(whole, secrets)
         # A key that came in pieces would stand in the body.
         if (completion.text, completion.reasoning) != (whole.text, whole.reasoning):
-            completion = replace(completion, raw=b"")
+            completion = without_body(completion)
         return broken_off(completion) or completion
 
     def _end(self) -> None:

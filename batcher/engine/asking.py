@@ -198,6 +198,8 @@ class Asker:
         if silence := self._pool.record(slot, came, history):
             self._report_silence(silence)
         if isinstance(came, Completion):
+            if self._settings.keep_thinking:
+                came = came.as_it_came or came
             if came.usage.implausible:
                 self._report_usage(member, came.usage)
             self._learn(row, member, came)

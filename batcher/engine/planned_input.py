@@ -29,7 +29,8 @@ class PlannedInput:
         self._job = job
         self._journal = journal
         self._marks = Marks(job.dataset.columns)
-        self._key = keyer(job.settings.params)
+        run = journal.last_run()  # of this process: its plan recorded the parameters as the keys have them
+        self._key = keyer(run.question["params"] if run else job.settings.params)
 
     def chunks(self) -> Iterator[Slice]:
         """Read the input, a chunk at a time.

@@ -6,7 +6,6 @@ name.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import unicodedata
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 from batcher.errors import InputError, in_words
 from batcher.input.cell import cell
+from batcher.input.column_names import column_index
 from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.records import Message, Values
 from batcher.words import option
@@ -27,7 +27,6 @@ PromptFunction = Callable[[dict[str, Any]], "str | Sequence[Mapping[str, Any]]"]
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _SPLIT = re.compile(r"\S(?= )|[^\W_](?=\n)")
-_MOST_SHOWN = 20  # columns in a message
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -117,35 +116,9 @@ def _pointed(text: str, at: int, source: str, found: str) -> str:
     # A Chinese character is two columns wide in a terminal.
     width = sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in before)
     what = "a hole without a column name" if found == "{}" else f"a single {found!r}"
-    return (
-        f"{source}, line {line_number}, column {column}: {what}; write {{{{ or }}}} for a brace itself\n"
-        f"  {shown}\n  {' ' * width}^"
-    )
-
-
-def column_index(name: str, columns: Sequence[str], source: str) -> int:
-    """Return the index of a column.
-
-    Raises:
-        InputError: there is no such column; the message lists the table's columns, similar names first.
-    """
-    if name in columns:
-        return list(columns).index(name)
-    hint = "; write {{ and }} for braces that are no holes" if re.search(r'["\':\n]', name) else ""
-    raise InputError(f"{source}: the table has no column {name!r}; {_columns_shown(name, columns)}{hint}")
-
-
-def _columns_shown(name: str, columns: Sequence[str]) -> str:
-    """List the columns of a table: first the names similar to the missing one, then the others in their order."""
-    if len(columns) == 1:
-        [only] = columns
-        separators = [f"{char!r}" for char in ";\t|" if char in only]
-        asked = f": is the file separated by {separators[0]}? A .csv needs commas, a .tsv tabs" if separators else ""
-        return f"its only column is {only!r}{asked}"
-    similar = difflib.get_close_matches(name, columns, _MOST_SHOWN, cutoff=0.5)
-    nearest = [*similar, *(column for column in columns if column not in similar)]
-    more = f" and {len(columns) - _MOST_SHOWN:,} more" if len(columns) > _MOST_SHOWN else ""
-    return f"its columns are: {', '.join(map(repr, nearest[:_MOST_SHOWN])) or 'none'}{more}"
+    wide = next((char for char in "｛｝" if char in before + after), "")  # noqa: RUF001 - they are meant
+    advice = f"{wide} is a full-width brace: write {{ and }}" if wide else "write {{ or }} for a brace itself"
+    return f"{source}, line {line_number}, column {column}: {what}; {advice}\n  {shown}\n  {' ' * width}^"
 
 
 def from_template(text: str, source: str, columns: Sequence[str]) -> Renderer:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from batcher.answer.reading import is_cut
-from batcher.records import Completion, Result, Usage
+from batcher.equality import rewritten
+from batcher.records import Completion, Result, Source, Usage
 
 UNSENT = "unsent"
 """The outcome of an intent whose request did not leave."""
@@ -219,6 +221,7 @@ class RowRecord(NamedTuple):
         run: the process that asked, or None if it was not brought by a request.
         sealed: the result's seal, or None if an older batcher wrote it.
         status, answer, error: how the row ended.
+        beside: what else the files hold of it (`--with`), in the order of their columns.
     """
 
     position: int
@@ -234,6 +237,7 @@ class RowRecord(NamedTuple):
     status: bytes
     answer: bytes
     error: bytes
+    beside: tuple[bytes, ...] = ()
 
 
 class EndpointTotals(NamedTuple):
@@ -258,6 +262,12 @@ class EndpointTotals(NamedTuple):
     cost: int
     uncertain: int
     unpriced: int
+
+
+def source_of(recorded: Sequence[Any]) -> Source:
+    """Return a source as it is recorded: model, base URL and parameters. Equal numbers in its parameters are equal."""
+    model, base_url, params = recorded
+    return Source(model, base_url, rewritten(params))
 
 
 class Proof(StrEnum):

@@ -6,11 +6,11 @@ Invariant: values changed by a disk or by hand do not stop the reading.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Any
 
-from batcher.journal.entries import UNSENT, EndpointTotals, RowRecord
+from batcher.journal.entries import UNSENT, EndpointTotals, RowRecord, source_of
 from batcher.journal.reading import CHARGED, SPENT, Reader, question_of
 from batcher.journal.schema import ADOPTED, whole
 from batcher.records import Source
@@ -59,18 +59,39 @@ class Evidence(Reader):
         """Return SQLite's findings about the file's structure, at most five."""
         return [str(line) for (line,) in self._all("PRAGMA integrity_check(5)") if line != "ok"]
 
-    def records(self, start: int, stop: int) -> list[RowRecord]:
-        """Return the rows in a range of positions, each with its result, as the journal has them, right or wrong."""
+    def records(self, start: int, stop: int, extras: Sequence[str] = ()) -> list[RowRecord]:
+        """Return the rows in a range of positions, each with its result, as the journal has them, right or wrong.
+
+        Args:
+            start: the first position.
+            stop: the position after the last.
+            extras: columns of `responses` to read as well.
+        """
+        more = "".join(f", cast(coalesce(s.{name}, '') AS BLOB)" for name in extras)
+        beside = " LEFT JOIN responses s ON s.id = r.result" if extras else ""
         found = self._all(
             # As bytes: a text that a disk has changed may not be valid any more.
             "SELECT r.position, r.key, r.cells, r.is_kept, r.result, a.id, a.key, a.source, q.run, a.seal,"
             " iif(typeof(a.status) = 'text', cast(a.status AS BLOB), x''),"
-            " cast(a.answer AS BLOB), cast(a.error AS BLOB)"
-            " FROM rows r LEFT JOIN results a ON a.id = r.result LEFT JOIN requests q ON q.id = a.id"
+            f" cast(a.answer AS BLOB), cast(a.error AS BLOB){more}"
+            f" FROM rows r LEFT JOIN results a ON a.id = r.result LEFT JOIN requests q ON q.id = a.id{beside}"
             " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
             (start, stop),
         )
-        return [RowRecord(*values) for values in found]
+        width = len(RowRecord._fields) - 1
+        return [RowRecord._make([*values[:width], tuple(values[width:])]) for values in found]
+
+    def thoughts(self, start: int, stop: int) -> list[tuple[int, bytes, bytes, bytes]]:
+        """Return the answers with reasoning in a range of positions whose body is kept.
+
+        Of each the position, the answer, the reasoning and the compressed body, right or wrong.
+        """
+        return self._all(
+            "SELECT r.position, cast(a.answer AS BLOB), cast(s.reasoning AS BLOB), cast(s.body AS BLOB)"
+            " FROM rows r JOIN results a ON a.id = r.result JOIN responses s ON s.id = r.result"
+            " WHERE r.position >= ? AND r.position < ? AND s.reasoning <> '' AND s.body IS NOT NULL",
+            (start, stop),
+        )
 
     def question(self, run: int) -> dict[str, Any]:
         """Return a process's question and sources; empty if the journal has lost it."""
@@ -79,7 +100,8 @@ class Evidence(Reader):
 
     def sources(self) -> dict[int, Source]:
         """Return the sources of answers, by id."""
-        return {number: Source(*rest) for number, *rest in self._all("SELECT id, model, base_url, params FROM sources")}
+        found = self._all("SELECT id, model, base_url, params FROM sources")
+        return {number: source_of(rest) for number, *rest in found}
 
     def askers(self) -> list[tuple[int, int, int]]:
         """Return which run asked which source: the run's id, the endpoint's place in its pool, the source's id."""

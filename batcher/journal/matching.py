@@ -21,12 +21,12 @@ from batcher.journal import rules as rule
 from batcher.journal.access import Opened
 from batcher.journal.entries import Counts, kept, seal
 from batcher.journal.pairing import pair
-from batcher.journal.reading import Reader, counts, results
+from batcher.journal.reading import Reader, beside, counts, results
 from batcher.journal.rules import Rules
-from batcher.journal.schema import as_output_errors, bound
+from batcher.journal.schema import IN_SCOPE, as_output_errors, bound
 from batcher.journal.scratch import BARE, has_bare_rows, scratch
 from batcher.journal.statements import Statements
-from batcher.records import Result, RowState, Source
+from batcher.records import Beside, Result, RowState, Source
 
 
 class Matched(NamedTuple):
@@ -47,6 +47,22 @@ class Matched(NamedTuple):
     gone: int
     adopted: int
     same: int
+
+
+class Cause(NamedTuple):
+    """Rows that have an answer to another question, or from a source that left, for one cause.
+
+    Attributes:
+        run: the process whose question the answers answer; None: the last one, of adopted and of kept answers.
+        is_same_question: the question is the same, and the source has left.
+        columns: the columns that changed; see `Matched.changed`.
+        still_asks: other rows still ask the question of that process, so that it has not changed as a whole.
+    """
+
+    run: int | None
+    is_same_question: bool
+    columns: int
+    still_asks: bool
 
 
 class Matching:
@@ -178,6 +194,26 @@ class Matching:
 
     # -- The outcome
 
+    def causes(self) -> list[Cause]:
+        """Return why rows are `Matched.changed`, after `finish`."""
+        # A row that keeps an answer to an earlier question, and was edited since, has changed since its last question.
+        found = self._db.do(
+            """
+            SELECT DISTINCT iif(l.is_kept IS NULL OR l.key = r.key, q.run, NULL), a.key = r.key, p.columns
+            FROM pairs p JOIN lost l ON l.id = p.lost JOIN results a ON a.id = l.result JOIN rows r
+            ON r.position = p.position LEFT JOIN requests q ON q.id = a.id ORDER BY 1, 2, 3
+            """
+        ).fetchall()
+        asked = {run: self._is_still_asked(run) for run in {run for run, *_ in found} if run is not None}
+        return [Cause(run, bool(same), columns, asked.get(run, False)) for run, same, columns in found]
+
+    def _is_still_asked(self, run: int) -> bool:
+        """Return whether a row has an answer of this process to the question that it asks now."""
+        return self._db.is_any(
+            f"SELECT 1 FROM rows JOIN results a ON a.id = rows.result AND a.key = rows.key JOIN requests q USING (id)"
+            f" WHERE q.run = {run:d} AND rows.is_kept IS NULL AND rows.{IN_SCOPE}"
+        )
+
     def counts(self) -> Counts:
         """Count the rows by how they ended, as far as the plan has been made."""
         with as_output_errors(self._db.path, "read"):
@@ -188,9 +224,12 @@ class Matching:
         query = "SELECT key, result FROM rows WHERE position >= ? AND position < ? ORDER BY position"
         return [RowState(key, result) for key, result in self._db.do(query, (start, stop))]
 
-    def results(self, start: int, stop: int) -> list[Result]:
-        """Return the results of the rows in a range of positions, all of which have one, as far as the plan is made."""
-        return results(self._db.connection, start, stop)
+    def answers(self, start: int, stop: int) -> tuple[list[Result], list[Beside]]:
+        """Return the results of the rows in a range of positions, all of which have one, and what came beside each.
+
+        They are those of the plan, as far as it has been made.
+        """
+        return results(self._db.connection, start, stop), beside(self._db.connection, start, stop)
 
 
 class Planner(Reader):

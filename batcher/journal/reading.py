@@ -31,7 +31,7 @@ from batcher.journal.entries import (
     Usual,
 )
 from batcher.journal.schema import IN_SCOPE, as_output_errors, exact_sum, text_of, whole
-from batcher.records import GAVE_UP, Bound, Result, RowState, Status
+from batcher.records import GAVE_UP, Beside, Bound, Result, RowState, Status
 
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
 # answer its bound. If the same source answered the same question at another time, the question's model tokens are
@@ -132,6 +132,11 @@ class Reader:
         with self._asking():
             return results(self._reader, start, stop)
 
+    def beside(self, start: int, stop: int) -> list[Beside]:
+        """Return what came beside the answers of the rows in a range of positions."""
+        with self._asking():
+            return beside(self._reader, start, stop)
+
     def scope(self) -> int:
         """Return the number of rows, from the first, that the last plan covered."""
         return int(self._all("SELECT coalesce(max(rows), 0) FROM scope")[0][0])
@@ -189,8 +194,15 @@ class Reader:
         return LastRun(number, host, pid, started, ended, outcome, chunk_size, asked)
 
     def questions(self) -> list[dict[str, Any]]:
-        """Return the different questions that were asked, with their sources."""
-        return [question_of(text) for (text,) in self._all("SELECT DISTINCT question FROM runs")]
+        """Return the different questions that were asked, with their sources; the latest first."""
+        found = self._all("SELECT question FROM runs GROUP BY question ORDER BY max(id) DESC")
+        return [question_of(text) for (text,) in found]
+
+    def questions_of(self, runs: Collection[int]) -> dict[int, dict[str, Any]]:
+        """Return the questions of some processes, with their sources."""
+        marks = ", ".join("?" * len(runs))
+        found = self._all(f"SELECT id, question FROM runs WHERE id IN ({marks})", (*runs,))
+        return {number: question_of(text) for number, text in found}
 
     def paused(self, run: int) -> list[tuple[float, str, str]]:
         """Return the endpoints of one process that have paused and not resumed: time, endpoint and reason."""
@@ -315,6 +327,17 @@ def results(db: sqlite3.Connection, start: int, stop: int) -> list[Result]:
         (start, stop),
     )
     return [Result(Status(status), text_of(answer), text_of(error)) for status, answer, error in found]
+
+
+def beside(db: sqlite3.Connection, start: int, stop: int) -> list[Beside]:
+    """Return what came beside the answers of the rows in a range of positions, as one connection sees it."""
+    found = db.execute(
+        "SELECT coalesce(s.reasoning, ''), coalesce(s.model, ''), coalesce(s.finish_reason, '')"
+        " FROM rows r LEFT JOIN responses s ON s.id = r.result"
+        " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
+        (start, stop),
+    )
+    return [Beside(text_of(reasoning), *rest) for reasoning, *rest in found]
 
 
 def question_of(text: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from batcher.equality import same_text
 from batcher.input.marks import Comparison
 from batcher.journal.schema import ADOPTED, IN_SCOPE
 from batcher.journal.scratch import BARE
@@ -231,7 +232,11 @@ def _hand_out(db: Statements) -> None:
 
 
 def source_id(db: Statements, source: Source) -> int:
-    """Return the id of a source; a new source gets a new id."""
-    db.do("INSERT OR IGNORE INTO sources (model, base_url, params) VALUES (?, ?, ?)", source)
+    """Return the id of a source; a new source gets a new id. Equal numbers in its parameters are equal."""
+    known = db.do("SELECT id, params FROM sources WHERE model = ? AND base_url = ?", source[:2]).fetchall()
+    for number, params in known:
+        if same_text(params, source.params):
+            return int(number)
+    db.do("INSERT INTO sources (model, base_url, params) VALUES (?, ?, ?)", source)
     [number] = db.one("SELECT id FROM sources WHERE model = ? AND base_url = ? AND params = ?", source)
     return int(number)

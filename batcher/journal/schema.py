@@ -41,7 +41,7 @@ results: every answer, and every error that ended a row; a line is never changed
     key                BLOB     16 bytes, of the question that it answers; see `rows.key`
     source             INTEGER  `sources.id`: its origin
     status             TEXT     `ok`; `invalid`: answered, but not as asked for; `error`: no answer
-    answer             TEXT*    the answer as it came; empty if there is none
+    answer             TEXT*    the answer, without the model's thoughts; empty if there is none
     error              TEXT*    why the row is `invalid` or `error`; empty if it is `ok`
     seal               BLOB     8 bytes, BLAKE2b of key, status, NUL, answer, NUL, error, by which `batcher verify` sees
                                 a change; NULL: version 1 wrote it
@@ -51,8 +51,8 @@ responses: what came with an answer besides its text; an answer has no line if v
     finish_reason      TEXT     why the model stopped, such as `stop` or `length`; NULL: the service did not say
     is_cut             INTEGER  1: the answer was cut off at the most tokens that it may have; else 0
     model              TEXT     the model that answered, as the service names it; empty if it does not
-    reasoning          TEXT*    what the model thought before it answered; empty if the service does not send it; a JSON
-                                list if the request asked for several answers
+    reasoning          TEXT*    what the model thought before it answered, also if that came in the answer's text; empty
+                                if nothing is known; a JSON list if the request asked for several answers
     body               BLOB     the response's body as it came, without API keys, compressed (zlib, RFC 1950); NULL: the
                                 caller of a LangChain model does not see it, the API key came in it in pieces, or it is
                                 too large
@@ -107,7 +107,8 @@ runs: every process that worked on this keyword
     question           TEXT     what it asked, and whom, as JSON: `prompt_option`, `prompt`, `system`, `params`,
                                 `sources` and `pool` (each source as model, base URL, params; `pool` in the order of the
                                 endpoints), `columns` (that the prompt reads), `table` (all columns), `answer_column`,
-                                `limit`; an older batcher wrote only some of them
+                                `with` (what its files hold beside the answers), `limit`; an older batcher wrote only
+                                some of them
 
 events: what else happened in a run
     id                 INTEGER  in the order in which it happened; primary key

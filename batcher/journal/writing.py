@@ -190,7 +190,8 @@ class Journal(Planner):
         """Return the statement that keeps what came beside an answer, as far as SQLite can hold it."""
         most = self._db.connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - _BESIDE_TEXTS
         beside = 4 * (len(came.model) + len(came.finish_reason or ""))
-        reasoning = came.reasoning if 4 * len(came.reasoning) + beside <= most else ""
+        is_short = len(came.reasoning) <= LARGEST_CELL  # `--with reasoning` puts it into a cell
+        reasoning = came.reasoning if is_short and 4 * len(came.reasoning) + beside <= most else ""
         # Compressed, a body may be a little longer than it was.
         fits = came.raw and 2 * len(came.raw) + 4 * len(reasoning) + beside <= most
         body = _Packed(came.raw) if fits else None

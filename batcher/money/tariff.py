@@ -18,6 +18,7 @@ from batcher.money.overhead import Overhead
 from batcher.money.prices import NANO, Price, context_window_of, given, price_of
 from batcher.money.tiers import Tiers
 from batcher.money.tokens import most_completion_tokens, most_prompt_tokens
+from batcher.params import unfolded
 from batcher.records import Bound, Completion, Message
 
 OVERHEAD = "prompt overhead"
@@ -92,7 +93,7 @@ class Tariff(NamedTuple):
             wording: what the prompts share.
         """
         model, base_url, _ = endpoint.source
-        sent = {**params, **endpoint.params} if endpoint.llm is None else request_of(endpoint.llm, params)
+        sent = {**unfolded(params), **endpoint.params} if endpoint.llm is None else request_of(endpoint.llm, params)
         asked = sent or {}
         model = asked.get("model") or model  # `extra_body` of a chat model may name another
         tier = None if asked.get("service_tier") is None else str(asked["service_tier"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
-from batcher.answer.columns import result_of, split
+from batcher.answer.columns import AnswerColumns, result_of
 from batcher.answer.reading import read
 from batcher.errors import OutputError
 from batcher.output.cells import difference
@@ -26,6 +26,7 @@ class AdoptedFile(NamedTuple):
         sha256: of the file.
         has_input: it holds the input's columns, so that each row can be compared.
         has_status: it has the status of each row.
+        added: its answer columns, if it has the status.
     """
 
     start: int
@@ -33,6 +34,7 @@ class AdoptedFile(NamedTuple):
     sha256: bytes
     has_input: bool
     has_status: bool
+    added: AnswerColumns = AnswerColumns()
 
 
 class _Line(NamedTuple):
@@ -79,10 +81,13 @@ class Adoption:
 
     def _looked_at(self, start: int) -> AdoptedFile:
         columns, rows, sha256 = self._store.look(start)
-        answer, *others = self._store.answer_columns
+        answer = self._store.answer_columns.answer
         inputs = list(self._store.columns)
-        if columns in ([*inputs, answer, *others], [*inputs, answer]):
-            file = AdoptedFile(start, rows, sha256, has_input=True, has_status=len(columns) > len(inputs) + 1)
+        added = AnswerColumns.ending(columns)
+        if added and columns == [*inputs, *added] and added.answer == answer:
+            file = AdoptedFile(start, rows, sha256, has_input=True, has_status=True, added=added)
+        elif columns == [*inputs, answer]:
+            file = AdoptedFile(start, rows, sha256, has_input=True, has_status=False)
         elif columns in ([answer], ["", answer]):  # pandas writes the second: its index has no name
             file = AdoptedFile(start, rows, sha256, has_input=False, has_status=False)
             if start % self._chunk_size or rows > self._chunk_size or (rows < self._chunk_size and not self.is_strict):
@@ -138,12 +143,13 @@ class Adoption:
     def _result(self, line: _Line) -> Result:
         if not line.file.has_status:
             return read(Completion(line.cells[-1]))
-        ending = split(line.cells)[1]
+        added = line.file.added
+        ending = added.split(line.cells)[1]
         try:
             return result_of(ending)
         except ValueError:
-            named = dict(zip(self._store.answer_columns, ending, strict=True))
-            column = self._store.answer_columns.status
+            named = dict(zip(added, ending, strict=True))
+            column = added.status
             raise self._misfit(line.file.start, f"{line} has {column} {named[column]!r}") from None
 
     def _other_size(self, rows: int) -> str:

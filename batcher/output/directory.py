@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
-from batcher.answer.columns import AnswerColumns, cells_of, split
+from batcher.answer.columns import AnswerColumns
 from batcher.errors import InputError, OutputError
 from batcher.input.cell import cell, writable
 from batcher.output.csv_file import (
@@ -34,7 +34,7 @@ from batcher.output.csv_file import (
 )
 from batcher.output.edited import Edited, Known, read_edited
 from batcher.place import identity
-from batcher.records import Result, RowState, Values
+from batcher.records import Beside, Result, RowState, Values
 from batcher.words import counted, option
 
 
@@ -85,7 +85,7 @@ class Store:
         self.directory = directory
         self.keyword = keyword
         self.columns = tuple(map(writable, columns))
-        self.answer_columns = AnswerColumns(writable(added.answer))
+        self.answer_columns = AnswerColumns(writable(added.answer), added.extras)
         self.encoding = encoding
         self.all_columns = [*self.columns, *self.answer_columns]
         self.header = csv_line(self.all_columns)
@@ -233,7 +233,7 @@ class Store:
                 added = AnswerColumns.ending(columns)
                 is_unique = len(set(columns)) == len(columns)
                 if added and is_unique and answer_column in {None, added.answer}:
-                    return Store(self.directory, self.keyword, split(columns)[0], added, encoding_of(path))
+                    return Store(self.directory, self.keyword, added.split(columns)[0], added, encoding_of(path))
         return self
 
     def is_joined(self, starts: Iterable[int]) -> bool:
@@ -258,18 +258,28 @@ class Store:
         with as_output_errors(path, "read"):
             return not path.exists() or not path.stat().st_size
 
-    def read_edited(self, start: int, rows: Sequence[Values], results: Sequence[Result] | None) -> Edited:
+    def answers(self, results: Sequence[Result], beside: Iterable[Beside] | None = None) -> list[list[str]]:
+        """Return the cells of the answer columns of rows.
+
+        Args:
+            results: how each row ended.
+            beside: what came beside each answer; needed for the columns of `--with`.
+        """
+        pairs = zip(results, itertools.repeat(Beside()) if beside is None else beside, strict=False)
+        return [[*map(writable, self.answer_columns.cells_of(*each))] for each in pairs]
+
+    def read_edited(self, start: int, rows: Sequence[Values], answers: Sequence[Sequence[str]] | None) -> Edited:
         """Read a chunk file that was changed, with the corrections of its answers.
 
         Args:
             start: the position of its first row.
             rows: the input's.
-            results: of the rows, as the journal has them; None if they are not known.
+            answers: the cells of their answer columns by the journal; None if they are not known.
 
         Raises:
             UnfitError: it is not certain which corrections it holds.
         """
-        return read_edited(self.chunk_path(start), Known(self.all_columns, rows, results))
+        return read_edited(self.chunk_path(start), Known(self.columns, self.answer_columns, rows, answers))
 
     def write_edited(self, start: int, edited: Edited) -> str:
         """Write a chunk file that was changed in the form of a run's files again, with its corrections.
@@ -288,7 +298,12 @@ class Store:
         )
 
     def write_chunk(
-        self, start: int, lines: Sequence[str], results: Sequence[Result], known_sha256: bytes | None
+        self,
+        start: int,
+        lines: Sequence[str],
+        results: Sequence[Result],
+        known_sha256: bytes | None,
+        beside: Iterable[Beside] | None = None,
     ) -> tuple[bytes, Path | None]:
         """Write a chunk file, whole or not at all.
 
@@ -297,6 +312,7 @@ class Store:
             lines: the input's part of each line.
             results: how each row ended.
             known_sha256: of our own earlier file there, if there was one.
+            beside: what came beside each answer; needed for the columns of `--with`.
 
         Returns:
             The new file's SHA-256, and the path of the copy, if an existing file had been changed.
@@ -305,7 +321,8 @@ class Store:
             OutputError: the disk is full, the directory is read-only, ...; the old file is still there, perhaps as the
                 copy.
         """
-        ends = (csv_line(cells_of(result)) for result in results)
+        pairs = zip(results, itertools.repeat(Beside()) if beside is None else beside, strict=False)
+        ends = (csv_line(self.answer_columns.cells_of(*each)) for each in pairs)
         body = [f"{line},{end}" for line, end in zip(lines, ends, strict=True)]
         content = self._head + encoded("\n".join([*body, ""]))
         sha256 = hashlib.sha256(content).digest()

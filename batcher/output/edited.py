@@ -12,14 +12,14 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from batcher.answer.columns import COUNT, cells_of, split
+from batcher.answer.columns import AnswerColumns
 from batcher.errors import OutputError
 from batcher.input.cell import cell, writable
 from batcher.input.marks import Marks
 from batcher.output.cells import difference_by_marks, short
 from batcher.output.csv_file import read_csv
 from batcher.output.spreadsheet import Reformatting, Sheet, first_twins, sheets_of
-from batcher.records import Result, Status, Values
+from batcher.records import Status, Values
 from batcher.words import counted
 
 _STATUSES = [[each.value] for each in Status]
@@ -66,19 +66,27 @@ class Known:
     """The rows of a chunk, if the input is there.
 
     Args:
-        columns: of the input and of the answers.
+        columns: of the input.
+        added: the answer columns.
         rows: of the input.
-        results: of the rows, as the journal has them; None if they are not known.
+        answers: the cells of their answer columns by the journal; None if they are not known.
     """
 
-    def __init__(self, columns: Sequence[str], rows: Sequence[Values], results: Sequence[Result] | None) -> None:
-        self.columns = columns
+    def __init__(
+        self,
+        columns: Sequence[str],
+        added: AnswerColumns,
+        rows: Sequence[Values],
+        answers: Sequence[Sequence[str]] | None,
+    ) -> None:
+        self.columns = [*columns, *added]
+        self.added = added
         self.rows = len(rows)
-        self.has_answers = results is not None
+        self.has_answers = answers is not None
         inputs = ([writable(cell(value)) for value in values] for values in rows)
-        answers = [map(writable, cells_of(each)) for each in results] if results else [("",) * COUNT] * len(rows)
-        self._cells = [[*values, *ending] for values, ending in zip(inputs, answers, strict=True)]
-        self._inputs = len(columns) - COUNT
+        endings = [[""] * len(added)] * len(rows) if answers is None else answers
+        self._cells = [[*values, *ending] for values, ending in zip(inputs, endings, strict=True)]
+        self._inputs = len(columns)
 
     def compared(self, sheet: Sheet, places: Sequence[int | None]) -> _Fit:
         """Compare a reading of the file with the rows.
@@ -142,25 +150,32 @@ class Marked:
     """The rows of a chunk of which only the marks are known: their cells cannot be made again.
 
     Args:
-        columns: of the input and of the answers.
+        columns: of the input.
+        added: the answer columns.
         marks: makes the marks of the table.
         planned: the marks of the rows.
-        results: of the rows, as the journal has them.
+        answers: the cells of their answer columns by the journal.
     """
 
     def __init__(
-        self, columns: Sequence[str], marks: Marks, planned: Sequence[bytes], results: Sequence[Result]
+        self,
+        columns: Sequence[str],
+        added: AnswerColumns,
+        marks: Marks,
+        planned: Sequence[bytes],
+        answers: Sequence[list[str]],
     ) -> None:
-        self.columns = columns
+        self.columns = [*columns, *added]
+        self.added = added
         self.rows = len(planned)
         self.has_answers = True
         self._marks = marks
         self._planned = planned
-        self._answers = [[*map(writable, cells_of(each))] for each in results]
+        self._answers = answers
 
     def compared(self, sheet: Sheet, places: Sequence[int | None]) -> _Fit:
         """Compare a reading of the file with the rows, as `Known.compared` does."""
-        inputs = len(self.columns) - COUNT
+        inputs = len(self.columns) - len(self.added)
         if lost := [name for name, at in zip(self.columns[:inputs], places, strict=False) if at is None]:
             raise UnfitError(f"it has no column {lost[0]!r}; `batcher run`, which reads the input, may know its rows")
         if len(sheet.lines) != self.rows:
@@ -181,7 +196,7 @@ class Marked:
 
     def corrections(self, lines: Sequence[Sequence[str]]) -> int:
         """Return how many rows have another answer than in the journal."""
-        return sum(split(line)[1] != answer for line, answer in zip(lines, self._answers, strict=True))
+        return sum(self.added.split(line)[1] != answer for line, answer in zip(lines, self._answers, strict=True))
 
 
 def read_edited(path: Path, originals: Known | Marked) -> Edited:
@@ -194,9 +209,8 @@ def read_edited(path: Path, originals: Known | Marked) -> Edited:
     Raises:
         UnfitError: it is not certain which corrections it holds.
     """
-    answer = originals.columns[-COUNT]
     try:
-        sheets = sheets_of(path, answer)
+        sheets = sheets_of(path, originals.added.answer)
     except OutputError as error:
         raise UnfitError(str(error)) from error
     except OSError as error:
@@ -206,7 +220,7 @@ def read_edited(path: Path, originals: Known | Marked) -> Edited:
     for sheet in sheets:
         try:
             places = _places(sheet, originals.columns)
-            found.append((sheet, originals.compared(_padded(sheet, places), places)))
+            found.append((sheet, originals.compared(_padded(sheet, places, originals.added), places)))
         except UnfitError as error:
             unfit.append(error)
     if not found:
@@ -240,17 +254,19 @@ def _places(sheet: Sheet, columns: Sequence[str]) -> list[int | None]:
     return [sheet.header.index(name) if name in sheet.header else None for name in columns]
 
 
-def _padded(sheet: Sheet, places: Sequence[int | None]) -> Sheet:
+def _padded(sheet: Sheet, places: Sequence[int | None], added: AnswerColumns) -> Sheet:
     """Return a reading whose lines are all as long as the header: programs leave out, or add, empty cells at the end.
 
     Raises:
-        UnfitError: a line has other cells too many, or lacks more than the last column of the answers.
+        UnfitError: a line has cells too many, or lacks more than the last columns of the answers.
     """
     width = len(sheet.header)
-    *_, status, error = places
+    # Behind the status are only cells that are mostly empty.
+    behind = len(added) - 2
+    *needed, status = places[: len(places) - behind]
     lines = []
     for number, cells in sheet.lines:
-        lacks_more = any(at is not None and at >= len(cells) and at != error for at in places)
+        lacks_more = any(at is not None and at >= len(cells) for at in (*needed, status))
         # A line that is cut, or in which a cell was added, has no status in its place.
         is_moved = len(cells) != width and status is not None and cells[status : status + 1] not in _STATUSES
         if lacks_more or is_moved or any(cells[width:]):

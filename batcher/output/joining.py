@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from batcher.answer.columns import AnswerColumns, cells_of, split
+from batcher.answer.columns import AnswerColumns
 from batcher.errors import OutputError
-from batcher.input.cell import writable
 from batcher.input.marks import Marks
 from batcher.journal.entries import Chunk, LastRun
 from batcher.journal.opening import read_journal, record_joined
@@ -90,15 +89,19 @@ def _with_columns(store: Store, last: LastRun, starts: range) -> Store:
     found = store.as_found(starts, answer)
     if answer is None or not table:
         return found
-    return Store(store.directory, store.keyword, table, AnswerColumns(answer), found.encoding)
+    added = AnswerColumns(answer, tuple(last.question.get("with") or ()))
+    return Store(store.directory, store.keyword, table, added, found.encoding)
 
 
 def _is_current(store: Store, journal: Reader, start: int, chunk: Chunk) -> bool:
     """Return whether an unchanged chunk file holds the present answers of the journal."""
-    results = journal.results(start, start + chunk.rows)
-    expected = [[*map(writable, cells_of(each))] for each in results]
     with closing(store.lines_of(start)) as lines:
-        return expected == [split(line)[1] for line in lines]
+        return _answers(store, journal, start, chunk) == [store.answer_columns.split(line)[1] for line in lines]
+
+
+def _answers(store: Store, journal: Reader, start: int, chunk: Chunk) -> list[list[str]]:
+    stop = start + chunk.rows
+    return store.answers(journal.results(start, stop), journal.beside(start, stop))
 
 
 def _take_corrections(store: Store, journal: Reader, start: int, chunk: Chunk, marks: Marks) -> None:
@@ -107,8 +110,8 @@ def _take_corrections(store: Store, journal: Reader, start: int, chunk: Chunk, m
     Raises:
         OutputError: it is not certain which corrections it holds.
     """
-    path, stop = store.chunk_path(start), start + chunk.rows
-    rows = Marked(store.all_columns, marks, journal.marks(start, stop), journal.results(start, stop))
+    path, planned = store.chunk_path(start), journal.marks(start, start + chunk.rows)
+    rows = Marked(store.columns, store.answer_columns, marks, planned, _answers(store, journal, start, chunk))
     try:
         edited = read_edited(path, rows)
     except UnfitError as error:

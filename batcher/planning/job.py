@@ -16,13 +16,14 @@ from batcher.answer.columns import AnswerColumns
 from batcher.calls.endpoints import endpoints_of, environment
 from batcher.endpoint import Endpoint
 from batcher.errors import InputError, SettingsError
+from batcher.input import slips
+from batcher.input.column_names import column_index
 from batcher.input.dataset import Dataset
 from batcher.input.opening import open_dataset
 from batcher.input.prompt import (
     PromptFunction,
     Renderer,
     Template,
-    column_index,
     failed_on,
     from_column,
     from_function,
@@ -57,6 +58,7 @@ class Job:
         store: the output directory.
         wording: what the prompts of all rows share.
         is_same_for_all: the templates have no hole, so that every row has the same question.
+        oddities: what is odd about the templates, in words.
     """
 
     settings: Settings
@@ -68,6 +70,7 @@ class Job:
     store: Store
     wording: Wording = NO_WORDING
     is_same_for_all: bool = False
+    oddities: tuple[str, ...] = ()
 
     def messages(self, position: int, values: Values) -> list[Message]:
         """Make the messages of a row.
@@ -113,6 +116,7 @@ class _Prompts(NamedTuple):
         text: the template or the column's name; empty for a function.
         columns: the columns that it uses.
         system: the template of the system message, or None.
+        given: the options that the user gave it with, by the templates.
     """
 
     render: Renderer
@@ -120,6 +124,7 @@ class _Prompts(NamedTuple):
     text: str
     columns: tuple[str, ...]
     system: str | None = None
+    given: tuple[tuple[str, str], ...] = ()
 
 
 def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) -> Job:
@@ -137,6 +142,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
     path = Path(data) if isinstance(data, (str, os.PathLike)) else None
     keyword = _keyword(settings, dataset, path)
     prompts = _with_system(_prompts(prompt, settings, dataset.columns, in_memory=path is None), settings, dataset)
+    _check_holes(prompts, settings, dataset)
     endpoints = endpoints_of(settings, environment())
     check_endpoints(endpoints, settings)
     if settings.id_column is not None:
@@ -151,7 +157,35 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
         _store(settings, keyword, dataset, path),
         _wording(prompts),
         is_same_for_all=not prompts.columns,
+        oddities=_oddities(prompts, dataset.columns),
     )
+
+
+def _check_holes(prompts: _Prompts, settings: Settings, dataset: Dataset) -> None:
+    """Refuse templates without a hole for a table of more than one row: each row would pay for the same question.
+
+    Raises:
+        InputError: the message has the likely slip; or the first rows cannot be read.
+    """
+    if prompts.columns or settings.same_prompt or not _has_two_rows(dataset, settings.limit):
+        return
+    raise InputError(
+        f"{option(prompts.given[0][0])} has no hole, so every row would ask the same:"
+        f" {slips.advice(prompts.given, dataset.columns)}."
+        f" If every row shall ask the same, add {option('same_prompt', value=True)}"
+    )
+
+
+def _has_two_rows(dataset: Dataset, limit: int | None) -> bool:
+    return any(len(part.rows) > 1 for part in dataset.slices(2, 2 if limit is None else min(limit, 2)))
+
+
+def _oddities(prompts: _Prompts, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return what is odd about templates that have holes."""
+    if not prompts.columns:
+        return ()
+    found = ((name, each) for name, text in prompts.given for each in slips.notes(text, columns, prompts.columns, name))
+    return tuple(f"Note: {option(name)}: {each}." for name, each in found)
 
 
 def _keyword(settings: Settings, dataset: Dataset, path: Path | None) -> str:
@@ -172,7 +206,11 @@ def _store(settings: Settings, keyword: str, dataset: Dataset, path: Path | None
             f"{path} is a file that the run {keyword!r} writes itself: choose another {option('keyword')} or"
             f" {option('output_dir')}"
         )
-    return Store(directory, keyword, dataset.columns, AnswerColumns(settings.answer_column), settings.encoding)
+    return Store(directory, keyword, dataset.columns, _columns(settings), settings.encoding)
+
+
+def _columns(settings: Settings) -> AnswerColumns:
+    return AnswerColumns(settings.answer_column, settings.extras)
 
 
 def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
@@ -187,6 +225,7 @@ def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints
         "columns": tuple(dict.fromkeys(prompts.columns)),
         "table": dataset.columns,
         "answer_column": settings.answer_column,
+        "with": settings.extras,
         "limit": settings.limit,
     }
     as_kept: dict[str, Any] = json.loads(json.dumps(question))
@@ -208,10 +247,12 @@ def _with_system(prompts: _Prompts, settings: Settings, dataset: Dataset) -> _Pr
         system = _read_text(settings.system_file, option("system_file"))
     if system is None:
         return prompts
+    name = "system" if settings.system_file is None else "system_file"
     return prompts._replace(
-        render=with_system(prompts.render, system, option("system"), dataset.columns),
-        columns=(*prompts.columns, *Template.parse(system, option("system")).holes),
+        render=with_system(prompts.render, system, option(name), dataset.columns),
+        columns=(*prompts.columns, *Template.parse(system, option(name)).holes),
         system=system,
+        given=(*prompts.given, (name, system)),
     )
 
 
@@ -236,7 +277,8 @@ def _prompts(
     if callable(value):
         return _Prompts(from_function(value, columns), "function", "", columns)
     text = _read_text(value, _spelled(name)) if name == "--prompt-file" else value
-    return prompts_of("--prompt" if name == "--prompt-file" else name, text, columns, _spelled(name))
+    made = prompts_of("--prompt" if name == "--prompt-file" else name, text, columns, _spelled(name))
+    return made._replace(given=((_named(name), text),)) if made.option == "--prompt" else made
 
 
 def prompts_of(recorded: str, text: str, columns: tuple[str, ...], given: str = "") -> _Prompts:
@@ -258,7 +300,11 @@ def prompts_of(recorded: str, text: str, columns: tuple[str, ...], given: str = 
 
 def _spelled(recorded: str) -> str:
     """Return an option, given as the journal records it, as the reader would write it."""
-    return option(recorded.removeprefix("--").replace("-", "_"))
+    return option(_named(recorded))
+
+
+def _named(recorded: str) -> str:
+    return recorded.removeprefix("--").replace("-", "_")
 
 
 def _read_text(path: str | os.PathLike[str], given: str) -> str:

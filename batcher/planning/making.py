@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from typing import Any
 
+from batcher.equality import plain, same
 from batcher.errors import ChangedError, InputError, OutputError
 from batcher.input.key import keyer
 from batcher.input.marks import Comparison, Marks
@@ -21,6 +23,7 @@ from batcher.output.edited import UnfitError, message
 from batcher.planning.job import ROWS_AT_ONCE, Job, chunks_of
 from batcher.planning.plan import Plan
 from batcher.planning.words import explained, reasons_of
+from batcher.records import Message
 from batcher.words import option
 
 
@@ -41,10 +44,11 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         Stopped: `is_stopping` returned True.
     """
     last = journal.last_run()
+    params = _as_asked(job.settings.params, journal)
     comparison = _comparison(job, journal, last)
     with journal.planning(comparison) as matching:
         sources = matching.source_ids([*(endpoint.source for endpoint in job.endpoints), ADOPTED])
-        rows = _read_rows(job, journal, matching, is_stopping, is_first=last is None)
+        rows = _read_rows(job, journal, matching, is_stopping, keyer(params), is_first=last is None)
         if job.settings.id_column is not None:
             _check_ids(job, matching, rows, comparison)
         matched = matching.finish(rows, _rules(job, sources))
@@ -64,17 +68,32 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         if (plan.changed or plan.gone) and is_asked_first:
             raise ChangedError(explained(job, plan, journal.usual()))
         # In the same transaction as the plan, because `verify` reads the question from here.
-        journal.start_run(job.settings.chunk_size, job.question)
+        journal.start_run(job.settings.chunk_size, {**job.question, "params": params})
     return plan
 
 
+def _as_asked(params: dict[str, Any], journal: Reader) -> dict[str, Any]:
+    """Return the parameters as keys are made of them: as an earlier run wrote the same ones.
+
+    Equal numbers are one question (`temperature` 0 and 0.0), and their spelling is a part of the keys in the journal.
+    """
+    before = (question.get("params") for question in journal.questions())
+    return next((each for each in before if isinstance(each, dict) and same(each, params)), plain(params))
+
+
 def _read_rows(
-    job: Job, journal: Reader, matching: Matching, is_stopping: Callable[[], bool], *, is_first: bool
+    job: Job,
+    journal: Reader,
+    matching: Matching,
+    is_stopping: Callable[[], bool],
+    key: Callable[[Sequence[Message]], bytes],
+    *,
+    is_first: bool,
 ) -> int:
     """Record each row, and its results in chunk files without a journal; return the number of rows."""
     known = journal.chunk_starts()
     with closing(Adoption(job.store, known, job.settings.chunk_size, is_strict=is_first)) as adoption:
-        rows = _plan_rows(job, matching, adoption, is_stopping)
+        rows = _plan_rows(job, matching, adoption, is_stopping, key)
         adoption.end(rows)
     return rows
 
@@ -116,7 +135,7 @@ def _plan_of(
         changed=changed,
         own=matched.own,
         gone=gone,
-        reasons=reasons_of(last.question if last else {}, job.question, matched.changed),
+        reasons=_reasons(job, journal, matching, matched, last),
         adopted=matched.adopted,
         same=matched.same,
         in_flight=journal.in_flight(last.id) if last else InFlight(0, 0),
@@ -125,9 +144,25 @@ def _plan_of(
     )
 
 
-def _plan_rows(job: Job, matching: Matching, adoption: Adoption, is_stopping: Callable[[], bool]) -> int:
+def _reasons(job: Job, journal: Reader, matching: Matching, matched: Matched, last: LastRun | None) -> tuple[str, ...]:
+    """Return why rows have an answer to another question: each answer is compared with the process that asked it."""
+    if not matched.changed:
+        return ()
+    causes = matching.causes()
+    asked = journal.questions_of({each.run for each in causes if each.run is not None})
+    latest = last.question if last else {}
+    compared = [(each, latest if each.run is None else asked.get(each.run, latest)) for each in causes]
+    return reasons_of(compared, job.question, matched.changed)
+
+
+def _plan_rows(
+    job: Job,
+    matching: Matching,
+    adoption: Adoption,
+    is_stopping: Callable[[], bool],
+    key: Callable[[Sequence[Message]], bytes],
+) -> int:
     """Record each row's question, and its results in chunk files; return the number of rows."""
-    key = keyer(job.settings.params)
     marks = Marks(job.dataset.columns)
     end = 0
     for start, rows in job.dataset.slices(ROWS_AT_ONCE, job.settings.limit):
@@ -138,7 +173,8 @@ def _plan_rows(job: Job, matching: Matching, adoption: Adoption, is_stopping: Ca
         matching.add_found((start + offset, keys[offset], result) for offset, result in adoption.results(start, rows))
         end = start + len(rows)
     if adoption.is_strict:
-        for file in adoption.files:
+        # The journal will not hold what a file has of `--with`: to the run such a file is a stranger's, and is kept.
+        for file in (each for each in adoption.files if not each.added.extras):
             matching.add_file(file.start, file.rows, file.sha256)
     return end
 
@@ -162,9 +198,9 @@ def _checked_files(job: Job, journal: Reader, matching: Matching, *, is_rehearsa
         states = matching.states(start, start + len(rows))
         if changed[start].origin == job.store.origin(job.store.lines(rows), states):
             # The copy of a rehearsal has no answers.
-            results = None if is_rehearsal else matching.results(start, start + len(rows))
+            answers = None if is_rehearsal else job.store.answers(*matching.answers(start, start + len(rows)))
             try:
-                job.store.read_edited(start, rows, results)
+                job.store.read_edited(start, rows, answers)
             except UnfitError as error:
                 raise OutputError(message(job.store.chunk_path(start), error)) from error
     return frozenset(intact)

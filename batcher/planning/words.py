@@ -5,15 +5,20 @@ Invariant: it reads only the plan, and counts nothing itself.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batcher.chat_model import retries_of
 from batcher.endpoint import Endpoint, by_account
-from batcher.journal.entries import Usual
+from batcher.equality import same
+from batcher.journal.entries import Usual, source_of
+from batcher.journal.matching import Cause
 from batcher.planning.job import Job
 from batcher.planning.plan import Plan
 from batcher.words import by_reader, counted, dollars, option
+
+_LONGEST_SHOWN = 60  # characters of a parameter in a reason
 
 
 def in_words(keyword: str, plan: Plan) -> str:
@@ -46,8 +51,12 @@ def notes(job: Job, plan: Plan) -> list[str]:
             f"Note: the chat model {retrying[0].source.model} retries failed requests itself, and neither the counts"
             " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
         )
+    found += job.oddities if plan.counts.left else ()
     if job.is_same_for_all and plan.counts.left > 1:
         found.append("Note: the prompt has no {column} hole, so every row asks the same question.")
+    elif plan.same and plan.same + 1 == plan.counts.rows:
+        done = "it is sent once" if job.settings.dedup else f"it could be sent once ({option('dedup', value=True)})"
+        found.append(f"Note: all {plan.counts.rows:,} rows ask the same question: {done}.")
     elif plan.same:
         done = "are sent once" if job.settings.dedup else f"could be sent once ({option('dedup', value=True)})"
         rows = counted(plan.same, "row has", "rows have")
@@ -74,21 +83,42 @@ def _shared(job: Job, endpoints: Sequence[Endpoint]) -> str:
     return f"{said} If they belong to different accounts, {option('limits_per', 'key')} gives each key these limits."
 
 
-def reasons_of(before: Mapping[str, Any], now: Mapping[str, Any], changed: Mapping[int, int]) -> tuple[str, ...]:
-    """Return the changes since the last run that explain why rows have a different question."""
+def reasons_of(
+    causes: Sequence[tuple[Cause, Mapping[str, Any]]], now: Mapping[str, Any], changed: Mapping[int, int]
+) -> tuple[str, ...]:
+    """Return the changes that explain why rows have an answer to another question.
+
+    Args:
+        causes: each with the question that its answers answer.
+        now: the question of this run.
+        changed: see `Matched.changed`.
+    """
+    reasons: list[str] = []
+    columns: list[str] = []
+    for cause, before in causes:
+        is_comparable = before.get("columns") == now["columns"]
+        is_edited = bool(cause.columns) and is_comparable
+        found = _source_changes(before.get("sources", now["sources"]), now["sources"])
+        if not cause.is_same_question:
+            # If other rows still ask the earlier question, this row was edited; else both may have changed.
+            found = [*([] if is_edited and cause.still_asks else _question_changes(before, now)), *found]
+            columns = _column_changes(now["columns"], changed) if is_comparable else columns
+        if not found and not is_edited:
+            is_function = now["prompt_option"] == "function"
+            found = ["the prompt function returns something else" if is_function else "the rows changed"]
+        reasons += found
+    return tuple(dict.fromkeys([*reasons, *columns]))
+
+
+def _question_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what two runs ask differently about a row."""
     reasons = []
     prompt = ("prompt_option", "prompt")
     if "prompt_option" in before and [before[name] for name in prompt] != [now[name] for name in prompt]:
         reasons.append("the prompt changed")
     if before.get("system", now["system"]) != now["system"]:
         reasons.append("the system message changed")
-    reasons += _changes(before.get("params", now["params"]), now["params"])
-    reasons += _source_changes(before.get("sources", now["sources"]), now["sources"])
-    is_comparable = before.get("columns") == now["columns"]
-    if changed and not reasons and (0 in changed or not is_comparable):
-        is_function = now["prompt_option"] == "function"
-        reasons.append("the prompt function returns something else" if is_function else "the rows changed")
-    return (*reasons, *(_column_changes(now["columns"], changed) if is_comparable else ()))
+    return reasons + _changes(before.get("params", now["params"]), now["params"])
 
 
 def _column_changes(columns: Sequence[str], changed: Mapping[int, int]) -> list[str]:
@@ -107,18 +137,20 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = []
     for name in sorted(before.keys() | now.keys()):
         if name not in before:
-            found.append(f"{name} is new")
+            found.append(f"parameter {name} is new")
         elif name not in now:
-            found.append(f"{name} is gone")
-        elif before[name] != now[name]:
-            is_short = not isinstance(before[name], (dict, list)) and not isinstance(now[name], (dict, list))
-            found.append(f"{name} was {before[name]}, is {now[name]}" if is_short else f"{name} changed")
+            found.append(f"parameter {name} is gone")
+        elif not same(before[name], now[name]):
+            was, is_now = (json.dumps(each[name], ensure_ascii=False) for each in (before, now))
+            is_short = max(len(was), len(is_now)) <= _LONGEST_SHOWN
+            found.append(f"parameter {name} " + (f"was {was}, is {is_now}" if is_short else "changed"))
     return found
 
 
-def _source_changes(before: list[list[str]], now: list[list[str]]) -> list[str]:
+def _source_changes(before: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> list[str]:
     """Return the sources whose answers are no longer used."""
-    gone, new = [source for source in before if source not in now], [source for source in now if source not in before]
+    then, today = [source_of(each) for each in before], [source_of(each) for each in now]
+    gone, new = [source for source in then if source not in today], [source for source in today if source not in then]
     if len(gone) == len(new) == 1:
         names = ("model", "base URL", "endpoint's parameters")
         pairs = zip(names, gone[0], new[0], strict=True)

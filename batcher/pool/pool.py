@@ -316,7 +316,7 @@ class Pool:
         return waiter
 
     def _can_take(self, member: Member) -> bool:
-        return not (self._closed or self.is_paused) and member.can_take(self.now())
+        return not self._closed and self._paused_at is None and member.can_take(self.now())
 
     def _others(self, member: Member) -> list[Member]:
         """Return the other endpoints that take calls."""

@@ -117,12 +117,15 @@ class Scene(NamedTuple):
 
     def _unchanged(self) -> Iterator[str]:
         """Yield the options that the child has from the real run."""
+        settings = self.job.settings
         for name, each in OPTIONS.items():
-            value = getattr(self.job.settings, name)
+            value = getattr(settings, name)
             if name in {*_REPLACED, "system"} or value == each.default:
                 continue
             if name == "param":
                 yield from (f"{each.flag}={key}={json.dumps(part)}" for key, part in value.items())
+            elif name == "with_":
+                yield f"{each.flag}={','.join(settings.extras)}"
             else:
                 yield each.flag if value is True else f"{each.flag}={value}"
 

@@ -93,7 +93,7 @@ class ChunkFiles:
         if not chunk.origin and sha256 == chunk.sha256:  # adopted, and to be written again
             self._name_all(Kind.FILE_OLD, start, path)
             return
-        with closing(Lines(path)) as lines:
+        with closing(Lines(path, self._store.answer_columns)) as lines:
             if lines.error is None and lines.header != self._store.all_columns:
                 self._name_all(Kind.FILE_COLUMNS, start, path)
             elif sha256 == chunk.sha256:

@@ -26,6 +26,7 @@ class Kind(Enum):
     OTHER_ROW = "the answer to an earlier question that this row keeps belongs to another row"
     OTHER_SOURCE = "the answer comes from a model or base URL that the run does not ask"
     CHANGED = "the answer or its seal was changed in the journal"
+    BODY_OTHER = "the answer or its reasoning is not what the kept response holds"
     INPUT_OTHER = "these rows ask a different question in INPUT now than when they were sent"
     INPUT_LACKS = "no longer in INPUT"
     INPUT_MORE = "in INPUT, but not in the run"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from batcher.answer.columns import split
+from batcher.answer.columns import AnswerColumns
 from batcher.errors import OutputError
 from batcher.output.csv_file import read_csv
 
@@ -20,7 +20,7 @@ class Line(NamedTuple):
     Attributes:
         number: of its first line, from 1.
         cells: the input's cells.
-        ending: answer, status and error.
+        ending: the cells of the answer columns.
     """
 
     number: int
@@ -31,12 +31,17 @@ class Line(NamedTuple):
 class Lines:
     """Reads a CSV file.
 
+    Args:
+        path: of the file.
+        added: its answer columns.
+
     Attributes:
         header: its columns; empty if the file is empty or cannot be read.
         error: why it could not be read to its end, or None.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, added: AnswerColumns) -> None:
+        self._added = added
         self.error: OutputError | None = None
         self._lines = read_csv(path)
         self.header: list[str] = []
@@ -48,7 +53,7 @@ class Lines:
     def __iter__(self) -> Iterator[Line]:
         try:
             for number, cells in self._lines:
-                yield Line(number, *split(cells))
+                yield Line(number, *self._added.split(cells))
         except OutputError as error:
             self.error = error
 

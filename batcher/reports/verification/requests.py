@@ -5,6 +5,7 @@ Invariant: a fault of a request is reported for the request, and for the row tha
 
 from __future__ import annotations
 
+from batcher.journal.entries import source_of
 from batcher.journal.evidence import Evidence, Unreconciled
 from batcher.reports.verification.findings import Found, Kind
 from batcher.reports.verification.rows import Row
@@ -37,7 +38,11 @@ class Requests:
         sources = journal.sources()
         for run, endpoint, source in journal.askers():
             pool = journal.question(run).get("pool")
-            if pool is None or source not in sources or [*sources[source]] in pool[endpoint : endpoint + 1]:
+            if (
+                pool is None
+                or source not in sources
+                or sources[source] in map(source_of, pool[endpoint : endpoint + 1])
+            ):
                 continue
             self._name(Kind.ASKED_OTHER, journal.requests_to(run, endpoint, source))
 

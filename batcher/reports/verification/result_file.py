@@ -35,7 +35,7 @@ def check_result(rows: Iterator[Row], store: Store, starts: Iterable[int], found
 
 def _compare(rows: Iterator[Row], store: Store, found: Found) -> None:
     path = store.all_path
-    with closing(Lines(path)) as lines:
+    with closing(Lines(path, store.answer_columns)) as lines:
         if lines.error is None and lines.header != store.all_columns:
             found.place(Kind.ALL_COLUMNS, str(path))
             return
@@ -88,8 +88,8 @@ class ResultCells:
         return True
 
     def _open(self) -> Iterator[Line]:
-        path = self._store.all_path
-        with closing(Lines(path)) as lines:
+        path, added = self._store.all_path, self._store.answer_columns
+        with closing(Lines(path, added)) as lines:
             is_whole = sum(1 for _ in lines) == self._rows and lines.error is None
         is_ours = lines.header == self._store.all_columns
-        return iter(Lines(path)) if is_whole and is_ours else iter(())
+        return iter(Lines(path, added)) if is_whole and is_ours else iter(())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from batcher.journal.entries import Counts, LastRun, RowRecord, is_sealed
+from batcher.journal.entries import Counts, LastRun, RowRecord, is_sealed, source_of
 from batcher.journal.evidence import Evidence
 from batcher.journal.schema import ADOPTED
 from batcher.records import Status
@@ -25,7 +25,7 @@ class Results:
     def __init__(self, journal: Evidence, last: LastRun, requests: Requests, kept: KeptAnswers) -> None:
         self._requests = requests
         self._kept = kept
-        sources = [tuple(each) for each in last.question.get("sources", ())]
+        sources = [*map(source_of, last.question.get("sources", ()))]
         known = journal.sources().items() if sources else ()
         self._strangers = {number for number, source in known if source not in sources and source != ADOPTED}
         self._ended = dict.fromkeys(Status, 0)

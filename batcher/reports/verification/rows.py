@@ -25,7 +25,7 @@ class Row:
         record: the journal's record, or None if the journal has lost the row.
         asked: its row of INPUT, or None.
         cells: the input's cells as a file holds them, or None if they are unknown.
-        ending: answer, status and error as a file holds them, or None if they are unknown.
+        ending: the cells of the answer columns as a file holds them, or None if they are unknown.
         is_named: a check has reported it; later checks do not.
         is_edited: its line in the chunk file was changed.
     """
@@ -60,18 +60,20 @@ class Row:
         self.cells, self.ending = line.cells, line.ending
 
     def journalled(self) -> list[str] | None:
-        """Return answer, status and error from the journal, right or wrong; None if they are gone."""
+        """Return the cells of the answer columns from the journal, right or wrong; None if they are gone."""
         record = self.record
         if record is None or record.found is None:
             return None
-        return [writable(_text(part)) for part in (record.answer, record.status, record.error)]
+        return [writable(_text(part)) for part in (record.answer, record.status, record.error, *record.beside)]
 
 
 Check = Callable[[Row], Kind | None]
 """Returns the fault of a row, or None."""
 
 
-def read_rows(journal: Evidence, scope: int, asked: Asked | None, found: Found) -> Iterator[Row]:
+def read_rows(
+    journal: Evidence, scope: int, asked: Asked | None, found: Found, extras: tuple[str, ...] = ()
+) -> Iterator[Row]:
     """Read the rows of journal and INPUT together, and report rows that only INPUT has.
 
     Args:
@@ -79,16 +81,17 @@ def read_rows(journal: Evidence, scope: int, asked: Asked | None, found: Found) 
         scope: rows of the run.
         asked: the questions of INPUT, if it is given.
         found: collects the findings.
+        extras: what the files hold beside the answers.
     """
     if asked is None:
-        yield from _journalled(journal, scope)
+        yield from _journalled(journal, scope, extras)
         return
 
     def same(row: Row, other: InputRow) -> bool:
         record = row.record
         return asked.is_asked_by(other, record.key, record.cells) if record else asked.is_asked_by(other, b"", None)
 
-    for row, other in aligned(_journalled(journal, scope), asked.rows(), same):
+    for row, other in aligned(_journalled(journal, scope, extras), asked.rows(), same):
         if row is not None:
             row.asked = other
             if other and same(row, other):
@@ -98,10 +101,10 @@ def read_rows(journal: Evidence, scope: int, asked: Asked | None, found: Found) 
             found.rows(Kind.INPUT_MORE, other.position)
 
 
-def _journalled(journal: Evidence, scope: int) -> Iterator[Row]:
+def _journalled(journal: Evidence, scope: int, extras: tuple[str, ...]) -> Iterator[Row]:
     end = 0
     for start in range(0, scope, ROWS_AT_ONCE):
-        for record in journal.records(start, min(start + ROWS_AT_ONCE, scope)):
+        for record in journal.records(start, min(start + ROWS_AT_ONCE, scope), extras):
             yield from map(Row, range(end, record.position))
             end = record.position + 1
             yield Row(record.position, record)

@@ -31,6 +31,7 @@ from batcher.reports.verification.requests import Requests
 from batcher.reports.verification.result_file import ResultCells, check_result
 from batcher.reports.verification.results import Results
 from batcher.reports.verification.rows import checked, read_rows
+from batcher.reports.verification.thoughts import Thoughts
 from batcher.words import counted, dollars
 
 if TYPE_CHECKING:
@@ -158,8 +159,8 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
     results = Results(journal, last, requests, kept)
     cells = None if asked else ResultCells(store, scope)
     files = ChunkFiles(store, chunks, starts, cells, found, is_finished=is_finished)
-    checks = [results.check, requests.check, *([Inputs(kept).check] if asked else [])]
-    rows = checked(read_rows(journal, scope, asked, found), checks, found)
+    checks = [results.check, Thoughts(journal).check, requests.check, *([Inputs(kept).check] if asked else [])]
+    rows = checked(read_rows(journal, scope, asked, found, store.answer_columns.extras), checks, found)
     to_be = files.compared_rows(rows)
     if is_finished:
         files.name_others()
@@ -183,7 +184,7 @@ def _with_columns(store: Store, last: LastRun, starts: list[int], asked: Asked |
     as_found = store.as_found(starts, answer)
     if asked is None:
         return as_found
-    names = AnswerColumns(answer) if answer else as_found.answer_columns
+    names = AnswerColumns(answer, tuple(last.question.get("with", ()))) if answer else as_found.answer_columns
     return Store(store.directory, store.keyword, asked.columns, names, as_found.encoding)
 
 
