@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from batcher.calls.services import services
     from batcher.endpoint import Endpoint
+    from batcher.engine.by_hand import limit, pause, resume
     from batcher.engine.runner import arun, run
     from batcher.errors import (
         BatcherError,
@@ -41,9 +42,12 @@ __all__ = [
     "RunStopped",
     "SettingsError",
     "arun",
+    "limit",
     "merge",
+    "pause",
     "plan",
     "rehearse",
+    "resume",
     "run",
     "services",
     "status",
@@ -54,9 +58,12 @@ _HOMES = {
     "Endpoint": "endpoint",
     "Report": "output.report",
     "arun": "engine.runner",
+    "limit": "engine.by_hand",
     "merge": "output.joining",
+    "pause": "engine.by_hand",
     "plan": "planning.forecast",
     "rehearse": "rehearsal.rehearse",
+    "resume": "engine.by_hand",
     "run": "engine.runner",
     "services": "calls.services",
     "status": "reports.status",

@@ -57,6 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(verbs)
     _add_plan(verbs)
     _add_status(verbs)
+    _add_limit(verbs)
+    _add_pause(verbs)
+    _add_resume(verbs)
     _add_verify(verbs)
     _add_merge(verbs)
     _add_serve(verbs)
@@ -139,13 +142,59 @@ def _add_status(verbs: Any) -> None:
     parser = _verb(
         verbs,
         "status",
-        "batcher status KEYWORD [options]",
-        "rows and chunks done, failures by reason, rate, time left",
-        "Show the state of a run, also while it works: rows and chunks done, failures by reason, rate, time left.",
+        "batcher status [KEYWORD] [options]",
+        "rows and chunks done, failures by reason, rate, time left; without a keyword all runs",
+        "Show the state of a run, also while it works: rows and chunks done, failures by reason, rate, time left."
+        " Without a keyword, list the runs of the directory.",
+    )
+    parser.add_argument(
+        "keyword", metavar="KEYWORD", nargs="?", help="the run's keyword; default: all runs of the directory"
+    )
+    parser.add_argument("--output-dir", metavar="DIR", default="output", help="the run's output directory (output)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def _add_limit(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "limit",
+        "batcher limit KEYWORD [options]",
+        "changes the limits of a run while it works",
+        "Change the limits of a run while it works. The running process takes the change within a second or two;"
+        " requests in flight go on. The next run begins with the limits of its own command.",
+    )
+    parser.add_argument("keyword", metavar="KEYWORD", help="the run's keyword")
+    for name in ("rpm", "rps", "tpm", "max_concurrency"):
+        option = OPTIONS[name]
+        parser.add_argument(option.flag, help=option.help.partition(" (")[0], **option.kind.argument)
+    parser.add_argument(
+        "--endpoint", metavar="N", type=int, help="only the account of endpoint N, from 1; default: all accounts"
+    )
+    parser.add_argument("--output-dir", metavar="DIR", default="output", help="the run's output directory (output)")
+
+
+def _add_pause(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "pause",
+        "batcher pause KEYWORD [options]",
+        "lets a run send no further request, until resume",
+        "Let a run at work send no further request until `batcher resume`. Requests in flight arrive and are saved.",
     )
     parser.add_argument("keyword", metavar="KEYWORD", help="the run's keyword")
     parser.add_argument("--output-dir", metavar="DIR", default="output", help="the run's output directory (output)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def _add_resume(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "resume",
+        "batcher resume KEYWORD [options]",
+        "lets a paused run go on",
+        "Let a run go on that `batcher pause` has paused. A run that has ended goes on with its own command.",
+    )
+    parser.add_argument("keyword", metavar="KEYWORD", help="the run's keyword")
+    parser.add_argument("--output-dir", metavar="DIR", default="output", help="the run's output directory (output)")
 
 
 def _add_verify(verbs: Any) -> None:
@@ -430,6 +479,21 @@ def _status(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _limit(arguments: argparse.Namespace) -> int:
+    print_out(batcher.limit(**{name: value for name, value in vars(arguments).items() if name != "verb"}))
+    return OK
+
+
+def _pause(arguments: argparse.Namespace) -> int:
+    print_out(batcher.pause(arguments.keyword, arguments.output_dir))
+    return OK
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    print_out(batcher.resume(arguments.keyword, arguments.output_dir))
+    return OK
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     found = batcher.verify(arguments.keyword, arguments.data, output_dir=arguments.output_dir)
     if arguments.json:
@@ -496,6 +560,9 @@ VERBS = {
     "run": _run,
     "plan": _plan,
     "status": _status,
+    "limit": _limit,
+    "pause": _pause,
+    "resume": _resume,
     "verify": _verify,
     "merge": _merge,
     "serve": _serve,

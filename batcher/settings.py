@@ -249,6 +249,14 @@ class Settings:
         _WAIT,
         "the most seconds for a service that is not up yet: at the start, refused connections and 503 are waited for",
     )
+    grace: float = _option(
+        30.0,
+        Group.LIMITS,
+        _WAIT,
+        "the most seconds for requests in flight to arrive after Ctrl-C or SIGTERM; 0 stops at once",
+        in_python="the most seconds for requests in flight to arrive after Ctrl-C, SIGTERM or the cancellation of arun;"
+        " 0 stops at once",
+    )
     max_response_mb: float = _option(
         64.0,
         Group.LIMITS,
@@ -513,6 +521,7 @@ class Options(TypedDict, total=False):
     deadline: float
     max_attempts: int
     wait: float
+    grace: float
     max_response_mb: float
     budget: float | None
     price_in: float | None

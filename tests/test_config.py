@@ -143,6 +143,7 @@ WRONG: dict[str, tuple[object, ...]] = {
     "deadline": (*NO_NUMBERS, None),
     "max_attempts": (*NO_NUMBERS, 1.5, None),
     "wait": (*(each for each in NO_NUMBERS if each != 0 or isinstance(each, bool)), None),
+    "grace": (*(each for each in NO_NUMBERS if each != 0 or isinstance(each, bool)), None),
     "max_response_mb": (*NO_NUMBERS, None),
     "budget": NO_NUMBERS,
     "price_in": NO_PRICES,

@@ -24,7 +24,8 @@ from programs import environment
 from batcher.answer.columns import AnswerColumns
 from batcher.errors import InputError, OutputError
 from batcher.output.csv_file import csv_line
-from batcher.output.directory import FileState, Store
+from batcher.output.directory import Store
+from batcher.output.edited import Edited, UnfitError
 from batcher.records import Result, RowState, Status
 from batcher.settings import ENCODINGS
 
@@ -82,6 +83,15 @@ def answers(path: Path) -> list[str]:
     return [row[header.index("infer")] for row in rows]
 
 
+def lines_of(rows: list[list[str]]) -> list[tuple[object, ...]]:
+    return [tuple(row[:-1]) for row in rows]
+
+
+def edited(store: Store, start: int, rows: Sequence[tuple[object, ...]], answers: Sequence[str]) -> Edited:
+    """Read a chunk file that was changed, all of whose rows were ok."""
+    return store.read_edited(start, rows, store.answers([ok(answer) for answer in answers]))
+
+
 def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
@@ -114,12 +124,12 @@ def test_any_text_comes_back_but_for_what_no_csv_file_can_hold(
         assert sha256 == hashlib.sha256(path.read_bytes()).digest()
         assert read(path, encoding) == expected
         assert pd.read_csv(path, dtype=str, keep_default_na=False, header=None).to_numpy().tolist() == expected
-        whole = store.join([0]).read_bytes()
+        whole = store.join([0])[0].read_bytes()
         assert whole == path.read_bytes()
         assert [store.look(0), *store.lines_of(0)] == [(expected[0], len(rows), sha256), *expected[1:]]
         path.write_bytes(in_excel(whole))
-        assert store.state(0, len(rows), sha256) is FileState.EDITED
-        assert store.join([0]).read_bytes() == whole
+        assert edited(store, 0, lines_of(rows), [row[-1] for row in rows]).how == ""
+        assert store.join([0])[0].read_bytes() == whole
 
 
 def test_a_byte_order_mark_stands_once_in_each_file(tmp_path: Path) -> None:
@@ -216,7 +226,7 @@ def test_a_kill_half_way_leaves_the_old_file_and_the_next_run_clears_away(store:
 
 def test_a_join_that_fails_half_way_leaves_the_old_result(store: Store) -> None:
     save(store, "a")
-    whole = store.join([0]).read_bytes()
+    whole = store.join([0])[0].read_bytes()
     (store.directory / "1_kw.csv").write_text("something,else\n1,2\n")
     with pytest.raises(OutputError, match=r"1_kw.csv has other columns than this run: something,else"):
         store.join([0, 1])
@@ -238,7 +248,7 @@ def test_any_keyword_finds_its_own_files_and_no_others(tmp_path: Path, keyword: 
     store.clear()
     assert names(tmp_path) == sorted(others)
     save(store, "a")
-    assert answers(store.join([0])) == ["a"]
+    assert answers(store.join([0])[0]) == ["a"]
     assert store.starts() == {0}
 
 
@@ -361,10 +371,8 @@ EDITS: dict[str, Callable[[bytes], bytes]] = {
 def test_a_correction_survives_in_whatever_manner_it_is_saved(store: Store, edit: Callable[[bytes], bytes]) -> None:
     chunks = [save(store, "yes", "long" * 50_000, start=0), save(store, "yes", "yes", start=2)]
     store.chunk_path(0).write_bytes(edit(store.chunk_path(0).read_bytes()))
-    assert [store.state(2 * number, 2, sha256) for number, sha256 in enumerate(chunks)] == [
-        FileState.EDITED,
-        FileState.INTACT,
-    ]
+    assert [store.sha256(2 * number) == sha256 for number, sha256 in enumerate(chunks)] == [False, True]
+    assert edited(store, 0, [("0", "text 0"), ("1", "text 1")], ["yes", "long" * 50_000]).how == ""
     store.join([0, 2])
     assert read(store.all_path) == [
         [*COLUMNS, *ADDED],
@@ -391,11 +399,17 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 def test_a_broken_file_is_told_from_an_edited_one(store: Store, damage: Callable[[bytes], bytes]) -> None:
     sha256 = save(store, "a", "b")
     store.chunk_path(0).write_bytes(damage(store.chunk_path(0).read_bytes()))
-    assert store.state(0, 2, sha256) is FileState.BROKEN
+    assert store.sha256(0) != sha256
+    with pytest.raises(UnfitError):
+        edited(store, 0, [("0", "text 0"), ("1", "text 1")], ["a", "b"])
 
 
-def test_a_missing_file_is_missing(store: Store) -> None:
-    assert store.state(0, 2, b"") is FileState.MISSING
+def test_a_missing_file_and_an_empty_one_hold_nothing(store: Store) -> None:
+    assert store.is_empty(0)
+    store.chunk_path(0).write_bytes(b"")
+    assert store.is_empty(0)
+    save(store, "a")
+    assert not store.is_empty(0)
 
 
 # -- All of it
@@ -404,12 +418,12 @@ def test_a_missing_file_is_missing(store: Store) -> None:
 def test_chunks_are_joined_in_the_order_that_is_asked_for(store: Store) -> None:
     for start in (10, 2, 0):
         save(store, f"answer {start}", start=start)
-    assert store.join([0, 2, 10]) == store.directory / "all_kw.csv"
+    assert store.join([0, 2, 10])[0] == store.directory / "all_kw.csv"
     assert answers(store.all_path) == ["answer 0", "answer 2", "answer 10"]
 
 
 def test_no_chunks_make_a_header(store: Store) -> None:
-    assert store.join([]).read_text() == csv_line([*COLUMNS, *ADDED]) + "\n"
+    assert store.join([])[0].read_text() == csv_line([*COLUMNS, *ADDED]) + "\n"
 
 
 def test_the_memory_of_a_join_does_not_grow_with_the_files(store: Store) -> None:

@@ -446,7 +446,8 @@ async def test_a_second_run_in_the_same_process_is_told_to_await_or_cancel_the_f
         is_asked.set()
         return 1e6
 
-    settings = Settings.of({"keyword": "k", "output_dir": lab.directory, "quiet": True, "endpoints": [ENDPOINT]})
+    options = {"keyword": "k", "output_dir": lab.directory, "quiet": True, "endpoints": [ENDPOINT], "grace": 0}
+    settings = Settings.of(options)
     first = asyncio.create_task(execute(TEXTS[:3], None, settings, Stop(), callers=Service(TEXTS[:3], never)))
     await is_asked.wait()
     said = f"process {os.getpid()} on .* in this process: await it, or cancel it"

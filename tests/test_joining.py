@@ -210,6 +210,12 @@ def test_a_chunk_file_that_is_missing_or_broken_is_named_and_run_makes_it_anew(d
     with pytest.raises(OutputError, match=r"5_k\.csv (is missing|cannot be read).*`batcher run` writes it again"):
         merge("k", done.directory)
     assert done.path().read_bytes() == before["all_k.csv"]
+    if how not in {"missing", "empty"}:
+        files = done.files()
+        with pytest.raises(OutputError, match=r"5_k\.csv cannot be read.*`batcher run` writes it again"):
+            finish(done, service=Service([]))
+        assert done.files() == files, "it may hold corrections"
+        done.path(5).unlink()
     finish(done, service=Service([]))
     merge("k", done.directory)
     assert {name: content for name, content in done.files().items() if ".bak" not in name} == before

@@ -493,7 +493,9 @@ def test_an_older_copy_put_in_the_place_of_the_journal_is_found_by_the_run_and_b
 # -- Files that were damaged
 
 
-def test_after_a_kill_an_edited_chunk_file_is_kept_and_a_broken_or_missing_one_made_anew(scene: Scene) -> None:
+def test_after_a_kill_an_edited_chunk_file_is_kept_a_broken_one_refused_and_a_missing_one_made_anew(
+    scene: Scene,
+) -> None:
     assert scene.run(at=("os.rename", "/.80_k.csv.tmp", 1)) == -signal.SIGKILL, scene.said
     in_flight = scene.in_flight()
     answer = expected_answer(PROMPTS[3]).encode()
@@ -502,10 +504,13 @@ def test_after_a_kill_an_edited_chunk_file_is_kept_and_a_broken_or_missing_one_m
     os.truncate(cut, cut.stat().st_size // 2)
     broken = cut.read_bytes()
     gone.unlink()
+    assert scene.run() == 2, "it may hold corrections"
+    assert "20_k.csv cannot be read: " in scene.said
+    assert cut.read_bytes() == broken
+    cut.replace(scene.output.parent / "moved.csv")
     assert scene.run() == 0, scene.said
     for name in ("0_k.csv", "all_k.csv"):
         scene.whole[name] = scene.whole[name].replace(answer, b"by hand")
-    scene.whole["20_k.csv.bak"] = broken
     scene.check(in_flight)
 
 

@@ -18,6 +18,7 @@ OUTPUT = ROOT / "docs" / "output.md"
 # Every block that no test can run, by the first line of it.
 NOT_RUN = {
     "README.md": ["pip install .", "cp .env.example .env"],
+    "limits.md": ["$ batcher limit reviews"],
     "performance.md": ["make bench", "python benchmarks/scaling.py"],
     "python.md": ["endpoints = ["],
     "server.md": [

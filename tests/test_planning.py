@@ -137,7 +137,7 @@ def test_endpoints_that_differ_in_key_alone_are_one_source(prepare: Callable[...
 def test_what_was_in_flight_when_a_run_was_cut_is_told(prepare: Callable[..., Job], lab: Lab) -> None:
     service = Service(TEXTS, lambda call: 1 if call.prompt == "a" else 9)
     with pytest.raises(asyncio.CancelledError):
-        lab.run(TEXTS, service, at={5: lab.cancel})
+        lab.run(TEXTS, service, at={5: lab.cancel}, grace=0)
     assert make(prepare(TEXTS)).in_flight == (3, None)
 
 

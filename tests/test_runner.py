@@ -401,8 +401,8 @@ def test_what_does_not_come_is_cut_after_30_seconds_or_at_the_second_wish(
 def test_a_cancelled_run_keeps_all_that_arrived(lab: Lab) -> None:
     service = Service(PROMPTS)
     with pytest.raises(asyncio.CancelledError):
-        lab.run(PROMPTS, service, at={2.5: lab.cancel}, endpoints=one(4))
-    assert lab.seconds == pytest.approx(2.5)
+        lab.run(PROMPTS, service, at={2.5: lab.cancel}, endpoints=one(4), grace=0)
+    assert 2.5 <= lab.seconds < 3
     assert (service.answered.total(), service.cut.total()) == (5, 4)
     cut = Counter(service.cut)
     lab.run(PROMPTS, service, endpoints=one(4))
@@ -542,9 +542,9 @@ def write_numbered(path: Path, rows: Sequence[Sequence[str]] = NUMBERED) -> Path
     return path
 
 
-def as_numbers(lines: Lines) -> None:
+def as_other_numbers(lines: Lines) -> None:
     for line in lines[1:]:
-        line[0] = str(int(line[0]))
+        line[0] = str(int(line[0]) + 10)
 
 
 def swap_files(lab: Lab) -> None:
@@ -554,9 +554,9 @@ def swap_files(lab: Lab) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Lab], object], str]] = {
-    "numbers without their zeros": (
-        lambda lab: rewrite(lab.path(3), as_numbers),
-        "3_k.csv, line 2, column 'id': the file has '3', the input has '003'",
+    "other numbers": (
+        lambda lab: rewrite(lab.path(3), as_other_numbers),
+        "3_k.csv, line 2, column 'id': the file has '13', the input has '003'",
     ),
     "sorted": (
         lambda lab: rewrite(lab.path(3), lambda lines: lines.sort(key=lambda line: line[0] == "003")),

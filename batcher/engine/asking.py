@@ -110,7 +110,9 @@ class Asker:
         tally, now = self._tally, self._loop.time()
         tally.in_flight = self._pool.in_flight
         tally.oldest_s = now - next(iter(self._under_way.values()), now)
-        if cooldown_s := self._pool.cooldown_s():
+        if self._pool.is_paused:
+            tally.waiting_for = "paused by hand"
+        elif cooldown_s := self._pool.cooldown_s():
             tally.waiting_for = f"{self._last_reason}: again in {duration(cooldown_s)}"
         elif self._backing_off:
             tally.waiting_for = f"{self._backing_off:,} to try again ({self._last_reason})"
@@ -211,7 +213,7 @@ class Asker:
 
     def _judge(self, failure: Failure, slot: Slot, history: History, seconds: float) -> Decision:
         """Decide what follows from a failed attempt, for its row and for its endpoint."""
-        member, now = slot.member, self._loop.time()
+        member, now = slot.member, self._pool.now()
         self._troubled += history.is_clean
         left = max(self._tally.left - self._awaited, 0)
         is_last = self._troubled == self._asked and (self.has_no_witness or not left)

@@ -16,7 +16,8 @@ from batcher.engine.stop import to_the_end
 from batcher.errors import OutputError
 from batcher.journal.entries import Chunk
 from batcher.journal.writing import Journal
-from batcher.output.directory import FileState
+from batcher.output.directory import result_changed
+from batcher.output.edited import UnfitError, message
 from batcher.planning.job import Job, chunks_of
 from batcher.planning.plan import Plan
 from batcher.records import RowState, Values
@@ -89,8 +90,7 @@ class Chunks:
             return False
         if chunk.start in self._intact:
             return True
-        state = self._store.state(chunk.start, written.rows, written.sha256)
-        return state in {FileState.INTACT, FileState.EDITED}
+        return not self._store.is_empty(chunk.start)  # the plan has read its corrections, and `_join` reads them again
 
     async def write(self, chunk: OpenChunk) -> None:
         """Write a chunk's file from the journal, and record that in the journal, before and after."""
@@ -134,16 +134,24 @@ class Chunks:
             written = self._written.get(start)
             self._report_copy(self._store.remove_chunk(start, written and written.sha256))
             await self._journal.chunk_removed(start)
-        await self._loop.run_in_executor(None, self._join_files)
+        for said in await self._loop.run_in_executor(None, self._join_files):
+            self._progress.say(said)
 
-    def _join_files(self) -> None:
-        """Join the chunk files, if they and the input are unchanged; runs in a thread."""
-        self._check_changed_files()
+    def _join_files(self) -> list[str]:
+        """Join the chunk files, if they and the input are unchanged; return what people are told. Runs in a thread."""
+        said = self._read_changed_files()
         self._input.check_all()
-        self._store.join(self._starts)
+        name = self._store.all_path.name
 
-    def _check_changed_files(self) -> None:
-        store = self._store
+        def record(sha256: bytes) -> None:
+            asyncio.run_coroutine_threadsafe(self._journal.joining(name, sha256), self._loop).result()
+
+        _, copy = self._store.join(self._starts, known=self._journal.joined(name), record=record)
+        return [*said, *([result_changed(self._store.all_path, copy)] if copy else [])]
+
+    def _read_changed_files(self) -> list[str]:
+        """Check the files that were changed, and write those that cannot be joined as they are in their own form."""
+        store, said = self._store, []
         changed = {start for start in self._starts if store.sha256(start) != self._written[start].sha256}
         for start in sorted(changed):
             if not store.chunk_path(start).exists():
@@ -151,11 +159,21 @@ class Chunks:
                     f"{store.chunk_path(start)} was removed while the run worked: run it again to write it once more"
                 )
         for start, rows in chunks_of(self._job, changed):
-            if not store.check_cells(start, rows):
+            stop = start + len(rows)
+            try:
+                answers = store.answers(self._journal.results(start, stop), self._journal.beside(start, stop))
+                edited = store.read_edited(start, rows, answers)
+            except UnfitError as error:
+                path = store.chunk_path(start)
+                if error.is_cell:
+                    raise OutputError(message(path, error)) from error
                 raise OutputError(
-                    f"{store.chunk_path(start)} was changed while the run worked, and is damaged: move it away,"
-                    " and the next run writes it again from the journal"
-                )
+                    f"{path} was changed while the run worked, and is damaged: {error}; move it away, and the next run"
+                    " writes it again from the journal"
+                ) from error
+            if edited.how:
+                said.append(store.write_edited(start, edited))
+        return said
 
     def _report_copy(self, copy: Path | None) -> None:
         if copy:

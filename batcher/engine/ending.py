@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from batcher.engine.stop import CANCELLED
 from batcher.errors import BatcherError, BudgetReached, EndpointsLost, Interrupted, RunStopped
 from batcher.journal.entries import LastRun
 from batcher.output.frames import Frames, Kept
@@ -47,7 +48,9 @@ class Ending:
             return str(self.trouble)
         if self.is_done:
             return "done"
-        return f"stopped by {self.stopped_by}" if self.stopped_by else self.out_of_money or _no_endpoint(endpoints)
+        if self.stopped_by:
+            return CANCELLED if self.stopped_by == CANCELLED else f"stopped by {self.stopped_by}"
+        return self.out_of_money or _no_endpoint(endpoints)
 
 
 class Ended(NamedTuple):
@@ -89,6 +92,7 @@ def report_of(
     process: LastRun | None = None,
     asks: tuple[Asked, ...] = (),
     endpoints: tuple[EndpointCount, ...] = (),
+    by_hand: tuple[str, ...] = (),
 ) -> Report:
     """Return the report of a run.
 
@@ -99,6 +103,7 @@ def report_of(
         process: this process, as the journal has it; None if it did not begin.
         asks: whom it asked.
         endpoints: the counts of each.
+        by_hand: what people changed while it worked.
     """
     is_done = ending.is_done and not ending.displaced
     report = Report(
@@ -106,6 +111,7 @@ def report_of(
         output=job.store.all_path if is_done else None,
         asks=asks,
         endpoints=endpoints,
+        by_hand=by_hand,
         **figures,
     )
     labels = job.dataset.row_labels

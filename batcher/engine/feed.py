@@ -79,6 +79,11 @@ class Feed:
         self._led_rows = 0
         self._led_changed = asyncio.Event()
 
+    def allow(self, rows: int) -> None:
+        """Let this many rows be asked at once."""
+        self._most_rows = rows
+        self._led_changed.set()
+
     def close(self) -> None:
         """Read no further: the run is stopping."""
         self._is_closed = True

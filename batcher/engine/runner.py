@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 from batcher.endpoint import OFFLINE
+from batcher.engine.control import Control
 from batcher.engine.ending import Ended, Ending, report_of
 from batcher.engine.process import allow_connections, rare_collections
 from batcher.engine.progress import Progress, Tally
-from batcher.engine.stop import Stop, to_the_end
+from batcher.engine.stop import CANCELLED, Stop, stopping_if_cancelled, to_the_end
 from batcher.engine.window import Window
 from batcher.errors import OutputError, SettingsError
 from batcher.input.prompt import PromptFunction
@@ -30,6 +31,7 @@ from batcher.money.prices import nano_dollars
 from batcher.money.spending import MOST_LOST, Spending, note_of_reserves, note_of_tiers
 from batcher.money.tariff import LESSONS, Tariff, tariffs_of
 from batcher.money.tokens import Estimator
+from batcher.output.control import ControlFile
 from batcher.output.figures import figures_of, unread, without_answers
 from batcher.output.report import Report
 from batcher.planning.job import Job, prepare
@@ -82,9 +84,11 @@ def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpac
 
 
 async def arun(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Report:
-    """Do what `run` does, in the loop that is running. Cancel it to stop: all that arrived is saved.
+    """Do what `run` does, in the loop that is running.
 
-    See `run` for the arguments, the result and the errors.
+    Cancel it to stop, also by `asyncio.timeout` or a failing `TaskGroup`: requests in flight may still arrive for
+    `grace` seconds, all that arrived is saved, and only then `CancelledError` is raised. Cancelled a second time it
+    ends at once. See `run` for the arguments, the result and the other errors.
     """
     end = await execute(data, prompt, Settings.of(options), Stop())
     return end.report_or_raise()
@@ -125,7 +129,7 @@ async def execute(
     stop: Stop,
     callers: Callable[[], Callers] | None = None,
 ) -> Ended:
-    """Do a whole run in the running loop.
+    """Do a whole run in the running loop. If this task is cancelled, the run stops in order first.
 
     Args:
         data: as in `run`.
@@ -134,6 +138,17 @@ async def execute(
         stop: counts the requests to stop.
         callers: makes the callers of the endpoints; default: `ChatOpenAI`.
     """
+    work = asyncio.get_running_loop().create_task(_execute(data, prompt, settings, stop, callers))
+    return await stopping_if_cancelled(work, stop)
+
+
+async def _execute(
+    data: Data,
+    prompt: str | PromptFunction | None,
+    settings: Settings,
+    stop: Stop,
+    callers: Callable[[], Callers] | None,
+) -> Ended:
     # Reading the input may take long, and the loop may be the user's own: these steps run in a thread.
     job = await asyncio.to_thread(prepare, data, prompt, settings)
     progress = Progress(job.keyword, no_progress=settings.no_progress, quiet=settings.quiet)
@@ -223,14 +238,23 @@ class _Run:
                 job, self.journal, planned, pool=pool, spending=spending, tally=tally, progress=self.progress
             )
             process = self.journal.last_run()
-            ending = await self._ending_of(window, pool)
+            file = ControlFile(job.store.control_path)
+            control = Control(job.keyword, file, journal=self.journal, pool=pool, window=window, progress=self.progress)
+            async with control.listening():
+                ending = await self._ending_of(window, pool)
         if (note := spending.note_of_excess()) and not ending.out_of_money:
             self.progress.say(note)
         figures = await asyncio.to_thread(self._figures, ending, process, pool)
-        counts = pool.counts()
-        return Ended(
-            ending, report_of(job, figures, ending, process=process, asks=asked_of(endpoints), endpoints=counts)
+        report = report_of(
+            job,
+            figures,
+            ending,
+            process=process,
+            asks=asked_of(endpoints),
+            endpoints=pool.counts(),
+            by_hand=tuple(control.changes),
         )
+        return Ended(ending, report)
 
     def _figures(self, ending: Ending, process: LastRun | None, pool: Pool) -> dict[str, Any]:
         """Add up what the run has done; what is in a lost journal is not saved."""
@@ -292,7 +316,7 @@ class _Run:
                 ending = await window.work(self.stop)
         except BaseException as error:
             # Its text may hold anything, and the journal no secret.
-            why = "cancelled" if isinstance(error, asyncio.CancelledError) else f"a fault: {type(error).__name__}"
+            why = CANCELLED if isinstance(error, asyncio.CancelledError) else f"a fault: {type(error).__name__}"
             raise
         finally:
             ending = replace(ending, stopped_by=self.stop.name if self.stop.requests else "")

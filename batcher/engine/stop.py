@@ -32,12 +32,35 @@ async def to_the_end(work: asyncio.Future[T]) -> T:
         raise
 
 
+CANCELLED = "cancelled"
+"""The origin of a request to stop that came as the cancellation of the task that waits for the run."""
+
+
+async def stopping_if_cancelled(work: asyncio.Task[T], stop: Stop) -> T:
+    """Wait for a run in a task of its own; each cancellation of this task asks the run to stop.
+
+    Raises:
+        asyncio.CancelledError: this task was cancelled; the run has ended, and all that arrived is saved.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+            stop.cancel()
+    if cancelled:
+        # An error that ended the run as well is not lost: the cancellation names it as its cause.
+        raise cancelled from None if work.cancelled() else work.exception()
+    return work.result()
+
+
 class Stop:
     """Counts requests to stop, from a signal or another thread: the first is gentle, the second takes effect at once.
 
     Attributes:
         requests: their number.
-        name: the origin of the latest, such as `Ctrl-C` or `SIGTERM`.
+        name: the origin of the latest, such as `Ctrl-C`, `SIGTERM` or `CANCELLED`.
     """
 
     def __init__(self) -> None:
@@ -47,8 +70,15 @@ class Stop:
 
     def request(self, number: int = signal.SIGINT, _frame: object = None) -> None:
         """Ask to stop; can serve as a signal handler."""
+        self._ask("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
+
+    def cancel(self) -> None:
+        """Ask to stop because the task that waits for the run was cancelled."""
+        self._ask(CANCELLED)
+
+    def _ask(self, name: str) -> None:
         self.requests += 1
-        self.name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        self.name = name
         if self._call:
             self._call()
 

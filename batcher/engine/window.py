@@ -29,9 +29,6 @@ from batcher.planning.plan import Plan
 from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
 from batcher.words import counted
 
-GRACE_S = 30.0
-"""Seconds that requests in flight have to arrive after the first request to stop."""
-
 # An answer may be in the socket's buffer already: an immediate stop still reads it.
 _AT_ONCE_S = 0.2
 # The most rows that are asked beyond the window to find out whether an endpoint or the rows are at fault, and how far
@@ -71,6 +68,7 @@ class Window:
         planned_input = PlannedInput(job, journal, planned.counts.rows)
         self._journal = journal
         self._pool = pool
+        self._grace_s = job.settings.grace
         self._tally = tally
         self._progress = progress
         self._chunks = Chunks(job, journal, planned, planned_input, progress)
@@ -99,6 +97,15 @@ class Window:
                     self._ending = Ending(is_done=True)
         return self._ending
 
+    def widen(self) -> None:
+        """Let more rows be asked at once if the pool's capacity has grown; a smaller one holds them back itself."""
+        rows = min(self._pool.capacity * _ROWS_PER_SLOT, self._tally.left)
+        if rows > self._rows and self._at_work():
+            self._feed.allow(rows)
+            loop = asyncio.get_running_loop()
+            self._workers += [loop.create_task(self._follow()) for _ in range(rows - self._rows)]
+            self._rows = rows
+
     async def _supervise(self, workers: Sequence[Coroutine[Any, Any, None]]) -> None:
         """Run the workers to completion. If one fails unexpectedly, let the others finish what is in flight."""
         loop = asyncio.get_running_loop()
@@ -111,7 +118,7 @@ class Window:
             if others := self._at_work():
                 self._close()
                 with contextlib.suppress(TimeoutError):
-                    async with Patience(GRACE_S):
+                    async with Patience(self._grace_s):
                         await asyncio.wait(others)
         finally:
             for worker in (calling, *self._workers):
@@ -190,16 +197,14 @@ class Window:
 
     def _stop(self, requests: int) -> None:
         """Act on a request to stop: the first time wait for what is in flight, the second time end at once."""
-        if requests == 1:
+        seconds = self._grace_s if requests == 1 else 0.0
+        if seconds:
             self._progress.say(
-                f"Stopping: waiting up to {GRACE_S:.0f} s for {counted(self._pool.in_flight, 'request')} in flight;"
+                f"Stopping: waiting up to {seconds:g} s for {counted(self._pool.in_flight, 'request')} in flight;"
                 " once more stops at once."
             )
-            self._close()
-            Alarm(GRACE_S, self._cancel)
-        elif requests > 1:
-            self._close()
-            Alarm(_AT_ONCE_S, self._cancel)
+        self._close()
+        Alarm(max(seconds, _AT_ONCE_S), self._cancel)
 
     def _cancel(self) -> None:
         self._close()

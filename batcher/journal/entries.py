@@ -171,8 +171,11 @@ class LastRun(NamedTuple):
         return self.host == socket.gethostname()
 
     @property
-    def is_at_work(self) -> bool:
-        """Whether it seems to be running. On another host it may have been killed, which this machine cannot see."""
+    def may_be_at_work(self) -> bool:
+        """Whether it may be running although its lock file is gone; `locking.is_at_work` asks the lock.
+
+        It errs on the safe side: another program may have its process id by now, and other hosts cannot be seen.
+        """
         return self.ended is None and (not self.is_here or _is_alive(self.pid))
 
     @property
@@ -191,6 +194,43 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+BY_HAND = ("limited by hand", "paused by hand", "resumed by hand")
+"""The kinds of events that record what people changed in a run at work."""
+JOINED = "joined"
+"""The kind of an event that records a result file before it is in its place."""
+REFUSED_BY_HAND = "refused by hand"
+"""The kind of an event that records why a run did not do what was asked for."""
+
+
+class ByHand(NamedTuple):
+    """What a person changed in a run at work, or asked for in vain.
+
+    Attributes:
+        at: the time, in seconds since the epoch.
+        kind: of the event.
+        request: the id of the request.
+        said: what changed, such as `rpm 600 -> 300`; or why it was refused.
+    """
+
+    at: float
+    kind: str
+    request: str
+    said: str
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it was done, not refused."""
+        return self.kind in BY_HAND
+
+    @property
+    def is_pause(self) -> bool:
+        return self.kind == BY_HAND[1]
+
+    @property
+    def is_resumption(self) -> bool:
+        return self.kind == BY_HAND[2]
 
 
 class RowRecord(NamedTuple):

@@ -21,12 +21,12 @@ from batcher.journal import rules as rule
 from batcher.journal.access import Opened
 from batcher.journal.entries import Counts, kept, seal
 from batcher.journal.pairing import pair
-from batcher.journal.reading import Reader, counts
+from batcher.journal.reading import Reader, beside, counts, results
 from batcher.journal.rules import Rules
 from batcher.journal.schema import IN_SCOPE, as_output_errors, bound
 from batcher.journal.scratch import BARE, has_bare_rows, scratch
 from batcher.journal.statements import Statements
-from batcher.records import Result, RowState, Source
+from batcher.records import Beside, Result, RowState, Source
 
 
 class Matched(NamedTuple):
@@ -233,6 +233,13 @@ class Matching:
         """Return the key and the result of each row in a range of positions, as far as the plan has been made."""
         query = "SELECT key, result FROM rows WHERE position >= ? AND position < ? ORDER BY position"
         return [RowState(key, result) for key, result in self._db.do(query, (start, stop))]
+
+    def answers(self, start: int, stop: int) -> tuple[list[Result], list[Beside]]:
+        """Return the results of the rows in a range of positions, all of which have one, and what came beside each.
+
+        They are those of the plan, as far as it has been made.
+        """
+        return results(self._db.connection, start, stop), beside(self._db.connection, start, stop)
 
 
 class Planner(Reader):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,8 +18,9 @@ from filelock import FileLock, Timeout
 
 from batcher.errors import KeywordBusy, OutputError
 from batcher.journal.access import check_pair, claim, is_for_reading_only, log_path, open_to_read
-from batcher.journal.entries import LastRun
+from batcher.journal.entries import JOINED, LastRun
 from batcher.journal.evidence import Evidence
+from batcher.journal.locking import LOOK_AGAIN_S, PATIENCE_S, lock_path
 from batcher.journal.matching import Planner
 from batcher.journal.reading import Reader
 from batcher.journal.schema import (
@@ -29,11 +31,12 @@ from batcher.journal.schema import (
     connect,
     copy,
     make_durable,
+    raise_generation,
     read_as_newest,
     version_of,
 )
 from batcher.journal.watching import Watch
-from batcher.journal.writing import Journal
+from batcher.journal.writing import NOTE, Journal
 from batcher.place import Place
 
 _AnyReader = TypeVar("_AnyReader", bound=Reader)
@@ -51,7 +54,7 @@ def open_journal(path: Path) -> Journal:
     """
     with as_output_errors(path, "opened"), _closed_on_failure() as stack:
         check_pair(path)  # first of all, because even the lock leaves a file there
-        has_lock = _lock_path(path).exists()
+        has_lock = lock_path(path).exists()
         lock = stack.enter_context(closing(Place(_lock(path, stack))))
         made = None if path.exists() else _Made(path, lock, has_lock=has_lock)
         if made:
@@ -86,6 +89,26 @@ def read_journal(path: Path, *, alone: bool = False) -> Reader:
         KeywordBusy: with `alone`, a run is writing it.
     """
     return _read(path, Reader, alone=alone)
+
+
+def record_joined(path: Path, run: int, name: str, sha256: bytes) -> None:
+    """Record a result file in a journal of any version that is open to be read alone; read nothing from it afterwards.
+
+    Args:
+        path: of the journal.
+        run: its latest run.
+        name: of the file.
+        sha256: of the file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with as_output_errors(path, "written"), closing(connect(path, "mode=rw")) as db:
+        make_durable(db)
+        db.execute("BEGIN IMMEDIATE")
+        raise_generation(db)
+        db.execute(NOTE, (run, time.time(), JOINED, name, sha256.hex()))
+        db.execute("COMMIT")
 
 
 def read_evidence(path: Path) -> Evidence:
@@ -171,19 +194,15 @@ def _lock(path: Path, stack: contextlib.ExitStack) -> Path:
         OutputError: it cannot be locked.
     """
     # SQLite's own locks are on the journal itself, and closing another descriptor of it would drop them.
-    lock = FileLock(_lock_path(path))
+    lock = FileLock(lock_path(path))
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=PATIENCE_S, poll_interval=LOOK_AGAIN_S)
     except Timeout:
         raise KeywordBusy(f"{path} is being written by {_writer_of(path)}") from None
     except OSError as error:
         raise OutputError(f"{path} cannot be locked: {error.strerror}") from error
     stack.callback(lock.release)
     return Path(lock.lock_file)
-
-
-def _lock_path(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.lock")
 
 
 class _Made:
@@ -208,7 +227,7 @@ class _Made:
             for ending in ("", "-wal", "-shm", "-journal"):
                 self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
             if not self._has_lock:
-                _lock_path(self._path).unlink()
+                lock_path(self._path).unlink()
 
 
 def _writer_of(path: Path) -> str:
@@ -242,7 +261,7 @@ def _check_no_run_writes(path: Path, *, has_log: bool = True) -> None:
         KeywordBusy: a run is at work, or is being planned; or the journal cannot be brought up to date meanwhile.
     """
     last = _last_run_of(path)
-    if last and last.is_at_work:
+    if last and last.may_be_at_work:
         raise KeywordBusy(f"{path} is being written by {_named(last, ', though its lock file is gone')}")
     if not has_log or not is_for_reading_only(path):
         raise KeywordBusy(
@@ -252,6 +271,6 @@ def _check_no_run_writes(path: Path, *, has_log: bool = True) -> None:
 
 
 def _seems_at_work_here(path: Path) -> bool:
-    """Return whether a run seems to be at work on this machine; another program may have its process id by now."""
+    """Return whether a run whose lock file is gone may be at work here; its process id may be another's by now."""
     last = _last_run_of(path)
-    return last is not None and last.is_here and last.is_at_work and log_path(path).exists()
+    return last is not None and last.is_here and last.may_be_at_work and log_path(path).exists()

@@ -17,7 +17,21 @@ from typing import Any, Self
 
 from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
-from batcher.journal.entries import TOO_LARGE, UNSENT, Chunk, Counts, InFlight, LastRun, Spent, Totals, Usual
+from batcher.journal.entries import (
+    BY_HAND,
+    JOINED,
+    REFUSED_BY_HAND,
+    TOO_LARGE,
+    UNSENT,
+    ByHand,
+    Chunk,
+    Counts,
+    InFlight,
+    LastRun,
+    Spent,
+    Totals,
+    Usual,
+)
 from batcher.journal.schema import IN_SCOPE, as_output_errors, exact_sum, text_of, whole
 from batcher.records import GAVE_UP, Beside, Bound, Result, RowState, Status
 
@@ -149,12 +163,8 @@ class Reader:
 
     def results(self, start: int, stop: int) -> list[Result]:
         """Return the results of the rows in a range of positions, all of which have a result."""
-        found = self._all(
-            "SELECT a.status, a.answer, a.error FROM rows r JOIN results a ON a.id = r.result"
-            " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
-            (start, stop),
-        )
-        return [_result(*each) for each in found]
+        with self._asking():
+            return results(self._reader, start, stop)
 
     def results_so_far(self, start: int, stop: int) -> list[Result | None]:
         """Return the results of the rows in a range of positions; None for a row without one."""
@@ -167,13 +177,8 @@ class Reader:
 
     def beside(self, start: int, stop: int) -> list[Beside]:
         """Return what came beside the answers of the rows in a range of positions."""
-        found = self._all(
-            "SELECT coalesce(s.reasoning, ''), coalesce(s.model, ''), coalesce(s.finish_reason, '')"
-            " FROM rows r LEFT JOIN responses s ON s.id = r.result"
-            " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
-            (start, stop),
-        )
-        return [Beside(text_of(reasoning), *rest) for reasoning, *rest in found]
+        with self._asking():
+            return beside(self._reader, start, stop)
 
     def scope(self) -> int:
         """Return the number of rows, from the first, that the last plan covered."""
@@ -204,6 +209,11 @@ class Reader:
         """Return the chunk files that were written, by the position of their first row."""
         found = self._all("SELECT start, rows, origin, sha256 FROM chunks WHERE sha256 <> x'' ORDER BY start")
         return {start: Chunk(*rest) for start, *rest in found}
+
+    def joined(self, name: str) -> set[bytes]:
+        """Return the SHA-256 of each result of this name that was joined, or was about to be when the process ended."""
+        found = self._all("SELECT detail FROM events WHERE kind = ? AND subject = ?", (JOINED, name))
+        return {bytes.fromhex(text_of(detail)) for (detail,) in found}
 
     def chunk_starts(self) -> set[int]:
         """Return the first positions of our chunk files, including files that a killed process may have written."""
@@ -246,6 +256,21 @@ class Reader:
             (run,),
         )
         return [(at, text_of(subject), text_of(detail)) for at, subject, detail in found]
+
+    def by_hand(self, run: int, *, refused: bool = False) -> list[ByHand]:
+        """Return what people changed in one process while it worked, in the order in which it happened.
+
+        Args:
+            run: the process.
+            refused: return what was refused instead.
+        """
+        kinds = (REFUSED_BY_HAND,) if refused else BY_HAND
+        marks = ", ".join("?" * len(kinds))
+        found = self._all(
+            f"SELECT at, kind, subject, detail FROM events WHERE run = ? AND kind IN ({marks}) ORDER BY id",
+            (run, *kinds),
+        )
+        return [ByHand(at, kind, text_of(subject), text_of(detail)) for at, kind, subject, detail in found]
 
     # -- Requests
 
@@ -368,6 +393,27 @@ def counts(db: sqlite3.Connection) -> Counts:
         ).fetchall()
     )
     return Counts(total, *(ended.get(status.value, 0) for status in (Status.OK, Status.INVALID, Status.ERROR)))
+
+
+def results(db: sqlite3.Connection, start: int, stop: int) -> list[Result]:
+    """Return the results of the rows in a range of positions, as one connection sees them."""
+    found = db.execute(
+        "SELECT a.status, a.answer, a.error FROM rows r JOIN results a ON a.id = r.result"
+        " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
+        (start, stop),
+    )
+    return [Result(Status(status), text_of(answer), text_of(error)) for status, answer, error in found]
+
+
+def beside(db: sqlite3.Connection, start: int, stop: int) -> list[Beside]:
+    """Return what came beside the answers of the rows in a range of positions, as one connection sees it."""
+    found = db.execute(
+        "SELECT coalesce(s.reasoning, ''), coalesce(s.model, ''), coalesce(s.finish_reason, '')"
+        " FROM rows r LEFT JOIN responses s ON s.id = r.result"
+        " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
+        (start, stop),
+    )
+    return [Beside(text_of(reasoning), *rest) for reasoning, *rest in found]
 
 
 def question_of(text: Any) -> dict[str, Any]:

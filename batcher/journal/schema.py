@@ -120,12 +120,15 @@ events: what else happened in a run
     kind               TEXT     `paused`: an endpoint answers nothing; `resumed`: it answers again; `implausible usage`:
                                 a service says that an answer used more tokens than any call can; `prompt overhead`:
                                 answers changed the bound on prompts; `service tier`: a request was served in a tier
-                                that it did not ask for
-    subject            TEXT*    the endpoint
-    detail             TEXT*    why, or what the service said; may be empty. `prompt overhead`: JSON, a hash of all that
-                                the overhead depends on (`of`), and the tokens that prompts have at `least` and at
-                                `most` beside the rows' own text (`batcher.money.overhead`). `service tier`: JSON, the
-                                `source` and the `tier`
+                                that it did not ask for; `joined`: a result is about to be in its place; `limited by
+                                hand`, `paused by hand`, `resumed by hand`, `refused by hand`: what people asked of the
+                                run while it worked
+    subject            TEXT*    the endpoint; of `joined` the file's name; of the kinds by hand the id of the request
+    detail             TEXT*    why, or what the service said; may be empty. `joined`: the file's SHA-256, in
+                                hexadecimal. By hand: what changed, or why it was refused. `prompt overhead`: JSON, a
+                                hash of all that the overhead depends on (`of`), and the tokens that prompts have at
+                                `least` and at `most` beside the rows' own text (`batcher.money.overhead`). `service
+                                tier`: JSON, the `source` and the `tier`
 
 `PRAGMA application_id` is 0x62746368 ("btch"). `PRAGMA user_version` holds the version of the tables in its lowest 8
 bits, and above them the generation, a number that each commit raises (see `access`).

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from batcher.input.marks import Comparison
 from batcher.journal.committing import GroupCommit, Statement
-from batcher.journal.entries import TOO_LARGE, UNSENT, Chunk, Outcome, Request, seal
+from batcher.journal.entries import JOINED, TOO_LARGE, UNSENT, Chunk, Outcome, Request, seal
 from batcher.journal.matching import Matching, Planner
 from batcher.journal.schema import as_output_errors, raise_generation
 from batcher.journal.schema import bound as storable
@@ -35,7 +35,8 @@ _RESULT = "INSERT INTO results (id, key, source, status, answer, error, seal) VA
 _RESPONSE = "INSERT INTO responses (id, finish_reason, is_cut, model, reasoning, body) VALUES (?, ?, ?, ?, ?, ?)"
 _POINT = "UPDATE rows SET result = ? WHERE position = ?"
 _POINT_SAME = "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?)"
-_NOTE = "INSERT INTO events (run, at, kind, subject, detail) VALUES (?, ?, ?, ?, ?)"
+NOTE = "INSERT INTO events (run, at, kind, subject, detail) VALUES (?, ?, ?, ?, ?)"
+"""Records an event."""
 
 _LARGEST = 2**63 - 1
 _BESIDE_TEXTS = 128
@@ -92,6 +93,11 @@ class Journal(Planner):
             self._commits.close()
         finally:
             super().close()
+
+    @property
+    def run(self) -> int:
+        """The number of the run that this process has begun in it; 0 if it has begun none."""
+        return self._run
 
     @property
     def has_begun(self) -> bool:
@@ -220,6 +226,10 @@ class Journal(Planner):
         """Record that a chunk file is no longer part of the result."""
         await self._commits.write(("DELETE FROM chunks WHERE start = ?", (start,)))
 
+    async def joining(self, name: str, sha256: bytes) -> None:
+        """Record the SHA-256 of a result file that is about to be in its place."""
+        await self._commits.write((NOTE, (self._run, time.time(), JOINED, name, sha256.hex())))
+
     def note(self, kind: str, subject: str, detail: str = "") -> None:
         """Record an event of the run; it reaches the disk with the next commit.
 
@@ -228,7 +238,7 @@ class Journal(Planner):
             subject: what it concerns, such as an endpoint.
             detail: why.
         """
-        self._commits.note((_NOTE, (self._run, time.time(), kind, storable(subject), storable(detail))))
+        self._commits.note((NOTE, (self._run, time.time(), kind, storable(subject), storable(detail))))
 
     async def flush(self) -> None:
         """Wait until every entry is on disk.

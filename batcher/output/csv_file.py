@@ -100,29 +100,49 @@ def sha256_of(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def replace(path: Path, write: Callable[[BinaryIO], object], writer: str = "") -> None:
+def replace(
+    path: Path, write: Callable[[BinaryIO], object], name: str = "", before: Callable[[], object] = lambda: None
+) -> None:
     """Write a temporary file, flush it to disk, and rename it to the path.
 
     Args:
         path: of the file.
         write: writes its content.
-        writer: becomes part of the temporary file's name, if several processes may write it at once.
+        name: tells the temporary files of several processes apart, if several write it.
+        before: is called before the renaming.
 
     Raises:
         OutputError: the disk is full, the directory is read-only, ...; the old file is unchanged.
     """
-    temporary = path.with_name(f".{path.name}{writer}.tmp")
+    temporary = path.with_name(f".{path.name}{name}.tmp")
     try:
+        with as_output_errors(path, "written"), temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        before()
         with as_output_errors(path, "written"):
-            with temporary.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
             temporary.replace(path)
             _sync_directory(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+class Hashing:
+    """Writes to a file, and hashes what it writes.
+
+    Attributes:
+        sha256: of all that was written.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.sha256.update(content)
+        return self._file.write(content)
 
 
 @contextlib.contextmanager

@@ -11,19 +11,17 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from enum import Enum, auto
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from batcher.answer.columns import AnswerColumns
 from batcher.errors import InputError, OutputError
 from batcher.input.cell import cell, writable
-from batcher.output.cells import check_cells, difference
 from batcher.output.csv_file import (
     FOREIGN,
+    Hashing,
     as_output_errors,
     cells_of_lines,
     csv_line,
@@ -34,18 +32,25 @@ from batcher.output.csv_file import (
     replace,
     sha256_of,
 )
+from batcher.output.edited import Edited, Known, read_edited
 from batcher.place import identity
 from batcher.records import Beside, Result, RowState, Values
-from batcher.words import option
+from batcher.words import counted, option
 
 
-class FileState(Enum):
-    """The state of a chunk file since it was written."""
+def set_aside(path: Path) -> Path:
+    """Rename a file or a directory to `.bak`, `.bak1`, ..., the first name that is free, and return it."""
+    copies = (path.with_name(f"{path.name}.bak{number or ''}") for number in itertools.count())
+    copy = next(candidate for candidate in copies if not candidate.exists())
+    return path.replace(copy)
 
-    INTACT = auto()
-    EDITED = auto()
-    BROKEN = auto()
-    MISSING = auto()
+
+def result_changed(path: Path, copy: Path) -> str:
+    """Return what people are told if a result that is written again had been changed."""
+    return (
+        f"{path} was changed since it was written: your version is kept as {copy}. Correct answers in the chunk files:"
+        " every later result is joined from them."
+    )
 
 
 class Store:
@@ -97,6 +102,10 @@ class Store:
     @property
     def partial_path(self) -> Path:
         return self.directory / f"partial_{self.keyword}.csv"
+
+    @property
+    def control_path(self) -> Path:
+        return self.directory / f"control_{self.keyword}.json"
 
     def chunk_path(self, start: int) -> Path:
         return self.directory / f"{start}_{self.keyword}.csv"
@@ -243,42 +252,50 @@ class Store:
                             return False
             return not whole.read(1)
 
-    def state(self, start: int, rows: int, sha256: bytes) -> FileState:
-        """Return the state of a chunk file since it was written."""
+    def is_empty(self, start: int) -> bool:
+        """Return whether a chunk file is missing or holds nothing, so that no correction can be in it."""
         path = self.chunk_path(start)
         with as_output_errors(path, "read"):
-            if not path.exists():
-                return FileState.MISSING
-            if sha256_of(path) == sha256:
-                return FileState.INTACT
-        try:
-            found = sum(1 for _ in self._read_lines(path))
-        except OutputError:
-            return FileState.BROKEN
-        return FileState.EDITED if found == rows else FileState.BROKEN
+            return not path.exists() or not path.stat().st_size
 
-    def check_cells(self, start: int, rows: Sequence[Values]) -> bool:
-        """Check that the lines of a changed chunk file are about the rows of the input; answers may be corrected.
+    def answers(self, results: Sequence[Result], beside: Iterable[Beside] | None = None) -> list[list[str]]:
+        """Return the cells of the answer columns of rows.
+
+        Args:
+            results: how each row ended.
+            beside: what came beside each answer; needed for the columns of `--with`.
+        """
+        pairs = zip(results, itertools.repeat(Beside()) if beside is None else beside, strict=False)
+        return [[*map(writable, self.answer_columns.cells_of(*each))] for each in pairs]
+
+    def read_edited(self, start: int, rows: Sequence[Values], answers: Sequence[Sequence[str]] | None) -> Edited:
+        """Read a chunk file that was changed, with the corrections of its answers.
 
         Args:
             start: the position of its first row.
             rows: the input's.
-
-        Returns:
-            False if they cannot be compared: it cannot be read, or has other columns or another number of rows.
+            answers: the cells of their answer columns by the journal; None if they are not known.
 
         Raises:
-            OutputError: a cell differs from the input's; the message names it.
+            UnfitError: it is not certain which corrections it holds.
+        """
+        return read_edited(self.chunk_path(start), Known(self.columns, self.answer_columns, rows, answers))
+
+    def write_edited(self, start: int, edited: Edited) -> str:
+        """Write a chunk file that was changed in the form of a run's files again, with its corrections.
+
+        Returns:
+            What people are told.
         """
         path = self.chunk_path(start)
-        try:
-            (_, header), *lines = read_csv(path)
-        except (OutputError, ValueError):  # damaged, or empty
-            return False
-        if header != self.all_columns or len(lines) != len(rows):
-            return False
-        check_cells(path, lines, rows, partial(difference, self.columns))
-        return True
+        content = self._head + encoded("".join(csv_line(line) + "\n" for line in edited.lines))
+        copy = self._keep_changed(path, {hashlib.sha256(content).digest()})
+        replace(path, lambda file: file.write(content))
+        corrected = f"; {counted(edited.corrections, 'row was', 'rows were')} corrected" if edited.corrections else ""
+        return (
+            f"{path} came back {edited.how}{corrected}. It is written in its own form again, with the corrections; your"
+            f" version is kept as {copy}."
+        )
 
     def write_chunk(
         self,
@@ -321,23 +338,50 @@ class Store:
             path.unlink(missing_ok=True)
         return copy
 
-    def join(self, starts: Sequence[int], path: Path | None = None) -> Path:
+    def join(
+        self,
+        starts: Sequence[int],
+        path: Path | None = None,
+        *,
+        known: Collection[bytes] = (),
+        record: Callable[[bytes], object] = lambda _sha256: None,
+    ) -> tuple[Path, Path | None]:
         """Write `all_<keyword>.csv`, or another file, from the chunk files as they are.
+
+        Args:
+            starts: of the chunk files.
+            path: of the file.
+            known: the SHA-256 of each file that was ever written there; another one was changed by hand.
+            record: is called with the new file's SHA-256 before the file is in its place, so that the file is known
+                even if the process ends then.
+
+        Returns:
+            The path of the file, and of the copy, if the file there had been changed.
 
         Raises:
             OutputError: a chunk file has other columns, or cannot be read.
         """
+        path = path or self.all_path
+        digest, copy = hashlib.sha256(), None
 
         def write(file: BinaryIO) -> None:
-            file.write(self._head)
+            nonlocal digest
+            hashing = Hashing(file)
+            hashing.write(self._head)
             for start in starts:
-                self._append(self.chunk_path(start), file)
+                self._append(self.chunk_path(start), hashing)
+            digest = hashing.sha256
 
-        path = path or self.all_path
-        replace(path, write)
-        return path
+        def keep() -> None:
+            nonlocal copy
+            if digest.digest() not in known:
+                record(digest.digest())
+            copy = self._keep_changed(path, {*known, digest.digest()})
 
-    def _append(self, path: Path, file: BinaryIO) -> None:
+        replace(path, write, before=keep)
+        return path, copy
+
+    def _append(self, path: Path, file: Hashing) -> None:
         with as_output_errors(path, "read"):
             chunk = path.open("rb")
         with chunk:
@@ -345,7 +389,8 @@ class Store:
                 chunk.seek(len(self._head))
                 shutil.copyfileobj(chunk, file, 1 << 20)
                 return
-        file.writelines(encoded(csv_line(line) + "\n") for line in self._read_lines(path))
+        for line in self._read_lines(path):
+            file.write(encoded(csv_line(line) + "\n"))
 
     def _read_lines(self, path: Path) -> Generator[list[str], None, None]:
         """Read the rows of a chunk file that a spreadsheet or an editor has saved in its own format."""
@@ -358,9 +403,4 @@ class Store:
 
     def _keep_changed(self, path: Path, known: set[bytes | None]) -> Path | None:
         with as_output_errors(path, "replaced"):
-            if not path.exists() or sha256_of(path) in known:
-                return None
-            copies = (path.with_name(f"{path.name}.bak{number or ''}") for number in itertools.count())
-            copy = next(candidate for candidate in copies if not candidate.exists())
-            path.replace(copy)
-            return copy
+            return None if not path.exists() or sha256_of(path) in known else set_aside(path)

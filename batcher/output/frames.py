@@ -6,7 +6,6 @@ Invariant: an answer stands at the label of its own row; if that is not certain,
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +20,7 @@ from batcher.input.opening import open_dataset
 from batcher.journal.entries import LastRun
 from batcher.journal.opening import read_journal
 from batcher.journal.reading import Reader
-from batcher.output.cells import check_cells, difference_by_marks
+from batcher.output.cells import difference_by_marks
 from batcher.output.csv_file import as_output_errors, read_csv
 from batcher.output.directory import Store
 from batcher.output.opening import PastRun, opened
@@ -183,7 +182,9 @@ class Frames:
             try:
                 if header != self._store.all_columns:
                     raise OutputError(f"{path} has other columns than the run: call run again to write it anew")
-                check_cells(path, cells, planned, functools.partial(difference_by_marks, marks))
+                for (number, line), row in zip(cells, planned, strict=True):
+                    if differs := difference_by_marks(marks, row, line):
+                        raise OutputError(f"{path}, line {number}, {differs}: call run again to write it anew")
             except ValueError as error:  # one has more rows than the other
                 raise OutputError(f"{path} has other rows than the run: call run again to write it anew") from error
 

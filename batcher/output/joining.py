@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, BinaryIO
 from batcher.errors import OutputError, SettingsError
 from batcher.input.marks import Marks
 from batcher.input.opening import open_dataset
-from batcher.journal.opening import read_journal
+from batcher.journal.opening import read_journal, record_joined
 from batcher.journal.reading import Reader
 from batcher.output.csv_file import csv_line, encoded, replace
-from batcher.output.directory import FileState, Store
+from batcher.output.directory import Store, result_changed
 from batcher.output.opening import PastRun, opened
-from batcher.output.so_far import ANEW, SoFar, check_inputs, check_state, input_of, is_current
+from batcher.output.so_far import ANEW, SoFar, input_of, is_current, read_corrections, with_columns
 from batcher.words import by_reader, counted, option, say
 
 if TYPE_CHECKING:
@@ -61,11 +61,16 @@ def merge(
                 f" run it again, or give {option('partial', value=True)} for what is answered so far"
             )
         marks = Marks(last.question.get("table", ()))
+        store = with_columns(store, range(0, rows, last.chunk_size), last.question)
         starts = list(_finished(store, journal, range(0, rows, last.chunk_size), rows, marks))
-        store = store.as_found(starts, last.question.get("answer_column"))
         if not store.columns:
             raise OutputError(f"no chunk of {keyword!r} is finished yet: run it again")
-        return store.join(starts)
+        path = store.all_path
+        record = functools.partial(record_joined, journal.path, last.id, path.name)
+        _, copy = store.join(starts, path, known=journal.joined(path.name), record=record)
+        if copy:
+            say(result_changed(path, copy))
+        return path
 
 
 def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Marks) -> Iterator[int]:
@@ -74,19 +79,20 @@ def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Ma
     Raises:
         OutputError: a chunk file is missing, damaged or older than the journal, or its cells differ from the input's.
     """
-    found = store.as_found(starts, None)
     chunks = journal.chunks()
     for start in starts:
         stop = min(start + starts.step, rows)
         chunk = chunks.get(start)
         if chunk is None or chunk.rows != stop - start:
             raise OutputError(f"no chunk file holds exactly rows {start:,} to {stop - 1:,}: {ANEW}")
-        state = found.state(start, chunk.rows, chunk.sha256)
-        check_state(found, start, state)
-        if state is FileState.INTACT and not is_current(found, journal, start, chunk):
+        if store.is_empty(start):
+            raise OutputError(f"{store.chunk_path(start)} is missing, or empty: {ANEW}")
+        if store.sha256(start) != chunk.sha256:
+            edited = read_corrections(store, journal, start, chunk, marks)
+            if edited.how:
+                say(store.write_edited(start, edited))
+        elif not is_current(store, journal, start, chunk):
             raise OutputError(f"{store.chunk_path(start)} is older than the answers in the journal: {ANEW}")
-        if state is FileState.EDITED:
-            check_inputs(found, journal, start, marks)
         yield start
 
 

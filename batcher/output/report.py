@@ -29,12 +29,14 @@ class Report(Figures):
         output: `all_<keyword>.csv`, or None if rows are left.
         asks: whom this process asked, and where the API keys came from; empty if no row was left.
         endpoints: the endpoints of this process, in the pool's order.
+        by_hand: what `batcher limit`, `pause` and `resume` changed in this process.
     """
 
     status: str
     output: Path | None
     asks: tuple[Asked, ...] = ()
     endpoints: tuple[EndpointCount, ...] = ()
+    by_hand: tuple[str, ...] = ()
     # Not a field: it is no part of the report's text, of its JSON, or of what makes two reports equal.
     _frames: ClassVar[Frames | None] = None
 
@@ -85,7 +87,8 @@ class Report(Figures):
             done += f" (now {self.requests_now:,} in {elapsed(self.elapsed_s_now)}{_cost(self.cost_usd_now)})"
         where = f" -> {self.output}" if self.output else ""
         cut = f"; {counted(self.cut, 'answer was', 'answers were')} cut off at max_tokens" if self.cut else ""
-        return f"{self.keyword}: {counted(self.rows, 'row')}, {', '.join(parts)}; {done}{cut}{where}"
+        by_hand = f"; by hand: {', '.join(self.by_hand)}" if self.by_hand else ""
+        return f"{self.keyword}: {counted(self.rows, 'row')}, {', '.join(parts)}; {done}{cut}{by_hand}{where}"
 
     def _repr_html_(self) -> str:
         """Show the report as a small table in a notebook."""

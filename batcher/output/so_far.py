@@ -5,7 +5,6 @@ Invariant: a row's cells and its result belong together: cells that are not thos
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -21,9 +20,8 @@ from batcher.input.opening import open_dataset
 from batcher.input.selection import Selection
 from batcher.journal.entries import Chunk, LastRun
 from batcher.journal.reading import Reader
-from batcher.output.cells import check_cells, difference_by_marks
-from batcher.output.csv_file import read_csv
-from batcher.output.directory import FileState, Store
+from batcher.output.directory import Store
+from batcher.output.edited import Edited, Marked, UnfitError, message, read_edited
 from batcher.records import Beside, Result
 from batcher.words import counted
 
@@ -59,7 +57,7 @@ class SoFar:
         self._question = last.question
         self._chunks = journal.chunks()
         self._dataset = dataset
-        self.store = _store_of(store, self._chunks, last.question)
+        self.store = with_columns(store, self._chunks, last.question)
         self._marks = Marks(last.question.get("table", self.store.columns))
         if dataset is not None and dataset.columns != self._marks.columns:
             raise InputError(
@@ -114,13 +112,11 @@ class SoFar:
         chunk = self._chunks.get(start)
         if chunk is None or chunk.rows != stop - start or self._journal.left(start, stop):
             return None
-        state = self.store.state(start, chunk.rows, chunk.sha256)
-        if state is FileState.MISSING:
+        if self.store.is_empty(start):
             return None
-        check_state(self.store, start, state)
-        if state is FileState.EDITED:
-            check_inputs(self.store, self._journal, start, self._marks)
-        elif not self._is_of_this_plan(start, chunk):
+        if self.store.sha256(start) != chunk.sha256:
+            return read_corrections(self.store, self._journal, start, chunk, self._marks).lines
+        if not self._is_of_this_plan(start, chunk):
             return None
         with closing(self.store.lines_of(start)) as lines:
             return list(lines)
@@ -145,46 +141,36 @@ def answer_cells(added: AnswerColumns, result: Result | None, beside: Beside) ->
     return [""] * len(added) if result is None else [*map(writable, added.cells_of(result, beside))]
 
 
-def _store_of(store: Store, starts: Iterable[int], question: dict[str, Any]) -> Store:
-    """Return a store with the columns of a run's table, and the encoding of its files."""
+def with_columns(store: Store, starts: Iterable[int], question: dict[str, Any]) -> Store:
+    """Return the files with the columns of a run's table, or if an old journal lacks them, with those they have."""
     found = store.as_found(starts, question.get("answer_column"))
-    if "table" not in question:  # an older batcher made the journal
+    if not question.get("table") or "answer_column" not in question:
         return found
     columns = AnswerColumns(question["answer_column"], tuple(question.get("with") or ()))
     encoding = found.encoding if found.columns else question.get("encoding", found.encoding)
     return Store(store.directory, store.keyword, question["table"], columns, encoding)
 
 
-def check_state(store: Store, start: int, state: FileState) -> None:
-    """Refuse a chunk file that is missing or damaged.
-
-    Raises:
-        OutputError: it is.
-    """
-    path = store.chunk_path(start)
-    if state is FileState.MISSING:
-        raise OutputError(f"{path} is missing: {ANEW}")
-    if state is FileState.BROKEN:
-        raise OutputError(f"{path} cannot be read, or has other columns or another number of rows: {ANEW}")
-
-
 def is_current(store: Store, journal: Reader, start: int, chunk: Chunk) -> bool:
     """Return whether an unchanged chunk file holds the present answers of the journal."""
-    stop, added = start + chunk.rows, store.answer_columns
-    answers = zip(journal.results(start, stop), journal.beside(start, stop), strict=True)
-    expected = [[*map(writable, added.cells_of(*each))] for each in answers]
     with closing(store.lines_of(start)) as lines:
-        return expected == [added.split(line)[1] for line in lines]
+        return _answers(store, journal, start, chunk) == [store.answer_columns.split(line)[1] for line in lines]
 
 
-def check_inputs(store: Store, journal: Reader, start: int, marks: Marks) -> None:
-    """Check that the lines of a changed chunk file are about the rows of the run; answers may be corrected.
+def read_corrections(store: Store, journal: Reader, start: int, chunk: Chunk, marks: Marks) -> Edited:
+    """Read a chunk file that was changed.
 
     Raises:
-        OutputError: a cell differs from the input's.
+        OutputError: it is not certain which corrections it holds.
     """
-    path = store.chunk_path(start)
-    with closing(read_csv(path)) as lines:
-        next(lines)
-        rows = [(number, store.answer_columns.split(line)[0]) for number, line in lines]
-    check_cells(path, rows, journal.marks(start, start + len(rows)), functools.partial(difference_by_marks, marks))
+    path, planned = store.chunk_path(start), journal.marks(start, start + chunk.rows)
+    rows = Marked(store.columns, store.answer_columns, marks, planned, _answers(store, journal, start, chunk))
+    try:
+        return read_edited(path, rows)
+    except UnfitError as error:
+        raise OutputError(message(path, error)) from error
+
+
+def _answers(store: Store, journal: Reader, start: int, chunk: Chunk) -> list[list[str]]:
+    stop = start + chunk.rows
+    return store.answers(journal.results(start, stop), journal.beside(start, stop))

@@ -10,7 +10,7 @@ from contextlib import closing
 from typing import Any
 
 from batcher.equality import plain, same
-from batcher.errors import ChangedError, InputError
+from batcher.errors import ChangedError, InputError, OutputError
 from batcher.input.key import keyer
 from batcher.input.marks import Comparison, Marks
 from batcher.journal.entries import InFlight, LastRun
@@ -19,6 +19,7 @@ from batcher.journal.reading import Reader
 from batcher.journal.rules import Rules
 from batcher.journal.schema import ADOPTED
 from batcher.output.adoption import Adoption
+from batcher.output.edited import UnfitError, message
 from batcher.planning.job import ROWS_AT_ONCE, Job, chunks_of
 from batcher.planning.plan import Plan
 from batcher.planning.words import explained, reasons_of
@@ -56,7 +57,16 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         if job.settings.id_column is not None:
             _check_ids(job, matching, rows, comparison)
         matched = matching.finish(rows, _rules(job, sources, is_redrawn=is_redrawn))
-        plan = _plan_of(job, journal, matching, matched, last=last, comparison=comparison, sources=sources[:-1])
+        plan = _plan_of(
+            job,
+            journal,
+            matching,
+            matched,
+            last=last,
+            comparison=comparison,
+            sources=sources[:-1],
+            is_rehearsal=is_rehearsal,
+        )
         if is_rehearsal:
             return plan
         is_asked_first = job.settings.on_change == "abort" or (job.settings.on_change == "reuse" and not plan.has_marks)
@@ -115,6 +125,7 @@ def _plan_of(
     last: LastRun | None,
     comparison: Comparison,
     sources: Sequence[int],
+    is_rehearsal: bool,
 ) -> Plan:
     """Return what is left to do.
 
@@ -135,7 +146,7 @@ def _plan_of(
         same=matched.same,
         in_flight=journal.in_flight(last.id) if last else InFlight(0, 0),
         has_marks=last is None or comparison.before is not None,
-        intact=_checked_files(job, journal, matching),
+        intact=_checked_files(job, journal, matching, is_rehearsal=is_rehearsal),
     )
 
 
@@ -174,25 +185,30 @@ def _plan_rows(
     return end
 
 
-def _checked_files(job: Job, journal: Reader, matching: Matching) -> frozenset[int]:
-    """Return the unchanged chunk files, and check the input's cells in the others.
+def _checked_files(job: Job, journal: Reader, matching: Matching, *, is_rehearsal: bool) -> frozenset[int]:
+    """Return the unchanged chunk files, and check that the corrections in the others can be read.
 
     A file that has to be written again anyway, because rows or answers have changed since, is not checked.
 
     Raises:
-        OutputError: a changed file would go into the result, and its cells differ from the input's.
+        OutputError: a changed file would go into the result, and it is not certain which corrections it holds.
     """
     intact, changed = set(), {}
     for start, chunk in journal.chunks().items():
         sha256 = job.store.sha256(start)
         if sha256 == chunk.sha256:
             intact.add(start)
-        elif sha256 is not None:
+        elif not job.store.is_empty(start):
             changed[start] = chunk
     for start, rows in chunks_of(job, changed):
         states = matching.states(start, start + len(rows))
         if changed[start].origin == job.store.origin(job.store.lines(rows), states):
-            job.store.check_cells(start, rows)
+            # The copy of a rehearsal has no answers.
+            answers = None if is_rehearsal else job.store.answers(*matching.answers(start, start + len(rows)))
+            try:
+                job.store.read_edited(start, rows, answers)
+            except UnfitError as error:
+                raise OutputError(message(job.store.chunk_path(start), error)) from error
     return frozenset(intact)
 
 

@@ -66,13 +66,24 @@ class Account:
         # The rows that were asked to wait since the last answer, and those of them that were asked to wait for long.
         self._asked: set[int] = set()
         self._long: set[int] = set()
-        self._given = (endpoint.rpm, endpoint.rps, endpoint.tpm)
+        self._given = {"rpm": endpoint.rpm, "rps": endpoint.rps, "tpm": endpoint.tpm}
 
     @property
     def limits(self) -> tuple[float | None, float | None, float | None]:
         """Requests a minute, requests a second, tokens a minute: as the user gave them, else as the server reports."""
-        (rpm, rps, tpm), (requests, tokens) = self._given, self.server_limits
+        (rpm, rps, tpm), (requests, tokens) = self._given.values(), self.server_limits
         return rpm if rpm or rps else requests.per_minute, rps, tpm or tokens.per_minute
+
+    def given(self, name: str) -> float | None:
+        """Return a limit as the user gave it: `rpm`, `rps`, `tpm` or `max_concurrency`."""
+        return self.max_concurrency if name == "max_concurrency" else self._given[name]
+
+    def limit(self, max_concurrency: int | None = None, **rates: float) -> None:
+        """Change limits that the user gave; those that are not given stay as they are."""
+        if max_concurrency is not None:
+            self.max_concurrency = max_concurrency
+            self.concurrency.bound_by(max_concurrency)
+        self._given |= rates
 
     def admits(self) -> bool:
         """Return whether one more call may be in flight."""

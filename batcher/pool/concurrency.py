@@ -94,6 +94,13 @@ class Concurrency:
         self._round: _Round | None = None
         self._last: _Round | None = None
 
+    def bound_by(self, most: int) -> None:
+        """Change the highest limit; one that was found to be too high stays so."""
+        self._ceiling = most if self._ceiling >= self._most else min(self._ceiling, most)
+        self._most = most
+        self.limit = min(self.limit, most)
+        self._round = self._last = None
+
     def admits(self, in_flight: int) -> bool:
         """Return whether one more call may be in flight."""
         return in_flight + 1 <= (self._most if self._is_open else self.limit)

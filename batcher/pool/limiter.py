@@ -46,15 +46,32 @@ class Limiter:
     """
 
     def __init__(self, rpm: float | None = None, rps: float | None = None, tpm: float | None = None) -> None:
-        limits = [(limit, window_s * (1 + _MARGIN)) for limit, window_s in ((rps, 1.0), (rpm, 60.0)) if limit]
-        self._buckets = [_bucket(limit / window_s) for limit, window_s in limits]
-        # At 1.5 a second, some seconds see two.
-        self._requests = [_Count(math.ceil(limit), window_s) for limit, window_s in limits]
-        self._tokens = _Count(tpm, 60 * (1 + _MARGIN)) if tpm else None
+        self._loop = asyncio.get_running_loop()
+        self._requests: list[_Count] = []
+        self._tokens: _Count | None = None
         self._paid_at = 0.0
         self._wanted_at = 0.0
         self._passed_at = -math.inf
-        self._loop = asyncio.get_running_loop()
+        self.change(rpm, rps, tpm)
+        self._is_changed = False  # the first call need not wait
+
+    def change(self, rpm: float | None = None, rps: float | None = None, tpm: float | None = None) -> None:
+        """Keep other limits from now on. The task that waits for the old ones must wait anew.
+
+        Under a lower limit, a call that has left counts as the share of the window that it was of the old limit. So no
+        window that begins after the change sees more than the new limit, and the pace goes on evenly: if such calls
+        counted in full, none would leave for a while. Tokens that are owed are still owed.
+        """
+        limits = [(limit, window_s * (1 + _MARGIN)) for limit, window_s in ((rps, 1.0), (rpm, 60.0)) if limit]
+        self._buckets = [_bucket(limit / window_s) for limit, window_s in limits]
+        before = {count.window_s: count for count in self._requests}
+        # At 1.5 a second, some seconds see two.
+        self._requests = [_changed(before.get(window_s), math.ceil(limit), window_s) for limit, window_s in limits]
+        if self._tokens and tpm:
+            now = self._loop.time()
+            self._paid_at = now + (self._paid_at - now) * (self._tokens.limit / tpm if self._paid_at > now else 1)
+        self._tokens = _changed(self._tokens, tpm, 60 * (1 + _MARGIN)) if tpm else None
+        self._is_changed = True
 
     async def ready(self) -> None:
         """Wait until the pace lets one more call pass."""
@@ -63,6 +80,10 @@ class Limiter:
             self._wanted_at = now
         while (wait := self._paid_at - self._loop.time()) > 0:  # noqa: ASYNC110 - answers change the moment
             await asyncio.sleep(_pause(wait))
+        if self._is_changed:
+            self._is_changed = False
+            for bucket in self._buckets:
+                await bucket.acquire(bucket.max_rate)  # as if a call had just left
         for bucket in self._buckets:
             await bucket.acquire()
 
@@ -130,6 +151,16 @@ def _bucket(per_s: float) -> AsyncLimiter:
     return AsyncLimiter(size, size / per_s)
 
 
+def _changed(count: _Count | None, limit: float, window_s: float) -> _Count:
+    """Return a count with another limit, or a new one."""
+    if count is None:
+        return _Count(limit, window_s)
+    for share in count.left if limit < count.limit else ():
+        share.weigh(limit / count.limit)
+    count.limit = limit
+    return count
+
+
 class _Count:
     """An exact count of what left in the last `window_s` seconds or is about to leave.
 
@@ -152,21 +183,26 @@ class _Count:
         if excess <= 0:
             return 0.0
         for share in self.left:
-            excess -= share.amount
+            excess -= share.amount * share.weight
             if excess <= 0:
                 return share.left_at + self.window_s - now
         return _RECHECK_S  # a granted call has not left yet
 
 
 class _Share:
-    """The share of one limit that one call takes."""
+    """The share of one limit that one call takes.
 
-    __slots__ = ("_count", "amount", "counts", "left_at")
+    Attributes:
+        weight: the part of its amount that counts, if the limit was lowered after it left.
+    """
+
+    __slots__ = ("_count", "amount", "counts", "left_at", "weight")
 
     def __init__(self, count: _Count, amount: float) -> None:
         self._count = count
         self.amount = amount
         self.counts = True
+        self.weight = 1.0
         self.left_at = math.inf
         count.total += amount
 
@@ -176,9 +212,13 @@ class _Share:
 
     def settle(self, amount: float) -> None:
         if self.counts:
-            self._count.total += amount - self.amount
+            self._count.total += (amount - self.amount) * self.weight
         self.amount = amount
 
+    def weigh(self, factor: float) -> None:
+        self._count.total += self.amount * self.weight * (factor - 1)
+        self.weight *= factor
+
     def expire(self) -> None:
-        self._count.total -= self.amount
+        self._count.total -= self.amount * self.weight
         self.counts = False

@@ -11,7 +11,7 @@ import collections
 import math
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from batcher.money.tokens import Estimator
 from batcher.pool.account import Account
@@ -81,6 +81,8 @@ class Pool:
         self._began = self._loop.time()
         self._waiting: collections.deque[_Waiter] = collections.deque()
         self._closed = False
+        self._paused_at: float | None = None
+        self._paused_s = 0.0
         self._fastest_s = 0.0
         self._limits: dict[Account, tuple[float | None, ...]] = {}
         self._pacers: dict[Account, asyncio.Task[None]] = {}
@@ -113,7 +115,7 @@ class Pool:
 
     def cooldown_s(self) -> float:
         """Return the seconds until an endpoint takes calls again; 0 if one takes calls now."""
-        now = self._loop.time()
+        now = self.now()
         return max(0.0, min((m.cooldown_s(now) for m in self.members if m.out is None), default=0.0))
 
     def estimate(self, messages: Sequence[Message]) -> float | None:
@@ -154,8 +156,8 @@ class Pool:
 
     def leave(self, slot: Slot) -> bool:
         """Record that the call leaves now; return False if it must not leave any more, and has to be released."""
-        now = self._loop.time()
-        if self._closed or not slot.member.is_available(now):
+        now = self.now()
+        if self._closed or self.is_paused or not slot.member.is_available(now):
             return False
         slot.member.leave(slot, now)
         return True
@@ -173,7 +175,7 @@ class Pool:
         """
         member, account = slot.member, slot.member.account
         before, of_account_before = member.cooldown_until, account.cooldown_until
-        silence = member.record(slot, outcome, history or History(), self._loop.time(), self._timeout_s)
+        silence = member.record(slot, outcome, history or History(), self.now(), self._timeout_s)
         if isinstance(outcome, Completion):
             self._estimator.learn(outcome.usage)
             self._fastest_s = min(each.latency_s for each in self.members if each.answers)
@@ -195,12 +197,13 @@ class Pool:
     def cool_down(self, member: Member, seconds: float) -> None:
         """Let an endpoint take no call for a while."""
         cooldown_until = member.cooldown_until
-        member.cool_down(seconds, self._loop.time())
+        member.cool_down(seconds, self.now())
         self._end_cooldown_in_time(member, cooldown_until)
 
     def _end_cooldown_in_time(self, resting: Member | Account, before: float) -> None:
         if (until := resting.cooldown_until) > before:
-            self._loop.call_at(until, self._end_cooldown, resting, until)
+            # A pause by hand shortens it: what the server asked for passes meanwhile.
+            self._loop.call_at(until + self._loop.time() - self.now(), self._end_cooldown, resting, until)
             self._dispatch()  # to the others
 
     def _end_cooldown(self, resting: Member | Account, until: float) -> None:
@@ -218,6 +221,44 @@ class Pool:
     def close(self) -> None:
         """Grant no more slots; calls under way go on."""
         self._closed = True
+        self._dispatch()
+
+    # -- By hand
+
+    def now(self) -> float:
+        """Return the loop's time without the pauses by hand, which no rule counts."""
+        return (self._loop.time() if self._paused_at is None else self._paused_at) - self._paused_s
+
+    @property
+    def is_paused(self) -> bool:
+        return self._paused_at is not None
+
+    def pause(self) -> bool:
+        """Grant no slots until `resume`; return False if it is paused already."""
+        if self._paused_at is not None:
+            return False
+        self._paused_at = self._loop.time()
+        self._dispatch()
+        return True
+
+    def resume(self) -> float | None:
+        """Grant slots again; return the seconds of the pause, or None if there was none."""
+        if self._paused_at is None:
+            return None
+        seconds, self._paused_at = self._loop.time() - self._paused_at, None
+        self._paused_s += seconds
+        self._dispatch()
+        return seconds
+
+    def limit(self, account: Account, **limits: Any) -> None:
+        """Change the limits of an account that the user gave; calls in flight go on.
+
+        Args:
+            account: one of the pool's.
+            **limits: the new ones: `rpm`, `rps`, `tpm`, `max_concurrency`.
+        """
+        account.limit(**limits)
+        self._pace_by_limits(account)
         self._dispatch()
 
     # -- The next row's endpoint
@@ -275,11 +316,11 @@ class Pool:
         return waiter
 
     def _can_take(self, member: Member) -> bool:
-        return not self._closed and member.can_take(self._loop.time())
+        return not self._closed and self._paused_at is None and member.can_take(self.now())
 
     def _others(self, member: Member) -> list[Member]:
         """Return the other endpoints that take calls."""
-        now = self._loop.time()
+        now = self.now()
         return [each for each in self.members if each is not member and each.is_available(now)]
 
     def _is_worthwhile(self, member: Member) -> bool:
@@ -290,7 +331,7 @@ class Pool:
         soon_s = _SLOW * min((other.latency_s for other in others), default=math.inf)
         if member.latency_s <= soon_s:
             return True
-        s_per_row = (self._loop.time() - self._began) / sum(other.answers for other in others)
+        s_per_row = (self.now() - self._began) / sum(other.answers for other in others)
         return member.latency_s <= soon_s + self._rows_left() * s_per_row
 
     def _size(self, waiter: _Waiter, member: Member) -> float:
@@ -316,7 +357,10 @@ class Pool:
         self._limits[account] = account.limits
         if old := self._pacers.pop(account, None):
             old.cancel()
-        account.limiter = Limiter(*account.limits) if any(account.limits) else None
+        if account.limiter and any(account.limits):
+            account.limiter.change(*account.limits)
+        else:
+            account.limiter = Limiter(*account.limits) if any(account.limits) else None
         account.concurrency.is_paced = account.limiter is not None
         if account.limiter:
             self._pacers[account] = self._loop.create_task(self._pace(account, account.limiter))

@@ -13,7 +13,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from batcher.errors import KeywordBusy, OutputError
-from batcher.words import option
+from batcher.journal.opening import read_journal
+from batcher.output.csv_file import sha256_of
+from batcher.output.directory import Store, set_aside
+from batcher.words import option, say
 
 _MARK = ".rehearsal"
 """The file by which a directory is known as a rehearsal's, which the next one may remove."""
@@ -50,7 +53,7 @@ def made(output_dir: Path, keyword: str) -> Iterator[Directory]:
         output_dir.mkdir(parents=True, exist_ok=True)
         with lock.acquire(blocking=False):
             try:
-                _make_anew(path)
+                _make_anew(path, keyword)
                 directory = Directory(path)
                 try:
                     yield directory
@@ -70,12 +73,26 @@ def made(output_dir: Path, keyword: str) -> Iterator[Directory]:
                 each.rmdir()
 
 
-def _make_anew(path: Path) -> None:
+def _make_anew(path: Path, keyword: str) -> None:
     if path.exists():
         if not (path / _MARK).is_file():
             raise OutputError(
                 f"{path} is not the directory of a rehearsal: move it away, or choose another {option('output_dir')}"
             )
-        shutil.rmtree(path)
+        if _has_changed(Store(path, keyword)):
+            say(f"The result in {path} was changed since it was written: the directory is kept as {set_aside(path)}.")
+        else:
+            shutil.rmtree(path)
     path.mkdir()
     (path / _MARK).write_text("batcher removes this directory with the next rehearsal.\n", encoding="utf-8")
+
+
+def _has_changed(store: Store) -> bool:
+    """Return whether a person has changed the result of a rehearsal that was kept."""
+    if not store.all_path.exists():
+        return False
+    try:
+        with read_journal(store.journal_path) as journal:
+            return sha256_of(store.all_path) not in journal.joined(store.all_path.name)
+    except OutputError:  # without its journal it cannot be known
+        return True

@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
 
 from batcher.journal.entries import LastRun
 from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO
 from batcher.output.figures import Figures, figures_of
 from batcher.output.opening import opened
+from batcher.reports.runs import AT_WORK, Runs, runs_in, state_of
 from batcher.words import counted, dollars, duration
 
 _RATE_OVER_S = 60.0
@@ -24,7 +27,9 @@ class RunStatus(Figures):
     """The state of a run.
 
     Attributes:
-        state: `running`, `done`, `stopped` (it ended early and recorded why) or `killed` (it ended without a record).
+        state: `running`; `paused` (at work, and paused by hand); `done`; `stopped` (it ended early and recorded why);
+            `killed` (it ended without a record); `unknown` (it has no end, and this machine cannot know whether it is
+            at work).
         chunks: chunk files written.
         rows_per_s: rows answered a second, over the last minute; 0 if no run is at work.
         left_s: seconds left at that rate, or None.
@@ -32,6 +37,7 @@ class RunStatus(Figures):
         paused: endpoints that do not answer, with the time and the reason; empty if no run is at work.
         reason: why the latest run stopped early, or empty.
         process: host and process id of the latest run.
+        by_hand: what `batcher limit`, `pause` and `resume` changed in the latest run, with the time of each.
     """
 
     state: str
@@ -42,6 +48,7 @@ class RunStatus(Figures):
     paused: tuple[str, ...]
     reason: str
     process: str
+    by_hand: tuple[str, ...] = ()
 
     def _money(self) -> str:
         parts = [f"{dollars(round(self.cost_usd * NANO))} for answers"] if self.cost_usd else []
@@ -72,8 +79,9 @@ class RunStatus(Figures):
         ]
         if money := self._money():
             lines.append(f"  money     {money}")
-        if self.state == "running":
+        if self.state in AT_WORK:
             lines.append(f"  rate      {self.rows_per_s:,.1f} rows/s{time_left}")
+        lines += [f"  by hand   {each}" for each in self.by_hand]
         lines += [f"  paused    {each}" for each in self.paused]
         if self.cut:
             lines.append(f"  cut off   {counted(self.cut, 'answer')} at max_tokens")
@@ -83,39 +91,55 @@ class RunStatus(Figures):
         return "\n".join(lines)
 
 
-def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunStatus:
-    """Return the state of a keyword's run.
+@overload
+def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunStatus: ...
+
+
+@overload
+def status(keyword: None = None, output_dir: str | os.PathLike[str] = "output") -> Runs: ...
+
+
+def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "output") -> RunStatus | Runs:
+    """Return the state of a keyword's run; without a keyword the runs of the directory, the latest first.
 
     Raises:
         SettingsError: the keyword is invalid.
-        OutputError: there is no journal of that keyword, or it cannot be read.
+        OutputError: there is no journal of that keyword, or it cannot be read; or there is no such directory.
     """
+    if keyword is None:
+        return runs_in(Path(output_dir))
     with opened(keyword, output_dir, read_journal) as run, run.journal.snapshot():
         journal, last = run.journal, run.last()
         left = journal.left()
-        state = _state(last, left)
-        is_running = state == "running"
+        by_hand = journal.by_hand(last.id)
+        state = state_of(run.store.journal_path, last, left, by_hand)
+        is_at_work = state in AT_WORK
         now = time.time()
         seconds = max(1.0, min(_RATE_OVER_S, now - last.started))
-        rate = journal.answered_since(now - seconds) / seconds if is_running else 0.0
+        rate = journal.answered_since(now - seconds) / seconds if is_at_work else 0.0
         return RunStatus(
-            **figures_of(journal, keyword, last.id, is_at_work=is_running),
+            **figures_of(journal, keyword, last.id, is_at_work=is_at_work),
             state=state,
             chunks=len(journal.chunks()),
             rows_per_s=rate,
             left_s=left / rate if rate else None,
             failures=tuple(journal.failures()),
-            paused=tuple(_paused(*each) for each in journal.paused(last.id)) if is_running else (),
-            reason=(last.outcome or "") if state == "stopped" else "",
+            paused=tuple(_paused(*each) for each in journal.paused(last.id)) if is_at_work else (),
+            reason=_reason(state, last),
             process=f"host {last.host}, process {last.pid}",
+            by_hand=tuple(f"{_clock(each.at)} {each.said}" for each in by_hand),
         )
 
 
+def _reason(state: str, last: LastRun) -> str:
+    if state == "unknown":
+        return f"its lock is free here, but it ran on {last.host}, and this file system may not carry locks"
+    return (last.outcome or "") if state == "stopped" else ""
+
+
 def _paused(at: float, label: str, why: str) -> str:
-    return f"{label} since {time.strftime('%H:%M:%S', time.localtime(at))}: {why}"
+    return f"{label} since {_clock(at)}: {why}"
 
 
-def _state(last: LastRun, left: int) -> str:
-    if last.ended is not None:
-        return "stopped" if left else "done"
-    return "running" if last.is_at_work else "killed"
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(at))

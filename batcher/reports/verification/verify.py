@@ -17,6 +17,7 @@ from batcher.input.opening import open_dataset
 from batcher.input.prompt import PromptFunction
 from batcher.journal.entries import Counts, EndpointTotals, LastRun
 from batcher.journal.evidence import Evidence
+from batcher.journal.locking import is_at_work
 from batcher.journal.opening import read_evidence
 from batcher.money.prices import NANO
 from batcher.output.directory import Store
@@ -188,8 +189,10 @@ def _with_columns(store: Store, last: LastRun, starts: list[int], asked: Asked |
 
 
 def _notes(store: Store, last: LastRun, asked: Asked | None, *, is_finished: bool) -> Iterator[str]:
-    if last.is_at_work:
-        yield "A run is at work and may still write what is missing here. Verify again when it has ended."
+    at_work = is_at_work(store.journal_path, last)
+    if at_work is not False:
+        is_so = "A run is at work" if at_work else "A run may be at work, which cannot be known on this machine,"
+        yield f"{is_so} and may still write what is missing here. Verify again when it has ended."
     if asked is None:
         yield "INPUT was not given: journal and files were compared with each other, but not with the table."
     elif asked.question is None:

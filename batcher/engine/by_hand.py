@@ -1,0 +1,164 @@
+"""`limit`, `pause` and `resume`: change a run while it works, from another process or thread.
+
+Invariant: they write the control file alone, and say that a change is made only if the running process has recorded it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batcher.checks import check_whole
+from batcher.errors import OutputError, SettingsError
+from batcher.journal.entries import ByHand, LastRun
+from batcher.journal.locking import is_at_work, is_locked
+from batcher.journal.opening import read_journal
+from batcher.output.control import ControlFile, Wish
+from batcher.output.opening import opened
+from batcher.settings import OPTIONS
+from batcher.words import counted, option
+
+_PATIENCE_S = 15.0  # the running process looks every second
+_LOOK_S = 0.2
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of a run at work.
+
+    Attributes:
+        keyword: of the run.
+        said: what changed, such as `rpm 600 -> 300`.
+        is_taken: the running process has recorded it. If False, it works in the loop of the caller's own thread, and
+            takes the change when that goes on.
+    """
+
+    keyword: str
+    said: str
+    is_taken: bool = True
+
+    def __str__(self) -> str:
+        how = "running process took it" if self.is_taken else "the run takes it within a second or two"
+        return f"{self.keyword}: {self.said} ({how})"
+
+
+def limit(
+    keyword: str,
+    *,
+    rpm: float | None = None,
+    rps: float | None = None,
+    tpm: float | None = None,
+    max_concurrency: int | None = None,
+    endpoint: int | None = None,
+    output_dir: str | os.PathLike[str] = "output",
+) -> Change:
+    """Change the limits of a run while it works. Requests in flight go on.
+
+    Args:
+        keyword: of the run.
+        rpm: the most requests per minute, for each account; limits that are not given stay as they are.
+        rps: the most requests per second.
+        tpm: the most model tokens per minute.
+        max_concurrency: the most requests in flight.
+        endpoint: the number of an endpoint, from 1: only the limits of its account; default: of all accounts.
+        output_dir: the run's output directory.
+
+    Raises:
+        SettingsError: a value cannot be used; nothing is changed.
+        OutputError: no process runs it, or the process does not answer.
+    """
+    given = {"rpm": rpm, "rps": rps, "tpm": tpm, "max_concurrency": max_concurrency}
+    limits = {name: value for name, value in given.items() if value is not None}
+    if not limits:
+        raise SettingsError(f"give at least one of {', '.join(map(option, given))}")
+    for name, value in limits.items():
+        OPTIONS[name].check(value)
+    if endpoint is not None:
+        check_whole(endpoint, option("endpoint"))
+        limits["endpoint"] = endpoint
+    return _ask(keyword, output_dir, "limit", limits)
+
+
+def pause(keyword: str, output_dir: str | os.PathLike[str] = "output") -> Change:
+    """Let a run at work send no further request until `resume`. Requests in flight arrive.
+
+    Raises:
+        SettingsError: the keyword is invalid.
+        OutputError: no process runs it, or the process does not answer.
+    """
+    return _ask(keyword, output_dir, "pause", {})
+
+
+def resume(keyword: str, output_dir: str | os.PathLike[str] = "output") -> Change:
+    """Let a paused run go on.
+
+    Raises:
+        SettingsError: the keyword is invalid.
+        OutputError: no process runs it, or the process does not answer.
+    """
+    return _ask(keyword, output_dir, "resume", {})
+
+
+def _ask(keyword: str, output_dir: str | os.PathLike[str], verb: str, values: Mapping[str, Any]) -> Change:
+    with opened(keyword, output_dir, read_journal) as run:
+        store, last = run.store, run.journal.last_run()
+    path = store.journal_path
+    if last is None or is_at_work(path, last) is False:
+        if is_locked(path):
+            raise OutputError(f"{keyword!r} is not sending yet: its process is still planning; do it again in a moment")
+        raise OutputError(f"no process runs {keyword!r} in {store.directory}: there is nothing to change")
+    endpoint, pool = values.get("endpoint", 1), last.question.get("pool", [])
+    if endpoint > max(len(pool), 1):
+        raise SettingsError(f"{option('endpoint')}: the run has {counted(len(pool), 'endpoint')}, not {endpoint}")
+    file, wish = ControlFile(store.control_path), Wish(uuid.uuid4().hex, last.id, verb, values)
+    file.add(wish)
+    if last.is_here and last.pid == os.getpid() and _is_in_a_loop():
+        said = ", ".join(f"{name} {value:g}" for name, value in values.items()) or verb
+        return Change(keyword, said, is_taken=False)
+    answer = _answer(path, last, file, wish)
+    if not answer.is_done:
+        raise SettingsError(f"{answer.said}; nothing was changed")
+    return Change(keyword, answer.said)
+
+
+def _is_in_a_loop() -> bool:
+    with contextlib.suppress(RuntimeError):
+        return asyncio.get_running_loop() is not None
+    return False
+
+
+def _answer(path: Path, last: LastRun, file: ControlFile, wish: Wish) -> ByHand:
+    """Wait for the answer of the running process.
+
+    Raises:
+        OutputError: it does not come.
+    """
+    until = time.monotonic() + _PATIENCE_S
+    is_over = False
+    while True:
+        if found := next((each for each in _answers(path, last.id) if each.request == wish.id), None):
+            return found
+        if is_over:
+            break
+        is_over = is_at_work(path, last) is False or time.monotonic() > until
+        if is_over:
+            file.withdraw(wish)  # it may have been taken just now: look once more
+        else:
+            file.add(wish)  # another verb may have written over it
+            time.sleep(_LOOK_S)
+    raise OutputError(
+        f"{last.process} has not taken the change, and nothing was changed: it has ended meanwhile, stands still, or"
+        " works elsewhere"
+    )
+
+
+def _answers(path: Path, run: int) -> Iterator[ByHand]:
+    with contextlib.suppress(OutputError), read_journal(path) as journal:  # it may be written just now
+        yield from [*journal.by_hand(run), *journal.by_hand(run, refused=True)]

@@ -1,0 +1,125 @@
+"""The lock that a run holds beside its journal, and what it says about whether the run is at work.
+
+Invariant: asking changes nothing in the directory, and what a lock cannot say is `None`, never a guess.
+
+The system frees the lock when its process ends in any way. A process id would not do: another process may have it by
+now, in a container it is mostly 1, and on another host it means nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from pathlib import Path
+
+from batcher.journal.access import log_path
+from batcher.journal.entries import LastRun
+
+# How long a run waits for the lock, in seconds: who asks whether it is held, holds it for some microseconds.
+PATIENCE_S, LOOK_AGAIN_S = 0.2, 0.01
+
+_CONTENDED = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK}
+# The file systems of Linux that belong to one machine, so that every process that writes there shares its locks.
+_LOCAL = {
+    "bcachefs",
+    "btrfs",
+    "ext2",
+    "ext3",
+    "ext4",
+    "f2fs",
+    "jfs",
+    "overlay",
+    "ramfs",
+    "reiserfs",
+    "tmpfs",
+    "xfs",
+    "zfs",
+}
+_MOUNTS = Path("/proc/self/mountinfo")  # proc_pid_mountinfo(5)
+
+
+def lock_path(path: Path) -> Path:
+    """Return the path of a journal's lock file."""
+    return path.with_name(f".{path.stem}.lock")
+
+
+def is_at_work(path: Path, last: LastRun) -> bool | None:
+    """Return whether the latest run of a journal is at work; None if this machine cannot know.
+
+    Args:
+        path: of the journal.
+        last: its latest run.
+    """
+    if last.ended is not None:
+        return False
+    is_held = is_locked(path)
+    if is_held is False and not (last.is_here or _is_local(path)):
+        return None  # the file system may not carry locks from one host to another
+    return is_held
+
+
+def is_locked(path: Path) -> bool | None:
+    """Return whether a process holds the lock of a journal; None if that cannot be known.
+
+    Args:
+        path: of the journal.
+    """
+    try:
+        descriptor = os.open(lock_path(path), os.O_RDONLY)
+    except FileNotFoundError:  # removed, or left behind by who copied the directory: a run at work has a log
+        return None if log_path(path).exists() else False
+    except OSError:
+        return None
+    try:
+        return _is_held(descriptor)
+    except OSError as error:
+        return True if error.errno in _CONTENDED else None
+    finally:
+        os.close(descriptor)
+
+
+if sys.platform == "win32":
+
+    def _is_held(descriptor: int) -> bool:
+        """Take the lock for a moment; an `OSError` says that another process has it."""
+        import msvcrt  # noqa: PLC0415 - Windows alone has it
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+        return False
+
+else:
+
+    def _is_held(descriptor: int) -> bool:
+        """Share the lock for a moment; an `OSError` says that another process has it for itself."""
+        import fcntl  # noqa: PLC0415 - Windows has none
+
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        return False
+
+
+def _is_local(path: Path) -> bool:
+    """Return whether a path is certainly on a file system of this machine alone."""
+    try:
+        mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+        return kind_of(path.resolve().parent, mounts) in _LOCAL
+    except OSError:
+        return False
+
+
+def kind_of(directory: Path, mounts: str) -> str:
+    """Return the kind of a directory's file system, such as `ext4` or `nfs4`; empty if it is not known.
+
+    Args:
+        directory: without symbolic links.
+        mounts: the file systems that are mounted, as `/proc/self/mountinfo` has them.
+    """
+    kinds: dict[Path, str] = {}
+    for line in mounts.splitlines():
+        mounted, _, described = line.partition(" - ")
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), mounted.split(" ")[4])
+        kinds[Path(point)] = described.split(" ")[0]
+    return next((kinds[each] for each in (directory, *directory.parents) if each in kinds), "")

@@ -1,0 +1,82 @@
+"""The control file: what people ask of a run at work, beside its journal.
+
+Invariant: it is written whole and renamed; a request names the run that it is for, so that no other run acts on it.
+
+The verbs write it, and the running process, which alone writes the journal, takes the requests and removes the file.
+If two verbs write at the same time, one request may be lost: each looks whether its own is there until it is answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from batcher.output.csv_file import replace
+
+
+class Wish(NamedTuple):
+    """What a person asks of a run at work.
+
+    Attributes:
+        id: tells it from others.
+        run: the number of the run in its journal.
+        verb: `limit`, `pause` or `resume`.
+        values: of `limit`: the new limits by name, and `endpoint` if they are for one alone.
+    """
+
+    id: str
+    run: int
+    verb: str
+    values: Mapping[str, Any]
+
+
+class ControlFile:
+    """The requests to a run that it has not taken yet.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def exists(self) -> bool:
+        """Return whether there is anything to take: one look at the directory, without reading."""
+        return self._path.exists()
+
+    def read(self) -> list[Wish]:
+        """Return the requests; none if the file is gone, or holds something else."""
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            return [Wish(str(each["id"]), int(each["run"]), str(each["verb"]), dict(each["values"])) for each in found]
+        except (OSError, ValueError, TypeError, LookupError):
+            return []
+
+    def add(self, wish: Wish) -> None:
+        """Add a request, unless it is there; requests to other runs are dropped.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        there = [each for each in self.read() if each.run == wish.run]
+        if wish not in there:
+            self._write([*there, wish], wish.id)
+
+    def withdraw(self, wish: Wish) -> None:
+        """Take a request back."""
+        left = [each for each in self.read() if each.run == wish.run and each.id != wish.id]
+        if left:
+            self._write(left, wish.id)
+        else:
+            self.remove()
+
+    def remove(self) -> None:
+        with contextlib.suppress(OSError):  # a file that stays is for this run alone
+            self._path.unlink(missing_ok=True)
+
+    def _write(self, wishes: Sequence[Wish], name: str) -> None:
+        content = json.dumps([each._asdict() for each in wishes]).encode()
+        replace(self._path, lambda file: file.write(content), name)

@@ -1,0 +1,190 @@
+"""The runs of a directory, one line each, read from their journals while they work or afterwards.
+
+Invariant: it only reads, and a journal that cannot be read is a line of the list, not its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, overload
+
+from batcher.errors import OutputError
+from batcher.journal.access import log_path
+from batcher.journal.entries import ByHand, LastRun
+from batcher.journal.locking import is_at_work, is_locked
+from batcher.journal.opening import read_journal
+from batcher.money.prices import NANO
+from batcher.words import dollars, duration
+
+AT_WORK = frozenset({"running", "paused"})
+"""The states of a run whose process is at work."""
+
+_JOURNAL = re.compile(r"journal_(.+)\.sqlite")
+_DAY_S = 86400.0
+_HEADS = ("keyword", "state", "rows", "ok", "invalid", "error", "left", "money", "last change")
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """A run of the list; what cannot be read, or known, is None.
+
+    Attributes:
+        state: as in `RunStatus`; or `planning` (its first process is still reading the input), `empty` (a journal in
+            which no run began) or `unreadable`.
+        is_running: whether a process works on it.
+        rows, ok, invalid, error, left: all rows, rows by status, and rows without a result.
+        cost_usd: the cost in US dollars of the answered requests; None if no price is known.
+        changed: when the journal was last written, in seconds since the epoch.
+        reason: why the journal cannot be read, or empty.
+    """
+
+    keyword: str
+    state: str
+    is_running: bool | None
+    rows: int | None = None
+    ok: int | None = None
+    invalid: int | None = None
+    error: int | None = None
+    left: int | None = None
+    cost_usd: float | None = None
+    changed: float = 0.0
+    reason: str = ""
+
+    def _cells(self, now: float) -> tuple[str, ...]:
+        counts = (self.rows, self.ok, self.invalid, self.error, self.left)
+        money = "" if self.cost_usd is None else dollars(round(self.cost_usd * NANO))
+        age = max(now - self.changed, 0.0)
+        ago = f"{duration(age)} ago" if age < _DAY_S else time.strftime("%Y-%m-%d %H:%M", time.localtime(self.changed))
+        shown = ("" if count is None else f"{count:,}" for count in counts)
+        return self.keyword, self.state, *shown, money, ago
+
+
+class Runs(Sequence[RunLine]):
+    """The runs of a directory, the latest first; it shows itself as a table."""
+
+    def __init__(self, directory: Path, runs: Sequence[RunLine]) -> None:
+        self._directory = directory
+        self._runs = tuple(runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    @overload
+    def __getitem__(self, index: int) -> RunLine: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[RunLine, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> RunLine | tuple[RunLine, ...]:
+        return self._runs[index]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the runs as a dictionary that JSON can hold."""
+        return {"output_dir": str(self._directory), "runs": [asdict(each) for each in self._runs]}
+
+    def __str__(self) -> str:
+        if not self._runs:
+            return f"{self._directory}: no run"
+        table = [_HEADS, *(each._cells(time.time()) for each in self._runs)]  # noqa: SLF001 - a line of this table
+        widths = [max(map(_width, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(map(_padded, cells, widths, range(len(cells)))).rstrip() for cells in table]
+        return "\n".join([*lines, *(f"{each.keyword}: {each.reason}" for each in self._runs if each.reason)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Show the runs as a table in a notebook."""
+        heads = "".join(f"<th>{head}</th>" for head in _HEADS)
+        now = time.time()
+        rows = "".join(
+            f'<tr title="{html.escape(each.reason)}">'
+            + "".join(f"<td>{html.escape(cell)}</td>" for cell in each._cells(now))  # noqa: SLF001 - as above
+            + "</tr>"
+            for each in self._runs
+        )
+        return f"<table><tr>{heads}</tr>{rows}</table>"
+
+
+def runs_in(directory: Path) -> Runs:
+    """Return the runs of a directory, the latest first.
+
+    Raises:
+        OutputError: there is no such directory, or it cannot be read.
+    """
+    try:
+        found = sorted((match[1], path) for path in directory.iterdir() if (match := _JOURNAL.fullmatch(path.name)))
+    except OSError as error:
+        raise OutputError(f"the output directory {directory} cannot be read: {error.strerror}") from error
+    return Runs(directory, sorted((_line(*each) for each in found), key=lambda line: -line.changed))
+
+
+def state_of(path: Path, last: LastRun, left: int, by_hand: Sequence[ByHand]) -> str:
+    """Return the state of a run, as `RunStatus` names it.
+
+    Args:
+        path: of its journal.
+        last: its latest process.
+        left: the rows without a result.
+        by_hand: what people changed in that process.
+    """
+    if last.ended is not None:
+        return "stopped" if left else "done"
+    at_work = is_at_work(path, last)
+    if at_work is None:
+        return "unknown"
+    if not at_work:
+        return "killed"
+    switches = [each.is_pause for each in by_hand if each.is_pause or each.is_resumption]
+    return "paused" if switches and switches[-1] else "running"
+
+
+def _line(keyword: str, path: Path) -> RunLine:
+    changed = max(_written(path), default=0.0)
+    try:
+        with read_journal(path) as journal:
+            last = journal.last_run()
+            if last is None:
+                is_held = is_locked(path)
+                return RunLine(keyword, "planning" if is_held else "empty", is_held, changed=changed)
+            counts, spent = journal.counts(), journal.spent()
+            state = state_of(path, last, counts.left, journal.by_hand(last.id))
+            return RunLine(
+                keyword,
+                state,
+                is_running=None if state == "unknown" else state in AT_WORK,
+                rows=counts.rows,
+                ok=counts.ok,
+                invalid=counts.invalid,
+                error=counts.error,
+                left=counts.left,
+                cost_usd=None if spent.unpriced and not spent.answered else spent.answered / NANO,
+                changed=changed,
+            )
+    except OutputError as error:
+        return RunLine(keyword, "unreadable", is_locked(path), changed=changed, reason=str(error))
+
+
+def _written(path: Path) -> Iterator[float]:
+    """Yield when a journal and its log were last written."""
+    for each in (path, log_path(path)):
+        with contextlib.suppress(OSError):
+            yield each.stat().st_mtime
+
+
+def _width(text: str) -> int:
+    """Return the columns that a text takes in a terminal: Chinese characters take two."""
+    import unicodedata  # noqa: PLC0415 - for a table alone
+
+    return sum(1 + (unicodedata.east_asian_width(each) in "WF") for each in text)
+
+
+def _padded(text: str, width: int, column: int) -> str:
+    """Pad a cell: words to the left, numbers to the right."""
+    space = " " * (width - _width(text))
+    return text + space if column < 2 or column == len(_HEADS) - 1 else space + text
