@@ -242,7 +242,15 @@ class Settings:
     price_out: float | None = _option(
         None, Group.LIMITS, _PRICE, "US dollars per million completion tokens; default: the price table"
     )
-    keyword: str | None = _option(None, Group.FILES, _KEYWORD, "names the run and its files; default: the input's stem")
+    sheet: str | None = _option(
+        None, Group.FILES, _NAME, "the sheet of a workbook (.xlsx) to read; default: the first one that is not hidden"
+    )
+    keyword: str | None = _option(
+        None,
+        Group.FILES,
+        _KEYWORD,
+        "names the run and its files; default: the name of the input's file without its ending, or of its directory",
+    )
     output_dir: str | os.PathLike[str] = _option("output", Group.FILES, _DIRECTORY, "the directory of all files")
     chunk_size: int = _option(500, Group.FILES, _WHOLE, "rows per chunk file")
     answer_column: str = _option(
@@ -463,6 +471,7 @@ class Options(TypedDict, total=False):
     budget: float | None
     price_in: float | None
     price_out: float | None
+    sheet: str | None
     keyword: str | None
     output_dir: str | os.PathLike[str]
     chunk_size: int

@@ -418,11 +418,11 @@ def test_a_list_changed_later_is_read_as_it_was() -> None:
     assert rows_of(table) == [("a",)]
 
 
-@pytest.mark.parametrize("data", [None, 5, b"t.csv", ("a", "b"), {"a": ["x"]}, np.array(["x"])])
+@pytest.mark.parametrize("data", [None, 5, b"t.csv", {"a", "b"}, np.array(["x"]), dict, open])
 def test_anything_else_is_refused_with_what_is_accepted(data: object) -> None:
     message = fault(data)
     assert type(data).__qualname__ in message
-    assert "give the path of a .csv, .tsv, .parquet or .jsonl file, a pandas DataFrame" in message
+    assert "give the path of a .csv, .tsv, .jsonl, .parquet and .xlsx file, a DataFrame, a Series" in message
 
 
 # --- paths -----------------------------------------------------------------------------------------
@@ -432,7 +432,7 @@ def test_a_path_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     for name, what in [
         ("none.csv", "there is no such file"),
-        ("folder.csv", "is a directory"),
+        ("folder.csv", "holds no file to read"),
         ("a\0b.csv", "cannot be opened"),
         ("x" * 300 + ".csv", "cannot be opened"),
     ]:
@@ -453,11 +453,11 @@ def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_ending_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    assert fault_in(tmp_path, "t.xlsx", "") == (
-        ': the ending .xlsx is not known: batcher reads .csv, .tsv, .parquet and .jsonl; save the sheet as "CSV UTF-8",'
-        " or give the DataFrame that pandas.read_excel() returns"
+    assert fault_in(tmp_path, "t.xls", "") == (
+        ": the ending .xls is not known: batcher reads .csv, .tsv, .jsonl, .parquet and .xlsx; save it as .xlsx, or"
+        " give the DataFrame that pandas.read_excel() returns"
     )
-    assert fault_in(tmp_path, "t.txt", "").endswith(": batcher reads .csv, .tsv, .parquet and .jsonl")
+    assert fault_in(tmp_path, "t.txt", "").endswith(": batcher reads .csv, .tsv, .jsonl, .parquet and .xlsx")
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl"])

@@ -25,6 +25,7 @@ class FileDataset(Dataset):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.paths = (Path(name),)
         self._version = _version(name)
 
     def has_changed(self) -> bool:

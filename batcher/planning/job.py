@@ -17,7 +17,7 @@ from batcher.calls.endpoints import endpoints_of, environment
 from batcher.endpoint import Endpoint
 from batcher.errors import InputError, SettingsError
 from batcher.input.dataset import Dataset
-from batcher.input.opening import open_dataset
+from batcher.input.opening import keyword_of, open_dataset
 from batcher.input.prompt import (
     PromptFunction,
     Renderer,
@@ -35,7 +35,7 @@ from batcher.output.directory import Store
 from batcher.planning.refusals import check_endpoints
 from batcher.records import Message, Slice, Values
 from batcher.settings import Settings, check_keyword
-from batcher.words import option
+from batcher.words import by_reader, option
 
 T = TypeVar("T")
 
@@ -126,17 +126,18 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
     """Check everything that can be checked without reading the whole input.
 
     Args:
-        data: a path, a DataFrame, a Series or a list of strings.
+        data: the input, as `open_dataset` takes it.
         prompt: a template or a function, or None if the settings name another source of prompts.
         settings: the options.
 
     Raises:
         SettingsError: an option, the input or the prompt is wrong.
     """
-    dataset = open_dataset(data)
-    path = Path(data) if isinstance(data, (str, os.PathLike)) else None
-    keyword = _keyword(settings, dataset, path)
-    prompts = _with_system(_prompts(prompt, settings, dataset.columns, in_memory=path is None), settings, dataset)
+    dataset = open_dataset(data, sheet=settings.sheet)
+    if settings.sheet is not None and dataset.sheet is None:
+        raise SettingsError(f"{option('sheet')}: {dataset.name} is no workbook: leave the option out")
+    keyword = _keyword(settings, dataset, data)
+    prompts = _with_system(_prompts(prompt, settings, dataset), settings, dataset)
     endpoints = endpoints_of(settings, environment())
     check_endpoints(endpoints, settings)
     if settings.id_column is not None:
@@ -148,28 +149,34 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
         prompts.render,
         _question(prompts, settings, dataset, endpoints),
         endpoints,
-        _store(settings, keyword, dataset, path),
+        _store(settings, keyword, dataset),
         _wording(prompts),
         is_same_for_all=not prompts.columns,
     )
 
 
-def _keyword(settings: Settings, dataset: Dataset, path: Path | None) -> str:
+def _keyword(settings: Settings, dataset: Dataset, data: object) -> str:
     """Return the name of the run: the option, or else the input file's name without its ending."""
-    if settings.keyword is not None:
-        return settings.keyword
-    if path is None:
-        raise SettingsError(f"{dataset.name} has no file name to name the run after: give keyword=")
-    check_keyword(path.stem)
-    return path.stem
+    keyword = settings.keyword or keyword_of(data)
+    if keyword is None:
+        given = by_reader(command_line="--keyword NAME", python="keyword=")
+        raise SettingsError(f"{dataset.name} has no file name to name the run after: give {given}")
+    check_keyword(keyword)
+    return keyword
 
 
-def _store(settings: Settings, keyword: str, dataset: Dataset, path: Path | None) -> Store:
-    """Return the output directory, unless the input is one of the files that the run writes in it."""
+def _store(settings: Settings, keyword: str, dataset: Dataset) -> Store:
+    """Return the output directory, unless the input is, or would be, one of the files that the run writes in it."""
     directory = Path(settings.output_dir)
-    if path is not None and Store(directory, keyword).is_ours(path):
+    store = Store(directory, keyword)
+    for path in filter(store.is_ours, dataset.paths):
         raise SettingsError(
             f"{path} is a file that the run {keyword!r} writes itself: choose another {option('keyword')} or"
+            f" {option('output_dir')}"
+        )
+    if dataset.would_take(store.all_path):
+        raise SettingsError(
+            f"the files of the run would become a part of the input {dataset.name}: choose another"
             f" {option('output_dir')}"
         )
     return Store(directory, keyword, dataset.columns, AnswerColumns(settings.answer_column), settings.encoding)
@@ -188,6 +195,7 @@ def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints
         "table": dataset.columns,
         "answer_column": settings.answer_column,
         "limit": settings.limit,
+        "sheet": dataset.sheet,
     }
     as_kept: dict[str, Any] = json.loads(json.dumps(question))
     return as_kept
@@ -215,10 +223,9 @@ def _with_system(prompts: _Prompts, settings: Settings, dataset: Dataset) -> _Pr
     )
 
 
-def _prompts(
-    prompt: str | PromptFunction | None, settings: Settings, columns: tuple[str, ...], *, in_memory: bool
-) -> _Prompts:
+def _prompts(prompt: str | PromptFunction | None, settings: Settings, dataset: Dataset) -> _Prompts:
     """Choose the one source of prompts that was given."""
+    columns = dataset.columns
     given: dict[str, Any] = {
         "--prompt": prompt,
         "--prompt-file": settings.prompt_file,
@@ -226,7 +233,7 @@ def _prompts(
         "--messages-column": settings.messages_column,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    if not given and in_memory and len(columns) == 1:
+    if not given and not dataset.paths and len(columns) == 1:
         given = {"--prompt-column": columns[0]}  # a Series or a list of texts holds the prompts itself
     if len(given) != 1:
         found = f"; given were {' and '.join(map(_spelled, given))}" if given else ""
@@ -236,20 +243,22 @@ def _prompts(
     if callable(value):
         return _Prompts(from_function(value, columns), "function", "", columns)
     text = _read_text(value, _spelled(name)) if name == "--prompt-file" else value
-    return prompts_of("--prompt" if name == "--prompt-file" else name, text, columns, _spelled(name))
+    return prompts_of("--prompt" if name == "--prompt-file" else name, text, dataset, _spelled(name))
 
 
-def prompts_of(recorded: str, text: str, columns: tuple[str, ...], given: str = "") -> _Prompts:
+def prompts_of(recorded: str, text: str, dataset: Dataset, given: str = "") -> _Prompts:
     """Return a source of prompts that is not a function.
 
     Args:
         recorded: its option in the journal: `--prompt`, `--prompt-column` or `--messages-column`.
         text: the template, or the column's name.
-        columns: of the table.
+        dataset: the input.
         given: the option that the user gave, for messages; default: the recorded one.
     """
+    columns = dataset.columns
     if recorded == "--messages-column":
-        return _Prompts(from_messages_column(text, columns), recorded, text, (text,))
+        render = from_messages_column(text, columns, drops_nulls=dataset.may_hold_added_nulls)
+        return _Prompts(render, recorded, text, (text,))
     if recorded == "--prompt-column":
         return _Prompts(from_column(text, columns), recorded, text, (text,))
     place = given or _spelled(recorded)

@@ -53,18 +53,19 @@ class Question(NamedTuple):
     key: Callable[[Sequence[Message]], bytes]
 
     @classmethod
-    def of(cls, recorded: Mapping[str, Any], columns: tuple[str, ...], prompt: Prompt = None) -> Question | None:
+    def of(cls, recorded: Mapping[str, Any], dataset: Dataset, prompt: Prompt = None) -> Question | None:
         """Make it from a run's record; None if the run used a function and no prompt is given.
 
         Raises:
             InputError: INPUT lacks a column.
         """
+        columns = dataset.columns
         if callable(prompt):
             render = from_function(prompt, columns)
         elif prompt is not None:
             render = from_template(prompt, "prompt", columns)
         elif recorded.get("prompt_option", "function") != "function":
-            render = prompts_of(recorded["prompt_option"], recorded.get("prompt", ""), columns).render
+            render = prompts_of(recorded["prompt_option"], recorded.get("prompt", ""), dataset).render
         else:
             return None
         if recorded.get("system") is not None:
@@ -88,6 +89,7 @@ class Asked:
         last: the latest run.
 
     Attributes:
+        dataset: INPUT.
         columns: of INPUT.
         question: their question, or None if the journal does not hold it and no prompt is given.
 
@@ -96,9 +98,9 @@ class Asked:
     """
 
     def __init__(self, dataset: Dataset, prompt: Prompt, last: LastRun) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self.columns = dataset.columns
-        self.question = Question.of(last.question, dataset.columns, prompt)
+        self.question = Question.of(last.question, dataset, prompt)
         self._limit = last.question.get("limit")
         self._names = tuple(last.question.get("columns", ()))
         if gone := set(self._names) - set(dataset.columns):
@@ -112,14 +114,14 @@ class Asked:
         Raises:
             InputError: it cannot be read, or the prompt function failed on a row.
         """
-        for start, rows in self._dataset.slices(ROWS_AT_ONCE, self._limit):
+        for start, rows in self.dataset.slices(ROWS_AT_ONCE, self._limit):
             for position, values in enumerate(rows, start):
                 try:
                     row = self._row(position, values)
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:  # a user's function may raise anything
-                    raise failed_on(self._dataset.where(position), error) from error
+                    raise failed_on(self.dataset.where(position), error) from error
                 yield row
 
     def _row(self, position: int, values: Values) -> InputRow:

@@ -137,13 +137,13 @@ def verify(
             prompt function fails.
         OutputError: there is no journal, or it cannot be read.
     """
-    dataset = None if data is None else open_dataset(data)
     with opened(keyword, output_dir, read_evidence) as run, run.journal.snapshot():
         if damage := run.journal.damage():
             finding = Finding(Kind.DAMAGED.slug, Kind.DAMAGED.value, places=(str(run.journal.path), *damage))
             return Verification(keyword, Counts(0, 0, 0, 0), 0, (), (finding,), ())
         last = run.last()
-        return _verified(run.store, run.journal, last, Asked(dataset, prompt, last) if dataset else None)
+        asked = None if data is None else Asked(open_dataset(data, sheet=last.question.get("sheet")), prompt, last)
+        return _verified(run.store, run.journal, last, asked)
 
 
 def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | None) -> Verification:
@@ -153,7 +153,7 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
     chunks, starts = journal.chunks(), range(0, scope, last.chunk_size)
     store = _with_columns(store, last, [start for start in starts if start in chunks], asked)
     requests = Requests(journal, found)
-    kept = KeptAnswers(journal, asked.columns if asked else ())
+    kept = KeptAnswers(journal, asked.dataset if asked else None)
     results = Results(journal, last, requests, kept)
     cells = None if asked else ResultCells(store, scope)
     files = ChunkFiles(store, chunks, starts, cells, found, is_finished=is_finished)
