@@ -49,6 +49,11 @@ def check_keyword(keyword: str) -> None:
     check_file_name(keyword, option("keyword"))
 
 
+def home_expanded(path: str | os.PathLike[str]) -> str:
+    """Return a path with the home directory for `~`, as most shells write it."""
+    return os.path.expanduser(os.fsdecode(path))  # noqa: PTH111 - Path.expanduser fails for an unknown user
+
+
 class Group(StrEnum):
     """The groups of the options, in the order of the help."""
 
@@ -288,6 +293,10 @@ class Settings:
     quiet: bool = _option(False, Group.DISPLAY, _FLAG, "show errors only")
 
     def __post_init__(self) -> None:
+        for name in ("prompt_file", "system_file", "endpoints", "output_dir"):
+            value = getattr(self, name)
+            if isinstance(value, (str, os.PathLike)) and os.fsdecode(value).startswith("~"):
+                object.__setattr__(self, name, home_expanded(value))
         for each in OPTIONS.values():
             each.check(getattr(self, each.name))
         _only_one(self, "system", "system_file")

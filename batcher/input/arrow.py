@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from batcher.errors import InputError, in_words
-from batcher.input.cell import shortest
+from batcher.input.cell import is_whole, shortest
 from batcher.input.dataset import Dataset, check_has_columns, columns_of
 from batcher.records import Values
 
@@ -63,7 +63,8 @@ def _list(kind: pa.DataType, inner: Shorten) -> Shorten:
         """Let Arrow do it: embeddings have thousands of numbers, and Python takes three times as long."""
         if not isinstance(value, list):
             return value
-        return pa.array(value, pa.float32()).cast(pa.string()).cast(pa.float64()).to_pylist()
+        short = pa.array(value, pa.float32()).cast(pa.string()).cast(pa.float64()).to_pylist()
+        return [old if old is None or is_whole(old) else new for old, new in zip(value, short, strict=True)]
 
     return shorten
 

@@ -120,7 +120,16 @@ def _without_numpy(value: object) -> object:
 
 
 def shortest(number: np.floating[Any]) -> float:
-    """Return the shortest number that reads back as a number of 16 or 32 bits: 0.1, not 0.10000000149011612."""
+    """Return the shortest number that reads back as a number of 16 or 32 bits: 0.1, not 0.10000000149011612.
+
+    A whole number stays as it is: 71358912 would be 71358910.
+    """
     import numpy as np  # noqa: PLC0415 - whoever has such a number has loaded it
 
-    return float(np.format_float_scientific(number))
+    exact = float(number)
+    return exact if is_whole(exact) else float(np.format_float_scientific(number))
+
+
+def is_whole(number: float) -> bool:
+    """Return whether it is a whole number that is written with all its digits."""
+    return -1e16 < number < 1e16 and number.is_integer()

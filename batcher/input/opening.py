@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from batcher.errors import InputError
 from batcher.input.csv_file import CsvDataset
@@ -20,6 +20,7 @@ from batcher.input.jsonl_file import JsonlDataset
 from batcher.input.parquet_file import ParquetDataset
 from batcher.input.several import SeveralDataset, is_pattern
 from batcher.input.workbook import WorkbookDataset
+from batcher.settings import home_expanded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +59,17 @@ _MAGIC = {
 """The first bytes of other formats, and what to do about each."""
 
 
-def open_dataset(data: Data, *, sheet: str | None = None) -> Dataset:
+class Reading(NamedTuple):
+    """How the user wants files to be read.
+
+    Attributes:
+        sheet: the name of the sheet of a workbook; default: its first one.
+    """
+
+    sheet: str | None = None
+
+
+def open_dataset(data: Data, reading: Reading = Reading()) -> Dataset:  # noqa: B008 - immutable
     """Make a dataset of a table in files or in memory.
 
     Args:
@@ -66,15 +77,15 @@ def open_dataset(data: Data, *, sheet: str | None = None) -> Dataset:
             list of strings is a list of texts). In memory: a DataFrame of pandas or polars, a Series, an Arrow table, a
             `datasets.Dataset`, another table that gives an Arrow stream as often as asked, a list of strings, or
             dictionaries. Strings, and a Series without a name, become one column called `text`.
-        sheet: of a workbook; default: its first one.
+        reading: how the user wants files to be read.
 
     Raises:
         InputError: it is none of these, a file cannot be read, or the column names are not unique.
     """
     if isinstance(data, str | os.PathLike):
-        return _open_path(_expanded(data), sheet)
+        return _open_path(home_expanded(data), reading)
     if isinstance(data, list | tuple) and data and any(isinstance(each, os.PathLike) for each in data):
-        return _open_paths(data, sheet)
+        return _open_paths(data, reading)
     if (dataset := open_in_memory(data)) is not None:
         return dataset
     raise InputError(
@@ -87,7 +98,7 @@ def keyword_of(data: object) -> str | None:
     """Return the name of a run that has no keyword: of its file without the ending, or of its directory."""
     if not isinstance(data, str | os.PathLike):
         return None
-    path = Path(_expanded(data))
+    path = Path(home_expanded(data))
     if is_pattern(str(path)):
         return None
     return path.resolve().name if path.is_dir() else path.stem
@@ -99,36 +110,31 @@ def as_arguments(data: object) -> list[str] | None:
         data = [Path(data)]
     if not isinstance(data, list | tuple) or not data or not isinstance(data[0], os.PathLike):
         return None
-    return [str(Path(_expanded(each)).absolute()) for each in data]
+    return [str(Path(home_expanded(each)).absolute()) for each in data]
 
 
-def _expanded(path: str | os.PathLike[str]) -> str:
-    """Return a path with the home directory for `~`, as a shell would write it."""
-    return os.path.expanduser(os.fsdecode(path))  # noqa: PTH111 - Path.expanduser fails for an unknown user
-
-
-def _open_paths(paths: Sequence[Any], sheet: str | None) -> Dataset:
+def _open_paths(paths: Sequence[Any], reading: Reading) -> Dataset:
     for position, path in enumerate(paths):
         if not isinstance(path, os.PathLike):
             kind = type(path).__qualname__
             raise InputError(f"the list, item {position}: must be a Path, as others are, not of type {kind}")
-    given = [_expanded(path) for path in paths]
-    return _open_path(given[0], sheet) if len(given) == 1 else _open_several(given, sheet)
+    given = [home_expanded(path) for path in paths]
+    return _open_path(given[0], reading) if len(given) == 1 else _open_several(given, reading)
 
 
-def _open_path(name: str, sheet: str | None) -> Dataset:
+def _open_path(name: str, reading: Reading) -> Dataset:
     try:
         is_several = Path(name).is_dir() or is_pattern(name)
     except (OSError, ValueError):  # a NUL in the path, or a name that is too long: `_open_file` says so
         is_several = False
-    return _open_several([name], sheet) if is_several else _open_file(name, sheet)
+    return _open_several([name], reading) if is_several else _open_file(name, reading)
 
 
-def _open_several(given: list[str], sheet: str | None) -> Dataset:
-    return SeveralDataset(given, partial(_open_file, sheet=sheet))
+def _open_several(given: list[str], reading: Reading) -> Dataset:
+    return SeveralDataset(given, partial(_open_file, reading=reading))
 
 
-def _open_file(name: str, sheet: str | None) -> Dataset:
+def _open_file(name: str, reading: Reading) -> Dataset:
     open_bytes(name).close()  # a missing file is reported before an unknown ending
     ending = Path(name).suffix.lower()
     if ending in _TEXTS:
@@ -143,7 +149,7 @@ def _open_file(name: str, sheet: str | None) -> Dataset:
         case ".parquet":
             return ParquetDataset(name)
         case ".xlsx" | ".xlsm":
-            return WorkbookDataset(name, sheet)
+            return WorkbookDataset(name, reading.sheet)
         case _:
             what = f"the ending {ending} is not known" if ending else "the file name has no ending"
             advice = f"; {_NOT_XLSX}" if ending in {".xls", ".xlsb", ".ods"} else ""

@@ -17,7 +17,7 @@ from batcher.calls.endpoints import endpoints_of, environment
 from batcher.endpoint import Endpoint
 from batcher.errors import InputError, SettingsError
 from batcher.input.dataset import Dataset
-from batcher.input.opening import keyword_of, open_dataset
+from batcher.input.opening import Reading, keyword_of, open_dataset
 from batcher.input.prompt import (
     PromptFunction,
     Renderer,
@@ -133,7 +133,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
     Raises:
         SettingsError: an option, the input or the prompt is wrong.
     """
-    dataset = open_dataset(data, sheet=settings.sheet)
+    dataset = open_dataset(data, Reading(settings.sheet))
     if settings.sheet is not None and dataset.sheet is None:
         raise SettingsError(f"{option('sheet')}: {dataset.name} is no workbook: leave the option out")
     keyword = _keyword(settings, dataset, data)

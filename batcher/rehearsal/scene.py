@@ -17,6 +17,7 @@ from batcher.calls.endpoints import endpoints_of, environment
 from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.errors import InputError, SettingsError
 from batcher.input.cell import cell
+from batcher.input.dataset import Dataset
 from batcher.input.opening import as_arguments, open_dataset
 from batcher.input.prompt import failed_on
 from batcher.money.prices import NANO
@@ -84,7 +85,7 @@ class Scene(NamedTuple):
         Raises:
             SettingsError: an option, the input or the prompt is wrong.
         """
-        paths = _as_files(data, settings, directory)
+        paths, settings = _as_files(data, prompt, settings, directory)
         variables = _Variables.with_dummies(environment())
         held = _endpoints(settings, variables)
         real = tuple(replace(endpoint, api_key=None, headers={}) for endpoint in held)
@@ -150,24 +151,35 @@ class Scene(NamedTuple):
         return rows, rows * requests / len(self.texts) / rate
 
 
-def _as_files(data: Any, settings: Settings, directory: Path) -> list[Path]:
-    """Return the paths of the input; a table in memory is written to a file first, cell by cell as text."""
+def _as_files(data: Any, prompt: str | None, settings: Settings, directory: Path) -> tuple[list[Path], Settings]:
+    """Return the paths of the input, and the options for them.
+
+    A table in memory is written to a file first, cell by cell as text; if it has one column, that may hold the prompts.
+    """
     if (paths := as_arguments(data)) is not None:
-        return list(map(Path, paths))
-    dataset = open_dataset(data, sheet=settings.sheet)
-    path, count = directory / "input.jsonl", 0
+        return list(map(Path, paths)), settings
+    dataset = open_dataset(data)
+    path = directory / "input.jsonl"
+    _write_rows(dataset, path)
+    given = (prompt, settings.prompt_file, settings.prompt_column, settings.messages_column)
+    if len(dataset.columns) == 1 and all(each is None for each in given):
+        settings = replace(settings, prompt_column=dataset.columns[0])
+    return [path], settings
+
+
+def _write_rows(dataset: Dataset, path: Path) -> None:
+    is_empty = True
     with path.open("w", encoding="utf-8") as file:
         for part in dataset.slices(ROWS_AT_ONCE):
             for position, values in enumerate(part.rows, part.start):
                 try:
-                    cells = map(cell, values)
-                    file.write(json.dumps(dict(zip(dataset.columns, cells, strict=True))) + "\n")
+                    cells = dict(zip(dataset.columns, map(cell, values), strict=True))
                 except InputError as error:
                     raise failed_on(dataset.where(position), error) from error
-            count += len(part.rows)
-    if not count:
+                file.write(json.dumps(cells) + "\n")
+                is_empty = False
+    if is_empty:
         raise InputError(f"{dataset.name} has no rows to rehearse")
-    return [path]
 
 
 class _Variables(dict[str, str]):

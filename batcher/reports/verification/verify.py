@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batcher.answer.columns import AnswerColumns
-from batcher.input.opening import open_dataset
+from batcher.input.opening import Reading, open_dataset
 from batcher.input.prompt import PromptFunction
 from batcher.journal.entries import Counts, EndpointTotals, LastRun
 from batcher.journal.evidence import Evidence
@@ -142,7 +142,7 @@ def verify(
             finding = Finding(Kind.DAMAGED.slug, Kind.DAMAGED.value, places=(str(run.journal.path), *damage))
             return Verification(keyword, Counts(0, 0, 0, 0), 0, (), (finding,), ())
         last = run.last()
-        asked = None if data is None else Asked(open_dataset(data, sheet=last.question.get("sheet")), prompt, last)
+        asked = None if data is None else Asked(open_dataset(data, Reading(last.question.get("sheet"))), prompt, last)
         return _verified(run.store, run.journal, last, asked)
 
 
