@@ -17,7 +17,9 @@ from batcher.calls.endpoints import endpoints_of, environment
 from batcher.endpoint import Endpoint
 from batcher.errors import InputError, SettingsError
 from batcher.input.dataset import Dataset
-from batcher.input.opening import open_dataset
+from batcher.input.encodings import decoded
+from batcher.input.file import keyword_of
+from batcher.input.opening import Reading, open_dataset
 from batcher.input.prompt import (
     PromptFunction,
     Renderer,
@@ -35,7 +37,7 @@ from batcher.output.directory import Store
 from batcher.planning.refusals import check_endpoints
 from batcher.records import Message, Slice, Values
 from batcher.settings import Settings, check_keyword
-from batcher.words import option
+from batcher.words import by_reader, option
 
 T = TypeVar("T")
 
@@ -133,7 +135,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
     Raises:
         SettingsError: an option, the input or the prompt is wrong.
     """
-    dataset = open_dataset(data)
+    dataset = open_dataset(data, Reading.of(settings.input_encoding, settings.separator))
     path = Path(data) if isinstance(data, (str, os.PathLike)) else None
     keyword = _keyword(settings, dataset, path)
     prompts = _with_system(_prompts(prompt, settings, dataset.columns, in_memory=path is None), settings, dataset)
@@ -155,13 +157,15 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
 
 
 def _keyword(settings: Settings, dataset: Dataset, path: Path | None) -> str:
-    """Return the name of the run: the option, or else the input file's name without its ending."""
+    """Return the name of the run: the option, or else the input file's name without its endings."""
     if settings.keyword is not None:
         return settings.keyword
-    if path is None:
-        raise SettingsError(f"{dataset.name} has no file name to name the run after: give keyword=")
-    check_keyword(path.stem)
-    return path.stem
+    keyword = None if path is None else keyword_of(path)
+    if keyword is None:
+        give = by_reader(command_line="give --keyword", python="give keyword=")
+        raise SettingsError(f"{dataset.name} has no file name to name the run after: {give}")
+    check_keyword(keyword)
+    return keyword
 
 
 def _store(settings: Settings, keyword: str, dataset: Dataset, path: Path | None) -> Store:
@@ -205,7 +209,7 @@ def _with_system(prompts: _Prompts, settings: Settings, dataset: Dataset) -> _Pr
     """Put the system message, if there is one, before the messages of each row."""
     system = settings.system
     if settings.system_file is not None:
-        system = _read_text(settings.system_file, option("system_file"))
+        system = _read_text(settings.system_file, option("system_file"), settings.input_encoding)
     if system is None:
         return prompts
     return prompts._replace(
@@ -235,7 +239,7 @@ def _prompts(
     [(name, value)] = given.items()
     if callable(value):
         return _Prompts(from_function(value, columns), "function", "", columns)
-    text = _read_text(value, _spelled(name)) if name == "--prompt-file" else value
+    text = _read_text(value, _spelled(name), settings.input_encoding) if name == "--prompt-file" else value
     return prompts_of("--prompt" if name == "--prompt-file" else name, text, columns, _spelled(name))
 
 
@@ -261,16 +265,22 @@ def _spelled(recorded: str) -> str:
     return option(recorded.removeprefix("--").replace("-", "_"))
 
 
-def _read_text(path: str | os.PathLike[str], given: str) -> str:
+def _read_text(path: str | os.PathLike[str], given: str, encoding: str | None) -> str:
+    """Read a prompt's file.
+
+    Args:
+        path: of the file.
+        given: the option that names it.
+        encoding: of the input, if the user gives it.
+    """
     try:
-        # Editors add a line break at a file's end, which is not part of the prompt.
-        return Path(path).read_text(encoding="utf-8-sig").removesuffix("\n")
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise SettingsError(f"{given} {os.fspath(path)}: byte 0x{byte:02x} is not UTF-8: save it as UTF-8") from error
+        content = Path(path).read_bytes()
     except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
         said = error.strerror if isinstance(error, OSError) else str(error)
         raise SettingsError(f"{given} {os.fspath(path)} cannot be read: {said}") from error
+    text = decoded(f"{given} {os.fspath(path)}", content, encoding)
+    # Editors add a line break at a file's end, which is not part of the prompt.
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
 
 
 def chunks_of(job: Job, starts: Collection[int]) -> Iterator[Slice]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Unpack
 from batcher.checks import check_whole
 from batcher.engine.process import allow_connections
 from batcher.errors import OutputError, SettingsError
+from batcher.input.file import keyword_of
 from batcher.journal.opening import read_journal
 from batcher.output.opening import opened
 from batcher.rehearsal.check import Check
@@ -28,7 +29,7 @@ from batcher.server.faults import FaultRule
 from batcher.server.serve import embedded
 from batcher.server.simulated import Knobs
 from batcher.settings import Options, Settings, check_keyword
-from batcher.words import counted, option, say
+from batcher.words import by_reader, counted, option, say
 
 if TYPE_CHECKING:
     from batcher.input.opening import Data
@@ -136,11 +137,12 @@ def _number_of(fault: tuple[str, int]) -> int:
 
 
 def _keyword(data: object, settings: Settings) -> str:
-    """Return the name of the run: the option, or else the input file's name without its ending."""
+    """Return the name of the run: the option, or else the input file's name without its endings."""
     if settings.keyword is not None:
         return settings.keyword
-    if not isinstance(data, (str, os.PathLike)):
-        raise SettingsError("the table has no file name to name the run after: give keyword=")
-    keyword = Path(os.fsdecode(data)).stem
+    keyword = keyword_of(data) if isinstance(data, (str, os.PathLike)) else None
+    if keyword is None:
+        give = by_reader(command_line="give --keyword", python="give keyword=")
+        raise SettingsError(f"the table has no file name to name the run after: {give}")
     check_keyword(keyword)
     return keyword
