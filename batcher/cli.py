@@ -31,7 +31,9 @@ _WIDTH = 80
 _LONG = 20  # characters of an argument that may be an API key, although it does not begin like one
 _FAULTS = (
     "a TOML file with [[fault]] tables: which requests (match, model, api_key_env, from, to, requests, share, times,"
-    " after_answers, rpm) meet what (service and case, status with body, headers, do, delay, paid), and its name"
+    " after_answers, rpm) meet what (service and case, status with body, headers, do, delay, paid), and its name. do is"
+    " hang, drop, cut, empty, length (cut off at max_tokens), choices (several) or hole (a stream with a broken line)."
+    " service may also be proxy, nginx or cloudflare"
 )
 
 
@@ -190,7 +192,8 @@ def _add_serve(verbs: Any) -> None:
         "batcher serve [options]",
         "a local OpenAI-compatible server with simulated answers",
         "Run a local server that speaks OpenAI's protocol, answers by rules and fails as often as you ask: a rehearsal"
-        " at no cost. Prints its base URL to stdout; its own counts are at /stats.",
+        " at no cost. As a proxy (HTTP_PROXY) it stands for every host. Prints its base URL to stdout; its own counts"
+        " are at /stats.",
     )
     parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", metavar="N", type=int, default=8000, help="port; 0 takes a free one (8000)")
@@ -229,7 +232,7 @@ def _add_rehearse(verbs: Any) -> None:
         " is 0 if the result is verified and the server's counts agree with the journal, else 1.",
     )
     parser.add_argument("data", metavar="INPUT", help="a .csv, .tsv, .parquet or .jsonl file")
-    parser.add_argument("--faults", metavar="FILE", help=f"{_FAULTS}; default: a few of every kind")
+    parser.add_argument("--faults", metavar="FILE", help=f"{_FAULTS}. Default: a few of every kind")
     parser.add_argument("--kills", metavar="N", type=int, default=2, help="kill the run N times (2)")
     parser.add_argument(
         "--keep", action="store_true", help="keep the files in rehearsal_<keyword> also if the rehearsal passes"

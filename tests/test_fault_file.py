@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import call, local_server
+from programs import ROOT, call, local_server
 from server_client import chat, request
 
+from batcher.cli import help_of
 from batcher.errors import SettingsError
-from batcher.server.fault_file import faults_in, read_faults
+from batcher.server.fault_file import DOES, faults_in, read_faults
 from batcher.server.faults import Fate, FaultRule, Reply
 from batcher.server.refusals import REFUSALS
 
@@ -119,6 +121,14 @@ def test_a_rule_is_told_with_its_conditions() -> None:
     assert rule('do = "drop"\nrequests = "-9"').in_words() == "drop, requests 1 to 9"
 
 
+@pytest.mark.parametrize("name", DOES)
+def test_what_a_server_can_do_has_a_name_that_the_help_and_the_docs_know(name: str) -> None:
+    made = rule(f'do = "{name}"')
+    assert (made.does, made.reply, str(made)) == (Fate(name), None, name)
+    assert f'`do = "{name}"`' in (ROOT / "docs" / "rehearse.md").read_text(encoding="utf-8")
+    assert re.search(rf"\bdo is\b[^.]*\b{name}\b", " ".join(help_of("serve").split()))
+
+
 def test_an_empty_list_of_faults_is_no_fault() -> None:
     assert rules("fault = []") == ()
 
@@ -156,10 +166,20 @@ def test_what_is_no_list_of_faults_is_refused(text: str, said: str) -> None:
         ('status = 500\ndo = "cut"', "status and do exclude each other: keep one of them"),
         ('service = "xai"\ncase = "content"\nstatus = 500', "service and status exclude each other"),
         ('service = "xia"\ncase = "content"', "service must be one of openai, azure.*, not 'xia'"),
-        ('service = "xai"', "service needs a case beside it: one of rate, money, key, model, content, server for xai"),
-        ('service = "ollama"\ncase = "money"', "case must be one of model, server for ollama, not 'money'"),
+        (
+            'service = "xai"',
+            "service needs a case beside it: one of rate, money, key, model, content, too-long, server for xai",
+        ),
+        ('service = "xia"\ncase = "content"', r"not 'xia': did you mean 'xai'\?"),
+        ('service = "gpt"\ncase = "rate"', "llamacpp.*proxy, nginx, cloudflare, not 'gpt'$"),
+        (
+            'service = "ollama"\ncase = "money"',
+            "case must be one of rate, key, model, too-long, server for ollama, not 'money'$",
+        ),
+        ('service = "vllm"\ncase = "modell"', r"for vllm, not 'modell': did you mean 'model'\?"),
         ('case = "money"', "case needs service beside it"),
         ('do = "explode"', r"do must be 'hang' \(never answers\) or 'cut'"),
+        ('do = "lenght"', r"'length' \(.*\) or 'choices' \(.*\) or 'hole' \(.*, not 'lenght': did you mean 'length'\?"),
         ('do = "cut"\nbody = "x"', "body needs status beside it"),
         ('do = "cut"\npaid = true', "paid needs status or service beside it"),
         ('delay = "1s"\nheaders = { a = "b" }', "headers needs status or service beside it"),

@@ -15,12 +15,15 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from server_client import chat, request, stats_when, unanswered
 
 from batcher.errors import SettingsError
 from batcher.server.answers import answer
 from batcher.server.books import Books
-from batcher.server.faults import Bucket
+from batcher.server.completions import completion, events
+from batcher.server.faults import Bucket, Fate
 from batcher.server.serve import Server, _listen, build_app, embedded, serve
 from batcher.server.simulated import Knobs
 
@@ -92,6 +95,65 @@ def test_a_stream_adds_up_to_the_answer(server: Server) -> None:
     assert server.books.answered == 2
 
 
+@pytest.mark.parametrize(
+    ("limits", "tokens"),
+    [
+        ({"max_tokens": 3}, 3),
+        ({"max_completion_tokens": 3}, 3),
+        ({"max_completion_tokens": 7, "max_tokens": 2}, 2),
+        ({"max_completion_tokens": 1, "max_tokens": None}, 1),
+    ],
+)
+def test_an_answer_is_cut_off_at_the_limit_that_the_request_sets(
+    server: Server, limits: dict[str, Any], tokens: int
+) -> None:
+    whole = chat(server.base_url, "one two three four").text
+    cut = chat(server.base_url, "one two three four", n=2, **limits).json
+    assert [choice["message"]["content"] for choice in cut["choices"]] == [whole[: 4 * tokens]] * 2
+    assert [choice["finish_reason"] for choice in cut["choices"]] == ["length"] * 2
+    usage = cut["usage"]
+    assert usage["completion_tokens"] == 2 * tokens
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def test_a_limit_that_the_answer_just_keeps_does_not_cut_it(server: Server) -> None:
+    whole = chat(server.base_url).json
+    tokens = whole["usage"]["completion_tokens"]
+    for limit in (tokens, 10**30):
+        same = chat(server.base_url, max_tokens=limit).json
+        assert (same["choices"], same["usage"]) == (whole["choices"], whole["usage"])
+    assert chat(server.base_url, max_tokens=tokens - 1).json["choices"][0]["finish_reason"] == "length"
+
+
+@given(
+    st.text(min_size=1, max_size=200),
+    st.none() | st.integers(1, 5),
+    st.none() | st.integers(1, 30),
+    st.sampled_from([Fate.ANSWER, Fate.LENGTH, Fate.CHOICES]),
+)
+def test_whole_or_as_a_stream_the_choices_and_the_usage_agree(
+    prompt: str, n: int | None, limit: int | None, fate: Fate
+) -> None:
+    messages = [{"role": "user", "content": prompt}]
+    options = {"n": n, "max_tokens": limit, "stream_options": {"include_usage": True}}
+    body: dict[str, Any] = {"model": "m", "messages": messages, **options}
+    whole = completion(body, 1, fate)
+    texts = [choice["message"]["content"] for choice in whole["choices"]]
+    assert len(texts) == max(n or 1, 3 if fate is Fate.CHOICES else 1)
+    assert whole["usage"]["completion_tokens"] == sum(max(-(-len(text) // 4), 1) for text in texts)
+    assert all(text and (limit is None or len(text) <= 4 * limit) for text in texts)
+    *chunks, last = map(json.loads, events(whole, body, fate))
+    streamed = ["" for _ in texts]
+    ends = [None for _ in texts]
+    for chunk in chunks:
+        [part] = chunk["choices"]
+        streamed[part["index"]] += part["delta"].get("content", "")
+        ends[part["index"]] = part["finish_reason"]
+    assert streamed == texts
+    assert ends == [choice["finish_reason"] for choice in whole["choices"]]
+    assert last["usage"] == whole["usage"]
+
+
 def test_a_stream_has_no_usage_unless_it_is_wanted(server: Server) -> None:
     assert b"usage" not in chat(server.base_url, stream=True).body
 
@@ -112,6 +174,10 @@ def test_a_stream_has_no_usage_unless_it_is_wanted(server: Server) -> None:
         (b'{"model": "m", "messages": [{}], "n": 0}', "n"),
         (b'{"model": "m", "messages": [{}], "n": true}', "n"),
         (b'{"model": "m", "messages": [{}], "n": ' + b"9" * 5_000 + b"}", None),
+        (b'{"model": "m", "messages": [{}], "max_tokens": 0}', "max_tokens"),
+        (b'{"model": "m", "messages": [{}], "max_tokens": "5"}', "max_tokens"),
+        (b'{"model": "m", "messages": [{}], "max_tokens": 5, "max_completion_tokens": 1.5}', "max_completion_tokens"),
+        (b'{"model": "m", "messages": [{}], "max_completion_tokens": true}', "max_completion_tokens"),
     ],
 )
 def test_a_bad_request_is_told_why(server: Server, body: bytes, param: str | None) -> None:

@@ -10,14 +10,19 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from server_client import Reply, chat, request, stats_when, unanswered
 
+from batcher.calls.dialect import answer_in
+from batcher.calls.transport import Attempt, Completions, open_session
 from batcher.errors import SettingsError
+from batcher.records import Completion, Failure
 from batcher.server import faults
+from batcher.server.answers import answer
 from batcher.server.faults import Fate, FaultRule, Faults, Request
 from batcher.server.refusals import REFUSALS
 from batcher.server.serve import Server, embedded
@@ -283,6 +288,53 @@ def test_an_answer_without_choices_is_billed() -> None:
         assert server.books.lost == 2
 
 
+def test_an_answer_is_cut_off_as_at_a_limit_and_its_usage_says_so() -> None:
+    with embedded(Knobs(faults=(FaultRule(Fate.LENGTH, match="long"),))) as server:
+        whole = answer({"messages": [{"role": "user", "content": "a long story"}]})
+        cut = chat(server.base_url, "a long story").json
+        [choice] = cut["choices"]
+        assert (choice["message"]["content"], choice["finish_reason"]) == (whole[: len(whole) // 2], "length")
+        assert cut["usage"]["completion_tokens"] == math.ceil(len(whole) // 2 / 4)
+        streamed = chat(server.base_url, "a long story", stream=True)
+        assert answer_in(200, streamed.headers, streamed.body) == Completion(
+            whole[: len(whole) // 2], "length", id="chatcmpl-sim-2", model="m"
+        )
+        assert chat(server.base_url, "2 + 3").json["choices"][0]["finish_reason"] == "stop"
+        assert (server.books.answered, server.books.lost) == (3, 0)
+
+
+def test_several_choices_come_although_one_was_asked_for() -> None:
+    with embedded(Knobs(faults=(FaultRule(Fate.CHOICES),))) as server:
+        for n, count in ((None, 3), (1, 3), (5, 5)):
+            several = chat(server.base_url, "2 + 3", n=n).json
+            assert [choice["message"]["content"] for choice in several["choices"]] == ["5"] * count
+            assert several["usage"]["completion_tokens"] == count
+        assert server.books.answered_by_prompt == {"2 + 3": 3}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_stream_has_a_line_that_is_no_json_and_is_read_as_no_answer(*, stream: bool) -> None:
+    with embedded(Knobs(faults=(FaultRule(Fate.HOLE, match="hole", times=1),))) as server:
+        holed = chat(server.base_url, "a hole", stream=stream)
+        assert holed.headers["content-type"] == "text/event-stream"
+        lines = [line.removeprefix("data: ") for line in holed.body.decode().split("\n\n")[:-2]]
+        assert [is_json(line) for line in lines] == [place != 1 for place in range(len(lines))]
+        read = answer_in(holed.status, holed.headers, holed.body)
+        assert isinstance(read, Failure)
+        assert read.may_be_billed
+        assert chat(server.base_url, "a hole").text.endswith("a hole")
+        books = server.books
+        assert (books.by_status, books.answered, books.lost) == ({200: 2}, 1, 1)
+
+
+def is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("does", [Fate.CUT, Fate.DROP])
 def test_a_row_whose_connection_is_always_cut_leaves_the_others_alone(does: Fate) -> None:
     with embedded(Knobs(faults=(FaultRule(does, match="dead"),))) as server:
@@ -345,6 +397,97 @@ def test_keys_of_one_account_share_a_limit_and_hear_when_to_come_back() -> None:
     told = FaultRule(Fate.ERROR, REFUSALS["openai"]["rate"], rpm=0.06)
     with embedded(Knobs(faults=(told,))) as server:
         assert [chat(server.base_url).headers.get("retry-after") for _ in range(2)] == [None, "1"]
+
+
+# --- a proxy ---
+
+
+def through(server: Server, url: str, prompt: str = "2 + 3") -> Reply:
+    """Ask as a client of a proxy does, with the whole URL in the first line."""
+    body = {"model": "m", "messages": [{"role": "user", "content": prompt}]}
+    return request(server.base_url, "POST", url, json.dumps(body).encode())
+
+
+def tunnel(server: Server, host: str) -> str:
+    """Ask for a tunnel, and return what is said of the refusal."""
+    place = urlsplit(server.base_url)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port)
+    connection.set_tunnel(host, 443)
+    with contextlib.closing(connection), pytest.raises(OSError, match=r"Tunnel|Remote") as refused:
+        connection.connect()
+    return str(refused.value)
+
+
+def test_whatever_host_is_asked_through_the_proxy_the_server_answers() -> None:
+    with embedded(Knobs(faults=(refuse(match="blocked"),))) as server:
+        assert through(server, "http://model.example/v1/chat/completions").text == "5"
+        assert through(server, "http://other.example:81/v1/chat/completions", "blocked").status == 403
+        assert request(server.base_url, "GET", "http://model.example/health").json == {"status": "ok"}
+        assert request(server.base_url, "GET", "http://model.example").status == 404
+        assert server.books.by_status == {200: 1, 403: 1}
+
+
+@pytest.mark.parametrize(("case", "status"), [("login", 407), ("unreachable", 502), ("down", 503)])
+def test_a_proxy_refuses_requests_and_tunnels_as_long_as_the_fault_lasts(case: str, status: int) -> None:
+    rule = FaultRule(Fate.ERROR, REFUSALS["proxy"][case], first=1, last=2)
+    with embedded(Knobs(faults=(rule,))) as server:
+        refused = through(server, "http://model.example/v1/chat/completions")
+        assert refused.status == status
+        assert refused.headers.get("proxy-authenticate") == ('Basic realm="proxy"' if case == "login" else None)
+        assert f": {status} " in tunnel(server, "model.example")
+        assert through(server, "http://model.example/v1/chat/completions").status == 200
+        assert server.books.by_status == {status: 2, 200: 1}
+
+
+def test_a_tunnel_is_refused_by_a_fault_for_its_host_and_never_opened() -> None:
+    rules = (
+        FaultRule(Fate.EMPTY),
+        FaultRule(Fate.CUT),
+        FaultRule(Fate.ERROR, faults.Reply(200, "fine")),
+        FaultRule(Fate.ANSWER, delay=3_600),
+        FaultRule(Fate.DROP, match=r"^dropped\.example:443$"),
+        FaultRule(Fate.ERROR, REFUSALS["proxy"]["down"], match=r"^down\."),
+        FaultRule(Fate.ERROR, REFUSALS["proxy"]["login"], model="m"),
+    )
+    with embedded(Knobs(faults=rules)) as server:
+        assert "503" in tunnel(server, "down.example")
+        assert "without response" in tunnel(server, "dropped.example")
+        assert "405" in tunnel(server, "model.example")
+        books = server.books
+        assert (books.requests, books.in_flight, books.dropped) == (3, 0, 1)
+        assert books.by_status == {503: 1, 405: 1}
+        assert books.by_fault == {"6 HTTP 503": 1, "5 drop": 1}
+
+
+@pytest.mark.parametrize(
+    ("case", "scheme", "said"),
+    [
+        ("login", "http", "requires a user and a password (HTTP 407)"),
+        ("login", "https", "requires a user and a password (HTTP 407)"),
+        ("unreachable", "https", "refused a connection to https://model.example (HTTP 502)"),
+        ("down", "http", "503 Service Unavailable"),
+    ],
+)
+async def test_a_run_reads_the_refusals_of_the_proxy_and_then_its_answers(
+    monkeypatch: pytest.MonkeyPatch, case: str, scheme: str, said: str
+) -> None:
+    for name in ("all_proxy", "no_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    rule = FaultRule(Fate.ERROR, REFUSALS["proxy"][case], last=1)
+    with embedded(Knobs(faults=(rule,))) as server:
+        monkeypatch.setenv("ALL_PROXY", server.base_url.removesuffix("/v1"))
+        async with open_session() as session:
+            outcomes = []
+            for base_url in (f"{scheme}://model.example/v1", "http://model.example/v1"):
+                attempt = Attempt([{"role": "user", "content": "2 + 3"}])
+                await Completions(session, base_url, "sk-5ecret", "m", {}).send(attempt)
+                outcomes.append(attempt.outcome)
+    refused, answered = outcomes
+    assert isinstance(refused, Failure)
+    assert said in refused.message
+    assert isinstance(answered, Completion)
+    assert answered.text == "5"
 
 
 def test_rates_and_faults_go_together() -> None:

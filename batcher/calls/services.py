@@ -117,6 +117,7 @@ SERVICES = {
             empty_account=("Insufficient Balance",),
             throttle=("rate_limit_error",),
             unknown_model=("Model Not Exist",),
+            filtered=("Content Exists Risk",),
         ),
         Service(
             "dashscope",
@@ -147,6 +148,7 @@ SERVICES = {
             ("DEEPINFRA_API_KEY",),
             "account",
             throttle=("engine_overloaded",),
+            too_long=("exceeds maximum input length",),
         ),
         Service(
             "mistral",
@@ -188,6 +190,7 @@ SERVICES = {
             throttle=("rate_limit_reached_error", "engine_overloaded_error"),
             unknown_model=("resource_not_found_error",),
             filtered=("content_filter",),
+            too_long=("exceeded model token limit",),
         ),
         Service(
             "siliconflow",
@@ -197,6 +200,7 @@ SERVICES = {
             empty_account=("30001", "balance is insufficient"),
             throttle=("rejected due to rate limiting",),
             unknown_model=("20012",),
+            too_long=("must be less than max_seq_len",),
         ),
         Service(
             "ark",
@@ -207,6 +211,7 @@ SERVICES = {
             throttle=("ModelAccountTpmRateLimitExceeded", "ServerOverloaded"),
             unknown_model=("ModelNotOpen", "InvalidEndpoint.ClosedEndpoint", "InvalidEndpointOrModel"),
             filtered=("SensitiveContentDetected", "RiskDetection"),
+            too_long=("exceed max message tokens",),
         ),
         Service(
             "qianfan",
@@ -229,6 +234,7 @@ SERVICES = {
             throttle=("1002", "1039"),
             wrong_key=("1004", "2049"),
             filtered=("1026", "1027", "new_sensitive"),
+            too_long=("context window exceeds limit",),
         ),
         Service(
             "openrouter",
@@ -247,6 +253,7 @@ SERVICES = {
             "account",
             empty_account=("credit_limit",),
             throttle=("dynamic_request_limited",),
+            unknown_model=("model_not_available",),
             too_long=("must be less than the context length",),
         ),
         Service(
@@ -309,6 +316,7 @@ SERVICES = {
             ("HF_TOKEN",),
             "account",
             closed=("exceeded your monthly included credits",),
+            unknown_model=("model_not_supported",),
         ),
         Service(
             "ollama",
@@ -325,8 +333,18 @@ SERVICES = {
         Service("sglang", "http://127.0.0.1:30000/v1", throttle=("The request queue is full",)),
         Service("lmdeploy", "http://127.0.0.1:23333/v1"),
         Service("llamafactory", "http://127.0.0.1:8000/v1"),
-        Service("llamacpp", "http://127.0.0.1:8080/v1", too_long=("exceed_context_size_error",)),
-        Service("lmstudio", "http://127.0.0.1:1234/v1", unknown_model=("No models loaded",)),
+        Service(
+            "llamacpp",
+            "http://127.0.0.1:8080/v1",
+            unknown_model=("model not found",),
+            too_long=("exceed_context_size_error",),
+        ),
+        Service(
+            "lmstudio",
+            "http://127.0.0.1:1234/v1",
+            unknown_model=("No models loaded",),
+            too_long=("is loaded with context length of only",),
+        ),
         Service(
             "litellm",
             "http://127.0.0.1:4000/v1",
@@ -423,6 +441,8 @@ _COMMON = {
         "client disconnected",  # LMDeploy
         "request was cancelled",
         "is not ready",  # Triton, of a model that is being loaded
+        "DEGRADED function",  # NVIDIA
+        "the model has crashed",  # LM Studio
         "loading model",
     ),
 }

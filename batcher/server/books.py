@@ -21,7 +21,7 @@ class Books:
     `sum(by_status.values()) + dropped + hung + abandoned`.
 
     Attributes:
-        requests: chat requests that arrived.
+        requests: chat requests that arrived, and requests for a tunnel through the server.
         answered: requests that were answered with 200.
         requests_by_prompt, answered_by_prompt: both by the text of the last user message.
         by_key: requests by a digest of the API key (`none` without a key).
@@ -33,7 +33,7 @@ class Books:
         lost: answers that were made, so that a service would bill them, but did not reach the client as an answer.
         replies: responses of faults with a status of success, each of which may hold an answer.
         by_fault: requests that met a fault, by its number and name.
-        faults_by_prompt: the same by the text of the last user message.
+        faults_by_prompt: the same by the text of the last user message; for a tunnel, by host and port.
         first_request, last_request: Unix times in seconds, None before the first.
         per_second: requests in each of the last seconds (3,600 at most); the first one kept is second
             `per_second_start` since the first request.

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,17 @@ _KEYS = {
 }
 """The keys of a table, and the types that each can have."""
 
-_DOES = {
+DOES = {
     "hang": "never answers",
     "cut": "ends the connection in the middle of the answer",
     "drop": "ends the connection without a byte",
     "empty": "answers without choices",
+    "length": "answers with the first half, as if cut off at max_tokens",
+    "choices": "answers with three choices",
+    "hole": "answers by a stream with a line that is no JSON",
 }
+"""What `do` can be, each a `Fate`, and what the server does then."""
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BODILESS = {204, 205, 304}
 _FRAMING = {"connection", "content-length", "transfer-encoding"}
@@ -146,10 +151,13 @@ class _Table:
             wanted = list(dict.fromkeys(names.get(kind, "a number") for kind in kinds))
             raise self._wrong(key, " or ".join(wanted))
 
-    def _wrong(self, key: str, wanted: str) -> SettingsError:
-        shown = repr(self._table.get(key))
+    def _wrong(self, key: str, wanted: str, known: Iterable[str] = ()) -> SettingsError:
+        value = self._table.get(key)
+        shown = repr(value)
         shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
-        return SettingsError(f"{self._where}: {key} must be {wanted}, not {shown}")
+        near = difflib.get_close_matches(str(value), known, 1, cutoff=0.65)  # 0.6 takes "money" for "model"
+        advice = f": did you mean {near[0]!r}?" if near else ""
+        return SettingsError(f"{self._where}: {key} must be {wanted}, not {shown}{advice}")
 
     # --- what happens ---
 
@@ -164,8 +172,8 @@ class _Table:
         if "status" in self._table:
             return Fate.ERROR, self._of_status(), f"HTTP {self._table['status']}"
         if "do" in self._table:
-            if self._table["do"] not in _DOES:
-                raise self._wrong("do", " or ".join(f"{name!r} ({what})" for name, what in _DOES.items()))
+            if self._table["do"] not in DOES:
+                raise self._wrong("do", " or ".join(f"{name!r} ({what})" for name, what in DOES.items()), DOES)
             return Fate(self._table["do"]), None, self._table["do"]
         if "delay" not in self._table:
             raise SettingsError(f"{self._where} does nothing: give it service and case, status, do, or delay")
@@ -185,12 +193,12 @@ class _Table:
     def _of_service(self) -> Reply:
         cases = REFUSALS.get(self._table["service"])
         if cases is None:
-            raise self._wrong("service", f"one of {', '.join(REFUSALS)}")
+            raise self._wrong("service", f"one of {', '.join(REFUSALS)}", REFUSALS)
         reply = cases.get(self._table.get("case", ""))
         if reply is None:
             known = f"one of {', '.join(cases)} for {self._table['service']}"
             raise (
-                self._wrong("case", known)
+                self._wrong("case", known, cases)
                 if "case" in self._table
                 else SettingsError(f"{self._where}: service needs a case beside it: {known}")
             )

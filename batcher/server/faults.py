@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 from batcher.errors import SettingsError
 from batcher.words import counted
 
+_REDIRECT = 300  # the lowest status that is no success
+
 
 class Fate(StrEnum):
     """What becomes of a request."""
@@ -29,6 +31,9 @@ class Fate(StrEnum):
     DROP = "drop"
     CUT = "cut"
     EMPTY = "empty"
+    LENGTH = "length"
+    CHOICES = "choices"
+    HOLE = "hole"
     HANG = "hang"
 
 
@@ -83,11 +88,12 @@ class Request(NamedTuple):
     """A request as the rules see it.
 
     Attributes:
-        prompt: the text of its last user message.
-        model: that it asks.
+        prompt: the text of its last user message; of a request for a tunnel (CONNECT), the host and the port.
+        model: that it asks; empty for a tunnel.
         key: its API key.
         number: its place among all requests, from 1.
         seconds: since the first request.
+        is_tunnel: it asks a proxy for a tunnel.
     """
 
     prompt: str
@@ -95,6 +101,7 @@ class Request(NamedTuple):
     key: str = ""
     number: int = 1
     seconds: float = 0.0
+    is_tunnel: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,11 @@ class FaultRule:
     def _pattern(self) -> re.Pattern[str]:
         return re.compile(self.match)
 
+    @cached_property
+    def _refuses_tunnels(self) -> bool:
+        # A success would open the tunnel, and an answer cannot be sent through it.
+        return self.does in {Fate.HANG, Fate.DROP} or (self.reply is not None and self.reply.status >= _REDIRECT)
+
     def is_for(self, key: str) -> bool:
         """Return whether it concerns requests with this API key."""
         return not self.keys or key in self.keys
@@ -167,6 +179,7 @@ class FaultRule:
             self.start <= request.seconds < self.end
             and self.first <= request.number <= self.last
             and self.is_for(request.key)
+            and (self._refuses_tunnels or not request.is_tunnel)
             and self.model in {"", request.model}
             and (self.share >= 1 or unit("fault", salt, request.prompt) < self.share)
             and (not self.match or self._pattern.search(request.prompt) is not None)
@@ -281,15 +294,15 @@ class Faults:
         self._first: float | None = None
         self._watched = [_Watched(number, rule, self._clock) for number, rule in enumerate(self._rules, 1)]
 
-    def meet(self, prompt: str, model: str = "", key: str = "") -> Met | None:
-        """Count a request, and return the fault that it meets."""
+    def meet(self, prompt: str, model: str = "", key: str = "", *, is_tunnel: bool = False) -> Met | None:
+        """Count a request, as `Request` describes it, and return the fault that it meets."""
         if not self._rules:
             return None
         now = self._clock()
         if self._first is None:
             self._first = now
         self._requests += 1
-        request = Request(prompt, model, key, self._requests, now - self._first)
+        request = Request(prompt, model, key, self._requests, now - self._first, is_tunnel)
         return next(filter(None, (each.meet(request, self._seed) for each in self._watched)), None)
 
     def answered(self, key: str) -> None:

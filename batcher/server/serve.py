@@ -11,15 +11,16 @@ import json
 import math
 import socket
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from batcher.errors import SettingsError
-from batcher.server.answers import answer, prompt_of, text_of
+from batcher.server.answers import prompt_of
 from batcher.server.books import Books
+from batcher.server.completions import LIMITS, completion, events
 from batcher.server.faults import Bucket, Fate, Faults, Met, Reply
 from batcher.server.simulated import Knobs, draw
 from batcher.words import counted, print_out, say
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MODEL = "sim"
 """The name of the served model if `Knobs.model` is empty."""
@@ -58,6 +60,9 @@ class Refusal(NamedTuple):
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         return [] if self.retry_after is None else [(b"retry-after", str(self.retry_after).encode())]
+
+
+_NO_TUNNEL = Refusal(405, "This server opens no tunnels: begin the base URL with http://", "invalid_request_error")
 
 
 class _Asked(NamedTuple):
@@ -108,6 +113,14 @@ class _Chat:
             await self._respond(send, refusal)
         else:
             await self._let_through(asked)
+
+    async def refuse_tunnel(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a CONNECT request as the fault that it meets says, or because nothing here speaks TLS."""
+        place, key = scope["path"], _key(scope)
+        self._books.arrive(None, key)
+        met = self._faults.meet(place, key=key, is_tunnel=True)
+        if not met or await self._goes_on(_Asked(scope, receive, send, {"model": ""}, place, key), met):
+            await self._respond(send, _NO_TUNNEL)
 
     async def _goes_on(self, asked: _Asked, met: Met) -> bool:
         """Let a request meet a fault; return whether it goes on, because the fault only delayed it."""
@@ -163,37 +176,36 @@ class _Chat:
         elif fate is Fate.ERROR:
             await self._respond(asked.send, Refusal(500, "The server had an error (simulated).", "server_error"))
         else:
-            await self._answer(asked, is_empty=fate is Fate.EMPTY)
+            await self._answer(asked, fate)
 
     async def _cut(self, asked: _Asked, fate: Fate) -> None:
         """Cut the connection, with or without half an answer."""
         self._books.drop()
         if fate is Fate.CUT:
             self._books.lose()
-            await _send_half(asked.send, json.dumps(_completion(asked.body, 0)).encode())
+            await _send_half(asked.send, json.dumps(completion(asked.body, 0)).encode())
         cut = asked.scope.get("state", {}).get("cut")
         if cut is not None:  # otherwise the ASGI server cannot cut a connection
             cut()
             await _gone(asked.receive)
 
-    async def _answer(self, asked: _Asked, *, is_empty: bool) -> None:
+    async def _answer(self, asked: _Asked, fate: Fate) -> None:
         self._number += 1
         try:
-            completion = _completion(asked.body, self._number)
+            whole = completion(asked.body, self._number, fate)
         except RecursionError:  # JSON that could be read cannot always be written
             await self._respond(asked.send, _bad("Your request is nested too deeply."))
             return
-        if is_empty:
+        if fate in {Fate.EMPTY, Fate.HOLE}:
             self._books.respond(200)
             self._books.lose()
-            completion["choices"] = []
         else:
             self._books.respond(200, asked.prompt)
             self._faults.answered(asked.key)
-        if asked.body.get("stream"):
-            await _stream(asked.send, completion, asked.body)
+        if asked.body.get("stream") or fate is Fate.HOLE:
+            await _stream(asked.send, events(whole, asked.body, fate))
         else:
-            await _send(asked.send, 200, json.dumps(completion).encode(), [_JSON])
+            await _send(asked.send, 200, json.dumps(whole).encode(), [_JSON])
 
     async def _reply(self, asked: _Asked, reply: Reply, wait_s: float) -> None:
         """Send the reply of a fault, with the wait until its limit admits a request again."""
@@ -206,6 +218,23 @@ class _Chat:
     async def _respond(self, send: Send, refusal: Refusal) -> None:
         self._books.respond(refusal.status)
         await _send(send, refusal.status, refusal.body(), [_JSON, *refusal.headers()])
+
+
+class _AsProxy:
+    """Makes the server a proxy, too: it answers itself, whatever host a URL names."""
+
+    def __init__(self, app: App, chat: _Chat) -> None:
+        self._app = app
+        self._chat = chat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope.get("method") == "CONNECT":
+            await self._chat.refuse_tunnel(scope, receive, send)
+        elif path.startswith(("http://", "https://")):
+            await self._app({**scope, "path": urlsplit(path).path}, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 # --- reading a request ---
@@ -267,6 +296,10 @@ def _wrong(body: dict[str, Any]) -> Refusal | None:
         return _bad("Every item of 'messages' must be an object.", "messages")
     if count is not None and (type(count) is not int or not 1 <= count <= _CHOICES):
         return _bad(f"'n' must be a whole number from 1 to {_CHOICES}.", "n")
+    for name in LIMITS:
+        limit = body.get(name)
+        if limit is not None and (type(limit) is not int or limit < 1):
+            return _bad(f"{name!r} must be a whole number, 1 or more.", name)
     return None
 
 
@@ -284,29 +317,6 @@ def _naming(send: Send, name: bytes) -> Send:
     return send_named
 
 
-def _completion(body: dict[str, Any], number: int) -> dict[str, Any]:
-    """Answer a request in OpenAI's shape. Four characters count as a model token."""
-    text = answer(body)
-    count = body.get("n") or 1
-    asked = _model_tokens(sum(len(text_of(message)) for message in body["messages"]))
-    given = count * _model_tokens(len(text))
-    message = {"role": "assistant", "content": text, "refusal": None}
-    return {
-        "id": f"chatcmpl-sim-{number}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": body["model"],
-        "choices": [
-            {"index": index, "message": message, "logprobs": None, "finish_reason": "stop"} for index in range(count)
-        ],
-        "usage": {"prompt_tokens": asked, "completion_tokens": given, "total_tokens": asked + given},
-    }
-
-
-def _model_tokens(characters: int) -> int:
-    return max(math.ceil(characters / 4), 1)
-
-
 async def _send_half(send: Send, body: bytes) -> None:
     """Announce a body, and send only its first half."""
     headers = [_JSON, (b"content-length", str(len(body)).encode())]
@@ -320,34 +330,12 @@ async def _send(send: Send, status: int, body: bytes, headers: list[tuple[bytes,
     await send({"type": "http.response.body", "body": body})
 
 
-async def _stream(send: Send, completion: dict[str, Any], body: dict[str, Any]) -> None:
+async def _stream(send: Send, lines: Iterator[str]) -> None:
     headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    for event in _events(completion, body):
-        await send({"type": "http.response.body", "body": f"data: {event}\n\n".encode(), "more_body": True})
+    for line in lines:
+        await send({"type": "http.response.body", "body": f"data: {line}\n\n".encode(), "more_body": True})
     await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
-
-
-def _events(completion: dict[str, Any], body: dict[str, Any]) -> Iterator[str]:
-    options = body.get("stream_options")
-    with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
-    head = {name: completion[name] for name in ("id", "created", "model")}
-    head |= {"object": "chat.completion.chunk"} | ({"usage": None} if with_usage else {})
-
-    def chunk(index: int, delta: dict[str, str], finish: str | None = None) -> str:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return json.dumps(head | {"choices": [choice]})
-
-    for choice in completion["choices"]:
-        text = choice["message"]["content"]
-        yield chunk(choice["index"], {"role": "assistant", "content": ""})
-        # At most twenty pieces: enough for a stream of any length.
-        size = max(math.ceil(len(text) / 20), 4)
-        for start in range(0, len(text), size):
-            yield chunk(choice["index"], {"content": text[start : start + size]})
-        yield chunk(choice["index"], {}, "stop")
-    if with_usage:
-        yield json.dumps(head | {"choices": [], "usage": completion["usage"]})
 
 
 # --- the app ---
@@ -402,7 +390,9 @@ def build_app(knobs: Knobs, books: Books) -> FastAPI:
         Route("/stats/reset", reset, methods=["POST"]),
     ]
     handlers: dict[Any, Any] = {HTTPException: unknown}
-    return FastAPI(routes=list(routes), exception_handlers=handlers, openapi_url=None)
+    app = FastAPI(routes=list(routes), exception_handlers=handlers, openapi_url=None)
+    app.add_middleware(_AsProxy, chat=chat)
+    return app
 
 
 # --- the server ---
