@@ -102,10 +102,10 @@ def check_encoding(value: object, where: str) -> None:
     check_text(value, where)
     name = str(value)
     try:
-        b"".decode(name)
+        b" ".decode(name, "replace")
         codecs.getincrementaldecoder(name)
-    except (LookupError, UnicodeError, ValueError):
-        known = difflib.get_close_matches(name.lower().replace("-", "_"), aliases.aliases, n=1)
+    except (LookupError, ValueError):
+        known = difflib.get_close_matches(name.lower().replace("-", "_"), sorted(set(aliases.aliases.values())), n=1)
         advice = f"did you mean {known[0].replace('_', '-')}?" if known else "gb18030, cp1252 and utf-16 are examples"
         raise SettingsError(f"{where}: there is no encoding {_short(value)}: {advice}") from None
 

@@ -164,6 +164,9 @@ def _add_verify(verbs: Any) -> None:
         " compared with each other",
     )
     parser.add_argument("--output-dir", metavar="DIR", default="output", help="the run's output directory (output)")
+    for name in ("input_encoding", "separator"):
+        words = f"{OPTIONS[name].help.partition('; default')[0]}; default: as the run read it"
+        parser.add_argument(OPTIONS[name].flag, help=words, **OPTIONS[name].kind.argument)
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
 
@@ -422,7 +425,13 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    found = batcher.verify(arguments.keyword, arguments.data, output_dir=arguments.output_dir)
+    found = batcher.verify(
+        arguments.keyword,
+        arguments.data,
+        output_dir=arguments.output_dir,
+        input_encoding=arguments.input_encoding,
+        separator=arguments.separator,
+    )
     if arguments.json:
         _print_json(found.to_dict())
     else:

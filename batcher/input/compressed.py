@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from batcher.errors import InputError
 
-_PACKED = 2**12
+_PACKED = 2**10
 """Bytes of a Zstandard file unpacked at a time: they may become 30,000 times as many."""
 
 FAULTS = (OSError, EOFError, zlib.error, ValueError)

@@ -72,7 +72,8 @@ class CsvDataset(FileDataset):
         csv.field_size_limit(max(csv.field_size_limit(), LARGEST_CELL))
         width = 0  # until the header is read
         line = 1  # of the file, where the record begins
-        with closing(_Lines(self._text, self._form, self._quotes, lambda: line)) as lines:
+        lines = _Lines(self._text, self._form, self._quotes, lambda: line)
+        with self._text.damage_first(), closing(lines):
             reader = csv.reader(lines, delimiter=self._form.separator, strict=True)
             doubtful = lines.doubtful
             try:

@@ -17,7 +17,10 @@ from batcher.words import by_reader, option
 LONE = "\udc0d"
 """Stands for a carriage return that ends no line while the csv module reads it; decoded text has no such character."""
 
-_SEPARATORS = ",;\t|"
+TAB = "\t"
+SEPARATORS = f",;{TAB}|"
+"""What a header is searched for, to find the separator."""
+
 _SAMPLE = 100  # records that must agree with the header
 _LONE_RETURN = re.compile(r"\r(?!\n|\Z)")
 _FROM_EXCEL = re.compile(r"""sep=([^\r\n\w" ])(?=\r?\n|\r|\Z)""", re.IGNORECASE)
@@ -78,7 +81,7 @@ def form_of(name: str, text: str, *, is_whole: bool, kind: str, separator: str |
         return form._replace(separator=separator or form.separator)
     if kind == ".tsv" or (is_wide and "\t" in header):
         return form._replace(separator="\t")
-    found = [each for each in _SEPARATORS if each in header]
+    found = [each for each in SEPARATORS if each in header]
     if kind == ".txt" and "\t" in found:
         found = ["\t"]
     if len(found) == 1 and found != [","] and _agrees(form._replace(separator=found[0]), text, is_whole=is_whole):
@@ -93,7 +96,7 @@ def form_of(name: str, text: str, *, is_whole: bool, kind: str, separator: str |
 
 def _quoted(separator: str) -> re.Pattern[str]:
     """Return the pattern of a quoted cell, which may be cut off at the end of the text."""
-    return re.compile(rf'(?<![^\r\n{re.escape(_SEPARATORS + separator)}])"[^"]*(?:""[^"]*)*(?:"|\Z)')
+    return re.compile(rf'(?<![^\r\n{re.escape(SEPARATORS + separator)}])"[^"]*(?:""[^"]*)*(?:"|\Z)')
 
 
 def _header(outside: str, line_end: str) -> str:
@@ -172,7 +175,7 @@ def _anew(how: str) -> str:
 
 def separator_shown(char: str) -> str:
     """Return the option that names a separator, as the reader would write it."""
-    word = "tab" if char == "\t" else char
+    word = "tab" if char == TAB else char
     shown = word if word == "tab" else repr(word)
     return by_reader(command_line=f"--separator {shown}", python=option("separator", word))
 

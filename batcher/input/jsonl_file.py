@@ -62,7 +62,7 @@ class JsonlDataset(FileDataset):
     def _lines(self, decoder: json.JSONDecoder) -> Rows:
         """Read one object a line."""
         number = 0
-        with closing(self._text.whole_lines()) as blocks:
+        with self._text.damage_first(), closing(self._text.whole_lines()) as blocks:
             for block in blocks:
                 for number, line in enumerate(io.StringIO(block, newline="\n"), number + 1):  # noqa: B020 - it goes on
                     text = line.rstrip(_BLANK)  # else an error at the end would be on "line 2"
@@ -87,7 +87,7 @@ class JsonlDataset(FileDataset):
 
     def _items(self, decoder: json.JSONDecoder) -> Rows:
         """Read the objects of an array."""
-        with closing(self._text.blocks()) as blocks:
+        with self._text.damage_first(), closing(self._text.blocks()) as blocks:
             buffer = _Buffer(self.name, blocks)
             buffer.take("[")
             if buffer.next() == "]":
@@ -149,8 +149,9 @@ class _Buffer:
             except json.JSONDecodeError as error:
                 # A text that goes on in the next block fails at its end, or where an unfinished string began.
                 is_open = error.msg.startswith("Unterminated string") or len(self._text) - error.pos < 12
+                behind = error.pos - self._at
                 if not (is_open and self._more()):
-                    raise self.error(f"not JSON: {error.msg}", error.pos) from error
+                    raise self.error(f"not JSON: {error.msg}", self._at + behind) from error
                 continue
             except (ValueError, RecursionError) as error:  # a number that Python refuses, or our own refusal
                 raise self.error(f"the JSON cannot be read: {error}") from error

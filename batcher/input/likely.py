@@ -16,10 +16,13 @@ _SAMPLE = 2**19  # bytes that are looked at closely, at the beginning and where 
 _LONGEST = 2**28  # bytes that are looked at in all
 _MOST_LINES = 300  # that are compared with each encoding
 _LEAST_LIKELY = -10.0  # natural logarithm of the mean chance of a character: below it, no encoding fits
-_FEWEST_IMITATED = 0.02  # the share of stretches that may look like UTF-8 by chance
+# The share of stretches that may look like UTF-8 by chance.
+_MOST_BY_CHANCE = 0.02
+_MOST_BY_CHANCE_WESTERN = 0.5
 
 _STRETCH = re.compile(rb"[\x80-\xff]+")
 _THREE_BYTES = re.compile(rb"(?<![\x80-\xff])(?:[\xe1-\xec\xee\xef][\x80-\xbf]{2}){2,}(?![\x80-\xff])")
+_ACCENTS = re.compile(rb"(?:\xc3[\xa0-\xbf])+")
 _LEAD_OF_THREE = 0xE0  # the least first byte of a character of three bytes in UTF-8
 _LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
@@ -81,37 +84,45 @@ def _is_utf8(line: bytes) -> bool:
     return True
 
 
+def holds_utf8(sample: bytes, *, is_western: bool) -> bool:
+    """Return whether a text that is said to be in another encoding has stretches that are UTF-8, and not by chance.
+
+    Args:
+        sample: of the text.
+        is_western: the other encoding has one byte for a character.
+    """
+    stretches = list(_STRETCH.finditer(sample))
+    sure = sum(_is_surely_utf8(sample, stretch) for stretch in stretches)
+    return sure > (_MOST_BY_CHANCE_WESTERN if is_western else _MOST_BY_CHANCE) * len(stretches)
+
+
 def _is_mixed(sample: bytes, *, is_double: bool) -> bool:
     """Return whether some stretches of other than ASCII bytes are UTF-8, and not by chance.
 
     Args:
         sample: of the text.
-        is_double: the likely encoding has two bytes for a character; by chance, one such character may look like UTF-8.
+        is_double: the likely encoding has two bytes for a character.
     """
-    if holds_utf8(sample):
-        return True
-    valid = (stretch for stretch in _STRETCH.finditer(sample) if _is_utf8(stretch.group()))
-    return any(not is_double or _touches_letter(sample, stretch) for stretch in valid)
-
-
-def holds_utf8(sample: bytes, *, is_western: bool = False) -> bool:
-    """Return whether a text that may be in another encoding has stretches that are UTF-8, and not by chance.
-
-    Args:
-        sample: of the text.
-        is_western: the other encoding has one byte for a letter with an accent, which stands between other letters.
-    """
-    valid = total = 0
+    three = total = 0
     for stretch in _STRETCH.finditer(sample):
+        if _is_surely_utf8(sample, stretch):
+            return True
         total += 1
-        if _is_utf8(stretch.group()):
-            valid += max(stretch.group()) >= _LEAD_OF_THREE or (is_western and _touches_letter(sample, stretch))
-    return valid > _FEWEST_IMITATED * total
+        three += max(stretch.group()) >= _LEAD_OF_THREE and _is_utf8(stretch.group())
+    return is_double and three > _MOST_BY_CHANCE * total
 
 
-def _touches_letter(sample: bytes, stretch: re.Match[bytes]) -> bool:
+def _is_surely_utf8(sample: bytes, stretch: re.Match[bytes]) -> bool:
+    """Return whether a stretch is UTF-8 and natural in no other encoding.
+
+    That is two characters of three bytes, or letters with accents beside others: one of three bytes is an accent and
+    two quotes in cp1252, and one of two bytes is a frequent character of GBK.
+    """
+    if _THREE_BYTES.fullmatch(stretch.group()):
+        return True
     start, end = stretch.span()
-    return (start > 0 and sample[start - 1] in _LETTERS) or (end < len(sample) and sample[end] in _LETTERS)
+    touches = (start > 0 and sample[start - 1] in _LETTERS) or (end < len(sample) and sample[end] in _LETTERS)
+    return touches and _ACCENTS.fullmatch(stretch.group()) is not None
 
 
 def _best(text: bytes) -> str:

@@ -37,7 +37,6 @@ _KNOWN = ".csv, .tsv, .txt, .jsonl, .json and .parquet; the texts also as .gz, .
 _FROM_EXCEL = 'save the sheet as "CSV UTF-8", or give the DataFrame that pandas.read_excel() returns'
 
 _MAGIC = {
-    b"\x1f\x8b": "is a gzip file: unpack it first",
     b"PK\x03\x04": f"is an Excel workbook or another ZIP file: {_FROM_EXCEL}, or unpack the ZIP file first",
     b"PAR1": "is a Parquet file: save it to a file whose name ends in .parquet",
     b"\xfd7zXZ": "is an xz file: unpack it first",
@@ -123,8 +122,13 @@ def _open_file(name: str, reading: Reading) -> Dataset:
     if ending == ".parquet" and packing is None:
         reading.check_is_unused(name)
         return ParquetDataset(name)
-    what = f"the ending {Path(name).suffix} is not known" if ending else "the file name has no ending"
-    raise InputError(f"{name}: {what}: batcher reads {_KNOWN}{_ADVICE.get(Path(name).suffix.lower(), '')}")
+    shown = f"{ending}{packing.ending}" if packing else ending
+    what = (
+        f"the ending {shown} is not known"
+        if ending
+        else f"the file name has no ending{' before ' * bool(shown)}{shown}"
+    )
+    raise InputError(f"{name}: {what}: batcher reads {_KNOWN}{_ADVICE.get(ending, '')}")
 
 
 def _open_by_content(name: str, reading: Reading) -> Dataset:
@@ -177,6 +181,9 @@ def _check_packing(name: str, path: str, packing: Packing | None) -> None:
 
 def _check_is_text(text: TextFile) -> None:
     """Refuse a file that is named like a text file but has the first bytes of another format."""
+    inner = packing_by_magic(text.raw_beginning)
+    if inner and text.packing:
+        raise InputError(f"{text.name}: is a {inner.name} file inside a {text.packing.name} file: unpack it first")
     for magic, what in _MAGIC.items():
         if text.raw_beginning.startswith(magic):
             raise InputError(f"{text.name}: {what}")

@@ -6,8 +6,9 @@ Invariant: an error names the line at which it is found, and all lines before it
 from __future__ import annotations
 
 import codecs
+from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,8 @@ class TextFile:
                     return
                 yield piece
 
-    def _broken(self, broken: _Broken, line: int) -> InputError:
-        place = f"{self.name}, line {line} or one of the next"
+    def _broken(self, broken: _Broken, line: int | None = None) -> InputError:
+        place = self.name if line is None else f"{self.name}, line {line} or one of the next"
         if self.packing is None:
             return InputError(f"{place}: cannot be read: {broken.error}")
         what = "is cut off" if isinstance(broken.error, EOFError) else f"is damaged ({broken.error})"
@@ -116,6 +117,20 @@ class TextFile:
                 raise self.encoding.misfit(place, error, again) from error
         except _Broken as broken:
             raise self._broken(broken, self._line_after(done, line_end)) from broken
+
+    @contextmanager
+    def damage_first(self) -> Iterator[None]:
+        """Raise an error about a damaged archive instead of one about the text that it gave."""
+        try:
+            yield
+        except InputError as error:
+            if self.packing and not isinstance(error.__cause__, _Broken):
+                try:
+                    with closing(self._pieces()) as pieces:
+                        deque(pieces, maxlen=0)
+                except _Broken as broken:
+                    raise self._broken(broken) from error
+            raise
 
     def _line_after(self, done: int, line_end: str) -> int:
         """Return the number of the line after some blocks: they are counted only if there is an error."""

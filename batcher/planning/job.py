@@ -192,6 +192,8 @@ def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints
         "table": dataset.columns,
         "answer_column": settings.answer_column,
         "limit": settings.limit,
+        "input_encoding": settings.input_encoding,
+        "separator": settings.separator,
     }
     as_kept: dict[str, Any] = json.loads(json.dumps(question))
     return as_kept
