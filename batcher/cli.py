@@ -31,8 +31,8 @@ OK, SOME_FAILED, NOTHING_DONE, STOPPED, BUSY = range(5)
 _WIDTH = 80
 _LONG = 20  # characters of an argument that may be an API key, although it does not begin like one
 _INPUT = (
-    "a .csv, .tsv, .jsonl, .parquet or .xlsx file, a directory of them, or a pattern in quotes ('data/*.parquet');"
-    " several are one table, in the order given"
+    "a .csv, .tsv, .txt, .jsonl, .json (also .gz, .bz2 or .zst), .parquet or .xlsx file, a directory of them, a pattern"
+    " in quotes ('data/*.parquet'), or - for standard input; several are one table, in the order given"
 )
 _FAULTS = (
     "a TOML file with [[fault]] tables: which requests (match, model, api_key_env, from, to, requests, share, times,"
@@ -169,6 +169,9 @@ def _add_verify(verbs: Any) -> None:
         " compared with each other",
     )
     parser.add_argument("--output-dir", metavar="DIR", default="output", help="the run's output directory (output)")
+    for name in ("sheet", "input_encoding", "separator"):
+        words = f"{OPTIONS[name].help.partition('; default')[0]}; default: as the run read it"
+        parser.add_argument(OPTIONS[name].flag, help=words, **OPTIONS[name].kind.argument)
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
 
@@ -441,7 +444,14 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    found = batcher.verify(arguments.keyword, _data(arguments), output_dir=arguments.output_dir)
+    found = batcher.verify(
+        arguments.keyword,
+        _data(arguments),
+        output_dir=arguments.output_dir,
+        sheet=arguments.sheet,
+        input_encoding=arguments.input_encoding,
+        separator=arguments.separator,
+    )
     if arguments.json:
         _print_json(found.to_dict())
     else:

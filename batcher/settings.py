@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 from batcher.checks import (
     check_directory,
     check_duration,
+    check_encoding,
     check_file_name,
     check_number,
     check_params,
     check_price,
+    check_separator,
     check_text,
     check_variable,
     check_whole,
@@ -283,6 +285,23 @@ class Settings:
         " the same",
     )
     dedup: bool = _option(False, Group.FILES, _FLAG, "send identical prompts once; all their rows get the answer")
+    input_encoding: str | None = _option(
+        None,
+        Group.FILES,
+        Kind(check_encoding, {"metavar": "NAME"}),
+        "the encoding of a text INPUT, such as gb18030 or cp1252; default: that of its byte order mark, or else UTF-8",
+        in_python="the encoding of a text file, such as 'gb18030' or 'cp1252'; default: that of its byte order mark, or"
+        " else UTF-8",
+    )
+    separator: str | None = _option(
+        None,
+        Group.FILES,
+        Kind(check_separator, {"metavar": "CHAR"}),
+        "the character between the columns of a CSV INPUT, such as ';' or tab; default: the one in its header, if there"
+        " is no doubt, or else a comma",
+        in_python="the character between the columns of a CSV file, such as ';' or 'tab'; default: the one in its"
+        " header, if there is no doubt, or else a comma",
+    )
     encoding: str = _option(
         "utf-8",
         Group.FILES,
@@ -490,6 +509,8 @@ class Options(TypedDict, total=False):
     on_change: str
     id_column: str | None
     dedup: bool
+    input_encoding: str | None
+    separator: str | None
     encoding: str
     no_progress: bool
     quiet: bool

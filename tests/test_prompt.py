@@ -150,10 +150,12 @@ def test_of_many_columns_the_twenty_most_similar_are_named_with_their_spaces() -
     assert message.count("'column ") == 19
 
 
-@pytest.mark.parametrize(("column", "separator"), [("id;text", "';'"), ("id\ttext", r"'\t'"), ("id|text", "'|'")])
-def test_one_column_that_holds_a_separator_is_asked_about(column: str, separator: str) -> None:
+@pytest.mark.parametrize(
+    ("column", "shown", "given"), [("id;text", "';'", '";"'), ("id\ttext", "a tab", '"tab"'), ("id|text", "'|'", '"|"')]
+)
+def test_one_column_that_holds_a_separator_is_asked_about(column: str, shown: str, given: str) -> None:
     message = fault(lambda: from_template("{text}", "--prompt", [column]))
-    assert f"its only column is {column!r}: is the file separated by {separator}?" in message
+    assert f"its only column is {column!r}: if {shown} separates the columns, add separator={given}" in message
 
 
 @pytest.mark.parametrize("template", ['{"label": "x"}', "{'label'}", "{label: x}", "{\n}"])

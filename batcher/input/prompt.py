@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from batcher.errors import InputError, in_words
 from batcher.input.cell import cell
+from batcher.input.csv_form import SEPARATORS, TAB, separator_shown
 from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.records import Message, Values
 from batcher.words import option
@@ -141,13 +142,22 @@ def _columns_shown(name: str, columns: Sequence[str]) -> str:
     """List the columns of a table: first the names similar to the missing one, then the others in their order."""
     if len(columns) == 1:
         [only] = columns
-        separators = [f"{char!r}" for char in ";\t|" if char in only]
-        asked = f": is the file separated by {separators[0]}? A .csv needs commas, a .tsv tabs" if separators else ""
-        return f"its only column is {only!r}{asked}"
+        return f"its only column is {only!r}{_separator_hint(columns, only)}"
     similar = difflib.get_close_matches(name, columns, _MOST_SHOWN, cutoff=0.5)
     nearest = [*similar, *(column for column in columns if column not in similar)]
     more = f" and {len(columns) - _MOST_SHOWN:,} more" if len(columns) > _MOST_SHOWN else ""
-    return f"its columns are: {', '.join(map(repr, nearest[:_MOST_SHOWN])) or 'none'}{more}"
+    hint = _separator_hint(columns, name)
+    return f"its columns are: {', '.join(map(repr, nearest[:_MOST_SHOWN])) or 'none'}{more}{hint}"
+
+
+def _separator_hint(columns: Sequence[str], name: str) -> str:
+    """Return advice about the separator of a CSV file, if a name is between others in the name of a column."""
+    for char in SEPARATORS:
+        if any(name in column.split(char) for column in columns if char in column) or (
+            char in name and len(columns) == 1
+        ):
+            return f": if {'a tab' if char == TAB else repr(char)} separates the columns, add {separator_shown(char)}"
+    return ""
 
 
 def from_template(text: str, source: str, columns: Sequence[str]) -> Renderer:

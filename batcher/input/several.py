@@ -17,12 +17,12 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from batcher.errors import InputError
+from batcher.input.compressed import packing_by_ending
 from batcher.input.dataset import Dataset
 from batcher.records import Values
 from batcher.words import counted
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
-_COMPRESSED = {".gz", ".bz2", ".zst", ".xz"}
 _SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}
 
 
@@ -252,5 +252,5 @@ def _check_formats(parts: Sequence[Part]) -> None:
 def _format(path: str) -> str:
     """Return the ending of a file, without that of its compression."""
     *_, before, last = ("", "", *(ending.lower() for ending in Path(path).suffixes))
-    found = before if last in _COMPRESSED else last
-    return ".jsonl" if found == ".ndjson" else found
+    found = before if packing_by_ending(last) else last
+    return ".jsonl" if found in {".ndjson", ".json"} else found

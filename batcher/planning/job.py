@@ -17,7 +17,8 @@ from batcher.calls.endpoints import endpoints_of, environment
 from batcher.endpoint import Endpoint
 from batcher.errors import InputError, SettingsError
 from batcher.input.dataset import Dataset
-from batcher.input.opening import Reading, keyword_of, open_dataset
+from batcher.input.encodings import decoded
+from batcher.input.opening import Reading, default_keyword, open_dataset
 from batcher.input.prompt import (
     PromptFunction,
     Renderer,
@@ -133,7 +134,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
     Raises:
         SettingsError: an option, the input or the prompt is wrong.
     """
-    dataset = open_dataset(data, Reading(settings.sheet))
+    dataset = open_dataset(data, Reading.of(settings.input_encoding, settings.separator, settings.sheet))
     if settings.sheet is not None and dataset.sheet is None:
         raise SettingsError(f"{option('sheet')}: {dataset.name} is no workbook: leave the option out")
     keyword = _keyword(settings, dataset, data)
@@ -156,11 +157,11 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings) 
 
 
 def _keyword(settings: Settings, dataset: Dataset, data: object) -> str:
-    """Return the name of the run: the option, or else the input file's name without its ending."""
-    keyword = settings.keyword or keyword_of(data)
+    """Return the name of the run: the option, or else the input's name without its endings."""
+    keyword = settings.keyword or default_keyword(data)
     if keyword is None:
-        given = by_reader(command_line="--keyword NAME", python="keyword=")
-        raise SettingsError(f"{dataset.name} has no file name to name the run after: give {given}")
+        give = by_reader(command_line="give --keyword", python="give keyword=")
+        raise SettingsError(f"{dataset.name} has no file name to name the run after: {give}")
     check_keyword(keyword)
     return keyword
 
@@ -196,6 +197,8 @@ def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints
         "answer_column": settings.answer_column,
         "limit": settings.limit,
         "sheet": dataset.sheet,
+        "input_encoding": settings.input_encoding,
+        "separator": settings.separator,
     }
     as_kept: dict[str, Any] = json.loads(json.dumps(question))
     return as_kept
@@ -213,7 +216,7 @@ def _with_system(prompts: _Prompts, settings: Settings, dataset: Dataset) -> _Pr
     """Put the system message, if there is one, before the messages of each row."""
     system = settings.system
     if settings.system_file is not None:
-        system = _read_text(settings.system_file, option("system_file"))
+        system = _read_text(settings.system_file, option("system_file"), settings.input_encoding)
     if system is None:
         return prompts
     return prompts._replace(
@@ -242,7 +245,7 @@ def _prompts(prompt: str | PromptFunction | None, settings: Settings, dataset: D
     [(name, value)] = given.items()
     if callable(value):
         return _Prompts(from_function(value, columns), "function", "", columns)
-    text = _read_text(value, _spelled(name)) if name == "--prompt-file" else value
+    text = _read_text(value, _spelled(name), settings.input_encoding) if name == "--prompt-file" else value
     return prompts_of("--prompt" if name == "--prompt-file" else name, text, dataset, _spelled(name))
 
 
@@ -270,16 +273,22 @@ def _spelled(recorded: str) -> str:
     return option(recorded.removeprefix("--").replace("-", "_"))
 
 
-def _read_text(path: str | os.PathLike[str], given: str) -> str:
+def _read_text(path: str | os.PathLike[str], given: str, encoding: str | None) -> str:
+    """Read a prompt's file.
+
+    Args:
+        path: of the file.
+        given: the option that names it.
+        encoding: of the input, if the user gives it.
+    """
     try:
-        # Editors add a line break at a file's end, which is not part of the prompt.
-        return Path(path).read_text(encoding="utf-8-sig").removesuffix("\n")
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise SettingsError(f"{given} {os.fspath(path)}: byte 0x{byte:02x} is not UTF-8: save it as UTF-8") from error
+        content = Path(path).read_bytes()
     except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
         said = error.strerror if isinstance(error, OSError) else str(error)
         raise SettingsError(f"{given} {os.fspath(path)} cannot be read: {said}") from error
+    text = decoded(f"{given} {os.fspath(path)}", content, encoding)
+    # Editors add a line break at a file's end, which is not part of the prompt.
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
 
 
 def chunks_of(job: Job, starts: Collection[int]) -> Iterator[Slice]:

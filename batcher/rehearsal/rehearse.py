@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Unpack
 from batcher.checks import check_whole
 from batcher.engine.process import allow_connections
 from batcher.errors import OutputError, SettingsError
-from batcher.input.opening import keyword_of
+from batcher.input.opening import default_keyword
 from batcher.journal.opening import read_journal
 from batcher.output.opening import opened
 from batcher.rehearsal.check import Check
@@ -75,10 +75,10 @@ def rehearse(
             "a rehearsal runs in a process of its own, to which a prompt function cannot go: write the prompts into a"
             f" column and give {option('prompt_column')}"
         )
-    keyword = settings.keyword or keyword_of(data)
+    keyword = settings.keyword or default_keyword(data)
     if keyword is None:
-        given = by_reader(command_line="--keyword NAME", python="keyword=")
-        raise SettingsError(f"the table has no file name to name the run after: give {given}")
+        give = by_reader(command_line="give --keyword", python="give keyword=")
+        raise SettingsError(f"the table has no file name to name the run after: {give}")
     check_keyword(keyword)
     with interruptible(), made(Path(settings.output_dir), keyword) as directory:
         scene = Scene.of(data, prompt, replace(settings, keyword=keyword), directory.path)

@@ -18,7 +18,7 @@ from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.errors import InputError, SettingsError
 from batcher.input.cell import cell
 from batcher.input.dataset import Dataset
-from batcher.input.opening import as_arguments, open_dataset
+from batcher.input.opening import Reading, as_arguments, open_dataset
 from batcher.input.prompt import failed_on
 from batcher.money.prices import NANO
 from batcher.money.tariff import Tariff
@@ -158,7 +158,8 @@ def _as_files(data: Any, prompt: str | None, settings: Settings, directory: Path
     """
     if (paths := as_arguments(data)) is not None:
         return list(map(Path, paths)), settings
-    dataset = open_dataset(data)
+    dataset = open_dataset(data, Reading.of(settings.input_encoding, settings.separator))
+    settings = replace(settings, input_encoding=None, separator=None)
     path = directory / "input.jsonl"
     _write_rows(dataset, path)
     given = (prompt, settings.prompt_file, settings.prompt_column, settings.messages_column)
