@@ -5,9 +5,12 @@ Invariant: a check returns nothing, or raises a `SettingsError` that begins with
 
 from __future__ import annotations
 
+import codecs
+import difflib
 import os
 import re
 from collections.abc import Mapping
+from encodings import aliases
 from pathlib import Path
 
 from batcher.errors import SettingsError
@@ -83,6 +86,32 @@ def check_text(value: object, where: str) -> None:
     if not (isinstance(value, str) and value.strip()):
         shown = repr(value) if isinstance(value, str) else f"of type {type(value).__name__}"
         raise SettingsError(f"{where} must be a text that is not empty; it is {shown}")
+
+
+def check_encoding(value: object, where: str) -> None:
+    """Refuse what does not name an encoding of text that Python knows."""
+    check_text(value, where)
+    name = str(value)
+    try:
+        b" ".decode(name, "replace")
+        codecs.getincrementaldecoder(name)
+    except (LookupError, ValueError):
+        known = difflib.get_close_matches(name.lower().replace("-", "_"), sorted(set(aliases.aliases.values())), n=1)
+        advice = f"did you mean {known[0].replace('_', '-')}?" if known else "gb18030, cp1252 and utf-16 are examples"
+        raise SettingsError(f"{where}: there is no encoding {_short(value)}: {advice}") from None
+
+
+TAB_WORDS = ("tab", "\\t")
+"""How a tab may be written where a shell makes it hard to give."""
+
+
+def check_separator(value: object, where: str) -> None:
+    """Refuse what cannot separate the columns of a CSV file."""
+    check = value if isinstance(value, str) else ""
+    if check in TAB_WORDS:
+        return
+    if len(check) != 1 or check.isalnum() or check in ' "\r\n':
+        raise SettingsError(f"{where} must be one character, such as ; or |, or tab, not {_short(value)}")
 
 
 def check_model(value: object, where: str) -> None:

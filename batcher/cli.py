@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,10 @@ OK, SOME_FAILED, NOTHING_DONE, STOPPED, BUSY = range(5)
 
 _WIDTH = 80
 _LONG = 20  # characters of an argument that may be an API key, although it does not begin like one
+_INPUT = (
+    "a .csv, .tsv, .txt, .jsonl, .json (also .gz, .bz2 or .zst), .parquet or .xlsx file, a directory of them, a pattern"
+    " in quotes ('data/*.parquet'), or - for standard input; several are one table, in the order given"
+)
 _FAULTS = (
     "a TOML file with [[fault]] tables: which requests (match, model, api_key_env, from, to, requests, share, times,"
     " after_answers, rpm) meet what (service and case, status with body, headers, do, delay, paid), and its name. do is"
@@ -92,7 +97,7 @@ def _add_run(verbs: Any) -> None:
     parser = _verb(
         verbs,
         "run",
-        "batcher run INPUT [options]",
+        "batcher run INPUT... [options]",
         "the job; running the same command again resumes it",
         "Ask a model about every row of INPUT and save the answers. Running the same command again resumes it.",
     )
@@ -103,7 +108,7 @@ def _add_plan(verbs: Any) -> None:
     parser = _verb(
         verbs,
         "plan",
-        "batcher plan INPUT [options]",
+        "batcher plan INPUT... [options]",
         "what run would do: rows, whom it asks, tokens, money, time",
         "Show what `batcher run` would do with the same options: rows with and without an answer, and the reasons;"
         " whom it asks, requests, model tokens, cost, how far the budget goes, and the time that the limits impose."
@@ -114,7 +119,7 @@ def _add_plan(verbs: Any) -> None:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `batcher.run`: its data, its prompt and its options."""
-    parser.add_argument("data", metavar="INPUT", help="a .csv, .tsv, .parquet or .jsonl file")
+    parser.add_argument("data", metavar="INPUT", nargs="+", help=_INPUT)
     groups = {group: parser.add_argument_group(group) for group in Group}
     groups[Group.PROMPT].add_argument(
         "--prompt", metavar="TEXT", help="a template with {column} holes; {{ and }} are braces"
@@ -201,7 +206,7 @@ def _add_verify(verbs: Any) -> None:
     parser = _verb(
         verbs,
         "verify",
-        "batcher verify KEYWORD [INPUT] [options]",
+        "batcher verify KEYWORD [INPUT...] [options]",
         "proves that every row has the answer to its own prompt, and names those that do not",
         "Prove that every row is in the result once, in order, with the answer to its own prompt, and that requests"
         " and answers match. Problems are listed, and the exit status is then 1. Nothing is written.",
@@ -210,11 +215,14 @@ def _add_verify(verbs: Any) -> None:
     parser.add_argument(
         "data",
         metavar="INPUT",
-        nargs="?",
+        nargs="*",
         help="the run's input, from which each row's prompt is made again; without it, the journal and the files are"
         " compared with each other",
     )
     parser.add_argument("--output-dir", metavar="DIR", default="output", help="the run's output directory (output)")
+    for name in ("sheet", "input_encoding", "separator"):
+        words = f"{OPTIONS[name].help.partition('; default')[0]}; default: as the run read it"
+        parser.add_argument(OPTIONS[name].flag, help=words, **OPTIONS[name].kind.argument)
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
 
@@ -279,14 +287,14 @@ def _add_rehearse(verbs: Any) -> None:
     parser = _verb(
         verbs,
         "rehearse",
-        "batcher rehearse INPUT [options]",
+        "batcher rehearse INPUT... [options]",
         "the job against the local server, with faults and kills, ending in verify",
         "Run the job against the local server, which fails now and then; kill it, start it again, and verify the"
         " result. No request leaves this machine, and no API key is used. It takes the options of `batcher run` as"
         " well; without --limit or --sample it takes the first 1,000 rows, or what a minute of your limits allows. The"
         " exit status is 0 if the result is verified and the server's counts agree with the journal, else 1.",
     )
-    parser.add_argument("data", metavar="INPUT", help="a .csv, .tsv, .parquet or .jsonl file")
+    parser.add_argument("data", metavar="INPUT", nargs="+", help=_INPUT)
     parser.add_argument("--faults", metavar="FILE", help=f"{_FAULTS}. Default: a few of every kind")
     parser.add_argument("--kills", metavar="N", type=int, default=2, help="kill the run N times (2)")
     parser.add_argument(
@@ -338,10 +346,17 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser = build_parser()
     _refuse_keys(parser, argv)
     arguments, unknown = parser.parse_known_args(argv)
+    unknown = [*_no_inputs(arguments), *unknown]
     if unknown:
         advice = _advice_on(unknown) if arguments.verb in {"run", "plan", "rehearse"} else ""
         parser.error(f"unrecognized arguments: {' '.join(_without_values(unknown))}{advice}")
     return arguments
+
+
+def _no_inputs(arguments: argparse.Namespace) -> list[str]:
+    """Return further inputs that are no path by their look, and no file: a mistake, perhaps an API key."""
+    given = getattr(arguments, "data", None) or []
+    return [text for text in given[1:] if not set(text) & set("./*?[" + os.sep) and not Path(text).exists()]
 
 
 def _refuse_keys(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
@@ -398,11 +413,18 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     options = {name: value for name, value in vars(arguments).items() if value is not None and value is not False}
     for name in ("verb", "json", "dry_run"):
         options.pop(name, None)
+    options["data"] = _data(arguments)
     if "param" in options:
         options["param"] = _params(options["param"])
     if "header" in options:
         options["header"] = _headers(options["header"])
     return options
+
+
+def _data(arguments: argparse.Namespace) -> str | list[Path] | None:
+    """Return the input: a path, or the paths of several; a list of strings would be a list of texts."""
+    given: list[str] = arguments.data
+    return list(map(Path, given)) if len(given) > 1 else next(iter(given), None)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -495,7 +517,14 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    found = batcher.verify(arguments.keyword, arguments.data, output_dir=arguments.output_dir)
+    found = batcher.verify(
+        arguments.keyword,
+        _data(arguments),
+        output_dir=arguments.output_dir,
+        sheet=arguments.sheet,
+        input_encoding=arguments.input_encoding,
+        separator=arguments.separator,
+    )
     if arguments.json:
         _print_json(found.to_dict())
     else:

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 from batcher.checks import (
     check_directory,
     check_duration,
+    check_encoding,
     check_file_name,
     check_number,
     check_price,
+    check_separator,
     check_text,
     check_variable,
     check_whole,
@@ -48,6 +50,11 @@ def check_keyword(keyword: str) -> None:
         SettingsError: it is empty, hidden, reserved, too long, or holds a separator or a control character.
     """
     check_file_name(keyword, option("keyword"))
+
+
+def home_expanded(path: str | os.PathLike[str]) -> str:
+    """Return a path with the home directory for `~`, as most shells write it."""
+    return os.path.expanduser(os.fsdecode(path))  # noqa: PTH111 - Path.expanduser fails for an unknown user
 
 
 class Group(StrEnum):
@@ -270,7 +277,15 @@ class Settings:
     price_out: float | None = _option(
         None, Group.LIMITS, _PRICE, "US dollars per million completion tokens; default: the price table"
     )
-    keyword: str | None = _option(None, Group.FILES, _KEYWORD, "names the run and its files; default: the input's stem")
+    sheet: str | None = _option(
+        None, Group.FILES, _NAME, "the sheet of a workbook (.xlsx) to read; default: the first one that is not hidden"
+    )
+    keyword: str | None = _option(
+        None,
+        Group.FILES,
+        _KEYWORD,
+        "names the run and its files; default: the name of the input's file without its ending, or of its directory",
+    )
     output_dir: str | os.PathLike[str] = _option("output", Group.FILES, _DIRECTORY, "the directory of all files")
     with_: str | Sequence[str] | None = _option(
         None,
@@ -316,6 +331,23 @@ class Settings:
         " the same",
     )
     dedup: bool = _option(False, Group.FILES, _FLAG, "send identical prompts once; all their rows get the answer")
+    input_encoding: str | None = _option(
+        None,
+        Group.FILES,
+        Kind(check_encoding, {"metavar": "NAME"}),
+        "the encoding of a text INPUT, such as gb18030 or cp1252; default: that of its byte order mark, or else UTF-8",
+        in_python="the encoding of a text file, such as 'gb18030' or 'cp1252'; default: that of its byte order mark, or"
+        " else UTF-8",
+    )
+    separator: str | None = _option(
+        None,
+        Group.FILES,
+        Kind(check_separator, {"metavar": "CHAR"}),
+        "the character between the columns of a CSV INPUT, such as ';' or tab; default: the one in its header, if there"
+        " is no doubt, or else a comma",
+        in_python="the character between the columns of a CSV file, such as ';' or 'tab'; default: the one in its"
+        " header, if there is no doubt, or else a comma",
+    )
     encoding: str = _option(
         "utf-8",
         Group.FILES,
@@ -326,6 +358,10 @@ class Settings:
     quiet: bool = _option(False, Group.DISPLAY, _FLAG, "show errors only")
 
     def __post_init__(self) -> None:
+        for name in ("prompt_file", "system_file", "endpoints", "output_dir"):
+            value = getattr(self, name)
+            if isinstance(value, (str, os.PathLike)) and os.fsdecode(value).startswith("~"):
+                object.__setattr__(self, name, home_expanded(value))
         for each in OPTIONS.values():
             each.check(getattr(self, each.name))
         if self.param is not None and not self._asks_chat_model:
@@ -526,6 +562,7 @@ class Options(TypedDict, total=False):
     budget: float | None
     price_in: float | None
     price_out: float | None
+    sheet: str | None
     keyword: str | None
     output_dir: str | os.PathLike[str]
     with_: str | Sequence[str] | None
@@ -538,6 +575,8 @@ class Options(TypedDict, total=False):
     on_change: str
     id_column: str | None
     dedup: bool
+    input_encoding: str | None
+    separator: str | None
     encoding: str
     no_progress: bool
     quiet: bool

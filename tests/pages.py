@@ -143,7 +143,9 @@ class Session:
         self.status = 0
 
     def write(self, name: str, text: str) -> None:
-        (self._work / name).write_text(text, encoding="utf-8")
+        path = self._work / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
     def run(self, command: str, *, is_interrupted: bool = False) -> str:
         """Run a command of a shell, and return what it shows."""

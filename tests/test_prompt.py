@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from batcher.errors import InputError
+from batcher.input.opening import open_dataset
 from batcher.input.prompt import Renderer, from_column, from_function, from_messages_column, from_template, with_system
+from batcher.planning.job import prompts_of
 from batcher.records import Message
 from batcher.words import command_line
 
@@ -144,10 +150,12 @@ def test_of_many_columns_the_twenty_most_similar_are_named_with_their_spaces() -
     assert message.count("'column ") == 19
 
 
-@pytest.mark.parametrize(("column", "separator"), [("id;text", "';'"), ("id\ttext", r"'\t'"), ("id|text", "'|'")])
-def test_one_column_that_holds_a_separator_is_asked_about(column: str, separator: str) -> None:
+@pytest.mark.parametrize(
+    ("column", "shown", "given"), [("id;text", "';'", '";"'), ("id\ttext", "a tab", '"tab"'), ("id|text", "'|'", '"|"')]
+)
+def test_one_column_that_holds_a_separator_is_asked_about(column: str, shown: str, given: str) -> None:
     message = fault(lambda: from_template("{text}", "--prompt", [column]))
-    assert f"its only column is {column!r}: is the file separated by {separator}?" in message
+    assert f"its only column is {column!r}: if {shown} separates the columns, add separator={given}" in message
 
 
 @pytest.mark.parametrize("template", ['{"label": "x"}', "{'label'}", "{label: x}", "{\n}"])
@@ -225,6 +233,48 @@ def test_what_is_no_list_of_messages_is_refused_with_its_place(chat: object, sai
 def test_broken_json_in_a_messages_column_is_refused(value: object) -> None:
     render = from_messages_column("chat", ["chat"])
     assert fault(lambda: render((value,))).startswith("column 'chat' is not valid JSON: ")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        str([{"role": "user", "content": "it's hi"}]),
+        str(({"role": "user", "content": "x"},)),
+        str(np.array([{"role": "user", "content": "x"}, {"role": "user", "content": "y"}])),
+        repr(np.array([{"role": "user", "content": "x"}])),
+        "[HumanMessage(content='hi', additional_kwargs={})]",
+    ],
+)
+def test_messages_as_python_writes_them_are_named_with_what_to_write(value: str) -> None:
+    render = from_messages_column("chat", ["chat"])
+    assert fault(lambda: render((value,))) == (
+        "column 'chat' is not valid JSON: it is a Python literal, with Python's quotes: write the column with"
+        " json.dumps, as in df['chat'] = df['chat'].map(json.dumps)"
+    )
+
+
+CLEAN: list[list[Message]] = [
+    [{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "u"}}]}],
+    [
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": [{"type": "text", "text": "r"}], "tool_call_id": "c1"},
+    ],
+]
+
+
+def test_nulls_that_arrow_filled_into_messages_are_not_sent(tmp_path: Path) -> None:
+    table = pa.table({"chat": CLEAN})
+    assert "tool_call_id" in table["chat"][0].as_py()[0]
+    parquet.write_table(table, tmp_path / "t.parquet")
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"chat": chat}) + "\n" for chat in table["chat"].to_pylist()))
+    for data in (table, tmp_path / "t.parquet", pd.read_parquet(tmp_path / "t.parquet"), table.to_pandas()):
+        dataset = open_dataset(data)
+        render = prompts_of("--messages-column", "chat", dataset).render
+        assert [render(row) for part in dataset.slices(2) for row in part.rows] == CLEAN
+    written = open_dataset(tmp_path / "t.jsonl")
+    render = prompts_of("--messages-column", "chat", written).render
+    [first, _] = [render(row) for part in written.slices(2) for row in part.rows]
+    assert first[0]["tool_calls"] is None, "somebody wrote it, and its key must stay as it is"
 
 
 def test_a_messages_column_that_is_not_there_is_named_with_its_option() -> None:

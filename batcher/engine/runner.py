@@ -56,7 +56,9 @@ def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpac
     """Ask a model about every row of a table, and save the answers; the same call resumes a run that stopped.
 
     Args:
-        data: the path of a .csv, .tsv, .parquet or .jsonl file; or a DataFrame, a Series or a list of strings.
+        data: the path of a .csv, .tsv, .jsonl, .parquet or .xlsx file, of a directory of them, a pattern such as
+            "data/*.parquet", or a list of `Path`; or a table in memory: a DataFrame (pandas, polars), a Series, an
+            Arrow table, a `datasets.Dataset`, a list of strings or a list of dictionaries.
         prompt: a template with `{column}` holes, or a function from a row (a dictionary) to a prompt or to a list of
             messages. It may be left out if an option names another source, or if `data` is a Series or a list of
             prompts.

@@ -10,9 +10,13 @@ import math
 import re
 import sys
 from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 from batcher.errors import InputError, in_words
 from batcher.nesting import TOO_DEEP, is_too_deep
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Characters that UTF-8 files cannot hold, or few CSV readers accept; the journal keeps the original text.
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
@@ -29,8 +33,8 @@ def cell(value: object) -> str:
     r"""Write a value as text, for a prompt or a CSV cell.
 
     Text stays as it is; a missing value (None, NaN, NaT, pandas.NA) is empty; lists, dictionaries, sets (sorted) and
-    arrays become JSON, bytes the text they encode (`\xff` if they are not UTF-8), NumPy scalars their Python value;
-    other values are converted by `str`.
+    arrays become JSON, bytes the text they encode (`\xff` if they are not UTF-8), NumPy scalars their Python value (of
+    16 or 32 bits the shortest one, 0.1); other values are converted by `str`.
 
     Raises:
         InputError: it cannot be converted: its own code failed, or it is too large or too deep.
@@ -109,5 +113,23 @@ def _without_numpy(value: object) -> object:
         return list(value) if value.ndim else value[()]
     if isinstance(value, numpy.datetime64 | numpy.timedelta64):  # item() would make an integer of nanoseconds
         return None if numpy.isnat(value) else str(value)
+    if isinstance(value, numpy.float32 | numpy.float16):
+        return shortest(value)
     item: object = value.item()
     return str(item) if isinstance(item, numpy.generic) else item  # long doubles have no Python value
+
+
+def shortest(number: np.floating[Any]) -> float:
+    """Return the shortest number that reads back as a number of 16 or 32 bits: 0.1, not 0.10000000149011612.
+
+    A whole number stays as it is: 71358912 would be 71358910.
+    """
+    import numpy as np  # noqa: PLC0415 - whoever has such a number has loaded it
+
+    exact = float(number)
+    return exact if is_whole(exact) else float(np.format_float_scientific(number))
+
+
+def is_whole(number: float) -> bool:
+    """Return whether it is a whole number that is written with all its digits."""
+    return -1e16 < number < 1e16 and number.is_integer()

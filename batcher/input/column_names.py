@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from batcher.errors import InputError
+from batcher.input.csv_form import SEPARATORS, TAB, separator_shown
 
 _MOST_SHOWN = 20  # columns in a message
 _MOST_MEANT = 3
@@ -52,13 +53,22 @@ def shown(name: str, columns: Sequence[str]) -> str:
     """List the columns of a table, in quotes: first the names similar to the missing one, then the others in order."""
     if len(columns) == 1:
         [only] = columns
-        separators = [f"{char!r}" for char in ";\t|" if char in only]
-        asked = f": is the file separated by {separators[0]}? A .csv needs commas, a .tsv tabs" if separators else ""
-        return f"its only column is {only!r}{asked}"
+        return f"its only column is {only!r}{_separator_hint(columns, only)}"
     similar = [*like(name, columns), *difflib.get_close_matches(name, columns, _MOST_SHOWN, cutoff=0.5)]
     nearest = list(dict.fromkeys([*similar, *columns]))
     more = f" and {len(columns) - _MOST_SHOWN:,} more" if len(columns) > _MOST_SHOWN else ""
-    return f"its columns are: {', '.join(map(repr, nearest[:_MOST_SHOWN])) or 'none'}{more}"
+    names = ", ".join(map(repr, nearest[:_MOST_SHOWN])) or "none"
+    return f"its columns are: {names}{more}{_separator_hint(columns, name)}"
+
+
+def _separator_hint(columns: Sequence[str], name: str) -> str:
+    """Return advice about the separator of a CSV file, if a name is between others in the name of a column."""
+    for char in SEPARATORS:
+        if any(name in column.split(char) for column in columns if char in column) or (
+            char in name and len(columns) == 1
+        ):
+            return f": if {'a tab' if char == TAB else repr(char)} separates the columns, add {separator_shown(char)}"
+    return ""
 
 
 def _folded(name: str) -> str:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
 
 from batcher.errors import InputError
 from batcher.input.labels import Labels
@@ -25,11 +26,17 @@ class Dataset(ABC):
         name: its name in messages: a file's path as given, or for example `the DataFrame`.
         columns: the names of the columns, all different and none empty.
         row_labels: the index of its rows, if it has one; else rows are known by their number.
+        paths: its files; none for a table in memory.
+        sheet: the name of the sheet, if it is in a workbook.
+        may_hold_added_nulls: its values come from Arrow, which gives each dictionary in a list all keys of all others.
     """
 
     name: str
     columns: tuple[str, ...]
     row_labels: Labels | None = None
+    paths: tuple[Path, ...] = ()
+    sheet: str | None = None
+    may_hold_added_nulls = False
 
     def slices(self, size: int, limit: int | None = None) -> Iterator[Slice]:
         """Read the table from its beginning, `size` rows at a time; only the last slice may hold fewer.
@@ -59,6 +66,10 @@ class Dataset(ABC):
 
     def has_changed(self) -> bool:
         """Return whether the file was replaced or written since it was opened; False for a table in memory."""
+        return False
+
+    def would_take(self, _path: Path) -> bool:
+        """Return whether a new file at this path would become a part of the table."""
         return False
 
     @abstractmethod

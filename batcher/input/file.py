@@ -1,18 +1,17 @@
-"""A table in a file, and the file itself: opened as bytes, and the words for bytes that are no text.
+"""A table in a file, and the file itself: found, opened as bytes, and the run's name that its name gives.
 
 Invariant: a file is only read, and opened anew for each pass.
 """
 
 from __future__ import annotations
 
-import codecs
 import os
-import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from batcher.errors import InputError
+from batcher.input.compressed import packing_by_ending
 from batcher.input.dataset import Dataset
+from batcher.input.spool import STDIN, is_nameless
 from batcher.place import version_of
 
 
@@ -20,15 +19,21 @@ class FileDataset(Dataset):
     """A table in a file.
 
     Args:
-        name: its path as it was given.
+        name: its path as it was given, for messages.
+        path: of the file that is read, if it is another one.
+
+    Attributes:
+        path: of the file that is read.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, path: str | None = None) -> None:
         self.name = name
-        self._version = _version(name)
+        self.path = path or name
+        self.paths = (Path(self.path),)
+        self._version = _version(self.path)
 
     def has_changed(self) -> bool:
-        return _version(self.name) != self._version
+        return _version(self.path) != self._version
 
 
 def _version(name: str) -> tuple[int, ...] | None:
@@ -38,35 +43,22 @@ def _version(name: str) -> tuple[int, ...] | None:
         return None
 
 
-def open_bytes(name: str) -> BinaryIO:
-    """Open a file, and skip its byte order mark, if it has one."""
+def check_is_file(name: str) -> None:
+    """Refuse a path without a file or a pipe."""
+    if name == STDIN:
+        return
     try:
-        mode = Path(name).stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise InputError(f"{name}: is a directory: give the path of one file")
-        if not stat.S_ISREG(mode):
-            raise InputError(f"{name}: is not a regular file: the table is read more than once, save it to a file")
-        file = Path(name).open("rb")  # noqa: SIM115 - every caller closes it
+        Path(name).stat()
     except FileNotFoundError as error:
-        if name == "-":
-            raise InputError("-: standard input cannot be read twice, as a table is: save it to a file") from error
         raise InputError(f"{name}: there is no such file") from error
     except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
         raise InputError(f"{name}: cannot be opened: {error}") from error
-    if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
-        file.seek(0)
-    return file
 
 
-def not_utf8(name: str, line: int, error: UnicodeDecodeError) -> InputError:
-    """Return the error about a byte that is not UTF-8, with what to do."""
-    if line == 1 and error.object[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
-        advice = 'this is UTF-16 (Excel\'s "Unicode Text"): save it as "CSV UTF-8"'
-    else:
-        advice = (
-            'save it as "CSV UTF-8" in Excel, or read it in Python, from GBK for example with pandas.read_csv(path,'
-            ' encoding="gbk"), and give the DataFrame'
-        )
-        if os.name == "posix":
-            advice += "; or convert it, from GBK for example with `iconv -f GBK -t UTF-8`"
-    return InputError(f"{name}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8: {advice}")
+def keyword_of(path: str | os.PathLike[str]) -> str | None:
+    """Return the name that a file gives to its run: its own, without its endings; None if it has none, as stdin."""
+    name = os.fsdecode(path)
+    if is_nameless(name):
+        return None
+    last = Path(name)
+    return last.with_suffix("").stem if packing_by_ending(last.suffix) else last.stem

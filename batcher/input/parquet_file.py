@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from batcher.errors import InputError
+from batcher.input.arrow import BATCH, Decoder
 from batcher.input.dataset import check_has_columns, columns_of
 from batcher.input.file import FileDataset
 from batcher.records import Values
-
-_PARQUET_BATCH = 256
-"""Rows decoded at a time: enough to make a batch's fixed cost small, and few enough for rows that are documents."""
 
 _PARQUET_BUFFER = 2**20
 """Bytes read ahead in each Parquet column. Without it, or with pre_buffer, a row group is loaded whole: a file of 290
@@ -23,6 +21,8 @@ MB with one row group took 297 MB of memory, with it 8 MB. Threads slow small ba
 class ParquetDataset(FileDataset):
     """A Parquet file. Values are the Python values of their type; a row group is never held whole."""
 
+    may_hold_added_nulls = True
+
     def __init__(self, name: str) -> None:
         from pyarrow import ArrowException  # noqa: PLC0415 - slow to load, and only this format needs it
         from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - the same
@@ -30,11 +30,12 @@ class ParquetDataset(FileDataset):
         super().__init__(name)
         try:
             with ParquetFile(name) as file:
-                names, rows = file.schema_arrow.names, file.metadata.num_rows
+                schema, rows = file.schema_arrow, file.metadata.num_rows
         except (ArrowException, OSError) as error:
             raise InputError(f"{name}: cannot be read as Parquet: {error}") from error
-        self.columns = columns_of(name, names)
+        self.columns = columns_of(name, schema.names)
         check_has_columns(name, self.columns, rows)
+        self._decoder = Decoder(schema)
 
     def _rows(self) -> Generator[Values, None, None]:
         from pyarrow import ArrowException  # noqa: PLC0415 - slow to load, and only this format needs it
@@ -43,8 +44,8 @@ class ParquetDataset(FileDataset):
         start = 0
         try:
             with ParquetFile(self.name, buffer_size=_PARQUET_BUFFER, pre_buffer=False) as file:
-                for batch in file.iter_batches(_PARQUET_BATCH, use_threads=False):
-                    yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+                for batch in file.iter_batches(BATCH, use_threads=False):
+                    yield from self._decoder.rows(batch)
                     start += batch.num_rows
         # A ValueError or OverflowError means a value that Python cannot hold, such as a date after the year 9999.
         except (ArrowException, OSError, ValueError, OverflowError, RecursionError) as error:

@@ -27,6 +27,8 @@ PromptFunction = Callable[[dict[str, Any]], "str | Sequence[Mapping[str, Any]]"]
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _SPLIT = re.compile(r"\S(?= )|[^\W_](?=\n)")
+# The text of lists, dictionaries and arrays of Python, or of its objects: [{'role': ..., [HumanMessage(content=...
+_PYTHON_TEXT = re.compile(r"\s*(?:(?:array\()?[\[(]*\s*\{\s*'|[\[(]?\s*[A-Za-z_][\w.]*\(\w+=)")
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -139,8 +141,15 @@ def from_column(name: str, columns: Sequence[str]) -> Renderer:
     return lambda values: [{"role": "user", "content": cell(values[index])}]
 
 
-def from_messages_column(name: str, columns: Sequence[str]) -> Renderer:
-    """Return the renderer of a column of messages: JSON, or lists and dictionaries already."""
+def from_messages_column(name: str, columns: Sequence[str], *, drops_nulls: bool = False) -> Renderer:
+    """Return the renderer of a column of messages: JSON, or lists and dictionaries already.
+
+    Args:
+        name: of the column.
+        columns: of the table.
+        drops_nulls: leave out keys without a value in lists and dictionaries: Arrow gives each message all keys of all
+            messages. A null in JSON was written by somebody, and stays.
+    """
     index = column_index(name, columns, option("messages_column"))
 
     def render(values: Values) -> list[Message]:
@@ -151,10 +160,35 @@ def from_messages_column(name: str, columns: Sequence[str]) -> Renderer:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"column {name!r} is not valid JSON: {error}") from error
+            raise InputError(f"column {name!r} is not valid JSON: {_json_trouble(text, name, error)}") from error
+        if drops_nulls and not isinstance(values[index], str):
+            value = _without_nulls(value)
         return checked_messages(value, f"column {name!r}")
 
     return render
+
+
+def _json_trouble(text: str, column: str, error: Exception) -> str:
+    if not text.strip():
+        return "the cell is empty"
+    if not _PYTHON_TEXT.match(text):
+        return str(error)
+    return (
+        f"it is a Python literal, with Python's quotes: write the column with json.dumps, as in"
+        f" df[{column!r}] = df[{column!r}].map(json.dumps)"
+    )
+
+
+def _without_nulls(value: Any) -> Any:
+    """Leave out keys without a value, at any depth; a null content beside tool calls is part of the protocol."""
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    if "content" in value and kept.get("tool_calls"):
+        kept = {key: kept.get(key) for key in value if key in kept or key == "content"}
+    return kept
 
 
 def from_function(function: PromptFunction, columns: Sequence[str]) -> Renderer:

@@ -110,8 +110,9 @@ runs: every process that worked on this keyword
                                 `sources` and `pool` (each source as model, base URL, params; `pool` in the order of the
                                 endpoints), `columns` (that the prompt reads), `table` (all columns), `answer_column`,
                                  `with` (what its files hold beside the answers), `limit`, `sample` (null, or `rows`
-                                 drawn at random `of` the table's rows), `encoding` (of its files), `input` (the path of
-                                 the table; null: it was none); an older batcher wrote only some of them
+                                 drawn at random `of` the table's rows), `encoding` (of its files), `input` (the paths
+                                 of the table; null: it was none), `sheet`, `input_encoding`,
+                                 `separator`; an older batcher wrote only some of them
 
 events: what else happened in a run
     id                 INTEGER  in the order in which it happened; primary key

@@ -15,7 +15,7 @@ from batcher.errors import OutputError
 from batcher.journal.entries import LastRun
 from batcher.journal.reading import Reader
 from batcher.output.directory import Store
-from batcher.settings import check_keyword
+from batcher.settings import check_keyword, home_expanded
 
 R = TypeVar("R", bound=Reader)
 
@@ -57,7 +57,7 @@ def opened(keyword: str, output_dir: str | os.PathLike[str], read: Callable[[Pat
         OutputError: there is no run, or its journal cannot be read.
     """
     check_keyword(keyword)
-    store = Store(Path(output_dir), keyword)
+    store = Store(Path(home_expanded(output_dir)), keyword)
     if not store.journal_path.exists():
         raise OutputError(f"there is no run {keyword!r} in {store.directory}: {store.journal_path} does not exist")
     with read(store.journal_path) as journal:

@@ -16,8 +16,9 @@ from batcher.errors import InputError, OutputError
 from batcher.input.cell import cell, writable
 from batcher.input.dataset import Dataset
 from batcher.input.marks import Marks
-from batcher.input.opening import open_dataset
+from batcher.input.opening import Reading, open_dataset
 from batcher.input.selection import Selection
+from batcher.input.several import is_pattern
 from batcher.journal.entries import Chunk, LastRun
 from batcher.journal.reading import Reader
 from batcher.output.directory import Store
@@ -132,8 +133,11 @@ class SoFar:
 
 def input_of(question: dict[str, Any]) -> Dataset | None:
     """Open the input of a run again; None if it was no file, or is gone."""
-    path = question.get("input")
-    return open_dataset(path) if path is not None and Path(path).exists() else None
+    paths = question.get("input")
+    if not paths or not any(is_pattern(each) or Path(each).exists() for each in paths):
+        return None
+    reading = Reading.of(question.get("input_encoding"), question.get("separator"), question.get("sheet"))
+    return open_dataset(paths[0] if len(paths) == 1 else [*map(Path, paths)], reading)
 
 
 def answer_cells(added: AnswerColumns, result: Result | None, beside: Beside) -> list[str]:

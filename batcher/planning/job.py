@@ -19,7 +19,8 @@ from batcher.errors import InputError, SettingsError
 from batcher.input import slips
 from batcher.input.column_names import column_index
 from batcher.input.dataset import Dataset
-from batcher.input.opening import open_dataset
+from batcher.input.encodings import decoded
+from batcher.input.opening import Reading, as_arguments, default_keyword, open_dataset
 from batcher.input.prompt import (
     PromptFunction,
     Renderer,
@@ -37,7 +38,7 @@ from batcher.output.directory import Store
 from batcher.planning.refusals import check_endpoints
 from batcher.records import Message, Slice, Values
 from batcher.settings import Settings, check_keyword
-from batcher.words import option
+from batcher.words import by_reader, option
 
 T = TypeVar("T")
 
@@ -134,7 +135,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     """Check everything that can be checked without reading the whole input.
 
     Args:
-        data: a path, a DataFrame, a Series or a list of strings.
+        data: the input, as `open_dataset` takes it.
         prompt: a template or a function, or None if the settings name another source of prompts.
         settings: the options.
         needs_keys: refuse to go on without an API key that a run would need.
@@ -142,10 +143,11 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     Raises:
         SettingsError: an option, the input or the prompt is wrong.
     """
-    dataset = open_dataset(data)
-    path = Path(data) if isinstance(data, (str, os.PathLike)) else None
-    keyword = _keyword(settings, dataset, path)
-    prompts = _with_system(_prompts(prompt, settings, dataset.columns, in_memory=path is None), settings, dataset)
+    dataset = open_dataset(data, Reading.of(settings.input_encoding, settings.separator, settings.sheet))
+    if settings.sheet is not None and dataset.sheet is None:
+        raise SettingsError(f"{option('sheet')}: {dataset.name} is no workbook: leave the option out")
+    keyword = _keyword(settings, dataset, data)
+    prompts = _with_system(_prompts(prompt, settings, dataset), settings, dataset)
     _check_holes(prompts, settings, dataset)
     endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys)
     check_endpoints(endpoints, settings)
@@ -157,9 +159,9 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         dataset,
         Selection(dataset, keyword, limit=settings.limit, sample=settings.sample),
         prompts.render,
-        _question(prompts, settings, dataset, endpoints, path),
+        _question(prompts, settings, dataset, endpoints, data),
         endpoints,
-        _store(settings, keyword, dataset, path),
+        _store(settings, keyword, dataset),
         _wording(prompts),
         is_same_for_all=not prompts.columns,
         oddities=_oddities(prompts, dataset.columns),
@@ -193,22 +195,28 @@ def _oddities(prompts: _Prompts, columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"Note: {option(name)}: {each}." for name, each in found)
 
 
-def _keyword(settings: Settings, dataset: Dataset, path: Path | None) -> str:
-    """Return the name of the run: the option, or else the input file's name without its ending."""
-    if settings.keyword is not None:
-        return settings.keyword
-    if path is None:
-        raise SettingsError(f"{dataset.name} has no file name to name the run after: give keyword=")
-    check_keyword(path.stem)
-    return path.stem
+def _keyword(settings: Settings, dataset: Dataset, data: object) -> str:
+    """Return the name of the run: the option, or else the input's name without its endings."""
+    keyword = settings.keyword or default_keyword(data)
+    if keyword is None:
+        give = by_reader(command_line="give --keyword", python="give keyword=")
+        raise SettingsError(f"{dataset.name} has no file name to name the run after: {give}")
+    check_keyword(keyword)
+    return keyword
 
 
-def _store(settings: Settings, keyword: str, dataset: Dataset, path: Path | None) -> Store:
-    """Return the output directory, unless the input is one of the files that the run writes in it."""
+def _store(settings: Settings, keyword: str, dataset: Dataset) -> Store:
+    """Return the output directory, unless the input is, or would be, one of the files that the run writes in it."""
     directory = Path(settings.output_dir)
-    if path is not None and Store(directory, keyword).is_ours(path):
+    store = Store(directory, keyword)
+    for path in filter(store.is_ours, dataset.paths):
         raise SettingsError(
             f"{path} is a file that the run {keyword!r} writes itself: choose another {option('keyword')} or"
+            f" {option('output_dir')}"
+        )
+    if dataset.would_take(store.all_path):
+        raise SettingsError(
+            f"the files of the run would become a part of the input {dataset.name}: choose another"
             f" {option('output_dir')}"
         )
     return Store(directory, keyword, dataset.columns, _columns(settings), settings.encoding)
@@ -219,7 +227,7 @@ def _columns(settings: Settings) -> AnswerColumns:
 
 
 def _question(
-    prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints: Sequence[Endpoint], path: Path | None
+    prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints: Sequence[Endpoint], data: Any
 ) -> dict[str, Any]:
     """Return the run's question and sources as the journal stores them; the selection of rows is recorded later."""
     question = {
@@ -234,7 +242,10 @@ def _question(
         "answer_column": settings.answer_column,
         "with": settings.extras,
         "encoding": settings.encoding,
-        "input": None if path is None else str(path.absolute()),
+        "input": as_arguments(data),
+        "sheet": dataset.sheet,
+        "input_encoding": settings.input_encoding,
+        "separator": settings.separator,
     }
     as_kept: dict[str, Any] = json.loads(json.dumps(question))
     return as_kept
@@ -252,7 +263,7 @@ def _with_system(prompts: _Prompts, settings: Settings, dataset: Dataset) -> _Pr
     """Put the system message, if there is one, before the messages of each row."""
     system = settings.system
     if settings.system_file is not None:
-        system = _read_text(settings.system_file, option("system_file"))
+        system = _read_text(settings.system_file, option("system_file"), settings.input_encoding)
     if system is None:
         return prompts
     name = "system" if settings.system_file is None else "system_file"
@@ -264,10 +275,9 @@ def _with_system(prompts: _Prompts, settings: Settings, dataset: Dataset) -> _Pr
     )
 
 
-def _prompts(
-    prompt: str | PromptFunction | None, settings: Settings, columns: tuple[str, ...], *, in_memory: bool
-) -> _Prompts:
+def _prompts(prompt: str | PromptFunction | None, settings: Settings, dataset: Dataset) -> _Prompts:
     """Choose the one source of prompts that was given."""
+    columns = dataset.columns
     given: dict[str, Any] = {
         "--prompt": prompt,
         "--prompt-file": settings.prompt_file,
@@ -275,7 +285,7 @@ def _prompts(
         "--messages-column": settings.messages_column,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    if not given and in_memory and len(columns) == 1:
+    if not given and not dataset.paths and len(columns) == 1:
         given = {"--prompt-column": columns[0]}  # a Series or a list of texts holds the prompts itself
     if len(given) != 1:
         found = f"; given were {' and '.join(map(_spelled, given))}" if given else ""
@@ -284,22 +294,24 @@ def _prompts(
     [(name, value)] = given.items()
     if callable(value):
         return _Prompts(from_function(value, columns), "function", "", columns)
-    text = _read_text(value, _spelled(name)) if name == "--prompt-file" else value
-    made = prompts_of("--prompt" if name == "--prompt-file" else name, text, columns, _spelled(name))
+    text = _read_text(value, _spelled(name), settings.input_encoding) if name == "--prompt-file" else value
+    made = prompts_of("--prompt" if name == "--prompt-file" else name, text, dataset, _spelled(name))
     return made._replace(given=((_named(name), text),)) if made.option == "--prompt" else made
 
 
-def prompts_of(recorded: str, text: str, columns: tuple[str, ...], given: str = "") -> _Prompts:
+def prompts_of(recorded: str, text: str, dataset: Dataset, given: str = "") -> _Prompts:
     """Return a source of prompts that is not a function.
 
     Args:
         recorded: its option in the journal: `--prompt`, `--prompt-column` or `--messages-column`.
         text: the template, or the column's name.
-        columns: of the table.
+        dataset: the input.
         given: the option that the user gave, for messages; default: the recorded one.
     """
+    columns = dataset.columns
     if recorded == "--messages-column":
-        return _Prompts(from_messages_column(text, columns), recorded, text, (text,))
+        render = from_messages_column(text, columns, drops_nulls=dataset.may_hold_added_nulls)
+        return _Prompts(render, recorded, text, (text,))
     if recorded == "--prompt-column":
         return _Prompts(from_column(text, columns), recorded, text, (text,))
     place = given or _spelled(recorded)
@@ -315,16 +327,22 @@ def _named(recorded: str) -> str:
     return recorded.removeprefix("--").replace("-", "_")
 
 
-def _read_text(path: str | os.PathLike[str], given: str) -> str:
+def _read_text(path: str | os.PathLike[str], given: str, encoding: str | None) -> str:
+    """Read a prompt's file.
+
+    Args:
+        path: of the file.
+        given: the option that names it.
+        encoding: of the input, if the user gives it.
+    """
     try:
-        # Editors add a line break at a file's end, which is not part of the prompt.
-        return Path(path).read_text(encoding="utf-8-sig").removesuffix("\n")
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise SettingsError(f"{given} {os.fspath(path)}: byte 0x{byte:02x} is not UTF-8: save it as UTF-8") from error
+        content = Path(path).read_bytes()
     except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
         said = error.strerror if isinstance(error, OSError) else str(error)
         raise SettingsError(f"{given} {os.fspath(path)} cannot be read: {said}") from error
+    text = decoded(f"{given} {os.fspath(path)}", content, encoding)
+    # Editors add a line break at a file's end, which is not part of the prompt.
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
 
 
 def chunks_of(job: Job, starts: Collection[int]) -> Iterator[Slice]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Unpack
 from batcher.checks import check_whole
 from batcher.engine.process import allow_connections
 from batcher.errors import OutputError, SettingsError
+from batcher.input.opening import default_keyword
 from batcher.journal.opening import read_journal
 from batcher.output.opening import opened
 from batcher.rehearsal.check import Check
@@ -28,7 +29,7 @@ from batcher.server.faults import FaultRule
 from batcher.server.serve import embedded
 from batcher.server.simulated import Knobs
 from batcher.settings import Options, Settings, check_keyword
-from batcher.words import counted, option, say
+from batcher.words import by_reader, counted, option, say
 
 if TYPE_CHECKING:
     from batcher.input.opening import Data
@@ -49,7 +50,7 @@ def rehearse(
     """Run a job against the local server, in processes that are killed, and check what came out.
 
     Args:
-        data: the path of a .csv, .tsv, .parquet or .jsonl file, or a DataFrame.
+        data: the input, as for `run`.
         prompt: a template with `{column}` holes. It may be left out if an option names another source.
         faults: a TOML file with `[[fault]]` tables; default: a few faults of every kind.
         kills: how often the run is killed.
@@ -74,7 +75,11 @@ def rehearse(
             "a rehearsal runs in a process of its own, to which a prompt function cannot go: write the prompts into a"
             f" column and give {option('prompt_column')}"
         )
-    keyword = _keyword(data, settings)
+    keyword = settings.keyword or default_keyword(data)
+    if keyword is None:
+        give = by_reader(command_line="give --keyword", python="give keyword=")
+        raise SettingsError(f"the table has no file name to name the run after: {give}")
+    check_keyword(keyword)
     with interruptible(), made(Path(settings.output_dir), keyword) as directory:
         scene = Scene.of(data, prompt, replace(settings, keyword=keyword), directory.path)
         rules = None if faults is None else read_faults(faults, scene.keys)
@@ -101,7 +106,7 @@ def _played(scene: Scene, rules: tuple[FaultRule, ...] | None, kills: int, began
     books = server.books
     if not scene.job.store.journal_path.exists():
         raise OutputError(f"the run did not begin: {child.stops[-1]}")
-    found = verify(scene.job.keyword, scene.path, output_dir=scene.directory)
+    found = verify(scene.job.keyword, scene.paths, output_dir=scene.directory)
     with opened(scene.job.keyword, scene.directory, read_journal) as run:
         results = run.journal.results(0, rows)
     check = Check(scene.texts, results, books, found, is_deduplicated=settings.dedup)
@@ -133,14 +138,3 @@ def _played(scene: Scene, rules: tuple[FaultRule, ...] | None, kills: int, began
 
 def _number_of(fault: tuple[str, int]) -> int:
     return int(fault[0].partition(" ")[0])
-
-
-def _keyword(data: object, settings: Settings) -> str:
-    """Return the name of the run: the option, or else the input file's name without its ending."""
-    if settings.keyword is not None:
-        return settings.keyword
-    if not isinstance(data, (str, os.PathLike)):
-        raise SettingsError("the table has no file name to name the run after: give keyword=")
-    keyword = Path(os.fsdecode(data)).stem
-    check_keyword(keyword)
-    return keyword

@@ -6,7 +6,6 @@ Invariant: it holds no API key of the user's, and takes none from the environmen
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,10 @@ from typing import Any, NamedTuple
 from batcher.calls.endpoints import endpoints_of, environment
 from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.errors import InputError, SettingsError
+from batcher.input.cell import cell
+from batcher.input.dataset import Dataset
+from batcher.input.opening import Reading, as_arguments, open_dataset
+from batcher.input.prompt import failed_on
 from batcher.money.prices import NANO
 from batcher.money.tariff import Tariff
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
@@ -56,7 +59,7 @@ class Scene(NamedTuple):
         job: as the child runs it, but with endpoints of the embedded server.
         prompt: the template, if it was given as a text.
         texts: the rows' prompts, as the server sees them.
-        path: of the input.
+        paths: of the input, from the root; a directory and a pattern are one path.
         real: the endpoints of the real run, without keys and headers.
         keys: the dummy keys that stand for the keys in each variable, separated by commas, as a file of faults names
             them.
@@ -68,7 +71,7 @@ class Scene(NamedTuple):
     job: Job
     prompt: str | None
     texts: list[str]
-    path: Path
+    paths: list[Path]
     real: tuple[Endpoint, ...]
     keys: Mapping[str, str]
     used: frozenset[str]
@@ -82,21 +85,21 @@ class Scene(NamedTuple):
         Raises:
             SettingsError: an option, the input or the prompt is wrong.
         """
-        path = _as_file(data, directory)
+        paths, settings = _as_files(data, prompt, settings, directory)
         variables = _Variables.with_dummies(environment())
         held = _endpoints(settings, variables)
         real = tuple(replace(endpoint, api_key=None, headers={}) for endpoint in held)
         rows = None if settings.sample else settings.limit or _rows_in_a_minute(real)
-        job = prepare(path, prompt, _as_rehearsed(settings, directory, rows, real))
+        job = prepare(paths, prompt, _as_rehearsed(settings, directory, rows, real))
         texts = [
             prompt_of({"messages": job.messages(position, values)})
             for part in job.selection.slices(ROWS_AT_ONCE)
             for position, values in enumerate(part.rows, part.start)
         ]
         if not texts:
-            raise InputError(f"{path} has no rows to rehearse")
+            raise InputError(f"{job.dataset.name} has no rows to rehearse")
         keys, used = variables.sent_by(held), frozenset(variables.used)
-        return cls(job, prompt, texts, path, real, keys, used, settings.limit, directory)
+        return cls(job, prompt, texts, paths, real, keys, used, settings.limit, directory)
 
     def command(self, base_url: str) -> list[str]:
         """Write the files that a run needs, and return the command line of one that asks a server.
@@ -113,7 +116,7 @@ class Scene(NamedTuple):
             *(self._text("prompt", self.prompt) if self.prompt is not None else ()),
             *(self._text("system", settings.system) if settings.system is not None else ()),
         ]
-        return [sys.executable, "-m", "batcher.rehearsal.run", "run", str(self.path.absolute()), *options]
+        return [sys.executable, "-m", "batcher.rehearsal.run", "run", *map(str, self.paths), *options]
 
     def _unchanged(self) -> Iterator[str]:
         """Yield the options that the child has from the real run."""
@@ -154,21 +157,36 @@ class Scene(NamedTuple):
         return rows, rows * requests / len(self.texts) / rate
 
 
-def _as_file(data: Any, directory: Path) -> Path:
-    """Return the path of the input; a DataFrame is written to a file first."""
-    if isinstance(data, (str, os.PathLike)):
-        return Path(os.fsdecode(data))
-    if not hasattr(data, "to_parquet"):
-        raise InputError(
-            f"a rehearsal takes the path of a file or a pandas DataFrame, not {type(data).__qualname__}: write it to a"
-            " file first"
-        )
-    path = directory / "input.parquet"
-    try:
-        data.to_parquet(path, index=False)
-    except (ValueError, TypeError) as error:  # of pyarrow too: a column of several types
-        raise InputError(f"the DataFrame cannot be written for the rehearsal: {error}") from error
-    return path
+def _as_files(data: Any, prompt: str | None, settings: Settings, directory: Path) -> tuple[list[Path], Settings]:
+    """Return the paths of the input, and the options for them.
+
+    A table in memory is written to a file first, cell by cell as text; if it has one column, that may hold the prompts.
+    """
+    if (paths := as_arguments(data)) is not None:
+        return list(map(Path, paths)), settings
+    dataset = open_dataset(data, Reading.of(settings.input_encoding, settings.separator))
+    settings = replace(settings, input_encoding=None, separator=None)
+    path = directory / "input.jsonl"
+    _write_rows(dataset, path)
+    given = (prompt, settings.prompt_file, settings.prompt_column, settings.messages_column)
+    if len(dataset.columns) == 1 and all(each is None for each in given):
+        settings = replace(settings, prompt_column=dataset.columns[0])
+    return [path], settings
+
+
+def _write_rows(dataset: Dataset, path: Path) -> None:
+    is_empty = True
+    with path.open("w", encoding="utf-8") as file:
+        for part in dataset.slices(ROWS_AT_ONCE):
+            for position, values in enumerate(part.rows, part.start):
+                try:
+                    cells = dict(zip(dataset.columns, map(cell, values), strict=True))
+                except InputError as error:
+                    raise failed_on(dataset.where(position), error) from error
+                file.write(json.dumps(cells) + "\n")
+                is_empty = False
+    if is_empty:
+        raise InputError(f"{dataset.name} has no rows to rehearse")
 
 
 class _Variables(dict[str, str]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from batcher.errors import InputError
+from batcher.input.dataset import Dataset
 from batcher.journal.entries import Proof, RowRecord, kept
 from batcher.journal.evidence import Evidence
 from batcher.records import Values
@@ -20,12 +21,12 @@ class KeptAnswers:
 
     Args:
         journal: of the run.
-        columns: of INPUT; empty if it is not given.
+        dataset: INPUT, if it is given.
     """
 
-    def __init__(self, journal: Evidence, columns: tuple[str, ...]) -> None:
+    def __init__(self, journal: Evidence, dataset: Dataset | None) -> None:
         self._journal = journal
-        self._columns = columns
+        self._dataset = dataset
         self._count = dict.fromkeys(Proof, 0)
         self._earlier: dict[int, Question | None] = {}
         self._unmade = 0  # rows whose earlier question cannot be made again
@@ -51,7 +52,7 @@ class KeptAnswers:
     def _question_of(self, run: int) -> Question | None:
         """Return a process's question, or None if INPUT lacks one of its columns, or a function made the prompts."""
         try:
-            return Question.of(self._journal.question(run), self._columns) if run else None
+            return Question.of(self._journal.question(run), self._dataset) if run and self._dataset else None
         except InputError:
             return None
 

@@ -54,18 +54,19 @@ class Question(NamedTuple):
     key: Callable[[Sequence[Message]], bytes]
 
     @classmethod
-    def of(cls, recorded: Mapping[str, Any], columns: tuple[str, ...], prompt: Prompt = None) -> Question | None:
+    def of(cls, recorded: Mapping[str, Any], dataset: Dataset, prompt: Prompt = None) -> Question | None:
         """Make it from a run's record; None if the run used a function and no prompt is given.
 
         Raises:
             InputError: INPUT lacks a column.
         """
+        columns = dataset.columns
         if callable(prompt):
             render = from_function(prompt, columns)
         elif prompt is not None:
             render = from_template(prompt, "prompt", columns)
         elif recorded.get("prompt_option", "function") != "function":
-            render = prompts_of(recorded["prompt_option"], recorded.get("prompt", ""), columns).render
+            render = prompts_of(recorded["prompt_option"], recorded.get("prompt", ""), dataset).render
         else:
             return None
         if recorded.get("system") is not None:
@@ -90,6 +91,7 @@ class Asked:
         keyword: of the run.
 
     Attributes:
+        dataset: INPUT.
         columns: of INPUT.
         question: their question, or None if the journal does not hold it and no prompt is given.
 
@@ -98,9 +100,10 @@ class Asked:
     """
 
     def __init__(self, dataset: Dataset, prompt: Prompt, last: LastRun, keyword: str) -> None:
+        self.dataset = dataset
         self._selection = Selection.recorded_in(last.question, dataset, keyword)
         self.columns = dataset.columns
-        self.question = Question.of(last.question, dataset.columns, prompt)
+        self.question = Question.of(last.question, dataset, prompt)
         self._names = tuple(last.question.get("columns", ()))
         if gone := set(self._names) - set(dataset.columns):
             raise InputError(f"{dataset.name} has no column {min(gone)!r}, which the prompts used")

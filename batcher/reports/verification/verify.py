@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batcher.answer.columns import AnswerColumns
-from batcher.input.opening import open_dataset
+from batcher.input.opening import Reading, open_dataset
 from batcher.input.prompt import PromptFunction
 from batcher.journal.entries import Counts, EndpointTotals, LastRun
 from batcher.journal.evidence import Evidence
@@ -32,6 +32,7 @@ from batcher.reports.verification.result_file import ResultCells, check_result
 from batcher.reports.verification.results import Results
 from batcher.reports.verification.rows import checked, read_rows
 from batcher.reports.verification.thoughts import Thoughts
+from batcher.settings import OPTIONS
 from batcher.words import counted, dollars
 
 if TYPE_CHECKING:
@@ -124,6 +125,9 @@ def verify(
     prompt: str | PromptFunction | None = None,
     *,
     output_dir: str | os.PathLike[str] = "output",
+    input_encoding: str | None = None,
+    separator: str | None = None,
+    sheet: str | None = None,
 ) -> Verification:
     """Prove that every row is in the result once, in order, and with the answer to its own prompt.
 
@@ -133,19 +137,33 @@ def verify(
             and the files are compared with each other.
         prompt: the function that made the prompts, if a function did: the journal cannot hold it.
         output_dir: the run's output directory.
+        input_encoding: of a text file, if it is not the run's.
+        separator: of a CSV file, if it is not the run's.
+        sheet: of a workbook, if it is not the run's.
 
     Raises:
         SettingsError: the keyword is invalid, or the input cannot be read, lacks a column, or has a row on which the
             prompt function fails.
         OutputError: there is no journal, or it cannot be read.
     """
-    dataset = None if data is None else open_dataset(data)
     with opened(keyword, output_dir, read_evidence) as run, run.journal.snapshot():
         if damage := run.journal.damage():
             finding = Finding(Kind.DAMAGED.slug, Kind.DAMAGED.value, places=(str(run.journal.path), *damage))
             return Verification(keyword, Counts(0, 0, 0, 0), 0, (), (finding,), ())
         last = run.last()
-        return _verified(run.store, run.journal, last, Asked(dataset, prompt, last, keyword) if dataset else None)
+        asked = None
+        if data is not None:
+            given = {"input_encoding": input_encoding, "separator": separator, "sheet": sheet}
+            asked = Asked(open_dataset(data, _reading(given, last)), prompt, last, keyword)
+        return _verified(run.store, run.journal, last, asked)
+
+
+def _reading(given: Mapping[str, str | None], last: LastRun) -> Reading:
+    """Return how to read INPUT: as the run did, if the user does not say otherwise."""
+    for name, value in given.items():
+        if value is not None:
+            OPTIONS[name].check(value)
+    return Reading.of(*(value or last.question.get(name) for name, value in given.items()))
 
 
 def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | None) -> Verification:
@@ -155,7 +173,7 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
     chunks, starts = journal.chunks(), range(0, scope, last.chunk_size)
     store = _with_columns(store, last, [start for start in starts if start in chunks], asked)
     requests = Requests(journal, found)
-    kept = KeptAnswers(journal, asked.columns if asked else ())
+    kept = KeptAnswers(journal, asked.dataset if asked else None)
     results = Results(journal, last, requests, kept)
     cells = None if asked else ResultCells(store, scope)
     files = ChunkFiles(store, chunks, starts, cells, found, is_finished=is_finished)
