@@ -276,7 +276,13 @@ class Settings:
         Kind(_one_of(ENCODINGS), {"metavar": "NAME"}),
         "the encoding of the CSV files: utf-8, or utf-8-sig, which spreadsheets recognise",
     )
-    no_progress: bool = _option(False, Group.DISPLAY, _FLAG, "show no progress bar")
+    no_progress: bool = _option(False, Group.DISPLAY, _FLAG, "show messages only, no progress")
+    log_json: bool = _option(
+        False,
+        Group.DISPLAY,
+        _FLAG,
+        "write messages and progress to stderr as JSON lines",
+    )
     quiet: bool = _option(False, Group.DISPLAY, _FLAG, "show errors only")
 
     def __post_init__(self) -> None:

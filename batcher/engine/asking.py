@@ -108,7 +108,7 @@ class Asker:
     def refresh(self) -> None:
         """Update the tally's figures of the requests under way."""
         tally, now = self._tally, self._loop.time()
-        tally.in_flight = self._pool.in_flight
+        tally.in_flight, tally.spent = self._pool.in_flight, self._spending.spent
         tally.oldest_s = now - next(iter(self._under_way.values()), now)
         if cooldown_s := self._pool.cooldown_s():
             tally.waiting_for = f"{self._last_reason}: again in {duration(cooldown_s)}"
@@ -230,7 +230,7 @@ class Asker:
         if decision.out is not None:
             # If it was the last endpoint, the run's own ending reports the reason.
             if self._pool.remove(member, decision.out) and self._pool.capacity:
-                self._progress.say(f"{member.label} leaves the pool: {decision.out}")
+                self._progress.say(f"{member.label} leaves the pool: {decision.out}", "warning")
         elif member.standing.is_fresh and decision.rests:
             self._report_start(member, failure, decision)
         return decision
@@ -263,7 +263,8 @@ class Asker:
         if why:
             self._progress.say(
                 f"Paused: {label} has answered nothing for {lasted} ({why}). Its rows wait, and the wait does not count"
-                f" against {option('max_attempts')}; batcher asks it again once a minute or more often."
+                f" against {option('max_attempts')}; batcher asks it again once a minute or more often.",
+                "warning",
             )
             self._journal.note("paused", label, why)
         else:

@@ -135,7 +135,8 @@ async def execute(
     """
     # Reading the input may take long, and the loop may be the user's own: these steps run in a thread.
     job = await asyncio.to_thread(prepare, data, prompt, settings)
-    progress = Progress(job.keyword, no_progress=settings.no_progress, quiet=settings.quiet)
+    shown = {name: getattr(settings, name) for name in ("no_progress", "quiet", "log_json")}
+    progress = Progress(job.keyword, **shown)
     with contextlib.ExitStack() as stack:
         journal = open_for_run(job, stack)
         try:
@@ -212,6 +213,8 @@ class _Run:
         endpoints = job.endpoints if planned.counts.left else ()
         learnt = self.journal.details(LESSONS) if endpoints else []
         tariffs = await asyncio.to_thread(tariffs_of, endpoints, job.settings.params, job.wording, learnt)
+        if tariffs and self.progress.is_shown:
+            tally.sent_before, tally.spent_before = await asyncio.to_thread(self.journal.spent_before)
         spending = self._spending(tariffs)
         async with contextlib.AsyncExitStack() as stack:
             members = await self._members(tariffs, callers, stack) if tariffs else []
