@@ -480,6 +480,7 @@ class Options(TypedDict, total=False):
     dedup: bool
     encoding: str
     no_progress: bool
+    log_json: bool
     quiet: bool
 
 

@@ -106,7 +106,7 @@ class State:
 
 def in_words(state: State) -> str:
     """Return a line for a log."""
-    left = [f"{duration(state.left_s)} left"] if state.left_s is not None else []
+    left = [f"{duration(state.left_s)} left"] if state.left_s else []
     parts = _parts(state)
     others = [parts[name] for name in ("money", "waiting", "failed", "in flight") if name in parts]
     share = f"{state.done:,} of {counted(state.rows, 'row')} ({state.share}%)"
