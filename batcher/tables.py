@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _LABEL = 9  # columns of a label in the text
 _LEFT = ' style="text-align: left"'  # JupyterLab sets text to the right
@@ -40,6 +40,10 @@ class Described:
         )
         return "\n".join([self._title(), *lines])
 
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """Show it as text in IPython."""
+        printer.text(str(self))
+
     def _repr_html_(self) -> str:
         """Show it as a table in a notebook."""
         return html_table(self._title(), [(each.label, each.text) for each in self._lines()], has_labels=True)
@@ -56,12 +60,12 @@ def html_table(
         heads: of the columns, if they have heads.
         has_labels: the first cell of a row names the row.
     """
-    above = "<br>".join(map(html.escape, title.splitlines()))
+    above = f"<div>{'<br>'.join(map(html.escape, title.splitlines()))}</div>\n" if title else ""
     lines = [_row("th", heads)] if heads else []
     for first, *others in rows:
         label = _cell("th" if has_labels else "td", first)
         lines.append(f"<tr>{label}{''.join(_cell('td', each) for each in others)}</tr>")
-    return f"<div>{above}</div>\n<table>\n" + "\n".join(lines) + "\n</table>"
+    return f"{above}<table>\n" + "\n".join(lines) + "\n</table>"
 
 
 def _row(kind: str, cells: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from batcher.engine.process import allow_connections, rare_collections
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import Stop, to_the_end
 from batcher.engine.window import Window
-from batcher.errors import OutputError, SettingsError
+from batcher.errors import OutputError, SettingsError, outermost
 from batcher.input.prompt import PromptFunction
 from batcher.journal.entries import Counts
 from batcher.journal.opening import open_journal
@@ -42,6 +42,7 @@ from batcher.pool.member import Member
 from batcher.pool.pool import Pool
 from batcher.server.serve import embedded
 from batcher.settings import Options, Settings
+from batcher.signatures import with_options
 from batcher.words import counted
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from batcher.input.opening import Data
 
 
+@with_options
+@outermost
 def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Report:
     """Ask a model about every row of a table, and save the answers; the same call resumes a run that stopped.
 
@@ -57,7 +60,7 @@ def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpac
         prompt: a template with `{column}` holes, or a function from a row (a dictionary) to a prompt or to a list of
             messages. It may be left out if an option names another source, or if `data` is a Series or a list of
             prompts.
-        **options: see `batcher.settings.Settings`; the command line has the same ones.
+        **options: see below; the command line has the same ones.
 
     Returns:
         A report. Failed rows do not raise: the report counts them, and the result file holds their errors.
@@ -80,6 +83,8 @@ def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpac
         return start().report_or_raise()
 
 
+@with_options
+@outermost
 async def arun(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Report:
     """Do what `run` does, in the loop that is running. Cancel it to stop: all that arrived is saved.
 

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from batcher.answer.columns import cells_of, split
-from batcher.errors import OutputError
+from batcher.errors import OutputError, outermost
 from batcher.input.cell import writable
 from batcher.input.marks import Marks
 from batcher.journal.entries import Chunk
@@ -27,6 +27,7 @@ from batcher.words import counted, option
 _ANEW = "`batcher run` writes it again, without a call"
 
 
+@outermost
 def merge(keyword: str, output_dir: str | os.PathLike[str] = "output", *, partial: bool = False) -> Path:
     """Join the chunk files as they are, and return the path of the result.
 

@@ -6,11 +6,12 @@ Invariant: it makes its plan with the run's own code, on a copy of the journal.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from batcher.endpoint import Endpoint, by_account
+from batcher.errors import outermost
 from batcher.input.prompt import PromptFunction
 from batcher.journal.opening import rehearse
 from batcher.journal.reading import Reader
@@ -23,6 +24,8 @@ from batcher.planning.making import make
 from batcher.planning.words import in_words, notes
 from batcher.records import Usage
 from batcher.settings import Options, Settings
+from batcher.signatures import with_options
+from batcher.tables import Described, Line
 from batcher.words import counted, dollars, duration, option
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Forecast(Described):
     """What `run` would do with the same arguments.
 
     Attributes:
@@ -77,18 +80,17 @@ class Forecast:
         """Return the forecast as a dictionary that JSON can hold."""
         return asdict(self)
 
-    def __str__(self) -> str:
+    def _title(self) -> str:
+        return self.summary
+
+    def _lines(self) -> Iterator[Line]:
         by = "counted by tiktoken" if self.counted_by == "tiktoken" else "estimated by length"
         completion = self.completion_tokens
         answers = "not yet known" if completion is None else f"about {completion:,}"
-        lines = [
-            self.summary,
-            f"  requests  {self.requests:,}, into {counted(self.chunks, 'chunk')}",
-            f"  tokens    {self.prompt_tokens:,} prompt ({by}), completion {answers}",
-            f"  money     {self._money()}",
-            f"  time      {'as the service allows' if self.seconds is None else duration(self.seconds)}",
-        ]
-        return "\n".join(lines)
+        yield Line("requests", f"{self.requests:,}, into {counted(self.chunks, 'chunk')}")
+        yield Line("tokens", f"{self.prompt_tokens:,} prompt ({by}), completion {answers}")
+        yield Line("money", self._money())
+        yield Line("time", "as the service allows" if self.seconds is None else duration(self.seconds))
 
     def _money(self) -> str:
         if self.most_usd == 0:
@@ -107,6 +109,8 @@ class _Load(NamedTuple):
     most: int | None
 
 
+@with_options
+@outermost
 def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Forecast:
     """Forecast what `run` would do with the same arguments. Nothing is sent, and no file is written.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from batcher.checks import check_whole
 from batcher.engine.process import allow_connections
-from batcher.errors import OutputError, SettingsError
+from batcher.errors import OutputError, SettingsError, outermost
 from batcher.journal.opening import read_journal
 from batcher.output.opening import opened
 from batcher.rehearsal.check import Check
@@ -28,6 +28,7 @@ from batcher.server.faults import FaultRule
 from batcher.server.serve import embedded
 from batcher.server.simulated import Knobs
 from batcher.settings import Options, Settings, check_keyword
+from batcher.signatures import with_options
 from batcher.words import counted, option, say
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ _MOST_KILLS = 100
 _LATENCY_S, _LATENCY_SIGMA = 0.02, 0.5
 
 
+@with_options
+@outermost
 def rehearse(
     data: Data,
     prompt: str | None = None,

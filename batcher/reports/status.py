@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from batcher.errors import outermost
 from batcher.journal.entries import LastRun
 from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO
 from batcher.output.opening import opened
+from batcher.tables import Described, Line
 from batcher.words import counted, dollars, duration
 
 _RATE_OVER_S = 60.0
 
 
 @dataclass(frozen=True)
-class RunStatus:
+class RunStatus(Described):
     """The state of a run.
 
     Attributes:
@@ -76,32 +79,30 @@ class RunStatus:
         parts += [f"{counted(self.unpriced, 'request')} of unknown price"] if parts and self.unpriced else []
         return ", ".join(parts)
 
-    def __str__(self) -> str:
+    def _title(self) -> str:
+        return f"{self.keyword}: {self.state} ({self.process})"
+
+    def _lines(self) -> Iterator[Line]:
         done = self.rows - self.left
         share = f"{100 * done // self.rows}%" if self.rows else "empty"
         time_left = f", {duration(self.left_s)} left" if self.left_s is not None else ""
-        lines = [
-            f"{self.keyword}: {self.state} ({self.process})",
-            (
-                f"  rows      {done:,} of {self.rows:,} ({share}):"
-                f" {self.ok:,} ok, {self.invalid:,} invalid, {self.error:,} error"
-            ),
-            f"  chunks    {self.chunks:,} written",
-            f"  requests  {self.requests:,} sent by this process, {self.in_flight:,} without an answer",
-        ]
+        ended = f"{self.ok:,} ok, {self.invalid:,} invalid, {self.error:,} error"
+        yield Line("rows", f"{done:,} of {self.rows:,} ({share}): {ended}")
+        yield Line("chunks", f"{self.chunks:,} written")
+        yield Line("requests", f"{self.requests:,} sent by this process, {self.in_flight:,} without an answer")
         if money := self._money():
-            lines.append(f"  money     {money}")
+            yield Line("money", money)
         if self.state == "running":
-            lines.append(f"  rate      {self.rows_per_s:,.1f} rows/s{time_left}")
-        lines += [f"  paused    {each}" for each in self.paused]
+            yield Line("rate", f"{self.rows_per_s:,.1f} rows/s{time_left}")
+        yield from (Line("paused", each) for each in self.paused)
         if self.cut:
-            lines.append(f"  cut off   {counted(self.cut, 'answer')} at max_tokens")
+            yield Line("cut off", f"{counted(self.cut, 'answer')} at max_tokens")
         if self.reason:
-            lines.append(f"  because   {self.reason}")
-        lines += [f"  failed    {count:,} x {reason}" for reason, count in self.failures]
-        return "\n".join(lines)
+            yield Line("because", self.reason)
+        yield from (Line("failed", f"{count:,} x {reason}") for reason, count in self.failures)
 
 
+@outermost
 def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunStatus:
     """Return the state of a keyword's run.
 

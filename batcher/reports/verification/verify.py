@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batcher.answer.columns import AnswerColumns
+from batcher.errors import outermost
 from batcher.input.opening import open_dataset
 from batcher.input.prompt import PromptFunction
 from batcher.journal.entries import Counts, EndpointTotals, LastRun
@@ -30,6 +31,7 @@ from batcher.reports.verification.requests import Requests
 from batcher.reports.verification.result_file import ResultCells, check_result
 from batcher.reports.verification.results import Results
 from batcher.reports.verification.rows import checked, read_rows
+from batcher.tables import Described, Line
 from batcher.words import counted, dollars
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Described):
     """The outcome of `verify`.
 
     Attributes:
@@ -82,22 +84,22 @@ class Verification:
         parts += [counted(len(found), "finding")] if found else []
         return f"NOT verified: {', and '.join(parts)}"
 
-    def __str__(self) -> str:
+    def _title(self) -> str:
+        return f"{self.keyword}: {self._verdict()}"
+
+    def _lines(self) -> Iterator[Line]:
         counts = self.counts
         sent, answered, failed, in_flight = (
             sum(getattr(each, name) for each in self.endpoints) for name in ("sent", "answered", "failed", "in_flight")
         )
         ended = f"{counts.ok:,} ok, {counts.invalid:,} invalid, {counts.error:,} error, {counts.left:,} left"
-        lines = [
-            f"{self.keyword}: {self._verdict()}",
-            f"  rows      {counts.rows:,}: {ended}",
-            f"  files     {counted(self.chunks, 'chunk file')} compared",
-            f"  requests  {sent:,} sent = {answered:,} answered + {failed:,} failed + {in_flight:,} without an end",
-        ]
-        lines += [f"    {_totals_in_words(each)}" for each in self.endpoints]
-        lines += [f"  found     {finding}" for finding in self.findings]
-        lines += [f"  note      {note}" for note in self.notes]
-        return "\n".join(lines)
+        requests = f"{sent:,} sent = {answered:,} answered + {failed:,} failed + {in_flight:,} without an end"
+        yield Line("rows", f"{counts.rows:,}: {ended}")
+        yield Line("files", f"{counted(self.chunks, 'chunk file')} compared")
+        yield Line("requests", requests)
+        yield from (Line("", _totals_in_words(each), is_part=True) for each in self.endpoints)
+        yield from (Line("found", str(finding)) for finding in self.findings)
+        yield from (Line("note", note) for note in self.notes)
 
 
 def _totals_as_dict(totals: EndpointTotals) -> dict[str, Any]:
@@ -116,6 +118,7 @@ def _totals_in_words(totals: EndpointTotals) -> str:
     )
 
 
+@outermost
 def verify(
     keyword: str,
     data: Data | None = None,
