@@ -6,6 +6,8 @@ BIN := .venv/bin
 GENERATED := batcher/settings.py docs/cli.md docs/design.md docs/rehearse.md docs/services.md
 # One worker more than there are cores: a third of the tests' time is waiting for servers and for kills.
 WORKERS = $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
+# The tests start some hundred programs: none of them compiles batcher anew, whatever the machine's setting is.
+export PYTHONDONTWRITEBYTECODE =
 PYTEST = -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: demo test test-lowest test-newest check docs bench lock clean

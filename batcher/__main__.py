@@ -71,13 +71,12 @@ def _fault(arguments: Sequence[str], trace: str) -> str:
     except SettingsError:  # the .env cannot be read
         variables = dict(os.environ)
     verb = next((each for each in arguments if not each.startswith("-")), "")
-    return hide(
-        without_user(
-            f"{trace}batcher: this is a fault in batcher, not in your input. What the journal has recorded is saved.\n"
-            "Please report it with the traceback above, the command that you ran (without keys), and this line:\n"
-            f"  batcher {__version__} {verb}, Python {platform.python_version()}, {platform.platform()}"
-        ),
-        (*secrets_in(variables), *_secrets_in_arguments(arguments, variables)),
+    secrets = (*secrets_in(variables), *_secrets_in_arguments(arguments, variables))
+    trace, verb = (hide(without_user(text), secrets) for text in (trace, verb))
+    return (
+        f"{trace}batcher: this is a fault in batcher, not in your input. What the journal has recorded is saved.\n"
+        "Please report it with the traceback above, the command that you ran (without keys), and this line:\n"
+        f"  batcher {__version__} {verb}, Python {platform.python_version()}, {platform.platform()}"
     )
 
 

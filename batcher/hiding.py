@@ -96,12 +96,14 @@ def hide(text: str, secrets: Sequence[str]) -> str:
         text: any.
         secrets: the longest first.
     """
+    parts = [text]  # joined at the end: a secret such as "key" is not sought in what stands for another one
     for secret in secrets:
         if _may_be_secret(secret):
-            text = text.replace(secret, _HIDDEN)
-        elif secret in text:
-            text = re.sub(rf"(?<![\w/-]){re.escape(secret)}(?![\w/-])", _HIDDEN, text)
-    return text
+            parts = [piece for part in parts for piece in part.split(secret)]
+        elif any(secret in part for part in parts):
+            alone = re.compile(rf"(?<![\w/-]){re.escape(secret)}(?![\w/-])")
+            parts = [piece for part in parts for piece in alone.split(part)]
+    return _HIDDEN.join(parts)
 
 
 def without_user(text: str) -> str:

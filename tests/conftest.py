@@ -19,6 +19,7 @@ import pytest
 from journals import begun
 from virtual_time import run_virtually
 
+from batcher.calls import certificates
 from batcher.endpoint import Endpoint
 from batcher.engine.runner import execute
 from batcher.engine.stop import Stop
@@ -40,6 +41,10 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 - a test makes a directory of its own i
 _ENOUGH_BYTES = 2**30
 if "TMPDIR" not in os.environ and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ENOUGH_BYTES:
     os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+
+# Each run reads the certificates that these variables name: with the system's hundreds, that is most of a short run.
+for _name in certificates.VARIABLES:
+    os.environ.pop(_name, None)
 
 # `nohup` ignores SIGHUP, and a shell ignores SIGINT in what it starts in the background. Programs that tests start
 # would inherit that, and batcher leaves an ignored signal ignored. A handler is not inherited; this one does nothing.

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
+import struct
 import threading
 import zlib
 from collections import Counter
@@ -76,12 +78,17 @@ def endless(part: bytes = b" " * 2**16) -> Iterator[bytes]:
     return itertools.repeat(part)
 
 
-def bomb(unpacked: int, encoding: str = "gzip", around: tuple[bytes, bytes] = (b"", b"")) -> bytes:
-    """Compress this many zeros to a thousandth, without holding them in memory."""
-    packer = zlib.compressobj(9, wbits=31 if encoding == "gzip" else 15)
-    zeros = bytes(2**20)
-    parts = [packer.compress(around[0]), *(packer.compress(zeros) for _ in range(unpacked >> 20))]
-    return b"".join([*parts, packer.compress(around[1]), packer.flush()])
+def bomb(unpacked: int, encoding: str = "gzip") -> bytes:
+    """Compress this many zeros to a thousandth: one mebibyte of them, over and over."""
+    zeros, count = bytes(2**20), unpacked >> 20
+    packer = zlib.compressobj(9, wbits=-15)
+    block = packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH)  # the next one begins anew
+    packed = block * count + packer.flush()
+    if encoding == "gzip":
+        check = functools.reduce(lambda before, _: zlib.crc32(zeros, before), range(count), 0)
+        return b"\x1f\x8b\x08\0\0\0\0\0\2\xff" + packed + struct.pack("<II", check, unpacked)
+    check = functools.reduce(lambda before, _: zlib.adler32(zeros, before), range(count), 1)
+    return b"\x78\xda" + packed + struct.pack(">I", check)
 
 
 class HostileServer:

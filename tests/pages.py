@@ -26,6 +26,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +175,7 @@ class Session:
         )
         if is_interrupted and self._server:
             while program.poll() is None and self._server.books()["answered"] < 10:
-                pass  # each look waits for the server's reply
+                time.sleep(0.005)  # leaves the processor to the programs
             os.killpg(program.pid, signal.SIGINT)
         shown, _ = program.communicate()
         self.status = program.returncode

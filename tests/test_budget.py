@@ -173,7 +173,14 @@ async def test_a_broken_bound_is_counted_and_ends_the_budget() -> None:
     budget.settle(60, 130)
     with pytest.raises(BudgetSpent) as caught:
         await waiting
-    assert (budget.spent, caught.value.left) == (130, -30)
+    assert (budget.spent, caught.value.left, caught.value.is_old) == (130, -30, False)
+
+
+async def test_a_budget_that_earlier_calls_have_exceeded_says_so() -> None:
+    (refused,) = asking(Budget(100, spent=130), 1)
+    with pytest.raises(BudgetSpent) as caught:
+        await refused
+    assert (caught.value.left, caught.value.is_old) == (-30, True)
 
 
 async def test_closing_wakes_those_who_wait_and_admits_nobody() -> None:

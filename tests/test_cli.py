@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from programs import SHARED, call, expected_answer, local_server, table, write_table
+from programs import SHARED, LocalServer, call, expected_answer, local_server, table, write_table
 
+from batcher.__main__ import main
 from batcher.server import simulated as sim
 
 ODD = [
@@ -35,6 +38,13 @@ OFFLINE = ("--provider", "offline")
 @pytest.fixture
 def odd(tmp_path: Path) -> Path:
     return write_table(tmp_path / "odd.csv", ["text"], [[text] for text in ODD])
+
+
+@pytest.fixture(scope="module")
+def unasked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    """Start a server that no test has a reason to ask."""
+    with local_server(cwd=tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 def lines_of(path: Path) -> list[dict[str, str]]:
@@ -164,14 +174,13 @@ def test_the_answer_column_names_all_three_so_that_a_result_can_be_an_input(odd:
     ],
 )
 def test_bad_input_is_refused_before_any_call_and_nothing_is_written(
-    odd: Path, tmp_path: Path, arguments: list[str], said: str
+    odd: Path, tmp_path: Path, unasked: LocalServer, arguments: list[str], said: str
 ) -> None:
     (tmp_path / "ragged.csv").write_text("a,b\n1,2\n3\n")
     (tmp_path / "broken.jsonl").write_text('{"a": 1}\n{"a": \n')
     (tmp_path / "table.xlsx").write_bytes(b"PK")
-    with local_server(cwd=tmp_path) as server:
-        done = call("run", *arguments, "--base-url", server.base_url, "--model", "m", cwd=tmp_path)
-        assert server.books()["requests"] == 0
+    done = call("run", *arguments, "--base-url", unasked.base_url, "--model", "m", cwd=tmp_path)
+    assert unasked.books()["requests"] == 0
     assert done.status == 2, done.stderr
     assert done.stdout == ""
     assert said in done.stderr
@@ -181,7 +190,8 @@ def test_bad_input_is_refused_before_any_call_and_nothing_is_written(
 
 def test_a_wrong_key_costs_two_requests_and_is_never_shown(odd: Path, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("API_KEY=sk-wrong-1\nMODEL=m\n")
-    with local_server("--api-key-env", "ACCEPTED", cwd=tmp_path, ACCEPTED="sk-right, sk-other") as server:
+    knobs = ("--api-key-env", "ACCEPTED", "--latency", "0.1")
+    with local_server(*knobs, cwd=tmp_path, ACCEPTED="sk-right, sk-other") as server:
         wrong = call("run", "odd.csv", "--prompt-column", "text", "--base-url", server.base_url, cwd=tmp_path)
         assert wrong.status == 3
         assert "the API key was refused" in wrong.stderr
@@ -189,7 +199,9 @@ def test_a_wrong_key_costs_two_requests_and_is_never_shown(odd: Path, tmp_path: 
 
         # The right key beside a wrong one: the wrong one leaves the pool, its rows go to the other.
         (tmp_path / ".env").write_text("API_KEY=sk-wrong-1, sk-right\nMODEL=m\n")
-        right = call("run", "odd.csv", "--prompt-column", "text", "--base-url", server.base_url, cwd=tmp_path)
+        # While that one is busy the wrong one is tried again: it leaves only when a second row is refused.
+        options = ("--prompt-column", "text", "--base-url", server.base_url, "--max-concurrency", "1")
+        right = call("run", "odd.csv", *options, cwd=tmp_path)
         assert right.status == 0, right.stderr
         assert "leaves the pool" in right.stderr
     shown = wrong.stderr + wrong.stdout + right.stderr + right.stdout
@@ -318,15 +330,19 @@ IN_ENV = "API keys come from API_KEY in the environment or .env"
 )
 @pytest.mark.parametrize("verb", ["run", "plan", "serve", "status", ""])
 def test_an_api_key_in_any_place_of_the_command_line_is_refused_unshown_with_where_it_belongs(
-    odd: Path, tmp_path: Path, verb: str, arguments: list[str]
+    odd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str, arguments: list[str]
 ) -> None:
+    monkeypatch.chdir(odd.parent)
     places = ([*arguments, verb, "odd.csv"], [verb, "odd.csv", *arguments], [verb, *arguments])
     for place in places:
-        done = call(*filter(None, place), cwd=tmp_path)
-        assert (done.status, done.stdout) == (2, "")
-        assert IN_ENV in done.stderr
-        assert "hunter2" not in done.stderr
-    assert not (tmp_path / "output").exists()
+        monkeypatch.setattr(sys, "argv", ["batcher", *filter(None, place)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        stdout, stderr = capsys.readouterr()
+        assert (ended.value.code, stdout) == (2, "")
+        assert IN_ENV in stderr
+        assert "hunter2" not in stderr
+    assert not (odd.parent / "output").exists()
 
 
 def test_what_may_be_a_key_although_it_does_not_begin_like_one_is_not_shown(odd: Path, tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_service import Service
-from programs import ROOT, Done, call, environment, local_server, started, table, write_table
+from programs import ROOT, Done, LocalServer, call, environment, local_server, started, table, write_table
 
 import batcher
 from batcher.cli import main
@@ -56,6 +58,12 @@ os.fsync = fail
 @pytest.fixture(autouse=True)
 def texts(tmp_path: Path) -> Path:
     return write_table(tmp_path / "t.csv", ["text"], [[f"text {number}"] for number in range(20)])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    with local_server(cwd=tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 def shell(line: str, cwd: Path, **extra: str) -> Done:
@@ -98,6 +106,21 @@ def test_a_fault_in_batcher_is_70_with_a_traceback_without_keys_and_all_that_arr
     assert len(table(tmp_path / "output" / "all_t.csv")) == 20
 
 
+def test_a_password_that_is_one_of_our_words_is_hidden_in_the_traceback_of_a_fault_alone(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BROKEN_DISK.format(after=0, key="fault"), encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    with local_server(cwd=tmp_path) as server:
+        options = ("--base-url", server.base_url, "--model", "m", "--prompt", "About {text}")
+        done = call(
+            "run", "t.csv", *options, cwd=tmp_path, PYTHONPATH=path, ALL_PROXY="http://batcher:fault@127.0.0.1:1"
+        )
+    assert done.status == 70
+    assert "ZeroDivisionError: flushed with [API key] at https://host/v1" in done.stderr
+    assert (
+        "batcher: this is a fault in batcher, not in your input. What the journal has recorded is saved." in done.stderr
+    )
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -109,16 +132,17 @@ def test_a_fault_in_batcher_is_70_with_a_traceback_without_keys_and_all_that_arr
     ],
     ids=" ".join,
 )
-def test_a_key_is_hidden_however_it_was_given_and_reaches_no_file(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_a_key_is_hidden_however_it_was_given_and_reaches_no_file(
+    tmp_path: Path, server: LocalServer, options: tuple[str, ...]
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(BROKEN_DISK.format(after=0, key=KEY), encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    with local_server(cwd=tmp_path) as server:
-        if "--endpoints" in options:
-            table = f'[[endpoint]]\nmodel = "m"\nbase_url = "{server.base_url}"\napi_key_env = "MINE"\n'
-            (tmp_path / "pool.toml").write_text(table, encoding="utf-8")
-        else:
-            options = (*options, "--base-url", server.base_url, "--model", "m")
-        done = call("run", "t.csv", "--prompt", "{text}", *options, cwd=tmp_path, PYTHONPATH=path, MINE=KEY)
+    if "--endpoints" in options:
+        table = f'[[endpoint]]\nmodel = "m"\nbase_url = "{server.base_url}"\napi_key_env = "MINE"\n'
+        (tmp_path / "pool.toml").write_text(table, encoding="utf-8")
+    else:
+        options = (*options, "--base-url", server.base_url, "--model", "m")
+    done = call("run", "t.csv", "--prompt", "{text}", *options, cwd=tmp_path, PYTHONPATH=path, MINE=KEY)
     assert done.status == 70
     assert "flushed with [API key]" in done.stderr
     assert KEY not in done.stderr + call("status", "t", cwd=tmp_path).stdout
@@ -134,6 +158,7 @@ def test_a_second_process_of_a_keyword_is_refused_with_4_and_the_first_is_named(
         with started("run", "t.csv", *options, cwd=tmp_path) as first:
             while not server.books()["requests"]:
                 assert first.poll() is None
+                time.sleep(0.02)  # leaves the processor to the programs
             done = call("run", "t.csv", *options, cwd=tmp_path)
             assert done.status == 4
             assert f"is being written by process {first.pid} on " in done.stderr

@@ -49,6 +49,10 @@ def test_a_short_password_is_hidden_only_if_it_stands_alone() -> None:
     )
 
 
+def test_a_secret_is_not_sought_in_what_stands_for_another_one() -> None:
+    assert hide("API:key, API key", secrets_in({"ALL_PROXY": "http://API:key@h"})) == "[API key], [API key] [API key]"
+
+
 @pytest.mark.parametrize(
     ("url", "public"),
     [

@@ -256,10 +256,10 @@ class World:
 
 
 @pytest.mark.parametrize("part", range(4))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(steps=STEPS)
 def test_no_series_of_edits_gives_a_row_the_answer_of_another(steps: list[Step], part: int) -> None:
-    """Two thousand of them, in parts, so that no part takes long."""
+    """A thousand of them, in parts, so that no part takes long."""
     with tempfile.TemporaryDirectory() as folder, open_journal(path := Path(folder) / "j") as journal:
         world = World(journal, path)
         for step in [Step([], "1", None, "abort", by_id=False, dedup=False, ends=[Status.OK]), *steps]:

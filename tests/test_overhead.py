@@ -125,8 +125,47 @@ def test_the_fixed_words_of_a_template_have_the_same_tokens_whatever_stands_in_i
     assert template.fixed_bytes == sum(len(fixed.encode()) for _, fixed, _ in template.parts)
 
 
-def test_a_bound_is_the_shortest_prompts_tokens_and_the_bytes_of_the_rows_own_text() -> None:
-    learnt = taught(*[60] * 18, 52, 90, fixed_bytes=100, text="x" * 140)
+long, short = st.integers(300, 1000), st.integers(1, 50)  # bytes of rows
+
+
+@given(st.integers(0, 500), st.lists(long, min_size=25, max_size=40), st.lists(short, min_size=5), st.data())
+def test_no_bound_is_too_low_unless_as_many_answers_as_have_to_agree_reported_too_little(
+    overhead: int, lengths: list[int], later_lengths: list[int], data: st.DataObject
+) -> None:
+    """Long rows do not show how low their overhead can be, so they contradict no false report."""
+    lengths = [*lengths, *later_lengths]
+    learning, later = Overhead("q"), Overhead("q")
+    lies = data.draw(st.sets(st.integers(0, len(lengths) - 1), max_size=AGREEING - 1), "places of false reports")
+    for place, length in enumerate(lengths):
+        text, widest, tokens = asked("x" * length), WIDEST + length, overhead + length // 4 + 1
+        assert tokens <= learning.most(text, widest)
+        said = data.draw(st.integers(1, tokens), "false report") if place in lies else tokens
+        later.recall(json.loads(json.dumps(learning.learn(text, said, widest))))
+    for length in lengths:
+        assert overhead + length // 4 + 1 <= later.most(asked("x" * length), WIDEST + length)
+
+
+LONG = "x" * 400
+
+
+def test_a_lower_report_alone_lowers_no_bound_and_as_many_as_have_to_agree_do() -> None:
+    learnt = taught(*[300] * AGREEING, text=LONG)
+    for _ in range(AGREEING - 1):
+        assert learnt.learn(asked(LONG), 40, WIDEST) is None
+        assert learnt.most(asked("four"), WIDEST) == 300 + MARKS + 4
+    assert learnt.learn(asked(LONG), 40, WIDEST)
+    assert learnt.most(asked("four"), WIDEST) == 40 + MARKS + 4
+
+
+def test_a_report_in_the_next_process_lowers_nothing_alone_either() -> None:
+    earlier, later = taught(*[300] * (AGREEING - 1), text=LONG), Overhead("q")
+    later.recall(earlier.learn(asked(LONG), 300, WIDEST))
+    assert later.learn(asked(LONG), 40, WIDEST) is None
+    assert later.most(asked("four"), WIDEST) == 300 + MARKS + 4
+
+
+def test_a_bound_is_the_shorter_prompts_tokens_and_the_bytes_of_the_rows_own_text() -> None:
+    learnt = taught(60, 44, *[52] * (AGREEING - 1), 90, fixed_bytes=100, text="x" * 140)
     assert learnt.most(asked("x" * 140), WIDEST) == 52 + MARKS + 40
     assert learnt.most(asked("x" * 100 + "é" * 10), WIDEST) == 52 + MARKS + 20
 

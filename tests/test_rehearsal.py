@@ -326,7 +326,8 @@ def _process_with_answers(journal: Path) -> int:
         contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db,
     ):
         found = db.execute("SELECT pid FROM runs WHERE EXISTS (SELECT 1 FROM results)").fetchone()
-        return int(found[0]) if found else 0
+        if found:
+            return int(found[0])
     time.sleep(0.01)  # leaves the processor to the programs
     return 0
 

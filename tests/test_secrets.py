@@ -206,6 +206,34 @@ async def test_user_and_password_of_a_proxy_that_repeats_them_are_shown_nowhere(
     assert not re.search(r"\bpw\b", done.stderr + done.stdout + told.stdout)
 
 
+AROUND = "set NO_PROXY=model.example to go around the proxy"
+OUR_WORDS = {
+    "header": "or the service behind it, answered: came: Proxy-Authorization: Basic [API key]; if it was the proxy,"
+    f" correct ALL_PROXY, or {AROUND}",
+    "plain": "or the service behind it, answered: no access for [API key]; if it was the proxy, correct ALL_PROXY,"
+    f" or {AROUND}",
+    "asked": f"refused the user and the password in ALL_PROXY (HTTP 407): correct them, or {AROUND}",
+}
+
+
+@pytest.mark.parametrize("kind", ECHOES)
+@pytest.mark.parametrize("user", ["the:refused", "proxy:password", "service:behind", "it:answered", "API:key"])
+async def test_a_proxys_user_and_password_that_are_our_words_leave_our_sentence_whole_in_messages_and_journal(
+    rows: Path, tmp_path: Path, user: str, kind: str
+) -> None:
+    async with proxying("http://127.0.0.1:1", refusal=ECHOES[kind]) as proxy:
+        given = {"ALL_PROXY": proxy.url.replace("://", f"://{user}@"), "NO_PROXY": "", "no_proxy": ""}
+        done = await asyncio.to_thread(
+            call, "run", rows, "--prompt", "{text}", "--base-url", "http://model.example/v1", "--max-attempts", "1",
+            "--wait", "0", cwd=tmp_path, **given,
+        )  # fmt: skip
+    told = call("status", "rows", cwd=tmp_path)
+    for shown in (done.stderr, told.stdout):
+        assert f"the proxy at {proxy.url} (ALL_PROXY)" in shown
+        assert OUR_WORDS[kind] in shown
+    check(tmp_path, done.stdout, done.stderr, told.stdout, secrets=(user, base64.b64encode(user.encode()).decode()))
+
+
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "OWN_PROXY"])
 @pytest.mark.parametrize("kind", ["header", "plain"])
 @pytest.mark.parametrize("user", PROXY_USERS)

@@ -8,12 +8,15 @@ import base64
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import httpx
@@ -380,19 +383,22 @@ def test_a_user_without_a_password_is_sent_as_curl_sends_it() -> None:
 def test_no_repr_shows_the_password_of_a_proxy() -> None:
     proxy = Proxy("http://alice:p4ssword@proxy:3128", "ALL_PROXY")
     way = Way("https://model.example/v1", proxy)
-    assert str(proxy) == "the proxy at http://proxy:3128 (ALL_PROXY)"
-    for shown in (repr(proxy), repr(way), way.whole, way.first):
+    assert way.first == "the proxy at http://proxy:3128 (ALL_PROXY)"
+    for shown in (repr(proxy), repr(way), way.whole):
         assert "p4ssword" not in shown
         assert "alice" not in shown
 
 
-WANTED = "requires a user and a password (HTTP 407): write them into {name}, as in http://USER:PASSWORD@HOST:PORT"
+AROUND = "set NO_PROXY=model.example to go around the proxy"
+WANTED = (
+    "requires a user and a password (HTTP 407): write them into {name}, as in http://USER:PASSWORD@HOST:PORT,"
+    f" or {AROUND}"
+)
+REFUSED = f"refused the user and the password in {{name}} (HTTP 407): correct them, or {AROUND}"
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-@pytest.mark.parametrize(
-    ("user", "said"), [("", WANTED), ("me:wrong@", "refused the user and the password in {name} (HTTP 407)")]
-)
+@pytest.mark.parametrize(("user", "said"), [("", WANTED), ("me:wrong@", REFUSED)])
 async def test_a_proxy_that_wants_a_password_is_named_with_what_to_do(
     session: aiohttp.ClientSession, variables: pytest.MonkeyPatch, scheme: str, user: str, said: str
 ) -> None:
@@ -413,7 +419,167 @@ async def test_a_proxy_that_refuses_a_tunnel_is_named(
         variables.setenv("HTTPS_PROXY", proxy.url)
         failure = await asked(session, "https://model.example/v1")
     said = f"the proxy at {proxy.url} (HTTPS_PROXY) refused a connection to https://model.example (HTTP {status})"
-    assert failure == Failure(fault, said)
+    assert failure == Failure(fault, f"{said}: correct HTTPS_PROXY, or {AROUND}")
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+@pytest.mark.parametrize("body", ["", "<html>No way</html>"])
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "all_proxy"])
+async def test_a_page_that_may_be_the_proxys_is_not_told_as_the_services_alone(
+    session: aiohttp.ClientSession, variables: pytest.MonkeyPatch, name: str, body: str, status: int
+) -> None:
+    async with proxying("http://127.0.0.1:1", refusal=Refusal(status, body=body)) as proxy:
+        variables.setenv(name, proxy.url)
+        base_url = "http://model.example/v1"
+        own, sdks = await asked(session, base_url), await through_the_sdk(base_url)
+    message = f"the proxy at {proxy.url} ({name}), or the service behind it, answered: {body or 'an empty body'}"
+    expected = Failure(Fault.STATUS, f"{message}; if it was the proxy, correct {name}, or {AROUND}", status)
+    assert own == expected
+    if body:  # of an empty body the SDK says the status
+        assert sdks == expected
+    assert meaning_of(expected).fate is Fate.AGAIN
+
+
+async def test_a_proxy_that_wants_a_password_is_named_through_the_sdk_too(
+    session: aiohttp.ClientSession, variables: pytest.MonkeyPatch
+) -> None:
+    async with proxying("http://127.0.0.1:1", "me:right") as proxy:
+        variables.setenv("HTTP_PROXY", proxy.url)
+        base_url = "http://model.example/v1"
+        own, sdks = await asked(session, base_url), await through_the_sdk(base_url)
+    said = f"the proxy at {proxy.url} (HTTP_PROXY) {WANTED.format(name='HTTP_PROXY')}"
+    assert own == sdks == Failure(Fault.UNREACHABLE, said)
+
+
+API_ERROR = {"error": {"message": "overloaded", "code": "busy"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [(503, json.dumps(API_ERROR), "overloaded"), (500, "no", "no"), (429, "no", "no"), (404, "no", "no")],
+)
+async def test_what_only_the_service_can_say_is_told_as_its_own_through_a_proxy(
+    session: aiohttp.ClientSession, variables: pytest.MonkeyPatch, status: int, body: str, said: str
+) -> None:
+    async with canned(http(status, body)) as server, proxying(server.base_url) as proxy:
+        variables.setenv("HTTP_PROXY", proxy.url)
+        failure = await asked(session, "http://model.example/v1")
+    assert isinstance(failure, Failure)
+    assert (failure.message, failure.status) == (said, status)
+
+
+async def test_a_page_through_a_tunnel_is_the_services(
+    session: aiohttp.ClientSession, variables: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    variables.setenv("SSL_CERT_FILE", str(authority_in(tmp_path)))
+    async with canned(http(503, "no"), tls=serving("model.example")) as server, proxying(server.base_url) as proxy:
+        variables.setenv("HTTPS_PROXY", proxy.url)
+        assert await asked(session, "https://model.example/v1") == Failure(Fault.STATUS, "no", 503)
+
+
+# --- secrets that are words ---
+
+
+class Said(NamedTuple):
+    """A reply to a request through a proxy, and what stands before and behind the foreign part of its message."""
+
+    reply: Callable[[str], Reply]
+    before: str
+    behind: str = ""
+
+    @property
+    def words(self) -> set[str]:
+        return set(re.findall(r"\w+", f"{self.before} {self.behind}"))
+
+
+PROXY, SERVICE = "the proxy at PROXY (HTTP_PROXY)", "http://model.example"
+THROUGH = f"{SERVICE} (through {PROXY})"
+SAYINGS = {
+    "a page": Said(
+        lambda said: http(503, f"({said})"),
+        f"{PROXY}, or the service behind it, answered: (",
+        f"); if it was the proxy, correct HTTP_PROXY, or {AROUND}",
+    ),
+    "a password": Said(lambda said: http(407, said), f"{PROXY} {REFUSED}".format(name="HTTP_PROXY")),
+    "an error object": Said(lambda said: http(500, {"error": {"message": said}}), ""),
+    "another protocol": Said(
+        lambda said: Reply(f"SSH-2.0 ({said})\r\n\r\n".encode(), Then.CLOSE), f"{THROUGH} answered in invalid HTTP: "
+    ),
+    "an encoding": Said(
+        lambda said: http(200, b"no", [f"Content-Encoding: {said}"]),
+        "it is compressed with '",
+        "', which was not asked for",
+    ),
+    "a stream with a hole": Said(
+        lambda said: http(200, f"data: {{{said}\n\ndata: [DONE]\n\n", ["Content-Type: text/event-stream"]),
+        "the stream is broken: a line of data is not JSON: {",
+    ),
+    "nothing": Said(lambda _: Reply(b"", Then.CLOSE), f"{THROUGH} closed the connection without an answer"),
+    "a reset": Said(lambda _: Reply(b"", Then.RESET), f"the connection to {THROUGH} was reset"),
+}
+
+
+@pytest.mark.parametrize("kind", SAYINGS)
+async def test_a_secret_that_is_one_of_our_words_is_hidden_in_what_others_say_and_nowhere_else(
+    session: aiohttp.ClientSession, variables: pytest.MonkeyPatch, kind: str
+) -> None:
+    expected = SAYINGS[kind]
+    for word in sorted(expected.words | {"the", "refused", "proxy", "connection"}):
+        async with canned(expected.reply(word)) as proxy:
+            place = at_home(proxy.base_url)
+            variables.setenv("HTTP_PROXY", place.replace("://", f"://{word}:{word}@"))
+            failure = await asked(session, f"{SERVICE}/v1")
+        assert isinstance(failure, Failure)
+        message = failure.message.replace(place, "PROXY")
+        assert message.startswith(expected.before)
+        assert message.endswith(expected.behind)
+        foreign = message.removeprefix(expected.before).removesuffix(expected.behind)
+        assert not re.search(rf"(?<![\w/-]){word}(?![\w/-])", foreign), foreign
+        if foreign:
+            assert "[API key]" in foreign
+
+
+HERE = Way("https://model.example:8443/v1")
+PLACE = "https://model.example:8443"
+
+
+def not_verified(code: int, said: str) -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, said)
+    error.verify_code, error.verify_message = code, said
+    return error
+
+
+BEHIND_PROXY = Way("https://model.example:8443/v1", Proxy("http://a:b@proxy.example:3128", "HTTPS_PROXY"))
+RAISED: dict[str, Callable[[str], Exception]] = {
+    "not accepted": lambda said: not_verified(23, said),
+    "another name": lambda said: not_verified(62, said),
+    "no authority": lambda said: not_verified(20, said),
+    "expired": lambda said: not_verified(10, said),
+    "TLS": ssl.SSLError,
+    "refused": lambda said: OSError(errno.ECONNREFUSED, said),
+    "no route": lambda said: OSError(errno.EHOSTUNREACH, said),
+    "no answer": lambda said: OSError(errno.ETIMEDOUT, said),
+    "a host": lambda said: socket.gaierror(socket.EAI_NONAME, said),
+    "a look-up": lambda said: socket.gaierror(socket.EAI_AGAIN, said),
+    "a password": lambda said: httpx.ProxyError(f"407 {said}"),
+    "a tunnel": lambda said: httpx.ProxyError(f"503 {said}"),
+    "an end": lambda said: httpx.RemoteProtocolError(f"peer closed connection {said}"),
+    "a URL": httpx.InvalidURL,
+}
+
+
+@pytest.mark.parametrize("kind", RAISED)
+def test_an_exception_is_said_in_the_same_words_whatever_the_secrets_are(kind: str) -> None:
+    for way in (HERE, BEHIND_PROXY):
+        plain = cause_of(RAISED[kind]("[API key]"), way)
+        assert plain is not None
+        for word in {*re.findall(r"\w+", plain.words.replace("[API key]", "")), "unspeakable"}:
+            assert cause_of(RAISED[kind](word), replace(way, secrets=(word,))) == plain
+
+
+def test_a_key_in_a_host_name_is_hidden_and_a_word_in_one_is_not() -> None:
+    way = replace(Way("https://sk-5ecret.proxy.example/v1"), secrets=("sk-5ecret", "proxy"))
+    assert (way.place, way.host) == ("https://[API key].proxy.example", "[API key].proxy.example")
 
 
 async def test_a_proxy_that_does_not_listen_is_named_and_not_the_service(
@@ -428,17 +594,8 @@ async def test_a_proxy_that_does_not_listen_is_named_and_not_the_service(
 
 # --- the words ---
 
-HERE = Way("https://model.example:8443/v1")
-PLACE = "https://model.example:8443"
-
 
 FURTHER = "SSL_CERT_FILE may name a file (PEM) with further authorities"
-
-
-def not_verified(code: int, said: str) -> ssl.SSLCertVerificationError:
-    error = ssl.SSLCertVerificationError(1, said)
-    error.verify_code, error.verify_message = code, said
-    return error
 
 
 @pytest.mark.parametrize(

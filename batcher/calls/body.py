@@ -28,7 +28,7 @@ class TooLong(Exception):
 
 
 class UnknownEncoding(Exception):
-    """The body has an encoding that was not asked for."""
+    """The body has an encoding that was not asked for; its text is the server's name of the encoding."""
 
 
 async def parts(response: ClientResponse, most: int) -> AsyncGenerator[bytes, None]:
@@ -82,7 +82,7 @@ async def beginning(response: ClientResponse, most: int) -> bytes:
 async def _unpacked(response: ClientResponse) -> AsyncGenerator[bytes, None]:
     encoding = _encoding(response)
     if encoding not in {"", "deflate", *_GZIP}:
-        raise UnknownEncoding(f"it is compressed with {encoding!r}, which was not asked for")
+        raise UnknownEncoding(response.headers["Content-Encoding"].strip())
     unpacker = _Unpacker(is_deflate=encoding == "deflate")
     async for packed in response.content.iter_any():
         for part in unpacker.unpack(packed) if encoding else (packed,):

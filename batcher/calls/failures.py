@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from batcher.calls.error_bodies import failure_in
 from batcher.calls.texts import json_of, one_line
-from batcher.calls.unreached import cause_of
+from batcher.calls.unreached import cause_of, perhaps_of_proxy
 from batcher.calls.ways import Way, way_to
 from batcher.errors import SettingsError
 from batcher.records import Failure, Fault
@@ -63,6 +63,7 @@ def failure_of(
         may_be_billed: the request may have left; the exception may still show that it had not, or was refused.
     """
     causes = list(_causes(error))
+    way = replace(_way_of(causes), secrets=tuple(secrets))
     names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
     response = getattr(error, "response", None)
     said = (getattr(source, name, None) for source in (error, response) for name in ("status_code", "status"))
@@ -72,15 +73,15 @@ def failure_of(
     if status is not None:
         headers = {name.lower(): value for name, value in dict(getattr(response, "headers", {})).items()}
         body = _body_of(response) or _body_of_error(error)
-        failure = failure_in(status, headers, body or str(error), secrets)
+        failure = perhaps_of_proxy(failure_in(status, headers, body or str(error), secrets), way)
         return failure if body else replace(failure, is_page=False)  # the text is the library's
     may_be_billed = may_be_billed and not names & _NEVER_LEFT
     if names & _TIMEOUTS:
         message = one_line(str(error), secrets) or f"nothing came within {timeout_s:g} s"
         return Failure(Fault.TIMEOUT, message, may_be_billed=may_be_billed)
-    if cause := cause_of(error, _way_of(causes)):
+    if cause := cause_of(error, way):
         is_billed = may_be_billed and cause.fault is not Fault.UNREACHABLE
-        return Failure(cause.fault, one_line(cause.words, secrets), may_be_billed=is_billed)
+        return Failure(cause.fault, cause.words, may_be_billed=is_billed)
     if names & _NO_CONNECTION:
         deepest = next((cause for cause in reversed(causes) if str(cause)), error)
         message = one_line(str(deepest), secrets) or type(error).__name__

@@ -26,12 +26,11 @@ from batcher.calls.connections import Connector, Exchange
 from batcher.calls.dialect import answer_in, too_long
 from batcher.calls.error_bodies import without_echo
 from batcher.calls.streams import Stream
-from batcher.calls.texts import one_line
 from batcher.calls.unreached import (
     Cause,
     cause_of,
     causes_of,
-    refused_by_proxy,
+    perhaps_of_proxy,
     speaks_tls,
     tls_expected,
     too_much_head,
@@ -128,8 +127,7 @@ class Completions:
         self._session = session
         place, mark, version = base_url.partition("?")
         self._url = f"{place}/chat/completions{mark}{version}"
-        self._way = way_to(self._url)
-        self._route = _route(self._way, tls)
+        way = way_to(self._url)
         self._model = model
         self._params = dict(params)
         self._streams = params.get("stream") is True
@@ -139,8 +137,10 @@ class Completions:
             self._params.setdefault("stream_options", {"include_usage": True})  # else servers do not report the usage
         self._most = most_bytes
         keys = keys_in(headers)
-        proxy = self._way.proxy
+        proxy = way.proxy
         self._secrets = longest_first([*secrets_among([api_key or "", *keys]), *(proxy.secrets if proxy else ())])
+        self._way = replace(way, secrets=self._secrets)
+        self._route = _route(way, tls)
         self._has_key = bool(api_key or keys)
         self._headers = {**headers, **authorization(base_url, api_key)}
         if proxy and not self._way.is_tunnelled:
@@ -178,19 +178,20 @@ class Completions:
             return Failure(Fault.TOO_LONG, message, may_be_billed=attempt.has_left)
         cause = cause_of(error, self._way) or self._unknown(error)
         is_billed = attempt.has_left and cause.fault is not Fault.UNREACHABLE
-        return Failure(cause.fault, one_line(cause.words, self._secrets), may_be_billed=is_billed)
+        return Failure(cause.fault, cause.words, may_be_billed=is_billed)
 
     def _unknown(self, error: Exception) -> Cause:
+        told = self._way.told
         if isinstance(error, TimeoutError):
             return Cause(Fault.CONNECTION, f"{self._way.first} did not take a connection in time")
         if isinstance(error, aiohttp.ClientPayloadError):
-            return Cause(Fault.CONNECTION, f"the answer of {self._way.whole} cannot be read: {error}")
+            return Cause(Fault.CONNECTION, f"the answer of {self._way.whole} cannot be read: {told(error)}")
         deepest = list(causes_of(error))[-1]
         if isinstance(error, aiohttp.ClientResponseError):
             said = getattr(deepest, "message", "")
-            return Cause(Fault.CONNECTION, f"{self._way.whole} answered in invalid HTTP: {said}")
+            return Cause(Fault.CONNECTION, f"{self._way.whole} answered in invalid HTTP: {told(said)}")
         said = getattr(deepest, "strerror", None) or str(deepest) or type(deepest).__name__
-        return Cause(Fault.CONNECTION, f"the connection to {self._way.whole} failed: {said}")
+        return Cause(Fault.CONNECTION, f"the connection to {self._way.whole} failed: {told(said)}")
 
     def _judge(
         self, exchange: Exchange, response: aiohttp.ClientResponse, outcome: Completion | Failure
@@ -215,7 +216,8 @@ class Completions:
         except body.TooLong:
             return too_long(self._most)
         except body.UnknownEncoding as error:
-            return Failure(Fault.PROTOCOL, str(error), may_be_billed=True)
+            said = f"it is compressed with '{self._way.told(error)}', which was not asked for"
+            return Failure(Fault.PROTOCOL, said, may_be_billed=True)
         return answer_in(response.status, response.headers, raw, self._secrets, wants_all=self._wants_all)
 
     async def _read_refusal(self, response: aiohttp.ClientResponse) -> Completion | Failure:
@@ -227,14 +229,14 @@ class Completions:
 
     def _refusal(self, response: aiohttp.ClientResponse, raw: bytes) -> Completion | Failure:
         """Read a response that is not the model's; if a key is missing, add that none was sent."""
-        if self._way.proxy and response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-            return Failure(*refused_by_proxy(response.status, self._way))
         if response.status == HTTPStatus.BAD_REQUEST and not self._way.needs_tls and speaks_tls(raw):
             return Failure(*tls_expected(self._way))
         outcome = answer_in(response.status, response.headers, raw, self._secrets)
-        if isinstance(outcome, Failure) and outcome.status == HTTPStatus.UNAUTHORIZED and not self._has_key:
+        if not isinstance(outcome, Failure):
+            return outcome
+        if outcome.status == HTTPStatus.UNAUTHORIZED and not self._has_key:
             return replace(outcome, message=f"{outcome.message} {_NO_KEY}")
-        return outcome
+        return perhaps_of_proxy(outcome, self._way)
 
     async def _read_stream(self, response: aiohttp.ClientResponse) -> Completion | Failure:
         """Read a stream as it arrives, so that the many small objects of an answer are not in memory together."""

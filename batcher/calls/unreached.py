@@ -1,7 +1,7 @@
 """Says in plain words why a request did not reach a service, or lost its connection, and whether a wait can heal it.
 
 Invariant: exceptions are read by their classes' names and by those of the standard library, so that every HTTP client's
-are understood; no user or password of a proxy is in the words.
+are understood; the secrets of a way are hidden in what others said, and our own words stay whole.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from http import HTTPStatus
 from typing import NamedTuple
 
 from batcher.calls.ways import Way
-from batcher.records import Fault
+from batcher.records import Failure, Fault
 
 # What the system's error numbers mean; the first line that holds one of them counts.
 _OF_SYSTEM: tuple[tuple[set[int | None], str], ...] = (
@@ -41,6 +43,9 @@ _NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKN
 # OpenSSL's numbers for a certificate that is refused (x509_vfy.h).
 _NOT_YET_VALID, _EXPIRED, _WRONG_NAMES = 9, 10, {62, 64}
 _UNKNOWN_AUTHORITY = {2, 18, 19, 20, 21}
+
+# What a proxy answers if it does not reach the service, and a service if it does not reach its own servers.
+_NOT_REACHED = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 
 
 class Cause(NamedTuple):
@@ -70,26 +75,47 @@ def cause_of(error: BaseException, way: Way) -> Cause | None:
     return next((found for read in readers for each in reversed(causes) if (found := read(each, way))), None)
 
 
-def refused_by_proxy(status: int, way: Way) -> Cause:
+def perhaps_of_proxy(failure: Failure, way: Way) -> Failure:
+    """Return a refusal in words that name the proxy, if the proxy sent it or may have sent it.
+
+    A 407 is always the proxy's. Over plain HTTP, a page that says that something behind could not be reached may be the
+    proxy's or the service's. An error object is the API's, and inside a tunnel only the service speaks.
+    """
+    if way.proxy is None:
+        return failure
+    if failure.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return Failure(*_refused_by_proxy(failure.status, way))
+    if way.is_tunnelled or not failure.is_page or failure.status not in _NOT_REACHED:
+        return failure
+    said = f"{way.first}, or the service behind it, answered: {failure.message}"
+    return replace(failure, message=f"{said}; if it was the proxy, correct {way.proxy.source}, or {_around(way)}")
+
+
+def _refused_by_proxy(status: int, way: Way) -> Cause:
     """Return what it means that the proxy itself answers, in place of the service."""
-    if way.proxy and status == 407:
-        if way.proxy.secrets:
-            words = f"{way.proxy} refused the user and the password in {way.proxy.source} (HTTP 407)"
-        else:
-            words = (
-                f"{way.proxy} requires a user and a password (HTTP 407): write them into {way.proxy.source}, as in"
-                " http://USER:PASSWORD@HOST:PORT"
-            )
-        return Cause(Fault.UNREACHABLE, words)
-    proxy = way.proxy or "the proxy"
     fault = Fault.UNREACHABLE if status in {401, 403, 405, 407} else Fault.CONNECTION
-    return Cause(fault, f"{proxy} refused a connection to {way.place} (HTTP {status})")
+    if way.proxy is None:
+        return Cause(fault, f"the proxy refused a connection to {way.place} (HTTP {status})")
+    if status != HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        words = f"refused a connection to {way.place} (HTTP {status}): correct {way.proxy.source}, or {_around(way)}"
+    elif way.proxy.secrets:
+        words = f"refused the user and the password in {way.proxy.source} (HTTP 407): correct them, or {_around(way)}"
+    else:
+        words = (
+            f"requires a user and a password (HTTP 407): write them into {way.proxy.source}, as in"
+            f" http://USER:PASSWORD@HOST:PORT, or {_around(way)}"
+        )
+    return Cause(fault, f"{way.first} {words}")
+
+
+def _around(way: Way) -> str:
+    return f"set NO_PROXY={way.host} to go around the proxy"
 
 
 def _of_certificate(error: BaseException, way: Way) -> Cause | None:
     if not isinstance(error, ssl.SSLCertVerificationError):
         return None
-    code, said = getattr(error, "verify_code", 0), getattr(error, "verify_message", "") or str(error)
+    code, said = getattr(error, "verify_code", 0), way.told(getattr(error, "verify_message", "") or error)
     subject = f"the certificate of {_tls_place(way)}"
     if code in _UNKNOWN_AUTHORITY:
         who = "is signed by itself" if code == 18 else "is signed by an authority that this machine does not know"
@@ -111,11 +137,11 @@ def _of_tls(error: BaseException, way: Way) -> Cause | None:
     if not isinstance(error, ssl.SSLError):
         return None
     place = _tls_place(way)
-    reason = getattr(error, "reason", None) or str(error)
+    reason = getattr(error, "reason", None) or ""
     if reason in _NO_TLS:
         return Cause(Fault.UNREACHABLE, f"{place} does not speak TLS: begin the base URL with http://")
-    reason = reason.replace("_", " ").lower()
-    return Cause(Fault.CONNECTION, f"TLS with {place} failed ({reason})")
+    said = way.told(reason.replace("_", " ").lower() or error)
+    return Cause(Fault.CONNECTION, f"TLS with {place} failed ({said})")
 
 
 def _tls_place(way: Way) -> str:
@@ -138,9 +164,9 @@ def _of_proxy(error: BaseException, way: Way) -> Cause | None:
     names = _names(error)
     status = getattr(error, "status", None)
     if "ClientHttpProxyError" in names and isinstance(status, int):
-        return refused_by_proxy(status, way)
+        return _refused_by_proxy(status, way)
     if "ProxyError" in names and (said := re.match(r"[1-5]\d\d\b", str(error))):
-        return refused_by_proxy(int(said[0]), way)
+        return _refused_by_proxy(int(said[0]), way)
     return None
 
 
@@ -160,7 +186,7 @@ def _of_system(error: BaseException, way: Way) -> Cause | None:
 
 def _listener(way: Way) -> str:
     if way.proxy:
-        return f"{way.proxy.place} (connection refused), the proxy of {way.proxy.source}"
+        return f"{way.proxy_place} (connection refused), the proxy of {way.proxy.source}"
     return f"{way.place} (connection refused)"
 
 

@@ -1,6 +1,7 @@
 """Finds the way to a URL: straight, or through the proxy that the environment or the system's settings name.
 
-Invariant: the user and the password of a proxy go into its own header alone; no message and no `repr` shows them.
+Invariant: the user and the password of a proxy go into its own header alone; no message and no `repr` shows them. What
+is said of a way hides its secrets in URLs and in the words of others, never in our own words.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import os
 import re
 import urllib.request
 from dataclasses import dataclass, field
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from batcher.calls.texts import one_line
 from batcher.errors import SettingsError
 from batcher.hiding import (
     basic_of,
     credentials_of,
     credentials_of_proxy,
+    hide,
     longest_first,
     public_url,
+    secrets_among,
     user_of,
 )
 
@@ -54,26 +57,49 @@ class Proxy:
         """User and password, in every form in which they may come back."""
         return credentials_of(self.url)
 
-    def __str__(self) -> str:
-        return f"the proxy at {self.place} ({self.source})"
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The way of a request.
 
-class Way(NamedTuple):
-    """The way of a request: the URL to which it is sent, empty if that is unknown, and the proxy before it."""
+    Attributes:
+        url: where it is sent; empty if that is unknown.
+        proxy: the proxy before it.
+        secrets: texts that no message about it may show, the longest first.
+    """
 
-    url: str
+    url: str = field(repr=False)
     proxy: Proxy | None = None
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    def told(self, text: object) -> str:
+        """Return what a server, a proxy or a library said as a message may show it."""
+        return one_line(str(text), self.secrets)
 
     @property
     def place(self) -> str:
         """The scheme, the host and the port of the URL."""
         parts = urlsplit(public_url(self.url))
-        return f"{parts.scheme}://{parts.netloc}" if parts.netloc else "the service"
+        return f"{parts.scheme}://{self._named(parts.netloc)}" if parts.netloc else "the service"
+
+    @property
+    def host(self) -> str:
+        """The host of the URL, as NO_PROXY names it."""
+        return self._named(urlsplit(self.url).hostname or "")
+
+    @property
+    def proxy_place(self) -> str:
+        """The URL of the proxy, if there is one."""
+        return self._named(self.proxy.place) if self.proxy else ""
+
+    def _named(self, place: str) -> str:
+        """Return a place without secrets; a label of a host name, or a port, that equals a short one is not secret."""
+        return hide(place, secrets_among(self.secrets))
 
     @property
     def first(self) -> str:
         """Where the connection goes: to the proxy, if there is one."""
-        return str(self.proxy or self.place)
+        return f"the proxy at {self.proxy_place} ({self.proxy.source})" if self.proxy else self.place
 
     @property
     def needs_tls(self) -> bool:
@@ -88,7 +114,7 @@ class Way(NamedTuple):
     @property
     def whole(self) -> str:
         """The service, and the proxy before it."""
-        return f"{self.place} (through {self.proxy})" if self.proxy else self.place
+        return f"{self.place} (through {self.first})" if self.proxy else self.place
 
 
 def way_to(url: str) -> Way:

@@ -232,6 +232,8 @@ class _Run:
             began = loop.time()
             ending = await self._ending_of(window, pool)
             elapsed_s = loop.time() - began
+        if (note := spending.note_of_excess()) and not ending.out_of_money:
+            self.progress.say(note)
         if ending.trouble:  # then the counters may differ from what is saved
             is_lost = ending.has_lost_its_journal
             counts = Counts(tally.rows, 0, 0, 0) if is_lost else self.journal.counts()

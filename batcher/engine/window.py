@@ -23,11 +23,11 @@ from batcher.engine.stop import Stop
 from batcher.errors import BatcherError
 from batcher.journal.writing import Journal
 from batcher.money.budget import BudgetClosed, BudgetSpent
-from batcher.money.spending import Spending
+from batcher.money.spending import Spending, used_up
 from batcher.planning.job import Job
 from batcher.planning.plan import Plan
 from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
-from batcher.words import counted, dollars
+from batcher.words import counted
 
 GRACE_S = 30.0
 """Seconds that requests in flight have to arrive after the first request to stop."""
@@ -178,11 +178,7 @@ class Window:
         except (PoolClosed, PoolEmpty, BudgetClosed):
             self._close()
         except BudgetSpent as end:
-            said = (
-                f"the budget is used up: the next request may cost {dollars(end.needed)}, and"
-                f" {dollars(max(end.left, 0))} are left"
-            )
-            self._ending = replace(self._ending, out_of_money=said)
+            self._ending = replace(self._ending, out_of_money=used_up(end))
             self._close()
         except BatcherError as error:
             self._ending = replace(self._ending, trouble=self._ending.trouble or error)

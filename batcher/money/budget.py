@@ -17,13 +17,16 @@ class BudgetSpent(Exception):
 
     Attributes:
         needed: the most that the next request may cost, in nano-dollars.
-        left: the rest of the budget, in nano-dollars; negative if a request cost more than its reservation.
+        left: the rest of the budget, in nano-dollars; negative if it is exceeded.
+        is_old: it was exceeded before this process: a request of an earlier one cost more than its reservation, or the
+            budget was larger then.
     """
 
-    def __init__(self, needed: int, left: int) -> None:
+    def __init__(self, needed: int, left: int, *, is_old: bool = False) -> None:
         super().__init__(f"the next request may cost {needed} nano-dollars, and {left} are left")
         self.needed = needed
         self.left = left
+        self.is_old = is_old
 
 
 class BudgetClosed(Exception):
@@ -39,17 +42,24 @@ class Budget:
         limit: the budget, in nano-dollars.
         spent: the money spent, earlier calls of the run included.
         reserved: the most that the requests under way may cost.
+        was_exceeded: the earlier calls have spent more than the limit.
     """
 
     def __init__(self, limit: int, spent: int = 0) -> None:
         self.limit = limit
         self.spent = spent
         self.reserved = 0
+        self.was_exceeded = spent > limit
         self._waiting: collections.deque[tuple[Callable[[], int], asyncio.Future[int]]] = collections.deque()
         self._end: Callable[[], Exception] | None = None
 
     def __repr__(self) -> str:
         return f"<Budget: {self.spent} spent and {self.reserved} reserved of {self.limit} nano-dollars>"
+
+    @property
+    def is_overdrawn(self) -> bool:
+        """Whether requests have cost more than their reservations, so that the limit does not cover all of them."""
+        return self.spent + self.reserved > self.limit
 
     async def reserve(self, most: Callable[[], int]) -> int:
         """Wait until the next request can leave; return the amount reserved, to pass to `settle` or `release` later.
@@ -113,7 +123,7 @@ class Budget:
                 if self._end is None and not self._fits(amount):
                     if self.reserved:
                         return
-                    self._end = partial(BudgetSpent, amount, self.limit - self.spent)
+                    self._end = partial(BudgetSpent, amount, self.limit - self.spent, is_old=self.was_exceeded)
                 if self._end is None:
                     self.reserved += amount
                     waiter.set_result(amount)

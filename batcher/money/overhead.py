@@ -1,16 +1,17 @@
 """The model tokens that a source's prompts have beside the rows' own text, learnt from its answers.
 
-Invariant: under the assumptions of `Overhead`, no prompt has more model tokens than its bound. An answer that breaks
-them widens the bound for good.
+Invariant: under the assumptions of `Overhead`, no prompt has more model tokens than its bound, even if fewer than
+`_AGREEING` answers report too few. An answer that breaks the assumptions widens the bound for good.
 """
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from batcher.money.tokens import text_bytes
@@ -19,8 +20,8 @@ from batcher.records import Message
 # Model tokens by which the marks around a message may differ from prompt to prompt: next to a row's own text a mark
 # such as "\n" or " [/INST]" may be merged with it, and a chat template may show the date.
 _MARKS = 8
-# Answers that have to agree before they narrow the bound: prompts that a service extends for some rows only, as with
-# documents that it finds for them, hardly ever agree for longer.
+# Answers that have to agree on a bound: prompts that a service extends for some rows only, as with documents that it
+# finds for them, hardly ever agree for longer; and this many wrong reports are no accident.
 _AGREEING = 20
 # The most bytes of a model token in any table that is known; they are spaces.
 _LONGEST_TOKEN = 128
@@ -38,16 +39,35 @@ class _Known:
     Attributes:
         name: a hash of all that the overhead depends on.
         least: no prompt's overhead can be below it: the highest `tokens - own bytes` of an answer.
-        most: none can be above it, apart from the marks: the lowest `tokens` of an answer.
-        answers: the number of answers.
+        recalled: what `most` was in an earlier process; infinite if nothing is known of one.
         marks: the part by which the overheads of two prompts may differ.
+        lowest: the lowest `tokens` of this process's answers, `_AGREEING` of them, in order.
     """
 
     name: str
     least: float
-    most: float
-    answers: int
+    recalled: float
     marks: int
+    lowest: list[int] = field(default_factory=list)
+
+    @property
+    def is_agreed(self) -> bool:
+        return len(self.lowest) == _AGREEING or self.recalled < math.inf
+
+    @property
+    def most(self) -> float:
+        """No overhead can be above it, apart from the marks: the most tokens of the lowest answers.
+
+        Fewer answers than have to agree lower nothing that an earlier process has learnt.
+        """
+        is_known = self.recalled < math.inf and len(self.lowest) < _AGREEING
+        return self.recalled if is_known or not self.lowest else min(self.recalled, self.lowest[-1])
+
+    def learn(self, tokens: int, own: int) -> None:
+        """Record an answer to a prompt with this many tokens and bytes of its row's own text."""
+        self.least = max(self.least, tokens - own)
+        bisect.insort(self.lowest, tokens)
+        del self.lowest[_AGREEING:]
 
     def bound(self, widest: int) -> int:
         """Return the highest overhead of a prompt.
@@ -59,7 +79,7 @@ class _Known:
             return max(widest, int(self.least) + self.marks)
         if self.least > widest:  # the service adds more to a prompt than any chat template
             return int(self.most) + self.marks
-        return min(widest, int(self.most) + self.marks) if self.answers >= _AGREEING else widest
+        return min(widest, int(self.most) + self.marks) if self.is_agreed else widest
 
 
 class Overhead:
@@ -74,12 +94,18 @@ class Overhead:
     3. that the service charges the tokens that it reports.
 
     An answer to row a reported t(a) = F(a) + o(a) >= F(a). So t(r) = F(r) + o(r) <= F(a) + m + b(r) <= t(a) + m + b(r),
-    for every answer; the lowest t(a) gives the bound. Any part of the answers is enough, and no order is needed.
+    for every answer. Any part of the answers is enough, and no order is needed.
 
-    The same answers test the assumptions, because they also prove F(a) >= t(a) - b(a). If that is above another
-    answer's t + m, the overheads are not the same, and the bound is never below the widest one again; nor is it before
-    `_AGREEING` answers have agreed. The answers in flight at that moment are the only ones whose bound was too low.
-    A prompt without a number of tokens, or with fewer than its bytes can have, teaches nothing.
+    The lowest t(a) would give the narrowest bound, but then one report that is too low, such as one that leaves out
+    what came from a cache, would bound all prompts after it. So the bound is the `_AGREEING`-th lowest, t: it is not
+    below any of that many answers. If fewer of them reported too few tokens, one of them, a, is right, and t(a) <= t.
+    Before there are that many answers, the bound is the widest one. What a process has learnt is such a bound, and the
+    next one begins with it: the smaller of several right bounds is right.
+
+    The same answers test the assumptions, because they also prove F(a) >= t(a) - b(a). If that is above t + m, the
+    overheads are not the same, and the bound is never below the widest one again. The answers in flight at that moment
+    are the only ones whose bound was too low. A prompt without a number of tokens, or with fewer than its bytes can
+    have, teaches nothing.
 
     Args:
         question: all that the overhead depends on besides the shape, as text.
@@ -121,9 +147,7 @@ class Overhead:
         if known is None or tokens * _LONGEST_TOKEN < own + self._fixed_bytes:
             return None
         before = known.bound(widest - own)
-        known.answers += 1
-        known.least = max(known.least, tokens - own)
-        known.most = min(known.most, tokens)
+        known.learn(tokens, own)
         if known.bound(widest - own) == before:
             return None
         return {"of": known.name, "least": known.least, "most": known.most}
@@ -146,8 +170,7 @@ class Overhead:
             of = json.dumps([self._question, shape])
             name = hashlib.blake2b(of.encode(), digest_size=8).hexdigest()
             least, most = self._recalled.get(name, (-math.inf, math.inf))
-            answers = _AGREEING if name in self._recalled else 0
-            self._shapes[shape] = _Known(name, least, most, answers, _MARKS * len(messages))
+            self._shapes[shape] = _Known(name, least, most, _MARKS * len(messages))
         return self._shapes[shape]
 
     def _own_bytes(self, messages: Sequence[Message]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from batcher.chat_model import retries_of
 from batcher.endpoint import by_account
 from batcher.errors import SettingsError
-from batcher.money.budget import Budget
+from batcher.money.budget import Budget, BudgetSpent
 from batcher.money.tariff import Tariff
 from batcher.records import Bound, Message
 from batcher.words import dollars, option
@@ -68,8 +68,11 @@ class Spending:
         return await self._budget.reserve(lambda: max(tariff.most(messages) or 0 for tariff in self._tariffs))
 
     def covers(self, reserved: int, bound: Bound) -> bool:
-        """Return whether a reservation still covers a request; its bound may have widened since."""
-        return self._budget is None or reserved >= (bound.cost or 0)
+        """Return whether a reservation still covers a request.
+
+        Its bound may have widened since, or the answers to others may have cost more than was reserved for them.
+        """
+        return self._budget is None or (reserved >= (bound.cost or 0) and not self._budget.is_overdrawn)
 
     def settle(self, reserved: int, cost: int | None) -> None:
         """Replace a request's reservation in the budget by its cost."""
@@ -100,10 +103,31 @@ class Spending:
         """Add an answer's cost to the money spent; after an unknown cost, the sum is unknown."""
         self.spent = None if self.spent is None or cost is None else self.spent + cost
 
+    def note_of_excess(self) -> str:
+        """Return a note on the amount by which the answers of this process have exceeded the budget; else ""."""
+        budget = self._budget
+        if budget is None or budget.was_exceeded or budget.spent <= budget.limit:
+            return ""
+        return f"Note: the budget is exceeded by {dollars(budget.spent - budget.limit)}: {_EXCEEDED}."
+
     def close(self) -> None:
         """Let no further request leave."""
         if self._budget is not None:
             self._budget.close()
+
+
+_EXCEEDED = "a server charged for more tokens, or for a dearer service tier, than the requests allowed"
+
+
+def used_up(end: BudgetSpent) -> str:
+    """Return why the budget ends a run, in one sentence; if it is exceeded, by how much."""
+    if end.left >= 0:
+        why = f": the next request may cost {dollars(end.needed)}, and {dollars(end.left)} are left"
+    elif end.is_old:
+        why = f": with what earlier runs may have cost, it is exceeded by {dollars(-end.left)}"
+    else:
+        why = f" and exceeded by {dollars(-end.left)}: {_EXCEEDED}"
+    return f"the budget is used up{why}"
 
 
 def note_of_reserves(tariffs: Sequence[Tariff], left: int) -> str:
