@@ -141,13 +141,10 @@ def _option(default: T, group: Group, kind: Kind, help: str, *, in_python: str =
         in_python: replaces `help` in Python, if the option takes more there than on the command line.
         is_shown: the `repr` of the settings shows its value.
     """
-    words: dict[str, Any] = {"group": group, "kind": kind, "help": help, "in_python": in_python or _spoken_in_python(help)}
+    in_python = in_python or help.replace("`batcher services`", "`batcher.services()`")
+    words: dict[str, Any] = {"group": group, "kind": kind, "help": help, "in_python": in_python}
     described: Any = field(default=default, repr=is_shown, metadata=words)
     return described  # type: ignore[no-any-return]
-
-
-def _spoken_in_python(text: str) -> str:
-    return text.replace("`batcher services`", "`batcher.services()`")
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,21 @@ class Line(NamedTuple):
     is_part: bool = False
 
 
-class Described:
-    """A result that is a title and labelled lines. `repr` stays that of its dataclass."""
+class Readable:
+    """A result that IPython and terminals of its kind show as `str` does. `repr` stays that of its dataclass."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        cls._repr_pretty_ = Readable._repr_pretty_  # type: ignore[method-assign] # looked up beside `__repr__`
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """Show it as text in IPython."""
+        printer.text(str(self))
+
+
+class Described(Readable):
+    """A result that is a title and labelled lines."""
 
     __slots__ = ()
 
@@ -39,10 +52,6 @@ class Described:
             f"    {each.text}" if each.is_part else f"  {each.label:<{_LABEL}} {each.text}" for each in self._lines()
         )
         return "\n".join([self._title(), *lines])
-
-    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
-        """Show it as text in IPython."""
-        printer.text(str(self))
 
     def _repr_html_(self) -> str:
         """Show it as a table in a notebook."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 
-_OURS = f"{Path(__file__).parent}{'/' if '/' in __file__ else chr(92)}"
+_PACKAGE = __name__.partition(".")[0]
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
@@ -73,6 +72,11 @@ def _frames(trace: TracebackType | None) -> list[TracebackType]:
     return frames
 
 
+def _is_ours(trace: TracebackType) -> bool:
+    module = trace.tb_frame.f_globals.get("__name__", "")
+    return isinstance(module, str) and module.partition(".")[0] == _PACKAGE
+
+
 def _file(trace: TracebackType) -> str:
     return trace.tb_frame.f_code.co_filename
 
@@ -80,14 +84,14 @@ def _file(trace: TracebackType) -> str:
 def _before_ours(trace: TracebackType | None) -> list[TracebackType]:
     """Return the user's frames: those above the first of batcher's, without IPython's."""
     frames = _frames(trace)
-    end = next((number for number, each in enumerate(frames) if _file(each).startswith(_OURS)), len(frames))
+    end = next((number for number, each in enumerate(frames) if _is_ours(each)), len(frames))
     return [each for each in frames[:end] if not _file(each).startswith(_LIBRARIES)]
 
 
 def _after_ours(trace: TracebackType | None) -> list[TracebackType]:
     """Return the frames below the last of batcher's."""
     frames = _frames(trace)
-    ours = [number for number, each in enumerate(frames) if _file(each).startswith(_OURS)]
+    ours = [number for number, each in enumerate(frames) if _is_ours(each)]
     return frames[ours[-1] + 1 :] if ours else frames
 
 

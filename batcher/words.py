@@ -136,6 +136,23 @@ def by_reader(*, command_line: str, python: str) -> str:
     return command_line if _readers.command_lines else python
 
 
+def verb(name: str) -> str:
+    """Return a verb as the reader would write it: `batcher run`, or `batcher.run` in Python; in backquotes."""
+    return by_reader(command_line=f"`batcher {name}`", python=f"`batcher.{name}`")
+
+
+def same_command() -> str:
+    """Return what goes on with a run: the command line, the call, or the cell of the notebook, given once more."""
+    return by_reader(command_line="the same command", python="the same cell" if in_notebook() else "the same call")
+
+
+def in_notebook() -> bool:
+    """Return whether a Jupyter kernel runs this code."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and "IPKernelApp" in shell.config
+
+
 def _in_python(value: object) -> str:
     if isinstance(value, str) and not value.isupper():  # a placeholder, such as COLUMN, has no quotes
         return json.dumps(value, ensure_ascii=False)

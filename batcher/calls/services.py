@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from batcher.endpoint import OFFLINE, OPENAI_URL
 from batcher.records import Failure
-from batcher.tables import html_table
+from batcher.tables import Readable, html_table
 
 AZURE = "azure"
 RESOURCE, DEPLOYMENT = "RESOURCE", "DEPLOYMENT"
@@ -483,7 +483,7 @@ def service_at(base_url: str) -> Service | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class Services(Readable):
     """The services known by name, as `batcher services` shows them."""
 
     services: tuple[Service, ...]

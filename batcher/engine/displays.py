@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from batcher.engine.bar import State, beside_the_bar, in_words, line, what_matters
 from batcher.json_lines import json_line, now
 from batcher.tables import width
-from batcher.words import print_err, print_out, say
+from batcher.words import in_notebook, print_err, print_out, say
 
 LINE_EVERY_S = 30.0
 _TERMINAL_EVERY_S = 0.2
@@ -210,13 +210,6 @@ def chosen(*, has_progress: bool, is_json: bool) -> Display:
     if not has_progress:
         return Messages()
     return Bar() if _is_terminal() else Lines()
-
-
-def in_notebook() -> bool:
-    """Return whether a Jupyter kernel runs this code."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return shell is not None and "IPKernelApp" in shell.config
 
 
 def _has_widgets() -> bool:

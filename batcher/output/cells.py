@@ -13,6 +13,7 @@ from batcher.errors import OutputError
 from batcher.input.cell import cell, writable
 from batcher.input.marks import Marks
 from batcher.records import Values
+from batcher.words import verb
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ def check_cells(
         if differs := difference(row, line):
             raise OutputError(
                 f"{path}, line {number}, {differs}. In a chunk file only answers may be corrected: put the input's"
-                " cells back, or move the file away, and `batcher run` writes it again from the journal"
+                f" cells back, or move the file away, and {verb('run')} writes it again from the journal"
             )
 
 

@@ -22,9 +22,7 @@ from batcher.output.cells import check_cells, difference_by_marks
 from batcher.output.csv_file import read_csv
 from batcher.output.directory import FileState, Store
 from batcher.output.opening import opened
-from batcher.words import counted, option
-
-_ANEW = "`batcher run` writes it again, without a call"
+from batcher.words import counted, option, verb
 
 
 @outermost
@@ -72,14 +70,14 @@ def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Ma
         if partial and (chunk is None or not path.exists() or journal.left(start, stop)):
             continue
         if chunk is None or chunk.rows != stop - start:
-            raise OutputError(f"no chunk file holds exactly rows {start:,} to {stop - 1:,}: {_ANEW}")
+            raise OutputError(f"no chunk file holds exactly rows {start:,} to {stop - 1:,}: {_anew()}")
         state = found.state(start, chunk.rows, chunk.sha256)
         if state is FileState.MISSING:
-            raise OutputError(f"{path} is missing: {_ANEW}")
+            raise OutputError(f"{path} is missing: {_anew()}")
         if state is FileState.BROKEN:
-            raise OutputError(f"{path} cannot be read, or has other columns or another number of rows: {_ANEW}")
+            raise OutputError(f"{path} cannot be read, or has other columns or another number of rows: {_anew()}")
         if state is FileState.INTACT and not _is_current(found, journal, start, chunk):
-            raise OutputError(f"{path} is older than the answers in the journal: {_ANEW}")
+            raise OutputError(f"{path} is older than the answers in the journal: {_anew()}")
         if state is FileState.EDITED:
             _check_cells(found, journal, start, marks)
         yield start
@@ -104,3 +102,7 @@ def _check_cells(store: Store, journal: Reader, start: int, marks: Marks) -> Non
         next(lines)
         rows = [(number, split(line)[0]) for number, line in lines]
     check_cells(path, rows, journal.marks(start, start + len(rows)), functools.partial(difference_by_marks, marks))
+
+
+def _anew() -> str:
+    return f"{verb('run')} writes it again, without a call"

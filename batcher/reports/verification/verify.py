@@ -32,7 +32,7 @@ from batcher.reports.verification.result_file import ResultCells, check_result
 from batcher.reports.verification.results import Results
 from batcher.reports.verification.rows import checked, read_rows
 from batcher.tables import Described, Line
-from batcher.words import counted, dollars
+from batcher.words import by_reader, counted, dollars
 
 if TYPE_CHECKING:
     from batcher.input.opening import Data
@@ -143,7 +143,7 @@ def verify(
     dataset = None if data is None else open_dataset(data)
     with opened(keyword, output_dir, read_evidence) as run, run.journal.snapshot():
         if damage := run.journal.damage():
-            finding = Finding(Kind.DAMAGED.slug, Kind.DAMAGED.value, places=(str(run.journal.path), *damage))
+            finding = Finding(Kind.DAMAGED.slug, Kind.DAMAGED.in_words(), places=(str(run.journal.path), *damage))
             return Verification(keyword, Counts(0, 0, 0, 0), 0, (), (finding,), ())
         last = run.last()
         return _verified(run.store, run.journal, last, Asked(dataset, prompt, last) if dataset else None)
@@ -193,7 +193,8 @@ def _notes(store: Store, last: LastRun, asked: Asked | None, *, is_finished: boo
     if last.is_at_work:
         yield "A run is at work and may still write what is missing here. Verify again when it has ended."
     if asked is None:
-        yield "INPUT was not given: journal and files were compared with each other, but not with the table."
+        given = by_reader(command_line="INPUT", python="`data`")
+        yield f"{given} was not given: journal and files were compared with each other, but not with the table."
     elif asked.question is None:
         yield (
             "The prompts were made by a function, and the journal cannot hold a function: each row's cells were"
