@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import io
 import json
@@ -14,8 +15,10 @@ import sys
 import termios
 from dataclasses import replace
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from conftest import Lab
@@ -311,3 +314,76 @@ def test_the_command_line_writes_all_its_messages_as_json_lines(tmp_path: Path) 
     assert json.loads(refused)["level"] == "error"
     assert "message" in json.loads(refused)
     assert call(*command, "--quiet", cwd=tmp_path).stderr == ""
+
+
+# --- a notebook ---
+
+
+class FakeNotebook:
+    """The part of IPython that a bar without widgets uses.
+
+    Attributes:
+        shown: what its one output showed, with the moment.
+        is_broken: showing anything fails.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, is_broken: bool = False) -> None:
+        self.shown: list[tuple[float, str]] = []
+        self.is_broken = is_broken
+        monkeypatch.setitem(sys.modules, "IPython", cast("ModuleType", SimpleNamespace(get_ipython=lambda: self)))
+        monkeypatch.setitem(sys.modules, "IPython.display", cast("ModuleType", SimpleNamespace(display=self.display)))
+        monkeypatch.setenv("VSCODE_PID", "1")
+        self.config: dict[str, object] = {"IPKernelApp": {}}
+
+    def display(self, bundle: dict[str, str], *, raw: bool, display_id: bool) -> FakeNotebook:
+        assert raw
+        assert display_id
+        assert not self.shown
+        if self.is_broken:
+            raise RuntimeError("no frontend")
+        self.update(bundle, raw=True)
+        return self
+
+    def update(self, bundle: dict[str, str], *, raw: bool) -> None:
+        assert raw
+        self.shown.append((asyncio.get_running_loop().time(), bundle["text/plain"]))
+
+
+def test_a_notebook_has_one_bar_that_changes_once_a_second_at_most_and_only_with_the_run(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = FakeNotebook(monkeypatch)
+    prompts = [f"p{n}" for n in range(100)]
+
+    def instead(call: Call) -> Completion | Failure | None:
+        return refusal(429, retry_after=60) if call.prompt == "p50" and call.nth == 1 else None
+
+    lab.run(prompts, Service(prompts, instead=instead), quiet=False, endpoints=[Endpoint("m", rps=5)])
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("k: 100 rows: 100 new\n", "")
+    moments, texts = zip(*notebook.shown, strict=True)
+    pauses = [after - before for before, after in pairwise(moments[:-1])]
+    assert min(pauses) > 0.99
+    assert len(moments) < lab.seconds + 2
+    assert texts[-1].startswith("k: 100 of 100 rows (100%)")
+
+
+def test_a_notebook_that_shows_nothing_does_not_stop_the_run(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FakeNotebook(monkeypatch, is_broken=True)
+    assert lab.run(["a"], Service("a"), quiet=False).ok == 1
+    assert capsys.readouterr().out.splitlines()[1:] == ["The progress could not be shown: RuntimeError: no frontend"]
+
+
+def test_a_notebook_keeps_its_bar_while_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = FakeNotebook(monkeypatch)
+    bar = chosen(has_progress=True, is_json=False)
+
+    async def show() -> None:
+        for seconds in (1.0, 2.0, 3.0):
+            bar.show(replace(WORKING, elapsed_s=seconds, rate=9 / seconds))
+        bar.show(replace(WORKING, in_flight=3))
+
+    asyncio.run(show())
+    assert len(notebook.shown) == 2
