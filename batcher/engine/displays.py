@@ -179,7 +179,8 @@ class WidgetBar(NotebookBar):
         from tqdm.notebook import tqdm  # noqa: PLC0415 - it needs ipywidgets
 
         if self._handle is None:
-            self._handle = tqdm(total=state.rows, bar_format="{desc}{bar}{postfix}")
+            # Readers without widgets see the name: the text of a widget is never replaced.
+            self._handle = tqdm(total=state.rows, desc=state.keyword, bar_format="{desc}{bar}{postfix}")
         self._handle.n = state.done
         self._handle.set_description_str(f"{state.keyword} {state.share}%", refresh=False)
         self._handle.set_postfix_str(beside_the_bar(state), refresh=False)
