@@ -22,7 +22,7 @@ FAULT = 70
 def main() -> None:
     """Run the command line and exit with its status."""
     _open_closed_streams()
-    from batcher.words import give_up_stdout, say  # noqa: PLC0415 - `import batcher.__main__` stays free of effects
+    from batcher.words import give_up_stdout, json_lines, say  # noqa: PLC0415 - `import batcher.__main__` stays free of effects
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a pipe's encoding may lack the characters of a keyword
@@ -34,7 +34,8 @@ def main() -> None:
     except SystemExit as ended:  # raised by argparse after --help or a wrong option
         status = ended.code
     except Exception:  # noqa: BLE001 - foreseen errors are handled already: this is a fault, and is reported as one
-        say(_fault(sys.argv[1:], traceback.format_exc()))
+        with json_lines(is_on="--log-json" in sys.argv):
+            say(_fault(sys.argv[1:], traceback.format_exc()), "error")
         status = FAULT
     try:
         sys.stdout.flush()

@@ -21,7 +21,7 @@ from batcher.errors import BatcherError, Interrupted, KeywordBusy, RunStopped
 from batcher.hiding import looks_like_key, shown
 from batcher.params import param_of
 from batcher.settings import OPTIONS, Group, advice_on, means_key
-from batcher.words import command_line, counted, print_out, say
+from batcher.words import command_line, counted, json_lines, print_out, say
 
 if TYPE_CHECKING:
     from batcher.output.report import Report
@@ -339,7 +339,9 @@ def main(argv: Sequence[str]) -> int:
         The exit status.
     """
     with command_line():
-        return _done(_parsed(argv))
+        arguments = _parsed(argv)
+        with json_lines(is_on=bool(getattr(arguments, "log_json", False))):
+            return _done(arguments)
 
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
@@ -393,18 +395,18 @@ def _done(arguments: argparse.Namespace) -> int:
     try:
         return VERBS[arguments.verb](arguments)
     except (RunStopped, Interrupted) as stopped:
-        say(f"batcher: {stopped}")
+        say(f"batcher: {stopped}", "error")
         if getattr(arguments, "json", False):
             _print_json(stopped.report.to_dict())
         return STOPPED
     except KeywordBusy as busy:
-        say(f"batcher: {busy}")
+        say(f"batcher: {busy}", "error")
         return BUSY
     except BatcherError as error:
-        say(f"batcher: {error}")
+        say(f"batcher: {error}", "error")
         return NOTHING_DONE
     except KeyboardInterrupt:
-        say("batcher: stopped before anything was sent")
+        say("batcher: stopped before anything was sent", "error")
         return STOPPED
 
 

@@ -23,7 +23,7 @@ from batcher.checks import (
     check_whole,
 )
 from batcher.equality import written
-from batcher.errors import SettingsError
+from batcher.errors import SettingsError, outermost
 from batcher.hiding import looks_like_key, shown
 from batcher.params import check_params, unfolded
 from batcher.records import Source
@@ -122,6 +122,7 @@ class Endpoint:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     account: str | None = None
 
+    @outermost
     def __post_init__(self) -> None:
         if self.llm is None and self.model is None:
             ways = f"Endpoint('gpt-4o-mini', ...), {option('model')} or MODEL in .env"

@@ -20,11 +20,18 @@ prints the traceback and exits with status 70.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
+
+from batcher.tracebacks import rendered, shortened
 
 if TYPE_CHECKING:
     from batcher.output.report import Report
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _LONGEST = 500  # characters of a foreign error's message
 
@@ -44,6 +51,10 @@ def in_words(error: BaseException) -> str:
 
 class BatcherError(Exception):
     """The base of every error that batcher raises on purpose."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Show it in IPython, which asks for this, with the user's own frames alone."""
+        return rendered(self)
 
 
 class SettingsError(BatcherError):
@@ -96,3 +107,33 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
         self.report = report
+
+    def _render_traceback_(self) -> list[str]:
+        """Show it in IPython, which asks for this, with the user's own frames alone."""
+        return rendered(self)
+
+
+def outermost(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a public function raise batcher's errors itself: a traceback then shows no frame below it.
+
+    Faults, and errors of libraries, keep all their frames.
+    """
+    ours = (BatcherError, Interrupted)
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except ours as error:
+            shortened(error, ours)
+            raise error  # noqa: TRY201 - a bare `raise` would bring the frames back
+
+    @functools.wraps(function)
+    async def awaited(*args: P.args, **kwargs: P.kwargs) -> object:
+        try:
+            return await cast("Awaitable[object]", function(*args, **kwargs))
+        except ours as error:
+            shortened(error, ours)
+            raise error  # noqa: TRY201 - as above
+
+    return cast("Callable[P, T]", awaited) if inspect.iscoroutinefunction(function) else called

@@ -165,7 +165,8 @@ def _option(default: T, group: Group, kind: Kind, help: str, *, in_python: str =
         in_python: replaces `help` in Python, if the option takes more there than on the command line.
         is_shown: the `repr` of the settings shows its value.
     """
-    words: dict[str, Any] = {"group": group, "kind": kind, "help": help, "in_python": in_python or help}
+    in_python = in_python or help.replace("`batcher services`", "`batcher.services()`")
+    words: dict[str, Any] = {"group": group, "kind": kind, "help": help, "in_python": in_python}
     described: Any = field(default=default, repr=is_shown, metadata=words)
     return described  # type: ignore[no-any-return]
 
@@ -354,7 +355,13 @@ class Settings:
         Kind(_one_of(ENCODINGS), {"metavar": "NAME"}),
         "the encoding of the CSV files: utf-8, or utf-8-sig, which spreadsheets recognise",
     )
-    no_progress: bool = _option(False, Group.DISPLAY, _FLAG, "show no progress bar")
+    no_progress: bool = _option(False, Group.DISPLAY, _FLAG, "show messages only, no progress")
+    log_json: bool = _option(
+        False,
+        Group.DISPLAY,
+        _FLAG,
+        "write messages and progress to stderr as JSON lines",
+    )
     quiet: bool = _option(False, Group.DISPLAY, _FLAG, "show errors only")
 
     def __post_init__(self) -> None:
@@ -579,6 +586,7 @@ class Options(TypedDict, total=False):
     separator: str | None
     encoding: str
     no_progress: bool
+    log_json: bool
     quiet: bool
 
 

@@ -12,12 +12,24 @@ import sys
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 
+from batcher.json_lines import json_line
 
-def say(message: object) -> None:
-    """Print a message for people. If stderr is closed, or its disk is full, the work goes on without it."""
+
+def say(message: object, level: str = "info") -> None:
+    """Print a message for people, as a JSON line if the command line has `--log-json`.
+
+    Args:
+        message: what to print.
+        level: `info`, `warning` or `error`.
+    """
+    print_err(json_line("message", level, str(message), {}) if _readers.json_lines else message)
+
+
+def print_err(text: object, end: str = "\n") -> None:
+    """Print to stderr. If it is closed, or its disk is full, the work goes on without it."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
-            print(message, file=sys.stderr, flush=True)
+            print(text, end=end, file=sys.stderr, flush=True)
 
 
 def print_out(data: object) -> None:
@@ -68,9 +80,13 @@ def elapsed(seconds: float) -> str:
 
 
 class _Readers:
-    """Counts the command lines that run in this process; without one, messages are for a caller in Python."""
+    """Counts the command lines that run in this process, and those of them with `--log-json`.
+
+    Without one, messages are for a caller in Python.
+    """
 
     command_lines = 0
+    json_lines = 0
 
 
 _readers = _Readers()
@@ -84,6 +100,16 @@ def command_line() -> Iterator[None]:
         yield
     finally:
         _readers.command_lines -= 1
+
+
+@contextlib.contextmanager
+def json_lines(*, is_on: bool) -> Iterator[None]:
+    """Let `say` print JSON lines, in all threads of the process, if that is on."""
+    _readers.json_lines += is_on
+    try:
+        yield
+    finally:
+        _readers.json_lines -= is_on
 
 
 def option(name: str, value: object = None) -> str:
@@ -108,6 +134,23 @@ def option(name: str, value: object = None) -> str:
 def by_reader(*, command_line: str, python: str) -> str:
     """Return the text for the reader at hand, if the two differ in more than the spelling of an option."""
     return command_line if _readers.command_lines else python
+
+
+def verb(name: str) -> str:
+    """Return a verb as the reader would write it: `batcher run`, or `batcher.run` in Python; in backquotes."""
+    return by_reader(command_line=f"`batcher {name}`", python=f"`batcher.{name}`")
+
+
+def same_command() -> str:
+    """Return what goes on with a run: the command line, the call, or the cell of the notebook, given once more."""
+    return by_reader(command_line="the same command", python="the same cell" if in_notebook() else "the same call")
+
+
+def in_notebook() -> bool:
+    """Return whether a Jupyter kernel runs this code."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 def _in_python(value: object) -> str:

@@ -160,6 +160,7 @@ WRONG: dict[str, tuple[object, ...]] = {
     "dedup": NO_FLAGS,
     "encoding": ("", "utf8", "latin-1", 5, None),
     "no_progress": NO_FLAGS,
+    "log_json": NO_FLAGS,
     "quiet": NO_FLAGS,
 }
 

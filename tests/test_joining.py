@@ -207,7 +207,7 @@ def test_a_chunk_file_that_is_missing_or_broken_is_named_and_run_makes_it_anew(d
     done.path(5).unlink()
     if how != "missing":
         done.path(5).write_bytes(BROKEN[how](before["5_k.csv"]))
-    with pytest.raises(OutputError, match=r"5_k\.csv (is missing|cannot be read).*`batcher run` writes it again"):
+    with pytest.raises(OutputError, match=r"5_k\.csv (is missing|cannot be read).*`batcher\.run` writes it again"):
         merge("k", done.directory)
     assert done.path().read_bytes() == before["all_k.csv"]
     if how not in {"missing", "empty"}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from nbclient.exceptions import CellExecutionError
 from programs import ROOT, local_server, table
 
 
-def client(notebook: Any, folder: Path) -> NotebookClient:
-    return NotebookClient(notebook, timeout=100, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+def client(notebook: Any, folder: Path, **options: Any) -> NotebookClient:
+    where = {"metadata": {"path": str(folder)}}
+    return NotebookClient(notebook, timeout=100, kernel_name="python3", resources=where, **options)
 
 
 def texts(cell: Any) -> str:
@@ -63,7 +65,7 @@ async def test_an_interrupted_cell_saves_what_arrived_and_the_kernel_goes_on(tmp
         notebook_client = client(notebook, tmp_path)
         async with notebook_client.async_setup_kernel():
             interrupted = notebook_client.async_execute_cell(notebook.cells[0], 0)
-            with pytest.raises(CellExecutionError, match="stopped by Ctrl-C"):
+            with pytest.raises(CellExecutionError, match=r"interrupted; \d+ of 400 rows are saved, and the same cell"):
                 await _interrupt_during(interrupted, notebook_client, server)
             answered = server.books()["answered"]
             assert server.books()["requests"] == answered < 400
@@ -78,3 +80,54 @@ async def _interrupt_during(cell: Any, notebook_client: NotebookClient, server: 
     kernel: Any = notebook_client.km
     await kernel.signal_kernel(signal.SIGINT)
     await running
+
+
+WRONG_OPTION = """
+import batcher
+def label():
+    return batcher.run(["a"], keyword="k", provider="offline", temperature=0)
+label()
+"""
+WRONG_FUNCTION = """
+import pandas as pd
+def ask(row):
+    return row["none"]
+batcher.run(pd.DataFrame({"a": ["b"]}), ask, keyword="k", provider="offline")
+"""
+RUN = "report = batcher.run([str(n) for n in range(60)], keyword='k', model='m', base_url=URL, max_concurrency=2)"
+TAB = """
+from IPython.core.completer import provisionalcompleter
+with provisionalcompleter():
+    print(*(each.text for each in get_ipython().Completer.completions("batcher.run(df, chunk", 21)))
+"""
+CELLS = [WRONG_OPTION, "batcher.Endpoint('m', rpm=0)", WRONG_FUNCTION, RUN, "batcher.status('k')", TAB]
+
+
+async def test_without_widgets_a_run_is_one_output_and_errors_hide_the_frames_of_batcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VSCODE_PID", "1")  # as in Visual Studio Code, where widgets are uncertain
+    with local_server("--latency", "0.1", cwd=tmp_path) as server:
+        notebook = nbformat.v4.new_notebook()
+        notebook.cells = [nbformat.v4.new_code_cell(cell.replace("URL", repr(server.base_url))) for cell in CELLS]
+        await client(notebook, tmp_path, allow_errors=True).async_execute()
+    wrong_option, wrong_endpoint, wrong_function, run, status, completed = notebook.cells
+    assert frames(wrong_option) == ["Cell", "Cell"]
+    assert frames(wrong_endpoint) == ["Cell"]
+    assert frames(wrong_function) == ["Cell", "Cell"]
+    assert "in ask(row)" in re.sub(r"\x1b\[[\d;]*m", "", "\n".join(wrong_function.outputs[-1].traceback))
+    said, bar = run.outputs
+    assert (said.name, said.text) == ("stdout", "k: 60 rows: 60 new\n")
+    assert bar.data["text/plain"].startswith("k: 60 of 60 rows (100%), ")
+    assert '<progress value="60" max="60"' in bar.data["text/html"]
+    [table_of_status] = status.outputs
+    assert "60 of 60 (100%)" in table_of_status.data["text/html"]
+    assert table_of_status.data["text/plain"].startswith("k: done (host ")
+    assert texts(completed) == "chunk_size=\n"
+
+
+def frames(cell: Any) -> list[str]:
+    """Return where the frames of a cell's error are: `Cell` or `File`."""
+    [error] = [output for output in cell.outputs if output.output_type == "error"]
+    plain = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))
+    return re.findall(r"^(Cell|File) ", plain, re.MULTILINE)

@@ -192,7 +192,7 @@ def test_without_the_input_it_says_that_the_table_was_not_compared(done: Lab) ->
     found = check(done)
     assert found.ok
     assert found.notes == (
-        "INPUT was not given: journal and files were compared with each other, but not with the table.",
+        "`data` was not given: journal and files were compared with each other, but not with the table.",
     )
 
 

@@ -23,7 +23,7 @@ from batcher.endpoint import LIMITS, MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpo
 from batcher.errors import SettingsError
 from batcher.hiding import Key, shown
 from batcher.settings import Settings
-from batcher.words import option
+from batcher.words import option, verb
 
 
 class Variables(dict[str, str]):
@@ -215,8 +215,8 @@ def _service(name: str) -> Service:
     if name not in SERVICES:
         similar = "".join(f" ({each}?)" for each in difflib.get_close_matches(name.lower(), SERVICES, 1))
         raise SettingsError(
-            f"{option('provider')} {shown(name)} is not known{similar}; `batcher services` lists those that are; any"
-            f" other works by its {option('base_url')}"
+            f"{option('provider')} {shown(name)} is not known{similar}; {verb('services')} lists those that are;"
+            f" any other works by its {option('base_url')}"
         )
     return SERVICES[name]
 

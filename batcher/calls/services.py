@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from batcher.endpoint import OFFLINE, OPENAI_URL
 from batcher.records import Failure
+from batcher.tables import Readable, html_table
 
 AZURE = "azure"
 RESOURCE, DEPLOYMENT = "RESOURCE", "DEPLOYMENT"
@@ -482,7 +483,7 @@ def service_at(base_url: str) -> Service | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class Services(Readable):
     """The services known by name, as `batcher services` shows them."""
 
     services: tuple[Service, ...]
@@ -492,6 +493,11 @@ class Services:
 
     def __str__(self) -> str:
         return "\n".join(line for service in self for line in _shown(service))
+
+    def _repr_html_(self) -> str:
+        """Show the services as a table in a notebook."""
+        rows = [(each.name, _keys(each), each.limits_per, _url(each)) for each in self]
+        return html_table("", rows, ("provider", "API key", "limits per", "base URL"), has_labels=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table as a dictionary that JSON can hold."""
@@ -505,7 +511,14 @@ def services() -> Services:
 
 def _shown(service: Service) -> Iterator[str]:
     """Yield a service's lines in the table, of at most 80 columns."""
-    keys = " or ".join(service.key_variables) or "no key"
-    yield f"{service.name:<13} {keys}{service.limits_per and f'; limits per {service.limits_per}'}"
-    if service.base_url != service.name:
-        yield f"{'':<13} {service.base_url}"
+    yield f"{service.name:<13} {_keys(service)}{service.limits_per and f'; limits per {service.limits_per}'}"
+    if url := _url(service):
+        yield f"{'':<13} {url}"
+
+
+def _keys(service: Service) -> str:
+    return " or ".join(service.key_variables) or "no key"
+
+
+def _url(service: Service) -> str:
+    return "" if service.base_url == service.name else service.base_url  # the embedded server has none

@@ -108,7 +108,7 @@ class Asker:
     def refresh(self) -> None:
         """Update the tally's figures of the requests under way."""
         tally, now = self._tally, self._loop.time()
-        tally.in_flight = self._pool.in_flight
+        tally.in_flight, tally.spent = self._pool.in_flight, self._spending.spent
         tally.oldest_s = now - next(iter(self._under_way.values()), now)
         if self._pool.is_paused:
             tally.waiting_for = "paused by hand"
@@ -172,6 +172,7 @@ class Asker:
                 if not self._pool.leave(slot):
                     self._journal.failed(request, Outcome(UNSENT, cost=0))
                     return _Unsent(member)
+                self._tally.sent += 1
                 cost = bound.cost  # until it is known
                 attempt = await self._call(row, request, slot, history, bound)
                 cost = attempt.cost if isinstance(attempt, _Answered) else attempt.outcome.cost
@@ -232,7 +233,7 @@ class Asker:
         if decision.out is not None:
             # If it was the last endpoint, the run's own ending reports the reason.
             if self._pool.remove(member, decision.out) and self._pool.capacity:
-                self._progress.say(f"{member.label} leaves the pool: {decision.out}")
+                self._progress.say(f"{member.label} leaves the pool: {decision.out}", "warning")
         elif member.standing.is_fresh and decision.rests:
             self._report_start(member, failure, decision)
         return decision
@@ -240,6 +241,8 @@ class Asker:
     async def _settle(self, row: Row, request: Request, result: Result, outcome: Outcome) -> Result:
         """Journal a row's result, and count it only then."""
         result = await self._journal.settled(request, outcome, result, followers=row.followers > 0)
+        self._tally.prompt_tokens += outcome.usage.prompt_tokens or 0
+        self._tally.completion_tokens += outcome.usage.completion_tokens or 0
         self._tally.count(result.status, 1 + row.followers)
         if outcome.name == "answered":  # and so paid, even if the row failed
             self._spending.count(outcome.cost)
@@ -263,7 +266,8 @@ class Asker:
         if why:
             self._progress.say(
                 f"Paused: {label} has answered nothing for {lasted} ({why}). Its rows wait, and the wait does not count"
-                f" against {option('max_attempts')}; batcher asks it again once a minute or more often."
+                f" against {option('max_attempts')}; batcher asks it again once a minute or more often.",
+                "warning",
             )
             self._journal.note("paused", label, why)
         else:

@@ -16,7 +16,7 @@ from batcher.output.report import Report
 from batcher.place import Displaced
 from batcher.planning.job import Job
 from batcher.records import Asked, EndpointCount
-from batcher.words import counted, option
+from batcher.words import by_reader, counted, in_notebook, option, same_command
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,13 @@ class Ended(NamedTuple):
         if ending.is_done:
             return report
         if ending.stopped_by:
-            raise Interrupted(f"stopped by {ending.stopped_by}; {_saved(report)}", report)
+            raise Interrupted(f"{_stopped(ending.stopped_by)}; {_saved(report)}", report)
         if ending.out_of_money:
             saved = f"{_rows_saved(report)}; raise {option('budget')} to go on"
             raise BudgetReached(f"{ending.out_of_money}\n{saved}", report)
         if report.left == report.rows:  # no call has ever succeeded: the same command would fail in the same way
-            saved = "no row is answered: correct the cause, and run the command again"
+            again = by_reader(command_line="run the command again", python="run it again")
+            saved = f"no row is answered: correct the cause, and {again}"
         else:
             saved = _saved(report)
         raise EndpointsLost(f"{_no_endpoint(report.endpoints)}\n{saved}", report)
@@ -120,6 +121,11 @@ def report_of(
     return report.with_frames(Frames(job.store, process, report.rows, kept, is_whole=is_done, is_quiet=is_quiet))
 
 
+def _stopped(by: str) -> str:
+    """Say what stopped the run; a notebook's cell is interrupted by a button, not by Ctrl-C."""
+    return "interrupted" if by == "Ctrl-C" and in_notebook() else f"stopped by {by}"
+
+
 def _no_endpoint(endpoints: tuple[EndpointCount, ...]) -> str:
     reasons = (f"\n  {each.endpoint}: {each.out}" for each in endpoints if each.out)
     return f"no endpoint is left:{''.join(reasons)}"
@@ -128,11 +134,11 @@ def _no_endpoint(endpoints: tuple[EndpointCount, ...]) -> str:
 def _saved(report: Report, displaced: Displaced | None = None) -> str:
     saved = _rows_saved(report)
     if displaced is None or displaced.is_log:
-        return f"{saved}, and the same command goes on from there"
+        return f"{saved}, and {same_command()} goes on from there"
     if not displaced.is_kept:
         return f"{saved}: the answers of this run are lost, but for chunk files that are left, and may be billed"
     other = f", or give {option('output_dir', str(displaced.path.parent))}" if displaced.path else ""
-    return f"{saved} there: move it back, and the same command goes on{other}"
+    return f"{saved} there: move it back, and {same_command()} goes on{other}"
 
 
 def _rows_saved(report: Report) -> str:

@@ -1,32 +1,35 @@
-"""The display of a run at work: a bar in a terminal or a notebook, else a line now and then.
+"""A run at work: its counters, and the task that shows them.
 
-Invariant: it reads counters and never slows a row down; everything goes to stderr.
+Invariant: showing reads counters and never slows a row down.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
-import sys
+from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import NoReturn
 
+from batcher.engine.bar import State
+from batcher.engine.displays import Display, chosen
+from batcher.errors import in_words
 from batcher.records import Status
-from batcher.words import counted, duration, say
 
-_BAR_EVERY_S = 0.2
-_LINE_EVERY_S = 30.0
-_OLD_S = 10.0  # the oldest request in flight is shown from this age on
-# The bar and the name are short, so that the reason for waiting fits into a terminal of 80 columns.
-_BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar:8}| {n_fmt}/{total_fmt} {elapsed}<{remaining} {rate_fmt}{postfix}"
-_NAME_WIDTH = 12
+_RATE_OVER_S = 60.0
+_SHORTEST_S = 0.1  # over less than this a rate says nothing
 
 
 @dataclass
 class Tally:
-    """The counters of a run for its display, changed by its rows as they end."""
+    """The counters of a run for its display, changed by its rows as they end.
+
+    Attributes:
+        sent: requests of this process; prompt_tokens, completion_tokens: of their answers, as far as servers report.
+        spent: nano-dollars for the answers of this process; None if a price is unknown.
+        sent_before, spent_before: requests and nano-dollars of earlier processes.
+    """
 
     rows: int = 0
     ok: int = 0
@@ -35,6 +38,12 @@ class Tally:
     in_flight: int = 0
     oldest_s: float = 0.0
     waiting_for: str = ""
+    sent: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    spent: int | None = None
+    sent_before: int = 0
+    spent_before: int | None = 0
 
     @property
     def done(self) -> int:
@@ -45,36 +54,83 @@ class Tally:
         """Rows that have no result yet."""
         return self.rows - self.done
 
+    @property
+    def cost(self) -> int | None:
+        """Nano-dollars for the answers of all processes; None if a price is unknown."""
+        return None if self.spent is None or self.spent_before is None else self.spent_before + self.spent
+
     def count(self, status: Status, rows: int = 1) -> None:
         """Count rows that have ended."""
         setattr(self, status.value, getattr(self, status.value) + rows)
 
 
+@dataclass
+class _Watch:
+    """Looks at a tally now and then, and remembers the last minute."""
+
+    keyword: str
+    tally: Tally
+    refresh: Callable[[], None]
+    began: float
+    looks: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def state(self) -> State:
+        """Return the run as it is now."""
+        self.refresh()
+        tally, now = self.tally, asyncio.get_running_loop().time()
+        return State(
+            keyword=self.keyword,
+            rows=tally.rows,
+            ok=tally.ok,
+            invalid=tally.invalid,
+            error=tally.error,
+            requests=tally.sent_before + tally.sent,
+            cost=tally.cost,
+            tokens=tally.prompt_tokens + tally.completion_tokens,
+            rate=self._rate(now),
+            in_flight=tally.in_flight,
+            oldest_s=tally.oldest_s,
+            waiting_for=tally.waiting_for,
+            elapsed_s=now - self.began,
+        )
+
+    def _rate(self, now: float) -> float:
+        """Return the rows a second since the last look that is a minute old, or since the first."""
+        self.looks.append((now, self.tally.done))
+        while len(self.looks) > 2 and self.looks[1][0] <= now - _RATE_OVER_S:
+            self.looks.popleft()
+        then, done = self.looks[0]
+        return (self.tally.done - done) / (now - then) if now - then >= _SHORTEST_S else 0.0
+
+
 class Progress:
-    """Shows a tally. `say` prints a message without tearing the bar.
+    """Shows a run while it works, and its messages.
 
     Args:
-        keyword: names the bar.
+        keyword: names the run.
         no_progress: no bar and no lines, messages only.
         quiet: no output at all.
+        log_json: JSON lines instead of text.
+
+    Attributes:
+        is_shown: the run is shown, not only its messages.
     """
 
-    def __init__(self, keyword: str, *, no_progress: bool = False, quiet: bool = False) -> None:
+    def __init__(self, keyword: str, *, no_progress: bool = False, quiet: bool = False, log_json: bool = False) -> None:
         self._keyword = keyword
-        self._hidden = no_progress or quiet
-        self._quiet = quiet
-        self._bar: Any = None
+        self.is_shown = not (quiet or no_progress)
+        self._display = None if quiet else chosen(has_progress=self.is_shown, is_json=log_json)
+        self._watch: _Watch | None = None
 
-    def say(self, message: str) -> None:
-        """Show a message to people."""
-        if self._quiet:
-            return
-        with contextlib.suppress(OSError):
-            if self._bar is not None:
-                self._bar.clear()
-            say(message)
-            if self._bar is not None:
-                self._bar.refresh()
+    def say(self, message: str, level: str = "info") -> None:
+        """Show a message to people.
+
+        Args:
+            message: to show.
+            level: `info`, or `warning`: the run goes on, but somebody should look at it.
+        """
+        if self._display is not None:
+            self._display.say(message, level, self._watch.state() if self._watch else None)
 
     @contextlib.asynccontextmanager
     async def showing(self, tally: Tally, refresh: Callable[[], None]) -> AsyncIterator[None]:
@@ -82,92 +138,28 @@ class Progress:
 
         Args:
             tally: what to show.
-            refresh: brings the tally's `in_flight` and `waiting_for` up to date.
+            refresh: brings the tally's `in_flight`, `waiting_for` and `spent` up to date.
         """
-        if self._hidden:
+        display = self._display
+        if display is None:
             yield
             return
-        start = tally.done
-        show = self._show_bar if _can_show_bar() else self._show_lines
-        shower = asyncio.get_running_loop().create_task(show(tally, refresh, start))
+        loop = asyncio.get_running_loop()
+        self._watch = watch = _Watch(self._keyword, tally, refresh, loop.time())
+        shower = loop.create_task(_show(display, watch))
         try:
             yield
         finally:
             shower.cancel()
-            await asyncio.gather(shower, return_exceptions=True)
-            refresh()
-            self._finish(tally)
-
-    async def _show_bar(self, tally: Tally, refresh: Callable[[], None], start: int) -> None:
-        name = self._keyword if len(self._keyword) <= _NAME_WIDTH else f"{self._keyword[: _NAME_WIDTH - 1]}\u2026"
-        self._bar = _bar_class()(
-            total=tally.rows,
-            initial=start,
-            desc=name,
-            unit=" rows",
-            dynamic_ncols=True,
-            smoothing=0.1,
-            bar_format=_BAR_FORMAT,
-        )
-        while True:
-            refresh()
-            self._update(tally)
-            await asyncio.sleep(_BAR_EVERY_S)
-
-    def _update(self, tally: Tally) -> None:
-        self._bar.set_postfix_str(_state(tally), refresh=False)
-        self._bar.update(tally.done - self._bar.n)
-        self._bar.refresh()
-
-    async def _show_lines(self, tally: Tally, refresh: Callable[[], None], start: int) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        while True:
-            await asyncio.sleep(_LINE_EVERY_S)
-            refresh()
-            rate = (tally.done - start) / (loop.time() - began)
-            left = f", {duration((tally.rows - tally.done) / rate)} left" if rate else ""
-            share = 100 * tally.done // max(tally.rows, 1)
-            self.say(
-                f"{self._keyword}: {tally.done:,} of {counted(tally.rows, 'row')} ({share}%),"
-                f" {rate:,.1f} rows/s{left}, {_state(tally)}"
-            )
-
-    def _finish(self, tally: Tally) -> None:
-        if self._bar is not None:
-            with contextlib.suppress(OSError):
-                self._update(tally)
-                self._bar.close()
-            self._bar = None
+            [trouble] = await asyncio.gather(shower, return_exceptions=True)
+            self._watch = None
+            if isinstance(trouble, asyncio.CancelledError):
+                display.close(watch.state())
+            else:  # a library that draws in notebooks; the run itself does not suffer from it
+                display.say(f"The progress could not be shown: {in_words(trouble)}", "warning", None)
 
 
-def _state(tally: Tally) -> str:
-    failed = tally.invalid + tally.error
-    parts = [tally.waiting_for] if tally.waiting_for else []
-    parts += [f"{failed:,} failed"] if failed else []
-    oldest = f" ({duration(tally.oldest_s)})" if tally.oldest_s >= _OLD_S else ""
-    return ", ".join([*parts, f"{tally.in_flight:,} in flight{oldest}"])
-
-
-def _in_notebook() -> bool:
-    """Return whether a Jupyter kernel runs this code: it can show a bar although its stderr is not a terminal."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return shell is not None and "IPKernelApp" in shell.config
-
-
-def _can_show_bar() -> bool:
-    if sys.stderr is None or sys.stderr.closed:  # as under `pythonw`
-        return False
-    return _in_notebook() or sys.stderr.isatty()
-
-
-def _bar_class() -> type:
-    """Return tqdm's bar for a notebook, if ipywidgets is installed, or for a terminal."""
-    if _in_notebook() and importlib.util.find_spec("ipywidgets"):
-        from tqdm.notebook import tqdm as notebook_bar  # noqa: PLC0415 - needs ipywidgets
-
-        return notebook_bar
-    from tqdm import tqdm as terminal_bar  # noqa: PLC0415 - loaded when a bar is shown
-
-    return terminal_bar
+async def _show(display: Display, watch: _Watch) -> NoReturn:
+    while True:
+        display.show(watch.state())
+        await asyncio.sleep(display.every_s)

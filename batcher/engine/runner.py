@@ -22,7 +22,7 @@ from batcher.engine.process import allow_connections, rare_collections
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import CANCELLED, Stop, stopping_if_cancelled, to_the_end
 from batcher.engine.window import Window
-from batcher.errors import OutputError, SettingsError
+from batcher.errors import OutputError, SettingsError, outermost
 from batcher.input.prompt import PromptFunction
 from batcher.journal.entries import LastRun
 from batcher.journal.opening import open_journal
@@ -45,6 +45,7 @@ from batcher.pool.member import Member
 from batcher.pool.pool import Pool
 from batcher.server.serve import embedded
 from batcher.settings import Options, Settings
+from batcher.signatures import with_options
 from batcher.words import counted
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from batcher.input.opening import Data
 
 
+@with_options
+@outermost
 def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Report:
     """Ask a model about every row of a table, and save the answers; the same call resumes a run that stopped.
 
@@ -62,7 +65,7 @@ def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpac
         prompt: a template with `{column}` holes, or a function from a row (a dictionary) to a prompt or to a list of
             messages. It may be left out if an option names another source, or if `data` is a Series or a list of
             prompts.
-        **options: see `batcher.settings.Settings`; the command line has the same ones.
+        **options: see below; the command line has the same ones.
 
     Returns:
         A report. Failed rows do not raise: the report counts them, and the result file holds their errors.
@@ -85,6 +88,8 @@ def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpac
         return start().report_or_raise()
 
 
+@with_options
+@outermost
 async def arun(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Report:
     """Do what `run` does, in the loop that is running.
 
@@ -153,7 +158,8 @@ async def _execute(
 ) -> Ended:
     # Reading the input may take long, and the loop may be the user's own: these steps run in a thread.
     job = await asyncio.to_thread(prepare, data, prompt, settings)
-    progress = Progress(job.keyword, no_progress=settings.no_progress, quiet=settings.quiet)
+    shown = {name: getattr(settings, name) for name in ("no_progress", "quiet", "log_json")}
+    progress = Progress(job.keyword, **shown)
     with contextlib.ExitStack() as stack:
         journal = open_for_run(job, stack)
         try:
@@ -231,6 +237,8 @@ class _Run:
         endpoints = job.endpoints if planned.counts.left else ()
         learnt = self.journal.details(LESSONS) if endpoints else []
         tariffs = await asyncio.to_thread(tariffs_of, endpoints, job.settings.params, job.wording, learnt)
+        if tariffs and self.progress.is_shown:
+            tally.sent_before, tally.spent_before = await asyncio.to_thread(self.journal.spent_before)
         spending = self._spending(tariffs)
         async with contextlib.AsyncExitStack() as stack:
             members = await self._members(tariffs, callers, stack) if tariffs else []

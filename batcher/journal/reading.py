@@ -320,6 +320,12 @@ class Reader:
         [found] = self._all(f"SELECT {SPENT} FROM {CHARGED}")
         return spent_of(found)
 
+    def spent_before(self) -> tuple[int, int | None]:
+        """Return the requests so far, and the nano-dollars for their answers; None if a price is unknown."""
+        spent = self.spent()
+        [(requests,)] = self._all("SELECT count(*) FROM requests WHERE outcome IS NOT ?", (UNSENT,))
+        return requests, None if spent.unpriced else spent.answered
+
     def lost(self, most: int) -> list[tuple[bytes, int, Bound]]:
         """Return the latest requests, this many at most, that are charged at their bounds for want of an answer.
 

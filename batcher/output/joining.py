@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from batcher.errors import OutputError, SettingsError
+from batcher.errors import OutputError, SettingsError, outermost
 from batcher.input.marks import Marks
 from batcher.input.opening import open_dataset
 from batcher.journal.opening import read_journal, record_joined
@@ -19,13 +19,14 @@ from batcher.journal.reading import Reader
 from batcher.output.csv_file import csv_line, encoded, replace
 from batcher.output.directory import Store, result_changed
 from batcher.output.opening import PastRun, opened
-from batcher.output.so_far import ANEW, SoFar, input_of, is_current, read_corrections, with_columns
+from batcher.output.so_far import SoFar, anew, input_of, is_current, read_corrections, with_columns
 from batcher.words import by_reader, counted, option, say
 
 if TYPE_CHECKING:
     from batcher.input.opening import Data
 
 
+@outermost
 def merge(
     keyword: str,
     output_dir: str | os.PathLike[str] = "output",
@@ -84,15 +85,15 @@ def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Ma
         stop = min(start + starts.step, rows)
         chunk = chunks.get(start)
         if chunk is None or chunk.rows != stop - start:
-            raise OutputError(f"no chunk file holds exactly rows {start:,} to {stop - 1:,}: {ANEW}")
+            raise OutputError(f"no chunk file holds exactly rows {start:,} to {stop - 1:,}: {anew()}")
         if store.is_empty(start):
-            raise OutputError(f"{store.chunk_path(start)} is missing, or empty: {ANEW}")
+            raise OutputError(f"{store.chunk_path(start)} is missing, or empty: {anew()}")
         if store.sha256(start) != chunk.sha256:
             edited = read_corrections(store, journal, start, chunk, marks)
             if edited.how:
                 say(store.write_edited(start, edited))
         elif not is_current(store, journal, start, chunk):
-            raise OutputError(f"{store.chunk_path(start)} is older than the answers in the journal: {ANEW}")
+            raise OutputError(f"{store.chunk_path(start)} is older than the answers in the journal: {anew()}")
         yield start
 
 

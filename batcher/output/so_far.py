@@ -24,9 +24,7 @@ from batcher.journal.reading import Reader
 from batcher.output.directory import Store
 from batcher.output.edited import Edited, Marked, UnfitError, message, read_edited
 from batcher.records import Beside, Result
-from batcher.words import counted
-
-ANEW = "`batcher run` writes it again, without a call"
+from batcher.words import counted, verb
 
 
 class Part(NamedTuple):
@@ -143,6 +141,11 @@ def input_of(question: dict[str, Any]) -> Dataset | None:
 def answer_cells(added: AnswerColumns, result: Result | None, beside: Beside) -> list[str]:
     """Return the answer's cells of a row, as a file holds them."""
     return [""] * len(added) if result is None else [*map(writable, added.cells_of(result, beside))]
+
+
+def anew() -> str:
+    """Return what to do about a chunk file that cannot be used."""
+    return f"{verb('run')} writes it again, without a call"
 
 
 def with_columns(store: Store, starts: Iterable[int], question: dict[str, Any]) -> Store:

@@ -5,10 +5,11 @@ Invariant: it makes its plan with the run's own code, on a copy of the journal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
+from batcher.errors import outermost
 from batcher.input.prompt import PromptFunction
 from batcher.journal.opening import rehearse
 from batcher.journal.reading import Reader
@@ -23,6 +24,8 @@ from batcher.planning.whom import asked_of, in_lines
 from batcher.planning.words import in_words, notes
 from batcher.records import Asked
 from batcher.settings import Options, Settings
+from batcher.signatures import with_options
+from batcher.tables import Described, Line
 from batcher.words import counted, option
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Forecast(Described):
     """What `run` would do with the same arguments.
 
     Attributes:
@@ -92,22 +95,24 @@ class Forecast:
         """Return the forecast as a dictionary that JSON can hold."""
         return asdict(self)
 
-    def __str__(self) -> str:
+    def _title(self) -> str:
+        return self.summary
+
+    def _lines(self) -> Iterator[Line]:
         by = "counted by tiktoken" if self.counted_by == "tiktoken" else "estimated by length"
         completion = self.completion_tokens
         answers = "not yet known" if completion is None else f"about {completion:,}"
-        lines = [
-            self.summary,
-            *(f"  {'' if number else 'asks':<9} {line}" for number, line in enumerate(in_lines(self.asks))),
-            f"  requests  {self.requests:,}, into {counted(self.chunks, 'chunk')}",
-            f"  tokens    {self.prompt_tokens:,} prompt ({by}), completion {answers}",
-            f"  money     {self.money}",
-            *([f"  budget    {self.budget}"] if self.budget else []),
-            f"  time      {self.time}",
-        ]
-        return "\n".join(lines)
+        yield from (Line("" if number else "asks", line) for number, line in enumerate(in_lines(self.asks)))
+        yield Line("requests", f"{self.requests:,}, into {counted(self.chunks, 'chunk')}")
+        yield Line("tokens", f"{self.prompt_tokens:,} prompt ({by}), completion {answers}")
+        yield Line("money", self.money)
+        if self.budget:
+            yield Line("budget", self.budget)
+        yield Line("time", self.time)
 
 
+@with_options
+@outermost
 def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Forecast:
     """Forecast what `run` would do with the same arguments. Nothing is sent, and no file is written.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from batcher.checks import check_whole
 from batcher.engine.process import allow_connections
-from batcher.errors import OutputError, SettingsError
+from batcher.errors import OutputError, SettingsError, outermost
 from batcher.input.opening import default_keyword
 from batcher.journal.opening import read_journal
 from batcher.output.opening import opened
@@ -29,6 +29,7 @@ from batcher.server.faults import FaultRule
 from batcher.server.serve import embedded
 from batcher.server.simulated import Knobs
 from batcher.settings import Options, Settings, check_keyword
+from batcher.signatures import with_options
 from batcher.words import by_reader, counted, option, say
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ _MOST_KILLS = 100
 _LATENCY_S, _LATENCY_SIGMA = 0.02, 0.5
 
 
+@with_options
+@outermost
 def rehearse(
     data: Data,
     prompt: str | None = None,

@@ -5,12 +5,12 @@ Invariant: a rehearsal is a value: it describes what happened, and reads nothing
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from batcher.tables import Described, Line
 from batcher.words import counted, duration, elapsed
 
 
@@ -22,7 +22,7 @@ class FaultCount(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class Rehearsal(Described):
     """How a rehearsal went.
 
     Attributes:
@@ -83,29 +83,24 @@ class Rehearsal:
         values["directory"] = None if self.directory is None else str(self.directory)
         return values
 
-    def __str__(self) -> str:
-        return "\n".join([f"{self.keyword}: the rehearsal {'passed' if self.passed else 'FAILED'}", *self._lines()])
+    def _title(self) -> str:
+        return f"{self.keyword}: the rehearsal {'passed' if self.passed else 'FAILED'}"
 
-    def _repr_html_(self) -> str:
-        """Show it in a notebook as it is shown in a terminal."""
-        return f"<pre>{html.escape(str(self))}</pre>"
-
-    def _lines(self) -> Iterator[str]:
-        yield f"  rows      {self.rows:,}: {self.ok:,} ok, {self.invalid:,} invalid, {self.error:,} error"
-        yield f"  kills     {self.kills} of {self.kills_wanted}; {counted(self.starts, 'start')}"
-        yield from (f"  stopped   {why}" for why in self.stops)
-        yield (
-            f"  requests  {self.requests:,} for {counted(self.rows, 'row')}: {self.answered:,} answered,"
-            f" {self.in_flight:,} in flight at a kill"
-        )
+    def _lines(self) -> Iterator[Line]:
+        yield Line("rows", f"{self.rows:,}: {self.ok:,} ok, {self.invalid:,} invalid, {self.error:,} error")
+        yield Line("kills", f"{self.kills} of {self.kills_wanted}; {counted(self.starts, 'start')}")
+        yield from (Line("stopped", why) for why in self.stops)
+        ended = f"{self.answered:,} answered, {self.in_flight:,} in flight at a kill"
+        yield Line("requests", f"{self.requests:,} for {counted(self.rows, 'row')}: {ended}")
         for number, (fault, count) in enumerate(self.faults):
-            yield f"  {'' if number else 'faults':<8}  {fault}: {counted(count, 'request')}"
-        yield f"  verify    {'everything fits' if self.verified else 'NOT verified'}"
-        yield from (f"    {each}" for each in self.findings)
+            yield Line("" if number else "faults", f"{fault}: {counted(count, 'request')}")
+        yield Line("verify", "everything fits" if self.verified else "NOT verified")
+        yield from (Line("", each, is_part=True) for each in self.findings)
         agree = f"books and journal agree; bought twice: {self.twice:,}, at most what was in flight at a kill"
-        yield f"  books     {'books and journal DISAGREE' if self.disagreements else agree}"
-        yield from (f"    {each}" for each in self.disagreements)
-        yield f"  time      {elapsed(self.elapsed_s)}; {self.rows_per_s:,.0f} rows/s on this machine"
+        yield Line("books", "books and journal DISAGREE" if self.disagreements else agree)
+        yield from (Line("", each, is_part=True) for each in self.disagreements)
+        yield Line("time", f"{elapsed(self.elapsed_s)}; {self.rows_per_s:,.0f} rows/s on this machine")
         if self.real_s is not None:
-            yield f"  real run  {counted(self.real_rows or 0, 'row')} in {duration(self.real_s)} or more, by the limits"
-        yield f"  files     {'removed' if self.directory is None else self.directory}"
+            real = f"{counted(self.real_rows or 0, 'row')} in {duration(self.real_s)} or more, by the limits"
+            yield Line("real run", real)
+        yield Line("files", "removed" if self.directory is None else str(self.directory))

@@ -47,7 +47,7 @@ _REPLACED |= {
     "keyword",
     "output_dir",
 }
-_REPLACED |= {"limit", "retry_failed", "no_progress", "quiet"}
+_REPLACED |= {"limit", "retry_failed", "no_progress", "log_json", "quiet"}
 # Variables of the environment that choose the model and the URL. Each other one may hold a key.
 _PLAIN = {"MODEL", "BASE_URL", "OPENAI_BASE_URL", "OPENAI_API_BASE", "AZURE_OPENAI_ENDPOINT", "OPENAI_API_VERSION"}
 

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+from batcher.errors import outermost
 from batcher.journal.entries import LastRun
 from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO
 from batcher.output.figures import Figures, figures_of
 from batcher.output.opening import opened
 from batcher.reports.runs import AT_WORK, Runs, runs_in, state_of
+from batcher.tables import Described, Line
 from batcher.words import counted, dollars, duration
 
 _RATE_OVER_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunStatus(Figures):
+class RunStatus(Figures, Described):
     """The state of a run.
 
     Attributes:
@@ -64,31 +67,28 @@ class RunStatus(Figures):
         out = f", {self.out_now:,} out" if self.out_now else ""
         return f"{ended}; by the latest process {self.requests_now:,}{out}"
 
-    def __str__(self) -> str:
+    def _title(self) -> str:
+        return f"{self.keyword}: {self.state} ({self.process})"
+
+    def _lines(self) -> Iterator[Line]:
         done = self.rows - self.left
         share = f"{100 * done // self.rows}%" if self.rows else "empty"
         time_left = f", {duration(self.left_s)} left" if self.left_s is not None else ""
-        lines = [
-            f"{self.keyword}: {self.state} ({self.process})",
-            (
-                f"  rows      {done:,} of {self.rows:,} ({share}):"
-                f" {self.ok:,} ok, {self.invalid:,} invalid, {self.error:,} error"
-            ),
-            f"  chunks    {self.chunks:,} written",
-            f"  requests  {self._requests()}",
-        ]
+        ended = f"{self.ok:,} ok, {self.invalid:,} invalid, {self.error:,} error"
+        yield Line("rows", f"{done:,} of {self.rows:,} ({share}): {ended}")
+        yield Line("chunks", f"{self.chunks:,} written")
+        yield Line("requests", self._requests())
         if money := self._money():
-            lines.append(f"  money     {money}")
+            yield Line("money", money)
         if self.state in AT_WORK:
-            lines.append(f"  rate      {self.rows_per_s:,.1f} rows/s{time_left}")
-        lines += [f"  by hand   {each}" for each in self.by_hand]
-        lines += [f"  paused    {each}" for each in self.paused]
+            yield Line("rate", f"{self.rows_per_s:,.1f} rows/s{time_left}")
+        yield from (Line("by hand", each) for each in self.by_hand)
+        yield from (Line("paused", each) for each in self.paused)
         if self.cut:
-            lines.append(f"  cut off   {counted(self.cut, 'answer')} at max_tokens")
+            yield Line("cut off", f"{counted(self.cut, 'answer')} at max_tokens")
         if self.reason:
-            lines.append(f"  because   {self.reason}")
-        lines += [f"  failed    {count:,} x {reason}" for reason, count in self.failures]
-        return "\n".join(lines)
+            yield Line("because", self.reason)
+        yield from (Line("failed", f"{count:,} x {reason}") for reason, count in self.failures)
 
 
 @overload
@@ -99,6 +99,7 @@ def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunSt
 def status(keyword: None = None, output_dir: str | os.PathLike[str] = "output") -> Runs: ...
 
 
+@outermost
 def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "output") -> RunStatus | Runs:
     """Return the state of a keyword's run; without a keyword the runs of the directory, the latest first.
 

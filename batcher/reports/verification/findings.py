@@ -61,6 +61,12 @@ class Kind(Enum):
         """The kind's name in JSON."""
         return self.name.lower().replace("_", "-")
 
+    def in_words(self) -> str:
+        """Return the kind as the reader would speak of it; its value is for the command line."""
+        text: str = self.value
+        in_python = text.replace("`batcher run`", "`batcher.run`").replace("`batcher merge`", "`batcher.merge`")
+        return by_reader(command_line=text, python=in_python.replace("INPUT", "`data`"))
+
 
 Ranges = tuple[tuple[int, int], ...]
 """Numbers in ascending order, as the first and the last of each range of consecutive ones."""
@@ -147,7 +153,7 @@ class Found:
         return tuple(
             Finding(
                 kind.slug,
-                kind.value,
+                kind.in_words(),
                 self._rows.get(kind, none).ranges(),
                 self._requests.get(kind, none).ranges(),
                 tuple(self._places.get(kind, ())),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batcher.answer.columns import AnswerColumns
+from batcher.errors import outermost
 from batcher.input.opening import Reading, open_dataset
 from batcher.input.prompt import PromptFunction
 from batcher.journal.entries import Counts, EndpointTotals, LastRun
@@ -33,14 +34,15 @@ from batcher.reports.verification.results import Results
 from batcher.reports.verification.rows import checked, read_rows
 from batcher.reports.verification.thoughts import Thoughts
 from batcher.settings import OPTIONS
-from batcher.words import counted, dollars
+from batcher.tables import Described, Line
+from batcher.words import by_reader, counted, dollars
 
 if TYPE_CHECKING:
     from batcher.input.opening import Data
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Described):
     """The outcome of `verify`.
 
     Attributes:
@@ -85,22 +87,22 @@ class Verification:
         parts += [counted(len(found), "finding")] if found else []
         return f"NOT verified: {', and '.join(parts)}"
 
-    def __str__(self) -> str:
+    def _title(self) -> str:
+        return f"{self.keyword}: {self._verdict()}"
+
+    def _lines(self) -> Iterator[Line]:
         counts = self.counts
         sent, answered, failed, in_flight = (
             sum(getattr(each, name) for each in self.endpoints) for name in ("sent", "answered", "failed", "in_flight")
         )
         ended = f"{counts.ok:,} ok, {counts.invalid:,} invalid, {counts.error:,} error, {counts.left:,} left"
-        lines = [
-            f"{self.keyword}: {self._verdict()}",
-            f"  rows      {counts.rows:,}: {ended}",
-            f"  files     {counted(self.chunks, 'chunk file')} compared",
-            f"  requests  {sent:,} sent = {answered:,} answered + {failed:,} failed + {in_flight:,} without an end",
-        ]
-        lines += [f"    {_totals_in_words(each)}" for each in self.endpoints]
-        lines += [f"  found     {finding}" for finding in self.findings]
-        lines += [f"  note      {note}" for note in self.notes]
-        return "\n".join(lines)
+        requests = f"{sent:,} sent = {answered:,} answered + {failed:,} failed + {in_flight:,} without an end"
+        yield Line("rows", f"{counts.rows:,}: {ended}")
+        yield Line("files", f"{counted(self.chunks, 'chunk file')} compared")
+        yield Line("requests", requests)
+        yield from (Line("", _totals_in_words(each), is_part=True) for each in self.endpoints)
+        yield from (Line("found", str(finding)) for finding in self.findings)
+        yield from (Line("note", note) for note in self.notes)
 
 
 def _totals_as_dict(totals: EndpointTotals) -> dict[str, Any]:
@@ -119,6 +121,7 @@ def _totals_in_words(totals: EndpointTotals) -> str:
     )
 
 
+@outermost
 def verify(
     keyword: str,
     data: Data | None = None,
@@ -148,7 +151,7 @@ def verify(
     """
     with opened(keyword, output_dir, read_evidence) as run, run.journal.snapshot():
         if damage := run.journal.damage():
-            finding = Finding(Kind.DAMAGED.slug, Kind.DAMAGED.value, places=(str(run.journal.path), *damage))
+            finding = Finding(Kind.DAMAGED.slug, Kind.DAMAGED.in_words(), places=(str(run.journal.path), *damage))
             return Verification(keyword, Counts(0, 0, 0, 0), 0, (), (finding,), ())
         last = run.last()
         asked = None
@@ -212,7 +215,8 @@ def _notes(store: Store, last: LastRun, asked: Asked | None, *, is_finished: boo
         is_so = "A run is at work" if at_work else "A run may be at work, which cannot be known on this machine,"
         yield f"{is_so} and may still write what is missing here. Verify again when it has ended."
     if asked is None:
-        yield "INPUT was not given: journal and files were compared with each other, but not with the table."
+        given = by_reader(command_line="INPUT", python="`data`")
+        yield f"{given} was not given: journal and files were compared with each other, but not with the table."
     elif asked.question is None:
         yield (
             "The prompts were made by a function, and the journal cannot hold a function: each row's cells were"
