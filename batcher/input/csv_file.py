@@ -53,6 +53,7 @@ class CsvDataset(FileDataset):
             separator=separator,
             is_wide=text.encoding.is_wide,
         )
+        text.forget_beginning()
         self._quotes = Quotes(self._form.separator)
         with closing(self._records()) as records:
             self._header = next(records, None)

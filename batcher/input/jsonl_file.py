@@ -40,6 +40,7 @@ class JsonlDataset(FileDataset):
         super().__init__(text.name, text.path)
         self._text = text
         self._objects = self._items if text.beginning.lstrip(_BLANK).startswith("[") else self._lines
+        text.forget_beginning()
         found: dict[str, None] = {}  # a set that keeps the order of first appearance
         rows, last = 0, None
         # Duplicate keys are searched for in the first pass only: the check makes reading 50% slower.

@@ -202,12 +202,17 @@ def _korean(char: str) -> float:
     return 1e-5
 
 
-def _western(char: str) -> float:
-    if char.isascii():
-        return _ASCII
-    if char.isalpha():
-        return 0.6 / 62 if char.islower() else 0.15 / 62
-    return 0.15 / 27 if char in _TYPOGRAPHY else 0.1 / 60
+def _european(frequent: str) -> Callable[[str], float]:
+    """Return the chance of a character in a text of Latin letters, of which these, with accents, are frequent."""
+
+    def chance(char: str) -> float:
+        if char.isascii():
+            return _ASCII
+        if char.lower() in frequent:
+            return (0.6 if char.islower() else 0.15) / len(frequent)
+        return 0.15 / 27 if char in _TYPOGRAPHY else 0.1 / 100
+
+    return chance
 
 
 def _cyrillic(char: str) -> float:
@@ -238,6 +243,10 @@ _HANGUL = (
 )
 """The characters that are about half of a text: of any text, and of reviews."""
 
+_WESTERN = "éèêëàâäáãåçîïíôöóõøùûüúñßæœ"
+_CENTRAL = "ąćęłńóśźżáčďéěíňřšťúůýžőűöü"
+"""The letters with accents of the languages that the encodings are for."""
+
 _CANDIDATES: dict[str, Callable[[str], float]] = {
     "gb18030": _by_lead(
         "gb2312", (0xA1, 0xA9, 0.06 / 400), (0xB0, 0xD7, 0.43 / 3755), (0xD8, 0xF7, 0.01 / 3008), frequent=_SIMPLIFIED
@@ -248,7 +257,9 @@ _CANDIDATES: dict[str, Callable[[str], float]] = {
     "cp932": _japanese("cp932", (0x81, 0x84, 0.06 / 400), (0x88, 0x97, 0.28 / 2965), (0x98, 0xEA, 0.01 / 3390)),
     "euc_jp": _japanese("euc_jp", (0xA1, 0xA8, 0.06 / 400), (0xB0, 0xCF, 0.28 / 2965), (0xD0, 0xF4, 0.01 / 3390)),
     "cp949": _korean,
-    "cp1252": _western,
+    "cp1252": _european(_WESTERN),
+    "mac_roman": _european(_WESTERN),
+    "cp1250": _european(_CENTRAL),
     "cp1251": _cyrillic,
     "koi8_r": _cyrillic,
 }
@@ -256,14 +267,14 @@ _CANDIDATES: dict[str, Callable[[str], float]] = {
 their class alike."""
 
 _SINGLE = {
-    "cp1252": re.compile(r"[^\x00-\x7f](?=[^\x00-\x7f])"),  # letters with accents stand between others
+    **dict.fromkeys(("cp1252", "mac_roman", "cp1250"), re.compile(r"[^\x00-\x7f](?=[^\x00-\x7f])")),
     "cp1251": re.compile(r"[a-zA-Z](?=[^\x00-\x7f])|[^\x00-\x7f](?=[a-zA-Z])"),
     "koi8_r": re.compile(r"[a-zA-Z](?=[^\x00-\x7f])|[^\x00-\x7f](?=[a-zA-Z])"),
 }
 """The encodings of one byte, with the neighbours that are rare in them."""
 
-_FAVOUR = {"gb18030": 3.0}
-"""Added to the logarithm of an encoding's chance: one is met more often than the others."""
+_FAVOUR = {"gb18030": 3.0, "cp1252": 4.0}
+"""Added to the logarithm of an encoding's chance: these are met more often than the others."""
 
 _NAMES = {
     "gb18030": "gb18030 (Chinese, also called GBK)",
@@ -272,6 +283,8 @@ _NAMES = {
     "euc_jp": "euc_jp (Japanese)",
     "cp949": "cp949 (Korean, also called EUC-KR)",
     "cp1252": "cp1252 (Western European)",
+    "mac_roman": "mac_roman (Western European, of an old Mac)",
+    "cp1250": "cp1250 (Central European)",
     "cp1251": "cp1251 (Cyrillic)",
     "koi8_r": "koi8_r (Cyrillic)",
 }

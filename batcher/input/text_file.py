@@ -33,9 +33,9 @@ class TextFile:
         given: the encoding that the user gives, if any.
 
     Attributes:
-        beginning: the first characters, at most `BEGINNING` bytes.
+        beginning: the first characters, at most `BEGINNING` bytes, until `forget_beginning`.
         is_whole: they are all.
-        raw_beginning: the first bytes.
+        raw_beginning: the first bytes, likewise.
         encoding: of the text.
 
     Raises:
@@ -64,6 +64,10 @@ class TextFile:
     def _decoded_beginning(self) -> str:
         decoder = codecs.getincrementaldecoder(self.encoding.codec)("replace")
         return decoder.decode(self.raw_beginning[self.encoding.mark :], self.is_whole).removeprefix("\ufeff")
+
+    def forget_beginning(self) -> None:
+        """Free its memory: a table may have thousands of files."""
+        self.beginning, self.raw_beginning = "", b""
 
     def _pieces(self) -> Generator[bytes, None, None]:
         """Read the file, unpacked."""
