@@ -26,7 +26,7 @@ from batcher.checks import (
     check_variable,
     check_whole,
 )
-from batcher.endpoint import MAX_CONCURRENCY
+from batcher.endpoint import MAX_CONCURRENCY, check_name
 from batcher.errors import SettingsError
 from batcher.words import by_reader, option
 
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 ON_CHANGE = ("abort", "redo", "reuse")
 ENCODINGS = ("utf-8", "utf-8-sig")
 LIMITS_PER = ("account", "key")
+_IN_ENDPOINTS = (
+    *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
+    *("rpm", "rps", "tpm", "price_in"),
+)
 
 T = TypeVar("T")
 
@@ -181,6 +185,13 @@ class Settings:
         in_python="a service by name instead of a base URL; `batcher.services()` lists them. 'offline' is the embedded"
         " server, which needs no key and no network",
     )
+    endpoint_name: str | None = _option(
+        None,
+        Group.ENDPOINTS,
+        Kind(check_name, {"metavar": "NAME"}),
+        "a name of your own for the server, such as my-vllm: the answers belong to the name, and stay valid if the"
+        " server's host or port changes",
+    )
     api_key_env: str | None = _option(
         None,
         Group.ENDPOINTS,
@@ -203,7 +214,7 @@ class Settings:
         Group.ENDPOINTS,
         _ENDPOINTS,
         "a TOML file with [[endpoint]] tables: model, base_url, api_key_env, rpm, rps, tpm, max_concurrency, params,"
-        " prices, headers, account",
+        " prices, headers, account, name",
         in_python="a list of batcher.Endpoint, or a TOML file with [[endpoint]] tables",
     )
     rpm: float | None = _option(None, Group.LIMITS, _NUMBER, "the most requests per minute, for each account")
@@ -287,7 +298,7 @@ class Settings:
         if (self.price_in is None) != (self.price_out is None):
             pair = f"{option('price_in')} and {option('price_out')}"
             raise SettingsError(f"{pair} go together: give both, in dollars per million tokens")
-        for name in ("model", "base_url", "provider", "api_key_env", "header", "rpm", "rps", "tpm", "price_in"):
+        for name in _IN_ENDPOINTS:
             if self.endpoints is not None and getattr(self, name) is not None:
                 pair = f"{option(name)} and {option('endpoints')}"
                 raise SettingsError(f"{pair} exclude each other: set it in the endpoints")
@@ -447,6 +458,7 @@ class Options(TypedDict, total=False):
     model: str | None
     base_url: str | None
     provider: str | None
+    endpoint_name: str | None
     api_key_env: str | None
     header: Mapping[str, str] | None
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None

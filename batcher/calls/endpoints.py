@@ -22,7 +22,7 @@ from batcher.checks import check_headers, check_key, check_variable
 from batcher.endpoint import LIMITS, MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint, checked_url, key_header
 from batcher.errors import SettingsError
 from batcher.hiding import Secret, shown
-from batcher.settings import Settings
+from batcher.settings import Settings, means_key
 from batcher.words import option
 
 
@@ -152,6 +152,7 @@ def _from_options(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint,
         prices=settings.prices,
         max_concurrency=settings.max_concurrency,
         headers=headers,
+        name=settings.endpoint_name,
     )
     if base_url == OFFLINE:
         return (endpoint,)
@@ -189,10 +190,10 @@ def _leads_to(base_url: str, names: Sequence[str], env: Mapping[str, str]) -> bo
 
 def _service(name: str) -> Service:
     if name not in SERVICES:
-        similar = "".join(f" ({each}?)" for each in difflib.get_close_matches(name.lower(), SERVICES, 1))
+        similar = "".join(f": did you mean {each}?" for each in difflib.get_close_matches(name.lower(), SERVICES, 1))
         raise SettingsError(
-            f"{option('provider')} {shown(name)} is not known{similar}; `batcher services` lists those that are; any"
-            f" other works by its {option('base_url')}"
+            f"{option('provider')} {shown(name)} is not known{similar or ';'} `batcher services` lists those that are;"
+            f" any other works by its {option('base_url')}"
         )
     return SERVICES[name]
 
@@ -349,6 +350,7 @@ _TABLE_KEYS: dict[str, tuple[type, ...]] = {
     "prices": (dict,),
     "headers": (dict,),
     "account": (str,),
+    "name": (str,),
 }
 
 
@@ -371,12 +373,21 @@ def _from_file(path: Path, settings: Settings, env: Mapping[str, str]) -> tuple[
     return tuple(endpoint for _, endpoint in numbered)
 
 
+def _advice_on(name: str) -> str:
+    """Return advice on a key of a table that does not exist."""
+    if means_key(name):
+        return 'an API key is never in a file: put it into the environment or .env, and write api_key_env = "VARIABLE"'
+    if near := difflib.get_close_matches(name.replace("-", "_"), _TABLE_KEYS, 1, 0.7):
+        return f"did you mean {near[0]}?"
+    return f"known are {', '.join(_TABLE_KEYS)}"
+
+
 def _from_table(
     table: Mapping[str, Any], where: str, settings: Settings, env: Mapping[str, str]
 ) -> tuple[Endpoint, ...]:
     for name, value in table.items():
         if name not in _TABLE_KEYS:
-            raise SettingsError(f"{where}: there is no key {name!r}; known are {', '.join(_TABLE_KEYS)}")
+            raise SettingsError(f"{where}: there is no key {name!r}: {_advice_on(name)}")
         if not isinstance(value, _TABLE_KEYS[name]) or isinstance(value, bool):
             raise SettingsError(f"{where}: {name} cannot be of type {type(value).__name__}")
     # Values that a table leaves out are looked up as they are without a file.

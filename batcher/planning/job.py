@@ -177,7 +177,7 @@ def _store(settings: Settings, keyword: str, dataset: Dataset, path: Path | None
 
 def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """Return the run's question and sources as the journal stores them."""
-    question = {
+    question: dict[str, Any] = {
         "prompt_option": prompts.option,
         "prompt": prompts.text,
         "system": prompts.system,
@@ -189,6 +189,8 @@ def _question(prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints
         "answer_column": settings.answer_column,
         "limit": settings.limit,
     }
+    if named := {(each.name, each.real_source.base_url) for each in endpoints if each.name is not None}:
+        question["named"] = sorted(named)
     as_kept: dict[str, Any] = json.loads(json.dumps(question))
     return as_kept
 

@@ -172,7 +172,7 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
         files.compared,
         tuple(journal.endpoint_totals()),
         found.findings(),
-        (*_notes(store, last, asked, is_finished=is_finished), *kept.notes(), *results.notes()),
+        (*_notes(store, journal, last, asked, is_finished=is_finished), *kept.notes(), *results.notes()),
     )
 
 
@@ -186,7 +186,16 @@ def _with_columns(store: Store, last: LastRun, starts: list[int], asked: Asked |
     return Store(store.directory, store.keyword, asked.columns, names, as_found.encoding)
 
 
-def _notes(store: Store, last: LastRun, asked: Asked | None, *, is_finished: bool) -> Iterator[str]:
+def _named(journal: Evidence) -> dict[str, list[str]]:
+    """Return the base URLs that each name of an endpoint has stood for, in the order of their first use."""
+    found: dict[str, dict[str, None]] = {}
+    for question in journal.questions():
+        for name, url in question.get("named", ()):
+            found.setdefault(name, {})[url] = None
+    return {name: list(urls) for name, urls in found.items()}
+
+
+def _notes(store: Store, journal: Evidence, last: LastRun, asked: Asked | None, *, is_finished: bool) -> Iterator[str]:
     if last.is_at_work:
         yield "A run is at work and may still write what is missing here. Verify again when it has ended."
     if asked is None:
@@ -196,5 +205,7 @@ def _notes(store: Store, last: LastRun, asked: Asked | None, *, is_finished: boo
             "The prompts were made by a function, and the journal cannot hold a function: each row's cells were"
             " compared with the cells of its prompt, but no prompt was made again. In Python, give prompt=."
         )
+    for name, urls in sorted(_named(journal).items()):
+        yield f"The endpoint named {name} was at {', '.join(urls)}."
     if not is_finished and store.all_path.exists():
         yield f"{store.all_path} is from an earlier state and was not compared; the end of the run replaces it."
