@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 ON_CHANGE = ("abort", "redo", "reuse")
 ENCODINGS = ("utf-8", "utf-8-sig")
 LIMITS_PER = ("account", "key")
-_IN_ENDPOINTS = (
+IN_ENDPOINTS = (
     *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
     *("rpm", "rps", "tpm", "price_in"),
 )
+"""Options that are set in the endpoints, if these are given."""
 
 T = TypeVar("T")
 
@@ -83,12 +84,21 @@ def _typed(*kinds: type) -> Callable[[object, str], None]:
     return check
 
 
-def _one_of(choices: Sequence[str]) -> Callable[[object, str], None]:
-    def check(value: object, where: str) -> None:
-        if value not in choices:
-            raise SettingsError(f"{where} must be one of {', '.join(choices)}, not {value!r}")
+@dataclass(frozen=True)
+class _OneOf:
+    """Refuses a value that is not one of these."""
 
-    return check
+    choices: Sequence[str]
+
+    def __call__(self, value: object, where: str) -> None:
+        if value not in self.choices:
+            near = difflib.get_close_matches(str(value).lower(), self.choices, 1)
+            meant = f": did you mean {near[0]}?" if near else ""
+            raise SettingsError(f"{where} must be one of {', '.join(self.choices)}, not {value!r}{meant}")
+
+
+def _one_of(choices: Sequence[str]) -> _OneOf:
+    return _OneOf(choices)
 
 
 def _check_headers(value: object, where: str) -> None:
@@ -134,7 +144,16 @@ _WAIT = Kind(check_duration, {"metavar": "S", "type": float})
 _WHOLE = Kind(check_whole, {"metavar": "N", "type": int})
 
 
-def _option(default: T, group: Group, kind: Kind, help: str, *, in_python: str = "", is_shown: bool = True) -> T:  # noqa: A002 - argparse's word
+def _option(
+    default: T,
+    group: Group,
+    kind: Kind,
+    help: str,  # noqa: A002 - argparse's word
+    *,
+    in_python: str = "",
+    is_shown: bool = True,
+    short: str = "",
+) -> T:
     """Describe an option, as a field of `Settings`.
 
     Args:
@@ -144,8 +163,9 @@ def _option(default: T, group: Group, kind: Kind, help: str, *, in_python: str =
         help: its purpose. It names the default only if that is None and means something else.
         in_python: replaces `help` in Python, if the option takes more there than on the command line.
         is_shown: the `repr` of the settings shows its value.
+        short: the letter of its short form, if it has one.
     """
-    words: dict[str, Any] = {"group": group, "kind": kind, "help": help, "in_python": in_python or help}
+    words: dict[str, Any] = {"group": group, "kind": kind, "help": help, "in_python": in_python or help, "short": short}
     described: Any = field(default=default, repr=is_shown, metadata=words)
     return described  # type: ignore[no-any-return]
 
@@ -169,7 +189,9 @@ class Settings:
         " be given several times",
         in_python="request parameters, sent on under the names given, as in {'temperature': 0, 'max_tokens': 200}",
     )
-    model: str | None = _option(None, Group.ENDPOINTS, _NAME, "the model; default: MODEL of the environment or .env")
+    model: str | None = _option(
+        None, Group.ENDPOINTS, _NAME, "the model; default: MODEL of the environment or .env", short="m"
+    )
     base_url: str | None = _option(
         None,
         Group.ENDPOINTS,
@@ -253,8 +275,12 @@ class Settings:
     price_out: float | None = _option(
         None, Group.LIMITS, _PRICE, "US dollars per million completion tokens; default: the price table"
     )
-    keyword: str | None = _option(None, Group.FILES, _KEYWORD, "names the run and its files; default: the input's stem")
-    output_dir: str | os.PathLike[str] = _option("output", Group.FILES, _DIRECTORY, "the directory of all files")
+    keyword: str | None = _option(
+        None, Group.FILES, _KEYWORD, "names the run and its files; default: the input's stem", short="k"
+    )
+    output_dir: str | os.PathLike[str] = _option(
+        "output", Group.FILES, _DIRECTORY, "the directory of all files", short="o"
+    )
     chunk_size: int = _option(500, Group.FILES, _WHOLE, "rows per chunk file")
     answer_column: str = _option(
         "infer",
@@ -263,7 +289,12 @@ class Settings:
         "the name of the answer column; the columns of status and error are named after it",
     )
     limit: int | None = _option(
-        None, Group.FILES, _WHOLE, "only the first N rows", in_python="ask only about the first rows; default: all"
+        None,
+        Group.FILES,
+        _WHOLE,
+        "only the first N rows",
+        in_python="ask only about the first rows; default: all",
+        short="n",
     )
     retry_failed: bool = _option(False, Group.FILES, _FLAG, "send again the rows that ended as error or invalid")
     on_change: str = _option(
@@ -288,7 +319,7 @@ class Settings:
         "the encoding of the CSV files: utf-8, or utf-8-sig, which spreadsheets recognise",
     )
     no_progress: bool = _option(False, Group.DISPLAY, _FLAG, "show no progress bar")
-    quiet: bool = _option(False, Group.DISPLAY, _FLAG, "show errors only")
+    quiet: bool = _option(False, Group.DISPLAY, _FLAG, "show errors only", short="q")
 
     def __post_init__(self) -> None:
         for each in OPTIONS.values():
@@ -298,7 +329,7 @@ class Settings:
         if (self.price_in is None) != (self.price_out is None):
             pair = f"{option('price_in')} and {option('price_out')}"
             raise SettingsError(f"{pair} go together: give both, in dollars per million tokens")
-        for name in _IN_ENDPOINTS:
+        for name in IN_ENDPOINTS:
             if self.endpoints is not None and getattr(self, name) is not None:
                 pair = f"{option(name)} and {option('endpoints')}"
                 raise SettingsError(f"{pair} exclude each other: set it in the endpoints")
@@ -339,6 +370,7 @@ class Option(NamedTuple):
         kind: what it takes.
         help: its purpose, for the command line, with its default.
         in_python: the same for Python.
+        short: the letter of its short form, or empty.
     """
 
     name: str
@@ -348,6 +380,7 @@ class Option(NamedTuple):
     kind: Kind
     help: str
     in_python: str
+    short: str = ""
 
     @classmethod
     def of(cls, described: Field[Any]) -> Option:
@@ -361,6 +394,17 @@ class Option(NamedTuple):
     def flag(self) -> str:
         """The option as the command line spells it."""
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All forms of the option on the command line, the short one first."""
+        return (f"-{self.short}", self.flag) if self.short else (self.flag,)
+
+    @property
+    def choices(self) -> Sequence[str]:
+        """Its possible values, if it has a few."""
+        check = self.kind.check
+        return check.choices if isinstance(check, _OneOf) else ()
 
     def check(self, value: object) -> None:
         """Refuse a value that the option cannot take.
@@ -410,6 +454,11 @@ def means_key(name: str) -> bool:
         name: of the option, as Python spells it.
     """
     return bool(_KEYS.fullmatch(name)) and name not in OPTIONS and name not in _REQUEST_PARAMS
+
+
+def is_request_param(name: str) -> bool:
+    """Return whether services know a request parameter of this name."""
+    return name in _REQUEST_PARAMS
 
 
 def advice_on(name: str, value: object = None) -> str:

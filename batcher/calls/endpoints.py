@@ -12,7 +12,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -68,6 +68,8 @@ def _given(settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
     given = settings.endpoints
     if given is None:
         return _from_options(settings, env)
+    if isinstance(given, EndpointTables):
+        return _from_tables(given, settings, env)
     if isinstance(given, (str, os.PathLike)):
         return _from_file(Path(given), settings, env)
     found = tuple(each for each in given if isinstance(each, Endpoint)) if isinstance(given, Sequence) else ()
@@ -354,22 +356,55 @@ _TABLE_KEYS: dict[str, tuple[type, ...]] = {
 }
 
 
-def _from_file(path: Path, settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
+@dataclass(frozen=True)
+class EndpointTables:
+    """The `[[endpoint]]` tables of a file that holds other things too: a value of the option `endpoints`.
+
+    Attributes:
+        where: the file, for messages.
+        tables: as TOML has them.
+    """
+
+    where: str
+    tables: Sequence[Mapping[str, Any]]
+
+
+def read_toml(path: Path, where: str) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Raises:
+        SettingsError: it cannot be read, or is not TOML; the message begins with `where`.
+    """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise SettingsError(f"{option('endpoints')} {path}: {error.strerror}") from error
+        raise SettingsError(f"{where}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # bad UTF-8, TOML or path, or nested too deep
-        raise SettingsError(f"{option('endpoints')} {path} is not a TOML file: {error}") from error
+        raise SettingsError(f"{where} is not a TOML file: {error}") from error
+
+
+def tables_in(content: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """Return the `[[endpoint]]` tables of a TOML file; None if there is none, or it is written in another way."""
     tables = content.get("endpoint")
     has_tables = isinstance(tables, list) and tables and all(isinstance(table, dict) for table in tables)
-    if tables is None or not has_tables or len(content) > 1:
-        raise SettingsError(f"{option('endpoints')} {path} must hold [[endpoint]] tables, and nothing else")
+    return tables if has_tables else None
+
+
+def _from_file(path: Path, settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
+    where = f"{option('endpoints')} {path}"
+    content = read_toml(path, where)
+    tables = tables_in(content)
+    if tables is None or len(content) > 1:
+        raise SettingsError(f"{where} must hold [[endpoint]] tables, and nothing else")
+    return _from_tables(EndpointTables(where, tables), settings, env)
+
+
+def _from_tables(given: EndpointTables, settings: Settings, env: Mapping[str, str]) -> tuple[Endpoint, ...]:
     numbered: list[tuple[int, Endpoint]] = []
-    for number, table in enumerate(tables, 1):
-        made = _from_table(table, f"{option('endpoints')} {path}, endpoint {number}", settings, env)
+    for number, table in enumerate(given.tables, 1):
+        made = _from_table(table, f"{given.where}, endpoint {number}", settings, env)
         numbered += [(number, endpoint) for endpoint in made]
-    _check_accounts(numbered, f"{option('endpoints')} {path}")
+    _check_accounts(numbered, given.where)
     return tuple(endpoint for _, endpoint in numbered)
 
 
