@@ -557,9 +557,11 @@ def _are_the_rows_own(case: Case, meaning: Meaning) -> bool:
 
     No other row can show whether the endpoint answers. It is asked again for some minutes if the refusal is rather the
     rows' own, or if it is a handful of rows; for half an hour if it is an access that is refused, or if there are rows
-    between those that were tried.
+    between those that were tried. If more rows are left than may end without a witness, the endpoint is at fault.
     """
     standing, scene = case.standing, case.scene
+    if scene.troubled + scene.left > MOST_UNWITNESSED:
+        return False
     is_lasting = standing.accused_for_s(case.attempt.now) >= LEAVES_S
     if meaning.fate is Fate.ROW_REFUSED or scene.troubled < SEVERAL:
         return is_lasting or (not scene.left and standing.rests >= _LAST_RESTS)
