@@ -207,13 +207,6 @@ class Settings:
         in_python="a service by name instead of a base URL; `batcher.services()` lists them. 'offline' is the embedded"
         " server, which needs no key and no network",
     )
-    endpoint_name: str | None = _option(
-        None,
-        Group.ENDPOINTS,
-        Kind(check_name, {"metavar": "NAME"}),
-        "a name of your own for the server, such as my-vllm: the answers belong to the name, and stay valid if the"
-        " server's host or port changes",
-    )
     api_key_env: str | None = _option(
         None,
         Group.ENDPOINTS,
@@ -230,6 +223,13 @@ class Settings:
         in_python="headers sent with each request, by name; a value env:VARIABLE is read from the environment or .env,"
         " and never shown",
         is_shown=False,
+    )
+    endpoint_name: str | None = _option(
+        None,
+        Group.ENDPOINTS,
+        Kind(check_name, {"metavar": "NAME"}),
+        "a name of your own for the server, such as my-vllm: the answers belong to the name, and stay valid if the"
+        " server's host or port changes",
     )
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None = _option(
         None,
@@ -507,9 +507,9 @@ class Options(TypedDict, total=False):
     model: str | None
     base_url: str | None
     provider: str | None
-    endpoint_name: str | None
     api_key_env: str | None
     header: Mapping[str, str] | None
+    endpoint_name: str | None
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None
     rpm: float | None
     rps: float | None
