@@ -160,7 +160,7 @@ def test_a_paused_run_sends_nothing_and_what_is_in_flight_arrives(lab: Lab) -> N
     report = lab.run(prompts, service, at=at, endpoints=[Endpoint("m", max_concurrency=4)])
     assert not [each for each in service.times() if 12.1 < each < 1000.5]
     [during] = seen
-    assert (during.state, during.in_flight) == ("paused", 0)
+    assert (during.state, during.out_now) == ("paused", 0)
     assert during.ok == sum(each < 12.1 for each in service.times()) > 0
     assert during.by_hand[0].endswith(" paused")
     assert report.ok == 40

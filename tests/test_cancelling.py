@@ -40,7 +40,7 @@ def test_what_is_in_flight_arrives_and_the_journal_says_cancelled(lab: Lab) -> N
     assert lab.query("SELECT outcome, ended IS NOT NULL FROM runs") == [("cancelled", 1)]
     found = batcher.status("k", lab.directory)
     assert (found.state, found.reason, found.ok) == ("stopped", "cancelled", 9)
-    assert lab.run(PROMPTS, service, endpoints=ONE).requests == 11
+    assert lab.run(PROMPTS, service, endpoints=ONE).requests_now == 11
 
 
 @pytest.mark.parametrize(

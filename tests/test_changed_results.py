@@ -74,13 +74,6 @@ def test_a_result_that_nobody_changed_is_replaced(done: Lab, capsys: pytest.Capt
     assert len(done.query("SELECT 1 FROM events WHERE kind = 'joined'")) == 2
 
 
-def test_a_partial_result_is_kept_too(done: Lab) -> None:
-    merge("k", done.directory, partial=True)
-    edited = edit(done.path("partial"))
-    merge("k", done.directory, partial=True)
-    assert done.files()["partial_k.csv.bak"] == edited
-
-
 @pytest.mark.parametrize("is_in_place", [False, True])
 def test_a_process_that_ended_between_record_and_result_leaves_no_copy(done: Lab, *, is_in_place: bool) -> None:
     """The record comes first: so the file is known whether or not it is in its place."""

@@ -170,7 +170,7 @@ def test_the_corrections_are_read_and_the_inputs_cells_are_the_inputs(
 ) -> None:
     back = FORMS[form](done.path(0).read_bytes())
     done.path(0).write_bytes(back)
-    assert again(done, table, quiet=False, no_progress=True).requests == 0
+    assert again(done, table, quiet=False, no_progress=True).requests_now == 0
     assert [[row[name] for name in HEADER] for row in done.rows()] == ROWS
     assert [row["infer"] for row in done.rows()] == CORRECTED
     assert {(row["infer_status"], row["infer_error"]) for row in done.rows()} == {("ok", "")}
