@@ -86,7 +86,7 @@ def _secrets_in_arguments(arguments: Sequence[str], variables: Mapping[str, str]
     from batcher.hiding import secrets_among  # noqa: PLC0415 - as above
 
     texts = [*arguments]
-    for name in arguments:
+    for name in (*arguments, "batcher.toml"):  # the file of a job is read without being named
         with contextlib.suppress(OSError, ValueError):  # no file, or none that holds text
             if (path := Path(name.rpartition("=")[2])).suffix == ".toml":
                 texts.append(path.read_text(encoding="utf-8"))

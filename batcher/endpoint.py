@@ -37,6 +37,8 @@ OPENAI_URL = "https://api.openai.com/v1"
 MAX_CONCURRENCY = 256
 """The default limit of requests in flight at one account."""
 
+LONGEST_NAME = 100  # characters
+
 LIMITS = ("rpm", "rps", "tpm", "max_concurrency")
 """The fields of an endpoint that are limits of its account."""
 
@@ -46,6 +48,28 @@ def _check_prices(prices: object) -> None:
         raise SettingsError("prices must hold dollars per million tokens, as in {'in': 0.27, 'out': 1.10}")
     for name, price in prices.items():
         check_price(price, f"prices: {name}")
+
+
+def is_name(base_url: str) -> bool:
+    """Return whether the base URL of a `Source` is an endpoint's name: a URL has a slash, and a name has none."""
+    return bool(base_url) and base_url != OFFLINE and "/" not in base_url
+
+
+def check_name(value: object, where: str) -> None:
+    """Refuse what cannot be the name of an endpoint. An error does not show a name that may be a key.
+
+    Raises:
+        SettingsError: it is not one line of text, is too long, looks like a URL or an API key, or is `offline`.
+    """
+    check_text(value, where)
+    name = str(value)
+    if looks_like_key(name):
+        raise SettingsError(f"{where} looks like an API key, and is not shown: give keys through API_KEY")
+    if not is_name(name) or not name.isprintable() or name != name.strip() or len(name) > LONGEST_NAME:
+        raise SettingsError(
+            f"{where} must be a name of your own, such as my-vllm: at most {LONGEST_NAME} characters, no slash, and not"
+            f" {OFFLINE!r}"
+        )
 
 
 def checked_url(url: str) -> str:
@@ -103,6 +127,9 @@ class Endpoint:
             `.env`, and hidden in everything that the server returns. Never shown, never written.
         account: a name for the account that the key belongs to. Endpoints with the same name at the same base URL share
             rpm, rps, tpm and max_concurrency, which must be the same in each. None: no other endpoint shares them.
+        name: a name of your own for the server, such as `my-vllm`. It is the source of the answers in the place of the
+            base URL, so that they stay valid if the server's host or port changes. It stands for one model: two servers
+            with one name and the same model are one source. None: the base URL is the source.
 
     Raises:
         SettingsError: a value cannot be used.
@@ -121,6 +148,7 @@ class Endpoint:
     llm: Any = field(default=None, repr=False, hash=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     account: str | None = None
+    name: str | None = None
 
     @outermost
     def __post_init__(self) -> None:
@@ -154,6 +182,8 @@ class Endpoint:
             check_key(self.api_key, "api_key")
         if self.account is not None:
             check_text(self.account, "account")
+        if self.name is not None:
+            check_name(self.name, "name")
         for name in ("rpm", "rps", "tpm"):
             if getattr(self, name) is not None:
                 check_number(getattr(self, name), name)
@@ -177,11 +207,22 @@ class Endpoint:
     @property
     def shared_account(self) -> tuple[str, str] | None:
         """The base URL and the name that tell its account from others; None if no other endpoint is of that account."""
-        return None if self.account is None else (self.source.base_url, self.account)
+        return None if self.account is None else (self.real_source.base_url, self.account)
 
     @property
     def source(self) -> Source:
-        """The source of this endpoint's answers; headers and the API version are not part of it."""
+        """The source of this endpoint's answers: its name, if it has one, stands in the place of the base URL."""
+        real = self.real_source
+        return real if self.name is None else real._replace(base_url=self.name)
+
+    @property
+    def where(self) -> str:
+        """Its name and its base URL, for people; empty if it has neither."""
+        return ", ".join(filter(None, (self.name, self.real_source.base_url)))
+
+    @property
+    def real_source(self) -> Source:
+        """The source that it is without a name; headers and the API version are not part of it."""
         if self.llm is not None:
             model, base_url, params = identity_of(self.llm)
             return Source(self.model or model, base_url, params)

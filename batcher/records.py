@@ -245,7 +245,8 @@ class Failure:
 class Source(NamedTuple):
     """The origin of an answer. Endpoints that differ only in API key or limits are one source.
 
-    `params` are the endpoint's own request parameters as canonical JSON, or empty.
+    `base_url` is the name of an endpoint that has one. `params` are the endpoint's own request parameters as canonical
+    JSON, or empty.
     """
 
     model: str

@@ -27,7 +27,7 @@ from batcher.checks import (
     check_variable,
     check_whole,
 )
-from batcher.endpoint import MAX_CONCURRENCY
+from batcher.endpoint import MAX_CONCURRENCY, check_name
 from batcher.errors import SettingsError
 from batcher.params import check_params, unfolded
 from batcher.records import Beside
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 ON_CHANGE = ("abort", "redo", "reuse")
 ENCODINGS = ("utf-8", "utf-8-sig")
 LIMITS_PER = ("account", "key")
+IN_ENDPOINTS = (
+    *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
+    *("rpm", "rps", "tpm", "price_in"),
+)
+"""Options that are set in the endpoints, if these are given."""
 
 T = TypeVar("T")
 
@@ -87,12 +92,21 @@ def _typed(*kinds: type) -> Callable[[object, str], None]:
     return check
 
 
-def _one_of(choices: Sequence[str]) -> Callable[[object, str], None]:
-    def check(value: object, where: str) -> None:
-        if value not in choices:
-            raise SettingsError(f"{where} must be one of {', '.join(choices)}, not {value!r}")
+@dataclass(frozen=True)
+class _OneOf:
+    """Refuses a value that is not one of these."""
 
-    return check
+    choices: Sequence[str]
+
+    def __call__(self, value: object, where: str) -> None:
+        if value not in self.choices:
+            near = difflib.get_close_matches(str(value).lower(), self.choices, 1)
+            meant = f": did you mean {near[0]}?" if near else ""
+            raise SettingsError(f"{where} must be one of {', '.join(self.choices)}, not {value!r}{meant}")
+
+
+def _one_of(choices: Sequence[str]) -> _OneOf:
+    return _OneOf(choices)
 
 
 def _check_headers(value: object, where: str) -> None:
@@ -154,7 +168,16 @@ _WAIT = Kind(check_duration, {"metavar": "S", "type": float})
 _WHOLE = Kind(check_whole, {"metavar": "N", "type": int})
 
 
-def _option(default: T, group: Group, kind: Kind, help: str, *, in_python: str = "", is_shown: bool = True) -> T:  # noqa: A002 - argparse's word
+def _option(
+    default: T,
+    group: Group,
+    kind: Kind,
+    help: str,  # noqa: A002 - argparse's word
+    *,
+    in_python: str = "",
+    is_shown: bool = True,
+    short: str = "",
+) -> T:
     """Describe an option, as a field of `Settings`.
 
     Args:
@@ -164,9 +187,10 @@ def _option(default: T, group: Group, kind: Kind, help: str, *, in_python: str =
         help: its purpose. It names the default only if that is None and means something else.
         in_python: replaces `help` in Python, if the option takes more there than on the command line.
         is_shown: the `repr` of the settings shows its value.
+        short: the letter of its short form, if it has one.
     """
     in_python = in_python or help.replace("`batcher services`", "`batcher.services()`")
-    words: dict[str, Any] = {"group": group, "kind": kind, "help": help, "in_python": in_python}
+    words: dict[str, Any] = {"group": group, "kind": kind, "help": help, "in_python": in_python, "short": short}
     described: Any = field(default=default, repr=is_shown, metadata=words)
     return described  # type: ignore[no-any-return]
 
@@ -193,7 +217,9 @@ class Settings:
         " be given several times",
         in_python="request parameters, sent on under the names given, as in {'temperature': 0, 'max_tokens': 200}",
     )
-    model: str | None = _option(None, Group.ENDPOINTS, _NAME, "the model; default: MODEL of the environment or .env")
+    model: str | None = _option(
+        None, Group.ENDPOINTS, _NAME, "the model; default: MODEL of the environment or .env", short="m"
+    )
     base_url: str | None = _option(
         None,
         Group.ENDPOINTS,
@@ -226,12 +252,19 @@ class Settings:
         " and never shown",
         is_shown=False,
     )
+    endpoint_name: str | None = _option(
+        None,
+        Group.ENDPOINTS,
+        Kind(check_name, {"metavar": "NAME"}),
+        "a name of your own for the server, such as my-vllm: the answers belong to the name, and stay valid if the"
+        " server's host or port changes",
+    )
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None = _option(
         None,
         Group.ENDPOINTS,
         _ENDPOINTS,
         "a TOML file with [[endpoint]] tables: model, base_url, api_key_env, rpm, rps, tpm, max_concurrency, params,"
-        " prices, headers, account",
+        " prices, headers, account, name",
         in_python="a list of batcher.Endpoint, or a TOML file with [[endpoint]] tables",
     )
     rpm: float | None = _option(None, Group.LIMITS, _NUMBER, "the most requests per minute, for each account")
@@ -286,8 +319,11 @@ class Settings:
         Group.FILES,
         _KEYWORD,
         "names the run and its files; default: the name of the input's file without its ending, or of its directory",
+        short="k",
     )
-    output_dir: str | os.PathLike[str] = _option("output", Group.FILES, _DIRECTORY, "the directory of all files")
+    output_dir: str | os.PathLike[str] = _option(
+        "output", Group.FILES, _DIRECTORY, "the directory of all files", short="o"
+    )
     with_: str | Sequence[str] | None = _option(
         None,
         Group.FILES,
@@ -308,7 +344,12 @@ class Settings:
         "the name of the answer column; the columns of status and error are named after it",
     )
     limit: int | None = _option(
-        None, Group.FILES, _WHOLE, "only the first N rows", in_python="ask only about the first rows; default: all"
+        None,
+        Group.FILES,
+        _WHOLE,
+        "only the first N rows",
+        in_python="ask only about the first rows; default: all",
+        short="n",
     )
     sample: int | None = _option(
         None,
@@ -362,7 +403,7 @@ class Settings:
         _FLAG,
         "write messages and progress to stderr as JSON lines",
     )
-    quiet: bool = _option(False, Group.DISPLAY, _FLAG, "show errors only")
+    quiet: bool = _option(False, Group.DISPLAY, _FLAG, "show errors only", short="q")
 
     def __post_init__(self) -> None:
         for name in ("prompt_file", "system_file", "endpoints", "output_dir"):
@@ -379,7 +420,7 @@ class Settings:
         if (self.price_in is None) != (self.price_out is None):
             pair = f"{option('price_in')} and {option('price_out')}"
             raise SettingsError(f"{pair} go together: give both, in dollars per million tokens")
-        for name in ("model", "base_url", "provider", "api_key_env", "header", "rpm", "rps", "tpm", "price_in"):
+        for name in IN_ENDPOINTS:
             if self.endpoints is not None and getattr(self, name) is not None:
                 pair = f"{option(name)} and {option('endpoints')}"
                 raise SettingsError(f"{pair} exclude each other: set it in the endpoints")
@@ -432,6 +473,7 @@ class Option(NamedTuple):
         kind: what it takes.
         help: its purpose, for the command line, with its default.
         in_python: the same for Python.
+        short: the letter of its short form, or empty.
     """
 
     name: str
@@ -441,6 +483,7 @@ class Option(NamedTuple):
     kind: Kind
     help: str
     in_python: str
+    short: str = ""
 
     @classmethod
     def of(cls, described: Field[Any]) -> Option:
@@ -454,6 +497,17 @@ class Option(NamedTuple):
     def flag(self) -> str:
         """The option as the command line spells it."""
         return "--" + self.name.rstrip("_").replace("_", "-")
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All forms of the option on the command line, the short one first."""
+        return (f"-{self.short}", self.flag) if self.short else (self.flag,)
+
+    @property
+    def choices(self) -> Sequence[str]:
+        """Its possible values, if it has a few."""
+        check = self.kind.check
+        return check.choices if isinstance(check, _OneOf) else ()
 
     def check(self, value: object) -> None:
         """Refuse a value that the option cannot take.
@@ -505,6 +559,11 @@ def means_key(name: str) -> bool:
     return bool(_KEYS.fullmatch(name)) and name not in OPTIONS and name not in _REQUEST_PARAMS
 
 
+def is_request_param(name: str) -> bool:
+    """Return whether services know a request parameter of this name."""
+    return name in _REQUEST_PARAMS
+
+
 def advice_on(name: str, value: object = None) -> str:
     """Return advice on an option that does not exist.
 
@@ -554,6 +613,7 @@ class Options(TypedDict, total=False):
     provider: str | None
     api_key_env: str | None
     header: Mapping[str, str] | None
+    endpoint_name: str | None
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None
     rpm: float | None
     rps: float | None

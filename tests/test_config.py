@@ -132,6 +132,7 @@ WRONG: dict[str, tuple[object, ...]] = {
     "model": NO_TEXTS,
     "base_url": NO_TEXTS,
     "provider": NO_TEXTS,
+    "endpoint_name": (*NO_TEXTS, "http://h/v1", "a/b", "offline", " vllm", "a\nb", "n" * 101, "sk-" + "a1" * 20),
     "api_key_env": NO_TEXTS,
     "header": ("X-Team=labels", [("X-Team", "labels")], 5),
     "rpm": NO_NUMBERS,

@@ -106,7 +106,11 @@ def test_a_provider_that_asks_for_a_key_names_the_variables(provider: str) -> No
         ),
         ({"MODEL": "m", "OPENAI_API_KEY": "sk-1,sk-2,sk-1"}, {}, "OPENAI_API_KEY holds the same key twice"),
         ({"MODEL": "m", "BASE_URL": "http://me:sk-1@h"}, {}, "the base URL holds a user, a password or a query"),
-        ({}, {"provider": "opnai"}, "--provider 'opnai' is not known (openai?); `batcher services` lists those that"),
+        (
+            {},
+            {"provider": "opnai"},
+            "--provider 'opnai' is not known: did you mean openai? `batcher services` lists those that",
+        ),
         ({}, {"provider": "☃"}, "--provider '☃' is not known; `batcher services` lists those that are; any other"),
     ],
 )
@@ -475,7 +479,9 @@ def test_what_a_table_leaves_out_comes_from_the_environment(tmp_path: Path) -> N
         ("", "an endpoint needs a model"),
         ('model = ""', "model must be a text"),
         ("model = 5", "model cannot be of type int"),
-        ('api_key = "sk-1"', "there is no key 'api_key'; known are model, base_url, api_key_env, rpm, rps, "),
+        ('api_key = "sk-1"', "there is no key 'api_key': an API key is never in a file: put it into"),
+        ("max_concurency = 3", "there is no key 'max_concurency': did you mean max_concurrency?"),
+        ("zzz = 3", "there is no key 'zzz': known are model, base_url, api_key_env, rpm, rps, "),
         ('model = "m"\nbase_url = "h"', "the base URL 'h' must look like https://host/v1"),
         ('model = "m"\nbase_url = "http://sk-1@h"', "the base URL holds a user"),
         ('model = "m"\napi_key_env = "sk-1"', "api_key_env must be the name of a variable"),

@@ -155,6 +155,7 @@ def test_a_plan_that_fails_or_is_stopped_leaves_the_journal_as_it_was(prepare: C
 
 SCHEMA = {"type": "json_object"}
 M, N, REMOTE = Endpoint("m"), Endpoint("n"), Endpoint("n", "http://a/v1")
+NAMED = Endpoint("n", "http://b/v1", name="my-vllm")
 
 
 @pytest.mark.parametrize(
@@ -172,6 +173,8 @@ M, N, REMOTE = Endpoint("m"), Endpoint("n"), Endpoint("n", "http://a/v1")
         ),
         ({}, {"endpoints": [N]}, "model was m, is n"),
         ({}, {"endpoints": [REMOTE]}, "model was m, is n; base URL was https://api.openai.com/v1, is http://a/v1"),
+        ({"endpoints": [REMOTE]}, {"endpoints": [NAMED]}, "endpoint was http://a/v1, is my-vllm"),
+        ({"endpoints": [NAMED]}, {"endpoints": [REMOTE]}, "endpoint was my-vllm, is http://a/v1"),
         (
             {},
             {"endpoints": [Endpoint("m", params={"seed": 1})]},

@@ -12,7 +12,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -22,7 +22,7 @@ from batcher.checks import check_headers, check_key, check_variable
 from batcher.endpoint import LIMITS, MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint, checked_url, key_header
 from batcher.errors import SettingsError
 from batcher.hiding import Key, shown
-from batcher.settings import Settings
+from batcher.settings import Settings, means_key
 from batcher.words import option, verb
 
 
@@ -92,6 +92,8 @@ def _given(settings: Settings, env: Mapping[str, str], *, needs_keys: bool) -> t
     given = settings.endpoints
     if given is None:
         return _from_options(settings, env, needs_keys=needs_keys)
+    if isinstance(given, EndpointTables):
+        return _from_tables(given, settings, env, needs_keys=needs_keys)
     if isinstance(given, (str, os.PathLike)):
         return _from_file(Path(given), settings, env, needs_keys=needs_keys)
     found = tuple(each for each in given if isinstance(each, Endpoint)) if isinstance(given, Sequence) else ()
@@ -176,6 +178,7 @@ def _from_options(settings: Settings, env: Mapping[str, str], *, needs_keys: boo
         prices=settings.prices,
         max_concurrency=settings.max_concurrency,
         headers=headers,
+        name=settings.endpoint_name,
     )
     if base_url == OFFLINE:
         return (endpoint,)
@@ -213,9 +216,9 @@ def _leads_to(base_url: str, names: Sequence[str], env: Mapping[str, str]) -> bo
 
 def _service(name: str) -> Service:
     if name not in SERVICES:
-        similar = "".join(f" ({each}?)" for each in difflib.get_close_matches(name.lower(), SERVICES, 1))
+        similar = "".join(f": did you mean {each}?" for each in difflib.get_close_matches(name.lower(), SERVICES, 1))
         raise SettingsError(
-            f"{option('provider')} {shown(name)} is not known{similar}; {verb('services')} lists those that are;"
+            f"{option('provider')} {shown(name)} is not known{similar or ';'} {verb('services')} lists those that are;"
             f" any other works by its {option('base_url')}"
         )
     return SERVICES[name]
@@ -379,27 +382,71 @@ _TABLE_KEYS: dict[str, tuple[type, ...]] = {
     "prices": (dict,),
     "headers": (dict,),
     "account": (str,),
+    "name": (str,),
 }
 
 
-def _from_file(path: Path, settings: Settings, env: Mapping[str, str], *, needs_keys: bool) -> tuple[Endpoint, ...]:
+@dataclass(frozen=True)
+class EndpointTables:
+    """The `[[endpoint]]` tables of a file that holds other things too: a value of the option `endpoints`.
+
+    Attributes:
+        where: the file, for messages.
+        tables: as TOML has them.
+    """
+
+    where: str
+    tables: Sequence[Mapping[str, Any]]
+
+
+def read_toml(path: Path, where: str) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Raises:
+        SettingsError: it cannot be read, or is not TOML; the message begins with `where`.
+    """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise SettingsError(f"{option('endpoints')} {path}: {error.strerror}") from error
+        raise SettingsError(f"{where}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # bad UTF-8, TOML or path, or nested too deep
-        raise SettingsError(f"{option('endpoints')} {path} is not a TOML file: {error}") from error
+        raise SettingsError(f"{where} is not a TOML file: {error}") from error
+
+
+def tables_in(content: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """Return the `[[endpoint]]` tables of a TOML file; None if there is none, or it is written in another way."""
     tables = content.get("endpoint")
     has_tables = isinstance(tables, list) and tables and all(isinstance(table, dict) for table in tables)
-    if tables is None or not has_tables or len(content) > 1:
-        raise SettingsError(f"{option('endpoints')} {path} must hold [[endpoint]] tables, and nothing else")
+    return tables if has_tables else None
+
+
+def _from_file(path: Path, settings: Settings, env: Mapping[str, str], *, needs_keys: bool) -> tuple[Endpoint, ...]:
+    where = f"{option('endpoints')} {path}"
+    content = read_toml(path, where)
+    tables = tables_in(content)
+    if tables is None or len(content) > 1:
+        raise SettingsError(f"{where} must hold [[endpoint]] tables, and nothing else")
+    return _from_tables(EndpointTables(where, tables), settings, env, needs_keys=needs_keys)
+
+
+def _from_tables(
+    given: EndpointTables, settings: Settings, env: Mapping[str, str], *, needs_keys: bool
+) -> tuple[Endpoint, ...]:
     numbered: list[tuple[int, Endpoint]] = []
-    for number, table in enumerate(tables, 1):
-        where = f"{option('endpoints')} {path}, endpoint {number}"
-        made = _from_table(table, where, settings, env, needs_keys=needs_keys)
+    for number, table in enumerate(given.tables, 1):
+        made = _from_table(table, f"{given.where}, endpoint {number}", settings, env, needs_keys=needs_keys)
         numbered += [(number, endpoint) for endpoint in made]
-    _check_accounts(numbered, f"{option('endpoints')} {path}")
+    _check_accounts(numbered, given.where)
     return tuple(endpoint for _, endpoint in numbered)
+
+
+def _advice_on(name: str) -> str:
+    """Return advice on a key of a table that does not exist."""
+    if means_key(name):
+        return 'an API key is never in a file: put it into the environment or .env, and write api_key_env = "VARIABLE"'
+    if near := difflib.get_close_matches(name.replace("-", "_"), _TABLE_KEYS, 1, 0.7):
+        return f"did you mean {near[0]}?"
+    return f"known are {', '.join(_TABLE_KEYS)}"
 
 
 def _from_table(
@@ -407,7 +454,7 @@ def _from_table(
 ) -> tuple[Endpoint, ...]:
     for name, value in table.items():
         if name not in _TABLE_KEYS:
-            raise SettingsError(f"{where}: there is no key {name!r}; known are {', '.join(_TABLE_KEYS)}")
+            raise SettingsError(f"{where}: there is no key {name!r}: {_advice_on(name)}")
         if not isinstance(value, _TABLE_KEYS[name]) or isinstance(value, bool):
             raise SettingsError(f"{where}: {name} cannot be of type {type(value).__name__}")
     # Values that a table leaves out are looked up as they are without a file.

@@ -87,7 +87,8 @@ requests: every attempt, recorded before it left; a line without an end is in fl
 sources: the origins of answers; unique in all columns but the id
     id                 INTEGER  primary key
     model              TEXT     the model's name; `adopted from files`: a chunk file without a journal had the answer
-    base_url           TEXT     the service's base URL; empty: the chat model's own, or adopted
+    base_url           TEXT     the service's base URL, or the endpoint's name if it has one (a name has no slash);
+                                empty: the chat model's own, or adopted
     params             TEXT     the endpoint's own request parameters as JSON with sorted keys, or empty
 
 chunks: the chunk files
@@ -107,12 +108,13 @@ runs: every process that worked on this keyword
     outcome            TEXT*    `done`; else why it stopped; NULL: as for `ended`
     chunk_size         INTEGER  rows of a chunk file
     question           TEXT     what it asked, and whom, as JSON: `prompt_option`, `prompt`, `system`, `params`,
-                                `sources` and `pool` (each source as model, base URL, params; `pool` in the order of the
-                                endpoints), `columns` (that the prompt reads), `table` (all columns), `answer_column`,
-                                 `with` (what its files hold beside the answers), `limit`, `sample` (null, or `rows`
-                                 drawn at random `of` the table's rows), `encoding` (of its files), `input` (the paths
-                                 of the table; null: it was none), `sheet`, `input_encoding`,
-                                 `separator`; an older batcher wrote only some of them
+                                `sources` and `pool` (each source as model, base URL or name, params; `pool` in the
+                                order of the endpoints), `named` (name and base URL of each endpoint with a name; not
+                                there if none has), `columns` (that the prompt reads), `table` (all columns),
+                                `answer_column`, `with` (what its files hold beside the answers), `limit`, `sample`
+                                (null, or `rows` drawn at random `of` the table's rows), `encoding` (of its files),
+                                `input` (the paths of the table; null: it was none), `sheet`, `input_encoding`,
+                                `separator`; an older batcher wrote only some of them
 
 events: what else happened in a run
     id                 INTEGER  in the order in which it happened; primary key

@@ -159,7 +159,7 @@ def note_of_tiers(tariffs: Sequence[Tariff]) -> str:
 
 def _unknown_price(tariff: Tariff) -> str:
     """Say whose price is unknown."""
-    model, base_url, _ = tariff.endpoint.source
+    model, base_url, _ = tariff.endpoint.real_source
     tier = f" in the service tier {tariff.unpriced_tier!r}" if tariff.unpriced_tier else ""
     place = f" at {base_url}{tier} is unknown" if base_url else f"{tier} is unknown (no base URL)"
     return f"the price of {model}{place}"

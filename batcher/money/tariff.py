@@ -92,7 +92,7 @@ class Tariff(NamedTuple):
             params: the request parameters of every row.
             wording: what the prompts share.
         """
-        model, base_url, _ = endpoint.source
+        model, base_url, _ = endpoint.real_source
         sent = {**unfolded(params), **endpoint.params} if endpoint.llm is None else request_of(endpoint.llm, params)
         asked = sent or {}
         model = asked.get("model") or model  # `extra_body` of a chat model may name another

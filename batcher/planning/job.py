@@ -230,7 +230,7 @@ def _question(
     prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints: Sequence[Endpoint], data: Any
 ) -> dict[str, Any]:
     """Return the run's question and sources as the journal stores them; the selection of rows is recorded later."""
-    question = {
+    question: dict[str, Any] = {
         "prompt_option": prompts.option,
         "prompt": prompts.text,
         "system": prompts.system,
@@ -247,6 +247,8 @@ def _question(
         "input_encoding": settings.input_encoding,
         "separator": settings.separator,
     }
+    if named := {(each.name, each.real_source.base_url) for each in endpoints if each.name is not None}:
+        question["named"] = sorted(named)
     as_kept: dict[str, Any] = json.loads(json.dumps(question))
     return as_kept
 

@@ -20,7 +20,7 @@ def asked_of(endpoints: Iterable[Endpoint]) -> tuple[Asked, ...]:
     """Return whom the endpoints ask: one item for each model at each base URL, in the order of the pool."""
     groups: dict[tuple[str, str], list[Endpoint]] = {}
     for endpoint in endpoints:
-        model, base_url, _ = endpoint.source
+        model, base_url, _ = endpoint.real_source
         groups.setdefault((model, public_url(base_url)), []).append(endpoint)
     return tuple(_asked(model, base_url, group) for (model, base_url), group in groups.items())
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batcher.chat_model import retries_of
-from batcher.endpoint import Endpoint, by_account
+from batcher.endpoint import Endpoint, by_account, is_name
 from batcher.equality import same
 from batcher.journal.entries import Usual, source_of
 from batcher.journal.matching import Cause
@@ -163,7 +163,8 @@ def _source_changes(before: Sequence[Sequence[str]], now: Sequence[Sequence[str]
     then, today = [source_of(each) for each in before], [source_of(each) for each in now]
     gone, new = [source for source in then if source not in today], [source for source in today if source not in then]
     if len(gone) == len(new) == 1:
-        names = ("model", "base URL", "endpoint's parameters")
+        is_named = is_name(gone[0][1]) or is_name(new[0][1])
+        names = ("model", "endpoint" if is_named else "base URL", "endpoint's parameters")
         pairs = zip(names, gone[0], new[0], strict=True)
         return [f"{name} was {was or 'none'}, is {is_now or 'none'}" for name, was, is_now in pairs if was != is_now]
     return [f"{model} at {base_url or 'no base URL'} is not in the pool" for model, base_url, _ in gone]

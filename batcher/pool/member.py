@@ -123,7 +123,7 @@ class Member:
         caller: makes its calls.
         tariff: its prices.
         account: holds its limits, which other endpoints may share; default: an account of its own.
-        is_known: an earlier process got answers from its source.
+        is_known: an earlier process got answers from its base URL and model.
         trial: the refusals at all endpoints of the pool; default: at this one alone.
 
     Attributes:
@@ -180,9 +180,8 @@ class Member:
     @property
     def label(self) -> str:
         """Its name for people; the number tells apart endpoints that differ in their key alone."""
-        model, base_url, _ = self.endpoint.source
-        at = f" at {base_url}" if base_url else ""
-        return f"endpoint {self.number + 1} ({model}{at})"
+        at = f" at {self.endpoint.where}" if self.endpoint.where else ""
+        return f"endpoint {self.number + 1} ({self.endpoint.source.model}{at})"
 
     def can_take(self, now: float) -> bool:
         """Return whether it may make a call, apart from its rate limits."""

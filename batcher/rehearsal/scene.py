@@ -34,7 +34,7 @@ _FEWEST_ROWS = 100
 _LONGEST_S = 60.0  # that the limits may make a rehearsal take, if no `limit` is given
 
 # What the rehearsal sets itself, or what a run in a new directory has no use for.
-_REPLACED = {"model", "base_url", "provider", "api_key_env", "header"}
+_REPLACED = {"model", "base_url", "provider", "api_key_env", "header", "endpoint_name"}
 _REPLACED |= {
     "endpoints",
     "limits_per",
@@ -300,7 +300,7 @@ def _write_endpoints(path: Path, real: Sequence[Endpoint], settings: Settings, b
     lines: list[str] = []
     for number, each in enumerate(real, 1):
         values: dict[str, Any] = {"model": each.model, "base_url": base_url, "api_key_env": f"{KEY_VARIABLE}{number}"}
-        values |= {name: getattr(each, name) for name in ("account", "rpm", "rps", "tpm", "max_concurrency")}
+        values |= {name: getattr(each, name) for name in ("name", "account", "rpm", "rps", "tpm", "max_concurrency")}
         values |= {"params": dict(each.params), "prices": _prices(each, settings)}
         lines += ["[[endpoint]]", *(f"{name} = {_toml(value)}" for name, value in values.items() if value), ""]
     path.write_text("\n".join(lines), encoding="utf-8")

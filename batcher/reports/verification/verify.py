@@ -195,7 +195,7 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
         files.compared,
         tuple(journal.endpoint_totals()),
         found.findings(),
-        (*_notes(store, last, asked, is_finished=is_finished), *kept.notes(), *results.notes()),
+        (*_notes(store, journal, last, asked, is_finished=is_finished), *kept.notes(), *results.notes()),
     )
 
 
@@ -209,7 +209,16 @@ def _with_columns(store: Store, last: LastRun, starts: list[int], asked: Asked |
     return Store(store.directory, store.keyword, asked.columns, names, as_found.encoding)
 
 
-def _notes(store: Store, last: LastRun, asked: Asked | None, *, is_finished: bool) -> Iterator[str]:
+def _named(journal: Evidence) -> dict[str, list[str]]:
+    """Return the base URLs that each name of an endpoint has stood for, in the order of their first use."""
+    found: dict[str, dict[str, None]] = {}
+    for question in journal.questions():
+        for name, url in question.get("named", ()):
+            found.setdefault(name, {})[url] = None
+    return {name: list(urls) for name, urls in found.items()}
+
+
+def _notes(store: Store, journal: Evidence, last: LastRun, asked: Asked | None, *, is_finished: bool) -> Iterator[str]:
     at_work = is_at_work(store.journal_path, last)
     if at_work is not False:
         is_so = "A run is at work" if at_work else "A run may be at work, which cannot be known on this machine,"
@@ -227,5 +236,7 @@ def _notes(store: Store, last: LastRun, asked: Asked | None, *, is_finished: boo
             f"The run is about {counted(drawn['rows'], 'row')} drawn at random from {drawn['of']:,}. Rows are counted"
             " within the sample, in the order of the table."
         )
+    for name, urls in sorted(_named(journal).items()):
+        yield f"The endpoint named {name} was at {', '.join(urls)}."
     if not is_finished and store.all_path.exists():
         yield f"{store.all_path} is from an earlier state and was not compared; the end of the run replaces it."

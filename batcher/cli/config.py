@@ -1,0 +1,249 @@
+"""The file of a job: options, input, prompt and endpoints in TOML, for all that the command line leaves out.
+
+Invariant: the command line wins. No key is read from the file, and a key that the file names by its variable is never
+sent to a service that the command line names instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from batcher.calls.endpoints import EndpointTables, read_toml, tables_in
+from batcher.errors import SettingsError
+from batcher.hiding import looks_like_key
+from batcher.settings import IN_ENDPOINTS, OPTIONS, Group, is_request_param, means_key
+from batcher.words import say
+
+DEFAULT = "batcher.toml"
+"""The file that is read if the command line names neither a file nor an input."""
+
+_OWN = {"input": "data", "prompt": "prompt", "json": "json", "dry_run": "dry_run"}
+"""What the file may hold besides the options of `Settings`, and the names of the arguments."""
+
+_ALTERNATIVES = (
+    {"prompt", "prompt_file", "prompt_column", "messages_column"},
+    {"system", "system_file"},
+    {"limit", "sample"},
+)
+_SERVICE = {"base_url", "provider", "endpoints"}
+_PRICES = {"price_in", "price_out"}
+_OF_SERVICE = {each.name for each in OPTIONS.values() if each.group is Group.ENDPOINTS} - {"model"} | _PRICES
+"""Options that make sense, or are safe, only with the service that they were written for."""
+
+
+def fill(arguments: argparse.Namespace) -> None:
+    """Fill what the command line leaves out from the file of the job, if there is one.
+
+    Raises:
+        SettingsError: the file is wrong, or no input or keyword is given.
+    """
+    if hasattr(arguments, "on_change"):
+        _fill_job(arguments)
+    else:
+        _fill_run(arguments)
+
+
+def _fill_job(arguments: argparse.Namespace) -> None:
+    """Fill the options of a verb that takes all those of `run`."""
+    is_found = arguments.config is None and arguments.data is None and Path(DEFAULT).is_file()
+    path = DEFAULT if is_found else arguments.config
+    if path is not None:
+        values = read(Path(path))
+        given = {name for name, value in vars(arguments).items() if value is not None and value is not False}
+        dropped = _left_out(given)
+        foreign = sorted(name for name in dropped & values.keys() if not _is_alternative(name, given))
+        for name, value in values.items():
+            if name in {"param", "header"} and name in given and name not in dropped:
+                setattr(arguments, name, value | getattr(arguments, name))
+            elif name not in given | dropped and hasattr(arguments, name):
+                setattr(arguments, name, value)
+        if not arguments.quiet:
+            _say_used(path, foreign, is_found=is_found)
+    if arguments.data is None:
+        raise SettingsError(
+            f"give INPUT, the table: `batcher {arguments.verb} data.csv --prompt ...`; or write input and the options"
+            f" into a {DEFAULT} in this directory"
+        )
+
+
+def _say_used(path: str, foreign: Collection[str], *, is_found: bool) -> None:
+    if is_found:
+        say(f"Options from {path}; the command line wins.")
+    if foreign:
+        say(f"{path}: {', '.join(foreign)} not used: the command line names another service or model.")
+
+
+def _fill_run(arguments: argparse.Namespace) -> None:
+    """Fill the keyword, the directory and the input of a verb that looks at a run."""
+    is_asked = arguments.config is not None
+    path = Path(arguments.config or DEFAULT)
+    values: dict[str, Any] = {}
+    if is_asked or (path.is_file() and (arguments.keyword is None or arguments.output_dir is None)):
+        values = read(path)
+    keyword = values.get("keyword") or _stem(values.get("data"))
+    if arguments.keyword is None:
+        if keyword is None and arguments.verb != "status":  # without a keyword it lists all runs
+            raise SettingsError("give KEYWORD, the name of the run" + (f", or keyword in {path}" if values else ""))
+        arguments.keyword = keyword
+        if arguments.verb == "verify" and arguments.data is None:  # a verb that takes an input
+            arguments.data = values.get("data")
+    if arguments.output_dir is None:
+        is_its_run = is_asked or arguments.keyword == keyword
+        arguments.output_dir = values.get("output_dir", "output") if is_its_run else "output"
+
+
+def _stem(data: str | list[Path] | None) -> str | None:
+    return Path(data).stem if isinstance(data, str) else None
+
+
+def _left_out(given: Collection[str]) -> set[str]:
+    """Return the options of the file that what is given on the command line replaces."""
+    found = {name for each in _ALTERNATIVES if each & set(given) for name in each}
+    if _SERVICE & set(given):
+        found |= _OF_SERVICE
+    if "endpoints" in given:
+        found |= set(IN_ENDPOINTS)
+    return found | _PRICES if "model" in given else found
+
+
+def _is_alternative(name: str, given: Collection[str]) -> bool:
+    """Return whether the command line has the option itself or another one in its place."""
+    groups = (*_ALTERNATIVES, _SERVICE)
+    return name in given or any(name in each and each & set(given) for each in groups)
+
+
+# --- reading ---
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the arguments that a file holds, by their names on the command line; paths in it are taken from its place.
+
+    Raises:
+        SettingsError: it cannot be read, or holds an option that there is not, or a wrong value.
+    """
+    content = read_toml(path, str(path))
+    lines = _without_texts(path.read_text(encoding="utf-8-sig"))
+    values: dict[str, Any] = {}
+    for written, value in content.items():
+        where = f"{path}{_line_of(written, lines)}"
+        name = written.replace("-", "_")
+        if name == "endpoint":
+            tables = tables_in(content)
+            if tables is None or "endpoints" in content:
+                raise SettingsError(f"{where}: endpoints are either [[endpoint]] tables or a file: endpoints = FILE")
+            values["endpoints"] = EndpointTables(str(path), tables)
+            continue
+        _check_no_key(name, value, f"{where}: {written}")
+        name = _argument_of(name, where)
+        if name in values:
+            raise SettingsError(f"{where}: {written} is given twice")
+        _check(name, written, value, where)
+        values[name] = _from_its_place(name, value, path.parent)
+    if path.parent != Path() and "output_dir" not in values:
+        values["output_dir"] = _beside("output", path.parent)
+    return values
+
+
+def _without_texts(text: str) -> list[str]:
+    """Return the lines with the inner lines of long texts emptied: they may look like options."""
+    return re.sub(r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'', lambda found: "\n" * found[0].count("\n"), text).split("\n")
+
+
+def _line_of(name: str, lines: list[str]) -> str:
+    quoted = re.escape(name)
+    pattern = re.compile(rf"""\s*(\[+\s*)?["']?{quoted}["']?\s*[=.\]]""")
+    number = next((number for number, line in enumerate(lines, 1) if pattern.match(line)), None)
+    return f", line {number}" if number else ""
+
+
+def _argument_of(name: str, where: str) -> str:
+    """Return the name of the argument that an option of the file is for.
+
+    Raises:
+        SettingsError: there is no such option; the message says what was probably meant.
+    """
+    if name in _OWN:
+        return _OWN[name]
+    if name in OPTIONS:
+        return name
+    if name + "_" in OPTIONS:  # a word that Python keeps for itself
+        return name + "_"
+    if means_key(name):
+        advice = (
+            'an API key is never in a file: put it into the environment or .env, and write api_key_env = "VARIABLE"'
+        )
+    elif is_request_param(name):
+        advice = f"a request parameter goes into param: param = {{ {name} = ... }}"
+    else:
+        known = ["endpoint", *_OWN, *OPTIONS]
+        near = difflib.get_close_matches(name, known, 1, 0.7)
+        advice = f"did you mean {near[0]}?" if near else "`batcher run --help` lists the options"
+    raise SettingsError(f"{where}: there is no option {name!r}: {advice}")
+
+
+def _check_no_key(name: str, value: Any, where: str) -> None:
+    if name != "header" and any(map(looks_like_key, _texts_in(value))):  # a header's own error says more
+        raise SettingsError(
+            f"{where} looks like an API key, and is not shown: put the key into the environment or .env, and write"
+            ' api_key_env = "VARIABLE"'
+        )
+
+
+def _check(name: str, written: str, value: Any, where: str) -> None:
+    """Refuse a value of the wrong kind.
+
+    Raises:
+        SettingsError: the message names the file, the line and the option.
+    """
+    if name in OPTIONS:
+        if name == "endpoints" and not isinstance(value, str):
+            raise SettingsError(f"{where}: {written} must be the path of a file; tables are written as [[endpoint]]")
+        OPTIONS[name].kind.check(value, f"{where}: {written}")
+        if name == "param":
+            _check_no_options(value, where)
+        return
+    is_right = isinstance(value, bool) if name in {"json", "dry_run"} else isinstance(value, str)
+    if name == "data" and isinstance(value, list):
+        is_right = bool(value) and all(isinstance(each, str) for each in value)
+    if not is_right:
+        kinds = {"data": "a path, or a list of paths", "prompt": "a text"}
+        raise SettingsError(f"{where}: {written} must be {kinds.get(name, 'true or false')}, not {value!r:.40}")
+
+
+def _check_no_options(params: Mapping[str, Any], where: str) -> None:
+    """Refuse options that stand below the heading [param], where TOML takes them for parameters."""
+    for name in params:
+        if name.replace("-", "_") in {*OPTIONS, *_OWN} and not is_request_param(name):
+            raise SettingsError(
+                f"{where}: {name} is an option, not a request parameter: write it above the heading [param]"
+            )
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(each)
+
+
+def _from_its_place(name: str, value: Any, directory: Path) -> Any:
+    """Return a value with its paths taken from the directory of the file."""
+    if name == "data":
+        paths = [_beside(each, directory) for each in ([value] if isinstance(value, str) else value)]
+        return paths[0] if len(paths) == 1 else list(map(Path, paths))
+    is_path = name in OPTIONS and OPTIONS[name].kind.argument.get("metavar") in {"FILE", "DIR"}
+    return _beside(value, directory) if is_path else value
+
+
+def _beside(path: str, directory: Path) -> str:
+    """Return a path from the directory of the file; `-`, an absolute path and one from the home directory stay."""
+    if path == "-" or directory == Path():
+        return os.path.expanduser(path)  # noqa: PTH111 - a Path would drop a slash at the end
+    return str(directory / os.path.expanduser(path))  # noqa: PTH111 - the same

@@ -1,0 +1,390 @@
+"""The parser of the command line: its verbs, their arguments and options, and their help.
+
+Invariant: an option of a run is described in `batcher.settings` alone; the docs and the completion are made from this
+parser.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import batcher
+from batcher.calls.services import SERVICES
+from batcher.hiding import shown
+from batcher.settings import OPTIONS, Group
+
+SHELLS = ("bash", "zsh", "fish")
+
+_PROMPT_FLAGS = ("-p", "--prompt")
+_WIDTH = 80
+_INPUT = (
+    "a .csv, .tsv, .txt, .jsonl, .json (also .gz, .bz2 or .zst), .parquet or .xlsx file, a directory of them, a pattern"
+    " in quotes ('data/*.parquet'), or - for standard input; several are one table, in the order given"
+)
+_FAULTS = (
+    "a TOML file with [[fault]] tables: which requests (match, model, api_key_env, from, to, requests, share, times,"
+    " after_answers, rpm) meet what (service and case, status with body, headers, do, delay, paid), and its name. do is"
+    " hang, drop, cut, empty, length (cut off at max_tokens), choices (several) or hole (a stream with a broken line)."
+    " service may also be proxy, nginx or cloudflare"
+)
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Help of a fixed width, the same in every version of Python, so that the docs can quote it."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=_WIDTH)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        return f"{', '.join(action.option_strings)} {action.metavar}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that names what was probably meant."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = list(map(str, action.choices or ()))
+        if choices and value not in choices:
+            what = "there is no verb" if isinstance(action, argparse._SubParsersAction) else "it cannot be"  # noqa: SLF001 - argparse has no public name for it
+            near = difflib.get_close_matches(str(value).lower(), choices, 1)
+            advice = f"did you mean {near[0]}?" if near else f"choose from {', '.join(choices)}"
+            raise argparse.ArgumentError(action, f"{what} {shown(str(value))}: {advice}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    parser = _Parser(
+        prog="batcher",
+        description="Run a large table through an LLM, row by row.",
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"batcher {batcher.__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _add_run(verbs)
+    _add_plan(verbs)
+    _add_status(verbs)
+    _add_limit(verbs)
+    _add_pause(verbs)
+    _add_resume(verbs)
+    _add_verify(verbs)
+    _add_merge(verbs)
+    _add_serve(verbs)
+    _add_rehearse(verbs)
+    _add_services(verbs)
+    _add_demo(verbs)
+    _add_completion(verbs)
+    return parser
+
+
+class Verb(NamedTuple):
+    """A verb of the command line: its name, what it does in a few words, its help, and its arguments and options."""
+
+    name: str
+    summary: str
+    help: str
+    actions: tuple[argparse.Action, ...]
+
+
+def verbs_of() -> list[Verb]:
+    """Return the verbs, in the order of the help."""
+    [verbs] = [action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)]  # noqa: SLF001 - argparse has no public way
+    summaries = {each.dest: each.help or "" for each in verbs._choices_actions}  # noqa: SLF001 - the same
+    return [
+        Verb(name, summaries[name], made.format_help(), tuple(made._actions))  # noqa: SLF001 - the same
+        for name, made in verbs.choices.items()
+    ]
+
+
+def help_of(verb: str) -> str:
+    """Return the help of a verb, as `--help` prints it."""
+    return next(each.help for each in verbs_of() if each.name == verb)
+
+
+def _verb(verbs: Any, name: str, usage: str, summary: str, description: str = "") -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=summary,
+        description=description or summary,
+        usage=usage,
+        formatter_class=_Formatter,
+        allow_abbrev=False,  # `--api-key sk-...` must not be taken for --api-key-env
+    )
+    return made
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data",
+        metavar="INPUT",
+        nargs="*",
+        help=f"{_INPUT}; default: the input of --config, or else of batcher.toml",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a TOML file with any of these options, input and prompt, and [[endpoint]] tables; the command line wins."
+        " Default without INPUT: batcher.toml",
+    )
+
+
+def _add_which_run(
+    parser: argparse.ArgumentParser,
+    words: str = "the run's keyword; default: that of --config, or else of batcher.toml",
+) -> None:
+    """Add the arguments that say which run is meant."""
+    parser.add_argument("keyword", metavar="KEYWORD", nargs="?", help=words)
+    _add_output_dir(parser, "the run's output directory; default: that of the file, if it is of this run, or output")
+    parser.add_argument("--config", metavar="FILE", help="the TOML file of the run; default: batcher.toml")
+
+
+def _add_output_dir(parser: argparse.ArgumentParser, words: str, default: str | None = None) -> None:
+    option = OPTIONS["output_dir"]
+    parser.add_argument(*option.flags, metavar="DIR", default=default, help=words)
+
+
+def _add_run(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "run",
+        "batcher run [INPUT...] [options]",
+        "the job; running the same command again resumes it",
+        "Ask a model about every row of INPUT and save the answers. Running the same command again resumes it.",
+    )
+    _add_options(parser)
+
+
+def _add_plan(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "plan",
+        "batcher plan [INPUT...] [options]",
+        "what run would do: rows, whom it asks, tokens, money, time",
+        "Show what `batcher run` would do with the same options: rows with and without an answer, and the reasons;"
+        " whom it asks, requests, model tokens, cost, how far the budget goes, and the time that the limits impose."
+        " Nothing is sent, no API key is needed, and no file is written.",
+    )
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `batcher.run`: its data, its prompt and its options."""
+    _add_input(parser)
+    groups = {group: parser.add_argument_group(group) for group in Group}
+    groups[Group.PROMPT].add_argument(
+        *_PROMPT_FLAGS, metavar="TEXT", help="a template with {column} holes; {{ and }} are braces"
+    )
+    display = groups[Group.DISPLAY]
+    display.add_argument("--dry-run", action="store_true", help="send nothing: the same as `batcher plan`")
+    display.add_argument("--json", action="store_true", help="print one JSON object about the run to stdout")
+    _add_settings(groups)
+
+
+def _add_settings(groups: Mapping[Group, Any]) -> None:
+    """Add the options that are fields of `Settings`, each to its group."""
+    for option in OPTIONS.values():
+        # argparse reads `%` as its own; what is not given is left to the default of `Settings`.
+        words = option.help.replace("%", "%%")
+        if option.name == "provider":
+            words += f": {', '.join(SERVICES)}"
+        if groups[option.group].title is None:
+            words = argparse.SUPPRESS
+        groups[option.group].add_argument(
+            *option.flags, dest=option.name, help=words, default=None, **option.kind.argument
+        )
+
+
+def _add_status(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "status",
+        "batcher status [KEYWORD] [options]",
+        "rows and chunks done, failures by reason, rate, time left; without a keyword all runs",
+        "Show the state of a run, also while it works: rows and chunks done, failures by reason, rate, time left."
+        " Without a keyword and a file, list the runs of the directory.",
+    )
+    _add_which_run(parser, "the run's keyword; default: that of --config, or else of batcher.toml, or else all runs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def _add_limit(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "limit",
+        "batcher limit [KEYWORD] [options]",
+        "changes the limits of a run while it works",
+        "Change the limits of a run while it works. The running process takes the change within a second or two;"
+        " requests in flight go on. The next run begins with the limits of its own command.",
+    )
+    _add_which_run(parser)
+    for name in ("rpm", "rps", "tpm", "max_concurrency"):
+        option = OPTIONS[name]
+        parser.add_argument(option.flag, help=option.help.partition(" (")[0], **option.kind.argument)
+    parser.add_argument(
+        "--endpoint", metavar="N", type=int, help="only the account of endpoint N, from 1; default: all accounts"
+    )
+
+
+def _add_pause(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "pause",
+        "batcher pause [KEYWORD] [options]",
+        "lets a run send no further request, until resume",
+        "Let a run at work send no further request until `batcher resume`. Requests in flight arrive and are saved.",
+    )
+    _add_which_run(parser)
+
+
+def _add_resume(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "resume",
+        "batcher resume [KEYWORD] [options]",
+        "lets a paused run go on",
+        "Let a run go on that `batcher pause` has paused. A run that has ended goes on with its own command.",
+    )
+    _add_which_run(parser)
+
+
+def _add_verify(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "verify",
+        "batcher verify [KEYWORD] [INPUT...] [options]",
+        "proves that every row has the answer to its own prompt, and names those that do not",
+        "Prove that every row is in the result once, in order, with the answer to its own prompt, and that requests"
+        " and answers match. Problems are listed, and the exit status is then 1. Nothing is written.",
+    )
+    _add_which_run(parser)
+    parser.add_argument(
+        "data",
+        metavar="INPUT",
+        nargs="*",
+        help="the run's input, from which each row's prompt is made again; without it, the journal and the files are"
+        " compared with each other",
+    )
+    for name in ("sheet", "input_encoding", "separator"):
+        words = f"{OPTIONS[name].help.partition('; default')[0]}; default: as the run read it"
+        parser.add_argument(OPTIONS[name].flag, help=words, **OPTIONS[name].kind.argument)
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def _add_merge(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "merge",
+        "batcher merge [KEYWORD] [INPUT] [options]",
+        "rebuilds all_<keyword>.csv from the chunk files as they are",
+        "Join the chunk files as they are, with labels that were corrected by hand, into all_<keyword>.csv."
+        " With --partial, write all rows with the answers that are there so far, also while the run works."
+        " Prints the path.",
+    )
+    _add_which_run(parser)
+    parser.add_argument(
+        "data", metavar="INPUT", nargs="?", help="for --partial: the run's input, if it is not where it was"
+    )
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="write all rows with the answers that are there so far to partial_<keyword>.csv",
+    )
+
+
+def _add_serve(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "serve",
+        "batcher serve [options]",
+        "a local OpenAI-compatible server with simulated answers",
+        "Run a local server that speaks OpenAI's protocol, answers by rules and fails as often as you ask: a rehearsal"
+        " at no cost. As a proxy (HTTP_PROXY) it stands for every host. Prints its base URL to stdout; its own counts"
+        " are at /stats.",
+    )
+    parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", metavar="N", type=int, default=8000, help="port; 0 takes a free one (8000)")
+    parser.add_argument("--model", metavar="NAME", default="", help="the only model served; default: any")
+    parser.add_argument(
+        "--api-key-env", metavar="VARIABLE", help="accept only the API keys in this variable; default: any key"
+    )
+    parser.add_argument("--latency", metavar="S", type=float, default=0.0, help="median latency in seconds (0)")
+    parser.add_argument(
+        "--latency-sigma", metavar="X", type=float, default=0.0, help="spread of a log-normal latency (0: fixed)"
+    )
+    parser.add_argument("--rpm", metavar="N", type=float, default=0.0, help="answer 429 beyond N requests a minute")
+    parser.add_argument("--max-in-flight", metavar="N", type=int, default=0, help="answer 429 beyond N in flight")
+    for name, what in (
+        ("error", "that are answered with 500"),
+        ("drop", "whose connection is cut"),
+        ("cut", "whose response is cut half way"),
+        ("hang", "that are never answered"),
+    ):
+        parser.add_argument(
+            f"--{name}-rate", metavar="P", type=float, default=0.0, help=f"share of requests {what}, 0 to 1"
+        )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of faults and latencies (0)")
+    parser.add_argument("--faults", metavar="FILE", help=_FAULTS)
+
+
+def _add_rehearse(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "rehearse",
+        "batcher rehearse [INPUT...] [options]",
+        "the job against the local server, with faults and kills, ending in verify",
+        "Run the job against the local server, which fails now and then; kill it, start it again, and verify the"
+        " result. No request leaves this machine, and no API key is used. It takes the options of `batcher run` as"
+        " well; without --limit or --sample it takes the first 1,000 rows, or what a minute of your limits allows. The"
+        " exit status is 0 if the result is verified and the server's counts agree with the journal, else 1.",
+    )
+    _add_input(parser)
+    parser.add_argument("--faults", metavar="FILE", help=f"{_FAULTS}. Default: a few of every kind")
+    parser.add_argument("--kills", metavar="N", type=int, default=2, help="kill the run N times (2)")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the files in rehearsal_<keyword> also if the rehearsal passes"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+    hidden = parser.add_argument_group()
+    hidden.add_argument(*_PROMPT_FLAGS, metavar="TEXT", help=argparse.SUPPRESS)
+    _add_settings(dict.fromkeys(Group, hidden))
+
+
+def _add_services(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "services",
+        "batcher services [options]",
+        "the services known by name",
+        "Show the services that --provider knows: the variable of the API key, the scope of the limits, the base URL."
+        " Any other service works with --base-url.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout, with every known fact")
+
+
+def _add_demo(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "demo",
+        "batcher demo [options]",
+        "a complete run on the embedded server: no key, no network",
+        "Label a thousand sums with the embedded server and mark the answers: no key, no network.",
+    )
+    _add_output_dir(parser, "the directory of all files (output)", "output")
+
+
+def _add_completion(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "completion",
+        "batcher completion SHELL",
+        "a script that completes verbs, options, files and keywords in a shell",
+        'Print a script that completes verbs, options, their values, files and keywords. bash: eval "$(batcher'
+        ' completion bash)" in ~/.bashrc. zsh: the same with zsh in ~/.zshrc, after compinit. fish: batcher completion'
+        " fish > ~/.config/fish/completions/batcher.fish",
+    )
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))

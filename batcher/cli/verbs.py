@@ -1,0 +1,219 @@
+"""Does what a command line asks for: one function for each verb.
+
+Invariant: stdout carries data only, and each way to end has its own exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import batcher
+from batcher.calls.services import services
+from batcher.cli.parser import build_parser
+from batcher.cli.reading import complete, options_of, parsed
+from batcher.errors import BatcherError, Interrupted, KeywordBusy, RunStopped
+from batcher.words import command_line, counted, json_lines, print_out, say
+
+if TYPE_CHECKING:
+    from batcher.output.report import Report
+
+OK, SOME_FAILED, NOTHING_DONE, STOPPED, BUSY = range(5)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command line.
+
+    Args:
+        argv: the arguments, without the program's name.
+
+    Returns:
+        The exit status.
+    """
+    if not argv:
+        say(build_parser().format_help().rstrip())
+        return NOTHING_DONE
+    with command_line():
+        arguments = parsed(argv)
+        with json_lines(is_on=bool(getattr(arguments, "log_json", False))):
+            return _done(arguments)
+
+
+def _done(arguments: argparse.Namespace) -> int:
+    """Do what a command line asks for, and return the exit status."""
+    try:
+        complete(arguments)
+        return VERBS[arguments.verb](arguments)
+    except (RunStopped, Interrupted) as stopped:
+        say(f"batcher: {stopped}", "error")
+        if getattr(arguments, "json", False):
+            _print_json(stopped.report.to_dict())
+        return STOPPED
+    except KeywordBusy as busy:
+        say(f"batcher: {busy}", "error")
+        return BUSY
+    except BatcherError as error:
+        say(f"batcher: {error}", "error")
+        return NOTHING_DONE
+    except KeyboardInterrupt:
+        say("batcher: stopped before anything was sent", "error")
+        return STOPPED
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    found = batcher.plan(**options_of(arguments))
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print_out(found)
+    return OK
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.dry_run:
+        return _plan(arguments)
+    report = batcher.run(**options_of(arguments))
+    if not arguments.quiet:
+        _print_summary(report)
+    if arguments.json:
+        _print_json(report.to_dict())
+    else:
+        print_out(report.output)
+    return OK if report.ok == report.rows else SOME_FAILED
+
+
+def _print_summary(report: Report) -> None:
+    say(report)
+    if len(report.endpoints) > 1:
+        for endpoint in report.endpoints:
+            out = f"; left the pool: {endpoint.out}" if endpoint.out else ""
+            say(f"  {endpoint.endpoint}: {counted(endpoint.requests_now, 'request')}{out}")
+    if failed := report.invalid + report.error:
+        name = report.keyword
+        again = f"--retry-failed sends {'it' if failed == 1 else 'them'} again"
+        say(f"{counted(failed, 'row')} failed: `batcher status {name}` says why; {again}")
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    found = batcher.status(arguments.keyword, arguments.output_dir)
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print_out(found)
+    return OK
+
+
+def _limit(arguments: argparse.Namespace) -> int:
+    given = {name: value for name, value in vars(arguments).items() if name not in {"verb", "config"}}
+    print_out(batcher.limit(**given))
+    return OK
+
+
+def _pause(arguments: argparse.Namespace) -> int:
+    print_out(batcher.pause(arguments.keyword, arguments.output_dir))
+    return OK
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    print_out(batcher.resume(arguments.keyword, arguments.output_dir))
+    return OK
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    found = batcher.verify(
+        arguments.keyword,
+        arguments.data,
+        output_dir=arguments.output_dir,
+        sheet=arguments.sheet,
+        input_encoding=arguments.input_encoding,
+        separator=arguments.separator,
+    )
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print_out(found)
+    return OK if found.ok else SOME_FAILED
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    print_out(batcher.merge(arguments.keyword, arguments.output_dir, partial=arguments.partial, data=arguments.data))
+    return OK
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from batcher.calls.endpoints import environment, keys_of  # noqa: PLC0415
+    from batcher.server.fault_file import read_faults  # noqa: PLC0415
+    from batcher.server.serve import serve  # noqa: PLC0415 - FastAPI is for this verb
+    from batcher.server.simulated import Knobs  # noqa: PLC0415
+
+    knobs = {name: value for name, value in vars(arguments).items() if name not in {"verb", "host", "port"}}
+    variable, file = knobs.pop("api_key_env"), knobs.pop("faults")
+    env = environment() if variable or file else {}
+    keys = keys_of(variable, env) if variable else []
+    if variable and not keys:
+        raise batcher.SettingsError(f"--api-key-env: {variable} is not set in the environment or .env")
+    faults = read_faults(file, env) if file else ()
+    serve(Knobs(**knobs, keys=tuple(keys), faults=faults), arguments.host, arguments.port)
+    return OK
+
+
+def _rehearse(arguments: argparse.Namespace) -> int:
+    from batcher.rehearsal.rehearse import rehearse  # noqa: PLC0415 - FastAPI and LangChain are for this verb
+
+    kills = {"kills": arguments.kills}  # 0 is a number of kills, too
+    try:
+        found = rehearse(**(options_of(arguments) | kills))
+    except KeyboardInterrupt:
+        say("batcher: the rehearsal was interrupted; nothing left this machine")
+        return STOPPED
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print_out(found)
+    return OK if found.passed else SOME_FAILED
+
+
+def _services(arguments: argparse.Namespace) -> int:
+    found = services()
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print_out(found)
+    return OK
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from batcher.demo import demo  # noqa: PLC0415 - for this verb alone
+
+    return demo(Path(arguments.output_dir))
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from batcher.cli.completion import script  # noqa: PLC0415 - for this verb alone
+
+    print_out(script(arguments.shell))
+    return OK
+
+
+VERBS = {
+    "run": _run,
+    "plan": _plan,
+    "status": _status,
+    "limit": _limit,
+    "pause": _pause,
+    "resume": _resume,
+    "verify": _verify,
+    "merge": _merge,
+    "serve": _serve,
+    "rehearse": _rehearse,
+    "services": _services,
+    "demo": _demo,
+    "completion": _completion,
+}
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print_out(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,289 @@
+"""The file of a job: it holds any option, the command line wins, and a mistake in it is named with its line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import fault
+from programs import call, table, write_table
+
+from batcher.calls.endpoints import EndpointTables, endpoints_of
+from batcher.cli import main
+from batcher.cli.config import DEFAULT, fill, read
+from batcher.cli.reading import complete, options_of, parsed
+from batcher.endpoint import Endpoint
+from batcher.errors import SettingsError
+from batcher.settings import OPTIONS, Settings
+
+JOB = """
+input = "data.csv"
+prompt = "Is {text} odd?"
+provider = "offline"
+keyword = "odd"
+output-dir = "out"
+chunk_size = 2
+
+[param]
+temperature = 0
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "data.csv", ["text"], [[str(number)] for number in range(5)])
+    return tmp_path
+
+
+def job(text: str, path: str = DEFAULT) -> str:
+    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).write_text(text, encoding="utf-8")
+    return path
+
+
+def options(*argv: str) -> dict[str, Any]:
+    arguments = parsed(argv)
+    complete(arguments)
+    return options_of(arguments)
+
+
+def status_of(*argv: str) -> int:
+    try:
+        return main(argv)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+
+
+def test_a_batcher_toml_is_a_whole_job_for_every_verb(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job(JOB)
+    assert main(["plan"]) == 0
+    assert main(["run", "--no-progress"]) == 0
+    said = capsys.readouterr()
+    assert "Options from batcher.toml; the command line wins." in said.err
+    assert len(table(folder / "out" / "all_odd.csv")) == 5
+    assert sorted(path.name for path in (folder / "out").glob("[0-9]*.csv")) == ["0_odd.csv", "2_odd.csv", "4_odd.csv"]
+    for argv in (["status"], ["status", "odd"], ["verify"], ["verify", "odd"], ["merge"]):
+        assert main(argv) == 0, argv
+    assert "INPUT was not given" in main_said(capsys, ["verify", "odd"])
+    assert "INPUT was not given" not in main_said(capsys, ["verify"])
+
+
+def main_said(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    capsys.readouterr()
+    main(argv)
+    return capsys.readouterr().out
+
+
+def test_a_rehearsal_and_a_dry_run_take_the_file_too(folder: Path) -> None:
+    job(JOB)
+    done = call("rehearse", "--kills", "0", "--json", cwd=folder)
+    assert (done.status, json.loads(done.stdout)["rows"]) == (0, 5), done.stderr
+    done = call("run", "--dry-run", "--json", cwd=folder)
+    assert (done.status, json.loads(done.stdout)["keyword"]) == (0, "odd"), done.stderr
+
+
+def test_the_command_line_wins_and_what_it_leaves_out_comes_from_the_file() -> None:
+    job(JOB)
+    assert options("run", "-k", "other", "-n", "3", "--param", "top_p=1") == {
+        "data": "data.csv",
+        "prompt": "Is {text} odd?",
+        "provider": "offline",
+        "keyword": "other",
+        "limit": 3,
+        "output_dir": "out",
+        "chunk_size": 2,
+        "param": {"temperature": 0, "top_p": 1},
+    }
+    assert options("run", "--param", "temperature=1")["param"] == {"temperature": 1}
+    instead = options("run", "--prompt-column", "text")
+    assert instead["prompt_column"] == "text"
+    assert "prompt" not in instead
+
+
+def test_with_an_input_on_the_command_line_only_a_file_that_is_named_is_read(folder: Path) -> None:
+    path = job(JOB)
+    assert options("run", "other.csv") == {"data": "other.csv"}
+    assert options("run", "other.csv", "--config", path)["data"] == "other.csv"
+    assert options("run", "other.csv", "--config", path)["keyword"] == "odd"
+
+
+def test_without_input_or_file_the_command_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [main([verb]) for verb in ("run", "plan", "rehearse", "status", "verify", "merge")] == [2] * 6
+    said = capsys.readouterr().err
+    assert "give INPUT, the table: `batcher run data.csv --prompt ...`" in said
+    assert "give KEYWORD, the name of the run" in said
+    assert status_of("run", "--config", "none.toml") == 2
+    assert "none.toml: No such file or directory" in capsys.readouterr().err
+
+
+def test_paths_are_taken_from_the_place_of_the_file(folder: Path) -> None:
+    path = job('input = "../data.csv"\nprompt_file = "p.txt"\nprovider = "offline"\n', "jobs/a.toml")
+    (folder / "jobs" / "p.txt").write_text("Is {text} odd?", encoding="utf-8")
+    assert main(["run", "--config", path, "--no-progress"]) == 0
+    assert len(table(folder / "jobs" / "output" / "all_data.csv")) == 5
+    assert main(["verify", "--config", path]) == 0
+    assert options("run", "--config", path, "-o", "here")["output_dir"] == "here"
+    job('input = ["a.csv", "/b.csv"]', "jobs/b.toml")
+    assert options("run", "--config", "jobs/b.toml")["data"] == [Path("jobs/a.csv"), Path("/b.csv")]
+    job('input = "~/a.csv"', "jobs/b.toml")
+    assert options("run", "--config", "jobs/b.toml")["data"] == str(Path.home() / "a.csv")
+
+
+def test_endpoint_tables_in_the_file_are_those_of_the_endpoints_file() -> None:
+    text = '\n[[endpoint]]\nmodel = "m"\nbase_url = "http://a/v1"\nname = "mine"\n[[endpoint]]\nmodel = "n"\n'
+    job(f'input = "data.csv"\nmax_concurrency = 9{text}')
+    given = options("run")
+    assert isinstance(given["endpoints"], EndpointTables)
+    settings = Settings.of({"endpoints": given["endpoints"], "max_concurrency": given["max_concurrency"]})
+    assert endpoints_of(settings, {"OPENAI_API_KEY": "sk-1"}) == (
+        Endpoint("m", "http://a/v1", max_concurrency=9, name="mine"),
+        Endpoint("n", api_key="sk-1", max_concurrency=9),
+    )
+    job(f'input = "data.csv"{text}api_key = "sk-1"\n')
+    wrong = Settings(endpoints=options("run")["endpoints"])
+    assert fault(lambda: endpoints_of(wrong, {})).startswith("batcher.toml, endpoint 2: there is no key 'api_key'")
+
+
+def test_another_service_on_the_command_line_never_gets_the_key_or_the_price_of_the_one_in_the_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job(
+        'input = "data.csv"\nmodel = "m"\nbase_url = "http://a/v1"\napi_key_env = "KEY"\n'
+        'header = { X-Key = "env:KEY" }\n'
+        "price_in = 1\nprice_out = 2\nrpm = 60\nendpoint_name = 'a'\n"
+    )
+    assert options("run", "--base-url", "http://b/v1") == {
+        "data": "data.csv",
+        "base_url": "http://b/v1",
+        "model": "m",
+        "rpm": 60,
+    }
+    said = "batcher.toml: api_key_env, endpoint_name, header, price_in, price_out not used: the command line names"
+    assert said in capsys.readouterr().err
+    assert {"price_in", "price_out"}.isdisjoint(options("run", "-m", "n"))
+    assert options("run", "--endpoints", "pool.toml", "-q") == {
+        "data": "data.csv",
+        "endpoints": "pool.toml",
+        "quiet": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("chunksize = 5", "batcher.toml, line 2: there is no option 'chunksize': did you mean chunk_size?"),
+        ("promt = 'x'", "batcher.toml, line 2: there is no option 'promt': did you mean prompt?"),
+        ("zzz = 5", "batcher.toml, line 2: there is no option 'zzz': `batcher run --help` lists the options"),
+        ("temperature = 0", "there is no option 'temperature': a request parameter goes into param: param = { temp"),
+        ('api_key = "sk-1"', "there is no option 'api_key': an API key is never in a file: put it into the envi"),
+        ("chunk_size = '5'", "batcher.toml, line 2: chunk_size must be a whole number above 0, not '5'"),
+        (
+            'prompt = """\nchunk-size = 5\n"""\nchunk-size = 0',
+            "batcher.toml, line 5: chunk-size must be a whole number",
+        ),
+        ("dedup = 'yes'", "batcher.toml, line 2: dedup cannot be of type str"),
+        ("on_change = 'rdo'", "line 2: on_change must be one of abort, redo, reuse, not 'rdo': did you mean redo?"),
+        ("keyword = 2024", "batcher.toml, line 2: keyword cannot be of type int"),
+        ("input = 5", "batcher.toml, line 2: input must be a path, or a list of paths, not 5"),
+        ("input = []", "batcher.toml, line 2: input must be a path, or a list of paths, not []"),
+        ("prompt = ['x']", "batcher.toml, line 2: prompt must be a text, not ['x']"),
+        ("json = 1", "batcher.toml, line 2: json must be true or false, not 1"),
+        ("param = 'x=1'", "batcher.toml, line 2: param must"),
+        (
+            "[param]\ntop_p = 1\nchunk_size = 5",
+            "batcher.toml, line 2: chunk_size is an option, not a request parameter",
+        ),
+        ("header = ['X=1']", "batcher.toml, line 2: header must hold texts by name"),
+        ("endpoints = [1]", "batcher.toml, line 2: endpoints must be the path of a file; tables are written as [[end"),
+        ("[endpoint]\nmodel = 'm'", "batcher.toml, line 2: endpoints are either [[endpoint]] tables or a file"),
+        ("endpoints = 'x'\n[[endpoint]]", "endpoints are either [[endpoint]] tables or a file"),
+        ("chunk-size = 5\nchunk_size = 6", "batcher.toml, line 3: chunk_size is given twice"),
+        ("prompt = 'x", "batcher.toml is not a TOML file: "),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_with_its_line_and_what_to_do(text: str, said: str) -> None:
+    job(f"# a job\n{text}\n")
+    found = fault(lambda: read(Path(DEFAULT)))
+    assert said in found
+    assert found.startswith("batcher.toml")
+
+
+def test_a_key_in_the_file_is_refused_and_not_shown() -> None:
+    key = "sk-" + "a1" * 20
+    for name in ("model", "prompt", "base_url", "api_key_env", "zzz_key"):
+        job(f'{name} = "{key}"\n')
+        with pytest.raises(SettingsError) as refused:
+            read(Path(DEFAULT))
+        assert "api_key_env" in str(refused.value)
+        assert key not in str(refused.value)
+
+
+def test_every_option_of_python_may_stand_in_the_file() -> None:
+    values = {"param": "{ top_p = 1 }", "header": "{ X-A = 'b' }", "endpoints": "'pool.toml'"}
+    kinds = {"int": "3", "float": "3", "bool": "true"}
+    for option in OPTIONS.values():
+        text = option.choices[0] if option.choices else "x"
+        job(f"{option.name} = {values.get(option.name) or kinds.get(option.type.split(' ')[0], repr(text))}\n")
+        assert option.name in read(Path(DEFAULT)), option.name
+
+
+def test_short_forms_are_those_of_the_long_options() -> None:
+    argv = ["run", "x.csv", "-p", "{text}", "-m", "m", "-k", "k", "-o", "d", "-n", "5", "-q"]
+    assert options(*argv) == {
+        "data": "x.csv",
+        "prompt": "{text}",
+        "model": "m",
+        "keyword": "k",
+        "output_dir": "d",
+        "limit": 5,
+        "quiet": True,
+    }
+    assert parsed(["status", "k", "-o", "d"]).output_dir == "d"
+
+
+def test_a_key_behind_a_short_option_is_refused_and_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    key = "sk-" + "a1" * 20
+    for argv in (["run", "-m", key], ["run", f"-m{key}"], ["run", f"-x{key}"], ["run", f"-m={key}"]):
+        assert status_of(*argv) == 2
+        said = capsys.readouterr().err
+        assert "API key" in said
+        assert key not in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["rnu", "x.csv"], "there is no verb 'rnu': did you mean run?"),
+        (["zzzzz"], "there is no verb 'zzzzz': choose from run, plan, status"),
+        (["status", "k", "--outptu-dir", "d"], "did you mean --output-dir?"),
+        (["run", "x.csv", "--chunk_size", "5"], "did you mean --chunk-size?"),
+        (["run", "x.csv", "--confg", "f"], "did you mean --config?"),
+        (["run", "x.csv", "--temperature", "0"], "a request parameter goes into --param temperature=0"),
+        (["serve", "--zzz"], "`batcher serve --help` lists the options"),
+        (["run", "x.csv", "-p", "{text}", "--encoding", "utf8"], "not 'utf8': did you mean utf-8?"),
+        (["plan", "data.csv", "-p", "{text}", "--provider", "opnai"], "did you mean openai?"),
+    ],
+)
+def test_a_slip_is_answered_with_what_was_meant(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(*argv) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_batcher_alone_shows_its_help_and_does_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("usage: batcher [-h] [--version] VERB ...")
+    assert "completion" in said.err
+
+
+def test_a_verb_without_a_file_of_a_job_is_left_alone() -> None:
+    arguments = argparse.Namespace(verb="services", json=False)
+    complete(arguments)
+    assert vars(arguments) == {"verb": "services", "json": False}
+    with pytest.raises(SettingsError, match="give KEYWORD"):
+        fill(argparse.Namespace(verb="merge", config=None, keyword=None, output_dir=None))
