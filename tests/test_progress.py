@@ -274,7 +274,11 @@ def test_a_log_of_json_lines_has_one_schema(lab: Lab, capsys: pytest.CaptureFixt
     assert said.out == ""
     assert all(list(each) == list(FIELDS) for each in lines)
     plan, start, *middle, end = lines
-    assert (plan["kind"], plan["level"], plan["message"]) == ("message", "info", "k: 70 rows: 70 new")
+    assert (plan["kind"], plan["level"], plan["message"]) == (
+        "message",
+        "info",
+        "k: 70 rows: 70 new; asks m at https://api.openai.com/v1, no key",
+    )
     assert plan["rows"] is plan["cost_usd"] is None
     assert (start["rows"], start["left"], start["kind"], start["eta_s"]) == (70, 70, "progress", None)
     assert len(middle) == lab.seconds // 30
@@ -360,7 +364,7 @@ def test_a_notebook_has_one_bar_that_changes_once_a_second_at_most_and_only_with
 
     lab.run(prompts, Service(prompts, instead=instead), quiet=False, endpoints=[Endpoint("m", rps=5)])
     said = capsys.readouterr()
-    assert (said.out, said.err) == ("k: 100 rows: 100 new\n", "")
+    assert (said.out, said.err) == ("k: 100 rows: 100 new; asks m at https://api.openai.com/v1, no key\n", "")
     moments, texts = zip(*notebook.shown, strict=True)
     pauses = [after - before for before, after in pairwise(moments[:-1])]
     assert min(pauses) > 0.99

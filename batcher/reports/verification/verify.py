@@ -212,7 +212,7 @@ def _with_columns(store: Store, last: LastRun, starts: list[int], asked: Asked |
 def _named(journal: Evidence) -> dict[str, list[str]]:
     """Return the base URLs that each name of an endpoint has stood for, in the order of their first use."""
     found: dict[str, dict[str, None]] = {}
-    for question in journal.questions():
+    for question in reversed(journal.questions()):
         for name, url in question.get("named", ()):
             found.setdefault(name, {})[url] = None
     return {name: list(urls) for name, urls in found.items()}
