@@ -257,7 +257,7 @@ def rewrite(lab: Lab, change: Callable[[list[str]], list[str]]) -> None:
 REPLACED: dict[str, tuple[Callable[[Lab], object], str]] = {
     "by another run": (lambda lab: ask(lab, table()[::-1]), "another run of 'k' has worked in"),
     "with its journal": (anew, "another run of 'k' has worked in"),
-    "removed": (lambda lab: lab.path().unlink(), r"all_k\.csv is gone: `batcher merge k` writes it again"),
+    "removed": (lambda lab: lab.path().unlink(), r"all_k\.csv is gone: `batcher\.merge` writes it again"),
     "sorted": (lambda lab: rewrite(lab, lambda lines: lines[::-1]), r"all_k\.csv, line 2, column 'id'"),
     "cut": (lambda lab: rewrite(lab, lambda lines: lines[:-1]), r"all_k\.csv has other rows than the run"),
     "longer": (lambda lab: rewrite(lab, lambda lines: [*lines, lines[0]]), r"all_k\.csv has other rows than the run"),

@@ -223,7 +223,14 @@ def test_a_key_in_the_file_is_refused_and_not_shown() -> None:
 
 
 def test_every_option_of_python_may_stand_in_the_file() -> None:
-    values = {"param": "{ top_p = 1 }", "header": "{ X-A = 'b' }", "endpoints": "'pool.toml'", "with_": "'reasoning'"}
+    values = {
+        "param": "{ top_p = 1 }",
+        "header": "{ X-A = 'b' }",
+        "endpoints": "'pool.toml'",
+        "with_": "'reasoning'",
+        "input_encoding": "'gbk'",
+        "separator": "';'",
+    }
     kinds = {"int": "3", "float": "3", "bool": "true"}
     for option in OPTIONS.values():
         text = option.choices[0] if option.choices else "x"

@@ -212,7 +212,7 @@ def test_a_chunk_file_that_is_missing_or_broken_is_named_and_run_makes_it_anew(d
     assert done.path().read_bytes() == before["all_k.csv"]
     if how not in {"missing", "empty"}:
         files = done.files()
-        with pytest.raises(OutputError, match=r"5_k\.csv cannot be read.*`batcher run` writes it again"):
+        with pytest.raises(OutputError, match=r"5_k\.csv cannot be read.*`batcher\.run` writes it again"):
             finish(done, service=Service([]))
         assert done.files() == files, "it may hold corrections"
         done.path(5).unlink()

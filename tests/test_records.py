@@ -27,7 +27,7 @@ def test_a_status_is_the_word_that_stands_in_the_file() -> None:
 
 def test_values_that_are_shared_cannot_be_changed() -> None:
     for value, name in (
-        (EndpointCount("m", 1), "requests"),
+        (EndpointCount("m", 1), "requests_now"),
         (Completion("x"), "text"),
         (Failure(Fault.OTHER, "x"), "message"),
     ):

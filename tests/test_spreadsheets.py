@@ -289,7 +289,7 @@ def test_otherwise_the_run_stops_with_the_reason_and_nothing_is_made_anew(done: 
     ):
         with pytest.raises(OutputError, match=said) as caught:
             verb()
-        assert "or move the file away, and `batcher run` writes it again from the journal" in str(caught.value)
+        assert "or move the file away, and `batcher.run` writes it again from the journal" in str(caught.value)
     assert (done.files(), done.journal()) == (files, journal)
     done.path(0).unlink()
     again(done, table)

@@ -139,7 +139,7 @@ def again(folder: Path, **options: Any) -> None:
         [(base_url,)] = db.execute("SELECT base_url FROM sources WHERE base_url <> ''")
     endpoint = Endpoint("m", base_url=base_url)
     report = batcher.run(["a", "b"], keyword="k", output_dir=folder, endpoints=[endpoint], quiet=True, **options)
-    assert report.requests == 0
+    assert report.requests_now == 0
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -253,7 +253,7 @@ def test_a_chunk_file_with_further_columns_is_adopted_and_its_own_version_is_kep
     before = chunk_file.read_bytes()
     for path in [*tmp_path.glob("journal*"), tmp_path / "all_k.csv"]:
         path.unlink()
-    assert run(tmp_path, completion("never asked"), with_="reasoning").requests == 0
+    assert run(tmp_path, completion("never asked"), with_="reasoning").requests_now == 0
     assert rows(tmp_path)[0]["infer"] == "good"
     assert (tmp_path / "0_k.csv.bak").read_bytes() == before
 

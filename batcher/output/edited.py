@@ -20,10 +20,9 @@ from batcher.output.cells import difference_by_marks, short
 from batcher.output.csv_file import read_csv
 from batcher.output.spreadsheet import Reformatting, Sheet, first_twins, sheets_of
 from batcher.records import Status, Values
-from batcher.words import counted
+from batcher.words import counted, verb
 
 _STATUSES = [[each.value] for each in Status]
-_ANEW = "or move the file away, and `batcher run` writes it again from the journal"
 
 
 class Edited(NamedTuple):
@@ -235,11 +234,15 @@ def read_edited(path: Path, originals: Known | Marked) -> Edited:
     return Edited(fit.lines, "" if _is_plain(path, originals.columns, fit) else how, originals.corrections(fit.lines))
 
 
+def _anew() -> str:
+    return f"or move the file away, and {verb('run')} writes it again from the journal"
+
+
 def message(path: Path, error: UnfitError) -> str:
     """Return what people are told of a file that does not fit."""
     if error.is_cell:
-        return f"{path}, {error}. In a chunk file only answers may be corrected: put the input's cells back, {_ANEW}"
-    return f"{path} cannot be read: {error}; put it right (in Excel, save as CSV UTF-8), {_ANEW}"
+        return f"{path}, {error}. In a chunk file only answers may be corrected: put the input's cells back, {_anew()}"
+    return f"{path} cannot be read: {error}; put it right (in Excel, save as CSV UTF-8), {_anew()}"
 
 
 def _other_number(sheet: Sheet, rows: int) -> str:

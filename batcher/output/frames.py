@@ -26,7 +26,7 @@ from batcher.output.directory import Store
 from batcher.output.opening import PastRun, opened
 from batcher.output.so_far import SoFar, input_of
 from batcher.place import version_of
-from batcher.words import counted, say
+from batcher.words import counted, say, verb
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,7 +166,7 @@ class Frames:
             return
         with self._run() as run:
             if now is None:
-                raise OutputError(f"{path} is gone: `batcher merge {self._store.keyword}` writes it again")
+                raise OutputError(f"{path} is gone: {verb('merge')} writes it again")
             self._check_lines(path, run)
 
     def _check_lines(self, path: Path, run: PastRun[Reader]) -> None:
