@@ -161,7 +161,9 @@ def test_a_fault_that_is_an_answer_itself_does_not_fail_a_rehearsal(tmp_path: Pa
         f"usage = {usage}\nchoices = [{{ index = 0, finish_reason = 'stop', message = {message} }}]\n",
         encoding="utf-8",
     )
-    done = call("rehearse", rows, "--prompt", "{text}", "--faults", "faults.toml", "--json", cwd=tmp_path)
+    done = call(
+        "rehearse", rows, "--prompt", "{text}", "--faults", "faults.toml", "--kills", "0", "--json", cwd=tmp_path
+    )
     found = json.loads(done.stdout)
     assert (done.status, found["disagreements"], found["ok"]) == (0, [], ROWS), done.stderr
     assert 0 < found["answered"] < ROWS
