@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -36,16 +37,18 @@ class Readable:
         printer.text(str(self))
 
 
-class Described(Readable):
+class Described(Readable, ABC):
     """A result that is a title and labelled lines."""
 
     __slots__ = ()
 
+    @abstractmethod
     def _title(self) -> str:
-        raise NotImplementedError
+        """Return what stands above the lines."""
 
+    @abstractmethod
     def _lines(self) -> Iterator[Line]:
-        raise NotImplementedError
+        """Return the lines."""
 
     def __str__(self) -> str:
         lines = (

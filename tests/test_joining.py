@@ -112,6 +112,26 @@ def test_a_partial_result_of_nothing_is_refused(unfinished: Lab) -> None:
         merge("k", unfinished.directory, partial=True)
 
 
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_partial_result_reads_the_input_as_the_run_read_it(lab: Lab, tmp_path: Path, *, is_moved: bool) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("id|text\n" + "".join(f"{number}|é {number}\n" for number in range(12)), encoding="cp1252")
+    texts = [f"é {number}" for number in range(12)]
+    options: dict[str, Any] = {"input_encoding": "cp1252", "separator": "|", "sample": 8, "chunk_size": 5}
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(
+            table, Service(texts), "{text}", at={1.5: lab.request_stop}, endpoints=[Endpoint("m", rps=1)], **options
+        )
+    where = table.rename(tmp_path / "moved.csv") if is_moved else None
+    merge("k", lab.directory, partial=True, data=where)
+    found = lab.rows("partial")
+    assert len(found) == 8
+    assert {row["text"] for row in found} <= {*texts}
+    answered = [row for row in found if row["infer_status"]]
+    assert 0 < len(answered) < 8
+    assert all(row["infer"] == f"answer to {row['text']}" for row in answered)
+
+
 def test_of_a_file_every_row_is_in_a_partial_result_with_what_it_has_so_far(lab: Lab, tmp_path: Path) -> None:
     rows = ["id,text", *(f"{number},item {number}" for number in range(12))]
     table = write(tmp_path / "t.csv", rows)

@@ -35,7 +35,7 @@ def test_the_quickstart_runs_from_top_to_bottom_in_one_kernel(tmp_path: Path) ->
     notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
     client(notebook, tmp_path).execute()
     first, frame, more, awaited, status = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert "<th>ok</th><td>3</td>" in str(first.outputs)
+    assert '>ok</th><td style="text-align: left">3</td>' in str(first.outputs)
     assert "79" in texts(frame)
     assert "1 request" in texts(more)
     assert "42" in texts(awaited)

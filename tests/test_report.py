@@ -41,6 +41,12 @@ STOPPED = dataclasses.replace(
 )
 
 
+def row_of(label: str, text: str) -> str:
+    """Return a row of a table in a notebook."""
+    left = ' style="text-align: left"'
+    return f"<tr><th{left}>{label}</th><td{left}>{text}</td></tr>"
+
+
 def test_a_report_reads_as_one_sentence() -> None:
     said = f"数学: 1,500 rows, 1,497 ok, 2 invalid, 1 error; 1,510 requests in 1m 01s, $1.25 -> {DONE.output}"
     assert str(DONE) == said
@@ -80,7 +86,7 @@ def test_a_report_is_one_json_object() -> None:
 
 def test_a_notebook_shows_the_report_as_a_table_that_no_keyword_can_break() -> None:
     shown = dataclasses.replace(DONE, keyword="<b>&", output=None)._repr_html_()
-    assert "<tr><th>keyword</th><td>&lt;b&gt;&amp;</td></tr>" in shown
+    assert row_of("keyword", "&lt;b&gt;&amp;") in shown
     assert "<b>" not in shown
 
 
@@ -88,13 +94,13 @@ def test_the_part_of_this_process_stands_beside_the_whole_run() -> None:
     resumed = dataclasses.replace(DONE, requests_now=1, cost_usd_now=0.0005, elapsed_s_now=0.04, output=None)
     assert str(resumed).endswith("; 1,510 requests in 1m 01s, $1.25 (now 1 in 0.0 s, $0.0005)")
     shown = resumed._repr_html_()
-    assert "<tr><th>requests</th><td>1510 (now 1)</td></tr>" in shown
-    assert "<tr><th>failed</th><td>10</td></tr>" in shown
+    assert row_of("requests", "1510 (now 1)") in shown
+    assert row_of("failed", "10") in shown
     assert "_now" not in shown
 
 
 def test_a_notebook_says_of_an_unknown_cost_that_it_is_unknown() -> None:
-    assert "<tr><th>cost_usd</th><td>unknown</td></tr><tr><th>" in STOPPED._repr_html_()
+    assert row_of("cost_usd", "unknown") in STOPPED._repr_html_()
     assert "None" not in STOPPED._repr_html_()
 
 

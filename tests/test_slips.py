@@ -74,6 +74,7 @@ def test_a_slip_is_found_in_a_system_message_and_in_a_file_too(table: str) -> No
 def test_one_row_and_rows_that_shall_ask_the_same_are_let_through(table: str) -> None:
     assert plan(table, "Hello", same_prompt=True).requests == 2
     assert plan(table, "Hello", limit=1).requests == plan(["one"], "Hello").requests == 1
+    assert plan(table, "Hello", sample=1).requests == 1
     assert plan(table, "Hello", system="About {text}").requests == 2
     assert plan(table, None, prompt_column="text").requests == 2
 

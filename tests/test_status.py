@@ -189,7 +189,7 @@ def test_the_list_shows_itself_as_a_table(several: Lab, capsys: pytest.CaptureFi
     assert all(re.search(r"  2001-09-09 \d\d:46$", each) for each in shown[1:5])
     table = batcher.status(output_dir=several.directory)._repr_html_()
     assert table.count("<tr") == 5
-    assert "<td>数学</td><td>done</td>" in table
+    assert '>数学</th><td style="text-align: left">done</td>' in table
 
 
 def test_the_list_as_json_has_null_for_what_is_not_known(several: Lab, capsys: pytest.CaptureFixture[str]) -> None:

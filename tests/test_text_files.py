@@ -380,6 +380,11 @@ def test_a_separator_for_a_table_that_has_none_is_refused(tmp_path: Path) -> Non
         assert "only a CSV file has a separator: leave out" in fault(saved(tmp_path, name, '{"a": 1}'), separator=";")
 
 
+def test_a_separator_for_a_table_in_memory_is_refused() -> None:
+    with pytest.raises(InputError, match="the list: only a CSV file has a separator"):
+        open_dataset(["a"], Reading(separator=";"))
+
+
 # --- lines, quotes, the first column ---------------------------------------------------------------
 
 

@@ -117,6 +117,7 @@ def open_dataset(data: Data, reading: Reading = Reading()) -> Dataset:  # noqa: 
     if isinstance(data, list | tuple) and data and any(isinstance(each, os.PathLike) for each in data):
         return _open_paths(data, reading)
     if (dataset := open_in_memory(data)) is not None:
+        reading.check_is_unused(dataset.name)
         return dataset
     raise InputError(
         f"cannot read a table from {type(data).__module__}.{type(data).__qualname__}: give the path of a file"

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from batcher.errors import OutputError, SettingsError, outermost
 from batcher.input.marks import Marks
-from batcher.input.opening import open_dataset
 from batcher.journal.opening import read_journal, record_joined
 from batcher.journal.reading import Reader
 from batcher.output.csv_file import csv_line, encoded, replace
@@ -105,7 +104,7 @@ def _write_partial(run: PastRun[Reader], data: Data | None) -> Path:
         OutputError: a chunk file is damaged, or there is nothing to write.
     """
     last = run.last()
-    dataset = input_of(last.question) if data is None else open_dataset(data)
+    dataset = input_of(last.question, data)
     so_far = SoFar(run.store, run.journal, last, dataset)
     store, omitted = so_far.store, []
 

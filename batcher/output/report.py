@@ -5,7 +5,6 @@ Invariant: a report is a value: it describes the run at its end, and reads nothi
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -14,6 +13,7 @@ from batcher.errors import OutputError
 from batcher.output.figures import Figures
 from batcher.output.frames import Frames
 from batcher.records import Asked, EndpointCount
+from batcher.tables import html_table
 from batcher.words import counted, dollars, elapsed
 
 if TYPE_CHECKING:
@@ -94,12 +94,11 @@ class Report(Figures):
         """Show the report as a small table in a notebook."""
         hidden = {"asks", "endpoints"}
         shown = {name: _shown(value) for name, value in self.to_dict().items() if name not in hidden}
-        shown["output"] = str(self.output or "")
+        shown |= {"output": str(self.output or ""), "by_hand": ", ".join(self.by_hand)}
         for name in [name for name in shown if f"{name}_now" in shown]:
             now = shown.pop(f"{name}_now")
             shown[name] += "" if now == shown[name] else f" (now {now})"
-        cells = "".join(f"<tr><th>{key}</th><td>{html.escape(value)}</td></tr>" for key, value in shown.items())
-        return f"<table>{cells}</table>"
+        return html_table("", shown.items(), has_labels=True)
 
 
 def _shown(value: object) -> str:

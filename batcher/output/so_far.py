@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batcher.answer.columns import AnswerColumns
 from batcher.errors import InputError, OutputError
@@ -25,6 +25,9 @@ from batcher.output.directory import Store
 from batcher.output.edited import Edited, Marked, UnfitError, message, read_edited
 from batcher.records import Beside, Result
 from batcher.words import counted, verb
+
+if TYPE_CHECKING:
+    from batcher.input.opening import Data
 
 
 class Part(NamedTuple):
@@ -129,12 +132,22 @@ class SoFar:
         return marks == self._journal.marks(start, start + chunk.rows)
 
 
-def input_of(question: dict[str, Any]) -> Dataset | None:
-    """Open the input of a run again; None if it was no file, or is gone."""
+def input_of(question: dict[str, Any], data: Data | None = None) -> Dataset | None:
+    """Open the input of a run again, read as the run read it.
+
+    Args:
+        question: as the journal has it.
+        data: the input, if it is not where it was.
+
+    Returns:
+        The input; None if it was no file, or is gone.
+    """
+    reading = Reading.of(question.get("input_encoding"), question.get("separator"), question.get("sheet"))
+    if data is not None:
+        return open_dataset(data, reading)
     paths = question.get("input")
     if not paths or not any(is_pattern(each) or Path(each).exists() for each in paths):
         return None
-    reading = Reading.of(question.get("input_encoding"), question.get("separator"), question.get("sheet"))
     return open_dataset(paths[0] if len(paths) == 1 else [*map(Path, paths)], reading)
 
 

@@ -174,7 +174,7 @@ def _check_holes(prompts: _Prompts, settings: Settings, dataset: Dataset) -> Non
     Raises:
         InputError: the message has the likely slip; or the first rows cannot be read.
     """
-    if prompts.columns or settings.same_prompt or not _has_two_rows(dataset, settings.limit):
+    if prompts.columns or settings.same_prompt or not _has_two_rows(dataset, settings):
         return
     raise InputError(
         f"{option(prompts.given[0][0])} has no hole, so every row would ask the same:"
@@ -183,8 +183,9 @@ def _check_holes(prompts: _Prompts, settings: Settings, dataset: Dataset) -> Non
     )
 
 
-def _has_two_rows(dataset: Dataset, limit: int | None) -> bool:
-    return any(len(part.rows) > 1 for part in dataset.slices(2, 2 if limit is None else min(limit, 2)))
+def _has_two_rows(dataset: Dataset, settings: Settings) -> bool:
+    most = min(each for each in (settings.limit, settings.sample, 2) if each is not None)
+    return any(len(part.rows) > 1 for part in dataset.slices(2, most))
 
 
 def _oddities(prompts: _Prompts, columns: Sequence[str]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ Invariant: it only reads, and a journal that cannot be read is a line of the lis
 from __future__ import annotations
 
 import contextlib
-import html
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from batcher.journal.entries import ByHand, LastRun
 from batcher.journal.locking import is_at_work, is_locked
 from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO
+from batcher.tables import html_table, width
 from batcher.words import dollars, duration
 
 AT_WORK = frozenset({"running", "paused"})
@@ -92,7 +92,7 @@ class Runs(Sequence[RunLine]):
         if not self._runs:
             return f"{self._directory}: no run"
         table = [_HEADS, *(each._cells(time.time()) for each in self._runs)]  # noqa: SLF001 - a line of this table
-        widths = [max(map(_width, column)) for column in zip(*table, strict=True)]
+        widths = [max(map(width, column)) for column in zip(*table, strict=True)]
         lines = ["  ".join(map(_padded, cells, widths, range(len(cells)))).rstrip() for cells in table]
         return "\n".join([*lines, *(f"{each.keyword}: {each.reason}" for each in self._runs if each.reason)])
 
@@ -100,15 +100,10 @@ class Runs(Sequence[RunLine]):
 
     def _repr_html_(self) -> str:
         """Show the runs as a table in a notebook."""
-        heads = "".join(f"<th>{head}</th>" for head in _HEADS)
         now = time.time()
-        rows = "".join(
-            f'<tr title="{html.escape(each.reason)}">'
-            + "".join(f"<td>{html.escape(cell)}</td>" for cell in each._cells(now))  # noqa: SLF001 - as above
-            + "</tr>"
-            for each in self._runs
-        )
-        return f"<table><tr>{heads}</tr>{rows}</table>"
+        reasons = "\n".join(f"{each.keyword}: {each.reason}" for each in self._runs if each.reason)
+        cells = [each._cells(now) for each in self._runs]  # noqa: SLF001 - as above
+        return html_table(reasons, cells, _HEADS, has_labels=True)
 
 
 def runs_in(directory: Path) -> Runs:
@@ -177,14 +172,7 @@ def _written(path: Path) -> Iterator[float]:
             yield each.stat().st_mtime
 
 
-def _width(text: str) -> int:
-    """Return the columns that a text takes in a terminal: Chinese characters take two."""
-    import unicodedata  # noqa: PLC0415 - for a table alone
-
-    return sum(1 + (unicodedata.east_asian_width(each) in "WF") for each in text)
-
-
-def _padded(text: str, width: int, column: int) -> str:
+def _padded(text: str, columns: int, column: int) -> str:
     """Pad a cell: words to the left, numbers to the right."""
-    space = " " * (width - _width(text))
+    space = " " * (columns - width(text))
     return text + space if column < 2 or column == len(_HEADS) - 1 else space + text
