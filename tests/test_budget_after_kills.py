@@ -14,6 +14,8 @@ from batcher.server.answers import answer
 
 ROWS = 5_000
 CONCURRENCY = 256
+ANSWERED = 2_000
+"""The answers before the kill: enough for the concurrency limit to grow to its maximum."""
 TEXTS = [f"item {number:04} was {'good' if number % 3 else 'bad'}" for number in range(ROWS)]
 TEMPLATE = "Is this review good or bad? Answer with one of: good, bad. Review: {}"
 # Dollars per million tokens. An answer has two tokens at most, and the server's answers have one.
@@ -48,15 +50,10 @@ def in_flight(folder: Path) -> int:
     return int(count)
 
 
-def kill_at(server: LocalServer, answered: int, folder: Path, budget: float) -> int:
-    """Kill a run after this many answers, with nearly as many requests in flight as there may be; return their number.
-
-    Answers and requests come in waves, because all have the same latency, so the crest of one is waited for.
-    """
+def kill_when_full(server: LocalServer, folder: Path, budget: float) -> int:
+    """Kill a run when as many of its requests hang as may be in flight; return their number."""
     with started(*arguments(server, budget), cwd=folder) as program:
-        server.wait_for(answered, "answered")
-        while in_flight(folder) < CONCURRENCY - 6:
-            assert program.poll() is None, "the run ended before it was killed"
+        server.wait_for(ANSWERED + CONCURRENCY)
         program.kill()
         assert finish(program).status == -signal.SIGKILL
     return in_flight(folder)
@@ -71,9 +68,10 @@ def billed(server: LocalServer) -> float:
 def test_a_budget_for_all_rows_still_answers_nearly_all_of_them_after_a_kill(tmp_path: Path) -> None:
     write_table(tmp_path / "reviews.csv", ["text"], [[text] for text in TEXTS])
     budget = 1.01 * sum(cost(TEMPLATE.format(text)) for text in TEXTS)
-    with local_server("--latency", "0.5", cwd=tmp_path) as server:
-        lost = kill_at(server, 1_000, tmp_path, budget)
-        assert lost > 0.8 * CONCURRENCY  # some may have ended between the look and the kill
+    faults = tmp_path / "faults.toml"
+    faults.write_text(f'[[fault]]\nrequests = "{ANSWERED + 1}-{ANSWERED + CONCURRENCY}"\ndo = "hang"\n')
+    with local_server("--latency", "0.5", "--faults", str(faults), cwd=tmp_path) as server:
+        assert kill_when_full(server, tmp_path, budget) == CONCURRENCY
         done: Done = call(*arguments(server, budget), cwd=tmp_path)
         assert done.status == 3, done.stderr
         assert "the budget is used up" in done.stderr
