@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shlex
 import unicodedata
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -152,7 +153,7 @@ def param_of(name: str, text: str, where: str) -> Any:
     if is_too_deep(text):
         raise SettingsError(f"{where} {name}: the value cannot be read as JSON: {TOO_DEEP}")
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return _read(text)
     except (ValueError, RecursionError) as error:
         place = error.colno if isinstance(error, json.JSONDecodeError) and error.lineno == 1 else 0
         if (written := _slip(text)) is None:
@@ -160,13 +161,19 @@ def param_of(name: str, text: str, where: str) -> Any:
     if holds_key(text):
         raise SettingsError(f"{where} {name}: the value is no JSON, and is not shown: it may hold an API key")
     at = f", character {place}" if place and not written else ""
-    better = f"{name}={written}" if re.fullmatch(r"[\w.-]*", written) else f"'{name}={written}'"
-    instead = f": write {better}" if written else " (its names and texts have double quotes)"
+    unclear = " (its names and texts have double quotes)" if text.lstrip()[:1] in {"{", "["} else ""
+    instead = f": write {shlex.quote(f'{name}={written}')}" if written else unclear
     shown = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
     as_text = json.dumps(shown, ensure_ascii=False)
     raise SettingsError(
-        f"{where} {name}={shown}{at}: the value is no JSON{instead}, or for the text '{name}={as_text}'"
+        f"{where} {name}={shown}{at}: the value is no JSON{instead}, or for the text {shlex.quote(f'{name}={as_text}')}"
     )
+
+
+def _read(text: str) -> Any:
+    value = json.loads(text, parse_constant=_refuse_constant)
+    json.dumps(value, allow_nan=False)  # JSON can write numbers that are too large for a request
+    return value
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -282,12 +282,13 @@ def test_labels_corrected_by_hand_are_in_the_answers_after_a_merge_and_the_folde
 ) -> None:
     monkeypatch.chdir(tmp_path)
     lab.directory = Path(os.path.relpath(lab.directory))
-    report = ask(lab, table())
+    report = ask(lab, frame := table())
     lab.path(5).write_bytes(lab.path(5).read_bytes().replace(b"answer to item 7", b"corrected"))
     batcher.merge("k", lab.directory)
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     assert report.answers[7] == report.frame()["infer"][7] == "corrected"
+    assert len(frame) == ROWS
 
 
 def texts_of_all_kinds() -> Iterator[Any]:
@@ -305,3 +306,18 @@ def test_cells_that_a_file_writes_otherwise_are_still_known_as_unchanged(
     pd.testing.assert_frame_equal(report.frame()[[*df]], df)
     assert capsys.readouterr().err == ""
     assert lab.rows()[6]["kind"] == "nul\ufffdnul"
+
+
+def test_answers_of_a_frame_that_is_gone_and_was_numbered_warn_of_other_rows(lab: Lab) -> None:
+    frame = pd.DataFrame({"text": TEXTS})
+    report = lab.run(frame, Service(TEXTS), "{text}")
+    assert list(report.answers) == [f"answer to {text}" for text in TEXTS]
+    frame = frame[frame["text"] != TEXTS[0]].reset_index(drop=True)
+    with pytest.warns(UserWarning, match="the DataFrame that was given to run is gone, .* numbered anew"):
+        assert len(report.answers) == len(TEXTS)
+
+
+def test_answers_of_a_filtered_frame_that_is_gone_need_no_warning(lab: Lab) -> None:
+    report = lab.run(pd.DataFrame({"text": TEXTS})[1:], Service(TEXTS), "{text}")
+    gc.collect()
+    assert list(report.answers.index) == list(range(1, len(TEXTS)))

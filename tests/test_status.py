@@ -215,6 +215,6 @@ def test_no_run_is_an_empty_list_and_no_directory_is_exit_2(tmp_path: Path) -> N
     )
     done = call("status", cwd=tmp_path)
     assert (done.status, done.stdout) == (2, "")
-    assert "the output directory output cannot be read: No such file or directory" in done.stderr
+    assert "there is no directory output yet, so no run has begun in it" in done.stderr
     with pytest.raises(OutputError):
         batcher.status(output_dir=tmp_path / "none")

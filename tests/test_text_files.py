@@ -776,3 +776,10 @@ def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path: Path) -> None:
     path = saved(tmp_path, "t.csv.zst", bomb)
     assert "a line has more than 134,217,728 characters" in fault(path)
     assert TextFile("t", str(saved(tmp_path, "s.csv", "a\n"))).is_whole
+
+
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("rows", [2, 50])
+def test_chinese_utf_16_without_a_mark_is_named_as_such(tmp_path: Path, codec: str, rows: int) -> None:
+    text = "编号,评论\n" + "".join(f"{number},服务很好上菜也快\n" for number in range(rows))
+    assert codec in fault(saved(tmp_path, "t.csv", text.encode(codec)))

@@ -410,7 +410,8 @@ def read_toml(path: Path, where: str) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"{where}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # bad UTF-8, TOML or path, or nested too deep
-        raise SettingsError(f"{where} is not a TOML file: {error}") from error
+        hint = '; a text needs quotes: name = "text"' if str(error).startswith("Invalid value") else ""
+        raise SettingsError(f"{where} is not a TOML file: {error}{hint}") from error
 
 
 def tables_in(content: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:

@@ -140,7 +140,7 @@ _RULES = (
     _Rule(_is(402), Fate.ENDPOINT_REFUSES, "no quota is left"),
     _Rule(_said(KEY, 400, 403, 422), Fate.ENDPOINT_REFUSES, KEY_REFUSED),
     _Rule(lambda f: f.status is None and says(f, KEY), Fate.ENDPOINT_REFUSES, KEY_REFUSED),
-    _Rule(_said(MODEL, 400, 403, 422), Fate.ENDPOINT_REFUSES, "the model is unknown there"),
+    _Rule(_said(MODEL, 400, 403, 404, 410, 422), Fate.ENDPOINT_REFUSES, "the model is unknown there"),
     _Rule(_is_no_limit, Fate.ENDPOINT_REFUSES, "no call is admitted for days"),
     _Rule(_is_passing_limit, Fate.WAIT, "rate limited"),
     _Rule(_is(429), Fate.WAIT, "rate limited"),

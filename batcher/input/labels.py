@@ -25,13 +25,21 @@ class Labels:
         table: the caller's own.
 
     Attributes:
+        name: of the table.
         index: its labels; the memory is the table's own.
     """
 
     def __init__(self, name: str, table: pd.DataFrame | pd.Series[Any]) -> None:
         self.index: pd.Index[Any] = table.index
-        self._name = name
+        self.name = name
         self._table = weakref.ref(table)
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether they are the numbers of the rows, which any other table may have, too."""
+        import pandas as pd  # noqa: PLC0415 - whoever has an index has loaded pandas
+
+        return isinstance(self.index, pd.RangeIndex) and self.index.start == 0 and self.index.step == 1
 
     def table(self) -> pd.DataFrame | pd.Series[Any] | None:
         """Return the table; None if it is gone.
@@ -44,7 +52,7 @@ class Labels:
             before, now = counted(len(self.index), "row"), counted(len(table), "row")
             what = "its index was replaced" if len(table) == len(self.index) else f"it had {before}, and has {now} now"
             raise InputError(
-                f"{self._name} was changed since the run began: {what}. So its rows can no longer be matched with"
+                f"{self.name} was changed since the run began: {what}. So its rows can no longer be matched with"
                 " their answers: call run with it again (an answered row costs nothing), and use that report"
             )
         return table
@@ -58,7 +66,7 @@ class Labels:
         table = self.table()
         if table is None:
             raise InputError(
-                f"{self._name} is gone, and no file holds all of its rows yet: report.answers has their answers; or"
+                f"{self.name} is gone, and no file holds all of its rows yet: report.answers has their answers; or"
                 " keep it in a variable, and call run with it again"
             )
         return table

@@ -24,6 +24,9 @@ _STRETCH = re.compile(rb"[\x80-\xff]+")
 _THREE_BYTES = re.compile(rb"(?<![\x80-\xff])(?:[\xe1-\xec\xee\xef][\x80-\xbf]{2}){2,}(?![\x80-\xff])")
 _ACCENTS = re.compile(rb"(?:\xc3[\xa0-\xbf])+")
 _LEAD_OF_THREE = 0xE0  # the least first byte of a character of three bytes in UTF-8
+# Characters of most texts: ASCII, Latin to Cyrillic, Chinese, Japanese and Korean with their signs.
+_USUAL = re.compile("[\t\r\n -~\u00a0-\u04ff\u2010-\u2030\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff00-\uffef]")
+_LEAST_USUAL = 0.95
 _LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
@@ -48,11 +51,25 @@ def likely_encoding(text: Iterable[bytes]) -> Likely:
         text: from its beginning, in pieces of any length.
     """
     sample, is_mixed = _sample(text)
+    if wide := _wide(sample):
+        return Likely(wide, f"{wide} (UTF-16 without a byte order mark)", is_mixed=False)
     lines = [line for line in sample.split(b"\n") if not line.isascii()]
     odd = [line for line in lines if not _is_utf8(line)]
     best = _best(b"\n".join(odd[:_MOST_LINES]))
     is_mixed = is_mixed or _is_mixed(sample, is_double=best not in _SINGLE)
     return Likely(best, _NAMES.get(best, ""), is_mixed)
+
+
+def _wide(sample: bytes) -> str:
+    """Return in which byte order a text is UTF-16, which alone has zero bytes; empty if it is likely in neither."""
+    if b"\0" not in sample:
+        return ""
+    shares = {}
+    for codec in ("utf-16-le", "utf-16-be"):
+        chars = sample[: len(sample) // 2 * 2].decode(codec, "replace")
+        shares[codec] = len(_USUAL.findall(chars)) / max(len(chars), 1)
+    best = max(shares, key=shares.__getitem__)
+    return best if shares[best] >= _LEAST_USUAL else ""
 
 
 def _sample(text: Iterable[bytes]) -> tuple[bytes, bool]:

@@ -122,6 +122,7 @@ def open_dataset(data: Data, reading: Reading = Reading()) -> Dataset:  # noqa: 
     raise InputError(
         f"cannot read a table from {type(data).__module__}.{type(data).__qualname__}: give the path of a file"
         f" ({_KNOWN}), a DataFrame, a Series, an Arrow table, a list of strings or a list of dictionaries"
+        f"{'; .tolist() makes a list of it' if hasattr(data, 'tolist') else ''}"
     )
 
 

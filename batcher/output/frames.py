@@ -6,6 +6,7 @@ Invariant: an answer stands at the label of its own row; if that is not certain,
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -224,7 +225,16 @@ class Frames:
                 "this report was pickled, and the index of the DataFrame is not in it: call run again (an answered row"
                 f" costs nothing), or read {self._store.all_path}"
             )
-        return self._kept.labels.table() if self._kept.labels else None
+        labels = self._kept.labels
+        table = labels.table() if labels else None
+        if labels and table is None and labels.are_numbers:
+            warnings.warn(
+                f"{labels.name} that was given to run is gone, and its labels are row numbers: the answers belong to"
+                " its rows, in its order. One that was filtered or sorted since and numbered anew (reset_index) has"
+                " other rows at these numbers: call run with that one (an answered row costs nothing)",
+                stacklevel=4,
+            )
+        return table
 
     def _labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Give a frame the labels of the input."""

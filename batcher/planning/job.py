@@ -295,6 +295,8 @@ def _prompts(prompt: str | PromptFunction | None, settings: Settings, dataset: D
         ways = [_spelled(name) for name in ("--prompt", "--prompt-file", "--prompt-column", "--messages-column")]
         raise SettingsError(f"give the prompt with one of {ways[0]}, {ways[1]}, {ways[2]} and {ways[3]}{found}")
     [(name, value)] = given.items()
+    if prompt is not None and not callable(prompt) and not isinstance(prompt, str):
+        raise SettingsError(f"prompt must be a text or a function, not of type {type(prompt).__qualname__}")
     if callable(value):
         return _Prompts(from_function(value, columns), "function", "", columns)
     text = _read_text(value, _spelled(name), settings.input_encoding) if name == "--prompt-file" else value

@@ -114,6 +114,8 @@ def runs_in(directory: Path) -> Runs:
     """
     try:
         found = sorted((match[1], path) for path in directory.iterdir() if (match := _JOURNAL.fullmatch(path.name)))
+    except FileNotFoundError as error:
+        raise OutputError(f"there is no directory {directory} yet, so no run has begun in it") from error
     except OSError as error:
         raise OutputError(f"the output directory {directory} cannot be read: {error.strerror}") from error
     return Runs(directory, sorted((_line(*each) for each in found), key=lambda line: -line.changed))
