@@ -18,6 +18,8 @@ from batcher.records import Completion, Result, Source, Usage
 
 UNSENT = "unsent"
 """The outcome of an intent whose request did not leave."""
+UNFIT = "unfit"
+"""The outcome of a request whose answer did not fit, so that its row was asked again."""
 TOO_LARGE = "too large"
 """The outcome of a request whose answer is too large for SQLite or a CSV file."""
 
@@ -44,16 +46,18 @@ class Outcome(NamedTuple):
     """How an attempt ended.
 
     Attributes:
-        name: `answered`, or the name of the failure.
+        name: `answered`, `UNFIT`, or the name of the failure.
         usage: the model tokens that the attempt used.
         cost: in nano-dollars; None if it is unknown.
         completion: what came, if it was answered: what the result does not hold is kept beside it.
+        form: how the answer was asked for; None: as it comes.
     """
 
     name: str
     usage: Usage = Usage()
     cost: int | None = None
     completion: Completion | None = None
+    form: str | None = None
 
     @property
     def is_cut(self) -> bool:

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from batcher.journal.entries import UNSENT, EndpointTotals, RowRecord, source_of
-from batcher.journal.reading import CHARGED, SENT, SPENT, Reader, question_of, spent_of
+from batcher.journal.reading import CHARGED, ROOT, SENT, SPENT, Reader, question_of, spent_of
 from batcher.journal.schema import ADOPTED
 from batcher.records import Source
 
@@ -24,6 +24,8 @@ class Unreconciled(Enum):
     )
     BROUGHT_BY_NONE = (
         "SELECT a.id FROM results a LEFT JOIN requests q ON q.id = a.id WHERE CASE WHEN a.id > 0 THEN q.id IS NULL"
+        " WHEN a.id IN (SELECT id FROM rereads) THEN NOT EXISTS (SELECT 1 FROM rereads w JOIN results o ON o.id = w.root"
+        " WHERE w.id = a.id AND o.key = a.key AND o.source = a.source AND o.id NOT IN (SELECT id FROM rereads))"
         " ELSE a.source IS NOT (SELECT id FROM sources WHERE model = ? AND base_url = '' AND params = '') END"
     )
     OTHER_QUESTION = (
@@ -58,13 +60,14 @@ class Evidence(Reader):
             extras: columns of `responses` to read as well.
         """
         more = "".join(f", cast(coalesce(s.{name}, '') AS BLOB)" for name in extras)
-        beside = " LEFT JOIN responses s ON s.id = r.result" if extras else ""
+        beside = f" LEFT JOIN responses s ON s.id = {ROOT.format('r.result')}" if extras else ""
         found = self._all(
             # As bytes: a text that a disk has changed may not be valid any more.
             "SELECT r.position, r.key, r.cells, r.is_kept, r.result, a.id, a.key, a.source, q.run, a.seal,"
             " iif(typeof(a.status) = 'text', cast(a.status AS BLOB), x''),"
             f" cast(a.answer AS BLOB), cast(a.error AS BLOB){more}"
-            f" FROM rows r LEFT JOIN results a ON a.id = r.result LEFT JOIN requests q ON q.id = a.id{beside}"
+            f" FROM rows r LEFT JOIN results a ON a.id = r.result LEFT JOIN requests q"
+            f" ON q.id = {ROOT.format('a.id')}{beside}"
             " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
             (start, stop),
         )
@@ -77,8 +80,9 @@ class Evidence(Reader):
         Of each the position, the answer, the reasoning and the compressed body, right or wrong.
         """
         return self._all(
-            "SELECT r.position, cast(a.answer AS BLOB), cast(s.reasoning AS BLOB), cast(s.body AS BLOB)"
-            " FROM rows r JOIN results a ON a.id = r.result JOIN responses s ON s.id = r.result"
+            "SELECT r.position, cast(coalesce(s.text, a.answer) AS BLOB), cast(s.reasoning AS BLOB),"
+            " cast(s.body AS BLOB) FROM (SELECT position, {} AS root FROM rows) r".format(ROOT.format("result"))
+            + " JOIN results a ON a.id = r.root JOIN responses s ON s.id = r.root"
             " WHERE r.position >= ? AND r.position < ? AND s.reasoning <> '' AND s.body IS NOT NULL",
             (start, stop),
         )

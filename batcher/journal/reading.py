@@ -22,6 +22,7 @@ from batcher.journal.entries import (
     JOINED,
     REFUSED_BY_HAND,
     TOO_LARGE,
+    UNFIT,
     UNSENT,
     ByHand,
     Chunk,
@@ -39,7 +40,8 @@ from batcher.records import GAVE_UP, Beside, Bound, Result, RowState, Status
 # answer its bound. If the same source answered the same question at another time, the question's model tokens are
 # known, and the part of the bound that is proportional to them is reduced to that number. Quotient and remainder are
 # computed apart, so that no product is too large for SQLite.
-_PAID = f"outcome IN ('answered', '{TOO_LARGE}')"
+_ANSWERED = f"outcome IN ('answered', '{UNFIT}')"
+_PAID = f"outcome IN ('answered', '{UNFIT}', '{TOO_LARGE}')"
 CHARGED = f"""
 (
     WITH asked AS (SELECT DISTINCT key, source FROM requests WHERE ({_PAID}) IS NOT TRUE AND answer_cost < cost),
@@ -67,9 +69,13 @@ SPENT = ", ".join(
 )
 # The number of requests: all, answered, failed, and without an end.
 SENT = (
-    "count(*), count(*) FILTER (WHERE outcome = 'answered'), count(*) FILTER (WHERE outcome <> 'answered'),"
+    f"count(*), count(*) FILTER (WHERE {_ANSWERED}), count(*) FILTER (WHERE NOT {_ANSWERED}),"
     " count(*) FILTER (WHERE outcome IS NULL)"
 )
+
+
+ROOT = "coalesce((SELECT root FROM rereads WHERE id = {0}), {0})"
+"""The id under which `responses` has what came with a result."""
 
 
 def spent_of(found: Sequence[int]) -> Spent:
@@ -141,7 +147,9 @@ class Reader:
     def cut(self) -> int:
         """Count the rows whose answer was cut off at the most tokens that it may have."""
         cut = "SELECT id FROM responses WHERE is_cut"
-        return int(self._all(f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({cut})")[0][0])
+        again = f"SELECT id FROM rereads WHERE root IN ({cut})"
+        query = f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({cut} UNION ALL {again})"
+        return int(self._all(query)[0][0])
 
     def states(self, start: int, stop: int) -> list[RowState]:
         """Return the state of each row in a range of positions."""
@@ -312,7 +320,7 @@ class Reader:
 
     def has_answered(self, source: int) -> bool:
         """Return whether this source has ever answered."""
-        query = "SELECT EXISTS (SELECT 1 FROM requests WHERE source = ? AND outcome = 'answered')"
+        query = f"SELECT EXISTS (SELECT 1 FROM requests WHERE source = ? AND {_ANSWERED})"
         return bool(self._all(query, (source,))[0][0])
 
     def spent(self) -> Spent:
@@ -363,7 +371,7 @@ class Reader:
 
     def answered_since(self, moment: float) -> int:
         """Count the answers that came after a moment, in seconds since the epoch."""
-        query = "SELECT count(*) FROM requests WHERE outcome = 'answered' AND ended > ?"
+        query = f"SELECT count(*) FROM requests WHERE {_ANSWERED} AND ended > ?"
         return int(self._all(query, (moment,))[0][0])
 
     @contextlib.contextmanager
@@ -415,7 +423,7 @@ def beside(db: sqlite3.Connection, start: int, stop: int) -> list[Beside]:
     """Return what came beside the answers of the rows in a range of positions, as one connection sees it."""
     found = db.execute(
         "SELECT coalesce(s.reasoning, ''), coalesce(s.model, ''), coalesce(s.finish_reason, '')"
-        " FROM rows r LEFT JOIN responses s ON s.id = r.result"
+        f" FROM rows r LEFT JOIN responses s ON s.id = {ROOT.format('r.result')}"
         " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
         (start, stop),
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from batcher.equality import same_text
 from batcher.input.marks import Comparison
+from batcher.journal.rereading import REPLACED
 from batcher.journal.schema import ADOPTED, IN_SCOPE
 from batcher.journal.scratch import BARE, SET_ASIDE
 from batcher.journal.statements import Statements
@@ -48,7 +49,8 @@ class Rules:
     @property
     def is_usable(self) -> str:
         """The condition for a result that a row with its question may take."""
-        return f"{self.is_of_pool} AND status " + ("= 'ok'" if self.retry_failed else "<> 'error'")
+        is_present = f"id NOT IN {REPLACED} AND status "
+        return f"{self.is_of_pool} AND {is_present}" + ("= 'ok'" if self.retry_failed else "<> 'error'")
 
     @property
     def is_spared(self) -> str:

@@ -39,14 +39,26 @@ same: rows that are not sent, because an earlier row has the same question (`--d
 
 results: every answer, and every error that ended a row; a line is never changed or removed
     id                 INTEGER  `requests.id` of the request that brought it; negative: it was adopted from a chunk
-                                file; primary key
+                                file, or is an earlier answer that was read again (`rereads`); primary key
     key                BLOB     16 bytes, of the question that it answers; see `rows.key`
     source             INTEGER  `sources.id`: its origin
     status             TEXT     `ok`; `invalid`: answered, but not as asked for; `error`: no answer
-    answer             TEXT*    the answer, without the model's thoughts; empty if there is none
+    answer             TEXT*    the answer, without the model's thoughts; with `--labels` the label, if it is `ok`;
+                                empty if there is none
     error              TEXT*    why the row is `invalid` or `error`; empty if it is `ok`
     seal               BLOB     8 bytes, BLAKE2b of key, status, NUL, answer, NUL, error, by which `batcher verify` sees
                                 a change; NULL: version 1 wrote it
+    reading            INTEGER  `readings.id`: what it was read as; NULL: as it came, or before version 6
+
+readings: what answers were read as; unique in both columns but the id
+    id                 INTEGER  primary key
+    shape              TEXT     the labels or the schema as JSON (`shape` in `runs.question`)
+    reader             INTEGER  version of the reader; a higher one may read a text otherwise
+
+rereads: results that are earlier answers, read again for other labels, for another schema or by a newer reader
+    id                 INTEGER  `results.id` of the new result; primary key
+    root               INTEGER  `results.id` of the answer, as it was read first; its line in `responses` is that of both
+    before             INTEGER  `results.id` that it replaces: the root, or an earlier reading
 
 responses: what came with an answer besides its text; an answer has no line if version 4 or an older one wrote it
     id                 INTEGER  `results.id`; primary key
@@ -58,6 +70,10 @@ responses: what came with an answer besides its text; an answer has no line if v
     body               BLOB     the response's body as it came, without API keys, compressed (zlib, RFC 1950); NULL: the
                                 caller of a LangChain model does not see it, the API key came in it in pieces, or it is
                                 too large
+    text               TEXT*    the answer as the model wrote it, without thoughts; NULL: `results.answer` is that text
+    form               TEXT     how the answer was asked for: `choice`, `strict`, `schema`, `json` or `prompt`; NULL: as
+                                it comes, or before version 6
+    request_id         TEXT     what the service calls the answer; empty if it does not; NULL: before version 6
 
 requests: every attempt, recorded before it left; a line without an end is in flight, or was when the process ended
     id                 INTEGER  from 1; a gap is a request that did not leave, because the disk was full; primary key
@@ -109,8 +125,10 @@ runs: every process that worked on this keyword
     chunk_size         INTEGER  rows of a chunk file
     question           TEXT     what it asked, and whom, as JSON: `prompt_option`, `prompt`, `system`, `params`,
                                 `sources` and `pool` (each source as model, base URL or name, params; `pool` in the
-                                order of the endpoints), `named` (name and base URL of each endpoint with a name; not
-                                there if none has), `columns` (that the prompt reads), `table` (all columns),
+                                order of the endpoints), `shape` (the labels or the schema that answers must fit, as it
+                                is a part of the keys; not there without them), `reader` (version of the reader; as
+                                `shape`), `named` (name and base URL of each endpoint with a name; not there if none
+                                has), `columns` (that the prompt reads), `table` (all columns),
                                 `answer_column`, `with` (what its files hold beside the answers), `limit`, `sample`
                                 (null, or `rows` drawn at random `of` the table's rows), `encoding` (of its files),
                                 `input` (the paths of the table; null: it was none), `sheet`, `input_encoding`,
@@ -151,7 +169,7 @@ from typing import Any
 from batcher.errors import OutputError
 from batcher.records import Source
 
-VERSION = 5
+VERSION = 6
 _OLDEST_READ = 3
 """The oldest version that can be read without being brought up to date: later ones only renamed and added."""
 
@@ -208,8 +226,16 @@ CREATE TABLE responses (id INTEGER PRIMARY KEY, finish_reason TEXT, is_cut INTEG
     reasoning TEXT NOT NULL, body BLOB);
 CREATE INDEX responses_cut ON responses (id) WHERE is_cut;
 """
+_SIXTH = """
+ALTER TABLE results ADD COLUMN reading INTEGER;
+ALTER TABLE responses ADD COLUMN text TEXT;
+ALTER TABLE responses ADD COLUMN form TEXT;
+ALTER TABLE responses ADD COLUMN request_id TEXT;
+CREATE TABLE readings (id INTEGER PRIMARY KEY, shape TEXT NOT NULL, reader INTEGER NOT NULL, UNIQUE (shape, reader));
+CREATE TABLE rereads (id INTEGER PRIMARY KEY, root INTEGER NOT NULL, before INTEGER NOT NULL);
+"""
 # Each step brings a journal from one version to the next; a new journal runs all of them.
-_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
+_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)
 
 _RENAMED = {"givers": "sources", "source": "prompt_option"}
 
@@ -221,16 +247,30 @@ CREATE TEMP VIEW sources AS SELECT * FROM {schema}.givers;
 CREATE TEMP VIEW requests AS SELECT id, run, endpoint, giver AS source, position, key, sent, ended, outcome,
     prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, prompt_most, answer_cost
     FROM {schema}.requests;
-CREATE TEMP VIEW results AS SELECT id, key, giver AS source, status, answer, error, seal FROM {schema}.results;
+CREATE TEMP VIEW results AS SELECT id, key, giver AS source, status, answer, error, seal, NULL AS reading
+    FROM {schema}.results;
 """
 
 # What version 5 added, for a reader of an older one.
 _FOURTH_AS_FIFTH = """
 CREATE TEMP VIEW responses AS SELECT NULL AS id, NULL AS finish_reason, 0 AS is_cut, '' AS model, '' AS reasoning,
-    NULL AS body WHERE false;
+    NULL AS body, NULL AS text, NULL AS form, NULL AS request_id WHERE false;
+"""
+# What version 6 added.
+_RESULTS_AS_SIXTH = "CREATE TEMP VIEW results AS SELECT *, NULL AS reading FROM {schema}.results;"
+_RESPONSES_AS_SIXTH = """
+CREATE TEMP VIEW responses AS SELECT *, NULL AS text, NULL AS form, NULL AS request_id FROM {schema}.responses;
+"""
+_FIFTH_AS_SIXTH = """
+CREATE TEMP VIEW readings AS SELECT NULL AS id, NULL AS shape, NULL AS reader WHERE false;
+CREATE TEMP VIEW rereads AS SELECT NULL AS id, NULL AS root, NULL AS before WHERE false;
 """
 # By version: views that let its tables be read as the newest ones.
-_AS_NEWEST = {3: _THIRD_AS_FOURTH + _FOURTH_AS_FIFTH, 4: _FOURTH_AS_FIFTH}
+_AS_NEWEST = {
+    3: _THIRD_AS_FOURTH + _FOURTH_AS_FIFTH + _FIFTH_AS_SIXTH,
+    4: _FOURTH_AS_FIFTH + _RESULTS_AS_SIXTH + _FIFTH_AS_SIXTH,
+    5: _RESULTS_AS_SIXTH + _RESPONSES_AS_SIXTH + _FIFTH_AS_SIXTH,
+}
 
 # A copy to plan in.
 _COPY = """
@@ -239,7 +279,9 @@ INSERT INTO main.runs SELECT * FROM original.runs;
 INSERT INTO main.sources SELECT * FROM original.sources;
 INSERT INTO main.chunks SELECT * FROM original.chunks;
 INSERT INTO main.rows SELECT * FROM original.rows;
-INSERT INTO main.results SELECT id, key, source, status, '', '', NULL FROM original.results;
+INSERT INTO main.results SELECT id, key, source, status, '', '', NULL, reading FROM original.results;
+INSERT INTO main.readings SELECT * FROM original.readings;
+INSERT INTO main.rereads SELECT * FROM original.rereads;
 UPDATE main.scope SET rows = (SELECT rows FROM original.scope);
 COMMIT;
 """
@@ -331,6 +373,7 @@ def copy(db: sqlite3.Connection, version: int) -> None:
     db.executescript(_AS_NEWEST.get(version, "").format(schema="original"))
     views = {name for (name,) in db.execute("SELECT name FROM temp.sqlite_master WHERE type = 'view'")}
     db.executescript(re.sub(r"original\.(\w+)", lambda table: _table(table[1], views), _COPY))
+    db.execute("CREATE TEMP VIEW kept_answers AS SELECT id, answer FROM original.results")
     for name in views.difference(_READ_IN_PLACE):
         db.execute(f"DROP VIEW temp.{name}")
     for name in set(_READ_IN_PLACE) - views:

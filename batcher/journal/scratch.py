@@ -12,6 +12,7 @@ Invariant: they are empty when a plan begins, and gone when it has ended, even b
     found     the results in chunk files
     lost      the answers that no row has got
     pairs     the row that each of those belongs to, and the proof; without a proof it is only likely
+    reread    the results that were read again and differ from what they were
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ BARE = f"rows.result IS NULL AND rows.{IN_SCOPE}"
 NEW = "(position IN (SELECT position FROM renewed) OR position >= (SELECT rows FROM known))"
 """The condition for a row whose position had another question, or none, before."""
 
-_NAMES = ("moved", "renewed", "known", "open", "free", "given", "found", "lost", "pairs")
+_NAMES = ("moved", "renewed", "known", "open", "free", "given", "found", "lost", "pairs", "reread")
 _TABLES = f"""
 CREATE TEMP TABLE moved (position INTEGER PRIMARY KEY, result INTEGER NOT NULL, key BLOB NOT NULL, cells BLOB,
     is_kept BLOB);
@@ -44,6 +45,7 @@ CREATE TEMP TABLE found (position INTEGER PRIMARY KEY, status TEXT, answer TEXT,
 CREATE TEMP TABLE lost (id INTEGER PRIMARY KEY, position INTEGER NOT NULL, result INTEGER NOT NULL, key BLOB,
     cells BLOB, is_kept BLOB, is_spared INTEGER NOT NULL);
 CREATE TEMP TABLE pairs (position INTEGER PRIMARY KEY, lost INTEGER NOT NULL, proof TEXT, columns INTEGER NOT NULL);
+CREATE TEMP TABLE reread (id INTEGER PRIMARY KEY);
 """
 
 

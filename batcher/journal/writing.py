@@ -15,7 +15,7 @@ from pathlib import Path
 
 from batcher.input.marks import Comparison
 from batcher.journal.committing import GroupCommit, Statement
-from batcher.journal.entries import JOINED, TOO_LARGE, UNSENT, Chunk, Outcome, Request, seal
+from batcher.journal.entries import JOINED, TOO_LARGE, UNFIT, UNSENT, Chunk, Outcome, Request, seal
 from batcher.journal.matching import Matching, Planner
 from batcher.journal.schema import as_output_errors, raise_generation
 from batcher.journal.schema import bound as storable
@@ -31,8 +31,11 @@ _END = (
     "UPDATE requests SET ended = ?, outcome = ?, prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?,"
     " reasoning_tokens = ?, cost = ? WHERE id = ?"
 )
-_RESULT = "INSERT INTO results (id, key, source, status, answer, error, seal) VALUES (?, ?, ?, ?, ?, ?, ?)"
-_RESPONSE = "INSERT INTO responses (id, finish_reason, is_cut, model, reasoning, body) VALUES (?, ?, ?, ?, ?, ?)"
+_RESULT = "INSERT INTO results (id, key, source, status, answer, error, seal, reading) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_RESPONSE = (
+    "INSERT INTO responses (id, finish_reason, is_cut, model, reasoning, body, text, form, request_id)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _POINT = "UPDATE rows SET result = ? WHERE position = ?"
 _POINT_SAME = "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?)"
 NOTE = "INSERT INTO events (run, at, kind, subject, detail) VALUES (?, ?, ?, ?, ?)"
@@ -41,6 +44,7 @@ NOTE = "INSERT INTO events (run, at, kind, subject, detail) VALUES (?, ?, ?, ?, 
 _LARGEST = 2**63 - 1
 _BESIDE_TEXTS = 128
 """The most bytes of a result's row besides its texts and its key."""
+_LONGEST_ID = 200  # characters of what a service calls an answer
 _UNBOUNDED = Bound()
 _FAST = 1  # the level of compression: others take longer, and make the body of one answer hardly smaller
 
@@ -157,6 +161,21 @@ class Journal(Planner):
         """Record that a request brought no answer; it reaches the disk with the next commit."""
         self._commits.note(_ending(request, outcome))
 
+    async def unfit(self, request: Request, outcome: Outcome) -> None:
+        """Record that an answer did not fit, and keep it; when this returns, that is on disk.
+
+        Args:
+            request: the one that brought it.
+            outcome: how the request ended, with the completion.
+
+        Raises:
+            OutputError: it could not be written.
+        """
+        outcome = outcome._replace(name=UNFIT)
+        came = outcome.completion
+        kept = [self._response(request, outcome, came, "", is_cut=outcome.is_cut)] if came else []
+        await self._commits.write(_ending(request, outcome), *kept)
+
     async def settled(self, request: Request, outcome: Outcome, result: Result, *, followers: bool = False) -> Result:
         """Record that a row has its result; when this returns, that is on disk.
 
@@ -177,26 +196,36 @@ class Journal(Planner):
             outcome = outcome._replace(name=TOO_LARGE)
         came = outcome.completion
         texts = (held.status.value, storable(held.answer), storable(held.error))
+        reading = None if held.status is Status.ERROR else self.reading
         await self._commits.write(
             _ending(request, outcome),
-            (_RESULT, (request.id, request.key, request.source, *texts, seal(request.key, held))),
-            *([self._response(request, came, is_cut=outcome.is_cut and held is result)] if came else []),
+            (_RESULT, (request.id, request.key, request.source, *texts, seal(request.key, held), reading)),
+            *(
+                [self._response(request, outcome, came, held.answer, is_cut=outcome.is_cut and held is result)]
+                if came
+                else []
+            ),
             (_POINT, (request.id, request.position)),
             *([(_POINT_SAME, (request.id, request.position))] if followers else []),
         )
         return held
 
-    def _response(self, request: Request, came: Completion, *, is_cut: bool) -> Statement:
+    def _response(
+        self, request: Request, outcome: Outcome, came: Completion, answer: str, *, is_cut: bool
+    ) -> Statement:
         """Return the statement that keeps what came beside an answer, as far as SQLite can hold it."""
         most = self._db.connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - _BESIDE_TEXTS
         beside = 4 * (len(came.model) + len(came.finish_reason or ""))
         is_short = len(came.reasoning) <= LARGEST_CELL  # `--with reasoning` puts it into a cell
         reasoning = came.reasoning if is_short and 4 * len(came.reasoning) + beside <= most else ""
+        text = came.text or ""
+        is_other = text != answer and len(text) <= LARGEST_CELL
+        text = text if is_other and 4 * (len(text) + len(reasoning)) + beside <= most else ""
         # Compressed, a body may be a little longer than it was.
-        fits = came.raw and 2 * len(came.raw) + 4 * len(reasoning) + beside <= most
+        fits = came.raw and 2 * len(came.raw) + 4 * (len(text) + len(reasoning)) + beside <= most
         body = _Packed(came.raw) if fits else None
         values = (request.id, came.finish_reason, is_cut, came.model, storable(reasoning), body)
-        return _RESPONSE, values
+        return _RESPONSE, (*values, storable(text) if text else None, outcome.form, came.id[:_LONGEST_ID])
 
     def _holdable(self, request: Request, result: Result) -> Result:
         """Return a result that the journal and the files can hold: an error replaces an answer that is too large."""
