@@ -1,0 +1,78 @@
+"""What every answer of a run must be: the interface of labels and of a schema.
+
+Invariant: a text is read only by itself and by the shape, so that reading it again gives the same. Whoever changes what
+a text is read as raises `READER`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from batcher.records import Status
+
+READER = 1
+"""The version of the reading: kept texts that were read by another one are read anew."""
+
+
+class Read(NamedTuple):
+    """A text as it was read.
+
+    Attributes:
+        status: `ok` or `invalid`.
+        answer: the label as the user wrote it; with a schema, or if it is invalid, the text as it came.
+        error: why it does not fit; empty if it does.
+        near: the label that an invalid text comes close to: a slip of the model, or an alias that the user may add.
+    """
+
+    status: Status
+    answer: str
+    error: str
+    near: str = ""
+
+
+class Shape(Protocol):
+    """What every answer of a run must be."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of the top level, each of which gets a column, in their order; none for labels."""
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The shape as the user gave it, as JSON: `shape_of_recorded` makes it again."""
+
+    def read(self, text: str) -> Read:
+        """Read an answer's text. Any text gives a `Read`."""
+
+    def cells(self, answer: str) -> tuple[str, ...]:
+        """Return the text of each field of an `ok` answer: numbers, booleans, lists and objects as JSON.
+
+        A field that is missing or null is the empty text.
+        """
+
+    def values(self, answer: str) -> tuple[object, ...]:
+        """Return the value of each field of an `ok` answer; None for one that is missing."""
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema to ask for it; a user's schema is returned as it is."""
+
+    def strict_schema(self) -> dict[str, Any] | None:
+        """Return the schema in the form that services demand for `strict`, or None if there is no such form.
+
+        It may admit what the shape does not: an answer is always read by the shape itself.
+        """
+
+
+def shape_of_recorded(recorded: Mapping[str, Any]) -> Shape:
+    """Return the shape that was recorded.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    from batcher.answer.labels import Labels  # noqa: PLC0415 - they import this module
+    from batcher.answer.schema import Schema  # noqa: PLC0415
+
+    if "schema" in recorded:
+        return Schema.of(recorded["schema"], "the recorded schema")
+    return Labels.of(recorded, "the recorded labels")
