@@ -51,6 +51,12 @@ def check_duration(value: object, where: str) -> None:
         raise SettingsError(f"{where} must be a number of seconds, 0 or more, not {_short(value)}")
 
 
+def check_count(value: object, where: str) -> None:
+    """Refuse what is no whole number, 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise SettingsError(f"{where} must be a whole number, 0 or more, not {value!r}")
+
+
 def check_whole(value: object, where: str) -> None:
     _check_above_0(value, where, "whole number", (int,), 1)
 

@@ -215,6 +215,8 @@ class Failure:
         words: the message in lower case, without the parts that quote the request; None: it was not read so.
         is_page: the body of an HTTP error is a page or a text, not an error object of an API.
         is_final: the server asks not to try again.
+        generated: what the model wrote, if the service refused to pass it on as an answer (Groq's
+            `json_validate_failed`).
     """
 
     fault: Fault
@@ -228,6 +230,7 @@ class Failure:
     words: str | None = field(default=None, compare=False)
     is_page: bool = field(default=False, compare=False)
     is_final: bool = field(default=False, compare=False)
+    generated: str = field(default="", compare=False)
 
     @property
     def said(self) -> str:

@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 from batcher.checks import (
+    check_count,
     check_directory,
     check_duration,
     check_encoding,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 ON_CHANGE = ("abort", "redo", "reuse")
 ENCODINGS = ("utf-8", "utf-8-sig")
+STRUCTURED = ("auto", "choice", "schema", "json", "prompt")
 LIMITS_PER = ("account", "key")
 IN_ENDPOINTS = (
     *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
@@ -66,6 +68,7 @@ class Group(StrEnum):
     """The groups of the options, in the order of the help."""
 
     PROMPT = "prompt (exactly one of the first four)"
+    ANSWERS = "answers"
     ENDPOINTS = "model and service"
     LIMITS = "limits"
     FILES = "rows and files"
@@ -107,6 +110,10 @@ class _OneOf:
 
 def _one_of(choices: Sequence[str]) -> _OneOf:
     return _OneOf(choices)
+
+
+def _any(_value: object, _where: str) -> None:
+    """Check nothing yet: it is checked when it is read."""
 
 
 def _check_headers(value: object, where: str) -> None:
@@ -216,6 +223,36 @@ class Settings:
         "a request parameter, sent on under this name; VALUE is JSON, or else text: temperature=0, max_tokens=200. May"
         " be given several times",
         in_python="request parameters, sent on under the names given, as in {'temperature': 0, 'max_tokens': 200}",
+    )
+    labels: Any = _option(
+        None,
+        Group.ANSWERS,
+        Kind(_any, {"metavar": "LABELS"}),
+        "the labels, of which each answer must be one: a,b,c, or @FILE with a JSON list, or with one label a line. The"
+        " prompt may list them with {labels}; else a line is added to it",
+        in_python="the labels, of which each answer must be one: a list, an Enum, a dictionary from label to"
+        " description, 'a,b,c', or '@FILE'. The prompt may list them with {labels}; else a line is added to it",
+    )
+    schema: Any = _option(
+        None,
+        Group.ANSWERS,
+        Kind(_any, {"metavar": "FILE"}),
+        "a JSON Schema that each answer must fit; its fields become columns. The prompt may hold it with {schema}",
+        in_python="what each answer must fit: a JSON Schema (a dictionary, or the path of a file), a pydantic model or"
+        " a dataclass; its fields become columns. The prompt may hold it with {schema}",
+    )
+    structured: str = _option(
+        STRUCTURED[0],
+        Group.ANSWERS,
+        Kind(_one_of(STRUCTURED), {"metavar": "FORM"}),
+        "how labels or a schema are asked for: choice, schema, json (mode) or prompt (words alone); auto finds the"
+        " strictest form by the answers to the first rows that fit",
+    )
+    repair: int = _option(
+        0,
+        Group.ANSWERS,
+        Kind(check_count, {"metavar": "N", "type": int}),
+        "ask up to N times more, with the error shown, if an answer does not fit",
     )
     model: str | None = _option(
         None, Group.ENDPOINTS, _NAME, "the model; default: MODEL of the environment or .env", short="m"
@@ -415,6 +452,7 @@ class Settings:
         if self.param is not None and not self._asks_chat_model:
             check_params(self.param, option("param"))
         _only_one(self, "system", "system_file")
+        _only_one(self, "labels", "schema")
         _only_one(self, "provider", "base_url")
         _only_one(self, "limit", "sample")
         if (self.price_in is None) != (self.price_out is None):

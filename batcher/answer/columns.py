@@ -5,13 +5,17 @@ Invariant: only this module knows their names, their number and their order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from batcher.answer.shape import Shape, shape_of_recorded
+from batcher.errors import SettingsError
 from batcher.records import Beside, Result, Status
 from batcher.settings import Settings
+from batcher.words import option
 
-_ENDINGS = ("", "_status", "_error")
+_STATUS, _ERROR = "_status", "_error"
 _NOTHING = Beside()
 
 
@@ -22,37 +26,78 @@ class AnswerColumns:
     Attributes:
         answer: the name of the first.
         extras: what the last ones hold (`--with`): names of `Beside`.
+        fields: the fields of the schema, each of which has a column behind the answer's.
+        shape: reads the fields in an answer; None: nothing does, and their cells are empty.
     """
 
     answer: str = Settings.answer_column
     extras: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+    shape: Shape | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, answer: str, extras: tuple[str, ...], shape: Shape | None) -> AnswerColumns:
+        """Return the columns of a run.
+
+        Raises:
+            SettingsError: two of them have the same name, because of a field's name.
+        """
+        columns = cls(answer, extras, () if shape is None else shape.fields, shape)
+        names = [*columns]
+        if twin := next((name for number, name in enumerate(names) if name in names[:number]), None):
+            named = twin.removeprefix(f"{answer}_")
+            raise SettingsError(
+                f"{option('schema')}: the field {named!r} would get the column {twin!r}, which batcher writes itself:"
+                " give the field another name"
+            )
+        return columns
+
+    @classmethod
+    def recorded_in(cls, question: Mapping[str, Any]) -> AnswerColumns:
+        """Return the columns of a run whose question holds their names."""
+        shape = question.get("shape")
+        return cls.of(
+            question["answer_column"],
+            tuple(question.get("with") or ()),
+            None if shape is None else shape_of_recorded(shape),
+        )
+
+    def in_files(self, writable: Callable[[str], str]) -> AnswerColumns:
+        """Return the columns with names that a file can hold."""
+        return replace(self, answer=writable(self.answer), fields=tuple(map(writable, self.fields)))
 
     @classmethod
     def ending(cls, columns: Sequence[str]) -> AnswerColumns | None:
         """Return the answer columns that a header ends with, or None if it ends otherwise."""
         for count in range(len(Beside._fields) + 1):
-            start = len(columns) - len(_ENDINGS) - count
-            if start < 0:
+            at = len(columns) - count - 2
+            if at < 1:
                 break
-            answer, extras = columns[start], columns[start + len(_ENDINGS) :]
-            found = cls(answer, tuple(name.removeprefix(f"{answer}_") for name in extras))
+            answer = columns[at].removesuffix(_STATUS)
+            start = next((place for place in range(at - 1, -1, -1) if columns[place] == answer), None)
+            if start is None:
+                continue
+            names = [name.removeprefix(f"{answer}_") for name in columns[start + 1 :]]
+            found = cls(answer, tuple(names[at - start + 1 :]), tuple(names[: at - start - 1]))
             if [*found] == [*columns[start:]] and set(found.extras) <= set(Beside._fields):
                 return found
         return None
 
     def __iter__(self) -> Iterator[str]:
         """Yield their names."""
-        yield from (self.answer + ending for ending in _ENDINGS)
+        yield self.answer
+        yield from (f"{self.answer}_{name}" for name in self.fields)
+        yield from (self.answer + _STATUS, self.answer + _ERROR)
         yield from (f"{self.answer}_{name}" for name in self.extras)
 
     def __len__(self) -> int:
         """Return their number."""
-        return len(_ENDINGS) + len(self.extras)
+        return 3 + len(self.fields) + len(self.extras)
 
     @property
     def status(self) -> str:
         """The name of the column that says how a row ended."""
-        return self.answer + _ENDINGS[1]
+        return self.answer + _STATUS
 
     def split(self, cells: Sequence[str]) -> tuple[list[str], list[str]]:
         """Split a line, or a header, into the input's cells and the answer's."""
@@ -60,14 +105,18 @@ class AnswerColumns:
 
     def cells_of(self, result: Result, beside: Beside = _NOTHING) -> tuple[str, ...]:
         """Return the answer's cells of a row's line."""
-        return result.answer, result.status.value, result.error, *(getattr(beside, name) for name in self.extras)
+        ending = (result.status.value, result.error, *(getattr(beside, name) for name in self.extras))
+        if not self.fields:
+            return result.answer, *ending
+        is_read = self.shape is not None and result.status is Status.OK
+        fields = self.shape.cells(result.answer) if is_read and self.shape else ("",) * len(self.fields)
+        return result.answer, *fields, *ending
 
+    def result_of(self, cells: Sequence[str]) -> Result:
+        """Return the result in the answer's cells of a line.
 
-def result_of(cells: Sequence[str]) -> Result:
-    """Return the result in the answer's cells of a line.
-
-    Raises:
-        ValueError: the status is unknown.
-    """
-    answer, status, error = cells[: len(_ENDINGS)]
-    return Result(Status(status), answer, error)
+        Raises:
+            ValueError: the status is unknown.
+        """
+        status, error = cells[len(self.fields) + 1 : len(self.fields) + 3]
+        return Result(Status(status), cells[0], error)

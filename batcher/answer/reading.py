@@ -5,6 +5,7 @@ Invariant: an answer that was paid for always gives a result that keeps its text
 
 from __future__ import annotations
 
+from batcher.answer.shape import Read, Shape
 from batcher.records import Completion, Result, Status
 
 _FILTERED = ("content_filter", "sensitive")  # the second is Zhipu's; Gemini adds what was found
@@ -17,8 +18,18 @@ def is_cut(completion: Completion) -> bool:
     return (completion.finish_reason or "").lower() in CUT
 
 
-def read(completion: Completion) -> Result:
+def can_be_repaired(completion: Completion) -> bool:
+    """Return whether the model may answer better if it is shown what is wrong: it wrote something, to its end."""
+    reason = (completion.finish_reason or "").lower()
+    return bool((completion.text or "").strip()) and not is_cut(completion) and not reason.startswith(_FILTERED)
+
+
+def read(completion: Completion, shape: Shape | None = None) -> Result:
     """Return the row's result.
+
+    Args:
+        completion: what came.
+        shape: what answers must be; None: any text is `ok`.
 
     A completion that has no text, has only white space or was cut off by a content filter is `invalid`; the error has
     the server's reason, if there is one. It was paid for, so it is not sent again unless the user asks. A completion
@@ -30,12 +41,18 @@ def read(completion: Completion) -> Result:
             Status.INVALID, text, f"a content filter cut the answer off (finish_reason {completion.finish_reason})"
         )
     if text.strip():
-        return Result(Status.OK, text, "")
+        return Result(Status.OK, text, "") if shape is None else _fitted(completion, shape.read(text))
     if completion.refusal:
         return Result(Status.INVALID, text, f"the model refused: {completion.refusal}")
     if completion.is_open or completion.reasoning:
         return Result(Status.INVALID, text, _only_thought(completion))
     return Result(Status.INVALID, text, f"the answer is empty{_ended(completion)}")
+
+
+def _fitted(completion: Completion, came: Read) -> Result:
+    """Return the result of an answer that was read as a label or by a schema."""
+    was_cut = came.error and is_cut(completion)
+    return Result(came.status, came.answer, f"{came.error}; it was cut off at max_tokens" if was_cut else came.error)
 
 
 def _only_thought(completion: Completion) -> str:

@@ -6,6 +6,7 @@ a text is read as raises `READER`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -29,6 +30,22 @@ class Read(NamedTuple):
     answer: str
     error: str
     near: str = ""
+
+
+class ReadAs(NamedTuple):
+    """What answers are read as.
+
+    Attributes:
+        shape: the shape as it is recorded, as JSON with sorted keys.
+        reader: the version of the reading.
+    """
+
+    shape: str
+    reader: int
+
+    @classmethod
+    def of(cls, shape: Shape) -> ReadAs:
+        return cls(json.dumps(shape.recorded, sort_keys=True), READER)
 
 
 class Shape(Protocol):

@@ -7,18 +7,29 @@ has arrived is returned, even if something fails afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from batcher.endpoint import Endpoint
 from batcher.records import Completion, Failure, Message
+
+NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Caller(Protocol):
     """Makes the calls of one endpoint."""
 
-    async def call(self, messages: Sequence[Message], timeout_s: float) -> Completion | Failure:
-        """Make one attempt that takes at most `timeout_s` seconds."""
+    async def call(
+        self, messages: Sequence[Message], timeout_s: float, params: Mapping[str, Any] = ...
+    ) -> Completion | Failure:
+        """Make one attempt.
+
+        Args:
+            messages: of the row.
+            timeout_s: the most seconds that it may take.
+            params: further request parameters; if there are many calls, always the same few objects.
+        """
 
 
 class Callers(Protocol):

@@ -17,6 +17,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
+from batcher.calls.caller import NO_PARAMS
 from batcher.calls.choices import Choice, completion_in, reasoning_of, usage_in, used, whole_of, without_keys
 from batcher.calls.dialect import too_long
 from batcher.calls.error_bodies import without_echo
@@ -43,7 +44,8 @@ class ChatCaller:
 
     Args:
         llm: the model.
-        question: converts our messages into its messages and the other arguments of `agenerate`.
+        question: converts our messages, and further request parameters, into its messages and the other arguments of
+            `agenerate`.
         must_finish: refuse an answer without a finish reason, because LangChain accepts half a stream as an answer.
         most_bytes: the most bytes of an answer.
         keys: texts to hide in answers and failures, besides the secrets of the model.
@@ -52,7 +54,7 @@ class ChatCaller:
     def __init__(
         self,
         llm: BaseChatModel,
-        question: Callable[[Sequence[Message]], tuple[list[BaseMessage], Mapping[str, Any]]],
+        question: Callable[[Sequence[Message], Mapping[str, Any]], tuple[list[BaseMessage], Mapping[str, Any]]],
         *,
         must_finish: bool = False,
         most_bytes: int = MOST_BYTES,
@@ -72,11 +74,13 @@ class ChatCaller:
     def _hidden(self, secrets: Sequence[str]) -> Sequence[str]:
         return [*secrets, *self._more_keys] if self._more_keys else secrets
 
-    async def call(self, messages: Sequence[Message], timeout_s: float) -> Completion | Failure:
+    async def call(
+        self, messages: Sequence[Message], timeout_s: float, params: Mapping[str, Any] = NO_PARAMS
+    ) -> Completion | Failure:
         """Make one attempt that takes at most `timeout_s` seconds."""
         has_begun = False
         try:
-            converted, options = self._question(messages)
+            converted, options = self._question(messages, params)
             has_begun = True
             async with Patience(timeout_s):
                 result = await self._llm.agenerate([converted], **options)

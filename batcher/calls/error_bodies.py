@@ -55,7 +55,16 @@ def failure_in(
         words=said.lower()[:_LONGEST_WORDS],
         is_page=status >= 300 and not isinstance(body, dict) and not error.message,
         is_final=headers.get("x-should-retry", "").strip().lower() == "false",
+        generated=_generated(body),
     )
+
+
+def _generated(body: object) -> str:
+    """Return what the model wrote, if the service refused to pass it on: Groq, and relays to it."""
+    match body:
+        case {"error": {"failed_generation": str(text)}}:
+            return text
+    return ""
 
 
 def _inner_status(codes: Iterable[str]) -> int:

@@ -76,7 +76,7 @@ class ChatCallers:
             options = unshared(endpoint.llm, self._params)
             return ChatCaller(
                 endpoint.llm,
-                lambda messages: (convert_to_messages(messages), options),
+                lambda messages, params: (convert_to_messages(messages), {**options, **params} if params else options),
                 most_bytes=self._most_bytes,
                 keys=[*proxy_secrets(), *credentials_of_proxy(getattr(endpoint.llm, "openai_proxy", None) or "")],
             )
@@ -133,10 +133,12 @@ class ChatCallers:
             default_headers=CLOSE,
         )
 
-        def question(messages: Sequence[Message]) -> tuple[list[BaseMessage], dict[str, Any]]:
+        def question(
+            messages: Sequence[Message], further: Mapping[str, Any]
+        ) -> tuple[list[BaseMessage], dict[str, Any]]:
             # The SDK lays `extra_body` over its own body, and so sends the user's parameters unchanged. Its own timeout
             # would count seconds in which this process stands still.
-            body = {**params, "messages": messages}
+            body = {**params, **further, "messages": messages}
             return as_text(messages), {"timeout": None, "extra_headers": headers, "extra_body": body}
 
         keys = [*keys_in(endpoint.headers), *(proxy.secrets if proxy else ())]

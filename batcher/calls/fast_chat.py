@@ -9,7 +9,7 @@ that has arrived is returned, even if LangChain or a tracer fails afterwards.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from batcher.calls.caller import Caller
+from batcher.calls.caller import NO_PARAMS, Caller
 from batcher.calls.failures import failure_of
 from batcher.calls.patience import Patience
 from batcher.calls.transport import Attempt, Completions
@@ -119,10 +119,12 @@ class OwnCaller:
         except Exception as error:  # noqa: BLE001 - a future release may raise anything
             self._other = instead(error)
 
-    async def call(self, messages: Sequence[Message], timeout_s: float) -> Completion | Failure:
+    async def call(
+        self, messages: Sequence[Message], timeout_s: float, params: Mapping[str, Any] = NO_PARAMS
+    ) -> Completion | Failure:
         """Make one attempt that takes at most `timeout_s` seconds."""
         if self._other is None:
-            attempt = Attempt(messages)
+            attempt = Attempt(messages, params)
             raised = await self._make(attempt, timeout_s)
             if attempt.outcome is not None:
                 return attempt.outcome
@@ -130,7 +132,7 @@ class OwnCaller:
             if attempt.has_begun or isinstance(error, TimeoutError):
                 return failure_of(error, timeout_s, may_be_billed=attempt.has_left)
             self._other = self._other or self._make_other(error)
-        return await self._other.call(messages, timeout_s)
+        return await self._other.call(messages, timeout_s, params)
 
     async def _make(self, attempt: Attempt, timeout_s: float) -> Exception | None:
         """Make an attempt, and return the error that ended it, if any; the attempt holds its outcome."""

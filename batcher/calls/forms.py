@@ -9,16 +9,21 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from batcher.answer.labels import Labels
+from batcher.answer.schema import Schema
 from batcher.answer.shape import Shape
+from batcher.calls.caller import NO_PARAMS
 from batcher.calls.fate import Fate, meaning_of
+from batcher.calls.services import service_at
+from batcher.endpoint import Endpoint
+from batcher.input.messages import with_line
 from batcher.records import Failure, Message
 
-STRUCTURED = ("auto", "choice", "schema", "json", "prompt")
-"""The values of the option `structured`."""
-
 PARAMS = ("response_format", "structured_outputs", "guided_choice", "guided_json", "guided_regex", "guided_grammar")
-"""The request parameters that a form sets."""
+"""The request parameters that forms, or users instead of them, set."""
 
+_AS_OBJECT = "Answer with JSON and nothing else."
+_LABEL_AS_OBJECT = 'Write the label as a JSON object: {"label": "..."}'
 _NAME = "answer"  # of the schema, which services demand
 # A refusal with one of these words is about the form, not about the row.
 _WORDS = (
@@ -70,13 +75,13 @@ class Wire(NamedTuple):
     """What a form adds to a request.
 
     Attributes:
-        form: which it is.
+        form: which it is; None: any text will do.
         params: further request parameters.
         line: is added to the prompt; empty if the prompt says enough.
     """
 
-    form: Form
-    params: Mapping[str, Any]
+    form: Form | None
+    params: Mapping[str, Any] = NO_PARAMS
     line: str = ""
 
     def messages(self, messages: Sequence[Message]) -> Sequence[Message]:
@@ -84,42 +89,74 @@ class Wire(NamedTuple):
         return with_line(messages, self.line) if self.line else messages
 
 
-def wire_of(shape: Shape, form: Form) -> Wire | None:
-    """Return what a form adds to a request; None if it cannot ask for this."""
+AS_IT_COMES = Wire(None)
+"""What a request adds if any text will do: nothing."""
+
+
+def wire_of(shape: Shape, form: Form, *, is_stated: bool) -> Wire | None:
+    """Return what a form adds to a request; None if it cannot ask for this.
+
+    Args:
+        shape: what answers must be.
+        form: the form.
+        is_stated: the prompt holds the schema already.
+    """
     if form is Form.CHOICE:
-        return Wire(form, {"structured_outputs": {"choice": list(shape.choices)}}) if shape.choices else None
+        if not isinstance(shape, Labels):
+            return None
+        return Wire(form, {"structured_outputs": {"choice": [*shape.names]}})
     if form is Form.STRICT:
         strict = shape.strict_schema()
         return Wire(form, _as_format(strict, strict=True)) if strict is not None else None
     if form is Form.SCHEMA:
         return Wire(form, _as_format(shape.json_schema()))
     if form is Form.JSON:
-        return Wire(form, {"response_format": {"type": "json_object"}}, shape.json_line)
-    return Wire(form, {}, shape.prompt_line)
+        return Wire(form, {"response_format": {"type": "json_object"}}, _line(shape, is_stated=is_stated))
+    return Wire(form, {}, "" if isinstance(shape, Labels) else _line(shape, is_stated=is_stated))
+
+
+def _line(shape: Shape, *, is_stated: bool) -> str:
+    """Return what the prompt must say if JSON is asked for; services demand the word itself."""
+    if isinstance(shape, Schema) and not is_stated:
+        return shape.line
+    return _AS_OBJECT if isinstance(shape, Schema) else _LABEL_AS_OBJECT
 
 
 def _as_format(schema: Mapping[str, Any], **more: bool) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": {"name": _NAME, **more, "schema": schema}}}
 
 
-def ladder_of(shape: Shape, structured: str = "auto", first: Form = Form.CHOICE) -> tuple[Wire, ...]:
+def ladder_of(
+    shape: Shape, structured: str = "auto", first: Form = Form.CHOICE, *, is_stated: bool = False
+) -> tuple[Wire, ...]:
     """Return the forms to try at an endpoint, the strictest first.
 
     Args:
         shape: what answers must be.
         structured: the option: `auto` tries all from the first on, another value those that it names.
         first: the strictest form that the service is said to support.
+        is_stated: the prompt holds the schema already.
     """
     forms = [*Form][[*Form].index(first) :] if structured == "auto" else _MEANT[structured]
-    return tuple(wire for form in forms if (wire := wire_of(shape, form)))
+    return tuple(wire for form in forms if (wire := wire_of(shape, form, is_stated=is_stated)))
 
 
-def with_line(messages: Sequence[Message], line: str) -> list[Message]:
-    """Add a line to the last message of the user, or to the last message if none is the user's."""
-    at = max((number for number, each in enumerate(messages) if each["role"] == "user"), default=len(messages) - 1)
-    content = messages[at].get("content")
-    longer: Any = [*content, {"type": "text", "text": line}] if isinstance(content, list) else f"{content or ''}\n\n{line}"
-    return [*messages[:at], {**messages[at], "content": longer}, *messages[at + 1 :]]
+def ladder_for(
+    endpoint: Endpoint, shape: Shape, structured: str = "auto", *, is_stated: bool = False
+) -> tuple[Wire, ...]:
+    """Return the forms to try at an endpoint, the strictest first.
+
+    A server of the user's own may be a vLLM; another unknown one is asked by a schema first.
+    """
+    first = Form.STRICT
+    if endpoint.llm is not None:
+        kinds = {each.__name__ for each in type(endpoint.llm).__mro__}
+        first = Form.STRICT if "BaseChatOpenAI" in kinds else Form.PROMPT
+    elif service := service_at(endpoint.base_url):
+        first = Form(service.structured)
+    elif endpoint.base_url.startswith("http:"):
+        first = Form.CHOICE
+    return ladder_of(shape, structured, first, is_stated=is_stated)
 
 
 def says_form(failure: Failure) -> bool:

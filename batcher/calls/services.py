@@ -41,6 +41,8 @@ class Service:
         filtered: its words for a prompt or an answer that its filter refused.
         too_long: its words for a request that is longer than its model, or its limit of a minute, can ever take.
         headers: further headers that it reads, with the variable that holds each value.
+        structured: the strictest form in which it is said to answer with labels or fields (`calls.forms`), where the
+            trying begins.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Service:
     filtered: tuple[str, ...] = ()
     too_long: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    structured: str = "strict"
 
     @property
     def keys_share_limits(self) -> bool:
@@ -119,6 +122,7 @@ SERVICES = {
             throttle=("rate_limit_error",),
             unknown_model=("Model Not Exist",),
             filtered=("Content Exists Risk",),
+            structured="json",
         ),
         Service(
             "dashscope",
@@ -236,6 +240,7 @@ SERVICES = {
             wrong_key=("1004", "2049"),
             filtered=("1026", "1027", "new_sensitive"),
             too_long=("context window exceeds limit",),
+            structured="json",
         ),
         Service(
             "openrouter",
@@ -330,6 +335,7 @@ SERVICES = {
             "http://127.0.0.1:8000/v1",
             unknown_model=("NotFoundError",),
             too_long=("maximum context length is",),
+            structured="choice",
         ),
         Service("sglang", "http://127.0.0.1:30000/v1", throttle=("The request queue is full",)),
         Service("lmdeploy", "http://127.0.0.1:23333/v1"),
@@ -358,7 +364,7 @@ SERVICES = {
             filtered=("ContentPolicyViolationError",),
             too_long=("ContextWindowExceededError",),
         ),
-        Service(OFFLINE, OFFLINE),
+        Service(OFFLINE, OFFLINE, structured="choice"),
     )
 }
 """The services by name, in the order of display."""

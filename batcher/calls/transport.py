@@ -22,6 +22,7 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
 from batcher.calls import body
+from batcher.calls.caller import NO_PARAMS
 from batcher.calls.connections import Connector, Exchange
 from batcher.calls.dialect import answer_in, too_long
 from batcher.calls.error_bodies import without_echo
@@ -62,15 +63,17 @@ class Attempt:
 
     Attributes:
         messages: the messages to send.
+        params: further request parameters.
         has_begun: our client has received it.
         has_left: it is being written to the server, which may answer and bill from now on.
         outcome: its outcome, or None before its end.
     """
 
-    __slots__ = ("has_begun", "has_left", "messages", "outcome")
+    __slots__ = ("has_begun", "has_left", "messages", "outcome", "params")
 
-    def __init__(self, messages: Sequence[Message]) -> None:
+    def __init__(self, messages: Sequence[Message], params: Mapping[str, Any] = NO_PARAMS) -> None:
         self.messages = messages
+        self.params = params
         self.has_begun = False
         self.has_left = False
         self.outcome: Completion | Failure | None = None
@@ -128,8 +131,10 @@ class Completions:
         place, mark, version = base_url.partition("?")
         self._url = f"{place}/chat/completions{mark}{version}"
         way = way_to(self._url)
-        self._model = model
         self._params = dict(params)
+        # The parameters of a request as JSON, by the object of the further ones, which is kept so that its id is.
+        self._begun = f'{{"model": {json.dumps(self._params.pop("model", model))}, "messages": '
+        self._written: dict[int, tuple[str, Mapping[str, Any]]] = {}
         self._streams = params.get("stream") is True
         wanted = params.get("n")
         self._wants_all = isinstance(wanted, int) and wanted > 1
@@ -150,7 +155,7 @@ class Completions:
         """Send one request, with model, messages and parameters as the user wrote them, and read the response."""
         attempt.has_begun = True
         # In ASCII: half of a surrogate pair cannot be sent otherwise.
-        question = json.dumps({"model": self._model, "messages": attempt.messages, **self._params}).encode()
+        question = self._body(attempt.messages, attempt.params)
         with Exchange(question, _FRAMES * self._most + _HEADERS) as exchange:
             try:
                 async with self._session.post(
@@ -169,6 +174,14 @@ class Completions:
                     attempt.outcome = self._judge(exchange, response, outcome)
             except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
                 attempt.outcome = attempt.outcome or self._failed(error, attempt, exchange)
+
+    def _body(self, messages: Sequence[Message], further: Mapping[str, Any]) -> bytes:
+        """Return a request's body; what is the same for many requests, such as a schema, is written once."""
+        rest = self._written.get(id(further))
+        if rest is None:
+            parts = json.dumps({**self._params, **further})[1:]
+            rest = self._written[id(further)] = (", " if len(parts) > 1 else "") + parts, further
+        return f"{self._begun}{json.dumps(messages)}{rest[0]}".encode()
 
     def _failed(self, error: Exception, attempt: Attempt, exchange: Exchange) -> Failure:
         if exchange.is_too_long:

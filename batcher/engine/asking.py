@@ -7,19 +7,25 @@ when the journal has its result.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from batcher.answer.reading import read
+from batcher.answer.reading import can_be_repaired, read
+from batcher.answer.shape import ReadAs, Shape
+from batcher.calls.forms import AS_IT_COMES, Form, may_be_of_form, says_form
 from batcher.engine.feed import Row
 from batcher.engine.progress import Progress, Tally
 from batcher.journal.entries import UNSENT, Outcome, Request
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
+from batcher.money.tariff import Tariff
 from batcher.pool.blame import GIVES_UP_S, Attempt, Case, Decision, History, Policy, Scene, is_not_up, judge
+from batcher.pool.forms import FOUND
 from batcher.pool.member import Member, Silence, Slot
 from batcher.pool.pool import Pool
-from batcher.records import Bound, Completion, Failure, Result, Status, Usage
+from batcher.records import Bound, Completion, Failure, Message, Result, Status, Usage
 from batcher.settings import Settings
 from batcher.words import duration, option
 
@@ -33,12 +39,22 @@ class _Unsent(NamedTuple):
 
 
 class _Answered(NamedTuple):
-    """An attempt that brought an answer, and its cost."""
+    """An attempt that brought an answer, its cost, and how it was asked for."""
 
     member: Member
     request: Request
     completion: Completion
     cost: int | None
+    form: Form | None
+
+
+class _Refused(NamedTuple):
+    """An attempt that was refused for the form in which it was asked for; the row is asked in another one."""
+
+    member: Member
+    request: Request
+    outcome: Outcome
+    form: Form
 
 
 class _Failed(NamedTuple):
@@ -50,11 +66,52 @@ class _Failed(NamedTuple):
     decision: Decision
 
 
+class _Asked:
+    """A row that is being asked: its messages, and what was tried so far.
+
+    Attributes:
+        row: the row.
+        messages: its question; after an answer that did not fit also that answer, and what was wrong with it.
+        repairs: how often that was asked for.
+        wire: what the present request adds to them.
+    """
+
+    __slots__ = ("_steps", "messages", "repairs", "row", "wire")
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self.messages = row.messages
+        self.repairs = 0
+        self.wire = AS_IT_COMES
+        # For each source that was asked: the first form that may still work for this row.
+        self._steps: dict[int, int] = {}
+
+    def go_to(self, member: Member) -> None:
+        """Ask in the form that an endpoint should be asked in."""
+        if member.choice:
+            self.wire = member.choice.wire(self._steps.get(member.source, 0))
+
+    def step(self, member: Member, form: Form) -> None:
+        """Do not ask in a form again that did not work for this row."""
+        if member.choice:
+            self._steps[member.source] = member.choice.next_step(form) or 0
+
+    def repair(self, text: str, error: str) -> None:
+        """Ask again, with the answer that came and what is wrong with it."""
+        self.repairs += 1
+        self.messages = [
+            *self.row.messages,
+            {"role": "assistant", "content": text},
+            {"role": "user", "content": f"This answer does not fit: {error}. Answer again, and only as asked for."},
+        ]
+
+
 class Asker:
     """Asks about rows, any number of them at once.
 
     Args:
         settings: the options.
+        shape: what answers must be; None: any text will do.
         journal: gets every intent, failure and result.
         pool: grants the calls.
         spending: reserves and settles their cost.
@@ -71,6 +128,7 @@ class Asker:
         settings: Settings,
         journal: Journal,
         *,
+        shape: Shape | None = None,
         pool: Pool,
         spending: Spending,
         tally: Tally,
@@ -79,6 +137,8 @@ class Asker:
         self.lacks_witness = asyncio.Event()
         self.has_no_witness = False
         self._settings = settings
+        self._shape = shape
+        self._read_as = None if shape is None else ReadAs.of(shape)
         self._policy = Policy(settings.max_attempts, settings.deadline, settings.wait)
         self._journal = journal
         self._pool = pool
@@ -139,15 +199,21 @@ class Asker:
 
     async def _ask(self, row: Row, history: History) -> Result:
         after: Member | None = None
+        asked = _Asked(row)
         while True:
-            attempt = await self._attempt(row, history, after)
+            attempt = await self._attempt(asked, history, after)
+            if isinstance(attempt, _Refused):
+                self._journal.failed(attempt.request, attempt.outcome)
+                asked.step(attempt.member, attempt.form)
+                continue
             after = attempt.member
             if isinstance(attempt, _Unsent):
                 continue
             if isinstance(attempt, _Answered):
-                self.has_no_witness = False
-                outcome = Outcome("answered", attempt.completion.usage, attempt.cost, attempt.completion)
-                return await self._settle(row, attempt.request, read(attempt.completion), outcome)
+                if (result := await self._judge_answer(asked, attempt)) is not None:
+                    return result
+                after = None
+                continue
             decision = attempt.decision
             if decision.row_ends:
                 ended = Result(Status.ERROR, "", decision.reason)
@@ -156,16 +222,47 @@ class Asker:
             self._last_reason = decision.short
             await self._back_off(decision.wait_s)
 
-    async def _attempt(self, row: Row, history: History, after: Member | None) -> _Answered | _Failed | _Unsent:
+    async def _judge_answer(self, asked: _Asked, attempt: _Answered) -> Result | None:
+        """Settle a row by its answer; return None if the row is asked again because the answer does not fit."""
+        self.has_no_witness = False
+        completion, form, choice = attempt.completion, attempt.form, attempt.member.choice
+        outcome = Outcome("answered", completion.usage, attempt.cost, completion, form)
+        result = read(completion, self._shape)
+        if choice is None or form is None or self._shape is None:
+            return await self._settle(asked.row, attempt.request, result, outcome)
+        if result.status is Status.OK:
+            choice.held(form)
+            self._report_form(attempt.member)
+        elif choice.missed(form, asked.row.position):
+            await self._set_aside(attempt.request, outcome)
+            self._report_form(attempt.member)
+            asked.step(attempt.member, form)
+            return None
+        elif asked.repairs < self._settings.repair and can_be_repaired(completion):
+            await self._set_aside(attempt.request, outcome)
+            asked.repair(completion.text or "", result.error)
+            return None
+        return await self._settle(asked.row, attempt.request, result, outcome)
+
+    async def _set_aside(self, request: Request, outcome: Outcome) -> None:
+        """Journal an answer that does not fit, and count what it cost."""
+        await self._journal.unfit(request, outcome)
+        self._count(outcome)
+
+    async def _attempt(
+        self, asked: _Asked, history: History, after: Member | None
+    ) -> _Answered | _Refused | _Failed | _Unsent:
         """Reserve money and a slot for a row's request, and send it."""
-        reserved = await self._spending.reserve(row.messages)
+        row = asked.row
+        reserved = await self._spending.reserve(asked.messages)
         cost: int | None = 0
         try:
-            tokens = self._pool.estimate(row.messages)
+            tokens = self._pool.estimate(asked.messages)
             slot = await self._pool.take(after=after, failures=history.failures, tokens=tokens)
             member = slot.member
             try:
-                bound = member.tariff.bound(row.messages)
+                asked.go_to(member)
+                bound = member.tariff_in(asked.wire.form).bound(asked.messages)
                 if not self._spending.covers(reserved, bound):
                     return _Unsent(member)
                 request = await self._journal.sent(row.position, row.key, member.number, member.source, bound)
@@ -174,7 +271,7 @@ class Asker:
                     return _Unsent(member)
                 self._tally.sent += 1
                 cost = bound.cost  # until it is known
-                attempt = await self._call(row, request, slot, history, bound)
+                attempt = await self._call(asked, request, slot, history, bound)
                 cost = attempt.cost if isinstance(attempt, _Answered) else attempt.outcome.cost
                 return attempt
             finally:
@@ -184,33 +281,51 @@ class Asker:
             self._spending.settle(reserved, cost)
 
     async def _call(
-        self, row: Row, request: Request, slot: Slot, history: History, bound: Bound
-    ) -> _Answered | _Failed:
+        self, asked: _Asked, request: Request, slot: Slot, history: History, bound: Bound
+    ) -> _Answered | _Refused | _Failed:
         """Send a request that is in the journal, and record its outcome at its endpoint."""
         timeout = max(min(self._settings.timeout, self._settings.deadline - history.in_flight_s), _SHORTEST_TIMEOUT_S)
-        member = slot.member
+        member, wire = slot.member, asked.wire
         began = self._under_way[request.id] = self._loop.time()
         try:
-            came = await member.caller.call(row.messages, timeout)
+            came = await member.caller.call(wire.messages(asked.messages), timeout, wire.params)
         finally:
             del self._under_way[request.id]
+        if wire.form and isinstance(came, Failure) and came.generated:
+            came = Completion(came.generated, came.code, limits=came.limits)
         if silence := self._pool.record(slot, came, history):
             self._report_silence(silence)
         if isinstance(came, Completion):
-            if self._settings.keep_thinking:
-                came = came.as_it_came or came
-            if came.usage.implausible:
-                self._report_usage(member, came.usage)
-            self._learn(row, member, came)
-            # Before its own cost is settled: a request that waits for the budget may need what comes back.
-            self._spending.refund(request.key, request.source, came.usage.prompt_tokens)
-            return _Answered(member, request, came, member.tariff.cost(came, bound))
+            return self._answered(asked, request, member, came, bound)
+        if wire.form and self._is_of_form(came, member, wire.form, asked.row):
+            return _Refused(member, request, Outcome(str(came.status), cost=0), wire.form)
         # Seconds beyond the timeout do not count: the process stood still then.
         decision = self._judge(came, slot, history, min(self._loop.time() - began, timeout))
         billed = bound.cost if came.may_be_billed or bound.cost is None else 0
         if billed:
             self._spending.lose(request.key, request.source, bound)
         return _Failed(member, request, Outcome(str(came.status or came.fault.value), cost=billed), decision)
+
+    def _answered(self, asked: _Asked, request: Request, member: Member, came: Completion, bound: Bound) -> _Answered:
+        """Learn from an answer what later requests may cost, and return it with its own cost."""
+        if self._settings.keep_thinking:
+            came = came.as_it_came or came
+        if came.usage.implausible:
+            self._report_usage(member, came.usage)
+        form = asked.wire.form
+        tariff = member.tariff_in(form)
+        self._learn(asked.messages, member, tariff, came)
+        # Before its own cost is settled: a request that waits for the budget may need what comes back.
+        self._spending.refund(request.key, request.source, came.usage.prompt_tokens)
+        return _Answered(member, request, came, tariff.cost(came, bound), form)
+
+    def _is_of_form(self, failure: Failure, member: Member, form: Form, row: Row) -> bool:
+        """Return whether a row that was refused should be asked in another form."""
+        if member.choice is None or not may_be_of_form(failure):
+            return False
+        is_another = member.choice.refused(form, row.position, is_certain=says_form(failure))
+        self._report_form(member)
+        return is_another
 
     def _judge(self, failure: Failure, slot: Slot, history: History, seconds: float) -> Decision:
         """Decide what follows from a failed attempt, for its row and for its endpoint."""
@@ -241,12 +356,16 @@ class Asker:
     async def _settle(self, row: Row, request: Request, result: Result, outcome: Outcome) -> Result:
         """Journal a row's result, and count it only then."""
         result = await self._journal.settled(request, outcome, result, followers=row.followers > 0)
+        self._tally.count(result.status, 1 + row.followers)
+        self._count(outcome)
+        return result
+
+    def _count(self, outcome: Outcome) -> None:
+        """Count what a request used and cost."""
         self._tally.prompt_tokens += outcome.usage.prompt_tokens or 0
         self._tally.completion_tokens += outcome.usage.completion_tokens or 0
-        self._tally.count(result.status, 1 + row.followers)
         if outcome.name == "answered":  # and so paid, even if the row failed
             self._spending.count(outcome.cost)
-        return result
 
     async def _back_off(self, seconds: float) -> None:
         """Let a row wait; it holds no slot, and does not keep the run from stopping."""
@@ -288,9 +407,18 @@ class Asker:
                 f" ({option('wait')})."
             )
 
-    def _learn(self, row: Row, member: Member, completion: Completion) -> None:
+    def _report_form(self, member: Member) -> None:
+        """Tell people and the journal in which form an endpoint is asked from now on, if that was found."""
+        if member.choice is None or (form := member.choice.news()) is None:
+            return
+        label = member.label
+        self._progress.say(f"{label} is asked with {form.in_words}: the strictest form whose answers fit.")
+        shape = self._read_as.shape if self._read_as else ""
+        self._journal.note(FOUND, label, json.dumps({"source": member.source, "form": form, "shape": shape}))
+
+    def _learn(self, messages: Sequence[Message], member: Member, tariff: Tariff, completion: Completion) -> None:
         """Let an answer teach the endpoint's tariff, and record what it taught."""
-        for lesson in member.tariff.learn(row.messages, completion):
+        for lesson in tariff.learn(messages, completion):
             self._journal.note(lesson.kind, member.label, lesson.detail)
             if lesson.said and self._settings.budget is not None:
                 self._progress.say(

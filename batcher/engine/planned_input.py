@@ -30,7 +30,7 @@ class PlannedInput:
         self._journal = journal
         self._marks = Marks(job.dataset.columns)
         run = journal.last_run()  # of this process: its plan recorded the parameters as the keys have them
-        self._key = keyer(run.question["params"] if run else job.settings.params)
+        self._key = keyer(run.question["params"] if run else job.settings.params, job.question.get("shape"))
 
     def chunks(self) -> Iterator[Slice]:
         """Read the input, a chunk at a time.

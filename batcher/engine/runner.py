@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
-from batcher.endpoint import OFFLINE
+from batcher.calls.forms import Wire
+from batcher.endpoint import OFFLINE, Endpoint
 from batcher.engine.control import Control
 from batcher.engine.ending import Ended, Ending, report_of
 from batcher.engine.process import allow_connections, rare_collections
@@ -29,7 +31,7 @@ from batcher.journal.opening import open_journal
 from batcher.journal.writing import Journal
 from batcher.money.prices import nano_dollars
 from batcher.money.spending import MOST_LOST, Spending, note_of_reserves, note_of_tiers
-from batcher.money.tariff import LESSONS, Tariff, tariffs_of
+from batcher.money.tariff import LESSONS, Tariff, tariffs_by_form, tariffs_of
 from batcher.money.tokens import Estimator
 from batcher.output.control import ControlFile
 from batcher.output.figures import figures_of, unread, without_answers
@@ -41,6 +43,7 @@ from batcher.planning.whom import asked_of
 from batcher.planning.words import first_lines, notes
 from batcher.pool.account import accounts_of
 from batcher.pool.blame import Trial
+from batcher.pool.forms import FOUND, FormChoice
 from batcher.pool.member import Member
 from batcher.pool.pool import Pool
 from batcher.server.serve import embedded
@@ -236,12 +239,14 @@ class _Run:
         # If nothing is left to ask there are no endpoints, and no price table, LangChain or server is loaded.
         endpoints = job.endpoints if planned.counts.left else ()
         learnt = self.journal.details(LESSONS) if endpoints else []
-        tariffs = await asyncio.to_thread(tariffs_of, endpoints, job.settings.params, job.wording, learnt)
+        ladders = [job.ladder(endpoint) for endpoint in endpoints]
+        by_form = await asyncio.to_thread(_tariffs, job, endpoints, ladders, learnt)
+        tariffs = [tariff for each in by_form.values() for tariff in each]
         if tariffs and self.progress.is_shown:
             tally.sent_before, tally.spent_before = await asyncio.to_thread(self.journal.spent_before)
         spending = self._spending(tariffs)
         async with contextlib.AsyncExitStack() as stack:
-            members = await self._members(tariffs, callers, stack) if tariffs else []
+            members = await self._members(by_form, ladders, callers, stack) if tariffs else []
             estimator = Estimator(job.settings.params)
             pool = await stack.enter_async_context(Pool(members, job.settings.timeout, estimator, lambda: tally.left))
             window = Window(
@@ -294,30 +299,62 @@ class _Run:
         return spending
 
     async def _members(
-        self, tariffs: Sequence[Tariff], callers: Callable[[], Callers] | None, stack: contextlib.AsyncExitStack
+        self,
+        by_form: Mapping[str | None, Sequence[Tariff]],
+        ladders: Sequence[Sequence[Wire]],
+        callers: Callable[[], Callers] | None,
+        stack: contextlib.AsyncExitStack,
     ) -> list[Member]:
-        """Open the endpoints; the stack closes their shared resources."""
+        """Open the endpoints; the stack closes their shared resources.
+
+        Args:
+            by_form: the tariffs of the endpoints, by the form in which they are asked.
+            ladders: the forms to try at each of them.
+            callers: makes the callers; default: `ChatOpenAI`.
+            stack: closes what they share.
+        """
         connections = allow_connections(self.job.endpoints)
         made = callers() if callers else await _chat_callers(self.job, stack, connections)
         stack.push_async_callback(made.close)
         known = {source: self.journal.has_answered(source) for source in set(self.planned.sources)}
-        accounts = accounts_of([tariff.endpoint for tariff in tariffs])
+        endpoints = self.job.endpoints
+        choices = self._choices(ladders)
         trial = Trial()
-        each = zip(tariffs, self.planned.sources, accounts, strict=True)
+        each = zip(endpoints, self.planned.sources, ladders, accounts_of(endpoints), strict=True)
         return [
             Member(
                 number,
-                tariff.endpoint,
+                endpoint,
                 source,
-                made.caller(tariff.endpoint),
-                tariff,
+                made.caller(endpoint),
+                by_form[ladder[0].form if ladder else None][number],
+                choice=choices.get(source),
+                by_form={wire.form: by_form[wire.form][number] for wire in ladder if wire.form},
                 account=account,
                 # A name vouches for the answers, not for the server that has it today.
-                is_known=known[source] and tariff.endpoint.name is None,
+                is_known=known[source] and endpoint.name is None,
                 trial=trial,
             )
-            for number, (tariff, source, account) in enumerate(each)
+            for number, (endpoint, source, ladder, account) in enumerate(each)
         ]
+
+    def _choices(self, ladders: Sequence[Sequence[Wire]]) -> dict[int, FormChoice]:
+        """Return the choice of a form for each source that is asked for labels or fields."""
+        known: dict[int, str] = {}
+        for detail in self.journal.details([FOUND]):
+            with contextlib.suppress(ValueError):  # a disk has changed it
+                match json.loads(detail):
+                    case {"source": int(source), "form": str(form), "shape": shape} if shape == self._shape:
+                        known[source] = form
+        choices: dict[int, FormChoice] = {}
+        for source, ladder in zip(self.planned.sources, ladders, strict=True):
+            if ladder:
+                choices.setdefault(source, FormChoice(ladder, known.get(source, "")))
+        return choices
+
+    @property
+    def _shape(self) -> str:
+        return self.job.reading.shape if self.job.reading else ""
 
     async def _ending_of(self, window: Window, pool: Pool) -> Ending:
         """Let the window work, and always record in the journal how that ended."""
@@ -344,6 +381,18 @@ class _Run:
             # What became of the directory explains more than a failed write.
             trouble = error if self.journal.displaced else trouble or error
         return replace(ending, trouble=trouble, displaced=self.journal.displaced)
+
+
+def _tariffs(
+    job: Job, endpoints: Sequence[Endpoint], ladders: Sequence[Sequence[Wire]], learnt: Sequence[str]
+) -> dict[str | None, list[Tariff]]:
+    """Return the tariffs of the endpoints, by the form in which they are asked; None: for any text."""
+    params, wording = job.settings.params, job.wording
+    forms = {wire.form: (wire.params, wire.line) for ladder in ladders for wire in ladder if wire.form}
+    if not forms:
+        return {None: tariffs_of(endpoints, params, wording, learnt)} if endpoints else {}
+    found = tariffs_by_form(endpoints, params, wording, forms, learnt)
+    return {form: found[form] for form in forms}
 
 
 async def _chat_callers(job: Job, stack: contextlib.AsyncExitStack, connections: int) -> Callers:

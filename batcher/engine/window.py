@@ -73,7 +73,9 @@ class Window:
         self._progress = progress
         self._chunks = Chunks(job, journal, planned, planned_input, progress)
         self._feed = Feed(planned_input, journal, self._chunks, self._rows)
-        self._asker = Asker(job.settings, journal, pool=pool, spending=spending, tally=tally, progress=progress)
+        self._asker = Asker(
+            job.settings, journal, shape=job.shape, pool=pool, spending=spending, tally=tally, progress=progress
+        )
         self._workers: list[asyncio.Task[None]] = []
         self._ending = Ending()
 

@@ -19,14 +19,16 @@ KEY_BYTES = 16
 _encode = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode
 
 
-def keyer(params: Mapping[str, Any]) -> Callable[[Sequence[Message]], bytes]:
+def keyer(params: Mapping[str, Any], shape: Mapping[str, Any] | None = None) -> Callable[[Sequence[Message]], bytes]:
     """Return a function that maps a row's messages to its key of 16 bytes (BLAKE2b, RFC 7693).
 
     Args:
         params: the request parameters that all rows share.
+        shape: the labels or the schema that answers must fit, if there are any, as the journal records them.
     """
     # A version that changes the meaning of keys must change `person`, so that old keys never match.
-    base = hashlib.blake2b(_encode(params).encode(), digest_size=KEY_BYTES, person=b"batcher.row.1")
+    asked = _encode(params) if shape is None else _encode(params) + _encode(shape)
+    base = hashlib.blake2b(asked.encode(), digest_size=KEY_BYTES, person=b"batcher.row.1")
 
     def key(messages: Sequence[Message]) -> bytes:
         digest = base.copy()

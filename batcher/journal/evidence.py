@@ -24,8 +24,9 @@ class Unreconciled(Enum):
     )
     BROUGHT_BY_NONE = (
         "SELECT a.id FROM results a LEFT JOIN requests q ON q.id = a.id WHERE CASE WHEN a.id > 0 THEN q.id IS NULL"
-        " WHEN a.id IN (SELECT id FROM rereads) THEN NOT EXISTS (SELECT 1 FROM rereads w JOIN results o ON o.id = w.root"
-        " WHERE w.id = a.id AND o.key = a.key AND o.source = a.source AND o.id NOT IN (SELECT id FROM rereads))"
+        " WHEN a.id IN (SELECT id FROM rereads) THEN NOT EXISTS (SELECT 1 FROM rereads w JOIN results o"
+        " ON o.id = w.root WHERE w.id = a.id AND o.key = a.key AND o.source = a.source"
+        " AND o.id NOT IN (SELECT id FROM rereads))"
         " ELSE a.source IS NOT (SELECT id FROM sources WHERE model = ? AND base_url = '' AND params = '') END"
     )
     OTHER_QUESTION = (

@@ -12,11 +12,13 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from batcher.answer.shape import ReadAs
 from batcher.input.marks import EMPTY, Comparison
+from batcher.journal import rereading
 from batcher.journal import rules as rule
 from batcher.journal.access import Opened
 from batcher.journal.entries import Counts, kept, seal
@@ -26,7 +28,7 @@ from batcher.journal.rules import Rules
 from batcher.journal.schema import IN_SCOPE, as_output_errors, bound
 from batcher.journal.scratch import BARE, has_bare_rows, scratch
 from batcher.journal.statements import Statements
-from batcher.records import Beside, Result, RowState, Source
+from batcher.records import Beside, Completion, Result, RowState, Source
 
 
 class Matched(NamedTuple):
@@ -40,6 +42,7 @@ class Matched(NamedTuple):
         gone: answered rows that are gone; each may be one of the new rows, edited.
         adopted: rows whose result was found in a chunk file.
         same: rows without a result that have the same question as another row.
+        reread: rows whose result changes because their answer was read again.
     """
 
     changed: dict[int, int]
@@ -47,6 +50,7 @@ class Matched(NamedTuple):
     gone: int
     adopted: int
     same: int
+    reread: int
 
 
 class Cause(NamedTuple):
@@ -163,12 +167,26 @@ class Matching:
 
     # -- Giving answers to rows
 
-    def finish(self, rows: int, rules: Rules) -> Matched:
+    def reading_id(self, reading: ReadAs | None) -> int | None:
+        """Return the id of what answers are read as; a new one gets a new id. None: they stay as they come."""
+        return rereading.reading_id(self._db, reading)
+
+    def read_again(self, reading: int | None, read: Callable[[Completion], Result]) -> None:
+        """Read all answers that were read as something else again, after all rows were added and before `finish`.
+
+        Args:
+            reading: the id of what they are read as now.
+            read: reads an answer.
+        """
+        rereading.read_again(self._db, reading, read)
+
+    def finish(self, rows: int, rules: Rules, reading: int | None = None) -> Matched:
         """Give every row the answer to its question, if there is one that the rules allow.
 
         Args:
             rows: how many rows there are now.
             rules: decide which answers they may have.
+            reading: the id of what answers are read as.
         """
         db = self._db
         # First, rows lose their results.
@@ -186,7 +204,7 @@ class Matching:
             rule.reuse_by_key(db, rules)
             if rules.on_change != "redo":
                 rule.move_kept_answers(db, self._comparison, rules)
-        adopted = rule.adopt_from_files(db)
+        adopted = rule.adopt_from_files(db, reading)
         if rules.retry_failed:
             rule.retry_failed(db)  # also rows that were adopted with such a status
         if rules.dedup:
@@ -200,7 +218,7 @@ class Matching:
         rule.forget_set_aside(db)
         rule.choose_who_asks(db, dedup=rules.dedup)
         [same] = db.one(f"SELECT count(*) - count(DISTINCT key) FROM rows WHERE {BARE}")
-        return Matched(*paired, adopted, int(same))
+        return Matched(*paired, adopted, int(same), rereading.changed_rows(db))
 
     # -- The outcome
 
@@ -251,6 +269,9 @@ class Planner(Reader):
         reader: a connection for reading what is committed; may be the same one.
         resources: are closed with it.
         opened: how the file was opened, if nothing keeps others from writing it.
+
+    Attributes:
+        reading: the id of what the run reads answers as; None: they stay as they come.
     """
 
     def __init__(
@@ -263,6 +284,7 @@ class Planner(Reader):
         opened: Opened | None = None,
     ) -> None:
         super().__init__(path, reader, resources, opened=opened)
+        self.reading: int | None = None
         self._db = Statements(path, connection)
         self._run = 0
 

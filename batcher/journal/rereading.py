@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from batcher.answer.shape import Reading
+from batcher.answer.shape import ReadAs
 from batcher.journal.entries import seal
 from batcher.journal.schema import IN_SCOPE, bound, text_of
 from batcher.journal.statements import Statements
@@ -22,7 +22,7 @@ _ROWS_AT_ONCE = 500
 _COPIED = "SELECT 1 FROM temp.sqlite_master WHERE name = 'kept_answers'"
 
 
-def reading_id(db: Statements, reading: Reading | None) -> int | None:
+def reading_id(db: Statements, reading: ReadAs | None) -> int | None:
     """Return the id of what answers are read as; None: they stay as they come."""
     if reading is None:
         return None

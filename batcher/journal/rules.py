@@ -186,8 +186,13 @@ def move_kept_answers(db: Statements, comparison: Comparison, rules: Rules) -> N
     _hand_out(db)
 
 
-def adopt_from_files(db: Statements) -> int:
-    """Give rows without a result the results in chunk files; return the number of these rows."""
+def adopt_from_files(db: Statements, reading: int | None) -> int:
+    """Give rows without a result the results in chunk files; return the number of these rows.
+
+    Args:
+        db: has the tables of `scratch`.
+        reading: the id of what they were read as.
+    """
     if not db.is_any("SELECT 1 FROM found"):
         return 0
     source = source_id(db, ADOPTED)
@@ -200,10 +205,10 @@ def adopt_from_files(db: Statements) -> int:
         (lowest,),
     )
     db.do(
-        "INSERT INTO results (id, key, source, status, answer, error, seal)"
-        " SELECT g.id, r.key, ?, f.status, f.answer, f.error, f.seal"
+        "INSERT INTO results (id, key, source, status, answer, error, seal, reading)"
+        " SELECT g.id, r.key, ?, f.status, f.answer, f.error, f.seal, ?"
         " FROM given g JOIN found f USING (position) JOIN rows r USING (position) WHERE g.id < ?",
-        (source, lowest),
+        (source, reading, lowest),
     )
     _hand_out(db)
     [adopted] = db.one("SELECT count(*) FROM given WHERE id < ?", (lowest,))

@@ -57,7 +57,8 @@ readings: what answers were read as; unique in both columns but the id
 
 rereads: results that are earlier answers, read again for other labels, for another schema or by a newer reader
     id                 INTEGER  `results.id` of the new result; primary key
-    root               INTEGER  `results.id` of the answer, as it was read first; its line in `responses` is that of both
+    root               INTEGER  `results.id` of the answer, as it was read first; what came with it is in `responses`
+                                under this id
     before             INTEGER  `results.id` that it replaces: the root, or an earlier reading
 
 responses: what came with an answer besides its text; an answer has no line if version 4 or an older one wrote it

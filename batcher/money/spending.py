@@ -12,7 +12,7 @@ from batcher.chat_model import retries_of
 from batcher.endpoint import by_account
 from batcher.errors import SettingsError
 from batcher.money.budget import Budget, BudgetSpent
-from batcher.money.tariff import Tariff
+from batcher.money.tariff import Tariff, distinct
 from batcher.records import Bound, Message
 from batcher.words import dollars, option
 
@@ -45,8 +45,7 @@ class Spending:
         lost: Iterable[tuple[bytes, int, Bound]] = (),
     ) -> None:
         # Keys of one source share all that a bound depends on.
-        kinds = [(id(each.overhead), id(each.tiers), each.completion_tokens, each.params_bytes) for each in tariffs]
-        self._tariffs = list(dict(zip(kinds, tariffs, strict=True)).values())
+        self._tariffs = distinct(tariffs)
         self._budget = None if limit is None else Budget(limit, spent)
         self._lost: dict[tuple[bytes, int], list[Bound]] = {}
         self._lost_left = MOST_LOST

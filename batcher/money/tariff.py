@@ -226,6 +226,37 @@ def tariffs_of(
     return tariffs
 
 
+def tariffs_by_form(
+    endpoints: Sequence[Endpoint],
+    params: Mapping[str, Any],
+    wording: Wording,
+    forms: Mapping[Any, tuple[Mapping[str, Any], str]],
+    learnt: Sequence[str] = (),
+) -> dict[str, list[Tariff]]:
+    """Return the endpoints' tariffs for each form of asking: a schema is a part of what a prompt costs.
+
+    Args:
+        endpoints: of the pool.
+        params: the request parameters of every row.
+        wording: what the prompts share.
+        forms: by name, the parameters and the line that each adds to a request.
+        learnt: the details of the lessons of earlier processes.
+    """
+    found = {}
+    for name, (further, line) in forms.items():
+        in_form = Wording(f"{wording.text} {line}", wording.fixed_bytes)
+        made = tariffs_of(endpoints, {**params, **further}, in_form, learnt)
+        size = len(line.encode("utf-8", "surrogatepass"))
+        found[name] = [each._replace(params_bytes=each.params_bytes + size) for each in made]
+    return found
+
+
+def distinct(tariffs: Iterable[Tariff]) -> list[Tariff]:
+    """Return tariffs of which no two have the same bounds."""
+    kinds = {(id(each.overhead), id(each.tiers), each.completion_tokens, each.params_bytes): each for each in tariffs}
+    return [*kinds.values()]
+
+
 def is_bounded(messages: Sequence[Message]) -> bool:
     """Return whether the cost of messages can be bounded in advance: images and audio are not text."""
     return most_prompt_tokens(messages, 0) is not None

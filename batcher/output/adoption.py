@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
-from batcher.answer.columns import AnswerColumns, result_of
+from batcher.answer.columns import AnswerColumns
 from batcher.answer.reading import read
 from batcher.errors import OutputError
 from batcher.output.cells import difference
@@ -142,11 +142,11 @@ class Adoption:
 
     def _result(self, line: _Line) -> Result:
         if not line.file.has_status:
-            return read(Completion(line.cells[-1]))
+            return read(Completion(line.cells[-1]), self._store.answer_columns.shape)
         added = line.file.added
         ending = added.split(line.cells)[1]
         try:
-            return result_of(ending)
+            return added.result_of(ending)
         except ValueError:
             named = dict(zip(added, ending, strict=True))
             column = added.status

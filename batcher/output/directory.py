@@ -85,7 +85,7 @@ class Store:
         self.directory = directory
         self.keyword = keyword
         self.columns = tuple(map(writable, columns))
-        self.answer_columns = AnswerColumns(writable(added.answer), added.extras)
+        self.answer_columns = added.in_files(writable)
         self.encoding = encoding
         self.all_columns = [*self.columns, *self.answer_columns]
         self.header = csv_line(self.all_columns)

@@ -166,7 +166,7 @@ def with_columns(store: Store, starts: Iterable[int], question: dict[str, Any]) 
     found = store.as_found(starts, question.get("answer_column"))
     if not question.get("table") or "answer_column" not in question:
         return found
-    columns = AnswerColumns(question["answer_column"], tuple(question.get("with") or ()))
+    columns = AnswerColumns.recorded_in(question)
     encoding = found.encoding if found.columns else question.get("encoding", found.encoding)
     return Store(store.directory, store.keyword, question["table"], columns, encoding)
 

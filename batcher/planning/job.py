@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from batcher.answer.columns import AnswerColumns
+from batcher.answer.labels import Labels
+from batcher.answer.reading import read
+from batcher.answer.schema import Schema
+from batcher.answer.shape import READER, ReadAs, Shape
 from batcher.calls.endpoints import endpoints_of, environment
+from batcher.calls.forms import PARAMS, Wire, ladder_for
 from batcher.endpoint import Endpoint
 from batcher.errors import InputError, SettingsError
 from batcher.input import slips
@@ -33,11 +38,12 @@ from batcher.input.prompt import (
     with_system,
 )
 from batcher.input.selection import Selection
+from batcher.input.stating import ANY, Stating
 from batcher.money.tariff import NO_WORDING, Wording, is_bounded
 from batcher.output.directory import Store
 from batcher.planning.refusals import check_endpoints
-from batcher.records import Message, Slice, Values
-from batcher.settings import Settings, check_keyword
+from batcher.records import Completion, Message, Result, Slice, Values
+from batcher.settings import OPTIONS, Settings, check_keyword
 from batcher.words import by_reader, option
 
 T = TypeVar("T")
@@ -60,6 +66,8 @@ class Job:
         endpoints: the future pool.
         store: the output directory.
         wording: what the prompts of all rows share.
+        shape: what answers must be; None: any text will do.
+        is_stated: the templates hold the labels or the schema.
         is_same_for_all: the templates have no hole, so that every row has the same question.
         oddities: what is odd about the templates, in words.
     """
@@ -73,8 +81,25 @@ class Job:
     endpoints: tuple[Endpoint, ...]
     store: Store
     wording: Wording = NO_WORDING
+    shape: Shape | None = None
+    is_stated: bool = False
     is_same_for_all: bool = False
     oddities: tuple[str, ...] = ()
+
+    @property
+    def reading(self) -> ReadAs | None:
+        """What answers are read as; None: they stay as they come."""
+        return None if self.shape is None else ReadAs.of(self.shape)
+
+    def ladder(self, endpoint: Endpoint) -> tuple[Wire, ...]:
+        """Return the forms in which an endpoint may be asked for labels or fields; none if any text will do."""
+        if self.shape is None:
+            return ()
+        return ladder_for(endpoint, self.shape, self.settings.structured, is_stated=self.is_stated)
+
+    def read(self, completion: Completion) -> Result:
+        """Return the result of a row to which this came."""
+        return read(completion, self.shape)
 
     def messages(self, position: int, values: Values) -> list[Message]:
         """Make the messages of a row.
@@ -117,10 +142,11 @@ class _Prompts(NamedTuple):
     Attributes:
         render: makes the messages.
         option: the option of the source, as the journal records it.
-        text: the template or the column's name; empty for a function.
+        text: the template or the column's name, as the user gave it; empty for a function.
         columns: the columns that it uses.
         system: the template of the system message, or None.
         given: the options that the user gave it with, by the templates.
+        filled: the template as it is sent, with the labels or the schema; empty if it is none.
     """
 
     render: Renderer
@@ -129,6 +155,7 @@ class _Prompts(NamedTuple):
     columns: tuple[str, ...]
     system: str | None = None
     given: tuple[tuple[str, str], ...] = ()
+    filled: str = ""
 
 
 def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, *, needs_keys: bool = True) -> Job:
@@ -147,7 +174,11 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     if settings.sheet is not None and dataset.sheet is None:
         raise SettingsError(f"{option('sheet')}: {dataset.name} is no workbook: leave the option out")
     keyword = _keyword(settings, dataset, data)
-    prompts = _with_system(_prompts(prompt, settings, dataset), settings, dataset)
+    shape = shape_of(settings)
+    stating = Stating(shape, dataset.columns)
+    system = _system(settings)
+    prompts = _prompts(prompt, settings, dataset, stating, system)
+    prompts = _with_system(prompts, system, settings, dataset, stating)
     _check_holes(prompts, settings, dataset)
     endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys)
     check_endpoints(endpoints, settings)
@@ -159,10 +190,12 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         dataset,
         Selection(dataset, keyword, limit=settings.limit, sample=settings.sample),
         prompts.render,
-        _question(prompts, settings, dataset, endpoints, data),
+        _question(prompts, settings, dataset, endpoints, data) | _shape_question(shape),
         endpoints,
-        _store(settings, keyword, dataset),
+        _store(settings, keyword, dataset, shape),
         _wording(prompts),
+        shape,
+        stating.is_stated(prompts.filled, stating.filled(system or "")),
         is_same_for_all=not prompts.columns,
         oddities=_oddities(prompts, dataset.columns),
     )
@@ -206,7 +239,7 @@ def _keyword(settings: Settings, dataset: Dataset, data: object) -> str:
     return keyword
 
 
-def _store(settings: Settings, keyword: str, dataset: Dataset) -> Store:
+def _store(settings: Settings, keyword: str, dataset: Dataset, shape: Shape | None) -> Store:
     """Return the output directory, unless the input is, or would be, one of the files that the run writes in it."""
     directory = Path(settings.output_dir)
     store = Store(directory, keyword)
@@ -220,15 +253,42 @@ def _store(settings: Settings, keyword: str, dataset: Dataset) -> Store:
             f"the files of the run would become a part of the input {dataset.name}: choose another"
             f" {option('output_dir')}"
         )
-    return Store(directory, keyword, dataset.columns, _columns(settings), settings.encoding)
+    return Store(directory, keyword, dataset.columns, _columns(settings, shape), settings.encoding)
 
 
-def _columns(settings: Settings) -> AnswerColumns:
-    return AnswerColumns(settings.answer_column, settings.extras)
+def _columns(settings: Settings, shape: Shape | None) -> AnswerColumns:
+    return AnswerColumns.of(settings.answer_column, settings.extras, shape)
+
+
+def shape_of(settings: Settings) -> Shape | None:
+    """Return what answers must be by the options; None: any text will do.
+
+    Raises:
+        SettingsError: the labels or the schema cannot be used, or a request parameter contradicts them.
+    """
+    if settings.labels is None and settings.schema is None:
+        for name in ("structured", "repair"):
+            if getattr(settings, name) != OPTIONS[name].default:
+                raise SettingsError(f"{option(name)} needs {option('labels')} or {option('schema')}")
+        return None
+    name = "labels" if settings.schema is None else "schema"
+    for param in (*PARAMS, "n"):
+        if param in settings.params and settings.params[param] != 1:
+            raise SettingsError(
+                f"{option('param', {param: '...'})} and {option(name)} exclude each other: batcher asks for the form"
+                f" itself ({option('structured')}), and for one answer"
+            )
+    if name == "schema":
+        return Schema.of(settings.schema, option("schema"))
+    return Labels.of(settings.labels, option("labels"))
 
 
 def _question(
-    prompts: _Prompts, settings: Settings, dataset: Dataset, endpoints: Sequence[Endpoint], data: Any
+    prompts: _Prompts,
+    settings: Settings,
+    dataset: Dataset,
+    endpoints: Sequence[Endpoint],
+    data: Any,
 ) -> dict[str, Any]:
     """Return the run's question and sources as the journal stores them; the selection of rows is recorded later."""
     question: dict[str, Any] = {
@@ -254,31 +314,43 @@ def _question(
     return as_kept
 
 
+def _shape_question(shape: Shape | None) -> dict[str, Any]:
+    """Return what the journal stores of the shape of answers."""
+    return {} if shape is None else {"shape": json.loads(json.dumps(shape.recorded)), "reader": READER}
+
+
 def _wording(prompts: _Prompts) -> Wording:
     """Return what the prompts share by their templates; what a user's function adds to each is not known."""
-    templates = [prompts.text] if prompts.option == "--prompt" else []
-    templates += [prompts.system] if prompts.system is not None else []
-    text = json.dumps([prompts.option, prompts.text, prompts.system])
+    templates = [each for each in (prompts.filled, prompts.system) if each]
+    text = json.dumps([prompts.option, prompts.filled or prompts.text, prompts.system])
     return Wording(text, sum(Template.parse(each, "").fixed_bytes for each in templates))
 
 
-def _with_system(prompts: _Prompts, settings: Settings, dataset: Dataset) -> _Prompts:
+def _system(settings: Settings) -> str | None:
+    """Return the template of the system message, if there is one."""
+    if settings.system_file is None:
+        return settings.system
+    return _read_text(settings.system_file, option("system_file"), settings.input_encoding)
+
+
+def _with_system(
+    prompts: _Prompts, system: str | None, settings: Settings, dataset: Dataset, stating: Stating
+) -> _Prompts:
     """Put the system message, if there is one, before the messages of each row."""
-    system = settings.system
-    if settings.system_file is not None:
-        system = _read_text(settings.system_file, option("system_file"), settings.input_encoding)
     if system is None:
         return prompts
     name = "system" if settings.system_file is None else "system_file"
     return prompts._replace(
-        render=with_system(prompts.render, system, option(name), dataset.columns),
-        columns=(*prompts.columns, *Template.parse(system, option(name)).holes),
+        render=with_system(prompts.render, stating.filled(system), option(name), dataset.columns),
+        columns=(*prompts.columns, *Template.parse(stating.filled(system), option(name)).holes),
         system=system,
         given=(*prompts.given, (name, system)),
     )
 
 
-def _prompts(prompt: str | PromptFunction | None, settings: Settings, dataset: Dataset) -> _Prompts:
+def _prompts(
+    prompt: str | PromptFunction | None, settings: Settings, dataset: Dataset, stating: Stating, system: str | None
+) -> _Prompts:
     """Choose the one source of prompts that was given."""
     columns = dataset.columns
     given: dict[str, Any] = {
@@ -298,29 +370,37 @@ def _prompts(prompt: str | PromptFunction | None, settings: Settings, dataset: D
     if prompt is not None and not callable(prompt) and not isinstance(prompt, str):
         raise SettingsError(f"prompt must be a text or a function, not of type {type(prompt).__qualname__}")
     if callable(value):
-        return _Prompts(from_function(value, columns), "function", "", columns)
+        return _Prompts(stating.completing(from_function(value, columns), system), "function", "", columns)
     text = _read_text(value, _spelled(name), settings.input_encoding) if name == "--prompt-file" else value
-    made = prompts_of("--prompt" if name == "--prompt-file" else name, text, dataset, _spelled(name))
+    recorded = "--prompt" if name == "--prompt-file" else name
+    made = prompts_of(recorded, text, dataset, stating, system=system, given=_spelled(name))
     return made._replace(given=((_named(name), text),)) if made.option == "--prompt" else made
 
 
-def prompts_of(recorded: str, text: str, dataset: Dataset, given: str = "") -> _Prompts:
+def prompts_of(
+    recorded: str, text: str, dataset: Dataset, stating: Stating = ANY, *, system: str | None = None, given: str = ""
+) -> _Prompts:
     """Return a source of prompts that is not a function.
 
     Args:
         recorded: its option in the journal: `--prompt`, `--prompt-column` or `--messages-column`.
         text: the template, or the column's name.
         dataset: the input.
+        stating: how the prompts say what answers must be.
+        system: the template of the system message.
         given: the option that the user gave, for messages; default: the recorded one.
     """
     columns = dataset.columns
     if recorded == "--messages-column":
         render = from_messages_column(text, columns, drops_nulls=dataset.may_hold_added_nulls)
-        return _Prompts(render, recorded, text, (text,))
+        return _Prompts(stating.completing(render, system), recorded, text, (text,))
     if recorded == "--prompt-column":
-        return _Prompts(from_column(text, columns), recorded, text, (text,))
+        return _Prompts(stating.completing(from_column(text, columns), system), recorded, text, (text,))
     place = given or _spelled(recorded)
-    return _Prompts(from_template(text, place, columns), recorded, text, Template.parse(text, place).holes)
+    holes = Template.parse(text, place).holes  # an error shows the user's own text
+    filled = stating.completed(stating.filled(text), stating.filled(system or ""))
+    holes = tuple(hole for hole in holes if hole != stating.hole)
+    return _Prompts(from_template(filled, place, columns), recorded, text, holes, filled=filled)
 
 
 def _spelled(recorded: str) -> str:

@@ -5,7 +5,7 @@ Invariant: planning calls no endpoint, and leaves the journal unchanged until it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -53,10 +53,14 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         is_redrawn = last is not None and before != recorded["sample"]
         if is_redrawn:
             matching.set_aside(job.selection.drawn, is_all=before is not None)
-        rows = _read_rows(job, journal, matching, is_stopping, keyer(params), is_first=last is None)
+        key = keyer(params, job.question.get("shape"))
+        rows = _read_rows(job, journal, matching, is_stopping, key, is_first=last is None)
+        journal.reading = matching.reading_id(job.reading)
+        if last is not None and _reads_otherwise(last.question, job.question):
+            matching.read_again(journal.reading, job.read)
         if job.settings.id_column is not None:
             _check_ids(job, matching, rows, comparison)
-        matched = matching.finish(rows, _rules(job, sources, is_redrawn=is_redrawn))
+        matched = matching.finish(rows, _rules(job, sources, is_redrawn=is_redrawn), journal.reading)
         plan = _plan_of(
             job,
             journal,
@@ -75,6 +79,11 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         # In the same transaction as the plan, because `verify` reads the question from here.
         journal.start_run(job.settings.chunk_size, {**job.question, **recorded, "params": params})
     return plan
+
+
+def _reads_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether answers are read as something else than by the last run, which has read all of them."""
+    return any(before.get(name) != now.get(name) for name in ("shape", "reader"))
 
 
 def _as_asked(params: dict[str, Any], journal: Reader) -> dict[str, Any]:
@@ -144,6 +153,7 @@ def _plan_of(
         reasons=_reasons(job, journal, matching, matched, last),
         adopted=matched.adopted,
         same=matched.same,
+        reread=matched.reread,
         in_flight=journal.in_flight(last.id) if last else InFlight(0, 0),
         has_marks=last is None or comparison.before is not None,
         intact=_checked_files(job, journal, matching, is_rehearsal=is_rehearsal),

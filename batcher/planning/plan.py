@@ -22,6 +22,7 @@ class Plan(NamedTuple):
         reasons: what changed, in words.
         adopted: rows whose result was found in a chunk file.
         same: rows that are left and have the same question as another row.
+        reread: rows whose result changes because their answer was read again, as another label or by another schema.
         in_flight: requests that were in flight when the last process ended.
         has_marks: the journal can tell which rows are the same; an older batcher did not record that.
         intact: the unchanged chunk files, by their first row.
@@ -35,6 +36,7 @@ class Plan(NamedTuple):
     reasons: tuple[str, ...]
     adopted: int
     same: int
+    reread: int
     in_flight: InFlight
     has_marks: bool
     intact: frozenset[int]

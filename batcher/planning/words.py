@@ -129,7 +129,21 @@ def _question_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
         reasons.append("the prompt changed")
     if before.get("system", now["system"]) != now["system"]:
         reasons.append("the system message changed")
+    if said := _shape_change(before.get("shape"), now.get("shape")):
+        reasons.append(said)
     return reasons + _changes(before.get("params", now["params"]), now["params"])
+
+
+def _shape_change(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    """Return what changed of the labels or the schema, or empty."""
+    if before == now:
+        return ""
+    if before is None or now is None:
+        kind = "a schema is" if "schema" in (before or now or {}) else "labels are"
+        return f"{kind} {'gone' if now is None else 'new'}"
+    if ("schema" in before) != ("schema" in now):
+        return "a schema takes the place of labels" if "schema" in now else "labels take the place of a schema"
+    return "the schema changed" if "schema" in now else "the labels changed"
 
 
 def _column_changes(columns: Sequence[str], changed: Mapping[int, int]) -> list[str]:

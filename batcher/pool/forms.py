@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 from batcher.calls.forms import Form, Wire
 
+FOUND = "form"
+"""The kind of the journal's events that hold the form that was found for a source."""
+
 HOLDS = 3
 """The rows whose answers must hold before a form counts as found."""
 
@@ -26,15 +29,17 @@ class FormChoice:
         known: the form that an earlier process found.
 
     Attributes:
-        in_flight: requests granted while no form was found.
+        in_flight: requests that have not ended.
     """
 
     def __init__(self, ladder: Sequence[Wire], known: str = "") -> None:
         self.in_flight = 0
         self._ladder = ladder
-        forms = [each.form.value for each in ladder]
-        self._at = forms.index(known) if known in forms else 0
+        forms = [each.form for each in ladder if each.form]
+        self._forms = forms
+        self._at = forms.index(Form(known)) if known in forms else 0
         self._is_found = known in forms or len(ladder) == 1
+        self._said = self.form if known in forms else None
         self._held = 0
         # The rows that speak against each form; once a form is found, the rows since an answer last held.
         self._against: list[set[int]] = [set() for _ in ladder]
@@ -44,12 +49,24 @@ class FormChoice:
     @property
     def form(self) -> Form:
         """The form that is tried, or was found."""
-        return self._ladder[self._at].form
+        return self._forms[self._at]
 
     @property
     def is_trying(self) -> bool:
         """Whether it is not known yet which form works."""
         return not self._is_found
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the answers that are under way should be waited for: they may show that another form is needed."""
+        return not self._is_found and self.in_flight >= HOLDS
+
+    def news(self) -> Form | None:
+        """Return the form that was found, if it has not been returned before."""
+        if not self._is_found or self.form is self._said:
+            return None
+        self._said = self.form
+        return self.form
 
     def wire(self, step: int) -> Wire:
         """Return what a request adds.
@@ -64,15 +81,13 @@ class FormChoice:
         step = self._index(form) + 1
         return step if step < len(self._ladder) else None
 
-    def held(self, form: Form) -> bool:
-        """Record an answer that fits; return whether the form is found by it."""
+    def held(self, form: Form) -> None:
+        """Record an answer that fits."""
         self._refused.clear()
         self._missed.clear()
-        if self._is_found or form is not self.form:
-            return False
-        self._held += 1
-        self._is_found = self._held >= HOLDS
-        return self._is_found
+        if form is self.form:
+            self._held += 1
+            self._is_found = self._is_found or self._held >= HOLDS
 
     def missed(self, form: Form, row: int) -> bool:
         """Record an answer that does not fit; return whether another form should be tried for the row."""
@@ -102,7 +117,7 @@ class FormChoice:
         return self.next_step(form) is not None
 
     def _index(self, form: Form) -> int:
-        return next(number for number, each in enumerate(self._ladder) if each.form is form)
+        return self._forms.index(form)
 
     def _count(self, form: Form, row: int, *, certain: bool = False) -> None:
         """Count a row against a form, and step down from forms that do not work."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from batcher.calls.fate import is_rate_limit
@@ -16,6 +18,7 @@ from batcher.endpoint import Endpoint
 from batcher.money.tariff import Tariff
 from batcher.pool.account import Account
 from batcher.pool.blame import OVERLOADED, History, Standing, Trial, backoff, has_left
+from batcher.pool.forms import FormChoice
 from batcher.pool.limiter import Reservation
 from batcher.records import Completion, Failure, Fault
 
@@ -121,7 +124,9 @@ class Member:
         endpoint: its settings.
         source: the journal's id of the source of its answers.
         caller: makes its calls.
-        tariff: its prices.
+        tariff: its prices, in the first form in which it may be asked.
+        choice: the form in which it is asked for labels or fields; None: it is asked for any text.
+        by_form: its tariff in each form.
         account: holds its limits, which other endpoints may share; default: an account of its own.
         is_known: an earlier process got answers from its base URL and model.
         trial: the refusals at all endpoints of the pool; default: at this one alone.
@@ -149,6 +154,8 @@ class Member:
         caller: Caller,
         tariff: Tariff,
         *,
+        choice: FormChoice | None = None,
+        by_form: Mapping[str, Tariff] = MappingProxyType({}),
         account: Account | None = None,
         is_known: bool = False,
         trial: Trial | None = None,
@@ -158,6 +165,8 @@ class Member:
         self.source = source
         self.caller = caller
         self.tariff = tariff
+        self.choice = choice
+        self._by_form = by_form
         self.account = account or Account(endpoint)
         self.account.members.append(self)
         self.concurrency = KeyConcurrency(self)
@@ -173,6 +182,10 @@ class Member:
         self.is_unresponsive = False
         self.out: str | None = None
 
+    def tariff_in(self, form: str | None) -> Tariff:
+        """Return the tariff of requests in a form."""
+        return self.tariff if form is None else self._by_form.get(form, self.tariff)
+
     def __repr__(self) -> str:
         state = self.out or f"{self.in_flight} in flight, {self.requests} requests"
         return f"<Member {self.label}: {state}>"
@@ -186,6 +199,8 @@ class Member:
     def can_take(self, now: float) -> bool:
         """Return whether it may make a call, apart from its rate limits."""
         if self.in_flight and self.standing.takes_one:
+            return False
+        if self.choice and self.choice.is_busy:
             return False
         return self.is_available(now) and self.concurrency.admits()
 
@@ -226,6 +241,8 @@ class Member:
     def reserve(self, tokens: float) -> Slot:
         """Grant a call of this many model tokens."""
         self.in_flight += 1
+        if self.choice:
+            self.choice.in_flight += 1
         return Slot(self, self.account.reserve(tokens))
 
     def leave(self, slot: Slot, now: float) -> None:
@@ -241,6 +258,8 @@ class Member:
         if not slot.number and slot.reservation:
             slot.reservation.withdraw()
         self.in_flight -= 1
+        if self.choice:
+            self.choice.in_flight -= 1
         self.account.release()
 
     def cool_down(self, seconds: float, now: float) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from batcher.answer.shape import shape_of_recorded
 from batcher.errors import InputError
 from batcher.input.cell import cell, writable
 from batcher.input.dataset import Dataset
 from batcher.input.key import keyer
 from batcher.input.marks import Marks
-from batcher.input.prompt import PromptFunction, Renderer, failed_on, from_function, from_template, with_system
+from batcher.input.prompt import PromptFunction, Renderer, failed_on, from_function, with_system
 from batcher.input.selection import Selection
+from batcher.input.stating import Stating
 from batcher.journal.entries import LastRun
 from batcher.planning.job import ROWS_AT_ONCE, prompts_of
 from batcher.records import Message, Values
@@ -60,18 +62,20 @@ class Question(NamedTuple):
         Raises:
             InputError: INPUT lacks a column.
         """
-        columns = dataset.columns
+        columns, system, shape = dataset.columns, recorded.get("system"), recorded.get("shape")
+        stating = Stating(None if shape is None else shape_of_recorded(shape), columns)
         if callable(prompt):
-            render = from_function(prompt, columns)
+            render = stating.completing(from_function(prompt, columns), system)
         elif prompt is not None:
-            render = from_template(prompt, "prompt", columns)
+            render = prompts_of("--prompt", prompt, dataset, stating, system=system, given="prompt").render
         elif recorded.get("prompt_option", "function") != "function":
-            render = prompts_of(recorded["prompt_option"], recorded.get("prompt", ""), dataset).render
+            text = recorded.get("prompt", "")
+            render = prompts_of(recorded["prompt_option"], text, dataset, stating, system=system).render
         else:
             return None
-        if recorded.get("system") is not None:
-            render = with_system(render, recorded["system"], option("system"), columns)
-        return cls(render, keyer(recorded.get("params", {})))
+        if system is not None:
+            render = with_system(render, stating.filled(system), option("system"), columns)
+        return cls(render, keyer(recorded.get("params", {}), shape))
 
     def about(self, values: Values) -> bytes:
         """Return the key of the question about a row; empty if the row gives no prompt."""

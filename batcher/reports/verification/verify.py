@@ -205,7 +205,7 @@ def _with_columns(store: Store, last: LastRun, starts: list[int], asked: Asked |
     as_found = store.as_found(starts, answer)
     if asked is None:
         return as_found
-    names = AnswerColumns(answer, tuple(last.question.get("with", ()))) if answer else as_found.answer_columns
+    names = AnswerColumns.recorded_in(last.question) if answer else as_found.answer_columns
     return Store(store.directory, store.keyword, asked.columns, names, as_found.encoding)
 
 

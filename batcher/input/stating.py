@@ -1,0 +1,87 @@
+"""States in the prompts what answers must be: in the holes `{labels}` and `{schema}`, or in a line at the end.
+
+Invariant: a prompt that holds all labels already stays as it is; a column of the table comes before a hole's meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from batcher.answer.labels import Labels
+from batcher.answer.schema import Schema
+from batcher.answer.shape import Shape
+from batcher.input.messages import text_of, with_line
+from batcher.input.prompt import Renderer, Template
+from batcher.records import Message, Values
+
+
+class Stating(NamedTuple):
+    """How the prompts of a run say what answers must be.
+
+    Attributes:
+        shape: what answers must be; None: any text will do.
+        columns: of the table.
+    """
+
+    shape: Shape | None
+    columns: Sequence[str]
+
+    @property
+    def hole(self) -> str:
+        """The hole in whose place the labels or the schema stand; empty if there is none."""
+        name = "labels" if isinstance(self.shape, Labels) else "schema" if isinstance(self.shape, Schema) else ""
+        return "" if name in self.columns else name
+
+    def filled(self, template: str) -> str:
+        """Return a template with the labels or the schema in their hole."""
+        hole = f"{{{self.hole}}}" if self.hole else ""
+        if not hole or hole not in template:
+            return template
+        shape = self.shape
+        text = shape.listed if isinstance(shape, Labels) else shape.text if isinstance(shape, Schema) else ""
+        parsed = Template.parse(template, "")  # `{{labels}}` is text
+        pieces = [_escaped(parsed.literals[0])]
+        for name, literal in zip(parsed.holes, parsed.literals[1:], strict=True):
+            pieces += [_escaped(text) if name == self.hole else f"{{{name}}}", _escaped(literal)]
+        return "".join(pieces)
+
+    def is_stated(self, *templates: str | None) -> bool:
+        """Return whether templates, filled, say what answers must be.
+
+        A schema is a part of the request, and is added to the prompt only if a service needs it there.
+        """
+        texts = ("".join(Template.parse(each, "").literals) for each in templates if each)
+        return self._holds(" ".join(texts))
+
+    def completed(self, template: str, *others: str | None) -> str:
+        """Return a filled template with the line that states the labels, unless it or others state them."""
+        if not isinstance(self.shape, Labels) or self.is_stated(template, *others):
+            return template
+        return f"{template}\n\n{_escaped(self.shape.line)}"
+
+    def completing(self, render: Renderer, system: str | None = None) -> Renderer:
+        """Return a renderer that adds the line to the messages of rows that do not state the labels."""
+        shape = self.shape
+        if not isinstance(shape, Labels) or (system and self.is_stated(system)):
+            return render
+        line, is_stated = shape.line, shape.stated_in
+
+        def completed(values: Values) -> list[Message]:
+            messages = render(values)
+            return messages if is_stated(text_of(messages)) else with_line(messages, line)
+
+        return completed
+
+    def _holds(self, text: str) -> bool:
+        if isinstance(self.shape, Labels):
+            return self.shape.stated_in(text)
+        return isinstance(self.shape, Schema) and self.shape.text in text
+
+
+ANY = Stating(None, ())
+"""Of a run whose answers may be any text."""
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
