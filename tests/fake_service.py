@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from batcher.calls.caller import NO_PARAMS
 from batcher.endpoint import Endpoint
 from batcher.records import Completion, Failure, Fault, Message, Usage
 
@@ -19,12 +20,14 @@ class Call(NamedTuple):
         endpoint: the model that was asked.
         nth: how often this prompt has been asked, this call included.
         at: the loop's time.
+        params: further request parameters, which ask for labels or fields.
     """
 
     prompt: str
     endpoint: str
     nth: int
     at: float
+    params: Mapping[str, Any] = NO_PARAMS
 
 
 def answer_to(prompt: str) -> str:
@@ -91,11 +94,13 @@ class Service:
         """Return the times at which calls arrived, at one endpoint or at any."""
         return [call.at for call in self.calls if endpoint in {None, call.endpoint}]
 
-    async def answer(self, prompt: str, endpoint: str, timeout_s: float) -> Completion | Failure:
+    async def answer(
+        self, prompt: str, endpoint: str, timeout_s: float, params: Mapping[str, Any] = NO_PARAMS
+    ) -> Completion | Failure:
         assert self.is_open
         assert prompt in self.prompts, f"nobody should have asked {prompt!r}"
         self.asked[prompt] += 1
-        call = Call(prompt, endpoint, self.asked[prompt], asyncio.get_running_loop().time())
+        call = Call(prompt, endpoint, self.asked[prompt], asyncio.get_running_loop().time(), params)
         self.calls.append(call)
         usage = self.usage(call)
         self.used.append(usage)
@@ -122,5 +127,7 @@ class _Caller:
         self._service = service
         self._endpoint = endpoint
 
-    async def call(self, messages: Sequence[Message], timeout_s: float) -> Completion | Failure:
-        return await self._service.answer(messages[-1]["content"], self._endpoint, timeout_s)
+    async def call(
+        self, messages: Sequence[Message], timeout_s: float, params: Mapping[str, Any] = NO_PARAMS
+    ) -> Completion | Failure:
+        return await self._service.answer(messages[-1]["content"], self._endpoint, timeout_s, params)

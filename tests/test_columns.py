@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batcher.answer.columns import AnswerColumns, result_of
+from batcher.answer.columns import AnswerColumns
 from batcher.records import Beside, Result, Status
 
 
@@ -54,10 +54,10 @@ def test_a_result_comes_back_from_its_cells(status: Status, extras: tuple[str, .
     cells = columns.cells_of(result, Beside("hm", "m-1", "stop"))
     assert len(cells) == len(columns) == len([*columns]) == 3 + len(extras)
     assert columns.split(["1", "a", *cells]) == (["1", "a"], [*cells])
-    assert result_of(columns.split(["1", "a", *cells])[1]) == result
+    assert columns.result_of(columns.split(["1", "a", *cells])[1]) == result
     assert cells[3:] == ("hm", "m-1", "stop")[: len(extras)]
 
 
 def test_cells_with_another_status_are_no_result() -> None:
     with pytest.raises(ValueError, match="fine"):
-        result_of(["yes", "fine", ""])
+        AnswerColumns().result_of(["yes", "fine", ""])

@@ -270,7 +270,7 @@ class Model:
             self._improve(step)
             self._follow()
         bare = [self.rows[place].question for place in self._bare()]
-        return Matched(dict(masks), len(own), len(over) if left else 0, adopted, len(bare) - len(set(bare)))
+        return Matched(dict(masks), len(own), len(over) if left else 0, adopted, len(bare) - len(set(bare)), 0)
 
     def _question(self, place: int) -> str | None:
         return self.rows[place].question if place < len(self.rows) else None

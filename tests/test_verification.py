@@ -212,16 +212,20 @@ JOURNAL: list[tuple[Damage, Named]] = [
     (execute("DELETE FROM requests WHERE id = 3"), {"request-lost": ["#3"], "brought-by-none": [(2, 2), "#3"]}),
     (execute("DELETE FROM requests WHERE id = 12"), {"brought-by-none": [(11, 11), "#12"]}),
     (
-        execute("INSERT INTO results SELECT 99, key, source, status, answer, error, seal FROM results WHERE id = 3"),
+        execute(
+            "INSERT INTO results SELECT 99, key, source, status, answer, error, seal, reading FROM results WHERE id = 3"
+        ),
         {"brought-by-none": ["#99"]},
     ),
     (
-        execute("INSERT INTO results SELECT -1, key, source, status, answer, error, seal FROM results WHERE id = 3"),
+        execute(
+            "INSERT INTO results SELECT -1, key, source, status, answer, error, seal, reading FROM results WHERE id = 3"
+        ),
         {"brought-by-none": ["#-1"]},
     ),
     (
         execute(
-            "INSERT INTO results SELECT 99, key, source, status, answer, error, seal FROM results WHERE id = 3",
+            "INSERT INTO results SELECT 99, key, source, status, answer, error, seal, reading FROM results WHERE id = 3",
             "UPDATE rows SET result = 99 WHERE position = 2",
             "DELETE FROM results WHERE id = 3",
         ),
