@@ -16,8 +16,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
-from batcher.calls.forms import Wire
-from batcher.endpoint import OFFLINE, Endpoint
+from batcher.calls.forms import Form, Wire
+from batcher.endpoint import OFFLINE
 from batcher.engine.control import Control
 from batcher.engine.ending import Ended, Ending, report_of
 from batcher.engine.process import allow_connections, rare_collections
@@ -31,11 +31,12 @@ from batcher.journal.opening import open_journal
 from batcher.journal.writing import Journal
 from batcher.money.prices import nano_dollars
 from batcher.money.spending import MOST_LOST, Spending, note_of_reserves, note_of_tiers
-from batcher.money.tariff import LESSONS, Tariff, tariffs_by_form, tariffs_of
+from batcher.money.tariff import LESSONS, Tariff
 from batcher.money.tokens import Estimator
 from batcher.output.control import ControlFile
 from batcher.output.figures import figures_of, unread, without_answers
 from batcher.output.report import Report
+from batcher.planning.asking import tariffs_in_forms
 from batcher.planning.job import Job, prepare
 from batcher.planning.making import Stopped, make
 from batcher.planning.plan import Plan
@@ -240,7 +241,7 @@ class _Run:
         endpoints = job.endpoints if planned.counts.left else ()
         learnt = self.journal.details(LESSONS) if endpoints else []
         ladders = [job.ladder(endpoint) for endpoint in endpoints]
-        by_form = await asyncio.to_thread(_tariffs, job, endpoints, ladders, learnt)
+        by_form = await asyncio.to_thread(tariffs_in_forms, job, endpoints, ladders, learnt)
         tariffs = [tariff for each in by_form.values() for tariff in each]
         if tariffs and self.progress.is_shown:
             tally.sent_before, tally.spent_before = await asyncio.to_thread(self.journal.spent_before)
@@ -300,7 +301,7 @@ class _Run:
 
     async def _members(
         self,
-        by_form: Mapping[str | None, Sequence[Tariff]],
+        by_form: Mapping[Form | None, Sequence[Tariff]],
         ladders: Sequence[Sequence[Wire]],
         callers: Callable[[], Callers] | None,
         stack: contextlib.AsyncExitStack,
@@ -381,18 +382,6 @@ class _Run:
             # What became of the directory explains more than a failed write.
             trouble = error if self.journal.displaced else trouble or error
         return replace(ending, trouble=trouble, displaced=self.journal.displaced)
-
-
-def _tariffs(
-    job: Job, endpoints: Sequence[Endpoint], ladders: Sequence[Sequence[Wire]], learnt: Sequence[str]
-) -> dict[str | None, list[Tariff]]:
-    """Return the tariffs of the endpoints, by the form in which they are asked; None: for any text."""
-    params, wording = job.settings.params, job.wording
-    forms = {wire.form: (wire.params, wire.line) for ladder in ladders for wire in ladder if wire.form}
-    if not forms:
-        return {None: tariffs_of(endpoints, params, wording, learnt)} if endpoints else {}
-    found = tariffs_by_form(endpoints, params, wording, forms, learnt)
-    return {form: found[form] for form in forms}
 
 
 async def _chat_callers(job: Job, stack: contextlib.AsyncExitStack, connections: int) -> Callers:

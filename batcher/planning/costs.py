@@ -98,16 +98,26 @@ class Costs(NamedTuple):
         return f"{left}, enough for {about} {self.enough_for:,} of {counted(requests, noun)}"
 
 
-def tokens_of_an_answer(journal: Reader, sources: Collection[int], tariffs: Sequence[Tariff]) -> float | None:
+def tokens_of_an_answer(
+    journal: Reader, sources: Collection[int], tariffs: Sequence[Tariff], typical: int | None = None
+) -> float | None:
     """Return the model tokens to expect of an answer, or None if they cannot be known before.
 
-    They are the average of the answers that the same sources gave so far, or the most that an answer may have.
+    They are the average of the answers that the same sources gave so far, or else those of a typical answer, but no
+    more than an answer may have.
+
+    Args:
+        journal: holds the answers so far.
+        sources: that will be asked.
+        tariffs: of the pool.
+        typical: model tokens of a typical answer, if labels or a schema tell.
     """
     usual = journal.usual(sources)
-    if usual is None:
+    tokens = typical if usual is None else usual.completion_tokens
+    if tokens is None:
         return None
     bounds = [tariff.completion_tokens for tariff in tariffs if tariff.completion_tokens is not None]
-    return min(usual.completion_tokens, max(bounds)) if len(bounds) == len(tariffs) else usual.completion_tokens
+    return min(tokens, max(bounds)) if len(bounds) == len(tariffs) else tokens
 
 
 def costs_of(load: Load, tariffs: Sequence[Tariff], left: int | None, how_to_price: str) -> Costs:

@@ -5,24 +5,28 @@ Invariant: it makes its plan with the run's own code, on a copy of the journal.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
+from batcher.calls.forms import AS_IT_COMES, Wire
 from batcher.errors import outermost
 from batcher.input.prompt import PromptFunction
 from batcher.journal.opening import rehearse
 from batcher.journal.reading import Reader
 from batcher.money.prices import NANO, nano_dollars
 from batcher.money.spending import note_of_reserves, note_of_tiers
-from batcher.money.tariff import LESSONS, Tariff, tariffs_of
+from batcher.money.tariff import LESSONS, Tariff
 from batcher.money.tokens import Counter, counter, prompt_tokens
+from batcher.planning.asking import tariffs_in_forms
 from batcher.planning.costs import Load, costs_of, pace_of, tokens_of_an_answer
+from batcher.planning.first import First, typical_answer
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
 from batcher.planning.making import make
 from batcher.planning.whom import asked_of, in_lines
 from batcher.planning.words import in_words, notes
-from batcher.records import Asked
+from batcher.records import Asked, Message
 from batcher.settings import Options, Settings
 from batcher.signatures import with_options
 from batcher.tables import Described, Line
@@ -50,8 +54,8 @@ class Forecast(Described):
         requests: to be sent, each row at its first attempt.
         prompt_tokens: of those requests.
         counted_by: `tiktoken`, or `estimated`, from the length of the text.
-        completion_tokens: of their answers, if these are as long as the answers of the same models so far; None before
-            the first answer.
+        completion_tokens: of their answers, if these are as long as the answers of the same models so far, or as the
+            labels or the schema let expect; None if nothing tells.
         prompts_usd: the part of the expected cost that the prompts have; None if a price is unknown.
         cost_usd: the expected cost in US dollars; None if a price or the length of the answers is unknown.
         most_usd: the highest possible cost in US dollars; None if nothing bounds an answer (`max_tokens`).
@@ -60,7 +64,10 @@ class Forecast(Described):
             budget, or if it is unknown.
         seconds: the duration that the limits impose; None if an account has no limit.
         money, budget, time: the same in words; `budget` is empty without one.
+        reread: rows whose result changes because their answer was read again, as another label or by another schema.
         asks: whom the run asks, and where the API keys came from.
+        form: how labels or a schema are asked for first, in words; empty without them.
+        first: the messages of the first row that is sent, as they will go out.
         summary: the plan in words, with notes.
     """
 
@@ -75,6 +82,7 @@ class Forecast(Described):
     gone: int
     reasons: tuple[str, ...]
     same: int
+    reread: int
     requests: int
     prompt_tokens: int
     counted_by: str
@@ -89,6 +97,8 @@ class Forecast(Described):
     budget: str
     time: str
     asks: tuple[Asked, ...]
+    form: str
+    first: tuple[Message, ...]
     summary: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,6 +119,10 @@ class Forecast(Described):
         if self.budget:
             yield Line("budget", self.budget)
         yield Line("time", self.time)
+        if self.form:
+            yield Line("form", f"{self.form} first; the answers decide")
+        for number, line in enumerate(First(self.first).lines()):
+            yield Line("" if number else "prompt", line)
 
 
 @with_options
@@ -130,9 +144,18 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     job.store.check()
     with rehearse(job.store.journal_path) as journal:
         planned = make(job, journal, lambda: False, is_rehearsal=True)
-        tariffs = tariffs_of(job.endpoints, settings.params, job.wording, journal.details(LESSONS))
+        ladders = [job.ladder(endpoint) for endpoint in job.endpoints]
+        tariffs = [
+            tariff
+            for each in tariffs_in_forms(job, job.endpoints, ladders, journal.details(LESSONS)).values()
+            for tariff in each
+        ]
         count = counter(job.endpoints[0].source.model)
-        load = _load(job, journal, tariffs, count, tokens_of_an_answer(journal, planned.sources, tariffs))
+        typical = None if job.shape is None else count.count(typical_answer(job.shape)) + 1
+        answer_tokens = tokens_of_an_answer(journal, planned.sources, tariffs, typical)
+        wire = ladders[0][0] if ladders[0] else AS_IT_COMES
+        load, first = _load(job, journal, tariffs, count, wire)
+        load = load._replace(answer_tokens=answer_tokens)
         left = None if settings.budget is None else nano_dollars(settings.budget) - journal.spent().total
     is_by_option = settings.endpoints is None
     how_to_price = f"{option('price_in')}, {option('price_out')}" if is_by_option else "prices in the endpoint"
@@ -150,6 +173,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         gone=planned.gone,
         reasons=planned.reasons,
         same=planned.same,
+        reread=planned.reread,
         requests=load.requests,
         prompt_tokens=load.prompt_tokens,
         counted_by=count.name,
@@ -164,6 +188,8 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         budget=costs.budget_in_words(load.requests, "row" if load.requests == planned.counts.left else "request"),
         time=pace.in_words(load.requests),
         asks=asked_of(job.endpoints),
+        form=first.form,
+        first=first.messages,
         summary="\n".join([in_words(job, planned), *notes(job, planned), *reserves]),
     )
 
@@ -178,9 +204,11 @@ def _reserves(tariffs: Sequence[Tariff], left: int | None) -> list[str]:
     return [note] if note else []
 
 
-def _load(job: Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter, answer_tokens: float | None) -> Load:
-    """Read the input again, and add up what would be sent."""
+def _load(job: Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter, wire: Wire) -> tuple[Load, First]:
+    """Read the input again, and add up what would be sent; return the first request, too."""
+    first = First()
     requests = tokens = 0
+    more = count.count(json.dumps([*wire.params.values(), wire.line])) if wire.form else 0
     most: int | None = 0
     for start, rows in job.selection.slices(ROWS_AT_ONCE):
         states = journal.states(start, start + len(rows))
@@ -188,8 +216,9 @@ def _load(job: Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter, 
             if state.result is not None or state.leader is not None:
                 continue
             messages = job.messages(position, values)
+            first = first if requests else First.of(messages, wire)
             requests += 1
-            tokens += prompt_tokens(messages, count)
+            tokens += prompt_tokens(messages, count) + more
             each = [tariff.most(messages) for tariff in tariffs] if most is not None else [None]
             most = None if most is None or None in each else most + max(filter(None, each), default=0)
-    return Load(requests, tokens, most, answer_tokens)
+    return Load(requests, tokens, most, None), first

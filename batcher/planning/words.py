@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from batcher.answer.schema import Schema
+from batcher.answer.shape import Shape
 from batcher.chat_model import retries_of
 from batcher.endpoint import Endpoint, by_account, is_name
 from batcher.equality import same
@@ -72,12 +74,28 @@ def notes(job: Job, plan: Plan) -> list[str]:
         done = "are sent once" if job.settings.dedup else f"could be sent once ({option('dedup', value=True)})"
         rows = counted(plan.same, "row has", "rows have")
         found.append(f"{rows} the same question as another row: they {done}.")
+    if plan.reread:
+        rows = counted(plan.reread, "row changes", "rows change")
+        found.append(f"The answers that are there were read again, for nothing: {rows}.")
+    if job.shape is not None and plan.counts.left and (late := _late_reason(job.shape)):
+        found.append(late)
     if plan.gone and job.settings.on_change == "reuse" and not job.settings.id_column:
         found.append(
             "The new rows are sent: a row's position does not show whether it is one of the rows that are gone. If a"
             f" column identifies the rows, {option('id_column', 'COLUMN')} keeps their answers."
         )
     return found
+
+
+def _late_reason(shape: Shape) -> str:
+    """Return a note if a model decides before it reasons; else an empty text."""
+    found = shape.late_reasons() if isinstance(shape, Schema) else None
+    if found is None:
+        return ""
+    return (
+        f"Note: the schema asks for {found[0]!r} before {found[1]!r}, so the reason cannot influence it: a model writes"
+        f" fields in their order. Put {found[1]!r} first if it should."
+    )
 
 
 def _shared(job: Job, endpoints: Sequence[Endpoint]) -> str:
