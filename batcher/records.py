@@ -41,17 +41,34 @@ class Result(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """What came beside an answer, as `--with` names it; empty if it is not known.
+    """What the journal has of an answer, as `--with` names it; empty if it is not known.
 
     Attributes:
+        raw: the answer's text as the model wrote it, without its thoughts.
         reasoning: what the model thought before it answered.
+        tokens: model tokens of prompt and answer together.
+        prompt_tokens, completion_tokens: the two parts of it.
+        cost: in US dollars.
+        latency: seconds from the request to the answer.
         model: the model that answered, as the service names it.
-        finish_reason: why it stopped.
+        attempts: the requests that were sent for the row's question.
+        finish: why the model stopped.
+        form: how labels or a schema were asked for.
+        request_id: what the service calls the answer.
     """
 
+    raw: str = ""
     reasoning: str = ""
+    tokens: str = ""
+    prompt_tokens: str = ""
+    completion_tokens: str = ""
+    cost: str = ""
+    latency: str = ""
     model: str = ""
-    finish_reason: str = ""
+    attempts: str = ""
+    finish: str = ""
+    form: str = ""
+    request_id: str = ""
 
 
 class RowState(NamedTuple):

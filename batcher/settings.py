@@ -128,8 +128,10 @@ def _names_in(value: str | Sequence[str]) -> list[str]:
 
 def _check_beside(value: Any, where: str) -> None:
     names = _names_in(value) if isinstance(value, (str, list, tuple)) else ()
-    if not names or not set(names) <= set(Beside._fields):
-        raise SettingsError(f"{where} must be out of {', '.join(Beside._fields)}, not {value!r}")
+    if unknown := next((name for name in names if name not in Beside._fields), None if names else value):
+        near = difflib.get_close_matches(str(unknown), Beside._fields, 1)
+        meant = f": did you mean {near[0]}?" if near else ""
+        raise SettingsError(f"{where} must be out of {', '.join(Beside._fields)}, not {unknown!r}{meant}")
 
 
 def _check_mapping(value: object, where: str) -> None:
@@ -154,6 +156,11 @@ def _number(metavar: str = "N") -> Kind:
     return Kind(check_number, {"metavar": metavar, "type": float})
 
 
+_FACTS = (
+    "raw (the answer as the model wrote it), reasoning (what it thought), tokens, prompt_tokens, completion_tokens,"
+    " cost (US dollars), latency (seconds), model (that answered), attempts, finish (why it stopped), form (how labels"
+    " or a schema were asked for), request_id"
+)
 _ANY_TEXT = Kind(_typed(str), {"metavar": "TEXT"})
 _BESIDE = Kind(_check_beside, {"metavar": "NAMES", "action": "append"})
 _COLUMN = _text("COLUMN")
@@ -365,10 +372,8 @@ class Settings:
         None,
         Group.FILES,
         _BESIDE,
-        "further columns of the result, separated by commas: reasoning (what the model thought), model (that answered),"
-        " finish_reason",
-        in_python="further columns of the result: 'reasoning' (what the model thought), 'model' (that answered),"
-        " 'finish_reason'",
+        f"further columns of the result, separated by commas, out of {_FACTS}",
+        in_python=f"further columns of the result, a list or a text with commas, out of {_FACTS}",
     )
     keep_thinking: bool = _option(
         False, Group.FILES, _FLAG, "leave <think>...</think> in the answers, as the model sent it"

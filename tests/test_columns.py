@@ -14,7 +14,7 @@ def test_the_answer_column_names_all_and_infer_is_the_default() -> None:
     assert AnswerColumns("label").status == "label_status"
 
 
-EXTRAS: list[tuple[str, ...]] = [(), ("reasoning",), ("reasoning", "model", "finish_reason")]
+EXTRAS: list[tuple[str, ...]] = [(), ("reasoning",), ("reasoning", "model", "finish")]
 
 
 @pytest.mark.parametrize("extras", EXTRAS)
@@ -51,7 +51,7 @@ def test_the_last_answer_columns_of_a_header_count() -> None:
 @pytest.mark.parametrize("status", Status)
 def test_a_result_comes_back_from_its_cells(status: Status, extras: tuple[str, ...]) -> None:
     result, columns = Result(status, "yes, 数", "why"), AnswerColumns(extras=extras)
-    cells = columns.cells_of(result, Beside("hm", "m-1", "stop"))
+    cells = columns.cells_of(result, Beside(reasoning="hm", model="m-1", finish="stop"))
     assert len(cells) == len(columns) == len([*columns]) == 3 + len(extras)
     assert columns.split(["1", "a", *cells]) == (["1", "a"], [*cells])
     assert columns.result_of(columns.split(["1", "a", *cells])[1]) == result

@@ -366,13 +366,15 @@ ALTER TABLE responses DROP COLUMN form;
 ALTER TABLE responses DROP COLUMN request_id;
 """
 AS_FOURTH_VERSION = f"{AS_FIFTH_VERSION} DROP TABLE responses;"
-AS_THIRD_VERSION = f"""
-{AS_FOURTH_VERSION}
+AS_THIRD_VERSION = (
+    AS_FOURTH_VERSION
+    + """
 ALTER TABLE sources RENAME TO givers;
 ALTER TABLE requests RENAME COLUMN source TO giver;
 ALTER TABLE results RENAME COLUMN source TO giver;
 UPDATE runs SET question = replace(replace(question, '"prompt_option"', '"source"'), '"sources"', '"givers"');
 """
+)
 
 
 def as_version(version: int, script: str, path: Path) -> None:

@@ -19,7 +19,7 @@ HEADER = "text,infer,infer_status,infer_error\n"
 
 
 def row(position: int, answer: str) -> Row:
-    made = Row(position)
+    made = Row(position, AnswerColumns())
     made.cells, made.ending = [f"text {position}"], [answer, "ok", ""]
     return made
 
@@ -63,7 +63,7 @@ def test_a_row_whose_chunk_file_was_edited_may_stand_in_the_result_as_it_was(
 ) -> None:
     found = Found()
     before = RowRecord(0, b"k", None, None, 1, 1, b"k", 1, 1, None, b"ok", b"before", b"")
-    changed = Row(0, before)
+    changed = Row(0, AnswerColumns(), before)
     changed.cells, changed.ending, changed.is_edited = ["text 0"], ["by hand", "ok", ""], edited
     check_result(iter([changed]), written(tmp_path, "before"), [0], found, is_read=True)
     assert kinds(found) == expected

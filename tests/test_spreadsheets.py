@@ -201,10 +201,10 @@ def test_plan_accepts_what_run_accepts(done: Lab, table: Path) -> None:
 def test_the_columns_of_with_are_the_journals_if_they_were_dropped(lab: Lab, table: Path) -> None:
     answer = Completion("yes", "stop", model="m-1")
     service = Service([row[1] for row in ROWS], instead=lambda _call: answer)
-    lab.run(table, service, "{text}", chunk_size=4, with_=["model", "finish_reason"])
+    lab.run(table, service, "{text}", chunk_size=4, with_=["model", "finish"])
     before = lab.rows()
     lab.path(0).write_bytes(saved(lab.path(0).read_bytes(), without("infer_status", "infer_model"), encoding="gbk"))
-    again(lab, table, with_=["model", "finish_reason"])
+    again(lab, table, with_=["model", "finish"])
     before[3]["infer"] = "by hand"
     assert lab.rows() == before
     assert {row["infer_model"] for row in before} == {"m-1"}

@@ -228,10 +228,10 @@ def test_a_chat_model_is_read_the_same_way(tmp_path: Path) -> None:
 def test_further_columns_stand_behind_the_others_and_come_and_go_for_nothing(tmp_path: Path) -> None:
     run(tmp_path, completion(THINKS))
     plain = (tmp_path / "all_k.csv").read_bytes()
-    for names in (["finish_reason", "reasoning"], "finish_reason,reasoning"):
+    for names in (["finish", "reasoning"], "finish,reasoning"):
         again(tmp_path, with_=names)
         [first, second] = rows(tmp_path)
-        assert [*first] == ["text", "infer", "infer_status", "infer_error", "infer_reasoning", "infer_finish_reason"]
+        assert [*first] == ["text", "infer", "infer_status", "infer_error", "infer_reasoning", "infer_finish"]
         assert [*first.values()] == ["a", "good", "ok", "", "It is a.", "stop"]
         assert [*second.values()] == ["b", "plain", "ok", "", "", "stop"]
         for data in (["a", "b"], None):
@@ -273,7 +273,7 @@ def test_the_command_line_takes_names_with_commas(
         .startswith("text,infer,infer_status,infer_error,infer_reasoning,infer_model\n")
     )
     assert main([*job, "--with", "confidence"]) == 2
-    assert "--with must be out of reasoning, model, finish_reason" in capsys.readouterr().err
+    assert "--with must be out of raw, reasoning, tokens" in capsys.readouterr().err
 
 
 def test_a_rehearsal_has_the_further_columns_and_the_parameters_too(tmp_path: Path) -> None:

@@ -225,7 +225,8 @@ JOURNAL: list[tuple[Damage, Named]] = [
     ),
     (
         execute(
-            "INSERT INTO results SELECT 99, key, source, status, answer, error, seal, reading FROM results WHERE id = 3",
+            "INSERT INTO results SELECT 99, key, source, status, answer, error, seal, reading FROM results"
+            " WHERE id = 3",
             "UPDATE rows SET result = 99 WHERE position = 2",
             "DELETE FROM results WHERE id = 3",
         ),

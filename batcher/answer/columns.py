@@ -5,7 +5,7 @@ Invariant: only this module knows their names, their number and their order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from batcher.records import Beside, Result, Status
 from batcher.settings import Settings
 from batcher.words import option
 
+_RENAMED = {"finish_reason": "finish"}  # in the journals of an older batcher
 _STATUS, _ERROR = "_status", "_error"
 _NOTHING = Beside()
 
@@ -58,7 +59,7 @@ class AnswerColumns:
         shape = question.get("shape")
         return cls.of(
             question["answer_column"],
-            tuple(question.get("with") or ()),
+            tuple(_RENAMED.get(name, name) for name in question.get("with") or ()),
             None if shape is None else shape_of_recorded(shape),
         )
 
@@ -105,12 +106,16 @@ class AnswerColumns:
 
     def cells_of(self, result: Result, beside: Beside = _NOTHING) -> tuple[str, ...]:
         """Return the answer's cells of a row's line."""
-        ending = (result.status.value, result.error, *(getattr(beside, name) for name in self.extras))
+        facts = [getattr(beside, name) for name in self.extras]
+        return self.cells(result.answer, result.status.value, result.error, facts)
+
+    def cells(self, answer: str, status: str, error: str, facts: Iterable[str]) -> tuple[str, ...]:
+        """Return the cells of a row's line, from their texts; the fields are read in the answer."""
         if not self.fields:
-            return result.answer, *ending
-        is_read = self.shape is not None and result.status is Status.OK
-        fields = self.shape.cells(result.answer) if is_read and self.shape else ("",) * len(self.fields)
-        return result.answer, *fields, *ending
+            return answer, status, error, *facts
+        is_read = self.shape is not None and status == Status.OK.value
+        fields = self.shape.cells(answer) if is_read and self.shape else ("",) * len(self.fields)
+        return answer, *fields, status, error, *facts
 
     def result_of(self, cells: Sequence[str]) -> Result:
         """Return the result in the answer's cells of a line.

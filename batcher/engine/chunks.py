@@ -123,7 +123,7 @@ class Chunks:
         states = self._journal.states(chunk.start, chunk.stop)
         results = self._journal.results(chunk.start, chunk.stop)
         written = self._written.get(chunk.start)
-        beside = self._journal.beside(chunk.start, chunk.stop) if self._store.answer_columns.extras else None
+        beside = self._journal.beside(chunk.start, chunk.stop, self._store.answer_columns.extras)
         self._journal.check_in_place()  # the directory may be gone or replaced
         sha256, copy = self._store.write_chunk(chunk.start, chunk.lines, results, written and written.sha256, beside)
         return Chunk(len(results), self._store.origin(chunk.lines, states), sha256), copy
@@ -161,7 +161,9 @@ class Chunks:
         for start, rows in chunks_of(self._job, changed):
             stop = start + len(rows)
             try:
-                answers = store.answers(self._journal.results(start, stop), self._journal.beside(start, stop))
+                answers = store.answers(
+                    self._journal.results(start, stop), self._journal.beside(start, stop, store.answer_columns.extras)
+                )
                 edited = store.read_edited(start, rows, answers)
             except UnfitError as error:
                 path = store.chunk_path(start)

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from batcher.journal.entries import UNSENT, EndpointTotals, RowRecord, source_of
-from batcher.journal.reading import CHARGED, ROOT, SENT, SPENT, Reader, question_of, spent_of
+from batcher.journal.reading import CHARGED, ROOT, SENT, SPENT, Reader, count_attempts, facts, question_of, spent_of
 from batcher.journal.schema import ADOPTED
 from batcher.records import Source
 
@@ -58,17 +58,20 @@ class Evidence(Reader):
         Args:
             start: the first position.
             stop: the position after the last.
-            extras: columns of `responses` to read as well.
+            extras: facts to read as well, fields of `Beside`.
         """
-        more = "".join(f", cast(coalesce(s.{name}, '') AS BLOB)" for name in extras)
-        beside = f" LEFT JOIN responses s ON s.id = {ROOT.format('r.result')}" if extras else ""
+        if "attempts" in extras:
+            with self._asking():
+                count_attempts(self._reader)
+        columns, joins = facts(extras, ROOT.format("r.result")) if extras else ([], "")
+        more = "".join(f", cast({column} AS BLOB)" for column in columns)
         found = self._all(
             # As bytes: a text that a disk has changed may not be valid any more.
             "SELECT r.position, r.key, r.cells, r.is_kept, r.result, a.id, a.key, a.source, q.run, a.seal,"
             " iif(typeof(a.status) = 'text', cast(a.status AS BLOB), x''),"
             f" cast(a.answer AS BLOB), cast(a.error AS BLOB){more}"
             f" FROM rows r LEFT JOIN results a ON a.id = r.result LEFT JOIN requests q"
-            f" ON q.id = {ROOT.format('a.id')}{beside}"
+            f" ON q.id = {ROOT.format('a.id')}{joins}"
             " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
             (start, stop),
         )

@@ -252,12 +252,13 @@ class Matching:
         query = "SELECT key, result FROM rows WHERE position >= ? AND position < ? ORDER BY position"
         return [RowState(key, result) for key, result in self._db.do(query, (start, stop))]
 
-    def answers(self, start: int, stop: int) -> tuple[list[Result], list[Beside]]:
-        """Return the results of the rows in a range of positions, all of which have one, and what came beside each.
+    def answers(self, start: int, stop: int, facts: Sequence[str]) -> tuple[list[Result], list[Beside]]:
+        """Return the results of the rows in a range of positions, all of which have one, and facts about each.
 
         They are those of the plan, as far as it has been made.
         """
-        return results(self._db.connection, start, stop), beside(self._db.connection, start, stop)
+        db = self._db.connection
+        return results(db, start, stop), beside(db, start, stop, facts)
 
 
 class Planner(Reader):

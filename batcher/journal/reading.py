@@ -74,6 +74,61 @@ SENT = (
 )
 
 
+# What `--with` may ask for, as text.
+FACTS = {
+    "raw": "coalesce(s.text, o.answer)",
+    "reasoning": "s.reasoning",
+    "tokens": "cast(f.prompt_tokens + f.completion_tokens AS TEXT)",
+    "prompt_tokens": "cast(f.prompt_tokens AS TEXT)",
+    "completion_tokens": "cast(f.completion_tokens AS TEXT)",
+    "cost": "rtrim(rtrim(printf('%d.%09d', f.cost / 1000000000, f.cost % 1000000000), '0'), '.')",
+    "latency": "printf('%.3f', f.ended - f.sent)",
+    "model": "s.model",
+    "attempts": "cast(t.requests AS TEXT)",
+    "finish": "s.finish_reason",
+    "form": "s.form",
+    "request_id": "s.request_id",
+}
+# The requests for each question at each position, as far as they were counted, in a table of the connection alone.
+_ATTEMPTS = """
+CREATE TEMP TABLE IF NOT EXISTS attempts (position INTEGER, key BLOB, requests INTEGER NOT NULL,
+    PRIMARY KEY (position, key)) WITHOUT ROWID;
+CREATE TEMP TABLE IF NOT EXISTS attempts_until (id INTEGER NOT NULL);
+"""
+
+
+def facts(names: Sequence[str], root: str) -> tuple[list[str], str]:
+    """Return the expressions of facts about a result, in SQL, and the joins of the tables that they are in.
+
+    Args:
+        names: of `FACTS`; `attempts` needs `count_attempts` first.
+        root: the expression of the id of the request that brought the answer.
+    """
+    joins = (
+        f" LEFT JOIN responses s ON s.id = {root} LEFT JOIN requests f ON f.id = {root}"
+        f" LEFT JOIN results o ON o.id = {root}"
+    )
+    if "attempts" in names:
+        joins += " LEFT JOIN temp.attempts t ON t.position = f.position AND t.key = f.key"
+    return [f"coalesce({FACTS[name]}, '')" for name in names], joins
+
+
+def count_attempts(db: sqlite3.Connection) -> None:
+    """Count the requests that were added since the last time."""
+    db.execute("PRAGMA query_only = OFF")  # a table of the connection alone is written
+    for statement in _ATTEMPTS.split(";"):
+        db.execute(statement)
+    [after] = db.execute("SELECT coalesce(max(id), 0) FROM temp.attempts_until").fetchone()
+    [until] = db.execute("SELECT coalesce(max(id), 0) FROM requests").fetchone()
+    db.execute(
+        "INSERT INTO temp.attempts SELECT position, key, count(*) FROM requests WHERE id > ? AND id <= ?"
+        " AND outcome IS NOT ? GROUP BY position, key"
+        " ON CONFLICT DO UPDATE SET requests = requests + excluded.requests",
+        (after, until, UNSENT),
+    )
+    db.execute("INSERT INTO temp.attempts_until VALUES (?)", (until,))
+
+
 ROOT = "coalesce((SELECT root FROM rereads WHERE id = {0}), {0})"
 """The id under which `responses` has what came with a result."""
 
@@ -183,10 +238,16 @@ class Reader:
         )
         return [None if each[0] is None else _result(*each) for each in found]
 
-    def beside(self, start: int, stop: int) -> list[Beside]:
-        """Return what came beside the answers of the rows in a range of positions."""
+    def beside(self, start: int, stop: int, names: Sequence[str]) -> list[Beside]:
+        """Return facts about the answers of the rows in a range of positions.
+
+        Args:
+            start: the first position.
+            stop: the position after the last.
+            names: of the facts, fields of `Beside`; the others are empty.
+        """
         with self._asking():
-            return beside(self._reader, start, stop)
+            return beside(self._reader, start, stop, names)
 
     def scope(self) -> int:
         """Return the number of rows, from the first, that the last plan covered."""
@@ -419,15 +480,18 @@ def results(db: sqlite3.Connection, start: int, stop: int) -> list[Result]:
     return [Result(Status(status), text_of(answer), text_of(error)) for status, answer, error in found]
 
 
-def beside(db: sqlite3.Connection, start: int, stop: int) -> list[Beside]:
-    """Return what came beside the answers of the rows in a range of positions, as one connection sees it."""
+def beside(db: sqlite3.Connection, start: int, stop: int, names: Sequence[str]) -> list[Beside]:
+    """Return facts about the answers of the rows in a range of positions, as one connection sees them."""
+    if "attempts" in names:
+        count_attempts(db)
+    if not names:
+        return [Beside()] * (stop - start)
+    columns, joins = facts(names, ROOT.format("r.result"))
     found = db.execute(
-        "SELECT coalesce(s.reasoning, ''), coalesce(s.model, ''), coalesce(s.finish_reason, '')"
-        f" FROM rows r LEFT JOIN responses s ON s.id = {ROOT.format('r.result')}"
-        " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
+        f"SELECT {', '.join(columns)} FROM rows r{joins} WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
         (start, stop),
     )
-    return [Beside(text_of(reasoning), *rest) for reasoning, *rest in found]
+    return [Beside(**dict(zip(names, map(text_of, values), strict=True))) for values in found]
 
 
 def question_of(text: Any) -> dict[str, Any]:

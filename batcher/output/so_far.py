@@ -81,7 +81,8 @@ class SoFar:
             if lines := self._lines_of_file(start, stop):
                 yield Part([added.split(line)[0] for line in lines], [added.split(line)[1] for line in lines])
             else:
-                found = zip(self._journal.results_so_far(start, stop), self._journal.beside(start, stop), strict=True)
+                beside = self._journal.beside(start, stop, added.extras)
+                found = zip(self._journal.results_so_far(start, stop), beside, strict=True)
                 yield Part(inputs, [answer_cells(added, *each) for each in found])
 
     def _inputs(self, dataset: Dataset) -> Iterator[list[list[str]]]:
@@ -193,4 +194,4 @@ def read_corrections(store: Store, journal: Reader, start: int, chunk: Chunk, ma
 
 def _answers(store: Store, journal: Reader, start: int, chunk: Chunk) -> list[list[str]]:
     stop = start + chunk.rows
-    return store.answers(journal.results(start, stop), journal.beside(start, stop))
+    return store.answers(journal.results(start, stop), journal.beside(start, stop, store.answer_columns.extras))

@@ -214,7 +214,11 @@ def _checked_files(job: Job, journal: Reader, matching: Matching, *, is_rehearsa
         states = matching.states(start, start + len(rows))
         if changed[start].origin == job.store.origin(job.store.lines(rows), states):
             # The copy of a rehearsal has no answers.
-            answers = None if is_rehearsal else job.store.answers(*matching.answers(start, start + len(rows)))
+            answers = (
+                None
+                if is_rehearsal
+                else job.store.answers(*matching.answers(start, start + len(rows), job.store.answer_columns.extras))
+            )
             try:
                 job.store.read_edited(start, rows, answers)
             except UnfitError as error:

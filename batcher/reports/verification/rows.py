@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from batcher.answer.columns import AnswerColumns
 from batcher.input.cell import writable
 from batcher.journal.entries import RowRecord
 from batcher.journal.evidence import Evidence
@@ -30,11 +31,12 @@ class Row:
         is_edited: its line in the chunk file was changed.
     """
 
-    __slots__ = ("asked", "cells", "ending", "is_edited", "is_named", "position", "record")
+    __slots__ = ("_added", "asked", "cells", "ending", "is_edited", "is_named", "position", "record")
 
-    def __init__(self, position: int, record: RowRecord | None = None) -> None:
+    def __init__(self, position: int, added: AnswerColumns, record: RowRecord | None = None) -> None:
         self.position = position
         self.record = record
+        self._added = added
         self.asked: InputRow | None = None
         self.cells: list[str] | None = None
         self.ending: list[str] | None = None
@@ -64,16 +66,17 @@ class Row:
         record = self.record
         if record is None or record.found is None:
             return None
-        return [writable(_text(part)) for part in (record.answer, record.status, record.error, *record.beside)]
+        answer, status, error, *beside = (
+            _text(part) for part in (record.answer, record.status, record.error, *record.beside)
+        )
+        return [*map(writable, self._added.cells(answer, status, error, beside))]
 
 
 Check = Callable[[Row], Kind | None]
 """Returns the fault of a row, or None."""
 
 
-def read_rows(
-    journal: Evidence, scope: int, asked: Asked | None, found: Found, extras: tuple[str, ...] = ()
-) -> Iterator[Row]:
+def read_rows(journal: Evidence, scope: int, asked: Asked | None, found: Found, added: AnswerColumns) -> Iterator[Row]:
     """Read the rows of journal and INPUT together, and report rows that only INPUT has.
 
     Args:
@@ -81,17 +84,17 @@ def read_rows(
         scope: rows of the run.
         asked: the questions of INPUT, if it is given.
         found: collects the findings.
-        extras: what the files hold beside the answers.
+        added: the answer columns of the files.
     """
     if asked is None:
-        yield from _journalled(journal, scope, extras)
+        yield from _journalled(journal, scope, added)
         return
 
     def same(row: Row, other: InputRow) -> bool:
         record = row.record
         return asked.is_asked_by(other, record.key, record.cells) if record else asked.is_asked_by(other, b"", None)
 
-    for row, other in aligned(_journalled(journal, scope, extras), asked.rows(), same):
+    for row, other in aligned(_journalled(journal, scope, added), asked.rows(), same):
         if row is not None:
             row.asked = other
             if other and same(row, other):
@@ -101,14 +104,14 @@ def read_rows(
             found.rows(Kind.INPUT_MORE, other.position)
 
 
-def _journalled(journal: Evidence, scope: int, extras: tuple[str, ...]) -> Iterator[Row]:
+def _journalled(journal: Evidence, scope: int, added: AnswerColumns) -> Iterator[Row]:
     end = 0
     for start in range(0, scope, ROWS_AT_ONCE):
-        for record in journal.records(start, min(start + ROWS_AT_ONCE, scope), extras):
-            yield from map(Row, range(end, record.position))
+        for record in journal.records(start, min(start + ROWS_AT_ONCE, scope), added.extras):
+            yield from (Row(position, added) for position in range(end, record.position))
             end = record.position + 1
-            yield Row(record.position, record)
-    yield from map(Row, range(end, scope))
+            yield Row(record.position, added, record)
+    yield from (Row(position, added) for position in range(end, scope))
 
 
 def checked(rows: Iterator[Row], checks: Sequence[Check], found: Found) -> Iterator[Row]:

@@ -181,7 +181,7 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
     cells = None if asked else ResultCells(store, scope)
     files = ChunkFiles(store, chunks, starts, cells, found, is_finished=is_finished)
     checks = [results.check, Thoughts(journal).check, requests.check, *([Inputs(kept).check] if asked else [])]
-    rows = checked(read_rows(journal, scope, asked, found, store.answer_columns.extras), checks, found)
+    rows = checked(read_rows(journal, scope, asked, found, store.answer_columns), checks, found)
     to_be = files.compared_rows(rows)
     if is_finished:
         files.name_others()
