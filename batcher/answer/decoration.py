@@ -5,11 +5,13 @@ Invariant: each layer that is taken off leaves a part of the text that stands to
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 
 BLANKS = " \t\r\n\f\v\u00a0\ufeff\u200b\u200e\u200f\u2060\u3000"
 _LAYERS = 40
+_LONGEST_NAME = 100
 # ruff: noqa: RUF001 - the signs that look like others are what is meant
 _CLOSING = dict(zip("\"'`*_~$([{<“‘«‹「『《〈【（［｛„‚”’＂", "\"'`*_~$)]}>”’»›」』》〉】）］｝“‘”’＂", strict=True))
 _ENDS = ".,;:!?…。，；：！？、．"
@@ -52,9 +54,10 @@ _PREFIX = re.compile(
 )
 
 
+@functools.lru_cache(1000)
 def is_name(key: str) -> bool:
     """Return whether a text names what an answer says, as `label` or `final_answer` do."""
-    return len(key) < 100 and _NAME.fullmatch(key.replace("_", " ")) is not None
+    return len(key) < _LONGEST_NAME and _NAME.fullmatch(key.replace("_", " ")) is not None
 
 
 def prefix(text: str) -> re.Match[str] | None:
@@ -62,35 +65,39 @@ def prefix(text: str) -> re.Match[str] | None:
     return _PREFIX.match(text)
 
 
-def peeled(text: str, kept: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Yield a text, and what is left of it as one layer after the other is taken off.
+def peeled(text: str, kept: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
+    """Yield a text, and what is left of it as one layer after the other is taken off; each with the `Label` before it.
 
     Args:
         text: any.
         kept: signs with which labels begin; a bullet is none of them.
     """
+    name = ""
     for _ in range(_LAYERS):
         text = text.strip(BLANKS)
         if not text:
             return
-        yield text
-        inner = _inner(text, kept)
-        if inner is None:
+        yield text, name
+        inner = _bare(text)
+        if inner is not None:
+            text, name = inner, ""
+        elif (bullet := _BULLET.match(text)) and not kept & {text[0], *_SIGNED.get(text[0], "")}:
+            text, name = text[bullet.end() :], ""
+        elif named := _PREFIX.match(text):
+            text, name = text[named.end() :], named["name"]
+        elif text[0] in _OPEN:
+            text, name = text[1:], ""
+        elif text[-1] in _CLOSED:
+            text, name = text[:-1], ""
+        else:
             return
-        text = inner
 
 
-def _inner(text: str, kept: frozenset[str]) -> str | None:
+def _bare(text: str) -> str | None:
+    """Return a text without the pair of signs around it, or without a sign at its end; None if it has neither."""
     first, last = text[0], text[-1]
     if first in "`~<\\" and (whole := _FENCE.fullmatch(text) or _TAG.fullmatch(text) or _COMMAND.fullmatch(text)):
         return whole[whole.lastindex or 0]
     if len(text) > 1 and _CLOSING.get(first) == last:
         return text[1:-1]
-    if last in _ENDS:
-        return text[:-1]
-    before = _BULLET.match(text) if not kept & {first, *_SIGNED.get(first, "")} else None
-    if before := before or _PREFIX.match(text):
-        return text[before.end() :]
-    if first in _OPEN:
-        return text[1:]
-    return text[:-1] if last in _CLOSED else None
+    return text[:-1] if last in _ENDS else None

@@ -24,6 +24,7 @@ _ROOM = 300  # characters: what may stand around a label in a text that says not
 _MOST_LINES = 1000  # that begin with `Label:`; a text with more says nothing
 _DEEPEST = 3  # levels of JSON in which a label is looked for
 _CLOSE = 0.75  # of 1: how alike a slip of the model and its label are
+_LONGEST_KEPT, _MOST_KEPT = 200, 10_000  # characters of a text whose reading is kept, and texts: 5 MB
 _FEW = 8  # words
 _LISTED = re.compile(r"[,;|/\n、，；]|\s(?:and|or|&)\s|[和或与]", re.IGNORECASE)  # noqa: RUF001
 _WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
@@ -122,8 +123,12 @@ class Labels:
         """
         read = self._reads.get(text)
         if read is None:
-            said = self._whole(text) or self._in_json(text) or self._in_lines(text)
+            is_json = text.lstrip(BLANKS)[:1] in {"{", "["}
+            said = (self._in_json(text) if is_json else ()) or self._whole(text)
+            said = said or (() if is_json else self._in_json(text)) or self._in_lines(text)
             read = self._reads[said[0]] if len(said) == 1 else self._invalid(text, said)
+            if len(text) <= _LONGEST_KEPT and len(self._reads) < _MOST_KEPT:
+                self._reads[text] = read  # most answers come again
         return read
 
     # How a text is compared, from the strictest way on. A label that another one equals in a way is not found in it.
@@ -201,24 +206,19 @@ class Labels:
         text = text.strip(BLANKS)
         if len(text) > 2 * self._longest + _ROOM:
             return ()
-        layers: list[str] = []
-        for layer in peeled(text, self._kept):
-            if layers and self._is_label_before(layers[-1]):
-                break
-            layers.append(layer)
+        alike: _Said = ()
+        for layer, name in peeled(text, self._kept):
+            if name and _spelling(name) in self._spelled:
+                break  # `answer: question`, and `answer` is a label, too
             if labels := self._exact.get(layer):
                 return labels
             if labels := self._wide.get(_one_blank(layer)) or self._folded.get(folded(layer)):
                 return self._unlisted(layer, labels)
-        for layer in layers:
-            if labels := self._spelled.get(_spelling(layer)):
+            labels = self._spelled.get(_spelling(layer), ())
+            if len(labels) == 1:
                 return self._unlisted(layer, labels)
-        return ()
-
-    def _is_label_before(self, text: str) -> bool:
-        """Return whether the word before a colon is a label: with labels `answer` and `question` it is no `Label:`."""
-        named = prefix(text)
-        return named is not None and _spelling(named["name"]) in self._spelled
+            alike = alike or labels
+        return alike
 
     def _unlisted(self, text: str, labels: tuple[str, ...]) -> _Said:
         """Return the labels, or those that a text lists which happens to be spelled as they are: `card, arrival`."""
@@ -255,7 +255,7 @@ class Labels:
             return ()
         rests = []
         for line, following in zip(lines, [*lines[1:], ""], strict=True):
-            if (named := prefix(line)) and not self._is_label_before(line):
+            if (named := prefix(line)) and _spelling(named["name"]) not in self._spelled:
                 rest = line[named.end() :]
                 rests.append(rest if words_of(rest) else following)
         if len(rests) > _MOST_LINES:
@@ -290,7 +290,7 @@ class Labels:
         """Return the label that a short text comes close to, if there is one."""
         if len(text) > self._longest + _ROOM:
             return ""
-        [*_, inner] = ["", *peeled(text, self._kept)]
+        [*_, (inner, _)] = [("", ""), *peeled(text, self._kept)]
         words = words_of(inner)
         if not words or _NEGATIONS.intersection(words):
             return ""

@@ -17,6 +17,8 @@ _WORDS = re.compile(
     r"|(?<!\S)!(?=\w)|(?<=\S)-(?!\S)"
     r"|[^\s.,:'!-]+"
 )
+_SPECIAL = re.compile(r"[\d!]|(?<=\S)-(?!\S)")
+_MERE_WORDS = re.compile(r"[^\s.,:'-]+")  # the same for a text without what is special: four times as fast
 _BULLET_OR_SIGN = re.compile(r"(?<!\S)- (?=\d)")
 
 
@@ -83,4 +85,4 @@ def words_of(text: str) -> list[str]:
         plain = _BULLET_OR_SIGN.sub("--", plain)
     if "'" in plain:
         plain = plain.replace("'", "")
-    return _WORDS.findall(plain)
+    return (_WORDS if _SPECIAL.search(plain) else _MERE_WORDS).findall(plain)
