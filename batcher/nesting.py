@@ -13,7 +13,8 @@ DEEPEST = 200
 
 TOO_DEEP = f"it is nested deeper than {DEEPEST} levels"
 
-_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+# An unclosed string goes on to the end, so that no place is looked at twice.
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
 
 
 def is_too_deep(text: str) -> bool:
