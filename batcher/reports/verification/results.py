@@ -28,6 +28,7 @@ class Results:
         sources = [*map(source_of, last.question.get("sources", ()))]
         known = journal.sources().items() if sources else ()
         self._strangers = {number for number, source in known if source not in sources and source != ADOPTED}
+        self._adopters = {number for number, source in journal.sources().items() if source == ADOPTED}
         self._ended = dict.fromkeys(Status, 0)
         self._adopted = self._unsealed = 0
 
@@ -57,7 +58,7 @@ class Results:
             return Kind.OTHER_QUESTION
         elif record.source in self._strangers and status is not Status.ERROR:
             return Kind.OTHER_SOURCE
-        self._adopted += (record.found or 0) < 0
+        self._adopted += record.source in self._adopters
         self._unsealed += record.sealed is None
         is_whole = record.sealed is None or is_sealed(record)
         return None if status is not None and is_whole else Kind.CHANGED
