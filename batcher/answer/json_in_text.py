@@ -25,6 +25,8 @@ _CLOSED = re.compile(r'"(?:[^"\\]|\\.)*+"\Z', re.DOTALL)
 _BRACKETS = re.compile(r"[\[{]|[\]}]")
 _COMPLETE = re.compile(r"""["'}\]]\Z|\b(?:true|false|null|True|False|None)\Z""")  # the end of a value that is not cut
 
+_SURROGATES = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
+
 # Each failure costs the characters that were read, and a share of those before them (Python counts their lines).
 _LOOKS = 32  # how often the characters of a text may be read on the whole, while objects in it are looked for
 _SHARE = 16
@@ -59,7 +61,14 @@ def found(text: str, *, repaired: bool = True) -> Iterator[Found]:
         text: any.
         repaired: yield these, too.
     """
-    text = text.strip(_BLANKS)
+    if _SURROGATES.search(text):
+        for each in _found(text.strip(_BLANKS), repaired=repaired):
+            yield each._replace(value=_whole_characters(each.value))
+    else:
+        yield from _found(text.strip(_BLANKS), repaired=repaired)
+
+
+def _found(text: str, *, repaired: bool) -> Iterator[Found]:
     if is_too_deep(text):
         yield Found(None, TOO_DEEP)
         return
@@ -162,6 +171,17 @@ def _repair(part: str) -> Iterator[Found]:
         return
     if isinstance(value, (dict, list)):
         yield Found(value)
+
+
+def _whole_characters(value: Any) -> Any:
+    """Return a value without halves of surrogate pairs, which JSON can write but no file takes."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_whole_characters(each) for each in value]
+    if isinstance(value, dict):
+        return {_whole_characters(name): _whole_characters(each) for name, each in value.items()}
+    return value
 
 
 def _reason(error: ValueError) -> str:

@@ -131,6 +131,11 @@ class Labels:
                 self._reads[text] = read  # most answers come again
         return read
 
+    def said_by(self, text: str) -> str | None:
+        """Return the label that a text says that says nothing else, or None."""
+        said = self._whole(text)
+        return said[0] if len(said) == 1 else None
+
     # How a text is compared, from the strictest way on. A label that another one equals in a way is not found in it.
 
     @cached_property
