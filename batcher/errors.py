@@ -11,6 +11,7 @@ What is raised stops the run:
      |   +- KeywordBusy     another run or program has the journal open: wait for its end, or stop it
      +- RunStopped          the run ended early, all that arrived is saved: the same call goes on
          +- BudgetReached   the budget does not cover the next request: raise it
+         +- AnswersUnfit    too many answers cannot be used: change the prompt or the labels
          +- EndpointsLost   no endpoint is left that takes calls: mend the key, the model or the service
     Interrupted             a KeyboardInterrupt that carries the report; all that arrived is saved
 
@@ -91,6 +92,10 @@ class RunStopped(BatcherError):
 
 class BudgetReached(RunStopped):
     """The budget does not cover the next request."""
+
+
+class AnswersUnfit(RunStopped):
+    """Too many answers cannot be used: the canary stopped the run. Change the prompt or the labels."""
 
 
 class EndpointsLost(RunStopped):

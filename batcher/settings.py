@@ -261,6 +261,14 @@ class Settings:
         Kind(check_count, {"metavar": "N", "type": int}),
         "ask up to N times more, with the error shown, if an answer does not fit",
     )
+    canary: int = _option(
+        20,
+        Group.ANSWERS,
+        Kind(check_count, {"metavar": "N", "type": int}),
+        "ask N rows first, drawn at random from the whole table, and stop if more than a quarter of them bring no"
+        " usable answer; the same share of the latest 500 rows stops the run later. 0: never",
+    )
+    yes: bool = _option(False, Group.ANSWERS, _FLAG, "ask no questions in a terminal", short="y")
     model: str | None = _option(
         None, Group.ENDPOINTS, _NAME, "the model; default: MODEL of the environment or .env", short="m"
     )

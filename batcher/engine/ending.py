@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from batcher.engine.stop import CANCELLED
-from batcher.errors import BatcherError, BudgetReached, EndpointsLost, Interrupted, RunStopped
+from batcher.errors import AnswersUnfit, BatcherError, BudgetReached, EndpointsLost, Interrupted, RunStopped
 from batcher.journal.entries import LastRun
 from batcher.output.frames import Frames, Kept
 from batcher.output.report import Report
@@ -27,6 +27,7 @@ class Ending:
         is_done: every row has its result, and all of them are joined.
         trouble: the error that ended it early, if one did.
         out_of_money: a sentence that the budget ended it early; else empty.
+        looks_wrong: why the answers so far ended it early; else empty.
         stopped_by: the origin of the stop request, such as `Ctrl-C`, if there was one.
         displaced: what became of the journal, if it is no longer in its place.
     """
@@ -34,6 +35,7 @@ class Ending:
     is_done: bool = False
     trouble: BatcherError | None = None
     out_of_money: str = ""
+    looks_wrong: str = ""
     stopped_by: str = ""
     displaced: Displaced | None = None
 
@@ -50,6 +52,8 @@ class Ending:
             return "done"
         if self.stopped_by:
             return CANCELLED if self.stopped_by == CANCELLED else f"stopped by {self.stopped_by}"
+        if self.looks_wrong:
+            return self.looks_wrong.partition("\n")[0]
         return self.out_of_money or _no_endpoint(endpoints)
 
 
@@ -77,6 +81,8 @@ class Ended(NamedTuple):
         if ending.out_of_money:
             saved = f"{_rows_saved(report)}; raise {option('budget')} to go on"
             raise BudgetReached(f"{ending.out_of_money}\n{saved}", report)
+        if ending.looks_wrong:
+            raise AnswersUnfit(f"{ending.looks_wrong}\n{_rows_saved(report)}", report)
         if report.left == report.rows:  # no call has ever succeeded: the same command would fail in the same way
             again = by_reader(command_line="run the command again", python="run it again")
             saved = f"no row is answered: correct the cause, and {again}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -30,14 +31,14 @@ class Row(NamedTuple):
         position: in the input, from 0.
         key: of its question.
         messages: its question.
-        chunk: the chunk that it belongs to.
+        chunk: the chunk that it belongs to; None of a row that is asked before its turn.
         followers: the number of rows that ask the same and get its answer (`--dedup`).
     """
 
     position: int
     key: bytes
     messages: list[Message]
-    chunk: OpenChunk
+    chunk: OpenChunk | None
     followers: int
 
 
@@ -78,6 +79,10 @@ class Feed:
         self._led: dict[int, list[OpenChunk]] = {}
         self._led_rows = 0
         self._led_changed = asyncio.Event()
+        # The rows that are asked before their turn, until they have their result: the chunk of each, once it is read.
+        self._early: dict[int, OpenChunk | None] = {}
+        self._early_ended: set[int] = set()
+        self._early_lock = threading.Lock()  # a thread reads the chunks
 
     def allow(self, rows: int) -> None:
         """Let this many rows be asked at once."""
@@ -113,6 +118,31 @@ class Feed:
             if await self._completes_its_chunk(item, item.state.leader):
                 return item.chunk
 
+    async def early(self, positions: Sequence[int]) -> list[Row]:
+        """Return rows before their turn, to be asked first: those of these positions that have no result.
+
+        Raises:
+            InputError: the input cannot be read, or was changed.
+        """
+        rows = await to_the_end(self._loop.run_in_executor(None, self._read_early, positions))
+        self._early = dict.fromkeys((row.position for row in rows), None)
+        self._led |= {row.position: [] for row in rows if row.followers}
+        return rows
+
+    def _read_early(self, positions: Sequence[int]) -> list[Row]:
+        """Read the input as far as needed; runs in a thread."""
+        states = zip(positions, self._journal.states_at(positions), strict=True)
+        wanted = {position: state for position, state in states if state.result is None and state.leader is None}
+        rows: list[Row] = []
+        for start, values in self._input.chunks() if wanted else ():
+            for position in range(start, start + len(values)):
+                if state := wanted.get(position):
+                    messages = self._input.messages(position, values[position - start], state.key)
+                    rows.append(Row(position, state.key, messages, None, state.followers))
+            if self._is_closed or len(rows) == len(wanted):
+                break
+        return rows
+
     async def witness(self, ahead: int) -> Row | None:
         """Return a row out of turn, from further on in the input.
 
@@ -147,15 +177,34 @@ class Feed:
 
     def finished_by(self, row: Row) -> list[OpenChunk]:
         """Record that a row and its followers have their result; return the chunks that lack only their file now."""
-        chunks = [row.chunk, *self._led.pop(row.position, [])]
-        self._led_rows -= len(chunks) - 1
+        led = self._led.pop(row.position, [])
+        self._led_rows -= len(led)
         self._led_changed.set()
+        own = self._chunk_of_early(row.position) if row.chunk is None else row.chunk
+        chunks = [*([own] if own else []), *led]
         finished = []
         for chunk in chunks:
             chunk.pending -= 1
             if not chunk.pending:
                 finished.append(chunk)
         return finished
+
+    def _chunk_of_early(self, position: int) -> OpenChunk | None:
+        """Return the chunk of a row that was asked before its turn, if it is read; the row has its result now."""
+        with self._early_lock:
+            self._early_ended.add(position)
+            return self._early.pop(position, None)
+
+    def _is_early(self, position: int, chunk: OpenChunk) -> bool:
+        """Return whether a row was, or is, asked before its turn; its chunk waits for it. Runs in a thread."""
+        with self._early_lock:
+            if position in self._early:
+                self._early[position] = chunk
+                return True
+            if position in self._early_ended:  # after its state was read
+                chunk.pending -= 1
+                return True
+        return False
 
     def _plain_row(self) -> _Read | None:
         """Take the next row without the lock if it only has to be asked: the lock admits one task a loop turn."""
@@ -222,7 +271,8 @@ class Feed:
         part: list[_Read | OpenChunk] = []
         for position, (values, state) in enumerate(zip(rows, states, strict=True), chunk.start):
             if state.result is None:
-                part.append(_Read(position, values, state, chunk))
+                if not self._is_early(position, chunk):
+                    part.append(_Read(position, values, state, chunk))
             else:  # the file will hold the present cells of this row beside its answer
                 self._input.messages(position, values, state.key)
         return part if chunk.pending else [chunk]

@@ -59,6 +59,10 @@ class Tally:
         """Nano-dollars for the answers of all processes; None if a price is unknown."""
         return None if self.spent is None or self.spent_before is None else self.spent_before + self.spent
 
+    def tokens_of(self, requests: int) -> int:
+        """Return the model tokens that further requests may use, if they use as many as those so far."""
+        return round((self.prompt_tokens + self.completion_tokens) * requests / max(self.sent, 1))
+
     def count(self, status: Status, rows: int = 1) -> None:
         """Count rows that have ended."""
         setattr(self, status.value, getattr(self, status.value) + rows)

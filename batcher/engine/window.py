@@ -14,6 +14,7 @@ from typing import Any
 
 from batcher.calls.patience import Alarm, Patience
 from batcher.engine.asking import Asker
+from batcher.engine.canary import Canary, first_rows_in_words, may_be_asked, wants_to_go_on
 from batcher.engine.chunks import Chunks, OpenChunk
 from batcher.engine.ending import Ending
 from batcher.engine.feed import Feed, Row
@@ -21,12 +22,14 @@ from batcher.engine.planned_input import PlannedInput
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import Stop
 from batcher.errors import BatcherError
+from batcher.input.selection import draw
 from batcher.journal.writing import Journal
 from batcher.money.budget import BudgetClosed, BudgetSpent
 from batcher.money.spending import Spending, used_up
 from batcher.planning.job import Job
 from batcher.planning.plan import Plan
 from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
+from batcher.records import Result
 from batcher.words import counted
 
 # An answer may be in the socket's buffer already: an immediate stop still reads it.
@@ -35,6 +38,8 @@ _AT_ONCE_S = 0.2
 # ahead the last of them may be.
 _WITNESSES = 16
 _FARTHEST = 8192
+# Of the rows that are asked first, one in so many may take longer than the others.
+_SLOW_SHARE = 10
 # A row that waits before its next attempt stays in the window without a slot; others use the slot meanwhile.
 _ROWS_PER_SLOT = 2
 
@@ -78,6 +83,11 @@ class Window:
         )
         self._workers: list[asyncio.Task[None]] = []
         self._ending = Ending()
+        self._job = job
+        self._canary = Canary(job.shape) if job.settings.canary else None
+        self._drawn = _drawn(job, planned) if self._canary else ()
+        # Set when the rows that are asked first have shown that the others may be asked.
+        self._is_cleared = asyncio.Event()
 
     async def work(self, stop: Stop) -> Ending:
         """Ask about every row that has no result, write every chunk that is complete, and join them.
@@ -91,7 +101,7 @@ class Window:
 
         with stop.calling(listen):
             async with self._progress.showing(self._tally, self._asker.refresh):
-                await self._supervise([self._follow() for _ in range(self._rows)])
+                await self._supervise([self._lead(), *(self._follow() for _ in range(self._rows))])
             with self._ending_in_order():
                 await self._journal.flush()
                 if self._feed.is_read and self._chunks.are_written and not self._ending.trouble:
@@ -136,7 +146,52 @@ class Window:
         """Return a task that a fault of batcher's own has ended, if there is one."""
         return next((task for task in (calling, *self._workers) if task.done() and not _ended_well(task)), None)
 
+    async def _lead(self) -> None:
+        """Ask a few rows first; let the others follow if their answers can be used."""
+        try:
+            with self._ending_in_order():
+                if self._canary and self._drawn and not await self._is_well(self._canary):
+                    self._close()
+        finally:
+            self._is_cleared.set()
+
+    async def _is_well(self, canary: Canary) -> bool:
+        """Ask the drawn rows, and return whether the run should go on. A few slow ones are not waited for."""
+        for position, result in zip(self._drawn, self._journal.results_at(self._drawn), strict=True):
+            if result is not None:
+                canary.see_first(position, result)
+        rows = await self._feed.early(self._drawn)
+        loop = asyncio.get_running_loop()
+        asked = [loop.create_task(self._ask_early(canary, row)) for row in rows]
+        self._workers = [*self._workers, *asked]
+        slow = len(asked) // _SLOW_SHARE
+        while sum(not task.done() for task in asked) > slow and not self._failed_among(asked):
+            await asyncio.wait([task for task in asked if not task.done()], return_when=asyncio.FIRST_COMPLETED)
+        if len(canary.first) < len(self._drawn) - slow:
+            return True  # the run is stopping, for another reason
+        if (trouble := canary.verdict()) and not await self._goes_on(trouble):
+            self._ending = replace(self._ending, looks_wrong=self._ending.looks_wrong or trouble)
+            return False
+        if rows:
+            for said in (first_rows_in_words(self._job, self._tally, self._pool, canary.first), *canary.remarks()):
+                self._progress.say(said)
+        return True
+
+    def _failed_among(self, tasks: Sequence[asyncio.Task[None]]) -> bool:
+        return any(task.done() and not _ended_well(task) for task in tasks)
+
+    async def _ask_early(self, canary: Canary, row: Row) -> None:
+        with self._ending_in_order():
+            canary.see_first(row.position, await self._do_row(row))
+
+    async def _goes_on(self, trouble: str) -> bool:
+        """Return whether a person at a terminal wants the run to go on although its answers cannot be used."""
+        if not may_be_asked(self._job.settings):
+            return False
+        return await asyncio.to_thread(wants_to_go_on, trouble)
+
     async def _follow(self) -> None:
+        await self._is_cleared.wait()
         with self._ending_in_order():
             while (item := await self._feed.next()) is not None:
                 await self._do(item)
@@ -173,9 +228,17 @@ class Window:
         if isinstance(item, OpenChunk):
             await self._chunks.write(item)
             return
-        await self._asker.ask(item)
-        for chunk in self._feed.finished_by(item):
+        result = await self._do_row(item)
+        if self._canary and (trouble := self._canary.see(item.position, result)):
+            self._ending = replace(self._ending, looks_wrong=self._ending.looks_wrong or trouble)
+            self._close()
+
+    async def _do_row(self, row: Row) -> Result:
+        """Ask about a row, and write the chunks that lack only their files then."""
+        result = await self._asker.ask(row)
+        for chunk in self._feed.finished_by(row):
             await self._chunks.write(chunk)
+        return result
 
     # -- Stopping
 
@@ -212,6 +275,15 @@ class Window:
         self._close()
         for worker in self._workers:
             worker.cancel()
+
+
+def _drawn(job: Job, planned: Plan) -> Sequence[int]:
+    """Return the positions of the rows that are asked first; none if the run is nearly done, or short, or past that."""
+    count, counts = job.settings.canary, planned.counts
+    ended = counts.rows - counts.left
+    if counts.left <= count or ended > 2 * count:
+        return ()
+    return draw(job.keyword, count, counts.rows)
 
 
 def _ended_well(task: asyncio.Task[None]) -> bool:

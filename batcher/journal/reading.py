@@ -216,6 +216,14 @@ class Reader:
         )
         return [RowState(*values) for values in found]
 
+    def states_at(self, positions: Sequence[int]) -> list[RowState]:
+        """Return the states of the rows at some positions, in order."""
+        return [state for position in positions for state in self.states(position, position + 1)]
+
+    def results_at(self, positions: Sequence[int]) -> list[Result | None]:
+        """Return the results of the rows at some positions, in order; None for a row without one."""
+        return [result for position in positions for result in self.results_so_far(position, position + 1)]
+
     def marks(self, start: int, stop: int) -> list[bytes]:
         """Return the marks of each row in a range of positions."""
         found = self._all(
