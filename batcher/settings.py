@@ -266,7 +266,7 @@ class Settings:
         Group.ANSWERS,
         Kind(check_count, {"metavar": "N", "type": int}),
         "ask N rows first, drawn at random from the whole table, and stop if more than a quarter of them bring no"
-        " usable answer; the same share of the latest 500 rows stops the run later. 0: never",
+        " usable answer; the same share of the latest 500 answers stops the run later. 0: never",
     )
     yes: bool = _option(False, Group.ANSWERS, _FLAG, "ask no questions in a terminal", short="y")
     model: str | None = _option(

@@ -95,7 +95,8 @@ class Lab:
             **options: as in `batcher.run`.
         """
         settings = Settings.of(
-            {"keyword": "k", "output_dir": self.directory, "quiet": True, "endpoints": [Endpoint("m")]} | options
+            {"keyword": "k", "output_dir": self.directory, "quiet": True, "canary": 0, "endpoints": [Endpoint("m")]}
+            | options
         )
 
         async def work() -> Any:

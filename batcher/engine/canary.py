@@ -94,15 +94,21 @@ class Canary:
         self.first.append(Seen(position, result))
 
     def see(self, position: int, result: Result) -> str:
-        """Record a row that has ended; return why the run should stop, or empty."""
+        """Record a row that has ended; return why the run should stop, or empty.
+
+        Answers count that came and cannot be used. Rows without an answer cost nothing, and `pool.blame` decides what
+        follows from them: a long stretch of rows that a service refuses must not end a night.
+        """
+        if result.status is Status.ERROR:
+            return ""
         latest = self._latest
         if len(latest) == WINDOW:
-            self._bad -= latest[0].result.status is not Status.OK
+            self._bad -= latest[0].result.status is Status.INVALID
         latest.append(Seen(position, result))
-        self._bad += result.status is not Status.OK
+        self._bad += result.status is Status.INVALID
         if len(latest) < WINDOW or self._bad <= MOST_BAD * WINDOW:
             return ""
-        return self._trouble(latest, f"of the latest {WINDOW:,} rows")
+        return self._trouble(latest, f"of the latest {WINDOW:,} answers")
 
     def verdict(self) -> str:
         """Return why the run should stop after its first rows, or empty."""
