@@ -31,8 +31,8 @@ _FAULTS = (
     " broken line). forms is as for --forms. service may also be proxy, nginx or cloudflare"
 )
 _FORMS = (
-    "how the server treats lists of choices, JSON Schema and JSON mode: full (all work), ignore, empty, one-in-ten,"
-    " prompt-only, not-strict, or as one of vllm, vllm-old, openai, azure-old, deepseek, deepseek-old, dashscope,"
+    "how the server treats lists of choices, JSON Schema and JSON mode: full (all work), ignore, empty, one_in_ten,"
+    " prompt_only, not_strict, or as one of vllm, vllm_old, openai, azure_old, deepseek, deepseek_old, dashscope,"
     " siliconflow, groq, openrouter, mistral, gemini, lmstudio, ollama. full,200:deepseek changes after 200 requests"
     " (full)"
 )

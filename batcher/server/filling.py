@@ -93,8 +93,7 @@ class Filler:
 
     def _chosen(self, rules: dict[str, Any], key: str) -> list[dict[str, Any]]:
         """Return the parts of a branch that hold: all of `allOf`, else the first that is not null."""
-        given = rules.get(key)
-        parts = [part for part in given if isinstance(part, dict)] if isinstance(given, list) else []
+        parts = [part for part in _list(rules.get(key)) if isinstance(part, dict)]
         if key == "allOf":
             return [self._target(part["$ref"]) if "$ref" in part else part for part in parts]
         return [part for part in parts if part.get("type") != "null" and part.get("const", "") is not None][:1]
@@ -110,8 +109,8 @@ class Filler:
         kinds = rules.get("type")
         kind = next((each for each in kinds if each != "null"), "null") if isinstance(kinds, list) else kinds
         if kind == "object" or (kind is None and "properties" in rules):
-            properties, required = as_dict(rules.get("properties")), rules.get("required")
-            names = [*properties, *(required if isinstance(required, list) else [])]
+            properties = as_dict(rules.get("properties"))
+            names = [*properties, *_list(rules.get("required"))]
             named = dict.fromkeys(each for each in names if isinstance(each, str))
             return {each: self.value(properties.get(each), each, depth + 1) for each in named}
         if kind == "array" or (kind is None and ("items" in rules or "prefixItems" in rules)):
@@ -126,8 +125,7 @@ class Filler:
         return question.label or (text if number is None else as_number(number)) or question.echo
 
     def _array(self, rules: dict[str, Any], name: str, depth: int) -> list[object]:
-        given = rules.get("prefixItems")
-        first = given if isinstance(given, list) else []
+        first = _list(rules.get("prefixItems"))
         least, most = _count(rules.get("minItems"), 1), _count(rules.get("maxItems"), _ITEMS)
         count = min(max(least, len(first)), max(most, 0), _ITEMS)
         schemas = [*first, *[rules.get("items")] * max(count - len(first), 0)][:count]
@@ -157,13 +155,7 @@ class Filler:
         fits = number is not None and low <= number <= high and above < number < below
         if number is not None and fits and not (whole and number.denominator > 1) and (step <= 0 or number % step == 0):
             return as_number(number)
-        if whole:
-            low, high = (
-                max(low, math.floor(above) + 1 if above > -math.inf else low),
-                min(high, math.ceil(below) - 1 if below < math.inf else high),
-            )
-        else:
-            low, high = _inside(low, high, above, below)
+        low, high = _whole(low, high, above, below) if whole else _inside(low, high, above, below)
         first = math.ceil(max(low, min(high - 100, 0)))
         found = min(first + self._question.pick(max(math.floor(min(high, first + 100)) - first, 0) + 1, name), high)
         if step <= 0:
@@ -183,18 +175,20 @@ def as_number(value: Fraction) -> int | float:
 
 
 def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one schema that wants what all parts want."""
+    """Return one schema that wants what all parts want; of two values for one rule the later counts."""
     whole: dict[str, Any] = {}
     for part in parts:
-        properties = as_dict(whole.get("properties")) | as_dict(part.get("properties"))
-        required = (
-            [*(each for rules in (whole, part) for each in (rules.get("required") or ()) if isinstance(each, str))]
-            if all(isinstance(rules.get("required", []), list) for rules in (whole, part))
-            else []
-        )
+        properties = {**as_dict(whole.get("properties"))}
+        for name, rules in as_dict(part.get("properties")).items():
+            properties[name] = _merged(as_dict(properties.get(name)), as_dict(rules))
+        required = [*_list(whole.get("required")), *_list(part.get("required"))]
         whole = {**whole, **part}
         whole |= ({"properties": properties} if properties else {}) | ({"required": required} if required else {})
     return whole
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _changed(value: object, number: int) -> object:
@@ -205,6 +199,12 @@ def _changed(value: object, number: int) -> object:
     if isinstance(value, int | float):
         return value + number
     return value
+
+
+def _whole(low: float, high: float, above: float, below: float) -> tuple[float, float]:
+    """Return bounds of whole numbers that belong to the range, of bounds that may not."""
+    least = low if above == -math.inf else max(low, math.floor(above) + 1)
+    return least, high if below == math.inf else min(high, math.ceil(below) - 1)
 
 
 def _inside(low: float, high: float, above: float, below: float) -> tuple[float, float]:

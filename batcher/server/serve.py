@@ -25,7 +25,7 @@ from batcher.server.faults import Bucket, Fate, Faults, Met, Reply
 from batcher.server.forms import Form, Wanted, malformed, wanted_of
 from batcher.server.replying import reply_to
 from batcher.server.simulated import Knobs, draw
-from batcher.server.ways import WAYS, Way
+from batcher.server.ways import Way, way_of
 from batcher.words import counted, print_out, say
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class _Chat:
         wanted = wanted_of(body)
         self._books.ask_for(wanted.form, prompt)
         met = self._faults.meet(prompt, body["model"], key)
-        way = WAYS[met.rule.forms] if met and met.rule.forms else None
+        way = way_of(met.rule.forms) if met and met.rule.forms else None
         asked = _Asked(scope, receive, send, body, prompt, key, wanted, way)
         if met and not await self._goes_on(asked, met):
             return

@@ -225,12 +225,12 @@ WAYS: dict[str, Way] = {
         {**_unknown(), **_schemas(_DEEPSEEK), Form.JSON: Treatment.BLANK},
         (_says_json(_DEEPSEEK_WORD, Form.JSON),),
     ),
-    "one-in-ten": Way(
+    "one_in_ten": Way(
         "JSON works, but one prompt in ten is refused with the answer in the refusal, as by Groq",
         {**_unknown(_groq_unknown), **dict.fromkeys(_JSON_FORMS, Treatment.ONE_IN_TEN)},
         (_says_json(_OPENAI_WORD, Form.JSON),),
     ),
-    "prompt-only": Way(
+    "prompt_only": Way(
         "no form works, as with older models of OpenAI",
         {
             **_unknown(_openai_unknown),
@@ -238,15 +238,15 @@ WAYS: dict[str, Way] = {
             Form.JSON: _unsupported("json_object"),
         },
     ),
-    "not-strict": Way("a schema works, but not with strict: true", {**_unknown(), Form.STRICT: _NOT_STRICT}),
+    "not_strict": Way("a schema works, but not with strict: true", {**_unknown(), Form.STRICT: _NOT_STRICT}),
     "vllm": Way("all but guided_choice, which it does not see any more", {Form.GUIDED: Treatment.UNSEEN}),
-    "vllm-old": Way("vLLM before 0.12: it knows guided_choice alone", {Form.CHOICE: Treatment.UNSEEN}),
+    "vllm_old": Way("vLLM before 0.12: it knows guided_choice alone", {Form.CHOICE: Treatment.UNSEEN}),
     "openai": Way(
         "no choices; a strict schema must have additionalProperties: false, all of its fields required, and no default",
         _unknown(_openai_unknown),
         (_strict, _says_json(_OPENAI_WORD, Form.JSON)),
     ),
-    "azure-old": Way(
+    "azure_old": Way(
         "an older version of Azure's interface: JSON mode alone",
         {**_unknown(_openai_unknown), **_schemas(_AZURE)},
         (_says_json(_OPENAI_WORD, Form.JSON),),
@@ -256,7 +256,11 @@ WAYS: dict[str, Way] = {
         {**_unknown(), **_schemas(_DEEPSEEK)},
         (_says_json(_DEEPSEEK_WORD, Form.JSON),),
     ),
-    "deepseek-old": Way("the same in its older words, with 422", {**_unknown(), **_schemas(_DEEPSEEK_422)}),
+    "deepseek_old": Way(
+        "the same in its older words, with 422",
+        {**_unknown(), **_schemas(_DEEPSEEK_422)},
+        (_says_json(_DEEPSEEK_WORD, Form.JSON),),
+    ),
     "dashscope": Way(
         "JSON mode, if a message says JSON; a schema is taken as JSON mode",
         {**_unknown(), **_schemas(Treatment.LOOSE)},
@@ -306,17 +310,26 @@ def schedule_of(text: str) -> tuple[tuple[int, str], ...]:
     return tuple(found)
 
 
+def way_of(name: str, where: str = "forms") -> Way:
+    """Return the way of a name.
+
+    Raises:
+        SettingsError: there is no such way.
+    """
+    return WAYS[checked(name, where)]
+
+
 def checked(name: str, where: str) -> str:
     """Return the name of a way as the table has it.
 
     Args:
-        name: with hyphens or underscores.
+        name: with underscores or hyphens.
         where: of it, in the message.
 
     Raises:
         SettingsError: there is no such way.
     """
-    known = name.replace("_", "-")
+    known = name.replace("-", "_")
     if known in WAYS:
         return known
     near = difflib.get_close_matches(known, WAYS, 1)
