@@ -354,7 +354,7 @@ def test_a_base_url_is_made_fit_for_calls(url: str, used: str) -> None:
     "url", ["host/v1", "ftp://host", "https://", "https:///v1", "http://[::1", "http://h:x/v1", "http://h:99999", "h t"]
 )
 def test_a_base_url_that_cannot_be_called_is_refused(url: str) -> None:
-    assert fault(lambda: Endpoint("m", url)) == f"the base URL {url!r} must look like https://host/v1"
+    assert fault(lambda: Endpoint("m", url)) == f"the base URL is {url!r}: it must look like https://host/v1"
 
 
 @pytest.mark.parametrize(

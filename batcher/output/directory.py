@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -35,7 +36,7 @@ from batcher.output.csv_file import (
 from batcher.output.edited import Edited, Known, read_edited
 from batcher.place import identity
 from batcher.records import Beside, Result, RowState, Values
-from batcher.words import counted, option
+from batcher.words import by_reader, counted, option
 
 
 def set_aside(path: Path) -> Path:
@@ -51,6 +52,15 @@ def result_changed(path: Path, copy: Path) -> str:
         f"{path} was changed since it was written: your version is kept as {copy}. Correct answers in the chunk files:"
         " every later result is joined from them."
     )
+
+
+def _taken(columns: Sequence[str]) -> str:
+    """Return the message about columns of the input that the result would have twice."""
+    *some, last = map(repr, columns)
+    it, has = ("them", f"columns {', '.join(some)} and {last}") if some else ("it", f"a column {last}")
+    dropped = json.dumps(columns[0] if len(columns) == 1 else list(columns), ensure_ascii=False)
+    out = by_reader(command_line=f"leave {it} out", python=f"leave {it} out: df.drop(columns={dropped})")
+    return f"the input has {has} already: choose another {option('answer_column')}, or {out}"
 
 
 class Store:
@@ -76,12 +86,8 @@ class Store:
         encoding: str = "utf-8",
     ) -> None:
         added = answer_columns or AnswerColumns()
-        for column in added:
-            if column in columns:
-                raise InputError(
-                    f"the input has a column {column!r} already: choose another {option('answer_column')}, or leave"
-                    " that column out"
-                )
+        if taken := [column for column in added if column in columns]:
+            raise InputError(_taken(taken))
         self.directory = directory
         self.keyword = keyword
         self.columns = tuple(map(writable, columns))
