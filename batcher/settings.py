@@ -568,7 +568,7 @@ def advice_on(name: str, value: object = None) -> str:
     if near := difflib.get_close_matches(name, known, n=1, cutoff=0.7):
         return f"did you mean {_as_param(near[0], value) if near[0] in REQUEST_PARAMS else option(near[0])}?"
     return by_reader(
-        command_line="`batcher run --help` lists the options", python=f"the options are {', '.join(OPTIONS)}"
+        command_line="`batcher run --help` lists the options", python="`help(batcher.run)` lists the options"
     )
 
 

@@ -98,7 +98,7 @@ NO_KEY_OPTION = "API keys come from API_KEY in the environment or .env, or from"
         ({"max_token": 5}, 'did you mean param={"max_tokens": 5}?', "did you mean --param max_tokens=5?"),
         ({"chunksize": 5}, "did you mean chunk_size?", "did you mean --chunk-size?"),
         ({"promt": "x"}, "did you mean prompt?", "did you mean --prompt?"),
-        ({"zzz": 5}, f"the options are {', '.join(OPTIONS)}", "`batcher run --help` lists the options"),
+        ({"zzz": 5}, "`help(batcher.run)` lists the options", "`batcher run --help` lists the options"),
         (
             {"api_key": "sk-secret"},
             f"{NO_KEY_OPTION} endpoints=[batcher.Endpoint(model, api_key=...)]",

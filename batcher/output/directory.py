@@ -6,6 +6,7 @@ Invariant: a file that exists is whole, and a file changed by hand is never over
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import itertools
 import json
@@ -112,6 +113,12 @@ class Store:
     @property
     def control_path(self) -> Path:
         return self.directory / f"control_{self.keyword}.json"
+
+    def bytes_used(self) -> int:
+        """Return the bytes of the journal, its log and the chunk files."""
+        name = glob.escape(self.keyword)
+        found = [*self.directory.glob(f"journal_{name}.sqlite*"), *self.directory.glob(f"[0-9]*_{name}.csv")]
+        return sum(path.stat().st_size for path in found)
 
     def chunk_path(self, start: int) -> Path:
         return self.directory / f"{start}_{self.keyword}.csv"

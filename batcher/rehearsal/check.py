@@ -57,7 +57,8 @@ class Check:
             sent = (
                 f"sent {books.answered:,}, lost {books.lost:,}, and sent {counted(books.replies, 'reply', 'replies')}"
             )
-            yield f"the journal has {counted(self._answered, 'answer')}, and the server {sent} of faults that may hold one"
+            answers = counted(self._answered, "answer")
+            yield f"the journal has {answers}, and the server {sent} of faults that may hold one"
         if self.twice > self.unended:
             in_flight = counted(self.unended, "request was", "requests were")
             yield f"{counted(self.twice, 'answer')} bought twice, and only {in_flight} in flight at a kill"
