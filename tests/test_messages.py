@@ -88,7 +88,7 @@ def test_an_endpoint_is_still_shown_copied_and_pickled_as_a_dataclass() -> None:
     assert [*inspect.signature(Endpoint).parameters][:4] == ["model", "base_url", "api_key", "rpm"]
     assert copy.copy(endpoint) == pickle.loads(pickle.dumps(endpoint)) == endpoint  # noqa: S301 - our own
     with pytest.raises(TypeError, match="multiple values for argument 'model'"):
-        Endpoint("m", model="m")
+        Endpoint("m", model="m")  # type: ignore[misc]  # it is the mistake
 
 
 @pytest.mark.parametrize(
