@@ -153,7 +153,7 @@ def test_what_is_no_list_of_faults_is_refused(text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ("", "does nothing: give it service and case, status, do, or delay"),
+        ("", "does nothing: give it service and case, status, do, forms, or delay"),
         ('match = "x"', "does nothing"),
         ("staus = 500", r"there is no key 'staus': did you mean status\?"),
         ("zzz = 500", "there is no key 'zzz': known are match, model"),

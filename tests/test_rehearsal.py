@@ -35,7 +35,7 @@ from batcher.rehearsal.mishaps import default_faults
 from batcher.rehearsal.scene import Scene, _dummies, _toml
 from batcher.reports.verification.verify import Verification
 from batcher.server.books import Books
-from batcher.server.faults import Fate, Faults
+from batcher.server.faults import Fate, Faults, unit
 from batcher.settings import Settings
 
 MINE = "sk-secret-0123456789"
@@ -519,6 +519,20 @@ def test_parameters_come_out_of_the_file_of_endpoints_as_they_went_in(value: Any
     assert tomllib.loads(f"x = {_toml(value)}") == {"x": value}
 
 
+def test_a_rehearsal_plays_how_a_service_treats_structured_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = [f"Row {number} in JSON, one of: a, b" for number in range(60)]
+    failing = [each for each in texts if unit("failed", 0, each) < 0.1]  # as the server draws them
+    options: Any = {"param": {"response_format": {"type": "json_object"}}, "quiet": True, "kills": 0}
+    (tmp_path / "none.toml").write_text("fault = []", encoding="utf-8")
+    done = batcher.rehearse(texts, keyword="k", forms="one_in_ten", dressed=0.5, faults="none.toml", **options)
+    assert done.passed, done
+    assert (done.ok, done.error) == (60 - len(failing), len(failing))
+    assert 0 < len(failing) < 20
+
+
 # --- the server's books against the journal ---
 
 OK, ERROR = Result(Status.OK, "a", ""), Result(Status.ERROR, "", "refused")
@@ -535,6 +549,12 @@ def check(results: list[Result], totals: tuple[int, int, int], *asked: str, is_d
             books.meet("1 fault", prompt)
         if end == "lost":
             books.lose()
+        if end == "form":
+            books.refuse_form("json", prompt)
+        if end == "prose":
+            books.misfit(prompt)
+            books.respond(200, prompt)
+            continue
         if end == "reply":
             books.meet("1 fault", prompt)
             books.reply(200)
@@ -556,6 +576,20 @@ def test_an_answer_that_was_in_flight_at_a_kill_may_be_bought_twice_and_no_other
     allowed, too_many = check([OK], (2, 1, 1), *asked), check([OK], (2, 1, 0), *asked)
     assert (allowed.twice, list(allowed.disagreements())) == (1, [])
     assert list(too_many.disagreements()) == ["1 answer bought twice, and only 0 requests were in flight at a kill"]
+
+
+def test_an_answer_that_did_not_fit_may_be_bought_again_and_a_refused_form_is_a_reason_for_an_error() -> None:
+    assert list(check([OK], (2, 2, 0), "p0 prose", "p0 answer").disagreements()) == []
+    assert check([OK], (3, 3, 0), "p0 prose", "p0 answer", "p0 answer").twice == 1
+    assert list(check([OK, ERROR], (2, 1, 0), "p0 answer", "p1 form").disagreements()) == []
+
+
+def test_a_prompt_that_shows_a_schema_is_that_of_its_row() -> None:
+    books = Books()
+    books.arrive("p0\nBy this JSON Schema: {}", "")
+    books.respond(200, "p0\nBy this JSON Schema: {}")
+    found = Verification("k", Counts(1, 0, 0, 0), 1, (EndpointTotals(0, "m", "", 1, 1, 0, 0, 0, 0, 0),), (), ())
+    assert list(Check(["p0"], [OK], books, found, is_deduplicated=False).disagreements()) == []
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,17 @@ _INPUT = (
 )
 _FAULTS = (
     "a TOML file with [[fault]] tables: which requests (match, model, api_key_env, from, to, requests, share, times,"
-    " after_answers, rpm) meet what (service and case, status with body, headers, do, delay, paid), and its name. do is"
-    " hang, drop, cut, empty, length (cut off at max_tokens), choices (several) or hole (a stream with a broken line)."
-    " service may also be proxy, nginx or cloudflare"
+    " after_answers, rpm) meet what (service and case, status with body, headers, do, forms, delay, paid), and its"
+    " name. do is hang, drop, cut, empty, length (cut off at max_tokens), choices (several) or hole (a stream with a"
+    " broken line). forms is as for --forms. service may also be proxy, nginx or cloudflare"
 )
+_FORMS = (
+    "how the server treats lists of choices, JSON Schema and JSON mode: full (all work), ignore, empty, one_in_ten,"
+    " prompt_only, not_strict, or as one of vllm, vllm_old, openai, azure_old, deepseek, deepseek_old, dashscope,"
+    " siliconflow, groq, openrouter, mistral, gemini, lmstudio, ollama. full,200:deepseek changes after 200 requests"
+    " (full)"
+)
+_DRESSED = "share of prompts whose answer gets Markdown, thoughts or prose around it, if no form holds it (0)"
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -327,7 +334,14 @@ def _add_serve(verbs: Any) -> None:
         parser.add_argument(
             f"--{name}-rate", metavar="P", type=float, default=0.0, help=f"share of requests {what}, 0 to 1"
         )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of faults and latencies (0)")
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="seed of faults, latencies and wrong labels (0)"
+    )
+    parser.add_argument("--forms", metavar="WAY", default="full", help=_FORMS)
+    parser.add_argument(
+        "--wrong-labels", metavar="P", type=float, default=0.0, help="share of prompts that get a wrong label (0)"
+    )
+    parser.add_argument("--dressed", metavar="P", type=float, default=0.0, help=_DRESSED)
     parser.add_argument("--faults", metavar="FILE", help=_FAULTS)
 
 
@@ -344,6 +358,8 @@ def _add_rehearse(verbs: Any) -> None:
     )
     _add_input(parser)
     parser.add_argument("--faults", metavar="FILE", help=f"{_FAULTS}. Default: a few of every kind")
+    parser.add_argument("--forms", metavar="WAY", help=_FORMS)
+    parser.add_argument("--dressed", metavar="P", type=float, help=_DRESSED)
     parser.add_argument("--kills", metavar="N", type=int, default=2, help="kill the run N times (2)")
     parser.add_argument(
         "--keep", action="store_true", help="keep the files in rehearsal_<keyword> also if the rehearsal passes"

@@ -6,10 +6,11 @@ Invariant: it only reads, and takes neither's word for the other.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from batcher.records import Result, Status
 from batcher.reports.verification.verify import Verification
+from batcher.server.answers import core_of
 from batcher.server.books import Books
 from batcher.words import counted
 
@@ -38,32 +39,47 @@ class Check:
         *,
         is_deduplicated: bool,
     ) -> None:
-        self._rows = list(zip(prompts, results, strict=False))  # a row without a result is verify's business
+        # A row without a result is verify's business. A prompt may show a schema in one form, and none in another.
+        self._rows = list(zip(map(core_of, prompts), results, strict=False))
         self._books = books
+        self._answered_by = _by_core(books.answered_by_prompt)
+        unfit = _by_core(books.unfit_by_prompt)
+        self._met = {*_by_core(books.faults_by_prompt), *_by_core(books.refused_by_prompt), *unfit}
         self._sent, self._answered, self.unended = (
             sum(getattr(each, name) for each in found.endpoints) for name in ("sent", "answered", "in_flight")
         )
         needed = Counter(prompt for prompt, result in self._rows if result.status is not Status.ERROR)
         if is_deduplicated:
             needed = Counter(dict.fromkeys(needed, 1))
-        self.twice = sum(max(count - needed[prompt], 0) for prompt, count in books.answered_by_prompt.items())
+        # An answer that was not what was asked for may be asked for again, in another form.
+        fit = self._answered_by - unfit
+        self.twice = sum(max(count - needed[prompt], 0) for prompt, count in fit.items())
 
     def disagreements(self) -> Iterator[str]:
         """Yield what does not fit."""
         books = self._books
         if books.requests > self._sent:
-            yield f"the server received {books.requests:,} requests, and the journal knows of {self._sent:,}"
+            yield f"the server received {counted(books.requests, 'request')}, and the journal knows of {self._sent:,}"
         if self._answered > books.answered + books.lost + books.replies:
             sent = (
                 f"sent {books.answered:,}, lost {books.lost:,}, and sent {counted(books.replies, 'reply', 'replies')}"
             )
-            yield f"the journal has {self._answered:,} answers, and the server {sent} of faults that may hold one"
+            answers = counted(self._answered, "answer")
+            yield f"the journal has {answers}, and the server {sent} of faults that may hold one"
         if self.twice > self.unended:
             in_flight = counted(self.unended, "request was", "requests were")
             yield f"{counted(self.twice, 'answer')} bought twice, and only {in_flight} in flight at a kill"
         for number, (prompt, result) in enumerate(self._rows):
-            was_answered, met_fault = books.answered_by_prompt.get(prompt, 0), books.faults_by_prompt.get(prompt, 0)
+            was_answered, met_fault = prompt in self._answered_by, prompt in self._met
             if result.status is Status.ERROR and not met_fault:
                 yield f"row {number} ended as error without a fault: {result.error}"
             if result.status is not Status.ERROR and not (was_answered or met_fault):
                 yield f"row {number} has an answer that the server did not send"
+
+
+def _by_core(counts: Mapping[str, int]) -> Counter[str]:
+    """Return counts by prompt, of prompts without the schema that they may show."""
+    found: Counter[str] = Counter()
+    for prompt, count in counts.items():
+        found[core_of(prompt)] += count
+    return found

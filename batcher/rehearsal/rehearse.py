@@ -25,7 +25,6 @@ from batcher.rehearsal.result import FaultCount, Rehearsal
 from batcher.rehearsal.scene import Scene
 from batcher.reports.verification.verify import verify
 from batcher.server.fault_file import read_faults
-from batcher.server.faults import FaultRule
 from batcher.server.serve import embedded
 from batcher.server.simulated import Knobs
 from batcher.settings import Options, Settings, check_keyword
@@ -46,6 +45,8 @@ def rehearse(
     prompt: str | None = None,
     *,
     faults: str | os.PathLike[str] | None = None,
+    forms: str = "full",
+    dressed: float = 0.0,
     kills: int = 2,
     keep: bool = False,
     **options: Unpack[Options],
@@ -56,6 +57,9 @@ def rehearse(
         data: the input, as for `run`.
         prompt: a template with `{column}` holes. It may be left out if an option names another source.
         faults: a TOML file with `[[fault]]` tables; default: a few faults of every kind.
+        forms: how the server treats structured output: the name of a way, or `"full,200:deepseek"` to change after 200
+            requests.
+        dressed: share of the prompts whose answer is dressed up, if no form holds it.
         kills: how often the run is killed.
         keep: keep the files also if the rehearsal passes.
         **options: those of `run`. Without `limit` or `sample` the first 1,000 rows are rehearsed.
@@ -78,6 +82,7 @@ def rehearse(
             "a rehearsal runs in a process of its own, to which a prompt function cannot go: write the prompts into a"
             f" column and give {option('prompt_column')}"
         )
+    knobs = Knobs(_LATENCY_S, _LATENCY_SIGMA, forms=forms, dressed=dressed)
     keyword = settings.keyword or default_keyword(data)
     if keyword is None:
         give = by_reader(command_line="give --keyword", python="give keyword=")
@@ -88,20 +93,20 @@ def rehearse(
         rules = None if faults is None else read_faults(faults, scene.keys)
         if settings.limit is None and len(scene.texts) == scene.job.settings.limit and not settings.quiet:
             say(f"Only the first {counted(len(scene.texts), 'row')}: {option('limit')} takes more or fewer.")
-        done = _played(scene, rules, kills, began)
+        played = default_faults(scene.texts) if rules is None else rules
+        done = _played(scene, replace(knobs, faults=played), kills, began)
         if keep or not done.passed:
             directory.keep()
             return replace(done, directory=directory.path)
         return done
 
 
-def _played(scene: Scene, rules: tuple[FaultRule, ...] | None, kills: int, began: float) -> Rehearsal:
+def _played(scene: Scene, knobs: Knobs, kills: int, began: float) -> Rehearsal:
     """Run the job to its end, and check what came out."""
     endpoints, settings, rows = scene.job.endpoints, scene.job.settings, len(scene.texts)
     keys = tuple(endpoint.api_key or "" for endpoint in endpoints)
-    faults = default_faults(scene.texts) if rules is None else rules
     allow_connections(endpoints)
-    with embedded(Knobs(_LATENCY_S, _LATENCY_SIGMA, keys=keys, faults=faults)) as server:
+    with embedded(replace(knobs, keys=keys)) as server:
         child = Child(
             scene.command(server.base_url), variables_with(keys, scene.used), scene.directory / "run.log", server.books
         )

@@ -9,46 +9,73 @@ import ast
 import contextlib
 import hashlib
 import json
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import cached_property
 from operator import add, mul, sub, truediv
 from typing import Any
 
+from batcher.server.filling import Filler, as_number
+from batcher.server.forms import Form, wanted_of
 
-def answer(body: Mapping[str, Any]) -> str:
+
+def answer(body: Mapping[str, Any], *, is_wrong: bool = False) -> str:
     """Answer a chat request; the same body always gets the same answer.
 
     The last user message is the prompt. The first rule that applies decides:
 
-    1. JSON is asked for, by `response_format` or by a skeleton such as `as JSON: {"answer": <number>}`: an
-       object that fits, with the sum's value, a label or an echo in its fields.
-    2. Labels are offered (`one of: a, b`, `Labels: ["a", "b"]`, `as positive, negative or neutral`): one of
-       them; the sum's value if it is offered, else by a hash of the prompt.
-    3. The prompt holds a sum (of 200 characters at most): its value, exact or of ten digits; a division by zero
+    1. A list of choices (`structured_outputs` or `guided_choice`): one of them.
+    2. A JSON Schema in `response_format`: a value that fits it. JSON mode, or a prompt that shows what it wants, after
+       the words `JSON Schema:` or by a skeleton such as `as JSON: {"answer": <number>}`: an object that fits, with the
+       sum's value, a label or an echo in its fields. In JSON mode, a prompt that shows nothing gets `{"label": ...}` if
+       it offers labels, else `{"answer": ...}`.
+    3. Labels are offered (`one of: a, b`, `Labels: ["a", "b"]`, `as positive, negative or neutral`): one of them.
+    4. The prompt holds a sum (of 200 characters at most): its value, exact or of ten digits; a division by zero
        is `undefined`. Of several sums the last counts. `10-20` and `24/7`, without spaces, may be a range or a score:
        they count next to a word such as "compute" or `=`, or if there are no words. Dates never count.
-    4. An echo: a digest of all messages and the beginning of the prompt.
+    5. An echo: a digest of all messages and the beginning of the prompt.
+
+    A choice, a label or a value of an `enum` is that of `label_for`.
 
     Args:
         body: the request's JSON; `messages` is a list of objects.
+        is_wrong: give another label than that, if there is another.
 
     Raises:
         RecursionError: the messages are nested too deeply to be written as JSON.
     """
-    question = _Question(body)
-    wanted = _dict(body.get("response_format"))
-    if wanted.get("type") == "json_schema":
-        schema = _dict(_dict(wanted.get("json_schema")).get("schema")) or {"type": "object"}
+    question = _Question(body, is_wrong=is_wrong)
+    wanted = wanted_of(body)
+    if wanted.choices:
+        return str(question.among(wanted.choices))
+    if wanted.form in {Form.STRICT, Form.SCHEMA}:
+        schema = dict(wanted.schema) or {"type": "object"}
     else:
-        bare: dict[str, Any] = {"properties": {"answer": {}}} if wanted.get("type") == "json_object" else {}
-        schema = next(filter(None, map(_find_skeleton, question.texts)), bare)
+        schema = question.shown or (question.bare_object if wanted.form is Form.JSON else {})
     if schema:
-        return json.dumps(_Filler(question, schema).value(schema, "", 0), ensure_ascii=False)
+        return json.dumps(Filler(question, schema).value(schema), ensure_ascii=False)
     return question.label or question.result[0] or question.echo
+
+
+def label_for(prompt: str, labels: Sequence[str]) -> str:
+    """Return the right label of a prompt: that which the simulated model gives if it makes no mistake.
+
+    It is the value of the sum in the prompt if that is among the labels, else drawn by a hash of the prompt. The hash
+    leaves out a JSON Schema that the prompt shows after the words `JSON Schema:`, the sentence that announces it, and
+    white space at the ends: a row has the same label, in whichever form its endpoint is asked.
+
+    Args:
+        prompt: the text of the request's last user message.
+        labels: in their order; at least one.
+    """
+    return str(_choice(core_of(prompt), labels))
+
+
+def core_of(prompt: str) -> str:
+    """Return a prompt without a JSON Schema in it, the sentence that announces it, and white space at the ends."""
+    return _split(prompt)[1]
 
 
 def prompt_of(body: Mapping[str, Any]) -> str:
@@ -66,20 +93,22 @@ def text_of(message: Mapping[str, Any]) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
-def _dict(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _dicts(value: object) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 class _Question:
-    """The question of a chat request; each view of it is made when it is first needed."""
+    """The question of a chat request; each view of it is made when it is first needed.
 
-    def __init__(self, body: Mapping[str, Any]) -> None:
+    Args:
+        body: the request.
+        is_wrong: its label shall be a wrong one.
+    """
+
+    def __init__(self, body: Mapping[str, Any], *, is_wrong: bool) -> None:
         self.prompt = prompt_of(body)
         self._messages = body.get("messages")
+        self._is_wrong = is_wrong
         # Instructions come before data: a system message has priority.
         self.texts = list(dict.fromkeys([*map(text_of, _dicts(self._messages)), self.prompt]))
 
@@ -89,23 +118,78 @@ class _Question:
         return f"Echo {_digest(whole, 6).hex()}: {' '.join(self.prompt.split())[:60]}"
 
     @cached_property
+    def _core(self) -> str:
+        return core_of(self.prompt)
+
+    @cached_property
     def result(self) -> tuple[str, Fraction | None]:
         """The value of the sum as text and as a number; empty if there is no sum, None if its value is not a number."""
-        found = _find_sum(self.prompt)
-        try:
-            number = None if found is None else _evaluate(found)
-        except ZeroDivisionError:
-            return "undefined", None
-        return "" if number is None else _decimal(number), number
+        return _value(self._core)
 
     @cached_property
     def label(self) -> str:
-        labels = next(filter(None, map(_find_labels, self.texts)), [""])
-        return self.result[0] if self.result[0] in labels else labels[self.pick(len(labels), "label")]
+        labels = next(filter(None, (_find_labels(_split(text)[1]) for text in self.texts)), [])
+        return str(self.among(labels)) if labels else ""
+
+    @cached_property
+    def shown(self) -> dict[str, Any]:
+        """The schema that a text shows, as it is or by a skeleton; empty if none does."""
+        schemas = (_split(text)[0] for text in self.texts)
+        return next(filter(None, schemas), None) or next(filter(None, map(_find_skeleton, self.texts)), None) or {}
+
+    @property
+    def bare_object(self) -> dict[str, Any]:
+        """The schema of an answer in JSON mode to a prompt that shows none."""
+        return {"properties": {"label" if self.label else "answer": {}}}
+
+    def among(self, options: Sequence[Any]) -> Any:
+        """Choose the right one of several options, or a wrong one."""
+        right = _choice(self._core, options)
+        others = [option for option in options if option != right]
+        return others[self.pick(len(others), "wrong")] if self._is_wrong and others else right
 
     def pick(self, count: int, salt: str) -> int:
-        """Choose a number below `count` by a hash that is the same in every process."""
-        return int.from_bytes(_digest(f"{salt}\x00{self.prompt}", 8), "big") % count
+        return _pick(self._core, count, salt)
+
+
+def _choice(core: str, options: Sequence[Any]) -> Any:
+    text, number = _value(core)
+    plain = None if number is None else as_number(number)
+    for option in options:
+        if (text and option == text) or (plain is not None and option == plain and not isinstance(option, bool)):
+            return option
+    return options[_pick(core, len(options), "label")]
+
+
+def _value(core: str) -> tuple[str, Fraction | None]:
+    found = _find_sum(core)
+    try:
+        number = None if found is None else _evaluate(found)
+    except ZeroDivisionError:
+        return "undefined", None
+    return "" if number is None else _decimal(number), number
+
+
+def _pick(core: str, count: int, salt: str) -> int:
+    """Choose a number below `count` by a hash that is the same in every process."""
+    return int.from_bytes(_digest(f"{salt}\x00{core}", 8), "big") % count
+
+
+# A schema in the prompt.
+
+_SHOWN = re.compile(r"JSON[ -]Schema:\s*(?:```(?:json)?\s*)?(?=\{)", re.IGNORECASE)
+_SENTENCE = re.compile(r"[.!?](?=\s)|[。！？\n]")  # noqa: RUF001 - as typed
+
+
+def _split(text: str) -> tuple[dict[str, Any] | None, str]:
+    """Return the last schema that a text shows, and the text without it and without the sentence before it."""
+    for match in reversed(list(_SHOWN.finditer(text))):
+        with contextlib.suppress(ValueError, RecursionError):  # it is not JSON, or has too many levels
+            schema, end = json.JSONDecoder().raw_decode(text, match.end())
+            ends = [found.end() for found in _SENTENCE.finditer(text, 0, match.start())]
+            before, after = text[: max(ends, default=0)], re.sub(r"\A\s*```", "", text[end:])
+            return schema, f"{before}{after}".strip()
+    return None, text.strip()
 
 
 def _digest(text: str, size: int) -> bytes:
@@ -188,7 +272,7 @@ _LAST = rf"[ \t]*+(?:{_COMMA}[ \t]*+)?(?:\bor\b|或者?|[/|])[ \t]*+{_ITEM}"
 _BULLET = r"\s*(?:[-*•]|[0-9]{1,3}[.)])"
 _LISTS = (
     _NOUN + r"[^\n\[]{0,60}\[([^\[\]]{1,9000})\]",
-    _NOUN + rf"[^\n:]{{0,60}}:[ \t]*(\n(?:{_BULLET}[^\n]{{1,80}}(?:\n|\Z)){{2,200}})",
+    _NOUN + rf"[^\n:]{{0,60}}:[ \t]*(\n(?:{_BULLET}[^\n]{{1,400}}(?:\n|\Z)){{2,200}})",
     _NOUN + r"(?:(?!\bor\b|\bas\b)[^\n:.,\[\]]){0,60}:[ \t]*((?:[^\n.;?!:。\[\]]|[?](?=,)){1,5000})",
     rf"(?:\b(?:as|into|either|answer|reply|respond)\b|[为是成])[ \t]*({_ITEMS}{_LAST})",
     rf"\b(?:one of|labels|categories|classes|options)[ \t]+(?:are[ \t]+)?({_ITEMS}(?:{_LAST}|,? and {_ITEM})?)",
@@ -205,10 +289,15 @@ def _find_labels(text: str) -> list[str]:
 def _labels(listed: str) -> list[str]:
     """Split a list; return nothing unless it holds at least two labels, all of them short."""
     listed = listed.strip()
+    with contextlib.suppress(ValueError, RecursionError):
+        exact = json.loads(f"[{listed}]")
+        if len(exact) > 1 and all(isinstance(label, str) and label for label in exact):
+            return list(dict.fromkeys(exact))
     if listed[:1] in ("'", '"'):
         parts = [match[2] for match in re.finditer(r"(['\"])(.+?)\1", listed)]
     elif re.match(_BULLET, listed):
-        parts = re.split(rf"(?:\A|\n){_BULLET}", listed)
+        # Of "- a: what it means" the label is "a".
+        parts = [re.split(r":\s|\s[-–—]\s", part)[0] for part in re.split(rf"(?:\A|\n){_BULLET}", listed)]  # noqa: RUF001 - as typed
     else:
         parts = next((parts for by in (_COMMA, "[|]", "/") if len(parts := re.split(by, listed)) > 1), [listed])
         parts[-1:] = re.split(r"(?:^|\s)(?:or|and)\s|或者?", parts[-1])
@@ -258,82 +347,3 @@ def _schema_of(shown: object) -> dict[str, Any]:
         return {"type": kind}
     options = [option.strip() for option in inner.split("|")]
     return {"enum": options} if len(options) > 1 and all(options) else {"type": "string"}
-
-
-# Filling a schema.
-
-_DEPTH = 20  # levels, references included: a schema may refer to itself
-_NODES = 2_000  # values in one answer, for the same reason
-_ASKED = re.compile(r"answer|result|value|output|label|categor|class|sentiment|答案|结果|类别|标签", re.IGNORECASE)
-
-
-class _Filler:
-    """Makes a value that fits a JSON Schema from the answer to a question."""
-
-    def __init__(self, question: _Question, schema: dict[str, Any]) -> None:
-        self._question = question
-        self._root = schema
-        self._left = _NODES
-
-    def value(self, schema: object, name: str, depth: int) -> object:
-        self._left -= 1
-        if depth > _DEPTH or self._left < 0:
-            return None
-        rules = _dict(schema)
-        for key in ("anyOf", "oneOf", "allOf", "$ref"):
-            options = self._target(rules[key]) if key == "$ref" and key in rules else _dicts(rules.get(key))
-            if options:
-                return self.value(options[0], name, depth + 1)
-        if "const" in rules:
-            return rules["const"]
-        if isinstance(rules.get("enum"), list) and rules["enum"]:
-            return self._choose(rules["enum"], name)
-        return self._of_kind(rules, name, depth)
-
-    def _target(self, reference: object) -> list[dict[str, Any]]:
-        found: object = self._root
-        for step in str(reference).split("/")[1:]:
-            found = _dict(found).get(step)
-        return _dicts([found])
-
-    def _of_kind(self, rules: dict[str, Any], name: str, depth: int) -> object:
-        question = self._question
-        kinds = rules.get("type")
-        kind = next((each for each in kinds if each != "null"), "null") if isinstance(kinds, list) else kinds
-        if kind == "object" or (kind is None and "properties" in rules):
-            properties, required = _dict(rules.get("properties")), rules.get("required")
-            names = [*properties, *(required if isinstance(required, list) else [])]
-            named = dict.fromkeys(each for each in names if isinstance(each, str))
-            return {each: self.value(properties.get(each), each, depth + 1) for each in named}
-        if kind == "array" or (kind is None and "items" in rules):
-            return [self.value(rules.get("items"), name, depth + 1)]
-        if kind in ("integer", "number"):
-            return self._some_number(rules, name, whole=kind == "integer")
-        if kind in ("boolean", "null"):
-            return question.pick(2, name) == 1 if kind == "boolean" else None
-        text, number = question.result
-        if kind == "string":
-            return (_ASKED.search(name) and (question.label or text)) or question.echo
-        return question.label or (text if number is None else _number(number)) or question.echo
-
-    def _some_number(self, rules: dict[str, Any], name: str, *, whole: bool) -> int | float:
-        low, high = _bound(rules.get("minimum"), -math.inf), _bound(rules.get("maximum"), math.inf)
-        number = self._question.result[1]
-        if number is not None and low <= number <= high and not (whole and number.denominator > 1):
-            return _number(number)
-        first = math.ceil(max(low, min(high - 100, 0)))
-        return min(first + self._question.pick(max(math.floor(min(high, first + 100)) - first, 0) + 1, name), high)
-
-    def _choose(self, options: list[Any], name: str) -> object:
-        wanted = [each for each in (self._question.label, *self._question.result) if each not in ("", None)]
-        fitting = [option for option in options if option in wanted] or options
-        return fitting[self._question.pick(len(fitting), name)]
-
-
-def _number(value: Fraction) -> int | float:
-    return int(value) if value.denominator == 1 else float(value)
-
-
-def _bound(value: object, default: float) -> float:
-    """Return a number of a schema, or the default: Python's JSON also allows NaN."""
-    return value if isinstance(value, int | float) and abs(value) < 1e15 else default

@@ -34,6 +34,12 @@ class Books:
         replies: responses of faults with a status of success, each of which may hold an answer.
         by_fault: requests that met a fault, by its number and name.
         faults_by_prompt: the same by the text of the last user message; for a tunnel, by host and port.
+        by_form: requests by the form of structured output that they ask for, a value of `batcher.server.forms.Form`.
+        forms_by_prompt: the forms of the requests of each prompt, in their order.
+        refused_by_form: requests that were refused for their form, by form.
+        refused_by_prompt: the same by prompt.
+        unfit: answers that are not what was asked for, or not only that: prose, nothing, or dressed up.
+        unfit_by_prompt: the same by prompt.
         first_request, last_request: Unix times in seconds, None before the first.
         per_second: requests in each of the last seconds (3,600 at most); the first one kept is second
             `per_second_start` since the first request.
@@ -65,6 +71,12 @@ class Books:
         self.replies = 0
         self.by_fault: dict[str, int] = {}
         self.faults_by_prompt: dict[str, int] = {}
+        self.by_form: dict[str, int] = {}
+        self.forms_by_prompt: dict[str, list[str]] = {}
+        self.refused_by_form: dict[str, int] = {}
+        self.refused_by_prompt: dict[str, int] = {}
+        self.unfit = 0
+        self.unfit_by_prompt: dict[str, int] = {}
         self.first_request: float | None = None
         self.last_request: float | None = None
         self.per_second: deque[int] = deque(maxlen=SECONDS_KEPT)
@@ -99,6 +111,24 @@ class Books:
         _add(self.by_fault, fault)
         if self._by_prompt:
             _add(self.faults_by_prompt, prompt)
+
+    def ask_for(self, form: str, prompt: str) -> None:
+        """Record the form that a request asks for."""
+        _add(self.by_form, form)
+        if self._by_prompt:
+            self.forms_by_prompt.setdefault(prompt, []).append(form)
+
+    def refuse_form(self, form: str, prompt: str) -> None:
+        """Record that a request is refused for its form, which does not end it."""
+        _add(self.refused_by_form, form)
+        if self._by_prompt:
+            _add(self.refused_by_prompt, prompt)
+
+    def misfit(self, prompt: str) -> None:
+        """Record that an answer is not what was asked for; how its request ends is recorded besides."""
+        self.unfit += 1
+        if self._by_prompt:
+            _add(self.unfit_by_prompt, prompt)
 
     def lose(self) -> None:
         """Record an answer that was made and will not arrive; how its request ends is recorded besides."""
@@ -168,6 +198,12 @@ class Books:
             "requests_by_prompt": dict(self.requests_by_prompt),
             "answered_by_prompt": dict(self.answered_by_prompt),
             "faults_by_prompt": dict(self.faults_by_prompt),
+            "by_form": dict(self.by_form),
+            "forms_by_prompt": {prompt: list(forms) for prompt, forms in list(self.forms_by_prompt.items())},
+            "refused_by_form": dict(self.refused_by_form),
+            "refused_by_prompt": dict(self.refused_by_prompt),
+            "unfit": self.unfit,
+            "unfit_by_prompt": dict(self.unfit_by_prompt),
             "per_second": list(self.per_second),
             "per_second_start": self.per_second_start,
             "first_request": self.first_request,

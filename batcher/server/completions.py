@@ -22,18 +22,21 @@ _SEVERAL = 3  # choices of an answer with more of them than were asked for
 _PIECES = 20  # of a choice in a stream, at most: enough for a stream of any length
 
 
-def completion(body: Mapping[str, Any], number: int, fate: Fate = Fate.ANSWER) -> dict[str, Any]:
+def completion(
+    body: Mapping[str, Any], number: int, fate: Fate = Fate.ANSWER, said: str | None = None
+) -> dict[str, Any]:
     """Answer a chat request: `n` choices, each cut off at the request's limit of tokens.
 
     Args:
         body: the request's JSON; its `n` and its limits are whole numbers, 1 or more, or None.
         number: goes into the completion's id.
         fate: `EMPTY` leaves out the choices, `LENGTH` cuts them off in the middle, `CHOICES` makes several of them.
+        said: the text of the answer; default: the simulated model's.
 
     Raises:
         RecursionError: the messages are nested too deeply to be written as JSON.
     """
-    text, finish = _cut(answer(body), body, fate)
+    text, finish = _cut(answer(body) if said is None else said, body, fate)
     count = max(body.get("n") or 1, _SEVERAL if fate is Fate.CHOICES else 1)
     asked = _tokens(sum(len(text_of(message)) for message in body["messages"]))
     given = count * _tokens(len(text))

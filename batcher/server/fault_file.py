@@ -21,10 +21,11 @@ from batcher.errors import SettingsError
 from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.server.faults import Fate, FaultRule, Reply
 from batcher.server.refusals import REFUSALS
+from batcher.server.ways import WAYS
 from batcher.words import option
 
 _KEYS = {
-    **dict.fromkeys(("match", "model", "api_key_env", "service", "case", "do", "name"), (str,)),
+    **dict.fromkeys(("match", "model", "api_key_env", "service", "case", "do", "forms", "name"), (str,)),
     **dict.fromkeys(("from", "to", "delay"), (str, int, float)),
     **dict.fromkeys(("share", "rpm"), (int, float)),
     **dict.fromkeys(("times", "after_answers", "status"), (int,)),
@@ -138,6 +139,7 @@ class _Table:
             after_answers=int(self._number("after_answers", 0)),
             rpm=self._number("rpm", 0.0),
             name=self._table.get("name") or what,
+            forms=self._table.get("forms", ""),
         )
 
     def _check_type(self, key: str, value: object) -> None:
@@ -163,7 +165,7 @@ class _Table:
 
     def _effect(self) -> tuple[Fate, Reply | None, str]:
         """Return what becomes of the request, the reply to it, and a name for both."""
-        given = [key for key in ("service", "status", "do") if key in self._table]
+        given = [key for key in ("service", "status", "do", "forms") if key in self._table]
         if len(given) > 1:
             raise SettingsError(f"{self._where}: {' and '.join(given)} exclude each other: keep one of them")
         self._check_belongs()
@@ -175,8 +177,12 @@ class _Table:
             if self._table["do"] not in DOES:
                 raise self._wrong("do", " or ".join(f"{name!r} ({what})" for name, what in DOES.items()), DOES)
             return Fate(self._table["do"]), None, self._table["do"]
+        if "forms" in self._table:
+            if self._table["forms"] not in WAYS:
+                raise self._wrong("forms", f"one of {', '.join(WAYS)}", WAYS)
+            return Fate.ANSWER, None, f"forms as {self._table['forms']}"
         if "delay" not in self._table:
-            raise SettingsError(f"{self._where} does nothing: give it service and case, status, do, or delay")
+            raise SettingsError(f"{self._where} does nothing: give it service and case, status, do, forms, or delay")
         return Fate.ANSWER, None, "slow"
 
     def _check_belongs(self) -> None:

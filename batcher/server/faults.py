@@ -125,6 +125,7 @@ class FaultRule:
         after_answers: answers, to `keys`, that have to be sent before.
         rpm: requests a minute, of those for which all else holds, that do not meet it; 0: each meets it.
         name: for people.
+        forms: how structured output is treated, by a name of `batcher.server.ways.WAYS`; empty: as for all requests.
 
     Raises:
         SettingsError: `reply` does not go with `does`, or `match` is not a regular expression.
@@ -146,10 +147,13 @@ class FaultRule:
     after_answers: int = 0
     rpm: float = 0.0
     name: str = ""
+    forms: str = ""
 
     def __post_init__(self) -> None:
         if (self.does is Fate.ERROR) == (self.reply is None):
             raise SettingsError("a fault has a reply if it is an error, and else none")
+        if self.forms and self.does is not Fate.ANSWER:
+            raise SettingsError("a fault that treats forms in another way must answer")
         try:
             re.compile(self.match)
         except (re.error, RecursionError, OverflowError) as error:
@@ -200,7 +204,7 @@ class FaultRule:
         last = f"to {self.last:,.0f}" if self.last < math.inf else "and later ones"
         parts += [f"requests {self.first:,} {last}"] if self.first > 1 or self.last < math.inf else []
         parts += [f"after {counted(self.after_answers, 'answer')}"] if self.after_answers else []
-        parts += [f"beyond {self.rpm:g} requests a minute"] if self.rpm else []
+        parts += [f"beyond {self.rpm:g} request{'' if self.rpm == 1 else 's'} a minute"] if self.rpm else []
         parts += [f"{self.delay:g} s late"] if self.delay else []
         return ", ".join([str(self), *parts])
 

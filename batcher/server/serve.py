@@ -22,7 +22,10 @@ from batcher.server.answers import prompt_of
 from batcher.server.books import Books
 from batcher.server.completions import LIMITS, completion, events
 from batcher.server.faults import Bucket, Fate, Faults, Met, Reply
+from batcher.server.forms import Form, Wanted, malformed, wanted_of
+from batcher.server.replying import reply_to
 from batcher.server.simulated import Knobs, draw
+from batcher.server.ways import Way, way_of
 from batcher.words import counted, print_out, say
 
 if TYPE_CHECKING:
@@ -74,6 +77,8 @@ class _Asked(NamedTuple):
     body: dict[str, Any]
     prompt: str
     key: str
+    wanted: Wanted = Wanted(Form.PROMPT)
+    way: Way | None = None  # of a fault; None: the server's own
 
 
 class _Chat:
@@ -84,11 +89,14 @@ class _Chat:
         self._books = books
         self._bucket = Bucket(knobs.rpm)
         self._faults = Faults(knobs.faults, knobs.seed)
+        self._slips = knobs.slips
+        self._admitted = 0  # requests that no fault, key or limit has stopped
         self._number = 0
 
     def reset(self) -> None:
-        """Let the times and counts of the faults begin anew."""
+        """Let the times and counts of the faults, and the requests before a change of forms, begin anew."""
         self._faults.reset()
+        self._admitted = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if name := _header(scope, b"x-request-id"):
@@ -104,8 +112,11 @@ class _Chat:
             return
         prompt = prompt_of(body)
         self._books.arrive(prompt, key)
-        asked = _Asked(scope, receive, send, body, prompt, key)
+        wanted = wanted_of(body)
+        self._books.ask_for(wanted.form, prompt)
         met = self._faults.meet(prompt, body["model"], key)
+        way = way_of(met.rule.forms) if met and met.rule.forms else None
+        asked = _Asked(scope, receive, send, body, prompt, key, wanted, way)
         if met and not await self._goes_on(asked, met):
             return
         refusal = self._refuse_key(key) or self._refuse(body["model"])
@@ -125,7 +136,8 @@ class _Chat:
     async def _goes_on(self, asked: _Asked, met: Met) -> bool:
         """Let a request meet a fault; return whether it goes on, because the fault only delayed it."""
         rule = met.rule
-        self._books.meet(met.label, asked.prompt)
+        if not rule.forms:  # which changes nothing by itself
+            self._books.meet(met.label, asked.prompt)
         if rule.delay and await _gone(asked.receive, rule.delay):
             self._books.abandon()
         elif rule.does is Fate.ANSWER:
@@ -154,11 +166,17 @@ class _Chat:
             return Refusal(429, f"Too many requests: {most} at a time.", "requests", code="rate_limit_exceeded")
         wait = self._bucket.take()
         if wait:
-            said = f"Rate limit reached: {self._knobs.rpm:g} requests a minute."
+            rpm = self._knobs.rpm
+            said = f"Rate limit reached: {rpm:g} request{'' if rpm == 1 else 's'} a minute."
             return Refusal(429, said, "requests", code="rate_limit_exceeded", retry_after=math.ceil(wait))
         return None
 
     async def _let_through(self, asked: _Asked) -> None:
+        asked = asked._replace(way=self._way(asked))
+        self._admitted += 1
+        if refusal := self._way(asked).refusal(asked.wanted, asked.body):
+            await self._refuse_form(asked, refusal)
+            return
         fate, latency = draw(self._knobs, asked.prompt, self._books.admit(asked.prompt))
         if latency and fate is not Fate.HANG and await _gone(asked.receive, latency):
             self._books.abandon()
@@ -192,10 +210,17 @@ class _Chat:
     async def _answer(self, asked: _Asked, fate: Fate) -> None:
         self._number += 1
         try:
-            whole = completion(asked.body, self._number, fate)
+            said = reply_to(asked.body, asked.wanted, self._way(asked), self._slips)
         except RecursionError:  # JSON that could be read cannot always be written
             await self._respond(asked.send, _bad("Your request is nested too deeply."))
             return
+        if isinstance(said, Reply):
+            self._books.lose()  # the refusal holds the answer
+            await self._refuse_form(asked, said)
+            return
+        whole = completion(asked.body, self._number, fate, said.text)
+        if not said.fits:
+            self._books.misfit(asked.prompt)
         if fate in {Fate.EMPTY, Fate.HOLE}:
             self._books.respond(200)
             self._books.lose()
@@ -206,6 +231,13 @@ class _Chat:
             await _stream(asked.send, events(whole, asked.body, fate))
         else:
             await _send(asked.send, 200, json.dumps(whole).encode(), [_JSON])
+
+    def _way(self, asked: _Asked) -> Way:
+        return asked.way or self._knobs.way_after(self._admitted)
+
+    async def _refuse_form(self, asked: _Asked, reply: Reply) -> None:
+        self._books.refuse_form(asked.wanted.form, asked.prompt)
+        await self._reply(asked, reply, 0)
 
     async def _reply(self, asked: _Asked, reply: Reply, wait_s: float) -> None:
         """Send the reply of a fault, with the wait until its limit admits a request again."""
@@ -300,7 +332,8 @@ def _wrong(body: dict[str, Any]) -> Refusal | None:
         limit = body.get(name)
         if limit is not None and (type(limit) is not int or limit < 1):
             return _bad(f"{name!r} must be a whole number, 1 or more.", name)
-    return None
+    wrong = malformed(body)
+    return _bad(*wrong) if wrong else None
 
 
 # --- writing a response ---

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import NormalDist
 
 from batcher.errors import SettingsError
 from batcher.server.faults import Fate, FaultRule, unit
+from batcher.server.replying import Slips
+from batcher.server.ways import WAYS, Way, checked, schedule_of
 
 __all__ = ["Fate", "Knobs", "draw"]
 
@@ -34,6 +37,10 @@ class Knobs:
         model: the only model served, empty for any; other models get 404.
         seed: the seed of faults and latencies.
         faults: what further requests meet, before anything else is looked at; the first rule that fits decides.
+        forms: how structured output is treated, by a name of `batcher.server.ways.WAYS`; `full,200:deepseek` changes
+            after 200 requests.
+        wrong_labels: share of the prompts that get a wrong label.
+        dressed: share of the prompts whose answer is dressed up, if no form holds it.
 
     Raises:
         SettingsError: a knob is out of its range.
@@ -51,6 +58,9 @@ class Knobs:
     model: str = ""
     seed: int = 0
     faults: tuple[FaultRule, ...] = field(default=(), repr=False)
+    forms: str = "full"
+    wrong_labels: float = 0.0
+    dressed: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("latency", "latency_sigma", "rpm"):
@@ -58,7 +68,7 @@ class Knobs:
         fits = isinstance(self.max_in_flight, int) and not isinstance(self.max_in_flight, bool)
         _require(fits and self.max_in_flight >= 0, "max_in_flight", "a whole number, 0 or more")
         rates = ("error_rate", "drop_rate", "cut_rate", "hang_rate")
-        for name in rates:
+        for name in (*rates, "wrong_labels", "dressed"):
             _require(_is_number(getattr(self, name)) and 0 <= getattr(self, name) <= 1, name, "a share from 0 to 1")
         # A millionth of slack: 0.1 + 0.2 + 0.7 is a little more than 1 in binary.
         fits = sum(getattr(self, name) for name in rates) <= 1 + 1e-6
@@ -69,6 +79,24 @@ class Knobs:
         _require(isinstance(self.seed, int), "seed", "a whole number")
         faults_fit = isinstance(self.faults, tuple) and all(isinstance(rule, FaultRule) for rule in self.faults)
         _require(faults_fit, "faults", "a tuple of FaultRule")
+        _require(isinstance(self.forms, str), "forms", "the name of a way")
+        _ = self._schedule
+        for rule in self.faults:
+            if rule.forms:
+                checked(rule.forms, "simulator: a fault's forms")
+
+    @property
+    def slips(self) -> Slips:
+        """The mistakes of the model."""
+        return Slips(self.wrong_labels, self.dressed, self.seed)
+
+    def way_after(self, requests: int) -> Way:
+        """Return how the forms are treated after a number of requests."""
+        return WAYS[next(name for after, name in reversed(self._schedule) if after <= requests)]
+
+    @cached_property
+    def _schedule(self) -> tuple[tuple[int, str], ...]:
+        return schedule_of(self.forms)
 
 
 def _require(fits: bool, name: str, what: str) -> None:

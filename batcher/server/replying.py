@@ -1,0 +1,79 @@
+"""What the simulated model says to a request: its answer, as the way of the service and the model's slips have it.
+
+Invariant: it depends on the request, the way and the seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from batcher.server.answers import answer, core_of, prompt_of
+from batcher.server.dressing import dressed, in_prose
+from batcher.server.faults import Reply, unit
+from batcher.server.forms import Form, Wanted, without_form
+from batcher.server.ways import Treatment, Way, failed
+
+_FAILING = 0.1  # of the prompts, of `Treatment.ONE_IN_TEN`
+_JSON_MODE = {"type": "json_object"}
+_ECHO = "Echo "
+
+
+class Slips(NamedTuple):
+    """The mistakes of the model.
+
+    Attributes:
+        wrong_labels: share of the prompts that get a wrong label.
+        dressed: share of the prompts whose answer is dressed up, if no form holds it.
+        seed: draws other prompts.
+    """
+
+    wrong_labels: float = 0.0
+    dressed: float = 0.0
+    seed: int = 0
+
+    def draw(self, what: str, prompt: str) -> float:
+        """Draw a number between 0 and 1 for a prompt, whatever schema is shown in it."""
+        return unit(what, self.seed, core_of(prompt))
+
+
+class Said(NamedTuple):
+    """An answer.
+
+    Attributes:
+        text: of it.
+        fits: it is what was asked for, and nothing else.
+    """
+
+    text: str
+    fits: bool = True
+
+
+def reply_to(body: Mapping[str, Any], wanted: Wanted, way: Way, slips: Slips) -> Said | Reply:
+    """Answer a request that is not refused at once, or return the refusal of its answer.
+
+    Args:
+        body: the request's JSON.
+        wanted: what it asks for.
+        way: of the service.
+        slips: of the model.
+
+    Raises:
+        RecursionError: the messages are nested too deeply to be written as JSON.
+    """
+    prompt, treatment = prompt_of(body), way.treatment(wanted.form)
+    is_wrong = bool(slips.wrong_labels) and slips.draw("wrong label", prompt) < slips.wrong_labels
+    if treatment is Treatment.BLANK:
+        return Said("" if slips.draw("blank", prompt) < 1 / 2 else "   ", fits=False)
+    if treatment is Treatment.PROSE:
+        return Said(in_prose(answer(without_form(body), is_wrong=is_wrong)), fits=False)
+    if treatment in {Treatment.UNSEEN, Treatment.LOOSE}:
+        body = without_form(body, _JSON_MODE if treatment is Treatment.LOOSE else None)
+    text = answer(body, is_wrong=is_wrong)
+    if treatment is Treatment.ONE_IN_TEN and (draw := slips.draw("failed", prompt)) < _FAILING:
+        # Of three, two are JSON in a fence, and the third breaks off.
+        return failed(f"```json\n{text}\n```" if draw < _FAILING * 2 / 3 else text[: len(text) // 2])
+    is_held = wanted.form not in {Form.JSON, Form.PROMPT} and treatment in {Treatment.ANSWER, Treatment.ONE_IN_TEN}
+    if not is_held and not text.startswith(_ECHO) and slips.draw("dressed", prompt) < slips.dressed:
+        return Said(dressed(text, slips.draw("dress", prompt)), fits=False)
+    return Said(text, fits=treatment is not Treatment.LOOSE)
