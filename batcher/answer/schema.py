@@ -77,7 +77,7 @@ class Schema:
     @property
     def line(self) -> str:
         """What a prompt that does not hold the schema is told at its end."""
-        return f"Answer with JSON that fits this JSON Schema and nothing else: {self.text}"
+        return f"Answer with nothing but JSON that fits this JSON Schema: {self.text}"
 
     def late_reasons(self) -> tuple[str, str] | None:
         """Return the field of a label and that of its reason, if the label stands first."""

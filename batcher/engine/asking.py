@@ -39,13 +39,17 @@ class _Unsent(NamedTuple):
 
 
 class _Answered(NamedTuple):
-    """An attempt that brought an answer, its cost, and how it was asked for."""
+    """An attempt that brought an answer, its cost, and how it was asked for.
+
+    `was_refused`: the service refused the answer, because it does not fit, and showed it in the refusal.
+    """
 
     member: Member
     request: Request
     completion: Completion
     cost: int | None
     form: Form | None
+    was_refused: bool = False
 
 
 class _Refused(NamedTuple):
@@ -233,7 +237,7 @@ class Asker:
         if result.status is Status.OK:
             choice.held(form)
             self._report_form(attempt.member)
-        elif choice.missed(form, asked.row.position):
+        elif choice.missed(form, asked.row.position) or (attempt.was_refused and choice.next_step(form) is not None):
             await self._set_aside(attempt.request, outcome)
             self._report_form(attempt.member)
             asked.step(attempt.member, form)
@@ -291,12 +295,13 @@ class Asker:
             came = await member.caller.call(wire.messages(asked.messages), timeout, wire.params)
         finally:
             del self._under_way[request.id]
-        if wire.form and isinstance(came, Failure) and came.generated:
+        was_refused = wire.form is not None and isinstance(came, Failure) and came.generated != ""
+        if isinstance(came, Failure) and was_refused:
             came = Completion(came.generated, came.code, limits=came.limits)
         if silence := self._pool.record(slot, came, history):
             self._report_silence(silence)
         if isinstance(came, Completion):
-            return self._answered(asked, request, member, came, bound)
+            return self._answered(asked, request, member, came, bound)._replace(was_refused=was_refused)
         if wire.form and self._is_of_form(came, member, wire.form, asked.row):
             return _Refused(member, request, Outcome(str(came.status), cost=0), wire.form)
         # Seconds beyond the timeout do not count: the process stood still then.

@@ -63,8 +63,9 @@ def label_for(prompt: str, labels: Sequence[str]) -> str:
     """Return the right label of a prompt: that which the simulated model gives if it makes no mistake.
 
     It is the value of the sum in the prompt if that is among the labels, else drawn by a hash of the prompt. The hash
-    leaves out a JSON Schema that the prompt shows after the words `JSON Schema:`, the sentence that announces it, and
-    white space at the ends: a row has the same label, in whichever form its endpoint is asked.
+    leaves out a JSON Schema that the prompt shows after the words `JSON Schema:`, the sentence that announces it, a
+    last line that asks for `{"label": "..."}`, and white space at the ends: a row has the same label, in whichever form
+    its endpoint is asked.
 
     Args:
         prompt: the text of the request's last user message.
@@ -178,6 +179,7 @@ def _pick(core: str, count: int, salt: str) -> int:
 # A schema in the prompt.
 
 _SHOWN = re.compile(r"JSON[ -]Schema:\s*(?:```(?:json)?\s*)?(?=\{)", re.IGNORECASE)
+_AS_OBJECT = re.compile(r'\n[^\n]*\{"label": "\.\.\."\}\s*\Z')
 _SENTENCE = re.compile(r"[.!?](?=\s)|[。！？\n]")  # noqa: RUF001 - as typed
 
 
@@ -189,7 +191,7 @@ def _split(text: str) -> tuple[dict[str, Any] | None, str]:
             ends = [found.end() for found in _SENTENCE.finditer(text, 0, match.start())]
             before, after = text[: max(ends, default=0)], re.sub(r"\A\s*```", "", text[end:])
             return schema, f"{before}{after}".strip()
-    return None, text.strip()
+    return None, _AS_OBJECT.sub("", text).strip()
 
 
 def _digest(text: str, size: int) -> bytes:
