@@ -22,7 +22,7 @@ _TAG = re.compile(r"<(\w{1,30})>(.*)</\1>", re.DOTALL)
 _COMMAND = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf)\{(.*)\}", re.DOTALL)
 _BULLET = re.compile(
     r"(?:[-*+•·●▪◦‣–—>#=~]{1,6}|\(?\d{1,3}[.)]|\[[ xX]\]|[✅✔☑]\ufe0f?)\s+"
-    r"|(?:[-=]?>|[→⇒➡]\ufe0f?)\s*(?=\w)"
+    r"|(?:[-=]>|[→⇒➡]\ufe0f?)(?:\s+|(?=\w))|>(?=[^\W\d])"
     r"|\d{1,3}、\s*"
 )
 _SIGNED = {">": "<>≤≥=~", "=": "<>≤≥=~", "~": "<>≤≥=~", "-": "-+", "+": "-+", "–": "-+", "—": "-+"}
@@ -49,7 +49,7 @@ _CHINESE = (
 _NAME = re.compile(rf"[\s\"'`*_]{{0,4}}(?:{_ENGLISH}|{_CHINESE})[\s\"'`*_]{{0,4}}", re.IGNORECASE)
 _PREFIX = re.compile(
     rf"[\s\"'`*_#>(\[{{【「『-]{{0,12}}(?P<name>{_ENGLISH}|{_CHINESE})[\"'`*_)\]】」』 \t]{{0,8}}"
-    r"(?:[:：=]{1,2}>?|[-–—]{1,2}>|[→⇒]|\s[-–—]\s|\sis(?=\W)\s?:?|[是为]\s?[:：]?|\r?\n)[\s*_`]{0,20}",
+    r"(?:[:：]=?|={1,2}(?!>)|(?:[-–—]{1,2}>|=>)(?!\d)|[→⇒]|\s[-–—]\s|\sis(?=\W)\s?:?|[是为]\s?[:：]?|\r?\n)[\s*_`]{0,20}",
     re.IGNORECASE,
 )
 
@@ -78,26 +78,27 @@ def peeled(text: str, kept: frozenset[str] = frozenset()) -> Iterator[tuple[str,
         if not text:
             return
         yield text, name
-        inner = _bare(text)
-        if inner is not None:
-            text, name = inner, ""
-        elif (bullet := _BULLET.match(text)) and not kept & {text[0], *_SIGNED.get(text[0], "")}:
-            text, name = text[bullet.end() :], ""
-        elif named := _PREFIX.match(text):
+        if named := _PREFIX.match(text):
             text, name = text[named.end() :], named["name"]
-        elif text[0] in _OPEN:
-            text, name = text[1:], ""
-        elif text[-1] in _CLOSED:
-            text, name = text[:-1], ""
+            continue
+        if (bullet := _BULLET.match(text)) and not kept & {text[0], *_SIGNED.get(text[0], "")}:
+            inner: str | None = text[bullet.end() :]
         else:
+            inner = _bare(text)
+        if inner is None:
             return
+        text, name = inner, ""
 
 
 def _bare(text: str) -> str | None:
-    """Return a text without the pair of signs around it, or without a sign at its end; None if it has neither."""
+    """Return a text without the signs around it, or without one at an end; None if it has none."""
     first, last = text[0], text[-1]
     if first in "`~<\\" and (whole := _FENCE.fullmatch(text) or _TAG.fullmatch(text) or _COMMAND.fullmatch(text)):
         return whole[whole.lastindex or 0]
     if len(text) > 1 and _CLOSING.get(first) == last:
         return text[1:-1]
-    return text[:-1] if last in _ENDS else None
+    if last in _ENDS:
+        return text[:-1]
+    if first in _OPEN:
+        return text[1:]
+    return text[:-1] if last in _CLOSED else None

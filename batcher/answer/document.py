@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from batcher.answer.given_file import json_of, text_of
 from batcher.answer.mending import place
@@ -120,7 +121,7 @@ def pointed(document: dict[str, Any], schema: Any) -> Any:
         if not (isinstance(schema, dict) and isinstance(schema.get("$ref"), str)):
             return schema
         target: Any = document
-        for part in schema["$ref"].removeprefix("#").split("/")[1:]:
+        for part in unquote(schema["$ref"].removeprefix("#")).split("/")[1:]:
             name = part.replace("~1", "/").replace("~0", "~")
             if isinstance(target, list) and name.isdecimal() and int(name) < len(target):
                 target = target[int(name)]

@@ -112,7 +112,7 @@ def _among_words(text: str) -> Iterator[Found]:
             # What stands in a broken object is no answer of its own.
             at, is_closed, _ = _end(text, start)
             left -= at - start + start // _SHARE + 1
-            if not is_closed and text[start] == "{":
+            if not is_closed and "{" in opening.group():
                 return
             at = at if is_closed else start + 1
         else:
