@@ -173,6 +173,7 @@ class Window:
             self._ending = replace(self._ending, looks_wrong=self._ending.looks_wrong or trouble)
             return False
         if rows:
+            self._asker.refresh()
             for said in (first_rows_in_words(self._job, self._tally, self._pool, canary.first), *canary.remarks()):
                 self._progress.say(said)
         return True

@@ -39,7 +39,7 @@ class FormChoice:
         self._forms = forms
         self._at = forms.index(Form(known)) if known in forms else 0
         self._is_found = known in forms or len(ladder) == 1
-        self._said = self.form if known in forms else None
+        self._said = self.form if self._is_found else None
         self._held = 0
         # The rows that speak against each form; once a form is found, the rows since an answer last held.
         self._against: list[set[int]] = [set() for _ in ladder]
