@@ -5,7 +5,6 @@ Invariant: an `Endpoint` that exists is valid, and its `repr` holds no API key.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from batcher.checks import (
 from batcher.equality import written
 from batcher.errors import SettingsError, outermost
 from batcher.hiding import looks_like_key, shown
-from batcher.params import check_params, unfolded
+from batcher.params import as_json, check_params, unfolded
 from batcher.records import Source
 from batcher.words import option
 
@@ -169,7 +168,7 @@ class Endpoint:
                 " not limit its retries: create it with max_retries=0; batcher does the retries"
             )
         # Copies, so that an endpoint stays valid if its arguments are changed later.
-        object.__setattr__(self, "params", copy.deepcopy(unfolded(self.params)))
+        object.__setattr__(self, "params", unfolded(as_json(self.params, "params")))
         object.__setattr__(self, "headers", dict(self.headers))
         object.__setattr__(self, "prices", None if self.prices is None else dict(self.prices))
 

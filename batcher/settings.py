@@ -29,7 +29,7 @@ from batcher.checks import (
 )
 from batcher.endpoint import MAX_CONCURRENCY, check_name
 from batcher.errors import SettingsError
-from batcher.params import check_params, unfolded
+from batcher.params import PARAMS, as_json, check_params, unfolded
 from batcher.records import Beside
 from batcher.words import by_reader, option
 
@@ -412,8 +412,9 @@ class Settings:
                 object.__setattr__(self, name, home_expanded(value))
         for each in OPTIONS.values():
             each.check(getattr(self, each.name))
-        if self.param is not None and not self._asks_chat_model:
-            check_params(self.param, option("param"))
+        if self.param is not None:
+            check_params(self.param, option("param"), for_llm=self._asks_chat_model)
+            object.__setattr__(self, "param", as_json(self.param, option("param")))
         _only_one(self, "system", "system_file")
         _only_one(self, "provider", "base_url")
         _only_one(self, "limit", "sample")
@@ -540,15 +541,6 @@ _KEYS = re.compile(
     re.IGNORECASE,
 )
 
-_REQUEST_PARAMS = {
-    *("enable_thinking", "extra_body", "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens"),
-    *("max_tokens", "min_p", "modalities", "n", "parallel_tool_calls", "presence_penalty", "prompt_cache_key"),
-    *("reasoning_effort", "repetition_penalty", "response_format", "safety_identifier", "seed", "service_tier"),
-    *("stop", "store", "stream", "temperature", "thinking", "tool_choice", "tools", "top_k", "top_logprobs", "top_p"),
-    *("user", "verbosity", "web_search_options"),
-}
-"""The parameters of a chat completion request that services know."""
-
 
 def means_key(name: str) -> bool:
     """Return whether an option that does not exist would take an API key.
@@ -556,12 +548,12 @@ def means_key(name: str) -> bool:
     Args:
         name: of the option, as Python spells it.
     """
-    return bool(_KEYS.fullmatch(name)) and name not in OPTIONS and name not in _REQUEST_PARAMS
+    return bool(_KEYS.fullmatch(name)) and name not in OPTIONS and name not in PARAMS
 
 
 def is_request_param(name: str) -> bool:
     """Return whether services know a request parameter of this name."""
-    return name in _REQUEST_PARAMS
+    return name in PARAMS or name == "extra_body"
 
 
 def advice_on(name: str, value: object = None) -> str:
@@ -577,11 +569,11 @@ def advice_on(name: str, value: object = None) -> str:
             python="from endpoints=[batcher.Endpoint(model, api_key=...)]",
         )
         return f"API keys come from API_KEY in the environment or .env, or {other}"
-    if name in _REQUEST_PARAMS:
+    if is_request_param(name):
         return f"a request parameter goes into {_as_param(name, value)}"
-    known = [*OPTIONS, "data", "prompt", *_REQUEST_PARAMS]
+    known = [*OPTIONS, "data", "prompt", *PARAMS]
     if near := difflib.get_close_matches(name, known, n=1, cutoff=0.7):
-        return f"did you mean {_as_param(near[0], value) if near[0] in _REQUEST_PARAMS else option(near[0])}?"
+        return f"did you mean {_as_param(near[0], value) if near[0] in PARAMS else option(near[0])}?"
     return by_reader(
         command_line="`batcher run --help` lists the options", python=f"the options are {', '.join(OPTIONS)}"
     )

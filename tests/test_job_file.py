@@ -197,6 +197,11 @@ def test_another_service_on_the_command_line_never_gets_the_key_or_the_price_of_
             "[param]\ntop_p = 1\nchunk_size = 5",
             "batcher.toml, line 2: chunk_size is an option, not a request parameter",
         ),
+        (
+            "[param]\ntemprature = 0",
+            "batcher.toml, line 2: param: there is no parameter 'temprature'; did you mean 'tem",
+        ),
+        ("param = { seed = 'x' }", "batcher.toml, line 2: param: seed must be a whole number, not 'x'"),
         ("header = ['X=1']", "batcher.toml, line 2: header must hold texts by name"),
         ("endpoints = [1]", "batcher.toml, line 2: endpoints must be the path of a file; tables are written as [[end"),
         ("[endpoint]\nmodel = 'm'", "batcher.toml, line 2: endpoints are either [[endpoint]] tables or a file"),

@@ -17,6 +17,7 @@ from typing import Any
 from batcher.calls.endpoints import EndpointTables, read_toml, tables_in
 from batcher.errors import SettingsError
 from batcher.hiding import looks_like_key
+from batcher.params import check_params
 from batcher.settings import IN_ENDPOINTS, OPTIONS, Group, is_request_param, means_key
 from batcher.words import say
 
@@ -207,6 +208,7 @@ def _check(name: str, written: str, value: Any, where: str) -> None:
         OPTIONS[name].kind.check(value, f"{where}: {written}")
         if name == "param":
             _check_no_options(value, where)
+            check_params(value, f"{where}: {written}")
         return
     is_right = isinstance(value, bool) if name in {"json", "dry_run"} else isinstance(value, str)
     if name == "data" and isinstance(value, list):

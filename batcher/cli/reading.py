@@ -10,6 +10,7 @@ import difflib
 import itertools
 import json
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,9 @@ def _params(texts: Sequence[str]) -> dict[str, Any]:
             raise SettingsError(f"--param {shown(text)} must look like KEY=VALUE, as in temperature=0")
         if name in params:
             raise SettingsError(f"--param {name} is given twice")
+        if not value.strip():
+            empty = shlex.quote(f'{name}=""')
+            raise SettingsError(f"--param {name}= has no value: leave it out, or write {empty} for an empty text")
         params[name] = param_of(name, value, "--param")
     return params
 
