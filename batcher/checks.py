@@ -15,7 +15,8 @@ from pathlib import Path
 
 from batcher.errors import SettingsError
 from batcher.hiding import looks_like_key
-from batcher.words import option
+from batcher.visible import holds_controls
+from batcher.words import escape_hint, option
 
 # The least and the most of a number: a value beyond them is a slip, and sums or clocks cannot hold it.
 _LEAST, _MOST = 1e-6, 10**9
@@ -74,6 +75,8 @@ def check_directory(value: object, where: str) -> None:
     path = os.fspath(value)
     if not path or "\0" in path:
         raise SettingsError(f"{where} must be the path of a directory, not {path!r}")
+    if holds_controls(path):
+        raise SettingsError(f"{where} must be the path of a directory, not {path!r}{escape_hint(path)}")
     try:
         too_long = [name for name in Path(path).parts if len(os.fsencode(name)) > _NAME_BYTES]
     except UnicodeEncodeError:

@@ -21,6 +21,7 @@ from batcher.errors import SettingsError
 from batcher.hiding import holds_key
 from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.scalars import is_missing, without_numpy
+from batcher.visible import on_one_line
 from batcher.words import by_reader, option
 
 
@@ -328,8 +329,8 @@ def param_of(name: str, text: str, where: str) -> Any:
     at = f", character {place}" if place and not written else ""
     unclear = " (its names and texts have double quotes)" if text.lstrip()[:1] in {"{", "["} else ""
     instead = f": write {shlex.quote(f'{name}={written}')}" if written else unclear
-    shown = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
-    as_text = json.dumps(shown, ensure_ascii=False)
+    cut = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+    shown, as_text = on_one_line(cut), json.dumps(cut, ensure_ascii=False)
     raise SettingsError(
         f"{where} {name}={shown}{at}: the value is no JSON{instead}, or for the text {shlex.quote(f'{name}={as_text}')}"
     )

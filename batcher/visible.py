@@ -10,6 +10,8 @@ import re
 # Controls (C0 without the line break, DEL, C1), line and paragraph separators, and what sets the direction of writing.
 _OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+
 
 def harmless(message: str) -> str:
     r"""Return a message with such characters written as Python writes them, such as `\x1b`; its line breaks stay."""
@@ -23,6 +25,6 @@ def on_one_line(text: str) -> str:
     return harmless(text).replace("\n", "\\n")
 
 
-def is_obeyed(text: str) -> bool:
-    """Return whether a text has such a character, or a line break."""
-    return on_one_line(text) != text
+def holds_controls(text: str) -> bool:
+    """Return whether a text has a control character, such as a tab or a line break."""
+    return _CONTROL.search(text) is not None

@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import batcher
 from batcher.calls.services import SERVICES
 from batcher.hiding import shown
 from batcher.settings import OPTIONS, Group
+from batcher.visible import harmless
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -46,6 +47,9 @@ class _Formatter(argparse.HelpFormatter):
 
 class _Parser(argparse.ArgumentParser):
     """A parser that names what was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(harmless(message))
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         choices = list(map(str, action.choices or ()))

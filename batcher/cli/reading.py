@@ -20,6 +20,8 @@ from batcher.errors import SettingsError
 from batcher.hiding import looks_like_key, shown
 from batcher.params import param_of
 from batcher.settings import advice_on, is_request_param, means_key
+from batcher.visible import on_one_line
+from batcher.words import Place
 
 _LONG = 20  # characters of an argument that may be an API key, although it does not begin like one
 
@@ -32,7 +34,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     unknown = [*_no_inputs(arguments), *unknown]
     if unknown:
         advice = _advice_on(unknown, arguments.verb)
-        parser.error(f"unrecognized arguments: {' '.join(_without_values(unknown))}{advice}")
+        parser.error(f"unrecognized arguments: {on_one_line(' '.join(_without_values(unknown)))}{advice}")
     return arguments
 
 
@@ -41,7 +43,8 @@ def _no_inputs(arguments: argparse.Namespace) -> list[str]:
     given = getattr(arguments, "data", None)
     if not isinstance(given, list):
         return []
-    return [text for text in given[1:] if not set(text) & set("./*?[" + os.sep) and not Path(text).exists()]
+    further = (text for text in given[1:] if text != "-")
+    return [text for text in further if not set(text) & set("./*?[" + os.sep) and not Path(text).exists()]
 
 
 def _refuse_keys(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
@@ -94,8 +97,11 @@ def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def complete(arguments: argparse.Namespace) -> None:
+def complete(arguments: argparse.Namespace) -> dict[str, Place]:
     """Read the parameters and headers given, and fill what the command line leaves out from the file of a job.
+
+    Returns:
+        Where the options stand that come from the file.
 
     Raises:
         SettingsError: a parameter, a header or the file cannot be read, or no input or keyword is given.
@@ -108,10 +114,10 @@ def complete(arguments: argparse.Namespace) -> None:
     if getattr(arguments, "header", None):
         arguments.header = _headers(arguments.header)
     if not hasattr(arguments, "config"):
-        return
+        return {}
     from batcher.cli.config import fill  # noqa: PLC0415 - for the verbs that take a file
 
-    fill(arguments)
+    return fill(arguments)
 
 
 def _params(texts: Sequence[str]) -> dict[str, Any]:

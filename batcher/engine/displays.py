@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from batcher.engine.bar import State, beside_the_bar, in_words, line, what_matters
 from batcher.json_lines import json_line, now
 from batcher.tables import width
+from batcher.visible import harmless
 from batcher.words import in_notebook, print_err, print_out, say
 
 LINE_EVERY_S = 30.0
@@ -135,7 +136,7 @@ class NotebookMessages(Messages):
     """Messages alone, in a notebook. They go to stdout: on stderr they would stand on red, as errors do."""
 
     def say(self, message: str, _level: str, _state: State | None) -> None:
-        print_out(message)
+        print_out(harmless(message))
 
 
 class NotebookBar(NotebookMessages):

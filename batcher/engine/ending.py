@@ -16,7 +16,7 @@ from batcher.output.report import Report
 from batcher.place import Displaced
 from batcher.planning.job import Job
 from batcher.records import Asked, EndpointCount
-from batcher.words import by_reader, counted, in_notebook, option, same_command
+from batcher.words import as_given, by_reader, counted, in_notebook, option, same_command
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Ended(NamedTuple):
         if ending.stopped_by:
             raise Interrupted(f"{_stopped(ending.stopped_by)}; {_saved(report)}", report)
         if ending.out_of_money:
-            saved = f"{_rows_saved(report)}; raise {option('budget')} to go on"
+            saved = f"{_rows_saved(report)}; raise {as_given('budget')} to go on"
             raise BudgetReached(f"{ending.out_of_money}\n{saved}", report)
         if report.left == report.rows:  # no call has ever succeeded: the same command would fail in the same way
             again = by_reader(command_line="run the command again", python="run it again")

@@ -13,6 +13,8 @@ from batcher.input.compressed import packing_by_ending
 from batcher.input.dataset import Dataset
 from batcher.input.spool import STDIN, is_nameless
 from batcher.place import version_of
+from batcher.visible import on_one_line
+from batcher.words import escape_hint
 
 
 class FileDataset(Dataset):
@@ -27,7 +29,7 @@ class FileDataset(Dataset):
     """
 
     def __init__(self, name: str, path: str | None = None) -> None:
-        self.name = name
+        self.name = on_one_line(name)
         self.path = path or name
         self.paths = (Path(self.path),)
         self._version = _version(self.path)
@@ -50,9 +52,9 @@ def check_is_file(name: str) -> None:
     try:
         Path(name).stat()
     except FileNotFoundError as error:
-        raise InputError(f"{name}: there is no such file") from error
+        raise InputError(f"{on_one_line(name)}: there is no such file{escape_hint(name)}") from error
     except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
-        raise InputError(f"{name}: cannot be opened: {error}") from error
+        raise InputError(f"{on_one_line(name)}: cannot be opened: {error}{escape_hint(name)}") from error
 
 
 def keyword_of(path: str | os.PathLike[str]) -> str | None:

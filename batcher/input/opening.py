@@ -25,7 +25,8 @@ from batcher.input.spool import STDIN, Spool, is_nameless
 from batcher.input.text_file import TextFile
 from batcher.input.workbook import WorkbookDataset
 from batcher.settings import home_expanded
-from batcher.words import option
+from batcher.visible import on_one_line
+from batcher.words import as_given, blamed, origin
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +97,7 @@ class Reading(NamedTuple):
     def check_is_unused(self, name: str) -> None:
         """Refuse the separator for a table that has none."""
         if self.separator is not None:
-            raise InputError(f"{name}: only a CSV file has a separator: leave out {option('separator')}")
+            raise InputError(f"{name}: only a CSV file has a separator: leave out {as_given('separator')}")
 
 
 def open_dataset(data: Data, reading: Reading = Reading()) -> Dataset:  # noqa: B008 - immutable
@@ -112,6 +113,15 @@ def open_dataset(data: Data, reading: Reading = Reading()) -> Dataset:  # noqa: 
     Raises:
         InputError: it is none of these, a file cannot be read, or the column names are not unique.
     """
+    try:
+        return _opened(data, reading)
+    except InputError as error:
+        if (place := origin("data")) and not str(error).startswith(blamed("sheet")):
+            raise InputError(f"{place}{error}") from error.__cause__
+        raise
+
+
+def _opened(data: Data, reading: Reading) -> Dataset:
     if isinstance(data, str | os.PathLike):
         return _open_path(home_expanded(data), reading)
     if isinstance(data, list | tuple) and data and any(isinstance(each, os.PathLike) for each in data):
@@ -169,11 +179,15 @@ def _open_path(name: str, reading: Reading) -> Dataset:
 
 
 def _open_several(given: list[str], reading: Reading) -> Dataset:
+    if pipe := next(filter(is_nameless, given), None):
+        what = "standard input" if pipe == STDIN else "an open file"
+        raise InputError(f"{pipe} is {what}, and can only be an input alone: save it to a file first, or leave it out")
     return SeveralDataset(given, partial(_open_file, reading=reading))
 
 
 def _open_file(name: str, reading: Reading) -> Dataset:
     check_is_file(name)  # a missing file is reported before an unknown ending
+    shown = on_one_line(name)
     ending, packing = Path(name).suffix.lower(), None
     if packing := packing_by_ending(ending):
         ending = Path(name).with_suffix("").suffix.lower()
@@ -181,23 +195,23 @@ def _open_file(name: str, reading: Reading) -> Dataset:
         return _open_by_content(name, reading)
     if ending in TEXTS:
         path = Spool(name)
-        _check_packing(name, path.path, packing)
-        text = TextFile(name, path, packing, reading.encoding)
+        _check_packing(shown, path.path, packing)
+        text = TextFile(shown, path, packing, reading.encoding)
         _check_is_text(text)
         return _open_text(text, ending, reading)
     if ending == ".parquet" and packing is None:
-        reading.check_is_unused(name)
+        reading.check_is_unused(shown)
         return ParquetDataset(name)
     if ending in {".xlsx", ".xlsm"} and packing is None:
-        reading.check_is_unused(name)
+        reading.check_is_unused(shown)
         return WorkbookDataset(name, reading.sheet)
-    shown = f"{ending}{packing.ending}" if packing else ending
+    whole = f"{ending}{packing.ending}" if packing else ending
     what = (
-        f"the ending {shown} is not known"
+        f"the ending {on_one_line(whole)} is not known"
         if ending
-        else f"the file name has no ending{' before ' * bool(shown)}{shown}"
+        else f"the file name has no ending{' before ' * bool(whole)}{whole}"
     )
-    raise InputError(f"{name}: {what}: batcher reads {_KNOWN}{_ADVICE.get(ending, '')}")
+    raise InputError(f"{shown}: {what}: batcher reads {_KNOWN}{_ADVICE.get(ending, '')}")
 
 
 def _open_by_content(name: str, reading: Reading) -> Dataset:

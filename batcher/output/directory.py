@@ -35,7 +35,7 @@ from batcher.output.csv_file import (
 from batcher.output.edited import Edited, Known, read_edited
 from batcher.place import identity
 from batcher.records import Beside, Result, RowState, Values
-from batcher.words import counted, option
+from batcher.words import as_given, counted
 
 
 def set_aside(path: Path) -> Path:
@@ -79,7 +79,7 @@ class Store:
         for column in added:
             if column in columns:
                 raise InputError(
-                    f"the input has a column {column!r} already: choose another {option('answer_column')}, or leave"
+                    f"the input has a column {column!r} already: choose another {as_given('answer_column')}, or leave"
                     " that column out"
                 )
         self.directory = directory
@@ -125,13 +125,14 @@ class Store:
         with as_output_errors(f"the output directory {self.directory}", "used"):
             found = next(each for each in (self.directory, *self.directory.absolute().parents) if each.exists())
         if not found.is_dir():
-            raise OutputError(f"{found} is not a directory: choose another {option('output_dir')}")
+            raise OutputError(f"{found} is not a directory: choose another {as_given('output_dir')}")
         if not os.access(found, os.W_OK | os.X_OK):
             raise OutputError(f"the output directory {found} cannot be written: check its permissions")
         if self.all_path.exists() and not self.journal_path.exists() and not self.starts():
             raise OutputError(
                 f"{self.all_path} exists, but neither its journal ({self.journal_path.name}) nor a"
-                f" chunk file: put the journal back, or choose another {option('keyword')} or {option('output_dir')}"
+                f" chunk file: put the journal back, or choose another {as_given('keyword')} or"
+                f" {as_given('output_dir')}"
             )
 
     def starts(self) -> set[int]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
 
+from batcher.checks import check_directory
 from batcher.errors import OutputError
 from batcher.journal.access import log_path
 from batcher.journal.entries import ByHand, LastRun
@@ -20,7 +21,7 @@ from batcher.journal.locking import is_at_work, is_locked
 from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO
 from batcher.tables import html_table, width
-from batcher.words import dollars, duration
+from batcher.words import blamed, dollars, duration
 
 AT_WORK = frozenset({"running", "paused"})
 """The states of a run whose process is at work."""
@@ -110,8 +111,10 @@ def runs_in(directory: Path) -> Runs:
     """Return the runs of a directory, the latest first.
 
     Raises:
+        SettingsError: no directory can be called so.
         OutputError: there is no such directory, or it cannot be read.
     """
+    check_directory(directory, blamed("output_dir"))
     try:
         found = sorted((match[1], path) for path in directory.iterdir() if (match := _JOURNAL.fullmatch(path.name)))
     except FileNotFoundError as error:
