@@ -41,6 +41,9 @@ LONGEST_NAME = 100  # characters
 LIMITS = ("rpm", "rps", "tpm", "max_concurrency")
 """The fields of an endpoint that are limits of its account."""
 
+AS_STARTED = "none"
+"""The value that takes back what was set by hand for a limit: the run has the one again that it was started with."""
+
 
 def _check_prices(prices: object) -> None:
     if not isinstance(prices, Mapping) or not {"in", "out"} <= set(prices) <= {"in", "out", "cached"}:
@@ -92,12 +95,27 @@ def checked_url(url: str) -> str:
     except ValueError:
         is_good = False
     if not is_good or any(char.isspace() for char in place):
-        raise SettingsError(f"the base URL {shown(url)} must look like https://host/v1")
+        raise SettingsError(f"the base URL {shown(url)} must look like https://host/v1{_with_scheme(place)}")
     if any(map(looks_like_key, re.split(r"[/.]", place))):
         raise SettingsError(
             "the base URL holds what looks like an API key, and is not shown: give keys through API_KEY"
         )
     return place.rstrip("/").removesuffix("/chat/completions").rstrip("/") + mark + query
+
+
+def _with_scheme(url: str) -> str:
+    """Return what a base URL without a scheme should probably be, as the end of a message; else an empty text."""
+    found = re.fullmatch(r"/{0,2}([\w.-]+|\[[\da-fA-F:]+\])((?::\d{1,5})?)(/[\w./-]*)?", url, re.ASCII)
+    if found is None or any(map(looks_like_key, re.split(r"[/.]", url))):
+        return ""
+    host, port, path = found[1], found[2], (found[3] or "").rstrip("/")
+    is_local = host == "localhost" or bool(
+        re.match(r"127\.|10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|0\.0\.0\.0|\[", host)
+    )
+    if not (is_local or port or "." in host):
+        return ""
+    scheme = "http" if is_local or port not in {"", ":443"} else "https"
+    return f": did you mean {scheme}://{host}{port}{path or '/v1'}?"
 
 
 def key_header(base_url: str) -> str:

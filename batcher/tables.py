@@ -75,7 +75,7 @@ def html_table(
         heads: of the columns, if they have heads.
         has_labels: the first cell of a row names the row.
     """
-    above = f"<div>{'<br>'.join(map(html.escape, title.splitlines()))}</div>\n" if title else ""
+    above = f"<div>{'<br>'.join(map(html.escape, harmless(title).splitlines()))}</div>\n" if title else ""
     lines = [_row("th", heads)] if heads else []
     for first, *others in rows:
         label = _cell("th" if has_labels else "td", first)

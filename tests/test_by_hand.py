@@ -208,7 +208,70 @@ def test_asking_twice_changes_nothing_the_second_time(lab: Lab) -> None:
         20: wish(lab, "resume"),
     }
     report = lab.run(prompts, Service(prompts), at=at, endpoints=[Endpoint("m", max_concurrency=2)])
-    assert report.by_hand == ("was not paused", "paused", "paused already", "resumed after 13s")
+    assert report.by_hand == ("paused", "resumed after 13s")
+    assert [(kind, said) for kind, said in events(lab) if kind == "unchanged by hand"] == [
+        ("unchanged by hand", "was not paused: nothing changed"),
+        ("unchanged by hand", "paused already: nothing changed"),
+    ]
+
+
+def test_a_limit_set_by_hand_is_taken_off_and_the_one_of_the_start_holds_again(lab: Lab) -> None:
+    prompts = rows(300)
+    service = Service(prompts)
+    at: dict[float, Any] = {
+        10: wish(lab, "limit", rps=1, tpm=10**6, max_concurrency=3),
+        60: wish(lab, "limit", rps="none", tpm="none", max_concurrency="none"),
+        70: wish(lab, "limit", rps="none"),
+        80: wish(lab, "limit", rps=4, max_concurrency=8),
+    }
+    report = lab.run(prompts, service, at=at, endpoints=[Endpoint("m", rps=4, max_concurrency=8)])
+    assert report.by_hand == (
+        "rps 4 -> 1, tpm none -> 1,000,000, max_concurrency 8 -> 3",
+        "rps 1 -> 4, tpm 1,000,000 -> none, max_concurrency 3 -> 8",
+    )
+    assert [said for kind, said in events(lab) if kind == "unchanged by hand"][:1] == [
+        "rps is 4 already: nothing changed"
+    ]
+    assert most_in(1, [each for each in service.times() if 12 < each < 60]) == 1
+    assert most_in(1, [each for each in service.times() if each > 62]) == 4
+    found = batcher.status("k", lab.directory)
+    assert [each.partition(" ")[2] for each in found.by_hand] == list(report.by_hand)
+    assert batcher.verify("k", prompts, output_dir=lab.directory).ok
+
+
+def test_without_a_limit_of_the_start_none_is_no_limit_at_all(lab: Lab) -> None:
+    prompts = rows(200)
+    service = Service(prompts)
+    at: dict[float, Any] = {5: wish(lab, "limit", rpm=6), 60: wish(lab, "limit", rpm="none")}
+    report = lab.run(prompts, service, at=at, endpoints=[Endpoint("m", max_concurrency=1)])
+    assert report.by_hand[0] == "rpm none -> 6"
+    assert report.by_hand[1].startswith("rpm 6 -> none")
+    assert lab.seconds < 400
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "values", "said"),
+    [
+        ([Endpoint("m", rpm=60, rps=2)], {"rpm": 600}, "rpm 60 -> 600; rps 2 still binds"),
+        ([Endpoint("m", rps=2, tpm=600)], {"rps": 20}, "rps 2 -> 20; tpm 600 still binds"),
+        ([Endpoint("m", rpm=60, rps=2)], {"rpm": 100}, "rpm 60 -> 100"),
+        (
+            [Endpoint("m", rpm=60), Endpoint("n", rpm=60, rps=2)],
+            {"rpm": 600},
+            "rpm 60 -> 600 (each of 2 accounts); rps 2 of endpoint 2 still binds",
+        ),
+        (
+            [Endpoint("m", max_concurrency=1), Endpoint("n", rpm=60, rps=2)],
+            {"rpm": 600, "endpoint": 2},
+            "rps 2 of endpoint 2 still binds",
+        ),
+    ],
+)
+def test_what_binds_still_is_said(lab: Lab, endpoints: list[Endpoint], values: dict[str, Any], said: str) -> None:
+    prompts = rows(120)
+    service = Service(prompts, usage=lambda _call: Usage(20, 10))
+    report = lab.run(prompts, service, at={20: wish(lab, "limit", **values)}, endpoints=endpoints)
+    assert report.by_hand[0].endswith(said)
 
 
 # -- Whose request it is
@@ -306,12 +369,15 @@ def test_the_verbs_change_a_run_of_another_process_and_say_that_it_took_it(
             assert "--endpoint: the run has 1 endpoint, not 2" in capsys.readouterr().err
             said = said_by("limit", "t", "--max-concurrency", "20", "--rps", "4.5")
             assert said == "t: rps none -> 4.5, max_concurrency 256 -> 20 (running process took it)\n"
+            assert said_by("limit", "t", "--rpm", "300") == "t: rpm is 300 already: nothing changed\n"
+            assert said_by("limit", "t", "--rpm", "none").startswith("t: rpm 300 -> 600; rps 4.5 still binds (running")
             assert said_by("pause", "t") == "t: paused (running process took it)\n"
             found = json.loads(said_by("status", "t", "--json"))
             assert found["state"] == "paused"
             assert [each.partition(" ")[2] for each in found["by_hand"]] == [
                 "rpm 600 -> 300",
                 "rps none -> 4.5, max_concurrency 256 -> 20",
+                "rpm 300 -> 600; rps 4.5 still binds",
                 "paused",
             ]
             assert "resumed after" in said_by("resume", "t")

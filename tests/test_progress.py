@@ -169,10 +169,10 @@ def test_a_narrow_bar_leaves_out_the_least_important_first() -> None:
         "rows": "22,500/50,000",
         "money": "$0.21",
         "left": "left",
+        "name": "sentiment",
         "bar": "|",
         "rate": "rows/s",
         "in flight": "in flight",
-        "name": "sentiment",
         "tokens": "tokens",
         "elapsed": "after",
     }

@@ -169,8 +169,10 @@ def read(path: Path) -> Written:
         name = _argument_of(name, where)
         if name in values:
             raise SettingsError(f"{where}: {written} is given twice")
+        if name == "data" or _is_path(name):
+            _check_escapes(value, path.parent, f"{where}: {written}")
         _check(name, written, value, where)
-        values[name] = _from_its_place(name, value, path.parent, f"{where}: {written}")
+        values[name] = _from_its_place(name, value, path.parent)
         values.places[name] = Place(where, written)
     if path.parent != Path() and "output_dir" not in values:
         values["output_dir"] = _beside("output", path.parent)
@@ -261,20 +263,23 @@ def _texts_in(value: Any) -> Iterator[str]:
             yield from _texts_in(each)
 
 
-def _from_its_place(name: str, value: Any, directory: Path, where: str) -> Any:
-    """Return a value with its paths taken from the directory of the file.
+def _is_path(name: str) -> bool:
+    return name in OPTIONS and OPTIONS[name].kind.argument.get("metavar") in {"FILE", "DIR"}
 
-    Raises:
-        SettingsError: a path holds a control character, and there is no such file.
-    """
-    is_path = name == "data" or (name in OPTIONS and OPTIONS[name].kind.argument.get("metavar") in {"FILE", "DIR"})
-    if not is_path:
-        return value
-    paths = [_beside(each, directory) for each in ([value] if isinstance(value, str) else value)]
-    for path in filter(holds_controls, paths):
-        if "\0" in path or not Path(path).exists():
+
+def _check_escapes(value: object, directory: Path, where: str) -> None:
+    r"""Refuse paths that hold a control character, unless there is such a file: `"C:\new"` holds a line break."""
+    for path in filter(holds_controls, _texts_in(value)):
+        if "\0" in path or not (directory / path).exists():
             raise SettingsError(f"{where} is {on_one_line(path)}, with a control character in it: {IN_TOML}")
-    return paths[0] if len(paths) == 1 else list(map(Path, paths))
+
+
+def _from_its_place(name: str, value: Any, directory: Path) -> Any:
+    """Return a value with its paths taken from the directory of the file."""
+    if name == "data":
+        paths = [_beside(each, directory) for each in ([value] if isinstance(value, str) else value)]
+        return paths[0] if len(paths) == 1 else list(map(Path, paths))
+    return _beside(value, directory) if _is_path(name) else value
 
 
 def _beside(path: str, directory: Path) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from batcher.tables import cut, width
 from batcher.words import counted, dollars, duration
 
-ORDER = ("share", "waiting", "rows", "failed", "money", "left", "bar", "rate", "in flight", "name", "tokens", "elapsed")
+ORDER = ("share", "waiting", "rows", "failed", "money", "left", "name", "bar", "rate", "in flight", "tokens", "elapsed")
 """The parts of the bar, the most important first: what does not fit into the line is left out from the end on."""
 
 _PLACES = (

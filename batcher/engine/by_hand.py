@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from batcher.checks import check_whole
+from batcher.endpoint import AS_STARTED
 from batcher.errors import OutputError, SettingsError
-from batcher.journal.entries import ByHand, LastRun
+from batcher.journal.entries import BY_HAND, REFUSED_BY_HAND, UNCHANGED_BY_HAND, ByHand, LastRun
 from batcher.journal.locking import is_at_work, is_locked
 from batcher.journal.opening import read_journal
 from batcher.output.control import ControlFile, Wish
@@ -35,16 +36,20 @@ class Change:
 
     Attributes:
         keyword: of the run.
-        said: what changed, such as `rpm 600 -> 300`.
+        said: what changed, such as `rpm 600 -> 300`, or that nothing had to.
         is_taken: the running process has recorded it. If False, it works in the loop of the caller's own thread, and
             takes the change when that goes on.
+        is_changed: something is now other than it was.
     """
 
     keyword: str
     said: str
     is_taken: bool = True
+    is_changed: bool = True
 
     def __str__(self) -> str:
+        if not self.is_changed:
+            return f"{self.keyword}: {self.said}"
         how = "running process took it" if self.is_taken else "the run takes it within a second or two"
         return f"{self.keyword}: {self.said} ({how})"
 
@@ -52,10 +57,10 @@ class Change:
 def limit(
     keyword: str,
     *,
-    rpm: float | None = None,
-    rps: float | None = None,
-    tpm: float | None = None,
-    max_concurrency: int | None = None,
+    rpm: float | str | None = None,
+    rps: float | str | None = None,
+    tpm: float | str | None = None,
+    max_concurrency: int | str | None = None,
     endpoint: int | None = None,
     output_dir: str | os.PathLike[str] = "output",
 ) -> Change:
@@ -63,7 +68,8 @@ def limit(
 
     Args:
         keyword: of the run.
-        rpm: the most requests per minute, for each account; limits that are not given stay as they are.
+        rpm: the most requests per minute, for each account; `"none"` takes back what was set by hand, so that the limit
+            is again the one that the run was started with, if any. Limits that are not given stay as they are.
         rps: the most requests per second.
         tpm: the most model tokens per minute.
         max_concurrency: the most requests in flight.
@@ -79,7 +85,8 @@ def limit(
     if not limits:
         raise SettingsError(f"give at least one of {', '.join(map(option, given))}")
     for name, value in limits.items():
-        OPTIONS[name].check(value)
+        if value != AS_STARTED:
+            OPTIONS[name].check(value)
     if endpoint is not None:
         check_whole(endpoint, option("endpoint"))
         limits["endpoint"] = endpoint
@@ -120,12 +127,13 @@ def _ask(keyword: str, output_dir: str | os.PathLike[str], verb: str, values: Ma
     file, wish = ControlFile(store.control_path), Wish(uuid.uuid4().hex, last.id, verb, values)
     file.add(wish)
     if last.is_here and last.pid == os.getpid() and _is_in_a_loop():
-        said = ", ".join(f"{name} {value:g}" for name, value in values.items()) or verb
+        said = ", ".join(f"{name} {each if each == AS_STARTED else format(each, 'g')}" for name, each in values.items())
+        said = said or verb
         return Change(keyword, said, is_taken=False)
     answer = _answer(path, last, file, wish)
-    if not answer.is_done:
+    if answer.is_refused:
         raise SettingsError(f"{answer.said}; nothing was changed")
-    return Change(keyword, answer.said)
+    return Change(keyword, answer.said, is_changed=answer.kind in BY_HAND)
 
 
 def _is_in_a_loop() -> bool:
@@ -161,4 +169,4 @@ def _answer(path: Path, last: LastRun, file: ControlFile, wish: Wish) -> ByHand:
 
 def _answers(path: Path, run: int) -> Iterator[ByHand]:
     with contextlib.suppress(OutputError), read_journal(path) as journal:  # it may be written just now
-        yield from [*journal.by_hand(run), *journal.by_hand(run, refused=True)]
+        yield from journal.by_hand(run, (*BY_HAND, UNCHANGED_BY_HAND, REFUSED_BY_HAND))

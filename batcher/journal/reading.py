@@ -20,7 +20,6 @@ from batcher.journal.access import Opened, is_as_before
 from batcher.journal.entries import (
     BY_HAND,
     JOINED,
-    REFUSED_BY_HAND,
     TOO_LARGE,
     UNSENT,
     ByHand,
@@ -257,14 +256,13 @@ class Reader:
         )
         return [(at, text_of(subject), text_of(detail)) for at, subject, detail in found]
 
-    def by_hand(self, run: int, *, refused: bool = False) -> list[ByHand]:
+    def by_hand(self, run: int, kinds: Sequence[str] = BY_HAND) -> list[ByHand]:
         """Return what people changed in one process while it worked, in the order in which it happened.
 
         Args:
             run: the process.
-            refused: return what was refused instead.
+            kinds: of the events.
         """
-        kinds = (REFUSED_BY_HAND,) if refused else BY_HAND
         marks = ", ".join("?" * len(kinds))
         found = self._all(
             f"SELECT at, kind, subject, detail FROM events WHERE run = ? AND kind IN ({marks}) ORDER BY id",

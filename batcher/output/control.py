@@ -24,7 +24,8 @@ class Wish(NamedTuple):
         id: tells it from others.
         run: the number of the run in its journal.
         verb: `limit`, `pause` or `resume`.
-        values: of `limit`: the new limits by name, and `endpoint` if they are for one alone.
+        values: of `limit`: the new limits by name, each a number or `AS_STARTED`; and `endpoint` if they are for one
+            alone.
     """
 
     id: str
