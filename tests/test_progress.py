@@ -163,6 +163,16 @@ def test_a_narrow_bar_keeps_what_it_waits_for(columns: int, shown: str) -> None:
     assert line(WAITING, columns) == shown
 
 
+def test_at_40_columns_the_bar_shows_the_keyword_if_there_is_room() -> None:
+    small = State(keyword="tone", rows=1000, ok=20, cost=10_000_000, rate=1.0, in_flight=32, elapsed_s=20)
+    assert line(small, 39) == "tone 2% 20/1,000  16m 20s left  $0.01"
+    assert line(replace(small, keyword="a long keyword"), 39) == "a lon\u2026 2% 20/1,000  16m 20s left  $0.01"
+    assert line(replace(small, keyword="a long keyword"), 36) == "2% 20/1,000  16m 20s left  $0.01"
+    emoji = replace(small, keyword="\u2764\ufe0f" * 6)  # two columns each in some terminals, one in others
+    assert all(2 * line(emoji, columns).count("\ufe0f") <= columns for columns in range(3, 120))
+    assert width("\u2764\ufe0f") == 2
+
+
 def test_a_narrow_bar_leaves_out_the_least_important_first() -> None:
     marks = {
         "share": "45%",

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import batcher
+from batcher.cli import main
 from batcher.errors import InputError
 from batcher.input.dataset import Dataset
 from batcher.input.opening import open_dataset
@@ -200,3 +201,13 @@ def test_a_tilde_is_the_home_directory(shards: Path, monkeypatch: pytest.MonkeyP
     assert batcher.verify("a", "~/d/*a.csv", output_dir="~/out").ok
     assert batcher.status("a", "~/out").state == "done"
     assert fault("~nobody-of-this-name/x.csv").startswith("~nobody-of-this-name/x.csv: there is no such file")
+
+
+@pytest.mark.parametrize("inputs", [["-", "t.csv"], ["t.csv", "-"], ["/dev/stdin", "t.csv"]])
+def test_standard_input_can_only_be_read_alone(
+    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("text\na\nb\n")
+    assert main(["plan", *inputs, "-p", "{text}", "--provider", "offline", "-k", "k"]) == 2
+    assert "is standard input, and can only be an input alone: save it to a file first" in capsys.readouterr().err

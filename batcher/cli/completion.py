@@ -306,7 +306,7 @@ end
 function __batcher_list
     set -l before (string match -r '.*,' -- (commandline -ct))
     for word in $argv
-        echo $before$word
+        echo "$before$word"
     end
 end
 

@@ -180,7 +180,7 @@ def _open_path(name: str, reading: Reading) -> Dataset:
 
 def _open_several(given: list[str], reading: Reading) -> Dataset:
     if pipe := next(filter(is_nameless, given), None):
-        what = "standard input" if pipe == STDIN else "an open file"
+        what = "standard input" if pipe in {STDIN, "/dev/stdin"} else "an open file"
         raise InputError(f"{pipe} is {what}, and can only be an input alone: save it to a file first, or leave it out")
     return SeveralDataset(given, partial(_open_file, reading=reading))
 
