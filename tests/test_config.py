@@ -373,7 +373,7 @@ def test_a_base_url_that_cannot_be_called_is_refused(url: str) -> None:
 def test_a_base_url_without_a_scheme_is_answered_with_the_one_that_was_meant(url: str, meant: str) -> None:
     said = f"the base URL {url!r} must look like https://host/v1: did you mean {meant}?"
     assert fault(lambda: Endpoint("m", url)) == said
-    assert Endpoint("m", meant)
+    assert Endpoint("m", meant).base_url == meant
 
 
 @pytest.mark.parametrize(
