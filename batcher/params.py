@@ -87,7 +87,10 @@ PARAMS: dict[str, _Type] = {
     **dict.fromkeys(("models", "prompt_mode", "prompt_truncate_len", "reasoning", "reasoning_budget"), _ANY),
     **dict.fromkeys(("reasoning_format", "safe_prompt", "search_mode", "search_parameters", "search_settings"), _ANY),
 }
-"""The parameters of a chat completion that services know. A type is given where no service takes another one."""
+"""The parameters of a chat completion that services know. A type is given if no service takes another one."""
+
+REQUEST_PARAMS = frozenset({*PARAMS, "extra_body"})
+"""Their names, and the one that holds others."""
 
 RESERVED_PARAMS = {
     "model": ("model",),
@@ -99,7 +102,7 @@ RESERVED_PARAMS = {
 _FOLDED = ("extra_body", "model_kwargs")
 """The names under which OpenAI's SDK and LangChain take parameters that they do not know: their content is sent."""
 
-_INSTEAD = {
+INSTEAD = {
     **dict.fromkeys(("model_name",), ("model",)),
     **dict.fromkeys(("timeout", "request_timeout"), ("timeout",)),
     **dict.fromkeys(("max_retries", "num_retries"), ("max_attempts",)),
@@ -196,8 +199,8 @@ def _check_is_for_service(name: str, where: str) -> None:
     """Refuse options of a client; inside `extra_body` any name is a parameter."""
     about = f"{where}: {name!r} is an option of the SDK or of LangChain, and no parameter of a request"
     anyway = f" (to send it all the same: {_inside(name)})"
-    if name in _INSTEAD:
-        raise SettingsError(f"{about}: use {' or '.join(map(option, _INSTEAD[name]))}{anyway}")
+    if name in INSTEAD:
+        raise SettingsError(f"{about}: use {' or '.join(map(option, INSTEAD[name]))}{anyway}")
     if name in _NOT_SENT:
         raise SettingsError(f"{about}: {_NOT_SENT[name]}{anyway}")
 
@@ -244,7 +247,7 @@ def _meant(name: str) -> str:
 @functools.cache
 def _names() -> dict[str, str]:
     """Return the names of parameters and of a client's options, by what is left of them without their writing."""
-    return {_folded(name): name for name in (*_FOLDED, *_NOT_SENT, *_INSTEAD, *RESERVED_PARAMS, *PARAMS)}
+    return {_folded(name): name for name in (*_FOLDED, *_NOT_SENT, *INSTEAD, *RESERVED_PARAMS, *PARAMS)}
 
 
 def _folded(name: str) -> str:

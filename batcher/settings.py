@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -29,7 +28,8 @@ from batcher.checks import (
 )
 from batcher.endpoint import MAX_CONCURRENCY, check_name
 from batcher.errors import SettingsError
-from batcher.params import PARAMS, as_json, check_params, unfolded
+from batcher.hiding import names_key
+from batcher.params import REQUEST_PARAMS, as_json, check_params, unfolded
 from batcher.records import Beside
 from batcher.words import as_given, blamed, by_reader, option
 
@@ -536,24 +536,18 @@ def _documented() -> str:
 Settings.__doc__ = _documented()
 
 
-_KEYS = re.compile(
-    r"\w*api_?keys?|(?:\w*(?:access|auth|secret)_)?(?:keys?|tokens?)|api_tokens?|secrets?|passwords?|bearer|auth",
-    re.IGNORECASE,
-)
-
-
 def means_key(name: str) -> bool:
     """Return whether an option that does not exist would take an API key.
 
     Args:
         name: of the option, as Python spells it.
     """
-    return bool(_KEYS.fullmatch(name)) and name not in OPTIONS and name not in PARAMS
+    return names_key(name) and name not in OPTIONS and name not in REQUEST_PARAMS
 
 
 def is_request_param(name: str) -> bool:
     """Return whether services know a request parameter of this name."""
-    return name in PARAMS or name == "extra_body"
+    return name in REQUEST_PARAMS
 
 
 def advice_on(name: str, value: object = None) -> str:
@@ -569,13 +563,13 @@ def advice_on(name: str, value: object = None) -> str:
             python="from endpoints=[batcher.Endpoint(model, api_key=...)]",
         )
         return f"API keys come from API_KEY in the environment or .env, or {other}"
-    if is_request_param(name):
+    if name in REQUEST_PARAMS:
         return f"a request parameter goes into {_as_param(name, value)}"
-    known = [*OPTIONS, "data", "prompt", *PARAMS]
+    known = [*OPTIONS, "data", "prompt", *REQUEST_PARAMS]
     if near := difflib.get_close_matches(name, known, n=1, cutoff=0.7):
-        return f"did you mean {_as_param(near[0], value) if near[0] in PARAMS else option(near[0])}?"
+        return f"did you mean {_as_param(near[0], value) if near[0] in REQUEST_PARAMS else option(near[0])}?"
     return by_reader(
-        command_line="`batcher run --help` lists the options", python=f"the options are {', '.join(OPTIONS)}"
+        command_line="`batcher run --help` lists the options", python="`help(batcher.run)` lists the options"
     )
 
 

@@ -256,7 +256,11 @@ JOB_OF = 'input = "data.csv"\nprompt = "{text}?"\nprovider = "offline"\n'
             "job.toml, line 4: header: 'a b' cannot be the name of a header",
         ),
         ('prompt = "{text}"\nprovider = "opnai"', ["data.csv"], "job.toml, line 2: provider 'opnai' is not known: did"),
-        ('prompt = "{text}"\nbase_url = "h"\nmodel = "m"', ["data.csv"], "job.toml, line 2: base_url: the base URL"),
+        (
+            'prompt = "{text}"\nbase_url = "h"\nmodel = "m"',
+            ["data.csv"],
+            "job.toml, line 2: base_url is 'h': it",
+        ),
         ('prompt = "{text}"\nendpoints = "e.toml"', ["data.csv"], "job.toml, line 2: endpoints e.toml: No such file"),
         (f"{JOB_OF}limit = 1", ["--limit", "0"], "--limit must be a whole number above 0, not 0"),
         ('prompt = "{txt}"', ["data.csv", "-p", "{abc}"], "batcher: --prompt: the table has no column 'abc'"),
