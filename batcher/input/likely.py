@@ -93,6 +93,33 @@ def _sample(text: Iterable[bytes]) -> tuple[bytes, bool]:
     return bytes(sample[: sample.rfind(b"\n")] if len(sample) < size and b"\n" in sample else sample), is_mixed
 
 
+class Damage(NamedTuple):
+    """What of a text is not UTF-8, and what is.
+
+    Attributes:
+        bad: bytes, or parts of characters, that are not.
+        good: characters beyond ASCII that are.
+    """
+
+    bad: int
+    good: int
+
+    @classmethod
+    def of(cls, text: Iterable[bytes]) -> Damage:
+        """Count them, in a text from its beginning, in pieces of any length."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        bad = good = size = 0
+        for piece in text:
+            size += len(piece)
+            decoded = decoder.decode(piece)
+            replaced = decoded.count("\ufffd")
+            bad += replaced
+            good += 0 if piece.isascii() else sum(not char.isascii() for char in decoded) - replaced
+            if size > _LONGEST:
+                break
+        return cls(bad + bool(decoder.getstate()[0]), good)
+
+
 def _is_utf8(line: bytes) -> bool:
     try:
         line.decode()
