@@ -170,6 +170,13 @@ def test_any_json_is_read_back_as_an_array_or_by_lines(tmp_path: Path, data: st.
         ("Zażółć gęślą jaźń", "cp1250", "it is likely cp1250 (Central European)"),
         ("Хороший товар", "cp1251", "it is likely cp1251 (Cyrillic)"),
         ("Хороший товар", "koi8_r", "it is likely koi8_r"),
+        ("Хороший товар", "cp866", "it is likely cp866"),
+        ("Хороший товар", "iso8859_5", "it is likely iso8859_5"),
+        ("Το προϊόν είναι πολύ καλό και έφτασε γρήγορα", "cp1253", "it is likely cp1253 (Greek)"),  # noqa: RUF001
+        ("Çok güzel bir ürün ve teşekkürler", "cp1254", "it is likely cp1254 (Turkish)"),
+        ("המוצר טוב מאוד והגיע מהר", "cp1255", "it is likely cp1255 (Hebrew)"),
+        ("منتج جيد جدا", "cp1256", "it is likely cp1256 (Arabic)"),
+        ("สินค้าดีมาก", "cp874", "it is likely cp874 (Thai)"),
     ],
 )
 def test_another_encoding_is_refused_with_the_line_and_the_likely_name(
