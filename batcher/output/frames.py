@@ -180,7 +180,7 @@ class Frames:
         with as_output_errors(self._store.all_path, "read"), files:
             for (start, rows), texts in zip(dataset.slices(_SLICE), files, strict=False):
                 for name, place in [*same.items()]:
-                    other = _first_other((row[place] for row in rows), texts[name])
+                    other = _first_other((row[place] for row in rows), texts[name].tolist())
                     if other is not None:
                         self._check_is_free(name, start + other)
                         del same[name]
@@ -391,7 +391,7 @@ def _columns_of(table: Table, names: Sequence[str]) -> Table:
 def _first_other(values: Iterable[object], texts: Iterable[str]) -> int | None:
     """Return the place of the first value that is not written as its text; None if all are."""
     for place, (value, text) in enumerate(zip(values, texts, strict=False)):
-        if value is not text and writable(cell(value)) != text:
+        if (type(value) is not str or value != text) and writable(cell(value)) != text:
             return place
     return None
 
