@@ -68,6 +68,11 @@ class Labels:
         ours = sum(each.index.is_(self.index) for each in self._alive)
         return _users(self.index) - ours > _users(pd.Index([0])) - 1
 
+    def at(self, position: int) -> object:
+        """Return the label of a row, as a value of Python."""
+        [label] = self.index[position : position + 1].tolist()
+        return label
+
     def table(self) -> pd.DataFrame | pd.Series[Any] | None:
         """Return the table; None if it is gone.
 
