@@ -49,15 +49,22 @@ class Labels:
                 "its labels occur more than once: the answers go by the order of its rows. A table that was sorted or"
                 " filtered since may have other rows at these labels"
             )
-        if self._are_numbers():
+        if self.are_numbers or self._are_numbers_in_any_order():
             return (
                 "its labels are row numbers: the answers belong to its rows, in its order. A table that was filtered or"
                 " sorted since and numbered anew (reset_index) has other rows at these numbers"
             )
         return ""
 
-    def _are_numbers(self) -> bool:
-        """Return whether they are the numbers of the rows in any order, which any other table may have, too."""
+    @property
+    def are_numbers(self) -> bool:
+        """Whether they are the numbers of the rows, which any other table may have, too."""
+        import pandas as pd  # noqa: PLC0415 - whoever has an index has loaded pandas
+
+        return isinstance(self.index, pd.RangeIndex) and self.index.start == 0 and self.index.step == 1
+
+    def _are_numbers_in_any_order(self) -> bool:
+        """Return whether they are the numbers of shuffled rows."""
         index = self.index
         return index.dtype.kind in "iu" and len(index) > 0 and index.min() == 0 and index.max() == len(index) - 1
 
