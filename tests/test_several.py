@@ -43,7 +43,20 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     saved(Path("d/b.csv"), "id,text\n3,c\n")
     saved(Path("d/a.csv"), "id,text\n1,a\n2,b\n")
     saved(Path("d/more/c.csv"), "text,id\nd,4\n")
-    for name in (".hidden.csv", "_SUCCESS", ".DS_Store", "_temporary/x.csv", "Thumbs.db", ".git/config"):
+    for name in (
+        "~$a.csv",
+        ".~lock.a.csv#",
+        "a.csv~",
+        "#a.csv#",
+        "Icon\r",
+        "desktop.ini",
+        ".hidden.csv",
+        "_SUCCESS",
+        ".DS_Store",
+        "_temporary/x.csv",
+        "Thumbs.db",
+        ".git/config",
+    ):
         saved(Path("d", name), "?")
     return Path("d")
 
@@ -111,9 +124,33 @@ def test_what_holds_no_table_is_refused(shards: Path) -> None:
     saved(Path("delta/_delta_log/0.json"), "{}")
     assert fault("empty") == "empty: holds no file to read"
     assert fault("d/*.tsv") == "d/*.tsv: matches no file"
+    assert fault("e/*.csv") == "e/*.csv: matches no file: there is no directory e"
     assert fault("delta").startswith("delta: is a Delta table")
     assert fault([Path("d/a.csv"), Path("d")]) == f"{Path('d/a.csv')} is given twice: its rows would be sent twice"
     assert fault([Path("d/a.csv"), Path("x.csv")]) == "x.csv: there is no such file"
+
+
+def test_an_empty_file_among_others_is_named_or_holds_no_row(shards: Path) -> None:
+    saved(Path("d/empty.csv"), "")
+    assert fault("d") == f"{Path('d/empty.csv')}: the file is empty: its first line must hold the names of the columns"
+    for name, content in (("a", ""), ("b", '{"id": 1}\n'), ("c", "\n"), ("d", '{"id": 2}\n')):
+        saved(Path(f"j/{name}.jsonl"), content)
+    assert rows_of(open_dataset("j")) == [(1,), (2,)]
+
+
+@pytest.mark.parametrize("name", ["~$book.xlsx", ".~lock.book.xlsx#"])
+def test_the_mark_of_an_open_file_is_told(shards: Path, name: str) -> None:
+    saved(Path("x", name), "?")
+    assert (
+        fault(Path("x", name))
+        == f"{Path('x', name)}: only shows that a program has book.xlsx open: give {Path('x/book.xlsx')}"
+    )
+
+
+def test_standard_input_is_given_once_and_alone(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for inputs in (["-", "-"], ["d/a.csv", "-"]):
+        assert main(["plan", *inputs, "--keyword", "k", "--prompt", "{text}", "--provider", "offline"]) == 2
+        assert "-: standard input is a table of its own: give no other INPUT beside it" in capsys.readouterr().err
 
 
 def test_a_file_of_a_name_like_a_pattern_is_that_file(shards: Path) -> None:
@@ -201,13 +238,3 @@ def test_a_tilde_is_the_home_directory(shards: Path, monkeypatch: pytest.MonkeyP
     assert batcher.verify("a", "~/d/*a.csv", output_dir="~/out").ok
     assert batcher.status("a", "~/out").state == "done"
     assert fault("~nobody-of-this-name/x.csv").startswith("~nobody-of-this-name/x.csv: there is no such file")
-
-
-@pytest.mark.parametrize("inputs", [["-", "t.csv"], ["t.csv", "-"], ["/dev/stdin", "t.csv"]])
-def test_standard_input_can_only_be_read_alone(
-    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("t.csv").write_text("text\na\nb\n")
-    assert main(["plan", *inputs, "-p", "{text}", "--provider", "offline", "-k", "k"]) == 2
-    assert "is standard input, and can only be an input alone: save it to a file first" in capsys.readouterr().err
