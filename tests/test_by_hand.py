@@ -187,6 +187,16 @@ def test_no_rule_counts_the_pause(lab: Lab, why: Any, most_s: float) -> None:
     assert (report.ok, report.error) == (60, 0)
 
 
+def test_after_a_pause_that_is_longer_than_the_window_no_window_has_more(lab: Lab) -> None:
+    prompts = rows(500)
+    service = Service(prompts)
+    at: dict[float, Any] = {3.3: wish(lab, "pause"), 6.3: wish(lab, "resume")}
+    report = lab.run(prompts, service, at=at, endpoints=[Endpoint("m", rps=50)])
+    assert report.ok == 500
+    assert [each.partition(" ")[0] for each in report.by_hand] == ["paused", "resumed"]
+    assert most_in(1, service.times()) <= 50
+
+
 def test_a_request_to_stop_ends_a_paused_run(lab: Lab) -> None:
     prompts = rows(40)
     at: dict[float, Any] = {5: wish(lab, "pause"), 100: lab.request_stop}
@@ -256,7 +266,7 @@ async def test_a_limiter_without_limits_becomes_one_with_them() -> None:
     await limiter.ready()
     limiter.change(rps=5, tpm=100)
     await limiter.ready()
-    limiter.reserve(10).leave(asyncio.get_running_loop().time())
+    limiter.reserve(10).leave()
     assert limiter.wait(95) > 0
 
 
