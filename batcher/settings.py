@@ -412,7 +412,7 @@ class Settings:
                 object.__setattr__(self, name, home_expanded(value))
         for each in OPTIONS.values():
             each.check(getattr(self, each.name))
-        if self.param is not None and not self._asks_chat_model:
+        if self.param is not None and not self.asks_chat_model:
             check_params(self.param, option("param"))
         _only_one(self, "system", "system_file")
         _only_one(self, "provider", "base_url")
@@ -440,10 +440,10 @@ class Settings:
     @property
     def params(self) -> dict[str, Any]:
         """The request parameters of every row; a chat model takes `extra_body` apart itself."""
-        return dict(self.param or {}) if self._asks_chat_model else unfolded(self.param or {}, option("param"))
+        return dict(self.param or {}) if self.asks_chat_model else unfolded(self.param or {}, option("param"))
 
     @property
-    def _asks_chat_model(self) -> bool:
+    def asks_chat_model(self) -> bool:
         """Whether an endpoint is a chat model in `llm=`."""
         given = self.endpoints
         return isinstance(given, (list, tuple)) and any(getattr(each, "llm", None) is not None for each in given)

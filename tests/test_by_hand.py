@@ -353,7 +353,7 @@ def test_a_process_that_stands_still_does_not_answer_and_takes_nothing_later(
             assert run.wait() == 0
 
 
-async def test_from_the_loop_in_which_the_run_works_nothing_is_waited_for(lab: Lab) -> None:
+async def test_from_a_loop_beside_which_the_run_works_nothing_is_waited_for(lab: Lab) -> None:
     from batcher.server.serve import embedded  # noqa: PLC0415 - FastAPI is for this test
     from batcher.server.simulated import Knobs  # noqa: PLC0415
 

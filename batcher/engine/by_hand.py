@@ -36,8 +36,8 @@ class Change:
     Attributes:
         keyword: of the run.
         said: what changed, such as `rpm 600 -> 300`.
-        is_taken: the running process has recorded it. If False, it works in the loop of the caller's own thread, and
-            takes the change when that goes on.
+        is_taken: the running process has recorded it. If False, the run is in the caller's own process, whose loop is
+            not held up: it takes the change soon.
     """
 
     keyword: str
