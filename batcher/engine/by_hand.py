@@ -18,7 +18,7 @@ from typing import Any
 from batcher.checks import check_whole
 from batcher.errors import OutputError, SettingsError
 from batcher.journal.entries import ByHand, LastRun
-from batcher.journal.locking import is_at_work, is_locked
+from batcher.journal.locking import Work, holder_of, is_at_work
 from batcher.journal.opening import read_journal
 from batcher.output.control import ControlFile, Wish
 from batcher.output.opening import opened
@@ -111,8 +111,8 @@ def _ask(keyword: str, output_dir: str | os.PathLike[str], verb: str, values: Ma
         store, last = run.store, run.journal.last_run()
     path = store.journal_path
     if last is None or is_at_work(path, last) is False:
-        if is_locked(path):
-            raise OutputError(f"{keyword!r} is not sending yet: its process is still planning; do it again in a moment")
+        if (holder := holder_of(path)) and holder.work is Work.PLANS:
+            raise OutputError(f"{keyword!r} is not sending yet: {holder.process} is still planning; try again soon")
         raise OutputError(f"no process runs {keyword!r} in {store.directory}: there is nothing to change")
     endpoint, pool = values.get("endpoint", 1), last.question.get("pool", [])
     if endpoint > max(len(pool), 1):

@@ -20,7 +20,7 @@ from batcher.errors import KeywordBusy, OutputError
 from batcher.journal.access import check_pair, claim, is_for_reading_only, log_path, open_to_read
 from batcher.journal.entries import JOINED, LastRun
 from batcher.journal.evidence import Evidence
-from batcher.journal.locking import LOOK_AGAIN_S, PATIENCE_S, lock_path
+from batcher.journal.locking import LOOK_AGAIN_S, PATIENCE_S, Holder, Lock, Work, holder_of, lock_path
 from batcher.journal.matching import Planner
 from batcher.journal.reading import Reader
 from batcher.journal.schema import (
@@ -55,8 +55,9 @@ def open_journal(path: Path) -> Journal:
     with as_output_errors(path, "opened"), _closed_on_failure() as stack:
         check_pair(path)  # first of all, because even the lock leaves a file there
         has_lock = lock_path(path).exists()
-        lock = stack.enter_context(closing(Place(_lock(path, stack))))
-        made = None if path.exists() else _Made(path, lock, has_lock=has_lock)
+        lock = _lock(path, stack, Work.PLANS)
+        lock_place = stack.enter_context(closing(Place(lock.path)))
+        made = None if path.exists() else _Made(path, lock_place, has_lock=has_lock)
         if made:
             stack.push(made.end)
         _check(path)
@@ -68,9 +69,9 @@ def open_journal(path: Path) -> Journal:
         make_durable(db)
         bring_up_to_date(db, version_of(db, path))
         place = stack.enter_context(closing(Place(path)))
-        watch = stack.enter_context(closing(Watch(path, place, lock)))
+        watch = stack.enter_context(closing(Watch(path, place, lock_place)))
         reader = stack.enter_context(closing(connect(path, "mode=ro")))
-        journal = Journal(path, db, reader, watch, stack)
+        journal = Journal(path, db, reader, stack, watch=watch, lock=lock)
         if made:
             made.journal = journal
         return journal
@@ -155,7 +156,7 @@ def _read(path: Path, kind: type[_AnyReader], *, alone: bool = False) -> _AnyRea
     with as_output_errors(path, "read"), _closed_on_failure() as stack:
         if alone:
             check_pair(path)
-            _lock(path, stack)
+            _lock(path, stack, Work.READS)
             if _seems_at_work_here(path) and not claim(path):
                 _check_no_run_writes(path)
         opened = open_to_read(path, stack)
@@ -179,15 +180,13 @@ def _check(path: Path) -> None:
         check_whole(opened.db, path)
 
 
-def _lock(path: Path, stack: contextlib.ExitStack) -> Path:
+def _lock(path: Path, stack: contextlib.ExitStack, work: Work) -> Lock:
     """Become the only process that writes a journal; the system frees the lock when the process ends in any way.
 
     Args:
         path: of the journal.
         stack: frees the lock.
-
-    Returns:
-        The path of the lock file.
+        work: what the process does with it.
 
     Raises:
         KeywordBusy: another process, or another run in this one, writes it.
@@ -202,7 +201,9 @@ def _lock(path: Path, stack: contextlib.ExitStack) -> Path:
     except OSError as error:
         raise OutputError(f"{path} cannot be locked: {error.strerror}") from error
     stack.callback(lock.release)
-    return Path(lock.lock_file)
+    held = Lock(Path(lock.lock_file), work)
+    stack.callback(held.clear)
+    return held
 
 
 class _Made:
@@ -232,14 +233,16 @@ class _Made:
 
 def _writer_of(path: Path) -> str:
     """Return the name of the process that is writing a journal, and what to do about it."""
+    if holder := holder_of(path):
+        return _named(holder)
     last = _last_run_of(path)
     return _named(last) if last and last.ended is None else "another process: wait for its end, or stop it"
 
 
-def _named(run: LastRun, beside: str = "") -> str:
-    if run.is_here and run.pid == os.getpid():
-        return f"{run.process}{beside}, by another run in this process: await it, or cancel it"
-    return f"{run.process}{beside}: wait for its end, or stop it"
+def _named(writer: LastRun | Holder, beside: str = "") -> str:
+    if writer.is_here and writer.pid == os.getpid():
+        return f"{writer.process}{beside}, by another run in this process: await it, or cancel it"
+    return f"{writer.process}{beside}: wait for its end, or stop it"
 
 
 def _last_run_of(path: Path) -> LastRun | None:
