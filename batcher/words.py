@@ -22,7 +22,9 @@ def say(message: object, level: str = "info") -> None:
         message: what to print.
         level: `info`, `warning` or `error`.
     """
-    print_err(json_line("message", level, str(message), {}) if _readers.json_lines else message)
+    print_err(
+        json_line("message", level, str(message), {"keyword": _readers.keyword}) if _readers.json_lines else message
+    )
 
 
 def print_err(text: object, end: str = "\n") -> None:
@@ -82,11 +84,12 @@ def elapsed(seconds: float) -> str:
 class _Readers:
     """Counts the command lines that run in this process, and those of them with `--log-json`.
 
-    Without one, messages are for a caller in Python.
+    Without one, messages are for a caller in Python. `keyword` is that of the run that a command line began last.
     """
 
     command_lines = 0
     json_lines = 0
+    keyword: str | None = None
 
 
 _readers = _Readers()
@@ -96,6 +99,7 @@ _readers = _Readers()
 def command_line() -> Iterator[None]:
     """Write options as the command line spells them, in all threads of the process."""
     _readers.command_lines += 1
+    _readers.keyword = None
     try:
         yield
     finally:
@@ -110,6 +114,11 @@ def json_lines(*, is_on: bool) -> Iterator[None]:
         yield
     finally:
         _readers.json_lines -= is_on
+
+
+def about(keyword: str) -> None:
+    """Let the JSON lines of `say` name this run."""
+    _readers.keyword = keyword
 
 
 def option(name: str, value: object = None) -> str:

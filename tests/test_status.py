@@ -130,7 +130,8 @@ def test_a_real_process_that_plans_after_a_kill_is_seen_and_named(tmp_path: Path
     (tmp_path / "script.py").write_text(program)
     call("script.py", cwd=tmp_path)
     with started("script.py", "slowly", cwd=tmp_path) as planning:
-        assert planning.stdout and planning.stdout.readline() == "plans\n"
+        assert planning.stdout
+        assert planning.stdout.readline() == "plans\n"
         found = batcher.status("t", tmp_path / "output")
         assert (found.state, found.process) == ("planning", f"host {socket.gethostname()}, process {planning.pid}")
         refused = call("script.py", cwd=tmp_path)
@@ -219,6 +220,41 @@ def test_a_real_process_is_running_until_it_is_killed(tmp_path: Path) -> None:
             run.wait()
             found = batcher.status("t", tmp_path / "output")
             assert (found.state, found.process) == ("killed", f"host {socket.gethostname()}, process {run.pid}")
+
+
+# -- Numbers
+
+
+def test_the_rate_counts_rows_that_ended_not_requests(lab: Lab) -> None:
+    """Rows that ask the same end together, a failed attempt ends none, and rows that end as error have ended."""
+    prompts = [f"{number // 4}" for number in range(400)]
+    failures = {0: refusal(413), 1: refusal(500)}  # always, and at the first attempt
+    service = Service(prompts, instead=lambda call: failures.get(int(call.prompt) % 3) if call.nth == 1 else None)
+    found: list[Any] = []
+    at: dict[float, Any] = {20.5: lambda: found.append(batcher.status("k", lab.directory))}
+    lab.run(prompts, service, at=at, dedup=True, endpoints=[Endpoint("m", rps=2)])
+    [during] = found
+    ended = during.rows - during.left
+    assert during.error > 0
+    assert ended > 1.5 * during.requests
+    assert during.rows_per_s * max(during.elapsed_s_now, 1.0) == pytest.approx(ended, rel=0.05)
+    assert during.left_s == pytest.approx(during.left / during.rows_per_s)
+
+
+def test_a_cost_is_known_everywhere_or_nowhere(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """An answer of unknown price makes it unknown; a lost request of unknown price does not."""
+    priced: dict[str, Any] = {"endpoints": [Endpoint("m", prices={"in": 1e6, "out": 0})]}
+
+    def costs(**options: Any) -> set[float | None]:
+        lab.run(TEXTS, Service(TEXTS), quiet=False, log_json=True, **options)
+        last = json.loads(capsys.readouterr().err.splitlines()[-1])
+        [line] = batcher.status(output_dir=lab.directory)
+        return {last["cost_usd"], line.cost_usd, batcher.status("k", lab.directory).cost_usd}
+
+    lab.run(TEXTS, Service(TEXTS), limit=1, **priced)
+    lab.change("UPDATE requests SET cost = NULL, outcome = 'timeout'")
+    assert costs(limit=2, **priced) == {10.0}
+    assert costs() == {None}
 
 
 # -- The list

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from batcher.checks import check_whole
-from batcher.errors import OutputError, SettingsError
+from batcher.errors import OutputError, SettingsError, outermost
 from batcher.journal.entries import ByHand, LastRun
 from batcher.journal.locking import Work, holder_of, is_at_work
 from batcher.journal.opening import read_journal
 from batcher.output.control import ControlFile, Wish
 from batcher.output.opening import opened
 from batcher.settings import OPTIONS
+from batcher.tables import Readable
 from batcher.words import counted, option
 
 _PATIENCE_S = 15.0  # the running process looks every second
@@ -30,7 +31,7 @@ _LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Readable):
     """A change of a run at work.
 
     Attributes:
@@ -49,6 +50,7 @@ class Change:
         return f"{self.keyword}: {self.said} ({how})"
 
 
+@outermost
 def limit(
     keyword: str,
     *,
@@ -86,6 +88,7 @@ def limit(
     return _ask(keyword, output_dir, "limit", limits)
 
 
+@outermost
 def pause(keyword: str, output_dir: str | os.PathLike[str] = "output") -> Change:
     """Let a run at work send no further request until `resume`. Requests in flight arrive.
 
@@ -96,6 +99,7 @@ def pause(keyword: str, output_dir: str | os.PathLike[str] = "output") -> Change
     return _ask(keyword, output_dir, "pause", {})
 
 
+@outermost
 def resume(keyword: str, output_dir: str | os.PathLike[str] = "output") -> Change:
     """Let a paused run go on.
 

@@ -254,7 +254,7 @@ class _Run:
         endpoints = job.endpoints if planned.counts.left else ()
         learnt = self.journal.details(LESSONS) if endpoints else []
         tariffs = await asyncio.to_thread(tariffs_of, endpoints, job.settings.params, job.wording, learnt)
-        if tariffs and self.progress.is_shown:
+        if self.progress.shows_figures:
             tally.sent_before, tally.spent_before = await asyncio.to_thread(self.journal.spent_before)
         spending = self._spending(tariffs)
         async with contextlib.AsyncExitStack() as stack:

@@ -38,7 +38,7 @@ class RunLine:
         state: as in `RunStatus`; or `empty` (a journal in which no run began) or `unreadable`.
         is_running: whether a process works on it.
         rows, ok, invalid, error, left: all rows, rows by status, and rows without a result.
-        cost_usd: the cost in US dollars of the answered requests; None if no price is known.
+        cost_usd: US dollars for the answers; None if the price of some is unknown.
         changed: when the journal was last written, in seconds since the epoch.
         reason: why the journal cannot be read, or empty.
     """
@@ -162,7 +162,7 @@ def _line(keyword: str, path: Path) -> RunLine:
                 invalid=counts.invalid,
                 error=counts.error,
                 left=counts.left,
-                cost_usd=None if spent.unpriced and not spent.answered else spent.answered / NANO,
+                cost_usd=None if spent.cost is None else spent.cost / NANO,
                 changed=changed,
             )
     except OutputError as error:

@@ -36,7 +36,7 @@ class RunStatus(Figures, Described):
             `killed` (it ended without a record); `unknown` (it has no end, and this machine cannot know whether it is
             at work).
         chunks: chunk files written.
-        rows_per_s: rows answered a second, over the last minute; 0 if no run is at work.
+        rows_per_s: rows that ended a second, over the last minute; 0 if no run is at work.
         left_s: seconds left at that rate, or None.
         failures: rows that ended as `invalid` or `error`, counted by reason, the most frequent first.
         paused: endpoints that do not answer, with the time and the reason; empty if no run is at work.
@@ -120,7 +120,7 @@ def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "out
         is_at_work = state in AT_WORK
         now = time.time()
         seconds = max(1.0, min(_RATE_OVER_S, now - last.started))
-        rate = journal.answered_since(now - seconds) / seconds if is_at_work else 0.0
+        rate = journal.ended_since(now - seconds) / seconds if is_at_work else 0.0
         return RunStatus(
             **figures_of(journal, keyword, last.id, is_at_work=is_at_work),
             state=state,
