@@ -292,15 +292,21 @@ def test_others_read_what_is_committed_while_a_commit_is_under_way(journal: Jour
 
 
 def test_a_second_writer_is_refused_and_told_who_holds_the_journal(path: Path) -> None:
+    here = "journal_x.sqlite: another run in this process has it: await it or cancel it$"
     with open_journal(path) as journal:
-        with pytest.raises(OutputError, match="is being written by another process: wait for its end, or stop it"):
+        with pytest.raises(OutputError, match=here):
             open_journal(path)
         journal.start_run(500, {})
-        with pytest.raises(OutputError, match=f"is being written by process {os.getpid()} on "):
+        with pytest.raises(OutputError, match=here):
             open_journal(path)
         with read_journal(path) as reader:
             assert reader.last_run() is not None
     open_journal(path).close()
+    with (
+        read_journal(path, alone=True),
+        pytest.raises(OutputError, match=f"by process {os.getpid()} on .*: wait for its end, or stop it"),
+    ):
+        open_journal(path)
 
 
 def test_a_crash_frees_the_lock(path: Path) -> None:

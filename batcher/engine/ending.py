@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from batcher.engine.stop import CANCELLED
-from batcher.errors import BatcherError, BudgetReached, EndpointsLost, Interrupted, RunStopped
+from batcher.errors import BatcherError, BudgetReached, DiskFull, EndpointsLost, Interrupted, RunStopped
 from batcher.journal.entries import LastRun
 from batcher.output.frames import Frames, Kept
 from batcher.output.report import Report
@@ -54,10 +54,17 @@ class Ending:
 
 
 class Ended(NamedTuple):
-    """A run that has ended, with its report."""
+    """A run that has ended, with its report.
+
+    Attributes:
+        ending: how it ended.
+        report: what it has done.
+        room: the bytes that the rows left may need, if the disk is full; else 0.
+    """
 
     ending: Ending
     report: Report
+    room: int = 0
 
     def report_or_raise(self) -> Report:
         """Return the report of a run that is done, or raise what ended it early.
@@ -66,10 +73,11 @@ class Ended(NamedTuple):
             RunStopped: an error, the budget, or the loss of the last endpoint ended it.
             Interrupted: it was asked to stop.
         """
-        ending, report = self
+        ending, report, _ = self
         if ending.trouble:
+            more = "".join(f"\n{each}" for each in (_lost(report), _room_needed(self.room)) if each)
             saved = _saved(report, ending.displaced)
-            raise RunStopped(f"{ending.trouble}\n{saved}", report) from ending.trouble
+            raise RunStopped(f"{ending.trouble}\n{saved}{more}", report) from ending.trouble
         if ending.is_done:
             return report
         if ending.stopped_by:
@@ -83,6 +91,26 @@ class Ended(NamedTuple):
         else:
             saved = _saved(report)
         raise EndpointsLost(f"{_no_endpoint(report.endpoints)}\n{saved}", report)
+
+
+def _lost(report: Report) -> str:
+    """Say which answers could not be saved: the journal has no end of their requests."""
+    if not report.out_now:
+        return ""
+    were, they, are = ("was", "its answer", "is") if report.out_now == 1 else ("were", "their answers", "are")
+    return f"{counted(report.out_now, 'request')} {were} out: {they} {are} lost, and may be billed twice"
+
+
+def _room_needed(room: int) -> str:
+    return f"make room: the rows that are left need about {max(round(room / 1e6), 1):,} MB" if room else ""
+
+
+def room_needed(job: Job, figures: dict[str, Any], ending: Ending) -> int:
+    """Return the bytes that the rows left may need, by what the others took; 0 if the disk is not full."""
+    done: int = figures["ok"] + figures["invalid"] + figures["error"]
+    left: int = figures["rows"] - done
+    is_known = isinstance(ending.trouble, DiskFull) and done > 0
+    return job.store.bytes_used() * left // done if is_known else 0
 
 
 def report_of(

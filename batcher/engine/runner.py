@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from batcher.endpoint import OFFLINE
 from batcher.engine.control import Control
-from batcher.engine.ending import Ended, Ending, report_of
+from batcher.engine.ending import Ended, Ending, report_of, room_needed
 from batcher.engine.process import allow_connections, rare_collections
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import CANCELLED, Stop, stopping_if_cancelled, to_the_end
@@ -281,7 +281,7 @@ class _Run:
             endpoints=pool.counts(),
             by_hand=tuple(control.changes),
         )
-        return Ended(ending, report)
+        return Ended(ending, report, await asyncio.to_thread(room_needed, job, figures, ending))
 
     def _figures(self, ending: Ending, process: LastRun | None, pool: Pool) -> dict[str, Any]:
         """Add up what the run has done; what is in a lost journal is not saved."""

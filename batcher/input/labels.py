@@ -41,6 +41,11 @@ class Labels:
 
         return isinstance(self.index, pd.RangeIndex) and self.index.start == 0 and self.index.step == 1
 
+    def at(self, position: int) -> object:
+        """Return the label of a row, as a value of Python."""
+        [label] = self.index[position : position + 1].tolist()
+        return label
+
     def table(self) -> pd.DataFrame | pd.Series[Any] | None:
         """Return the table; None if it is gone.
 

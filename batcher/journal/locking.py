@@ -73,9 +73,8 @@ class Holder(NamedTuple):
     work: Work
 
     @property
-    def is_here(self) -> bool:
-        """Whether it runs on this machine."""
-        return self.host == socket.gethostname()
+    def is_this_process(self) -> bool:
+        return (self.host, self.pid) == (socket.gethostname(), os.getpid())
 
     @property
     def process(self) -> str:

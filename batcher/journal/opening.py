@@ -20,7 +20,7 @@ from batcher.errors import KeywordBusy, OutputError
 from batcher.journal.access import check_pair, claim, is_for_reading_only, log_path, open_to_read
 from batcher.journal.entries import JOINED, LastRun
 from batcher.journal.evidence import Evidence
-from batcher.journal.locking import LOOK_AGAIN_S, PATIENCE_S, Holder, Lock, Work, holder_of, lock_path
+from batcher.journal.locking import LOOK_AGAIN_S, PATIENCE_S, Lock, Work, holder_of, lock_path
 from batcher.journal.matching import Planner
 from batcher.journal.reading import Reader
 from batcher.journal.schema import (
@@ -197,7 +197,7 @@ def _lock(path: Path, stack: contextlib.ExitStack, work: Work) -> Lock:
     try:
         lock.acquire(timeout=PATIENCE_S, poll_interval=LOOK_AGAIN_S)
     except Timeout:
-        raise KeywordBusy(f"{path} is being written by {_writer_of(path)}") from None
+        raise _busy(path) from None
     except OSError as error:
         raise OutputError(f"{path} cannot be locked: {error.strerror}") from error
     stack.callback(lock.release)
@@ -231,18 +231,15 @@ class _Made:
                 lock_path(self._path).unlink()
 
 
-def _writer_of(path: Path) -> str:
-    """Return the name of the process that is writing a journal, and what to do about it."""
-    if holder := holder_of(path):
-        return _named(holder)
+def _busy(path: Path) -> KeywordBusy:
+    """Return the error about a journal whose lock is held; it names the process, and says what to do about it."""
+    holder = holder_of(path)
+    if holder and holder.is_this_process and holder.work is not Work.READS:
+        return KeywordBusy(f"{path}: another run in this process has it: await it or cancel it")
     last = _last_run_of(path)
-    return _named(last) if last and last.ended is None else "another process: wait for its end, or stop it"
-
-
-def _named(writer: LastRun | Holder, beside: str = "") -> str:
-    if writer.is_here and writer.pid == os.getpid():
-        return f"{writer.process}{beside}, by another run in this process: await it, or cancel it"
-    return f"{writer.process}{beside}: wait for its end, or stop it"
+    writer = holder or (last if last and last.ended is None else None)
+    process = writer.process if writer else "another process"
+    return KeywordBusy(f"{path} is being written by {process}: wait for its end, or stop it")
 
 
 def _last_run_of(path: Path) -> LastRun | None:
@@ -265,7 +262,10 @@ def _check_no_run_writes(path: Path, *, has_log: bool = True) -> None:
     """
     last = _last_run_of(path)
     if last and last.may_be_at_work:
-        raise KeywordBusy(f"{path} is being written by {_named(last, ', though its lock file is gone')}")
+        is_ours = last.is_here and last.pid == os.getpid()
+        process = "another run in this process" if is_ours else last.process
+        advice = "await it or cancel it" if is_ours else "wait for its end, or stop it"
+        raise KeywordBusy(f"{path} is being written by {process}, though its lock file is gone: {advice}")
     if not has_log or not is_for_reading_only(path):
         raise KeywordBusy(
             f"{path} is open in another program, such as a run, a database browser or a notebook: close it there, or"
