@@ -16,7 +16,9 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,7 +84,7 @@ class Holder(NamedTuple):
 
 
 class Lock:
-    """A lock that this process holds: its file says who holds it.
+    """A lock that this process holds: its file says who holds it. If no run begins, it is left as it was found.
 
     Args:
         path: of the lock file.
@@ -92,25 +94,50 @@ class Lock:
     def __init__(self, path: Path, work: Work) -> None:
         self.path = path
         self._file = identity(path)
+        self._found = b""
+        self._times = (0, 0)
+        # It is for people: what cannot be read or written, as on a full disk, harms no run.
+        with contextlib.suppress(OSError), self._opened() as file:
+            found = os.fstat(file.fileno())
+            self._times = found.st_atime_ns, found.st_mtime_ns
+            file.seek(_BEHIND_THE_LOCK)
+            self._found = file.read(_MOST_BYTES)
         self.says(work)
 
     def says(self, work: Work) -> None:
         """Say what the process does now."""
-        self._write(json.dumps(Holder(socket.gethostname(), os.getpid(), work)).encode())
+        self._work = work
+        with contextlib.suppress(OSError), self._opened() as file:
+            _write(file, json.dumps(Holder(socket.gethostname(), os.getpid(), work)).encode())
 
     def clear(self) -> None:
         """Say nothing any more, before the lock is freed."""
-        self._write(b"")
+        with contextlib.suppress(OSError), self._opened() as file:
+            if self._work is Work.RUNS:
+                _write(file, b"")
+            else:
+                _write(file, self._found)
+                os.utime(self.path, ns=self._times)
 
-    def _write(self, content: bytes) -> None:
-        # It is for people: on a full disk the lock holds as well.
-        with contextlib.suppress(OSError), self.path.open("r+b", buffering=0) as file:
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[FileIO]:
+        """Open the file.
+
+        Raises:
+            OSError: it cannot be opened, or is another process's by now.
+        """
+        with self.path.open("r+b", buffering=0) as file:
             found = os.fstat(file.fileno())
-            if (found.st_dev, found.st_ino) == self._file:  # else it is another process's lock file by now
-                file.truncate(0)
-                if content:
-                    file.seek(_BEHIND_THE_LOCK)
-                    file.write(content)
+            if (found.st_dev, found.st_ino) != self._file:
+                raise FileNotFoundError
+            yield file
+
+
+def _write(file: FileIO, content: bytes) -> None:
+    file.truncate(0)
+    if content:
+        file.seek(_BEHIND_THE_LOCK)
+        file.write(content)
 
 
 def holder_of(path: Path) -> Holder | None:
