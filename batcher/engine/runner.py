@@ -183,7 +183,7 @@ async def _execute(
             planned = await _planned(job, journal, stop)
         except Stopped:
             journal.check_in_place()
-            ending = Ending(stopped_by=stop.name)
+            ending = Ending(stopped_by=stop.name, is_planned=False)
             figures = await asyncio.to_thread(figures_of, journal, job.keyword, None, is_at_work=False)
             return Ended(ending, report_of(job, figures, ending))
         await asyncio.to_thread(job.store.clear)
