@@ -58,7 +58,8 @@ def check_whole(value: object, where: str) -> None:
 
 def _check_above_0(value: object, where: str, what: str, kinds: tuple[type[int | float], ...], least: float) -> None:
     if not isinstance(value, kinds) or isinstance(value, bool) or not value >= least:
-        raise SettingsError(f"{where} must be a {what} above 0, not {_short(value)}")
+        limit = f"of at least {least:f}" if isinstance(value, float) and 0 < value < least else "above 0"
+        raise SettingsError(f"{where} must be a {what} {limit}, not {_short(value)}")
     if value > _MOST:
         raise SettingsError(f"{where} must be a {what} of at most {_MOST:,}, not {_short(value)}")
 

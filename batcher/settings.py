@@ -413,7 +413,7 @@ class Settings:
         for each in OPTIONS.values():
             each.check(getattr(self, each.name))
         if self.param is not None:
-            check_params(self.param, blamed("param"), for_llm=self._asks_chat_model)
+            check_params(self.param, blamed("param"), for_llm=self.asks_chat_model)
             object.__setattr__(self, "param", as_json(self.param, blamed("param")))
         _only_one(self, "system", "system_file")
         _only_one(self, "provider", "base_url")
@@ -441,10 +441,10 @@ class Settings:
     @property
     def params(self) -> dict[str, Any]:
         """The request parameters of every row; a chat model takes `extra_body` apart itself."""
-        return dict(self.param or {}) if self._asks_chat_model else unfolded(self.param or {}, blamed("param"))
+        return dict(self.param or {}) if self.asks_chat_model else unfolded(self.param or {}, blamed("param"))
 
     @property
-    def _asks_chat_model(self) -> bool:
+    def asks_chat_model(self) -> bool:
         """Whether an endpoint is a chat model in `llm=`."""
         pool = self.endpoints
         return isinstance(pool, (list, tuple)) and any(getattr(each, "llm", None) is not None for each in pool)

@@ -24,7 +24,10 @@ def say(message: object, level: str = "info") -> None:
         message: what to print.
         level: `info`, `warning` or `error`.
     """
-    print_err(json_line("message", level, str(message), {}) if _readers.json_lines else harmless(str(message)))
+    if not _readers.json_lines:
+        print_err(harmless(str(message)))
+        return
+    print_err(json_line("message", level, str(message), {"keyword": _readers.keyword}))
 
 
 def print_err(text: object, end: str = "\n") -> None:
@@ -100,11 +103,13 @@ class _Readers:
 
     Attributes:
         places: where the options stand that come from a file, by their names in Python.
+        keyword: of the run that a command line began last.
     """
 
     command_lines = 0
     json_lines = 0
     places: Mapping[str, Place] = {}
+    keyword: str | None = None
 
 
 _readers = _Readers()
@@ -114,6 +119,7 @@ _readers = _Readers()
 def command_line() -> Iterator[None]:
     """Write options as the command line spells them, in all threads of the process."""
     _readers.command_lines += 1
+    _readers.keyword = None
     try:
         yield
     finally:
@@ -177,6 +183,11 @@ def escape_hint(path: str) -> str:
         return ""
     python = 'in a text of Python a backslash begins an escape: write r"...", or /'
     return by_reader(command_line=": it holds a control character", python=f": {python}")
+
+
+def about(keyword: str) -> None:
+    """Let the JSON lines of `say` name this run."""
+    _readers.keyword = keyword
 
 
 def option(name: str, value: object = None) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 import json
 import os
 import random
@@ -187,6 +189,16 @@ def test_no_rule_counts_the_pause(lab: Lab, why: Any, most_s: float) -> None:
     assert (report.ok, report.error) == (60, 0)
 
 
+def test_after_a_pause_that_is_longer_than_the_window_no_window_has_more(lab: Lab) -> None:
+    prompts = rows(500)
+    service = Service(prompts)
+    at: dict[float, Any] = {3.3: wish(lab, "pause"), 6.3: wish(lab, "resume")}
+    report = lab.run(prompts, service, at=at, endpoints=[Endpoint("m", rps=50)])
+    assert report.ok == 500
+    assert [each.partition(" ")[0] for each in report.by_hand] == ["paused", "resumed"]
+    assert most_in(1, service.times()) <= 50
+
+
 def test_a_request_to_stop_ends_a_paused_run(lab: Lab) -> None:
     prompts = rows(40)
     at: dict[float, Any] = {5: wish(lab, "pause"), 100: lab.request_stop}
@@ -311,6 +323,45 @@ def test_a_request_that_another_verb_wrote_over_is_put_back(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_asked_while_a_request_is_taken_is_taken_next(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reader(io.StringIO):
+        """Asks for something else as soon as it reads that a change was made."""
+
+        def write(self, text: str) -> int:
+            if "240 -> 60" in text:
+                wish(lab, "limit", rpm=600)()
+            return super().write(text)
+
+    monkeypatch.setattr("sys.stderr", Reader())
+    prompts = rows(80)
+    at: dict[float, Any] = {2.5: wish(lab, "limit", rpm=60)}
+    report = lab.run(prompts, Service(prompts), at=at, quiet=False, endpoints=[Endpoint("m", rpm=240)])
+    assert report.by_hand == ("rpm 240 -> 60", "rpm 60 -> 600")
+    assert not [path.name for path in lab.directory.iterdir() if "control" in path.name]
+
+
+def test_a_file_system_that_cannot_say_for_a_while_is_told_once_and_ends_nothing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, real = [False], os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if broken[0] and str(path).endswith("control_k.json"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, **options)
+
+    monkeypatch.setattr("os.stat", stat)
+    prompts = rows(80)
+    at: dict[float, Any] = {
+        2.5: lambda: broken.__setitem__(0, True),
+        8.5: wish(lab, "limit", rpm=60),
+        12.5: lambda: broken.__setitem__(0, False),
+    }
+    report = lab.run(prompts, Service(prompts), at=at, quiet=False, endpoints=[Endpoint("m", rpm=240)])
+    assert (report.ok, report.by_hand) == (80, ("rpm 240 -> 60",))
+    assert capsys.readouterr().err.count("cannot be read now (OSError") == 1
+
+
 # -- The limiter alone
 
 
@@ -319,7 +370,7 @@ async def test_a_limiter_without_limits_becomes_one_with_them() -> None:
     await limiter.ready()
     limiter.change(rps=5, tpm=100)
     await limiter.ready()
-    limiter.reserve(10).leave(asyncio.get_running_loop().time())
+    limiter.reserve(10).leave()
     assert limiter.wait(95) > 0
 
 
@@ -333,6 +384,7 @@ async def test_a_limiter_without_limits_becomes_one_with_them() -> None:
         (["limit", "k", "--rpm", "0"], "--rpm must be a number above 0, not 0.0"),
         (["limit", "k", "--max-concurrency", "-1"], "--max-concurrency must be a whole number above 0, not -1"),
         (["limit", "k", "--rpm", "5", "--endpoint", "0"], "--endpoint must be a whole number above 0, not 0"),
+        (["limit", "k", "--rps", "1e-9"], "--rps must be a number of at least 0.000001, not 1e-09"),
         (["limit", "k", "--rpm", "5"], "no process runs 'k' in"),
         (["pause", "k"], "no process runs 'k' in"),
         (["resume", "k"], "no process runs 'k' in"),
@@ -409,7 +461,7 @@ def test_a_process_that_stands_still_does_not_answer_and_takes_nothing_later(
             assert run.wait() == 0
 
 
-async def test_from_the_loop_in_which_the_run_works_nothing_is_waited_for(lab: Lab) -> None:
+async def test_from_a_loop_beside_which_the_run_works_nothing_is_waited_for(lab: Lab) -> None:
     from batcher.server.serve import embedded  # noqa: PLC0415 - FastAPI is for this test
     from batcher.server.simulated import Knobs  # noqa: PLC0415
 

@@ -452,7 +452,7 @@ def test_a_chat_model_gives_under_its_own_name(endpoint: Endpoint, source: tuple
         ({"chunk_size": 2**63}, "chunk_size must be a whole number of at most 1,000,000,000, not 9223372036854775808"),
         ({"max_response_mb": 1e308}, "max_response_mb must be a number of at most 1,000,000,000, not 1e+308"),
         ({"timeout": 10**400}, f"timeout must be a number of at most 1,000,000,000, not 1{'0' * 39}..."),
-        ({"rpm": 1e-320}, "rpm must be a number above 0, not 1e-320"),
+        ({"rpm": 1e-320}, "rpm must be a number of at least 0.000001, not 1e-320"),
         ({"output_dir": ""}, "output_dir must be the path of a directory, not ''"),
         ({"output_dir": "a\0b"}, "output_dir must be the path of a directory, not 'a\\x00b'"),
         ({"output_dir": "\ud800"}, "output_dir holds characters that no file system takes: '\\ud800'"),

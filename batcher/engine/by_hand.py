@@ -17,13 +17,14 @@ from typing import Any
 
 from batcher.checks import check_whole
 from batcher.endpoint import AS_STARTED
-from batcher.errors import OutputError, SettingsError
+from batcher.errors import OutputError, SettingsError, outermost
 from batcher.journal.entries import BY_HAND, REFUSED_BY_HAND, UNCHANGED_BY_HAND, ByHand, LastRun
-from batcher.journal.locking import is_at_work, is_locked
+from batcher.journal.locking import Work, holder_of, is_at_work
 from batcher.journal.opening import read_journal
 from batcher.output.control import ControlFile, Wish
 from batcher.output.opening import opened
 from batcher.settings import OPTIONS
+from batcher.tables import Readable
 from batcher.words import counted, option
 
 _PATIENCE_S = 15.0  # the running process looks every second
@@ -31,14 +32,14 @@ _LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Readable):
     """A change of a run at work.
 
     Attributes:
         keyword: of the run.
         said: what changed, such as `rpm 600 -> 300`, or that nothing had to.
-        is_taken: the running process has recorded it. If False, it works in the loop of the caller's own thread, and
-            takes the change when that goes on.
+        is_taken: the running process has recorded it. If False, the run is in the caller's own process, whose loop is
+            not held up: it takes the change soon.
         is_changed: something is now other than it was.
     """
 
@@ -54,6 +55,7 @@ class Change:
         return f"{self.keyword}: {self.said} ({how})"
 
 
+@outermost
 def limit(
     keyword: str,
     *,
@@ -93,6 +95,7 @@ def limit(
     return _ask(keyword, output_dir, "limit", limits)
 
 
+@outermost
 def pause(keyword: str, output_dir: str | os.PathLike[str] = "output") -> Change:
     """Let a run at work send no further request until `resume`. Requests in flight arrive.
 
@@ -103,6 +106,7 @@ def pause(keyword: str, output_dir: str | os.PathLike[str] = "output") -> Change
     return _ask(keyword, output_dir, "pause", {})
 
 
+@outermost
 def resume(keyword: str, output_dir: str | os.PathLike[str] = "output") -> Change:
     """Let a paused run go on.
 
@@ -118,8 +122,8 @@ def _ask(keyword: str, output_dir: str | os.PathLike[str], verb: str, values: Ma
         store, last = run.store, run.journal.last_run()
     path = store.journal_path
     if last is None or is_at_work(path, last) is False:
-        if is_locked(path):
-            raise OutputError(f"{keyword!r} is not sending yet: its process is still planning; do it again in a moment")
+        if (holder := holder_of(path)) and holder.work is Work.PLANS:
+            raise OutputError(f"{keyword!r} is not sending yet: {holder.process} is still planning; try again soon")
         raise OutputError(f"no process runs {keyword!r} in {store.directory}: there is nothing to change")
     endpoint, pool = values.get("endpoint", 1), last.question.get("pool", [])
     if endpoint > max(len(pool), 1):

@@ -17,7 +17,7 @@ from batcher.endpoint import AS_STARTED
 from batcher.engine.process import allow_connections
 from batcher.engine.progress import Progress
 from batcher.engine.window import Window
-from batcher.errors import OutputError, SettingsError
+from batcher.errors import OutputError, SettingsError, in_words
 from batcher.journal.entries import BY_HAND, REFUSED_BY_HAND, UNCHANGED_BY_HAND
 from batcher.journal.writing import Journal
 from batcher.output.control import ControlFile, Wish
@@ -26,6 +26,7 @@ from batcher.pool.pool import Pool
 from batcher.words import by_reader, counted, duration, option
 
 _LOOK_S = 1.0
+_FAILURES = 3  # looks in a row, after which people are told
 _LIMITED, _PAUSED, _RESUMED = BY_HAND
 _LIMITS = {"rpm", "rps", "tpm", "max_concurrency"}
 
@@ -72,21 +73,27 @@ class Control:
             listener.result()
 
     async def _listen(self) -> None:
+        failures = 0
         while True:
-            if self._file.exists():
-                await self._take()
+            try:
+                if self._file.exists():
+                    await self._take()
+                failures = 0
+            except OSError as error:  # a share that is gone for a while, or a verb of Windows that reads the file
+                failures += 1
+                if failures == _FAILURES:
+                    self._progress.say(f"Changes by hand cannot be read now ({in_words(error)}).", "warning")
             await asyncio.sleep(_LOOK_S)
 
     async def _take(self) -> None:
-        """Do what the file asks for, record it, and remove the file."""
-        for wish in await asyncio.to_thread(self._file.read):
+        """Do what the file asks for, and record it."""
+        for wish in await asyncio.to_thread(self._file.take):
             # One to another run is left from a process that was killed.
             if wish.run == self._journal.run and wish.id not in self._taken:
                 self._taken.add(wish.id)
                 self._answer(wish)
         with contextlib.suppress(OutputError):  # the rows of the run meet it, too, and end the run
             await self._journal.flush()
-        self._file.remove()
 
     def _answer(self, wish: Wish) -> None:
         try:

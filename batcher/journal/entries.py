@@ -101,6 +101,11 @@ class Spent(NamedTuple):
         return self.answered + self.uncertain
 
     @property
+    def cost(self) -> int | None:
+        """What the answers cost; None if the price of some is unknown."""
+        return None if self.unpriced_answers else self.answered
+
+    @property
     def unpriced(self) -> int:
         """The number of requests of an unknown price."""
         return self.unpriced_answers + self.unpriced_others
