@@ -24,7 +24,7 @@ from batcher.output.report import Report
 from batcher.place import Displaced
 from batcher.planning.job import Job
 from batcher.records import Asked, EndpointCount
-from batcher.words import by_reader, counted, in_notebook, option, same_command
+from batcher.words import as_given, by_reader, counted, in_notebook, option, same_command
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Ending:
         looks_wrong: why the answers so far ended it early; else empty.
         stopped_by: the origin of the stop request, such as `Ctrl-C`, if there was one.
         displaced: what became of the journal, if it is no longer in its place.
+        is_planned: it had a plan when it ended.
     """
 
     is_done: bool = False
@@ -46,6 +47,7 @@ class Ending:
     looks_wrong: str = ""
     stopped_by: str = ""
     displaced: Displaced | None = None
+    is_planned: bool = True
 
     @property
     def has_lost_its_journal(self) -> bool:
@@ -93,9 +95,13 @@ class Ended(NamedTuple):
         if ending.is_done:
             return report
         if ending.stopped_by:
-            raise Interrupted(f"{_stopped(ending.stopped_by)}; {_saved(report)}", report)
+            stopped = _stopped(ending.stopped_by)
+            if not ending.is_planned:
+                stopped += " before anything was sent"
+            saved = _saved(report) if report.rows or ending.is_planned else f"{same_command()} begins anew"
+            raise Interrupted(f"{stopped}; {saved}", report)
         if ending.out_of_money:
-            saved = f"{_rows_saved(report)}; raise {option('budget')} to go on"
+            saved = f"{_rows_saved(report)}; raise {as_given('budget')} to go on"
             raise BudgetReached(f"{ending.out_of_money}\n{saved}", report)
         if ending.looks_wrong:
             raise AnswersUnfit(f"{ending.looks_wrong}\n{_rows_saved(report)}", report)
@@ -143,7 +149,7 @@ def report_of(
         job: what it had to do.
         figures: what it has done, by `output.figures`.
         ending: how it ended.
-        process: this process, as the journal has it; None if it did not begin.
+        process: this process, as the journal has it; None if it was stopped before it had a plan.
         asks: whom it asked.
         endpoints: the counts of each.
         by_hand: what people changed while it worked.
@@ -158,7 +164,9 @@ def report_of(
         **figures,
     )
     labels = job.dataset.row_labels
-    kept = Kept(labels, None if labels or is_done else job.dataset, job.selection.places)
+    is_in_memory = not labels and job.question["input"] is None
+    dataset = job.dataset if is_in_memory and not is_done else None
+    kept = Kept(labels, dataset, job.selection.places, job.question["columns"])
     is_quiet = job.settings.quiet
     return report.with_frames(Frames(job.store, process, report.rows, kept, is_whole=is_done, is_quiet=is_quiet))
 

@@ -44,7 +44,8 @@ from batcher.output.directory import Store
 from batcher.planning.refusals import check_endpoints
 from batcher.records import Completion, Message, Result, Slice, Values
 from batcher.settings import OPTIONS, Settings, check_keyword
-from batcher.words import by_reader, option
+from batcher.visible import on_one_line
+from batcher.words import as_given, blamed, by_reader, escape_hint, option
 
 T = TypeVar("T")
 
@@ -131,7 +132,7 @@ class Job:
     def _affordable(self, messages: list[Message]) -> list[Message]:
         if self.settings.budget is not None and not is_bounded(messages):
             raise InputError(
-                f"the cost of images and audio cannot be bounded in advance: run without {option('budget')}"
+                f"the cost of images and audio cannot be bounded in advance: run without {as_given('budget')}"
             )
         return messages
 
@@ -172,7 +173,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     """
     dataset = open_dataset(data, Reading.of(settings.input_encoding, settings.separator, settings.sheet))
     if settings.sheet is not None and dataset.sheet is None:
-        raise SettingsError(f"{option('sheet')}: {dataset.name} is no workbook: leave the option out")
+        raise SettingsError(f"{blamed('sheet')}: {dataset.name} is no workbook: leave the option out")
     keyword = _keyword(settings, dataset, data)
     shape = shape_of(settings)
     stating = Stating(shape, dataset.columns)
@@ -183,7 +184,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys)
     check_endpoints(endpoints, settings)
     if settings.id_column is not None:
-        column_index(settings.id_column, dataset.columns, option("id_column"))
+        column_index(settings.id_column, dataset.columns, blamed("id_column"))
     return Job(
         settings,
         keyword,
@@ -210,7 +211,7 @@ def _check_holes(prompts: _Prompts, settings: Settings, dataset: Dataset) -> Non
     if prompts.columns or settings.same_prompt or not _has_two_rows(dataset, settings):
         return
     raise InputError(
-        f"{option(prompts.given[0][0])} has no hole, so every row would ask the same:"
+        f"{blamed(prompts.given[0][0])} has no hole, so every row would ask the same:"
         f" {slips.advice(prompts.given, dataset.columns)}."
         f" If every row shall ask the same, add {option('same_prompt', value=True)}"
     )
@@ -226,7 +227,7 @@ def _oddities(prompts: _Prompts, columns: Sequence[str]) -> tuple[str, ...]:
     if not prompts.columns:
         return ()
     found = ((name, each) for name, text in prompts.given for each in slips.notes(text, columns, prompts.columns, name))
-    return tuple(f"Note: {option(name)}: {each}." for name, each in found)
+    return tuple(f"Note: {as_given(name)}: {each}." for name, each in found)
 
 
 def _keyword(settings: Settings, dataset: Dataset, data: object) -> str:
@@ -245,13 +246,13 @@ def _store(settings: Settings, keyword: str, dataset: Dataset, shape: Shape | No
     store = Store(directory, keyword)
     for path in filter(store.is_ours, dataset.paths):
         raise SettingsError(
-            f"{path} is a file that the run {keyword!r} writes itself: choose another {option('keyword')} or"
-            f" {option('output_dir')}"
+            f"{path} is a file that the run {keyword!r} writes itself: choose another {as_given('keyword')} or"
+            f" {as_given('output_dir')}"
         )
     if dataset.would_take(store.all_path):
         raise SettingsError(
             f"the files of the run would become a part of the input {dataset.name}: choose another"
-            f" {option('output_dir')}"
+            f" {as_given('output_dir')}"
         )
     return Store(directory, keyword, dataset.columns, _columns(settings, shape), settings.encoding)
 
@@ -269,18 +270,18 @@ def shape_of(settings: Settings) -> Shape | None:
     if settings.labels is None and settings.schema is None:
         for name in ("structured", "repair"):
             if getattr(settings, name) != OPTIONS[name].default:
-                raise SettingsError(f"{option(name)} needs {option('labels')} or {option('schema')}")
+                raise SettingsError(f"{blamed(name)} needs {option('labels')} or {option('schema')}")
         return None
     name = "labels" if settings.schema is None else "schema"
     for param in (*PARAMS, "n"):
         if param in settings.params and settings.params[param] != 1:
             raise SettingsError(
-                f"{option('param', {param: '...'})} and {option(name)} exclude each other: batcher asks for the form"
-                f" itself ({option('structured')}), and for one answer"
+                f"{as_given('param', {param: '...'})} and {as_given(name)} exclude each other: batcher asks for the"
+                f" form itself ({option('structured')}), and for one answer"
             )
     if name == "schema":
-        return Schema.of(settings.schema, option("schema"))
-    return Labels.of(settings.labels, option("labels"))
+        return Schema.of(settings.schema, blamed("schema"))
+    return Labels.of(settings.labels, blamed("labels"))
 
 
 def _question(
@@ -330,7 +331,7 @@ def _system(settings: Settings) -> str | None:
     """Return the template of the system message, if there is one."""
     if settings.system_file is None:
         return settings.system
-    return _read_text(settings.system_file, option("system_file"), settings.input_encoding)
+    return _read_text(settings.system_file, blamed("system_file"), settings.input_encoding)
 
 
 def _with_system(
@@ -341,8 +342,8 @@ def _with_system(
         return prompts
     name = "system" if settings.system_file is None else "system_file"
     return prompts._replace(
-        render=with_system(prompts.render, stating.filled(system), option(name), dataset.columns),
-        columns=(*prompts.columns, *Template.parse(stating.filled(system), option(name)).holes),
+        render=with_system(prompts.render, stating.filled(system), blamed(name), dataset.columns),
+        columns=(*prompts.columns, *Template.parse(stating.filled(system), blamed(name)).holes),
         system=system,
         given=(*prompts.given, (name, system)),
     )
@@ -353,32 +354,32 @@ def _prompts(
 ) -> _Prompts:
     """Choose the one source of prompts that was given."""
     columns = dataset.columns
-    given: dict[str, Any] = {
+    named: dict[str, Any] = {
         "--prompt": prompt,
         "--prompt-file": settings.prompt_file,
         "--prompt-column": settings.prompt_column,
         "--messages-column": settings.messages_column,
     }
-    given = {name: value for name, value in given.items() if value is not None}
-    if not given and not dataset.paths and len(columns) == 1:
-        given = {"--prompt-column": columns[0]}  # a Series or a list of texts holds the prompts itself
-    if len(given) != 1:
-        found = f"; given were {' and '.join(map(_spelled, given))}" if given else ""
-        ways = [_spelled(name) for name in ("--prompt", "--prompt-file", "--prompt-column", "--messages-column")]
+    named = {name: value for name, value in named.items() if value is not None}
+    if not named and not dataset.paths and len(columns) == 1:
+        named = {"--prompt-column": columns[0]}  # a Series or a list of texts holds the prompts itself
+    if len(named) != 1:
+        found = f"; given were {' and '.join(as_given(_named(name)) for name in named)}" if named else ""
+        ways = [option(_named(name)) for name in ("--prompt", "--prompt-file", "--prompt-column", "--messages-column")]
         raise SettingsError(f"give the prompt with one of {ways[0]}, {ways[1]}, {ways[2]} and {ways[3]}{found}")
-    [(name, value)] = given.items()
+    [(name, value)] = named.items()
     if prompt is not None and not callable(prompt) and not isinstance(prompt, str):
         raise SettingsError(f"prompt must be a text or a function, not of type {type(prompt).__qualname__}")
     if callable(value):
         return _Prompts(stating.completing(from_function(value, columns), system), "function", "", columns)
     text = _read_text(value, _spelled(name), settings.input_encoding) if name == "--prompt-file" else value
     recorded = "--prompt" if name == "--prompt-file" else name
-    made = prompts_of(recorded, text, dataset, stating, system=system, given=_spelled(name))
+    made = prompts_of(recorded, text, dataset, stating, system=system, source=_spelled(name))
     return made._replace(given=((_named(name), text),)) if made.option == "--prompt" else made
 
 
 def prompts_of(
-    recorded: str, text: str, dataset: Dataset, stating: Stating = ANY, *, system: str | None = None, given: str = ""
+    recorded: str, text: str, dataset: Dataset, stating: Stating = ANY, *, system: str | None = None, source: str = ""
 ) -> _Prompts:
     """Return a source of prompts that is not a function.
 
@@ -388,7 +389,7 @@ def prompts_of(
         dataset: the input.
         stating: how the prompts say what answers must be.
         system: the template of the system message.
-        given: the option that the user gave, for messages; default: the recorded one.
+        source: the option that the user gave, for messages; default: the recorded one.
     """
     columns = dataset.columns
     if recorded == "--messages-column":
@@ -396,7 +397,7 @@ def prompts_of(
         return _Prompts(stating.completing(render, system), recorded, text, (text,))
     if recorded == "--prompt-column":
         return _Prompts(stating.completing(from_column(text, columns), system), recorded, text, (text,))
-    place = given or _spelled(recorded)
+    place = source or _spelled(recorded)
     holes = Template.parse(text, place).holes  # an error shows the user's own text
     filled = stating.completed(stating.filled(text), stating.filled(system or ""))
     holes = tuple(hole for hole in holes if hole != stating.hole)
@@ -405,27 +406,28 @@ def prompts_of(
 
 def _spelled(recorded: str) -> str:
     """Return an option, given as the journal records it, as the reader would write it."""
-    return option(_named(recorded))
+    return blamed(_named(recorded))
 
 
 def _named(recorded: str) -> str:
     return recorded.removeprefix("--").replace("-", "_")
 
 
-def _read_text(path: str | os.PathLike[str], given: str, encoding: str | None) -> str:
+def _read_text(path: str | os.PathLike[str], source: str, encoding: str | None) -> str:
     """Read a prompt's file.
 
     Args:
         path: of the file.
-        given: the option that names it.
+        source: the option that names it.
         encoding: of the input, if the user gives it.
     """
+    name = on_one_line(os.fspath(path))
     try:
         content = Path(path).read_bytes()
     except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
         said = error.strerror if isinstance(error, OSError) else str(error)
-        raise SettingsError(f"{given} {os.fspath(path)} cannot be read: {said}") from error
-    text = decoded(f"{given} {os.fspath(path)}", content, encoding)
+        raise SettingsError(f"{source} {name} cannot be read: {said}{escape_hint(os.fspath(path))}") from error
+    text = decoded(f"{source} {name}", content, encoding)
     # Editors add a line break at a file's end, which is not part of the prompt.
     return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
 

@@ -67,7 +67,7 @@ class Question(NamedTuple):
         if callable(prompt):
             render = stating.completing(from_function(prompt, columns), system)
         elif prompt is not None:
-            render = prompts_of("--prompt", prompt, dataset, stating, system=system, given="prompt").render
+            render = prompts_of("--prompt", prompt, dataset, stating, system=system, source="prompt").render
         elif recorded.get("prompt_option", "function") != "function":
             text = recorded.get("prompt", "")
             render = prompts_of(recorded["prompt_option"], text, dataset, stating, system=system).render
