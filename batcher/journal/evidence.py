@@ -11,7 +11,7 @@ from typing import Any
 
 from batcher.journal.entries import UNSENT, EndpointTotals, RowRecord, source_of
 from batcher.journal.reading import CHARGED, SENT, SPENT, Reader, question_of, spent_of
-from batcher.journal.schema import ADOPTED
+from batcher.journal.schema import ADOPTED, PERSON
 from batcher.records import Source
 
 
@@ -24,7 +24,8 @@ class Unreconciled(Enum):
     )
     BROUGHT_BY_NONE = (
         "SELECT a.id FROM results a LEFT JOIN requests q ON q.id = a.id WHERE CASE WHEN a.id > 0 THEN q.id IS NULL"
-        " ELSE a.source IS NOT (SELECT id FROM sources WHERE model = ? AND base_url = '' AND params = '') END"
+        " ELSE coalesce(a.source, 0) NOT IN"
+        " (SELECT id FROM sources WHERE model IN (?, ?) AND base_url = '' AND params = '') END"
     )
     OTHER_QUESTION = (
         "SELECT a.id FROM results a JOIN requests q ON q.id = a.id WHERE a.key <> q.key OR a.source <> q.source"
@@ -115,7 +116,7 @@ class Evidence(Reader):
 
     def unreconciled(self, query: Unreconciled) -> list[int]:
         """Return the ids of the requests or results that such a query finds."""
-        values = (ADOPTED.model,) if query is Unreconciled.BROUGHT_BY_NONE else ()
+        values = (ADOPTED.model, PERSON.model) if query is Unreconciled.BROUGHT_BY_NONE else ()
         return [number or 0 for (number,) in self._all(query.value, values)]  # None if a disk has changed it
 
     def missing_requests(self) -> list[tuple[int, int]]:

@@ -19,7 +19,9 @@ from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
 from batcher.journal.entries import (
     BY_HAND,
+    CORRECTED,
     JOINED,
+    READ,
     REFUSED_BY_HAND,
     TOO_LARGE,
     UNSENT,
@@ -31,8 +33,9 @@ from batcher.journal.entries import (
     Spent,
     Totals,
     Usual,
+    Workbook,
 )
-from batcher.journal.schema import IN_SCOPE, as_output_errors, exact_sum, text_of, whole
+from batcher.journal.schema import IN_SCOPE, PERSON, as_output_errors, exact_sum, text_of, whole
 from batcher.records import GAVE_UP, Beside, Bound, Result, RowState, Status
 
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
@@ -72,6 +75,10 @@ SENT = (
 )
 
 
+# SQLite takes no more in one statement, if it is old.
+_MOST_VALUES = 900
+
+
 def spent_of(found: Sequence[int]) -> Spent:
     """Return what the columns of `SPENT` say."""
     return Spent(whole(*found[:2]), whole(*found[2:4]), *found[4:6])
@@ -95,6 +102,8 @@ class Reader:
         resources: are closed with the reader.
         opened: how the file was opened, if nothing keeps others from writing it.
     """
+
+    _texts = "results"  # the table that has the results' texts
 
     def __init__(
         self,
@@ -142,6 +151,34 @@ class Reader:
         """Count the rows whose answer was cut off at the most tokens that it may have."""
         cut = "SELECT id FROM responses WHERE is_cut"
         return int(self._all(f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({cut})")[0][0])
+
+    def corrected(self) -> int:
+        """Count the rows whose answer a person gave."""
+        with self._asking():
+            return corrected(self._reader)
+
+    def workbooks_read(self) -> set[Workbook]:
+        """Return the workbooks whose corrections are in the journal."""
+        found = self._all("SELECT subject, detail FROM events WHERE kind = ?", (READ,))
+        return {Workbook(text_of(name), bytes.fromhex(text_of(sha256))) for name, sha256 in found}
+
+    def recall(self, start: int, stop: int) -> None:
+        """Make sure that the texts of the results of rows in a range of positions can be read: a copy lacks them."""
+
+    def earlier(self, keys: Collection[bytes]) -> set[tuple[bytes, Result]]:
+        """Return what the journal has of these questions: each result, with the key, that no person gave."""
+        found: set[tuple[bytes, Result]] = set()
+        asked = [*keys]
+        for start in range(0, len(asked), _MOST_VALUES):
+            part = asked[start : start + _MOST_VALUES]
+            marks = ", ".join("?" * len(part))
+            lines = self._all(
+                f"SELECT key, status, answer, error FROM {self._texts} WHERE key IN ({marks})"
+                f" AND id NOT IN (SELECT cast(subject AS INTEGER) FROM events WHERE kind = '{CORRECTED}')",
+                part,
+            )
+            found.update((key, _result(*rest)) for key, *rest in lines)
+        return found
 
     def states(self, start: int, stop: int) -> list[RowState]:
         """Return the state of each row in a range of positions."""
@@ -399,6 +436,15 @@ def counts(db: sqlite3.Connection) -> Counts:
         ).fetchall()
     )
     return Counts(total, *(ended.get(status.value, 0) for status in (Status.OK, Status.INVALID, Status.ERROR)))
+
+
+def corrected(db: sqlite3.Connection) -> int:
+    """Count the rows whose answer a person gave, as one connection sees them."""
+    source = db.execute("SELECT id FROM sources WHERE model = ? AND base_url = '' AND params = ''", PERSON[:1])
+    if (found := source.fetchone()) is None:
+        return 0
+    query = f"SELECT count(*) FROM rows r JOIN results a ON a.id = r.result WHERE {IN_SCOPE} AND result < 0"
+    return int(db.execute(f"{query} AND a.source = ?", found).fetchone()[0])
 
 
 def results(db: sqlite3.Connection, start: int, stop: int) -> list[Result]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from batcher.journal.entries import Counts, LastRun, RowRecord, is_sealed, source_of
 from batcher.journal.evidence import Evidence
-from batcher.journal.schema import ADOPTED
+from batcher.journal.schema import ADOPTED, PERSON
 from batcher.records import Status
 from batcher.reports.verification.findings import Kind
 from batcher.reports.verification.kept import KeptAnswers
@@ -27,7 +27,7 @@ class Results:
         self._kept = kept
         sources = [*map(source_of, last.question.get("sources", ()))]
         known = journal.sources().items() if sources else ()
-        self._strangers = {number for number, source in known if source not in sources and source != ADOPTED}
+        self._strangers = {number for number, source in known if source not in [*sources, ADOPTED, PERSON]}
         self._ended = dict.fromkeys(Status, 0)
         self._adopted = self._unsealed = 0
 
