@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
-from batcher.journal.entries import UNSENT, EndpointTotals, RowRecord, source_of
+from batcher.journal.corrections import BY_HAND
+from batcher.journal.entries import CORRECTED, UNSENT, EndpointTotals, RowRecord, source_of
 from batcher.journal.reading import CHARGED, SENT, SPENT, Reader, question_of, spent_of
 from batcher.journal.schema import ADOPTED, PERSON
 from batcher.records import Source
@@ -83,6 +84,19 @@ class Evidence(Reader):
             " WHERE r.position >= ? AND r.position < ? AND s.reasoning <> '' AND s.body IS NOT NULL",
             (start, stop),
         )
+
+    def corrections(self, start: int, stop: int) -> tuple[int, int]:
+        """Count the rows in a range of positions whose answer a person gave, and the cells that it changed."""
+        [(rows, cells)] = self._all(
+            "SELECT count(*), coalesce(sum(iif(o.id IS NULL, 1,"
+            " (a.answer <> o.answer) + (a.status <> o.status) + (a.error <> o.error))), 0)"
+            " FROM rows r JOIN results a ON a.id = r.result"
+            f" LEFT JOIN (SELECT cast(subject AS INTEGER) AS id, cast(detail AS INTEGER) AS was FROM events"
+            f" WHERE kind = '{CORRECTED}') e ON e.id = a.id LEFT JOIN results o ON o.id = e.was"
+            f" WHERE r.position >= ? AND r.position < ? AND r.result < 0 AND a.source IN {BY_HAND}",
+            (start, stop),
+        )
+        return rows, cells
 
     def question(self, run: int) -> dict[str, Any]:
         """Return a process's question and sources; empty if the journal has lost it."""

@@ -227,16 +227,16 @@ class Reader:
         end, values = ("", [start]) if stop is None else (" AND position < ?", [start, stop])
         return int(self._all(query + end, values)[0][0])
 
-    def failures(self) -> list[tuple[str, int]]:
-        """Count the rows that ended as `invalid` or `error`, by cause; the ten most frequent first."""
+    def failures(self, most: int = 10) -> list[tuple[str, int]]:
+        """Count the rows that ended as `invalid` or `error`, by cause; the most frequent first, of this many causes."""
         found = self._all(
             # The casts make the cut fall between characters, also in a text that is stored as bytes. The part behind
             # the cause, the attempts and seconds, differs from row to row.
             "SELECT cast(substr(text, 1, coalesce(nullif(instr(text, ?), 0) - 1, 200)) AS BLOB) AS reason,"
             " count(*) AS n"
             " FROM (SELECT cast(a.error AS TEXT) AS text FROM rows r JOIN results a ON a.id = r.result"
-            f" WHERE a.status <> 'ok' AND {IN_SCOPE}) GROUP BY reason ORDER BY n DESC, reason LIMIT 10",
-            (GAVE_UP,),
+            f" WHERE a.status <> 'ok' AND {IN_SCOPE}) GROUP BY reason ORDER BY n DESC, reason LIMIT ?",
+            (GAVE_UP, most),
         )
         return [(text_of(reason), count) for reason, count in found]
 

@@ -6,6 +6,7 @@ program that had the file open; if that is not certain, the reason is named. Not
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batcher.answer.columns import AnswerColumns, result_of
-from batcher.errors import OutputError
+from batcher.errors import InputError, OutputError
 from batcher.input.cell import writable
 from batcher.input.dataset import Dataset
 from batcher.input.marks import Marks
@@ -132,6 +133,10 @@ class ChangedFiles:
         """Return whether there is anything to read."""
         return bool(self._changed)
 
+    def read_beside(self, dataset: Dataset | None) -> None:
+        """Let the files be compared with the rows of the input."""
+        self._dataset = dataset
+
     def _look_for_workbooks(self, chunks: Mapping[int, Chunk]) -> None:
         there = sorted(self._store.workbooks() & chunks.keys())
         read = self._journal.workbooks_read() if there else set()
@@ -163,11 +168,19 @@ class ChangedFiles:
     def each(self) -> Iterator[Changed | OutputError]:
         """Read the files that were changed, each by itself: one that cannot be read does not hide the others."""
         reading = Reading(layouts_of(self._store, self._journal, self._changed), self._journal)
-        for start, (chunk, path) in self._changed.items():
+        left = dict(self._changed)
+
+        def read(start: int, rows: Sequence[Values] | None) -> Changed | OutputError:
             try:
-                yield reading.read(start, chunk, path, None)
+                return reading.read(start, *left.pop(start), rows)
             except OutputError as error:
-                yield error
+                return error
+
+        with contextlib.suppress(InputError):  # the input has changed: perhaps the files alone can be read
+            for start, rows in self._rows():
+                yield read(start, rows)
+        for start in [*left]:
+            yield read(start, None)
 
     def _rows(self) -> Iterator[tuple[int, list[Values]]]:
         """Read the rows of the input that stand where the files' rows stood."""

@@ -65,6 +65,10 @@ def result_changed(path: Path, copy: Path) -> str:
     )
 
 
+ENCODINGS = ("utf-8", "utf-8-sig")
+"""The encodings of files."""
+
+
 class Store:
     """The files of one keyword in one directory.
 
@@ -102,6 +106,11 @@ class Store:
         self.all_columns = [*self.columns, *self.answer_columns]
         self.header = csv_line(self.all_columns)
         self._head = (self.header + "\n").encode(encoding)
+
+    def in_each_encoding(self) -> Iterator[Store]:
+        """Yield the store as it may have written: a spreadsheet may since have added or dropped a byte order mark."""
+        for encoding in ENCODINGS:
+            yield Store(self.directory, self.keyword, self.columns, self.answer_columns, encoding)
 
     @property
     def journal_path(self) -> Path:

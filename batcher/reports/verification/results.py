@@ -28,6 +28,7 @@ class Results:
         sources = [*map(source_of, last.question.get("sources", ()))]
         known = journal.sources().items() if sources else ()
         self._strangers = {number for number, source in known if source not in [*sources, ADOPTED, PERSON]}
+        self._people = {number for number, source in journal.sources().items() if source == PERSON}
         self._ended = dict.fromkeys(Status, 0)
         self._adopted = self._unsealed = 0
 
@@ -57,10 +58,15 @@ class Results:
             return Kind.OTHER_QUESTION
         elif record.source in self._strangers and status is not Status.ERROR:
             return Kind.OTHER_SOURCE
-        self._adopted += (record.found or 0) < 0
+        self._adopted += (record.found or 0) < 0 and record.source not in self._people
         self._unsealed += record.sealed is None
         is_whole = record.sealed is None or is_sealed(record)
         return None if status is not None and is_whole else Kind.CHANGED
+
+    def recount(self, was: Status, now: Status) -> None:
+        """Count a row by the status that a person gave it in its file."""
+        self._ended[was] -= 1
+        self._ended[now] += 1
 
     def counts(self, scope: int) -> Counts:
         return Counts(scope, *(self._ended[status] for status in (Status.OK, Status.INVALID, Status.ERROR)))
