@@ -107,11 +107,11 @@ class Matching:
             cells: the marks of the rows.
         """
         known = self._db.do(
-            "SELECT position, key, cells, is_kept FROM rows WHERE position >= ? AND position < ?",
+            "SELECT position, key, cells, is_kept, result FROM rows WHERE position >= ? AND position < ?",
             (start, start + len(keys)),
         )
-        old = {position: (key, cells or b"", is_kept) for position, key, cells, is_kept in known}
-        moved, renewed, noted = [], [], []
+        old = {position: (key, cells or b"", is_kept, result) for position, key, cells, is_kept, result in known}
+        moved, renewed, noted, others = [], [], [], []
         for position, key, cell in zip(itertools.count(start), keys, cells, strict=False):
             had = old.get(position)
             # Rows with equal questions may keep answers to earlier questions, which were not equal.
@@ -121,11 +121,14 @@ class Matching:
                     moved.append((position,))
             elif had[1] != cell:
                 noted.append((cell, position))
+                if (had[3] or 0) < 0:  # an answer by hand goes with its row, not with its question alone
+                    others.append((position,))
         self._db.do_many(
             "INSERT INTO moved SELECT position, result, key, cells, is_kept FROM rows"
             " WHERE position = ? AND result IS NOT NULL",
-            moved,
+            [*moved, *others],
         )
+        self._db.do_many("UPDATE rows SET result = NULL, is_kept = NULL WHERE position = ?", others)
         self._db.do_many("INSERT INTO renewed VALUES (?)", moved)
         self._db.do_many("INSERT INTO open SELECT key FROM rows WHERE position = ? AND result IS NULL", moved)
         self._db.do_many("INSERT OR REPLACE INTO rows (position, key, cells) VALUES (?, ?, ?)", renewed)

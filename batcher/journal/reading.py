@@ -165,19 +165,20 @@ class Reader:
     def recall(self, start: int, stop: int) -> None:
         """Make sure that the texts of the results of rows in a range of positions can be read: a copy lacks them."""
 
-    def earlier(self, keys: Collection[bytes]) -> set[tuple[bytes, Result]]:
-        """Return what the journal has of these questions: each result, with the key, that no person gave."""
-        found: set[tuple[bytes, Result]] = set()
+    def earlier(self, keys: Collection[bytes]) -> list[tuple[bytes, Result]]:
+        """Return each result of these questions that no person gave, with its key; of one question the latest last."""
+        found: list[tuple[bytes, Result]] = []
         asked = [*keys]
         for start in range(0, len(asked), _MOST_VALUES):
             part = asked[start : start + _MOST_VALUES]
             marks = ", ".join("?" * len(part))
             lines = self._all(
                 f"SELECT key, status, answer, error FROM {self._texts} WHERE key IN ({marks})"
-                f" AND id NOT IN (SELECT cast(subject AS INTEGER) FROM events WHERE kind = '{CORRECTED}')",
+                f" AND id NOT IN (SELECT cast(subject AS INTEGER) FROM events WHERE kind = '{CORRECTED}')"
+                " ORDER BY id",
                 part,
             )
-            found.update((key, _result(*rest)) for key, *rest in lines)
+            found += [(key, _result(*rest)) for key, *rest in lines]
         return found
 
     def states(self, start: int, stop: int) -> list[RowState]:

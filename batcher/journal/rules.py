@@ -133,25 +133,35 @@ def clear_dropped(db: Statements) -> None:
 
 
 def return_corrections(db: Statements, comparison: Comparison) -> None:
-    """Give rows that have moved the answers by hand that are their own: rows with the same question may differ."""
+    """Give rows that have moved the answers by hand that are their own: rows with the same question may differ.
+
+    Such a row gives up the answer that it has at its new place: it is another row's.
+    """
     if not db.is_any(f"SELECT 1 FROM results WHERE id IN {_BY_HAND}"):
         return
+    mark = comparison.sql((comparison.before or comparison.now).columns)
     had = (
-        f"SELECT position, result, key, cells, NULL AS spared_by FROM moved WHERE result IN {_BY_HAND}"
-        " UNION ALL SELECT position, result, key, cells, position FROM rows"
-        f" WHERE NOT {IN_SCOPE} AND result IN {_BY_HAND}"
+        f"SELECT m.result, m.key, {mark} AS mark, m.position, NULL AS spared_by FROM moved m"
+        f" JOIN results a ON a.id = m.result AND a.key = m.key WHERE m.result IN {_BY_HAND}"
+        f" UNION ALL SELECT r.result, r.key, {mark}, r.position, r.position FROM rows r"
+        f" JOIN results a ON a.id = r.result AND a.key = r.key WHERE NOT r.{IN_SCOPE} AND r.result IN {_BY_HAND}"
     )
     if not db.is_any(had):
         return
-    mark = comparison.sql((comparison.before or comparison.now).columns)
+    db.do(
+        f"""
+        INSERT OR IGNORE INTO moved SELECT position, result, key, cells, is_kept FROM rows
+        WHERE {IN_SCOPE} AND result NOT IN {_BY_HAND} AND (key, {mark}) IN (SELECT key, mark FROM ({had}))
+        """
+    )
+    clear_dropped(db)
     db.do(
         f"""
         INSERT INTO given SELECT asked.position, had.result, had.spared_by, NULL FROM (
             SELECT position, key, {mark} AS mark,
                 row_number() OVER (PARTITION BY key, {mark} ORDER BY position) AS nth
             FROM rows WHERE {BARE}) AS asked
-        JOIN (SELECT result, key, spared_by, {mark} AS mark,
-                row_number() OVER (PARTITION BY key, {mark} ORDER BY position) AS nth
+        JOIN (SELECT *, row_number() OVER (PARTITION BY key, mark ORDER BY position) AS nth
             FROM ({had})) AS had USING (key, mark, nth)
         """
     )

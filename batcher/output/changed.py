@@ -343,10 +343,16 @@ class OfJournal(NamedTuple):
 
     @classmethod
     def read(cls, journal: Reader, added: AnswerColumns, start: int, stop: int) -> OfJournal:
-        """Read what a journal has of the rows in a range of positions."""
-        beside = journal.beside(start, stop)
-        found = zip(journal.results_so_far(start, stop), beside, strict=True)
-        return cls(start, journal.states(start, stop), [answer_cells(added, *each) for each in found], beside)
+        """Read what a journal has of the rows in a range of positions.
+
+        A row that is to be asked again has the result that it had, which is what its line in the file was made from.
+        """
+        states, beside = journal.states(start, stop), journal.beside(start, stop)
+        had = dict(journal.earlier({each.key for each in states if each.result is None}))
+        results = zip(states, journal.results_so_far(start, stop), strict=True)
+        ended = (had.get(state.key) if result is None else result for state, result in results)
+        answers = [answer_cells(added, *each) for each in zip(ended, beside, strict=True)]
+        return cls(start, states, answers, beside)
 
     def corrections(self, added: AnswerColumns, lines: Sequence[Sequence[str]]) -> list[Correction]:
         """Return the answers that people gave in a file with these answer columns and lines."""
