@@ -287,7 +287,7 @@ def test_a_prompt_file_is_read_like_a_table(tmp_path: Path, name: str) -> None:
 
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
         assert "1 row" in plan("情感\uff1a{text}\r\n".encode(encoding))
-    with pytest.raises(InputError, match=rf"^{name} .*p\.txt, line 1: byte 0xc7 is not UTF-8 \(it is likely gb18030"):
+    with pytest.raises(InputError, match=rf"^{name} .*p\.txt, line 1: byte 0xc7 is not UTF-8: it is likely gb18030"):
         plan("情感如何\uff1a{text}".encode("gbk"))
     with pytest.raises(InputError, match="looks like UTF-16-LE without a byte order mark"):
         plan("label {text}".encode("utf-16-le"))

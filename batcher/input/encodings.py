@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from batcher.errors import InputError
 from batcher.input.likely import Likely, holds_utf8, likely_encoding
-from batcher.words import option
+from batcher.words import by_reader, option
 
 BEGINNING = 2**16
 """Bytes at the beginning of a text that are looked at before it is read."""
@@ -107,7 +107,10 @@ def _advice(found: Likely) -> str:
         )
     if not found.codec:
         return ", and no other encoding that batcher looks for fits: write it anew as UTF-8"
-    return f": it is likely {found.described}: add {option('input_encoding', found.codec)}, or save it as UTF-8"
+    return (
+        f": it is likely {found.described}: add {option('input_encoding', found.codec)}, or save it as UTF-8"
+        ' ("CSV UTF-8" in Excel)'
+    )
 
 
 def decoded(name: str, content: bytes, given: str | None = None) -> str:
@@ -122,15 +125,20 @@ def decoded(name: str, content: bytes, given: str | None = None) -> str:
         InputError: its encoding is not certain.
     """
     has_mark = any(content.startswith(mark) for mark in _MARKS)
+    encoding = Encoding.of(name, content, None if has_mark or _is_valid_utf8(content) else given)
     try:
-        encoding = Encoding.of(name, content, None if has_mark or _is_valid_utf8(content) else given)
         return content[encoding.mark :].decode(encoding.codec).removeprefix(_MARK)
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        what = f"{name}, line {line}: byte 0x{error.object[error.start]:02x} is not {given or 'UTF-8'}"
+        what = f"{name}, line {line}: byte 0x{error.object[error.start]:02x} is not {given or encoding.codec.upper()}"
         found = likely_encoding([content])
-        likely = f" (it is likely {found.described})" if found.codec and not found.is_mixed else ""
-        raise InputError(f"{what}{likely}: save it as UTF-8") from error
+        if not found.codec or found.is_mixed:
+            raise InputError(f"{what}: save it as UTF-8") from error
+        with_input = by_reader(command_line="INPUT has", python="the table has")
+        raise InputError(
+            f"{what}: it is likely {found.described}: save it as UTF-8, or add"
+            f" {option('input_encoding', found.codec)} if {with_input} that encoding, too"
+        ) from error
 
 
 def _without_mark(beginning: bytes) -> str | None:

@@ -154,6 +154,11 @@ class FrameDataset(Dataset):
         self._reads: list[Read] = [_reading(dtype) for dtype in frame.dtypes]
         check_has_columns(name, self.columns, len(frame))
 
+    def where(self, position: int) -> str:
+        if self.row_labels is None or self.row_labels.are_numbers:
+            return super().where(position)
+        return f"{self.name}, row {position} (counted from 0; index {self.row_labels.at(position)!r:.80})"
+
     def _rows(self) -> Generator[Values, None, None]:
         for start in range(0, len(self._frame), _FRAME_BATCH):
             part = self._frame.iloc[start : start + _FRAME_BATCH]
