@@ -156,6 +156,15 @@ def test_a_row_that_was_left_out_for_a_while_has_its_answer_by_hand_when_it_is_b
     assert copies(done) == []
 
 
+def test_another_model_is_not_asked_about_a_row_that_a_person_has_answered(done: Lab, table: Path) -> None:
+    edit(done.path(5), "item 7", infer="by hand")
+    others = Service([text for text in TEXTS if text != "item 7"])
+    done.run(table, others, PROMPT, chunk_size=5, endpoints=[Endpoint("other")], on_change="redo")
+    assert others.calls
+    assert answers(done) == expected(item_7="by hand")
+    assert verified(done, table).ok
+
+
 def test_another_column_of_the_table_changes_no_answer_by_hand(done: Lab, table: Path) -> None:
     edit(done.path(5), "item 7", infer="by hand")
     done.run(write(table, TEXTS, "note"), Service([]), PROMPT, chunk_size=5)
