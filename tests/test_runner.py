@@ -374,7 +374,7 @@ def test_a_run_that_is_refused_leaves_alone_what_the_first_one_is_just_writing(l
     half = lab.directory / ".0_k.csv.tmp"
     with open_journal(lab.directory / "journal_k.sqlite"):
         half.write_text("half a chunk")
-        with pytest.raises(OutputError, match="is being written by"):
+        with pytest.raises(OutputError, match="another run in this process has it"):
             lab.run(PROMPTS, Service([]))
         assert half.read_text() == "half a chunk"
     lab.run(PROMPTS, Service([]))

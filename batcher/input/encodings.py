@@ -6,12 +6,12 @@ Invariant: no text is decoded in an encoding that is only likely.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from batcher.errors import InputError
-from batcher.input.likely import Likely, holds_utf8, likely_encoding
-from batcher.words import by_reader, option
+from batcher.input.likely import Damage, Likely, holds_utf8, likely_encoding
+from batcher.words import as_given, by_reader, option
 
 BEGINNING = 2**16
 """Bytes at the beginning of a text that are looked at before it is read."""
@@ -26,6 +26,9 @@ _MARKS = {
 }
 _WESTERN = {"cp1252", "iso8859-1", "iso8859-15"}
 _MARK = "\ufeff"
+_MANY = 2  # characters beyond ASCII, beside which one byte is a damage and no line in another encoding
+# What switches from ASCII to other characters: no other text has it.
+_SHIFTS = {b"\x1b$B": "iso2022_jp", b"\x1b$@": "iso2022_jp", b"\x1b$)C": "iso2022_kr"}
 
 
 class Encoding(NamedTuple):
@@ -61,6 +64,8 @@ class Encoding(NamedTuple):
                     f"{name}: looks like {unmarked.upper()} without a byte order mark: add"
                     f" {option('input_encoding', unmarked)}"
                 )
+            if shifted := next((codec for shift, codec in _SHIFTS.items() if shift in beginning and not mark), None):
+                raise InputError(f"{name}: is in {shifted}: add {option('input_encoding', shifted)}")
             return cls(_MARKS.get(mark, "utf-8"), len(mark))
         codec = codecs.lookup(given).name.removesuffix("-sig")
         if mark:
@@ -78,24 +83,41 @@ class Encoding(NamedTuple):
         """Whether it is UTF-16 or UTF-32, in which only a few programs, such as Excel, write tables."""
         return self.codec.startswith(("utf-16", "utf-32"))
 
-    def misfit(self, place: str, error: UnicodeDecodeError, text: Iterable[bytes]) -> InputError:
+    def misfit(
+        self, place: str, column: int, error: UnicodeDecodeError, again: Callable[[], Iterable[bytes]]
+    ) -> InputError:
         """Return the error about a byte that does not fit the encoding.
 
         Args:
             place: the name of the text, with the line.
+            column: of the byte, in characters from 1.
             error: the misfit.
-            text: the whole text again, in pieces.
+            again: reads the whole text again, in pieces.
         """
-        what = f"{place}: byte 0x{error.object[error.start]:02x} is not {self.given or self.codec.upper()}"
+        byte = error.object[error.start]
+        what = f"{place}: byte 0x{byte:02x} is not {self.given or self.codec.upper()}"
         if self.given is not None:
-            return InputError(f"{what}: give another {option('input_encoding')}, or mend this line")
+            return InputError(f"{what}: give another {as_given('input_encoding')}, or mend this line")
         if self.is_wide:
             return InputError(f"{what}, although the byte order mark says so: is the file cut off?")
-        return InputError(f"{what}{_advice(likely_encoding(text))}")
+        damage, likely = Damage.of(again()), likely_encoding(again())
+        is_end = error.reason == "unexpected end of data"
+        if damage.bad == 1 and is_end and damage.good:
+            return InputError(
+                f"{place}: the file ends within a character (byte 0x{byte:02x} in column {column}), and all else is"
+                " UTF-8: it is cut off: copy or download it again"
+            )
+        if damage.bad == 1 and damage.good >= _MANY and likely.is_mixed:
+            return InputError(
+                f"{place}: byte 0x{byte:02x} in column {column} is not UTF-8, and all else is: mend this character, and"
+                " save the file as UTF-8"
+            )
+        cut = " (or is the file cut off? It may end within a character of UTF-8)" if is_end else ""
+        return InputError(f"{what}{_advice(likely)}{cut}")
 
 
 def _contradicts(name: str, why: str, given: str) -> InputError:
-    return InputError(f"{name}: {why}: leave out {option('input_encoding', given)}")
+    return InputError(f"{name}: {why}: leave out {as_given('input_encoding', given)}")
 
 
 def _advice(found: Likely) -> str:

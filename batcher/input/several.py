@@ -19,11 +19,13 @@ from urllib.parse import unquote
 from batcher.errors import InputError
 from batcher.input.compressed import packing_by_ending
 from batcher.input.dataset import Dataset
+from batcher.input.spool import STDIN
 from batcher.records import Values
-from batcher.words import counted
+from batcher.visible import on_one_line
+from batcher.words import counted, escape_hint
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
-_SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}
+_SYSTEM_FILES = {"Thumbs.db", "ehthumbs.db", "desktop.ini", "Icon\r"}
 
 
 class Part(NamedTuple):
@@ -50,19 +52,23 @@ class SeveralDataset(Dataset):
     """
 
     def __init__(self, given: Sequence[str], open_file: Callable[[str], Dataset]) -> None:
-        self.name = given[0] if len(given) == 1 else f"{given[0]} and {counted(len(given) - 1, 'other input')}"
+        first_given = on_one_line(given[0])
+        self.name = first_given if len(given) == 1 else f"{first_given} and {counted(len(given) - 1, 'other input')}"
         self._given = tuple(given)
         self._parts = parts_of(given)
         _check_formats(self._parts)
         self._tables = [open_file(part.path) for part in self._parts]
         self._starts = [0]  # the position of each file's first row, as far as a pass has come
-        first = self._tables[0]
-        self.columns = _with_partitions(first.columns, self._parts[0])
+        # A file of JSON objects without a row has no columns either: it fits any table.
+        number = next((number for number, table in enumerate(self._tables) if table.columns), 0)
+        first = self._tables[number]
+        self.columns = _with_partitions(first.columns, self._parts[number])
         self.paths = tuple(Path(part.path) for part in self._parts)
         self.sheet = first.sheet
         self.may_hold_added_nulls = first.may_hold_added_nulls
         for part, table in zip(self._parts, self._tables, strict=True):
-            _check_columns(self._parts[0].path, self.columns, part.path, _with_partitions(table.columns, part))
+            if table.columns:
+                _check_columns(self._parts[number].path, self.columns, part.path, _with_partitions(table.columns, part))
 
     def has_changed(self) -> bool:
         return self._listing_now() != self._parts or any(table.has_changed() for table in self._tables)
@@ -96,12 +102,12 @@ class SeveralDataset(Dataset):
         if before != now:
             path = min(before ^ now)
             what = "is gone" if path in before else "is new"
-            raise InputError(f"{self.name}: {path} {what} since the input was opened: start again")
+            raise InputError(f"{self.name}: {on_one_line(path)} {what} since the input was opened: start again")
 
 
 def _arranged(rows: Iterator[Values], columns: Sequence[str], part: Part, table: Dataset) -> Iterator[Values]:
     """Return rows with the table's columns in their order."""
-    if table.columns == columns:
+    if not table.columns or table.columns == columns:
         return rows
     places = {name: number for number, name in enumerate((*table.columns, *part.partitions))}
     order = [places[name] for name in columns]
@@ -121,8 +127,8 @@ def _check_columns(first: str, columns: Sequence[str], other: str, found: Sequen
         lacks = [f"lacks {', '.join(map(repr, missing[:5]))}"] if missing else []
         has = [f"has {', '.join(map(repr, more[:5]))} besides"] if more else []
         raise InputError(
-            f"{other} {' and '.join([*lacks, *has])}, compared with the columns of {first}: all files of one table need"
-            " the same columns"
+            f"{on_one_line(other)} {' and '.join([*lacks, *has])}, compared with the columns of {on_one_line(first)}:"
+            " all files of one table need the same columns"
         )
 
 
@@ -141,17 +147,22 @@ def parts_of(given: Sequence[str]) -> list[Part]:
     Raises:
         InputError: an input holds no file, or a file is there twice.
     """
+    if STDIN in given and len(given) > 1:
+        raise InputError("-: standard input is a table of its own: give no other INPUT beside it, and give it once")
     folders = [Path(each).absolute().parent for each in given if not (is_pattern(each) or Path(each).is_dir())]
     shared = Path(os.path.commonpath(folders)) if folders else Path()
     parts: dict[Path, Part] = {}
     for each in given:
         root, paths = _files_of(each, shared)
         if not paths:
-            raise InputError(f"{each}: holds no file to read" if Path(each).is_dir() else f"{each}: matches no file")
+            root = _fixed(Path(each)) if is_pattern(each) else Path(each)
+            gone = "" if root.is_dir() else f": there is no directory {on_one_line(str(root))}"
+            what = "holds no file to read" if root == Path(each) else f"matches no file{gone}"
+            raise InputError(f"{on_one_line(each)}: {what}{escape_hint(each)}")
         for path in paths:
             part = Part(str(path), _partitions(path.absolute().relative_to(root.absolute())))
             if parts.setdefault(path.resolve(), part) is not part:
-                raise InputError(f"{part.path} is given twice: its rows would be sent twice")
+                raise InputError(f"{on_one_line(part.path)} is given twice: its rows would be sent twice")
     return list(parts.values())
 
 
@@ -198,12 +209,14 @@ def _below(root: Path) -> list[Path]:
 
 
 def _raise(error: OSError) -> None:
-    raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    raise InputError(f"{on_one_line(str(error.filename))}: cannot be read: {error.strerror}") from error
 
 
 def _is_hidden(name: str) -> bool:
     """Return whether a name is not data: hidden, of the system, or like `_SUCCESS` (but not `_day=1`, a partition)."""
-    return name.startswith((".", "~$")) or (name.startswith("_") and "=" not in name) or name in _SYSTEM_FILES
+    is_copy = name.endswith("~") or (name.startswith("#") and name.endswith("#"))  # as editors leave them
+    is_marked = name.startswith((".", "~$")) or (name.startswith("_") and "=" not in name)
+    return is_marked or is_copy or name in _SYSTEM_FILES
 
 
 def _is_hidden_below(path: Path, root: Path, pattern: str) -> bool:
@@ -244,8 +257,8 @@ def _check_formats(parts: Sequence[Part]) -> None:
     for part in parts:
         if _format(part.path) != _format(first):
             raise InputError(
-                f"{first} and {part.path} are of different formats: all files of one table need the same ending; a"
-                " pattern chooses some of a directory, as in 'data/*.csv' (with the quotes)"
+                f"{on_one_line(first)} and {on_one_line(part.path)} are of different formats: all files of one table"
+                " need the same ending; a pattern chooses some of a directory, as in 'data/*.csv' (with the quotes)"
             )
 
 

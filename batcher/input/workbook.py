@@ -15,10 +15,9 @@ from pathlib import Path
 from batcher.errors import InputError
 from batcher.input.excel import UNREADABLE, Book, Merged, Uncomputed, cell_name
 from batcher.input.file import FileDataset
+from batcher.input.formats import OLE, format_of, trouble
 from batcher.records import Values
-from batcher.words import option
-
-_OLE = b"\xd0\xcf\x11\xe0"  # how .xls files begin, and encrypted workbooks
+from batcher.words import blamed
 
 
 class WorkbookDataset(FileDataset):
@@ -37,7 +36,7 @@ class WorkbookDataset(FileDataset):
     def __init__(self, name: str, sheet: str | None = None) -> None:
         super().__init__(name)
         with self._opened() as book:
-            self.sheet = _chosen(name, book, sheet)
+            self.sheet = _chosen(self.name, book, sheet)
             self._merged = book.merged(self.sheet)
         with closing(self._lines()) as lines:
             self._header, cells = next(((number, row) for number, row in lines if any(row)), (0, []))
@@ -93,21 +92,19 @@ class WorkbookDataset(FileDataset):
     @contextmanager
     def _opened(self) -> Iterator[Book]:
         try:
-            opened = Path(self.name).open("rb")  # noqa: SIM115 - it is closed below
+            opened = Path(self.path).open("rb")  # noqa: SIM115 - it is closed below
         except OSError as error:
             raise InputError(f"{self.name}: cannot be opened: {error.strerror}") from error
         with opened as file:
-            if file.read(len(_OLE)) == _OLE:
-                raise InputError(
-                    f"{self.name}: is encrypted, or an .xls file with another ending: save it as .xlsx without a"
-                    " password"
-                )
+            if (beginning := file.read(len(OLE))) == OLE and (found := format_of(beginning, self.path)):
+                raise InputError(f"{self.name}: is {found.refusal(self.name)}")
             try:
                 yield Book(file)
             except ImportError as error:
                 raise InputError(f'{self.name}: a workbook needs openpyxl: pip install "batcher-llm[excel]"') from error
             except UNREADABLE as error:
-                raise InputError(f"{self.name}: cannot be read as an Excel workbook: {error}") from error
+                said = trouble(self.name, self.path, "xlsx")
+                raise InputError(f"{self.name}: cannot be read as an Excel workbook: {said}") from error
 
     def _lines(self) -> Generator[tuple[int, list[str]], None, None]:
         """Read the rows of the sheet that are not missing in the file, each with its number, from 1."""
@@ -137,7 +134,7 @@ def _chosen(name: str, book: Book, wanted: str | None) -> str:
         near = difflib.get_close_matches(wanted, sheets, 1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(
-            f"{option('sheet')}: {name} has no sheet {wanted!r}; its sheets are: {', '.join(map(repr, sheets))}{meant}"
+            f"{blamed('sheet')}: {name} has no sheet {wanted!r}; its sheets are: {', '.join(map(repr, sheets))}{meant}"
         )
     return wanted
 

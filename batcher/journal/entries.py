@@ -101,6 +101,11 @@ class Spent(NamedTuple):
         return self.answered + self.uncertain
 
     @property
+    def cost(self) -> int | None:
+        """What the answers cost; None if the price of some is unknown."""
+        return None if self.unpriced_answers else self.answered
+
+    @property
     def unpriced(self) -> int:
         """The number of requests of an unknown price."""
         return self.unpriced_answers + self.unpriced_others
@@ -206,6 +211,8 @@ JOINED = "joined"
 """The kind of an event that records a result file before it is in its place."""
 REFUSED_BY_HAND = "refused by hand"
 """The kind of an event that records why a run did not do what was asked for."""
+UNCHANGED_BY_HAND = "unchanged by hand"
+"""The kind of an event that records that what was asked for was so already."""
 CORRECTED = "corrected by hand"
 """The kind of an event that records which result a person's correction replaces."""
 READ = "workbook read"
@@ -243,7 +250,7 @@ class ByHand(NamedTuple):
         at: the time, in seconds since the epoch.
         kind: of the event.
         request: the id of the request.
-        said: what changed, such as `rpm 600 -> 300`; or why it was refused.
+        said: what changed, such as `rpm 600 -> 300`; or what was so already; or why it was refused.
     """
 
     at: float
@@ -252,9 +259,8 @@ class ByHand(NamedTuple):
     said: str
 
     @property
-    def is_done(self) -> bool:
-        """Whether it was done, not refused."""
-        return self.kind in BY_HAND
+    def is_refused(self) -> bool:
+        return self.kind == REFUSED_BY_HAND
 
     @property
     def is_pause(self) -> bool:

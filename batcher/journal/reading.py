@@ -22,7 +22,6 @@ from batcher.journal.entries import (
     CORRECTED,
     JOINED,
     READ,
-    REFUSED_BY_HAND,
     TOO_LARGE,
     UNSENT,
     ByHand,
@@ -295,14 +294,13 @@ class Reader:
         )
         return [(at, text_of(subject), text_of(detail)) for at, subject, detail in found]
 
-    def by_hand(self, run: int, *, refused: bool = False) -> list[ByHand]:
+    def by_hand(self, run: int, kinds: Sequence[str] = BY_HAND) -> list[ByHand]:
         """Return what people changed in one process while it worked, in the order in which it happened.
 
         Args:
             run: the process.
-            refused: return what was refused instead.
+            kinds: of the events.
         """
-        kinds = (REFUSED_BY_HAND,) if refused else BY_HAND
         marks = ", ".join("?" * len(kinds))
         found = self._all(
             f"SELECT at, kind, subject, detail FROM events WHERE run = ? AND kind IN ({marks}) ORDER BY id",
@@ -359,10 +357,10 @@ class Reader:
         return spent_of(found)
 
     def spent_before(self) -> tuple[int, int | None]:
-        """Return the requests so far, and the nano-dollars for their answers; None if a price is unknown."""
+        """Return the requests so far, and the nano-dollars for their answers; None if the price of some is unknown."""
         spent = self.spent()
         [(requests,)] = self._all("SELECT count(*) FROM requests WHERE outcome IS NOT ?", (UNSENT,))
-        return requests, None if spent.unpriced else spent.answered
+        return requests, spent.cost
 
     def lost(self, most: int) -> list[tuple[bytes, int, Bound]]:
         """Return the latest requests, this many at most, that are charged at their bounds for want of an answer.
@@ -399,9 +397,10 @@ class Reader:
         [found] = self._all(query, tuple(sources or ()))
         return None if found[0] is None else Usual(*found)
 
-    def answered_since(self, moment: float) -> int:
-        """Count the answers that came after a moment, in seconds since the epoch."""
-        query = "SELECT count(*) FROM requests WHERE outcome = 'answered' AND ended > ?"
+    def ended_since(self, moment: float) -> int:
+        """Count the rows whose result came after a moment, in seconds since the epoch; rows may share a request."""
+        latest = "SELECT id FROM requests WHERE ended > ?"
+        query = f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({latest})"
         return int(self._all(query, (moment,))[0][0])
 
     @contextlib.contextmanager

@@ -17,6 +17,7 @@ from batcher.input.marks import Comparison
 from batcher.journal.committing import GroupCommit, Statement
 from batcher.journal.corrections import LOWEST, correcting
 from batcher.journal.entries import JOINED, TOO_LARGE, UNSENT, Chunk, Correction, Outcome, Request, seal
+from batcher.journal.locking import Lock, Work
 from batcher.journal.matching import Matching, Planner
 from batcher.journal.schema import as_output_errors, raise_generation
 from batcher.journal.schema import bound as storable
@@ -65,8 +66,9 @@ class Journal(Planner):
         path: of the journal.
         connection: for writing.
         reader: a connection for reading what is committed.
-        watch: checks whether it is still in its place.
         resources: are closed with it.
+        watch: checks whether it is still in its place.
+        lock: says what this process does.
     """
 
     def __init__(
@@ -74,13 +76,16 @@ class Journal(Planner):
         path: Path,
         connection: sqlite3.Connection,
         reader: sqlite3.Connection,
-        watch: Watch,
         resources: contextlib.ExitStack,
+        *,
+        watch: Watch,
+        lock: Lock,
     ) -> None:
         super().__init__(path, connection, reader, resources)
         [first] = self._db.one("SELECT coalesce(max(id), 0) + 1 FROM requests")
         self._ids: Iterator[int] = itertools.count(first)
         self._watch = watch
+        self._lock = lock
         self._commits = GroupCommit(path, connection, watch)
 
     def close(self) -> None:
@@ -123,6 +128,8 @@ class Journal(Planner):
             if self._db.connection.total_changes != before:
                 with as_output_errors(self.path, "written"):
                     raise_generation(self._db.connection)
+        if self.has_begun:
+            self._lock.says(Work.RUNS)
 
     # -- Requests
 

@@ -37,7 +37,7 @@ from batcher.output.csv_file import (
 from batcher.output.edited import Edited, Known, read_edited
 from batcher.place import identity
 from batcher.records import Beside, Result, RowState, Values
-from batcher.words import by_reader, counted, option
+from batcher.words import as_given, by_reader, counted
 
 
 def set_aside(path: Path) -> Path:
@@ -77,7 +77,7 @@ def _taken(columns: Sequence[str]) -> str:
     it, has = ("them", f"columns {', '.join(some)} and {last}") if some else ("it", f"a column {last}")
     dropped = json.dumps(columns[0] if len(columns) == 1 else list(columns), ensure_ascii=False)
     out = by_reader(command_line=f"leave {it} out", python=f"leave {it} out: df.drop(columns={dropped})")
-    return f"the input has {has} already: choose another {option('answer_column')}, or {out}"
+    return f"the input has {has} already: choose another {as_given('answer_column')}, or {out}"
 
 
 class Store:
@@ -163,13 +163,14 @@ class Store:
         with as_output_errors(f"the output directory {self.directory}", "used"):
             found = next(each for each in (self.directory, *self.directory.absolute().parents) if each.exists())
         if not found.is_dir():
-            raise OutputError(f"{found} is not a directory: choose another {option('output_dir')}")
+            raise OutputError(f"{found} is not a directory: choose another {as_given('output_dir')}")
         if not os.access(found, os.W_OK | os.X_OK):
             raise OutputError(f"the output directory {found} cannot be written: check its permissions")
         if self.all_path.exists() and not self.journal_path.exists() and not self.starts():
             raise OutputError(
                 f"{self.all_path} exists, but neither its journal ({self.journal_path.name}) nor a"
-                f" chunk file: put the journal back, or choose another {option('keyword')} or {option('output_dir')}"
+                f" chunk file: put the journal back, or choose another {as_given('keyword')} or"
+                f" {as_given('output_dir')}"
             )
 
     def starts(self) -> set[int]:

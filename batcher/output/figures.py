@@ -23,7 +23,7 @@ class Figures:
 
     Attributes:
         keyword: names the run.
-        rows, ok, invalid, error: all rows (of the first `limit` rows), and rows by status.
+        rows, ok, invalid, error: all rows of the run (those that `limit` or `sample` take), and rows by status.
         cut: rows whose answer was cut off at `max_tokens`.
         corrected: rows whose answer a person gave in a chunk file.
         requests: sent; each was `answered`, `failed`, or is `out`: in flight, or it was when its process ended.
@@ -127,7 +127,7 @@ def _named(totals: Totals, seconds: float) -> dict[str, Any]:
     values = totals._asdict()
     spent = values.pop("spent")
     return values | {
-        "cost_usd": None if spent.unpriced_answers else spent.answered / NANO,
+        "cost_usd": None if spent.cost is None else spent.cost / NANO,
         "uncertain_usd": None if spent.unpriced_others else spent.uncertain / NANO,
         "unpriced": spent.unpriced,
         "elapsed_s": seconds,

@@ -25,7 +25,7 @@ from batcher.planning.job import ROWS_AT_ONCE, Job
 from batcher.planning.plan import ByHand, Plan
 from batcher.planning.words import explained, reasons_of
 from batcher.records import Message
-from batcher.words import option
+from batcher.words import blamed
 
 
 class _Taken(NamedTuple):
@@ -247,6 +247,6 @@ def _check_ids(job: Job, matching: Matching, rows: int, comparison: Comparison) 
     if twins := matching.twins(rows, comparison.sql([name])):
         first, second = twins
         raise InputError(
-            f"{option('id_column')}: rows {first} and {second} of {job.dataset.name} (counted from 0) have the same"
+            f"{blamed('id_column')}: rows {first} and {second} of {job.dataset.name} (counted from 0) have the same"
             f" {name!r}: name a column whose values are unique"
         )

@@ -19,7 +19,7 @@ from batcher.output.directory import workbook_read
 from batcher.planning.job import Job
 from batcher.planning.plan import Plan
 from batcher.planning.whom import asked_of, in_lines
-from batcher.words import by_reader, counted, dollars, option
+from batcher.words import as_given, by_reader, counted, dollars, option
 
 _LONGEST_SHOWN = 60  # characters of a parameter in a reason
 _MOST_FILES = 3
@@ -221,7 +221,7 @@ def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
     return (
         f"{said}{'' if said.endswith('?') else '.'}{by_hand}\n"
         f"Nothing was sent. `{option('on_change', 'redo')}` {redo}{estimate}, {_reuse_explained(job, plan)} Or give the"
-        f" new question another {option('keyword')}. Every answer stays in the journal."
+        f" new question another {as_given('keyword')}. Every answer stays in the journal."
     )
 
 

@@ -14,6 +14,7 @@ from typing import overload
 
 from batcher.errors import outermost
 from batcher.journal.entries import Counts, LastRun
+from batcher.journal.locking import holder_of
 from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO
 from batcher.output.figures import Figures, figures_of
@@ -31,16 +32,17 @@ class RunStatus(Figures, Described):
     """The state of a run.
 
     Attributes:
-        state: `running`; `paused` (at work, and paused by hand); `done`; `stopped` (it ended early and recorded why);
+        state: `planning` (a new process reads the input; all else is of the run before it); `running`; `paused` (at
+            work, and paused by hand); `done`; `stopped` (it ended early and recorded why);
             `killed` (it ended without a record); `unknown` (it has no end, and this machine cannot know whether it is
             at work).
         chunks: chunk files written.
-        rows_per_s: rows answered a second, over the last minute; 0 if no run is at work.
+        rows_per_s: rows that ended a second, over the last minute; 0 if no run is at work.
         left_s: seconds left at that rate, or None.
         failures: rows that ended as `invalid` or `error`, counted by reason, the most frequent first.
         paused: endpoints that do not answer, with the time and the reason; empty if no run is at work.
         reason: why the latest run stopped early, or empty.
-        process: host and process id of the latest run.
+        process: host and process id of the latest run; if it is `planning`, of the process that plans.
         by_hand: what `batcher limit`, `pause` and `resume` changed in the latest run, with the time of each.
         notes: chunk files that people have changed, and that cannot be read.
     """
@@ -117,9 +119,10 @@ def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "out
         return runs_in(Path(output_dir))
     with opened(keyword, output_dir, read_journal) as run, run.journal.snapshot():
         journal, last = run.journal, run.last()
-        left = journal.left()
+        holder, left = holder_of(run.store.journal_path), journal.left()
         by_hand = journal.by_hand(last.id)
-        state = state_of(run.store.journal_path, last, left, by_hand)
+        state = state_of(run.store.journal_path, last, left, by_hand, holder)
+        process = holder if holder and state == "planning" else last
         is_at_work = state in AT_WORK
         by_files = Unread() if is_at_work else unread(run.store, journal, last)
         figures = figures_of(journal, keyword, last.id, is_at_work=is_at_work)
@@ -127,7 +130,7 @@ def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "out
         figures["corrected"] += by_files.corrected
         now = time.time()
         seconds = max(1.0, min(_RATE_OVER_S, now - last.started))
-        rate = journal.answered_since(now - seconds) / seconds if is_at_work else 0.0
+        rate = journal.ended_since(now - seconds) / seconds if is_at_work else 0.0
         return RunStatus(
             **figures,
             state=state,
@@ -137,7 +140,7 @@ def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "out
             failures=tuple(by_files.failures(journal)),
             paused=tuple(_paused(*each) for each in journal.paused(last.id)) if is_at_work else (),
             reason=_reason(state, last),
-            process=f"host {last.host}, process {last.pid}",
+            process=f"host {process.host}, process {process.pid}",
             by_hand=tuple(f"{_clock(each.at)} {each.said}" for each in by_hand),
             notes=tuple(by_files.notes),
         )
