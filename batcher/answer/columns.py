@@ -100,6 +100,10 @@ class AnswerColumns:
         """The name of the column that says how a row ended."""
         return self.answer + _STATUS
 
+    def status_in(self, cells: Sequence[str]) -> str:
+        """Return the status in the answer's cells of a line."""
+        return cells[len(self.fields) + 1]
+
     def split(self, cells: Sequence[str]) -> tuple[list[str], list[str]]:
         """Split a line, or a header, into the input's cells and the answer's."""
         return [*cells[: -len(self)]], [*cells[-len(self) :]]
@@ -123,5 +127,9 @@ class AnswerColumns:
         Raises:
             ValueError: the status is unknown.
         """
+        answer, fields = cells[0], cells[1 : len(self.fields) + 1]
         status, error = cells[len(self.fields) + 1 : len(self.fields) + 3]
-        return Result(Status(status), cells[0], error)
+        ended = Status(status)
+        if fields and self.shape is not None and ended is Status.OK:
+            answer = self.shape.with_cells(answer, fields)
+        return Result(ended, answer, error)

@@ -5,10 +5,12 @@ Invariant: an answer is checked against the user's own schema, whatever form of 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -114,6 +116,28 @@ class Schema:
 
     def cells(self, answer: str) -> tuple[str, ...]:
         return tuple(map(_cell, self.values(answer)))
+
+    def with_cells(self, answer: str, cells: Sequence[str]) -> str:
+        """Return an answer, as JSON, with the fields that a line of a file has: a person may have corrected them."""
+        before = self.cells(answer)
+        if before == tuple(cells):
+            return answer
+        _, value = self._first(answer)
+        changed = dict(value) if isinstance(value, dict) else {}
+        for name, was, cell in zip(self.fields, before, cells, strict=True):
+            if cell and cell != was:
+                changed[name] = self._typed(name, cell)
+            elif cell != was:
+                changed.pop(name, None)
+        return json.dumps(changed, ensure_ascii=False)
+
+    def _typed(self, name: str, cell: str) -> object:
+        """Return the value that a cell of a field stands for."""
+        types = self._types(top_level(self.document)[name])
+        if types and "string" not in types:
+            with contextlib.suppress(ValueError):
+                return json.loads(cell)
+        return cell
 
     @cached_property
     def _validator(self) -> Any:

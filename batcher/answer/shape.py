@@ -7,7 +7,7 @@ a text is read as raises `READER`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from batcher.records import Status
@@ -67,6 +67,9 @@ class Shape(Protocol):
 
         A field that is missing or null is the empty text.
         """
+
+    def with_cells(self, answer: str, cells: Sequence[str]) -> str:
+        """Return an answer with the fields that a line of a file has: a person may have corrected them."""
 
     def values(self, answer: str) -> tuple[object, ...]:
         """Return the value of each field of an `ok` answer; None for one that is missing."""

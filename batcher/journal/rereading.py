@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from batcher.answer.shape import ReadAs
+from batcher.journal.corrections import BY_HAND
 from batcher.journal.entries import seal
 from batcher.journal.schema import IN_SCOPE, bound, text_of
 from batcher.journal.statements import Statements
 from batcher.records import Completion, Result, Status
 
-REPLACED = "(SELECT before FROM rereads)"
-"""The ids of the results that a later reading has replaced."""
+OUTDATED = "(SELECT before FROM rereads)"
+"""The ids of the results that a later reading, or a person, has replaced."""
 
 _ROWS_AT_ONCE = 500
-# The copy of a rehearsal has no texts of its own.
-_COPIED = "SELECT 1 FROM temp.sqlite_master WHERE name = 'kept_answers'"
 
 
 def reading_id(db: Statements, reading: ReadAs | None) -> int | None:
@@ -30,7 +29,7 @@ def reading_id(db: Statements, reading: ReadAs | None) -> int | None:
     return int(known[0]) if known else db.do("INSERT INTO readings (shape, reader) VALUES (?, ?)", reading).lastrowid
 
 
-def read_again(db: Statements, reading: int | None, read: Callable[[Completion], Result]) -> None:
+def read_again(db: Statements, reading: int | None, read: Callable[[Completion], Result], texts: str) -> None:
     """Read every answer again that was read as something else, and let rows point at the new results.
 
     The ids of results that differ from the ones before them are in the table `reread` afterwards.
@@ -39,15 +38,16 @@ def read_again(db: Statements, reading: int | None, read: Callable[[Completion],
         db: has the tables of `scratch`.
         reading: the id of what answers are read as now.
         read: reads an answer.
+        texts: the table that has the results' texts: a copy has none of its own.
     """
     [lowest] = db.one("SELECT min(0, coalesce(min(id), 0)) FROM results")
-    texts = "temp.kept_answers" if db.is_any(_COPIED) else "results"
     query = f"""
         SELECT a.id, a.key, a.source, a.status, b.answer, a.error, coalesce(w.root, a.id),
             coalesce(s.text, o.answer), s.finish_reason
         FROM results a JOIN {texts} b USING (id) LEFT JOIN rereads w USING (id)
         JOIN {texts} o ON o.id = coalesce(w.root, a.id) LEFT JOIN responses s ON s.id = coalesce(w.root, a.id)
-        WHERE a.id > ? AND a.status <> 'error' AND a.reading IS NOT ? AND a.id NOT IN {REPLACED}
+        WHERE a.id > ? AND a.status <> 'error' AND a.reading IS NOT ? AND a.source IS NOT {BY_HAND}
+            AND a.id NOT IN {OUTDATED}
         ORDER BY a.id LIMIT {_ROWS_AT_ONCE}
     """
     after, free = lowest - 1, lowest

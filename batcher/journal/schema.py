@@ -39,7 +39,8 @@ same: rows that are not sent, because an earlier row has the same question (`--d
 
 results: every answer, and every error that ended a row; a line is never changed or removed
     id                 INTEGER  `requests.id` of the request that brought it; negative: it was adopted from a chunk
-                                file, or is an earlier answer that was read again (`rereads`); primary key
+                                file, or corrected by hand in one, or is an earlier answer that was read again
+                                (`rereads`); primary key
     key                BLOB     16 bytes, of the question that it answers; see `rows.key`
     source             INTEGER  `sources.id`: its origin
     status             TEXT     `ok`; `invalid`: answered, but not as asked for; `error`: no answer
@@ -55,11 +56,12 @@ readings: what answers were read as; unique in both columns but the id
     shape              TEXT     the labels or the schema as JSON (`shape` in `runs.question`)
     reader             INTEGER  version of the reader; a higher one may read a text otherwise
 
-rereads: results that are earlier answers, read again for other labels, for another schema or by a newer reader
+rereads: results that took the place of others: answers that were read again, for other labels, for another schema or by
+a newer reader; and corrections by hand
     id                 INTEGER  `results.id` of the new result; primary key
-    root               INTEGER  `results.id` of the answer, as it was read first; what came with it is in `responses`
+    root               INTEGER  `results.id` of the model's answer; what came with it is in `requests` and `responses`
                                 under this id
-    before             INTEGER  `results.id` that it replaces: the root, or an earlier reading
+    before             INTEGER  `results.id` that it replaces: the root, or the result that replaced it before
 
 responses: what came with an answer besides its text; an answer has no line if version 4 or an older one wrote it
     id                 INTEGER  `results.id`; primary key
@@ -103,7 +105,8 @@ requests: every attempt, recorded before it left; a line without an end is in fl
 
 sources: the origins of answers; unique in all columns but the id
     id                 INTEGER  primary key
-    model              TEXT     the model's name; `adopted from files`: a chunk file without a journal had the answer
+    model              TEXT     the model's name; `adopted from files`: a chunk file without a journal had the answer;
+                                `corrected by hand`: a person gave it in a chunk file
     base_url           TEXT     the service's base URL, or the endpoint's name if it has one (a name has no slash);
                                 empty: the chat model's own, or adopted
     params             TEXT     the endpoint's own request parameters as JSON with sorted keys, or empty
@@ -113,8 +116,8 @@ chunks: the chunk files
     rows               INTEGER  how many rows it holds; 0: it is about to be written for the first time
     origin             BLOB     16 bytes, a hash of all that it was made from: columns, cells, keys and results' ids;
                                 empty: it was adopted as it is, or is about to be written for the first time
-    sha256             BLOB     32 bytes, of the file as it was written; empty: it is about to be written for the first
-                                time
+    sha256             BLOB     32 bytes, of the file as it was written, or as it was when its corrections were read;
+                                empty: it is about to be written, and a copy is kept of a file that is there
 
 runs: every process that worked on this keyword
     id                 INTEGER  from 1; primary key
@@ -144,13 +147,16 @@ events: what else happened in a run
                                 answers changed the bound on prompts; `service tier`: a request was served in a tier
                                 that it did not ask for; `joined`: a result is about to be in its place; `limited by
                                 hand`, `paused by hand`, `resumed by hand`, `refused by hand`: what people asked of the
-                                run while it worked
-    subject            TEXT*    the endpoint; of `joined` the file's name; of the kinds by hand the id of the request
-    detail             TEXT*    why, or what the service said; may be empty. `joined`: the file's SHA-256, in
-                                hexadecimal. By hand: what changed, or why it was refused. `prompt overhead`: JSON, a
-                                hash of all that the overhead depends on (`of`), and the tokens that prompts have at
-                                `least` and at `most` beside the rows' own text (`batcher.money.overhead`). `service
-                                tier`: JSON, the `source` and the `tier`
+                                run while it worked; `corrected by hand`: a person gave a row another answer, after
+                                this run or while it worked; `workbook read`: its corrections are in the journal
+    subject            TEXT*    the endpoint; of `joined` and `workbook read` the file's name; of `corrected by hand`
+                                the correction's `results.id`; of the other kinds by hand the id of the request
+    detail             TEXT*    why, or what the service said; may be empty. `joined`, `workbook read`: the file's
+                                SHA-256, in hexadecimal. `corrected by hand`: `results.id` of what it replaces; empty:
+                                the row had no result. The other kinds by hand: what changed, or why it was refused.
+                                `prompt overhead`: JSON, a hash of all that the overhead depends on (`of`), and the
+                                tokens that prompts have at `least` and at `most` beside the rows' own text
+                                (`batcher.money.overhead`). `service tier`: JSON, the `source` and the `tier`
 
 `PRAGMA application_id` is 0x62746368 ("btch"). `PRAGMA user_version` holds the version of the tables in its lowest 8
 bits, and above them the generation, a number that each commit raises (see `access`).
@@ -183,6 +189,8 @@ GENERATIONS = 2**23 - 1
 
 ADOPTED = Source("adopted from files", "")
 """The source of answers that were found in chunk files without a journal: their real source is unknown."""
+PERSON = Source("corrected by hand", "")
+"""The source of answers that people gave in chunk files."""
 
 
 _FIRST = """
@@ -283,11 +291,12 @@ INSERT INTO main.rows SELECT * FROM original.rows;
 INSERT INTO main.results SELECT id, key, source, status, '', '', NULL, reading FROM original.results;
 INSERT INTO main.readings SELECT * FROM original.readings;
 INSERT INTO main.rereads SELECT * FROM original.rereads;
+INSERT INTO main.events SELECT * FROM original.events;
 UPDATE main.scope SET rows = (SELECT rows FROM original.scope);
 COMMIT;
 """
 # The views hide the copy's own tables, which are empty.
-_READ_IN_PLACE = ("requests", "responses", "events")
+_READ_IN_PLACE = ("requests", "responses")
 
 IN_SCOPE = "position < (SELECT rows FROM scope)"
 
@@ -374,7 +383,6 @@ def copy(db: sqlite3.Connection, version: int) -> None:
     db.executescript(_AS_NEWEST.get(version, "").format(schema="original"))
     views = {name for (name,) in db.execute("SELECT name FROM temp.sqlite_master WHERE type = 'view'")}
     db.executescript(re.sub(r"original\.(\w+)", lambda table: _table(table[1], views), _COPY))
-    db.execute("CREATE TEMP VIEW kept_answers AS SELECT id, answer FROM original.results")
     for name in views.difference(_READ_IN_PLACE):
         db.execute(f"DROP VIEW temp.{name}")
     for name in set(_READ_IN_PLACE) - views:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from batcher.answer.schema import Schema
@@ -16,12 +17,14 @@ from batcher.endpoint import Endpoint, by_account, is_name
 from batcher.equality import same
 from batcher.journal.entries import Usual, source_of
 from batcher.journal.matching import Cause
+from batcher.output.directory import workbook_read
 from batcher.planning.job import Job
 from batcher.planning.plan import Plan
 from batcher.planning.whom import asked_of, in_lines
 from batcher.words import as_given, by_reader, counted, dollars, option
 
 _LONGEST_SHOWN = 60  # characters of a parameter in a reason
+_MOST_FILES = 3
 
 
 def in_words(job: Job, plan: Plan) -> str:
@@ -29,7 +32,8 @@ def in_words(job: Job, plan: Plan) -> str:
     counts, changed = plan.counts, plan.changed
     answered = counts.ok + counts.invalid
     adopted = f" ({counted(plan.adopted, 'row')} adopted from chunk files without a journal)" if plan.adopted else ""
-    parts = [f"{answered:,} answered{adopted}"] if answered or adopted else []
+    by_hand = f" ({plan.by_hand.corrected:,} by hand)" if plan.by_hand.corrected else ""
+    parts = [f"{answered:,} answered{by_hand}{adopted}"] if answered or adopted else []
     again = f"{option('retry_failed', value=True)} sends them again"
     parts += [f"{counts.error:,} failed before ({again})"] if counts.error else []
     gone = f", and {counted(plan.gone, 'answered row')} {'is' if plan.gone == 1 else 'are'} gone: edited?"
@@ -56,6 +60,7 @@ def notes(job: Job, plan: Plan) -> list[str]:
         they = "it" if count == 1 else "they"
         bill = "" if most == 0 else f"; {they if most is None else f'at most {dollars(most)}'} may be billed twice"
         found.append(f"{requests} in flight when the last process ended{bill}.")
+    found += _files_by_hand(job, plan)
     if plan.counts.left:
         found += [_shared(job, keys) for keys in by_account(job.endpoints) if len(keys) > 1]
     retrying = [each for each in job.endpoints if each.llm is not None and retries_of(each.llm)]
@@ -65,15 +70,7 @@ def notes(job: Job, plan: Plan) -> list[str]:
             " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
         )
     found += job.oddities if plan.counts.left else ()
-    if job.is_same_for_all and plan.counts.left > 1:
-        found.append("Note: the prompt has no {column} hole, so every row asks the same question.")
-    elif plan.same and plan.same + 1 == plan.counts.rows:
-        done = "it is sent once" if job.settings.dedup else f"it could be sent once ({option('dedup', value=True)})"
-        found.append(f"Note: all {plan.counts.rows:,} rows ask the same question: {done}.")
-    elif plan.same:
-        done = "are sent once" if job.settings.dedup else f"could be sent once ({option('dedup', value=True)})"
-        rows = counted(plan.same, "row has", "rows have")
-        found.append(f"{rows} the same question as another row: they {done}.")
+    found += _same(job, plan)
     if plan.reread:
         rows = counted(plan.reread, "row changes", "rows change")
         found.append(f"The answers that are there were read again, for nothing: {rows}.")
@@ -87,6 +84,20 @@ def notes(job: Job, plan: Plan) -> list[str]:
     return found
 
 
+def _same(job: Job, plan: Plan) -> list[str]:
+    """Return a note on rows that ask the same, if there are any."""
+    if job.is_same_for_all and plan.counts.left > 1:
+        return ["Note: the prompt has no {column} hole, so every row asks the same question."]
+    if not plan.same:
+        return []
+    sent = "sent once" if job.settings.dedup else f"could be sent once ({option('dedup', value=True)})"
+    if plan.same + 1 == plan.counts.rows:
+        done = f"it {'is ' if job.settings.dedup else ''}{sent}"
+        return [f"Note: all {plan.counts.rows:,} rows ask the same question: {done}."]
+    rows = counted(plan.same, "row has", "rows have")
+    return [f"{rows} the same question as another row: they {'are ' if job.settings.dedup else ''}{sent}."]
+
+
 def _late_reason(shape: Shape) -> str:
     """Return a note if a model decides before it reasons; else an empty text."""
     found = shape.late_reasons() if isinstance(shape, Schema) else None
@@ -96,6 +107,37 @@ def _late_reason(shape: Shape) -> str:
         f"Note: the schema asks for {found[0]!r} before {found[1]!r}, so the reason cannot influence it: a model writes"
         f" fields in their order. Put {found[1]!r} first if it should."
     )
+
+
+def _files_by_hand(job: Job, plan: Plan) -> list[str]:
+    """Return what becomes of the files that people have changed."""
+    found, by_hand, store = [], plan.by_hand, job.store
+    if by_hand.lost:
+        belong = "belongs to a row that is" if by_hand.lost == 1 else "belong to rows that are"
+        found.append(f"{counted(by_hand.lost, 'answer')} by hand {belong} asked again, or gone.{_kept(by_hand.kept)}")
+    if store.workbook_path("all").exists():
+        found.append(
+            f"Note: {store.workbook_path('all')} is not read, because the result is made from the chunk files: correct"
+            " the answers there."
+        )
+    return found
+
+
+def came_back(job: Job, plan: Plan) -> list[str]:
+    """Return what a run will do with files that came back in another form; when it has done so, it says it itself."""
+    store, by_hand = job.store, plan.by_hand
+    found = [f"{said}; a copy of yours is kept as .bak." for said in by_hand.came_back.values()]
+    for start, corrections in by_hand.workbooks.items():
+        found.append(workbook_read(store.workbook_path(start), store.chunk_path(start), corrections, ".bak"))
+    return found
+
+
+def _kept(paths: Sequence[Path]) -> str:
+    if not paths:
+        return ""
+    names = ", ".join(map(str, paths[:_MOST_FILES]))
+    more = f" and {len(paths) - _MOST_FILES:,} more files" if len(paths) > _MOST_FILES else ""
+    return f" A copy of {names}{more} is kept as .bak."
 
 
 def _shared(job: Job, endpoints: Sequence[Endpoint]) -> str:
@@ -212,8 +254,10 @@ def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
         estimate = f" (about {(usual.prompt_tokens + usual.completion_tokens) * count:,.0f} model tokens)"
     redo = f"asks {count:,} again" if plan.changed else f"asks the {counted(new, 'new row')}"
     said = in_words(job, plan)
+    lost = plan.by_hand.lost
+    by_hand = f" {counted(lost, 'answer was', 'answers were')} given by hand." if lost else ""
     return (
-        f"{said}{'' if said.endswith('?') else '.'}\n"
+        f"{said}{'' if said.endswith('?') else '.'}{by_hand}\n"
         f"Nothing was sent. `{option('on_change', 'redo')}` {redo}{estimate}, {_reuse_explained(job, plan)} Or give the"
         f" new question another {as_given('keyword')}. Every answer stays in the journal."
     )
