@@ -199,11 +199,11 @@ def test_what_was_beside_an_answer_stays_beside_the_one_by_hand(lab: Lab, table:
     service = Service(TEXTS, instead=lambda call: Completion(answer_to(call.prompt), "stop", model="m-1"))
     lab.run(table, service, PROMPT, with_="model")
     edit(lab.path(0), "item 7", infer="by hand")
-    for with_ in ("finish_reason", "model,finish_reason", "model"):
+    for with_ in ("finish", "model,finish", "model"):
         lab.run(table, Service([]), PROMPT, with_=with_)
         assert answers(lab) == expected(item_7="by hand")
         name = f"infer_{with_.split(',')[0]}"
-        assert {row[name] for row in lab.rows()} == {{"infer_model": "m-1", "infer_finish_reason": "stop"}[name]}
+        assert {row[name] for row in lab.rows()} == {{"infer_model": "m-1", "infer_finish": "stop"}[name]}
 
 
 def test_a_correction_can_be_corrected_and_taken_back(done: Lab, table: Path) -> None:

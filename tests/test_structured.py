@@ -391,3 +391,36 @@ def test_attempts_count_every_request_for_the_rows_question(lab: Lab) -> None:
     lab.run(["x", "y"], answering(answers), "{text}", retry_failed=True, **options)
     assert [line["infer_attempts"] for line in lab.rows()] == ["1", "2"]
     assert batcher.verify("k", ["x", "y"], output_dir=lab.directory).ok
+
+
+# -- By hand
+
+
+def test_a_field_that_was_corrected_by_hand_survives_ordinary_commands(tmp_path: Path) -> None:
+    with server_of("full") as server:
+        run(tmp_path, server, schema=SCHEMA)
+        path = tmp_path / "0_k.csv"
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table.loc[2, "infer_score"] = "9"
+        table.loc[3, "infer_reason"] = "because, I say"
+        table.to_csv(path, index=False)
+        for options in ({}, {"chunk_size": 11}, {"with_": "model,cost"}, {"retry_failed": True}):
+            found = run(tmp_path, server, schema=SCHEMA, **options).frame()
+            assert (found["infer_score"][2], found["infer_reason"][3]) == ("9", "because, I say")
+            assert json.loads(found["infer"][2])["score"] == 9
+            assert batcher.verify("k", TABLE, output_dir=tmp_path).ok
+        assert server.books.requests == len(TEXTS)
+
+
+def test_a_label_by_hand_stays_when_other_labels_read_the_answers_anew(lab: Lab) -> None:
+    texts = ["x", "y", "z"]
+    options: dict[str, Any] = {"structured": "prompt", "on_change": "reuse"}
+    lab.run(texts, answering(lambda _: "no"), "{text}", labels=["yes", "no"], **options)
+    path = lab.path(0)
+    path.write_text(path.read_text().replace("y,no,ok,", "y,maybe,ok,"))
+    report = lab.run(texts, Service([]), "{text}", labels=["yes", "no", "maybe"], **options)
+    assert [row["infer"] for row in lab.rows()] == ["no", "maybe", "no"]
+    report = lab.run(texts, Service([]), "{text}", labels=["no", "maybe"], **options)
+    assert (report.ok, report.requests_now) == (3, 0)
+    assert [row["infer"] for row in lab.rows()] == ["no", "maybe", "no"]
+    assert batcher.verify("k", texts, output_dir=lab.directory).ok

@@ -26,7 +26,7 @@ class Unreconciled(Enum):
     BROUGHT_BY_NONE = (
         "SELECT a.id FROM results a LEFT JOIN requests q ON q.id = a.id WHERE CASE WHEN a.id > 0 THEN q.id IS NULL"
         " WHEN a.id IN (SELECT id FROM rereads) THEN NOT EXISTS (SELECT 1 FROM rereads w JOIN results o"
-        f" ON o.id = w.root WHERE w.id = a.id AND o.key = a.key AND a.source IN (o.source, {BY_HAND})"
+        f" ON o.id = w.root WHERE w.id = a.id AND (o.key = a.key AND a.source = o.source OR a.source = {BY_HAND})"
         f" AND (o.id NOT IN (SELECT id FROM rereads) OR o.source = {BY_HAND}))"
         " ELSE coalesce(a.source, 0) NOT IN"
         " (SELECT id FROM sources WHERE model IN (?, ?) AND base_url = '' AND params = '') END"
