@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 BLANKS = " \t\r\n\f\v\u00a0\ufeff\u200b\u200e\u200f\u2060\u3000"
 _LAYERS = 40
@@ -17,6 +18,7 @@ _CLOSING = dict(zip("\"'`*_~$([{<“‘«‹「『《〈【（［｛„‚”’
 _ENDS = ".,;:!?…。，；：！？、．"
 _OPEN = "\"'`*_~“‘”’«»‹›「『《〈【（([{"
 _CLOSED = "\"'`*_~“‘”’«»‹›」』》〉】）)]}"
+_NO_PUNCTUATION = "~$<>\\!"  # signs that are words of their own, or may be
 _FENCE = re.compile(r"(`{3,}|~{3,})[^\n`]*\n(.*?)\n?[ \t]*\1", re.DOTALL)
 _TAG = re.compile(r"<(\w{1,30})>(.*)</\1>", re.DOTALL)
 _COMMAND = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf)\{(.*)\}", re.DOTALL)
@@ -65,29 +67,42 @@ def prefix(text: str) -> re.Match[str] | None:
     return _PREFIX.match(text)
 
 
-def peeled(text: str, kept: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
-    """Yield a text, and what is left of it as one layer after the other is taken off; each with the `Label` before it.
+class Layer(NamedTuple):
+    """What is left of a text.
+
+    Attributes:
+        text: without blanks around it.
+        name: the `Label` that stood before it, if that was the layer taken off.
+        has_other_words: what was taken off may be more than punctuation.
+    """
+
+    text: str
+    name: str = ""
+    has_other_words: bool = True
+
+
+def peeled(text: str, kept: frozenset[str] = frozenset()) -> Iterator[Layer]:
+    """Yield a text, and what is left of it as one layer after the other is taken off.
 
     Args:
         text: any.
         kept: signs with which labels begin; a bullet is none of them.
     """
-    name = ""
+    layer = Layer(text)
     for _ in range(_LAYERS):
-        text = text.strip(BLANKS)
+        text = layer.text.strip(BLANKS)
         if not text:
             return
-        yield text, name
+        yield layer._replace(text=text)
         if named := _PREFIX.match(text):
-            text, name = text[named.end() :], named["name"]
-            continue
-        if (bullet := _BULLET.match(text)) and not kept & {text[0], *_SIGNED.get(text[0], "")}:
-            inner: str | None = text[bullet.end() :]
+            layer = Layer(text[named.end() :], named["name"])
+        elif (bullet := _BULLET.match(text)) and not kept & {text[0], *_SIGNED.get(text[0], "")}:
+            layer = Layer(text[bullet.end() :])
         else:
             inner = _bare(text)
-        if inner is None:
-            return
-        text, name = inner, ""
+            if inner is None:
+                return
+            layer = Layer(inner, has_other_words=text[0] in _NO_PUNCTUATION or text[-1] in _NO_PUNCTUATION)
 
 
 def _bare(text: str) -> str | None:
