@@ -6,10 +6,12 @@ Invariant: an `Endpoint` that exists is valid, and its `repr` holds no API key.
 from __future__ import annotations
 
 import copy
+import difflib
+import functools
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from batcher.chat_model import identity_of, retries_of
@@ -24,10 +26,12 @@ from batcher.checks import (
 )
 from batcher.equality import written
 from batcher.errors import SettingsError, outermost
-from batcher.hiding import looks_like_key, shown
-from batcher.params import check_params, unfolded
+from batcher.hiding import looks_like_key, names_key, shown
+from batcher.params import INSTEAD, REQUEST_PARAMS, check_params, unfolded
 from batcher.records import Source
 from batcher.words import option
+
+T = TypeVar("T")
 
 OFFLINE = "offline"
 """The base URL of an endpoint that the embedded server answers; its real port changes with each run."""
@@ -72,8 +76,12 @@ def check_name(value: object, where: str) -> None:
         )
 
 
-def checked_url(url: str) -> str:
+def checked_url(url: str, name: str = "the base URL") -> str:
     """Return a base URL in the form that calls need. An error does not show a URL that may hold a secret.
+
+    Args:
+        url: as the user gave it.
+        name: of the value, for messages: the variable that holds it, and where that is set.
 
     Raises:
         SettingsError: it is not a base URL, or holds more than scheme, host, path and an `api-version`.
@@ -84,8 +92,8 @@ def checked_url(url: str) -> str:
     place, mark, query = url.partition("?")
     if "@" in url or "#" in url or (mark and not re.fullmatch(r"api-version=[\w.-]+", query, re.ASCII)):
         raise SettingsError(
-            "the base URL holds a user, a password or a query other than ?api-version=: give keys through API_KEY, and"
-            " other values that the server needs as headers"
+            f"{name} holds a user, a password or a query other than ?api-version=: give keys through API_KEY, and other"
+            " values that the server needs as headers"
         )
     try:
         parts = urlsplit(place)
@@ -93,11 +101,9 @@ def checked_url(url: str) -> str:
     except ValueError:
         is_good = False
     if not is_good or any(char.isspace() for char in place):
-        raise SettingsError(f"the base URL {shown(url)} must look like https://host/v1")
+        raise SettingsError(f"{name} is {shown(url)}: it must look like https://host/v1")
     if any(map(looks_like_key, re.split(r"[/.]", place))):
-        raise SettingsError(
-            "the base URL holds what looks like an API key, and is not shown: give keys through API_KEY"
-        )
+        raise SettingsError(f"{name} holds what looks like an API key, and is not shown: give keys through API_KEY")
     return place.rstrip("/").removesuffix("/chat/completions").rstrip("/") + mark + query
 
 
@@ -106,6 +112,46 @@ def key_header(base_url: str) -> str:
     return "api-key" if "?api-version=" in base_url else "Authorization"
 
 
+def _with_advice(kind: type[T]) -> type[T]:
+    """Let a dataclass refuse a field that it does not have as batcher does: Python's own error has no advice."""
+    make: Any = kind.__init__
+    known = [each.name for each in fields(cast("Any", kind))]
+
+    @functools.wraps(make)
+    def made(self: T, *values: Any, **given: Any) -> None:
+        for name, value in given.items():
+            if name not in known:
+                raise SettingsError(f"an Endpoint has no field {name!r}: {_advice_on(name, value, known)}")
+        make(self, *values, **given)
+
+    changed: Any = kind
+    changed.__init__ = outermost(made)
+    return kind
+
+
+def _advice_on(name: str, value: object, known: Sequence[str]) -> str:
+    """Return advice on a field that does not exist; it shows the value only if that is a number."""
+    if name in REQUEST_PARAMS:
+        return f"a request parameter goes into {_in_params(name, value)}"
+    if names_key(name):
+        return "the key goes into api_key; with several keys, make one Endpoint for each"
+    instead = next(iter(INSTEAD.get(name, ())), "")
+    near = difflib.get_close_matches(name, [*known, *REQUEST_PARAMS], 1, 0.7)
+    if instead in known or (near and near[0] in known):
+        return f"did you mean {instead if instead in known else near[0]!r}?"
+    if near:
+        return f"did you mean {_in_params(near[0], value)}?"
+    if instead:
+        return f"give {instead} to batcher.run instead"
+    return f"the fields are {', '.join(known)}; give other options to batcher.run"
+
+
+def _in_params(name: str, value: object) -> str:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return f'params={{"{name}": {value if is_number else "..."}}}'
+
+
+@_with_advice
 @dataclass(frozen=True)
 class Endpoint:
     """A model behind a base URL, called with one API key, under its own limits or those that its account's keys share.
@@ -150,7 +196,6 @@ class Endpoint:
     account: str | None = None
     name: str | None = None
 
-    @outermost
     def __post_init__(self) -> None:
         if self.llm is None and self.model is None:
             ways = f"Endpoint('gpt-4o-mini', ...), {option('model')} or MODEL in .env"

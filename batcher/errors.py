@@ -8,6 +8,7 @@ What is raised stops the run:
      |   +- InputError      the table, a row of it or the prompt is wrong: mend the input
      |   +- ChangedError    rows have an answer to a different question: choose
      +- OutputError         the output directory or its journal cannot be used: mend the directory
+     |   +- DiskFull        the disk has no room: make room, and run the same command again
      |   +- KeywordBusy     another run or program has the journal open: wait for its end, or stop it
      +- RunStopped          the run ended early, all that arrived is saved: the same call goes on
          +- BudgetReached   the budget does not cover the next request: raise it
@@ -20,6 +21,7 @@ prints the traceback and exits with status 70.
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no quotas of this kind
 _LONGEST = 500  # characters of a foreign error's message
 
 
@@ -71,6 +74,21 @@ class ChangedError(SettingsError):
 
 class OutputError(BatcherError):
     """The output directory or the journal in it cannot be used. What it holds is left as it is."""
+
+
+class DiskFull(OutputError):
+    """The disk, or the user's share of it, has no room for the journal or a file."""
+
+
+def output_error(message: str, error: BaseException) -> OutputError:
+    """Return the error about a file that cannot be written or read.
+
+    Args:
+        message: what failed.
+        error: of the system or of SQLite, whose errors have a name.
+    """
+    is_full = getattr(error, "errno", None) in _FULL or getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
+    return (DiskFull if is_full else OutputError)(message)
 
 
 class KeywordBusy(OutputError):

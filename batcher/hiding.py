@@ -17,6 +17,10 @@ SHORTEST = 8
 SHORTEST_WORD = 16
 """The fewest characters of a secret that has only letters: local servers accept any word as a key ("placeholder")."""
 
+_KEY_NAME = re.compile(
+    r"\w*api_?keys?|(?:\w*(?:access|auth|secret)_)?(?:keys?|tokens?)|api_tokens?|secrets?|passwords?|bearer|auth",
+    re.IGNORECASE,
+)
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS|AUTH|CREDENTIAL", re.IGNORECASE)
 
 
@@ -100,6 +104,11 @@ def shown(text: str) -> str:
     """Return a text of the user's for a message; one that looks like a key, given in the wrong place, is not shown."""
     may_be_a_key = bool(secrets_among([text])) and re.fullmatch(r"[\w-]+", text)
     return "(not shown: it looks like an API key)" if may_be_a_key else repr(text)
+
+
+def names_key(name: str) -> bool:
+    """Return whether an option or a parameter of this name would take an API key."""
+    return bool(_KEY_NAME.fullmatch(name))
 
 
 def looks_like_key(text: str) -> bool:

@@ -29,7 +29,7 @@ RESERVED_PARAMS = {
 _FOLDED = ("extra_body", "model_kwargs")
 """The names under which OpenAI's SDK and LangChain take parameters that they do not know: their content is sent."""
 
-_INSTEAD = {
+INSTEAD = {
     **dict.fromkeys(("model_name",), ("model",)),
     **dict.fromkeys(("timeout", "request_timeout"), ("timeout",)),
     **dict.fromkeys(("max_retries", "num_retries"), ("max_attempts",)),
@@ -41,6 +41,15 @@ _INSTEAD = {
     "tpm": ("tpm",),
 }
 """Options of the SDK and of LangChain, and ours that do the same."""
+
+REQUEST_PARAMS = {
+    *("enable_thinking", "extra_body", "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens"),
+    *("max_tokens", "min_p", "modalities", "n", "parallel_tool_calls", "presence_penalty", "prompt_cache_key"),
+    *("reasoning_effort", "repetition_penalty", "response_format", "safety_identifier", "seed", "service_tier"),
+    *("stop", "store", "stream", "temperature", "thinking", "tool_choice", "tools", "top_k", "top_logprobs", "top_p"),
+    *("user", "verbosity", "web_search_options"),
+}
+"""The parameters of a chat completion request that services know."""
 
 _NOT_SENT = {
     **dict.fromkeys(("extra_query", "default_query"), "a request has no query but the ?api-version= of its base URL"),
@@ -96,8 +105,8 @@ def _check_is_for_service(params: Mapping[str, Any], where: str) -> None:
             python=f'"extra_body": {{"{name}": ...}}',
         )
         anyway = f" (to send it all the same: {inside})"
-        if name in _INSTEAD:
-            raise SettingsError(f"{about}: use {' or '.join(map(option, _INSTEAD[name]))}{anyway}")
+        if name in INSTEAD:
+            raise SettingsError(f"{about}: use {' or '.join(map(option, INSTEAD[name]))}{anyway}")
         if name in _NOT_SENT:
             raise SettingsError(f"{about}: {_NOT_SENT[name]}{anyway}")
 

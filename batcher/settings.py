@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -29,7 +28,8 @@ from batcher.checks import (
 )
 from batcher.endpoint import MAX_CONCURRENCY, check_name
 from batcher.errors import SettingsError
-from batcher.params import check_params, unfolded
+from batcher.hiding import names_key
+from batcher.params import REQUEST_PARAMS, check_params, unfolded
 from batcher.records import Beside
 from batcher.words import by_reader, option
 
@@ -535,33 +535,18 @@ def _documented() -> str:
 Settings.__doc__ = _documented()
 
 
-_KEYS = re.compile(
-    r"\w*api_?keys?|(?:\w*(?:access|auth|secret)_)?(?:keys?|tokens?)|api_tokens?|secrets?|passwords?|bearer|auth",
-    re.IGNORECASE,
-)
-
-_REQUEST_PARAMS = {
-    *("enable_thinking", "extra_body", "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens"),
-    *("max_tokens", "min_p", "modalities", "n", "parallel_tool_calls", "presence_penalty", "prompt_cache_key"),
-    *("reasoning_effort", "repetition_penalty", "response_format", "safety_identifier", "seed", "service_tier"),
-    *("stop", "store", "stream", "temperature", "thinking", "tool_choice", "tools", "top_k", "top_logprobs", "top_p"),
-    *("user", "verbosity", "web_search_options"),
-}
-"""The parameters of a chat completion request that services know."""
-
-
 def means_key(name: str) -> bool:
     """Return whether an option that does not exist would take an API key.
 
     Args:
         name: of the option, as Python spells it.
     """
-    return bool(_KEYS.fullmatch(name)) and name not in OPTIONS and name not in _REQUEST_PARAMS
+    return names_key(name) and name not in OPTIONS and name not in REQUEST_PARAMS
 
 
 def is_request_param(name: str) -> bool:
     """Return whether services know a request parameter of this name."""
-    return name in _REQUEST_PARAMS
+    return name in REQUEST_PARAMS
 
 
 def advice_on(name: str, value: object = None) -> str:
@@ -577,13 +562,13 @@ def advice_on(name: str, value: object = None) -> str:
             python="from endpoints=[batcher.Endpoint(model, api_key=...)]",
         )
         return f"API keys come from API_KEY in the environment or .env, or {other}"
-    if name in _REQUEST_PARAMS:
+    if name in REQUEST_PARAMS:
         return f"a request parameter goes into {_as_param(name, value)}"
-    known = [*OPTIONS, "data", "prompt", *_REQUEST_PARAMS]
+    known = [*OPTIONS, "data", "prompt", *REQUEST_PARAMS]
     if near := difflib.get_close_matches(name, known, n=1, cutoff=0.7):
-        return f"did you mean {_as_param(near[0], value) if near[0] in _REQUEST_PARAMS else option(near[0])}?"
+        return f"did you mean {_as_param(near[0], value) if near[0] in REQUEST_PARAMS else option(near[0])}?"
     return by_reader(
-        command_line="`batcher run --help` lists the options", python=f"the options are {', '.join(OPTIONS)}"
+        command_line="`batcher run --help` lists the options", python="`help(batcher.run)` lists the options"
     )
 
 

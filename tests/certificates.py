@@ -26,7 +26,7 @@ def authority_in(folder: Path) -> Path:
 
 
 def serving(*names: str, begins: float = -2, ends: float = 2) -> ssl.SSLContext:
-    """Return a server's context with a certificate for these host names; it begins and ends so many days from now."""
+    """Return a server's context with a certificate for these host names; it begins and ends at these days from now."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     issued = authority().issue_cert(*names, not_before=_NOW + begins * _DAY, not_after=_NOW + ends * _DAY)
     issued.configure_cert(context)

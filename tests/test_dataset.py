@@ -15,7 +15,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -399,7 +398,9 @@ def test_a_series_is_one_column_of_its_name(name: object, column: str) -> None:
 
 
 def test_a_list_holds_strings_only() -> None:
-    assert fault(["a", "b", 3]) == "the list, row 2 (counted from 0): must be a string, not of type int"
+    assert fault(["a", "b", 3]) == (
+        "the list, row 2 (counted from 0): must be a string, not of type int: list(map(str, data)) makes texts of all"
+    )
 
 
 def test_a_list_changed_later_is_read_as_it_was() -> None:
@@ -409,7 +410,7 @@ def test_a_list_changed_later_is_read_as_it_was() -> None:
     assert rows_of(table) == [("a",)]
 
 
-@pytest.mark.parametrize("data", [None, 5, b"t.csv", {"a", "b"}, np.array(["x"]), dict, open])
+@pytest.mark.parametrize("data", [None, 5, {}.keys(), dict, open])
 def test_anything_else_is_refused_with_what_is_accepted(data: object) -> None:
     message = fault(data)
     assert type(data).__qualname__ in message
@@ -438,11 +439,10 @@ def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_ending_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    assert fault_in(tmp_path, "t.xls", "") == (
-        ": the ending .xls is not known: batcher reads .csv, .tsv, .txt, .jsonl, .json, .parquet and .xlsx; the texts"
-        " also as .gz, .bz2 and .zst; save it as .xlsx, or give the DataFrame that pandas.read_excel() returns"
+    assert fault_in(tmp_path, "t.dat", "") == (
+        ": the ending .dat is not known: batcher reads .csv, .tsv, .txt, .jsonl, .json, .parquet and .xlsx; the texts"
+        " also as .gz, .bz2 and .zst"
     )
-    assert fault_in(tmp_path, "t.doc", "").endswith("and .xlsx; the texts also as .gz, .bz2 and .zst")
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl"])

@@ -97,15 +97,23 @@ def test_a_provider_that_asks_for_a_key_names_the_variables(provider: str) -> No
         (
             {"MODEL": "m", "BASE_URL": OPENAI, "API_KEY": "sk-1,sk-a b"},
             {},
-            "a key in API_KEY is not a string, or holds a space",
+            "API_KEY (environment): key 2 is not a string, or holds a space",
         ),
         (
             {"MODEL": "m", "BASE_URL": OPENAI, "API_KEY": "sk-密钥"},
             {},
-            "a key in API_KEY is not a string, or holds a space or a",
+            "API_KEY (environment) is not a string, or holds a space or a",
         ),
-        ({"MODEL": "m", "OPENAI_API_KEY": "sk-1,sk-2,sk-1"}, {}, "OPENAI_API_KEY holds the same key twice"),
-        ({"MODEL": "m", "BASE_URL": "http://me:sk-1@h"}, {}, "the base URL holds a user, a password or a query"),
+        (
+            {"MODEL": "m", "OPENAI_API_KEY": "sk-1,sk-2,sk-1"},
+            {},
+            "OPENAI_API_KEY (environment): key 3 repeats key 1: remove one",
+        ),
+        (
+            {"MODEL": "m", "BASE_URL": "http://me:sk-1@h"},
+            {},
+            "BASE_URL (environment) holds a user, a password or a query",
+        ),
         (
             {},
             {"provider": "opnai"},
@@ -221,14 +229,13 @@ def test_a_key_that_is_set_for_another_place_is_named() -> None:
 @pytest.mark.parametrize(
     ("base_url", "said"),
     [
-        ("/app/", "the base URL '/app/' must look like https://host/v1"),
-        ("http://h/v1?key=sk-1", "the base URL holds a user, a password or a query other than ?api-version=: "),
+        ("/app/", "is '/app/': it must look like https://host/v1"),
+        ("http://h/v1?key=sk-1", "holds a user, a password or a query other than ?api-version=: "),
     ],
 )
 def test_a_wrong_base_url_of_the_environment_is_named_with_its_variable(name: str, base_url: str, said: str) -> None:
     message = fault(lambda: made({"MODEL": "m", name: base_url, "API_KEY": "sk-1"}))
-    assert message.startswith(said)
-    assert message.endswith(f" ({name} in the environment or .env)")
+    assert message.startswith(f"{name} (environment) {said}")
     assert "sk-1" not in message
 
 
@@ -393,7 +400,7 @@ def test_a_key_in_the_wrong_place_is_not_shown(env: dict[str, str], options: dic
 
 def test_a_key_in_quotation_marks_is_refused_unshown() -> None:
     said = fault(lambda: made({"MODEL": "m", "OPENAI_API_KEY": "'sk-quoted-0123456789'"}))
-    assert said.startswith("a key in OPENAI_API_KEY has quotation marks around it")
+    assert said.startswith("OPENAI_API_KEY (environment) has quotation marks around it")
     assert "quoted-" not in said
 
 
@@ -482,13 +489,13 @@ def test_what_a_table_leaves_out_comes_from_the_environment(tmp_path: Path) -> N
         ('api_key = "sk-1"', "there is no key 'api_key': an API key is never in a file: put it into"),
         ("max_concurency = 3", "there is no key 'max_concurency': did you mean max_concurrency?"),
         ("zzz = 3", "there is no key 'zzz': known are model, base_url, api_key_env, rpm, rps, "),
-        ('model = "m"\nbase_url = "h"', "the base URL 'h' must look like https://host/v1"),
+        ('model = "m"\nbase_url = "h"', "the base URL is 'h': it must look like https://host/v1"),
         ('model = "m"\nbase_url = "http://sk-1@h"', "the base URL holds a user"),
         ('model = "m"\napi_key_env = "sk-1"', "api_key_env must be the name of a variable"),
         ('model = "m"\napi_key_env = ""', "api_key_env must be the name of a variable"),
         ('model = "m"\napi_key_env = "NONE"', f"no API key for {OPENAI}: set NONE in the environment or .env"),
         ('model = "m"', f"no API key for {OPENAI}: set OPENAI_API_KEY"),
-        ('model = "m"\napi_key_env = "TWICE"', "TWICE holds the same key twice"),
+        ('model = "m"\napi_key_env = "TWICE"', "TWICE (environment): key 2 repeats key 1: remove one"),
         ('model = "m"\nrpm = true', "rpm cannot be of type bool"),
         ('model = "m"\nrpm = "sk-5"', "rpm cannot be of type str"),
         ('model = "m"\nrpm = 0', "rpm must be a number above 0, not 0"),

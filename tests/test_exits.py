@@ -450,7 +450,7 @@ async def test_a_second_run_in_the_same_process_is_told_to_await_or_cancel_the_f
     settings = Settings.of(options)
     first = asyncio.create_task(execute(TEXTS[:3], None, settings, Stop(), callers=Service(TEXTS[:3], never)))
     await is_asked.wait()
-    said = f"process {os.getpid()} on .* in this process: await it, or cancel it"
+    said = "journal_k.sqlite: another run in this process has it: await it or cancel it$"
     with pytest.raises(KeywordBusy, match=said):
         await batcher.arun(TEXTS[:3], keyword="k", output_dir=lab.directory, endpoints=[ENDPOINT], quiet=True)
     first.cancel()

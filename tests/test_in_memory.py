@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gc
+import io
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -126,6 +128,28 @@ def test_dictionaries_have_the_columns_of_all_of_them() -> None:
         (["a", {"b": 1}], "the list, row 1 (counted from 0): must be a string, not of type dict"),
         ([{"1": 1, 1: 2}], "the list: more than one column is named '1'"),
         ({"a": [1]}, "cannot read a table from builtins.dict: give pandas.DataFrame(data)"),
+        ({"a", "b"}, "cannot read a table from builtins.set: give sorted(data): a set has another order"),
+        (b"t.csv", "cannot read a table from builtins.bytes: give the path of a file as text"),
+        (np.array(["x"]), "cannot read a table from numpy.ndarray: give data.tolist() if it holds texts, or pandas."),
+        (np.array("x"), "cannot read a table from numpy.ndarray: give data.tolist() if it holds texts, or pandas."),
+        (pd.Index(["x"]), "cannot read a table from pandas.Index: give data.to_series()"),
+        (
+            [("a", 1)],
+            "the list, row 0 (counted from 0): must be a string, not of type tuple: give pandas.DataFrame(data",
+        ),
+        (["a", None], "the list, row 1 (counted from 0): must be a string, not of type NoneType: a missing text is"),
+        ([1], "the list, row 0 (counted from 0): must be a string, not of type int: list(map(str, data))"),
+        ([pd.DataFrame()], "the list, row 0 (counted from 0): must be a string, not of type DataFrame: give one table"),
+        (
+            pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")])),
+            "the DataFrame: the columns are a MultiIndex",
+        ),
+        (
+            pd.DataFrame([[1, 2]], columns=[1, "1"]),
+            "the DataFrame: more than one column is named '1': rename all but one",
+        ),
+        ("https://x.test/t.csv", "https://x.test/t.csv: is a URL: download the file"),
+        ("text\na\n", "the input is a text of several lines and no path"),
         (pl.LazyFrame({"a": [1]}), "cannot read a table from polars.LazyFrame: call .collect() on it"),
     ],
 )
@@ -147,6 +171,25 @@ def test_what_can_be_read_only_once_is_refused() -> None:
     for data in (table.to_reader(), rows, iter([{"a": 1}]), Once(table)):
         assert f"the {type(data).__name__} can be read only once" in fault(data)
     assert next(rows) == {"a": 0}, "nothing was taken from it"
+
+
+def test_what_was_opened_to_be_read_once_is_answered_with_what_to_give(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("text\na\n")
+    with path.open() as file, path.open("rb") as raw:
+        for data, said in (
+            (file, ("TextIOWrapper", "give the path of")),
+            (raw, ("BufferedReader", "give the path of")),
+            (csv.DictReader(file), ("DictReader", "give list(")),
+            (csv.reader(file), ("reader", "give the path of")),
+            (io.StringIO("a"), ("StringIO", "give pandas.")),
+            (zip("a", "b", strict=True), ("zip", "give")),
+        ):  # fmt: skip
+            name, way = said
+            assert fault(data).startswith(
+                f"the {name} can be read only once, and batcher reads a table more than once: {way}"
+            )
+        assert rows_of(open_dataset(list(csv.DictReader(file)))) == [("a",)]
 
 
 class Growing:

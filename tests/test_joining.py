@@ -271,7 +271,7 @@ def test_while_a_run_is_at_work_it_says_who_writes(lab: Lab) -> None:
         said.append(str(refused.value))
 
     finish(lab, at={2.5: try_to})
-    assert "is being written by process" in said[0]
+    assert "another run in this process has it: await it or cancel it" in said[0]
 
 
 def test_a_table_without_rows_has_a_result_without_rows(lab: Lab) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import batcher
+from batcher.cli import main
 from batcher.errors import InputError
 from batcher.input.dataset import Dataset
 from batcher.input.opening import open_dataset
@@ -42,7 +43,20 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     saved(Path("d/b.csv"), "id,text\n3,c\n")
     saved(Path("d/a.csv"), "id,text\n1,a\n2,b\n")
     saved(Path("d/more/c.csv"), "text,id\nd,4\n")
-    for name in (".hidden.csv", "_SUCCESS", ".DS_Store", "_temporary/x.csv", "Thumbs.db", ".git/config"):
+    for name in (
+        "~$a.csv",
+        ".~lock.a.csv#",
+        "a.csv~",
+        "#a.csv#",
+        "Icon\r",
+        "desktop.ini",
+        ".hidden.csv",
+        "_SUCCESS",
+        ".DS_Store",
+        "_temporary/x.csv",
+        "Thumbs.db",
+        ".git/config",
+    ):
         saved(Path("d", name), "?")
     return Path("d")
 
@@ -110,9 +124,33 @@ def test_what_holds_no_table_is_refused(shards: Path) -> None:
     saved(Path("delta/_delta_log/0.json"), "{}")
     assert fault("empty") == "empty: holds no file to read"
     assert fault("d/*.tsv") == "d/*.tsv: matches no file"
+    assert fault("e/*.csv") == "e/*.csv: matches no file: there is no directory e"
     assert fault("delta").startswith("delta: is a Delta table")
     assert fault([Path("d/a.csv"), Path("d")]) == f"{Path('d/a.csv')} is given twice: its rows would be sent twice"
     assert fault([Path("d/a.csv"), Path("x.csv")]) == "x.csv: there is no such file"
+
+
+def test_an_empty_file_among_others_is_named_or_holds_no_row(shards: Path) -> None:
+    saved(Path("d/empty.csv"), "")
+    assert fault("d") == f"{Path('d/empty.csv')}: the file is empty: its first line must hold the names of the columns"
+    for name, content in (("a", ""), ("b", '{"id": 1}\n'), ("c", "\n"), ("d", '{"id": 2}\n')):
+        saved(Path(f"j/{name}.jsonl"), content)
+    assert rows_of(open_dataset("j")) == [(1,), (2,)]
+
+
+@pytest.mark.parametrize("name", ["~$book.xlsx", ".~lock.book.xlsx#"])
+def test_the_mark_of_an_open_file_is_told(shards: Path, name: str) -> None:
+    saved(Path("x", name), "?")
+    assert (
+        fault(Path("x", name))
+        == f"{Path('x', name)}: only shows that a program has book.xlsx open: give {Path('x/book.xlsx')}"
+    )
+
+
+def test_standard_input_is_given_once_and_alone(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for inputs in (["-", "-"], ["d/a.csv", "-"]):
+        assert main(["plan", *inputs, "--keyword", "k", "--prompt", "{text}", "--provider", "offline"]) == 2
+        assert "-: standard input is a table of its own: give no other INPUT beside it" in capsys.readouterr().err
 
 
 def test_a_file_of_a_name_like_a_pattern_is_that_file(shards: Path) -> None:

@@ -35,6 +35,7 @@ from batcher.input.likely import likely_encoding
 from batcher.input.opening import Reading, open_dataset
 from batcher.input.text_file import TextFile
 from batcher.records import Values
+from batcher.words import command_line
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -169,6 +170,13 @@ def test_any_json_is_read_back_as_an_array_or_by_lines(tmp_path: Path, data: st.
         ("Zażółć gęślą jaźń", "cp1250", "it is likely cp1250 (Central European)"),
         ("Хороший товар", "cp1251", "it is likely cp1251 (Cyrillic)"),
         ("Хороший товар", "koi8_r", "it is likely koi8_r"),
+        ("Хороший товар", "cp866", "it is likely cp866"),
+        ("Хороший товар", "iso8859_5", "it is likely iso8859_5"),
+        ("Το προϊόν είναι πολύ καλό και έφτασε γρήγορα", "cp1253", "it is likely cp1253 (Greek)"),  # noqa: RUF001
+        ("Çok güzel bir ürün ve teşekkürler", "cp1254", "it is likely cp1254 (Turkish)"),
+        ("המוצר טוב מאוד והגיע מהר", "cp1255", "it is likely cp1255 (Hebrew)"),
+        ("منتج جيد جدا", "cp1256", "it is likely cp1256 (Arabic)"),
+        ("สินค้าดีมาก", "cp874", "it is likely cp874 (Thai)"),
     ],
 )
 def test_another_encoding_is_refused_with_the_line_and_the_likely_name(
@@ -214,6 +222,24 @@ def test_lines_in_two_encodings_are_noticed_far_apart(tmp_path: Path) -> None:
     assert "but other lines are" in fault(path)
     cafe = "id,text\n1,café\n".encode() + "2,café\n".encode("cp1252")
     assert "but other lines are" in fault(saved(tmp_path, "v.csv", cafe))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("id,text\n1,好\n2,好".encode()[:-1], "line 3: the file ends within a character (byte 0xe5 in column 3), and"),
+        ("text\n好评\nab".encode() + b"\xffc\n", "line 3: byte 0xff in column 3 is not UTF-8, and all else is: mend"),
+        ("text\n1,好".encode()[:-1], "(or is the file cut off? It may end within a character of UTF-8)"),
+        ("text\nとても良い\n".encode("iso2022_jp"), 'is in iso2022_jp: add input_encoding="iso2022_jp"'),
+    ],
+)  # fmt: skip
+def test_a_damaged_character_in_utf_8_is_named_with_its_column(tmp_path: Path, content: bytes, said: str) -> None:
+    assert said in fault(saved(tmp_path, "t.csv", content))
+
+
+def test_the_column_of_a_damaged_character_counts_from_the_line_in_an_earlier_block(tmp_path: Path) -> None:
+    content = "text\n好评\n".encode() + b"x" * 200_000 + b"\xff\n"
+    assert "line 3: byte 0xff in column 200001 is not UTF-8" in fault(saved(tmp_path, "t.csv", content))
 
 
 def test_quotes_after_an_accent_are_not_taken_for_utf_8(tmp_path: Path) -> None:
@@ -287,7 +313,7 @@ def test_a_prompt_file_is_read_like_a_table(tmp_path: Path, name: str) -> None:
 
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
         assert "1 row" in plan("情感\uff1a{text}\r\n".encode(encoding))
-    with pytest.raises(InputError, match=rf"^{name} .*p\.txt, line 1: byte 0xc7 is not UTF-8 \(it is likely gb18030"):
+    with pytest.raises(InputError, match=rf"^{name} .*p\.txt, line 1: byte 0xc7 is not UTF-8: it is likely gb18030"):
         plan("情感如何\uff1a{text}".encode("gbk"))
     with pytest.raises(InputError, match="looks like UTF-16-LE without a byte order mark"):
         plan("label {text}".encode("utf-16-le"))
@@ -330,6 +356,21 @@ def test_a_text_without_a_sure_separator_is_refused(tmp_path: Path) -> None:
             saved(tmp_path, "t.txt", content)
         )
     assert rows_of(opened(saved(tmp_path, "t.txt", "a,b\n1,2\n"))) == [("1", "2")]
+
+
+@pytest.mark.parametrize("first", ["review", "I like it, really", "x" * 50])
+def test_a_text_of_one_text_a_line_is_told_what_to_give(tmp_path: Path, first: str) -> None:
+    path = saved(tmp_path, "t.txt", f"{first}\nsecond\n")
+    message = fault(path)
+    shown = first if len(first) < 40 else first[:40] + "..."
+    assert f"If each line is a text, also the first, {shown!r}" in message
+    way = message.partition("give ")[2].partition(", and the column is called text")[0]
+    data = eval(way, {"open": lambda *_, **__: io.StringIO(path.read_text("utf-8"))})  # noqa: S307 - our own words
+    assert rows_of(open_dataset(data)) == [(first,), ("second",)]
+    with command_line():
+        assert "jq -Rc '{text: .}' " in fault(path)
+    for content in ("", "\n\n"):
+        assert "the file is empty" in fault(saved(tmp_path, "t.txt", content))
 
 
 @pytest.mark.parametrize(
@@ -506,11 +547,43 @@ def test_what_pandas_writes_as_json_is_read(tmp_path: Path) -> None:
         ('[{"a": ' + "[" * 100_000, "the JSON cannot be read"),
         ('{\n  "a": 1\n}\n{\n  "a": 2\n}\n', "line 1, column 2: not JSON"),
         ('{"id":{"0":1,"1":2},"text":{"0":"x","1":"y"}}', "holds one object instead of rows"),
-        ('{"data": [{"a": 1}, {"a": 2}]}', "holds one object instead of rows"),
+        ('{"data": [{"a": 1}, {"a": 2}]}', "holds one object instead of rows: the list is in 'data': give json.load("),
+        ('{\n "data": [\n  {"a": 1}]}', "holds one object instead of rows: the list is in 'data': give json.load("),
+        ('{"n": 2, "rows": [{"a": 1}, {"a": 2}]}', "holds one object instead of rows: the list is in 'rows'"),
+        ('{"a": {"data": [{"a": 1}]}}', "the list is in 'a.data'"),
+        ('{"x": [{"a": 1}], "y": [{"a": 1}]}', "the lists are in 'x' and 'y'"),
+        ('{"type": "FeatureCollection", "features": []}', "a GeoJSON, with the rows in its features"),
+        ('{"id": [1, 2], "text": ["x", "y"]}', "it has a list for each column: give pandas.DataFrame(json.load("),
+        ('["x"]', "this one is a string; of texts, give json.load("),
+        ("[[1]]", "this one is a list; of lists, give pandas.DataFrame(json.load("),
     ],
 )
 def test_broken_json_is_named_with_its_place(tmp_path: Path, content: str, said: str) -> None:
     assert said in fault(saved(tmp_path, "t.json", content))
+
+
+@pytest.mark.parametrize("orient", ["split", "columns", "index", "table"])
+def test_what_pandas_writes_in_one_object_is_told_with_the_call_that_reads_it(tmp_path: Path, orient: Any) -> None:
+    frame = pd.DataFrame({"id": ["007", "1"], "text": ["good", "2024-01-01"]}).set_index("id", drop=False)
+    frame.index.name = None
+    path = tmp_path / "t.json"
+    (frame if orient != "columns" else frame.reset_index(drop=True)).to_json(path, orient=orient)
+    message = fault(path)
+    assert "holds one object instead of rows" in message
+    names = {"pandas": pd, "json": json, "open": lambda *_, **__: io.StringIO(path.read_text("utf-8"))}
+    data = eval(message.partition("give ")[2], names)  # noqa: S307 - our own words
+    rows = rows_of(open_dataset(data))
+    assert [row[-2:] for row in rows] == [("007", "good"), ("1", "2024-01-01")]
+
+
+def test_an_object_that_is_a_row_stays_one(tmp_path: Path) -> None:
+    for row in (
+        {"id": 1, "text": "x", "tags": [{"n": 1}, {"n": 2}]},
+        {"id": 1, "messages": [{"role": "user", "content": "x"}, {"role": "user", "content": "y"}]},
+    ):
+        assert rows_of(opened(saved(tmp_path, "t.json", json.dumps(row)))) == [tuple(row.values())]
+    wrapped = '{"data": [{"a": 1}, {"a": 2}]}'
+    assert opened(saved(tmp_path, "t.jsonl", wrapped)).columns == ("data",)
 
 
 def test_an_object_over_several_lines_is_told_what_to_do(tmp_path: Path) -> None:
@@ -542,12 +615,12 @@ def test_an_archive_that_is_cut_off_or_damaged_is_refused(tmp_path: Path, ending
     assert len(rows_of(opened(saved(tmp_path, f"t.csv{ending}", packed)))) == 30_000
     message = fault(saved(tmp_path, f"t.csv{ending}", packed[: len(packed) * 2 // 3]))
     assert message.startswith(f"t.csv{ending}, line ")
-    assert message.endswith("file is cut off")
+    assert message.endswith("file is cut off: copy or download it again")
     assert (int(message.split()[2]) > 1) is (ending != ".bz2")  # whose blocks are longer than this text
     assert "is cut off" in fault(saved(tmp_path, f"t.csv{ending}", packed[:-1]))
     middle = len(packed) // 2
     damaged = packed[:middle] + bytes(byte ^ 0xFF for byte in packed[middle : middle + 40]) + packed[middle + 40 :]
-    assert "is damaged" in fault(saved(tmp_path, f"t.csv{ending}", damaged))
+    assert fault(saved(tmp_path, f"t.csv{ending}", damaged)).endswith("file is damaged: copy or download it again")
 
 
 @pytest.mark.parametrize("ending", [".gz", ".bz2", ".zst"])
@@ -571,7 +644,7 @@ def test_line_numbers_in_a_compressed_file_are_those_of_its_text(tmp_path: Path)
         ("t.csv", PACKED[".zst"](b"a\n"), "t.csv is a Zstandard file: name it t.csv.zst"),
         ("t.csv.gz", b"a,b\n", "t.csv.gz is no gzip file: if it is complete, name it t.csv"),
         ("t.csv.gz", bz2.compress(b"a\n"), "t.csv.gz is a bzip2 file: if it is complete, name it t.csv.bz2"),
-        ("t.csv.zip", b"PK\x03\x04", "the ending .zip is not known"),
+        ("t.csv.zip", b"PK\x03\x04", "is a ZIP file: unpack it first"),
         ("t.zip", b"PK\x03\x04", "unpack it first: a ZIP file may hold several tables"),
         ("t.csv", b"PK\x03\x04", "is an Excel workbook or another ZIP file"),
         ("t.csv.xz", b"\xfd7zXZ\x00", "unpack it first"),

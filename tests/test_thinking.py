@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sqlite3
 import zlib
 from collections.abc import Iterator
@@ -66,10 +67,53 @@ def test_the_thought_at_the_beginning_is_apart(text: str) -> None:
         ("it has '</think>' in it\n</think>\ngood", "it has '</think>' in it", "good"),
         ("<think>hm</think>", "hm", ""),
         ("<think>hm</think>\n  {\n}\n", "hm", "{\n}\n"),
+        ("<think></think>\n\n<think>x</think>y", "x", "y"),
+        # With attributes, or escaped.
+        ("<think time=3>hm</think >good", "hm", "good"),
+        ("&lt;think&gt;hm&lt;/think&gt;good &amp; cheap", "hm", "good &amp; cheap"),
+        ("hm&lt;/think&gt;good", "hm", "good"),
+        # One in the other.
+        ("<think>a<think>b</think>c</think>good", "a<think>b</think>c", "good"),
+        ("<think><think>a</think>b</think>good", "<think>a</think>b", "good"),
+        ("<think>a<THINK>b<think>c</think>d</THINK>e</think>Use <think>x</think>", None, "Use <think>x</think>"),
+        # Not as often closed as opened.
+        ("<think>\n<think>\nhm</think>good", "hm", "good"),
+        ("<think>\n<think>\nhm</think>Write <think>x</think>", "hm", "Write <think>x</think>"),
+        ("<think>I may write <think> or <b>.</think>good", "I may write <think> or <b>.", "good"),
+        ("<think>a<think>b</think>good", "a<think>b", "good"),
+        ("<think>a<think>b<think>c</think>d</think>good", "a<think>b<think>c</think>d", "good"),
+        # More often closed than opened.
+        ("<think>a</think>b</think>good", "a\nb", "good"),
+        ("<think>a</think>\n</think>\ngood", "a", "good"),
+        ("a</think>b</think>good", "a</think>b", "good"),
+        ("<think>hm</think>good</think>", "hm", "good</think>"),
+        # Mentioned in a thought: quoted, in code, amid a sentence.
+        ('<think>the text says "</think>" here</think>good', 'the text says "</think>" here', "good"),
+        ('<think>it says "a </think> b" to me</think>good', 'it says "a </think> b" to me', "good"),
+        ("<think>it says `a </think> b` to me</think>good", "it says `a </think> b` to me", "good"),
+        ("<think>see:\n```\n</think>\n```\nSo.</think>good", "see:\n```\n</think>\n```\nSo.", "good"),
+        ("<think>it ends with a </think> mark, I see</think>good", "it ends with a </think> mark, I see", "good"),
+        ('it has "<think>" in it</think>good', 'it has "<think>" in it', "good"),
+        # The only mark ends the thought, wherever it stands.
+        ("<think>hm </think> good, and it is cheap.", "hm", "good, and it is cheap."),
+        ("<think>```python\nx = 1</think>good", "```python\nx = 1", "good"),
+        ('<think>it is "hm</think>" that is all', 'it is "hm', '" that is all'),
+        ('<think>5" wide, it`s</think>`x` is 5" wide', '5" wide, it`s', '`x` is 5" wide'),
+        # The opening mark did not come, and the answer stands in the same line.
+        ("he is happy </think> good", "he is happy", "good"),
+        ("he is happy </think> The review is good.", "he is happy", "The review is good."),
+        ("he is happy </think>good", "he is happy", "good"),
+        ("HM.</THINK>good", "HM.", "good"),
+        # Mentioned in an answer.
+        ("<think>hm</think>Between <think> and </think> it thinks.", "hm", "Between <think> and </think> it thinks."),
+        ("<think>hm</think>Close it with </think>.", "hm", "Close it with </think>."),
+        ("<think>hm</think>`</think>` closes it", "hm", "`</think>` closes it"),
     ],
 )
-def test_thought_and_answer_keep_their_texts(text: str, thought: str, answer: str) -> None:
-    assert parted(text, is_cut=False) == (thought, answer, False)
+def test_thought_and_answer_keep_their_texts(text: str, thought: str | None, answer: str) -> None:
+    found = parted(text, is_cut=False)
+    assert found is not None
+    assert found == (found.thought if thought is None else thought, answer, False)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +131,10 @@ def test_thought_and_answer_keep_their_texts(text: str, thought: str, answer: st
         "<reasoning>asked for</reasoning><answer>good</answer>",
         "analysis: good",
         "<thinker>x</thinker>",
+        "In HTML <think time=3> is unknown, and </think> too.",
+        "Write:\n<think>\nwhat you think\n</think>\nand then the answer.",
+        'He says "a </think> b" to me.',
+        "It has no &lt;/think&gt; mark.",
     ],
 )
 def test_a_mark_elsewhere_is_text(text: str) -> None:
@@ -99,6 +147,26 @@ def test_a_thought_that_never_closes_is_no_answer(text: str, is_cut: bool) -> No
     assert parted(text, is_cut=is_cut) == ("hm", "", True)
 
 
+def test_a_thought_in_a_thought_that_is_cut_off_is_no_answer() -> None:
+    assert parted("<think>a<think>b</think>c", is_cut=True) == ("a<think>b</think>c", "", True)
+    assert parted("<think>\n<think>\na</think>good and", is_cut=True) == ("a", "good and", False)
+
+
+MARKS = re.compile(r"</?(?:think|THINK)(?: n=1)?>|\s")
+PIECES = st.sampled_from(
+    ["<think>", "</think>", "</THINK>", "<think n=1>", "a", " b", " so it ends. ", "\n", " ", "`", '"', "```", ". "]
+)
+
+
+@given(st.lists(PIECES, max_size=14).map("".join), st.booleans())
+def test_thought_and_answer_cover_the_text_but_for_marks(text: str, is_cut: bool) -> None:
+    found = parted(text, is_cut=is_cut)
+    if found is not None:
+        assert MARKS.sub("", found.thought + found.answer) == MARKS.sub("", text)
+        assert text.endswith(found.answer)
+        assert not (found.is_open and found.answer)
+
+
 @given(st.text(st.sampled_from("<>/thinkTHINK[]` \n.◁▷"), max_size=40), st.booleans())
 def test_any_text_can_be_read(text: str, is_cut: bool) -> None:
     found = parted(text, is_cut=is_cut)
@@ -106,12 +174,17 @@ def test_any_text_can_be_read(text: str, is_cut: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["<think></think>", "'</think>'", "<think>", "<|channel|>", "<|channel|>a<|message|>", "analysis", " ", "a"]
+    "part",
+    [
+        *("<think></think>", "'</think>'", "<think>", "<|channel|>", "<|channel|>a<|message|>", "analysis", " ", "a"),
+        *("<think>a</think>a ", '"</think> ', "```</think>", "</think>", "a </think> b ", "<think a"),
+        "<think>a<think></think>",
+    ],
 )
 @pytest.mark.timeout(60)
 def test_no_text_takes_long(part: str) -> None:
     """Quadratic time would be hours."""
-    for before in ("", "<|channel|>", "<|channel|>a", "<think>"):
+    for before in ("", "<|channel|>", "<|channel|>a", "<think>", "<think>a<think>"):
         text = before + part * 50_000
         found = parted(text, is_cut=False)
         assert found is None or found.answer in text

@@ -98,7 +98,10 @@ async def test_a_key_in_a_header_is_hidden_in_whatever_the_server_says(
 
 
 async def test_a_refusal_of_a_request_without_a_key_says_that_none_was_sent(session: aiohttp.ClientSession) -> None:
-    said = "you must provide an API key (no API key was sent; --api-key-env API_KEY sends the one in API_KEY)"
+    said = (
+        "you must provide an API key (no API key was sent: --api-key-env NAME sends the one in the variable NAME of the"
+        " environment or .env; in Python api_key_env, or api_key of the Endpoint)"
+    )
     reply = http(401, {"error": {"message": "you must provide an API key"}})
     async with canned(reply) as server:
         assert await asked(session, server.base_url, None) == Failure(Fault.STATUS, said, 401)

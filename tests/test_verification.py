@@ -371,7 +371,7 @@ def test_rows_that_are_known_by_their_id_alone_are_told(lab: Lab) -> None:
     lab.run(data, Service([]), PROMPT, chunk_size=5, on_change="reuse", id_column="id")
     found = check(lab, data)
     assert found.ok
-    assert "3 of them were edited, and are recognised by their id alone" in found.notes[0]
+    assert "3 of them were edited, and recognised by the id alone" in found.notes[0]
     execute(swap("rows", "result", "position", 1, 2))(lab)
     assert named(lab)["other-row"] == [(1, 2)]
 

@@ -102,7 +102,10 @@ def test_a_file_of_endpoints_is_planned_without_its_keys(tmp_path: Path, monkeyp
     with pytest.raises(SettingsError, match="endpoint 2: no API key for"):
         batcher.run(["a"], keyword="k", endpoints=path)
     path.write_text(tables[1] * 2, encoding="utf-8")
-    with pytest.raises(SettingsError, match="repeats an earlier one"):
+    with pytest.raises(
+        SettingsError,
+        match=r"pool.toml: endpoint 2 repeats endpoint 1 \(same model m, base URL and API key\): remove one$",
+    ):
         batcher.plan(["a"], keyword="k", endpoints=path)
 
 
@@ -117,9 +120,9 @@ def test_without_a_key_a_plan_is_the_plan_with_one(tmp_path: Path, monkeypatch: 
     ("file", "options", "said"),
     [
         ("", {}, "no model"),
-        ("MODEL=m\nAPI_KEY='a b'\n", {"base_url": OWN}, "a key in API_KEY"),
-        ("MODEL=m\nAPI_KEY=a,a\n", {"base_url": OWN}, "the same key twice"),
-        ("MODEL=m\nBASE_URL=/app\n", {}, "base URL"),
+        ("MODEL=m\nAPI_KEY='a b'\n", {"base_url": OWN}, r"API_KEY \(.*\.env, line 2\) is not a string"),
+        ("MODEL=m\nAPI_KEY=a,a\n", {"base_url": OWN}, r"API_KEY \(.*\.env, line 2\): key 2 repeats key 1: remove one"),
+        ("MODEL=m\nBASE_URL=/app\n", {}, r"BASE_URL \(.*\.env, line 2\) is '/app': it must look like"),
         ("MODEL=m\n", {"provider": "opena"}, "is not known"),
     ],
 )

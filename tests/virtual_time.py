@@ -1,6 +1,6 @@
 """An event loop whose clock moves on instead of waiting: hours take milliseconds, and every run is the same.
 
-Invariant: time stands still while a job is in a thread, so that no commit is jumped over; and where nothing would
+Invariant: time stands still while a job is in a thread, so that no commit is jumped over; and if nothing would
 ever happen again, the loop says so instead of hanging.
 """
 

@@ -14,11 +14,12 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from batcher.calls.services import AZURE, SERVICES, Service, service_at
-from batcher.checks import check_headers, check_key, check_variable
+from batcher.checks import check_headers, check_key, check_model, check_variable
 from batcher.endpoint import LIMITS, MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint, checked_url, key_header
 from batcher.errors import SettingsError
 from batcher.hiding import Key, shown
@@ -29,13 +30,22 @@ from batcher.words import option, verb
 class Variables(dict[str, str]):
     """The variables of the process and of a `.env`.
 
+    Args:
+        process: those of the process, which go before the others.
+        file: those of the `.env`.
+        places: the file and the line of each in the `.env`, for messages.
+
     Attributes:
         in_file: the names of those that the `.env` has set.
+        places: as given.
     """
 
-    def __init__(self, process: Mapping[str, str], file: Mapping[str, str]) -> None:
+    def __init__(
+        self, process: Mapping[str, str], file: Mapping[str, str], places: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         super().__init__({**file, **process})
         self.in_file = frozenset(file.keys() - process.keys())
+        self.places = places
 
 
 def environment() -> Variables:
@@ -56,19 +66,30 @@ def environment() -> Variables:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from None  # a decoding error contains the keys
+    places = {}
     for binding in parse_stream(io.StringIO(text)):
+        written = binding.original.string  # with the empty lines above it
+        line = binding.original.line + written[: len(written) - len(written.lstrip())].count("\n")
         if binding.error:  # dotenv would skip it; the line is not shown, because it may hold a key
-            line = binding.original.line
             raise SettingsError(f"{path}, line {line} cannot be read: it must look like NAME=value, or begin with #")
+        if binding.key:
+            places[binding.key] = f"{path}, line {line}"
     found = dotenv.dotenv_values(stream=io.StringIO(text))
     if "BASE_URL" in found and os.environ.get("BASE_URL", found["BASE_URL"]) != found["BASE_URL"]:
         found.pop("API_KEY", None)  # it belongs to the base URL beside it, not to the one that goes before that
-    return Variables(os.environ, {name: value for name, value in found.items() if value is not None})
+    return Variables(os.environ, {name: value for name, value in found.items() if value is not None}, places)
 
 
 def _origin(name: str, env: Mapping[str, str]) -> str:
     is_in_file = isinstance(env, Variables) and name in env.in_file
     return f"{name} in .env" if is_in_file else f"{name} of the environment"
+
+
+def _placed(name: str, env: Mapping[str, str]) -> str:
+    """Return a variable with the place that a user has to look at if its value is wrong."""
+    if isinstance(env, Variables) and name in env.in_file:
+        return f"{name} ({env.places.get(name, '.env')})"
+    return f"{name} (environment)"
 
 
 def endpoints_of(settings: Settings, env: Mapping[str, str], *, needs_keys: bool = True) -> tuple[Endpoint, ...]:
@@ -84,20 +105,29 @@ def endpoints_of(settings: Settings, env: Mapping[str, str], *, needs_keys: bool
         SettingsError: no model is given, a key is needed and missing, the file is invalid, or endpoints of one account
             have different limits.
     """
-    given = _given(settings, env, needs_keys=needs_keys)
-    return _without_duplicates(tuple(_with_headers(each, env, needs_keys=needs_keys) for each in given))
+    where, given = _given(settings, env, needs_keys=needs_keys)
+    made = [(number, _with_headers(each, env, needs_keys=needs_keys)) for number, each in given]
+    _check_accounts(made, where)
+    _check_distinct(made, where)
+    return tuple(endpoint for _, endpoint in made)
 
 
-def _given(settings: Settings, env: Mapping[str, str], *, needs_keys: bool) -> tuple[Endpoint, ...]:
-    given = settings.endpoints
+_Numbered = list[tuple[int, Endpoint]]
+"""Endpoints, each with the number of the entry that it was made from: a table with two keys makes two."""
+
+
+def _given(settings: Settings, env: Mapping[str, str], *, needs_keys: bool) -> tuple[str, _Numbered]:
+    """Return the endpoints that are given, and the file that they are in, if they are in one."""
+    given: object = settings.endpoints
     if given is None:
-        return _from_options(settings, env, needs_keys=needs_keys)
-    if isinstance(given, EndpointTables):
-        return _from_tables(given, settings, env, needs_keys=needs_keys)
+        return "", list(enumerate(_from_options(settings, env, needs_keys=needs_keys), 1))
     if isinstance(given, (str, os.PathLike)):
-        return _from_file(Path(given), settings, env, needs_keys=needs_keys)
-    found = tuple(each for each in given if isinstance(each, Endpoint)) if isinstance(given, Sequence) else ()
-    if not found or len(found) < len(given):
+        given = _tables_of(Path(given))
+    if isinstance(given, EndpointTables):
+        return given.where, _from_tables(given, settings, env, needs_keys=needs_keys)
+    entries = given if isinstance(given, Sequence) else ()
+    found = [each for each in entries if isinstance(each, Endpoint)]
+    if not found or len(found) < len(entries):
         raise SettingsError("endpoints= must be a path or a list of batcher.Endpoint, with at least one in it")
     if settings.max_concurrency != MAX_CONCURRENCY:
         raise SettingsError(f"{option('max_concurrency')} and endpoints= exclude each other: set it in the endpoints")
@@ -105,8 +135,7 @@ def _given(settings: Settings, env: Mapping[str, str], *, needs_keys: bool) -> t
         raise SettingsError(
             f"{option('limits_per')} and endpoints= exclude each other: name the account in the endpoints"
         )
-    _check_accounts(enumerate(found, 1), "endpoints")
-    return found
+    return "", list(enumerate(found, 1))
 
 
 def _check_accounts(numbered: Iterable[tuple[int, Endpoint]], where: str) -> None:
@@ -120,9 +149,9 @@ def _check_accounts(numbered: Iterable[tuple[int, Endpoint]], where: str) -> Non
             one, other = getattr(first, name), getattr(endpoint, name)
             if one != other:
                 raise SettingsError(
-                    f"{where}: endpoints {before} and {number} are of one account, {endpoint.account!r}, but {name} is"
-                    f" {_given_as(one)} in the first and {_given_as(other)} in the other: give both the same, or two"
-                    " accounts"
+                    f"{where or 'endpoints'}: endpoints {before} and {number} are of one account,"
+                    f" {endpoint.account!r}, but {name} is {_given_as(one)} in the first and {_given_as(other)} in the"
+                    " other: give both the same, or two accounts"
                 )
 
 
@@ -130,19 +159,26 @@ def _given_as(limit: float | None) -> str:
     return "not given" if limit is None else f"{limit:g}"
 
 
-def _without_duplicates(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+def _check_distinct(numbered: Iterable[tuple[int, Endpoint]], where: str) -> None:
     """Refuse equal endpoints: each would use the full limits of the same key."""
-    seen: set[tuple[object, ...]] = set()
-    for number, each in enumerate(endpoints, 1):
+    first_of: dict[tuple[object, ...], int] = {}
+    for number, each in numbered:
         same: tuple[object, ...] = (each.model, each.base_url, each.api_key, *sorted(each.headers.items()))
         if each.llm is not None:
             same = (id(each.llm),)
-        if same in seen:
-            raise SettingsError(
-                f"endpoint {number} ({each.source.model}) repeats an earlier one (model, base URL, API key)"
-            )
-        seen.add(same)
-    return endpoints
+        if same in first_of:
+            said = f"endpoint {number} repeats endpoint {first_of[same]} ({_in_common(each)}): remove one"
+            raise SettingsError(f"{where}: {said}" if where else said)
+        first_of[same] = number
+
+
+def _in_common(endpoint: Endpoint) -> str:
+    """Return what an endpoint has in common with one that it repeats."""
+    if endpoint.llm is not None:
+        return "the same chat model"
+    more = [*(["API key"] if endpoint.api_key else []), *(["headers"] if endpoint.headers else [])]
+    *some, last = [f"model {endpoint.model}", "base URL", *more]
+    return f"same {', '.join(some)} and {last}"
 
 
 def check_chat_model(endpoint: Endpoint) -> None:
@@ -160,13 +196,15 @@ def _from_options(settings: Settings, env: Mapping[str, str], *, needs_keys: boo
     service = _service(settings.provider) if settings.provider else None
     model = settings.model or env.get("MODEL")
     if settings.base_url:
-        base_url = checked_url(settings.base_url)
+        base_url = checked_url(settings.base_url, option("base_url"))
     else:
         base_url = _url_of(service, model, env) if service else _default_url(env)
     if base_url == OFFLINE:
         model = settings.model or "sim"
     if not model:
         raise SettingsError(f"no model: give {option('model')}, or MODEL in the environment or in .env")
+    if not settings.model:
+        check_model(model, _placed("MODEL", env))
     headers = settings.header or {}
     check_headers(headers, option("header"), key_header(base_url))
     endpoint = Endpoint(
@@ -200,10 +238,7 @@ def _default_url(env: Mapping[str, str]) -> str:
 def _url_in(names: Sequence[str], env: Mapping[str, str]) -> str | None:
     """Return the base URL in the first of the variables that is set."""
     name = next((name for name in names if env.get(name)), None)
-    try:
-        return name and checked_url(env[name])
-    except SettingsError as error:
-        raise SettingsError(f"{error} ({name} in the environment or .env)") from None
+    return name and checked_url(env[name], _placed(name, env))
 
 
 def _leads_to(base_url: str, names: Sequence[str], env: Mapping[str, str]) -> bool:
@@ -270,11 +305,14 @@ def keys_of(name: str, env: Mapping[str, str]) -> list[str]:
     """Return the API keys that a variable holds, separated by commas; none if it is not set.
 
     Raises:
-        SettingsError: one of them cannot be a key; it is not shown.
+        SettingsError: one of them cannot be a key, or is there twice; it is not shown.
     """
     keys = [key.strip() for key in env.get(name, "").split(",") if key.strip()]
-    for key in keys:
-        check_key(key, f"a key in {name}")
+    for number, key in enumerate(keys, 1):
+        check_key(key, _placed(name, env) if len(keys) == 1 else f"{_placed(name, env)}: key {number}")
+        if key in keys[: number - 1]:
+            first = keys.index(key) + 1
+            raise SettingsError(f"{_placed(name, env)}: key {number} repeats key {first}: remove one")
     origin = _origin(name, env)
     return [Key(key, origin) for key in keys]
 
@@ -300,10 +338,7 @@ def _keys_for(
         return None
     names = [key_env] if key_env else _variables(endpoint.base_url, env, service, is_named=is_named)
     for name in names:
-        keys = keys_of(name, env)
-        if len(keys) != len(set(keys)):
-            raise SettingsError(f"{name} holds the same key twice: its limits would be used up twice as fast")
-        if keys:
+        if keys := keys_of(name, env):
             return _Keys(name, keys)
     known = service or service_at(endpoint.base_url)
     if key_env or (known and known.needs_key):
@@ -421,24 +456,22 @@ def tables_in(content: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
     return tables if has_tables else None
 
 
-def _from_file(path: Path, settings: Settings, env: Mapping[str, str], *, needs_keys: bool) -> tuple[Endpoint, ...]:
+def _tables_of(path: Path) -> EndpointTables:
+    """Read a file of endpoints."""
     where = f"{option('endpoints')} {path}"
     content = read_toml(path, where)
     tables = tables_in(content)
     if tables is None or len(content) > 1:
         raise SettingsError(f"{where} must hold [[endpoint]] tables, and nothing else")
-    return _from_tables(EndpointTables(where, tables), settings, env, needs_keys=needs_keys)
+    return EndpointTables(where, tables)
 
 
-def _from_tables(
-    given: EndpointTables, settings: Settings, env: Mapping[str, str], *, needs_keys: bool
-) -> tuple[Endpoint, ...]:
-    numbered: list[tuple[int, Endpoint]] = []
+def _from_tables(given: EndpointTables, settings: Settings, env: Mapping[str, str], *, needs_keys: bool) -> _Numbered:
+    numbered: _Numbered = []
     for number, table in enumerate(given.tables, 1):
         made = _from_table(table, f"{given.where}, endpoint {number}", settings, env, needs_keys=needs_keys)
         numbered += [(number, endpoint) for endpoint in made]
-    _check_accounts(numbered, given.where)
-    return tuple(endpoint for _, endpoint in numbered)
+    return numbered
 
 
 def _advice_on(name: str) -> str:

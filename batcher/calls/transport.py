@@ -3,7 +3,7 @@
 The SDK's own client costs several times the CPU time per call, and its connection pool is slow when it is large.
 
 Invariant: errors of the network or the server become an attempt's outcome, never an exception. An outcome holds no API
-key and tells whether the request had left; no response is read beyond its bound.
+key and says whether the request had left; no response is read beyond its bound.
 """
 
 from __future__ import annotations
@@ -45,7 +45,11 @@ MOST_BYTES = 64_000_000
 MOST_CONNECTIONS = 768
 """The default bounds of a response's bytes and of open connections."""
 
-_NO_KEY = "(no API key was sent; --api-key-env API_KEY sends the one in API_KEY)"
+# It goes into files, too, which are the same whoever started the run: so it names the ways of both readers.
+_NO_KEY = (
+    "(no API key was sent: --api-key-env NAME sends the one in the variable NAME of the environment or .env; in Python"
+    " api_key_env, or api_key of the Endpoint)"
+)
 _PIECE = 2**18  # bytes of a request written at once
 # The most bytes of a refusal that are read.
 _REFUSAL_BYTES = 2**16

@@ -17,6 +17,7 @@ from typing import Any
 from batcher.cli.parser import build_parser, verbs_of
 from batcher.errors import SettingsError
 from batcher.hiding import looks_like_key, shown
+from batcher.input.spool import STDIN
 from batcher.params import param_of
 from batcher.settings import advice_on, is_request_param, means_key
 
@@ -40,7 +41,11 @@ def _no_inputs(arguments: argparse.Namespace) -> list[str]:
     given = getattr(arguments, "data", None)
     if not isinstance(given, list):
         return []
-    return [text for text in given[1:] if not set(text) & set("./*?[" + os.sep) and not Path(text).exists()]
+    return [
+        text
+        for text in given[1:]
+        if text != STDIN and not set(text) & set("./*?[" + os.sep) and not Path(text).exists()
+    ]
 
 
 def _refuse_keys(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:

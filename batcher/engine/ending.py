@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from batcher.engine.stop import CANCELLED
-from batcher.errors import BatcherError, BudgetReached, EndpointsLost, Interrupted, RunStopped
+from batcher.errors import BatcherError, BudgetReached, DiskFull, EndpointsLost, Interrupted, RunStopped
 from batcher.journal.entries import LastRun
 from batcher.output.frames import Frames, Kept
 from batcher.output.report import Report
@@ -29,6 +29,7 @@ class Ending:
         out_of_money: a sentence that the budget ended it early; else empty.
         stopped_by: the origin of the stop request, such as `Ctrl-C`, if there was one.
         displaced: what became of the journal, if it is no longer in its place.
+        is_planned: it had a plan when it ended.
     """
 
     is_done: bool = False
@@ -36,6 +37,7 @@ class Ending:
     out_of_money: str = ""
     stopped_by: str = ""
     displaced: Displaced | None = None
+    is_planned: bool = True
 
     @property
     def has_lost_its_journal(self) -> bool:
@@ -54,10 +56,17 @@ class Ending:
 
 
 class Ended(NamedTuple):
-    """A run that has ended, with its report."""
+    """A run that has ended, with its report.
+
+    Attributes:
+        ending: how it ended.
+        report: what it has done.
+        room: the bytes that the rows left may need, if the disk is full; else 0.
+    """
 
     ending: Ending
     report: Report
+    room: int = 0
 
     def report_or_raise(self) -> Report:
         """Return the report of a run that is done, or raise what ended it early.
@@ -66,14 +75,19 @@ class Ended(NamedTuple):
             RunStopped: an error, the budget, or the loss of the last endpoint ended it.
             Interrupted: it was asked to stop.
         """
-        ending, report = self
+        ending, report, _ = self
         if ending.trouble:
+            more = "".join(f"\n{each}" for each in (_lost(report), _room_needed(self.room)) if each)
             saved = _saved(report, ending.displaced)
-            raise RunStopped(f"{ending.trouble}\n{saved}", report) from ending.trouble
+            raise RunStopped(f"{ending.trouble}\n{saved}{more}", report) from ending.trouble
         if ending.is_done:
             return report
         if ending.stopped_by:
-            raise Interrupted(f"{_stopped(ending.stopped_by)}; {_saved(report)}", report)
+            stopped = _stopped(ending.stopped_by)
+            if not ending.is_planned:
+                stopped += " before anything was sent"
+            saved = _saved(report) if report.rows or ending.is_planned else f"{same_command()} begins anew"
+            raise Interrupted(f"{stopped}; {saved}", report)
         if ending.out_of_money:
             saved = f"{_rows_saved(report)}; raise {option('budget')} to go on"
             raise BudgetReached(f"{ending.out_of_money}\n{saved}", report)
@@ -83,6 +97,26 @@ class Ended(NamedTuple):
         else:
             saved = _saved(report)
         raise EndpointsLost(f"{_no_endpoint(report.endpoints)}\n{saved}", report)
+
+
+def _lost(report: Report) -> str:
+    """Say which answers could not be saved: the journal has no end of their requests."""
+    if not report.out_now:
+        return ""
+    were, they, are = ("was", "its answer", "is") if report.out_now == 1 else ("were", "their answers", "are")
+    return f"{counted(report.out_now, 'request')} {were} out: {they} {are} lost, and may be billed twice"
+
+
+def _room_needed(room: int) -> str:
+    return f"make room: the rows that are left need about {max(round(room / 1e6), 1):,} MB" if room else ""
+
+
+def room_needed(job: Job, figures: dict[str, Any], ending: Ending) -> int:
+    """Return the bytes that the rows left may need, by what the others took; 0 if the disk is not full."""
+    done: int = figures["ok"] + figures["invalid"] + figures["error"]
+    left: int = figures["rows"] - done
+    is_known = isinstance(ending.trouble, DiskFull) and done > 0
+    return job.store.bytes_used() * left // done if is_known else 0
 
 
 def report_of(
@@ -101,7 +135,7 @@ def report_of(
         job: what it had to do.
         figures: what it has done, by `output.figures`.
         ending: how it ended.
-        process: this process, as the journal has it; None if it did not begin.
+        process: this process, as the journal has it; None if it was stopped before it had a plan.
         asks: whom it asked.
         endpoints: the counts of each.
         by_hand: what people changed while it worked.
@@ -116,7 +150,9 @@ def report_of(
         **figures,
     )
     labels = job.dataset.row_labels
-    kept = Kept(labels, None if labels or is_done else job.dataset, job.selection.places)
+    is_in_memory = not labels and job.question["input"] is None
+    dataset = job.dataset if is_in_memory and not is_done else None
+    kept = Kept(labels, dataset, job.selection.places, job.question["columns"])
     is_quiet = job.settings.quiet
     return report.with_frames(Frames(job.store, process, report.rows, kept, is_whole=is_done, is_quiet=is_quiet))
 

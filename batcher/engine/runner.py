@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from batcher.endpoint import OFFLINE
 from batcher.engine.control import Control
-from batcher.engine.ending import Ended, Ending, report_of
+from batcher.engine.ending import Ended, Ending, report_of, room_needed
 from batcher.engine.process import allow_connections, rare_collections
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import CANCELLED, Stop, stopping_if_cancelled, to_the_end
@@ -166,7 +166,7 @@ async def _execute(
             planned = await _planned(job, journal, stop)
         except Stopped:
             journal.check_in_place()
-            ending = Ending(stopped_by=stop.name)
+            ending = Ending(stopped_by=stop.name, is_planned=False)
             figures = await asyncio.to_thread(figures_of, journal, job.keyword, None, is_at_work=False)
             return Ended(ending, report_of(job, figures, ending))
         await asyncio.to_thread(job.store.clear)
@@ -264,7 +264,7 @@ class _Run:
             endpoints=pool.counts(),
             by_hand=tuple(control.changes),
         )
-        return Ended(ending, report)
+        return Ended(ending, report, await asyncio.to_thread(room_needed, job, figures, ending))
 
     def _figures(self, ending: Ending, process: LastRun | None, pool: Pool) -> dict[str, Any]:
         """Add up what the run has done; what is in a lost journal is not saved."""

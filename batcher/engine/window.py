@@ -198,7 +198,7 @@ class Window:
     def _stop(self, requests: int) -> None:
         """Act on a request to stop: the first time wait for what is in flight, the second time end at once."""
         seconds = self._grace_s if requests == 1 else 0.0
-        if seconds:
+        if seconds and self._pool.in_flight:
             self._progress.say(
                 f"Stopping: waiting up to {seconds:g} s for {counted(self._pool.in_flight, 'request')} in flight;"
                 " once more stops at once."

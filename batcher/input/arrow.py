@@ -163,9 +163,15 @@ def _are_equal(first: pa.RecordBatch, again: pa.RecordBatch | None) -> bool:
     return str(first.slice(0, few).to_pylist()) == str(again.slice(0, few).to_pylist())
 
 
-def only_once(name: str) -> InputError:
-    """Return the error about data that cannot be read again."""
-    return InputError(
-        f"{name} can be read only once, and batcher reads a table more than once: give a table instead"
-        " (`reader.read_all()` for an Arrow reader, `list(rows)` for a generator), or write it to a file"
+def only_once(name: str, instead: str | None = None) -> InputError:
+    """Return the error about data that cannot be read again.
+
+    Args:
+        name: of the data.
+        instead: what to give instead, if that is known.
+    """
+    instead = instead or (
+        "give a table instead (`reader.read_all()` for an Arrow reader, `list(rows)` for a generator), or write it to a"
+        " file"
     )
+    return InputError(f"{name} can be read only once, and batcher reads a table more than once: {instead}")

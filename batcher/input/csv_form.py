@@ -5,10 +5,13 @@ Invariant: a form is found only if the beginning of the file leaves no doubt; wh
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
 from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 from batcher.errors import InputError
@@ -21,6 +24,7 @@ TAB = "\t"
 SEPARATORS = f",;{TAB}|"
 """What a header is searched for, to find the separator."""
 
+_SHOWN = 40  # characters of a line in a message
 _SAMPLE = 100  # records that must agree with the header
 _LONE_RETURN = re.compile(r"\r(?!\n|\Z)")
 _FROM_EXCEL = re.compile(r"""sep=([^\r\n\w" ])(?=\r?\n|\r|\Z)""", re.IGNORECASE)
@@ -86,10 +90,10 @@ def form_of(name: str, text: str, *, is_whole: bool, kind: str, separator: str |
         found = ["\t"]
     if len(found) == 1 and found != [","] and _agrees(form._replace(separator=found[0]), text, is_whole=is_whole):
         return form._replace(separator=found[0])
-    if kind == ".txt" and found != [","]:
+    if kind == ".txt" and header.strip("\r\n") and (found != [","] or _is_prose(form, text)):
         raise InputError(
             f"{name}: it is not certain which character separates the columns: add {option('separator', 'CHAR')}, or"
-            " let the file's name end in .csv or .tsv"
+            f" let the file's name end in .csv or .tsv{_as_texts(name, header)}"
         )
     return form
 
@@ -119,6 +123,27 @@ def _agrees(form: Form, text: str, *, is_whole: bool) -> bool:
         if is_whole or "end of data" not in str(error):
             return False
     return len(widths) > 1 and len(set(widths)) == 1
+
+
+def _is_prose(form: Form, text: str) -> bool:
+    """Return whether the first row has another number of fields than the header: then commas are those of sentences."""
+    lines = (line for line in form.lines(form.with_lone(text)) if line.strip("\r\n"))
+    with contextlib.suppress(csv.Error):
+        widths = [len(fields) for fields in islice(csv.reader(lines, strict=True), 2)]
+        return len(widths) == 2 and widths[0] != widths[1]
+    return False
+
+
+def _as_texts(name: str, header: str) -> str:
+    """Return what to do about a file of one text a line, whose first line is a text, too, or names the column."""
+    path, first = Path(name), header.strip("\r\n")
+    written = path.with_suffix(".jsonl") if path.suffix else Path("rows.jsonl")
+    way = by_reader(
+        command_line=f"jq -Rc '{{text: .}}' {name} > {written}, and the column is called text",
+        python=f"give open({name!r}, encoding='utf-8').read().splitlines(), and the column is called text",
+    )
+    short = first if len(first) <= _SHOWN else f"{first[:_SHOWN]}..."
+    return f". If each line is a text, also the first, {short!r}: {way}"
 
 
 class Quotes:

@@ -6,12 +6,12 @@ Invariant: no text is decoded in an encoding that is only likely.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from batcher.errors import InputError
-from batcher.input.likely import Likely, holds_utf8, likely_encoding
-from batcher.words import option
+from batcher.input.likely import Damage, Likely, holds_utf8, likely_encoding
+from batcher.words import by_reader, option
 
 BEGINNING = 2**16
 """Bytes at the beginning of a text that are looked at before it is read."""
@@ -26,6 +26,9 @@ _MARKS = {
 }
 _WESTERN = {"cp1252", "iso8859-1", "iso8859-15"}
 _MARK = "\ufeff"
+_MANY = 2  # characters beyond ASCII, beside which one byte is a damage and no line in another encoding
+# What switches from ASCII to other characters: no other text has it.
+_SHIFTS = {b"\x1b$B": "iso2022_jp", b"\x1b$@": "iso2022_jp", b"\x1b$)C": "iso2022_kr"}
 
 
 class Encoding(NamedTuple):
@@ -61,6 +64,8 @@ class Encoding(NamedTuple):
                     f"{name}: looks like {unmarked.upper()} without a byte order mark: add"
                     f" {option('input_encoding', unmarked)}"
                 )
+            if shifted := next((codec for shift, codec in _SHIFTS.items() if shift in beginning and not mark), None):
+                raise InputError(f"{name}: is in {shifted}: add {option('input_encoding', shifted)}")
             return cls(_MARKS.get(mark, "utf-8"), len(mark))
         codec = codecs.lookup(given).name.removesuffix("-sig")
         if mark:
@@ -78,20 +83,37 @@ class Encoding(NamedTuple):
         """Whether it is UTF-16 or UTF-32, in which only a few programs, such as Excel, write tables."""
         return self.codec.startswith(("utf-16", "utf-32"))
 
-    def misfit(self, place: str, error: UnicodeDecodeError, text: Iterable[bytes]) -> InputError:
+    def misfit(
+        self, place: str, column: int, error: UnicodeDecodeError, again: Callable[[], Iterable[bytes]]
+    ) -> InputError:
         """Return the error about a byte that does not fit the encoding.
 
         Args:
             place: the name of the text, with the line.
+            column: of the byte, in characters from 1.
             error: the misfit.
-            text: the whole text again, in pieces.
+            again: reads the whole text again, in pieces.
         """
-        what = f"{place}: byte 0x{error.object[error.start]:02x} is not {self.given or self.codec.upper()}"
+        byte = error.object[error.start]
+        what = f"{place}: byte 0x{byte:02x} is not {self.given or self.codec.upper()}"
         if self.given is not None:
             return InputError(f"{what}: give another {option('input_encoding')}, or mend this line")
         if self.is_wide:
             return InputError(f"{what}, although the byte order mark says so: is the file cut off?")
-        return InputError(f"{what}{_advice(likely_encoding(text))}")
+        damage, likely = Damage.of(again()), likely_encoding(again())
+        is_end = error.reason == "unexpected end of data"
+        if damage.bad == 1 and is_end and damage.good:
+            return InputError(
+                f"{place}: the file ends within a character (byte 0x{byte:02x} in column {column}), and all else is"
+                " UTF-8: it is cut off: copy or download it again"
+            )
+        if damage.bad == 1 and damage.good >= _MANY and likely.is_mixed:
+            return InputError(
+                f"{place}: byte 0x{byte:02x} in column {column} is not UTF-8, and all else is: mend this character, and"
+                " save the file as UTF-8"
+            )
+        cut = " (or is the file cut off? It may end within a character of UTF-8)" if is_end else ""
+        return InputError(f"{what}{_advice(likely)}{cut}")
 
 
 def _contradicts(name: str, why: str, given: str) -> InputError:
@@ -107,7 +129,10 @@ def _advice(found: Likely) -> str:
         )
     if not found.codec:
         return ", and no other encoding that batcher looks for fits: write it anew as UTF-8"
-    return f": it is likely {found.described}: add {option('input_encoding', found.codec)}, or save it as UTF-8"
+    return (
+        f": it is likely {found.described}: add {option('input_encoding', found.codec)}, or save it as UTF-8"
+        ' ("CSV UTF-8" in Excel)'
+    )
 
 
 def decoded(name: str, content: bytes, given: str | None = None) -> str:
@@ -122,15 +147,20 @@ def decoded(name: str, content: bytes, given: str | None = None) -> str:
         InputError: its encoding is not certain.
     """
     has_mark = any(content.startswith(mark) for mark in _MARKS)
+    encoding = Encoding.of(name, content, None if has_mark or _is_valid_utf8(content) else given)
     try:
-        encoding = Encoding.of(name, content, None if has_mark or _is_valid_utf8(content) else given)
         return content[encoding.mark :].decode(encoding.codec).removeprefix(_MARK)
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        what = f"{name}, line {line}: byte 0x{error.object[error.start]:02x} is not {given or 'UTF-8'}"
+        what = f"{name}, line {line}: byte 0x{error.object[error.start]:02x} is not {given or encoding.codec.upper()}"
         found = likely_encoding([content])
-        likely = f" (it is likely {found.described})" if found.codec and not found.is_mixed else ""
-        raise InputError(f"{what}{likely}: save it as UTF-8") from error
+        if not found.codec or found.is_mixed:
+            raise InputError(f"{what}: save it as UTF-8") from error
+        with_input = by_reader(command_line="INPUT has", python="the table has")
+        raise InputError(
+            f"{what}: it is likely {found.described}: save it as UTF-8, or add"
+            f" {option('input_encoding', found.codec)} if {with_input} that encoding, too"
+        ) from error
 
 
 def _without_mark(beginning: bytes) -> str | None:

@@ -50,6 +50,13 @@ def check_is_file(name: str) -> None:
     try:
         Path(name).stat()
     except FileNotFoundError as error:
+        if "://" in name:
+            raise InputError(f"{name}: is a URL: download the file, and give its path") from error
+        if "\n" in name:
+            raise InputError(
+                "the input is a text of several lines and no path: write it to a file, or give"
+                " pandas.read_csv(io.StringIO(text))"
+            ) from error
         raise InputError(f"{name}: there is no such file") from error
     except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
         raise InputError(f"{name}: cannot be opened: {error}") from error

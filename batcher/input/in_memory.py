@@ -5,6 +5,7 @@ Invariant: it is only read.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,11 +25,39 @@ if TYPE_CHECKING:
 _FRAME_BATCH = 4096
 """Rows of a DataFrame turned into Python values at a time."""
 
+_ONCE = {
+    "DictReader": "give list(reader), which holds a dictionary for each row, or the path of the file",
+    "reader": "give the path of the file, or pandas.DataFrame(list(reader)[1:], columns=...)",
+    **dict.fromkeys(
+        ("TextIOWrapper", "BufferedReader", "FileIO", "GzipFile", "BZ2File", "_TemporaryFileWrapper"),
+        "give the path of the file",
+    ),
+    **dict.fromkeys(
+        ("StringIO", "BytesIO"), "give pandas.read_csv(...) of it, or write it to a file and give the path"
+    ),
+    "zip": "give pandas.DataFrame(list(rows), columns=[...])",
+}
+"""What to give instead of what can be read only once, by the name of its type."""
+
 _ADVICE = {
     ("polars", "LazyFrame"): "call .collect() on it, and give the DataFrame",
     ("datasets", "DatasetDict"): 'give one of its splits, as in data["train"]',
     ("datasets", "IterableDatasetDict"): 'give one of its splits, as in data["train"]',
     ("builtins", "dict"): "give pandas.DataFrame(data), or a list of dictionaries, one for each row",
+    ("datasets", "IterableDataset"): "give datasets.Dataset.from_list(list(data))",
+    ("numpy", "ndarray"): "give data.tolist() if it holds texts, or pandas.DataFrame(data, columns=[...])",
+    ("numpy", "recarray"): "give pandas.DataFrame(data)",
+    ("pandas", "Index"): "give data.to_series(), or data.tolist() if it holds texts",
+    ("pandas", "MultiIndex"): "give data.to_frame()",
+    ("pandas", "DataFrameGroupBy"): "give the DataFrame itself",
+    ("pandas", "SeriesGroupBy"): "give the Series itself",
+    ("polars", "LazyGroupBy"): "call .agg(...).collect() on it, and give the DataFrame",
+    ("polars", "GroupBy"): "give the DataFrame itself",
+    ("builtins", "set"): "give sorted(data): a set has another order in each process",
+    ("builtins", "frozenset"): "give sorted(data): a set has another order in each process",
+    ("builtins", "range"): "give a list of texts: list(map(str, data))",
+    ("collections", "deque"): "give list(data)",
+    ("builtins", "bytes"): "give the path of a file as text",
 }
 """What to give instead of other types, by their package and name."""
 
@@ -100,8 +129,8 @@ def _open_iterable(data: Any) -> Dataset | None:
     if isinstance(data, str | bytes | Mapping | type) or not isinstance(data, Iterable):
         return None
     name = f"the {type(data).__name__}"
-    if isinstance(data, Iterator):
-        raise only_once(name)
+    if isinstance(data, Iterator | io.IOBase):
+        raise only_once(name, _ONCE.get(type(data).__name__))
     if not isinstance(next(iter(data), None), Mapping):
         return None
     return DictionariesDataset(name, data)
@@ -146,13 +175,21 @@ class FrameDataset(Dataset):
         self, name: str, frame: pd.DataFrame, labels: Iterable[object], table: pd.Series[Any] | None = None
     ) -> None:
         if getattr(labels, "nlevels", 1) > 1:
-            raise InputError(f"{name}: the columns are a MultiIndex: give each column one name, as text")
+            raise InputError(
+                f"{name}: the columns are a MultiIndex: give each column one name, as text, for example with"
+                " df.columns = ['_'.join(map(str, names)) for names in df.columns]"
+            )
         self.name = name
         self.columns = columns_of(name, map(str, labels))
         self._frame = frame
         self.row_labels = Labels(name, frame if table is None else table)
         self._reads: list[Read] = [_reading(dtype) for dtype in frame.dtypes]
         check_has_columns(name, self.columns, len(frame))
+
+    def where(self, position: int) -> str:
+        if self.row_labels is None or self.row_labels.are_numbers:
+            return super().where(position)
+        return f"{self.name}, row {position} (counted from 0; index {self.row_labels.at(position)!r:.80})"
 
     def _rows(self) -> Generator[Values, None, None]:
         for start in range(0, len(self._frame), _FRAME_BATCH):
@@ -182,11 +219,28 @@ class TextsDataset(Dataset):
         self._texts = texts
         for position, text in enumerate(self._texts):
             if not isinstance(text, str):
-                raise InputError(f"{self.where(position)}: must be a string, not of type {type(text).__qualname__}")
+                what = type(text).__qualname__
+                raise InputError(f"{self.where(position)}: must be a string, not of type {what}{_instead_of(text)}")
 
     def _rows(self) -> Generator[Values, None, None]:
         for text in self._texts:
             yield (text,)
+
+
+def _instead_of(item: object) -> str:
+    """Return what to do about a list of other things than texts."""
+    if item is None:
+        return ": a missing text is ''"
+    if isinstance(item, int | float):
+        return ": list(map(str, data)) makes texts of all"
+    if hasattr(item, "_asdict"):
+        return ": give pandas.DataFrame(data), or [row._asdict() for row in data]"
+    if isinstance(item, list | tuple):
+        return ": give pandas.DataFrame(data, columns=[...]), or a dictionary for each row"
+    if {"iloc", "to_pandas", "__arrow_c_stream__"} & {*dir(item)}:
+        kind = type(item).__name__
+        return f": give one table, as pandas.{'concat' if kind == 'DataFrame' else 'DataFrame'}(data) makes it"
+    return ": give a list of texts, or of dictionaries, one for each row"
 
 
 class DictionariesDataset(Dataset):

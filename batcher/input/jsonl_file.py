@@ -15,6 +15,7 @@ from contextlib import closing
 from batcher.errors import InputError
 from batcher.input.dataset import columns_of
 from batcher.input.file import FileDataset
+from batcher.input.json_form import advice, advice_on_items, is_wrapped
 from batcher.input.text_file import TextFile
 from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.records import LARGEST_CELL, Values
@@ -39,6 +40,7 @@ class JsonlDataset(FileDataset):
     def __init__(self, text: TextFile, kind: str = ".jsonl") -> None:
         super().__init__(text.name, text.path)
         self._text = text
+        self._may_wrap = kind not in {".jsonl", ".ndjson"}
         self._objects = self._items if text.beginning.lstrip(_BLANK).startswith("[") else self._lines
         text.forget_beginning()
         found: dict[str, None] = {}  # a set that keeps the order of first appearance
@@ -48,17 +50,31 @@ class JsonlDataset(FileDataset):
             rows, last = rows + 1, row
             if not found.keys() >= row.keys():
                 found.update(dict.fromkeys(row))
-        if kind == ".json" and rows == 1 and last and all(isinstance(value, (dict, list)) for value in last.values()):
-            raise InputError(
-                f"{self.name}: holds one object instead of rows: write an array of objects, or one object a line"
-                ' (DataFrame.to_json(path, orient="records") in pandas)'
-            )
+        if self._may_wrap and rows == 1 and last and is_wrapped(last):
+            raise self._wrapped(last)
         self.columns = columns_of(self.name, found)
 
     def _rows(self) -> Generator[Values, None, None]:
         columns = self.columns
         for row in self._objects(json.JSONDecoder()):
             yield tuple(map(row.get, columns))
+
+    def _wrapped(self, found: dict[str, object]) -> InputError:
+        return InputError(f"{self.name}: holds one object instead of rows: {advice(self.name, found)}")
+
+    def _whole(self) -> dict[str, object] | None:
+        """Return the object that the file is; None if it is something else, or very long."""
+        text = ""
+        with closing(self._text.blocks()) as blocks:
+            for block in blocks:
+                text += block
+                if len(text) > _LONGEST_ITEM:
+                    return None
+        try:
+            found = _decoded(text.strip(_BLANK), json.JSONDecoder())
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
 
     def _lines(self, decoder: json.JSONDecoder) -> Rows:
         """Read one object a line."""
@@ -82,8 +98,13 @@ class JsonlDataset(FileDataset):
         if not isinstance(error, json.JSONDecodeError):  # a number that Python refuses, or our own refusal
             return InputError(f"{place}: the JSON cannot be read: {error}")
         what = f"{place}, column {error.colno}: not JSON: {error.msg}: {_ONE_A_LINE}"
-        if text.lstrip(_BLANK).startswith("{") and error.pos >= len(text):
+        is_open = text.lstrip(_BLANK).startswith("{") and error.pos >= len(text)
+        if is_open and number == 1 and self._may_wrap and (found := self._whole()) and is_wrapped(found):
+            return self._wrapped(found)
+        if is_open:
             what += "; this one does not end on its line (`jq -c .` writes it on one)"
+        elif number == 1 and not text.lstrip(_BLANK).startswith(("{", "[", '"')):
+            what += "; if it is a CSV file, let its name end in .csv"
         return InputError(what)
 
     def _items(self, decoder: json.JSONDecoder) -> Rows:
@@ -143,7 +164,8 @@ class _Buffer:
             if not beginning or beginning in "]},":
                 raise self.error("not JSON: an object is missing")
             what = _JSON_BEGINNINGS.get(beginning, "a number or no JSON")
-            raise self.error(f"each item of the array must be an object, this one is {what}")
+            way = advice_on_items(self._name, beginning)
+            raise self.error(f"each item of the array must be an object, this one is {what}{way}")
         while True:
             try:
                 row, end = decoder.raw_decode(self._text, self._at)

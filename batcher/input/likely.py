@@ -93,6 +93,33 @@ def _sample(text: Iterable[bytes]) -> tuple[bytes, bool]:
     return bytes(sample[: sample.rfind(b"\n")] if len(sample) < size and b"\n" in sample else sample), is_mixed
 
 
+class Damage(NamedTuple):
+    """What of a text is not UTF-8, and what is.
+
+    Attributes:
+        bad: bytes, or parts of characters, that are not.
+        good: characters beyond ASCII that are.
+    """
+
+    bad: int
+    good: int
+
+    @classmethod
+    def of(cls, text: Iterable[bytes]) -> Damage:
+        """Count them, in a text from its beginning, in pieces of any length."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        bad = good = size = 0
+        for piece in text:
+            size += len(piece)
+            decoded = decoder.decode(piece)
+            replaced = decoded.count("\ufffd")
+            bad += replaced
+            good += 0 if piece.isascii() else sum(not char.isascii() for char in decoded) - replaced
+            if size > _LONGEST:
+                break
+        return cls(bad + bool(decoder.getstate()[0]), good)
+
+
 def _is_utf8(line: bytes) -> bool:
     try:
         line.decode()
@@ -236,8 +263,24 @@ def _cyrillic(char: str) -> float:
     if char.isascii():
         return _ASCII
     if "\u0400" <= char <= "\u045f":
-        return 0.9 / 33 if char.islower() else 0.07 / 33
+        if char in "оеаинтсрвлкмдпу":
+            return 0.7 / 15
+        return 0.2 / 18 if char.islower() else 0.07 / 33
     return 0.03 / 60
+
+
+def _letters_of(first: str, last: str, frequent: str) -> Callable[[str], float]:
+    """Return the chance of a character in a text of another alphabet, of which these letters are 70%."""
+    number = ord(last) - ord(first)
+
+    def chance(char: str) -> float:
+        if char.isascii():
+            return _ASCII
+        if char in frequent:
+            return 0.7 / len(frequent)
+        return 0.2 / number if first <= char <= last else 0.03 / 100
+
+    return chance
 
 
 _SIMPLIFIED = (
@@ -279,18 +322,31 @@ _CANDIDATES: dict[str, Callable[[str], float]] = {
     "cp1250": _european(_CENTRAL),
     "cp1251": _cyrillic,
     "koi8_r": _cyrillic,
+    "cp1253": _letters_of("\u0384", "\u03ce", "αοιετνσηρκπλμυςάέίόή"),
+    "cp1254": _european("çğıöşü\u0130âî"),
+    "cp1255": _letters_of("\u05d0", "\u05ea", "יוהלאתרבמשנםדע"),
+    "cp1256": _letters_of("\u060c", "\u0652", "اليمنوتربعدهسةجحقفك"),
+    "cp874": _letters_of("\u0e01", "\u0e5b", "านรกอเงมยลวดทสตะปบคห\u0e31\u0e35\u0e48\u0e49\u0e34"),
+    "cp866": _cyrillic,
+    "iso8859_5": _cyrillic,
 }
 """The encodings that are looked for, with the chance of a character in each; frequent characters share the chance of
 their class alike."""
 
 _SINGLE = {
-    **dict.fromkeys(("cp1252", "mac_roman", "cp1250"), re.compile(r"[^\x00-\x7f](?=[^\x00-\x7f])")),
-    "cp1251": re.compile(r"[a-zA-Z](?=[^\x00-\x7f])|[^\x00-\x7f](?=[a-zA-Z])"),
-    "koi8_r": re.compile(r"[a-zA-Z](?=[^\x00-\x7f])|[^\x00-\x7f](?=[a-zA-Z])"),
+    **dict.fromkeys(("cp1252", "mac_roman", "cp1250", "cp1254"), re.compile(r"[^\x00-\x7f](?=[^\x00-\x7f])")),
+    **dict.fromkeys(
+        ("cp1251", "koi8_r", "cp866", "iso8859_5", "cp1253", "cp1255", "cp1256", "cp874"),
+        re.compile(r"[a-zA-Z](?=[^\x00-\x7f])|[^\x00-\x7f](?=[a-zA-Z])"),
+    ),
 }
 """The encodings of one byte, with the neighbours that are rare in them."""
 
-_FAVOUR = {"gb18030": 3.0, "cp1252": 4.0}
+_FAVOUR = {
+    "gb18030": 3.0,
+    "cp1252": 4.0,
+    **dict.fromkeys(("cp1253", "cp1254", "cp1255", "cp1256", "cp874", "cp866", "iso8859_5"), -2.0),
+}
 """Added to the logarithm of an encoding's chance: these are met more often than the others."""
 
 _NAMES = {
@@ -304,4 +360,11 @@ _NAMES = {
     "cp1250": "cp1250 (Central European)",
     "cp1251": "cp1251 (Cyrillic)",
     "koi8_r": "koi8_r (Cyrillic)",
+    "cp1253": "cp1253 (Greek)",
+    "cp1254": "cp1254 (Turkish)",
+    "cp1255": "cp1255 (Hebrew)",
+    "cp1256": "cp1256 (Arabic)",
+    "cp874": "cp874 (Thai)",
+    "cp866": "cp866 (Cyrillic, of DOS)",
+    "iso8859_5": "iso8859_5 (Cyrillic)",
 }

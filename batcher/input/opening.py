@@ -6,6 +6,7 @@ Invariant: nothing is guessed; what is not certain is refused with what to do.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from batcher.input.compressed import Packing, packing_by_ending, packing_by_magi
 from batcher.input.csv_file import CsvDataset
 from batcher.input.dataset import Dataset
 from batcher.input.file import check_is_file, keyword_of
+from batcher.input.formats import refusal_of
 from batcher.input.in_memory import open_in_memory
 from batcher.input.jsonl_file import JsonlDataset
 from batcher.input.parquet_file import ParquetDataset
@@ -52,27 +54,8 @@ TEXTS = {".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json"}
 
 _KNOWN = ".csv, .tsv, .txt, .jsonl, .json, .parquet and .xlsx; the texts also as .gz, .bz2 and .zst"
 
-_FROM_EXCEL = "save it as .xlsx, or give the DataFrame that pandas.read_excel() returns"
-
-_MAGIC = {
-    b"PK\x03\x04": "is an Excel workbook or another ZIP file: let its name end in .xlsx, or unpack the ZIP file first",
-    b"PAR1": "is a Parquet file: save it to a file whose name ends in .parquet",
-    b"\xfd7zXZ": "is an xz file: unpack it first",
-    b"\xd0\xcf\x11\xe0": f"is an old Excel workbook: {_FROM_EXCEL}",
-}
-"""The first bytes of other formats, and what to do about each."""
-
 _MAGIC_BYTES = 8
-
-_ADVICE = {
-    ".xls": f"; {_FROM_EXCEL}",
-    ".xlsb": f"; {_FROM_EXCEL}",
-    ".ods": f"; {_FROM_EXCEL}",
-    ".zip": "; unpack it first: a ZIP file may hold several tables",
-    ".xz": "; unpack it first",
-    ".tgz": "; unpack it first",
-}
-"""What else to do about a file of a kind that is not read, by its ending."""
+_JSON = re.compile(r'\s*(?:\[\s*)?\{\s*"[^"\n]*"\s*:')
 
 
 class Reading(NamedTuple):
@@ -173,6 +156,7 @@ def _open_several(given: list[str], reading: Reading) -> Dataset:
 
 
 def _open_file(name: str, reading: Reading) -> Dataset:
+    _check_is_no_lock(name)
     check_is_file(name)  # a missing file is reported before an unknown ending
     ending, packing = Path(name).suffix.lower(), None
     if packing := packing_by_ending(ending):
@@ -183,7 +167,6 @@ def _open_file(name: str, reading: Reading) -> Dataset:
         path = Spool(name)
         _check_packing(name, path.path, packing)
         text = TextFile(name, path, packing, reading.encoding)
-        _check_is_text(text)
         return _open_text(text, ending, reading)
     if ending == ".parquet" and packing is None:
         reading.check_is_unused(name)
@@ -191,13 +174,24 @@ def _open_file(name: str, reading: Reading) -> Dataset:
     if ending in {".xlsx", ".xlsm"} and packing is None:
         reading.check_is_unused(name)
         return WorkbookDataset(name, reading.sheet)
+    if packing is None and (said := refusal_of(name, ending)):
+        raise InputError(f"{name}: {said}")
     shown = f"{ending}{packing.ending}" if packing else ending
     what = (
         f"the ending {shown} is not known"
         if ending
         else f"the file name has no ending{' before ' * bool(shown)}{shown}"
     )
-    raise InputError(f"{name}: {what}: batcher reads {_KNOWN}{_ADVICE.get(ending, '')}")
+    unpack = f"; unpack it first: only texts are read as {packing.ending}" if packing and ending else ""
+    raise InputError(f"{name}: {what}: batcher reads {_KNOWN}{unpack}")
+
+
+def _check_is_no_lock(name: str) -> None:
+    path = Path(name)
+    for mark, end in (("~$", ""), (".~lock.", "#")):
+        if path.name.startswith(mark) and path.name.endswith(end):
+            own = path.with_name(path.name.removeprefix(mark).removesuffix(end))
+            raise InputError(f"{name}: only shows that a program has {own.name} open: give {own}")
 
 
 def _open_by_content(name: str, reading: Reading) -> Dataset:
@@ -207,7 +201,6 @@ def _open_by_content(name: str, reading: Reading) -> Dataset:
     with Path(path.path).open("rb") as file:
         packing = packing_by_magic(file.read(_MAGIC_BYTES))
     text = TextFile(name, path, packing, reading.encoding)
-    _check_is_text(text)
     return _open_text(text, ".csv", reading, is_by_content=True)
 
 
@@ -223,6 +216,8 @@ def _open_text(text: TextFile, ending: str, reading: Reading, *, is_by_content: 
     is_json = ending in {".jsonl", ".ndjson", ".json"}
     if is_by_content or ending == ".txt":
         is_json = text.beginning.lstrip()[:1] in {"{", "["}
+    if not is_json and _JSON.match(text.beginning):
+        raise InputError(f"{text.name}: holds JSON, not {ending[1:].upper()}: let its name end in .json")
     if not is_json:
         return CsvDataset(text, ending, reading.separator)
     reading.check_is_unused(text.name)
@@ -241,18 +236,10 @@ def _check_packing(name: str, path: str, packing: Packing | None) -> None:
         return
     if packing is None and found is not None:
         raise InputError(f"{name} is a {found.name} file: name it {Path(name).name}{found.ending}")
+    if packing is not None and not beginning:
+        raise InputError(f"{name}: the file is empty: copy or download it again")
     if packing is not None:
         right = Path(name).with_suffix("").name + (found.ending if found else "")
         raise InputError(
             f"{name} is {f'a {found.name}' if found else 'no ' + packing.name} file: if it is complete, name it {right}"
         )
-
-
-def _check_is_text(text: TextFile) -> None:
-    """Refuse a file that is named like a text file but has the first bytes of another format."""
-    inner = packing_by_magic(text.raw_beginning)
-    if inner and text.packing:
-        raise InputError(f"{text.name}: is a {inner.name} file inside a {text.packing.name} file: unpack it first")
-    for magic, what in _MAGIC.items():
-        if text.raw_beginning.startswith(magic):
-            raise InputError(f"{text.name}: {what}")

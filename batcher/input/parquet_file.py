@@ -11,6 +11,7 @@ from batcher.errors import InputError
 from batcher.input.arrow import BATCH, Decoder
 from batcher.input.dataset import check_has_columns, columns_of
 from batcher.input.file import FileDataset
+from batcher.input.formats import trouble
 from batcher.records import Values
 
 _PARQUET_BUFFER = 2**20
@@ -32,7 +33,7 @@ class ParquetDataset(FileDataset):
             with ParquetFile(name) as file:
                 schema, rows = file.schema_arrow, file.metadata.num_rows
         except (ArrowException, OSError) as error:
-            raise InputError(f"{name}: cannot be read as Parquet: {error}") from error
+            raise InputError(f"{name}: cannot be read as Parquet: {trouble(name, name, 'parquet')}") from error
         self.columns = columns_of(name, schema.names)
         check_has_columns(name, self.columns, rows)
         self._decoder = Decoder(schema)

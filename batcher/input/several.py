@@ -19,11 +19,12 @@ from urllib.parse import unquote
 from batcher.errors import InputError
 from batcher.input.compressed import packing_by_ending
 from batcher.input.dataset import Dataset
+from batcher.input.spool import STDIN
 from batcher.records import Values
 from batcher.words import counted
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
-_SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}
+_SYSTEM_FILES = {"Thumbs.db", "ehthumbs.db", "desktop.ini", "Icon\r"}
 
 
 class Part(NamedTuple):
@@ -56,13 +57,16 @@ class SeveralDataset(Dataset):
         _check_formats(self._parts)
         self._tables = [open_file(part.path) for part in self._parts]
         self._starts = [0]  # the position of each file's first row, as far as a pass has come
-        first = self._tables[0]
-        self.columns = _with_partitions(first.columns, self._parts[0])
+        # A file of JSON objects without a row has no columns either: it fits any table.
+        number = next((number for number, table in enumerate(self._tables) if table.columns), 0)
+        first = self._tables[number]
+        self.columns = _with_partitions(first.columns, self._parts[number])
         self.paths = tuple(Path(part.path) for part in self._parts)
         self.sheet = first.sheet
         self.may_hold_added_nulls = first.may_hold_added_nulls
         for part, table in zip(self._parts, self._tables, strict=True):
-            _check_columns(self._parts[0].path, self.columns, part.path, _with_partitions(table.columns, part))
+            if table.columns:
+                _check_columns(self._parts[number].path, self.columns, part.path, _with_partitions(table.columns, part))
 
     def has_changed(self) -> bool:
         return self._listing_now() != self._parts or any(table.has_changed() for table in self._tables)
@@ -101,7 +105,7 @@ class SeveralDataset(Dataset):
 
 def _arranged(rows: Iterator[Values], columns: Sequence[str], part: Part, table: Dataset) -> Iterator[Values]:
     """Return rows with the table's columns in their order."""
-    if table.columns == columns:
+    if not table.columns or table.columns == columns:
         return rows
     places = {name: number for number, name in enumerate((*table.columns, *part.partitions))}
     order = [places[name] for name in columns]
@@ -141,13 +145,19 @@ def parts_of(given: Sequence[str]) -> list[Part]:
     Raises:
         InputError: an input holds no file, or a file is there twice.
     """
+    if STDIN in given and len(given) > 1:
+        raise InputError("-: standard input is a table of its own: give no other INPUT beside it, and give it once")
     folders = [Path(each).absolute().parent for each in given if not (is_pattern(each) or Path(each).is_dir())]
     shared = Path(os.path.commonpath(folders)) if folders else Path()
     parts: dict[Path, Part] = {}
     for each in given:
         root, paths = _files_of(each, shared)
         if not paths:
-            raise InputError(f"{each}: holds no file to read" if Path(each).is_dir() else f"{each}: matches no file")
+            root = _fixed(Path(each)) if is_pattern(each) else Path(each)
+            gone = "" if root.is_dir() else f": there is no directory {root}"
+            raise InputError(
+                f"{each}: holds no file to read" if root == Path(each) else f"{each}: matches no file{gone}"
+            )
         for path in paths:
             part = Part(str(path), _partitions(path.absolute().relative_to(root.absolute())))
             if parts.setdefault(path.resolve(), part) is not part:
@@ -203,7 +213,9 @@ def _raise(error: OSError) -> None:
 
 def _is_hidden(name: str) -> bool:
     """Return whether a name is not data: hidden, of the system, or like `_SUCCESS` (but not `_day=1`, a partition)."""
-    return name.startswith((".", "~$")) or (name.startswith("_") and "=" not in name) or name in _SYSTEM_FILES
+    is_copy = name.endswith("~") or (name.startswith("#") and name.endswith("#"))  # as editors leave them
+    is_marked = name.startswith((".", "~$")) or (name.startswith("_") and "=" not in name)
+    return is_marked or is_copy or name in _SYSTEM_FILES
 
 
 def _is_hidden_below(path: Path, root: Path, pattern: str) -> bool:

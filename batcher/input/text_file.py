@@ -9,13 +9,14 @@ import codecs
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from batcher.errors import InputError
-from batcher.input.compressed import FAULTS, Packing
+from batcher.input.compressed import FAULTS, Packing, packing_by_magic
 from batcher.input.encodings import BEGINNING, Encoding
+from batcher.input.formats import AGAIN, format_of, is_no_text
 from batcher.input.spool import Spool
 from batcher.records import LARGEST_CELL
 
@@ -58,8 +59,21 @@ class TextFile:
             raise self._broken(broken, 1) from broken
         self.raw_beginning = bytes(raw[:BEGINNING])
         self.is_whole = len(raw) < BEGINNING
+        self._check_is_text(given)
         self.encoding = Encoding.of(name, self.raw_beginning, given)
         self.beginning = self._decoded_beginning()
+
+    def _check_is_text(self, given: str | None) -> None:
+        """Refuse a file that is named like a text file but has the first bytes of another format."""
+        if self.packing and (inner := packing_by_magic(self.raw_beginning)):
+            raise InputError(f"{self.name}: is a {inner.name} file inside a {self.packing.name} file: unpack it first")
+        found = format_of(self.raw_beginning, None if self.packing else self.path)
+        if found and self.packing:
+            raise InputError(f"{self.name}: holds {found.what}: unpack it, and {found.way(Path(self.name).stem)}")
+        if found:
+            raise InputError(f"{self.name}: is {found.refusal(self.name)}")
+        if not given and is_no_text(self.raw_beginning):
+            raise InputError(f"{self.name}: holds no text, and is of no format that batcher knows: is it damaged?")
 
     def _decoded_beginning(self) -> str:
         decoder = codecs.getincrementaldecoder(self.encoding.codec)("replace")
@@ -91,8 +105,8 @@ class TextFile:
         place = self.name if line is None else f"{self.name}, line {line} or one of the next"
         if self.packing is None:
             return InputError(f"{place}: cannot be read: {broken.error}")
-        what = "is cut off" if isinstance(broken.error, EOFError) else f"is damaged ({broken.error})"
-        return InputError(f"{place}: the {self.packing.name} file {what}")
+        what = "is cut off" if isinstance(broken.error, EOFError) else "is damaged"
+        return InputError(f"{place}: the {self.packing.name} file {what}: {AGAIN}")
 
     def blocks(self, line_end: str = "\n") -> Generator[str, None, None]:
         """Read the text in blocks, cut anywhere.
@@ -116,11 +130,11 @@ class TextFile:
             decoder.setstate(before)
             good = decoder.decode(error.object[len(before[0]) : error.start])
             yield good
-            place = f"{self.name}, line {self._line_after(done, line_end) + good.count(line_end)}"
-            with closing(self._pieces()) as again:
-                raise self.encoding.misfit(place, error, again) from error
+            line, column = self._place_after(done, line_end, good)
+            place = f"{self.name}, line {line}"
+            raise self.encoding.misfit(place, column, error, self._pieces) from error
         except _Broken as broken:
-            raise self._broken(broken, self._line_after(done, line_end)) from broken
+            raise self._broken(broken, self._place_after(done, line_end)[0]) from broken
 
     @contextmanager
     def damage_first(self) -> Iterator[None]:
@@ -136,10 +150,15 @@ class TextFile:
                     raise self._broken(broken) from error
             raise
 
-    def _line_after(self, done: int, line_end: str) -> int:
-        """Return the number of the line after some blocks: they are counted only if there is an error."""
+    def _place_after(self, done: int, line_end: str, more: str = "") -> tuple[int, int]:
+        """Return the line and the column after some blocks and more text, from 1: only an error needs them."""
+        line, column = 1, 1
         with closing(self.blocks(line_end)) as texts:
-            return 1 + sum(text.count(line_end) for text in islice(texts, done))
+            for text in chain(islice(texts, done), [more]):
+                line += text.count(line_end)
+                behind = len(text) - text.rfind(line_end) - 1
+                column = behind + 1 if line_end in text else column + len(text)
+        return line, column
 
     def whole_lines(self, line_end: str = "\n") -> Generator[str, None, None]:
         """Read the text in blocks that end with a line's end; only the last may lack one.

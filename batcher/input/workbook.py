@@ -15,10 +15,9 @@ from pathlib import Path
 from batcher.errors import InputError
 from batcher.input.excel import UNREADABLE, Book, Merged, Uncomputed, cell_name
 from batcher.input.file import FileDataset
+from batcher.input.formats import OLE, format_of, trouble
 from batcher.records import Values
 from batcher.words import option
-
-_OLE = b"\xd0\xcf\x11\xe0"  # how .xls files begin, and encrypted workbooks
 
 
 class WorkbookDataset(FileDataset):
@@ -97,17 +96,15 @@ class WorkbookDataset(FileDataset):
         except OSError as error:
             raise InputError(f"{self.name}: cannot be opened: {error.strerror}") from error
         with opened as file:
-            if file.read(len(_OLE)) == _OLE:
-                raise InputError(
-                    f"{self.name}: is encrypted, or an .xls file with another ending: save it as .xlsx without a"
-                    " password"
-                )
+            if (beginning := file.read(len(OLE))) == OLE and (found := format_of(beginning, self.path)):
+                raise InputError(f"{self.name}: is {found.refusal(self.name)}")
             try:
                 yield Book(file)
             except ImportError as error:
                 raise InputError(f'{self.name}: a workbook needs openpyxl: pip install "batcher-llm[excel]"') from error
             except UNREADABLE as error:
-                raise InputError(f"{self.name}: cannot be read as an Excel workbook: {error}") from error
+                said = trouble(self.name, self.path, "xlsx")
+                raise InputError(f"{self.name}: cannot be read as an Excel workbook: {said}") from error
 
     def _lines(self) -> Generator[tuple[int, list[str]], None, None]:
         """Read the rows of the sheet that are not missing in the file, each with its number, from 1."""

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batcher.errors import OutputError
+from batcher.errors import OutputError, output_error
 from batcher.journal.schema import as_output_errors, raise_generation
 from batcher.journal.watching import Watch
 
@@ -187,7 +187,7 @@ class GroupCommit:
                     self._execute(entry)
                 except _NEVER_WRITTEN as error:
                     self._db.execute("ROLLBACK TO entry")
-                    refused.append((entry, OutputError(f"the journal {self._path} cannot be written: {error}")))
+                    refused.append((entry, output_error(f"the journal {self._path} cannot be written: {error}", error)))
                 self._db.execute("RELEASE entry")
         return refused
 

@@ -56,6 +56,7 @@ def open_journal(path: Path) -> Journal:
         check_pair(path)  # first of all, because even the lock leaves a file there
         has_lock = lock_path(path).exists()
         lock = stack.enter_context(closing(Place(_lock(path, stack))))
+        _hold(path, stack)
         made = None if path.exists() else _Made(path, lock, has_lock=has_lock)
         if made:
             stack.push(made.end)
@@ -198,11 +199,22 @@ def _lock(path: Path, stack: contextlib.ExitStack) -> Path:
     try:
         lock.acquire(timeout=PATIENCE_S, poll_interval=LOOK_AGAIN_S)
     except Timeout:
-        raise KeywordBusy(f"{path} is being written by {_writer_of(path)}") from None
+        raise _busy(path) from None
     except OSError as error:
         raise OutputError(f"{path} cannot be locked: {error.strerror}") from error
     stack.callback(lock.release)
     return Path(lock.lock_file)
+
+
+_runs_here: set[Path] = set()
+"""The journals that runs of this process hold; a run that is still being planned is not in its journal yet."""
+
+
+def _hold(path: Path, stack: contextlib.ExitStack) -> None:
+    """Record that a run of this process holds a journal, until the stack is closed."""
+    held = path.resolve()
+    _runs_here.add(held)
+    stack.callback(_runs_here.discard, held)
 
 
 class _Made:
@@ -230,16 +242,13 @@ class _Made:
                 lock_path(self._path).unlink()
 
 
-def _writer_of(path: Path) -> str:
-    """Return the name of the process that is writing a journal, and what to do about it."""
+def _busy(path: Path) -> KeywordBusy:
+    """Return the error about a journal whose lock is held; it names the process, and says what to do about it."""
+    if path.resolve() in _runs_here:
+        return KeywordBusy(f"{path}: another run in this process has it: await it or cancel it")
     last = _last_run_of(path)
-    return _named(last) if last and last.ended is None else "another process: wait for its end, or stop it"
-
-
-def _named(run: LastRun, beside: str = "") -> str:
-    if run.is_here and run.pid == os.getpid():
-        return f"{run.process}{beside}, by another run in this process: await it, or cancel it"
-    return f"{run.process}{beside}: wait for its end, or stop it"
+    process = last.process if last and last.ended is None else "another process"
+    return KeywordBusy(f"{path} is being written by {process}: wait for its end, or stop it")
 
 
 def _last_run_of(path: Path) -> LastRun | None:
@@ -262,7 +271,10 @@ def _check_no_run_writes(path: Path, *, has_log: bool = True) -> None:
     """
     last = _last_run_of(path)
     if last and last.may_be_at_work:
-        raise KeywordBusy(f"{path} is being written by {_named(last, ', though its lock file is gone')}")
+        is_ours = last.is_here and last.pid == os.getpid()
+        process = "another run in this process" if is_ours else last.process
+        advice = "await it or cancel it" if is_ours else "wait for its end, or stop it"
+        raise KeywordBusy(f"{path} is being written by {process}, though its lock file is gone: {advice}")
     if not has_log or not is_for_reading_only(path):
         raise KeywordBusy(
             f"{path} is open in another program, such as a run, a database browser or a notebook: close it there, or"

@@ -148,7 +148,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from batcher.errors import OutputError
+from batcher.errors import OutputError, output_error
 from batcher.records import Source
 
 VERSION = 5
@@ -255,9 +255,9 @@ def as_output_errors(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OverflowError, UnicodeError) as error:
-        raise OutputError(f"the journal {path} cannot be {doing}: {error}") from error
+        raise output_error(f"the journal {path} cannot be {doing}: {error}", error) from error
     except OSError as error:
-        raise OutputError(f"the journal {path} cannot be {doing}: {error.strerror}") from error
+        raise output_error(f"the journal {path} cannot be {doing}: {error.strerror}", error) from error
 
 
 def uri_of(path: Path, mode: str) -> str:

@@ -14,7 +14,7 @@ from batcher.errors import SettingsError
 from batcher.money.budget import Budget, BudgetSpent
 from batcher.money.tariff import Tariff
 from batcher.records import Bound, Message
-from batcher.words import dollars, option
+from batcher.words import counted, dollars, option
 
 MOST_LOST = 100_000
 """Requests without an answer to remember: a long outage must not fill the memory. The journal has all of them."""
@@ -146,8 +146,8 @@ def note_of_reserves(tariffs: Sequence[Tariff], left: int) -> str:
     lost = min(sum(calls * cost for calls, cost in in_flight), left)
     return (
         "Note: without max_tokens an answer may be as long as the model allows. So each request reserves"
-        f" {dollars(most)} of the budget or more, and a kill with up to {at_once:,} requests in flight may cost"
-        f" {dollars(lost)}. {option('param', {'max_tokens': 'N'})} lowers both."
+        f" {dollars(most)} of the budget or more, and a kill with up to {counted(at_once, 'request')} in flight may"
+        f" cost {dollars(lost)}. {option('param', {'max_tokens': 'N'})} lowers both."
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from batcher.errors import OutputError
+from batcher.errors import OutputError, output_error
 from batcher.input.cell import writable
 from batcher.records import LARGEST_CELL
 
@@ -151,7 +151,7 @@ def as_output_errors(what: object, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{what} cannot be {doing}: {error.strerror}") from error
+        raise output_error(f"{what} cannot be {doing}: {error.strerror}", error) from error
 
 
 def _sync_directory(directory: Path) -> None:

@@ -6,8 +6,10 @@ Invariant: a file that exists is whole, and a file changed by hand is never over
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -35,7 +37,7 @@ from batcher.output.csv_file import (
 from batcher.output.edited import Edited, Known, read_edited
 from batcher.place import identity
 from batcher.records import Beside, Result, RowState, Values
-from batcher.words import counted, option
+from batcher.words import by_reader, counted, option
 
 
 def set_aside(path: Path) -> Path:
@@ -51,6 +53,15 @@ def result_changed(path: Path, copy: Path) -> str:
         f"{path} was changed since it was written: your version is kept as {copy}. Correct answers in the chunk files:"
         " every later result is joined from them."
     )
+
+
+def _taken(columns: Sequence[str]) -> str:
+    """Return the message about columns of the input that the result would have twice."""
+    *some, last = map(repr, columns)
+    it, has = ("them", f"columns {', '.join(some)} and {last}") if some else ("it", f"a column {last}")
+    dropped = json.dumps(columns[0] if len(columns) == 1 else list(columns), ensure_ascii=False)
+    out = by_reader(command_line=f"leave {it} out", python=f"leave {it} out: df.drop(columns={dropped})")
+    return f"the input has {has} already: choose another {option('answer_column')}, or {out}"
 
 
 class Store:
@@ -76,12 +87,8 @@ class Store:
         encoding: str = "utf-8",
     ) -> None:
         added = answer_columns or AnswerColumns()
-        for column in added:
-            if column in columns:
-                raise InputError(
-                    f"the input has a column {column!r} already: choose another {option('answer_column')}, or leave"
-                    " that column out"
-                )
+        if taken := [column for column in added if column in columns]:
+            raise InputError(_taken(taken))
         self.directory = directory
         self.keyword = keyword
         self.columns = tuple(map(writable, columns))
@@ -106,6 +113,12 @@ class Store:
     @property
     def control_path(self) -> Path:
         return self.directory / f"control_{self.keyword}.json"
+
+    def bytes_used(self) -> int:
+        """Return the bytes of the journal, its log and the chunk files."""
+        name = glob.escape(self.keyword)
+        found = [*self.directory.glob(f"journal_{name}.sqlite*"), *self.directory.glob(f"[0-9]*_{name}.csv")]
+        return sum(path.stat().st_size for path in found)
 
     def chunk_path(self, start: int) -> Path:
         return self.directory / f"{start}_{self.keyword}.csv"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +18,7 @@ from batcher.input.dataset import Dataset
 from batcher.input.labels import Labels
 from batcher.input.marks import Marks
 from batcher.input.opening import open_dataset
+from batcher.input.selection import Selection
 from batcher.journal.entries import LastRun
 from batcher.journal.opening import read_journal
 from batcher.journal.reading import Reader
@@ -27,10 +28,12 @@ from batcher.output.directory import Store
 from batcher.output.opening import PastRun, opened
 from batcher.output.so_far import SoFar, input_of
 from batcher.place import version_of
-from batcher.words import counted, say, verb
+from batcher.words import counted, option, say, verb
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    Table = pd.DataFrame | pd.Series[Any]
 
 _SLICE = 10_000
 """Rows of the result file that are compared at a time."""
@@ -40,14 +43,16 @@ class Kept(NamedTuple):
     """What a report keeps of the input, to put answers beside its rows.
 
     Attributes:
-        labels: the index of a DataFrame or Series; it holds the table itself only weakly.
-        dataset: another input, while rows are left that no file holds.
+        labels: the index of a DataFrame or Series; it holds a DataFrame only weakly.
+        dataset: another input that is in no file, while rows are left.
         places: of the run's rows in the table, if they are a sample of it.
+        asked: the columns that the prompts use.
     """
 
     labels: Labels | None = None
     dataset: Dataset | None = None
     places: Sequence[int] | None = None
+    asked: Sequence[str] = ()
 
 
 class Frames:
@@ -55,11 +60,11 @@ class Frames:
 
     Args:
         store: the files.
-        process: the run's process; None if it did not begin.
+        process: the run's process; None if it was stopped before it had a plan.
         rows: of the run.
         kept: of its input.
         is_whole: the result file was just written.
-        is_quiet: say nothing.
+        is_quiet: say nothing but what may make answers wrong.
     """
 
     def __init__(
@@ -90,15 +95,22 @@ class Frames:
     def answers(self) -> pd.Series[str]:
         """Read the answers.
 
+        If only a part of the table was asked, and labels of it occur more than once, they have the whole table's index:
+        the labels of the part would name other rows, too.
+
         Raises:
             InputError, OutputError: as for `frame`.
         """
-        self._table()
+        table = self._table()
         column = self._store.answer_columns.answer
         if self._is_whole:
             self._check_result()
+            if table is not None:
+                self._changed(table, self._kept.asked)
             return self._labelled(self._read_result([column]))[column]
         with self._run() as run:
+            if table is not None:
+                self._check_asked(table, run)
             parts = SoFar(run.store, run.journal, run.last()).parts()
             texts = [cells[0] for part in parts for cells in part.answers]
         return self._labelled(_text_frame([column], [texts]))[column]
@@ -107,24 +119,32 @@ class Frames:
         """Read the answers, and put them beside the rows of the input.
 
         Raises:
-            InputError: the input was changed, or is gone while rows are left.
+            InputError: the input was changed, or labels do not tell the rows that were asked from others.
             OutputError: another run has worked here since, or a file is gone or was changed.
         """
-        frame = self._labelled(self._whole() if self._is_whole else self._so_far())
+        table = self._table()
+        if self._is_ambiguous_part:
+            raise InputError(
+                f"labels of {self._labels.name} occur more than once, and {self._rows:,} of"
+                f" {counted(len(self._labels.index), 'row')} were asked: their labels name other rows, too. Take"
+                " report.answers, which has the index of all rows; or number the rows before the run:"
+                " df.reset_index(drop=True)"
+            )
+        frame = self._labelled(self._whole(table) if self._is_whole else self._so_far(table))
         if not frame.index.is_unique:
-            self._say(
-                "labels of the index occur more than once, and join pairs each of them with each:"
-                ' df["label"] = report.answers goes by the rows'
+            warnings.warn(
+                f"labels of {self._labels.name} occur more than once, and join and merge pair each of them with each:"
+                ' df["label"] = report.answers goes by the order of the rows',
+                stacklevel=3,
             )
         return frame
 
     # -- From the result file
 
-    def _whole(self) -> pd.DataFrame:
-        table, columns = self._table(), self._store.all_columns
-        own = {} if table is None else self._own_columns(table)
+    def _whole(self, table: Table | None) -> pd.DataFrame:
+        columns, own = self._store.all_columns, {} if table is None else self._own_columns(table)
         self._check_result()
-        if changed := self._changed(own):
+        if changed := [] if table is None else self._changed(table, [*own]):
             names = ", ".join(map(repr, changed))
             self._say(f"the values in {names} were changed since the run: the frame has what was asked, as text")
         own = {name: column for name, column in own.items() if name not in changed}
@@ -142,19 +162,35 @@ class Frames:
     def _format(self) -> dict[str, Any]:
         return {"header": 0, "names": self._store.all_columns, "dtype": str, "keep_default_na": False}
 
-    def _changed(self, own: Mapping[str, pd.Series[Any]]) -> list[str]:
-        """Return the columns of the caller's table whose values are not those of the result file."""
+    def _changed(self, table: Table, names: Sequence[str]) -> list[str]:
+        """Return which of some columns of the caller's table have other values than the result file.
+
+        Raises:
+            InputError: the prompts use such a column.
+        """
         import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
 
-        if not own:
+        part = self._asked_rows(_columns_of(table, names))
+        if not part.size:
             return []
-        same, start = set(own), 0
-        with pd.read_csv(self._store.all_path, usecols=[*own], chunksize=_SLICE, **self._format) as slices:
-            for texts in slices:
-                stop = start + len(texts)
-                same = {name for name in same if _are_same(own[name].iloc[start:stop], texts[name])}
-                start = stop
-        return [name for name in own if name not in same]
+        dataset = open_dataset(part)
+        same = {writable(name): place for place, name in enumerate(dataset.columns)}
+        compared = [*same]
+        files = pd.read_csv(self._store.all_path, usecols=compared, chunksize=_SLICE, **self._format)
+        with as_output_errors(self._store.all_path, "read"), files:
+            for (start, rows), texts in zip(dataset.slices(_SLICE), files, strict=False):
+                for name, place in [*same.items()]:
+                    other = _first_other((row[place] for row in rows), texts[name].tolist())
+                    if other is not None:
+                        self._check_is_free(name, start + other)
+                        del same[name]
+        return [name for name in compared if name not in same]
+
+    def _check_is_free(self, name: str, position: int) -> None:
+        """Refuse a row with another value in a column that the prompts use."""
+        if name in map(writable, self._kept.asked):
+            place = position if self._kept.places is None else self._kept.places[position]
+            raise self._labels.changed(f"row {place} (counted from 0) has another value in {name!r} than was asked")
 
     def _check_result(self) -> None:
         """If the result file is not as the run left it, check that it still has the rows of the run.
@@ -191,20 +227,24 @@ class Frames:
 
     # -- While rows are left
 
-    def _so_far(self) -> pd.DataFrame:
-        table, dataset = None, self._kept.dataset
-        if self._kept.labels:
-            table = self._kept.labels.own_table()
-            dataset = open_dataset(_asked_part(table, self._store.columns))
-        inputs: list[list[str]] = []
+    def _so_far(self, table: Table | None) -> pd.DataFrame:
+        inputs: list[list[str] | list[None]] = []
         answers: list[list[str]] = []
+        without, blank = 0, [None] * len(self._store.columns)
         with self._run() as run:
             last = run.last()
-            for part in SoFar(run.store, run.journal, last, dataset or input_of(last.question)).parts():
-                if part.inputs is None:
-                    raise InputError("the input is gone, and no file holds all of its rows yet: see report.answers")
-                inputs += part.inputs if table is None else []
+            if table is None:
+                dataset = input_of(last.question) or self._kept.dataset
+            else:
+                dataset = open_dataset(_columns_of(table, self._store.columns))
+            for part in SoFar(run.store, run.journal, last, dataset).parts():
                 answers += part.answers
+                if table is None:
+                    without += len(part.answers) if part.inputs is None else 0
+                    inputs += [blank] * len(part.answers) if part.inputs is None else part.inputs
+        if without:
+            rows = counted(without, "row")
+            self._say(f"the cells of {rows} are missing: the input is gone, and no file holds them yet")
         columns = self._store.all_columns
         if table is None:
             cells = [[*cells, *answer] for cells, answer in zip(inputs, answers, strict=True)]
@@ -212,29 +252,68 @@ class Frames:
         own = self._own_columns(table)
         return _joined(columns, own, _text_frame([*self._store.answer_columns], list(zip(*answers, strict=True))))
 
+    def _check_asked(self, table: Table, run: PastRun[Reader]) -> None:
+        """Compare the columns that the prompts use with those of the plan.
+
+        Raises:
+            InputError: a value has changed.
+        """
+        question = run.last().question
+        marks = Marks(question.get("table", self._store.columns))
+        dataset = open_dataset(_columns_of(table, marks.columns))
+        there = {name: place for place, name in enumerate(dataset.columns)}
+        asked = [name for name in self._kept.asked if name in there]
+        places = [there.get(name) for name in marks.columns]
+        for start, rows in Selection.recorded_in(question, dataset, self._store.keyword).slices(_SLICE):
+            planned = run.journal.marks(start, min(start + len(rows), self._rows))
+            for position, (values, before) in enumerate(zip(rows, planned, strict=False), start):
+                now = marks.of(tuple([None if place is None else values[place] for place in places]))
+                for name in asked:
+                    if marks.cut(now, [name]) != marks.cut(before, [name]):
+                        self._check_is_free(writable(name), position)
+
     # -- What it belongs to
 
-    def _table(self) -> pd.DataFrame | pd.Series[Any] | None:
+    @property
+    def _labels(self) -> Labels:
+        if self._kept.labels is None:
+            raise AssertionError
+        return self._kept.labels
+
+    @property
+    def _is_ambiguous_part(self) -> bool:
+        """Whether only a part of the table was asked, and its labels may name other rows of the table, too."""
+        labels = self._kept.labels
+        return labels is not None and len(labels.index) > self._rows and not labels.index.is_unique
+
+    def _table(self) -> Table | None:
         """Return the caller's table; None if it is gone, or there was none.
 
         Raises:
             InputError: it was changed, or its index is not known.
+            OutputError: the run was stopped before it had a plan.
         """
+        if self._process is None and not self._is_whole:
+            raise OutputError(
+                "this run was stopped before anything was sent, and has no rows yet: call run again, or read what"
+                f" earlier ones have answered by {verb('merge')} with {option('partial', value=True)}"
+            )
         if self._has_lost_labels:
             raise InputError(
                 "this report was pickled, and the index of the DataFrame is not in it: call run again (an answered row"
                 f" costs nothing), or read {self._store.all_path}"
             )
         labels = self._kept.labels
-        table = labels.table() if labels else None
-        if labels and table is None and labels.are_numbers:
+        if labels is None:
+            return None
+        if doubt := labels.doubt():
+            # The line of the caller, above `Report.answers` or `Report.frame` and the method of its name here.
             warnings.warn(
-                f"{labels.name} that was given to run is gone, and its labels are row numbers: the answers belong to"
-                " its rows, in its order. One that was filtered or sorted since and numbered anew (reset_index) has"
-                " other rows at these numbers: call run with that one (an answered row costs nothing)",
+                f"{labels.name} that was given to run is gone, and {doubt}: call run with that one (an answered row"
+                " costs nothing)",
                 stacklevel=4,
             )
-        return table
+        return labels.table()
 
     def _labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Give a frame the labels of the input."""
@@ -243,17 +322,32 @@ class Frames:
                 f"{self._store.all_path} has {counted(len(frame), 'row')}, and the run had {self._rows:,}: call run"
                 " again to write it anew"
             )
-        if self._kept.labels:
-            index = self._kept.labels.index
-            if self._kept.places is not None:
-                index = index.take(self._kept.places)
-            frame.index = index if len(index) == len(frame) else index[: len(frame)]
+        if self._kept.labels is None:
+            return frame
+        import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
+
+        index, places = self._kept.labels.index, self._kept.places
+        if self._is_ambiguous_part:
+            there = range(len(frame)) if places is None else places
+            frame = frame.set_axis(pd.Index(there), axis=0).reindex(range(len(index)))
+        elif len(frame) < len(index):
+            index = index[: len(frame)] if places is None else index.take(places)
+        frame.index = index
         return frame
 
-    def _own_columns(self, table: pd.DataFrame | pd.Series[Any]) -> dict[str, pd.Series[Any]]:
+    def _own_columns(self, table: Table) -> dict[str, pd.Series[Any]]:
         """Return the columns of the caller's table that have the names of the run's now, with the run's rows."""
-        columns, places = _columns_of(table, self._store.columns), self._kept.places
-        return columns if places is None else {name: each.iloc[[*places]] for name, each in columns.items()}
+        import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
+
+        part = self._asked_rows(_columns_of(table, self._store.columns))
+        if isinstance(part, pd.Series):
+            return {self._store.columns[0]: part}
+        return {writable(str(label)): column for label, column in part.items()}
+
+    def _asked_rows(self, table: Table) -> Table:
+        """Return the rows of the caller's table that were asked."""
+        places = self._kept.places
+        return table.iloc[: self._rows] if places is None else table.iloc[[*places]]
 
     @contextlib.contextmanager
     def _run(self) -> Iterator[PastRun[Reader]]:
@@ -284,35 +378,25 @@ def _version(path: Path) -> tuple[int, ...] | None:
         return None
 
 
-def _asked_part(table: pd.DataFrame | pd.Series[Any], names: Sequence[str]) -> pd.DataFrame | pd.Series[Any]:
-    """Return the caller's table without the columns that it got since the run began."""
+def _columns_of(table: Table, names: Sequence[str]) -> Table:
+    """Return the caller's table with those of its columns that have these names now."""
     import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
 
     if isinstance(table, pd.Series):
         return table
     labels = [writable(str(label)) for label in table.columns]
-    return table.iloc[:, [labels.index(name) for name in names if labels.count(name) == 1]]
+    return table.iloc[:, [labels.index(name) for name in map(writable, names) if labels.count(name) == 1]]
 
 
-def _columns_of(table: pd.DataFrame | pd.Series[Any], names: Sequence[str]) -> dict[str, pd.Series[Any]]:
-    """Return the columns of the caller's table that have these names now."""
-    import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
-
-    if isinstance(table, pd.Series):
-        return {names[0]: table}
-    part = _asked_part(table, names)
-    return {writable(str(label)): column for label, column in part.items()}
+def _first_other(values: Iterable[object], texts: Iterable[str]) -> int | None:
+    """Return the place of the first value that is not written as its text; None if all are."""
+    for place, (value, text) in enumerate(zip(values, texts, strict=False)):
+        if (type(value) is not str or value != text) and writable(cell(value)) != text:
+            return place
+    return None
 
 
-def _are_same(values: pd.Series[Any], texts: pd.Series[str]) -> bool:
-    """Return whether values are written as these texts."""
-    return len(values) == len(texts) and all(
-        (type(value) is str and value == text) or writable(cell(value)) == text
-        for value, text in zip(values, texts, strict=True)
-    )
-
-
-def _text_frame(columns: Sequence[str], texts: Sequence[Sequence[str]]) -> pd.DataFrame:
+def _text_frame(columns: Sequence[str], texts: Sequence[Sequence[str | None]]) -> pd.DataFrame:
     """Make a frame of texts, column by column."""
     import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
 

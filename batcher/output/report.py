@@ -53,8 +53,11 @@ class Report(Figures):
     def answers(self) -> pd.Series[str]:
         """The answers, read from the result: `df["label"] = report.answers` puts each beside its own row.
 
-        It has the index of the DataFrame or Series that was given, and one answer for each row; the answer is empty if
-        the row has none, or none yet.
+        It has the index of the DataFrame or Series that was given, and one answer for each row that was asked; the
+        answer is empty if the row has none, or none yet. If only a part was asked and labels occur more than once, it
+        has all rows, and the answers of the others are missing.
+
+        It warns if the DataFrame is gone and its labels may stand for other rows by now.
 
         Raises:
             InputError, OutputError: as for `frame`.
@@ -65,11 +68,16 @@ class Report(Figures):
         """Return the rows with their answers; the answers are text, exactly as in the file.
 
         It has the index of the DataFrame or Series that was given, and its columns; a table from elsewhere is read as
-        text. If rows are left, it holds what there is: the status of a row without a result is empty.
+        text. If rows are left, it holds what there is: the status of a row without a result is empty, and if the input
+        is gone, cells that are in no file are missing.
+
+        It warns of labels that occur more than once, and as `answers` does.
 
         Raises:
-            InputError: the DataFrame, or another input of which rows are left, was changed since the run began.
-            OutputError: another run has worked in the directory since, or a file is gone.
+            InputError: the DataFrame, or another input of which rows are left, was changed since the run began; or only
+                a part of a table was asked in which labels occur more than once.
+            OutputError: another run has worked in the directory since, a file is gone, or the run was stopped before
+                anything was sent.
         """
         return self._read().frame()
 

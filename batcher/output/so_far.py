@@ -16,6 +16,7 @@ from batcher.errors import InputError, OutputError
 from batcher.input.cell import cell, writable
 from batcher.input.dataset import Dataset
 from batcher.input.marks import Marks
+from batcher.input.narrowed import narrowed
 from batcher.input.opening import Reading, open_dataset
 from batcher.input.selection import Selection
 from batcher.input.several import is_pattern
@@ -137,14 +138,14 @@ def input_of(question: dict[str, Any], data: Data | None = None) -> Dataset | No
 
     Args:
         question: as the journal has it.
-        data: the input, if it is not where it was.
+        data: the input, if it is not where it was; in memory, it may have more columns by now.
 
     Returns:
         The input; None if it was no file, or is gone.
     """
     reading = Reading.of(question.get("input_encoding"), question.get("separator"), question.get("sheet"))
     if data is not None:
-        return open_dataset(data, reading)
+        return narrowed(open_dataset(data, reading), question.get("table", ()))
     paths = question.get("input")
     if not paths or not any(is_pattern(each) or Path(each).exists() for each in paths):
         return None

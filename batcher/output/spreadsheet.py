@@ -170,7 +170,7 @@ class Reformatting:
 
     Args:
         encoding: of the file.
-        separator: of its columns: where it is not a comma, the decimal sign may be one.
+        separator: of its columns; if it is not a comma, the decimal sign may be one.
     """
 
     def __init__(self, encoding: str, separator: str) -> None:

@@ -194,13 +194,15 @@ def pace_of(endpoints: Sequence[Endpoint], load: Load) -> Pace:
     rates, bounds = [], []
     for endpoint, *_ in accounts:
         limits = [
-            (endpoint.rps, endpoint.rps, "requests a second"),
-            (endpoint.rpm and endpoint.rpm / 60, endpoint.rpm, "requests a minute"),
-            (endpoint.tpm and endpoint.tpm / 60 / tokens, endpoint.tpm, f"model tokens a minute{counts}"),
+            (endpoint.rps, endpoint.rps, "request", "a second"),
+            (endpoint.rpm and endpoint.rpm / 60, endpoint.rpm, "request", "a minute"),
+            (endpoint.tpm and endpoint.tpm / 60 / tokens, endpoint.tpm, "model token", f"a minute{counts}"),
         ]
-        rate, limit, unit = min((each for each in limits if each[0]), default=(0.0, 0.0, ""))
+        rate, limit, what, time = min((each for each in limits if each[0]), default=(0.0, 0.0, "", ""))
         rates.append(rate or 0.0)
-        bounds.append(f"{limit:,.10g} {unit}{' for each account' if len(accounts) > 1 else ''}")
+        bounds.append(
+            f"{limit:,.10g} {what}{'' if limit == 1 else 's'} {time}{' for each account' if len(accounts) > 1 else ''}"
+        )
     if all(rates):
         return Pace(load.requests / sum(rates), tuple(bounds))
     if not any(rates):

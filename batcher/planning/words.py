@@ -84,9 +84,10 @@ def _shared(job: Job, endpoints: Sequence[Endpoint]) -> str:
     """Return what the endpoints of one account share, and how to say that their keys belong to different accounts."""
     first = endpoints[0]
     noun = "keys" if all(each.api_key for each in endpoints) else "endpoints"
-    rates = [(first.rpm, "requests a minute"), (first.rps, "requests a second"), (first.tpm, "model tokens a minute")]
-    limits = [f"{limit:,.10g} {what}" for limit, what in rates if limit]
-    limits.append(f"{first.max_concurrency:,} in flight" if limits else f"{first.max_concurrency:,} requests in flight")
+    rates = [(first.rpm, "request", "minute"), (first.rps, "request", "second"), (first.tpm, "model token", "minute")]
+    limits = [f"{limit:,.10g} {what}{'' if limit == 1 else 's'} a {time}" for limit, what, time in rates if limit]
+    most = first.max_concurrency
+    limits.append(f"{most:,} in flight" if limits else f"{counted(most, 'request')} in flight")
     said = f"{len(endpoints)} {noun} of one account share {', '.join(limits)}."
     settings = job.settings
     if settings.endpoints is not None or settings.limits_per is not None:

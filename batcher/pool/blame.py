@@ -38,12 +38,13 @@ MOST_UNWITNESSED = 100
 like an account that was closed."""
 
 SAME_AT_ONCE, SAME_ROWS_AT_ONCE = 2, 3
-"""The rows that must hear the same before an endpoint that has never answered leaves: 2, or 3 if the refusal may rather
-be the rows' own."""
+"""The rows that must get the same refusal before an endpoint that has never answered leaves: 2, or 3 if the refusal is
+more likely the rows' own."""
 
 # A fresh endpoint that fails, rather than refuses, is given up after failures of this many rows.
 _FIRST_ROWS = 3
-# So unlikely must it be that a row met a full limit each time by chance, at the highest share of refusals meanwhile.
+# A row that met a full limit at each attempt had bad luck, unless the chance of that is below this: it is computed from
+# the highest share of refusals meanwhile.
 _BAD_LUCK = 1e-6
 _LEAST_SHARE = 0.01
 # The weight of the latest call in the share of refusals for a rate limit.
@@ -101,7 +102,7 @@ class Trial:
 
     @property
     def is_suspicious(self) -> bool:
-        """Whether there are so many of them that the rows can hardly be the cause."""
+        """Whether too many rows were refused for the rows to be the cause."""
         return len(self._accusers) >= SEVERAL and not self.is_acquitted
 
     @property
@@ -247,7 +248,7 @@ class Standing:
         return self._alike
 
     def accused_alike(self, said: str) -> int:
-        """Return how many different rows heard the same here."""
+        """Return how many different rows were refused here with the same words."""
         return self._own.alike(said)
 
     def accused_for_s(self, now: float) -> float:

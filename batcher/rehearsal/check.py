@@ -52,12 +52,13 @@ class Check:
         """Yield what does not fit."""
         books = self._books
         if books.requests > self._sent:
-            yield f"the server received {books.requests:,} requests, and the journal knows of {self._sent:,}"
+            yield f"the server received {counted(books.requests, 'request')}, and the journal knows of {self._sent:,}"
         if self._answered > books.answered + books.lost + books.replies:
             sent = (
                 f"sent {books.answered:,}, lost {books.lost:,}, and sent {counted(books.replies, 'reply', 'replies')}"
             )
-            yield f"the journal has {self._answered:,} answers, and the server {sent} of faults that may hold one"
+            answers = counted(self._answered, "answer")
+            yield f"the journal has {answers}, and the server {sent} of faults that may hold one"
         if self.twice > self.unended:
             in_flight = counted(self.unended, "request was", "requests were")
             yield f"{counted(self.twice, 'answer')} bought twice, and only {in_flight} in flight at a kill"

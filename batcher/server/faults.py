@@ -200,7 +200,7 @@ class FaultRule:
         last = f"to {self.last:,.0f}" if self.last < math.inf else "and later ones"
         parts += [f"requests {self.first:,} {last}"] if self.first > 1 or self.last < math.inf else []
         parts += [f"after {counted(self.after_answers, 'answer')}"] if self.after_answers else []
-        parts += [f"beyond {self.rpm:g} requests a minute"] if self.rpm else []
+        parts += [f"beyond {self.rpm:g} request{'' if self.rpm == 1 else 's'} a minute"] if self.rpm else []
         parts += [f"{self.delay:g} s late"] if self.delay else []
         return ", ".join([str(self), *parts])
 

@@ -154,7 +154,8 @@ class _Chat:
             return Refusal(429, f"Too many requests: {most} at a time.", "requests", code="rate_limit_exceeded")
         wait = self._bucket.take()
         if wait:
-            said = f"Rate limit reached: {self._knobs.rpm:g} requests a minute."
+            rpm = self._knobs.rpm
+            said = f"Rate limit reached: {rpm:g} request{'' if rpm == 1 else 's'} a minute."
             return Refusal(429, said, "requests", code="rate_limit_exceeded", retry_after=math.ceil(wait))
         return None
 

@@ -19,6 +19,7 @@ from batcher.reports.verification.lines import Line, Lines
 from batcher.reports.verification.pairing import aligned
 from batcher.reports.verification.result_file import ResultCells
 from batcher.reports.verification.rows import Row
+from batcher.words import counted
 
 
 class ChunkFiles:
@@ -121,7 +122,7 @@ class ChunkFiles:
         path = self._store.chunk_path(start)
         pairs = self._paired(start, rows, lines)
         if pairs is None:
-            self._name_all(Kind.FILE_ROWS, start, f"{path} ({len(lines):,} rows)")
+            self._name_all(Kind.FILE_ROWS, start, f"{path} ({counted(len(lines), 'row')})")
             return rows
         in_order = [(row, line) for row, line in pairs if row and line]
         for row, line in pairs:

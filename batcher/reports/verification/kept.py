@@ -13,7 +13,7 @@ from batcher.journal.entries import Proof, RowRecord, kept
 from batcher.journal.evidence import Evidence
 from batcher.records import Values
 from batcher.reports.verification.questions import Question
-from batcher.words import option
+from batcher.words import counted, option
 
 
 class KeptAnswers:
@@ -61,9 +61,13 @@ class KeptAnswers:
             by_id, unmade = self._count[Proof.ID], self._count[Proof.OLDER] + self._unmade
             reuse = option("on_change", "reuse")
             yield (
-                f"{count:,} rows keep an answer to an earlier question, as {reuse} asked for."
-                + (f" {by_id:,} of them were edited, and are recognised by their id alone." if by_id else "")
-                + (f" The earlier question of {unmade:,} cannot be made again." if unmade else "")
+                f"{counted(count, 'row keeps', 'rows keep')} an answer to an earlier question, as {reuse} asked for."
+                + (
+                    f" {counted(by_id, 'of them was', 'of them were')} edited, and recognised by the id alone."
+                    if by_id
+                    else ""
+                )
+                + (f" The earlier question of {counted(unmade, 'row')} cannot be made again." if unmade else "")
             )
 
 

@@ -15,6 +15,7 @@ from batcher.reports.verification.findings import Kind
 from batcher.reports.verification.kept import KeptAnswers
 from batcher.reports.verification.requests import Requests
 from batcher.reports.verification.rows import Row
+from batcher.words import counted
 
 _STATUSES = {status.value.encode(): status for status in Status}
 
@@ -67,6 +68,8 @@ class Results:
 
     def notes(self) -> Iterator[str]:
         if self._adopted:
-            yield f"{self._adopted:,} answers were adopted from files: their source and their questions are unknown."
+            answers = counted(self._adopted, "answer was", "answers were")
+            yield f"{answers} adopted from files: their source and their questions are unknown."
         if self._unsealed:
-            yield f"{self._unsealed:,} answers were journalled by an older batcher and have no seal to check them by."
+            what = "and has no seal to check it by" if self._unsealed == 1 else "and have no seal to check them by"
+            yield f"{counted(self._unsealed, 'answer was', 'answers were')} journalled by an older batcher {what}."

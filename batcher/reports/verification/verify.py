@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from batcher.answer.columns import AnswerColumns
 from batcher.errors import outermost
+from batcher.input.narrowed import narrowed
 from batcher.input.opening import Reading, open_dataset
 from batcher.input.prompt import PromptFunction
 from batcher.journal.entries import Counts, EndpointTotals, LastRun
@@ -157,7 +158,8 @@ def verify(
         asked = None
         if data is not None:
             given = {"input_encoding": input_encoding, "separator": separator, "sheet": sheet}
-            asked = Asked(open_dataset(data, _reading(given, last)), prompt, last, keyword)
+            dataset = narrowed(open_dataset(data, _reading(given, last)), last.question.get("table", ()))
+            asked = Asked(dataset, prompt, last, keyword)
         return _verified(run.store, run.journal, last, asked)
 
 
