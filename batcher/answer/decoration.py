@@ -40,7 +40,7 @@ _MODIFIERS = (
     "|selected|appropriate|matching|main|primary|single|customer|user|text|review|output"
 )
 _ENGLISH = (
-    rf"(?:(?:{_MODIFIERS})[\s_-]{{1,3}}){{0,4}}(?:{_NOUNS})(?:[\s_-]{{1,3}}(?:{_NOUNS}|name|id)){{0,2}}"
+    rf"(?:(?:{_MODIFIERS})[ _-]{{1,3}}){{0,4}}(?:{_NOUNS})(?:[ _-]{{1,3}}(?:{_NOUNS}|name|id)){{0,2}}"
     r"(?:\s(?:of|for|in|to)\s(?:the|this|that|your)(?:\s[\w-]{1,20}){1,2}?)?"
 )
 _CHINESE = (
@@ -51,7 +51,7 @@ _CHINESE = (
 _NAME = re.compile(rf"[\s\"'`*_]{{0,4}}(?:{_ENGLISH}|{_CHINESE})[\s\"'`*_]{{0,4}}", re.IGNORECASE)
 _PREFIX = re.compile(
     rf"[\s\"'`*_#>(\[{{【「『-]{{0,12}}(?P<name>{_ENGLISH}|{_CHINESE})[\"'`*_)\]】」』 \t]{{0,8}}"
-    r"(?:[:：]=?|={1,2}(?!>)|(?:[-–—]{1,2}>|=>)(?!\d)|[→⇒]|\s[-–—]\s|\sis(?=\W)\s?:?|[是为]\s?[:：]?|\r?\n)[\s*_`]{0,20}",
+    r"(?:[:：]=?|={1,2}(?!>)|(?:[-–—]{1,2}>|=>)(?!\d)|[→⇒]|\s[-–—]\s|\sis(?=\W)\s?:?|[是为]\s?[:：]?|\r?\n)[\s*_]{0,20}(?:`(?!``)\s{0,4})?",
     re.IGNORECASE,
 )
 
@@ -86,7 +86,7 @@ def peeled(text: str, kept: frozenset[str] = frozenset()) -> Iterator[Layer]:
 
     Args:
         text: any.
-        kept: signs with which labels begin; a bullet is none of them.
+        kept: the beginnings of labels that look like bullets, as `beginning` gives them.
     """
     layer = Layer(text)
     for _ in range(_LAYERS):
@@ -94,9 +94,11 @@ def peeled(text: str, kept: frozenset[str] = frozenset()) -> Iterator[Layer]:
         if not text:
             return
         yield layer._replace(text=text)
-        if named := _PREFIX.match(text):
+        if (whole := _wrapped(text)) is not None:
+            layer = Layer(whole)
+        elif named := _PREFIX.match(text):
             layer = Layer(text[named.end() :], named["name"])
-        elif (bullet := _BULLET.match(text)) and not kept & {text[0], *_SIGNED.get(text[0], "")}:
+        elif (bullet := _BULLET.match(text)) and not kept.intersection(_likely(text[0], text[bullet.end() :])):
             layer = Layer(text[bullet.end() :])
         else:
             inner = _bare(text)
@@ -105,15 +107,35 @@ def peeled(text: str, kept: frozenset[str] = frozenset()) -> Iterator[Layer]:
             layer = Layer(inner, has_other_words=text[0] in _NO_PUNCTUATION or text[-1] in _NO_PUNCTUATION)
 
 
+def beginning(text: str) -> str:
+    """Return the first sign of a text and the first one behind it, with 0 for any digit."""
+    first, rest = text[:1], text[1:].strip(BLANKS)[:1].casefold()
+    return ("0" if first.isdecimal() else first) + ("0" if rest.isdecimal() else rest)
+
+
+def _likely(bullet: str, rest: str) -> set[str]:
+    """Return the beginnings of labels that a bullet and what follows may be instead."""
+    if bullet.isdecimal() or bullet == "(":
+        return {"0"} if rest[:1].isdecimal() else set()
+    return {beginning(f"{sign}{rest}") for sign in (bullet, *_SIGNED.get(bullet, ""))}
+
+
+def _wrapped(text: str) -> str | None:
+    """Return what a fence, a tag or a command of LaTeX holds that is the whole text."""
+    if text[0] not in "`~<\\":
+        return None
+    whole = _FENCE.fullmatch(text) or _TAG.fullmatch(text) or _COMMAND.fullmatch(text)
+    held = whole[whole.lastindex or 0] if whole else ""
+    return held if held.strip(BLANKS) else None  # "```label\n```" is no empty fence
+
+
 def _bare(text: str) -> str | None:
     """Return a text without the signs around it, or without one at an end; None if it has none."""
     first, last = text[0], text[-1]
-    if first in "`~<\\" and (whole := _FENCE.fullmatch(text) or _TAG.fullmatch(text) or _COMMAND.fullmatch(text)):
-        return whole[whole.lastindex or 0]
     if len(text) > 1 and _CLOSING.get(first) == last:
         return text[1:-1]
     if last in _ENDS:
         return text[:-1]
-    if first in _OPEN:
-        return text[1:]
-    return text[:-1] if last in _CLOSED else None
+    if last in _CLOSED and (first not in _OPEN or text.count(last) % 2 or text.startswith(("```", "~~~"))):
+        return text[:-1]
+    return text[1:] if first in _OPEN else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from batcher.answer.decoration import BLANKS, Layer, is_name, peeled, prefix
+from batcher.answer.decoration import BLANKS, Layer, beginning, is_name, peeled, prefix
 from batcher.answer.json_in_text import found
 from batcher.answer.label_list import label_list
 from batcher.answer.shape import Read
@@ -182,7 +182,9 @@ class Labels:
 
     @cached_property
     def _kept(self) -> frozenset[str]:
-        return frozenset(text.strip(BLANKS)[0] for text, _ in self._texts)
+        """The beginnings of labels, and 0 if one begins with a digit: no bullet is looked for there."""
+        texts = [text.strip(BLANKS) for text, _ in self._texts]
+        return frozenset(["0"] * any(text[0].isdecimal() for text in texts) + [beginning(text) for text in texts])
 
     @cached_property
     def _by_first_word(self) -> dict[str, list[tuple[str, list[str]]]]:
