@@ -15,7 +15,8 @@ from pathlib import Path
 
 from batcher.errors import SettingsError
 from batcher.hiding import looks_like_key
-from batcher.words import option
+from batcher.visible import holds_controls
+from batcher.words import escape_hint, option
 
 # The least and the most of a number: a value beyond them is a slip, and sums or clocks cannot hold it.
 _LEAST, _MOST = 1e-6, 10**9
@@ -57,7 +58,8 @@ def check_whole(value: object, where: str) -> None:
 
 def _check_above_0(value: object, where: str, what: str, kinds: tuple[type[int | float], ...], least: float) -> None:
     if not isinstance(value, kinds) or isinstance(value, bool) or not value >= least:
-        raise SettingsError(f"{where} must be a {what} above 0, not {_short(value)}")
+        limit = f"of at least {least:f}" if isinstance(value, float) and 0 < value < least else "above 0"
+        raise SettingsError(f"{where} must be a {what} {limit}, not {_short(value)}")
     if value > _MOST:
         raise SettingsError(f"{where} must be a {what} of at most {_MOST:,}, not {_short(value)}")
 
@@ -74,6 +76,8 @@ def check_directory(value: object, where: str) -> None:
     path = os.fspath(value)
     if not path or "\0" in path:
         raise SettingsError(f"{where} must be the path of a directory, not {path!r}")
+    if holds_controls(path):
+        raise SettingsError(f"{where} must be the path of a directory, not {path!r}{escape_hint(path)}")
     try:
         too_long = [name for name in Path(path).parts if len(os.fsencode(name)) > _NAME_BYTES]
     except UnicodeEncodeError:

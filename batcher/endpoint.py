@@ -5,7 +5,6 @@ Invariant: an `Endpoint` that exists is valid, and its `repr` holds no API key.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import functools
 import re
@@ -27,7 +26,7 @@ from batcher.checks import (
 from batcher.equality import written
 from batcher.errors import SettingsError, outermost
 from batcher.hiding import looks_like_key, names_key, shown
-from batcher.params import INSTEAD, REQUEST_PARAMS, check_params, unfolded
+from batcher.params import INSTEAD, REQUEST_PARAMS, as_json, check_params, unfolded
 from batcher.records import Source
 from batcher.words import option
 
@@ -45,6 +44,9 @@ LONGEST_NAME = 100  # characters
 
 LIMITS = ("rpm", "rps", "tpm", "max_concurrency")
 """The fields of an endpoint that are limits of its account."""
+
+AS_STARTED = "none"
+"""The value that takes back what was set by hand for a limit: the run has the one again that it was started with."""
 
 
 def _check_prices(prices: object) -> None:
@@ -101,10 +103,25 @@ def checked_url(url: str, name: str = "the base URL") -> str:
     except ValueError:
         is_good = False
     if not is_good or any(char.isspace() for char in place):
-        raise SettingsError(f"{name} is {shown(url)}: it must look like https://host/v1")
+        raise SettingsError(f"{name} is {shown(url)}: it must look like https://host/v1{_with_scheme(place)}")
     if any(map(looks_like_key, re.split(r"[/.]", place))):
         raise SettingsError(f"{name} holds what looks like an API key, and is not shown: give keys through API_KEY")
     return place.rstrip("/").removesuffix("/chat/completions").rstrip("/") + mark + query
+
+
+def _with_scheme(url: str) -> str:
+    """Return what a base URL without a scheme should probably be, as the end of a message; else an empty text."""
+    found = re.fullmatch(r"/{0,2}([\w.-]+|\[[\da-fA-F:]+\])((?::\d{1,5})?)(/[\w./-]*)?", url, re.ASCII)
+    if found is None or any(map(looks_like_key, re.split(r"[/.]", url))):
+        return ""
+    host, port, path = found[1], found[2], (found[3] or "").rstrip("/")
+    is_local = host == "localhost" or bool(
+        re.match(r"127\.|10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|0\.0\.0\.0|\[", host)
+    )
+    if not (is_local or port or "." in host):
+        return ""
+    scheme = "http" if is_local or port not in {"", ":443"} else "https"
+    return f": did you mean {scheme}://{host}{port}{path or '/v1'}?"
 
 
 def key_header(base_url: str) -> str:
@@ -214,7 +231,7 @@ class Endpoint:
                 " not limit its retries: create it with max_retries=0; batcher does the retries"
             )
         # Copies, so that an endpoint stays valid if its arguments are changed later.
-        object.__setattr__(self, "params", copy.deepcopy(unfolded(self.params)))
+        object.__setattr__(self, "params", unfolded(as_json(self.params, "params")))
         object.__setattr__(self, "headers", dict(self.headers))
         object.__setattr__(self, "prices", None if self.prices is None else dict(self.prices))
 

@@ -28,6 +28,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 from batcher.tracebacks import rendered, shortened
+from batcher.visible import harmless
 
 if TYPE_CHECKING:
     from batcher.output.report import Report
@@ -54,6 +55,9 @@ def in_words(error: BaseException) -> str:
 
 class BatcherError(Exception):
     """The base of every error that batcher raises on purpose."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(harmless(message))
 
     def _render_traceback_(self) -> list[str]:
         """Show it in IPython, which asks for this, with the user's own frames alone."""

@@ -29,9 +29,9 @@ from batcher.checks import (
 from batcher.endpoint import MAX_CONCURRENCY, check_name
 from batcher.errors import SettingsError
 from batcher.hiding import names_key
-from batcher.params import REQUEST_PARAMS, check_params, unfolded
+from batcher.params import REQUEST_PARAMS, as_json, check_params, unfolded
 from batcher.records import Beside
-from batcher.words import by_reader, option
+from batcher.words import as_given, blamed, by_reader, option
 
 if TYPE_CHECKING:
     from batcher.endpoint import Endpoint
@@ -54,7 +54,7 @@ def check_keyword(keyword: str) -> None:
     Raises:
         SettingsError: it is empty, hidden, reserved, too long, or holds a separator or a control character.
     """
-    check_file_name(keyword, option("keyword"))
+    check_file_name(keyword, blamed("keyword"))
 
 
 def home_expanded(path: str | os.PathLike[str]) -> str:
@@ -412,17 +412,18 @@ class Settings:
                 object.__setattr__(self, name, home_expanded(value))
         for each in OPTIONS.values():
             each.check(getattr(self, each.name))
-        if self.param is not None and not self._asks_chat_model:
-            check_params(self.param, option("param"))
+        if self.param is not None:
+            check_params(self.param, blamed("param"), for_llm=self.asks_chat_model)
+            object.__setattr__(self, "param", as_json(self.param, blamed("param")))
         _only_one(self, "system", "system_file")
         _only_one(self, "provider", "base_url")
         _only_one(self, "limit", "sample")
         if (self.price_in is None) != (self.price_out is None):
-            pair = f"{option('price_in')} and {option('price_out')}"
+            pair = f"{as_given('price_in')} and {as_given('price_out')}"
             raise SettingsError(f"{pair} go together: give both, in dollars per million tokens")
         for name in IN_ENDPOINTS:
             if self.endpoints is not None and getattr(self, name) is not None:
-                pair = f"{option(name)} and {option('endpoints')}"
+                pair = f"{as_given(name)} and {as_given('endpoints')}"
                 raise SettingsError(f"{pair} exclude each other: set it in the endpoints")
 
     @classmethod
@@ -440,19 +441,19 @@ class Settings:
     @property
     def params(self) -> dict[str, Any]:
         """The request parameters of every row; a chat model takes `extra_body` apart itself."""
-        return dict(self.param or {}) if self._asks_chat_model else unfolded(self.param or {}, option("param"))
+        return dict(self.param or {}) if self.asks_chat_model else unfolded(self.param or {}, blamed("param"))
 
     @property
-    def _asks_chat_model(self) -> bool:
+    def asks_chat_model(self) -> bool:
         """Whether an endpoint is a chat model in `llm=`."""
-        given = self.endpoints
-        return isinstance(given, (list, tuple)) and any(getattr(each, "llm", None) is not None for each in given)
+        pool = self.endpoints
+        return isinstance(pool, (list, tuple)) and any(getattr(each, "llm", None) is not None for each in pool)
 
     @property
     def extras(self) -> tuple[str, ...]:
         """The further columns of the result, each once; the order given does not matter."""
-        given = _names_in(self.with_ or ())
-        return tuple(name for name in Beside._fields if name in given)
+        names = _names_in(self.with_ or ())
+        return tuple(name for name in Beside._fields if name in names)
 
     @property
     def prices(self) -> dict[str, float] | None:
@@ -516,7 +517,7 @@ class Option(NamedTuple):
             SettingsError: the message names the option.
         """
         if value is not None or self.default is not None:
-            self.kind.check(value, option(self.name))
+            self.kind.check(value, blamed(self.name))
 
 
 OPTIONS = {each.name: Option.of(each) for each in fields(Settings)}
@@ -640,4 +641,4 @@ class Options(TypedDict, total=False):
 
 def _only_one(settings: Settings, first: str, second: str) -> None:
     if getattr(settings, first) is not None and getattr(settings, second) is not None:
-        raise SettingsError(f"{option(first)} and {option(second)} exclude each other: give one of them")
+        raise SettingsError(f"{as_given(first)} and {as_given(second)} exclude each other: give one of them")

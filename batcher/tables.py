@@ -12,7 +12,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from batcher.visible import harmless
+
 _LABEL = 9  # columns of a label in the text
+_AS_EMOJI = "\ufe0f"  # makes the character before it two columns wide in some terminals
 _LEFT = ' style="text-align: left"'  # JupyterLab sets text to the right
 
 
@@ -54,7 +57,7 @@ class Described(Readable, ABC):
         lines = (
             f"    {each.text}" if each.is_part else f"  {each.label:<{_LABEL}} {each.text}" for each in self._lines()
         )
-        return "\n".join([self._title(), *lines])
+        return harmless("\n".join([self._title(), *lines]))
 
     def _repr_html_(self) -> str:
         """Show it as a table in a notebook."""
@@ -72,7 +75,7 @@ def html_table(
         heads: of the columns, if they have heads.
         has_labels: the first cell of a row names the row.
     """
-    above = f"<div>{'<br>'.join(map(html.escape, title.splitlines()))}</div>\n" if title else ""
+    above = f"<div>{'<br>'.join(map(html.escape, harmless(title).splitlines()))}</div>\n" if title else ""
     lines = [_row("th", heads)] if heads else []
     for first, *others in rows:
         label = _cell("th" if has_labels else "td", first)
@@ -85,7 +88,7 @@ def _row(kind: str, cells: Sequence[str]) -> str:
 
 
 def _cell(kind: str, text: str) -> str:
-    shown = html.escape(text).replace("\n", "<br>")
+    shown = html.escape(harmless(text)).replace("\n", "<br>")
     return f"<{kind}{_LEFT}>{shown}</{kind}>"
 
 
@@ -111,5 +114,5 @@ def cut(text: str, columns: int) -> str:
 
 def _columns(char: str) -> int:
     if unicodedata.combining(char) or unicodedata.category(char) in {"Mn", "Me", "Cf"}:
-        return 0
+        return int(char == _AS_EMOJI)
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1

@@ -11,8 +11,10 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from typing import NamedTuple
 
 from batcher.json_lines import json_line
+from batcher.visible import harmless, holds_controls
 
 
 def say(message: object, level: str = "info") -> None:
@@ -22,7 +24,10 @@ def say(message: object, level: str = "info") -> None:
         message: what to print.
         level: `info`, `warning` or `error`.
     """
-    print_err(json_line("message", level, str(message), {}) if _readers.json_lines else message)
+    if not _readers.json_lines:
+        print_err(harmless(str(message)))
+        return
+    print_err(json_line("message", level, str(message), {"keyword": _readers.keyword}))
 
 
 def print_err(text: object, end: str = "\n") -> None:
@@ -79,14 +84,32 @@ def elapsed(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 59.95 else duration(seconds)
 
 
+class Place(NamedTuple):
+    """Where an option stands that the command line leaves to a file.
+
+    Attributes:
+        where: the file, and the line if it is known.
+        written: the option as it is written there.
+    """
+
+    where: str
+    written: str
+
+
 class _Readers:
     """Counts the command lines that run in this process, and those of them with `--log-json`.
 
     Without one, messages are for a caller in Python.
+
+    Attributes:
+        places: where the options stand that come from a file, by their names in Python.
+        keyword: of the run that a command line began last.
     """
 
     command_lines = 0
     json_lines = 0
+    places: Mapping[str, Place] = {}
+    keyword: str | None = None
 
 
 _readers = _Readers()
@@ -96,6 +119,7 @@ _readers = _Readers()
 def command_line() -> Iterator[None]:
     """Write options as the command line spells them, in all threads of the process."""
     _readers.command_lines += 1
+    _readers.keyword = None
     try:
         yield
     finally:
@@ -110,6 +134,60 @@ def json_lines(*, is_on: bool) -> Iterator[None]:
         yield
     finally:
         _readers.json_lines -= is_on
+
+
+@contextlib.contextmanager
+def written_in_file(places: Mapping[str, Place]) -> Iterator[None]:
+    """Let messages name the file for the options that come from it, in all threads of the process."""
+    before, _readers.places = _readers.places, places
+    try:
+        yield
+    finally:
+        _readers.places = before
+
+
+def blamed(name: str) -> str:
+    """Return an option that was given, for the beginning of a message: `--limit`, or `job.toml, line 3: limit`."""
+    place = _readers.places.get(name)
+    return f"{place.where}: {place.written}" if place else option(name)
+
+
+def as_given(name: str, value: object = None) -> str:
+    """Return an option that was given, for within a sentence: `--limit 5`, or `limit (job.toml, line 3)`."""
+    place = _readers.places.get(name)
+    return f"{place.written} ({place.where})" if place else option(name, value)
+
+
+def origin(name: str) -> str:
+    """Return the place in a file that a value comes from, for a message that does not begin with its option."""
+    return f"{blamed(name)}: " if name in _readers.places else ""
+
+
+IN_TOML = """in double quotes a backslash begins an escape: write it in 'single quotes', or with /"""
+
+
+_TOML_HINTS = {
+    "Invalid value": '; a text needs quotes: name = "text"',
+    **dict.fromkeys(("Unescaped", "Invalid hex value", "Escaped character"), f"; {IN_TOML}"),
+}
+
+
+def toml_hint(error: Exception) -> str:
+    """Return what to do about an error of `tomllib`; empty if its own words are all."""
+    return next((hint for begin, hint in _TOML_HINTS.items() if str(error).startswith(begin)), "")
+
+
+def escape_hint(path: str) -> str:
+    """Return advice on a path that holds a line break, a tab or the like; empty if it holds none."""
+    if not holds_controls(path):
+        return ""
+    python = 'in a text of Python a backslash begins an escape: write r"...", or /'
+    return by_reader(command_line=": it holds a control character", python=f": {python}")
+
+
+def about(keyword: str) -> None:
+    """Let the JSON lines of `say` name this run."""
+    _readers.keyword = keyword
 
 
 def option(name: str, value: object = None) -> str:

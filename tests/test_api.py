@@ -55,7 +55,7 @@ def test_two_runs_at_once_in_threads_and_one_in_a_loop() -> None:
         assert [row["infer"] for row in rows] == [expected_answer(f"{keyword} {n}") for n in range(50)]
 
 
-async def test_run_works_where_a_loop_is_running_and_arun_in_that_loop() -> None:
+async def test_run_works_where_a_loop_is_running_and_arun_beside_it() -> None:
     inside = batcher.run(["1 + 1"], keyword="inside", provider="offline", quiet=True)
     awaited = await batcher.arun(["2 + 2"], keyword="awaited", provider="offline", quiet=True)
     assert inside.frame()["infer"].tolist() == ["2"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 import json
 import os
 import random
@@ -187,6 +189,16 @@ def test_no_rule_counts_the_pause(lab: Lab, why: Any, most_s: float) -> None:
     assert (report.ok, report.error) == (60, 0)
 
 
+def test_after_a_pause_that_is_longer_than_the_window_no_window_has_more(lab: Lab) -> None:
+    prompts = rows(500)
+    service = Service(prompts)
+    at: dict[float, Any] = {3.3: wish(lab, "pause"), 6.3: wish(lab, "resume")}
+    report = lab.run(prompts, service, at=at, endpoints=[Endpoint("m", rps=50)])
+    assert report.ok == 500
+    assert [each.partition(" ")[0] for each in report.by_hand] == ["paused", "resumed"]
+    assert most_in(1, service.times()) <= 50
+
+
 def test_a_request_to_stop_ends_a_paused_run(lab: Lab) -> None:
     prompts = rows(40)
     at: dict[float, Any] = {5: wish(lab, "pause"), 100: lab.request_stop}
@@ -208,7 +220,70 @@ def test_asking_twice_changes_nothing_the_second_time(lab: Lab) -> None:
         20: wish(lab, "resume"),
     }
     report = lab.run(prompts, Service(prompts), at=at, endpoints=[Endpoint("m", max_concurrency=2)])
-    assert report.by_hand == ("was not paused", "paused", "paused already", "resumed after 13s")
+    assert report.by_hand == ("paused", "resumed after 13s")
+    assert [(kind, said) for kind, said in events(lab) if kind == "unchanged by hand"] == [
+        ("unchanged by hand", "was not paused: nothing changed"),
+        ("unchanged by hand", "paused already: nothing changed"),
+    ]
+
+
+def test_a_limit_set_by_hand_is_taken_off_and_the_one_of_the_start_holds_again(lab: Lab) -> None:
+    prompts = rows(300)
+    service = Service(prompts)
+    at: dict[float, Any] = {
+        10: wish(lab, "limit", rps=1, tpm=10**6, max_concurrency=3),
+        60: wish(lab, "limit", rps="none", tpm="none", max_concurrency="none"),
+        70: wish(lab, "limit", rps="none"),
+        80: wish(lab, "limit", rps=4, max_concurrency=8),
+    }
+    report = lab.run(prompts, service, at=at, endpoints=[Endpoint("m", rps=4, max_concurrency=8)])
+    assert report.by_hand == (
+        "rps 4 -> 1, tpm none -> 1,000,000, max_concurrency 8 -> 3",
+        "rps 1 -> 4, tpm 1,000,000 -> none, max_concurrency 3 -> 8",
+    )
+    assert [said for kind, said in events(lab) if kind == "unchanged by hand"][:1] == [
+        "rps is 4 already: nothing changed"
+    ]
+    assert most_in(1, [each for each in service.times() if 12 < each < 60]) == 1
+    assert most_in(1, [each for each in service.times() if each > 62]) == 4
+    found = batcher.status("k", lab.directory)
+    assert [each.partition(" ")[2] for each in found.by_hand] == list(report.by_hand)
+    assert batcher.verify("k", prompts, output_dir=lab.directory).ok
+
+
+def test_without_a_limit_of_the_start_none_is_no_limit_at_all(lab: Lab) -> None:
+    prompts = rows(200)
+    service = Service(prompts)
+    at: dict[float, Any] = {5: wish(lab, "limit", rpm=6), 60: wish(lab, "limit", rpm="none")}
+    report = lab.run(prompts, service, at=at, endpoints=[Endpoint("m", max_concurrency=1)])
+    assert report.by_hand[0] == "rpm none -> 6"
+    assert report.by_hand[1].startswith("rpm 6 -> none")
+    assert lab.seconds < 400
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "values", "said"),
+    [
+        ([Endpoint("m", rpm=60, rps=2)], {"rpm": 600}, "rpm 60 -> 600; rps 2 still binds"),
+        ([Endpoint("m", rps=2, tpm=600)], {"rps": 20}, "rps 2 -> 20; tpm 600 still binds"),
+        ([Endpoint("m", rpm=60, rps=2)], {"rpm": 100}, "rpm 60 -> 100"),
+        (
+            [Endpoint("m", rpm=60), Endpoint("n", rpm=60, rps=2)],
+            {"rpm": 600},
+            "rpm 60 -> 600 (each of 2 accounts); rps 2 of endpoint 2 still binds",
+        ),
+        (
+            [Endpoint("m", max_concurrency=1), Endpoint("n", rpm=60, rps=2)],
+            {"rpm": 600, "endpoint": 2},
+            "rps 2 of endpoint 2 still binds",
+        ),
+    ],
+)
+def test_what_binds_still_is_said(lab: Lab, endpoints: list[Endpoint], values: dict[str, Any], said: str) -> None:
+    prompts = rows(120)
+    service = Service(prompts, usage=lambda _call: Usage(20, 10))
+    report = lab.run(prompts, service, at={20: wish(lab, "limit", **values)}, endpoints=endpoints)
+    assert report.by_hand[0].endswith(said)
 
 
 # -- Whose request it is
@@ -248,6 +323,45 @@ def test_a_request_that_another_verb_wrote_over_is_put_back(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_asked_while_a_request_is_taken_is_taken_next(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reader(io.StringIO):
+        """Asks for something else as soon as it reads that a change was made."""
+
+        def write(self, text: str) -> int:
+            if "240 -> 60" in text:
+                wish(lab, "limit", rpm=600)()
+            return super().write(text)
+
+    monkeypatch.setattr("sys.stderr", Reader())
+    prompts = rows(80)
+    at: dict[float, Any] = {2.5: wish(lab, "limit", rpm=60)}
+    report = lab.run(prompts, Service(prompts), at=at, quiet=False, endpoints=[Endpoint("m", rpm=240)])
+    assert report.by_hand == ("rpm 240 -> 60", "rpm 60 -> 600")
+    assert not [path.name for path in lab.directory.iterdir() if "control" in path.name]
+
+
+def test_a_file_system_that_cannot_say_for_a_while_is_told_once_and_ends_nothing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, real = [False], os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if broken[0] and str(path).endswith("control_k.json"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, **options)
+
+    monkeypatch.setattr("os.stat", stat)
+    prompts = rows(80)
+    at: dict[float, Any] = {
+        2.5: lambda: broken.__setitem__(0, True),
+        8.5: wish(lab, "limit", rpm=60),
+        12.5: lambda: broken.__setitem__(0, False),
+    }
+    report = lab.run(prompts, Service(prompts), at=at, quiet=False, endpoints=[Endpoint("m", rpm=240)])
+    assert (report.ok, report.by_hand) == (80, ("rpm 240 -> 60",))
+    assert capsys.readouterr().err.count("cannot be read now (OSError") == 1
+
+
 # -- The limiter alone
 
 
@@ -256,7 +370,7 @@ async def test_a_limiter_without_limits_becomes_one_with_them() -> None:
     await limiter.ready()
     limiter.change(rps=5, tpm=100)
     await limiter.ready()
-    limiter.reserve(10).leave(asyncio.get_running_loop().time())
+    limiter.reserve(10).leave()
     assert limiter.wait(95) > 0
 
 
@@ -270,6 +384,7 @@ async def test_a_limiter_without_limits_becomes_one_with_them() -> None:
         (["limit", "k", "--rpm", "0"], "--rpm must be a number above 0, not 0.0"),
         (["limit", "k", "--max-concurrency", "-1"], "--max-concurrency must be a whole number above 0, not -1"),
         (["limit", "k", "--rpm", "5", "--endpoint", "0"], "--endpoint must be a whole number above 0, not 0"),
+        (["limit", "k", "--rps", "1e-9"], "--rps must be a number of at least 0.000001, not 1e-09"),
         (["limit", "k", "--rpm", "5"], "no process runs 'k' in"),
         (["pause", "k"], "no process runs 'k' in"),
         (["resume", "k"], "no process runs 'k' in"),
@@ -306,12 +421,15 @@ def test_the_verbs_change_a_run_of_another_process_and_say_that_it_took_it(
             assert "--endpoint: the run has 1 endpoint, not 2" in capsys.readouterr().err
             said = said_by("limit", "t", "--max-concurrency", "20", "--rps", "4.5")
             assert said == "t: rps none -> 4.5, max_concurrency 256 -> 20 (running process took it)\n"
+            assert said_by("limit", "t", "--rpm", "300") == "t: rpm is 300 already: nothing changed\n"
+            assert said_by("limit", "t", "--rpm", "none").startswith("t: rpm 300 -> 600; rps 4.5 still binds (running")
             assert said_by("pause", "t") == "t: paused (running process took it)\n"
             found = json.loads(said_by("status", "t", "--json"))
             assert found["state"] == "paused"
             assert [each.partition(" ")[2] for each in found["by_hand"]] == [
                 "rpm 600 -> 300",
                 "rps none -> 4.5, max_concurrency 256 -> 20",
+                "rpm 300 -> 600; rps 4.5 still binds",
                 "paused",
             ]
             assert "resumed after" in said_by("resume", "t")
@@ -343,7 +461,7 @@ def test_a_process_that_stands_still_does_not_answer_and_takes_nothing_later(
             assert run.wait() == 0
 
 
-async def test_from_the_loop_in_which_the_run_works_nothing_is_waited_for(lab: Lab) -> None:
+async def test_from_a_loop_beside_which_the_run_works_nothing_is_waited_for(lab: Lab) -> None:
     from batcher.server.serve import embedded  # noqa: PLC0415 - FastAPI is for this test
     from batcher.server.simulated import Knobs  # noqa: PLC0415
 

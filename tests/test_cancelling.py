@@ -194,3 +194,19 @@ def test_ctrl_c_in_a_loop_of_the_users_own_ends_in_order(server: Server, tmp_pat
     assert said == "interrupted\n"
     assert "Stopping: waiting up to 30 s for" in told
     check_ended_in_order(server, tmp_path / "out")
+
+
+async def abandoned(server: Server, directory: Path) -> None:
+    """End the loop by the failure of another task, as `gather` raises it: all tasks of the loop are cancelled then."""
+
+    async def fail() -> None:
+        await asked(server)
+        raise ZeroDivisionError
+
+    await asyncio.gather(begun(server, directory), fail())
+
+
+def test_a_run_that_is_still_at_work_when_its_loop_ends_loses_nothing(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(abandoned(server, tmp_path))
+    check_ended_in_order(server, tmp_path)

@@ -358,6 +358,25 @@ def test_a_base_url_that_cannot_be_called_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("localhost:8000", "http://localhost:8000/v1"),
+        ("localhost", "http://localhost/v1"),
+        ("127.0.0.1:8000/v1/", "http://127.0.0.1:8000/v1"),
+        ("//10.0.0.7:8000", "http://10.0.0.7:8000/v1"),
+        ("[::1]:8000", "http://[::1]:8000/v1"),
+        ("gpu01:8000/v1", "http://gpu01:8000/v1"),
+        ("api.deepseek.com", "https://api.deepseek.com/v1"),
+        ("api.openai.com/v1", "https://api.openai.com/v1"),
+    ],
+)
+def test_a_base_url_without_a_scheme_is_answered_with_the_one_that_was_meant(url: str, meant: str) -> None:
+    said = f"the base URL is {url!r}: it must look like https://host/v1: did you mean {meant}?"
+    assert fault(lambda: Endpoint("m", url)) == said
+    assert Endpoint("m", meant).base_url == meant
+
+
+@pytest.mark.parametrize(
     "url", ["https://me:sk-1@host/v1", "https://sk-1@host", "me:sk-1@host", "https://host/v1?key=sk-1", "http://h#sk-1",
      "https://h?api-version=1&key=sk-1", "https://h?api-version=", "https://h?", "https://h?api-version=sk-1/2"],
 )  # fmt: skip
@@ -433,7 +452,7 @@ def test_a_chat_model_gives_under_its_own_name(endpoint: Endpoint, source: tuple
         ({"chunk_size": 2**63}, "chunk_size must be a whole number of at most 1,000,000,000, not 9223372036854775808"),
         ({"max_response_mb": 1e308}, "max_response_mb must be a number of at most 1,000,000,000, not 1e+308"),
         ({"timeout": 10**400}, f"timeout must be a number of at most 1,000,000,000, not 1{'0' * 39}..."),
-        ({"rpm": 1e-320}, "rpm must be a number above 0, not 1e-320"),
+        ({"rpm": 1e-320}, "rpm must be a number of at least 0.000001, not 1e-320"),
         ({"output_dir": ""}, "output_dir must be the path of a directory, not ''"),
         ({"output_dir": "a\0b"}, "output_dir must be the path of a directory, not 'a\\x00b'"),
         ({"output_dir": "\ud800"}, "output_dir holds characters that no file system takes: '\\ud800'"),

@@ -428,7 +428,8 @@ def test_a_path_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("a\0b.csv", "cannot be opened"),
         ("x" * 300 + ".csv", "cannot be opened"),
     ]:
-        assert fault(tmp_path / name).startswith(f"{tmp_path / name}: {what}")
+        shown = str(tmp_path / name).replace("\0", "\\x00")
+        assert fault(tmp_path / name).startswith(f"{shown}: {what}")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is unreadable to root")

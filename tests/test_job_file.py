@@ -197,6 +197,11 @@ def test_another_service_on_the_command_line_never_gets_the_key_or_the_price_of_
             "[param]\ntop_p = 1\nchunk_size = 5",
             "batcher.toml, line 2: chunk_size is an option, not a request parameter",
         ),
+        (
+            "[param]\ntemprature = 0",
+            "batcher.toml, line 2: param: there is no parameter 'temprature'; did you mean 'tem",
+        ),
+        ("param = { seed = 'x' }", "batcher.toml, line 2: param: seed must be a whole number, not 'x'"),
         ("header = ['X=1']", "batcher.toml, line 2: header must hold texts by name"),
         ("endpoints = [1]", "batcher.toml, line 2: endpoints must be the path of a file; tables are written as [[end"),
         ("[endpoint]\nmodel = 'm'", "batcher.toml, line 2: endpoints are either [[endpoint]] tables or a file"),
@@ -210,6 +215,100 @@ def test_a_mistake_in_the_file_is_named_with_its_line_and_what_to_do(text: str, 
     found = fault(lambda: read(Path(DEFAULT)))
     assert said in found
     assert found.startswith("batcher.toml")
+
+
+JOB_OF = 'input = "data.csv"\nprompt = "{text}?"\nprovider = "offline"\n'
+"""The first three lines of a job."""
+
+
+@pytest.mark.parametrize(
+    ("text", "argv", "said"),
+    [
+        ('input = "none.csv"\nprompt = "x"', [], "job.toml, line 1: input: none.csv: there is no such file"),
+        ('input = ["none.csv", "data.csv"]', [], "job.toml, line 1: input: none.csv: there is no such file"),
+        ('prompt = "x"', [], 'job.toml has no input: write input = "data.csv" into it, or give INPUT'),
+        ('prompt = "{txt}"', ["data.csv"], "job.toml, line 1: prompt: the table has no column 'txt'"),
+        ('prompt = "{text"', ["data.csv"], "job.toml, line 1: prompt, line 1, column 1: a single '{'"),
+        ('prompt = "text"', ["data.csv"], "job.toml, line 1: prompt has no hole"),
+        (f'{JOB_OF}system = "{{x}}"', [], "job.toml, line 4: system: the table has no column 'x'"),
+        ('prompt-file = "p.txt"', ["data.csv"], "job.toml, line 1: prompt-file p.txt cannot be read: No such file"),
+        (
+            f'{JOB_OF}prompt_file = "p.txt"',
+            [],
+            "--messages-column; given were prompt (job.toml, line 2) and prompt_file (job.toml, line 4)",
+        ),
+        (f'{JOB_OF}id_column = "x"', [], "job.toml, line 4: id_column: the table has no column 'x'"),
+        (
+            f'{JOB_OF}base_url = "http://h/v1"',
+            [],
+            "provider (job.toml, line 3) and base_url (job.toml, line 4) exclude",
+        ),
+        (f"{JOB_OF}price_in = 1", [], "price_in (job.toml, line 4) and --price-out go together"),
+        (f"{JOB_OF}limit = 1\nsample = 1", [], "limit (job.toml, line 4) and sample (job.toml, line 5) exclude"),
+        (f'{JOB_OF}[[endpoint]]\nmodel = "m"', [], "provider (job.toml, line 3) and [[endpoint]] (job.toml, line 4)"),
+        (f'{JOB_OF}sheet = "x"', [], "job.toml, line 4: sheet: data.csv is no workbook"),
+        (f'{JOB_OF}output_dir = "data.csv"', [], "data.csv is not a directory: choose another output_dir (job.toml, l"),
+        (f'{JOB_OF}answer_column = "text"', [], "choose another answer_column (job.toml, line 4)"),
+        (f"{JOB_OF}param = {{ temprature = 0 }}", [], "job.toml, line 4: param: there is no parameter 'temprature'"),
+        (
+            'prompt = "{text}"\nmodel = "m"\nbase_url = "http://h/v1"\nheader = { "a b" = "c" }',
+            ["data.csv"],
+            "job.toml, line 4: header: 'a b' cannot be the name of a header",
+        ),
+        ('prompt = "{text}"\nprovider = "opnai"', ["data.csv"], "job.toml, line 2: provider 'opnai' is not known: did"),
+        (
+            'prompt = "{text}"\nbase_url = "h"\nmodel = "m"',
+            ["data.csv"],
+            "job.toml, line 2: base_url is 'h': it",
+        ),
+        ('prompt = "{text}"\nendpoints = "e.toml"', ["data.csv"], "job.toml, line 2: endpoints e.toml: No such file"),
+        (f"{JOB_OF}limit = 1", ["--limit", "0"], "--limit must be a whole number above 0, not 0"),
+        ('prompt = "{txt}"', ["data.csv", "-p", "{abc}"], "batcher: --prompt: the table has no column 'abc'"),
+        (f"{JOB_OF}[param]\nseed = 1", ["--param", "sed=1"], "--param: there is no parameter 'sed'"),
+    ],
+)
+def test_a_mistake_is_blamed_on_the_file_if_the_file_made_it(
+    text: str, argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = job(text, "job.toml")
+    status = status_of("run", "--config", path, *argv)
+    found = capsys.readouterr().err
+    assert status == 2
+    assert said in found
+
+
+def test_verbs_that_look_at_a_run_blame_the_file_too(capsys: pytest.CaptureFixture[str]) -> None:
+    job('keyword = "k"\ninput = "none.csv"\noutput_dir = "none"')
+    assert main(["status"]) == 2
+    assert "there is no run 'k' in none" in capsys.readouterr().err
+    job(JOB.replace('keyword = "odd"', ""))
+    assert main(["run", "--quiet"]) == 0
+    job(JOB.replace('keyword = "odd"', 'keyword = "data"').replace("data.csv", "none.csv"))
+    assert main(["verify"]) == 2
+    assert "batcher.toml, line 2: input: none.csv: there is no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            'input = "C:\\new\\table.csv"',
+            r"line 1: input is C:\new\table.csv, with a control character in it: in double",
+        ),
+        (
+            'output_dir = "\\temp"',
+            r"line 1: output_dir is \temp, with a control character in it: in double quotes a back",
+        ),
+        ('prompt_file = "a\\r.txt"', r"line 1: prompt_file is a\r.txt, with a control character in it"),
+        ('input = "C:\\data\\x.csv"', "is not a TOML file: Unescaped"),
+        ('input = "C:\\users\\x.csv"', "is not a TOML file: Invalid hex value"),
+    ],
+)
+def test_a_backslash_in_a_path_of_the_file_is_explained(text: str, said: str) -> None:
+    job(text, "job.toml")
+    found = fault(lambda: read(Path("job.toml")))
+    assert said in found
+    assert "write it in 'single quotes', or with /" in found
 
 
 def test_a_key_in_the_file_is_refused_and_not_shown() -> None:

@@ -127,7 +127,7 @@ async def test_a_run_leaves_its_books(journal: Journal, path: Path) -> None:
     assert (journal.totals(before.id).requests, journal.totals(before.id + 1).requests) == (7, 0)
     assert journal.totals(before.id)[:5] == (7, 5, 1, 1, 1), "one row was sent twice"
     assert journal.in_flight(before.id) == (1, None)
-    assert (journal.answered_since(before.started - 1), journal.answered_since(after.ended + 1)) == (5, 0)
+    assert (journal.ended_since(before.started - 1), journal.ended_since(after.ended + 1)) == (5, 0)
     assert journal.failures() == [("this row is error", 2), ("this row is invalid", 1)]
     books = "SELECT id, outcome, prompt_tokens, completion_tokens FROM requests WHERE id IN (1, 6, 7)"
     assert look(path, books) == [(1, "answered", 10, 5), (6, "429", None, None), (7, None, None, None)]

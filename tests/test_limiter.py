@@ -60,7 +60,7 @@ def made(wishes: Iterable[Wish], lateness: Callable[[], float] = lambda: 0.0, **
     async def make(wish: Wish, reservation: Reservation, granted: float) -> Made:
         await asyncio.sleep(wish.held_up)
         left = now()
-        reservation.leave(left)
+        reservation.leave()
         await asyncio.sleep(wish.takes)
         reservation.settle(wish.used)
         return Made(wish, granted, left, now())

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from fake_service import Service
 from faults import fault
@@ -20,7 +25,7 @@ from batcher.endpoint import Endpoint
 from batcher.equality import plain, same
 from batcher.errors import ChangedError
 from batcher.input.key import keyer
-from batcher.params import param_of, unfolded
+from batcher.params import PARAMS, param_of, unfolded
 from batcher.settings import Settings
 
 if TYPE_CHECKING:
@@ -87,6 +92,149 @@ def test_what_is_for_a_client_alone_is_refused_by_name(params: dict[str, Any], s
 def test_parameters_of_a_request_stay_what_they_are() -> None:
     params = {"stream": True, "stream_options": {"include_usage": True}, "n": 2, "metadata": {"a": "b"}, "user": "u"}
     assert unfolded(params) == Settings(param=params).params == params
+
+
+# -- Slips
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("temprature", "temperature"),
+        ("Temperature", "temperature"),
+        ("tempreature", "temperature"),
+        ("temperature ", "temperature"),
+        (" temperature", "temperature"),
+        ("max_token", "max_tokens"),
+        ("max-tokens", "max_tokens"),
+        ("max tokens", "max_tokens"),
+        ("maxTokens", "max_tokens"),
+        ("topp", "top_p"),
+        ("N", "n"),
+        ("enable_thinkng", "enable_thinking"),
+        ("chat_template_kwarg", "chat_template_kwargs"),
+        ("repetiton_penalty", "repetition_penalty"),
+        ("timout", "timeout"),
+        ("extrabody", "extra_body"),
+        ("massages", "messages"),
+    ],
+)
+def test_a_slip_in_a_name_is_refused_with_what_was_meant_and_how_to_send_it_all_the_same(name: str, meant: str) -> None:
+    said = fault(lambda: Settings(param={name: 1}))
+    assert said.startswith(
+        f"param: there is no parameter {name!r}; did you mean {meant!r}? If the service really takes"
+    )
+    assert said.endswith(f'"extra_body": {{"{name}": ...}}')
+    assert fault(lambda: Endpoint("m", params={name: 1})).startswith(f"params: there is no parameter {name!r}")
+    anyway = {"extra_body": {name: 1}}
+    assert Settings(param=anyway).params == {name: 1}
+    made = Endpoint("m", params=anyway)
+    assert replace(made, api_key="k").params == replace(made, rpm=5).params == {name: 1}, "once checked, it stays"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x",
+        "top_a",
+        "mode",
+        "num_ctx",
+        "keep_alive",
+        "do_sample",
+        "min_tokens",
+        "presence",
+        "format",
+        "random_seed",
+        "评分",
+    ],
+)
+def test_a_name_that_is_like_no_known_one_is_sent(name: str) -> None:
+    assert Settings(param={name: 1 if name != "do_sample" else True}).params
+
+
+def test_no_known_name_is_a_slip_for_another() -> None:
+    for name in PARAMS:
+        assert Settings(param={name: None}).params == {name: None}
+
+
+@pytest.mark.parametrize("name", ["my parameter", "my\tparameter", " parameter", "param\u200beter"])
+def test_a_name_with_a_space_is_refused(name: str) -> None:
+    assert "no parameter has one in its name" in fault(lambda: Settings(param={name: 1}))
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"temperature": "hot"}, "temperature must be a number, not 'hot'"),
+        ({"temperature": ""}, "temperature must be a number, not ''"),
+        ({"temperature": True}, "temperature must be a number, not True"),
+        ({"top_p": [1]}, "top_p must be a number, not [1]"),
+        ({"max_tokens": "200"}, "max_tokens must be a whole number, not '200'"),
+        ({"max_tokens": 1.5}, "max_tokens must be a whole number, not 1.5"),
+        ({"stream": 1}, "stream must be true or false, not 1"),
+        ({"enable_thinking": "off"}, "enable_thinking must be true or false, not 'off'"),
+        ({"response_format": "json_object"}, "response_format must be an object, with names and values, not 'json"),
+        ({"tools": {}}, "tools must be a list, not {}"),
+        ({"seed": "sk-" + "a1" * 20}, "seed must be a whole number, not what looks like an API key"),
+    ],
+)
+def test_a_value_of_another_type_than_the_protocol_has_is_refused(params: dict[str, Any], said: str) -> None:
+    assert fault(lambda: Settings(param=params)).startswith(f"param: {said}")
+    assert fault(lambda: Endpoint("m", params=params)).startswith(f"params: {said}")
+    assert Settings(param={"extra_body": params}).params == params
+
+
+def test_a_value_within_the_protocol_is_sent_as_it_is() -> None:
+    params = {"temperature": 9, "top_p": None, "max_tokens": 5.0, "stop": ["a"], "logprobs": 5, "user": 1}
+    assert Settings(param=params).params == params
+
+
+# -- Values of NumPy and pandas
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        (np.float32(0.1), "0.1"),
+        (np.float16(0.1), "0.1"),
+        (np.float64(0.5), "0.5"),
+        (np.int64(3), "3"),
+        (np.bool_(True), "true"),
+        (np.str_("a"), '"a"'),
+        (np.array(0.5), "0.5"),
+        (np.array(["a", "b"]), '["a", "b"]'),
+        ({"a": [np.float32(0.1), {"b": np.int8(1)}]}, '{"a": [0.1, {"b": 1}]}'),
+        ({np.int64(50256): -100}, '{"50256": -100}'),
+        (MappingProxyType({"a": (1,)}), '{"a": [1]}'),
+        (pd.Series([1.5]).iloc[0], "1.5"),
+    ],
+)
+def test_values_of_numpy_are_sent_as_the_numbers_that_they_are(value: Any, sent: str) -> None:
+    assert json.dumps(Settings(param={"x": value}).params["x"]) == sent
+    assert json.dumps(Endpoint("m", params={"x": value}).params["x"]) == sent
+    assert json.dumps(Settings(param={"x": value}, endpoints=[Endpoint(llm=object())]).params["x"]) == sent
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (pd.NA, "x is <NA>"),
+        (pd.NaT, "x is NaT"),
+        (np.float32("nan"), "x is nan"),
+        (float("inf"), "x is inf"),
+        (Decimal("NaN"), "x is NaN"),
+        ({"y": [1, np.nan]}, "x: y, item 1 is nan"),
+        (pd.Timestamp(0), "x is of type Timestamp"),
+        (np.datetime64("NaT"), "x is of type datetime64"),
+        (Decimal("0.5"), "x is of type Decimal"),
+        ({"a"}, "x is of type set"),
+        (pd.Series([1]), "x is of type Series"),
+    ],
+)
+def test_what_no_request_can_hold_is_refused_by_its_name(value: Any, said: str) -> None:
+    message = f"the parameters cannot be written as JSON: {said}"
+    assert fault(lambda: Settings(param={"x": value})) == f"param: {message}"
+    assert fault(lambda: Endpoint("m", params={"x": value})) == f"params: {message}"
 
 
 # -- Values of the command line
@@ -175,7 +323,35 @@ def test_the_command_line_refuses_a_wrong_value_and_a_parameter_given_twice(
     assert "--param temperature=0,5: the value is no JSON: write temperature=0.5" in capsys.readouterr().err
     assert main([*job, "--param", "n=1", "--param", "n=2"]) == 2
     assert "--param n is given twice" in capsys.readouterr().err
-    assert main([*job, "--param", 'stop="True"', "--param", 'extra_body={"timeout": 3}']) == 0
+    assert main([*job, "--param", 'stop="True"', "--param", 'extra_body={"timeout": 3, "temprature": 0}']) == 0
+    capsys.readouterr()
+    for wrong, said in (
+        (
+            "temprature=0",
+            """did you mean 'temperature'? If the service really takes it, write --param 'extra_body={"t""",
+        ),
+        (
+            "temperature=",
+            "--param temperature= has no value: leave it out, or write 'temperature=\"\"' for an empty text",
+        ),
+        ("stop= ", "--param stop= has no value: "),
+        ("temperature=hot", "--param: temperature must be a number, not 'hot'"),
+        (" top_p=1", "--param: there is no parameter ' top_p'; did you mean 'top_p'?"),
+    ):
+        assert main([*job, "--param", wrong]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_parameter_that_is_sent_all_the_same_is_rehearsed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("text\na\nb\n")
+    Path("e.toml").write_text(
+        '[[endpoint]]\nmodel = "m"\nbase_url = "http://h/v1"\nparams = { extra_body = { max_token = 5 } }\n'
+    )
+    job = ["rehearse", "t.csv", "--prompt", "{text}", "--endpoints", "e.toml", "--kills", "0", "--quiet"]
+    assert main([*job, "--param", 'extra_body={"temprature": 0}']) == 0, capsys.readouterr().err
 
 
 # -- Equal numbers
@@ -267,10 +443,10 @@ def test_another_way_to_ask_the_same_is_no_reason(lab: Lab) -> None:
 
 
 def test_a_text_that_reads_like_a_number_is_told_from_it(lab: Lab) -> None:
-    lab.run(TEXTS, Service(TEXTS), param={"seed": "1", "stream": True})
-    said = r'\(parameter seed was "1", is 1; parameter stream was true, is 1\)'
+    lab.run(TEXTS, Service(TEXTS), param={"mode": "1", "user": True})
+    said = r'\(parameter mode was "1", is 1; parameter user was true, is 1\)'
     with pytest.raises(ChangedError, match=said):
-        lab.run(TEXTS, Service([]), param={"seed": 1, "stream": 1})
+        lab.run(TEXTS, Service([]), param={"mode": 1, "user": 1})
 
 
 def test_a_source_that_left_and_a_question_that_changed_are_told_apart(lab: Lab) -> None:

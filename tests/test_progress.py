@@ -27,6 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import call, environment, local_server, write_table
 
+import batcher
 from batcher.endpoint import Endpoint
 from batcher.engine.bar import ORDER, State, in_words, line
 from batcher.engine.displays import Bar, Lines, chosen
@@ -163,16 +164,26 @@ def test_a_narrow_bar_keeps_what_it_waits_for(columns: int, shown: str) -> None:
     assert line(WAITING, columns) == shown
 
 
+def test_at_40_columns_the_bar_shows_the_keyword_if_there_is_room() -> None:
+    small = State(keyword="tone", rows=1000, ok=20, cost=10_000_000, rate=1.0, in_flight=32, elapsed_s=20)
+    assert line(small, 39) == "tone 2% 20/1,000  16m 20s left  $0.01"
+    assert line(replace(small, keyword="a long keyword"), 39) == "a lon\u2026 2% 20/1,000  16m 20s left  $0.01"
+    assert line(replace(small, keyword="a long keyword"), 36) == "2% 20/1,000  16m 20s left  $0.01"
+    emoji = replace(small, keyword="\u2764\ufe0f" * 6)  # two columns each in some terminals, one in others
+    assert all(2 * line(emoji, columns).count("\ufe0f") <= columns for columns in range(3, 120))
+    assert width("\u2764\ufe0f") == 2
+
+
 def test_a_narrow_bar_leaves_out_the_least_important_first() -> None:
     marks = {
         "share": "45%",
         "rows": "22,500/50,000",
         "money": "$0.21",
         "left": "left",
+        "name": "sentiment",
         "bar": "|",
         "rate": "rows/s",
         "in flight": "in flight",
-        "name": "sentiment",
         "tokens": "tokens",
         "elapsed": "after",
     }
@@ -244,7 +255,7 @@ class FakeTerminal(io.StringIO):
 def test_a_message_stands_above_the_bar_and_nothing_of_the_bar_is_left_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = FakeTerminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    bar = chosen(has_progress=True, is_json=False)
+    bar = chosen("k", has_progress=True, is_json=False)
     bar.show(WORKING)
     bar.say("Note: one.", "info", WORKING)
     bar.show(WAITING)
@@ -259,7 +270,7 @@ def test_a_message_stands_above_the_bar_and_nothing_of_the_bar_is_left_in_it(mon
 def test_a_terminal_that_knows_no_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
     monkeypatch.setattr("sys.stderr", FakeTerminal())
     monkeypatch.setenv("TERM", "dumb" if name else "xterm")
-    assert type(chosen(has_progress=True, is_json=False)) is (Lines if name else Bar)
+    assert type(chosen("k", has_progress=True, is_json=False)) is (Lines if name else Bar)
 
 
 # --- a log for programs ---
@@ -304,6 +315,37 @@ def test_money_and_requests_of_a_resumed_run_are_those_of_all_its_processes(
     assert end["cost_usd"] == 2 * start["cost_usd"] > 0
     [charged] = lab.query("SELECT sum(cost) FROM requests")
     assert end["cost_usd"] == charged[0] / 1e9
+
+
+@pytest.mark.parametrize("options", [{"no_progress": True}, {}])
+def test_the_figures_beside_a_message_are_those_of_all_processes_and_it_names_the_run(
+    lab: Lab, capsys: pytest.CaptureFixture[str], options: dict[str, Any]
+) -> None:
+    options |= {"endpoints": [Endpoint("m", rps=1, prices={"in": 1e6, "out": 0})]}
+    prompts = [f"p{n}" for n in range(40)]
+    lab.run(prompts[:20], Service(prompts), **options)
+    with pytest.raises(batcher.Interrupted):
+        lab.run(prompts, Service(prompts), at={5.5: lab.request_stop}, quiet=False, log_json=True, **options)
+    lines = [json.loads(each) for each in capsys.readouterr().err.splitlines()]
+    assert {each["keyword"] for each in lines} == {"k"}
+    [stopping] = [each for each in lines if each["message"].startswith("Stopping")]
+    assert stopping["requests"] == 20 + len(prompts[20:26])
+    assert stopping["cost_usd"] == 10 * (stopping["requests"] - stopping["in_flight"])
+    lab.run(prompts[:20], Service(prompts), quiet=False, log_json=True, limit=20, **options)
+    [*_, end] = [json.loads(each) for each in capsys.readouterr().err.splitlines()]
+    if "no_progress" not in options:
+        assert (end["requests"], end["cost_usd"]) == (26, 260), "also if nothing is left to ask"
+
+
+def test_an_error_in_a_log_of_json_lines_names_its_run(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", ["text"], [["a"], ["b"]])
+    command = ["run", "t.csv", "--prompt-column", "text", "--log-json", "--base-url", "http://127.0.0.1:9/v1"]
+    done = call(*command, "--model", "m", "--wait", "0", cwd=tmp_path)
+    lines = [json.loads(each) for each in done.stderr.splitlines()]
+    assert lines[-1]["level"] == "error"
+    assert {each["keyword"] for each in lines} == {"t"}
+    [early] = call("run", "none.csv", *command[2:], cwd=tmp_path).stderr.splitlines()
+    assert json.loads(early)["keyword"] is None
 
 
 def test_the_command_line_writes_all_its_messages_as_json_lines(tmp_path: Path) -> None:
@@ -382,7 +424,7 @@ def test_a_notebook_that_shows_nothing_does_not_stop_the_run(
 
 def test_a_notebook_keeps_its_bar_while_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = FakeNotebook(monkeypatch)
-    bar = chosen(has_progress=True, is_json=False)
+    bar = chosen("k", has_progress=True, is_json=False)
 
     async def show() -> None:
         for seconds in (1.0, 2.0, 3.0):

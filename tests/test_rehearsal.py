@@ -201,7 +201,7 @@ def test_keys_that_are_not_set_yet_and_endpoints_with_keys_are_rehearsed_with_du
             "base_url": url,
             "api_key_env": "BATCHER_REHEARSAL_KEY_2",
             "max_concurrency": 256,
-            "params": {"top_k": 5},
+            "params": {"extra_body": {"top_k": 5}},
             "prices": {"in": 1.5, "out": 2},
         },
     ]

@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 from conftest import Lab
 from fake_service import Service, refusal
+from filelock import FileLock
 from programs import call, local_server, started, write_table
 
 import batcher
 from batcher.cli import main
 from batcher.endpoint import Endpoint
-from batcher.errors import OutputError
+from batcher.errors import KeywordBusy, OutputError
+from batcher.input.marks import Comparison, Marks
 from batcher.journal.locking import is_locked, kind_of
-from batcher.journal.opening import open_journal
+from batcher.journal.opening import open_journal, read_journal
 
 TEXTS = ["a", "b", "c"]
 
@@ -55,13 +57,89 @@ def test_a_killed_run_is_not_running_though_another_process_has_its_number(unend
 
 
 def test_a_run_is_running_as_long_as_its_lock_is_held_though_no_process_has_its_number(unended: Lab) -> None:
-    unended.change("UPDATE runs SET pid = 4194304")
-    with open_journal(unended.directory / "journal_k.sqlite"):
+    with open_journal(unended.directory / "journal_k.sqlite") as journal:
+        with journal.planning(Comparison(Marks(()))):
+            journal.start_run(500, {})
+        unended.change("UPDATE runs SET pid = 4194304")
+        state(unended)  # SQLite's index of the log then says how far it has been read
         before = seen(unended.directory)
         assert state(unended) == "running"
         assert batcher.status(output_dir=unended.directory)[0].is_running is True
         assert seen(unended.directory) == before
     assert state(unended) == "killed"
+
+
+def test_while_a_killed_run_is_planned_again_the_process_that_plans_is_named(unended: Lab) -> None:
+    unended.change("UPDATE runs SET pid = 4194304")
+    path = unended.directory / "journal_k.sqlite"
+    with open_journal(path):
+        before = seen(unended.directory)
+        found = batcher.status("k", unended.directory)
+        assert (found.state, found.process) == ("planning", f"host {socket.gethostname()}, process {os.getpid()}")
+        assert (found.rows, found.ok, found.rows_per_s, found.left_s) == (3, 3, 0, None)
+        [line] = batcher.status(output_dir=unended.directory)
+        assert (line.state, line.is_running, line.ok) == ("planning", True, 3)
+        with pytest.raises(OutputError, match=rf"not sending yet: process {os.getpid()} on .* is still planning"):
+            batcher.pause("k", unended.directory)
+        with pytest.raises(KeywordBusy, match="another run in this process has it"):
+            open_journal(path)
+        assert seen(unended.directory) == before
+    assert state(unended) == "killed"
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_run_that_ended_is_planning_while_it_is_planned_again_but_not_while_it_is_joined(
+    lab: Lab, is_killed: bool
+) -> None:
+    lab.run(TEXTS, Service(TEXTS))
+    if is_killed:
+        lab.change("UPDATE runs SET ended = NULL, outcome = NULL")
+    path = lab.directory / "journal_k.sqlite"
+    ended = state(lab)
+    assert ended == ("killed" if is_killed else "done")
+    with open_journal(path):
+        assert state(lab) == "planning"
+    with read_journal(path, alone=True):
+        assert state(lab) == ended
+        with pytest.raises(OutputError, match="no process runs 'k'"):
+            batcher.pause("k", lab.directory)
+    assert state(lab) == ended
+
+
+@pytest.mark.parametrize("content", ["", "\0", "\0[1", '\0["host", 5, "sleeps"]', "\0[5]", "\0null"])
+def test_a_lock_that_does_not_say_who_holds_it_is_that_of_the_latest_run(unended: Lab, content: str) -> None:
+    """An older batcher holds it."""
+    lock = unended.directory / ".journal_k.lock"
+    lock.write_text(content)
+    with FileLock(lock):
+        assert state(unended) == "running"
+        with pytest.raises(KeywordBusy, match=f"process {os.getpid()}"):
+            open_journal(unended.directory / "journal_k.sqlite")
+    assert state(unended) == "killed"
+
+
+def test_a_real_process_that_plans_after_a_kill_is_seen_and_named(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", ["text"], [[f"text {number}"] for number in range(3)])
+    program = (
+        "import batcher, sys, time\n"
+        "def prompt(row):\n"
+        "    if len(sys.argv) > 1: print('plans', flush=True); time.sleep(1e6)\n"
+        "    return row['text']\n"
+        "batcher.run('t.csv', prompt, provider='offline', quiet=True)\n"
+    )
+    (tmp_path / "script.py").write_text(program)
+    call("script.py", cwd=tmp_path)
+    with started("script.py", "slowly", cwd=tmp_path) as planning:
+        assert planning.stdout
+        assert planning.stdout.readline() == "plans\n"
+        found = batcher.status("t", tmp_path / "output")
+        assert (found.state, found.process) == ("planning", f"host {socket.gethostname()}, process {planning.pid}")
+        refused = call("script.py", cwd=tmp_path)
+        assert f"is being written by process {planning.pid} on " in refused.stderr
+        planning.send_signal(signal.SIGKILL)
+        planning.wait()
+    assert batcher.status("t", tmp_path / "output").state == "done"
+    assert call("script.py", cwd=tmp_path).status == 0
 
 
 def test_a_run_of_another_host_that_shares_this_file_system_alone_is_dead_if_its_lock_is_free(unended: Lab) -> None:
@@ -142,6 +220,41 @@ def test_a_real_process_is_running_until_it_is_killed(tmp_path: Path) -> None:
             run.wait()
             found = batcher.status("t", tmp_path / "output")
             assert (found.state, found.process) == ("killed", f"host {socket.gethostname()}, process {run.pid}")
+
+
+# -- Numbers
+
+
+def test_the_rate_counts_rows_that_ended_not_requests(lab: Lab) -> None:
+    """Rows that ask the same end together, a failed attempt ends none, and rows that end as error have ended."""
+    prompts = [f"{number // 4}" for number in range(400)]
+    failures = {0: refusal(413), 1: refusal(500)}  # always, and at the first attempt
+    service = Service(prompts, instead=lambda call: failures.get(int(call.prompt) % 3) if call.nth == 1 else None)
+    found: list[Any] = []
+    at: dict[float, Any] = {20.5: lambda: found.append(batcher.status("k", lab.directory))}
+    lab.run(prompts, service, at=at, dedup=True, endpoints=[Endpoint("m", rps=2)])
+    [during] = found
+    ended = during.rows - during.left
+    assert during.error > 0
+    assert ended > 1.5 * during.requests
+    assert during.rows_per_s * max(during.elapsed_s_now, 1.0) == pytest.approx(ended, rel=0.05)
+    assert during.left_s == pytest.approx(during.left / during.rows_per_s)
+
+
+def test_a_cost_is_known_everywhere_or_nowhere(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """An answer of unknown price makes it unknown; a lost request of unknown price does not."""
+    priced: dict[str, Any] = {"endpoints": [Endpoint("m", prices={"in": 1e6, "out": 0})]}
+
+    def costs(**options: Any) -> set[float | None]:
+        lab.run(TEXTS, Service(TEXTS), quiet=False, log_json=True, **options)
+        last = json.loads(capsys.readouterr().err.splitlines()[-1])
+        [line] = batcher.status(output_dir=lab.directory)
+        return {last["cost_usd"], line.cost_usd, batcher.status("k", lab.directory).cost_usd}
+
+    lab.run(TEXTS, Service(TEXTS), limit=1, **priced)
+    lab.change("UPDATE requests SET cost = NULL, outcome = 'timeout'")
+    assert costs(limit=2, **priced) == {10.0}
+    assert costs() == {None}
 
 
 # -- The list

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import batcher
+from batcher.engine.by_hand import Change
 from batcher.tables import Described, Line, cut, html_table, width
 
 
@@ -65,6 +66,12 @@ def test_plan_status_verify_and_services_show_what_they_print_on_a_light_and_on_
         printer = Printer()
         result._repr_pretty_(printer, False)
         assert printer.said == str(result)
+
+
+def test_a_change_by_hand_shows_itself_in_words() -> None:
+    change, printer = Change("k", "paused"), Printer()
+    change._repr_pretty_(printer, False)
+    assert printer.said == str(change) == "k: paused (running process took it)"
 
 
 def test_a_table_may_have_heads() -> None:

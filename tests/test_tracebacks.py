@@ -32,6 +32,9 @@ WRONG: dict[str, Callable[[], object]] = {
     "status": lambda: batcher.status("nothing"),
     "verify": lambda: batcher.verify("nothing"),
     "merge": lambda: batcher.merge("nothing"),
+    "limit": lambda: batcher.limit("nothing", rpm=0),
+    "pause": lambda: batcher.pause("nothing"),
+    "resume": lambda: batcher.resume("nothing"),
     "Endpoint": lambda: batcher.Endpoint("m", rpm=0),
 }
 

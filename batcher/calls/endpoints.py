@@ -24,7 +24,8 @@ from batcher.endpoint import LIMITS, MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpo
 from batcher.errors import SettingsError
 from batcher.hiding import Key, shown
 from batcher.settings import Settings, means_key
-from batcher.words import option, verb
+from batcher.visible import on_one_line
+from batcher.words import as_given, blamed, escape_hint, option, toml_hint, verb
 
 
 class Variables(dict[str, str]):
@@ -196,7 +197,7 @@ def _from_options(settings: Settings, env: Mapping[str, str], *, needs_keys: boo
     service = _service(settings.provider) if settings.provider else None
     model = settings.model or env.get("MODEL")
     if settings.base_url:
-        base_url = checked_url(settings.base_url, option("base_url"))
+        base_url = checked_url(settings.base_url, blamed("base_url"))
     else:
         base_url = _url_of(service, model, env) if service else _default_url(env)
     if base_url == OFFLINE:
@@ -206,7 +207,7 @@ def _from_options(settings: Settings, env: Mapping[str, str], *, needs_keys: boo
     if not settings.model:
         check_model(model, _placed("MODEL", env))
     headers = settings.header or {}
-    check_headers(headers, option("header"), key_header(base_url))
+    check_headers(headers, blamed("header"), key_header(base_url))
     endpoint = Endpoint(
         model=model,
         base_url=base_url,
@@ -253,7 +254,7 @@ def _service(name: str) -> Service:
     if name not in SERVICES:
         similar = "".join(f": did you mean {each}?" for each in difflib.get_close_matches(name.lower(), SERVICES, 1))
         raise SettingsError(
-            f"{option('provider')} {shown(name)} is not known{similar or ';'} {verb('services')} lists those that are;"
+            f"{blamed('provider')} {shown(name)} is not known{similar or ';'} {verb('services')} lists those that are;"
             f" any other works by its {option('base_url')}"
         )
     return SERVICES[name]
@@ -266,7 +267,7 @@ def _url_of(service: Service, model: str | None, env: Mapping[str, str]) -> str:
     resource, version = _url_in(["AZURE_OPENAI_ENDPOINT"], env), env.get("OPENAI_API_VERSION")
     if not (resource and version and model):
         raise SettingsError(
-            f"{option('provider', AZURE)} needs AZURE_OPENAI_ENDPOINT (https://RESOURCE.openai.azure.com) and"
+            f"{as_given('provider', AZURE)} needs AZURE_OPENAI_ENDPOINT (https://RESOURCE.openai.azure.com) and"
             " OPENAI_API_VERSION (such as 2024-10-21) in the environment or .env, and the name of a deployment as"
             f" {option('model')}"
         )
@@ -443,10 +444,9 @@ def read_toml(path: Path, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise SettingsError(f"{where}: {error.strerror}") from error
+        raise SettingsError(f"{where}: {error.strerror}{escape_hint(str(path))}") from error
     except (ValueError, RecursionError) as error:  # bad UTF-8, TOML or path, or nested too deep
-        hint = '; a text needs quotes: name = "text"' if str(error).startswith("Invalid value") else ""
-        raise SettingsError(f"{where} is not a TOML file: {error}{hint}") from error
+        raise SettingsError(f"{where} is not a TOML file: {error}{toml_hint(error)}") from error
 
 
 def tables_in(content: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
@@ -458,7 +458,7 @@ def tables_in(content: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
 
 def _tables_of(path: Path) -> EndpointTables:
     """Read a file of endpoints."""
-    where = f"{option('endpoints')} {path}"
+    where = f"{blamed('endpoints')} {on_one_line(str(path))}"
     content = read_toml(path, where)
     tables = tables_in(content)
     if tables is None or len(content) > 1:

@@ -14,6 +14,7 @@ from enum import Enum, auto
 import batcher
 from batcher.calls.services import SERVICES
 from batcher.cli.parser import Verb, verbs_of
+from batcher.records import Beside
 from batcher.settings import OPTIONS
 
 _LONGEST = 70  # characters of a description
@@ -34,6 +35,12 @@ _BY_METAVAR = {
     "DIR": _Value.DIRECTORY,
     "KEYWORD": _Value.KEYWORD,
 }
+
+
+class _List(tuple[str, ...]):
+    """Words of which several may stand in one value, with commas between them."""
+
+    __slots__ = ()
 
 
 def script(shell: str) -> str:
@@ -67,6 +74,8 @@ def _values(action: argparse.Action) -> _Value | Sequence[str]:
         return list(SERVICES)
     if action.dest == "keyword":
         return _Value.KEYWORD
+    if action.dest == "with_":
+        return _List(Beside._fields)
     if action.dest in OPTIONS and OPTIONS[action.dest].choices:
         return OPTIONS[action.dest].choices
     return _BY_METAVAR.get(str(action.metavar), _Value.NOTHING)
@@ -183,6 +192,9 @@ def _in_bash(values: _Value | Sequence[str]) -> str | None:
             return '_batcher_files -d "$cur"; return'
         case _Value.KEYWORD:
             return '_batcher_keywords "$dir" "$cur"; return'
+        case _List():
+            more = "${words// / ${cur%,*},}"
+            return f'words="{" ".join(values)}"; [[ $cur == *,* ]] && words="${{cur%,*}},{more}"'
         case _:
             return f'words="{" ".join(values)}"'
 
@@ -264,6 +276,8 @@ def _in_zsh(values: _Value | Sequence[str]) -> str:
             return "_files -/"
         case _Value.KEYWORD:
             return "_batcher_keywords"
+        case _List():
+            return f"_values -s , name {' '.join(values)}"
         case _:
             return f"({' '.join(values)})"
 
@@ -285,6 +299,14 @@ function __batcher_keywords
     end
     for path in $dir/journal_*.sqlite
         string replace -r '.*/journal_(.*)\.sqlite$' '$1' -- $path
+    end
+end
+
+# The words of a list, after those that stand before the last comma.
+function __batcher_list
+    set -l before (string match -r '.*,' -- (commandline -ct))
+    for word in $argv
+        echo "$before$word"
     end
 end
 
@@ -327,5 +349,7 @@ def _in_fish(values: _Value | Sequence[str]) -> str:
             return "-x -a '(__fish_complete_directories)'"
         case _Value.KEYWORD:
             return "-x -a '(__batcher_keywords)'"
+        case _List():
+            return f"-x -a '(__batcher_list {' '.join(values)})'"
         case _:
             return f"-x -a {_fish_text(' '.join(values))}"

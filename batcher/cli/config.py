@@ -17,8 +17,10 @@ from typing import Any
 from batcher.calls.endpoints import EndpointTables, read_toml, tables_in
 from batcher.errors import SettingsError
 from batcher.hiding import looks_like_key
+from batcher.params import check_params
 from batcher.settings import IN_ENDPOINTS, OPTIONS, Group, is_request_param, means_key
-from batcher.words import say
+from batcher.visible import holds_controls, on_one_line
+from batcher.words import IN_TOML, Place, say
 
 DEFAULT = "batcher.toml"
 """The file that is read if the command line names neither a file nor an input."""
@@ -37,25 +39,43 @@ _OF_SERVICE = {each.name for each in OPTIONS.values() if each.group is Group.END
 """Options that make sense, or are safe, only with the service that they were written for."""
 
 
-def fill(arguments: argparse.Namespace) -> None:
-    """Fill what the command line leaves out from the file of the job, if there is one.
+class Written(dict[str, Any]):
+    """The values in a file, by the names of the arguments.
+
+    Attributes:
+        places: where each of them stands.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str, Place] = {}
+
+
+def fill(arguments: argparse.Namespace) -> dict[str, Place]:
+    """Fill what the command line leaves out from the file of the job, if there is one; return where that stands.
 
     Raises:
         SettingsError: the file is wrong, or no input or keyword is given.
     """
-    if hasattr(arguments, "on_change"):
-        _fill_job(arguments)
-    else:
-        _fill_run(arguments)
+    before = dict(vars(arguments))
+    written = _fill_job(arguments) if hasattr(arguments, "on_change") else _fill_run(arguments)
+    now = vars(arguments)
+    # A parameter beside one of the command line is not the file's: that one was checked with the file.
+    return {name: place for name, place in written.places.items() if name in now and _is_unset(before[name])}
 
 
-def _fill_job(arguments: argparse.Namespace) -> None:
+def _is_unset(value: object) -> bool:
+    return value is None or value is False
+
+
+def _fill_job(arguments: argparse.Namespace) -> Written:
     """Fill the options of a verb that takes all those of `run`."""
     is_found = arguments.config is None and arguments.data is None and Path(DEFAULT).is_file()
     path = DEFAULT if is_found else arguments.config
+    values = Written()
     if path is not None:
         values = read(Path(path))
-        given = {name for name, value in vars(arguments).items() if value is not None and value is not False}
+        given = {name for name, value in vars(arguments).items() if not _is_unset(value)}
         dropped = _left_out(given)
         foreign = sorted(name for name in dropped & values.keys() if not _is_alternative(name, given))
         for name, value in values.items():
@@ -65,25 +85,28 @@ def _fill_job(arguments: argparse.Namespace) -> None:
                 setattr(arguments, name, value)
         if not arguments.quiet:
             _say_used(path, foreign, is_found=is_found)
+    if arguments.data is None and path is not None:
+        raise SettingsError(f'{on_one_line(path)} has no input: write input = "data.csv" into it, or give INPUT')
     if arguments.data is None:
         raise SettingsError(
             f"give INPUT, the table: `batcher {arguments.verb} data.csv --prompt ...`; or write input and the options"
             f" into a {DEFAULT} in this directory"
         )
+    return values
 
 
 def _say_used(path: str, foreign: Collection[str], *, is_found: bool) -> None:
     if is_found:
         say(f"Options from {path}; the command line wins.")
     if foreign:
-        say(f"{path}: {', '.join(foreign)} not used: the command line names another service or model.")
+        say(f"{on_one_line(path)}: {', '.join(foreign)} not used: the command line names another service or model.")
 
 
-def _fill_run(arguments: argparse.Namespace) -> None:
+def _fill_run(arguments: argparse.Namespace) -> Written:
     """Fill the keyword, the directory and the input of a verb that looks at a run."""
     is_asked = arguments.config is not None
     path = Path(arguments.config or DEFAULT)
-    values: dict[str, Any] = {}
+    values = Written()
     if is_asked or (path.is_file() and (arguments.keyword is None or arguments.output_dir is None)):
         values = read(path)
     keyword = values.get("keyword") or _stem(values.get("data"))
@@ -96,6 +119,7 @@ def _fill_run(arguments: argparse.Namespace) -> None:
     if arguments.output_dir is None:
         is_its_run = is_asked or arguments.keyword == keyword
         arguments.output_dir = values.get("output_dir", "output") if is_its_run else "output"
+    return values
 
 
 def _stem(data: str | list[Path] | None) -> str | None:
@@ -121,30 +145,35 @@ def _is_alternative(name: str, given: Collection[str]) -> bool:
 # --- reading ---
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Written:
     """Return the arguments that a file holds, by their names on the command line; paths in it are taken from its place.
 
     Raises:
         SettingsError: it cannot be read, or holds an option that there is not, or a wrong value.
     """
-    content = read_toml(path, str(path))
+    shown = on_one_line(str(path))
+    content = read_toml(path, shown)
     lines = _without_texts(path.read_text(encoding="utf-8-sig"))
-    values: dict[str, Any] = {}
+    values = Written()
     for written, value in content.items():
-        where = f"{path}{_line_of(written, lines)}"
+        where = f"{shown}{_line_of(written, lines)}"
         name = written.replace("-", "_")
         if name == "endpoint":
             tables = tables_in(content)
             if tables is None or "endpoints" in content:
                 raise SettingsError(f"{where}: endpoints are either [[endpoint]] tables or a file: endpoints = FILE")
-            values["endpoints"] = EndpointTables(str(path), tables)
+            values["endpoints"] = EndpointTables(shown, tables)
+            values.places["endpoints"] = Place(where, "[[endpoint]]")
             continue
         _check_no_key(name, value, f"{where}: {written}")
         name = _argument_of(name, where)
         if name in values:
             raise SettingsError(f"{where}: {written} is given twice")
+        if name == "data" or _is_path(name):
+            _check_escapes(value, path.parent, f"{where}: {written}")
         _check(name, written, value, where)
         values[name] = _from_its_place(name, value, path.parent)
+        values.places[name] = Place(where, written)
     if path.parent != Path() and "output_dir" not in values:
         values["output_dir"] = _beside("output", path.parent)
     return values
@@ -207,6 +236,7 @@ def _check(name: str, written: str, value: Any, where: str) -> None:
         OPTIONS[name].kind.check(value, f"{where}: {written}")
         if name == "param":
             _check_no_options(value, where)
+            check_params(value, f"{where}: {written}")
         return
     is_right = isinstance(value, bool) if name in {"json", "dry_run"} else isinstance(value, str)
     if name == "data" and isinstance(value, list):
@@ -233,13 +263,23 @@ def _texts_in(value: Any) -> Iterator[str]:
             yield from _texts_in(each)
 
 
+def _is_path(name: str) -> bool:
+    return name in OPTIONS and OPTIONS[name].kind.argument.get("metavar") in {"FILE", "DIR"}
+
+
+def _check_escapes(value: object, directory: Path, where: str) -> None:
+    r"""Refuse paths that hold a control character, unless there is such a file: `"C:\new"` holds a line break."""
+    for path in filter(holds_controls, _texts_in(value)):
+        if "\0" in path or not (directory / path).exists():
+            raise SettingsError(f"{where} is {on_one_line(path)}, with a control character in it: {IN_TOML}")
+
+
 def _from_its_place(name: str, value: Any, directory: Path) -> Any:
     """Return a value with its paths taken from the directory of the file."""
     if name == "data":
         paths = [_beside(each, directory) for each in ([value] if isinstance(value, str) else value)]
         return paths[0] if len(paths) == 1 else list(map(Path, paths))
-    is_path = name in OPTIONS and OPTIONS[name].kind.argument.get("metavar") in {"FILE", "DIR"}
-    return _beside(value, directory) if is_path else value
+    return _beside(value, directory) if _is_path(name) else value
 
 
 def _beside(path: str, directory: Path) -> str:

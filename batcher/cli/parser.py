@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, NoReturn
 
 import batcher
 from batcher.calls.services import SERVICES
+from batcher.endpoint import AS_STARTED
 from batcher.hiding import shown
 from batcher.settings import OPTIONS, Group
+from batcher.visible import harmless
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -46,6 +48,9 @@ class _Formatter(argparse.HelpFormatter):
 
 class _Parser(argparse.ArgumentParser):
     """A parser that names what was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(harmless(message))
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         choices = list(map(str, action.choices or ()))
@@ -224,10 +229,22 @@ def _add_limit(verbs: Any) -> None:
     _add_which_run(parser)
     for name in ("rpm", "rps", "tpm", "max_concurrency"):
         option = OPTIONS[name]
-        parser.add_argument(option.flag, help=option.help.partition(" (")[0], **option.kind.argument)
+        kind = option.kind.argument
+        words = f"{option.help.partition(' (')[0]}; none: as the run was started"
+        parser.add_argument(option.flag, help=words, **{**kind, "type": _number_or_none(kind["type"])})
     parser.add_argument(
         "--endpoint", metavar="N", type=int, help="only the account of endpoint N, from 1; default: all accounts"
     )
+
+
+def _number_or_none(number: Callable[[str], float]) -> Callable[[str], float | str]:
+    """Return what reads the new value of a limit: a number, or `none`."""
+
+    def read(text: str) -> float | str:
+        return AS_STARTED if text.strip().lower() == AS_STARTED else number(text)
+
+    read.__name__ = f"{getattr(number, '__name__', 'number')} or none"  # argparse shows it: invalid int or none value
+    return read
 
 
 def _add_pause(verbs: Any) -> None:

@@ -10,6 +10,7 @@ import difflib
 import itertools
 import json
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from batcher.hiding import looks_like_key, shown
 from batcher.input.spool import STDIN
 from batcher.params import param_of
 from batcher.settings import advice_on, is_request_param, means_key
+from batcher.visible import on_one_line
+from batcher.words import Place
 
 _LONG = 20  # characters of an argument that may be an API key, although it does not begin like one
 
@@ -32,7 +35,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     unknown = [*_no_inputs(arguments), *unknown]
     if unknown:
         advice = _advice_on(unknown, arguments.verb)
-        parser.error(f"unrecognized arguments: {' '.join(_without_values(unknown))}{advice}")
+        parser.error(f"unrecognized arguments: {on_one_line(' '.join(_without_values(unknown)))}{advice}")
     return arguments
 
 
@@ -98,8 +101,11 @@ def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def complete(arguments: argparse.Namespace) -> None:
+def complete(arguments: argparse.Namespace) -> dict[str, Place]:
     """Read the parameters and headers given, and fill what the command line leaves out from the file of a job.
+
+    Returns:
+        Where the options stand that come from the file.
 
     Raises:
         SettingsError: a parameter, a header or the file cannot be read, or no input or keyword is given.
@@ -112,10 +118,10 @@ def complete(arguments: argparse.Namespace) -> None:
     if getattr(arguments, "header", None):
         arguments.header = _headers(arguments.header)
     if not hasattr(arguments, "config"):
-        return
+        return {}
     from batcher.cli.config import fill  # noqa: PLC0415 - for the verbs that take a file
 
-    fill(arguments)
+    return fill(arguments)
 
 
 def _params(texts: Sequence[str]) -> dict[str, Any]:
@@ -126,6 +132,9 @@ def _params(texts: Sequence[str]) -> dict[str, Any]:
             raise SettingsError(f"--param {shown(text)} must look like KEY=VALUE, as in temperature=0")
         if name in params:
             raise SettingsError(f"--param {name} is given twice")
+        if not value.strip():
+            empty = shlex.quote(f'{name}=""')
+            raise SettingsError(f"--param {name}= has no value: leave it out, or write {empty} for an empty text")
         params[name] = param_of(name, value, "--param")
     return params
 

@@ -16,7 +16,7 @@ from batcher.calls.services import services
 from batcher.cli.parser import build_parser
 from batcher.cli.reading import complete, options_of, parsed
 from batcher.errors import BatcherError, Interrupted, KeywordBusy, RunStopped
-from batcher.words import command_line, counted, json_lines, print_out, say
+from batcher.words import command_line, counted, json_lines, print_out, say, written_in_file
 
 if TYPE_CHECKING:
     from batcher.output.report import Report
@@ -45,8 +45,8 @@ def main(argv: Sequence[str]) -> int:
 def _done(arguments: argparse.Namespace) -> int:
     """Do what a command line asks for, and return the exit status."""
     try:
-        complete(arguments)
-        return VERBS[arguments.verb](arguments)
+        with written_in_file(complete(arguments)):
+            return VERBS[arguments.verb](arguments)
     except (RunStopped, Interrupted) as stopped:
         say(f"batcher: {stopped}", "error")
         if getattr(arguments, "json", False):

@@ -21,7 +21,7 @@ from batcher.pool.member import Member, Silence, Slot
 from batcher.pool.pool import Pool
 from batcher.records import Bound, Completion, Failure, Result, Status, Usage
 from batcher.settings import Settings
-from batcher.words import duration, option
+from batcher.words import as_given, duration
 
 _SHORTEST_TIMEOUT_S = 0.001
 
@@ -266,7 +266,7 @@ class Asker:
         if why:
             self._progress.say(
                 f"Paused: {label} has answered nothing for {lasted} ({why}). Its rows wait, and the wait does not count"
-                f" against {option('max_attempts')}; batcher asks it again once a minute or more often.",
+                f" against {as_given('max_attempts')}; batcher asks it again once a minute or more often.",
                 "warning",
             )
             self._journal.note("paused", label, why)
@@ -285,7 +285,7 @@ class Asker:
         else:
             self._progress.say(
                 f"Waiting for {member.label}: {reason}. It is asked again for {duration(self._policy.wait_s)}"
-                f" ({option('wait')})."
+                f" ({as_given('wait')})."
             )
 
     def _learn(self, row: Row, member: Member, completion: Completion) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from batcher.tables import cut, width
 from batcher.words import counted, dollars, duration
 
-ORDER = ("share", "waiting", "rows", "failed", "money", "left", "bar", "rate", "in flight", "name", "tokens", "elapsed")
+ORDER = ("share", "waiting", "rows", "failed", "money", "left", "name", "bar", "rate", "in flight", "tokens", "elapsed")
 """The parts of the bar, the most important first: what does not fit into the line is left out from the end on."""
 
 _PLACES = (
@@ -36,7 +36,7 @@ _NOT_BESIDE = {"name", "share", "elapsed"}
 _GAP = "  "
 _NARROW = {("name", "share"): " ", ("share", "bar"): "", ("bar", "rows"): "", ("share", "rows"): " "}
 _OLD_S = 10.0  # the oldest request in flight is shown from this age on
-_NAME = 12  # columns of the keyword
+_NAME, _LEAST_NAME = 12, 4  # columns of the keyword
 _LEAST, _MOST = 7, 26  # columns of the drawn bar
 _BLOCKS = " \u258f\u258e\u258d\u258c\u258b\u258a\u2589\u2588"
 
@@ -138,6 +138,9 @@ def line(state: State, columns: int, *, is_ascii: bool = False) -> str:
     shown: dict[str, str] = {}
     for name in ORDER:
         more = shown | {name: parts[name]} if parts.get(name) else shown
+        if name == "name" and (over := width(_joined(more)) - columns) > 0:
+            kept = width(parts[name]) - over
+            more = shown | {name: cut(parts[name], kept)} if kept >= _LEAST_NAME else shown
         if width(_joined(more)) <= columns:
             shown = more
     if "bar" in shown:

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from batcher.checks import check_whole
-from batcher.errors import OutputError, SettingsError
-from batcher.journal.entries import ByHand, LastRun
-from batcher.journal.locking import is_at_work, is_locked
+from batcher.endpoint import AS_STARTED
+from batcher.errors import OutputError, SettingsError, outermost
+from batcher.journal.entries import BY_HAND, REFUSED_BY_HAND, UNCHANGED_BY_HAND, ByHand, LastRun
+from batcher.journal.locking import Work, holder_of, is_at_work
 from batcher.journal.opening import read_journal
 from batcher.output.control import ControlFile, Wish
 from batcher.output.opening import opened
 from batcher.settings import OPTIONS
+from batcher.tables import Readable
 from batcher.words import counted, option
 
 _PATIENCE_S = 15.0  # the running process looks every second
@@ -30,32 +32,37 @@ _LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Readable):
     """A change of a run at work.
 
     Attributes:
         keyword: of the run.
-        said: what changed, such as `rpm 600 -> 300`.
-        is_taken: the running process has recorded it. If False, it works in the loop of the caller's own thread, and
-            takes the change when that goes on.
+        said: what changed, such as `rpm 600 -> 300`, or that nothing had to.
+        is_taken: the running process has recorded it. If False, the run is in the caller's own process, whose loop is
+            not held up: it takes the change soon.
+        is_changed: something is now other than it was.
     """
 
     keyword: str
     said: str
     is_taken: bool = True
+    is_changed: bool = True
 
     def __str__(self) -> str:
+        if not self.is_changed:
+            return f"{self.keyword}: {self.said}"
         how = "running process took it" if self.is_taken else "the run takes it within a second or two"
         return f"{self.keyword}: {self.said} ({how})"
 
 
+@outermost
 def limit(
     keyword: str,
     *,
-    rpm: float | None = None,
-    rps: float | None = None,
-    tpm: float | None = None,
-    max_concurrency: int | None = None,
+    rpm: float | str | None = None,
+    rps: float | str | None = None,
+    tpm: float | str | None = None,
+    max_concurrency: int | str | None = None,
     endpoint: int | None = None,
     output_dir: str | os.PathLike[str] = "output",
 ) -> Change:
@@ -63,7 +70,8 @@ def limit(
 
     Args:
         keyword: of the run.
-        rpm: the most requests per minute, for each account; limits that are not given stay as they are.
+        rpm: the most requests per minute, for each account; `"none"` takes back what was set by hand, so that the limit
+            is again the one that the run was started with, if any. Limits that are not given stay as they are.
         rps: the most requests per second.
         tpm: the most model tokens per minute.
         max_concurrency: the most requests in flight.
@@ -79,13 +87,15 @@ def limit(
     if not limits:
         raise SettingsError(f"give at least one of {', '.join(map(option, given))}")
     for name, value in limits.items():
-        OPTIONS[name].check(value)
+        if value != AS_STARTED:
+            OPTIONS[name].check(value)
     if endpoint is not None:
         check_whole(endpoint, option("endpoint"))
         limits["endpoint"] = endpoint
     return _ask(keyword, output_dir, "limit", limits)
 
 
+@outermost
 def pause(keyword: str, output_dir: str | os.PathLike[str] = "output") -> Change:
     """Let a run at work send no further request until `resume`. Requests in flight arrive.
 
@@ -96,6 +106,7 @@ def pause(keyword: str, output_dir: str | os.PathLike[str] = "output") -> Change
     return _ask(keyword, output_dir, "pause", {})
 
 
+@outermost
 def resume(keyword: str, output_dir: str | os.PathLike[str] = "output") -> Change:
     """Let a paused run go on.
 
@@ -111,8 +122,8 @@ def _ask(keyword: str, output_dir: str | os.PathLike[str], verb: str, values: Ma
         store, last = run.store, run.journal.last_run()
     path = store.journal_path
     if last is None or is_at_work(path, last) is False:
-        if is_locked(path):
-            raise OutputError(f"{keyword!r} is not sending yet: its process is still planning; do it again in a moment")
+        if (holder := holder_of(path)) and holder.work is Work.PLANS:
+            raise OutputError(f"{keyword!r} is not sending yet: {holder.process} is still planning; try again soon")
         raise OutputError(f"no process runs {keyword!r} in {store.directory}: there is nothing to change")
     endpoint, pool = values.get("endpoint", 1), last.question.get("pool", [])
     if endpoint > max(len(pool), 1):
@@ -120,12 +131,13 @@ def _ask(keyword: str, output_dir: str | os.PathLike[str], verb: str, values: Ma
     file, wish = ControlFile(store.control_path), Wish(uuid.uuid4().hex, last.id, verb, values)
     file.add(wish)
     if last.is_here and last.pid == os.getpid() and _is_in_a_loop():
-        said = ", ".join(f"{name} {value:g}" for name, value in values.items()) or verb
+        said = ", ".join(f"{name} {each if each == AS_STARTED else format(each, 'g')}" for name, each in values.items())
+        said = said or verb
         return Change(keyword, said, is_taken=False)
     answer = _answer(path, last, file, wish)
-    if not answer.is_done:
+    if answer.is_refused:
         raise SettingsError(f"{answer.said}; nothing was changed")
-    return Change(keyword, answer.said)
+    return Change(keyword, answer.said, is_changed=answer.kind in BY_HAND)
 
 
 def _is_in_a_loop() -> bool:
@@ -161,4 +173,4 @@ def _answer(path: Path, last: LastRun, file: ControlFile, wish: Wish) -> ByHand:
 
 def _answers(path: Path, run: int) -> Iterator[ByHand]:
     with contextlib.suppress(OutputError), read_journal(path) as journal:  # it may be written just now
-        yield from [*journal.by_hand(run), *journal.by_hand(run, refused=True)]
+        yield from journal.by_hand(run, (*BY_HAND, UNCHANGED_BY_HAND, REFUSED_BY_HAND))

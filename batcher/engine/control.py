@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from batcher.endpoint import AS_STARTED
 from batcher.engine.process import allow_connections
 from batcher.engine.progress import Progress
 from batcher.engine.window import Window
-from batcher.errors import OutputError, SettingsError
-from batcher.journal.entries import BY_HAND, REFUSED_BY_HAND
+from batcher.errors import OutputError, SettingsError, in_words
+from batcher.journal.entries import BY_HAND, REFUSED_BY_HAND, UNCHANGED_BY_HAND
 from batcher.journal.writing import Journal
 from batcher.output.control import ControlFile, Wish
 from batcher.pool.account import Account
@@ -24,6 +26,7 @@ from batcher.pool.pool import Pool
 from batcher.words import by_reader, counted, duration, option
 
 _LOOK_S = 1.0
+_FAILURES = 3  # looks in a row, after which people are told
 _LIMITED, _PAUSED, _RESUMED = BY_HAND
 _LIMITS = {"rpm", "rps", "tpm", "max_concurrency"}
 
@@ -54,6 +57,7 @@ class Control:
         self._window = window
         self._progress = progress
         self._taken: set[str] = set()
+        self._started = {member: member.endpoint for member in pool.members}
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -69,29 +73,35 @@ class Control:
             listener.result()
 
     async def _listen(self) -> None:
+        failures = 0
         while True:
-            if self._file.exists():
-                await self._take()
+            try:
+                if self._file.exists():
+                    await self._take()
+                failures = 0
+            except OSError as error:  # a share that is gone for a while, or a verb of Windows that reads the file
+                failures += 1
+                if failures == _FAILURES:
+                    self._progress.say(f"Changes by hand cannot be read now ({in_words(error)}).", "warning")
             await asyncio.sleep(_LOOK_S)
 
     async def _take(self) -> None:
-        """Do what the file asks for, record it, and remove the file."""
-        for wish in await asyncio.to_thread(self._file.read):
+        """Do what the file asks for, and record it."""
+        for wish in await asyncio.to_thread(self._file.take):
             # One to another run is left from a process that was killed.
             if wish.run == self._journal.run and wish.id not in self._taken:
                 self._taken.add(wish.id)
                 self._answer(wish)
         with contextlib.suppress(OutputError):  # the rows of the run meet it, too, and end the run
             await self._journal.flush()
-        self._file.remove()
 
     def _answer(self, wish: Wish) -> None:
         try:
             kind, said = self._do(wish)
         except SettingsError as error:
-            self._journal.note(REFUSED_BY_HAND, wish.id, str(error))
-            return
-        self.changes.append(said)
+            kind, said = REFUSED_BY_HAND, str(error)
+        if kind in BY_HAND:
+            self.changes.append(said)
         self._journal.note(kind, wish.id, said)
 
     def _do(self, wish: Wish) -> tuple[str, str]:
@@ -101,31 +111,29 @@ class Control:
             SettingsError: it cannot be done, and nothing is changed.
         """
         if wish.verb == "limit":
-            said = self._limit(dict(wish.values))
-            self._progress.say(f"Changed by hand: {said}.")
-            return _LIMITED, said
+            return self._limit(dict(wish.values))
         if wish.verb == "pause":
-            return _PAUSED, self._pause()
+            return self._pause()
         if wish.verb == "resume":
-            return _RESUMED, self._resume()
+            return self._resume()
         raise SettingsError(f"this run does not know {wish.verb!r}: it is of another version of batcher")
 
-    def _pause(self) -> str:
+    def _pause(self) -> tuple[str, str]:
         if not self._pool.pause():
-            return "paused already"
+            return UNCHANGED_BY_HAND, "paused already: nothing changed"
         resume = by_reader(command_line=f"batcher resume {self._keyword}", python=f'batcher.resume("{self._keyword}")')
         in_flight = counted(self._pool.in_flight, "request")
         self._progress.say(f"Paused by hand: {in_flight} in flight may still arrive; `{resume}` goes on.")
-        return "paused"
+        return _PAUSED, "paused"
 
-    def _resume(self) -> str:
+    def _resume(self) -> tuple[str, str]:
         seconds = self._pool.resume()
         if seconds is None:
-            return "was not paused"
+            return UNCHANGED_BY_HAND, "was not paused: nothing changed"
         self._progress.say(f"Going on, after a pause by hand of {duration(seconds)}.")
-        return f"resumed after {duration(seconds)}"
+        return _RESUMED, f"resumed after {duration(seconds)}"
 
-    def _limit(self, limits: dict[str, Any]) -> str:
+    def _limit(self, limits: dict[str, Any]) -> tuple[str, str]:
         number = limits.pop("endpoint", None)
         members = self._pool.members
         if number is not None and number not in range(1, len(members) + 1):
@@ -133,24 +141,55 @@ class Control:
         if unknown := limits.keys() - _LIMITS:
             raise SettingsError(f"this run has no limit {unknown.pop()!r}")
         accounts = list(dict.fromkeys(each.account for each in (members if number is None else [members[number - 1]])))
+        wanted = {account: self._wanted(account, limits) for account in accounts}
         # Each endpoint checks its own limits; the system must allow the connections of all of them.
-        changed = [replace(m.endpoint, **limits) if m.account in accounts else m.endpoint for m in members]
+        changed = [replace(m.endpoint, **wanted.get(m.account, {})) for m in members]
         if "max_concurrency" in limits:
             allow_connections(changed)
-        said = [f"{name} {_shown(accounts, name)} -> {_number(value)}" for name, value in limits.items()]
-        for member, endpoint in zip(members, changed, strict=True):
-            member.endpoint = endpoint
-        for account in accounts:
-            self._pool.limit(account, **limits)
-        self._window.widen()
+        before = {name: [account.given(name) for account in accounts] for name in limits}
+        after = {name: [wanted[account][name] for account in accounts] for name in limits}
         where = f"endpoint {number}: " if number else ""
         each = f" (each of {len(accounts)} accounts)" if len(accounts) > 1 else ""
-        return f"{where}{', '.join(said)}{each}"
+        if before == after:
+            same = ", ".join(f"{name} is {_shown(values)} already" for name, values in after.items())
+            return UNCHANGED_BY_HAND, f"{where}{same}{each}: nothing changed"
+        said = [
+            f"{name} {_shown(before[name])} -> {_shown(after[name])}" for name in limits if before[name] != after[name]
+        ]
+        for member, endpoint in zip(members, changed, strict=True):
+            member.endpoint = endpoint
+        for account, values in wanted.items():
+            self._pool.limit(account, **values)
+        self._window.widen()
+        still = self._still_binding(accounts, limits, is_named=number is not None or len(accounts) > 1)
+        text = f"{where}{', '.join(said)}{each}{still}"
+        self._progress.say(f"Changed by hand: {text}.")
+        return _LIMITED, text
+
+    def _wanted(self, account: Account, limits: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the new limits of an account."""
+        started = next(self._started[member] for member in self._pool.members if member.account is account)
+        return {name: getattr(started, name) if value == AS_STARTED else value for name, value in limits.items()}
+
+    def _still_binding(self, accounts: Sequence[Account], limits: Mapping[str, Any], *, is_named: bool) -> str:
+        """Return which limits that were not changed hold accounts back more than those that were; empty if none."""
+        found: dict[str, None] = {}
+        for account in accounts:
+            bounds = account.bounds()
+            new = min((each.rate for each in bounds if each.name in limits), default=math.inf)
+            numbers = [n for n, member in enumerate(self._pool.members, 1) if member.account is account]
+            whose = f" of endpoint {', '.join(map(str, numbers))}" if is_named else ""
+            for each in bounds:
+                is_idle = each.name == "max_concurrency" and account.admits()
+                if each.name not in limits and each.rate < new and not is_idle:
+                    found[f"{each.text}{whose}"] = None
+        verb = "still binds" if len(found) == 1 else "still bind"
+        return f"; {', '.join(found)} {verb}" if found else ""
 
 
-def _shown(accounts: Sequence[Account], name: str) -> str:
-    """Return the present limits of accounts, each once."""
-    return ", ".join(dict.fromkeys(_number(account.given(name)) for account in accounts))
+def _shown(values: Sequence[float | None]) -> str:
+    """Return the limits of accounts, each once."""
+    return ", ".join(dict.fromkeys(map(_number, values)))
 
 
 def _number(value: float | None) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from batcher.engine.bar import State, beside_the_bar, in_words, line, what_matters
 from batcher.json_lines import json_line, now
 from batcher.tables import width
+from batcher.visible import harmless
 from batcher.words import in_notebook, print_err, print_out, say
 
 LINE_EVERY_S = 30.0
@@ -78,11 +79,12 @@ class JsonLines:
 
     every_s = LINE_EVERY_S
 
-    def __init__(self, *, has_progress: bool) -> None:
+    def __init__(self, keyword: str, *, has_progress: bool) -> None:
+        self._keyword = keyword
         self._has_progress = has_progress
 
     def say(self, message: str, level: str, state: State | None) -> None:
-        print_err(json_line("message", level, message, state.facts() if state else {}))
+        print_err(json_line("message", level, message, state.facts() if state else {"keyword": self._keyword}))
 
     def show(self, state: State) -> None:
         if self._has_progress:
@@ -135,7 +137,7 @@ class NotebookMessages(Messages):
     """Messages alone, in a notebook. They go to stdout: on stderr they would stand on red, as errors do."""
 
     def say(self, message: str, _level: str, _state: State | None) -> None:
-        print_out(message)
+        print_out(harmless(message))
 
 
 class NotebookBar(NotebookMessages):
@@ -195,15 +197,16 @@ def _bundle(state: State) -> dict[str, str]:
     return {"text/plain": in_words(state), "text/html": shown}
 
 
-def chosen(*, has_progress: bool, is_json: bool) -> Display:
+def chosen(keyword: str, *, has_progress: bool, is_json: bool) -> Display:
     """Return the display for the stderr, or the notebook, of this process.
 
     Args:
+        keyword: names the run.
         has_progress: it shows more than messages.
         is_json: as JSON lines.
     """
     if is_json:
-        return JsonLines(has_progress=has_progress)
+        return JsonLines(keyword, has_progress=has_progress)
     if in_notebook():
         if not has_progress:
             return NotebookMessages()

@@ -16,7 +16,7 @@ from batcher.output.report import Report
 from batcher.place import Displaced
 from batcher.planning.job import Job
 from batcher.records import Asked, EndpointCount
-from batcher.words import by_reader, counted, in_notebook, option, same_command
+from batcher.words import as_given, by_reader, counted, in_notebook, option, same_command
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Ended(NamedTuple):
             saved = _saved(report) if report.rows or ending.is_planned else f"{same_command()} begins anew"
             raise Interrupted(f"{stopped}; {saved}", report)
         if ending.out_of_money:
-            saved = f"{_rows_saved(report)}; raise {option('budget')} to go on"
+            saved = f"{_rows_saved(report)}; raise {as_given('budget')} to go on"
             raise BudgetReached(f"{ending.out_of_money}\n{saved}", report)
         if report.left == report.rows:  # no call has ever succeeded: the same command would fail in the same way
             again = by_reader(command_line="run the command again", python="run it again")

@@ -16,6 +16,7 @@ from batcher.engine.bar import State
 from batcher.engine.displays import Display, chosen
 from batcher.errors import in_words
 from batcher.records import Status
+from batcher.words import about
 
 _RATE_OVER_S = 60.0
 _SHORTEST_S = 0.1  # over less than this a rate says nothing
@@ -113,13 +114,14 @@ class Progress:
         log_json: JSON lines instead of text.
 
     Attributes:
-        is_shown: the run is shown, not only its messages.
+        shows_figures: the run is shown, not only its messages; or its messages have its figures beside them.
     """
 
     def __init__(self, keyword: str, *, no_progress: bool = False, quiet: bool = False, log_json: bool = False) -> None:
         self._keyword = keyword
-        self.is_shown = not (quiet or no_progress)
-        self._display = None if quiet else chosen(has_progress=self.is_shown, is_json=log_json)
+        self.shows_figures = not quiet and (log_json or not no_progress)
+        self._display = None if quiet else chosen(keyword, has_progress=not no_progress, is_json=log_json)
+        about(keyword)
         self._watch: _Watch | None = None
 
     def say(self, message: str, level: str = "info") -> None:

@@ -83,7 +83,7 @@ def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpac
         return asyncio.run(execute(data, prompt, settings, stop))
 
     if _is_loop_running():
-        return _in_thread(start, stop).report_or_raise()
+        return _waited_for(_in_thread(start), stop).report_or_raise()
     with stop.on_signals():
         return start().report_or_raise()
 
@@ -91,13 +91,24 @@ def run(data: Data, prompt: str | PromptFunction | None = None, **options: Unpac
 @with_options
 @outermost
 async def arun(data: Data, prompt: str | PromptFunction | None = None, **options: Unpack[Options]) -> Report:
-    """Do what `run` does, in the loop that is running.
+    """Do what `run` does, beside the loop that is running.
 
-    Cancel it to stop, also by `asyncio.timeout` or a failing `TaskGroup`: requests in flight may still arrive for
-    `grace` seconds, all that arrived is saved, and only then `CancelledError` is raised. Cancelled a second time it
-    ends at once. See `run` for the arguments, the result and the other errors.
+    Cancel it to stop, also by `asyncio.timeout`, a failing `TaskGroup` or the end of `asyncio.run`: requests in flight
+    may still arrive for `grace` seconds, all that arrived is saved, and only then `CancelledError` is raised. Cancelled
+    a second time it ends at once. See `run` for the arguments, the result and the other errors.
+
+    It works in a thread and a loop of its own. With a chat model in `llm=`, which may belong to the loop that is
+    running, it works in that loop; then the end of `asyncio.run` cuts what is in flight: cancel and await it before.
     """
-    end = await execute(data, prompt, Settings.of(options), Stop())
+    settings, stop = Settings.of(options), Stop()
+
+    async def work() -> Ended:
+        return await execute(data, prompt, settings, stop)
+
+    if settings.asks_chat_model:
+        end = await work()
+    else:
+        end = await stopping_if_cancelled(asyncio.wrap_future(_in_thread(lambda: asyncio.run(work()))), stop)
     return end.report_or_raise()
 
 
@@ -109,9 +120,10 @@ def _is_loop_running() -> bool:
     return True
 
 
-def _in_thread(start: Callable[[], Ended], stop: Stop) -> Ended:
-    """Run in a thread beside a running loop, as in a notebook cell; interrupting the cell is a stop request."""
+def _in_thread(start: Callable[[], Ended]) -> Future[Ended]:
+    """Run in a thread beside a running loop, whose tasks others may cancel one by one."""
     end: Future[Ended] = Future()
+    end.set_running_or_notify_cancel()  # from now on it cannot be cancelled
 
     def work() -> None:
         try:
@@ -120,6 +132,11 @@ def _in_thread(start: Callable[[], Ended], stop: Stop) -> Ended:
             end.set_exception(error)
 
     threading.Thread(target=work, name="batcher", daemon=True).start()
+    return end
+
+
+def _waited_for(end: Future[Ended], stop: Stop) -> Ended:
+    """Wait for a run as a notebook's cell does: interrupting the cell is a stop request."""
     while True:
         try:
             return end.result()
@@ -173,6 +190,8 @@ async def _execute(
         progress.say(first_lines(job, planned))
         for note in notes(job, planned):
             progress.say(note)
+        for start, corrections in planned.by_hand.workbooks.items():
+            progress.say(await asyncio.to_thread(job.store.set_workbook_aside, start, corrections))
         try:
             return await _Run(job, planned, journal, progress, stop).work(callers)
         except SettingsError as error:  # a bad endpoint, or too few open files allowed: nothing was sent
@@ -237,7 +256,7 @@ class _Run:
         endpoints = job.endpoints if planned.counts.left else ()
         learnt = self.journal.details(LESSONS) if endpoints else []
         tariffs = await asyncio.to_thread(tariffs_of, endpoints, job.settings.params, job.wording, learnt)
-        if tariffs and self.progress.is_shown:
+        if self.progress.shows_figures:
             tally.sent_before, tally.spent_before = await asyncio.to_thread(self.journal.spent_before)
         spending = self._spending(tariffs)
         async with contextlib.AsyncExitStack() as stack:

@@ -36,8 +36,8 @@ CANCELLED = "cancelled"
 """The origin of a request to stop that came as the cancellation of the task that waits for the run."""
 
 
-async def stopping_if_cancelled(work: asyncio.Task[T], stop: Stop) -> T:
-    """Wait for a run in a task of its own; each cancellation of this task asks the run to stop.
+async def stopping_if_cancelled(work: asyncio.Future[T], stop: Stop) -> T:
+    """Wait for a run in a task or a thread of its own; each cancellation of this task asks the run to stop.
 
     Raises:
         asyncio.CancelledError: this task was cancelled; the run has ended, and all that arrived is saved.
@@ -79,8 +79,9 @@ class Stop:
     def _ask(self, name: str) -> None:
         self.requests += 1
         self.name = name
-        if self._call:
-            self._call()
+        if call := self._call:
+            with contextlib.suppress(RuntimeError):  # the loop of the run, in another thread, has just been closed
+                call()
 
     @contextlib.contextmanager
     def calling(self, listener: Callable[[], None]) -> Iterator[None]:

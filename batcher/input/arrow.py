@@ -10,9 +10,9 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from batcher.errors import InputError, in_words
-from batcher.input.cell import is_whole, shortest
 from batcher.input.dataset import Dataset, check_has_columns, columns_of
 from batcher.records import Values
+from batcher.scalars import is_whole, shortest
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,15 +8,10 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any
 
 from batcher.errors import InputError, in_words
 from batcher.nesting import TOO_DEEP, is_too_deep
-
-if TYPE_CHECKING:
-    import numpy as np
+from batcher.scalars import is_missing, without_numpy
 
 # Characters that UTF-8 files cannot hold, or few CSV readers accept; the journal keeps the original text.
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
@@ -61,10 +56,10 @@ def _text_of(value: object) -> str:
 
 
 def _rare_cell(value: object) -> str:
-    plain = _without_numpy(value)
+    plain = without_numpy(value)
     if plain is not value:
         return cell(plain)
-    if _is_missing(value):
+    if is_missing(value):
         return ""
     if isinstance(value, str):
         return str.__str__(value)  # a subclass may define another `__str__`
@@ -88,48 +83,9 @@ def _json_cell(value: object) -> str:
 
 
 def _json_part(value: object) -> object:
-    plain = _without_numpy(value)
+    plain = without_numpy(value)
     if plain is not value:
         return plain
     if isinstance(value, set | frozenset):
         return sorted(value, key=cell)  # a set's order differs between processes
-    return None if _is_missing(value) else cell(value)
-
-
-def _is_missing(value: object) -> bool:
-    """Return whether it is pandas.NA, NaT or a decimal NaN."""
-    if isinstance(value, Decimal):
-        return value.is_nan()
-    pandas = sys.modules.get("pandas")  # its values cannot be here before it is loaded
-    return pandas is not None and (value is pandas.NA or value is pandas.NaT)
-
-
-def _without_numpy(value: object) -> object:
-    """Return the Python value of a NumPy scalar, a list for an array, and anything else itself."""
-    numpy = sys.modules.get("numpy")  # its values cannot be here before it is loaded
-    if numpy is None or not isinstance(value, numpy.ndarray | numpy.generic):
-        return value
-    if isinstance(value, numpy.ndarray):
-        return list(value) if value.ndim else value[()]
-    if isinstance(value, numpy.datetime64 | numpy.timedelta64):  # item() would make an integer of nanoseconds
-        return None if numpy.isnat(value) else str(value)
-    if isinstance(value, numpy.float32 | numpy.float16):
-        return shortest(value)
-    item: object = value.item()
-    return str(item) if isinstance(item, numpy.generic) else item  # long doubles have no Python value
-
-
-def shortest(number: np.floating[Any]) -> float:
-    """Return the shortest number that reads back as a number of 16 or 32 bits: 0.1, not 0.10000000149011612.
-
-    A whole number stays as it is: 71358912 would be 71358910.
-    """
-    import numpy as np  # noqa: PLC0415 - whoever has such a number has loaded it
-
-    exact = float(number)
-    return exact if is_whole(exact) else float(np.format_float_scientific(number))
-
-
-def is_whole(number: float) -> bool:
-    """Return whether it is a whole number that is written with all its digits."""
-    return -1e16 < number < 1e16 and number.is_integer()
+    return None if is_missing(value) else cell(value)

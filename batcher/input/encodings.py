@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from batcher.errors import InputError
 from batcher.input.likely import Damage, Likely, holds_utf8, likely_encoding
-from batcher.words import by_reader, option
+from batcher.words import as_given, by_reader, option
 
 BEGINNING = 2**16
 """Bytes at the beginning of a text that are looked at before it is read."""
@@ -97,7 +97,7 @@ class Encoding(NamedTuple):
         byte = error.object[error.start]
         what = f"{place}: byte 0x{byte:02x} is not {self.given or self.codec.upper()}"
         if self.given is not None:
-            return InputError(f"{what}: give another {option('input_encoding')}, or mend this line")
+            return InputError(f"{what}: give another {as_given('input_encoding')}, or mend this line")
         if self.is_wide:
             return InputError(f"{what}, although the byte order mark says so: is the file cut off?")
         damage, likely = Damage.of(again()), likely_encoding(again())
@@ -117,7 +117,7 @@ class Encoding(NamedTuple):
 
 
 def _contradicts(name: str, why: str, given: str) -> InputError:
-    return InputError(f"{name}: {why}: leave out {option('input_encoding', given)}")
+    return InputError(f"{name}: {why}: leave out {as_given('input_encoding', given)}")
 
 
 def _advice(found: Likely) -> str:

@@ -6,6 +6,7 @@ Invariant: a file is only read, and opened anew for each pass.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from batcher.errors import InputError
@@ -13,6 +14,10 @@ from batcher.input.compressed import packing_by_ending
 from batcher.input.dataset import Dataset
 from batcher.input.spool import STDIN, is_nameless
 from batcher.place import version_of
+from batcher.visible import on_one_line
+from batcher.words import escape_hint
+
+_ENDING = re.compile(r"\.[A-Za-z]{2,8}(?:\.(?:gz|bz2|zst))?\*?$")  # of a path
 
 
 class FileDataset(Dataset):
@@ -27,7 +32,7 @@ class FileDataset(Dataset):
     """
 
     def __init__(self, name: str, path: str | None = None) -> None:
-        self.name = name
+        self.name = on_one_line(name)
         self.path = path or name
         self.paths = (Path(self.path),)
         self._version = _version(self.path)
@@ -50,16 +55,17 @@ def check_is_file(name: str) -> None:
     try:
         Path(name).stat()
     except FileNotFoundError as error:
+        shown = on_one_line(name)
         if "://" in name:
-            raise InputError(f"{name}: is a URL: download the file, and give its path") from error
-        if "\n" in name:
+            raise InputError(f"{shown}: is a URL: download the file, and give its path") from error
+        if "\n" in name and not _ENDING.search(name):
             raise InputError(
                 "the input is a text of several lines and no path: write it to a file, or give"
                 " pandas.read_csv(io.StringIO(text))"
             ) from error
-        raise InputError(f"{name}: there is no such file") from error
+        raise InputError(f"{shown}: there is no such file{escape_hint(name)}") from error
     except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
-        raise InputError(f"{name}: cannot be opened: {error}") from error
+        raise InputError(f"{on_one_line(name)}: cannot be opened: {error}{escape_hint(name)}") from error
 
 
 def keyword_of(path: str | os.PathLike[str]) -> str | None:

@@ -27,7 +27,8 @@ from batcher.input.spool import STDIN, Spool, is_nameless
 from batcher.input.text_file import TextFile
 from batcher.input.workbook import WorkbookDataset
 from batcher.settings import home_expanded
-from batcher.words import option
+from batcher.visible import on_one_line
+from batcher.words import as_given, blamed, origin
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +80,7 @@ class Reading(NamedTuple):
     def check_is_unused(self, name: str) -> None:
         """Refuse the separator for a table that has none."""
         if self.separator is not None:
-            raise InputError(f"{name}: only a CSV file has a separator: leave out {option('separator')}")
+            raise InputError(f"{name}: only a CSV file has a separator: leave out {as_given('separator')}")
 
 
 def open_dataset(data: Data, reading: Reading = Reading()) -> Dataset:  # noqa: B008 - immutable
@@ -95,6 +96,15 @@ def open_dataset(data: Data, reading: Reading = Reading()) -> Dataset:  # noqa: 
     Raises:
         InputError: it is none of these, a file cannot be read, or the column names are not unique.
     """
+    try:
+        return _opened(data, reading)
+    except InputError as error:
+        if (place := origin("data")) and not str(error).startswith(blamed("sheet")):
+            raise InputError(f"{place}{error}") from error.__cause__
+        raise
+
+
+def _opened(data: Data, reading: Reading) -> Dataset:
     if isinstance(data, str | os.PathLike):
         return _open_path(home_expanded(data), reading)
     if isinstance(data, list | tuple) and data and any(isinstance(each, os.PathLike) for each in data):
@@ -158,6 +168,7 @@ def _open_several(given: list[str], reading: Reading) -> Dataset:
 def _open_file(name: str, reading: Reading) -> Dataset:
     _check_is_no_lock(name)
     check_is_file(name)  # a missing file is reported before an unknown ending
+    shown = on_one_line(name)
     ending, packing = Path(name).suffix.lower(), None
     if packing := packing_by_ending(ending):
         ending = Path(name).with_suffix("").suffix.lower()
@@ -165,25 +176,25 @@ def _open_file(name: str, reading: Reading) -> Dataset:
         return _open_by_content(name, reading)
     if ending in TEXTS:
         path = Spool(name)
-        _check_packing(name, path.path, packing)
-        text = TextFile(name, path, packing, reading.encoding)
+        _check_packing(shown, path.path, packing)
+        text = TextFile(shown, path, packing, reading.encoding)
         return _open_text(text, ending, reading)
     if ending == ".parquet" and packing is None:
-        reading.check_is_unused(name)
+        reading.check_is_unused(shown)
         return ParquetDataset(name)
     if ending in {".xlsx", ".xlsm"} and packing is None:
-        reading.check_is_unused(name)
+        reading.check_is_unused(shown)
         return WorkbookDataset(name, reading.sheet)
-    if packing is None and (said := refusal_of(name, ending)):
-        raise InputError(f"{name}: {said}")
-    shown = f"{ending}{packing.ending}" if packing else ending
+    if packing is None and (said := refusal_of(shown, ending)):
+        raise InputError(f"{shown}: {said}")
+    whole = f"{ending}{packing.ending}" if packing else ending
     what = (
-        f"the ending {shown} is not known"
+        f"the ending {on_one_line(whole)} is not known"
         if ending
-        else f"the file name has no ending{' before ' * bool(shown)}{shown}"
+        else f"the file name has no ending{' before ' * bool(whole)}{whole}"
     )
     unpack = f"; unpack it first: only texts are read as {packing.ending}" if packing and ending else ""
-    raise InputError(f"{name}: {what}: batcher reads {_KNOWN}{unpack}")
+    raise InputError(f"{shown}: {what}: batcher reads {_KNOWN}{unpack}")
 
 
 def _check_is_no_lock(name: str) -> None:
@@ -191,7 +202,10 @@ def _check_is_no_lock(name: str) -> None:
     for mark, end in (("~$", ""), (".~lock.", "#")):
         if path.name.startswith(mark) and path.name.endswith(end):
             own = path.with_name(path.name.removeprefix(mark).removesuffix(end))
-            raise InputError(f"{name}: only shows that a program has {own.name} open: give {own}")
+            shown = on_one_line(str(own))
+            raise InputError(
+                f"{on_one_line(name)}: only shows that a program has {on_one_line(own.name)} open: give {shown}"
+            )
 
 
 def _open_by_content(name: str, reading: Reading) -> Dataset:

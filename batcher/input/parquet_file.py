@@ -30,12 +30,13 @@ class ParquetDataset(FileDataset):
 
         super().__init__(name)
         try:
-            with ParquetFile(name) as file:
+            with ParquetFile(self.path) as file:
                 schema, rows = file.schema_arrow, file.metadata.num_rows
         except (ArrowException, OSError) as error:
-            raise InputError(f"{name}: cannot be read as Parquet: {trouble(name, name, 'parquet')}") from error
-        self.columns = columns_of(name, schema.names)
-        check_has_columns(name, self.columns, rows)
+            said = trouble(self.name, self.path, "parquet")
+            raise InputError(f"{self.name}: cannot be read as Parquet: {said}") from error
+        self.columns = columns_of(self.name, schema.names)
+        check_has_columns(self.name, self.columns, rows)
         self._decoder = Decoder(schema)
 
     def _rows(self) -> Generator[Values, None, None]:
@@ -44,7 +45,7 @@ class ParquetDataset(FileDataset):
 
         start = 0
         try:
-            with ParquetFile(self.name, buffer_size=_PARQUET_BUFFER, pre_buffer=False) as file:
+            with ParquetFile(self.path, buffer_size=_PARQUET_BUFFER, pre_buffer=False) as file:
                 for batch in file.iter_batches(BATCH, use_threads=False):
                     yield from self._decoder.rows(batch)
                     start += batch.num_rows

@@ -17,7 +17,7 @@ from batcher.input.cell import cell
 from batcher.input.column_names import column_index
 from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.records import Message, Values
-from batcher.words import option
+from batcher.words import blamed
 
 Renderer = Callable[[Values], list[Message]]
 """Makes the messages of one row from its values."""
@@ -137,7 +137,7 @@ def from_template(text: str, source: str, columns: Sequence[str]) -> Renderer:
 
 def from_column(name: str, columns: Sequence[str]) -> Renderer:
     """Return the renderer of a column's text: one user message."""
-    index = column_index(name, columns, option("prompt_column"))
+    index = column_index(name, columns, blamed("prompt_column"))
     return lambda values: [{"role": "user", "content": cell(values[index])}]
 
 
@@ -150,7 +150,7 @@ def from_messages_column(name: str, columns: Sequence[str], *, drops_nulls: bool
         drops_nulls: leave out keys without a value in lists and dictionaries: Arrow gives each message all keys of all
             messages. A null in JSON was written by somebody, and stays.
     """
-    index = column_index(name, columns, option("messages_column"))
+    index = column_index(name, columns, blamed("messages_column"))
 
     def render(values: Values) -> list[Message]:
         # Other values also go through JSON, so that NumPy arrays, which pandas makes from Parquet, become lists.

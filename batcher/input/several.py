@@ -21,7 +21,8 @@ from batcher.input.compressed import packing_by_ending
 from batcher.input.dataset import Dataset
 from batcher.input.spool import STDIN
 from batcher.records import Values
-from batcher.words import counted
+from batcher.visible import on_one_line
+from batcher.words import counted, escape_hint
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _SYSTEM_FILES = {"Thumbs.db", "ehthumbs.db", "desktop.ini", "Icon\r"}
@@ -51,7 +52,8 @@ class SeveralDataset(Dataset):
     """
 
     def __init__(self, given: Sequence[str], open_file: Callable[[str], Dataset]) -> None:
-        self.name = given[0] if len(given) == 1 else f"{given[0]} and {counted(len(given) - 1, 'other input')}"
+        first_given = on_one_line(given[0])
+        self.name = first_given if len(given) == 1 else f"{first_given} and {counted(len(given) - 1, 'other input')}"
         self._given = tuple(given)
         self._parts = parts_of(given)
         _check_formats(self._parts)
@@ -100,7 +102,7 @@ class SeveralDataset(Dataset):
         if before != now:
             path = min(before ^ now)
             what = "is gone" if path in before else "is new"
-            raise InputError(f"{self.name}: {path} {what} since the input was opened: start again")
+            raise InputError(f"{self.name}: {on_one_line(path)} {what} since the input was opened: start again")
 
 
 def _arranged(rows: Iterator[Values], columns: Sequence[str], part: Part, table: Dataset) -> Iterator[Values]:
@@ -125,8 +127,8 @@ def _check_columns(first: str, columns: Sequence[str], other: str, found: Sequen
         lacks = [f"lacks {', '.join(map(repr, missing[:5]))}"] if missing else []
         has = [f"has {', '.join(map(repr, more[:5]))} besides"] if more else []
         raise InputError(
-            f"{other} {' and '.join([*lacks, *has])}, compared with the columns of {first}: all files of one table need"
-            " the same columns"
+            f"{on_one_line(other)} {' and '.join([*lacks, *has])}, compared with the columns of {on_one_line(first)}:"
+            " all files of one table need the same columns"
         )
 
 
@@ -154,14 +156,13 @@ def parts_of(given: Sequence[str]) -> list[Part]:
         root, paths = _files_of(each, shared)
         if not paths:
             root = _fixed(Path(each)) if is_pattern(each) else Path(each)
-            gone = "" if root.is_dir() else f": there is no directory {root}"
-            raise InputError(
-                f"{each}: holds no file to read" if root == Path(each) else f"{each}: matches no file{gone}"
-            )
+            gone = "" if root.is_dir() else f": there is no directory {on_one_line(str(root))}"
+            what = "holds no file to read" if root == Path(each) else f"matches no file{gone}"
+            raise InputError(f"{on_one_line(each)}: {what}{escape_hint(each)}")
         for path in paths:
             part = Part(str(path), _partitions(path.absolute().relative_to(root.absolute())))
             if parts.setdefault(path.resolve(), part) is not part:
-                raise InputError(f"{part.path} is given twice: its rows would be sent twice")
+                raise InputError(f"{on_one_line(part.path)} is given twice: its rows would be sent twice")
     return list(parts.values())
 
 
@@ -208,7 +209,7 @@ def _below(root: Path) -> list[Path]:
 
 
 def _raise(error: OSError) -> None:
-    raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    raise InputError(f"{on_one_line(str(error.filename))}: cannot be read: {error.strerror}") from error
 
 
 def _is_hidden(name: str) -> bool:
@@ -256,8 +257,8 @@ def _check_formats(parts: Sequence[Part]) -> None:
     for part in parts:
         if _format(part.path) != _format(first):
             raise InputError(
-                f"{first} and {part.path} are of different formats: all files of one table need the same ending; a"
-                " pattern chooses some of a directory, as in 'data/*.csv' (with the quotes)"
+                f"{on_one_line(first)} and {on_one_line(part.path)} are of different formats: all files of one table"
+                " need the same ending; a pattern chooses some of a directory, as in 'data/*.csv' (with the quotes)"
             )
 
 

@@ -17,7 +17,7 @@ from batcher.input.excel import UNREADABLE, Book, Merged, Uncomputed, cell_name
 from batcher.input.file import FileDataset
 from batcher.input.formats import OLE, format_of, trouble
 from batcher.records import Values
-from batcher.words import option
+from batcher.words import blamed
 
 
 class WorkbookDataset(FileDataset):
@@ -36,7 +36,7 @@ class WorkbookDataset(FileDataset):
     def __init__(self, name: str, sheet: str | None = None) -> None:
         super().__init__(name)
         with self._opened() as book:
-            self.sheet = _chosen(name, book, sheet)
+            self.sheet = _chosen(self.name, book, sheet)
             self._merged = book.merged(self.sheet)
         with closing(self._lines()) as lines:
             self._header, cells = next(((number, row) for number, row in lines if any(row)), (0, []))
@@ -92,7 +92,7 @@ class WorkbookDataset(FileDataset):
     @contextmanager
     def _opened(self) -> Iterator[Book]:
         try:
-            opened = Path(self.name).open("rb")  # noqa: SIM115 - it is closed below
+            opened = Path(self.path).open("rb")  # noqa: SIM115 - it is closed below
         except OSError as error:
             raise InputError(f"{self.name}: cannot be opened: {error.strerror}") from error
         with opened as file:
@@ -134,7 +134,7 @@ def _chosen(name: str, book: Book, wanted: str | None) -> str:
         near = difflib.get_close_matches(wanted, sheets, 1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(
-            f"{option('sheet')}: {name} has no sheet {wanted!r}; its sheets are: {', '.join(map(repr, sheets))}{meant}"
+            f"{blamed('sheet')}: {name} has no sheet {wanted!r}; its sheets are: {', '.join(map(repr, sheets))}{meant}"
         )
     return wanted
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from batcher.answer.reading import is_cut
 from batcher.equality import rewritten
-from batcher.records import Completion, Result, Source, Usage
+from batcher.records import Beside, Completion, Result, Source, Usage
 
 UNSENT = "unsent"
 """The outcome of an intent whose request did not leave."""
@@ -101,6 +101,11 @@ class Spent(NamedTuple):
         return self.answered + self.uncertain
 
     @property
+    def cost(self) -> int | None:
+        """What the answers cost; None if the price of some is unknown."""
+        return None if self.unpriced_answers else self.answered
+
+    @property
     def unpriced(self) -> int:
         """The number of requests of an unknown price."""
         return self.unpriced_answers + self.unpriced_others
@@ -138,6 +143,10 @@ class Chunk(NamedTuple):
     rows: int
     origin: bytes
     sha256: bytes
+
+
+UNWRITTEN = Chunk(0, b"", b"")
+"""A chunk file that is about to be written: if there is a file, a copy of it is kept."""
 
 
 class Counts(NamedTuple):
@@ -202,6 +211,36 @@ JOINED = "joined"
 """The kind of an event that records a result file before it is in its place."""
 REFUSED_BY_HAND = "refused by hand"
 """The kind of an event that records why a run did not do what was asked for."""
+UNCHANGED_BY_HAND = "unchanged by hand"
+"""The kind of an event that records that what was asked for was so already."""
+CORRECTED = "corrected by hand"
+"""The kind of an event that records which result a person's correction replaces."""
+READ = "workbook read"
+"""The kind of an event that records a workbook whose corrections are in the journal."""
+
+
+class Correction(NamedTuple):
+    """An answer that a person has given a row in a chunk file.
+
+    Attributes:
+        position, key: of the row.
+        result: as the file has it.
+        beside: what stays beside the answer.
+        replaces: the id of the result that the row had; None if it had none.
+    """
+
+    position: int
+    key: bytes
+    result: Result
+    beside: Beside
+    replaces: int | None
+
+
+class Workbook(NamedTuple):
+    """A workbook that a person saved beside a chunk file: its name, and its SHA-256."""
+
+    name: str
+    sha256: bytes
 
 
 class ByHand(NamedTuple):
@@ -211,7 +250,7 @@ class ByHand(NamedTuple):
         at: the time, in seconds since the epoch.
         kind: of the event.
         request: the id of the request.
-        said: what changed, such as `rpm 600 -> 300`; or why it was refused.
+        said: what changed, such as `rpm 600 -> 300`; or what was so already; or why it was refused.
     """
 
     at: float
@@ -220,9 +259,8 @@ class ByHand(NamedTuple):
     said: str
 
     @property
-    def is_done(self) -> bool:
-        """Whether it was done, not refused."""
-        return self.kind in BY_HAND
+    def is_refused(self) -> bool:
+        return self.kind == REFUSED_BY_HAND
 
     @property
     def is_pause(self) -> bool:

@@ -3,19 +3,28 @@
 Invariant: asking changes nothing in the directory, and what a lock cannot say is `None`, never a guess.
 
 The system frees the lock when its process ends in any way. A process id would not do: another process may have it by
-now, in a container it is mostly 1, and on another host it means nothing.
+now, in a container it is mostly 1, and on another host it means nothing. The holder writes into the lock file who it is
+and what it does: the latest run of the journal need not be its own, and is not while a new one is planned.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 import re
+import socket
 import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from io import FileIO
 from pathlib import Path
+from typing import NamedTuple
 
 from batcher.journal.access import log_path
 from batcher.journal.entries import LastRun
+from batcher.place import identity
 
 # How long a run waits for the lock, in seconds: who asks whether it is held, holds it for some microseconds.
 PATIENCE_S, LOOK_AGAIN_S = 0.2, 0.01
@@ -40,6 +49,114 @@ _LOCAL = {
 _MOUNTS = Path("/proc/self/mountinfo")  # proc_pid_mountinfo(5)
 
 
+# On Windows nobody else can read the byte that is locked: the first.
+_BEHIND_THE_LOCK = 1
+_MOST_BYTES = 1000
+
+
+class Work(StrEnum):
+    """What the process does that holds a lock."""
+
+    PLANS = "plans"
+    """It reads the input, and has begun no run."""
+
+    RUNS = "runs"
+    """The latest run of the journal is its own."""
+
+    READS = "reads"
+    """It reads the journal, and keeps runs from writing it meanwhile."""
+
+
+class Holder(NamedTuple):
+    """The process that holds a lock."""
+
+    host: str
+    pid: int
+    work: Work
+
+    @property
+    def is_this_process(self) -> bool:
+        return (self.host, self.pid) == (socket.gethostname(), os.getpid())
+
+    @property
+    def process(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+class Lock:
+    """A lock that this process holds: its file says who holds it. If no run begins, it is left as it was found.
+
+    Args:
+        path: of the lock file.
+        work: what the process does.
+    """
+
+    def __init__(self, path: Path, work: Work) -> None:
+        self.path = path
+        self._file = identity(path)
+        self._found = b""
+        self._times = (0, 0)
+        # It is for people: what cannot be read or written, as on a full disk, harms no run.
+        with contextlib.suppress(OSError), self._opened() as file:
+            found = os.fstat(file.fileno())
+            self._times = found.st_atime_ns, found.st_mtime_ns
+            file.seek(_BEHIND_THE_LOCK)
+            self._found = file.read(_MOST_BYTES)
+        self.says(work)
+
+    def says(self, work: Work) -> None:
+        """Say what the process does now."""
+        self._work = work
+        with contextlib.suppress(OSError), self._opened() as file:
+            _write(file, json.dumps(Holder(socket.gethostname(), os.getpid(), work)).encode())
+
+    def clear(self) -> None:
+        """Say nothing any more, before the lock is freed."""
+        with contextlib.suppress(OSError), self._opened() as file:
+            if self._work is Work.RUNS:
+                _write(file, b"")
+            else:
+                _write(file, self._found)
+                os.utime(self.path, ns=self._times)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[FileIO]:
+        """Open the file.
+
+        Raises:
+            OSError: it cannot be opened, or is another process's by now.
+        """
+        with self.path.open("r+b", buffering=0) as file:
+            found = os.fstat(file.fileno())
+            if (found.st_dev, found.st_ino) != self._file:
+                raise FileNotFoundError
+            yield file
+
+
+def _write(file: FileIO, content: bytes) -> None:
+    file.truncate(0)
+    if content:
+        file.seek(_BEHIND_THE_LOCK)
+        file.write(content)
+
+
+def holder_of(path: Path) -> Holder | None:
+    """Return the process that holds the lock of a journal; None if none does, or if it is not known.
+
+    Args:
+        path: of the journal.
+    """
+    if not is_locked(path):
+        return None
+    try:
+        with lock_path(path).open("rb", buffering=0) as file:
+            file.seek(_BEHIND_THE_LOCK)
+            host, pid, work = json.loads(file.read(_MOST_BYTES))
+        return Holder(str(host), int(pid), Work(work))
+    except (OSError, ValueError, TypeError):  # an older batcher has it and writes nothing, or it is freed just now
+        return None
+
+
 def lock_path(path: Path) -> Path:
     """Return the path of a journal's lock file."""
     return path.with_name(f".{path.stem}.lock")
@@ -54,6 +171,8 @@ def is_at_work(path: Path, last: LastRun) -> bool | None:
     """
     if last.ended is not None:
         return False
+    if (holder := holder_of(path)) and holder.work is not Work.RUNS:
+        return False  # it was killed: else this process would not have got its lock
     is_held = is_locked(path)
     if is_held is False and not (last.is_here or _is_local(path)):
         return None  # the file system may not carry locks from one host to another

@@ -20,8 +20,8 @@ from batcher.errors import KeywordBusy, OutputError
 from batcher.journal.access import check_pair, claim, is_for_reading_only, log_path, open_to_read
 from batcher.journal.entries import JOINED, LastRun
 from batcher.journal.evidence import Evidence
-from batcher.journal.locking import LOOK_AGAIN_S, PATIENCE_S, lock_path
-from batcher.journal.matching import Planner
+from batcher.journal.locking import LOOK_AGAIN_S, PATIENCE_S, Lock, Work, holder_of, lock_path
+from batcher.journal.matching import Planner, Rehearsal
 from batcher.journal.reading import Reader
 from batcher.journal.schema import (
     as_output_errors,
@@ -35,8 +35,9 @@ from batcher.journal.schema import (
     read_as_newest,
     version_of,
 )
+from batcher.journal.statements import NOTE
 from batcher.journal.watching import Watch
-from batcher.journal.writing import NOTE, Journal
+from batcher.journal.writing import Journal
 from batcher.place import Place
 
 _AnyReader = TypeVar("_AnyReader", bound=Reader)
@@ -55,9 +56,9 @@ def open_journal(path: Path) -> Journal:
     with as_output_errors(path, "opened"), _closed_on_failure() as stack:
         check_pair(path)  # first of all, because even the lock leaves a file there
         has_lock = lock_path(path).exists()
-        lock = stack.enter_context(closing(Place(_lock(path, stack))))
-        _hold(path, stack)
-        made = None if path.exists() else _Made(path, lock, has_lock=has_lock)
+        lock = _lock(path, stack, Work.PLANS)
+        lock_place = stack.enter_context(closing(Place(lock.path)))
+        made = None if path.exists() else _Made(path, lock_place, has_lock=has_lock)
         if made:
             stack.push(made.end)
         _check(path)
@@ -69,9 +70,9 @@ def open_journal(path: Path) -> Journal:
         make_durable(db)
         bring_up_to_date(db, version_of(db, path))
         place = stack.enter_context(closing(Place(path)))
-        watch = stack.enter_context(closing(Watch(path, place, lock)))
+        watch = stack.enter_context(closing(Watch(path, place, lock_place)))
         reader = stack.enter_context(closing(connect(path, "mode=ro")))
-        journal = Journal(path, db, reader, watch, stack)
+        journal = Journal(path, db, reader, stack, watch=watch, lock=lock)
         if made:
             made.journal = journal
         return journal
@@ -140,7 +141,7 @@ def rehearse(path: Path) -> Planner:
             version = version_of(db, path, "original")
             check_readable(version, path)
             copy(db, version)
-        return Planner(path, db, db, stack, opened=opened)
+        return (Rehearsal if opened else Planner)(path, db, db, stack, opened=opened)
 
 
 @contextlib.contextmanager
@@ -156,7 +157,7 @@ def _read(path: Path, kind: type[_AnyReader], *, alone: bool = False) -> _AnyRea
     with as_output_errors(path, "read"), _closed_on_failure() as stack:
         if alone:
             check_pair(path)
-            _lock(path, stack)
+            _lock(path, stack, Work.READS)
             if _seems_at_work_here(path) and not claim(path):
                 _check_no_run_writes(path)
         opened = open_to_read(path, stack)
@@ -180,15 +181,13 @@ def _check(path: Path) -> None:
         check_whole(opened.db, path)
 
 
-def _lock(path: Path, stack: contextlib.ExitStack) -> Path:
+def _lock(path: Path, stack: contextlib.ExitStack, work: Work) -> Lock:
     """Become the only process that writes a journal; the system frees the lock when the process ends in any way.
 
     Args:
         path: of the journal.
         stack: frees the lock.
-
-    Returns:
-        The path of the lock file.
+        work: what the process does with it.
 
     Raises:
         KeywordBusy: another process, or another run in this one, writes it.
@@ -203,18 +202,9 @@ def _lock(path: Path, stack: contextlib.ExitStack) -> Path:
     except OSError as error:
         raise OutputError(f"{path} cannot be locked: {error.strerror}") from error
     stack.callback(lock.release)
-    return Path(lock.lock_file)
-
-
-_runs_here: set[Path] = set()
-"""The journals that runs of this process hold; a run that is still being planned is not in its journal yet."""
-
-
-def _hold(path: Path, stack: contextlib.ExitStack) -> None:
-    """Record that a run of this process holds a journal, until the stack is closed."""
-    held = path.resolve()
-    _runs_here.add(held)
-    stack.callback(_runs_here.discard, held)
+    held = Lock(Path(lock.lock_file), work)
+    stack.callback(held.clear)
+    return held
 
 
 class _Made:
@@ -244,10 +234,12 @@ class _Made:
 
 def _busy(path: Path) -> KeywordBusy:
     """Return the error about a journal whose lock is held; it names the process, and says what to do about it."""
-    if path.resolve() in _runs_here:
+    holder = holder_of(path)
+    if holder and holder.is_this_process and holder.work is not Work.READS:
         return KeywordBusy(f"{path}: another run in this process has it: await it or cancel it")
     last = _last_run_of(path)
-    process = last.process if last and last.ended is None else "another process"
+    writer = holder or (last if last and last.ended is None else None)
+    process = writer.process if writer else "another process"
     return KeywordBusy(f"{path} is being written by {process}: wait for its end, or stop it")
 
 

@@ -14,7 +14,7 @@ from batcher.errors import SettingsError
 from batcher.money.budget import Budget, BudgetSpent
 from batcher.money.tariff import Tariff
 from batcher.records import Bound, Message
-from batcher.words import counted, dollars, option
+from batcher.words import as_given, blamed, counted, dollars, option
 
 MOST_LOST = 100_000
 """Requests without an answer to remember: a long outage must not fill the memory. The journal has all of them."""
@@ -176,7 +176,7 @@ def check_bounded(tariff: Tariff) -> None:
         SettingsError: the cost of its requests cannot be bounded.
     """
     if said := _unbounded(tariff):
-        raise SettingsError(f"{option('budget')}: {said}")
+        raise SettingsError(f"{blamed('budget')}: {said}")
 
 
 def _unbounded(tariff: Tariff) -> str:
@@ -195,7 +195,7 @@ def _unbounded(tariff: Tariff) -> str:
     if not tariff.is_request_known:
         return (
             f"{type(llm).__name__} in llm= does not show its request parameters before a call, so a request may cost"
-            f" anything: give the model and its base URL instead of llm=, or run without {option('budget')}"
+            f" anything: give the model and its base URL instead of llm=, or run without {as_given('budget')}"
         )
     if tariff.completion_tokens is None:
         return (

@@ -14,7 +14,7 @@ from batcher.errors import OutputError
 from batcher.output.cells import difference
 from batcher.output.directory import Store
 from batcher.records import Completion, Result, Values
-from batcher.words import counted, option
+from batcher.words import as_given, counted
 
 
 class AdoptedFile(NamedTuple):
@@ -70,6 +70,11 @@ class Adoption:
         self._chunk_size = chunk_size
         self.is_strict = is_strict
         self.files: list[AdoptedFile] = []
+        if is_strict and (workbooks := sorted(store.workbooks() - store.starts())):
+            raise OutputError(
+                f"{store.workbook_path(workbooks[0])} may hold answers, and a workbook without its journal is not read:"
+                f" save it as {store.chunk_path(workbooks[0]).name} (CSV UTF-8), or move it away"
+            )
         for start in sorted(store.starts() - known):
             try:
                 self.files.append(self._looked_at(start))
@@ -125,7 +130,7 @@ class Adoption:
         for file in self.files if self.is_strict else ():
             if file.start + file.rows > rows:
                 reach = f"it reaches to row {file.start + file.rows:,}"
-                raise self._misfit(file.start, f"{reach}, and the input, or {option('limit')}, ends at row {rows:,}")
+                raise self._misfit(file.start, f"{reach}, and the input, or {as_given('limit')}, ends at row {rows:,}")
             if not file.has_input and file.rows < self._chunk_size and file.start + file.rows < rows:
                 raise self._misfit(file.start, self._other_size(file.rows))
 
@@ -153,10 +158,10 @@ class Adoption:
             raise self._misfit(line.file.start, f"{line} has {column} {named[column]!r}") from None
 
     def _other_size(self, rows: int) -> str:
-        return f"it holds {counted(rows, 'answer')}, and a chunk {self._chunk_size:,} ({option('chunk_size')})"
+        return f"it holds {counted(rows, 'answer')}, and a chunk {self._chunk_size:,} ({as_given('chunk_size')})"
 
     def _misfit(self, start: int, reason: str) -> OutputError:
         return OutputError(
             f"{self._store.chunk_path(start)} does not fit, and no journal tells what it answers: {reason}. Put its"
-            f" journal back, move the file away, or choose another {option('keyword')} or {option('output_dir')}"
+            f" journal back, move the file away, or choose another {as_given('keyword')} or {as_given('output_dir')}"
         )

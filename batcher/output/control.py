@@ -2,8 +2,9 @@
 
 Invariant: it is written whole and renamed; a request names the run that it is for, so that no other run acts on it.
 
-The verbs write it, and the running process, which alone writes the journal, takes the requests and removes the file.
-If two verbs write at the same time, one request may be lost: each looks whether its own is there until it is answered.
+The verbs write it, and the running process, which alone writes the journal, takes it away before it reads the requests:
+what is asked meanwhile is in a new file. If two verbs write at the same time, one request may be lost: each looks
+whether its own is there until it is answered.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batcher.output.csv_file import replace
+from batcher.place import identity
 
 
 class Wish(NamedTuple):
@@ -24,7 +26,8 @@ class Wish(NamedTuple):
         id: tells it from others.
         run: the number of the run in its journal.
         verb: `limit`, `pause` or `resume`.
-        values: of `limit`: the new limits by name, and `endpoint` if they are for one alone.
+        values: of `limit`: the new limits by name, each a number or `AS_STARTED`; and `endpoint` if they are for one
+            alone.
     """
 
     id: str
@@ -42,10 +45,27 @@ class ControlFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._taken = path.with_name(f".{path.name}.taken")
 
     def exists(self) -> bool:
-        """Return whether there is anything to take: one look at the directory, without reading."""
-        return self._path.exists()
+        """Return whether there is anything to take: one look at the directory, without reading.
+
+        Raises:
+            OSError: the file system cannot say.
+        """
+        return identity(self._path) is not None
+
+    def take(self) -> list[Wish]:
+        """Remove the file, and return its requests.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        with contextlib.suppress(FileNotFoundError):  # withdrawn just now
+            self._path.replace(self._taken)
+        wishes = ControlFile(self._taken).read()
+        self._taken.unlink(missing_ok=True)
+        return wishes
 
     def read(self) -> list[Wish]:
         """Return the requests; none if the file is gone, or holds something else."""
@@ -74,8 +94,9 @@ class ControlFile:
             self.remove()
 
     def remove(self) -> None:
-        with contextlib.suppress(OSError):  # a file that stays is for this run alone
-            self._path.unlink(missing_ok=True)
+        for path in (self._path, self._taken):
+            with contextlib.suppress(OSError):  # a file that stays is for this run alone
+                path.unlink(missing_ok=True)
 
     def _write(self, wishes: Sequence[Wish], name: str) -> None:
         content = json.dumps([each._asdict() for each in wishes]).encode()

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
+from batcher.checks import check_directory
 from batcher.errors import OutputError
 from batcher.journal.entries import LastRun
 from batcher.journal.reading import Reader
 from batcher.output.directory import Store
 from batcher.settings import check_keyword, home_expanded
+from batcher.words import blamed
 
 R = TypeVar("R", bound=Reader)
 
@@ -57,6 +59,7 @@ def opened(keyword: str, output_dir: str | os.PathLike[str], read: Callable[[Pat
         OutputError: there is no run, or its journal cannot be read.
     """
     check_keyword(keyword)
+    check_directory(output_dir, blamed("output_dir"))
     store = Store(Path(home_expanded(output_dir)), keyword)
     if not store.journal_path.exists():
         raise OutputError(f"there is no run {keyword!r} in {store.directory}: {store.journal_path} does not exist")

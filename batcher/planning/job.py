@@ -38,7 +38,8 @@ from batcher.output.directory import Store
 from batcher.planning.refusals import check_endpoints
 from batcher.records import Message, Slice, Values
 from batcher.settings import Settings, check_keyword
-from batcher.words import by_reader, option
+from batcher.visible import on_one_line
+from batcher.words import as_given, blamed, by_reader, escape_hint, option
 
 T = TypeVar("T")
 
@@ -106,7 +107,7 @@ class Job:
     def _affordable(self, messages: list[Message]) -> list[Message]:
         if self.settings.budget is not None and not is_bounded(messages):
             raise InputError(
-                f"the cost of images and audio cannot be bounded in advance: run without {option('budget')}"
+                f"the cost of images and audio cannot be bounded in advance: run without {as_given('budget')}"
             )
         return messages
 
@@ -145,14 +146,14 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     """
     dataset = open_dataset(data, Reading.of(settings.input_encoding, settings.separator, settings.sheet))
     if settings.sheet is not None and dataset.sheet is None:
-        raise SettingsError(f"{option('sheet')}: {dataset.name} is no workbook: leave the option out")
+        raise SettingsError(f"{blamed('sheet')}: {dataset.name} is no workbook: leave the option out")
     keyword = _keyword(settings, dataset, data)
     prompts = _with_system(_prompts(prompt, settings, dataset), settings, dataset)
     _check_holes(prompts, settings, dataset)
     endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys)
     check_endpoints(endpoints, settings)
     if settings.id_column is not None:
-        column_index(settings.id_column, dataset.columns, option("id_column"))
+        column_index(settings.id_column, dataset.columns, blamed("id_column"))
     return Job(
         settings,
         keyword,
@@ -177,7 +178,7 @@ def _check_holes(prompts: _Prompts, settings: Settings, dataset: Dataset) -> Non
     if prompts.columns or settings.same_prompt or not _has_two_rows(dataset, settings):
         return
     raise InputError(
-        f"{option(prompts.given[0][0])} has no hole, so every row would ask the same:"
+        f"{blamed(prompts.given[0][0])} has no hole, so every row would ask the same:"
         f" {slips.advice(prompts.given, dataset.columns)}."
         f" If every row shall ask the same, add {option('same_prompt', value=True)}"
     )
@@ -193,7 +194,7 @@ def _oddities(prompts: _Prompts, columns: Sequence[str]) -> tuple[str, ...]:
     if not prompts.columns:
         return ()
     found = ((name, each) for name, text in prompts.given for each in slips.notes(text, columns, prompts.columns, name))
-    return tuple(f"Note: {option(name)}: {each}." for name, each in found)
+    return tuple(f"Note: {as_given(name)}: {each}." for name, each in found)
 
 
 def _keyword(settings: Settings, dataset: Dataset, data: object) -> str:
@@ -212,13 +213,13 @@ def _store(settings: Settings, keyword: str, dataset: Dataset) -> Store:
     store = Store(directory, keyword)
     for path in filter(store.is_ours, dataset.paths):
         raise SettingsError(
-            f"{path} is a file that the run {keyword!r} writes itself: choose another {option('keyword')} or"
-            f" {option('output_dir')}"
+            f"{path} is a file that the run {keyword!r} writes itself: choose another {as_given('keyword')} or"
+            f" {as_given('output_dir')}"
         )
     if dataset.would_take(store.all_path):
         raise SettingsError(
             f"the files of the run would become a part of the input {dataset.name}: choose another"
-            f" {option('output_dir')}"
+            f" {as_given('output_dir')}"
         )
     return Store(directory, keyword, dataset.columns, _columns(settings), settings.encoding)
 
@@ -266,13 +267,13 @@ def _with_system(prompts: _Prompts, settings: Settings, dataset: Dataset) -> _Pr
     """Put the system message, if there is one, before the messages of each row."""
     system = settings.system
     if settings.system_file is not None:
-        system = _read_text(settings.system_file, option("system_file"), settings.input_encoding)
+        system = _read_text(settings.system_file, blamed("system_file"), settings.input_encoding)
     if system is None:
         return prompts
     name = "system" if settings.system_file is None else "system_file"
     return prompts._replace(
-        render=with_system(prompts.render, system, option(name), dataset.columns),
-        columns=(*prompts.columns, *Template.parse(system, option(name)).holes),
+        render=with_system(prompts.render, system, blamed(name), dataset.columns),
+        columns=(*prompts.columns, *Template.parse(system, blamed(name)).holes),
         system=system,
         given=(*prompts.given, (name, system)),
     )
@@ -281,20 +282,20 @@ def _with_system(prompts: _Prompts, settings: Settings, dataset: Dataset) -> _Pr
 def _prompts(prompt: str | PromptFunction | None, settings: Settings, dataset: Dataset) -> _Prompts:
     """Choose the one source of prompts that was given."""
     columns = dataset.columns
-    given: dict[str, Any] = {
+    named: dict[str, Any] = {
         "--prompt": prompt,
         "--prompt-file": settings.prompt_file,
         "--prompt-column": settings.prompt_column,
         "--messages-column": settings.messages_column,
     }
-    given = {name: value for name, value in given.items() if value is not None}
-    if not given and not dataset.paths and len(columns) == 1:
-        given = {"--prompt-column": columns[0]}  # a Series or a list of texts holds the prompts itself
-    if len(given) != 1:
-        found = f"; given were {' and '.join(map(_spelled, given))}" if given else ""
-        ways = [_spelled(name) for name in ("--prompt", "--prompt-file", "--prompt-column", "--messages-column")]
+    named = {name: value for name, value in named.items() if value is not None}
+    if not named and not dataset.paths and len(columns) == 1:
+        named = {"--prompt-column": columns[0]}  # a Series or a list of texts holds the prompts itself
+    if len(named) != 1:
+        found = f"; given were {' and '.join(as_given(_named(name)) for name in named)}" if named else ""
+        ways = [option(_named(name)) for name in ("--prompt", "--prompt-file", "--prompt-column", "--messages-column")]
         raise SettingsError(f"give the prompt with one of {ways[0]}, {ways[1]}, {ways[2]} and {ways[3]}{found}")
-    [(name, value)] = given.items()
+    [(name, value)] = named.items()
     if prompt is not None and not callable(prompt) and not isinstance(prompt, str):
         raise SettingsError(f"prompt must be a text or a function, not of type {type(prompt).__qualname__}")
     if callable(value):
@@ -304,14 +305,14 @@ def _prompts(prompt: str | PromptFunction | None, settings: Settings, dataset: D
     return made._replace(given=((_named(name), text),)) if made.option == "--prompt" else made
 
 
-def prompts_of(recorded: str, text: str, dataset: Dataset, given: str = "") -> _Prompts:
+def prompts_of(recorded: str, text: str, dataset: Dataset, source: str = "") -> _Prompts:
     """Return a source of prompts that is not a function.
 
     Args:
         recorded: its option in the journal: `--prompt`, `--prompt-column` or `--messages-column`.
         text: the template, or the column's name.
         dataset: the input.
-        given: the option that the user gave, for messages; default: the recorded one.
+        source: the option that the user gave, for messages; default: the recorded one.
     """
     columns = dataset.columns
     if recorded == "--messages-column":
@@ -319,33 +320,34 @@ def prompts_of(recorded: str, text: str, dataset: Dataset, given: str = "") -> _
         return _Prompts(render, recorded, text, (text,))
     if recorded == "--prompt-column":
         return _Prompts(from_column(text, columns), recorded, text, (text,))
-    place = given or _spelled(recorded)
+    place = source or _spelled(recorded)
     return _Prompts(from_template(text, place, columns), recorded, text, Template.parse(text, place).holes)
 
 
 def _spelled(recorded: str) -> str:
     """Return an option, given as the journal records it, as the reader would write it."""
-    return option(_named(recorded))
+    return blamed(_named(recorded))
 
 
 def _named(recorded: str) -> str:
     return recorded.removeprefix("--").replace("-", "_")
 
 
-def _read_text(path: str | os.PathLike[str], given: str, encoding: str | None) -> str:
+def _read_text(path: str | os.PathLike[str], source: str, encoding: str | None) -> str:
     """Read a prompt's file.
 
     Args:
         path: of the file.
-        given: the option that names it.
+        source: the option that names it.
         encoding: of the input, if the user gives it.
     """
+    name = on_one_line(os.fspath(path))
     try:
         content = Path(path).read_bytes()
     except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
         said = error.strerror if isinstance(error, OSError) else str(error)
-        raise SettingsError(f"{given} {os.fspath(path)} cannot be read: {said}") from error
-    text = decoded(f"{given} {os.fspath(path)}", content, encoding)
+        raise SettingsError(f"{source} {name} cannot be read: {said}{escape_hint(os.fspath(path))}") from error
+    text = decoded(f"{source} {name}", content, encoding)
     # Editors add a line break at a file's end, which is not part of the prompt.
     return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
 

@@ -16,7 +16,7 @@ from batcher.errors import SettingsError
 from batcher.money.spending import check_bounded
 from batcher.money.tariff import Tariff
 from batcher.settings import Settings
-from batcher.words import option
+from batcher.words import as_given
 
 _OTHER_FILES = 128
 """Files that a process opens besides its connections: the journal, chunk files, libraries."""
@@ -64,6 +64,6 @@ def check_open_files(endpoints: Sequence[Endpoint]) -> int:
         if allowed < needed:
             raise SettingsError(
                 f"{needed:,} files and connections may be open at once, and the system allows {allowed:,}: lower"
-                f" {option('max_concurrency')}, use fewer keys, or raise the limit (ulimit -n)"
+                f" {as_given('max_concurrency')}, use fewer keys, or raise the limit (ulimit -n)"
             )
     return needed

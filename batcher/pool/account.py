@@ -6,9 +6,10 @@ Invariant: no state of an account is kept for one of its keys; what one key lear
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from batcher.calls.waits import LONGEST_ASKED_S
 from batcher.endpoint import Endpoint
@@ -25,6 +26,20 @@ if TYPE_CHECKING:
 _UNCONFIRMED_S = 60.0
 # The weight of the latest call in the moving average.
 _WEIGHT = 1 / 16
+
+
+class Bound(NamedTuple):
+    """A limit of an account, in requests a minute.
+
+    Attributes:
+        name: of the limit, as an endpoint has it; empty if it is the server's own.
+        rate: the requests a minute that it allows; infinite if there is none, or it is not known.
+        text: the limit in words.
+    """
+
+    name: str
+    rate: float
+    text: str
 
 
 class Account:
@@ -78,12 +93,30 @@ class Account:
         """Return a limit as the user gave it: `rpm`, `rps`, `tpm` or `max_concurrency`."""
         return self.max_concurrency if name == "max_concurrency" else self._given[name]
 
-    def limit(self, max_concurrency: int | None = None, **rates: float) -> None:
-        """Change limits that the user gave; those that are not given stay as they are."""
+    def limit(self, max_concurrency: int | None = None, **rates: float | None) -> None:
+        """Change limits that the user gave, to None for no limit; those that are not given stay as they are."""
         if max_concurrency is not None:
             self.max_concurrency = max_concurrency
             self.concurrency.bound_by(max_concurrency)
         self._given |= rates
+
+    def bounds(self) -> list[Bound]:
+        """Return the limits that hold now, as far as it is known what they allow."""
+        rpm, rps, tpm = self._given.values()
+        requests, tokens = (limit.per_minute for limit in self.server_limits)
+        found = [
+            Bound("rpm", rpm or math.inf, f"rpm {rpm:,g}" if rpm else ""),
+            Bound("rps", 60 * rps if rps else math.inf, f"rps {rps:,g}" if rps else ""),
+            Bound("tpm", tpm / self.tokens if tpm and self.tokens else math.inf, f"tpm {tpm:,g}" if tpm else ""),
+        ]
+        if latencies := [member.latency_s for member in self.members if member.answers and member.latency_s]:
+            rate = 60 * self.max_concurrency / min(latencies)
+            found.append(Bound("max_concurrency", rate, f"max_concurrency {self.max_concurrency:,}"))
+        if requests and not (rpm or rps):
+            found.append(Bound("", requests, f"the service's limit of {requests:,g} requests a minute"))
+        if tokens and self.tokens and not tpm:
+            found.append(Bound("", tokens / self.tokens, f"the service's limit of {tokens:,g} tokens a minute"))
+        return found
 
     def admits(self) -> bool:
         """Return whether one more call may be in flight."""

@@ -68,17 +68,21 @@ class Limiter:
         # At 1.5 a second, some seconds see two.
         self._requests = [_changed(before.get(window_s), math.ceil(limit), window_s) for limit, window_s in limits]
         if self._tokens and tpm:
-            now = self._loop.time()
+            now = self.now()
             self._paid_at = now + (self._paid_at - now) * (self._tokens.limit / tpm if self._paid_at > now else 1)
         self._tokens = _changed(self._tokens, tpm, 60 * (1 + _MARGIN)) if tpm else None
         self._is_changed = True
 
+    def now(self) -> float:
+        """Return the loop's time, by which alone the limits are counted."""
+        return self._loop.time()
+
     async def ready(self) -> None:
         """Wait until the pace lets one more call pass."""
-        now = self._loop.time()
+        now = self.now()
         if now - self._passed_at > _CATCH_UP_S:  # otherwise a call has been waiting all the time
             self._wanted_at = now
-        while (wait := self._paid_at - self._loop.time()) > 0:  # noqa: ASYNC110 - answers change the moment
+        while (wait := self._paid_at - self.now()) > 0:  # noqa: ASYNC110 - answers change the moment
             await asyncio.sleep(_pause(wait))
         if self._is_changed:
             self._is_changed = False
@@ -89,7 +93,7 @@ class Limiter:
 
     def wait(self, tokens: float) -> float:
         """Return 0 if a call of this many tokens may pass now, else the seconds after which to ask again."""
-        now = self._loop.time()
+        now = self.now()
         waits = [count.wait(1, now) for count in self._requests]
         if self._tokens:
             waits.append(self._tokens.wait(tokens, now))
@@ -97,12 +101,12 @@ class Limiter:
 
     def reserve(self, tokens: float) -> Reservation:
         """Admit a call of this many tokens."""
-        self._passed_at = self._loop.time()
+        self._passed_at = self.now()
         requests = [_Share(count, 1) for count in self._requests]
         if not self._tokens:
             return Reservation(self, requests)
         # Unused capacity is not saved up.
-        self._paid_at = max(self._paid_at, self._wanted_at, self._loop.time() - _LUMPS_CATCH_UP_S)
+        self._paid_at = max(self._paid_at, self._wanted_at, self.now() - _LUMPS_CATCH_UP_S)
         self.owe(tokens)
         return Reservation(self, requests, _Share(self._tokens, tokens))
 
@@ -122,8 +126,9 @@ class Reservation:
         self._requests = requests
         self._tokens = tokens
 
-    def leave(self, now: float) -> None:
-        """Record that the call leaves at this time of the loop."""
+    def leave(self) -> None:
+        """Record that the call leaves now, by the loop's own time: a server counts pauses by hand as well."""
+        now = self._limiter.now()
         for share in self._requests:
             share.leave(now)
         if self._tokens:

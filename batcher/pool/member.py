@@ -234,7 +234,7 @@ class Member:
         self.requests += 1
         slot.number = self.account.leave()
         if slot.reservation:
-            slot.reservation.leave(now)
+            slot.reservation.leave()
 
     def release(self, slot: Slot) -> None:
         """Record that a call has ended, or will not be made."""

@@ -16,7 +16,7 @@ from batcher.errors import KeywordBusy, OutputError
 from batcher.journal.opening import read_journal
 from batcher.output.csv_file import sha256_of
 from batcher.output.directory import Store, set_aside
-from batcher.words import option, say
+from batcher.words import as_given, say
 
 _MARK = ".rehearsal"
 """The file by which a directory is known as a rehearsal's, which the next one may remove."""
@@ -77,7 +77,7 @@ def _make_anew(path: Path, keyword: str) -> None:
     if path.exists():
         if not (path / _MARK).is_file():
             raise OutputError(
-                f"{path} is not the directory of a rehearsal: move it away, or choose another {option('output_dir')}"
+                f"{path} is not the directory of a rehearsal: move it away, or choose another {as_given('output_dir')}"
             )
         if _has_changed(Store(path, keyword)):
             say(f"The result in {path} was changed since it was written: the directory is kept as {set_aside(path)}.")

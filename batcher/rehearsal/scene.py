@@ -301,7 +301,8 @@ def _write_endpoints(path: Path, real: Sequence[Endpoint], settings: Settings, b
     for number, each in enumerate(real, 1):
         values: dict[str, Any] = {"model": each.model, "base_url": base_url, "api_key_env": f"{KEY_VARIABLE}{number}"}
         values |= {name: getattr(each, name) for name in ("name", "account", "rpm", "rps", "tpm", "max_concurrency")}
-        values |= {"params": dict(each.params), "prices": _prices(each, settings)}
+        # The names in extra_body are not checked again: they have been.
+        values |= {"params": each.params and {"extra_body": dict(each.params)}, "prices": _prices(each, settings)}
         lines += ["[[endpoint]]", *(f"{name} = {_toml(value)}" for name, value in values.items() if value), ""]
     path.write_text("\n".join(lines), encoding="utf-8")
 

@@ -13,14 +13,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
 
+from batcher.checks import check_directory
 from batcher.errors import OutputError
 from batcher.journal.access import log_path
 from batcher.journal.entries import ByHand, LastRun
-from batcher.journal.locking import is_at_work, is_locked
+from batcher.journal.locking import Holder, Work, holder_of, is_at_work, is_locked
 from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO
+from batcher.output.directory import Store
+from batcher.reports.by_hand import unread
 from batcher.tables import html_table, width
-from batcher.words import dollars, duration
+from batcher.words import blamed, dollars, duration
 
 AT_WORK = frozenset({"running", "paused"})
 """The states of a run whose process is at work."""
@@ -35,11 +38,10 @@ class RunLine:
     """A run of the list; what cannot be read, or known, is None.
 
     Attributes:
-        state: as in `RunStatus`; or `planning` (its first process is still reading the input), `empty` (a journal in
-            which no run began) or `unreadable`.
+        state: as in `RunStatus`; or `empty` (a journal in which no run began) or `unreadable`.
         is_running: whether a process works on it.
         rows, ok, invalid, error, left: all rows, rows by status, and rows without a result.
-        cost_usd: the cost in US dollars of the answered requests; None if no price is known.
+        cost_usd: US dollars for the answers; None if the price of some is unknown.
         changed: when the journal was last written, in seconds since the epoch.
         reason: why the journal cannot be read, or empty.
     """
@@ -110,8 +112,10 @@ def runs_in(directory: Path) -> Runs:
     """Return the runs of a directory, the latest first.
 
     Raises:
+        SettingsError: no directory can be called so.
         OutputError: there is no such directory, or it cannot be read.
     """
+    check_directory(directory, blamed("output_dir"))
     try:
         found = sorted((match[1], path) for path in directory.iterdir() if (match := _JOURNAL.fullmatch(path.name)))
     except FileNotFoundError as error:
@@ -121,7 +125,7 @@ def runs_in(directory: Path) -> Runs:
     return Runs(directory, sorted((_line(*each) for each in found), key=lambda line: -line.changed))
 
 
-def state_of(path: Path, last: LastRun, left: int, by_hand: Sequence[ByHand]) -> str:
+def state_of(path: Path, last: LastRun, left: int, by_hand: Sequence[ByHand], holder: Holder | None) -> str:
     """Return the state of a run, as `RunStatus` names it.
 
     Args:
@@ -129,7 +133,10 @@ def state_of(path: Path, last: LastRun, left: int, by_hand: Sequence[ByHand]) ->
         last: its latest process.
         left: the rows without a result.
         by_hand: what people changed in that process.
+        holder: the process that holds its lock, if it is known.
     """
+    if holder and holder.work is Work.PLANS:
+        return "planning"
     if last.ended is not None:
         return "stopped" if left else "done"
     at_work = is_at_work(path, last)
@@ -145,22 +152,24 @@ def _line(keyword: str, path: Path) -> RunLine:
     changed = max(_written(path), default=0.0)
     try:
         with read_journal(path) as journal:
-            last = journal.last_run()
+            holder, last = holder_of(path), journal.last_run()
             if last is None:
                 is_held = is_locked(path)
                 return RunLine(keyword, "planning" if is_held else "empty", is_held, changed=changed)
             counts, spent = journal.counts(), journal.spent()
-            state = state_of(path, last, counts.left, journal.by_hand(last.id))
+            state = state_of(path, last, counts.left, journal.by_hand(last.id), holder)
+            if state not in AT_WORK:
+                counts = unread(Store(path.parent, keyword), journal, last).counted(counts)
             return RunLine(
                 keyword,
                 state,
-                is_running=None if state == "unknown" else state in AT_WORK,
+                is_running=None if state == "unknown" else state in {*AT_WORK, "planning"},
                 rows=counts.rows,
                 ok=counts.ok,
                 invalid=counts.invalid,
                 error=counts.error,
                 left=counts.left,
-                cost_usd=None if spent.unpriced and not spent.answered else spent.answered / NANO,
+                cost_usd=None if spent.cost is None else spent.cost / NANO,
                 changed=changed,
             )
     except OutputError as error:

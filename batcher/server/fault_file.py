@@ -21,7 +21,8 @@ from batcher.errors import SettingsError
 from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.server.faults import Fate, FaultRule, Reply
 from batcher.server.refusals import REFUSALS
-from batcher.words import option
+from batcher.visible import on_one_line
+from batcher.words import escape_hint, option, toml_hint
 
 _KEYS = {
     **dict.fromkeys(("match", "model", "api_key_env", "service", "case", "do", "name"), (str,)),
@@ -61,11 +62,11 @@ def read_faults(path: str | os.PathLike[str], env: Mapping[str, str]) -> tuple[F
     Raises:
         SettingsError: it cannot be read, or a table is wrong.
     """
-    where = f"{option('faults')} {os.fspath(path)}"
+    where = f"{option('faults')} {on_one_line(os.fspath(path))}"
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise SettingsError(f"{where}: {error.strerror}") from error
+        raise SettingsError(f"{where}: {error.strerror}{escape_hint(os.fspath(path))}") from error
     except ValueError as error:  # bad UTF-8, or a NUL in the path
         raise SettingsError(f"{where} is not a TOML file: {error}") from error
     return faults_in(text, where, env)
@@ -85,7 +86,7 @@ def faults_in(text: str, where: str, env: Mapping[str, str]) -> tuple[FaultRule,
     try:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"{where} is not a TOML file: {error}") from error
+        raise SettingsError(f"{where} is not a TOML file: {error}{toml_hint(error)}") from error
     tables = content.get("fault")
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables) or len(content) > 1:
         others = ", ".join(repr(name) for name in content if name != "fault")
