@@ -112,6 +112,17 @@ def test_the_form_that_was_found_is_kept_in_the_journal_and_not_looked_for_again
         assert server.books.refused_by_form == refused
 
 
+def test_if_no_answer_holds_in_any_form_the_next_process_looks_for_one_again(tmp_path: Path) -> None:
+    with server_of("full") as server:
+        options: dict[str, Any] = {"schema": SCHEMA, "limit": 10, "with_": "form", "on_change": "redo"}
+        cut = run(tmp_path, server, param={"max_tokens": 2}, **options)
+        assert (cut.invalid, set(cut.frame()["infer_form"])) == (10, {"prompt"})
+        assert set(cut.frame()["infer_error"]) == {"the JSON is not closed; it was cut off at max_tokens"}
+        assert look(tmp_path, "SELECT * FROM events WHERE kind = 'form'") == []
+        whole = run(tmp_path, server, param={"max_tokens": 200}, **options)
+        assert (whole.ok, set(whole.frame()["infer_form"])) == (10, {"strict"})
+
+
 @pytest.mark.parametrize(
     ("structured", "forms"),
     [("choice", {"choice"}), ("schema", {"strict"}), ("json", {"json"}), ("prompt", {"prompt"})],
