@@ -279,7 +279,7 @@ def test_a_mistake_is_blamed_on_the_file_if_the_file_made_it(
 
 def test_verbs_that_look_at_a_run_blame_the_file_too(capsys: pytest.CaptureFixture[str]) -> None:
     job('keyword = "k"\ninput = "none.csv"\noutput_dir = "none"')
-    assert main(["status"]) == 2
+    assert main(["status", "k"]) == 2
     assert "there is no run 'k' in none" in capsys.readouterr().err
     job(JOB.replace('keyword = "odd"', ""))
     assert main(["run", "--quiet"]) == 0
