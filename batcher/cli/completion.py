@@ -332,7 +332,7 @@ def _fish(verbs: Sequence[Verb]) -> str:
             f"complete -c batcher -n __fish_use_subcommand -a {verb.name} -d {_fish_text(_in_short(verb.summary))}"
         )
         seen = f"complete -c batcher -n '__fish_seen_subcommand_from {verb.name}'"
-        for action, (forms, words) in ((action, form) for action in _options(verb) for form in _forms(action)):
+        for action, (forms, words) in ((each, form) for each in _options(verb) for form in _forms(each)):
             flags = " ".join(f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in forms)
             value = f" {_in_fish(_values(action))}" if _takes_value(action) else ""
             lines.append(f"{seen} {flags}{value} -d {_fish_text(words)}")

@@ -158,16 +158,17 @@ def _say_used(path: str, foreign: Collection[str], *, is_found: bool) -> None:
 def _fill_run(arguments: argparse.Namespace) -> Written:
     """Fill the keyword, the directory and the input of a verb that looks at a run."""
     is_asked = arguments.config is not None
+    is_list = arguments.verb == "status" and arguments.keyword is None and not is_asked
     path = Path(arguments.config or DEFAULT)
     values = Written()
-    if is_asked or (path.is_file() and (arguments.keyword is None or arguments.output_dir is None)):
-        values = _read_for_run(path, is_needed=is_asked or arguments.keyword is None)
+    is_named = arguments.keyword is not None or is_list
+    if is_asked or (path.is_file() and not (is_named and arguments.output_dir)):
+        values = _read_for_run(path, is_needed=is_asked or not is_named)
     keyword = values.get("keyword") or default_keyword(values.get("data"))
-    is_list = arguments.verb == "status" and arguments.keyword is None and not is_asked
     if is_list:
         arguments.of_file = keyword
     elif arguments.keyword is None:
-        if keyword is None and arguments.verb != "status":  # without a keyword it lists all runs
+        if keyword is None:
             raise SettingsError("give KEYWORD, the name of the run" + (f", or keyword in {path}" if values else ""))
         arguments.keyword = keyword
         if arguments.verb == "verify" and arguments.data is None:  # a verb that takes an input
