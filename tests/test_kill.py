@@ -6,6 +6,7 @@ If its directory goes away while it works, it stops sending, and what it says of
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import pytest
 from programs import LocalServer, environment, expected_answer, local_server, table, write_table
 
@@ -300,6 +302,65 @@ def test_a_run_comes_to_its_end_though_it_is_killed_over_and_over(scene: Scene) 
     assert status == 0, scene.said
     assert kills > 40
     scene.check(in_flight)
+
+
+# -- Killed with answers by hand in the files
+
+BY_HAND = {3: "plain", 25: "another form", 47: "workbook"}
+HANDS: dict[str, tuple[str, str, int]] = {
+    "the first correction is being noted": ("asyncio", "execute", 45),
+    "the corrections are half noted": ("asyncio", "execute", 60),
+    "the workbook is about to be set aside": ("os.rename", "40_k.xlsx.bak", 1),
+    "a chunk file of the new size is about to be written": ("open", "/.0_k.csv.tmp", 1),
+    "a chunk file of the new size is about to be renamed": ("os.rename", "/.0_k.csv.tmp", 1),
+    "the other chunk file of the new size is about to be renamed": ("os.rename", "/.50_k.csv.tmp", 1),
+    "the chunk file of another form is about to be set aside": ("os.rename", "20_k.csv.bak", 1),
+    "a chunk file of the old size is about to be removed": ("os.remove", "/40_k.csv", 1),
+    "all_ is about to be renamed": ("os.rename", "/.all_k.csv.tmp", 1),
+}
+
+
+@pytest.fixture
+def corrected(first: Scene, scene: Scene) -> Scene:
+    """A finished run in whose files three answers were corrected, each in its own way."""
+    shutil.copytree(first.output, scene.output)
+    for row, answer in BY_HAND.items():
+        path = scene.output / f"{row - row % CHUNK}_k.csv"
+        text = path.read_text(encoding="utf-8").replace(expected_answer(PROMPTS[row]), answer)
+        assert answer in text
+        if answer == "workbook":
+            pd.read_csv(io.StringIO(text)).to_excel(path.with_suffix(".xlsx"), index=False)
+        else:
+            path.write_text(text, encoding="utf-8" if answer == "plain" else "utf-16")
+    return scene
+
+
+def answers_of(scene: Scene) -> list[str]:
+    return [row["infer"] for row in table(scene.output / "all_k.csv")]
+
+
+@pytest.mark.parametrize("moment", HANDS)
+def test_no_answer_by_hand_is_lost_by_a_kill_when(corrected: Scene, moment: str) -> None:
+    assert corrected.run("--chunk-size", "50", at=HANDS[moment]) == -signal.SIGKILL, corrected.said
+    assert corrected.run("--chunk-size", "50") == 0, corrected.said
+    assert answers_of(corrected) == [BY_HAND.get(n, expected_answer(prompt)) for n, prompt in enumerate(PROMPTS)]
+    assert {name for name in corrected.files() if "bak" in name} == {"20_k.csv.bak", "40_k.xlsx.bak"}
+    assert corrected.server.books()["requests"] == 0
+
+
+@pytest.mark.parametrize(
+    "moment", ["a chunk file of the new size is about to be written", "all_ is about to be renamed"]
+)
+def test_a_copy_with_the_answers_by_hand_of_rows_that_are_asked_again_survives_a_kill_when(
+    corrected: Scene, moment: str
+) -> None:
+    plain = (corrected.output / "0_k.csv").read_bytes()
+    assert corrected.run() == 0, corrected.said
+    again = ("--system", "Again.", "--on-change", "redo", "--chunk-size", "50")
+    assert corrected.run(*again, at=HANDS[moment]) == -signal.SIGKILL, corrected.said
+    assert corrected.run(*again) == 0, corrected.said
+    assert corrected.files()["0_k.csv.bak"] == plain
+    assert not {*BY_HAND.values()} & {*answers_of(corrected)}
 
 
 # -- A disk that is full, or not to be written

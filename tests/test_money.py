@@ -640,8 +640,12 @@ def tariff_most(prompt: str) -> int:
             "the price of m at http://127.0.0.1:1/v1 is unknown: ",
         ),
         (Endpoint("m", prices={"in": 1, "out": 1}), {}, "nothing bounds how long an answer of m may be.*max_tokens"),
-        (PRICED, {**SHORT, "n": "5"}, "nothing bounds how long an answer of m may be.*n, thinking_budget"),
-        (PRICED, {"max_tokens": "2"}, "nothing bounds how long an answer of m may be"),
+        (
+            PRICED,
+            {**SHORT, "extra_body": {"n": "5"}},
+            "nothing bounds how long an answer of m may be.*n, thinking_budget",
+        ),
+        (PRICED, {"extra_body": {"max_tokens": "2"}}, "nothing bounds how long an answer of m may be"),
         (chat(max_retries=None, max_tokens=2), {}, "the chat model m retries a failed request itself, 2 times, .*=0"),
         (chat(), {}, "nothing bounds how long an answer of m may be"),
         (

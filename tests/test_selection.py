@@ -204,12 +204,16 @@ def test_a_sample_that_was_stopped_goes_on(lab: Lab) -> None:
     assert has_verified(lab)
 
 
-def test_chunk_files_of_a_sample_that_were_corrected_are_kept_as_copies(lab: Lab) -> None:
+def test_corrections_of_a_sample_stay_with_their_rows_in_other_samples_and_in_the_table(lab: Lab) -> None:
     asked(lab, sample=20)
-    path = lab.path(0)
+    path, first = lab.path(0), sampled(20)[0]
     path.write_text(path.read_text(encoding="utf-8").replace(",ok,", ",ok,corrected", 1), encoding="utf-8")
-    asked(lab)
-    assert "corrected" in (lab.directory / "0_k.csv.bak").read_text(encoding="utf-8")
+    for options in ({"sample": 30}, {"sample": 10}, {"sample": 20}, {}):
+        asked(lab, **options)
+        found = {row["text"]: row["infer_error"] for row in lab.rows()}
+        assert found == {text: "corrected" if text == first else "" for text in found}, options
+        assert (first in found) == (options != {"sample": 10} or first in sampled(10))
+    assert [each.name for each in lab.directory.iterdir() if "bak" in each.name] == []
 
 
 def test_verify_draws_the_sample_from_the_table_as_it_was(lab: Lab) -> None:

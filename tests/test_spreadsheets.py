@@ -187,7 +187,8 @@ def test_the_corrections_are_read_and_the_inputs_cells_are_the_inputs(
     again(done, table)
     merge("k", done.directory)
     assert done.files() == files
-    assert batcher.verify("k", table, output_dir=done.directory).findings[0].kind == "file-answer"
+    found = batcher.verify("k", table, output_dir=done.directory)
+    assert (found.findings, found.corrected) == ((), ((str(done.path(0)), 1, 1),))
 
 
 def test_plan_accepts_what_run_accepts(done: Lab, table: Path) -> None:

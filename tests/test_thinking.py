@@ -388,5 +388,5 @@ def test_verify_names_a_further_column_that_was_changed(tmp_path: Path) -> None:
     run(tmp_path, completion(THINKS), with_="reasoning")
     chunk_file = tmp_path / "0_k.csv"
     chunk_file.write_text(chunk_file.read_text().replace("It is a.", "It is b."))
-    kinds = {finding.kind for finding in batcher.verify("k", ["a", "b"], output_dir=tmp_path).findings}
-    assert "file-answer" in kinds
+    found = batcher.verify("k", ["a", "b"], output_dir=tmp_path)
+    assert found.corrected == ((str(chunk_file), 1, 1),)

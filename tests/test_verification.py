@@ -245,18 +245,10 @@ def test_damage_to_the_journal_is_named_with_and_without_the_input(done: Lab, da
 
 
 FILES: list[tuple[Damage, Named]] = [
-    (edit(0, put(3, 2, "better")), {"file-answer": [(2, 2), "line 4"]}),
-    (edit(0, put(3, 3, "error")), {"file-answer": [(2, 2), "line 4"]}),
-    (both(edit(0, put(3, 2, "better")), edit("all", put(3, 2, "better"))), {"file-answer": [(2, 2), "line 4"]}),
-    (
-        both(edit(0, put(3, 2, "better")), edit("all", put(3, 2, "worse"))),
-        {
-            "file-answer": [(2, 2), "line 4"],
-            "all-other": [(2, 2), "line 4"],
-        },
-    ),
+    (edit(0, put(3, 3, "fine")), {"file-answer": [(2, 2), "line 4"]}),
+    (both(edit(0, put(3, 2, "better")), edit("all", put(3, 2, "worse"))), {"all-other": [(2, 2), "line 4"]}),
     (edit(0, put(3, 0, "n9")), {"file-cells": [(2, 2), "line 4"]}),
-    (edit(0, exchange(3, 5)), {"file-answer": [(2, 2), (4, 4), "line 4", "line 6"]}),
+    (edit(0, exchange(3, 5)), {"file-cells": [(2, 2), (4, 4), "line 4", "line 6"]}),
     (edit(5, lambda lines: lines.pop(3)), {"file-lacks": [(7, 7)]}),
     (edit(5, lambda lines: lines.pop()), {"file-lacks": [(9, 9)]}),
     (edit(5, lambda lines: lines.insert(3, lines[3])), {"file-more": ["line 5"]}),
@@ -288,6 +280,41 @@ FILES: list[tuple[Damage, Named]] = [
 def test_damage_to_a_file_is_named_with_and_without_the_input(done: Lab, damage: Damage, expected: Named) -> None:
     damage(done)
     assert named(done) == named(done, input_of(done)) == expected
+
+
+@pytest.mark.parametrize(
+    ("damage", "cells", "counts"),
+    [
+        (edit(0, put(3, 2, "better")), 1, (12, 12, 0, 0)),
+        (both(edit(0, put(3, 2, "better")), edit("all", put(3, 2, "better"))), 1, (12, 12, 0, 0)),
+        (edit(0, put(3, 3, "error")), 1, (12, 11, 0, 1)),
+        (both(edit(0, put(3, 2, "better")), edit(0, put(3, 4, "seen by Ann"))), 2, (12, 12, 0, 0)),
+    ],
+)
+def test_an_answer_by_hand_is_counted_and_is_no_finding(
+    done: Lab, damage: Damage, cells: int, counts: tuple[int, ...]
+) -> None:
+    """It is the same before and after a run has taken it into its journal."""
+    damage(done)
+    for again in (False, True):
+        if again:
+            finish(done, Service([]))
+        for found in (check(done), check(done, input_of(done))):
+            assert (found.findings, found.counts) == ((), counts)
+            assert found.corrected == ((str(done.path(0)), 1, cells),)
+            assert f"1 answer by hand ({cells} cell{'s' * (cells > 1)}): {done.path(0)} (1)" in str(found)
+
+
+@pytest.mark.parametrize(("encoding", "separator"), [("utf-16", ","), ("utf-8", ";")])
+def test_a_file_that_came_back_in_another_form_is_compared_as_run_reads_it(
+    done: Lab, encoding: str, separator: str
+) -> None:
+    edit(0, put(3, 2, "更好"))(done)
+    done.path(0).write_bytes(done.path(0).read_text("utf-8").replace(",", separator).encode(encoding))
+    for found in (check(done), check(done, input_of(done))):
+        assert found.findings == ()
+        assert found.corrected == ((str(done.path(0)), 1, 1),)
+        assert any("0_k.csv came back " in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -685,12 +712,17 @@ def test_the_exit_status_tells_whether_it_is_proven(done: Lab, capsys: pytest.Ca
     assert main(arguments) == 0
     assert capsys.readouterr().out == f"{check(done, input_of(done))}\n"
     edit(0, put(3, 2, "better"))(done)
+    assert main([*arguments, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["ok"] is True
+    assert said["corrected"] == [{"path": str(done.path(0)), "rows": 1, "cells": 1}]
+    edit(0, put(3, 0, "n9"))(done)
     assert main([*arguments, "--json"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert said["ok"] is False
     assert said["counts"] == {"rows": 12, "ok": 12, "invalid": 0, "error": 0, "left": 0}
     [finding] = said["findings"]
-    assert finding["kind"] == "file-answer"
+    assert finding["kind"] == "file-cells"
     assert finding["rows"] == [[2, 2]]
     assert finding["places"] == [f"{done.path(0)}, line 4"]
 

@@ -16,7 +16,8 @@ from batcher.engine.stop import to_the_end
 from batcher.errors import OutputError
 from batcher.journal.entries import Chunk
 from batcher.journal.writing import Journal
-from batcher.output.directory import result_changed
+from batcher.output.changed import OfJournal
+from batcher.output.directory import came_back, result_changed
 from batcher.output.edited import UnfitError, message
 from batcher.planning.job import Job, chunks_of
 from batcher.planning.plan import Plan
@@ -66,6 +67,7 @@ class Chunks:
         self._loop = asyncio.get_running_loop()
         self._written = journal.chunks()
         self._intact = planned.intact
+        self._by_hand = planned.by_hand
         self._starts: list[int] = []
         self._unwritten = 0
 
@@ -84,13 +86,11 @@ class Chunks:
         return chunk
 
     def _is_written(self, chunk: OpenChunk, states: Sequence[RowState]) -> bool:
-        """Return whether the chunk's file holds the journal's results, or a person's corrections of them."""
+        """Return whether the chunk's file holds the journal's results."""
         written = self._written.get(chunk.start)
         if written is None or written.origin != self._store.origin(chunk.lines, states):
             return False
-        if chunk.start in self._intact:
-            return True
-        return not self._store.is_empty(chunk.start)  # the plan has read its corrections, and `_join` reads them again
+        return chunk.start in self._intact
 
     async def write(self, chunk: OpenChunk) -> None:
         """Write a chunk's file from the journal, and record that in the journal, before and after."""
@@ -116,7 +116,7 @@ class Chunks:
         await self._journal.chunk_written(chunk.start, record)
         self._written[chunk.start] = record
         self._unwritten -= 1
-        self._report_copy(copy)
+        self._report_copy(chunk.start, copy)
 
     def _write_file(self, chunk: OpenChunk) -> tuple[Chunk, Path | None]:
         """Do the blocking part of `_write`; runs in a thread."""
@@ -132,7 +132,7 @@ class Chunks:
         self._journal.check_in_place()
         for start in (self._written.keys() | self._store.starts()) - set(self._starts):
             written = self._written.get(start)
-            self._report_copy(self._store.remove_chunk(start, written and written.sha256))
+            self._report_copy(start, self._store.remove_chunk(start, written and written.sha256))
             await self._journal.chunk_removed(start)
         for said in await self._loop.run_in_executor(None, self._join_files):
             self._progress.say(said)
@@ -144,7 +144,7 @@ class Chunks:
         name = self._store.all_path.name
 
         def record(sha256: bytes) -> None:
-            asyncio.run_coroutine_threadsafe(self._journal.joining(name, sha256), self._loop).result()
+            self._wait_for(self._journal.joining(name, sha256))
 
         _, copy = self._store.join(self._starts, known=self._journal.joined(name), record=record)
         return [*said, *([result_changed(self._store.all_path, copy)] if copy else [])]
@@ -159,24 +159,44 @@ class Chunks:
                     f"{store.chunk_path(start)} was removed while the run worked: run it again to write it once more"
                 )
         for start, rows in chunks_of(self._job, changed):
-            stop = start + len(rows)
-            try:
-                answers = store.answers(self._journal.results(start, stop), self._journal.beside(start, stop))
-                edited = store.read_edited(start, rows, answers)
-            except UnfitError as error:
-                path = store.chunk_path(start)
-                if error.is_cell:
-                    raise OutputError(message(path, error)) from error
-                raise OutputError(
-                    f"{path} was changed while the run worked, and is damaged: {error}; move it away, and the next run"
-                    " writes it again from the journal"
-                ) from error
-            if edited.how:
-                said.append(store.write_edited(start, edited))
+            said += self._read_changed(start, rows)
         return said
 
-    def _report_copy(self, copy: Path | None) -> None:
-        if copy:
+    def _read_changed(self, start: int, rows: Sequence[Values]) -> list[str]:
+        """Record the corrections in a file that was changed while the run worked; return what people are told."""
+        store, stop, path = self._store, start + len(rows), self._store.chunk_path(start)
+        ours = OfJournal.read(self._journal, store.answer_columns, start, stop)
+        try:
+            edited = store.read_edited(start, rows, ours.answers)
+        except UnfitError as error:
+            if error.is_cell:
+                raise OutputError(message(path, error)) from error
+            raise OutputError(
+                f"{path} was changed while the run worked, and is damaged: {error}; move it away, and the next run"
+                " writes it again from the journal"
+            ) from error
+        corrections = ours.corrections(store.answer_columns, edited.lines)
+        self._wait_for(self._journal.corrected_by_hand(corrections))
+        copy = store.write_edited(start, edited.lines) if edited.how else None
+        origin = store.origin(store.lines(rows), self._journal.states(start, stop))
+        written = Chunk(len(rows), origin, store.sha256(start) or b"")
+        self._wait_for(self._journal.chunk_written(start, written))
+        self._written[start] = written
+        said = came_back(path, edited.how, edited.corrections)
+        return [f"{said}; your version is kept as {copy}."] if copy else []
+
+    def _wait_for(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let the loop do what a thread needs done."""
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _report_copy(self, start: int, copy: Path | None) -> None:
+        if copy is None:
+            return
+        if said := self._by_hand.came_back.get(start):
+            self._progress.say(f"{said}; your version is kept as {copy}.")
+        elif self._store.chunk_path(start) in self._by_hand.kept:
+            self._progress.say(f"A copy of a chunk file with answers by hand of rows that are asked again: {copy}.")
+        else:
             self._progress.say(
                 f"A chunk file was changed by hand and had to be written again: your version is kept as {copy}, and its"
                 " corrections are not in the result."

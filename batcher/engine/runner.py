@@ -190,6 +190,8 @@ async def _execute(
         progress.say(first_lines(job, planned))
         for note in notes(job, planned):
             progress.say(note)
+        for start, corrections in planned.by_hand.workbooks.items():
+            progress.say(await asyncio.to_thread(job.store.set_workbook_aside, start, corrections))
         try:
             return await _Run(job, planned, journal, progress, stop).work(callers)
         except SettingsError as error:  # a bad endpoint, or too few open files allowed: nothing was sent

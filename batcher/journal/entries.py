@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from batcher.answer.reading import is_cut
 from batcher.equality import rewritten
-from batcher.records import Completion, Result, Source, Usage
+from batcher.records import Beside, Completion, Result, Source, Usage
 
 UNSENT = "unsent"
 """The outcome of an intent whose request did not leave."""
@@ -145,6 +145,10 @@ class Chunk(NamedTuple):
     sha256: bytes
 
 
+UNWRITTEN = Chunk(0, b"", b"")
+"""A chunk file that is about to be written: if there is a file, a copy of it is kept."""
+
+
 class Counts(NamedTuple):
     """Rows by how they ended."""
 
@@ -209,6 +213,34 @@ REFUSED_BY_HAND = "refused by hand"
 """The kind of an event that records why a run did not do what was asked for."""
 UNCHANGED_BY_HAND = "unchanged by hand"
 """The kind of an event that records that what was asked for was so already."""
+CORRECTED = "corrected by hand"
+"""The kind of an event that records which result a person's correction replaces."""
+READ = "workbook read"
+"""The kind of an event that records a workbook whose corrections are in the journal."""
+
+
+class Correction(NamedTuple):
+    """An answer that a person has given a row in a chunk file.
+
+    Attributes:
+        position, key: of the row.
+        result: as the file has it.
+        beside: what stays beside the answer.
+        replaces: the id of the result that the row had; None if it had none.
+    """
+
+    position: int
+    key: bytes
+    result: Result
+    beside: Beside
+    replaces: int | None
+
+
+class Workbook(NamedTuple):
+    """A workbook that a person saved beside a chunk file: its name, and its SHA-256."""
+
+    name: str
+    sha256: bytes
 
 
 class ByHand(NamedTuple):

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
-from batcher.journal.entries import UNSENT, EndpointTotals, RowRecord, source_of
+from batcher.journal.corrections import BY_HAND
+from batcher.journal.entries import CORRECTED, UNSENT, EndpointTotals, RowRecord, source_of
 from batcher.journal.reading import CHARGED, SENT, SPENT, Reader, question_of, spent_of
-from batcher.journal.schema import ADOPTED
+from batcher.journal.schema import ADOPTED, PERSON
 from batcher.records import Source
 
 
@@ -24,7 +25,8 @@ class Unreconciled(Enum):
     )
     BROUGHT_BY_NONE = (
         "SELECT a.id FROM results a LEFT JOIN requests q ON q.id = a.id WHERE CASE WHEN a.id > 0 THEN q.id IS NULL"
-        " ELSE a.source IS NOT (SELECT id FROM sources WHERE model = ? AND base_url = '' AND params = '') END"
+        " ELSE coalesce(a.source, 0) NOT IN"
+        " (SELECT id FROM sources WHERE model IN (?, ?) AND base_url = '' AND params = '') END"
     )
     OTHER_QUESTION = (
         "SELECT a.id FROM results a JOIN requests q ON q.id = a.id WHERE a.key <> q.key OR a.source <> q.source"
@@ -83,6 +85,19 @@ class Evidence(Reader):
             (start, stop),
         )
 
+    def corrections(self, start: int, stop: int) -> tuple[int, int]:
+        """Count the rows in a range of positions whose answer a person gave, and the cells that it changed."""
+        [(rows, cells)] = self._all(
+            "SELECT count(*), coalesce(sum(iif(o.id IS NULL, 1,"
+            " (a.answer <> o.answer) + (a.status <> o.status) + (a.error <> o.error))), 0)"
+            " FROM rows r JOIN results a ON a.id = r.result"
+            f" LEFT JOIN (SELECT cast(subject AS INTEGER) AS id, cast(detail AS INTEGER) AS was FROM events"
+            f" WHERE kind = '{CORRECTED}') e ON e.id = a.id LEFT JOIN results o ON o.id = e.was"
+            f" WHERE r.position >= ? AND r.position < ? AND r.result < 0 AND a.source IN {BY_HAND}",
+            (start, stop),
+        )
+        return rows, cells
+
     def question(self, run: int) -> dict[str, Any]:
         """Return a process's question and sources; empty if the journal has lost it."""
         found = self._all("SELECT question FROM runs WHERE id = ?", (run,))
@@ -115,7 +130,7 @@ class Evidence(Reader):
 
     def unreconciled(self, query: Unreconciled) -> list[int]:
         """Return the ids of the requests or results that such a query finds."""
-        values = (ADOPTED.model,) if query is Unreconciled.BROUGHT_BY_NONE else ()
+        values = (ADOPTED.model, PERSON.model) if query is Unreconciled.BROUGHT_BY_NONE else ()
         return [number or 0 for (number,) in self._all(query.value, values)]  # None if a disk has changed it
 
     def missing_requests(self) -> list[tuple[int, int]]:

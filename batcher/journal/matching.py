@@ -19,14 +19,15 @@ from typing import Any, NamedTuple
 from batcher.input.marks import EMPTY, Comparison
 from batcher.journal import rules as rule
 from batcher.journal.access import Opened
-from batcher.journal.entries import Counts, kept, seal
+from batcher.journal.corrections import LOWEST, correcting, having_read
+from batcher.journal.entries import UNWRITTEN, Chunk, Correction, Counts, Workbook, kept, seal
 from batcher.journal.pairing import pair
-from batcher.journal.reading import Reader, beside, counts, results
+from batcher.journal.reading import Reader, corrected, counts
 from batcher.journal.rules import Rules
 from batcher.journal.schema import IN_SCOPE, as_output_errors, bound
 from batcher.journal.scratch import BARE, has_bare_rows, scratch
 from batcher.journal.statements import Statements
-from batcher.records import Beside, Result, RowState, Source
+from batcher.records import Result, RowState, Source
 
 
 class Matched(NamedTuple):
@@ -40,6 +41,7 @@ class Matched(NamedTuple):
         gone: answered rows that are gone; each may be one of the new rows, edited.
         adopted: rows whose result was found in a chunk file.
         same: rows without a result that have the same question as another row.
+        corrections_lost: where the rows stood whose answer by hand no row has got, while rows are asked.
     """
 
     changed: dict[int, int]
@@ -47,6 +49,7 @@ class Matched(NamedTuple):
     gone: int
     adopted: int
     same: int
+    corrections_lost: tuple[int, ...] = ()
 
 
 class Cause(NamedTuple):
@@ -104,11 +107,11 @@ class Matching:
             cells: the marks of the rows.
         """
         known = self._db.do(
-            "SELECT position, key, cells, is_kept FROM rows WHERE position >= ? AND position < ?",
+            "SELECT position, key, cells, is_kept, result FROM rows WHERE position >= ? AND position < ?",
             (start, start + len(keys)),
         )
-        old = {position: (key, cells or b"", is_kept) for position, key, cells, is_kept in known}
-        moved, renewed, noted = [], [], []
+        old = {position: (key, cells or b"", is_kept, result) for position, key, cells, is_kept, result in known}
+        moved, renewed, noted, others = [], [], [], []
         for position, key, cell in zip(itertools.count(start), keys, cells, strict=False):
             had = old.get(position)
             # Rows with equal questions may keep answers to earlier questions, which were not equal.
@@ -118,11 +121,14 @@ class Matching:
                     moved.append((position,))
             elif had[1] != cell:
                 noted.append((cell, position))
+                if (had[3] or 0) < 0:  # an answer by hand goes with its row, not with its question alone
+                    others.append((position,))
         self._db.do_many(
             "INSERT INTO moved SELECT position, result, key, cells, is_kept FROM rows"
             " WHERE position = ? AND result IS NOT NULL",
-            moved,
+            [*moved, *others],
         )
+        self._db.do_many("UPDATE rows SET result = NULL, is_kept = NULL WHERE position = ?", others)
         self._db.do_many("INSERT INTO renewed VALUES (?)", moved)
         self._db.do_many("INSERT INTO open SELECT key FROM rows WHERE position = ? AND result IS NULL", moved)
         self._db.do_many("INSERT OR REPLACE INTO rows (position, key, cells) VALUES (?, ?, ?)", renewed)
@@ -146,6 +152,44 @@ class Matching:
     def add_file(self, start: int, rows: int, sha256: bytes) -> None:
         """Record a chunk file that the journal does not know, and that was adopted as it is."""
         self._db.do("INSERT OR IGNORE INTO chunks VALUES (?, ?, x'', ?)", (start, rows, sha256))
+
+    def take_in(self, start: int, corrections: Sequence[Correction], run: int) -> list[RowState]:
+        """Give rows the answers that people gave them in a chunk file; return the states of the chunk's rows then.
+
+        Args:
+            start: of the chunk.
+            corrections: its answers by hand.
+            run: the latest process.
+        """
+        for statement in correcting(corrections, self._db.one(LOWEST)[0], run):
+            self._db.do(*statement)
+        [rows] = self._db.one("SELECT max(rows) FROM chunks WHERE start = ?", (start,))
+        return self.states(start, start + (rows or 0))
+
+    def set_chunk(self, start: int, chunk: Chunk) -> None:
+        """Record a chunk file whose corrections are in the journal.
+
+        Args:
+            start: of the chunk.
+            chunk: the file; if its SHA-256 is empty, the file is written again and a copy of it is kept.
+        """
+        self._db.do("UPDATE chunks SET rows = ?, origin = ?, sha256 = ? WHERE start = ?", (*chunk, start))
+
+    def note_workbook(self, workbook: Workbook, run: int) -> None:
+        """Record a workbook whose corrections are in the journal."""
+        self._db.do(*having_read(workbook, run))
+
+    def give_up(self, positions: Iterable[int]) -> list[int]:
+        """Let a copy be kept of the chunk files that hold rows whose corrections are lost; return their starts."""
+        starts: dict[int, None] = {}
+        for position in positions:
+            found = self._db.do(
+                "SELECT start FROM chunks WHERE start <= ? AND start + rows > ? AND sha256 <> x''", (position, position)
+            )
+            starts.update((start, None) for (start,) in found)
+        for start in starts:
+            self.set_chunk(start, UNWRITTEN)
+        return sorted(starts)
 
     def twins(self, rows: int, mark: str) -> tuple[int, int] | None:
         """Return the positions of two rows that have the same mark, or None; empty cells do not count.
@@ -175,14 +219,14 @@ class Matching:
         rule.plan_for(db, rows)
         if not rules.is_limited:
             rule.remove_rows_behind(db, rows)
-        if rules.retry_failed:
-            rule.retry_failed(db)
+        asked_again = rule.retry_failed(db) if rules.retry_failed else []
         rule.drop_answers_of_sources_that_left(db, rules)
         if rules.on_change == "redo":
             rule.redo_kept_answers(db)
         rule.clear_dropped(db)
         # Then, rows get results.
         if has_bare_rows(db):
+            rule.return_corrections(db, self._comparison)
             rule.reuse_by_key(db, rules)
             if rules.on_change != "redo":
                 rule.move_kept_answers(db, self._comparison, rules)
@@ -197,10 +241,11 @@ class Matching:
             rule.keep_own_answers(db)
         if rules.dedup:
             rule.prefer_ok_answers(db, rules)
+        asked_again += rule.lost_corrections(db)
         rule.forget_set_aside(db)
         rule.choose_who_asks(db, dedup=rules.dedup)
         [same] = db.one(f"SELECT count(*) - count(DISTINCT key) FROM rows WHERE {BARE}")
-        return Matched(*paired, adopted, int(same))
+        return Matched(*paired, adopted, int(same), tuple(asked_again))
 
     # -- The outcome
 
@@ -229,17 +274,15 @@ class Matching:
         with as_output_errors(self._db.path, "read"):
             return counts(self._db.connection)
 
+    def corrected(self) -> int:
+        """Count the rows whose answer a person gave, as far as the plan has been made."""
+        with as_output_errors(self._db.path, "read"):
+            return corrected(self._db.connection)
+
     def states(self, start: int, stop: int) -> list[RowState]:
         """Return the key and the result of each row in a range of positions, as far as the plan has been made."""
         query = "SELECT key, result FROM rows WHERE position >= ? AND position < ? ORDER BY position"
         return [RowState(key, result) for key, result in self._db.do(query, (start, stop))]
-
-    def answers(self, start: int, stop: int) -> tuple[list[Result], list[Beside]]:
-        """Return the results of the rows in a range of positions, all of which have one, and what came beside each.
-
-        They are those of the plan, as far as it has been made.
-        """
-        return results(self._db.connection, start, stop), beside(self._db.connection, start, stop)
 
 
 class Planner(Reader):
@@ -294,3 +337,16 @@ class Planner(Reader):
         started = (socket.gethostname(), os.getpid(), time.time(), chunk_size, json.dumps(question))
         statement = "INSERT INTO runs (host, pid, started, chunk_size, question) VALUES (?, ?, ?, ?, ?)"
         self._run = int(self._db.do(statement, started).lastrowid or 0)
+
+
+class Rehearsal(Planner):
+    """A copy of a journal, in which the texts of results are only those that were recalled."""
+
+    _texts = "original.results"
+
+    def recall(self, start: int, stop: int) -> None:
+        self._db.do(
+            "UPDATE main.results SET answer = o.answer, error = o.error FROM original.results o WHERE o.id = results.id"
+            " AND results.id IN (SELECT result FROM rows WHERE position >= ? AND position < ?)",
+            (start, stop),
+        )

@@ -21,7 +21,7 @@ from batcher.journal.access import check_pair, claim, is_for_reading_only, log_p
 from batcher.journal.entries import JOINED, LastRun
 from batcher.journal.evidence import Evidence
 from batcher.journal.locking import LOOK_AGAIN_S, PATIENCE_S, Lock, Work, holder_of, lock_path
-from batcher.journal.matching import Planner
+from batcher.journal.matching import Planner, Rehearsal
 from batcher.journal.reading import Reader
 from batcher.journal.schema import (
     as_output_errors,
@@ -35,8 +35,9 @@ from batcher.journal.schema import (
     read_as_newest,
     version_of,
 )
+from batcher.journal.statements import NOTE
 from batcher.journal.watching import Watch
-from batcher.journal.writing import NOTE, Journal
+from batcher.journal.writing import Journal
 from batcher.place import Place
 
 _AnyReader = TypeVar("_AnyReader", bound=Reader)
@@ -140,7 +141,7 @@ def rehearse(path: Path) -> Planner:
             version = version_of(db, path, "original")
             check_readable(version, path)
             copy(db, version)
-        return Planner(path, db, db, stack, opened=opened)
+        return (Rehearsal if opened else Planner)(path, db, db, stack, opened=opened)
 
 
 @contextlib.contextmanager

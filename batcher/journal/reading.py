@@ -19,7 +19,9 @@ from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
 from batcher.journal.entries import (
     BY_HAND,
+    CORRECTED,
     JOINED,
+    READ,
     TOO_LARGE,
     UNSENT,
     ByHand,
@@ -30,8 +32,9 @@ from batcher.journal.entries import (
     Spent,
     Totals,
     Usual,
+    Workbook,
 )
-from batcher.journal.schema import IN_SCOPE, as_output_errors, exact_sum, text_of, whole
+from batcher.journal.schema import IN_SCOPE, PERSON, as_output_errors, exact_sum, text_of, whole
 from batcher.records import GAVE_UP, Beside, Bound, Result, RowState, Status
 
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
@@ -71,6 +74,10 @@ SENT = (
 )
 
 
+# SQLite takes no more in one statement, if it is old.
+_MOST_VALUES = 900
+
+
 def spent_of(found: Sequence[int]) -> Spent:
     """Return what the columns of `SPENT` say."""
     return Spent(whole(*found[:2]), whole(*found[2:4]), *found[4:6])
@@ -94,6 +101,8 @@ class Reader:
         resources: are closed with the reader.
         opened: how the file was opened, if nothing keeps others from writing it.
     """
+
+    _texts = "results"  # the table that has the results' texts
 
     def __init__(
         self,
@@ -142,6 +151,35 @@ class Reader:
         cut = "SELECT id FROM responses WHERE is_cut"
         return int(self._all(f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({cut})")[0][0])
 
+    def corrected(self) -> int:
+        """Count the rows whose answer a person gave."""
+        with self._asking():
+            return corrected(self._reader)
+
+    def workbooks_read(self) -> set[Workbook]:
+        """Return the workbooks whose corrections are in the journal."""
+        found = self._all("SELECT subject, detail FROM events WHERE kind = ?", (READ,))
+        return {Workbook(text_of(name), bytes.fromhex(text_of(sha256))) for name, sha256 in found}
+
+    def recall(self, start: int, stop: int) -> None:
+        """Make sure that the texts of the results of rows in a range of positions can be read: a copy lacks them."""
+
+    def earlier(self, keys: Collection[bytes]) -> list[tuple[bytes, Result]]:
+        """Return each result of these questions that no person gave, with its key; of one question the latest last."""
+        found: list[tuple[bytes, Result]] = []
+        asked = [*keys]
+        for start in range(0, len(asked), _MOST_VALUES):
+            part = asked[start : start + _MOST_VALUES]
+            marks = ", ".join("?" * len(part))
+            lines = self._all(
+                f"SELECT key, status, answer, error FROM {self._texts} WHERE key IN ({marks})"
+                f" AND id NOT IN (SELECT cast(subject AS INTEGER) FROM events WHERE kind = '{CORRECTED}')"
+                " ORDER BY id",
+                part,
+            )
+            found += [(key, _result(*rest)) for key, *rest in lines]
+        return found
+
     def states(self, start: int, stop: int) -> list[RowState]:
         """Return the state of each row in a range of positions."""
         found = self._all(
@@ -189,16 +227,16 @@ class Reader:
         end, values = ("", [start]) if stop is None else (" AND position < ?", [start, stop])
         return int(self._all(query + end, values)[0][0])
 
-    def failures(self) -> list[tuple[str, int]]:
-        """Count the rows that ended as `invalid` or `error`, by cause; the ten most frequent first."""
+    def failures(self, most: int = 10) -> list[tuple[str, int]]:
+        """Count the rows that ended as `invalid` or `error`, by cause; the most frequent first, of this many causes."""
         found = self._all(
             # The casts make the cut fall between characters, also in a text that is stored as bytes. The part behind
             # the cause, the attempts and seconds, differs from row to row.
             "SELECT cast(substr(text, 1, coalesce(nullif(instr(text, ?), 0) - 1, 200)) AS BLOB) AS reason,"
             " count(*) AS n"
             " FROM (SELECT cast(a.error AS TEXT) AS text FROM rows r JOIN results a ON a.id = r.result"
-            f" WHERE a.status <> 'ok' AND {IN_SCOPE}) GROUP BY reason ORDER BY n DESC, reason LIMIT 10",
-            (GAVE_UP,),
+            f" WHERE a.status <> 'ok' AND {IN_SCOPE}) GROUP BY reason ORDER BY n DESC, reason LIMIT ?",
+            (GAVE_UP, most),
         )
         return [(text_of(reason), count) for reason, count in found]
 
@@ -398,6 +436,15 @@ def counts(db: sqlite3.Connection) -> Counts:
         ).fetchall()
     )
     return Counts(total, *(ended.get(status.value, 0) for status in (Status.OK, Status.INVALID, Status.ERROR)))
+
+
+def corrected(db: sqlite3.Connection) -> int:
+    """Count the rows whose answer a person gave, as one connection sees them."""
+    source = db.execute("SELECT id FROM sources WHERE model = ? AND base_url = '' AND params = ''", PERSON[:1])
+    if (found := source.fetchone()) is None:
+        return 0
+    query = f"SELECT count(*) FROM rows r JOIN results a ON a.id = r.result WHERE {IN_SCOPE} AND result < 0"
+    return int(db.execute(f"{query} AND a.source = ?", found).fetchone()[0])
 
 
 def results(db: sqlite3.Connection, start: int, stop: int) -> list[Result]:

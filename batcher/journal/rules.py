@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 from batcher.equality import same_text
 from batcher.input.marks import Comparison
+from batcher.journal.corrections import BY_HAND, LOWEST, REPLACED
 from batcher.journal.schema import ADOPTED, IN_SCOPE
 from batcher.journal.scratch import BARE, SET_ASIDE
 from batcher.journal.statements import Statements
 from batcher.records import Source
 
 _NOT_OK = "(SELECT id FROM results WHERE status <> 'ok')"
+_BY_HAND = f"(SELECT id FROM results WHERE id < 0 AND source IN {BY_HAND})"
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,9 @@ class Rules:
 
     @property
     def is_of_pool(self) -> str:
-        """The condition for a result whose source is in the pool."""
-        return f"source IN ({','.join(str(int(source)) for source in sorted(self.sources))})"
+        """The condition for a result whose source is in the pool, or a person."""
+        sources = ",".join(str(int(source)) for source in sorted(self.sources))
+        return f"(source IN ({sources}) OR source IN {BY_HAND})"
 
     @property
     def is_usable(self) -> str:
@@ -90,12 +93,19 @@ def remove_rows_behind(db: Statements, rows: int) -> None:
     db.do("DELETE FROM rows WHERE position >= ?", (rows,))
 
 
-def retry_failed(db: Statements) -> None:
-    """Take the result from every row that ended as `error` or `invalid`, for good."""
+def retry_failed(db: Statements) -> list[int]:
+    """Take the result from every row that ended as `error` or `invalid`, for good.
+
+    Returns:
+        The positions of those to which a person has given such a status.
+    """
+    by_hand = db.do(f"SELECT position FROM rows WHERE {IN_SCOPE} AND result IN {_BY_HAND} AND result IN {_NOT_OK}")
+    positions = [position for (position,) in by_hand]
     db.do(f"UPDATE rows SET result = NULL, is_kept = NULL WHERE {IN_SCOPE} AND result IN {_NOT_OK}")
     db.do(f"INSERT INTO open SELECT key FROM moved WHERE result IN {_NOT_OK}")
     db.do(f"DELETE FROM moved WHERE result IN {_NOT_OK}")
     db.do(f"DELETE FROM given WHERE id IN {_NOT_OK}")
+    return positions
 
 
 def drop_answers_of_sources_that_left(db: Statements, rules: Rules) -> None:
@@ -122,11 +132,57 @@ def clear_dropped(db: Statements) -> None:
     db.do("UPDATE rows SET result = NULL, is_kept = NULL WHERE position IN (SELECT position FROM moved)")
 
 
+def return_corrections(db: Statements, comparison: Comparison) -> None:
+    """Give rows that have moved the answers by hand that are their own: rows with the same question may differ.
+
+    Such a row gives up the answer that it has at its new place: it is another row's.
+    """
+    if not db.is_any(f"SELECT 1 FROM results WHERE id IN {_BY_HAND}"):
+        return
+    mark = comparison.sql((comparison.before or comparison.now).columns)
+    had = (
+        f"SELECT m.result, m.key, {mark} AS mark, m.position, NULL AS spared_by FROM moved m"
+        f" JOIN results a ON a.id = m.result AND a.key = m.key WHERE m.result IN {_BY_HAND}"
+        f" UNION ALL SELECT r.result, r.key, {mark}, r.position, r.position FROM rows r"
+        f" JOIN results a ON a.id = r.result AND a.key = r.key WHERE NOT r.{IN_SCOPE} AND r.result IN {_BY_HAND}"
+    )
+    if not db.is_any(had):
+        return
+    db.do(
+        f"""
+        INSERT OR IGNORE INTO moved SELECT position, result, key, cells, is_kept FROM rows
+        WHERE {IN_SCOPE} AND result NOT IN {_BY_HAND} AND (key, {mark}) IN (SELECT key, mark FROM ({had}))
+        """
+    )
+    clear_dropped(db)
+    db.do(
+        f"""
+        INSERT INTO given SELECT asked.position, had.result, had.spared_by, NULL FROM (
+            SELECT position, key, {mark} AS mark,
+                row_number() OVER (PARTITION BY key, {mark} ORDER BY position) AS nth
+            FROM rows WHERE {BARE}) AS asked
+        JOIN (SELECT *, row_number() OVER (PARTITION BY key, mark ORDER BY position) AS nth
+            FROM ({had})) AS had USING (key, mark, nth)
+        """
+    )
+    _hand_out(db)
+
+
+def lost_corrections(db: Statements) -> list[int]:
+    """Return where the rows stood whose answer by hand no row has got, although rows have no result now."""
+    found = db.do(
+        f"SELECT position FROM lost WHERE result IN {_BY_HAND} AND NOT is_spared"
+        " AND result NOT IN (SELECT result FROM rows WHERE result IS NOT NULL)"
+        f" AND EXISTS (SELECT 1 FROM rows WHERE {BARE})"
+    )
+    return [position for (position,) in found]
+
+
 def reuse_by_key(db: Statements, rules: Rules) -> None:
     """Give rows the unused answers to their questions, in order, whatever the answers' former positions.
 
-    Unused answers are those of rows that were moved, changed or removed, and of rows behind a limit. A row that has
-    only moved stays an `error` if it was one.
+    Unused answers are those of rows that were moved, changed or removed, and of rows behind a limit; none that a person
+    has replaced. A row that has only moved stays an `error` if it was one.
     """
     found = db.do(
         f"""
@@ -136,10 +192,10 @@ def reuse_by_key(db: Statements, rules: Rules) -> None:
             id, spared_by
         FROM (
             SELECT a.key, a.status, a.id, NULL AS spared_by FROM moved m JOIN results a ON a.id = m.result
-            WHERE {rules.is_usable} OR status = 'error'
+            WHERE ({rules.is_usable} OR status = 'error') AND a.id NOT IN (SELECT id FROM given)
             UNION ALL
             SELECT key, status, id, NULL FROM results WHERE {rules.is_usable}
-            AND id NOT IN (SELECT result FROM moved)
+            AND id NOT IN {REPLACED} AND id NOT IN (SELECT result FROM moved)
             AND id NOT IN (SELECT result FROM rows WHERE result IS NOT NULL)
             UNION ALL
             SELECT a.key, a.status, a.id, r.position FROM rows r JOIN results a ON a.id = r.result
@@ -189,7 +245,7 @@ def adopt_from_files(db: Statements) -> int:
     if not db.is_any("SELECT 1 FROM found"):
         return 0
     source = source_id(db, ADOPTED)
-    [lowest] = db.one("SELECT min(0, coalesce(min(id), 0)) FROM results")
+    [lowest] = db.one(LOWEST)
     db.do(
         f"""
         INSERT INTO given SELECT position, ? - row_number() OVER (ORDER BY position), NULL, NULL
@@ -214,7 +270,7 @@ def share_answers(db: Statements, rules: Rules) -> None:
         f"""
         INSERT INTO given SELECT position, id, NULL, NULL FROM rows
         JOIN (SELECT key, coalesce(min(iif(status = 'ok', id, NULL)), min(id)) AS id
-            FROM results WHERE {rules.is_usable} GROUP BY key) USING (key) WHERE {BARE}
+            FROM results WHERE {rules.is_usable} AND id NOT IN {REPLACED} GROUP BY key) USING (key) WHERE {BARE}
         """
     )
     _hand_out(db)
@@ -236,7 +292,8 @@ def prefer_ok_answers(db: Statements, rules: Rules) -> None:
     db.do(
         f"""
         UPDATE rows SET result = better.id FROM (
-            SELECT key, min(id) AS id FROM results WHERE {rules.is_usable} AND status = 'ok' GROUP BY key) AS better
+            SELECT key, min(id) AS id FROM results WHERE {rules.is_usable} AND status = 'ok'
+            AND id NOT IN {REPLACED} GROUP BY key) AS better
         WHERE better.key = rows.key AND rows.{IN_SCOPE} AND rows.is_kept IS NULL AND rows.result IN {_NOT_OK}
         """
     )

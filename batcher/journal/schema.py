@@ -39,7 +39,7 @@ same: rows that are not sent, because an earlier row has the same question (`--d
 
 results: every answer, and every error that ended a row; a line is never changed or removed
     id                 INTEGER  `requests.id` of the request that brought it; negative: it was adopted from a chunk
-                                file; primary key
+                                file, or corrected by hand in one; primary key
     key                BLOB     16 bytes, of the question that it answers; see `rows.key`
     source             INTEGER  `sources.id`: its origin
     status             TEXT     `ok`; `invalid`: answered, but not as asked for; `error`: no answer
@@ -86,7 +86,8 @@ requests: every attempt, recorded before it left; a line without an end is in fl
 
 sources: the origins of answers; unique in all columns but the id
     id                 INTEGER  primary key
-    model              TEXT     the model's name; `adopted from files`: a chunk file without a journal had the answer
+    model              TEXT     the model's name; `adopted from files`: a chunk file without a journal had the answer;
+                                `corrected by hand`: a person gave it in a chunk file
     base_url           TEXT     the service's base URL, or the endpoint's name if it has one (a name has no slash);
                                 empty: the chat model's own, or adopted
     params             TEXT     the endpoint's own request parameters as JSON with sorted keys, or empty
@@ -96,8 +97,8 @@ chunks: the chunk files
     rows               INTEGER  how many rows it holds; 0: it is about to be written for the first time
     origin             BLOB     16 bytes, a hash of all that it was made from: columns, cells, keys and results' ids;
                                 empty: it was adopted as it is, or is about to be written for the first time
-    sha256             BLOB     32 bytes, of the file as it was written; empty: it is about to be written for the first
-                                time
+    sha256             BLOB     32 bytes, of the file as it was written, or as it was when its corrections were read;
+                                empty: it is about to be written, and a copy is kept of a file that is there
 
 runs: every process that worked on this keyword
     id                 INTEGER  from 1; primary key
@@ -125,13 +126,16 @@ events: what else happened in a run
                                 answers changed the bound on prompts; `service tier`: a request was served in a tier
                                 that it did not ask for; `joined`: a result is about to be in its place; `limited by
                                 hand`, `paused by hand`, `resumed by hand`, `refused by hand`: what people asked of the
-                                run while it worked
-    subject            TEXT*    the endpoint; of `joined` the file's name; of the kinds by hand the id of the request
-    detail             TEXT*    why, or what the service said; may be empty. `joined`: the file's SHA-256, in
-                                hexadecimal. By hand: what changed, or why it was refused. `prompt overhead`: JSON, a
-                                hash of all that the overhead depends on (`of`), and the tokens that prompts have at
-                                `least` and at `most` beside the rows' own text (`batcher.money.overhead`). `service
-                                tier`: JSON, the `source` and the `tier`
+                                run while it worked; `corrected by hand`: a person gave a row another answer, after
+                                this run or while it worked; `workbook read`: its corrections are in the journal
+    subject            TEXT*    the endpoint; of `joined` and `workbook read` the file's name; of `corrected by hand`
+                                the correction's `results.id`; of the other kinds by hand the id of the request
+    detail             TEXT*    why, or what the service said; may be empty. `joined`, `workbook read`: the file's
+                                SHA-256, in hexadecimal. `corrected by hand`: `results.id` of what it replaces; empty:
+                                the row had no result. The other kinds by hand: what changed, or why it was refused.
+                                `prompt overhead`: JSON, a hash of all that the overhead depends on (`of`), and the
+                                tokens that prompts have at `least` and at `most` beside the rows' own text
+                                (`batcher.money.overhead`). `service tier`: JSON, the `source` and the `tier`
 
 `PRAGMA application_id` is 0x62746368 ("btch"). `PRAGMA user_version` holds the version of the tables in its lowest 8
 bits, and above them the generation, a number that each commit raises (see `access`).
@@ -164,6 +168,8 @@ GENERATIONS = 2**23 - 1
 
 ADOPTED = Source("adopted from files", "")
 """The source of answers that were found in chunk files without a journal: their real source is unknown."""
+PERSON = Source("corrected by hand", "")
+"""The source of answers that people gave in chunk files."""
 
 
 _FIRST = """
@@ -240,11 +246,12 @@ INSERT INTO main.sources SELECT * FROM original.sources;
 INSERT INTO main.chunks SELECT * FROM original.chunks;
 INSERT INTO main.rows SELECT * FROM original.rows;
 INSERT INTO main.results SELECT id, key, source, status, '', '', NULL FROM original.results;
+INSERT INTO main.events SELECT * FROM original.events;
 UPDATE main.scope SET rows = (SELECT rows FROM original.scope);
 COMMIT;
 """
 # The views hide the copy's own tables, which are empty.
-_READ_IN_PLACE = ("requests", "responses", "events")
+_READ_IN_PLACE = ("requests", "responses")
 
 IN_SCOPE = "position < (SELECT rows FROM scope)"
 

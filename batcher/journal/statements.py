@@ -12,6 +12,9 @@ from typing import Any
 
 from batcher.journal.schema import as_output_errors
 
+NOTE = "INSERT INTO events (run, at, kind, subject, detail) VALUES (?, ?, ?, ?, ?)"
+"""Records an event."""
+
 
 class Statements:
     """Executes statements in one connection.

@@ -10,16 +10,18 @@ import itertools
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from batcher.input.marks import Comparison
 from batcher.journal.committing import GroupCommit, Statement
-from batcher.journal.entries import JOINED, TOO_LARGE, UNSENT, Chunk, Outcome, Request, seal
+from batcher.journal.corrections import LOWEST, correcting
+from batcher.journal.entries import JOINED, TOO_LARGE, UNSENT, Chunk, Correction, Outcome, Request, seal
 from batcher.journal.locking import Lock, Work
 from batcher.journal.matching import Matching, Planner
 from batcher.journal.schema import as_output_errors, raise_generation
 from batcher.journal.schema import bound as storable
+from batcher.journal.statements import NOTE
 from batcher.journal.watching import Watch
 from batcher.place import Displaced
 from batcher.records import LARGEST_CELL, Bound, Completion, Result, Status
@@ -36,8 +38,6 @@ _RESULT = "INSERT INTO results (id, key, source, status, answer, error, seal) VA
 _RESPONSE = "INSERT INTO responses (id, finish_reason, is_cut, model, reasoning, body) VALUES (?, ?, ?, ?, ?, ?)"
 _POINT = "UPDATE rows SET result = ? WHERE position = ?"
 _POINT_SAME = "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?)"
-NOTE = "INSERT INTO events (run, at, kind, subject, detail) VALUES (?, ?, ?, ?, ?)"
-"""Records an event."""
 
 _LARGEST = 2**63 - 1
 _BESIDE_TEXTS = 128
@@ -232,6 +232,12 @@ class Journal(Planner):
     async def chunk_removed(self, start: int) -> None:
         """Record that a chunk file is no longer part of the result."""
         await self._commits.write(("DELETE FROM chunks WHERE start = ?", (start,)))
+
+    async def corrected_by_hand(self, corrections: Sequence[Correction]) -> None:
+        """Give rows that have their result the answers of people; when this returns, that is on disk."""
+        if corrections:
+            [(lowest,)] = self._all(LOWEST)
+            await self._commits.write(*correcting(corrections, lowest, self._run))
 
     async def joining(self, name: str, sha256: bytes) -> None:
         """Record the SHA-256 of a result file that is about to be in its place."""

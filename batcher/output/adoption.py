@@ -70,6 +70,11 @@ class Adoption:
         self._chunk_size = chunk_size
         self.is_strict = is_strict
         self.files: list[AdoptedFile] = []
+        if is_strict and (workbooks := sorted(store.workbooks() - store.starts())):
+            raise OutputError(
+                f"{store.workbook_path(workbooks[0])} may hold answers, and a workbook without its journal is not read:"
+                f" save it as {store.chunk_path(workbooks[0]).name} (CSV UTF-8), or move it away"
+            )
         for start in sorted(store.starts() - known):
             try:
                 self.files.append(self._looked_at(start))

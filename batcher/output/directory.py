@@ -47,12 +47,28 @@ def set_aside(path: Path) -> Path:
     return path.replace(copy)
 
 
+def came_back(path: Path, how: str, corrections: int) -> str:
+    """Return what people are told of a chunk file that came back in another form, before they learn of its copy."""
+    corrected = f"; {counted(corrections, 'row was', 'rows were')} corrected" if corrections else ""
+    return f"{path} came back {how}{corrected}. It is written in its own form again, with the corrections"
+
+
+def workbook_read(path: Path, result: Path, corrections: int, copy: object) -> str:
+    """Return what people are told of a workbook beside a chunk file."""
+    corrected = f"{counted(corrections, 'row was', 'rows were')} corrected" if corrections else "nothing is new in it"
+    return f"{path} is read: {corrected}. {result.name} has its answers, and your workbook is kept as {copy}."
+
+
 def result_changed(path: Path, copy: Path) -> str:
     """Return what people are told if a result that is written again had been changed."""
     return (
         f"{path} was changed since it was written: your version is kept as {copy}. Correct answers in the chunk files:"
         " every later result is joined from them."
     )
+
+
+ENCODINGS = ("utf-8", "utf-8-sig")
+"""The encodings of files."""
 
 
 def _taken(columns: Sequence[str]) -> str:
@@ -98,6 +114,11 @@ class Store:
         self.header = csv_line(self.all_columns)
         self._head = (self.header + "\n").encode(encoding)
 
+    def in_each_encoding(self) -> Iterator[Store]:
+        """Yield the store as it may have written: a spreadsheet may since have added or dropped a byte order mark."""
+        for encoding in ENCODINGS:
+            yield Store(self.directory, self.keyword, self.columns, self.answer_columns, encoding)
+
     @property
     def journal_path(self) -> Path:
         return self.directory / f"journal_{self.keyword}.sqlite"
@@ -122,6 +143,10 @@ class Store:
 
     def chunk_path(self, start: int) -> Path:
         return self.directory / f"{start}_{self.keyword}.csv"
+
+    def workbook_path(self, part: int | str) -> Path:
+        """Return where a person finds it natural to save a chunk file, or the result, as a workbook."""
+        return self.directory / f"{part}_{self.keyword}.xlsx"
 
     def is_ours(self, path: Path) -> bool:
         """Return whether a file is one that a run of this keyword writes."""
@@ -155,6 +180,20 @@ class Store:
         with as_output_errors(f"the output directory {self.directory}", "read"):
             names = [path.name for path in self._matching("(0|[1-9][0-9]*)", r"\.csv")]
         return {int(name.partition("_")[0]) for name in names}
+
+    def workbooks(self) -> set[int]:
+        """Return the first row of each chunk file that somebody has saved as a workbook."""
+        if not self.directory.exists():
+            return set()
+        with as_output_errors(f"the output directory {self.directory}", "read"):
+            names = [path.name for path in self._matching("(0|[1-9][0-9]*)", r"\.xlsx")]
+        return {int(name.partition("_")[0]) for name in names}
+
+    def set_workbook_aside(self, start: int, corrections: int) -> str:
+        """Rename the workbook beside a chunk file, when its corrections are safe; return what people are told."""
+        path = self.workbook_path(start)
+        with as_output_errors(path, "renamed"):
+            return workbook_read(path, self.chunk_path(start), corrections, set_aside(path))
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
@@ -282,34 +321,35 @@ class Store:
         pairs = zip(results, itertools.repeat(Beside()) if beside is None else beside, strict=False)
         return [[*map(writable, self.answer_columns.cells_of(*each))] for each in pairs]
 
-    def read_edited(self, start: int, rows: Sequence[Values], answers: Sequence[Sequence[str]] | None) -> Edited:
+    def read_edited(self, start: int, rows: Sequence[Values], answers: Sequence[Sequence[str]]) -> Edited:
         """Read a chunk file that was changed, with the corrections of its answers.
 
         Args:
             start: the position of its first row.
             rows: the input's.
-            answers: the cells of their answer columns by the journal; None if they are not known.
+            answers: the cells of their answer columns by the journal.
 
         Raises:
             UnfitError: it is not certain which corrections it holds.
         """
         return read_edited(self.chunk_path(start), Known(self.columns, self.answer_columns, rows, answers))
 
-    def write_edited(self, start: int, edited: Edited) -> str:
+    def write_edited(self, start: int, lines: Sequence[Sequence[str]], known: Collection[bytes] = ()) -> Path | None:
         """Write a chunk file that was changed in the form of a run's files again, with its corrections.
 
+        Args:
+            start: the position of its first row.
+            lines: all cells of its rows.
+            known: the SHA-256 of a file there that holds no corrections.
+
         Returns:
-            What people are told.
+            The path of the copy of the file that was there.
         """
         path = self.chunk_path(start)
-        content = self._head + encoded("".join(csv_line(line) + "\n" for line in edited.lines))
-        copy = self._keep_changed(path, {hashlib.sha256(content).digest()})
+        content = self._head + encoded("".join(csv_line(line) + "\n" for line in lines))
+        copy = self._keep_changed(path, {*known, hashlib.sha256(content).digest()})
         replace(path, lambda file: file.write(content))
-        corrected = f"; {counted(edited.corrections, 'row was', 'rows were')} corrected" if edited.corrections else ""
-        return (
-            f"{path} came back {edited.how}{corrected}. It is written in its own form again, with the corrections; your"
-            f" version is kept as {copy}."
-        )
+        return copy
 
     def write_chunk(
         self,

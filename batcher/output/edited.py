@@ -6,8 +6,8 @@ order, and their cells are the input's, or what a spreadsheet makes of them. Oth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +18,11 @@ from batcher.input.cell import cell, writable
 from batcher.input.marks import Marks
 from batcher.output.cells import difference_by_marks, short
 from batcher.output.csv_file import read_csv
-from batcher.output.spreadsheet import Reformatting, Sheet, first_twins, sheets_of
+from batcher.output.spreadsheet import WORKBOOK, Reformatting, Sheet, first_twins, sheets_of
 from batcher.records import Status, Values
 from batcher.words import counted, verb
 
-_STATUSES = [[each.value] for each in Status]
+_STATUSES = [each.value for each in Status]
 
 
 class Edited(NamedTuple):
@@ -31,12 +31,14 @@ class Edited(NamedTuple):
     Attributes:
         lines: the cells of its rows, in the columns of the run, with the input's cells as the input has them.
         how: how it differs in form from a file of the run; empty if it can be joined as it is.
-        corrections: the number of rows whose answer, status or error is not the journal's; None if it is not known.
+        corrections: the number of rows whose answer, status or error is not the journal's.
+        is_whole: it has every column of the run.
     """
 
     lines: list[list[str]]
     how: str
-    corrections: int | None = None
+    corrections: int
+    is_whole: bool = True
 
 
 class UnfitError(Exception):
@@ -54,11 +56,42 @@ class UnfitError(Exception):
 
 
 class _Fit(NamedTuple):
-    """The cells of a file that fits, whether any was lost or changed in form, and what agreed beyond ASCII."""
+    """The cells of a file that fits.
+
+    Attributes:
+        lines: the rows.
+        are_reformatted: the columns in which a cell was lost or changed in form.
+        agreed: the cells with characters beyond ASCII that agreed.
+        answered: the rows whose status follows from the answer that a person gave them.
+    """
 
     lines: list[list[str]]
     are_reformatted: Sequence[str]
     agreed: int
+    answered: int
+
+
+def settled(added: AnswerColumns, ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
+    """Return the answer's cells as a person means them: a row to which somebody gives an answer has not failed.
+
+    Args:
+        added: the answer columns.
+        ours: the cells as the journal has them.
+        theirs: the cells as the file has them.
+
+    Raises:
+        UnfitError: the status is none.
+    """
+    if [*ours] == [*theirs]:
+        return [*theirs]
+    answer, status, error, *extras = theirs
+    was, had, why = ours[:3]
+    status = status.strip().lower()
+    if status not in ("", had, *_STATUSES):
+        raise UnfitError(f"column {added.status!r}: {short(theirs[1])} is none of {', '.join(_STATUSES)}")
+    if status in ("", had):  # the person left it as it was
+        status = Status.OK.value if answer != was and answer.strip() else had
+    return [answer, status, "" if status == Status.OK and error == why else error, *extras]
 
 
 class Known:
@@ -68,7 +101,7 @@ class Known:
         columns: of the input.
         added: the answer columns.
         rows: of the input.
-        answers: the cells of their answer columns by the journal; None if they are not known.
+        answers: the cells of their answer columns by the journal.
     """
 
     def __init__(
@@ -76,15 +109,13 @@ class Known:
         columns: Sequence[str],
         added: AnswerColumns,
         rows: Sequence[Values],
-        answers: Sequence[Sequence[str]] | None,
+        answers: Sequence[Sequence[str]],
     ) -> None:
         self.columns = [*columns, *added]
         self.added = added
         self.rows = len(rows)
-        self.has_answers = answers is not None
         inputs = ([writable(cell(value)) for value in values] for values in rows)
-        endings = [[""] * len(added)] * len(rows) if answers is None else answers
-        self._cells = [[*values, *ending] for values, ending in zip(inputs, endings, strict=True)]
+        self._cells = [[*values, *ending] for values, ending in zip(inputs, answers, strict=True)]
         self._inputs = len(columns)
 
     def compared(self, sheet: Sheet, places: Sequence[int | None]) -> _Fit:
@@ -98,7 +129,7 @@ class Known:
             UnfitError: a row differs, or it is not certain which row is which.
         """
         columns = [Reformatting(sheet.encoding, sheet.separator) for _ in self.columns]
-        lines, keys, reformatted, agreed = [], [], set(), 0
+        lines, keys, reformatted, agreed, answered = [], [], set(), 0, 0
         for (number, found), original in zip(sheet.lines, self._cells, strict=False):
             line = []
             for place, (name, at, ours) in enumerate(zip(self.columns, places, original, strict=True)):
@@ -114,7 +145,8 @@ class Known:
                 agreed += at is not None and theirs == ours and not ours.isascii()
                 if likeness and theirs != ours:
                     reformatted.add(name)
-            lines.append(line)
+            lines.append(self._settled(number, original, line))
+            answered += lines[-1] != line
             keys.append([found[at] for at in places[: self._inputs] if at is not None])
         self._check_number(sheet, agreed)
         if twins := first_twins(keys, (each[: self._inputs] for each in self._cells)):
@@ -124,7 +156,12 @@ class Known:
                 " it is not certain which row is which",
                 agreed=agreed,
             )
-        return _Fit(lines, sorted(reformatted, key=list(self.columns).index), agreed)
+        return _Fit(lines, sorted(reformatted, key=list(self.columns).index), agreed, answered)
+
+    def _settled(self, number: int, original: Sequence[str], line: Sequence[str]) -> list[str]:
+        with _in_line(number):
+            ending = settled(self.added, original[self._inputs :], line[self._inputs :])
+        return [*line[: self._inputs], *ending]
 
     def _other(self, sheet: Sheet, number: int, name: str, cells: tuple[str, str], agreed: int) -> UnfitError:
         if len(sheet.lines) != self.rows:
@@ -138,10 +175,8 @@ class Known:
         if len(sheet.lines) != self.rows:
             raise UnfitError(_other_number(sheet, self.rows), agreed=agreed)
 
-    def corrections(self, lines: Sequence[Sequence[str]]) -> int | None:
-        """Return how many rows have another answer than in the journal; None if that is not known."""
-        if not self.has_answers:
-            return None
+    def corrections(self, lines: Sequence[Sequence[str]]) -> int:
+        """Return how many rows have another answer than in the journal."""
         return sum(line != original for line, original in zip(lines, self._cells, strict=True))
 
 
@@ -167,7 +202,6 @@ class Marked:
         self.columns = [*columns, *added]
         self.added = added
         self.rows = len(planned)
-        self.has_answers = True
         self._marks = marks
         self._planned = planned
         self._answers = answers
@@ -179,7 +213,7 @@ class Marked:
             raise UnfitError(f"it has no column {lost[0]!r}; `batcher run`, which reads the input, may know its rows")
         if len(sheet.lines) != self.rows:
             raise UnfitError(_other_number(sheet, self.rows))
-        lines, agreed = [], 0
+        lines, agreed, answered = [], 0, 0
         text = Reformatting(sheet.encoding, sheet.separator)
         for (number, found), planned, answer in zip(sheet.lines, self._planned, self._answers, strict=True):
             cells = [found[at] for at in places[:inputs] if at is not None]
@@ -188,14 +222,26 @@ class Marked:
                 raise UnfitError(said, is_cell=True, agreed=agreed)
             ending = [ours if at is None else found[at] for ours, at in zip(answer, places[inputs:], strict=True)]
             ending = [ours if text.text_likeness(ours, its) else its for ours, its in zip(answer, ending, strict=True)]
+            with _in_line(number):
+                meant = settled(self.added, answer, ending)
+            answered += meant != ending
             agreed += sum(not each.isascii() for each in cells)
             agreed += sum(ours == its and not ours.isascii() for ours, its in zip(answer, ending, strict=True))
-            lines.append([*cells, *ending])
-        return _Fit(lines, (), agreed)
+            lines.append([*cells, *meant])
+        return _Fit(lines, (), agreed, answered)
 
     def corrections(self, lines: Sequence[Sequence[str]]) -> int:
         """Return how many rows have another answer than in the journal."""
         return sum(self.added.split(line)[1] != answer for line, answer in zip(lines, self._answers, strict=True))
+
+
+@contextmanager
+def _in_line(number: int) -> Iterator[None]:
+    """Name the line in which a cell cannot be what it says."""
+    try:
+        yield
+    except UnfitError as error:
+        raise UnfitError(f"line {number}, {error}") from error
 
 
 def read_edited(path: Path, originals: Known | Marked) -> Edited:
@@ -229,9 +275,10 @@ def read_edited(path: Path, originals: Known | Marked) -> Edited:
         raise UnfitError(
             f"it is not UTF-8, and in no encoding that spreadsheets use are its cells the input's: {nearest}"
         ) from nearest
-    sheet, fit = _surest(found, must_be_sure=originals.has_answers)
-    how = ", ".join(_forms(sheet, originals.columns, fit))
-    return Edited(fit.lines, "" if _is_plain(path, originals.columns, fit) else how, originals.corrections(fit.lines))
+    sheet, fit = _surest(found)
+    how = "" if _is_plain(path, originals.columns, fit) else ", ".join(_forms(sheet, originals.columns, fit))
+    is_whole = set(originals.columns) <= set(sheet.header)
+    return Edited(fit.lines, how, originals.corrections(fit.lines), is_whole)
 
 
 def _anew() -> str:
@@ -271,19 +318,18 @@ def _padded(sheet: Sheet, places: Sequence[int | None], added: AnswerColumns) ->
     for number, cells in sheet.lines:
         lacks_more = any(at is not None and at >= len(cells) for at in (*needed, status))
         # A line that is cut, or in which a cell was added, has no status in its place.
-        is_moved = len(cells) != width and status is not None and cells[status : status + 1] not in _STATUSES
+        is_moved = len(cells) != width and status is not None and not {*cells[status : status + 1]} & {*_STATUSES}
         if lacks_more or is_moved or any(cells[width:]):
             raise UnfitError(f"line {number}: {counted(len(cells), 'field')}, the header has {width}")
         lines.append((number, [*cells[:width], *[""] * (width - len(cells))]))
     return sheet._replace(lines=lines)
 
 
-def _surest(found: Sequence[tuple[Sheet, _Fit]], *, must_be_sure: bool) -> tuple[Sheet, _Fit]:
+def _surest(found: Sequence[tuple[Sheet, _Fit]]) -> tuple[Sheet, _Fit]:
     """Return the reading that is certain: only the right encoding gives cells beyond ASCII as the originals have them.
 
     Args:
         found: the readings that fit.
-        must_be_sure: the answers of the journal are among the originals; without them less can be certain.
 
     Raises:
         UnfitError: several are possible.
@@ -292,7 +338,7 @@ def _surest(found: Sequence[tuple[Sheet, _Fit]], *, must_be_sure: bool) -> tuple
     sheet, fit = best
     others = [each for each in found if each[1].lines != fit.lines]
     is_sure = sheet.is_certain or fit.agreed
-    if not must_be_sure or (is_sure and all(other.agreed < fit.agreed for _, other in others)):
+    if is_sure and all(other.agreed < fit.agreed for _, other in others):
         return best
     names = ", ".join(dict.fromkeys(each.encoding for each, _ in found))
     raise UnfitError(f"it is not UTF-8, and nothing shows in which encoding it is ({names})")
@@ -300,8 +346,9 @@ def _surest(found: Sequence[tuple[Sheet, _Fit]], *, must_be_sure: bool) -> tuple
 
 def _forms(sheet: Sheet, columns: Sequence[str], fit: _Fit) -> list[str]:
     """Return how a file differs from one of the run, in words."""
-    said = [] if sheet.encoding.startswith("utf-8") else [f"in {sheet.encoding}"]
-    said += [] if sheet.separator == "," else [f"separated by {sheet.separator!r}"]
+    said = ["as a workbook"] if sheet.separator == WORKBOOK else []
+    said += [] if sheet.encoding.startswith("utf-8") else [f"in {sheet.encoding}"]
+    said += [] if sheet.separator in {",", WORKBOOK} else [f"separated by {sheet.separator!r}"]
     there = [name for name in sheet.header if name in columns]
     lost = [name for name in columns if name not in there]
     more = [name for name in sheet.header if name not in columns and name]
@@ -309,11 +356,14 @@ def _forms(sheet: Sheet, columns: Sequence[str], fit: _Fit) -> list[str]:
     said += [f"with another column {', '.join(map(repr, more))}"] if more else []
     said += ["with its columns in another order"] if there != [name for name in columns if name in there] else []
     said += [f"with column {', '.join(map(repr, fit.are_reformatted))} in another form"] if fit.are_reformatted else []
+    said += [f"with answers in {counted(fit.answered, 'row')} whose status was not ok"] if fit.answered else []
     return said or ["with other cells at the ends of its lines"]
 
 
 def _is_plain(path: Path, columns: Sequence[str], fit: _Fit) -> bool:
     """Return whether a file can be joined as it is."""
+    if path.suffix != ".csv":
+        return False
     try:
         with closing(read_csv(path)) as lines:
             header = next(lines, (0, []))[1]

@@ -25,6 +25,7 @@ class Figures:
         keyword: names the run.
         rows, ok, invalid, error: all rows of the run (those that `limit` or `sample` take), and rows by status.
         cut: rows whose answer was cut off at `max_tokens`.
+        corrected: rows whose answer a person gave in a chunk file.
         requests: sent; each was `answered`, `failed`, or is `out`: in flight, or it was when its process ended.
         retries: those of the requests that were a further attempt of their process at a row.
         prompt_tokens, completion_tokens: model tokens of the answers; None if a server did not report some.
@@ -40,6 +41,7 @@ class Figures:
     invalid: int
     error: int
     cut: int = 0
+    corrected: int = 0
     requests: int
     requests_now: int
     answered: int
@@ -95,6 +97,7 @@ def figures_of(journal: Reader, keyword: str, now: int | None, *, is_at_work: bo
         "keyword": keyword,
         **journal.counts()._asdict(),
         "cut": journal.cut(),
+        "corrected": journal.corrected(),
         **_named(whole, sum(seconds.values())),
         **{f"{name}_now": value for name, value in _named(latest, seconds.get(now or 0, 0.0)).items()},
     }
@@ -102,7 +105,7 @@ def figures_of(journal: Reader, keyword: str, now: int | None, *, is_at_work: bo
 
 def without_answers(figures: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of a run whose journal is lost, and its answers with it."""
-    return figures | {"ok": 0, "invalid": 0, "error": 0, "cut": 0}
+    return figures | {"ok": 0, "invalid": 0, "error": 0, "cut": 0, "corrected": 0}
 
 
 def unread(keyword: str, rows: int, requests: int) -> dict[str, Any]:

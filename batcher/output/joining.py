@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from batcher.errors import OutputError, SettingsError, outermost
 from batcher.input.marks import Marks
+from batcher.journal.entries import Chunk
 from batcher.journal.opening import read_journal, record_joined
 from batcher.journal.reading import Reader
+from batcher.output.changed import Changed, Layout, Reading, both_changed
 from batcher.output.csv_file import csv_line, encoded, replace
-from batcher.output.directory import Store, result_changed
+from batcher.output.directory import Store, came_back, result_changed
 from batcher.output.opening import PastRun, opened
-from batcher.output.so_far import SoFar, anew, input_of, is_current, read_corrections, with_columns
+from batcher.output.so_far import SoFar, anew, input_of, is_current, with_columns
 from batcher.words import by_reader, counted, option, say
 
 if TYPE_CHECKING:
@@ -79,21 +81,39 @@ def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Ma
     Raises:
         OutputError: a chunk file is missing, damaged or older than the journal, or its cells differ from the input's.
     """
-    chunks = journal.chunks()
+    chunks, reading = journal.chunks(), Reading([Layout(store, tuple(marks.columns))], journal)
+    workbooks = store.workbooks()
     for start in starts:
         stop = min(start + starts.step, rows)
         chunk = chunks.get(start)
         if chunk is None or chunk.rows != stop - start:
             raise OutputError(f"no chunk file holds exactly rows {start:,} to {stop - 1:,}: {anew()}")
-        if store.is_empty(start):
+        if start in workbooks:
+            _join_workbook(store, chunk, reading.read(start, chunk, store.workbook_path(start), None))
+        elif store.is_empty(start):
             raise OutputError(f"{store.chunk_path(start)} is missing, or empty: {anew()}")
-        if store.sha256(start) != chunk.sha256:
-            edited = read_corrections(store, journal, start, chunk, marks)
-            if edited.how:
-                say(store.write_edited(start, edited))
+        elif store.sha256(start) != chunk.sha256:
+            changed = reading.read(start, chunk, store.chunk_path(start), None)
+            if changed.how:
+                copy = store.write_edited(start, changed.lines)
+                said = came_back(changed.path, changed.how, len(changed.corrections))
+                say(f"{said}; your version is kept as {copy}.")
         elif not is_current(store, journal, start, chunk):
             raise OutputError(f"{store.chunk_path(start)} is older than the answers in the journal: {anew()}")
         yield start
+
+
+def _join_workbook(store: Store, chunk: Chunk, changed: Changed) -> None:
+    """Write a chunk file with the corrections of the workbook beside it, which is set aside.
+
+    Raises:
+        OutputError: the chunk file was changed, too.
+    """
+    path = store.chunk_path(changed.start)
+    if not store.is_empty(changed.start) and store.sha256(changed.start) != chunk.sha256:
+        raise both_changed(path, changed.path)
+    store.write_edited(changed.start, changed.lines, {chunk.sha256})
+    say(store.set_workbook_aside(changed.start, len(changed.corrections)))
 
 
 def _write_partial(run: PastRun[Reader], data: Data | None) -> Path:

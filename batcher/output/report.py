@@ -95,6 +95,7 @@ class Report(Figures):
             done += f" (now {self.requests_now:,} in {elapsed(self.elapsed_s_now)}{_cost(self.cost_usd_now)})"
         where = f" -> {self.output}" if self.output else ""
         cut = f"; {counted(self.cut, 'answer was', 'answers were')} cut off at max_tokens" if self.cut else ""
+        cut += f"; {counted(self.corrected, 'answer')} corrected by hand" if self.corrected else ""
         by_hand = f"; by hand: {', '.join(self.by_hand)}" if self.by_hand else ""
         return f"{self.keyword}: {counted(self.rows, 'row')}, {', '.join(parts)}; {done}{cut}{by_hand}{where}"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batcher.answer.columns import AnswerColumns
-from batcher.errors import InputError, OutputError
+from batcher.errors import InputError
 from batcher.input.cell import cell, writable
 from batcher.input.dataset import Dataset
 from batcher.input.marks import Marks
@@ -22,9 +22,9 @@ from batcher.input.selection import Selection
 from batcher.input.several import is_pattern
 from batcher.journal.entries import Chunk, LastRun
 from batcher.journal.reading import Reader
+from batcher.output.changed import Layout, answer_cells
+from batcher.output.changed import Reading as ChangedReading
 from batcher.output.directory import Store
-from batcher.output.edited import Edited, Marked, UnfitError, message, read_edited
-from batcher.records import Beside, Result
 from batcher.words import counted, verb
 
 if TYPE_CHECKING:
@@ -61,7 +61,10 @@ class SoFar:
         self._chunks = journal.chunks()
         self._dataset = dataset
         self.store = with_columns(store, self._chunks, last.question)
-        self._marks = Marks(last.question.get("table", self.store.columns))
+        table = tuple(last.question.get("table", self.store.columns))
+        self._marks = Marks(table)
+        self._workbooks = self.store.workbooks()
+        self._changed = ChangedReading([Layout(self.store, table)], journal)
         if dataset is not None and dataset.columns != self._marks.columns:
             raise InputError(
                 f"{dataset.name} has other columns than the table that was asked:"
@@ -115,10 +118,12 @@ class SoFar:
         chunk = self._chunks.get(start)
         if chunk is None or chunk.rows != stop - start or self._journal.left(start, stop):
             return None
+        if start in self._workbooks:
+            return self._changed.read(start, chunk, self.store.workbook_path(start), None).lines
         if self.store.is_empty(start):
             return None
         if self.store.sha256(start) != chunk.sha256:
-            return read_corrections(self.store, self._journal, start, chunk, self._marks).lines
+            return self._changed.read(start, chunk, self.store.chunk_path(start), None).lines
         if not self._is_of_this_plan(start, chunk):
             return None
         with closing(self.store.lines_of(start)) as lines:
@@ -152,11 +157,6 @@ def input_of(question: dict[str, Any], data: Data | None = None) -> Dataset | No
     return open_dataset(paths[0] if len(paths) == 1 else [*map(Path, paths)], reading)
 
 
-def answer_cells(added: AnswerColumns, result: Result | None, beside: Beside) -> list[str]:
-    """Return the answer's cells of a row, as a file holds them."""
-    return [""] * len(added) if result is None else [*map(writable, added.cells_of(result, beside))]
-
-
 def anew() -> str:
     """Return what to do about a chunk file that cannot be used."""
     return f"{verb('run')} writes it again, without a call"
@@ -176,20 +176,6 @@ def is_current(store: Store, journal: Reader, start: int, chunk: Chunk) -> bool:
     """Return whether an unchanged chunk file holds the present answers of the journal."""
     with closing(store.lines_of(start)) as lines:
         return _answers(store, journal, start, chunk) == [store.answer_columns.split(line)[1] for line in lines]
-
-
-def read_corrections(store: Store, journal: Reader, start: int, chunk: Chunk, marks: Marks) -> Edited:
-    """Read a chunk file that was changed.
-
-    Raises:
-        OutputError: it is not certain which corrections it holds.
-    """
-    path, planned = store.chunk_path(start), journal.marks(start, start + chunk.rows)
-    rows = Marked(store.columns, store.answer_columns, marks, planned, _answers(store, journal, start, chunk))
-    try:
-        return read_edited(path, rows)
-    except UnfitError as error:
-        raise OutputError(message(path, error)) from error
 
 
 def _answers(store: Store, journal: Reader, start: int, chunk: Chunk) -> list[list[str]]:

@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batcher.errors import OutputError
+from batcher.input.excel import UNREADABLE, Book, Uncomputed
 from batcher.records import LARGEST_CELL
 
 SEPARATORS = (",", ";", "\t", "|")
+WORKBOOK = ""
+"""In the place of a separator: the table is a sheet of a workbook, whose cells need none."""
 
 _MARKS = (  # the longer ones first: UTF-32 begins like UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -69,7 +72,7 @@ class Sheet(NamedTuple):
     Attributes:
         encoding: in which it is read, as Python names it.
         is_certain: no other encoding is possible.
-        separator: of the columns.
+        separator: of the columns, or `WORKBOOK`.
         header: the names of the columns.
         lines: its rows, each with the number of its first line, from 1; without blank lines.
     """
@@ -96,6 +99,8 @@ def sheets_of(path: Path, column: str) -> list[Sheet]:
     Raises:
         OutputError: there is none; the message says why, without the path.
     """
+    if path.suffix != ".csv":
+        return _in_workbook(path, column)
     found: list[Sheet] = []
     why = ""
     for encoding, text, is_certain in _decoded(path.read_bytes()):
@@ -108,10 +113,46 @@ def sheets_of(path: Path, column: str) -> list[Sheet]:
             if column in header:
                 found.append(Sheet(encoding, is_certain, separator, header, lines))
             elif separator == "," and not why:
-                names = ", ".join(map(repr, header[:20])) or "missing"
-                why = f"its columns are {names}, and {column!r} is not among them"
+                why = _lacks(header, column)
     if not found:
         raise OutputError(why or "its encoding is not known")
+    return found
+
+
+def _lacks(header: Sequence[str], column: str) -> str:
+    names = ", ".join(map(repr, header[:20])) or "missing"
+    return f"its columns are {names}, and {column!r} is not among them"
+
+
+def _in_workbook(path: Path, column: str) -> list[Sheet]:
+    """Return the sheets of a workbook in which a column of this name is there, as a CSV file has their cells.
+
+    Raises:
+        OutputError: there is none; the message says why, without the path.
+    """
+    found: list[Sheet] = []
+    why = ""
+    try:
+        with path.open("rb") as file:
+            book = Book(file)
+            for name in book.sheets:
+                lines = [(number, cells) for number, cells in book.rows(name) if any(cells)]
+                header = lines[0][1] if lines else []
+                if column in header:
+                    rows = [(number, [*cells, *[""] * (len(header) - len(cells))]) for number, cells in lines[1:]]
+                    found.append(Sheet("utf-8", True, WORKBOOK, header, rows))
+                why = why or _lacks(header, column)
+    except ImportError as error:
+        needs = 'a workbook needs openpyxl: pip install "batcher-llm[excel]", or save it as CSV UTF-8'
+        raise OutputError(needs) from error
+    except Uncomputed as error:
+        raise OutputError(f"cell {error} holds a formula that was never computed: save it in Excel again") from error
+    except UNREADABLE as error:
+        raise OutputError(f"it is no workbook that can be read: {error}") from error
+    if len(found) > 1:
+        raise OutputError(f"several of its sheets have a column {column!r}: leave one")
+    if not found:
+        raise OutputError(why or "it has no sheet")
     return found
 
 

@@ -21,7 +21,7 @@ from batcher.planning.costs import Load, costs_of, pace_of, tokens_of_an_answer
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
 from batcher.planning.making import make
 from batcher.planning.whom import asked_of, in_lines
-from batcher.planning.words import in_words, notes
+from batcher.planning.words import came_back, in_words, notes
 from batcher.records import Asked
 from batcher.settings import Options, Settings
 from batcher.signatures import with_options
@@ -41,6 +41,8 @@ class Forecast(Described):
         chunks: the number of chunk files.
         answered: rows whose answer can be used, adopted ones included.
         adopted: rows whose answer was found in chunk files without a journal.
+        corrected: rows whose answer a person gave in a chunk file.
+        corrections_lost: answers by hand of rows that would be asked again, or are gone.
         error: rows that failed before and are not sent again.
         new: rows that were never sent.
         changed: rows that have an answer to another question; a run stops there unless `on_change` says what to do.
@@ -69,6 +71,8 @@ class Forecast(Described):
     chunks: int
     answered: int
     adopted: int
+    corrected: int
+    corrections_lost: int
     error: int
     new: int
     changed: int
@@ -144,6 +148,8 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         chunks=-(-planned.counts.rows // settings.chunk_size),
         answered=planned.counts.ok + planned.counts.invalid,
         adopted=planned.adopted,
+        corrected=planned.by_hand.corrected,
+        corrections_lost=planned.by_hand.lost,
         error=planned.counts.error,
         new=planned.counts.left - planned.changed,
         changed=planned.changed,
@@ -164,7 +170,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         budget=costs.budget_in_words(load.requests, "row" if load.requests == planned.counts.left else "request"),
         time=pace.in_words(load.requests),
         asks=asked_of(job.endpoints),
-        summary="\n".join([in_words(job, planned), *notes(job, planned), *reserves]),
+        summary="\n".join([in_words(job, planned), *notes(job, planned), *came_back(job, planned), *reserves]),
     )
 
 

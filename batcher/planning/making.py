@@ -5,12 +5,12 @@ Invariant: planning calls no endpoint, and leaves the journal unchanged until it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 from batcher.equality import plain, same
-from batcher.errors import ChangedError, InputError, OutputError
+from batcher.errors import ChangedError, InputError
 from batcher.input.key import keyer
 from batcher.input.marks import Comparison, Marks
 from batcher.journal.entries import InFlight, LastRun
@@ -19,12 +19,21 @@ from batcher.journal.reading import Reader
 from batcher.journal.rules import Rules
 from batcher.journal.schema import ADOPTED
 from batcher.output.adoption import Adoption
-from batcher.output.edited import UnfitError, message
-from batcher.planning.job import ROWS_AT_ONCE, Job, chunks_of
-from batcher.planning.plan import Plan
+from batcher.output.changed import ChangedFiles
+from batcher.output.directory import came_back as came_back_as
+from batcher.planning.job import ROWS_AT_ONCE, Job
+from batcher.planning.plan import ByHand, Plan
 from batcher.planning.words import explained, reasons_of
 from batcher.records import Message
 from batcher.words import blamed
+
+
+class _Taken(NamedTuple):
+    """What was taken in from changed files; see `Plan.intact` and `ByHand`."""
+
+    intact: frozenset[int]
+    came_back: Mapping[int, str]
+    workbooks: Mapping[int, int]
 
 
 class Stopped(Exception):
@@ -38,8 +47,8 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
 
     Raises:
         InputError: a row is invalid.
-        OutputError: a chunk file that the journal does not know does not fit the input, or the input's cells were
-            changed in a chunk file.
+        OutputError: a chunk file that the journal does not know does not fit the input, or it is not certain what was
+            corrected in one.
         ChangedError: rows have an answer to a different question.
         Stopped: `is_stopping` returned True.
     """
@@ -47,6 +56,7 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
     params = _as_asked(job.settings.params, journal)
     comparison = _comparison(job, journal, last)
     with journal.planning(comparison) as matching:
+        taken = _take_in(job, journal, matching, last)
         sources = matching.source_ids([*(endpoint.source for endpoint in job.endpoints), ADOPTED])
         recorded = job.selection.recorded()
         before = last.question.get("sample") if last else None
@@ -65,7 +75,7 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
             last=last,
             comparison=comparison,
             sources=sources[:-1],
-            is_rehearsal=is_rehearsal,
+            taken=taken,
         )
         if is_rehearsal:
             return plan
@@ -125,13 +135,10 @@ def _plan_of(
     last: LastRun | None,
     comparison: Comparison,
     sources: Sequence[int],
-    is_rehearsal: bool,
+    taken: _Taken,
 ) -> Plan:
-    """Return what is left to do.
-
-    Raises:
-        OutputError: cells of the input were changed in a chunk file.
-    """
+    """Return what is left to do."""
+    kept = map(job.store.chunk_path, matching.give_up(matched.corrections_lost))
     changed, gone = sum(matched.changed.values()), matched.gone
     if job.settings.on_change == "reuse":
         changed, gone = 0, gone + changed - matched.own
@@ -146,7 +153,14 @@ def _plan_of(
         same=matched.same,
         in_flight=journal.in_flight(last.id) if last else InFlight(0, 0),
         has_marks=last is None or comparison.before is not None,
-        intact=_checked_files(job, journal, matching, is_rehearsal=is_rehearsal),
+        intact=taken.intact,
+        by_hand=ByHand(
+            matching.corrected(),
+            len(matched.corrections_lost),
+            tuple(path for path in kept if path.exists()),
+            taken.came_back,
+            taken.workbooks,
+        ),
     )
 
 
@@ -185,31 +199,27 @@ def _plan_rows(
     return end
 
 
-def _checked_files(job: Job, journal: Reader, matching: Matching, *, is_rehearsal: bool) -> frozenset[int]:
-    """Return the unchanged chunk files, and check that the corrections in the others can be read.
-
-    A file that has to be written again anyway, because rows or answers have changed since, is not checked.
+def _take_in(job: Job, journal: Planner, matching: Matching, last: LastRun | None) -> _Taken:
+    """Take the corrections in chunk files into the plan, before its rows are added.
 
     Raises:
-        OutputError: a changed file would go into the result, and it is not certain which corrections it holds.
+        OutputError: it is not certain what was corrected.
     """
-    intact, changed = set(), {}
-    for start, chunk in journal.chunks().items():
-        sha256 = job.store.sha256(start)
-        if sha256 == chunk.sha256:
-            intact.add(start)
-        elif not job.store.is_empty(start):
-            changed[start] = chunk
-    for start, rows in chunks_of(job, changed):
-        states = matching.states(start, start + len(rows))
-        if changed[start].origin == job.store.origin(job.store.lines(rows), states):
-            # The copy of a rehearsal has no answers.
-            answers = None if is_rehearsal else job.store.answers(*matching.answers(start, start + len(rows)))
-            try:
-                job.store.read_edited(start, rows, answers)
-            except UnfitError as error:
-                raise OutputError(message(job.store.chunk_path(start), error)) from error
-    return frozenset(intact)
+    if last is None:
+        return _Taken(frozenset(), {}, {})
+    files = ChangedFiles(job.store, journal, last, job.dataset)
+    intact, came_back, workbooks = {*files.intact}, {}, dict.fromkeys(files.known_workbooks, 0)
+    for changed in files:
+        states = matching.take_in(changed.start, changed.corrections, last.id)
+        matching.set_chunk(changed.start, changed.chunk(states))
+        if workbook := changed.workbook:
+            matching.note_workbook(workbook, last.id)
+            workbooks[changed.start] = len(changed.corrections)
+        elif changed.how:
+            came_back[changed.start] = came_back_as(changed.path, changed.how, len(changed.corrections))
+        else:
+            intact.add(changed.start)
+    return _Taken(frozenset(intact), came_back, workbooks)
 
 
 def _comparison(job: Job, journal: Reader, last: LastRun | None) -> Comparison:

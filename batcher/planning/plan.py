@@ -5,9 +5,30 @@ Invariant: a plan is a value; what it counts does not change.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from batcher.journal.entries import Counts, InFlight
+
+
+class ByHand(NamedTuple):
+    """What people did in the files, as far as the plan has to do with it.
+
+    Attributes:
+        corrected: rows whose answer a person gave.
+        lost: answers by hand of rows that are asked again, or are gone.
+        kept: the chunk files that hold those: copies of them are kept.
+        came_back: what is said of each chunk file that came back in another form, by its first row.
+        workbooks: what was corrected in each workbook beside a chunk file, by the chunk's first row.
+    """
+
+    corrected: int = 0
+    lost: int = 0
+    kept: tuple[Path, ...] = ()
+    came_back: Mapping[int, str] = MappingProxyType({})
+    workbooks: Mapping[int, int] = MappingProxyType({})
 
 
 class Plan(NamedTuple):
@@ -24,7 +45,8 @@ class Plan(NamedTuple):
         same: rows that are left and have the same question as another row.
         in_flight: requests that were in flight when the last process ended.
         has_marks: the journal can tell which rows are the same; an older batcher did not record that.
-        intact: the unchanged chunk files, by their first row.
+        intact: the chunk files, by their first row, that hold nothing that the journal does not know.
+        by_hand: what people did in the files.
     """
 
     sources: tuple[int, ...]
@@ -38,3 +60,4 @@ class Plan(NamedTuple):
     in_flight: InFlight
     has_marks: bool
     intact: frozenset[int]
+    by_hand: ByHand = ByHand()

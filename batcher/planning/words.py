@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from batcher.chat_model import retries_of
@@ -14,12 +15,14 @@ from batcher.endpoint import Endpoint, by_account, is_name
 from batcher.equality import same
 from batcher.journal.entries import Usual, source_of
 from batcher.journal.matching import Cause
+from batcher.output.directory import workbook_read
 from batcher.planning.job import Job
 from batcher.planning.plan import Plan
 from batcher.planning.whom import asked_of, in_lines
 from batcher.words import as_given, by_reader, counted, dollars, option
 
 _LONGEST_SHOWN = 60  # characters of a parameter in a reason
+_MOST_FILES = 3
 
 
 def in_words(job: Job, plan: Plan) -> str:
@@ -27,7 +30,8 @@ def in_words(job: Job, plan: Plan) -> str:
     counts, changed = plan.counts, plan.changed
     answered = counts.ok + counts.invalid
     adopted = f" ({counted(plan.adopted, 'row')} adopted from chunk files without a journal)" if plan.adopted else ""
-    parts = [f"{answered:,} answered{adopted}"] if answered or adopted else []
+    by_hand = f" ({plan.by_hand.corrected:,} by hand)" if plan.by_hand.corrected else ""
+    parts = [f"{answered:,} answered{by_hand}{adopted}"] if answered or adopted else []
     again = f"{option('retry_failed', value=True)} sends them again"
     parts += [f"{counts.error:,} failed before ({again})"] if counts.error else []
     gone = f", and {counted(plan.gone, 'answered row')} {'is' if plan.gone == 1 else 'are'} gone: edited?"
@@ -54,6 +58,7 @@ def notes(job: Job, plan: Plan) -> list[str]:
         they = "it" if count == 1 else "they"
         bill = "" if most == 0 else f"; {they if most is None else f'at most {dollars(most)}'} may be billed twice"
         found.append(f"{requests} in flight when the last process ended{bill}.")
+    found += _files_by_hand(job, plan)
     if plan.counts.left:
         found += [_shared(job, keys) for keys in by_account(job.endpoints) if len(keys) > 1]
     retrying = [each for each in job.endpoints if each.llm is not None and retries_of(each.llm)]
@@ -78,6 +83,37 @@ def notes(job: Job, plan: Plan) -> list[str]:
             f" column identifies the rows, {option('id_column', 'COLUMN')} keeps their answers."
         )
     return found
+
+
+def _files_by_hand(job: Job, plan: Plan) -> list[str]:
+    """Return what becomes of the files that people have changed."""
+    found, by_hand, store = [], plan.by_hand, job.store
+    if by_hand.lost:
+        belong = "belongs to a row that is" if by_hand.lost == 1 else "belong to rows that are"
+        found.append(f"{counted(by_hand.lost, 'answer')} by hand {belong} asked again, or gone.{_kept(by_hand.kept)}")
+    if store.workbook_path("all").exists():
+        found.append(
+            f"Note: {store.workbook_path('all')} is not read, because the result is made from the chunk files: correct"
+            " the answers there."
+        )
+    return found
+
+
+def came_back(job: Job, plan: Plan) -> list[str]:
+    """Return what a run will do with files that came back in another form; when it has done so, it says it itself."""
+    store, by_hand = job.store, plan.by_hand
+    found = [f"{said}; a copy of yours is kept as .bak." for said in by_hand.came_back.values()]
+    for start, corrections in by_hand.workbooks.items():
+        found.append(workbook_read(store.workbook_path(start), store.chunk_path(start), corrections, ".bak"))
+    return found
+
+
+def _kept(paths: Sequence[Path]) -> str:
+    if not paths:
+        return ""
+    names = ", ".join(map(str, paths[:_MOST_FILES]))
+    more = f" and {len(paths) - _MOST_FILES:,} more files" if len(paths) > _MOST_FILES else ""
+    return f" A copy of {names}{more} is kept as .bak."
 
 
 def _shared(job: Job, endpoints: Sequence[Endpoint]) -> str:
@@ -180,8 +216,10 @@ def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
         estimate = f" (about {(usual.prompt_tokens + usual.completion_tokens) * count:,.0f} model tokens)"
     redo = f"asks {count:,} again" if plan.changed else f"asks the {counted(new, 'new row')}"
     said = in_words(job, plan)
+    lost = plan.by_hand.lost
+    by_hand = f" {counted(lost, 'answer was', 'answers were')} given by hand." if lost else ""
     return (
-        f"{said}{'' if said.endswith('?') else '.'}\n"
+        f"{said}{'' if said.endswith('?') else '.'}{by_hand}\n"
         f"Nothing was sent. `{option('on_change', 'redo')}` {redo}{estimate}, {_reuse_explained(job, plan)} Or give the"
         f" new question another {as_given('keyword')}. Every answer stays in the journal."
     )

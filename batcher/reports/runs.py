@@ -20,6 +20,8 @@ from batcher.journal.entries import ByHand, LastRun
 from batcher.journal.locking import Holder, Work, holder_of, is_at_work, is_locked
 from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO
+from batcher.output.directory import Store
+from batcher.reports.by_hand import unread
 from batcher.tables import html_table, width
 from batcher.words import blamed, dollars, duration
 
@@ -156,6 +158,8 @@ def _line(keyword: str, path: Path) -> RunLine:
                 return RunLine(keyword, "planning" if is_held else "empty", is_held, changed=changed)
             counts, spent = journal.counts(), journal.spent()
             state = state_of(path, last, counts.left, journal.by_hand(last.id), holder)
+            if state not in AT_WORK:
+                counts = unread(Store(path.parent, keyword), journal, last).counted(counts)
             return RunLine(
                 keyword,
                 state,

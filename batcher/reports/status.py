@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import overload
 
 from batcher.errors import outermost
-from batcher.journal.entries import LastRun
+from batcher.journal.entries import Counts, LastRun
 from batcher.journal.locking import holder_of
 from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO
 from batcher.output.figures import Figures, figures_of
 from batcher.output.opening import opened
+from batcher.reports.by_hand import Unread, unread
 from batcher.reports.runs import AT_WORK, Runs, runs_in, state_of
 from batcher.tables import Described, Line
 from batcher.words import counted, dollars, duration
@@ -43,6 +44,7 @@ class RunStatus(Figures, Described):
         reason: why the latest run stopped early, or empty.
         process: host and process id of the latest run; if it is `planning`, of the process that plans.
         by_hand: what `batcher limit`, `pause` and `resume` changed in the latest run, with the time of each.
+        notes: chunk files that people have changed, and that cannot be read.
     """
 
     state: str
@@ -54,6 +56,7 @@ class RunStatus(Figures, Described):
     reason: str
     process: str
     by_hand: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def _money(self) -> str:
         parts = [f"{dollars(round(self.cost_usd * NANO))} for answers"] if self.cost_usd else []
@@ -78,6 +81,8 @@ class RunStatus(Figures, Described):
         time_left = f", {duration(self.left_s)} left" if self.left_s is not None else ""
         ended = f"{self.ok:,} ok, {self.invalid:,} invalid, {self.error:,} error"
         yield Line("rows", f"{done:,} of {self.rows:,} ({share}): {ended}")
+        if self.corrected:
+            yield Line("corrected", f"{counted(self.corrected, 'answer')} by hand")
         yield Line("chunks", f"{self.chunks:,} written")
         yield Line("requests", self._requests())
         if money := self._money():
@@ -91,6 +96,7 @@ class RunStatus(Figures, Described):
         if self.reason:
             yield Line("because", self.reason)
         yield from (Line("failed", f"{count:,} x {reason}") for reason, count in self.failures)
+        yield from (Line("note", note) for note in self.notes)
 
 
 @overload
@@ -118,20 +124,25 @@ def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "out
         state = state_of(run.store.journal_path, last, left, by_hand, holder)
         process = holder if holder and state == "planning" else last
         is_at_work = state in AT_WORK
+        by_files = Unread() if is_at_work else unread(run.store, journal, last)
+        figures = figures_of(journal, keyword, last.id, is_at_work=is_at_work)
+        figures |= by_files.counted(Counts(*(figures[name] for name in Counts._fields)))._asdict()
+        figures["corrected"] += by_files.corrected
         now = time.time()
         seconds = max(1.0, min(_RATE_OVER_S, now - last.started))
         rate = journal.ended_since(now - seconds) / seconds if is_at_work else 0.0
         return RunStatus(
-            **figures_of(journal, keyword, last.id, is_at_work=is_at_work),
+            **figures,
             state=state,
             chunks=len(journal.chunks()),
             rows_per_s=rate,
             left_s=left / rate if rate else None,
-            failures=tuple(journal.failures()),
+            failures=tuple(by_files.failures(journal)),
             paused=tuple(_paused(*each) for each in journal.paused(last.id)) if is_at_work else (),
             reason=_reason(state, last),
             process=f"host {process.host}, process {process.pid}",
             by_hand=tuple(f"{_clock(each.at)} {each.said}" for each in by_hand),
+            notes=tuple(by_files.notes),
         )
 
 

@@ -5,21 +5,26 @@ Invariant: a file is read once, together with its rows; the result must hold the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
+from batcher.input.marks import Marks
 from batcher.journal.entries import Chunk
 from batcher.output.csv_file import csv_line
 from batcher.output.directory import Store
+from batcher.output.edited import Known, Marked, UnfitError, read_edited
 from batcher.records import RowState
+from batcher.reports.verification.corrections import Corrections
 from batcher.reports.verification.findings import Found, Kind
 from batcher.reports.verification.lines import Line, Lines
 from batcher.reports.verification.pairing import aligned
 from batcher.reports.verification.result_file import ResultCells
 from batcher.reports.verification.rows import Row
-from batcher.words import counted
+from batcher.words import counted, verb
+
+_FORMS_KEPT = 5
 
 
 class ChunkFiles:
@@ -32,6 +37,7 @@ class ChunkFiles:
         is_finished: all rows have a result, so that every file should exist.
         result: gives the cells if INPUT is not given; None if it is.
         found: collects the findings.
+        corrections: counts what was corrected by hand.
 
     Attributes:
         compared: the number of files that were compared.
@@ -45,6 +51,7 @@ class ChunkFiles:
         result: ResultCells | None,
         found: Found,
         *,
+        corrections: Corrections,
         is_finished: bool,
     ) -> None:
         self._store = store
@@ -52,6 +59,8 @@ class ChunkFiles:
         self._starts = starts
         self._result = result
         self._found = found
+        self._corrections = corrections
+        self._forms: list[str] = []
         self._is_finished = is_finished
         self.compared = 0
 
@@ -75,6 +84,12 @@ class ChunkFiles:
         for start in sorted(self._store.starts() - set(self._starts)):
             self._found.place(Kind.FILE_EXTRA, str(self._store.chunk_path(start)))
 
+    def notes(self) -> Iterator[str]:
+        """Yield what is still to be read, or to be written in another form."""
+        yield from self._forms
+        for start in sorted(self._store.workbooks() & self._chunks.keys()):
+            yield f"{self._store.workbook_path(start)} is not compared: {verb('run')} reads it."
+
     def compared_rows(self, rows: Iterator[Row]) -> Iterator[Row]:
         """Compare the rows with their files, and yield each row as the result should hold it."""
         for start in self._starts:
@@ -94,17 +109,50 @@ class ChunkFiles:
         if not chunk.origin and sha256 == chunk.sha256:  # adopted, and to be written again
             self._name_all(Kind.FILE_OLD, start, path)
             return
+        self._corrections.count_journalled(path, start, self._stop(start))
+        if sha256 != chunk.sha256:
+            yield from self._changed(start, chunk, list(rows), path)
+            return
         with closing(Lines(path, self._store.answer_columns)) as lines:
             if lines.error is None and lines.header != self._store.all_columns:
                 self._name_all(Kind.FILE_COLUMNS, start, path)
-            elif sha256 == chunk.sha256:
-                yield from self._as_written(rows, lines)
             else:
-                found = list(lines)
-                if not lines.error:
-                    yield from self._edited(start, chunk, list(rows), found)
+                yield from self._as_written(rows, lines)
             if lines.error:
                 self._name_all(Kind.FILE_BROKEN, start, lines.error)
+
+    def _changed(self, start: int, chunk: Chunk, rows: list[Row], path: Path) -> list[Row]:
+        """Compare a file that was changed since it was written."""
+        with closing(Lines(path, self._store.answer_columns)) as lines:
+            has_columns = lines.error is not None or lines.header == self._store.all_columns
+            found = list(lines) if has_columns else []
+            if has_columns and not lines.error:
+                return self._edited(start, chunk, rows, found)
+        if saved := self._in_another_form(rows, path):
+            return self._edited(start, chunk, rows, saved)
+        self._name_all(Kind.FILE_BROKEN if has_columns else Kind.FILE_COLUMNS, start, lines.error or path)
+        return rows
+
+    def _in_another_form(self, rows: Sequence[Row], path: Path) -> list[Line] | None:
+        """Read a file that another program has saved in its own form; return None if it does not fit the rows."""
+        store, added = self._store, self._store.answer_columns
+        answers = [row.ending or row.journalled() or [""] * len(added) for row in rows]
+        known = [row.cells for row in rows if row.cells is not None]
+        marks = [(row.record and row.record.cells) or b"" for row in rows]
+        originals: Known | Marked
+        if len(known) == len(rows):
+            originals = Known(store.columns, added, [tuple(cells) for cells in known], answers)
+        else:
+            originals = Marked(store.columns, added, Marks(store.columns), marks, answers)
+        try:
+            edited = read_edited(path, originals)
+        except UnfitError:
+            return None
+        if not edited.is_whole:
+            return None
+        if len(self._forms) < _FORMS_KEPT:
+            self._forms.append(f"{path} came back {edited.how}: {verb('run')} writes it in its own form again.")
+        return [Line(number, *added.split(line)) for number, line in enumerate(edited.lines, 2)]
 
     def _name_all(self, kind: Kind, start: int, place: object) -> None:
         self._found.rows(kind, start, self._stop(start) - 1, str(place))
@@ -118,17 +166,19 @@ class ChunkFiles:
             yield row
 
     def _edited(self, start: int, chunk: Chunk, rows: list[Row], lines: list[Line]) -> list[Row]:
-        """Compare a file that was changed since it was written."""
+        """Compare the lines of a file that was changed."""
         path = self._store.chunk_path(start)
         pairs = self._paired(start, rows, lines)
         if pairs is None:
             self._name_all(Kind.FILE_ROWS, start, f"{path} ({counted(len(lines), 'row')})")
             return rows
         in_order = [(row, line) for row, line in pairs if row and line]
+        is_whole = len(in_order) == len(pairs)
+        is_proven = is_whole and self._is_proven(in_order, chunk)
         for row, line in pairs:
-            self._compare(row, line, path)
-        if len(in_order) == len(pairs):
-            if self._result and not self._is_proven(in_order, chunk):
+            self._compare(row, line, path, is_current=is_proven or not is_whole)
+        if is_whole:
+            if self._result and not is_proven and all(row.cells in (None, line.cells) for row, line in in_order):
                 self._name_all(Kind.FILE_UNPROVEN, start, path)
             for row, line in in_order:
                 row.take(line)
@@ -140,24 +190,35 @@ class ChunkFiles:
             return [*aligned(rows, lines, Row.is_in)]
         return [*zip(rows, lines, strict=True)] if len(rows) == len(lines) else None
 
-    def _compare(self, row: Row | None, line: Line | None, path: Path) -> None:
+    def _compare(self, row: Row | None, line: Line | None, path: Path, *, is_current: bool) -> None:
+        """Compare a row with its line.
+
+        Args:
+            row: of the journal, or None.
+            line: of the file, or None.
+            path: of the file.
+            is_current: the file was made from the journal's answers, so that another answer is a correction.
+        """
         if row is None:
             self._found.place(Kind.FILE_MORE, f"{path}, line {line.number if line else 0}")
         elif line is None:
             row.name(self._found, Kind.FILE_LACKS, str(path))
         elif not row.fits(line):
-            is_answer = row.ending not in (None, line.ending)
-            row.name(self._found, Kind.FILE_ANSWER if is_answer else Kind.FILE_CELLS, f"{path}, line {line.number}")
             row.is_edited = True
+            is_input = row.cells in (None, line.cells)
+            if not is_input:
+                row.name(self._found, Kind.FILE_CELLS, f"{path}, line {line.number}")
+            elif not is_current:
+                row.name(self._found, Kind.FILE_OLD, f"{path}, line {line.number}")
+            elif not self._corrections.accept(path, row.ending or [], line.ending):
+                row.name(self._found, Kind.FILE_ANSWER, f"{path}, line {line.number}")
 
     def _is_proven(self, pairs: list[tuple[Row, Line]], chunk: Chunk) -> bool:
-        """Return whether the file has its original cells, or the differing ones have been reported.
+        """Return whether the file was made from these rows and from the answers that the journal has now.
 
         Even if all answers are the same, they may be next to other cells than originally.
         """
-        if any(row.cells not in (None, line.cells) for row, line in pairs):
-            return True
-        written = [csv_line(line.cells) for _, line in pairs]
+        written = [csv_line(line.cells if row.cells is None else row.cells) for row, line in pairs]
         records = [row.record for row, _ in pairs]
         states = [RowState(each.key, each.result) if each else RowState(b"", None) for each in records]
-        return chunk.origin == self._store.origin(written, states)
+        return any(chunk.origin == store.origin(written, states) for store in self._store.in_each_encoding())

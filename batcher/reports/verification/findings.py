@@ -35,7 +35,7 @@ class Kind(Enum):
     FILE_COLUMNS = "the chunk file has other columns"
     FILE_ROWS = "the chunk file has more or fewer rows than it had; give INPUT to find out which"
     FILE_OLD = "the chunk file is older than the row or its answer; `batcher run` writes it again"
-    FILE_ANSWER = "answer, status or error was changed in the chunk file, perhaps corrected by hand"
+    FILE_ANSWER = "the status in the chunk file is none: write ok, invalid or error"
     FILE_CELLS = "the input's cells were changed in the chunk file"
     FILE_UNPROVEN = "the chunk file was changed; give INPUT to check that its rows are still the input's"
     FILE_LACKS = "missing from the chunk file"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from batcher.journal.entries import Counts, LastRun, RowRecord, is_sealed, source_of
 from batcher.journal.evidence import Evidence
-from batcher.journal.schema import ADOPTED
+from batcher.journal.schema import ADOPTED, PERSON
 from batcher.records import Status
 from batcher.reports.verification.findings import Kind
 from batcher.reports.verification.kept import KeptAnswers
@@ -28,7 +28,8 @@ class Results:
         self._kept = kept
         sources = [*map(source_of, last.question.get("sources", ()))]
         known = journal.sources().items() if sources else ()
-        self._strangers = {number for number, source in known if source not in sources and source != ADOPTED}
+        self._strangers = {number for number, source in known if source not in [*sources, ADOPTED, PERSON]}
+        self._people = {number for number, source in journal.sources().items() if source == PERSON}
         self._ended = dict.fromkeys(Status, 0)
         self._adopted = self._unsealed = 0
 
@@ -58,10 +59,15 @@ class Results:
             return Kind.OTHER_QUESTION
         elif record.source in self._strangers and status is not Status.ERROR:
             return Kind.OTHER_SOURCE
-        self._adopted += (record.found or 0) < 0
+        self._adopted += (record.found or 0) < 0 and record.source not in self._people
         self._unsealed += record.sealed is None
         is_whole = record.sealed is None or is_sealed(record)
         return None if status is not None and is_whole else Kind.CHANGED
+
+    def recount(self, was: Status, now: Status) -> None:
+        """Count a row by the status that a person gave it in its file."""
+        self._ended[was] -= 1
+        self._ended[now] += 1
 
     def counts(self, scope: int) -> Counts:
         return Counts(scope, *(self._ended[status] for status in (Status.OK, Status.INVALID, Status.ERROR)))

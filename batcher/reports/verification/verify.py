@@ -25,6 +25,7 @@ from batcher.money.prices import NANO
 from batcher.output.directory import Store
 from batcher.output.opening import opened
 from batcher.reports.verification.chunk_files import ChunkFiles
+from batcher.reports.verification.corrections import CorrectedFile, Corrections
 from batcher.reports.verification.findings import Finding, Found, Kind
 from batcher.reports.verification.inputs import Inputs
 from batcher.reports.verification.kept import KeptAnswers
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from batcher.input.opening import Data
 
 
+_FILES_SHOWN = 5
+
+
 @dataclass(frozen=True)
 class Verification(Described):
     """The outcome of `verify`.
@@ -50,6 +54,7 @@ class Verification(Described):
         keyword: of the run.
         counts: the rows by status.
         chunks: the number of chunk files that were compared.
+        corrected: the chunk files with answers that people corrected, which is no finding.
         endpoints: the totals of the requests of each endpoint.
         findings: all contradictions, and rows without a result.
         notes: checks that were not possible, and other facts.
@@ -61,6 +66,7 @@ class Verification(Described):
     endpoints: tuple[EndpointTotals, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
+    corrected: tuple[CorrectedFile, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -74,6 +80,7 @@ class Verification(Described):
             "ok": self.ok,
             "counts": {**self.counts._asdict(), "left": self.counts.left},
             "chunks": self.chunks,
+            "corrected": [each._asdict() for each in self.corrected],
             "endpoints": [_totals_as_dict(each) for each in self.endpoints],
             "findings": [finding._asdict() for finding in self.findings],
             "notes": list(self.notes),
@@ -91,6 +98,13 @@ class Verification(Described):
     def _title(self) -> str:
         return f"{self.keyword}: {self._verdict()}"
 
+    def _corrections(self) -> str:
+        rows, cells = (sum(getattr(each, name) for each in self.corrected) for name in ("rows", "cells"))
+        files = [f"{each.path} ({each.rows:,})" for each in self.corrected[:_FILES_SHOWN]]
+        more = len(self.corrected) - len(files)
+        files += [f"{more:,} more files"] if more else []
+        return f"{counted(rows, 'answer')} by hand ({counted(cells, 'cell')}): {', '.join(files)}"
+
     def _lines(self) -> Iterator[Line]:
         counts = self.counts
         sent, answered, failed, in_flight = (
@@ -100,6 +114,8 @@ class Verification(Described):
         requests = f"{sent:,} sent = {answered:,} answered + {failed:,} failed + {in_flight:,} without an end"
         yield Line("rows", f"{counts.rows:,}: {ended}")
         yield Line("files", f"{counted(self.chunks, 'chunk file')} compared")
+        if self.corrected:
+            yield Line("corrected", self._corrections())
         yield Line("requests", requests)
         yield from (Line("", _totals_in_words(each), is_part=True) for each in self.endpoints)
         yield from (Line("found", str(finding)) for finding in self.findings)
@@ -181,7 +197,8 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
     kept = KeptAnswers(journal, asked.dataset if asked else None)
     results = Results(journal, last, requests, kept)
     cells = None if asked else ResultCells(store, scope)
-    files = ChunkFiles(store, chunks, starts, cells, found, is_finished=is_finished)
+    corrections = Corrections(journal, results, store.answer_columns)
+    files = ChunkFiles(store, chunks, starts, cells, found, corrections=corrections, is_finished=is_finished)
     checks = [results.check, Thoughts(journal).check, requests.check, *([Inputs(kept).check] if asked else [])]
     rows = checked(read_rows(journal, scope, asked, found, store.answer_columns.extras), checks, found)
     to_be = files.compared_rows(rows)
@@ -197,7 +214,13 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
         files.compared,
         tuple(journal.endpoint_totals()),
         found.findings(),
-        (*_notes(store, journal, last, asked, is_finished=is_finished), *kept.notes(), *results.notes()),
+        (
+            *_notes(store, journal, last, asked, is_finished=is_finished),
+            *kept.notes(),
+            *results.notes(),
+            *files.notes(),
+        ),
+        corrections.files(),
     )
 
 
