@@ -53,6 +53,8 @@ CASES = [
     ("verify tone da", ["data.csv"]),
     ("completion f", ["fish"]),
     ("run --model g", []),
+    ("run --no-de", ["--no-dedup"]),
+    ("rehearse --no-k", ["--no-keep", "--no-keep-thinking"]),
     ("run x.csv --with re", ["reasoning"]),
     ("run x.csv --with model,fin", ["model,finish_reason"]),
     ("run x.csv --with model --provi", ["--provider"]),
