@@ -563,6 +563,11 @@ class Option(NamedTuple):
         return (f"-{self.short}", self.flag) if self.short else (self.flag,)
 
     @property
+    def is_flag(self) -> bool:
+        """Whether it is only switched on or off."""
+        return self.kind is _FLAG
+
+    @property
     def choices(self) -> Sequence[str]:
         """Its possible values, if it has a few."""
         check = self.kind.check

@@ -55,6 +55,8 @@ CASES = [
     ("run --model g", []),
     ("run x.csv --with re", ["reasoning", "request_id"]),
     ("run x.csv --with model,fin", ["model,finish"]),
+    ("run --no-de", ["--no-dedup"]),
+    ("rehearse --no-k", ["--no-keep", "--no-keep-thinking"]),
     ("run x.csv --with model --provi", ["--provider"]),
 ]
 
