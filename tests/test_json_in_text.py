@@ -76,7 +76,9 @@ def test_json_that_was_written_as_a_text_is_read_once_more() -> None:
         ('{"a": "5" tall", "b": 2}', {"a": '5" tall', "b": 2}),
         ('Sure: {"a": "x"', {"a": "x"}),
         ('```json\n{"a": {"b": 1}\n```', {"a": {"b": 1}}),
-        ('{\n  "a": 1, // the first\n  "b": 2\n}', {"a": 1, "b": 2}),
+        ('{\n  "a": 1, // the first\n  "b": 2 # the 2nd\n}', {"a": 1, "b": 2}),
+        ('{"a": $1_500, "b": .5}', {"a": 1500, "b": 0.5}),
+        ('{"a": "\\(5 \\cdot 3\\)"}', {"a": "\\(5 \\cdot 3\\)"}),
     ],
 )
 def test_what_is_nearly_json_is_repaired(text: str, value: object) -> None:
@@ -109,6 +111,18 @@ def test_a_part_of_a_broken_object_is_no_answer() -> None:
 )
 def test_what_json_cannot_say_or_says_twice_is_refused(text: str, error: str) -> None:
     assert (values(text), errors(text)) == ([], [error])
+
+
+@pytest.mark.parametrize("number", ["12 + 3", "1/2", "50%", "3 apples", "1.2.3", "5 or 6", "- 5 x"])
+def test_a_number_that_goes_on_is_not_cut_to_its_beginning(number: str) -> None:
+    assert (values(f'{{"a": {number}, "b": 1}}'), errors(f'{{"a": {number}, "b": 1}}')) == (
+        [],
+        [f"{number!r} is no number of JSON"],
+    )
+
+
+def test_a_line_break_within_a_string_is_kept() -> None:
+    assert values('{"a": "one\n two \n"}') == [{"a": "one\n two \n"}]
 
 
 def test_a_key_may_come_twice_with_one_value_and_a_long_number_is_kept() -> None:

@@ -81,7 +81,9 @@ AROUND = [
 
 def may_stand(around: str, labels: Labels) -> bool:
     """Return whether what stands around a label is no label itself."""
-    return not (around[0] == "1" and "1" in labels.names) and not ("nswer" in around and "answer" in labels.names)
+    return not (around[0] == "1" and labels.names[0].lstrip("-<>").isdecimal()) and not (
+        "nswer" in around and "answer" in labels.names
+    )
 
 
 @pytest.mark.parametrize("around", AROUND)
@@ -108,7 +110,8 @@ def test_layers_may_be_in_each_other(named: tuple[Labels, str], layers: list[str
     labels, name = named
     text = name
     for around in layers:
-        text = around.format(text)
+        if may_stand(around, labels) and not ("`" in around and "`" in text):  # Markdown nests no code
+            text = around.format(text)
     assert label(labels, text) == name
 
 

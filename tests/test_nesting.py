@@ -65,3 +65,8 @@ def test_parameters_that_are_nested_too_deep_are_refused(levels: int) -> None:
     for make in (lambda: Settings(param=params), lambda: Endpoint("m", params=params)):
         with pytest.raises(SettingsError, match="the parameters cannot be written as JSON"):
             make()
+
+
+def test_quotes_that_never_close_take_no_more_than_their_share() -> None:
+    """It would take hours if each of them were followed to the end."""
+    assert not is_too_deep("[]" * 201 + '"' + '\\"' * 500_000)

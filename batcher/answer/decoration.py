@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 BLANKS = " \t\r\n\f\v\u00a0\ufeff\u200b\u200e\u200f\u2060\u3000"
 _LAYERS = 40
@@ -17,6 +18,7 @@ _CLOSING = dict(zip("\"'`*_~$([{<“‘«‹「『《〈【（［｛„‚”’
 _ENDS = ".,;:!?…。，；：！？、．"
 _OPEN = "\"'`*_~“‘”’«»‹›「『《〈【（([{"
 _CLOSED = "\"'`*_~“‘”’«»‹›」』》〉】）)]}"
+_NO_PUNCTUATION = "~$<>\\!"  # signs that are words of their own, or may be
 _FENCE = re.compile(r"(`{3,}|~{3,})[^\n`]*\n(.*?)\n?[ \t]*\1", re.DOTALL)
 _TAG = re.compile(r"<(\w{1,30})>(.*)</\1>", re.DOTALL)
 _COMMAND = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf)\{(.*)\}", re.DOTALL)
@@ -38,7 +40,7 @@ _MODIFIERS = (
     "|selected|appropriate|matching|main|primary|single|customer|user|text|review|output"
 )
 _ENGLISH = (
-    rf"(?:(?:{_MODIFIERS})[\s_-]{{1,3}}){{0,4}}(?:{_NOUNS})(?:[\s_-]{{1,3}}(?:{_NOUNS}|name|id)){{0,2}}"
+    rf"(?:(?:{_MODIFIERS})[ _-]{{1,3}}){{0,4}}(?:{_NOUNS})(?:[ _-]{{1,3}}(?:{_NOUNS}|name|id)){{0,2}}"
     r"(?:\s(?:of|for|in|to)\s(?:the|this|that|your)(?:\s[\w-]{1,20}){1,2}?)?"
 )
 _CHINESE = (
@@ -49,7 +51,7 @@ _CHINESE = (
 _NAME = re.compile(rf"[\s\"'`*_]{{0,4}}(?:{_ENGLISH}|{_CHINESE})[\s\"'`*_]{{0,4}}", re.IGNORECASE)
 _PREFIX = re.compile(
     rf"[\s\"'`*_#>(\[{{【「『-]{{0,12}}(?P<name>{_ENGLISH}|{_CHINESE})[\"'`*_)\]】」』 \t]{{0,8}}"
-    r"(?:[:：]=?|={1,2}(?!>)|(?:[-–—]{1,2}>|=>)(?!\d)|[→⇒]|\s[-–—]\s|\sis(?=\W)\s?:?|[是为]\s?[:：]?|\r?\n)[\s*_`]{0,20}",
+    r"(?:[:：]=?|={1,2}(?!>)|(?:[-–—]{1,2}>|=>)(?!\d)|[→⇒]|\s[-–—]\s|\sis(?=\W)\s?:?|[是为]\s?[:：]?|\r?\n)[\s*_]{0,20}(?:`(?!``)\s{0,4})?",
     re.IGNORECASE,
 )
 
@@ -65,40 +67,75 @@ def prefix(text: str) -> re.Match[str] | None:
     return _PREFIX.match(text)
 
 
-def peeled(text: str, kept: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
-    """Yield a text, and what is left of it as one layer after the other is taken off; each with the `Label` before it.
+class Layer(NamedTuple):
+    """What is left of a text.
+
+    Attributes:
+        text: without blanks around it.
+        name: the `Label` that stood before it, if that was the layer taken off.
+        has_other_words: what was taken off may be more than punctuation.
+    """
+
+    text: str
+    name: str = ""
+    has_other_words: bool = True
+
+
+def peeled(text: str, kept: frozenset[str] = frozenset()) -> Iterator[Layer]:
+    """Yield a text, and what is left of it as one layer after the other is taken off.
 
     Args:
         text: any.
-        kept: signs with which labels begin; a bullet is none of them.
+        kept: the beginnings of labels that look like bullets, as `beginning` gives them.
     """
-    name = ""
+    layer = Layer(text)
     for _ in range(_LAYERS):
-        text = text.strip(BLANKS)
+        text = layer.text.strip(BLANKS)
         if not text:
             return
-        yield text, name
-        if named := _PREFIX.match(text):
-            text, name = text[named.end() :], named["name"]
-            continue
-        if (bullet := _BULLET.match(text)) and not kept & {text[0], *_SIGNED.get(text[0], "")}:
-            inner: str | None = text[bullet.end() :]
+        yield layer._replace(text=text)
+        if (whole := _wrapped(text)) is not None:
+            layer = Layer(whole)
+        elif named := _PREFIX.match(text):
+            layer = Layer(text[named.end() :], named["name"])
+        elif (bullet := _BULLET.match(text)) and not kept.intersection(_likely(text[0], text[bullet.end() :])):
+            layer = Layer(text[bullet.end() :])
         else:
             inner = _bare(text)
-        if inner is None:
-            return
-        text, name = inner, ""
+            if inner is None:
+                return
+            layer = Layer(inner, has_other_words=text[0] in _NO_PUNCTUATION or text[-1] in _NO_PUNCTUATION)
+
+
+def beginning(text: str) -> str:
+    """Return the first sign of a text and the first one behind it, with 0 for any digit."""
+    first, rest = text[:1], text[1:].strip(BLANKS)[:1].casefold()
+    return ("0" if first.isdecimal() else first) + ("0" if rest.isdecimal() else rest)
+
+
+def _likely(bullet: str, rest: str) -> set[str]:
+    """Return the beginnings of labels that a bullet and what follows may be instead."""
+    if bullet.isdecimal() or bullet == "(":
+        return {"0"} if rest[:1].isdecimal() else set()
+    return {beginning(f"{sign}{rest}") for sign in (bullet, *_SIGNED.get(bullet, ""))}
+
+
+def _wrapped(text: str) -> str | None:
+    """Return what a fence, a tag or a command of LaTeX holds that is the whole text."""
+    if text[0] not in "`~<\\":
+        return None
+    whole = _FENCE.fullmatch(text) or _TAG.fullmatch(text) or _COMMAND.fullmatch(text)
+    held = whole[whole.lastindex or 0] if whole else ""
+    return held if held.strip(BLANKS) else None  # "```label\n```" is no empty fence
 
 
 def _bare(text: str) -> str | None:
     """Return a text without the signs around it, or without one at an end; None if it has none."""
     first, last = text[0], text[-1]
-    if first in "`~<\\" and (whole := _FENCE.fullmatch(text) or _TAG.fullmatch(text) or _COMMAND.fullmatch(text)):
-        return whole[whole.lastindex or 0]
     if len(text) > 1 and _CLOSING.get(first) == last:
         return text[1:-1]
     if last in _ENDS:
         return text[:-1]
-    if first in _OPEN:
-        return text[1:]
-    return text[:-1] if last in _CLOSED else None
+    if last in _CLOSED and (first not in _OPEN or text.count(last) % 2 or text.startswith(("```", "~~~"))):
+        return text[:-1]
+    return text[1:] if first in _OPEN else None

@@ -25,6 +25,12 @@ _CLOSED = re.compile(r'"(?:[^"\\]|\\.)*+"\Z', re.DOTALL)
 _BRACKETS = re.compile(r"[\[{]|[\]}]")
 _COMPLETE = re.compile(r"""["'}\]]\Z|\b(?:true|false|null|True|False|None)\Z""")  # the end of a value that is not cut
 
+_STRINGS_AND_NOTES = re.compile(
+    r""""(?:[^"\\]|\\.)*+(?:"|\\?\Z)|'(?:[^'\\]|\\.)*+(?:'|\\?\Z)|//[^\n]*|\#[^\n]*|/\*.*?(?:\*/|\Z)""", re.DOTALL
+)
+_BETWEEN = re.compile(r"""[:,{}\[\]"'\n]""")
+_BEGINS_AS_NUMBER = re.compile(r"[-+$€£¥]?\s?\.?\d")
+_NUMBER = re.compile(r"[-+$€£¥]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _SURROGATES = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
 
 # Each failure costs the characters that were read, and a share of those before them (Python counts their lines).
@@ -135,6 +141,8 @@ def _repaired(text: str) -> Iterator[Found]:
             return
         if not is_complete:
             yield Found(None, "the JSON is not closed: was the answer cut off?")
+        elif number := _broken_number(part):
+            yield Found(None, f"{number!r:.100} is no number of JSON")
         elif not _parsed(part):
             yield from _repair(part)
 
@@ -159,6 +167,13 @@ def _end(text: str, start: int) -> tuple[int, bool, bool]:
     tail = text[-_TAIL:].rstrip(_BLANKS + "`,")
     is_complete = depth == 1 and text[start] == "{" and not is_open and bool(_COMPLETE.search(tail))
     return len(text), False, is_complete
+
+
+def _broken_number(part: str) -> str:
+    """Return a value that begins as a number and goes on: a repair would cut `12 + 3` to 12."""
+    bare = _STRINGS_AND_NOTES.sub(lambda found: '"' if found.group()[0] in "\"'" else "", part)
+    values = (value.strip() for value in _BETWEEN.split(bare))
+    return next((value for value in values if _BEGINS_AS_NUMBER.match(value) and not _NUMBER.fullmatch(value)), "")
 
 
 def _repair(part: str) -> Iterator[Found]:
@@ -208,4 +223,5 @@ def _float(digits: str) -> float:
     return value
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
+# Not strict: models break lines within strings.
+_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)

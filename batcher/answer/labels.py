@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from batcher.answer.decoration import BLANKS, is_name, peeled, prefix
+from batcher.answer.decoration import BLANKS, Layer, beginning, is_name, peeled, prefix
 from batcher.answer.json_in_text import found
 from batcher.answer.label_list import label_list
 from batcher.answer.shape import Read
@@ -167,6 +167,11 @@ class Labels:
         spelled.pop("", None)
         return spelled
 
+    @cached_property
+    def _is_alike(self) -> bool:
+        """Whether words do not tell all labels apart, or a label has none."""
+        return "" in self._by(_spelling) or any(len(labels) > 1 for labels in self._spelled.values())
+
     def _by(self, way: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
         """Return the labels by their texts in a way of comparing: several if it cannot tell them apart."""
         by: dict[str, dict[str, None]] = {}
@@ -180,7 +185,9 @@ class Labels:
 
     @cached_property
     def _kept(self) -> frozenset[str]:
-        return frozenset(text.strip(BLANKS)[0] for text, _ in self._texts)
+        """The beginnings of labels, and 0 if one begins with a digit: no bullet is looked for there."""
+        texts = [text.strip(BLANKS) for text, _ in self._texts]
+        return frozenset(["0"] * any(text[0].isdecimal() for text in texts) + [beginning(text) for text in texts])
 
     @cached_property
     def _by_first_word(self) -> dict[str, list[tuple[str, list[str]]]]:
@@ -215,17 +222,20 @@ class Labels:
         if len(text) > 2 * self._longest + _ROOM:
             return ()
         alike: _Said = ()
-        for layer, name in peeled(text, self._kept):
-            if name and _spelling(name) in self._spelled:
+        spelled: _Said = ()
+        for layer in peeled(text, self._kept):
+            if layer.name and _spelling(layer.name) in self._spelled:
                 break  # `answer: question`, and `answer` is a label, too
-            if labels := self._exact.get(layer):
+            labels = self._exact.get(layer.text, ())
+            if labels:
                 return labels
-            if labels := self._wide.get(_one_blank(layer)) or self._folded.get(folded(layer)):
-                return self._unlisted(layer, labels)
-            labels = self._spelled.get(_spelling(layer), ())
-            if len(labels) == 1:
-                return self._unlisted(layer, labels)
-            alike = alike or labels
+            if layer.has_other_words:
+                spelled = self._spelled.get(_spelling(layer.text), ())
+            if len(spelled) != 1 and self._is_alike:
+                labels = self._wide.get(_one_blank(layer.text)) or self._folded.get(folded(layer.text)) or ()
+            if labels := labels or (spelled if len(spelled) == 1 else ()):
+                return self._unlisted(layer.text, labels)
+            alike = alike or spelled
         return alike
 
     def _unlisted(self, text: str, labels: tuple[str, ...]) -> _Said:
@@ -298,8 +308,8 @@ class Labels:
         """Return the label that a short text comes close to, if there is one."""
         if len(text) > self._longest + _ROOM:
             return ""
-        [*_, (inner, _)] = [("", ""), *peeled(text, self._kept)]
-        words = words_of(inner)
+        [*_, inner] = [Layer(""), *peeled(text, self._kept)]
+        words = words_of(inner.text)
         if not words or _NEGATIONS.intersection(words):
             return ""
         close = difflib.get_close_matches(" ".join(words), self._spelled, 1, _CLOSE)

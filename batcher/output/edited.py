@@ -84,14 +84,21 @@ def settled(added: AnswerColumns, ours: Sequence[str], theirs: Sequence[str]) ->
     """
     if [*ours] == [*theirs]:
         return [*theirs]
-    answer, status, error, *extras = theirs
-    was, had, why = ours[:3]
-    status = status.strip().lower()
+    at = len(added.fields) + 1
+    (answer, *fields), (status, error, *extras) = theirs[:at], theirs[at:]
+    had, why = ours[at : at + 2]
+    said, status = status, status.strip().lower()
     if status not in ("", had, *_STATUSES):
-        raise UnfitError(f"column {added.status!r}: {short(theirs[1])} is none of {', '.join(_STATUSES)}")
+        raise UnfitError(f"column {added.status!r}: {short(said)} is none of {', '.join(_STATUSES)}")
     if status in ("", had):  # the person left it as it was
-        status = Status.OK.value if answer != was and answer.strip() else had
-    return [answer, status, "" if status == Status.OK and error == why else error, *extras]
+        is_given = [*theirs[:at]] != [*ours[:at]] and any(map(str.strip, theirs[:at]))
+        status = Status.OK.value if is_given else had
+    error = "" if status == Status.OK and error == why else error
+    if not fields:
+        return [answer, status, error, *extras]
+    if fields != [*ours[1:at]]:  # a field that was corrected is a part of the answer
+        answer = added.result_of([answer, *fields, status, error]).answer
+    return [*map(writable, added.cells(answer, status, error, extras))]
 
 
 class Known:
@@ -312,7 +319,7 @@ def _padded(sheet: Sheet, places: Sequence[int | None], added: AnswerColumns) ->
     """
     width = len(sheet.header)
     # Behind the status are only cells that are mostly empty.
-    behind = len(added) - 2
+    behind = 1 + len(added.extras)
     *needed, status = places[: len(places) - behind]
     lines = []
     for number, cells in sheet.lines:
