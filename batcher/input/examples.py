@@ -129,7 +129,7 @@ class Examples:
     @property
     def held(self) -> list[Example]:
         """All examples that a row may have before it, each once."""
-        return list(dict(((each.row, each) for each in (*self.shown, *self.instead) if each)).values())
+        return list({each.row: each for each in (*self.shown, *self.instead) if each}.values())
 
     @property
     def texts(self) -> list[str]:

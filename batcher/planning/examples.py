@@ -5,9 +5,12 @@ Invariant: each example has an answer that a row could have, and no two of them 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from batcher.answer.labels import Labels
 from batcher.answer.shape import Shape
@@ -15,11 +18,12 @@ from batcher.errors import InputError, SettingsError
 from batcher.input.cell import cell
 from batcher.input.column_names import meant
 from batcher.input.dataset import Dataset
+from batcher.input.encodings import is_valid_utf8
 from batcher.input.examples import Example, Examples
 from batcher.input.opening import Reading, open_dataset
 from batcher.input.prompt import Renderer, failed_on
 from batcher.records import Status, Values
-from batcher.settings import OPTIONS, Settings
+from batcher.settings import OPTIONS, Settings, home_expanded
 from batcher.words import as_given, blamed, by_reader, option
 
 _ANSWERS = ("label", "gold", "answer")
@@ -75,13 +79,12 @@ def examples_of(
 
 
 def _opened(settings: Settings) -> Dataset:
-    """Open the table; the encoding of the input counts only if the table can be in it."""
-    if settings.input_encoding is not None:
-        try:
-            return open_dataset(settings.examples, Reading(settings.input_encoding), name="examples")
-        except InputError:
-            pass  # it is in another encoding, or the same error comes again
-    return open_dataset(settings.examples, name="examples")
+    """Open the table; as for a prompt's file, the encoding of the input counts only if it is not UTF-8."""
+    given, encoding = settings.examples, settings.input_encoding
+    if encoding is not None and isinstance(given, str | os.PathLike):
+        with contextlib.suppress(OSError, ValueError):  # `open_dataset` says what is wrong with the path
+            encoding = None if is_valid_utf8(Path(home_expanded(given)).read_bytes()) else encoding
+    return open_dataset(given, Reading(encoding), name="examples")
 
 
 def _column_of_answers(dataset: Dataset, settings: Settings, used: Collection[str]) -> str:
