@@ -16,9 +16,14 @@ from programs import call, write_table
 
 import batcher
 from batcher.errors import ChangedError, InputError, SettingsError
+from batcher.input.key import keyer
+from batcher.money.tariff import tariffs_of
+from batcher.planning.job import prepare
 from batcher.records import Completion, Message, Usage
+from batcher.settings import Settings
 
 LABELS = ["good", "bad", "mixed"]
+PRICES = {"in": 1.0, "out": 1.0}
 LINE = "Answer with exactly one of these labels and nothing else: good, bad, mixed"
 GOLD = [
     {"text": "A joy.", "label": "good"},
@@ -289,3 +294,39 @@ def test_a_rehearsal_takes_examples_and_labels_that_are_in_memory(tmp_path: Path
     options: dict[str, Any] = {"labels": {"good": "praise", "bad": ""}, "examples": pd.DataFrame(GOLD[:3])}
     done = batcher.rehearse(["x", "y"], "{text}", keyword="k", output_dir=tmp_path, model="m", kills=0, **options)
     assert done.ok
+
+
+# -- What it costs
+
+
+def test_what_answers_teach_about_the_examples_bounds_every_row(tmp_path: Path) -> None:
+    texts = [*(f"row {number} of many" for number in range(40)), "It broke.", "Works, but loud."]
+    gold = [*GOLD, {"text": "Dense: " + "x" * 200, "label": "mixed"}]  # only instead of another one
+    given: dict[str, Any] = {
+        "keyword": "k",
+        "output_dir": tmp_path,
+        "endpoints": [batcher.Endpoint("m", prices=PRICES)],
+    }
+    settings = Settings.of({**given, "labels": LABELS, "examples": gold, "shots": 3, "param": {"max_tokens": 5}})
+    job = prepare(texts, "Judge: {text}", settings)
+
+    def tokens(messages: Sequence[Message]) -> int:
+        return sum(len(each["content"]) // (1 if "Dense" in each["content"] else 4) + 4 for each in messages)
+
+    [tariff] = tariffs_of(job.endpoints, job.settings.params, job.wording)
+    prompts = [job.messages(position, (text,)) for position, text in enumerate(texts)]
+    widest = tariff.bound(prompts[0]).prompt_tokens or 0
+    for prompt in prompts[:40]:
+        usage = Usage(tokens(prompt), 1)
+        assert not [*filter(lambda each: each.said, tariff.learn(prompt, Completion("good", "stop", usage)))]
+    bounds = [tariff.bound(prompt).prompt_tokens or 0 for prompt in prompts]
+    assert all(bound >= tokens(prompt) for bound, prompt in zip(bounds, prompts, strict=True))
+    assert bounds[0] < widest
+
+
+def test_the_key_of_a_row_is_that_of_its_messages(lab: Lab) -> None:
+    service = Everything()
+    lab.run(["x"], service, "{text}", labels=LABELS, structured="prompt", examples=GOLD)
+    [(question, key)] = lab.query("SELECT question, key FROM runs, rows")
+    record = json.loads(question)
+    assert keyer(record["params"], record["shape"])(service.sent[0]) == key

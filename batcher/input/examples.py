@@ -132,10 +132,24 @@ class Examples:
         return list({each.row: each for each in (*self.shown, *self.instead) if each}.values())
 
     @property
+    def messages(self) -> list[Message]:
+        """The messages of all examples."""
+        return _messages(self.held)
+
+    @property
     def texts(self) -> list[str]:
         """The texts of all examples."""
-        texts = [each.get("content") for example in self.held for each in example.messages]
-        return [text for text in texts if isinstance(text, str)]
+        return _texts(self.messages)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """The bytes of text that all prompts have of examples, at least: a row may have one less."""
+        return sum(map(_text_bytes, self.shown)) - max(map(_text_bytes, self.shown))
+
+    @property
+    def largest_bytes(self) -> int:
+        """The bytes of text in the largest example: two prompts differ by one example at most."""
+        return max(map(_text_bytes, self.held))
 
     def before(self, render: Renderer) -> Renderer:
         """Return a renderer that states the examples before the question of each row."""
@@ -166,6 +180,14 @@ class Examples:
 
 def _messages(examples: Iterable[Example | None]) -> list[Message]:
     return [message for example in examples if example for message in example.messages]
+
+
+def _texts(messages: Iterable[Message]) -> list[str]:
+    return [text for message in messages if isinstance(text := message.get("content"), str)]
+
+
+def _text_bytes(example: Example) -> int:
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in _texts(example.messages))
 
 
 def _instructions(messages: Sequence[Message]) -> int:

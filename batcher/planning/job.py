@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -26,6 +26,7 @@ from batcher.input.column_names import column_index
 from batcher.input.dataset import Dataset
 from batcher.input.encodings import decoded
 from batcher.input.examples import Examples, Stated
+from batcher.input.key import keyer
 from batcher.input.opening import Reading, as_arguments, default_keyword, open_dataset
 from batcher.input.prompt import (
     PromptFunction,
@@ -90,6 +91,14 @@ class Job:
     is_same_for_all: bool = False
     oddities: tuple[str, ...] = ()
     examples: Examples | None = None
+
+    def keyer(self, params: Mapping[str, Any]) -> Callable[[Sequence[Message]], bytes]:
+        """Return what makes the key of a row of its messages.
+
+        Args:
+            params: the request parameters, spelled as in the keys of earlier runs.
+        """
+        return keyer(params, self.question.get("shape"), self.examples.messages if self.examples else ())
 
     @property
     def reading(self) -> ReadAs | None:
@@ -344,7 +353,10 @@ def _wording(prompts: _Prompts, examples: Examples | None) -> Wording:
     templates = [each for each in (prompts.filled, prompts.system) if each]
     shared = [prompts.option, prompts.filled or prompts.text, prompts.system]
     text = json.dumps(shared if examples is None else [*shared, examples.recorded])
-    return Wording(text, sum(Template.parse(each, "").fixed_bytes for each in templates))
+    fixed = sum(Template.parse(each, "").fixed_bytes for each in templates)
+    if examples is None:
+        return Wording(text, fixed)
+    return Wording(text, fixed + examples.fixed_bytes, examples.largest_bytes)
 
 
 def _system(settings: Settings) -> str | None:

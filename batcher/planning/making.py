@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from batcher.equality import plain, same
 from batcher.errors import ChangedError, InputError
-from batcher.input.key import keyer
 from batcher.input.marks import Comparison, Marks
 from batcher.journal.entries import InFlight, LastRun
 from batcher.journal.matching import Matched, Matching, Planner
@@ -75,7 +74,7 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         is_redrawn = last is not None and before != recorded["sample"]
         if is_redrawn:
             matching.set_aside(job.selection.drawn, is_all=before is not None)
-        key = keyer(params, job.question.get("shape"))
+        key = job.keyer(params)
         rows, examples = _read_rows(job, journal, matching, is_stopping, key, is_first=last is None)
         journal.reading = matching.reading_id(job.reading)
         if last is not None and _reads_otherwise(last.question, job.question):

@@ -78,7 +78,8 @@ class Question(NamedTuple):
             render = with_system(render, stating.filled(system), option("system"), columns)
         if (examples := Examples.recorded_in(recorded)) is not None:
             render = examples.before(render)
-        return cls(render, keyer(recorded.get("params", {}), shape))
+        shared = examples.messages if examples else ()
+        return cls(render, keyer(recorded.get("params", {}), shape, shared))
 
     def about(self, values: Values) -> bytes:
         """Return the key of the question about a row; empty if the row gives no prompt."""
