@@ -664,6 +664,8 @@ class Options(TypedDict, total=False):
     param: Mapping[str, Any] | None
     labels: Any
     schema: Any
+    examples: Any
+    shots: int
     structured: str
     repair: int
     canary: int

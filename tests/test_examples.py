@@ -12,14 +12,16 @@ import pandas as pd
 import pytest
 from conftest import Lab
 from fake_service import Service
-from programs import call, write_table
+from programs import write_table
 
 import batcher
+from batcher.cli import main
 from batcher.errors import ChangedError, InputError, SettingsError
 from batcher.input.key import keyer
 from batcher.money.tariff import tariffs_of
 from batcher.planning.job import prepare
 from batcher.records import Completion, Message, Usage
+from batcher.rehearsal.scene import Scene
 from batcher.settings import Settings
 
 LABELS = ["good", "bad", "mixed"]
@@ -277,23 +279,43 @@ def test_equal_examples_count_once(tmp_path: Path) -> None:
 # -- The command line
 
 
-def test_the_command_line_takes_a_file_and_a_number(tmp_path: Path) -> None:
+def test_the_command_line_takes_a_file_and_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     write_table(tmp_path / "gold.csv", ["text", "label"], [[*each.values()] for each in GOLD])
     write_table(tmp_path / "t.csv", ["text"], [["x"], ["A joy."]])
-    options = ("--prompt", "{text}", "--labels", "good,bad,mixed", "--provider", "offline")
-    done = call("run", "t.csv", *options, "--examples", "gold.csv", "-k", "2", cwd=tmp_path)
-    assert done.status == 0, done.stderr
-    assert "2 examples of 5 from gold.csv are in each prompt; 1 label has none." in done.stderr
-    assert call("verify", "t", "t.csv", cwd=tmp_path).status == 0
-    done = call("run", "t.csv", *options, "-k", "2024", cwd=tmp_path)
-    assert (done.status, done.stdout) == (2, "")
-    assert "--shots needs --examples (the name of the run is --keyword NAME)" in done.stderr
+    options = ["--prompt", "{text}", "--labels", "good,bad,mixed", "--provider", "offline"]
+    assert main(["run", "t.csv", *options, "--examples", "gold.csv", "-k", "2"]) == 0
+    assert "2 examples of 5 from gold.csv are in each prompt; 1 label has none." in capsys.readouterr().err
+    assert main(["verify", "t", "t.csv"]) == 0
+    capsys.readouterr()
+    assert main(["run", "t.csv", *options, "-k", "2024"]) == 2
+    assert "--shots needs --examples (the name of the run is --keyword NAME)" in capsys.readouterr().err
 
 
-def test_a_rehearsal_takes_examples_and_labels_that_are_in_memory(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"labels": {"good": "praise", "bad": ""}, "examples": pd.DataFrame(GOLD[:3])}
-    done = batcher.rehearse(["x", "y"], "{text}", keyword="k", output_dir=tmp_path, model="m", kills=0, **options)
-    assert done.ok
+def test_the_file_of_a_job_names_examples_from_its_own_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_table(tmp_path / "gold.csv", ["text", "label"], [["a", "good"], ["b", "nice"]])
+    write_table(tmp_path / "t.csv", ["text"], [["x"]])
+    job = tmp_path / "job.toml"
+    job.write_text(
+        'input = "t.csv"\nprompt = "{text}"\nlabels = "good,bad"\nprovider = "offline"\nexamples = "gold.csv"'
+    )
+    assert main(["plan", "--config", str(job)]) == 2
+    said = capsys.readouterr().err
+    assert "job.toml, line 5: examples: " in said
+    assert "gold.csv, row 1 (counted from 0): 'nice' cannot be an answer" in said
+
+
+def test_a_rehearsal_takes_labels_and_examples_that_are_in_memory(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"labels": {"good": "praise, or so", "bad": ""}, "examples": pd.DataFrame(GOLD[:3])}
+    settings = Settings.of({"keyword": "k", "model": "m", **options})
+    command = Scene.of(["x", "y"], "{text}", settings, tmp_path).command("http://127.0.0.1:9/v1")
+    given = dict(each[2:].split("=", 1) for each in command if each.startswith(("--labels=", "--examples=")))
+    asked = planned(["x"], tmp_path / "none", "{text}", **given).first
+    assert asked == planned(["x"], tmp_path / "none", "{text}", **options).first
 
 
 # -- What it costs
