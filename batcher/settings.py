@@ -112,8 +112,14 @@ def _one_of(choices: Sequence[str]) -> _OneOf:
     return _OneOf(choices)
 
 
-def _any(_value: object, _where: str) -> None:
-    """Check nothing yet: it is checked when it is read."""
+def _check_labels(value: object, where: str) -> None:
+    if not isinstance(value, (str, list, tuple, Mapping, type)) or not value:  # the rest is checked as they are read
+        raise SettingsError(f"{where} must be a list of labels, or 'a,b,c', or '@FILE', not {value!r:.80}")
+
+
+def _check_schema(value: object, where: str) -> None:
+    if not isinstance(value, (str, os.PathLike, Mapping, type)) or not value:
+        raise SettingsError(f"{where} must be a JSON Schema, or the path of its file, not {value!r:.80}")
 
 
 def _check_headers(value: object, where: str) -> None:
@@ -127,11 +133,12 @@ def _names_in(value: str | Sequence[str]) -> list[str]:
 
 
 def _check_beside(value: Any, where: str) -> None:
-    names = _names_in(value) if isinstance(value, (str, list, tuple)) else ()
-    if unknown := next((name for name in names if name not in Beside._fields), None if names else value):
-        near = difflib.get_close_matches(str(unknown), Beside._fields, 1)
+    names = _names_in(value) if isinstance(value, (str, list, tuple)) else []
+    unknown = [name for name in names if name not in Beside._fields]
+    if unknown or not names:
+        near = difflib.get_close_matches(unknown[0], Beside._fields, 1) if unknown else []
         meant = f": did you mean {near[0]}?" if near else ""
-        raise SettingsError(f"{where} must be out of {', '.join(Beside._fields)}, not {unknown!r}{meant}")
+        raise SettingsError(f"{where} must be out of {', '.join(Beside._fields)}, not {value!r}{meant}")
 
 
 def _check_mapping(value: object, where: str) -> None:
@@ -234,7 +241,7 @@ class Settings:
     labels: Any = _option(
         None,
         Group.ANSWERS,
-        Kind(_any, {"metavar": "LABELS"}),
+        Kind(_check_labels, {"metavar": "LABELS"}),
         "the labels, of which each answer must be one: a,b,c, or @FILE with a JSON list, or with one label a line. The"
         " prompt may list them with {labels}; else a line is added to it",
         in_python="the labels, of which each answer must be one: a list, an Enum, a dictionary from label to"
@@ -243,7 +250,7 @@ class Settings:
     schema: Any = _option(
         None,
         Group.ANSWERS,
-        Kind(_any, {"metavar": "FILE"}),
+        Kind(_check_schema, {"metavar": "FILE"}),
         "a JSON Schema that each answer must fit; its fields become columns. The prompt may hold it with {schema}",
         in_python="what each answer must fit: a JSON Schema (a dictionary, or the path of a file), a pydantic model or"
         " a dataclass; its fields become columns. The prompt may hold it with {schema}",

@@ -53,8 +53,8 @@ CASES = [
     ("verify tone da", ["data.csv"]),
     ("completion f", ["fish"]),
     ("run --model g", []),
-    ("run x.csv --with re", ["reasoning"]),
-    ("run x.csv --with model,fin", ["model,finish_reason"]),
+    ("run x.csv --with re", ["reasoning", "request_id"]),
+    ("run x.csv --with model,fin", ["model,finish"]),
     ("run x.csv --with model --provi", ["--provider"]),
 ]
 
