@@ -255,6 +255,24 @@ class Settings:
         in_python="what each answer must fit: a JSON Schema (a dictionary, or the path of a file), a pydantic model or"
         " a dataclass; its fields become columns. The prompt may hold it with {schema}",
     )
+    examples: Any = _option(
+        None,
+        Group.ANSWERS,
+        Kind(_any, {"metavar": "FILE"}),
+        "a table of rows labelled by hand, of any kind that INPUT may be: examples that stand before each row's"
+        " question. It has the columns that the prompt uses, and the right answer in a column label, gold or answer",
+        in_python="a table of rows labelled by hand, of any kind that `data` may be: examples that stand before each"
+        " row's question. It has the columns that the prompt uses, and the right answer in a column label, gold or"
+        " answer",
+        is_shown=False,
+    )
+    shots: int = _option(
+        8,
+        Group.ANSWERS,
+        Kind(check_whole, {"metavar": "K", "type": int}),
+        "state K of the examples before each row, of as many labels as there are",
+        short="k",
+    )
     structured: str = _option(
         STRUCTURED[0],
         Group.ANSWERS,
@@ -378,7 +396,6 @@ class Settings:
         Group.FILES,
         _KEYWORD,
         "names the run and its files; default: the name of the input's file without its ending, or of its directory",
-        short="k",
     )
     output_dir: str | os.PathLike[str] = _option(
         "output", Group.FILES, _DIRECTORY, "the directory of all files", short="o"
@@ -659,6 +676,8 @@ class Options(TypedDict, total=False):
     param: Mapping[str, Any] | None
     labels: Any
     schema: Any
+    examples: Any
+    shots: int
     structured: str
     repair: int
     canary: int

@@ -49,7 +49,7 @@ CASES = [
     ("status to", ["tone"]),
     ("status 数", ["数学"]),
     ("merge -o other ", ["far"]),
-    ("run -k to", ["tone"]),
+    ("run --keyword to", ["tone"]),
     ("verify tone da", ["data.csv"]),
     ("completion f", ["fish"]),
     ("run --model g", []),

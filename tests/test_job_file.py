@@ -90,7 +90,7 @@ def test_a_rehearsal_and_a_dry_run_take_the_file_too(folder: Path) -> None:
 
 def test_the_command_line_wins_and_what_it_leaves_out_comes_from_the_file() -> None:
     job(JOB)
-    assert options("run", "-k", "other", "-n", "3", "--param", "top_p=1") == {
+    assert options("run", "--keyword", "other", "-n", "3", "--param", "top_p=1") == {
         "data": "data.csv",
         "prompt": "Is {text} odd?",
         "provider": "offline",
@@ -536,12 +536,12 @@ def test_every_option_of_python_may_stand_in_the_file() -> None:
 
 
 def test_short_forms_are_those_of_the_long_options() -> None:
-    argv = ["run", "x.csv", "-p", "{text}", "-m", "m", "-k", "k", "-o", "d", "-n", "5", "-q"]
+    argv = ["run", "x.csv", "-p", "{text}", "-m", "m", "-k", "4", "-o", "d", "-n", "5", "-q"]
     assert options(*argv) == {
         "data": "x.csv",
         "prompt": "{text}",
         "model": "m",
-        "keyword": "k",
+        "shots": 4,
         "output_dir": "d",
         "limit": 5,
         "quiet": True,

@@ -363,7 +363,7 @@ def _from_its_place(name: str, value: Any, directory: Path) -> Any:
     if name == "data":
         paths = [_beside(each, directory) for each in ([value] if isinstance(value, str) else value)]
         return paths[0] if len(paths) == 1 else list(map(Path, paths))
-    return _beside(value, directory) if _is_path(name) else value
+    return _beside(value, directory) if _is_path(name) and isinstance(value, str) else value
 
 
 def _beside(path: str, directory: Path) -> str:
