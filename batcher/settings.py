@@ -674,14 +674,6 @@ class Options(TypedDict, total=False):
     system_file: str | os.PathLike[str] | None
     same_prompt: bool
     param: Mapping[str, Any] | None
-    labels: Any
-    schema: Any
-    examples: Any
-    shots: int
-    structured: str
-    repair: int
-    canary: int
-    yes: bool
     model: str | None
     base_url: str | None
     provider: str | None
