@@ -122,6 +122,12 @@ def _check_schema(value: object, where: str) -> None:
         raise SettingsError(f"{where} must be a JSON Schema, or the path of its file, not {value!r:.80}")
 
 
+def _check_table(value: object, where: str) -> None:
+    is_simple = isinstance(value, (bool, int, float, bytes))
+    if is_simple or (isinstance(value, (str, list, tuple)) and not value):  # the rest is checked as it is read
+        raise SettingsError(f"{where} must be a table, or the path of its file, not {value!r:.80}")
+
+
 def _check_headers(value: object, where: str) -> None:
     if not isinstance(value, Mapping):  # its names and values are checked when the base URL is known
         raise SettingsError(f"{where} must hold texts by name, as in {{'X-Team': 'labels'}}")
@@ -258,7 +264,7 @@ class Settings:
     examples: Any = _option(
         None,
         Group.ANSWERS,
-        Kind(_any, {"metavar": "FILE"}),
+        Kind(_check_table, {"metavar": "FILE"}),
         "a table of rows labelled by hand, of any kind that INPUT may be: examples that stand before each row's"
         " question. It has the columns that the prompt uses, and the right answer in a column label, gold or answer",
         in_python="a table of rows labelled by hand, of any kind that `data` may be: examples that stand before each"
@@ -674,6 +680,14 @@ class Options(TypedDict, total=False):
     system_file: str | os.PathLike[str] | None
     same_prompt: bool
     param: Mapping[str, Any] | None
+    labels: Any
+    schema: Any
+    examples: Any
+    shots: int
+    structured: str
+    repair: int
+    canary: int
+    yes: bool
     model: str | None
     base_url: str | None
     provider: str | None

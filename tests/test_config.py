@@ -159,6 +159,8 @@ WRONG: dict[str, tuple[object, ...]] = {
     "repair": (-1, 1.5, True, "2", None),
     "canary": (-1, 1.5, True, "2", None),
     "yes": NO_FLAGS,
+    "examples": ("", [], 5, True, b"x"),
+    "shots": (*NO_NUMBERS, 1.5, None),
     "with_": ("", "confidence", "reasoning,", [], ["model", "x"], [5], 5, {"model": 1}),
     "sample": (*NO_NUMBERS, 1.5),
     "retry_failed": NO_FLAGS,
