@@ -18,10 +18,10 @@ def is_cut(completion: Completion) -> bool:
     return (completion.finish_reason or "").lower() in CUT
 
 
-def can_be_repaired(completion: Completion) -> bool:
-    """Return whether the model may answer better if it is shown what is wrong: it wrote something, to its end."""
+def is_whole(completion: Completion) -> bool:
+    """Return whether the model came to the end of its answer: it was not cut off, filtered or refused."""
     reason = (completion.finish_reason or "").lower()
-    return bool((completion.text or "").strip()) and not is_cut(completion) and not reason.startswith(_FILTERED)
+    return not (is_cut(completion) or completion.is_open or completion.refusal or reason.startswith(_FILTERED))
 
 
 def read(completion: Completion, shape: Shape | None = None) -> Result:

@@ -206,6 +206,9 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     _check_holes(prompts, settings, dataset)
     endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys)
     check_endpoints(endpoints, settings)
+    if shape is not None:
+        for endpoint in endpoints:
+            _check_form_params(endpoint.params, settings, "params of an endpoint")
     if settings.id_column is not None:
         column_index(settings.id_column, dataset.columns, blamed("id_column"))
     return Job(
@@ -297,15 +300,30 @@ def shape_of(settings: Settings) -> Shape | None:
                 raise SettingsError(f"{blamed(name)} needs {option('labels')} or {option('schema')}")
         return None
     name = "labels" if settings.schema is None else "schema"
-    for param in (*PARAMS, "n"):
-        if param in settings.params and settings.params[param] != 1:
-            raise SettingsError(
-                f"{as_given('param', {param: '...'})} and {as_given(name)} exclude each other: batcher asks for the"
-                f" form itself ({option('structured')}), and for one answer"
-            )
+    if name == "schema" and settings.structured == "choice":
+        raise SettingsError(
+            f"{as_given('structured', 'choice')} needs {option('labels')}: a schema has no list of choices"
+        )
+    _check_form_params(settings.params, settings, as_given("param"))
     if name == "schema":
         return Schema.of(settings.schema, blamed("schema"))
     return Labels.of(settings.labels, blamed("labels"))
+
+
+def _check_form_params(params: Mapping[str, Any], settings: Settings, where: str) -> None:
+    """Refuse request parameters that say themselves in which form the answer comes, or that several come.
+
+    Raises:
+        SettingsError: the message names the parameter.
+    """
+    given = {**params, **(params.get("extra_body") or {})}
+    name = "labels" if settings.schema is None else "schema"
+    for param in (*PARAMS, "n"):
+        if given.get(param, 1) != 1:
+            raise SettingsError(
+                f"{where}: {param} and {as_given(name)} exclude each other: batcher asks for the form itself"
+                f" ({option('structured')}), and for one answer"
+            )
 
 
 def _question(
