@@ -293,7 +293,7 @@ def test_status_beside_a_file_lists_all_runs_of_its_directory_and_marks_its_own(
 ) -> None:
     job(JOB)
     assert main(["run", "--quiet"]) == 0
-    assert main(["run", "--quiet", "-k", "other"]) == 0
+    assert main(["run", "--quiet", "--keyword", "other"]) == 0
     said = main_said(capsys, ["status"])
     assert said.startswith("keyword")
     assert "\nother " in said
