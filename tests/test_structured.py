@@ -112,6 +112,17 @@ def test_the_form_that_was_found_is_kept_in_the_journal_and_not_looked_for_again
         assert server.books.refused_by_form == refused
 
 
+def test_if_no_answer_holds_in_any_form_the_next_process_looks_for_one_again(tmp_path: Path) -> None:
+    with server_of("full") as server:
+        options: dict[str, Any] = {"schema": SCHEMA, "limit": 10, "with_": "form", "on_change": "redo"}
+        cut = run(tmp_path, server, param={"max_tokens": 2}, **options)
+        assert (cut.invalid, set(cut.frame()["infer_form"])) == (10, {"prompt"})
+        assert set(cut.frame()["infer_error"]) == {"the JSON is not closed; it was cut off at max_tokens"}
+        assert look(tmp_path, "SELECT * FROM events WHERE kind = 'form'") == []
+        whole = run(tmp_path, server, param={"max_tokens": 200}, **options)
+        assert (whole.ok, set(whole.frame()["infer_form"])) == (10, {"strict"})
+
+
 @pytest.mark.parametrize(
     ("structured", "forms"),
     [("choice", {"choice"}), ("schema", {"strict"}), ("json", {"json"}), ("prompt", {"prompt"})],
@@ -296,7 +307,10 @@ def test_the_plan_shows_the_whole_first_prompt_with_what_its_form_adds(tmp_path:
     found = plan("{text}", {"text": ["a", "b"]}, tmp_path, schema=SCHEMA, structured="json")
     assert '"maximum":10' in found.first[-1]["content"].replace(": ", ":")
     assert "prompt    user: a" in str(found)
-    assert "form      JSON mode first" in str(found)
+    assert "form      JSON mode\n" in str(found)
+    assert "form      a strict JSON Schema first; the answers decide\n" in str(
+        plan("{text}", {"text": ["a", "b"]}, tmp_path, schema=SCHEMA)
+    )
     assert found.completion_tokens is not None
     placed = first("{text} {schema}", {"text": ["a", "b"]}, tmp_path, schema=SCHEMA, structured="json")
     assert placed.count("maximum") == 1
@@ -318,6 +332,7 @@ def test_the_plan_says_when_a_label_stands_before_its_reason(tmp_path: Path) -> 
     [
         ({"labels": "a,b", "schema": SCHEMA}, "labels and schema exclude each other"),
         ({"structured": "json"}, "structured needs labels or schema"),
+        ({"schema": SCHEMA, "structured": "choice"}, 'structured="choice" is for labels: give schema, json or prompt'),
         ({"repair": 2}, "repair needs labels or schema"),
         ({"repair": -1, "labels": "a,b"}, "repair must be a whole number, 0 or more"),
         ({"labels": "a,b", "structured": "xml"}, "structured must be one of auto, choice"),
@@ -330,6 +345,47 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path, options:
     with pytest.raises(SettingsError) as refused:
         plan("{text}", {"text": ["a", "b"]}, tmp_path, **options)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "options", "said"),
+    [
+        (
+            "{text} {lables}",
+            {"labels": "a,b"},
+            "prompt: the table has no column 'lables': did you mean {labels}, which",
+        ),
+        ("{text} {label}", {"labels": "a,b"}, "prompt: the table has no column 'label': did you mean {labels}, which"),
+        (
+            "{text} {Schema}",
+            {"schema": SCHEMA},
+            "prompt: the table has no column 'Schema': did you mean {schema}, which",
+        ),
+        ("{text} {labels}", {}, "prompt: {labels} stands for the labels, and none are given (labels)"),
+        ("{text} {schema}", {"labels": "a,b"}, "none is given (schema); {labels} stands for the labels"),
+        ("{text}", {"labels": "a,b", "system": "{lables}"}, "system: the table has no column 'lables': did you mean"),
+        ("{text} {other}", {"labels": "a,b"}, "prompt: the table has no column 'other'; its only column is 'text'"),
+    ],
+)
+def test_a_slip_for_the_hole_of_the_labels_is_answered_with_it(
+    tmp_path: Path, template: str, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        plan(template, {"text": ["a", "b"]}, tmp_path, **options)
+    assert said in str(refused.value)
+
+
+def test_a_column_of_the_table_in_the_place_of_the_labels_is_said(tmp_path: Path) -> None:
+    def said(template: str, column: str, **options: Any) -> list[str]:
+        found = plan(template, {"text": ["a", "b"], column: ["c", "d"]}, tmp_path, **options)
+        return [line for line in found.summary.splitlines() if line.startswith("Note: ")]
+
+    gold = "{label} is the column 'label' of the table, which the model reads; {labels} stands for the labels"
+    assert said("{text} {label}", "label", labels="a,b") == [f"Note: prompt: {gold}."]
+    assert said("{text} {labels} {label}", "label", labels="a,b") == []
+    assert said("{text} {label}", "label") == []
+    column = "Note: prompt: {labels} is the column 'labels' of the table here, not the labels."
+    assert said("{text} {labels}", "labels", labels="a,b") == [column]
 
 
 def test_a_field_whose_column_the_input_has_is_refused(tmp_path: Path) -> None:

@@ -62,8 +62,12 @@ class FormChoice:
         return any(self._held.values())
 
     def news(self) -> Form | None:
-        """Return the form that was found, if it has not been returned before."""
-        if not self._is_found or self.form is self._said:
+        """Return the form that was found, if it has not been returned before.
+
+        The last one, to which nothing is left but to stay with it, counts when an answer holds: in none of them may an
+        answer hold because of something else, such as a low `max_tokens`.
+        """
+        if not self._is_found or not self._held or self.form is self._said:
             return None
         self._said = self.form
         return self.form
