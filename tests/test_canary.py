@@ -148,3 +148,24 @@ def test_the_journal_says_why_the_run_stopped(lab: Lab) -> None:
         lab.run(TEXTS, answering(lambda _: "?"), "{text}", **OPTIONS)
     [(outcome,)] = look(lab.directory, "SELECT outcome FROM runs")
     assert outcome.startswith("20 of the first 20 rows, drawn at random, brought no usable answer")
+
+
+def test_with_dedup_the_first_questions_are_looked_at(lab: Lab) -> None:
+    texts = [f"row {number // 3}" for number in range(len(TEXTS))]
+    service = answering(lambda _: "?")
+    with pytest.raises(AnswersUnfit, match="drawn at random, brought no usable answer"):
+        lab.run(texts, service, "{text}", dedup=True, **OPTIONS)
+    assert len(service.calls) == len({number // 3 for number in draw("k", 20, len(texts))})
+    report = lab.run(texts, answering(lambda _: "lost"), "{text}", keyword="good", dedup=True, **OPTIONS)
+    assert (report.ok, report.requests) == (300, 100)
+
+
+def test_a_fault_among_the_first_rows_lets_no_other_row_be_asked(lab: Lab) -> None:
+    def fail(_: Call) -> Completion:
+        raise ZeroDivisionError
+
+    service = answering(lambda _: "lost")
+    service.instead = fail
+    with pytest.raises(ZeroDivisionError):
+        lab.run(TEXTS, service, "{text}", **OPTIONS)
+    assert len(service.calls) <= 20

@@ -88,6 +88,7 @@ class Window:
         self._drawn = _drawn(job, planned) if self._canary else ()
         # Set when the rows that are asked first have shown that the others may be asked.
         self._is_cleared = asyncio.Event()
+        self._closing = asyncio.Event()
 
     async def work(self, stop: Stop) -> Ending:
         """Ask about every row that has no result, write every chunk that is complete, and join them.
@@ -152,22 +153,28 @@ class Window:
             with self._ending_in_order():
                 if self._canary and self._drawn and not await self._is_well(self._canary):
                     self._close()
+        except BaseException:
+            self._close()  # first: the others must not ask what is not cleared
+            raise
         finally:
             self._is_cleared.set()
 
     async def _is_well(self, canary: Canary) -> bool:
         """Ask the drawn rows, and return whether the run should go on. A few slow ones are not waited for."""
-        for position, result in zip(self._drawn, self._journal.results_at(self._drawn), strict=True):
+        drawn = self._with_questions_of_their_own()
+        for position, result in zip(drawn, self._journal.results_at(drawn), strict=True):
             if result is not None:
                 canary.see_first(position, result)
-        rows = await self._feed.early(self._drawn)
+        rows = await self._feed.early(drawn)
         loop = asyncio.get_running_loop()
         asked = [loop.create_task(self._ask_early(canary, row)) for row in rows]
         self._workers = [*self._workers, *asked]
         slow = len(asked) // _SLOW_SHARE
         while sum(not task.done() for task in asked) > slow and not self._failed_among(asked):
             await asyncio.wait([task for task in asked if not task.done()], return_when=asyncio.FIRST_COMPLETED)
-        if len(canary.first) < len(self._drawn) - slow:
+        if self._failed_among(asked):
+            return False
+        if self._closing.is_set():
             return True  # the run is stopping, for another reason
         if (trouble := canary.verdict()) and not await self._goes_on(trouble):
             self._ending = replace(self._ending, looks_wrong=self._ending.looks_wrong or trouble)
@@ -177,6 +184,11 @@ class Window:
             for said in (first_rows_in_words(self._job, self._tally, self._pool, canary.first), *canary.remarks()):
                 self._progress.say(said)
         return True
+
+    def _with_questions_of_their_own(self) -> list[int]:
+        """Return the rows that are asked first: in place of a drawn row that is not asked itself, its leader."""
+        states = zip(self._drawn, self._journal.states_at(self._drawn), strict=True)
+        return [*dict.fromkeys(position if state.leader is None else state.leader for position, state in states)]
 
     def _failed_among(self, tasks: Sequence[asyncio.Task[None]]) -> bool:
         return any(task.done() and not _ended_well(task) for task in tasks)
@@ -258,6 +270,7 @@ class Window:
             self._close()
 
     def _close(self) -> None:
+        self._closing.set()
         self._feed.close()
         self._asker.close()
 
