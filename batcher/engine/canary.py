@@ -5,6 +5,8 @@ Invariant: it only looks at results that are in the journal; whatever it decides
 
 from __future__ import annotations
 
+import functools
+import math
 import sys
 import time
 from collections import Counter, deque
@@ -19,14 +21,21 @@ from batcher.planning.job import Job
 from batcher.pool.pool import Pool
 from batcher.records import GAVE_UP, Result, Status
 from batcher.settings import Settings
-from batcher.words import by_reader, counted, dollars, option
+from batcher.words import by_reader, counted, dollars, option, same_command
 
 MOST_BAD = 0.25
-"""The largest share of rows without a usable answer that a run goes on with."""
+"""The share of rows without a usable answer that is too large for a run."""
+_DOUBT = 0.05
+"""The chance that a run with just that share is stopped by one look at it."""
 
 WINDOW = 500
 """The latest rows at which it looks while the run works, and the fewest for a judgement."""
 
+WARNED = (
+    "The canary has stopped this run before, and goes on now as it said; it looks at the latest"
+    f" {WINDOW:,} answers as they come."
+)
+_STOPPED = "brought no usable answer"
 _EXAMPLES = 3
 _SHOWN = 160  # characters of an example
 _OFTEN = 3  # near misses of one label, from which on an alias is suggested
@@ -61,6 +70,27 @@ def first_rows_in_words(job: Job, tally: Tally, pool: Pool, first: Sequence[Seen
     return f"{said} All {tally.rows:,} will {' and '.join(ahead)}."
 
 
+@functools.cache
+def fewest_bad(rows: int) -> int:
+    """Return how many rows without a usable answer, of this many, stop a run: more than chance would bring.
+
+    From that number on, the lower end of the one-sided 95% confidence interval of their share is above 25%. It is the
+    exact interval of Clopper and Pearson (The use of confidence or fiducial limits illustrated in the case of the
+    binomial, Biometrika 26, 1934): as many or more have a chance below 5% if the share is 25%.
+    """
+    chance, bad = 0.0, rows + 1
+    while bad and chance < _DOUBT:
+        bad -= 1
+        ways = math.lgamma(rows + 1) - math.lgamma(bad + 1) - math.lgamma(rows - bad + 1)
+        chance += math.exp(ways + bad * math.log(MOST_BAD) + (rows - bad) * math.log(1 - MOST_BAD))
+    return bad + 1
+
+
+def was_stopped(outcome: str) -> bool:
+    """Return whether the outcome of a process says that a canary stopped it."""
+    return _STOPPED in outcome
+
+
 class Seen(NamedTuple):
     """A row that has ended.
 
@@ -81,17 +111,21 @@ class Canary:
 
     Attributes:
         first: the first rows that have ended.
+        failed_before: a bit for each row, the lowest first: 1 if an earlier answer to its question failed. The canary
+            does not look at these rows: they are the hard ones, and say nothing of the others.
     """
 
     def __init__(self, shape: Shape | None) -> None:
         self.first: list[Seen] = []
+        self.failed_before = bytearray()
         self._shape = shape
         self._latest: deque[Seen] = deque(maxlen=WINDOW)
         self._bad = 0
 
     def see_first(self, position: int, result: Result) -> None:
         """Record one of the rows that are asked first."""
-        self.first.append(Seen(position, result))
+        if not self._has_failed_before(position):
+            self.first.append(Seen(position, result))
 
     def see(self, position: int, result: Result) -> str:
         """Record a row that has ended; return why the run should stop, or empty.
@@ -99,23 +133,27 @@ class Canary:
         Answers count that came and cannot be used. Rows without an answer cost nothing, and `pool.blame` decides what
         follows from them: a long stretch of rows that a service refuses must not end a night.
         """
-        if result.status is Status.ERROR:
+        if result.status is Status.ERROR or self._has_failed_before(position):
             return ""
         latest = self._latest
         if len(latest) == WINDOW:
             self._bad -= latest[0].result.status is Status.INVALID
         latest.append(Seen(position, result))
         self._bad += result.status is Status.INVALID
-        if len(latest) < WINDOW or self._bad <= MOST_BAD * WINDOW:
+        if len(latest) < WINDOW or self._bad < fewest_bad(WINDOW):
             return ""
         return self._trouble(latest, f"of the latest {WINDOW:,} answers")
+
+    def _has_failed_before(self, position: int) -> bool:
+        bits, byte = self.failed_before, position >> 3
+        return byte < len(bits) and bool(bits[byte] >> (position & 7) & 1)
 
     def verdict(self) -> str:
         """Return why the run should stop after its first rows, or empty."""
         bad = sum(seen.result.status is not Status.OK for seen in self.first)
         return (
             self._trouble(self.first, f"of the first {counted(len(self.first), 'row')}, drawn at random,")
-            if (bad > MOST_BAD * len(self.first))
+            if bad >= fewest_bad(len(self.first))
             else ""
         )
 
@@ -131,7 +169,8 @@ class Canary:
     def _trouble(self, rows: list[Seen] | deque[Seen], which: str) -> str:
         bad = [seen for seen in rows if seen.result.status is not Status.OK]
         causes = Counter(seen.result.error.partition(GAVE_UP)[0] for seen in bad)
-        lines = [f"{len(bad):,} {which} brought no usable answer; more than {MOST_BAD:.0%} stop the run:"]
+        fewest = f"{fewest_bad(len(rows)):,} or more of {len(rows):,} stop the run"
+        lines = [f"{len(bad):,} {which} {_STOPPED}; {fewest}:"]
         lines += [f"  {count:,}: {cause}" for cause, count in causes.most_common(_EXAMPLES)]
         lines += [f"  {self._example(seen)}" for seen in bad[:_EXAMPLES]]
         lines += [f"  {advice}" for advice in self._advice(bad)]
@@ -165,7 +204,7 @@ class Canary:
         if "only thought" in said or "while thinking" in said:
             found.append("The model thinks: allow more tokens, or switch thinking off.")
         found.append(
-            f"Change the prompt, the model or the labels; or let it go on with {option('canary', 0)}, which looks at"
-            " nothing. What was answered is kept."
+            f"Change the prompt, the model or the labels. Or go on all the same: {same_command()} does, once more, and"
+            f" looks at the latest {WINDOW:,} answers from there on; with {option('canary', 0)} it looks at nothing."
         )
         return found

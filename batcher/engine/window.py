@@ -14,13 +14,13 @@ from typing import Any
 
 from batcher.calls.patience import Alarm, Patience
 from batcher.engine.asking import Asker
-from batcher.engine.canary import Canary, first_rows_in_words, may_be_asked, wants_to_go_on
+from batcher.engine.canary import WARNED, Canary, first_rows_in_words, may_be_asked, wants_to_go_on, was_stopped
 from batcher.engine.chunks import Chunks, OpenChunk
 from batcher.engine.ending import Ending
 from batcher.engine.feed import Feed, Row
 from batcher.engine.planned_input import PlannedInput
 from batcher.engine.progress import Progress, Tally
-from batcher.engine.stop import Stop
+from batcher.engine.stop import Stop, to_the_end
 from batcher.errors import BatcherError
 from batcher.input.selection import draw
 from batcher.journal.writing import Journal
@@ -151,13 +151,26 @@ class Window:
         """Ask a few rows first; let the others follow if their answers can be used."""
         try:
             with self._ending_in_order():
-                if self._canary and self._drawn and not await self._is_well(self._canary):
+                if self._canary and not await self._may_follow(self._canary):
                     self._close()
         except BaseException:
             self._close()  # first: the others must not ask what is not cleared
             raise
         finally:
             self._is_cleared.set()
+
+    async def _may_follow(self, canary: Canary) -> bool:
+        """Return whether all rows may be asked; ask a few of them first if that was not decided before."""
+        if self._job.settings.retry_failed and self._tally.left:
+            canary.failed_before = await to_the_end(
+                asyncio.get_running_loop().run_in_executor(None, self._journal.failed_before, self._tally.rows)
+            )
+        if not self._drawn:
+            return True
+        if any(map(was_stopped, self._journal.outcomes_of_same_run())):
+            self._progress.say(WARNED)
+            return True
+        return await self._is_well(canary)
 
     async def _is_well(self, canary: Canary) -> bool:
         """Ask the drawn rows, and return whether the run should go on. A few slow ones are not waited for."""
