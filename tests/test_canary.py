@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import math
+import os
+import pty
+import signal
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Lab
 from fake_service import Call
+from programs import environment, local_server, write_table
 from test_structured import answering, look
+from virtual_time import run_virtually
 
 import batcher
-from batcher.engine.canary import WINDOW, fewest_bad
+from batcher.engine.canary import WINDOW, fewest_bad, is_confirmed
+from batcher.engine.progress import Progress, Tally
 from batcher.errors import AnswersUnfit, Interrupted
 from batcher.input.selection import draw
 from batcher.records import Completion, Failure, Fault, Usage
 
 TEXTS = [f"row {number}" for number in range(300)]
 OPTIONS: dict[str, Any] = {"labels": ["card arrival", "lost"], "structured": "prompt", "canary": 20}
+SCHEMA = json.dumps({"type": "object", "properties": {"reason": {"type": "string"}}, "required": ["reason"]})
 
 
 def position(call: Call) -> int:
@@ -213,3 +226,68 @@ def test_a_fault_among_the_first_rows_lets_no_other_row_be_asked(lab: Lab) -> No
     with pytest.raises(ZeroDivisionError):
         lab.run(TEXTS, service, "{text}", **OPTIONS)
     assert len(service.calls) <= 20
+
+
+def test_a_question_at_the_terminal_keeps_no_run_from_being_stopped(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", ["text"], [[text] for text in TEXTS[:60]])
+    ours, theirs = pty.openpty()
+    with local_server(cwd=tmp_path) as server:
+        options = ["--prompt", "{text}", "--schema", SCHEMA, "--structured", "prompt", "--param", "max_tokens=1"]
+        command = ["run", "t.csv", *options, "--base-url", server.base_url, "--model", "m", "--keyword", "k"]
+        with subprocess.Popen(
+            [sys.executable, "-m", "batcher", *command],
+            cwd=tmp_path,
+            env=environment(TERM="xterm"),
+            stdin=theirs,
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+            start_new_session=True,
+        ) as program:
+            os.close(theirs)
+            shown = b""
+            while b"Go on all the same? [y/N] " not in shown:
+                shown += os.read(ours, 4096)
+            program.send_signal(signal.SIGTERM)
+            with contextlib.suppress(OSError):  # Linux's way to say that the other side is closed
+                while os.read(ours, 4096):
+                    pass
+    os.close(ours)
+    [(outcome,)] = look(tmp_path / "output", "SELECT outcome FROM runs")
+    assert outcome == "stopped by SIGTERM"
+
+
+@pytest.mark.parametrize(("typed", "goes_on"), [(b"y\n", True), (b" YES \n", True), (b"\n", False), (b"\x04", False)])
+def test_a_person_at_the_terminal_decides_whether_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, typed: bytes, goes_on: bool
+) -> None:
+    ours, theirs = pty.openpty()
+    with open(theirs, closefd=True) as terminal:  # noqa: PTH123 - it has no path
+        monkeypatch.setattr(sys, "stdin", terminal)
+
+        async def work() -> None:
+            over = asyncio.Event()
+            asking = asyncio.ensure_future(is_confirmed("Go on?", over))
+            os.write(ours, typed)
+            assert await asking is goes_on
+            asking = asyncio.ensure_future(is_confirmed("Go on?", over))
+            over.set()
+            assert await asking is False
+
+        asyncio.run(work())
+    os.close(ours)
+
+
+def test_nothing_is_drawn_while_a_person_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    async def work() -> None:
+        progress = Progress("k", log_json=True)
+        async with progress.showing(Tally(rows=1), lambda: None):
+            await asyncio.sleep(1)
+            with progress.standing_still():
+                capsys.readouterr()
+                await asyncio.sleep(100)
+                progress.say("still here")
+                assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == ["still here"]
+            await asyncio.sleep(100)
+            assert len(capsys.readouterr().err.splitlines()) >= 3
+
+    run_virtually(work())

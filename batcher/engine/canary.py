@@ -5,13 +5,17 @@ Invariant: it only looks at results that are in the journal; whatever it decides
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import math
+import os
 import sys
+import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from batcher.answer.labels import Labels
 from batcher.answer.shape import Shape
@@ -21,7 +25,7 @@ from batcher.planning.job import Job
 from batcher.pool.pool import Pool
 from batcher.records import GAVE_UP, Result, Status
 from batcher.settings import Settings
-from batcher.words import by_reader, counted, dollars, option, same_command
+from batcher.words import counted, dollars, has_command_line, option, print_err, same_command
 
 MOST_BAD = 0.25
 """The share of rows without a usable answer that is too large for a run."""
@@ -36,6 +40,7 @@ WARNED = (
     f" {WINDOW:,} answers as they come."
 )
 _STOPPED = "brought no usable answer"
+_LONGEST_LINE = 4096  # bytes; terminals allow no longer one
 _EXAMPLES = 3
 _SHOWN = 160  # characters of an example
 _OFTEN = 3  # near misses of one label, from which on an alias is suggested
@@ -45,14 +50,57 @@ def may_be_asked(settings: Settings) -> bool:
     """Return whether somebody sits at a terminal and may be asked a question."""
     is_told_not_to = settings.yes or settings.quiet or settings.log_json
     at_terminal = sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty()
-    return at_terminal and not is_told_not_to and bool(by_reader(command_line="a person", python=""))
+    return at_terminal and not is_told_not_to and has_command_line()
 
 
-def wants_to_go_on(trouble: str) -> bool:
-    """Show what is wrong, and ask at the terminal whether the run should go on."""
-    sys.stderr.write(f"\n{trouble}\nGo on all the same? [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+async def is_confirmed(question: str, over: asyncio.Event) -> bool:
+    """Ask a question at the terminal; the answer is no unless somebody types yes before an event makes it needless."""
+    print_err(f"{question} [y/N] ", end="")
+    with _line_typed() as line:
+        needless = asyncio.get_running_loop().create_task(over.wait())
+        either: list[asyncio.Future[Any]] = [line, needless]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            needless.cancel()
+        if not line.done():
+            print_err("")
+            return False
+        return line.result().strip().lower() in {b"y", b"yes"}
+
+
+@contextlib.contextmanager
+def _line_typed() -> Iterator[asyncio.Future[bytes]]:
+    """Read a line of the terminal meanwhile, past the buffer of `sys.stdin`, which a thread that waits would lock."""
+    loop, number = asyncio.get_running_loop(), sys.stdin.fileno()
+    line: asyncio.Future[bytes] = loop.create_future()
+
+    def take(typed: bytes) -> None:
+        if not line.done():
+            line.set_result(typed)
+
+    def wait() -> None:
+        typed = _read_line(number)
+        with contextlib.suppress(RuntimeError):  # the loop was closed: the run has ended without an answer
+            loop.call_soon_threadsafe(take, typed)
+
+    try:
+        loop.add_reader(number, lambda: take(_read_line(number)))
+    except NotImplementedError:  # Windows: the thread ends with the process, or with the next line
+        threading.Thread(target=wait, daemon=True).start()
+        yield line
+        return
+    try:
+        yield line
+    finally:
+        loop.remove_reader(number)
+
+
+def _read_line(number: int) -> bytes:
+    try:
+        return os.read(number, _LONGEST_LINE)
+    except OSError:  # the terminal was closed
+        return b""
 
 
 def first_rows_in_words(job: Job, tally: Tally, pool: Pool, first: Sequence[Seen]) -> str:

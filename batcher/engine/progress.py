@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -78,6 +78,7 @@ class _Watch:
     refresh: Callable[[], None]
     began: float
     looks: deque[tuple[float, int]] = field(default_factory=deque)
+    stands_still: bool = False
 
     def state(self) -> State:
         """Return the run as it is now."""
@@ -136,7 +137,19 @@ class Progress:
             level: `info`, or `warning`: the run goes on, but somebody should look at it.
         """
         if self._display is not None:
-            self._display.say(message, level, self._watch.state() if self._watch else None)
+            watch = self._watch
+            self._display.say(message, level, None if watch is None or watch.stands_still else watch.state())
+
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Show messages alone while a person is asked a question: the bar would be drawn over it."""
+        if watch := self._watch:
+            watch.stands_still = True
+        try:
+            yield
+        finally:
+            if watch:
+                watch.stands_still = False
 
     @contextlib.asynccontextmanager
     async def showing(self, tally: Tally, refresh: Callable[[], None]) -> AsyncIterator[None]:
@@ -167,5 +180,6 @@ class Progress:
 
 async def _show(display: Display, watch: _Watch) -> NoReturn:
     while True:
-        display.show(watch.state())
+        if not watch.stands_still:
+            display.show(watch.state())
         await asyncio.sleep(display.every_s)

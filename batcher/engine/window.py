@@ -14,7 +14,7 @@ from typing import Any
 
 from batcher.calls.patience import Alarm, Patience
 from batcher.engine.asking import Asker
-from batcher.engine.canary import WARNED, Canary, first_rows_in_words, may_be_asked, wants_to_go_on, was_stopped
+from batcher.engine.canary import WARNED, Canary, first_rows_in_words, is_confirmed, may_be_asked, was_stopped
 from batcher.engine.chunks import Chunks, OpenChunk
 from batcher.engine.ending import Ending
 from batcher.engine.feed import Feed, Row
@@ -214,7 +214,9 @@ class Window:
         """Return whether a person at a terminal wants the run to go on although its answers cannot be used."""
         if not may_be_asked(self._job.settings):
             return False
-        return await asyncio.to_thread(wants_to_go_on, trouble)
+        with self._progress.standing_still():
+            self._progress.say(trouble, "warning")
+            return await is_confirmed("Go on all the same?", self._closing)
 
     async def _follow(self) -> None:
         await self._is_cleared.wait()
