@@ -291,3 +291,32 @@ def test_nothing_is_drawn_while_a_person_is_asked(capsys: pytest.CaptureFixture[
             assert len(capsys.readouterr().err.splitlines()) >= 3
 
     run_virtually(work())
+
+
+PRICED = [batcher.Endpoint("m", base_url="http://127.0.0.1:9/v1", prices={"in": 1.0, "out": 1.0})]
+
+
+@pytest.mark.parametrize(("of_20", "is_said"), [(5, False), (6, True)])
+def test_answers_without_labels_that_are_cut_off_are_remarked_on(
+    lab: Lab, capsys: pytest.CaptureFixture[str], of_20: int, is_said: bool
+) -> None:
+    cut = {*[*draw("k", 20, len(TEXTS))][:of_20]}
+    service = answering(lambda _: "")
+    service.instead = lambda call: Completion("It is", "length" if position(call) in cut else "stop", Usage(10, 2))
+    assert lab.run(TEXTS, service, "{text}", canary=20, quiet=False, no_progress=True).ok == 300
+    said = capsys.readouterr().err
+    assert ("Note: 6 of 20 answers were cut off at the most tokens that they may have; param={" in said) is is_said
+    assert ("cut off" in said) is is_said
+
+
+@pytest.mark.parametrize(("tokens", "is_said"), [(10, False), (400, True)])
+def test_a_cost_of_more_than_twice_the_plan_s_is_remarked_on(
+    lab: Lab, capsys: pytest.CaptureFixture[str], tokens: int, is_said: bool
+) -> None:
+    service = answering(lambda _: "")
+    service.instead = lambda call: Completion(["lost", "card arrival"][position(call) % 2], "stop", Usage(40, tokens))
+    options = OPTIONS | {"endpoints": PRICED, "quiet": False, "no_progress": True}
+    assert lab.run(TEXTS, service, "{text}", **options).ok == 300
+    said = capsys.readouterr().err
+    assert ("Note: a request costs about $0.00044, more than twice the $0.0000" in said) is is_said
+    assert ("more than twice" in said) is is_said

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import math
 import os
 import sys
@@ -19,11 +20,16 @@ from typing import Any, NamedTuple
 
 from batcher.answer.labels import Labels
 from batcher.answer.shape import Shape
+from batcher.calls.forms import AS_IT_COMES
 from batcher.engine.progress import Tally
-from batcher.planning.costs import Load, pace_of
+from batcher.journal.reading import Reader
+from batcher.money.tariff import Tariff
+from batcher.money.tokens import ESTIMATE, prompt_tokens
+from batcher.planning.costs import Load, costs_of, pace_of, tokens_of_an_answer
+from batcher.planning.first import typical_answer
 from batcher.planning.job import Job
 from batcher.pool.pool import Pool
-from batcher.records import GAVE_UP, Result, Status
+from batcher.records import GAVE_UP, Message, Result, Status
 from batcher.settings import Settings
 from batcher.words import counted, dollars, has_command_line, option, print_err, same_command
 
@@ -43,6 +49,7 @@ _STOPPED = "brought no usable answer"
 _LONGEST_LINE = 4096  # bytes; terminals allow no longer one
 _EXAMPLES = 3
 _SHOWN = 160  # characters of an example
+_MUCH = 2  # times the cost that the plan expects
 _OFTEN = 3  # near misses of one label, from which on an alias is suggested
 
 
@@ -139,6 +146,34 @@ def was_stopped(outcome: str) -> bool:
     return _STOPPED in outcome
 
 
+class Expectation:
+    """What a plan expects that a request costs, made before the first answer of a run: later ones would count.
+
+    Args:
+        job: what the run asks, and whom.
+        journal: holds the answers of earlier processes.
+        sources: that are asked.
+        tariffs: of the pool.
+    """
+
+    def __init__(self, job: Job, journal: Reader, sources: Sequence[int], tariffs: Sequence[Tariff]) -> None:
+        self._tariffs = tariffs
+        # By length: to load the tables of tiktoken takes longer than such a rough comparison deserves.
+        self._count = ESTIMATE.knowing(job.examples.texts if job.examples else ())
+        typical = None if job.shape is None else ESTIMATE.count(typical_answer(job.shape)) + 1
+        self._answer_tokens = tokens_of_an_answer(journal, sources, tariffs, typical)
+        wire = next((wire for endpoint in job.endpoints for wire in job.ladder(endpoint)[:1]), AS_IT_COMES)
+        self._more = ESTIMATE.count(json.dumps([*wire.params.values(), wire.line])) if wire.form else 0
+
+    def of(self, questions: Sequence[Sequence[Message]]) -> int | None:
+        """Return the nano-dollars of one of some requests; None if the length of answers, or a price, is unknown."""
+        if not questions:
+            return None
+        tokens = sum(prompt_tokens(messages, self._count) + self._more for messages in questions)
+        whole = costs_of(Load(len(questions), tokens, None, self._answer_tokens), self._tariffs, None, "").all
+        return None if whole is None else round(whole / len(questions))
+
+
 class Seen(NamedTuple):
     """A row that has ended.
 
@@ -205,9 +240,25 @@ class Canary:
             else ""
         )
 
-    def remarks(self) -> list[str]:
-        """Return what is odd about the first rows although the run goes on."""
+    def remarks(self, tally: Tally, expected: int | None) -> list[str]:
+        """Return what is odd about the first rows although the run goes on.
+
+        Args:
+            tally: what they used.
+            expected: nano-dollars that the plan expects of a request; None if it cannot know.
+        """
         found = []
+        ended = tally.sent - tally.in_flight
+        if self._shape is None and tally.cut > MOST_BAD * ended:
+            found.append(
+                f"Note: {tally.cut:,} of {counted(ended, 'answer was', 'answers were')} cut off at the most tokens that"
+                f" they may have; {option('param', {'max_tokens': '...'})} with a higher number allows longer ones."
+            )
+        if expected and tally.spent and tally.spent > _MUCH * expected * ended:
+            found.append(
+                f"Note: a request costs about {dollars(round(tally.spent / ended))}, more than twice the"
+                f" {dollars(expected)} that the plan expects. Are the answers longer, or does the model think first?"
+            )
         labels = Counter(seen.result.answer for seen in self.first if seen.result.status is Status.OK)
         if isinstance(self._shape, Labels) and len(labels) == 1 and len(self.first) > 1:
             [label] = labels

@@ -28,6 +28,7 @@ class Tally:
 
     Attributes:
         sent: requests of this process; prompt_tokens, completion_tokens: of their answers, as far as servers report.
+        cut: answers that were cut off at the most tokens that they may have.
         spent: nano-dollars for the answers of this process; None if a price is unknown.
         sent_before, spent_before: requests and nano-dollars of earlier processes.
     """
@@ -43,6 +44,7 @@ class Tally:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     spent: int | None = None
+    cut: int = 0
     sent_before: int = 0
     spent_before: int | None = 0
 

@@ -14,7 +14,15 @@ from typing import Any
 
 from batcher.calls.patience import Alarm, Patience
 from batcher.engine.asking import Asker
-from batcher.engine.canary import WARNED, Canary, first_rows_in_words, is_confirmed, may_be_asked, was_stopped
+from batcher.engine.canary import (
+    WARNED,
+    Canary,
+    Expectation,
+    first_rows_in_words,
+    is_confirmed,
+    may_be_asked,
+    was_stopped,
+)
 from batcher.engine.chunks import Chunks, OpenChunk
 from batcher.engine.ending import Ending
 from batcher.engine.feed import Feed, Row
@@ -84,6 +92,7 @@ class Window:
         self._workers: list[asyncio.Task[None]] = []
         self._ending = Ending()
         self._job = job
+        self._sources = planned.sources
         self._canary = Canary(job.shape) if job.settings.canary else None
         self._drawn = _drawn(job, planned) if self._canary else ()
         # Set when the rows that are asked first have shown that the others may be asked.
@@ -178,6 +187,8 @@ class Window:
         for position, result in zip(drawn, self._journal.results_at(drawn), strict=True):
             if result is not None:
                 canary.see_first(position, result)
+        tariffs = [member.tariff for member in self._pool.members]
+        expectation = Expectation(self._job, self._journal, self._sources, tariffs)
         rows = await self._feed.early(drawn)
         loop = asyncio.get_running_loop()
         asked = [loop.create_task(self._ask_early(canary, row)) for row in rows]
@@ -194,8 +205,9 @@ class Window:
             return False
         if rows:
             self._asker.refresh()
-            for said in (first_rows_in_words(self._job, self._tally, self._pool, canary.first), *canary.remarks()):
-                self._progress.say(said)
+            said = first_rows_in_words(self._job, self._tally, self._pool, canary.first)
+            for each in (said, *canary.remarks(self._tally, expectation.of([row.messages for row in rows]))):
+                self._progress.say(each)
         return True
 
     def _with_questions_of_their_own(self) -> list[int]:
