@@ -264,6 +264,66 @@ def test_rows_with_equal_questions_do_not_share_an_answer_that_was_read_again(la
     assert sorted(line["infer"] for line in lab.rows()) == ["no", "yes"]
 
 
+# -- Chunk files without a journal
+
+
+def lose_journal(lab: Lab) -> None:
+    (lab.directory / "journal_k.sqlite").unlink()
+
+
+def test_adopted_answers_are_read_by_the_labels_of_the_run(lab: Lab) -> None:
+    texts, said = ["x", "y", "z"], {"x": "aa", "y": "Well, I would say it is aa", "z": "**cc**"}
+    lab.run(texts, answering(lambda call: said[call.prompt]), "{text}")
+    options: dict[str, Any] = {"structured": "prompt"}
+    for labels, expected in (
+        (["aa", "bb"], [("aa", "ok"), (said["y"], "invalid"), ("**cc**", "invalid")]),
+        (["cc", "dd"], [("aa", "invalid"), (said["y"], "invalid"), ("cc", "ok")]),
+    ):
+        lose_journal(lab)
+        report = lab.run(texts, Service([]), "{text}", labels=labels, **options)
+        assert (report.requests_now, report.invalid) == (0, 2)
+        assert [(row["infer"], row["infer_status"]) for row in lab.rows()] == expected
+        assert batcher.verify("k", texts, output_dir=lab.directory).ok
+    report = lab.run(texts, answering(lambda _: "dd"), "{text}", labels=["cc", "dd"], retry_failed=True, **options)
+    assert [row["infer"] for row in lab.rows()] == ["dd", "dd", "cc"]
+
+
+def test_an_adopted_file_keeps_errors_and_what_a_person_has_called_invalid(lab: Lab) -> None:
+    options: dict[str, Any] = {"labels": ["aa", "bb"], "structured": "prompt"}
+    lab.run(["x", "y", "z"], answering(lambda _: "aa"), "{text}", **options)
+    lose_journal(lab)
+    text = lab.path(0).read_text()
+    text = text.replace("x,aa,ok,", "x,aa,error,HTTP 500").replace("y,aa,ok,", "y,aa,invalid,")
+    lab.path(0).write_text(text.replace("z,aa,ok,", "z,aa,invalid,a content filter cut the answer off"))
+    lab.run(["x", "y", "z"], Service([]), "{text}", **options)
+    assert [row["infer_status"] for row in lab.rows()] == ["error", "invalid", "invalid"]
+
+
+def test_a_field_that_was_corrected_by_hand_is_adopted_with_its_file(tmp_path: Path) -> None:
+    with server_of("full") as server:
+        run(tmp_path, server, schema=SCHEMA)
+        path = tmp_path / "0_k.csv"
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table.loc[2, "infer_score"] = "9"
+        table.loc[3, "infer_score"] = "eleven"
+        table.to_csv(path, index=False)
+        (tmp_path / "journal_k.sqlite").unlink()
+        found = run(tmp_path, server, schema=SCHEMA).frame()
+        assert server.books.requests == len(TEXTS)
+    assert (found["infer_score"][2], json.loads(found["infer"][2])["score"]) == ("9", 9)
+    assert found["infer_status"][3] == "invalid"
+    assert batcher.verify("k", TABLE, output_dir=tmp_path).ok
+
+
+def test_verify_names_ok_answers_that_are_not_among_the_labels_of_the_run(lab: Lab) -> None:
+    texts = ["x", "y"]
+    options: dict[str, Any] = {"labels": ["aa", "bb"], "structured": "prompt"}
+    lab.run(texts, answering(lambda _: "aa"), "{text}", **options)
+    lab.change("""UPDATE runs SET question = replace(question, '["aa", "bb"]', '["cc", "bb"]')""")
+    kinds = {finding.kind: finding.rows for finding in batcher.verify("k", output_dir=lab.directory).findings}
+    assert kinds["unfit"] == ((0, 1),)
+
+
 # -- The prompt
 
 
