@@ -264,6 +264,32 @@ def test_rows_with_equal_questions_do_not_share_an_answer_that_was_read_again(la
     assert sorted(line["infer"] for line in lab.rows()) == ["no", "yes"]
 
 
+def test_another_order_of_a_schemas_fields_or_of_described_labels_is_another_question(lab: Lab) -> None:
+    def schema(*names: str) -> dict[str, Any]:
+        return {"type": "object", "properties": {name: {"type": "string"} for name in names}, "required": ["label"]}
+
+    def answers(call: Call) -> str:
+        asked = call.params["response_format"]["json_schema"]["schema"]["properties"]
+        return json.dumps(dict.fromkeys(asked, "a"))
+
+    options: dict[str, Any] = {"endpoints": [batcher.Endpoint("m", base_url="http://127.0.0.1:9/v1")]}
+    lab.run(["x"], answering(answers), "{text}", schema=schema("label", "reason"), **options)
+    with pytest.raises(ChangedError, match="the order in the schema changed"):
+        lab.run(["x"], Service([]), "{text}", schema=schema("reason", "label"), **options)
+    options["on_change"] = "redo"
+    assert lab.run(["x"], answering(answers), "{text}", schema=schema("reason", "label"), **options).requests_now == 1
+    assert [*json.loads(lab.rows()[0]["infer"])] == ["reason", "label"]
+    assert batcher.verify("k", ["x"], output_dir=lab.directory).ok
+    [(kept,)] = lab.query("SELECT question FROM runs ORDER BY id DESC LIMIT 1")
+    assert [*json.loads(kept)["shape"]["schema"]["properties"]] == ["reason", "label"]
+
+    said = {"aa": "good", "bb": "bad"}
+    options = {"keyword": "l", "structured": "prompt"}
+    lab.run(["x"], answering(lambda _: "aa"), "{text}", labels=said, **options)
+    with pytest.raises(ChangedError, match="the order in the labels changed"):
+        lab.run(["x"], Service([]), "{text}", labels=dict(reversed(said.items())), **options)
+
+
 # -- Chunk files without a journal
 
 

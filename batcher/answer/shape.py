@@ -32,11 +32,16 @@ class Read(NamedTuple):
     near: str = ""
 
 
+def as_text(recorded: Mapping[str, Any] | None) -> str:
+    """Return a recorded shape as JSON in the user's order: a model writes fields in the order of the schema."""
+    return "" if recorded is None else json.dumps(recorded, separators=(",", ":"))
+
+
 class ReadAs(NamedTuple):
     """What answers are read as.
 
     Attributes:
-        shape: the shape as it is recorded, as JSON with sorted keys.
+        shape: the shape as it is recorded; see `as_text`.
         reader: the version of the reading.
     """
 
@@ -45,7 +50,7 @@ class ReadAs(NamedTuple):
 
     @classmethod
     def of(cls, shape: Shape) -> ReadAs:
-        return cls(json.dumps(shape.recorded, sort_keys=True), READER)
+        return cls(as_text(shape.recorded), READER)
 
 
 class Shape(Protocol):
