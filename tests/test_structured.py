@@ -371,11 +371,23 @@ def test_the_prompt_states_the_labels_once_where_the_user_put_them_or_at_its_end
     assert first("Say yes or no: {text}", table, tmp_path, labels="yes,no") == "Say yes or no: good"
     assert first("{text}", table, tmp_path, labels="yes,no", system="One of {labels}.") == "One of yes, no.\ngood"
     assert first(lambda row: row["text"], table, tmp_path, labels="yes,no") == f"good\n\n{line}"
-    assert first(lambda row: f"yes or no? {row['text']}", table, tmp_path, labels="yes,no") == "yes or no? good"
+    system = {"system": "One of {labels}."}
+    assert first(lambda row: row["text"], table, tmp_path, labels="yes,no", **system) == "One of yes, no.\ngood"
     described = {"yes": "it is {good}", "no": "it is not"}
     assert "- yes: it is {good}\n- no: it is not" in first("{text}", table, tmp_path, labels=described)
     columns = {**table, "labels": ["of a column"] * 2}
     assert "of a column: good" in first("{labels}: {text}", columns, tmp_path, labels="yes,no")
+
+
+def test_a_rows_own_text_does_not_decide_whether_its_prompt_states_the_labels(tmp_path: Path) -> None:
+    line = Labels.of(["yes", "no"], "").line
+    text = "Yes or no? It was fine"
+    asked = f"{text}\n\n{line}"
+    messages = json.dumps([{"role": "user", "content": text}])
+    assert first("{text}", {"text": [text]}, tmp_path, labels="yes,no") == asked
+    assert first(lambda row: row["text"], {"text": [text]}, tmp_path, labels="yes,no") == asked
+    assert first(None, {"text": [text]}, tmp_path, labels="yes,no", prompt_column="text") == asked
+    assert first(None, {"text": [messages]}, tmp_path, labels="yes,no", messages_column="text") == asked
 
 
 def test_the_plan_shows_the_whole_first_prompt_with_what_its_form_adds(tmp_path: Path) -> None:
