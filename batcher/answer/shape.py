@@ -23,13 +23,11 @@ class Read(NamedTuple):
         status: `ok` or `invalid`.
         answer: the label as the user wrote it; with a schema, or if it is invalid, the text as it came.
         error: why it does not fit; empty if it does.
-        near: the label that an invalid text comes close to: a slip of the model, or an alias that the user may add.
     """
 
     status: Status
     answer: str
     error: str
-    near: str = ""
 
 
 def as_text(recorded: Mapping[str, Any] | None) -> str:
@@ -66,6 +64,12 @@ class Shape(Protocol):
 
     def read(self, text: str) -> Read:
         """Read an answer's text. Any text gives a `Read`."""
+
+    def near(self, text: str) -> str:
+        """Return the label that an invalid text comes close to, if there is one: a slip of the model, or an alias.
+
+        It takes a millisecond, and is not for every row.
+        """
 
     def cells(self, answer: str) -> tuple[str, ...]:
         """Return the text of each field of an `ok` answer: numbers, booleans, lists and objects as JSON.
