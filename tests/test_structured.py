@@ -476,6 +476,15 @@ def test_facts_of_the_journal_stand_behind_the_answers(tmp_path: Path) -> None:
     assert batcher.verify("k", TABLE, output_dir=tmp_path).ok
 
 
+def test_a_fact_may_still_be_asked_for_by_its_earlier_name(lab: Lab) -> None:
+    lab.run(["x", "y"], answering(lambda _: "a"), "{text}", with_="finish,model")
+    lab.change("""UPDATE runs SET question = replace(question, '"finish"', '"finish_reason"')""")
+    report = lab.run(["x", "y"], Service([]), "{text}", with_=["model", "finish_reason"])
+    assert (report.ok, report.requests_now) == (2, 0)
+    assert [row["infer_finish"] for row in lab.rows()] == ["stop", "stop"]
+    assert batcher.verify("k", ["x", "y"], output_dir=lab.directory).ok
+
+
 def test_attempts_count_every_request_for_the_rows_question(lab: Lab) -> None:
     given: Counter[str] = Counter()
 
