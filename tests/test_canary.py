@@ -70,7 +70,7 @@ def test_an_alias_mends_what_the_canary_found_for_nothing(lab: Lab) -> None:
     ("came", "said"),
     [
         (Completion("", "stop", Usage(10, 0)), "the answer is empty"),
-        (Completion("card arriv", "length", Usage(10, 3)), "Answers were cut off: param="),
+        (Completion("card arriv", "length", Usage(10, 3)), "Answers were cut off: allow more tokens (param={"),
         (Completion(None, "stop", Usage(10, 0), refusal="I will not"), "Refusals: does the prompt ask"),
         (Failure(Fault.STATUS, "too long", 413), "HTTP 413"),
     ],

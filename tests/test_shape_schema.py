@@ -19,6 +19,7 @@ from batcher.answer.shape import Read, shape_of_recorded
 from batcher.errors import SettingsError
 from batcher.records import Status
 
+OUTSIDE = "--schema is not a valid JSON Schema, $: "
 DOCUMENT: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -246,8 +247,8 @@ def test_what_was_recorded_makes_the_schema_again(value: object) -> None:
         ({"type": "objekt"}, "--schema is not a valid JSON Schema, $.type: the type must be string, number, "),
         ({"properties": {"a": {"pattern": "("}}}, "--schema is not a valid JSON Schema, $"),
         ({"$ref": "#/$defs/x"}, "--schema is not a valid JSON Schema, $: Pointer '/$defs/x' does not exist"),
-        ({"$ref": "http://example.com/x"}, "--schema is not a valid JSON Schema, $: Resource 'http://example.com/x'"),
-        ({"$ref": "file:///etc/passwd"}, "--schema is not a valid JSON Schema, $: Resource 'file:///etc/passwd'"),
+        ({"$ref": "http://example.com/x"}, f"{OUTSIDE}http://example.com/x is outside of the schema: copy"),
+        ({"$ref": "file:///etc/passwd"}, f"{OUTSIDE}file:///etc/passwd is outside of the schema: copy"),
         ({"label": "string"}, "--schema says nothing of what an answer must be"),
         (
             {"name": "x", "strict": True, "schema": DOCUMENT},
@@ -261,7 +262,15 @@ def test_what_was_recorded_makes_the_schema_again(value: object) -> None:
             Plain("x", 1),
             "--schema must be a file, a dictionary, a pydantic model or a dataclass; it is an object of Plain",
         ),
-        (int, "--schema must be a file, a dictionary, a pydantic model or a dataclass; it is of type type"),
+        (int, "--schema must be a file, a dictionary, a pydantic model or a dataclass; it is the class int"),
+        (
+            Inner(reason="x", label="a"),
+            "--schema must be a file, a dictionary, a pydantic model or a dataclass; it is an object of Inner",
+        ),
+        (
+            {"type": "object", "properties": {"a": int}},
+            "--schema is not JSON: it holds the class int, which JSON cannot; a type is written as a text: string, ",
+        ),
         (["a"], "--schema must be a file, a dictionary, a pydantic model or a dataclass; it is of type list"),
         ("nowhere.json", "--schema: 'nowhere.json' cannot be read: No such file or directory"),
     ],
@@ -277,7 +286,7 @@ def test_what_is_no_schema_is_refused_with_the_option_and_the_place(value: objec
     [
         ('{"type":\n"object",}', "--schema: {}, line 2: it is not JSON: "),
         ('{"type": "object", "type": "array"}', "--schema: {}: 'type' is given twice"),
-        ('["a", "b"]', "--schema: {} must be a JSON Schema, an object such as "),
+        ('["a", "b"]', '--schema: {} must be a JSON Schema, an object such as {{"type": "object", '),
         ('{"type": "objekt"}', "--schema: {} is not a valid JSON Schema, $.type: "),
     ],
 )

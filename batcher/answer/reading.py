@@ -5,6 +5,7 @@ Invariant: an answer that was paid for always gives a result that keeps its text
 
 from __future__ import annotations
 
+from batcher.answer.json_in_text import IS_CUT_PERHAPS
 from batcher.answer.shape import Read, Shape
 from batcher.records import Completion, Result, Status
 
@@ -19,10 +20,10 @@ def is_cut(completion: Completion) -> bool:
     return (completion.finish_reason or "").lower() in CUT
 
 
-def can_be_repaired(completion: Completion) -> bool:
-    """Return whether the model may answer better if it is shown what is wrong: it wrote something, to its end."""
+def is_whole(completion: Completion) -> bool:
+    """Return whether the model came to the end of its answer: it was not cut off, filtered or refused."""
     reason = (completion.finish_reason or "").lower()
-    return bool((completion.text or "").strip()) and not is_cut(completion) and not reason.startswith(_FILTERED)
+    return not (is_cut(completion) or completion.is_open or completion.refusal or reason.startswith(_FILTERED))
 
 
 def read(completion: Completion, shape: Shape | None = None) -> Result:
@@ -62,8 +63,10 @@ def read_found(found: Result, shape: Shape | None) -> Result:
 
 def _fitted(completion: Completion, came: Read) -> Result:
     """Return the result of an answer that was read as a label or by a schema."""
-    was_cut = came.error and is_cut(completion)
-    return Result(came.status, came.answer, f"{came.error}; it was cut off at max_tokens" if was_cut else came.error)
+    if came.error and is_cut(completion):
+        error = came.error.removesuffix(IS_CUT_PERHAPS)
+        return Result(came.status, came.answer, f"{error}; it was cut off at max_tokens")
+    return Result(came.status, came.answer, came.error)
 
 
 def _only_thought(completion: Completion) -> str:

@@ -129,11 +129,14 @@ class Canary:
         return found
 
     def _trouble(self, rows: list[Seen] | deque[Seen], which: str) -> str:
+        def by_position(seen: Seen) -> int:
+            return seen.position
+
         bad = [seen for seen in rows if seen.result.status is not Status.OK]
         causes = Counter(seen.result.error.partition(GAVE_UP)[0] for seen in bad)
         lines = [f"{len(bad):,} {which} brought no usable answer; more than {MOST_BAD:.0%} stop the run:"]
         lines += [f"  {count:,}: {cause}" for cause, count in causes.most_common(_EXAMPLES)]
-        lines += [f"  {self._example(seen)}" for seen in bad[:_EXAMPLES]]
+        lines += [f"  {self._example(seen)}" for seen in sorted(bad, key=by_position)[:_EXAMPLES]]
         lines += [f"  {advice}" for advice in self._advice(bad)]
         return "\n".join(lines)
 
@@ -159,7 +162,7 @@ class Canary:
                 found.append(f"{text!r} came {count:,} times: an alias of {label!r}?")
         said = " ".join(seen.result.error for seen in bad)
         if "max_tokens" in said:
-            found.append(f"Answers were cut off: {option('param', {'max_tokens': '...'})} with a higher number.")
+            found.append(f"Answers were cut off: allow more tokens ({option('param', {'max_tokens': '...'})}).")
         if "refused" in said or "content filter" in said:
             found.append("Refusals: does the prompt ask for something that the model, or its service, does not answer?")
         if "only thought" in said or "while thinking" in said:

@@ -452,6 +452,15 @@ class Reader:
         )
         return [(key, source, Bound(most, None, cost, answer)) for key, source, most, cost, answer in found]
 
+    def unfit_texts(self) -> dict[bytes, str]:
+        """Return the latest answer that did not fit of each row that has no result, by the row's key."""
+        found = self._all(
+            "SELECT q.key, coalesce(s.text, '') FROM requests q JOIN responses s USING (id) WHERE q.outcome = ?"
+            f" AND q.key IN (SELECT key FROM rows WHERE result IS NULL AND {IN_SCOPE}) ORDER BY q.id",
+            (UNFIT,),
+        )
+        return {key: text_of(text) for key, text in found}
+
     def details(self, kinds: Collection[str]) -> list[str]:
         """Return the details of the events of these kinds, in the order in which they happened."""
         marks = ", ".join("?" * len(kinds))

@@ -303,7 +303,9 @@ def _reuse_explained(job: Job, plan: Plan) -> str:
             " it sends nothing, and records how to recognise the rows."
         )
     if plan.own == plan.changed and not plan.gone:
-        return f"`{reuse}` keeps the old answers."
+        shape = "labels" if isinstance(job.shape, Labels) else "schema"
+        reads = f" and reads them by the present {shape}, for nothing" if job.shape else ""
+        return f"`{reuse}` keeps the old answers{reads}."
     keeps = f"`reuse` keeps {counted(plan.own, 'answer')} and asks the others" if plan.own else "and so does `reuse`"
     because = f"{keeps}, because a row's position does not show which answer is its own."
     if job.settings.id_column:
