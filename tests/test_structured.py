@@ -414,6 +414,33 @@ def test_the_plan_shows_the_whole_first_prompt_with_what_its_form_adds(tmp_path:
     assert placed.count("maximum") == 1
 
 
+def test_the_plan_of_a_resume_shows_the_form_that_was_found(lab: Lab) -> None:
+    texts = [f"row {number}" for number in range(20)]
+    service = answering(lambda _: "")
+    service.instead = lambda call: (
+        Completion('{"a": "x"}')
+        if form_of(call.params) in {"json_object", "prompt"}
+        else Failure(Fault.STATUS, "This response_format type is unavailable now", 400)
+    )
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    options: dict[str, Any] = {"schema": schema, "endpoints": [batcher.Endpoint("m", base_url="http://127.0.0.1:9/v1")]}
+
+    def planned() -> Any:
+        return batcher.plan(texts, "{text}", keyword="k", output_dir=lab.directory, **options)
+
+    before = planned()
+    assert before.form == "a strict JSON Schema first; the answers decide"
+    lab.run(texts, service, "{text}", limit=10, **options)
+    found = planned()
+    service.calls.clear()
+    lab.run(texts, service, "{text}", **options)
+    assert {form_of(call.params) for call in service.calls} == {"json_object"}
+    assert found.form == "JSON mode"
+    assert found.first[-1]["content"] == service.calls[0].prompt
+    assert found.requests == 10
+    assert found.prompt_tokens / 10 > 5, "the line with the schema counts"
+
+
 def test_the_plan_says_when_a_label_stands_before_its_reason(tmp_path: Path) -> None:
     late = {"type": "object", "properties": {"label": {"enum": ["a", "b"]}, "reason": {"type": "string"}}}
     said = str(plan("{text}", {"text": ["a", "b"]}, tmp_path, schema=late))
