@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 ON_CHANGE = ("abort", "redo", "reuse")
 ENCODINGS = ("utf-8", "utf-8-sig")
+FACTS_BEFORE = {"finish_reason": "finish"}
+"""The names that an older batcher gave to facts (`--with`): its commands and its journals still have them."""
 STRUCTURED = ("auto", "choice", "schema", "json", "prompt")
 LIMITS_PER = ("account", "key")
 IN_ENDPOINTS = (
@@ -135,7 +137,8 @@ def _check_headers(value: object, where: str) -> None:
 
 def _names_in(value: str | Sequence[str]) -> list[str]:
     """Return the names that a value lists: one by one, or in a text with commas between them."""
-    return [name.strip() for each in ([value] if isinstance(value, str) else value) for name in str(each).split(",")]
+    names = (name.strip() for each in ([value] if isinstance(value, str) else value) for name in str(each).split(","))
+    return [FACTS_BEFORE.get(name, name) for name in names]
 
 
 def _check_beside(value: Any, where: str) -> None:

@@ -293,7 +293,7 @@ class Canary:
         near: Counter[tuple[str, str]] = Counter()
         if self._shape is not None:
             for seen in bad:
-                if label := self._shape.read(seen.result.answer).near:
+                if label := self._shape.near(seen.result.answer):
                     near[" ".join(seen.result.answer.split())[:_SHOWN], label] += 1
         for (text, label), count in near.most_common(_EXAMPLES):
             if count >= _OFTEN:

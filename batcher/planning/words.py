@@ -12,7 +12,7 @@ from typing import Any
 
 from batcher.answer.labels import Labels
 from batcher.answer.schema import Schema
-from batcher.answer.shape import Shape
+from batcher.answer.shape import Shape, as_text
 from batcher.chat_model import retries_of
 from batcher.endpoint import Endpoint, by_account, is_name
 from batcher.equality import same
@@ -227,8 +227,10 @@ def _examples_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def _shape_change(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
     """Return what changed of the labels or the schema, or empty."""
-    if before == now:
+    if as_text(before) == as_text(now):
         return ""
+    if before == now:
+        return f"the order in the {'schema' if now and 'schema' in now else 'labels'} changed"
     if before is None or now is None:
         kind = "a schema is" if "schema" in (before or now or {}) else "labels are"
         return f"{kind} {'gone' if now is None else 'new'}"
