@@ -254,8 +254,7 @@ def test_an_alias_is_read_as_its_label_and_labels_come_first() -> None:
     ],
 )
 def test_an_invalid_text_may_come_near_a_label(text: str, near: str) -> None:
-    read = INTENTS.read(text)
-    assert (read.status, read.near) == (Status.INVALID, near)
+    assert (INTENTS.read(text).status, INTENTS.near(text)) == (Status.INVALID, near)
 
 
 @given(

@@ -418,3 +418,11 @@ def test_what_fits_the_strict_form_of_a_model_is_read_as_what_fits_the_model(
     assert not jsonschema_rs.is_valid(strict, answer)
     assert schema.read(json.dumps(full)).status is schema.read(json.dumps(answer)).status is Status.OK
     assert schema.values(json.dumps(full)) == schema.values(json.dumps(answer))
+
+
+def test_the_cells_of_an_answer_that_was_just_read_are_those_of_its_text_after_any_number_of_others() -> None:
+    one = Schema.of({"type": "object", "properties": {"n": {"type": "integer"}, "t": {}}, "required": ["n"]}, "schema")
+    texts = [json.dumps({"n": str(number), "t": [number]}) for number in range(2500)]
+    assert {one.read(text).status for text in texts} == {Status.OK}
+    assert [one.cells(text) for text in texts] == [(str(number), f"[{number}]") for number in range(2500)]
+    assert one.values(texts[-1]) == (2499, [2499])

@@ -1,6 +1,7 @@
 """States in the prompts what answers must be: in the holes `{labels}` and `{schema}`, or in a line at the end.
 
-Invariant: a prompt that holds all labels already stays as it is; a column of the table comes before a hole's meaning.
+Invariant: a row's text never decides: all prompts of a run state the labels in the same way. Templates that hold all
+labels stay as they are. A column of the table comes before a hole's meaning.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from batcher.answer.labels import Labels
 from batcher.answer.schema import Schema
 from batcher.answer.shape import Shape
 from batcher.errors import InputError
-from batcher.input.messages import text_of, with_line
+from batcher.input.messages import with_line
 from batcher.input.prompt import Renderer, Template
-from batcher.records import Message, Values
 from batcher.words import option
 
 _STANDS_FOR = {"labels": "the labels", "schema": "the schema"}
@@ -111,17 +111,17 @@ class Stating(NamedTuple):
         return f"{template}\n\n{_escaped(self.shape.line)}"
 
     def completing(self, render: Renderer, system: str | None = None) -> Renderer:
-        """Return a renderer that adds the line to the messages of rows that do not state the labels."""
+        """Return a renderer that adds the line to messages that no template makes, unless the system message has them.
+
+        Args:
+            render: of a function, or of a column.
+            system: the template of the system message.
+        """
         shape = self.shape
-        if not isinstance(shape, Labels) or (system and self.is_stated(system)):
+        if not isinstance(shape, Labels) or (system and self.is_stated(self.filled(system))):
             return render
-        line, is_stated = shape.line, shape.stated_in
-
-        def completed(values: Values) -> list[Message]:
-            messages = render(values)
-            return messages if is_stated(text_of(messages)) else with_line(messages, line)
-
-        return completed
+        line = shape.line
+        return lambda values: with_line(render(values), line)
 
     def _holds(self, text: str) -> bool:
         if isinstance(self.shape, Labels):

@@ -19,7 +19,7 @@ from batcher.money.prices import NANO, nano_dollars
 from batcher.money.spending import note_of_reserves, note_of_tiers
 from batcher.money.tariff import LESSONS, Tariff
 from batcher.money.tokens import Counter, counter, prompt_tokens
-from batcher.planning.asking import tariffs_in_forms
+from batcher.planning.asking import forms_found, tariffs_in_forms
 from batcher.planning.costs import Load, costs_of, pace_of, tokens_of_an_answer
 from batcher.planning.first import First, typical_answer
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
@@ -157,7 +157,9 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         count = counter(job.endpoints[0].source.model)
         typical = None if job.shape is None else count.count(typical_answer(job.shape)) + 1
         answer_tokens = tokens_of_an_answer(journal, planned.sources, tariffs, typical)
-        load, first = _load(job, journal, tariffs, count, ladders[0])
+        known = forms_found(job, journal).get(planned.sources[0])
+        ladder = [wire for wire in ladders[0] if wire.form and wire.form == known] or ladders[0]
+        load, first = _load(job, journal, tariffs, count, ladder)
         load = load._replace(answer_tokens=answer_tokens)
         left = None if settings.budget is None else nano_dollars(settings.budget) - journal.spent().total
     is_by_option = settings.endpoints is None
@@ -214,6 +216,7 @@ def _load(
 ) -> tuple[Load, First]:
     """Read the input again, and add up what would be sent; return the first request, too."""
     first = First()
+    count = count.knowing(job.examples.texts if job.examples else ())
     requests = tokens = 0
     more = count.count(json.dumps([*ladder[0].params.values(), ladder[0].line])) if ladder else 0
     most: int | None = 0
