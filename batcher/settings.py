@@ -299,8 +299,9 @@ class Settings:
         20,
         Group.ANSWERS,
         Kind(check_count, {"metavar": "N", "type": int}),
-        "ask N rows first, drawn at random from the whole table, and stop if more than a quarter of them bring no"
-        " usable answer; the same share of the latest 500 answers stops the run later. 0: never",
+        "ask N rows first, drawn at random from the whole table, and stop if clearly more than a quarter bring no"
+        " usable answer: 9 of 20 (with 95% certainty); later 142 of the latest 500 answers stop the run. The same"
+        " command then goes on all the same. 0: never look",
     )
     yes: bool = _option(False, Group.ANSWERS, _FLAG, "ask no questions in a terminal", short="y")
     model: str | None = _option(

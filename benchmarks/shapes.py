@@ -1,11 +1,11 @@
 """What labels and a schema cost a row of a whole run: CPU time beside the same run that takes any text.
 
-    python benchmarks/shapes.py               # a quarter of an hour
+    python benchmarks/shapes.py               # seven minutes
     python benchmarks/shapes.py --rounds 3 --rows 5000
 
 Each pair has the same table, prompts, server and answers, and differs in the option alone: 77 labels of two to six
 words, or a schema of ten fields. The runs of a round follow each other, so that whatever else the machine does meets
-all of them. A row's cost is the difference between a long and a short run, start-up excluded, as in `compare.py`; the
+all of them, and each goes first in turn. A row's cost is the difference between a long and a short run, start-up excluded, as in `compare.py`; the
 overhead is the median, over the rounds, of the differences within a round.
 """
 
@@ -84,10 +84,12 @@ def main() -> None:
         (work / "schema.json").write_text(json.dumps(_SCHEMA), encoding="utf-8")
         for number in range(1, options.rounds + 1):
             for pair in _PAIRS:
-                without, with_option = (
-                    1000 * row_cost_s(pair, has_option=has_option, rows=options.rows, server=server, work=work)
-                    for has_option in (False, True)
-                )
+                cost_ms = {
+                    has_option: 1000
+                    * row_cost_s(pair, has_option=has_option, rows=options.rows, server=server, work=work)
+                    for has_option in ((False, True) if number % 2 else (True, False))
+                }
+                without, with_option = cost_ms[False], cost_ms[True]
                 found[pair.label].append((without, with_option))
                 say(f"round {number}: {pair.label}: {without:.3f} ms without, {with_option:.3f} ms with")
     lines = []

@@ -219,7 +219,10 @@ class Schema:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else _written(value)
+    if isinstance(value, str):
+        return value
+    # What JSON writes for the numbers that it knows, a third of the encoder's time.
+    return repr(value) if type(value) in {int, float} else _written(value)
 
 
 def _has(name: str, words: re.Pattern[str]) -> bool:

@@ -411,6 +411,7 @@ class Asker:
 
     def _count(self, outcome: Outcome) -> None:
         """Count what a request used and cost."""
+        self._tally.cut += outcome.is_cut
         self._tally.prompt_tokens += outcome.usage.prompt_tokens or 0
         self._tally.completion_tokens += outcome.usage.completion_tokens or 0
         if outcome.name == "answered":  # and so paid, even if the row failed
