@@ -126,6 +126,12 @@ def _names_in(value: str | Sequence[str]) -> list[str]:
     return [name.strip() for each in ([value] if isinstance(value, str) else value) for name in str(each).split(",")]
 
 
+def facts_in(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the facts that a value of `with_` names, each once; the order given does not matter."""
+    names = _names_in(value or ())
+    return tuple(name for name in Beside._fields if name in names)
+
+
 def _check_beside(value: Any, where: str) -> None:
     names = _names_in(value) if isinstance(value, (str, list, tuple)) else ()
     if unknown := next((name for name in names if name not in Beside._fields), None if names else value):
@@ -503,8 +509,7 @@ class Settings:
     @property
     def extras(self) -> tuple[str, ...]:
         """The further columns of the result, each once; the order given does not matter."""
-        names = _names_in(self.with_ or ())
-        return tuple(name for name in Beside._fields if name in names)
+        return facts_in(self.with_)
 
     @property
     def prices(self) -> dict[str, float] | None:

@@ -84,6 +84,31 @@ class AnswerColumns:
                 return found
         return None
 
+    def with_facts(self, names: Iterable[str]) -> AnswerColumns:
+        """Return the columns with further facts behind them, of those that they lack.
+
+        Raises:
+            SettingsError: a field of the schema has the name of one.
+        """
+        extras = (*self.extras, *(name for name in names if name not in self.extras))
+        if twin := next((name for name in extras if name in self.fields), None):
+            raise SettingsError(
+                f"{option('with_')}: {twin!r} is a field of the schema, and both would be in the column"
+                f" {f'{self.answer}_{twin}'!r}: leave it out"
+            )
+        return replace(self, extras=extras)
+
+    def facts_behind(self, columns: Sequence[str]) -> tuple[str, ...]:
+        """Return the facts in further columns behind these, as a header has them; empty if it has none."""
+        prefix = f"{self.answer}_"
+        for count in range(1, min(len(Beside._fields), len(columns) - len(self)) + 1):
+            names = tuple(name.removeprefix(prefix) for name in columns[-count:])
+            if names[0] not in Beside._fields or f"{prefix}{names[0]}" != columns[-count]:
+                return ()
+            if [*columns[-count - len(self) : -count]] == [*self]:
+                return () if set(names) & set(self.extras) else names
+        return ()
+
     def __iter__(self) -> Iterator[str]:
         """Yield their names."""
         yield self.answer

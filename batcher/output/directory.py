@@ -16,10 +16,10 @@ import shutil
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from batcher.answer.columns import AnswerColumns
-from batcher.errors import InputError, OutputError
+from batcher.errors import InputError, OutputError, SettingsError
 from batcher.input.cell import cell, writable
 from batcher.output.csv_file import (
     FOREIGN,
@@ -37,7 +37,7 @@ from batcher.output.csv_file import (
 from batcher.output.edited import Edited, Known, read_edited
 from batcher.place import identity
 from batcher.records import Beside, Result, RowState, Values
-from batcher.words import as_given, by_reader, counted
+from batcher.words import as_given, by_reader, counted, option
 
 
 def set_aside(path: Path) -> Path:
@@ -80,6 +80,21 @@ def _taken(columns: Sequence[str]) -> str:
     return f"the input has {has} already: choose another {as_given('answer_column')}, or {out}"
 
 
+class Facts(NamedTuple):
+    """Facts of the journal in further columns of a result, which the chunk files lack.
+
+    Attributes:
+        names: fields of `Beside`.
+        of: returns their cells in each row of the chunk that begins at a position.
+    """
+
+    names: Sequence[str] = ()
+    of: Callable[[int], Iterable[Sequence[str]]] = lambda _start: ()
+
+
+_NO_FACTS = Facts()
+
+
 class Store:
     """The files of one keyword in one directory.
 
@@ -118,6 +133,18 @@ class Store:
         """Yield the store as it may have written: a spreadsheet may since have added or dropped a byte order mark."""
         for encoding in ENCODINGS:
             yield Store(self.directory, self.keyword, self.columns, self.answer_columns, encoding)
+
+    def with_facts(self, names: Iterable[str]) -> Store:
+        """Return the store of a result with further facts behind the columns.
+
+        Raises:
+            SettingsError: the result would have a column twice.
+        """
+        added = self.answer_columns.with_facts(names)
+        if twin := next((name for name in added if name in self.columns), None):
+            fact = twin.removeprefix(f"{added.answer}_")
+            raise SettingsError(f"{option('with_')}: the table has a column {twin!r} already: leave {fact!r} out")
+        return Store(self.directory, self.keyword, self.columns, added, self.encoding)
 
     @property
     def journal_path(self) -> Path:
@@ -399,6 +426,7 @@ class Store:
         *,
         known: Collection[bytes] = (),
         record: Callable[[bytes], object] = lambda _sha256: None,
+        facts: Facts = _NO_FACTS,
     ) -> tuple[Path, Path | None]:
         """Write `all_<keyword>.csv`, or another file, from the chunk files as they are.
 
@@ -408,6 +436,7 @@ class Store:
             known: the SHA-256 of each file that was ever written there; another one was changed by hand.
             record: is called with the new file's SHA-256 before the file is in its place, so that the file is known
                 even if the process ends then.
+            facts: further columns of it.
 
         Returns:
             The path of the file, and of the copy, if the file there had been changed.
@@ -421,9 +450,12 @@ class Store:
         def write(file: BinaryIO) -> None:
             nonlocal digest
             hashing = Hashing(file)
-            hashing.write(self._head)
+            hashing.write(self.with_facts(facts.names)._head)  # noqa: SLF001 - a store of the same files
             for start in starts:
-                self._append(self.chunk_path(start), hashing)
+                if facts.names:
+                    self._append_with(facts.of(start), self.chunk_path(start), hashing)
+                else:
+                    self._append(self.chunk_path(start), hashing)
             digest = hashing.sha256
 
         def keep() -> None:
@@ -445,6 +477,11 @@ class Store:
                 return
         for line in self._read_lines(path):
             file.write(encoded(csv_line(line) + "\n"))
+
+    def _append_with(self, facts: Iterable[Sequence[str]], path: Path, file: Hashing) -> None:
+        with closing(self._read_lines(path)) as lines:
+            for line, more in zip(lines, facts, strict=True):
+                file.write(encoded(csv_line([*line, *more]) + "\n"))
 
     def _read_lines(self, path: Path) -> Generator[list[str], None, None]:
         """Read the rows of a chunk file that a spreadsheet or an editor has saved in its own format."""

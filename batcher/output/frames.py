@@ -155,12 +155,19 @@ class Frames:
         import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
 
         with as_output_errors(self._store.all_path, "read"):
-            texts: pd.DataFrame = pd.read_csv(self._store.all_path, usecols=[*columns], **self._format)
+            texts: pd.DataFrame = pd.read_csv(self._store.all_path, usecols=[*columns], **self._format())
         return texts
 
-    @property
     def _format(self) -> dict[str, Any]:
-        return {"header": 0, "names": self._store.all_columns, "dtype": str, "keep_default_na": False}
+        """Return how to read the result file, of which `merge` may have made one with further columns."""
+        with closing(read_csv(self._store.all_path)) as lines:
+            _, header = next(lines, (0, []))
+        names = [*self._store.all_columns, *self._further(header)]
+        return {"header": 0, "names": names, "dtype": str, "keep_default_na": False}
+
+    def _further(self, header: Sequence[str]) -> Sequence[str]:
+        """Return the columns of further facts in a header of the result file."""
+        return header[len(header) - len(self._store.answer_columns.facts_behind(header)) :]
 
     def _changed(self, table: Table, names: Sequence[str]) -> list[str]:
         """Return which of some columns of the caller's table have other values than the result file.
@@ -176,7 +183,7 @@ class Frames:
         dataset = open_dataset(part)
         same = {writable(name): place for place, name in enumerate(dataset.columns)}
         compared = [*same]
-        files = pd.read_csv(self._store.all_path, usecols=compared, chunksize=_SLICE, **self._format)
+        files = pd.read_csv(self._store.all_path, usecols=compared, chunksize=_SLICE, **self._format())
         with as_output_errors(self._store.all_path, "read"), files:
             for (start, rows), texts in zip(dataset.slices(_SLICE), files, strict=False):
                 for name, place in [*same.items()]:
@@ -215,9 +222,10 @@ class Frames:
         )
         with closing(read_csv(path)) as lines:
             _, header = next(lines, (0, []))
-            cells = ((number, self._store.answer_columns.split(line)[0]) for number, line in lines)
+            width = len(self._store.columns)
+            cells = ((number, line[:width]) for number, line in lines)
             try:
-                if header != self._store.all_columns:
+                if header != [*self._store.all_columns, *self._further(header)]:
                     raise OutputError(f"{path} has other columns than the run: call run again to write it anew")
                 for (number, line), row in zip(cells, planned, strict=True):
                     if differs := difference_by_marks(marks, row, line):

@@ -6,7 +6,7 @@ Invariant: a row's cells and its result belong together: cells that are not thos
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,10 +35,12 @@ class Part(NamedTuple):
     """Rows of one chunk.
 
     Attributes:
+        start: the position of the first.
         inputs: the input's cells of each, as a file holds them; None if they are not known.
         answers: the answer's cells of each; empty if the row has no result.
     """
 
+    start: int
     inputs: list[list[str]] | None
     answers: list[list[str]]
 
@@ -83,11 +85,11 @@ class SoFar:
             stop = min(start + self._chunk_size, self.rows)
             added = self.store.answer_columns
             if lines := self._lines_of_file(start, stop):
-                yield Part([added.split(line)[0] for line in lines], [added.split(line)[1] for line in lines])
+                yield Part(start, [added.split(line)[0] for line in lines], [added.split(line)[1] for line in lines])
             else:
                 beside = self._journal.beside(start, stop, added.extras)
                 found = zip(self._journal.results_so_far(start, stop), beside, strict=True)
-                yield Part(inputs, [answer_cells(added, *each) for each in found])
+                yield Part(start, inputs, [answer_cells(added, *each) for each in found])
 
     def _inputs(self, dataset: Dataset) -> Iterator[list[list[str]]]:
         """Read the cells of the input, chunk by chunk, and compare them with the plan."""
@@ -171,6 +173,12 @@ def with_columns(store: Store, starts: Iterable[int], question: dict[str, Any]) 
     columns = AnswerColumns.recorded_in(question)
     encoding = found.encoding if found.columns else question.get("encoding", found.encoding)
     return Store(store.directory, store.keyword, question["table"], columns, encoding)
+
+
+def facts_of(journal: Reader, start: int, stop: int, names: Sequence[str]) -> list[list[str]]:
+    """Return facts of the journal about the answers of rows, as a file holds them."""
+    beside = journal.beside(start, stop, names)
+    return [[writable(getattr(each, name)) for name in names] for each in beside]
 
 
 def is_current(store: Store, journal: Reader, start: int, chunk: Chunk) -> bool:

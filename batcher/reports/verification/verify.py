@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batcher.answer.columns import AnswerColumns
@@ -24,6 +25,7 @@ from batcher.journal.opening import read_evidence
 from batcher.money.prices import NANO
 from batcher.output.directory import Store
 from batcher.output.opening import opened
+from batcher.output.so_far import facts_of
 from batcher.reports.verification.chunk_files import ChunkFiles
 from batcher.reports.verification.corrections import CorrectedFile, Corrections
 from batcher.reports.verification.findings import Finding, Found, Kind
@@ -204,7 +206,8 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
     to_be = files.compared_rows(rows)
     if is_finished:
         files.name_others()
-        check_result(to_be, store, starts, found, is_read=asked is not None and not files.are_as_written())
+        is_read = asked is not None and not files.are_as_written()
+        check_result(to_be, store, starts, found, is_read=is_read, facts_of=partial(facts_of, journal))
     deque(to_be, maxlen=0)  # rows that are not compared with a result
     deque(rows, maxlen=0)  # INPUT may have rows after the last one
     requests.end()
