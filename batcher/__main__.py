@@ -22,21 +22,21 @@ FAULT = 70
 def main() -> None:
     """Run the command line and exit with its status."""
     _open_closed_streams()
-    from batcher.words import give_up_stdout, json_lines, say  # noqa: PLC0415 - `import batcher.__main__` stays free of effects
+    from batcher.words import command_line, give_up_stdout, say  # noqa: PLC0415 - `import batcher.__main__` stays free of effects
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a pipe's encoding may lack the characters of a keyword
             stream.reconfigure(errors="backslashreplace")
-    try:
-        from batcher.cli import main as run_cli  # noqa: PLC0415 - as above
+    with command_line():  # around the report of a fault, too: it is a JSON line if the other messages are
+        try:
+            from batcher.cli import main as run_cli  # noqa: PLC0415 - as above
 
-        status: str | int | None = run_cli(sys.argv[1:])
-    except SystemExit as ended:  # raised by argparse after --help or a wrong option
-        status = ended.code
-    except Exception:  # noqa: BLE001 - foreseen errors are handled already: this is a fault, and is reported as one
-        with json_lines(is_on="--log-json" in sys.argv):
+            status: str | int | None = run_cli(sys.argv[1:])
+        except SystemExit as ended:  # raised by argparse after --help or a wrong option
+            status = ended.code
+        except Exception:  # noqa: BLE001 - foreseen errors are handled already: this is a fault, and is reported as one
             say(_fault(sys.argv[1:], traceback.format_exc()), "error")
-        status = FAULT
+            status = FAULT
     try:
         sys.stdout.flush()
     except OSError:  # as in `batcher --help | head`: the work was done before it was printed

@@ -112,8 +112,20 @@ def _one_of(choices: Sequence[str]) -> _OneOf:
     return _OneOf(choices)
 
 
-def _any(_value: object, _where: str) -> None:
-    """Check nothing yet: it is checked when it is read."""
+def _check_labels(value: object, where: str) -> None:
+    if not isinstance(value, (str, list, tuple, Mapping, type)) or not value:  # the rest is checked as they are read
+        raise SettingsError(f"{where} must be a list of labels, or 'a,b,c', or '@FILE', not {value!r:.80}")
+
+
+def _check_schema(value: object, where: str) -> None:
+    if not isinstance(value, (str, os.PathLike, Mapping, type)) or not value:
+        raise SettingsError(f"{where} must be a JSON Schema, or the path of its file, not {value!r:.80}")
+
+
+def _check_table(value: object, where: str) -> None:
+    is_simple = isinstance(value, (bool, int, float, bytes))
+    if is_simple or (isinstance(value, (str, list, tuple)) and not value):  # the rest is checked as it is read
+        raise SettingsError(f"{where} must be a table, or the path of its file, not {value!r:.80}")
 
 
 def _check_headers(value: object, where: str) -> None:
@@ -133,11 +145,12 @@ def facts_in(value: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _check_beside(value: Any, where: str) -> None:
-    names = _names_in(value) if isinstance(value, (str, list, tuple)) else ()
-    if unknown := next((name for name in names if name not in Beside._fields), None if names else value):
-        near = difflib.get_close_matches(str(unknown), Beside._fields, 1)
+    names = _names_in(value) if isinstance(value, (str, list, tuple)) else []
+    unknown = [name for name in names if name not in Beside._fields]
+    if unknown or not names:
+        near = difflib.get_close_matches(unknown[0], Beside._fields, 1) if unknown else []
         meant = f": did you mean {near[0]}?" if near else ""
-        raise SettingsError(f"{where} must be out of {', '.join(Beside._fields)}, not {unknown!r}{meant}")
+        raise SettingsError(f"{where} must be out of {', '.join(Beside._fields)}, not {value!r}{meant}")
 
 
 def _check_mapping(value: object, where: str) -> None:
@@ -240,7 +253,7 @@ class Settings:
     labels: Any = _option(
         None,
         Group.ANSWERS,
-        Kind(_any, {"metavar": "LABELS"}),
+        Kind(_check_labels, {"metavar": "LABELS"}),
         "the labels, of which each answer must be one: a,b,c, or @FILE with a JSON list, or with one label a line. The"
         " prompt may list them with {labels}; else a line is added to it",
         in_python="the labels, of which each answer must be one: a list, an Enum, a dictionary from label to"
@@ -249,10 +262,28 @@ class Settings:
     schema: Any = _option(
         None,
         Group.ANSWERS,
-        Kind(_any, {"metavar": "FILE"}),
+        Kind(_check_schema, {"metavar": "FILE"}),
         "a JSON Schema that each answer must fit; its fields become columns. The prompt may hold it with {schema}",
         in_python="what each answer must fit: a JSON Schema (a dictionary, or the path of a file), a pydantic model or"
         " a dataclass; its fields become columns. The prompt may hold it with {schema}",
+    )
+    examples: Any = _option(
+        None,
+        Group.ANSWERS,
+        Kind(_check_table, {"metavar": "FILE"}),
+        "a table of rows labelled by hand, of any kind that INPUT may be: examples that stand before each row's"
+        " question. It has the columns that the prompt uses, and the right answer in a column label, gold or answer",
+        in_python="a table of rows labelled by hand, of any kind that `data` may be: examples that stand before each"
+        " row's question. It has the columns that the prompt uses, and the right answer in a column label, gold or"
+        " answer",
+        is_shown=False,
+    )
+    shots: int = _option(
+        8,
+        Group.ANSWERS,
+        Kind(check_whole, {"metavar": "K", "type": int}),
+        "state K of the examples before each row, of as many labels as there are",
+        short="k",
     )
     structured: str = _option(
         STRUCTURED[0],
@@ -377,7 +408,6 @@ class Settings:
         Group.FILES,
         _KEYWORD,
         "names the run and its files; default: the name of the input's file without its ending, or of its directory",
-        short="k",
     )
     output_dir: str | os.PathLike[str] = _option(
         "output", Group.FILES, _DIRECTORY, "the directory of all files", short="o"
@@ -561,6 +591,11 @@ class Option(NamedTuple):
         return (f"-{self.short}", self.flag) if self.short else (self.flag,)
 
     @property
+    def is_flag(self) -> bool:
+        """Whether it is only switched on or off."""
+        return self.kind is _FLAG
+
+    @property
     def choices(self) -> Sequence[str]:
         """Its possible values, if it has a few."""
         check = self.kind.check
@@ -652,6 +687,8 @@ class Options(TypedDict, total=False):
     param: Mapping[str, Any] | None
     labels: Any
     schema: Any
+    examples: Any
+    shots: int
     structured: str
     repair: int
     canary: int

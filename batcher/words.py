@@ -97,17 +97,18 @@ class Place(NamedTuple):
 
 
 class _Readers:
-    """Counts the command lines that run in this process, and those of them with `--log-json`.
+    """Counts the command lines that run in this process.
 
     Without one, messages are for a caller in Python.
 
     Attributes:
+        json_lines: one of them has `--log-json`.
         places: where the options stand that come from a file, by their names in Python.
         keyword: of the run that a command line began last.
     """
 
     command_lines = 0
-    json_lines = 0
+    json_lines = False
     places: Mapping[str, Place] = {}
     keyword: str | None = None
 
@@ -124,16 +125,12 @@ def command_line() -> Iterator[None]:
         yield
     finally:
         _readers.command_lines -= 1
+        _readers.json_lines = _readers.json_lines and _readers.command_lines > 0
 
 
-@contextlib.contextmanager
-def json_lines(*, is_on: bool) -> Iterator[None]:
-    """Let `say` print JSON lines, in all threads of the process, if that is on."""
-    _readers.json_lines += is_on
-    try:
-        yield
-    finally:
-        _readers.json_lines -= is_on
+def begin_json_lines() -> None:
+    """Let `say` print JSON lines, in all threads of the process, until its last command line has ended."""
+    _readers.json_lines = True
 
 
 @contextlib.contextmanager

@@ -49,12 +49,14 @@ CASES = [
     ("status to", ["tone"]),
     ("status 数", ["数学"]),
     ("merge -o other ", ["far"]),
-    ("run -k to", ["tone"]),
+    ("run --keyword to", ["tone"]),
     ("verify tone da", ["data.csv"]),
     ("completion f", ["fish"]),
     ("run --model g", []),
-    ("run x.csv --with re", ["reasoning"]),
-    ("run x.csv --with model,fin", ["model,finish_reason"]),
+    ("run x.csv --with re", ["reasoning", "request_id"]),
+    ("run x.csv --with model,fin", ["model,finish"]),
+    ("run --no-de", ["--no-dedup"]),
+    ("rehearse --no-k", ["--no-keep", "--no-keep-thinking"]),
     ("run x.csv --with model --provi", ["--provider"]),
 ]
 

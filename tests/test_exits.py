@@ -110,11 +110,12 @@ def test_a_password_that_is_one_of_our_words_is_hidden_in_the_traceback_of_a_fau
     (tmp_path / "sitecustomize.py").write_text(BROKEN_DISK.format(after=0, key="fault"), encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     with local_server(cwd=tmp_path) as server:
-        options = ("--base-url", server.base_url, "--model", "m", "--prompt", "About {text}")
-        done = call(
-            "run", "t.csv", *options, cwd=tmp_path, PYTHONPATH=path, ALL_PROXY="http://batcher:fault@127.0.0.1:1"
-        )
+        job = f'log_json = true\nbase_url = "{server.base_url}"\nmodel = "m"\nprompt = "About {{text}}"\n'
+        (tmp_path / "job.toml").write_text(job, encoding="utf-8")
+        options = ("run", "t.csv", "--config", "job.toml")
+        done = call(*options, cwd=tmp_path, PYTHONPATH=path, ALL_PROXY="http://batcher:fault@127.0.0.1:1")
     assert done.status == 70
+    assert [json.loads(line)["level"] for line in done.stderr.splitlines()][-1] == "error"
     assert "ZeroDivisionError: flushed with [API key] at https://host/v1" in done.stderr
     assert (
         "batcher: this is a fault in batcher, not in your input. What the journal has recorded is saved." in done.stderr

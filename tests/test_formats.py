@@ -110,7 +110,7 @@ def test_a_format_is_named_with_the_way_whatever_the_ending_is(
         assert fault(renamed).removeprefix(": ").removeprefix(beginning).startswith(f"is {what}")
         renamed.rename(path)
     packed = tmp_path / "t.csv.gz"
-    packed.write_bytes(gzip.compress(path.read_bytes()))
+    packed.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
     if ending not in {".doc", ".xls"}:  # their kind stands at another place in the file
         assert fault(packed).startswith((f": holds {what}", ": holds an Excel workbook or another ZIP file"))
 
@@ -138,7 +138,7 @@ def test_a_workbook_and_a_parquet_file_that_are_misnamed_cut_off_locked_or_empty
             (b"", "the file is empty: copy or download it again"),
             (b"id,text\n1,a\n", "it is a text file: if it is CSV, let its name end in .csv"),
             (b'[{"id": 1}]', "it is a text file: if it is JSON, let its name end in .json"),
-            (gzip.compress(whole), "it is a gzip file: unpack it first"),
+            (gzip.compress(whole, mtime=0), "it is a gzip file: unpack it first"),
         ):
             path.write_bytes(data)
             assert fault(path) == reading + said
@@ -162,7 +162,7 @@ def test_a_workbook_and_a_parquet_file_that_are_misnamed_cut_off_locked_or_empty
         ("t.csv.gz", b"", "the file is empty: copy or download it again"),
         ("t.xls", b"id\ttext\n1\ta\n", "it is a text file: if it is CSV, let its name end in .csv"),
         ("t.xls", b"", "the file is empty: copy or download it again"),
-        ("t.parquet.gz", gzip.compress(b"PAR1"), "unpack it first: only texts are read as .gz"),
+        ("t.parquet.gz", gzip.compress(b"PAR1", mtime=0), "unpack it first: only texts are read as .gz"),
     ],
 )  # fmt: skip
 def test_other_files_that_are_not_what_their_names_say_are_told(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from batcher.cli.reading import complete, options_of, parsed
 from batcher.endpoint import Endpoint
 from batcher.errors import SettingsError
 from batcher.settings import OPTIONS, Settings
+from batcher.words import command_line, written_in_file
 
 JOB = """
 input = "data.csv"
@@ -88,7 +90,7 @@ def test_a_rehearsal_and_a_dry_run_take_the_file_too(folder: Path) -> None:
 
 def test_the_command_line_wins_and_what_it_leaves_out_comes_from_the_file() -> None:
     job(JOB)
-    assert options("run", "-k", "other", "-n", "3", "--param", "top_p=1") == {
+    assert options("run", "--keyword", "other", "-n", "3", "--param", "top_p=1") == {
         "data": "data.csv",
         "prompt": "Is {text} odd?",
         "provider": "offline",
@@ -170,6 +172,202 @@ def test_another_service_on_the_command_line_never_gets_the_key_or_the_price_of_
         "endpoints": "pool.toml",
         "quiet": True,
     }
+
+
+POOL = """
+[[endpoint]]
+model = "a"
+base_url = "http://a/v1"
+rpm = 600
+max_concurrency = 50
+prices = { in = 1, out = 2 }
+[[endpoint]]
+model = "b"
+base_url = "http://b/v1"
+params = { temperature = 0, top_k = 5 }
+"""
+ONE = POOL.partition('[[endpoint]]\nmodel = "b"')[0]
+"""A pool of two services, and one endpoint alone."""
+
+
+def asked(*argv: str) -> tuple[Endpoint, ...]:
+    return endpoints_of(Settings.of(without_data(options("run", *argv))), {"K": "sk-1"})
+
+
+def refusal(given: dict[str, Any]) -> str:
+    return fault(lambda: Settings.of(without_data(given)))
+
+
+def without_data(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name not in {"data", "prompt"}}
+
+
+@pytest.mark.parametrize("is_apart", [False, True])
+def test_limits_and_a_model_of_the_command_line_go_before_those_of_every_endpoint_in_the_file(
+    is_apart: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if is_apart:
+        job(POOL, "pool.toml")
+    job('input = "data.csv"\nmax_concurrency = 9\n' + ('endpoints = "pool.toml"' if is_apart else POOL))
+    found = asked("--rpm", "10", "--tpm", "70", "--max-concurrency", "3")
+    assert [(each.rpm, each.tpm, each.max_concurrency) for each in found] == [(10, 70, 3)] * 2
+    assert [each.max_concurrency for each in asked("--rps", "1")] == [9 if is_apart else 50, 9]
+    capsys.readouterr()
+    found = asked("-m", "n")
+    assert [(each.model, each.base_url, each.prices, each.rpm) for each in found] == [
+        ("n", "http://a/v1", None, 600),
+        ("n", "http://b/v1", None, None),
+    ]
+    assert "batcher.toml: prices not used: the command line names another service or model" in capsys.readouterr().err
+    assert [each.params for each in asked("--param", "temperature=1")] == [{}, {"top_k": 5}]
+    assert fault(lambda: asked("--rpm", "0")) == "rpm must be a number above 0, not 0.0"
+    job(POOL.replace("http://b/v1", "http://a/v1"), "pool.toml")
+    job('input = "data.csv"\nendpoints = "pool.toml"')
+    assert "model, endpoint 2 repeats endpoint 1" in fault(lambda: asked("-m", "n")).replace(":", ",")
+
+
+def test_a_key_or_header_of_the_command_line_goes_to_the_one_server_in_the_file_and_never_to_several() -> None:
+    job(f'input = "data.csv"{ONE}headers = {{ X-A = "1", x-b = "2" }}')
+    [found] = asked("--header", "X-B=3", "--api-key-env", "K", "--endpoint-name", "mine")
+    assert (found.headers, found.api_key, found.source.base_url) == ({"X-A": "1", "X-B": "3"}, "sk-1", "mine")
+    [found] = asked("-m", "n", "--price-in", "3", "--price-out", "4")
+    assert (found.model, found.prices) == ("n", {"in": 3, "out": 4})
+    job(f'input = "data.csv"{POOL}')
+    for argv in (["--header", "X-B=3"], ["--api-key-env", "K"], ["--price-in", "3", "--price-out", "4"]):
+        arguments = parsed(["run", *argv])
+        with written_in_file(complete(arguments)), command_line():
+            said = refusal(options_of(arguments))
+        assert said.startswith(f"{argv[0]} and [[endpoint]] (batcher.toml, line 2) exclude each other"), said
+
+
+def test_a_limit_beside_a_file_of_endpoints_goes_before_those_in_it() -> None:
+    job(POOL, "pool.toml")
+    made = endpoints_of(Settings(endpoints="pool.toml", max_concurrency=3), {})
+    assert [each.max_concurrency for each in made] == [3, 3]
+    job('input = "data.csv"\nmax_concurrency = 9')
+    assert [each.max_concurrency for each in asked("--endpoints", "pool.toml")] == [50, 256]
+
+
+def test_a_switch_that_the_file_turns_on_is_turned_off_by_the_command_line() -> None:
+    flags = [option for option in OPTIONS.values() if option.is_flag]
+    names = [*(option.name for option in flags), "json", "dry_run"]
+    job('input = "data.csv"\n' + "".join(f"{name} = true\n" for name in names))
+    off = [f"--no-{name.replace('_', '-')}".replace("--no-no-", "--") for name in names]
+    assert {"--no-retry-failed", "--no-dedup", "--progress"} < {*off}
+    on, arguments = parsed(["run"]), parsed(["run", *off])
+    complete(on)
+    complete(arguments)
+    assert [getattr(on, name) for name in names] == [True] * len(names)
+    assert [getattr(arguments, name) for name in names] == [False] * len(names)
+    assert options_of(arguments) == {"data": "data.csv"}
+    assert options("run", "--no-dedup", "--dedup")["dedup"] is True
+
+
+@pytest.mark.parametrize("name", ["reviews.csv.gz", "corpus.v1", "corpus.v1/"])
+def test_verbs_that_look_at_a_run_take_the_keyword_that_run_took(
+    folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (folder / "data.csv").read_bytes()
+    if name.endswith(".gz"):
+        (folder / name).write_bytes(gzip.compress(content))
+    else:
+        (folder / name).mkdir()
+        (folder / name / "a.csv").write_bytes(content)
+    job(JOB.replace("data.csv", name).replace('keyword = "odd"', ""))
+    keyword = options_keyword(folder)
+    assert main(["verify"]) == 0
+    assert main(["merge"]) == 0
+    assert main(["status", keyword]) == 0  # in the output directory of the file
+    assert main(["pause"]) == 2
+    assert f"'{keyword}'" in capsys.readouterr().err
+
+
+def options_keyword(folder: Path) -> str:
+    assert main(["run", "--quiet"]) == 0
+    [path] = (folder / "out").glob("journal_*.sqlite")
+    return path.stem.removeprefix("journal_")
+
+
+def test_status_beside_a_file_lists_all_runs_of_its_directory_and_marks_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job(JOB)
+    assert main(["run", "--quiet"]) == 0
+    assert main(["run", "--quiet", "-k", "other"]) == 0
+    said = main_said(capsys, ["status"])
+    assert said.startswith("keyword")
+    assert "\nother " in said
+    assert said.endswith("\nodd is the run of batcher.toml: `batcher status odd` shows more\n")
+    assert len(json.loads(main_said(capsys, ["status", "--json"]))["runs"]) == 2
+    assert main_said(capsys, ["status", "--config", DEFAULT]).startswith("odd: ")
+    assert "batcher.toml" not in main_said(capsys, ["status", "-o", "out"])
+
+
+@pytest.mark.parametrize(
+    ("mistake", "directory", "said"),
+    [
+        ("promt = 'x'", "out", "batcher.toml, line 9: there is no option 'promt': did you mean prompt?"),
+        ("prompt = 'x", "output", "batcher.toml is not a TOML file"),
+    ],
+)
+def test_a_run_that_is_named_is_found_although_the_file_is_wrong(
+    mistake: str, directory: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = job(JOB.replace('"out"', f'"{directory}"'))
+    assert main(["run", "--quiet"]) == 0
+    job(JOB.replace("[param]\ntemperature = 0", mistake))
+    for verb in ("status", "merge"):
+        assert main([verb, "odd"]) == 0
+        found = capsys.readouterr().err
+        assert f"batcher: a mistake in the file, which is not needed here: {said}" in found
+        assert ("the run is looked for in output" in found) == (directory == "output")
+    assert main(["pause", "odd"]) == 2  # it has ended
+    assert "'odd'" in capsys.readouterr().err.split("\n")[-2]
+    assert "odd" in main_said(capsys, ["status"])
+    assert main(["status", "odd", "--config", path]) == 2
+    assert main(["merge"]) == 2
+
+
+def test_messages_are_json_lines_if_the_file_asks_for_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job("log-json = true\n" + JOB)
+    assert main(["run"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert "Options from batcher.toml; the command line wins." in {line["message"] for line in lines}
+    assert main(["run", "--no-log-json"]) == 0
+    assert capsys.readouterr().err.startswith("Options from batcher.toml")
+    job("log_json = true\npromt = 5\n" + JOB)
+    assert main(["run"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "line 2: there is no option 'promt'" in json.loads(line)["message"]
+    assert main(["services", "--json"]) == 0
+    assert main(["status", "none", "-o", "none"]) == 2
+    assert capsys.readouterr().err.startswith("batcher: ")
+
+
+def test_a_rehearsal_takes_its_own_options_from_the_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "jobs").mkdir()
+    path = job('faults = "f.toml"\nkills = 0\nkeep = true\ninput = "../data.csv"\n', "jobs/r.toml")
+    arguments = parsed(["rehearse", "--config", path])
+    complete(arguments)
+    assert options_of(arguments) == {
+        "faults": "jobs/f.toml",
+        "kills": 0,
+        "keep": True,
+        "data": "jobs/../data.csv",
+        "output_dir": "jobs/output",
+    }
+    assert options("rehearse", "--config", path, "--kills", "3", "--no-keep").items() >= {("kills", 3)}
+    assert "kills" not in options("run", "--config", path)
+    for text, said in (
+        ("kills = -1", "kills must be a whole number above 0, not -1"),
+        ("kills = 101", "kills must be 100 at most, not 101"),
+        ("keep = 1", "keep must be true or false, not 1"),
+        ("faults = 1", "faults must be the path of a file, not 1"),
+        ("faults = 'none.toml'", "faults none.toml"),
+    ):
+        job(JOB.replace("[param]\ntemperature = 0", text))
+        assert status_of("rehearse") == 2
+        assert f"batcher.toml, line 9: {said}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -279,7 +477,7 @@ def test_a_mistake_is_blamed_on_the_file_if_the_file_made_it(
 
 def test_verbs_that_look_at_a_run_blame_the_file_too(capsys: pytest.CaptureFixture[str]) -> None:
     job('keyword = "k"\ninput = "none.csv"\noutput_dir = "none"')
-    assert main(["status"]) == 2
+    assert main(["status", "k"]) == 2
     assert "there is no run 'k' in none" in capsys.readouterr().err
     job(JOB.replace('keyword = "odd"', ""))
     assert main(["run", "--quiet"]) == 0
@@ -338,12 +536,12 @@ def test_every_option_of_python_may_stand_in_the_file() -> None:
 
 
 def test_short_forms_are_those_of_the_long_options() -> None:
-    argv = ["run", "x.csv", "-p", "{text}", "-m", "m", "-k", "k", "-o", "d", "-n", "5", "-q"]
+    argv = ["run", "x.csv", "-p", "{text}", "-m", "m", "-k", "4", "-o", "d", "-n", "5", "-q"]
     assert options(*argv) == {
         "data": "x.csv",
         "prompt": "{text}",
         "model": "m",
-        "keyword": "k",
+        "shots": 4,
         "output_dir": "d",
         "limit": 5,
         "quiet": True,

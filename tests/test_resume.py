@@ -110,7 +110,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing_that_arrived(numbers: P
     first = f"Say something of {table(numbers)[0]['text']}"
     seed = next(n for n in range(100) if sim.draw(replace(knobs, seed=n), first, 0)[0] is sim.Fate.ANSWER)
     with local_server("--hang-rate", "0.5", "--seed", str(seed), cwd=tmp_path) as server:
-        with started(*arguments(server, "output"), "--timeout", "600", cwd=tmp_path) as program:
+        with started(*arguments(server, "output"), "--timeout", "600", "--canary", "0", cwd=tmp_path) as program:
             assert program.stderr is not None
             # Then every slot is held by a request that will never be answered, and all other answers have arrived.
             server.wait_for(CONCURRENCY, "hung")

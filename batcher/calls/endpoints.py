@@ -11,8 +11,8 @@ import io
 import os
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -123,7 +123,9 @@ def _given(settings: Settings, env: Mapping[str, str], *, needs_keys: bool) -> t
     if given is None:
         return "", list(enumerate(_from_options(settings, env, needs_keys=needs_keys), 1))
     if isinstance(given, (str, os.PathLike)):
-        given = _tables_of(Path(given))
+        given = tables_of(Path(given))
+        if settings.max_concurrency != MAX_CONCURRENCY:
+            given = replace(given, instead={"max_concurrency": settings.max_concurrency})
     if isinstance(given, EndpointTables):
         return given.where, _from_tables(given, settings, env, needs_keys=needs_keys)
     entries = given if isinstance(given, Sequence) else ()
@@ -429,10 +431,25 @@ class EndpointTables:
     Attributes:
         where: the file, for messages.
         tables: as TOML has them.
+        instead: what goes before the same keys of every table; other prices or another model replace the prices, and
+            headers are merged by name.
+        own_params: names of request parameters that the tables do not set, because the run does.
     """
 
     where: str
     tables: Sequence[Mapping[str, Any]]
+    instead: Mapping[str, Any] = field(default_factory=dict)
+    own_params: Collection[str] = ()
+
+    def changed(self, table: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a table with what goes before it."""
+        kept = {name: value for name, value in table.items() if name != "prices" or "model" not in self.instead}
+        changed = kept | dict(self.instead)
+        if "headers" in self.instead:
+            mine = {name.lower() for name in self.instead["headers"]}
+            theirs = {name: value for name, value in table.get("headers", {}).items() if name.lower() not in mine}
+            changed["headers"] = theirs | self.instead["headers"]
+        return changed
 
 
 def read_toml(path: Path, where: str) -> dict[str, Any]:
@@ -456,8 +473,12 @@ def tables_in(content: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
     return tables if has_tables else None
 
 
-def _tables_of(path: Path) -> EndpointTables:
-    """Read a file of endpoints."""
+def tables_of(path: Path) -> EndpointTables:
+    """Read a file of endpoints.
+
+    Raises:
+        SettingsError: it cannot be read, or holds something else.
+    """
     where = f"{blamed('endpoints')} {on_one_line(str(path))}"
     content = read_toml(path, where)
     tables = tables_in(content)
@@ -469,8 +490,11 @@ def _tables_of(path: Path) -> EndpointTables:
 def _from_tables(given: EndpointTables, settings: Settings, env: Mapping[str, str], *, needs_keys: bool) -> _Numbered:
     numbered: _Numbered = []
     for number, table in enumerate(given.tables, 1):
-        made = _from_table(table, f"{given.where}, endpoint {number}", settings, env, needs_keys=needs_keys)
-        numbered += [(number, endpoint) for endpoint in made]
+        where = f"{given.where}, endpoint {number}"
+        _check_keys(table, where)
+        for made in _from_table(given.changed(table), where, settings, env, needs_keys=needs_keys):
+            params = {name: value for name, value in made.params.items() if name not in given.own_params}
+            numbered.append((number, replace(made, params=params)))
     return numbered
 
 
@@ -483,14 +507,17 @@ def _advice_on(name: str) -> str:
     return f"known are {', '.join(_TABLE_KEYS)}"
 
 
-def _from_table(
-    table: Mapping[str, Any], where: str, settings: Settings, env: Mapping[str, str], *, needs_keys: bool
-) -> tuple[Endpoint, ...]:
+def _check_keys(table: Mapping[str, Any], where: str) -> None:
     for name, value in table.items():
         if name not in _TABLE_KEYS:
             raise SettingsError(f"{where}: there is no key {name!r}: {_advice_on(name)}")
         if not isinstance(value, _TABLE_KEYS[name]) or isinstance(value, bool):
             raise SettingsError(f"{where}: {name} cannot be of type {type(value).__name__}")
+
+
+def _from_table(
+    table: Mapping[str, Any], where: str, settings: Settings, env: Mapping[str, str], *, needs_keys: bool
+) -> tuple[Endpoint, ...]:
     # Values that a table leaves out are looked up as they are without a file.
     defaults = {"model": env.get("MODEL"), "max_concurrency": settings.max_concurrency}
     if "base_url" not in table:

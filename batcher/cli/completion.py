@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, auto
 
 import batcher
 from batcher.calls.services import SERVICES
-from batcher.cli.parser import Verb, verbs_of
+from batcher.cli.parser import Flag, Verb, verbs_of
 from batcher.records import Beside
 from batcher.settings import OPTIONS
 
@@ -60,6 +60,15 @@ def _options(verb: Verb) -> list[argparse.Action]:
 def _places(verb: Verb) -> list[argparse.Action]:
     """Return the arguments of a verb that are not options, in order."""
     return [action for action in verb.actions if not action.option_strings]
+
+
+def _forms(action: argparse.Action) -> Iterator[tuple[Sequence[str], str]]:
+    """Yield the forms of an option that mean the same, with what they mean."""
+    if isinstance(action, Flag):
+        yield action.on, _in_short(action.help)
+        yield [action.off], f"undo {action.on[-1]} of the file"
+    else:
+        yield action.option_strings, _in_short(action.help)
 
 
 def _takes_value(action: argparse.Action) -> bool:
@@ -238,7 +247,7 @@ if [[ $funcstack[1] == _batcher ]]; then _batcher "$@"; else compdef _batcher ba
 def _zsh(verbs: Sequence[Verb]) -> str:
     arguments = []
     for verb in verbs:
-        lines = [_zsh_option(action) for action in _options(verb)]
+        lines = [_zsh_option(action, *form) for action in _options(verb) for form in _forms(action)]
         for number, action in enumerate(_places(verb), 1):
             place = "*" if action.dest == "data" and number == 1 else f"{number}"
             lines.append(shlex.quote(f"{place}:{action.metavar}:{_in_zsh(_values(action))}"))
@@ -255,10 +264,10 @@ def _zsh(verbs: Sequence[Verb]) -> str:
     }
 
 
-def _zsh_option(action: argparse.Action) -> str:
-    described = re.sub(r"([\[\]:\\])", r"\\\1", _in_short(action.help))
+def _zsh_option(action: argparse.Action, flags: Sequence[str], words: str) -> str:
+    described = re.sub(r"([\[\]:\\])", r"\\\1", words)
     value = f":{action.metavar}:{_in_zsh(_values(action))}" if _takes_value(action) else ""
-    flags, said = action.option_strings, shlex.quote(f"[{described}]{value}")
+    said = shlex.quote(f"[{described}]{value}")
     several = "*" if isinstance(action, argparse._AppendAction) else ""  # noqa: SLF001 - argparse has no public name for it
     if len(flags) == 1:
         return shlex.quote(several + flags[0]) + said
@@ -323,12 +332,10 @@ def _fish(verbs: Sequence[Verb]) -> str:
             f"complete -c batcher -n __fish_use_subcommand -a {verb.name} -d {_fish_text(_in_short(verb.summary))}"
         )
         seen = f"complete -c batcher -n '__fish_seen_subcommand_from {verb.name}'"
-        for action in _options(verb):
-            flags = " ".join(
-                f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in action.option_strings
-            )
+        for action, (forms, words) in ((each, form) for each in _options(verb) for form in _forms(each)):
+            flags = " ".join(f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in forms)
             value = f" {_in_fish(_values(action))}" if _takes_value(action) else ""
-            lines.append(f"{seen} {flags}{value} -d {_fish_text(_in_short(action.help))}")
+            lines.append(f"{seen} {flags}{value} -d {_fish_text(words)}")
         lines += [
             f"{seen} {_in_fish(_values(action)).replace('-x ', '-f ').replace('-r ', '')}" for action in _places(verb)
         ]

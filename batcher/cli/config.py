@@ -7,6 +7,7 @@ sent to a service that the command line names instead.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import os
 import re
@@ -14,19 +15,26 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from batcher.calls.endpoints import EndpointTables, read_toml, tables_in
+from batcher.calls.endpoints import EndpointTables, read_toml, tables_in, tables_of
+from batcher.checks import check_whole
+from batcher.endpoint import LIMITS
 from batcher.errors import SettingsError
 from batcher.hiding import looks_like_key
+from batcher.input.opening import default_keyword
 from batcher.params import check_params
 from batcher.settings import IN_ENDPOINTS, OPTIONS, Group, is_request_param, means_key
 from batcher.visible import holds_controls, on_one_line
-from batcher.words import IN_TOML, Place, say
+from batcher.words import IN_TOML, Place, begin_json_lines, option, say, written_in_file
 
 DEFAULT = "batcher.toml"
 """The file that is read if the command line names neither a file nor an input."""
 
-_OWN = {"input": "data", "prompt": "prompt", "json": "json", "dry_run": "dry_run"}
+_FLAGS = {"json", "dry_run", "keep"}
+_OWN = {"input": "data", **{name: name for name in ("prompt", "json", "dry_run", "kills", "faults", "keep")}}
 """What the file may hold besides the options of `Settings`, and the names of the arguments."""
+
+_OF_RUN = {"data", "keyword", "output_dir"}
+"""What the verbs that look at a run take from the file."""
 
 _ALTERNATIVES = (
     {"prompt", "prompt_file", "prompt_column", "messages_column"},
@@ -35,6 +43,9 @@ _ALTERNATIVES = (
 )
 _SERVICE = {"base_url", "provider", "endpoints"}
 _PRICES = {"price_in", "price_out"}
+_OF_SERVER = {"api_key_env": "api_key_env", "header": "headers", "endpoint_name": "name"}
+"""Options of one server, and what they are called in a table."""
+
 _OF_SERVICE = {each.name for each in OPTIONS.values() if each.group is Group.ENDPOINTS} - {"model"} | _PRICES
 """Options that make sense, or are safe, only with the service that they were written for."""
 
@@ -65,7 +76,7 @@ def fill(arguments: argparse.Namespace) -> dict[str, Place]:
 
 
 def _is_unset(value: object) -> bool:
-    return value is None or value is False
+    return value is None
 
 
 def _fill_job(arguments: argparse.Namespace) -> Written:
@@ -74,15 +85,17 @@ def _fill_job(arguments: argparse.Namespace) -> Written:
     path = DEFAULT if is_found else arguments.config
     values = Written()
     if path is not None:
-        values = read(Path(path))
-        given = {name for name, value in vars(arguments).items() if not _is_unset(value)}
+        values = _read_job(Path(path), arguments)
+        given = {name: value for name, value in vars(arguments).items() if not _is_unset(value)}
         dropped = _left_out(given)
         foreign = sorted(name for name in dropped & values.keys() if not _is_alternative(name, given))
         for name, value in values.items():
             if name in {"param", "header"} and name in given and name not in dropped:
                 setattr(arguments, name, value | getattr(arguments, name))
-            elif name not in given | dropped and hasattr(arguments, name):
+            elif name not in {*given, *dropped} and hasattr(arguments, name):
                 setattr(arguments, name, value)
+        if "endpoints" in values and "endpoints" not in {*given, *dropped}:
+            foreign += _go_before_tables(arguments, given, values)
         if not arguments.quiet:
             _say_used(path, foreign, is_found=is_found)
     if arguments.data is None and path is not None:
@@ -95,6 +108,46 @@ def _fill_job(arguments: argparse.Namespace) -> Written:
     return values
 
 
+def _read_job(path: Path, arguments: argparse.Namespace) -> Written:
+    """Read the file; what is said about it is a JSON line if the file itself, or the command line, asks for that."""
+    content = read_toml(path, on_one_line(str(path)))
+    if arguments.log_json is None and True in (content.get("log_json"), content.get("log-json")):
+        begin_json_lines()
+    return read(path, content)
+
+
+def _go_before_tables(arguments: argparse.Namespace, given: Mapping[str, Any], values: Written) -> list[str]:
+    """Let the command line go before what the tables of the file's endpoints say; return what is not used of these.
+
+    Limits and a model are those of every endpoint. A key, headers, a name and prices are meant for one server: if the
+    tables have several, `Settings` refuses them.
+    """
+    taken = [name for name in (*LIMITS, "model", *_OF_SERVER, *sorted(_PRICES)) if name in given]
+    own_params = given.get("param") or {}
+    if not taken and not own_params:
+        return []
+    tables: str | EndpointTables = arguments.endpoints
+    instead: dict[str, Any] = {}
+    if not isinstance(tables, EndpointTables):  # a file of its own, before which the job's option goes as well
+        instead = {name: value for name, value in values.items() if name == "max_concurrency"}
+        with written_in_file(values.places):
+            tables = tables_of(Path(tables))
+    if len({str(table.get("base_url")) for table in tables.tables}) > 1:
+        taken = [name for name in taken if name in {*LIMITS, "model"}]
+    elif not given.keys() >= _PRICES:
+        taken = [name for name in taken if name not in _PRICES]
+    for name in taken:
+        OPTIONS[name].check(given[name])
+        instead[_OF_SERVER.get(name, name)] = given[name]
+        setattr(arguments, name, None)
+    if "price_in" in instead:
+        instead["prices"] = {"in": instead.pop("price_in"), "out": instead.pop("price_out")}
+    where = tables.where + (f" with {' and '.join(map(option, taken))}" if taken else "")
+    arguments.endpoints = EndpointTables(where, tables.tables, instead, own_params.keys())
+    has_prices = any("prices" in table for table in tables.tables)
+    return ["prices"] if "model" in instead and has_prices and "prices" not in instead else []
+
+
 def _say_used(path: str, foreign: Collection[str], *, is_found: bool) -> None:
     if is_found:
         say(f"Options from {path}; the command line wins.")
@@ -105,25 +158,45 @@ def _say_used(path: str, foreign: Collection[str], *, is_found: bool) -> None:
 def _fill_run(arguments: argparse.Namespace) -> Written:
     """Fill the keyword, the directory and the input of a verb that looks at a run."""
     is_asked = arguments.config is not None
+    is_list = arguments.verb == "status" and arguments.keyword is None and not is_asked
     path = Path(arguments.config or DEFAULT)
     values = Written()
-    if is_asked or (path.is_file() and (arguments.keyword is None or arguments.output_dir is None)):
-        values = read(path)
-    keyword = values.get("keyword") or _stem(values.get("data"))
-    if arguments.keyword is None:
-        if keyword is None and arguments.verb != "status":  # without a keyword it lists all runs
+    is_named = arguments.keyword is not None or is_list
+    if is_asked or (path.is_file() and not (is_named and arguments.output_dir)):
+        values = _read_for_run(path, is_needed=is_asked or not is_named)
+    keyword = values.get("keyword") or default_keyword(values.get("data"))
+    if is_list:
+        arguments.of_file = keyword
+    elif arguments.keyword is None:
+        if keyword is None:
             raise SettingsError("give KEYWORD, the name of the run" + (f", or keyword in {path}" if values else ""))
         arguments.keyword = keyword
         if arguments.verb == "verify" and arguments.data is None:  # a verb that takes an input
             arguments.data = values.get("data")
     if arguments.output_dir is None:
-        is_its_run = is_asked or arguments.keyword == keyword
+        is_its_run = is_asked or is_list or arguments.keyword == keyword
         arguments.output_dir = values.get("output_dir", "output") if is_its_run else "output"
     return values
 
 
-def _stem(data: str | list[Path] | None) -> str | None:
-    return Path(data).stem if isinstance(data, str) else None
+def _read_for_run(path: Path, *, is_needed: bool) -> Written:
+    """Read the file. A run that the command line names is found, and can be paused, although the file is wrong.
+
+    Raises:
+        SettingsError: it is wrong, and needed.
+    """
+    try:
+        return read(path)
+    except SettingsError as error:
+        if is_needed:
+            raise
+        found = Written()
+        with contextlib.suppress(SettingsError):
+            found = read(path, only=_OF_RUN)
+        say(f"batcher: a mistake in the file, which is not needed here: {error}", "warning")
+        if not found:
+            say(f"batcher: the run is looked for in output; {option('output_dir')} names another directory", "warning")
+        return found
 
 
 def _left_out(given: Collection[str]) -> set[str]:
@@ -132,7 +205,7 @@ def _left_out(given: Collection[str]) -> set[str]:
     if _SERVICE & set(given):
         found |= _OF_SERVICE
     if "endpoints" in given:
-        found |= set(IN_ENDPOINTS)
+        found |= {*IN_ENDPOINTS, "max_concurrency"}
     return found | _PRICES if "model" in given else found
 
 
@@ -145,19 +218,26 @@ def _is_alternative(name: str, given: Collection[str]) -> bool:
 # --- reading ---
 
 
-def read(path: Path) -> Written:
+def read(path: Path, content: Mapping[str, Any] | None = None, only: Collection[str] | None = None) -> Written:
     """Return the arguments that a file holds, by their names on the command line; paths in it are taken from its place.
+
+    Args:
+        path: of the file.
+        content: what it holds, if that is known.
+        only: the names of the arguments to return; the rest of the file may hold mistakes. None: all.
 
     Raises:
         SettingsError: it cannot be read, or holds an option that there is not, or a wrong value.
     """
     shown = on_one_line(str(path))
-    content = read_toml(path, shown)
+    content = read_toml(path, shown) if content is None else content
     lines = _without_texts(path.read_text(encoding="utf-8-sig"))
     values = Written()
     for written, value in content.items():
         where = f"{shown}{_line_of(written, lines)}"
         name = written.replace("-", "_")
+        if only is not None and _OWN.get(name, name) not in only:
+            continue
         if name == "endpoint":
             tables = tables_in(content)
             if tables is None or "endpoints" in content:
@@ -238,11 +318,15 @@ def _check(name: str, written: str, value: Any, where: str) -> None:
             _check_no_options(value, where)
             check_params(value, f"{where}: {written}")
         return
-    is_right = isinstance(value, bool) if name in {"json", "dry_run"} else isinstance(value, str)
+    if name == "kills":
+        if value != 0 or isinstance(value, bool):
+            check_whole(value, f"{where}: {written}")
+        return
+    is_right = isinstance(value, bool) if name in _FLAGS else isinstance(value, str)
     if name == "data" and isinstance(value, list):
         is_right = bool(value) and all(isinstance(each, str) for each in value)
     if not is_right:
-        kinds = {"data": "a path, or a list of paths", "prompt": "a text"}
+        kinds = {"data": "a path, or a list of paths", "prompt": "a text", "faults": "the path of a file"}
         raise SettingsError(f"{where}: {written} must be {kinds.get(name, 'true or false')}, not {value!r:.40}")
 
 
@@ -264,7 +348,7 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 
 def _is_path(name: str) -> bool:
-    return name in OPTIONS and OPTIONS[name].kind.argument.get("metavar") in {"FILE", "DIR"}
+    return name == "faults" or (name in OPTIONS and OPTIONS[name].kind.argument.get("metavar") in {"FILE", "DIR"})
 
 
 def _check_escapes(value: object, directory: Path, where: str) -> None:
@@ -279,7 +363,7 @@ def _from_its_place(name: str, value: Any, directory: Path) -> Any:
     if name == "data":
         paths = [_beside(each, directory) for each in ([value] if isinstance(value, str) else value)]
         return paths[0] if len(paths) == 1 else list(map(Path, paths))
-    return _beside(value, directory) if _is_path(name) else value
+    return _beside(value, directory) if _is_path(name) and isinstance(value, str) else value
 
 
 def _beside(path: str, directory: Path) -> str:

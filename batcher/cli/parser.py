@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import batcher
@@ -48,9 +48,31 @@ class _Formatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=26, width=_WIDTH)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
+        if isinstance(action, Flag):  # `--no-...` is explained once, at --config
+            return ", ".join(action.on)
         if not action.option_strings or action.nargs == 0:
             return super()._format_action_invocation(action)
         return f"{', '.join(action.option_strings)} {action.metavar}"
+
+
+class Flag(argparse.Action):
+    """An option of a run that is switched on, or off again if the file of the job switches it on.
+
+    Attributes:
+        on: the forms that switch it on.
+        off: the form that switches it off: `--no-dedup`, and `--progress` for `--no-progress`.
+    """
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **described: Any) -> None:
+        self.on = tuple(option_strings)
+        long = self.on[-1].removeprefix("--")
+        self.off = f"--{long.removeprefix('no-')}" if long.startswith("no-") else f"--no-{long}"
+        super().__init__([*self.on, self.off], dest, nargs=0, **described)
+
+    def __call__(
+        self, _parser: object, namespace: argparse.Namespace, _values: object, flag: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, flag != self.off)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -140,8 +162,8 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="a TOML file with any of these options, input and prompt, and [[endpoint]] tables; the command line wins."
-        " Default without INPUT: batcher.toml",
+        help="a TOML file with any of these options, input and prompt, and [[endpoint]] tables; the command line wins,"
+        " and --no-dedup undoes dedup = true, as --no-... does for each switch. Default without INPUT: batcher.toml",
     )
 
 
@@ -192,8 +214,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         *_PROMPT_FLAGS, metavar="TEXT", help="a template with {column} holes; {{ and }} are braces"
     )
     display = groups[Group.DISPLAY]
-    display.add_argument("--dry-run", action="store_true", help="send nothing: the same as `batcher plan`")
-    display.add_argument("--json", action="store_true", help="print one JSON object about the run to stdout")
+    display.add_argument("--dry-run", action=Flag, help="send nothing: the same as `batcher plan`")
+    display.add_argument("--json", action=Flag, help="print one JSON object about the run to stdout")
     _add_settings(groups)
 
 
@@ -206,9 +228,8 @@ def _add_settings(groups: Mapping[Group, Any]) -> None:
             words += f": {', '.join(SERVICES)}"
         if groups[option.group].title is None:
             words = argparse.SUPPRESS
-        groups[option.group].add_argument(
-            *option.flags, dest=option.name, help=words, default=None, **option.kind.argument
-        )
+        argument = {"action": Flag} if option.is_flag else option.kind.argument
+        groups[option.group].add_argument(*option.flags, dest=option.name, help=words, default=None, **argument)
 
 
 def _add_status(verbs: Any) -> None:
@@ -218,9 +239,10 @@ def _add_status(verbs: Any) -> None:
         "batcher status [KEYWORD] [options]",
         "rows and chunks done, failures by reason, rate, time left; without a keyword all runs",
         "Show the state of a run, also while it works: rows and chunks done, failures by reason, rate, time left."
-        " Without a keyword and a file, list the runs of the directory.",
+        " Without a keyword, list the runs of the directory.",
     )
-    _add_which_run(parser, "the run's keyword; default: that of --config, or else of batcher.toml, or else all runs")
+    _add_which_run(parser, "the run's keyword; default: that of --config, or else all runs")
+    parser.set_defaults(of_file=None)
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
 
@@ -385,11 +407,11 @@ def _add_rehearse(verbs: Any) -> None:
     parser.add_argument("--faults", metavar="FILE", help=f"{_FAULTS}. Default: a few of every kind")
     parser.add_argument("--forms", metavar="WAY", help=_FORMS)
     parser.add_argument("--dressed", metavar="P", type=float, help=_DRESSED)
-    parser.add_argument("--kills", metavar="N", type=int, default=2, help="kill the run N times (2)")
+    parser.add_argument("--kills", metavar="N", type=int, help="kill the run N times (2)")
     parser.add_argument(
-        "--keep", action="store_true", help="keep the files in rehearsal_<keyword> also if the rehearsal passes"
+        "--keep", action=Flag, help="keep the files in rehearsal_<keyword> also if the rehearsal passes"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+    parser.add_argument("--json", action=Flag, help="print one JSON object to stdout")
     hidden = parser.add_argument_group()
     hidden.add_argument(*_PROMPT_FLAGS, metavar="TEXT", help=argparse.SUPPRESS)
     _add_settings(dict.fromkeys(Group, hidden))

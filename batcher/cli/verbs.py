@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from batcher.calls.services import services
 from batcher.cli.parser import build_parser
 from batcher.cli.reading import complete, options_of, parsed
 from batcher.errors import BatcherError, Interrupted, KeywordBusy, RunStopped
-from batcher.words import command_line, counted, json_lines, print_out, say, written_in_file
+from batcher.words import begin_json_lines, command_line, counted, print_out, say, written_in_file
 
 if TYPE_CHECKING:
     from batcher.output.report import Report
@@ -38,8 +39,9 @@ def main(argv: Sequence[str]) -> int:
         return NOTHING_DONE
     with command_line():
         arguments = parsed(argv)
-        with json_lines(is_on=bool(getattr(arguments, "log_json", False))):
-            return _done(arguments)
+        if getattr(arguments, "log_json", None):
+            begin_json_lines()
+        return _done(arguments)
 
 
 def _done(arguments: argparse.Namespace) -> int:
@@ -101,8 +103,11 @@ def _status(arguments: argparse.Namespace) -> int:
     found = batcher.status(arguments.keyword, arguments.output_dir)
     if arguments.json:
         _print_json(found.to_dict())
-    else:
-        print_out(found)
+        return OK
+    print_out(found)
+    own = arguments.of_file
+    if own is not None and any(own == each.keyword for each in found):
+        print_out(f"{own} is the run of batcher.toml: `batcher status {shlex.quote(own)}` shows more")
     return OK
 
 
@@ -164,9 +169,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _rehearse(arguments: argparse.Namespace) -> int:
     from batcher.rehearsal.rehearse import rehearse  # noqa: PLC0415 - FastAPI and LangChain are for this verb
 
-    kills = {"kills": arguments.kills}  # 0 is a number of kills, too
     try:
-        found = rehearse(**(options_of(arguments) | kills))
+        found = rehearse(**options_of(arguments))
     except KeyboardInterrupt:
         say("batcher: the rehearsal was interrupted; nothing left this machine")
         return STOPPED

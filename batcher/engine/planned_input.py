@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from batcher.errors import InputError
-from batcher.input.key import keyer
 from batcher.input.marks import Marks
 from batcher.journal.writing import Journal
 from batcher.planning.job import Job
@@ -30,7 +29,7 @@ class PlannedInput:
         self._journal = journal
         self._marks = Marks(job.dataset.columns)
         run = journal.last_run()  # of this process: its plan recorded the parameters as the keys have them
-        self._key = keyer(run.question["params"] if run else job.settings.params, job.question.get("shape"))
+        self._key = job.keyer(run.question["params"] if run else job.settings.params)
 
     def chunks(self) -> Iterator[Slice]:
         """Read the input, a chunk at a time.

@@ -147,7 +147,7 @@ def decoded(name: str, content: bytes, given: str | None = None) -> str:
         InputError: its encoding is not certain.
     """
     has_mark = any(content.startswith(mark) for mark in _MARKS)
-    encoding = Encoding.of(name, content, None if has_mark or _is_valid_utf8(content) else given)
+    encoding = Encoding.of(name, content, None if has_mark or is_valid_utf8(content) else given)
     try:
         return content[encoding.mark :].decode(encoding.codec).removeprefix(_MARK)
     except UnicodeDecodeError as error:
@@ -179,7 +179,7 @@ def _without_mark(beginning: bytes) -> str | None:
     return None
 
 
-def _is_valid_utf8(content: bytes) -> bool:
+def is_valid_utf8(content: bytes) -> bool:
     try:
         content.decode()
     except UnicodeDecodeError:

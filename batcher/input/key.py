@@ -19,20 +19,31 @@ KEY_BYTES = 16
 _encode = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode
 
 
-def keyer(params: Mapping[str, Any], shape: Mapping[str, Any] | None = None) -> Callable[[Sequence[Message]], bytes]:
+def keyer(
+    params: Mapping[str, Any], shape: Mapping[str, Any] | None = None, shared: Sequence[Message] = ()
+) -> Callable[[Sequence[Message]], bytes]:
     """Return a function that maps a row's messages to its key of 16 bytes (BLAKE2b, RFC 7693).
 
     Args:
         params: the request parameters that all rows share.
         shape: the labels or the schema that answers must fit, if there are any, as the journal records them.
+        shared: the very messages that are in every row's; they are encoded once.
     """
     # A version that changes the meaning of keys must change `person`, so that old keys never match.
     asked = _encode(params) if shape is None else _encode(params) + _encode(shape)
     base = hashlib.blake2b(asked.encode(), digest_size=KEY_BYTES, person=b"batcher.row.1")
+
+    encoded = {id(message): _encode(message) for message in shared}  # `shared` keeps them, and so their ids
 
     def key(messages: Sequence[Message]) -> bytes:
         digest = base.copy()
         digest.update(_encode(messages).encode())
         return digest.digest()
 
-    return key
+    def key_of_long(messages: Sequence[Message]) -> bytes:
+        digest = base.copy()
+        texts = [encoded.get(id(message)) or _encode(message) for message in messages]
+        digest.update(f"[{','.join(texts)}]".encode())
+        return digest.digest()
+
+    return key_of_long if shared else key

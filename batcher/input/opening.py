@@ -83,7 +83,7 @@ class Reading(NamedTuple):
             raise InputError(f"{name}: only a CSV file has a separator: leave out {as_given('separator')}")
 
 
-def open_dataset(data: Data, reading: Reading = Reading()) -> Dataset:  # noqa: B008 - immutable
+def open_dataset(data: Data, reading: Reading = Reading(), *, name: str = "data") -> Dataset:  # noqa: B008 - immutable
     """Make a dataset of a table in files or in memory.
 
     Args:
@@ -92,6 +92,7 @@ def open_dataset(data: Data, reading: Reading = Reading()) -> Dataset:  # noqa: 
             Series, an Arrow table, a `datasets.Dataset`, another table that gives an Arrow stream as often as asked, a
             list of strings, or dictionaries. Strings, and a Series without a name, become one column called `text`.
         reading: how the user wants files to be read.
+        name: of the option that gives it, for messages.
 
     Raises:
         InputError: it is none of these, a file cannot be read, or the column names are not unique.
@@ -99,7 +100,8 @@ def open_dataset(data: Data, reading: Reading = Reading()) -> Dataset:  # noqa: 
     try:
         return _opened(data, reading)
     except InputError as error:
-        if (place := origin("data")) and not str(error).startswith(blamed("sheet")):
+        place = origin(name) if name == "data" else f"{blamed(name)}: "
+        if place and not str(error).startswith(blamed("sheet")):
             raise InputError(f"{place}{error}") from error.__cause__
         raise
 

@@ -131,12 +131,16 @@ runs: every process that worked on this keyword
                                 `sources` and `pool` (each source as model, base URL or name, params; `pool` in the
                                 order of the endpoints), `shape` (the labels or the schema that answers must fit, as it
                                 is a part of the keys; not there without them), `reader` (version of the reader; as
-                                `shape`), `named` (name and base URL of each endpoint with a name; not there if none
-                                has), `columns` (that the prompt reads), `table` (all columns),
-                                `answer_column`, `with` (what its files hold beside the answers), `limit`, `sample`
-                                (null, or `rows` drawn at random `of` the table's rows), `encoding` (of its files),
-                                `input` (the paths of the table; null: it was none), `sheet`, `input_encoding`,
-                                `separator`; an older batcher wrote only some of them
+                                `shape`), `examples` (in the prompts; not there without them: `source`, their table;
+                                `of`, its different examples; `held`, each with its `row` in that table, from 0, its
+                                `messages` and a hash of its question; `instead`, for each that is stated, in order, the
+                                place in `held` of its substitute, or null; `keys` in hex: the rows of the input that
+                                ask what one in `held` asks, which therefore are no gold), `named` (name and base URL of
+                                each endpoint with a name; not there if none has), `columns` (that the prompt reads),
+                                `table` (all columns), `answer_column`, `with` (what its files hold beside the answers),
+                                `limit`, `sample` (null, or `rows` drawn at random `of` the table's rows), `encoding`
+                                (of its files), `input` (the paths of the table; null: it was none), `sheet`,
+                                `input_encoding`, `separator`; an older batcher wrote only some of them
 
 events: what else happened in a run
     id                 INTEGER  in the order in which it happened; primary key

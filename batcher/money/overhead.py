@@ -89,7 +89,8 @@ class Overhead:
 
     1. that a model token stands for at least one byte, so that 0 <= o(r) <= b(r), the bytes of its own text;
     2. that prompts of one shape (the same source, parameters, roles and fields) have the same overhead, apart from
-       the marks next to a row's own text, m tokens at most (`_MARKS` for a message): F(r) <= F(a) + m for any a. Of
+       the marks next to a row's own text, m tokens at most (`_MARKS` for a message, and once `differing`, because the
+       examples in two prompts may differ by one): F(r) <= F(a) + m for any a. Of
        the fixed words only those count that tokenizers split from the row's own (`Template.fixed_bytes`);
     3. that the service charges the tokens that it reports.
 
@@ -110,11 +111,13 @@ class Overhead:
     Args:
         question: all that the overhead depends on besides the shape, as text.
         fixed_bytes: the bytes of the prompts' fixed words.
+        differing: the model tokens by which the fixed words of two prompts may differ.
     """
 
-    def __init__(self, question: str = "", fixed_bytes: int = 0) -> None:
+    def __init__(self, question: str = "", fixed_bytes: int = 0, differing: int = 0) -> None:
         self._question = question
         self._fixed_bytes = fixed_bytes
+        self._differing = differing
         self._shapes: dict[_Shape, _Known] = {}
         self._recalled: dict[str, tuple[int, int]] = {}
 
@@ -170,7 +173,7 @@ class Overhead:
             of = json.dumps([self._question, shape])
             name = hashlib.blake2b(of.encode(), digest_size=8).hexdigest()
             least, most = self._recalled.get(name, (-math.inf, math.inf))
-            self._shapes[shape] = _Known(name, least, most, _MARKS * len(messages))
+            self._shapes[shape] = _Known(name, least, most, _MARKS * len(messages) + self._differing)
         return self._shapes[shape]
 
     def _own_bytes(self, messages: Sequence[Message]) -> int:

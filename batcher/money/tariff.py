@@ -37,10 +37,12 @@ class Wording(NamedTuple):
     Attributes:
         text: the prompt's template and the like, to tell one run's prompts from another's.
         fixed_bytes: the bytes of the template's words that tokenizers keep apart from a row's own text.
+        differing: the model tokens by which the fixed words of two prompts may differ.
     """
 
     text: str = ""
     fixed_bytes: int = 0
+    differing: int = 0
 
 
 NO_WORDING = Wording()
@@ -107,7 +109,7 @@ class Tariff(NamedTuple):
         is_tier_unknown = tiers is None and tier is not None and price_of(model, base_url) is not None
         unpriced = tier if is_tier_unknown and tier else ""
         shared = json.dumps([endpoint.source, wording.text, params], sort_keys=True, default=str)
-        overhead = Overhead(shared, wording.fixed_bytes)
+        overhead = Overhead(shared, wording.fixed_bytes, wording.differing)
         if sent is None:
             return cls(endpoint, tiers, None, 0, overhead, is_request_known=False, unpriced_tier=unpriced)
         most = most_completion_tokens(asked, context_window_of(model, base_url))
@@ -244,7 +246,7 @@ def tariffs_by_form(
     """
     found = {}
     for name, (further, line) in forms.items():
-        in_form = Wording(f"{wording.text} {line}", wording.fixed_bytes)
+        in_form = wording._replace(text=f"{wording.text} {line}")
         made = tariffs_of(endpoints, {**params, **further}, in_form, learnt)
         size = len(line.encode("utf-8", "surrogatepass"))
         found[name] = [each._replace(params_bytes=each.params_bytes + size) for each in made]

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -80,6 +80,11 @@ class Counter:
 
     name: str
     count: Callable[[str], int]
+
+    def knowing(self, texts: Iterable[str]) -> Counter:
+        """Return a counter that counts these texts only once: they are in every prompt."""
+        known = {text: self.count(text) for text in texts}
+        return Counter(self.name, lambda text: known[text] if text in known else self.count(text)) if known else self
 
 
 def counter(model: str) -> Counter:

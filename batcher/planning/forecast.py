@@ -213,6 +213,7 @@ def _reserves(tariffs: Sequence[Tariff], left: int | None) -> list[str]:
 def _load(job: Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter, wire: Wire) -> tuple[Load, First]:
     """Read the input again, and add up what would be sent; return the first request, too."""
     first = First()
+    count = count.knowing(job.examples.texts if job.examples else ())
     requests = tokens = 0
     more = count.count(json.dumps([*wire.params.values(), wire.line])) if wire.form else 0
     most: int | None = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,6 +25,8 @@ from batcher.input import slips
 from batcher.input.column_names import column_index
 from batcher.input.dataset import Dataset
 from batcher.input.encodings import decoded
+from batcher.input.examples import Examples, Stated
+from batcher.input.key import keyer
 from batcher.input.opening import Reading, as_arguments, default_keyword, open_dataset
 from batcher.input.prompt import (
     PromptFunction,
@@ -41,6 +43,7 @@ from batcher.input.selection import Selection
 from batcher.input.stating import ANY, Stating
 from batcher.money.tariff import NO_WORDING, Wording, is_bounded
 from batcher.output.directory import Store
+from batcher.planning.examples import Renderers, examples_of
 from batcher.planning.refusals import check_endpoints
 from batcher.records import Completion, Message, Result, Slice, Values
 from batcher.settings import OPTIONS, Settings, check_keyword
@@ -62,7 +65,7 @@ class Job:
         keyword: names the run.
         dataset: the input.
         selection: the rows of the input that the run is about.
-        render: makes a row's messages.
+        render: makes a row's messages, without examples.
         question: prompt, parameters and sources, to explain a later change and to verify the answers.
         endpoints: the future pool.
         store: the output directory.
@@ -71,6 +74,7 @@ class Job:
         is_stated: the templates hold the labels or the schema.
         is_same_for_all: the templates have no hole, so that every row has the same question.
         oddities: what is odd about the templates, in words.
+        examples: that stand before each row's question; None: there are none.
     """
 
     settings: Settings
@@ -86,6 +90,15 @@ class Job:
     is_stated: bool = False
     is_same_for_all: bool = False
     oddities: tuple[str, ...] = ()
+    examples: Examples | None = None
+
+    def keyer(self, params: Mapping[str, Any]) -> Callable[[Sequence[Message]], bytes]:
+        """Return what makes the key of a row of its messages.
+
+        Args:
+            params: the request parameters, spelled as in the keys of earlier runs.
+        """
+        return keyer(params, self.question.get("shape"), self.examples.messages if self.examples else ())
 
     @property
     def reading(self) -> ReadAs | None:
@@ -108,8 +121,17 @@ class Job:
         Raises:
             InputError: the row gives no messages, or the user's function failed on it; the message names the row.
         """
+        return self.stated(position, values).messages
+
+    def stated(self, position: int, values: Values) -> Stated:
+        """Make the messages of a row, and compare it with the examples.
+
+        Raises:
+            InputError: as for `messages`.
+        """
         try:
-            return self._affordable(self.render(values))
+            messages = self._affordable(self.render(values))
+            return Stated(messages) if self.examples is None else self.examples.stated(messages)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a user's function may raise anything, even SystemExit
@@ -179,6 +201,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     stating = Stating(shape, dataset.columns)
     system = _system(settings)
     prompts = _prompts(prompt, settings, dataset, stating, system)
+    examples = _examples(prompt, prompts, settings, stating, system)
     prompts = _with_system(prompts, system, settings, dataset, stating)
     _check_holes(prompts, settings, dataset)
     endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys)
@@ -191,14 +214,15 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         dataset,
         Selection(dataset, keyword, limit=settings.limit, sample=settings.sample),
         prompts.render,
-        _question(prompts, settings, dataset, endpoints, data) | _shape_question(shape),
+        _question(prompts, settings, dataset, endpoints, data) | _answers_question(shape, examples),
         endpoints,
         _store(settings, keyword, dataset, shape),
-        _wording(prompts),
+        _wording(prompts, examples),
         shape,
         stating.is_stated(prompts.filled, stating.filled(system or "")),
         is_same_for_all=not prompts.columns,
         oddities=_oddities(prompts, dataset.columns),
+        examples=examples,
     )
 
 
@@ -315,16 +339,24 @@ def _question(
     return as_kept
 
 
-def _shape_question(shape: Shape | None) -> dict[str, Any]:
-    """Return what the journal stores of the shape of answers."""
-    return {} if shape is None else {"shape": json.loads(json.dumps(shape.recorded)), "reader": READER}
+def _answers_question(shape: Shape | None, examples: Examples | None) -> dict[str, Any]:
+    """Return what the journal stores of the shape of answers and of the examples."""
+    question: dict[str, Any] = {} if shape is None else {"shape": shape.recorded, "reader": READER}
+    if examples is not None:
+        question["examples"] = examples.recorded
+    as_kept: dict[str, Any] = json.loads(json.dumps(question))
+    return as_kept
 
 
-def _wording(prompts: _Prompts) -> Wording:
+def _wording(prompts: _Prompts, examples: Examples | None) -> Wording:
     """Return what the prompts share by their templates; what a user's function adds to each is not known."""
     templates = [each for each in (prompts.filled, prompts.system) if each]
-    text = json.dumps([prompts.option, prompts.filled or prompts.text, prompts.system])
-    return Wording(text, sum(Template.parse(each, "").fixed_bytes for each in templates))
+    shared = [prompts.option, prompts.filled or prompts.text, prompts.system]
+    text = json.dumps(shared if examples is None else [*shared, examples.recorded])
+    fixed = sum(Template.parse(each, "").fixed_bytes for each in templates)
+    if examples is None:
+        return Wording(text, fixed)
+    return Wording(text, fixed + examples.fixed_bytes, examples.largest_bytes)
 
 
 def _system(settings: Settings) -> str | None:
@@ -376,6 +408,26 @@ def _prompts(
     recorded = "--prompt" if name == "--prompt-file" else name
     made = prompts_of(recorded, text, dataset, stating, system=system, source=_spelled(name))
     return made._replace(given=((_named(name), text),)) if made.option == "--prompt" else made
+
+
+def _examples(
+    prompt: str | PromptFunction | None,
+    prompts: _Prompts,
+    settings: Settings,
+    stating: Stating,
+    system: str | None,
+) -> Examples | None:
+    """Return the examples, if there are any, with prompts like those of the rows."""
+
+    def renderers(table: Dataset) -> Renderers:
+        if callable(prompt):
+            render = from_function(prompt, table.columns)
+            return Renderers(render, stating.completing(render, system))
+        text = stating.filled(prompts.text) if prompts.filled else prompts.text
+        asked = prompts_of(prompts.option, prompts.text, table, stating, system=system)
+        return Renderers(prompts_of(prompts.option, text, table).render, asked.render)
+
+    return examples_of(settings, None if callable(prompt) else prompts.columns, stating.shape, renderers)
 
 
 def prompts_of(

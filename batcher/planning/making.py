@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from batcher.equality import plain, same
 from batcher.errors import ChangedError, InputError
-from batcher.input.key import keyer
 from batcher.input.marks import Comparison, Marks
 from batcher.journal.entries import InFlight, LastRun
 from batcher.journal.matching import Matched, Matching, Planner
@@ -34,6 +33,18 @@ class _Taken(NamedTuple):
     intact: frozenset[int]
     came_back: Mapping[int, str]
     workbooks: Mapping[int, int]
+
+
+class _Read(NamedTuple):
+    """The input, as it was read.
+
+    Attributes:
+        rows: their number.
+        examples: the keys of the rows that ask what an example asks, as the journal keeps them.
+    """
+
+    rows: int
+    examples: list[str]
 
 
 class Stopped(Exception):
@@ -63,8 +74,8 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         is_redrawn = last is not None and before != recorded["sample"]
         if is_redrawn:
             matching.set_aside(job.selection.drawn, is_all=before is not None)
-        key = keyer(params, job.question.get("shape"))
-        rows = _read_rows(job, journal, matching, is_stopping, key, is_first=last is None)
+        key = job.keyer(params)
+        rows, examples = _read_rows(job, journal, matching, is_stopping, key, is_first=last is None)
         journal.reading = matching.reading_id(job.reading)
         if last is not None and _reads_otherwise(last.question, job.question):
             matching.read_again(journal.reading, job.read)
@@ -87,6 +98,8 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         if (plan.changed or plan.gone) and is_asked_first:
             raise ChangedError(explained(job, plan, journal.usual()))
         # In the same transaction as the plan, because `verify` reads the question from here.
+        if job.examples is not None:
+            recorded["examples"] = {**job.question["examples"], "keys": examples}
         journal.start_run(job.settings.chunk_size, {**job.question, **recorded, "params": params})
     return plan
 
@@ -113,13 +126,13 @@ def _read_rows(
     key: Callable[[Sequence[Message]], bytes],
     *,
     is_first: bool,
-) -> int:
-    """Record each row, and its results in chunk files without a journal; return the number of rows."""
+) -> _Read:
+    """Record each row, and its results in chunk files without a journal."""
     known = journal.chunk_starts()
     with closing(Adoption(job.store, known, job.settings.chunk_size, is_strict=is_first)) as adoption:
-        rows = _plan_rows(job, matching, adoption, is_stopping, key)
-        adoption.end(rows)
-    return rows
+        read = _plan_rows(job, matching, adoption, is_stopping, key)
+        adoption.end(read.rows)
+    return read
 
 
 def _rules(job: Job, sources: Sequence[int], *, is_redrawn: bool) -> Rules:
@@ -191,14 +204,20 @@ def _plan_rows(
     adoption: Adoption,
     is_stopping: Callable[[], bool],
     key: Callable[[Sequence[Message]], bytes],
-) -> int:
-    """Record each row's question, and its results in chunk files; return the number of rows."""
+) -> _Read:
+    """Record each row's question, and its results in chunk files."""
     marks = Marks(job.dataset.columns)
+    examples: set[bytes] = set()
     end = 0
     for start, rows in job.selection.slices(ROWS_AT_ONCE):
         if is_stopping():
             raise Stopped
-        keys = [key(job.messages(start + offset, values)) for offset, values in enumerate(rows)]
+        keys = []
+        for position, values in enumerate(rows, start):
+            messages, is_example = job.stated(position, values)
+            keys.append(key(messages))
+            if is_example:
+                examples.add(keys[-1])
         matching.add_rows(start, keys, job.of_rows(start, rows, marks.of))
         matching.add_found((start + offset, keys[offset], result) for offset, result in adoption.results(start, rows))
         end = start + len(rows)
@@ -206,7 +225,7 @@ def _plan_rows(
         # The journal will not hold what a file has of `--with`: to the run such a file is a stranger's, and is kept.
         for file in (each for each in adoption.files if not each.added.extras):
             matching.add_file(file.start, file.rows, file.sha256)
-    return end
+    return _Read(end, sorted(each.hex() for each in examples))
 
 
 def _take_in(job: Job, journal: Planner, matching: Matching, last: LastRun | None) -> _Taken:

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from batcher.answer.labels import Labels
 from batcher.answer.schema import Schema
 from batcher.answer.shape import Shape
 from batcher.chat_model import retries_of
 from batcher.endpoint import Endpoint, by_account, is_name
 from batcher.equality import same
+from batcher.input.examples import Examples
 from batcher.journal.entries import Usual, source_of
 from batcher.journal.matching import Cause
 from batcher.output.directory import workbook_read
@@ -70,6 +72,8 @@ def notes(job: Job, plan: Plan) -> list[str]:
             " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
         )
     found += job.oddities if plan.counts.left else ()
+    if job.examples is not None and plan.counts.left:
+        found.append(_examples_in_words(job.examples, job))
     found += _same(job, plan)
     if plan.reread:
         rows = counted(plan.reread, "row changes", "rows change")
@@ -96,6 +100,20 @@ def _same(job: Job, plan: Plan) -> list[str]:
         return [f"Note: all {plan.counts.rows:,} rows ask the same question: {done}."]
     rows = counted(plan.same, "row has", "rows have")
     return [f"{rows} the same question as another row: they {'are ' if job.settings.dedup else ''}{sent}."]
+
+
+def _examples_in_words(examples: Examples, job: Job) -> str:
+    """Return which examples stand before each row."""
+    shown = len(examples.shown)
+    shots = option("shots", job.settings.shots)
+    fewer = f", all that it has (`{shots}` asks for more)" if shown < job.settings.shots else ""
+    of = "" if fewer else f" of {examples.rows:,}"
+    said = f"{counted(shown, 'example')}{of} from {examples.source} {'is' if shown == 1 else 'are'} in each prompt"
+    if not isinstance(job.shape, Labels):
+        return f"{said}{fewer}."
+    has = {each.messages[-1]["content"] for each in examples.shown}
+    without = len(job.shape.names) - len(has)
+    return f"{said}{fewer}; {counted(without, 'label has', 'labels have')} none." if without else f"{said}{fewer}."
 
 
 def _late_reason(shape: Shape) -> str:
@@ -192,7 +210,19 @@ def _question_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
         reasons.append("the system message changed")
     if said := _shape_change(before.get("shape"), now.get("shape")):
         reasons.append(said)
+    if said := _examples_change(before, now):
+        reasons.append(said)
     return reasons + _changes(before.get("params", now["params"]), now["params"])
+
+
+def _examples_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return what changed of the examples, or empty."""
+    stated = [[each["messages"] for each in (one.get("examples") or {}).get("held", ())] for one in (before, now)]
+    if stated[0] == stated[1]:
+        return ""
+    if stated[0] and stated[1]:
+        return "the examples changed"
+    return f"examples are {'new' if stated[1] else 'gone'}"
 
 
 def _shape_change(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:

@@ -29,7 +29,7 @@ from batcher.server.serve import embedded
 from batcher.server.simulated import Knobs
 from batcher.settings import Options, Settings, check_keyword
 from batcher.signatures import with_options
-from batcher.words import by_reader, counted, option, say
+from batcher.words import blamed, by_reader, counted, option, say
 
 if TYPE_CHECKING:
     from batcher.input.opening import Data
@@ -74,9 +74,9 @@ def rehearse(
     began = time.monotonic()
     settings = Settings.of(options)
     if kills != 0:
-        check_whole(kills, option("kills"))
+        check_whole(kills, blamed("kills"))
     if kills > _MOST_KILLS:
-        raise SettingsError(f"{option('kills')} must be {_MOST_KILLS} at most, not {kills}")
+        raise SettingsError(f"{blamed('kills')} must be {_MOST_KILLS} at most, not {kills}")
     if callable(prompt):
         raise SettingsError(
             "a rehearsal runs in a process of its own, to which a prompt function cannot go: write the prompts into a"

@@ -6,6 +6,7 @@ Invariant: it holds no API key of the user's, and takes none from the environmen
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from batcher.answer.labels import Labels
+from batcher.answer.schema import Schema
 from batcher.calls.endpoints import endpoints_of, environment
 from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.errors import InputError, SettingsError
@@ -27,6 +30,7 @@ from batcher.records import Usage
 from batcher.rehearsal.child import KEY_VARIABLE
 from batcher.server.answers import prompt_of
 from batcher.settings import OPTIONS, Settings
+from batcher.words import blamed
 
 ROWS = 1_000
 """The rows of a rehearsal if no `limit` is given; fewer if the limits of the endpoints would make it long."""
@@ -86,6 +90,7 @@ class Scene(NamedTuple):
             SettingsError: an option, the input or the prompt is wrong.
         """
         paths, settings = _as_files(data, prompt, settings, directory)
+        settings = _with_files(settings, directory)
         variables = _Variables.with_dummies(environment())
         held = _endpoints(settings, variables)
         real = tuple(replace(endpoint, api_key=None, headers={}) for endpoint in held)
@@ -172,6 +177,27 @@ def _as_files(data: Any, prompt: str | None, settings: Settings, directory: Path
     if len(dataset.columns) == 1 and all(each is None for each in given):
         settings = replace(settings, prompt_column=dataset.columns[0])
     return [path], settings
+
+
+def _with_files(settings: Settings, directory: Path) -> Settings:
+    """Write labels, a schema and examples that are in memory into files, which a command line can name.
+
+    Raises:
+        SettingsError: the labels or the schema cannot be used.
+    """
+    files: dict[str, Any] = {}
+    if settings.labels is not None and not isinstance(settings.labels, str):
+        shape, path = Labels.of(settings.labels, blamed("labels")), directory / "labels.json"
+        path.write_text(json.dumps(shape.recorded), encoding="utf-8")
+        files["labels"] = f"@{path}"
+    if settings.schema is not None and not isinstance(settings.schema, str | os.PathLike):
+        files["schema"] = directory / "schema.json"
+        document = Schema.of(settings.schema, blamed("schema")).json_schema()
+        files["schema"].write_text(json.dumps(document), encoding="utf-8")
+    if settings.examples is not None and not isinstance(settings.examples, str | os.PathLike):
+        files["examples"] = directory / "examples.jsonl"
+        _write_rows(open_dataset(settings.examples, name="examples"), files["examples"])
+    return replace(settings, **files)
 
 
 def _write_rows(dataset: Dataset, path: Path) -> None:

@@ -23,7 +23,7 @@ from batcher.server.faults import Fate, FaultRule, Reply
 from batcher.server.refusals import REFUSALS
 from batcher.server.ways import WAYS
 from batcher.visible import on_one_line
-from batcher.words import escape_hint, option, toml_hint
+from batcher.words import blamed, escape_hint, toml_hint
 
 _KEYS = {
     **dict.fromkeys(("match", "model", "api_key_env", "service", "case", "do", "forms", "name"), (str,)),
@@ -63,7 +63,7 @@ def read_faults(path: str | os.PathLike[str], env: Mapping[str, str]) -> tuple[F
     Raises:
         SettingsError: it cannot be read, or a table is wrong.
     """
-    where = f"{option('faults')} {on_one_line(os.fspath(path))}"
+    where = f"{blamed('faults')} {on_one_line(os.fspath(path))}"
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -12,6 +12,7 @@ from batcher.answer.shape import shape_of_recorded
 from batcher.errors import InputError
 from batcher.input.cell import cell, writable
 from batcher.input.dataset import Dataset
+from batcher.input.examples import Examples
 from batcher.input.key import keyer
 from batcher.input.marks import Marks
 from batcher.input.prompt import PromptFunction, Renderer, failed_on, from_function, with_system
@@ -75,7 +76,10 @@ class Question(NamedTuple):
             return None
         if system is not None:
             render = with_system(render, stating.filled(system), option("system"), columns)
-        return cls(render, keyer(recorded.get("params", {}), shape))
+        if (examples := Examples.recorded_in(recorded)) is not None:
+            render = examples.before(render)
+        shared = examples.messages if examples else ()
+        return cls(render, keyer(recorded.get("params", {}), shape, shared))
 
     def about(self, values: Values) -> bytes:
         """Return the key of the question about a row; empty if the row gives no prompt."""

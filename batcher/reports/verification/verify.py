@@ -259,6 +259,10 @@ def _notes(store: Store, journal: Evidence, last: LastRun, asked: Asked | None, 
             "The prompts were made by a function, and the journal cannot hold a function: each row's cells were"
             " compared with the cells of its prompt, but no prompt was made again. In Python, give prompt=."
         )
+    if examples := last.question.get("examples"):
+        shown, keys = counted(len(examples["instead"]), "example"), examples["keys"]
+        among = f"; {counted(len(keys), 'question')} of the table {'is' if len(keys) == 1 else 'are'} among them"
+        yield f"The prompts begin with {shown} from {examples['source']}{among if keys else ''}."
     if drawn := last.question.get("sample"):
         yield (
             f"The run is about {counted(drawn['rows'], 'row')} drawn at random from {drawn['of']:,}. Rows are counted"
