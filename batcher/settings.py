@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 ON_CHANGE = ("abort", "redo", "reuse")
 ENCODINGS = ("utf-8", "utf-8-sig")
+FORMATS = ("csv", "parquet")
 STRUCTURED = ("auto", "choice", "schema", "json", "prompt")
 LIMITS_PER = ("account", "key")
 IN_ENDPOINTS = (
@@ -422,6 +423,13 @@ class Settings:
     keep_thinking: bool = _option(
         False, Group.FILES, _FLAG, "leave <think>...</think> in the answers, as the model sent it"
     )
+    format: str = _option(
+        "csv",
+        Group.FILES,
+        Kind(_one_of(FORMATS), {"metavar": "NAME"}),
+        "of chunk files and result: csv, or parquet, which has the types of the input's columns (those of a CSV are"
+        " text), of a schema's fields and of facts",
+    )
     chunk_size: int = _option(500, Group.FILES, _WHOLE, "rows per chunk file")
     answer_column: str = _option(
         "infer",
@@ -719,6 +727,7 @@ class Options(TypedDict, total=False):
     output_dir: str | os.PathLike[str]
     with_: str | Sequence[str] | None
     keep_thinking: bool
+    format: str
     chunk_size: int
     answer_column: str
     limit: int | None

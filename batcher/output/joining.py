@@ -9,7 +9,7 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from batcher.errors import OutputError, SettingsError, outermost
 from batcher.input.marks import Marks
@@ -17,8 +17,8 @@ from batcher.journal.entries import Chunk
 from batcher.journal.opening import read_journal, record_joined
 from batcher.journal.reading import Reader
 from batcher.output.changed import Changed, Layout, Reading, both_changed
-from batcher.output.csv_file import csv_line, encoded, replace
 from batcher.output.directory import Facts, Store, came_back, result_changed
+from batcher.output.file_format import Block
 from batcher.output.opening import PastRun, opened
 from batcher.output.so_far import Part, SoFar, anew, facts_of, input_of, is_current, with_columns
 from batcher.settings import OPTIONS, facts_in
@@ -78,7 +78,7 @@ def merge(
         path = store.all_path
 
         def facts(start: int) -> list[list[str]]:
-            return facts_of(journal, start, min(start + last.chunk_size, rows), names)
+            return facts_of(journal, store, start, min(start + last.chunk_size, rows), names)
 
         record = functools.partial(record_joined, journal.path, last.id, path.name)
         _, copy = store.join(starts, path, known=journal.joined(path.name), record=record, facts=Facts(names, facts))
@@ -111,7 +111,7 @@ def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Ma
             raise OutputError(f"no chunk file holds exactly rows {start:,} to {stop - 1:,}: {anew()}")
         if start in workbooks:
             _join_workbook(store, chunk, reading.read(start, chunk, store.workbook_path(start), None))
-        elif store.is_empty(start):
+        elif store.is_empty(start) or not store.chunk_path(start).exists():
             raise OutputError(f"{store.chunk_path(start)} is missing, or empty: {anew()}")
         elif store.sha256(start) != chunk.sha256:
             changed = reading.read(start, chunk, store.chunk_path(start), None)
@@ -151,28 +151,26 @@ def _write_partial(run: PastRun[Reader], data: Data | None, names: Sequence[str]
     store, omitted = so_far.store, []
     names, added = _lacking(store, names), store.answer_columns
 
-    def ends(part: Part) -> list[list[str]]:
+    def ends(part: Part) -> Sequence[Sequence[str]]:
         if not names:
             return part.answers
-        facts = facts_of(run.journal, part.start, part.start + len(part.answers), names)
+        facts = facts_of(run.journal, store, part.start, part.start + len(part.answers), names)
         nothing = [""] * len(names)  # of a row that has no result
         rows = zip(part.answers, facts, strict=True)
         return [[*answer, *(more if added.status_in(answer) else nothing)] for answer, more in rows]
 
-    def write(file: BinaryIO) -> None:
-        file.write((store.with_facts(names).header + "\n").encode(store.encoding))
+    def blocks() -> Iterator[Block]:
         is_empty = True
         for part in so_far.parts():
             if part.inputs is None:
                 omitted.append(len(part.answers))
                 continue
             is_empty = False
-            lines = (csv_line([*cells, *answer]) for cells, answer in zip(part.inputs, ends(part), strict=True))
-            file.write(encoded("\n".join([*lines, ""])))
+            yield Block(part.inputs, part.values, ends(part))
         if is_empty and omitted:
             raise OutputError(f"no chunk of {store.keyword!r} is finished yet: run it again, or {_advice(store)}")
 
-    replace(store.partial_path, write, f".{os.getpid()}")
+    store.write_rows(store.partial_path, blocks(), names)
     if omitted:
         rows = counted(sum(omitted), "row of an unfinished chunk is", "rows of unfinished chunks are")
         say(f"Note: {rows} left out, because no file has the rest of their cells: {_advice(store)}.")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from batcher.answer.columns import AnswerColumns
 from batcher.errors import OutputError
-from batcher.output.csv_file import read_csv
+from batcher.output.file_format import read_table
 
 
 class Line(NamedTuple):
@@ -48,7 +48,7 @@ class Lines:
         self._added = added
         self.facts: tuple[str, ...] = ()
         self.error: OutputError | None = None
-        self._lines = read_csv(path)
+        self._lines = read_table(path, added)
         self.header: list[str] = []
         try:
             _, self.header = next(self._lines, (0, []))
