@@ -211,6 +211,11 @@ def by_reader(*, command_line: str, python: str) -> str:
     return command_line if _readers.command_lines else python
 
 
+def has_command_line() -> bool:
+    """Return whether a command line runs in this process, and so a person may sit before it."""
+    return _readers.command_lines > 0
+
+
 def verb(name: str) -> str:
     """Return a verb as the reader would write it: `batcher run`, or `batcher.run` in Python; in backquotes."""
     return by_reader(command_line=f"`batcher {name}`", python=f"`batcher.{name}`")

@@ -178,7 +178,7 @@ def write_table(path: Path, rows: int, size: int = 190) -> Path:
     return path
 
 
-def check_answers(path: Path, rows: int, column: str = "infer") -> None:
+def check_answers(path: Path, rows: int, column: str = "infer", template: str = TEMPLATE, model: str = "bench") -> None:
     """Compare every answer in a result with the one right answer to its row's prompt.
 
     Raises:
@@ -188,7 +188,7 @@ def check_answers(path: Path, rows: int, column: str = "infer") -> None:
     with path.open(encoding="utf-8", newline="") as file:
         position = -1
         for position, row in enumerate(csv.DictReader(file)):
-            if row["id"] != str(position) or row[column] != answer_to(TEMPLATE.format(**row)):
+            if row["id"] != str(position) or row[column] != answer_to(template.format(**row), model):
                 raise Failed(f"{path.name}, row {position}: not the answer to its prompt: {row[column]!r:.80}")
     if position + 1 != rows:
         raise Failed(f"{path.name} has {position + 1:,} rows, not {rows:,}")

@@ -18,6 +18,12 @@ import sys
 import time
 from typing import Any, cast
 
+_WORDS = ("card", "payment", "cash", "transfer", "limit", "rate", "refund", "top", "identity", "fee", "pin")
+LABELS = [
+    f"{one}_{two}" + ("_not_working_as_expected" if one > two else "") for one in _WORDS for two in _WORDS if one != two
+][:77]
+"""The labels that the model `labels` answers with."""
+
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length:"
 _EXPECTS_CONTINUE = b"\r\nexpect: 100-continue"
@@ -25,9 +31,20 @@ _BACKLOG = 8192
 """Connections that may wait to be accepted: every client opens thousands at once."""
 
 
-def answer_to(prompt: str) -> str:
-    """Return the one right answer to a prompt: 16 hexadecimal digits."""
-    return hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+def answer_to(prompt: str, model: str = "bench") -> str:
+    """Return the one right answer of a model to a prompt.
+
+    It is one of `LABELS` of the model `labels`, JSON of ten fields of the model `fields`, else 16 hexadecimal digits.
+    """
+    digits = hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    if model == "labels":
+        return LABELS[int(digits, 16) % len(LABELS)]
+    if model == "fields":
+        number = int(digits[:4], 16)
+        values = ("some words of text", number, number / 7, number % 2 == 0)
+        fields = {f"field_{each}": values[each % 4] for each in range(9)}
+        return json.dumps({**fields, "label": LABELS[number % len(LABELS)]})
+    return digits
 
 
 class Counts:
@@ -114,10 +131,11 @@ def _response(body: bytes) -> bytes:
 def _completion(request: dict[str, Any], number: int) -> bytes:
     prompt = request["messages"][-1]["content"]
     text = prompt if isinstance(prompt, str) else "".join(part["text"] for part in prompt)
+    answer = json.dumps(answer_to(text, request["model"]))
     tokens = len(text) // 4
     return (
         f'{{"id":"chatcmpl-{number}","object":"chat.completion","created":1,"model":"bench","choices":[{{"index":0,'
-        f'"message":{{"role":"assistant","content":"{answer_to(text)}"}},"finish_reason":"stop","logprobs":null}}],'
+        f'"message":{{"role":"assistant","content":{answer}}},"finish_reason":"stop","logprobs":null}}],'
         f'"usage":{{"prompt_tokens":{tokens},"completion_tokens":8,"total_tokens":{tokens + 8}}}}}'
     ).encode()
 

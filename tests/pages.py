@@ -47,6 +47,10 @@ _VARIABLE = (
     (re.compile(r"host \S+, process \d+"), "host H, process N"),
     (re.compile(r"[\d,.]+ rows/s"), "N rows/s"),
     (re.compile(r"\d\d:\d\d:\d\d"), "HH:MM:SS"),
+    # Whether a request is in flight when Ctrl-C is pressed is chance.
+    (re.compile(r"^Stopping: waiting up to .*\n", re.MULTILINE), ""),
+    # A few slow rows among the first are not waited for.
+    (re.compile(r"^The first [\d,]+ rows, drawn at random: .*$", re.MULTILINE), "The first rows"),
 )
 
 

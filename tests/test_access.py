@@ -23,7 +23,7 @@ from batcher.input.marks import Comparison, Marks
 from batcher.journal.access import Log, _State, check_pair
 from batcher.journal.opening import open_journal, read_journal, rehearse
 from batcher.journal.reading import Reader
-from batcher.journal.schema import GENERATIONS
+from batcher.journal.schema import GENERATIONS, VERSION
 from batcher.reports.status import status
 
 OPENINGS: dict[str, Callable[[Path], Reader]] = {
@@ -286,7 +286,7 @@ def test_a_killed_run_of_an_older_batcher_opens_as_before(path: Path, *, grows: 
         " [db.execute(line) for line in sys.argv[2:]]; os._exit(9)"
     )
     write(path, 0, 5)
-    version = "PRAGMA user_version = 5"  # without a generation
+    version = f"PRAGMA user_version = {VERSION}"  # without a generation
     look(path, version)
     more = "INSERT INTO events VALUES (9, 1, 1, 'x', 'y', hex(zeroblob(20000)))"
     statement = more if grows else "UPDATE runs SET outcome = 'old'"
@@ -298,7 +298,7 @@ def test_a_killed_run_of_an_older_batcher_opens_as_before(path: Path, *, grows: 
     with open_journal(path) as journal:
         assert journal.counts().ok == 5
     [(number,)] = look(path, "PRAGMA user_version")
-    assert (number & 0xFF, number >> 8 > 0) == (5, True)
+    assert (number & 0xFF, number >> 8 > 0) == (VERSION, True)
 
 
 def test_every_commit_of_ours_has_the_next_generation(path: Path) -> None:
@@ -562,7 +562,7 @@ def test_a_run_that_lost_its_lock_file_before_it_was_planned_is_not_begun(path: 
 
 def test_a_journal_that_is_to_be_brought_up_to_date_must_be_open_nowhere_else(path: Path) -> None:
     write(path, 0, 5)
-    look(path, "PRAGMA user_version = 5")  # without a generation
+    look(path, f"PRAGMA user_version = {VERSION}")  # without a generation
     with (
         browsing(path),
         pytest.raises(OutputError, match=r"is open in another program, .*: close it there, or wait for its end"),

@@ -24,7 +24,7 @@ def rows_of(server: HostileServer, folder: Path, width: int, **options: object) 
     """Run a table through a server and read the result without batcher."""
     prompts = [f"row {number}" for number in range(ROWS)]
     endpoint = batcher.Endpoint("m", base_url=server.base_url, max_concurrency=width)
-    settings: dict[str, Any] = {"endpoints": [endpoint], "quiet": True, **options}
+    settings: dict[str, Any] = {"endpoints": [endpoint], "quiet": True, "canary": 0, **options}
     batcher.run(prompts, keyword="k", output_dir=folder, **settings)
     with (folder / "all_k.csv").open(encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file, strict=True))

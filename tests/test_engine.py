@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from batcher.engine.planned_input import PlannedInput
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.runner import open_for_run
 from batcher.errors import BudgetReached, EndpointsLost, InputError, Interrupted, OutputError, RunStopped
+from batcher.journal.entries import Outcome
 from batcher.journal.opening import open_journal
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
@@ -36,7 +38,18 @@ from batcher.planning.making import make
 from batcher.planning.plan import Plan
 from batcher.pool.member import Member
 from batcher.pool.pool import Pool, PoolClosed
-from batcher.records import Completion, EndpointCount, Failure, Fault, Status, Usage
+from batcher.records import (
+    Bound,
+    Completion,
+    EndpointCount,
+    Failure,
+    Fault,
+    Message,
+    Result,
+    Status,
+    Usage,
+    Values,
+)
 from batcher.settings import Settings
 
 T = TypeVar("T")
@@ -111,6 +124,43 @@ def test_a_run_whose_directory_is_removed_while_it_starts_makes_it_again(tmp_pat
 
 
 # -- The feed
+
+
+class Halting(PlannedInput):
+    """Holds up the thread that reads at a row that has its result, as a slow prompt function does."""
+
+    def halt(self) -> None:
+        self.is_there, self.may_go_on = threading.Event(), threading.Event()
+
+    def messages(self, position: int, values: Values, key: bytes) -> list[Message]:
+        if position == 1:
+            self.is_there.set()
+            assert self.may_go_on.wait(60)
+        return super().messages(position, values, key)
+
+
+def test_a_chunk_is_finished_once_though_its_early_row_ends_while_the_chunk_is_read(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with parts(tmp_path, ["a", "b"], chunk_size=2) as run:
+            [_, state] = run.journal.states(0, 2)
+            request = await run.journal.sent(1, state.key, 0, run.planned.sources[0], Bound(1, 1, 1))
+            await run.journal.settled(request, Outcome("answered"), Result(Status.OK, "B", ""))
+            halting = Halting(run.job, run.journal, 2)
+            halting.halt()
+            feed = Feed(halting, run.journal, run.chunks, 100)
+            [early] = await feed.early([0])
+            reading = asyncio.get_running_loop().create_task(feed.next())
+            await asyncio.to_thread(halting.is_there.wait, 60)
+            finished = feed.finished_by(early)
+            halting.may_go_on.set()
+            item: Row | OpenChunk | None = await reading
+            while item is not None:
+                assert isinstance(item, OpenChunk)
+                finished.append(item)
+                item = await feed.next()
+            assert [chunk.start for chunk in finished] == [0]
+
+    in_virtual_time(work)
 
 
 @given(st.lists(st.sampled_from("abcd"), max_size=30), st.integers(1, 7), st.integers(1, 7), st.booleans())

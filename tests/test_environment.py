@@ -464,13 +464,14 @@ def test_an_endpoint_file_describes_a_pool(tmp_path: Path) -> None:
         rpm=500,
         rps=2.5,
         tpm=90_000,
-        max_concurrency=64,
+        max_concurrency=9,
         prices={"in": 0.27, "out": 1.1, "cached": 0.07},
         params={"temperature": 0, "stop": ["\n"]},
         account="DEEPSEEK_KEYS, deepseek-chat",
     )
     assert second == dataclasses.replace(first, api_key="sk-2")
     assert third == Endpoint("数学", "http://127.0.0.1:8000/v1", max_concurrency=9)
+    assert from_file(tmp_path, content, {"DEEPSEEK_KEYS": "sk-1"})[0].max_concurrency == 64
 
 
 def test_what_a_table_leaves_out_comes_from_the_environment(tmp_path: Path) -> None:

@@ -129,6 +129,12 @@ def test_paths_are_taken_from_the_place_of_the_file(folder: Path) -> None:
     assert len(table(folder / "jobs" / "output" / "all_data.csv")) == 5
     assert main(["verify", "--config", path]) == 0
     assert options("run", "--config", path, "-o", "here")["output_dir"] == "here"
+    job('input = "a.csv"\nlabels = "@a.txt"\nschema = "@b.json"', "jobs/b.toml")
+    named = options("run", "--config", "jobs/b.toml")
+    assert (named["labels"], named["schema"]) == (f"@{Path('jobs/a.txt')}", f"@{Path('jobs/b.json')}")
+    job('input = "a.csv"\nlabels = "a,b"\nschema = \'{"type": "object", "description": "\\n"}\'', "jobs/b.toml")
+    named = options("run", "--config", "jobs/b.toml")
+    assert (named["labels"], named["schema"]) == ("a,b", '{"type": "object", "description": "\\n"}')
     job('input = ["a.csv", "/b.csv"]', "jobs/b.toml")
     assert options("run", "--config", "jobs/b.toml")["data"] == [Path("jobs/a.csv"), Path("/b.csv")]
     job('input = "~/a.csv"', "jobs/b.toml")
@@ -293,7 +299,7 @@ def test_status_beside_a_file_lists_all_runs_of_its_directory_and_marks_its_own(
 ) -> None:
     job(JOB)
     assert main(["run", "--quiet"]) == 0
-    assert main(["run", "--quiet", "-k", "other"]) == 0
+    assert main(["run", "--quiet", "--keyword", "other"]) == 0
     said = main_said(capsys, ["status"])
     assert said.startswith("keyword")
     assert "\nother " in said

@@ -6,6 +6,8 @@ import json
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -252,8 +254,7 @@ def test_an_alias_is_read_as_its_label_and_labels_come_first() -> None:
     ],
 )
 def test_an_invalid_text_may_come_near_a_label(text: str, near: str) -> None:
-    read = INTENTS.read(text)
-    assert (read.status, read.near) == (Status.INVALID, near)
+    assert (INTENTS.read(text).status, INTENTS.near(text)) == (Status.INVALID, near)
 
 
 @given(
@@ -289,6 +290,10 @@ class Feeling(Enum):
         [*Feeling],
         {"positive": "", "negative": None},
         {"labels": ["positive", "negative"]},
+        pd.Series(["positive", "negative", "positive"]).unique(),
+        pd.Index(["positive", "negative"]),
+        pd.Categorical(["positive", "negative"]),
+        np.array(["positive", "negative"]),
     ],
 )
 def test_labels_are_given_in_any_of_these_ways(value: object) -> None:
@@ -315,9 +320,17 @@ def test_a_file_holds_one_label_a_line_or_json(text: str, tmp_path: Path) -> Non
         ("a,b,a", "--labels, label 3: the label 'a' is there already, as label 1: remove one"),
         ([], "--labels has no label: give two at least"),
         (["a", " a"], "--labels, label 2: the label 'a' is there already, as label 1: remove one"),
-        (["a", None], "--labels, label 2: a label must be a text; write 'none' with quotation marks"),
+        (["a", None], "--labels, label 2: the label is missing (None): leave it out"),
+        (pd.Series(["a", None]), "--labels, label 2: the label is missing (nan): leave it out"),
+        (["a", ["b"]], "--labels, label 2: a label must be a text, not of type list"),
+        ([0.5, 1], "--labels, label 1: a label must be a text; write '0.5' with quotation marks"),
+        (Feeling.GOOD, "--labels must be labels: a text such as 'a,b,c', '@FILE', a list"),
         (["a", True], "--labels, label 2: a label must be a text; write 'true' with quotation marks"),
         ({"a": 1, "b": ""}, "--labels: the description of 'a' must be a text, not of type int"),
+        (
+            {"good": ["fine"], "bad": []},
+            "--labels: the description of 'good' must be a text, not of type list; other texts for it: {'labels': [",
+        ),
         ({"labels": ["a", "b"], "aliases": {"x": "c"}}, "--labels: the alias 'x' stands for 'c', which is not a label"),
         ({"labels": ["a", "b"], "aliases": {"b": "a"}}, "--labels: the alias 'b' of 'a' is a label itself"),
         ({"labels": ["a", "b"], "aliases": ["b"]}, "--labels: 'aliases' must hold labels by other texts"),
@@ -340,6 +353,7 @@ def test_what_cannot_be_labels_is_refused_with_the_option_and_the_place(value: o
             "--labels, line 4 of {}: the label 'a' is there already, as line 1 of {}: remove one",
         ),
         ("labels.txt", b"a\nb\xff\n", "--labels: {}, line 2: it is not UTF-8; save the file as UTF-8"),
+        ("labels.txt", "a\nb".encode("utf-16"), "--labels: {} is UTF-16, not UTF-8; save the file as UTF-8"),
         ("labels.json", b'["a",\n"b"', "--labels: {}, line 2: it is not JSON: "),
         ("labels.json", b'{"a": "x", "a": "y"}', "--labels: {}: 'a' is given twice"),
         ("labels.json", b'"a"', "--labels: {} must be labels"),
@@ -353,6 +367,11 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(
     with pytest.raises(SettingsError) as caught:
         Labels.of(f"@{file}", "--labels")
     assert str(caught.value).startswith(message.replace("{}", str(file)))
+
+
+def test_a_set_is_refused_because_it_has_no_order() -> None:
+    with pytest.raises(SettingsError, match=r"it is of type set: a set has no order, write sorted\(\.\.\.\)$"):
+        Labels.of({"a", "b"}, "labels")
 
 
 def test_a_file_that_is_missing_or_lacks_its_sign_is_named(tmp_path: Path) -> None:

@@ -43,6 +43,18 @@ def test_the_quickstart_runs_from_top_to_bottom_in_one_kernel(tmp_path: Path) ->
     assert [row["infer"] for row in table(tmp_path / "output" / "all_sums.csv")] == ["79", "44", "42", "42"]
 
 
+def test_the_notebook_about_labels_shows_what_is_stored_in_it(tmp_path: Path) -> None:
+    stored, notebook = (nbformat.read(ROOT / "examples" / "labels.ipynb", as_version=4) for _ in range(2))
+    for cell in notebook.cells:
+        cell.pop("outputs", None)
+        cell.update({"outputs": []} if cell.cell_type == "code" else {})
+    client(notebook, tmp_path).execute()
+    [before, now] = [[texts(cell) for cell in each.cells if cell.cell_type == "code"] for each in (stored, notebook)]
+    assert now == before
+    assert "0 sent; 5 ok, 1 invalid" in now[-2]
+    assert all(now)
+
+
 def test_a_notebook_shows_a_real_bar(tmp_path: Path) -> None:
     notebook = nbformat.v4.new_notebook()
     source = "import batcher; batcher.run(['1 + 1', '2 + 2'], keyword='bar', provider='offline')"

@@ -106,6 +106,7 @@ def test_as_json_the_table_says_all_that_is_known() -> None:
         "filtered": ["1301", "sensitive"],
         "too_long": ["1261", "Prompt 超长"],
         "headers": {},
+        "structured": "strict",
     }
 
 

@@ -19,6 +19,7 @@ from batcher.answer.shape import Read, shape_of_recorded
 from batcher.errors import SettingsError
 from batcher.records import Status
 
+OUTSIDE = "--schema is not a valid JSON Schema, $: "
 DOCUMENT: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -246,8 +247,8 @@ def test_what_was_recorded_makes_the_schema_again(value: object) -> None:
         ({"type": "objekt"}, "--schema is not a valid JSON Schema, $.type: the type must be string, number, "),
         ({"properties": {"a": {"pattern": "("}}}, "--schema is not a valid JSON Schema, $"),
         ({"$ref": "#/$defs/x"}, "--schema is not a valid JSON Schema, $: Pointer '/$defs/x' does not exist"),
-        ({"$ref": "http://example.com/x"}, "--schema is not a valid JSON Schema, $: Resource 'http://example.com/x'"),
-        ({"$ref": "file:///etc/passwd"}, "--schema is not a valid JSON Schema, $: Resource 'file:///etc/passwd'"),
+        ({"$ref": "http://example.com/x"}, f"{OUTSIDE}http://example.com/x is outside of the schema: copy"),
+        ({"$ref": "file:///etc/passwd"}, f"{OUTSIDE}file:///etc/passwd is outside of the schema: copy"),
         ({"label": "string"}, "--schema says nothing of what an answer must be"),
         (
             {"name": "x", "strict": True, "schema": DOCUMENT},
@@ -261,7 +262,15 @@ def test_what_was_recorded_makes_the_schema_again(value: object) -> None:
             Plain("x", 1),
             "--schema must be a file, a dictionary, a pydantic model or a dataclass; it is an object of Plain",
         ),
-        (int, "--schema must be a file, a dictionary, a pydantic model or a dataclass; it is of type type"),
+        (int, "--schema must be a file, a dictionary, a pydantic model or a dataclass; it is the class int"),
+        (
+            Inner(reason="x", label="a"),
+            "--schema must be a file, a dictionary, a pydantic model or a dataclass; it is an object of Inner",
+        ),
+        (
+            {"type": "object", "properties": {"a": int}},
+            "--schema is not JSON: it holds the class int, which JSON cannot; a type is written as a text: string, ",
+        ),
         (["a"], "--schema must be a file, a dictionary, a pydantic model or a dataclass; it is of type list"),
         ("nowhere.json", "--schema: 'nowhere.json' cannot be read: No such file or directory"),
     ],
@@ -277,7 +286,7 @@ def test_what_is_no_schema_is_refused_with_the_option_and_the_place(value: objec
     [
         ('{"type":\n"object",}', "--schema: {}, line 2: it is not JSON: "),
         ('{"type": "object", "type": "array"}', "--schema: {}: 'type' is given twice"),
-        ('["a", "b"]', "--schema: {} must be a JSON Schema, an object such as "),
+        ('["a", "b"]', '--schema: {} must be a JSON Schema, an object such as {{"type": "object", '),
         ('{"type": "objekt"}', "--schema: {} is not a valid JSON Schema, $.type: "),
     ],
 )
@@ -418,3 +427,11 @@ def test_what_fits_the_strict_form_of_a_model_is_read_as_what_fits_the_model(
     assert not jsonschema_rs.is_valid(strict, answer)
     assert schema.read(json.dumps(full)).status is schema.read(json.dumps(answer)).status is Status.OK
     assert schema.values(json.dumps(full)) == schema.values(json.dumps(answer))
+
+
+def test_the_cells_of_an_answer_that_was_just_read_are_those_of_its_text_after_any_number_of_others() -> None:
+    one = Schema.of({"type": "object", "properties": {"n": {"type": "integer"}, "t": {}}, "required": ["n"]}, "schema")
+    texts = [json.dumps({"n": str(number), "t": [number]}) for number in range(2500)]
+    assert {one.read(text).status for text in texts} == {Status.OK}
+    assert [one.cells(text) for text in texts] == [(str(number), f"[{number}]") for number in range(2500)]
+    assert one.values(texts[-1]) == (2499, [2499])

@@ -18,7 +18,7 @@ from fake_service import Call, Service
 import batcher
 from batcher.answer.labels import Labels
 from batcher.errors import ChangedError, InputError, SettingsError
-from batcher.records import Completion, Usage
+from batcher.records import Completion, Failure, Fault, Usage
 from batcher.server.answers import label_for
 from batcher.server.serve import Server, embedded
 from batcher.server.simulated import Knobs
@@ -105,11 +105,22 @@ def test_the_form_that_was_found_is_kept_in_the_journal_and_not_looked_for_again
     with server_of("openai") as server:
         run(tmp_path, server, labels=LABELS, limit=10)
         refused = server.books.refused_by_form.copy()
-        assert sum(refused.values()) == 1
+        assert sum(refused.values()) <= 4
         [(detail,)] = look(tmp_path, "SELECT detail FROM events WHERE kind = 'form'")
         assert json.loads(detail)["form"] == "strict"
         run(tmp_path, server, labels=LABELS)
         assert server.books.refused_by_form == refused
+
+
+def test_if_no_answer_holds_no_form_is_found_and_the_next_process_looks_for_one(tmp_path: Path) -> None:
+    with server_of("full") as server:
+        options: dict[str, Any] = {"schema": SCHEMA, "limit": 10, "with_": "form", "on_change": "redo"}
+        cut = run(tmp_path, server, param={"max_tokens": 2}, **options)
+        assert (cut.invalid, set(cut.frame()["infer_form"])) == (10, {"strict"})  # the cut is to blame, not the form
+        assert set(cut.frame()["infer_error"]) == {"the JSON is not closed; it was cut off at max_tokens"}
+        assert look(tmp_path, "SELECT * FROM events WHERE kind = 'form'") == []
+        whole = run(tmp_path, server, param={"max_tokens": 200}, **options)
+        assert (whole.ok, set(whole.frame()["infer_form"])) == (10, {"strict"})
 
 
 @pytest.mark.parametrize(
@@ -264,6 +275,92 @@ def test_rows_with_equal_questions_do_not_share_an_answer_that_was_read_again(la
     assert sorted(line["infer"] for line in lab.rows()) == ["no", "yes"]
 
 
+def test_another_order_of_a_schemas_fields_or_of_described_labels_is_another_question(lab: Lab) -> None:
+    def schema(*names: str) -> dict[str, Any]:
+        return {"type": "object", "properties": {name: {"type": "string"} for name in names}, "required": ["label"]}
+
+    def answers(call: Call) -> str:
+        asked = call.params["response_format"]["json_schema"]["schema"]["properties"]
+        return json.dumps(dict.fromkeys(asked, "a"))
+
+    options: dict[str, Any] = {"endpoints": [batcher.Endpoint("m", base_url="http://127.0.0.1:9/v1")]}
+    lab.run(["x"], answering(answers), "{text}", schema=schema("label", "reason"), **options)
+    with pytest.raises(ChangedError, match="the order in the schema changed"):
+        lab.run(["x"], Service([]), "{text}", schema=schema("reason", "label"), **options)
+    options["on_change"] = "redo"
+    assert lab.run(["x"], answering(answers), "{text}", schema=schema("reason", "label"), **options).requests_now == 1
+    assert [*json.loads(lab.rows()[0]["infer"])] == ["reason", "label"]
+    assert batcher.verify("k", ["x"], output_dir=lab.directory).ok
+    [(kept,)] = lab.query("SELECT question FROM runs ORDER BY id DESC LIMIT 1")
+    assert [*json.loads(kept)["shape"]["schema"]["properties"]] == ["reason", "label"]
+
+    said = {"aa": "good", "bb": "bad"}
+    options = {"keyword": "l", "structured": "prompt"}
+    lab.run(["x"], answering(lambda _: "aa"), "{text}", labels=said, **options)
+    with pytest.raises(ChangedError, match="the order in the labels changed"):
+        lab.run(["x"], Service([]), "{text}", labels=dict(reversed(said.items())), **options)
+
+
+# -- Chunk files without a journal
+
+
+def lose_journal(lab: Lab) -> None:
+    (lab.directory / "journal_k.sqlite").unlink()
+
+
+def test_adopted_answers_are_read_by_the_labels_of_the_run(lab: Lab) -> None:
+    texts, said = ["x", "y", "z"], {"x": "aa", "y": "Well, I would say it is aa", "z": "**cc**"}
+    lab.run(texts, answering(lambda call: said[call.prompt]), "{text}")
+    options: dict[str, Any] = {"structured": "prompt"}
+    for labels, expected in (
+        (["aa", "bb"], [("aa", "ok"), (said["y"], "invalid"), ("**cc**", "invalid")]),
+        (["cc", "dd"], [("aa", "invalid"), (said["y"], "invalid"), ("cc", "ok")]),
+    ):
+        lose_journal(lab)
+        report = lab.run(texts, Service([]), "{text}", labels=labels, **options)
+        assert (report.requests_now, report.invalid) == (0, 2)
+        assert [(row["infer"], row["infer_status"]) for row in lab.rows()] == expected
+        assert batcher.verify("k", texts, output_dir=lab.directory).ok
+    report = lab.run(texts, answering(lambda _: "dd"), "{text}", labels=["cc", "dd"], retry_failed=True, **options)
+    assert [row["infer"] for row in lab.rows()] == ["dd", "dd", "cc"]
+
+
+def test_an_adopted_file_keeps_errors_and_what_a_person_has_called_invalid(lab: Lab) -> None:
+    options: dict[str, Any] = {"labels": ["aa", "bb"], "structured": "prompt"}
+    lab.run(["x", "y", "z"], answering(lambda _: "aa"), "{text}", **options)
+    lose_journal(lab)
+    text = lab.path(0).read_text()
+    text = text.replace("x,aa,ok,", "x,aa,error,HTTP 500").replace("y,aa,ok,", "y,aa,invalid,")
+    lab.path(0).write_text(text.replace("z,aa,ok,", "z,aa,invalid,a content filter cut the answer off"))
+    lab.run(["x", "y", "z"], Service([]), "{text}", **options)
+    assert [row["infer_status"] for row in lab.rows()] == ["error", "invalid", "invalid"]
+
+
+def test_a_field_that_was_corrected_by_hand_is_adopted_with_its_file(tmp_path: Path) -> None:
+    with server_of("full") as server:
+        run(tmp_path, server, schema=SCHEMA)
+        path = tmp_path / "0_k.csv"
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table.loc[2, "infer_score"] = "9"
+        table.loc[3, "infer_score"] = "eleven"
+        table.to_csv(path, index=False)
+        (tmp_path / "journal_k.sqlite").unlink()
+        found = run(tmp_path, server, schema=SCHEMA).frame()
+        assert server.books.requests == len(TEXTS)
+    assert (found["infer_score"][2], json.loads(found["infer"][2])["score"]) == ("9", 9)
+    assert found["infer_status"][3] == "invalid"
+    assert batcher.verify("k", TABLE, output_dir=tmp_path).ok
+
+
+def test_verify_names_ok_answers_that_are_not_among_the_labels_of_the_run(lab: Lab) -> None:
+    texts = ["x", "y"]
+    options: dict[str, Any] = {"labels": ["aa", "bb"], "structured": "prompt"}
+    lab.run(texts, answering(lambda _: "aa"), "{text}", **options)
+    lab.change("""UPDATE runs SET question = replace(question, '["aa", "bb"]', '["cc", "bb"]')""")
+    kinds = {finding.kind: finding.rows for finding in batcher.verify("k", output_dir=lab.directory).findings}
+    assert kinds["unfit"] == ((0, 1),)
+
+
 # -- The prompt
 
 
@@ -285,21 +382,63 @@ def test_the_prompt_states_the_labels_once_where_the_user_put_them_or_at_its_end
     assert first("Say yes or no: {text}", table, tmp_path, labels="yes,no") == "Say yes or no: good"
     assert first("{text}", table, tmp_path, labels="yes,no", system="One of {labels}.") == "One of yes, no.\ngood"
     assert first(lambda row: row["text"], table, tmp_path, labels="yes,no") == f"good\n\n{line}"
-    assert first(lambda row: f"yes or no? {row['text']}", table, tmp_path, labels="yes,no") == "yes or no? good"
+    system = {"system": "One of {labels}."}
+    assert first(lambda row: row["text"], table, tmp_path, labels="yes,no", **system) == "One of yes, no.\ngood"
     described = {"yes": "it is {good}", "no": "it is not"}
     assert "- yes: it is {good}\n- no: it is not" in first("{text}", table, tmp_path, labels=described)
     columns = {**table, "labels": ["of a column"] * 2}
     assert "of a column: good" in first("{labels}: {text}", columns, tmp_path, labels="yes,no")
 
 
+def test_a_rows_own_text_does_not_decide_whether_its_prompt_states_the_labels(tmp_path: Path) -> None:
+    line = Labels.of(["yes", "no"], "").line
+    text = "Yes or no? It was fine"
+    asked = f"{text}\n\n{line}"
+    messages = json.dumps([{"role": "user", "content": text}])
+    assert first("{text}", {"text": [text]}, tmp_path, labels="yes,no") == asked
+    assert first(lambda row: row["text"], {"text": [text]}, tmp_path, labels="yes,no") == asked
+    assert first(None, {"text": [text]}, tmp_path, labels="yes,no", prompt_column="text") == asked
+    assert first(None, {"text": [messages]}, tmp_path, labels="yes,no", messages_column="text") == asked
+
+
 def test_the_plan_shows_the_whole_first_prompt_with_what_its_form_adds(tmp_path: Path) -> None:
     found = plan("{text}", {"text": ["a", "b"]}, tmp_path, schema=SCHEMA, structured="json")
     assert '"maximum":10' in found.first[-1]["content"].replace(": ", ":")
     assert "prompt    user: a" in str(found)
-    assert "form      JSON mode first" in str(found)
+    assert "form      JSON mode\n" in str(found)
+    assert "form      a strict JSON Schema first; the answers decide\n" in str(
+        plan("{text}", {"text": ["a", "b"]}, tmp_path, schema=SCHEMA)
+    )
     assert found.completion_tokens is not None
     placed = first("{text} {schema}", {"text": ["a", "b"]}, tmp_path, schema=SCHEMA, structured="json")
     assert placed.count("maximum") == 1
+
+
+def test_the_plan_of_a_resume_shows_the_form_that_was_found(lab: Lab) -> None:
+    texts = [f"row {number}" for number in range(20)]
+    service = answering(lambda _: "")
+    service.instead = lambda call: (
+        Completion('{"a": "x"}')
+        if form_of(call.params) in {"json_object", "prompt"}
+        else Failure(Fault.STATUS, "This response_format type is unavailable now", 400)
+    )
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    options: dict[str, Any] = {"schema": schema, "endpoints": [batcher.Endpoint("m", base_url="http://127.0.0.1:9/v1")]}
+
+    def planned() -> Any:
+        return batcher.plan(texts, "{text}", keyword="k", output_dir=lab.directory, **options)
+
+    before = planned()
+    assert before.form == "a strict JSON Schema first; the answers decide"
+    lab.run(texts, service, "{text}", limit=10, **options)
+    found = planned()
+    service.calls.clear()
+    lab.run(texts, service, "{text}", **options)
+    assert {form_of(call.params) for call in service.calls} == {"json_object"}
+    assert found.form == "JSON mode"
+    assert found.first[-1]["content"] == service.calls[0].prompt
+    assert found.requests == 10
+    assert found.prompt_tokens / 10 > 5, "the line with the schema counts"
 
 
 def test_the_plan_says_when_a_label_stands_before_its_reason(tmp_path: Path) -> None:
@@ -318,6 +457,10 @@ def test_the_plan_says_when_a_label_stands_before_its_reason(tmp_path: Path) -> 
     [
         ({"labels": "a,b", "schema": SCHEMA}, "labels and schema exclude each other"),
         ({"structured": "json"}, "structured needs labels or schema"),
+        (
+            {"schema": SCHEMA, "structured": "choice"},
+            'structured="choice" needs labels: a schema has no list of choices',
+        ),
         ({"repair": 2}, "repair needs labels or schema"),
         ({"repair": -1, "labels": "a,b"}, "repair must be a whole number, 0 or more"),
         ({"labels": "a,b", "structured": "xml"}, "structured must be one of auto, choice"),
@@ -330,6 +473,47 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path, options:
     with pytest.raises(SettingsError) as refused:
         plan("{text}", {"text": ["a", "b"]}, tmp_path, **options)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "options", "said"),
+    [
+        (
+            "{text} {lables}",
+            {"labels": "a,b"},
+            "prompt: the table has no column 'lables': did you mean {labels}, which",
+        ),
+        ("{text} {label}", {"labels": "a,b"}, "prompt: the table has no column 'label': did you mean {labels}, which"),
+        (
+            "{text} {Schema}",
+            {"schema": SCHEMA},
+            "prompt: the table has no column 'Schema': did you mean {schema}, which",
+        ),
+        ("{text} {labels}", {}, "prompt: {labels} stands for the labels, and none are given (labels)"),
+        ("{text} {schema}", {"labels": "a,b"}, "none is given (schema); {labels} stands for the labels"),
+        ("{text}", {"labels": "a,b", "system": "{lables}"}, "system: the table has no column 'lables': did you mean"),
+        ("{text} {other}", {"labels": "a,b"}, "prompt: the table has no column 'other'; its only column is 'text'"),
+    ],
+)
+def test_a_slip_for_the_hole_of_the_labels_is_answered_with_it(
+    tmp_path: Path, template: str, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        plan(template, {"text": ["a", "b"]}, tmp_path, **options)
+    assert said in str(refused.value)
+
+
+def test_a_column_of_the_table_in_the_place_of_the_labels_is_said(tmp_path: Path) -> None:
+    def said(template: str, column: str, **options: Any) -> list[str]:
+        found = plan(template, {"text": ["a", "b"], column: ["c", "d"]}, tmp_path, **options)
+        return [line for line in found.summary.splitlines() if line.startswith("Note: ")]
+
+    gold = "{label} is the column 'label' of the table, which the model reads; {labels} stands for the labels"
+    assert said("{text} {label}", "label", labels="a,b") == [f"Note: prompt: {gold}."]
+    assert said("{text} {labels} {label}", "label", labels="a,b") == []
+    assert said("{text} {label}", "label") == []
+    column = "Note: prompt: {labels} is the column 'labels' of the table here, not the labels."
+    assert said("{text} {labels}", "labels", labels="a,b") == [column]
 
 
 def test_a_field_whose_column_the_input_has_is_refused(tmp_path: Path) -> None:
@@ -378,6 +562,15 @@ def test_facts_of_the_journal_stand_behind_the_answers(tmp_path: Path) -> None:
     assert batcher.verify("k", TABLE, output_dir=tmp_path).ok
 
 
+def test_a_fact_may_still_be_asked_for_by_its_earlier_name(lab: Lab) -> None:
+    lab.run(["x", "y"], answering(lambda _: "a"), "{text}", with_="finish,model")
+    lab.change("""UPDATE runs SET question = replace(question, '"finish"', '"finish_reason"')""")
+    report = lab.run(["x", "y"], Service([]), "{text}", with_=["model", "finish_reason"])
+    assert (report.ok, report.requests_now) == (2, 0)
+    assert [row["infer_finish"] for row in lab.rows()] == ["stop", "stop"]
+    assert batcher.verify("k", ["x", "y"], output_dir=lab.directory).ok
+
+
 def test_attempts_count_every_request_for_the_rows_question(lab: Lab) -> None:
     given: Counter[str] = Counter()
 
@@ -424,3 +617,95 @@ def test_a_label_by_hand_stays_when_other_labels_read_the_answers_anew(lab: Lab)
     assert (report.ok, report.requests_now) == (3, 0)
     assert [row["infer"] for row in lab.rows()] == ["no", "maybe", "no"]
     assert batcher.verify("k", texts, output_dir=lab.directory).ok
+
+
+# -- Who is to blame: the form, the row, the prompt, or the endpoint
+
+
+def forms_of(service: Service) -> Counter[str]:
+    return Counter(form_of(call.params) for call in service.calls)
+
+
+def own(**more: Any) -> dict[str, Any]:
+    return {"endpoints": [batcher.Endpoint("m", base_url="http://127.0.0.1:9/v1")], "labels": ["a", "b"], **more}
+
+
+def number(call: Call) -> int:
+    return int(call.prompt.splitlines()[0].removeprefix("row "))
+
+
+ROWS = [f"row {n}" for n in range(200)]
+STRANGE = Failure(Fault.STATUS, "the generated text does not match the expected schema", 400)
+
+
+@pytest.mark.parametrize("bad", [Completion("a or b"), Completion("b b", "length"), STRANGE])
+@pytest.mark.parametrize("rows", [{0}, {3, 9, 12, 40}, {*range(50, 90)}])
+def test_odd_rows_take_the_form_from_no_other(lab: Lab, bad: Completion | Failure, rows: set[int]) -> None:
+    service = answering(lambda _: "a")
+    service.instead = lambda call: bad if number(call) in rows else Completion("a")
+    lab.run(ROWS, service, "{text}", **own())
+    others = [call for call in service.calls if number(call) not in rows]
+    assert {form_of(call.params) for call in others} == {"choice"}
+    assert len(others) == len(ROWS) - len(rows)
+
+
+def test_a_row_that_is_refused_in_a_found_form_is_asked_in_the_next_one(lab: Lab) -> None:
+    service = answering(lambda _: "a")
+    service.instead = lambda call: (
+        STRANGE
+        if number(call) % 10 == 7 and form_of(call.params) == "choice" and number(call) < 20
+        else Completion("a")
+    )
+    report = lab.run(ROWS, service, "{text}", **own())
+    assert (report.ok, report.requests) == (200, 202)
+
+
+def test_a_bad_prompt_finds_no_form_and_does_not_buy_each_row_five_times(lab: Lab) -> None:
+    service = answering(lambda _: "hello")
+    report = lab.run(ROWS, service, "{text}", **own())
+    assert report.invalid == 200
+    assert report.requests <= 200 + 5 * 23
+    assert look(lab.directory, "SELECT count(*) FROM events WHERE kind = 'form'") == [(0,)]
+    report = lab.run(ROWS, answering(lambda _: "a"), "{text}", retry_failed=True, **own(with_="form"))
+    assert {row["infer_form"] for row in lab.rows()} == {"choice"}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "most"),
+    [
+        (Failure(Fault.STATUS, "The model `m` does not exist", 404, "model_not_found", codes=("model_not_found",)), 2),
+        (Failure(Fault.STATUS, "Not Found", 404), 4),
+        (Failure(Fault.STATUS, "no", 400), 7),
+    ],
+)
+def test_a_wrong_model_costs_few_requests(lab: Lab, refusal: Failure, most: int) -> None:
+    service = answering(lambda _: "a")
+    service.instead = lambda _: refusal
+    with pytest.raises(batcher.RunStopped):
+        lab.run(ROWS, service, "{text}", **own())
+    assert len(service.calls) <= most
+
+
+def test_a_row_keeps_the_answer_that_was_paid_if_what_follows_fails(lab: Lab) -> None:
+    service = answering(lambda _: "")
+    service.instead = lambda call: (
+        Failure(Fault.STATUS, "too long", 413) if "does not fit" in call.prompt else Completion("who knows", "stop")
+    )
+    report = lab.run(["x"], service, "{text}", labels=["a", "b"], structured="prompt", repair=1)
+    assert (report.invalid, report.error, report.requests) == (1, 0, 2)
+    assert lab.rows()[0]["infer"] == "who knows"
+    assert batcher.verify("k", ["x"], output_dir=lab.directory).ok
+
+
+def test_a_repair_that_was_interrupted_goes_on_with_the_answer_that_is_there(lab: Lab) -> None:
+    service = answering(lambda _: "")
+    service.latency = lambda call: 1.0 if "does not fit" not in call.prompt else 1000.0
+    service.instead = lambda call: Completion("?" if "does not fit" not in call.prompt else "a", "stop")
+    options: dict[str, Any] = {"labels": ["a", "b"], "structured": "prompt", "repair": 1, "grace": 0}
+    with pytest.raises(batcher.Interrupted):
+        lab.run(["x", "y"], service, "{text}", at={5.0: lab.request_stop}, **options)
+    asked = len(service.calls)
+    service.latency = lambda _: 1.0
+    report = lab.run(["x", "y"], service, "{text}", **options)
+    assert (report.ok, len(service.calls) - asked) == (2, 2)
+    assert batcher.verify("k", ["x", "y"], output_dir=lab.directory).ok

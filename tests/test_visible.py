@@ -65,7 +65,7 @@ RUN = ["run", "t.csv", "-p", "{text}", "--provider", "offline"]
         ["run", "t.csv", "-p", "{text}", "-m", "m", "--base-url", ODD],
         ["run", "t.csv", "-p", "{text}", "--endpoints", ODD],
         ["run", "t.csv", "--config", ODD],
-        [*RUN, "-k", ODD],
+        [*RUN, "--keyword", ODD],
         [*RUN, "-o", ODD],
         [*RUN, "--id-column", ODD],
         [*RUN, "--on-change", ODD],

@@ -14,10 +14,9 @@ from batcher.answer.kinds import Kind, plain
 from batcher.answer.shape import Shape, shape_of_recorded
 from batcher.errors import SettingsError
 from batcher.records import Beside, Result, Status
-from batcher.settings import Settings
+from batcher.settings import FACTS_BEFORE, Settings
 from batcher.words import option
 
-_RENAMED = {"finish_reason": "finish"}  # in the journals of an older batcher
 _STATUS, _ERROR = "_status", "_error"
 _NOTHING = Beside()
 _KINDS = {
@@ -68,7 +67,7 @@ class AnswerColumns:
         shape = question.get("shape")
         return cls.of(
             question["answer_column"],
-            tuple(_RENAMED.get(name, name) for name in question.get("with") or ()),
+            tuple(FACTS_BEFORE.get(name, name) for name in question.get("with") or ()),
             None if shape is None else shape_of_recorded(shape),
             is_typed=question.get("format") == PARQUET,
         )

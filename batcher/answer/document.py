@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -33,7 +34,10 @@ _SAYING = {
     "if",
 }
 _SAYING |= {"anyOf", "oneOf", "allOf", "additionalProperties", "patternProperties", "minimum", "maximum", "pattern"}
+_IS_OUTSIDE = "is outside of the schema: copy it into its '$defs'"
+_OUTSIDE = re.compile(rf"(\S+) {re.escape(_IS_OUTSIDE)}")
 _UNITED = ("allOf", "anyOf", "oneOf")
+_EXAMPLE = '{"type": "object", "properties": {"label": {"type": "string"}}, "required": ["label"]}'
 _TYPES = "string, number, integer, boolean, object, array or null"
 
 
@@ -48,7 +52,7 @@ def document_of(value: object, where: str) -> dict[str, Any]:
     else:
         document = _of_value(value, where)
     if not isinstance(document, dict):
-        raise SettingsError(f"{where} must be a JSON Schema, an object such as {{'type': 'object', ...}}")
+        raise SettingsError(f"{where} must be a JSON Schema, an object such as {_EXAMPLE}")
     _check(document, where)
     return document
 
@@ -63,7 +67,7 @@ def _of_text(text: str, where: str) -> tuple[Any, str]:
 def _of_value(value: Any, where: str) -> Any:
     try:
         if isinstance(value, Mapping):
-            text = json.dumps(value, allow_nan=False, default=dict)
+            text = json.dumps(value, allow_nan=False, default=_plain)
             return copy.deepcopy(json.loads(text))
         if isinstance(value, type) and hasattr(value, "model_json_schema"):
             return value.model_json_schema()
@@ -71,11 +75,29 @@ def _of_value(value: Any, where: str) -> Any:
             from pydantic import TypeAdapter  # noqa: PLC0415 - only for dataclasses
 
             return TypeAdapter(value).json_schema()
+    except TypeError as error:
+        if isinstance(value, Mapping):
+            raise SettingsError(f"{where} is not JSON: {error}") from error
+        raise SettingsError(f"{where} cannot be made a JSON Schema: {in_words(error)}") from error
     except Exception as error:
         raise SettingsError(f"{where} cannot be made a JSON Schema: {in_words(error)}") from error
-    what = f"an object of {type(value).__name__}: give the class itself" if dataclasses.is_dataclass(value) else ""
-    what = what or f"of type {type(value).__name__}"
+    kind = type(value)
+    is_object = not isinstance(value, type) and (dataclasses.is_dataclass(kind) or hasattr(kind, "model_json_schema"))
+    what = f"an object of {kind.__name__}: give the class itself" if is_object else f"of type {kind.__name__}"
+    what = f"the class {value.__name__}" if isinstance(value, type) else what
     raise SettingsError(f"{where} must be a file, a dictionary, a pydantic model or a dataclass; it is {what}")
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON does not know as one that it does.
+
+    Raises:
+        TypeError: it has no form in JSON.
+    """
+    if isinstance(value, Mapping):
+        return dict(value)
+    what = f"the class {value.__name__}" if isinstance(value, type) else f"a value of type {type(value).__name__}"
+    raise TypeError(f"it holds {what}, which JSON cannot; a type is written as a text: {_TYPES}")
 
 
 def _check(document: dict[str, Any], where: str) -> None:
@@ -85,8 +107,7 @@ def _check(document: dict[str, Any], where: str) -> None:
         if isinstance(document.get(wrapper), dict) and not _SAYING & {*document} - {"type"}:
             raise SettingsError(f"{where} is a request's response format: give the object in its {wrapper!r} alone")
     if not _SAYING & {*document}:
-        example = '{"type": "object", "properties": {"label": {"type": "string"}}, "required": ["label"]}'
-        raise SettingsError(f"{where} says nothing of what an answer must be; a JSON Schema is for example {example}")
+        raise SettingsError(f"{where} says nothing of what an answer must be; a JSON Schema is for example {_EXAMPLE}")
     validator(document, where)
     for name in top_level(document):
         if not name.strip() or name != " ".join(name.splitlines()):
@@ -105,6 +126,7 @@ def validator(document: dict[str, Any], where: str = "the schema") -> Any:
         return jsonschema_rs.validator_for(document, validate_formats=True, retriever=_outside)
     except (ValueError, jsonschema_rs.ReferencingError) as error:
         said = getattr(error, "message", None) or str(error)
+        said = f"{outside[1]} {_IS_OUTSIDE}" if (outside := _OUTSIDE.search(said)) else said
         path = [*getattr(error, "instance_path", ())]
         if (path and path[-1] == "type") or path[-2:-1] == ["type"]:
             said = f"the type must be {_TYPES}"
@@ -112,7 +134,7 @@ def validator(document: dict[str, Any], where: str = "the schema") -> Any:
 
 
 def _outside(uri: str) -> Any:
-    raise ValueError(f"{uri} is outside of the schema: copy it into its '$defs'")
+    raise ValueError(f"{uri} {_IS_OUTSIDE}")
 
 
 def pointed(document: dict[str, Any], schema: Any) -> Any:

@@ -5,6 +5,7 @@ Invariant: what cannot be read is a `SettingsError` that names the option, the f
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ def text_of(path: str, where: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise SettingsError(f"{where}: {path} is UTF-16, not UTF-8; save the file as UTF-8") from None
         line = content[: error.start].count(b"\n") + 1
         raise SettingsError(f"{where}: {path}, line {line}: it is not UTF-8; save the file as UTF-8") from None
 

@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 from batcher.equality import same
 from batcher.nesting import TOO_DEEP, is_too_deep
 
+IS_CUT_PERHAPS = ": was the answer cut off?"
+"""The end of an error, for a reader who does not know why the model stopped."""
+
 _BLANKS = " \t\r\n\f\v\u00a0\ufeff\u200b\u2060\u3000"
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n`]*\n(.*?)(?:^[ \t]*\1|\Z)", re.MULTILINE | re.DOTALL)
 # Of what may be JSON, or nearly; words in brackets are not.
@@ -140,7 +143,7 @@ def _repaired(text: str) -> Iterator[Found]:
         if left < 0:
             return
         if not is_complete:
-            yield Found(None, "the JSON is not closed: was the answer cut off?")
+            yield Found(None, f"the JSON is not closed{IS_CUT_PERHAPS}")
         elif number := _broken_number(part):
             yield Found(None, f"{number!r:.100} is no number of JSON")
         elif not _parsed(part):

@@ -82,11 +82,15 @@ def _of_value(value: Any, where: str) -> _Given:
         return _Given(
             names, _descriptions(dict(zip((name for name, _ in names), value.values(), strict=True)), where), {}
         )
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):  # of NumPy and pandas, as df["label"].unique() is
+        value = value.tolist()
     if isinstance(value, (list, tuple)):
         return _Given(_named(value, where), {}, {})
+    name = value.__name__ if isinstance(value, type) else type(value).__name__
+    unordered = ": a set has no order, write sorted(...)" if isinstance(value, (set, frozenset)) else ""
     raise SettingsError(
         f"{where} must be labels: a text such as 'a,b,c', '@FILE', a list, an Enum, or a dictionary"
-        f" label -> description; it is of type {type(value).__name__}"
+        f" label -> description; it is of type {name}{unordered}"
     )
 
 
@@ -109,14 +113,21 @@ def _text(value: object, place: str, where: str) -> str:
         return str(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise SettingsError(f"{where}, {place}: a label must be a text; write {str(value).lower()!r} with quotation marks")
+    if value is None or value != value:  # noqa: PLR0124 - as NaN is, which pandas has for a missing text
+        raise SettingsError(f"{where}, {place}: the label is missing ({value}): leave it out")
+    if isinstance(value, bool | float):
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        raise SettingsError(f"{where}, {place}: a label must be a text; write {text!r} with quotation marks")
+    raise SettingsError(f"{where}, {place}: a label must be a text, not of type {type(value).__name__}")
 
 
 def _descriptions(values: Mapping[str, object], where: str) -> dict[str, str]:
     for name, said in values.items():
+        is_list = isinstance(said, (list, tuple))
+        aliases = f"; other texts for it: {{'labels': [...], 'aliases': {{'text': {name!r}}}}}" if is_list else ""
         if said is not None and not isinstance(said, str):
             raise SettingsError(
-                f"{where}: the description of {name!r} must be a text, not of type {type(said).__name__}"
+                f"{where}: the description of {name!r} must be a text, not of type {type(said).__name__}{aliases}"
             )
     return {name: said for name, said in values.items() if isinstance(said, str) and said}
 

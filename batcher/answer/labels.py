@@ -131,18 +131,26 @@ class Labels:
         """
         read = self._reads.get(text)
         if read is None:
-            is_json = text.lstrip(BLANKS)[:1] in {"{", "["}
-            said = (self._in_json(text) if is_json else ()) or self._whole(text)
-            said = said or (() if is_json else self._in_json(text)) or self._in_lines(text)
+            said = self._said(text)
             read = self._reads[said[0]] if len(said) == 1 else self._invalid(text, said)
             if len(text) <= _LONGEST_KEPT and len(self._reads) < _MOST_KEPT:
                 self._reads[text] = read  # most answers come again
         return read
 
+    def near(self, text: str) -> str:
+        said = self._said(text)
+        is_one = len([label for label in said if label] or self._named_in(text)) < 2
+        return self._near(text) if len(said) != 1 and is_one else ""
+
     def said_by(self, text: str) -> str | None:
         """Return the label that a text says that says nothing else, or None."""
         said = self._whole(text)
         return said[0] if len(said) == 1 else None
+
+    def _said(self, text: str) -> _Said:
+        is_json = text.lstrip(BLANKS)[:1] in {"{", "["}
+        said = (self._in_json(text) if is_json else ()) or self._whole(text)
+        return said or (() if is_json else self._in_json(text)) or self._in_lines(text)
 
     # How a text is compared, from the strictest way on. A label that another one equals in a way is not found in it.
 
@@ -307,7 +315,7 @@ class Labels:
             error = f"the answer says more than the label {labels[0]!r}"
         else:
             error = "the answer is not one of the labels"
-        return Read(Status.INVALID, text, error, self._near(text) if len(labels) < 2 else "")
+        return Read(Status.INVALID, text, error)
 
     def _near(self, text: str) -> str:
         """Return the label that a short text comes close to, if there is one."""

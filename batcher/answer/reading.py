@@ -5,10 +5,12 @@ Invariant: an answer that was paid for always gives a result that keeps its text
 
 from __future__ import annotations
 
+from batcher.answer.json_in_text import IS_CUT_PERHAPS
 from batcher.answer.shape import Read, Shape
 from batcher.records import Completion, Result, Status
 
 _FILTERED = ("content_filter", "sensitive")  # the second is Zhipu's; Gemini adds what was found
+_CUT_BY_FILTER = "a content filter cut the answer off"
 CUT = ("length", "max_tokens", "model_length", "max_output_tokens", "max_length")
 """The finish reasons of an answer that was cut off at the most tokens that it may have, in lower case."""
 
@@ -18,10 +20,10 @@ def is_cut(completion: Completion) -> bool:
     return (completion.finish_reason or "").lower() in CUT
 
 
-def can_be_repaired(completion: Completion) -> bool:
-    """Return whether the model may answer better if it is shown what is wrong: it wrote something, to its end."""
+def is_whole(completion: Completion) -> bool:
+    """Return whether the model came to the end of its answer: it was not cut off, filtered or refused."""
     reason = (completion.finish_reason or "").lower()
-    return bool((completion.text or "").strip()) and not is_cut(completion) and not reason.startswith(_FILTERED)
+    return not (is_cut(completion) or completion.is_open or completion.refusal or reason.startswith(_FILTERED))
 
 
 def read(completion: Completion, shape: Shape | None = None) -> Result:
@@ -37,9 +39,7 @@ def read(completion: Completion, shape: Shape | None = None) -> Result:
     """
     text = completion.text or ""
     if (completion.finish_reason or "").lower().startswith(_FILTERED):
-        return Result(
-            Status.INVALID, text, f"a content filter cut the answer off (finish_reason {completion.finish_reason})"
-        )
+        return Result(Status.INVALID, text, f"{_CUT_BY_FILTER} (finish_reason {completion.finish_reason})")
     if text.strip():
         return Result(Status.OK, text, "") if shape is None else _fitted(completion, shape.read(text))
     if completion.refusal:
@@ -49,10 +49,24 @@ def read(completion: Completion, shape: Shape | None = None) -> Result:
     return Result(Status.INVALID, text, f"the answer is empty{_ended(completion)}")
 
 
+def read_found(found: Result, shape: Shape | None) -> Result:
+    """Return the result of a row for which a file holds this one, which may have been read as something else.
+
+    An `error` stays, and so does an `invalid` answer without a text, without a reason (a person has said so), or that a
+    content filter cut off.
+    """
+    is_read = found.status is Status.OK or (found.error and not found.error.startswith(_CUT_BY_FILTER))
+    if shape is None or found.status is Status.ERROR or not is_read or not found.answer.strip():
+        return found
+    return read(Completion(found.answer), shape)
+
+
 def _fitted(completion: Completion, came: Read) -> Result:
     """Return the result of an answer that was read as a label or by a schema."""
-    was_cut = came.error and is_cut(completion)
-    return Result(came.status, came.answer, f"{came.error}; it was cut off at max_tokens" if was_cut else came.error)
+    if came.error and is_cut(completion):
+        error = came.error.removesuffix(IS_CUT_PERHAPS)
+        return Result(came.status, came.answer, f"{error}; it was cut off at max_tokens")
+    return Result(came.status, came.answer, came.error)
 
 
 def _only_thought(completion: Completion) -> str:

@@ -24,20 +24,23 @@ class Read(NamedTuple):
         status: `ok` or `invalid`.
         answer: the label as the user wrote it; with a schema, or if it is invalid, the text as it came.
         error: why it does not fit; empty if it does.
-        near: the label that an invalid text comes close to: a slip of the model, or an alias that the user may add.
     """
 
     status: Status
     answer: str
     error: str
-    near: str = ""
+
+
+def as_text(recorded: Mapping[str, Any] | None) -> str:
+    """Return a recorded shape as JSON in the user's order: a model writes fields in the order of the schema."""
+    return "" if recorded is None else json.dumps(recorded, separators=(",", ":"))
 
 
 class ReadAs(NamedTuple):
     """What answers are read as.
 
     Attributes:
-        shape: the shape as it is recorded, as JSON with sorted keys.
+        shape: the shape as it is recorded; see `as_text`.
         reader: the version of the reading.
     """
 
@@ -46,7 +49,7 @@ class ReadAs(NamedTuple):
 
     @classmethod
     def of(cls, shape: Shape) -> ReadAs:
-        return cls(json.dumps(shape.recorded, sort_keys=True), READER)
+        return cls(as_text(shape.recorded), READER)
 
 
 class Shape(Protocol):
@@ -66,6 +69,12 @@ class Shape(Protocol):
 
     def read(self, text: str) -> Read:
         """Read an answer's text. Any text gives a `Read`."""
+
+    def near(self, text: str) -> str:
+        """Return the label that an invalid text comes close to, if there is one: a slip of the model, or an alias.
+
+        It takes a millisecond, and is not for every row.
+        """
 
     def cells(self, answer: str) -> tuple[str, ...]:
         """Return the text of each field of an `ok` answer: numbers, booleans, lists and objects as JSON.

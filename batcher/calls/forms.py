@@ -14,7 +14,7 @@ from batcher.answer.schema import Schema
 from batcher.answer.shape import Shape
 from batcher.calls.caller import NO_PARAMS
 from batcher.calls.fate import Fate, meaning_of
-from batcher.calls.services import service_at
+from batcher.calls.services import KEY, MODEL, says, service_at
 from batcher.endpoint import Endpoint
 from batcher.input.messages import with_line
 from batcher.records import Failure, Message
@@ -159,14 +159,14 @@ def ladder_for(
     return ladder_of(shape, structured, first, is_stated=is_stated)
 
 
-def says_form(failure: Failure) -> bool:
-    """Return whether a refusal speaks of the form."""
-    is_refusal = failure.status in _SUSPICIOUS or failure.status in {403, 424}
-    return is_refusal and not failure.is_page and any(word in failure.said for word in _WORDS)
+def _says_form(failure: Failure) -> bool:
+    return any(word in failure.said for word in _WORDS)
 
 
 def may_be_of_form(failure: Failure) -> bool:
     """Return whether the form may be the reason of a refusal."""
-    if failure.status not in _SUSPICIOUS:
+    if says(failure, MODEL) or says(failure, KEY):
         return False
-    return says_form(failure) or meaning_of(failure).fate is Fate.ROW_REFUSED or failure.status in {404, 405, 501}
+    if failure.is_page or failure.status not in _SUSPICIOUS:
+        return False
+    return _says_form(failure) or meaning_of(failure).fate is Fate.ROW_REFUSED or failure.status in {404, 405, 501}

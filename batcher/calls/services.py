@@ -364,7 +364,7 @@ SERVICES = {
             filtered=("ContentPolicyViolationError",),
             too_long=("ContextWindowExceededError",),
         ),
-        Service(OFFLINE, OFFLINE, structured="choice"),
+        Service(OFFLINE, OFFLINE),
     )
 }
 """The services by name, in the order of display."""

@@ -249,7 +249,7 @@ def read(path: Path, content: Mapping[str, Any] | None = None, only: Collection[
         name = _argument_of(name, where)
         if name in values:
             raise SettingsError(f"{where}: {written} is given twice")
-        if name == "data" or _is_path(name):
+        if name == "data" or _holds_path(name, value):
             _check_escapes(value, path.parent, f"{where}: {written}")
         _check(name, written, value, where)
         values[name] = _from_its_place(name, value, path.parent)
@@ -347,8 +347,11 @@ def _texts_in(value: Any) -> Iterator[str]:
             yield from _texts_in(each)
 
 
-def _is_path(name: str) -> bool:
-    return name == "faults" or (name in OPTIONS and OPTIONS[name].kind.argument.get("metavar") in {"FILE", "DIR"})
+def _holds_path(name: str, value: object) -> bool:
+    """Return whether an option's value is a path; a schema may be written out instead."""
+    is_for_paths = name in OPTIONS and OPTIONS[name].kind.argument.get("metavar") in {"FILE", "DIR"}
+    is_written_out = name == "schema" and isinstance(value, str) and value.lstrip().startswith("{")
+    return (name == "faults" or is_for_paths) and isinstance(value, str) and not is_written_out
 
 
 def _check_escapes(value: object, directory: Path, where: str) -> None:
@@ -363,7 +366,9 @@ def _from_its_place(name: str, value: Any, directory: Path) -> Any:
     if name == "data":
         paths = [_beside(each, directory) for each in ([value] if isinstance(value, str) else value)]
         return paths[0] if len(paths) == 1 else list(map(Path, paths))
-    return _beside(value, directory) if _is_path(name) and isinstance(value, str) else value
+    if name in {"labels", "schema"} and isinstance(value, str) and value.strip().startswith("@"):
+        return f"@{_beside(value.strip()[1:].strip(), directory)}"
+    return _beside(value, directory) if _holds_path(name, value) else value
 
 
 def _beside(path: str, directory: Path) -> str:

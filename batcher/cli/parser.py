@@ -163,7 +163,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="FILE",
         help="a TOML file with any of these options, input and prompt, and [[endpoint]] tables; the command line wins,"
-        " and --no-dedup undoes dedup = true, as --no-... does for each switch. Default without INPUT: batcher.toml",
+        " and no- undoes a switch: --no-dedup. Default without INPUT: batcher.toml",
     )
 
 

@@ -12,9 +12,9 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from batcher.answer.reading import can_be_repaired, read
+from batcher.answer.reading import is_whole, read
 from batcher.answer.shape import ReadAs, Shape
-from batcher.calls.forms import AS_IT_COMES, Form, may_be_of_form, says_form
+from batcher.calls.forms import AS_IT_COMES, Form, Wire, may_be_of_form
 from batcher.engine.feed import Row
 from batcher.engine.progress import Progress, Tally
 from batcher.journal.entries import UNSENT, Outcome, Request
@@ -58,7 +58,6 @@ class _Refused(NamedTuple):
     member: Member
     request: Request
     outcome: Outcome
-    form: Form
 
 
 class _Failed(NamedTuple):
@@ -78,27 +77,37 @@ class _Asked:
         messages: its question; after an answer that did not fit also that answer, and what was wrong with it.
         repairs: how often that was asked for.
         wire: what the present request adds to them.
+        is_stepping: it is asked in another form now, and before other rows: theirs depends on it.
+        unfit: the latest answer that did not fit; the row ends with it if none comes that does.
     """
 
-    __slots__ = ("_steps", "messages", "repairs", "row", "wire")
+    __slots__ = ("_failed", "_steps", "is_stepping", "messages", "repairs", "row", "unfit", "wire")
 
     def __init__(self, row: Row) -> None:
         self.row = row
         self.messages = row.messages
         self.repairs = 0
         self.wire = AS_IT_COMES
-        # For each source that was asked: the first form that may still work for this row.
+        self.is_stepping = False
+        self.unfit: tuple[Request, Outcome, Result] | None = None
+        # For each source that was asked: the first form that may still work for this row, and those that did not.
         self._steps: dict[int, int] = {}
+        self._failed: dict[int, list[Form]] = {}
 
     def go_to(self, member: Member) -> None:
         """Ask in the form that an endpoint should be asked in."""
         if member.choice:
             self.wire = member.choice.wire(self._steps.get(member.source, 0))
 
-    def step(self, member: Member, form: Form) -> None:
-        """Do not ask in a form again that did not work for this row."""
-        if member.choice:
-            self._steps[member.source] = member.choice.next_step(form) or 0
+    def step(self, member: Member, form: Form, step: int) -> None:
+        """Go on to a form, because another one did not work for this row."""
+        self.is_stepping = True
+        self._steps[member.source] = step
+        self._failed.setdefault(member.source, []).append(form)
+
+    def failed(self, member: Member) -> Sequence[Form]:
+        """Return the forms that have not worked at an endpoint's source."""
+        return self._failed.get(member.source, ())
 
     def repair(self, text: str, error: str) -> None:
         """Ask again, with the answer that came and what is wrong with it."""
@@ -143,6 +152,10 @@ class Asker:
         self._settings = settings
         self._shape = shape
         self._read_as = None if shape is None else ReadAs.of(shape)
+        # What each form adds to a prompt, in estimated model tokens.
+        self._tokens: dict[Form | None, float] = {}
+        # Answers that did not fit, by their rows' keys, of rows that an earlier process has not ended.
+        self._unfit = journal.unfit_texts() if shape is not None and settings.repair else {}
         self._policy = Policy(settings.max_attempts, settings.deadline, settings.wait)
         self._journal = journal
         self._pool = pool
@@ -203,12 +216,11 @@ class Asker:
 
     async def _ask(self, row: Row, history: History) -> Result:
         after: Member | None = None
-        asked = _Asked(row)
+        asked = self._begun(row)
         while True:
             attempt = await self._attempt(asked, history, after)
             if isinstance(attempt, _Refused):
                 self._journal.failed(attempt.request, attempt.outcome)
-                asked.step(attempt.member, attempt.form)
                 continue
             after = attempt.member
             if isinstance(attempt, _Unsent):
@@ -220,38 +232,52 @@ class Asker:
                 continue
             decision = attempt.decision
             if decision.row_ends:
+                if asked.unfit:
+                    self._journal.failed(attempt.request, attempt.outcome)
+                    return await self._settle_unfit(row, *asked.unfit)
                 ended = Result(Status.ERROR, "", decision.reason)
                 return await self._settle(row, attempt.request, ended, attempt.outcome)
             self._journal.failed(attempt.request, attempt.outcome)
             self._last_reason = decision.short
             await self._back_off(decision.wait_s)
 
+    def _begun(self, row: Row) -> _Asked:
+        """Return a row to be asked; one that an earlier process asked goes on with the answer that did not fit."""
+        asked = _Asked(row)
+        if self._shape and self._settings.repair and (text := self._unfit.pop(row.key, "")):
+            asked.repair(text, self._shape.read(text).error)
+        return asked
+
     async def _judge_answer(self, asked: _Asked, attempt: _Answered) -> Result | None:
         """Settle a row by its answer; return None if the row is asked again because the answer does not fit."""
         self.has_no_witness = False
-        completion, form, choice = attempt.completion, attempt.form, attempt.member.choice
+        member, completion, form, choice = attempt.member, attempt.completion, attempt.form, attempt.member.choice
         outcome = Outcome("answered", completion.usage, attempt.cost, completion, form)
         result = read(completion, self._shape)
         if choice is None or form is None or self._shape is None:
             return await self._settle(asked.row, attempt.request, result, outcome)
         if result.status is Status.OK:
-            choice.held(form)
-            self._report_form(attempt.member)
-        elif choice.missed(form, asked.row.position) or (attempt.was_refused and choice.next_step(form) is not None):
-            await self._set_aside(attempt.request, outcome)
-            self._report_form(attempt.member)
-            asked.step(attempt.member, form)
-            return None
-        elif asked.repairs < self._settings.repair and can_be_repaired(completion):
-            await self._set_aside(attempt.request, outcome)
+            choice.held(form, asked.row.position, asked.failed(member))
+            self._report_form(member)
+            return await self._settle(asked.row, attempt.request, result, outcome)
+        is_of_form = is_whole(completion) and choice.missed(form, asked.row.position)
+        step = choice.step_after(form) if is_of_form or attempt.was_refused else None
+        if step is not None:
+            asked.step(member, form, step)
+        elif asked.repairs < self._settings.repair and is_whole(completion) and result.answer.strip():
             asked.repair(completion.text or "", result.error)
-            return None
-        return await self._settle(asked.row, attempt.request, result, outcome)
-
-    async def _set_aside(self, request: Request, outcome: Outcome) -> None:
-        """Journal an answer that does not fit, and count what it cost."""
-        await self._journal.unfit(request, outcome)
+        else:
+            return await self._settle(asked.row, attempt.request, result, outcome)
+        await self._journal.unfit(attempt.request, outcome)
         self._count(outcome)
+        asked.unfit = attempt.request, outcome, result
+        return None
+
+    async def _settle_unfit(self, row: Row, request: Request, outcome: Outcome, result: Result) -> Result:
+        """End a row with an answer that does not fit, because no further one comes; it is counted already."""
+        result = await self._journal.settled_unfit(request, outcome, result, followers=row.followers > 0)
+        self._tally.count(result.status, 1 + row.followers)
+        return result
 
     async def _attempt(
         self, asked: _Asked, history: History, after: Member | None
@@ -261,8 +287,11 @@ class Asker:
         reserved = await self._spending.reserve(asked.messages)
         cost: int | None = 0
         try:
-            tokens = self._pool.estimate(asked.messages)
-            slot = await self._pool.take(after=after, failures=history.failures, tokens=tokens)
+            tokens = self._estimate(asked.messages)
+            slot = await self._pool.take(
+                after=after, failures=history.failures, tokens=tokens, is_next=asked.is_stepping
+            )
+            asked.is_stepping = False
             member = slot.member
             try:
                 asked.go_to(member)
@@ -302,8 +331,8 @@ class Asker:
             self._report_silence(silence)
         if isinstance(came, Completion):
             return self._answered(asked, request, member, came, bound)._replace(was_refused=was_refused)
-        if wire.form and self._is_of_form(came, member, wire.form, asked.row):
-            return _Refused(member, request, Outcome(str(came.status), cost=0), wire.form)
+        if wire.form and self._is_of_form(came, asked, member, wire.form):
+            return _Refused(member, request, Outcome(str(came.status), cost=0))
         # Seconds beyond the timeout do not count: the process stood still then.
         decision = self._judge(came, slot, history, min(self._loop.time() - began, timeout))
         billed = bound.cost if came.may_be_billed or bound.cost is None else 0
@@ -324,13 +353,28 @@ class Asker:
         self._spending.refund(request.key, request.source, came.usage.prompt_tokens)
         return _Answered(member, request, came, tariff.cost(came, bound), form)
 
-    def _is_of_form(self, failure: Failure, member: Member, form: Form, row: Row) -> bool:
-        """Return whether a row that was refused should be asked in another form."""
+    def _is_of_form(self, failure: Failure, asked: _Asked, member: Member, form: Form) -> bool:
+        """Return whether a row that was refused is asked in another form."""
         if member.choice is None or not may_be_of_form(failure):
             return False
-        is_another = member.choice.refused(form, row.position, is_certain=says_form(failure))
-        self._report_form(member)
-        return is_another
+        step = member.choice.step_after(form, is_fresh=member.standing.is_fresh)
+        if step is not None:
+            asked.step(member, form, step)
+        return step is not None
+
+    def _estimate(self, messages: Sequence[Message]) -> float | None:
+        """Return the estimated model tokens of a prompt with what its form adds, if an account has a limit of them."""
+        tokens = self._pool.estimate(messages)
+        if tokens is None or self._shape is None:
+            return tokens
+        wires = (member.choice.wire(0) for member in self._pool.members if member.choice)
+        return tokens + max(map(self._form_tokens, wires), default=0.0)
+
+    def _form_tokens(self, wire: Wire) -> float:
+        if wire.form not in self._tokens:
+            text = json.dumps([*wire.params.values(), wire.line])
+            self._tokens[wire.form] = self._pool.estimate([{"role": "user", "content": text}]) or 0.0
+        return self._tokens[wire.form]
 
     def _judge(self, failure: Failure, slot: Slot, history: History, seconds: float) -> Decision:
         """Decide what follows from a failed attempt, for its row and for its endpoint."""
@@ -367,6 +411,7 @@ class Asker:
 
     def _count(self, outcome: Outcome) -> None:
         """Count what a request used and cost."""
+        self._tally.cut += outcome.is_cut
         self._tally.prompt_tokens += outcome.usage.prompt_tokens or 0
         self._tally.completion_tokens += outcome.usage.completion_tokens or 0
         if outcome.name == "answered":  # and so paid, even if the row failed

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from batcher.engine.chunks import Chunks, OpenChunk
@@ -81,8 +80,8 @@ class Feed:
         self._led_changed = asyncio.Event()
         # The rows that are asked before their turn, until they have their result: the chunk of each, once it is read.
         self._early: dict[int, OpenChunk | None] = {}
+        # Those of them that got their result before their chunk came.
         self._early_ended: set[int] = set()
-        self._early_lock = threading.Lock()  # a thread reads the chunks
 
     def allow(self, rows: int) -> None:
         """Let this many rows be asked at once."""
@@ -191,20 +190,27 @@ class Feed:
 
     def _chunk_of_early(self, position: int) -> OpenChunk | None:
         """Return the chunk of a row that was asked before its turn, if it is read; the row has its result now."""
-        with self._early_lock:
+        chunk = self._early.pop(position, None)
+        if chunk is None:
             self._early_ended.add(position)
-            return self._early.pop(position, None)
+        return chunk
 
-    def _is_early(self, position: int, chunk: OpenChunk) -> bool:
-        """Return whether a row was, or is, asked before its turn; its chunk waits for it. Runs in a thread."""
-        with self._early_lock:
-            if position in self._early:
-                self._early[position] = chunk
-                return True
-            if position in self._early_ended:  # after its state was read
-                chunk.pending -= 1
-                return True
-        return False
+    def _without_early(self, read: Iterable[_Read | OpenChunk]) -> Iterator[_Read | OpenChunk]:
+        """Take out the rows that were asked before their turn; their chunks wait for those without a result."""
+        for item in read:
+            if isinstance(item, OpenChunk) or not self._has_taken(item.position):
+                yield item
+            elif item.position in self._early:
+                self._early[item.position] = item.chunk
+            else:  # its result came after its state was read
+                self._early_ended.discard(item.position)
+                item.chunk.pending -= 1
+                if not item.chunk.pending:
+                    yield item.chunk
+
+    def _has_taken(self, position: int) -> bool:
+        """Return whether a row was handed out before its turn."""
+        return position in self._early or position in self._early_ended
 
     def _plain_row(self) -> _Read | None:
         """Take the next row without the lock if it only has to be asked: the lock admits one task a loop turn."""
@@ -239,7 +245,8 @@ class Feed:
         if self._is_closed:
             return False
         read = await to_the_end(self._loop.run_in_executor(None, self._next_parts))
-        self._ready += read
+        # Here and not in the thread: only the loop counts what is pending, once a chunk is open.
+        self._ready += self._without_early(read) if self._early or self._early_ended else read
         return bool(read)
 
     def _next_parts(self) -> list[_Read | OpenChunk]:
@@ -271,8 +278,7 @@ class Feed:
         part: list[_Read | OpenChunk] = []
         for position, (values, state) in enumerate(zip(rows, states, strict=True), chunk.start):
             if state.result is None:
-                if not self._is_early(position, chunk):
-                    part.append(_Read(position, values, state, chunk))
+                part.append(_Read(position, values, state, chunk))
             else:  # the file will hold the present cells of this row beside its answer
                 self._input.messages(position, values, state.key)
-        return part if chunk.pending else [chunk]
+        return part or [chunk]

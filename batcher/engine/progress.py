@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -28,6 +28,7 @@ class Tally:
 
     Attributes:
         sent: requests of this process; prompt_tokens, completion_tokens: of their answers, as far as servers report.
+        cut: answers that were cut off at the most tokens that they may have.
         spent: nano-dollars for the answers of this process; None if a price is unknown.
         sent_before, spent_before: requests and nano-dollars of earlier processes.
     """
@@ -43,6 +44,7 @@ class Tally:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     spent: int | None = None
+    cut: int = 0
     sent_before: int = 0
     spent_before: int | None = 0
 
@@ -78,6 +80,7 @@ class _Watch:
     refresh: Callable[[], None]
     began: float
     looks: deque[tuple[float, int]] = field(default_factory=deque)
+    stands_still: bool = False
 
     def state(self) -> State:
         """Return the run as it is now."""
@@ -136,7 +139,19 @@ class Progress:
             level: `info`, or `warning`: the run goes on, but somebody should look at it.
         """
         if self._display is not None:
-            self._display.say(message, level, self._watch.state() if self._watch else None)
+            watch = self._watch
+            self._display.say(message, level, None if watch is None or watch.stands_still else watch.state())
+
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Show messages alone while a person is asked a question: the bar would be drawn over it."""
+        if watch := self._watch:
+            watch.stands_still = True
+        try:
+            yield
+        finally:
+            if watch:
+                watch.stands_still = False
 
     @contextlib.asynccontextmanager
     async def showing(self, tally: Tally, refresh: Callable[[], None]) -> AsyncIterator[None]:
@@ -167,5 +182,6 @@ class Progress:
 
 async def _show(display: Display, watch: _Watch) -> NoReturn:
     while True:
-        display.show(watch.state())
+        if not watch.stands_still:
+            display.show(watch.state())
         await asyncio.sleep(display.every_s)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -36,7 +35,7 @@ from batcher.money.tokens import Estimator
 from batcher.output.control import ControlFile
 from batcher.output.figures import figures_of, unread, without_answers
 from batcher.output.report import Report
-from batcher.planning.asking import tariffs_in_forms
+from batcher.planning.asking import forms_found, tariffs_in_forms
 from batcher.planning.job import Job, prepare
 from batcher.planning.making import Stopped, make
 from batcher.planning.plan import Plan
@@ -44,7 +43,7 @@ from batcher.planning.whom import asked_of
 from batcher.planning.words import first_lines, notes
 from batcher.pool.account import accounts_of
 from batcher.pool.blame import Trial
-from batcher.pool.forms import FOUND, FormChoice
+from batcher.pool.forms import FormChoice
 from batcher.pool.member import Member
 from batcher.pool.pool import Pool
 from batcher.server.serve import embedded
@@ -360,21 +359,12 @@ class _Run:
 
     def _choices(self, ladders: Sequence[Sequence[Wire]]) -> dict[int, FormChoice]:
         """Return the choice of a form for each source that is asked for labels or fields."""
-        known: dict[int, str] = {}
-        for detail in self.journal.details([FOUND]):
-            with contextlib.suppress(ValueError):  # a disk has changed it
-                match json.loads(detail):
-                    case {"source": int(source), "form": str(form), "shape": shape} if shape == self._shape:
-                        known[source] = form
+        known = forms_found(self.job, self.journal)
         choices: dict[int, FormChoice] = {}
         for source, ladder in zip(self.planned.sources, ladders, strict=True):
             if ladder:
                 choices.setdefault(source, FormChoice(ladder, known.get(source, "")))
         return choices
-
-    @property
-    def _shape(self) -> str:
-        return self.job.reading.shape if self.job.reading else ""
 
     async def _ending_of(self, window: Window, pool: Pool) -> Ending:
         """Let the window work, and always record in the journal how that ended."""

@@ -14,13 +14,21 @@ from typing import Any
 
 from batcher.calls.patience import Alarm, Patience
 from batcher.engine.asking import Asker
-from batcher.engine.canary import Canary, first_rows_in_words, may_be_asked, wants_to_go_on
+from batcher.engine.canary import (
+    WARNED,
+    Canary,
+    Expectation,
+    first_rows_in_words,
+    is_confirmed,
+    may_be_asked,
+    was_stopped,
+)
 from batcher.engine.chunks import Chunks, OpenChunk
 from batcher.engine.ending import Ending
 from batcher.engine.feed import Feed, Row
 from batcher.engine.planned_input import PlannedInput
 from batcher.engine.progress import Progress, Tally
-from batcher.engine.stop import Stop
+from batcher.engine.stop import Stop, to_the_end
 from batcher.errors import BatcherError
 from batcher.input.selection import draw
 from batcher.journal.writing import Journal
@@ -84,10 +92,12 @@ class Window:
         self._workers: list[asyncio.Task[None]] = []
         self._ending = Ending()
         self._job = job
+        self._sources = planned.sources
         self._canary = Canary(job.shape) if job.settings.canary else None
         self._drawn = _drawn(job, planned) if self._canary else ()
         # Set when the rows that are asked first have shown that the others may be asked.
         self._is_cleared = asyncio.Event()
+        self._closing = asyncio.Event()
 
     async def work(self, stop: Stop) -> Ending:
         """Ask about every row that has no result, write every chunk that is complete, and join them.
@@ -150,33 +160,60 @@ class Window:
         """Ask a few rows first; let the others follow if their answers can be used."""
         try:
             with self._ending_in_order():
-                if self._canary and self._drawn and not await self._is_well(self._canary):
+                if self._canary and not await self._may_follow(self._canary):
                     self._close()
+        except BaseException:
+            self._close()  # first: the others must not ask what is not cleared
+            raise
         finally:
             self._is_cleared.set()
 
+    async def _may_follow(self, canary: Canary) -> bool:
+        """Return whether all rows may be asked; ask a few of them first if that was not decided before."""
+        if self._job.settings.retry_failed and self._tally.left:
+            canary.failed_before = await to_the_end(
+                asyncio.get_running_loop().run_in_executor(None, self._journal.failed_before, self._tally.rows)
+            )
+        if not self._drawn:
+            return True
+        if any(map(was_stopped, self._journal.outcomes_of_same_run())):
+            self._progress.say(WARNED)
+            return True
+        return await self._is_well(canary)
+
     async def _is_well(self, canary: Canary) -> bool:
         """Ask the drawn rows, and return whether the run should go on. A few slow ones are not waited for."""
-        for position, result in zip(self._drawn, self._journal.results_at(self._drawn), strict=True):
+        drawn = self._with_questions_of_their_own()
+        for position, result in zip(drawn, self._journal.results_at(drawn), strict=True):
             if result is not None:
                 canary.see_first(position, result)
-        rows = await self._feed.early(self._drawn)
+        tariffs = [member.tariff for member in self._pool.members]
+        expectation = Expectation(self._job, self._journal, self._sources, tariffs)
+        rows = await self._feed.early(drawn)
         loop = asyncio.get_running_loop()
         asked = [loop.create_task(self._ask_early(canary, row)) for row in rows]
         self._workers = [*self._workers, *asked]
         slow = len(asked) // _SLOW_SHARE
         while sum(not task.done() for task in asked) > slow and not self._failed_among(asked):
             await asyncio.wait([task for task in asked if not task.done()], return_when=asyncio.FIRST_COMPLETED)
-        if len(canary.first) < len(self._drawn) - slow:
+        if self._failed_among(asked):
+            return False
+        if self._closing.is_set():
             return True  # the run is stopping, for another reason
         if (trouble := canary.verdict()) and not await self._goes_on(trouble):
             self._ending = replace(self._ending, looks_wrong=self._ending.looks_wrong or trouble)
             return False
         if rows:
             self._asker.refresh()
-            for said in (first_rows_in_words(self._job, self._tally, self._pool, canary.first), *canary.remarks()):
-                self._progress.say(said)
+            said = first_rows_in_words(self._job, self._tally, self._pool, canary.first)
+            for each in (said, *canary.remarks(self._tally, expectation.of([row.messages for row in rows]))):
+                self._progress.say(each)
         return True
+
+    def _with_questions_of_their_own(self) -> list[int]:
+        """Return the rows that are asked first: in place of a drawn row that is not asked itself, its leader."""
+        states = zip(self._drawn, self._journal.states_at(self._drawn), strict=True)
+        return [*dict.fromkeys(position if state.leader is None else state.leader for position, state in states)]
 
     def _failed_among(self, tasks: Sequence[asyncio.Task[None]]) -> bool:
         return any(task.done() and not _ended_well(task) for task in tasks)
@@ -189,7 +226,9 @@ class Window:
         """Return whether a person at a terminal wants the run to go on although its answers cannot be used."""
         if not may_be_asked(self._job.settings):
             return False
-        return await asyncio.to_thread(wants_to_go_on, trouble)
+        with self._progress.standing_still():
+            self._progress.say(trouble, "warning")
+            return await is_confirmed("Go on all the same?", self._closing)
 
     async def _follow(self) -> None:
         await self._is_cleared.wait()
@@ -258,6 +297,7 @@ class Window:
             self._close()
 
     def _close(self) -> None:
+        self._closing.set()
         self._feed.close()
         self._asker.close()
 

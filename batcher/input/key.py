@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from batcher.answer.shape import as_text
 from batcher.records import Message
 
 KEY_BYTES = 16
@@ -26,11 +27,12 @@ def keyer(
 
     Args:
         params: the request parameters that all rows share.
-        shape: the labels or the schema that answers must fit, if there are any, as the journal records them.
+        shape: the labels or the schema that answers must fit, if there are any, as the journal records them; their
+            order is a part of the question.
         shared: the very messages that are in every row's; they are encoded once.
     """
     # A version that changes the meaning of keys must change `person`, so that old keys never match.
-    asked = _encode(params) if shape is None else _encode(params) + _encode(shape)
+    asked = _encode(params) + as_text(shape)
     base = hashlib.blake2b(asked.encode(), digest_size=KEY_BYTES, person=b"batcher.row.1")
 
     encoded = {id(message): _encode(message) for message in shared}  # `shared` keeps them, and so their ids

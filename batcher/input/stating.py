@@ -1,19 +1,30 @@
 """States in the prompts what answers must be: in the holes `{labels}` and `{schema}`, or in a line at the end.
 
-Invariant: a prompt that holds all labels already stays as it is; a column of the table comes before a hole's meaning.
+Invariant: a row's text never decides: all prompts of a run state the labels in the same way. Templates that hold all
+labels stay as they are. A column of the table comes before a hole's meaning.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from batcher.answer.labels import Labels
 from batcher.answer.schema import Schema
 from batcher.answer.shape import Shape
-from batcher.input.messages import text_of, with_line
+from batcher.errors import InputError
+from batcher.input.messages import with_line
 from batcher.input.prompt import Renderer, Template
-from batcher.records import Message, Values
+from batcher.words import option
+
+_STANDS_FOR = {"labels": "the labels", "schema": "the schema"}
+_LACKING = {
+    "labels": "stands for the labels, and none are given",
+    "schema": "stands for the schema, and none is given",
+}
+_NEAR = 0.7
+"""How alike (`difflib`, from 0 to 1) a hole and the one that was probably meant are."""
 
 
 class Stating(NamedTuple):
@@ -32,6 +43,45 @@ class Stating(NamedTuple):
         """The hole in whose place the labels or the schema stand; empty if there is none."""
         name = "labels" if isinstance(self.shape, Labels) else "schema" if isinstance(self.shape, Schema) else ""
         return "" if name in self.columns else name
+
+    def check(self, holes: Sequence[str], source: str) -> None:
+        """Refuse a hole that is meant for the labels or the schema, and would be searched among the columns.
+
+        Args:
+            holes: of a template.
+            source: the option that gave it, for the message.
+
+        Raises:
+            InputError: a hole is a slip for `{labels}` or `{schema}`, or there are no labels or no schema.
+        """
+        for hole in holes:
+            if hole in self.columns or hole == self.hole:
+                continue
+            if hole in _STANDS_FOR:
+                other = f"; {{{self.hole}}} stands for {_STANDS_FOR[self.hole]}" if self.hole else ""
+                raise InputError(f"{source}: {{{hole}}} {_LACKING[hole]} ({option(hole)}){other}")
+            if self._means_hole(hole):
+                raise InputError(
+                    f"{source}: the table has no column {hole!r}: did you mean {{{self.hole}}}, which stands for"
+                    f" {_STANDS_FOR[self.hole]}?"
+                )
+
+    def oddities(self, holes: Sequence[str]) -> list[str]:
+        """Return the notes about columns that stand in holes meant for the labels or the schema, by their names."""
+        name = "labels" if isinstance(self.shape, Labels) else "schema" if isinstance(self.shape, Schema) else ""
+        if name in holes and name in self.columns:
+            return [f"{{{name}}} is the column {name!r} of the table here, not {_STANDS_FOR[name]}"]
+        if self.hole in holes:
+            return []
+        return [
+            f"{{{hole}}} is the column {hole!r} of the table, which the model reads; {{{self.hole}}} stands for"
+            f" {_STANDS_FOR[self.hole]}"
+            for hole in dict.fromkeys(holes)
+            if self._means_hole(hole)
+        ]
+
+    def _means_hole(self, hole: str) -> bool:
+        return bool(self.hole and difflib.get_close_matches(hole.lower(), [self.hole], 1, _NEAR))
 
     def filled(self, template: str) -> str:
         """Return a template with the labels or the schema in their hole."""
@@ -61,17 +111,17 @@ class Stating(NamedTuple):
         return f"{template}\n\n{_escaped(self.shape.line)}"
 
     def completing(self, render: Renderer, system: str | None = None) -> Renderer:
-        """Return a renderer that adds the line to the messages of rows that do not state the labels."""
+        """Return a renderer that adds the line to messages that no template makes, unless the system message has them.
+
+        Args:
+            render: of a function, or of a column.
+            system: the template of the system message.
+        """
         shape = self.shape
-        if not isinstance(shape, Labels) or (system and self.is_stated(system)):
+        if not isinstance(shape, Labels) or (system and self.is_stated(self.filled(system))):
             return render
-        line, is_stated = shape.line, shape.stated_in
-
-        def completed(values: Values) -> list[Message]:
-            messages = render(values)
-            return messages if is_stated(text_of(messages)) else with_line(messages, line)
-
-        return completed
+        line = shape.line
+        return lambda values: with_line(render(values), line)
 
     def _holds(self, text: str) -> bool:
         if isinstance(self.shape, Labels):

@@ -348,6 +348,25 @@ class Reader:
             raise OutputError(f"the journal {self.path} is damaged: run {number} has no question: {error}") from error
         return LastRun(number, host, pid, started, ended, outcome, chunk_size, asked)
 
+    def outcomes_of_same_run(self) -> list[str]:
+        """Return how earlier processes ended that asked the same as the latest, and the same services."""
+        latest = "(SELECT question FROM runs ORDER BY id DESC LIMIT 1)"
+        found = self._all(f"SELECT outcome FROM runs WHERE outcome IS NOT NULL AND question = {latest} ORDER BY id")
+        return [text_of(outcome) for (outcome,) in found]
+
+    def failed_before(self, rows: int) -> bytearray:
+        """Return a bit for each row, the lowest first: 1 if it has no result, and an answer to its question failed."""
+        query = (
+            f"SELECT f.position FROM results a JOIN requests f ON f.id = {ROOT.format('a.id')}"
+            " JOIN rows r ON r.position = f.position AND r.key = f.key"
+            " WHERE a.status <> 'ok' AND r.result IS NULL AND f.position < ?"
+        )
+        bits = bytearray(rows // 8 + 1)
+        with self._asking():
+            for (position,) in self._reader.execute(query, (rows,)):
+                bits[position >> 3] |= 1 << (position & 7)
+        return bits
+
     def questions(self) -> list[dict[str, Any]]:
         """Return the different questions that were asked, with their sources; the latest first."""
         found = self._all("SELECT question FROM runs GROUP BY question ORDER BY max(id) DESC")
@@ -451,6 +470,15 @@ class Reader:
             (most,),
         )
         return [(key, source, Bound(most, None, cost, answer)) for key, source, most, cost, answer in found]
+
+    def unfit_texts(self) -> dict[bytes, str]:
+        """Return the latest answer that did not fit of each row that has no result, by the row's key."""
+        found = self._all(
+            "SELECT q.key, coalesce(s.text, '') FROM requests q JOIN responses s USING (id) WHERE q.outcome = ?"
+            f" AND q.key IN (SELECT key FROM rows WHERE result IS NULL AND {IN_SCOPE}) ORDER BY q.id",
+            (UNFIT,),
+        )
+        return {key: text_of(text) for key, text in found}
 
     def details(self, kinds: Collection[str]) -> list[str]:
         """Return the details of the events of these kinds, in the order in which they happened."""

@@ -183,6 +183,20 @@ class Journal(Planner):
         kept = [self._response(request, outcome, came, "", is_cut=outcome.is_cut)] if came else []
         await self._commits.write(_ending(request, outcome), *kept)
 
+    async def settled_unfit(
+        self, request: Request, outcome: Outcome, result: Result, *, followers: bool = False
+    ) -> Result:
+        """Record that a row ends with an answer that did not fit and was recorded by `unfit`; see `settled`."""
+        held = self._holdable(request, result)
+        texts = (held.status.value, storable(held.answer), storable(held.error))
+        await self._commits.write(
+            _ending(request, outcome if held is result else outcome._replace(name=TOO_LARGE)),
+            (_RESULT, (request.id, request.key, request.source, *texts, seal(request.key, held), self.reading)),
+            (_POINT, (request.id, request.position)),
+            *([(_POINT_SAME, (request.id, request.position))] if followers else []),
+        )
+        return held
+
     async def settled(self, request: Request, outcome: Outcome, result: Result, *, followers: bool = False) -> Result:
         """Record that a row has its result; when this returns, that is on disk.
 

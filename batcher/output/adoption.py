@@ -6,10 +6,11 @@ Invariant: an answer is adopted only if the file fits the input; a file that doe
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from batcher.answer.columns import AnswerColumns
-from batcher.answer.reading import read
+from batcher.answer.reading import read, read_found
 from batcher.errors import OutputError
 from batcher.output.cells import difference
 from batcher.output.directory import Store
@@ -86,9 +87,12 @@ class Adoption:
 
     def _looked_at(self, start: int) -> AdoptedFile:
         columns, rows, sha256 = self._store.look(start)
-        answer = self._store.answer_columns.answer
+        ours = self._store.answer_columns
+        answer = ours.answer
         inputs = list(self._store.columns)
         added = AnswerColumns.ending(columns)
+        if added and added.fields == ours.fields:
+            added = replace(added, shape=ours.shape)  # a person may have corrected a field
         if added and columns == [*inputs, *added] and added.answer == answer:
             file = AdoptedFile(start, rows, sha256, has_input=True, has_status=True, added=added)
         elif columns == [*inputs, answer]:
@@ -151,7 +155,7 @@ class Adoption:
         added = line.file.added
         ending = added.split(line.cells)[1]
         try:
-            return added.result_of(ending)
+            return read_found(added.result_of(ending), self._store.answer_columns.shape)
         except ValueError:
             named = dict(zip(added, ending, strict=True))
             column = added.status

@@ -1,16 +1,20 @@
-"""What the requests of a run may cost, in each form in which its endpoints may be asked.
+"""In which form the endpoints of a run are asked, and what its requests may cost in each form.
 
 Invariant: the bound on a request covers all that its form adds to it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Sequence
 
 from batcher.calls.forms import Form, Wire
 from batcher.endpoint import Endpoint
+from batcher.journal.reading import Reader
 from batcher.money.tariff import Tariff, tariffs_by_form, tariffs_of
 from batcher.planning.job import Job
+from batcher.pool.forms import FOUND
 
 
 def tariffs_in_forms(
@@ -30,3 +34,15 @@ def tariffs_in_forms(
         return {None: tariffs_of(endpoints, params, wording, learnt)} if endpoints else {}
     found = tariffs_by_form(endpoints, params, wording, forms, learnt)
     return {form: found[form] for form in forms}
+
+
+def forms_found(job: Job, journal: Reader) -> dict[int, str]:
+    """Return the form that an earlier process found for each source, by the source's id."""
+    asked_for = job.reading.shape if job.reading else ""
+    found: dict[int, str] = {}
+    for detail in journal.details([FOUND]) if asked_for else ():
+        with contextlib.suppress(ValueError):  # a disk has changed it
+            match json.loads(detail):
+                case {"source": int(source), "form": str(form), "shape": shape} if shape == asked_for:
+                    found[source] = form
+    return found

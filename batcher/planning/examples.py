@@ -154,7 +154,7 @@ class _Reader:
             return text
         read = self._shape.read(text)
         if read.status is not Status.OK:
-            near = f" (did you mean {read.near!r}?)" if read.near else ""
+            near = f" (did you mean {label!r}?)" if (label := self._shape.near(text)) else ""
             raise InputError(f"{self._place(row)}: {_short(text)} cannot be an answer: {read.error}{near}")
         return read.answer
 

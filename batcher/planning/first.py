@@ -27,15 +27,17 @@ class First(NamedTuple):
 
     Attributes:
         messages: as they will go out; none if nothing is sent.
-        form: how the answer is asked for first, in words; empty if any text will do.
+        form: how the answer is asked for, in words; empty if any text will do.
     """
 
     messages: tuple[Message, ...] = ()
     form: str = ""
 
     @classmethod
-    def of(cls, messages: Sequence[Message], wire: Wire = AS_IT_COMES) -> First:
-        return cls(tuple(wire.messages(messages)), wire.form.in_words if wire.form else "")
+    def of(cls, messages: Sequence[Message], ladder: Sequence[Wire] = ()) -> First:
+        wire = ladder[0] if ladder else AS_IT_COMES
+        form = wire.form.in_words if wire.form else ""
+        return cls(tuple(wire.messages(messages)), form if len(ladder) < 2 else f"{form} first; the answers decide")
 
     def lines(self) -> list[str]:
         """Return the prompt line by line; each message begins with its role."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
-from batcher.calls.forms import AS_IT_COMES, Wire
+from batcher.calls.forms import Wire
 from batcher.errors import outermost
 from batcher.input.prompt import PromptFunction
 from batcher.journal.opening import rehearse
@@ -19,7 +19,7 @@ from batcher.money.prices import NANO, nano_dollars
 from batcher.money.spending import note_of_reserves, note_of_tiers
 from batcher.money.tariff import LESSONS, Tariff
 from batcher.money.tokens import Counter, counter, prompt_tokens
-from batcher.planning.asking import tariffs_in_forms
+from batcher.planning.asking import forms_found, tariffs_in_forms
 from batcher.planning.costs import Load, costs_of, pace_of, tokens_of_an_answer
 from batcher.planning.first import First, typical_answer
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
@@ -68,7 +68,7 @@ class Forecast(Described):
         money, budget, time: the same in words; `budget` is empty without one.
         reread: rows whose result changes because their answer was read again, as another label or by another schema.
         asks: whom the run asks, and where the API keys came from.
-        form: how labels or a schema are asked for first, in words; empty without them.
+        form: how labels or a schema are asked for, in words; empty without them.
         first: the messages of the first row that is sent, as they will go out.
         summary: the plan in words, with notes.
     """
@@ -124,7 +124,7 @@ class Forecast(Described):
             yield Line("budget", self.budget)
         yield Line("time", self.time)
         if self.form:
-            yield Line("form", f"{self.form} first; the answers decide")
+            yield Line("form", self.form)
         for number, line in enumerate(First(self.first).lines()):
             yield Line("" if number else "prompt", line)
 
@@ -157,8 +157,9 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         count = counter(job.endpoints[0].source.model)
         typical = None if job.shape is None else count.count(typical_answer(job.shape)) + 1
         answer_tokens = tokens_of_an_answer(journal, planned.sources, tariffs, typical)
-        wire = ladders[0][0] if ladders[0] else AS_IT_COMES
-        load, first = _load(job, journal, tariffs, count, wire)
+        known = forms_found(job, journal).get(planned.sources[0])
+        ladder = [wire for wire in ladders[0] if wire.form and wire.form == known] or ladders[0]
+        load, first = _load(job, journal, tariffs, count, ladder)
         load = load._replace(answer_tokens=answer_tokens)
         left = None if settings.budget is None else nano_dollars(settings.budget) - journal.spent().total
     is_by_option = settings.endpoints is None
@@ -210,12 +211,14 @@ def _reserves(tariffs: Sequence[Tariff], left: int | None) -> list[str]:
     return [note] if note else []
 
 
-def _load(job: Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter, wire: Wire) -> tuple[Load, First]:
+def _load(
+    job: Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter, ladder: Sequence[Wire]
+) -> tuple[Load, First]:
     """Read the input again, and add up what would be sent; return the first request, too."""
     first = First()
     count = count.knowing(job.examples.texts if job.examples else ())
     requests = tokens = 0
-    more = count.count(json.dumps([*wire.params.values(), wire.line])) if wire.form else 0
+    more = count.count(json.dumps([*ladder[0].params.values(), ladder[0].line])) if ladder else 0
     most: int | None = 0
     for start, rows in job.selection.slices(ROWS_AT_ONCE):
         states = journal.states(start, start + len(rows))
@@ -223,7 +226,7 @@ def _load(job: Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter, 
             if state.result is not None or state.leader is not None:
                 continue
             messages = job.messages(position, values)
-            first = first if requests else First.of(messages, wire)
+            first = first if requests else First.of(messages, ladder)
             requests += 1
             tokens += prompt_tokens(messages, count) + more
             each = [tariff.most(messages) for tariff in tariffs] if most is not None else [None]

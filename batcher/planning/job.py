@@ -206,6 +206,9 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     _check_holes(prompts, settings, dataset)
     endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys)
     check_endpoints(endpoints, settings)
+    if shape is not None:
+        for endpoint in endpoints:
+            _check_form_params(endpoint.params, settings, "params of an endpoint")
     if settings.id_column is not None:
         column_index(settings.id_column, dataset.columns, blamed("id_column"))
     store = _store(settings, keyword, dataset, shape)
@@ -224,7 +227,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         shape,
         stating.is_stated(prompts.filled, stating.filled(system or "")),
         is_same_for_all=not prompts.columns,
-        oddities=_oddities(prompts, dataset.columns),
+        oddities=_oddities(prompts, stating),
         examples=examples,
     )
 
@@ -249,11 +252,14 @@ def _has_two_rows(dataset: Dataset, settings: Settings) -> bool:
     return any(len(part.rows) > 1 for part in dataset.slices(2, most))
 
 
-def _oddities(prompts: _Prompts, columns: Sequence[str]) -> tuple[str, ...]:
+def _oddities(prompts: _Prompts, stating: Stating) -> tuple[str, ...]:
     """Return what is odd about templates that have holes."""
     if not prompts.columns:
         return ()
-    found = ((name, each) for name, text in prompts.given for each in slips.notes(text, columns, prompts.columns, name))
+    holes, columns = prompts.columns, stating.columns
+    found = [(name, each) for name, text in prompts.given for each in slips.notes(text, columns, holes, name)]
+    all_holes = [hole for _, text in prompts.given for hole in Template.parse(text, "").holes]
+    found += [(name, each) for name, _ in prompts.given[:1] for each in stating.oddities(all_holes)]
     return tuple(f"Note: {as_given(name)}: {each}." for name, each in found)
 
 
@@ -301,15 +307,30 @@ def shape_of(settings: Settings) -> Shape | None:
                 raise SettingsError(f"{blamed(name)} needs {option('labels')} or {option('schema')}")
         return None
     name = "labels" if settings.schema is None else "schema"
-    for param in (*PARAMS, "n"):
-        if param in settings.params and settings.params[param] != 1:
-            raise SettingsError(
-                f"{as_given('param', {param: '...'})} and {as_given(name)} exclude each other: batcher asks for the"
-                f" form itself ({option('structured')}), and for one answer"
-            )
+    if name == "schema" and settings.structured == "choice":
+        raise SettingsError(
+            f"{as_given('structured', 'choice')} needs {option('labels')}: a schema has no list of choices"
+        )
+    _check_form_params(settings.params, settings, as_given("param"))
     if name == "schema":
         return Schema.of(settings.schema, blamed("schema"))
     return Labels.of(settings.labels, blamed("labels"))
+
+
+def _check_form_params(params: Mapping[str, Any], settings: Settings, where: str) -> None:
+    """Refuse request parameters that say themselves in which form the answer comes, or that several come.
+
+    Raises:
+        SettingsError: the message names the parameter.
+    """
+    given = {**params, **(params.get("extra_body") or {})}
+    name = "labels" if settings.schema is None else "schema"
+    for param in (*PARAMS, "n"):
+        if given.get(param, 1) != 1:
+            raise SettingsError(
+                f"{where}: {param} and {as_given(name)} exclude each other: batcher asks for the form itself"
+                f" ({option('structured')}), and for one answer"
+            )
 
 
 def _question(
@@ -382,6 +403,7 @@ def _with_system(
     if system is None:
         return prompts
     name = "system" if settings.system_file is None else "system_file"
+    stating.check(Template.parse(system, blamed(name)).holes, blamed(name))
     return prompts._replace(
         render=with_system(prompts.render, stating.filled(system), blamed(name), dataset.columns),
         columns=(*prompts.columns, *Template.parse(stating.filled(system), blamed(name)).holes),
@@ -460,6 +482,7 @@ def prompts_of(
         return _Prompts(stating.completing(from_column(text, columns), system), recorded, text, (text,))
     place = source or _spelled(recorded)
     holes = Template.parse(text, place).holes  # an error shows the user's own text
+    stating.check(holes, place)
     filled = stating.completed(stating.filled(text), stating.filled(system or ""))
     holes = tuple(hole for hole in holes if hole != stating.hole)
     return _Prompts(from_template(filled, place, columns), recorded, text, holes, filled=filled)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
+from batcher.answer.shape import as_text
 from batcher.equality import plain, same
 from batcher.errors import ChangedError, InputError
 from batcher.input.marks import Comparison, Marks
@@ -106,7 +107,8 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
 
 def _reads_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Return whether answers are read as something else than by the last run, which has read all of them."""
-    return any(before.get(name) != now.get(name) for name in ("shape", "reader"))
+    shapes = [as_text(question.get("shape")) for question in (before, now)]
+    return shapes[0] != shapes[1] or before.get("reader") != now.get("reader")
 
 
 def _as_asked(params: dict[str, Any], journal: Reader) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from batcher.answer.labels import Labels
 from batcher.answer.schema import Schema
-from batcher.answer.shape import Shape
+from batcher.answer.shape import Shape, as_text
 from batcher.chat_model import retries_of
 from batcher.endpoint import Endpoint, by_account, is_name
 from batcher.equality import same
@@ -227,8 +227,10 @@ def _examples_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def _shape_change(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
     """Return what changed of the labels or the schema, or empty."""
-    if before == now:
+    if as_text(before) == as_text(now):
         return ""
+    if before == now:
+        return f"the order in the {'schema' if now and 'schema' in now else 'labels'} changed"
     if before is None or now is None:
         kind = "a schema is" if "schema" in (before or now or {}) else "labels are"
         return f"{kind} {'gone' if now is None else 'new'}"
@@ -301,7 +303,9 @@ def _reuse_explained(job: Job, plan: Plan) -> str:
             " it sends nothing, and records how to recognise the rows."
         )
     if plan.own == plan.changed and not plan.gone:
-        return f"`{reuse}` keeps the old answers."
+        shape = "labels" if isinstance(job.shape, Labels) else "schema"
+        reads = f" and reads them by the present {shape}, for nothing" if job.shape else ""
+        return f"`{reuse}` keeps the old answers{reads}."
     keeps = f"`reuse` keeps {counted(plan.own, 'answer')} and asks the others" if plan.own else "and so does `reuse`"
     because = f"{keeps}, because a row's position does not show which answer is its own."
     if job.settings.id_column:

@@ -125,7 +125,9 @@ class Pool:
 
     # -- A call: take, leave, record, release
 
-    async def take(self, *, after: Member | None = None, failures: int = 0, tokens: float | None = None) -> Slot:
+    async def take(
+        self, *, after: Member | None = None, failures: int = 0, tokens: float | None = None, is_next: bool = False
+    ) -> Slot:
         """Wait for the right to make one call.
 
         Args:
@@ -133,6 +135,7 @@ class Pool:
             failures: its failed attempts. After the first one it goes to the front, so that its chunk can close; then
                 others go first.
             tokens: model tokens that the prompt is estimated to have; None counts what calls have used so far.
+            is_next: the row goes to the front, because what others are asked depends on it.
 
         Raises:
             PoolEmpty: no endpoint is left.
@@ -140,8 +143,10 @@ class Pool:
         """
         waiter = _Waiter(self._loop.create_future(), after, not failures, tokens)
         # If no endpoint can take the last row in the queue, none can take this row either.
-        is_hopeless = not after and len(self._waiting) > 0 and not self._waiting[-1].after and not self._closed
-        if after and failures <= 1:
+        is_hopeless = (
+            not after and not is_next and len(self._waiting) > 0 and not self._waiting[-1].after and not self._closed
+        )
+        if is_next or (after and failures <= 1):
             self._waiting.appendleft(waiter)
         else:
             self._waiting.append(waiter)

@@ -25,6 +25,7 @@ class Kind(Enum):
     OTHER_QUESTION = "the answer belongs to a different question"
     OTHER_ROW = "the answer to an earlier question that this row keeps belongs to another row"
     OTHER_SOURCE = "the answer comes from a model or base URL that the run does not ask"
+    UNFIT = "ok, but the answer does not fit the labels or the schema of the run"
     CHANGED = "the answer or its seal was changed in the journal"
     BODY_OTHER = "the answer or its reasoning is not what the kept response holds"
     INPUT_OTHER = "these rows ask a different question in INPUT now than when they were sent"

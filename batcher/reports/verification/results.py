@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from batcher.answer.shape import READER, Shape, shape_of_recorded
 from batcher.journal.entries import Counts, LastRun, RowRecord, is_sealed, source_of
 from batcher.journal.evidence import Evidence
 from batcher.journal.schema import ADOPTED, PERSON
@@ -30,6 +31,8 @@ class Results:
         known = journal.sources().items() if sources else ()
         self._strangers = {number for number, source in known if source not in [*sources, ADOPTED, PERSON]}
         self._adopters = {number for number, source in journal.sources().items() if source == ADOPTED}
+        self._people = {number for number, source in journal.sources().items() if source == PERSON}
+        self._shape = _shape_of(last)
         self._ended = dict.fromkeys(Status, 0)
         self._adopted = self._unsealed = 0
 
@@ -62,7 +65,17 @@ class Results:
         self._adopted += record.source in self._adopters
         self._unsealed += record.sealed is None
         is_whole = record.sealed is None or is_sealed(record)
-        return None if status is not None and is_whole else Kind.CHANGED
+        if status is None or not is_whole:
+            return Kind.CHANGED
+        return None if status is not Status.OK or self._fits(record) else Kind.UNFIT
+
+    def _fits(self, record: RowRecord) -> bool:
+        """Return whether an `ok` answer is one of the labels, or fits the schema; a person's need not."""
+        if self._shape is None or record.source in self._people or record.sealed is None:
+            return True
+        text = record.answer.decode("utf-8", "surrogatepass")
+        read = self._shape.read(text)
+        return (read.status, read.answer) == (Status.OK, text)
 
     def recount(self, was: Status, now: Status) -> None:
         """Count a row by the status that a person gave it in its file."""
@@ -79,3 +92,9 @@ class Results:
         if self._unsealed:
             what = "and has no seal to check it by" if self._unsealed == 1 else "and have no seal to check them by"
             yield f"{counted(self._unsealed, 'answer was', 'answers were')} journalled by an older batcher {what}."
+
+
+def _shape_of(last: LastRun) -> Shape | None:
+    """Return what answers are read as; None: any text will do, or a batcher with another reader has read them."""
+    shape = last.question.get("shape")
+    return shape_of_recorded(shape) if shape is not None and last.question.get("reader") == READER else None
