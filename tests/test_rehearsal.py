@@ -170,7 +170,7 @@ def test_a_fault_that_is_an_answer_itself_does_not_fail_a_rehearsal(tmp_path: Pa
 
 
 def test_a_run_that_cannot_end_fails_the_rehearsal_and_its_files_stay(tmp_path: Path, rows: Path) -> None:
-    money = ("--price-in", "1", "--price-out", "2", "--budget", "0.0008", "--param", "max_tokens=5")
+    money = ("--price-in", "1", "--price-out", "2", "--budget", "0.0008", "--param", "max_tokens=5", "--canary", "0")
     done = call("rehearse", rows, "--prompt", "{text}", *money, "--kills", "0", "--max-concurrency", "1", cwd=tmp_path)
     assert done.status == 1
     assert done.stdout.startswith("rows: the rehearsal FAILED\n")
