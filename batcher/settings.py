@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
@@ -116,7 +116,9 @@ def _one_of(choices: Sequence[str]) -> _OneOf:
 
 
 def _check_labels(value: object, where: str) -> None:
-    if not isinstance(value, (str, list, tuple, Mapping, type)) or not value:  # the rest is checked as they are read
+    is_list = isinstance(value, (str, os.PathLike, Iterable)) and not isinstance(value, bytes)
+    is_empty = isinstance(value, Sized) and not len(value)
+    if not is_list or is_empty:  # the rest is checked as they are read
         raise SettingsError(f"{where} must be a list of labels, or 'a,b,c', or '@FILE', not {value!r:.80}")
 
 
