@@ -5,8 +5,8 @@
 
 Each pair has the same table, prompts, server and answers, and differs in the option alone: 77 labels of two to six
 words, or a schema of ten fields. The runs of a round follow each other, so that whatever else the machine does meets
-all of them, and each goes first in turn. A row's cost is the difference between a long and a short run, start-up excluded, as in `compare.py`; the
-overhead is the median, over the rounds, of the differences within a round.
+all of them, and each goes first in turn. A row's cost is the difference between a long and a short run, start-up
+excluded, as in `compare.py`; the overhead is the median, over the rounds, of the differences within a round.
 """
 
 from __future__ import annotations
