@@ -61,7 +61,7 @@ def test_clearly_more_than_a_quarter_of_unusable_answers_stops_the_run_and_says_
     assert "9 of the first 20 rows, drawn at random, brought no usable answer; 9 or more of 20 stop the run:" in said
     assert said.count("(counted from 0): 'Card arrived!!'") == 3
     assert "'Card arrived!!' came 9 times: an alias of 'card arrival'?" in said
-    assert "Or go on all the same: the same call does, once more" in said
+    assert "or run it again: the same call goes on all the same" in said
     assert "canary=0" in said
     assert "20 of 300 rows are saved" in said
     assert len(service.calls) == 20

@@ -306,7 +306,7 @@ class Canary:
         if "only thought" in said or "while thinking" in said:
             found.append("The model thinks: allow more tokens, or switch thinking off.")
         found.append(
-            f"Change the prompt, the model or the labels. Or go on all the same: {same_command()} does, once more, and"
-            f" looks at the latest {WINDOW:,} answers from there on; with {option('canary', 0)} it looks at nothing."
+            f"Change the prompt, the model or the labels; or run it again: {same_command()} goes on all the same, and"
+            f" looks at the latest {WINDOW:,} answers as they come ({option('canary', 0)}: at none)."
         )
         return found
