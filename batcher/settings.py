@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
@@ -115,21 +115,26 @@ def _one_of(choices: Sequence[str]) -> _OneOf:
     return _OneOf(choices)
 
 
+def _is_simple(value: object) -> bool:
+    return isinstance(value, (bool, int, float, bytes))
+
+
+def _is_empty(value: object) -> bool:
+    return isinstance(value, (str, list, tuple, Mapping)) and not value
+
+
 def _check_labels(value: object, where: str) -> None:
-    is_list = isinstance(value, (str, os.PathLike, Iterable)) and not isinstance(value, bytes)
-    is_empty = isinstance(value, Sized) and not len(value)
-    if not is_list or is_empty:  # the rest is checked as they are read
+    if _is_simple(value) or _is_empty(value):  # the rest is checked as they are read
         raise SettingsError(f"{where} must be a list of labels, or 'a,b,c', or '@FILE', not {value!r:.80}")
 
 
 def _check_schema(value: object, where: str) -> None:
-    if not isinstance(value, (str, os.PathLike, Mapping, type)) or not value:
+    if _is_simple(value) or _is_empty(value):
         raise SettingsError(f"{where} must be a JSON Schema, or the path of its file, not {value!r:.80}")
 
 
 def _check_table(value: object, where: str) -> None:
-    is_simple = isinstance(value, (bool, int, float, bytes))
-    if is_simple or (isinstance(value, (str, list, tuple)) and not value):  # the rest is checked as it is read
+    if _is_simple(value) or (isinstance(value, (str, list, tuple)) and not value):  # the rest is checked as it is read
         raise SettingsError(f"{where} must be a table, or the path of its file, not {value!r:.80}")
 
 

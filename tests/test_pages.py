@@ -19,7 +19,7 @@ OUTPUT = ROOT / "docs" / "output.md"
 NOT_RUN = {
     "README.md": ["pip install .", "cp .env.example .env"],
     "limits.md": ["$ batcher limit reviews"],
-    "performance.md": ["make bench", "python benchmarks/scaling.py"],
+    "performance.md": ["make bench", "python benchmarks/shapes.py", "python benchmarks/scaling.py"],
     "python.md": ["endpoints = ["],
     "server.md": [
         "tmux new -s night",

@@ -378,6 +378,7 @@ def test_the_prompt_states_the_labels_once_where_the_user_put_them_or_at_its_end
     table = {"text": ["good", "bad"]}
     line = Labels.of(["yes", "no"], "").line
     assert first("{text}", table, tmp_path, labels="yes,no") == f"good\n\n{line}"
+    assert first("{text}", table, tmp_path, labels=pd.Series(["yes", "no", "yes"]).unique()) == f"good\n\n{line}"
     assert first("One of {labels}: {text}", table, tmp_path, labels="yes,no") == "One of yes, no: good"
     assert first("Say yes or no: {text}", table, tmp_path, labels="yes,no") == "Say yes or no: good"
     assert first("{text}", table, tmp_path, labels="yes,no", system="One of {labels}.") == "One of yes, no.\ngood"
