@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 ON_CHANGE = ("abort", "redo", "reuse")
 ENCODINGS = ("utf-8", "utf-8-sig")
+FORMATS = ("csv", "parquet")
 FACTS_BEFORE = {"finish_reason": "finish"}
 """The names that an older batcher gave to facts (`--with`): its commands and its journals still have them."""
 STRUCTURED = ("auto", "choice", "schema", "json", "prompt")
@@ -146,6 +147,12 @@ def _names_in(value: str | Sequence[str]) -> list[str]:
     """Return the names that a value lists: one by one, or in a text with commas between them."""
     names = (name.strip() for each in ([value] if isinstance(value, str) else value) for name in str(each).split(","))
     return [FACTS_BEFORE.get(name, name) for name in names]
+
+
+def facts_in(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the facts that a value of `with_` names, each once; the order given does not matter."""
+    names = _names_in(value or ())
+    return tuple(name for name in Beside._fields if name in names)
 
 
 def _check_beside(value: Any, where: str) -> None:
@@ -427,6 +434,13 @@ class Settings:
     keep_thinking: bool = _option(
         False, Group.FILES, _FLAG, "leave <think>...</think> in the answers, as the model sent it"
     )
+    format: str = _option(
+        "csv",
+        Group.FILES,
+        Kind(_one_of(FORMATS), {"metavar": "NAME"}),
+        "of chunk files and result: csv, or parquet, which has the types of the input's columns (those of a CSV are"
+        " text), of a schema's fields and of facts",
+    )
     chunk_size: int = _option(500, Group.FILES, _WHOLE, "rows per chunk file")
     answer_column: str = _option(
         "infer",
@@ -544,8 +558,7 @@ class Settings:
     @property
     def extras(self) -> tuple[str, ...]:
         """The further columns of the result, each once; the order given does not matter."""
-        names = _names_in(self.with_ or ())
-        return tuple(name for name in Beside._fields if name in names)
+        return facts_in(self.with_)
 
     @property
     def prices(self) -> dict[str, float] | None:
@@ -725,6 +738,7 @@ class Options(TypedDict, total=False):
     output_dir: str | os.PathLike[str]
     with_: str | Sequence[str] | None
     keep_thinking: bool
+    format: str
     chunk_size: int
     answer_column: str
     limit: int | None

@@ -170,6 +170,7 @@ WRONG: dict[str, tuple[object, ...]] = {
     "sheet": NO_TEXTS,
     "input_encoding": (*NO_TEXTS, "utf-9", "base64", "rot13", "undefined"),
     "separator": ("", ";;", "a", "1", '"', " ", "\n", 5),
+    "format": ("", "Parquet", "json", 5, None),
     "encoding": ("", "utf8", "latin-1", 5, None),
     "no_progress": NO_FLAGS,
     "log_json": NO_FLAGS,

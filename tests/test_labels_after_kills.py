@@ -36,7 +36,14 @@ def command(folder: Path, server: LocalServer, *form: str) -> list[str]:
     return ["run", "t.csv", "--prompt", "Classify: {text}", "--keyword", "k", *options, *form]
 
 
-@pytest.mark.parametrize("form", [["--labels", ",".join(LABELS)], ["--schema", "schema.json"]])
+FORMS = [
+    ["--labels", ",".join(LABELS)],
+    ["--schema", "schema.json"],
+    ["--schema", "schema.json", "--format", "parquet"],
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_kills_change_no_byte_and_no_answer_is_paid_twice(tmp_path: Path, server: LocalServer, form: list[str]) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
@@ -52,8 +59,11 @@ def test_kills_change_no_byte_and_no_answer_is_paid_twice(tmp_path: Path, server
             program.wait()
         lost += 8  # at most what was in flight
     assert call(*arguments, cwd=killed).status == 0
-    names = sorted(path.name for path in (whole / "output").glob("*.csv"))
-    assert names == sorted(path.name for path in (killed / "output").glob("*.csv"))
+    names, others = (
+        sorted(path.name for path in (folder / "output").glob("[0-9a]*_k.*")) for folder in (whole, killed)
+    )
+    assert names == others
+    assert len(names) == ROWS // 30 + 1
     assert all((whole / "output" / name).read_bytes() == (killed / "output" / name).read_bytes() for name in names)
     assert call("verify", "k", "t.csv", cwd=killed).status == 0
     assert server.books()["answered"] <= ROWS + lost

@@ -74,7 +74,7 @@ def test_a_file_gives_the_lines_before_the_place_where_it_breaks(tmp_path: Path)
     path.write_text(HEADER + "a,yes,ok,\nb,no\n")
     lines = Lines(path, AnswerColumns())
     assert lines.error is None
-    assert list(lines) == [(2, ["a"], ["yes", "ok", ""])]
+    assert list(lines) == [(2, ["a"], ["yes", "ok", ""], [])]
     assert "line 3: 2 fields" in str(lines.error)
 
 

@@ -377,6 +377,15 @@ OBJECT = {"type": "object", "additionalProperties": False}
         ),
         ({"type": "object", "additionalProperties": {"type": "string"}}, None),
         ({"type": "array", "items": {"type": "string"}}, None),
+        (
+            {"properties": {"a": {"type": ["number", "null"]}}},
+            {
+                "type": "object",
+                "properties": {"a": {"type": ["number", "null"]}},
+                "required": ["a"],
+                "additionalProperties": False,
+            },
+        ),
         ({"properties": {"a": {}}}, None),
         ({"properties": {"a": {"type": "array", "prefixItems": [{"type": "string"}]}}}, None),
         ({"anyOf": [{"properties": {"a": {"type": "string"}}}, {"properties": {"b": {"type": "string"}}}]}, None),

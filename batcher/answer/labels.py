@@ -15,6 +15,7 @@ from typing import Any
 
 from batcher.answer.decoration import BLANKS, Layer, beginning, is_name, peeled, prefix
 from batcher.answer.json_in_text import found
+from batcher.answer.kinds import Kind
 from batcher.answer.label_list import label_list
 from batcher.answer.shape import Read
 from batcher.answer.spelling import folded, widened, words_of
@@ -66,6 +67,10 @@ class Labels:
 
     @property
     def fields(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
         return ()
 
     @property

@@ -17,6 +17,7 @@ from typing import Any
 
 from batcher.answer.document import document_of, pointed, top_level, validator
 from batcher.answer.json_in_text import found
+from batcher.answer.kinds import Kind
 from batcher.answer.mending import mended, place
 from batcher.answer.shape import Read
 from batcher.answer.strict import strict
@@ -67,6 +68,10 @@ class Schema:
     @cached_property
     def fields(self) -> tuple[str, ...]:
         return tuple(top_level(self.document))
+
+    @cached_property
+    def kinds(self) -> tuple[Kind, ...]:
+        return tuple(_kind_of(self._types(field)) for field in top_level(self.document).values())
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -214,6 +219,13 @@ class Schema:
             if not any(changes):
                 break
         return first if len(first) <= _LONGEST_ERROR else f"{first[:_LONGEST_ERROR]}...", None
+
+
+def _kind_of(types: set[str]) -> Kind:
+    """Return what a column holds for values of these JSON types."""
+    if types and types <= {"integer", "number"}:
+        return Kind.INTEGER if types == {"integer"} else Kind.NUMBER
+    return Kind.BOOLEAN if types == {"boolean"} else Kind.TEXT
 
 
 def _cell(value: object) -> str:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from batcher.answer.kinds import Kind
 from batcher.records import Status
 
 READER = 1
@@ -57,6 +58,10 @@ class Shape(Protocol):
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields of the top level, each of which gets a column, in their order; none for labels."""
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What the column of each field holds in a file that has types."""
 
     @property
     def recorded(self) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _or_null(form: dict[str, Any]) -> dict[str, Any]:
     if "anyOf" in form:
         has_null = any(each.get("type") == "null" for each in form["anyOf"])
         return form if has_null else {**form, "anyOf": [*form["anyOf"], {"type": "null"}]}
-    if "$ref" in form or form.get("type") in {"object", "array"}:
+    if "$ref" in form or form.get("type") in ("object", "array"):  # it may be a list
         return {"anyOf": [form, {"type": "null"}]}
     types = form["type"] if isinstance(form["type"], list) else [form["type"]]
     nullable = {**form, "type": [*dict.fromkeys([*types, "null"])]}

@@ -340,6 +340,14 @@ def _add_merge(verbs: Any) -> None:
         action="store_true",
         help="write all rows with the answers that are there so far to partial_<keyword>.csv",
     )
+    facts = OPTIONS["with_"]
+    parser.add_argument(
+        facts.flag,
+        dest="with_",
+        help="put facts of the journal into further columns of the result, at no cost; the chunk files stay as they"
+        f" are. {facts.help.partition(', ')[2].capitalize()}",
+        **facts.kind.argument,
+    )
 
 
 def _add_serve(verbs: Any) -> None:

@@ -144,7 +144,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    print_out(batcher.merge(arguments.keyword, arguments.output_dir, partial=arguments.partial, data=arguments.data))
+    given = {"partial": arguments.partial, "data": arguments.data, "with_": arguments.with_}
+    print_out(batcher.merge(arguments.keyword, arguments.output_dir, **given))
     return OK
 
 

@@ -35,7 +35,7 @@ class OpenChunk:
 
     __slots__ = ("lines", "pending", "start")
 
-    def __init__(self, start: int, lines: list[str], pending: int) -> None:
+    def __init__(self, start: int, lines: Sequence[str], pending: int) -> None:
         self.start = start
         self.lines = lines
         self.pending = pending
@@ -125,8 +125,10 @@ class Chunks:
         written = self._written.get(chunk.start)
         beside = self._journal.beside(chunk.start, chunk.stop, self._store.answer_columns.extras)
         self._journal.check_in_place()  # the directory may be gone or replaced
-        sha256, copy = self._store.write_chunk(chunk.start, chunk.lines, results, written and written.sha256, beside)
-        return Chunk(len(results), self._store.origin(chunk.lines, states), sha256), copy
+        known = written and written.sha256
+        sha256, copy = self._store.write_chunk(chunk.start, chunk.lines, results, known, beside)
+        others = self._store.remove_other_format(chunk.start, {known})
+        return Chunk(len(results), self._store.origin(chunk.lines, states), sha256), next(iter(others), copy)
 
     async def _join(self) -> None:
         self._journal.check_in_place()
@@ -147,7 +149,13 @@ class Chunks:
             self._wait_for(self._journal.joining(name, sha256))
 
         _, copy = self._store.join(self._starts, known=self._journal.joined(name), record=record)
-        return [*said, *([result_changed(self._store.all_path, copy)] if copy else [])]
+        copies = [*([copy] if copy else []), *self._store.remove_other_results(self._journal.joined)]
+        for start in self._starts:  # left by a process that was killed while it wrote another format
+            said += [f"A chunk file of another format was left, and is kept as {each}." for each in self._left(start)]
+        return [*said, *(result_changed(self._store.all_path, each) for each in copies)]
+
+    def _left(self, start: int) -> list[Path]:
+        return self._store.remove_other_format(start, {self._written[start].sha256})
 
     def _read_changed_files(self) -> list[str]:
         """Check the files that were changed, and write those that cannot be joined as they are in their own form."""
@@ -177,7 +185,7 @@ class Chunks:
             ) from error
         corrections = ours.corrections(store.answer_columns, edited.lines)
         self._wait_for(self._journal.corrected_by_hand(corrections))
-        copy = store.write_edited(start, edited.lines) if edited.how else None
+        copy = store.write_edited(start, edited.lines, rows=rows) if edited.how else None
         origin = store.origin(store.lines(rows), self._journal.states(start, stop))
         written = Chunk(len(rows), origin, store.sha256(start) or b"")
         self._wait_for(self._journal.chunk_written(start, written))

@@ -322,7 +322,7 @@ def _drawn(job: Job, planned: Plan) -> Sequence[int]:
     """Return the positions of the rows that are asked first; none if the run is nearly done, or short, or past that."""
     count, counts = job.settings.canary, planned.counts
     ended = counts.rows - counts.left
-    if counts.left <= count or ended > 2 * count:
+    if counts.left <= 2 * count or ended > 2 * count:
         return ()
     return draw(job.keyword, count, counts.rows)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from batcher.errors import InputError, in_words
 from batcher.input.dataset import Dataset, check_has_columns, columns_of
+from batcher.input.types import Types
 from batcher.records import Values
 from batcher.scalars import is_whole, shortest
 
@@ -102,6 +103,11 @@ class Decoder:
         return zip(*(_decoded(column, shorten) for column, shorten in columns), strict=True)
 
 
+def decoded(column: pa.Array) -> list[Any]:
+    """Return the values of a column."""
+    return _decoded(column, shortener(column.type))
+
+
 def _decoded(column: pa.Array, shorten: Shorten | None) -> list[Any]:
     values: list[Any] = column.to_pylist()
     return list(map(shorten, values)) if shorten else values
@@ -124,6 +130,7 @@ class ArrowDataset(Dataset):
         self._count: int | None = None if is_held else -1  # of the first whole pass; -1: there was none
         schema, first = self._beginning()
         self.columns = columns_of(name, schema.names)
+        self._schema = schema
         check_has_columns(name, self.columns, first.num_rows if first else 0)
         self._decoder = Decoder(schema)
         if not is_held and first is not None and not _are_equal(first, self._beginning()[1]):
@@ -136,6 +143,9 @@ class ArrowDataset(Dataset):
                 return stream.schema, next(iter(stream), None)
         except Exception as error:  # a library's own, whatever it raises
             raise InputError(f"{self.name} cannot be read: {in_words(error)}") from error
+
+    def types(self) -> Types:
+        return Types.of_schema(self._schema)
 
     def _rows(self) -> Generator[Values, None, None]:
         start = 0

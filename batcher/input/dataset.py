@@ -15,6 +15,7 @@ from pathlib import Path
 
 from batcher.errors import InputError
 from batcher.input.labels import Labels
+from batcher.input.types import Types
 from batcher.records import Slice, Values
 from batcher.words import counted
 
@@ -71,6 +72,10 @@ class Dataset(ABC):
     def would_take(self, _path: Path) -> bool:
         """Return whether a new file at this path would become a part of the table."""
         return False
+
+    def types(self) -> Types:
+        """Return the types of the columns; text if the table does not say them."""
+        return Types.of_texts(self.columns)
 
     @abstractmethod
     def _rows(self) -> Generator[Values, None, None]:

@@ -14,6 +14,7 @@ from batcher.errors import InputError
 from batcher.input.arrow import BATCH, ArrowDataset, only_once, shortener
 from batcher.input.dataset import Dataset, check_has_columns, columns_of
 from batcher.input.labels import Labels
+from batcher.input.types import Types
 from batcher.records import Values
 
 if TYPE_CHECKING:
@@ -185,6 +186,9 @@ class FrameDataset(Dataset):
         self.row_labels = Labels(name, frame if table is None else table)
         self._reads: list[Read] = [_reading(dtype) for dtype in frame.dtypes]
         check_has_columns(name, self.columns, len(frame))
+
+    def types(self) -> Types:
+        return Types.of_frame(self._frame, self.columns)
 
     def where(self, position: int) -> str:
         if self.row_labels is None or self.row_labels.are_numbers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from batcher.input.dataset import Dataset
+from batcher.input.types import Types
 from batcher.records import Values
 
 
@@ -28,6 +29,9 @@ class _Narrowed(Dataset):
         self.may_hold_added_nulls = dataset.may_hold_added_nulls
         self._dataset = dataset
         self._places = [dataset.columns.index(name) for name in columns]
+
+    def types(self) -> Types:
+        return self._dataset.types().of_columns(self.columns)
 
     def where(self, position: int) -> str:
         return self._dataset.where(position)

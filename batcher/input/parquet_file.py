@@ -12,6 +12,7 @@ from batcher.input.arrow import BATCH, Decoder
 from batcher.input.dataset import check_has_columns, columns_of
 from batcher.input.file import FileDataset
 from batcher.input.formats import trouble
+from batcher.input.types import Types
 from batcher.records import Values
 
 _PARQUET_BUFFER = 2**20
@@ -38,6 +39,10 @@ class ParquetDataset(FileDataset):
         self.columns = columns_of(self.name, schema.names)
         check_has_columns(self.name, self.columns, rows)
         self._decoder = Decoder(schema)
+        self._schema = schema
+
+    def types(self) -> Types:
+        return Types.of_schema(self._schema)
 
     def _rows(self) -> Generator[Values, None, None]:
         from pyarrow import ArrowException  # noqa: PLC0415 - slow to load, and only this format needs it

@@ -20,6 +20,7 @@ from batcher.errors import InputError
 from batcher.input.compressed import packing_by_ending
 from batcher.input.dataset import Dataset
 from batcher.input.spool import STDIN
+from batcher.input.types import Types
 from batcher.records import Values
 from batcher.visible import on_one_line
 from batcher.words import counted, escape_hint
@@ -69,6 +70,9 @@ class SeveralDataset(Dataset):
         for part, table in zip(self._parts, self._tables, strict=True):
             if table.columns:
                 _check_columns(self._parts[number].path, self.columns, part.path, _with_partitions(table.columns, part))
+
+    def types(self) -> Types:
+        return Types.of_parts([each.types() for each in self._tables if each.columns], self.columns)
 
     def has_changed(self) -> bool:
         return self._listing_now() != self._parts or any(table.has_changed() for table in self._tables)

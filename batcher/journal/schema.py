@@ -139,8 +139,10 @@ runs: every process that worked on this keyword
                                 each endpoint with a name; not there if none has), `columns` (that the prompt reads),
                                 `table` (all columns), `answer_column`, `with` (what its files hold beside the answers),
                                 `limit`, `sample` (null, or `rows` drawn at random `of` the table's rows), `encoding`
-                                (of its files), `input` (the paths of the table; null: it was none), `sheet`,
-                                `input_encoding`, `separator`; an older batcher wrote only some of them
+                                (of its files), `format` and `types` (of Parquet files: `parquet`, and the Arrow schema
+                                of the input's columns, serialized, in base64; not there for CSV), `input` (the paths of
+                                the table; null: it was none), `sheet`, `input_encoding`, `separator`; an older batcher
+                                wrote only some of them
 
 events: what else happened in a run
     id                 INTEGER  in the order in which it happened; primary key

@@ -166,6 +166,6 @@ class Adoption:
 
     def _misfit(self, start: int, reason: str) -> OutputError:
         return OutputError(
-            f"{self._store.chunk_path(start)} does not fit, and no journal tells what it answers: {reason}. Put its"
+            f"{self._store.chunk_file(start)} does not fit, and no journal tells what it answers: {reason}. Put its"
             f" journal back, move the file away, or choose another {as_given('keyword')} or {as_given('output_dir')}"
         )

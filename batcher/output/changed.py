@@ -19,6 +19,7 @@ from batcher.input.cell import writable
 from batcher.input.dataset import Dataset
 from batcher.input.marks import Marks
 from batcher.input.selection import Selection
+from batcher.input.types import Types
 from batcher.journal.entries import UNWRITTEN, Chunk, Correction, LastRun, Workbook
 from batcher.journal.reading import Reader
 from batcher.output.csv_file import as_output_errors, csv_line, sha256_of
@@ -64,7 +65,7 @@ class Changed(NamedTuple):
     sha256: bytes
     before: Chunk
     store: Store
-    inputs: list[str]
+    inputs: Sequence[str]
     lines: list[list[str]]
     how: str
     corrections: list[Correction]
@@ -72,7 +73,7 @@ class Changed(NamedTuple):
 
     @property
     def is_workbook(self) -> bool:
-        return self.path.suffix != ".csv"
+        return self.path.suffix == ".xlsx"
 
     @property
     def workbook(self) -> Workbook | None:
@@ -123,10 +124,10 @@ class ChangedFiles:
         self._changed: dict[int, tuple[Chunk, Path]] = {}
         chunks = journal.chunks()
         for start, chunk in chunks.items():
-            if _is_older(store.chunk_path(start), since) or store.sha256(start) == chunk.sha256:
+            if _is_older(store.chunk_file(start), since) or store.sha256(start) == chunk.sha256:
                 self.intact.add(start)
             elif not store.is_empty(start):
-                self._changed[start] = chunk, store.chunk_path(start)
+                self._changed[start] = chunk, store.chunk_file(start)
         self._look_for_workbooks(chunks)
 
     def __bool__(self) -> bool:
@@ -147,7 +148,7 @@ class ChangedFiles:
             if is_known:
                 self.known_workbooks.append(start)
             elif start in self._changed:
-                raise both_changed(self._store.chunk_path(start), path)
+                raise both_changed(self._store.chunk_file(start), path)
             else:
                 self._changed[start] = chunks[start], path
 
@@ -225,7 +226,7 @@ class Reading:
             if len(ours.states) != chunk.rows:
                 raise _is_old(path)
             rows = self._as_planned(layout, start, rows)
-            edited = read_edited(path, self._originals(layout, ours, rows))
+            edited = read_edited(path, self._originals(layout, ours, rows), is_own=store.is_own(path))
         except UnfitError as error:
             raise OutputError(message(path, error)) from error
         lines = edited.lines
@@ -248,17 +249,18 @@ class Reading:
         Raises:
             UnfitError: it has no column of answers, or cannot be read.
         """
-        found: list[tuple[int, Layout]] = []
+        found: list[tuple[tuple[int, bool], Layout]] = []
         why: Exception | None = None
         for layout in self._layouts:
             try:
-                [sheet, *_] = sheets_of(path, layout.store.answer_columns.answer)
+                [sheet, *_] = sheets_of(path, layout.store.answer_columns)
             except OutputError as error:
                 why = why or error
                 continue
             except OSError as error:
                 raise UnfitError(f"{error.strerror}") from error
-            found.append((len({*layout.store.all_columns} & {*sheet.header}), layout))
+            common = len({*layout.store.all_columns} & {*sheet.header})
+            found.append(((common, layout.store.suffix == path.suffix), layout))
         if not found:
             raise UnfitError(str(why)) from why
         return max(found, key=lambda each: each[0])[1]
@@ -308,8 +310,9 @@ def layouts_of(store: Store, journal: Reader, starts: Sequence[int] | Mapping[in
             table = tuple(question["table"])
             added = AnswerColumns.recorded_in(question)
             encoding = question.get("encoding", store.encoding)
-            made = Store(store.directory, store.keyword, table, added, encoding)
-            found.setdefault((table, added, encoding), Layout(made, table))
+            types = Types.recorded_in(question)
+            made = Store(store.directory, store.keyword, table, added, encoding, types=types)
+            found.setdefault((table, added, encoding, types and types.recorded), Layout(made, table))
     if found:
         return [*found.values()]
     as_found = store.as_found(starts, None)  # an older batcher did not record them

@@ -10,10 +10,11 @@ import codecs
 import contextlib
 import csv
 import hashlib
+import io
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from batcher.errors import OutputError, output_error
 from batcher.input.cell import writable
@@ -129,20 +130,38 @@ def replace(
             temporary.unlink(missing_ok=True)
 
 
-class Hashing:
+class Nowhere(io.RawIOBase):
+    """A file that keeps nothing."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        return len(content)
+
+
+class Hashing(io.RawIOBase):
     """Writes to a file, and hashes what it writes.
 
     Attributes:
         sha256: of all that was written.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO | Nowhere) -> None:
         self._file = file
+        self._end = 0
         self.sha256 = hashlib.sha256()
 
-    def write(self, content: bytes) -> int:
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._end
+
+    def write(self, content: Any) -> int:
         self.sha256.update(content)
-        return self._file.write(content)
+        self._end += len(content)
+        return self._file.write(content) or 0
 
 
 @contextlib.contextmanager

@@ -12,32 +12,29 @@ import itertools
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from batcher.answer.columns import AnswerColumns
-from batcher.errors import InputError, OutputError
-from batcher.input.cell import cell, writable
-from batcher.output.csv_file import (
-    FOREIGN,
-    Hashing,
-    as_output_errors,
-    cells_of_lines,
-    csv_line,
-    encoded,
-    encoding_of,
-    ends_plainly,
-    read_csv,
-    replace,
-    sha256_of,
-)
+from batcher.errors import InputError, OutputError, SettingsError
+from batcher.input.cell import writable
+from batcher.input.types import Types
+from batcher.output.csv_file import FOREIGN, OURS, Hashing, as_output_errors, encoding_of, replace, sha256_of
 from batcher.output.edited import Edited, Known, read_edited
+from batcher.output.file_format import Block, CsvFormat, FileFormat, Joint, read_table
 from batcher.place import identity
 from batcher.records import Beside, Result, RowState, Values
-from batcher.words import as_given, by_reader, counted
+from batcher.words import as_given, by_reader, counted, option
+
+
+def _format_of(store: Store) -> FileFormat:
+    if store.types is None:
+        return CsvFormat(store.columns, store.answer_columns, store.encoding)
+    from batcher.output.parquet_file import ParquetFormat  # noqa: PLC0415 - PyArrow is slow to load
+
+    return ParquetFormat(store.types, store.answer_columns)
 
 
 def set_aside(path: Path) -> Path:
@@ -80,6 +77,25 @@ def _taken(columns: Sequence[str]) -> str:
     return f"the input has {has} already: choose another {as_given('answer_column')}, or {out}"
 
 
+SUFFIXES = (CsvFormat.suffix, ".parquet")
+_ENDINGS = "(?:{})".format("|".join(map(re.escape, SUFFIXES)))
+
+
+class Facts(NamedTuple):
+    """Facts of the journal in further columns of a result, which the chunk files lack.
+
+    Attributes:
+        names: fields of `Beside`.
+        of: returns their cells in each row of the chunk that begins at a position.
+    """
+
+    names: Sequence[str] = ()
+    of: Callable[[int], Iterable[Sequence[str]]] = lambda _start: ()
+
+
+_NO_FACTS = Facts()
+
+
 class Store:
     """The files of one keyword in one directory.
 
@@ -88,7 +104,8 @@ class Store:
         keyword: checked already.
         columns: the input's columns.
         answer_columns: the columns that are added; default: the standard names.
-        encoding: of the files: `utf-8` or `utf-8-sig`.
+        encoding: of CSV files: `utf-8` or `utf-8-sig`.
+        types: of the input's columns, for Parquet files; None: the files are CSV.
 
     Raises:
         InputError: an added column is among the input's.
@@ -101,6 +118,8 @@ class Store:
         columns: Sequence[str] = (),
         answer_columns: AnswerColumns | None = None,
         encoding: str = "utf-8",
+        *,
+        types: Types | None = None,
     ) -> None:
         added = answer_columns or AnswerColumns()
         if taken := [column for column in added if column in columns]:
@@ -111,25 +130,53 @@ class Store:
         self.answer_columns = added.in_files(writable)
         self.encoding = encoding
         self.all_columns = [*self.columns, *self.answer_columns]
-        self.header = csv_line(self.all_columns)
-        self._head = (self.header + "\n").encode(encoding)
+        self.types = types and types.named(self.columns)
+        self._format = _format_of(self)
 
     def in_each_encoding(self) -> Iterator[Store]:
         """Yield the store as it may have written: a spreadsheet may since have added or dropped a byte order mark."""
         for encoding in ENCODINGS:
-            yield Store(self.directory, self.keyword, self.columns, self.answer_columns, encoding)
+            yield Store(self.directory, self.keyword, self.columns, self.answer_columns, encoding, types=self.types)
+
+    def with_facts(self, names: Iterable[str]) -> Store:
+        """Return the store of a result with further facts behind the columns.
+
+        Raises:
+            SettingsError: the result would have a column twice.
+        """
+        added = self.answer_columns.with_facts(names)
+        if twin := next((name for name in added if name in self.columns), None):
+            fact = twin.removeprefix(f"{added.answer}_")
+            raise SettingsError(f"{option('with_')}: the table has a column {twin!r} already: leave {fact!r} out")
+        return Store(self.directory, self.keyword, self.columns, added, self.encoding, types=self.types)
 
     @property
     def journal_path(self) -> Path:
         return self.directory / f"journal_{self.keyword}.sqlite"
 
     @property
+    def suffix(self) -> str:
+        """The ending of the files' names."""
+        return self._format.suffix
+
+    @property
     def all_path(self) -> Path:
-        return self.directory / f"all_{self.keyword}.csv"
+        return self._path("all")
+
+    def _path(self, part: int | str, suffix: str | None = None) -> Path:
+        return self.directory / f"{part}_{self.keyword}{suffix or self.suffix}"
+
+    def _in_other_format(self, part: int | str) -> list[Path]:
+        """Return where the file is that a run with another format wrote."""
+        return [self._path(part, suffix) for suffix in SUFFIXES if suffix != self.suffix]
+
+    def results(self) -> list[Path]:
+        """Return where the result is, in each format."""
+        return [self.all_path, *self._in_other_format("all")]
 
     @property
     def partial_path(self) -> Path:
-        return self.directory / f"partial_{self.keyword}.csv"
+        return self._path("partial")
 
     @property
     def control_path(self) -> Path:
@@ -138,11 +185,33 @@ class Store:
     def bytes_used(self) -> int:
         """Return the bytes of the journal, its log and the chunk files."""
         name = glob.escape(self.keyword)
-        found = [*self.directory.glob(f"journal_{name}.sqlite*"), *self.directory.glob(f"[0-9]*_{name}.csv")]
+        found = [*self.directory.glob(f"journal_{name}.sqlite*"), *self.directory.glob(f"[0-9]*_{name}.*")]
         return sum(path.stat().st_size for path in found)
 
     def chunk_path(self, start: int) -> Path:
-        return self.directory / f"{start}_{self.keyword}.csv"
+        return self._path(start)
+
+    def chunk_file(self, start: int) -> Path:
+        """Return the path of a chunk file that exists, if only in another format; else the path that it will have."""
+        own = self.chunk_path(start)
+        return own if own.exists() else next(filter(Path.exists, self._in_other_format(start)), own)
+
+    def read(self, path: Path, advice: str = OURS) -> Generator[tuple[int, list[str]], None, None]:
+        """Read the columns of a file, then every row as cells of text, each with the number of its line, from 1.
+
+        Raises:
+            OutputError: it is missing or damaged.
+        """
+        return read_table(path, self.answer_columns, advice)
+
+    def cells(self, path: Path) -> Generator[list[str], None, None]:
+        """Like `read`, without the numbers."""
+        for _, line in self.read(path, FOREIGN):
+            yield line
+
+    def is_own(self, path: Path) -> bool:
+        """Return whether a file has the format of the run's, and columns of the run's types."""
+        return self._format.is_own(path)
 
     def workbook_path(self, part: int | str) -> Path:
         """Return where a person finds it natural to save a chunk file, or the result, as a workbook."""
@@ -151,7 +220,7 @@ class Store:
     def is_ours(self, path: Path) -> bool:
         """Return whether a file is one that a run of this keyword writes."""
         path = path.resolve()
-        name = re.compile(rf"(?:0|[1-9][0-9]*|all|partial)_{re.escape(self.keyword)}\.csv")
+        name = re.compile(rf"(?:0|[1-9][0-9]*|all|partial)_{re.escape(self.keyword)}{_ENDINGS}")
         return path.parent == self.directory.resolve() and name.fullmatch(path.name) is not None
 
     def check(self) -> None:
@@ -166,9 +235,10 @@ class Store:
             raise OutputError(f"{found} is not a directory: choose another {as_given('output_dir')}")
         if not os.access(found, os.W_OK | os.X_OK):
             raise OutputError(f"the output directory {found} cannot be written: check its permissions")
-        if self.all_path.exists() and not self.journal_path.exists() and not self.starts():
+        results = [path for path in self.results() if path.exists()]
+        if results and not self.journal_path.exists() and not self.starts():
             raise OutputError(
-                f"{self.all_path} exists, but neither its journal ({self.journal_path.name}) nor a"
+                f"{results[0]} exists, but neither its journal ({self.journal_path.name}) nor a"
                 f" chunk file: put the journal back, or choose another {as_given('keyword')} or"
                 f" {as_given('output_dir')}"
             )
@@ -178,7 +248,7 @@ class Store:
         if not self.directory.exists():
             return set()
         with as_output_errors(f"the output directory {self.directory}", "read"):
-            names = [path.name for path in self._matching("(0|[1-9][0-9]*)", r"\.csv")]
+            names = [path.name for path in self._matching("(0|[1-9][0-9]*)", _ENDINGS)]
         return {int(name.partition("_")[0]) for name in names}
 
     def workbooks(self) -> set[int]:
@@ -224,7 +294,7 @@ class Store:
             OutputError: one cannot be removed.
         """
         with as_output_errors(f"the output directory {self.directory}", "used"):
-            for leftover in self._matching(r"\.([0-9]+|all|partial)", r"\.csv(\.[0-9]+)?\.tmp"):
+            for leftover in self._matching(r"\.([0-9]+|all|partial)", _ENDINGS + r"(\.[0-9]+)?\.tmp"):
                 leftover.unlink()
 
     def _matching(self, head: str, tail: str) -> list[Path]:
@@ -232,13 +302,21 @@ class Store:
         name = re.compile(f"{head}_{re.escape(self.keyword)}{tail}")
         return [path for path in self.directory.iterdir() if name.fullmatch(path.name)]
 
-    def lines(self, rows: Iterable[Values]) -> list[str]:
-        """Return the input's part of each row's line."""
-        return [csv_line(map(cell, values)) for values in rows]
+    def lines(self, rows: Iterable[Values]) -> Sequence[str]:
+        """Return the input's part of each row's line, as `write_chunk` needs it."""
+        return self._format.lines(rows)
+
+    def values(self, rows: Sequence[Values]) -> Any:
+        """Return the columns of rows in the types of the files; None if these have none."""
+        return self._format.values(rows)
+
+    def values_in(self, path: Path) -> Any:
+        """Return the input's columns in a file, in the types of the files; None if these have none."""
+        return self._format.values_in(path)
 
     def origin(self, lines: Sequence[str], states: Sequence[RowState]) -> bytes:
         """Return the hash of all that a chunk file is made from: its rows, with the key and the result's id of each."""
-        digest = hashlib.blake2b(self._head, digest_size=16)
+        digest = hashlib.blake2b(self._format.head, digest_size=16)
         digest.update("\n".join(lines).encode("utf-8", "surrogatepass"))
         digest.update(b"".join(state.key for state in states))
         digest.update(",".join(str(state.result) for state in states).encode())
@@ -250,10 +328,10 @@ class Store:
         Raises:
             OutputError: it cannot be read.
         """
-        path = self.chunk_path(start)
+        path = self.chunk_file(start)
         with as_output_errors(path, "read"):
             sha256 = sha256_of(path)
-        with closing(cells_of_lines(path, FOREIGN)) as lines:
+        with closing(self.cells(path)) as lines:
             columns = next(lines, [])
             return columns, sum(1 for _ in lines), sha256
 
@@ -263,13 +341,13 @@ class Store:
         Raises:
             OutputError: it cannot be read.
         """
-        lines = cells_of_lines(self.chunk_path(start), FOREIGN)
+        lines = self.cells(self.chunk_file(start))
         next(lines, None)
         return lines
 
     def sha256(self, start: int) -> bytes | None:
         """Return the hash of a chunk file, or None if there is none."""
-        path = self.chunk_path(start)
+        path = self.chunk_file(start)
         with as_output_errors(path, "read"):
             return sha256_of(path) if path.exists() else None
 
@@ -280,8 +358,8 @@ class Store:
             starts: of the chunk files.
             answer_column: the name of the answer column, if it is known.
         """
-        for path in (*map(self.chunk_path, starts), self.all_path):
-            with contextlib.suppress(OutputError), closing(read_csv(path)) as lines:
+        for path in (*map(self.chunk_file, starts), self.all_path):
+            with contextlib.suppress(OutputError), closing(self.read(path)) as lines:
                 _, columns = next(lines, (0, []))
                 added = AnswerColumns.ending(columns)
                 is_unique = len(set(columns)) == len(columns)
@@ -290,24 +368,12 @@ class Store:
         return self
 
     def is_joined(self, starts: Iterable[int]) -> bool:
-        """Return whether `all_<keyword>.csv` equals, byte for byte, the join of these chunk files."""
-        with as_output_errors(self.all_path, "compared"), self.all_path.open("rb") as whole:
-            if whole.read(len(self._head)) != self._head:
-                return False
-            for start in starts:
-                if not self.chunk_path(start).exists():
-                    return False
-                with self.chunk_path(start).open("rb") as chunk:
-                    if chunk.read(len(self._head)) != self._head:
-                        return False
-                    while block := chunk.read(1 << 20):
-                        if whole.read(len(block)) != block:
-                            return False
-            return not whole.read(1)
+        """Return whether the result equals, byte for byte, the join of these chunk files."""
+        return self._format.is_joined(self.all_path, [*map(self.chunk_path, starts)])
 
     def is_empty(self, start: int) -> bool:
         """Return whether a chunk file is missing or holds nothing, so that no correction can be in it."""
-        path = self.chunk_path(start)
+        path = self.chunk_file(start)
         with as_output_errors(path, "read"):
             return not path.exists() or not path.stat().st_size
 
@@ -332,21 +398,32 @@ class Store:
         Raises:
             UnfitError: it is not certain which corrections it holds.
         """
-        return read_edited(self.chunk_path(start), Known(self.columns, self.answer_columns, rows, answers))
+        path, known = self.chunk_file(start), Known(self.columns, self.answer_columns, rows, answers)
+        return read_edited(path, known, is_own=self.is_own(path))
 
-    def write_edited(self, start: int, lines: Sequence[Sequence[str]], known: Collection[bytes] = ()) -> Path | None:
+    def write_edited(
+        self,
+        start: int,
+        lines: Sequence[Sequence[str]],
+        known: Collection[bytes] = (),
+        rows: Sequence[Values] | None = None,
+    ) -> Path | None:
         """Write a chunk file that was changed in the form of a run's files again, with its corrections.
 
         Args:
             start: the position of its first row.
             lines: all cells of its rows.
             known: the SHA-256 of a file there that holds no corrections.
+            rows: of the input, if they are known.
+
+        Raises:
+            OutputError: it cannot be written, or the input is needed for it.
 
         Returns:
             The path of the copy of the file that was there.
         """
         path = self.chunk_path(start)
-        content = self._head + encoded("".join(csv_line(line) + "\n" for line in lines))
+        content = self._format.edited(lines, rows, path)
         copy = self._keep_changed(path, {*known, hashlib.sha256(content).digest()})
         replace(path, lambda file: file.write(content))
         return copy
@@ -376,9 +453,7 @@ class Store:
                 copy.
         """
         pairs = zip(results, itertools.repeat(Beside()) if beside is None else beside, strict=False)
-        ends = (csv_line(self.answer_columns.cells_of(*each)) for each in pairs)
-        body = [f"{line},{end}" for line, end in zip(lines, ends, strict=True)]
-        content = self._head + encoded("\n".join([*body, ""]))
+        content = self._format.content(lines, [self.answer_columns.cells_of(*each) for each in pairs])
         sha256 = hashlib.sha256(content).digest()
         copy = self._keep_changed(self.chunk_path(start), {known_sha256, sha256})
         replace(self.chunk_path(start), lambda file: file.write(content))
@@ -386,11 +461,9 @@ class Store:
 
     def remove_chunk(self, start: int, known_sha256: bytes | None) -> Path | None:
         """Remove a chunk file that is no longer part of the result; return the copy, if one was made."""
-        path = self.chunk_path(start)
-        copy = self._keep_changed(path, {known_sha256})
-        with as_output_errors(path, "removed"):
-            path.unlink(missing_ok=True)
-        return copy
+        paths = (self.chunk_path(start), *self._in_other_format(start))
+        copies = [copy for path in paths if (copy := self._remove(path, {known_sha256}))]
+        return copies[0] if copies else None
 
     def join(
         self,
@@ -399,6 +472,7 @@ class Store:
         *,
         known: Collection[bytes] = (),
         record: Callable[[bytes], object] = lambda _sha256: None,
+        facts: Facts = _NO_FACTS,
     ) -> tuple[Path, Path | None]:
         """Write `all_<keyword>.csv`, or another file, from the chunk files as they are.
 
@@ -408,6 +482,7 @@ class Store:
             known: the SHA-256 of each file that was ever written there; another one was changed by hand.
             record: is called with the new file's SHA-256 before the file is in its place, so that the file is known
                 even if the process ends then.
+            facts: further columns of it.
 
         Returns:
             The path of the file, and of the copy, if the file there had been changed.
@@ -421,9 +496,8 @@ class Store:
         def write(file: BinaryIO) -> None:
             nonlocal digest
             hashing = Hashing(file)
-            hashing.write(self._head)
-            for start in starts:
-                self._append(self.chunk_path(start), hashing)
+            chunks = (Joint(self.chunk_path(start), [*facts.of(start)] if facts.names else None) for start in starts)
+            self._format.join(chunks, hashing, self.answer_columns.with_facts(facts.names))
             digest = hashing.sha256
 
         def keep() -> None:
@@ -435,25 +509,32 @@ class Store:
         replace(path, write, before=keep)
         return path, copy
 
-    def _append(self, path: Path, file: Hashing) -> None:
-        with as_output_errors(path, "read"):
-            chunk = path.open("rb")
-        with chunk:
-            if chunk.read(len(self._head)) == self._head and ends_plainly(chunk):
-                chunk.seek(len(self._head))
-                shutil.copyfileobj(chunk, file, 1 << 20)
-                return
-        for line in self._read_lines(path):
-            file.write(encoded(csv_line(line) + "\n"))
+    def write_rows(self, path: Path, blocks: Iterable[Block], names: Iterable[str] = ()) -> None:
+        """Write rows that need not be in chunk files, with further facts of these names; several processes may write.
 
-    def _read_lines(self, path: Path) -> Generator[list[str], None, None]:
-        """Read the rows of a chunk file that a spreadsheet or an editor has saved in its own format."""
-        lines = cells_of_lines(path)
-        header = next(lines, [])
-        if header != self.all_columns:
-            lines.close()
-            raise OutputError(f"{path} has other columns than this run: {csv_line(header)}")
-        return lines
+        Raises:
+            OutputError: the disk is full, the directory is read-only, ...
+        """
+        added = self.answer_columns.with_facts(names)
+        replace(path, lambda file: self._format.write(blocks, Hashing(file), added), f".{os.getpid()}")
+
+    def remove_other_format(self, start: int, known: Collection[bytes | None]) -> list[Path]:
+        """Remove the chunk file that a run with another format wrote; return the copy, if it was changed."""
+        return [copy for path in self._in_other_format(start) if (copy := self._remove(path, {*known}))]
+
+    def remove_other_results(self, joined: Callable[[str], Collection[bytes]]) -> list[Path]:
+        """Remove the result that a run with another format wrote; return the copy, if it was changed.
+
+        Args:
+            joined: returns the SHA-256 of each file that was ever written under a name.
+        """
+        return [copy for path in self._in_other_format("all") if (copy := self._remove(path, {*joined(path.name)}))]
+
+    def _remove(self, path: Path, known: set[bytes | None]) -> Path | None:
+        copy = self._keep_changed(path, known)
+        with as_output_errors(path, "removed"):
+            path.unlink(missing_ok=True)
+        return copy
 
     def _keep_changed(self, path: Path, known: set[bytes | None]) -> Path | None:
         with as_output_errors(path, "replaced"):

@@ -17,7 +17,7 @@ from batcher.errors import OutputError
 from batcher.input.cell import cell, writable
 from batcher.input.marks import Marks
 from batcher.output.cells import difference_by_marks, short
-from batcher.output.csv_file import read_csv
+from batcher.output.file_format import read_table
 from batcher.output.spreadsheet import WORKBOOK, Reformatting, Sheet, first_twins, sheets_of
 from batcher.records import Status, Values
 from batcher.words import counted, verb
@@ -251,18 +251,19 @@ def _in_line(number: int) -> Iterator[None]:
         raise UnfitError(f"line {number}, {error}") from error
 
 
-def read_edited(path: Path, originals: Known | Marked) -> Edited:
+def read_edited(path: Path, originals: Known | Marked, *, is_own: bool) -> Edited:
     """Read a chunk file that was changed.
 
     Args:
         path: of the file.
         originals: the rows of the chunk.
+        is_own: it has the format of the run's files, and columns of their types.
 
     Raises:
         UnfitError: it is not certain which corrections it holds.
     """
     try:
-        sheets = sheets_of(path, originals.added.answer)
+        sheets = sheets_of(path, originals.added)
     except OutputError as error:
         raise UnfitError(str(error)) from error
     except OSError as error:
@@ -283,7 +284,8 @@ def read_edited(path: Path, originals: Known | Marked) -> Edited:
             f"it is not UTF-8, and in no encoding that spreadsheets use are its cells the input's: {nearest}"
         ) from nearest
     sheet, fit = _surest(found)
-    how = "" if _is_plain(path, originals.columns, fit) else ", ".join(_forms(sheet, originals.columns, fit))
+    is_plain = is_own and _is_plain(path, originals, fit)
+    how = "" if is_plain else ", ".join(_forms(sheet, originals.columns, fit)) or _rest(path)
     is_whole = set(originals.columns) <= set(sheet.header)
     return Edited(fit.lines, how, originals.corrections(fit.lines), is_whole)
 
@@ -364,17 +366,20 @@ def _forms(sheet: Sheet, columns: Sequence[str], fit: _Fit) -> list[str]:
     said += ["with its columns in another order"] if there != [name for name in columns if name in there] else []
     said += [f"with column {', '.join(map(repr, fit.are_reformatted))} in another form"] if fit.are_reformatted else []
     said += [f"with answers in {counted(fit.answered, 'row')} whose status was not ok"] if fit.answered else []
-    return said or ["with other cells at the ends of its lines"]
+    return said
 
 
-def _is_plain(path: Path, columns: Sequence[str], fit: _Fit) -> bool:
-    """Return whether a file can be joined as it is."""
-    if path.suffix != ".csv":
-        return False
+def _rest(path: Path) -> str:
+    """Return how a file differs if neither its form nor its cells do."""
+    return "with columns of other types" if path.suffix == ".parquet" else "with other cells at the ends of its lines"
+
+
+def _is_plain(path: Path, originals: Known | Marked, fit: _Fit) -> bool:
+    """Return whether a file of the run's format can be joined as it is."""
     try:
-        with closing(read_csv(path)) as lines:
+        with closing(read_table(path, originals.added)) as lines:
             header = next(lines, (0, []))[1]
-            return header == [*columns] and all(
+            return header == originals.columns and all(
                 expected is not None and line is not None and line[1] == expected
                 for line, expected in zip_longest(lines, fit.lines)
             )

@@ -9,6 +9,7 @@ import contextlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,7 +79,8 @@ class Frames:
         is_quiet: bool = False,
     ) -> None:
         # The caller may change the working directory.
-        self._store = Store(store.directory.absolute(), store.keyword, store.columns, store.answer_columns)
+        directory = store.directory.absolute()
+        self._store = Store(directory, store.keyword, store.columns, store.answer_columns, types=store.types)
         self._process = process and (process.id, process.started)
         self._rows = rows
         self._kept = kept
@@ -154,13 +156,48 @@ class Frames:
         """Read columns of the result file."""
         import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
 
+        if self._store.types is not None:
+            return self._read_typed(columns)
         with as_output_errors(self._store.all_path, "read"):
-            texts: pd.DataFrame = pd.read_csv(self._store.all_path, usecols=[*columns], **self._format)
+            texts: pd.DataFrame = pd.read_csv(self._store.all_path, usecols=[*columns], **self._format())
         return texts
 
-    @property
+    def _read_typed(self, columns: Sequence[str]) -> pd.DataFrame:
+        import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
+
+        path = self._store.all_path
+        try:
+            with as_output_errors(path, "read"):
+                return pd.read_parquet(path, columns=[*columns], engine="pyarrow")
+        except ValueError as error:  # PyArrow's own are such
+            raise OutputError(f"{path} cannot be read: {error}") from error
+
+    def _texts(self, columns: Sequence[str]) -> Iterator[dict[str, list[str]]]:
+        """Read columns of the result file as text, slice by slice."""
+        import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
+
+        path = self._store.all_path
+        if self._store.types is None:
+            files = pd.read_csv(path, usecols=[*columns], chunksize=_SLICE, **self._format())
+            with as_output_errors(path, "read"), files:
+                yield from ({name: texts[name].tolist() for name in columns} for texts in files)
+            return
+        with closing(self._store.read(path)) as lines:
+            places = [self._store.columns.index(name) for name in columns]
+            next(lines, None)
+            while rows := [[line[place] for place in places] for _, line in islice(lines, _SLICE)]:
+                yield dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
+
     def _format(self) -> dict[str, Any]:
-        return {"header": 0, "names": self._store.all_columns, "dtype": str, "keep_default_na": False}
+        """Return how to read the result file, of which `merge` may have made one with further columns."""
+        with closing(read_csv(self._store.all_path)) as lines:
+            _, header = next(lines, (0, []))
+        names = [*self._store.all_columns, *self._further(header)]
+        return {"header": 0, "names": names, "dtype": str, "keep_default_na": False}
+
+    def _further(self, header: Sequence[str]) -> Sequence[str]:
+        """Return the columns of further facts in a header of the result file."""
+        return header[len(header) - len(self._store.answer_columns.facts_behind(header)) :]
 
     def _changed(self, table: Table, names: Sequence[str]) -> list[str]:
         """Return which of some columns of the caller's table have other values than the result file.
@@ -168,22 +205,18 @@ class Frames:
         Raises:
             InputError: the prompts use such a column.
         """
-        import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
-
         part = self._asked_rows(_columns_of(table, names))
         if not part.size:
             return []
         dataset = open_dataset(part)
         same = {writable(name): place for place, name in enumerate(dataset.columns)}
         compared = [*same]
-        files = pd.read_csv(self._store.all_path, usecols=compared, chunksize=_SLICE, **self._format)
-        with as_output_errors(self._store.all_path, "read"), files:
-            for (start, rows), texts in zip(dataset.slices(_SLICE), files, strict=False):
-                for name, place in [*same.items()]:
-                    other = _first_other((row[place] for row in rows), texts[name].tolist())
-                    if other is not None:
-                        self._check_is_free(name, start + other)
-                        del same[name]
+        for (start, rows), texts in zip(dataset.slices(_SLICE), self._texts(compared), strict=False):
+            for name, place in [*same.items()]:
+                other = _first_other((row[place] for row in rows), texts[name])
+                if other is not None:
+                    self._check_is_free(name, start + other)
+                    del same[name]
         return [name for name in compared if name not in same]
 
     def _check_is_free(self, name: str, position: int) -> None:
@@ -213,11 +246,12 @@ class Frames:
             for start in range(0, self._rows, _SLICE)
             for each in run.journal.marks(start, min(start + _SLICE, self._rows))
         )
-        with closing(read_csv(path)) as lines:
+        with closing(self._store.read(path)) as lines:
             _, header = next(lines, (0, []))
-            cells = ((number, self._store.answer_columns.split(line)[0]) for number, line in lines)
+            width = len(self._store.columns)
+            cells = ((number, line[:width]) for number, line in lines)
             try:
-                if header != self._store.all_columns:
+                if header != [*self._store.all_columns, *self._further(header)]:
                     raise OutputError(f"{path} has other columns than the run: call run again to write it anew")
                 for (number, line), row in zip(cells, planned, strict=True):
                     if differs := difference_by_marks(marks, row, line):

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from batcher.errors import OutputError, SettingsError, outermost
 from batcher.input.marks import Marks
@@ -17,10 +17,11 @@ from batcher.journal.entries import Chunk
 from batcher.journal.opening import read_journal, record_joined
 from batcher.journal.reading import Reader
 from batcher.output.changed import Changed, Layout, Reading, both_changed
-from batcher.output.csv_file import csv_line, encoded, replace
-from batcher.output.directory import Store, came_back, result_changed
+from batcher.output.directory import Facts, Store, came_back, result_changed
+from batcher.output.file_format import Block
 from batcher.output.opening import PastRun, opened
-from batcher.output.so_far import SoFar, anew, input_of, is_current, with_columns
+from batcher.output.so_far import Part, SoFar, anew, facts_of, input_of, is_current, with_columns
+from batcher.settings import OPTIONS, facts_in
 from batcher.words import by_reader, counted, option, say
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def merge(
     *,
     partial: bool = False,
     data: Data | None = None,
+    with_: str | Sequence[str] | None = None,
 ) -> Path:
     """Join the chunk files as they are, and return the path of the result.
 
@@ -43,15 +45,20 @@ def merge(
         partial: write all rows with the answers that are there so far to `partial_<keyword>.csv`, instead of a finished
             run's to `all_<keyword>.csv`. The run may be at work.
         data: the run's input, for `partial`; a file is found again by itself.
+        with_: facts of the journal to put into further columns of the result, named as in `run`. The chunk files stay
+            as they are, and the next `run` writes its own result again.
 
     Raises:
-        SettingsError: the keyword is invalid, or the input is not the run's.
+        SettingsError: the keyword is invalid, the input is not the run's, or there is no such fact.
         OutputError: there is no run, a run is writing, rows are left, or a chunk file is missing, damaged or older than
             the journal.
     """
+    if with_ is not None:
+        OPTIONS["with_"].check(with_)
+    names: Sequence[str] = facts_in(with_)
     if partial:
         with opened(keyword, output_dir, read_journal) as run, run.journal.snapshot():
-            return _write_partial(run, data)
+            return _write_partial(run, data, names)
     if data is not None:
         raise SettingsError(f"the input is only needed with {option('partial', value=True)}")
     with opened(keyword, output_dir, functools.partial(read_journal, alone=True)) as run:
@@ -64,15 +71,29 @@ def merge(
             )
         marks = Marks(last.question.get("table", ()))
         store = with_columns(store, range(0, rows, last.chunk_size), last.question)
+        names = _lacking(store, names)
         starts = list(_finished(store, journal, range(0, rows, last.chunk_size), rows, marks))
         if not store.columns:
             raise OutputError(f"no chunk of {keyword!r} is finished yet: run it again")
         path = store.all_path
+
+        def facts(start: int) -> list[list[str]]:
+            return facts_of(journal, store, start, min(start + last.chunk_size, rows), names)
+
         record = functools.partial(record_joined, journal.path, last.id, path.name)
-        _, copy = store.join(starts, path, known=journal.joined(path.name), record=record)
+        _, copy = store.join(starts, path, known=journal.joined(path.name), record=record, facts=Facts(names, facts))
         if copy:
             say(result_changed(path, copy))
         return path
+
+
+def _lacking(store: Store, names: Sequence[str]) -> Sequence[str]:
+    """Return those of the facts that the chunk files lack.
+
+    Raises:
+        SettingsError: one cannot have a column.
+    """
+    return store.with_facts(names).answer_columns.extras[len(store.answer_columns.extras) :]
 
 
 def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Marks) -> Iterator[int]:
@@ -90,7 +111,7 @@ def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Ma
             raise OutputError(f"no chunk file holds exactly rows {start:,} to {stop - 1:,}: {anew()}")
         if start in workbooks:
             _join_workbook(store, chunk, reading.read(start, chunk, store.workbook_path(start), None))
-        elif store.is_empty(start):
+        elif store.is_empty(start) or not store.chunk_path(start).exists():
             raise OutputError(f"{store.chunk_path(start)} is missing, or empty: {anew()}")
         elif store.sha256(start) != chunk.sha256:
             changed = reading.read(start, chunk, store.chunk_path(start), None)
@@ -116,32 +137,40 @@ def _join_workbook(store: Store, chunk: Chunk, changed: Changed) -> None:
     say(store.set_workbook_aside(changed.start, len(changed.corrections)))
 
 
-def _write_partial(run: PastRun[Reader], data: Data | None) -> Path:
+def _write_partial(run: PastRun[Reader], data: Data | None, names: Sequence[str]) -> Path:
     """Write all rows with the answers that are there; without the input, the rows of finished chunks.
 
     Raises:
         InputError: the input is not the run's.
         OutputError: a chunk file is damaged, or there is nothing to write.
+        SettingsError: a fact of these names cannot have a column.
     """
     last = run.last()
     dataset = input_of(last.question, data)
     so_far = SoFar(run.store, run.journal, last, dataset)
     store, omitted = so_far.store, []
+    names, added = _lacking(store, names), store.answer_columns
 
-    def write(file: BinaryIO) -> None:
-        file.write((store.header + "\n").encode(store.encoding))
+    def ends(part: Part) -> Sequence[Sequence[str]]:
+        if not names:
+            return part.answers
+        facts = facts_of(run.journal, store, part.start, part.start + len(part.answers), names)
+        nothing = [""] * len(names)  # of a row that has no result
+        rows = zip(part.answers, facts, strict=True)
+        return [[*answer, *(more if added.status_in(answer) else nothing)] for answer, more in rows]
+
+    def blocks() -> Iterator[Block]:
         is_empty = True
         for part in so_far.parts():
             if part.inputs is None:
                 omitted.append(len(part.answers))
                 continue
             is_empty = False
-            lines = (csv_line([*cells, *answer]) for cells, answer in zip(part.inputs, part.answers, strict=True))
-            file.write(encoded("\n".join([*lines, ""])))
+            yield Block(part.inputs, part.values, ends(part))
         if is_empty and omitted:
             raise OutputError(f"no chunk of {store.keyword!r} is finished yet: run it again, or {_advice(store)}")
 
-    replace(store.partial_path, write, f".{os.getpid()}")
+    store.write_rows(store.partial_path, blocks(), names)
     if omitted:
         rows = counted(sum(omitted), "row of an unfinished chunk is", "rows of unfinished chunks are")
         say(f"Note: {rows} left out, because no file has the rest of their cells: {_advice(store)}.")

@@ -68,8 +68,8 @@ class Report(Figures):
         """Return the rows with their answers; the answers are text, exactly as in the file.
 
         It has the index of the DataFrame or Series that was given, and its columns; a table from elsewhere is read as
-        text. If rows are left, it holds what there is: the status of a row without a result is empty, and if the input
-        is gone, cells that are in no file are missing.
+        text, or from the Parquet files of a finished run in its types. If rows are left, it holds what there is: the
+        status of a row without a result is empty, and if the input is gone, cells that are in no file are missing.
 
         It warns of labels that occur more than once, and as `answers` does.
 

@@ -6,7 +6,7 @@ Invariant: a row's cells and its result belong together: cells that are not thos
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +20,7 @@ from batcher.input.narrowed import narrowed
 from batcher.input.opening import Reading, open_dataset
 from batcher.input.selection import Selection
 from batcher.input.several import is_pattern
+from batcher.input.types import Types
 from batcher.journal.entries import Chunk, LastRun
 from batcher.journal.reading import Reader
 from batcher.output.changed import Layout, answer_cells
@@ -35,12 +36,16 @@ class Part(NamedTuple):
     """Rows of one chunk.
 
     Attributes:
+        start: the position of the first.
         inputs: the input's cells of each, as a file holds them; None if they are not known.
         answers: the answer's cells of each; empty if the row has no result.
+        values: the input's columns in the types of the files, if these have types.
     """
 
+    start: int
     inputs: list[list[str]] | None
     answers: list[list[str]]
+    values: Any = None
 
 
 class SoFar:
@@ -78,18 +83,22 @@ class SoFar:
             InputError: a row of the input has changed, or is gone.
             OutputError: a chunk file is damaged, or cells of the input were changed in it.
         """
-        known = itertools.repeat(None) if self._dataset is None else self._inputs(self._dataset)
-        for start, inputs in zip(range(0, self.rows, self._chunk_size), known, strict=False):
+        known = itertools.repeat((None, None)) if self._dataset is None else self._inputs(self._dataset)
+        for start, (inputs, values) in zip(range(0, self.rows, self._chunk_size), known, strict=False):
             stop = min(start + self._chunk_size, self.rows)
             added = self.store.answer_columns
             if lines := self._lines_of_file(start, stop):
-                yield Part([added.split(line)[0] for line in lines], [added.split(line)[1] for line in lines])
+                cells, answers = zip(*map(added.split, lines), strict=True)
+                path = self.store.chunk_path(start)
+                own = self.store.values_in(path) if path.exists() else values
+                is_known = self.store.types is None or own is not None
+                yield Part(start, [*cells] if is_known else None, [*answers], own)
             else:
                 beside = self._journal.beside(start, stop, added.extras)
                 found = zip(self._journal.results_so_far(start, stop), beside, strict=True)
-                yield Part(inputs, [answer_cells(added, *each) for each in found])
+                yield Part(start, inputs, [answer_cells(added, *each) for each in found], values)
 
-    def _inputs(self, dataset: Dataset) -> Iterator[list[list[str]]]:
+    def _inputs(self, dataset: Dataset) -> Iterator[tuple[list[list[str]], Any]]:
         """Read the cells of the input, chunk by chunk, and compare them with the plan."""
         end = 0
         selection = Selection.recorded_in(self._question, dataset, self.store.keyword)
@@ -107,7 +116,7 @@ class SoFar:
                         " or run it again"
                     )
             if rows and len(rows) == min(self._chunk_size, self.rows - start):
-                yield [[writable(cell(value)) for value in values] for values in rows]
+                yield [[writable(cell(value)) for value in values] for values in rows], self.store.values(rows)
         if end < self.rows:
             raise InputError(
                 f"{dataset.name} has {counted(end, 'row')}, and the run asked about {self.rows:,}: give the input as it"
@@ -121,7 +130,7 @@ class SoFar:
             return None
         if start in self._workbooks:
             return self._changed.read(start, chunk, self.store.workbook_path(start), None).lines
-        if self.store.is_empty(start):
+        if self.store.is_empty(start) or not self.store.chunk_path(start).exists():
             return None
         if self.store.sha256(start) != chunk.sha256:
             return self._changed.read(start, chunk, self.store.chunk_path(start), None).lines
@@ -170,7 +179,14 @@ def with_columns(store: Store, starts: Iterable[int], question: dict[str, Any]) 
         return found
     columns = AnswerColumns.recorded_in(question)
     encoding = found.encoding if found.columns else question.get("encoding", found.encoding)
-    return Store(store.directory, store.keyword, question["table"], columns, encoding)
+    types = Types.recorded_in(question)
+    return Store(store.directory, store.keyword, question["table"], columns, encoding, types=types)
+
+
+def facts_of(journal: Reader, store: Store, start: int, stop: int, names: Sequence[str]) -> list[list[str]]:
+    """Return facts of the journal about the answers of rows, as a file holds them."""
+    beside = journal.beside(start, stop, names)
+    return [[*map(writable, store.answer_columns.fact_cells(each, names))] for each in beside]
 
 
 def is_current(store: Store, journal: Reader, start: int, chunk: Chunk) -> bool:

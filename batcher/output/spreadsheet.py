@@ -11,14 +11,17 @@ import datetime as dt
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from decimal import ROUND_DOWN, Decimal, InvalidOperation
 from enum import IntEnum
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+from batcher.answer.columns import AnswerColumns
 from batcher.errors import OutputError
 from batcher.input.excel import UNREADABLE, Book, Uncomputed
+from batcher.output.file_format import read_table
 from batcher.records import LARGEST_CELL
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -93,12 +96,15 @@ class Likeness(IntEnum):
     SAME = 2
 
 
-def sheets_of(path: Path, column: str) -> list[Sheet]:
-    """Return every way to read a file in which a column of this name is there.
+def sheets_of(path: Path, added: AnswerColumns) -> list[Sheet]:
+    """Return every way to read a file in which the column of the answers is there.
 
     Raises:
         OutputError: there is none; the message says why, without the path.
     """
+    column = added.answer
+    if path.suffix == ".parquet":
+        return _in_parquet(path, added)
     if path.suffix != ".csv":
         return _in_workbook(path, column)
     found: list[Sheet] = []
@@ -117,6 +123,14 @@ def sheets_of(path: Path, column: str) -> list[Sheet]:
     if not found:
         raise OutputError(why or "its encoding is not known")
     return found
+
+
+def _in_parquet(path: Path, added: AnswerColumns) -> list[Sheet]:
+    with closing(read_table(path, added)) as lines:
+        _, header = next(lines)
+        if added.answer not in header:
+            raise OutputError(_lacks(header, added.answer))
+        return [Sheet("utf-8", True, ",", header, [*lines])]
 
 
 def _lacks(header: Sequence[str], column: str) -> str:

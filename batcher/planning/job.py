@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from batcher.answer.columns import AnswerColumns
+from batcher.answer.columns import PARQUET, AnswerColumns
 from batcher.answer.labels import Labels
 from batcher.answer.reading import read
 from batcher.answer.schema import Schema
@@ -211,15 +211,18 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
             _check_form_params(endpoint.params, settings, "params of an endpoint")
     if settings.id_column is not None:
         column_index(settings.id_column, dataset.columns, blamed("id_column"))
+    store = _store(settings, keyword, dataset, shape)
     return Job(
         settings,
         keyword,
         dataset,
         Selection(dataset, keyword, limit=settings.limit, sample=settings.sample),
         prompts.render,
-        _question(prompts, settings, dataset, endpoints, data) | _answers_question(shape, examples),
+        _question(prompts, settings, dataset, endpoints, data)
+        | _answers_question(shape, examples)
+        | _types_question(store),
         endpoints,
-        _store(settings, keyword, dataset, shape),
+        store,
         _wording(prompts, examples),
         shape,
         stating.is_stated(prompts.filled, stating.filled(system or "")),
@@ -273,7 +276,8 @@ def _keyword(settings: Settings, dataset: Dataset, data: object) -> str:
 def _store(settings: Settings, keyword: str, dataset: Dataset, shape: Shape | None) -> Store:
     """Return the output directory, unless the input is, or would be, one of the files that the run writes in it."""
     directory = Path(settings.output_dir)
-    store = Store(directory, keyword)
+    added, types = _columns(settings, shape), dataset.types() if settings.format == PARQUET else None
+    store = Store(directory, keyword, dataset.columns, added, settings.encoding, types=types)
     for path in filter(store.is_ours, dataset.paths):
         raise SettingsError(
             f"{path} is a file that the run {keyword!r} writes itself: choose another {as_given('keyword')} or"
@@ -284,11 +288,11 @@ def _store(settings: Settings, keyword: str, dataset: Dataset, shape: Shape | No
             f"the files of the run would become a part of the input {dataset.name}: choose another"
             f" {as_given('output_dir')}"
         )
-    return Store(directory, keyword, dataset.columns, _columns(settings, shape), settings.encoding)
+    return store
 
 
 def _columns(settings: Settings, shape: Shape | None) -> AnswerColumns:
-    return AnswerColumns.of(settings.answer_column, settings.extras, shape)
+    return AnswerColumns.of(settings.answer_column, settings.extras, shape, is_typed=settings.format == PARQUET)
 
 
 def shape_of(settings: Settings) -> Shape | None:
@@ -358,6 +362,11 @@ def _question(
         question["named"] = sorted(named)
     as_kept: dict[str, Any] = json.loads(json.dumps(question))
     return as_kept
+
+
+def _types_question(store: Store) -> dict[str, Any]:
+    """Return what the journal stores of the types in the files."""
+    return {} if store.types is None else {"format": PARQUET, "types": store.types.recorded}
 
 
 def _answers_question(shape: Shape | None, examples: Examples | None) -> dict[str, Any]:

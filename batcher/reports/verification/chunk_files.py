@@ -145,7 +145,7 @@ class ChunkFiles:
         else:
             originals = Marked(store.columns, added, Marks(store.columns), marks, answers)
         try:
-            edited = read_edited(path, originals)
+            edited = read_edited(path, originals, is_own=store.is_own(path))
         except UnfitError:
             return None
         if not edited.is_whole:

@@ -61,7 +61,7 @@ class Corrections:
         """
         try:
             meant = settled(self._added, ours, theirs)
-            was, now = Status(ours[1]), Status(meant[1])
+            was, now = (Status(self._added.status_in(cells)) for cells in (ours, meant))
         except (UnfitError, ValueError):
             return False
         if meant != [*ours]:

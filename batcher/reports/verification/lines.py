@@ -5,13 +5,13 @@ Invariant: a file that cannot be read to its end gives the lines before the faul
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from batcher.answer.columns import AnswerColumns
 from batcher.errors import OutputError
-from batcher.output.csv_file import read_csv
+from batcher.output.file_format import read_table
 
 
 class Line(NamedTuple):
@@ -21,11 +21,13 @@ class Line(NamedTuple):
         number: of its first line, from 1.
         cells: the input's cells.
         ending: the cells of the answer columns.
+        facts: the cells of further columns, which only a result has.
     """
 
     number: int
     cells: list[str]
     ending: list[str]
+    facts: Sequence[str] = ()
 
 
 class Lines:
@@ -34,26 +36,33 @@ class Lines:
     Args:
         path: of the file.
         added: its answer columns.
+        is_result: facts may be in further columns behind them (`merge --with`).
 
     Attributes:
-        header: its columns; empty if the file is empty or cannot be read.
+        header: its columns, without those of further facts; empty if the file is empty or cannot be read.
+        facts: the names of further facts.
         error: why it could not be read to its end, or None.
     """
 
-    def __init__(self, path: Path, added: AnswerColumns) -> None:
+    def __init__(self, path: Path, added: AnswerColumns, *, is_result: bool = False) -> None:
         self._added = added
+        self.facts: tuple[str, ...] = ()
         self.error: OutputError | None = None
-        self._lines = read_csv(path)
+        self._lines = read_table(path, added)
         self.header: list[str] = []
         try:
             _, self.header = next(self._lines, (0, []))
         except OutputError as error:
             self.error = error
+        if is_result:
+            self.facts = added.facts_behind(self.header)
+            self.header = self.header[: len(self.header) - len(self.facts)]
 
     def __iter__(self) -> Iterator[Line]:
         try:
             for number, cells in self._lines:
-                yield Line(number, *self._added.split(cells))
+                end = len(cells) - len(self.facts)
+                yield Line(number, *self._added.split(cells[:end]), cells[end:])
         except OutputError as error:
             self.error = error
 

@@ -10,13 +10,16 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batcher.answer.columns import AnswerColumns
 from batcher.errors import outermost
+from batcher.input.cell import writable
 from batcher.input.narrowed import narrowed
 from batcher.input.opening import Reading, open_dataset
 from batcher.input.prompt import PromptFunction
+from batcher.input.types import Types
 from batcher.journal.entries import Counts, EndpointTotals, LastRun
 from batcher.journal.evidence import Evidence
 from batcher.journal.locking import is_at_work
@@ -24,6 +27,7 @@ from batcher.journal.opening import read_evidence
 from batcher.money.prices import NANO
 from batcher.output.directory import Store
 from batcher.output.opening import opened
+from batcher.output.so_far import facts_of
 from batcher.reports.verification.chunk_files import ChunkFiles
 from batcher.reports.verification.corrections import CorrectedFile, Corrections
 from batcher.reports.verification.findings import Finding, Found, Kind
@@ -204,7 +208,8 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
     to_be = files.compared_rows(rows)
     if is_finished:
         files.name_others()
-        check_result(to_be, store, starts, found, is_read=asked is not None and not files.are_as_written())
+        is_read = asked is not None and not files.are_as_written()
+        check_result(to_be, store, starts, found, is_read=is_read, facts_of=partial(facts_of, journal, store))
     deque(to_be, maxlen=0)  # rows that are not compared with a result
     deque(rows, maxlen=0)  # INPUT may have rows after the last one
     requests.end()
@@ -228,10 +233,14 @@ def _with_columns(store: Store, last: LastRun, starts: list[int], asked: Asked |
     """Return the files with their expected columns: the input's, or else the columns that they have."""
     answer = last.question.get("answer_column")
     as_found = store.as_found(starts, answer)
-    if asked is None:
-        return as_found
+    types = Types.recorded_in(last.question)
     names = AnswerColumns.recorded_in(last.question) if answer else as_found.answer_columns
-    return Store(store.directory, store.keyword, asked.columns, names, as_found.encoding)
+    if asked is None and types is None:
+        is_same = names.in_files(writable) == as_found.answer_columns  # but for what reads the fields
+        names = names if is_same else as_found.answer_columns
+        return Store(store.directory, store.keyword, as_found.columns, names, as_found.encoding)
+    columns = last.question["table"] if asked is None else asked.columns
+    return Store(store.directory, store.keyword, columns, names, as_found.encoding, types=types)
 
 
 def _named(journal: Evidence) -> dict[str, list[str]]:
