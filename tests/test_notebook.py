@@ -106,7 +106,7 @@ def ask(row):
     return row["none"]
 batcher.run(pd.DataFrame({"a": ["b"]}), ask, keyword="k", provider="offline")
 """
-RUN = "report = batcher.run([str(n) for n in range(60)], keyword='k', model='m', base_url=URL, max_concurrency=2)"
+RUN = "report = batcher.run([*map(str, range(60))], keyword='k', model='m', base_url=URL, max_concurrency=2, canary=0)"
 TAB = """
 from IPython.core.completer import provisionalcompleter
 with provisionalcompleter():
