@@ -23,6 +23,7 @@ from batcher.checks import check_headers, check_key, check_model, check_variable
 from batcher.endpoint import LIMITS, MAX_CONCURRENCY, OFFLINE, OPENAI_URL, Endpoint, checked_url, key_header
 from batcher.errors import SettingsError
 from batcher.hiding import Key, shown
+from batcher.params import Unfolded
 from batcher.settings import Settings, means_key
 from batcher.visible import on_one_line
 from batcher.words import as_given, blamed, escape_hint, option, toml_hint, verb
@@ -493,7 +494,7 @@ def _from_tables(given: EndpointTables, settings: Settings, env: Mapping[str, st
         where = f"{given.where}, endpoint {number}"
         _check_keys(table, where)
         for made in _from_table(given.changed(table), where, settings, env, needs_keys=needs_keys):
-            params = {name: value for name, value in made.params.items() if name not in given.own_params}
+            params = Unfolded({name: value for name, value in made.params.items() if name not in given.own_params})
             numbered.append((number, replace(made, params=params)))
     return numbered
 

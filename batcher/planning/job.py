@@ -276,13 +276,14 @@ def _keyword(settings: Settings, dataset: Dataset, data: object) -> str:
 def _store(settings: Settings, keyword: str, dataset: Dataset, shape: Shape | None) -> Store:
     """Return the output directory, unless the input is, or would be, one of the files that the run writes in it."""
     directory = Path(settings.output_dir)
-    added, types = _columns(settings, shape), dataset.types() if settings.format == PARQUET else None
-    store = Store(directory, keyword, dataset.columns, added, settings.encoding, types=types)
-    for path in filter(store.is_ours, dataset.paths):
+    # First without columns: a file of the run has all of them, and that is not what is wrong with it.
+    for path in filter(Store(directory, keyword).is_ours, dataset.paths):
         raise SettingsError(
             f"{path} is a file that the run {keyword!r} writes itself: choose another {as_given('keyword')} or"
             f" {as_given('output_dir')}"
         )
+    added, types = _columns(settings, shape), dataset.types() if settings.format == PARQUET else None
+    store = Store(directory, keyword, dataset.columns, added, settings.encoding, types=types)
     if dataset.would_take(store.all_path):
         raise SettingsError(
             f"the files of the run would become a part of the input {dataset.name}: choose another"
