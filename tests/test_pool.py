@@ -523,14 +523,15 @@ async def test_a_real_server_that_bears_40_at_once_gets_about_40() -> None:
             limits.append(member.concurrency.limit)
         return await member.caller.call([{"role": "user", "content": str(row)}], 120)
 
-    with embedded(Knobs(max_in_flight=40, latency=0.1, latency_sigma=0.5)) as server:
+    # So slow that the processor, which other tests use as well, is not what holds the answers back.
+    with embedded(Knobs(max_in_flight=40, latency=0.4, latency_sigma=0.5)) as server:
         endpoint = Endpoint("m", server.base_url)
         members = [member_of(0, endpoint, callers.caller(endpoint))]
         done: list[int] = []
-        async with Pool(members, timeout_s=120, rows_left=lambda: 1500 - len(done)) as pool:
-            served = await through(pool, 1500, serve, done)
+        async with Pool(members, timeout_s=120, rows_left=lambda: 1000 - len(done)) as pool:
+            served = await through(pool, 1000, serve, done)
         await callers.close()
-        assert server.books.by_status == {200: 1500, 429: served.refused}
+        assert server.books.by_status == {200: 1000, 429: served.refused}
     assert 32 <= mean(limits) <= 48
     assert served.refused < 100
 
