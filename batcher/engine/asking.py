@@ -275,7 +275,7 @@ class Asker:
 
     async def _settle_unfit(self, row: Row, request: Request, outcome: Outcome, result: Result) -> Result:
         """End a row with an answer that does not fit, because no further one comes; it is counted already."""
-        result = await self._journal.settled_unfit(request, outcome, result, followers=row.followers > 0)
+        result = await self._journal.settled(request, outcome, result, followers=row.followers > 0, is_kept=True)
         self._tally.count(result.status, 1 + row.followers)
         return result
 

@@ -183,21 +183,9 @@ class Journal(Planner):
         kept = [self._response(request, outcome, came, "", is_cut=outcome.is_cut)] if came else []
         await self._commits.write(_ending(request, outcome), *kept)
 
-    async def settled_unfit(
-        self, request: Request, outcome: Outcome, result: Result, *, followers: bool = False
+    async def settled(
+        self, request: Request, outcome: Outcome, result: Result, *, followers: bool = False, is_kept: bool = False
     ) -> Result:
-        """Record that a row ends with an answer that did not fit and was recorded by `unfit`; see `settled`."""
-        held = self._holdable(request, result)
-        texts = (held.status.value, storable(held.answer), storable(held.error))
-        await self._commits.write(
-            _ending(request, outcome if held is result else outcome._replace(name=TOO_LARGE)),
-            (_RESULT, (request.id, request.key, request.source, *texts, seal(request.key, held), self.reading)),
-            (_POINT, (request.id, request.position)),
-            *([(_POINT_SAME, (request.id, request.position))] if followers else []),
-        )
-        return held
-
-    async def settled(self, request: Request, outcome: Outcome, result: Result, *, followers: bool = False) -> Result:
         """Record that a row has its result; when this returns, that is on disk.
 
         Args:
@@ -205,6 +193,7 @@ class Journal(Planner):
             outcome: how the request ended.
             result: how the row ended.
             followers: rows with the same question that are not sent get the result too.
+            is_kept: what came is in the journal already, by `unfit`.
 
         Returns:
             The row's result: an error if the answer is too large for SQLite or a CSV file.
@@ -215,7 +204,7 @@ class Journal(Planner):
         held = self._holdable(request, result)
         if held is not result:
             outcome = outcome._replace(name=TOO_LARGE)
-        came = outcome.completion
+        came = None if is_kept else outcome.completion
         texts = (held.status.value, storable(held.answer), storable(held.error))
         reading = None if held.status is Status.ERROR else self.reading
         await self._commits.write(

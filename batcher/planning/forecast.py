@@ -148,17 +148,10 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     job.store.check()
     with rehearse(job.store.journal_path) as journal:
         planned = make(job, journal, lambda: False, is_rehearsal=True)
-        ladders = [job.ladder(endpoint) for endpoint in job.endpoints]
-        tariffs = [
-            tariff
-            for each in tariffs_in_forms(job, job.endpoints, ladders, journal.details(LESSONS)).values()
-            for tariff in each
-        ]
+        tariffs, ladder = _asking(job, journal, planned.sources[0])
         count = counter(job.endpoints[0].source.model)
         typical = None if job.shape is None else count.count(typical_answer(job.shape)) + 1
         answer_tokens = tokens_of_an_answer(journal, planned.sources, tariffs, typical)
-        known = forms_found(job, journal).get(planned.sources[0])
-        ladder = [wire for wire in ladders[0] if wire.form and wire.form == known] or ladders[0]
         load, first = _load(job, journal, tariffs, count, ladder)
         load = load._replace(answer_tokens=answer_tokens)
         left = None if settings.budget is None else nano_dollars(settings.budget) - journal.spent().total
@@ -199,6 +192,21 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         first=first.messages,
         summary="\n".join([in_words(job, planned), *notes(job, planned), *came_back(job, planned), *reserves]),
     )
+
+
+def _asking(job: Job, journal: Reader, source: int) -> tuple[list[Tariff], Sequence[Wire]]:
+    """Return the tariffs of the endpoints, in every form in which they may be asked, and the forms of the first one.
+
+    Args:
+        job: the run.
+        journal: knows the form that was found for a source; then that is the only one.
+        source: of the first endpoint.
+    """
+    ladders = [job.ladder(endpoint) for endpoint in job.endpoints]
+    in_forms = tariffs_in_forms(job, job.endpoints, ladders, journal.details(LESSONS))
+    known = forms_found(job, journal).get(source)
+    found = [wire for wire in ladders[0] if wire.form and wire.form == known]
+    return [tariff for each in in_forms.values() for tariff in each], found or ladders[0]
 
 
 def _in_dollars(nano: int | None) -> float | None:

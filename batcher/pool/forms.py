@@ -56,11 +56,6 @@ class FormChoice:
         """Whether the answers that are under way should be waited for: they may show that another form is needed."""
         return not self._is_found and self.in_flight >= HOLDS and len(self._missed) < _HOPELESS
 
-    @property
-    def has_held(self) -> bool:
-        """Whether any answer has held."""
-        return any(self._held.values())
-
     def news(self) -> Form | None:
         """Return the form that was found, if it has not been returned before.
 

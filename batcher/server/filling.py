@@ -161,7 +161,8 @@ class Filler:
         if step <= 0:
             return found
         multiple = math.ceil(found / step) * step
-        return multiple if multiple <= high else math.floor(found / step) * step
+        multiple = multiple if multiple <= high else math.floor(found / step) * step
+        return int(multiple) if whole else multiple
 
 
 def as_dict(value: object) -> dict[str, Any]:
