@@ -138,8 +138,13 @@ class _Question:
         return f"Echo {_digest(whole, 6).hex()}: {' '.join(self.prompt.split())[:60]}"
 
     @cached_property
+    def _parts(self) -> dict[str, tuple[dict[str, Any] | None, str]]:
+        """The schema that each text shows, if it does, and the text without it."""
+        return {text: _split(text) for text in self.texts}
+
+    @cached_property
     def _core(self) -> str:
-        return core_of(self.prompt)
+        return self._parts[self.prompt][1]
 
     @cached_property
     def result(self) -> tuple[str, Fraction | None]:
@@ -148,13 +153,13 @@ class _Question:
 
     @cached_property
     def label(self) -> str:
-        labels = next(filter(None, (_find_labels(_split(text)[1]) for text in self.texts)), [])
+        labels = next(filter(None, (_find_labels(core) for _, core in self._parts.values())), [])
         return str(self.among(labels)) if labels else ""
 
     @cached_property
     def shown(self) -> dict[str, Any]:
         """The schema that a text shows, as it is or by a skeleton; empty if none does."""
-        schemas = (_split(text)[0] for text in self.texts)
+        schemas = (schema for schema, _ in self._parts.values())
         return next(filter(None, schemas), None) or next(filter(None, map(_find_skeleton, self.texts)), None) or {}
 
     @property
