@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 from langchain_openai import ChatOpenAI
-from server_client import Reply, chat, request
+from server_client import Reply, chat, request, stats_when
 
 from batcher.calls.services import SERVICES
 from batcher.calls.waits import limits_in
@@ -488,6 +488,30 @@ def test_a_stream_that_is_cut_has_sent_its_first_events(path: str, body: dict[st
         assert all(json.loads(event.removeprefix(b"data: "))["choices"] for event in [*events, last])
         assert b"[DONE]" not in last
         assert (server.books.dropped, server.books.lost, server.books.answered) == (2, 2, 0)
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_a_stream_that_breaks_ends_with_an_error_behind_its_first_half(path: str) -> None:
+    with embedded(Knobs(faults=(FaultRule(Fate.BREAK),))) as server:
+        reply = post(server, f"/v1/{path}", {"prompt": "hello", "messages": HELLO, "stream": True})
+        *events, error, done = reply.body.split(b"\n\n")[:-1]
+        assert len(events) > 1
+        assert json.loads(error.removeprefix(b"data: "))["error"]["type"] == "server_error"
+        assert done == b"data: [DONE]"
+        assert (server.books.lost, server.books.answered) == (1, 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_stalls_has_begun(stream: bool) -> None:
+    with embedded(Knobs(faults=(FaultRule(Fate.STALL),))) as server:
+        connection = http.client.HTTPConnection(server.base_url.removesuffix("/v1").removeprefix("http://"))
+        with contextlib.closing(connection):
+            body = json.dumps({"prompt": "hello", "stream": stream})
+            connection.request("POST", "/v1/completions", body)
+            assert connection.getresponse().read(30).startswith(b"data: {" if stream else b"{")
+            stats_when(server.base_url, "hung", 1)
+        stats = stats_when(server.base_url, "in_flight", 0)
+        assert (stats["lost"], stats["answered"], stats["by_status"]) == (1, 0, {})
 
 
 # --- prefixes of the services ---
