@@ -383,6 +383,23 @@ class Settings:
         " URL",
     )
     timeout: float = _option(120.0, Group.LIMITS, _SECONDS, "the most seconds for one attempt")
+    stream: bool = _option(
+        False,
+        Group.LIMITS,
+        _FLAG,
+        "for long answers: have them sent piece by piece. Then silence of --idle-timeout seconds ends an attempt, not"
+        " --timeout",
+        in_python="for long answers: have them sent piece by piece. Then silence of `idle_timeout` seconds ends an"
+        " attempt, not `timeout`",
+    )
+    idle_timeout: float | None = _option(
+        None,
+        Group.LIMITS,
+        _SECONDS,
+        "with --stream: the most seconds without a byte of the answer, before its first as well; default: --timeout",
+        in_python="with `stream`: the most seconds without a byte of the answer, before its first as well; default:"
+        " `timeout`",
+    )
     deadline: float = _option(1800.0, Group.LIMITS, _SECONDS, "the most seconds in flight for a row, over all attempts")
     max_attempts: int = _option(6, Group.LIMITS, _WHOLE, "the most attempts for a row; a 429 does not count")
     wait: float = _option(
@@ -527,10 +544,25 @@ class Settings:
         if (self.price_in is None) != (self.price_out is None):
             pair = f"{as_given('price_in')} and {as_given('price_out')}"
             raise SettingsError(f"{pair} go together: give both, in dollars per million tokens")
+        self._check_stream()
         for name in IN_ENDPOINTS:
             if self.endpoints is not None and getattr(self, name) is not None:
                 pair = f"{as_given(name)} and {as_given('endpoints')}"
                 raise SettingsError(f"{pair} exclude each other: set it in the endpoints")
+
+    def _check_stream(self) -> None:
+        if not self.stream:
+            if self.idle_timeout is not None:
+                raise SettingsError(f"{blamed('idle_timeout')} goes with {as_given('stream')}: give both")
+            return
+        if self.asks_chat_model:
+            raise SettingsError(
+                f"{blamed('stream')}: a chat model in llm= makes its calls itself: leave it out, or give the endpoint"
+                " by its model and base_url"
+            )
+        if self.params.get("stream", True) is not True:
+            pair = f"{as_given('stream')} and {option('param', {'stream': self.params['stream']})}"
+            raise SettingsError(f"{pair} exclude each other: give one of them")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Settings:
@@ -548,6 +580,11 @@ class Settings:
     def params(self) -> dict[str, Any]:
         """The request parameters of every row; a chat model takes `extra_body` apart itself."""
         return dict(self.param or {}) if self.asks_chat_model else unfolded(self.param or {}, blamed("param"))
+
+    @property
+    def attempt_s(self) -> float:
+        """The most seconds for one attempt; a stream may take as long as its row has left."""
+        return self.deadline if self.stream else self.timeout
 
     @property
     def asks_chat_model(self) -> bool:

@@ -8,8 +8,10 @@ that has arrived is returned, even if LangChain or a tracer fails afterwards.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +22,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from batcher.calls.caller import NO_PARAMS, Caller
+from batcher.calls.caller import NO_PARAMS, CallCut, Caller, Streaming
 from batcher.calls.failures import failure_of
 from batcher.calls.patience import Patience
 from batcher.calls.transport import Attempt, Completions
@@ -109,9 +111,18 @@ class OwnCaller:
         completions: our client.
         model: the model's name.
         instead: makes the other caller, given the reason.
+        streaming: answers are streamed (`--stream`), and may be silent for so long.
     """
 
-    def __init__(self, completions: Completions, model: str, instead: Callable[[Exception], Caller]) -> None:
+    def __init__(
+        self,
+        completions: Completions,
+        model: str,
+        instead: Callable[[Exception], Caller],
+        streaming: Streaming | None = None,
+    ) -> None:
+        self._completions = completions
+        self._streaming = streaming
         self._make_other = instead
         self._other: Caller | None = None
         try:
@@ -122,24 +133,63 @@ class OwnCaller:
     async def call(
         self, messages: Sequence[Message], timeout_s: float, params: Mapping[str, Any] = NO_PARAMS
     ) -> Completion | Failure:
-        """Make one attempt that takes at most `timeout_s` seconds."""
+        """Make one attempt that takes at most `timeout_s` seconds; one that is streamed may also not be silent."""
+        idle_s = self._streaming.idle_s if self._streaming else timeout_s
+        if self._streaming and (self._other or not self._is_streamed):
+            timeout_s = min(timeout_s, self._streaming.whole_s)
+            idle_s = timeout_s
         if self._other is None:
             attempt = Attempt(messages, params)
-            raised = await self._make(attempt, timeout_s)
+            try:
+                raised = await self._make(attempt, timeout_s, idle_s)
+            except asyncio.CancelledError as cancelled:
+                if (partial := attempt.so_far()) is not None:
+                    raise CallCut(partial) from cancelled
+                raise
             if attempt.outcome is not None:
                 return attempt.outcome
             error = raised or RuntimeError("agenerate() did not call _agenerate()")
             if attempt.has_begun or isinstance(error, TimeoutError):
-                return failure_of(error, timeout_s, may_be_billed=attempt.has_left)
+                failure = failure_of(error, timeout_s, may_be_billed=attempt.has_left)
+                return replace(failure, partial=attempt.so_far())
             self._other = self._other or self._make_other(error)
         return await self._other.call(messages, timeout_s, params)
 
-    async def _make(self, attempt: Attempt, timeout_s: float) -> Exception | None:
+    @property
+    def _is_streamed(self) -> bool:
+        """Whether the endpoint is asked for a stream, and is not known to answer in one piece all the same."""
+        added = self._completions.added
+        return added.streams and not added.is_whole
+
+    async def _make(self, attempt: Attempt, timeout_s: float, idle_s: float) -> Exception | None:
         """Make an attempt, and return the error that ended it, if any; the attempt holds its outcome."""
         try:
             async with Patience(timeout_s):
                 # One list a call: agenerate() drops the paid answers beside one that fails.
-                await self._llm.agenerate([as_text(attempt.messages)], attempt=attempt)
+                work = self._llm.agenerate([as_text(attempt.messages)], attempt=attempt)
+                await (work if idle_s >= timeout_s else _unless_silent(attempt, work, idle_s))
         except Exception as error:  # noqa: BLE001 - LangChain's, or a tracer's: an answer that has arrived still counts
+            if isinstance(error, TimeoutError) and self._streaming and attempt.has_come and not str(error):
+                return TimeoutError(f"the answer was not complete within {timeout_s:g} s")
             return error
         return None
+
+
+async def _unless_silent(attempt: Attempt, work: Awaitable[object], idle_s: float) -> None:
+    """Wait for an attempt as long as parts of its answer arrive.
+
+    Every byte counts as life, comments in a stream included: a service sends them while a request is in its queue.
+
+    Raises:
+        TimeoutError: nothing came for this many seconds.
+    """
+    patience = Patience(idle_s)
+    try:
+        async with patience:
+            attempt.heard = lambda: patience.prolong(idle_s)
+            await work
+    except TimeoutError:
+        if not patience.has_ended:
+            raise
+        more = "nothing more" if attempt.has_come else "nothing"
+        raise TimeoutError(f"{more} came for {idle_s:g} s (--idle-timeout allows more)") from None

@@ -90,18 +90,27 @@ class Alarm:
             self._is_over = True
             self._clock.users -= 1
 
+    def postpone(self, seconds: float) -> None:
+        """Begin anew: call back after this many seconds from now, unless it has called back or is cancelled."""
+        # The timer that is set wakes too early, and is then set again: this costs no timer for each part of a stream.
+        self._due = self._clock.now() + seconds
+
     def _wake(self) -> None:
+        if not self._waits_on():
+            self._read_first(_TURNS)
+
+    def _waits_on(self) -> bool:
+        """Set the timer again if time is not up."""
         left = self._due - self._clock.now()
         if left > 0:
             self._handle = asyncio.get_running_loop().call_later(left, self._wake)
-        else:
-            self._read_first(_TURNS)
+        return left > 0
 
     def _read_first(self, turns: int) -> None:
         """Let the loop read arrived data, and let its readers run."""
         if turns:
             self._handle = asyncio.get_running_loop().call_soon(self._read_first, turns - 1)
-        else:
+        elif not self._waits_on():  # what arrived meanwhile may have postponed it
             self.cancel()
             self._ring()
 
@@ -110,7 +119,7 @@ class Patience:
     """Like `asyncio.timeout`, but counts time as an `Alarm` does.
 
     Args:
-        seconds: the most that the block may take.
+        seconds: the most that the block may take, unless it is prolonged.
 
     Raises:
         TimeoutError: it took longer.
@@ -121,6 +130,15 @@ class Patience:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._timeout = asyncio.timeout(None)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether time was up."""
+        return self._timeout.expired()
+
+    def prolong(self, seconds: float) -> None:
+        """Count anew: from now on, the block may take this many seconds. Call it within the block."""
+        self._alarm.postpone(seconds)
 
     async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()

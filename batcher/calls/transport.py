@@ -12,7 +12,7 @@ import contextlib
 import inspect
 import json
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from types import MappingProxyType
@@ -26,7 +26,8 @@ from batcher.calls.caller import NO_PARAMS
 from batcher.calls.connections import Connector, Exchange
 from batcher.calls.dialect import answer_in, too_long
 from batcher.calls.error_bodies import without_echo
-from batcher.calls.streams import Stream
+from batcher.calls.streaming import Added
+from batcher.calls.streams import Stream, is_stream
 from batcher.calls.unreached import (
     Cause,
     cause_of,
@@ -71,16 +72,31 @@ class Attempt:
         has_begun: our client has received it.
         has_left: it is being written to the server, which may answer and bill from now on.
         outcome: its outcome, or None before its end.
+        has_come: a response has begun to arrive.
+        heard: is called for each part of a response to a request for a stream.
+        so_far: returns what has come of a streamed answer, or None.
     """
 
-    __slots__ = ("has_begun", "has_left", "messages", "outcome", "params")
+    __slots__ = ("has_begun", "has_come", "has_left", "heard", "messages", "outcome", "params", "so_far")
 
     def __init__(self, messages: Sequence[Message], params: Mapping[str, Any] = NO_PARAMS) -> None:
         self.messages = messages
         self.params = params
         self.has_begun = False
         self.has_left = False
+        self.has_come = False
         self.outcome: Completion | Failure | None = None
+        self.heard: Callable[[], object] = _nothing
+        self.so_far: Callable[[], Completion | None] = _nothing
+
+    def hear(self) -> None:
+        """Record that a part of the response has arrived."""
+        self.has_come = True
+        self.heard()
+
+
+def _nothing() -> None:
+    """Do nothing, and return None."""
 
 
 class _Body(aiohttp.Payload):
@@ -114,6 +130,10 @@ class Completions:
         headers: sent besides the key's header.
         most_bytes: the most bytes of a response, unpacked.
         tls: verifies certificates; default: aiohttp's own.
+        is_streamed: ask for streamed answers, unless `params` says otherwise.
+
+    Attributes:
+        added: the parameters that batcher adds for streams.
 
     Raises:
         SettingsError: the environment names a proxy that cannot be used.
@@ -130,6 +150,7 @@ class Completions:
         headers: Mapping[str, str] = MappingProxyType({}),
         most_bytes: int = MOST_BYTES,
         tls: ssl.SSLContext | None = None,
+        is_streamed: bool = False,
     ) -> None:
         self._session = session
         place, mark, version = base_url.partition("?")
@@ -139,11 +160,9 @@ class Completions:
         # The parameters of a request as JSON, by the object of the further ones, which is kept so that its id is.
         self._begun = f'{{"model": {json.dumps(self._params.pop("model", model))}, "messages": '
         self._written: dict[int, tuple[str, Mapping[str, Any]]] = {}
-        self._streams = params.get("stream") is True
+        self.added = Added(params, is_wanted=is_streamed)
         wanted = params.get("n")
         self._wants_all = isinstance(wanted, int) and wanted > 1
-        if self._streams:
-            self._params.setdefault("stream_options", {"include_usage": True})  # else servers do not report the usage
         self._most = most_bytes
         keys = keys_in(headers)
         proxy = way.proxy
@@ -160,6 +179,7 @@ class Completions:
         attempt.has_begun = True
         # In ASCII: half of a surrogate pair cannot be sent otherwise.
         question = self._body(attempt.messages, attempt.params)
+        added = tuple(self.added.params)
         with Exchange(question, _FRAMES * self._most + _HEADERS) as exchange:
             try:
                 async with self._session.post(
@@ -172,9 +192,12 @@ class Completions:
                     if response.status >= 300:
                         # The status is enough if the body breaks off or takes too long.
                         attempt.outcome = self._refusal(response, b"")
-                    outcome = await self._read(response)
+                    outcome = await self._read(response, attempt)
                     if isinstance(outcome, Failure):
                         outcome = without_echo(outcome, attempt.messages)
+                        if added and (name := self.added.refused(outcome, added)):
+                            self._written.clear()
+                            outcome = replace(outcome, left_out=name)
                     attempt.outcome = self._judge(exchange, response, outcome)
             except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
                 attempt.outcome = attempt.outcome or self._failed(error, attempt, exchange)
@@ -183,7 +206,7 @@ class Completions:
         """Return a request's body; what is the same for many requests, such as a schema, is written once."""
         rest = self._written.get(id(further))
         if rest is None:
-            parts = json.dumps({**self._params, **further})[1:]
+            parts = json.dumps({**self._params, **self.added.params, **further})[1:]
             rest = self._written[id(further)] = (", " if len(parts) > 1 else "") + parts, further
         return f"{self._begun}{json.dumps(messages)}{rest[0]}".encode()
 
@@ -195,7 +218,7 @@ class Completions:
             return Failure(Fault.TOO_LONG, message, may_be_billed=attempt.has_left)
         cause = cause_of(error, self._way) or self._unknown(error)
         is_billed = attempt.has_left and cause.fault is not Fault.UNREACHABLE
-        return Failure(cause.fault, cause.words, may_be_billed=is_billed)
+        return Failure(cause.fault, cause.words, may_be_billed=is_billed, partial=attempt.so_far())
 
     def _unknown(self, error: Exception) -> Cause:
         told = self._way.told
@@ -223,13 +246,14 @@ class Completions:
             exchange.keep()
         return outcome
 
-    async def _read(self, response: aiohttp.ClientResponse) -> Completion | Failure:
+    async def _read(self, response: aiohttp.ClientResponse, attempt: Attempt) -> Completion | Failure:
+        attempt.hear()
         if response.status >= 300:
             return await self._read_refusal(response)
         try:
-            if self._streams and response.content_type == "text/event-stream":
-                return await self._read_stream(response)
-            raw = await body.read(response, self._most)
+            if self.added.streams and response.content_type == "text/event-stream":
+                return await self._read_stream(response, attempt)
+            raw = await self._read_whole(response, attempt)
         except body.TooLong:
             return too_long(self._most)
         except body.UnknownEncoding as error:
@@ -255,17 +279,35 @@ class Completions:
             return replace(outcome, message=f"{outcome.message} {_NO_KEY}")
         return perhaps_of_proxy(outcome, self._way)
 
-    async def _read_stream(self, response: aiohttp.ClientResponse) -> Completion | Failure:
+    async def _read_whole(self, response: aiohttp.ClientResponse, attempt: Attempt) -> bytes:
+        """Read an answer in one piece, or a stream that does not say that it is one."""
+        if not self.added.streams:
+            return await body.read(response, self._most)
+        found = []
+        async with contextlib.aclosing(body.parts(response, self._most)) as parts:
+            async for part in parts:
+                attempt.hear()
+                found.append(part)
+        raw = b"".join(found)
+        self.added.answered(is_stream=is_stream(raw))
+        return raw
+
+    async def _read_stream(self, response: aiohttp.ClientResponse, attempt: Attempt) -> Completion | Failure:
         """Read a stream as it arrives, so that the many small objects of an answer are not in memory together."""
         stream = Stream(wants_all=self._wants_all)
+        attempt.so_far = lambda: stream.so_far(self._secrets)
         try:
             async with contextlib.aclosing(body.parts(response, self._most)) as parts:
                 async for part in parts:
+                    attempt.hear()
                     stream.add(part)
         except (aiohttp.ClientError, OSError):
             if not stream.is_whole:  # otherwise only data after the answer was cut off
                 raise
-        return stream.answer(response.headers, self._secrets)
+        answer = stream.answer(response.headers, self._secrets)
+        if isinstance(answer, Completion):
+            self.added.answered(is_stream=True)
+        return answer
 
 
 def _route(way: Way, tls: ssl.SSLContext | None) -> dict[str, Any]:

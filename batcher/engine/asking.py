@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 from batcher.answer.reading import is_whole, read
 from batcher.answer.shape import ReadAs, Shape
+from batcher.calls.caller import CallCut
 from batcher.calls.forms import AS_IT_COMES, Form, Wire, may_be_of_form
+from batcher.calls.streaming import STREAM
 from batcher.engine.feed import Row
 from batcher.engine.progress import Progress, Tally
-from batcher.journal.entries import UNSENT, Outcome, Request
+from batcher.journal.entries import LEFT_OUT, UNSENT, Outcome, Request
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
 from batcher.money.tariff import Tariff
@@ -30,6 +32,8 @@ from batcher.settings import Settings
 from batcher.words import as_given, duration
 
 _SHORTEST_TIMEOUT_S = 0.001
+# Why a stream was cut off, if this process did it.
+_STOPPED = "batcher was stopped"
 
 
 class _Unsent(NamedTuple):
@@ -53,7 +57,10 @@ class _Answered(NamedTuple):
 
 
 class _Refused(NamedTuple):
-    """An attempt that was refused for the form in which it was asked for; the row is asked in another one."""
+    """An attempt that was refused for the form in which it was asked for, or for a parameter that batcher had added.
+
+    The row is asked in another form, or without the parameter.
+    """
 
     member: Member
     request: Request
@@ -77,7 +84,7 @@ class _Asked:
         messages: its question; after an answer that did not fit also that answer, and what was wrong with it.
         repairs: how often that was asked for.
         wire: what the present request adds to them.
-        is_stepping: it is asked in another form now, and before other rows: theirs depends on it.
+        is_stepping: it is asked in another way now, and before other rows: theirs depends on it.
         unfit: the latest answer that did not fit; the row ends with it if none comes that does.
     """
 
@@ -175,6 +182,8 @@ class Asker:
         # Endpoints whose impossible usage, or late start, was reported to people.
         self._implausible: set[Member] = set()
         self._told: set[tuple[Member, str]] = set()
+        # Parameters that were left out at a source, which was reported to people.
+        self._left_out: set[tuple[int, str]] = set()
 
     def close(self) -> None:
         """Send no further request; those in flight may still arrive."""
@@ -317,11 +326,15 @@ class Asker:
         self, asked: _Asked, request: Request, slot: Slot, history: History, bound: Bound
     ) -> _Answered | _Refused | _Failed:
         """Send a request that is in the journal, and record its outcome at its endpoint."""
-        timeout = max(min(self._settings.timeout, self._settings.deadline - history.in_flight_s), _SHORTEST_TIMEOUT_S)
+        left_s = self._settings.deadline - history.in_flight_s
+        timeout = max(min(self._settings.attempt_s, left_s), _SHORTEST_TIMEOUT_S)
         member, wire = slot.member, asked.wire
         began = self._under_way[request.id] = self._loop.time()
         try:
             came = await member.caller.call(wire.messages(asked.messages), timeout, wire.params)
+        except CallCut as cut:
+            self._journal.partial(request, cut.partial, _STOPPED)
+            raise
         finally:
             del self._under_way[request.id]
         was_refused = wire.form is not None and isinstance(came, Failure) and came.generated != ""
@@ -331,13 +344,16 @@ class Asker:
             self._report_silence(silence)
         if isinstance(came, Completion):
             return self._answered(asked, request, member, came, bound)._replace(was_refused=was_refused)
-        if wire.form and self._is_of_form(came, asked, member, wire.form):
+        if self._is_without(came, asked, member) or self._is_of_form(came, asked, member):
             return _Refused(member, request, Outcome(str(came.status), cost=0))
         # Seconds beyond the timeout do not count: the process stood still then.
         decision = self._judge(came, slot, history, min(self._loop.time() - began, timeout))
         billed = bound.cost if came.may_be_billed or bound.cost is None else 0
         if billed:
             self._spending.lose(request.key, request.source, bound)
+        if came.partial:  # the tokens that it reported lower the charge, here and in the journal
+            self._journal.partial(request, came.partial, str(came))
+            self._spending.refund(request.key, request.source, came.partial.usage.prompt_tokens)
         return _Failed(member, request, Outcome(str(came.status or came.fault.value), cost=billed), decision)
 
     def _answered(self, asked: _Asked, request: Request, member: Member, came: Completion, bound: Bound) -> _Answered:
@@ -353,9 +369,18 @@ class Asker:
         self._spending.refund(request.key, request.source, came.usage.prompt_tokens)
         return _Answered(member, request, came, tariff.cost(came, bound), form)
 
-    def _is_of_form(self, failure: Failure, asked: _Asked, member: Member, form: Form) -> bool:
+    def _is_without(self, failure: Failure, asked: _Asked, member: Member) -> bool:
+        """Return whether a row that was refused is asked without a parameter that batcher had added."""
+        if not failure.left_out:
+            return False
+        asked.is_stepping = True
+        self._report_left_out(member, failure)
+        return True
+
+    def _is_of_form(self, failure: Failure, asked: _Asked, member: Member) -> bool:
         """Return whether a row that was refused is asked in another form."""
-        if member.choice is None or not may_be_of_form(failure):
+        form = asked.wire.form
+        if form is None or member.choice is None or not may_be_of_form(failure):
             return False
         step = member.choice.step_after(form, is_fresh=member.standing.is_fresh)
         if step is not None:
@@ -456,6 +481,17 @@ class Asker:
                 f"Waiting for {member.label}: {reason}. It is asked again for {duration(self._policy.wait_s)}"
                 f" ({as_given('wait')})."
             )
+
+    def _report_left_out(self, member: Member, failure: Failure) -> None:
+        """Tell people and the journal that an endpoint is asked without a parameter that batcher had added."""
+        source, name = member.source, failure.left_out
+        if (source, name) in self._left_out:
+            return
+        self._left_out.add((source, name))
+        then = "Its answers come in one piece" if name == STREAM else "If its streams report no usage, their cost is"
+        then += "" if name == STREAM else " what they may cost at most"
+        self._progress.say(f"{member.label} refuses {name} ({failure}): it is asked without. {then}.")
+        self._journal.note(LEFT_OUT, member.label, name)
 
     def _report_form(self, member: Member) -> None:
         """Tell people and the journal in which form an endpoint is asked from now on, if that was found."""
