@@ -587,6 +587,11 @@ class Settings:
         return self.deadline if self.stream else self.timeout
 
     @property
+    def idle_s(self) -> float | None:
+        """The most seconds for which a stream may be silent; None if none is asked for."""
+        return (self.idle_timeout or self.timeout) if self.stream else None
+
+    @property
     def asks_chat_model(self) -> bool:
         """Whether an endpoint is a chat model in `llm=`."""
         pool = self.endpoints

@@ -402,12 +402,7 @@ async def _chat_callers(job: Job, stack: contextlib.AsyncExitStack, connections:
         offline_url = server.base_url
     module = await asyncio.to_thread(importlib.import_module, "batcher.calls.factory")
     most_bytes = int(job.settings.max_response_mb * 1e6)
-    streaming = _streaming(job.settings)
+    idle_s = job.settings.idle_s
+    streaming = None if idle_s is None else Streaming(idle_s, job.settings.timeout)
     made: Callers = module.ChatCallers(job.settings.params, offline_url, most_bytes, connections, streaming)
     return made
-
-
-def _streaming(settings: Settings) -> Streaming | None:
-    if not settings.stream:
-        return None
-    return Streaming(settings.idle_timeout or settings.timeout, settings.timeout)

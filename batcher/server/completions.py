@@ -19,6 +19,7 @@ LIMITS = ("max_completion_tokens", "max_tokens")
 
 _CHARACTERS = 4  # that count as a model token
 _SEVERAL = 3  # choices of an answer with more of them than were asked for
+_BROKEN = {"error": {"message": "The model failed while it answered (simulated).", "type": "server_error"}}
 _PIECES = 20  # of a choice in a stream, at most: enough for a stream of any length
 
 
@@ -60,10 +61,17 @@ def events(whole: Mapping[str, Any], body: Mapping[str, Any], fate: Fate = Fate.
     Args:
         whole: the completion.
         body: the request's JSON, which may ask for the usage.
-        fate: `HOLE` breaks off the event with the first piece of text, so that it is no JSON.
+        fate: `HOLE` breaks off the event with the first piece of text, so that it is no JSON. Of a stream that is cut
+            off there is the first half; an error ends it after `BREAK`.
     """
-    for place, event in enumerate(_chunks(whole, body)):
-        yield event[: len(event) // 2] if fate is Fate.HOLE and place == 1 else event
+    if fate not in {Fate.BREAK, Fate.CUT, Fate.STALL}:
+        for place, event in enumerate(_chunks(whole, body)):
+            yield event[: len(event) // 2] if fate is Fate.HOLE and place == 1 else event
+        return
+    made = list(_chunks(whole, body))
+    yield from made[: max(len(made) // 2, 2)]  # the second one has the first piece of text
+    if fate is Fate.BREAK:
+        yield json.dumps(_BROKEN)
 
 
 def _cut(text: str, body: Mapping[str, Any], fate: Fate) -> tuple[str, str]:

@@ -191,6 +191,12 @@ class _Chat:
             self._books.let_go()
         elif fate in {Fate.DROP, Fate.CUT}:
             await self._cut(asked, fate)
+        elif fate is Fate.STALL:
+            await self._begin(asked, fate)
+            self._books.hang()
+            self._books.lose()
+            await _gone(asked.receive)
+            self._books.let_go()
         elif fate is Fate.ERROR:
             await self._respond(asked.send, Refusal(500, "The server had an error (simulated).", "server_error"))
         else:
@@ -201,11 +207,19 @@ class _Chat:
         self._books.drop()
         if fate is Fate.CUT:
             self._books.lose()
-            await _send_half(asked.send, json.dumps(completion(asked.body, 0)).encode())
+            await self._begin(asked, fate)
         cut = asked.scope.get("state", {}).get("cut")
         if cut is not None:  # otherwise the ASGI server cannot cut a connection
             cut()
             await _gone(asked.receive)
+
+    async def _begin(self, asked: _Asked, fate: Fate) -> None:
+        """Send the first half of an answer."""
+        whole = completion(asked.body, 0)
+        if asked.body.get("stream"):
+            await _begin_stream(asked.send, events(whole, asked.body, fate))
+        else:
+            await _send_half(asked.send, json.dumps(whole).encode())
 
     async def _answer(self, asked: _Asked, fate: Fate) -> None:
         self._number += 1
@@ -221,13 +235,13 @@ class _Chat:
         whole = completion(asked.body, self._number, fate, said.text)
         if not said.fits:
             self._books.misfit(asked.prompt)
-        if fate in {Fate.EMPTY, Fate.HOLE}:
+        if fate in {Fate.EMPTY, Fate.HOLE, Fate.BREAK}:
             self._books.respond(200)
             self._books.lose()
         else:
             self._books.respond(200, asked.prompt)
             self._faults.answered(asked.key)
-        if asked.body.get("stream") or fate is Fate.HOLE:
+        if asked.body.get("stream") or fate in {Fate.HOLE, Fate.BREAK}:
             await _stream(asked.send, events(whole, asked.body, fate))
         else:
             await _send(asked.send, 200, json.dumps(whole).encode(), [_JSON])
@@ -363,11 +377,15 @@ async def _send(send: Send, status: int, body: bytes, headers: list[tuple[bytes,
     await send({"type": "http.response.body", "body": body})
 
 
-async def _stream(send: Send, lines: Iterator[str]) -> None:
+async def _begin_stream(send: Send, lines: Iterator[str]) -> None:
     headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     for line in lines:
         await send({"type": "http.response.body", "body": f"data: {line}\n\n".encode(), "more_body": True})
+
+
+async def _stream(send: Send, lines: Iterator[str]) -> None:
+    await _begin_stream(send, lines)
     await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
 
