@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from batcher.endpoint import Endpoint
-from batcher.records import Completion, Failure, Message
-
-NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
+from batcher.records import Completion, Failure, Message, Terms
 
 
 class Streaming(NamedTuple):
@@ -46,7 +43,7 @@ class Caller(Protocol):
     """Makes the calls of one endpoint."""
 
     async def call(
-        self, messages: Sequence[Message], timeout_s: float, params: Mapping[str, Any] = ...
+        self, messages: Sequence[Message], timeout_s: float, params: Mapping[str, Any] = ..., terms: Terms = ...
     ) -> Completion | Failure:
         """Make one attempt.
 
@@ -54,6 +51,7 @@ class Caller(Protocol):
             messages: of the row.
             timeout_s: the most seconds that it may take.
             params: further request parameters; if there are many calls, always the same few objects.
+            terms: how the row asks, if it differs from others.
 
         Raises:
             CallCut: it was cancelled, and a part of a streamed answer had come.

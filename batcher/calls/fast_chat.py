@@ -22,11 +22,11 @@ from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from batcher.calls.caller import NO_PARAMS, CallCut, Caller, Streaming
+from batcher.calls.caller import CallCut, Caller, Streaming
 from batcher.calls.failures import failure_of
 from batcher.calls.patience import Patience
 from batcher.calls.transport import Attempt, Completions
-from batcher.records import Completion, Failure, Message, Usage
+from batcher.records import NO_PARAMS, NO_TERMS, Completion, Failure, Message, Task, Terms, Usage
 
 
 class CallFailed(Exception):
@@ -131,15 +131,20 @@ class OwnCaller:
             self._other = instead(error)
 
     async def call(
-        self, messages: Sequence[Message], timeout_s: float, params: Mapping[str, Any] = NO_PARAMS
+        self,
+        messages: Sequence[Message],
+        timeout_s: float,
+        params: Mapping[str, Any] = NO_PARAMS,
+        terms: Terms = NO_TERMS,
     ) -> Completion | Failure:
         """Make one attempt that takes at most `timeout_s` seconds; one that is streamed may also not be silent."""
+        other = self._other if terms.task is Task.CHAT else None
         idle_s = self._streaming.idle_s if self._streaming else timeout_s
-        if self._streaming and (self._other or not self._is_streamed):
+        if self._streaming and (other or not self._completions.asks_for_stream(terms)):
             timeout_s = min(timeout_s, self._streaming.whole_s)
             idle_s = timeout_s
-        if self._other is None:
-            attempt = Attempt(messages, params)
+        if other is None:
+            attempt = Attempt(messages, params, terms)
             try:
                 raised = await self._make(attempt, timeout_s, idle_s)
             except asyncio.CancelledError as cancelled:
@@ -152,27 +157,26 @@ class OwnCaller:
             if attempt.has_begun or isinstance(error, TimeoutError):
                 failure = failure_of(error, timeout_s, may_be_billed=attempt.has_left)
                 return replace(failure, partial=attempt.so_far())
-            self._other = self._other or self._make_other(error)
-        return await self._other.call(messages, timeout_s, params)
-
-    @property
-    def _is_streamed(self) -> bool:
-        """Whether the endpoint is asked for a stream, and is not known to answer in one piece all the same."""
-        added = self._completions.added
-        return added.streams and not added.is_whole
+            other = self._other = self._other or self._make_other(error)
+        return await other.call(messages, timeout_s, params, terms)
 
     async def _make(self, attempt: Attempt, timeout_s: float, idle_s: float) -> Exception | None:
         """Make an attempt, and return the error that ended it, if any; the attempt holds its outcome."""
         try:
             async with Patience(timeout_s):
-                # One list a call: agenerate() drops the paid answers beside one that fails.
-                work = self._llm.agenerate([as_text(attempt.messages)], attempt=attempt)
+                work = self._work(attempt)
                 await (work if idle_s >= timeout_s else _unless_silent(attempt, work, idle_s))
         except Exception as error:  # noqa: BLE001 - LangChain's, or a tracer's: an answer that has arrived still counts
             if isinstance(error, TimeoutError) and self._streaming and attempt.has_come and not str(error):
                 return TimeoutError(f"the answer was not complete within {timeout_s:g} s")
             return error
         return None
+
+    def _work(self, attempt: Attempt) -> Awaitable[object]:
+        if attempt.terms.task is not Task.CHAT:  # LangChain's chat models know chats alone
+            return self._completions.send(attempt)
+        # One list a call: agenerate() drops the paid answers beside one that fails.
+        return self._llm.agenerate([as_text(attempt.messages)], attempt=attempt)
 
 
 async def _unless_silent(attempt: Attempt, work: Awaitable[object], idle_s: float) -> None:

@@ -212,6 +212,8 @@ class Stream:
             match choice:
                 case {"delta": {**delta}} | {"message": {**delta}}:
                     self._is_too_much = answer.add(delta) or self._is_too_much
+                case {"text": str(text)}:  # of a completion that is no chat
+                    answer.add({"content": text})
 
     def answer(self, headers: Mapping[str, str], secrets: Sequence[str] = ()) -> Completion | Failure:
         """Return the answer; an incomplete one is a failure, with what had come of it."""

@@ -22,11 +22,10 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
 from batcher.calls import body
-from batcher.calls.caller import NO_PARAMS
 from batcher.calls.connections import Connector, Exchange
 from batcher.calls.dialect import answer_in, too_long
 from batcher.calls.error_bodies import without_echo
-from batcher.calls.streaming import Added
+from batcher.calls.streaming import STREAM, Added
 from batcher.calls.streams import Stream, is_stream
 from batcher.calls.unreached import (
     Cause,
@@ -41,7 +40,7 @@ from batcher.calls.ways import Way, way_to
 from batcher.chat_model import keys_in
 from batcher.endpoint import key_header
 from batcher.hiding import longest_first, secrets_among
-from batcher.records import Completion, Failure, Fault, Message
+from batcher.records import NO_PARAMS, NO_TERMS, Completion, Failure, Fault, Message, Task, Terms
 
 MOST_BYTES = 64_000_000
 MOST_CONNECTIONS = 768
@@ -52,6 +51,9 @@ _NO_KEY = (
     "(no API key was sent: --api-key-env NAME sends the one in the variable NAME of the environment or .env; in Python"
     " api_key_env, or api_key of the Endpoint)"
 )
+_PATHS = {Task.CHAT: "chat/completions", Task.COMPLETION: "completions", Task.EMBEDDING: "embeddings"}
+# The name of what a row asks in a request's body.
+_ASKED = {Task.CHAT: "messages", Task.COMPLETION: "prompt", Task.EMBEDDING: "input"}
 _PIECE = 2**18  # bytes of a request written at once
 # The most bytes of a refusal that are read.
 _REFUSAL_BYTES = 2**16
@@ -69,6 +71,7 @@ class Attempt:
     Attributes:
         messages: the messages to send.
         params: further request parameters.
+        terms: how the row asks.
         has_begun: our client has received it.
         has_left: it is being written to the server, which may answer and bill from now on.
         outcome: its outcome, or None before its end.
@@ -77,11 +80,14 @@ class Attempt:
         so_far: returns what has come of a streamed answer, or None.
     """
 
-    __slots__ = ("has_begun", "has_come", "has_left", "heard", "messages", "outcome", "params", "so_far")
+    __slots__ = ("has_begun", "has_come", "has_left", "heard", "messages", "outcome", "params", "so_far", "terms")
 
-    def __init__(self, messages: Sequence[Message], params: Mapping[str, Any] = NO_PARAMS) -> None:
+    def __init__(
+        self, messages: Sequence[Message], params: Mapping[str, Any] = NO_PARAMS, terms: Terms = NO_TERMS
+    ) -> None:
         self.messages = messages
         self.params = params
+        self.terms = terms
         self.has_begun = False
         self.has_left = False
         self.has_come = False
@@ -119,7 +125,7 @@ class _Body(aiohttp.Payload):
 
 
 class Completions:
-    """Posts to `<base_url>/chat/completions` with one API key.
+    """Posts to `<base_url>/chat/completions`, or to the place of another task, with one API key.
 
     Args:
         session: the run's session; its owner closes it.
@@ -154,12 +160,13 @@ class Completions:
     ) -> None:
         self._session = session
         place, mark, version = base_url.partition("?")
-        self._url = f"{place}/chat/completions{mark}{version}"
-        way = way_to(self._url)
+        self._urls = {task: f"{place}/{path}{mark}{version}" for task, path in _PATHS.items()}
+        way = way_to(self._urls[Task.CHAT])
         self._params = dict(params)
+        self._model = self._params.pop("model", model)
         # The parameters of a request as JSON, by the object of the further ones, which is kept so that its id is.
-        self._begun = f'{{"model": {json.dumps(self._params.pop("model", model))}, "messages": '
-        self._written: dict[int, tuple[str, Mapping[str, Any]]] = {}
+        self._begun = {task: f'{{"model": {json.dumps(self._model)}, "{name}": ' for task, name in _ASKED.items()}
+        self._written: dict[tuple[Task, int], tuple[str, Mapping[str, Any]]] = {}
         self.added = Added(params, is_wanted=is_streamed)
         wanted = params.get("n")
         self._wants_all = isinstance(wanted, int) and wanted > 1
@@ -178,12 +185,12 @@ class Completions:
         """Send one request, with model, messages and parameters as the user wrote them, and read the response."""
         attempt.has_begun = True
         # In ASCII: half of a surrogate pair cannot be sent otherwise.
-        question = self._body(attempt.messages, attempt.params)
-        added = tuple(self.added.params)
+        added = self._added_to(attempt.terms)
+        question = self._body(attempt, added)
         with Exchange(question, _FRAMES * self._most + _HEADERS) as exchange:
             try:
                 async with self._session.post(
-                    self._url,
+                    self._urls[attempt.terms.task],
                     data=_Body(question, attempt, exchange),
                     headers={**self._headers, "X-Request-ID": exchange.id},
                     allow_redirects=False,
@@ -202,13 +209,29 @@ class Completions:
             except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
                 attempt.outcome = attempt.outcome or self._failed(error, attempt, exchange)
 
-    def _body(self, messages: Sequence[Message], further: Mapping[str, Any]) -> bytes:
+    def asks_for_stream(self, terms: Terms) -> bool:
+        """Return whether a request asks for a stream, and the endpoint is not known to answer in one piece."""
+        is_asked = terms.params.get(STREAM, self.added.streams) is True
+        return is_asked and terms.task is not Task.EMBEDDING and not self.added.is_whole
+
+    def _added_to(self, terms: Terms) -> Mapping[str, Any]:
+        """Return the parameters that batcher adds to a request."""
+        if terms.task is Task.EMBEDDING or terms.params.get(STREAM, True) is not True:
+            return NO_PARAMS
+        return {name: value for name, value in self.added.params.items() if name not in terms.params}
+
+    def _body(self, attempt: Attempt, added: Mapping[str, Any]) -> bytes:
         """Return a request's body; what is the same for many requests, such as a schema, is written once."""
-        rest = self._written.get(id(further))
+        messages, further, terms = attempt.messages, attempt.params, attempt.terms
+        asked = messages if terms.task is Task.CHAT else messages[0]["content"]
+        if terms.params:
+            body = {"model": self._model, _ASKED[terms.task]: asked, **self._params, **added, **further, **terms.params}
+            return json.dumps(body).encode()
+        rest = self._written.get((terms.task, id(further)))
         if rest is None:
-            parts = json.dumps({**self._params, **self.added.params, **further})[1:]
-            rest = self._written[id(further)] = (", " if len(parts) > 1 else "") + parts, further
-        return f"{self._begun}{json.dumps(messages)}{rest[0]}".encode()
+            parts = json.dumps({**self._params, **added, **further})[1:]
+            rest = self._written[terms.task, id(further)] = (", " if len(parts) > 1 else "") + parts, further
+        return f"{self._begun[terms.task]}{json.dumps(asked)}{rest[0]}".encode()
 
     def _failed(self, error: Exception, attempt: Attempt, exchange: Exchange) -> Failure:
         if exchange.is_too_long:
@@ -251,7 +274,7 @@ class Completions:
         if response.status >= 300:
             return await self._read_refusal(response)
         try:
-            if self.added.streams and response.content_type == "text/event-stream":
+            if response.content_type == "text/event-stream":
                 return await self._read_stream(response, attempt)
             raw = await self._read_whole(response, attempt)
         except body.TooLong:
@@ -281,7 +304,7 @@ class Completions:
 
     async def _read_whole(self, response: aiohttp.ClientResponse, attempt: Attempt) -> bytes:
         """Read an answer in one piece, or a stream that does not say that it is one."""
-        if not self.added.streams:
+        if not self.asks_for_stream(attempt.terms):
             return await body.read(response, self._most)
         found = []
         async with contextlib.aclosing(body.parts(response, self._most)) as parts:
