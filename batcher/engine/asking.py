@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from batcher.answer.reading import is_whole, read
 from batcher.answer.shape import ReadAs, Shape
 from batcher.calls.caller import CallCut
 from batcher.calls.forms import AS_IT_COMES, Form, Wire, may_be_of_form
+from batcher.calls.ignored import Watch
 from batcher.calls.streaming import STREAM
 from batcher.engine.feed import Row
 from batcher.engine.progress import Progress, Tally
-from batcher.journal.entries import LEFT_OUT, UNSENT, Outcome, Request
+from batcher.journal.entries import IGNORED, LEFT_OUT, UNSENT, Outcome, Request
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
 from batcher.money.tariff import Tariff
@@ -182,6 +183,8 @@ class Asker:
         # Endpoints whose impossible usage, or late start, was reported to people.
         self._implausible: set[Member] = set()
         self._told: set[tuple[Member, str]] = set()
+        # For each source the parameters that it may ignore.
+        self._watches: dict[int, Watch] = {}
         # Parameters that were left out at a source, which was reported to people.
         self._left_out: set[tuple[int, str]] = set()
 
@@ -349,7 +352,7 @@ class Asker:
             del self._under_way[request.id]
         was_refused = wire.form is not None and isinstance(came, Failure) and came.generated != ""
         if isinstance(came, Failure) and was_refused:
-            came = Completion(came.generated, came.code, limits=came.limits)
+            came = Completion(came.generated, came.code, limits=came.limits, choices=0)
         if silence := self._pool.record(slot, came, history):
             self._report_silence(silence)
         if isinstance(came, Completion):
@@ -368,6 +371,7 @@ class Asker:
 
     def _answered(self, asked: _Asked, request: Request, member: Member, came: Completion, bound: Bound) -> _Answered:
         """Learn from an answer what later requests may cost, and return it with its own cost."""
+        self._report_ignored(member, came, asked.row.question.terms.params)
         if self._settings.keep_thinking:
             came = came.as_it_came or came
         if came.usage.implausible:
@@ -502,6 +506,15 @@ class Asker:
         then += "" if name == STREAM else " what they may cost at most"
         self._progress.say(f"{member.label} refuses {name} ({failure}): it is asked without. {then}.")
         self._journal.note(LEFT_OUT, member.label, name)
+
+    def _report_ignored(self, member: Member, came: Completion, own: Mapping[str, Any]) -> None:
+        """Tell people and the journal, once, if an answer shows that an endpoint ignores a request parameter."""
+        watch = self._watches.get(member.source)
+        if watch is None:
+            watch = self._watches[member.source] = Watch({**self._settings.params, **member.endpoint.params})
+        for name, said in watch.look(came, own):
+            self._progress.say(f"{member.name} ignores {name}: {said}.", "warning")
+            self._journal.note(IGNORED, member.name, f"{name}: {said}")
 
     def _report_form(self, member: Member) -> None:
         """Tell people and the journal in which form an endpoint is asked from now on, if that was found."""

@@ -20,6 +20,7 @@ from batcher.journal.access import Opened, is_as_before
 from batcher.journal.entries import (
     BY_HAND,
     CORRECTED,
+    IGNORED,
     JOINED,
     READ,
     TOO_LARGE,
@@ -403,6 +404,13 @@ class Reader:
             (run, *kinds),
         )
         return [ByHand(at, kind, text_of(subject), text_of(detail)) for at, kind, subject, detail in found]
+
+    def ignored(self) -> list[tuple[str, str]]:
+        """Return the request parameters that services ignore: the endpoint, and what became of which parameter."""
+        found = self._all(
+            "SELECT subject, detail FROM events WHERE kind = ? GROUP BY subject, detail ORDER BY min(id)", (IGNORED,)
+        )
+        return [(text_of(subject), text_of(detail)) for subject, detail in found]
 
     # -- Requests
 

@@ -44,7 +44,8 @@ class RunStatus(Figures, Described):
         reason: why the latest run stopped early, or empty.
         process: host and process id of the latest run; if it is `planning`, of the process that plans.
         by_hand: what `batcher limit`, `pause` and `resume` changed in the latest run, with the time of each.
-        notes: chunk files that people have changed, and that cannot be read.
+        notes: chunk files that people have changed, and that cannot be read; request parameters that a service
+            accepts and ignores.
     """
 
     state: str
@@ -142,7 +143,7 @@ def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "out
             reason=_reason(state, last),
             process=f"host {process.host}, process {process.pid}",
             by_hand=tuple(f"{_clock(each.at)} {each.said}" for each in by_hand),
-            notes=tuple(by_files.notes),
+            notes=(*by_files.notes, *(f"{endpoint} ignores {said}" for endpoint, said in journal.ignored())),
         )
 
 
