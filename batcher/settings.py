@@ -767,6 +767,8 @@ class Options(TypedDict, total=False):
     max_concurrency: int
     limits_per: str | None
     timeout: float
+    stream: bool
+    idle_timeout: float | None
     deadline: float
     max_attempts: int
     wait: float

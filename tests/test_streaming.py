@@ -373,7 +373,7 @@ def test_a_stop_keeps_what_had_come(tmp_path: Path) -> None:
         assert run(server, TEXTS[:1], tmp_path).ok == 1
 
 
-def test_a_partial_answer_is_bounded_and_holds_no_key(lab: Lab) -> None:
+def test_a_partial_answer_is_bounded(lab: Lab) -> None:
     came = Completion("x" * 300_000, reasoning="\ud83d" * 3, usage=Usage(7, 4))
     cut = Failure(Fault.CONNECTION, "it closed", may_be_billed=True, partial=came)
     service = Service(["a"], instead=lambda call: cut if call.nth == 1 else None)
