@@ -14,6 +14,7 @@ from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
+from batcher.chat_model import request_of, streams
 from batcher.checks import (
     check_count,
     check_directory,
@@ -555,11 +556,17 @@ class Settings:
             if self.idle_timeout is not None:
                 raise SettingsError(f"{blamed('idle_timeout')} goes with {as_given('stream')}: give both")
             return
-        if self.asks_chat_model:
-            raise SettingsError(
-                f"{blamed('stream')}: a chat model in llm= makes its calls itself: leave it out, or give the endpoint"
-                " by its model and base_url"
-            )
+        pool = self.endpoints if isinstance(self.endpoints, (list, tuple)) else ()
+        for llm in filter(None, (getattr(each, "llm", None) for each in pool)):
+            kind = type(llm).__name__
+            if not streams(llm):
+                raise SettingsError(f"{blamed('stream')}: the chat model {kind} in llm= does not stream: leave it out")
+            request = request_of(llm, self.params) or self.params
+            if (request.get("n") or 1) != 1:
+                raise SettingsError(
+                    f"{blamed('stream')}: of a chat model in llm=, LangChain streams one answer, and n is"
+                    f" {request['n']}: leave one of them out, or give the endpoint by its model and base_url"
+                )
         if self.params.get("stream", True) is not True:
             pair = f"{as_given('stream')} and {option('param', {'stream': self.params['stream']})}"
             raise SettingsError(f"{pair} exclude each other: give one of them")

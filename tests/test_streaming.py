@@ -14,6 +14,10 @@ import pytest
 from canned_server import CannedServer, Reply, Then, canned, completion, http, read_request, stream
 from conftest import Lab
 from fake_service import Service
+from langchain_core.language_models import BaseChatModel, FakeListChatModel
+from langchain_core.outputs import ChatResult
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
 from server_client import stats_when
 
 import batcher
@@ -420,11 +424,63 @@ def test_the_tokens_that_a_cut_stream_reported_lower_what_it_may_have_cost(lab: 
     assert known < unknown
 
 
+# --- a chat model of the user's own ---
+
+
+def gpt(base_url: str = "http://127.0.0.1:1", **options: Any) -> ChatOpenAI:
+    return ChatOpenAI(model="m", base_url=base_url, api_key=SecretStr("sk-k"), max_retries=0, **options)
+
+
+class Silent(BaseChatModel):
+    """A chat model that does not stream."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "silent"
+
+    def _generate(self, *_args: Any, **_options: Any) -> ChatResult:
+        raise NotImplementedError
+
+
+async def called_llm(llm: BaseChatModel, idle_s: float = 60.0, times: int = 1, **params: Any) -> Any:
+    callers = ChatCallers(params, streaming=Streaming(idle_s, 60.0))
+    try:
+        caller = callers.caller(Endpoint(llm=llm))
+        return [await caller.call(HELLO, 60.0) for _ in range(times)][-1]
+    finally:
+        await callers.close()
+
+
+async def test_a_chat_model_of_the_users_own_streams() -> None:
+    async with canned(FINE) as server:
+        assert await called_llm(gpt(server.base_url)) == ANSWER
+    [request] = server.asked
+    assert (request.json["stream"], request.json["stream_options"]) == (True, {"include_usage": True})
+    assert await called_llm(FakeListChatModel(responses=["fine"])) == Completion("fine")
+
+
+async def test_what_came_of_a_cut_stream_of_a_chat_model_is_kept() -> None:
+    half = (0.0, b""), (0.0, line(piece("half of", role="assistant")))
+    async with dripping([*half, (60.0, b"")]) as server:
+        failure = await called_llm(gpt(server.base_url), idle_s=0.3)
+    assert failure.message == "nothing more came for 0.3 s (--idle-timeout allows more)"
+    assert (failure.fault, failure.may_be_billed, failure.partial.text) == (Fault.TIMEOUT, True, "half of")
+    for end in (Then.CLOSE, Then.RESET):
+        async with canned(stream(piece("half of"), end=False, then=end)) as server:
+            failure = await called_llm(gpt(server.base_url))
+        assert failure.partial.text == "half of"
+    async with canned(stream(piece("half of"))) as server:
+        failure = await called_llm(gpt(server.base_url))
+    assert (failure.message, failure.partial.text) == ("the stream ended before the answer did", "half of")
+
+
+async def test_options_that_the_service_of_a_chat_model_refuses_are_left_out() -> None:
+    async with canned(http(*NAMED[0]), FINE) as server:
+        assert await called_llm(gpt(server.base_url), times=2) == ANSWER
+    assert ["stream_options" in each.json for each in server.asked] == [True, False]
+
+
 # --- options ---
-
-
-class _Llm:
-    pass
 
 
 @pytest.mark.parametrize(
@@ -433,7 +489,10 @@ class _Llm:
         ({"idle_timeout": 5}, "idle_timeout goes with stream: give both"),
         ({"stream": True, "idle_timeout": 0}, "idle_timeout"),
         ({"stream": True, "param": {"stream": False}}, "exclude each other"),
-        ({"stream": True, "endpoints": [Endpoint(llm=_Llm())]}, "a chat model in llm= makes its calls itself"),
+        ({"stream": True, "endpoints": [Endpoint(llm=Silent())]}, "the chat model Silent in llm= does not stream"),
+        ({"stream": True, "param": {"n": 2}, "endpoints": [Endpoint(llm=gpt())]}, "LangChain streams one answer"),
+        ({"stream": True, "endpoints": [Endpoint(llm=gpt(n=3))]}, "and n is 3"),
+        ({"stream": True, "endpoints": [Endpoint(llm=gpt(disable_streaming=True))]}, "does not stream"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], message: str) -> None:

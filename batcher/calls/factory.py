@@ -82,6 +82,7 @@ class ChatCallers:
                 lambda messages, params: (convert_to_messages(messages), {**options, **params} if params else options),
                 most_bytes=self._most_bytes,
                 keys=[*proxy_secrets(), *credentials_of_proxy(getattr(endpoint.llm, "openai_proxy", None) or "")],
+                streaming=self._streaming,
             )
         base_url = (endpoint.base_url == OFFLINE and self._offline_url) or endpoint.base_url
         params = {**unfolded(self._params), **endpoint.params}

@@ -165,9 +165,9 @@ class OwnCaller:
         try:
             async with Patience(timeout_s):
                 work = self._work(attempt)
-                await (work if idle_s >= timeout_s else _unless_silent(attempt, work, idle_s))
+                await (work if idle_s >= timeout_s else attempt.signs.unless_silent(work, idle_s))
         except Exception as error:  # noqa: BLE001 - LangChain's, or a tracer's: an answer that has arrived still counts
-            if isinstance(error, TimeoutError) and self._streaming and attempt.has_come and not str(error):
+            if isinstance(error, TimeoutError) and self._streaming and attempt.signs.have_come and not str(error):
                 return TimeoutError(f"the answer was not complete within {timeout_s:g} s")
             return error
         return None
@@ -177,23 +177,3 @@ class OwnCaller:
             return self._completions.send(attempt)
         # One list a call: agenerate() drops the paid answers beside one that fails.
         return self._llm.agenerate([as_text(attempt.messages)], attempt=attempt)
-
-
-async def _unless_silent(attempt: Attempt, work: Awaitable[object], idle_s: float) -> None:
-    """Wait for an attempt as long as parts of its answer arrive.
-
-    Every byte counts as life, comments in a stream included: a service sends them while a request is in its queue.
-
-    Raises:
-        TimeoutError: nothing came for this many seconds.
-    """
-    patience = Patience(idle_s)
-    try:
-        async with patience:
-            attempt.heard = lambda: patience.prolong(idle_s)
-            await work
-    except TimeoutError:
-        if not patience.has_ended:
-            raise
-        more = "nothing more" if attempt.has_come else "nothing"
-        raise TimeoutError(f"{more} came for {idle_s:g} s (--idle-timeout allows more)") from None

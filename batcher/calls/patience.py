@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -154,3 +154,44 @@ class Patience:
 
     def _end(self) -> None:
         self._timeout.reschedule(0)  # long ago
+
+
+class Signs:
+    """The signs of life that a service gives while it answers a call.
+
+    Attributes:
+        have_come: there was one at least.
+    """
+
+    __slots__ = ("_idle_s", "_patience", "have_come")
+
+    def __init__(self) -> None:
+        self.have_come = False
+        self._idle_s = 0.0
+        self._patience: Patience | None = None
+
+    def hear(self) -> None:
+        """Record a sign."""
+        self.have_come = True
+        if self._patience:
+            self._patience.prolong(self._idle_s)
+
+    async def unless_silent(self, work: Awaitable[object], idle_s: float) -> None:
+        """Wait for some work for as long as signs come.
+
+        Raises:
+            TimeoutError: none came for this many seconds.
+        """
+        patience = Patience(idle_s)
+        try:
+            async with patience:
+                self._idle_s, self._patience = idle_s, patience
+                try:
+                    await work
+                finally:
+                    self._patience = None
+        except TimeoutError:
+            if not patience.has_ended:
+                raise
+            more = "nothing more" if self.have_come else "nothing"
+            raise TimeoutError(f"{more} came for {idle_s:g} s (--idle-timeout allows more)") from None

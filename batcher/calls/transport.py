@@ -25,6 +25,7 @@ from batcher.calls import body
 from batcher.calls.connections import Connector, Exchange
 from batcher.calls.dialect import answer_in, too_long
 from batcher.calls.error_bodies import without_echo
+from batcher.calls.patience import Signs
 from batcher.calls.streaming import STREAM, Added
 from batcher.calls.streams import Stream, is_stream
 from batcher.calls.unreached import (
@@ -75,12 +76,11 @@ class Attempt:
         has_begun: our client has received it.
         has_left: it is being written to the server, which may answer and bill from now on.
         outcome: its outcome, or None before its end.
-        has_come: a response has begun to arrive.
-        heard: is called for each part of a response to a request for a stream.
+        signs: of life: each part of the response is one.
         so_far: returns what has come of a streamed answer, or None.
     """
 
-    __slots__ = ("has_begun", "has_come", "has_left", "heard", "messages", "outcome", "params", "so_far", "terms")
+    __slots__ = ("has_begun", "has_left", "messages", "outcome", "params", "signs", "so_far", "terms")
 
     def __init__(
         self, messages: Sequence[Message], params: Mapping[str, Any] = NO_PARAMS, terms: Terms = NO_TERMS
@@ -90,19 +90,13 @@ class Attempt:
         self.terms = terms
         self.has_begun = False
         self.has_left = False
-        self.has_come = False
         self.outcome: Completion | Failure | None = None
-        self.heard: Callable[[], object] = _nothing
+        self.signs = Signs()
         self.so_far: Callable[[], Completion | None] = _nothing
-
-    def hear(self) -> None:
-        """Record that a part of the response has arrived."""
-        self.has_come = True
-        self.heard()
 
 
 def _nothing() -> None:
-    """Do nothing, and return None."""
+    """Return None: nothing has come."""
 
 
 class _Body(aiohttp.Payload):
@@ -270,7 +264,7 @@ class Completions:
         return outcome
 
     async def _read(self, response: aiohttp.ClientResponse, attempt: Attempt) -> Completion | Failure:
-        attempt.hear()
+        attempt.signs.hear()
         if response.status >= 300:
             return await self._read_refusal(response)
         try:
@@ -309,7 +303,7 @@ class Completions:
         found = []
         async with contextlib.aclosing(body.parts(response, self._most)) as parts:
             async for part in parts:
-                attempt.hear()
+                attempt.signs.hear()
                 found.append(part)
         raw = b"".join(found)
         self.added.answered(is_stream=is_stream(raw))
@@ -322,7 +316,7 @@ class Completions:
         try:
             async with contextlib.aclosing(body.parts(response, self._most)) as parts:
                 async for part in parts:
-                    attempt.hear()
+                    attempt.signs.hear()
                     stream.add(part)
         except (aiohttp.ClientError, OSError):
             if not stream.is_whole:  # otherwise only data after the answer was cut off
