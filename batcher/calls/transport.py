@@ -210,9 +210,10 @@ class Completions:
 
     def _added_to(self, terms: Terms) -> Mapping[str, Any]:
         """Return the parameters that batcher adds to a request."""
-        if terms.task is Task.EMBEDDING or terms.params.get(STREAM, True) is not True:
+        added = self.added.params
+        if not added or terms.task is Task.EMBEDDING or terms.params.get(STREAM, True) is not True:
             return NO_PARAMS
-        return {name: value for name, value in self.added.params.items() if name not in terms.params}
+        return {name: value for name, value in added.items() if name not in terms.params}
 
     def _body(self, attempt: Attempt, added: Mapping[str, Any]) -> bytes:
         """Return a request's body; what is the same for many requests, such as a schema, is written once."""
