@@ -158,6 +158,17 @@ async def test_a_stream_without_its_content_type_is_a_stream() -> None:
         assert await called(it, idle_s=0.5) == ANSWER
 
 
+async def test_what_came_of_a_stream_that_is_too_long_is_kept() -> None:
+    parts = [(0.0, b""), (0.0, line(piece("a" * 1_000))), (0.2, line(piece("b" * 20_000, "stop")))]
+    async with dripping(parts) as server:
+        callers = ChatCallers({}, most_bytes=10_000, streaming=Streaming(60, 60))
+        failure = await callers.caller(Endpoint("m", server.base_url)).call(HELLO, 60)
+        await callers.close()
+    assert isinstance(failure, Failure)
+    assert failure.partial
+    assert (failure.fault, failure.partial.text) == (Fault.TOO_LONG, "a" * 1_000)
+
+
 # --- what goes over the wire ---
 
 

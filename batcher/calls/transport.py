@@ -230,7 +230,7 @@ class Completions:
 
     def _failed(self, error: Exception, attempt: Attempt, exchange: Exchange) -> Failure:
         if exchange.is_too_long:
-            return too_long(self._most)
+            return replace(too_long(self._most), partial=attempt.so_far())
         if too_much_head(error):
             message = f"its headers are longer than {_HEADER_BYTES // 2**10} KB, or more than {_HEADER_COUNT:,}"
             return Failure(Fault.TOO_LONG, message, may_be_billed=attempt.has_left)
@@ -273,7 +273,7 @@ class Completions:
                 return await self._read_stream(response, attempt)
             raw = await self._read_whole(response, attempt)
         except body.TooLong:
-            return too_long(self._most)
+            return replace(too_long(self._most), partial=attempt.so_far())
         except body.UnknownEncoding as error:
             said = f"it is compressed with '{self._way.told(error)}', which was not asked for"
             return Failure(Fault.PROTOCOL, said, may_be_billed=True)
