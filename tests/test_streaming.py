@@ -347,6 +347,22 @@ def test_labels_and_fields_are_streamed_as_well(tmp_path: Path) -> None:
     assert cost == tokens
 
 
+async def test_a_run_leaves_out_what_is_refused_says_so_once_and_asks_the_row_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with canned(http(*NAMED[0]), FINE) as server:
+        given = {"keyword": "k", "output_dir": tmp_path, "stream": True, "canary": 0, "no_progress": True}
+        settings = Settings.of(given | {"endpoints": [Endpoint("m", server.base_url)]})
+        ended = await execute([{"text": text} for text in TEXTS], "{text}", settings, Stop())
+    assert (ended.report.ok, len(server.asked)) == (12, 13)
+    assert capfd.readouterr().err.count("refuses stream_options (HTTP 400") == 1
+    assert query(tmp_path, "SELECT detail FROM events WHERE kind = 'left out'") == [("stream_options",)]
+    assert query(tmp_path, "SELECT position, outcome, cost FROM requests WHERE outcome <> 'answered'") == [
+        (0, "400", 0)
+    ]
+    assert (await asyncio.to_thread(batcher.verify, "k", output_dir=tmp_path)).ok
+
+
 async def stopped(server: Any, folder: Path) -> None:
     """Stop a run at once, twice, as soon as its request hangs."""
     settings = Settings.of(

@@ -502,9 +502,11 @@ class Asker:
         if (source, name) in self._left_out:
             return
         self._left_out.add((source, name))
-        then = "Its answers come in one piece" if name == STREAM else "If its streams report no usage, their cost is"
-        then += "" if name == STREAM else " what they may cost at most"
-        self._progress.say(f"{member.label} refuses {name} ({failure}): it is asked without. {then}.")
+        then = "so its answers come in one piece"
+        if name != STREAM:
+            then = "and an answer whose tokens it does not report counts as the most that it may cost"
+        why = str(failure).rstrip(".")
+        self._progress.say(f"{member.label} refuses {name} ({why}). It is asked without it from now on, {then}.")
         self._journal.note(LEFT_OUT, member.label, name)
 
     def _report_ignored(self, member: Member, came: Completion, own: Mapping[str, Any]) -> None:
