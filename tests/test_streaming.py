@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import pytest
 from canned_server import CannedServer, Reply, Then, canned, completion, http, read_request, stream
 from conftest import Lab
-from fake_service import Service
+from fake_service import Call, Service
 from langchain_core.language_models import BaseChatModel, FakeListChatModel
 from langchain_core.outputs import ChatResult
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 from server_client import stats_when
+from virtual_time import VirtualLoop
 
 import batcher
 from batcher.calls.caller import CallCut, Streaming
@@ -325,8 +326,12 @@ def test_a_row_whose_streams_all_break_says_how_much_had_come(tmp_path: Path) ->
     [(came,)] = query(tmp_path, "SELECT characters FROM partials ORDER BY id DESC LIMIT 1")
     assert error.endswith(f"s in flight; {came} characters of the last answer had come")
     assert query(tmp_path, "SELECT count(*), min(cost) > 0 FROM requests WHERE outcome = 'protocol'") == [(2, 1)]
-    [(reason, count)] = batcher.status("k", tmp_path).failures
+    status = batcher.status("k", tmp_path)
+    [(reason, count)] = status.failures
     assert (count, "characters" in reason) == (1, False)
+    assert status.notes == (
+        "1 row without an answer has a part of one, which was cut off: it is in `partials` of the journal",
+    )
 
 
 def test_a_run_goes_on_with_and_without_it_and_asks_nothing_again(tmp_path: Path) -> None:
@@ -393,6 +398,18 @@ def test_a_stop_keeps_what_had_come(tmp_path: Path) -> None:
         assert (why, ended) == ("batcher was stopped", None)
         assert text.startswith("Echo ")
         assert run(server, TEXTS[:1], tmp_path).ok == 1
+
+
+def test_a_stall_of_this_process_is_no_part_of_a_rows_time(lab: Lab) -> None:
+    def instead(call: Call) -> Failure | None:
+        if call.nth > 1 or call.prompt != "b":
+            return None
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.move_on(7_200)  # as if the machine slept in the middle of the stream
+        return Failure(Fault.CONNECTION, "it closed", may_be_billed=True)
+
+    assert lab.run(["a", "b"], Service(["a", "b"], instead=instead), "{text}", stream=True, deadline=1_800).ok == 2
 
 
 def test_a_partial_answer_is_bounded(lab: Lab) -> None:

@@ -115,6 +115,22 @@ class Alarm:
             self._ring()
 
 
+class Stopwatch:
+    """Counts the seconds from now on in which the loop is running, as an `Alarm` does."""
+
+    __slots__ = ("_began", "_clock")
+
+    def __init__(self) -> None:
+        self._clock = _clocks.setdefault(asyncio.get_running_loop(), _AwakeClock())
+        self._clock.start()
+        self._began = self._clock.now()
+
+    def stop(self) -> float:
+        """End the count, and return it; call it once."""
+        self._clock.users -= 1
+        return self._clock.now() - self._began
+
+
 class Patience:
     """Like `asyncio.timeout`, but counts time as an `Alarm` does.
 

@@ -17,6 +17,7 @@ from batcher.answer.shape import ReadAs, Shape
 from batcher.calls.caller import CallCut
 from batcher.calls.forms import AS_IT_COMES, Form, Wire, may_be_of_form
 from batcher.calls.ignored import Watch
+from batcher.calls.patience import Stopwatch
 from batcher.calls.streaming import STREAM
 from batcher.engine.feed import Row
 from batcher.engine.progress import Progress, Tally
@@ -342,6 +343,8 @@ class Asker:
         timeout = max(min(self._settings.attempt_s, left_s), _SHORTEST_TIMEOUT_S)
         member, wire = slot.member, asked.wire
         began = self._under_way[request.id] = self._loop.time()
+        # A stream may take as long as its row has left, and a night in which the machine sleeps is no part of that.
+        watch = Stopwatch() if self._settings.stream else None
         try:
             terms = asked.row.question.terms
             came = await member.caller.call(wire.messages(asked.messages), timeout, wire.params, terms)
@@ -350,6 +353,7 @@ class Asker:
             raise
         finally:
             del self._under_way[request.id]
+            timeout = min(timeout, watch.stop()) if watch else timeout
         was_refused = wire.form is not None and isinstance(came, Failure) and came.generated != ""
         if isinstance(came, Failure) and was_refused:
             came = Completion(came.generated, came.code, limits=came.limits, choices=0)
@@ -359,7 +363,7 @@ class Asker:
             return self._answered(asked, request, member, came, bound)._replace(was_refused=was_refused)
         if self._is_without(came, asked, member) or self._is_of_form(came, asked, member):
             return _Refused(member, request, Outcome(str(came.status), cost=0))
-        # Seconds beyond the timeout do not count: the process stood still then.
+        # Seconds beyond that do not count: the process stood still then.
         decision = self._judge(came, slot, history, min(self._loop.time() - began, timeout))
         billed = bound.cost if came.may_be_billed or bound.cost is None else 0
         if billed:

@@ -412,6 +412,15 @@ class Reader:
         )
         return [(text_of(subject), text_of(detail)) for subject, detail in found]
 
+    def begun_answers(self) -> int:
+        """Count the rows without an answer that have a part of one, which was cut off."""
+        query = (
+            "SELECT count(DISTINCT r.position) FROM partials JOIN requests q USING (id)"
+            " JOIN rows r ON r.position = q.position AND r.key = q.key LEFT JOIN results a ON a.id = r.result"
+            f" WHERE r.{IN_SCOPE} AND coalesce(a.status, 'error') = 'error'"
+        )
+        return int(self._all(query)[0][0])
+
     # -- Requests
 
     def totals(self, run: int | None = None) -> Totals:
