@@ -141,6 +141,8 @@ WRONG: dict[str, tuple[object, ...]] = {
     "max_concurrency": (*NO_NUMBERS, 1.5, None),
     "limits_per": ("", "server", "Key", 5),
     "timeout": (*NO_NUMBERS, None),
+    "stream": NO_FLAGS,
+    "idle_timeout": NO_NUMBERS,
     "deadline": (*NO_NUMBERS, None),
     "max_attempts": (*NO_NUMBERS, 1.5, None),
     "wait": (*(each for each in NO_NUMBERS if each != 0 or isinstance(each, bool)), None),

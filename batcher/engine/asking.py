@@ -9,15 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from batcher.answer.reading import is_whole, read
 from batcher.answer.shape import ReadAs, Shape
+from batcher.calls.caller import CallCut
 from batcher.calls.forms import AS_IT_COMES, Form, Wire, may_be_of_form
+from batcher.calls.ignored import Watch
+from batcher.calls.patience import Stopwatch
+from batcher.calls.streaming import STREAM
 from batcher.engine.feed import Row
 from batcher.engine.progress import Progress, Tally
-from batcher.journal.entries import UNSENT, Outcome, Request
+from batcher.journal.entries import IGNORED, LEFT_OUT, UNSENT, Outcome, Request
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
 from batcher.money.tariff import Tariff
@@ -30,6 +34,8 @@ from batcher.settings import Settings
 from batcher.words import as_given, duration
 
 _SHORTEST_TIMEOUT_S = 0.001
+# Why a stream was cut off, if this process did it.
+_STOPPED = "batcher was stopped"
 
 
 class _Unsent(NamedTuple):
@@ -53,7 +59,10 @@ class _Answered(NamedTuple):
 
 
 class _Refused(NamedTuple):
-    """An attempt that was refused for the form in which it was asked for; the row is asked in another one."""
+    """An attempt that was refused for the form in which it was asked for, or for a parameter that batcher had added.
+
+    The row is asked in another form, or without the parameter.
+    """
 
     member: Member
     request: Request
@@ -77,7 +86,7 @@ class _Asked:
         messages: its question; after an answer that did not fit also that answer, and what was wrong with it.
         repairs: how often that was asked for.
         wire: what the present request adds to them.
-        is_stepping: it is asked in another form now, and before other rows: theirs depends on it.
+        is_stepping: it is asked in another way now, and before other rows: theirs depends on it.
         unfit: the latest answer that did not fit; the row ends with it if none comes that does.
     """
 
@@ -175,6 +184,10 @@ class Asker:
         # Endpoints whose impossible usage, or late start, was reported to people.
         self._implausible: set[Member] = set()
         self._told: set[tuple[Member, str]] = set()
+        # For each source the parameters that it may ignore.
+        self._watches: dict[int, Watch] = {}
+        # Parameters that were left out at a source, which was reported to people.
+        self._left_out: set[tuple[int, str]] = set()
 
     def close(self) -> None:
         """Send no further request; those in flight may still arrive."""
@@ -326,32 +339,43 @@ class Asker:
         self, asked: _Asked, request: Request, slot: Slot, history: History, bound: Bound
     ) -> _Answered | _Refused | _Failed:
         """Send a request that is in the journal, and record its outcome at its endpoint."""
-        timeout = max(min(self._settings.timeout, self._settings.deadline - history.in_flight_s), _SHORTEST_TIMEOUT_S)
+        left_s = self._settings.deadline - history.in_flight_s
+        timeout = max(min(self._settings.attempt_s, left_s), _SHORTEST_TIMEOUT_S)
         member, wire = slot.member, asked.wire
         began = self._under_way[request.id] = self._loop.time()
+        # A stream may take as long as its row has left, and a night in which the machine sleeps is no part of that.
+        watch = Stopwatch() if self._settings.stream else None
         try:
             terms = asked.row.question.terms
             came = await member.caller.call(wire.messages(asked.messages), timeout, wire.params, terms)
+        except CallCut as cut:
+            self._journal.partial(request, cut.partial, _STOPPED)
+            raise
         finally:
             del self._under_way[request.id]
+            timeout = min(timeout, watch.stop()) if watch else timeout
         was_refused = wire.form is not None and isinstance(came, Failure) and came.generated != ""
         if isinstance(came, Failure) and was_refused:
-            came = Completion(came.generated, came.code, limits=came.limits)
+            came = Completion(came.generated, came.code, limits=came.limits, choices=0)
         if silence := self._pool.record(slot, came, history):
             self._report_silence(silence)
         if isinstance(came, Completion):
             return self._answered(asked, request, member, came, bound)._replace(was_refused=was_refused)
-        if wire.form and self._is_of_form(came, asked, member, wire.form):
+        if self._is_without(came, asked, member) or self._is_of_form(came, asked, member):
             return _Refused(member, request, Outcome(str(came.status), cost=0))
-        # Seconds beyond the timeout do not count: the process stood still then.
+        # Seconds beyond that do not count: the process stood still then.
         decision = self._judge(came, slot, history, min(self._loop.time() - began, timeout))
         billed = bound.cost if came.may_be_billed or bound.cost is None else 0
         if billed:
             self._spending.lose(request.key, request.source, bound)
+        if came.partial:  # the tokens that it reported lower the charge, here and in the journal
+            self._journal.partial(request, came.partial, str(came))
+            self._spending.refund(request.key, request.source, came.partial.usage.prompt_tokens)
         return _Failed(member, request, Outcome(str(came.status or came.fault.value), cost=billed), decision)
 
     def _answered(self, asked: _Asked, request: Request, member: Member, came: Completion, bound: Bound) -> _Answered:
         """Learn from an answer what later requests may cost, and return it with its own cost."""
+        self._report_ignored(member, came, asked.row.question.terms.params)
         if self._settings.keep_thinking:
             came = came.as_it_came or came
         if came.usage.implausible:
@@ -363,9 +387,18 @@ class Asker:
         self._spending.refund(request.key, request.source, came.usage.prompt_tokens)
         return _Answered(member, request, came, tariff.cost(came, bound), form)
 
-    def _is_of_form(self, failure: Failure, asked: _Asked, member: Member, form: Form) -> bool:
+    def _is_without(self, failure: Failure, asked: _Asked, member: Member) -> bool:
+        """Return whether a row that was refused is asked without a parameter that batcher had added."""
+        if not failure.left_out:
+            return False
+        asked.is_stepping = True
+        self._report_left_out(member, failure)
+        return True
+
+    def _is_of_form(self, failure: Failure, asked: _Asked, member: Member) -> bool:
         """Return whether a row that was refused is asked in another form."""
-        if member.choice is None or not may_be_of_form(failure):
+        form = asked.wire.form
+        if form is None or member.choice is None or not may_be_of_form(failure):
             return False
         step = member.choice.step_after(form, is_fresh=member.standing.is_fresh)
         if step is not None:
@@ -466,6 +499,28 @@ class Asker:
                 f"Waiting for {member.label}: {reason}. It is asked again for {duration(self._policy.wait_s)}"
                 f" ({as_given('wait')})."
             )
+
+    def _report_left_out(self, member: Member, failure: Failure) -> None:
+        """Tell people and the journal that an endpoint is asked without a parameter that batcher had added."""
+        source, name = member.source, failure.left_out
+        if (source, name) in self._left_out:
+            return
+        self._left_out.add((source, name))
+        then = "so its answers come in one piece"
+        if name != STREAM:
+            then = "and an answer whose tokens it does not report counts as the most that it may cost"
+        why = str(failure).rstrip(".")
+        self._progress.say(f"{member.label} refuses {name} ({why}). It is asked without it from now on, {then}.")
+        self._journal.note(LEFT_OUT, member.label, name)
+
+    def _report_ignored(self, member: Member, came: Completion, own: Mapping[str, Any]) -> None:
+        """Tell people and the journal, once, if an answer shows that an endpoint ignores a request parameter."""
+        watch = self._watches.get(member.source)
+        if watch is None:
+            watch = self._watches[member.source] = Watch({**self._settings.params, **member.endpoint.params})
+        for name, said in watch.look(came, own):
+            self._progress.say(f"{member.name} ignores {name}: {said}.", "warning")
+            self._journal.note(IGNORED, member.name, f"{name}: {said}")
 
     def _report_form(self, member: Member) -> None:
         """Tell people and the journal in which form an endpoint is asked from now on, if that was found."""

@@ -56,6 +56,7 @@ class Kind(Enum):
     OUTCOME = "the recorded outcome of the request contradicts the row's status"
     NEVER_ENDED = "requests without an end, although their run ended in order"
     OF_NOBODY = "requests of a run or a source that the journal does not know"
+    CUT_OFF = "parts of answers that were cut off, of requests that were answered or that the journal does not know"
 
     @property
     def slug(self) -> str:

@@ -16,6 +16,7 @@ _KINDS = {
     Unreconciled.OTHER_OUTCOME: Kind.OUTCOME,
     Unreconciled.NEVER_ENDED: Kind.NEVER_ENDED,
     Unreconciled.OF_NOBODY: Kind.OF_NOBODY,
+    Unreconciled.CUT_OFF: Kind.CUT_OFF,
 }
 
 
