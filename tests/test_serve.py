@@ -24,7 +24,8 @@ from batcher.server.answers import answer
 from batcher.server.books import Books
 from batcher.server.completions import completion, events
 from batcher.server.faults import Bucket, Fate
-from batcher.server.serve import Server, _listen, build_app, embedded, serve
+from batcher.server.listening import listen
+from batcher.server.serve import Server, build_app, embedded, serve
 from batcher.server.simulated import Knobs
 
 if TYPE_CHECKING:
@@ -432,7 +433,7 @@ def test_the_offline_server_counts_no_prompts() -> None:
 
 
 def test_the_listener_says_that_it_is_tcp_since_asyncio_would_delay_each_answer_by_40_ms() -> None:
-    with _listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP
 
 

@@ -9,60 +9,34 @@ import asyncio
 import contextlib
 import json
 import math
-import socket
-import threading
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from batcher.errors import SettingsError
 from batcher.server.answers import prompt_of
+from batcher.server.asgi import App, Receive, Scope, Send
 from batcher.server.books import Books
 from batcher.server.completions import LIMITS, completion, events
 from batcher.server.faults import Bucket, Fate, Faults, Met, Reply
 from batcher.server.forms import Form, Wanted, malformed, wanted_of
+from batcher.server.listening import PORT, serve_app, served
 from batcher.server.replying import reply_to
+from batcher.server.responses import Refusal
 from batcher.server.simulated import Knobs, draw
 from batcher.server.ways import Way, way_of
-from batcher.words import counted, print_out, say
+from batcher.words import counted, say
 
 if TYPE_CHECKING:
-    import uvicorn
     from fastapi import FastAPI
     from starlette.requests import Request
     from starlette.responses import Response
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 MODEL = "sim"
 """The name of the served model if `Knobs.model` is empty."""
 
-_PORTS = 65_535
 _CHOICES = 128  # the protocol's limit for `n`
 _JSON = (b"content-type", b"application/json")
-
-
-class Refusal(NamedTuple):
-    """An error in OpenAI's shape."""
-
-    status: int
-    message: str
-    kind: str
-    param: str | None = None
-    code: str | None = None
-    retry_after: int | None = None  # seconds
-
-    def body(self) -> bytes:
-        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
-        return json.dumps({"error": error}).encode()
-
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        return [] if self.retry_after is None else [(b"retry-after", str(self.retry_after).encode())]
 
 
 _NO_TUNNEL = Refusal(405, "This server opens no tunnels: begin the base URL with http://", "invalid_request_error")
@@ -439,7 +413,7 @@ class Server:
     books: Books
 
 
-def serve(knobs: Knobs, host: str = "127.0.0.1", port: int = 8000) -> None:
+def serve(knobs: Knobs, host: str = "127.0.0.1", port: int = PORT) -> None:
     """Serve until Ctrl-C or SIGTERM. When the server listens, it prints its base URL, the only line on stdout.
 
     Args:
@@ -451,18 +425,13 @@ def serve(knobs: Knobs, host: str = "127.0.0.1", port: int = 8000) -> None:
         SettingsError: it cannot listen on that address.
     """
     books = Books()
-    listener = _listen(host, port)
-    base_url = _base_url(listener)
 
     def announce() -> None:
         say(f"A simulated model listens: {knobs}. Ctrl-C ends it.")
         for number, rule in enumerate(knobs.faults, 1):
             say(f"  fault {number}: {rule.in_words()}")
-        print_out(base_url)
 
-    server = _server(build_app(knobs, books), announce)
-    with contextlib.closing(listener):
-        server.run(sockets=[listener])
+    serve_app(build_app(knobs, books), host, port, announce, is_open=not knobs.keys)
     say(f"{counted(books.requests, 'request')}, {books.answered:,} answered.")
     for fault, count in books.by_fault.items():
         say(f"  fault {fault}: {counted(count, 'request')}")
@@ -480,91 +449,5 @@ def embedded(knobs: Knobs | None = None) -> Iterator[Server]:
     """
     # Without knobs it serves batcher's own run, and counts by prompt would grow with the table.
     books = Books(by_prompt=knobs is not None)
-    listener = _listen("127.0.0.1", 0)
-    ready = threading.Event()
-    server = _server(build_app(knobs or Knobs(), books), ready.set)
-
-    def run() -> None:
-        try:
-            asyncio.run(server.serve(sockets=[listener]))
-        finally:
-            ready.set()
-
-    thread = threading.Thread(target=run, name="batcher-embedded-server", daemon=True)
-    thread.start()
-    try:
-        ready.wait()
-        yield Server(_base_url(listener), books)
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket.
-
-    Raises:
-        SettingsError: the port is taken, or the address cannot be used.
-    """
-    where = f"port {port} of {host!r}"
-    if not 0 <= port <= _PORTS:
-        raise SettingsError(f"cannot listen at {where}: a port is a number from 0 (any free one) to {_PORTS}")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
-        raise SettingsError(f"cannot listen at {where}: {error}. Choose another --port; 0 takes a free one") from error
-    # asyncio switches Nagle's delay, 40 ms for each answer, off only if a socket declares itself as TCP.
-    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, listener.detach())
-
-
-def _base_url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - a client cannot go to "any"
-    return f"http://{host if '[' in host or ':' not in host else f'[{host}]'}:{port}/v1"
-
-
-def _server(app: FastAPI, on_ready: Callable[[], None]) -> uvicorn.Server:
-    """Put uvicorn around the app. It can cut a connection, and it does not wait for requests at its end."""
-    import uvicorn  # noqa: PLC0415 - a fifth of a second to load, needed only for serving
-    from uvicorn.protocols.http.h11_impl import H11Protocol  # noqa: PLC0415 - the same
-
-    class Protocol(H11Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            # uvicorn copies this state into the scope of each request.
-            self.app_state = {**self.app_state, "cut": transport.abort}
-            if server.should_exit:
-                transport.abort()  # it was opened while the others were being closed
-
-        def shutdown(self) -> None:
-            if self.cycle is None or self.cycle.response_complete:
-                super().shutdown()
-            else:
-                self.transport.abort()
-
-    class ReadyServer(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            on_ready()
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's names
-            # uvicorn would raise the signal again at its end, so that the exit status would not be 0.
-            self.should_exit = True
-
-    server = ReadyServer(
-        uvicorn.Config(
-            app,
-            http=Protocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=1,
-        )
-    )
-    return server
+    with served(build_app(knobs or Knobs(), books)) as base_url:
+        yield Server(base_url, books)
