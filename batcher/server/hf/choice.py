@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from batcher.server.hf.held import Held
 from batcher.server.hf.sampling import Chosen, Past, Sampling
 from batcher.server.hf.texts import Text, bytes_of
-from batcher.server.responses import Token
+from batcher.server.responses import Token, as_bytes
 
 
 class Piece(NamedTuple):
@@ -146,13 +146,12 @@ class Choice:
         return [token for start, token in tokens if start < len(self._text.whole) or not self._text.is_stopped]
 
     def _token(self, chosen: Chosen) -> Token:
-        top = tuple((*self._written(token), logprob) for token, logprob in chosen.top)
-        text, raw = self._written(chosen.token)
-        return Token(text, chosen.logprob, tuple((text, logprob) for text, _, logprob in top), raw)
+        top = tuple((self._written(token), logprob) for token, logprob in chosen.top)
+        return Token(self._written(chosen.token), chosen.logprob, top)
 
-    def _written(self, token: int) -> tuple[str, bytes]:
+    def _written(self, token: int) -> str:
         raw = bytes_of(self._tokenizer, token)
         try:
-            return raw.decode(), raw
-        except UnicodeDecodeError:  # a part of a character, written as OpenAI does
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw), raw
+            return raw.decode()
+        except UnicodeDecodeError:
+            return as_bytes(raw)

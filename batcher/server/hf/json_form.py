@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple, Self
 
 _SPACE = frozenset(b" \t\n\r")
-_MOST_SPACE = 40  # bytes at a time: a model that writes nothing else would never end
+_MOST_SPACE = 2_000  # bytes in all: a model that writes nothing else would never end
 _DIGITS = frozenset(b"0123456789")
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 _WORDS = (b"true", b"false", b"null")
@@ -27,7 +27,7 @@ class JsonForm(NamedTuple):
         opened: `{` and `[` that are not closed yet.
         part: the bytes so far of a string (its last escape alone), a number or a word.
         inside: `string`, `key string`, `number`, `word` or nothing.
-        spaces: bytes of white space since the last other one.
+        spaces: bytes of white space between its parts.
     """
 
     expected: str = "object"
@@ -61,15 +61,15 @@ class JsonForm(NamedTuple):
             return self._closed().step(byte) if _NUMBER.fullmatch(self.part) else None
         if byte in _SPACE:
             return self._replace(spaces=self.spaces + 1) if self.spaces < _MOST_SPACE else None
-        return self._replace(spaces=0)._begin(byte)
+        return self._begin(byte)
 
     def _begin(self, byte: int) -> Self | None:
         """Take a byte outside of strings, numbers and words."""
         character = chr(byte)
         if character in "}]" and self.opened:
             is_pair = self.opened[-1:] + bytes([byte]) in (b"{}", b"[]")
-            may_end = self.expected == "comma" or self.expected == ("first key" if character == "}" else "item")
-            return self._replace(opened=self.opened[:-1])._closed() if is_pair and may_end else None
+            may_end = self.expected in {"comma", "first key" if character == "}" else "item"}
+            return self._closed(self.opened[:-1]) if is_pair and may_end else None
         if self.expected == "comma" and character == ",":
             return self._replace(expected="key" if self.opened.endswith(b"{") else "value")
         if self.expected == "colon" and character == ":":
@@ -112,5 +112,7 @@ class JsonForm(NamedTuple):
             return self._closed()
         return self._replace(part=part) if any(word.startswith(part) for word in _WORDS) else None
 
-    def _closed(self) -> Self:
-        return self._replace(inside="", part=b"", expected="comma" if self.opened else "end")
+    def _closed(self, opened: bytes | None = None) -> Self:
+        """Return the state after a value; `opened` is what is open then, if its end has closed something."""
+        opened = self.opened if opened is None else opened
+        return self._replace(opened=opened, inside="", part=b"", expected="comma" if opened else "end")

@@ -10,9 +10,7 @@ from typing import Any
 
 from batcher.server.responses import Refusal, bad
 
-_HEADER = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-)
+_HEADER = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 _INSTRUCTION = "### Instruction:\n"
 _RESPONSE = "### Response: "
 

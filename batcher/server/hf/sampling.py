@@ -101,8 +101,10 @@ def choose(logits: torch.Tensor, rows: Sequence[Past]) -> list[Chosen]:
         _bend(logits[at], row)
     chosen = [Chosen(token) for token in _picked(logits, rows)]
     for at, row in enumerate(rows):
-        while row.held is not None and not row.held.admits(chosen[at].token):
-            # To draw again from the rest is to draw from what is admitted, without a look at the whole vocabulary.
+        # To draw again from the rest is to draw from what is admitted, without a look at the whole vocabulary.
+        for _ in range(logits.shape[-1]):
+            if row.held is None or row.held.admits(chosen[at].token):
+                break
             logits[at, chosen[at].token] = -torch.inf
             chosen[at] = Chosen(_picked(logits[at : at + 1], [row])[0])
     for place, (at, count) in enumerate(reported.items()):
