@@ -360,9 +360,9 @@ def _add_serve(verbs: Any) -> None:
         "serve",
         "batcher serve [options]",
         "a local OpenAI-compatible server with simulated answers, or with a model of your own",
-        "Run a local server that speaks OpenAI's protocol. By default it answers by rules and fails as often as you"
-        " ask: a rehearsal at no cost. As a proxy (HTTP_PROXY) it stands for every host. With --backend hf it answers"
-        " with a Hugging Face model of this machine. Prints its base URL to stdout; its own counts are at /stats.",
+        "Run a local server that speaks OpenAI's protocol (chats, completions, embeddings). By default it answers by"
+        " rules and fails as often as you ask: a rehearsal at no cost. As a proxy (HTTP_PROXY) it stands for every"
+        " host. With --backend hf it answers with a Hugging Face model of this machine. Prints its base URL to stdout; its own counts are at /stats.",
     )
     parser.add_argument(
         "--backend", metavar="NAME", choices=BACKENDS, default="sim", help="sim (simulated answers) or hf (sim)"
@@ -371,7 +371,9 @@ def _add_serve(verbs: Any) -> None:
     parser.add_argument("--port", metavar="N", type=int, default=19_327, help="port; 0 takes a free one (19327)")
     parser.add_argument("--model", metavar="NAME", default="", help="the only model served; default: any")
     parser.add_argument(
-        "--api-key-env", metavar="VARIABLE", help="accept only the API keys in this variable; default: any key"
+        "--api-key-env",
+        metavar="VARIABLE",
+        help="accept only the API keys in this variable; default: open to all, with any key or none",
     )
     parser.add_argument("--latency", metavar="S", type=float, default=0.0, help="median latency in seconds (0)")
     parser.add_argument(

@@ -19,6 +19,7 @@ from typing import Any
 
 from batcher.server.filling import Filler, as_number
 from batcher.server.forms import Form, wanted_of
+from batcher.server.requests import Tools
 
 
 def answer(body: Mapping[str, Any], *, is_wrong: bool = False) -> str:
@@ -57,6 +58,26 @@ def answer(body: Mapping[str, Any], *, is_wrong: bool = False) -> str:
     if schema:
         return json.dumps(Filler(question, schema).value(schema), ensure_ascii=False)
     return question.label or question.result[0] or question.echo
+
+
+def call_of(body: Mapping[str, Any], tools: Tools) -> tuple[str, str] | None:
+    """Return the tool that the model calls, and its arguments as JSON; None if it answers with a text.
+
+    It calls a tool whenever it may, unless the last message holds what a tool has returned. Of several tools it calls
+    the first that the prompt names, else one that is drawn by the prompt.
+
+    Args:
+        body: the request's JSON.
+        tools: that it may call.
+    """
+    if tools.choice == "none" or (tools.choice == "auto" and body["messages"][-1].get("role") in ("tool", "function")):
+        return None
+    question = _Question(body, is_wrong=False)
+    offered = tools.offered
+    named = [tool for tool in offered if re.search(rf"(?<!\w){re.escape(tool.name)}(?!\w)", question.prompt)]
+    tool = next(iter(named), offered[question.pick(len(offered), "tool")])
+    schema = {"type": "object", **tool.parameters}
+    return tool.name, json.dumps(Filler(question, schema).value(schema), ensure_ascii=False)
 
 
 def label_for(prompt: str, labels: Sequence[str]) -> str:
@@ -272,19 +293,22 @@ _COMMA = r"[,，、]"  # noqa: RUF001 - as typed
 _ITEMS = rf"{_ITEM}(?:[ \t]*+(?:{_COMMA}|[/|])[ \t]*+{_ITEM}){{0,99}}"
 _LAST = rf"[ \t]*+(?:{_COMMA}[ \t]*+)?(?:\bor\b|或者?|[/|])[ \t]*+{_ITEM}"
 _BULLET = r"\s*(?:[-*•]|[0-9]{1,3}[.)])"
-_LISTS = (
-    _NOUN + r"[^\n\[]{0,60}\[([^\[\]]{1,9000})\]",
-    _NOUN + rf"[^\n:]{{0,60}}:[ \t]*(\n(?:{_BULLET}[^\n]{{1,400}}(?:\n|\Z)){{2,200}})",
-    _NOUN + r"(?:(?!\bor\b|\bas\b)[^\n:.,\[\]]){0,60}:[ \t]*((?:[^\n.;?!:。\[\]]|[?](?=,)){1,5000})",
-    rf"(?:\b(?:as|into|either|answer|reply|respond)\b|[为是成])[ \t]*({_ITEMS}{_LAST})",
-    rf"\b(?:one of|labels|categories|classes|options)[ \t]+(?:are[ \t]+)?({_ITEMS}(?:{_LAST}|,? and {_ITEM})?)",
+_LISTS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        _NOUN + r"[^\n\[]{0,60}\[([^\[\]]{1,9000})\]",
+        _NOUN + rf"[^\n:]{{0,60}}:[ \t]*(\n(?:{_BULLET}[^\n]{{1,400}}(?:\n|\Z)){{2,200}})",
+        _NOUN + r"(?:(?!\bor\b|\bas\b)[^\n:.,\[\]]){0,60}:[ \t]*((?:[^\n.;?!:。\[\]]|[?](?=,)){1,5000})",
+        rf"(?:\b(?:as|into|either|answer|reply|respond)\b|[为是成])[ \t]*({_ITEMS}{_LAST})",
+        rf"\b(?:one of|labels|categories|classes|options)[ \t]+(?:are[ \t]+)?({_ITEMS}(?:{_LAST}|,? and {_ITEM})?)",
+    )
 )
 
 
 def _find_labels(text: str) -> list[str]:
     """Return the labels that a text offers, or an empty list."""
     text = text.replace(chr(0xFF1A), ":")  # the colon of Chinese
-    matches = (match for pattern in _LISTS for match in re.finditer(pattern, text, re.IGNORECASE))
+    matches = (match for pattern in _LISTS for match in pattern.finditer(text))
     return next(filter(None, (_labels(match[1]) for match in matches)), [])
 
 

@@ -63,12 +63,12 @@ class Token(NamedTuple):
 
     Attributes:
         text: of it.
-        logprob: natural logarithm of its probability.
+        logprob: natural logarithm of its probability; None for the first token of a prompt.
         top: the likeliest tokens at its place, the likeliest first; empty if none were asked for.
     """
 
     text: str
-    logprob: float
+    logprob: float | None
     top: Sequence[tuple[str, float]] = ()
 
 
@@ -220,7 +220,7 @@ def _chat_logprobs(tokens: Sequence[Token] | None) -> dict[str, Any] | None:
     return {"content": content, "refusal": None}
 
 
-def _likely(text: str, logprob: float) -> dict[str, Any]:
+def _likely(text: str, logprob: float | None) -> dict[str, Any]:
     # A prompt, and so an echo of it, may hold half of a surrogate pair.
     raw = _in_bytes(text) or text.encode("utf-8", "surrogatepass")
     return {"token": text, "logprob": logprob, "bytes": list(raw)}
@@ -246,7 +246,7 @@ def _text_logprobs(tokens: Sequence[Token] | None, offset: int) -> dict[str, Any
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [dict(token.top) for token in tokens] if any(token.top for token in tokens) else None,
+        "top_logprobs": [dict(token.top) or None for token in tokens] if any(token.top for token in tokens) else None,
         "text_offset": offsets,
     }
 
