@@ -28,8 +28,8 @@ from batcher.output.report import Report
 from batcher.settings import Settings
 
 if TYPE_CHECKING:
-    from tiny_model import Paths
     from fake_service import Service
+    from tiny_model import Paths
 
 
 # Tests never bound wall time: machines are shared and noisy.

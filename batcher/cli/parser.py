@@ -362,7 +362,8 @@ def _add_serve(verbs: Any) -> None:
         "a local OpenAI-compatible server with simulated answers, or with a model of your own",
         "Run a local server that speaks OpenAI's protocol (chats, completions, embeddings). By default it answers by"
         " rules and fails as often as you ask: a rehearsal at no cost. As a proxy (HTTP_PROXY) it stands for every"
-        " host. With --backend hf it answers with a Hugging Face model of this machine. Prints its base URL to stdout; its own counts are at /stats.",
+        " host. With --backend hf it answers with a Hugging Face model of this machine. Prints its base URL to stdout;"
+        " its own counts are at /stats.",
     )
     parser.add_argument(
         "--backend", metavar="NAME", choices=BACKENDS, default="sim", help="sim (simulated answers) or hf (sim)"

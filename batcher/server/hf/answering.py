@@ -144,13 +144,13 @@ class _Answer:
         self.text += piece.text
         if piece.tokens is not None:
             self.tokens = [*(self.tokens or ()), *piece.tokens]
-        self.count, self.finish = piece.count, piece.finish
+        self.count, self.finish = piece.length, piece.finish
 
 
 async def _whole(exchange: Exchange, head: Head, asked: Asked, pieces: AsyncIterator[Piece]) -> None:
     answers: dict[int, _Answer] = {}
     async for piece in pieces:
-        answers.setdefault(piece.index, _Answer(asked.echo(piece.index))).take(piece)
+        answers.setdefault(piece.place, _Answer(asked.echo(piece.place))).take(piece)
     ordered = [answers[index] for index in sorted(answers)]
     choices = [Choice(each.text, each.finish, each.tokens) for each in ordered]
     usage = Usage(asked.prompt_tokens, sum(each.count for each in ordered))
@@ -189,7 +189,7 @@ class _Events:
     def of(self, piece: Piece) -> bytes:
         """Return the events of a piece."""
         events = self._chat or self._text
-        index, lines = piece.index, []
+        index, lines = piece.place, []
         if index not in self._counts:
             echo = self._asked.echo(index)
             lines += [self._chat.begin(index)] if self._chat else [self._text.piece(index, echo)] if echo else []
@@ -197,7 +197,7 @@ class _Events:
             lines.append(events.piece(index, piece.text, piece.tokens))
         if piece.finish:
             lines.append(events.end(index, piece.finish))
-        self._counts[index] = piece.count
+        self._counts[index] = piece.length
         return b"".join(map(event, lines))
 
     def usage(self) -> bytes:

@@ -68,20 +68,26 @@ class HfApp:
 
     async def _chat(self, exchange: Exchange) -> None:
         request = await self._open(exchange, read_chat)
-        asked = request and await self._ask(exchange, ask_chat, request)
-        if request and asked:
+        if request is None:
+            return
+        asked = await self._ask(exchange, ask_chat, request)
+        if asked is not None:
             await answer(exchange, self._engine, asked, request.options, self._name)
 
     async def _complete(self, exchange: Exchange) -> None:
         request = await self._open(exchange, read_completion)
-        asked = request and await self._ask(exchange, ask_completion, request)
-        if request and asked:
+        if request is None:
+            return
+        asked = await self._ask(exchange, ask_completion, request)
+        if asked is not None:
             await answer(exchange, self._engine, asked, request.options, self._name)
 
     async def _embed(self, exchange: Exchange) -> None:
         request = await self._open(exchange, read_embedding)
-        inputs = request and await self._ask(exchange, ask_embedding, request)
-        if not request or not inputs:
+        if request is None:
+            return
+        inputs = await self._ask(exchange, ask_embedding, request)
+        if inputs is None:
             return
         with channel(exchange) as news:
             self._engine.embed(Inputs(inputs, news.tell, lambda: news.is_over))

@@ -30,7 +30,7 @@ def search(model: Model, order: Order, between: Callable[[], bool]) -> list[list
         how = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
     config = GenerationConfig(
         num_beams=sampling.num_beams,
-        num_return_sequences=order.count,
+        num_return_sequences=order.choices,
         max_new_tokens=sampling.max_tokens,
         do_sample=sampling.is_drawn,
         repetition_penalty=sampling.repetition_penalty,
@@ -39,7 +39,7 @@ def search(model: Model, order: Order, between: Callable[[], bool]) -> list[list
         **how,
     )
 
-    class Between(StoppingCriteria):  # type: ignore[misc] - transformers has no types here
+    class Between(StoppingCriteria):  # type: ignore[misc]
         def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # noqa: ARG002 - its names
             return torch.full((input_ids.shape[0],), between(), device=input_ids.device, dtype=torch.bool)
 

@@ -18,18 +18,18 @@ class Piece(NamedTuple):
     """News of a choice.
 
     Attributes:
-        index: its place among the choices of its request.
+        place: of the choice among those of its request.
         text: that has come since the last piece.
         tokens: of that text, if log-probabilities were asked for.
-        count: tokens that were generated so far, an end mark among them.
+        length: tokens that were generated so far, an end mark among them.
         finish: `stop` or `length` in the last piece; "" before.
         fault: why there is no answer; "" if nothing is wrong.
     """
 
-    index: int
+    place: int
     text: str = ""
     tokens: Sequence[Token] | None = None
-    count: int = 0
+    length: int = 0
     finish: str = ""
     fault: str = ""
 
@@ -40,7 +40,7 @@ class Order(NamedTuple):
     Attributes:
         prompt: its tokens; at least one.
         sampling: how the answer is chosen.
-        count: of choices.
+        choices: how many it wants.
         first: the place of the first one among the choices of the request.
         tell: is called with every piece, in the thread that generates.
         is_streamed: it wants pieces as they come; else one at the end.
@@ -50,7 +50,7 @@ class Order(NamedTuple):
 
     prompt: Sequence[int]
     sampling: Sampling
-    count: int
+    choices: int
     first: int
     tell: Callable[[Piece], None]
     is_streamed: bool = False

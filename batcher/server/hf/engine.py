@@ -96,7 +96,7 @@ class Engine:
             if order.sampling.num_beams > 1:
                 self._searches.append((order, ticket))
             else:
-                self._waiting.extend(_Row(self._choice(order, place), ticket) for place in range(order.count))
+                self._waiting.extend(_Row(self._choice(order, place), ticket) for place in range(order.choices))
             self._wake.notify()
         return ticket
 
@@ -109,7 +109,7 @@ class Engine:
     def counts(self) -> dict[str, int]:
         """Return what runs, what waits and what has been, in choices."""
         with self._wake:
-            waiting = len(self._waiting) + sum(order.count for order, _ in self._searches)
+            waiting = len(self._waiting) + sum(order.choices for order, _ in self._searches)
         return {
             "running": len(self._rows),
             "waiting": waiting,
@@ -268,7 +268,7 @@ class Engine:
         if found is None:
             return
         order, ticket = found
-        choices = [self._choice(order, place) for place in range(order.count)]
+        choices = [self._choice(order, place) for place in range(order.choices)]
 
         def between() -> bool:
             self._embed()

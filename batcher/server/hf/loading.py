@@ -7,7 +7,6 @@ option, and nothing is downloaded.
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import json
 import logging
@@ -15,10 +14,12 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from batcher.errors import SettingsError, in_words
@@ -27,7 +28,19 @@ from batcher.server.hf.options import ModelOptions
 
 # Ends of a turn. A model that was tuned for chats may write them though its configuration names another end.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>", "<|eom_id|>", "</s>")
-_FAULTS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, IndexError)
+# What the libraries raise for files that they cannot read or that do not fit.
+_FAULTS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    EOFError,
+    UnpicklingError,
+    SafetensorError,
+)
 _DEFAULTS = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "do_sample")
 
 
@@ -43,6 +56,7 @@ class Model:
         context: the longest prompt with its answer, in tokens; None: no limit is known.
         ends: tokens that end an answer.
         defaults: what the model's `generation_config.json` says about sampling.
+        takes: the parameters of the model, whose names differ between releases and models.
         can_join: rows of its cache can be put together, so that requests join and leave a running batch.
         in_words: what is served, and on what.
     """
@@ -54,6 +68,7 @@ class Model:
     context: int | None
     ends: frozenset[int]
     defaults: dict[str, Any]
+    takes: frozenset[str]
     can_join: bool
     in_words: str
 
@@ -69,12 +84,11 @@ class Model:
             mask: 1 for every token in the cache and in `ids`, 0 for padding.
             cache: of the tokens before.
         """
-        takes = _parameters(type(self.network))
         places = (mask.cumsum(dim=-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        more: dict[str, Any] = {"cache" if "cache" in takes else "past_key_values": cache}
-        if "position_ids" in takes:
+        more: dict[str, Any] = {"cache" if "cache" in self.takes else "past_key_values": cache}
+        if "position_ids" in self.takes:
             more["position_ids"] = places
-        if "logits_to_keep" in takes:
+        if "logits_to_keep" in self.takes:
             more["logits_to_keep"] = 1
         found = self.network(input_ids=ids, attention_mask=mask, use_cache=True, return_dict=True, **more)
         logits: torch.Tensor = found.logits[:, -1]
@@ -101,7 +115,7 @@ def load(options: ModelOptions) -> Model:
     """
     options.prepare()
     _hush()
-    with warnings.catch_warnings(category=FutureWarning, action="ignore"):  # of libraries about each other
+    with warnings.catch_warnings(action="ignore"):  # about each other, or about what is checked here
         return _load(options)
 
 
@@ -112,6 +126,8 @@ def _load(options: ModelOptions) -> Model:
         config = AutoConfig.from_pretrained(base, local_files_only=True)
     with _named("--tokenizer-path", str(options.tokenizer)):
         tokenizer = AutoTokenizer.from_pretrained(str(options.tokenizer), local_files_only=True, config=config)
+        if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+            raise ValueError("its vocabulary is empty")
     network = _network(options, device)
     _fit_vocabulary(network, tokenizer, options)
     if options.lora_model is not None:
@@ -128,6 +144,7 @@ def _load(options: ModelOptions) -> Model:
         context=getattr(config.get_text_config(), "max_position_embeddings", None),
         ends=_ends(tokenizer, config, given),
         defaults={name: given[name] for name in _DEFAULTS if given.get(name) is not None},
+        takes=frozenset(inspect.signature(network.forward).parameters),
         can_join=False,
         in_words=_in_words(options, network, inputs_on),
     )
@@ -270,9 +287,3 @@ def _tried(model: Model) -> Model:
             fault = error
     why = in_words(fault) if fault is not None else "its cache is of a kind of its own"
     raise SettingsError(f"--base-model: {model.in_words} does not write step by step: {why}")
-
-
-@functools.cache
-def _parameters(kind: Any) -> frozenset[str]:
-    """The parameters that a class of models takes: their names differ between releases and models."""
-    return frozenset(inspect.signature(kind.forward).parameters)

@@ -13,7 +13,7 @@ from pathlib import Path
 from batcher.errors import SettingsError
 
 _NEEDS = ("torch", "transformers", "peft")
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class ModelOptions:
             _check_directory("--lora-model", self.lora_model, ("adapter_config.json",), "a LoRA that peft has saved")
         if self.tokenizer_path is not None:
             _check_directory("--tokenizer-path", self.tokenizer_path, _TOKENIZERS, "a tokenizer")
+        elif not _holds(self.tokenizer, _TOKENIZERS):
+            raise SettingsError(f"--base-model: {self.base_model!r} holds no tokenizer: name one with --tokenizer-path")
         if self.only_cpu and self.gpus is not None:
             raise SettingsError("--only-cpu and --gpus exclude each other: leave one of them out")
         _ = self.gpu_numbers
@@ -72,7 +74,7 @@ class ModelOptions:
         if self.tokenizer_path is not None:
             return Path(self.tokenizer_path)
         lora = Path(self.lora_model) if self.lora_model is not None else None
-        if lora is not None and any((lora / name).is_file() for name in _TOKENIZERS):
+        if lora is not None and _holds(lora, _TOKENIZERS):
             return lora
         return Path(self.base_model or "")
 
@@ -99,5 +101,9 @@ def _check_directory(option: str, given: str, needs: tuple[str, ...], what: str)
         )
     if not path.is_dir():
         raise SettingsError(f"{option}: {given!r} is a file: give the directory that holds {what}")
-    if not any((path / name).is_file() for name in needs):
+    if not _holds(path, needs):
         raise SettingsError(f"{option}: {given!r} does not hold {what}: there is no {' or '.join(needs)} in it")
+
+
+def _holds(path: Path, names: tuple[str, ...]) -> bool:
+    return any((path / name).is_file() for name in names)

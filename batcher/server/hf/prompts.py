@@ -1,6 +1,6 @@
 """From messages to the tokens of a prompt: by the tokenizer's chat template, or in Alpaca's form.
 
-Invariant: every message of a request stands in the prompt, or the request is refused.
+Invariant: what a message holds besides its text is never left out silently: such a request is refused.
 """
 
 from __future__ import annotations
@@ -70,5 +70,6 @@ def _text(content: object) -> str | None:
     if content is None or isinstance(content, str):
         return content or ""
     parts = content if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
-    return "\n".join(texts) if all(isinstance(text, str) for text in texts) else None
+    found = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    texts = [text for text in found if isinstance(text, str)]
+    return "\n".join(texts) if len(texts) == len(found) else None
