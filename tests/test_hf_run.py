@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import pytest
 from tiny_model import ByHand
 
 import batcher
@@ -56,20 +55,29 @@ def _after_template(hand: ByHand, prompt: str, count: int) -> str:
     return str(hand.tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))
 
 
-@pytest.mark.parametrize("count", [20])
-def test_labels_are_held_by_the_model_itself(tiny: Paths, tmp_path: Path, count: int) -> None:
+def test_labels_are_held_by_the_model_itself_and_a_schema_as_far_as_it_can(tiny: Paths, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"output_dir": tmp_path, "model": "lora", "quiet": True}
     with embedded_model(load(ModelOptions(str(tiny.base), str(tiny.lora), only_cpu=True))) as (url, _):
-        report = batcher.run(
-            ROWS[:count],
+        labels = batcher.run(
+            ROWS[:20],
             "Is it good? {text}",
             keyword="labels",
-            output_dir=tmp_path,
-            base_url=url,
-            model="lora",
             labels=["good", "bad", "不知道"],
             param={"max_tokens": 30},
-            quiet=True,
+            base_url=url,
+            **options,
         )
-    assert report.ok == count
-    assert set(report.answers) <= {"good", "bad", "不知道"}
+        fields = batcher.run(
+            ROWS[:5],
+            "{text}",
+            keyword="fields",
+            schema={"type": "object", "properties": {"a": {"type": "string"}}},
+            param={"max_tokens": 60, "seed": 1},
+            base_url=url,
+            **options,
+        )
+    assert labels.ok == 20
+    assert set(labels.answers) <= {"good", "bad", "不知道"}
     assert batcher.verify("labels", output_dir=tmp_path).ok
+    assert fields.error == 0, "a refused schema costs no row: it is asked for in another form"
+    assert batcher.verify("fields", output_dir=tmp_path).ok

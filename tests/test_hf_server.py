@@ -420,6 +420,8 @@ def test_the_five_examples_of_the_older_demo(url: str) -> None:
         ("completions", {"prompt": "a", "max_tokens": CONTEXT}, "prompt", "context_length_exceeded"),
         ("embeddings", {"input": ["a", "b" * 3000]}, "input", "context_length_exceeded"),
         ("completions", {"prompt": [9999]}, "prompt", None),
+        ("completions", {"prompt": "half of a pair: \ud83d"}, "prompt", None),
+        ("chat/completions", {"messages": "half of a pair: \ud83d"}, "messages", None),
         ("completions", {"prompt": "a", "temperature": 2.1}, "temperature", None),
         ("completions", {"prompt": "a", "n": 3, "num_beams": 2}, "n", None),
         ("completions", {"prompt": "a", "logprobs": 1, "num_beams": 2}, "logprobs", None),

@@ -22,7 +22,7 @@ TEXTS = [
     "### Instruction: Below is an instruction ### Response:",
 ]
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}<|assistant|>"
-CONTEXT = 256
+CONTEXT = 512
 
 
 class Paths(NamedTuple):

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import traceback
 from collections.abc import Callable, Sequence
 from hmac import compare_digest
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from batcher.errors import in_words
 from batcher.server.asgi import CHAT, COMPLETIONS, EMBEDDINGS, MODELS, Api, Exchange
 from batcher.server.hf.answering import FaultError, answer, channel
 from batcher.server.hf.asking import ask_chat, ask_completion, ask_embedding
@@ -18,6 +20,7 @@ from batcher.server.hf.engine import Engine, Inputs
 from batcher.server.hf.loading import Model
 from batcher.server.requests import read_chat, read_completion, read_embedding
 from batcher.server.responses import Refusal, embedding_list, model_card, model_list
+from batcher.words import print_err
 
 
 class _Named(Protocol):
@@ -96,7 +99,7 @@ class HfApp:
                 await exchange.refuse(FaultError(vectors).refusal)
                 return
             body = embedding_list(self._name, vectors, sum(map(len, inputs)), as_base64=request.as_base64)
-            await exchange.respond(200, json.dumps(body).encode())
+            await exchange.respond(200, await asyncio.to_thread(_written, body))
 
     async def _models(self, exchange: Exchange) -> None:
         refusal = self._refuse_key(exchange) or self._refuse_model(exchange.name)
@@ -131,7 +134,11 @@ class HfApp:
         self, exchange: Exchange, ask: Callable[[Model, _Request], _Asked | Refusal], request: _Request
     ) -> _Asked | None:
         """Find out what a request asks of the model, or refuse it; in a thread, because long texts take a while."""
-        asked = await asyncio.to_thread(ask, self._model, request)
+        try:
+            asked = await asyncio.to_thread(ask, self._model, request)
+        except Exception as error:  # noqa: BLE001 - a fault of a tokenizer or a template is said, and told
+            print_err(traceback.format_exc())
+            asked = FaultError(in_words(error)).refusal
         if isinstance(asked, Refusal):
             await exchange.refuse(asked)
             return None
@@ -149,3 +156,9 @@ class HfApp:
             return None
         said = f"The model {json.dumps(name)} does not exist: this server has {json.dumps(self._name)}."
         return Refusal(404, said, param="model", code="model_not_found")
+
+
+def _written(body: dict[str, Any]) -> bytes:
+    """Write the body of an embeddings response, one vector after another: other threads have their turn in between."""
+    head, _, tail = json.dumps(body | {"data": []}).partition('"data": []')
+    return f'{head}"data": [{", ".join(map(json.dumps, body["data"]))}]{tail}'.encode()

@@ -13,7 +13,7 @@ from batcher.server.forms import Form, wanted_of
 from batcher.server.hf.choice import Order, Piece
 from batcher.server.hf.held import Held, holder
 from batcher.server.hf.loading import Model
-from batcher.server.hf.prompts import ALPACA_STOPS, chat_tokens
+from batcher.server.hf.prompts import ALPACA_STOPS, chat_tokens, tokens_of
 from batcher.server.hf.sampling import Sampling
 from batcher.server.requests import ChatRequest, CompletionRequest, EmbeddingRequest, Options, TextOrTokens
 from batcher.server.responses import Refusal, bad
@@ -124,7 +124,9 @@ def _all_tokens(model: Model, given: Sequence[TextOrTokens], name: str) -> list[
     size = model.network.get_input_embeddings().weight.shape[0]
     found = []
     for each in given:
-        ids = list(model.tokenizer(each)["input_ids"]) if isinstance(each, str) else list(each)
+        ids = tokens_of(model.tokenizer, each, name) if isinstance(each, str) else list(each)
+        if isinstance(ids, Refusal):
+            return ids
         if max(ids, default=0) >= size:
             return bad(f"{name!r} holds a token that the model does not have: it has {size:,}.", name)
         if not ids:

@@ -36,7 +36,7 @@ def chat_tokens(tokenizer: Any, messages: Sequence[Mapping[str, Any]], body: Map
         role = "system" if message["role"] == "developer" else message["role"]
         plain.append({"role": role, "content": text})
     if tokenizer.chat_template is None:
-        return list(tokenizer(alpaca(plain))["input_ids"])
+        return tokens_of(tokenizer, alpaca(plain), "messages")
     return _by_template(tokenizer, plain, body.get("chat_template_kwargs"))
 
 
@@ -62,7 +62,23 @@ def _by_template(tokenizer: Any, messages: list[dict[str, str]], given: object) 
         )
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         return bad(f"The model's chat template does not take these messages: {error}", "messages")
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return tokens_of(tokenizer, text, "messages", is_whole=False)
+
+
+def tokens_of(tokenizer: Any, text: str, name: str, *, is_whole: bool = True) -> list[int] | Refusal:
+    """Return the tokens of a text, or refuse what no tokenizer reads.
+
+    Args:
+        tokenizer: of the model.
+        text: from a request.
+        name: of the field that it comes from.
+        is_whole: the tokenizer adds the marks with which it begins and ends a text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return bad(f"{name!r} holds half of a surrogate pair, which is no character.", name)
+    return list(tokenizer(text, add_special_tokens=is_whole)["input_ids"])
 
 
 def _text(content: object) -> str | None:
