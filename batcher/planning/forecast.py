@@ -230,6 +230,7 @@ def _load(
     most: int | None = 0
     for start, rows in job.selection.slices(ROWS_AT_ONCE):
         states = journal.states(start, start + len(rows))
+        job.look_ahead(rows)
         for position, (values, state) in enumerate(zip(rows, states, strict=True), start):
             if state.result is not None or state.leader is not None:
                 continue

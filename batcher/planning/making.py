@@ -215,6 +215,7 @@ def _plan_rows(
         if is_stopping():
             raise Stopped
         keys = []
+        job.look_ahead(rows)
         for position, values in enumerate(rows, start):
             question, is_example = job.stated(position, values)
             keys.append(key(question.messages, question.terms))

@@ -194,10 +194,27 @@ def reasons_of(
             found = [*([] if is_edited and cause.still_asks else _question_changes(before, now)), *found]
             columns = _column_changes(now["columns"], changed) if is_comparable else columns
         if not found and not is_edited:
-            is_function = now["prompt_option"] == "function"
-            found = ["the prompt function returns something else" if is_function else "the rows changed"]
+            found = [_unnamed_change(now)]
         reasons += found
     return tuple(dict.fromkeys([*reasons, *columns]))
+
+
+def _unnamed_change(now: Mapping[str, Any]) -> str:
+    """Return what has changed of a row's question if neither the row nor what all rows share did."""
+    changes = ["the image changed"] if "images" in now else []
+    if now["prompt_option"] == "function":
+        changes.append("the prompt function returns something else")
+    return " or ".join(changes) or "the rows changed"
+
+
+def _images_change(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:
+    """Return what changed of the options for images."""
+    if before is None or now is None:
+        return [] if before == now else [f"images are {'new' if now else 'gone'}"]
+    names = {"column": "image_column", "size": "image_size", "detail": "image_detail"}
+    return [
+        f"{as_given(names[name])} was {before[name]}, is {now[name]}" for name in names if before[name] != now[name]
+    ]
 
 
 def _question_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -212,6 +229,7 @@ def _question_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
         reasons.append(said)
     if said := _examples_change(before, now):
         reasons.append(said)
+    reasons += _images_change(before.get("images"), now.get("images"))
     return reasons + _changes(before.get("params", now["params"]), now["params"])
 
 

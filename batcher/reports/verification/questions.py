@@ -13,6 +13,7 @@ from batcher.errors import InputError
 from batcher.input.cell import cell, writable
 from batcher.input.dataset import Dataset
 from batcher.input.examples import Examples
+from batcher.input.images import Images
 from batcher.input.key import Keyer, keyer
 from batcher.input.marks import Marks
 from batcher.input.prompt import PromptFunction, failed_on, from_function, with_system
@@ -52,10 +53,12 @@ class Recorded(NamedTuple):
     Attributes:
         ask: makes the question of a row.
         key: makes its key.
+        images: puts the rows' images into their questions; None: there are none.
     """
 
     ask: Callable[[Values], Question]
     key: Keyer
+    images: Images | None = None
 
     @classmethod
     def of(cls, recorded: Mapping[str, Any], dataset: Dataset, prompt: Prompt = None) -> Recorded | None:
@@ -80,7 +83,8 @@ class Recorded(NamedTuple):
         if (examples := Examples.recorded_in(recorded)) is not None:
             render = examples.before(render)
         shared = examples.messages if examples else ()
-        return cls(asking(render), keyer(recorded.get("params", {}), shape, shared))
+        images = Images.recorded_in(recorded, dataset)
+        return cls(asking(render, images=images), keyer(recorded.get("params", {}), shape, shared), images)
 
     def about(self, values: Values) -> bytes:
         """Return the key of the question about a row; empty if the row gives no prompt."""
@@ -127,6 +131,8 @@ class Asked:
             InputError: it cannot be read, or the prompt function failed on a row.
         """
         for start, rows in self._selection.slices(ROWS_AT_ONCE):
+            if self.question and self.question.images:
+                self.question.images.look_ahead(rows)
             for position, values in enumerate(rows, start):
                 try:
                     row = self._row(position, values)
