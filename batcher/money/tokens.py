@@ -106,8 +106,8 @@ def counter(model: str) -> Counter:
 
     encoding = encoding_of(model)
     if encoding is None or not is_at_hand(TABLES[encoding]):
-        return ESTIMATE.seeing(model)
-    return counter_of(tiktoken.get_encoding(encoding)).seeing(model)
+        return ESTIMATE
+    return counter_of(tiktoken.get_encoding(encoding))
 
 
 def encoding_of(model: str) -> str | None:

@@ -149,7 +149,8 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     with rehearse(job.store.journal_path) as journal:
         planned = make(job, journal, lambda: False, is_rehearsal=True)
         tariffs, ladder = _asking(job, journal, planned.sources[0])
-        count = counter(job.endpoints[0].source.model)
+        model = job.endpoints[0].real_source.model
+        count = counter(model).seeing(model)
         typical = None if job.shape is None else count.count(typical_answer(job.shape)) + 1
         answer_tokens = tokens_of_an_answer(journal, planned.sources, tariffs, typical)
         load, first = _load(job, journal, tariffs, count, ladder)

@@ -75,6 +75,10 @@ def notes(job: Job, plan: Plan) -> list[str]:
     if job.examples is not None and plan.counts.left:
         found.append(_examples_in_words(job.examples, job))
     found += _same(job, plan)
+    if plan.faulty and plan.counts.left:
+        rows = counted(plan.faulty, "row cannot be asked and ends", "rows cannot be asked and end")
+        first = "It is" if plan.faulty == 1 else "The first is"
+        found.append(f"Note: {rows} as error. {first} {plan.fault}{'' if plan.fault.endswith('?') else '.'}")
     if plan.reread:
         rows = counted(plan.reread, "row changes", "rows change")
         found.append(f"The answers that are there were read again, for nothing: {rows}.")
@@ -213,7 +217,9 @@ def _images_change(before: Mapping[str, Any] | None, now: Mapping[str, Any] | No
         return [] if before == now else [f"images are {'new' if now else 'gone'}"]
     names = {"column": "image_column", "size": "image_size", "detail": "image_detail"}
     return [
-        f"{as_given(names[name])} was {before[name]}, is {now[name]}" for name in names if before[name] != now[name]
+        f"{as_given(names[name])} was {before[name] or 'none'}, is {now[name] or 'none'}"
+        for name in names
+        if before[name] != now[name]
     ]
 
 

@@ -37,7 +37,7 @@ def answer(body: Mapping[str, Any], *, is_wrong: bool = False) -> str:
        they count next to a word such as "compute" or `=`, or if there are no words. Dates never count.
     5. An echo: a digest of all messages and the beginning of the prompt.
 
-    A choice, a label or a value of an `enum` is that of `label_for`.
+    A choice, a label or a value of an `enum` is that of `label_for`; images change it.
 
     Args:
         body: the request's JSON; `messages` is a list of objects.
@@ -94,6 +94,12 @@ def text_of(message: Mapping[str, Any]) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
+def images_of(message: Mapping[str, Any]) -> list[Any]:
+    """Return the parts of a message that are images."""
+    content = message.get("content")
+    return [part for part in _dicts(content) if part.get("type") == "image_url"]
+
+
 def _dicts(value: object) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
@@ -110,6 +116,8 @@ class _Question:
         self.prompt = prompt_of(body)
         self._messages = body.get("messages")
         self._is_wrong = is_wrong
+        images = [image for message in _dicts(self._messages) for image in images_of(message)]
+        self._seen = f"\0{_digest(json.dumps(images, sort_keys=True), 8).hex()}" if images else ""
         # Instructions come before data: a system message has priority.
         self.texts = list(dict.fromkeys([*map(text_of, _dicts(self._messages)), self.prompt]))
 
@@ -145,21 +153,21 @@ class _Question:
 
     def among(self, options: Sequence[Any]) -> Any:
         """Choose the right one of several options, or a wrong one."""
-        right = _choice(self._core, options)
+        right = _choice(self._core, options, self._seen)
         others = [option for option in options if option != right]
         return others[self.pick(len(others), "wrong")] if self._is_wrong and others else right
 
     def pick(self, count: int, salt: str) -> int:
-        return _pick(self._core, count, salt)
+        return _pick(self._core + self._seen, count, salt)
 
 
-def _choice(core: str, options: Sequence[Any]) -> Any:
+def _choice(core: str, options: Sequence[Any], seen: str = "") -> Any:
     text, number = _value(core)
     plain = None if number is None else as_number(number)
     for option in options:
         if (text and option == text) or (plain is not None and option == plain and not isinstance(option, bool)):
             return option
-    return options[_pick(core, len(options), "label")]
+    return options[_pick(core + seen, len(options), "label")]
 
 
 def _value(core: str) -> tuple[str, Fraction | None]:

@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batcher.server.answers import answer, text_of
+from batcher.server.answers import answer, images_of, text_of
 from batcher.server.faults import Fate
 
 LIMITS = ("max_completion_tokens", "max_tokens")
 """The parameters of a request that limit the tokens of an answer."""
 
 _CHARACTERS = 4  # that count as a model token
+_IMAGE_TOKENS = 765  # of any image: as one of 1024 x 1024 at gpt-4o
 _SEVERAL = 3  # choices of an answer with more of them than were asked for
 _PIECES = 20  # of a choice in a stream, at most: enough for a stream of any length
 
@@ -38,7 +39,8 @@ def completion(
     """
     text, finish = _cut(answer(body) if said is None else said, body, fate)
     count = max(body.get("n") or 1, _SEVERAL if fate is Fate.CHOICES else 1)
-    asked = _tokens(sum(len(text_of(message)) for message in body["messages"]))
+    images = sum(len(images_of(message)) for message in body["messages"])
+    asked = _tokens(sum(len(text_of(message)) for message in body["messages"])) + images * _IMAGE_TOKENS
     given = count * _tokens(len(text))
     message = {"role": "assistant", "content": text, "refusal": None}
     return {

@@ -38,6 +38,7 @@ class InputRow(NamedTuple):
         cells: the values as a file holds them.
         key: of its question, or None if the question is unknown.
         hashes: without a key, the marks of the cells that the question uses.
+        fault: why it could not be asked now, as far as that is known.
     """
 
     position: int
@@ -45,6 +46,7 @@ class InputRow(NamedTuple):
     cells: list[str]
     key: bytes | None
     hashes: bytes
+    fault: str = ""
 
 
 class Recorded(NamedTuple):
@@ -88,11 +90,15 @@ class Recorded(NamedTuple):
 
     def about(self, values: Values) -> bytes:
         """Return the key of the question about a row; empty if the row gives no prompt."""
+        return self.known(values)[0]
+
+    def known(self, values: Values) -> tuple[bytes, str]:
+        """Return the key of the question about a row, as `about`, and why the row cannot be asked; empty if it can."""
         try:
             question = self.ask(values)
         except InputError:
-            return b""
-        return self.key(question.messages, question.terms)
+            return b"", ""
+        return self.key(question.messages, question.terms), question.fault
 
 
 class Asked:
@@ -145,7 +151,8 @@ class Asked:
     def _row(self, position: int, values: Values) -> InputRow:
         cells = [writable(cell(value)) for value in values]
         if self.question:
-            return InputRow(position, values, cells, self.question.about(values), b"")
+            key, fault = self.question.known(values)
+            return InputRow(position, values, cells, key, b"", fault)
         return InputRow(position, values, cells, None, self._marks.cut(self._marks.of(values), self._names))
 
     def is_asked_by(self, row: InputRow, key: bytes, marks: bytes | None) -> bool:
