@@ -729,6 +729,9 @@ class Options(TypedDict, total=False):
     system: str | None
     system_file: str | os.PathLike[str] | None
     same_prompt: bool
+    image_column: str | None
+    image_size: int
+    image_detail: str | None
     param: Mapping[str, Any] | None
     labels: Any
     schema: Any

@@ -168,15 +168,22 @@ class Images:
         detail = {} if self._detail is None else {"detail": self._detail}
         if given.is_url:
             return {"type": "image_url", "image_url": {"url": given.content, **detail}}
-        name, content = given.name, given.content
+        content = given.content
         if isinstance(content, bytes):
             look = look_at(content)
         else:
             content = str(self._path(content))
-            name = _shown(content)
-            look = _look_at_file(content, _stamp(content))
+            look = self._look_at_file(content, given.content)
         size = scaled(look.width, look.height, self._longest)
-        return Image({"type": "image", "sha256": look.sha256, "size": [*size], **detail}, name, content)
+        return Image({"type": "image", "sha256": look.sha256, "size": [*size], **detail}, given.name, content)
+
+    def _look_at_file(self, path: str, given: object) -> Look:
+        try:
+            return _look_at_file(path, _stamp(path))
+        except FileNotFoundError as error:
+            root = "the working directory" if self._root == Path() else _shown(str(self._root))
+            where = "" if path == given else f" in {root}"
+            raise Unusable(f"there is no such file{where}") from error
 
     def _path(self, text: str) -> Path:
         return self._root / home_expanded(text)
@@ -280,12 +287,13 @@ def _stamp(path: str) -> _Stamp:
     """Return what changes with a file.
 
     Raises:
-        Unusable: there is no such file, or it cannot be one of an image.
+        FileNotFoundError: there is no such file.
+        Unusable: it cannot be one of an image.
     """
     try:
         found = os.stat(path)  # noqa: PTH116 - a path may hold a NUL
-    except FileNotFoundError as error:
-        raise Unusable("there is no such file") from error
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError) as error:
         raise Unusable(f"the file cannot be read: {_why(error)}") from error
     if not stat.S_ISREG(found.st_mode):
@@ -299,7 +307,7 @@ def _read(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except FileNotFoundError as error:
-        raise Unusable("there is no such file") from error
+        raise Unusable("the file is gone") from error
     except (OSError, ValueError) as error:
         raise Unusable(f"the file cannot be read: {_why(error)}") from error
 
