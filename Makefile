@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Files with parts that cog writes from the code.
-GENERATED := batcher/settings.py docs/cli.md docs/design.md docs/display.md docs/rehearse.md docs/services.md
+GENERATED := batcher/settings.py docs/cli.md docs/design.md docs/display.md docs/images.md docs/rehearse.md docs/services.md
 # One worker more than there are cores: a third of the tests' time is waiting for servers and for kills.
 WORKERS = $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 # The tests start some hundred programs: none of them compiles batcher anew, whatever the machine's setting is.
