@@ -225,6 +225,7 @@ def test_a_file_that_is_no_image_is_the_rows_fault_by_its_bytes(tmp_path: Path, 
     ("cell", "said"),
     [
         (7, "a value of type int is not a path"),
+        (Image.new("RGB", (1, 1)), "give the path of its file, or the bytes that its save() writes"),
         ([7], "a value of type int is not a path"),
         ("s3://bucket/a.png", "s3:// is not read: give a path, an http(s) URL or a data URL"),
         ("data:image/png;base64,AAA$", "the base64 of a data URL is damaged"),
@@ -593,6 +594,12 @@ def test_a_plan_names_images_and_counts_the_rows_that_cannot_be_asked(tmp_path: 
     assert plan.requests == 1
     assert 255 < plan.prompt_tokens < 300  # 85 + 170 for the image
     assert plan.most_usd is not None
+
+
+def test_a_hole_for_the_image_is_remarked_on(tmp_path: Path) -> None:
+    path = given_table(tmp_path, ["a.png", "b.png"])
+    plan = batcher.plan(path, "What is {image}?", image_column="image", provider="offline", output_dir=tmp_path / "o")
+    assert "{image} writes the cell into the prompt; the image itself is sent without a hole" in str(plan)
 
 
 def test_what_people_read_has_no_data_of_images() -> None:

@@ -20,7 +20,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
-from urllib.request import url2pathname
 
 from batcher.errors import InputError
 from batcher.input.column_names import column_index
@@ -233,7 +232,10 @@ def _one_in(value: object) -> Iterator[_Given]:
         if text.strip():
             yield _of_text(text)
     else:
-        raise Unusable(f"a value of type {type(value).__qualname__} is not a path, a URL or the bytes of an image")
+        kind = type(value)
+        is_pillow = kind.__module__.startswith("PIL.")
+        hint = ": give the path of its file, or the bytes that its save() writes" if is_pillow else ""
+        raise Unusable(f"a value of type {kind.__qualname__} is not a path, a URL or the bytes of an image{hint}")
 
 
 def _listed(text: str) -> object:
@@ -251,6 +253,8 @@ def _of_text(text: str) -> _Given:
     if found := _DATA_URL.match(text.lstrip()):
         return _Given("in a data URL", _decoded(text.lstrip()[found.end() :], found[1]))
     if text.lower().startswith("file:"):
+        from urllib.request import url2pathname  # noqa: PLC0415 - slow to load
+
         return _Given(_shown(text), url2pathname(urlsplit(text).path))
     if scheme := _SCHEME.match(text):
         raise Unusable(f"{scheme[0]} is not read: give a path, an http(s) URL or a data URL")

@@ -252,7 +252,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         shape,
         stating.is_stated(prompts.filled, stating.filled(system or "")),
         is_same_for_all=not prompts.columns,
-        oddities=_oddities(prompts, stating),
+        oddities=_oddities(prompts, stating, images),
         examples=examples,
         images=images,
     )
@@ -278,7 +278,7 @@ def _has_two_rows(dataset: Dataset, settings: Settings) -> bool:
     return any(len(part.rows) > 1 for part in dataset.slices(2, most))
 
 
-def _oddities(prompts: _Prompts, stating: Stating) -> tuple[str, ...]:
+def _oddities(prompts: _Prompts, stating: Stating, images: Images | None) -> tuple[str, ...]:
     """Return what is odd about templates that have holes."""
     if not prompts.columns:
         return ()
@@ -286,6 +286,9 @@ def _oddities(prompts: _Prompts, stating: Stating) -> tuple[str, ...]:
     found = [(name, each) for name, text in prompts.given for each in slips.notes(text, columns, holes, name)]
     all_holes = [hole for _, text in prompts.given for hole in Template.parse(text, "").holes]
     found += [(name, each) for name, _ in prompts.given[:1] for each in stating.oddities(all_holes)]
+    if images is not None and images.column in all_holes:
+        said = f"{{{images.column}}} writes the cell into the prompt; the image itself is sent without a hole"
+        found += [(name, said) for name, _ in prompts.given[:1]]
     return tuple(f"Note: {as_given(name)}: {each}." for name, each in found)
 
 
