@@ -15,6 +15,26 @@ Values = tuple[object, ...]
 """The values of one input row, in the order of the table's columns."""
 
 
+class Image(dict[str, Any]):
+    """A part of a message that stands for an image, until its request leaves.
+
+    Its items say what it shows (the SHA-256 of its bytes) and in which size it is sent. So a key that is made of them
+    does not depend on the image's place.
+
+    Args:
+        items: of the part.
+        name: for people: its path, or what else it is.
+        content: its bytes, or the path of its file.
+    """
+
+    __slots__ = ("content", "name")
+
+    def __init__(self, items: Mapping[str, Any], name: str, content: bytes | str) -> None:
+        super().__init__(items)
+        self.name = name
+        self.content = content
+
+
 NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 
 

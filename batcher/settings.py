@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 ON_CHANGE = ("abort", "redo", "reuse")
 ENCODINGS = ("utf-8", "utf-8-sig")
 FORMATS = ("csv", "parquet")
+DETAILS = ("low", "high", "auto", "original")
 FACTS_BEFORE = {"finish_reason": "finish"}
 """The names that an older batcher gave to facts (`--with`): its commands and its journals still have them."""
 STRUCTURED = ("auto", "choice", "schema", "json", "prompt")
@@ -253,6 +254,27 @@ class Settings:
     )
     same_prompt: bool = _option(
         False, Group.PROMPT, _FLAG, "every row asks the same: accept a prompt without a {column} hole"
+    )
+    image_column: str | None = _option(
+        None,
+        Group.PROMPT,
+        _COLUMN,
+        "the column that names the image to send with each row: a path, an http(s) URL or a data URL, or a JSON list of"
+        ' several; empty: none. It needs Pillow: pip install "batcher-llm[images]"',
+        in_python="the column of the image to send with each row: a path, an http(s) URL, a data URL, bytes, or a list"
+        ' of several; empty: none. It needs Pillow: pip install "batcher-llm[images]"',
+    )
+    image_size: int = _option(
+        2048,
+        Group.PROMPT,
+        Kind(check_count, {"metavar": "N", "type": int}),
+        "the most pixels of an image's longer side; a larger image is made smaller. 0: any number",
+    )
+    image_detail: str | None = _option(
+        None,
+        Group.PROMPT,
+        Kind(_one_of(DETAILS), {"metavar": "NAME"}),
+        "how closely the service shall look at images: low, high, auto or original; default: as it likes",
     )
     param: Mapping[str, Any] | None = _option(
         None,
@@ -542,6 +564,10 @@ class Settings:
         _only_one(self, "labels", "schema")
         _only_one(self, "provider", "base_url")
         _only_one(self, "limit", "sample")
+        _only_one(self, "image_column", "examples")
+        for name in ("image_size", "image_detail"):
+            if self.image_column is None and getattr(self, name) != OPTIONS[name].default:
+                raise SettingsError(f"{blamed(name)} needs {option('image_column')}")
         if (self.price_in is None) != (self.price_out is None):
             pair = f"{as_given('price_in')} and {as_given('price_out')}"
             raise SettingsError(f"{pair} go together: give both, in dollars per million tokens")
@@ -752,6 +778,9 @@ class Options(TypedDict, total=False):
     system: str | None
     system_file: str | os.PathLike[str] | None
     same_prompt: bool
+    image_column: str | None
+    image_size: int
+    image_detail: str | None
     param: Mapping[str, Any] | None
     labels: Any
     schema: Any

@@ -25,6 +25,7 @@ from pydantic import SecretStr
 from batcher.calls.caller import CallCut, Caller, Streaming
 from batcher.calls.failures import failure_of
 from batcher.calls.patience import Patience
+from batcher.calls.texts import shown_parts
 from batcher.calls.transport import Attempt, Completions
 from batcher.records import NO_PARAMS, NO_TERMS, Completion, Failure, Message, Task, Terms, Usage
 
@@ -99,7 +100,10 @@ def as_text(messages: Sequence[Message]) -> list[BaseMessage]:
     wrapped: list[BaseMessage] = []
     for message in messages:
         content = message.get("content")
-        shown = content if isinstance(content, str) else json.dumps(content)
+        if isinstance(content, str):
+            shown = content
+        else:
+            shown = shown_parts(content) if isinstance(content, list) else json.dumps(content)
         wrapped.append(ChatMessage(role=str(message.get("role")), content=shown))
     return wrapped
 

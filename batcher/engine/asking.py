@@ -21,6 +21,9 @@ from batcher.calls.patience import Stopwatch
 from batcher.calls.streaming import STREAM
 from batcher.engine.feed import Row
 from batcher.engine.progress import Progress, Tally
+from batcher.engine.stop import to_the_end
+from batcher.input.images import holds_images, loaded
+from batcher.input.picture import Unusable
 from batcher.journal.entries import IGNORED, LEFT_OUT, UNSENT, Outcome, Request
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
@@ -42,6 +45,12 @@ class _Unsent(NamedTuple):
     """An attempt that was not made: its endpoint began a cooldown, or left the pool, while the intent was committed."""
 
     member: Member
+
+
+class _Unloaded(NamedTuple):
+    """An attempt that was not made, because an image of the row cannot be sent."""
+
+    fault: str
 
 
 class _Answered(NamedTuple):
@@ -237,6 +246,10 @@ class Asker:
             if isinstance(attempt, _Refused):
                 self._journal.failed(attempt.request, attempt.outcome)
                 continue
+            if isinstance(attempt, _Unloaded):
+                return await (
+                    self._settle_unfit(row, *asked.unfit) if asked.unfit else self._refuse(row, attempt.fault)
+                )
             after = attempt.member
             if isinstance(attempt, _Unsent):
                 continue
@@ -302,8 +315,8 @@ class Asker:
 
     async def _attempt(
         self, asked: _Asked, history: History, after: Member | None
-    ) -> _Answered | _Refused | _Failed | _Unsent:
-        """Reserve money and a slot for a row's request, and send it."""
+    ) -> _Answered | _Refused | _Failed | _Unsent | _Unloaded:
+        """Reserve money and a slot for a row's request, and send it. Its images are in memory only meanwhile."""
         row = asked.row
         terms = row.question.terms
         reserved = await self._spending.reserve(asked.messages, terms)
@@ -320,13 +333,16 @@ class Asker:
                 bound = member.tariff_in(asked.wire.form).on(terms).bound(asked.messages)
                 if not self._spending.covers(reserved, bound):
                     return _Unsent(member)
+                messages = await self._loaded(asked.messages)
+                if isinstance(messages, _Unloaded):
+                    return messages
                 request = await self._journal.sent(row.position, row.key, member.number, member.source, bound)
                 if not self._pool.leave(slot):
                     self._journal.failed(request, Outcome(UNSENT, cost=0))
                     return _Unsent(member)
                 self._tally.sent += 1
                 cost = bound.cost  # until it is known
-                attempt = await self._call(asked, request, slot, history, bound)
+                attempt = await self._call(asked, request, slot, history, bound, messages=messages)
                 cost = attempt.cost if isinstance(attempt, _Answered) else attempt.outcome.cost
                 return attempt
             finally:
@@ -335,8 +351,24 @@ class Asker:
         finally:
             self._spending.settle(reserved, cost)
 
+    async def _loaded(self, messages: list[Message]) -> list[Message] | _Unloaded:
+        """Return messages with their images, which are read and decoded in a thread."""
+        if not holds_images(messages):
+            return messages
+        try:
+            return await to_the_end(self._loop.run_in_executor(None, loaded, messages))
+        except Unusable as fault:
+            return _Unloaded(str(fault))
+
     async def _call(
-        self, asked: _Asked, request: Request, slot: Slot, history: History, bound: Bound
+        self,
+        asked: _Asked,
+        request: Request,
+        slot: Slot,
+        history: History,
+        bound: Bound,
+        *,
+        messages: list[Message],
     ) -> _Answered | _Refused | _Failed:
         """Send a request that is in the journal, and record its outcome at its endpoint."""
         left_s = self._settings.deadline - history.in_flight_s
@@ -347,7 +379,7 @@ class Asker:
         watch = Stopwatch() if self._settings.stream else None
         try:
             terms = asked.row.question.terms
-            came = await member.caller.call(wire.messages(asked.messages), timeout, wire.params, terms)
+            came = await member.caller.call(wire.messages(messages), timeout, wire.params, terms)
         except CallCut as cut:
             self._journal.partial(request, cut.partial, _STOPPED)
             raise

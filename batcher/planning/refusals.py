@@ -34,7 +34,7 @@ def check_endpoints(endpoints: Sequence[Endpoint], settings: Settings) -> None:
     _check_ways(endpoints)
     if settings.budget is not None:
         for endpoint in endpoints:
-            check_bounded(Tariff.of(endpoint, settings.params))
+            check_bounded(Tariff.of(endpoint, settings.params), has_images=settings.image_column is not None)
     check_open_files(endpoints)
 
 
