@@ -24,6 +24,7 @@ from aiohttp.abc import AbstractStreamWriter
 from batcher.calls import body
 from batcher.calls.connections import Connector, Exchange
 from batcher.calls.dialect import answer_in, too_long
+from batcher.calls.embeddings import inputs_in
 from batcher.calls.error_bodies import without_echo
 from batcher.calls.streams import Stream
 from batcher.calls.unreached import (
@@ -179,7 +180,7 @@ class Completions:
                     if response.status >= 300:
                         # The status is enough if the body breaks off or takes too long.
                         attempt.outcome = self._refusal(response, b"")
-                    outcome = await self._read(response)
+                    outcome = await self._read(response, attempt)
                     if isinstance(outcome, Failure):
                         outcome = without_echo(outcome, attempt.messages)
                     attempt.outcome = self._judge(exchange, response, outcome)
@@ -188,7 +189,7 @@ class Completions:
 
     def _body(self, messages: Sequence[Message], further: Mapping[str, Any], terms: Terms) -> bytes:
         """Return a request's body; what is the same for many requests, such as a schema, is written once."""
-        asked = messages if terms.task is Task.CHAT else messages[0]["content"]
+        asked = _asked(messages, terms.task)
         if terms.params:
             body = {"model": self._model, _ASKED[terms.task]: asked, **self._params, **further, **terms.params}
             return json.dumps(body).encode()
@@ -234,7 +235,7 @@ class Completions:
             exchange.keep()
         return outcome
 
-    async def _read(self, response: aiohttp.ClientResponse) -> Completion | Failure:
+    async def _read(self, response: aiohttp.ClientResponse, attempt: Attempt) -> Completion | Failure:
         if response.status >= 300:
             return await self._read_refusal(response)
         try:
@@ -246,7 +247,15 @@ class Completions:
         except body.UnknownEncoding as error:
             said = f"it is compressed with '{self._way.told(error)}', which was not asked for"
             return Failure(Fault.PROTOCOL, said, may_be_billed=True)
-        return answer_in(response.status, response.headers, raw, self._secrets, wants_all=self._wants_all)
+        task = attempt.terms.task
+        return answer_in(
+            response.status,
+            response.headers,
+            raw,
+            self._secrets,
+            wants_all=self._wants_all,
+            inputs=inputs_in(_asked(attempt.messages, task)) if task is Task.EMBEDDING else None,
+        )
 
     async def _read_refusal(self, response: aiohttp.ClientResponse) -> Completion | Failure:
         try:
@@ -277,6 +286,14 @@ class Completions:
             if not stream.is_whole:  # otherwise only data after the answer was cut off
                 raise
         return stream.answer(response.headers, self._secrets)
+
+
+def _asked(messages: Sequence[Message], task: Task) -> Any:
+    """Return what a request asks: messages, a text, or the texts of several rows that share it."""
+    if task is Task.CHAT:
+        return messages
+    contents = [message["content"] for message in messages]
+    return contents[0] if len(contents) == 1 else contents
 
 
 def _route(way: Way, tls: ssl.SSLContext | None) -> dict[str, Any]:
