@@ -31,7 +31,7 @@ from batcher.endpoint import MAX_CONCURRENCY, check_name
 from batcher.errors import SettingsError
 from batcher.hiding import names_key
 from batcher.params import REQUEST_PARAMS, as_json, check_params, unfolded
-from batcher.records import Beside
+from batcher.records import Beside, Task
 from batcher.words import as_given, blamed, by_reader, option
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ FORMATS = ("csv", "parquet")
 FACTS_BEFORE = {"finish_reason": "finish"}
 """The names that an older batcher gave to facts (`--with`): its commands and its journals still have them."""
 STRUCTURED = ("auto", "choice", "schema", "json", "prompt")
+TASKS = tuple(map(str, Task))
+NPY = "npy"
+"""The name in `--with` of a file with all vectors, beside the result."""
 LIMITS_PER = ("account", "key")
 IN_ENDPOINTS = (
     *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
@@ -155,13 +158,19 @@ def facts_in(value: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name for name in Beside._fields if name in names)
 
 
+def has_npy(value: str | Sequence[str] | None) -> bool:
+    """Return whether a value of `with_` asks for the file with all vectors."""
+    return NPY in _names_in(value or ())
+
+
 def _check_beside(value: Any, where: str) -> None:
     names = _names_in(value) if isinstance(value, (str, list, tuple)) else []
-    unknown = [name for name in names if name not in Beside._fields]
+    known = (*Beside._fields, NPY)
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
-        near = difflib.get_close_matches(unknown[0], Beside._fields, 1) if unknown else []
+        near = difflib.get_close_matches(unknown[0], known, 1) if unknown else []
         meant = f": did you mean {near[0]}?" if near else ""
-        raise SettingsError(f"{where} must be out of {', '.join(Beside._fields)}, not {value!r}{meant}")
+        raise SettingsError(f"{where} must be out of {', '.join(known)}, not {value!r}{meant}")
 
 
 def _check_mapping(value: object, where: str) -> None:
@@ -189,7 +198,7 @@ def _number(metavar: str = "N") -> Kind:
 _FACTS = (
     "raw (the answer as the model wrote it), reasoning (what it thought), tokens, prompt_tokens, completion_tokens,"
     " cost (US dollars), latency (seconds), model (that answered), attempts, finish (why it stopped), form (how labels"
-    " or a schema were asked for), request_id"
+    " or a schema were asked for), request_id; for embeddings also npy (all vectors in a file all_<keyword>.npy)"
 )
 _ANY_TEXT = Kind(_typed(str), {"metavar": "TEXT"})
 _BESIDE = Kind(_check_beside, {"metavar": "NAMES", "action": "append"})
@@ -260,6 +269,13 @@ class Settings:
         "a request parameter, sent on under this name; VALUE is JSON, or else text: temperature=0, max_tokens=200. May"
         " be given several times",
         in_python="request parameters, sent on under the names given, as in {'temperature': 0, 'max_tokens': 200}",
+    )
+    task: str = _option(
+        Task.CHAT.value,
+        Group.ANSWERS,
+        Kind(_one_of(TASKS), {"metavar": "TASK"}),
+        "what the model does with a row: chat, completion (it goes on with a text, at /v1/completions) or embedding"
+        " (a vector for each row's text, at /v1/embeddings, many rows in one request)",
     )
     labels: Any = _option(
         None,
@@ -374,6 +390,13 @@ class Settings:
     max_concurrency: int = _option(
         MAX_CONCURRENCY, Group.LIMITS, _WHOLE, "the most requests in flight, for each account"
     )
+    inputs_per_request: int | None = _option(
+        None,
+        Group.LIMITS,
+        _WHOLE,
+        "the most rows in one request for embeddings; default: what the service allows, but no more than 256, and 64"
+        " at a base URL that batcher does not know",
+    )
     limits_per: str | None = _option(
         None,
         Group.LIMITS,
@@ -434,12 +457,12 @@ class Settings:
     keep_thinking: bool = _option(
         False, Group.FILES, _FLAG, "leave <think>...</think> in the answers, as the model sent it"
     )
-    format: str = _option(
-        "csv",
+    format: str | None = _option(
+        None,
         Group.FILES,
         Kind(_one_of(FORMATS), {"metavar": "NAME"}),
         "of chunk files and result: csv, or parquet, which has the types of the input's columns (those of a CSV are"
-        " text), of a schema's fields and of facts",
+        " text), of a schema's fields, of facts and of vectors; default: csv, but parquet for embeddings",
     )
     chunk_size: int = _option(500, Group.FILES, _WHOLE, "rows per chunk file")
     answer_column: str = _option(
@@ -517,6 +540,8 @@ class Settings:
                 object.__setattr__(self, name, home_expanded(value))
         for each in OPTIONS.values():
             each.check(getattr(self, each.name))
+        if self.format is None:
+            object.__setattr__(self, "format", FORMATS[self.task == Task.EMBEDDING])
         if self.param is not None:
             check_params(self.param, blamed("param"), for_llm=self.asks_chat_model)
             object.__setattr__(self, "param", as_json(self.param, blamed("param")))
@@ -559,6 +584,11 @@ class Settings:
     def extras(self) -> tuple[str, ...]:
         """The further columns of the result, each once; the order given does not matter."""
         return facts_in(self.with_)
+
+    @property
+    def writes_npy(self) -> bool:
+        """Whether all vectors go into a file of their own, too."""
+        return has_npy(self.with_)
 
     @property
     def prices(self) -> dict[str, float] | None:

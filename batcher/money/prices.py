@@ -196,7 +196,7 @@ def price_of(model: str, base_url: str, service_tier: str | None = None) -> Pric
     periods = []
     for since, second in _beginnings(info, variants):
         moment = dt.datetime.fromtimestamp(max(since, _today()) + second, dt.UTC)
-        tiers = _tiers_of(info.get_prices(moment, context))
+        tiers = _tiers_of(info.get_prices(moment, context), writes=not _is_for_embeddings(info.id))
         if tiers is None:
             return None
         periods.append(Period(since, second, tiers))
@@ -284,11 +284,21 @@ def _second(time_of_day: dt.time) -> float:
     return moment.timestamp() % _DAY_S
 
 
-def _tiers_of(prices: ModelPrice) -> tuple[Rates, ...] | None:
-    """Return a model's rates by the length of the prompt, or None if it is not charged by text tokens."""
+def _is_for_embeddings(model: str) -> bool:
+    """Return whether a model of the table makes embeddings; the table gives such a model no rate for answers."""
+    return "embed" in model.lower() or model.lower().startswith("voyage")
+
+
+def _tiers_of(prices: ModelPrice, *, writes: bool = True) -> tuple[Rates, ...] | None:
+    """Return a model's rates by the length of the prompt, or None if it is not charged by text tokens.
+
+    Args:
+        prices: of the model.
+        writes: it answers, so that a rate for its answers is needed.
+    """
     from genai_prices.types import TieredPrices  # noqa: PLC0415 - as above
 
-    if prices.input_mtok is None or prices.output_mtok is None:
+    if prices.input_mtok is None or (writes and prices.output_mtok is None):
         return None
     kinds = [prices.input_mtok, prices.output_mtok, prices.output_reasoning_mtok]
     kinds += [prices.cache_read_mtok, prices.cache_write_mtok]

@@ -143,13 +143,16 @@ class Tariff(NamedTuple):
 
     def on(self, terms: Terms) -> Tariff:
         """Return the tariff of a row with terms of its own."""
-        if terms is NO_TERMS or not self.is_request_known:
+        if terms == NO_TERMS or not self.is_request_known:
             return self
         most = 0 if terms.task is Task.EMBEDDING else self.completion_tokens
         if terms.params and most != 0:
             most = most_completion_tokens({**self.params, **terms.params}, self.window)
         size = len(json.dumps(dict(terms.params))) if terms.params else 0
-        return self._replace(completion_tokens=most, params_bytes=self.params_bytes + size)
+        is_open = self.is_as_long_as_can_be and most != 0
+        return self._replace(
+            completion_tokens=most, params_bytes=self.params_bytes + size, is_as_long_as_can_be=is_open
+        )
 
     def bound(self, messages: Sequence[Message]) -> Bound:
         """Return the most that a request may use and cost."""

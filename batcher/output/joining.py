@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from batcher.errors import OutputError, SettingsError, outermost
 from batcher.input.marks import Marks
-from batcher.journal.entries import Chunk
+from batcher.journal.entries import Chunk, LastRun
 from batcher.journal.opening import read_journal, record_joined
 from batcher.journal.reading import Reader
 from batcher.output.changed import Changed, Layout, Reading, both_changed
@@ -21,7 +21,7 @@ from batcher.output.directory import Facts, Store, came_back, result_changed
 from batcher.output.file_format import Block
 from batcher.output.opening import PastRun, opened
 from batcher.output.so_far import Part, SoFar, anew, facts_of, input_of, is_current, with_columns
-from batcher.settings import OPTIONS, facts_in
+from batcher.settings import OPTIONS, facts_in, has_npy
 from batcher.words import by_reader, counted, option, say
 
 if TYPE_CHECKING:
@@ -84,7 +84,23 @@ def merge(
         _, copy = store.join(starts, path, known=journal.joined(path.name), record=record, facts=Facts(names, facts))
         if copy:
             say(result_changed(path, copy))
+        if has_npy(with_) or last.question.get("npy"):
+            _join_vectors(store, journal, last)
         return path
+
+
+def _join_vectors(store: Store, journal: Reader, last: LastRun) -> None:
+    """Write the file of all vectors.
+
+    Raises:
+        SettingsError: the answers are no vectors.
+    """
+    if not store.answer_columns.is_vector:
+        raise SettingsError(f"{option('with_')}: npy holds vectors, and {store.keyword!r} did not ask for embeddings")
+    name = store.npy_path.name
+    record = functools.partial(record_joined, journal.path, last.id, name)
+    if copy := store.join_vectors(journal.joined(name), record):
+        say(result_changed(store.npy_path, copy))
 
 
 def _lacking(store: Store, names: Sequence[str]) -> Sequence[str]:

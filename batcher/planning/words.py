@@ -23,6 +23,7 @@ from batcher.output.directory import workbook_read
 from batcher.planning.job import Job
 from batcher.planning.plan import Plan
 from batcher.planning.whom import asked_of, in_lines
+from batcher.records import Task
 from batcher.words import as_given, by_reader, counted, dollars, option
 
 _LONGEST_SHOWN = 60  # characters of a parameter in a reason
@@ -50,7 +51,10 @@ def first_lines(job: Job, plan: Plan) -> str:
     if not plan.counts.left:
         return said
     lines = in_lines(asked_of(job.endpoints))
-    return f"{said}; asks {lines[0]}" if len(lines) == 1 else "\n  ".join([f"{said}; asks", *lines])
+    for_what = {Task.CHAT: "", Task.COMPLETION: " for completions", Task.EMBEDDING: " for embeddings"}[job.task]
+    if len(lines) == 1:
+        return f"{said}; asks {lines[0]}{for_what}"
+    return "\n  ".join([f"{said}; asks{for_what}", *lines])
 
 
 def notes(job: Job, plan: Plan) -> list[str]:
@@ -206,6 +210,9 @@ def _question_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
     prompt = ("prompt_option", "prompt")
     if "prompt_option" in before and [before[name] for name in prompt] != [now[name] for name in prompt]:
         reasons.append("the prompt changed")
+    tasks = [each.get("task", Task.CHAT.value) for each in (before, now)]
+    if tasks[0] != tasks[1]:
+        reasons.append(f"the task was {tasks[0]}, is {tasks[1]}")
     if before.get("system", now["system"]) != now["system"]:
         reasons.append("the system message changed")
     if said := _shape_change(before.get("shape"), now.get("shape")):

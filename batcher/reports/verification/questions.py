@@ -16,12 +16,12 @@ from batcher.input.examples import Examples
 from batcher.input.key import Keyer, keyer
 from batcher.input.marks import Marks
 from batcher.input.prompt import PromptFunction, failed_on, from_function, with_system
-from batcher.input.question import asking
+from batcher.input.question import asking_for
 from batcher.input.selection import Selection
 from batcher.input.stating import Stating
 from batcher.journal.entries import LastRun
 from batcher.planning.job import ROWS_AT_ONCE, prompts_of
-from batcher.records import Question, Values
+from batcher.records import Question, Task, Values
 from batcher.words import option
 
 Prompt = str | PromptFunction | None
@@ -80,7 +80,8 @@ class Recorded(NamedTuple):
         if (examples := Examples.recorded_in(recorded)) is not None:
             render = examples.before(render)
         shared = examples.messages if examples else ()
-        return cls(asking(render), keyer(recorded.get("params", {}), shape, shared))
+        task = Task(recorded.get("task", Task.CHAT))
+        return cls(asking_for(task, render), keyer(recorded.get("params", {}), shape, shared))
 
     def about(self, values: Values) -> bytes:
         """Return the key of the question about a row; empty if the row gives no prompt."""
