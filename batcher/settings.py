@@ -198,7 +198,7 @@ def _number(metavar: str = "N") -> Kind:
 _FACTS = (
     "raw (the answer as the model wrote it), reasoning (what it thought), tokens, prompt_tokens, completion_tokens,"
     " cost (US dollars), latency (seconds), model (that answered), attempts, finish (why it stopped), form (how labels"
-    " or a schema were asked for), request_id; for embeddings also npy (all vectors in a file all_<keyword>.npy)"
+    " or a schema were asked for), request_id; and for embeddings npy: a file all_<keyword>.npy with all vectors"
 )
 _ANY_TEXT = Kind(_typed(str), {"metavar": "TEXT"})
 _BESIDE = Kind(_check_beside, {"metavar": "NAMES", "action": "append"})
@@ -540,8 +540,6 @@ class Settings:
                 object.__setattr__(self, name, home_expanded(value))
         for each in OPTIONS.values():
             each.check(getattr(self, each.name))
-        if self.format is None:
-            object.__setattr__(self, "format", FORMATS[self.task == Task.EMBEDDING])
         if self.param is not None:
             check_params(self.param, blamed("param"), for_llm=self.asks_chat_model)
             object.__setattr__(self, "param", as_json(self.param, blamed("param")))
@@ -549,6 +547,8 @@ class Settings:
         _only_one(self, "labels", "schema")
         _only_one(self, "provider", "base_url")
         _only_one(self, "limit", "sample")
+        if self.task == Task.EMBEDDING and self.price_in is not None and self.price_out is None:
+            object.__setattr__(self, "price_out", 0.0)  # nothing is written
         if (self.price_in is None) != (self.price_out is None):
             pair = f"{as_given('price_in')} and {as_given('price_out')}"
             raise SettingsError(f"{pair} go together: give both, in dollars per million tokens")
@@ -584,6 +584,11 @@ class Settings:
     def extras(self) -> tuple[str, ...]:
         """The further columns of the result, each once; the order given does not matter."""
         return facts_in(self.with_)
+
+    @property
+    def file_format(self) -> str:
+        """The format of chunk files and result."""
+        return self.format or FORMATS[self.task == Task.EMBEDDING]
 
     @property
     def writes_npy(self) -> bool:
@@ -734,6 +739,7 @@ class Options(TypedDict, total=False):
     system_file: str | os.PathLike[str] | None
     same_prompt: bool
     param: Mapping[str, Any] | None
+    task: str
     labels: Any
     schema: Any
     examples: Any
@@ -753,6 +759,7 @@ class Options(TypedDict, total=False):
     rps: float | None
     tpm: float | None
     max_concurrency: int
+    inputs_per_request: int | None
     limits_per: str | None
     timeout: float
     deadline: float
@@ -768,7 +775,7 @@ class Options(TypedDict, total=False):
     output_dir: str | os.PathLike[str]
     with_: str | Sequence[str] | None
     keep_thinking: bool
-    format: str
+    format: str | None
     chunk_size: int
     answer_column: str
     limit: int | None

@@ -305,7 +305,7 @@ def _store(settings: Settings, keyword: str, dataset: Dataset, shape: Shape | No
             f"{path} is a file that the run {keyword!r} writes itself: choose another {as_given('keyword')} or"
             f" {as_given('output_dir')}"
         )
-    added, types = _columns(settings, shape), dataset.types() if settings.format == PARQUET else None
+    added, types = _columns(settings, shape), dataset.types() if settings.file_format == PARQUET else None
     store = Store(directory, keyword, dataset.columns, added, settings.encoding, types=types)
     if dataset.would_take(store.all_path):
         raise SettingsError(
@@ -320,7 +320,7 @@ def _columns(settings: Settings, shape: Shape | None) -> AnswerColumns:
         settings.answer_column,
         settings.extras,
         shape,
-        is_typed=settings.format == PARQUET,
+        is_typed=settings.file_format == PARQUET,
         is_vector=settings.task == Task.EMBEDDING,
     )
 
