@@ -448,6 +448,10 @@ class Reader:
         [(count, priced, *most)] = self._all(query, (run,))
         return InFlight(count, whole(*most) if count == priced else None)
 
+    def rows_in_flight(self) -> int:
+        """Count the rows of requests without an end, of all processes; several rows may share a request."""
+        return int(self._all("SELECT count(*) FROM requests WHERE ended IS NULL")[0][0])
+
     def has_answered(self, source: int) -> bool:
         """Return whether this source has ever answered."""
         query = f"SELECT EXISTS (SELECT 1 FROM requests WHERE source = ? AND {_ANSWERED})"
