@@ -482,7 +482,7 @@ def test_another_task_is_another_question(lab: Lab) -> None:
 
 
 def test_a_killed_run_pays_for_no_vector_twice(tmp_path: Path) -> None:
-    texts = [f"text {number}" for number in range(600)]
+    texts = [f"text {number}" for number in range(300)]
     table = tmp_path / "texts.csv"
     write_table(table, ["text"], [[text] for text in texts])
     options: list[str | Path] = [
@@ -499,7 +499,7 @@ def test_a_killed_run_pays_for_no_vector_twice(tmp_path: Path) -> None:
     with local_server("--latency", "0.02", cwd=tmp_path) as server:
         asked: list[str | Path] = [*options, "--base-url", server.base_url, "--model", "sim", "-o", tmp_path / "out"]
         with started("run", table, *asked, cwd=tmp_path) as program:
-            while server.books()["embedded"] < 150:
+            while server.books()["embedded"] < 100:
                 assert program.poll() is None
             program.send_signal(signal.SIGKILL)
             program.wait()

@@ -44,6 +44,7 @@ from batcher.input.question import asking_for
 from batcher.input.selection import Selection
 from batcher.input.stating import ANY, Stating
 from batcher.money.tariff import NO_WORDING, Wording, is_bounded
+from batcher.money.tokens import most_completion_tokens
 from batcher.output.directory import Store
 from batcher.planning.examples import Renderers, examples_of
 from batcher.planning.refusals import check_endpoints
@@ -112,6 +113,10 @@ class Job:
     def terms(self) -> Terms:
         """How every row asks."""
         return NO_TERMS if self.task is Task.CHAT else Terms(self.task)
+
+    def bounds_length(self, endpoint: Endpoint) -> bool:
+        """Return whether the requests to an endpoint say how many tokens an answer may have."""
+        return most_completion_tokens({**self.settings.params, **endpoint.params}, None) is not None
 
     def size_at(self, endpoint: Endpoint) -> Size:
         """Return the most that one request to an endpoint may hold: one row, if the task is not embeddings."""

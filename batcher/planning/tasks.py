@@ -102,4 +102,5 @@ def _check_no_embeddings(settings: Settings) -> None:
 
 
 def _is_given(settings: Settings, name: str) -> bool:
-    return bool(getattr(settings, name) != OPTIONS[name].default)
+    value, default = getattr(settings, name), OPTIONS[name].default
+    return value is not None if default is None else bool(value != default)

@@ -76,6 +76,11 @@ def notes(job: Job, plan: Plan) -> list[str]:
             " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
         )
     found += job.oddities if plan.counts.left else ()
+    if job.task is Task.COMPLETION and plan.counts.left and not all(map(job.bounds_length, job.endpoints)):
+        found.append(
+            "Note: without max_tokens the service decides how long a completion may be, and OpenAI's cuts it after 16"
+            f" tokens: {option('param', {'max_tokens': 'N'})}."
+        )
     if job.examples is not None and plan.counts.left:
         found.append(_examples_in_words(job.examples, job))
     found += _same(job, plan)
