@@ -26,7 +26,7 @@ from batcher.planning.first import First, typical_answer
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
 from batcher.planning.making import make
 from batcher.planning.whom import asked_of, in_lines
-from batcher.planning.words import came_back, in_words, notes
+from batcher.planning.words import came_back, for_what, in_words, notes
 from batcher.records import Asked, Message, Task, Terms
 from batcher.settings import Options, Settings
 from batcher.signatures import with_options
@@ -69,6 +69,7 @@ class Forecast(Described):
         money, budget, time: the same in words; `budget` is empty without one.
         reread: rows whose result changes because their answer was read again, as another label or by another schema.
         asks: whom the run asks, and where the API keys came from.
+        task: what for: `chat`, `completion` or `embedding`.
         form: how labels or a schema are asked for, in words; empty without them.
         first: the messages of the first row that is sent, as they will go out.
         summary: the plan in words, with notes.
@@ -102,6 +103,7 @@ class Forecast(Described):
     budget: str
     time: str
     asks: tuple[Asked, ...]
+    task: str
     form: str
     first: tuple[Message, ...]
     summary: str
@@ -117,7 +119,8 @@ class Forecast(Described):
         by = "counted by tiktoken" if self.counted_by == "tiktoken" else "estimated by length"
         completion = self.completion_tokens
         answers = "not yet known" if completion is None else f"about {completion:,}" if completion else "none"
-        yield from (Line("" if number else "asks", line) for number, line in enumerate(in_lines(self.asks)))
+        what = for_what(self.task)
+        yield from (Line("" if number else "asks", f"{line}{what}") for number, line in enumerate(in_lines(self.asks)))
         yield Line("requests", f"{self.requests:,}, into {counted(self.chunks, 'chunk')}")
         yield Line("tokens", f"{self.prompt_tokens:,} prompt ({by}), completion {answers}")
         yield Line("money", self.money)
@@ -189,6 +192,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         budget=costs.budget_in_words(load.requests, "row" if load.requests == planned.counts.left else "request"),
         time=pace.in_words(load.requests),
         asks=asked_of(job.endpoints),
+        task=job.task.value,
         form=first.form,
         first=first.messages,
         summary="\n".join([in_words(job, planned), *notes(job, planned), *came_back(job, planned), *reserves]),

@@ -51,10 +51,14 @@ def first_lines(job: Job, plan: Plan) -> str:
     if not plan.counts.left:
         return said
     lines = in_lines(asked_of(job.endpoints))
-    for_what = {Task.CHAT: "", Task.COMPLETION: " for completions", Task.EMBEDDING: " for embeddings"}[job.task]
     if len(lines) == 1:
-        return f"{said}; asks {lines[0]}{for_what}"
-    return "\n  ".join([f"{said}; asks{for_what}", *lines])
+        return f"{said}; asks {lines[0]}{for_what(job.task)}"
+    return "\n  ".join([f"{said}; asks{for_what(job.task)}", *lines])
+
+
+def for_what(task: str) -> str:
+    """Return what a run asks for, to stand behind whom it asks; empty for chats."""
+    return "" if task == Task.CHAT else f", for {task}s"
 
 
 def notes(job: Job, plan: Plan) -> list[str]:
