@@ -24,6 +24,7 @@ from programs import call, local_server, started, write_table
 import batcher
 from batcher.answer.vectors import packed
 from batcher.calls.batches import Filling, Size, is_of_one_row, is_too_large, lowered, size_at, smallest
+from batcher.calls.embeddings import NOT_ONE_EACH
 from batcher.endpoint import Endpoint
 from batcher.errors import Interrupted, RunStopped, SettingsError
 from batcher.journal.entries import divided
@@ -215,6 +216,18 @@ def test_vectors_that_cannot_be_used_are_never_given_to_a_row(lab: Lab) -> None:
     report = lab.run(texts, service, max_attempts=2, **EMBED)
     assert (report.ok, report.error) == (15, 1)
     checked(lab, texts, 5)
+
+
+def test_a_service_that_answers_the_first_of_several_inputs_is_asked_for_one_at_a_time(lab: Lab) -> None:
+    def first_alone(asked: Asked) -> Failure | None:
+        said = f"1 came for {len(asked.texts)} inputs"
+        return Failure(Fault.PROTOCOL, said, code=NOT_ONE_EACH, may_be_billed=True) if asked.texts[1:] else None
+
+    texts, service = texts_of(40), Vectors(first_alone)
+    lab.run(texts, service, **EMBED)
+    assert {2, 4, 8} == {size for size in service.sizes() if size > 1}
+    assert sum(size > 1 for size in service.sizes()) <= 6  # a request that waited meanwhile may still leave
+    checked(lab, texts)
 
 
 def test_a_caller_that_brings_other_vectors_than_were_asked_for_is_refused(lab: Lab) -> None:

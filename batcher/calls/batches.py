@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from batcher.calls.embeddings import NOT_ONE_EACH
 from batcher.calls.fate import Fate, meaning_of
 from batcher.calls.services import service_at
 from batcher.endpoint import Endpoint
@@ -89,8 +90,13 @@ def smallest(sizes: list[Size]) -> Size:
     return Size(min((each.inputs for each in sizes), default=MOST_INPUTS), min(tokens, default=0))
 
 
-def is_too_large(failure: Failure) -> bool:
-    """Return whether a service says that a request has too many rows, or too much text in all of them."""
+def is_too_large(failure: Failure, rows: int = 0) -> bool:
+    """Return whether a service says that a request has too many rows, or too much text in all of them.
+
+    So does one that cannot give even two rows a vector each.
+    """
+    if failure.code == NOT_ONE_EACH:
+        return rows == 2
     if failure.fault is not Fault.STATUS or failure.status not in {400, 413, 422}:
         return failure.fault is Fault.TOO_LONG
     return failure.status == 413 or any(words in failure.said for words in _TOO_MANY)

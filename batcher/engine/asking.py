@@ -428,7 +428,7 @@ class Asker:
 
     def _lower_size(self, member: Member, failure: Failure, rows: int) -> None:
         """Ask an endpoint about fewer rows in each request from now on, if it refused so many."""
-        if not is_too_large(failure):
+        if not is_too_large(failure, rows):
             return
         size = lowered(member.size, failure, rows)
         alike = [each for each in self._pool.members if each.source == member.source and each.size.inputs > size.inputs]
