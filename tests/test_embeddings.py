@@ -274,6 +274,7 @@ def test_a_size_that_the_service_refuses_is_lowered_and_remembered(lab: Lab) -> 
         ("at most 20 requests can be in one batch", 400, 20),
         ("Requested 400000 tokens, max 300000 tokens per request", 400, 32),
         ("Payload too large", 413, 32),
+        ("413: 48 is the most, not 64 (batch size)", 413, 48),
     ],
 )
 def test_what_a_service_says_of_its_limit_is_obeyed(said: str, status: int, size: int) -> None:
@@ -389,6 +390,8 @@ def test_vectors_are_lists_in_a_frame_a_matrix_and_a_file_of_numpy(lab: Lab) -> 
     stored = np.load(lab.directory / "all_k.npy")
     assert np.array_equal(stored, matrix, equal_nan=True)
     assert batcher.verify("k", df, output_dir=lab.directory).ok
+    batcher.merge("k", lab.directory, with_="npy,cost")
+    assert np.array_equal(np.load(lab.directory / "all_k.npy"), matrix, equal_nan=True)
     (lab.directory / "all_k.npy").write_bytes(b"x")
     assert [each.kind for each in batcher.verify("k", df, output_dir=lab.directory).findings] == ["npy-other"]
     batcher.merge("k", lab.directory)
@@ -407,6 +410,8 @@ def test_an_unfinished_run_gives_the_vectors_that_are_there(lab: Lab) -> None:
     assert matrix[0].tolist() == numbers_of("text 0")
     assert np.isnan(matrix[-1]).all()
     assert report.frame()["infer"].tolist()[0] == numbers_of("text 0")
+    with pytest.raises(SettingsError, match="npy is made of a whole result"):
+        batcher.merge("k", lab.directory, partial=True, data=texts, with_="npy")
     path = batcher.merge("k", lab.directory, partial=True, data=texts)
     assert pq.read_table(path).to_pydict()["infer"][0] == numbers_of("text 0")
 
@@ -482,7 +487,9 @@ def test_another_task_is_another_question(lab: Lab) -> None:
     from fake_service import Service  # noqa: PLC0415
 
     lab.run(["a"], Service(["a"]))
-    with pytest.raises(batcher.BatcherError, match="the task was chat, is embedding"):
+    with pytest.raises(
+        batcher.BatcherError, match=r"(?s)the task was chat, is embedding.*cannot keep answers to another"
+    ):
         lab.run(["a"], Vectors(), **EMBED)
     with pytest.raises(SettingsError, match="reuse"):
         lab.run(["a"], Vectors(), on_change="reuse", **EMBED)

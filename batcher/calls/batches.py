@@ -104,8 +104,8 @@ def is_too_large(failure: Failure, rows: int = 0) -> bool:
 
 def lowered(size: Size, failure: Failure, rows: int) -> Size:
     """Return the size to use after a request with some rows was too large: as the service says, else half of it."""
-    said = [int(number) for number in _WHOLE.findall(failure.message)]
-    stated = [number for number in said if 0 < number < rows]
+    said = map(int, _WHOLE.findall(failure.message) if failure.status else ())
+    stated = [number for number in said if 0 < number < rows and number != failure.status]
     return size._replace(inputs=max(min(max(stated, default=rows // 2), size.inputs), 1))
 
 

@@ -235,18 +235,18 @@ def _load(
     requests = tokens = 0
     most: int | None = 0
     for messages, terms in _requests(job, journal, size):
-        shown = messages if terms.task is Task.CHAT else messages[:1]
+        shown = messages[:1] if job.task is Task.EMBEDDING else messages
         first = first if requests else First.of(shown, ladder)
         requests += 1
-        tokens += _prompt_tokens(messages, terms, count) + more
+        tokens += _prompt_tokens(messages, job.task, count) + more
         each = [tariff.on(terms).most(messages) for tariff in tariffs] if most is not None else [None]
         most = None if most is None or None in each else most + max(filter(None, each), default=0)
     return Load(requests, tokens, most, None), first
 
 
-def _prompt_tokens(messages: Sequence[Message], terms: Terms, count: Counter) -> int:
+def _prompt_tokens(messages: Sequence[Message], task: Task, count: Counter) -> int:
     """Return the estimated model tokens of a request; texts without a chat have nothing around them."""
-    if terms.task is Task.CHAT:
+    if task is Task.CHAT:
         return prompt_tokens(messages, count)
     return sum(count.count(message["content"]) for message in messages)
 
@@ -269,7 +269,7 @@ def _requests(job: Job, journal: Reader, size: Size) -> Iterator[tuple[Sequence[
             messages, terms, fault = job.question_of(position, values)
             if fault:
                 continue
-            if terms.task is not Task.EMBEDDING:
+            if job.task is not Task.EMBEDDING:
                 yield messages, terms
             elif filling.takes(messages):
                 waiting += messages

@@ -28,6 +28,7 @@ from batcher.words import as_given, by_reader, counted, dollars, option
 
 _LONGEST_SHOWN = 60  # characters of a parameter in a reason
 _MOST_FILES = 3
+_OTHER_TASK = "the task"
 
 
 def in_words(job: Job, plan: Plan) -> str:
@@ -221,7 +222,7 @@ def _question_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
         reasons.append("the prompt changed")
     tasks = [each.get("task", Task.CHAT.value) for each in (before, now)]
     if tasks[0] != tasks[1]:
-        reasons.append(f"the task was {tasks[0]}, is {tasks[1]}")
+        reasons.append(f"{_OTHER_TASK} was {tasks[0]}, is {tasks[1]}")
     if before.get("system", now["system"]) != now["system"]:
         reasons.append("the system message changed")
     if said := _shape_change(before.get("shape"), now.get("shape")):
@@ -313,6 +314,8 @@ def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
 
 def _reuse_explained(job: Job, plan: Plan) -> str:
     reuse = option("on_change", "reuse")
+    if any(each.startswith(_OTHER_TASK) for each in plan.reasons):
+        return f"and `{reuse}` cannot keep answers to another task."
     if not plan.has_marks:
         return (
             f"`{reuse}` cannot be used yet: an older batcher wrote this journal. Run the earlier command once:"
