@@ -243,6 +243,8 @@ class Completion:
         model: the model that answered, as the server names it, or empty.
         reasoning: what the model thought before it answered, if the server sent it; of several answers a JSON list.
         raw: the body of the response without API keys; empty if the caller does not see it.
+        vectors: of embeddings, one for each input, in their order: little-endian 32-bit floats in base64
+            (`batcher.answer.vectors`). `text` is then the only one, or a JSON list of all.
         is_open: all that came is a thought that never closes.
         as_it_came: the same with the thoughts still in the text; None if there were none.
         choices: the number of answers that came.
@@ -258,6 +260,7 @@ class Completion:
     model: str = field(default="", compare=False)
     reasoning: str = field(default="", compare=False)
     raw: bytes = field(default=b"", compare=False, repr=False)
+    vectors: tuple[str, ...] = field(default=(), repr=False)
     is_open: bool = False
     as_it_came: Completion | None = field(default=None, compare=False, repr=False)
     choices: int = field(default=1, compare=False)

@@ -1,4 +1,4 @@
-"""Reads a streamed chat completion as it arrives.
+"""Reads a streamed completion, of a chat or of a text, as it arrives.
 
 Invariant: a stream with a hole or without an end is a failure, never an answer; however its bytes are cut, it reads the
 same.
@@ -212,7 +212,7 @@ class Stream:
             match choice:
                 case {"delta": {**delta}} | {"message": {**delta}}:
                     self._is_too_much = answer.add(delta) or self._is_too_much
-                case {"text": str(text)}:  # of a completion that is no chat
+                case {"text": str(text)}:  # the completion of a text
                     answer.add({"content": text})
 
     def answer(self, headers: Mapping[str, str], secrets: Sequence[str] = ()) -> Completion | Failure:

@@ -24,6 +24,7 @@ from aiohttp.abc import AbstractStreamWriter
 from batcher.calls import body
 from batcher.calls.connections import Connector, Exchange
 from batcher.calls.dialect import answer_in, too_long
+from batcher.calls.embeddings import inputs_in
 from batcher.calls.error_bodies import without_echo
 from batcher.calls.patience import Signs
 from batcher.calls.streaming import STREAM, Added
@@ -218,7 +219,7 @@ class Completions:
     def _body(self, attempt: Attempt, added: Mapping[str, Any]) -> bytes:
         """Return a request's body; what is the same for many requests, such as a schema, is written once."""
         messages, further, terms = attempt.messages, attempt.params, attempt.terms
-        asked = messages if terms.task is Task.CHAT else messages[0]["content"]
+        asked = _asked(messages, terms.task)
         if terms.params:
             body = {"model": self._model, _ASKED[terms.task]: asked, **self._params, **added, **further, **terms.params}
             return json.dumps(body).encode()
@@ -277,7 +278,15 @@ class Completions:
         except body.UnknownEncoding as error:
             said = f"it is compressed with '{self._way.told(error)}', which was not asked for"
             return Failure(Fault.PROTOCOL, said, may_be_billed=True)
-        return answer_in(response.status, response.headers, raw, self._secrets, wants_all=self._wants_all)
+        task = attempt.terms.task
+        return answer_in(
+            response.status,
+            response.headers,
+            raw,
+            self._secrets,
+            wants_all=self._wants_all,
+            inputs=inputs_in(_asked(attempt.messages, task)) if task is Task.EMBEDDING else None,
+        )
 
     async def _read_refusal(self, response: aiohttp.ClientResponse) -> Completion | Failure:
         try:
@@ -326,6 +335,14 @@ class Completions:
         if isinstance(answer, Completion):
             self.added.answered(is_stream=True)
         return answer
+
+
+def _asked(messages: Sequence[Message], task: Task) -> Any:
+    """Return what a request asks: messages, a text, or the texts of several rows that share it."""
+    if task is Task.CHAT:
+        return messages
+    contents = [message["content"] for message in messages]
+    return contents[0] if len(contents) == 1 else contents
 
 
 def _route(way: Way, tls: ssl.SSLContext | None) -> dict[str, Any]:

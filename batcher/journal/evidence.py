@@ -50,6 +50,12 @@ class Unreconciled(Enum):
         f" WHERE q.id IS NULL OR q.outcome IN ('answered', '{UNFIT}', '{TOO_LARGE}')"
     )
 
+    OTHER_BATCH = (
+        "SELECT q.id FROM requests q LEFT JOIN requests h ON h.id = q.batch WHERE q.batch IS NOT NULL"
+        " AND (h.batch IS NOT h.id OR h.run <> q.run OR h.endpoint <> q.endpoint OR h.source <> q.source"
+        " OR h.sent <> q.sent OR h.outcome IS NOT q.outcome OR q.id < h.id)"
+    )
+
 
 class Evidence(Reader):
     """A reader with the queries of `verify`."""
