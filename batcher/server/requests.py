@@ -340,22 +340,30 @@ def _messages(given: object) -> list[dict[str, Any]] | Refusal:
         return [{"role": "user", "content": given}]
     if not isinstance(given, list) or not given:
         return bad("'messages' must be a list that is not empty.", "messages")
+    messages: list[dict[str, Any]] = []
     for place, message in enumerate(given):
         if not isinstance(message, dict):
             return bad("Every item of 'messages' must be an object.", "messages")
-        role = message.get("role")
-        if not message.get("content") and isinstance(message.get("message"), str):
-            message = {name: value for name, value in message.items() if name != "message"}  # noqa: PLW2901
-            message["content"] = given[place]["message"]
-            given[place] = message
-        if role is None:
-            given[place] = message = {**message, "role": "user"}  # noqa: PLW2901
-        elif role not in _ROLES:
+        messages.append(_as_today(message))
+        if messages[-1]["role"] not in _ROLES:
             return bad(f"The role of a message must be one of {', '.join(_ROLES)}.", f"messages.[{place}].role")
-        wrong = _wrong_content(message)
+        wrong = _wrong_content(messages[-1])
         if wrong:
             return bad(f"Invalid value for 'messages[{place}].content': {wrong}.", f"messages.[{place}].content")
-    return given
+    return messages
+
+
+def _as_today(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message with a role, and with its text under `content`."""
+    has_text = message.get("content") or not isinstance(message.get("message"), str)
+    if has_text and message.get("role") is not None:
+        return message
+    made = dict(message)
+    if made.get("role") is None:
+        made["role"] = "user"
+    if not has_text:
+        made["content"] = made.pop("message")
+    return made
 
 
 def _wrong_content(message: Mapping[str, Any]) -> str | None:
