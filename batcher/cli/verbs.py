@@ -198,7 +198,7 @@ def _flag(name: str) -> str:
 
 
 def _rehearse(arguments: argparse.Namespace) -> int:
-    from batcher.rehearsal.rehearse import rehearse  # noqa: PLC0415 - FastAPI and LangChain are for this verb
+    from batcher.rehearsal.rehearse import rehearse  # noqa: PLC0415 - uvicorn and LangChain are for this verb
 
     try:
         found = rehearse(**options_of(arguments))

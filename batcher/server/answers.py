@@ -27,13 +27,14 @@ def answer(body: Mapping[str, Any], *, is_wrong: bool = False) -> str:
 
     1. A list of choices (`structured_outputs` or `guided_choice`): one of them.
     2. A JSON Schema in `response_format`: a value that fits it. JSON mode, or a prompt that shows what it wants, after
-       the words `JSON Schema:` or by a skeleton such as `as JSON: {"answer": <number>}`: an object that fits, with the
-       sum's value, a label or an echo in its fields. In JSON mode, a prompt that shows nothing gets `{"label": ...}` if
-       it offers labels, else `{"answer": ...}`.
+       the words `JSON Schema:`, by a skeleton such as `as JSON: {"answer": <number>}` or `"infer": ?`, or in words
+       (`JSON with the key infer`): an object that fits, with the sum's value, a label or an echo in its fields. In JSON
+       mode, a prompt that shows nothing gets `{"label": ...}` if it offers labels, else `{"answer": ...}`.
     3. Labels are offered (`one of: a, b`, `Labels: ["a", "b"]`, `as positive, negative or neutral`): one of them.
     4. The prompt holds a sum (of 200 characters at most): its value, exact or of ten digits; a division by zero
        is `undefined`. Of several sums the last counts. `10-20` and `24/7`, without spaces, may be a range or a score:
-       they count next to a word such as "compute" or `=`, or if there are no words. Dates never count.
+       they count next to a word such as "compute" or `=`, or if there are no words. Dates never count. `x` may also
+       be a size or a variable (see `batcher.server.sums`).
     5. An echo: a digest of all messages and the beginning of the prompt.
 
     A choice, a label or a value of an `enum` is that of `label_for`; images change it.
@@ -290,6 +291,7 @@ _QUOTED = r"[\"'“‘「`]([^\"'“”‘’「」`\n]{1,40})[\"'”’」`]"  
 _PLAIN = r"([A-Za-z_][\w-]{0,40})"
 _IS = r"\s{0,3}(?::|=|named|called|is|must be|should be)\s{0,3}"
 _IS_ZH = r"名?\s{0,3}(?:应?为|是|叫|:|：)?\s{0,3}"  # noqa: RUF001 - as typed
+_BESIDE = 120  # characters from the word JSON to those of a key
 _KEY_IN_WORDS = re.compile(
     rf"(?:键|字段|属性){_IS_ZH}(?:{_QUOTED}|{_PLAIN})"
     rf"|[以用]\s{{0,3}}(?:{_QUOTED}|{_PLAIN})\s{{0,3}}[为作]\s{{0,3}}(?:键|字段|属性|key)"
@@ -315,7 +317,7 @@ def _find_skeleton(text: str) -> dict[str, Any] | None:
                 return _of_skeleton(json.JSONDecoder().raw_decode(shown, brace.start())[0])
     names = _ASKED_FIELD.findall(text) if "?" in text or "？" in text else []  # noqa: RUF001 - as typed
     if not names and asked >= 0:
-        described = _KEY_IN_WORDS.search(text)
+        described = _KEY_IN_WORDS.search(text, max(asked - _BESIDE, 0), asked + _BESIDE)
         names = [next(filter(None, described.groups()))] if described else _ASKED_NAME.findall(text)
     return {"properties": {name: {} for name in names}} if names else None
 

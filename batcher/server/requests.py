@@ -18,7 +18,7 @@ MOST_INPUTS = 2048
 """Inputs of an embeddings request, and prompts of a completion, at most."""
 
 _CHOICES = 128  # the protocol's limit for `n`
-_STOPS = 4
+_STOPS = 16  # of DeepSeek; OpenAI takes 4, vLLM any number
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _WORDLESS = ("tool_calls", "function_call", "refusal", "audio")  # of a message of the assistant, instead of a text
 
@@ -340,22 +340,30 @@ def _messages(given: object) -> list[dict[str, Any]] | Refusal:
         return [{"role": "user", "content": given}]
     if not isinstance(given, list) or not given:
         return bad("'messages' must be a list that is not empty.", "messages")
+    messages: list[dict[str, Any]] = []
     for place, message in enumerate(given):
         if not isinstance(message, dict):
             return bad("Every item of 'messages' must be an object.", "messages")
-        role = message.get("role")
-        if message.get("content") is None and isinstance(message.get("message"), str):
-            message = {name: value for name, value in message.items() if name != "message"}  # noqa: PLW2901
-            message["content"] = given[place]["message"]
-            given[place] = message
-        if role is None:
-            given[place] = message = {**message, "role": "user"}  # noqa: PLW2901
-        elif role not in _ROLES:
+        messages.append(_as_today(message))
+        if messages[-1]["role"] not in _ROLES:
             return bad(f"The role of a message must be one of {', '.join(_ROLES)}.", f"messages.[{place}].role")
-        wrong = _wrong_content(message)
+        wrong = _wrong_content(messages[-1])
         if wrong:
             return bad(f"Invalid value for 'messages[{place}].content': {wrong}.", f"messages.[{place}].content")
-    return given
+    return messages
+
+
+def _as_today(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message with a role, and with its text under `content`."""
+    has_text = message.get("content") or not isinstance(message.get("message"), str)
+    if has_text and message.get("role") is not None:
+        return message
+    made = dict(message)
+    if made.get("role") is None:
+        made["role"] = "user"
+    if not has_text:
+        made["content"] = made.pop("message")
+    return made
 
 
 def _wrong_content(message: Mapping[str, Any]) -> str | None:
@@ -380,6 +388,9 @@ def _wrong_content(message: Mapping[str, Any]) -> str | None:
 # --- tools ---
 
 
+_WORDS = {"none": "none", "auto": "auto", "required": "required", "any": "required"}  # "any" is Mistral's word
+
+
 def _tools(body: Mapping[str, Any]) -> Tools | Refusal:
     """Read the tools that may be called, or the functions of older clients."""
     if not body.get("tools") and not body.get("functions"):
@@ -393,10 +404,9 @@ def _tools(body: Mapping[str, Any]) -> Tools | Refusal:
         return offered
     choice_field = "function_call" if is_old else "tool_choice"
     choice = body.get(choice_field)
-    if choice is None:
-        choice = "auto"
-    if choice in ("none", "auto") or (choice == "required" and not is_old):
-        return Tools(offered, choice, is_old)
+    word = "auto" if choice is None else _WORDS.get(choice) if isinstance(choice, str) else None
+    if word and not (is_old and word == "required"):
+        return Tools(offered, word, is_old)
     wanted = choice if is_old else choice.get("function") if isinstance(choice, dict) else None
     name = wanted.get("name") if isinstance(wanted, dict) else None
     named = tuple(tool for tool in offered if tool.name == name)
