@@ -20,8 +20,8 @@ from batcher.server.hf.sampling import Past, Sampling, choose
 if TYPE_CHECKING:
     from tiny_model import Paths
 
-PROMPTS = [f"{'fox ' * (place % 7)}{'数学' * (place % 3)} hello {place}" for place in range(20)]
-GREEDY = Sampling(max_tokens=12, temperature=0, is_drawn=False)
+PROMPTS = [f"{'fox ' * (place % 7)}{'数学' * (place % 3)} hello {place}" for place in range(12)]
+GREEDY = Sampling(max_tokens=8, temperature=0, is_drawn=False)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_request_joins_what_is_running(engine: Engine, hand: ByHand) -> None:
 
     engine.order(first.order._replace(tell=tell_and_order))
     engine.start()
-    assert late.wait() == [hand.text("the quick brown fox jumps", 12)]
+    assert late.wait() == [hand.text("the quick brown fox jumps", 8)]
     assert first.wait() == [hand.text("hello", 200)]
     assert engine.most_together == 2
 
@@ -105,7 +105,7 @@ def test_more_requests_than_have_room_wait_for_it(model: Model, hand: ByHand) ->
     engine = Engine(model, most=3)
     found = all_at_once(engine, [Asked(hand.ids(prompt), GREEDY) for prompt in PROMPTS])
     engine.close()
-    assert (found, engine.most_together) == ([hand.text(prompt, 12) for prompt in PROMPTS], 3)
+    assert (found, engine.most_together) == ([hand.text(prompt, 8) for prompt in PROMPTS], 3)
 
 
 def test_a_seed_gives_the_same_choices_in_any_company(model: Model, hand: ByHand) -> None:
@@ -134,7 +134,7 @@ def test_beams_are_those_of_transformers_and_the_others_go_on_meanwhile(engine: 
     searching = Asked(hand.ids("hello"), replace(GREEDY, num_beams=3), 2)
     running = Asked(hand.ids("fox"), replace(GREEDY, max_tokens=60))
     *best, other = all_at_once(engine, [searching, running])
-    assert best[0] == hand.text("hello", 12, num_beams=3)
+    assert best[0] == hand.text("hello", 8, num_beams=3)
     assert best[0] != best[1]
     assert other == hand.text("fox", 60)
 
@@ -155,10 +155,10 @@ def test_what_is_cancelled_leaves_the_batch(engine: Engine, hand: ByHand) -> Non
     engine.start()
     begun.wait()
     tickets[0].cancel()
-    assert stays.wait() == [hand.text("fox", 12)]
+    assert stays.wait() == [hand.text("fox", 8)]
     last = Asked(hand.ids("dog"), GREEDY)
     engine.order(last.order)
-    assert last.wait() == [hand.text("dog", 12)]
+    assert last.wait() == [hand.text("dog", 8)]
     assert engine.counts()["running"] == 0
 
 
@@ -181,12 +181,12 @@ class ShortOfMemory:
 
 
 def test_a_lack_of_memory_makes_the_batch_smaller_and_costs_no_answer(model: Model, hand: ByHand) -> None:
-    short: Any = ShortOfMemory(model, 6)
+    short: Any = ShortOfMemory(model, 5)
     engine = Engine(short)
     found = all_at_once(engine, [Asked(hand.ids(prompt), GREEDY) for prompt in PROMPTS])
     engine.close()
-    assert found == [hand.text(prompt, 12) for prompt in PROMPTS]
-    assert engine.most == short.largest == 5
+    assert found == [hand.text(prompt, 8) for prompt in PROMPTS]
+    assert engine.most == short.largest == 3
 
 
 def test_a_request_that_has_no_room_alone_is_refused_and_the_next_one_is_answered(model: Model, hand: ByHand) -> None:
@@ -199,7 +199,7 @@ def test_a_request_that_has_no_room_alone_is_refused_and_the_next_one_is_answere
     short._rows = 1
     answered = Asked(hand.ids("hello"), GREEDY)
     engine.order(answered.order)
-    assert answered.wait() == [hand.text("hello", 12)]
+    assert answered.wait() == [hand.text("hello", 8)]
     engine.close()
     assert "memory" in refused.pieces[0].fault
 
@@ -220,7 +220,7 @@ def test_a_fault_of_the_model_fails_what_runs_and_nothing_else(
     engine.start()
     failed.wait()
     engine.order(answered.order)
-    assert answered.wait() == [hand.text("hello", 12)]
+    assert answered.wait() == [hand.text("hello", 8)]
     engine.close()
     assert failed.pieces[0].fault == "the model failed: RuntimeError: a broken kernel"
     assert "Traceback" in capsys.readouterr().err

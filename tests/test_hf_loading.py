@@ -202,7 +202,7 @@ def _answers_alike(model: Any, network: Any) -> None:
         alone = network.generate(
             input_ids=torch.tensor([ids]),
             attention_mask=torch.ones((1, len(ids)), dtype=torch.long),
-            max_new_tokens=12,
+            max_new_tokens=GREEDY.max_tokens,
             do_sample=False,
             eos_token_id=sorted(model.ends),
             pad_token_id=0,
@@ -250,7 +250,7 @@ def test_several_system_messages_stand_together_before_the_turns() -> None:
 def test_the_program_serves_a_model_and_ends_at_sigterm(tiny: Paths, tmp_path: Path) -> None:
     options = ("--backend", "hf", "--base-model", str(tiny.base), "--lora-model", str(tiny.lora), "--only-cpu")
     with local_server(
-        *options, "--model", "mine", "--api-key-env", "ACCEPTED", cwd=tmp_path, ACCEPTED="sk-a"
+        *options, "--model", "mine", "--api-key-env", "ACCEPTED", cwd=tmp_path, ACCEPTED="sk-a", OMP_NUM_THREADS="1"
     ) as server:
         import openai  # noqa: PLC0415 - for this test alone
 

@@ -15,6 +15,7 @@ WHY = 'needs the extra hf: make test installs it, or pip install -e ".[hf]"'
 torch: Any = pytest.importorskip("torch", reason=WHY)
 transformers: Any = pytest.importorskip("transformers", reason=WHY)
 peft: Any = pytest.importorskip("peft", reason=WHY)
+torch.set_num_threads(1)  # threads that wait for each other take longer than so small a model
 
 TEXTS = [
     "the quick brown fox jumps over the lazy dog, and it says hello to the world",
