@@ -419,6 +419,17 @@ def test_a_missing_image_is_its_rows_error_and_is_asked_when_it_is_there(tmp_pat
     assert batcher.verify("k", path, output_dir=str(lab.directory)).ok
 
 
+def test_the_status_counts_images_by_what_is_wrong_with_them(tmp_path: Path, lab: Lab) -> None:
+    path = given_table(tmp_path, ["a.png", "b odd.png", "c.png", "d.png"], [RED] * 4)
+    for name in ("a.png", "c.png"):
+        (tmp_path / name).unlink()
+    (tmp_path / "d.png").write_bytes(b"")
+    lab.run(path, Gallery(), **ASK)
+    status = batcher.status("k", output_dir=str(lab.directory))
+    missing = f"image: there is no such file in {tmp_path}"
+    assert status.failures == ((missing, 2), ("image: is empty", 1))
+
+
 def test_a_changed_image_is_a_changed_question(tmp_path: Path, lab: Lab) -> None:
     path = given_table(tmp_path, ["a.png", "b.png"])
     lab.run(path, Gallery(), **ASK)
