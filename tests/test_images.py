@@ -8,8 +8,10 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
+import threading
 import tracemalloc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -549,6 +551,22 @@ def test_paths_begin_where_the_files_of_the_table_are(tmp_path: Path, lab: Lab) 
         write_table(tmp_path / name / "t.csv", ["image"], [[f"{name}/a.png"]])
     lab.run([tmp_path / "one" / "t.csv", tmp_path / "two" / "t.csv"], Gallery(), **ASK)
     assert answers(lab) == [sha256(picture(RED)), sha256(picture(GREEN))]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_paths_of_a_table_from_a_pipe_begin_in_the_working_directory(
+    tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_table(tmp_path, ["a.png"])
+    pipe = tmp_path / "elsewhere" / "t.csv"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    monkeypatch.chdir(tmp_path)
+    writing = threading.Thread(target=pipe.write_text, args=("image\na.png\n",))
+    writing.start()
+    lab.run(pipe, Gallery(), **ASK)
+    writing.join()
+    assert answers(lab) == [sha256(picture(RED))]
 
 
 def test_an_image_joins_the_last_message_of_the_user(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ class Images:
 
 def root_of(dataset: Dataset) -> Path:
     """Return the directory in which relative paths begin: that of the input's files, else the working directory."""
-    parents = {path.parent for path in dataset.paths if not path.is_fifo()}
+    parents = set() if dataset.is_copy else {path.parent for path in dataset.paths}
     if len(parents) < 2:
         return next(iter(parents), Path())
     return Path(os.path.commonpath([os.path.abspath(each) for each in parents]))  # noqa: PTH100 - a link stays one
