@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from batcher.answer.shape import as_text
 from batcher.equality import plain, same
-from batcher.errors import ChangedError, InputError
+from batcher.errors import ChangedError, InputError, SettingsError
 from batcher.input.key import Keyer
 from batcher.input.marks import Comparison, Marks
 from batcher.journal.entries import InFlight, LastRun
@@ -25,7 +25,8 @@ from batcher.output.directory import came_back as came_back_as
 from batcher.planning.job import ROWS_AT_ONCE, Job
 from batcher.planning.plan import ByHand, Plan
 from batcher.planning.words import explained, reasons_of
-from batcher.words import blamed
+from batcher.records import Task
+from batcher.words import as_given, blamed, option
 
 
 class _Taken(NamedTuple):
@@ -68,6 +69,8 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         Stopped: `is_stopping` returned True.
     """
     last = journal.last_run()
+    if last is not None:
+        _check_reuse(job, last)
     params = _as_asked(job.settings.params, journal)
     comparison = _comparison(job, journal, last)
     with journal.planning(comparison) as matching:
@@ -80,13 +83,12 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
             matching.set_aside(job.selection.drawn, is_all=before is not None)
         key = job.keyer(params)
         read = _read_rows(job, journal, matching, is_stopping, key, is_first=last is None)
-        rows = read.rows
         journal.reading = matching.reading_id(job.reading)
         if last is not None and _reads_otherwise(last.question, job.question):
             matching.read_again(journal.reading, job.read)
         if job.settings.id_column is not None:
-            _check_ids(job, matching, rows, comparison)
-        matched = matching.finish(rows, _rules(job, sources, is_redrawn=is_redrawn), journal.reading)
+            _check_ids(job, matching, read.rows, comparison)
+        matched = matching.finish(read.rows, _rules(job, sources, is_redrawn=is_redrawn), journal.reading)
         plan = _plan_of(
             job,
             journal,
@@ -107,6 +109,20 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
             recorded["examples"] = {**job.question["examples"], "keys": read.examples}
         journal.start_run(job.settings.chunk_size, {**job.question, **recorded, "params": params})
     return plan
+
+
+def _check_reuse(job: Job, last: LastRun) -> None:
+    """Refuse to keep texts as vectors, and vectors as texts.
+
+    Raises:
+        SettingsError: the last run had another task, of which answers are to be kept.
+    """
+    before, now = last.question.get("task", Task.CHAT.value), job.task.value
+    if job.settings.on_change == "reuse" and before != now:
+        raise SettingsError(
+            f"{as_given('on_change', 'reuse')}: answers of a {before} cannot be kept for a {now}: take"
+            f" {option('on_change', 'redo')}, or another {as_given('keyword')}"
+        )
 
 
 def _reads_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from batcher.input.selection import Selection
 from batcher.input.stating import Stating
 from batcher.journal.entries import LastRun
 from batcher.planning.job import ROWS_AT_ONCE, prompts_of
-from batcher.records import Question, Values
+from batcher.records import Question, Task, Values
 from batcher.words import option
 
 Prompt = str | PromptFunction | None
@@ -85,8 +85,9 @@ class Recorded(NamedTuple):
         if (examples := Examples.recorded_in(recorded)) is not None:
             render = examples.before(render)
         shared = examples.messages if examples else ()
-        images = Images.recorded_in(recorded, dataset)
-        return cls(asking(render, images=images), keyer(recorded.get("params", {}), shape, shared), images)
+        images, task = Images.recorded_in(recorded, dataset), Task(recorded.get("task", Task.CHAT))
+        ask = asking(render, task=task, images=images)
+        return cls(ask, keyer(recorded.get("params", {}), shape, shared), images)
 
     def about(self, values: Values) -> bytes:
         """Return the key of the question about a row; empty if the row gives no prompt."""
