@@ -644,6 +644,7 @@ def test_what_people_read_has_no_data_of_images() -> None:
     [
         ({"image_column": "photo"}, "image_column: the table has no column 'photo'"),
         ({"image_size": 9}, "image_size needs image_column"),
+        ({"image_column": "image", "task": "completion"}, "only a chat can have images"),
         ({"image_detail": "low"}, "image_detail needs image_column"),
         ({"image_column": "image", "image_detail": "best"}, "image_detail must be one of low, high, auto, original"),
         ({"image_column": "image", "image_size": -1}, "image_size"),
