@@ -37,7 +37,7 @@ from batcher.journal.entries import (
     Workbook,
 )
 from batcher.journal.schema import IN_SCOPE, PERSON, as_output_errors, exact_sum, text_of, whole
-from batcher.records import GAVE_UP, Beside, Bound, Result, RowState, Status
+from batcher.records import GAVE_UP, OF_AN_IMAGE, Beside, Bound, Result, RowState, Status
 
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
 # answer its bound. If the same source answered the same question at another time, or began to and reported its tokens,
@@ -309,12 +309,14 @@ class Reader:
         """Count the rows that ended as `invalid` or `error`, by cause; the most frequent first, of this many causes."""
         found = self._all(
             # The casts make the cut fall between characters, also in a text that is stored as bytes. The part behind
-            # the cause, the attempts and seconds, differs from row to row.
+            # the cause, the attempts and seconds, differs from row to row, and so does the name of an image before it.
             "SELECT cast(substr(text, 1, coalesce(nullif(instr(text, ?), 0) - 1, 200)) AS BLOB) AS reason,"
             " count(*) AS n"
+            " FROM (SELECT iif(instr(text, ?) = 1 AND instr(text, ': '),"
+            " 'image: ' || substr(text, instr(text, ': ') + 2), text) AS text"
             " FROM (SELECT cast(a.error AS TEXT) AS text FROM rows r JOIN results a ON a.id = r.result"
-            f" WHERE a.status <> 'ok' AND {IN_SCOPE}) GROUP BY reason ORDER BY n DESC, reason LIMIT ?",
-            (GAVE_UP, most),
+            f" WHERE a.status <> 'ok' AND {IN_SCOPE})) GROUP BY reason ORDER BY n DESC, reason LIMIT ?",
+            (GAVE_UP, OF_AN_IMAGE, most),
         )
         return [(text_of(reason), count) for reason, count in found]
 

@@ -18,6 +18,7 @@ _OF_CHATS = {
     "system": "write what it says into the prompt",
     "system_file": "write what it says into the prompt",
     "messages_column": "give the texts with {prompt_column}",
+    "image_column": "only a chat can have images",
     "schema": "ask a chat for fields",
     "examples": "write the examples into the prompt",
     "repair": "a completion cannot be told what is wrong with it",
