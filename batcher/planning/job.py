@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +28,7 @@ from batcher.input.column_names import column_index
 from batcher.input.dataset import Dataset
 from batcher.input.encodings import decoded
 from batcher.input.examples import Examples
+from batcher.input.images import Images
 from batcher.input.key import Keyer, keyer
 from batcher.input.opening import Reading, as_arguments, default_keyword, open_dataset
 from batcher.input.prompt import (
@@ -40,11 +42,12 @@ from batcher.input.prompt import (
     from_template,
     with_system,
 )
-from batcher.input.question import asking_for
+from batcher.input.question import asking
 from batcher.input.selection import Selection
 from batcher.input.stating import ANY, Stating
-from batcher.money.tariff import NO_WORDING, Wording, is_bounded
+from batcher.money.tariff import NO_WORDING, Tariff, Wording, is_bounded
 from batcher.money.tokens import most_completion_tokens
+from batcher.money.vision import Vision
 from batcher.output.directory import Store
 from batcher.planning.examples import Renderers, examples_of
 from batcher.planning.refusals import check_endpoints
@@ -79,6 +82,7 @@ class Job:
         is_same_for_all: the templates have no hole, so that every row has the same question.
         oddities: what is odd about the templates, in words.
         examples: that stand before each row's question; None: there are none.
+        images: puts the rows' images into their questions, which so takes a while; None: there are none.
     """
 
     settings: Settings
@@ -95,6 +99,7 @@ class Job:
     is_same_for_all: bool = False
     oddities: tuple[str, ...] = ()
     examples: Examples | None = None
+    images: Images | None = None
 
     def keyer(self, params: Mapping[str, Any]) -> Keyer:
         """Return what makes the key of a row of its question.
@@ -164,6 +169,11 @@ class Job:
         except BaseException as error:  # a user's function may raise anything, even SystemExit
             raise failed_on(self.selection.where(position), error) from error
 
+    def look_ahead(self, rows: Sequence[Values]) -> None:
+        """Read what the questions of rows need besides the table, so that making them takes no time."""
+        if self.images is not None:
+            self.images.look_ahead(rows)
+
     def of_rows(self, start: int, rows: Sequence[Values], make: Callable[[Values], T]) -> list[T]:
         """Apply a function to each row from a position on.
 
@@ -179,10 +189,17 @@ class Job:
         return made
 
     def _check_affordable(self, messages: Sequence[Message]) -> None:
-        if self.settings.budget is not None and not is_bounded(messages):
+        if self.settings.budget is not None and not is_bounded(messages, self._visions):
             raise InputError(
-                f"the cost of images and audio cannot be bounded in advance: run without {as_given('budget')}"
+                "the cost of audio, and of an image whose size is not known, cannot be bounded in advance: run without"
+                f" {as_given('budget')}"
             )
+
+    @cached_property
+    def _visions(self) -> list[Vision]:
+        """How the models count images; that of a free one does not matter."""
+        tariffs = [Tariff.of(endpoint, self.settings.params) for endpoint in self.endpoints]
+        return [tariff.vision for tariff in tariffs if not tariff.is_free]
 
 
 class _Prompts(NamedTuple):
@@ -230,6 +247,9 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     prompts = _prompts(prompt, settings, dataset, stating, system)
     examples = _examples(prompt, prompts, settings, stating, system)
     prompts = _with_system(prompts, system, settings, dataset, stating)
+    images = Images.of(settings, dataset)
+    if images is not None:
+        prompts = prompts._replace(columns=(*prompts.columns, images.column))
     _check_holes(prompts, settings, dataset)
     endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys)
     check_endpoints(endpoints, settings)
@@ -245,9 +265,10 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         keyword,
         dataset,
         Selection(dataset, keyword, limit=settings.limit, sample=settings.sample),
-        asking_for(Task(settings.task), prompts.render),
+        asking(prompts.render, task=Task(settings.task), images=images),
         _question(prompts, settings, dataset, endpoints, data)
         | _answers_question(shape, examples)
+        | ({} if images is None else {"images": images.recorded})
         | _types_question(store),
         endpoints,
         store,
@@ -255,8 +276,9 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         shape,
         stating.is_stated(prompts.filled, stating.filled(system or "")),
         is_same_for_all=not prompts.columns,
-        oddities=_oddities(prompts, stating),
+        oddities=_oddities(prompts, stating, images),
         examples=examples,
+        images=images,
     )
 
 
@@ -267,7 +289,7 @@ def _check_holes(prompts: _Prompts, settings: Settings, dataset: Dataset) -> Non
         InputError: the message has the likely slip; or the first rows cannot be read.
     """
     if prompts.columns or settings.same_prompt or not _has_two_rows(dataset, settings):
-        return
+        return  # an image column is as good as a hole
     raise InputError(
         f"{blamed(prompts.given[0][0])} has no hole, so every row would ask the same:"
         f" {slips.advice(prompts.given, dataset.columns)}."
@@ -280,7 +302,7 @@ def _has_two_rows(dataset: Dataset, settings: Settings) -> bool:
     return any(len(part.rows) > 1 for part in dataset.slices(2, most))
 
 
-def _oddities(prompts: _Prompts, stating: Stating) -> tuple[str, ...]:
+def _oddities(prompts: _Prompts, stating: Stating, images: Images | None) -> tuple[str, ...]:
     """Return what is odd about templates that have holes."""
     if not prompts.columns:
         return ()
@@ -288,6 +310,9 @@ def _oddities(prompts: _Prompts, stating: Stating) -> tuple[str, ...]:
     found = [(name, each) for name, text in prompts.given for each in slips.notes(text, columns, holes, name)]
     all_holes = [hole for _, text in prompts.given for hole in Template.parse(text, "").holes]
     found += [(name, each) for name, _ in prompts.given[:1] for each in stating.oddities(all_holes)]
+    if images is not None and images.column in all_holes:
+        said = f"{{{images.column}}} writes the cell into the prompt; the image itself is sent without a hole"
+        found += [(name, said) for name, _ in prompts.given[:1]]
     return tuple(f"Note: {as_given(name)}: {each}." for name, each in found)
 
 
@@ -463,7 +488,7 @@ def _prompts(
         "--messages-column": settings.messages_column,
     }
     named = {name: value for name, value in named.items() if value is not None}
-    if not named and not dataset.paths and len(columns) == 1:
+    if not named and not dataset.paths and len(columns) == 1 and settings.image_column is None:
         named = {"--prompt-column": columns[0]}  # a Series or a list of texts holds the prompts itself
     if len(named) != 1:
         found = f"; given were {' and '.join(as_given(_named(name)) for name in named)}" if named else ""
