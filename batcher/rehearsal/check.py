@@ -70,7 +70,8 @@ class Check:
             answers = counted(self._answered, "answer")
             yield f"the journal has {answers}, and the server {sent} of faults that may hold one"
         if self.twice > self._rows_in_flight:
-            in_flight = counted(self._rows_in_flight, "row was", "rows were")
+            noun = "request" if self._rows_in_flight == self.unended else "row"
+            in_flight = counted(self._rows_in_flight, f"{noun} was", f"{noun}s were")
             yield f"{counted(self.twice, 'answer')} bought twice, and only {in_flight} in flight at a kill"
         for number, (prompt, result) in enumerate(self._rows):
             was_answered, met_fault = prompt in self._answered_by, prompt in self._met
