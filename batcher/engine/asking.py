@@ -15,6 +15,8 @@ from typing import NamedTuple
 from batcher.answer.reading import is_whole, read
 from batcher.answer.shape import ReadAs, Shape
 from batcher.calls.forms import AS_IT_COMES, Form, Wire, may_be_of_form
+from batcher.calls.naming import is_another
+from batcher.calls.texts import one_line
 from batcher.engine.feed import Row
 from batcher.engine.progress import Progress, Tally
 from batcher.journal.entries import UNSENT, Outcome, Request
@@ -30,6 +32,8 @@ from batcher.settings import Settings
 from batcher.words import as_given, duration
 
 _SHORTEST_TIMEOUT_S = 0.001
+# The other names of models that are told: a relay may have one for each of its upstreams.
+_MOST_NAMES = 10
 
 
 class _Unsent(NamedTuple):
@@ -175,6 +179,8 @@ class Asker:
         # Endpoints whose impossible usage, or late start, was reported to people.
         self._implausible: set[Member] = set()
         self._told: set[tuple[Member, str]] = set()
+        # The names under which other models than those that were asked for have answered, by source.
+        self._named: set[tuple[int, str]] = set()
 
     def close(self) -> None:
         """Send no further request; those in flight may still arrive."""
@@ -346,6 +352,8 @@ class Asker:
             came = came.as_it_came or came
         if came.usage.implausible:
             self._report_usage(member, came.usage)
+        if came.model and is_another(came.model, member.endpoint.source.model):
+            self._report_model(member, came.model)
         form = asked.wire.form
         tariff = member.tariff_in(form)
         self._learn(asked.messages, member, tariff, came)
@@ -442,6 +450,13 @@ class Asker:
         else:
             self._progress.say(f"Going on: {label} answers again, after {lasted}.")
             self._journal.note("resumed", label)
+
+    def _report_model(self, member: Member, model: str) -> None:
+        """Tell people and the journal, once, under which other name the model of an endpoint answers."""
+        if (member.source, model) not in self._named and len(self._named) < _MOST_NAMES:
+            self._named.add((member.source, model))
+            self._progress.say(f"{member.label} answers as {one_line(model)}.")
+            self._journal.note("another model", member.label, model)
 
     def _report_start(self, member: Member, failure: Failure, decision: Decision) -> None:
         """Tell people why an endpoint has not answered its first row yet."""
