@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 Message = dict[str, Any]
@@ -11,6 +13,48 @@ Message = dict[str, Any]
 
 Values = tuple[object, ...]
 """The values of one input row, in the order of the table's columns."""
+
+
+NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
+
+
+class Task(StrEnum):
+    """What a model is to do with a row. A completion or an embedding has one message, whose content is its text."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+
+
+class Terms(NamedTuple):
+    """How a row asks, if it differs from the other rows of its run.
+
+    Attributes:
+        task: what to do.
+        model: the one to ask if an endpoint has it; empty: any.
+        params: request parameters of its own, which win over those of the run.
+    """
+
+    task: Task = Task.CHAT
+    model: str = ""
+    params: Mapping[str, Any] = NO_PARAMS
+
+
+NO_TERMS = Terms()
+
+
+class Question(NamedTuple):
+    """What a row asks.
+
+    Attributes:
+        messages: of the chat; of another task one message.
+        terms: how it asks.
+        fault: why it cannot be asked, so that it ends as an error; empty if it can.
+    """
+
+    messages: list[Message]
+    terms: Terms = NO_TERMS
+    fault: str = ""
 
 
 class Slice(NamedTuple):

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from batcher.calls.caller import NO_PARAMS
 from batcher.endpoint import Endpoint
-from batcher.records import Completion, Failure, Fault, Message, Usage
+from batcher.records import NO_PARAMS, NO_TERMS, Completion, Failure, Fault, Message, Terms, Usage
 
 
 class Call(NamedTuple):
@@ -128,6 +127,11 @@ class _Caller:
         self._endpoint = endpoint
 
     async def call(
-        self, messages: Sequence[Message], timeout_s: float, params: Mapping[str, Any] = NO_PARAMS
+        self,
+        messages: Sequence[Message],
+        timeout_s: float,
+        params: Mapping[str, Any] = NO_PARAMS,
+        terms: Terms = NO_TERMS,
     ) -> Completion | Failure:
+        params = {**params, **terms.params} if terms.params else params
         return await self._service.answer(messages[-1]["content"], self._endpoint, timeout_s, params)

@@ -44,7 +44,7 @@ from batcher.records import (
     EndpointCount,
     Failure,
     Fault,
-    Message,
+    Question,
     Result,
     Status,
     Usage,
@@ -132,11 +132,11 @@ class Halting(PlannedInput):
     def halt(self) -> None:
         self.is_there, self.may_go_on = threading.Event(), threading.Event()
 
-    def messages(self, position: int, values: Values, key: bytes) -> list[Message]:
+    def question(self, position: int, values: Values, key: bytes) -> Question:
         if position == 1:
             self.is_there.set()
             assert self.may_go_on.wait(60)
-        return super().messages(position, values, key)
+        return super().question(position, values, key)
 
 
 def test_a_chunk_is_finished_once_though_its_early_row_ends_while_the_chunk_is_read(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_feed_that_is_closed_reads_no_further(tmp_path: Path) -> None:
             feed = run.feed(most_rows=2)
             first = await feed.next()
             assert isinstance(first, Row)
-            assert first.messages == [{"role": "user", "content": "a"}]
+            assert first.question.messages == [{"role": "user", "content": "a"}]
             feed.close()
             assert [await feed.next() is not None for _ in range(2)] == [True, False], "what was read is handed out"
             assert not feed.is_read
@@ -279,7 +279,7 @@ def test_however_a_request_ends_its_reservation_is_settled(
 ) -> None:
     async def work() -> None:
         async with asking(tmp_path, Service(["a"], instead=lambda _call: came), budget=10**13) as found:
-            most = found.member.tariff.most(found.row.messages)
+            most = found.member.tariff.most(found.row.question.messages)
             assert most
             assert (await found.asker.ask(found.row)).status is status
             left = 10**13 - (0 if not is_charged else most if status is Status.ERROR else 12 * 10**9)
@@ -287,6 +287,20 @@ def test_however_a_request_ends_its_reservation_is_settled(
             budget = found.spending._budget
             assert budget
             assert (budget.reserved, budget.limit - budget.spent) == (0, left)
+
+    in_virtual_time(work)
+
+
+def test_a_row_that_cannot_be_asked_ends_as_an_error_without_a_request(tmp_path: Path) -> None:
+    async def work() -> None:
+        service = Service(["a"])
+        async with asking(tmp_path, service) as found:
+            row = found.row._replace(question=Question([], fault="line 3: it is no JSON"))
+            assert await found.asker.ask(row) == Result(Status.ERROR, "", "line 3: it is no JSON")
+            assert (found.tally.error, found.tally.sent, found.spending.spent, service.calls) == (1, 0, 0, [])
+        async with parts(tmp_path, ["a"], param={"max_tokens": 5}) as again:
+            assert again.journal.counts() == (1, 0, 0, 1)
+            assert again.journal.totals().requests == 0
 
     in_virtual_time(work)
 

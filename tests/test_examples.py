@@ -47,7 +47,9 @@ class Everything(Service):
     def caller(self, _endpoint: Any) -> Any:
         return self
 
-    async def call(self, messages: Sequence[Message], _timeout_s: float, _params: Mapping[str, Any] = {}) -> Completion:
+    async def call(
+        self, messages: Sequence[Message], _timeout_s: float, _params: Mapping[str, Any] = {}, _terms: Any = None
+    ) -> Completion:
         self.sent.append(messages)
         return Completion(self.text, "stop", Usage(10, 2))
 
@@ -336,7 +338,7 @@ def test_what_answers_teach_about_the_examples_bounds_every_row(tmp_path: Path) 
         return sum(len(each["content"]) // (1 if "Dense" in each["content"] else 4) + 4 for each in messages)
 
     [tariff] = tariffs_of(job.endpoints, job.settings.params, job.wording)
-    prompts = [job.messages(position, (text,)) for position, text in enumerate(texts)]
+    prompts = [job.question_of(position, (text,)).messages for position, text in enumerate(texts)]
     widest = tariff.bound(prompts[0]).prompt_tokens or 0
     for prompt in prompts[:40]:
         usage = Usage(tokens(prompt), 1)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.input.key import keyer
+from batcher.records import Task, Terms
 
 # Few and short, so that two that are drawn are often equal or nearly so. No booleans: to Python, True equals 1.
 texts = st.text("a\ud800", max_size=2)
@@ -67,6 +68,22 @@ def test_the_order_of_names_does_not_matter(options: dict[str, Any], messages: l
 
 def test_half_a_character_has_a_key() -> None:
     assert len({asked("\ud800"), asked("\udc00"), asked("?"), asked("")}) == 4
+
+
+def test_the_terms_of_a_row_are_a_part_of_its_question() -> None:
+    key, messages = keyer({}), [{"role": "user", "content": "a"}]
+    terms = [
+        Terms(),
+        Terms(Task.COMPLETION),
+        Terms(Task.EMBEDDING),
+        Terms(model="m"),
+        Terms(params={"seed": 1}),
+        Terms(params={"seed": 2}),
+        Terms(params={"n": 1, "seed": 2}),
+    ]
+    assert len({key(messages, each) for each in terms}) == len(terms)
+    assert key(messages, Terms()) == key(messages)
+    assert key(messages, Terms(params={"a": 1, "b": 2})) == key(messages, Terms(params={"b": 2, "a": 1}))
 
 
 def test_a_keyer_keeps_no_trace_of_earlier_rows() -> None:

@@ -43,7 +43,7 @@ def make(job: Job, is_stopping: Callable[[], bool] = lambda: False) -> Plan:
 
 
 def asked(job: Job, *values: object) -> Any:
-    [message] = job.messages(0, values)
+    [message] = job.question_of(0, values).messages
     return message["content"]
 
 
@@ -74,7 +74,7 @@ def test_each_source_of_prompts_makes_the_messages(prepare: Callable[..., Job], 
 def test_a_system_message_comes_first(prepare: Callable[..., Job], tmp_path: Path) -> None:
     (tmp_path / "system.txt").write_text("About {text}")
     for options in ({"system": "About {text}"}, {"system_file": tmp_path / "system.txt"}):
-        assert prepare(TEXTS, **options).messages(0, ("x",)) == [
+        assert prepare(TEXTS, **options).question_of(0, ("x",)).messages == [
             {"role": "system", "content": "About x"},
             {"role": "user", "content": "x"},
         ]

@@ -18,7 +18,7 @@ from batcher.calls.transport import Attempt, Completions, open_session
 from batcher.calls.ways import proxy_for
 from batcher.errors import SettingsError
 from batcher.hiding import Secret
-from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
+from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Task, Terms, Usage
 
 if TYPE_CHECKING:
     import aiohttp
@@ -60,6 +60,26 @@ async def test_a_request_holds_what_was_given_and_nothing_else(session: aiohttp.
     assert request.json == {"model": "m", "messages": HELLO, "temperature": 0}
     assert request.headers["content-type"] == "application/json"
     assert request.headers["authorization"] == f"Bearer {KEY}"
+
+
+async def test_each_task_has_its_place_and_its_body_and_a_row_has_parameters_of_its_own(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with canned(OK, OK, OK, OK) as server:
+        completions = Completions(session, server.base_url, KEY, "m", {"temperature": 0})
+        for terms in (
+            Terms(),
+            Terms(params={"temperature": 1, "seed": 7}),
+            Terms(Task.COMPLETION),
+            Terms(Task.EMBEDDING, params={"dimensions": 3}),
+        ):
+            await completions.send(Attempt(HELLO, {"n": 2}, terms))
+    assert [(request.line.split()[1], request.json) for request in server.asked] == [
+        ("/v1/chat/completions", {"model": "m", "messages": HELLO, "temperature": 0, "n": 2}),
+        ("/v1/chat/completions", {"model": "m", "messages": HELLO, "temperature": 1, "n": 2, "seed": 7}),
+        ("/v1/completions", {"model": "m", "prompt": "hello", "temperature": 0, "n": 2}),
+        ("/v1/embeddings", {"model": "m", "input": "hello", "temperature": 0, "n": 2, "dimensions": 3}),
+    ]
 
 
 async def test_headers_of_an_endpoint_go_out_beside_its_key(session: aiohttp.ClientSession) -> None:

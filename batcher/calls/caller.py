@@ -8,20 +8,17 @@ has arrived is returned, even if something fails afterwards.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from batcher.endpoint import Endpoint
-from batcher.records import Completion, Failure, Message
-
-NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
+from batcher.records import Completion, Failure, Message, Terms
 
 
 class Caller(Protocol):
     """Makes the calls of one endpoint."""
 
     async def call(
-        self, messages: Sequence[Message], timeout_s: float, params: Mapping[str, Any] = ...
+        self, messages: Sequence[Message], timeout_s: float, params: Mapping[str, Any] = ..., terms: Terms = ...
     ) -> Completion | Failure:
         """Make one attempt.
 
@@ -29,6 +26,7 @@ class Caller(Protocol):
             messages: of the row.
             timeout_s: the most seconds that it may take.
             params: further request parameters; if there are many calls, always the same few objects.
+            terms: how the row asks, if it differs from others.
         """
 
 

@@ -17,7 +17,6 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
-from batcher.calls.caller import NO_PARAMS
 from batcher.calls.choices import Choice, completion_in, reasoning_of, usage_in, used, whole_of, without_keys
 from batcher.calls.dialect import too_long
 from batcher.calls.error_bodies import without_echo
@@ -26,7 +25,7 @@ from batcher.calls.patience import Patience
 from batcher.calls.transport import MOST_BYTES
 from batcher.calls.waits import limits_in
 from batcher.chat_model import Secrets, request_of
-from batcher.records import Completion, Failure, Fault, Message, Usage
+from batcher.records import NO_PARAMS, NO_TERMS, Completion, Failure, Fault, Message, Terms, Usage
 
 # The SDK cannot tell which request a response on a used connection belongs to.
 CLOSE = {"Connection": "close"}
@@ -75,12 +74,16 @@ class ChatCaller:
         return [*secrets, *self._more_keys] if self._more_keys else secrets
 
     async def call(
-        self, messages: Sequence[Message], timeout_s: float, params: Mapping[str, Any] = NO_PARAMS
+        self,
+        messages: Sequence[Message],
+        timeout_s: float,
+        params: Mapping[str, Any] = NO_PARAMS,
+        terms: Terms = NO_TERMS,
     ) -> Completion | Failure:
-        """Make one attempt that takes at most `timeout_s` seconds."""
+        """Make one attempt at a chat that takes at most `timeout_s` seconds."""
         has_begun = False
         try:
-            converted, options = self._question(messages, params)
+            converted, options = self._question(messages, {**params, **terms.params} if terms.params else params)
             has_begun = True
             async with Patience(timeout_s):
                 result = await self._llm.agenerate([converted], **options)

@@ -20,11 +20,11 @@ from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from batcher.calls.caller import NO_PARAMS, Caller
+from batcher.calls.caller import Caller
 from batcher.calls.failures import failure_of
 from batcher.calls.patience import Patience
 from batcher.calls.transport import Attempt, Completions
-from batcher.records import Completion, Failure, Message, Usage
+from batcher.records import NO_PARAMS, NO_TERMS, Completion, Failure, Message, Task, Terms, Usage
 
 
 class CallFailed(Exception):
@@ -112,6 +112,7 @@ class OwnCaller:
     """
 
     def __init__(self, completions: Completions, model: str, instead: Callable[[Exception], Caller]) -> None:
+        self._completions = completions
         self._make_other = instead
         self._other: Caller | None = None
         try:
@@ -120,11 +121,15 @@ class OwnCaller:
             self._other = instead(error)
 
     async def call(
-        self, messages: Sequence[Message], timeout_s: float, params: Mapping[str, Any] = NO_PARAMS
+        self,
+        messages: Sequence[Message],
+        timeout_s: float,
+        params: Mapping[str, Any] = NO_PARAMS,
+        terms: Terms = NO_TERMS,
     ) -> Completion | Failure:
         """Make one attempt that takes at most `timeout_s` seconds."""
-        if self._other is None:
-            attempt = Attempt(messages, params)
+        if self._other is None or terms.task is not Task.CHAT:
+            attempt = Attempt(messages, params, terms)
             raised = await self._make(attempt, timeout_s)
             if attempt.outcome is not None:
                 return attempt.outcome
@@ -132,12 +137,15 @@ class OwnCaller:
             if attempt.has_begun or isinstance(error, TimeoutError):
                 return failure_of(error, timeout_s, may_be_billed=attempt.has_left)
             self._other = self._other or self._make_other(error)
-        return await self._other.call(messages, timeout_s, params)
+        return await self._other.call(messages, timeout_s, params, terms)
 
     async def _make(self, attempt: Attempt, timeout_s: float) -> Exception | None:
         """Make an attempt, and return the error that ended it, if any; the attempt holds its outcome."""
         try:
             async with Patience(timeout_s):
+                if attempt.terms.task is not Task.CHAT:  # LangChain's chat models know chats alone
+                    await self._completions.send(attempt)
+                    return None
                 # One list a call: agenerate() drops the paid answers beside one that fails.
                 await self._llm.agenerate([as_text(attempt.messages)], attempt=attempt)
         except Exception as error:  # noqa: BLE001 - LangChain's, or a tracer's: an answer that has arrived still counts

@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 from batcher.answer.labels import Labels
 from batcher.answer.schema import Schema
 from batcher.answer.shape import Shape
-from batcher.calls.caller import NO_PARAMS
 from batcher.calls.fate import Fate, meaning_of
 from batcher.calls.services import KEY, MODEL, says, service_at
 from batcher.endpoint import Endpoint
 from batcher.input.messages import with_line
-from batcher.records import Failure, Message
+from batcher.records import NO_PARAMS, Failure, Message
 
 PARAMS = ("response_format", "structured_outputs", "guided_choice", "guided_json", "guided_regex", "guided_grammar")
 """The request parameters that forms, or users instead of them, set."""

@@ -22,7 +22,6 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
 from batcher.calls import body
-from batcher.calls.caller import NO_PARAMS
 from batcher.calls.connections import Connector, Exchange
 from batcher.calls.dialect import answer_in, too_long
 from batcher.calls.error_bodies import without_echo
@@ -40,7 +39,7 @@ from batcher.calls.ways import Way, way_to
 from batcher.chat_model import keys_in
 from batcher.endpoint import key_header
 from batcher.hiding import longest_first, secrets_among
-from batcher.records import Completion, Failure, Fault, Message
+from batcher.records import NO_PARAMS, NO_TERMS, Completion, Failure, Fault, Message, Task, Terms
 
 MOST_BYTES = 64_000_000
 MOST_CONNECTIONS = 768
@@ -51,6 +50,9 @@ _NO_KEY = (
     "(no API key was sent: --api-key-env NAME sends the one in the variable NAME of the environment or .env; in Python"
     " api_key_env, or api_key of the Endpoint)"
 )
+_PATHS = {Task.CHAT: "chat/completions", Task.COMPLETION: "completions", Task.EMBEDDING: "embeddings"}
+# The name of what a row asks in a request's body.
+_ASKED = {Task.CHAT: "messages", Task.COMPLETION: "prompt", Task.EMBEDDING: "input"}
 _PIECE = 2**18  # bytes of a request written at once
 # The most bytes of a refusal that are read.
 _REFUSAL_BYTES = 2**16
@@ -68,16 +70,20 @@ class Attempt:
     Attributes:
         messages: the messages to send.
         params: further request parameters.
+        terms: how the row asks.
         has_begun: our client has received it.
         has_left: it is being written to the server, which may answer and bill from now on.
         outcome: its outcome, or None before its end.
     """
 
-    __slots__ = ("has_begun", "has_left", "messages", "outcome", "params")
+    __slots__ = ("has_begun", "has_left", "messages", "outcome", "params", "terms")
 
-    def __init__(self, messages: Sequence[Message], params: Mapping[str, Any] = NO_PARAMS) -> None:
+    def __init__(
+        self, messages: Sequence[Message], params: Mapping[str, Any] = NO_PARAMS, terms: Terms = NO_TERMS
+    ) -> None:
         self.messages = messages
         self.params = params
+        self.terms = terms
         self.has_begun = False
         self.has_left = False
         self.outcome: Completion | Failure | None = None
@@ -103,7 +109,7 @@ class _Body(aiohttp.Payload):
 
 
 class Completions:
-    """Posts to `<base_url>/chat/completions` with one API key.
+    """Posts to `<base_url>/chat/completions`, or to the place of another task, with one API key.
 
     Args:
         session: the run's session; its owner closes it.
@@ -133,11 +139,12 @@ class Completions:
     ) -> None:
         self._session = session
         place, mark, version = base_url.partition("?")
-        self._url = f"{place}/chat/completions{mark}{version}"
-        way = way_to(self._url)
+        self._urls = {task: f"{place}/{path}{mark}{version}" for task, path in _PATHS.items()}
+        way = way_to(self._urls[Task.CHAT])
         self._params = dict(params)
+        self._model = self._params.pop("model", model)
         # The parameters of a request as JSON, by the object of the further ones, which is kept so that its id is.
-        self._begun = f'{{"model": {json.dumps(self._params.pop("model", model))}, "messages": '
+        self._begun = {task: f'{{"model": {json.dumps(self._model)}, "{name}": ' for task, name in _ASKED.items()}
         self._written: dict[int, tuple[str, Mapping[str, Any]]] = {}
         self._streams = params.get("stream") is True
         wanted = params.get("n")
@@ -159,11 +166,11 @@ class Completions:
         """Send one request, with model, messages and parameters as the user wrote them, and read the response."""
         attempt.has_begun = True
         # In ASCII: half of a surrogate pair cannot be sent otherwise.
-        question = self._body(attempt.messages, attempt.params)
+        question = self._body(attempt.messages, attempt.params, attempt.terms)
         with Exchange(question, _FRAMES * self._most + _HEADERS) as exchange:
             try:
                 async with self._session.post(
-                    self._url,
+                    self._urls[attempt.terms.task],
                     data=_Body(question, attempt, exchange),
                     headers={**self._headers, "X-Request-ID": exchange.id},
                     allow_redirects=False,
@@ -179,13 +186,17 @@ class Completions:
             except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
                 attempt.outcome = attempt.outcome or self._failed(error, attempt, exchange)
 
-    def _body(self, messages: Sequence[Message], further: Mapping[str, Any]) -> bytes:
+    def _body(self, messages: Sequence[Message], further: Mapping[str, Any], terms: Terms) -> bytes:
         """Return a request's body; what is the same for many requests, such as a schema, is written once."""
+        asked = messages if terms.task is Task.CHAT else messages[0]["content"]
+        if terms.params:
+            body = {"model": self._model, _ASKED[terms.task]: asked, **self._params, **further, **terms.params}
+            return json.dumps(body).encode()
         rest = self._written.get(id(further))
         if rest is None:
             parts = json.dumps({**self._params, **further})[1:]
             rest = self._written[id(further)] = (", " if len(parts) > 1 else "") + parts, further
-        return f"{self._begun}{json.dumps(messages)}{rest[0]}".encode()
+        return f"{self._begun[terms.task]}{json.dumps(asked)}{rest[0]}".encode()
 
     def _failed(self, error: Exception, attempt: Attempt, exchange: Exchange) -> Failure:
         if exchange.is_too_long:

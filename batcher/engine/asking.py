@@ -89,7 +89,7 @@ class _Asked:
 
     def __init__(self, row: Row) -> None:
         self.row = row
-        self.messages = row.messages
+        self.messages = row.question.messages
         self.repairs = 0
         self.wire = AS_IT_COMES
         self.is_stepping = False
@@ -117,7 +117,7 @@ class _Asked:
         """Ask again, with the answer that came and what is wrong with it."""
         self.repairs += 1
         self.messages = [
-            *self.row.messages,
+            *self.row.question.messages,
             {"role": "assistant", "content": text},
             {"role": "user", "content": f"This answer does not fit: {error}. Answer again, and only as asked for."},
         ]
@@ -221,6 +221,8 @@ class Asker:
             self._troubled -= not history.is_clean
 
     async def _ask(self, row: Row, history: History) -> Result:
+        if row.question.fault:
+            return await self._refuse(row, row.question.fault)
         after: Member | None = None
         asked = self._begun(row)
         while True:
@@ -279,6 +281,12 @@ class Asker:
         asked.unfit = attempt.request, outcome, result
         return None
 
+    async def _refuse(self, row: Row, fault: str) -> Result:
+        """End a row that cannot be asked; its request is recorded as one that never left."""
+        member = self._pool.members[0]
+        request = await self._journal.sent(row.position, row.key, member.number, member.source, Bound(cost=0))
+        return await self._settle(row, request, Result(Status.ERROR, "", fault), Outcome(UNSENT, cost=0))
+
     async def _settle_unfit(self, row: Row, request: Request, outcome: Outcome, result: Result) -> Result:
         """End a row with an answer that does not fit, because no further one comes; it is counted already."""
         result = await self._journal.settled(request, outcome, result, followers=row.followers > 0, is_kept=True)
@@ -290,7 +298,8 @@ class Asker:
     ) -> _Answered | _Refused | _Failed | _Unsent:
         """Reserve money and a slot for a row's request, and send it."""
         row = asked.row
-        reserved = await self._spending.reserve(asked.messages)
+        terms = row.question.terms
+        reserved = await self._spending.reserve(asked.messages, terms)
         cost: int | None = 0
         try:
             tokens = self._estimate(asked.messages)
@@ -301,7 +310,7 @@ class Asker:
             member = slot.member
             try:
                 asked.go_to(member)
-                bound = member.tariff_in(asked.wire.form).bound(asked.messages)
+                bound = member.tariff_in(asked.wire.form).on(terms).bound(asked.messages)
                 if not self._spending.covers(reserved, bound):
                     return _Unsent(member)
                 request = await self._journal.sent(row.position, row.key, member.number, member.source, bound)
@@ -327,7 +336,8 @@ class Asker:
         member, wire = slot.member, asked.wire
         began = self._under_way[request.id] = self._loop.time()
         try:
-            came = await member.caller.call(wire.messages(asked.messages), timeout, wire.params)
+            terms = asked.row.question.terms
+            came = await member.caller.call(wire.messages(asked.messages), timeout, wire.params, terms)
         finally:
             del self._under_way[request.id]
         was_refused = wire.form is not None and isinstance(came, Failure) and came.generated != ""
@@ -355,7 +365,7 @@ class Asker:
         if came.model and is_another(came.model, member.endpoint.source.model):
             self._report_model(member, came.model)
         form = asked.wire.form
-        tariff = member.tariff_in(form)
+        tariff = member.tariff_in(form).on(asked.row.question.terms)
         self._learn(asked.messages, member, tariff, came)
         # Before its own cost is settled: a request that waits for the budget may need what comes back.
         self._spending.refund(request.key, request.source, came.usage.prompt_tokens)

@@ -15,7 +15,7 @@ from batcher.engine.chunks import Chunks, OpenChunk
 from batcher.engine.planned_input import PlannedInput
 from batcher.engine.stop import to_the_end
 from batcher.journal.writing import Journal
-from batcher.records import Message, RowState, Values
+from batcher.records import Question, RowState, Values
 
 # The most rows that one call of the reading thread brings: with small chunks, one call reads several.
 _ROWS_AT_ONCE = 500
@@ -29,14 +29,14 @@ class Row(NamedTuple):
     Attributes:
         position: in the input, from 0.
         key: of its question.
-        messages: its question.
+        question: what it asks.
         chunk: the chunk that it belongs to; None of a row that is asked before its turn.
         followers: the number of rows that ask the same and get its answer (`--dedup`).
     """
 
     position: int
     key: bytes
-    messages: list[Message]
+    question: Question
     chunk: OpenChunk | None
     followers: int
 
@@ -136,8 +136,8 @@ class Feed:
         for start, values in self._input.chunks() if wanted else ():
             for position in range(start, start + len(values)):
                 if state := wanted.get(position):
-                    messages = self._input.messages(position, values[position - start], state.key)
-                    rows.append(Row(position, state.key, messages, None, state.followers))
+                    question = self._input.question(position, values[position - start], state.key)
+                    rows.append(Row(position, state.key, question, None, state.followers))
             if self._is_closed or len(rows) == len(wanted):
                 break
         return rows
@@ -223,11 +223,11 @@ class Feed:
         position, values, state, chunk = read
         if state.followers:
             self._led[position] = []
-        return Row(position, state.key, self._input.messages(position, values, state.key), chunk, state.followers)
+        return Row(position, state.key, self._input.question(position, values, state.key), chunk, state.followers)
 
     async def _completes_its_chunk(self, row: _Read, leader: int) -> bool:
         """Let a row wait for the one that is asked in its place; return whether that completes its chunk."""
-        self._input.messages(row.position, row.values, row.state.key)
+        self._input.question(row.position, row.values, row.state.key)
         # Waiting rows count as asked rows: otherwise their chunks would fill the memory behind one slow answer.
         while self._led_rows >= self._most_rows and leader in self._led and not self._is_closed:
             self._led_changed.clear()
@@ -280,5 +280,5 @@ class Feed:
             if state.result is None:
                 part.append(_Read(position, values, state, chunk))
             else:  # the file will hold the present cells of this row beside its answer
-                self._input.messages(position, values, state.key)
+                self._input.question(position, values, state.key)
         return part or [chunk]

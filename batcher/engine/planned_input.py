@@ -11,7 +11,7 @@ from batcher.errors import InputError
 from batcher.input.marks import Marks
 from batcher.journal.writing import Journal
 from batcher.planning.job import Job
-from batcher.records import Message, Slice, Values
+from batcher.records import Question, Slice, Values
 
 
 class PlannedInput:
@@ -44,16 +44,16 @@ class PlannedInput:
                 raise self._replaced() from error
             raise
 
-    def messages(self, position: int, values: Values, key: bytes) -> list[Message]:
-        """Make a row's messages once more.
+    def question(self, position: int, values: Values, key: bytes) -> Question:
+        """Make a row's question once more.
 
         Raises:
-            InputError: they differ from the plan's.
+            InputError: it differs from the plan's.
         """
-        messages = self._job.messages(position, values)
-        if self._key(messages) != key:
+        question = self._job.question_of(position, values)
+        if self._key(question.messages, question.terms) != key:
             raise self.changed(position)
-        return messages
+        return question
 
     def check(self, start: int, rows: Sequence[Values]) -> None:
         """Compare rows with the plan, column by column, including columns that the prompt does not use.

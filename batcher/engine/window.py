@@ -206,7 +206,7 @@ class Window:
         if rows:
             self._asker.refresh()
             said = first_rows_in_words(self._job, self._tally, self._pool, canary.first)
-            for each in (said, *canary.remarks(self._tally, expectation.of([row.messages for row in rows]))):
+            for each in (said, *canary.remarks(self._tally, expectation.of([row.question.messages for row in rows]))):
                 self._progress.say(each)
         return True
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from batcher.answer.shape import as_text
-from batcher.records import Message
+from batcher.records import NO_TERMS, Message, Terms
 
 KEY_BYTES = 16
 
@@ -20,9 +20,13 @@ KEY_BYTES = 16
 _encode = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode
 
 
-def keyer(
-    params: Mapping[str, Any], shape: Mapping[str, Any] | None = None, shared: Sequence[Message] = ()
-) -> Callable[[Sequence[Message]], bytes]:
+class Keyer(Protocol):
+    """Returns the key of a row's messages, and of its terms if they differ from those of other rows."""
+
+    def __call__(self, messages: Sequence[Message], terms: Terms = ...) -> bytes: ...
+
+
+def keyer(params: Mapping[str, Any], shape: Mapping[str, Any] | None = None, shared: Sequence[Message] = ()) -> Keyer:
     """Return a function that maps a row's messages to its key of 16 bytes (BLAKE2b, RFC 7693).
 
     Args:
@@ -37,15 +41,17 @@ def keyer(
 
     encoded = {id(message): _encode(message) for message in shared}  # `shared` keeps them, and so their ids
 
-    def key(messages: Sequence[Message]) -> bytes:
-        digest = base.copy()
-        digest.update(_encode(messages).encode())
-        return digest.digest()
-
-    def key_of_long(messages: Sequence[Message]) -> bytes:
-        digest = base.copy()
+    def written(messages: Sequence[Message]) -> str:
         texts = [encoded.get(id(message)) or _encode(message) for message in messages]
-        digest.update(f"[{','.join(texts)}]".encode())
+        return f"[{','.join(texts)}]"
+
+    write: Callable[[Sequence[Message]], str] = written if shared else _encode
+
+    def key(messages: Sequence[Message], terms: Terms = NO_TERMS) -> bytes:
+        digest = base.copy()
+        digest.update(write(messages).encode())
+        if terms != NO_TERMS:
+            digest.update(_encode({**terms._asdict(), "params": dict(terms.params)}).encode())
         return digest.digest()
 
-    return key_of_long if shared else key
+    return key

@@ -13,7 +13,7 @@ from batcher.endpoint import by_account
 from batcher.errors import SettingsError
 from batcher.money.budget import Budget, BudgetSpent
 from batcher.money.tariff import Tariff, distinct
-from batcher.records import Bound, Message
+from batcher.records import NO_TERMS, Bound, Message, Terms
 from batcher.words import as_given, blamed, counted, dollars, option
 
 MOST_LOST = 100_000
@@ -56,7 +56,7 @@ class Spending:
             for tariff in tariffs:
                 check_bounded(tariff)
 
-    async def reserve(self, messages: Sequence[Message]) -> int:
+    async def reserve(self, messages: Sequence[Message], terms: Terms = NO_TERMS) -> int:
         """Wait until the budget covers a request at any endpoint; return the amount reserved.
 
         Raises:
@@ -64,7 +64,7 @@ class Spending:
         """
         if self._budget is None:
             return 0
-        return await self._budget.reserve(lambda: max(tariff.most(messages) or 0 for tariff in self._tariffs))
+        return await self._budget.reserve(lambda: max(tariff.on(terms).most(messages) or 0 for tariff in self._tariffs))
 
     def covers(self, reserved: int, bound: Bound) -> bool:
         """Return whether a reservation still covers a request.

@@ -19,7 +19,7 @@ from batcher.money.prices import NANO, Price, context_window_of, given, price_of
 from batcher.money.tiers import Tiers
 from batcher.money.tokens import most_completion_tokens, most_prompt_tokens
 from batcher.params import unfolded
-from batcher.records import Bound, Completion, Message
+from batcher.records import NO_PARAMS, NO_TERMS, Bound, Completion, Message, Task, Terms
 
 OVERHEAD = "prompt overhead"
 """The kind of the journal's events that hold the overhead of prompts."""
@@ -73,6 +73,8 @@ class Tariff(NamedTuple):
         overhead: what its prompts have beside the rows' own text.
         is_request_known: the request's parameters are known before a call.
         is_as_long_as_can_be: only the model's context window bounds its answers.
+        params: request parameters of every row, as far as they are known.
+        window: the most tokens of prompt and answer together, if the model is known.
         unpriced_tier: the service tier asked for, if the price table has the model but not that tier; else empty.
     """
 
@@ -84,6 +86,8 @@ class Tariff(NamedTuple):
     is_request_known: bool = True
     is_as_long_as_can_be: bool = False
     unpriced_tier: str = ""
+    params: Mapping[str, Any] = NO_PARAMS
+    window: int | None = None
 
     @classmethod
     def of(cls, endpoint: Endpoint, params: Mapping[str, Any], wording: Wording = NO_WORDING) -> Tariff:
@@ -112,10 +116,21 @@ class Tariff(NamedTuple):
         overhead = Overhead(shared, wording.fixed_bytes, wording.differing)
         if sent is None:
             return cls(endpoint, tiers, None, 0, overhead, is_request_known=False, unpriced_tier=unpriced)
-        most = most_completion_tokens(asked, context_window_of(model, base_url))
+        window = context_window_of(model, base_url)
+        most = most_completion_tokens(asked, window)
         is_open = most is not None and most_completion_tokens(asked, None) is None
         size = len(json.dumps(asked))
-        return cls(endpoint, tiers, most, size, overhead, is_as_long_as_can_be=is_open, unpriced_tier=unpriced)
+        return cls(
+            endpoint,
+            tiers,
+            most,
+            size,
+            overhead,
+            is_as_long_as_can_be=is_open,
+            unpriced_tier=unpriced,
+            params=asked,
+            window=window,
+        )
 
     @property
     def price(self) -> Price | None:
@@ -125,6 +140,16 @@ class Tariff(NamedTuple):
     @property
     def is_free(self) -> bool:
         return self.tiers is not None and not self.tiers.most(NANO, NANO)
+
+    def on(self, terms: Terms) -> Tariff:
+        """Return the tariff of a row with terms of its own."""
+        if terms is NO_TERMS or not self.is_request_known:
+            return self
+        most = 0 if terms.task is Task.EMBEDDING else self.completion_tokens
+        if terms.params and most != 0:
+            most = most_completion_tokens({**self.params, **terms.params}, self.window)
+        size = len(json.dumps(dict(terms.params))) if terms.params else 0
+        return self._replace(completion_tokens=most, params_bytes=self.params_bytes + size)
 
     def bound(self, messages: Sequence[Message]) -> Bound:
         """Return the most that a request may use and cost."""

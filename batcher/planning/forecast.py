@@ -233,10 +233,12 @@ def _load(
         for position, (values, state) in enumerate(zip(rows, states, strict=True), start):
             if state.result is not None or state.leader is not None:
                 continue
-            messages = job.messages(position, values)
+            messages, terms, fault = job.question_of(position, values)
+            if fault:
+                continue
             first = first if requests else First.of(messages, ladder)
             requests += 1
             tokens += prompt_tokens(messages, count) + more
-            each = [tariff.most(messages) for tariff in tariffs] if most is not None else [None]
+            each = [tariff.on(terms).most(messages) for tariff in tariffs] if most is not None else [None]
             most = None if most is None or None in each else most + max(filter(None, each), default=0)
     return Load(requests, tokens, most, None), first

@@ -25,8 +25,8 @@ from batcher.input import slips
 from batcher.input.column_names import column_index
 from batcher.input.dataset import Dataset
 from batcher.input.encodings import decoded
-from batcher.input.examples import Examples, Stated
-from batcher.input.key import keyer
+from batcher.input.examples import Examples
+from batcher.input.key import Keyer, keyer
 from batcher.input.opening import Reading, as_arguments, default_keyword, open_dataset
 from batcher.input.prompt import (
     PromptFunction,
@@ -39,13 +39,14 @@ from batcher.input.prompt import (
     from_template,
     with_system,
 )
+from batcher.input.question import asking
 from batcher.input.selection import Selection
 from batcher.input.stating import ANY, Stating
 from batcher.money.tariff import NO_WORDING, Wording, is_bounded
 from batcher.output.directory import Store
 from batcher.planning.examples import Renderers, examples_of
 from batcher.planning.refusals import check_endpoints
-from batcher.records import Completion, Message, Result, Slice, Values
+from batcher.records import Completion, Message, Question, Result, Slice, Values
 from batcher.settings import OPTIONS, Settings, check_keyword
 from batcher.visible import on_one_line
 from batcher.words import as_given, blamed, by_reader, escape_hint, option
@@ -65,7 +66,7 @@ class Job:
         keyword: names the run.
         dataset: the input.
         selection: the rows of the input that the run is about.
-        render: makes a row's messages, without examples.
+        ask: makes a row's question, without examples.
         question: prompt, parameters and sources, to explain a later change and to verify the answers.
         endpoints: the future pool.
         store: the output directory.
@@ -81,7 +82,7 @@ class Job:
     keyword: str
     dataset: Dataset
     selection: Selection
-    render: Renderer
+    ask: Callable[[Values], Question]
     question: dict[str, Any]
     endpoints: tuple[Endpoint, ...]
     store: Store
@@ -92,8 +93,8 @@ class Job:
     oddities: tuple[str, ...] = ()
     examples: Examples | None = None
 
-    def keyer(self, params: Mapping[str, Any]) -> Callable[[Sequence[Message]], bytes]:
-        """Return what makes the key of a row of its messages.
+    def keyer(self, params: Mapping[str, Any]) -> Keyer:
+        """Return what makes the key of a row of its question.
 
         Args:
             params: the request parameters, spelled as in the keys of earlier runs.
@@ -115,23 +116,27 @@ class Job:
         """Return the result of a row to which this came."""
         return read(completion, self.shape)
 
-    def messages(self, position: int, values: Values) -> list[Message]:
-        """Make the messages of a row.
+    def question_of(self, position: int, values: Values) -> Question:
+        """Make the question of a row.
 
         Raises:
             InputError: the row gives no messages, or the user's function failed on it; the message names the row.
         """
-        return self.stated(position, values).messages
+        return self.stated(position, values)[0]
 
-    def stated(self, position: int, values: Values) -> Stated:
-        """Make the messages of a row, and compare it with the examples.
+    def stated(self, position: int, values: Values) -> tuple[Question, bool]:
+        """Make the question of a row; return it, and whether an example asks the same.
 
         Raises:
-            InputError: as for `messages`.
+            InputError: as for `question_of`.
         """
         try:
-            messages = self._affordable(self.render(values))
-            return Stated(messages) if self.examples is None else self.examples.stated(messages)
+            question = self.ask(values)
+            self._check_affordable(question.messages)
+            if self.examples is None:
+                return question, False
+            messages, is_example = self.examples.stated(question.messages)
+            return question._replace(messages=messages), is_example
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a user's function may raise anything, even SystemExit
@@ -151,12 +156,11 @@ class Job:
                 raise failed_on(self.selection.where(position), error) from error
         return made
 
-    def _affordable(self, messages: list[Message]) -> list[Message]:
+    def _check_affordable(self, messages: Sequence[Message]) -> None:
         if self.settings.budget is not None and not is_bounded(messages):
             raise InputError(
                 f"the cost of images and audio cannot be bounded in advance: run without {as_given('budget')}"
             )
-        return messages
 
 
 class _Prompts(NamedTuple):
@@ -217,7 +221,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         keyword,
         dataset,
         Selection(dataset, keyword, limit=settings.limit, sample=settings.sample),
-        prompts.render,
+        asking(prompts.render),
         _question(prompts, settings, dataset, endpoints, data)
         | _answers_question(shape, examples)
         | _types_question(store),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from batcher.answer.shape import as_text
 from batcher.equality import plain, same
 from batcher.errors import ChangedError, InputError
+from batcher.input.key import Keyer
 from batcher.input.marks import Comparison, Marks
 from batcher.journal.entries import InFlight, LastRun
 from batcher.journal.matching import Matched, Matching, Planner
@@ -24,7 +25,6 @@ from batcher.output.directory import came_back as came_back_as
 from batcher.planning.job import ROWS_AT_ONCE, Job
 from batcher.planning.plan import ByHand, Plan
 from batcher.planning.words import explained, reasons_of
-from batcher.records import Message
 from batcher.words import blamed
 
 
@@ -125,7 +125,7 @@ def _read_rows(
     journal: Reader,
     matching: Matching,
     is_stopping: Callable[[], bool],
-    key: Callable[[Sequence[Message]], bytes],
+    key: Keyer,
     *,
     is_first: bool,
 ) -> _Read:
@@ -205,7 +205,7 @@ def _plan_rows(
     matching: Matching,
     adoption: Adoption,
     is_stopping: Callable[[], bool],
-    key: Callable[[Sequence[Message]], bytes],
+    key: Keyer,
 ) -> _Read:
     """Record each row's question, and its results in chunk files."""
     marks = Marks(job.dataset.columns)
@@ -216,8 +216,8 @@ def _plan_rows(
             raise Stopped
         keys = []
         for position, values in enumerate(rows, start):
-            messages, is_example = job.stated(position, values)
-            keys.append(key(messages))
+            question, is_example = job.stated(position, values)
+            keys.append(key(question.messages, question.terms))
             if is_example:
                 examples.add(keys[-1])
         matching.add_rows(start, keys, job.of_rows(start, rows, marks.of))

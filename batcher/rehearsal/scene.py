@@ -97,7 +97,7 @@ class Scene(NamedTuple):
         rows = None if settings.sample else settings.limit or _rows_in_a_minute(real)
         job = prepare(paths, prompt, _as_rehearsed(settings, directory, rows, real))
         texts = [
-            prompt_of({"messages": job.messages(position, values)})
+            prompt_of({"messages": job.question_of(position, values).messages})
             for part in job.selection.slices(ROWS_AT_ONCE)
             for position, values in enumerate(part.rows, part.start)
         ]

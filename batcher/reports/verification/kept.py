@@ -12,7 +12,7 @@ from batcher.input.dataset import Dataset
 from batcher.journal.entries import Proof, RowRecord, kept
 from batcher.journal.evidence import Evidence
 from batcher.records import Values
-from batcher.reports.verification.questions import Question
+from batcher.reports.verification.questions import Recorded
 from batcher.words import counted, option
 
 
@@ -28,7 +28,7 @@ class KeptAnswers:
         self._journal = journal
         self._dataset = dataset
         self._count = dict.fromkeys(Proof, 0)
-        self._earlier: dict[int, Question | None] = {}
+        self._earlier: dict[int, Recorded | None] = {}
         self._unmade = 0  # rows whose earlier question cannot be made again
 
     def is_proven(self, record: RowRecord) -> bool:
@@ -49,10 +49,10 @@ class KeptAnswers:
         self._unmade += question is None
         return question is None or question.about(values) == record.answered
 
-    def _question_of(self, run: int) -> Question | None:
+    def _question_of(self, run: int) -> Recorded | None:
         """Return a process's question, or None if INPUT lacks one of its columns, or a function made the prompts."""
         try:
-            return Question.of(self._journal.question(run), self._dataset) if run and self._dataset else None
+            return Recorded.of(self._journal.question(run), self._dataset) if run and self._dataset else None
         except InputError:
             return None
 

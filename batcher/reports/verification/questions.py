@@ -5,7 +5,7 @@ Invariant: a question is made from the recorded prompt and parameters, never fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from batcher.answer.shape import shape_of_recorded
@@ -13,14 +13,15 @@ from batcher.errors import InputError
 from batcher.input.cell import cell, writable
 from batcher.input.dataset import Dataset
 from batcher.input.examples import Examples
-from batcher.input.key import keyer
+from batcher.input.key import Keyer, keyer
 from batcher.input.marks import Marks
-from batcher.input.prompt import PromptFunction, Renderer, failed_on, from_function, with_system
+from batcher.input.prompt import PromptFunction, failed_on, from_function, with_system
+from batcher.input.question import asking
 from batcher.input.selection import Selection
 from batcher.input.stating import Stating
 from batcher.journal.entries import LastRun
 from batcher.planning.job import ROWS_AT_ONCE, prompts_of
-from batcher.records import Message, Values
+from batcher.records import Question, Values
 from batcher.words import option
 
 Prompt = str | PromptFunction | None
@@ -45,19 +46,19 @@ class InputRow(NamedTuple):
     hashes: bytes
 
 
-class Question(NamedTuple):
+class Recorded(NamedTuple):
     """A question that a run has recorded, asked about the rows of INPUT.
 
     Attributes:
-        render: makes the messages.
-        key: makes the key of messages.
+        ask: makes the question of a row.
+        key: makes its key.
     """
 
-    render: Renderer
-    key: Callable[[Sequence[Message]], bytes]
+    ask: Callable[[Values], Question]
+    key: Keyer
 
     @classmethod
-    def of(cls, recorded: Mapping[str, Any], dataset: Dataset, prompt: Prompt = None) -> Question | None:
+    def of(cls, recorded: Mapping[str, Any], dataset: Dataset, prompt: Prompt = None) -> Recorded | None:
         """Make it from a run's record; None if the run used a function and no prompt is given.
 
         Raises:
@@ -79,14 +80,15 @@ class Question(NamedTuple):
         if (examples := Examples.recorded_in(recorded)) is not None:
             render = examples.before(render)
         shared = examples.messages if examples else ()
-        return cls(render, keyer(recorded.get("params", {}), shape, shared))
+        return cls(asking(render), keyer(recorded.get("params", {}), shape, shared))
 
     def about(self, values: Values) -> bytes:
         """Return the key of the question about a row; empty if the row gives no prompt."""
         try:
-            return self.key(self.render(values))
+            question = self.ask(values)
         except InputError:
             return b""
+        return self.key(question.messages, question.terms)
 
 
 class Asked:
@@ -111,7 +113,7 @@ class Asked:
         self.dataset = dataset
         self._selection = Selection.recorded_in(last.question, dataset, keyword)
         self.columns = dataset.columns
-        self.question = Question.of(last.question, dataset, prompt)
+        self.question = Recorded.of(last.question, dataset, prompt)
         self._names = tuple(last.question.get("columns", ()))
         if gone := set(self._names) - set(dataset.columns):
             raise InputError(f"{dataset.name} has no column {min(gone)!r}, which the prompts used")
