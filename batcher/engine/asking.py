@@ -20,8 +20,10 @@ from batcher.calls.batches import is_of_one_row, is_too_large, lowered, weight_o
 from batcher.calls.caller import CallCut
 from batcher.calls.forms import AS_IT_COMES, Form, Wire, may_be_of_form
 from batcher.calls.ignored import Watch
+from batcher.calls.naming import is_another
 from batcher.calls.patience import Stopwatch
 from batcher.calls.streaming import STREAM
+from batcher.calls.texts import one_line
 from batcher.engine.feed import Row
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import to_the_end
@@ -42,6 +44,8 @@ from batcher.words import as_given, duration, option
 _SHORTEST_TIMEOUT_S = 0.001
 # Why a stream was cut off, if this process did it.
 _STOPPED = "batcher was stopped"
+# The other names of models that are told: a relay may have one for each of its upstreams.
+_MOST_NAMES = 10
 
 
 class _Unsent(NamedTuple):
@@ -221,6 +225,8 @@ class Asker:
         self._watches: dict[int, Watch] = {}
         # Parameters that were left out at a source, which was reported to people.
         self._left_out: set[tuple[int, str]] = set()
+        # The names under which other models than those that were asked for have answered, by source.
+        self._named: set[tuple[int, str]] = set()
 
     def close(self) -> None:
         """Send no further request; those in flight may still arrive."""
@@ -510,6 +516,8 @@ class Asker:
             came = came.as_it_came or came
         if came.usage.implausible:
             self._report_usage(member, came.usage)
+        if came.model and is_another(came.model, member.endpoint.source.model):
+            self._report_model(member, came.model)
         form = asked.wire.form
         tariff = member.tariff_in(form).on(asked.row.question.terms)
         self._learn(asked.messages, member, tariff, came)
@@ -626,6 +634,13 @@ class Asker:
         else:
             self._progress.say(f"Going on: {label} answers again, after {lasted}.")
             self._journal.note("resumed", label)
+
+    def _report_model(self, member: Member, model: str) -> None:
+        """Tell people and the journal, once, under which other name the model of an endpoint answers."""
+        if (member.source, model) not in self._named and len(self._named) < _MOST_NAMES:
+            self._named.add((member.source, model))
+            self._progress.say(f"{member.label} answers as {one_line(model)}.")
+            self._journal.note("another model", member.label, model)
 
     def _report_start(self, member: Member, failure: Failure, decision: Decision) -> None:
         """Tell people why an endpoint has not answered its first row yet."""
