@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from batcher.answer.reading import is_whole, read
+from batcher.answer.reading import is_whole
+from batcher.answer.reading import read as as_result
 from batcher.answer.shape import ReadAs, Shape
 from batcher.calls.forms import AS_IT_COMES, Form, Wire, may_be_of_form
 from batcher.engine.feed import Row
@@ -24,7 +25,7 @@ from batcher.money.tariff import Tariff
 from batcher.pool.blame import GIVES_UP_S, Attempt, Case, Decision, History, Policy, Scene, is_not_up, judge
 from batcher.pool.forms import FOUND
 from batcher.pool.member import Member, Silence, Slot
-from batcher.pool.pool import Pool
+from batcher.pool.pool import ModelGone, Pool
 from batcher.records import Bound, Completion, Failure, Message, Result, Status, Usage
 from batcher.settings import Settings
 from batcher.words import as_given, duration
@@ -125,6 +126,7 @@ class Asker:
     Args:
         settings: the options.
         shape: what answers must be; None: any text will do.
+        read: reads an answer; default: by the shape.
         journal: gets every intent, failure and result.
         pool: grants the calls.
         spending: reserves and settles their cost.
@@ -142,6 +144,7 @@ class Asker:
         journal: Journal,
         *,
         shape: Shape | None = None,
+        read: Callable[[Completion], Result] | None = None,
         pool: Pool,
         spending: Spending,
         tally: Tally,
@@ -151,6 +154,7 @@ class Asker:
         self.has_no_witness = False
         self._settings = settings
         self._shape = shape
+        self._read = read or (lambda completion: as_result(completion, shape))
         self._read_as = None if shape is None else ReadAs.of(shape)
         # What each form adds to a prompt, in estimated model tokens.
         self._tokens: dict[Form | None, float] = {}
@@ -209,6 +213,8 @@ class Asker:
         self.lacks_witness.clear()
         try:
             return await self._ask(row, history)
+        except ModelGone as gone:
+            return await self._refuse(row, str(gone))
         finally:
             self._asked -= 1
             self._awaited -= 1 + row.followers
@@ -255,7 +261,7 @@ class Asker:
         self.has_no_witness = False
         member, completion, form, choice = attempt.member, attempt.completion, attempt.form, attempt.member.choice
         outcome = Outcome("answered", completion.usage, attempt.cost, completion, form)
-        result = read(completion, self._shape)
+        result = self._read(completion)
         if choice is None or form is None or self._shape is None:
             return await self._settle(asked.row, attempt.request, result, outcome)
         if result.status is Status.OK:
@@ -298,13 +304,17 @@ class Asker:
         try:
             tokens = self._estimate(asked.messages)
             slot = await self._pool.take(
-                after=after, failures=history.failures, tokens=tokens, is_next=asked.is_stepping
+                after=after,
+                failures=history.failures,
+                tokens=tokens,
+                is_next=asked.is_stepping,
+                model=terms.model,
             )
             asked.is_stepping = False
             member = slot.member
             try:
                 asked.go_to(member)
-                bound = member.tariff_in(asked.wire.form).on(terms).bound(asked.messages)
+                bound = member.tariff_in(asked.wire.form).on(terms, asked.messages).bound(asked.messages)
                 if not self._spending.covers(reserved, bound):
                     return _Unsent(member)
                 request = await self._journal.sent(row.position, row.key, member.number, member.source, bound)
@@ -357,7 +367,7 @@ class Asker:
         if came.usage.implausible:
             self._report_usage(member, came.usage)
         form = asked.wire.form
-        tariff = member.tariff_in(form).on(asked.row.question.terms)
+        tariff = member.tariff_in(form).on(asked.row.question.terms, asked.messages)
         self._learn(asked.messages, member, tariff, came)
         # Before its own cost is settled: a request that waits for the budget may need what comes back.
         self._spending.refund(request.key, request.source, came.usage.prompt_tokens)

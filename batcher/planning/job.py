@@ -40,13 +40,16 @@ from batcher.input.prompt import (
     with_system,
 )
 from batcher.input.question import asking
+from batcher.input.request_line import ASKED, question_of
 from batcher.input.selection import Selection
 from batcher.input.stating import ANY, Stating
-from batcher.money.tariff import NO_WORDING, Wording, is_bounded
+from batcher.money.tariff import NO_WORDING, Tariff, Wording, distinct, is_bounded
 from batcher.output.directory import Store
 from batcher.planning.examples import Renderers, examples_of
+from batcher.planning.own import Own
 from batcher.planning.refusals import check_endpoints
-from batcher.records import Completion, Message, Question, Result, Slice, Values
+from batcher.planning.requests import check_alone, check_without, older_results
+from batcher.records import Completion, Question, Result, Slice, Status, Values
 from batcher.settings import OPTIONS, Settings, check_keyword
 from batcher.visible import on_one_line
 from batcher.words import as_given, blamed, by_reader, escape_hint, option
@@ -76,6 +79,8 @@ class Job:
         is_same_for_all: the templates have no hole, so that every row has the same question.
         oddities: what is odd about the templates, in words.
         examples: that stand before each row's question; None: there are none.
+        lengths: the tariffs that must bound the answer to each row, because rows have parameters of their own.
+        older: the results files of older scripts whose answers are taken over.
     """
 
     settings: Settings
@@ -92,6 +97,8 @@ class Job:
     is_same_for_all: bool = False
     oddities: tuple[str, ...] = ()
     examples: Examples | None = None
+    lengths: tuple[Tariff, ...] = ()
+    older: tuple[Path, ...] = ()
 
     def keyer(self, params: Mapping[str, Any]) -> Keyer:
         """Return what makes the key of a row of its question.
@@ -114,6 +121,8 @@ class Job:
 
     def read(self, completion: Completion) -> Result:
         """Return the result of a row to which this came."""
+        if self.settings.requests:  # what counts is the body of the response
+            return Result(Status.OK, completion.text or "", "")
         return read(completion, self.shape)
 
     def question_of(self, position: int, values: Values) -> Question:
@@ -132,7 +141,7 @@ class Job:
         """
         try:
             question = self.ask(values)
-            self._check_affordable(question.messages)
+            self._check_affordable(question)
             if self.examples is None:
                 return question, False
             messages, is_example = self.examples.stated(question.messages)
@@ -156,11 +165,25 @@ class Job:
                 raise failed_on(self.selection.where(position), error) from error
         return made
 
-    def _check_affordable(self, messages: Sequence[Message]) -> None:
-        if self.settings.budget is not None and not is_bounded(messages):
+    def _check_affordable(self, question: Question) -> None:
+        if self.settings.budget is None or question.fault:
+            return
+        if not is_bounded(question.messages):
             raise InputError(
                 f"the cost of images and audio cannot be bounded in advance: run without {as_given('budget')}"
             )
+        for tariff in self.lengths:
+            if question.terms.params.get("service_tier", "default") not in {None, "default"}:
+                raise InputError(
+                    f"the price of a service_tier of its own is not known: run without {as_given('budget')}, or give"
+                    f" {option('param', {'service_tier': '...'})} for all"
+                )
+            if tariff.on(question.terms, question.messages).completion_tokens is None:
+                raise InputError(
+                    "nothing bounds how long its answer may be, so it may cost anything: give it max_tokens, or"
+                    f" {option('param', {'max_tokens': 'N'})} for all that have none, or run without"
+                    f" {as_given('budget')}"
+                )
 
 
 class _Prompts(NamedTuple):
@@ -185,6 +208,9 @@ class _Prompts(NamedTuple):
     filled: str = ""
 
 
+_REQUESTS = _Prompts(lambda values: question_of(values).messages, "--requests", "", ASKED)
+
+
 def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, *, needs_keys: bool = True) -> Job:
     """Check everything that can be checked without reading the whole input.
 
@@ -197,19 +223,26 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     Raises:
         SettingsError: an option, the input or the prompt is wrong.
     """
-    dataset = open_dataset(data, Reading.of(settings.input_encoding, settings.separator, settings.sheet))
+    if settings.requests:
+        check_alone(prompt, settings)
+    else:
+        check_without(settings)
+    reading = Reading.of(settings.input_encoding, settings.separator, settings.sheet, requests=settings.requests)
+    dataset = open_dataset(data, reading)
     if settings.sheet is not None and dataset.sheet is None:
         raise SettingsError(f"{blamed('sheet')}: {dataset.name} is no workbook: leave the option out")
     keyword = _keyword(settings, dataset, data)
     shape = shape_of(settings)
     stating = Stating(shape, dataset.columns)
     system = _system(settings)
-    prompts = _prompts(prompt, settings, dataset, stating, system)
+    prompts = _REQUESTS if settings.requests else _prompts(prompt, settings, dataset, stating, system)
     examples = _examples(prompt, prompts, settings, stating, system)
     prompts = _with_system(prompts, system, settings, dataset, stating)
     _check_holes(prompts, settings, dataset)
-    endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys)
-    check_endpoints(endpoints, settings)
+    selection = Selection(dataset, keyword, limit=settings.limit, sample=settings.sample)
+    own = Own.of(settings, dataset, selection)
+    endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys, models=own.models)
+    check_endpoints(endpoints, settings, by_row=own.has_any)
     if shape is not None:
         for endpoint in endpoints:
             _check_form_params(endpoint.params, settings, "params of an endpoint")
@@ -220,9 +253,10 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         settings,
         keyword,
         dataset,
-        Selection(dataset, keyword, limit=settings.limit, sample=settings.sample),
-        asking(prompts.render),
+        selection,
+        question_of if settings.requests else asking(prompts.render, own.terms),
         _question(prompts, settings, dataset, endpoints, data)
+        | _own_question(settings)
         | _answers_question(shape, examples)
         | _types_question(store),
         endpoints,
@@ -230,10 +264,20 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         _wording(prompts, examples),
         shape,
         stating.is_stated(prompts.filled, stating.filled(system or "")),
-        is_same_for_all=not prompts.columns,
-        oddities=_oddities(prompts, stating),
+        is_same_for_all=not (prompts.columns or settings.param_columns),
+        oddities=(*_oddities(prompts, stating), *own.notes(endpoints)),
         examples=examples,
+        lengths=_lengths(endpoints, settings) if own.has_any else (),
+        older=older_results(settings, data) if settings.requests else (),
     )
+
+
+def _lengths(endpoints: Sequence[Endpoint], settings: Settings) -> tuple[Tariff, ...]:
+    """Return the tariffs that must bound the answer to each row."""
+    if settings.budget is None:
+        return ()
+    tariffs = (Tariff.of(each, settings.params) for each in endpoints)
+    return tuple(distinct([each for each in tariffs if not each.is_free]))
 
 
 def _check_holes(prompts: _Prompts, settings: Settings, dataset: Dataset) -> None:
@@ -242,7 +286,13 @@ def _check_holes(prompts: _Prompts, settings: Settings, dataset: Dataset) -> Non
     Raises:
         InputError: the message has the likely slip; or the first rows cannot be read.
     """
-    if prompts.columns or settings.same_prompt or not _has_two_rows(dataset, settings):
+    if (
+        prompts.columns
+        or settings.same_prompt
+        or settings.requests
+        or settings.param_columns
+        or not _has_two_rows(dataset, settings)
+    ):
         return
     raise InputError(
         f"{blamed(prompts.given[0][0])} has no hole, so every row would ask the same:"
@@ -288,7 +338,7 @@ def _store(settings: Settings, keyword: str, dataset: Dataset, shape: Shape | No
         )
     added, types = _columns(settings, shape), dataset.types() if settings.format == PARQUET else None
     store = Store(directory, keyword, dataset.columns, added, settings.encoding, types=types)
-    if dataset.would_take(store.all_path):
+    if dataset.would_take(store.all_path) or dataset.would_take(store.responses_path):
         raise SettingsError(
             f"the files of the run would become a part of the input {dataset.name}: choose another"
             f" {as_given('output_dir')}"
@@ -353,7 +403,7 @@ def _question(
         "params": settings.params,
         "sources": sorted({each.source for each in endpoints}),
         "pool": [each.source for each in endpoints],
-        "columns": tuple(dict.fromkeys(prompts.columns)),
+        "columns": tuple(dict.fromkeys((*prompts.columns, *settings.param_columns))),
         "table": dataset.columns,
         "answer_column": settings.answer_column,
         "with": settings.extras,
@@ -367,6 +417,12 @@ def _question(
         question["named"] = sorted(named)
     as_kept: dict[str, Any] = json.loads(json.dumps(question))
     return as_kept
+
+
+def _own_question(settings: Settings) -> dict[str, Any]:
+    """Return what the journal stores of what rows have of their own."""
+    question: dict[str, Any] = {"requests": True} if settings.requests else {}
+    return question | ({"params_column": [*settings.param_columns]} if settings.param_columns else {})
 
 
 def _types_question(store: Store) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from batcher.input.key import Keyer, keyer
 from batcher.input.marks import Marks
 from batcher.input.prompt import PromptFunction, failed_on, from_function, with_system
 from batcher.input.question import asking
+from batcher.input.request_line import question_of
 from batcher.input.selection import Selection
 from batcher.input.stating import Stating
 from batcher.journal.entries import LastRun
 from batcher.planning.job import ROWS_AT_ONCE, prompts_of
+from batcher.planning.own import row_params
 from batcher.records import Question, Values
 from batcher.words import option
 
@@ -64,6 +66,8 @@ class Recorded(NamedTuple):
         Raises:
             InputError: INPUT lacks a column.
         """
+        if recorded.get("requests"):
+            return cls(question_of, keyer(recorded.get("params", {})))
         columns, system, shape = dataset.columns, recorded.get("system"), recorded.get("shape")
         stating = Stating(None if shape is None else shape_of_recorded(shape), columns)
         if callable(prompt):
@@ -80,7 +84,9 @@ class Recorded(NamedTuple):
         if (examples := Examples.recorded_in(recorded)) is not None:
             render = examples.before(render)
         shared = examples.messages if examples else ()
-        return cls(asking(render), keyer(recorded.get("params", {}), shape, shared))
+        named = recorded.get("params_column")
+        terms = row_params(named, dataset).terms if named else None
+        return cls(asking(render, terms), keyer(recorded.get("params", {}), shape, shared))
 
     def about(self, values: Values) -> bytes:
         """Return the key of the question about a row; empty if the row gives no prompt."""

@@ -1,0 +1,93 @@
+"""What a requests file means for a run: which options it has, and what people should know of it.
+
+Invariant: an option that a requests file makes meaningless is refused, and a line that is not asked as it stands is
+named before the run.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from batcher.errors import SettingsError
+from batcher.input.requests_file import Survey
+from batcher.settings import OPTIONS, Group, Settings
+from batcher.words import as_given, blamed, counted, option
+
+_ALLOWED = {"param", "requests", "adopt", "canary", "yes"}
+"""The options on prompts and answers that a requests file leaves a meaning."""
+_NO_TABLE = ("sheet", "separator")
+
+
+def check_alone(prompt: object, settings: Settings) -> None:
+    """Refuse options that make no sense for a requests file.
+
+    Raises:
+        SettingsError: the message names the option.
+    """
+    of_prompts = [each.name for each in OPTIONS.values() if each.group in {Group.PROMPT, Group.ANSWERS}]
+    given = [name for name in (*of_prompts, *_NO_TABLE) if getattr(settings, name) != OPTIONS[name].default]
+    refused = [*(["prompt"] if prompt is not None else []), *(name for name in given if name not in _ALLOWED)]
+    if refused:
+        raise SettingsError(
+            f"{as_given(refused[0])} and {as_given('requests')} exclude each other: each line of a requests file is"
+            " asked as it stands"
+        )
+    if settings.params.get("stream"):
+        raise SettingsError(
+            f"{as_given('param')} stream and {as_given('requests')} exclude each other: the whole response of each line"
+            " is kept"
+        )
+    if settings.asks_chat_model:
+        raise SettingsError(
+            f"{as_given('requests')} needs endpoints with a model and a base URL: a chat model in llm= makes requests"
+            " of its own"
+        )
+
+
+def check_without(settings: Settings) -> None:
+    """Refuse what only a requests file has."""
+    if settings.adopt is not None:
+        raise SettingsError(f"{blamed('adopt')} needs {option('requests', value=True)}")
+
+
+def older_results(settings: Settings, data: Any) -> tuple[Path, ...]:
+    """Return the results files of older scripts whose answers the run takes over.
+
+    Args:
+        settings: the options.
+        data: the input, as the user gave it.
+
+    Raises:
+        SettingsError: one that is given is no file.
+    """
+    if settings.adopt is None:
+        if not isinstance(data, str | os.PathLike):
+            return ()
+        path = Path(os.fsdecode(data)).expanduser()
+        # The name that the older script gives to its results, if the user gives none.
+        beside = path.with_name(f"{path.stem}_results{path.suffix}")
+        return (beside,) if path.is_file() and beside.is_file() else ()
+    given = settings.adopt if isinstance(settings.adopt, list | tuple) else [settings.adopt]
+    paths = tuple(Path(os.fsdecode(each)).expanduser() for each in given)  # type: ignore[arg-type]
+    for path in paths:
+        if not path.is_file():
+            raise SettingsError(f"{blamed('adopt')}: {path} is no file")
+    return paths
+
+
+def notes_on(survey: Survey) -> tuple[str, ...]:
+    """Return what people should know before the first request."""
+    found = []
+    if survey.broken:
+        which = counted(survey.broken, "line is broken, and ends", "lines are broken, and end")
+        if survey.broken == survey.rows > 1:
+            which = f"none of the {survey.rows:,} lines is a request: they end"
+        found.append(f"Note: {which} as error, without a request: {survey.first_broken}.")
+    if survey.streamed:
+        found.append(
+            f"Note: {counted(survey.streamed, 'line asks', 'lines ask')} for a stream; the request is sent without"
+            " stream and stream_options, because the whole response is kept."
+        )
+    return tuple(found)
