@@ -75,7 +75,16 @@ class Line(NamedTuple):
 
 
 class _Fault(Exception):
-    """A line is no request; the text says why."""
+    """A line is no request; the text says why.
+
+    Args:
+        why: the text.
+        line: its parts, as far as they are known.
+    """
+
+    def __init__(self, why: str, line: Line | None = None) -> None:
+        super().__init__(why)
+        self.line = line
 
 
 _REQUEST = COLUMNS.index("request")  # the columns of directories may stand behind it
@@ -99,12 +108,10 @@ def read_line(number: int, text: str, *, noun: str = "line") -> Values:
         text: of the line.
         noun: what is counted.
     """
-    found: Line | None = None
     try:
-        found = _line_in(_decoded(text))
-        return _row(number, found)
+        return _row(number, _line_in(_decoded(text)))
     except _Fault as error:
-        return broken(number, text, str(error), found, noun=noun)
+        return broken(number, text, str(error), error.line, noun=noun)
 
 
 def broken(number: int, text: str, fault: str, found: Line | None = None, *, noun: str = "line") -> Values:
@@ -219,23 +226,28 @@ def _line_in(found: dict[str, Any]) -> Line:
     """Return the parts of a line.
 
     Raises:
-        _Fault: it has no body, or no name of its own.
+        _Fault: it has no body, or a name that is no text.
     """
-    custom_id = _custom_id(found.get("custom_id"))
-    said = found.get("metadata")
-    metadata = "" if said is None else _text(said)
+    custom_id, said, url = found.get("custom_id"), found.get("metadata"), found.get("url")
+    is_named = isinstance(custom_id, str | int | float) and not isinstance(custom_id, bool)
+    line = Line(
+        str(custom_id) if is_named else "",
+        "" if said is None else _text(said),
+        url if isinstance(url, str) else "",
+        {name: value for name, value in found.items() if name not in {"custom_id", "metadata"}},
+    )
+    if custom_id is not None and not is_named:
+        raise _Fault(f"the custom_id is {_short(custom_id)}, and must be a text", line)
     if not any(name in found for name in _WRAPPED):
-        body = {name: value for name, value in found.items() if name not in {"custom_id", "metadata"}}
-        return Line(custom_id, metadata, "", body)
-    method = found.get("method")
-    if method is not None and (not isinstance(method, str) or method.upper() != "POST"):
-        raise _Fault(f"the method is {_short(method)}, and only POST asks a model")
-    url = found.get("url")
+        return line
+    method = found.get("method", "POST")
+    if not isinstance(method, str) or method.upper() != "POST":
+        raise _Fault(f"the method is {_short(method)}, and only POST asks a model", line)
     if url is not None and not isinstance(url, str):
-        raise _Fault(f"the url is {_short(url)}, and must be a text")
+        raise _Fault(f"the url is {_short(url)}, and must be a text", line)
     if not isinstance(found.get("body"), dict):
-        raise _Fault("it has no body" if found.get("body") is None else "its body is no object")
-    return Line(custom_id, metadata, url or "", found["body"])
+        raise _Fault("it has no body" if found.get("body") is None else "its body is no object", line)
+    return line._replace(body=found["body"])
 
 
 def _row(number: int, line: Line) -> Values:
@@ -246,14 +258,17 @@ def _row(number: int, line: Line) -> Values:
     """
     body = line.body
     if _holds_key(body):
-        raise _Fault("it holds an API key, which is not shown: keys come from the environment or .env")
-    task = _task(line.url, body)
-    model = _model(body.get("model"))
-    asked = _CHECKS[task](body[_NAMES[task]])
+        raise _Fault("it holds an API key, which is not shown: keys come from the environment or .env", line)
+    try:
+        task = _task(line.url, body)
+        model = _model(body.get("model"))
+        asked = _CHECKS[task](body[_NAMES[task]])
+    except _Fault as fault:
+        raise _Fault(str(fault), line) from None
     own = {name: value for name, value in body.items() if name not in {"model", _NAMES[task], *_STREAM}}
     text = _text(body)
     if len(text) > LARGEST_CELL:
-        raise _Fault(f"its body has {len(text):,} characters, and may have {LARGEST_CELL:,}")
+        raise _Fault(f"its body has {len(text):,} characters, and may have {LARGEST_CELL:,}", line)
     question = Question(asked, Terms(task, model, own or NO_PARAMS))
     cell = RequestText.of(text, question, is_streamed=bool(body.get("stream")))
     return number, line.custom_id, line.metadata, line.url, cell
@@ -284,14 +299,6 @@ def _task(url: str, body: Mapping[str, Any]) -> Task:
 
 def _lacks(task: Task, url: str) -> str:
     return f"it has no {_NAMES[task]}, and {url} needs one"
-
-
-def _custom_id(value: object) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise _Fault(f"the custom_id is {_short(value)}, and must be a text")
 
 
 def _model(value: object) -> str:

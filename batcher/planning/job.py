@@ -41,6 +41,7 @@ from batcher.input.prompt import (
 )
 from batcher.input.question import asking
 from batcher.input.request_line import ASKED, question_of
+from batcher.input.requests_file import looks_like_requests
 from batcher.input.selection import Selection
 from batcher.input.stating import ANY, Stating
 from batcher.money.tariff import NO_WORDING, Tariff, Wording, distinct, is_bounded
@@ -48,7 +49,7 @@ from batcher.output.directory import Store
 from batcher.planning.examples import Renderers, examples_of
 from batcher.planning.own import Own
 from batcher.planning.refusals import check_endpoints
-from batcher.planning.requests import check_alone, check_without, older_results
+from batcher.planning.requests import as_it_stands, check_alone, check_without, notes_on_columns, older_results
 from batcher.records import Completion, Question, Result, Slice, Status, Values
 from batcher.settings import OPTIONS, Settings, check_keyword
 from batcher.visible import on_one_line
@@ -265,7 +266,11 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         shape,
         stating.is_stated(prompts.filled, stating.filled(system or "")),
         is_same_for_all=not (prompts.columns or settings.param_columns),
-        oddities=(*_oddities(prompts, stating), *own.notes(endpoints)),
+        oddities=(
+            *_oddities(prompts, stating),
+            *own.notes(endpoints),
+            *(() if settings.requests else notes_on_columns(dataset, prompts.columns, settings)),
+        ),
         examples=examples,
         lengths=_lengths(endpoints, settings) if own.has_any else (),
         older=older_results(settings, data) if settings.requests else (),
@@ -490,7 +495,8 @@ def _prompts(
     if len(named) != 1:
         found = f"; given were {' and '.join(as_given(_named(name)) for name in named)}" if named else ""
         ways = [option(_named(name)) for name in ("--prompt", "--prompt-file", "--prompt-column", "--messages-column")]
-        raise SettingsError(f"give the prompt with one of {ways[0]}, {ways[1]}, {ways[2]} and {ways[3]}{found}")
+        known = f"; {dataset.name} looks like a requests file: {as_it_stands()}" if looks_like_requests(dataset) else ""
+        raise SettingsError(f"give the prompt with one of {ways[0]}, {ways[1]}, {ways[2]} and {ways[3]}{found}{known}")
     [(name, value)] = named.items()
     if prompt is not None and not callable(prompt) and not isinstance(prompt, str):
         raise SettingsError(f"prompt must be a text or a function, not of type {type(prompt).__qualname__}")

@@ -22,8 +22,9 @@ from batcher.journal.schema import ADOPTED
 from batcher.output.adoption import Adoption
 from batcher.output.changed import ChangedFiles
 from batcher.output.directory import came_back as came_back_as
+from batcher.output.older_results import OlderResults
 from batcher.planning.job import ROWS_AT_ONCE, Job
-from batcher.planning.plan import ByHand, Plan
+from batcher.planning.plan import ByHand, Older, Plan
 from batcher.planning.words import explained, reasons_of
 from batcher.words import blamed
 
@@ -77,6 +78,7 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
             matching.set_aside(job.selection.drawn, is_all=before is not None)
         key = job.keyer(params)
         rows, examples = _read_rows(job, journal, matching, is_stopping, key, is_first=last is None)
+        older = _add_older(job, matching, key)
         journal.reading = matching.reading_id(job.reading)
         if last is not None and _reads_otherwise(last.question, job.question):
             matching.read_again(journal.reading, job.read)
@@ -92,7 +94,7 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
             comparison=comparison,
             sources=sources[:-1],
             taken=taken,
-        )
+        )._replace(older=older, twins=_twins(job, matching, rows, comparison))
         if is_rehearsal:
             return plan
         is_asked_first = job.settings.on_change == "abort" or (job.settings.on_change == "reuse" and not plan.has_marks)
@@ -135,6 +137,25 @@ def _read_rows(
         read = _plan_rows(job, matching, adoption, is_stopping, key)
         adoption.end(read.rows)
     return read
+
+
+def _add_older(job: Job, matching: Matching, key: Keyer) -> Older | None:
+    """Offer the answers of older scripts to the rows, if rows lack a result; return what was found."""
+    if not job.older or not matching.lacks_results():
+        return None
+    found, params = OlderResults(job.older), job.settings.params.keys()
+    matching.add_offered(
+        (key(question.messages, question.terms), came)
+        for question, came in found
+        # The older script sent a request as it stood, without the parameters of this run.
+        if params <= question.terms.params.keys()
+    )
+    return Older(job.older, found.answers, found.others)
+
+
+def _twins(job: Job, matching: Matching, rows: int, comparison: Comparison) -> tuple[int, int] | None:
+    """Return the positions of two lines of a requests file that have the same custom_id, if there are any."""
+    return matching.twins(rows, comparison.sql(["custom_id"])) if job.settings.requests else None
 
 
 def _rules(job: Job, sources: Sequence[int], *, is_redrawn: bool) -> Rules:

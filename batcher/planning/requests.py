@@ -7,11 +7,14 @@ named before the run.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from batcher.errors import SettingsError
-from batcher.input.requests_file import Survey
+from batcher.input.dataset import Dataset
+from batcher.input.requests_file import Survey, looks_like_requests
+from batcher.input.row_params import named_like_params
 from batcher.settings import OPTIONS, Group, Settings
 from batcher.words import as_given, blamed, counted, option
 
@@ -91,3 +94,32 @@ def notes_on(survey: Survey) -> tuple[str, ...]:
             " stream and stream_options, because the whole response is kept."
         )
     return tuple(found)
+
+
+def as_it_stands() -> str:
+    """Return what to do about a table that is a requests file."""
+    return f"{option('requests', value=True)} asks each line as it stands"
+
+
+def notes_on_columns(dataset: Dataset, used: Collection[str], settings: Settings) -> tuple[str, ...]:
+    """Return which columns of a table look as if they were to be sent, and are not.
+
+    Args:
+        dataset: the table.
+        used: the columns that prompts use.
+        settings: the options.
+    """
+    names = named_like_params(dataset.columns, {*used, *settings.param_columns, settings.id_column})
+    is_requests = looks_like_requests(dataset)
+    if not names and not is_requests:
+        return ()
+    them = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+    have, sent, it = ("has", "is", "it") if len(names) == 1 else ("have", "are", "them")
+    noun, kind = ("column", "name of a request parameter")
+    if len(names) > 1:
+        noun, kind = ("columns", "names of request parameters")
+    send = f"{option('params_column', ','.join(names))} sends {it}"
+    said = [f"the {noun} {them} {have} the {kind}, and {sent} not sent: {send}"] if names else []
+    if is_requests:
+        said.append(f"{dataset.name} looks like a requests file: {as_it_stands()}")
+    return (f"Note: {'; '.join(said)}.",)

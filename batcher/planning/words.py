@@ -21,7 +21,7 @@ from batcher.journal.entries import Usual, source_of
 from batcher.journal.matching import Cause
 from batcher.output.directory import workbook_read
 from batcher.planning.job import Job
-from batcher.planning.plan import Plan
+from batcher.planning.plan import Older, Plan
 from batcher.planning.whom import asked_of, in_lines
 from batcher.words import as_given, by_reader, counted, dollars, option
 
@@ -33,7 +33,8 @@ def in_words(job: Job, plan: Plan) -> str:
     """Return the plan in one line, such as `reviews: 500 rows: 480 answered, 20 new`."""
     counts, changed = plan.counts, plan.changed
     answered = counts.ok + counts.invalid
-    adopted = f" ({counted(plan.adopted, 'row')} adopted from chunk files without a journal)" if plan.adopted else ""
+    origin = "chunk files without a journal" if plan.older is None else " and ".join(map(str, plan.older.paths))
+    adopted = f" ({counted(plan.adopted, 'row')} adopted from {origin})" if plan.adopted else ""
     by_hand = f" ({plan.by_hand.corrected:,} by hand)" if plan.by_hand.corrected else ""
     parts = [f"{answered:,} answered{by_hand}{adopted}"] if answered or adopted else []
     again = f"{option('retry_failed', value=True)} sends them again"
@@ -72,6 +73,11 @@ def notes(job: Job, plan: Plan) -> list[str]:
             " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
         )
     found += job.oddities if plan.counts.left else ()
+    if plan.older is not None:
+        found.append(_older_in_words(plan.older, plan.adopted))
+    if plan.twins is not None and plan.counts.left:
+        one, other = (job.selection.where(position) for position in plan.twins)
+        found.append(f"Note: {one} and {other.rpartition(', ')[2]} have the same custom_id; each is asked.")
     if job.examples is not None and plan.counts.left:
         found.append(_examples_in_words(job.examples, job))
     found += _same(job, plan)
@@ -86,6 +92,13 @@ def notes(job: Job, plan: Plan) -> list[str]:
             f" column identifies the rows, {option('id_column', 'COLUMN')} keeps their answers."
         )
     return found
+
+
+def _older_in_words(older: Older, adopted: int) -> str:
+    """Return what was found in results files of older scripts."""
+    names = " and ".join(map(str, older.paths))
+    others = f" and {counted(older.others, 'line', 'lines')} without one" if older.others else ""
+    return f"{names}: {counted(older.answers, 'answer')}{others}; {counted(adopted, 'row')} adopted."
 
 
 def _same(job: Job, plan: Plan) -> list[str]:
