@@ -22,9 +22,12 @@ from server_client import chat, request, stats_when, unanswered
 from batcher.errors import SettingsError
 from batcher.server.answers import answer
 from batcher.server.books import Books
-from batcher.server.completions import completion, events
+from batcher.server.completions import chat_body, chat_events, make_chat
 from batcher.server.faults import Bucket, Fate
-from batcher.server.serve import Server, _listen, build_app, embedded, serve
+from batcher.server.listening import listen
+from batcher.server.requests import read_chat
+from batcher.server.responses import Refusal
+from batcher.server.serve import Server, build_app, embedded, serve
 from batcher.server.simulated import Knobs
 
 if TYPE_CHECKING:
@@ -135,14 +138,16 @@ def test_whole_or_as_a_stream_the_choices_and_the_usage_agree(
     prompt: str, n: int | None, limit: int | None, fate: Fate
 ) -> None:
     messages = [{"role": "user", "content": prompt}]
-    options = {"n": n, "max_tokens": limit, "stream_options": {"include_usage": True}}
-    body: dict[str, Any] = {"model": "m", "messages": messages, **options}
-    whole = completion(body, 1, fate)
+    options = {"n": n, "max_tokens": limit, "stream": True, "stream_options": {"include_usage": True}}
+    request = read_chat(json.dumps({"model": "m", "messages": messages, **options}).encode())
+    assert not isinstance(request, Refusal)
+    made = make_chat(request, 1, fate)
+    whole = chat_body(made)
     texts = [choice["message"]["content"] for choice in whole["choices"]]
     assert len(texts) == max(n or 1, 3 if fate is Fate.CHOICES else 1)
     assert whole["usage"]["completion_tokens"] == sum(max(-(-len(text) // 4), 1) for text in texts)
     assert all(text and (limit is None or len(text) <= 4 * limit) for text in texts)
-    *chunks, last = map(json.loads, events(whole, body, fate))
+    *chunks, last = map(json.loads, chat_events(made, request.options, fate))
     streamed = ["" for _ in texts]
     ends = [None for _ in texts]
     for chunk in chunks:
@@ -166,7 +171,7 @@ def test_a_stream_has_no_usage_unless_it_is_wanted(server: Server) -> None:
         (b"\xff\xfe\xfd", None),
         (b"[]", None),
         (b"[" * 200_000, None),
-        (b'{"messages": [{"role": "user", "content": "p"}]}', "model"),
+        (b'{"model": "", "messages": [{"role": "user", "content": "p"}]}', "model"),
         (b'{"model": 7, "messages": [{"role": "user", "content": "p"}]}', "model"),
         (b'{"model": "m"}', "messages"),
         (b'{"model": "m", "messages": []}', "messages"),
@@ -432,7 +437,7 @@ def test_the_offline_server_counts_no_prompts() -> None:
 
 
 def test_the_listener_says_that_it_is_tcp_since_asyncio_would_delay_each_answer_by_40_ms() -> None:
-    with _listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP
 
 

@@ -356,15 +356,17 @@ def _add_serve(verbs: Any) -> None:
         "serve",
         "batcher serve [options]",
         "a local OpenAI-compatible server with simulated answers",
-        "Run a local server that speaks OpenAI's protocol, answers by rules and fails as often as you ask: a rehearsal"
-        " at no cost. As a proxy (HTTP_PROXY) it stands for every host. Prints its base URL to stdout; its own counts"
-        " are at /stats.",
+        "Run a local server that speaks OpenAI's protocol (chats, completions, embeddings), answers by rules and fails"
+        " as often as you ask: a rehearsal at no cost. As a proxy (HTTP_PROXY) it stands for every host. Prints its"
+        " base URL to stdout; its own counts are at /stats.",
     )
     parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", metavar="N", type=int, default=8000, help="port; 0 takes a free one (8000)")
+    parser.add_argument("--port", metavar="N", type=int, default=19_327, help="port; 0 takes a free one (19327)")
     parser.add_argument("--model", metavar="NAME", default="", help="the only model served; default: any")
     parser.add_argument(
-        "--api-key-env", metavar="VARIABLE", help="accept only the API keys in this variable; default: any key"
+        "--api-key-env",
+        metavar="VARIABLE",
+        help="accept only the API keys in this variable; default: open to all, with any key or none",
     )
     parser.add_argument("--latency", metavar="S", type=float, default=0.0, help="median latency in seconds (0)")
     parser.add_argument(

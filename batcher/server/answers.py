@@ -5,20 +5,19 @@ Invariant: nothing here is random; every JSON body gets an answer, and the same 
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal, localcontext
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
-from operator import add, mul, sub, truediv
 from typing import Any
 
 from batcher.server.filling import Filler, as_number
 from batcher.server.forms import Form, wanted_of
+from batcher.server.requests import Tools
+from batcher.server.sums import value_of
 
 
 def answer(body: Mapping[str, Any], *, is_wrong: bool = False) -> str:
@@ -57,6 +56,26 @@ def answer(body: Mapping[str, Any], *, is_wrong: bool = False) -> str:
     if schema:
         return json.dumps(Filler(question, schema).value(schema), ensure_ascii=False)
     return question.label or question.result[0] or question.echo
+
+
+def call_of(body: Mapping[str, Any], tools: Tools) -> tuple[str, str] | None:
+    """Return the tool that the model calls, and its arguments as JSON; None if it answers with a text.
+
+    It calls a tool whenever it may, unless the last message holds what a tool has returned. Of several tools it calls
+    the first that the prompt names, else one that is drawn by the prompt.
+
+    Args:
+        body: the request's JSON.
+        tools: that it may call.
+    """
+    if tools.choice == "none" or (tools.choice == "auto" and body["messages"][-1].get("role") in ("tool", "function")):
+        return None
+    question = _Question(body, is_wrong=False)
+    offered = tools.offered
+    named = [tool for tool in offered if re.search(rf"(?<!\w){re.escape(tool.name)}(?!\w)", question.prompt)]
+    tool = next(iter(named), offered[question.pick(len(offered), "tool")])
+    schema = {"type": "object", **tool.parameters}
+    return tool.name, json.dumps(Filler(question, schema).value(schema), ensure_ascii=False)
 
 
 def label_for(prompt: str, labels: Sequence[str]) -> str:
@@ -125,7 +144,7 @@ class _Question:
     @cached_property
     def result(self) -> tuple[str, Fraction | None]:
         """The value of the sum as text and as a number; empty if there is no sum, None if its value is not a number."""
-        return _value(self._core)
+        return value_of(self._core)
 
     @cached_property
     def label(self) -> str:
@@ -154,21 +173,12 @@ class _Question:
 
 
 def _choice(core: str, options: Sequence[Any]) -> Any:
-    text, number = _value(core)
+    text, number = value_of(core)
     plain = None if number is None else as_number(number)
     for option in options:
         if (text and option == text) or (plain is not None and option == plain and not isinstance(option, bool)):
             return option
     return options[_pick(core, len(options), "label")]
-
-
-def _value(core: str) -> tuple[str, Fraction | None]:
-    found = _find_sum(core)
-    try:
-        number = None if found is None else _evaluate(found)
-    except ZeroDivisionError:
-        return "undefined", None
-    return "" if number is None else _decimal(number), number
 
 
 def _pick(core: str, count: int, salt: str) -> int:
@@ -199,71 +209,6 @@ def _digest(text: str, size: int) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
 
 
-# Sums. A regular expression finds candidates; Python's own parser decides.
-
-_ASCII = str.maketrans("×÷−（）＋－＊／０１２３４５６７８９", "*/-()+-*/0123456789")  # noqa: RUF001 - as typed
-_NUMBER = r"[0-9]{1,30}(?:,[0-9]{3}){0,9}(?:\.[0-9]{1,30})?(?![A-Za-z0-9_]|\.[0-9])[ \t)]{0,20}"
-# `**` is not a sign here, and `//` is part of addresses; a leading sign apart from its number marks a list item.
-_SUM = re.compile(
-    r"(?<![A-Za-z0-9_.])(?<![*/^])(?<![*/^] )[-+]?(?:\([ \t]*[-+]?){0,20}"
-    rf"(?>{_NUMBER}(?:[-+*/][-+( \t]{{0,20}}{_NUMBER})+)(?![*/^])"
-)
-_CLOSE = re.compile(r"[^+* \t]*")
-_CALCULATE = re.compile(
-    r"=|\b(?:calculat|comput|evaluat|solve|work out|how much|what(?: is|'s) [-+(0-9])|计算|求值|等于|多少|\A[\W0-9]*\Z",
-    re.IGNORECASE,
-)
-_DATED = re.compile(
-    r"(?:19|20)[0-9]{2}(?:-(?:0[1-9]|1[0-2])|([-/])[0-9]{1,2}\1[0-9]{1,2})"  # a month, a date
-    r"|[0-9]{1,2}([-/])[0-9]{1,2}\2(?:[0-9]{4}|[0-9]{2})"  # a date
-    r"|\+?(?:[0-9]{1,4}-)+[0-9]{3}-[0-9]{4}"  # a telephone number
-)
-
-
-def _find_sum(text: str) -> ast.expr | None:
-    """Return the last sum that the text asks for."""
-    text = text.translate(_ASCII)
-    found = [_in_brackets(match[0]) for match in _SUM.finditer(text) if len(match[0]) <= 200]  # bounds the parser too
-    found = [source for source in found if not _DATED.fullmatch(source)]
-    sure = [source for source in found if not _CLOSE.fullmatch(source)]
-    for source in reversed(sure or (found if _CALCULATE.search(text) else [])):
-        # Python does not read thousands separators or leading zeros.
-        plain = re.sub(r"(?<![0-9.])0+(?=[0-9])", "", source.replace(",", ""))
-        with contextlib.suppress(SyntaxError):  # brackets without a partner
-            return ast.parse(plain, mode="eval").body
-    return None
-
-
-def _in_brackets(source: str) -> str:
-    """Strip the brackets at the ends that have no partner."""
-    source = source.strip()
-    while source[0] == "(" and source.count("(") > source.count(")"):
-        source = source[1:].lstrip()
-    while source[-1] == ")" and source.count(")") > source.count("("):
-        source = source[:-1].rstrip()
-    return source
-
-
-_SIGNS: dict[type, Callable[..., Fraction]] = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.Div: truediv}
-
-
-def _evaluate(node: ast.AST) -> Fraction:
-    """Compute a sum exactly, or raise `ZeroDivisionError`."""
-    if isinstance(node, ast.BinOp):
-        return _SIGNS[type(node.op)](_evaluate(node.left), _evaluate(node.right))
-    if isinstance(node, ast.UnaryOp):
-        return _evaluate(node.operand) * (-1 if isinstance(node.op, ast.USub) else 1)
-    # `repr` gives the decimal as written; the float itself is only close to it.
-    return Fraction(repr(node.value)) if isinstance(node, ast.Constant) else Fraction(0)
-
-
-def _decimal(value: Fraction) -> str:
-    if value.denominator == 1:
-        return str(value.numerator)
-    with localcontext(prec=10):
-        return format((Decimal(value.numerator) / Decimal(value.denominator)).normalize(), "f")
-
-
 # Labels. A noun announces a list, or a preposition comes before single words.
 
 _NOUN = r"(?:\b(?:one of|labels?|categor(?:y|ies)|class(?:es)?|options?|choices?)\b|类别|标签|选项|之一)"
@@ -272,19 +217,22 @@ _COMMA = r"[,，、]"  # noqa: RUF001 - as typed
 _ITEMS = rf"{_ITEM}(?:[ \t]*+(?:{_COMMA}|[/|])[ \t]*+{_ITEM}){{0,99}}"
 _LAST = rf"[ \t]*+(?:{_COMMA}[ \t]*+)?(?:\bor\b|或者?|[/|])[ \t]*+{_ITEM}"
 _BULLET = r"\s*(?:[-*•]|[0-9]{1,3}[.)])"
-_LISTS = (
-    _NOUN + r"[^\n\[]{0,60}\[([^\[\]]{1,9000})\]",
-    _NOUN + rf"[^\n:]{{0,60}}:[ \t]*(\n(?:{_BULLET}[^\n]{{1,400}}(?:\n|\Z)){{2,200}})",
-    _NOUN + r"(?:(?!\bor\b|\bas\b)[^\n:.,\[\]]){0,60}:[ \t]*((?:[^\n.;?!:。\[\]]|[?](?=,)){1,5000})",
-    rf"(?:\b(?:as|into|either|answer|reply|respond)\b|[为是成])[ \t]*({_ITEMS}{_LAST})",
-    rf"\b(?:one of|labels|categories|classes|options)[ \t]+(?:are[ \t]+)?({_ITEMS}(?:{_LAST}|,? and {_ITEM})?)",
+_LISTS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        _NOUN + r"[^\n\[]{0,60}\[([^\[\]]{1,9000})\]",
+        _NOUN + rf"[^\n:]{{0,60}}:[ \t]*(\n(?:{_BULLET}[^\n]{{1,400}}(?:\n|\Z)){{2,200}})",
+        _NOUN + r"(?:(?!\bor\b|\bas\b)[^\n:.,\[\]]){0,60}:[ \t]*((?:[^\n.;?!:。\[\]]|[?](?=,)){1,5000})",
+        rf"(?:\b(?:as|into|either|answer|reply|respond)\b|[为是成])[ \t]*({_ITEMS}{_LAST})",
+        rf"\b(?:one of|labels|categories|classes|options)[ \t]+(?:are[ \t]+)?({_ITEMS}(?:{_LAST}|,? and {_ITEM})?)",
+    )
 )
 
 
 def _find_labels(text: str) -> list[str]:
     """Return the labels that a text offers, or an empty list."""
     text = text.replace(chr(0xFF1A), ":")  # the colon of Chinese
-    matches = (match for pattern in _LISTS for match in re.finditer(pattern, text, re.IGNORECASE))
+    matches = (match for pattern in _LISTS for match in pattern.finditer(text))
     return next(filter(None, (_labels(match[1]) for match in matches)), [])
 
 
@@ -322,16 +270,50 @@ _KINDS = (
 )
 
 
+# A field whose value is a question mark, with or without braces around, whatever the quotes.
+_ASKED_FIELD = re.compile(r"[\"'“‘`]([^\"'“”‘’`\n]{1,60})[\"'”’`]\s{0,9}[:：]\s{0,9}[<\"'“]?[?？]")  # noqa: RUF001 - as typed
+_ASKED_NAME = re.compile(r"(?<![\w\"'])([A-Za-z_]\w{0,40})\s{0,9}[:：]\s{0,9}[?？]")  # noqa: RUF001 - as typed
+_QUOTED = r"[\"'“‘「`]([^\"'“”‘’「」`\n]{1,40})[\"'”’」`]"  # noqa: RUF001 - as typed
+_PLAIN = r"([A-Za-z_][\w-]{0,40})"
+_IS = r"\s{0,3}(?::|=|named|called|is|must be|should be)\s{0,3}"
+_IS_ZH = r"名?\s{0,3}(?:应?为|是|叫|:|：)?\s{0,3}"  # noqa: RUF001 - as typed
+_KEY_IN_WORDS = re.compile(
+    rf"(?:键|字段|属性){_IS_ZH}(?:{_QUOTED}|{_PLAIN})"
+    rf"|[以用]\s{{0,3}}(?:{_QUOTED}|{_PLAIN})\s{{0,3}}[为作]\s{{0,3}}(?:键|字段|属性|key)"
+    rf"|\bwith (?:the |a |one |only |single ){{0,3}}(?:key|field) (?:named |called )?(?:{_QUOTED}|{_PLAIN})"
+    rf"|\b(?:key|field)(?:{_IS}(?:{_QUOTED}|{_PLAIN})|\s{{0,3}}{_QUOTED})"
+    rf"|(?:{_QUOTED}|\b{_PLAIN}) as (?:the|its|a) (?:only )?(?:key|field)\b",
+    re.IGNORECASE,
+)
+
+
 def _find_skeleton(text: str) -> dict[str, Any] | None:
-    """Return the first JSON object in a text after the word JSON, or else anywhere, as a schema."""
+    """Return the JSON that a text shows or describes as a schema.
+
+    It is the first object after the word JSON, or else anywhere; fields of the form `"infer": ?`; or one field whose
+    key stands in the words around, as in `JSON with the key infer`.
+    """
     asked = text.lower().find("json")
     for part in (text[asked:], text) if asked >= 0 else ():
         shown = _AND_SO_ON.sub("", _BARE.sub(r'\1"<\2>"', part))
         brace = re.search(r"\{\s*+\"", shown)
         with contextlib.suppress(ValueError, RecursionError):  # it is not JSON, or has too many levels
             if brace:
-                return _schema_of(json.JSONDecoder().raw_decode(shown, brace.start())[0])
-    return None
+                return _of_skeleton(json.JSONDecoder().raw_decode(shown, brace.start())[0])
+    names = _ASKED_FIELD.findall(text) if "?" in text or "？" in text else []  # noqa: RUF001 - as typed
+    if not names and asked >= 0:
+        described = _KEY_IN_WORDS.search(text)
+        names = [next(filter(None, described.groups()))] if described else _ASKED_NAME.findall(text)
+    return {"properties": {name: {} for name in names}} if names else None
+
+
+def _of_skeleton(shown: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a skeleton; its only field holds the answer, whatever it is called."""
+    schema = _schema_of(shown)
+    for name, value in shown.items() if len(shown) == 1 else ():
+        if schema["properties"][name] == {"type": "string"}:
+            schema["properties"][name] = {} if value.startswith("<") else {"type": "string", "title": "answer"}
+    return schema
 
 
 def _schema_of(shown: object) -> dict[str, Any]:
@@ -343,6 +325,8 @@ def _schema_of(shown: object) -> dict[str, Any]:
     if not isinstance(shown, str):
         return {"type": {bool: "boolean", int: "integer", float: "number"}.get(type(shown), "null")}
     inner = shown.strip(" <>")
+    if inner in ("?", "？"):  # noqa: RUF001 - as typed
+        return {}
     kind = next((name for name, pattern in _KINDS if pattern.search(inner)), None)
     # In quotes a kind must be the only word: "number" is a kind, "the number of the house" is a text.
     if kind and (shown.startswith("<") or " " not in inner):
