@@ -109,7 +109,7 @@ def notes_on_columns(dataset: Dataset, used: Collection[str], settings: Settings
         used: the columns that prompts use.
         settings: the options.
     """
-    names = named_like_params(dataset.columns, {*used, *settings.param_columns, settings.id_column})
+    names = named_like_params(dataset.columns, {*used, *settings.param_columns, settings.id_column or ""})
     is_requests = looks_like_requests(dataset)
     if not names and not is_requests:
         return ()
