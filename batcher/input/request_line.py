@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn, cast
 
 from batcher.errors import in_words
@@ -98,6 +98,24 @@ def request_in(values: Values) -> RequestText:
 def question_of(values: Values) -> Question:
     """Return what a row of a requests file asks."""
     return request_in(values).question
+
+
+def asking_with(params: Mapping[str, Any]) -> Callable[[Values], Question]:
+    """Return what makes the question of a row of a requests file.
+
+    Args:
+        params: of the run; a line's own win. They become the line's, so that one which a line has itself is no part of
+            its question.
+    """
+
+    def ask(values: Values) -> Question:
+        question = question_of(values)
+        if not params or question.fault:
+            return question
+        terms = question.terms
+        return question._replace(terms=terms._replace(params={**params, **terms.params}))
+
+    return ask
 
 
 def read_line(number: int, text: str, *, noun: str = "line") -> Values:

@@ -40,7 +40,7 @@ from batcher.input.prompt import (
     with_system,
 )
 from batcher.input.question import asking
-from batcher.input.request_line import ASKED, question_of
+from batcher.input.request_line import ASKED, asking_with, question_of
 from batcher.input.requests_file import looks_like_requests
 from batcher.input.selection import Selection
 from batcher.input.stating import ANY, Stating
@@ -107,6 +107,8 @@ class Job:
         Args:
             params: the request parameters, spelled as in the keys of earlier runs.
         """
+        if self.settings.requests:  # they are in the terms of each row
+            params = {}
         return keyer(params, self.question.get("shape"), self.examples.messages if self.examples else ())
 
     @property
@@ -255,7 +257,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         keyword,
         dataset,
         selection,
-        question_of if settings.requests else asking(prompts.render, own.terms),
+        asking_with(settings.params) if settings.requests else asking(prompts.render, own.terms),
         _question(prompts, settings, dataset, endpoints, data)
         | _own_question(settings)
         | _answers_question(shape, examples)

@@ -143,13 +143,8 @@ def _add_older(job: Job, matching: Matching, key: Keyer) -> Older | None:
     """Offer the answers of older scripts to the rows, if rows lack a result; return what was found."""
     if not job.older or not matching.lacks_results():
         return None
-    found, params = OlderResults(job.older), job.settings.params.keys()
-    matching.add_offered(
-        (key(question.messages, question.terms), came)
-        for question, came in found
-        # The older script sent a request as it stood, without the parameters of this run.
-        if params <= question.terms.params.keys()
-    )
+    found = OlderResults(job.older)
+    matching.add_offered((key(question.messages, question.terms), came) for question, came in found)
     return Older(job.older, found.answers, found.others)
 
 

@@ -17,7 +17,7 @@ from batcher.input.key import Keyer, keyer
 from batcher.input.marks import Marks
 from batcher.input.prompt import PromptFunction, failed_on, from_function, with_system
 from batcher.input.question import asking
-from batcher.input.request_line import question_of
+from batcher.input.request_line import asking_with
 from batcher.input.selection import Selection
 from batcher.input.stating import Stating
 from batcher.journal.entries import LastRun
@@ -67,7 +67,7 @@ class Recorded(NamedTuple):
             InputError: INPUT lacks a column.
         """
         if recorded.get("requests"):
-            return cls(question_of, keyer(recorded.get("params", {})))
+            return cls(asking_with(recorded.get("params", {})), keyer({}))
         columns, system, shape = dataset.columns, recorded.get("system"), recorded.get("shape")
         stating = Stating(None if shape is None else shape_of_recorded(shape), columns)
         if callable(prompt):
