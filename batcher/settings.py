@@ -761,6 +761,9 @@ class Options(TypedDict, total=False):
     system_file: str | os.PathLike[str] | None
     same_prompt: bool
     param: Mapping[str, Any] | None
+    params_column: str | Sequence[str] | None
+    requests: bool
+    adopt: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
     labels: Any
     schema: Any
     examples: Any

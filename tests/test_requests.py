@@ -73,7 +73,7 @@ def fault_of(line: Line, tmp_path: Path) -> str:
 
 def test_both_forms_of_a_line_are_asked_with_all_of_their_parameters(lab: Lab, tmp_path: Path) -> None:
     own = {"temperature": 0.5, "top_logprobs": 3, "x_unknown": {"deep": [1, None]}}
-    lines = [batch("a", chat("p0", model="m", **own)), "", "   ", chat("p1", **own, metadata={"row": 7})]
+    lines: list[Any] = [batch("a", chat("p0", model="m", **own)), "", "   ", chat("p1", **own, metadata={"row": 7})]
     asked = service("p0", "p1")
     report = lab.run(write(tmp_path / "r.jsonl", lines), asked, requests=True)
     assert (report.ok, report.rows) == (2, 2), "blank lines are none"
@@ -83,7 +83,7 @@ def test_both_forms_of_a_line_are_asked_with_all_of_their_parameters(lab: Lab, t
         {
             "id": "k-1",
             "custom_id": "a",
-            "request": lines[0]["body"],  # type: ignore[index]
+            "request": lines[0]["body"],
             "response": {"status_code": 200, "request_id": "id of p0", "body": body_of(asked.calls[0])},
             "error": None,
         },
@@ -375,8 +375,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(lab: Lab, tmp_path: Pa
     whole = Lab(tmp_path / "whole")
     whole.run(path, service(*prompts), requests=True, chunk_size=8)
     wanted = (whole.directory / "all_k.jsonl").read_bytes()
-    limited = {"requests": True, "chunk_size": 8, "max_concurrency": 4, "endpoints": [Endpoint("m", max_concurrency=4)]}
-    del limited["max_concurrency"]
+    limited: dict[str, Any] = {"requests": True, "chunk_size": 8, "endpoints": [Endpoint("m", max_concurrency=4)]}
     with pytest.raises(Interrupted):
         lab.run(path, service(*prompts), at={3.5: lab.request_stop}, **limited)
     partial = batcher.merge("k", lab.directory, partial=True)
@@ -501,7 +500,7 @@ def test_options_without_a_meaning_are_refused(lab: Lab, option: dict[str, Any])
 
 
 def test_a_budget_is_bounded_by_the_lines_own_max_tokens(lab: Lab) -> None:
-    priced = {"endpoints": [Endpoint("m", prices={"in": 1, "out": 1})], "requests": True, "budget": 1}
+    priced: dict[str, Any] = {"endpoints": [Endpoint("m", prices={"in": 1, "out": 1})], "requests": True, "budget": 1}
     with pytest.raises(InputError, match=r"row 1 .*nothing bounds how long its answer may be"):
         lab.run([chat("p0", max_tokens=5), chat("p1")], service("p0", "p1"), **priced)
     assert lab.run([chat("p0", max_tokens=5), "broken"], service("p0"), **priced).ok == 1
