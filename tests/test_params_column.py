@@ -156,7 +156,7 @@ def test_a_prompt_without_a_hole_may_differ_by_parameters_alone(lab: Lab) -> Non
 
 def test_columns_named_like_parameters_are_met_with_a_word(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     def said(table: list[dict[str, Any]], prompt: str = "{text}", **options: Any) -> str:
-        lab.run(table, Service(TEXTS), prompt, quiet=False, on_change="redo", **options)
+        lab.run(table, Service([*TEXTS, "d"]), prompt, quiet=False, on_change="redo", **options)
         return capsys.readouterr().err
 
     table = [{"text": "a", "model": "m", "temperature": 0, "seed": 1, "note": "x"}]
@@ -168,7 +168,7 @@ def test_columns_named_like_parameters_are_met_with_a_word(lab: Lab, capsys: pyt
     assert "the column max_tokens has the name of a request parameter, and is not sent: params_column=" in one
     assert "params_column" not in said([{"text": "c", "temperature": "c"}], "{temperature}")
     assert "params_column" not in said([{"text": "a", "seed": 3}], params_column="seed")
-    requests = [{"custom_id": "1", "body": {"messages": []}, "text": "b"}]
+    requests = [{"custom_id": "1", "body": {"messages": []}, "text": "d"}]
     assert "looks like a requests file: requests=True asks each line as it stands" in said(requests)
 
 

@@ -222,6 +222,8 @@ def _decoded(text: str) -> dict[str, Any]:
 def _advice(text: str, error: json.JSONDecodeError) -> str:
     if text.lstrip().startswith("{") and error.pos >= len(text.rstrip()):
         return "; it does not end on its line: each line is one request (`jq -c .` writes it on one)"
+    if text.strip() == "[":
+        return "; is the file one array? `jq -c '.[]'` writes each request on a line"
     return ""
 
 
