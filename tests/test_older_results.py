@@ -123,3 +123,17 @@ def test_chunk_files_of_async_run_are_taken_over(lab: Lab) -> None:
     assert (report.ok, len(asked.calls)) == (23, 5)
     got = [row["infer"] for row in lab.rows()]
     assert [*got[:10], *got[15:]] == [*answers[:10], *answers[15:]]
+
+
+def test_a_result_that_lost_its_journal_gives_its_responses_back(lab: Lab) -> None:
+    lines = [chat("p0"), chat("p1"), "broken"]
+    lab.run(lines, service("p0", "p1"), requests=True)
+    before = responses(lab)
+    (lab.directory / "journal_k.sqlite").unlink()
+    assert lab.run(lines, service(), requests=True).requests_now == 0
+    assert responses(lab) == before
+    (lab.directory / "journal_k.sqlite").unlink()
+    lab.path(0).unlink()
+    lab.path().unlink()
+    assert lab.run(lines, service(), requests=True).requests_now == 0
+    assert responses(lab) == before

@@ -81,14 +81,16 @@ def test_both_forms_of_a_line_are_asked_with_all_of_their_parameters(lab: Lab, t
     assert report.output == lab.directory / "all_k.jsonl"
     assert responses(lab) == [
         {
-            "id": "k-1",
+            "id": "k-0",
+            "line": 1,
             "custom_id": "a",
             "request": lines[0]["body"],
             "response": {"status_code": 200, "request_id": "id of p0", "body": body_of(asked.calls[0])},
             "error": None,
         },
         {
-            "id": "k-4",
+            "id": "k-1",
+            "line": 4,
             "metadata": {"row": 7},
             "request": chat("p1", **own),
             "response": {"status_code": 200, "request_id": "id of p1", "body": body_of(asked.calls[1])},
@@ -464,7 +466,7 @@ def test_the_input_is_never_written_to(lab: Lab, tmp_path: Path) -> None:
 def test_several_files_are_one_run(lab: Lab, tmp_path: Path) -> None:
     first, second = write(tmp_path / "a.jsonl", [chat("p0")]), write(tmp_path / "b.jsonl", ["broken", chat("p1")])
     assert lab.run([first, second], service("p0", "p1"), requests=True).ok == 2
-    assert [each["id"] for each in responses(lab)] == ["k-1", "k-1", "k-2"]
+    assert [(each["id"], each["line"]) for each in responses(lab)] == [("k-0", 1), ("k-1", 1), ("k-2", 2)]
 
 
 def test_requests_in_memory_are_dictionaries_or_texts(lab: Lab) -> None:

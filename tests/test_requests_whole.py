@@ -55,7 +55,7 @@ def test_chats_completions_and_embeddings_of_one_file_get_their_responses(tmp_pa
     done = call("run", "r.jsonl", *options(server), cwd=tmp_path)
     assert (done.status, done.stdout.strip()) == (1, "output/all_r.jsonl"), done.stderr
     lines = found(tmp_path)
-    assert [line["id"] for line in lines] == [f"r-{number}" for number in range(1, ROWS + 1)]
+    assert [line["id"] for line in lines] == [f"r-{number}" for number in range(ROWS)]
     for number, (line, asked) in enumerate(zip(lines, LINES, strict=True)):
         if isinstance(asked, str):
             assert (line["request"], line["error"]["code"]) == ("broken", "broken_line")

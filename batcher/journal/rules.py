@@ -245,20 +245,22 @@ def move_kept_answers(db: Statements, comparison: Comparison, rules: Rules) -> N
 def place_offered(db: Statements) -> None:
     """Find the rows without a result whose question an offered result answers, in order.
 
-    An offered result serves one row: those that serve one already come first among those that answer its question.
+    An offered result serves one row: those that serve one already come first among those that answer its question. One
+    that a chunk file has too takes its place, because it has more than a text.
     """
     if not db.is_any("SELECT 1 FROM offered"):
         return
     db.do("CREATE INDEX temp.offered_key ON offered (key)")
     db.do(
         f"""
-        INSERT INTO found SELECT asked.position, 'ok', o.answer, '', o.seal, o.id FROM (
+        INSERT OR REPLACE INTO found SELECT asked.position, 'ok', o.answer, '', o.seal, o.id FROM (
             SELECT position, key, row_number() OVER (PARTITION BY key ORDER BY position) AS nth FROM rows
-            WHERE {BARE} AND position NOT IN (SELECT position FROM found)) AS asked
+            WHERE {BARE}) AS asked
         JOIN (SELECT id, key, answer, seal, row_number() OVER (PARTITION BY key ORDER BY id) - (
                 SELECT count(*) FROM results a JOIN responses s ON s.id = a.id
                 WHERE a.key = offered.key AND a.source = ?) AS nth
             FROM offered) AS o USING (key, nth)
+        LEFT JOIN found f ON f.position = asked.position WHERE f.seal IS NULL OR f.seal = o.seal OR f.status = 'error'
         """,
         (source_id(db, ADOPTED),),
     )

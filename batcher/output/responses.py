@@ -51,14 +51,14 @@ def lines_of_rows(keyword: str, journal: Reader, start: int, cells: Sequence[Seq
     for at in range(0, len(cells), _AT_ONCE):
         part = cells[at : at + _AT_ONCE]
         responses = journal.responses(start + at, start + at + len(part))
-        for row, response in zip(part, responses, strict=True):
-            yield _written(_line(keyword, dict(zip(COLUMNS, row, strict=False)), response))
+        for position, (row, response) in enumerate(zip(part, responses, strict=True), start + at):
+            yield _written(_line(f"{keyword}-{position}", dict(zip(COLUMNS, row, strict=False)), response))
 
 
-def _line(keyword: str, cells: Mapping[str, str], response: Response | None) -> dict[str, Any]:
+def _line(name: str, cells: Mapping[str, str], response: Response | None) -> dict[str, Any]:
     """Return the object of a line."""
     request = _parsed(cells["request"], cells["request"])
-    found: dict[str, Any] = {"id": f"{keyword}-{cells['line']}"}
+    found: dict[str, Any] = {"id": name, "line": _parsed(cells["line"], None)}
     if cells["custom_id"]:
         found["custom_id"] = cells["custom_id"]
     if cells["metadata"]:

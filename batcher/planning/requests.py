@@ -15,6 +15,7 @@ from batcher.errors import SettingsError
 from batcher.input.dataset import Dataset
 from batcher.input.requests_file import Survey, looks_like_requests
 from batcher.input.row_params import named_like_params
+from batcher.output.directory import Store
 from batcher.settings import OPTIONS, Group, Settings
 from batcher.words import as_given, blamed, counted, option
 
@@ -55,29 +56,32 @@ def check_without(settings: Settings) -> None:
         raise SettingsError(f"{blamed('adopt')} needs {option('requests', value=True)}")
 
 
-def older_results(settings: Settings, data: Any) -> tuple[Path, ...]:
+def older_results(settings: Settings, data: Any, store: Store) -> tuple[Path, ...]:
     """Return the results files of older scripts whose answers the run takes over.
 
     Args:
         settings: the options.
         data: the input, as the user gave it.
+        store: the output directory; a result of batcher's own there that lost its journal is one, too.
 
     Raises:
         SettingsError: one that is given is no file.
     """
+    own = [store.responses_path] if store.responses_path.is_file() and not store.journal_path.exists() else []
     if settings.adopt is None:
         if not isinstance(data, str | os.PathLike):
-            return ()
+            return tuple(own)
         path = Path(os.fsdecode(data)).expanduser()
         # The name that the older script gives to its results, if the user gives none.
-        beside = path.with_name(f"{path.stem}_results{path.suffix}")
-        return (beside,) if path.is_file() and beside.is_file() else ()
+        name = f"{path.stem}_results{path.suffix}"
+        found = [each / name for each in dict.fromkeys((path.parent, store.directory))] if path.is_file() else []
+        return (*own, *(each for each in found if each.is_file()))
     given = settings.adopt if isinstance(settings.adopt, list | tuple) else [settings.adopt]
     paths = tuple(Path(os.fsdecode(each)).expanduser() for each in given)  # type: ignore[arg-type]
     for path in paths:
         if not path.is_file():
             raise SettingsError(f"{blamed('adopt')}: {path} is no file")
-    return paths
+    return (*own, *paths)
 
 
 def notes_on(survey: Survey) -> tuple[str, ...]:
