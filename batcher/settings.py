@@ -31,7 +31,7 @@ from batcher.endpoint import MAX_CONCURRENCY, check_name
 from batcher.errors import SettingsError
 from batcher.hiding import names_key
 from batcher.params import REQUEST_PARAMS, as_json, check_params, unfolded
-from batcher.records import Beside
+from batcher.records import Beside, Task
 from batcher.words import as_given, blamed, by_reader, option
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ FORMATS = ("csv", "parquet")
 FACTS_BEFORE = {"finish_reason": "finish"}
 """The names that an older batcher gave to facts (`--with`): its commands and its journals still have them."""
 STRUCTURED = ("auto", "choice", "schema", "json", "prompt")
+TASKS = tuple(map(str, Task))
+NPY = "npy"
+"""The name in `--with` of a file with all vectors, beside the result."""
 LIMITS_PER = ("account", "key")
 IN_ENDPOINTS = (
     *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
@@ -159,13 +162,19 @@ def facts_in(value: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name for name in Beside._fields if name in names)
 
 
+def has_npy(value: str | Sequence[str] | None) -> bool:
+    """Return whether a value of `with_` asks for the file with all vectors."""
+    return NPY in _names_in(value or ())
+
+
 def _check_beside(value: Any, where: str) -> None:
     names = _names_in(value) if isinstance(value, (str, list, tuple)) else []
-    unknown = [name for name in names if name not in Beside._fields]
+    known = (*Beside._fields, NPY)
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
-        near = difflib.get_close_matches(unknown[0], Beside._fields, 1) if unknown else []
+        near = difflib.get_close_matches(unknown[0], known, 1) if unknown else []
         meant = f": did you mean {near[0]}?" if near else ""
-        raise SettingsError(f"{where} must be out of {', '.join(Beside._fields)}, not {value!r}{meant}")
+        raise SettingsError(f"{where} must be out of {', '.join(known)}, not {value!r}{meant}")
 
 
 def columns_in(value: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -210,7 +219,7 @@ def _number(metavar: str = "N") -> Kind:
 _FACTS = (
     "raw (the answer as the model wrote it), reasoning (what it thought), tokens, prompt_tokens, completion_tokens,"
     " cost (US dollars), latency (seconds), model (that answered), attempts, finish (why it stopped), form (how labels"
-    " or a schema were asked for), request_id"
+    " or a schema were asked for), request_id; and for embeddings npy: a file all_<keyword>.npy with all vectors"
 )
 _ANY_TEXT = Kind(_typed(str), {"metavar": "TEXT"})
 _NAMES = Kind(_check_names, {"metavar": "COLUMNS", "action": "append"})
@@ -312,6 +321,13 @@ class Settings:
         in_python="with `requests`, the path of a results file of api_request_parallel_processor.py or of batcher, or a"
         " list of paths: what has an answer there is not asked again. Default: the input's name with _results, if it"
         " exists",
+    )
+    task: str = _option(
+        Task.CHAT.value,
+        Group.ANSWERS,
+        Kind(_one_of(TASKS), {"metavar": "TASK"}),
+        "what the model does with a row: chat, completion (it goes on with a text, at /v1/completions) or embedding"
+        " (a vector for each row's text, at /v1/embeddings, many rows in one request)",
     )
     labels: Any = _option(
         None,
@@ -426,6 +442,13 @@ class Settings:
     max_concurrency: int = _option(
         MAX_CONCURRENCY, Group.LIMITS, _WHOLE, "the most requests in flight, for each account"
     )
+    inputs_per_request: int | None = _option(
+        None,
+        Group.LIMITS,
+        _WHOLE,
+        "the most rows in one request for embeddings; default: what the service allows, but no more than 256, and 64"
+        " at a base URL that batcher does not know",
+    )
     limits_per: str | None = _option(
         None,
         Group.LIMITS,
@@ -486,12 +509,12 @@ class Settings:
     keep_thinking: bool = _option(
         False, Group.FILES, _FLAG, "leave <think>...</think> in the answers, as the model sent it"
     )
-    format: str = _option(
-        "csv",
+    format: str | None = _option(
+        None,
         Group.FILES,
         Kind(_one_of(FORMATS), {"metavar": "NAME"}),
         "of chunk files and result: csv, or parquet, which has the types of the input's columns (those of a CSV are"
-        " text), of a schema's fields and of facts",
+        " text), of a schema's fields, of facts and of vectors; default: csv, but parquet for embeddings",
     )
     chunk_size: int = _option(500, Group.FILES, _WHOLE, "rows per chunk file")
     answer_column: str = _option(
@@ -576,6 +599,8 @@ class Settings:
         _only_one(self, "labels", "schema")
         _only_one(self, "provider", "base_url")
         _only_one(self, "limit", "sample")
+        if self.task == Task.EMBEDDING and self.price_in is not None and self.price_out is None:
+            object.__setattr__(self, "price_out", 0.0)  # nothing is written
         if (self.price_in is None) != (self.price_out is None):
             pair = f"{as_given('price_in')} and {as_given('price_out')}"
             raise SettingsError(f"{pair} go together: give both, in dollars per million tokens")
@@ -616,6 +641,16 @@ class Settings:
     def extras(self) -> tuple[str, ...]:
         """The further columns of the result, each once; the order given does not matter."""
         return facts_in(self.with_)
+
+    @property
+    def file_format(self) -> str:
+        """The format of chunk files and result."""
+        return self.format or FORMATS[self.task == Task.EMBEDDING]
+
+    @property
+    def writes_npy(self) -> bool:
+        """Whether all vectors go into a file of their own, too."""
+        return has_npy(self.with_)
 
     @property
     def prices(self) -> dict[str, float] | None:
@@ -764,6 +799,7 @@ class Options(TypedDict, total=False):
     params_column: str | Sequence[str] | None
     requests: bool
     adopt: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
+    task: str
     labels: Any
     schema: Any
     examples: Any
@@ -783,6 +819,7 @@ class Options(TypedDict, total=False):
     rps: float | None
     tpm: float | None
     max_concurrency: int
+    inputs_per_request: int | None
     limits_per: str | None
     timeout: float
     deadline: float
@@ -798,7 +835,7 @@ class Options(TypedDict, total=False):
     output_dir: str | os.PathLike[str]
     with_: str | Sequence[str] | None
     keep_thinking: bool
-    format: str
+    format: str | None
     chunk_size: int
     answer_column: str
     limit: int | None

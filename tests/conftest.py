@@ -28,7 +28,7 @@ from batcher.output.report import Report
 from batcher.settings import Settings
 
 if TYPE_CHECKING:
-    from fake_service import Service
+    from batcher.calls.caller import Callers
 
 
 # Tests never bound wall time: machines are shared and noisy.
@@ -80,7 +80,7 @@ class Lab:
     def run(
         self,
         data: Any,
-        service: Service,
+        service: Callable[[], Callers],
         prompt: Any = None,
         at: Mapping[float, Callable[[], object]] | None = None,
         **options: Any,

@@ -80,7 +80,7 @@ def test_a_list_of_model_tokens_is_one_input(asked: object, inputs: int) -> None
         ([item(0, [1]), item(1, None)], "index 1"),
         ([item(0, [1]), item(1, "AAA")], "index 1"),
         ([item(0, [1]), item(1, "AADAfw==")], "index 1"),  # not a number, in base64
-        ([item(0, [1]), 3], "item 1 is no object"),
+        ([item(0, [1]), 3], "item 1 has no index"),
     ],
 )
 def test_what_is_not_one_good_vector_for_each_input_is_a_failure_that_may_be_billed(data: object, words: str) -> None:

@@ -575,7 +575,7 @@ def test_an_answer_that_was_in_flight_at_a_kill_may_be_bought_twice_and_no_other
     asked = ("p0 answer", "p0 answer")
     allowed, too_many = check([OK], (2, 1, 1), *asked), check([OK], (2, 1, 0), *asked)
     assert (allowed.twice, list(allowed.disagreements())) == (1, [])
-    assert list(too_many.disagreements()) == ["1 answer bought twice, and only 0 requests were in flight at a kill"]
+    assert list(too_many.disagreements()) == ["1 answer bought twice, and only 0 rows were in flight at a kill"]
 
 
 def test_an_answer_that_did_not_fit_may_be_bought_again_and_a_refused_form_is_a_reason_for_an_error() -> None:

@@ -27,7 +27,7 @@ def packed(numbers: Sequence[Any]) -> str | None:
         return None
     if not math.isfinite(sum(vector)):  # 32-bit floats cannot overflow the sum
         return None
-    return base64.b64encode(_little_endian(vector).tobytes()).decode()
+    return text_of(_little_endian(vector).tobytes())
 
 
 def repacked(text: str) -> str | None:
@@ -38,15 +38,26 @@ def repacked(text: str) -> str | None:
 
 def unpacked(text: str) -> array[float] | None:
     """Return the numbers of a vector; None if the text is not one."""
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    if not raw or len(raw) % _BYTES:
+    raw = bytes_of(text)
+    if raw is None:
         return None
     vector = array("f")
     vector.frombytes(raw)
     return _little_endian(vector)
+
+
+def bytes_of(text: str) -> bytes | None:
+    """Return the numbers of a vector as little-endian 32-bit floats; None if the text is not one."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return raw if raw and len(raw) % _BYTES == 0 else None
+
+
+def text_of(raw: bytes) -> str:
+    """Return a vector, given as little-endian 32-bit floats, as text."""
+    return base64.b64encode(raw).decode()
 
 
 def _little_endian(vector: array[float]) -> array[float]:

@@ -47,11 +47,14 @@ def embeddings_in(
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict) or not isinstance(body.get("data"), list) or is_error(body):
-        return failure_in(200, headers, raw[:LONGEST_BODY], secrets)
+        failure = failure_in(200, headers, raw[:LONGEST_BODY], secrets)
+        is_unknown = failure.fault is Fault.PROTOCOL and failure.code is None
+        return replace(failure, code=UNUSABLE) if is_unknown else failure
+    if said := _misfit(body["data"], inputs):
+        return Failure(Fault.PROTOCOL, said, code=NOT_ONE_EACH, limits=limits_in(headers), may_be_billed=True)
     vectors = _in_order(body["data"], inputs)
     if isinstance(vectors, str):
-        message = f"the embeddings cannot be used: {vectors}"
-        return Failure(Fault.PROTOCOL, message, limits=limits_in(headers), may_be_billed=True)
+        return Failure(Fault.PROTOCOL, vectors, code=UNUSABLE, limits=limits_in(headers), may_be_billed=True)
     model = body.get("model")
     return Completion(
         vectors[0] if len(vectors) == 1 else json.dumps(vectors),
@@ -67,25 +70,43 @@ def embeddings_in(
 LONGEST_BODY = 2**20
 """The bytes of a body without embeddings that are searched for an error."""
 
+UNUSABLE = "unusable_vectors"
+"""The code of a failure because a response holds no vectors, or something that is none."""
+NOT_ONE_EACH = "not_one_vector_each"
+"""The code of a failure because it is not certain which vector is which input's."""
 
-def _in_order(data: Sequence[Any], inputs: int) -> list[str] | str:
-    """Return the vectors in the order of their inputs, or what is wrong with them."""
+
+def _misfit(data: Sequence[Any], inputs: int) -> str:
+    """Return why it is not certain which vector is which input's; empty if it is."""
     if len(data) != inputs:
         return f"{len(data):,} came for {inputs:,} inputs"
-    vectors: list[str | None] = [None] * inputs
+    seen: set[int] = set()
     for number, item in enumerate(data):
-        if not isinstance(item, dict):
-            return f"item {number} is no object"
-        index = item.get("index", 0 if inputs == 1 else None)
-        if type(index) is not int or not 0 <= index < inputs:
+        index = _index(item, inputs)
+        if index is None:
             return f"item {number} has no index of an input"
-        if vectors[index] is not None:
+        if index in seen:
             return f"two have the index {index}"
-        vectors[index] = _vector(item.get("embedding"))
-        if vectors[index] is None:
+        seen.add(index)
+    return ""
+
+
+def _index(item: Any, inputs: int) -> int | None:
+    """Return the index of the input to which a vector belongs; a single one needs none."""
+    index = item.get("index", 0 if inputs == 1 else None) if isinstance(item, dict) else None
+    return index if type(index) is int and 0 <= index < inputs else None
+
+
+def _in_order(data: Sequence[Any], inputs: int) -> list[str] | str:
+    """Return the vectors in the order of their inputs, or what is wrong with one of them."""
+    vectors = [""] * inputs
+    for item in data:
+        index = _index(item, inputs) or 0
+        vector = _vector(item.get("embedding"))
+        if vector is None:
             return f"the one with the index {index} is no list of finite numbers"
-    found = [each for each in vectors if each is not None]
-    return found if len({*map(len, found)}) == 1 else "they have different lengths"
+        vectors[index] = vector
+    return vectors if len({*map(len, vectors)}) == 1 else "they have different lengths"
 
 
 def _vector(came: object) -> str | None:

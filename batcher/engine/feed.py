@@ -11,6 +11,7 @@ import collections
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from batcher.calls.batches import Filling, Size
 from batcher.engine.chunks import Chunks, OpenChunk
 from batcher.engine.planned_input import PlannedInput
 from batcher.engine.stop import to_the_end
@@ -72,6 +73,9 @@ class Feed:
         self._loop = asyncio.get_running_loop()
         self._parts = self._read()
         self._ready: collections.deque[_Read | OpenChunk] = collections.deque()
+        # Rows that were taken to fill a request, and did not fit.
+        self._set_aside: collections.deque[Row] = collections.deque()
+        self._filling = asyncio.Lock()
         self._reading = asyncio.Lock()
         self._is_closed = False
         # For each row that is asked in place of others: the chunks of those others, as far as they are read.
@@ -101,6 +105,8 @@ class Feed:
         Raises:
             InputError: it cannot be read, or was changed.
         """
+        if self._set_aside:
+            return self._set_aside.popleft()
         if (plain := self._plain_row()) is not None:
             return self._row(plain)
         while True:
@@ -116,6 +122,50 @@ class Feed:
             # Without the lock: the leader may wait for a witness.
             if await self._completes_its_chunk(item, item.state.leader):
                 return item.chunk
+
+    async def next_few(self, size: Size) -> list[Row] | OpenChunk | None:
+        """Return rows that may share a request, or what `next` returns if the next item is no row that can be asked.
+
+        Args:
+            size: the most that the request may hold. It is filled as far as there are rows, one request after the
+                other, so that a table makes as few requests as it can.
+        """
+        async with self._filling:
+            item = await self.next()
+            if not isinstance(item, Row):
+                return item
+            rows, filling = [item], Filling(size)
+            if item.question.fault or not filling.takes(item.question.messages):
+                return rows
+            while not filling.is_full and (plain := await self._next_plain()) is not None:
+                row = self._row(plain)
+                if not row.question.fault and filling.takes(row.question.messages):
+                    rows.append(row)
+                    continue
+                self._set_aside.append(row)
+                if not row.question.fault:
+                    break
+            return rows
+
+    async def _next_plain(self) -> _Read | None:
+        """Return the next row that only has to be asked; None if something else comes before it, or the input ends."""
+        while True:
+            async with self._reading:
+                while not self._ready:
+                    if not await self._read_on():
+                        return None
+                item = self._ready[0]
+                if isinstance(item, OpenChunk):
+                    return None
+                leader = item.state.leader
+                if leader is None:
+                    return self._plain_row()
+                if leader not in self._led or self._led_rows >= self._most_rows:
+                    return None
+                self._ready.popleft()
+                self._input.question(item.position, item.values, item.state.key)
+                self._led[leader].append(item.chunk)
+                self._led_rows += 1
 
     async def early(self, positions: Sequence[int]) -> list[Row]:
         """Return rows before their turn, to be asked first: those of these positions that have no result.

@@ -353,6 +353,7 @@ class _Run:
                 account=account,
                 # A name vouches for the answers, not for the server that has it today.
                 is_known=known[source] and endpoint.name is None,
+                size=self.job.size_at(endpoint),
                 trial=trial,
             )
             for number, (endpoint, source, ladder, account) in enumerate(each)

@@ -46,6 +46,12 @@ class Unreconciled(Enum):
         "SELECT id FROM requests WHERE run NOT IN (SELECT id FROM runs) OR source NOT IN (SELECT id FROM sources)"
     )
 
+    OTHER_BATCH = (
+        "SELECT q.id FROM requests q LEFT JOIN requests h ON h.id = q.batch WHERE q.batch IS NOT NULL"
+        " AND (h.batch IS NOT h.id OR h.run <> q.run OR h.endpoint <> q.endpoint OR h.source <> q.source"
+        " OR h.sent <> q.sent OR h.outcome IS NOT q.outcome OR q.id < h.id)"
+    )
+
 
 class Evidence(Reader):
     """A reader with the queries of `verify`."""

@@ -53,7 +53,7 @@ CHARGED = f"""
         WHERE {_PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM asked)
         GROUP BY key, source)
     SELECT q.id, q.run, q.endpoint, q.source, q.position, q.ended, q.outcome, q.prompt_tokens, q.completion_tokens,
-        ({_PAID}) IS TRUE AS is_paid,
+        ({_PAID}) IS TRUE AS is_paid, q.batch IS NULL OR q.batch = q.id AS is_first,
         CASE WHEN q.answer_cost < q.cost AND t.tokens < q.prompt_most
         THEN q.answer_cost + (q.cost - q.answer_cost) / q.prompt_most * t.tokens
             + ((q.cost - q.answer_cost) % q.prompt_most * t.tokens + q.prompt_most - 1) / q.prompt_most
@@ -67,14 +67,14 @@ SPENT = ", ".join(
     [
         exact_sum("charged", "is_paid"),
         exact_sum("charged", "NOT is_paid"),
-        "count(*) FILTER (WHERE is_paid AND charged IS NULL)",
-        "count(*) FILTER (WHERE NOT is_paid AND charged IS NULL)",
+        "count(*) FILTER (WHERE is_first AND is_paid AND charged IS NULL)",
+        "count(*) FILTER (WHERE is_first AND NOT is_paid AND charged IS NULL)",
     ]
 )
-# The number of requests: all, answered, failed, and without an end.
+# The number of requests, of which one that several rows share is one: all, answered, failed, and without an end.
 SENT = (
-    f"count(*), count(*) FILTER (WHERE {_ANSWERED}), count(*) FILTER (WHERE NOT {_ANSWERED}),"
-    " count(*) FILTER (WHERE outcome IS NULL)"
+    f"count(*) FILTER (WHERE is_first), count(*) FILTER (WHERE is_first AND {_ANSWERED}),"
+    f" count(*) FILTER (WHERE is_first AND NOT {_ANSWERED}), count(*) FILTER (WHERE is_first AND outcome IS NULL)"
 )
 
 
@@ -424,12 +424,19 @@ class Reader:
         rows = "count(DISTINCT run << 40 | position)"
         of_run = "" if run is None else " AND run = ?"
         [found] = self._all(
-            f"SELECT {SENT}, {rows}, {_tokens('prompt_tokens')}, {_tokens('completion_tokens')}, {SPENT}"
+            f"SELECT {SENT}, {rows}, count(*) FILTER (WHERE NOT is_first),"
+            f" {_tokens('prompt_tokens')}, {_tokens('completion_tokens')}, {SPENT}"
             f" FROM {CHARGED} WHERE outcome IS NOT ?{of_run}",
             (UNSENT,) if run is None else (UNSENT, run),
         )
-        sent, answered, failed, out, first, prompt_tokens, completion_tokens = found[:7]
-        spent = spent_of(found[7:])
+        sent, answered, failed, out, first, others, prompt_tokens, completion_tokens = found[:8]
+        if others:  # rows have shared requests: the first attempts are those whose first row was not asked before
+            [(first,)] = self._all(
+                f"SELECT count(*) FROM (SELECT min(id) AS id, batch FROM requests WHERE outcome IS NOT ?{of_run}"
+                " GROUP BY run, position) WHERE batch IS NULL OR batch = id",
+                (UNSENT,) if run is None else (UNSENT, run),
+            )
+        spent = spent_of(found[8:])
         return Totals(sent, answered, failed, out, sent - first, prompt_tokens, completion_tokens, spent)
 
     def seconds(self, at_work: int | None = None) -> dict[int, float]:
@@ -449,10 +456,15 @@ class Reader:
     def in_flight(self, run: int) -> InFlight:
         """Count the requests of one process without an end: in flight now, or when the process ended."""
         query = (
-            f"SELECT count(*), count(charged), {exact_sum('charged')} FROM {CHARGED} WHERE ended IS NULL AND run = ?"
+            f"SELECT count(*) FILTER (WHERE is_first), count(charged) FILTER (WHERE is_first), {exact_sum('charged')}"
+            f" FROM {CHARGED} WHERE ended IS NULL AND run = ?"
         )
         [(count, priced, *most)] = self._all(query, (run,))
         return InFlight(count, whole(*most) if count == priced else None)
+
+    def rows_in_flight(self) -> int:
+        """Count the rows of requests without an end, of all processes; several rows may share a request."""
+        return int(self._all("SELECT count(*) FROM requests WHERE ended IS NULL")[0][0])
 
     def has_answered(self, source: int) -> bool:
         """Return whether this source has ever answered."""
@@ -467,7 +479,8 @@ class Reader:
     def spent_before(self) -> tuple[int, int | None]:
         """Return the requests so far, and the nano-dollars for their answers; None if the price of some is unknown."""
         spent = self.spent()
-        [(requests,)] = self._all("SELECT count(*) FROM requests WHERE outcome IS NOT ?", (UNSENT,))
+        query = "SELECT count(*) FROM requests WHERE outcome IS NOT ? AND (batch IS NULL OR batch = id)"
+        [(requests,)] = self._all(query, (UNSENT,))
         return requests, spent.cost
 
     def lost(self, most: int) -> list[tuple[bytes, int, Bound]]:

@@ -76,6 +76,7 @@ class Tariff(NamedTuple):
         params: request parameters of every row, as far as they are known.
         window: the most tokens of prompt and answer together, if the model is known.
         unpriced_tier: the service tier asked for, if the price table has the model but not that tier; else empty.
+        of_vectors: the prices of a model that has none for answers, because it makes embeddings alone.
     """
 
     endpoint: Endpoint
@@ -88,6 +89,7 @@ class Tariff(NamedTuple):
     unpriced_tier: str = ""
     params: Mapping[str, Any] = NO_PARAMS
     window: int | None = None
+    of_vectors: Tiers | None = None
 
     @classmethod
     def of(cls, endpoint: Endpoint, params: Mapping[str, Any], wording: Wording = NO_WORDING) -> Tariff:
@@ -112,6 +114,7 @@ class Tariff(NamedTuple):
             tiers = Tiers.of(model, base_url, tier)
         is_tier_unknown = tiers is None and tier is not None and price_of(model, base_url) is not None
         unpriced = tier if is_tier_unknown and tier else ""
+        of_vectors = Tiers.of(model, base_url, tier, writes=False) if tiers is None else None
         shared = json.dumps([endpoint.source, wording.text, params], sort_keys=True, default=str)
         overhead = Overhead(shared, wording.fixed_bytes, wording.differing)
         if sent is None:
@@ -130,6 +133,7 @@ class Tariff(NamedTuple):
             unpriced_tier=unpriced,
             params=asked,
             window=window,
+            of_vectors=of_vectors,
         )
 
     @property
@@ -148,7 +152,7 @@ class Tariff(NamedTuple):
             terms: of the row.
             messages: of the row: a completion may be of several prompts, each of which gets answers.
         """
-        if terms is NO_TERMS or not self.is_request_known:
+        if terms == NO_TERMS or not self.is_request_known:
             return self
         most = 0 if terms.task is Task.EMBEDDING else self.completion_tokens
         if terms.params and most != 0:
@@ -156,7 +160,13 @@ class Tariff(NamedTuple):
         if most and terms.task is Task.COMPLETION:
             most *= prompts_in(messages)
         size = len(json.dumps(dict(terms.params))) if terms.params else 0
-        return self._replace(completion_tokens=most, params_bytes=self.params_bytes + size)
+        is_open = self.is_as_long_as_can_be and most != 0
+        return self._replace(
+            tiers=self.tiers or self.of_vectors if terms.task is Task.EMBEDDING else self.tiers,
+            completion_tokens=most,
+            params_bytes=self.params_bytes + size,
+            is_as_long_as_can_be=is_open,
+        )
 
     def bound(self, messages: Sequence[Message]) -> Bound:
         """Return the most that a request may use and cost."""
@@ -253,7 +263,7 @@ def tariffs_of(
     for endpoint in endpoints:
         tariff = Tariff.of(endpoint, params, wording)
         alike = first.setdefault((endpoint.source, *sorted((endpoint.prices or {}).items())), tariff)
-        tariffs.append(tariff._replace(tiers=alike.tiers, overhead=alike.overhead))
+        tariffs.append(tariff._replace(tiers=alike.tiers, overhead=alike.overhead, of_vectors=alike.of_vectors))
     for tariff in first.values():
         for detail in learnt:
             tariff.recall(detail)

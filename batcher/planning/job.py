@@ -17,6 +17,7 @@ from batcher.answer.labels import Labels
 from batcher.answer.reading import read
 from batcher.answer.schema import Schema
 from batcher.answer.shape import READER, ReadAs, Shape
+from batcher.calls.batches import Size, size_at
 from batcher.calls.endpoints import endpoints_of, environment
 from batcher.calls.forms import PARAMS, Wire, ladder_for
 from batcher.endpoint import Endpoint
@@ -39,18 +40,20 @@ from batcher.input.prompt import (
     from_template,
     with_system,
 )
-from batcher.input.question import asking
+from batcher.input.question import asking_for
 from batcher.input.request_line import ASKED, asking_with, question_of
 from batcher.input.requests_file import looks_like_requests
 from batcher.input.selection import Selection
 from batcher.input.stating import ANY, Stating
 from batcher.money.tariff import NO_WORDING, Tariff, Wording, distinct, is_bounded
+from batcher.money.tokens import most_completion_tokens
 from batcher.output.directory import Store
 from batcher.planning.examples import Renderers, examples_of
 from batcher.planning.own import Own
 from batcher.planning.refusals import check_endpoints
 from batcher.planning.requests import as_it_stands, check_alone, check_without, notes_on_columns, older_results
-from batcher.records import Completion, Question, Result, Slice, Status, Values
+from batcher.planning.tasks import check_params_of_endpoints, check_task
+from batcher.records import NO_TERMS, Completion, Question, Result, Slice, Status, Task, Terms, Values
 from batcher.settings import OPTIONS, Settings, check_keyword
 from batcher.visible import on_one_line
 from batcher.words import as_given, blamed, by_reader, escape_hint, option
@@ -112,6 +115,24 @@ class Job:
         return keyer(params, self.question.get("shape"), self.examples.messages if self.examples else ())
 
     @property
+    def task(self) -> Task:
+        """What the model is to do with each row."""
+        return Task(self.settings.task)
+
+    @property
+    def terms(self) -> Terms:
+        """How every row asks."""
+        return NO_TERMS if self.task is Task.CHAT else Terms(self.task)
+
+    def bounds_length(self, endpoint: Endpoint) -> bool:
+        """Return whether the requests to an endpoint say how many tokens an answer may have."""
+        return most_completion_tokens({**self.settings.params, **endpoint.params}, None) is not None
+
+    def size_at(self, endpoint: Endpoint) -> Size:
+        """Return the most that one request to an endpoint may hold: one row, if the task is not embeddings."""
+        return size_at(endpoint, self.settings.inputs_per_request) if self.task is Task.EMBEDDING else Size()
+
+    @property
     def reading(self) -> ReadAs | None:
         """What answers are read as; None: they stay as they come."""
         return None if self.shape is None else ReadAs.of(self.shape)
@@ -120,7 +141,8 @@ class Job:
         """Return the forms in which an endpoint may be asked for labels or fields; none if any text will do."""
         if self.shape is None:
             return ()
-        return ladder_for(endpoint, self.shape, self.settings.structured, is_stated=self.is_stated)
+        structured = self.settings.structured if self.task is Task.CHAT else "prompt"
+        return ladder_for(endpoint, self.shape, structured, is_stated=self.is_stated)
 
     def read(self, completion: Completion) -> Result:
         """Return the result of a row to which this came."""
@@ -230,6 +252,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         check_alone(prompt, settings)
     else:
         check_without(settings)
+    check_task(settings)
     reading = Reading.of(settings.input_encoding, settings.separator, settings.sheet, requests=settings.requests)
     dataset = open_dataset(data, reading)
     if settings.sheet is not None and dataset.sheet is None:
@@ -246,6 +269,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     own = Own.of(settings, dataset, selection)
     endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys, models=own.models)
     check_endpoints(endpoints, settings, by_row=own.has_any)
+    check_params_of_endpoints(endpoints, settings)
     if shape is not None:
         for endpoint in endpoints:
             _check_form_params(endpoint.params, settings, "params of an endpoint")
@@ -257,7 +281,9 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         keyword,
         dataset,
         selection,
-        asking_with(settings.params) if settings.requests else asking(prompts.render, own.terms),
+        asking_with(settings.params)
+        if settings.requests
+        else asking_for(Task(settings.task), prompts.render, own.terms),
         _question(prompts, settings, dataset, endpoints, data)
         | _own_question(settings)
         | _answers_question(shape, examples)
@@ -343,7 +369,7 @@ def _store(settings: Settings, keyword: str, dataset: Dataset, shape: Shape | No
             f"{path} is a file that the run {keyword!r} writes itself: choose another {as_given('keyword')} or"
             f" {as_given('output_dir')}"
         )
-    added, types = _columns(settings, shape), dataset.types() if settings.format == PARQUET else None
+    added, types = _columns(settings, shape), dataset.types() if settings.file_format == PARQUET else None
     store = Store(directory, keyword, dataset.columns, added, settings.encoding, types=types)
     if dataset.would_take(store.all_path) or dataset.would_take(store.responses_path):
         raise SettingsError(
@@ -354,7 +380,13 @@ def _store(settings: Settings, keyword: str, dataset: Dataset, shape: Shape | No
 
 
 def _columns(settings: Settings, shape: Shape | None) -> AnswerColumns:
-    return AnswerColumns.of(settings.answer_column, settings.extras, shape, is_typed=settings.format == PARQUET)
+    return AnswerColumns.of(
+        settings.answer_column,
+        settings.extras,
+        shape,
+        is_typed=settings.file_format == PARQUET,
+        is_vector=settings.task == Task.EMBEDDING,
+    )
 
 
 def shape_of(settings: Settings) -> Shape | None:
@@ -420,6 +452,10 @@ def _question(
         "input_encoding": settings.input_encoding,
         "separator": settings.separator,
     }
+    if settings.task != Task.CHAT:
+        question["task"] = settings.task
+    if settings.writes_npy:
+        question["npy"] = True
     if named := {(each.name, each.real_source.base_url) for each in endpoints if each.name is not None}:
         question["named"] = sorted(named)
     as_kept: dict[str, Any] = json.loads(json.dumps(question))

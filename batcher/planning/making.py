@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from batcher.answer.shape import as_text
 from batcher.equality import plain, same
-from batcher.errors import ChangedError, InputError
+from batcher.errors import ChangedError, InputError, SettingsError
 from batcher.input.key import Keyer
 from batcher.input.marks import Comparison, Marks
 from batcher.journal.entries import InFlight, LastRun
@@ -26,7 +26,8 @@ from batcher.output.older_results import OlderResults
 from batcher.planning.job import ROWS_AT_ONCE, Job
 from batcher.planning.plan import ByHand, Older, Plan
 from batcher.planning.words import explained, reasons_of
-from batcher.words import blamed
+from batcher.records import Task
+from batcher.words import as_given, blamed, option
 
 
 class _Taken(NamedTuple):
@@ -66,6 +67,8 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         Stopped: `is_stopping` returned True.
     """
     last = journal.last_run()
+    if last is not None:
+        _check_reuse(job, last)
     params = _as_asked(job.settings.params, journal)
     comparison = _comparison(job, journal, last)
     with journal.planning(comparison) as matching:
@@ -97,14 +100,37 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         )._replace(older=older, twins=_twins(job, matching, rows, comparison))
         if is_rehearsal:
             return plan
-        is_asked_first = job.settings.on_change == "abort" or (job.settings.on_change == "reuse" and not plan.has_marks)
-        if (plan.changed or plan.gone) and is_asked_first:
-            raise ChangedError(explained(job, plan, journal.usual()))
+        _check_changes(job, plan, journal)
         # In the same transaction as the plan, because `verify` reads the question from here.
         if job.examples is not None:
             recorded["examples"] = {**job.question["examples"], "keys": examples}
         journal.start_run(job.settings.chunk_size, {**job.question, **recorded, "params": params})
     return plan
+
+
+def _check_changes(job: Job, plan: Plan, journal: Reader) -> None:
+    """Refuse rows that have an answer to a different question, if the user has not said what to do about them.
+
+    Raises:
+        ChangedError: there are some.
+    """
+    is_asked_first = job.settings.on_change == "abort" or (job.settings.on_change == "reuse" and not plan.has_marks)
+    if (plan.changed or plan.gone) and is_asked_first:
+        raise ChangedError(explained(job, plan, journal.usual()))
+
+
+def _check_reuse(job: Job, last: LastRun) -> None:
+    """Refuse to keep texts as vectors, and vectors as texts.
+
+    Raises:
+        SettingsError: the last run had another task, of which answers are to be kept.
+    """
+    before, now = last.question.get("task", Task.CHAT.value), job.task.value
+    if job.settings.on_change == "reuse" and before != now:
+        raise SettingsError(
+            f"{as_given('on_change', 'reuse')}: answers of a {before} cannot be kept for a {now}: take"
+            f" {option('on_change', 'redo')}, or another {as_given('keyword')}"
+        )
 
 
 def _reads_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 from batcher.calls.forms import PARAMS
 from batcher.endpoint import Endpoint
-from batcher.errors import InputError
+from batcher.errors import InputError, SettingsError
 from batcher.input.dataset import Dataset
 from batcher.input.prompt import failed_on
 from batcher.input.requests_file import MOST_MODELS, Survey, surveyed
 from batcher.input.row_params import RowParams
 from batcher.input.selection import Selection
 from batcher.planning.requests import notes_on
-from batcher.records import Terms, Values
+from batcher.records import Task, Terms, Values
 from batcher.settings import Settings
 from batcher.words import as_given, counted, option
 
@@ -67,6 +67,11 @@ class Own(NamedTuple):
             return cls(has_any=True, survey=survey)
         if not settings.param_columns:
             return cls()
+        if settings.task == Task.EMBEDDING:
+            raise SettingsError(
+                f"{as_given('params_column')} cannot be used with {as_given('task', settings.task)}: many rows share a"
+                f" request, and so its parameters, which {option('param')} gives"
+            )
         params = row_params(settings.param_columns, dataset, _excluded(settings))
         counts: Counter[str] = Counter()
         for start, rows in selection.slices(_AT_ONCE) if params.may_name_model else ():

@@ -15,6 +15,7 @@ from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.errors import SettingsError
 from batcher.money.spending import check_bounded
 from batcher.money.tariff import Tariff
+from batcher.records import Task, Terms
 from batcher.settings import Settings
 from batcher.words import as_given
 
@@ -39,7 +40,7 @@ def check_endpoints(endpoints: Sequence[Endpoint], settings: Settings, *, by_row
     _check_ways(endpoints)
     if settings.budget is not None:
         for endpoint in endpoints:
-            check_bounded(Tariff.of(endpoint, settings.params), by_row=by_row)
+            check_bounded(Tariff.of(endpoint, settings.params).on(Terms(Task(settings.task))), by_row=by_row)
     check_open_files(endpoints)
 
 

@@ -23,10 +23,12 @@ from batcher.output.directory import workbook_read
 from batcher.planning.job import Job
 from batcher.planning.plan import Older, Plan
 from batcher.planning.whom import asked_of, in_lines
+from batcher.records import Task
 from batcher.words import as_given, by_reader, counted, dollars, option
 
 _LONGEST_SHOWN = 60  # characters of a parameter in a reason
 _MOST_FILES = 3
+_OTHER_TASK = "the task"
 
 
 def in_words(job: Job, plan: Plan) -> str:
@@ -51,7 +53,14 @@ def first_lines(job: Job, plan: Plan) -> str:
     if not plan.counts.left:
         return said
     lines = in_lines(asked_of(job.endpoints))
-    return f"{said}; asks {lines[0]}" if len(lines) == 1 else "\n  ".join([f"{said}; asks", *lines])
+    if len(lines) == 1:
+        return f"{said}; asks {lines[0]}{for_what(job.task)}"
+    return "\n  ".join([f"{said}; asks{for_what(job.task)}", *lines])
+
+
+def for_what(task: str) -> str:
+    """Return what a run asks for, to stand behind whom it asks; empty for chats."""
+    return "" if task == Task.CHAT else f", for {task}s"
 
 
 def notes(job: Job, plan: Plan) -> list[str]:
@@ -73,11 +82,12 @@ def notes(job: Job, plan: Plan) -> list[str]:
             " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
         )
     found += job.oddities if plan.counts.left else ()
-    if plan.older is not None:
-        found.append(_older_in_words(plan.older, plan.adopted))
-    if plan.twins is not None and plan.counts.left:
-        one, other = (job.selection.where(position) for position in plan.twins)
-        found.append(f"Note: {one} and {other.rpartition(', ')[2]} have the same custom_id; each is asked.")
+    found += _on_lines(job, plan)
+    if job.task is Task.COMPLETION and plan.counts.left and not all(map(job.bounds_length, job.endpoints)):
+        found.append(
+            "Note: without max_tokens the service decides how long a completion may be, and OpenAI's cuts it after 16"
+            f" tokens: {option('param', {'max_tokens': 'N'})}."
+        )
     if job.examples is not None and plan.counts.left:
         found.append(_examples_in_words(job.examples, job))
     found += _same(job, plan)
@@ -86,11 +96,24 @@ def notes(job: Job, plan: Plan) -> list[str]:
         found.append(f"The answers that are there were read again, for nothing: {rows}.")
     if job.shape is not None and plan.counts.left and (late := _late_reason(job.shape)):
         found.append(late)
-    if plan.gone and job.settings.on_change == "reuse" and not job.settings.id_column:
-        found.append(
-            "The new rows are sent: a row's position does not show whether it is one of the rows that are gone. If a"
-            f" column identifies the rows, {option('id_column', 'COLUMN')} keeps their answers."
-        )
+    return found + _gone(job, plan)
+
+
+def _gone(job: Job, plan: Plan) -> list[str]:
+    """Return a note on answered rows that are gone, if there are any and new ones are sent."""
+    if not plan.gone or job.settings.on_change != "reuse" or job.settings.id_column:
+        return []
+    keeps = f"If a column identifies the rows, {option('id_column', 'COLUMN')} keeps their answers."
+    said = "The new rows are sent: a row's position does not show whether it is one of the rows that are gone."
+    return [f"{said} {keeps}"]
+
+
+def _on_lines(job: Job, plan: Plan) -> list[str]:
+    """Return what to know of the lines of a requests file, and of what older scripts answered."""
+    found = [] if plan.older is None else [_older_in_words(plan.older, plan.adopted)]
+    if plan.twins is not None and plan.counts.left:
+        one, other = (job.selection.where(position) for position in plan.twins)
+        found.append(f"Note: {one} and {other.rpartition(', ')[2]} have the same custom_id; each is asked.")
     return found
 
 
@@ -219,6 +242,9 @@ def _question_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
     prompt = ("prompt_option", "prompt")
     if "prompt_option" in before and [before[name] for name in prompt] != [now[name] for name in prompt]:
         reasons.append("the prompt changed")
+    tasks = [each.get("task", Task.CHAT.value) for each in (before, now)]
+    if tasks[0] != tasks[1]:
+        reasons.append(f"{_OTHER_TASK} was {tasks[0]}, is {tasks[1]}")
     if before.get("system", now["system"]) != now["system"]:
         reasons.append("the system message changed")
     if said := _shape_change(before.get("shape"), now.get("shape")):
@@ -310,6 +336,8 @@ def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
 
 def _reuse_explained(job: Job, plan: Plan) -> str:
     reuse = option("on_change", "reuse")
+    if any(each.startswith(_OTHER_TASK) for each in plan.reasons):
+        return f"and `{reuse}` cannot keep answers to another task."
     if not plan.has_marks:
         return (
             f"`{reuse}` cannot be used yet: an older batcher wrote this journal. Run the earlier command once:"

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from batcher.calls.batches import Size
 from batcher.calls.fate import is_rate_limit
 from batcher.endpoint import Endpoint
 from batcher.money.tariff import Tariff
@@ -129,6 +130,7 @@ class Member:
         by_form: its tariff in each form.
         account: holds its limits, which other endpoints may share; default: an account of its own.
         is_known: an earlier process got answers from its base URL and model.
+        size: the most that one of its requests for embeddings may hold.
         trial: the refusals at all endpoints of the pool; default: at this one alone.
 
     Attributes:
@@ -158,6 +160,7 @@ class Member:
         by_form: Mapping[str, Tariff] = MappingProxyType({}),
         account: Account | None = None,
         is_known: bool = False,
+        size: Size = Size(),  # noqa: B008 - it is a tuple
         trial: Trial | None = None,
     ) -> None:
         self.number = number
@@ -166,6 +169,7 @@ class Member:
         self.caller = caller
         self.tariff = tariff
         self.choice = choice
+        self.size = size
         self._by_form = by_form
         self.account = account or Account(endpoint)
         self.account.members.append(self)

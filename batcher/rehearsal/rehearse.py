@@ -117,7 +117,8 @@ def _played(scene: Scene, knobs: Knobs, kills: int, began: float) -> Rehearsal:
     found = verify(scene.job.keyword, scene.paths, output_dir=scene.directory)
     with opened(scene.job.keyword, scene.directory, read_journal) as run:
         results = run.journal.results(0, rows)
-    check = Check(scene.asked, results, books, found, is_deduplicated=settings.dedup)
+        in_flight = run.journal.rows_in_flight()
+    check = Check(scene.asked, results, books, found, is_deduplicated=settings.dedup, rows_in_flight=in_flight)
     real_rows, real_s = scene.real_run(books.requests)
     return Rehearsal(
         keyword=scene.job.keyword,

@@ -29,11 +29,11 @@ from batcher.money.prices import NANO
 from batcher.money.tariff import Tariff
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
 from batcher.planning.own import Own
-from batcher.records import Question, Task, Usage
+from batcher.records import Question, Task, Terms, Usage
 from batcher.rehearsal.child import KEY_VARIABLE
 from batcher.server.answers import prompt_of
 from batcher.server.completions import plain
-from batcher.settings import OPTIONS, Settings
+from batcher.settings import NPY, OPTIONS, Settings
 from batcher.words import blamed
 
 ROWS = 1_000
@@ -145,7 +145,7 @@ class Scene(NamedTuple):
                 given = value if isinstance(value, list | tuple) else [value]
                 yield from (f"{each.flag}={os.fspath(part)}" for part in given)
             elif name == "with_":
-                yield f"{each.flag}={','.join(settings.extras)}"
+                yield f"{each.flag}={','.join([*settings.extras, *([NPY] if settings.writes_npy else [])])}"
             else:
                 yield each.flag if value is True else f"{each.flag}={value}"
 
@@ -388,7 +388,7 @@ def _prices(endpoint: Endpoint, settings: Settings) -> dict[str, float] | None:
     """Return an endpoint's prices; with a budget those of the price table, which has none for the local server."""
     if endpoint.prices is not None or settings.budget is None:
         return None if endpoint.prices is None else dict(endpoint.prices)
-    price = Tariff.of(endpoint, settings.params).price
+    price = Tariff.of(endpoint, settings.params).on(Terms(Task(settings.task))).price
     if price is None:
         return None
     of = {"in": Usage(1_000, 0), "out": Usage(0, 1_000)}

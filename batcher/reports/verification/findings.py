@@ -50,6 +50,8 @@ class Kind(Enum):
     ALL_MORE = "extra lines in the result; `batcher run` or `batcher merge` writes it again"
     RESPONSES_LOST = "the file of responses is missing; `batcher run` or `batcher merge` writes it"
     RESPONSES_OTHER = "the file of responses differs; `batcher run` or `batcher merge` writes it again"
+    NPY_LOST = "the file of vectors is missing; `batcher run` or `batcher merge` writes it"
+    NPY_OTHER = "the file of vectors differs from the result; `batcher run` or `batcher merge` writes it again"
     REQUEST_LOST = "requests that are missing from the journal, or could not be written to a full disk"
     BROUGHT_NONE = "requests that were answered, but the answer is missing from the journal"
     BROUGHT_BY_NONE = "answers without a request that brought them"
@@ -57,6 +59,7 @@ class Kind(Enum):
     ASKED_OTHER = "requests to a different model or base URL than their run's endpoint has"
     OUTCOME = "the recorded outcome of the request contradicts the row's status"
     NEVER_ENDED = "requests without an end, although their run ended in order"
+    BATCH_OTHER = "rows that share a request, but not its endpoint, its time or its outcome"
     OF_NOBODY = "requests of a run or a source that the journal does not know"
 
     @property

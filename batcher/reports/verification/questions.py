@@ -16,14 +16,14 @@ from batcher.input.examples import Examples
 from batcher.input.key import Keyer, keyer
 from batcher.input.marks import Marks
 from batcher.input.prompt import PromptFunction, failed_on, from_function, with_system
-from batcher.input.question import asking
+from batcher.input.question import asking_for
 from batcher.input.request_line import asking_with
 from batcher.input.selection import Selection
 from batcher.input.stating import Stating
 from batcher.journal.entries import LastRun
 from batcher.planning.job import ROWS_AT_ONCE, prompts_of
 from batcher.planning.own import row_params
-from batcher.records import Question, Values
+from batcher.records import Question, Task, Values
 from batcher.words import option
 
 Prompt = str | PromptFunction | None
@@ -86,7 +86,8 @@ class Recorded(NamedTuple):
         shared = examples.messages if examples else ()
         named = recorded.get("params_column")
         terms = row_params(named, dataset).terms if named else None
-        return cls(asking(render, terms), keyer(recorded.get("params", {}), shape, shared))
+        task = Task(recorded.get("task", Task.CHAT))
+        return cls(asking_for(task, render, terms), keyer(recorded.get("params", {}), shape, shared))
 
     def about(self, values: Values) -> bytes:
         """Return the key of the question about a row; empty if the row gives no prompt."""
