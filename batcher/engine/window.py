@@ -282,6 +282,7 @@ class Window:
         """Ask about rows together; in halves, if one of them may be the reason that the others get no answer."""
         results = await self._asker.ask_together(rows, before)
         if isinstance(results, History):
+            self.widen()  # more requests with fewer rows may be sent at once now
             middle = (len(rows) + 1) // 2
             await _all_of(self._do_rows(rows[:middle], results), self._do_rows(rows[middle:], results))
             return
