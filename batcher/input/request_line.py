@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn, cast
 
 from batcher.errors import in_words
-from batcher.hiding import holds_key, names_key
+from batcher.hiding import holds_key, looks_like_key, names_key
 from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.params import PARAMS
 from batcher.records import LARGEST_CELL, NO_PARAMS, Message, Question, Task, Terms, Values
@@ -386,12 +386,14 @@ def _short(value: object) -> str:
 
 
 def _holds_key(body: Mapping[str, Any]) -> bool:
-    return any(_is_key(name) and isinstance(value, str) for name, value in body.items())
+    return any(_is_key(name, value) for name, value in body.items())
 
 
-def _is_key(name: str) -> bool:
-    return names_key(name) and name not in PARAMS
+def _is_key(name: str, value: object) -> bool:
+    if not isinstance(value, str) or not names_key(name) or name in PARAMS:
+        return False
+    return "api" in name.lower() or looks_like_key(value)
 
 
 def _without_key(body: Mapping[str, Any]) -> str:
-    return _text({name: "[API key]" if _is_key(name) else value for name, value in body.items()})
+    return _text({name: "[API key]" if _is_key(name, value) else value for name, value in body.items()})

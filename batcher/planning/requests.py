@@ -21,7 +21,7 @@ from batcher.words import as_given, blamed, counted, option
 
 _ALLOWED = {"param", "requests", "adopt", "canary", "yes"}
 """The options on prompts and answers that a requests file leaves a meaning."""
-_NO_TABLE = ("sheet", "separator")
+_OTHERS = ("sheet", "separator", "stream")  # a stream has no body that could be kept
 
 
 def check_alone(prompt: object, settings: Settings) -> None:
@@ -31,7 +31,8 @@ def check_alone(prompt: object, settings: Settings) -> None:
         SettingsError: the message names the option.
     """
     of_prompts = [each.name for each in OPTIONS.values() if each.group in {Group.PROMPT, Group.ANSWERS}]
-    given = [name for name in (*of_prompts, *_NO_TABLE) if getattr(settings, name) != OPTIONS[name].default]
+    names = (*of_prompts, *(name for name in _OTHERS if name in OPTIONS))
+    given = [name for name in names if getattr(settings, name) != OPTIONS[name].default]
     refused = [*(["prompt"] if prompt is not None else []), *(name for name in given if name not in _ALLOWED)]
     if refused:
         raise SettingsError(
