@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from batcher.answer.reading import is_whole, read
+from batcher.answer.reading import is_whole
+from batcher.answer.reading import read as as_result
 from batcher.answer.shape import ReadAs, Shape
 from batcher.calls.batches import is_of_one_row, is_too_large, lowered, weight_of
 from batcher.calls.caller import CallCut
@@ -36,7 +37,7 @@ from batcher.money.tariff import Tariff
 from batcher.pool.blame import GIVES_UP_S, Attempt, Case, Decision, History, Policy, Scene, is_not_up, judge
 from batcher.pool.forms import FOUND
 from batcher.pool.member import Member, Silence, Slot
-from batcher.pool.pool import Pool
+from batcher.pool.pool import ModelGone, Pool
 from batcher.records import Bound, Completion, Failure, Fault, Message, Result, Status, Task, Usage
 from batcher.settings import Settings
 from batcher.words import as_given, duration, option
@@ -170,6 +171,7 @@ class Asker:
     Args:
         settings: the options.
         shape: what answers must be; None: any text will do.
+        read: reads an answer; default: by the shape.
         journal: gets every intent, failure and result.
         pool: grants the calls.
         spending: reserves and settles their cost.
@@ -187,6 +189,7 @@ class Asker:
         journal: Journal,
         *,
         shape: Shape | None = None,
+        read: Callable[[Completion], Result] | None = None,
         pool: Pool,
         spending: Spending,
         tally: Tally,
@@ -197,6 +200,7 @@ class Asker:
         self._settings = settings
         self._is_embedding = settings.task == Task.EMBEDDING
         self._shape = shape
+        self._read = read or (lambda completion: as_result(completion, shape))
         self._read_as = None if shape is None else ReadAs.of(shape)
         # What each form adds to a prompt, in estimated model tokens.
         self._tokens: dict[Form | None, float] = {}
@@ -283,6 +287,8 @@ class Asker:
         self.lacks_witness.clear()
         try:
             return await self._ask(rows, history, is_half=before is not None)
+        except ModelGone as gone:
+            return [await self._refuse(row, str(gone)) for row in rows]
         finally:
             self._asked -= 1
             self._awaited -= awaited
@@ -348,7 +354,7 @@ class Asker:
         if self._is_embedding:
             vectors = [Result(Status.OK, vector, "") for vector in completion.vectors]
             return await self._settle_together(asked, attempt.request, vectors, outcome)
-        result = read(completion, self._shape)
+        result = self._read(completion)
         if choice is None or form is None or self._shape is None:
             return [await self._settle(asked.row, attempt.request, result, outcome)]
         if result.status is Status.OK:
@@ -390,13 +396,17 @@ class Asker:
         try:
             tokens = self._estimate(asked.messages)
             slot = await self._pool.take(
-                after=after, failures=history.failures, tokens=tokens, is_next=asked.is_stepping
+                after=after,
+                failures=history.failures,
+                tokens=tokens,
+                is_next=asked.is_stepping,
+                model=terms.model,
             )
             asked.is_stepping = False
             member = slot.member
             try:
                 asked.go_to(member)
-                bound = member.tariff_in(asked.wire.form).on(terms).bound(asked.messages)
+                bound = member.tariff_in(asked.wire.form).on(terms, asked.messages).bound(asked.messages)
                 if not self._spending.covers(reserved, bound) or len(asked.rows) > member.size.inputs:
                     return _Unsent(member)
                 messages = await self._loaded(asked.messages)
@@ -519,7 +529,7 @@ class Asker:
         if came.model and is_another(came.model, member.endpoint.source.model):
             self._report_model(member, came.model)
         form = asked.wire.form
-        tariff = member.tariff_in(form).on(asked.row.question.terms)
+        tariff = member.tariff_in(form).on(asked.row.question.terms, asked.messages)
         self._learn(asked.messages, member, tariff, came)
         # Before its own cost is settled: a request that waits for the budget may need what comes back.
         if not request.shared:

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
+from batcher.journal.corrections import BY_HAND as OF_PEOPLE
 from batcher.journal.entries import (
     BY_HAND,
     CORRECTED,
@@ -31,6 +32,7 @@ from batcher.journal.entries import (
     Counts,
     InFlight,
     LastRun,
+    Response,
     Spent,
     Totals,
     Usual,
@@ -294,6 +296,18 @@ class Reader:
         """
         with self._asking():
             return beside(self._reader, start, stop, names)
+
+    def responses(self, start: int, stop: int) -> list[Response | None]:
+        """Return what the journal has of the responses to the rows in a range of positions; None without a result."""
+        root = ROOT.format("a.id")
+        found = self._all(
+            f"SELECT a.status, a.answer, a.error, a.id < 0 AND a.source IN {OF_PEOPLE}, s.body,"
+            " coalesce(s.request_id, ''), coalesce(s.model, ''), s.finish_reason"
+            f" FROM rows r LEFT JOIN results a ON a.id = r.result LEFT JOIN responses s ON s.id = {root}"
+            " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
+            (start, stop),
+        )
+        return [None if each[0] is None else Response(_result(*each[:3]), bool(each[3]), *each[4:]) for each in found]
 
     def scope(self) -> int:
         """Return the number of rows, from the first, that the last plan covered."""
