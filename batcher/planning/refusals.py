@@ -15,6 +15,7 @@ from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.errors import SettingsError
 from batcher.money.spending import check_bounded
 from batcher.money.tariff import Tariff
+from batcher.records import Task, Terms
 from batcher.settings import Settings
 from batcher.words import as_given
 
@@ -34,7 +35,8 @@ def check_endpoints(endpoints: Sequence[Endpoint], settings: Settings) -> None:
     _check_ways(endpoints)
     if settings.budget is not None:
         for endpoint in endpoints:
-            check_bounded(Tariff.of(endpoint, settings.params))
+            tariff = Tariff.of(endpoint, settings.params).on(Terms(Task(settings.task)))
+            check_bounded(tariff, has_images=settings.image_column is not None)
     check_open_files(endpoints)
 
 

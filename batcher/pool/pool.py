@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from batcher.calls.batches import Size, smallest
 from batcher.money.tokens import Estimator
 from batcher.pool.account import Account
 from batcher.pool.blame import History
@@ -108,6 +109,11 @@ class Pool:
         """Calls that may be in flight at once."""
         at_work = {member.account for member in self.members if member.out is None}
         return sum(account.max_concurrency for account in at_work)
+
+    @property
+    def size(self) -> Size:
+        """The most that one request for embeddings may hold, at whatever endpoint it is sent."""
+        return smallest([member.size for member in self.members if member.out is None])
 
     def counts(self) -> tuple[EndpointCount, ...]:
         """Return the counts of each endpoint."""

@@ -24,6 +24,7 @@ class Check:
         books: of the server.
         found: what `verify` says.
         is_deduplicated: rows with the same prompt share an answer.
+        rows_in_flight: rows whose requests have no end in the journal; default: no two of them share one.
 
     Attributes:
         unended: requests without an end in the journal.
@@ -38,16 +39,18 @@ class Check:
         found: Verification,
         *,
         is_deduplicated: bool,
+        rows_in_flight: int | None = None,
     ) -> None:
         # A row without a result is verify's business. A prompt may show a schema in one form, and none in another.
         self._rows = list(zip(map(core_of, prompts), results, strict=False))
         self._books = books
-        self._answered_by = _by_core(books.answered_by_prompt)
+        self._answered_by = _by_core(books.answered_by_prompt) + _by_core(books.embedded_by_text)
         unfit = _by_core(books.unfit_by_prompt)
         self._met = {*_by_core(books.faults_by_prompt), *_by_core(books.refused_by_prompt), *unfit}
         self._sent, self._answered, self.unended = (
             sum(getattr(each, name) for each in found.endpoints) for name in ("sent", "answered", "in_flight")
         )
+        self._rows_in_flight = self.unended if rows_in_flight is None else rows_in_flight
         needed = Counter(prompt for prompt, result in self._rows if result.status is not Status.ERROR)
         if is_deduplicated:
             needed = Counter(dict.fromkeys(needed, 1))
@@ -66,8 +69,8 @@ class Check:
             )
             answers = counted(self._answered, "answer")
             yield f"the journal has {answers}, and the server {sent} of faults that may hold one"
-        if self.twice > self.unended:
-            in_flight = counted(self.unended, "request was", "requests were")
+        if self.twice > self._rows_in_flight:
+            in_flight = counted(self._rows_in_flight, "row was", "rows were")
             yield f"{counted(self.twice, 'answer')} bought twice, and only {in_flight} in flight at a kill"
         for number, (prompt, result) in enumerate(self._rows):
             was_answered, met_fault = prompt in self._answered_by, prompt in self._met

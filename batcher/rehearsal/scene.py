@@ -21,15 +21,16 @@ from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.errors import InputError, SettingsError
 from batcher.input.cell import cell
 from batcher.input.dataset import Dataset
+from batcher.input.images import Images
 from batcher.input.opening import Reading, as_arguments, open_dataset
 from batcher.input.prompt import failed_on
 from batcher.money.prices import NANO
 from batcher.money.tariff import Tariff
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
-from batcher.records import Usage
+from batcher.records import Task, Terms, Usage
 from batcher.rehearsal.child import KEY_VARIABLE
 from batcher.server.answers import prompt_of
-from batcher.settings import OPTIONS, Settings
+from batcher.settings import NPY, OPTIONS, Settings
 from batcher.words import blamed
 
 ROWS = 1_000
@@ -133,7 +134,7 @@ class Scene(NamedTuple):
             if name == "param":
                 yield from (f"{each.flag}={key}={json.dumps(part)}" for key, part in value.items())
             elif name == "with_":
-                yield f"{each.flag}={','.join(settings.extras)}"
+                yield f"{each.flag}={','.join([*settings.extras, *([NPY] if settings.writes_npy else [])])}"
             else:
                 yield each.flag if value is True else f"{each.flag}={value}"
 
@@ -172,9 +173,9 @@ def _as_files(data: Any, prompt: str | None, settings: Settings, directory: Path
     dataset = open_dataset(data, Reading.of(settings.input_encoding, settings.separator))
     settings = replace(settings, input_encoding=None, separator=None)
     path = directory / "input.jsonl"
-    _write_rows(dataset, path)
+    _write_rows(dataset, path, Images.of(settings, dataset))
     given = (prompt, settings.prompt_file, settings.prompt_column, settings.messages_column)
-    if len(dataset.columns) == 1 and all(each is None for each in given):
+    if len(dataset.columns) == 1 and all(each is None for each in (*given, settings.image_column)):
         settings = replace(settings, prompt_column=dataset.columns[0])
     return [path], settings
 
@@ -200,13 +201,16 @@ def _with_files(settings: Settings, directory: Path) -> Settings:
     return replace(settings, **files)
 
 
-def _write_rows(dataset: Dataset, path: Path) -> None:
+def _write_rows(dataset: Dataset, path: Path, images: Images | None = None) -> None:
+    written = dict.fromkeys(dataset.columns, cell)
+    if images is not None:
+        written[images.column] = images.as_text
     is_empty = True
     with path.open("w", encoding="utf-8") as file:
         for part in dataset.slices(ROWS_AT_ONCE):
             for position, values in enumerate(part.rows, part.start):
                 try:
-                    cells = dict(zip(dataset.columns, map(cell, values), strict=True))
+                    cells = {name: write(value) for (name, write), value in zip(written.items(), values, strict=True)}
                 except InputError as error:
                     raise failed_on(dataset.where(position), error) from error
                 file.write(json.dumps(cells) + "\n")
@@ -337,7 +341,7 @@ def _prices(endpoint: Endpoint, settings: Settings) -> dict[str, float] | None:
     """Return an endpoint's prices; with a budget those of the price table, which has none for the local server."""
     if endpoint.prices is not None or settings.budget is None:
         return None if endpoint.prices is None else dict(endpoint.prices)
-    price = Tariff.of(endpoint, settings.params).price
+    price = Tariff.of(endpoint, settings.params).on(Terms(Task(settings.task))).price
     if price is None:
         return None
     of = {"in": Usage(1_000, 0), "out": Usage(0, 1_000)}

@@ -35,7 +35,7 @@ from batcher.reports.verification.inputs import Inputs
 from batcher.reports.verification.kept import KeptAnswers
 from batcher.reports.verification.questions import Asked
 from batcher.reports.verification.requests import Requests
-from batcher.reports.verification.result_file import ResultCells, check_result
+from batcher.reports.verification.result_file import ResultCells, check_result, check_vectors
 from batcher.reports.verification.results import Results
 from batcher.reports.verification.rows import checked, read_rows
 from batcher.reports.verification.thoughts import Thoughts
@@ -210,6 +210,8 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
         files.name_others()
         is_read = asked is not None and not files.are_as_written()
         check_result(to_be, store, starts, found, is_read=is_read, facts_of=partial(facts_of, journal, store))
+        if last.question.get("npy"):
+            check_vectors(store, found)
     deque(to_be, maxlen=0)  # rows that are not compared with a result
     deque(rows, maxlen=0)  # INPUT may have rows after the last one
     requests.end()
