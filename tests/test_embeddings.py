@@ -491,6 +491,8 @@ def test_a_part_that_another_program_wrote_into_the_journal_is_found(lab: Lab) -
         ({"param": {"encoding_format": "base64", "output_dtype": "int8"}}, "32-bit floats"),
         ({"endpoints": [Endpoint("m", params={"max_tokens": 5})]}, "max_tokens is no parameter of"),
         ({"repair": 2}, "repair is for chats"),
+        ({"image_column": "text"}, "image_column is for chats"),
+        ({"stream": True}, "stream is about answers in words"),
     ],
 )
 def test_what_makes_no_sense_for_embeddings_is_refused_before_anything_is_sent(
