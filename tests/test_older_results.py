@@ -14,6 +14,7 @@ from fake_service import Service
 from test_requests import chat, responses, service, write
 
 import batcher
+from batcher.cli import main
 from batcher.errors import Interrupted, SettingsError
 
 
@@ -137,3 +138,17 @@ def test_a_result_that_lost_its_journal_gives_its_responses_back(lab: Lab) -> No
     lab.path().unlink()
     assert lab.run(lines, service(), requests=True).requests_now == 0
     assert responses(lab) == before
+
+
+def test_a_job_in_a_file_names_results_from_its_own_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "job"
+    folder.mkdir()
+    write(folder / "r.jsonl", [chat("p0", model="m"), chat("p1", model="m")])
+    older(folder / "one.jsonl", [[chat("p0", model="m"), response("0")]])
+    job = 'input = "r.jsonl"\nrequests = true\nprovider = "offline"\nadopt = ["one.jsonl"]\n'
+    (folder / "batcher.toml").write_text(job, encoding="utf-8")
+    assert main(["plan", "--config", "job/batcher.toml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["adopted"] == 1
