@@ -18,7 +18,6 @@ _OF_CHATS = {
     "system": "write what it says into the prompt",
     "system_file": "write what it says into the prompt",
     "messages_column": "give the texts with {prompt_column}",
-    "image_column": "only a chat can have images",
     "schema": "ask a chat for fields",
     "image_column": "ask a chat about images",
     "examples": "write the examples into the prompt",
