@@ -197,6 +197,8 @@ def test_sampling_can_be_switched_off_and_narrowed_down(client: openai.OpenAI, h
         {"top_k": 1},
         {"top_p": 0},
         {"temperature": 0, "do_sample": True},
+        {"temperature": 1e-40},
+        {"temperature": 1e-9, "top_k": 10**30},
     ]
     for more in cases:
         found = client.completions.create(model="m", prompt="hello", max_tokens=9, extra_body=more)
@@ -207,6 +209,20 @@ def test_sampling_can_be_switched_off_and_narrowed_down(client: openai.OpenAI, h
     assert penal.choices[0].text == hand.text("hello", 30, repetition_penalty=1.5) != hand.text("hello", 30)
     beams = client.completions.create(model="m", prompt="hello", max_tokens=9, extra_body={"num_beams": 4})
     assert beams.choices[0].text == hand.text("hello", 9, num_beams=4)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"temperature": 2, "repetition_penalty": 2},
+        {"temperature": 1e-40},
+        {"temperature": 1, "top_k": 10**30},
+        {"temperature": 1e-5, "repetition_penalty": 100, "top_p": 0},
+    ],
+)
+def test_a_search_with_beams_takes_every_number_in_range(client: openai.OpenAI, more: dict[str, Any]) -> None:
+    found = client.completions.create(model="m", prompt="hello", max_tokens=5, extra_body={"num_beams": 3, **more})
+    assert found.choices[0].finish_reason in {"stop", "length"}
 
 
 def test_an_end_mark_ends_an_answer_and_does_not_stand_in_it(client: openai.OpenAI) -> None:

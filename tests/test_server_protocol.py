@@ -196,6 +196,7 @@ def test_a_message_without_a_text_is_refused(server: Server, messages: object, p
         ({"top_k": 1.5}, "top_k"),
         ({"num_beams": 0}, "num_beams"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty"),
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"do_sample": 1}, "do_sample"),
         ({"seed": 1.5}, "seed"),

@@ -247,9 +247,7 @@ _RULES: dict[str, _Rule] = {
     "top_p": _number(0, 1),
     "top_k": _whole(-1),
     "num_beams": _whole(1, 128),
-    "repetition_penalty": _Rule(
-        lambda value: type(value) in (int, float) and 0 < value <= 100, "a number above 0, of 100 at most"
-    ),
+    "repetition_penalty": _number(0.01, 100),
     "presence_penalty": _number(-2, 2),
     "frequency_penalty": _number(-2, 2),
     "do_sample": _BOOL,

@@ -18,6 +18,7 @@ from batcher.server.hf.sampling import Sampling
 from batcher.server.requests import ChatRequest, CompletionRequest, EmbeddingRequest, Options, TextOrTokens
 from batcher.server.responses import Refusal, bad
 
+_COLDEST = 1e-5  # a lower temperature is 0: logits divided by it would leave the range of 32-bit floats
 _MAX_TOKENS = 512
 """The limit of an answer if neither the request nor the model's `generation_config.json` has one."""
 
@@ -168,11 +169,14 @@ def _heat(model: Model, options: Options) -> dict[str, Any]:
     given = {name: model.defaults.get(name, value) for name, value in given.items()}
     for name in given:
         value = getattr(options, name)
-        given[name] = given[name] if value is None else value
+        value = given[name] if value is None else value
+        given[name] = int(value) if name == "top_k" else float(value)  # a search with beams refuses 2 for 2.0
     is_drawn = options.do_sample
     if is_drawn is None:
         is_drawn = (options.num_beams or 1) == 1 or options.temperature is not None
-    return given | {"is_drawn": is_drawn and given["temperature"] > 0}
+    size = model.network.get_input_embeddings().weight.shape[0]
+    given["top_k"] = 0 if given["top_k"] >= size else given["top_k"]
+    return given | {"is_drawn": is_drawn and given["temperature"] >= _COLDEST}
 
 
 def _limit(model: Model, options: Options, longest: int, name: str) -> int | Refusal:
