@@ -41,6 +41,10 @@ def ask(prompt: str) -> str:
         ("83乘以76加77等于多少", "6385"),
         (r"Solve $83 \times 76 + 77$", "6385"),
         ("Q: 2 x 3 = 6\nQ: 4 x 5 =", "20"),
+        ("Q: 19 x 93 x 37\nA:", "65379"),
+        ("83乘76再加77", "6385"),
+        ("Answer briefly: 19 x 93 x 37", "65379"),
+        ("Pages 10 - 20 have exercise 7 - 9 =", "-2"),
     ],
 )
 def test_a_sum_is_found_however_its_signs_are_typed(text: str, value: str) -> None:
@@ -61,6 +65,10 @@ def test_a_sum_is_found_however_its_signs_are_typed(text: str, value: str) -> No
         "2024-01-05 x 3 tickets",
         "at 12:30, with a ratio of 3 : 1",
         "I ran 3 times 5 km",
+        "1920x1080",
+        "Answer with one word. Size: 10 x 20",
+        "pages 10 - 20, for ages 3 - 5",
+        "on 12 / 05 / 2024 or 2024 - 05 - 06",
         "2024 · 5 min read, pages 10 – 20",  # noqa: RUF001 - as typed
     ],
 )
@@ -78,6 +86,10 @@ def test_a_size_a_variable_or_a_range_is_no_sum(text: str) -> None:
         '{} = ? JSON: {{"infer": "..."}}',
         "请你回答这个数学题：{} = ? 请以 json 的格式输出,键为 infer, 值为答案数字",  # noqa: RUF001 - as typed
         "请以 json 的格式输出，以 infer 为键。题目：{}",  # noqa: RUF001 - as typed
+        "{}，请将答案放在json的infer字段中",  # noqa: RUF001 - as typed
+        "请输出 json（key 为 infer）：{}",  # noqa: RUF001 - as typed
+        "只输出JSON，格式如 {{'infer': 数字}}。\n{}",  # noqa: RUF001 - as typed
+        "以 JSON 给出答案，其中 infer 为计算结果：{}",  # noqa: RUF001 - as typed
         "{} = ? Reply as JSON with the key infer and the number as its value.",
         'Reply with a JSON object with "infer" as its key: {} =',
     ],
@@ -97,7 +109,8 @@ def test_words_about_keys_are_no_field() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["1 x ", "1x", "1 : ", "( 1 x", "1 times ", "key is ", '"a": ?', "a: ", "1 " * 50 + "x"]
+    "piece",
+    ["1 x ", "1x", "1 : ", "( 1 x", "1 times ", "1 x 2\n", "{'a': '", "key is ", '"a": ?', "a: ", "1 " * 50 + "x"],
 )
 def test_a_long_text_is_no_trap(piece: str) -> None:
     assert isinstance(ask("Compute json " + piece * (100_000 // len(piece))), str)

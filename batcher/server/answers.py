@@ -276,6 +276,8 @@ _BARE = re.compile(
     r"(\"\s*+:\s*+(?:\[\s*+)?)(?!(?:true|false|null|-?[0-9]+(?:\.[0-9]+)?)\s*+[,}\]])"
     r"(<[^<>\"\n]*>|[^\s\"{\[][^,{}\[\]\"\n]*)"
 )
+# Texts in single quotes, as Python writes them: those before a colon and behind one.
+_SINGLE = re.compile(r"([{,]\s*+|:\s*+)'([^'\"\n]{0,60})'(\s*+[:,}])")
 _AND_SO_ON = re.compile(r"(?:,\s*+)?(?:\.\.\.|…)\s*+(?=[}\]])")
 _KINDS = (
     ("integer", re.compile(r"\b(?:int|integer|count)\b|整数|\A[-0-9 ]+\Z", re.IGNORECASE)),
@@ -288,12 +290,14 @@ _KINDS = (
 _ASKED_FIELD = re.compile(r"[\"'“‘`]([^\"'“”‘’`\n]{1,60})[\"'”’`]\s{0,9}[:：]\s{0,9}[<\"'“]?[?？]")  # noqa: RUF001 - as typed
 _ASKED_NAME = re.compile(r"(?<![\w\"'])([A-Za-z_]\w{0,40})\s{0,9}[:：]\s{0,9}[?？]")  # noqa: RUF001 - as typed
 _QUOTED = r"[\"'“‘「`]([^\"'“”‘’「」`\n]{1,40})[\"'”’」`]"  # noqa: RUF001 - as typed
-_PLAIN = r"([A-Za-z_][\w-]{0,40})"
-_IS = r"\s{0,3}(?::|=|named|called|is|must be|should be)\s{0,3}"
+_PLAIN = r"(?<![A-Za-z0-9_])(?!json)([A-Za-z_][A-Za-z0-9_-]{0,40})"
+_IS = r"\s{0,3}(?::|：|=|named|called|is|must be|should be|为|是|叫)\s{0,3}"  # noqa: RUF001 - as typed
 _IS_ZH = r"名?\s{0,3}(?:应?为|是|叫|:|：)?\s{0,3}"  # noqa: RUF001 - as typed
 _BESIDE = 120  # characters from the word JSON to those of a key
 _KEY_IN_WORDS = re.compile(
     rf"(?:键|字段|属性){_IS_ZH}(?:{_QUOTED}|{_PLAIN})"
+    rf"|(?:{_QUOTED}|{_PLAIN})\s{{0,3}}(?:键|字段|属性)"
+    rf"|(?:其中|包含|含有)(?:一个)?\s{{0,3}}(?:{_QUOTED}|{_PLAIN})"
     rf"|[以用]\s{{0,3}}(?:{_QUOTED}|{_PLAIN})\s{{0,3}}[为作]\s{{0,3}}(?:键|字段|属性|key)"
     rf"|\bwith (?:the |a |one |only |single ){{0,3}}(?:key|field) (?:named |called )?(?:{_QUOTED}|{_PLAIN})"
     rf"|\b(?:key|field)(?:{_IS}(?:{_QUOTED}|{_PLAIN})|\s{{0,3}}{_QUOTED})"
@@ -310,7 +314,7 @@ def _find_skeleton(text: str) -> dict[str, Any] | None:
     """
     asked = text.lower().find("json")
     for part in (text[asked:], text) if asked >= 0 else ():
-        shown = _AND_SO_ON.sub("", _BARE.sub(r'\1"<\2>"', part))
+        shown = _AND_SO_ON.sub("", _BARE.sub(r'\1"<\2>"', _SINGLE.sub(r'\1"\2"\3', part)))
         brace = re.search(r"\{\s*+\"", shown)
         with contextlib.suppress(ValueError, RecursionError):  # it is not JSON, or has too many levels
             if brace:

@@ -23,8 +23,8 @@ _TYPED = str.maketrans(
 _LATEX = {r"\times": "*", r"\cdot": "*", r"\div": "/"}
 _SPOKEN = {
     **dict.fromkeys(("times", "multiplied by", "乘以", "乘"), "x"),
-    **dict.fromkeys(("plus", "加上", "加"), "⊕"),
-    **dict.fromkeys(("minus", "减去", "减"), "⊖"),
+    **dict.fromkeys(("plus", "再加上", "再加", "加上", "加"), "⊕"),
+    **dict.fromkeys(("minus", "再减去", "再减", "减去", "减"), "⊖"),
     **dict.fromkeys(("divided by", "除以"), "⊘"),
 }
 _WORD = re.compile(
@@ -50,8 +50,8 @@ _UNSURE = re.compile("[xX⊕⊖⊘:]")
 _CLOSE = re.compile(r"[^+* \t]*")
 _HEXADECIMAL = re.compile(r"(?<![0-9.,])0[xX]")
 _DATED = re.compile(
-    r"(?:19|20)[0-9]{2}(?:-(?:0[1-9]|1[0-2])|([-/])[0-9]{1,2}\1[0-9]{1,2})"  # a month, a date
-    r"|[0-9]{1,2}([-/])[0-9]{1,2}\2(?:[0-9]{4}|[0-9]{2})"  # a date
+    r"(?:19|20)[0-9]{2}(?:-(?:0[1-9]|1[0-2])|( ?[-/] ?)[0-9]{1,2}\1[0-9]{1,2})"  # a month, a date
+    r"|[0-9]{1,2}(?:( ?[-/] ?)[0-9]{1,2}\2(?:19|20)[0-9]{2}|([-/])[0-9]{1,2}\3(?:[0-9]{4}|[0-9]{2}))"  # a date
     r"|\+?(?:[0-9]{1,4}-)+[0-9]{3}-[0-9]{4}"  # a telephone number
 )
 
@@ -60,12 +60,27 @@ _CALCULATE = re.compile(
     r"=|\b(?:calculat|comput|evaluat|solve|work out|how much|what(?: is|'s) [-+(0-9])|计算|求值|等于|多少|\A[\W0-9]*\Z",
     re.IGNORECASE,
 )
+_RANGE = re.compile(r"[0-9]+[ \t]*[-⊖][ \t]*[0-9]+")
+_OF_A_RANGE = re.compile(
+    r"(?:\b(?:pages?|pp|from|between|ages?|aged|chapters?|ch|lines?|verses?|rows?|sections?|items?|levels?|grades?"
+    r"|questions|years|days|weeks|range|score|open)|第|年龄|范围)\b[.:]?\s{0,3}\Z",
+    re.IGNORECASE,
+)
+_RESOLUTION = re.compile(r"[0-9]{3,5}[xX][0-9]{3,5}")
+# In a text that speaks of its answer a sum may stand alone, with nothing but marks around it.
+_ANSWER = re.compile(r"\b(?:answers?|results?|infer)\b|答案|结果|回答|infer", re.IGNORECASE)
+_ALONE_BEFORE = re.compile(r"(?:\A|\n|[:：;；,，.。!！?？])\s*\Z")  # noqa: RUF001 - as typed
+_ALONE_BEHIND = re.compile(r"\s*(?:\Z|\n|[;；,，.。?？])")  # noqa: RUF001 - as typed
+_SIZE_BEFORE = re.compile(
+    r"(?:\b(?:size|dimensions?|resolution|measures?|format|area|grid|matrix|shape)|尺寸|大小|分辨率|规格)[^\n]{0,12}\Z",
+    re.IGNORECASE,
+)
 _WORDLESS = re.compile(r"[\W0-9xX]*")
 _BEFORE = re.compile(
     r"(?:\b(?:calculat\w*|comput\w*|evaluat\w*|solve|work out|how much is|multiply|maths?|mathematic\w*|arithmetic"
     r"|expression|equation)\b|计算|求|数学|算[一术式出]|等于|多少)[^0-9]{0,60}\Z"
     r"|(?:答案|题目?|结果)[^0-9]{0,12}\Z"
-    r"|\b(?:what(?: is|'s)(?: the (?:result|value|product|sum) of)?|question|problem|exercise|sum)\b\W{0,9}\Z",
+    r"|\b(?:what(?: is|'s)(?: the (?:result|value|product|sum) of)?|question|q|problem|exercise|sum)\b\W{0,9}\Z",
     re.IGNORECASE,
 )
 _BEHIND = re.compile(r"\s*(?:=|等于|是多少|得多少|得几|equals?\b|is equal to\b)", re.IGNORECASE)
@@ -97,6 +112,7 @@ def _find_sum(text: str) -> ast.expr | None:
     if not _DIGIT.search(text):
         return None
     text = _WORD.sub(lambda found: _SPOKEN[found[1].lower()] if found[1] else _LATEX[found[2].lower()], text)
+    speaks_of_answer = _ANSWER.search(text) is not None
     sure: list[str] = []
     unsure: list[str] = []
     for match in _SUM.finditer(text):
@@ -104,9 +120,9 @@ def _find_sum(text: str) -> ast.expr | None:
             continue
         source = _in_brackets(match[0])
         if _UNSURE.search(source):
-            if _is_meant(source) or _is_asked(text, match):
+            if _is_meant(source) or _is_asked(text, match) or (speaks_of_answer and _is_alone(text, match)):
                 sure.append(source)
-        elif not _DATED.fullmatch(source):
+        elif not _DATED.fullmatch(source) and not _is_range(source, text, match):
             (unsure if _CLOSE.fullmatch(source) else sure).append(source)
     for source in reversed(sure or (unsure if _CALCULATE.search(text) else [])):
         # Python does not read thousands separators or leading zeros.
@@ -130,7 +146,26 @@ def _is_asked(text: str, match: re.Match[str]) -> bool:
         return False
     if _BEHIND.match(text, end) or _BEFORE.search(text, max(start - _NEAR, 0), start):
         return True
-    return _WORDLESS.fullmatch(text) is not None
+    if _WORDLESS.fullmatch(text):
+        return _RESOLUTION.fullmatch(match[0].strip()) is None
+    return False
+
+
+def _is_alone(text: str, match: re.Match[str]) -> bool:
+    """Return whether a match has a line or a clause of its own, and is not called a size."""
+    start, end = match.span()
+    return (
+        not _HEXADECIMAL.search(match[0])
+        and _ALONE_BEHIND.match(text, end) is not None
+        and _ALONE_BEFORE.search(text, max(start - _NEAR, 0), start) is not None
+        and _SIZE_BEFORE.search(text, max(start - _NEAR, 0), start) is None
+    )
+
+
+def _is_range(source: str, text: str, match: re.Match[str]) -> bool:
+    """Return whether a difference is rather a range, as in `pages 10 - 20`."""
+    before = _OF_A_RANGE.search(text, max(match.start() - _NEAR, 0), match.start())
+    return before is not None and _RANGE.fullmatch(source) is not None and not _BEHIND.match(text, match.end())
 
 
 def _in_brackets(source: str) -> str:
