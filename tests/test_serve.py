@@ -21,6 +21,7 @@ from programs import finish, started
 from server_client import chat, request, stats_when, unanswered
 
 from batcher.cli.parser import build_parser
+from batcher.cli.verbs import main
 from batcher.errors import SettingsError
 from batcher.server.answers import answer
 from batcher.server.books import Books
@@ -31,6 +32,7 @@ from batcher.server.requests import read_chat
 from batcher.server.responses import Refusal
 from batcher.server.serve import Server, build_app, embedded, serve
 from batcher.server.simulated import Knobs
+from batcher.words import command_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -446,14 +448,38 @@ def test_the_listener_says_that_it_is_tcp_since_asyncio_would_delay_each_answer_
 def test_a_taken_port_is_said_so() -> None:
     with embedded() as server:
         port = urlsplit(server.base_url).port or 0
-        with pytest.raises(SettingsError, match=f"cannot listen at port {port} .*Choose another --port"):
+        with pytest.raises(SettingsError, match=f"port {port} .*another program listens there. Choose another --port"):
             serve(Knobs(), port=port)
 
 
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("127.0.0.1", -1), ("192.0.2.1", 0)])
 def test_an_impossible_address_is_said_so(host: str, port: int) -> None:
-    with pytest.raises(SettingsError, match="cannot listen at"):
+    with pytest.raises(SettingsError, match=r"cannot listen at .*(a port is a number|does not have that address)"):
         serve(Knobs(), host=host, port=port)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--rpm", "-5"), "--rpm must be a number, 0 or more"),
+        (
+            ("--error-rate", "0.6", "--hang-rate", "0.6"),
+            "--error-rate + --drop-rate + --cut-rate + --hang-rate must be 1",
+        ),
+        (("--forms", "deepsek"), "--forms: there is no way 'deepsek': did you mean deepseek?"),
+    ],
+)
+def test_what_is_wrong_with_an_option_names_it_as_it_was_typed(
+    options: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--port", "0", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_server_says_how_it_behaves_as_the_command_line_spells_it() -> None:
+    assert Knobs().in_words == ""
+    with command_line():
+        assert Knobs(rpm=600, forms="vllm", keys=("secret",)).in_words == "--rpm 600 --forms vllm"
 
 
 def test_the_app_works_in_another_asgi_server_too() -> None:

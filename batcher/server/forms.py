@@ -81,7 +81,8 @@ def malformed(body: Mapping[str, Any]) -> tuple[str, str] | None:
     if wanted is None:
         return None
     if not isinstance(wanted, dict) or wanted.get("type") not in _TYPES:
-        return f"Invalid value for 'response_format.type'. Supported values are: {_TYPES}.", "response_format.type"
+        known = ", ".join(map(repr, _TYPES))
+        return f"Invalid value for 'response_format.type'. Supported values are: {known}.", "response_format.type"
     return _wrong_schema(wanted.get("json_schema")) if wanted["type"] == "json_schema" else None
 
 

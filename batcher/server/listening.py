@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -95,9 +96,22 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
-        raise SettingsError(f"cannot listen at {where}: {error}. Choose another --port; 0 takes a free one") from error
+        raise SettingsError(f"cannot listen at {where}: {_why(error)}") from error
     # asyncio switches Nagle's delay, 40 ms for each answer, off only if a socket declares itself as TCP.
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, listener.detach())
+
+
+def _why(error: OSError | UnicodeError) -> str:
+    """Say why an address cannot be had, and what to do."""
+    if not isinstance(error, OSError) or (error.errno or 0) < 0:  # a negative number is the resolver's
+        return "there is no such host. --host takes an address of this machine, such as 127.0.0.1 or 0.0.0.0"
+    if error.errno == errno.EADDRINUSE:
+        return "another program listens there. Choose another --port; 0 takes a free one"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine does not have that address. --host 0.0.0.0 listens on all that it has"
+    if error.errno == errno.EACCES:
+        return "ports below 1024 may be kept for the system. Choose another --port"
+    return f"{error}. Choose another --port; 0 takes a free one"
 
 
 def base_url(listener: socket.socket) -> str:

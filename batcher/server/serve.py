@@ -77,7 +77,8 @@ def serve(knobs: Knobs, host: str = "127.0.0.1", port: int = PORT) -> None:
     books = Books()
 
     def announce() -> None:
-        say(f"A simulated model listens: {knobs}. Ctrl-C ends it.")
+        how = f": {knobs.in_words}" if knobs.in_words else " and answers at once"
+        say(f"A simulated model listens{how}. Ctrl-C ends it.")
         for number, rule in enumerate(knobs.faults, 1):
             say(f"  fault {number}: {rule.in_words()}")
 

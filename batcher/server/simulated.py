@@ -7,14 +7,15 @@ against the simulator can be repeated.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from statistics import NormalDist
 
 from batcher.errors import SettingsError
 from batcher.server.faults import Fate, FaultRule, unit
 from batcher.server.replying import Slips
-from batcher.server.ways import WAYS, Way, checked, schedule_of
+from batcher.server.ways import WAYS, Way, checked, knob, schedule_of
+from batcher.words import option
 
 __all__ = ["Fate", "Knobs", "draw"]
 
@@ -86,6 +87,12 @@ class Knobs:
                 checked(rule.forms, "simulator: a fault's forms")
 
     @property
+    def in_words(self) -> str:
+        """The knobs that are turned, as the command line spells them; empty if none is."""
+        turned = ((each.name, getattr(self, each.name)) for each in fields(self) if each.repr)
+        return " ".join(option(name, value) for name, value in turned if value != getattr(Knobs, name))
+
+    @property
     def slips(self) -> Slips:
         """The mistakes of the model."""
         return Slips(self.wrong_labels, self.dressed, self.seed)
@@ -101,7 +108,7 @@ class Knobs:
 
 def _require(fits: bool, name: str, what: str) -> None:
     if not fits:
-        raise SettingsError(f"simulator: {name} must be {what}")
+        raise SettingsError(f"{' + '.join(map(knob, name.split(' + ')))} must be {what}")
 
 
 def _is_number(value: object) -> bool:

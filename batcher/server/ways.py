@@ -17,6 +17,7 @@ from batcher.server.answers import text_of
 from batcher.server.error_shapes import coded_error, openai_error
 from batcher.server.faults import Reply
 from batcher.server.forms import Form, Wanted
+from batcher.words import by_reader, option
 
 _JSON_FORMS = (Form.STRICT, Form.SCHEMA, Form.JSON)
 _INVALID = "invalid_request_error"
@@ -301,13 +302,18 @@ def schedule_of(text: str) -> tuple[tuple[int, str], ...]:
         match = re.fullmatch(r"\s*(?:([0-9]{1,9})\s*:)?\s*([^\s:]+)\s*", part)
         if not match or bool(match[1]) != bool(number):
             raise SettingsError(
-                f"simulator: forms must be a way, or ways with the requests before them, such as 'full,200:deepseek',"
+                f"{knob('forms')} must be a way, or ways with the requests before them, such as 'full,200:deepseek',"
                 f" not {text!r}"
             )
-        found.append((int(match[1] or 0), checked(match[2], "simulator: forms")))
+        found.append((int(match[1] or 0), checked(match[2], knob("forms"))))
         if number and found[-1][0] <= found[-2][0]:
-            raise SettingsError(f"simulator: forms: the numbers of {text!r} must rise")
+            raise SettingsError(f"{knob('forms')}: the numbers of {text!r} must rise")
     return tuple(found)
+
+
+def knob(name: str) -> str:
+    """Return a knob of the simulator for the beginning of a message, as the reader would write it."""
+    return by_reader(command_line=option(name), python=f"simulator: {name}")
 
 
 def way_of(name: str, where: str = "forms") -> Way:

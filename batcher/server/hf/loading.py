@@ -124,7 +124,7 @@ def _load(options: ModelOptions) -> Model:
     base = str(options.base_model)
     with _named("--base-model", base):
         config = AutoConfig.from_pretrained(base, local_files_only=True)
-    with _named("--tokenizer-path", str(options.tokenizer)):
+    with _named(options.tokenizer_from, str(options.tokenizer)):
         tokenizer = AutoTokenizer.from_pretrained(str(options.tokenizer), local_files_only=True, config=config)
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:
             raise ValueError("its vocabulary is empty")

@@ -79,6 +79,13 @@ class ModelOptions:
         return Path(self.base_model or "")
 
     @property
+    def tokenizer_from(self) -> str:
+        """The option that names the directory of the tokenizer."""
+        if self.tokenizer_path is not None:
+            return "--tokenizer-path"
+        return "--base-model" if self.tokenizer == Path(self.base_model or "") else "--lora-model"
+
+    @property
     def name(self) -> str:
         """The name under which the model is served: that of its directory, or of the LoRA's."""
         return Path(self.lora_model or self.base_model or "").resolve().name
