@@ -26,7 +26,7 @@ from fake_service import Service
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from programs import finish, local_server, started, write_table
+from programs import call, finish, local_server, started, write_table
 
 import batcher
 from batcher.calls.fast_chat import as_text
@@ -183,6 +183,15 @@ def test_a_path_in_the_home_directory_is_found(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     (tmp_path / "a.png").write_bytes(picture())
     assert sent(tmp_path / "elsewhere", "~/a.png").images == [picture()]
+    assert put(tmp_path / "elsewhere", "~/b.png")[1] == "image ~/b.png: there is no such file"
+
+
+def test_spaces_around_a_path_count_only_if_such_a_file_exists(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture(RED))
+    (tmp_path / " b.png").write_bytes(picture(GREEN))
+    (tmp_path / "b.png").write_bytes(picture(BLUE))
+    for cell, color in ((" a.png\n", RED), (" b.png", GREEN), ("b.png ", BLUE)):
+        assert sent(tmp_path, cell).images == [picture(color)], cell
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -625,6 +634,15 @@ def test_a_plan_names_images_and_counts_the_rows_that_cannot_be_asked(tmp_path: 
     assert plan.most_usd is not None
 
 
+def test_pillows_warning_of_a_large_image_is_not_shown_besides_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(png_of(10_000, 10_000))
+    (tmp_path / "t.csv").write_text("photo\nlarge.png\n", encoding="utf-8")
+    options = ("--prompt", "What is it?", "--image-column", "photo", "--provider", "offline")
+    done = call("plan", "t.csv", *options, cwd=tmp_path)
+    assert "has more than 89,478,485 pixels" in done.stdout
+    assert "Warning" not in done.stderr
+
+
 def test_a_hole_for_the_image_is_remarked_on(tmp_path: Path) -> None:
     path = given_table(tmp_path, ["a.png", "b.png"])
     plan = batcher.plan(path, "What is {image}?", image_column="image", provider="offline", output_dir=tmp_path / "o")
@@ -644,7 +662,10 @@ def test_what_people_read_has_no_data_of_images() -> None:
     [
         ({"image_column": "photo"}, "image_column: the table has no column 'photo'"),
         ({"image_size": 9}, "image_size needs image_column"),
-        ({"image_column": "image", "task": "completion"}, "only a chat can have images"),
+        (
+            {"image_column": "image", "task": "completion"},
+            'image_column is for chats, and cannot be used with task="completion"',
+        ),
         ({"image_detail": "low"}, "image_detail needs image_column"),
         ({"image_column": "image", "image_detail": "best"}, "image_detail must be one of low, high, auto, original"),
         ({"image_column": "image", "image_size": -1}, "image_size"),

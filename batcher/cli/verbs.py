@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
     if not argv:
         say(build_parser().format_help().rstrip())
         return NOTHING_DONE
+    # Pillow's warning of a very large image: such a row ends as error, with the reason.
+    warnings.filterwarnings("ignore", message=r"Image size \([0-9]+ pixels\) exceeds limit")
     with command_line():
         arguments = parsed(argv)
         if getattr(arguments, "log_json", None):

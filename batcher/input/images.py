@@ -181,10 +181,14 @@ class Images:
             return _look_at_file(path, _stamp(path))
         except FileNotFoundError as error:
             root = "the working directory" if self._root == Path() else _shown(str(self._root))
-            where = "" if path == given else f" in {root}"
+            where = "" if Path(home_expanded(str(given))).is_absolute() else f" in {root}"
             raise Unusable(f"there is no such file{where}") from error
 
     def _path(self, text: str) -> Path:
+        """Return where the file of a path is; spaces around it count only if such a file exists."""
+        bare = text.strip()
+        if bare != text and not os.path.exists(self._root / home_expanded(text)):  # noqa: PTH110 - it may hold a NUL
+            return self._root / home_expanded(bare)
         return self._root / home_expanded(text)
 
 
