@@ -14,6 +14,7 @@ from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
+from batcher.chat_model import request_of, streams
 from batcher.checks import (
     check_count,
     check_directory,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 ON_CHANGE = ("abort", "redo", "reuse")
 ENCODINGS = ("utf-8", "utf-8-sig")
 FORMATS = ("csv", "parquet")
+DETAILS = ("low", "high", "auto", "original")
 FACTS_BEFORE = {"finish_reason": "finish"}
 """The names that an older batcher gave to facts (`--with`): its commands and its journals still have them."""
 STRUCTURED = ("auto", "choice", "schema", "json", "prompt")
@@ -285,6 +287,27 @@ class Settings:
     same_prompt: bool = _option(
         False, Group.PROMPT, _FLAG, "every row asks the same: accept a prompt without a {column} hole"
     )
+    image_column: str | None = _option(
+        None,
+        Group.PROMPT,
+        _COLUMN,
+        "the column that names the image to send with each row: a path, an http(s) URL or a data URL, or a JSON list of"
+        ' several; empty: none. It needs Pillow: pip install "batcher-llm[images]"',
+        in_python="the column of the image to send with each row: a path, an http(s) URL, a data URL, bytes, or a list"
+        ' of several; empty: none. It needs Pillow: pip install "batcher-llm[images]"',
+    )
+    image_size: int = _option(
+        2048,
+        Group.PROMPT,
+        Kind(check_count, {"metavar": "N", "type": int}),
+        "the most pixels of an image's longer side; a larger image is made smaller. 0: any number",
+    )
+    image_detail: str | None = _option(
+        None,
+        Group.PROMPT,
+        Kind(_one_of(DETAILS), {"metavar": "NAME"}),
+        "how closely the service shall look at images: low, high, auto or original; default: as it likes",
+    )
     param: Mapping[str, Any] | None = _option(
         None,
         Group.PROMPT,
@@ -458,6 +481,23 @@ class Settings:
         " URL",
     )
     timeout: float = _option(120.0, Group.LIMITS, _SECONDS, "the most seconds for one attempt")
+    stream: bool = _option(
+        False,
+        Group.LIMITS,
+        _FLAG,
+        "for long answers: have them sent piece by piece. Then silence of --idle-timeout seconds ends an attempt, not"
+        " --timeout",
+        in_python="for long answers: have them sent piece by piece. Then silence of `idle_timeout` seconds ends an"
+        " attempt, not `timeout`",
+    )
+    idle_timeout: float | None = _option(
+        None,
+        Group.LIMITS,
+        _SECONDS,
+        "with --stream: the most seconds without a byte of the answer, before its first as well; default: --timeout",
+        in_python="with `stream`: the most seconds without a byte of the answer, before its first as well; default:"
+        " `timeout`",
+    )
     deadline: float = _option(1800.0, Group.LIMITS, _SECONDS, "the most seconds in flight for a row, over all attempts")
     max_attempts: int = _option(6, Group.LIMITS, _WHOLE, "the most attempts for a row; a 429 does not count")
     wait: float = _option(
@@ -599,15 +639,43 @@ class Settings:
         _only_one(self, "labels", "schema")
         _only_one(self, "provider", "base_url")
         _only_one(self, "limit", "sample")
+        _only_one(self, "image_column", "examples")
         if self.task == Task.EMBEDDING and self.price_in is not None and self.price_out is None:
             object.__setattr__(self, "price_out", 0.0)  # nothing is written
         if (self.price_in is None) != (self.price_out is None):
             pair = f"{as_given('price_in')} and {as_given('price_out')}"
             raise SettingsError(f"{pair} go together: give both, in dollars per million tokens")
+        self._check_images()
+        self._check_stream()
         for name in IN_ENDPOINTS:
             if self.endpoints is not None and getattr(self, name) is not None:
                 pair = f"{as_given(name)} and {as_given('endpoints')}"
                 raise SettingsError(f"{pair} exclude each other: set it in the endpoints")
+
+    def _check_images(self) -> None:
+        for name in ("image_size", "image_detail"):
+            if self.image_column is None and getattr(self, name) != OPTIONS[name].default:
+                raise SettingsError(f"{blamed(name)} needs {option('image_column')}")
+
+    def _check_stream(self) -> None:
+        if not self.stream:
+            if self.idle_timeout is not None:
+                raise SettingsError(f"{blamed('idle_timeout')} goes with {as_given('stream')}: give both")
+            return
+        pool = self.endpoints if isinstance(self.endpoints, (list, tuple)) else ()
+        for llm in filter(None, (getattr(each, "llm", None) for each in pool)):
+            kind = type(llm).__name__
+            if not streams(llm):
+                raise SettingsError(f"{blamed('stream')}: the chat model {kind} in llm= does not stream: leave it out")
+            request = request_of(llm, self.params) or self.params
+            if (request.get("n") or 1) != 1:
+                raise SettingsError(
+                    f"{blamed('stream')}: of a chat model in llm=, LangChain streams one answer, and n is"
+                    f" {request['n']}: leave one of them out, or give the endpoint by its model and base_url"
+                )
+        if self.params.get("stream", True) is not True:
+            pair = f"{as_given('stream')} and {option('param', {'stream': self.params['stream']})}"
+            raise SettingsError(f"{pair} exclude each other: give one of them")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Settings:
@@ -625,6 +693,16 @@ class Settings:
     def params(self) -> dict[str, Any]:
         """The request parameters of every row; a chat model takes `extra_body` apart itself."""
         return dict(self.param or {}) if self.asks_chat_model else unfolded(self.param or {}, blamed("param"))
+
+    @property
+    def attempt_s(self) -> float:
+        """The most seconds for one attempt; a stream may take as long as its row has left."""
+        return self.deadline if self.stream else self.timeout
+
+    @property
+    def idle_s(self) -> float | None:
+        """The most seconds for which a stream may be silent; None if none is asked for."""
+        return (self.idle_timeout or self.timeout) if self.stream else None
 
     @property
     def asks_chat_model(self) -> bool:
@@ -795,6 +873,9 @@ class Options(TypedDict, total=False):
     system: str | None
     system_file: str | os.PathLike[str] | None
     same_prompt: bool
+    image_column: str | None
+    image_size: int
+    image_detail: str | None
     param: Mapping[str, Any] | None
     params_column: str | Sequence[str] | None
     requests: bool
@@ -822,6 +903,8 @@ class Options(TypedDict, total=False):
     inputs_per_request: int | None
     limits_per: str | None
     timeout: float
+    stream: bool
+    idle_timeout: float | None
     deadline: float
     max_attempts: int
     wait: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -160,7 +161,7 @@ def test_an_answer_that_comes_once_more_after_the_rest_is_known_by_its_id(tmp_pa
         check_each_has_its_own(rows_of(server, tmp_path, width))
 
 
-@pytest.mark.parametrize("where", ["header", "id"])
+@pytest.mark.parametrize("where", ["header", "id", "id without hyphens"])
 def test_a_response_that_names_another_request_is_refused_and_asked_again(tmp_path: Path, where: str) -> None:
     """A gateway gives some requests the answer of the one before it."""
     last: list[Ask] = []
@@ -168,7 +169,7 @@ def test_a_response_that_names_another_request_is_refused_and_asked_again(tmp_pa
     def script(ask: Ask) -> Iterator[Step]:
         whose = last[-1] if is_odd(ask, 50) else ask
         last.append(ask)
-        name = whose.headers["x-request-id"]
+        name = whose.headers["x-request-id"].replace("-", "" if "without" in where else "-")
         yield answered(whose, f"X-Request-ID: {name}") if where == "header" else answered(whose, id=f"chatcmpl-{name}")
 
     with hostile(script) as server:
@@ -176,7 +177,16 @@ def test_a_response_that_names_another_request_is_refused_and_asked_again(tmp_pa
         assert len(server.asks) == ROWS + 2
 
 
-@pytest.mark.parametrize("name", [None, "", "constant", "chatcmpl-batcher-"])
+def test_a_request_has_a_uuid_of_its_own(tmp_path: Path) -> None:
+    """llama-cpp-python's server refuses other ids, by a 400 without a body."""
+    with hostile(lambda ask: [refused(500) if is_odd(ask, 50) else answered(ask)]) as server:
+        check_each_has_its_own(rows_of(server, tmp_path, 3))
+        names = [ask.headers["x-request-id"] for ask in server.asks]
+    assert all(str(uuid.UUID(name, version=4)) == name for name in names)
+    assert len(set(names)) == len(names) == ROWS + 2
+
+
+@pytest.mark.parametrize("name", [None, "", "constant", "chatcmpl-ba7c4e12"])
 def test_a_server_whose_ids_say_nothing_is_asked_once_for_each_row(tmp_path: Path, name: str | None) -> None:
     with hostile(lambda ask: [0.02, answered(ask, id=name, text="the same")]) as server:
         found = rows_of(server, tmp_path, 3)

@@ -363,9 +363,11 @@ def test_a_new_journal_whose_lock_file_was_taken_away_is_left_to_the_process_tha
 
 # -- A journal of an older version
 
-AS_SIXTH_VERSION = "ALTER TABLE requests DROP COLUMN batch;"
-AS_FIFTH_VERSION = f"""
-{AS_SIXTH_VERSION}
+AS_SIXTH_VERSION = """
+DROP TABLE partials;
+ALTER TABLE requests DROP COLUMN batch;
+"""
+AS_FIFTH_VERSION = f"""{AS_SIXTH_VERSION}
 DROP TABLE readings;
 DROP TABLE rereads;
 ALTER TABLE results DROP COLUMN reading;

@@ -433,9 +433,9 @@ def test_a_second_rehearsal_of_the_keyword_is_refused_while_one_is_at_work(
 # --- its parts ---
 
 
-@given(st.lists(st.text(max_size=5), min_size=1, max_size=60))
-def test_of_the_faults_of_a_rehearsal_all_pass_but_those_of_one_row(prompts: list[str]) -> None:
-    faults = Faults(default_faults(prompts))
+@given(st.lists(st.text(max_size=5), min_size=1, max_size=60), st.sampled_from([None, 1.0, 120.0]))
+def test_of_the_faults_of_a_rehearsal_all_pass_but_those_of_one_row(prompts: list[str], idle_s: float | None) -> None:
+    faults = Faults(default_faults(prompts, idle_s))
     refused: Counter[str] = Counter()
     for prompt in prompts:
         for _ in range(20):

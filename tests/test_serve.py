@@ -17,14 +17,16 @@ import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import finish, started
 from server_client import chat, request, stats_when, unanswered
 
+from batcher.cli.parser import build_parser
 from batcher.errors import SettingsError
 from batcher.server.answers import answer
 from batcher.server.books import Books
 from batcher.server.completions import chat_body, chat_events, make_chat
 from batcher.server.faults import Bucket, Fate
-from batcher.server.listening import listen
+from batcher.server.listening import PORT, listen
 from batcher.server.requests import read_chat
 from batcher.server.responses import Refusal
 from batcher.server.serve import Server, build_app, embedded, serve
@@ -495,3 +497,23 @@ def test_the_program_prints_its_address_and_ends_at_a_signal_with_status_0(numbe
     assert (program.returncode, out) == (0, "")
     assert "Traceback" not in err
     assert "8 requests" in err
+
+
+ANY_HOST = ["--host", "0.0.0.0"]  # noqa: S104 - what is tried
+
+
+@pytest.mark.parametrize(
+    ("options", "is_said"), [(ANY_HOST, True), ([], False), ([*ANY_HOST, "--api-key-env", "KEY"], False)]
+)
+def test_a_server_that_others_can_use_without_a_key_says_so(tmp_path: Path, options: list[str], is_said: bool) -> None:
+    with started("serve", "--port", "0", *options, cwd=tmp_path, KEY="secret") as program:
+        assert program.stdout is not None
+        assert program.stdout.readline().startswith("http://127.0.0.1:")
+        program.terminate()
+        done = finish(program)
+    assert done.status == 0
+    assert ("It is open: whoever reaches this address may use it without a key." in done.stderr) == is_said
+
+
+def test_the_command_line_and_python_listen_at_the_same_port() -> None:
+    assert build_parser().parse_args(["serve"]).port == PORT == 19_327

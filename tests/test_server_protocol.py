@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 from langchain_openai import ChatOpenAI
-from server_client import Reply, chat, request
+from server_client import Reply, chat, request, stats_when
 
 from batcher.calls.services import SERVICES
 from batcher.calls.waits import limits_in
@@ -113,7 +113,9 @@ def test_log_probabilities_come_with_every_token_as_a_whole_and_in_a_stream(
     assert [token for piece in pieces if piece for token in piece.content or []] == tokens
 
 
-@pytest.mark.parametrize("choice", [None, "auto", "required", {"type": "function", "function": {"name": "weather"}}])
+@pytest.mark.parametrize(
+    "choice", [None, "auto", "required", "any", {"type": "function", "function": {"name": "weather"}}]
+)
 def test_a_tool_is_called_with_arguments_that_fit_its_schema(client: openai.OpenAI, choice: Any) -> None:
     other = {"type": "function", "function": {"name": "other"}}
     options: Any = {"model": "m", "messages": HELLO, "tools": [other, TOOL] if isinstance(choice, dict) else [TOOL]}
@@ -198,7 +200,8 @@ def test_a_message_without_a_text_is_refused(server: Server, messages: object, p
         ({"do_sample": 1}, "do_sample"),
         ({"seed": 1.5}, "seed"),
         ({"stop": 7}, "stop"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stop": [None]}, "stop"),
+        ({"stop": ["a"] * 17}, "stop"),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
@@ -236,6 +239,7 @@ def test_parameters_of_local_models_and_empty_ones_are_taken(server: Server) -> 
     "body",
     [
         {"messages": [{"role": "user", "message": "hello"}], "repetition_penalty": 1.0},
+        {"messages": [{"role": "user", "content": "", "message": "hello"}]},
         {"messages": "hello"},
         {"messages": HELLO},
         {"model": None, "messages": [{"content": "hello"}]},
@@ -490,6 +494,30 @@ def test_a_stream_that_is_cut_has_sent_its_first_events(path: str, body: dict[st
         assert (server.books.dropped, server.books.lost, server.books.answered) == (2, 2, 0)
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_a_stream_that_breaks_ends_with_an_error_behind_its_first_half(path: str) -> None:
+    with embedded(Knobs(faults=(FaultRule(Fate.BREAK),))) as server:
+        reply = post(server, f"/v1/{path}", {"prompt": "hello", "messages": HELLO, "stream": True})
+        *events, error, done = reply.body.split(b"\n\n")[:-1]
+        assert len(events) > 1
+        assert json.loads(error.removeprefix(b"data: "))["error"]["type"] == "server_error"
+        assert done == b"data: [DONE]"
+        assert (server.books.lost, server.books.answered) == (1, 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_stalls_has_begun(stream: bool) -> None:
+    with embedded(Knobs(faults=(FaultRule(Fate.STALL),))) as server:
+        connection = http.client.HTTPConnection(server.base_url.removesuffix("/v1").removeprefix("http://"))
+        with contextlib.closing(connection):
+            body = json.dumps({"prompt": "hello", "stream": stream})
+            connection.request("POST", "/v1/completions", body)
+            assert connection.getresponse().read(30).startswith(b"data: {" if stream else b"{")
+            stats_when(server.base_url, "hung", 1)
+        stats = stats_when(server.base_url, "in_flight", 0)
+        assert (stats["lost"], stats["answered"], stats["by_status"]) == (1, 0, {})
+
+
 # --- prefixes of the services ---
 
 
@@ -603,7 +631,7 @@ def test_a_length_of_time_is_written_as_openai_does_and_read_back(seconds: float
     assert found.requests.reset_s == pytest.approx(seconds, abs=0.001)
 
 
-def test_many_requests_at_once_are_all_in_the_books(server: Server, client: openai.OpenAI) -> None:
+def test_as_many_inputs_as_a_request_may_have_are_all_in_the_books(server: Server, client: openai.OpenAI) -> None:
     texts = [f"text {number}" for number in range(2048)]
     made = client.embeddings.create(model="m", input=texts)
     assert len(made.data) == 2048

@@ -17,6 +17,7 @@ from fake_service import Call, Service
 
 import batcher
 from batcher.answer.labels import Labels
+from batcher.calls.error_bodies import failure_in
 from batcher.errors import ChangedError, InputError, SettingsError
 from batcher.records import Completion, Failure, Fault, Usage
 from batcher.server.answers import label_for
@@ -669,6 +670,41 @@ def test_a_bad_prompt_finds_no_form_and_does_not_buy_each_row_five_times(lab: La
     assert look(lab.directory, "SELECT count(*) FROM events WHERE kind = 'form'") == [(0,)]
     report = lab.run(ROWS, answering(lambda _: "a"), "{text}", retry_failed=True, **own(with_="form"))
     assert {row["infer_form"] for row in lab.rows()} == {"choice"}
+
+
+def test_a_server_that_ignores_choices_is_asked_by_the_schema_that_it_obeys(lab: Lab) -> None:
+    """The answers of a good model fit by themselves, so that a list of choices is found: llama.cpp's server."""
+    service = answering(lambda _: "a")
+    service.instead = lambda call: Completion(
+        '{"label": "b"}' if "response_format" in call.params else "well" if number(call) % 10 == 7 else "a"
+    )
+    few = [batcher.Endpoint("m", base_url="http://127.0.0.1:9/v1", max_concurrency=4)]
+    report = lab.run(ROWS, service, "{text}", **own(endpoints=few))
+    assert report.ok == 200
+    assert forms_of(service)["strict"] > 150
+    found = look(lab.directory, "SELECT detail FROM events WHERE kind = 'form' ORDER BY id")
+    assert [json.loads(detail)["form"] for (detail,) in found] == ["choice", "strict"]
+
+
+def test_a_server_that_ignores_every_form_is_asked_for_few_rows_in_all_of_them(lab: Lab) -> None:
+    service = answering(lambda _: "a")
+    service.instead = lambda call: Completion("well" if number(call) % 4 == 3 else "a")
+    report = lab.run(ROWS, service, "{text}", **own())
+    assert (report.ok, report.invalid) == (150, 50)
+    assert report.requests <= 200 + 4 * 20
+
+
+def test_a_server_fault_that_names_a_field_of_the_form_is_of_the_form(lab: Lab) -> None:
+    """llama-cpp-python's server says by a 500 that it knows no JSON Schema; it has JSON mode."""
+    said = "1 validation error: {'loc': ('body', 'response_format', 'type'), 'input': 'json_schema'}"
+    unknown = failure_in(500, {}, json.dumps({"error": {"message": said, "type": "internal_server_error"}}))
+    service = answering(lambda _: "")
+    answers = {"choice": Completion("hello"), "json_object": Completion('{"label": "b"}')}
+    service.instead = lambda call: answers.get(form_of(call.params), unknown)
+    report = lab.run(ROWS, service, "{text}", **own(with_="form"))
+    assert report.ok == 200
+    assert {row["infer_form"] for row in lab.rows()} == {"json"}
+    assert report.requests <= 200 + 3 * 5
 
 
 @pytest.mark.parametrize(

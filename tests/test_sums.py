@@ -91,6 +91,8 @@ def test_the_arithmetic_of_the_older_demos_is_all_right(prompt: str) -> None:
 
 
 def test_words_about_keys_are_no_field() -> None:
+    far = f"Write JSON.{' blah' * 30} The key is under the mat."
+    assert ask(far).startswith("Echo ")
     assert ask("No JSON. Key facts: the key to it is good. One of: good, bad.") in {"good", "bad"}
 
 

@@ -130,6 +130,7 @@ def _joined(choices: Sequence[Choice], rest: Rest, *, wants_all: bool) -> Comple
         refusal=first.refusal,
         reasoning=first.reasoning,
         is_open=first.is_open,
+        choices=len(choices),
         **rest,
     )
 
@@ -142,6 +143,7 @@ def _list_of(choices: Sequence[Choice], rest: Rest) -> Completion:
         refusal=next((choice.refusal for choice in choices if choice.refusal), None),
         reasoning=json_of(reasoning) if any(reasoning) else "",
         is_open=any(choice.is_open for choice in choices) and not any(map(str.strip, texts)),
+        choices=len(choices),
         **rest,
     )
 

@@ -45,11 +45,12 @@ _SLOW_S = _KEEPALIVE_S / 2
 _CONNECT_S = 30.0
 # The number of answer ids kept for each host, to find out whether they differ.
 _IDS = 1000
-# Our request ids name the question and the attempt.
-_MARK = "batcher-"
+# Our request ids name the question and the attempt. They are UUIDs of version 4, because some servers, such as
+# llama-cpp-python's, refuse all others: by a 400 without a body.
+_MARK = "ba7c4e12"
 # Tells the attempts at a question apart. Asking the system each time would take 13 microseconds of a row.
 _attempts = random.Random()  # noqa: S311 - it guards nothing
-_OURS = re.compile(f"{_MARK}([0-9a-f]{{16}})-[0-9a-f]{{8}}")
+_OURS = re.compile(f"{_MARK}-?([0-9a-f]{{4}})-?4([0-9a-f]{{3}})-?8([0-9a-f]{{3}})-?([0-9a-f]{{6}})[0-9a-f]{{6}}")
 
 _current: ContextVar[Exchange | None] = ContextVar("batcher_exchange", default=None)
 
@@ -89,7 +90,8 @@ class Exchange:
 
     def __init__(self, question: bytes, most: int) -> None:
         self._question = hashlib.blake2b(question, digest_size=8).hexdigest()
-        self.id = f"{_MARK}{self._question}-{_attempts.getrandbits(32):08x}"
+        name, attempt = self._question, _attempts.getrandbits(24)
+        self.id = f"{_MARK}-{name[:4]}-4{name[4:7]}-8{name[7:10]}-{name[10:]}{attempt:06x}"
         self.is_written = False
         self.is_too_long = False
         self.protocol: Any = None
@@ -149,7 +151,9 @@ class Exchange:
 
     def _is_named_otherwise(self, name: str | None) -> bool:
         """Return whether an id names another question's request; earlier attempts at this question do not count."""
-        return name is not None and _MARK in name and any(each != self._question for each in _OURS.findall(name))
+        if name is None or _MARK not in name:
+            return False
+        return any("".join(parts) != self._question for parts in _OURS.findall(name))
 
     # -- For aiohttp
 

@@ -5,6 +5,7 @@ Invariant: a form changes what goes over the wire, never the row's question; the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ _WORDS = (
     *("response_format", "response format", "json_schema", "json schema", "json_object", "json mode", "jsonschema"),
     *("structured", "guided", "schema", "grammar", "additionalproperties", "'json'", '"json"', "word json"),
 )
+# Validators name the field in quotes, which are no part of the words: llama-cpp-python's server does under a 500.
+_FIELD = re.compile(r"""(['"`])(?:response_format|json_schema|json_object|structured_outputs|guided_\w+)\1""")
 _SUSPICIOUS = {400, 404, 405, 406, 412, 415, 422, 500, 501}
 
 
@@ -159,7 +162,7 @@ def ladder_for(
 
 
 def _says_form(failure: Failure) -> bool:
-    return any(word in failure.said for word in _WORDS)
+    return any(word in failure.said for word in _WORDS) or _FIELD.search(failure.message) is not None
 
 
 def may_be_of_form(failure: Failure) -> bool:

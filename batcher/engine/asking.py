@@ -11,17 +11,24 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from batcher.answer.reading import is_whole
 from batcher.answer.reading import read as as_result
 from batcher.answer.shape import ReadAs, Shape
 from batcher.calls.batches import is_of_one_row, is_too_large, lowered, weight_of
+from batcher.calls.caller import CallCut
 from batcher.calls.forms import AS_IT_COMES, Form, Wire, may_be_of_form
+from batcher.calls.ignored import Watch
+from batcher.calls.patience import Stopwatch
+from batcher.calls.streaming import STREAM
 from batcher.engine.feed import Row
 from batcher.engine.progress import Progress, Tally
-from batcher.journal.entries import UNSENT, Outcome, Request, Sent
+from batcher.engine.stop import to_the_end
+from batcher.input.images import holds_images, loaded
+from batcher.input.picture import Unusable
+from batcher.journal.entries import IGNORED, LEFT_OUT, UNSENT, Outcome, Request, Sent
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
 from batcher.money.tariff import Tariff
@@ -34,12 +41,20 @@ from batcher.settings import Settings
 from batcher.words import as_given, duration, option
 
 _SHORTEST_TIMEOUT_S = 0.001
+# Why a stream was cut off, if this process did it.
+_STOPPED = "batcher was stopped"
 
 
 class _Unsent(NamedTuple):
     """An attempt that was not made: its endpoint began a cooldown, or left the pool, while the intent was committed."""
 
     member: Member
+
+
+class _Unloaded(NamedTuple):
+    """An attempt that was not made, because an image of the row cannot be sent."""
+
+    fault: str
 
 
 class _Answered(NamedTuple):
@@ -69,7 +84,10 @@ class _InHalves(NamedTuple):
 
 
 class _Refused(NamedTuple):
-    """An attempt that was refused for the form in which it was asked for; the row is asked in another one."""
+    """An attempt that was refused for the form in which it was asked for, or for a parameter that batcher had added.
+
+    The row is asked in another form, or without the parameter.
+    """
 
     member: Member
     request: Request
@@ -85,7 +103,7 @@ class _Failed(NamedTuple):
     decision: Decision
 
 
-_Tried = _Answered | _Refused | _InHalves | _Failed | _Unsent
+_Tried = _Answered | _Refused | _InHalves | _Failed | _Unsent | _Unloaded
 
 
 class _Asked:
@@ -98,7 +116,7 @@ class _Asked:
             what was wrong with it.
         repairs: how often that was asked for.
         wire: what the present request adds to them.
-        is_stepping: it is asked in another form now, and before other rows: theirs depends on it.
+        is_stepping: it is asked in another way now, and before other rows: theirs depends on it.
         unfit: the latest answer that did not fit; the row ends with it if none comes that does.
     """
 
@@ -203,6 +221,10 @@ class Asker:
         # Endpoints whose impossible usage, or late start, was reported to people.
         self._implausible: set[Member] = set()
         self._told: set[tuple[Member, str]] = set()
+        # For each source the parameters that it may ignore.
+        self._watches: dict[int, Watch] = {}
+        # Parameters that were left out at a source, which was reported to people.
+        self._left_out: set[tuple[int, str]] = set()
 
     def close(self) -> None:
         """Send no further request; those in flight may still arrive."""
@@ -280,6 +302,9 @@ class Asker:
                 continue
             if isinstance(attempt, _InHalves):
                 return attempt.before
+            if isinstance(attempt, _Unloaded):
+                unfit = asked.unfit
+                return [await (self._settle_unfit(row, *unfit) if unfit else self._refuse(row, attempt.fault))]
             after = attempt.member
             if isinstance(attempt, _Unsent):
                 continue
@@ -356,7 +381,7 @@ class Asker:
         return result
 
     async def _attempt(self, asked: _Asked, history: History, after: Member | None) -> _Tried:
-        """Reserve money and a slot for a request, and send it."""
+        """Reserve money and a slot for a request, and send it. Its images are in memory only meanwhile."""
         if len(asked.rows) > self._pool.size.inputs:
             return _InHalves(History(attempts=history.attempts, in_flight_s=history.in_flight_s))
         terms = asked.row.question.terms
@@ -378,13 +403,16 @@ class Asker:
                 bound = member.tariff_in(asked.wire.form).on(terms, asked.messages).bound(asked.messages)
                 if not self._spending.covers(reserved, bound) or len(asked.rows) > member.size.inputs:
                     return _Unsent(member)
+                messages = await self._loaded(asked.messages)
+                if isinstance(messages, _Unloaded):
+                    return messages
                 request = await self._intend(asked.rows, member, bound)
                 if not self._pool.leave(slot):
                     self._journal.failed(request, Outcome(UNSENT, cost=0))
                     return _Unsent(member)
                 self._tally.sent += 1
                 cost = bound.cost  # until it is known
-                attempt = await self._call(asked, request, slot, history, bound)
+                attempt = await self._call(asked, request, slot, history, bound, messages=messages)
                 cost = attempt.cost if isinstance(attempt, _Answered) else attempt.outcome.cost
                 return attempt
             finally:
@@ -392,6 +420,15 @@ class Asker:
                 self._pool.release(slot)
         finally:
             self._spending.settle(reserved, cost)
+
+    async def _loaded(self, messages: list[Message]) -> list[Message] | _Unloaded:
+        """Return messages with their images, which are read and decoded in a thread."""
+        if not holds_images(messages):
+            return messages
+        try:
+            return await to_the_end(self._loop.run_in_executor(None, loaded, messages))
+        except Unusable as fault:
+            return _Unloaded(str(fault))
 
     async def _intend(self, rows: Sequence[Row], member: Member, bound: Bound) -> Request:
         """Record that a request is about to leave."""
@@ -401,32 +438,31 @@ class Asker:
         return await self._journal.sent_together(lines, member.number, member.source, bound)
 
     async def _call(
-        self, asked: _Asked, request: Request, slot: Slot, history: History, bound: Bound
+        self,
+        asked: _Asked,
+        request: Request,
+        slot: Slot,
+        history: History,
+        bound: Bound,
+        *,
+        messages: list[Message],
     ) -> _Answered | _Refused | _InHalves | _Failed:
         """Send a request that is in the journal, and record its outcome at its endpoint."""
-        timeout = max(min(self._settings.timeout, self._settings.deadline - history.in_flight_s), _SHORTEST_TIMEOUT_S)
         member, wire = slot.member, asked.wire
-        began = self._under_way[request.id] = self._loop.time()
-        try:
-            terms = asked.row.question.terms
-            came = await member.caller.call(wire.messages(asked.messages), timeout, wire.params, terms)
-        finally:
-            del self._under_way[request.id]
-        if self._is_embedding and isinstance(came, Completion) and len(came.vectors) != len(asked.rows):
-            came = Failure(Fault.PROTOCOL, "other vectors came than were asked for", may_be_billed=True)
+        came, seconds = await self._send(
+            asked, request, member, messages, self._settings.deadline - history.in_flight_s
+        )
         was_refused = wire.form is not None and isinstance(came, Failure) and came.generated != ""
         if isinstance(came, Failure) and was_refused:
-            came = Completion(came.generated, came.code, limits=came.limits)
+            came = Completion(came.generated, came.code, limits=came.limits, choices=0)
         if silence := self._pool.record(slot, came, history):
             self._report_silence(silence)
         if isinstance(came, Completion):
             return self._answered(asked, request, member, came, bound)._replace(was_refused=was_refused)
-        if wire.form and self._is_of_form(came, asked, member, wire.form):
+        if self._is_without(came, asked, member) or self._is_of_form(came, asked, member):
             return _Refused(member, request, Outcome(str(came.status), cost=0))
         billed = bound.cost if came.may_be_billed or bound.cost is None else 0
         outcome = Outcome(str(came.status or came.fault.value), cost=billed)
-        # Seconds beyond the timeout do not count: the process stood still then.
-        seconds = min(self._loop.time() - began, timeout)
         if len(asked.rows) > 1 and is_of_one_row(came):
             self._lower_size(member, came, len(asked.rows))
             self._journal.failed(request, outcome)
@@ -434,7 +470,34 @@ class Asker:
         decision = self._judge(came, slot, history, seconds)
         if billed and not request.shared:
             self._spending.lose(request.key, request.source, bound)
+        if came.partial:  # the tokens that it reported lower the charge, here and in the journal
+            self._journal.partial(request, came.partial, str(came))
+            self._spending.refund(request.key, request.source, came.partial.usage.prompt_tokens)
         return _Failed(member, request, outcome, decision)
+
+    async def _send(
+        self, asked: _Asked, request: Request, member: Member, messages: list[Message], left_s: float
+    ) -> tuple[Completion | Failure, float]:
+        """Make a call, which may take the seconds that its rows have left; return what came, and the seconds it took.
+
+        Seconds in which the process stood still do not count.
+        """
+        timeout = max(min(self._settings.attempt_s, left_s), _SHORTEST_TIMEOUT_S)
+        wire, terms = asked.wire, asked.row.question.terms
+        began = self._under_way[request.id] = self._loop.time()
+        # A stream may take as long as its row has left, and a night in which the machine sleeps is no part of that.
+        watch = Stopwatch() if self._settings.stream else None
+        try:
+            came = await member.caller.call(wire.messages(messages), timeout, wire.params, terms)
+        except CallCut as cut:
+            self._journal.partial(request, cut.partial, _STOPPED)
+            raise
+        finally:
+            del self._under_way[request.id]
+            timeout = min(timeout, watch.stop()) if watch else timeout
+        if self._is_embedding and isinstance(came, Completion) and len(came.vectors) != len(asked.rows):
+            came = Failure(Fault.PROTOCOL, "other vectors came than were asked for", may_be_billed=True)
+        return came, min(self._loop.time() - began, timeout)
 
     def _lower_size(self, member: Member, failure: Failure, rows: int) -> None:
         """Ask an endpoint about fewer rows in each request from now on, if it refused so many."""
@@ -452,6 +515,7 @@ class Asker:
 
     def _answered(self, asked: _Asked, request: Request, member: Member, came: Completion, bound: Bound) -> _Answered:
         """Learn from an answer what later requests may cost, and return it with its own cost."""
+        self._report_ignored(member, came, asked.row.question.terms.params)
         if self._settings.keep_thinking:
             came = came.as_it_came or came
         if came.usage.implausible:
@@ -464,9 +528,18 @@ class Asker:
             self._spending.refund(request.key, request.source, came.usage.prompt_tokens)
         return _Answered(member, request, came, tariff.cost(came, bound), form)
 
-    def _is_of_form(self, failure: Failure, asked: _Asked, member: Member, form: Form) -> bool:
+    def _is_without(self, failure: Failure, asked: _Asked, member: Member) -> bool:
+        """Return whether a row that was refused is asked without a parameter that batcher had added."""
+        if not failure.left_out:
+            return False
+        asked.is_stepping = True
+        self._report_left_out(member, failure)
+        return True
+
+    def _is_of_form(self, failure: Failure, asked: _Asked, member: Member) -> bool:
         """Return whether a row that was refused is asked in another form."""
-        if member.choice is None or not may_be_of_form(failure):
+        form = asked.wire.form
+        if form is None or member.choice is None or not may_be_of_form(failure):
             return False
         step = member.choice.step_after(form, is_fresh=member.standing.is_fresh)
         if step is not None:
@@ -577,6 +650,28 @@ class Asker:
                 f"Waiting for {member.label}: {reason}. It is asked again for {duration(self._policy.wait_s)}"
                 f" ({as_given('wait')})."
             )
+
+    def _report_left_out(self, member: Member, failure: Failure) -> None:
+        """Tell people and the journal that an endpoint is asked without a parameter that batcher had added."""
+        source, name = member.source, failure.left_out
+        if (source, name) in self._left_out:
+            return
+        self._left_out.add((source, name))
+        then = "so its answers come in one piece"
+        if name != STREAM:
+            then = "and an answer whose tokens it does not report counts as the most that it may cost"
+        why = str(failure).rstrip(".")
+        self._progress.say(f"{member.label} refuses {name} ({why}). It is asked without it from now on, {then}.")
+        self._journal.note(LEFT_OUT, member.label, name)
+
+    def _report_ignored(self, member: Member, came: Completion, own: Mapping[str, Any]) -> None:
+        """Tell people and the journal, once, if an answer shows that an endpoint ignores a request parameter."""
+        watch = self._watches.get(member.source)
+        if watch is None:
+            watch = self._watches[member.source] = Watch({**self._settings.params, **member.endpoint.params})
+        for name, said in watch.look(came, own):
+            self._progress.say(f"{member.name} ignores {name}: {said}.", "warning")
+            self._journal.note(IGNORED, member.name, f"{name}: {said}")
 
     def _report_form(self, member: Member) -> None:
         """Tell people and the journal in which form an endpoint is asked from now on, if that was found."""

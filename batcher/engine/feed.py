@@ -108,7 +108,7 @@ class Feed:
         if self._set_aside:
             return self._set_aside.popleft()
         if (plain := self._plain_row()) is not None:
-            return self._row(plain)
+            return await self._row(plain)
         while True:
             async with self._reading:
                 while not self._ready:
@@ -118,7 +118,7 @@ class Feed:
             if isinstance(item, OpenChunk):
                 return item
             if item.state.leader is None:
-                return self._row(item)
+                return await self._row(item)
             # Without the lock: the leader may wait for a witness.
             if await self._completes_its_chunk(item, item.state.leader):
                 return item.chunk
@@ -138,7 +138,7 @@ class Feed:
             if item.question.fault or not filling.takes(item.question.messages):
                 return rows
             while not filling.is_full and (plain := await self._next_plain()) is not None:
-                row = self._row(plain)
+                row = await self._row(plain)
                 if not row.question.fault and filling.takes(row.question.messages):
                     rows.append(row)
                     continue
@@ -212,7 +212,7 @@ class Feed:
                 item = self._ready[number]
                 if isinstance(item, _Read) and item.state.leader is None:
                     del self._ready[number]
-                    return self._row(item)
+                    return await self._row(item)
             return None
 
     def _has_room(self) -> bool:
@@ -269,15 +269,24 @@ class Feed:
             return row
         return None
 
-    def _row(self, read: _Read) -> Row:
-        position, values, state, chunk = read
+    async def _row(self, read: _Read) -> Row:
+        position, _, state, chunk = read
         if state.followers:
             self._led[position] = []
-        return Row(position, state.key, self._input.question(position, values, state.key), chunk, state.followers)
+        return Row(position, state.key, await self._question(read), chunk, state.followers)
+
+    async def _question(self, read: _Read) -> Question:
+        """Make a row's question; if that takes a while, in a thread."""
+        position, values, state, _ = read
+        if not self._input.reads_files:
+            return self._input.question(position, values, state.key)
+        made = self._loop.run_in_executor(None, self._input.question, position, values, state.key)
+        return await to_the_end(made)
 
     async def _completes_its_chunk(self, row: _Read, leader: int) -> bool:
         """Let a row wait for the one that is asked in its place; return whether that completes its chunk."""
-        self._input.question(row.position, row.values, row.state.key)
+        if not self._input.reads_files:
+            self._input.question(row.position, row.values, row.state.key)
         # Waiting rows count as asked rows: otherwise their chunks would fill the memory behind one slow answer.
         while self._led_rows >= self._most_rows and leader in self._led and not self._is_closed:
             self._led_changed.clear()
@@ -329,6 +338,6 @@ class Feed:
         for position, (values, state) in enumerate(zip(rows, states, strict=True), chunk.start):
             if state.result is None:
                 part.append(_Read(position, values, state, chunk))
-            else:  # the file will hold the present cells of this row beside its answer
+            elif not self._input.reads_files:  # the file will hold the present cells of this row beside its answer
                 self._input.question(position, values, state.key)
         return part or [chunk]

@@ -276,6 +276,10 @@ CORRECTED = "corrected by hand"
 """The kind of an event that records which result a person's correction replaces."""
 READ = "workbook read"
 """The kind of an event that records a workbook whose corrections are in the journal."""
+LEFT_OUT = "left out"
+"""The kind of an event that records a parameter of batcher's own that an endpoint refuses, and is asked without."""
+IGNORED = "ignored"
+"""The kind of an event that records a parameter that an endpoint accepts and ignores."""
 
 
 class Correction(NamedTuple):

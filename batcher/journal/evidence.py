@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from batcher.journal.corrections import BY_HAND
-from batcher.journal.entries import CORRECTED, UNSENT, EndpointTotals, RowRecord, source_of
+from batcher.journal.entries import CORRECTED, TOO_LARGE, UNFIT, UNSENT, EndpointTotals, RowRecord, source_of
 from batcher.journal.reading import CHARGED, ROOT, SENT, SPENT, Reader, count_attempts, facts, question_of, spent_of
 from batcher.journal.schema import ADOPTED, PERSON
 from batcher.records import Source
@@ -44,6 +44,10 @@ class Unreconciled(Enum):
     )
     OF_NOBODY = (
         "SELECT id FROM requests WHERE run NOT IN (SELECT id FROM runs) OR source NOT IN (SELECT id FROM sources)"
+    )
+    CUT_OFF = (
+        "SELECT p.id FROM partials p LEFT JOIN requests q USING (id)"
+        f" WHERE q.id IS NULL OR q.outcome IN ('answered', '{UNFIT}', '{TOO_LARGE}')"
     )
 
     OTHER_BATCH = (

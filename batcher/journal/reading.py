@@ -21,6 +21,7 @@ from batcher.journal.corrections import BY_HAND as OF_PEOPLE
 from batcher.journal.entries import (
     BY_HAND,
     CORRECTED,
+    IGNORED,
     JOINED,
     READ,
     TOO_LARGE,
@@ -41,16 +42,18 @@ from batcher.journal.schema import IN_SCOPE, PERSON, as_output_errors, exact_sum
 from batcher.records import GAVE_UP, Beside, Bound, Result, RowState, Status
 
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
-# answer its bound. If the same source answered the same question at another time, the question's model tokens are
-# known, and the part of the bound that is proportional to them is reduced to that number. Quotient and remainder are
-# computed apart, so that no product is too large for SQLite.
+# answer its bound. If the same source answered the same question at another time, or began to and reported its tokens,
+# the question's model tokens are known, and the part of the bound that is proportional to them is reduced to that
+# number. Quotient and remainder are computed apart, so that no product is too large for SQLite.
 _ANSWERED = f"outcome IN ('answered', '{UNFIT}')"
 _PAID = f"outcome IN ('answered', '{UNFIT}', '{TOO_LARGE}')"
 CHARGED = f"""
 (
     WITH asked AS (SELECT DISTINCT key, source FROM requests WHERE ({_PAID}) IS NOT TRUE AND answer_cost < cost),
-    reported AS (SELECT key, source, max(prompt_tokens) AS tokens FROM requests
-        WHERE {_PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM asked)
+    known AS (SELECT key, source, prompt_tokens AS tokens FROM requests WHERE {_PAID}
+        UNION ALL SELECT key, source, p.prompt_tokens FROM partials p JOIN requests USING (id)),
+    reported AS (SELECT key, source, max(tokens) AS tokens FROM known
+        WHERE tokens > 0 AND (key, source) IN (SELECT key, source FROM asked)
         GROUP BY key, source)
     SELECT q.id, q.run, q.endpoint, q.source, q.position, q.ended, q.outcome, q.prompt_tokens, q.completion_tokens,
         ({_PAID}) IS TRUE AS is_paid, q.batch IS NULL OR q.batch = q.id AS is_first,
@@ -416,6 +419,22 @@ class Reader:
         )
         return [ByHand(at, kind, text_of(subject), text_of(detail)) for at, kind, subject, detail in found]
 
+    def ignored(self) -> list[tuple[str, str]]:
+        """Return the request parameters that services ignore: the endpoint, and what became of which parameter."""
+        found = self._all(
+            "SELECT subject, detail FROM events WHERE kind = ? GROUP BY subject, detail ORDER BY min(id)", (IGNORED,)
+        )
+        return [(text_of(subject), text_of(detail)) for subject, detail in found]
+
+    def begun_answers(self) -> int:
+        """Count the rows without an answer that have a part of one, which was cut off."""
+        query = (
+            "SELECT count(DISTINCT r.position) FROM partials JOIN requests q USING (id)"
+            " JOIN rows r ON r.position = q.position AND r.key = q.key LEFT JOIN results a ON a.id = r.result"
+            f" WHERE r.{IN_SCOPE} AND coalesce(a.status, 'error') = 'error'"
+        )
+        return int(self._all(query)[0][0])
+
     # -- Requests
 
     def totals(self, run: int | None = None) -> Totals:
@@ -493,7 +512,9 @@ class Reader:
             "WITH lost AS MATERIALIZED (SELECT key, source, prompt_most, cost, answer_cost FROM requests"
             f" WHERE ({_PAID}) IS NOT TRUE AND answer_cost < cost ORDER BY id DESC LIMIT ?)"
             " SELECT * FROM lost WHERE (key, source) NOT IN (SELECT key, source FROM requests"
-            f" WHERE {_PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM lost))",
+            f" WHERE {_PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM lost))"
+            " AND (key, source) NOT IN (SELECT key, source FROM partials p JOIN requests USING (id)"
+            " WHERE p.prompt_tokens > 0)",
             (most,),
         )
         return [(key, source, Bound(most, None, cost, answer)) for key, source, most, cost, answer in found]

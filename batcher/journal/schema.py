@@ -79,6 +79,18 @@ responses: what came with an answer besides its text; an answer has no line if v
                                 it comes, or before version 6
     request_id         TEXT     what the service calls the answer; empty if it does not; NULL: before version 6
 
+partials: what had come of streamed answers that were cut off; none of them is an answer, and their rows are asked again
+    id                 INTEGER  `requests.id`, of a request without an answer; primary key. It may have no end, if
+                                batcher was stopped meanwhile
+    at                 REAL     when it was cut off
+    why                TEXT*    why, in words
+    text               TEXT*    what had come of the answer, without the model's thoughts; its first 2^18 characters. A
+                                JSON list if the request asked for several answers
+    reasoning          TEXT*    what had come of the model's thoughts; its first 2^18 characters
+    characters         INTEGER  of text and reasoning, as they came
+    prompt_tokens      INTEGER  tokens of the question, as the service had reported them by then; NULL: it had not
+    completion_tokens  INTEGER  tokens of the answer until then; NULL: as for `prompt_tokens`
+
 requests: every attempt at a row, recorded before it left; a line without an end is in flight, or was when the process
 ended. Rows whose embeddings are asked for together share one request: it has a line for each of them
     id                 INTEGER  from 1; a gap is a request that did not leave, because the disk was full; primary key
@@ -161,7 +173,9 @@ events: what else happened in a run
                                 answers changed the bound on prompts; `service tier`: a request was served in a tier
                                 that it did not ask for; `joined`: a result is about to be in its place; `limited by
                                 hand`, `paused by hand`, `resumed by hand`, `refused by hand`: what people asked of the
-                                run while it worked; `corrected by hand`: a person gave a row another answer, after
+                                run while it worked; `ignored`: an endpoint accepts a request parameter and does not
+                                do what it asks; `left out`: it refuses one that batcher had added, and is asked without
+                                it; `corrected by hand`: a person gave a row another answer, after
                                 this run or while it worked; `workbook read`: its corrections are in the journal
     subject            TEXT*    the endpoint; of `joined` and `workbook read` the file's name; of `corrected by hand`
                                 the correction's `results.id`; of the other kinds by hand the id of the request
@@ -170,7 +184,8 @@ events: what else happened in a run
                                 the row had no result. The other kinds by hand: what changed, or why it was refused.
                                 `prompt overhead`: JSON, a hash of all that the overhead depends on (`of`), and the
                                 tokens that prompts have at `least` and at `most` beside the rows' own text
-                                (`batcher.money.overhead`). `service tier`: JSON, the `source` and the `tier`
+                                (`batcher.money.overhead`). `service tier`: JSON, the `source` and the `tier`.
+                                `ignored`: the parameter, and what came instead; `left out`: the parameter
 
 `PRAGMA application_id` is 0x62746368 ("btch"). `PRAGMA user_version` holds the version of the tables in its lowest 8
 bits, and above them the generation, a number that each commit raises (see `access`).
@@ -259,6 +274,8 @@ CREATE TABLE readings (id INTEGER PRIMARY KEY, shape TEXT NOT NULL, reader INTEG
 CREATE TABLE rereads (id INTEGER PRIMARY KEY, root INTEGER NOT NULL, before INTEGER NOT NULL);
 """
 _SEVENTH = """
+CREATE TABLE partials (id INTEGER PRIMARY KEY, at REAL NOT NULL, why TEXT NOT NULL, text TEXT NOT NULL,
+    reasoning TEXT NOT NULL, characters INTEGER NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER);
 ALTER TABLE requests ADD COLUMN batch INTEGER;
 """
 # Each step brings a journal from one version to the next; a new journal runs all of them.
@@ -293,13 +310,17 @@ CREATE TEMP VIEW readings AS SELECT NULL AS id, NULL AS shape, NULL AS reader WH
 CREATE TEMP VIEW rereads AS SELECT NULL AS id, NULL AS root, NULL AS before WHERE false;
 """
 # What version 7 added.
+_SIXTH_AS_SEVENTH = """
+CREATE TEMP VIEW partials AS SELECT NULL AS id, NULL AS at, NULL AS why, NULL AS text, NULL AS reasoning,
+    NULL AS characters, NULL AS prompt_tokens, NULL AS completion_tokens WHERE false;
+"""
 _REQUESTS_AS_SEVENTH = "CREATE TEMP VIEW requests AS SELECT *, NULL AS batch FROM {schema}.requests;"
 # By version: views that let its tables be read as the newest ones.
 _AS_NEWEST = {
-    3: _THIRD_AS_FOURTH + _FOURTH_AS_FIFTH + _FIFTH_AS_SIXTH,
-    4: _FOURTH_AS_FIFTH + _RESULTS_AS_SIXTH + _FIFTH_AS_SIXTH + _REQUESTS_AS_SEVENTH,
-    5: _RESULTS_AS_SIXTH + _RESPONSES_AS_SIXTH + _FIFTH_AS_SIXTH + _REQUESTS_AS_SEVENTH,
-    6: _REQUESTS_AS_SEVENTH,
+    3: _THIRD_AS_FOURTH + _FOURTH_AS_FIFTH + _FIFTH_AS_SIXTH + _SIXTH_AS_SEVENTH,
+    4: _FOURTH_AS_FIFTH + _RESULTS_AS_SIXTH + _FIFTH_AS_SIXTH + _SIXTH_AS_SEVENTH + _REQUESTS_AS_SEVENTH,
+    5: _RESULTS_AS_SIXTH + _RESPONSES_AS_SIXTH + _FIFTH_AS_SIXTH + _SIXTH_AS_SEVENTH + _REQUESTS_AS_SEVENTH,
+    6: _SIXTH_AS_SEVENTH + _REQUESTS_AS_SEVENTH,
 }
 
 # A copy to plan in.
@@ -317,7 +338,7 @@ UPDATE main.scope SET rows = (SELECT rows FROM original.scope);
 COMMIT;
 """
 # The views hide the copy's own tables, which are empty.
-_READ_IN_PLACE = ("requests", "responses")
+_READ_IN_PLACE = ("requests", "responses", "partials")
 
 IN_SCOPE = "position < (SELECT rows FROM scope)"
 

@@ -51,6 +51,10 @@ _RESPONSE = (
     "INSERT INTO responses (id, finish_reason, is_cut, model, reasoning, body, text, form, request_id)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_PARTIAL = (
+    "INSERT OR REPLACE INTO partials (id, at, why, text, reasoning, characters, prompt_tokens, completion_tokens)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _POINT = "UPDATE rows SET result = ? WHERE position = ?"
 _POINT_SAME = "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?)"
 
@@ -58,6 +62,7 @@ _LARGEST = 2**63 - 1
 _BESIDE_TEXTS = 128
 """The most bytes of a result's row besides its texts and its key."""
 _LONGEST_ID = 200  # characters of what a service calls an answer
+_LONGEST_PARTIAL = 2**18  # characters that are kept of an answer that was cut off, and of its reasoning
 _UNBOUNDED = Bound()
 _FAST = 1  # the level of compression: others take longer, and make the body of one answer hardly smaller
 
@@ -222,6 +227,18 @@ class Journal(Planner):
             self._commits.note(_ending(request, outcome))
             return
         self._commits.note(*map(_ending, request.shared, outcome.divided(request.shared)))
+
+    def partial(self, request: Request, came: Completion, why: str) -> None:
+        """Record what had come of an answer that was cut off; it reaches the disk with the next commit.
+
+        Args:
+            request: the one that was cut off.
+            came: text, reasoning and usage until then.
+            why: it was cut off.
+        """
+        texts = [storable(text[:_LONGEST_PARTIAL]) for text in (came.text or "", came.reasoning)]
+        tokens = _fitting(came.usage.prompt_tokens, came.usage.completion_tokens)
+        self._commits.note((_PARTIAL, (request.id, time.time(), storable(why), *texts, came.characters, *tokens)))
 
     async def unfit(self, request: Request, outcome: Outcome) -> None:
         """Record that an answer did not fit, and keep it; when this returns, that is on disk.

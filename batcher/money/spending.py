@@ -13,6 +13,7 @@ from batcher.endpoint import by_account
 from batcher.errors import SettingsError
 from batcher.money.budget import Budget, BudgetSpent
 from batcher.money.tariff import Tariff, distinct
+from batcher.money.vision import UNKNOWN
 from batcher.records import NO_TERMS, Bound, Message, Terms
 from batcher.words import as_given, blamed, counted, dollars, option
 
@@ -173,18 +174,25 @@ def _prices() -> str:
     return f"{option('price_in')} and {option('price_out')} (dollars per million tokens), or prices in the endpoint"
 
 
-def check_bounded(tariff: Tariff, *, by_row: bool = False) -> None:
+def check_bounded(tariff: Tariff, *, by_row: bool = False, has_images: bool = False) -> None:
     """Refuse an endpoint if the cost of its requests cannot be bounded before they leave.
 
     Args:
         tariff: of the endpoint.
         by_row: a row's own parameters may bound its answer, so that each row is checked by itself.
+        has_images: requests have images.
 
     Raises:
         SettingsError: the cost of its requests cannot be bounded.
     """
     is_by_row = by_row and tariff.is_request_known and tariff.completion_tokens is None
-    if said := _unbounded(tariff._replace(completion_tokens=0) if is_by_row else tariff):
+    said = _unbounded(tariff._replace(completion_tokens=0) if is_by_row else tariff)
+    if not said and has_images and tariff.vision is UNKNOWN and not tariff.is_free:
+        said = (
+            f"how many tokens an image has at {tariff.endpoint.real_source.model} is not known, so a request may cost"
+            f" anything: run without {as_given('budget')}, and with a few rows first ({option('limit', 20)})"
+        )
+    if said:
         raise SettingsError(f"{blamed('budget')}: {said}")
 
 

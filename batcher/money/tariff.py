@@ -18,6 +18,7 @@ from batcher.money.overhead import Overhead
 from batcher.money.prices import NANO, Price, context_window_of, given, price_of
 from batcher.money.tiers import Tiers
 from batcher.money.tokens import most_completion_tokens, most_prompt_tokens, prompts_in
+from batcher.money.vision import UNKNOWN, Vision, vision_of
 from batcher.params import unfolded
 from batcher.records import NO_PARAMS, NO_TERMS, Bound, Completion, Message, Task, Terms
 
@@ -75,6 +76,7 @@ class Tariff(NamedTuple):
         is_as_long_as_can_be: only the model's context window bounds its answers.
         params: request parameters of every row, as far as they are known.
         window: the most tokens of prompt and answer together, if the model is known.
+        vision: how the model counts images.
         unpriced_tier: the service tier asked for, if the price table has the model but not that tier; else empty.
         of_vectors: the prices of a model that has none for answers, because it makes embeddings alone.
     """
@@ -89,6 +91,7 @@ class Tariff(NamedTuple):
     unpriced_tier: str = ""
     params: Mapping[str, Any] = NO_PARAMS
     window: int | None = None
+    vision: Vision = UNKNOWN
     of_vectors: Tiers | None = None
 
     @classmethod
@@ -133,6 +136,7 @@ class Tariff(NamedTuple):
             unpriced_tier=unpriced,
             params=asked,
             window=window,
+            vision=vision_of(model),
             of_vectors=of_vectors,
         )
 
@@ -244,7 +248,7 @@ class Tariff(NamedTuple):
 
     def _widest(self, messages: Sequence[Message]) -> int | None:
         """Return a bound on a prompt's tokens for which nothing has to be learnt, or None if there is none."""
-        return most_prompt_tokens(messages, self.params_bytes) if self.is_request_known else None
+        return most_prompt_tokens(messages, self.params_bytes, self.vision) if self.is_request_known else None
 
 
 def tariffs_of(
@@ -301,6 +305,11 @@ def distinct(tariffs: Iterable[Tariff]) -> list[Tariff]:
     return [*kinds.values()]
 
 
-def is_bounded(messages: Sequence[Message]) -> bool:
-    """Return whether the cost of messages can be bounded in advance: images and audio are not text."""
-    return most_prompt_tokens(messages, 0) is not None
+def is_bounded(messages: Sequence[Message], visions: Sequence[Vision] = (UNKNOWN,)) -> bool:
+    """Return whether the cost of messages can be bounded in advance: audio cannot, and not all images can.
+
+    Args:
+        messages: of a row.
+        visions: how the models count images.
+    """
+    return all(most_prompt_tokens(messages, 0, vision) is not None for vision in visions)

@@ -153,7 +153,8 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     with rehearse(job.store.journal_path) as journal:
         planned = make(job, journal, lambda: False, is_rehearsal=True)
         tariffs, ladder = _asking(job, journal, planned.sources[0])
-        count = counter(job.endpoints[0].source.model)
+        model = job.endpoints[0].real_source.model
+        count = counter(model).seeing(model)
         typical = None if job.shape is None else count.count(typical_answer(job.shape)) + 1
         answer_tokens = tokens_of_an_answer(journal, planned.sources, tariffs, typical)
         load, first = _load(job, journal, tariffs, count, ladder)
@@ -263,6 +264,7 @@ def _requests(job: Job, journal: Reader, size: Size) -> Iterator[tuple[Sequence[
     filling = Filling(size)
     for start, rows in job.selection.slices(ROWS_AT_ONCE):
         states = journal.states(start, start + len(rows))
+        job.look_ahead(rows)
         for position, (values, state) in enumerate(zip(rows, states, strict=True), start):
             if state.result is not None or state.leader is not None:
                 continue

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +28,7 @@ from batcher.input.column_names import column_index
 from batcher.input.dataset import Dataset
 from batcher.input.encodings import decoded
 from batcher.input.examples import Examples
+from batcher.input.images import Images
 from batcher.input.key import Keyer, keyer
 from batcher.input.opening import Reading, as_arguments, default_keyword, open_dataset
 from batcher.input.prompt import (
@@ -40,18 +42,19 @@ from batcher.input.prompt import (
     from_template,
     with_system,
 )
-from batcher.input.question import asking_for
+from batcher.input.question import asking
 from batcher.input.request_line import ASKED, asking_with, question_of
 from batcher.input.requests_file import looks_like_requests
 from batcher.input.selection import Selection
 from batcher.input.stating import ANY, Stating
 from batcher.money.tariff import NO_WORDING, Tariff, Wording, distinct, is_bounded
 from batcher.money.tokens import most_completion_tokens
+from batcher.money.vision import Vision
 from batcher.output.directory import Store
 from batcher.planning.examples import Renderers, examples_of
 from batcher.planning.own import Own
 from batcher.planning.refusals import check_endpoints
-from batcher.planning.requests import as_it_stands, check_alone, check_without, notes_on_columns, older_results
+from batcher.planning.requests import as_it_stands, check_requests, notes_on_columns, older_results
 from batcher.planning.tasks import check_params_of_endpoints, check_task
 from batcher.records import NO_TERMS, Completion, Question, Result, Slice, Status, Task, Terms, Values
 from batcher.settings import OPTIONS, Settings, check_keyword
@@ -85,6 +88,7 @@ class Job:
         examples: that stand before each row's question; None: there are none.
         lengths: the tariffs that must bound the answer to each row, because rows have parameters of their own.
         older: the results files of older scripts whose answers are taken over.
+        images: puts the rows' images into their questions, which so takes a while; None: there are none.
     """
 
     settings: Settings
@@ -103,6 +107,7 @@ class Job:
     examples: Examples | None = None
     lengths: tuple[Tariff, ...] = ()
     older: tuple[Path, ...] = ()
+    images: Images | None = None
 
     def keyer(self, params: Mapping[str, Any]) -> Keyer:
         """Return what makes the key of a row of its question.
@@ -176,6 +181,11 @@ class Job:
         except BaseException as error:  # a user's function may raise anything, even SystemExit
             raise failed_on(self.selection.where(position), error) from error
 
+    def look_ahead(self, rows: Sequence[Values]) -> None:
+        """Read what the questions of rows need besides the table, so that making them takes no time."""
+        if self.images is not None:
+            self.images.look_ahead(rows)
+
     def of_rows(self, start: int, rows: Sequence[Values], make: Callable[[Values], T]) -> list[T]:
         """Apply a function to each row from a position on.
 
@@ -193,9 +203,10 @@ class Job:
     def _check_affordable(self, question: Question) -> None:
         if self.settings.budget is None or question.fault:
             return
-        if not is_bounded(question.messages):
+        if not is_bounded(question.messages, self._visions):
             raise InputError(
-                f"the cost of images and audio cannot be bounded in advance: run without {as_given('budget')}"
+                "the cost of audio, and of an image whose size is not known, cannot be bounded in advance: run without"
+                f" {as_given('budget')}"
             )
         for tariff in self.lengths:
             if question.terms.params.get("service_tier", "default") not in {None, "default"}:
@@ -209,6 +220,12 @@ class Job:
                     f" {option('param', {'max_tokens': 'N'})} for all that have none, or run without"
                     f" {as_given('budget')}"
                 )
+
+    @cached_property
+    def _visions(self) -> list[Vision]:
+        """How the models count images; that of a free one does not matter."""
+        tariffs = [Tariff.of(endpoint, self.settings.params) for endpoint in self.endpoints]
+        return [tariff.vision for tariff in tariffs if not tariff.is_free]
 
 
 class _Prompts(NamedTuple):
@@ -248,10 +265,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     Raises:
         SettingsError: an option, the input or the prompt is wrong.
     """
-    if settings.requests:
-        check_alone(prompt, settings)
-    else:
-        check_without(settings)
+    check_requests(prompt, settings)
     check_task(settings)
     reading = Reading.of(settings.input_encoding, settings.separator, settings.sheet, requests=settings.requests)
     dataset = open_dataset(data, reading)
@@ -264,6 +278,9 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     prompts = _REQUESTS if settings.requests else _prompts(prompt, settings, dataset, stating, system)
     examples = _examples(prompt, prompts, settings, stating, system)
     prompts = _with_system(prompts, system, settings, dataset, stating)
+    images = Images.of(settings, dataset)
+    if images is not None:
+        prompts = prompts._replace(columns=(*prompts.columns, images.column))
     _check_holes(prompts, settings, dataset)
     selection = Selection(dataset, keyword, limit=settings.limit, sample=settings.sample)
     own = Own.of(settings, dataset, selection)
@@ -283,10 +300,11 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         selection,
         asking_with(settings.params)
         if settings.requests
-        else asking_for(Task(settings.task), prompts.render, own.terms),
+        else asking(prompts.render, own.terms, task=Task(settings.task), images=images),
         _question(prompts, settings, dataset, endpoints, data)
         | _own_question(settings)
         | _answers_question(shape, examples)
+        | ({} if images is None else {"images": images.recorded})
         | _types_question(store),
         endpoints,
         store,
@@ -295,13 +313,14 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         stating.is_stated(prompts.filled, stating.filled(system or "")),
         is_same_for_all=not (prompts.columns or settings.param_columns),
         oddities=(
-            *_oddities(prompts, stating),
+            *_oddities(prompts, stating, images),
             *own.notes(endpoints),
             *(() if settings.requests else notes_on_columns(dataset, prompts.columns, settings)),
         ),
         examples=examples,
         lengths=_lengths(endpoints, settings) if own.has_any else (),
         older=older_results(settings, data, store) if settings.requests else (),
+        images=images,
     )
 
 
@@ -319,13 +338,8 @@ def _check_holes(prompts: _Prompts, settings: Settings, dataset: Dataset) -> Non
     Raises:
         InputError: the message has the likely slip; or the first rows cannot be read.
     """
-    if (
-        prompts.columns
-        or settings.same_prompt
-        or settings.requests
-        or settings.param_columns
-        or not _has_two_rows(dataset, settings)
-    ):
+    differs = prompts.columns or settings.param_columns or settings.requests  # an image column is as good as a hole
+    if differs or settings.same_prompt or not _has_two_rows(dataset, settings):
         return
     raise InputError(
         f"{blamed(prompts.given[0][0])} has no hole, so every row would ask the same:"
@@ -339,7 +353,7 @@ def _has_two_rows(dataset: Dataset, settings: Settings) -> bool:
     return any(len(part.rows) > 1 for part in dataset.slices(2, most))
 
 
-def _oddities(prompts: _Prompts, stating: Stating) -> tuple[str, ...]:
+def _oddities(prompts: _Prompts, stating: Stating, images: Images | None) -> tuple[str, ...]:
     """Return what is odd about templates that have holes."""
     if not prompts.columns:
         return ()
@@ -347,6 +361,9 @@ def _oddities(prompts: _Prompts, stating: Stating) -> tuple[str, ...]:
     found = [(name, each) for name, text in prompts.given for each in slips.notes(text, columns, holes, name)]
     all_holes = [hole for _, text in prompts.given for hole in Template.parse(text, "").holes]
     found += [(name, each) for name, _ in prompts.given[:1] for each in stating.oddities(all_holes)]
+    if images is not None and images.column in all_holes:
+        said = f"{{{images.column}}} writes the cell into the prompt; the image itself is sent without a hole"
+        found += [(name, said) for name, _ in prompts.given[:1]]
     return tuple(f"Note: {as_given(name)}: {each}." for name, each in found)
 
 
@@ -528,7 +545,7 @@ def _prompts(
         "--messages-column": settings.messages_column,
     }
     named = {name: value for name, value in named.items() if value is not None}
-    if not named and not dataset.paths and len(columns) == 1:
+    if not named and not dataset.paths and len(columns) == 1 and settings.image_column is None:
         named = {"--prompt-column": columns[0]}  # a Series or a list of texts holds the prompts itself
     if len(named) != 1:
         found = f"; given were {' and '.join(as_given(_named(name)) for name in named)}" if named else ""

@@ -44,10 +44,13 @@ class _Read(NamedTuple):
     Attributes:
         rows: their number.
         examples: the keys of the rows that ask what an example asks, as the journal keeps them.
+        faulty, fault: as `Plan` has them.
     """
 
     rows: int
     examples: list[str]
+    faulty: int
+    fault: str
 
 
 class Stopped(Exception):
@@ -80,14 +83,14 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         if is_redrawn:
             matching.set_aside(job.selection.drawn, is_all=before is not None)
         key = job.keyer(params)
-        rows, examples = _read_rows(job, journal, matching, is_stopping, key, is_first=last is None)
+        read = _read_rows(job, journal, matching, is_stopping, key, is_first=last is None)
         older = _add_older(job, matching, key)
         journal.reading = matching.reading_id(job.reading)
         if last is not None and _reads_otherwise(last.question, job.question):
             matching.read_again(journal.reading, job.read)
         if job.settings.id_column is not None:
-            _check_ids(job, matching, rows, comparison)
-        matched = matching.finish(rows, _rules(job, sources, is_redrawn=is_redrawn), journal.reading)
+            _check_ids(job, matching, read.rows, comparison)
+        matched = matching.finish(read.rows, _rules(job, sources, is_redrawn=is_redrawn), journal.reading)
         plan = _plan_of(
             job,
             journal,
@@ -97,13 +100,15 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
             comparison=comparison,
             sources=sources[:-1],
             taken=taken,
-        )._replace(older=older, twins=_twins(job, matching, rows, comparison))
+        )._replace(
+            faulty=read.faulty, fault=read.fault, older=older, twins=_twins(job, matching, read.rows, comparison)
+        )
         if is_rehearsal:
             return plan
         _check_changes(job, plan, journal)
         # In the same transaction as the plan, because `verify` reads the question from here.
         if job.examples is not None:
-            recorded["examples"] = {**job.question["examples"], "keys": examples}
+            recorded["examples"] = {**job.question["examples"], "keys": read.examples}
         journal.start_run(job.settings.chunk_size, {**job.question, **recorded, "params": params})
     return plan
 
@@ -252,16 +257,21 @@ def _plan_rows(
     """Record each row's question, and its results in chunk files."""
     marks = Marks(job.dataset.columns)
     examples: set[bytes] = set()
+    faulty, fault = 0, ""
     end = 0
     for start, rows in job.selection.slices(ROWS_AT_ONCE):
         if is_stopping():
             raise Stopped
         keys = []
+        job.look_ahead(rows)
         for position, values in enumerate(rows, start):
             question, is_example = job.stated(position, values)
             keys.append(key(question.messages, question.terms))
             if is_example:
                 examples.add(keys[-1])
+            if question.fault:
+                faulty += 1
+                fault = fault or f"{job.selection.where(position)}: {question.fault}"
         matching.add_rows(start, keys, job.of_rows(start, rows, marks.of))
         matching.add_found((start + offset, keys[offset], result) for offset, result in adoption.results(start, rows))
         end = start + len(rows)
@@ -269,7 +279,7 @@ def _plan_rows(
         # The journal will not hold what a file has of `--with`: to the run such a file is a stranger's, and is kept.
         for file in (each for each in adoption.files if not each.added.extras):
             matching.add_file(file.start, file.rows, file.sha256)
-    return _Read(end, sorted(each.hex() for each in examples))
+    return _Read(end, sorted(each.hex() for each in examples), faulty, fault)
 
 
 def _take_in(job: Job, journal: Planner, matching: Matching, last: LastRun | None) -> _Taken:

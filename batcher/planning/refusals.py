@@ -40,7 +40,8 @@ def check_endpoints(endpoints: Sequence[Endpoint], settings: Settings, *, by_row
     _check_ways(endpoints)
     if settings.budget is not None:
         for endpoint in endpoints:
-            check_bounded(Tariff.of(endpoint, settings.params).on(Terms(Task(settings.task))), by_row=by_row)
+            tariff = Tariff.of(endpoint, settings.params).on(Terms(Task(settings.task)))
+            check_bounded(tariff, by_row=by_row, has_images=settings.image_column is not None)
     check_open_files(endpoints)
 
 

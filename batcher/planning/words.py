@@ -81,15 +81,8 @@ def notes(job: Job, plan: Plan) -> list[str]:
             f"Note: the chat model {retrying[0].source.model} retries failed requests itself, and neither the counts"
             " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
         )
-    found += job.oddities if plan.counts.left else ()
+    found += _of_prompts(job, plan) if plan.counts.left else ()
     found += _on_lines(job, plan)
-    if job.task is Task.COMPLETION and plan.counts.left and not all(map(job.bounds_length, job.endpoints)):
-        found.append(
-            "Note: without max_tokens the service decides how long a completion may be, and OpenAI's cuts it after 16"
-            f" tokens: {option('param', {'max_tokens': 'N'})}."
-        )
-    if job.examples is not None and plan.counts.left:
-        found.append(_examples_in_words(job.examples, job))
     found += _same(job, plan)
     if plan.reread:
         rows = counted(plan.reread, "row changes", "rows change")
@@ -122,6 +115,23 @@ def _older_in_words(older: Older, adopted: int) -> str:
     names = " and ".join(map(str, older.paths))
     others = f" and {counted(older.others, 'line', 'lines')} without one" if older.others else ""
     return f"{names}: {counted(older.answers, 'answer')}{others}; {counted(adopted, 'row')} adopted."
+
+
+def _of_prompts(job: Job, plan: Plan) -> list[str]:
+    """Return notes on what the rows ask."""
+    found = [*job.oddities]
+    if job.task is Task.COMPLETION and not all(map(job.bounds_length, job.endpoints)):
+        found.append(
+            "Note: without max_tokens the service decides how long a completion may be, and OpenAI's cuts it after 16"
+            f" tokens: {option('param', {'max_tokens': 'N'})}."
+        )
+    if job.examples is not None:
+        found.append(_examples_in_words(job.examples, job))
+    if plan.faulty and not job.settings.requests:  # broken lines are named already
+        rows = counted(plan.faulty, "row cannot be asked and ends", "rows cannot be asked and end")
+        first = "It is" if plan.faulty == 1 else "The first is"
+        found.append(f"Note: {rows} as error. {first} {plan.fault}{'' if plan.fault.endswith('?') else '.'}")
+    return found
 
 
 def _same(job: Job, plan: Plan) -> list[str]:
@@ -230,10 +240,29 @@ def reasons_of(
             found = [*([] if is_edited and cause.still_asks else _question_changes(before, now)), *found]
             columns = _column_changes(now["columns"], changed) if is_comparable else columns
         if not found and not is_edited:
-            is_function = now["prompt_option"] == "function"
-            found = ["the prompt function returns something else" if is_function else "the rows changed"]
+            found = [_unnamed_change(now)]
         reasons += found
     return tuple(dict.fromkeys([*reasons, *columns]))
+
+
+def _unnamed_change(now: Mapping[str, Any]) -> str:
+    """Return what has changed of a row's question if neither the row nor what all rows share did."""
+    changes = ["the image changed"] if "images" in now else []
+    if now["prompt_option"] == "function":
+        changes.append("the prompt function returns something else")
+    return " or ".join(changes) or "the rows changed"
+
+
+def _images_change(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:
+    """Return what changed of the options for images."""
+    if before is None or now is None:
+        return [] if before == now else [f"images are {'new' if now else 'gone'}"]
+    names = {"column": "image_column", "size": "image_size", "detail": "image_detail"}
+    return [
+        f"{as_given(names[name])} was {before[name] or 'none'}, is {now[name] or 'none'}"
+        for name in names
+        if before[name] != now[name]
+    ]
 
 
 def _question_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -251,6 +280,7 @@ def _question_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
         reasons.append(said)
     if said := _examples_change(before, now):
         reasons.append(said)
+    reasons += _images_change(before.get("images"), now.get("images"))
     return reasons + _changes(before.get("params", now["params"]), now["params"])
 
 

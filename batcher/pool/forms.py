@@ -45,6 +45,8 @@ class FormChoice:
         self._against: dict[Form, set[int]] = {form: set() for form in self._forms}
         # The rows whose answers did not fit since one last did.
         self._missed: set[int] = set()
+        # The rows that a list of choices let another answer through for.
+        self._unlisted: set[int] = set()
 
     @property
     def form(self) -> Form:
@@ -108,10 +110,18 @@ class FormChoice:
         self._is_found = self._is_found or self._held[self.form] >= HOLDS
 
     def missed(self, form: Form, row: int) -> bool:
-        """Record an answer that does not fit; return whether another form should be tried for the row."""
+        """Record an answer that does not fit; return whether another form should be tried for the row.
+
+        A list of choices that is obeyed admits no other answer. Most servers ignore it, and yet the answers of a good
+        model fit: it may be found by them alone, while the server would obey a schema.
+        """
         if self._forms.index(form) < self._at:
             return True  # its request had left when the form was given up
         self._missed.add(row)
+        if form is Form.CHOICE:
+            self._unlisted.add(row)
+        if self._is_found and form is Form.CHOICE and len(self._unlisted) <= _HOPELESS:
+            return True
         if self._is_found:
             return _MISSED <= len(self._missed) < _MISSED + _HOPELESS
         return len(self._missed) < _HOPELESS

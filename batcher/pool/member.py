@@ -197,8 +197,13 @@ class Member:
     @property
     def label(self) -> str:
         """Its name for people; the number tells apart endpoints that differ in their key alone."""
+        return f"endpoint {self.number + 1} ({self.name})"
+
+    @property
+    def name(self) -> str:
+        """The name of its source for people, which endpoints share that differ in their key alone."""
         at = f" at {self.endpoint.where}" if self.endpoint.where else ""
-        return f"endpoint {self.number + 1} ({self.endpoint.source.model}{at})"
+        return f"{self.endpoint.source.model}{at}"
 
     def can_take(self, now: float) -> bool:
         """Return whether it may make a call, apart from its rate limits."""

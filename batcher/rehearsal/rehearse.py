@@ -93,7 +93,7 @@ def rehearse(
         rules = None if faults is None else read_faults(faults, scene.keys)
         if settings.limit is None and len(scene.asked) == scene.job.settings.limit and not settings.quiet:
             say(f"Only the first {counted(len(scene.asked), 'row')}: {option('limit')} takes more or fewer.")
-        played = default_faults(scene.texts) if rules is None else rules
+        played = default_faults(scene.texts, settings.idle_s) if rules is None else rules
         done = _played(scene, replace(knobs, faults=played), kills, began)
         if keep or not done.passed:
             directory.keep()

@@ -21,6 +21,7 @@ from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.errors import InputError, SettingsError
 from batcher.input.cell import cell
 from batcher.input.dataset import Dataset
+from batcher.input.images import Images
 from batcher.input.opening import Reading, as_arguments, open_dataset
 from batcher.input.prompt import failed_on
 from batcher.input.request_line import question_of
@@ -188,9 +189,9 @@ def _as_files(data: Any, prompt: str | None, settings: Settings, directory: Path
     if settings.requests:
         _write_requests(dataset, path)
         return [path], settings
-    _write_rows(dataset, path)
+    _write_rows(dataset, path, Images.of(settings, dataset))
     given = (prompt, settings.prompt_file, settings.prompt_column, settings.messages_column)
-    if len(dataset.columns) == 1 and all(each is None for each in given):
+    if len(dataset.columns) == 1 and all(each is None for each in (*given, settings.image_column)):
         settings = replace(settings, prompt_column=dataset.columns[0])
     return [path], settings
 
@@ -251,13 +252,16 @@ def _write_requests(dataset: Dataset, path: Path) -> None:
                 file.write(json.dumps({name: value for name, value in line.items() if value} | more) + "\n")
 
 
-def _write_rows(dataset: Dataset, path: Path) -> None:
+def _write_rows(dataset: Dataset, path: Path, images: Images | None = None) -> None:
+    written = dict.fromkeys(dataset.columns, cell)
+    if images is not None:
+        written[images.column] = images.as_text
     is_empty = True
     with path.open("w", encoding="utf-8") as file:
         for part in dataset.slices(ROWS_AT_ONCE):
             for position, values in enumerate(part.rows, part.start):
                 try:
-                    cells = dict(zip(dataset.columns, map(cell, values), strict=True))
+                    cells = {name: write(value) for (name, write), value in zip(written.items(), values, strict=True)}
                 except InputError as error:
                     raise failed_on(dataset.where(position), error) from error
                 file.write(json.dumps(cells) + "\n")

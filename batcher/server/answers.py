@@ -27,16 +27,17 @@ def answer(body: Mapping[str, Any], *, is_wrong: bool = False) -> str:
 
     1. A list of choices (`structured_outputs` or `guided_choice`): one of them.
     2. A JSON Schema in `response_format`: a value that fits it. JSON mode, or a prompt that shows what it wants, after
-       the words `JSON Schema:` or by a skeleton such as `as JSON: {"answer": <number>}`: an object that fits, with the
-       sum's value, a label or an echo in its fields. In JSON mode, a prompt that shows nothing gets `{"label": ...}` if
-       it offers labels, else `{"answer": ...}`.
+       the words `JSON Schema:`, by a skeleton such as `as JSON: {"answer": <number>}` or `"infer": ?`, or in words
+       (`JSON with the key infer`): an object that fits, with the sum's value, a label or an echo in its fields. In JSON
+       mode, a prompt that shows nothing gets `{"label": ...}` if it offers labels, else `{"answer": ...}`.
     3. Labels are offered (`one of: a, b`, `Labels: ["a", "b"]`, `as positive, negative or neutral`): one of them.
     4. The prompt holds a sum (of 200 characters at most): its value, exact or of ten digits; a division by zero
        is `undefined`. Of several sums the last counts. `10-20` and `24/7`, without spaces, may be a range or a score:
-       they count next to a word such as "compute" or `=`, or if there are no words. Dates never count.
+       they count next to a word such as "compute" or `=`, or if there are no words. Dates never count. `x` may also
+       be a size or a variable (see `batcher.server.sums`).
     5. An echo: a digest of all messages and the beginning of the prompt.
 
-    A choice, a label or a value of an `enum` is that of `label_for`.
+    A choice, a label or a value of an `enum` is that of `label_for`; images change it.
 
     Args:
         body: the request's JSON; `messages` is a list of objects.
@@ -113,6 +114,12 @@ def text_of(message: Mapping[str, Any]) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
+def images_of(message: Mapping[str, Any]) -> list[Any]:
+    """Return the parts of a message that are images."""
+    content = message.get("content")
+    return [part for part in _dicts(content) if part.get("type") == "image_url"]
+
+
 def _dicts(value: object) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
@@ -129,6 +136,8 @@ class _Question:
         self.prompt = prompt_of(body)
         self._messages = body.get("messages")
         self._is_wrong = is_wrong
+        images = [image for message in _dicts(self._messages) for image in images_of(message)]
+        self._seen = f"\0{_digest(json.dumps(images, sort_keys=True), 8).hex()}" if images else ""
         # Instructions come before data: a system message has priority.
         self.texts = list(dict.fromkeys([*map(text_of, _dicts(self._messages)), self.prompt]))
 
@@ -138,8 +147,13 @@ class _Question:
         return f"Echo {_digest(whole, 6).hex()}: {' '.join(self.prompt.split())[:60]}"
 
     @cached_property
+    def _parts(self) -> dict[str, tuple[dict[str, Any] | None, str]]:
+        """The schema that each text shows, if it does, and the text without it."""
+        return {text: _split(text) for text in self.texts}
+
+    @cached_property
     def _core(self) -> str:
-        return core_of(self.prompt)
+        return self._parts[self.prompt][1]
 
     @cached_property
     def result(self) -> tuple[str, Fraction | None]:
@@ -148,13 +162,13 @@ class _Question:
 
     @cached_property
     def label(self) -> str:
-        labels = next(filter(None, (_find_labels(_split(text)[1]) for text in self.texts)), [])
+        labels = next(filter(None, (_find_labels(core) for _, core in self._parts.values())), [])
         return str(self.among(labels)) if labels else ""
 
     @cached_property
     def shown(self) -> dict[str, Any]:
         """The schema that a text shows, as it is or by a skeleton; empty if none does."""
-        schemas = (_split(text)[0] for text in self.texts)
+        schemas = (schema for schema, _ in self._parts.values())
         return next(filter(None, schemas), None) or next(filter(None, map(_find_skeleton, self.texts)), None) or {}
 
     @property
@@ -164,21 +178,21 @@ class _Question:
 
     def among(self, options: Sequence[Any]) -> Any:
         """Choose the right one of several options, or a wrong one."""
-        right = _choice(self._core, options)
+        right = _choice(self._core, options, self._seen)
         others = [option for option in options if option != right]
         return others[self.pick(len(others), "wrong")] if self._is_wrong and others else right
 
     def pick(self, count: int, salt: str) -> int:
-        return _pick(self._core, count, salt)
+        return _pick(self._core + self._seen, count, salt)
 
 
-def _choice(core: str, options: Sequence[Any]) -> Any:
+def _choice(core: str, options: Sequence[Any], seen: str = "") -> Any:
     text, number = value_of(core)
     plain = None if number is None else as_number(number)
     for option in options:
         if (text and option == text) or (plain is not None and option == plain and not isinstance(option, bool)):
             return option
-    return options[_pick(core, len(options), "label")]
+    return options[_pick(core + seen, len(options), "label")]
 
 
 def _pick(core: str, count: int, salt: str) -> int:
@@ -277,6 +291,7 @@ _QUOTED = r"[\"'“‘「`]([^\"'“”‘’「」`\n]{1,40})[\"'”’」`]"  
 _PLAIN = r"([A-Za-z_][\w-]{0,40})"
 _IS = r"\s{0,3}(?::|=|named|called|is|must be|should be)\s{0,3}"
 _IS_ZH = r"名?\s{0,3}(?:应?为|是|叫|:|：)?\s{0,3}"  # noqa: RUF001 - as typed
+_BESIDE = 120  # characters from the word JSON to those of a key
 _KEY_IN_WORDS = re.compile(
     rf"(?:键|字段|属性){_IS_ZH}(?:{_QUOTED}|{_PLAIN})"
     rf"|[以用]\s{{0,3}}(?:{_QUOTED}|{_PLAIN})\s{{0,3}}[为作]\s{{0,3}}(?:键|字段|属性|key)"
@@ -302,7 +317,7 @@ def _find_skeleton(text: str) -> dict[str, Any] | None:
                 return _of_skeleton(json.JSONDecoder().raw_decode(shown, brace.start())[0])
     names = _ASKED_FIELD.findall(text) if "?" in text or "？" in text else []  # noqa: RUF001 - as typed
     if not names and asked >= 0:
-        described = _KEY_IN_WORDS.search(text)
+        described = _KEY_IN_WORDS.search(text, max(asked - _BESIDE, 0), asked + _BESIDE)
         names = [next(filter(None, described.groups()))] if described else _ASKED_NAME.findall(text)
     return {"properties": {name: {} for name in names}} if names else None
 

@@ -5,12 +5,13 @@ Invariant: the usage counts the text of all choices that were made, as they were
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from batcher.server.answers import answer, call_of, text_of
+from batcher.server.answers import answer, call_of, images_of, text_of
 from batcher.server.faults import Fate, unit
 from batcher.server.requests import ChatRequest, CompletionRequest, Options, TextOrTokens
 from batcher.server.responses import (
@@ -26,7 +27,9 @@ from batcher.server.responses import (
 )
 
 _CHARACTERS = 4  # that count as a model token
+_IMAGE_TOKENS = 765  # of any image: as one of 1024 x 1024 at gpt-4o
 _SEVERAL = 3  # choices of an answer with more of them than were asked for
+_BROKEN = {"error": {"message": "The model failed while it answered (simulated).", "type": "server_error"}}
 _PIECES = 20  # of a choice in a stream, at most: enough for a stream of any length
 _WORDS = "the a of and to in is it no yes or on so an at as be by do he we"
 _OTHERS = tuple(f" {word}" for word in _WORDS.split())  # tokens that might have stood in the place of one
@@ -63,7 +66,8 @@ def make_chat(request: ChatRequest, number: int, fate: Fate = Fate.ANSWER, said:
         choice = Choice(text, finish, None if options.logprobs is None else _scored(text, options.logprobs))
         given = _tokens(len(text))
     count = _count(options, fate)
-    asked = _tokens(sum(len(text_of(message)) for message in request.messages))
+    images = sum(len(images_of(message)) for message in request.messages)
+    asked = _tokens(sum(len(text_of(message)) for message in request.messages)) + images * _IMAGE_TOKENS
     choices = () if fate is Fate.EMPTY else (choice,) * count
     return Made(_head(f"chatcmpl-sim-{number}", request.model), choices, Usage(asked, count * given))
 
@@ -95,7 +99,7 @@ def make_texts(request: CompletionRequest, number: int, said: Sequence[str], fat
 
 
 def chat_events(made: Made, options: Options, fate: Fate = Fate.ANSWER) -> Iterator[str]:
-    """Yield the data of each event of a streamed chat; `HOLE` breaks off the second one, so that it is no JSON."""
+    """Yield the data of each event of a streamed chat that meets this fate."""
     events = ChatEvents(made.head, with_usage=options.with_usage)
 
     def all_of() -> Iterator[str]:
@@ -108,11 +112,11 @@ def chat_events(made: Made, options: Options, fate: Fate = Fate.ANSWER) -> Itera
             yield events.end(index, choice.finish)
         yield from events.usage(made.usage)
 
-    return _holed(all_of(), fate)
+    return _met(all_of(), fate)
 
 
 def text_events(made: Made, options: Options, fate: Fate = Fate.ANSWER) -> Iterator[str]:
-    """Yield the data of each event of a streamed completion; `HOLE` as of a chat."""
+    """Yield the data of each event of a streamed completion that meets this fate."""
     events = TextEvents(made.head, with_usage=options.with_usage)
 
     def all_of() -> Iterator[str]:
@@ -122,7 +126,7 @@ def text_events(made: Made, options: Options, fate: Fate = Fate.ANSWER) -> Itera
             yield events.end(index, choice.finish)
         yield from events.usage(made.usage)
 
-    return _holed(all_of(), fate)
+    return _met(all_of(), fate)
 
 
 def chat_body(made: Made) -> dict[str, Any]:
@@ -196,6 +200,17 @@ def _pieces(choice: Choice) -> Iterator[tuple[str, Sequence[Token] | None]]:
         yield choice.text[start : start + size], None
 
 
-def _holed(events: Iterator[str], fate: Fate) -> Iterator[str]:
-    for place, event in enumerate(events):
-        yield event[: len(event) // 2] if fate is Fate.HOLE and place == 1 else event
+def _met(events: Iterator[str], fate: Fate) -> Iterator[str]:
+    """Yield the events of a stream as its fate has them.
+
+    `HOLE` breaks off the second one, which has the first piece of text, so that it is no JSON. Of a stream that is cut
+    or falls silent there is the first half; `BREAK` puts an error behind that.
+    """
+    if fate not in {Fate.BREAK, Fate.CUT, Fate.STALL}:
+        for place, event in enumerate(events):
+            yield event[: len(event) // 2] if fate is Fate.HOLE and place == 1 else event
+        return
+    made = list(events)
+    yield from made[: max(len(made) // 2, 2)]
+    if fate is Fate.BREAK:
+        yield json.dumps(_BROKEN)

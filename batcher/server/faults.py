@@ -34,6 +34,8 @@ class Fate(StrEnum):
     LENGTH = "length"
     CHOICES = "choices"
     HOLE = "hole"
+    BREAK = "break"
+    STALL = "stall"
     HANG = "hang"
 
 

@@ -18,7 +18,7 @@ MOST_INPUTS = 2048
 """Inputs of an embeddings request, and prompts of a completion, at most."""
 
 _CHOICES = 128  # the protocol's limit for `n`
-_STOPS = 4
+_STOPS = 16  # of DeepSeek; OpenAI takes 4, vLLM any number
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _WORDLESS = ("tool_calls", "function_call", "refusal", "audio")  # of a message of the assistant, instead of a text
 
@@ -344,7 +344,7 @@ def _messages(given: object) -> list[dict[str, Any]] | Refusal:
         if not isinstance(message, dict):
             return bad("Every item of 'messages' must be an object.", "messages")
         role = message.get("role")
-        if message.get("content") is None and isinstance(message.get("message"), str):
+        if not message.get("content") and isinstance(message.get("message"), str):
             message = {name: value for name, value in message.items() if name != "message"}  # noqa: PLW2901
             message["content"] = given[place]["message"]
             given[place] = message
@@ -380,6 +380,9 @@ def _wrong_content(message: Mapping[str, Any]) -> str | None:
 # --- tools ---
 
 
+_WORDS = {"none": "none", "auto": "auto", "required": "required", "any": "required"}  # "any" is Mistral's word
+
+
 def _tools(body: Mapping[str, Any]) -> Tools | Refusal:
     """Read the tools that may be called, or the functions of older clients."""
     if not body.get("tools") and not body.get("functions"):
@@ -393,10 +396,9 @@ def _tools(body: Mapping[str, Any]) -> Tools | Refusal:
         return offered
     choice_field = "function_call" if is_old else "tool_choice"
     choice = body.get(choice_field)
-    if choice is None:
-        choice = "auto"
-    if choice in ("none", "auto") or (choice == "required" and not is_old):
-        return Tools(offered, choice, is_old)
+    word = "auto" if choice is None else _WORDS.get(choice) if isinstance(choice, str) else None
+    if word and not (is_old and word == "required"):
+        return Tools(offered, word, is_old)
     wanted = choice if is_old else choice.get("function") if isinstance(choice, dict) else None
     name = wanted.get("name") if isinstance(wanted, dict) else None
     named = tuple(tool for tool in offered if tool.name == name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from batcher.server.error_shapes import openai_error
 
 DONE = b"data: [DONE]\n\n"
 """The last event of every stream."""
+
+_BYTES = re.compile(r"bytes:(?:\\x[0-9a-f]{2})+")
 
 INVALID = "invalid_request_error"
 
@@ -219,7 +222,18 @@ def _chat_logprobs(tokens: Sequence[Token] | None) -> dict[str, Any] | None:
 
 def _likely(text: str, logprob: float | None) -> dict[str, Any]:
     # A prompt, and so an echo of it, may hold half of a surrogate pair.
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "surrogatepass"))}
+    raw = _in_bytes(text) or text.encode("utf-8", "surrogatepass")
+    return {"token": text, "logprob": logprob, "bytes": list(raw)}
+
+
+def as_bytes(raw: bytes) -> str:
+    r"""Write a token that is a part of a character as OpenAI does, such as `bytes:\xe4`."""
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def _in_bytes(text: str) -> bytes:
+    """Return the bytes of a token that is written by them; none of any other."""
+    return bytes.fromhex(text[6:].replace("\\x", "")) if _BYTES.fullmatch(text) else b""
 
 
 def _text_logprobs(tokens: Sequence[Token] | None, offset: int) -> dict[str, Any] | None:

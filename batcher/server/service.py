@@ -213,6 +213,12 @@ class SimulatedService:
             self._books.let_go()
         elif fate in {Fate.DROP, Fate.CUT}:
             await self._cut(asked, fate)
+        elif fate is Fate.STALL:
+            await self._send_half(asked, fate)
+            self._books.hang()
+            self._books.lose()
+            await asked.exchange.gone()
+            self._books.let_go()
         elif fate is Fate.ERROR:
             await self._respond(asked.exchange, Refusal(500, "The server had an error (simulated).", "server_error"))
         else:
@@ -223,21 +229,20 @@ class SimulatedService:
         self._books.drop()
         if fate is Fate.CUT:
             self._books.lose()
-            await self._send_half(asked)
+            await self._send_half(asked, fate)
         await asked.exchange.cut()
 
-    async def _send_half(self, asked: _Asked) -> None:
+    async def _send_half(self, asked: _Asked, fate: Fate) -> None:
         """Send the first half of an answer."""
-        said = self._made(asked, Fate.ANSWER)
+        said = self._made(asked, fate)
         if isinstance(said, Reply) or said.events is None:
             body = said.raw(asked.prompt, asked.request.model) if isinstance(said, Reply) else said.body
             headers: Headers = [JSON, (b"content-length", str(len(body)).encode())]
             await asked.exchange.begin(200, headers)
             await asked.exchange.put(body[: len(body) // 2])
             return
-        events = list(said.events)
         await asked.exchange.begin()
-        for data in events[: max(len(events) // 2, 1)]:
+        for data in said.events:
             await asked.exchange.put(event(data))
 
     async def _answer(self, asked: _Asked, fate: Fate) -> None:
@@ -249,7 +254,7 @@ class SimulatedService:
             return
         for prompt in said.misfits:
             self._books.misfit(prompt)
-        if fate in {Fate.EMPTY, Fate.HOLE}:
+        if fate in {Fate.EMPTY, Fate.HOLE, Fate.BREAK}:
             self._books.respond(200)
             self._books.lose()
         else:

@@ -37,6 +37,8 @@ from batcher.server.ways import Way
 
 Request = ChatRequest | CompletionRequest | EmbeddingRequest
 
+_STREAMED = {Fate.HOLE, Fate.BREAK}  # are of streams, whether one was asked for or not
+
 NOTHING = Wanted(Form.PROMPT)
 
 
@@ -109,7 +111,7 @@ class ChatWork:
         made = make_chat(request, manner.number, fate, said.text)
         is_called = any(choice.tool_calls for choice in made.choices)
         misfits = () if said.fits or is_called else (prompt_of(request.body),)
-        if request.options.is_streamed or fate is Fate.HOLE:
+        if request.options.is_streamed or fate in _STREAMED:
             return Answer(b"", chat_events(made, request.options, fate), misfits)
         return Answer(json.dumps(chat_body(made)).encode(), None, misfits)
 
@@ -138,13 +140,16 @@ class TextWork:
             said.append(reply)
         made = make_texts(request, manner.number, [each.text for each in said], fate)
         misfits = tuple(text for text, each in zip(texts, said, strict=True) if not each.fits)
-        if request.options.is_streamed or fate is Fate.HOLE:
+        if request.options.is_streamed or fate in _STREAMED:
             return Answer(b"", text_events(made, request.options, fate), misfits)
         return Answer(json.dumps(text_body(made)).encode(), None, misfits)
 
 
 class EmbeddingWork:
-    """Embeddings. Of the fates, `EMPTY` sends no vector, `LENGTH` half of them, `CHOICES` two too many."""
+    """Embeddings. Of the fates, `EMPTY` sends no vector, `LENGTH` half of them, `CHOICES` two too many.
+
+    They are never streamed: `HOLE` and `BREAK` send half of the JSON, as if it were whole.
+    """
 
     route = EMBEDDINGS
 
@@ -165,7 +170,7 @@ class EmbeddingWork:
             vectors = vectors[: len(vectors) // 2 if fate is Fate.LENGTH else 0]
         tokens = sum(map(tokens_in, request.inputs))
         whole = json.dumps(embedding_list(request.model, vectors, tokens, as_base64=request.as_base64)).encode()
-        return Answer(whole[: len(whole) // 2] if fate is Fate.HOLE else whole)
+        return Answer(whole[: len(whole) // 2] if fate in _STREAMED else whole)
 
 
 def as_messages(prompt: str) -> list[dict[str, Any]]:

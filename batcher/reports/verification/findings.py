@@ -29,6 +29,7 @@ class Kind(Enum):
     CHANGED = "the answer or its seal was changed in the journal"
     BODY_OTHER = "the answer or its reasoning is not what the kept response holds"
     INPUT_OTHER = "these rows ask a different question in INPUT now than when they were sent"
+    INPUT_FAULTY = "these rows could not be asked now, for example because an image is gone: `batcher plan` says why"
     INPUT_LACKS = "no longer in INPUT"
     INPUT_MORE = "in INPUT, but not in the run"
     FILE_LOST = "the chunk file of these rows is missing; `batcher run` writes it"
@@ -61,6 +62,7 @@ class Kind(Enum):
     NEVER_ENDED = "requests without an end, although their run ended in order"
     BATCH_OTHER = "rows that share a request, but not its endpoint, its time or its outcome"
     OF_NOBODY = "requests of a run or a source that the journal does not know"
+    CUT_OFF = "parts of answers that were cut off, of requests that were answered or that the journal does not know"
 
     @property
     def slug(self) -> str:

@@ -17,6 +17,7 @@ _KINDS = {
     Unreconciled.NEVER_ENDED: Kind.NEVER_ENDED,
     Unreconciled.OTHER_BATCH: Kind.BATCH_OTHER,
     Unreconciled.OF_NOBODY: Kind.OF_NOBODY,
+    Unreconciled.CUT_OFF: Kind.CUT_OFF,
 }
 
 
