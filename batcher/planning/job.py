@@ -54,7 +54,7 @@ from batcher.output.directory import Store
 from batcher.planning.examples import Renderers, examples_of
 from batcher.planning.own import Own
 from batcher.planning.refusals import check_endpoints
-from batcher.planning.requests import as_it_stands, check_alone, check_without, notes_on_columns, older_results
+from batcher.planning.requests import as_it_stands, check_requests, notes_on_columns, older_results
 from batcher.planning.tasks import check_params_of_endpoints, check_task
 from batcher.records import NO_TERMS, Completion, Question, Result, Slice, Status, Task, Terms, Values
 from batcher.settings import OPTIONS, Settings, check_keyword
@@ -265,10 +265,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     Raises:
         SettingsError: an option, the input or the prompt is wrong.
     """
-    if settings.requests:
-        check_alone(prompt, settings)
-    else:
-        check_without(settings)
+    check_requests(prompt, settings)
     check_task(settings)
     reading = Reading.of(settings.input_encoding, settings.separator, settings.sheet, requests=settings.requests)
     dataset = open_dataset(data, reading)
@@ -351,14 +348,9 @@ def _check_holes(prompts: _Prompts, settings: Settings, dataset: Dataset) -> Non
     Raises:
         InputError: the message has the likely slip; or the first rows cannot be read.
     """
-    if (
-        prompts.columns
-        or settings.same_prompt
-        or settings.requests
-        or settings.param_columns
-        or not _has_two_rows(dataset, settings)
-    ):
-        return  # an image column is as good as a hole
+    differs = prompts.columns or settings.param_columns or settings.requests  # an image column is as good as a hole
+    if differs or settings.same_prompt or not _has_two_rows(dataset, settings):
+        return
     raise InputError(
         f"{blamed(prompts.given[0][0])} has no hole, so every row would ask the same:"
         f" {slips.advice(prompts.given, dataset.columns)}."
