@@ -88,6 +88,10 @@ GAVE_UP = "; gave up after "
 """The words between the cause of a row's error and the attempts and seconds spent on the row."""
 
 
+OF_AN_IMAGE = "image "
+"""The word before the name of an image in a row's error; behind the name come `: ` and the cause."""
+
+
 class Status(StrEnum):
     """How a row ended: the value of `infer_status`."""
 

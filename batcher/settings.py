@@ -148,10 +148,14 @@ def _check_headers(value: object, where: str) -> None:
         raise SettingsError(f"{where} must hold texts by name, as in {{'X-Team': 'labels'}}")
 
 
-def _names_in(value: str | Sequence[str]) -> list[str]:
+def _listed(value: str | Sequence[str]) -> list[str]:
     """Return the names that a value lists: one by one, or in a text with commas between them."""
-    names = (name.strip() for each in ([value] if isinstance(value, str) else value) for name in str(each).split(","))
-    return [FACTS_BEFORE.get(name, name) for name in names]
+    return [name.strip() for each in ([value] if isinstance(value, str) else value) for name in str(each).split(",")]
+
+
+def _names_in(value: str | Sequence[str]) -> list[str]:
+    """Return the facts that a value lists."""
+    return [FACTS_BEFORE.get(name, name) for name in _listed(value)]
 
 
 def facts_in(value: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -173,6 +177,23 @@ def _check_beside(value: Any, where: str) -> None:
         near = difflib.get_close_matches(unknown[0], known, 1) if unknown else []
         meant = f": did you mean {near[0]}?" if near else ""
         raise SettingsError(f"{where} must be out of {', '.join(known)}, not {value!r}{meant}")
+
+
+def columns_in(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the columns that a value of `params_column` names, each once."""
+    return tuple(dict.fromkeys(_listed(value or ())))
+
+
+def _check_names(value: Any, where: str) -> None:
+    names = _listed(value) if isinstance(value, (str, list, tuple)) else []
+    if not names or not all(names):
+        raise SettingsError(f"{where} must name columns, as in model,temperature, not {value!r}")
+
+
+def _check_files(value: Any, where: str) -> None:
+    files = value if isinstance(value, (list, tuple)) else [value]
+    if not files or not all(isinstance(each, (str, os.PathLike)) and os.fspath(each) for each in files):
+        raise SettingsError(f"{where} must be the path of a file, or a list of paths, not {value!r:.80}")
 
 
 def _check_mapping(value: object, where: str) -> None:
@@ -203,6 +224,8 @@ _FACTS = (
     " or a schema were asked for), request_id; and for embeddings npy: a file all_<keyword>.npy with all vectors"
 )
 _ANY_TEXT = Kind(_typed(str), {"metavar": "TEXT"})
+_NAMES = Kind(_check_names, {"metavar": "COLUMNS", "action": "append"})
+_FILES = Kind(_check_files, {"metavar": "FILE", "action": "append"})
 _BESIDE = Kind(_check_beside, {"metavar": "NAMES", "action": "append"})
 _COLUMN = _text("COLUMN")
 _DIRECTORY = Kind(check_directory, {"metavar": "DIR"})
@@ -292,6 +315,35 @@ class Settings:
         "a request parameter, sent on under this name; VALUE is JSON, or else text: temperature=0, max_tokens=200. May"
         " be given several times",
         in_python="request parameters, sent on under the names given, as in {'temperature': 0, 'max_tokens': 200}",
+    )
+    params_column: str | Sequence[str] | None = _option(
+        None,
+        Group.PROMPT,
+        _NAMES,
+        "columns, separated by commas, that hold request parameters of their row: a column with the name of a parameter"
+        " (model, temperature, max_tokens) its value, any other an object of parameters. An empty cell sends nothing",
+        in_python="columns, a list or a text with commas, that hold request parameters of their row: a column with the"
+        " name of a parameter (model, temperature, max_tokens) its value, any other an object of parameters. An empty"
+        " cell sends nothing",
+    )
+    requests: bool = _option(
+        False,
+        Group.PROMPT,
+        _FLAG,
+        "INPUT is a requests file: each line is a request in OpenAI's batch format, or the bare body of one, and is"
+        " sent as it stands; the responses are in all_<keyword>.jsonl",
+        in_python="`data` is the path of a requests file, or a list of dictionaries: each is a request in OpenAI's"
+        " batch format, or the bare body of one, and is sent as it stands; the responses are in all_<keyword>.jsonl",
+    )
+    adopt: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = _option(
+        None,
+        Group.PROMPT,
+        _FILES,
+        "with --requests, a results file of api_request_parallel_processor.py or of batcher: what has an answer there"
+        " is not asked again. May be given several times; default: INPUT's name with _results, if it exists",
+        in_python="with `requests`, the path of a results file of api_request_parallel_processor.py or of batcher, or a"
+        " list of paths: what has an answer there is not asked again. Default: the input's name with _results, if it"
+        " exists",
     )
     task: str = _option(
         Task.CHAT.value,
@@ -659,6 +711,11 @@ class Settings:
         return isinstance(pool, (list, tuple)) and any(getattr(each, "llm", None) is not None for each in pool)
 
     @property
+    def param_columns(self) -> tuple[str, ...]:
+        """The columns that hold request parameters of their row."""
+        return columns_in(self.params_column)
+
+    @property
     def extras(self) -> tuple[str, ...]:
         """The further columns of the result, each once; the order given does not matter."""
         return facts_in(self.with_)
@@ -820,6 +877,9 @@ class Options(TypedDict, total=False):
     image_size: int
     image_detail: str | None
     param: Mapping[str, Any] | None
+    params_column: str | Sequence[str] | None
+    requests: bool
+    adopt: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
     task: str
     labels: Any
     schema: Any

@@ -64,6 +64,13 @@ def test_a_table_is_asked_for_completions_at_their_own_place_and_resumes(tmp_pat
     assert report.cut == 0
 
 
+def test_completions_are_streamed_if_that_is_wanted(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"keyword": "s", "output_dir": tmp_path, "task": "completion", "quiet": True}
+    report = batcher.run(["Say it"], provider="offline", stream=True, param={"max_tokens": 50}, **options)
+    whole = batcher.run(["Say it"], provider="offline", param={"max_tokens": 50}, **{**options, "keyword": "w"})
+    assert (report.ok, [*report.answers]) == (1, [*whole.answers])
+
+
 def test_an_answer_that_the_service_cut_at_its_own_length_is_counted_and_said_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import signal
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Lab
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from programs import call, local_server, started, write_table
 
@@ -170,6 +172,33 @@ def test_a_resumed_run_asks_only_for_what_has_no_vector(lab: Lab) -> None:
     assert first.embedded + second.embedded == Counter(texts)
     assert report.requests == len(first.asked) + len(second.asked)
     checked(lab, texts)
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_happens_each_row_gets_its_own_vector_and_none_is_paid_for_twice(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    bad = data.draw(st.sets(st.integers(0, 29), max_size=2))
+    texts, chance = texts_of(30, *bad), data.draw(st.randoms(use_true_random=False))
+
+    def mishap(asked: Asked) -> Failure | None:
+        if BAD in asked.texts:
+            return refusal()
+        return chance.choice([None, None, None, refusal("slow down", 429), refusal("crash", 500)])
+
+    service, lab = Vectors(mishap), Lab(Path(tempfile.mkdtemp(dir=tmp_path)) / "output")
+    for _ in range(3):
+        seconds = data.draw(st.floats(0.5, 20.0))
+        with contextlib.suppress(Interrupted):
+            lab.run(texts, service, at={seconds: lab.request_stop}, grace=0, max_attempts=50, **EMBED)
+            break
+    else:
+        lab.run(texts, service, max_attempts=50, **EMBED)
+    assert service.embedded == Counter(text for text in texts if text != BAD)
+    checked(lab, texts, *bad)
+    [endpoint] = batcher.verify("k", texts, output_dir=lab.directory).endpoints
+    assert endpoint.sent == len(service.asked)
 
 
 # -- A row at fault
@@ -462,6 +491,8 @@ def test_a_part_that_another_program_wrote_into_the_journal_is_found(lab: Lab) -
         ({"param": {"encoding_format": "base64", "output_dtype": "int8"}}, "32-bit floats"),
         ({"endpoints": [Endpoint("m", params={"max_tokens": 5})]}, "max_tokens is no parameter of"),
         ({"repair": 2}, "repair is for chats"),
+        ({"image_column": "text"}, "image_column is for chats"),
+        ({"stream": True}, "stream is about answers in words"),
     ],
 )
 def test_what_makes_no_sense_for_embeddings_is_refused_before_anything_is_sent(

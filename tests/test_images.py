@@ -8,8 +8,10 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
+import threading
 import tracemalloc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -419,6 +421,17 @@ def test_a_missing_image_is_its_rows_error_and_is_asked_when_it_is_there(tmp_pat
     assert batcher.verify("k", path, output_dir=str(lab.directory)).ok
 
 
+def test_the_status_counts_images_by_what_is_wrong_with_them(tmp_path: Path, lab: Lab) -> None:
+    path = given_table(tmp_path, ["a.png", "b odd.png", "c.png", "d.png"], [RED] * 4)
+    for name in ("a.png", "c.png"):
+        (tmp_path / name).unlink()
+    (tmp_path / "d.png").write_bytes(b"")
+    lab.run(path, Gallery(), **ASK)
+    status = batcher.status("k", output_dir=str(lab.directory))
+    missing = f"image: there is no such file in {tmp_path}"
+    assert status.failures == ((missing, 2), ("image: is empty", 1))
+
+
 def test_a_changed_image_is_a_changed_question(tmp_path: Path, lab: Lab) -> None:
     path = given_table(tmp_path, ["a.png", "b.png"])
     lab.run(path, Gallery(), **ASK)
@@ -540,6 +553,22 @@ def test_paths_begin_where_the_files_of_the_table_are(tmp_path: Path, lab: Lab) 
     assert answers(lab) == [sha256(picture(RED)), sha256(picture(GREEN))]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_paths_of_a_table_from_a_pipe_begin_in_the_working_directory(
+    tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_table(tmp_path, ["a.png"])
+    pipe = tmp_path / "elsewhere" / "t.csv"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    monkeypatch.chdir(tmp_path)
+    writing = threading.Thread(target=pipe.write_text, args=("image\na.png\n",))
+    writing.start()
+    lab.run(pipe, Gallery(), **ASK)
+    writing.join()
+    assert answers(lab) == [sha256(picture(RED))]
+
+
 def test_an_image_joins_the_last_message_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(picture())
     given_messages = [
@@ -615,6 +644,7 @@ def test_what_people_read_has_no_data_of_images() -> None:
     [
         ({"image_column": "photo"}, "image_column: the table has no column 'photo'"),
         ({"image_size": 9}, "image_size needs image_column"),
+        ({"image_column": "image", "task": "completion"}, "only a chat can have images"),
         ({"image_detail": "low"}, "image_detail needs image_column"),
         ({"image_column": "image", "image_detail": "best"}, "image_detail must be one of low, high, auto, original"),
         ({"image_column": "image", "image_size": -1}, "image_size"),

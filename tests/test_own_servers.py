@@ -6,10 +6,15 @@ import json
 from typing import Any
 
 import pytest
+from conftest import Lab
+from fake_service import Service
 
+import batcher
 from batcher.calls.dialect import answer_in
 from batcher.calls.fate import Fate, meaning_of
 from batcher.calls.forms import may_be_of_form
+from batcher.calls.naming import is_another
+from batcher.endpoint import Endpoint
 from batcher.records import Completion, Failure, Usage
 
 
@@ -140,3 +145,49 @@ def test_a_stream_is_read(raw: bytes, usage: Usage) -> None:
     found = answer_in(200, {"content-type": "text/event-stream"}, raw)
     assert isinstance(found, Completion)
     assert (found.text, found.finish_reason, found.usage) == ("positive", "stop", usage)
+
+
+@pytest.mark.parametrize(
+    ("answered", "asked", "other"),
+    [
+        ("tiny", "no-such-model", True),  # llama.cpp's server answers whatever it is asked for
+        ("gpt-3.5-turbo", "gpt-4o", True),
+        ("Qwen3-4B", "Qwen/Qwen3-8B", True),
+        ("gpt-4o-2024-08-06", "gpt-4o", False),
+        ("gpt-4o", "openai/gpt-4o", False),
+        ("/models/Qwen3-8B.gguf", "Qwen/Qwen3-8B", False),
+        ("C:\\models\\qwen3-8b.gguf", "qwen3-8b", False),
+        ("llama3:latest", "llama3", False),
+        ("/srv/model/", "/srv/model", False),
+        ("Meta-Llama-3.1-8B-Instruct", "meta-llama/Meta-Llama-3.1-8B-Instruct", False),
+        ("", "m", False),
+        ("模型", "通义", True),
+        ("--", "m", False),
+    ],
+)
+def test_a_model_that_answers_under_another_name_is_known(answered: str, asked: str, *, other: bool) -> None:
+    assert is_another(answered, asked) == other
+
+
+def test_a_server_that_answers_as_another_model_is_told_once(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
+    texts = [f"row {number}" for number in range(20)]
+    service = Service(texts, instead=lambda _: Completion("yes", "stop", model="tiny"))
+    lab.run(texts, service, "{text}", quiet=False, endpoints=[Endpoint("big", base_url="http://127.0.0.1:9/v1")])
+    assert capfd.readouterr().err.count("endpoint 1 (big at http://127.0.0.1:9/v1) answers as tiny.") == 1
+    assert lab.query("SELECT detail FROM events WHERE kind = 'another model'") == [("tiny",)]
+
+
+def test_a_server_that_fails_without_a_word_may_lack_the_model_or_the_key(lab: Lab) -> None:
+    texts = ["a", "b"]
+    bare = failure(500, "Internal Server Error")
+    with pytest.raises(batcher.RunStopped, match="if the model is unknown or a key is missing") as lost:
+        lab.run(texts, Service(texts, instead=lambda _: bare))
+    assert "HTTP 500: Internal Server Error (some servers say no more" in str(lost.value)
+
+
+def test_a_server_that_has_answered_and_fails_without_a_word_is_only_failing(lab: Lab) -> None:
+    texts = [f"row {number}" for number in range(10)]
+    bare = failure(500, "Internal Server Error")
+    lab.run(texts, Service(texts, instead=lambda call: bare if call.prompt == "row 7" else None))
+    [error] = [row["infer_error"] for row in lab.rows() if row["infer_error"]]
+    assert "model" not in error

@@ -171,7 +171,7 @@ def _serve_simulated(
     arguments: argparse.Namespace, knobs: dict[str, Any], keys: list[str], env: Mapping[str, str]
 ) -> int:
     from batcher.server.fault_file import read_faults  # noqa: PLC0415
-    from batcher.server.serve import serve  # noqa: PLC0415 - FastAPI is for this verb
+    from batcher.server.serve import serve  # noqa: PLC0415 - uvicorn is for this verb
     from batcher.server.simulated import Knobs  # noqa: PLC0415
 
     file = knobs.pop("faults")

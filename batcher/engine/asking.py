@@ -11,33 +11,31 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from batcher.answer.reading import is_whole, read
+from batcher.answer.reading import is_whole
+from batcher.answer.reading import read as as_result
 from batcher.answer.shape import ReadAs, Shape
 from batcher.calls.batches import is_of_one_row, is_too_large, lowered, weight_of
 from batcher.calls.caller import CallCut
 from batcher.calls.forms import AS_IT_COMES, Form, Wire, may_be_of_form
-from batcher.calls.ignored import Watch
 from batcher.calls.patience import Stopwatch
-from batcher.calls.streaming import STREAM
 from batcher.engine.feed import Row
+from batcher.engine.notices import Notices
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import to_the_end
 from batcher.input.images import holds_images, loaded
 from batcher.input.picture import Unusable
-from batcher.journal.entries import IGNORED, LEFT_OUT, UNSENT, Outcome, Request, Sent
+from batcher.journal.entries import UNSENT, Outcome, Request, Sent
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
-from batcher.money.tariff import Tariff
-from batcher.pool.blame import GIVES_UP_S, Attempt, Case, Decision, History, Policy, Scene, is_not_up, judge
-from batcher.pool.forms import FOUND
-from batcher.pool.member import Member, Silence, Slot
-from batcher.pool.pool import Pool
-from batcher.records import Bound, Completion, Failure, Fault, Message, Result, Status, Task, Usage
+from batcher.pool.blame import GIVES_UP_S, Attempt, Case, Decision, History, Policy, Scene, judge
+from batcher.pool.member import Member, Slot
+from batcher.pool.pool import ModelGone, Pool
+from batcher.records import Bound, Completion, Failure, Fault, Message, Result, Status, Task
 from batcher.settings import Settings
-from batcher.words import as_given, duration, option
+from batcher.words import duration
 
 _SHORTEST_TIMEOUT_S = 0.001
 # Why a stream was cut off, if this process did it.
@@ -166,6 +164,7 @@ class Asker:
     Args:
         settings: the options.
         shape: what answers must be; None: any text will do.
+        read: reads an answer; default: by the shape.
         journal: gets every intent, failure and result.
         pool: grants the calls.
         spending: reserves and settles their cost.
@@ -183,6 +182,7 @@ class Asker:
         journal: Journal,
         *,
         shape: Shape | None = None,
+        read: Callable[[Completion], Result] | None = None,
         pool: Pool,
         spending: Spending,
         tally: Tally,
@@ -193,7 +193,7 @@ class Asker:
         self._settings = settings
         self._is_embedding = settings.task == Task.EMBEDDING
         self._shape = shape
-        self._read_as = None if shape is None else ReadAs.of(shape)
+        self._read = read or (lambda completion: as_result(completion, shape))
         # What each form adds to a prompt, in estimated model tokens.
         self._tokens: dict[Form | None, float] = {}
         # Answers that did not fit, by their rows' keys, of rows that an earlier process has not ended.
@@ -214,13 +214,7 @@ class Asker:
         self._asked = 0
         self._troubled = 0
         self._awaited = 0
-        # Endpoints whose impossible usage, or late start, was reported to people.
-        self._implausible: set[Member] = set()
-        self._told: set[tuple[Member, str]] = set()
-        # For each source the parameters that it may ignore.
-        self._watches: dict[int, Watch] = {}
-        # Parameters that were left out at a source, which was reported to people.
-        self._left_out: set[tuple[int, str]] = set()
+        self._notices = Notices(settings, journal, progress, None if shape is None else ReadAs.of(shape))
 
     def close(self) -> None:
         """Send no further request; those in flight may still arrive."""
@@ -277,6 +271,8 @@ class Asker:
         self.lacks_witness.clear()
         try:
             return await self._ask(rows, history, is_half=before is not None)
+        except ModelGone as gone:
+            return [await self._refuse(row, str(gone)) for row in rows]
         finally:
             self._asked -= 1
             self._awaited -= awaited
@@ -342,12 +338,12 @@ class Asker:
         if self._is_embedding:
             vectors = [Result(Status.OK, vector, "") for vector in completion.vectors]
             return await self._settle_together(asked, attempt.request, vectors, outcome)
-        result = read(completion, self._shape)
+        result = self._read(completion)
         if choice is None or form is None or self._shape is None:
             return [await self._settle(asked.row, attempt.request, result, outcome)]
         if result.status is Status.OK:
             choice.held(form, asked.row.position, asked.failed(member))
-            self._report_form(member)
+            self._notices.of_form(member)
             return [await self._settle(asked.row, attempt.request, result, outcome)]
         is_of_form = is_whole(completion) and choice.missed(form, asked.row.position)
         step = choice.step_after(form) if is_of_form or attempt.was_refused else None
@@ -384,13 +380,17 @@ class Asker:
         try:
             tokens = self._estimate(asked.messages)
             slot = await self._pool.take(
-                after=after, failures=history.failures, tokens=tokens, is_next=asked.is_stepping
+                after=after,
+                failures=history.failures,
+                tokens=tokens,
+                is_next=asked.is_stepping,
+                model=terms.model,
             )
             asked.is_stepping = False
             member = slot.member
             try:
                 asked.go_to(member)
-                bound = member.tariff_in(asked.wire.form).on(terms).bound(asked.messages)
+                bound = member.tariff_in(asked.wire.form).on(terms, asked.messages).bound(asked.messages)
                 if not self._spending.covers(reserved, bound) or len(asked.rows) > member.size.inputs:
                     return _Unsent(member)
                 messages = await self._loaded(asked.messages)
@@ -446,7 +446,7 @@ class Asker:
         if isinstance(came, Failure) and was_refused:
             came = Completion(came.generated, came.code, limits=came.limits, choices=0)
         if silence := self._pool.record(slot, came, history):
-            self._report_silence(silence)
+            self._notices.of_silence(silence)
         if isinstance(came, Completion):
             return self._answered(asked, request, member, came, bound)._replace(was_refused=was_refused)
         if self._is_without(came, asked, member) or self._is_of_form(came, asked, member):
@@ -498,21 +498,16 @@ class Asker:
         for each in alike:
             each.size = size
         if alike:
-            self._progress.say(
-                f"{member.label} takes no {rows:,} rows in one request: from now on at most {size.inputs:,}."
-                f" {option('inputs_per_request', size.inputs)} says so from the start."
-            )
+            self._notices.of_size(member, rows)
 
     def _answered(self, asked: _Asked, request: Request, member: Member, came: Completion, bound: Bound) -> _Answered:
         """Learn from an answer what later requests may cost, and return it with its own cost."""
-        self._report_ignored(member, came, asked.row.question.terms.params)
+        self._notices.of_answer(member, came, asked.row.question.terms)
         if self._settings.keep_thinking:
             came = came.as_it_came or came
-        if came.usage.implausible:
-            self._report_usage(member, came.usage)
         form = asked.wire.form
-        tariff = member.tariff_in(form).on(asked.row.question.terms)
-        self._learn(asked.messages, member, tariff, came)
+        tariff = member.tariff_in(form).on(asked.row.question.terms, asked.messages)
+        self._notices.of_lessons(member, tariff.learn(asked.messages, came))
         # Before its own cost is settled: a request that waits for the budget may need what comes back.
         if not request.shared:
             self._spending.refund(request.key, request.source, came.usage.prompt_tokens)
@@ -523,7 +518,7 @@ class Asker:
         if not failure.left_out:
             return False
         asked.is_stepping = True
-        self._report_left_out(member, failure)
+        self._notices.of_left_out(member, failure)
         return True
 
     def _is_of_form(self, failure: Failure, asked: _Asked, member: Member) -> bool:
@@ -573,7 +568,7 @@ class Asker:
             if self._pool.remove(member, decision.out) and self._pool.capacity:
                 self._progress.say(f"{member.label} leaves the pool: {decision.out}", "warning")
         elif member.standing.is_fresh and decision.rests:
-            self._report_start(member, failure, decision)
+            self._notices.of_start(member, failure, decision)
         return decision
 
     async def _settle_together(
@@ -612,81 +607,3 @@ class Asker:
             return
         finally:
             self._backing_off -= 1
-
-    def _report_silence(self, silence: Silence) -> None:
-        """Tell people and the journal that an endpoint has stopped answering, or answers again."""
-        label, why, lasted = silence.member.label, silence.why, duration(silence.seconds)
-        if why:
-            self._progress.say(
-                f"Paused: {label} has answered nothing for {lasted} ({why}). Its rows wait, and the wait does not count"
-                f" against {as_given('max_attempts')}; batcher asks it again once a minute or more often.",
-                "warning",
-            )
-            self._journal.note("paused", label, why)
-        else:
-            self._progress.say(f"Going on: {label} answers again, after {lasted}.")
-            self._journal.note("resumed", label)
-
-    def _report_start(self, member: Member, failure: Failure, decision: Decision) -> None:
-        """Tell people why an endpoint has not answered its first row yet."""
-        reason = decision.reason.rstrip(".")
-        if (member, decision.short) in self._told:
-            return
-        self._told.add((member, decision.short))
-        if not is_not_up(failure):
-            self._progress.say(f"The first rows at {member.label}: {reason}; trying again.")
-        else:
-            self._progress.say(
-                f"Waiting for {member.label}: {reason}. It is asked again for {duration(self._policy.wait_s)}"
-                f" ({as_given('wait')})."
-            )
-
-    def _report_left_out(self, member: Member, failure: Failure) -> None:
-        """Tell people and the journal that an endpoint is asked without a parameter that batcher had added."""
-        source, name = member.source, failure.left_out
-        if (source, name) in self._left_out:
-            return
-        self._left_out.add((source, name))
-        then = "so its answers come in one piece"
-        if name != STREAM:
-            then = "and an answer whose tokens it does not report counts as the most that it may cost"
-        why = str(failure).rstrip(".")
-        self._progress.say(f"{member.label} refuses {name} ({why}). It is asked without it from now on, {then}.")
-        self._journal.note(LEFT_OUT, member.label, name)
-
-    def _report_ignored(self, member: Member, came: Completion, own: Mapping[str, Any]) -> None:
-        """Tell people and the journal, once, if an answer shows that an endpoint ignores a request parameter."""
-        watch = self._watches.get(member.source)
-        if watch is None:
-            watch = self._watches[member.source] = Watch({**self._settings.params, **member.endpoint.params})
-        for name, said in watch.look(came, own):
-            self._progress.say(f"{member.name} ignores {name}: {said}.", "warning")
-            self._journal.note(IGNORED, member.name, f"{name}: {said}")
-
-    def _report_form(self, member: Member) -> None:
-        """Tell people and the journal in which form an endpoint is asked from now on, if that was found."""
-        if member.choice is None or (form := member.choice.news()) is None:
-            return
-        label = member.label
-        self._progress.say(f"{label} is asked with {form.in_words}: the strictest form whose answers fit.")
-        shape = self._read_as.shape if self._read_as else ""
-        self._journal.note(FOUND, label, json.dumps({"source": member.source, "form": form, "shape": shape}))
-
-    def _learn(self, messages: Sequence[Message], member: Member, tariff: Tariff, completion: Completion) -> None:
-        """Let an answer teach the endpoint's tariff, and record what it taught."""
-        for lesson in tariff.learn(messages, completion):
-            self._journal.note(lesson.kind, member.label, lesson.detail)
-            if lesson.said and self._settings.budget is not None:
-                self._progress.say(
-                    f"{member.label} {lesson.said}. From now on its requests reserve more of the budget."
-                )
-
-    def _report_usage(self, member: Member, usage: Usage) -> None:
-        """Record an answer with more reported tokens than any call can use; show an endpoint's first such answer."""
-        self._journal.note("implausible usage", member.label, usage.implausible)
-        if member not in self._implausible:
-            self._implausible.add(member)
-            self._progress.say(
-                f"{member.label} says that an answer used {usage.implausible}, more than any call can. batcher charges"
-                " the maximum for such a request."
-            )

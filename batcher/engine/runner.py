@@ -313,7 +313,8 @@ class _Run:
         if spent.unpriced:
             one, many = "earlier request, of unknown price, does", "earlier requests, of unknown price, do"
             self.progress.say(f"Note: {counted(spent.unpriced, one, many)} not count in the budget.")
-        spending = Spending(tariffs, limit, spent.total, self.journal.lost(MOST_LOST))
+        lost, by_row = self.journal.lost(MOST_LOST), bool(self.job.lengths)
+        spending = Spending(tariffs, limit, spent.total, lost, by_row=by_row)
         if note := note_of_reserves(tariffs, limit - spent.total):
             self.progress.say(note)
         return spending

@@ -38,7 +38,7 @@ from batcher.planning.job import Job
 from batcher.planning.plan import Plan
 from batcher.pool.blame import History
 from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
-from batcher.records import Result, Task
+from batcher.records import Result, Status, Task
 from batcher.words import counted
 
 # An answer may be in the socket's buffer already: an immediate stop still reads it.
@@ -91,7 +91,14 @@ class Window:
         self._chunks = Chunks(job, journal, planned, planned_input, progress)
         self._feed = Feed(planned_input, journal, self._chunks, self._workers_at_once * self._rows_of_worker)
         self._asker = Asker(
-            job.settings, journal, shape=job.shape, pool=pool, spending=spending, tally=tally, progress=progress
+            job.settings,
+            journal,
+            shape=job.shape,
+            read=job.read,
+            pool=pool,
+            spending=spending,
+            tally=tally,
+            progress=progress,
         )
         self._workers: list[asyncio.Task[None]] = []
         self._ending = Ending()
@@ -203,7 +210,7 @@ class Window:
         """Ask the drawn rows, and return whether the run should go on. A few slow ones are not waited for."""
         drawn = self._with_questions_of_their_own()
         for position, result in zip(drawn, self._journal.results_at(drawn), strict=True):
-            if result is not None:
+            if result is not None and not self._may_be_broken(result):
                 canary.see_first(position, result)
         tariffs = [member.tariff for member in self._pool.members]
         expectation = Expectation(self._job, self._journal, self._sources, tariffs)
@@ -238,7 +245,13 @@ class Window:
 
     async def _ask_early(self, canary: Canary, row: Row) -> None:
         with self._ending_in_order():
-            canary.see_first(row.position, await self._do_row(row))
+            result = await self._do_row(row)
+            if not row.question.fault:  # a row that cannot be asked says nothing of the answers
+                canary.see_first(row.position, result)
+
+    def _may_be_broken(self, result: Result) -> bool:
+        """Return whether a row that ended in an earlier process may be a line that is no request."""
+        return self._job.settings.requests and result.status is Status.ERROR
 
     async def _goes_on(self, trouble: str) -> bool:
         """Return whether a person at a terminal wants the run to go on although its answers cannot be used."""
@@ -269,6 +282,7 @@ class Window:
         """Ask about rows together; in halves, if one of them may be the reason that the others get no answer."""
         results = await self._asker.ask_together(rows, before)
         if isinstance(results, History):
+            self.widen()  # more requests with fewer rows may be sent at once now
             middle = (len(rows) + 1) // 2
             await _all_of(self._do_rows(rows[:middle], results), self._do_rows(rows[middle:], results))
             return

@@ -25,7 +25,7 @@ from batcher.errors import InputError
 from batcher.input.column_names import column_index
 from batcher.input.dataset import Dataset
 from batcher.input.picture import Look, Unusable, check_pillow, look_at, prepared, scaled
-from batcher.records import Image, Message, Values
+from batcher.records import OF_AN_IMAGE, Image, Message, Values
 from batcher.scalars import is_missing, without_numpy
 from batcher.settings import Settings, home_expanded
 from batcher.visible import on_one_line
@@ -157,7 +157,7 @@ class Images:
                 try:
                     parts.append(self._part(given))
                 except Unusable as fault:
-                    faults.append(f"image {given.name}: {fault}")
+                    faults.append(f"{OF_AN_IMAGE}{given.name}: {fault}")
                     parts.append({"type": "image", "unusable": _identity(given.content)})
         except Unusable as fault:
             return [{"type": "image", "unusable": type(value).__name__}], f"column {self.column!r}: {fault}"
@@ -190,7 +190,7 @@ class Images:
 
 def root_of(dataset: Dataset) -> Path:
     """Return the directory in which relative paths begin: that of the input's files, else the working directory."""
-    parents = {path.parent for path in dataset.paths if not path.is_fifo()}
+    parents = set() if dataset.is_copy else {path.parent for path in dataset.paths}
     if len(parents) < 2:
         return next(iter(parents), Path())
     return Path(os.path.commonpath([os.path.abspath(each) for each in parents]))  # noqa: PTH100 - a link stays one
@@ -373,7 +373,7 @@ def _sent(image: Image) -> Message:
     try:
         kind, data = prepared(_unchanged(image), (width, height))
     except Unusable as fault:
-        raise Unusable(f"image {image.name}: {fault}") from fault
+        raise Unusable(f"{OF_AN_IMAGE}{image.name}: {fault}") from fault
     url = {"url": f"data:{kind};base64,{base64.b64encode(data).decode()}"}
     return {"type": "image_url", "image_url": url | {name: image[name] for name in ("detail",) if name in image}}
 

@@ -112,6 +112,26 @@ class InFlight(NamedTuple):
     most: int | None
 
 
+class Response(NamedTuple):
+    """What the journal has of the response to a row.
+
+    Attributes:
+        result: how the row ended.
+        is_by_hand: a person gave that result; the rest is of the answer that it replaces.
+        body: as it came, compressed (zlib); None if it is not kept.
+        request_id: what the service calls the answer.
+        model: that answered, as the service names it.
+        finish_reason: why the model stopped, if the service said it.
+    """
+
+    result: Result
+    is_by_hand: bool
+    body: bytes | None
+    request_id: str
+    model: str
+    finish_reason: str | None
+
+
 class Usual(NamedTuple):
     """The averages of an answer: model tokens, and nano-dollars; `cost` is None if no price was known."""
 

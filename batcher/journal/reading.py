@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
+from batcher.journal.corrections import BY_HAND as OF_PEOPLE
 from batcher.journal.entries import (
     BY_HAND,
     CORRECTED,
@@ -31,13 +32,14 @@ from batcher.journal.entries import (
     Counts,
     InFlight,
     LastRun,
+    Response,
     Spent,
     Totals,
     Usual,
     Workbook,
 )
 from batcher.journal.schema import IN_SCOPE, PERSON, as_output_errors, exact_sum, text_of, whole
-from batcher.records import GAVE_UP, Beside, Bound, Result, RowState, Status
+from batcher.records import GAVE_UP, OF_AN_IMAGE, Beside, Bound, Result, RowState, Status
 
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
 # answer its bound. If the same source answered the same question at another time, or began to and reported its tokens,
@@ -295,6 +297,18 @@ class Reader:
         with self._asking():
             return beside(self._reader, start, stop, names)
 
+    def responses(self, start: int, stop: int) -> list[Response | None]:
+        """Return what the journal has of the responses to the rows in a range of positions; None without a result."""
+        root = ROOT.format("a.id")
+        found = self._all(
+            f"SELECT a.status, a.answer, a.error, a.id < 0 AND a.source IN {OF_PEOPLE}, s.body,"
+            " coalesce(s.request_id, ''), coalesce(s.model, ''), s.finish_reason"
+            f" FROM rows r LEFT JOIN results a ON a.id = r.result LEFT JOIN responses s ON s.id = {root}"
+            " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
+            (start, stop),
+        )
+        return [None if each[0] is None else Response(_result(*each[:3]), bool(each[3]), *each[4:]) for each in found]
+
     def scope(self) -> int:
         """Return the number of rows, from the first, that the last plan covered."""
         return int(self._all("SELECT coalesce(max(rows), 0) FROM scope")[0][0])
@@ -309,12 +323,14 @@ class Reader:
         """Count the rows that ended as `invalid` or `error`, by cause; the most frequent first, of this many causes."""
         found = self._all(
             # The casts make the cut fall between characters, also in a text that is stored as bytes. The part behind
-            # the cause, the attempts and seconds, differs from row to row.
+            # the cause, the attempts and seconds, differs from row to row, and so does the name of an image before it.
             "SELECT cast(substr(text, 1, coalesce(nullif(instr(text, ?), 0) - 1, 200)) AS BLOB) AS reason,"
             " count(*) AS n"
+            " FROM (SELECT iif(instr(text, ?) = 1 AND instr(text, ': '),"
+            " 'image: ' || substr(text, instr(text, ': ') + 2), text) AS text"
             " FROM (SELECT cast(a.error AS TEXT) AS text FROM rows r JOIN results a ON a.id = r.result"
-            f" WHERE a.status <> 'ok' AND {IN_SCOPE}) GROUP BY reason ORDER BY n DESC, reason LIMIT ?",
-            (GAVE_UP, most),
+            f" WHERE a.status <> 'ok' AND {IN_SCOPE})) GROUP BY reason ORDER BY n DESC, reason LIMIT ?",
+            (GAVE_UP, OF_AN_IMAGE, most),
         )
         return [(text_of(reason), count) for reason, count in found]
 

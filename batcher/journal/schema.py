@@ -123,8 +123,9 @@ ended. Rows whose embeddings are asked for together share one request: it has a 
 
 sources: the origins of answers; unique in all columns but the id
     id                 INTEGER  primary key
-    model              TEXT     the model's name; `adopted from files`: a chunk file without a journal had the answer;
-                                `corrected by hand`: a person gave it in a chunk file
+    model              TEXT     the model's name; `adopted from files`: a chunk file without a journal had the answer,
+                                or a results file of an older script (`--adopt`); `corrected by hand`: a person gave it
+                                in a chunk file
     base_url           TEXT     the service's base URL, or the endpoint's name if it has one (a name has no slash);
                                 empty: the chat model's own, or adopted
     params             TEXT     the endpoint's own request parameters as JSON with sorted keys, or empty
@@ -216,7 +217,8 @@ GENERATIONS = 2**23 - 1
 """The number of generations; 1 follows the last one. A file that batcher has not given one yet has 0."""
 
 ADOPTED = Source("adopted from files", "")
-"""The source of answers that were found in chunk files without a journal: their real source is unknown."""
+"""The source of answers that were found in chunk files without a journal, or in results files of older scripts: their
+real source is unknown."""
 PERSON = Source("corrected by hand", "")
 """The source of answers that people gave in chunk files."""
 

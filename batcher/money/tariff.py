@@ -17,7 +17,7 @@ from batcher.endpoint import OFFLINE, Endpoint
 from batcher.money.overhead import Overhead
 from batcher.money.prices import NANO, Price, context_window_of, given, price_of
 from batcher.money.tiers import Tiers
-from batcher.money.tokens import most_completion_tokens, most_prompt_tokens
+from batcher.money.tokens import most_completion_tokens, most_prompt_tokens, prompts_in
 from batcher.money.vision import UNKNOWN, Vision, vision_of
 from batcher.params import unfolded
 from batcher.records import NO_PARAMS, NO_TERMS, Bound, Completion, Message, Task, Terms
@@ -149,13 +149,20 @@ class Tariff(NamedTuple):
     def is_free(self) -> bool:
         return self.tiers is not None and not self.tiers.most(NANO, NANO)
 
-    def on(self, terms: Terms) -> Tariff:
-        """Return the tariff of a row with terms of its own."""
+    def on(self, terms: Terms, messages: Sequence[Message] = ()) -> Tariff:
+        """Return the tariff of a row with terms of its own.
+
+        Args:
+            terms: of the row.
+            messages: of the row: a completion may be of several prompts, each of which gets answers.
+        """
         if terms == NO_TERMS or not self.is_request_known:
             return self
         most = 0 if terms.task is Task.EMBEDDING else self.completion_tokens
         if terms.params and most != 0:
             most = most_completion_tokens({**self.params, **terms.params}, self.window)
+        if most and terms.task is Task.COMPLETION:
+            most *= prompts_in(messages)
         size = len(json.dumps(dict(terms.params))) if terms.params else 0
         is_open = self.is_as_long_as_can_be and most != 0
         return self._replace(

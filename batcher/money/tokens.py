@@ -225,6 +225,16 @@ def most_completion_tokens(params: Mapping[str, Any], context_window: int | None
     return None if limit is None or answers is None else limit * max([1, *answers])
 
 
+def prompts_in(messages: Sequence[Message]) -> int:
+    """Return the number of prompts in the request of a completion: a list of model tokens is one."""
+    contents = [message["content"] for message in messages]
+    return max(sum(len(each) if isinstance(each, list) and not _is_tokens(each) else 1 for each in contents), 1)
+
+
+def _is_tokens(content: Sequence[object]) -> bool:
+    return all(isinstance(each, int) for each in content)
+
+
 class Estimator:
     """Estimates the tokens of calls, from the length of their prompts and from the answers so far.
 
@@ -290,6 +300,9 @@ def _pieces(messages: Sequence[Message]) -> tuple[list[str], list[Any]]:
                 texts.append(value)
             elif name == "content" and isinstance(value, list):
                 for part in value:
+                    if isinstance(part, list):  # of model tokens, as below
+                        texts += ["0"] * len(part)
+                        continue
                     text = _text_of(part)
                     if text is None:
                         parts.append(part)
@@ -306,6 +319,8 @@ def _text_of(part: object) -> str | None:
     """Return the text of a part of a message's content, or None if it is something else."""
     if isinstance(part, str):
         return part
+    if isinstance(part, int):  # a model token, which counts as one in any way of counting
+        return "0"
     if isinstance(part, Mapping) and part.get("type") in {"text", "refusal"}:
         text = part.get(part["type"])
         return text if isinstance(text, str) else None

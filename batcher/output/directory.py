@@ -78,6 +78,8 @@ def _taken(columns: Sequence[str]) -> str:
 
 
 SUFFIXES = (CsvFormat.suffix, ".parquet")
+RESPONSES = ".jsonl"
+"""The ending of the files of responses."""
 NPY_SUFFIX = ".npy"
 _ENDINGS = "(?:{})".format("|".join(map(re.escape, SUFFIXES)))
 
@@ -165,6 +167,15 @@ class Store:
         return self._path("all")
 
     @property
+    def responses_path(self) -> Path:
+        """Where the responses to the lines of a requests file are."""
+        return self._path("all", RESPONSES)
+
+    @property
+    def partial_responses_path(self) -> Path:
+        return self._path("partial", RESPONSES)
+
+    @property
     def npy_path(self) -> Path:
         """Where all vectors are in a file of NumPy."""
         return self._path("all", NPY_SUFFIX)
@@ -226,8 +237,11 @@ class Store:
     def is_ours(self, path: Path) -> bool:
         """Return whether a file is one that a run of this keyword writes."""
         path = path.resolve()
-        keyword = re.escape(self.keyword)
-        name = re.compile(rf"(?:0|[1-9][0-9]*|all|partial)_{keyword}{_ENDINGS}|all_{keyword}{re.escape(NPY_SUFFIX)}")
+        keyword, responses = re.escape(self.keyword), re.escape(RESPONSES)
+        name = re.compile(
+            rf"(?:0|[1-9][0-9]*|all|partial)_{keyword}{_ENDINGS}|(?:all|partial)_{keyword}{responses}"
+            rf"|control_{keyword}\.json|all_{keyword}{re.escape(NPY_SUFFIX)}"
+        )
         return path.parent == self.directory.resolve() and name.fullmatch(path.name) is not None
 
     def check(self) -> None:
@@ -301,7 +315,7 @@ class Store:
             OutputError: one cannot be removed.
         """
         with as_output_errors(f"the output directory {self.directory}", "used"):
-            ending = f"(?:{_ENDINGS}|{re.escape(NPY_SUFFIX)})"
+            ending = f"(?:{_ENDINGS}|{re.escape(NPY_SUFFIX)}|{re.escape(RESPONSES)})"
             for leftover in self._matching(r"\.([0-9]+|all|partial)", ending + r"(\.[0-9]+)?\.tmp"):
                 leftover.unlink()
 
@@ -499,13 +513,40 @@ class Store:
             OutputError: a chunk file has other columns, or cannot be read.
         """
         path = path or self.all_path
+
+        def write(file: Hashing) -> None:
+            chunks = (Joint(self.chunk_path(start), [*facts.of(start)] if facts.names else None) for start in starts)
+            self._format.join(chunks, file, self.answer_columns.with_facts(facts.names))
+
+        return path, self._put(path, write, known=known, record=record)
+
+    def join_responses(
+        self, lines: Iterable[bytes], *, known: Collection[bytes], record: Callable[[bytes], object]
+    ) -> Path | None:
+        """Write the responses to the lines of a requests file; return the copy, if the file there had been changed.
+
+        Args:
+            lines: of the file.
+            known: as for `join`.
+            record: as for `join`.
+        """
+        return self._put(self.responses_path, lambda file: file.writelines(lines), known=known, record=record)
+
+    def _put(
+        self,
+        path: Path,
+        write_to: Callable[[Hashing], object],
+        *,
+        known: Collection[bytes],
+        record: Callable[[bytes], object],
+    ) -> Path | None:
+        """Write a result, whole or not at all; return the copy, if the file there had been changed."""
         digest, copy = hashlib.sha256(), None
 
         def write(file: BinaryIO) -> None:
             nonlocal digest
             hashing = Hashing(file)
-            chunks = (Joint(self.chunk_path(start), [*facts.of(start)] if facts.names else None) for start in starts)
-            self._format.join(chunks, hashing, self.answer_columns.with_facts(facts.names))
+            write_to(hashing)
             digest = hashing.sha256
 
         def keep() -> None:
@@ -515,7 +556,16 @@ class Store:
             copy = self._keep_changed(path, {*known, digest.digest()})
 
         replace(path, write, before=keep)
-        return path, copy
+        return copy
+
+    def write_responses(self, lines: Iterable[bytes]) -> Path:
+        """Write the responses that are there so far; several processes may write.
+
+        Raises:
+            OutputError: the disk is full, the directory is read-only, ...
+        """
+        replace(self.partial_responses_path, lambda file: file.writelines(lines), f".{os.getpid()}")
+        return self.partial_responses_path
 
     def join_vectors(
         self, known: Collection[bytes], record: Callable[[bytes], object] = lambda _sha256: None

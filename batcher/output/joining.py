@@ -20,6 +20,7 @@ from batcher.output.changed import Changed, Layout, Reading, both_changed
 from batcher.output.directory import Facts, Store, came_back, result_changed
 from batcher.output.file_format import Block
 from batcher.output.opening import PastRun, opened
+from batcher.output.responses import lines_of_chunks, lines_of_rows
 from batcher.output.so_far import Part, SoFar, anew, facts_of, input_of, is_current, with_columns
 from batcher.settings import OPTIONS, facts_in, has_npy
 from batcher.words import by_reader, counted, option, say
@@ -37,7 +38,7 @@ def merge(
     data: Data | None = None,
     with_: str | Sequence[str] | None = None,
 ) -> Path:
-    """Join the chunk files as they are, and return the path of the result.
+    """Join the chunk files as they are, and return the path of the result; of a requests file that of its responses.
 
     Args:
         keyword: names the run.
@@ -84,7 +85,20 @@ def merge(
         if copy:
             say(result_changed(path, copy))
         write_vectors()
-        return path
+        return _join_responses(store, journal, last, rows) if last.question.get("requests") else path
+
+
+def _join_responses(store: Store, journal: Reader, last: LastRun, rows: int) -> Path:
+    """Write the responses to the lines of a requests file; return their path."""
+    path = store.responses_path
+    copy = store.join_responses(
+        lines_of_chunks(store, journal, last, rows),
+        known=journal.joined(path.name),
+        record=functools.partial(record_joined, journal.path, last.id, path.name),
+    )
+    if copy:
+        say(result_changed(path, copy))
+    return path
 
 
 def _facts(with_: str | Sequence[str] | None, *, partial: bool) -> Sequence[str]:
@@ -207,10 +221,19 @@ def _write_partial(run: PastRun[Reader], data: Data | None, names: Sequence[str]
             raise OutputError(f"no chunk of {store.keyword!r} is finished yet: run it again, or {_advice(store)}")
 
     store.write_rows(store.partial_path, blocks(), names)
+    if last.question.get("requests"):
+        store.write_responses(_responses_so_far(run, so_far))
     if omitted:
         rows = counted(sum(omitted), "row of an unfinished chunk is", "rows of unfinished chunks are")
         say(f"Note: {rows} left out, because no file has the rest of their cells: {_advice(store)}.")
-    return store.partial_path
+    return store.partial_responses_path if last.question.get("requests") else store.partial_path
+
+
+def _responses_so_far(run: PastRun[Reader], so_far: SoFar) -> Iterator[bytes]:
+    """Yield the responses to the lines of a requests file that are there so far."""
+    for part in so_far.parts():
+        if part.inputs is not None:
+            yield from lines_of_rows(so_far.store.keyword, run.journal, part.start, part.inputs)
 
 
 def _advice(store: Store) -> str:

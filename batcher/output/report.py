@@ -28,7 +28,7 @@ class Report(Figures):
 
     Attributes:
         status: `done`, or `stopped` if rows are left.
-        output: `all_<keyword>.csv`, or None if rows are left.
+        output: `all_<keyword>.csv`, of a requests file `all_<keyword>.jsonl`; None if rows are left.
         asks: whom this process asked, and where the API keys came from; empty if no row was left.
         endpoints: the endpoints of this process, in the pool's order.
         by_hand: what `batcher limit`, `pause` and `resume` changed in this process.

@@ -240,7 +240,7 @@ def _load(
         first = first if requests else First.of(shown, ladder)
         requests += 1
         tokens += _prompt_tokens(messages, job.task, count) + more
-        each = [tariff.on(terms).most(messages) for tariff in tariffs] if most is not None else [None]
+        each = [tariff.on(terms, messages).most(messages) for tariff in tariffs] if most is not None else [None]
         most = None if most is None or None in each else most + max(filter(None, each), default=0)
     return Load(requests, tokens, most, None), first
 

@@ -22,8 +22,9 @@ from batcher.journal.schema import ADOPTED
 from batcher.output.adoption import Adoption
 from batcher.output.changed import ChangedFiles
 from batcher.output.directory import came_back as came_back_as
+from batcher.output.older_results import OlderResults
 from batcher.planning.job import ROWS_AT_ONCE, Job
-from batcher.planning.plan import ByHand, Plan
+from batcher.planning.plan import ByHand, Older, Plan
 from batcher.planning.words import explained, reasons_of
 from batcher.records import Task
 from batcher.words import as_given, blamed, option
@@ -83,6 +84,7 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
             matching.set_aside(job.selection.drawn, is_all=before is not None)
         key = job.keyer(params)
         read = _read_rows(job, journal, matching, is_stopping, key, is_first=last is None)
+        older = _add_older(job, matching, key)
         journal.reading = matching.reading_id(job.reading)
         if last is not None and _reads_otherwise(last.question, job.question):
             matching.read_again(journal.reading, job.read)
@@ -98,17 +100,28 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
             comparison=comparison,
             sources=sources[:-1],
             taken=taken,
-        )._replace(faulty=read.faulty, fault=read.fault)
+        )._replace(
+            faulty=read.faulty, fault=read.fault, older=older, twins=_twins(job, matching, read.rows, comparison)
+        )
         if is_rehearsal:
             return plan
-        is_asked_first = job.settings.on_change == "abort" or (job.settings.on_change == "reuse" and not plan.has_marks)
-        if (plan.changed or plan.gone) and is_asked_first:
-            raise ChangedError(explained(job, plan, journal.usual()))
+        _check_changes(job, plan, journal)
         # In the same transaction as the plan, because `verify` reads the question from here.
         if job.examples is not None:
             recorded["examples"] = {**job.question["examples"], "keys": read.examples}
         journal.start_run(job.settings.chunk_size, {**job.question, **recorded, "params": params})
     return plan
+
+
+def _check_changes(job: Job, plan: Plan, journal: Reader) -> None:
+    """Refuse rows that have an answer to a different question, if the user has not said what to do about them.
+
+    Raises:
+        ChangedError: there are some.
+    """
+    is_asked_first = job.settings.on_change == "abort" or (job.settings.on_change == "reuse" and not plan.has_marks)
+    if (plan.changed or plan.gone) and is_asked_first:
+        raise ChangedError(explained(job, plan, journal.usual()))
 
 
 def _check_reuse(job: Job, last: LastRun) -> None:
@@ -155,6 +168,20 @@ def _read_rows(
         read = _plan_rows(job, matching, adoption, is_stopping, key)
         adoption.end(read.rows)
     return read
+
+
+def _add_older(job: Job, matching: Matching, key: Keyer) -> Older | None:
+    """Offer the answers of older scripts to the rows, if rows lack a result; return what was found."""
+    if not job.older or not matching.lacks_results():
+        return None
+    found = OlderResults(job.older)
+    matching.add_offered((key(question.messages, question.terms), came) for question, came in found)
+    return Older(job.older, found.answers, found.others)
+
+
+def _twins(job: Job, matching: Matching, rows: int, comparison: Comparison) -> tuple[int, int] | None:
+    """Return the positions of two lines of a requests file that have the same custom_id, if there are any."""
+    return matching.twins(rows, comparison.sql(["custom_id"])) if job.settings.requests else None
 
 
 def _rules(job: Job, sources: Sequence[int], *, is_redrawn: bool) -> Rules:

@@ -31,6 +31,20 @@ class ByHand(NamedTuple):
     workbooks: Mapping[int, int] = MappingProxyType({})
 
 
+class Older(NamedTuple):
+    """What results files of older scripts hold.
+
+    Attributes:
+        paths: of the files.
+        answers: lines with an answer.
+        others: lines without one.
+    """
+
+    paths: tuple[Path, ...]
+    answers: int
+    others: int
+
+
 class Plan(NamedTuple):
     """What is left to do.
 
@@ -50,6 +64,8 @@ class Plan(NamedTuple):
         by_hand: what people did in the files.
         faulty: the rows of the table that cannot be asked.
         fault: the first of them, and why; empty if there is none.
+        older: what results files of older scripts hold; None if none were read.
+        twins: the positions of two lines of a requests file with the same custom_id.
     """
 
     sources: tuple[int, ...]
@@ -67,3 +83,5 @@ class Plan(NamedTuple):
     by_hand: ByHand = ByHand()
     faulty: int = 0
     fault: str = ""
+    older: Older | None = None
+    twins: tuple[int, int] | None = None

@@ -23,8 +23,13 @@ _OTHER_FILES = 128
 """Files that a process opens besides its connections: the journal, chunk files, libraries."""
 
 
-def check_endpoints(endpoints: Sequence[Endpoint], settings: Settings) -> None:
+def check_endpoints(endpoints: Sequence[Endpoint], settings: Settings, *, by_row: bool = False) -> None:
     """Refuse endpoints to which no request could be sent.
+
+    Args:
+        endpoints: the pool.
+        settings: the options.
+        by_row: rows may have parameters of their own, which may bound their answers.
 
     Raises:
         SettingsError: an `llm` is not a chat model, a proxy or a file of certificates cannot be used, a budget cannot
@@ -36,7 +41,7 @@ def check_endpoints(endpoints: Sequence[Endpoint], settings: Settings) -> None:
     if settings.budget is not None:
         for endpoint in endpoints:
             tariff = Tariff.of(endpoint, settings.params).on(Terms(Task(settings.task)))
-            check_bounded(tariff, has_images=settings.image_column is not None)
+            check_bounded(tariff, has_images=settings.image_column is not None, by_row=by_row)
     check_open_files(endpoints)
 
 

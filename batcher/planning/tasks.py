@@ -19,10 +19,11 @@ _OF_CHATS = {
     "system_file": "write what it says into the prompt",
     "messages_column": "give the texts with {prompt_column}",
     "schema": "ask a chat for fields",
+    "image_column": "ask a chat about images",
     "examples": "write the examples into the prompt",
     "repair": "a completion cannot be told what is wrong with it",
 }
-_OF_ANSWERS = ("labels", "keep_thinking")
+_OF_ANSWERS = ("labels", "keep_thinking", "stream")
 # Request parameters of chats alone.
 _CHAT_PARAMS = {"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "response_format", "audio"}
 _CHAT_PARAMS |= {"max_completion_tokens", "modalities", "reasoning_effort", "top_logprobs", "verbosity"}

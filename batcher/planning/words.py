@@ -21,7 +21,7 @@ from batcher.journal.entries import Usual, source_of
 from batcher.journal.matching import Cause
 from batcher.output.directory import workbook_read
 from batcher.planning.job import Job
-from batcher.planning.plan import Plan
+from batcher.planning.plan import Older, Plan
 from batcher.planning.whom import asked_of, in_lines
 from batcher.records import Task
 from batcher.words import as_given, by_reader, counted, dollars, option
@@ -35,7 +35,8 @@ def in_words(job: Job, plan: Plan) -> str:
     """Return the plan in one line, such as `reviews: 500 rows: 480 answered, 20 new`."""
     counts, changed = plan.counts, plan.changed
     answered = counts.ok + counts.invalid
-    adopted = f" ({counted(plan.adopted, 'row')} adopted from chunk files without a journal)" if plan.adopted else ""
+    origin = "chunk files without a journal" if plan.older is None else " and ".join(map(str, plan.older.paths))
+    adopted = f" ({counted(plan.adopted, 'row')} adopted from {origin})" if plan.adopted else ""
     by_hand = f" ({plan.by_hand.corrected:,} by hand)" if plan.by_hand.corrected else ""
     parts = [f"{answered:,} answered{by_hand}{adopted}"] if answered or adopted else []
     again = f"{option('retry_failed', value=True)} sends them again"
@@ -81,17 +82,31 @@ def notes(job: Job, plan: Plan) -> list[str]:
             " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
         )
     found += _of_prompts(job, plan) if plan.counts.left else ()
+    found += _on_lines(job, plan)
     found += _same(job, plan)
     if plan.reread:
         rows = counted(plan.reread, "row changes", "rows change")
         found.append(f"The answers that are there were read again, for nothing: {rows}.")
     if job.shape is not None and plan.counts.left and (late := _late_reason(job.shape)):
         found.append(late)
-    if plan.gone and job.settings.on_change == "reuse" and not job.settings.id_column:
-        found.append(
-            "The new rows are sent: a row's position does not show whether it is one of the rows that are gone. If a"
-            f" column identifies the rows, {option('id_column', 'COLUMN')} keeps their answers."
-        )
+    return found + _gone(job, plan)
+
+
+def _gone(job: Job, plan: Plan) -> list[str]:
+    """Return a note on answered rows that are gone, if there are any and new ones are sent."""
+    if not plan.gone or job.settings.on_change != "reuse" or job.settings.id_column:
+        return []
+    keeps = f"If a column identifies the rows, {option('id_column', 'COLUMN')} keeps their answers."
+    said = "The new rows are sent: a row's position does not show whether it is one of the rows that are gone."
+    return [f"{said} {keeps}"]
+
+
+def _on_lines(job: Job, plan: Plan) -> list[str]:
+    """Return what to know of the lines of a requests file, and of what older scripts answered."""
+    found = [] if plan.older is None else [_older_in_words(plan.older, plan.adopted)]
+    if plan.twins is not None and plan.counts.left:
+        one, other = (job.selection.where(position) for position in plan.twins)
+        found.append(f"Note: {one} and {other.rpartition(', ')[2]} have the same custom_id; each is asked.")
     return found
 
 
@@ -110,6 +125,13 @@ def _of_prompts(job: Job, plan: Plan) -> list[str]:
         first = "It is" if plan.faulty == 1 else "The first is"
         found.append(f"Note: {rows} as error. {first} {plan.fault}{'' if plan.fault.endswith('?') else '.'}")
     return found
+
+
+def _older_in_words(older: Older, adopted: int) -> str:
+    """Return what was found in results files of older scripts."""
+    names = " and ".join(map(str, older.paths))
+    others = f" and {counted(older.others, 'line', 'lines')} without one" if older.others else ""
+    return f"{names}: {counted(older.answers, 'answer')}{others}; {counted(adopted, 'row')} adopted."
 
 
 def _same(job: Job, plan: Plan) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from batcher.calls.fate import ACCESS_REFUSED, CONTENT_REFUSED, KEY_REFUSED, Fate, Meaning, meaning_of
@@ -417,6 +417,11 @@ class Decision:
         return self.rest_s > 0
 
 
+# transformers' server says this of an unknown model, LiteLLM's proxy if no key is sent.
+_UNTOLD = 500
+_MAY_BE = "some servers say no more if the model is unknown or a key is missing"
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A failed attempt, with all that is known of it.
@@ -480,6 +485,11 @@ def _is_beyond_doubt(case: Case, meaning: Meaning) -> bool:
     return not standing.is_fresh and standing.ended_alike(meaning.reason) < SEVERAL
 
 
+def _is_untold(failure: Failure) -> bool:
+    """Return whether a server fails without a word of the reason."""
+    return failure.status == _UNTOLD and failure.is_page
+
+
 def _leaves(said: Decision, why: str) -> Decision:
     return Decision(said.reason, said.short, out=why)
 
@@ -501,6 +511,8 @@ def _after_failure(case: Case, said: Decision, seconds: float) -> Decision:
         left_s = policy.wait_s - waited_s
         return Decision(said.reason, said.short, wait_s=min(wait_s, left_s), rest_s=left_s)
     if standing.is_fresh:
+        if _is_untold(case.failure):
+            said = replace(said, reason=f"{said.reason.removesuffix('.')} ({_MAY_BE})")
         failures, rows = standing.failed(history.row)
         is_last = case.scene.is_last
         enough = failures >= (policy.max_attempts if is_last else max(policy.max_attempts, _FIRST_ROWS))

@@ -39,6 +39,7 @@ class Program:
         knows_context: it refuses a prompt that is longer than the model's context.
         streams_usage: it counts the tokens of a stream.
         enforces: it holds answers to a JSON Schema.
+        says_its_name: it answers under its own model's name, whatever it is asked for.
         variables: of its environment.
         has_metrics: it counts tokens; the log tells no requests.
     """
@@ -51,6 +52,7 @@ class Program:
     knows_context: bool = False
     streams_usage: bool = True
     enforces: bool = False
+    says_its_name: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
     has_metrics: bool = False
 
@@ -111,7 +113,15 @@ PROGRAMS = {
             streams_usage=False,
             variables={**_OFFLINE, "API_HOST": "127.0.0.1", "API_KEY": KEY, "API_MODEL_NAME": MODEL},
         ),
-        Program("llamacpp", _llamacpp, knows_models=False, knows_context=True, enforces=True, has_metrics=True),
+        Program(
+            "llamacpp",
+            _llamacpp,
+            knows_models=False,
+            knows_context=True,
+            enforces=True,
+            says_its_name=True,
+            has_metrics=True,
+        ),
         Program("llamacpp-python", _llamacpp_python, knows_models=False, knows_context=True, streams_usage=False),
         Program("litellm", _litellm, variables={"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONUNBUFFERED": "1"}),
     )

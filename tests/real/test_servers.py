@@ -133,7 +133,7 @@ def test_a_wrong_key_ends_the_run_after_two_rows(desk: Desk) -> None:
     desk.check()
 
 
-def test_a_wrong_model_is_refused_in_words_or_served_with_a_word(desk: Desk) -> None:
+def test_a_wrong_model_is_refused_in_words_or_its_true_name_is_told(desk: Desk) -> None:
     done = desk.run(model="no-such-model")
     if desk.server.program.knows_models:
         assert done.status == 3
@@ -141,6 +141,7 @@ def test_a_wrong_model_is_refused_in_words_or_served_with_a_word(desk: Desk) -> 
         assert desk.ask("SELECT count(*) FROM requests")[0][0] == 2
     else:
         assert done.status == 0
+        assert ("answers as tiny" in done.stderr) == desk.server.program.says_its_name
         desk.check()
 
 

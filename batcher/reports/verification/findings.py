@@ -49,6 +49,8 @@ class Kind(Enum):
     ALL_OTHER = "the result differs from the chunk file; `batcher run` or `batcher merge` writes it again"
     ALL_LACKS = "missing from the result; `batcher run` or `batcher merge` writes it again"
     ALL_MORE = "extra lines in the result; `batcher run` or `batcher merge` writes it again"
+    RESPONSES_LOST = "the file of responses is missing; `batcher run` or `batcher merge` writes it"
+    RESPONSES_OTHER = "the file of responses differs; `batcher run` or `batcher merge` writes it again"
     NPY_LOST = "the file of vectors is missing; `batcher run` or `batcher merge` writes it"
     NPY_OTHER = "the file of vectors differs from the result; `batcher run` or `batcher merge` writes it again"
     REQUEST_LOST = "requests that are missing from the journal, or could not be written to a full disk"

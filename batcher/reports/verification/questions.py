@@ -18,10 +18,12 @@ from batcher.input.key import Keyer, keyer
 from batcher.input.marks import Marks
 from batcher.input.prompt import PromptFunction, failed_on, from_function, with_system
 from batcher.input.question import asking
+from batcher.input.request_line import asking_with
 from batcher.input.selection import Selection
 from batcher.input.stating import Stating
 from batcher.journal.entries import LastRun
 from batcher.planning.job import ROWS_AT_ONCE, prompts_of
+from batcher.planning.own import row_params
 from batcher.records import Question, Task, Values
 from batcher.words import option
 
@@ -69,6 +71,8 @@ class Recorded(NamedTuple):
         Raises:
             InputError: INPUT lacks a column.
         """
+        if recorded.get("requests"):
+            return cls(asking_with(recorded.get("params", {})), keyer({}))
         columns, system, shape = dataset.columns, recorded.get("system"), recorded.get("shape")
         stating = Stating(None if shape is None else shape_of_recorded(shape), columns)
         if callable(prompt):
@@ -85,8 +89,10 @@ class Recorded(NamedTuple):
         if (examples := Examples.recorded_in(recorded)) is not None:
             render = examples.before(render)
         shared = examples.messages if examples else ()
+        named = recorded.get("params_column")
+        terms = row_params(named, dataset).terms if named else None
         images, task = Images.recorded_in(recorded, dataset), Task(recorded.get("task", Task.CHAT))
-        ask = asking(render, task=task, images=images)
+        ask = asking(render, terms, task=task, images=images)
         return cls(ask, keyer(recorded.get("params", {}), shape, shared), images)
 
     def about(self, values: Values) -> bytes:
