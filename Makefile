@@ -1,9 +1,12 @@
 # Two commands for a fresh machine: `make demo` and `make test`. Each does its own set-up, from the locks in
-# requirements/: the versions, with their hashes, that the last `make lock` found.
+# requirements/: the versions, with their hashes, that the last `make lock` found. Only hf.txt has no hashes: the builds of
+# torch for processors and for GPUs share one version, and each has hashes of its own.
 PYTHON ?= python3
 BIN := .venv/bin
 # Files with parts that cog writes from the code.
-GENERATED := batcher/settings.py docs/cli.md docs/design.md docs/display.md docs/rehearse.md docs/services.md
+GENERATED := batcher/settings.py docs/cli.md docs/design.md docs/display.md docs/images.md docs/rehearse.md docs/services.md
+# Pinned by hand. A build of this release that is installed already, for processors or for GPUs, stays.
+TORCH := torch==2.13.0
 # One worker more than there are cores: a third of the tests' time is waiting for servers and for kills.
 WORKERS = $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 # The tests start some hundred programs: none of them compiles batcher anew, whatever the machine's setting is.
@@ -15,7 +18,7 @@ PYTEST = -m pytest --numprocesses $(WORKERS) --dist worksteal
 demo: .venv/.run
 	$(BIN)/batcher demo
 
-test: .venv/.dev
+test: .venv/.dev .venv/.hf
 	$(BIN)/python $(PYTEST)
 
 # The tests on the oldest releases that pyproject.toml admits.
@@ -26,7 +29,8 @@ test-lowest: .venv-lowest/.lowest
 test-newest:
 	rm -rf .venv-newest
 	$(MAKE) .venv-newest/bin/python
-	.venv-newest/bin/python -m pip install --quiet --editable '.[dev]'
+	.venv-newest/bin/python -m pip install --quiet $(TORCH)
+	.venv-newest/bin/python -m pip install --quiet --editable '.[dev,hf]'
 	.venv-newest/bin/python $(PYTEST)
 
 # batcher against servers that people run themselves, each in an environment of its own; what cannot be installed here is
@@ -53,13 +57,17 @@ bench: .venv/.bench
 
 # Each lock holds what pyproject.toml admits today; all but `lowest` take their versions from one resolution.
 COMPILE = .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group build pyproject.toml
+UNHASHED = $(COMPILE) --no-annotate --custom-compile-command 'make lock' --output-file requirements
 LOCK = $(COMPILE) --generate-hashes --no-annotate --custom-compile-command 'make lock' --output-file requirements
 
 lock: .venv-lock/bin/python
 	.venv-lock/bin/python -m pip install --quiet --upgrade uv
-	$(COMPILE) --all-extras --output-file .venv-lock/all.txt
+	echo '$(TORCH)' > .venv-lock/torch.txt
+	$(COMPILE) --all-extras --constraint .venv-lock/torch.txt --output-file .venv-lock/all.txt
 	$(LOCK)/run.txt --constraint .venv-lock/all.txt
 	$(LOCK)/dev.txt --constraint .venv-lock/all.txt --extra dev
+	$(UNHASHED)/hf.txt --constraint .venv-lock/all.txt --extra hf
+	sed -i.bak -E '/^(cuda|nvidia|triton)[-=]/d' requirements/hf.txt && rm requirements/hf.txt.bak
 	$(LOCK)/bench.txt --constraint .venv-lock/all.txt --extra bench
 	$(LOCK)/lowest.txt --constraint tests/lowest.txt --extra dev
 
@@ -77,6 +85,11 @@ $(@D)/bin/python -m pip install --quiet --require-hashes --requirement $<
 $(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 touch $@
 endef
+
+# What torch needs of CUDA is not in the list: a build for GPUs names it itself.
+.venv/.hf: requirements/hf.txt .venv/.dev
+	$(BIN)/python -m pip install --quiet --requirement $<
+	touch $@
 
 .venv/.%: requirements/%.txt pyproject.toml | .venv/bin/python
 	$(install)

@@ -87,6 +87,13 @@ def retries_of(llm: object) -> float:
     return retries if isinstance(retries, (int, float)) else _SDK_RETRIES
 
 
+def streams(llm: object) -> bool:
+    """Return whether a chat model can send its answer piece by piece, so far as its class says."""
+    kinds = (kind for kind in type(llm).__mro__ if kind.__name__ != "BaseChatModel")
+    has_method = any(name in vars(kind) for kind in kinds for name in ("_astream", "_stream"))
+    return has_method and getattr(llm, "disable_streaming", False) is not True
+
+
 def identity_of(llm: object) -> tuple[str, str, str]:
     """Return a chat model's name, its base URL, and the parameters that distinguish it from other models, as JSON.
 

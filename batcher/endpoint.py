@@ -106,7 +106,10 @@ def checked_url(url: str, name: str = "the base URL") -> str:
         raise SettingsError(f"{name} is {shown(url)}: it must look like https://host/v1{_with_scheme(place)}")
     if any(map(looks_like_key, re.split(r"[/.]", place))):
         raise SettingsError(f"{name} holds what looks like an API key, and is not shown: give keys through API_KEY")
-    return place.rstrip("/").removesuffix("/chat/completions").rstrip("/") + mark + query
+    place = place.rstrip("/")
+    for path in ("/chat/completions", "/completions", "/embeddings"):
+        place = place.removesuffix(path)
+    return place.rstrip("/") + mark + query
 
 
 def _with_scheme(url: str) -> str:

@@ -169,6 +169,11 @@ def check_params(params: object, where: str, *, for_llm: bool = False) -> None:
                 raise SettingsError(f"{where}: {name} must be {known.name}, not {_in_short(value)}")
 
 
+def holds_value(name: str, value: object) -> bool:
+    """Return whether a parameter can have a value, as far as its name tells."""
+    return value is None or PARAMS.get(name, _ANY).holds(value)
+
+
 def as_json(params: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return a copy of the parameters as JSON has them, with Python values for those of NumPy.
 

@@ -15,6 +15,26 @@ Values = tuple[object, ...]
 """The values of one input row, in the order of the table's columns."""
 
 
+class Image(dict[str, Any]):
+    """A part of a message that stands for an image, until its request leaves.
+
+    Its items say what it shows (the SHA-256 of its bytes) and in which size it is sent. So a key that is made of them
+    does not depend on the image's place.
+
+    Args:
+        items: of the part.
+        name: for people: its path, or what else it is.
+        content: its bytes, or the path of its file.
+    """
+
+    __slots__ = ("content", "name")
+
+    def __init__(self, items: Mapping[str, Any], name: str, content: bytes | str) -> None:
+        super().__init__(items)
+        self.name = name
+        self.content = content
+
+
 NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -66,6 +86,10 @@ class Slice(NamedTuple):
 
 GAVE_UP = "; gave up after "
 """The words between the cause of a row's error and the attempts and seconds spent on the row."""
+
+
+OF_AN_IMAGE = "image "
+"""The word before the name of an image in a row's error; behind the name come `: ` and the cause."""
 
 
 class Status(StrEnum):
@@ -209,7 +233,7 @@ class ServerLimits(NamedTuple):
 class Completion:
     """What a call returned.
 
-    Two completions that differ only in `id`, `model`, `reasoning` or `raw` are equal.
+    Two completions that differ only in `id`, `model`, `reasoning`, `raw` or `choices` are equal.
 
     Attributes:
         text: the answer's text, its tool calls as JSON, or a JSON list of several answers; None if the server sent no
@@ -223,8 +247,11 @@ class Completion:
         model: the model that answered, as the server names it, or empty.
         reasoning: what the model thought before it answered, if the server sent it; of several answers a JSON list.
         raw: the body of the response without API keys; empty if the caller does not see it.
+        vectors: of embeddings, one for each input, in their order: little-endian 32-bit floats in base64
+            (`batcher.answer.vectors`). `text` is then the only one, or a JSON list of all.
         is_open: all that came is a thought that never closes.
         as_it_came: the same with the thoughts still in the text; None if there were none.
+        choices: the number of answers that came.
     """
 
     text: str | None
@@ -237,8 +264,15 @@ class Completion:
     model: str = field(default="", compare=False)
     reasoning: str = field(default="", compare=False)
     raw: bytes = field(default=b"", compare=False, repr=False)
+    vectors: tuple[str, ...] = field(default=(), repr=False)
     is_open: bool = False
     as_it_came: Completion | None = field(default=None, compare=False, repr=False)
+    choices: int = field(default=1, compare=False)
+
+    @property
+    def characters(self) -> int:
+        """The length of its text and its reasoning."""
+        return len(self.text or "") + len(self.reasoning)
 
 
 class Fault(StrEnum):
@@ -262,7 +296,7 @@ class Fault(StrEnum):
 class Failure:
     """A failed attempt.
 
-    Two failures that differ only in `codes`, `words`, `is_page` or `is_final` are equal.
+    Two failures that differ only in `codes`, `words`, `is_page`, `is_final` or a later attribute are equal.
 
     Attributes:
         fault: the kind of failure; `Fault.STATUS` if the server answered with an HTTP status.
@@ -278,6 +312,9 @@ class Failure:
         is_final: the server asks not to try again.
         generated: what the model wrote, if the service refused to pass it on as an answer (Groq's
             `json_validate_failed`).
+        partial: what had come of a streamed answer that was cut off; None if nothing had.
+        left_out: the parameter that was refused and that batcher itself had added: it is not sent there any more, so
+            that the same row is asked again without it.
     """
 
     fault: Fault
@@ -292,6 +329,8 @@ class Failure:
     is_page: bool = field(default=False, compare=False)
     is_final: bool = field(default=False, compare=False)
     generated: str = field(default="", compare=False)
+    partial: Completion | None = field(default=None, compare=False, repr=False)
+    left_out: str = field(default="", compare=False)
 
     @property
     def said(self) -> str:

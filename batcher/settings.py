@@ -14,6 +14,7 @@ from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
+from batcher.chat_model import request_of, streams
 from batcher.checks import (
     check_count,
     check_directory,
@@ -31,7 +32,7 @@ from batcher.endpoint import MAX_CONCURRENCY, check_name
 from batcher.errors import SettingsError
 from batcher.hiding import names_key
 from batcher.params import REQUEST_PARAMS, as_json, check_params, unfolded
-from batcher.records import Beside
+from batcher.records import Beside, Task
 from batcher.words import as_given, blamed, by_reader, option
 
 if TYPE_CHECKING:
@@ -40,9 +41,13 @@ if TYPE_CHECKING:
 ON_CHANGE = ("abort", "redo", "reuse")
 ENCODINGS = ("utf-8", "utf-8-sig")
 FORMATS = ("csv", "parquet")
+DETAILS = ("low", "high", "auto", "original")
 FACTS_BEFORE = {"finish_reason": "finish"}
 """The names that an older batcher gave to facts (`--with`): its commands and its journals still have them."""
 STRUCTURED = ("auto", "choice", "schema", "json", "prompt")
+TASKS = tuple(map(str, Task))
+NPY = "npy"
+"""The name in `--with` of a file with all vectors, beside the result."""
 LIMITS_PER = ("account", "key")
 IN_ENDPOINTS = (
     *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
@@ -143,10 +148,14 @@ def _check_headers(value: object, where: str) -> None:
         raise SettingsError(f"{where} must hold texts by name, as in {{'X-Team': 'labels'}}")
 
 
-def _names_in(value: str | Sequence[str]) -> list[str]:
+def _listed(value: str | Sequence[str]) -> list[str]:
     """Return the names that a value lists: one by one, or in a text with commas between them."""
-    names = (name.strip() for each in ([value] if isinstance(value, str) else value) for name in str(each).split(","))
-    return [FACTS_BEFORE.get(name, name) for name in names]
+    return [name.strip() for each in ([value] if isinstance(value, str) else value) for name in str(each).split(",")]
+
+
+def _names_in(value: str | Sequence[str]) -> list[str]:
+    """Return the facts that a value lists."""
+    return [FACTS_BEFORE.get(name, name) for name in _listed(value)]
 
 
 def facts_in(value: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -155,13 +164,36 @@ def facts_in(value: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name for name in Beside._fields if name in names)
 
 
+def has_npy(value: str | Sequence[str] | None) -> bool:
+    """Return whether a value of `with_` asks for the file with all vectors."""
+    return NPY in _names_in(value or ())
+
+
 def _check_beside(value: Any, where: str) -> None:
     names = _names_in(value) if isinstance(value, (str, list, tuple)) else []
-    unknown = [name for name in names if name not in Beside._fields]
+    known = (*Beside._fields, NPY)
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
-        near = difflib.get_close_matches(unknown[0], Beside._fields, 1) if unknown else []
+        near = difflib.get_close_matches(unknown[0], known, 1) if unknown else []
         meant = f": did you mean {near[0]}?" if near else ""
-        raise SettingsError(f"{where} must be out of {', '.join(Beside._fields)}, not {value!r}{meant}")
+        raise SettingsError(f"{where} must be out of {', '.join(known)}, not {value!r}{meant}")
+
+
+def columns_in(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the columns that a value of `params_column` names, each once."""
+    return tuple(dict.fromkeys(_listed(value or ())))
+
+
+def _check_names(value: Any, where: str) -> None:
+    names = _listed(value) if isinstance(value, (str, list, tuple)) else []
+    if not names or not all(names):
+        raise SettingsError(f"{where} must name columns, as in model,temperature, not {value!r}")
+
+
+def _check_files(value: Any, where: str) -> None:
+    files = value if isinstance(value, (list, tuple)) else [value]
+    if not files or not all(isinstance(each, (str, os.PathLike)) and os.fspath(each) for each in files):
+        raise SettingsError(f"{where} must be the path of a file, or a list of paths, not {value!r:.80}")
 
 
 def _check_mapping(value: object, where: str) -> None:
@@ -189,9 +221,11 @@ def _number(metavar: str = "N") -> Kind:
 _FACTS = (
     "raw (the answer as the model wrote it), reasoning (what it thought), tokens, prompt_tokens, completion_tokens,"
     " cost (US dollars), latency (seconds), model (that answered), attempts, finish (why it stopped), form (how labels"
-    " or a schema were asked for), request_id"
+    " or a schema were asked for), request_id; and for embeddings npy: a file all_<keyword>.npy with all vectors"
 )
 _ANY_TEXT = Kind(_typed(str), {"metavar": "TEXT"})
+_NAMES = Kind(_check_names, {"metavar": "COLUMNS", "action": "append"})
+_FILES = Kind(_check_files, {"metavar": "FILE", "action": "append"})
 _BESIDE = Kind(_check_beside, {"metavar": "NAMES", "action": "append"})
 _COLUMN = _text("COLUMN")
 _DIRECTORY = Kind(check_directory, {"metavar": "DIR"})
@@ -253,6 +287,27 @@ class Settings:
     same_prompt: bool = _option(
         False, Group.PROMPT, _FLAG, "every row asks the same: accept a prompt without a {column} hole"
     )
+    image_column: str | None = _option(
+        None,
+        Group.PROMPT,
+        _COLUMN,
+        "the column that names the image to send with each row: a path, an http(s) URL or a data URL, or a JSON list of"
+        ' several; empty: none. It needs Pillow: pip install "batcher-llm[images]"',
+        in_python="the column of the image to send with each row: a path, an http(s) URL, a data URL, bytes, or a list"
+        ' of several; empty: none. It needs Pillow: pip install "batcher-llm[images]"',
+    )
+    image_size: int = _option(
+        2048,
+        Group.PROMPT,
+        Kind(check_count, {"metavar": "N", "type": int}),
+        "the most pixels of an image's longer side; a larger image is made smaller. 0: any number",
+    )
+    image_detail: str | None = _option(
+        None,
+        Group.PROMPT,
+        Kind(_one_of(DETAILS), {"metavar": "NAME"}),
+        "how closely the service shall look at images: low, high, auto or original; default: as it likes",
+    )
     param: Mapping[str, Any] | None = _option(
         None,
         Group.PROMPT,
@@ -260,6 +315,42 @@ class Settings:
         "a request parameter, sent on under this name; VALUE is JSON, or else text: temperature=0, max_tokens=200. May"
         " be given several times",
         in_python="request parameters, sent on under the names given, as in {'temperature': 0, 'max_tokens': 200}",
+    )
+    params_column: str | Sequence[str] | None = _option(
+        None,
+        Group.PROMPT,
+        _NAMES,
+        "columns, separated by commas, that hold request parameters of their row: a column with the name of a parameter"
+        " (model, temperature, max_tokens) its value, any other an object of parameters. An empty cell sends nothing",
+        in_python="columns, a list or a text with commas, that hold request parameters of their row: a column with the"
+        " name of a parameter (model, temperature, max_tokens) its value, any other an object of parameters. An empty"
+        " cell sends nothing",
+    )
+    requests: bool = _option(
+        False,
+        Group.PROMPT,
+        _FLAG,
+        "INPUT is a requests file: each line is a request in OpenAI's batch format, or the bare body of one, and is"
+        " sent as it stands; the responses are in all_<keyword>.jsonl",
+        in_python="`data` is the path of a requests file, or a list of dictionaries: each is a request in OpenAI's"
+        " batch format, or the bare body of one, and is sent as it stands; the responses are in all_<keyword>.jsonl",
+    )
+    adopt: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = _option(
+        None,
+        Group.PROMPT,
+        _FILES,
+        "with --requests, a results file of api_request_parallel_processor.py or of batcher: what has an answer there"
+        " is not asked again. May be given several times; default: INPUT's name with _results, if it exists",
+        in_python="with `requests`, the path of a results file of api_request_parallel_processor.py or of batcher, or a"
+        " list of paths: what has an answer there is not asked again. Default: the input's name with _results, if it"
+        " exists",
+    )
+    task: str = _option(
+        Task.CHAT.value,
+        Group.ANSWERS,
+        Kind(_one_of(TASKS), {"metavar": "TASK"}),
+        "what the model does with a row: chat, completion (it goes on with a text, at /v1/completions) or embedding"
+        " (a vector for each row's text, at /v1/embeddings, many rows in one request)",
     )
     labels: Any = _option(
         None,
@@ -374,6 +465,13 @@ class Settings:
     max_concurrency: int = _option(
         MAX_CONCURRENCY, Group.LIMITS, _WHOLE, "the most requests in flight, for each account"
     )
+    inputs_per_request: int | None = _option(
+        None,
+        Group.LIMITS,
+        _WHOLE,
+        "the most rows in one request for embeddings; default: what the service allows, but no more than 256, and 64"
+        " at a base URL that batcher does not know",
+    )
     limits_per: str | None = _option(
         None,
         Group.LIMITS,
@@ -383,6 +481,23 @@ class Settings:
         " URL",
     )
     timeout: float = _option(120.0, Group.LIMITS, _SECONDS, "the most seconds for one attempt")
+    stream: bool = _option(
+        False,
+        Group.LIMITS,
+        _FLAG,
+        "for long answers: have them sent piece by piece. Then silence of --idle-timeout seconds ends an attempt, not"
+        " --timeout",
+        in_python="for long answers: have them sent piece by piece. Then silence of `idle_timeout` seconds ends an"
+        " attempt, not `timeout`",
+    )
+    idle_timeout: float | None = _option(
+        None,
+        Group.LIMITS,
+        _SECONDS,
+        "with --stream: the most seconds without a byte of the answer, before its first as well; default: --timeout",
+        in_python="with `stream`: the most seconds without a byte of the answer, before its first as well; default:"
+        " `timeout`",
+    )
     deadline: float = _option(1800.0, Group.LIMITS, _SECONDS, "the most seconds in flight for a row, over all attempts")
     max_attempts: int = _option(6, Group.LIMITS, _WHOLE, "the most attempts for a row; a 429 does not count")
     wait: float = _option(
@@ -434,12 +549,12 @@ class Settings:
     keep_thinking: bool = _option(
         False, Group.FILES, _FLAG, "leave <think>...</think> in the answers, as the model sent it"
     )
-    format: str = _option(
-        "csv",
+    format: str | None = _option(
+        None,
         Group.FILES,
         Kind(_one_of(FORMATS), {"metavar": "NAME"}),
         "of chunk files and result: csv, or parquet, which has the types of the input's columns (those of a CSV are"
-        " text), of a schema's fields and of facts",
+        " text), of a schema's fields, of facts and of vectors; default: csv, but parquet for embeddings",
     )
     chunk_size: int = _option(500, Group.FILES, _WHOLE, "rows per chunk file")
     answer_column: str = _option(
@@ -524,13 +639,43 @@ class Settings:
         _only_one(self, "labels", "schema")
         _only_one(self, "provider", "base_url")
         _only_one(self, "limit", "sample")
+        _only_one(self, "image_column", "examples")
+        if self.task == Task.EMBEDDING and self.price_in is not None and self.price_out is None:
+            object.__setattr__(self, "price_out", 0.0)  # nothing is written
         if (self.price_in is None) != (self.price_out is None):
             pair = f"{as_given('price_in')} and {as_given('price_out')}"
             raise SettingsError(f"{pair} go together: give both, in dollars per million tokens")
+        self._check_images()
+        self._check_stream()
         for name in IN_ENDPOINTS:
             if self.endpoints is not None and getattr(self, name) is not None:
                 pair = f"{as_given(name)} and {as_given('endpoints')}"
                 raise SettingsError(f"{pair} exclude each other: set it in the endpoints")
+
+    def _check_images(self) -> None:
+        for name in ("image_size", "image_detail"):
+            if self.image_column is None and getattr(self, name) != OPTIONS[name].default:
+                raise SettingsError(f"{blamed(name)} needs {option('image_column')}")
+
+    def _check_stream(self) -> None:
+        if not self.stream:
+            if self.idle_timeout is not None:
+                raise SettingsError(f"{blamed('idle_timeout')} goes with {as_given('stream')}: give both")
+            return
+        pool = self.endpoints if isinstance(self.endpoints, (list, tuple)) else ()
+        for llm in filter(None, (getattr(each, "llm", None) for each in pool)):
+            kind = type(llm).__name__
+            if not streams(llm):
+                raise SettingsError(f"{blamed('stream')}: the chat model {kind} in llm= does not stream: leave it out")
+            request = request_of(llm, self.params) or self.params
+            if (request.get("n") or 1) != 1:
+                raise SettingsError(
+                    f"{blamed('stream')}: of a chat model in llm=, LangChain streams one answer, and n is"
+                    f" {request['n']}: leave one of them out, or give the endpoint by its model and base_url"
+                )
+        if self.params.get("stream", True) is not True:
+            pair = f"{as_given('stream')} and {option('param', {'stream': self.params['stream']})}"
+            raise SettingsError(f"{pair} exclude each other: give one of them")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Settings:
@@ -550,15 +695,40 @@ class Settings:
         return dict(self.param or {}) if self.asks_chat_model else unfolded(self.param or {}, blamed("param"))
 
     @property
+    def attempt_s(self) -> float:
+        """The most seconds for one attempt; a stream may take as long as its row has left."""
+        return self.deadline if self.stream else self.timeout
+
+    @property
+    def idle_s(self) -> float | None:
+        """The most seconds for which a stream may be silent; None if none is asked for."""
+        return (self.idle_timeout or self.timeout) if self.stream else None
+
+    @property
     def asks_chat_model(self) -> bool:
         """Whether an endpoint is a chat model in `llm=`."""
         pool = self.endpoints
         return isinstance(pool, (list, tuple)) and any(getattr(each, "llm", None) is not None for each in pool)
 
     @property
+    def param_columns(self) -> tuple[str, ...]:
+        """The columns that hold request parameters of their row."""
+        return columns_in(self.params_column)
+
+    @property
     def extras(self) -> tuple[str, ...]:
         """The further columns of the result, each once; the order given does not matter."""
         return facts_in(self.with_)
+
+    @property
+    def file_format(self) -> str:
+        """The format of chunk files and result."""
+        return self.format or FORMATS[self.task == Task.EMBEDDING]
+
+    @property
+    def writes_npy(self) -> bool:
+        """Whether all vectors go into a file of their own, too."""
+        return has_npy(self.with_)
 
     @property
     def prices(self) -> dict[str, float] | None:
@@ -703,7 +873,14 @@ class Options(TypedDict, total=False):
     system: str | None
     system_file: str | os.PathLike[str] | None
     same_prompt: bool
+    image_column: str | None
+    image_size: int
+    image_detail: str | None
     param: Mapping[str, Any] | None
+    params_column: str | Sequence[str] | None
+    requests: bool
+    adopt: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
+    task: str
     labels: Any
     schema: Any
     examples: Any
@@ -723,8 +900,11 @@ class Options(TypedDict, total=False):
     rps: float | None
     tpm: float | None
     max_concurrency: int
+    inputs_per_request: int | None
     limits_per: str | None
     timeout: float
+    stream: bool
+    idle_timeout: float | None
     deadline: float
     max_attempts: int
     wait: float
@@ -738,7 +918,7 @@ class Options(TypedDict, total=False):
     output_dir: str | os.PathLike[str]
     with_: str | Sequence[str] | None
     keep_thinking: bool
-    format: str
+    format: str | None
     chunk_size: int
     answer_column: str
     limit: int | None

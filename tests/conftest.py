@@ -28,7 +28,9 @@ from batcher.output.report import Report
 from batcher.settings import Settings
 
 if TYPE_CHECKING:
-    from fake_service import Service
+    from tiny_model import Paths
+
+    from batcher.calls.caller import Callers
 
 
 # Tests never bound wall time: machines are shared and noisy.
@@ -80,7 +82,7 @@ class Lab:
     def run(
         self,
         data: Any,
-        service: Service,
+        service: Callable[[], Callers],
         prompt: Any = None,
         at: Mapping[float, Callable[[], object]] | None = None,
         **options: Any,
@@ -167,3 +169,11 @@ def journal(path: Path) -> Iterator[Journal]:
     """Open a journal in which rows are planned and a run has begun."""
     with begun(path) as journal:
         yield journal
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    """The directories of a tiny model and its LoRA; without torch the test is skipped."""
+    from tiny_model import make  # noqa: PLC0415 - loads torch
+
+    return make(tmp_path_factory.mktemp("tiny"))

@@ -20,6 +20,7 @@ class Call(NamedTuple):
         nth: how often this prompt has been asked, this call included.
         at: the loop's time.
         params: further request parameters, which ask for labels or fields.
+        terms: how the row asks.
     """
 
     prompt: str
@@ -27,6 +28,7 @@ class Call(NamedTuple):
     nth: int
     at: float
     params: Mapping[str, Any] = NO_PARAMS
+    terms: Terms = NO_TERMS
 
 
 def answer_to(prompt: str) -> str:
@@ -94,12 +96,17 @@ class Service:
         return [call.at for call in self.calls if endpoint in {None, call.endpoint}]
 
     async def answer(
-        self, prompt: str, endpoint: str, timeout_s: float, params: Mapping[str, Any] = NO_PARAMS
+        self,
+        prompt: str,
+        endpoint: str,
+        timeout_s: float,
+        params: Mapping[str, Any] = NO_PARAMS,
+        terms: Terms = NO_TERMS,
     ) -> Completion | Failure:
         assert self.is_open
         assert prompt in self.prompts, f"nobody should have asked {prompt!r}"
         self.asked[prompt] += 1
-        call = Call(prompt, endpoint, self.asked[prompt], asyncio.get_running_loop().time(), params)
+        call = Call(prompt, endpoint, self.asked[prompt], asyncio.get_running_loop().time(), params, terms)
         self.calls.append(call)
         usage = self.usage(call)
         self.used.append(usage)
@@ -134,4 +141,4 @@ class _Caller:
         terms: Terms = NO_TERMS,
     ) -> Completion | Failure:
         params = {**params, **terms.params} if terms.params else params
-        return await self._service.answer(messages[-1]["content"], self._endpoint, timeout_s, params)
+        return await self._service.answer(messages[-1]["content"], self._endpoint, timeout_s, params, terms)

@@ -39,7 +39,7 @@ TRANSLATION = ROOT / "README.zh-CN.md"
 _FENCE = "```"
 _CTRL_C = "^C\n"
 _NOTE = re.compile(r"<!-- (not run|numbers vary): (.+) -->")
-_SHOWN_URL = "http://127.0.0.1:8000"  # of `batcher serve` in a page; a test takes a free port
+_SHOWN_URL = "http://127.0.0.1:19327"  # of `batcher serve` in a page; a test takes a free port
 
 # What differs from one machine, or one second, to the next.
 _VARIABLE = (

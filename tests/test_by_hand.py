@@ -462,7 +462,7 @@ def test_a_process_that_stands_still_does_not_answer_and_takes_nothing_later(
 
 
 async def test_from_a_loop_beside_which_the_run_works_nothing_is_waited_for(lab: Lab) -> None:
-    from batcher.server.serve import embedded  # noqa: PLC0415 - FastAPI is for this test
+    from batcher.server.serve import embedded  # noqa: PLC0415 - uvicorn is for this test
     from batcher.server.simulated import Knobs  # noqa: PLC0415
 
     with embedded(Knobs(latency=0.05)) as server:

@@ -21,6 +21,7 @@ NOT_RUN = {
     "limits.md": ["$ batcher limit reviews"],
     "performance.md": ["make bench", "python benchmarks/shapes.py", "python benchmarks/scaling.py"],
     "python.md": ["endpoints = ["],
+    "serve.md": ['pip install "batcher-llm[hf]"', "batcher serve --backend hf", "curl http://localhost:19327"],
     "server.md": [
         "tmux new -s night",
         "nohup batcher run",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import DeadlockError, VirtualLoop, run_virtually
 
-from batcher.calls.patience import Alarm, Patience
+from batcher.calls.patience import Alarm, Patience, Signs
 
 
 def stall(seconds: float) -> None:
@@ -122,3 +122,45 @@ def test_what_had_arrived_in_a_stall_is_read_before_time_is_up(size: int) -> Non
         return len(read)
 
     assert run_virtually(answer())[0] == size
+
+
+async def heard(gaps: list[float], idle_s: float) -> tuple[float, bool]:
+    """Wait for work that gives a sign after each of these seconds; return the seconds, and whether it came to its end.
+
+    A gap below 0 is a stall of the process.
+    """
+    signs, loop = Signs(), asyncio.get_running_loop()
+
+    async def work() -> None:
+        for gap in gaps:
+            if gap < 0:
+                stall(-gap)
+            else:
+                await asyncio.sleep(gap)
+                signs.hear()
+
+    began = loop.time()
+    try:
+        await signs.unless_silent(work(), idle_s)
+    except TimeoutError:
+        return loop.time() - began, False
+    return loop.time() - began, True
+
+
+GAPS = st.lists(st.floats(0.01, 9.9), max_size=30)
+
+
+@given(GAPS, st.floats(10.1, 1e4), GAPS)
+def test_silence_is_counted_from_the_last_sign(before: list[float], silence: float, after: list[float]) -> None:
+    (waited, is_whole), _ = run_virtually(heard(before, 10))
+    assert is_whole
+    assert waited == pytest.approx(sum(before), abs=1e-6)
+    (waited, is_whole), _ = run_virtually(heard([*before, silence, *after], 10))
+    assert not is_whole
+    assert waited == pytest.approx(sum(before) + 10, abs=1e-6)
+
+
+@given(GAPS, st.floats(10, 1e5), GAPS)
+def test_a_stall_of_this_process_is_no_silence(before: list[float], seconds: float, after: list[float]) -> None:
+    gaps = [each * 0.98 for each in (*before, -seconds / 0.98, *after)]
+    assert run_virtually(heard(gaps, 10))[0][1]

@@ -34,7 +34,7 @@ from pools import (
 from batcher.calls.factory import ChatCallers
 from batcher.endpoint import Endpoint
 from batcher.pool.member import Member
-from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
+from batcher.pool.pool import ModelGone, Pool, PoolClosed, PoolEmpty
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
 from batcher.server.serve import embedded
 from batcher.server.simulated import Knobs
@@ -735,3 +735,87 @@ def test_ten_paced_keys_are_ten_times_as_fast_as_one() -> None:
 
     keys = [Endpoint("m", api_key=f"k{n}", rpm=6) for n in range(10)]
     assert with_pool(keys, work) == pytest.approx(10.2, abs=0.3), "two calls each, ten seconds apart"
+
+
+# -- Rows that name their model
+
+
+def test_a_row_that_names_a_model_waits_for_its_endpoint_and_others_pass_it() -> None:
+    async def work(pool: Pool) -> list[tuple[str, str, float]]:
+        served: list[tuple[str, str, float]] = []
+
+        async def row(name: str, seconds: float, model: str = "") -> None:
+            member = await call(pool, seconds, model=model)
+            served.append((name, member.endpoint.real_source.model, now()))
+
+        await together(
+            *(row(f"a{number}", 10, "a") for number in range(3)),
+            row("b", 1, "b"),
+            row("any", 1),
+            row("strange", 1, "c"),
+        )
+        return served
+
+    served = with_pool([Endpoint("a", max_concurrency=1), Endpoint("b", max_concurrency=1)], work)
+    assert {name: model for name, model, _ in served} == {
+        **dict.fromkeys(("a0", "a1", "a2"), "a"),
+        **dict.fromkeys(("b", "any", "strange"), "b"),
+    }
+    assert [round(at) for name, _, at in served if name in {"b", "any", "strange"}] == [1, 2, 3]
+
+
+def test_each_account_with_a_limit_is_paced_by_the_rows_of_its_own_model() -> None:
+    async def work(pool: Pool) -> Counter[tuple[str, str]]:
+        served: Counter[tuple[str, str]] = Counter()
+
+        async def row(model: str) -> None:
+            served[model, (await call(pool, 0.1, model=model)).endpoint.real_source.model] += 1
+
+        await together(*(row("ab"[number % 2]) for number in range(200)))
+        assert now() == pytest.approx(100 / 5, abs=2)
+        return served
+
+    endpoints = [Endpoint("a", rps=5), Endpoint("b", rps=10)]
+    assert with_pool(endpoints, work) == {("a", "a"): 100, ("b", "b"): 100}
+
+
+def test_keys_of_one_model_share_its_rows_and_a_failed_row_goes_to_the_other_key() -> None:
+    async def work(pool: Pool) -> list[int]:
+        first = await call(pool, 1, refused(500), model="a")
+        members = [await call(pool, 1, after=first, failures=1, model="a") for _ in range(4)]
+        assert {member.endpoint.real_source.model for member in members} == {"a"}
+        assert first not in members
+        return [member.requests for member in pool.members]
+
+    endpoints = [Endpoint("b"), Endpoint("a", api_key="one"), Endpoint("a", api_key="two")]
+    assert with_pool(endpoints, work)[0] == 0
+
+
+def test_rows_whose_endpoint_has_left_are_refused_and_the_others_go_on() -> None:
+    async def work(pool: Pool) -> tuple[list[str], int]:
+        slot = await taken(pool, model="b")
+        waiting = [asyncio.ensure_future(pool.take(model="b")) for _ in range(3)]
+        await asyncio.sleep(0)
+        pool.remove(pool.members[1], "no such model")
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(each, ModelGone) for each in ended)
+        end(pool, slot)
+        with pytest.raises(ModelGone, match="no such model"):
+            await pool.take(model="b")
+        await call(pool, 1, model="c")
+        pool.remove(pool.members[0], "gone")
+        with pytest.raises(PoolEmpty):
+            await pool.take(model="b")
+        return [str(each) for each in ended], pool.members[0].requests
+
+    said, others = with_pool([Endpoint("a"), Endpoint("b", max_concurrency=1)], work)
+    assert said == ["endpoint 2 (b at https://api.openai.com/v1) has left the pool: no such model"] * 3
+    assert others == 1
+
+
+def test_models_do_not_matter_in_a_pool_of_one() -> None:
+    async def work(pool: Pool) -> int:
+        await together(*(call(pool, 1, model="xyz"[number % 3]) for number in range(30)))
+        return pool.members[0].requests
+
+    assert with_pool([Endpoint("a")], work) == 30

@@ -433,9 +433,9 @@ def test_a_second_rehearsal_of_the_keyword_is_refused_while_one_is_at_work(
 # --- its parts ---
 
 
-@given(st.lists(st.text(max_size=5), min_size=1, max_size=60))
-def test_of_the_faults_of_a_rehearsal_all_pass_but_those_of_one_row(prompts: list[str]) -> None:
-    faults = Faults(default_faults(prompts))
+@given(st.lists(st.text(max_size=5), min_size=1, max_size=60), st.sampled_from([None, 1.0, 120.0]))
+def test_of_the_faults_of_a_rehearsal_all_pass_but_those_of_one_row(prompts: list[str], idle_s: float | None) -> None:
+    faults = Faults(default_faults(prompts, idle_s))
     refused: Counter[str] = Counter()
     for prompt in prompts:
         for _ in range(20):
@@ -564,7 +564,7 @@ def check(results: list[Result], totals: tuple[int, int, int], *asked: str, is_d
     of_all = EndpointTotals(0, "m", "", sent, answered, sent - answered - unended, unended, 0, 0, 0)
     found = Verification("k", Counts(len(results), 0, 0, 0), 1, (of_all,), (), ())
     prompts = [f"p{number}" for number in range(len(results))]
-    return Check(prompts, results, books, found, is_deduplicated=is_deduplicated)
+    return Check([[each] for each in prompts], results, books, found, is_deduplicated=is_deduplicated)
 
 
 def test_books_and_journal_that_agree_are_told_so() -> None:
@@ -575,7 +575,7 @@ def test_an_answer_that_was_in_flight_at_a_kill_may_be_bought_twice_and_no_other
     asked = ("p0 answer", "p0 answer")
     allowed, too_many = check([OK], (2, 1, 1), *asked), check([OK], (2, 1, 0), *asked)
     assert (allowed.twice, list(allowed.disagreements())) == (1, [])
-    assert list(too_many.disagreements()) == ["1 answer bought twice, and only 0 requests were in flight at a kill"]
+    assert list(too_many.disagreements()) == ["1 answer bought twice, and only 0 rows were in flight at a kill"]
 
 
 def test_an_answer_that_did_not_fit_may_be_bought_again_and_a_refused_form_is_a_reason_for_an_error() -> None:
@@ -589,7 +589,7 @@ def test_a_prompt_that_shows_a_schema_is_that_of_its_row() -> None:
     books.arrive("p0\nBy this JSON Schema: {}", "")
     books.respond(200, "p0\nBy this JSON Schema: {}")
     found = Verification("k", Counts(1, 0, 0, 0), 1, (EndpointTotals(0, "m", "", 1, 1, 0, 0, 0, 0, 0),), (), ())
-    assert list(Check(["p0"], [OK], books, found, is_deduplicated=False).disagreements()) == []
+    assert list(Check([["p0"]], [OK], books, found, is_deduplicated=False).disagreements()) == []
 
 
 @pytest.mark.parametrize(
@@ -620,6 +620,6 @@ def test_equal_rows_need_an_answer_each_unless_they_share_one() -> None:
             books.arrive("p", "")
             books.respond(200, "p")
         found = Verification("k", Counts(2, 0, 0, 0), 1, (), (), ())
-        return Check(["p", "p"], [OK, OK], books, found, is_deduplicated=is_deduplicated).twice
+        return Check([["p"], ["p"]], [OK, OK], books, found, is_deduplicated=is_deduplicated).twice
 
     assert (twice(is_deduplicated=False), twice(is_deduplicated=True)) == (0, 1)

@@ -17,14 +17,19 @@ import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import finish, started
 from server_client import chat, request, stats_when, unanswered
 
+from batcher.cli.parser import build_parser
 from batcher.errors import SettingsError
 from batcher.server.answers import answer
 from batcher.server.books import Books
-from batcher.server.completions import completion, events
+from batcher.server.completions import chat_body, chat_events, make_chat
 from batcher.server.faults import Bucket, Fate
-from batcher.server.serve import Server, _listen, build_app, embedded, serve
+from batcher.server.listening import PORT, listen
+from batcher.server.requests import read_chat
+from batcher.server.responses import Refusal
+from batcher.server.serve import Server, build_app, embedded, serve
 from batcher.server.simulated import Knobs
 
 if TYPE_CHECKING:
@@ -135,14 +140,16 @@ def test_whole_or_as_a_stream_the_choices_and_the_usage_agree(
     prompt: str, n: int | None, limit: int | None, fate: Fate
 ) -> None:
     messages = [{"role": "user", "content": prompt}]
-    options = {"n": n, "max_tokens": limit, "stream_options": {"include_usage": True}}
-    body: dict[str, Any] = {"model": "m", "messages": messages, **options}
-    whole = completion(body, 1, fate)
+    options = {"n": n, "max_tokens": limit, "stream": True, "stream_options": {"include_usage": True}}
+    request = read_chat(json.dumps({"model": "m", "messages": messages, **options}).encode())
+    assert not isinstance(request, Refusal)
+    made = make_chat(request, 1, fate)
+    whole = chat_body(made)
     texts = [choice["message"]["content"] for choice in whole["choices"]]
     assert len(texts) == max(n or 1, 3 if fate is Fate.CHOICES else 1)
     assert whole["usage"]["completion_tokens"] == sum(max(-(-len(text) // 4), 1) for text in texts)
     assert all(text and (limit is None or len(text) <= 4 * limit) for text in texts)
-    *chunks, last = map(json.loads, events(whole, body, fate))
+    *chunks, last = map(json.loads, chat_events(made, request.options, fate))
     streamed = ["" for _ in texts]
     ends = [None for _ in texts]
     for chunk in chunks:
@@ -166,7 +173,7 @@ def test_a_stream_has_no_usage_unless_it_is_wanted(server: Server) -> None:
         (b"\xff\xfe\xfd", None),
         (b"[]", None),
         (b"[" * 200_000, None),
-        (b'{"messages": [{"role": "user", "content": "p"}]}', "model"),
+        (b'{"model": "", "messages": [{"role": "user", "content": "p"}]}', "model"),
         (b'{"model": 7, "messages": [{"role": "user", "content": "p"}]}', "model"),
         (b'{"model": "m"}', "messages"),
         (b'{"model": "m", "messages": []}', "messages"),
@@ -432,7 +439,7 @@ def test_the_offline_server_counts_no_prompts() -> None:
 
 
 def test_the_listener_says_that_it_is_tcp_since_asyncio_would_delay_each_answer_by_40_ms() -> None:
-    with _listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP
 
 
@@ -490,3 +497,23 @@ def test_the_program_prints_its_address_and_ends_at_a_signal_with_status_0(numbe
     assert (program.returncode, out) == (0, "")
     assert "Traceback" not in err
     assert "8 requests" in err
+
+
+ANY_HOST = ["--host", "0.0.0.0"]  # noqa: S104 - what is tried
+
+
+@pytest.mark.parametrize(
+    ("options", "is_said"), [(ANY_HOST, True), ([], False), ([*ANY_HOST, "--api-key-env", "KEY"], False)]
+)
+def test_a_server_that_others_can_use_without_a_key_says_so(tmp_path: Path, options: list[str], is_said: bool) -> None:
+    with started("serve", "--port", "0", *options, cwd=tmp_path, KEY="secret") as program:
+        assert program.stdout is not None
+        assert program.stdout.readline().startswith("http://127.0.0.1:")
+        program.terminate()
+        done = finish(program)
+    assert done.status == 0
+    assert ("It is open: whoever reaches this address may use it without a key." in done.stderr) == is_said
+
+
+def test_the_command_line_and_python_listen_at_the_same_port() -> None:
+    assert build_parser().parse_args(["serve"]).port == PORT == 19_327

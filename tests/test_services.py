@@ -105,6 +105,8 @@ def test_as_json_the_table_says_all_that_is_known() -> None:
         "wrong_key": [],
         "filtered": ["1301", "sensitive"],
         "too_long": ["1261", "Prompt 超长"],
+        "inputs": {"": 64},
+        "input_tokens": 0,
         "headers": {},
         "structured": "strict",
     }

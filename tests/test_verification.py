@@ -240,6 +240,8 @@ JOURNAL: list[tuple[Damage, Named]] = [
     (execute("UPDATE requests SET key = x'00' WHERE id = 3"), {"request-other": [(2, 2), "#3"]}),
     (execute("UPDATE results SET source = 2 WHERE id = 3"), {"request-other": [(2, 2), "#3"]}),
     (execute("UPDATE requests SET run = 9 WHERE id = 3"), {"of-nobody": [(2, 2), "#3"]}),
+    (execute("INSERT INTO partials VALUES (3, 1.5, 'cut', 'a', '', 1, NULL, NULL)"), {"cut-off": [(2, 2), "#3"]}),
+    (execute("INSERT INTO partials VALUES (99, 1.5, 'cut', 'a', '', 1, NULL, NULL)"), {"cut-off": ["#99"]}),
 ]
 
 

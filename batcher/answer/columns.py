@@ -13,7 +13,7 @@ from typing import Any
 from batcher.answer.kinds import Kind, plain
 from batcher.answer.shape import Shape, shape_of_recorded
 from batcher.errors import SettingsError
-from batcher.records import Beside, Result, Status
+from batcher.records import Beside, Result, Status, Task
 from batcher.settings import FACTS_BEFORE, Settings
 from batcher.words import option
 
@@ -36,6 +36,7 @@ class AnswerColumns:
         fields: the fields of the schema, each of which has a column behind the answer's.
         shape: reads the fields in an answer; None: nothing does, and their cells are empty.
         is_typed: the files have types; cells are what such a column makes of their text.
+        is_vector: the answers are embeddings.
     """
 
     answer: str = Settings.answer_column
@@ -43,15 +44,24 @@ class AnswerColumns:
     fields: tuple[str, ...] = ()
     shape: Shape | None = field(default=None, compare=False)
     is_typed: bool = False
+    is_vector: bool = False
 
     @classmethod
-    def of(cls, answer: str, extras: tuple[str, ...], shape: Shape | None, *, is_typed: bool = False) -> AnswerColumns:
+    def of(
+        cls,
+        answer: str,
+        extras: tuple[str, ...],
+        shape: Shape | None,
+        *,
+        is_typed: bool = False,
+        is_vector: bool = False,
+    ) -> AnswerColumns:
         """Return the columns of a run.
 
         Raises:
             SettingsError: two of them have the same name, because of a field's name.
         """
-        columns = cls(answer, extras, () if shape is None else shape.fields, shape, is_typed)
+        columns = cls(answer, extras, () if shape is None else shape.fields, shape, is_typed, is_vector)
         names = [*columns]
         if twin := next((name for number, name in enumerate(names) if name in names[:number]), None):
             named = twin.removeprefix(f"{answer}_")
@@ -70,6 +80,7 @@ class AnswerColumns:
             tuple(FACTS_BEFORE.get(name, name) for name in question.get("with") or ()),
             None if shape is None else shape_of_recorded(shape),
             is_typed=question.get("format") == PARQUET,
+            is_vector=question.get("task") == Task.EMBEDDING,
         )
 
     def in_files(self, writable: Callable[[str], str]) -> AnswerColumns:
@@ -134,7 +145,7 @@ class AnswerColumns:
         """What each of the columns holds, if the files have types."""
         of_fields = (Kind.TEXT,) * len(self.fields) if self.shape is None else self.shape.kinds
         of_facts = (_KINDS.get(name, Kind.TEXT) for name in self.extras)
-        return Kind.TEXT, *of_fields, Kind.TEXT, Kind.TEXT, *of_facts
+        return Kind.VECTOR if self.is_vector else Kind.TEXT, *of_fields, Kind.TEXT, Kind.TEXT, *of_facts
 
     @cached_property
     def kinds_of_facts(self) -> dict[str, Kind]:

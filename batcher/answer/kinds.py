@@ -11,6 +11,8 @@ import math
 from enum import Enum
 from typing import Any
 
+from batcher.answer.vectors import packed
+
 _INT64 = 2**63
 
 
@@ -21,11 +23,16 @@ class Kind(Enum):
     INTEGER = "integer"
     NUMBER = "number"
     BOOLEAN = "boolean"
+    VECTOR = "vector"
+    """A list of 32-bit floats; its text is that of `batcher.answer.vectors`."""
 
 
 def value_of(kind: Kind, text: str) -> str | float | bool | None:
-    """Return the value of a column for the text of a cell; None if it is empty, or the column cannot hold it."""
-    if kind is Kind.TEXT or not text:
+    """Return the value of a column for the text of a cell; None if it is empty, or the column cannot hold it.
+
+    A vector stays a text: columns of vectors are made all at once.
+    """
+    if kind in {Kind.TEXT, Kind.VECTOR} or not text:
         return text or None
     if kind is Kind.BOOLEAN:
         return {"true": True, "false": False}.get(text.lower())
@@ -49,6 +56,8 @@ def text_of(kind: Kind, value: object) -> str:
         return ""
     if isinstance(value, str):
         return value
+    if kind is Kind.VECTOR and isinstance(value, list):
+        return packed(value) or ""
     if kind is Kind.INTEGER and isinstance(value, float) and value.is_integer():
         return str(int(value))
     return json.dumps(value, ensure_ascii=False, default=str)
@@ -56,4 +65,4 @@ def text_of(kind: Kind, value: object) -> str:
 
 def plain(kind: Kind, text: str) -> str:
     """Return the text that a column has for the text of a cell."""
-    return text if kind is Kind.TEXT else text_of(kind, value_of(kind, text))
+    return text if kind in {Kind.TEXT, Kind.VECTOR} else text_of(kind, value_of(kind, text))

@@ -1,17 +1,42 @@
 """A run's view of a model: the Protocols of a caller, and of the maker of a run's callers.
 
-Invariant: this module holds Protocols only, so that other kinds of callers need no LangChain. A call never raises for
-an error of the server, the network or the model; it returns a `Failure`. It raises only cancellation. An answer that
-has arrived is returned, even if something fails afterwards.
+Invariant: this module holds Protocols, and what is said through them, so that other kinds of callers need no
+LangChain. A call never raises for an error of the server, the network or the model; it returns a `Failure`. It raises
+only cancellation. An answer that has arrived is returned, even if something fails afterwards.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from batcher.endpoint import Endpoint
 from batcher.records import Completion, Failure, Message, Terms
+
+
+class Streaming(NamedTuple):
+    """How long a streamed call (`--stream`) may be silent.
+
+    Attributes:
+        idle_s: the most seconds without a byte from the service, before the first one as well.
+        whole_s: the most seconds for an answer in one piece, at an endpoint that does not stream.
+    """
+
+    idle_s: float
+    whole_s: float
+
+
+class CallCut(asyncio.CancelledError):
+    """A call was cancelled in the middle of a streamed answer.
+
+    Attributes:
+        partial: what had come of it.
+    """
+
+    def __init__(self, partial: Completion) -> None:
+        super().__init__()
+        self.partial = partial
 
 
 class Caller(Protocol):
@@ -27,6 +52,9 @@ class Caller(Protocol):
             timeout_s: the most seconds that it may take.
             params: further request parameters; if there are many calls, always the same few objects.
             terms: how the row asks, if it differs from others.
+
+        Raises:
+            CallCut: it was cancelled, and a part of a streamed answer had come.
         """
 
 

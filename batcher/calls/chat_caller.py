@@ -6,22 +6,26 @@ returned, even if something fails afterwards.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import openai
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
+from batcher.calls.caller import CallCut, Streaming
 from batcher.calls.choices import Choice, completion_in, reasoning_of, usage_in, used, whole_of, without_keys
 from batcher.calls.dialect import too_long
 from batcher.calls.error_bodies import without_echo
 from batcher.calls.failures import failure_of
-from batcher.calls.patience import Patience
+from batcher.calls.patience import Patience, Signs
+from batcher.calls.streaming import OPTIONS, Added
 from batcher.calls.transport import MOST_BYTES
 from batcher.calls.waits import limits_in
 from batcher.chat_model import Secrets, request_of
@@ -48,6 +52,7 @@ class ChatCaller:
         must_finish: refuse an answer without a finish reason, because LangChain accepts half a stream as an answer.
         most_bytes: the most bytes of an answer.
         keys: texts to hide in answers and failures, besides the secrets of the model.
+        streaming: answers are streamed (`--stream`), and may be silent for so long.
     """
 
     def __init__(
@@ -58,8 +63,12 @@ class ChatCaller:
         must_finish: bool = False,
         most_bytes: int = MOST_BYTES,
         keys: Sequence[str] = (),
+        streaming: Streaming | None = None,
     ) -> None:
         self._llm = llm
+        self._streaming = streaming
+        # Whether a stream is asked to report its usage: only OpenAI's models have to be asked.
+        self._added = Added({}, is_wanted=streaming is not None and _may_ask_for_usage(llm))
         self._more_keys = keys
         self._question = question
         self._must_finish = must_finish
@@ -80,29 +89,98 @@ class ChatCaller:
         params: Mapping[str, Any] = NO_PARAMS,
         terms: Terms = NO_TERMS,
     ) -> Completion | Failure:
-        """Make one attempt at a chat that takes at most `timeout_s` seconds."""
+        """Make one attempt at a chat that takes at most `timeout_s` seconds; a stream may also not be silent."""
         has_begun = False
+        came = _Parts()
+        sent = [name for name in self._added.params if name == OPTIONS]
         try:
             converted, options = self._question(messages, {**params, **terms.params} if terms.params else params)
             has_begun = True
             async with Patience(timeout_s):
-                result = await self._llm.agenerate([converted], **options)
+                if self._streaming:
+                    result = await self._streamed(converted, options, came, self._streaming.idle_s)
+                else:
+                    result = await self._llm.agenerate([converted], **options)
+        except asyncio.CancelledError as cancelled:
+            if (partial := came.so_far(self._hidden(self._secrets.keys))) is not None:
+                raise CallCut(partial) from cancelled
+            raise
         except Exception as error:  # noqa: BLE001 - any chat model may be behind it, and one row's failure is a value
             failure = failure_of(error, timeout_s, self._hidden(self._secrets.all), may_be_billed=has_begun)
             failure = without_echo(failure, messages)
-            completion = _paid_for(error, self._hidden(self._secrets.keys)) or failure
+            keys = self._hidden(self._secrets.keys)
+            partial, left_out = came.so_far(keys), self._added.refused(failure, sent) if sent else ""
+            completion = _paid_for(error, keys) or replace(failure, partial=partial, left_out=left_out)
         else:
             completion = completion_of(result, self._hidden(self._secrets.keys))
-        return self._checked(completion)
+        return self._checked(completion, came)
 
-    def _checked(self, outcome: Completion | Failure) -> Completion | Failure:
+    async def _streamed(
+        self, messages: list[BaseMessage], options: Mapping[str, Any], came: _Parts, idle_s: float
+    ) -> LLMResult:
+        """Read an answer as it comes, and put its parts together.
+
+        Raises:
+            TimeoutError: nothing came for `idle_s` seconds.
+        """
+        if isinstance(self._llm, BaseChatOpenAI) and self._added.streams:
+            options = {"stream_usage": OPTIONS in self._added.params, **options}
+
+        async def read() -> None:
+            async for part in self._llm.astream(messages, **options):
+                came.add(part)
+
+        await came.signs.unless_silent(read(), idle_s)
+        self._added.answered(is_stream=True)
+        return came.result()
+
+    def _checked(self, outcome: Completion | Failure, came: _Parts) -> Completion | Failure:
         """Refuse an incomplete answer, and one that is too long: only the model's own client could stop reading it."""
         if isinstance(outcome, Failure):
             return outcome
-        if self._must_finish and outcome.finish_reason is None:
-            return Failure(Fault.PROTOCOL, "the stream ended before the answer did", may_be_billed=True)
+        must_finish = self._must_finish or (self._streaming and isinstance(self._llm, BaseChatOpenAI))
+        if must_finish and outcome.finish_reason is None:
+            partial = came.so_far(self._hidden(self._secrets.keys))
+            message = "the stream ended before the answer did"
+            return Failure(Fault.PROTOCOL, message, may_be_billed=True, partial=partial)
         length = len((outcome.text or "").encode("utf-8", "surrogatepass"))
         return too_long(self._most_bytes) if length > self._most_bytes else outcome
+
+
+class _Parts:
+    """The parts of a streamed answer that have come.
+
+    Attributes:
+        signs: of life: each part is one.
+    """
+
+    def __init__(self) -> None:
+        self.signs = Signs()
+        self._parts: list[AIMessageChunk] = []
+
+    def add(self, part: AIMessageChunk) -> None:
+        self.signs.hear()
+        self._parts.append(part)
+
+    def result(self) -> LLMResult:
+        """Return the parts together as what `agenerate` returns."""
+        if not self._parts:
+            return LLMResult(generations=[[]])
+        first, *others = self._parts
+        whole = first + others if others else first
+        return LLMResult(generations=[[ChatGeneration(message=whole)]])
+
+    def so_far(self, secrets: Sequence[str]) -> Completion | None:
+        """Return what has come of an answer that is cut off; None if that is no text."""
+        completion = completion_of(self.result(), secrets) if self._parts else None
+        if not isinstance(completion, Completion) or not completion.characters:
+            return None
+        return replace(completion, finish_reason=None)
+
+
+def _may_ask_for_usage(llm: BaseChatModel) -> bool:
+    """Return whether a model takes `stream_usage`: those of OpenAI's chat completions, unless the user said no."""
+    return isinstance(llm, BaseChatOpenAI) and llm.stream_usage is not False and request_of(llm, {}) is not None
 
 
 def completion_of(result: LLMResult, secrets: Sequence[str] = ()) -> Completion | Failure:

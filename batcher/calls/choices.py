@@ -1,4 +1,4 @@
-"""Reads the choices of a chat completion, whole: texts, reasoning, usage.
+"""Reads the choices of a completion, of a chat or of a text, whole: texts, reasoning, usage.
 
 Invariant: reading never raises, for any JSON; what a model answered is kept, whatever its type.
 """
@@ -47,7 +47,7 @@ def completion_in(
     wants_all: bool = False,
     raw: bytes = b"",
 ) -> Completion | None:
-    """Read a chat completion, or return None if the body is not one.
+    """Read a completion, or return None if the body is not one.
 
     Fields that are not needed are ignored, so that no oddity in them costs an answer. A completion without a choice,
     but with a usage or an id, was paid for: it has no text.
@@ -130,6 +130,7 @@ def _joined(choices: Sequence[Choice], rest: Rest, *, wants_all: bool) -> Comple
         refusal=first.refusal,
         reasoning=first.reasoning,
         is_open=first.is_open,
+        choices=len(choices),
         **rest,
     )
 
@@ -142,6 +143,7 @@ def _list_of(choices: Sequence[Choice], rest: Rest) -> Completion:
         refusal=next((choice.refusal for choice in choices if choice.refusal), None),
         reasoning=json_of(reasoning) if any(reasoning) else "",
         is_open=any(choice.is_open for choice in choices) and not any(map(str.strip, texts)),
+        choices=len(choices),
         **rest,
     )
 
@@ -174,6 +176,14 @@ def _choices(found: Iterable[object]) -> Iterator[Choice]:
             case {"message": None, **rest}:
                 reason = rest.get("finish_reason")
                 yield Choice(None, None, reason if isinstance(reason, str) else None)
+            case {"text": str(text), **rest}:  # the completion of a text
+                index, reason = rest.get("index"), rest.get("finish_reason")
+                yield Choice(
+                    index if isinstance(index, int) and not isinstance(index, bool) else None,
+                    text,
+                    reason if isinstance(reason, str) else None,
+                    reasoning=reasoning_of(rest),
+                )
 
 
 def text_of(message: Mapping[Any, Any]) -> str | None:

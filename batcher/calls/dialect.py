@@ -12,6 +12,7 @@ from batcher.calls.choices import (
     broken_off,
     completion_in,
 )
+from batcher.calls.embeddings import embeddings_in
 from batcher.calls.error_bodies import failure_in
 from batcher.calls.streams import Stream, is_stream, too_many_parts
 from batcher.calls.texts import has_too_many_parts, json_in
@@ -19,7 +20,13 @@ from batcher.records import Completion, Failure, Fault
 
 
 def answer_in(
-    status: int, headers: Mapping[str, str], raw: bytes, secrets: Sequence[str] = (), *, wants_all: bool = False
+    status: int,
+    headers: Mapping[str, str],
+    raw: bytes,
+    secrets: Sequence[str] = (),
+    *,
+    wants_all: bool = False,
+    inputs: int | None = None,
 ) -> Completion | Failure:
     """Read a response of the server.
 
@@ -29,9 +36,12 @@ def answer_in(
         raw: its body.
         secrets: texts that must not be shown; some servers repeat the API key.
         wants_all: the request asked for several answers.
+        inputs: the number of texts whose embeddings the request asked for; None: it asked for a completion.
     """
     if not 200 <= status < 300:
         return failure_in(status, headers, raw, secrets)
+    if inputs is not None:
+        return embeddings_in(headers, raw, secrets, inputs=inputs)
     if is_stream(raw):
         stream = Stream(wants_all=wants_all)
         stream.add(raw)

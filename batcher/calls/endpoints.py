@@ -94,7 +94,9 @@ def _placed(name: str, env: Mapping[str, str]) -> str:
     return f"{name} (environment)"
 
 
-def endpoints_of(settings: Settings, env: Mapping[str, str], *, needs_keys: bool = True) -> tuple[Endpoint, ...]:
+def endpoints_of(
+    settings: Settings, env: Mapping[str, str], *, needs_keys: bool = True, models: Sequence[str] = ()
+) -> tuple[Endpoint, ...]:
     """Return the endpoints that the options and the environment ask for, one for each API key.
 
     Args:
@@ -102,12 +104,14 @@ def endpoints_of(settings: Settings, env: Mapping[str, str], *, needs_keys: bool
         env: the variables.
         needs_keys: refuse a variable that should hold a key and is not set. If False, a `Key` that says what is missing
             stands for its value; nothing may be sent then.
+        models: that rows name; if the options name none, each of them gets an endpoint. `""` is one that the
+            environment may name.
 
     Raises:
         SettingsError: no model is given, a key is needed and missing, the file is invalid, or endpoints of one account
             have different limits.
     """
-    where, given = _given(settings, env, needs_keys=needs_keys)
+    where, given = _given(settings, env, needs_keys=needs_keys, models=models)
     made = [(number, _with_headers(each, env, needs_keys=needs_keys)) for number, each in given]
     _check_accounts(made, where)
     _check_distinct(made, where)
@@ -118,11 +122,16 @@ _Numbered = list[tuple[int, Endpoint]]
 """Endpoints, each with the number of the entry that it was made from: a table with two keys makes two."""
 
 
-def _given(settings: Settings, env: Mapping[str, str], *, needs_keys: bool) -> tuple[str, _Numbered]:
+def _given(
+    settings: Settings, env: Mapping[str, str], *, needs_keys: bool, models: Sequence[str] = ()
+) -> tuple[str, _Numbered]:
     """Return the endpoints that are given, and the file that they are in, if they are in one."""
     given: object = settings.endpoints
     if given is None:
-        return "", list(enumerate(_from_options(settings, env, needs_keys=needs_keys), 1))
+        named = [*dict.fromkeys(model or env.get("MODEL") for model in models)]
+        asked = [replace(settings, model=model) for model in named if model] if settings.model is None else []
+        made = [each for one in asked or [settings] for each in _from_options(one, env, needs_keys=needs_keys)]
+        return "", list(enumerate(made, 1))
     if isinstance(given, (str, os.PathLike)):
         given = tables_of(Path(given))
         if settings.max_concurrency != MAX_CONCURRENCY:

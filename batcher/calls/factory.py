@@ -19,7 +19,7 @@ from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from batcher.calls import certificates
-from batcher.calls.caller import Caller
+from batcher.calls.caller import Caller, Streaming
 from batcher.calls.chat_caller import CLOSE, ChatCaller, unshared
 from batcher.calls.fast_chat import OwnCaller, as_text
 from batcher.calls.transport import MOST_BYTES, MOST_CONNECTIONS, Completions, authorization, open_session
@@ -42,6 +42,7 @@ class ChatCallers:
         offline_url: the base URL of the embedded server, if endpoints need it.
         most_bytes: the most bytes of a response, unpacked.
         most_connections: the most connections that may be open at once.
+        streaming: ask for streamed answers, which may be silent for so long (`--stream`).
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class ChatCallers:
         offline_url: str | None = None,
         most_bytes: int = MOST_BYTES,
         most_connections: int = MOST_CONNECTIONS,
+        streaming: Streaming | None = None,
     ) -> None:
         self._params = params
         self._offline_url = offline_url
         self._most_bytes = most_bytes
+        self._streaming = streaming
         self._session = open_session(most_connections)
         self._sdk_clients: list[openai.DefaultAsyncHttpxClient] = []
 
@@ -79,6 +82,7 @@ class ChatCallers:
                 lambda messages, params: (convert_to_messages(messages), {**options, **params} if params else options),
                 most_bytes=self._most_bytes,
                 keys=[*proxy_secrets(), *credentials_of_proxy(getattr(endpoint.llm, "openai_proxy", None) or "")],
+                streaming=self._streaming,
             )
         base_url = (endpoint.base_url == OFFLINE and self._offline_url) or endpoint.base_url
         params = {**unfolded(self._params), **endpoint.params}
@@ -92,8 +96,13 @@ class ChatCallers:
             headers=endpoint.headers,
             most_bytes=self._most_bytes,
             tls=self._tls if way_to(base_url).needs_tls else None,
+            is_streamed=self._streaming is not None,
         )
-        return OwnCaller(completions, model, lambda reason: self._through_the_sdk(endpoint, base_url, params, reason))
+
+        def instead(reason: Exception) -> ChatCaller:
+            return self._through_the_sdk(endpoint, base_url, params, reason)
+
+        return OwnCaller(completions, model, instead, self._streaming)
 
     def _through_the_sdk(
         self, endpoint: Endpoint, base_url: str, params: Mapping[str, Any], reason: Exception

@@ -8,8 +8,10 @@ that has arrived is returned, even if LangChain or a tracer fails afterwards.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -20,9 +22,10 @@ from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from batcher.calls.caller import Caller
+from batcher.calls.caller import CallCut, Caller, Streaming
 from batcher.calls.failures import failure_of
 from batcher.calls.patience import Patience
+from batcher.calls.texts import shown_parts
 from batcher.calls.transport import Attempt, Completions
 from batcher.records import NO_PARAMS, NO_TERMS, Completion, Failure, Message, Task, Terms, Usage
 
@@ -97,7 +100,10 @@ def as_text(messages: Sequence[Message]) -> list[BaseMessage]:
     wrapped: list[BaseMessage] = []
     for message in messages:
         content = message.get("content")
-        shown = content if isinstance(content, str) else json.dumps(content)
+        if isinstance(content, str):
+            shown = content
+        else:
+            shown = shown_parts(content) if isinstance(content, list) else json.dumps(content)
         wrapped.append(ChatMessage(role=str(message.get("role")), content=shown))
     return wrapped
 
@@ -109,10 +115,18 @@ class OwnCaller:
         completions: our client.
         model: the model's name.
         instead: makes the other caller, given the reason.
+        streaming: answers are streamed (`--stream`), and may be silent for so long.
     """
 
-    def __init__(self, completions: Completions, model: str, instead: Callable[[Exception], Caller]) -> None:
+    def __init__(
+        self,
+        completions: Completions,
+        model: str,
+        instead: Callable[[Exception], Caller],
+        streaming: Streaming | None = None,
+    ) -> None:
         self._completions = completions
+        self._streaming = streaming
         self._make_other = instead
         self._other: Caller | None = None
         try:
@@ -127,27 +141,43 @@ class OwnCaller:
         params: Mapping[str, Any] = NO_PARAMS,
         terms: Terms = NO_TERMS,
     ) -> Completion | Failure:
-        """Make one attempt that takes at most `timeout_s` seconds."""
-        if self._other is None or terms.task is not Task.CHAT:
+        """Make one attempt that takes at most `timeout_s` seconds; one that is streamed may also not be silent."""
+        other = self._other if terms.task is Task.CHAT else None
+        idle_s = self._streaming.idle_s if self._streaming else timeout_s
+        if self._streaming and (other or not self._completions.asks_for_stream(terms)):
+            timeout_s = min(timeout_s, self._streaming.whole_s)
+            idle_s = timeout_s
+        if other is None:
             attempt = Attempt(messages, params, terms)
-            raised = await self._make(attempt, timeout_s)
+            try:
+                raised = await self._make(attempt, timeout_s, idle_s)
+            except asyncio.CancelledError as cancelled:
+                if (partial := attempt.so_far()) is not None:
+                    raise CallCut(partial) from cancelled
+                raise
             if attempt.outcome is not None:
                 return attempt.outcome
             error = raised or RuntimeError("agenerate() did not call _agenerate()")
             if attempt.has_begun or isinstance(error, TimeoutError):
-                return failure_of(error, timeout_s, may_be_billed=attempt.has_left)
-            self._other = self._other or self._make_other(error)
-        return await self._other.call(messages, timeout_s, params, terms)
+                failure = failure_of(error, timeout_s, may_be_billed=attempt.has_left)
+                return replace(failure, partial=attempt.so_far())
+            other = self._other = self._other or self._make_other(error)
+        return await other.call(messages, timeout_s, params, terms)
 
-    async def _make(self, attempt: Attempt, timeout_s: float) -> Exception | None:
+    async def _make(self, attempt: Attempt, timeout_s: float, idle_s: float) -> Exception | None:
         """Make an attempt, and return the error that ended it, if any; the attempt holds its outcome."""
         try:
             async with Patience(timeout_s):
-                if attempt.terms.task is not Task.CHAT:  # LangChain's chat models know chats alone
-                    await self._completions.send(attempt)
-                    return None
-                # One list a call: agenerate() drops the paid answers beside one that fails.
-                await self._llm.agenerate([as_text(attempt.messages)], attempt=attempt)
+                work = self._work(attempt)
+                await (work if idle_s >= timeout_s else attempt.signs.unless_silent(work, idle_s))
         except Exception as error:  # noqa: BLE001 - LangChain's, or a tracer's: an answer that has arrived still counts
+            if isinstance(error, TimeoutError) and self._streaming and attempt.signs.have_come and not str(error):
+                return TimeoutError(f"the answer was not complete within {timeout_s:g} s")
             return error
         return None
+
+    def _work(self, attempt: Attempt) -> Awaitable[object]:
+        if attempt.terms.task is not Task.CHAT:  # LangChain's chat models know chats alone
+            return self._completions.send(attempt)
+        # One list a call: agenerate() drops the paid answers beside one that fails.
+        return self._llm.agenerate([as_text(attempt.messages)], attempt=attempt)

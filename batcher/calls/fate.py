@@ -10,6 +10,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import NamedTuple
 
+from batcher.calls.embeddings import NOT_ONE_EACH, UNUSABLE
 from batcher.calls.services import AGAIN, CLOSED, EMPTY, FILTERED, KEY, MODEL, THROTTLE, TOO_LONG, says
 from batcher.records import Failure, Fault
 
@@ -146,6 +147,7 @@ _RULES = (
     _Rule(_is(429), Fate.WAIT, "rate limited"),
     _Rule(_said(AGAIN), Fate.AGAIN, "the server asked to try again"),
     _Rule(_is(*_PASSING), Fate.AGAIN, "the server asked to try again"),
+    _Rule(lambda f: f.code in {UNUSABLE, NOT_ONE_EACH}, Fate.AGAIN, "the embeddings cannot be used"),
     _Rule(_kind(Fault.PROTOCOL), Fate.AGAIN, "the answer was no chat completion"),
     _Rule(_is(413, 414, 431), Fate.ROW_ENDS, "the request is too long"),
     # A page is a firewall's or a gateway's, which reads what the row says, and never the API's verdict.

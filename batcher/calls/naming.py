@@ -5,7 +5,10 @@ Invariant: names that differ only in a path, a date, a size or a suffix are thos
 
 from __future__ import annotations
 
+from functools import lru_cache
 
+
+@lru_cache(maxsize=128)  # it is asked for each answer, and the names are few
 def is_another(answered: str, asked: str) -> bool:
     """Return whether an answer is named after another model than the one that was asked for.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -90,27 +90,52 @@ class Alarm:
             self._is_over = True
             self._clock.users -= 1
 
+    def postpone(self, seconds: float) -> None:
+        """Begin anew: call back after this many seconds from now, unless it has called back or is cancelled."""
+        # The timer that is set wakes too early, and is then set again: this costs no timer for each part of a stream.
+        self._due = self._clock.now() + seconds
+
     def _wake(self) -> None:
+        if not self._waits_on():
+            self._read_first(_TURNS)
+
+    def _waits_on(self) -> bool:
+        """Set the timer again if time is not up."""
         left = self._due - self._clock.now()
         if left > 0:
             self._handle = asyncio.get_running_loop().call_later(left, self._wake)
-        else:
-            self._read_first(_TURNS)
+        return left > 0
 
     def _read_first(self, turns: int) -> None:
         """Let the loop read arrived data, and let its readers run."""
         if turns:
             self._handle = asyncio.get_running_loop().call_soon(self._read_first, turns - 1)
-        else:
+        elif not self._waits_on():  # what arrived meanwhile may have postponed it
             self.cancel()
             self._ring()
+
+
+class Stopwatch:
+    """Counts the seconds from now on in which the loop is running, as an `Alarm` does."""
+
+    __slots__ = ("_began", "_clock")
+
+    def __init__(self) -> None:
+        self._clock = _clocks.setdefault(asyncio.get_running_loop(), _AwakeClock())
+        self._clock.start()
+        self._began = self._clock.now()
+
+    def stop(self) -> float:
+        """End the count, and return it; call it once."""
+        self._clock.users -= 1
+        return self._clock.now() - self._began
 
 
 class Patience:
     """Like `asyncio.timeout`, but counts time as an `Alarm` does.
 
     Args:
-        seconds: the most that the block may take.
+        seconds: the most that the block may take, unless it is prolonged.
 
     Raises:
         TimeoutError: it took longer.
@@ -121,6 +146,15 @@ class Patience:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._timeout = asyncio.timeout(None)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether time was up."""
+        return self._timeout.expired()
+
+    def prolong(self, seconds: float) -> None:
+        """Count anew: from now on, the block may take this many seconds. Call it within the block."""
+        self._alarm.postpone(seconds)
 
     async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
@@ -136,3 +170,44 @@ class Patience:
 
     def _end(self) -> None:
         self._timeout.reschedule(0)  # long ago
+
+
+class Signs:
+    """The signs of life that a service gives while it answers a call.
+
+    Attributes:
+        have_come: there was one at least.
+    """
+
+    __slots__ = ("_idle_s", "_patience", "have_come")
+
+    def __init__(self) -> None:
+        self.have_come = False
+        self._idle_s = 0.0
+        self._patience: Patience | None = None
+
+    def hear(self) -> None:
+        """Record a sign."""
+        self.have_come = True
+        if self._patience:
+            self._patience.prolong(self._idle_s)
+
+    async def unless_silent(self, work: Awaitable[object], idle_s: float) -> None:
+        """Wait for some work for as long as signs come.
+
+        Raises:
+            TimeoutError: none came for this many seconds.
+        """
+        patience = Patience(idle_s)
+        try:
+            async with patience:
+                self._idle_s, self._patience = idle_s, patience
+                try:
+                    await work
+                finally:
+                    self._patience = None
+        except TimeoutError:
+            if not patience.has_ended:
+                raise
+            more = "nothing more" if self.have_come else "nothing"
+            raise TimeoutError(f"{more} came for {idle_s:g} s (--idle-timeout allows more)") from None

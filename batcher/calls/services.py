@@ -41,6 +41,9 @@ class Service:
         filtered: its words for a prompt or an answer that its filter refused.
         too_long: its words for a request that is longer than its model, or its limit of a minute, can ever take.
         headers: further headers that it reads, with the variable that holds each value.
+        inputs: the most texts in one request for embeddings, by the beginning of the model's name, the longest that
+            fits; empty for all others. Without it nothing is known.
+        input_tokens: the most model tokens of all texts in one such request; 0: it is not known, or there is no limit.
         structured: the strictest form in which it is said to answer with labels or fields (`calls.forms`), where the
             trying begins.
     """
@@ -57,7 +60,14 @@ class Service:
     filtered: tuple[str, ...] = ()
     too_long: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    inputs: Mapping[str, int] = field(default_factory=dict, hash=False)
+    input_tokens: int = 0
     structured: str = "strict"
+
+    def inputs_of(self, model: str) -> int:
+        """Return the most texts in one request for the embeddings of a model; 0 if that is not known."""
+        fitting = [name for name in self.inputs if model.startswith(name)]
+        return self.inputs[max(fitting, key=len)] if fitting else 0
 
     @property
     def keys_share_limits(self) -> bool:
@@ -103,6 +113,8 @@ SERVICES = {
             filtered=("invalid_prompt", "moderation_blocked"),
             too_long=("context_length_exceeded", "string_above_max_length", "request too large"),
             headers={"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"},
+            inputs={"": 2048},
+            input_tokens=300_000,
         ),
         Service(
             AZURE,
@@ -112,6 +124,8 @@ SERVICES = {
             throttle=("RateLimitReached", "Quota will be replenished"),
             unknown_model=("DeploymentNotFound",),
             filtered=("content_filter", "ResponsibleAIPolicyViolation"),
+            inputs={"": 2048},
+            input_tokens=300_000,
         ),
         Service(
             "deepseek",
@@ -146,6 +160,7 @@ SERVICES = {
             unknown_model=("model_not_found", "Model.AccessDenied"),
             filtered=("data_inspection_failed", "DataInspectionFailed"),
             too_long=("Range of input length",),
+            inputs={"": 10, "text-embedding-v1": 25, "text-embedding-v2": 25},
         ),
         Service(
             "deepinfra",
@@ -163,6 +178,8 @@ SERVICES = {
             throttle=("3505", "service_tier_capacity_exceeded", "Requests rate limit exceeded"),
             unknown_model=("unknown_model", "unknown model"),
             too_long=("3051", "too large for model with"),
+            inputs={"": 64},
+            input_tokens=16_000,
         ),
         Service(
             "gemini",
@@ -173,6 +190,7 @@ SERVICES = {
             throttle=("RESOURCE_EXHAUSTED", "quota_exceeded"),
             wrong_key=("API_KEY_INVALID", "API key not valid", "API key expired", "reported as leaked"),
             too_long=("exceeds the maximum number of tokens",),
+            inputs={"": 100},
         ),
         Service(
             "zhipu",
@@ -184,6 +202,7 @@ SERVICES = {
             unknown_model=("1211", "模型不存在"),
             filtered=("1301", "sensitive"),
             too_long=("1261", "Prompt 超长"),
+            inputs={"": 64},
         ),
         Service("infini", "https://cloud.infini-ai.com/maas/v1", ("INFINI_API_KEY",), ""),
         Service(
@@ -206,6 +225,7 @@ SERVICES = {
             throttle=("rejected due to rate limiting",),
             unknown_model=("20012",),
             too_long=("must be less than max_seq_len",),
+            inputs={"": 32},
         ),
         Service(
             "ark",
@@ -315,6 +335,7 @@ SERVICES = {
             unknown_model=("make sure the correct model ID was used",),
             filtered=("blocked output",),
             too_long=("too many tokens: size limit exceeded",),
+            inputs={"": 96},
         ),
         Service(
             "huggingface",

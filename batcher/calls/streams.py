@@ -1,4 +1,4 @@
-"""Reads a streamed chat completion as it arrives.
+"""Reads a streamed completion, of a chat or of a text, as it arrives.
 
 Invariant: a stream with a hole or without an end is a failure, never an answer; however its bytes are cut, it reads the
 same.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from batcher.calls.choices import (
@@ -211,35 +212,46 @@ class Stream:
             match choice:
                 case {"delta": {**delta}} | {"message": {**delta}}:
                     self._is_too_much = answer.add(delta) or self._is_too_much
+                case {"text": str(text)}:  # the completion of a text
+                    answer.add({"content": text})
 
     def answer(self, headers: Mapping[str, str], secrets: Sequence[str] = ()) -> Completion | Failure:
-        """Return the answer; an incomplete one is a failure."""
+        """Return the answer; an incomplete one is a failure, with what had come of it."""
         self._end()
         if self._is_too_much:
             return too_many_parts()
-        answers = self._answers()
         if self._error is not None:
             has_answer = any(each.has_text for each in self._choices.values()) or is_used(self._usage)
-            return failure_in(self._status or 200, headers, self._error, secrets, has_answer=has_answer)
+            failure = failure_in(self._status or 200, headers, self._error, secrets, has_answer=has_answer)
+            return replace(failure, partial=self.so_far(secrets))
         is_paid = self._is_done and not self._choices and is_used(self._usage)
         if self._hole is not None or not (self.is_whole or is_paid):
-            return self._broken(headers, secrets)
-        choices = [each.choice(index) for index, each in answers.items()]
+            return replace(self._broken(headers, secrets), partial=self.so_far(secrets))
+        completion = self._joined(headers, secrets, raw=body_without_keys(b"".join(self._raw), secrets))
+        failure_of_server = broken_off(completion)
+        return replace(failure_of_server, partial=self.so_far(secrets)) if failure_of_server else completion
+
+    def so_far(self, secrets: Sequence[str] = ()) -> Completion | None:
+        """Return what has come of an answer that is cut off, without its body; None if that is no text at all."""
+        completion = self._joined({}, secrets)
+        return replace(completion, finish_reason=None) if completion.characters else None
+
+    def _joined(self, headers: Mapping[str, str], secrets: Sequence[str], raw: bytes = b"") -> Completion:
         whole = whole_of(
-            choices,
+            [each.choice(index) for index, each in self._answers().items()],
             wants_all=self._wants_all,
             usage=usage_in(self._usage),
             limits=limits_in(headers),
             id=self._id,
             service_tier=self._tier or None,
             model=self._model,
-            raw=body_without_keys(b"".join(self._raw), secrets),
+            raw=raw,
         )
         completion = without_keys(whole, secrets)
         # A key that came in pieces would stand in the body.
         if (completion.text, completion.reasoning) != (whole.text, whole.reasoning):
             completion = without_body(completion)
-        return broken_off(completion) or completion
+        return completion
 
     def _end(self) -> None:
         """Read what the last bytes began; an unfinished last line was cut off, which is no hole."""

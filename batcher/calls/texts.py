@@ -6,6 +6,7 @@ Invariant: nothing here raises, for any bytes; a text that is shown is one print
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,9 +22,33 @@ MOST_PARTS = 2_000_000
 25 times the JSON itself. An answer of 11,000 tokens with 20 `top_logprobs` each has as many parts."""
 
 
+_SHORTEST_DATA = 64
+# The base64 of a data URL; the beginning, without the data itself, is its first group.
+_DATA = re.compile(rf"(data:[\w/+.;=-]*,)[A-Za-z0-9+/=_-]{{{_SHORTEST_DATA},}}")
+
+
+def without_data(text: str) -> str:
+    """Return a text without the data of data URLs, such as those of images: servers repeat them in refusals."""
+    return _DATA.sub(r"\1...", text) if "data:" in text else text
+
+
+def shown_parts(parts: Sequence[Any]) -> str:
+    """Return the parts of a message as JSON, without the data of data URLs."""
+    return json.dumps([_without_url(part) for part in parts])
+
+
+def _without_url(part: Any) -> Any:
+    match part:
+        case {"type": "image_url", "image_url": {"url": str(url)} as image} if len(url) > _SHORTEST_DATA:
+            beginning, comma, _ = url[: 2 * _SHORTEST_DATA].partition(",")
+            if beginning.startswith("data:") and comma:
+                return {**part, "image_url": {**image, "url": f"{beginning},..."}}
+    return part
+
+
 def one_line(text: str, secrets: Sequence[str] = (), longest: int = LONGEST_MESSAGE) -> str:
     """Replace what is not printable, and cut a long text; hide the secrets first, so that none is cut."""
-    text = hide(text, secrets).strip()
+    text = without_data(hide(text, secrets)).strip()
     head = text[: 10 * longest]  # a page of HTML may be large
     folded = " ".join("".join(char if char.isprintable() else " " for char in head).split())
     return folded if len(folded) <= longest and len(head) == len(text) else f"{folded[:longest]} ..."

@@ -12,7 +12,7 @@ import contextlib
 import inspect
 import json
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from types import MappingProxyType
@@ -24,8 +24,11 @@ from aiohttp.abc import AbstractStreamWriter
 from batcher.calls import body
 from batcher.calls.connections import Connector, Exchange
 from batcher.calls.dialect import answer_in, too_long
+from batcher.calls.embeddings import inputs_in
 from batcher.calls.error_bodies import without_echo
-from batcher.calls.streams import Stream
+from batcher.calls.patience import Signs
+from batcher.calls.streaming import STREAM, Added
+from batcher.calls.streams import Stream, is_stream
 from batcher.calls.unreached import (
     Cause,
     cause_of,
@@ -74,9 +77,11 @@ class Attempt:
         has_begun: our client has received it.
         has_left: it is being written to the server, which may answer and bill from now on.
         outcome: its outcome, or None before its end.
+        signs: of life: each part of the response is one.
+        so_far: returns what has come of a streamed answer, or None.
     """
 
-    __slots__ = ("has_begun", "has_left", "messages", "outcome", "params", "terms")
+    __slots__ = ("has_begun", "has_left", "messages", "outcome", "params", "signs", "so_far", "terms")
 
     def __init__(
         self, messages: Sequence[Message], params: Mapping[str, Any] = NO_PARAMS, terms: Terms = NO_TERMS
@@ -87,6 +92,12 @@ class Attempt:
         self.has_begun = False
         self.has_left = False
         self.outcome: Completion | Failure | None = None
+        self.signs = Signs()
+        self.so_far: Callable[[], Completion | None] = _nothing
+
+
+def _nothing() -> None:
+    """Return None: nothing has come."""
 
 
 class _Body(aiohttp.Payload):
@@ -120,6 +131,10 @@ class Completions:
         headers: sent besides the key's header.
         most_bytes: the most bytes of a response, unpacked.
         tls: verifies certificates; default: aiohttp's own.
+        is_streamed: ask for streamed answers, unless `params` says otherwise.
+
+    Attributes:
+        added: the parameters that batcher adds for streams.
 
     Raises:
         SettingsError: the environment names a proxy that cannot be used.
@@ -136,6 +151,7 @@ class Completions:
         headers: Mapping[str, str] = MappingProxyType({}),
         most_bytes: int = MOST_BYTES,
         tls: ssl.SSLContext | None = None,
+        is_streamed: bool = False,
     ) -> None:
         self._session = session
         place, mark, version = base_url.partition("?")
@@ -145,12 +161,10 @@ class Completions:
         self._model = self._params.pop("model", model)
         # The parameters of a request as JSON, by the object of the further ones, which is kept so that its id is.
         self._begun = {task: f'{{"model": {json.dumps(self._model)}, "{name}": ' for task, name in _ASKED.items()}
-        self._written: dict[int, tuple[str, Mapping[str, Any]]] = {}
-        self._streams = params.get("stream") is True
+        self._written: dict[tuple[Task, int], tuple[str, Mapping[str, Any]]] = {}
+        self.added = Added(params, is_wanted=is_streamed)
         wanted = params.get("n")
         self._wants_all = isinstance(wanted, int) and wanted > 1
-        if self._streams:
-            self._params.setdefault("stream_options", {"include_usage": True})  # else servers do not report the usage
         self._most = most_bytes
         keys = keys_in(headers)
         proxy = way.proxy
@@ -166,7 +180,8 @@ class Completions:
         """Send one request, with model, messages and parameters as the user wrote them, and read the response."""
         attempt.has_begun = True
         # In ASCII: half of a surrogate pair cannot be sent otherwise.
-        question = self._body(attempt.messages, attempt.params, attempt.terms)
+        added = self._added_to(attempt.terms)
+        question = self._body(attempt, added)
         with Exchange(question, _FRAMES * self._most + _HEADERS) as exchange:
             try:
                 async with self._session.post(
@@ -179,34 +194,50 @@ class Completions:
                     if response.status >= 300:
                         # The status is enough if the body breaks off or takes too long.
                         attempt.outcome = self._refusal(response, b"")
-                    outcome = await self._read(response)
+                    outcome = await self._read(response, attempt)
                     if isinstance(outcome, Failure):
                         outcome = without_echo(outcome, attempt.messages)
+                        if added and (name := self.added.refused(outcome, added)):
+                            self._written.clear()
+                            outcome = replace(outcome, left_out=name)
                     attempt.outcome = self._judge(exchange, response, outcome)
             except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
                 attempt.outcome = attempt.outcome or self._failed(error, attempt, exchange)
 
-    def _body(self, messages: Sequence[Message], further: Mapping[str, Any], terms: Terms) -> bytes:
+    def asks_for_stream(self, terms: Terms) -> bool:
+        """Return whether a request asks for a stream, and the endpoint is not known to answer in one piece."""
+        is_asked = terms.params.get(STREAM, self.added.streams) is True
+        return is_asked and terms.task is not Task.EMBEDDING and not self.added.is_whole
+
+    def _added_to(self, terms: Terms) -> Mapping[str, Any]:
+        """Return the parameters that batcher adds to a request."""
+        added = self.added.params
+        if not added or terms.task is Task.EMBEDDING or terms.params.get(STREAM, True) is not True:
+            return NO_PARAMS
+        return {name: value for name, value in added.items() if name not in terms.params}
+
+    def _body(self, attempt: Attempt, added: Mapping[str, Any]) -> bytes:
         """Return a request's body; what is the same for many requests, such as a schema, is written once."""
-        asked = messages if terms.task is Task.CHAT else messages[0]["content"]
+        messages, further, terms = attempt.messages, attempt.params, attempt.terms
+        asked = _asked(messages, terms.task)
         if terms.params:
-            body = {"model": self._model, _ASKED[terms.task]: asked, **self._params, **further, **terms.params}
+            body = {"model": self._model, _ASKED[terms.task]: asked, **self._params, **added, **further, **terms.params}
             return json.dumps(body).encode()
-        rest = self._written.get(id(further))
+        rest = self._written.get((terms.task, id(further)))
         if rest is None:
-            parts = json.dumps({**self._params, **further})[1:]
-            rest = self._written[id(further)] = (", " if len(parts) > 1 else "") + parts, further
+            parts = json.dumps({**self._params, **added, **further})[1:]
+            rest = self._written[terms.task, id(further)] = (", " if len(parts) > 1 else "") + parts, further
         return f"{self._begun[terms.task]}{json.dumps(asked)}{rest[0]}".encode()
 
     def _failed(self, error: Exception, attempt: Attempt, exchange: Exchange) -> Failure:
         if exchange.is_too_long:
-            return too_long(self._most)
+            return replace(too_long(self._most), partial=attempt.so_far())
         if too_much_head(error):
             message = f"its headers are longer than {_HEADER_BYTES // 2**10} KB, or more than {_HEADER_COUNT:,}"
             return Failure(Fault.TOO_LONG, message, may_be_billed=attempt.has_left)
         cause = cause_of(error, self._way) or self._unknown(error)
         is_billed = attempt.has_left and cause.fault is not Fault.UNREACHABLE
-        return Failure(cause.fault, cause.words, may_be_billed=is_billed)
+        return Failure(cause.fault, cause.words, may_be_billed=is_billed, partial=attempt.so_far())
 
     def _unknown(self, error: Exception) -> Cause:
         told = self._way.told
@@ -234,19 +265,28 @@ class Completions:
             exchange.keep()
         return outcome
 
-    async def _read(self, response: aiohttp.ClientResponse) -> Completion | Failure:
+    async def _read(self, response: aiohttp.ClientResponse, attempt: Attempt) -> Completion | Failure:
+        attempt.signs.hear()
         if response.status >= 300:
             return await self._read_refusal(response)
         try:
-            if self._streams and response.content_type == "text/event-stream":
-                return await self._read_stream(response)
-            raw = await body.read(response, self._most)
+            if response.content_type == "text/event-stream":
+                return await self._read_stream(response, attempt)
+            raw = await self._read_whole(response, attempt)
         except body.TooLong:
-            return too_long(self._most)
+            return replace(too_long(self._most), partial=attempt.so_far())
         except body.UnknownEncoding as error:
             said = f"it is compressed with '{self._way.told(error)}', which was not asked for"
             return Failure(Fault.PROTOCOL, said, may_be_billed=True)
-        return answer_in(response.status, response.headers, raw, self._secrets, wants_all=self._wants_all)
+        task = attempt.terms.task
+        return answer_in(
+            response.status,
+            response.headers,
+            raw,
+            self._secrets,
+            wants_all=self._wants_all,
+            inputs=inputs_in(_asked(attempt.messages, task)) if task is Task.EMBEDDING else None,
+        )
 
     async def _read_refusal(self, response: aiohttp.ClientResponse) -> Completion | Failure:
         try:
@@ -266,17 +306,43 @@ class Completions:
             return replace(outcome, message=f"{outcome.message} {_NO_KEY}")
         return perhaps_of_proxy(outcome, self._way)
 
-    async def _read_stream(self, response: aiohttp.ClientResponse) -> Completion | Failure:
+    async def _read_whole(self, response: aiohttp.ClientResponse, attempt: Attempt) -> bytes:
+        """Read an answer in one piece, or a stream that does not say that it is one."""
+        if not self.asks_for_stream(attempt.terms):
+            return await body.read(response, self._most)
+        found = []
+        async with contextlib.aclosing(body.parts(response, self._most)) as parts:
+            async for part in parts:
+                attempt.signs.hear()
+                found.append(part)
+        raw = b"".join(found)
+        self.added.answered(is_stream=is_stream(raw))
+        return raw
+
+    async def _read_stream(self, response: aiohttp.ClientResponse, attempt: Attempt) -> Completion | Failure:
         """Read a stream as it arrives, so that the many small objects of an answer are not in memory together."""
         stream = Stream(wants_all=self._wants_all)
+        attempt.so_far = lambda: stream.so_far(self._secrets)
         try:
             async with contextlib.aclosing(body.parts(response, self._most)) as parts:
                 async for part in parts:
+                    attempt.signs.hear()
                     stream.add(part)
         except (aiohttp.ClientError, OSError):
             if not stream.is_whole:  # otherwise only data after the answer was cut off
                 raise
-        return stream.answer(response.headers, self._secrets)
+        answer = stream.answer(response.headers, self._secrets)
+        if isinstance(answer, Completion):
+            self.added.answered(is_stream=True)
+        return answer
+
+
+def _asked(messages: Sequence[Message], task: Task) -> Any:
+    """Return what a request asks: messages, a text, or the texts of several rows that share it."""
+    if task is Task.CHAT:
+        return messages
+    contents = [message["content"] for message in messages]
+    return contents[0] if len(contents) == 1 else contents
 
 
 def _route(way: Way, tls: ssl.SSLContext | None) -> dict[str, Any]:

@@ -368,6 +368,8 @@ def _from_its_place(name: str, value: Any, directory: Path) -> Any:
         return paths[0] if len(paths) == 1 else list(map(Path, paths))
     if name in {"labels", "schema"} and isinstance(value, str) and value.strip().startswith("@"):
         return f"@{_beside(value.strip()[1:].strip(), directory)}"
+    if isinstance(value, list) and value and all(_holds_path(name, each) for each in value):
+        return [_beside(each, directory) for each in value]
     return _beside(value, directory) if _holds_path(name, value) else value
 
 

@@ -18,6 +18,10 @@ from batcher.hiding import shown
 from batcher.settings import OPTIONS, Group
 from batcher.visible import harmless
 
+BACKENDS = ("sim", "hf")
+MODEL_OPTIONS = ("base_model", "lora_model", "tokenizer_path", "gpus", "only_cpu", "load_in_8bit")
+"""The options of `serve` that are for `--backend hf` alone."""
+
 SHELLS = ("bash", "zsh", "fish")
 
 _PROMPT_FLAGS = ("-p", "--prompt")
@@ -29,8 +33,9 @@ _INPUT = (
 _FAULTS = (
     "a TOML file with [[fault]] tables: which requests (match, model, api_key_env, from, to, requests, share, times,"
     " after_answers, rpm) meet what (service and case, status with body, headers, do, forms, delay, paid), and its"
-    " name. do is hang, drop, cut, empty, length (cut off at max_tokens), choices (several) or hole (a stream with a"
-    " broken line). forms is as for --forms. service may also be proxy, nginx or cloudflare"
+    " name. do is hang, stall (hang in the middle of an answer), drop, cut, empty, length (cut off at max_tokens),"
+    " choices (several), hole (a stream with a broken line) or break (a stream with an error in the middle). forms is"
+    " as for --forms. service may also be proxy, nginx or cloudflare"
 )
 _FORMS = (
     "how the server treats lists of choices, JSON Schema and JSON mode: full (all work), ignore, empty, one_in_ten,"
@@ -355,16 +360,22 @@ def _add_serve(verbs: Any) -> None:
         verbs,
         "serve",
         "batcher serve [options]",
-        "a local OpenAI-compatible server with simulated answers",
-        "Run a local server that speaks OpenAI's protocol, answers by rules and fails as often as you ask: a rehearsal"
-        " at no cost. As a proxy (HTTP_PROXY) it stands for every host. Prints its base URL to stdout; its own counts"
-        " are at /stats.",
+        "a local OpenAI-compatible server with simulated answers, or with a model of your own",
+        "Run a local server that speaks OpenAI's protocol (chats, completions, embeddings). By default it answers by"
+        " rules and fails as often as you ask: a rehearsal at no cost. As a proxy (HTTP_PROXY) it stands for every"
+        " host. With --backend hf it answers with a Hugging Face model of this machine. Prints its base URL to stdout;"
+        " its own counts are at /stats.",
+    )
+    parser.add_argument(
+        "--backend", metavar="NAME", choices=BACKENDS, default="sim", help="sim (simulated answers) or hf (sim)"
     )
     parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", metavar="N", type=int, default=8000, help="port; 0 takes a free one (8000)")
+    parser.add_argument("--port", metavar="N", type=int, default=19_327, help="port; 0 takes a free one (19327)")
     parser.add_argument("--model", metavar="NAME", default="", help="the only model served; default: any")
     parser.add_argument(
-        "--api-key-env", metavar="VARIABLE", help="accept only the API keys in this variable; default: any key"
+        "--api-key-env",
+        metavar="VARIABLE",
+        help="accept only the API keys in this variable; default: open to all, with any key or none",
     )
     parser.add_argument("--latency", metavar="S", type=float, default=0.0, help="median latency in seconds (0)")
     parser.add_argument(
@@ -390,6 +401,28 @@ def _add_serve(verbs: Any) -> None:
     )
     parser.add_argument("--dressed", metavar="P", type=float, default=0.0, help=_DRESSED)
     parser.add_argument("--faults", metavar="FILE", help=_FAULTS)
+    _add_model(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `MODEL_OPTIONS` names."""
+    group = parser.add_argument_group("a model of your own (--backend hf; docs/serve.md)")
+    group.add_argument(
+        "--base-model",
+        metavar="DIR",
+        help="directory of a model in Hugging Face format; --model is another name for it. Nothing is downloaded",
+    )
+    group.add_argument("--lora-model", metavar="DIR", help="directory of a LoRA of this model, as peft saves it")
+    group.add_argument(
+        "--tokenizer-path", metavar="DIR", help="directory of the tokenizer; default: the LoRA's, else the base model's"
+    )
+    group.add_argument(
+        "--gpus", metavar="N,N", help="numbers of the GPUs, such as 0,1: the model is spread over them; default: one"
+    )
+    group.add_argument("--only-cpu", action="store_true", help="run the model on the processor, without a GPU")
+    group.add_argument(
+        "--load-in-8bit", action="store_true", help="load the weights in 8 bits: less memory, a little less exact"
+    )
 
 
 def _add_rehearse(verbs: Any) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import batcher
 from batcher.calls.services import services
-from batcher.cli.parser import build_parser
+from batcher.cli.parser import MODEL_OPTIONS, build_parser
 from batcher.cli.reading import complete, options_of, parsed
 from batcher.errors import BatcherError, Interrupted, KeywordBusy, RunStopped
 from batcher.words import begin_json_lines, command_line, counted, print_out, say, written_in_file
@@ -151,23 +151,54 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from batcher.calls.endpoints import environment, keys_of  # noqa: PLC0415
-    from batcher.server.fault_file import read_faults  # noqa: PLC0415
-    from batcher.server.serve import serve  # noqa: PLC0415 - FastAPI is for this verb
-    from batcher.server.simulated import Knobs  # noqa: PLC0415
 
-    knobs = {name: value for name, value in vars(arguments).items() if name not in {"verb", "host", "port"}}
-    variable, file = knobs.pop("api_key_env"), knobs.pop("faults")
-    env = environment() if variable or file else {}
+    variable = arguments.api_key_env
+    env = environment() if variable or arguments.faults else {}
     keys = keys_of(variable, env) if variable else []
     if variable and not keys:
         raise batcher.SettingsError(f"--api-key-env: {variable} is not set in the environment or .env")
+    shared = {"verb", "backend", "host", "port", "api_key_env"}
+    given = {name: value for name, value in vars(arguments).items() if name not in shared}
+    model = {name: given.pop(name) for name in MODEL_OPTIONS}
+    if arguments.backend == "hf":
+        return _serve_model(arguments, model, given, keys)
+    if others := [name for name, value in model.items() if value]:
+        raise batcher.SettingsError(f"{_flag(others[0])} is for a model of your own: add --backend hf")
+    return _serve_simulated(arguments, given, keys, env)
+
+
+def _serve_simulated(
+    arguments: argparse.Namespace, knobs: dict[str, Any], keys: list[str], env: Mapping[str, str]
+) -> int:
+    from batcher.server.fault_file import read_faults  # noqa: PLC0415
+    from batcher.server.serve import serve  # noqa: PLC0415 - uvicorn is for this verb
+    from batcher.server.simulated import Knobs  # noqa: PLC0415
+
+    file = knobs.pop("faults")
     faults = read_faults(file, env) if file else ()
     serve(Knobs(**knobs, keys=tuple(keys), faults=faults), arguments.host, arguments.port)
     return OK
 
 
+def _serve_model(arguments: argparse.Namespace, model: dict[str, Any], given: dict[str, Any], keys: list[str]) -> int:
+    from batcher.server.hf.options import ModelOptions  # noqa: PLC0415 - for this backend alone
+
+    name, plain = given.pop("model"), vars(parsed(["serve"]))
+    if others := [each for each, value in given.items() if value != plain[each]]:
+        raise batcher.SettingsError(f"{_flag(others[0])} is for the simulated model: leave it out with --backend hf")
+    options = ModelOptions(**model)
+    from batcher.server.hf.serve import serve_model  # noqa: PLC0415 - needs torch, for which the options have looked
+
+    serve_model(options, arguments.host, arguments.port, name=name, keys=keys)
+    return OK
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _rehearse(arguments: argparse.Namespace) -> int:
-    from batcher.rehearsal.rehearse import rehearse  # noqa: PLC0415 - FastAPI and LangChain are for this verb
+    from batcher.rehearsal.rehearse import rehearse  # noqa: PLC0415 - uvicorn and LangChain are for this verb
 
     try:
         found = rehearse(**options_of(arguments))

@@ -1,4 +1,6 @@
-"""One row at a time: reserve money and a slot, send the request, judge its outcome, and settle the row's result.
+"""One request at a time: reserve money and a slot, send it, judge its outcome, and settle the results of its rows.
+
+A request is about one row, or about several whose embeddings are asked for together.
 
 Invariant: a request leaves only after its intent is in the journal and its money is reserved; a row is counted only
 when the journal has its result.
@@ -9,37 +11,47 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from batcher.answer.reading import is_whole, read
+from batcher.answer.reading import is_whole
+from batcher.answer.reading import read as as_result
 from batcher.answer.shape import ReadAs, Shape
+from batcher.calls.batches import is_of_one_row, is_too_large, lowered, weight_of
+from batcher.calls.caller import CallCut
 from batcher.calls.forms import AS_IT_COMES, Form, Wire, may_be_of_form
-from batcher.calls.naming import is_another
-from batcher.calls.texts import one_line
+from batcher.calls.patience import Stopwatch
 from batcher.engine.feed import Row
+from batcher.engine.notices import Notices
 from batcher.engine.progress import Progress, Tally
-from batcher.journal.entries import UNSENT, Outcome, Request
+from batcher.engine.stop import to_the_end
+from batcher.input.images import holds_images, loaded
+from batcher.input.picture import Unusable
+from batcher.journal.entries import UNSENT, Outcome, Request, Sent
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
-from batcher.money.tariff import Tariff
-from batcher.pool.blame import GIVES_UP_S, Attempt, Case, Decision, History, Policy, Scene, is_not_up, judge
-from batcher.pool.forms import FOUND
-from batcher.pool.member import Member, Silence, Slot
-from batcher.pool.pool import Pool
-from batcher.records import Bound, Completion, Failure, Message, Result, Status, Usage
+from batcher.pool.blame import GIVES_UP_S, Attempt, Case, Decision, History, Policy, Scene, judge
+from batcher.pool.member import Member, Slot
+from batcher.pool.pool import ModelGone, Pool
+from batcher.records import Bound, Completion, Failure, Fault, Message, Result, Status, Task
 from batcher.settings import Settings
-from batcher.words import as_given, duration
+from batcher.words import duration
 
 _SHORTEST_TIMEOUT_S = 0.001
-# The other names of models that are told: a relay may have one for each of its upstreams.
-_MOST_NAMES = 10
+# Why a stream was cut off, if this process did it.
+_STOPPED = "batcher was stopped"
 
 
 class _Unsent(NamedTuple):
     """An attempt that was not made: its endpoint began a cooldown, or left the pool, while the intent was committed."""
 
     member: Member
+
+
+class _Unloaded(NamedTuple):
+    """An attempt that was not made, because an image of the row cannot be sent."""
+
+    fault: str
 
 
 class _Answered(NamedTuple):
@@ -56,8 +68,23 @@ class _Answered(NamedTuple):
     was_refused: bool = False
 
 
+class _InHalves(NamedTuple):
+    """Several rows that are asked again in halves, because one of them may be the reason that the others fail.
+
+    Attributes:
+        before: what was tried with all of them.
+        outcome: of the latest attempt.
+    """
+
+    before: History
+    outcome: Outcome = Outcome(UNSENT, cost=0)
+
+
 class _Refused(NamedTuple):
-    """An attempt that was refused for the form in which it was asked for; the row is asked in another one."""
+    """An attempt that was refused for the form in which it was asked for, or for a parameter that batcher had added.
+
+    The row is asked in another form, or without the parameter.
+    """
 
     member: Member
     request: Request
@@ -73,23 +100,31 @@ class _Failed(NamedTuple):
     decision: Decision
 
 
+_Tried = _Answered | _Refused | _InHalves | _Failed | _Unsent | _Unloaded
+
+
 class _Asked:
-    """A row that is being asked: its messages, and what was tried so far.
+    """A row that is being asked, or several that share a request: the messages, and what was tried so far.
 
     Attributes:
-        row: the row.
-        messages: its question; after an answer that did not fit also that answer, and what was wrong with it.
+        rows: that share the request; mostly one.
+        row: the first of them.
+        messages: its question, or a message for each of them; after an answer that did not fit also that answer, and
+            what was wrong with it.
         repairs: how often that was asked for.
         wire: what the present request adds to them.
-        is_stepping: it is asked in another form now, and before other rows: theirs depends on it.
+        is_stepping: it is asked in another way now, and before other rows: theirs depends on it.
         unfit: the latest answer that did not fit; the row ends with it if none comes that does.
     """
 
-    __slots__ = ("_failed", "_steps", "is_stepping", "messages", "repairs", "row", "unfit", "wire")
+    __slots__ = ("_failed", "_steps", "is_stepping", "messages", "repairs", "row", "rows", "unfit", "wire")
 
-    def __init__(self, row: Row) -> None:
-        self.row = row
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+        self.row = row = rows[0]
         self.messages = row.question.messages
+        if len(rows) > 1:
+            self.messages = [message for each in rows for message in each.question.messages]
         self.repairs = 0
         self.wire = AS_IT_COMES
         self.is_stepping = False
@@ -129,6 +164,7 @@ class Asker:
     Args:
         settings: the options.
         shape: what answers must be; None: any text will do.
+        read: reads an answer; default: by the shape.
         journal: gets every intent, failure and result.
         pool: grants the calls.
         spending: reserves and settles their cost.
@@ -146,6 +182,7 @@ class Asker:
         journal: Journal,
         *,
         shape: Shape | None = None,
+        read: Callable[[Completion], Result] | None = None,
         pool: Pool,
         spending: Spending,
         tally: Tally,
@@ -154,8 +191,9 @@ class Asker:
         self.lacks_witness = asyncio.Event()
         self.has_no_witness = False
         self._settings = settings
+        self._is_embedding = settings.task == Task.EMBEDDING
         self._shape = shape
-        self._read_as = None if shape is None else ReadAs.of(shape)
+        self._read = read or (lambda completion: as_result(completion, shape))
         # What each form adds to a prompt, in estimated model tokens.
         self._tokens: dict[Form | None, float] = {}
         # Answers that did not fit, by their rows' keys, of rows that an earlier process has not ended.
@@ -176,11 +214,7 @@ class Asker:
         self._asked = 0
         self._troubled = 0
         self._awaited = 0
-        # Endpoints whose impossible usage, or late start, was reported to people.
-        self._implausible: set[Member] = set()
-        self._told: set[tuple[Member, str]] = set()
-        # The names under which other models than those that were asked for have answered, by source.
-        self._named: set[tuple[int, str]] = set()
+        self._notices = Notices(settings, journal, progress, None if shape is None else ReadAs.of(shape))
 
     def close(self) -> None:
         """Send no further request; those in flight may still arrive."""
@@ -209,65 +243,108 @@ class Asker:
             PoolClosed, PoolEmpty, BudgetClosed, BudgetSpent: it has no result, because the run is stopping.
             OutputError: the journal cannot be written.
         """
-        history = History(row.position)
+        results = await self.ask_together((row,))
+        if isinstance(results, History):
+            raise AssertionError(row)  # noqa: TRY004 - one row has no halves
+        return results[0]
+
+    async def ask_together(self, rows: Sequence[Row], before: History | None = None) -> Sequence[Result] | History:
+        """Make attempts at rows that share a request until they have their results.
+
+        Args:
+            rows: to be asked.
+            before: what was tried with a request that they shared with others; None: nothing.
+
+        Returns:
+            Their results; or what was tried, if one of several rows may be the reason that the others have none: each
+            half of them has to be asked by itself.
+
+        Raises:
+            PoolClosed, PoolEmpty, BudgetClosed, BudgetSpent, OutputError: as for `ask`.
+        """
+        history = History(rows[0].position)
+        if before is not None:
+            history.attempts, history.in_flight_s = before.attempts, before.in_flight_s
+        awaited = len(rows) + sum(row.followers for row in rows)
         self._asked += 1
-        self._awaited += 1 + row.followers
+        self._awaited += awaited
         self.lacks_witness.clear()
         try:
-            return await self._ask(row, history)
+            return await self._ask(rows, history, is_half=before is not None)
+        except ModelGone as gone:
+            return [await self._refuse(row, str(gone)) for row in rows]
         finally:
             self._asked -= 1
-            self._awaited -= 1 + row.followers
+            self._awaited -= awaited
             self._troubled -= not history.is_clean
 
-    async def _ask(self, row: Row, history: History) -> Result:
+    async def _ask(self, rows: Sequence[Row], history: History, *, is_half: bool) -> Sequence[Result] | History:
+        row = rows[0]
         if row.question.fault:
-            return await self._refuse(row, row.question.fault)
+            return [await self._refuse(row, row.question.fault)]
         after: Member | None = None
-        asked = self._begun(row)
+        asked = self._begun(rows)
+        asked.is_stepping = is_half
         while True:
             attempt = await self._attempt(asked, history, after)
             if isinstance(attempt, _Refused):
                 self._journal.failed(attempt.request, attempt.outcome)
                 continue
+            if isinstance(attempt, _InHalves):
+                return attempt.before
+            if isinstance(attempt, _Unloaded):
+                unfit = asked.unfit
+                return [await (self._settle_unfit(row, *unfit) if unfit else self._refuse(row, attempt.fault))]
             after = attempt.member
             if isinstance(attempt, _Unsent):
                 continue
             if isinstance(attempt, _Answered):
-                if (result := await self._judge_answer(asked, attempt)) is not None:
-                    return result
+                if (results := await self._judge_answer(asked, attempt)) is not None:
+                    return results
                 after = None
                 continue
             decision = attempt.decision
             if decision.row_ends:
-                if asked.unfit:
-                    self._journal.failed(attempt.request, attempt.outcome)
-                    return await self._settle_unfit(row, *asked.unfit)
-                ended = Result(Status.ERROR, "", decision.reason)
-                return await self._settle(row, attempt.request, ended, attempt.outcome)
+                return await self._end(asked, attempt, history)
             self._journal.failed(attempt.request, attempt.outcome)
             self._last_reason = decision.short
             await self._back_off(decision.wait_s)
 
-    def _begun(self, row: Row) -> _Asked:
-        """Return a row to be asked; one that an earlier process asked goes on with the answer that did not fit."""
-        asked = _Asked(row)
+    async def _end(self, asked: _Asked, attempt: _Failed, history: History) -> Sequence[Result] | History:
+        """End rows after their last attempt; each half of several gets one more, because of the other."""
+        if asked.unfit:
+            self._journal.failed(attempt.request, attempt.outcome)
+            return [await self._settle_unfit(asked.row, *asked.unfit)]
+        if len(asked.rows) > 1 and history.in_flight_s < self._policy.deadline:
+            self._journal.failed(attempt.request, attempt.outcome)
+            return History(attempts=self._policy.max_attempts - 1, in_flight_s=history.in_flight_s)
+        ended = Result(Status.ERROR, "", attempt.decision.reason)
+        if len(asked.rows) > 1:
+            return await self._settle_together(asked, attempt.request, [ended] * len(asked.rows), attempt.outcome)
+        return [await self._settle(asked.row, attempt.request, ended, attempt.outcome)]
+
+    def _begun(self, rows: Sequence[Row]) -> _Asked:
+        """Return rows to be asked; one that an earlier process asked goes on with the answer that did not fit."""
+        asked, row = _Asked(rows), rows[0]
         if self._shape and self._settings.repair and (text := self._unfit.pop(row.key, "")):
             asked.repair(text, self._shape.read(text).error)
         return asked
 
-    async def _judge_answer(self, asked: _Asked, attempt: _Answered) -> Result | None:
-        """Settle a row by its answer; return None if the row is asked again because the answer does not fit."""
+    async def _judge_answer(self, asked: _Asked, attempt: _Answered) -> Sequence[Result] | None:
+        """Settle rows by what came; return None if a row is asked again because the answer does not fit."""
         self.has_no_witness = False
         member, completion, form, choice = attempt.member, attempt.completion, attempt.form, attempt.member.choice
         outcome = Outcome("answered", completion.usage, attempt.cost, completion, form)
-        result = read(completion, self._shape)
+        if self._is_embedding:
+            vectors = [Result(Status.OK, vector, "") for vector in completion.vectors]
+            return await self._settle_together(asked, attempt.request, vectors, outcome)
+        result = self._read(completion)
         if choice is None or form is None or self._shape is None:
-            return await self._settle(asked.row, attempt.request, result, outcome)
+            return [await self._settle(asked.row, attempt.request, result, outcome)]
         if result.status is Status.OK:
             choice.held(form, asked.row.position, asked.failed(member))
-            self._report_form(member)
-            return await self._settle(asked.row, attempt.request, result, outcome)
+            self._notices.of_form(member)
+            return [await self._settle(asked.row, attempt.request, result, outcome)]
         is_of_form = is_whole(completion) and choice.missed(form, asked.row.position)
         step = choice.step_after(form) if is_of_form or attempt.was_refused else None
         if step is not None:
@@ -275,7 +352,7 @@ class Asker:
         elif asked.repairs < self._settings.repair and is_whole(completion) and result.answer.strip():
             asked.repair(completion.text or "", result.error)
         else:
-            return await self._settle(asked.row, attempt.request, result, outcome)
+            return [await self._settle(asked.row, attempt.request, result, outcome)]
         await self._journal.unfit(attempt.request, outcome)
         self._count(outcome)
         asked.unfit = attempt.request, outcome, result
@@ -293,33 +370,39 @@ class Asker:
         self._tally.count(result.status, 1 + row.followers)
         return result
 
-    async def _attempt(
-        self, asked: _Asked, history: History, after: Member | None
-    ) -> _Answered | _Refused | _Failed | _Unsent:
-        """Reserve money and a slot for a row's request, and send it."""
-        row = asked.row
-        terms = row.question.terms
+    async def _attempt(self, asked: _Asked, history: History, after: Member | None) -> _Tried:
+        """Reserve money and a slot for a request, and send it. Its images are in memory only meanwhile."""
+        if len(asked.rows) > self._pool.size.inputs:
+            return _InHalves(History(attempts=history.attempts, in_flight_s=history.in_flight_s))
+        terms = asked.row.question.terms
         reserved = await self._spending.reserve(asked.messages, terms)
         cost: int | None = 0
         try:
             tokens = self._estimate(asked.messages)
             slot = await self._pool.take(
-                after=after, failures=history.failures, tokens=tokens, is_next=asked.is_stepping
+                after=after,
+                failures=history.failures,
+                tokens=tokens,
+                is_next=asked.is_stepping,
+                model=terms.model,
             )
             asked.is_stepping = False
             member = slot.member
             try:
                 asked.go_to(member)
-                bound = member.tariff_in(asked.wire.form).on(terms).bound(asked.messages)
-                if not self._spending.covers(reserved, bound):
+                bound = member.tariff_in(asked.wire.form).on(terms, asked.messages).bound(asked.messages)
+                if not self._spending.covers(reserved, bound) or len(asked.rows) > member.size.inputs:
                     return _Unsent(member)
-                request = await self._journal.sent(row.position, row.key, member.number, member.source, bound)
+                messages = await self._loaded(asked.messages)
+                if isinstance(messages, _Unloaded):
+                    return messages
+                request = await self._intend(asked.rows, member, bound)
                 if not self._pool.leave(slot):
                     self._journal.failed(request, Outcome(UNSENT, cost=0))
                     return _Unsent(member)
                 self._tally.sent += 1
                 cost = bound.cost  # until it is known
-                attempt = await self._call(asked, request, slot, history, bound)
+                attempt = await self._call(asked, request, slot, history, bound, messages=messages)
                 cost = attempt.cost if isinstance(attempt, _Answered) else attempt.outcome.cost
                 return attempt
             finally:
@@ -328,52 +411,120 @@ class Asker:
         finally:
             self._spending.settle(reserved, cost)
 
-    async def _call(
-        self, asked: _Asked, request: Request, slot: Slot, history: History, bound: Bound
-    ) -> _Answered | _Refused | _Failed:
-        """Send a request that is in the journal, and record its outcome at its endpoint."""
-        timeout = max(min(self._settings.timeout, self._settings.deadline - history.in_flight_s), _SHORTEST_TIMEOUT_S)
-        member, wire = slot.member, asked.wire
-        began = self._under_way[request.id] = self._loop.time()
+    async def _loaded(self, messages: list[Message]) -> list[Message] | _Unloaded:
+        """Return messages with their images, which are read and decoded in a thread."""
+        if not holds_images(messages):
+            return messages
         try:
-            terms = asked.row.question.terms
-            came = await member.caller.call(wire.messages(asked.messages), timeout, wire.params, terms)
-        finally:
-            del self._under_way[request.id]
+            return await to_the_end(self._loop.run_in_executor(None, loaded, messages))
+        except Unusable as fault:
+            return _Unloaded(str(fault))
+
+    async def _intend(self, rows: Sequence[Row], member: Member, bound: Bound) -> Request:
+        """Record that a request is about to leave."""
+        if len(rows) == 1:
+            return await self._journal.sent(rows[0].position, rows[0].key, member.number, member.source, bound)
+        lines = [Sent(row.position, row.key, weight_of(row.question.messages)) for row in rows]
+        return await self._journal.sent_together(lines, member.number, member.source, bound)
+
+    async def _call(
+        self,
+        asked: _Asked,
+        request: Request,
+        slot: Slot,
+        history: History,
+        bound: Bound,
+        *,
+        messages: list[Message],
+    ) -> _Answered | _Refused | _InHalves | _Failed:
+        """Send a request that is in the journal, and record its outcome at its endpoint."""
+        member, wire = slot.member, asked.wire
+        came, seconds = await self._send(
+            asked, request, member, messages, self._settings.deadline - history.in_flight_s
+        )
         was_refused = wire.form is not None and isinstance(came, Failure) and came.generated != ""
         if isinstance(came, Failure) and was_refused:
-            came = Completion(came.generated, came.code, limits=came.limits)
+            came = Completion(came.generated, came.code, limits=came.limits, choices=0)
         if silence := self._pool.record(slot, came, history):
-            self._report_silence(silence)
+            self._notices.of_silence(silence)
         if isinstance(came, Completion):
             return self._answered(asked, request, member, came, bound)._replace(was_refused=was_refused)
-        if wire.form and self._is_of_form(came, asked, member, wire.form):
+        if self._is_without(came, asked, member) or self._is_of_form(came, asked, member):
             return _Refused(member, request, Outcome(str(came.status), cost=0))
-        # Seconds beyond the timeout do not count: the process stood still then.
-        decision = self._judge(came, slot, history, min(self._loop.time() - began, timeout))
         billed = bound.cost if came.may_be_billed or bound.cost is None else 0
-        if billed:
+        outcome = Outcome(str(came.status or came.fault.value), cost=billed)
+        if len(asked.rows) > 1 and is_of_one_row(came):
+            self._lower_size(member, came, len(asked.rows))
+            self._journal.failed(request, outcome)
+            return _InHalves(History(in_flight_s=history.in_flight_s + seconds), outcome)
+        decision = self._judge(came, slot, history, seconds)
+        if billed and not request.shared:
             self._spending.lose(request.key, request.source, bound)
-        return _Failed(member, request, Outcome(str(came.status or came.fault.value), cost=billed), decision)
+        if came.partial:  # the tokens that it reported lower the charge, here and in the journal
+            self._journal.partial(request, came.partial, str(came))
+            self._spending.refund(request.key, request.source, came.partial.usage.prompt_tokens)
+        return _Failed(member, request, outcome, decision)
+
+    async def _send(
+        self, asked: _Asked, request: Request, member: Member, messages: list[Message], left_s: float
+    ) -> tuple[Completion | Failure, float]:
+        """Make a call, which may take the seconds that its rows have left; return what came, and the seconds it took.
+
+        Seconds in which the process stood still do not count.
+        """
+        timeout = max(min(self._settings.attempt_s, left_s), _SHORTEST_TIMEOUT_S)
+        wire, terms = asked.wire, asked.row.question.terms
+        began = self._under_way[request.id] = self._loop.time()
+        # A stream may take as long as its row has left, and a night in which the machine sleeps is no part of that.
+        watch = Stopwatch() if self._settings.stream else None
+        try:
+            came = await member.caller.call(wire.messages(messages), timeout, wire.params, terms)
+        except CallCut as cut:
+            self._journal.partial(request, cut.partial, _STOPPED)
+            raise
+        finally:
+            del self._under_way[request.id]
+            timeout = min(timeout, watch.stop()) if watch else timeout
+        if self._is_embedding and isinstance(came, Completion) and len(came.vectors) != len(asked.rows):
+            came = Failure(Fault.PROTOCOL, "other vectors came than were asked for", may_be_billed=True)
+        return came, min(self._loop.time() - began, timeout)
+
+    def _lower_size(self, member: Member, failure: Failure, rows: int) -> None:
+        """Ask an endpoint about fewer rows in each request from now on, if it refused so many."""
+        if not is_too_large(failure, rows):
+            return
+        size = lowered(member.size, failure, rows)
+        alike = [each for each in self._pool.members if each.source == member.source and each.size.inputs > size.inputs]
+        for each in alike:
+            each.size = size
+        if alike:
+            self._notices.of_size(member, rows)
 
     def _answered(self, asked: _Asked, request: Request, member: Member, came: Completion, bound: Bound) -> _Answered:
         """Learn from an answer what later requests may cost, and return it with its own cost."""
+        self._notices.of_answer(member, came, asked.row.question.terms)
         if self._settings.keep_thinking:
             came = came.as_it_came or came
-        if came.usage.implausible:
-            self._report_usage(member, came.usage)
-        if came.model and is_another(came.model, member.endpoint.source.model):
-            self._report_model(member, came.model)
         form = asked.wire.form
-        tariff = member.tariff_in(form).on(asked.row.question.terms)
-        self._learn(asked.messages, member, tariff, came)
+        tariff = member.tariff_in(form).on(asked.row.question.terms, asked.messages)
+        self._notices.of_lessons(member, tariff.learn(asked.messages, came))
         # Before its own cost is settled: a request that waits for the budget may need what comes back.
-        self._spending.refund(request.key, request.source, came.usage.prompt_tokens)
+        if not request.shared:
+            self._spending.refund(request.key, request.source, came.usage.prompt_tokens)
         return _Answered(member, request, came, tariff.cost(came, bound), form)
 
-    def _is_of_form(self, failure: Failure, asked: _Asked, member: Member, form: Form) -> bool:
+    def _is_without(self, failure: Failure, asked: _Asked, member: Member) -> bool:
+        """Return whether a row that was refused is asked without a parameter that batcher had added."""
+        if not failure.left_out:
+            return False
+        asked.is_stepping = True
+        self._notices.of_left_out(member, failure)
+        return True
+
+    def _is_of_form(self, failure: Failure, asked: _Asked, member: Member) -> bool:
         """Return whether a row that was refused is asked in another form."""
-        if member.choice is None or not may_be_of_form(failure):
+        form = asked.wire.form
+        if form is None or member.choice is None or not may_be_of_form(failure):
             return False
         step = member.choice.step_after(form, is_fresh=member.standing.is_fresh)
         if step is not None:
@@ -417,8 +568,18 @@ class Asker:
             if self._pool.remove(member, decision.out) and self._pool.capacity:
                 self._progress.say(f"{member.label} leaves the pool: {decision.out}", "warning")
         elif member.standing.is_fresh and decision.rests:
-            self._report_start(member, failure, decision)
+            self._notices.of_start(member, failure, decision)
         return decision
+
+    async def _settle_together(
+        self, asked: _Asked, request: Request, results: Sequence[Result], outcome: Outcome
+    ) -> Sequence[Result]:
+        """Journal the results of rows that share a request, and count them only then."""
+        await self._journal.settled_together(request, outcome, results, [row.followers > 0 for row in asked.rows])
+        for row, result in zip(asked.rows, results, strict=True):
+            self._tally.count(result.status, 1 + row.followers)
+        self._count(outcome)
+        return results
 
     async def _settle(self, row: Row, request: Request, result: Result, outcome: Outcome) -> Result:
         """Journal a row's result, and count it only then."""
@@ -446,66 +607,3 @@ class Asker:
             return
         finally:
             self._backing_off -= 1
-
-    def _report_silence(self, silence: Silence) -> None:
-        """Tell people and the journal that an endpoint has stopped answering, or answers again."""
-        label, why, lasted = silence.member.label, silence.why, duration(silence.seconds)
-        if why:
-            self._progress.say(
-                f"Paused: {label} has answered nothing for {lasted} ({why}). Its rows wait, and the wait does not count"
-                f" against {as_given('max_attempts')}; batcher asks it again once a minute or more often.",
-                "warning",
-            )
-            self._journal.note("paused", label, why)
-        else:
-            self._progress.say(f"Going on: {label} answers again, after {lasted}.")
-            self._journal.note("resumed", label)
-
-    def _report_model(self, member: Member, model: str) -> None:
-        """Tell people and the journal, once, under which other name the model of an endpoint answers."""
-        if (member.source, model) not in self._named and len(self._named) < _MOST_NAMES:
-            self._named.add((member.source, model))
-            self._progress.say(f"{member.label} answers as {one_line(model)}.")
-            self._journal.note("another model", member.label, model)
-
-    def _report_start(self, member: Member, failure: Failure, decision: Decision) -> None:
-        """Tell people why an endpoint has not answered its first row yet."""
-        reason = decision.reason.rstrip(".")
-        if (member, decision.short) in self._told:
-            return
-        self._told.add((member, decision.short))
-        if not is_not_up(failure):
-            self._progress.say(f"The first rows at {member.label}: {reason}; trying again.")
-        else:
-            self._progress.say(
-                f"Waiting for {member.label}: {reason}. It is asked again for {duration(self._policy.wait_s)}"
-                f" ({as_given('wait')})."
-            )
-
-    def _report_form(self, member: Member) -> None:
-        """Tell people and the journal in which form an endpoint is asked from now on, if that was found."""
-        if member.choice is None or (form := member.choice.news()) is None:
-            return
-        label = member.label
-        self._progress.say(f"{label} is asked with {form.in_words}: the strictest form whose answers fit.")
-        shape = self._read_as.shape if self._read_as else ""
-        self._journal.note(FOUND, label, json.dumps({"source": member.source, "form": form, "shape": shape}))
-
-    def _learn(self, messages: Sequence[Message], member: Member, tariff: Tariff, completion: Completion) -> None:
-        """Let an answer teach the endpoint's tariff, and record what it taught."""
-        for lesson in tariff.learn(messages, completion):
-            self._journal.note(lesson.kind, member.label, lesson.detail)
-            if lesson.said and self._settings.budget is not None:
-                self._progress.say(
-                    f"{member.label} {lesson.said}. From now on its requests reserve more of the budget."
-                )
-
-    def _report_usage(self, member: Member, usage: Usage) -> None:
-        """Record an answer with more reported tokens than any call can use; show an endpoint's first such answer."""
-        self._journal.note("implausible usage", member.label, usage.implausible)
-        if member not in self._implausible:
-            self._implausible.add(member)
-            self._progress.say(
-                f"{member.label} says that an answer used {usage.implausible}, more than any call can. batcher charges"
-                " the maximum for such a request."
-            )

@@ -159,7 +159,8 @@ class Expectation:
     def __init__(self, job: Job, journal: Reader, sources: Sequence[int], tariffs: Sequence[Tariff]) -> None:
         self._tariffs = tariffs
         # By length: to load the tables of tiktoken takes longer than such a rough comparison deserves.
-        self._count = ESTIMATE.knowing(job.examples.texts if job.examples else ())
+        count = ESTIMATE.seeing(job.endpoints[0].real_source.model)
+        self._count = count.knowing(job.examples.texts if job.examples else ())
         typical = None if job.shape is None else ESTIMATE.count(typical_answer(job.shape)) + 1
         self._answer_tokens = tokens_of_an_answer(journal, sources, tariffs, typical)
         wire = next((wire for endpoint in job.endpoints for wire in job.ladder(endpoint)[:1]), AS_IT_COMES)

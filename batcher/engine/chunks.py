@@ -14,11 +14,12 @@ from batcher.engine.planned_input import PlannedInput
 from batcher.engine.progress import Progress
 from batcher.engine.stop import to_the_end
 from batcher.errors import OutputError
-from batcher.journal.entries import Chunk
+from batcher.journal.entries import Chunk, LastRun
 from batcher.journal.writing import Journal
 from batcher.output.changed import OfJournal
 from batcher.output.directory import came_back, result_changed
 from batcher.output.edited import UnfitError, message
+from batcher.output.responses import lines_of_chunks
 from batcher.planning.job import Job, chunks_of
 from batcher.planning.plan import Plan
 from batcher.records import RowState, Values
@@ -149,10 +150,36 @@ class Chunks:
             self._wait_for(self._journal.joining(name, sha256))
 
         _, copy = self._store.join(self._starts, known=self._journal.joined(name), record=record)
+        if self._job.settings.requests and (last := self._journal.last_run()):
+            said += self._join_responses(last)
         copies = [*([copy] if copy else []), *self._store.remove_other_results(self._journal.joined)]
+        copies += self._join_vectors()
         for start in self._starts:  # left by a process that was killed while it wrote another format
             said += [f"A chunk file of another format was left, and is kept as {each}." for each in self._left(start)]
         return [*said, *(result_changed(self._store.all_path, each) for each in copies)]
+
+    def _join_responses(self, last: LastRun) -> list[str]:
+        """Write the responses to the lines of a requests file; return what people are told."""
+        path = self._store.responses_path
+        lines = lines_of_chunks(self._store, self._journal, last, self._journal.scope())
+
+        def record(sha256: bytes) -> None:
+            self._wait_for(self._journal.joining(path.name, sha256))
+
+        copy = self._store.join_responses(lines, known=self._journal.joined(path.name), record=record)
+        return [result_changed(path, copy)] if copy else []
+
+    def _join_vectors(self) -> list[Path]:
+        """Write the file of all vectors, if it is wanted; return the copy of the file that was there."""
+        name = self._store.npy_path.name
+        if not self._job.settings.writes_npy:
+            return self._store.remove_vectors(self._journal.joined(name))
+
+        def record(sha256: bytes) -> None:
+            self._wait_for(self._journal.joining(name, sha256))
+
+        copy = self._store.join_vectors(self._journal.joined(name), record)
+        return [copy] if copy else []
 
     def _left(self, start: int) -> list[Path]:
         return self._store.remove_other_format(start, {self._written[start].sha256})

@@ -6,6 +6,7 @@ Invariant: the caller of the run learns what is saved, and what to do next.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from batcher.engine.stop import CANCELLED
@@ -157,7 +158,7 @@ def report_of(
     is_done = ending.is_done and not ending.displaced
     report = Report(
         status="done" if is_done else "stopped",
-        output=job.store.all_path if is_done else None,
+        output=_result_of(job) if is_done else None,
         asks=asks,
         endpoints=endpoints,
         by_hand=by_hand,
@@ -169,6 +170,10 @@ def report_of(
     kept = Kept(labels, dataset, job.selection.places, job.question["columns"])
     is_quiet = job.settings.quiet
     return report.with_frames(Frames(job.store, process, report.rows, kept, is_whole=is_done, is_quiet=is_quiet))
+
+
+def _result_of(job: Job) -> Path:
+    return job.store.responses_path if job.settings.requests else job.store.all_path
 
 
 def _stopped(by: str) -> str:

@@ -11,6 +11,7 @@ import collections
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from batcher.calls.batches import Filling, Size
 from batcher.engine.chunks import Chunks, OpenChunk
 from batcher.engine.planned_input import PlannedInput
 from batcher.engine.stop import to_the_end
@@ -72,6 +73,9 @@ class Feed:
         self._loop = asyncio.get_running_loop()
         self._parts = self._read()
         self._ready: collections.deque[_Read | OpenChunk] = collections.deque()
+        # Rows that were taken to fill a request, and did not fit.
+        self._set_aside: collections.deque[Row] = collections.deque()
+        self._filling = asyncio.Lock()
         self._reading = asyncio.Lock()
         self._is_closed = False
         # For each row that is asked in place of others: the chunks of those others, as far as they are read.
@@ -101,8 +105,10 @@ class Feed:
         Raises:
             InputError: it cannot be read, or was changed.
         """
+        if self._set_aside:
+            return self._set_aside.popleft()
         if (plain := self._plain_row()) is not None:
-            return self._row(plain)
+            return await self._row(plain)
         while True:
             async with self._reading:
                 while not self._ready:
@@ -112,10 +118,54 @@ class Feed:
             if isinstance(item, OpenChunk):
                 return item
             if item.state.leader is None:
-                return self._row(item)
+                return await self._row(item)
             # Without the lock: the leader may wait for a witness.
             if await self._completes_its_chunk(item, item.state.leader):
                 return item.chunk
+
+    async def next_few(self, size: Size) -> list[Row] | OpenChunk | None:
+        """Return rows that may share a request, or what `next` returns if the next item is no row that can be asked.
+
+        Args:
+            size: the most that the request may hold. It is filled as far as there are rows, one request after the
+                other, so that a table makes as few requests as it can.
+        """
+        async with self._filling:
+            item = await self.next()
+            if not isinstance(item, Row):
+                return item
+            rows, filling = [item], Filling(size)
+            if item.question.fault or not filling.takes(item.question.messages):
+                return rows
+            while not filling.is_full and (plain := await self._next_plain()) is not None:
+                row = await self._row(plain)
+                if not row.question.fault and filling.takes(row.question.messages):
+                    rows.append(row)
+                    continue
+                self._set_aside.append(row)
+                if not row.question.fault:
+                    break
+            return rows
+
+    async def _next_plain(self) -> _Read | None:
+        """Return the next row that only has to be asked; None if something else comes before it, or the input ends."""
+        while True:
+            async with self._reading:
+                while not self._ready:
+                    if not await self._read_on():
+                        return None
+                item = self._ready[0]
+                if isinstance(item, OpenChunk):
+                    return None
+                leader = item.state.leader
+                if leader is None:
+                    return self._plain_row()
+                if leader not in self._led or self._led_rows >= self._most_rows:
+                    return None
+                self._ready.popleft()
+                self._input.question(item.position, item.values, item.state.key)
+                self._led[leader].append(item.chunk)
+                self._led_rows += 1
 
     async def early(self, positions: Sequence[int]) -> list[Row]:
         """Return rows before their turn, to be asked first: those of these positions that have no result.
@@ -162,7 +212,7 @@ class Feed:
                 item = self._ready[number]
                 if isinstance(item, _Read) and item.state.leader is None:
                     del self._ready[number]
-                    return self._row(item)
+                    return await self._row(item)
             return None
 
     def _has_room(self) -> bool:
@@ -219,15 +269,24 @@ class Feed:
             return row
         return None
 
-    def _row(self, read: _Read) -> Row:
-        position, values, state, chunk = read
+    async def _row(self, read: _Read) -> Row:
+        position, _, state, chunk = read
         if state.followers:
             self._led[position] = []
-        return Row(position, state.key, self._input.question(position, values, state.key), chunk, state.followers)
+        return Row(position, state.key, await self._question(read), chunk, state.followers)
+
+    async def _question(self, read: _Read) -> Question:
+        """Make a row's question; if that takes a while, in a thread."""
+        position, values, state, _ = read
+        if not self._input.reads_files:
+            return self._input.question(position, values, state.key)
+        made = self._loop.run_in_executor(None, self._input.question, position, values, state.key)
+        return await to_the_end(made)
 
     async def _completes_its_chunk(self, row: _Read, leader: int) -> bool:
         """Let a row wait for the one that is asked in its place; return whether that completes its chunk."""
-        self._input.question(row.position, row.values, row.state.key)
+        if not self._input.reads_files:
+            self._input.question(row.position, row.values, row.state.key)
         # Waiting rows count as asked rows: otherwise their chunks would fill the memory behind one slow answer.
         while self._led_rows >= self._most_rows and leader in self._led and not self._is_closed:
             self._led_changed.clear()
@@ -279,6 +338,6 @@ class Feed:
         for position, (values, state) in enumerate(zip(rows, states, strict=True), chunk.start):
             if state.result is None:
                 part.append(_Read(position, values, state, chunk))
-            else:  # the file will hold the present cells of this row beside its answer
+            elif not self._input.reads_files:  # the file will hold the present cells of this row beside its answer
                 self._input.question(position, values, state.key)
         return part or [chunk]

@@ -21,10 +21,15 @@ class PlannedInput:
         job: with the input.
         journal: with the plan.
         rows: the number of planned rows.
+
+    Attributes:
+        rows: as given.
+        reads_files: a row's question needs files besides the input, so that making it takes a while.
     """
 
     def __init__(self, job: Job, journal: Journal, rows: int) -> None:
         self.rows = rows
+        self.reads_files = job.images is not None
         self._job = job
         self._journal = journal
         self._marks = Marks(job.dataset.columns)
@@ -45,15 +50,17 @@ class PlannedInput:
             raise
 
     def question(self, position: int, values: Values, key: bytes) -> Question:
-        """Make a row's question once more.
+        """Make a row's question once more. If its image has changed since the plan, that is the question's fault.
 
         Raises:
             InputError: it differs from the plan's.
         """
         question = self._job.question_of(position, values)
-        if self._key(question.messages, question.terms) != key:
+        if self._key(question.messages, question.terms) == key:
+            return question
+        if not self.reads_files:
             raise self.changed(position)
-        return question
+        return question._replace(fault=question.fault or "its image was changed while the run worked: run it again")
 
     def check(self, start: int, rows: Sequence[Values]) -> None:
         """Compare rows with the plan, column by column, including columns that the prompt does not use.

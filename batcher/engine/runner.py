@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
+from batcher.calls.caller import Streaming
 from batcher.calls.forms import Form, Wire
 from batcher.endpoint import OFFLINE
 from batcher.engine.control import Control
@@ -267,7 +268,7 @@ class _Run:
         async with contextlib.AsyncExitStack() as stack:
             members = await self._members(by_form, ladders, callers, stack) if tariffs else []
             estimator = Estimator(job.settings.params)
-            pool = await stack.enter_async_context(Pool(members, job.settings.timeout, estimator, lambda: tally.left))
+            pool = await stack.enter_async_context(Pool(members, job.settings.attempt_s, estimator, lambda: tally.left))
             window = Window(
                 job, self.journal, planned, pool=pool, spending=spending, tally=tally, progress=self.progress
             )
@@ -312,7 +313,8 @@ class _Run:
         if spent.unpriced:
             one, many = "earlier request, of unknown price, does", "earlier requests, of unknown price, do"
             self.progress.say(f"Note: {counted(spent.unpriced, one, many)} not count in the budget.")
-        spending = Spending(tariffs, limit, spent.total, self.journal.lost(MOST_LOST))
+        lost, by_row = self.journal.lost(MOST_LOST), bool(self.job.lengths)
+        spending = Spending(tariffs, limit, spent.total, lost, by_row=by_row)
         if note := note_of_reserves(tariffs, limit - spent.total):
             self.progress.say(note)
         return spending
@@ -352,6 +354,7 @@ class _Run:
                 account=account,
                 # A name vouches for the answers, not for the server that has it today.
                 is_known=known[source] and endpoint.name is None,
+                size=self.job.size_at(endpoint),
                 trial=trial,
             )
             for number, (endpoint, source, ladder, account) in enumerate(each)
@@ -401,5 +404,7 @@ async def _chat_callers(job: Job, stack: contextlib.AsyncExitStack, connections:
         offline_url = server.base_url
     module = await asyncio.to_thread(importlib.import_module, "batcher.calls.factory")
     most_bytes = int(job.settings.max_response_mb * 1e6)
-    made: Callers = module.ChatCallers(job.settings.params, offline_url, most_bytes, connections)
+    idle_s = job.settings.idle_s
+    streaming = None if idle_s is None else Streaming(idle_s, job.settings.timeout)
+    made: Callers = module.ChatCallers(job.settings.params, offline_url, most_bytes, connections, streaming)
     return made

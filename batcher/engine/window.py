@@ -36,8 +36,9 @@ from batcher.money.budget import BudgetClosed, BudgetSpent
 from batcher.money.spending import Spending, used_up
 from batcher.planning.job import Job
 from batcher.planning.plan import Plan
+from batcher.pool.blame import History
 from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
-from batcher.records import Result
+from batcher.records import Result, Status, Task
 from batcher.words import counted
 
 # An answer may be in the socket's buffer already: an immediate stop still reads it.
@@ -50,6 +51,9 @@ _FARTHEST = 8192
 _SLOW_SHARE = 10
 # A row that waits before its next attempt stays in the window without a slot; others use the slot meanwhile.
 _ROWS_PER_SLOT = 2
+# The most rows whose embeddings are asked for at once, and the fewest requests for them.
+_VECTORS = 8192
+_FEWEST = 4
 
 
 class Window:
@@ -76,24 +80,32 @@ class Window:
         tally: Tally,
         progress: Progress,
     ) -> None:
-        # At least one worker: if no row is left, chunks may still lack their files.
-        self._rows = max(min(pool.capacity * _ROWS_PER_SLOT, tally.left), 1)
+        self._tally = tally
+        self._pool = pool
+        self._is_embedding = job.task is Task.EMBEDDING
+        self._workers_at_once = self._most_workers()
         planned_input = PlannedInput(job, journal, planned.counts.rows)
         self._journal = journal
-        self._pool = pool
         self._grace_s = job.settings.grace
-        self._tally = tally
         self._progress = progress
         self._chunks = Chunks(job, journal, planned, planned_input, progress)
-        self._feed = Feed(planned_input, journal, self._chunks, self._rows)
+        self._feed = Feed(planned_input, journal, self._chunks, self._workers_at_once * self._rows_of_worker)
         self._asker = Asker(
-            job.settings, journal, shape=job.shape, pool=pool, spending=spending, tally=tally, progress=progress
+            job.settings,
+            journal,
+            shape=job.shape,
+            read=job.read,
+            pool=pool,
+            spending=spending,
+            tally=tally,
+            progress=progress,
         )
         self._workers: list[asyncio.Task[None]] = []
         self._ending = Ending()
         self._job = job
         self._sources = planned.sources
-        self._canary = Canary(job.shape) if job.settings.canary else None
+        # The vectors of embeddings cannot be looked at, and their rows share requests.
+        self._canary = Canary(job.shape) if job.settings.canary and not self._is_embedding else None
         self._drawn = _drawn(job, planned) if self._canary else ()
         # Set when the rows that are asked first have shown that the others may be asked.
         self._is_cleared = asyncio.Event()
@@ -111,7 +123,7 @@ class Window:
 
         with stop.calling(listen):
             async with self._progress.showing(self._tally, self._asker.refresh):
-                await self._supervise([self._lead(), *(self._follow() for _ in range(self._rows))])
+                await self._supervise([self._lead(), *(self._follow() for _ in range(self._workers_at_once))])
             with self._ending_in_order():
                 await self._journal.flush()
                 if self._feed.is_read and self._chunks.are_written and not self._ending.trouble:
@@ -121,12 +133,25 @@ class Window:
 
     def widen(self) -> None:
         """Let more rows be asked at once if the pool's capacity has grown; a smaller one holds them back itself."""
-        rows = min(self._pool.capacity * _ROWS_PER_SLOT, self._tally.left)
-        if rows > self._rows and self._at_work():
-            self._feed.allow(rows)
+        workers = self._most_workers()
+        if workers > self._workers_at_once and self._at_work():
+            self._feed.allow(workers * self._rows_of_worker)
             loop = asyncio.get_running_loop()
-            self._workers += [loop.create_task(self._follow()) for _ in range(rows - self._rows)]
-            self._rows = rows
+            self._workers += [loop.create_task(self._follow()) for _ in range(workers - self._workers_at_once)]
+            self._workers_at_once = workers
+
+    @property
+    def _rows_of_worker(self) -> int:
+        """The rows that a worker asks about at once."""
+        return self._pool.size.inputs if self._is_embedding else 1
+
+    def _most_workers(self) -> int:
+        """Return the workers that find something to do; at least one, because chunks may still lack their files."""
+        each = self._rows_of_worker
+        most = self._pool.capacity * _ROWS_PER_SLOT
+        if each > 1:  # a vector fills much memory, and a request of many rows is rarely the one that waits
+            most = min(most, max(_VECTORS // each, _FEWEST))
+        return max(min(most, -(-self._tally.left // each)), 1)
 
     async def _supervise(self, workers: Sequence[Coroutine[Any, Any, None]]) -> None:
         """Run the workers to completion. If one fails unexpectedly, let the others finish what is in flight."""
@@ -185,7 +210,7 @@ class Window:
         """Ask the drawn rows, and return whether the run should go on. A few slow ones are not waited for."""
         drawn = self._with_questions_of_their_own()
         for position, result in zip(drawn, self._journal.results_at(drawn), strict=True):
-            if result is not None:
+            if result is not None and not self._may_be_broken(result):
                 canary.see_first(position, result)
         tariffs = [member.tariff for member in self._pool.members]
         expectation = Expectation(self._job, self._journal, self._sources, tariffs)
@@ -220,7 +245,13 @@ class Window:
 
     async def _ask_early(self, canary: Canary, row: Row) -> None:
         with self._ending_in_order():
-            canary.see_first(row.position, await self._do_row(row))
+            result = await self._do_row(row)
+            if not row.question.fault:  # a row that cannot be asked says nothing of the answers
+                canary.see_first(row.position, result)
+
+    def _may_be_broken(self, result: Result) -> bool:
+        """Return whether a row that ended in an earlier process may be a line that is no request."""
+        return self._job.settings.requests and result.status is Status.ERROR
 
     async def _goes_on(self, trouble: str) -> bool:
         """Return whether a person at a terminal wants the run to go on although its answers cannot be used."""
@@ -233,8 +264,35 @@ class Window:
     async def _follow(self) -> None:
         await self._is_cleared.wait()
         with self._ending_in_order():
+            if self._is_embedding:
+                await self._follow_in_batches()
+                return
             while (item := await self._feed.next()) is not None:
                 await self._do(item)
+
+    async def _follow_in_batches(self) -> None:
+        """Ask about rows that share requests, one request after the other."""
+        while (item := await self._feed.next_few(self._pool.size)) is not None:
+            if isinstance(item, OpenChunk):
+                await self._chunks.write(item)
+            else:
+                await self._do_rows(item)
+
+    async def _do_rows(self, rows: Sequence[Row], before: History | None = None) -> None:
+        """Ask about rows together; in halves, if one of them may be the reason that the others get no answer."""
+        results = await self._asker.ask_together(rows, before)
+        if isinstance(results, History):
+            self.widen()  # more requests with fewer rows may be sent at once now
+            middle = (len(rows) + 1) // 2
+            await _all_of(self._do_rows(rows[:middle], results), self._do_rows(rows[middle:], results))
+            return
+        for row in rows:
+            await self._close_chunks(row)
+
+    async def _close_chunks(self, row: Row) -> None:
+        """Write the chunks that lack only their files now that a row has its result."""
+        for chunk in self._feed.finished_by(row):
+            await self._chunks.write(chunk)
 
     async def _call_witnesses(self) -> None:
         """While an endpoint may be at fault, ask rows from further and further on in the input."""
@@ -276,8 +334,7 @@ class Window:
     async def _do_row(self, row: Row) -> Result:
         """Ask about a row, and write the chunks that lack only their files then."""
         result = await self._asker.ask(row)
-        for chunk in self._feed.finished_by(row):
-            await self._chunks.write(chunk)
+        await self._close_chunks(row)
         return result
 
     # -- Stopping
@@ -316,6 +373,19 @@ class Window:
         self._close()
         for worker in self._workers:
             worker.cancel()
+
+
+async def _all_of(*works: Coroutine[Any, Any, None]) -> None:
+    """Do several things to their ends, at the same time, and raise the first error only then."""
+    tasks = [asyncio.get_running_loop().create_task(work) for work in works]
+    try:
+        await asyncio.wait(tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for error in filter(None, ended):
+        raise error
 
 
 def _drawn(job: Job, planned: Plan) -> Sequence[int]:

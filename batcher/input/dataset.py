@@ -28,6 +28,7 @@ class Dataset(ABC):
         columns: the names of the columns, all different and none empty.
         row_labels: the index of its rows, if it has one; else rows are known by their number.
         paths: its files; none for a table in memory.
+        is_copy: its file has no place of its own: it holds what came through a pipe.
         sheet: the name of the sheet, if it is in a workbook.
         may_hold_added_nulls: its values come from Arrow, which gives each dictionary in a list all keys of all others.
     """
@@ -36,6 +37,7 @@ class Dataset(ABC):
     columns: tuple[str, ...]
     row_labels: Labels | None = None
     paths: tuple[Path, ...] = ()
+    is_copy: bool = False
     sheet: str | None = None
     may_hold_added_nulls = False
 

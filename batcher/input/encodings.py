@@ -116,6 +116,12 @@ class Encoding(NamedTuple):
         return InputError(f"{what}{_advice(likely)}{cut}")
 
 
+def is_wide(beginning: bytes, given: str | None = None) -> bool:
+    """Return whether a text is in UTF-16 or UTF-32, by its byte order mark or as the user says."""
+    marked = next((_MARKS[mark] for mark in _MARKS if beginning.startswith(mark)), "")
+    return (marked or (codecs.lookup(given).name if given else "")).startswith(("utf-16", "utf-32"))
+
+
 def _contradicts(name: str, why: str, given: str) -> InputError:
     return InputError(f"{name}: {why}: leave out {as_given('input_encoding', given)}")
 

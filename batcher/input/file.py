@@ -35,6 +35,7 @@ class FileDataset(Dataset):
         self.name = on_one_line(name)
         self.path = path or name
         self.paths = (Path(self.path),)
+        self.is_copy = on_one_line(self.path) != self.name or is_nameless(name)
         self._version = _version(self.path)
 
     def has_changed(self) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from batcher.answer.shape import as_text
+from batcher.equality import plain
 from batcher.records import NO_TERMS, Message, Terms
 
 KEY_BYTES = 16
@@ -51,7 +52,7 @@ def keyer(params: Mapping[str, Any], shape: Mapping[str, Any] | None = None, sha
         digest = base.copy()
         digest.update(write(messages).encode())
         if terms != NO_TERMS:
-            digest.update(_encode({**terms._asdict(), "params": dict(terms.params)}).encode())
+            digest.update(_encode({**terms._asdict(), "params": plain(dict(terms.params))}).encode())
         return digest.digest()
 
     return key

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -22,6 +22,7 @@ from batcher.input.formats import refusal_of
 from batcher.input.in_memory import open_in_memory
 from batcher.input.jsonl_file import JsonlDataset
 from batcher.input.parquet_file import ParquetDataset
+from batcher.input.requests_file import RequestsFile, RequestsList, SeveralRequests
 from batcher.input.several import SeveralDataset, is_pattern
 from batcher.input.spool import STDIN, Spool, is_nameless
 from batcher.input.text_file import TextFile
@@ -66,16 +67,26 @@ class Reading(NamedTuple):
         encoding: the name of the encoding of a text file.
         separator: the character between the columns of a CSV file.
         sheet: the name of the sheet of a workbook; default: its first one.
+        requests: it is a requests file.
     """
 
     encoding: str | None = None
     separator: str | None = None
     sheet: str | None = None
+    requests: bool = False
 
     @classmethod
-    def of(cls, encoding: str | None, separator: str | None, sheet: str | None = None) -> Reading:
+    def of(
+        cls, encoding: str | None, separator: str | None, sheet: str | None = None, *, requests: bool = False
+    ) -> Reading:
         """Return it for the values of the options, in which a tab may be written in words."""
-        return cls(encoding, "\t" if separator in TAB_WORDS else separator, sheet)
+        return cls(encoding, "\t" if separator in TAB_WORDS else separator, sheet, requests)
+
+    @classmethod
+    def recorded_in(cls, question: Mapping[str, Any]) -> Reading:
+        """Return how a run read its input, from its record."""
+        given = (question.get(name) for name in ("input_encoding", "separator", "sheet"))
+        return cls.of(*given, requests=bool(question.get("requests")))
 
     def check_is_unused(self, name: str) -> None:
         """Refuse the separator for a table that has none."""
@@ -111,6 +122,8 @@ def _opened(data: Data, reading: Reading) -> Dataset:
         return _open_path(home_expanded(data), reading)
     if isinstance(data, list | tuple) and data and any(isinstance(each, os.PathLike) for each in data):
         return _open_paths(data, reading)
+    if reading.requests:
+        return _open_requests_in_memory(data)
     if (dataset := open_in_memory(data)) is not None:
         reading.check_is_unused(dataset.name)
         return dataset
@@ -119,6 +132,17 @@ def _opened(data: Data, reading: Reading) -> Dataset:
         f" ({_KNOWN}), a DataFrame, a Series, an Arrow table, a list of strings or a list of dictionaries"
         f"{'; .tolist() makes a list of it' if hasattr(data, 'tolist') else ''}"
     )
+
+
+def _open_requests_in_memory(data: Any) -> RequestsList:
+    """Open requests in a list, or in what gives them anew for each pass."""
+    is_several = isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping | Iterator)
+    if not is_several or hasattr(data, "columns") or hasattr(data, "__arrow_c_stream__"):
+        raise InputError(
+            f"requests cannot be read from {type(data).__module__}.{type(data).__qualname__}: give the path of a JSONL"
+            " file, or a list of dictionaries, each a request"
+        )
+    return RequestsList(data)
 
 
 def default_keyword(data: object) -> str | None:
@@ -164,7 +188,8 @@ def _open_path(name: str, reading: Reading) -> Dataset:
 
 
 def _open_several(given: list[str], reading: Reading) -> Dataset:
-    return SeveralDataset(given, partial(_open_file, reading=reading))
+    kind = SeveralRequests if reading.requests else SeveralDataset
+    return kind(given, partial(_open_file, reading=reading))
 
 
 def _open_file(name: str, reading: Reading) -> Dataset:
@@ -176,6 +201,12 @@ def _open_file(name: str, reading: Reading) -> Dataset:
         ending = Path(name).with_suffix("").suffix.lower()
     if is_nameless(name):
         return _open_by_content(name, reading)
+    if reading.requests and (ending in TEXTS or not ending):
+        path = Spool(name)
+        _check_packing(shown, path.path, packing)
+        return RequestsFile(shown, path, packing, reading.encoding)
+    if reading.requests:
+        raise InputError(f"{shown}: a requests file is a text with a JSON object on each line, such as requests.jsonl")
     if ending in TEXTS:
         path = Spool(name)
         _check_packing(shown, path.path, packing)
@@ -216,6 +247,8 @@ def _open_by_content(name: str, reading: Reading) -> Dataset:
     name = "standard input" if name == STDIN else name
     with Path(path.path).open("rb") as file:
         packing = packing_by_magic(file.read(_MAGIC_BYTES))
+    if reading.requests:
+        return RequestsFile(name, path, packing, reading.encoding)
     text = TextFile(name, path, packing, reading.encoding)
     return _open_text(text, ".csv", reading, is_by_content=True)
 

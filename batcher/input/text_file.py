@@ -32,6 +32,7 @@ class TextFile:
         path: of the file, or the copy to read instead.
         packing: how it is compressed.
         given: the encoding that the user gives, if any.
+        encoding: what the bytes are decoded in, whatever they are; default: what `given` or the text itself says.
 
     Attributes:
         beginning: the first characters, at most `BEGINNING` bytes, until `forget_beginning`.
@@ -43,7 +44,15 @@ class TextFile:
         InputError: it cannot be read, or its encoding is not certain.
     """
 
-    def __init__(self, name: str, path: str | Spool, packing: Packing | None = None, given: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: str | Spool,
+        packing: Packing | None = None,
+        given: str | None = None,
+        *,
+        encoding: Encoding | None = None,
+    ) -> None:
         self.name = name
         self.path = path if isinstance(path, str) else path.path
         self._spool = path  # gone with this object
@@ -59,11 +68,11 @@ class TextFile:
             raise self._broken(broken, 1) from broken
         self.raw_beginning = bytes(raw[:BEGINNING])
         self.is_whole = len(raw) < BEGINNING
-        self._check_is_text(given)
-        self.encoding = Encoding.of(name, self.raw_beginning, given)
+        self._check_is_text(given, is_certain=encoding is not None)
+        self.encoding = encoding or Encoding.of(name, self.raw_beginning, given)
         self.beginning = self._decoded_beginning()
 
-    def _check_is_text(self, given: str | None) -> None:
+    def _check_is_text(self, given: str | None, *, is_certain: bool) -> None:
         """Refuse a file that is named like a text file but has the first bytes of another format."""
         if self.packing and (inner := packing_by_magic(self.raw_beginning)):
             raise InputError(f"{self.name}: is a {inner.name} file inside a {self.packing.name} file: unpack it first")
@@ -72,7 +81,7 @@ class TextFile:
             raise InputError(f"{self.name}: holds {found.what}: unpack it, and {found.way(Path(self.name).stem)}")
         if found:
             raise InputError(f"{self.name}: is {found.refusal(self.name)}")
-        if not given and is_no_text(self.raw_beginning):
+        if not given and not is_certain and is_no_text(self.raw_beginning):
             raise InputError(f"{self.name}: holds no text, and is of no format that batcher knows: is it damaged?")
 
     def _decoded_beginning(self) -> str:

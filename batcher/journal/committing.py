@@ -75,9 +75,9 @@ class GroupCommit:
         if self._broken:
             raise self._broken
 
-    def note(self, statement: Statement) -> None:
-        """Add a statement to the next commit, without waiting for it."""
-        self._put(_Entry((statement,)))
+    def note(self, *statements: Statement) -> None:
+        """Add statements, which are written together, to the next commit, without waiting for it."""
+        self._put(_Entry(statements))
 
     async def write(self, *statements: Statement, is_intent: bool = False) -> None:
         """Write statements together, and wait until they are on disk.

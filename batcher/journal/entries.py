@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from batcher.answer.reading import is_cut
@@ -33,6 +34,9 @@ class Request(NamedTuple):
         key: of the row's question.
         endpoint: the endpoint's place in the pool, from 0.
         source: the id of its source.
+        shared: all lines of a request that several rows share, the first of which is this one; none if the row has it
+            alone.
+        weight: the row's share of what the request uses and costs, compared with those of the others.
     """
 
     id: int
@@ -40,6 +44,16 @@ class Request(NamedTuple):
     key: bytes
     endpoint: int
     source: int
+    shared: tuple[Request, ...] = ()
+    weight: int = 1
+
+
+class Sent(NamedTuple):
+    """A row that is about to share a request with others; see `Request`."""
+
+    position: int
+    key: bytes
+    weight: int
 
 
 class Outcome(NamedTuple):
@@ -64,6 +78,27 @@ class Outcome(NamedTuple):
         """Whether an answer came that was cut off at the most tokens that it may have."""
         return self.completion is not None and is_cut(self.completion)
 
+    def divided(self, requests: Sequence[Request]) -> list[Outcome]:
+        """Return the outcome of each of the lines that are one request: tokens and cost are divided among them."""
+        weights, used = [request.weight for request in requests], self.usage
+        counts = (used.prompt_tokens, used.completion_tokens, used.cached_tokens, used.reasoning_tokens, self.cost)
+        each = zip(*(divided(count, weights) for count in counts), strict=True)
+        usages = [
+            (Usage(prompt, given, cached or 0, thought or 0), cost) for prompt, given, cached, thought, cost in each
+        ]
+        return [self._replace(usage=usage, cost=cost) for usage, cost in usages]
+
+
+def divided(total: int | None, weights: Sequence[int]) -> list[int] | list[None]:
+    """Divide a number by weights into whole numbers whose sum is exactly that number; None is unknown for all."""
+    if total is None:
+        return [None] * len(weights)
+    whole, ends = max(sum(weights), 1), [0]
+    for weight in weights:
+        ends.append(ends[-1] + weight)
+    ends[-1] = whole
+    return [total * end // whole - total * start // whole for start, end in pairwise(ends)]
+
 
 class InFlight(NamedTuple):
     """Requests that have no recorded end.
@@ -75,6 +110,26 @@ class InFlight(NamedTuple):
 
     requests: int
     most: int | None
+
+
+class Response(NamedTuple):
+    """What the journal has of the response to a row.
+
+    Attributes:
+        result: how the row ended.
+        is_by_hand: a person gave that result; the rest is of the answer that it replaces.
+        body: as it came, compressed (zlib); None if it is not kept.
+        request_id: what the service calls the answer.
+        model: that answered, as the service names it.
+        finish_reason: why the model stopped, if the service said it.
+    """
+
+    result: Result
+    is_by_hand: bool
+    body: bytes | None
+    request_id: str
+    model: str
+    finish_reason: str | None
 
 
 class Usual(NamedTuple):
@@ -221,6 +276,10 @@ CORRECTED = "corrected by hand"
 """The kind of an event that records which result a person's correction replaces."""
 READ = "workbook read"
 """The kind of an event that records a workbook whose corrections are in the journal."""
+LEFT_OUT = "left out"
+"""The kind of an event that records a parameter of batcher's own that an endpoint refuses, and is asked without."""
+IGNORED = "ignored"
+"""The kind of an event that records a parameter that an endpoint accepts and ignores."""
 
 
 class Correction(NamedTuple):

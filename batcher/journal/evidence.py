@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from batcher.journal.corrections import BY_HAND
-from batcher.journal.entries import CORRECTED, UNSENT, EndpointTotals, RowRecord, source_of
+from batcher.journal.entries import CORRECTED, TOO_LARGE, UNFIT, UNSENT, EndpointTotals, RowRecord, source_of
 from batcher.journal.reading import CHARGED, ROOT, SENT, SPENT, Reader, count_attempts, facts, question_of, spent_of
 from batcher.journal.schema import ADOPTED, PERSON
 from batcher.records import Source
@@ -44,6 +44,16 @@ class Unreconciled(Enum):
     )
     OF_NOBODY = (
         "SELECT id FROM requests WHERE run NOT IN (SELECT id FROM runs) OR source NOT IN (SELECT id FROM sources)"
+    )
+    CUT_OFF = (
+        "SELECT p.id FROM partials p LEFT JOIN requests q USING (id)"
+        f" WHERE q.id IS NULL OR q.outcome IN ('answered', '{UNFIT}', '{TOO_LARGE}')"
+    )
+
+    OTHER_BATCH = (
+        "SELECT q.id FROM requests q LEFT JOIN requests h ON h.id = q.batch WHERE q.batch IS NOT NULL"
+        " AND (h.batch IS NOT h.id OR h.run <> q.run OR h.endpoint <> q.endpoint OR h.source <> q.source"
+        " OR h.sent <> q.sent OR h.outcome IS NOT q.outcome OR q.id < h.id)"
     )
 
 

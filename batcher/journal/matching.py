@@ -12,10 +12,12 @@ import os
 import socket
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from batcher.answer.reading import is_cut
 from batcher.answer.shape import ReadAs
 from batcher.input.marks import EMPTY, Comparison
 from batcher.journal import rereading
@@ -29,7 +31,7 @@ from batcher.journal.rules import Rules
 from batcher.journal.schema import IN_SCOPE, as_output_errors, bound
 from batcher.journal.scratch import BARE, has_bare_rows, scratch
 from batcher.journal.statements import Statements
-from batcher.records import Completion, Result, RowState, Source
+from batcher.records import Completion, Result, RowState, Source, Status
 
 
 class Matched(NamedTuple):
@@ -150,8 +152,37 @@ class Matching:
             for position, key, result in found
         )
         self._db.do_many(
-            "INSERT INTO found SELECT ?, ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM rows LEFT JOIN moved m"
+            "INSERT INTO found SELECT ?, ?, ?, ?, ?, NULL WHERE EXISTS (SELECT 1 FROM rows LEFT JOIN moved m"
             " USING (position) WHERE position = ? AND rows.result IS NULL AND m.result IS NULL)",
+            values,
+        )
+
+    def lacks_results(self) -> bool:
+        """Return whether a row has no result yet; call it after all rows were added."""
+        return self._db.is_any("SELECT 1 FROM rows WHERE result IS NULL LIMIT 1")
+
+    def add_offered(self, offered: Iterable[tuple[bytes, Completion]]) -> None:
+        """Record answers that stand elsewhere, each with the key of its question; each is for one row without a result.
+
+        Args:
+            offered: the answers, in order.
+        """
+        values = (
+            (
+                key,
+                bound(came.text or ""),
+                seal(key, Result(Status.OK, came.text or "", "")),
+                came.finish_reason,
+                is_cut(came),
+                came.model,
+                zlib.compress(came.raw),
+                came.id,
+            )
+            for key, came in offered
+        )
+        self._db.do_many(
+            "INSERT INTO offered (key, answer, seal, finish_reason, is_cut, model, body, request_id)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             values,
         )
 
@@ -250,6 +281,7 @@ class Matching:
             rule.reuse_by_key(db, rules)
             if rules.on_change != "redo":
                 rule.move_kept_answers(db, self._comparison, rules)
+        rule.place_offered(db)
         adopted = rule.adopt_from_files(db, reading)
         if rules.retry_failed:
             rule.retry_failed(db)  # also rows that were adopted with such a status

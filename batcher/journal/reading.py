@@ -17,9 +17,11 @@ from typing import Any, Self
 
 from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
+from batcher.journal.corrections import BY_HAND as OF_PEOPLE
 from batcher.journal.entries import (
     BY_HAND,
     CORRECTED,
+    IGNORED,
     JOINED,
     READ,
     TOO_LARGE,
@@ -30,28 +32,31 @@ from batcher.journal.entries import (
     Counts,
     InFlight,
     LastRun,
+    Response,
     Spent,
     Totals,
     Usual,
     Workbook,
 )
 from batcher.journal.schema import IN_SCOPE, PERSON, as_output_errors, exact_sum, text_of, whole
-from batcher.records import GAVE_UP, Beside, Bound, Result, RowState, Status
+from batcher.records import GAVE_UP, OF_AN_IMAGE, Beside, Bound, Result, RowState, Status
 
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
-# answer its bound. If the same source answered the same question at another time, the question's model tokens are
-# known, and the part of the bound that is proportional to them is reduced to that number. Quotient and remainder are
-# computed apart, so that no product is too large for SQLite.
+# answer its bound. If the same source answered the same question at another time, or began to and reported its tokens,
+# the question's model tokens are known, and the part of the bound that is proportional to them is reduced to that
+# number. Quotient and remainder are computed apart, so that no product is too large for SQLite.
 _ANSWERED = f"outcome IN ('answered', '{UNFIT}')"
 _PAID = f"outcome IN ('answered', '{UNFIT}', '{TOO_LARGE}')"
 CHARGED = f"""
 (
     WITH asked AS (SELECT DISTINCT key, source FROM requests WHERE ({_PAID}) IS NOT TRUE AND answer_cost < cost),
-    reported AS (SELECT key, source, max(prompt_tokens) AS tokens FROM requests
-        WHERE {_PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM asked)
+    known AS (SELECT key, source, prompt_tokens AS tokens FROM requests WHERE {_PAID}
+        UNION ALL SELECT key, source, p.prompt_tokens FROM partials p JOIN requests USING (id)),
+    reported AS (SELECT key, source, max(tokens) AS tokens FROM known
+        WHERE tokens > 0 AND (key, source) IN (SELECT key, source FROM asked)
         GROUP BY key, source)
     SELECT q.id, q.run, q.endpoint, q.source, q.position, q.ended, q.outcome, q.prompt_tokens, q.completion_tokens,
-        ({_PAID}) IS TRUE AS is_paid,
+        ({_PAID}) IS TRUE AS is_paid, q.batch IS NULL OR q.batch = q.id AS is_first,
         CASE WHEN q.answer_cost < q.cost AND t.tokens < q.prompt_most
         THEN q.answer_cost + (q.cost - q.answer_cost) / q.prompt_most * t.tokens
             + ((q.cost - q.answer_cost) % q.prompt_most * t.tokens + q.prompt_most - 1) / q.prompt_most
@@ -65,14 +70,14 @@ SPENT = ", ".join(
     [
         exact_sum("charged", "is_paid"),
         exact_sum("charged", "NOT is_paid"),
-        "count(*) FILTER (WHERE is_paid AND charged IS NULL)",
-        "count(*) FILTER (WHERE NOT is_paid AND charged IS NULL)",
+        "count(*) FILTER (WHERE is_first AND is_paid AND charged IS NULL)",
+        "count(*) FILTER (WHERE is_first AND NOT is_paid AND charged IS NULL)",
     ]
 )
-# The number of requests: all, answered, failed, and without an end.
+# The number of requests, of which one that several rows share is one: all, answered, failed, and without an end.
 SENT = (
-    f"count(*), count(*) FILTER (WHERE {_ANSWERED}), count(*) FILTER (WHERE NOT {_ANSWERED}),"
-    " count(*) FILTER (WHERE outcome IS NULL)"
+    f"count(*) FILTER (WHERE is_first), count(*) FILTER (WHERE is_first AND {_ANSWERED}),"
+    f" count(*) FILTER (WHERE is_first AND NOT {_ANSWERED}), count(*) FILTER (WHERE is_first AND outcome IS NULL)"
 )
 
 
@@ -292,6 +297,18 @@ class Reader:
         with self._asking():
             return beside(self._reader, start, stop, names)
 
+    def responses(self, start: int, stop: int) -> list[Response | None]:
+        """Return what the journal has of the responses to the rows in a range of positions; None without a result."""
+        root = ROOT.format("a.id")
+        found = self._all(
+            f"SELECT a.status, a.answer, a.error, a.id < 0 AND a.source IN {OF_PEOPLE}, s.body,"
+            " coalesce(s.request_id, ''), coalesce(s.model, ''), s.finish_reason"
+            f" FROM rows r LEFT JOIN results a ON a.id = r.result LEFT JOIN responses s ON s.id = {root}"
+            " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
+            (start, stop),
+        )
+        return [None if each[0] is None else Response(_result(*each[:3]), bool(each[3]), *each[4:]) for each in found]
+
     def scope(self) -> int:
         """Return the number of rows, from the first, that the last plan covered."""
         return int(self._all("SELECT coalesce(max(rows), 0) FROM scope")[0][0])
@@ -306,12 +323,14 @@ class Reader:
         """Count the rows that ended as `invalid` or `error`, by cause; the most frequent first, of this many causes."""
         found = self._all(
             # The casts make the cut fall between characters, also in a text that is stored as bytes. The part behind
-            # the cause, the attempts and seconds, differs from row to row.
+            # the cause, the attempts and seconds, differs from row to row, and so does the name of an image before it.
             "SELECT cast(substr(text, 1, coalesce(nullif(instr(text, ?), 0) - 1, 200)) AS BLOB) AS reason,"
             " count(*) AS n"
+            " FROM (SELECT iif(instr(text, ?) = 1 AND instr(text, ': '),"
+            " 'image: ' || substr(text, instr(text, ': ') + 2), text) AS text"
             " FROM (SELECT cast(a.error AS TEXT) AS text FROM rows r JOIN results a ON a.id = r.result"
-            f" WHERE a.status <> 'ok' AND {IN_SCOPE}) GROUP BY reason ORDER BY n DESC, reason LIMIT ?",
-            (GAVE_UP, most),
+            f" WHERE a.status <> 'ok' AND {IN_SCOPE})) GROUP BY reason ORDER BY n DESC, reason LIMIT ?",
+            (GAVE_UP, OF_AN_IMAGE, most),
         )
         return [(text_of(reason), count) for reason, count in found]
 
@@ -402,6 +421,22 @@ class Reader:
         )
         return [ByHand(at, kind, text_of(subject), text_of(detail)) for at, kind, subject, detail in found]
 
+    def ignored(self) -> list[tuple[str, str]]:
+        """Return the request parameters that services ignore: the endpoint, and what became of which parameter."""
+        found = self._all(
+            "SELECT subject, detail FROM events WHERE kind = ? GROUP BY subject, detail ORDER BY min(id)", (IGNORED,)
+        )
+        return [(text_of(subject), text_of(detail)) for subject, detail in found]
+
+    def begun_answers(self) -> int:
+        """Count the rows without an answer that have a part of one, which was cut off."""
+        query = (
+            "SELECT count(DISTINCT r.position) FROM partials JOIN requests q USING (id)"
+            " JOIN rows r ON r.position = q.position AND r.key = q.key LEFT JOIN results a ON a.id = r.result"
+            f" WHERE r.{IN_SCOPE} AND coalesce(a.status, 'error') = 'error'"
+        )
+        return int(self._all(query)[0][0])
+
     # -- Requests
 
     def totals(self, run: int | None = None) -> Totals:
@@ -410,12 +445,19 @@ class Reader:
         rows = "count(DISTINCT run << 40 | position)"
         of_run = "" if run is None else " AND run = ?"
         [found] = self._all(
-            f"SELECT {SENT}, {rows}, {_tokens('prompt_tokens')}, {_tokens('completion_tokens')}, {SPENT}"
+            f"SELECT {SENT}, {rows}, count(*) FILTER (WHERE NOT is_first),"
+            f" {_tokens('prompt_tokens')}, {_tokens('completion_tokens')}, {SPENT}"
             f" FROM {CHARGED} WHERE outcome IS NOT ?{of_run}",
             (UNSENT,) if run is None else (UNSENT, run),
         )
-        sent, answered, failed, out, first, prompt_tokens, completion_tokens = found[:7]
-        spent = spent_of(found[7:])
+        sent, answered, failed, out, first, others, prompt_tokens, completion_tokens = found[:8]
+        if others:  # rows have shared requests: the first attempts are those whose first row was not asked before
+            [(first,)] = self._all(
+                f"SELECT count(*) FROM (SELECT min(id) AS id, batch FROM requests WHERE outcome IS NOT ?{of_run}"
+                " GROUP BY run, position) WHERE batch IS NULL OR batch = id",
+                (UNSENT,) if run is None else (UNSENT, run),
+            )
+        spent = spent_of(found[8:])
         return Totals(sent, answered, failed, out, sent - first, prompt_tokens, completion_tokens, spent)
 
     def seconds(self, at_work: int | None = None) -> dict[int, float]:
@@ -435,10 +477,15 @@ class Reader:
     def in_flight(self, run: int) -> InFlight:
         """Count the requests of one process without an end: in flight now, or when the process ended."""
         query = (
-            f"SELECT count(*), count(charged), {exact_sum('charged')} FROM {CHARGED} WHERE ended IS NULL AND run = ?"
+            f"SELECT count(*) FILTER (WHERE is_first), count(charged) FILTER (WHERE is_first), {exact_sum('charged')}"
+            f" FROM {CHARGED} WHERE ended IS NULL AND run = ?"
         )
         [(count, priced, *most)] = self._all(query, (run,))
         return InFlight(count, whole(*most) if count == priced else None)
+
+    def rows_in_flight(self) -> int:
+        """Count the rows of requests without an end, of all processes; several rows may share a request."""
+        return int(self._all("SELECT count(*) FROM requests WHERE ended IS NULL")[0][0])
 
     def has_answered(self, source: int) -> bool:
         """Return whether this source has ever answered."""
@@ -453,7 +500,8 @@ class Reader:
     def spent_before(self) -> tuple[int, int | None]:
         """Return the requests so far, and the nano-dollars for their answers; None if the price of some is unknown."""
         spent = self.spent()
-        [(requests,)] = self._all("SELECT count(*) FROM requests WHERE outcome IS NOT ?", (UNSENT,))
+        query = "SELECT count(*) FROM requests WHERE outcome IS NOT ? AND (batch IS NULL OR batch = id)"
+        [(requests,)] = self._all(query, (UNSENT,))
         return requests, spent.cost
 
     def lost(self, most: int) -> list[tuple[bytes, int, Bound]]:
@@ -466,7 +514,9 @@ class Reader:
             "WITH lost AS MATERIALIZED (SELECT key, source, prompt_most, cost, answer_cost FROM requests"
             f" WHERE ({_PAID}) IS NOT TRUE AND answer_cost < cost ORDER BY id DESC LIMIT ?)"
             " SELECT * FROM lost WHERE (key, source) NOT IN (SELECT key, source FROM requests"
-            f" WHERE {_PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM lost))",
+            f" WHERE {_PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM lost))"
+            " AND (key, source) NOT IN (SELECT key, source FROM partials p JOIN requests USING (id)"
+            " WHERE p.prompt_tokens > 0)",
             (most,),
         )
         return [(key, source, Bound(most, None, cost, answer)) for key, source, most, cost, answer in found]

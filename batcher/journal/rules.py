@@ -242,6 +242,30 @@ def move_kept_answers(db: Statements, comparison: Comparison, rules: Rules) -> N
     _hand_out(db)
 
 
+def place_offered(db: Statements) -> None:
+    """Find the rows without a result whose question an offered result answers, in order.
+
+    An offered result serves one row: those that serve one already come first among those that answer its question. One
+    that a chunk file has too takes its place, because it has more than a text.
+    """
+    if not db.is_any("SELECT 1 FROM offered"):
+        return
+    db.do("CREATE INDEX temp.offered_key ON offered (key)")
+    db.do(
+        f"""
+        INSERT OR REPLACE INTO found SELECT asked.position, 'ok', o.answer, '', o.seal, o.id FROM (
+            SELECT position, key, row_number() OVER (PARTITION BY key ORDER BY position) AS nth FROM rows
+            WHERE {BARE}) AS asked
+        JOIN (SELECT id, key, answer, seal, row_number() OVER (PARTITION BY key ORDER BY id) - (
+                SELECT count(*) FROM results a JOIN responses s ON s.id = a.id
+                WHERE a.key = offered.key AND a.source = ?) AS nth
+            FROM offered) AS o USING (key, nth)
+        LEFT JOIN found f ON f.position = asked.position WHERE f.seal IS NULL OR f.seal = o.seal OR f.status = 'error'
+        """,
+        (source_id(db, ADOPTED),),
+    )
+
+
 def adopt_from_files(db: Statements, reading: int | None) -> int:
     """Give rows without a result the results in chunk files; return the number of these rows.
 
@@ -265,6 +289,12 @@ def adopt_from_files(db: Statements, reading: int | None) -> int:
         " SELECT g.id, r.key, ?, f.status, f.answer, f.error, f.seal, ?"
         " FROM given g JOIN found f USING (position) JOIN rows r USING (position) WHERE g.id < ?",
         (source, reading, lowest),
+    )
+    db.do(
+        "INSERT INTO main.responses (id, finish_reason, is_cut, model, reasoning, body, request_id)"
+        " SELECT g.id, o.finish_reason, o.is_cut, o.model, '', o.body, o.request_id FROM given g JOIN found f"
+        " USING (position) JOIN offered o ON o.id = f.offered WHERE g.id < ?",
+        (lowest,),
     )
     _hand_out(db)
     [adopted] = db.one("SELECT count(*) FROM given WHERE id < ?", (lowest,))

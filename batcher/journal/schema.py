@@ -45,7 +45,8 @@ results: every answer, and every error that ended a row; a line is never changed
     source             INTEGER  `sources.id`: its origin
     status             TEXT     `ok`; `invalid`: answered, but not as asked for; `error`: no answer
     answer             TEXT*    the answer, without the model's thoughts; with `--labels` the label, if it is `ok`;
-                                empty if there is none
+                                with `--task embedding` the vector: its numbers as little-endian 32-bit floats, in
+                                base64; empty if there is none
     error              TEXT*    why the row is `invalid` or `error`; empty if it is `ok`
     seal               BLOB     8 bytes, BLAKE2b of key, status, NUL, answer, NUL, error, by which `batcher verify` sees
                                 a change; NULL: version 1 wrote it
@@ -78,7 +79,20 @@ responses: what came with an answer besides its text; an answer has no line if v
                                 it comes, or before version 6
     request_id         TEXT     what the service calls the answer; empty if it does not; NULL: before version 6
 
-requests: every attempt, recorded before it left; a line without an end is in flight, or was when the process ended
+partials: what had come of streamed answers that were cut off; none of them is an answer, and their rows are asked again
+    id                 INTEGER  `requests.id`, of a request without an answer; primary key. It may have no end, if
+                                batcher was stopped meanwhile
+    at                 REAL     when it was cut off
+    why                TEXT*    why, in words
+    text               TEXT*    what had come of the answer, without the model's thoughts; its first 2^18 characters. A
+                                JSON list if the request asked for several answers
+    reasoning          TEXT*    what had come of the model's thoughts; its first 2^18 characters
+    characters         INTEGER  of text and reasoning, as they came
+    prompt_tokens      INTEGER  tokens of the question, as the service had reported them by then; NULL: it had not
+    completion_tokens  INTEGER  tokens of the answer until then; NULL: as for `prompt_tokens`
+
+requests: every attempt at a row, recorded before it left; a line without an end is in flight, or was when the process
+ended. Rows whose embeddings are asked for together share one request: it has a line for each of them
     id                 INTEGER  from 1; a gap is a request that did not leave, because the disk was full; primary key
     run                INTEGER  `runs.id`: the process that sent it
     endpoint           INTEGER  the endpoint's place in that process's pool, from 0 (`pool` in `runs.question`)
@@ -101,12 +115,17 @@ requests: every attempt, recorded before it left; a line without an end is in fl
                                 price, or the number of tokens, is not known, or version 1 wrote it
     prompt_most        INTEGER  tokens that the question has at most; NULL: nothing bounds them, or before version 3
     answer_cost        INTEGER  nano-dollars, the part of the bound on the cost that does not depend on the question's
-                                length; NULL: no price is known, the two parts cannot be told apart, or before version 3
+                                length; NULL: no price is known, the two parts cannot be told apart, several rows share
+                                the request, or before version 3
+    batch              INTEGER  `requests.id` of the first of the lines that are one request, itself included; NULL: the
+                                row has the request alone, or before version 7. Tokens and costs are divided among these
+                                lines, so that their sums are exact
 
 sources: the origins of answers; unique in all columns but the id
     id                 INTEGER  primary key
-    model              TEXT     the model's name; `adopted from files`: a chunk file without a journal had the answer;
-                                `corrected by hand`: a person gave it in a chunk file
+    model              TEXT     the model's name; `adopted from files`: a chunk file without a journal had the answer,
+                                or a results file of an older script (`--adopt`); `corrected by hand`: a person gave it
+                                in a chunk file
     base_url           TEXT     the service's base URL, or the endpoint's name if it has one (a name has no slash);
                                 empty: the chat model's own, or adopted
     params             TEXT     the endpoint's own request parameters as JSON with sorted keys, or empty
@@ -129,20 +148,21 @@ runs: every process that worked on this keyword
     chunk_size         INTEGER  rows of a chunk file
     question           TEXT     what it asked, and whom, as JSON: `prompt_option`, `prompt`, `system`, `params`,
                                 `sources` and `pool` (each source as model, base URL or name, params; `pool` in the
-                                order of the endpoints), `shape` (the labels or the schema that answers must fit, as it
-                                is a part of the keys; not there without them), `reader` (version of the reader; as
-                                `shape`), `examples` (in the prompts; not there without them: `source`, their table;
-                                `of`, its different examples; `held`, each with its `row` in that table, from 0, its
-                                `messages` and a hash of its question; `instead`, for each that is stated, in order, the
-                                place in `held` of its substitute, or null; `keys` in hex: the rows of the input that
-                                ask what one in `held` asks, which therefore are no gold), `named` (name and base URL of
-                                each endpoint with a name; not there if none has), `columns` (that the prompt reads),
-                                `table` (all columns), `answer_column`, `with` (what its files hold beside the answers),
-                                `limit`, `sample` (null, or `rows` drawn at random `of` the table's rows), `encoding`
-                                (of its files), `format` and `types` (of Parquet files: `parquet`, and the Arrow schema
-                                of the input's columns, serialized, in base64; not there for CSV), `input` (the paths of
-                                the table; null: it was none), `sheet`, `input_encoding`, `separator`; an older batcher
-                                wrote only some of them
+                                order of the endpoints), `task` (not there for a chat), `npy` (true: the vectors are
+                                also in a file of NumPy; else not there), `shape` (the labels or the schema that answers
+                                must fit, as it is a part of the keys; not there without them), `reader` (version of the
+                                reader; as `shape`), `examples` (in the prompts; not there without them: `source`, their
+                                table; `of`, its different examples; `held`, each with its `row` in that table, from 0,
+                                its `messages` and a hash of its question; `instead`, for each that is stated, in order,
+                                the place in `held` of its substitute, or null; `keys` in hex: the rows of the input
+                                that ask what one in `held` asks, which therefore are no gold), `named` (name and base
+                                URL of each endpoint with a name; not there if none has), `columns` (that the prompt
+                                reads), `table` (all columns), `answer_column`, `with` (what its files hold beside the
+                                answers), `limit`, `sample` (null, or `rows` drawn at random `of` the table's rows),
+                                `encoding` (of its files), `format` and `types` (of Parquet files: `parquet`, and the
+                                Arrow schema of the input's columns, serialized, in base64; not there for CSV), `input`
+                                (the paths of the table; null: it was none), `sheet`, `input_encoding`, `separator`; an
+                                older batcher wrote only some of them
 
 events: what else happened in a run
     id                 INTEGER  in the order in which it happened; primary key
@@ -153,7 +173,9 @@ events: what else happened in a run
                                 answers changed the bound on prompts; `service tier`: a request was served in a tier
                                 that it did not ask for; `joined`: a result is about to be in its place; `limited by
                                 hand`, `paused by hand`, `resumed by hand`, `refused by hand`: what people asked of the
-                                run while it worked; `corrected by hand`: a person gave a row another answer, after
+                                run while it worked; `ignored`: an endpoint accepts a request parameter and does not
+                                do what it asks; `left out`: it refuses one that batcher had added, and is asked without
+                                it; `corrected by hand`: a person gave a row another answer, after
                                 this run or while it worked; `workbook read`: its corrections are in the journal
     subject            TEXT*    the endpoint; of `joined` and `workbook read` the file's name; of `corrected by hand`
                                 the correction's `results.id`; of the other kinds by hand the id of the request
@@ -162,7 +184,8 @@ events: what else happened in a run
                                 the row had no result. The other kinds by hand: what changed, or why it was refused.
                                 `prompt overhead`: JSON, a hash of all that the overhead depends on (`of`), and the
                                 tokens that prompts have at `least` and at `most` beside the rows' own text
-                                (`batcher.money.overhead`). `service tier`: JSON, the `source` and the `tier`
+                                (`batcher.money.overhead`). `service tier`: JSON, the `source` and the `tier`.
+                                `ignored`: the parameter, and what came instead; `left out`: the parameter
 
 `PRAGMA application_id` is 0x62746368 ("btch"). `PRAGMA user_version` holds the version of the tables in its lowest 8
 bits, and above them the generation, a number that each commit raises (see `access`).
@@ -182,7 +205,7 @@ from typing import Any
 from batcher.errors import OutputError, output_error
 from batcher.records import Source
 
-VERSION = 6
+VERSION = 7
 _OLDEST_READ = 3
 """The oldest version that can be read without being brought up to date: later ones only renamed and added."""
 
@@ -194,7 +217,8 @@ GENERATIONS = 2**23 - 1
 """The number of generations; 1 follows the last one. A file that batcher has not given one yet has 0."""
 
 ADOPTED = Source("adopted from files", "")
-"""The source of answers that were found in chunk files without a journal: their real source is unknown."""
+"""The source of answers that were found in chunk files without a journal, or in results files of older scripts: their
+real source is unknown."""
 PERSON = Source("corrected by hand", "")
 """The source of answers that people gave in chunk files."""
 
@@ -249,8 +273,13 @@ ALTER TABLE responses ADD COLUMN request_id TEXT;
 CREATE TABLE readings (id INTEGER PRIMARY KEY, shape TEXT NOT NULL, reader INTEGER NOT NULL, UNIQUE (shape, reader));
 CREATE TABLE rereads (id INTEGER PRIMARY KEY, root INTEGER NOT NULL, before INTEGER NOT NULL);
 """
+_SEVENTH = """
+CREATE TABLE partials (id INTEGER PRIMARY KEY, at REAL NOT NULL, why TEXT NOT NULL, text TEXT NOT NULL,
+    reasoning TEXT NOT NULL, characters INTEGER NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER);
+ALTER TABLE requests ADD COLUMN batch INTEGER;
+"""
 # Each step brings a journal from one version to the next; a new journal runs all of them.
-_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)
+_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH)
 
 _RENAMED = {"givers": "sources", "source": "prompt_option"}
 
@@ -260,7 +289,7 @@ CREATE TEMP VIEW runs AS SELECT id, host, pid, started, ended, outcome, chunk_si
     FROM {schema}.runs;
 CREATE TEMP VIEW sources AS SELECT * FROM {schema}.givers;
 CREATE TEMP VIEW requests AS SELECT id, run, endpoint, giver AS source, position, key, sent, ended, outcome,
-    prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, prompt_most, answer_cost
+    prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, prompt_most, answer_cost, NULL AS batch
     FROM {schema}.requests;
 CREATE TEMP VIEW results AS SELECT id, key, giver AS source, status, answer, error, seal, NULL AS reading
     FROM {schema}.results;
@@ -280,11 +309,18 @@ _FIFTH_AS_SIXTH = """
 CREATE TEMP VIEW readings AS SELECT NULL AS id, NULL AS shape, NULL AS reader WHERE false;
 CREATE TEMP VIEW rereads AS SELECT NULL AS id, NULL AS root, NULL AS before WHERE false;
 """
+# What version 7 added.
+_SIXTH_AS_SEVENTH = """
+CREATE TEMP VIEW partials AS SELECT NULL AS id, NULL AS at, NULL AS why, NULL AS text, NULL AS reasoning,
+    NULL AS characters, NULL AS prompt_tokens, NULL AS completion_tokens WHERE false;
+"""
+_REQUESTS_AS_SEVENTH = "CREATE TEMP VIEW requests AS SELECT *, NULL AS batch FROM {schema}.requests;"
 # By version: views that let its tables be read as the newest ones.
 _AS_NEWEST = {
-    3: _THIRD_AS_FOURTH + _FOURTH_AS_FIFTH + _FIFTH_AS_SIXTH,
-    4: _FOURTH_AS_FIFTH + _RESULTS_AS_SIXTH + _FIFTH_AS_SIXTH,
-    5: _RESULTS_AS_SIXTH + _RESPONSES_AS_SIXTH + _FIFTH_AS_SIXTH,
+    3: _THIRD_AS_FOURTH + _FOURTH_AS_FIFTH + _FIFTH_AS_SIXTH + _SIXTH_AS_SEVENTH,
+    4: _FOURTH_AS_FIFTH + _RESULTS_AS_SIXTH + _FIFTH_AS_SIXTH + _SIXTH_AS_SEVENTH + _REQUESTS_AS_SEVENTH,
+    5: _RESULTS_AS_SIXTH + _RESPONSES_AS_SIXTH + _FIFTH_AS_SIXTH + _SIXTH_AS_SEVENTH + _REQUESTS_AS_SEVENTH,
+    6: _SIXTH_AS_SEVENTH + _REQUESTS_AS_SEVENTH,
 }
 
 # A copy to plan in.
@@ -302,7 +338,7 @@ UPDATE main.scope SET rows = (SELECT rows FROM original.scope);
 COMMIT;
 """
 # The views hide the copy's own tables, which are empty.
-_READ_IN_PLACE = ("requests", "responses")
+_READ_IN_PLACE = ("requests", "responses", "partials")
 
 IN_SCOPE = "position < (SELECT rows FROM scope)"
 

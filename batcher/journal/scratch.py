@@ -9,7 +9,8 @@ Invariant: they are empty when a plan begins, and gone when it has ended, even b
     free      the results that no row has, and those that a row behind the limit can give up, each with its number among
               those that answer the same question
     given     which row gets which of them
-    found     the results in chunk files
+    found     the results in chunk files; `offered` is the id of one that stood elsewhere
+    offered   results that stand elsewhere, by the question that they answer, with what came with them
     lost      the answers that no row has got
     pairs     the row that each of those belongs to, and the proof; without a proof it is only likely
     reread    the results that were read again and differ from what they were
@@ -30,7 +31,7 @@ BARE = f"rows.result IS NULL AND rows.{IN_SCOPE}"
 NEW = "(position IN (SELECT position FROM renewed) OR position >= (SELECT rows FROM known))"
 """The condition for a row whose position had another question, or none, before."""
 
-_NAMES = ("moved", "renewed", "known", "open", "free", "given", "found", "lost", "pairs", "reread")
+_NAMES = ("moved", "renewed", "known", "open", "free", "given", "found", "offered", "lost", "pairs", "reread")
 _TABLES = f"""
 CREATE TEMP TABLE moved (position INTEGER PRIMARY KEY, result INTEGER NOT NULL, key BLOB NOT NULL, cells BLOB,
     is_kept BLOB);
@@ -41,7 +42,10 @@ CREATE TEMP TABLE known AS
 CREATE TEMP TABLE open (key BLOB NOT NULL);
 CREATE TEMP TABLE free (key BLOB, nth INTEGER, id INTEGER, spared_by INTEGER, PRIMARY KEY (key, nth)) WITHOUT ROWID;
 CREATE TEMP TABLE given (position INTEGER PRIMARY KEY, id INTEGER NOT NULL, spared_by INTEGER, is_kept BLOB);
-CREATE TEMP TABLE found (position INTEGER PRIMARY KEY, status TEXT, answer TEXT, error TEXT, seal BLOB);
+CREATE TEMP TABLE found (position INTEGER PRIMARY KEY, status TEXT, answer TEXT, error TEXT, seal BLOB,
+    offered INTEGER);
+CREATE TEMP TABLE offered (id INTEGER PRIMARY KEY, key BLOB NOT NULL, answer TEXT, seal BLOB, finish_reason TEXT,
+    is_cut INTEGER, model TEXT, body BLOB, request_id TEXT);
 CREATE TEMP TABLE lost (id INTEGER PRIMARY KEY, position INTEGER NOT NULL, result INTEGER NOT NULL, key BLOB,
     cells BLOB, is_kept BLOB, is_spared INTEGER NOT NULL);
 CREATE TEMP TABLE pairs (position INTEGER PRIMARY KEY, lost INTEGER NOT NULL, proof TEXT, columns INTEGER NOT NULL);

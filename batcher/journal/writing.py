@@ -16,7 +16,19 @@ from pathlib import Path
 from batcher.input.marks import Comparison
 from batcher.journal.committing import GroupCommit, Statement
 from batcher.journal.corrections import LOWEST, correcting
-from batcher.journal.entries import JOINED, TOO_LARGE, UNFIT, UNSENT, Chunk, Correction, Outcome, Request, seal
+from batcher.journal.entries import (
+    JOINED,
+    TOO_LARGE,
+    UNFIT,
+    UNSENT,
+    Chunk,
+    Correction,
+    Outcome,
+    Request,
+    Sent,
+    divided,
+    seal,
+)
 from batcher.journal.locking import Lock, Work
 from batcher.journal.matching import Matching, Planner
 from batcher.journal.schema import as_output_errors, raise_generation
@@ -27,8 +39,8 @@ from batcher.place import Displaced
 from batcher.records import LARGEST_CELL, Bound, Completion, Result, Status
 
 _SEND = (
-    "INSERT INTO requests (id, run, endpoint, source, position, key, sent, cost, prompt_most, answer_cost)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO requests (id, run, endpoint, source, position, key, sent, cost, prompt_most, answer_cost, batch)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _END = (
     "UPDATE requests SET ended = ?, outcome = ?, prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?,"
@@ -39,6 +51,10 @@ _RESPONSE = (
     "INSERT INTO responses (id, finish_reason, is_cut, model, reasoning, body, text, form, request_id)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_PARTIAL = (
+    "INSERT OR REPLACE INTO partials (id, at, why, text, reasoning, characters, prompt_tokens, completion_tokens)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _POINT = "UPDATE rows SET result = ? WHERE position = ?"
 _POINT_SAME = "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?)"
 
@@ -46,6 +62,7 @@ _LARGEST = 2**63 - 1
 _BESIDE_TEXTS = 128
 """The most bytes of a result's row besides its texts and its key."""
 _LONGEST_ID = 200  # characters of what a service calls an answer
+_LONGEST_PARTIAL = 2**18  # characters that are kept of an answer that was cut off, and of its reasoning
 _UNBOUNDED = Bound()
 _FAST = 1  # the level of compression: others take longer, and make the body of one answer hardly smaller
 
@@ -154,19 +171,74 @@ class Journal(Planner):
         self._commits.check()
         self._watch.check()
         request = Request(next(self._ids), position, key, endpoint, source)
-        values = (request.id, self._run, endpoint, source, position, key, time.time())
+        await self._leave(request, self._intent(request, bound, time.time()))
+        return request
+
+    async def sent_together(
+        self, rows: Sequence[Sent], endpoint: int, source: int, bound: Bound = _UNBOUNDED
+    ) -> Request:
+        """Record that a request for several rows is about to leave; when this returns, that is on disk.
+
+        Args:
+            rows: that share it.
+            endpoint: the endpoint's place in the pool.
+            source: the id of its source.
+            bound: the most that the request may use and cost.
+
+        Returns:
+            The line of the first row, which has all of them.
+
+        Raises:
+            OutputError: as for `sent`.
+        """
+        self._commits.check()
+        self._watch.check()
+        lines = [
+            Request(next(self._ids), each.position, each.key, endpoint, source, weight=each.weight) for each in rows
+        ]
+        weights = [each.weight for each in rows]
+        costs, tokens = divided(bound.cost, weights), divided(bound.prompt_tokens, weights)
+        now = time.time()
+        intents = [
+            self._intent(line, Bound(most, None, cost), now, lines[0].id)
+            for line, most, cost in zip(lines, tokens, costs, strict=True)
+        ]
+        request = lines[0]._replace(shared=tuple(lines))
+        await self._leave(request, *intents)
+        return request
+
+    def _intent(self, request: Request, bound: Bound, now: float, batch: int | None = None) -> Statement:
+        number, position, key, endpoint, source, *_ = request
         most = _fitting(bound.cost, bound.prompt_tokens, bound.answer_cost)
+        return _SEND, (number, self._run, endpoint, source, position, key, now, *most, batch)
+
+    async def _leave(self, request: Request, *intents: Statement) -> None:
+        """Write what is about to leave; if the journal is no longer in its place, it must not."""
         try:
-            await self._commits.write((_SEND, (*values, *most)), is_intent=True)
+            await self._commits.write(*intents, is_intent=True)
         finally:
             if self._watch.displaced:
                 self.failed(request, Outcome(UNSENT, cost=0))
         self._watch.check()
-        return request
 
     def failed(self, request: Request, outcome: Outcome) -> None:
         """Record that a request brought no answer; it reaches the disk with the next commit."""
-        self._commits.note(_ending(request, outcome))
+        if not request.shared:
+            self._commits.note(_ending(request, outcome))
+            return
+        self._commits.note(*map(_ending, request.shared, outcome.divided(request.shared)))
+
+    def partial(self, request: Request, came: Completion, why: str) -> None:
+        """Record what had come of an answer that was cut off; it reaches the disk with the next commit.
+
+        Args:
+            request: the one that was cut off.
+            came: text, reasoning and usage until then.
+            why: it was cut off.
+        """
+        texts = [storable(text[:_LONGEST_PARTIAL]) for text in (came.text or "", came.reasoning)]
+        tokens = _fitting(came.usage.prompt_tokens, came.usage.completion_tokens)
+        self._commits.note((_PARTIAL, (request.id, time.time(), storable(why), *texts, came.characters, *tokens)))
 
     async def unfit(self, request: Request, outcome: Outcome) -> None:
         """Record that an answer did not fit, and keep it; when this returns, that is on disk.
@@ -219,6 +291,38 @@ class Journal(Planner):
             *([(_POINT_SAME, (request.id, request.position))] if followers else []),
         )
         return held
+
+    async def settled_together(
+        self, request: Request, outcome: Outcome, results: Sequence[Result], followers: Sequence[bool]
+    ) -> None:
+        """Record that the rows that share a request have their results; when this returns, that is on disk.
+
+        Args:
+            request: the one that brought them.
+            outcome: how the request ended; the body of what came is not kept, because the results hold all of it.
+            results: of the rows, in their order: vectors, or one error for all of them.
+            followers: whether rows with the same question as each of them get its result too.
+
+        Raises:
+            OutputError: they could not be written.
+        """
+        lines = request.shared or (request,)
+        came = outcome.completion
+        model, name = (came.model, came.id[:_LONGEST_ID]) if came else ("", "")
+        statements: list[Statement] = []
+        each = zip(lines, outcome.divided(lines), results, followers, strict=True)
+        for line, ended, result, is_led in each:
+            texts = (result.status.value, result.answer, storable(result.error))
+            statements += [
+                _ending(line, ended),
+                (_RESULT, (line.id, line.key, line.source, *texts, seal(line.key, result), None)),
+                (_POINT, (line.id, line.position)),
+            ]
+            if came:
+                statements.append((_RESPONSE, (line.id, None, False, model, "", None, None, None, name)))
+            if is_led:
+                statements.append((_POINT_SAME, (line.id, line.position)))
+        await self._commits.write(*statements)
 
     def _response(
         self, request: Request, outcome: Outcome, came: Completion, answer: str, *, is_cut: bool

@@ -108,6 +108,9 @@ class Overhead:
     are the only ones whose bound was too low. A prompt without a number of tokens, or with fewer than its bytes can
     have, teaches nothing.
 
+    The tokens of images are bounded by the formulas that services document. If an answer exceeds that bound, all later
+    bounds on prompts with images grow by the same factor.
+
     Args:
         question: all that the overhead depends on besides the shape, as text.
         fixed_bytes: the bytes of the prompts' fixed words.
@@ -120,17 +123,19 @@ class Overhead:
         self._differing = differing
         self._shapes: dict[_Shape, _Known] = {}
         self._recalled: dict[str, tuple[int, int]] = {}
+        # For prompts with images: by how much an answer has exceeded the bound that the formulas give.
+        self._excess = 1.0
 
     def most(self, messages: Sequence[Message], widest: int) -> int:
         """Return the most model tokens of a prompt.
 
         Args:
-            messages: of the prompt; they are text.
+            messages: of the prompt.
             widest: the bound if nothing is learnt.
         """
         known = self._known(messages)
         if known is None:
-            return widest
+            return widest if self._excess == 1.0 or _shape(messages) else math.ceil(widest * self._excess)
         own = self._own_bytes(messages)
         return own + known.bound(widest - own)
 
@@ -138,13 +143,18 @@ class Overhead:
         """Record the model tokens that a server reported for a prompt.
 
         Args:
-            messages: of the prompt; they are text.
+            messages: of the prompt.
             tokens: as reported.
             widest: as for `most`.
 
         Returns:
             What to pass to `recall` in the next process, if the bound has changed.
         """
+        if _shape(messages) is None:
+            if tokens <= widest * self._excess:
+                return None
+            self._excess = tokens / widest
+            return {"of": self._name(None), "excess": self._excess}
         known = self._known(messages)
         own = self._own_bytes(messages)
         if known is None or tokens * _LONGEST_TOKEN < own + self._fixed_bytes:
@@ -161,6 +171,8 @@ class Overhead:
             case {"of": str(name), "least": int(least), "most": int(most)}:
                 low, high = self._recalled.get(name, (least, most))
                 self._recalled[name] = max(low, least), min(high, most)
+            case {"of": str(name), "excess": float(excess)} if name == self._name(None):
+                self._excess = max(self._excess, excess)
 
     def _known(self, messages: Sequence[Message]) -> _Known | None:
         """Return what is known of prompts of this shape, or None if nothing can be learnt of it."""
@@ -170,11 +182,14 @@ class Overhead:
         if shape not in self._shapes:
             if len(self._shapes) >= _MOST_SHAPES:
                 return None
-            of = json.dumps([self._question, shape])
-            name = hashlib.blake2b(of.encode(), digest_size=8).hexdigest()
+            name = self._name(shape)
             least, most = self._recalled.get(name, (-math.inf, math.inf))
             self._shapes[shape] = _Known(name, least, most, _MARKS * len(messages) + self._differing)
         return self._shapes[shape]
+
+    def _name(self, shape: _Shape | None) -> str:
+        of = json.dumps([self._question, shape])
+        return hashlib.blake2b(of.encode(), digest_size=8).hexdigest()
 
     def _own_bytes(self, messages: Sequence[Message]) -> int:
         roles = sum(len(str(message.get("role"))) for message in messages)  # ASCII, and a part of the shape

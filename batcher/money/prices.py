@@ -162,7 +162,7 @@ def given(price_in: float, price_out: float, cached: float | None = None) -> Pri
     return Price("given", (Period(0, 0, (Rates(0, prompt, from_cache, completion, completion),)),))
 
 
-def price_of(model: str, base_url: str, service_tier: str | None = None) -> Price | None:
+def price_of(model: str, base_url: str, service_tier: str | None = None, *, writes: bool = True) -> Price | None:
     """Return the price of a model in the table that comes with genai-prices, or None if the table has none.
 
     The base URL decides which provider's price applies. A URL that the table does not know (a relay, the user's own
@@ -175,6 +175,7 @@ def price_of(model: str, base_url: str, service_tier: str | None = None) -> Pric
         base_url: of the endpoint.
         service_tier: the request parameter of that name; `auto` counts as the normal tier, which it is unless the
             user's project says otherwise. A tier that the table does not list has no price.
+        writes: it is to answer. For embeddings, a model needs no rate for answers.
 
     Source: https://github.com/pydantic/genai-prices, as installed; nothing is fetched.
     """
@@ -196,7 +197,7 @@ def price_of(model: str, base_url: str, service_tier: str | None = None) -> Pric
     periods = []
     for since, second in _beginnings(info, variants):
         moment = dt.datetime.fromtimestamp(max(since, _today()) + second, dt.UTC)
-        tiers = _tiers_of(info.get_prices(moment, context))
+        tiers = _tiers_of(info.get_prices(moment, context), writes=writes)
         if tiers is None:
             return None
         periods.append(Period(since, second, tiers))
@@ -284,11 +285,11 @@ def _second(time_of_day: dt.time) -> float:
     return moment.timestamp() % _DAY_S
 
 
-def _tiers_of(prices: ModelPrice) -> tuple[Rates, ...] | None:
+def _tiers_of(prices: ModelPrice, *, writes: bool = True) -> tuple[Rates, ...] | None:
     """Return a model's rates by the length of the prompt, or None if it is not charged by text tokens."""
     from genai_prices.types import TieredPrices  # noqa: PLC0415 - as above
 
-    if prices.input_mtok is None or prices.output_mtok is None:
+    if prices.input_mtok is None or (writes and prices.output_mtok is None):
         return None
     kinds = [prices.input_mtok, prices.output_mtok, prices.output_reasoning_mtok]
     kinds += [prices.cache_read_mtok, prices.cache_write_mtok]

@@ -13,6 +13,7 @@ from batcher.endpoint import by_account
 from batcher.errors import SettingsError
 from batcher.money.budget import Budget, BudgetSpent
 from batcher.money.tariff import Tariff, distinct
+from batcher.money.vision import UNKNOWN
 from batcher.records import NO_TERMS, Bound, Message, Terms
 from batcher.words import as_given, blamed, counted, dollars, option
 
@@ -29,6 +30,7 @@ class Spending:
         spent: the money that earlier processes spent, in nano-dollars, including `lost`.
         lost: requests of earlier processes that were charged at their bounds because they have no answer: key of the
             question, id of the source, and bound.
+        by_row: each row was checked by itself, because rows have parameters of their own.
 
     Attributes:
         spent: the money that this process has spent on answers, in nano-dollars; None once a cost is unknown.
@@ -43,6 +45,8 @@ class Spending:
         limit: int | None = None,
         spent: int = 0,
         lost: Iterable[tuple[bytes, int, Bound]] = (),
+        *,
+        by_row: bool = False,
     ) -> None:
         # Keys of one source share all that a bound depends on.
         self._tariffs = distinct(tariffs)
@@ -54,7 +58,7 @@ class Spending:
         self.spent: int | None = 0 if all(tariff.price for tariff in tariffs) else None
         if limit is not None:
             for tariff in tariffs:
-                check_bounded(tariff)
+                check_bounded(tariff, by_row=by_row)
 
     async def reserve(self, messages: Sequence[Message], terms: Terms = NO_TERMS) -> int:
         """Wait until the budget covers a request at any endpoint; return the amount reserved.
@@ -64,7 +68,9 @@ class Spending:
         """
         if self._budget is None:
             return 0
-        return await self._budget.reserve(lambda: max(tariff.on(terms).most(messages) or 0 for tariff in self._tariffs))
+        return await self._budget.reserve(
+            lambda: max(tariff.on(terms, messages).most(messages) or 0 for tariff in self._tariffs)
+        )
 
     def covers(self, reserved: int, bound: Bound) -> bool:
         """Return whether a reservation still covers a request.
@@ -168,13 +174,25 @@ def _prices() -> str:
     return f"{option('price_in')} and {option('price_out')} (dollars per million tokens), or prices in the endpoint"
 
 
-def check_bounded(tariff: Tariff) -> None:
+def check_bounded(tariff: Tariff, *, has_images: bool = False, by_row: bool = False) -> None:
     """Refuse an endpoint if the cost of its requests cannot be bounded before they leave.
+
+    Args:
+        tariff: of the endpoint.
+        has_images: requests have images.
+        by_row: a row's own parameters may bound its answer, so that each row is checked by itself.
 
     Raises:
         SettingsError: the cost of its requests cannot be bounded.
     """
-    if said := _unbounded(tariff):
+    is_by_row = by_row and tariff.is_request_known and tariff.completion_tokens is None
+    said = _unbounded(tariff._replace(completion_tokens=0) if is_by_row else tariff)
+    if not said and has_images and tariff.vision is UNKNOWN and not tariff.is_free:
+        said = (
+            f"how many tokens an image has at {tariff.endpoint.real_source.model} is not known, so a request may cost"
+            f" anything: run without {as_given('budget')}, and with a few rows first ({option('limit', 20)})"
+        )
+    if said:
         raise SettingsError(f"{blamed('budget')}: {said}")
 
 

@@ -17,7 +17,8 @@ from batcher.endpoint import OFFLINE, Endpoint
 from batcher.money.overhead import Overhead
 from batcher.money.prices import NANO, Price, context_window_of, given, price_of
 from batcher.money.tiers import Tiers
-from batcher.money.tokens import most_completion_tokens, most_prompt_tokens
+from batcher.money.tokens import most_completion_tokens, most_prompt_tokens, prompts_in
+from batcher.money.vision import UNKNOWN, Vision, vision_of
 from batcher.params import unfolded
 from batcher.records import NO_PARAMS, NO_TERMS, Bound, Completion, Message, Task, Terms
 
@@ -75,7 +76,9 @@ class Tariff(NamedTuple):
         is_as_long_as_can_be: only the model's context window bounds its answers.
         params: request parameters of every row, as far as they are known.
         window: the most tokens of prompt and answer together, if the model is known.
+        vision: how the model counts images.
         unpriced_tier: the service tier asked for, if the price table has the model but not that tier; else empty.
+        of_vectors: the prices of a model that has none for answers, because it makes embeddings alone.
     """
 
     endpoint: Endpoint
@@ -88,6 +91,8 @@ class Tariff(NamedTuple):
     unpriced_tier: str = ""
     params: Mapping[str, Any] = NO_PARAMS
     window: int | None = None
+    vision: Vision = UNKNOWN
+    of_vectors: Tiers | None = None
 
     @classmethod
     def of(cls, endpoint: Endpoint, params: Mapping[str, Any], wording: Wording = NO_WORDING) -> Tariff:
@@ -112,6 +117,7 @@ class Tariff(NamedTuple):
             tiers = Tiers.of(model, base_url, tier)
         is_tier_unknown = tiers is None and tier is not None and price_of(model, base_url) is not None
         unpriced = tier if is_tier_unknown and tier else ""
+        of_vectors = Tiers.of(model, base_url, tier, writes=False) if tiers is None else None
         shared = json.dumps([endpoint.source, wording.text, params], sort_keys=True, default=str)
         overhead = Overhead(shared, wording.fixed_bytes, wording.differing)
         if sent is None:
@@ -130,6 +136,8 @@ class Tariff(NamedTuple):
             unpriced_tier=unpriced,
             params=asked,
             window=window,
+            vision=vision_of(model),
+            of_vectors=of_vectors,
         )
 
     @property
@@ -141,15 +149,28 @@ class Tariff(NamedTuple):
     def is_free(self) -> bool:
         return self.tiers is not None and not self.tiers.most(NANO, NANO)
 
-    def on(self, terms: Terms) -> Tariff:
-        """Return the tariff of a row with terms of its own."""
-        if terms is NO_TERMS or not self.is_request_known:
+    def on(self, terms: Terms, messages: Sequence[Message] = ()) -> Tariff:
+        """Return the tariff of a row with terms of its own.
+
+        Args:
+            terms: of the row.
+            messages: of the row: a completion may be of several prompts, each of which gets answers.
+        """
+        if terms == NO_TERMS or not self.is_request_known:
             return self
         most = 0 if terms.task is Task.EMBEDDING else self.completion_tokens
         if terms.params and most != 0:
             most = most_completion_tokens({**self.params, **terms.params}, self.window)
+        if most and terms.task is Task.COMPLETION:
+            most *= prompts_in(messages)
         size = len(json.dumps(dict(terms.params))) if terms.params else 0
-        return self._replace(completion_tokens=most, params_bytes=self.params_bytes + size)
+        is_open = self.is_as_long_as_can_be and most != 0
+        return self._replace(
+            tiers=self.tiers or self.of_vectors if terms.task is Task.EMBEDDING else self.tiers,
+            completion_tokens=most,
+            params_bytes=self.params_bytes + size,
+            is_as_long_as_can_be=is_open,
+        )
 
     def bound(self, messages: Sequence[Message]) -> Bound:
         """Return the most that a request may use and cost."""
@@ -227,7 +248,7 @@ class Tariff(NamedTuple):
 
     def _widest(self, messages: Sequence[Message]) -> int | None:
         """Return a bound on a prompt's tokens for which nothing has to be learnt, or None if there is none."""
-        return most_prompt_tokens(messages, self.params_bytes) if self.is_request_known else None
+        return most_prompt_tokens(messages, self.params_bytes, self.vision) if self.is_request_known else None
 
 
 def tariffs_of(
@@ -246,7 +267,7 @@ def tariffs_of(
     for endpoint in endpoints:
         tariff = Tariff.of(endpoint, params, wording)
         alike = first.setdefault((endpoint.source, *sorted((endpoint.prices or {}).items())), tariff)
-        tariffs.append(tariff._replace(tiers=alike.tiers, overhead=alike.overhead))
+        tariffs.append(tariff._replace(tiers=alike.tiers, overhead=alike.overhead, of_vectors=alike.of_vectors))
     for tariff in first.values():
         for detail in learnt:
             tariff.recall(detail)
@@ -284,6 +305,11 @@ def distinct(tariffs: Iterable[Tariff]) -> list[Tariff]:
     return [*kinds.values()]
 
 
-def is_bounded(messages: Sequence[Message]) -> bool:
-    """Return whether the cost of messages can be bounded in advance: images and audio are not text."""
-    return most_prompt_tokens(messages, 0) is not None
+def is_bounded(messages: Sequence[Message], visions: Sequence[Vision] = (UNKNOWN,)) -> bool:
+    """Return whether the cost of messages can be bounded in advance: audio cannot, and not all images can.
+
+    Args:
+        messages: of a row.
+        visions: how the models count images.
+    """
+    return all(most_prompt_tokens(messages, 0, vision) is not None for vision in visions)

@@ -32,7 +32,7 @@ class Tiers:
         self._may_serve = set(may_serve)
 
     @classmethod
-    def of(cls, model: str, base_url: str, service_tier: str | None) -> Tiers | None:
+    def of(cls, model: str, base_url: str, service_tier: str | None, *, writes: bool = True) -> Tiers | None:
         """Return the prices of a model in the table, or None if it lacks that of the tier asked for.
 
         A service may serve a request in its normal tier instead of the one asked for. `auto` leaves the choice to the
@@ -43,12 +43,13 @@ class Tiers:
             model: as the service knows it.
             base_url: of the endpoint.
             service_tier: the request parameter of that name.
+            writes: it is to answer, so that it needs a rate for answers.
         """
-        price = price_of(model, base_url, service_tier)
+        price = price_of(model, base_url, service_tier, writes=writes)
         if price is None:
             return None
         names = (NORMAL_TIER, *tiers_of(model, base_url))
-        by_tier = {name: found for name in names if (found := price_of(model, base_url, name))}
+        by_tier = {name: found for name in names if (found := price_of(model, base_url, name, writes=writes))}
         may_serve = by_tier if service_tier == "auto" else {NORMAL_TIER, normal_tier(service_tier)} & by_tier.keys()
         return cls(price, by_tier, may_serve)
 

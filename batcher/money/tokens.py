@@ -11,10 +11,11 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from batcher.money.vision import UNKNOWN, Picture, Vision, pictures_in, vision_of
 from batcher.records import Message, Usage
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ _BYTES_PER_TOKEN = 4
 # with tiktoken").
 _MESSAGE_TOKENS = 3
 _ANSWER_TOKENS = 3
-# An image of 1024 x 1024 in high detail at gpt-4o (OpenAI's vision guide); the sizes of other parts vary more than the
-# error of this number.
+# A part of which nothing is known, such as audio: as an image of 1024 x 1024 in high detail at gpt-4o (OpenAI's vision
+# guide). The sizes of such parts vary more than the error of this number.
 _PART_TOKENS = 765
 # More than any known chat template adds: marks around a message; before all messages a default system message, the
 # date, and instructions for tools (Llama 3.1's and Qwen's take up to 250).
@@ -76,15 +77,23 @@ class Counter:
     Attributes:
         name: `tiktoken` or `estimated`.
         count: returns the model tokens of a text.
+        vision: counts those of images.
     """
 
     name: str
     count: Callable[[str], int]
+    vision: Vision = UNKNOWN
 
     def knowing(self, texts: Iterable[str]) -> Counter:
         """Return a counter that counts these texts only once: they are in every prompt."""
         known = {text: self.count(text) for text in texts}
-        return Counter(self.name, lambda text: known[text] if text in known else self.count(text)) if known else self
+        if not known:
+            return self
+        return replace(self, count=lambda text: known[text] if text in known else self.count(text))
+
+    def seeing(self, model: str) -> Counter:
+        """Return a counter that counts images as a model does."""
+        return replace(self, vision=vision_of(model))
 
 
 def counter(model: str) -> Counter:
@@ -143,18 +152,24 @@ def is_at_hand(table: Table) -> bool:
 
 
 def prompt_tokens(messages: Sequence[Message], counter: Counter) -> int:
-    """Return the estimated model tokens of messages; a part that is not text counts as an image.
+    """Return the estimated model tokens of messages.
 
     Args:
         messages: of one request.
         counter: counts their texts; the marks around the texts are always estimated.
     """
     texts, parts = _pieces(messages)
-    return sum(map(counter.count, texts)) + parts * _PART_TOKENS + len(messages) * _MESSAGE_TOKENS + _ANSWER_TOKENS
+    other = sum(_part_tokens(part, counter.vision) for part in parts)
+    return sum(map(counter.count, texts)) + other + len(messages) * _MESSAGE_TOKENS + _ANSWER_TOKENS
 
 
-def most_prompt_tokens(messages: Sequence[Message], params_bytes: int) -> int | None:
-    """Return a number of model tokens that a prompt cannot exceed, or None if it has a part that is not text.
+def _part_tokens(part: object, vision: Vision) -> int:
+    picture = Picture.of(part)
+    return _PART_TOKENS if picture is None else vision.tokens(picture)
+
+
+def most_prompt_tokens(messages: Sequence[Message], params_bytes: int, vision: Vision = UNKNOWN) -> int | None:
+    """Return a number of model tokens that a prompt cannot exceed, or None if nothing bounds one of its parts.
 
     A model token stands for at least one byte of UTF-8, both in byte-level tokenizers (GPT, Llama 3, Qwen, DeepSeek,
     GLM) and in tokenizers that fall back on bytes (SentencePiece: Gemini, Mistral, Llama 2).
@@ -162,9 +177,24 @@ def most_prompt_tokens(messages: Sequence[Message], params_bytes: int) -> int | 
     Args:
         messages: of one request.
         params_bytes: the length of its parameters as JSON: tools and schemas become part of the prompt.
+        vision: how the model counts images.
     """
-    size = text_bytes(messages)
-    return None if size is None else size + params_bytes + len(messages) * _MOST_MESSAGE_TOKENS + _MOST_REQUEST_TOKENS
+    texts, parts = _pieces(messages)
+    other = _most_of_parts(parts, vision) if parts else 0
+    if other is None:
+        return None
+    size = sum(map(_utf8_length, texts)) + other
+    return size + params_bytes + len(messages) * _MOST_MESSAGE_TOKENS + _MOST_REQUEST_TOKENS
+
+
+def _most_of_parts(parts: list[Any], vision: Vision) -> int | None:
+    """Return the most model tokens of parts that are not text; None if one is not an image, or nothing bounds it."""
+    pictures = pictures_in(parts)
+    if pictures is None:
+        return None
+    bounds = [vision.most(picture) for picture in pictures]
+    known = [bound + _MOST_MESSAGE_TOKENS for bound in bounds if bound is not None]  # marks around an image, too
+    return sum(known) if len(known) == len(bounds) else None
 
 
 def text_bytes(messages: Sequence[Message]) -> int | None:
@@ -193,6 +223,16 @@ def most_completion_tokens(params: Mapping[str, Any], context_window: int | None
     limit = max(whole) + sum(beside) if whole and beside is not None and not thinks_freely else context_window
     answers = _counts([params.get(name) for name in _ANSWERS], 0)
     return None if limit is None or answers is None else limit * max([1, *answers])
+
+
+def prompts_in(messages: Sequence[Message]) -> int:
+    """Return the number of prompts in the request of a completion: a list of model tokens is one."""
+    contents = [message["content"] for message in messages]
+    return max(sum(len(each) if isinstance(each, list) and not _is_tokens(each) else 1 for each in contents), 1)
+
+
+def _is_tokens(content: Sequence[object]) -> bool:
+    return all(isinstance(each, int) for each in content)
 
 
 class Estimator:
@@ -250,23 +290,26 @@ def _parts_in(name: str, value: object) -> Iterator[object]:
         yield value
 
 
-def _pieces(messages: Sequence[Message]) -> tuple[list[str], int]:
-    """Return the texts that messages send, and the number of parts that are not text."""
+def _pieces(messages: Sequence[Message]) -> tuple[list[str], list[Any]]:
+    """Return the texts that messages send, and the parts that are not text."""
     texts: list[str] = []
-    parts = 0
+    parts: list[Any] = []
     for message in messages:
         for name, value in message.items():
             if isinstance(value, str):
                 texts.append(value)
             elif name == "content" and isinstance(value, list):
                 for part in value:
+                    if isinstance(part, list):  # of model tokens, as below
+                        texts += ["0"] * len(part)
+                        continue
                     text = _text_of(part)
                     if text is None:
-                        parts += 1
+                        parts.append(part)
                     else:
                         texts.append(text)
             elif name in {"content", "audio"} and value is not None:
-                parts += 1
+                parts.append(value)
             elif value is not None:  # mainly tool calls
                 texts.append(json.dumps(value, ensure_ascii=False))
     return texts, parts
@@ -276,6 +319,8 @@ def _text_of(part: object) -> str | None:
     """Return the text of a part of a message's content, or None if it is something else."""
     if isinstance(part, str):
         return part
+    if isinstance(part, int):  # a model token, which counts as one in any way of counting
+        return "0"
     if isinstance(part, Mapping) and part.get("type") in {"text", "refusal"}:
         text = part.get(part["type"])
         return text if isinstance(text, str) else None

@@ -21,7 +21,7 @@ from batcher.answer.columns import AnswerColumns
 from batcher.errors import InputError, OutputError, SettingsError
 from batcher.input.cell import writable
 from batcher.input.types import Types
-from batcher.output.csv_file import FOREIGN, OURS, Hashing, as_output_errors, encoding_of, replace, sha256_of
+from batcher.output.csv_file import FOREIGN, OURS, Hashing, Nowhere, as_output_errors, encoding_of, replace, sha256_of
 from batcher.output.edited import Edited, Known, read_edited
 from batcher.output.file_format import Block, CsvFormat, FileFormat, Joint, read_table
 from batcher.place import identity
@@ -78,6 +78,9 @@ def _taken(columns: Sequence[str]) -> str:
 
 
 SUFFIXES = (CsvFormat.suffix, ".parquet")
+RESPONSES = ".jsonl"
+"""The ending of the files of responses."""
+NPY_SUFFIX = ".npy"
 _ENDINGS = "(?:{})".format("|".join(map(re.escape, SUFFIXES)))
 
 
@@ -163,6 +166,20 @@ class Store:
     def all_path(self) -> Path:
         return self._path("all")
 
+    @property
+    def responses_path(self) -> Path:
+        """Where the responses to the lines of a requests file are."""
+        return self._path("all", RESPONSES)
+
+    @property
+    def partial_responses_path(self) -> Path:
+        return self._path("partial", RESPONSES)
+
+    @property
+    def npy_path(self) -> Path:
+        """Where all vectors are in a file of NumPy."""
+        return self._path("all", NPY_SUFFIX)
+
     def _path(self, part: int | str, suffix: str | None = None) -> Path:
         return self.directory / f"{part}_{self.keyword}{suffix or self.suffix}"
 
@@ -220,7 +237,11 @@ class Store:
     def is_ours(self, path: Path) -> bool:
         """Return whether a file is one that a run of this keyword writes."""
         path = path.resolve()
-        name = re.compile(rf"(?:0|[1-9][0-9]*|all|partial)_{re.escape(self.keyword)}{_ENDINGS}")
+        keyword, responses = re.escape(self.keyword), re.escape(RESPONSES)
+        name = re.compile(
+            rf"(?:0|[1-9][0-9]*|all|partial)_{keyword}{_ENDINGS}|(?:all|partial)_{keyword}{responses}"
+            rf"|control_{keyword}\.json|all_{keyword}{re.escape(NPY_SUFFIX)}"
+        )
         return path.parent == self.directory.resolve() and name.fullmatch(path.name) is not None
 
     def check(self) -> None:
@@ -294,7 +315,8 @@ class Store:
             OutputError: one cannot be removed.
         """
         with as_output_errors(f"the output directory {self.directory}", "used"):
-            for leftover in self._matching(r"\.([0-9]+|all|partial)", _ENDINGS + r"(\.[0-9]+)?\.tmp"):
+            ending = f"(?:{_ENDINGS}|{re.escape(NPY_SUFFIX)}|{re.escape(RESPONSES)})"
+            for leftover in self._matching(r"\.([0-9]+|all|partial)", ending + r"(\.[0-9]+)?\.tmp"):
                 leftover.unlink()
 
     def _matching(self, head: str, tail: str) -> list[Path]:
@@ -491,13 +513,40 @@ class Store:
             OutputError: a chunk file has other columns, or cannot be read.
         """
         path = path or self.all_path
+
+        def write(file: Hashing) -> None:
+            chunks = (Joint(self.chunk_path(start), [*facts.of(start)] if facts.names else None) for start in starts)
+            self._format.join(chunks, file, self.answer_columns.with_facts(facts.names))
+
+        return path, self._put(path, write, known=known, record=record)
+
+    def join_responses(
+        self, lines: Iterable[bytes], *, known: Collection[bytes], record: Callable[[bytes], object]
+    ) -> Path | None:
+        """Write the responses to the lines of a requests file; return the copy, if the file there had been changed.
+
+        Args:
+            lines: of the file.
+            known: as for `join`.
+            record: as for `join`.
+        """
+        return self._put(self.responses_path, lambda file: file.writelines(lines), known=known, record=record)
+
+    def _put(
+        self,
+        path: Path,
+        write_to: Callable[[Hashing], object],
+        *,
+        known: Collection[bytes],
+        record: Callable[[bytes], object],
+    ) -> Path | None:
+        """Write a result, whole or not at all; return the copy, if the file there had been changed."""
         digest, copy = hashlib.sha256(), None
 
         def write(file: BinaryIO) -> None:
             nonlocal digest
             hashing = Hashing(file)
-            chunks = (Joint(self.chunk_path(start), [*facts.of(start)] if facts.names else None) for start in starts)
-            self._format.join(chunks, hashing, self.answer_columns.with_facts(facts.names))
+            write_to(hashing)
             digest = hashing.sha256
 
         def keep() -> None:
@@ -507,7 +556,65 @@ class Store:
             copy = self._keep_changed(path, {*known, digest.digest()})
 
         replace(path, write, before=keep)
-        return path, copy
+        return copy
+
+    def write_responses(self, lines: Iterable[bytes]) -> Path:
+        """Write the responses that are there so far; several processes may write.
+
+        Raises:
+            OutputError: the disk is full, the directory is read-only, ...
+        """
+        replace(self.partial_responses_path, lambda file: file.writelines(lines), f".{os.getpid()}")
+        return self.partial_responses_path
+
+    def join_vectors(
+        self, known: Collection[bytes], record: Callable[[bytes], object] = lambda _sha256: None
+    ) -> Path | None:
+        """Write the vectors of the result as a file of NumPy; return the copy of the file there, if it was changed.
+
+        Args:
+            known: the SHA-256 of each file that was ever written there.
+            record: is called with the new file's SHA-256 before the file is in its place.
+
+        Raises:
+            OutputError: the vectors have different lengths, or the disk is full, ...
+        """
+        from batcher.output.vector_column import write_npy  # noqa: PLC0415 - NumPy is slow to load
+
+        digest, copy = hashlib.sha256(), None
+
+        def write(file: BinaryIO) -> None:
+            nonlocal digest
+            hashing = Hashing(file)
+            write_npy(self.all_path, self.answer_columns.answer, hashing)  # type: ignore[arg-type]
+            digest = hashing.sha256
+
+        def keep() -> None:
+            nonlocal copy
+            if digest.digest() not in known:
+                record(digest.digest())
+            copy = self._keep_changed(self.npy_path, {*known, digest.digest()})
+
+        replace(self.npy_path, write, before=keep)
+        return copy
+
+    def are_vectors_joined(self) -> bool:
+        """Return whether the file of NumPy has, byte for byte, the vectors of the result.
+
+        Raises:
+            OutputError: a file cannot be read.
+        """
+        from batcher.output.vector_column import write_npy  # noqa: PLC0415 - NumPy is slow to load
+
+        made = Hashing(Nowhere())
+        write_npy(self.all_path, self.answer_columns.answer, made)  # type: ignore[arg-type]
+        with as_output_errors(self.npy_path, "read"):
+            return made.sha256.digest() == sha256_of(self.npy_path)
+
+    def remove_vectors(self, known: Collection[bytes]) -> list[Path]:
+        """Remove the file of NumPy that an earlier run wrote; return the copy, if it was changed."""
+        copy = self._remove(self.npy_path, {*known}) if self.npy_path.exists() else None
+        return [copy] if copy else []
 
     def write_rows(self, path: Path, blocks: Iterable[Block], names: Iterable[str] = ()) -> None:
         """Write rows that need not be in chunk files, with further facts of these names; several processes may write.

@@ -13,7 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from batcher.errors import InputError, OutputError
+from batcher.answer.vectors import unpacked
+from batcher.errors import InputError, OutputError, SettingsError
 from batcher.input.cell import cell, writable
 from batcher.input.dataset import Dataset
 from batcher.input.labels import Labels
@@ -33,6 +34,8 @@ from batcher.words import counted, option, say, verb
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from batcher.output.vector_column import Matrix
 
     Table = pd.DataFrame | pd.Series[Any]
 
@@ -115,7 +118,33 @@ class Frames:
                 self._check_asked(table, run)
             parts = SoFar(run.store, run.journal, run.last()).parts()
             texts = [cells[0] for part in parts for cells in part.answers]
-        return self._labelled(_text_frame([column], [texts]))[column]
+        return self._labelled(self._with_lists(_text_frame([column], [texts])))[column]
+
+    def matrix(self) -> Matrix:
+        """Read the vectors of embeddings as a matrix.
+
+        Raises:
+            SettingsError: the run did not ask for embeddings.
+            OutputError: as for `frame`; or the vectors have different lengths.
+        """
+        from batcher.output.vector_column import matrix_of, vectors_in, vectors_of  # noqa: PLC0415 - NumPy is slow to load
+
+        if not self._store.answer_columns.is_vector:
+            raise SettingsError("the answers of this run are no vectors: report.matrix() needs task='embedding'")
+        if self._is_whole:
+            self._check_result()
+            return matrix_of(vectors_in(self._store.all_path, self._store.answer_columns.answer), self._rows)
+        self._table()
+        with self._run() as run:
+            parts = SoFar(run.store, run.journal, run.last()).parts()
+            return matrix_of(vectors_of(cells[0] for part in parts for cells in part.answers), self._rows)
+
+    def _with_lists(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return a frame in which vectors are lists of numbers; None if a row has none."""
+        column = self._store.answer_columns.answer
+        if self._store.answer_columns.is_vector and column in frame:
+            frame[column] = _objects([_as_list(each) for each in frame[column]], frame.index)
+        return frame
 
     def frame(self) -> pd.DataFrame:
         """Read the answers, and put them beside the rows of the input.
@@ -157,7 +186,7 @@ class Frames:
         import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
 
         if self._store.types is not None:
-            return self._read_typed(columns)
+            return self._with_lists(self._read_typed(columns))
         with as_output_errors(self._store.all_path, "read"):
             texts: pd.DataFrame = pd.read_csv(self._store.all_path, usecols=[*columns], **self._format())
         return texts
@@ -282,9 +311,10 @@ class Frames:
         columns = self._store.all_columns
         if table is None:
             cells = [[*cells, *answer] for cells, answer in zip(inputs, answers, strict=True)]
-            return _text_frame(columns, list(zip(*cells, strict=True)))
+            return self._with_lists(_text_frame(columns, list(zip(*cells, strict=True))))
         own = self._own_columns(table)
-        return _joined(columns, own, _text_frame([*self._store.answer_columns], list(zip(*answers, strict=True))))
+        texts = _text_frame([*self._store.answer_columns], list(zip(*answers, strict=True)))
+        return _joined(columns, own, self._with_lists(texts))
 
     def _check_asked(self, table: Table, run: PastRun[Reader]) -> None:
         """Compare the columns that the prompts use with those of the plan.
@@ -428,6 +458,19 @@ def _first_other(values: Iterable[object], texts: Iterable[str]) -> int | None:
         if (type(value) is not str or value != text) and writable(cell(value)) != text:
             return place
     return None
+
+
+def _as_list(vector: Any) -> list[float] | None:
+    """Return a vector as a list of numbers, given as a text or as an array."""
+    numbers = unpacked(vector) if isinstance(vector, str) else vector
+    return None if numbers is None else list(map(float, numbers))
+
+
+def _objects(values: Sequence[Any], index: Any) -> pd.Series[Any]:
+    """Return a column of any objects."""
+    import pandas as pd  # noqa: PLC0415 - slow to load, and few callers want it
+
+    return pd.Series(values, index=index, dtype=object)
 
 
 def _text_frame(columns: Sequence[str], texts: Sequence[Sequence[str | None]]) -> pd.DataFrame:

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batcher.errors import OutputError, SettingsError, outermost
 from batcher.input.marks import Marks
-from batcher.journal.entries import Chunk
+from batcher.journal.entries import Chunk, LastRun
 from batcher.journal.opening import read_journal, record_joined
 from batcher.journal.reading import Reader
 from batcher.output.changed import Changed, Layout, Reading, both_changed
 from batcher.output.directory import Facts, Store, came_back, result_changed
 from batcher.output.file_format import Block
 from batcher.output.opening import PastRun, opened
+from batcher.output.responses import lines_of_chunks, lines_of_rows
 from batcher.output.so_far import Part, SoFar, anew, facts_of, input_of, is_current, with_columns
-from batcher.settings import OPTIONS, facts_in
+from batcher.settings import OPTIONS, facts_in, has_npy
 from batcher.words import by_reader, counted, option, say
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def merge(
     data: Data | None = None,
     with_: str | Sequence[str] | None = None,
 ) -> Path:
-    """Join the chunk files as they are, and return the path of the result.
+    """Join the chunk files as they are, and return the path of the result; of a requests file that of its responses.
 
     Args:
         keyword: names the run.
@@ -53,9 +54,7 @@ def merge(
         OutputError: there is no run, a run is writing, rows are left, or a chunk file is missing, damaged or older than
             the journal.
     """
-    if with_ is not None:
-        OPTIONS["with_"].check(with_)
-    names: Sequence[str] = facts_in(with_)
+    names = _facts(with_, partial=partial)
     if partial:
         with opened(keyword, output_dir, read_journal) as run, run.journal.snapshot():
             return _write_partial(run, data, names)
@@ -80,11 +79,62 @@ def merge(
         def facts(start: int) -> list[list[str]]:
             return facts_of(journal, store, start, min(start + last.chunk_size, rows), names)
 
+        write_vectors = _vectors_writer(store, journal, last, is_wanted=has_npy(with_))
         record = functools.partial(record_joined, journal.path, last.id, path.name)
         _, copy = store.join(starts, path, known=journal.joined(path.name), record=record, facts=Facts(names, facts))
         if copy:
             say(result_changed(path, copy))
-        return path
+        write_vectors()
+        return _join_responses(store, journal, last, rows) if last.question.get("requests") else path
+
+
+def _join_responses(store: Store, journal: Reader, last: LastRun, rows: int) -> Path:
+    """Write the responses to the lines of a requests file; return their path."""
+    path = store.responses_path
+    copy = store.join_responses(
+        lines_of_chunks(store, journal, last, rows),
+        known=journal.joined(path.name),
+        record=functools.partial(record_joined, journal.path, last.id, path.name),
+    )
+    if copy:
+        say(result_changed(path, copy))
+    return path
+
+
+def _facts(with_: str | Sequence[str] | None, *, partial: bool) -> Sequence[str]:
+    """Return the facts that are to be in further columns.
+
+    Raises:
+        SettingsError: there is no such fact, or a file of all vectors is wanted of a part.
+    """
+    if with_ is not None:
+        OPTIONS["with_"].check(with_)
+    if partial and has_npy(with_):
+        whole = option("partial", value=True)
+        raise SettingsError(f"{option('with_')}: npy is made of a whole result: leave out {whole}")
+    return facts_in(with_)
+
+
+def _vectors_writer(store: Store, journal: Reader, last: LastRun, *, is_wanted: bool) -> Callable[[], None]:
+    """Return what writes the file of all vectors, if it is wanted now or by the run.
+
+    All that it needs of the journal is read before: what is recorded of the result changes the journal.
+
+    Raises:
+        SettingsError: it is wanted, and the answers are no vectors.
+    """
+    if is_wanted and not store.answer_columns.is_vector:
+        raise SettingsError(f"{option('with_')}: npy holds vectors, and {store.keyword!r} did not ask for embeddings")
+    if not is_wanted and not last.question.get("npy"):
+        return lambda: None
+    path = store.npy_path
+    known, record = journal.joined(path.name), functools.partial(record_joined, journal.path, last.id, path.name)
+
+    def write() -> None:
+        if copy := store.join_vectors(known, record):
+            say(result_changed(path, copy))
+
+    return write
 
 
 def _lacking(store: Store, names: Sequence[str]) -> Sequence[str]:
@@ -171,10 +221,19 @@ def _write_partial(run: PastRun[Reader], data: Data | None, names: Sequence[str]
             raise OutputError(f"no chunk of {store.keyword!r} is finished yet: run it again, or {_advice(store)}")
 
     store.write_rows(store.partial_path, blocks(), names)
+    if last.question.get("requests"):
+        store.write_responses(_responses_so_far(run, so_far))
     if omitted:
         rows = counted(sum(omitted), "row of an unfinished chunk is", "rows of unfinished chunks are")
         say(f"Note: {rows} left out, because no file has the rest of their cells: {_advice(store)}.")
-    return store.partial_path
+    return store.partial_responses_path if last.question.get("requests") else store.partial_path
+
+
+def _responses_so_far(run: PastRun[Reader], so_far: SoFar) -> Iterator[bytes]:
+    """Yield the responses to the lines of a requests file that are there so far."""
+    for part in so_far.parts():
+        if part.inputs is not None:
+            yield from lines_of_rows(so_far.store.keyword, run.journal, part.start, part.inputs)
 
 
 def _advice(store: Store) -> str:

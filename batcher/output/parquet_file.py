@@ -18,6 +18,7 @@ from batcher.input.cell import cell, writable
 from batcher.input.types import Types, texts_of
 from batcher.output.csv_file import OURS, Hashing, Nowhere, csv_line, sha256_of
 from batcher.output.file_format import Block, Cells, Joint
+from batcher.output.vector_column import texts_of_vectors, vector_type, vectors_of_texts
 from batcher.records import Values
 from batcher.words import verb
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ROWS_OF_GROUP = 8192
+_VECTORS_OF_GROUP = 1024
 _ROWS_READ = 256  # at a time
 _OPTIONS: Mapping[str, Any] = {"version": "2.6", "compression": "snappy", "write_statistics": True}
 
@@ -44,7 +46,7 @@ def arrow_type(kind: Kind) -> pa.DataType:
     import pyarrow as pa  # noqa: PLC0415 - slow to load
 
     types = {Kind.INTEGER: pa.int64(), Kind.NUMBER: pa.float64(), Kind.BOOLEAN: pa.bool_()}
-    return types.get(kind, pa.string())
+    return vector_type() if kind is Kind.VECTOR else types.get(kind, pa.string())
 
 
 class ParquetFormat:
@@ -166,12 +168,13 @@ class ParquetFormat:
         import pyarrow as pa  # noqa: PLC0415 - slow to load
         from pyarrow import parquet  # noqa: PLC0415 - slow to load
 
+        most = _VECTORS_OF_GROUP if self._added.is_vector else _ROWS_OF_GROUP
         with parquet.ParquetWriter(pa.PythonFile(file, mode="w"), schema, **_OPTIONS) as writer:
-            for group in _groups(tables):
-                writer.write_table(group, row_group_size=_ROWS_OF_GROUP)
+            for group in _groups(tables, most):
+                writer.write_table(group, row_group_size=most)
 
 
-def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def _groups(tables: Iterable[pa.Table], most: int) -> Iterator[pa.Table]:
     import pyarrow as pa  # noqa: PLC0415 - slow to load
 
     waiting: list[pa.Table] = []
@@ -179,11 +182,11 @@ def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     for table in tables:
         waiting.append(table)
         count += table.num_rows
-        if count < _ROWS_OF_GROUP:
+        if count < most:
             continue
         whole = pa.concat_tables(waiting)
-        ends = range(_ROWS_OF_GROUP, count + 1, _ROWS_OF_GROUP)
-        yield from (whole.slice(end - _ROWS_OF_GROUP, _ROWS_OF_GROUP).combine_chunks() for end in ends)
+        ends = range(most, count + 1, most)
+        yield from (whole.slice(end - most, most).combine_chunks() for end in ends)
         waiting = [whole.slice(ends[-1])]
         count -= ends[-1]
     if count:
@@ -198,7 +201,9 @@ def _columns(cells: Cells, added: AnswerColumns, kinds: Sequence[Kind]) -> list[
     columns: Iterable[Sequence[str]] = zip(*cells, strict=True) if cells else [()] * len(kinds)
     made = []
     for name, kind, texts in zip(names, kinds, columns, strict=True):
-        if name in added.always:
+        if kind is Kind.VECTOR:
+            made.append(vectors_of_texts(texts))
+        elif name in added.always:
             made.append(pa.array(map(writable, texts), pa.string()))
         else:
             made.append(pa.array((value_of(kind, writable(text)) for text in texts), arrow_type(kind)))
@@ -238,4 +243,6 @@ def read_parquet(path: Path, added: AnswerColumns, advice: str = OURS) -> Genera
 
 
 def _texts(column: pa.Array, kind: Kind) -> Iterator[str]:
+    if kind is Kind.VECTOR and column.type.equals(vector_type()):
+        return texts_of_vectors(column)
     return (text_of(kind, value) for value in column.to_pylist())

@@ -19,6 +19,8 @@ from batcher.words import counted, dollars, elapsed
 if TYPE_CHECKING:
     import pandas as pd
 
+    from batcher.output.vector_column import Matrix
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Figures):
@@ -26,7 +28,7 @@ class Report(Figures):
 
     Attributes:
         status: `done`, or `stopped` if rows are left.
-        output: `all_<keyword>.csv`, or None if rows are left.
+        output: `all_<keyword>.csv`, of a requests file `all_<keyword>.jsonl`; None if rows are left.
         asks: whom this process asked, and where the API keys came from; empty if no row was left.
         endpoints: the endpoints of this process, in the pool's order.
         by_hand: what `batcher limit`, `pause` and `resume` changed in this process.
@@ -64,8 +66,19 @@ class Report(Figures):
         """
         return self._read().answers()
 
+    def matrix(self) -> Matrix:
+        """Return the vectors of embeddings as a NumPy array of 32-bit floats: a row for each row that was asked.
+
+        The rows are in the order of the input. A row without a vector is NaN in all columns.
+
+        Raises:
+            SettingsError: the run did not ask for embeddings.
+            OutputError: as for `frame`; or the vectors have different lengths.
+        """
+        return self._read().matrix()
+
     def frame(self) -> pd.DataFrame:
-        """Return the rows with their answers; the answers are text, exactly as in the file.
+        """Return the rows with their answers; the answers are text, exactly as in the file, or lists of numbers.
 
         It has the index of the DataFrame or Series that was given, and its columns; a table from elsewhere is read as
         text, or from the Parquet files of a finished run in its types. If rows are left, it holds what there is: the

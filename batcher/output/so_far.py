@@ -158,7 +158,7 @@ def input_of(question: dict[str, Any], data: Data | None = None) -> Dataset | No
     Returns:
         The input; None if it was no file, or is gone.
     """
-    reading = Reading.of(question.get("input_encoding"), question.get("separator"), question.get("sheet"))
+    reading = Reading.recorded_in(question)
     if data is not None:
         return narrowed(open_dataset(data, reading), question.get("table", ()))
     paths = question.get("input")

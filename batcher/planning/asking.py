@@ -31,9 +31,11 @@ def tariffs_in_forms(
     params, wording = job.settings.params, job.wording
     forms = {wire.form: (wire.params, wire.line) for ladder in ladders for wire in ladder if wire.form}
     if not forms:
-        return {None: tariffs_of(endpoints, params, wording, learnt)} if endpoints else {}
-    found = tariffs_by_form(endpoints, params, wording, forms, learnt)
-    return {form: found[form] for form in forms}
+        found: dict[Form | None, list[Tariff]] = {None: tariffs_of(endpoints, params, wording, learnt)}
+    else:
+        by_form = tariffs_by_form(endpoints, params, wording, forms, learnt)
+        found = {form: by_form[form] for form in forms}
+    return {form: [each.on(job.terms) for each in tariffs] for form, tariffs in found.items()} if endpoints else {}
 
 
 def forms_found(job: Job, journal: Reader) -> dict[int, str]:

@@ -13,7 +13,7 @@ from batcher.answer.labels import Labels
 from batcher.answer.schema import Schema
 from batcher.answer.shape import Shape
 from batcher.calls.forms import AS_IT_COMES, Wire
-from batcher.records import Message
+from batcher.records import Image, Message
 
 # What is assumed of a text, of a number and of a list if the schema says nothing.
 _TEXT = "some words that say in short what was asked for, and why"
@@ -26,7 +26,7 @@ class First(NamedTuple):
     """The first request of a plan.
 
     Attributes:
-        messages: as they will go out; none if nothing is sent.
+        messages: as they will go out, but for the data of images; none if nothing is sent.
         form: how the answer is asked for, in words; empty if any text will do.
     """
 
@@ -37,16 +37,42 @@ class First(NamedTuple):
     def of(cls, messages: Sequence[Message], ladder: Sequence[Wire] = ()) -> First:
         wire = ladder[0] if ladder else AS_IT_COMES
         form = wire.form.in_words if wire.form else ""
-        return cls(tuple(wire.messages(messages)), form if len(ladder) < 2 else f"{form} first; the answers decide")
+        shown = tuple(map(_as_shown, wire.messages(messages)))
+        return cls(shown, form if len(ladder) < 2 else f"{form} first; the answers decide")
 
     def lines(self) -> list[str]:
         """Return the prompt line by line; each message begins with its role."""
         found = []
         for message in self.messages:
             content = message.get("content")
-            text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+            shown = _with_images(content) if isinstance(content, list) else content
+            text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
             found += f"{message['role']}: {text}".splitlines()
         return found
+
+
+def _as_shown(message: Message) -> Message:
+    """Return a message with the names of images in the place of their data."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": [part | {"name": part.name} if isinstance(part, Image) else part for part in content]}
+
+
+def _with_images(parts: list[Any]) -> str | list[Any]:
+    """Return what people read of the parts of a message: texts, and names of images in the place of their data."""
+    shown: list[str] = []
+    for part in parts:
+        match part:
+            case {"type": "image", "name": str(name), "size": [width, height]}:
+                shown.append(f"[image {name}, {width} x {height}]")
+            case {"type": "image_url", "image_url": {"url": str(url)}}:
+                shown.append(f"[image {'in a data URL' if url.startswith('data:') else url}]")
+            case {"type": "text", "text": str(text)}:
+                shown.append(text)
+            case _:
+                return parts
+    return "\n".join(shown)
 
 
 def typical_answer(shape: Shape) -> str:

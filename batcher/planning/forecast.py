@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
+from batcher.calls.batches import Filling, Size, smallest
 from batcher.calls.forms import Wire
 from batcher.errors import outermost
 from batcher.input.prompt import PromptFunction
@@ -25,8 +26,8 @@ from batcher.planning.first import First, typical_answer
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
 from batcher.planning.making import make
 from batcher.planning.whom import asked_of, in_lines
-from batcher.planning.words import came_back, in_words, notes
-from batcher.records import Asked, Message
+from batcher.planning.words import came_back, for_what, in_words, notes
+from batcher.records import Asked, Message, Task, Terms
 from batcher.settings import Options, Settings
 from batcher.signatures import with_options
 from batcher.tables import Described, Line
@@ -53,7 +54,7 @@ class Forecast(Described):
         gone: answered rows that are gone while there are new ones; a run stops there as well.
         reasons: what changed, in words.
         same: rows with the same question as another row; with `dedup` they are not sent.
-        requests: to be sent, each row at its first attempt.
+        requests: to be sent, each row at its first attempt; of embeddings many rows share one.
         prompt_tokens: of those requests.
         counted_by: `tiktoken`, or `estimated`, from the length of the text.
         completion_tokens: of their answers, if these are as long as the answers of the same models so far, or as the
@@ -68,6 +69,7 @@ class Forecast(Described):
         money, budget, time: the same in words; `budget` is empty without one.
         reread: rows whose result changes because their answer was read again, as another label or by another schema.
         asks: whom the run asks, and where the API keys came from.
+        task: what for: `chat`, `completion` or `embedding`.
         form: how labels or a schema are asked for, in words; empty without them.
         first: the messages of the first row that is sent, as they will go out.
         summary: the plan in words, with notes.
@@ -101,6 +103,7 @@ class Forecast(Described):
     budget: str
     time: str
     asks: tuple[Asked, ...]
+    task: str
     form: str
     first: tuple[Message, ...]
     summary: str
@@ -115,8 +118,9 @@ class Forecast(Described):
     def _lines(self) -> Iterator[Line]:
         by = "counted by tiktoken" if self.counted_by == "tiktoken" else "estimated by length"
         completion = self.completion_tokens
-        answers = "not yet known" if completion is None else f"about {completion:,}"
-        yield from (Line("" if number else "asks", line) for number, line in enumerate(in_lines(self.asks)))
+        answers = "not yet known" if completion is None else f"about {completion:,}" if completion else "none"
+        what = for_what(self.task)
+        yield from (Line("" if number else "asks", f"{line}{what}") for number, line in enumerate(in_lines(self.asks)))
         yield Line("requests", f"{self.requests:,}, into {counted(self.chunks, 'chunk')}")
         yield Line("tokens", f"{self.prompt_tokens:,} prompt ({by}), completion {answers}")
         yield Line("money", self.money)
@@ -149,11 +153,12 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     with rehearse(job.store.journal_path) as journal:
         planned = make(job, journal, lambda: False, is_rehearsal=True)
         tariffs, ladder = _asking(job, journal, planned.sources[0])
-        count = counter(job.endpoints[0].source.model)
+        model = job.endpoints[0].real_source.model
+        count = counter(model).seeing(model)
         typical = None if job.shape is None else count.count(typical_answer(job.shape)) + 1
         answer_tokens = tokens_of_an_answer(journal, planned.sources, tariffs, typical)
         load, first = _load(job, journal, tariffs, count, ladder)
-        load = load._replace(answer_tokens=answer_tokens)
+        load = load._replace(answer_tokens=0.0 if job.task is Task.EMBEDDING else answer_tokens)
         left = None if settings.budget is None else nano_dollars(settings.budget) - journal.spent().total
     is_by_option = settings.endpoints is None
     how_to_price = f"{option('price_in')}, {option('price_out')}" if is_by_option else "prices in the endpoint"
@@ -188,6 +193,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         budget=costs.budget_in_words(load.requests, "row" if load.requests == planned.counts.left else "request"),
         time=pace.in_words(load.requests),
         asks=asked_of(job.endpoints),
+        task=job.task.value,
         form=first.form,
         first=first.messages,
         summary="\n".join([in_words(job, planned), *notes(job, planned), *came_back(job, planned), *reserves]),
@@ -225,20 +231,53 @@ def _load(
     """Read the input again, and add up what would be sent; return the first request, too."""
     first = First()
     count = count.knowing(job.examples.texts if job.examples else ())
-    requests = tokens = 0
     more = count.count(json.dumps([*ladder[0].params.values(), ladder[0].line])) if ladder else 0
+    size = smallest([job.size_at(endpoint) for endpoint in job.endpoints])
+    requests = tokens = 0
     most: int | None = 0
+    for messages, terms in _requests(job, journal, size):
+        shown = messages[:1] if job.task is Task.EMBEDDING else messages
+        first = first if requests else First.of(shown, ladder)
+        requests += 1
+        tokens += _prompt_tokens(messages, job.task, count) + more
+        each = [tariff.on(terms, messages).most(messages) for tariff in tariffs] if most is not None else [None]
+        most = None if most is None or None in each else most + max(filter(None, each), default=0)
+    return Load(requests, tokens, most, None), first
+
+
+def _prompt_tokens(messages: Sequence[Message], task: Task, count: Counter) -> int:
+    """Return the estimated model tokens of a request; texts without a chat have nothing around them."""
+    if task is Task.CHAT:
+        return prompt_tokens(messages, count)
+    return sum(count.count(message["content"]) for message in messages)
+
+
+def _requests(job: Job, journal: Reader, size: Size) -> Iterator[tuple[Sequence[Message], Terms]]:
+    """Read the input again, and yield the messages of each request that would be sent.
+
+    Args:
+        job: the run.
+        journal: knows which rows have a result.
+        size: the most that a request may hold.
+    """
+    waiting: list[Message] = []
+    filling = Filling(size)
     for start, rows in job.selection.slices(ROWS_AT_ONCE):
         states = journal.states(start, start + len(rows))
+        job.look_ahead(rows)
         for position, (values, state) in enumerate(zip(rows, states, strict=True), start):
             if state.result is not None or state.leader is not None:
                 continue
             messages, terms, fault = job.question_of(position, values)
             if fault:
                 continue
-            first = first if requests else First.of(messages, ladder)
-            requests += 1
-            tokens += prompt_tokens(messages, count) + more
-            each = [tariff.on(terms).most(messages) for tariff in tariffs] if most is not None else [None]
-            most = None if most is None or None in each else most + max(filter(None, each), default=0)
-    return Load(requests, tokens, most, None), first
+            if job.task is not Task.EMBEDDING:
+                yield messages, terms
+            elif filling.takes(messages):
+                waiting += messages
+            else:
+                yield waiting, terms
+                waiting, filling = [*messages], Filling(size)
+                filling.takes(messages)
+    if waiting:
+        yield waiting, job.terms

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,6 +18,7 @@ from batcher.answer.labels import Labels
 from batcher.answer.reading import read
 from batcher.answer.schema import Schema
 from batcher.answer.shape import READER, ReadAs, Shape
+from batcher.calls.batches import Size, size_at
 from batcher.calls.endpoints import endpoints_of, environment
 from batcher.calls.forms import PARAMS, Wire, ladder_for
 from batcher.endpoint import Endpoint
@@ -26,6 +28,7 @@ from batcher.input.column_names import column_index
 from batcher.input.dataset import Dataset
 from batcher.input.encodings import decoded
 from batcher.input.examples import Examples
+from batcher.input.images import Images
 from batcher.input.key import Keyer, keyer
 from batcher.input.opening import Reading, as_arguments, default_keyword, open_dataset
 from batcher.input.prompt import (
@@ -40,13 +43,20 @@ from batcher.input.prompt import (
     with_system,
 )
 from batcher.input.question import asking
+from batcher.input.request_line import ASKED, asking_with, question_of
+from batcher.input.requests_file import looks_like_requests
 from batcher.input.selection import Selection
 from batcher.input.stating import ANY, Stating
-from batcher.money.tariff import NO_WORDING, Wording, is_bounded
+from batcher.money.tariff import NO_WORDING, Tariff, Wording, distinct, is_bounded
+from batcher.money.tokens import most_completion_tokens
+from batcher.money.vision import Vision
 from batcher.output.directory import Store
 from batcher.planning.examples import Renderers, examples_of
+from batcher.planning.own import Own
 from batcher.planning.refusals import check_endpoints
-from batcher.records import Completion, Message, Question, Result, Slice, Values
+from batcher.planning.requests import as_it_stands, check_alone, check_without, notes_on_columns, older_results
+from batcher.planning.tasks import check_params_of_endpoints, check_task
+from batcher.records import NO_TERMS, Completion, Question, Result, Slice, Status, Task, Terms, Values
 from batcher.settings import OPTIONS, Settings, check_keyword
 from batcher.visible import on_one_line
 from batcher.words import as_given, blamed, by_reader, escape_hint, option
@@ -76,6 +86,9 @@ class Job:
         is_same_for_all: the templates have no hole, so that every row has the same question.
         oddities: what is odd about the templates, in words.
         examples: that stand before each row's question; None: there are none.
+        images: puts the rows' images into their questions, which so takes a while; None: there are none.
+        lengths: the tariffs that must bound the answer to each row, because rows have parameters of their own.
+        older: the results files of older scripts whose answers are taken over.
     """
 
     settings: Settings
@@ -92,6 +105,9 @@ class Job:
     is_same_for_all: bool = False
     oddities: tuple[str, ...] = ()
     examples: Examples | None = None
+    images: Images | None = None
+    lengths: tuple[Tariff, ...] = ()
+    older: tuple[Path, ...] = ()
 
     def keyer(self, params: Mapping[str, Any]) -> Keyer:
         """Return what makes the key of a row of its question.
@@ -99,7 +115,27 @@ class Job:
         Args:
             params: the request parameters, spelled as in the keys of earlier runs.
         """
+        if self.settings.requests:  # they are in the terms of each row
+            params = {}
         return keyer(params, self.question.get("shape"), self.examples.messages if self.examples else ())
+
+    @property
+    def task(self) -> Task:
+        """What the model is to do with each row."""
+        return Task(self.settings.task)
+
+    @property
+    def terms(self) -> Terms:
+        """How every row asks."""
+        return NO_TERMS if self.task is Task.CHAT else Terms(self.task)
+
+    def bounds_length(self, endpoint: Endpoint) -> bool:
+        """Return whether the requests to an endpoint say how many tokens an answer may have."""
+        return most_completion_tokens({**self.settings.params, **endpoint.params}, None) is not None
+
+    def size_at(self, endpoint: Endpoint) -> Size:
+        """Return the most that one request to an endpoint may hold: one row, if the task is not embeddings."""
+        return size_at(endpoint, self.settings.inputs_per_request) if self.task is Task.EMBEDDING else Size()
 
     @property
     def reading(self) -> ReadAs | None:
@@ -110,10 +146,13 @@ class Job:
         """Return the forms in which an endpoint may be asked for labels or fields; none if any text will do."""
         if self.shape is None:
             return ()
-        return ladder_for(endpoint, self.shape, self.settings.structured, is_stated=self.is_stated)
+        structured = self.settings.structured if self.task is Task.CHAT else "prompt"
+        return ladder_for(endpoint, self.shape, structured, is_stated=self.is_stated)
 
     def read(self, completion: Completion) -> Result:
         """Return the result of a row to which this came."""
+        if self.settings.requests:  # what counts is the body of the response
+            return Result(Status.OK, completion.text or "", "")
         return read(completion, self.shape)
 
     def question_of(self, position: int, values: Values) -> Question:
@@ -132,7 +171,7 @@ class Job:
         """
         try:
             question = self.ask(values)
-            self._check_affordable(question.messages)
+            self._check_affordable(question)
             if self.examples is None:
                 return question, False
             messages, is_example = self.examples.stated(question.messages)
@@ -141,6 +180,11 @@ class Job:
             raise
         except BaseException as error:  # a user's function may raise anything, even SystemExit
             raise failed_on(self.selection.where(position), error) from error
+
+    def look_ahead(self, rows: Sequence[Values]) -> None:
+        """Read what the questions of rows need besides the table, so that making them takes no time."""
+        if self.images is not None:
+            self.images.look_ahead(rows)
 
     def of_rows(self, start: int, rows: Sequence[Values], make: Callable[[Values], T]) -> list[T]:
         """Apply a function to each row from a position on.
@@ -156,11 +200,32 @@ class Job:
                 raise failed_on(self.selection.where(position), error) from error
         return made
 
-    def _check_affordable(self, messages: Sequence[Message]) -> None:
-        if self.settings.budget is not None and not is_bounded(messages):
+    def _check_affordable(self, question: Question) -> None:
+        if self.settings.budget is None or question.fault:
+            return
+        if not is_bounded(question.messages, self._visions):
             raise InputError(
-                f"the cost of images and audio cannot be bounded in advance: run without {as_given('budget')}"
+                "the cost of audio, and of an image whose size is not known, cannot be bounded in advance: run without"
+                f" {as_given('budget')}"
             )
+        for tariff in self.lengths:
+            if question.terms.params.get("service_tier", "default") not in {None, "default"}:
+                raise InputError(
+                    f"the price of a service_tier of its own is not known: run without {as_given('budget')}, or give"
+                    f" {option('param', {'service_tier': '...'})} for all"
+                )
+            if tariff.on(question.terms, question.messages).completion_tokens is None:
+                raise InputError(
+                    "nothing bounds how long its answer may be, so it may cost anything: give it max_tokens, or"
+                    f" {option('param', {'max_tokens': 'N'})} for all that have none, or run without"
+                    f" {as_given('budget')}"
+                )
+
+    @cached_property
+    def _visions(self) -> list[Vision]:
+        """How the models count images; that of a free one does not matter."""
+        tariffs = [Tariff.of(endpoint, self.settings.params) for endpoint in self.endpoints]
+        return [tariff.vision for tariff in tariffs if not tariff.is_free]
 
 
 class _Prompts(NamedTuple):
@@ -185,6 +250,9 @@ class _Prompts(NamedTuple):
     filled: str = ""
 
 
+_REQUESTS = _Prompts(lambda values: question_of(values).messages, "--requests", "", ASKED)
+
+
 def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, *, needs_keys: bool = True) -> Job:
     """Check everything that can be checked without reading the whole input.
 
@@ -197,22 +265,29 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     Raises:
         SettingsError: an option, the input or the prompt is wrong.
     """
-    dataset = open_dataset(data, Reading.of(settings.input_encoding, settings.separator, settings.sheet))
+    if settings.requests:
+        check_alone(prompt, settings)
+    else:
+        check_without(settings)
+    check_task(settings)
+    reading = Reading.of(settings.input_encoding, settings.separator, settings.sheet, requests=settings.requests)
+    dataset = open_dataset(data, reading)
     if settings.sheet is not None and dataset.sheet is None:
         raise SettingsError(f"{blamed('sheet')}: {dataset.name} is no workbook: leave the option out")
     keyword = _keyword(settings, dataset, data)
     shape = shape_of(settings)
     stating = Stating(shape, dataset.columns)
     system = _system(settings)
-    prompts = _prompts(prompt, settings, dataset, stating, system)
+    prompts = _REQUESTS if settings.requests else _prompts(prompt, settings, dataset, stating, system)
     examples = _examples(prompt, prompts, settings, stating, system)
     prompts = _with_system(prompts, system, settings, dataset, stating)
+    images = Images.of(settings, dataset)
+    if images is not None:
+        prompts = prompts._replace(columns=(*prompts.columns, images.column))
     _check_holes(prompts, settings, dataset)
-    endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys)
-    check_endpoints(endpoints, settings)
-    if shape is not None:
-        for endpoint in endpoints:
-            _check_form_params(endpoint.params, settings, "params of an endpoint")
+    selection = Selection(dataset, keyword, limit=settings.limit, sample=settings.sample)
+    own = Own.of(settings, dataset, selection)
+    endpoints = _endpoints(settings, own, needs_keys=needs_keys)
     if settings.id_column is not None:
         column_index(settings.id_column, dataset.columns, blamed("id_column"))
     store = _store(settings, keyword, dataset, shape)
@@ -220,20 +295,54 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         settings,
         keyword,
         dataset,
-        Selection(dataset, keyword, limit=settings.limit, sample=settings.sample),
-        asking(prompts.render),
+        selection,
+        asking_with(settings.params)
+        if settings.requests
+        else asking(prompts.render, own.terms, task=Task(settings.task), images=images),
         _question(prompts, settings, dataset, endpoints, data)
+        | _own_question(settings)
         | _answers_question(shape, examples)
+        | ({} if images is None else {"images": images.recorded})
         | _types_question(store),
         endpoints,
         store,
         _wording(prompts, examples),
         shape,
         stating.is_stated(prompts.filled, stating.filled(system or "")),
-        is_same_for_all=not prompts.columns,
-        oddities=_oddities(prompts, stating),
+        is_same_for_all=not (prompts.columns or settings.param_columns),
+        oddities=(
+            *_oddities(prompts, stating, images),
+            *own.notes(endpoints),
+            *(() if settings.requests else notes_on_columns(dataset, prompts.columns, settings)),
+        ),
         examples=examples,
+        lengths=_lengths(endpoints, settings) if own.has_any else (),
+        older=older_results(settings, data, store) if settings.requests else (),
+        images=images,
     )
+
+
+def _endpoints(settings: Settings, own: Own, *, needs_keys: bool) -> tuple[Endpoint, ...]:
+    """Return the endpoints that rows may be asked at.
+
+    Raises:
+        SettingsError: an endpoint cannot be used, or its parameters do not fit the options.
+    """
+    endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys, models=own.models)
+    check_endpoints(endpoints, settings, by_row=own.has_any)
+    check_params_of_endpoints(endpoints, settings)
+    if settings.labels is not None or settings.schema is not None:
+        for endpoint in endpoints:
+            _check_form_params(endpoint.params, settings, "params of an endpoint")
+    return endpoints
+
+
+def _lengths(endpoints: Sequence[Endpoint], settings: Settings) -> tuple[Tariff, ...]:
+    """Return the tariffs that must bound the answer to each row."""
+    if settings.budget is None:
+        return ()
+    tariffs = (Tariff.of(each, settings.params) for each in endpoints)
+    return tuple(distinct([each for each in tariffs if not each.is_free]))
 
 
 def _check_holes(prompts: _Prompts, settings: Settings, dataset: Dataset) -> None:
@@ -242,8 +351,14 @@ def _check_holes(prompts: _Prompts, settings: Settings, dataset: Dataset) -> Non
     Raises:
         InputError: the message has the likely slip; or the first rows cannot be read.
     """
-    if prompts.columns or settings.same_prompt or not _has_two_rows(dataset, settings):
-        return
+    if (
+        prompts.columns
+        or settings.same_prompt
+        or settings.requests
+        or settings.param_columns
+        or not _has_two_rows(dataset, settings)
+    ):
+        return  # an image column is as good as a hole
     raise InputError(
         f"{blamed(prompts.given[0][0])} has no hole, so every row would ask the same:"
         f" {slips.advice(prompts.given, dataset.columns)}."
@@ -256,7 +371,7 @@ def _has_two_rows(dataset: Dataset, settings: Settings) -> bool:
     return any(len(part.rows) > 1 for part in dataset.slices(2, most))
 
 
-def _oddities(prompts: _Prompts, stating: Stating) -> tuple[str, ...]:
+def _oddities(prompts: _Prompts, stating: Stating, images: Images | None) -> tuple[str, ...]:
     """Return what is odd about templates that have holes."""
     if not prompts.columns:
         return ()
@@ -264,6 +379,9 @@ def _oddities(prompts: _Prompts, stating: Stating) -> tuple[str, ...]:
     found = [(name, each) for name, text in prompts.given for each in slips.notes(text, columns, holes, name)]
     all_holes = [hole for _, text in prompts.given for hole in Template.parse(text, "").holes]
     found += [(name, each) for name, _ in prompts.given[:1] for each in stating.oddities(all_holes)]
+    if images is not None and images.column in all_holes:
+        said = f"{{{images.column}}} writes the cell into the prompt; the image itself is sent without a hole"
+        found += [(name, said) for name, _ in prompts.given[:1]]
     return tuple(f"Note: {as_given(name)}: {each}." for name, each in found)
 
 
@@ -286,9 +404,9 @@ def _store(settings: Settings, keyword: str, dataset: Dataset, shape: Shape | No
             f"{path} is a file that the run {keyword!r} writes itself: choose another {as_given('keyword')} or"
             f" {as_given('output_dir')}"
         )
-    added, types = _columns(settings, shape), dataset.types() if settings.format == PARQUET else None
+    added, types = _columns(settings, shape), dataset.types() if settings.file_format == PARQUET else None
     store = Store(directory, keyword, dataset.columns, added, settings.encoding, types=types)
-    if dataset.would_take(store.all_path):
+    if dataset.would_take(store.all_path) or dataset.would_take(store.responses_path):
         raise SettingsError(
             f"the files of the run would become a part of the input {dataset.name}: choose another"
             f" {as_given('output_dir')}"
@@ -297,7 +415,13 @@ def _store(settings: Settings, keyword: str, dataset: Dataset, shape: Shape | No
 
 
 def _columns(settings: Settings, shape: Shape | None) -> AnswerColumns:
-    return AnswerColumns.of(settings.answer_column, settings.extras, shape, is_typed=settings.format == PARQUET)
+    return AnswerColumns.of(
+        settings.answer_column,
+        settings.extras,
+        shape,
+        is_typed=settings.file_format == PARQUET,
+        is_vector=settings.task == Task.EMBEDDING,
+    )
 
 
 def shape_of(settings: Settings) -> Shape | None:
@@ -353,7 +477,7 @@ def _question(
         "params": settings.params,
         "sources": sorted({each.source for each in endpoints}),
         "pool": [each.source for each in endpoints],
-        "columns": tuple(dict.fromkeys(prompts.columns)),
+        "columns": tuple(dict.fromkeys((*prompts.columns, *settings.param_columns))),
         "table": dataset.columns,
         "answer_column": settings.answer_column,
         "with": settings.extras,
@@ -363,10 +487,20 @@ def _question(
         "input_encoding": settings.input_encoding,
         "separator": settings.separator,
     }
+    if settings.task != Task.CHAT:
+        question["task"] = settings.task
+    if settings.writes_npy:
+        question["npy"] = True
     if named := {(each.name, each.real_source.base_url) for each in endpoints if each.name is not None}:
         question["named"] = sorted(named)
     as_kept: dict[str, Any] = json.loads(json.dumps(question))
     return as_kept
+
+
+def _own_question(settings: Settings) -> dict[str, Any]:
+    """Return what the journal stores of what rows have of their own."""
+    question: dict[str, Any] = {"requests": True} if settings.requests else {}
+    return question | ({"params_column": [*settings.param_columns]} if settings.param_columns else {})
 
 
 def _types_question(store: Store) -> dict[str, Any]:
@@ -429,12 +563,13 @@ def _prompts(
         "--messages-column": settings.messages_column,
     }
     named = {name: value for name, value in named.items() if value is not None}
-    if not named and not dataset.paths and len(columns) == 1:
+    if not named and not dataset.paths and len(columns) == 1 and settings.image_column is None:
         named = {"--prompt-column": columns[0]}  # a Series or a list of texts holds the prompts itself
     if len(named) != 1:
         found = f"; given were {' and '.join(as_given(_named(name)) for name in named)}" if named else ""
         ways = [option(_named(name)) for name in ("--prompt", "--prompt-file", "--prompt-column", "--messages-column")]
-        raise SettingsError(f"give the prompt with one of {ways[0]}, {ways[1]}, {ways[2]} and {ways[3]}{found}")
+        known = f"; {dataset.name} looks like a requests file: {as_it_stands()}" if looks_like_requests(dataset) else ""
+        raise SettingsError(f"give the prompt with one of {ways[0]}, {ways[1]}, {ways[2]} and {ways[3]}{found}{known}")
     [(name, value)] = named.items()
     if prompt is not None and not callable(prompt) and not isinstance(prompt, str):
         raise SettingsError(f"prompt must be a text or a function, not of type {type(prompt).__qualname__}")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from batcher.answer.shape import as_text
 from batcher.equality import plain, same
-from batcher.errors import ChangedError, InputError
+from batcher.errors import ChangedError, InputError, SettingsError
 from batcher.input.key import Keyer
 from batcher.input.marks import Comparison, Marks
 from batcher.journal.entries import InFlight, LastRun
@@ -22,10 +22,12 @@ from batcher.journal.schema import ADOPTED
 from batcher.output.adoption import Adoption
 from batcher.output.changed import ChangedFiles
 from batcher.output.directory import came_back as came_back_as
+from batcher.output.older_results import OlderResults
 from batcher.planning.job import ROWS_AT_ONCE, Job
-from batcher.planning.plan import ByHand, Plan
+from batcher.planning.plan import ByHand, Older, Plan
 from batcher.planning.words import explained, reasons_of
-from batcher.words import blamed
+from batcher.records import Task
+from batcher.words import as_given, blamed, option
 
 
 class _Taken(NamedTuple):
@@ -42,10 +44,13 @@ class _Read(NamedTuple):
     Attributes:
         rows: their number.
         examples: the keys of the rows that ask what an example asks, as the journal keeps them.
+        faulty, fault: as `Plan` has them.
     """
 
     rows: int
     examples: list[str]
+    faulty: int
+    fault: str
 
 
 class Stopped(Exception):
@@ -65,6 +70,8 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         Stopped: `is_stopping` returned True.
     """
     last = journal.last_run()
+    if last is not None:
+        _check_reuse(job, last)
     params = _as_asked(job.settings.params, journal)
     comparison = _comparison(job, journal, last)
     with journal.planning(comparison) as matching:
@@ -76,13 +83,14 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
         if is_redrawn:
             matching.set_aside(job.selection.drawn, is_all=before is not None)
         key = job.keyer(params)
-        rows, examples = _read_rows(job, journal, matching, is_stopping, key, is_first=last is None)
+        read = _read_rows(job, journal, matching, is_stopping, key, is_first=last is None)
+        older = _add_older(job, matching, key)
         journal.reading = matching.reading_id(job.reading)
         if last is not None and _reads_otherwise(last.question, job.question):
             matching.read_again(journal.reading, job.read)
         if job.settings.id_column is not None:
-            _check_ids(job, matching, rows, comparison)
-        matched = matching.finish(rows, _rules(job, sources, is_redrawn=is_redrawn), journal.reading)
+            _check_ids(job, matching, read.rows, comparison)
+        matched = matching.finish(read.rows, _rules(job, sources, is_redrawn=is_redrawn), journal.reading)
         plan = _plan_of(
             job,
             journal,
@@ -92,17 +100,42 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
             comparison=comparison,
             sources=sources[:-1],
             taken=taken,
+        )._replace(
+            faulty=read.faulty, fault=read.fault, older=older, twins=_twins(job, matching, read.rows, comparison)
         )
         if is_rehearsal:
             return plan
-        is_asked_first = job.settings.on_change == "abort" or (job.settings.on_change == "reuse" and not plan.has_marks)
-        if (plan.changed or plan.gone) and is_asked_first:
-            raise ChangedError(explained(job, plan, journal.usual()))
+        _check_changes(job, plan, journal)
         # In the same transaction as the plan, because `verify` reads the question from here.
         if job.examples is not None:
-            recorded["examples"] = {**job.question["examples"], "keys": examples}
+            recorded["examples"] = {**job.question["examples"], "keys": read.examples}
         journal.start_run(job.settings.chunk_size, {**job.question, **recorded, "params": params})
     return plan
+
+
+def _check_changes(job: Job, plan: Plan, journal: Reader) -> None:
+    """Refuse rows that have an answer to a different question, if the user has not said what to do about them.
+
+    Raises:
+        ChangedError: there are some.
+    """
+    is_asked_first = job.settings.on_change == "abort" or (job.settings.on_change == "reuse" and not plan.has_marks)
+    if (plan.changed or plan.gone) and is_asked_first:
+        raise ChangedError(explained(job, plan, journal.usual()))
+
+
+def _check_reuse(job: Job, last: LastRun) -> None:
+    """Refuse to keep texts as vectors, and vectors as texts.
+
+    Raises:
+        SettingsError: the last run had another task, of which answers are to be kept.
+    """
+    before, now = last.question.get("task", Task.CHAT.value), job.task.value
+    if job.settings.on_change == "reuse" and before != now:
+        raise SettingsError(
+            f"{as_given('on_change', 'reuse')}: answers of a {before} cannot be kept for a {now}: take"
+            f" {option('on_change', 'redo')}, or another {as_given('keyword')}"
+        )
 
 
 def _reads_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -135,6 +168,20 @@ def _read_rows(
         read = _plan_rows(job, matching, adoption, is_stopping, key)
         adoption.end(read.rows)
     return read
+
+
+def _add_older(job: Job, matching: Matching, key: Keyer) -> Older | None:
+    """Offer the answers of older scripts to the rows, if rows lack a result; return what was found."""
+    if not job.older or not matching.lacks_results():
+        return None
+    found = OlderResults(job.older)
+    matching.add_offered((key(question.messages, question.terms), came) for question, came in found)
+    return Older(job.older, found.answers, found.others)
+
+
+def _twins(job: Job, matching: Matching, rows: int, comparison: Comparison) -> tuple[int, int] | None:
+    """Return the positions of two lines of a requests file that have the same custom_id, if there are any."""
+    return matching.twins(rows, comparison.sql(["custom_id"])) if job.settings.requests else None
 
 
 def _rules(job: Job, sources: Sequence[int], *, is_redrawn: bool) -> Rules:
@@ -210,16 +257,21 @@ def _plan_rows(
     """Record each row's question, and its results in chunk files."""
     marks = Marks(job.dataset.columns)
     examples: set[bytes] = set()
+    faulty, fault = 0, ""
     end = 0
     for start, rows in job.selection.slices(ROWS_AT_ONCE):
         if is_stopping():
             raise Stopped
         keys = []
+        job.look_ahead(rows)
         for position, values in enumerate(rows, start):
             question, is_example = job.stated(position, values)
             keys.append(key(question.messages, question.terms))
             if is_example:
                 examples.add(keys[-1])
+            if question.fault:
+                faulty += 1
+                fault = fault or f"{job.selection.where(position)}: {question.fault}"
         matching.add_rows(start, keys, job.of_rows(start, rows, marks.of))
         matching.add_found((start + offset, keys[offset], result) for offset, result in adoption.results(start, rows))
         end = start + len(rows)
@@ -227,7 +279,7 @@ def _plan_rows(
         # The journal will not hold what a file has of `--with`: to the run such a file is a stranger's, and is kept.
         for file in (each for each in adoption.files if not each.added.extras):
             matching.add_file(file.start, file.rows, file.sha256)
-    return _Read(end, sorted(each.hex() for each in examples))
+    return _Read(end, sorted(each.hex() for each in examples), faulty, fault)
 
 
 def _take_in(job: Job, journal: Planner, matching: Matching, last: LastRun | None) -> _Taken:

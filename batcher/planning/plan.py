@@ -31,6 +31,20 @@ class ByHand(NamedTuple):
     workbooks: Mapping[int, int] = MappingProxyType({})
 
 
+class Older(NamedTuple):
+    """What results files of older scripts hold.
+
+    Attributes:
+        paths: of the files.
+        answers: lines with an answer.
+        others: lines without one.
+    """
+
+    paths: tuple[Path, ...]
+    answers: int
+    others: int
+
+
 class Plan(NamedTuple):
     """What is left to do.
 
@@ -48,6 +62,10 @@ class Plan(NamedTuple):
         has_marks: the journal can tell which rows are the same; an older batcher did not record that.
         intact: the chunk files, by their first row, that hold nothing that the journal does not know.
         by_hand: what people did in the files.
+        faulty: the rows of the table that cannot be asked.
+        fault: the first of them, and why; empty if there is none.
+        older: what results files of older scripts hold; None if none were read.
+        twins: the positions of two lines of a requests file with the same custom_id.
     """
 
     sources: tuple[int, ...]
@@ -63,3 +81,7 @@ class Plan(NamedTuple):
     has_marks: bool
     intact: frozenset[int]
     by_hand: ByHand = ByHand()
+    faulty: int = 0
+    fault: str = ""
+    older: Older | None = None
+    twins: tuple[int, int] | None = None

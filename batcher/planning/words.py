@@ -21,19 +21,22 @@ from batcher.journal.entries import Usual, source_of
 from batcher.journal.matching import Cause
 from batcher.output.directory import workbook_read
 from batcher.planning.job import Job
-from batcher.planning.plan import Plan
+from batcher.planning.plan import Older, Plan
 from batcher.planning.whom import asked_of, in_lines
+from batcher.records import Task
 from batcher.words import as_given, by_reader, counted, dollars, option
 
 _LONGEST_SHOWN = 60  # characters of a parameter in a reason
 _MOST_FILES = 3
+_OTHER_TASK = "the task"
 
 
 def in_words(job: Job, plan: Plan) -> str:
     """Return the plan in one line, such as `reviews: 500 rows: 480 answered, 20 new`."""
     counts, changed = plan.counts, plan.changed
     answered = counts.ok + counts.invalid
-    adopted = f" ({counted(plan.adopted, 'row')} adopted from chunk files without a journal)" if plan.adopted else ""
+    origin = "chunk files without a journal" if plan.older is None else " and ".join(map(str, plan.older.paths))
+    adopted = f" ({counted(plan.adopted, 'row')} adopted from {origin})" if plan.adopted else ""
     by_hand = f" ({plan.by_hand.corrected:,} by hand)" if plan.by_hand.corrected else ""
     parts = [f"{answered:,} answered{by_hand}{adopted}"] if answered or adopted else []
     again = f"{option('retry_failed', value=True)} sends them again"
@@ -50,7 +53,14 @@ def first_lines(job: Job, plan: Plan) -> str:
     if not plan.counts.left:
         return said
     lines = in_lines(asked_of(job.endpoints))
-    return f"{said}; asks {lines[0]}" if len(lines) == 1 else "\n  ".join([f"{said}; asks", *lines])
+    if len(lines) == 1:
+        return f"{said}; asks {lines[0]}{for_what(job.task)}"
+    return "\n  ".join([f"{said}; asks{for_what(job.task)}", *lines])
+
+
+def for_what(task: str) -> str:
+    """Return what a run asks for, to stand behind whom it asks; empty for chats."""
+    return "" if task == Task.CHAT else f", for {task}s"
 
 
 def notes(job: Job, plan: Plan) -> list[str]:
@@ -71,21 +81,57 @@ def notes(job: Job, plan: Plan) -> list[str]:
             f"Note: the chat model {retrying[0].source.model} retries failed requests itself, and neither the counts"
             " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
         )
-    found += job.oddities if plan.counts.left else ()
-    if job.examples is not None and plan.counts.left:
-        found.append(_examples_in_words(job.examples, job))
+    found += _of_prompts(job, plan) if plan.counts.left else ()
+    found += _on_lines(job, plan)
     found += _same(job, plan)
     if plan.reread:
         rows = counted(plan.reread, "row changes", "rows change")
         found.append(f"The answers that are there were read again, for nothing: {rows}.")
     if job.shape is not None and plan.counts.left and (late := _late_reason(job.shape)):
         found.append(late)
-    if plan.gone and job.settings.on_change == "reuse" and not job.settings.id_column:
-        found.append(
-            "The new rows are sent: a row's position does not show whether it is one of the rows that are gone. If a"
-            f" column identifies the rows, {option('id_column', 'COLUMN')} keeps their answers."
-        )
+    return found + _gone(job, plan)
+
+
+def _gone(job: Job, plan: Plan) -> list[str]:
+    """Return a note on answered rows that are gone, if there are any and new ones are sent."""
+    if not plan.gone or job.settings.on_change != "reuse" or job.settings.id_column:
+        return []
+    keeps = f"If a column identifies the rows, {option('id_column', 'COLUMN')} keeps their answers."
+    said = "The new rows are sent: a row's position does not show whether it is one of the rows that are gone."
+    return [f"{said} {keeps}"]
+
+
+def _on_lines(job: Job, plan: Plan) -> list[str]:
+    """Return what to know of the lines of a requests file, and of what older scripts answered."""
+    found = [] if plan.older is None else [_older_in_words(plan.older, plan.adopted)]
+    if plan.twins is not None and plan.counts.left:
+        one, other = (job.selection.where(position) for position in plan.twins)
+        found.append(f"Note: {one} and {other.rpartition(', ')[2]} have the same custom_id; each is asked.")
     return found
+
+
+def _of_prompts(job: Job, plan: Plan) -> list[str]:
+    """Return notes on what the rows ask."""
+    found = [*job.oddities]
+    if job.task is Task.COMPLETION and not all(map(job.bounds_length, job.endpoints)):
+        found.append(
+            "Note: without max_tokens the service decides how long a completion may be, and OpenAI's cuts it after 16"
+            f" tokens: {option('param', {'max_tokens': 'N'})}."
+        )
+    if job.examples is not None:
+        found.append(_examples_in_words(job.examples, job))
+    if plan.faulty:
+        rows = counted(plan.faulty, "row cannot be asked and ends", "rows cannot be asked and end")
+        first = "It is" if plan.faulty == 1 else "The first is"
+        found.append(f"Note: {rows} as error. {first} {plan.fault}{'' if plan.fault.endswith('?') else '.'}")
+    return found
+
+
+def _older_in_words(older: Older, adopted: int) -> str:
+    """Return what was found in results files of older scripts."""
+    names = " and ".join(map(str, older.paths))
+    others = f" and {counted(older.others, 'line', 'lines')} without one" if older.others else ""
+    return f"{names}: {counted(older.answers, 'answer')}{others}; {counted(adopted, 'row')} adopted."
 
 
 def _same(job: Job, plan: Plan) -> list[str]:
@@ -194,10 +240,29 @@ def reasons_of(
             found = [*([] if is_edited and cause.still_asks else _question_changes(before, now)), *found]
             columns = _column_changes(now["columns"], changed) if is_comparable else columns
         if not found and not is_edited:
-            is_function = now["prompt_option"] == "function"
-            found = ["the prompt function returns something else" if is_function else "the rows changed"]
+            found = [_unnamed_change(now)]
         reasons += found
     return tuple(dict.fromkeys([*reasons, *columns]))
+
+
+def _unnamed_change(now: Mapping[str, Any]) -> str:
+    """Return what has changed of a row's question if neither the row nor what all rows share did."""
+    changes = ["the image changed"] if "images" in now else []
+    if now["prompt_option"] == "function":
+        changes.append("the prompt function returns something else")
+    return " or ".join(changes) or "the rows changed"
+
+
+def _images_change(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:
+    """Return what changed of the options for images."""
+    if before is None or now is None:
+        return [] if before == now else [f"images are {'new' if now else 'gone'}"]
+    names = {"column": "image_column", "size": "image_size", "detail": "image_detail"}
+    return [
+        f"{as_given(names[name])} was {before[name] or 'none'}, is {now[name] or 'none'}"
+        for name in names
+        if before[name] != now[name]
+    ]
 
 
 def _question_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -206,12 +271,16 @@ def _question_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
     prompt = ("prompt_option", "prompt")
     if "prompt_option" in before and [before[name] for name in prompt] != [now[name] for name in prompt]:
         reasons.append("the prompt changed")
+    tasks = [each.get("task", Task.CHAT.value) for each in (before, now)]
+    if tasks[0] != tasks[1]:
+        reasons.append(f"{_OTHER_TASK} was {tasks[0]}, is {tasks[1]}")
     if before.get("system", now["system"]) != now["system"]:
         reasons.append("the system message changed")
     if said := _shape_change(before.get("shape"), now.get("shape")):
         reasons.append(said)
     if said := _examples_change(before, now):
         reasons.append(said)
+    reasons += _images_change(before.get("images"), now.get("images"))
     return reasons + _changes(before.get("params", now["params"]), now["params"])
 
 
@@ -297,6 +366,8 @@ def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
 
 def _reuse_explained(job: Job, plan: Plan) -> str:
     reuse = option("on_change", "reuse")
+    if any(each.startswith(_OTHER_TASK) for each in plan.reasons):
+        return f"and `{reuse}` cannot keep answers to another task."
     if not plan.has_marks:
         return (
             f"`{reuse}` cannot be used yet: an older batcher wrote this journal. Run the earlier command once:"

@@ -520,7 +520,9 @@ def _after_failure(case: Case, said: Decision, seconds: float) -> Decision:
             return _leaves(said, f"{said.reason.removesuffix('.')}{GAVE_UP}{counted(failures, 'attempt')}")
         return Decision(said.reason, said.short, wait_s=wait_s, rest_s=math.inf)
     if history.attempts >= policy.max_attempts or history.in_flight_s >= policy.deadline:
-        return _ends(said, f"{counted(history.attempts, 'attempt')}, {history.in_flight_s:.0f} s in flight")
+        came = case.failure.partial
+        had_come = f"; {came.characters:,} characters of the last answer had come" if came else ""
+        return _ends(said, f"{counted(history.attempts, 'attempt')}, {history.in_flight_s:.0f} s in flight{had_come}")
     return waits
 
 

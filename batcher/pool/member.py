@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from batcher.calls.batches import Size
 from batcher.calls.fate import is_rate_limit
 from batcher.endpoint import Endpoint
 from batcher.money.tariff import Tariff
@@ -129,6 +130,7 @@ class Member:
         by_form: its tariff in each form.
         account: holds its limits, which other endpoints may share; default: an account of its own.
         is_known: an earlier process got answers from its base URL and model.
+        size: the most that one of its requests for embeddings may hold.
         trial: the refusals at all endpoints of the pool; default: at this one alone.
 
     Attributes:
@@ -158,6 +160,7 @@ class Member:
         by_form: Mapping[str, Tariff] = MappingProxyType({}),
         account: Account | None = None,
         is_known: bool = False,
+        size: Size = Size(),  # noqa: B008 - it is a tuple
         trial: Trial | None = None,
     ) -> None:
         self.number = number
@@ -166,6 +169,7 @@ class Member:
         self.caller = caller
         self.tariff = tariff
         self.choice = choice
+        self.size = size
         self._by_form = by_form
         self.account = account or Account(endpoint)
         self.account.members.append(self)
@@ -193,8 +197,13 @@ class Member:
     @property
     def label(self) -> str:
         """Its name for people; the number tells apart endpoints that differ in their key alone."""
+        return f"endpoint {self.number + 1} ({self.name})"
+
+    @property
+    def name(self) -> str:
+        """The name of its source for people, which endpoints share that differ in their key alone."""
         at = f" at {self.endpoint.where}" if self.endpoint.where else ""
-        return f"endpoint {self.number + 1} ({self.endpoint.source.model}{at})"
+        return f"{self.endpoint.source.model}{at}"
 
     def can_take(self, now: float) -> bool:
         """Return whether it may make a call, apart from its rate limits."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from batcher.calls.batches import Size, smallest
 from batcher.money.tokens import Estimator
 from batcher.pool.account import Account
 from batcher.pool.blame import History
@@ -32,6 +33,10 @@ class PoolClosed(Exception):
     """The run is stopping: no further call may leave."""
 
 
+class ModelGone(Exception):
+    """Each endpoint that has a row's model has left the pool, and others are at work; the text says why."""
+
+
 class _Waiter(NamedTuple):
     """A row in the queue.
 
@@ -40,12 +45,18 @@ class _Waiter(NamedTuple):
         after: the endpoint at which it was last, or None.
         is_clean: none of its attempts has failed.
         tokens: the tokens that its prompt is estimated to have.
+        only: the endpoints that may take it, because they have its model; empty: any.
     """
 
     slot: asyncio.Future[Slot]
     after: Member | None
     is_clean: bool
     tokens: float | None
+    only: tuple[Member, ...] = ()
+
+    def is_for(self, member: Member) -> bool:
+        """Return whether an endpoint may take it."""
+        return not self.only or member in self.only
 
 
 def _use(member: Member) -> tuple[int, int]:
@@ -84,6 +95,15 @@ class Pool:
         self._paused_at: float | None = None
         self._paused_s = 0.0
         self._fastest_s = 0.0
+        # The endpoints of each model, if the pool has several models: a row may name one.
+        self._by_model: dict[str, tuple[Member, ...]] = {}
+        for member in members:
+            model = member.endpoint.real_source.model
+            self._by_model[model] = (*self._by_model.get(model, ()), member)
+        if len(self._by_model) == 1:
+            self._by_model.clear()
+        # A row that names its model has waited: rows in the queue may then not be for every endpoint.
+        self._is_routed = False
         self._limits: dict[Account, tuple[float | None, ...]] = {}
         self._pacers: dict[Account, asyncio.Task[None]] = {}
         for account in dict.fromkeys(member.account for member in members):
@@ -109,6 +129,11 @@ class Pool:
         at_work = {member.account for member in self.members if member.out is None}
         return sum(account.max_concurrency for account in at_work)
 
+    @property
+    def size(self) -> Size:
+        """The most that one request for embeddings may hold, at whatever endpoint it is sent."""
+        return smallest([member.size for member in self.members if member.out is None])
+
     def counts(self) -> tuple[EndpointCount, ...]:
         """Return the counts of each endpoint."""
         return tuple(EndpointCount(member.label, member.requests, member.out) for member in self.members)
@@ -126,7 +151,13 @@ class Pool:
     # -- A call: take, leave, record, release
 
     async def take(
-        self, *, after: Member | None = None, failures: int = 0, tokens: float | None = None, is_next: bool = False
+        self,
+        *,
+        after: Member | None = None,
+        failures: int = 0,
+        tokens: float | None = None,
+        is_next: bool = False,
+        model: str = "",
     ) -> Slot:
         """Wait for the right to make one call.
 
@@ -136,16 +167,27 @@ class Pool:
                 others go first.
             tokens: model tokens that the prompt is estimated to have; None counts what calls have used so far.
             is_next: the row goes to the front, because what others are asked depends on it.
+            model: an endpoint that has this model takes the row, if there is one in the pool; empty: any endpoint.
 
         Raises:
             PoolEmpty: no endpoint is left.
             PoolClosed: the run is stopping.
+            ModelGone: no endpoint with the row's model is left, although there was one.
         """
-        waiter = _Waiter(self._loop.create_future(), after, not failures, tokens)
+        only = self._by_model.get(model, ()) if model else ()
+        waiter = _Waiter(self._loop.create_future(), after, not failures, tokens, only)
         # If no endpoint can take the last row in the queue, none can take this row either.
         is_hopeless = (
-            not after and not is_next and len(self._waiting) > 0 and not self._waiting[-1].after and not self._closed
+            not after
+            and not is_next
+            and len(self._waiting) > 0
+            and not self._waiting[-1].after
+            and not self._closed
+            and self._waiting[-1].only == only
         )
+        if only:
+            self._is_routed = True
+            self._check_is_left(only)
         if is_next or (after and failures <= 1):
             self._waiting.appendleft(waiter)
         else:
@@ -220,6 +262,8 @@ class Pool:
         """Take an endpoint out of the pool for good; return whether it was in it."""
         was_in = member.out is None
         member.out = member.out or reason
+        if self._is_routed:
+            self._refuse_left_behind()
         self._dispatch()
         return was_in
 
@@ -296,16 +340,21 @@ class Pool:
         if member.is_doubted and self._is_worthwhile(member) and (witness := self._witness_for(member)):
             return witness
         for waiter in self._waiting:  # rows that failed are mostly in front
+            if waiter.only and member not in waiter.only:
+                continue
             if not waiter.after:
-                return waiter if self._is_worthwhile(member) else None
-            if waiter.after is not member or not self._others(member):
+                if self._is_worthwhile(member, waiter):
+                    return waiter
+                if not self._is_routed:
+                    return None
+            elif waiter.after is not member or not self._others(member, waiter):
                 return waiter
         return None
 
     def _witness_for(self, member: Member) -> _Waiter | None:
         """Return a row that has not failed; after failures of several the latest, because the next may be as bad."""
         in_order = reversed(self._waiting) if member.is_in_trouble else iter(self._waiting)
-        return next((each for each in in_order if each.is_clean), None)
+        return next((each for each in in_order if each.is_clean and each.is_for(member)), None)
 
     def _next_of(self, account: Account) -> Member:
         """Return the endpoint whose turn it is in an account: the least used of those that may serve the oldest row."""
@@ -323,16 +372,17 @@ class Pool:
     def _can_take(self, member: Member) -> bool:
         return not self._closed and self._paused_at is None and member.can_take(self.now())
 
-    def _others(self, member: Member) -> list[Member]:
-        """Return the other endpoints that take calls."""
+    def _others(self, member: Member, waiter: _Waiter | None = None) -> list[Member]:
+        """Return the other endpoints that take calls, of those that may take a row."""
         now = self.now()
-        return [each for each in self.members if each is not member and each.is_available(now)]
+        among = waiter.only if waiter and waiter.only else self.members
+        return [each for each in among if each is not member and each.is_available(now)]
 
-    def _is_worthwhile(self, member: Member) -> bool:
+    def _is_worthwhile(self, member: Member, waiter: _Waiter | None = None) -> bool:
         """Return whether this endpoint answers a row before the others could answer all rows that are left."""
         if member.latency_s <= _SLOW * self._fastest_s:
             return True
-        others = [other for other in self._others(member) if other.answers]
+        others = [other for other in self._others(member, waiter) if other.answers]
         soon_s = _SLOW * min((other.latency_s for other in others), default=math.inf)
         if member.latency_s <= soon_s:
             return True
@@ -352,6 +402,26 @@ class Pool:
             waiter = self._waiting.popleft()
             if not waiter.slot.done():
                 waiter.slot.set_exception(error())
+
+    def _check_is_left(self, only: Sequence[Member]) -> None:
+        """Raise if these endpoints have left the pool, and others have not.
+
+        Raises:
+            ModelGone: the message says why.
+        """
+        if all(each.out is not None for each in only) and any(each.out is None for each in self.members):
+            raise ModelGone("; ".join(f"{each.label} has left the pool: {each.out}" for each in only))
+
+    def _refuse_left_behind(self) -> None:
+        """Refuse the rows whose model no endpoint has any more: the others go on."""
+        for only in {waiter.only for waiter in self._waiting if waiter.only}:
+            try:
+                self._check_is_left(only)
+            except ModelGone as gone:
+                for waiter in [each for each in self._waiting if each.only == only]:
+                    self._waiting.remove(waiter)
+                    if not waiter.slot.done():
+                        waiter.slot.set_exception(ModelGone(str(gone)))
 
     # -- The pace
 

@@ -19,11 +19,12 @@ class Check:
     """Compares the server's books with the journal.
 
     Args:
-        prompts: of the rows.
+        asked: the texts that each row asks about; none of a row that cannot be asked.
         results: of the rows, as the journal has them.
         books: of the server.
         found: what `verify` says.
         is_deduplicated: rows with the same prompt share an answer.
+        rows_in_flight: rows whose requests have no end in the journal; default: no two of them share one.
 
     Attributes:
         unended: requests without an end in the journal.
@@ -32,23 +33,25 @@ class Check:
 
     def __init__(
         self,
-        prompts: Sequence[str],
+        asked: Sequence[Sequence[str]],
         results: Sequence[Result],
         books: Books,
         found: Verification,
         *,
         is_deduplicated: bool,
+        rows_in_flight: int | None = None,
     ) -> None:
         # A row without a result is verify's business. A prompt may show a schema in one form, and none in another.
-        self._rows = list(zip(map(core_of, prompts), results, strict=False))
+        self._rows = [([*map(core_of, texts)], result) for texts, result in zip(asked, results, strict=False)]
         self._books = books
-        self._answered_by = _by_core(books.answered_by_prompt)
+        self._answered_by = _by_core(books.answered_by_prompt) + _by_core(books.embedded_by_text)
         unfit = _by_core(books.unfit_by_prompt)
         self._met = {*_by_core(books.faults_by_prompt), *_by_core(books.refused_by_prompt), *unfit}
         self._sent, self._answered, self.unended = (
             sum(getattr(each, name) for each in found.endpoints) for name in ("sent", "answered", "in_flight")
         )
-        needed = Counter(prompt for prompt, result in self._rows if result.status is not Status.ERROR)
+        self._rows_in_flight = self.unended if rows_in_flight is None else rows_in_flight
+        needed = Counter(text for texts, result in self._rows if result.status is not Status.ERROR for text in texts)
         if is_deduplicated:
             needed = Counter(dict.fromkeys(needed, 1))
         # An answer that was not what was asked for may be asked for again, in another form.
@@ -66,11 +69,15 @@ class Check:
             )
             answers = counted(self._answered, "answer")
             yield f"the journal has {answers}, and the server {sent} of faults that may hold one"
-        if self.twice > self.unended:
-            in_flight = counted(self.unended, "request was", "requests were")
+        if self.twice > self._rows_in_flight:
+            noun = "request" if self._rows_in_flight == self.unended else "row"
+            in_flight = counted(self._rows_in_flight, f"{noun} was", f"{noun}s were")
             yield f"{counted(self.twice, 'answer')} bought twice, and only {in_flight} in flight at a kill"
-        for number, (prompt, result) in enumerate(self._rows):
-            was_answered, met_fault = prompt in self._answered_by, prompt in self._met
+        for number, (texts, result) in enumerate(self._rows):
+            if not texts:
+                continue
+            was_answered = all(text in self._answered_by for text in texts)
+            met_fault = any(text in self._met for text in texts)
             if result.status is Status.ERROR and not met_fault:
                 yield f"row {number} ended as error without a fault: {result.error}"
             if result.status is not Status.ERROR and not (was_answered or met_fault):

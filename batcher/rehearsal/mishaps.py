@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from batcher.server.faults import Fate, FaultRule
 from batcher.server.refusals import REFUSALS
 
+# A rehearsal does not wait for longer until a silent stream is given up.
+_SHORT_S = 10.0
 
-def default_faults(prompts: Sequence[str]) -> tuple[FaultRule, ...]:
+
+def default_faults(prompts: Sequence[str], idle_s: float | None = None) -> tuple[FaultRule, ...]:
     """Return the faults of a rehearsal: a few of every kind, and one row that is refused for ever.
 
     Args:
         prompts: of the rows.
+        idle_s: how long a stream may be silent; None: answers are not streamed.
     """
     rows, seen = len(prompts), Counter(prompts)
     burst = max(rows // 50, 1)
@@ -39,7 +43,15 @@ def default_faults(prompts: Sequence[str]) -> tuple[FaultRule, ...]:
         FaultRule(Fate.CUT, share=0.01, times=1, name="a response cut half way"),
         FaultRule(Fate.DROP, share=0.01, times=1, name="a connection cut"),
         FaultRule(Fate.ANSWER, delay=1.0, share=0.02, times=1, name="a slow answer (1 s)"),
+        *_of_streams(idle_s),
     )
+
+
+def _of_streams(idle_s: float | None) -> Iterator[FaultRule]:
+    if idle_s is not None:
+        yield FaultRule(Fate.BREAK, share=0.02, times=1, name="an error in the middle of a stream")
+        if idle_s <= _SHORT_S:
+            yield FaultRule(Fate.STALL, share=0.01, times=1, name="a stream that falls silent")
 
 
 def _exactly(prompt: str) -> str:

@@ -91,9 +91,9 @@ def rehearse(
     with interruptible(), made(Path(settings.output_dir), keyword) as directory:
         scene = Scene.of(data, prompt, replace(settings, keyword=keyword), directory.path)
         rules = None if faults is None else read_faults(faults, scene.keys)
-        if settings.limit is None and len(scene.texts) == scene.job.settings.limit and not settings.quiet:
-            say(f"Only the first {counted(len(scene.texts), 'row')}: {option('limit')} takes more or fewer.")
-        played = default_faults(scene.texts) if rules is None else rules
+        if settings.limit is None and len(scene.asked) == scene.job.settings.limit and not settings.quiet:
+            say(f"Only the first {counted(len(scene.asked), 'row')}: {option('limit')} takes more or fewer.")
+        played = default_faults(scene.texts, settings.idle_s) if rules is None else rules
         done = _played(scene, replace(knobs, faults=played), kills, began)
         if keep or not done.passed:
             directory.keep()
@@ -103,7 +103,7 @@ def rehearse(
 
 def _played(scene: Scene, knobs: Knobs, kills: int, began: float) -> Rehearsal:
     """Run the job to its end, and check what came out."""
-    endpoints, settings, rows = scene.job.endpoints, scene.job.settings, len(scene.texts)
+    endpoints, settings, rows = scene.job.endpoints, scene.job.settings, len(scene.asked)
     keys = tuple(endpoint.api_key or "" for endpoint in endpoints)
     allow_connections(endpoints)
     with embedded(replace(knobs, keys=keys)) as server:
@@ -117,7 +117,8 @@ def _played(scene: Scene, knobs: Knobs, kills: int, began: float) -> Rehearsal:
     found = verify(scene.job.keyword, scene.paths, output_dir=scene.directory)
     with opened(scene.job.keyword, scene.directory, read_journal) as run:
         results = run.journal.results(0, rows)
-    check = Check(scene.texts, results, books, found, is_deduplicated=settings.dedup)
+        in_flight = run.journal.rows_in_flight()
+    check = Check(scene.asked, results, books, found, is_deduplicated=settings.dedup, rows_in_flight=in_flight)
     real_rows, real_s = scene.real_run(books.requests)
     return Rehearsal(
         keyword=scene.job.keyword,

@@ -21,15 +21,20 @@ from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.errors import InputError, SettingsError
 from batcher.input.cell import cell
 from batcher.input.dataset import Dataset
+from batcher.input.images import Images
 from batcher.input.opening import Reading, as_arguments, open_dataset
 from batcher.input.prompt import failed_on
+from batcher.input.request_line import question_of
+from batcher.input.selection import Selection
 from batcher.money.prices import NANO
 from batcher.money.tariff import Tariff
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
-from batcher.records import Usage
+from batcher.planning.own import Own
+from batcher.records import Question, Task, Terms, Usage
 from batcher.rehearsal.child import KEY_VARIABLE
 from batcher.server.answers import prompt_of
-from batcher.settings import OPTIONS, Settings
+from batcher.server.completions import plain
+from batcher.settings import NPY, OPTIONS, Settings
 from batcher.words import blamed
 
 ROWS = 1_000
@@ -62,7 +67,7 @@ class Scene(NamedTuple):
     Attributes:
         job: as the child runs it, but with endpoints of the embedded server.
         prompt: the template, if it was given as a text.
-        texts: the rows' prompts, as the server sees them.
+        asked: the texts that each row asks about, as the server sees them; none of a row that cannot be asked.
         paths: of the input, from the root; a directory and a pattern are one path.
         real: the endpoints of the real run, without keys and headers.
         keys: the dummy keys that stand for the keys in each variable, separated by commas, as a file of faults names
@@ -74,7 +79,7 @@ class Scene(NamedTuple):
 
     job: Job
     prompt: str | None
-    texts: list[str]
+    asked: list[tuple[str, ...]]
     paths: list[Path]
     real: tuple[Endpoint, ...]
     keys: Mapping[str, str]
@@ -92,19 +97,24 @@ class Scene(NamedTuple):
         paths, settings = _as_files(data, prompt, settings, directory)
         settings = _with_files(settings, directory)
         variables = _Variables.with_dummies(environment())
-        held = _endpoints(settings, variables)
+        held = _endpoints(settings, variables, _models(paths, settings))
         real = tuple(replace(endpoint, api_key=None, headers={}) for endpoint in held)
         rows = None if settings.sample else settings.limit or _rows_in_a_minute(real)
         job = prepare(paths, prompt, _as_rehearsed(settings, directory, rows, real))
-        texts = [
-            prompt_of({"messages": job.question_of(position, values).messages})
+        asked = [
+            _texts_of(job.question_of(position, values))
             for part in job.selection.slices(ROWS_AT_ONCE)
             for position, values in enumerate(part.rows, part.start)
         ]
-        if not texts:
+        if not asked:
             raise InputError(f"{job.dataset.name} has no rows to rehearse")
         keys, used = variables.sent_by(held), frozenset(variables.used)
-        return cls(job, prompt, texts, paths, real, keys, used, settings.limit, directory)
+        return cls(job, prompt, asked, paths, real, keys, used, settings.limit, directory)
+
+    @property
+    def texts(self) -> list[str]:
+        """The rows' prompts, one of each row that can be asked."""
+        return [texts[0] for texts in self.asked if texts]
 
     def command(self, base_url: str) -> list[str]:
         """Write the files that a run needs, and return the command line of one that asks a server.
@@ -132,8 +142,11 @@ class Scene(NamedTuple):
                 continue
             if name == "param":
                 yield from (f"{each.flag}={key}={json.dumps(part)}" for key, part in value.items())
+            elif name in {"params_column", "adopt"}:
+                given = value if isinstance(value, list | tuple) else [value]
+                yield from (f"{each.flag}={os.fspath(part)}" for part in given)
             elif name == "with_":
-                yield f"{each.flag}={','.join(settings.extras)}"
+                yield f"{each.flag}={','.join([*settings.extras, *([NPY] if settings.writes_npy else [])])}"
             else:
                 yield each.flag if value is True else f"{each.flag}={value}"
 
@@ -156,10 +169,10 @@ class Scene(NamedTuple):
         if rate is None:
             return None, None
         if self.job.settings.sample:
-            rows = len(self.texts)
+            rows = len(self.asked)
         else:
             rows = sum(len(part.rows) for part in self.job.dataset.slices(ROWS_AT_ONCE, self.limit))
-        return rows, rows * requests / len(self.texts) / rate
+        return rows, rows * requests / len(self.asked) / rate
 
 
 def _as_files(data: Any, prompt: str | None, settings: Settings, directory: Path) -> tuple[list[Path], Settings]:
@@ -169,12 +182,16 @@ def _as_files(data: Any, prompt: str | None, settings: Settings, directory: Path
     """
     if (paths := as_arguments(data)) is not None:
         return list(map(Path, paths)), settings
-    dataset = open_dataset(data, Reading.of(settings.input_encoding, settings.separator))
+    reading = Reading.of(settings.input_encoding, settings.separator, requests=settings.requests)
+    dataset = open_dataset(data, reading)
     settings = replace(settings, input_encoding=None, separator=None)
     path = directory / "input.jsonl"
-    _write_rows(dataset, path)
+    if settings.requests:
+        _write_requests(dataset, path)
+        return [path], settings
+    _write_rows(dataset, path, Images.of(settings, dataset))
     given = (prompt, settings.prompt_file, settings.prompt_column, settings.messages_column)
-    if len(dataset.columns) == 1 and all(each is None for each in given):
+    if len(dataset.columns) == 1 and all(each is None for each in (*given, settings.image_column)):
         settings = replace(settings, prompt_column=dataset.columns[0])
     return [path], settings
 
@@ -200,13 +217,51 @@ def _with_files(settings: Settings, directory: Path) -> Settings:
     return replace(settings, **files)
 
 
-def _write_rows(dataset: Dataset, path: Path) -> None:
+def _models(paths: Sequence[Path], settings: Settings) -> tuple[str, ...]:
+    """Return the models that rows name."""
+    if not (settings.requests or settings.param_columns):
+        return ()
+    reading = Reading.of(settings.input_encoding, settings.separator, settings.sheet, requests=settings.requests)
+    dataset = open_dataset([*paths], reading)
+    keyword = settings.keyword or ""
+    return Own.of(settings, dataset, Selection(dataset, keyword, limit=settings.limit, sample=settings.sample)).models
+
+
+def _texts_of(question: Question) -> tuple[str, ...]:
+    """Return the texts that a row asks about, as the server's books have them."""
+    if question.fault:
+        return ()
+    if question.terms.task is Task.CHAT:
+        return (prompt_of({"messages": question.messages}),)
+    content: Any = question.messages[0]["content"]
+    is_several = isinstance(content, list) and not all(isinstance(each, int) for each in content)
+    return tuple(map(plain, content if is_several else [content]))
+
+
+def _write_requests(dataset: Dataset, path: Path) -> None:
+    """Write requests in memory as a requests file, with the broken ones as they are."""
+    with path.open("w", encoding="utf-8") as file:
+        for part in dataset.slices(ROWS_AT_ONCE):
+            for values in part.rows:
+                _, custom_id, metadata, url, request = values
+                if question_of(values).fault:
+                    file.write(" ".join(f"broken {request}".split()) + "\n")
+                    continue
+                line = {"custom_id": custom_id, "url": url, "body": json.loads(str(request))}
+                more = {"metadata": json.loads(str(metadata))} if metadata else {}
+                file.write(json.dumps({name: value for name, value in line.items() if value} | more) + "\n")
+
+
+def _write_rows(dataset: Dataset, path: Path, images: Images | None = None) -> None:
+    written = dict.fromkeys(dataset.columns, cell)
+    if images is not None:
+        written[images.column] = images.as_text
     is_empty = True
     with path.open("w", encoding="utf-8") as file:
         for part in dataset.slices(ROWS_AT_ONCE):
             for position, values in enumerate(part.rows, part.start):
                 try:
-                    cells = dict(zip(dataset.columns, map(cell, values), strict=True))
+                    cells = {name: write(value) for (name, write), value in zip(written.items(), values, strict=True)}
                 except InputError as error:
                     raise failed_on(dataset.where(position), error) from error
                 file.write(json.dumps(cells) + "\n")
@@ -261,13 +316,13 @@ class _Variables(dict[str, str]):
         }
 
 
-def _endpoints(settings: Settings, variables: _Variables) -> tuple[Endpoint, ...]:
+def _endpoints(settings: Settings, variables: _Variables, models: Sequence[str]) -> tuple[Endpoint, ...]:
     """Return the endpoints of the real run with dummy keys, as many as it has keys; it may still lack a key."""
     try:
-        found = endpoints_of(settings, variables)
+        found = endpoints_of(settings, variables, models=models)
     except SettingsError:
         variables.fills = True
-        found = endpoints_of(settings, variables)
+        found = endpoints_of(settings, variables, models=models)
     if any(endpoint.llm is not None for endpoint in found):
         raise SettingsError(
             "a rehearsal runs in a process of its own, to which a chat model cannot go: give the endpoint by its model"
@@ -337,7 +392,7 @@ def _prices(endpoint: Endpoint, settings: Settings) -> dict[str, float] | None:
     """Return an endpoint's prices; with a budget those of the price table, which has none for the local server."""
     if endpoint.prices is not None or settings.budget is None:
         return None if endpoint.prices is None else dict(endpoint.prices)
-    price = Tariff.of(endpoint, settings.params).price
+    price = Tariff.of(endpoint, settings.params).on(Terms(Task(settings.task))).price
     if price is None:
         return None
     of = {"in": Usage(1_000, 0), "out": Usage(0, 1_000)}

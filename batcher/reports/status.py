@@ -16,6 +16,7 @@ from batcher.errors import outermost
 from batcher.journal.entries import Counts, LastRun
 from batcher.journal.locking import holder_of
 from batcher.journal.opening import read_journal
+from batcher.journal.reading import Reader
 from batcher.money.prices import NANO
 from batcher.output.figures import Figures, figures_of
 from batcher.output.opening import opened
@@ -44,7 +45,8 @@ class RunStatus(Figures, Described):
         reason: why the latest run stopped early, or empty.
         process: host and process id of the latest run; if it is `planning`, of the process that plans.
         by_hand: what `batcher limit`, `pause` and `resume` changed in the latest run, with the time of each.
-        notes: chunk files that people have changed, and that cannot be read.
+        notes: chunk files that people have changed, and that cannot be read; request parameters that a service
+            accepts and ignores; rows without an answer of which a part is in the journal.
     """
 
     state: str
@@ -142,8 +144,15 @@ def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "out
             reason=_reason(state, last),
             process=f"host {process.host}, process {process.pid}",
             by_hand=tuple(f"{_clock(each.at)} {each.said}" for each in by_hand),
-            notes=tuple(by_files.notes),
+            notes=(*by_files.notes, *_notes(journal)),
         )
+
+
+def _notes(journal: Reader) -> Iterator[str]:
+    yield from (f"{endpoint} ignores {said}" for endpoint, said in journal.ignored())
+    if begun := journal.begun_answers():
+        rows = counted(begun, "row without an answer has", "rows without an answer have")
+        yield f"{rows} a part of one, which was cut off: it is in `partials` of the journal"
 
 
 def _reason(state: str, last: LastRun) -> str:

@@ -5,20 +5,19 @@ Invariant: nothing here is random; every JSON body gets an answer, and the same 
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal, localcontext
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
-from operator import add, mul, sub, truediv
 from typing import Any
 
 from batcher.server.filling import Filler, as_number
 from batcher.server.forms import Form, wanted_of
+from batcher.server.requests import Tools
+from batcher.server.sums import value_of
 
 
 def answer(body: Mapping[str, Any], *, is_wrong: bool = False) -> str:
@@ -28,16 +27,17 @@ def answer(body: Mapping[str, Any], *, is_wrong: bool = False) -> str:
 
     1. A list of choices (`structured_outputs` or `guided_choice`): one of them.
     2. A JSON Schema in `response_format`: a value that fits it. JSON mode, or a prompt that shows what it wants, after
-       the words `JSON Schema:` or by a skeleton such as `as JSON: {"answer": <number>}`: an object that fits, with the
-       sum's value, a label or an echo in its fields. In JSON mode, a prompt that shows nothing gets `{"label": ...}` if
-       it offers labels, else `{"answer": ...}`.
+       the words `JSON Schema:`, by a skeleton such as `as JSON: {"answer": <number>}` or `"infer": ?`, or in words
+       (`JSON with the key infer`): an object that fits, with the sum's value, a label or an echo in its fields. In JSON
+       mode, a prompt that shows nothing gets `{"label": ...}` if it offers labels, else `{"answer": ...}`.
     3. Labels are offered (`one of: a, b`, `Labels: ["a", "b"]`, `as positive, negative or neutral`): one of them.
     4. The prompt holds a sum (of 200 characters at most): its value, exact or of ten digits; a division by zero
        is `undefined`. Of several sums the last counts. `10-20` and `24/7`, without spaces, may be a range or a score:
-       they count next to a word such as "compute" or `=`, or if there are no words. Dates never count.
+       they count next to a word such as "compute" or `=`, or if there are no words. Dates never count. `x` may also
+       be a size or a variable (see `batcher.server.sums`).
     5. An echo: a digest of all messages and the beginning of the prompt.
 
-    A choice, a label or a value of an `enum` is that of `label_for`.
+    A choice, a label or a value of an `enum` is that of `label_for`; images change it.
 
     Args:
         body: the request's JSON; `messages` is a list of objects.
@@ -57,6 +57,26 @@ def answer(body: Mapping[str, Any], *, is_wrong: bool = False) -> str:
     if schema:
         return json.dumps(Filler(question, schema).value(schema), ensure_ascii=False)
     return question.label or question.result[0] or question.echo
+
+
+def call_of(body: Mapping[str, Any], tools: Tools) -> tuple[str, str] | None:
+    """Return the tool that the model calls, and its arguments as JSON; None if it answers with a text.
+
+    It calls a tool whenever it may, unless the last message holds what a tool has returned. Of several tools it calls
+    the first that the prompt names, else one that is drawn by the prompt.
+
+    Args:
+        body: the request's JSON.
+        tools: that it may call.
+    """
+    if tools.choice == "none" or (tools.choice == "auto" and body["messages"][-1].get("role") in ("tool", "function")):
+        return None
+    question = _Question(body, is_wrong=False)
+    offered = tools.offered
+    named = [tool for tool in offered if re.search(rf"(?<!\w){re.escape(tool.name)}(?!\w)", question.prompt)]
+    tool = next(iter(named), offered[question.pick(len(offered), "tool")])
+    schema = {"type": "object", **tool.parameters}
+    return tool.name, json.dumps(Filler(question, schema).value(schema), ensure_ascii=False)
 
 
 def label_for(prompt: str, labels: Sequence[str]) -> str:
@@ -94,6 +114,12 @@ def text_of(message: Mapping[str, Any]) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
+def images_of(message: Mapping[str, Any]) -> list[Any]:
+    """Return the parts of a message that are images."""
+    content = message.get("content")
+    return [part for part in _dicts(content) if part.get("type") == "image_url"]
+
+
 def _dicts(value: object) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
@@ -110,6 +136,8 @@ class _Question:
         self.prompt = prompt_of(body)
         self._messages = body.get("messages")
         self._is_wrong = is_wrong
+        images = [image for message in _dicts(self._messages) for image in images_of(message)]
+        self._seen = f"\0{_digest(json.dumps(images, sort_keys=True), 8).hex()}" if images else ""
         # Instructions come before data: a system message has priority.
         self.texts = list(dict.fromkeys([*map(text_of, _dicts(self._messages)), self.prompt]))
 
@@ -119,23 +147,28 @@ class _Question:
         return f"Echo {_digest(whole, 6).hex()}: {' '.join(self.prompt.split())[:60]}"
 
     @cached_property
+    def _parts(self) -> dict[str, tuple[dict[str, Any] | None, str]]:
+        """The schema that each text shows, if it does, and the text without it."""
+        return {text: _split(text) for text in self.texts}
+
+    @cached_property
     def _core(self) -> str:
-        return core_of(self.prompt)
+        return self._parts[self.prompt][1]
 
     @cached_property
     def result(self) -> tuple[str, Fraction | None]:
         """The value of the sum as text and as a number; empty if there is no sum, None if its value is not a number."""
-        return _value(self._core)
+        return value_of(self._core)
 
     @cached_property
     def label(self) -> str:
-        labels = next(filter(None, (_find_labels(_split(text)[1]) for text in self.texts)), [])
+        labels = next(filter(None, (_find_labels(core) for _, core in self._parts.values())), [])
         return str(self.among(labels)) if labels else ""
 
     @cached_property
     def shown(self) -> dict[str, Any]:
         """The schema that a text shows, as it is or by a skeleton; empty if none does."""
-        schemas = (_split(text)[0] for text in self.texts)
+        schemas = (schema for schema, _ in self._parts.values())
         return next(filter(None, schemas), None) or next(filter(None, map(_find_skeleton, self.texts)), None) or {}
 
     @property
@@ -145,30 +178,21 @@ class _Question:
 
     def among(self, options: Sequence[Any]) -> Any:
         """Choose the right one of several options, or a wrong one."""
-        right = _choice(self._core, options)
+        right = _choice(self._core, options, self._seen)
         others = [option for option in options if option != right]
         return others[self.pick(len(others), "wrong")] if self._is_wrong and others else right
 
     def pick(self, count: int, salt: str) -> int:
-        return _pick(self._core, count, salt)
+        return _pick(self._core + self._seen, count, salt)
 
 
-def _choice(core: str, options: Sequence[Any]) -> Any:
-    text, number = _value(core)
+def _choice(core: str, options: Sequence[Any], seen: str = "") -> Any:
+    text, number = value_of(core)
     plain = None if number is None else as_number(number)
     for option in options:
         if (text and option == text) or (plain is not None and option == plain and not isinstance(option, bool)):
             return option
-    return options[_pick(core, len(options), "label")]
-
-
-def _value(core: str) -> tuple[str, Fraction | None]:
-    found = _find_sum(core)
-    try:
-        number = None if found is None else _evaluate(found)
-    except ZeroDivisionError:
-        return "undefined", None
-    return "" if number is None else _decimal(number), number
+    return options[_pick(core + seen, len(options), "label")]
 
 
 def _pick(core: str, count: int, salt: str) -> int:
@@ -199,71 +223,6 @@ def _digest(text: str, size: int) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
 
 
-# Sums. A regular expression finds candidates; Python's own parser decides.
-
-_ASCII = str.maketrans("×÷−（）＋－＊／０１２３４５６７８９", "*/-()+-*/0123456789")  # noqa: RUF001 - as typed
-_NUMBER = r"[0-9]{1,30}(?:,[0-9]{3}){0,9}(?:\.[0-9]{1,30})?(?![A-Za-z0-9_]|\.[0-9])[ \t)]{0,20}"
-# `**` is not a sign here, and `//` is part of addresses; a leading sign apart from its number marks a list item.
-_SUM = re.compile(
-    r"(?<![A-Za-z0-9_.])(?<![*/^])(?<![*/^] )[-+]?(?:\([ \t]*[-+]?){0,20}"
-    rf"(?>{_NUMBER}(?:[-+*/][-+( \t]{{0,20}}{_NUMBER})+)(?![*/^])"
-)
-_CLOSE = re.compile(r"[^+* \t]*")
-_CALCULATE = re.compile(
-    r"=|\b(?:calculat|comput|evaluat|solve|work out|how much|what(?: is|'s) [-+(0-9])|计算|求值|等于|多少|\A[\W0-9]*\Z",
-    re.IGNORECASE,
-)
-_DATED = re.compile(
-    r"(?:19|20)[0-9]{2}(?:-(?:0[1-9]|1[0-2])|([-/])[0-9]{1,2}\1[0-9]{1,2})"  # a month, a date
-    r"|[0-9]{1,2}([-/])[0-9]{1,2}\2(?:[0-9]{4}|[0-9]{2})"  # a date
-    r"|\+?(?:[0-9]{1,4}-)+[0-9]{3}-[0-9]{4}"  # a telephone number
-)
-
-
-def _find_sum(text: str) -> ast.expr | None:
-    """Return the last sum that the text asks for."""
-    text = text.translate(_ASCII)
-    found = [_in_brackets(match[0]) for match in _SUM.finditer(text) if len(match[0]) <= 200]  # bounds the parser too
-    found = [source for source in found if not _DATED.fullmatch(source)]
-    sure = [source for source in found if not _CLOSE.fullmatch(source)]
-    for source in reversed(sure or (found if _CALCULATE.search(text) else [])):
-        # Python does not read thousands separators or leading zeros.
-        plain = re.sub(r"(?<![0-9.])0+(?=[0-9])", "", source.replace(",", ""))
-        with contextlib.suppress(SyntaxError):  # brackets without a partner
-            return ast.parse(plain, mode="eval").body
-    return None
-
-
-def _in_brackets(source: str) -> str:
-    """Strip the brackets at the ends that have no partner."""
-    source = source.strip()
-    while source[0] == "(" and source.count("(") > source.count(")"):
-        source = source[1:].lstrip()
-    while source[-1] == ")" and source.count(")") > source.count("("):
-        source = source[:-1].rstrip()
-    return source
-
-
-_SIGNS: dict[type, Callable[..., Fraction]] = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.Div: truediv}
-
-
-def _evaluate(node: ast.AST) -> Fraction:
-    """Compute a sum exactly, or raise `ZeroDivisionError`."""
-    if isinstance(node, ast.BinOp):
-        return _SIGNS[type(node.op)](_evaluate(node.left), _evaluate(node.right))
-    if isinstance(node, ast.UnaryOp):
-        return _evaluate(node.operand) * (-1 if isinstance(node.op, ast.USub) else 1)
-    # `repr` gives the decimal as written; the float itself is only close to it.
-    return Fraction(repr(node.value)) if isinstance(node, ast.Constant) else Fraction(0)
-
-
-def _decimal(value: Fraction) -> str:
-    if value.denominator == 1:
-        return str(value.numerator)
-    with localcontext(prec=10):
-        return format((Decimal(value.numerator) / Decimal(value.denominator)).normalize(), "f")
-
-
 # Labels. A noun announces a list, or a preposition comes before single words.
 
 _NOUN = r"(?:\b(?:one of|labels?|categor(?:y|ies)|class(?:es)?|options?|choices?)\b|类别|标签|选项|之一)"
@@ -272,19 +231,22 @@ _COMMA = r"[,，、]"  # noqa: RUF001 - as typed
 _ITEMS = rf"{_ITEM}(?:[ \t]*+(?:{_COMMA}|[/|])[ \t]*+{_ITEM}){{0,99}}"
 _LAST = rf"[ \t]*+(?:{_COMMA}[ \t]*+)?(?:\bor\b|或者?|[/|])[ \t]*+{_ITEM}"
 _BULLET = r"\s*(?:[-*•]|[0-9]{1,3}[.)])"
-_LISTS = (
-    _NOUN + r"[^\n\[]{0,60}\[([^\[\]]{1,9000})\]",
-    _NOUN + rf"[^\n:]{{0,60}}:[ \t]*(\n(?:{_BULLET}[^\n]{{1,400}}(?:\n|\Z)){{2,200}})",
-    _NOUN + r"(?:(?!\bor\b|\bas\b)[^\n:.,\[\]]){0,60}:[ \t]*((?:[^\n.;?!:。\[\]]|[?](?=,)){1,5000})",
-    rf"(?:\b(?:as|into|either|answer|reply|respond)\b|[为是成])[ \t]*({_ITEMS}{_LAST})",
-    rf"\b(?:one of|labels|categories|classes|options)[ \t]+(?:are[ \t]+)?({_ITEMS}(?:{_LAST}|,? and {_ITEM})?)",
+_LISTS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        _NOUN + r"[^\n\[]{0,60}\[([^\[\]]{1,9000})\]",
+        _NOUN + rf"[^\n:]{{0,60}}:[ \t]*(\n(?:{_BULLET}[^\n]{{1,400}}(?:\n|\Z)){{2,200}})",
+        _NOUN + r"(?:(?!\bor\b|\bas\b)[^\n:.,\[\]]){0,60}:[ \t]*((?:[^\n.;?!:。\[\]]|[?](?=,)){1,5000})",
+        rf"(?:\b(?:as|into|either|answer|reply|respond)\b|[为是成])[ \t]*({_ITEMS}{_LAST})",
+        rf"\b(?:one of|labels|categories|classes|options)[ \t]+(?:are[ \t]+)?({_ITEMS}(?:{_LAST}|,? and {_ITEM})?)",
+    )
 )
 
 
 def _find_labels(text: str) -> list[str]:
     """Return the labels that a text offers, or an empty list."""
     text = text.replace(chr(0xFF1A), ":")  # the colon of Chinese
-    matches = (match for pattern in _LISTS for match in re.finditer(pattern, text, re.IGNORECASE))
+    matches = (match for pattern in _LISTS for match in pattern.finditer(text))
     return next(filter(None, (_labels(match[1]) for match in matches)), [])
 
 
@@ -322,16 +284,51 @@ _KINDS = (
 )
 
 
+# A field whose value is a question mark, with or without braces around, whatever the quotes.
+_ASKED_FIELD = re.compile(r"[\"'“‘`]([^\"'“”‘’`\n]{1,60})[\"'”’`]\s{0,9}[:：]\s{0,9}[<\"'“]?[?？]")  # noqa: RUF001 - as typed
+_ASKED_NAME = re.compile(r"(?<![\w\"'])([A-Za-z_]\w{0,40})\s{0,9}[:：]\s{0,9}[?？]")  # noqa: RUF001 - as typed
+_QUOTED = r"[\"'“‘「`]([^\"'“”‘’「」`\n]{1,40})[\"'”’」`]"  # noqa: RUF001 - as typed
+_PLAIN = r"([A-Za-z_][\w-]{0,40})"
+_IS = r"\s{0,3}(?::|=|named|called|is|must be|should be)\s{0,3}"
+_IS_ZH = r"名?\s{0,3}(?:应?为|是|叫|:|：)?\s{0,3}"  # noqa: RUF001 - as typed
+_BESIDE = 120  # characters from the word JSON to those of a key
+_KEY_IN_WORDS = re.compile(
+    rf"(?:键|字段|属性){_IS_ZH}(?:{_QUOTED}|{_PLAIN})"
+    rf"|[以用]\s{{0,3}}(?:{_QUOTED}|{_PLAIN})\s{{0,3}}[为作]\s{{0,3}}(?:键|字段|属性|key)"
+    rf"|\bwith (?:the |a |one |only |single ){{0,3}}(?:key|field) (?:named |called )?(?:{_QUOTED}|{_PLAIN})"
+    rf"|\b(?:key|field)(?:{_IS}(?:{_QUOTED}|{_PLAIN})|\s{{0,3}}{_QUOTED})"
+    rf"|(?:{_QUOTED}|\b{_PLAIN}) as (?:the|its|a) (?:only )?(?:key|field)\b",
+    re.IGNORECASE,
+)
+
+
 def _find_skeleton(text: str) -> dict[str, Any] | None:
-    """Return the first JSON object in a text after the word JSON, or else anywhere, as a schema."""
+    """Return the JSON that a text shows or describes as a schema.
+
+    It is the first object after the word JSON, or else anywhere; fields of the form `"infer": ?`; or one field whose
+    key stands in the words around, as in `JSON with the key infer`.
+    """
     asked = text.lower().find("json")
     for part in (text[asked:], text) if asked >= 0 else ():
         shown = _AND_SO_ON.sub("", _BARE.sub(r'\1"<\2>"', part))
         brace = re.search(r"\{\s*+\"", shown)
         with contextlib.suppress(ValueError, RecursionError):  # it is not JSON, or has too many levels
             if brace:
-                return _schema_of(json.JSONDecoder().raw_decode(shown, brace.start())[0])
-    return None
+                return _of_skeleton(json.JSONDecoder().raw_decode(shown, brace.start())[0])
+    names = _ASKED_FIELD.findall(text) if "?" in text or "？" in text else []  # noqa: RUF001 - as typed
+    if not names and asked >= 0:
+        described = _KEY_IN_WORDS.search(text, max(asked - _BESIDE, 0), asked + _BESIDE)
+        names = [next(filter(None, described.groups()))] if described else _ASKED_NAME.findall(text)
+    return {"properties": {name: {} for name in names}} if names else None
+
+
+def _of_skeleton(shown: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a skeleton; its only field holds the answer, whatever it is called."""
+    schema = _schema_of(shown)
+    for name, value in shown.items() if len(shown) == 1 else ():
+        if schema["properties"][name] == {"type": "string"}:
+            schema["properties"][name] = {} if value.startswith("<") else {"type": "string", "title": "answer"}
+    return schema
 
 
 def _schema_of(shown: object) -> dict[str, Any]:
@@ -343,6 +340,8 @@ def _schema_of(shown: object) -> dict[str, Any]:
     if not isinstance(shown, str):
         return {"type": {bool: "boolean", int: "integer", float: "number"}.get(type(shown), "null")}
     inner = shown.strip(" <>")
+    if inner in ("?", "？"):  # noqa: RUF001 - as typed
+        return {}
     kind = next((name for name, pattern in _KINDS if pattern.search(inner)), None)
     # In quotes a kind must be the only word: "number" is a kind, "the number of the house" is a text.
     if kind and (shown.startswith("<") or " " not in inner):

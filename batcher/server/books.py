@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 SECONDS_KEPT = 3_600
@@ -21,9 +21,14 @@ class Books:
     `sum(by_status.values()) + dropped + hung + abandoned`.
 
     Attributes:
-        requests: chat requests that arrived, and requests for a tunnel through the server.
+        requests: chats, completions and embeddings requests that arrived, and requests for a tunnel through the server.
         answered: requests that were answered with 200.
-        requests_by_prompt, answered_by_prompt: both by the text of the last user message.
+        requests_by_prompt, answered_by_prompt: both by the text of the last user message, or by each prompt of a
+            completion.
+        by_route: requests by the end of their path, such as `chat/completions`.
+        inputs: texts of embeddings requests that arrived.
+        embedded: those of requests that were answered with 200.
+        inputs_by_text, embedded_by_text: both by text.
         by_key: requests by a digest of the API key (`none` without a key).
         by_status: responses by HTTP status.
         in_flight, peak_in_flight: requests in flight now, and the highest number so far.
@@ -60,15 +65,16 @@ class Books:
         self.answered = 0
         self.requests_by_prompt: dict[str, int] = {}
         self.answered_by_prompt: dict[str, int] = {}
+        self.by_route: dict[str, int] = {}
+        self.inputs = self.embedded = 0
+        self.inputs_by_text: dict[str, int] = {}
+        self.embedded_by_text: dict[str, int] = {}
         self.by_key: dict[str, int] = {}
         self.by_status: dict[int, int] = {}
         self.in_flight: int = getattr(self, "in_flight", 0)
         self.peak_in_flight: int = self.in_flight
-        self.dropped = 0
-        self.hung = 0
-        self.abandoned = 0
-        self.lost = 0
-        self.replies = 0
+        self.dropped = self.hung = self.abandoned = 0
+        self.lost = self.replies = 0
         self.by_fault: dict[str, int] = {}
         self.faults_by_prompt: dict[str, int] = {}
         self.by_form: dict[str, int] = {}
@@ -83,15 +89,34 @@ class Books:
         self.per_second_start = 0
         self._admitted: dict[str, int] = {}
 
-    def arrive(self, prompt: str | None, key: str) -> None:
-        """Record a request: its prompt, if it has one, and a digest of its API key."""
+    def arrive(self, prompt: str | None, key: str, *further: str, route: str = "") -> None:
+        """Record a request: its prompt and further ones, if it has any, a digest of its API key, and its route."""
         self.requests += 1
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         if prompt is not None and self._by_prompt:
-            _add(self.requests_by_prompt, prompt)
+            for each in (prompt, *further):
+                _add(self.requests_by_prompt, each)
+        if route:
+            _add(self.by_route, route)
         _add(self.by_key, hashlib.sha256(key.encode()).hexdigest()[:12] if key else "none")
         self._tick()
+
+    def take_inputs(self, texts: Sequence[str]) -> None:
+        """Record the texts of an embeddings request, which has arrived."""
+        self.inputs += len(texts)
+        if self._by_prompt:
+            for text in texts:
+                _add(self.inputs_by_text, text)
+
+    def embed(self, texts: Sequence[str]) -> None:
+        """Record the answer to an embeddings request with these texts."""
+        self.respond(200)
+        self.answered += 1
+        self.embedded += len(texts)
+        if self._by_prompt:
+            for text in texts:
+                _add(self.embedded_by_text, text)
 
     def admit(self, prompt: str) -> int:
         """Record that a request was admitted; return how many of its prompt were admitted before.
@@ -134,14 +159,15 @@ class Books:
         """Record an answer that was made and will not arrive; how its request ends is recorded besides."""
         self.lost += 1
 
-    def respond(self, status: int, prompt: str | None = None) -> None:
-        """Record a response, with its prompt if it is an answer."""
+    def respond(self, status: int, prompt: str | None = None, *further: str) -> None:
+        """Record a response, with its prompt and further ones if it is an answer."""
         self.in_flight -= 1
         _add(self.by_status, status)
         if prompt is not None:
             self.answered += 1
             if self._by_prompt:
-                _add(self.answered_by_prompt, prompt)
+                for each in (prompt, *further):
+                    _add(self.answered_by_prompt, each)
 
     def reply(self, status: int) -> None:
         """Record a response that a fault gives."""
@@ -193,10 +219,15 @@ class Books:
             "lost": self.lost,
             "replies": self.replies,
             "by_status": {str(status): count for status, count in list(self.by_status.items())},
+            "by_route": dict(self.by_route),
             "by_key": dict(self.by_key),
             "by_fault": dict(self.by_fault),
             "requests_by_prompt": dict(self.requests_by_prompt),
             "answered_by_prompt": dict(self.answered_by_prompt),
+            "inputs": self.inputs,
+            "embedded": self.embedded,
+            "inputs_by_text": dict(self.inputs_by_text),
+            "embedded_by_text": dict(self.embedded_by_text),
             "faults_by_prompt": dict(self.faults_by_prompt),
             "by_form": dict(self.by_form),
             "forms_by_prompt": {prompt: list(forms) for prompt, forms in list(self.forms_by_prompt.items())},

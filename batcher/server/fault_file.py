@@ -45,6 +45,8 @@ DOES = {
     "length": "answers with the first half, as if cut off at max_tokens",
     "choices": "answers with three choices",
     "hole": "answers by a stream with a line that is no JSON",
+    "break": "answers by a stream that ends with an error in the middle",
+    "stall": "begins its answer, and never goes on with it",
 }
 """What `do` can be, each a `Fate`, and what the server does then."""
 

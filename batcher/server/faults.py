@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -34,6 +34,8 @@ class Fate(StrEnum):
     LENGTH = "length"
     CHOICES = "choices"
     HOLE = "hole"
+    BREAK = "break"
+    STALL = "stall"
     HANG = "hang"
 
 
@@ -88,7 +90,8 @@ class Request(NamedTuple):
     """A request as the rules see it.
 
     Attributes:
-        prompt: the text of its last user message; of a request for a tunnel (CONNECT), the host and the port.
+        prompt: the text of its last user message, or of one of its prompts or inputs; of a request for a tunnel
+            (CONNECT), the host and the port.
         model: that it asks; empty for a tunnel.
         key: its API key.
         number: its place among all requests, from 1.
@@ -224,6 +227,11 @@ class Bucket:
         self._clock = clock
         self._filled = clock()
 
+    @property
+    def used(self) -> float:
+        """Requests that were admitted and are not refilled yet."""
+        return self._size - min(self._level + (self._clock() - self._filled) * self._rate, self._size)
+
     def take(self) -> float:
         """Admit a request and return 0, or return the seconds until one will be admitted."""
         if not self._rate:
@@ -238,10 +246,11 @@ class Bucket:
 
 
 class Met(NamedTuple):
-    """A fault that a request has met, and the seconds until its limit admits one again, or 0."""
+    """A fault that a request has met, the text that met it, and the seconds until its limit admits one again, or 0."""
 
     number: int
     rule: FaultRule
+    prompt: str
     wait_s: float = 0.0
 
     @property
@@ -260,18 +269,25 @@ class _Watched:
         self._answers = 0
         self._bucket = Bucket(rule.rpm, clock)
 
-    def meet(self, request: Request, seed: int) -> Met | None:
-        rule = self._rule
-        if not rule.fits(request, f"{seed} {self._number}") or self._answers < rule.after_answers:
+    def meet(self, requests: Iterable[Request], seed: int) -> Met | None:
+        """Return what a request meets, which is given once for each of its texts: one of them is enough."""
+        if self._answers < self._rule.after_answers:
             return None
-        if rule.times and self._hits[request.prompt] >= rule.times:
+        prompt = next((each.prompt for each in requests if self._concerns(each, seed)), None)
+        if prompt is None:
             return None
         wait_s = self._bucket.take()
-        if rule.rpm and not wait_s:
+        if self._rule.rpm and not wait_s:
             return None
-        if rule.times:
-            self._hits[request.prompt] += 1
-        return Met(self._number, rule, wait_s)
+        if self._rule.times:
+            self._hits[prompt] += 1
+        return Met(self._number, self._rule, prompt, wait_s)
+
+    def _concerns(self, request: Request, seed: int) -> bool:
+        rule = self._rule
+        if rule.times and self._hits[request.prompt] >= rule.times:
+            return False
+        return rule.fits(request, f"{seed} {self._number}")
 
     def answered(self, key: str) -> None:
         self._answers += self._rule.is_for(key)
@@ -298,16 +314,20 @@ class Faults:
         self._first: float | None = None
         self._watched = [_Watched(number, rule, self._clock) for number, rule in enumerate(self._rules, 1)]
 
-    def meet(self, prompt: str, model: str = "", key: str = "", *, is_tunnel: bool = False) -> Met | None:
-        """Count a request, as `Request` describes it, and return the fault that it meets."""
+    def meet(
+        self, prompt: str, model: str = "", key: str = "", *, further: Sequence[str] = (), is_tunnel: bool = False
+    ) -> Met | None:
+        """Count a request, as `Request` describes it, with its further texts, and return the fault that it meets."""
         if not self._rules:
             return None
         now = self._clock()
         if self._first is None:
             self._first = now
         self._requests += 1
-        request = Request(prompt, model, key, self._requests, now - self._first, is_tunnel)
-        return next(filter(None, (each.meet(request, self._seed) for each in self._watched)), None)
+        seconds = now - self._first
+        texts = (prompt, *further)
+        requests = [Request(text, model, key, self._requests, seconds, is_tunnel) for text in texts]
+        return next(filter(None, (each.meet(requests, self._seed) for each in self._watched)), None)
 
     def answered(self, key: str) -> None:
         """Count an answer that was sent to an API key."""

@@ -16,7 +16,9 @@ _NODES = 2_000  # values in one answer, for the same reason
 _ITEMS = 100  # of an array, at most
 _LENGTH = 10_000  # characters of a text that a schema wants longer, at most
 _BRANCHES = ("allOf", "anyOf", "oneOf")
-_ASKED = re.compile(r"answer|result|value|output|label|categor|class|sentiment|答案|结果|类别|标签", re.IGNORECASE)
+_ASKED = re.compile(
+    r"answer|result|value|output|label|categor|class|sentiment|infer|答案|结果|类别|标签", re.IGNORECASE
+)
 _FORMATS = {
     "date": "2026-11-30",
     "time": "12:00:00Z",
@@ -121,7 +123,8 @@ class Filler:
             return question.pick(2, name) == 1 if kind == "boolean" else None
         text, number = question.result
         if kind == "string":
-            return self._text(rules, (_ASKED.search(name) and (question.label or text)) or question.echo)
+            is_asked = _ASKED.search(f"{name} {rules.get('title', '')}")
+            return self._text(rules, (is_asked and (question.label or text)) or question.echo)
         return question.label or (text if number is None else as_number(number)) or question.echo
 
     def _array(self, rules: dict[str, Any], name: str, depth: int) -> list[object]:

@@ -74,6 +74,7 @@ def reply_to(body: Mapping[str, Any], wanted: Wanted, way: Way, slips: Slips) ->
         # Of three, two are JSON in a fence, and the third breaks off.
         return failed(f"```json\n{text}\n```" if draw < _FAILING * 2 / 3 else text[: len(text) // 2])
     is_held = wanted.form not in {Form.JSON, Form.PROMPT} and treatment in {Treatment.ANSWER, Treatment.ONE_IN_TEN}
-    if not is_held and not text.startswith(_ECHO) and slips.draw("dressed", prompt) < slips.dressed:
+    is_dressed = bool(slips.dressed) and slips.draw("dressed", prompt) < slips.dressed
+    if is_dressed and not is_held and not text.startswith(_ECHO):
         return Said(dressed(text, slips.draw("dress", prompt)), fits=False)
     return Said(text, fits=treatment is not Treatment.LOOSE)

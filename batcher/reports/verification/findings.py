@@ -29,6 +29,7 @@ class Kind(Enum):
     CHANGED = "the answer or its seal was changed in the journal"
     BODY_OTHER = "the answer or its reasoning is not what the kept response holds"
     INPUT_OTHER = "these rows ask a different question in INPUT now than when they were sent"
+    INPUT_FAULTY = "these rows could not be asked now, for example because an image is gone: `batcher plan` says why"
     INPUT_LACKS = "no longer in INPUT"
     INPUT_MORE = "in INPUT, but not in the run"
     FILE_LOST = "the chunk file of these rows is missing; `batcher run` writes it"
@@ -48,6 +49,10 @@ class Kind(Enum):
     ALL_OTHER = "the result differs from the chunk file; `batcher run` or `batcher merge` writes it again"
     ALL_LACKS = "missing from the result; `batcher run` or `batcher merge` writes it again"
     ALL_MORE = "extra lines in the result; `batcher run` or `batcher merge` writes it again"
+    RESPONSES_LOST = "the file of responses is missing; `batcher run` or `batcher merge` writes it"
+    RESPONSES_OTHER = "the file of responses differs; `batcher run` or `batcher merge` writes it again"
+    NPY_LOST = "the file of vectors is missing; `batcher run` or `batcher merge` writes it"
+    NPY_OTHER = "the file of vectors differs from the result; `batcher run` or `batcher merge` writes it again"
     REQUEST_LOST = "requests that are missing from the journal, or could not be written to a full disk"
     BROUGHT_NONE = "requests that were answered, but the answer is missing from the journal"
     BROUGHT_BY_NONE = "answers without a request that brought them"
@@ -55,7 +60,9 @@ class Kind(Enum):
     ASKED_OTHER = "requests to a different model or base URL than their run's endpoint has"
     OUTCOME = "the recorded outcome of the request contradicts the row's status"
     NEVER_ENDED = "requests without an end, although their run ended in order"
+    BATCH_OTHER = "rows that share a request, but not its endpoint, its time or its outcome"
     OF_NOBODY = "requests of a run or a source that the journal does not know"
+    CUT_OFF = "parts of answers that were cut off, of requests that were answered or that the journal does not know"
 
     @property
     def slug(self) -> str:

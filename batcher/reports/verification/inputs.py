@@ -21,7 +21,7 @@ class Inputs:
         if row.asked is None:
             return Kind.INPUT_LACKS
         if row.cells is None:
-            return Kind.INPUT_OTHER
+            return Kind.INPUT_FAULTY if row.asked.fault else Kind.INPUT_OTHER
         record = row.record
         is_kept = record is not None and record.is_kept is not None
         return Kind.OTHER_ROW if record and is_kept and not self._kept.is_own(record, row.asked.values) else None

@@ -13,15 +13,18 @@ from batcher.errors import InputError
 from batcher.input.cell import cell, writable
 from batcher.input.dataset import Dataset
 from batcher.input.examples import Examples
+from batcher.input.images import Images
 from batcher.input.key import Keyer, keyer
 from batcher.input.marks import Marks
 from batcher.input.prompt import PromptFunction, failed_on, from_function, with_system
 from batcher.input.question import asking
+from batcher.input.request_line import asking_with
 from batcher.input.selection import Selection
 from batcher.input.stating import Stating
 from batcher.journal.entries import LastRun
 from batcher.planning.job import ROWS_AT_ONCE, prompts_of
-from batcher.records import Question, Values
+from batcher.planning.own import row_params
+from batcher.records import Question, Task, Values
 from batcher.words import option
 
 Prompt = str | PromptFunction | None
@@ -37,6 +40,7 @@ class InputRow(NamedTuple):
         cells: the values as a file holds them.
         key: of its question, or None if the question is unknown.
         hashes: without a key, the marks of the cells that the question uses.
+        fault: why it could not be asked now, as far as that is known.
     """
 
     position: int
@@ -44,6 +48,7 @@ class InputRow(NamedTuple):
     cells: list[str]
     key: bytes | None
     hashes: bytes
+    fault: str = ""
 
 
 class Recorded(NamedTuple):
@@ -52,10 +57,12 @@ class Recorded(NamedTuple):
     Attributes:
         ask: makes the question of a row.
         key: makes its key.
+        images: puts the rows' images into their questions; None: there are none.
     """
 
     ask: Callable[[Values], Question]
     key: Keyer
+    images: Images | None = None
 
     @classmethod
     def of(cls, recorded: Mapping[str, Any], dataset: Dataset, prompt: Prompt = None) -> Recorded | None:
@@ -64,6 +71,8 @@ class Recorded(NamedTuple):
         Raises:
             InputError: INPUT lacks a column.
         """
+        if recorded.get("requests"):
+            return cls(asking_with(recorded.get("params", {})), keyer({}))
         columns, system, shape = dataset.columns, recorded.get("system"), recorded.get("shape")
         stating = Stating(None if shape is None else shape_of_recorded(shape), columns)
         if callable(prompt):
@@ -80,15 +89,23 @@ class Recorded(NamedTuple):
         if (examples := Examples.recorded_in(recorded)) is not None:
             render = examples.before(render)
         shared = examples.messages if examples else ()
-        return cls(asking(render), keyer(recorded.get("params", {}), shape, shared))
+        named = recorded.get("params_column")
+        terms = row_params(named, dataset).terms if named else None
+        images, task = Images.recorded_in(recorded, dataset), Task(recorded.get("task", Task.CHAT))
+        ask = asking(render, terms, task=task, images=images)
+        return cls(ask, keyer(recorded.get("params", {}), shape, shared), images)
 
     def about(self, values: Values) -> bytes:
         """Return the key of the question about a row; empty if the row gives no prompt."""
+        return self.known(values)[0]
+
+    def known(self, values: Values) -> tuple[bytes, str]:
+        """Return the key of the question about a row, as `about`, and why the row cannot be asked; empty if it can."""
         try:
             question = self.ask(values)
         except InputError:
-            return b""
-        return self.key(question.messages, question.terms)
+            return b"", ""
+        return self.key(question.messages, question.terms), question.fault
 
 
 class Asked:
@@ -127,6 +144,8 @@ class Asked:
             InputError: it cannot be read, or the prompt function failed on a row.
         """
         for start, rows in self._selection.slices(ROWS_AT_ONCE):
+            if self.question and self.question.images:
+                self.question.images.look_ahead(rows)
             for position, values in enumerate(rows, start):
                 try:
                     row = self._row(position, values)
@@ -139,7 +158,8 @@ class Asked:
     def _row(self, position: int, values: Values) -> InputRow:
         cells = [writable(cell(value)) for value in values]
         if self.question:
-            return InputRow(position, values, cells, self.question.about(values), b"")
+            key, fault = self.question.known(values)
+            return InputRow(position, values, cells, key, b"", fault)
         return InputRow(position, values, cells, None, self._marks.cut(self._marks.of(values), self._names))
 
     def is_asked_by(self, row: InputRow, key: bytes, marks: bytes | None) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 
+from batcher.errors import OutputError
 from batcher.output.directory import Store
 from batcher.planning.job import ROWS_AT_ONCE
 from batcher.reports.verification.findings import Found, Kind
@@ -71,6 +72,20 @@ def _compare(rows: Iterator[Row], store: Store, found: Found, facts_of: FactsOf)
 def _is_of_before(row: Row, line: Line) -> bool:
     """Return whether the result has a row as it was before a change of its chunk file, which is reported already."""
     return row.is_edited and row.journalled() in (None, line.ending)
+
+
+def check_vectors(store: Store, found: Found) -> None:
+    """Compare the file of all vectors with the result."""
+    path = store.npy_path
+    if not path.exists():
+        found.place(Kind.NPY_LOST, str(path))
+        return
+    try:
+        if not store.all_path.exists() or store.are_vectors_joined():
+            return
+    except OutputError:
+        pass
+    found.place(Kind.NPY_OTHER, str(path))
 
 
 class _Facts:

@@ -35,7 +35,8 @@ from batcher.reports.verification.inputs import Inputs
 from batcher.reports.verification.kept import KeptAnswers
 from batcher.reports.verification.questions import Asked
 from batcher.reports.verification.requests import Requests
-from batcher.reports.verification.result_file import ResultCells, check_result
+from batcher.reports.verification.responses_file import check_responses
+from batcher.reports.verification.result_file import ResultCells, check_result, check_vectors
 from batcher.reports.verification.results import Results
 from batcher.reports.verification.rows import checked, read_rows
 from batcher.reports.verification.thoughts import Thoughts
@@ -188,7 +189,8 @@ def _reading(given: Mapping[str, str | None], last: LastRun) -> Reading:
     for name, value in given.items():
         if value is not None:
             OPTIONS[name].check(value)
-    return Reading.of(*(value or last.question.get(name) for name, value in given.items()))
+    said = {name: value for name, value in given.items() if value is not None}
+    return Reading.recorded_in({**last.question, **said})
 
 
 def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | None) -> Verification:
@@ -210,6 +212,10 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
         files.name_others()
         is_read = asked is not None and not files.are_as_written()
         check_result(to_be, store, starts, found, is_read=is_read, facts_of=partial(facts_of, journal, store))
+        if last.question.get("requests"):
+            check_responses(store, journal, last, scope, found)
+        if last.question.get("npy"):
+            check_vectors(store, found)
     deque(to_be, maxlen=0)  # rows that are not compared with a result
     deque(rows, maxlen=0)  # INPUT may have rows after the last one
     requests.end()

@@ -1,0 +1,130 @@
+"""What a requests file means for a run: which options it has, and what people should know of it.
+
+Invariant: an option that a requests file makes meaningless is refused, and a line that is not asked as it stands is
+named before the run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from batcher.errors import SettingsError
+from batcher.input.dataset import Dataset
+from batcher.input.requests_file import Survey, looks_like_requests
+from batcher.input.row_params import named_like_params
+from batcher.output.directory import Store
+from batcher.settings import OPTIONS, Group, Settings
+from batcher.words import as_given, blamed, counted, option
+
+_ALLOWED = {"param", "requests", "adopt", "canary", "yes"}
+"""The options on prompts and answers that a requests file leaves a meaning."""
+_OTHERS = ("sheet", "separator", "stream")  # a stream has no body that could be kept
+
+
+def check_alone(prompt: object, settings: Settings) -> None:
+    """Refuse options that make no sense for a requests file.
+
+    Raises:
+        SettingsError: the message names the option.
+    """
+    of_prompts = [each.name for each in OPTIONS.values() if each.group in {Group.PROMPT, Group.ANSWERS}]
+    names = (*of_prompts, *(name for name in _OTHERS if name in OPTIONS))
+    given = [name for name in names if getattr(settings, name) != OPTIONS[name].default]
+    refused = [*(["prompt"] if prompt is not None else []), *(name for name in given if name not in _ALLOWED)]
+    if refused:
+        raise SettingsError(
+            f"{as_given(refused[0])} and {as_given('requests')} exclude each other: each line of a requests file is"
+            " asked as it stands"
+        )
+    if settings.params.get("stream"):
+        raise SettingsError(
+            f"{as_given('param')} stream and {as_given('requests')} exclude each other: the whole response of each line"
+            " is kept"
+        )
+    if settings.asks_chat_model:
+        raise SettingsError(
+            f"{as_given('requests')} needs endpoints with a model and a base URL: a chat model in llm= makes requests"
+            " of its own"
+        )
+
+
+def check_without(settings: Settings) -> None:
+    """Refuse what only a requests file has."""
+    if settings.adopt is not None:
+        raise SettingsError(f"{blamed('adopt')} needs {option('requests', value=True)}")
+
+
+def older_results(settings: Settings, data: Any, store: Store) -> tuple[Path, ...]:
+    """Return the results files of older scripts whose answers the run takes over.
+
+    Args:
+        settings: the options.
+        data: the input, as the user gave it.
+        store: the output directory; a result of batcher's own there that lost its journal is one, too.
+
+    Raises:
+        SettingsError: one that is given is no file.
+    """
+    own = [store.responses_path] if store.responses_path.is_file() and not store.journal_path.exists() else []
+    if settings.adopt is None:
+        if not isinstance(data, str | os.PathLike):
+            return tuple(own)
+        path = Path(os.fsdecode(data)).expanduser()
+        # The name that the older script gives to its results, if the user gives none.
+        name = f"{path.stem}_results{path.suffix}"
+        found = [each / name for each in dict.fromkeys((path.parent, store.directory))] if path.is_file() else []
+        return (*own, *(each for each in found if each.is_file()))
+    given = settings.adopt if isinstance(settings.adopt, list | tuple) else [settings.adopt]
+    paths = tuple(Path(os.fsdecode(each)).expanduser() for each in given)  # type: ignore[arg-type]
+    for path in paths:
+        if not path.is_file():
+            raise SettingsError(f"{blamed('adopt')}: {path} is no file")
+    return (*own, *paths)
+
+
+def notes_on(survey: Survey) -> tuple[str, ...]:
+    """Return what people should know before the first request."""
+    found = []
+    if survey.broken:
+        which = counted(survey.broken, "line is broken, and ends", "lines are broken, and end")
+        if survey.broken == survey.rows > 1:
+            which = f"none of the {survey.rows:,} lines is a request: they end"
+        found.append(f"Note: {which} as error, without a request: {survey.first_broken}.")
+    if survey.streamed:
+        found.append(
+            f"Note: {counted(survey.streamed, 'line asks', 'lines ask')} for a stream; the request is sent without"
+            " stream and stream_options, because the whole response is kept."
+        )
+    return tuple(found)
+
+
+def as_it_stands() -> str:
+    """Return what to do about a table that is a requests file."""
+    return f"{option('requests', value=True)} asks each line as it stands"
+
+
+def notes_on_columns(dataset: Dataset, used: Collection[str], settings: Settings) -> tuple[str, ...]:
+    """Return which columns of a table look as if they were to be sent, and are not.
+
+    Args:
+        dataset: the table.
+        used: the columns that prompts use.
+        settings: the options.
+    """
+    names = named_like_params(dataset.columns, {*used, *settings.param_columns, settings.id_column or ""})
+    is_requests = looks_like_requests(dataset)
+    if not names and not is_requests:
+        return ()
+    them = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+    have, sent, it = ("has", "is", "it") if len(names) == 1 else ("have", "are", "them")
+    noun, kind = ("column", "name of a request parameter")
+    if len(names) > 1:
+        noun, kind = ("columns", "names of request parameters")
+    send = f"{option('params_column', ','.join(names))} sends {it}"
+    said = [f"the {noun} {them} {have} the {kind}, and {sent} not sent: {send}"] if names else []
+    if is_requests:
+        said.append(f"{dataset.name} looks like a requests file: {as_it_stands()}")
+    return (f"Note: {'; '.join(said)}.",)
