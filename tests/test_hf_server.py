@@ -103,6 +103,9 @@ def test_a_chat_template_is_obeyed(tiny: Paths) -> None:
     prompt = hand.ids("<|user|>hello</s><|assistant|>")[1:]  # the template begins the text, not the tokenizer
     with embedded_model(model) as (url, _), openai.OpenAI(base_url=url, api_key="-") as client:
         found = client.chat.completions.create(model="m", messages=MESSAGES, max_tokens=8, temperature=0, logprobs=True)
+        own = {"chat_template_kwargs": {"chat_template": "{% for each in range(9) %}{% endfor %}"}}
+        with pytest.raises(openai.BadRequestError, match="'chat_template' is not a variable"):
+            client.chat.completions.create(model="m", messages=MESSAGES, max_tokens=8, extra_body=own)
     assert found.usage is not None
     assert found.usage.prompt_tokens == len(prompt)
 
@@ -443,6 +446,13 @@ def test_the_five_examples_of_the_older_demo(url: str) -> None:
         ("completions", {"prompt": "a", "logprobs": 1, "num_beams": 2}, "logprobs", None),
         ("completions", {"prompt": "a", "best_of": 2}, "best_of", None),
         ("completions", {"prompt": "a", "logit_bias": {"x": 1}}, "logit_bias", None),
+        ("completions", {"prompt": "a", "logit_bias": {"9" * 5000: 1}}, "logit_bias", None),
+        ("completions", {"prompt": "a", "min_p": 0.1}, "min_p", None),
+        ("completions", {"prompt": "a", "max_new_tokens": 3}, "max_new_tokens", None),
+        ("chat/completions", {"messages": "a", "best_of": 2}, "best_of", None),
+        ("chat/completions", {"messages": "a", "guided_regex": "a+"}, "guided_regex", None),
+        ("chat/completions", {"messages": "a", "structured_outputs": {"json": {}}}, "structured_outputs", None),
+        ("chat/completions", {"messages": "a", "guided_choice": ["\ud83d"]}, "choice", None),
         (
             "chat/completions",
             {"messages": "a", "tools": [{"type": "function", "function": {"name": "f"}}]},
@@ -464,6 +474,20 @@ def test_what_cannot_be_done_is_refused_in_openais_shape(
     assert status == 400
     assert (found["error"]["param"], found["error"]["code"]) == (param, code)
     assert found["error"]["type"] == "invalid_request_error"
+
+
+def test_a_field_of_other_servers_at_its_neutral_value_or_one_of_none_is_passed_over(url: str) -> None:
+    more: dict[str, Any] = {
+        "min_p": 0,
+        "best_of": 1,
+        "early_stopping": False,
+        "guided_json": None,
+        "structured_outputs": {},
+        "zz": 1,
+    }
+    status, found = post(f"{url}/chat/completions", {"messages": "a", "max_tokens": 1, **more})
+    assert status == 200
+    assert found["usage"]["completion_tokens"] == 1
 
 
 def test_the_context_is_filled_to_its_end_and_no_further(client: openai.OpenAI, hand: ByHand) -> None:

@@ -367,7 +367,11 @@ def _add_serve(verbs: Any) -> None:
         " its own counts are at /stats.",
     )
     parser.add_argument(
-        "--backend", metavar="NAME", choices=BACKENDS, default="sim", help="sim (simulated answers) or hf (sim)"
+        "--backend",
+        metavar="NAME",
+        choices=BACKENDS,
+        default="sim",
+        help="sim (simulated answers) or hf (a model of your own); default: sim",
     )
     parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", metavar="N", type=int, default=19_327, help="port; 0 takes a free one (19327)")

@@ -5,7 +5,7 @@ Invariant: a parameter that would change the answer is either obeyed or refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -19,8 +19,38 @@ from batcher.server.requests import ChatRequest, CompletionRequest, EmbeddingReq
 from batcher.server.responses import Refusal, bad
 
 _COLDEST = 1e-5  # a lower temperature is 0: logits divided by it would leave the range of 32-bit floats
+_DIGITS = 20  # no token has a number of as many
 _MAX_TOKENS = 512
 """The limit of an answer if neither the request nor the model's `generation_config.json` has one."""
+
+# Fields of other servers that would change the answer, and their values that change nothing.
+_CANNOT: dict[str, tuple[object, ...]] = {
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "max_new_tokens": (),
+    "max_length": (),
+    "typical_p": (1,),
+    "ignore_eos": (False,),
+    "length_penalty": (1,),
+    "early_stopping": (False,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1,),
+    "num_return_sequences": (1,),
+    "best_of": (1,),
+    "bad_words": ([],),
+    "bad_words_ids": ([],),
+    "stop_token_ids": ([],),
+    "allowed_token_ids": ([],),
+    "prompt_logprobs": (0, False),
+    "continue_final_message": (False,),
+    "add_generation_prompt": (True,),
+    "chat_template": (),
+    "grammar": ("",),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_grammar": (),
+}
+_INSTEAD = {"max_new_tokens": "max_tokens", "max_length": "max_tokens", "num_return_sequences": "n", "best_of": "n"}
 
 Tell = Callable[[Piece], None]
 
@@ -65,8 +95,8 @@ class Asked(NamedTuple):
 
 def ask_chat(model: Model, request: ChatRequest) -> Asked | Refusal:
     """Return what the model is asked by a chat."""
-    if request.tools.offered and request.tools.choice != "none":
-        return bad("This server calls no tools: leave out 'tools', or set 'tool_choice' to 'none'.", "tools")
+    if refusal := _of_a_chat(request) or _unsupported(request.body):
+        return refusal
     wanted = wanted_of(request.body)
     held = holder(wanted, model.tokenizer, model.ends)
     if isinstance(held, Refusal):
@@ -87,10 +117,8 @@ def ask_chat(model: Model, request: ChatRequest) -> Asked | Refusal:
 def ask_completion(model: Model, request: CompletionRequest) -> Asked | Refusal:
     """Return what the model is asked by a completion, which continues its prompt as it stands."""
     options, body = request.options, request.body
-    if (body.get("best_of") or options.n) > options.n:
-        return bad("'best_of' above 'n' is not supported: ask for 'n' choices.", "best_of")
-    if request.is_echoed and options.logprobs is not None:
-        return bad("'echo' together with 'logprobs' is not supported: the prompt's tokens are not judged.", "echo")
+    if refusal := _of_a_completion(request) or _unsupported(body | {"best_of": None}):
+        return refusal
     wanted = wanted_of(body)
     held = holder(wanted, model.tokenizer, model.ends)
     if isinstance(held, Refusal):
@@ -105,6 +133,38 @@ def ask_completion(model: Model, request: CompletionRequest) -> Asked | Refusal:
     if request.is_echoed:
         echoes = [each if isinstance(each, str) else model.tokenizer.decode(each) for each in request.prompts]
     return Asked(prompts, sampling, options.n, wanted.form in {Form.CHOICE, Form.GUIDED}, held, echoes)
+
+
+def _of_a_completion(request: CompletionRequest) -> Refusal | None:
+    """Refuse what a completion alone can ask for, and does not get."""
+    options = request.options
+    if (request.body.get("best_of") or options.n) > options.n:
+        return bad("'best_of' above 'n' is not supported: ask for 'n' choices.", "best_of")
+    if request.is_echoed and options.logprobs is not None:
+        return bad("'echo' together with 'logprobs' is not supported: the prompt's tokens are not judged.", "echo")
+    return None
+
+
+def _of_a_chat(request: ChatRequest) -> Refusal | None:
+    if request.tools.offered and request.tools.choice != "none":
+        return bad("This server calls no tools: leave out 'tools', or set 'tool_choice' to 'none'.", "tools")
+    return None
+
+
+def _unsupported(body: Mapping[str, Any]) -> Refusal | None:
+    """Refuse a field of another server that this one would have to pass over."""
+    for name, neutral in _CANNOT.items():
+        if body.get(name) is not None and body[name] not in neutral:
+            instead = f": give {_INSTEAD[name]!r}" if name in _INSTEAD else ""
+            return bad(f"{name!r} is not supported{instead}.", name)
+    structured = body.get("structured_outputs") or {}
+    for name, value in structured.items():
+        if name != "choice" and value is not None:
+            said = (
+                f"'structured_outputs.{name}' is not supported: this server holds answers to a choice of texts alone."
+            )
+            return bad(said, "structured_outputs")
+    return None
 
 
 def ask_embedding(model: Model, request: EmbeddingRequest) -> list[list[int]] | Refusal:
@@ -202,7 +262,7 @@ def _bias(model: Model, given: dict[str, Any] | None) -> dict[int, float] | Refu
     size = model.network.get_input_embeddings().weight.shape[0]
     bias: dict[int, float] = {}
     for token, value in (given or {}).items():
-        is_token = token.isascii() and token.isdigit() and int(token) < size
+        is_token = token.isascii() and token.isdigit() and len(token) < _DIGITS and int(token) < size
         if not is_token or type(value) not in (int, float) or not -100 <= value <= 100:
             return bad("'logit_bias' must give tokens of the model numbers from -100 to 100.", "logit_bias")
         bias[int(token)] = float(value)

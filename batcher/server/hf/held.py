@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from batcher.server.forms import Form, Wanted
 from batcher.server.hf.json_form import JsonForm
+from batcher.server.hf.prompts import tokens_of
 from batcher.server.hf.texts import bytes_of
 from batcher.server.responses import Refusal, bad
 
@@ -82,7 +83,12 @@ def holder(wanted: Wanted, tokenizer: Any, ends: frozenset[int]) -> Callable[[],
     if not ends:
         return bad("This model has no end mark: an answer cannot be held to a form.", "response_format")
     if wanted.choices:
-        texts = [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in wanted.choices]
+        texts: list[list[int]] = []
+        for choice in wanted.choices:
+            ids = tokens_of(tokenizer, choice, "choice", is_whole=False)
+            if isinstance(ids, Refusal):
+                return ids
+            texts.append(ids)
         return lambda: AmongTexts(texts, min(ends))
     if wanted.form is Form.JSON:
         return lambda: AsObject(tokenizer, ends)

@@ -5,6 +5,7 @@ Invariant: what a message holds besides its text is never left out silently: suc
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,11 @@ def _by_template(tokenizer: Any, messages: list[dict[str, str]], given: object) 
 
     if given is not None and not isinstance(given, dict):
         return bad("'chat_template_kwargs' must be an object.", "chat_template_kwargs")
+    # What is the library's own is not the client's to set: a template that it sends might never end.
+    own = inspect.signature(tokenizer.apply_chat_template).parameters
+    if taken := sorted(name for name in given or {} if name in own or name == "messages"):
+        said = f"{taken[0]!r} is not a variable of the chat template that a request may set."
+        return bad(said, "chat_template_kwargs")
     try:
         text = tokenizer.apply_chat_template(
             messages, **{**(given or {}), "tokenize": False, "add_generation_prompt": True}
