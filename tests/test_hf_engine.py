@@ -12,7 +12,7 @@ import pytest
 from tiny_model import ByHand, torch
 
 from batcher.server.hf.choice import Order, Piece
-from batcher.server.hf.engine import Engine
+from batcher.server.hf.engine import Engine, Inputs
 from batcher.server.hf.loading import Model, load
 from batcher.server.hf.options import ModelOptions
 from batcher.server.hf.sampling import Past, Sampling, choose
@@ -137,6 +137,28 @@ def test_beams_are_those_of_transformers_and_the_others_go_on_meanwhile(engine: 
     assert best[0] == hand.text("hello", 8, num_beams=3)
     assert best[0] != best[1]
     assert other == hand.text("fox", 60)
+
+
+def test_many_inputs_to_embed_do_not_hold_up_what_is_generated(engine: Engine, hand: ByHand) -> None:
+    told: list[str] = []
+    over = threading.Event()
+
+    def tell(vectors: list[list[float]] | str) -> None:
+        told.append(f"{len(vectors)} vectors")
+        over.set()
+
+    def tell_and_note(piece: Piece) -> None:
+        told.append("answer")
+        running._tell(piece)
+
+    running = Asked(hand.ids("fox"), GREEDY)
+    engine.order(running.order._replace(tell=tell_and_note))
+    inputs = [hand.ids("fox " * 500)] * (16 * GREEDY.max_tokens)  # 16 of them are a step
+    engine.embed(Inputs(inputs, tell, lambda: False))
+    engine.start()
+    assert running.wait() == [hand.text("fox", 8)]
+    over.wait()
+    assert told == ["answer", f"{len(inputs)} vectors"]
 
 
 def test_what_is_cancelled_leaves_the_batch(engine: Engine, hand: ByHand) -> None:

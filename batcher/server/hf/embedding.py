@@ -6,7 +6,7 @@ Invariant: an input's vector does not depend on the inputs that are embedded wit
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,11 +21,17 @@ if TYPE_CHECKING:
 _MOST = 8_192  # tokens at a time, padding among them
 
 
-def embed(model: Model, requests: Sequence[Inputs]) -> None:
-    """Embed the inputs of several requests together, and tell each its vectors."""
+def embed(model: Model, requests: Sequence[Inputs], between: Callable[[], object]) -> None:
+    """Embed the inputs of several requests together, and tell each its vectors.
+
+    Args:
+        model: in whose thread this is.
+        requests: with their inputs.
+        between: is called after each step, so that long inputs do not hold up what is being generated.
+    """
     ids = [each for request in requests for each in request.ids]
     try:
-        vectors: list[list[float]] | str = embedded(model, ids)
+        vectors: list[list[float]] | str = embedded(model, ids, between)
     except torch.OutOfMemoryError:
         vectors = "the model ran out of memory"
     except Exception as error:  # noqa: BLE001 - a fault of the model must not end the server: it is said, and told
@@ -37,8 +43,8 @@ def embed(model: Model, requests: Sequence[Inputs]) -> None:
         at += len(request.ids)
 
 
-def embedded(model: Model, ids: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Return the vectors of inputs, in their order."""
+def embedded(model: Model, ids: Sequence[Sequence[int]], between: Callable[[], object]) -> list[list[float]]:
+    """Return the vectors of inputs, in their order; arguments as of `embed`."""
     vectors: list[list[float]] = [[] for _ in ids]
     for group in _groups(ids):
         longest = max(len(ids[at]) for at in group)
@@ -50,6 +56,7 @@ def embedded(model: Model, ids: Sequence[Sequence[int]]) -> list[list[float]]:
         mean = (last * weights).sum(dim=1) / weights.sum(dim=1)
         for at, vector in zip(group, torch.nn.functional.normalize(mean, dim=-1).tolist(), strict=True):
             vectors[at] = vector
+        between()
     return vectors
 
 

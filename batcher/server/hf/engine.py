@@ -101,7 +101,7 @@ class Engine:
         return ticket
 
     def embed(self, inputs: Inputs) -> None:
-        """Have inputs embedded between two steps."""
+        """Have inputs embedded; between their steps the running choices take theirs."""
         with self._wake:
             self._inputs.append(inputs)
             self._wake.notify()
@@ -259,7 +259,7 @@ class Engine:
             waiting = [each for each in waiting if not each.is_over()]
             if not waiting:
                 return
-            embed(self._model, waiting)
+            embed(self._model, waiting, self._turn)
 
     def _search(self) -> None:
         """Make the first search with beams that waits; between its steps the running choices take theirs."""
