@@ -127,6 +127,7 @@ def test_a_param_of_the_run_is_a_default_that_a_line_overrides(lab: Lab) -> None
         (batch("a", {"prompt": "p"}, "/v1/completions"), Task.COMPLETION, "p", ""),
         (batch("a", chat("p"), "/openai/deployments/x/chat/completions?api-version=2024-10-21"), Task.CHAT, "p", ""),
         ({"body": chat("p")}, Task.CHAT, "p", ""),
+        ({"custom_id": None, "method": None, "url": None, "body": chat("p")}, Task.CHAT, "p", ""),
     ],
 )
 def test_the_url_or_else_the_shape_says_what_is_asked(
@@ -241,6 +242,7 @@ BROKEN = {
     '{"input": []}': "input must be a text",
     '{"input": "p", "model": 5}': "the model is 5",
     '{"custom_id": "x", "method": "GET", "url": "/v1/embeddings", "body": {"input": "p"}}': 'the method is "GET"',
+    '{"custom_id": "x", "method": 1, "body": {"input": "p"}}': "the method is 1",
     '{"custom_id": "x", "url": "/v1/images", "body": {"input": "p"}}': 'the url "/v1/images" is not known',
     '{"custom_id": "x", "url": "/v1/completions", "body": {"input": "p"}}': "it has no prompt",
     '{"custom_id": "x", "url": "/v1/chat/completions"}': "it has no body",
@@ -271,7 +273,8 @@ def test_broken_lines_are_errors_with_their_number_and_stop_nothing(
     assert found[1]["request"] == "broken"
     assert found[1]["error"]["message"].startswith("line 3: ")
     assert found[2]["custom_id"] == "x"
-    assert lab.run(path, service(), requests=True).error == 2, "they stay as they are"
+    assert lab.run(path, service(), requests=True, quiet=False).error == 2, "they stay as they are"
+    assert "2 failed before, 0 new" in capsys.readouterr().err, "nothing can send them again"
     assert batcher.verify("k", path, output_dir=lab.directory).ok
 
     write(path, [chat("p0"), "", chat("p2"), batch("x", {"nothing": 1}), chat("p1")])

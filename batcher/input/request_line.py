@@ -273,8 +273,8 @@ def _line_in(found: dict[str, Any]) -> Line:
         raise _Fault(f"the custom_id is {_short(custom_id)}, and must be a text", line)
     if not any(name in found for name in _WRAPPED):
         return line
-    method = found.get("method", "POST")
-    if not isinstance(method, str) or method.upper() != "POST":
+    method = found.get("method")
+    if method is not None and (not isinstance(method, str) or method.upper() != "POST"):
         raise _Fault(f"the method is {_short(method)}, and only POST asks a model", line)
     if url is not None and not isinstance(url, str):
         raise _Fault(f"the url is {_short(url)}, and must be a text", line)
