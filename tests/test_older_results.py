@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,21 @@ def test_what_has_an_answer_in_the_results_beside_the_input_is_not_asked(
     assert "adopted" not in capsys.readouterr().err, "the file is not read again"
     adopted = "SELECT count(*) FROM results WHERE source IN (SELECT id FROM sources WHERE model = 'adopted from files')"
     assert lab.query(adopted) == [(2,)]
+
+
+def test_results_beside_a_compressed_input_and_beside_each_of_several_are_found(lab: Lab, tmp_path: Path) -> None:
+    for name, prompt in (("a", "p0"), ("b", "p1")):
+        folder = tmp_path / name
+        folder.mkdir()
+        text = write(folder / "r.jsonl", [chat(prompt), chat("p2")]).read_bytes()
+        (folder / "r.jsonl").unlink()
+        (folder / "r.jsonl.gz").write_bytes(gzip.compress(text))
+        older(folder / "r_results.jsonl", [[chat(prompt), response(prompt)]])
+    one = Lab(tmp_path / "one")
+    one.run(tmp_path / "a" / "r.jsonl.gz", service("p2"), requests=True)
+    assert [row["infer"] for row in one.rows()] == ["p0", "answer to p2"]
+    lab.run([tmp_path / "a" / "r.jsonl.gz", tmp_path / "b" / "r.jsonl.gz"], service("p2"), requests=True)
+    assert [row["infer"] for row in lab.rows()] == ["p0", "answer to p2", "p1", "answer to p2"]
 
 
 def test_files_are_named_by_an_option_and_answers_are_used_once(lab: Lab, tmp_path: Path) -> None:

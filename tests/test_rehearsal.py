@@ -211,6 +211,24 @@ def test_keys_that_are_not_set_yet_and_endpoints_with_keys_are_rehearsed_with_du
     assert MINE not in f"{[(each.api_key, each.headers) for each in scene.real]}"
 
 
+def test_lines_that_a_server_refuses_by_itself_and_older_shapes_of_messages_are_known(tmp_path: Path) -> None:
+    user = {"role": "user", "content": "What is 1 + 1?"}
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    lines = [
+        {"messages": [user]},
+        {"messages": [user | {"content": "What is 2 + 2?"}], "n": 0},
+        {"messages": [{"role": "user", "message": "What is 3 + 3?"}]},
+        {"messages": [{"role": "assistant", "tool_calls": [call]}, user | {"content": "What is 4 + 4?"}]},
+        {"prompt": ["What is 5 + 5?", "What is 6 + 6?"]},
+        {"input": [[1, 2], [3]]},
+        {"neither": 1},
+    ]
+    settings = Settings(requests=True, provider="offline", keyword="k")
+    asked = Scene.of(lines, None, settings, tmp_path).asked
+    assert asked[:4] == [("What is 1 + 1?",), (), ("What is 3 + 3?",), ("What is 4 + 4?",)]
+    assert [len(texts) for texts in asked[4:]] == [2, 2, 0]
+
+
 def test_a_fault_for_the_keys_of_a_variable_meets_the_requests_with_their_dummies_and_no_others(
     tmp_path: Path, rows: Path
 ) -> None:

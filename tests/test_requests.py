@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import batcher
+from batcher import words
 from batcher.calls.endpoints import endpoints_of
 from batcher.endpoint import Endpoint
 from batcher.errors import BudgetReached, ChangedError, EndpointsLost, InputError, Interrupted, SettingsError
@@ -126,6 +127,7 @@ def test_a_param_of_the_run_is_a_default_that_a_line_overrides(lab: Lab) -> None
         (batch("a", {"prompt": "p"}, "/v1/completions"), Task.COMPLETION, "p", ""),
         (batch("a", chat("p"), "/openai/deployments/x/chat/completions?api-version=2024-10-21"), Task.CHAT, "p", ""),
         ({"body": chat("p")}, Task.CHAT, "p", ""),
+        ({"custom_id": None, "method": None, "url": None, "body": chat("p")}, Task.CHAT, "p", ""),
     ],
 )
 def test_the_url_or_else_the_shape_says_what_is_asked(
@@ -219,6 +221,10 @@ BROKEN = {
     "not json": "not JSON",
     '{"messages": ': "does not end on its line",
     "[1, 2]": "an object, this one is a list",
+    '[{"prompt": "p"}, {"choices": []}]': "if it is a result of an older script, --adopt takes its file",
+    '[{"prompt": "p"}, ["TimeoutError"], {"row": 1}]': "--adopt takes its file",
+    '[{"prompt": "p"}, {"prompt": "q"}]': "is the file one array?",
+    '[{"prompt": "p"}, null]': "is the file one array?",
     '"text"': "this one is a text",
     "7": "this one is a number",
     "null": "this one is null",
@@ -236,6 +242,7 @@ BROKEN = {
     '{"input": []}': "input must be a text",
     '{"input": "p", "model": 5}': "the model is 5",
     '{"custom_id": "x", "method": "GET", "url": "/v1/embeddings", "body": {"input": "p"}}': 'the method is "GET"',
+    '{"custom_id": "x", "method": 1, "body": {"input": "p"}}': "the method is 1",
     '{"custom_id": "x", "url": "/v1/images", "body": {"input": "p"}}': 'the url "/v1/images" is not known',
     '{"custom_id": "x", "url": "/v1/completions", "body": {"input": "p"}}': "it has no prompt",
     '{"custom_id": "x", "url": "/v1/chat/completions"}': "it has no body",
@@ -258,13 +265,16 @@ def test_broken_lines_are_errors_with_their_number_and_stop_nothing(
     path = write(tmp_path / "r.jsonl", [chat("p0"), "", "broken", batch("x", {"nothing": 1}), chat("p1")])
     report = lab.run(path, service("p0", "p1"), requests=True, quiet=False)
     assert (report.ok, report.error, report.requests) == (2, 2, 2), "no request is sent for them"
-    assert "2 lines are broken, and end as error, without a request: line 3: not JSON" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "2 lines are broken, and end as error, without a request: line 3: not JSON" in said
+    assert "cannot be asked" not in said, "it is said once"
     found = responses(lab)
     assert [each["error"] and each["error"]["code"] for each in found] == [None, "broken_line", "broken_line", None]
     assert found[1]["request"] == "broken"
     assert found[1]["error"]["message"].startswith("line 3: ")
     assert found[2]["custom_id"] == "x"
-    assert lab.run(path, service(), requests=True).error == 2, "they stay as they are"
+    assert lab.run(path, service(), requests=True, quiet=False).error == 2, "they stay as they are"
+    assert "2 failed before, 0 new" in capsys.readouterr().err, "nothing can send them again"
     assert batcher.verify("k", path, output_dir=lab.directory).ok
 
     write(path, [chat("p0"), "", chat("p2"), batch("x", {"nothing": 1}), chat("p1")])
@@ -276,6 +286,44 @@ def test_no_share_of_broken_lines_stops_a_run(lab: Lab) -> None:
     lines = [chat(f"p{number}") if number % 10 == 0 else {"broken": number} for number in range(200)]
     report = lab.run(lines, service(*(f"p{number}" for number in range(200))), requests=True, canary=20)
     assert (report.ok, report.error) == (20, 180)
+
+
+def test_a_file_of_broken_lines_alone_says_nothing_of_first_rows(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    report = lab.run([{"broken": number} for number in range(200)], service(), requests=True, canary=20, quiet=False)
+    assert (report.error, report.requests) == (200, 0)
+    assert "The first" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[\n{0},\n{1}\n]\n", "[{0},\n{1}]", "\n[\n {{\n  {0}\n }}\n]"])
+def test_an_array_is_refused_whole_before_anything_is_written(lab: Lab, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(text.format(json.dumps(chat("p0")), json.dumps(chat("p1"))), encoding="utf-8")
+    with pytest.raises(InputError, match=r"r\.json is one JSON array, and a requests file has a request on each line"):
+        lab.run(path, service("p0", "p1"), requests=True)
+    assert not lab.directory.exists()
+
+
+def test_lines_that_begin_and_end_as_an_array_does_are_lines(lab: Lab, tmp_path: Path) -> None:
+    result = [chat("p0"), {"choices": []}, {"row": [1]}]
+    path = write(tmp_path / "r.jsonl", ["[", chat("p0"), json.dumps(result), json.dumps([result])])
+    assert lab.run(path, service("p0"), requests=True).ok == 1
+
+
+def test_a_table_given_as_a_requests_file_is_refused(lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("messages,model\nhello,m\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"t\.csv is a table, and a requests file has a JSON object on each line"):
+        lab.run(path, service(), requests=True)
+    assert lab.run(write(tmp_path / "r.csv", [chat("p0"), "broken"]), service("p0"), requests=True).ok == 1
+
+
+def test_a_fault_has_the_same_words_for_each_reader(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(b'{"prompt": "\xe9"}\n')
+    [found] = rows_of(path)
+    with words.command_line():
+        assert rows_of(path) == [found]
+        assert question_of(rows_of(path)[0]) == question_of(found), "a run in a shell goes on in a notebook"
 
 
 def test_a_key_in_a_line_reaches_no_file(lab: Lab) -> None:
@@ -534,12 +582,20 @@ def test_a_budget_is_bounded_by_the_lines_own_max_tokens(lab: Lab) -> None:
         lab.run([chat("p0", max_tokens=10), chat("p1", max_tokens=6000)], service("p0", "p1"), **dear)
 
 
-def test_a_table_that_is_a_requests_file_is_met_with_a_word(lab: Lab, tmp_path: Path) -> None:
+def test_a_table_that_is_a_requests_file_is_met_with_a_word(
+    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / "r.jsonl", [chat("p0", model="m", temperature=0)])
     with pytest.raises(SettingsError, match="looks like a requests file: requests=True asks each line as it stands"):
         lab.run(path, service())
     with pytest.raises(SettingsError, match="adopt needs requests=True"):
         lab.run(path, service(), "{model}", adopt=path)
+    table = tmp_path / "t.csv"
+    table.write_text("messages,model\nhello,m\n", encoding="utf-8")
+    capsys.readouterr()
+    lab.run(table, Service(["hello"]), "{messages}", quiet=False)
+    assert "the column model has the name of a request parameter" in (said := capsys.readouterr().err)
+    assert "requests file" not in said
 
 
 def test_all_endpoints_lost_ends_a_run_as_ever(lab: Lab) -> None:

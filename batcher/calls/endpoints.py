@@ -233,7 +233,8 @@ def _from_options(settings: Settings, env: Mapping[str, str], *, needs_keys: boo
     if base_url == OFFLINE:
         model = settings.model or "sim"
     if not model:
-        raise SettingsError(f"no model: give {option('model')}, or MODEL in the environment or in .env")
+        name = ", or name one in a line" if settings.requests else ""
+        raise SettingsError(f"no model: give {option('model')}, or MODEL in the environment or in .env{name}")
     if not settings.model:
         check_model(model, _placed("MODEL", env))
     headers = settings.header or {}

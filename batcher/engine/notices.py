@@ -44,8 +44,8 @@ class Notices:
         self._progress = progress
         self._shape = "" if read_as is None else read_as.shape
         self._told: set[tuple[object, ...]] = set()
-        # For each source the parameters that it may ignore.
-        self._watches: dict[int, Watch] = {}
+        # For each source the parameters that it may ignore, and its model.
+        self._watches: dict[int, tuple[Watch, str]] = {}
         self._names = 0
 
     def _is_news(self, *what: object) -> bool:
@@ -120,15 +120,17 @@ class Notices:
 
     def of_answer(self, member: Member, came: Completion, terms: Terms) -> None:
         """Tell what is odd about an answer: what it ignores, the tokens that it reports, the model that it names."""
-        watch = self._watches.get(member.source)
-        if watch is None:
-            watch = self._watches[member.source] = Watch({**self._settings.params, **member.endpoint.params})
+        known = self._watches.get(member.source)
+        if known is None:
+            watch = Watch({**self._settings.params, **member.endpoint.params})
+            known = self._watches[member.source] = watch, member.endpoint.real_source.model
+        watch, model = known
         for name, said in watch.look(came, terms.params):
             self._progress.say(f"{member.name} ignores {name}: {said}.", "warning")
             self._journal.note(IGNORED, member.name, f"{name}: {said}")
         if came.usage.implausible:
             self._of_usage(member, came.usage.implausible)
-        if came.model and is_another(came.model, member.endpoint.source.model):
+        if came.model and is_another(came.model, model):
             self._of_model(member, came.model)
 
     def _of_usage(self, member: Member, implausible: str) -> None:

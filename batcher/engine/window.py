@@ -228,7 +228,7 @@ class Window:
         if (trouble := canary.verdict()) and not await self._goes_on(trouble):
             self._ending = replace(self._ending, looks_wrong=self._ending.looks_wrong or trouble)
             return False
-        if rows:
+        if canary.first:
             self._asker.refresh()
             said = first_rows_in_words(self._job, self._tally, self._pool, canary.first)
             for each in (said, *canary.remarks(self._tally, expectation.of([row.question.messages for row in rows]))):

@@ -76,3 +76,8 @@ def keyword_of(path: str | os.PathLike[str]) -> str | None:
         return None
     last = Path(name)
     return last.with_suffix("").stem if packing_by_ending(last.suffix) else last.stem
+
+
+def ending_of(path: Path) -> str:
+    """Return the ending of a file that says what is in it: without that of its compression."""
+    return (path.with_suffix("") if packing_by_ending(path.suffix) else path).suffix

@@ -28,12 +28,14 @@ _PLACES = {
     "/completions": Task.COMPLETION,
     "/embeddings": Task.EMBEDDING,
 }
-_NAMES = {Task.CHAT: "messages", Task.COMPLETION: "prompt", Task.EMBEDDING: "input"}
-_TASKS = {name: task for task, name in _NAMES.items()}
+NAMES = {Task.CHAT: "messages", Task.COMPLETION: "prompt", Task.EMBEDDING: "input"}
+"""The parameter that says what is asked."""
+_TASKS = {name: task for task, name in NAMES.items()}
 _WRAPPED = ("body", "url", "method")  # a line that has one of them is in batch format
 _STREAM = ("stream", "stream_options")
 _LONGEST_KEPT = 10_000  # characters of a broken line in its cell
 _LONGEST_MODEL = 300  # characters
+_OF_ARRAY = "; is the file one array? `jq -c '.[]'` writes each request on a line"
 _JSON_NAMES = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 
 
@@ -215,7 +217,8 @@ def _decoded(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _Fault(f"not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise _Fault(f"a request is an object, this one is {_JSON_NAMES.get(type(found), 'a number')}")
+        kind = _JSON_NAMES.get(type(found), "a number")
+        raise _Fault(f"a request is an object, this one is {kind}{_advice_on_list(found)}")
     return found
 
 
@@ -223,8 +226,18 @@ def _advice(text: str, error: json.JSONDecodeError) -> str:
     if text.lstrip().startswith("{") and error.pos >= len(text.rstrip()):
         return "; it does not end on its line: each line is one request (`jq -c .` writes it on one)"
     if text.strip() == "[":
-        return "; is the file one array? `jq -c '.[]'` writes each request on a line"
+        return _OF_ARRAY
     return ""
+
+
+def _advice_on_list(found: object) -> str:
+    """Return what to do about a list that holds what may be a request."""
+    if not isinstance(found, list) or not found or not isinstance(found[0], dict):
+        return ""
+    second = found[1] if len(found) > 1 else None
+    if isinstance(second, list) or (isinstance(second, dict) and not {*second} & {"body", *NAMES.values()}):
+        return "; if it is a result of an older script, --adopt takes its file"
+    return _OF_ARRAY
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -260,8 +273,8 @@ def _line_in(found: dict[str, Any]) -> Line:
         raise _Fault(f"the custom_id is {_short(custom_id)}, and must be a text", line)
     if not any(name in found for name in _WRAPPED):
         return line
-    method = found.get("method", "POST")
-    if not isinstance(method, str) or method.upper() != "POST":
+    method = found.get("method")
+    if method is not None and (not isinstance(method, str) or method.upper() != "POST"):
         raise _Fault(f"the method is {_short(method)}, and only POST asks a model", line)
     if url is not None and not isinstance(url, str):
         raise _Fault(f"the url is {_short(url)}, and must be a text", line)
@@ -282,10 +295,10 @@ def _row(number: int, line: Line) -> Values:
     try:
         task = _task(line.url, body)
         model = _model(body.get("model"))
-        asked = _CHECKS[task](body[_NAMES[task]])
+        asked = _CHECKS[task](body[NAMES[task]])
     except _Fault as fault:
         raise _Fault(str(fault), line) from None
-    own = {name: value for name, value in body.items() if name not in {"model", _NAMES[task], *_STREAM}}
+    own = {name: value for name, value in body.items() if name not in {"model", NAMES[task], *_STREAM}}
     text = _text(body)
     if len(text) > LARGEST_CELL:
         raise _Fault(f"its body has {len(text):,} characters, and may have {LARGEST_CELL:,}", line)
@@ -312,13 +325,13 @@ def _task(url: str, body: Mapping[str, Any]) -> Task:
     if task is None:
         known = "/v1/chat/completions, /v1/completions and /v1/embeddings"
         raise _Fault(f"the url {_short(url)} is not known: batcher asks {known}")
-    if _NAMES[task] not in has:
-        raise _Fault(f"it has no {_NAMES[task]}, and {url} needs them" if task is Task.CHAT else _lacks(task, url))
+    if NAMES[task] not in has:
+        raise _Fault(f"it has no {NAMES[task]}, and {url} needs them" if task is Task.CHAT else _lacks(task, url))
     return task
 
 
 def _lacks(task: Task, url: str) -> str:
-    return f"it has no {_NAMES[task]}, and {url} needs one"
+    return f"it has no {NAMES[task]}, and {url} needs one"
 
 
 def _model(value: object) -> str:

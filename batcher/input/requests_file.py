@@ -7,6 +7,7 @@ At most one line is in memory, and of a line that is too long its beginning.
 from __future__ import annotations
 
 import codecs
+import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -15,13 +16,13 @@ from typing import NamedTuple
 from batcher.input.compressed import Packing
 from batcher.input.dataset import Dataset
 from batcher.input.encodings import Encoding, is_wide
-from batcher.input.file import FileDataset
-from batcher.input.request_line import COLUMNS, broken, read_item, read_line, request_in
+from batcher.input.file import FileDataset, ending_of
+from batcher.input.in_memory import DictionariesDataset
+from batcher.input.request_line import COLUMNS, RequestText, broken, read_item, read_line, request_in
 from batcher.input.several import SeveralDataset
 from batcher.input.spool import Spool
 from batcher.input.text_file import TextFile
 from batcher.records import LARGEST_CELL, Values
-from batcher.words import as_given, option
 
 _BLANK = " \t\n\r\x0b\x0c\ufeff"
 _BYTES = "latin-1"  # each character is a byte
@@ -32,6 +33,7 @@ MOST_MODELS = 100
 """Models that the lines of a file may name without being named to batcher."""
 _MOST_COUNTED = 1000
 _OTHERS = "of another name"
+_JSON = {".jsonl", ".ndjson", ".json", ""}  # the endings of files with a JSON object on each line
 
 
 class Survey(NamedTuple):
@@ -43,6 +45,7 @@ class Survey(NamedTuple):
         broken: how many are no requests.
         first_broken: what is wrong with the first of them.
         streamed: how many ask for a stream.
+        is_array: they are one JSON array.
     """
 
     rows: int
@@ -50,6 +53,7 @@ class Survey(NamedTuple):
     broken: int
     first_broken: str
     streamed: int
+    is_array: bool = False
 
 
 class RequestsDataset(Dataset):
@@ -63,9 +67,12 @@ def surveyed(parts: Iterable[Iterable[Values]]) -> Survey:
     models: Counter[str] = Counter()
     rows = broken = streamed = 0
     first = ""
+    beginning: RequestText | None = None
+    cell: RequestText | None = None
     for part in parts:
         for values in part:
             cell = request_in(values)
+            beginning = cell if beginning is None else beginning
             rows += 1
             if fault := cell.question.fault:
                 first, broken = first or fault, broken + 1
@@ -73,7 +80,18 @@ def surveyed(parts: Iterable[Iterable[Values]]) -> Survey:
             streamed += cell.is_streamed
             model = cell.question.terms.model
             models[model if model in models or len(models) < _MOST_COUNTED else _OTHERS] += 1
-    return Survey(rows, models, broken, first, streamed)
+    return Survey(rows, models, broken, first, streamed, is_array=cell is not None and _is_array(beginning, cell))
+
+
+def _is_array(first: RequestText | None, last: RequestText) -> bool:
+    """Return whether lines are those of one JSON array of objects, by the first and the last of them."""
+    return (
+        first is not None
+        and first is not last
+        and bool(first.question.fault and last.question.fault)
+        and re.fullmatch(r"\[(\{.*[^\]])?", first, re.DOTALL) is not None
+        and re.fullmatch(r"(.*\})?\s*\]", last, re.DOTALL) is not None
+    )
 
 
 class RequestsFile(FileDataset, RequestsDataset):
@@ -124,12 +142,13 @@ class RequestsFile(FileDataset, RequestsDataset):
         return read_line(number, text) if text else None
 
     def _misfit(self, error: UnicodeDecodeError) -> str:
+        # The same words for each reader: they are a part of the question, and stand in files.
         what = (
             f"byte 0x{error.object[error.start]:02x} (byte {error.start + 1} of the line) is not {self._codec.upper()}"
         )
         if self._is_given:
-            return f"{what}: give another {as_given('input_encoding')}, or mend the line"
-        return f"{what}: write the line in UTF-8, or name the file's encoding with {option('input_encoding', 'NAME')}"
+            return f"{what}: give another --input-encoding, or mend the line"
+        return f"{what}: write the line in UTF-8, or name the file's encoding with --input-encoding"
 
 
 def _cut(blocks: Iterator[str]) -> Generator[tuple[str, int], None, None]:
@@ -174,5 +193,8 @@ class RequestsList(RequestsDataset):
 
 def looks_like_requests(dataset: Dataset) -> bool:
     """Return whether a table in JSON may be a requests file, by the names of its columns."""
+    is_json = all(ending_of(path).lower() in _JSON for path in dataset.paths)
+    if not (is_json if dataset.paths else isinstance(dataset, DictionariesDataset)):
+        return False
     columns = {*dataset.columns}
     return {"custom_id", "body"} <= columns or {"url", "body"} <= columns or {"messages", "model"} <= columns

@@ -287,7 +287,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         ),
         examples=examples,
         lengths=_lengths(endpoints, settings) if own.has_any else (),
-        older=older_results(settings, data, store) if settings.requests else (),
+        older=older_results(settings, dataset, store) if settings.requests else (),
         images=images,
     )
 

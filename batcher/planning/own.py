@@ -18,7 +18,7 @@ from batcher.input.prompt import failed_on
 from batcher.input.requests_file import MOST_MODELS, Survey, surveyed
 from batcher.input.row_params import RowParams
 from batcher.input.selection import Selection
-from batcher.planning.requests import notes_on
+from batcher.planning.requests import check_survey, notes_on
 from batcher.records import Task, Terms, Values
 from batcher.settings import Settings
 from batcher.words import as_given, counted, option
@@ -62,6 +62,7 @@ class Own(NamedTuple):
         is_named = settings.model is not None or settings.endpoints is not None
         if settings.requests:
             survey = surveyed(part.rows for part in selection.slices(_AT_ONCE))
+            check_survey(survey, dataset)
             if not is_named:
                 _check_number(survey.models)
             return cls(has_any=True, survey=survey)

@@ -9,19 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-from batcher.errors import SettingsError
+from batcher.errors import InputError, SettingsError
 from batcher.input.dataset import Dataset
+from batcher.input.file import ending_of, keyword_of
 from batcher.input.requests_file import Survey, looks_like_requests
 from batcher.input.row_params import named_like_params
 from batcher.output.directory import Store
 from batcher.settings import OPTIONS, Group, Settings
-from batcher.words import as_given, blamed, counted, option
+from batcher.words import as_given, blamed, by_reader, counted, option
 
 _ALLOWED = {"param", "requests", "adopt", "canary", "yes"}
 """The options on prompts and answers that a requests file leaves a meaning."""
 _OTHERS = ("sheet", "separator", "stream")  # a stream has no body that could be kept
+_TABLES = {".csv", ".tsv", ".tab"}
 
 
 def check_requests(prompt: object, settings: Settings) -> None:
@@ -54,12 +55,34 @@ def check_requests(prompt: object, settings: Settings) -> None:
         )
 
 
-def older_results(settings: Settings, data: Any, store: Store) -> tuple[Path, ...]:
+def check_survey(survey: Survey, dataset: Dataset) -> None:
+    """Refuse a file of another kind, whose lines would all end as errors.
+
+    Raises:
+        InputError: the message says how to give what is in it.
+    """
+    if survey.is_array:
+        advice = by_reader(
+            command_line="`jq -c '.[]' FILE > requests.jsonl` writes each on a line", python="give the list itself"
+        )
+        raise InputError(f"{dataset.name} is one JSON array, and a requests file has a request on each line: {advice}")
+    if survey.broken == survey.rows and all(_is_csv(path) for path in dataset.paths or [Path()]):
+        raise InputError(
+            f"{dataset.name} is a table, and a requests file has a JSON object on each line: leave out"
+            f" {as_given('requests')}, and give a prompt"
+        )
+
+
+def _is_csv(path: Path) -> bool:
+    return ending_of(path).lower() in _TABLES
+
+
+def older_results(settings: Settings, dataset: Dataset, store: Store) -> tuple[Path, ...]:
     """Return the results files of older scripts whose answers the run takes over.
 
     Args:
         settings: the options.
-        data: the input, as the user gave it.
+        dataset: the input.
         store: the output directory; a result of batcher's own there that lost its journal is one, too.
 
     Raises:
@@ -67,19 +90,26 @@ def older_results(settings: Settings, data: Any, store: Store) -> tuple[Path, ..
     """
     own = [store.responses_path] if store.responses_path.is_file() and not store.journal_path.exists() else []
     if settings.adopt is None:
-        if not isinstance(data, str | os.PathLike):
-            return tuple(own)
-        path = Path(os.fsdecode(data)).expanduser()
-        # The name that the older script gives to its results, if the user gives none.
-        name = f"{path.stem}_results{path.suffix}"
-        found = [each / name for each in dict.fromkeys((path.parent, store.directory))] if path.is_file() else []
-        return (*own, *(each for each in found if each.is_file()))
+        found = [
+            folder / name
+            for path in dataset.paths
+            if (name := _older_name(path)) is not None
+            for folder in dict.fromkeys((path.parent, store.directory))
+        ]
+        return (*own, *(each for each in dict.fromkeys(found) if each.is_file()))
     given = settings.adopt if isinstance(settings.adopt, list | tuple) else [settings.adopt]
     paths = tuple(Path(os.fsdecode(each)).expanduser() for each in given)  # type: ignore[arg-type]
     for path in paths:
         if not path.is_file():
             raise SettingsError(f"{blamed('adopt')}: {path} is no file")
     return (*own, *paths)
+
+
+def _older_name(path: Path) -> str | None:
+    """Return the name that the older script gives to the results of a file, if its user gives none."""
+    if (stem := keyword_of(path)) is None:
+        return None
+    return f"{stem}_results{ending_of(path)}"
 
 
 def notes_on(survey: Survey) -> tuple[str, ...]:

@@ -39,8 +39,10 @@ def in_words(job: Job, plan: Plan) -> str:
     adopted = f" ({counted(plan.adopted, 'row')} adopted from {origin})" if plan.adopted else ""
     by_hand = f" ({plan.by_hand.corrected:,} by hand)" if plan.by_hand.corrected else ""
     parts = [f"{answered:,} answered{by_hand}{adopted}"] if answered or adopted else []
-    again = f"{option('retry_failed', value=True)} sends them again"
-    parts += [f"{counts.error:,} failed before ({again})"] if counts.error else []
+    again = f" ({option('retry_failed', value=True)} sends them again)"
+    if job.settings.requests and counts.error == plan.faulty:
+        again = ""  # they are broken lines, for which nothing can be sent
+    parts += [f"{counts.error:,} failed before{again}"] if counts.error else []
     gone = f", and {counted(plan.gone, 'answered row')} {'is' if plan.gone == 1 else 'are'} gone: edited?"
     parts += [f"{counts.left - changed:,} new{gone if plan.gone else ''}"]
     parts += [f"{changed:,} answered to another question ({'; '.join(plan.reasons)})"] if changed else []

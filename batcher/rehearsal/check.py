@@ -70,8 +70,7 @@ class Check:
             answers = counted(self._answered, "answer")
             yield f"the journal has {answers}, and the server {sent} of faults that may hold one"
         if self.twice > self._rows_in_flight:
-            noun = "request" if self._rows_in_flight == self.unended else "row"
-            in_flight = counted(self._rows_in_flight, f"{noun} was", f"{noun}s were")
+            in_flight = counted(self._rows_in_flight, "row was", "rows were")
             yield f"{counted(self.twice, 'answer')} bought twice, and only {in_flight} in flight at a kill"
         for number, (texts, result) in enumerate(self._rows):
             if not texts:

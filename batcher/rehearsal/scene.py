@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from batcher.answer.labels import Labels
 from batcher.answer.schema import Schema
@@ -24,7 +24,7 @@ from batcher.input.dataset import Dataset
 from batcher.input.images import Images
 from batcher.input.opening import Reading, as_arguments, open_dataset
 from batcher.input.prompt import failed_on
-from batcher.input.request_line import question_of
+from batcher.input.request_line import NAMES, question_of
 from batcher.input.selection import Selection
 from batcher.money.prices import NANO
 from batcher.money.tariff import Tariff
@@ -34,9 +34,12 @@ from batcher.records import Question, Task, Terms, Usage
 from batcher.rehearsal.child import KEY_VARIABLE
 from batcher.server.answers import prompt_of
 from batcher.server.completions import plain
+from batcher.server.requests import ChatRequest, read_chat, read_completion, read_embedding
+from batcher.server.responses import Refusal
 from batcher.settings import NPY, OPTIONS, Settings
 from batcher.words import blamed
 
+_READERS = {Task.CHAT: read_chat, Task.COMPLETION: read_completion, Task.EMBEDDING: read_embedding}
 ROWS = 1_000
 """The rows of a rehearsal if no `limit` is given; fewer if the limits of the endpoints would make it long."""
 _FEWEST_ROWS = 100
@@ -102,7 +105,7 @@ class Scene(NamedTuple):
         rows = None if settings.sample else settings.limit or _rows_in_a_minute(real)
         job = prepare(paths, prompt, _as_rehearsed(settings, directory, rows, real))
         asked = [
-            _texts_of(job.question_of(position, values))
+            _texts_of(job.question_of(position, values), is_line=settings.requests)
             for part in job.selection.slices(ROWS_AT_ONCE)
             for position, values in enumerate(part.rows, part.start)
         ]
@@ -227,13 +230,23 @@ def _models(paths: Sequence[Path], settings: Settings) -> tuple[str, ...]:
     return Own.of(settings, dataset, Selection(dataset, keyword, limit=settings.limit, sample=settings.sample)).models
 
 
-def _texts_of(question: Question) -> tuple[str, ...]:
-    """Return the texts that a row asks about, as the server's books have them."""
+def _texts_of(question: Question, *, is_line: bool) -> tuple[str, ...]:
+    """Return the texts that a row asks about, as the server's books have them.
+
+    A line of a requests file may hold what the server refuses, as a service would: then it is asked about nothing.
+    """
     if question.fault:
         return ()
-    if question.terms.task is Task.CHAT:
+    terms, content = question.terms, cast("Any", question.messages[0].get("content"))
+    if is_line:
+        asked = question.messages if terms.task is Task.CHAT else content
+        read = _READERS[terms.task](json.dumps({**terms.params, NAMES[terms.task]: asked}).encode())
+        if isinstance(read, Refusal):
+            return ()
+        if isinstance(read, ChatRequest):  # it knows older shapes of messages
+            return (prompt_of({"messages": read.messages}),)
+    elif terms.task is Task.CHAT:
         return (prompt_of({"messages": question.messages}),)
-    content: Any = question.messages[0]["content"]
     is_several = isinstance(content, list) and not all(isinstance(each, int) for each in content)
     return tuple(map(plain, content if is_several else [content]))
 
