@@ -20,7 +20,7 @@ from pyarrow import parquet
 from batcher.errors import InputError
 from batcher.input.opening import open_dataset
 from batcher.input.prompt import Renderer, from_column, from_function, from_messages_column, from_template, with_system
-from batcher.planning.job import prompts_of
+from batcher.planning.prompts import prompts_of
 from batcher.records import Message
 from batcher.words import command_line
 

@@ -14,11 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import batcher
+from batcher.calls.endpoints import endpoints_of
 from batcher.endpoint import Endpoint
 from batcher.errors import BudgetReached, ChangedError, EndpointsLost, InputError, Interrupted, SettingsError
 from batcher.input.opening import Reading, open_dataset
 from batcher.input.request_line import question_of
 from batcher.records import Completion, Failure, Fault, Task
+from batcher.settings import Settings
 
 Line = dict[str, Any] | str
 
@@ -178,6 +180,22 @@ def test_models_of_lines_become_endpoints_if_no_option_names_one(tmp_path: Path,
     write(tmp_path / "r.jsonl", [chat("p", model=f"m{number}") for number in range(200)])
     with pytest.raises(InputError, match="name more than 100 models"):
         batcher.plan("r.jsonl", requests=True, base_url="http://127.0.0.1:1/v1")
+
+
+@pytest.mark.parametrize(
+    ("options", "keys", "accounts"),
+    [
+        ({}, "k1", {None}),
+        ({"rpm": 60}, "k1", {"key 1 of the run"}),
+        ({"tpm": 60}, "k1,k2", {"key 1 of the run", "key 2 of the run"}),
+        ({"max_concurrency": 5, "limits_per": "account"}, "k1,k2", {"all keys of the run"}),
+    ],
+)
+def test_models_of_lines_share_the_limits_of_the_run(options: Any, keys: str, accounts: set[str | None]) -> None:
+    asked = Settings(base_url="http://127.0.0.1:1/v1", api_key_env="K", **options)
+    made = endpoints_of(asked, {"K": keys}, models=["a", "b"])
+    assert [each.model for each in made] == ["a"] * len(keys.split(",")) + ["b"] * len(keys.split(","))
+    assert {each.account for each in made} == accounts
 
 
 def test_lines_whose_endpoint_leaves_end_as_errors_and_the_others_go_on(lab: Lab) -> None:

@@ -128,10 +128,7 @@ def _given(
     """Return the endpoints that are given, and the file that they are in, if they are in one."""
     given: object = settings.endpoints
     if given is None:
-        named = [*dict.fromkeys(model or env.get("MODEL") for model in models)]
-        asked = [replace(settings, model=model) for model in named if model] if settings.model is None else []
-        made = [each for one in asked or [settings] for each in _from_options(one, env, needs_keys=needs_keys)]
-        return "", list(enumerate(made, 1))
+        return "", list(enumerate(_from_models(settings, env, models, needs_keys=needs_keys), 1))
     if isinstance(given, (str, os.PathLike)):
         given = tables_of(Path(given))
         if settings.max_concurrency != MAX_CONCURRENCY:
@@ -149,6 +146,27 @@ def _given(
             f"{option('limits_per')} and endpoints= exclude each other: name the account in the endpoints"
         )
     return "", list(enumerate(found, 1))
+
+
+def _from_models(
+    settings: Settings, env: Mapping[str, str], models: Sequence[str], *, needs_keys: bool
+) -> list[Endpoint]:
+    """Return the endpoints of the options: of each model that rows name, if the options name none.
+
+    A limit that the user gives is one of the whole run. Without one, each model has the limits that its service names.
+    """
+    named = [*dict.fromkeys(model or env.get("MODEL") for model in models)]
+    asked = [replace(settings, model=model) for model in named if model] if settings.model is None else []
+    made = [[*_from_options(one, env, needs_keys=needs_keys)] for one in asked or [settings]]
+    is_limited = any(each is not None for each in (settings.rpm, settings.rps, settings.tpm))
+    if len(made) > 1 and (is_limited or settings.max_concurrency != MAX_CONCURRENCY):
+        made = [[replace(each, account=_of_run(each, at)) for at, each in enumerate(keys, 1)] for keys in made]
+    return [each for keys in made for each in keys]
+
+
+def _of_run(endpoint: Endpoint, at: int) -> str:
+    """Return the name of the account that all models of a run share; `at` is the place of the endpoint's key."""
+    return "all keys of the run" if endpoint.account is not None else f"key {at} of the run"
 
 
 def _check_accounts(numbered: Iterable[tuple[int, Endpoint]], where: str) -> None:

@@ -20,6 +20,7 @@ from batcher.records import Status
 
 _HTTP_OK = 200
 _AT_ONCE = 100  # bodies in memory
+_ESCAPED = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
 
 
 def lines_of_chunks(store: Store, journal: Reader, last: LastRun, rows: int) -> Iterator[bytes]:
@@ -110,7 +111,9 @@ def _parsed(text: str, otherwise: Any) -> Any:
 
 
 def _written(line: Mapping[str, Any]) -> bytes:
+    text = json.dumps(line, ensure_ascii=False)
     try:
-        return (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        # Characters at which some readers break lines; in JSON they can stand in texts alone.
+        return (text.translate(_ESCAPED) + "\n").encode()
     except UnicodeEncodeError:  # half of a surrogate pair
         return (json.dumps(line) + "\n").encode()

@@ -24,15 +24,18 @@ _ALLOWED = {"param", "requests", "adopt", "canary", "yes"}
 _OTHERS = ("sheet", "separator", "stream")  # a stream has no body that could be kept
 
 
-def check_alone(prompt: object, settings: Settings) -> None:
-    """Refuse options that make no sense for a requests file.
+def check_requests(prompt: object, settings: Settings) -> None:
+    """Refuse options that make no sense for a requests file, and without one what only such a file has.
 
     Raises:
         SettingsError: the message names the option.
     """
+    if not settings.requests:
+        if settings.adopt is not None:
+            raise SettingsError(f"{blamed('adopt')} needs {option('requests', value=True)}")
+        return
     of_prompts = [each.name for each in OPTIONS.values() if each.group in {Group.PROMPT, Group.ANSWERS}]
-    names = (*of_prompts, *(name for name in _OTHERS if name in OPTIONS))
-    given = [name for name in names if getattr(settings, name) != OPTIONS[name].default]
+    given = [name for name in (*of_prompts, *_OTHERS) if getattr(settings, name) != OPTIONS[name].default]
     refused = [*(["prompt"] if prompt is not None else []), *(name for name in given if name not in _ALLOWED)]
     if refused:
         raise SettingsError(
@@ -49,12 +52,6 @@ def check_alone(prompt: object, settings: Settings) -> None:
             f"{as_given('requests')} needs endpoints with a model and a base URL: a chat model in llm= makes requests"
             " of its own"
         )
-
-
-def check_without(settings: Settings) -> None:
-    """Refuse what only a requests file has."""
-    if settings.adopt is not None:
-        raise SettingsError(f"{blamed('adopt')} needs {option('requests', value=True)}")
 
 
 def older_results(settings: Settings, data: Any, store: Store) -> tuple[Path, ...]:

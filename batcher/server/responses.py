@@ -259,7 +259,29 @@ def event(data: str) -> bytes:
     return f"data: {data}\n\n".encode()
 
 
-class ChatEvents:
+class _Events:
+    """Writes the data of the events of a stream."""
+
+    kind: str
+
+    def __init__(self, head: Head, *, with_usage: bool = False) -> None:
+        self._head: dict[str, Any] = {"id": head.id, "object": self.kind, "created": head.created, "model": head.model}
+        self._with_usage = with_usage
+        if with_usage:
+            self._head["usage"] = None
+
+    def usage(self, usage: Usage) -> list[str]:
+        """Return the event of the usage; nothing if it was not asked for."""
+        return [json.dumps(self._head | {"choices": [], "usage": usage.to_dict()})] if self._with_usage else []
+
+    def _event(
+        self, index: int, part: Mapping[str, Any], logprobs: Mapping[str, Any] | None = None, finish: str | None = None
+    ) -> str:
+        choice = {"index": index, **part, "logprobs": logprobs, "finish_reason": finish}
+        return json.dumps(self._head | {"choices": [choice]})
+
+
+class ChatEvents(_Events):
     """Writes the data of the events of a streamed chat completion.
 
     For each choice: `begin`, any number of `piece` and `calls`, `end`; then `usage`, and `DONE` at last. Choices may
@@ -270,52 +292,29 @@ class ChatEvents:
         with_usage: the request asked for the usage (`stream_options.include_usage`).
     """
 
-    def __init__(self, head: Head, *, with_usage: bool = False) -> None:
-        self._head: dict[str, Any] = {
-            "id": head.id,
-            "object": "chat.completion.chunk",
-            "created": head.created,
-            "model": head.model,
-        }
-        self._with_usage = with_usage
-        if with_usage:
-            self._head["usage"] = None
+    kind = "chat.completion.chunk"
 
     def begin(self, index: int) -> str:
         """Return the first event of a choice."""
-        return self._event(index, {"role": "assistant", "content": ""})
+        return self._event(index, {"delta": {"role": "assistant", "content": ""}})
 
     def piece(self, index: int, text: str, tokens: Sequence[Token] | None = None) -> str:
         """Return the event of a piece of text, with its tokens if log-probabilities were asked for."""
-        return self._event(index, {"content": text}, _chat_logprobs(tokens))
+        return self._event(index, {"delta": {"content": text}}, _chat_logprobs(tokens))
 
     def calls(self, index: int, calls: Sequence[ToolCall], *, are_functions: bool = False) -> str:
         """Return the event of tool calls."""
         called = _called(Choice("", tool_calls=calls, is_function=are_functions))
         for place, call in enumerate(called.get("tool_calls", ())):
             call["index"] = place
-        return self._event(index, called)
+        return self._event(index, {"delta": called})
 
     def end(self, index: int, finish: str) -> str:
         """Return the last event of a choice."""
-        return self._event(index, {}, None, finish)
-
-    def usage(self, usage: Usage) -> list[str]:
-        """Return the event of the usage; nothing if it was not asked for."""
-        return [json.dumps(self._head | {"choices": [], "usage": usage.to_dict()})] if self._with_usage else []
-
-    def _event(
-        self,
-        index: int,
-        delta: Mapping[str, Any],
-        logprobs: Mapping[str, Any] | None = None,
-        finish: str | None = None,
-    ) -> str:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return json.dumps(self._head | {"choices": [choice]})
+        return self._event(index, {"delta": {}}, None, finish)
 
 
-class TextEvents:
+class TextEvents(_Events):
     """Writes the data of the events of a streamed text completion: `piece`, `end` for each choice, `usage`, `DONE`.
 
     Args:
@@ -323,32 +322,18 @@ class TextEvents:
         with_usage: the request asked for the usage (`stream_options.include_usage`).
     """
 
+    kind = "text_completion"
+
     def __init__(self, head: Head, *, with_usage: bool = False) -> None:
-        self._head: dict[str, Any] = {
-            "id": head.id,
-            "object": "text_completion",
-            "created": head.created,
-            "model": head.model,
-        }
-        self._with_usage = with_usage
-        if with_usage:
-            self._head["usage"] = None
+        super().__init__(head, with_usage=with_usage)
         self._lengths: dict[int, int] = {}  # characters of each choice so far
 
     def piece(self, index: int, text: str, tokens: Sequence[Token] | None = None) -> str:
         """Return the event of a piece of text, with its tokens if log-probabilities were asked for."""
         offset = self._lengths.get(index, 0)
         self._lengths[index] = offset + len(text)
-        return self._event(index, text, _text_logprobs(tokens, offset))
+        return self._event(index, {"text": text}, _text_logprobs(tokens, offset))
 
     def end(self, index: int, finish: str) -> str:
         """Return the last event of a choice."""
-        return self._event(index, "", None, finish)
-
-    def usage(self, usage: Usage) -> list[str]:
-        """Return the event of the usage; nothing if it was not asked for."""
-        return [json.dumps(self._head | {"choices": [], "usage": usage.to_dict()})] if self._with_usage else []
-
-    def _event(self, index: int, text: str, logprobs: Mapping[str, Any] | None, finish: str | None = None) -> str:
-        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
-        return json.dumps(self._head | {"choices": [choice]})
+        return self._event(index, {"text": ""}, None, finish)

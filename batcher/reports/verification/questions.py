@@ -22,8 +22,9 @@ from batcher.input.request_line import asking_with
 from batcher.input.selection import Selection
 from batcher.input.stating import Stating
 from batcher.journal.entries import LastRun
-from batcher.planning.job import ROWS_AT_ONCE, prompts_of
+from batcher.planning.job import ROWS_AT_ONCE
 from batcher.planning.own import row_params
+from batcher.planning.prompts import prompts_of
 from batcher.records import Question, Task, Values
 from batcher.words import option
 
