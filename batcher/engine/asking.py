@@ -12,6 +12,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from batcher.answer.reading import is_whole
@@ -492,8 +493,11 @@ class Asker:
         finally:
             del self._under_way[request.id]
             timeout = min(timeout, watch.stop()) if watch else timeout
-        if self._is_embedding and isinstance(came, Completion) and len(came.vectors) != len(asked.rows):
-            came = Failure(Fault.PROTOCOL, "other vectors came than were asked for", may_be_billed=True)
+        if self._is_embedding and isinstance(came, Completion):
+            # The vectors hold all of the body, which may have 10 MB, and would fill the memory until they are journalled.
+            came = replace(came, raw=b"")
+            if len(came.vectors) != len(asked.rows):
+                came = Failure(Fault.PROTOCOL, "other vectors came than were asked for", may_be_billed=True)
         return came, min(self._loop.time() - began, timeout)
 
     def _lower_size(self, member: Member, failure: Failure, rows: int) -> None:
