@@ -238,6 +238,34 @@ def test_rows_that_fail_with_one_that_crashes_the_service_get_one_more_attempt_w
     checked(lab, texts, 3)
 
 
+def test_a_row_that_crashes_a_service_takes_no_other_with_it_if_all_share_the_first_request(
+    lab: Lab,
+) -> None:
+    texts, service = texts_of(8, 3), Vectors(lambda asked: refusal("crash", 500) if BAD in asked.texts else None)
+    report = lab.run(texts, service, max_attempts=3, **EMBED)
+    assert (report.ok, report.error) == (7, 1)
+    assert set(service.embedded.values()) == {1}
+    checked(lab, texts, 3)
+
+
+def test_a_service_that_fails_at_every_row_is_left_after_a_few_requests(lab: Lab) -> None:
+    service = Vectors(lambda _asked: refusal("crash", 500))
+    with pytest.raises(RunStopped, match="crash"):
+        lab.run(texts_of(8), service, max_attempts=3, **EMBED)
+    assert len(service.asked) <= 8
+
+
+def test_halves_of_a_response_that_cannot_be_used_count_as_one_failure(lab: Lab) -> None:
+    def too_few(asked: Asked) -> Failure | None:
+        failure = Failure(Fault.PROTOCOL, "too few came", code=NOT_ONE_EACH, may_be_billed=True)
+        return failure if len(asked.texts) > 1 else None
+
+    texts, service = texts_of(64), Vectors(too_few)
+    lab.run(texts, service, **{**EMBED, "inputs_per_request": 64})
+    checked(lab, texts)
+    assert service.asked[-1].at - service.asked[0].at < 60
+
+
 def test_vectors_that_cannot_be_used_are_never_given_to_a_row(lab: Lab) -> None:
     unusable = Failure(Fault.PROTOCOL, "the embeddings cannot be used", may_be_billed=True)
     texts = texts_of(16, 5)
@@ -452,14 +480,36 @@ def test_a_file_of_numpy_is_not_left_behind_by_a_run_that_writes_none(lab: Lab) 
     assert not list(lab.directory.glob("all_k.npy*"))
 
 
-def test_vectors_of_different_lengths_make_no_matrix(lab: Lab) -> None:
+def test_vectors_of_different_lengths_make_no_matrix_and_that_is_said_once(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     def other(asked: Asked) -> Completion | None:
         wide = packed([1.0] * 5) or ""
         return Completion(wide, vectors=(wide,) * len(asked.texts)) if "text 9" in asked.texts else None
 
-    report = lab.run(texts_of(16), Vectors(other), **EMBED)
+    report = lab.run(texts_of(32), Vectors(other), **EMBED | {"quiet": False})
     with pytest.raises(batcher.BatcherError, match="different lengths"):
         report.matrix()
+    assert capsys.readouterr().err.count("gives vectors of") == 1
+
+
+def test_a_pool_of_different_models_is_told_before_anything_is_sent(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alike = [Endpoint("BAAI/bge-m3", base_url="http://a/v1"), Endpoint("bge-m3:latest", base_url="http://b/v1")]
+    lab.run(texts_of(8), Vectors(), endpoints=alike, keyword="alike", **EMBED | {"quiet": False})
+    assert "cannot be compared" not in capsys.readouterr().err
+    others = [Endpoint("one", base_url="http://a/v1"), Endpoint("two", base_url="http://b/v1")]
+    lab.run(texts_of(8), Vectors(), endpoints=others, **EMBED | {"quiet": False})
+    assert "different models (one and two). Their vectors cannot be compared" in capsys.readouterr().err
+
+
+def test_a_pool_that_asks_for_different_dimensions_is_refused(lab: Lab) -> None:
+    sizes = [Endpoint(str(size), base_url=f"http://{size}/v1", params={"dimensions": size}) for size in (4, 8)]
+    service = Vectors()
+    with pytest.raises(SettingsError, match="4 and 8 dimensions"):
+        lab.run(texts_of(8), service, endpoints=sizes, **EMBED)
+    assert not service.asked
 
 
 def test_a_matrix_needs_embeddings(lab: Lab) -> None:

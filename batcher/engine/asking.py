@@ -12,6 +12,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from batcher.answer.reading import is_whole
@@ -115,9 +116,10 @@ class _Asked:
         wire: what the present request adds to them.
         is_stepping: it is asked in another way now, and before other rows: theirs depends on it.
         unfit: the latest answer that did not fit; the row ends with it if none comes that does.
+        before: what was tried with the request of which they are a half; None: they are none.
     """
 
-    __slots__ = ("_failed", "_steps", "is_stepping", "messages", "repairs", "row", "rows", "unfit", "wire")
+    __slots__ = ("_failed", "_steps", "before", "is_stepping", "messages", "repairs", "row", "rows", "unfit", "wire")
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
@@ -129,6 +131,7 @@ class _Asked:
         self.wire = AS_IT_COMES
         self.is_stepping = False
         self.unfit: tuple[Request, Outcome, Result] | None = None
+        self.before: History | None = None
         # For each source that was asked: the first form that may still work for this row, and those that did not.
         self._steps: dict[int, int] = {}
         self._failed: dict[int, list[Form]] = {}
@@ -270,7 +273,7 @@ class Asker:
         self._awaited += awaited
         self.lacks_witness.clear()
         try:
-            return await self._ask(rows, history, is_half=before is not None)
+            return await self._ask(rows, history, before)
         except ModelGone as gone:
             return [await self._refuse(row, str(gone)) for row in rows]
         finally:
@@ -278,13 +281,14 @@ class Asker:
             self._awaited -= awaited
             self._troubled -= not history.is_clean
 
-    async def _ask(self, rows: Sequence[Row], history: History, *, is_half: bool) -> Sequence[Result] | History:
+    async def _ask(self, rows: Sequence[Row], history: History, before: History | None) -> Sequence[Result] | History:
         row = rows[0]
         if row.question.fault:
             return [await self._refuse(row, row.question.fault)]
         after: Member | None = None
         asked = self._begun(rows)
-        asked.is_stepping = is_half
+        asked.is_stepping = before is not None
+        asked.before = before
         while True:
             attempt = await self._attempt(asked, history, after)
             if isinstance(attempt, _Refused):
@@ -336,6 +340,7 @@ class Asker:
         member, completion, form, choice = attempt.member, attempt.completion, attempt.form, attempt.member.choice
         outcome = Outcome("answered", completion.usage, attempt.cost, completion, form)
         if self._is_embedding:
+            self._notices.of_vector(member, completion.vectors[0])
             vectors = [Result(Status.OK, vector, "") for vector in completion.vectors]
             return await self._settle_together(asked, attempt.request, vectors, outcome)
         result = self._read(completion)
@@ -445,7 +450,9 @@ class Asker:
         was_refused = wire.form is not None and isinstance(came, Failure) and came.generated != ""
         if isinstance(came, Failure) and was_refused:
             came = Completion(came.generated, came.code, limits=came.limits, choices=0)
-        if silence := self._pool.record(slot, came, history):
+        # What could not be used of a whole request counts once for its endpoint, and not again for each half.
+        is_known = asked.before is not None and not asked.before.is_clean and history.is_clean
+        if silence := self._pool.record(slot, came, asked.before if is_known else history):
             self._notices.of_silence(silence)
         if isinstance(came, Completion):
             return self._answered(asked, request, member, came, bound)._replace(was_refused=was_refused)
@@ -456,8 +463,9 @@ class Asker:
         if len(asked.rows) > 1 and is_of_one_row(came):
             self._lower_size(member, came, len(asked.rows))
             self._journal.failed(request, outcome)
-            return _InHalves(History(in_flight_s=history.in_flight_s + seconds), outcome)
-        decision = self._judge(came, slot, history, seconds)
+            failures = int(came.status is None)  # else it is a refusal, which is none of the endpoint
+            return _InHalves(History(in_flight_s=history.in_flight_s + seconds, failures=failures), outcome)
+        decision = self._judge(came, slot, history, seconds, is_shared=len(asked.rows) > 1)
         if billed and not request.shared:
             self._spending.lose(request.key, request.source, bound)
         if came.partial:  # the tokens that it reported lower the charge, here and in the journal
@@ -485,8 +493,11 @@ class Asker:
         finally:
             del self._under_way[request.id]
             timeout = min(timeout, watch.stop()) if watch else timeout
-        if self._is_embedding and isinstance(came, Completion) and len(came.vectors) != len(asked.rows):
-            came = Failure(Fault.PROTOCOL, "other vectors came than were asked for", may_be_billed=True)
+        if self._is_embedding and isinstance(came, Completion):
+            # The vectors hold all of the body, which may have 10 MB, and would fill the memory until they are journalled.
+            came = replace(came, raw=b"")
+            if len(came.vectors) != len(asked.rows):
+                came = Failure(Fault.PROTOCOL, "other vectors came than were asked for", may_be_billed=True)
         return came, min(self._loop.time() - began, timeout)
 
     def _lower_size(self, member: Member, failure: Failure, rows: int) -> None:
@@ -545,13 +556,15 @@ class Asker:
             self._tokens[wire.form] = self._pool.estimate([{"role": "user", "content": text}]) or 0.0
         return self._tokens[wire.form]
 
-    def _judge(self, failure: Failure, slot: Slot, history: History, seconds: float) -> Decision:
+    def _judge(
+        self, failure: Failure, slot: Slot, history: History, seconds: float, *, is_shared: bool = False
+    ) -> Decision:
         """Decide what follows from a failed attempt, for its row and for its endpoint."""
         member, now = slot.member, self._pool.now()
         self._troubled += history.is_clean
         left = max(self._tally.left - self._awaited, 0)
         is_last = self._troubled == self._asked and (self.has_no_witness or not left)
-        scene = Scene(is_last, self._troubled, left)
+        scene = Scene(is_last, self._troubled, left, is_shared)
         jitter = random.random()  # noqa: S311 - spreads waits, guards nothing
         attempt = Attempt(slot.left_at, now)
         if is_last and now - member.answered_at >= GIVES_UP_S:

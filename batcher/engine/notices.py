@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 
 from batcher.answer.shape import ReadAs
+from batcher.answer.vectors import unpacked
 from batcher.calls.ignored import Watch
 from batcher.calls.naming import is_another
 from batcher.calls.streaming import STREAM
@@ -47,6 +48,8 @@ class Notices:
         # For each source the parameters that it may ignore, and its model.
         self._watches: dict[int, tuple[Watch, str]] = {}
         self._names = 0
+        # The first vector, and the endpoint that gave it.
+        self._first: tuple[str, str] | None = None
 
     def _is_news(self, *what: object) -> bool:
         """Return whether something is told for the first time."""
@@ -132,6 +135,18 @@ class Notices:
             self._of_usage(member, came.usage.implausible)
         if came.model and is_another(came.model, model):
             self._of_model(member, came.model)
+
+    def of_vector(self, member: Member, vector: str) -> None:
+        """Tell that the vectors of an endpoint have another length than those of the first one."""
+        first, label = self._first = self._first or (vector, member.label)
+        if len(vector) == len(first) or not self._is_news("length", member.source):
+            return
+        length, before = (len(unpacked(each) or ()) for each in (vector, first))
+        self._progress.say(
+            f"{member.label} gives vectors of {length:,} numbers, and {label} has given some of {before:,}: they cannot"
+            f" be compared, and make no matrix and no {as_given('with_', 'npy')}.",
+            "warning",
+        )
 
     def _of_usage(self, member: Member, implausible: str) -> None:
         """Record an answer with more reported tokens than any call can use; show an endpoint's first such answer."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from batcher.answer.vectors import bytes_of, text_of
 from batcher.errors import OutputError
+from batcher.words import option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,5 +142,6 @@ def write_npy(result: Path, name: str, file: BinaryIO) -> None:
 def _different(row: int, length: int, first: int) -> OutputError:
     return OutputError(
         f"the vectors have different lengths ({length:,} numbers in row {row:,}, counted from 0, and {first:,} before):"
-        " they came from different models or with different dimensions, and make no matrix"
+        " they came from different models or with different dimensions, and make no matrix. The"
+        f" result has them as lists: leave {option('with_', 'npy')} out, or ask one model alone under another keyword"
     )

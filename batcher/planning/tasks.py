@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from batcher.calls.naming import is_another
 from batcher.endpoint import Endpoint
 from batcher.errors import SettingsError
 from batcher.records import Task
@@ -29,6 +30,7 @@ _CHAT_PARAMS = {"tools", "tool_choice", "parallel_tool_calls", "functions", "fun
 _CHAT_PARAMS |= {"max_completion_tokens", "modalities", "reasoning_effort", "top_logprobs", "verbosity"}
 # The known request parameters that a request for embeddings may have, too.
 _OF_ANY_TASK = {"user", "service_tier", "priority", "metadata", "extra_body", "extra_headers", "lora_path"}
+_DIMENSIONS = "dimensions"  # of an embedding: the numbers of its vector
 _OF_ANY_TASK |= {"add_special_tokens", "truncate_prompt_tokens", "safety_identifier"}
 
 
@@ -91,6 +93,18 @@ def check_params_of_endpoints(endpoints: Sequence[Endpoint], settings: Settings)
     """Refuse parameters of endpoints that the task does not know; see `check_params_of`."""
     for endpoint in endpoints:
         check_params_of(endpoint.params, Task(settings.task), "params of an endpoint")
+    sizes = {
+        endpoint.params[_DIMENSIONS] for endpoint in endpoints if isinstance(endpoint.params.get(_DIMENSIONS), int)
+    }
+    if settings.task == Task.EMBEDDING and len(sizes) > 1:
+        said = " and ".join(map(str, sorted(sizes)))
+        raise SettingsError(f"the endpoints have {said} {_DIMENSIONS}: vectors of one column need the same number")
+
+
+def of_different_models(endpoints: Sequence[Endpoint]) -> tuple[str, str] | None:
+    """Return the names of two endpoints' models that are not one model; None if there are none."""
+    first, *others = [endpoint.source.model for endpoint in endpoints]
+    return next(((first, other) for other in others if is_another(other, first)), None)
 
 
 def _check_no_embeddings(settings: Settings) -> None:

@@ -22,6 +22,7 @@ from batcher.journal.matching import Cause
 from batcher.output.directory import workbook_read
 from batcher.planning.job import Job
 from batcher.planning.plan import Older, Plan
+from batcher.planning.tasks import of_different_models
 from batcher.planning.whom import asked_of, in_lines
 from batcher.records import Task
 from batcher.words import as_given, by_reader, counted, dollars, option
@@ -119,6 +120,11 @@ def _of_prompts(job: Job, plan: Plan) -> list[str]:
         found.append(
             "Note: without max_tokens the service decides how long a completion may be, and OpenAI's cuts it after 16"
             f" tokens: {option('param', {'max_tokens': 'N'})}."
+        )
+    if job.task is Task.EMBEDDING and (models := of_different_models(job.endpoints)):
+        found.append(
+            f"Note: the pool has different models ({' and '.join(models)}). Their vectors cannot be compared with each"
+            " other, even if they have the same length: ask each model under a keyword of its own."
         )
     if job.examples is not None:
         found.append(_examples_in_words(job.examples, job))

@@ -384,11 +384,13 @@ class Scene(NamedTuple):
         is_last: every row that can be asked has failed before, so that none can bear witness.
         troubled: the rows that have failed and have no result.
         left: the rows without a result that have not been asked.
+        is_shared: several rows share the request, so that each half of them can bear witness.
     """
 
     is_last: bool = False
     troubled: int = 1
     left: int = 0
+    is_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -511,19 +513,29 @@ def _after_failure(case: Case, said: Decision, seconds: float) -> Decision:
         left_s = policy.wait_s - waited_s
         return Decision(said.reason, said.short, wait_s=min(wait_s, left_s), rest_s=left_s)
     if standing.is_fresh:
-        if _is_untold(case.failure):
-            said = replace(said, reason=f"{said.reason.removesuffix('.')} ({_MAY_BE})")
-        failures, rows = standing.failed(history.row)
-        is_last = case.scene.is_last
-        enough = failures >= (policy.max_attempts if is_last else max(policy.max_attempts, _FIRST_ROWS))
-        if (enough or history.in_flight_s >= policy.deadline) and (is_last or rows >= _FIRST_ROWS):
-            return _leaves(said, f"{said.reason.removesuffix('.')}{GAVE_UP}{counted(failures, 'attempt')}")
-        return Decision(said.reason, said.short, wait_s=wait_s, rest_s=math.inf)
+        return _before_any_answer(case, said, wait_s)
     if history.attempts >= policy.max_attempts or history.in_flight_s >= policy.deadline:
         came = case.failure.partial
         had_come = f"; {came.characters:,} characters of the last answer had come" if came else ""
         return _ends(said, f"{counted(history.attempts, 'attempt')}, {history.in_flight_s:.0f} s in flight{had_come}")
     return waits
+
+
+def _before_any_answer(case: Case, said: Decision, wait_s: float) -> Decision:
+    """Decide after a failure of an endpoint that has never answered: mostly it is at fault, and not the row."""
+    history, policy = case.history, case.policy
+    if _is_untold(case.failure):
+        said = replace(said, reason=f"{said.reason.removesuffix('.')} ({_MAY_BE})")
+    failures, rows = case.standing.failed(history.row)
+    is_late = history.in_flight_s >= policy.deadline
+    has_halves = case.scene.is_shared and not is_late
+    is_last = case.scene.is_last and not has_halves
+    enough = failures >= (policy.max_attempts if is_last else max(policy.max_attempts, _FIRST_ROWS))
+    if (enough or is_late) and (is_last or rows >= _FIRST_ROWS):
+        return _leaves(said, f"{said.reason.removesuffix('.')}{GAVE_UP}{counted(failures, 'attempt')}")
+    if has_halves and history.attempts >= min(policy.max_attempts, _FIRST_ROWS):
+        return _ends(said, counted(history.attempts, "attempt"))
+    return Decision(said.reason, said.short, wait_s=wait_s, rest_s=math.inf)
 
 
 def _after_limit(case: Case, said: Decision, mark: _Mark) -> Decision:
