@@ -270,7 +270,8 @@ class Completions:
         if response.status >= 300:
             return await self._read_refusal(response)
         try:
-            if response.content_type == "text/event-stream":
+            # Not by the parsed type, which costs as much as the rest of the headers.
+            if response.headers.get("Content-Type", "").lower().startswith("text/event-stream"):
                 return await self._read_stream(response, attempt)
             raw = await self._read_whole(response, attempt)
         except body.TooLong:
