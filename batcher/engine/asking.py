@@ -494,7 +494,7 @@ class Asker:
             del self._under_way[request.id]
             timeout = min(timeout, watch.stop()) if watch else timeout
         if self._is_embedding and isinstance(came, Completion):
-            # The vectors hold all of the body, which may have 10 MB, and would fill the memory until they are journalled.
+            # The vectors hold all of the body, which may have 10 MB: it must not stay until they are journalled.
             came = replace(came, raw=b"")
             if len(came.vectors) != len(asked.rows):
                 came = Failure(Fault.PROTOCOL, "other vectors came than were asked for", may_be_billed=True)
