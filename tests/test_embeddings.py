@@ -217,6 +217,26 @@ def test_the_row_at_fault_is_found_by_halves_and_the_others_get_their_vectors(la
     assert "the input is invalid" in result(lab)["infer_error"][37]
 
 
+def test_a_row_whose_vector_is_none_is_paid_and_invalid_and_no_other_row_is_asked_again(lab: Lab) -> None:
+    def spoilt(asked: Asked) -> Completion | None:
+        if BAD not in asked.texts or len(asked.texts) == 1:
+            return None
+        vectors = tuple("" if text == BAD else packed(numbers_of(text)) or "" for text in asked.texts)
+        return Completion(None, usage=Usage(10 * len(vectors), 0), vectors=vectors)
+
+    texts, service = texts_of(40, 7), Vectors(spoilt)
+    report = lab.run(texts, service, **EMBED, with_="npy")
+    assert (report.ok, report.invalid, sum(service.sizes())) == (39, 1, 40)
+    columns = result(lab)
+    assert columns["infer"] == [None if row == 7 else numbers_of(text) for row, text in enumerate(texts)]
+    assert columns["infer_status"][7] == "invalid"
+    assert columns["infer_error"][7] == "the vector is no list of finite numbers"
+    assert batcher.verify("k", texts, output_dir=lab.directory).ok
+    assert lab.run(texts, service, **EMBED, with_="npy").requests_now == 0
+    assert lab.run(texts, service, **EMBED, with_="npy", retry_failed=True).ok == 40
+    assert sum(service.sizes()) == 41
+
+
 def test_an_endpoint_that_refuses_everything_is_left_after_a_few_rows(lab: Lab) -> None:
     service = Vectors(lambda _asked: refusal("dimensions is not known"))
     with pytest.raises(RunStopped, match="dimensions is not known"):

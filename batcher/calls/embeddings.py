@@ -1,7 +1,7 @@
 """Reads a response with embeddings.
 
-Invariant: reading never raises, for any bytes. A response has exactly one vector for each input, all of the same
-length, or it is a failure: no input ever gets the vector of another one.
+Invariant: reading never raises, for any bytes. A response has exactly one item for each input, and its vectors are of
+one length, or it is a failure: no input ever gets the vector of another one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def inputs_in(asked: Any) -> int:
 def embeddings_in(
     headers: Mapping[str, str], raw: bytes, secrets: Sequence[str] = (), *, inputs: int
 ) -> Completion | Failure:
-    """Read the embeddings of some inputs.
+    """Read the embeddings of some inputs. An input whose vector is none has an empty text among the vectors.
 
     Args:
         headers: the response's headers; their names in lower case, or case-insensitive.
@@ -70,6 +70,8 @@ def embeddings_in(
 LONGEST_BODY = 2**20
 """The bytes of a body without embeddings that are searched for an error."""
 
+NO_VECTOR = "the vector is no list of finite numbers"
+"""Why an input has no vector although an item came for it."""
 UNUSABLE = "unusable_vectors"
 """The code of a failure because a response holds no vectors, or something that is none."""
 NOT_ONE_EACH = "not_one_vector_each"
@@ -98,15 +100,14 @@ def _index(item: Any, inputs: int) -> int | None:
 
 
 def _in_order(data: Sequence[Any], inputs: int) -> list[str] | str:
-    """Return the vectors in the order of their inputs, or what is wrong with one of them."""
+    """Return the vectors in the order of their inputs, or why none can be used."""
     vectors = [""] * inputs
     for item in data:
-        index = _index(item, inputs) or 0
-        vector = _vector(item.get("embedding"))
-        if vector is None:
-            return f"the one with the index {index} is no list of finite numbers"
-        vectors[index] = vector
-    return vectors if len({*map(len, vectors)}) == 1 else "they have different lengths"
+        vectors[_index(item, inputs) or 0] = _vector(item.get("embedding")) or ""
+    lengths = {*map(len, filter(None, vectors))}
+    if not lengths:
+        return NO_VECTOR if inputs == 1 else f"of {inputs:,} vectors none is a list of finite numbers"
+    return vectors if len(lengths) == 1 else "they have different lengths"
 
 
 def _vector(came: object) -> str | None:

@@ -20,6 +20,7 @@ from batcher.answer.reading import read as as_result
 from batcher.answer.shape import ReadAs, Shape
 from batcher.calls.batches import is_of_one_row, is_too_large, lowered, weight_of
 from batcher.calls.caller import CallCut
+from batcher.calls.embeddings import NO_VECTOR
 from batcher.calls.forms import AS_IT_COMES, Form, Wire, may_be_of_form
 from batcher.calls.patience import Stopwatch
 from batcher.engine.feed import Row
@@ -340,8 +341,9 @@ class Asker:
         member, completion, form, choice = attempt.member, attempt.completion, attempt.form, attempt.member.choice
         outcome = Outcome("answered", completion.usage, attempt.cost, completion, form)
         if self._is_embedding:
-            self._notices.of_vector(member, completion.vectors[0])
-            vectors = [Result(Status.OK, vector, "") for vector in completion.vectors]
+            self._notices.of_vector(member, next(filter(None, completion.vectors)))
+            # One that is none is paid, like the others: asking for all of them again would pay for these twice.
+            vectors = [_of_vector(vector) for vector in completion.vectors]
             return await self._settle_together(asked, attempt.request, vectors, outcome)
         result = self._read(completion)
         if choice is None or form is None or self._shape is None:
@@ -496,7 +498,7 @@ class Asker:
         if self._is_embedding and isinstance(came, Completion):
             # The vectors hold all of the body, which may have 10 MB: it must not stay until they are journalled.
             came = replace(came, raw=b"")
-            if len(came.vectors) != len(asked.rows):
+            if len(came.vectors) != len(asked.rows) or not any(came.vectors):
                 came = Failure(Fault.PROTOCOL, "other vectors came than were asked for", may_be_billed=True)
         return came, min(self._loop.time() - began, timeout)
 
@@ -620,3 +622,8 @@ class Asker:
             return
         finally:
             self._backing_off -= 1
+
+
+def _of_vector(vector: str) -> Result:
+    """Return the result of a row to which a vector came; empty if it is none."""
+    return Result(Status.OK, vector, "") if vector else Result(Status.INVALID, "", NO_VECTOR)

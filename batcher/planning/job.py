@@ -18,6 +18,7 @@ from batcher.answer.reading import read
 from batcher.answer.schema import Schema
 from batcher.answer.shape import READER, ReadAs, Shape
 from batcher.calls.batches import Size, size_at
+from batcher.calls.embeddings import NO_VECTOR
 from batcher.calls.endpoints import endpoints_of, environment
 from batcher.calls.forms import PARAMS, Wire, ladder_for
 from batcher.endpoint import Endpoint
@@ -150,6 +151,8 @@ class Job:
     def read(self, completion: Completion) -> Result:
         """Return the result of a row to which this came."""
         if self.settings.requests:  # what counts is the body of the response
+            if not all(completion.vectors):
+                return Result(Status.INVALID, completion.text or "", NO_VECTOR)
             return Result(Status.OK, completion.text or "", "")
         return read(completion, self.shape)
 
