@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
+from typing import Any
 
 from batcher.errors import InputError
 from batcher.input.dataset import columns_of
@@ -46,7 +47,7 @@ class JsonlDataset(FileDataset):
         found: dict[str, None] = {}  # a set that keeps the order of first appearance
         rows, last = 0, None
         # Duplicate keys are searched for in the first pass only: the check makes reading 50% slower.
-        for row in self._objects(json.JSONDecoder(object_pairs_hook=_object)):
+        for row in self._objects(json.JSONDecoder(object_pairs_hook=unique_keys)):
             rows, last = rows + 1, row
             if not found.keys() >= row.keys():
                 found.update(dict.fromkeys(row))
@@ -209,7 +210,7 @@ class _Buffer:
         return InputError(f"{self._name}, line {line}, column {column}: {what}")
 
 
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object of any level; refuse a key that is there twice, because one value would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):

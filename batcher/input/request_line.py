@@ -7,12 +7,12 @@ same text always reads as the same.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn, cast
 
 from batcher.errors import in_words
 from batcher.hiding import holds_key, looks_like_key, names_key
+from batcher.input.jsonl_file import unique_keys
 from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.params import PARAMS
 from batcher.records import LARGEST_CELL, NO_PARAMS, Message, Question, Task, Terms, Values
@@ -210,7 +210,7 @@ def _decoded(text: str) -> dict[str, Any]:
     if is_too_deep(text):
         raise _Fault(TOO_DEEP)
     try:
-        found = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        found = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_refuse_constant)
         json.dumps(found, allow_nan=False)  # 1e999 is infinite
     except json.JSONDecodeError as error:
         raise _Fault(f"not JSON: {error.msg} (column {error.colno}){_advice(text, error)}") from None
@@ -238,14 +238,6 @@ def _advice_on_list(found: object) -> str:
     if isinstance(second, list) or (isinstance(second, dict) and not {*second} & {"body", *NAMES.values()}):
         return "; if it is a result of an older script, --adopt takes its file"
     return _OF_ARRAY
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = [repr(name) for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-        raise ValueError(f"an object has more than one key {', '.join(twice)}")
-    return found
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -243,10 +243,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     """
     check_requests(prompt, settings)
     check_task(settings)
-    reading = Reading.of(settings.input_encoding, settings.separator, settings.sheet, requests=settings.requests)
-    dataset = open_dataset(data, reading)
-    if settings.sheet is not None and dataset.sheet is None:
-        raise SettingsError(f"{blamed('sheet')}: {dataset.name} is no workbook: leave the option out")
+    dataset = _opened(data, settings)
     keyword = _keyword(settings, dataset, data)
     shape = shape_of(settings)
     stating = Stating(shape, dataset.columns)
@@ -273,9 +270,8 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         if settings.requests
         else asking(prompts.render, own.terms, task=Task(settings.task), images=images),
         _question(prompts, settings, dataset, endpoints, data)
-        | _own_question(settings)
+        | _own_question(settings, images)
         | _answers_question(shape, examples)
-        | ({} if images is None else {"images": images.recorded})
         | _types_question(store),
         endpoints,
         store,
@@ -293,6 +289,19 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         older=older_results(settings, dataset, store) if settings.requests else (),
         images=images,
     )
+
+
+def _opened(data: Any, settings: Settings) -> Dataset:
+    """Open the input.
+
+    Raises:
+        SettingsError: an option does not fit it.
+    """
+    reading = Reading.of(settings.input_encoding, settings.separator, settings.sheet, requests=settings.requests)
+    dataset = open_dataset(data, reading)
+    if settings.sheet is not None and dataset.sheet is None:
+        raise SettingsError(f"{blamed('sheet')}: {dataset.name} is no workbook: leave the option out")
+    return dataset
 
 
 def _endpoints(settings: Settings, own: Own, *, needs_keys: bool) -> tuple[Endpoint, ...]:
@@ -430,10 +439,14 @@ def _question(
     return as_kept
 
 
-def _own_question(settings: Settings) -> dict[str, Any]:
+def _own_question(settings: Settings, images: Images | None) -> dict[str, Any]:
     """Return what the journal stores of what rows have of their own."""
     question: dict[str, Any] = {"requests": True} if settings.requests else {}
-    return question | ({"params_column": [*settings.param_columns]} if settings.param_columns else {})
+    if settings.param_columns:
+        question["params_column"] = [*settings.param_columns]
+    if images is not None:
+        question["images"] = images.recorded
+    return question
 
 
 def _types_question(store: Store) -> dict[str, Any]:
