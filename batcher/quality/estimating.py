@@ -529,17 +529,17 @@ def _drawn(sample: _Sample, rng: np.random.Generator, draws: int) -> _Numbers:
     """Draw the table."""
     parts = _Parts.of(sample, rng.standard_gamma(sample.count, (draws, len(sample.count))) * sample.weight)
     shape = (draws, len(sample.names))
-    never, always = sample.said == sample.hand, sample.said == 0
-    hits = parts.called.drawn(rng, _coins(rng, shape, never, always))
-    misses = parts.others.drawn(rng, _coins(rng, shape, never, always))
+    only, unseen = sample.said == sample.hand, sample.said == 0
+    hits = parts.called.drawn(rng, _coins(rng, shape, only, unseen))
+    misses = parts.others.drawn(rng, _coins(rng, shape, False, unseen))
     if sample.unreached:
-        misses = misses + sample.unreached * _coins(rng, shape, never, always)
+        misses = misses + sample.unreached * _coins(rng, shape, False, unseen)
     right, named = sample.hits.sum(), sample.hand - sample.checked[-1]
     of_all = [each.drawn(rng, _coins(rng, (draws,), right == named, right == 0)) for each in parts.strata]
     return _Numbers.of(sample, parts, np.sum(of_all, axis=0), hits, misses)
 
 
-def _coins(rng: np.random.Generator, shape: tuple[int, ...], never: _Bools, always: _Bools) -> Floats:
+def _coins(rng: np.random.Generator, shape: tuple[int, ...], never: _Bools | bool, always: _Bools | bool) -> Floats:
     """Toss coins: 1 or 0, each half of the time, except if only one side is to be allowed for."""
     return np.where(always, 1.0, np.where(never, 0.0, rng.integers(0, 2, shape)))
 
