@@ -189,8 +189,8 @@ class _Sampling:
         question = self._last.question
         if question.get("task") == Task.EMBEDDING:
             raise SettingsError(
-                f"the answers of {self._store.keyword!r} are vectors, which cannot be labelled by hand: draw a sample of"
-                " a run whose answers are texts"
+                f"the answers of {self._store.keyword!r} are vectors, which cannot be labelled by hand: sample a run"
+                " whose answers are texts"
             )
         recorded = question.get("shape")
         self._golds = Golds(None if recorded is None else shape_of_recorded(recorded))

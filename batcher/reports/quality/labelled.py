@@ -299,9 +299,9 @@ class LabelledRun:
         texts = self._texts or {}
         found: Counter[tuple[str | None, str]] = Counter()
         for (label, mark), rows in self.journal.counted(self.without, [self._named]).items():
-            if mark in texts:
+            if texts.get(mark):
                 found[self._label(label), texts[mark]] += rows
-            elif mark != EMPTY:
+            elif mark not in texts and mark != EMPTY:
                 raise OutputError(f"the journal {self.journal.path} does not know what is in column {self._named!r}")
         return dict(found)
 
@@ -321,7 +321,7 @@ class LabelledRun:
         chance = 1.0 if (self._column or {})["drawn"] == "all" else None
         if (texts := self._texts) is not None:
             for position, answer, mark in self.journal.answers(self.without, [self._named]):
-                if (gold := texts.get(mark)) is not None:
+                if gold := texts.get(mark):
                     yield GoldRow(position, self._label(answer), gold, chance)
             return
         cells = self._cells()
