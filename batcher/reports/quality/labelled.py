@@ -326,9 +326,8 @@ class LabelledRun:
             return
         cells = self._cells()
         for position, answer, mark in self.journal.answers(self.without, [self._named]):
-            text = next((text for place, text in cells if place == position), "")
-            one = Marks([self._named])
-            if mark and one.of((text,))[len(one.tag) :] != mark:
+            _, text, read = next((each for each in cells if each[0] == position), (position, "", b""))
+            if mark and read != mark:
                 raise OutputError(
                     f"column {self._named!r} of the input has changed since the run, in row {position} (counted from"
                     " 0): run it again, which asks nothing anew"
@@ -337,8 +336,8 @@ class LabelledRun:
             if gold:
                 yield GoldRow(position, self._label(answer), gold, chance)
 
-    def _cells(self) -> Iterator[tuple[int, str]]:
-        """Read the column in the input, with the position of each row."""
+    def _cells(self) -> Iterator[tuple[int, str, bytes]]:
+        """Read the column in the input: the position, the text and its mark, which other columns may share."""
         dataset = self._data or input_of(self.last.question)
         if dataset is None:
             raise OutputError(
@@ -347,10 +346,14 @@ class LabelledRun:
             )
         if self._named not in dataset.columns:
             raise OutputError(f"{dataset.name} has no column {self._named!r}, which had the hand labels")
-        place = dataset.columns.index(self._named)
+        place, marks = dataset.columns.index(self._named), Marks(dataset.columns)
+        one = Marks([self._named])
         for start, rows in Selection.recorded_in(self.last.question, dataset, self._keyword).slices(_AT_ONCE):
             for position, values in enumerate(rows, start):
-                yield position, writable(cell(values[place]))
+                text = writable(cell(values[place]))
+                is_alone = self._named in marks.alone
+                read = one.of((text,)) if is_alone else marks.cut(marks.of(values), [self._named])
+                yield position, text, read.removeprefix(one.tag) if is_alone else read
 
 
 def never_drawn(latest: Draw, rows: int, drawn: int, gone: int) -> int:
