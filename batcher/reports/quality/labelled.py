@@ -13,15 +13,15 @@ from dataclasses import field as of_class
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from batcher.answer.gold import Golds, examples_in, gold_of, is_known
-from batcher.answer.shape import Shape, shape_of_recorded
-from batcher.errors import OutputError, SettingsError
+from batcher.answer.gold import Golds, gold_of, is_known
+from batcher.errors import BatcherError, OutputError, SettingsError
 from batcher.input.cell import cell, writable
 from batcher.input.dataset import Dataset
 from batcher.input.marks import EMPTY, Marks
 from batcher.input.selection import Selection
 from batcher.journal.entries import LastRun
 from batcher.journal.sampling import Draw, DrawnRow, SampleReader
+from batcher.output.hand_labels import HandLabels
 from batcher.output.opening import PastRun
 from batcher.output.so_far import input_of
 from batcher.records import Stratum
@@ -134,10 +134,8 @@ class LabelledRun:
         self._keyword = run.store.keyword
         self.field = field
         self._data = data
-        recorded = self.last.question.get("shape")
-        self.shape: Shape | None = None if recorded is None else shape_of_recorded(recorded)
-        self.golds = Golds(self.shape)
-        self.without = examples_in(self.last.question)
+        self._hand = HandLabels(run.store, run.journal, self.last, data)
+        self.golds, self.without = self._hand.golds, self._hand.without
         self._column = gold_of(self.last.question)
         self._check_field()
 
@@ -198,7 +196,7 @@ class LabelledRun:
     @cached_property
     def _field_of(self) -> Callable[[str], str | None]:
         """Reads the field of an answer; many rows have the same answer."""
-        shape, place = self.shape, self.golds.fields.index(self.field or "")
+        shape, place = self.golds.shape, self.golds.fields.index(self.field or "")
 
         @lru_cache(_MOST_ANSWERS)
         def read(answer: str) -> str | None:
@@ -240,9 +238,11 @@ class LabelledRun:
         common, draws = self._common(), self.journal.draws()
         if not draws:
             return Labelled(**common)
-        places, golds = self.journal.places(drawn), self.journal.gold()
-        keys = self.without
-        here = {each.id: places[each.id] for each in drawn if each.id in places and places[each.id].key not in keys}
+        here, golds = self._hand.places(drawn), self.journal.gold()
+        try:
+            golds |= {each.drawn: each for each in self._hand.unread(drawn, here, golds)}
+        except BatcherError as error:
+            common["notes"] += (f"what was written into the sample's file since it was read does not count: {error}",)
         sampled: list[GoldRow] = []
         for each in drawn:
             gold = Golds.of_field(golds[each.id].text, self.field) if each.id in golds else ""
