@@ -546,3 +546,20 @@ def test_a_sample_changes_nothing_that_a_run_wrote(done: Lab, table: Path) -> No
     assert {name: content for name, content in done.files().items() if "sample" not in name} == before
     assert batcher.verify("k", table, output_dir=done.directory).ok
     assert [row["gold"] for row in done.rows("sample")] == ["good"] * 10
+
+
+@pytest.mark.parametrize(
+    ("damage", "place"),
+    [
+        ("UPDATE drawn SET chance = 1.5 WHERE id = 3", "drawn 3"),
+        ("UPDATE drawn SET draw = 7 WHERE id = 2", "drawn 2"),
+        ("DELETE FROM drawn WHERE id = 12", "gold 12"),
+        ("UPDATE draws SET strata = '[[null, 5, 10, 0.5]]'", "draws 1"),
+        ("UPDATE draws SET strata = 'odd'", "draws 1"),
+    ],
+)
+def test_verify_names_what_contradicts_itself_in_the_sample(by_hand: Lab, damage: str, place: str) -> None:
+    assert batcher.verify("k", output_dir=by_hand.directory).ok
+    by_hand.change(damage)
+    [finding] = batcher.verify("k", output_dir=by_hand.directory).findings
+    assert (finding.kind, finding.places) == ("sample-other", (place,))
