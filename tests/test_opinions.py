@@ -34,6 +34,7 @@ SAID = {
     "Q t6": ["yes", "no", "yes", "no", "no"],
     "Q t7": ["no", "no", "no", "yes", "yes"],
 }
+USAGE = Usage(prompt_tokens=10, completion_tokens=2)
 FEW = Endpoint("m", max_concurrency=4)
 OF_THREE = ["yes", "no", "yes", "no", "odd", "odd", "yes", "no"]
 
@@ -46,7 +47,7 @@ class Oracle(Service):
         used: what each answer uses.
     """
 
-    def __init__(self, said: Mapping[str, Sequence[str | Failure]], used: Usage = Usage(10, 2), **options: Any) -> None:
+    def __init__(self, said: Mapping[str, Sequence[str | Failure]], used: Usage = USAGE, **options: Any) -> None:
         super().__init__(said, instead=self.next, **options)
         self.used_each = used
         self.said = said
@@ -116,6 +117,7 @@ def test_facts_of_a_row_are_of_the_answer_that_counts_and_sums_are_over_all(lab:
 
 def test_an_answer_that_never_came_is_no_vote_and_without_any_the_row_is_an_error(lab: Lab) -> None:
     refused = [refusal(400)] * 3  # as often as one row is refused before that is its end
+    said: dict[str, list[str | Failure]]
     said = {"Q t0": ["yes", *refused, "no", "no"], "Q t1": [*refused, *refused, *refused], "Q t2": ["no"] * 3}
     said |= {"Q t3": ["no", "no", *refused], "Q t4": ["yes"] * 3}
     rows = run(lab, Oracle(said), ROWS[:5])
@@ -298,8 +300,9 @@ def test_status_and_report_count_tied_votes_and_no_further_answer_as_a_retry(lab
 def test_several_answers_are_refused_if_there_is_no_vote(
     lab: Lab, name: str, options: dict[str, Any], said: str
 ) -> None:
+    given: dict[str, Any] = {name: 3} | options
     with pytest.raises(SettingsError, match=said):
-        lab.run(ROWS, Oracle({}), None if "requests" in options else PROMPT, **{name: 3}, **options)
+        lab.run(ROWS, Oracle({}), None if "requests" in options else PROMPT, **given)
 
 
 def test_the_plan_says_that_equal_answers_say_little_with_temperature_0_or_a_seed(lab: Lab) -> None:
