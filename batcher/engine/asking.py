@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from batcher.answer.confidence import confidence_of
 from batcher.answer.reading import is_whole
 from batcher.answer.reading import read as as_result
 from batcher.answer.shape import ReadAs, Shape
@@ -169,6 +170,7 @@ class Asker:
         settings: the options.
         shape: what answers must be; None: any text will do.
         read: reads an answer; default: by the shape.
+        scores: requests ask for log-probabilities.
         journal: gets every intent, failure and result.
         pool: grants the calls.
         spending: reserves and settles their cost.
@@ -187,6 +189,7 @@ class Asker:
         *,
         shape: Shape | None = None,
         read: Callable[[Completion], Result] | None = None,
+        scores: bool = False,
         pool: Pool,
         spending: Spending,
         tally: Tally,
@@ -218,7 +221,8 @@ class Asker:
         self._asked = 0
         self._troubled = 0
         self._awaited = 0
-        self._notices = Notices(settings, journal, progress, None if shape is None else ReadAs.of(shape))
+        read_as = None if shape is None else ReadAs.of(shape)
+        self._notices = Notices(settings, journal, progress, read_as, scores=scores)
 
     def close(self) -> None:
         """Send no further request; those in flight may still arrive."""
@@ -346,6 +350,7 @@ class Asker:
             vectors = [_of_vector(vector) for vector in completion.vectors]
             return await self._settle_together(asked, attempt.request, vectors, outcome)
         result = self._read(completion)
+        outcome = outcome._replace(confidence=confidence_of(completion, result, self._shape))
         if choice is None or form is None or self._shape is None:
             return [await self._settle(asked.row, attempt.request, result, outcome)]
         if result.status is Status.OK:

@@ -406,5 +406,7 @@ async def _chat_callers(job: Job, stack: contextlib.AsyncExitStack, connections:
     most_bytes = int(job.settings.max_response_mb * 1e6)
     idle_s = job.settings.idle_s
     streaming = None if idle_s is None else Streaming(idle_s, job.settings.timeout)
-    made: Callers = module.ChatCallers(job.settings.params, offline_url, most_bytes, connections, streaming)
+    made: Callers = module.ChatCallers(
+        job.settings.params, offline_url, most_bytes, connections, streaming, scores=job.scores
+    )
     return made

@@ -95,6 +95,7 @@ class Window:
             journal,
             shape=job.shape,
             read=job.read,
+            scores=job.scores,
             pool=pool,
             spending=spending,
             tally=tally,

@@ -65,6 +65,7 @@ class Outcome(NamedTuple):
         cost: in nano-dollars; None if it is unknown.
         completion: what came, if it was answered: what the result does not hold is kept beside it.
         form: how the answer was asked for; None: as it comes.
+        confidence: how likely the model found its label; None: not known.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Outcome(NamedTuple):
     cost: int | None = None
     completion: Completion | None = None
     form: str | None = None
+    confidence: float | None = None
 
     @property
     def is_cut(self) -> bool:

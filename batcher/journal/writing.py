@@ -48,8 +48,8 @@ _END = (
 )
 _RESULT = "INSERT INTO results (id, key, source, status, answer, error, seal, reading) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _RESPONSE = (
-    "INSERT INTO responses (id, finish_reason, is_cut, model, reasoning, body, text, form, request_id)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO responses (id, finish_reason, is_cut, model, reasoning, body, text, form, request_id, confidence)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _PARTIAL = (
     "INSERT OR REPLACE INTO partials (id, at, why, text, reasoning, characters, prompt_tokens, completion_tokens)"
@@ -319,7 +319,7 @@ class Journal(Planner):
                 (_POINT, (line.id, line.position)),
             ]
             if came:
-                statements.append((_RESPONSE, (line.id, None, False, model, "", None, None, None, name)))
+                statements.append((_RESPONSE, (line.id, None, False, model, "", None, None, None, name, None)))
             if is_led:
                 statements.append((_POINT_SAME, (line.id, line.position)))
         await self._commits.write(*statements)
@@ -339,7 +339,8 @@ class Journal(Planner):
         fits = came.raw and 2 * len(came.raw) + 4 * (len(text) + len(reasoning)) + beside <= most
         body = _Packed(came.raw) if fits else None
         values = (request.id, came.finish_reason, is_cut, came.model, storable(reasoning), body)
-        return _RESPONSE, (*values, storable(text) if text else None, outcome.form, came.id[:_LONGEST_ID])
+        kept = storable(text) if text else None
+        return _RESPONSE, (*values, kept, outcome.form, came.id[:_LONGEST_ID], outcome.confidence)
 
     def _holdable(self, request: Request, result: Result) -> Result:
         """Return a result that the journal and the files can hold: an error replaces an answer that is too large."""

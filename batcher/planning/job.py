@@ -137,6 +137,11 @@ class Job:
         return size_at(endpoint, self.settings.inputs_per_request) if self.task is Task.EMBEDDING else Size()
 
     @property
+    def scores(self) -> bool:
+        """Whether requests ask for the log-probabilities of their answers."""
+        return isinstance(self.shape, Labels) and "confidence" in self.settings.extras
+
+    @property
     def reading(self) -> ReadAs | None:
         """What answers are read as; None: they stay as they come."""
         return None if self.shape is None else ReadAs.of(self.shape)

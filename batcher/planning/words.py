@@ -126,6 +126,11 @@ def _of_prompts(job: Job, plan: Plan) -> list[str]:
             f"Note: the pool has different models ({' and '.join(models)}). Their vectors cannot be compared with each"
             " other, even if they have the same length: ask each model under a keyword of its own."
         )
+    if "confidence" in job.settings.extras and not job.scores:
+        found.append(
+            f"Note: {job.store.answer_columns.answer}_confidence stays empty: it is the probability of a label, and"
+            f" there is no {as_given('labels')}."
+        )
     if job.examples is not None:
         found.append(_examples_in_words(job.examples, job))
     if plan.faulty and not job.settings.requests:  # broken lines are named already
