@@ -95,12 +95,14 @@ FACTS = {
     "finish": "s.finish_reason",
     "form": "s.form",
     "request_id": "s.request_id",
-    "agreement": "printf('%.4g', v.for_it * 1.0 / v.answers)",
+    "agreement": "iif(v.answers > 0, printf('%.4g', v.for_it * 1.0 / v.answers), '')",
     "votes": (
         "(SELECT json_group_object(answer, n) FROM (SELECT iif(status = 'ok', cast(answer AS TEXT), status) AS answer,"
         " count(*) AS n FROM opinions WHERE result = v.id AND round = 0 GROUP BY 1 ORDER BY 2 DESC, min(id)))"
     ),
-    "confidence": "printf('%.4g', coalesce(v.confidence, s.confidence))",
+    "confidence": (
+        "iif(coalesce(v.confidence, s.confidence) IS NULL, '', printf('%.4g', coalesce(v.confidence, s.confidence)))"
+    ),
     "by": f"CASE g.model WHEN '{PERSON.model}' THEN 'hand' ELSE g.model END",
 }
 _OF_VOTES = frozenset({"agreement", "votes", "confidence"})
