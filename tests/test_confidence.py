@@ -150,6 +150,7 @@ SCORED = answered(logprobs=given())
 def run(server: CannedServer | Any, folder: Path, **options: Any) -> batcher.Report:
     endpoint = Endpoint("m", server.base_url, api_key="k", prices={"in": 1.0, "out": 1.0})
     texts = [{"text": f"text {number}"} for number in range(options.pop("rows", 5))]
+    chosen: dict[str, Any]
     chosen = {"keyword": "k", "output_dir": folder, "endpoints": [endpoint], "quiet": True, "canary": 0}
     chosen |= {"labels": ["positive", "negative"], "with_": "confidence", "structured": "prompt"}
     return batcher.run(texts, "Label: {text}", **(chosen | options))
