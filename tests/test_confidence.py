@@ -108,6 +108,9 @@ def test_a_number_that_is_none_or_a_shape_without_labels_gives_none() -> None:
     assert confidence_of(Completion("x", scored=scored([("x", 0.5)])), Result(Status.OK, "x", ""), None) is None
 
 
+ODD: tuple[Any, ...] = (None, 5, [], {}, {"content": None}, "content")
+
+
 @pytest.mark.parametrize(
     ("logprobs", "expected"),
     [
@@ -118,7 +121,7 @@ def test_a_number_that_is_none_or_a_shape_without_labels_gives_none() -> None:
         ({"content": [{"token": "a", "bytes": [97]}]}, []),
         ({"content": [{"token": "a", "logprob": -1, "bytes": [999, "x"]}]}, [(b"a", -1.0)]),
         ({"tokens": ["a"], "token_logprobs": []}, []),
-        *[(odd, []) for odd in (None, 5, [], {}, {"content": None}, "content")],
+        *((odd, []) for odd in ODD),
     ],
 )
 def test_the_log_probabilities_of_any_response_are_read_or_left(logprobs: Any, expected: list[Any]) -> None:

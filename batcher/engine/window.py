@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from batcher.engine.canary import (
 from batcher.engine.chunks import Chunks, OpenChunk
 from batcher.engine.ending import Ending
 from batcher.engine.feed import Feed, Row
+from batcher.engine.opinions import Opinions
 from batcher.engine.planned_input import PlannedInput
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import Stop, to_the_end
@@ -101,6 +102,16 @@ class Window:
             tally=tally,
             progress=progress,
         )
+        self._ask: Callable[[Row], Awaitable[Result]] = self._asker.ask
+        if job.settings.samples > 1 or (not self._is_embedding and journal.has_open_opinions()):
+            self._ask = Opinions(
+                self._asker,
+                journal,
+                samples=job.settings.samples,
+                sources=planned.sources,
+                shape=job.shape,
+                tally=tally,
+            ).ask
         self._workers: list[asyncio.Task[None]] = []
         self._ending = Ending()
         self._job = job
@@ -334,7 +345,7 @@ class Window:
 
     async def _do_row(self, row: Row) -> Result:
         """Ask about a row, and write the chunks that lack only their files then."""
-        result = await self._asker.ask(row)
+        result = await self._ask(row)
         await self._close_chunks(row)
         return result
 

@@ -65,7 +65,7 @@ class Outcome(NamedTuple):
         cost: in nano-dollars; None if it is unknown.
         completion: what came, if it was answered: what the result does not hold is kept beside it.
         form: how the answer was asked for; None: as it comes.
-        confidence: how likely the model found its label; None: not known.
+        confidence: how likely the model finds its label; None: not known.
     """
 
     name: str
@@ -100,6 +100,44 @@ def divided(total: int | None, weights: Sequence[int]) -> list[int] | list[None]
         ends.append(ends[-1] + weight)
     ends[-1] = whole
     return [total * end // whole - total * start // whole for start, end in pairwise(ends)]
+
+
+class Opinion(NamedTuple):
+    """One of several answers to a row; see the table `opinions`.
+
+    Attributes:
+        id: of the request that brought it.
+        source: the id of its source.
+        result: how asking ended.
+        confidence: how likely the model finds its label; None: not known.
+    """
+
+    id: int
+    source: int
+    result: Result
+    confidence: float | None = None
+
+
+class Votes(NamedTuple):
+    """What a result is made of; see the table `votes`.
+
+    Attributes:
+        answers: how many came.
+        for_it: how many of them agree.
+        is_tied: another answer has as many.
+        confidence: the mean of those `for_it`; None: not known.
+        source: the id of the source of the answer that counts.
+        opinions: the ids of the answers that are in the journal already.
+        own: the answer that the result's own request brought, if it is one of those voted on.
+    """
+
+    answers: int
+    for_it: int
+    is_tied: bool
+    confidence: float | None
+    source: int
+    opinions: tuple[int, ...] = ()
+    own: Result | None = None
 
 
 class InFlight(NamedTuple):

@@ -32,13 +32,14 @@ from batcher.journal.entries import (
     Counts,
     InFlight,
     LastRun,
+    Opinion,
     Response,
     Spent,
     Totals,
     Usual,
     Workbook,
 )
-from batcher.journal.schema import IN_SCOPE, PERSON, as_output_errors, exact_sum, text_of, whole
+from batcher.journal.schema import ADOPTED, IN_SCOPE, PERSON, as_output_errors, exact_sum, text_of, whole
 from batcher.records import GAVE_UP, OF_AN_IMAGE, Beside, Bound, Result, RowState, Status
 
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
@@ -105,6 +106,7 @@ FACTS = {
     ),
     "by": f"CASE g.model WHEN '{PERSON.model}' THEN 'hand' ELSE g.model END",
 }
+_ADOPTED = f"(SELECT id FROM sources WHERE model = '{ADOPTED.model}' AND base_url = '' AND params = '')"
 _OF_VOTES = frozenset({"agreement", "votes", "confidence"})
 # The requests for each question at each position, as far as they were counted, in a table of the connection alone.
 _ATTEMPTS = """
@@ -539,10 +541,39 @@ class Reader:
         """Return the latest answer that did not fit of each row that has no result, by the row's key."""
         found = self._all(
             "SELECT q.key, coalesce(s.text, '') FROM requests q JOIN responses s USING (id) WHERE q.outcome = ?"
-            f" AND q.key IN (SELECT key FROM rows WHERE result IS NULL AND {IN_SCOPE}) ORDER BY q.id",
+            f" AND q.key IN (SELECT key FROM rows WHERE result IS NULL AND {IN_SCOPE})"
+            " AND NOT EXISTS (SELECT 1 FROM opinions p WHERE p.key = q.key AND p.result IS NULL AND p.id >= q.id)"
+            " ORDER BY q.id",
             (UNFIT,),
         )
         return {key: text_of(text) for key, text in found}
+
+    def has_open_opinions(self) -> bool:
+        """Return whether there is an answer that waits for others to its question (`--samples`)."""
+        return bool(self._all("SELECT EXISTS (SELECT 1 FROM opinions WHERE result IS NULL)")[0][0])
+
+    def open_opinions(self, position: int, key: bytes, sources: Collection[int]) -> tuple[list[Opinion], list[Opinion]]:
+        """Return the answers to a row's question that belong to no result yet, in the order in which they came.
+
+        The first list has the row's own. The second has those of other rows, none of which waits for them.
+
+        Args:
+            position: of the row.
+            key: of its question.
+            sources: ids of those whose answers count; answers adopted from files count, too.
+        """
+        marks = ", ".join("?" * len(sources))
+        found = self._all(
+            "SELECT p.position = ?, p.id, p.source, p.status, p.answer, p.error, s.confidence"
+            " FROM opinions p LEFT JOIN responses s USING (id)"
+            f" WHERE p.key = ? AND p.result IS NULL AND (p.source IN ({marks}) OR p.source IN {_ADOPTED})"
+            " AND (p.position = ? OR NOT EXISTS"
+            " (SELECT 1 FROM rows r WHERE r.position = p.position AND r.key = p.key AND r.result IS NULL"
+            f" AND r.{IN_SCOPE} AND r.position NOT IN (SELECT position FROM same))) ORDER BY p.id",
+            (position, key, *sources, position),
+        )
+        each = [(own, Opinion(number, source, _result(*texts), sure)) for own, number, source, *texts, sure in found]
+        return [opinion for own, opinion in each if own], [opinion for own, opinion in each if not own]
 
     def details(self, kinds: Collection[str]) -> list[str]:
         """Return the details of the events of these kinds, in the order in which they happened."""
