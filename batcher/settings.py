@@ -708,6 +708,7 @@ class Settings:
         _only_one(self, "limit", "sample")
         _only_one(self, "image_column", "examples")
         _only_one(self, "hold", "threshold")
+        _check_tiers(self)
         if self.gold_drawn is not None and self.gold is None:
             raise SettingsError(f"{blamed('gold_drawn')} goes with {option('gold')}: give both")
         if self.task == Task.EMBEDDING and self.price_in is not None and self.price_out is None:
@@ -1013,6 +1014,30 @@ class Options(TypedDict, total=False):
 
 
 # [[[end]]]
+
+
+def _check_tiers(settings: Settings) -> None:
+    """Refuse options that do not say which answers a second endpoint is asked about (`--then`)."""
+    hold, threshold = option("hold", 0.95), option("threshold", 0.8)
+    if settings.then is None:
+        for name in ("hold", "threshold"):
+            if getattr(settings, name) is not None:
+                raise SettingsError(f"{blamed(name)} goes with {option('then', 'NAME')}: give both")
+        return
+    if settings.hold is None and settings.threshold is None:
+        raise SettingsError(
+            f"{blamed('then')} needs to know which answers count without a second one: give {threshold}, the least"
+            f" confidence, or {hold}, an accuracy, for which it is chosen from hand labels"
+        )
+    if settings.requests:
+        raise SettingsError(f"{as_given('then')} and {as_given('requests')} exclude each other: give one of them")
+    if settings.task == Task.EMBEDDING:
+        raise SettingsError(f"{as_given('then')} and {as_given('task', settings.task)} exclude each other")
+    if settings.samples == 1 and settings.labels is None:
+        raise SettingsError(
+            f"{blamed('then')} goes by how certain an answer is: give {option('labels')}, for the probability of the"
+            f" label, or {option('samples', 3)}, for the agreement of several answers"
+        )
 
 
 def _only_one(settings: Settings, first: str, second: str) -> None:

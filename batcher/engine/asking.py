@@ -207,6 +207,7 @@ class Asker:
         shape: what answers must be; None: any text will do.
         read: reads an answer; default: by the shape.
         scores: requests ask for log-probabilities.
+        tier: of the endpoints that it asks; see `Member`.
         journal: gets every intent, failure and result.
         pool: grants the calls.
         spending: reserves and settles their cost.
@@ -226,6 +227,7 @@ class Asker:
         shape: Shape | None = None,
         read: Callable[[Completion], Result] | None = None,
         scores: bool = False,
+        tier: int = 0,
         pool: Pool,
         spending: Spending,
         tally: Tally,
@@ -234,6 +236,7 @@ class Asker:
         self.lacks_witness = asyncio.Event()
         self.has_no_witness = False
         self._settings = settings
+        self._tier = tier
         self._is_embedding = settings.task == Task.EMBEDDING
         self._shape = shape
         self._read = read or (lambda completion: as_result(completion, shape))
@@ -427,7 +430,7 @@ class Asker:
 
     async def unsent(self, row: Row) -> Request:
         """Record a request for a row that ends without one; it never leaves."""
-        member = self._pool.members[0]
+        member = self._pool.of_tier(self._tier)[0]
         return await self._journal.sent(row.position, row.key, member.number, member.source, Bound(cost=0))
 
     async def _attempt(self, asked: _Asked, history: History, after: Member | None) -> _Tried:
@@ -435,7 +438,7 @@ class Asker:
         if len(asked.rows) > self._pool.size.inputs:
             return _InHalves(History(attempts=history.attempts, in_flight_s=history.in_flight_s))
         terms = asked.row.question.terms
-        reserved = await self._spending.reserve(asked.messages, terms)
+        reserved = await self._spending.reserve(asked.messages, terms, self._tier)
         cost: int | None = 0
         try:
             tokens = self._estimate(asked.messages)
@@ -445,6 +448,7 @@ class Asker:
                 tokens=tokens,
                 is_next=asked.is_stepping,
                 model=terms.model,
+                tier=self._tier,
             )
             asked.is_stepping = False
             member = slot.member
@@ -602,7 +606,7 @@ class Asker:
         tokens = self._pool.estimate(messages)
         if tokens is None or self._shape is None:
             return tokens
-        wires = (member.choice.wire(0) for member in self._pool.members if member.choice)
+        wires = (member.choice.wire(0) for member in self._pool.of_tier(self._tier) if member.choice)
         return tokens + max(map(self._form_tokens, wires), default=0.0)
 
     def _form_tokens(self, wire: Wire) -> float:
