@@ -140,6 +140,21 @@ class Votes(NamedTuple):
     own: Result | None = None
 
 
+class Again(NamedTuple):
+    """A row that is asked once more although it has its result (`--repeat-sample`).
+
+    Attributes:
+        position, key: of the row.
+        result: the id of its result; None: it has none yet.
+        answers: how many answers to asking it again are there.
+    """
+
+    position: int
+    key: bytes
+    result: int | None
+    answers: int
+
+
 class InFlight(NamedTuple):
     """Requests that have no recorded end.
 
