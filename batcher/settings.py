@@ -790,9 +790,10 @@ class Settings:
     def extras(self) -> tuple[str, ...]:
         """The further columns of the result, each once; the order given does not matter.
 
-        With several answers to a row, one of them says how many agree.
+        With several answers to a row, one of them says how many agree; with a second endpoint, one says whose counts.
         """
-        return facts_in([*facts_in(self.with_), *(["agreement"] if self.samples > 1 else [])])
+        several, second = ["agreement"] if self.samples > 1 else [], [] if self.then is None else ["by"]
+        return facts_in([*facts_in(self.with_), *several, *second])
 
     @property
     def file_format(self) -> str:

@@ -300,8 +300,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         _question(prompts, settings, dataset, endpoints, data)
         | _own_question(settings, images)
         | _answers_question(shape, examples)
-        | _types_question(store)
-        | _then_question(tiers),
+        | _types_question(store),
         endpoints,
         store,
         wording_of(prompts, examples),
@@ -487,11 +486,6 @@ def _own_question(settings: Settings, images: Images | None) -> dict[str, Any]:
     if images is not None:
         question["images"] = images.recorded
     return question
-
-
-def _then_question(tiers: Tiers) -> dict[str, Any]:
-    """Return what the journal stores of the endpoints that are asked about what others leave."""
-    return {"then": [[*each] for each in sorted({each.source for each in tiers.second})]} if tiers.second else {}
 
 
 def _types_question(store: Store) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""Which answers of the first endpoint count, and which rows a second one is asked about (`--then`).
+
+Invariant: a threshold is chosen once, from hand labels; a resume keeps it until the hand labels or the wish change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from batcher.errors import SettingsError
+from batcher.journal.entries import source_of
+from batcher.journal.reading import Reader
+from batcher.planning.job import Job
+from batcher.records import Source
+from batcher.words import as_given, blamed, counted, option
+
+
+class Cut(NamedTuple):
+    """What is certain enough.
+
+    Attributes:
+        threshold: the least agreement or confidence of an answer that counts.
+        by_confidence: the confidence of an answer counts, and not the agreement of several.
+    """
+
+    threshold: float
+    by_confidence: bool
+
+    @property
+    def score(self) -> str:
+        """What is compared with the threshold, for people."""
+        return "confidence" if self.by_confidence else "agreement"
+
+
+def cut_of(job: Job, journal: Reader) -> Cut | None:
+    """Return which answers count without a second endpoint; None if there is no second one.
+
+    Raises:
+        SettingsError: the threshold cannot be chosen.
+    """
+    settings = job.settings
+    if not job.seconds:
+        return None
+    if settings.threshold is not None:
+        return Cut(settings.threshold, job.goes_by_confidence)
+    raise NotImplementedError
+
+
+def recorded_cut(job: Job, journal: Reader, cut: Cut | None) -> dict[str, Any]:
+    """Return what the journal stores of the second endpoints, of this run and of earlier ones."""
+    recorded: dict[str, Any] = {}
+    if before := [source for source in then_before(journal) if source not in {each.source for each in job.endpoints}]:
+        recorded["then_before"] = [[*each] for each in before]
+    if cut is not None:
+        sources = sorted({each.source for each in job.tiers.second})
+        recorded["then"] = {"sources": [[*each] for each in sources], "threshold": cut.threshold}
+    return recorded
+
+
+def then_before(journal: Reader) -> list[Source]:
+    """Return the sources of the second endpoints of earlier runs: their answers stay, whatever is asked now."""
+    found = (each for question in journal.questions() for each in (question.get("then") or {}).get("sources", ()))
+    return [*dict.fromkeys(map(source_of, found))]
+
+
+def check_scores(job: Job, journal: Reader, cut: Cut | None, sources: Sequence[int], waiting: int) -> None:
+    """Refuse to ask the second endpoint about all rows, because none of their answers has a score.
+
+    Args:
+        job: the run.
+        journal: has the answers.
+        cut: what is certain enough; None: there is no second endpoint.
+        sources: ids of the endpoints' sources, the first ones first.
+        waiting: rows whose answers are there and would not count.
+
+    Raises:
+        SettingsError: that is so.
+    """
+    first = sources[: len(job.endpoints) - job.seconds]
+    if cut is None or not cut.by_confidence or not waiting or journal.has_scores(first):
+        return
+    model = job.tiers.first[0].source.model
+    raise SettingsError(
+        f"{blamed('then')}: {counted(waiting, 'answer')} of {model} have no confidence, because they were asked for"
+        f" without it ({option('with_', 'confidence')}), so each of these rows would be asked a second time."
+        f" {option('samples', 3)} asks {model} for two more answers a row, and goes by their agreement; another"
+        f" {as_given('keyword')} asks for all anew"
+    )
