@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from conftest import Lab
 from fake_service import Call, Service
 
 import batcher
-from batcher.records import Completion, Failure, Fault, Usage
+from batcher.records import Completion, Usage
 
 PROMPT = "Q {text}"
 TEXTS = [f"t{number}" for number in range(8)]
@@ -37,21 +36,9 @@ def service(**options: Any) -> Service:
     return Service(QUESTIONS, **({"instead": said} | options))
 
 
-OPTIONS: dict[str, Any] = {
-    "prompt": PROMPT,
-    "labels": ["yes", "no", "perhaps"],
-    "structured": "prompt",
-    "chunk_size": 3,
-}
-
-
-def in_the_prompt(options: dict[str, Any]) -> dict[str, Any]:
-    """State the labels in the prompt, so that the service knows each prompt."""
-    return options | {"labels": None, "structured": "auto"}
-
-
 def run(lab: Lab, asked: Service, **options: Any) -> list[dict[str, str]]:
-    lab.run(ROWS, asked, **({"prompt": PROMPT, "chunk_size": 3, "samples": 3} | options))
+    given: dict[str, Any] = {"prompt": PROMPT, "chunk_size": 3, "samples": 3} | options
+    lab.run(ROWS, asked, **given)
     return lab.rows()
 
 

@@ -168,7 +168,7 @@ def test_a_second_endpoint_that_leaves_the_pool_stops_the_run_and_no_first_answe
 
 
 def test_a_first_endpoint_without_log_probabilities_stops_the_run_before_all_rows_are_asked_twice(lab: Lab) -> None:
-    found = service(lambda call: Completion("yes", "stop", USAGE))
+    found = service(lambda _: Completion("yes", "stop", USAGE))
     with pytest.raises(RunStopped, match="cheap gives no log-probabilities, so no answer has a confidence"):
         lab.run(
             ROWS,

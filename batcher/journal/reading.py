@@ -263,6 +263,13 @@ class Reader:
         query = f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({cut} UNION ALL {again})"
         return int(self._all(query)[0][0])
 
+    def tied(self) -> int:
+        """Count the rows of several answers of which another has as many votes as the one that counts."""
+        joined = "opinions p JOIN results w ON w.id = p.result AND w.source = p.source"
+        of_them = f"EXISTS (SELECT 1 FROM {joined} WHERE w.id = v.id)"  # else the second endpoint has decided
+        tied = f"SELECT id FROM votes v WHERE is_tied AND {of_them}"
+        return int(self._all(f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({tied})")[0][0])
+
     def corrected(self) -> int:
         """Count the rows whose answer a person gave."""
         with self._asking():
@@ -503,8 +510,25 @@ class Reader:
                 " GROUP BY run, position) WHERE batch IS NULL OR batch = id",
                 (UNSENT,) if run is None else (UNSENT, run),
             )
+        if self._has_opinions():  # a row was asked several times: the first attempt of each time is no retry
+            first = self._asks(of_run, run)
         spent = spent_of(found[8:])
         return Totals(sent, answered, failed, out, sent - first, prompt_tokens, completion_tokens, spent)
+
+    def _has_opinions(self) -> bool:
+        return bool(self._all("SELECT EXISTS (SELECT 1 FROM opinions)")[0][0])
+
+    def _asks(self, of_run: str, run: int | None) -> int:
+        """Count how often rows were asked, each time with one request or more: each has an end, or is under way."""
+        ended = "id IN (SELECT id FROM opinions) OR id IN (SELECT id FROM results)"
+        each = f"SELECT id, run, position, {ended} AS is_end FROM requests WHERE outcome IS NOT ?{of_run}"
+        [(asks,)] = self._all(
+            "SELECT coalesce(sum(ends + (latest > latest_end)), 0) FROM (SELECT count(*) FILTER (WHERE is_end) AS ends,"
+            " max(id) AS latest, coalesce(max(id) FILTER (WHERE is_end), 0) AS latest_end"
+            f" FROM ({each}) GROUP BY run, position)",
+            (UNSENT,) if run is None else (UNSENT, run),
+        )
+        return int(asks)
 
     def seconds(self, at_work: int | None = None) -> dict[int, float]:
         """Return how long each process worked, in seconds; a killed process until the last that the journal has of it.

@@ -52,6 +52,22 @@ class Least(NamedTuple):
         """The condition for a `source` that is or was second."""
         return f"source IN ({_listed(self.second | self.were_second)})"
 
+    def too_few(self, *, counts_in_vain: bool = False) -> tuple[str, str]:
+        """Return the joins and the condition for a result `a` of a first endpoint that needs the second's answer.
+
+        Errors do not, nor do answers of a person, or from files.
+
+        Args:
+            counts_in_vain: also if the second was asked, and gave no answer that can be used.
+        """
+        joins = f"LEFT JOIN votes v ON v.id = a.id LEFT JOIN responses s ON s.id = {ROOT.format('a.id')}"
+        score = "coalesce(v.confidence, s.confidence)" if self.by_confidence else "v.for_it * 1.0 / v.answers"
+        in_vain = f"SELECT 1 FROM opinions p WHERE p.result = a.id AND p.source IN ({_listed(self.second)})"
+        is_a_models = f"a.status <> 'error' AND a.source NOT IN {BY_HAND} AND a.source NOT IN {_ADOPTED}"
+        is_below = f"(a.status <> 'ok' OR {score} IS NULL OR {score} < {float(self.score)!r})"
+        is_tried = "FALSE" if counts_in_vain else f"EXISTS ({in_vain})"
+        return joins, f"{is_a_models} AND NOT a.{self.is_of_second} AND {is_below} AND NOT {is_tried}"
+
 
 def _listed(ids: Iterable[int]) -> str:
     return ",".join(str(int(each)) for each in sorted(ids))
@@ -181,19 +197,13 @@ def ask_beyond(db: Statements, rules: Rules) -> None:
     """
     if rules.least is None:
         return
-    least, root = rules.least, ROOT.format("a.id")
-    score = "coalesce(v.confidence, s.confidence)" if least.by_confidence else "v.for_it * 1.0 / v.answers"
-    in_vain = f"SELECT 1 FROM opinions p WHERE p.result = a.id AND p.source IN ({_listed(least.second)})"
+    joins, too_few = rules.least.too_few(counts_in_vain=rules.retry_failed)
     db.do(
         f"""
         INSERT OR IGNORE INTO few SELECT a.id, coalesce(v.answers, 1), v.id IS NOT NULL
-        FROM (SELECT * FROM results WHERE {rules.is_of_pool} AND source NOT IN {BY_HAND} AND NOT {least.is_of_second}
-            AND source NOT IN {_ADOPTED} AND id NOT IN {OUTDATED} AND id NOT IN {SUPERSEDED} AND status <> 'error') a
-        LEFT JOIN votes v USING (id) LEFT JOIN responses s ON s.id = {root}
-        WHERE (a.status <> 'ok' OR {score} IS NULL OR {score} < ?) AND {_MAY_WAIT}
-            AND ({"TRUE" if rules.retry_failed else f"NOT EXISTS ({in_vain})"})
-        """,
-        (least.score,),
+        FROM (SELECT * FROM results WHERE {rules.is_of_pool} AND id NOT IN {OUTDATED} AND id NOT IN {SUPERSEDED}) a
+        {joins} WHERE {too_few} AND {_MAY_WAIT}
+        """
     )
     _let_wait(db)
 
