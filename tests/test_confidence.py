@@ -27,7 +27,7 @@ from batcher.calls.factory import ChatCallers
 from batcher.calls.logprobs import logprobs_in
 from batcher.calls.streaming import Added
 from batcher.endpoint import Endpoint
-from batcher.records import NO_PARAMS, Completion, Failure, Fault, Result, Scored, Status, Task, Terms
+from batcher.records import NO_PARAMS, Completion, Failure, Fault, ModelToken, Result, Status, Task, Terms
 from batcher.server.serve import embedded
 from batcher.server.simulated import Knobs
 
@@ -35,10 +35,10 @@ LABELS = Labels(("positive", "negative", "card_arrival", "正面", "👍 yes"), 
 Tokens = Sequence[tuple[str | bytes, float]]
 
 
-def scored(tokens: Tokens) -> tuple[Scored, ...]:
+def scored(tokens: Tokens) -> tuple[ModelToken, ...]:
     """Make tokens of their texts and probabilities."""
     return tuple(
-        Scored(text if isinstance(text, bytes) else text.encode(), math.log(chance)) for text, chance in tokens
+        ModelToken(text if isinstance(text, bytes) else text.encode(), math.log(chance)) for text, chance in tokens
     )
 
 
@@ -100,7 +100,7 @@ def test_no_number_is_given_for_tokens_that_may_not_be_the_labels(text: str, tok
 
 def test_a_number_that_is_none_or_a_shape_without_labels_gives_none() -> None:
     for number in (math.nan, -math.inf):
-        came = Completion("positive", scored=(Scored(b"positive", number),))
+        came = Completion("positive", scored=(ModelToken(b"positive", number),))
         assert confidence_of(came, Result(Status.OK, "positive", ""), LABELS) is None
     schema = Schema.of({"type": "object", "properties": {"a": {"type": "string"}}}, "schema")
     text = '{"a": "positive"}'
@@ -184,7 +184,7 @@ async def called(server: CannedServer, params: Any = NO_PARAMS, terms: Terms | N
 
 
 async def test_a_chat_a_stream_and_a_completion_are_asked_for_log_probabilities_and_read() -> None:
-    expected = (Scored(b"positive", -0.5),)
+    expected = (ModelToken(b"positive", -0.5),)
     async with canned(SCORED) as server:
         assert (await called(server)).scored == expected
         assert (await called(server, {"logprobs": False})).scored == expected
@@ -196,7 +196,7 @@ async def test_a_chat_a_stream_and_a_completion_are_asked_for_log_probabilities_
     ending = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}
     async with canned(stream(*({"choices": [each]} for each in [*parts, ending]))) as server:
         came = await called(server, {"stream": True})
-        assert came.scored == (Scored(b"pos", -0.5), Scored(b"itive", -0.5))
+        assert came.scored == (ModelToken(b"pos", -0.5), ModelToken(b"itive", -0.5))
     text = {"text": "positive", "finish_reason": "stop", "logprobs": {"tokens": ["positive"], "token_logprobs": [-0.5]}}
     async with canned(http(200, {"id": "c", "choices": [text]})) as server:
         assert (await called(server, terms=Terms(Task.COMPLETION))).scored == expected

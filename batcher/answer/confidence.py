@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 from batcher.answer.shape import Shape
-from batcher.records import Completion, Result, Scored, Status
+from batcher.records import Completion, ModelToken, Result, Status
 
 # What may come behind an answer among its tokens and not in its text: the special ones that end it.
 _ENDS = re.compile(rb"\s*(?:<[^<>\s]{1,60}>\s*)*")
@@ -54,14 +54,14 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _spelled(scored: tuple[Scored, ...]) -> _Spelled:
+def _spelled(scored: tuple[ModelToken, ...]) -> _Spelled:
     ends = [0]
     for token in scored:
         ends.append(ends[-1] + len(token.text))
     return _Spelled(b"".join(token.text for token in scored), ends[1:])
 
 
-def _with_blanks(scored: tuple[Scored, ...]) -> _Spelled:
+def _with_blanks(scored: tuple[ModelToken, ...]) -> _Spelled:
     """Return the same for tokens in which a sign stands for a blank."""
     texts = []
     for token in scored:
@@ -81,7 +81,7 @@ def _place_of(text: bytes, written: bytes) -> int | None:
     return at - (len(text) - len(text.lstrip()))
 
 
-def _probability(scored: tuple[Scored, ...], ends: list[int], start: int, end: int) -> float | None:
+def _probability(scored: tuple[ModelToken, ...], ends: list[int], start: int, end: int) -> float | None:
     total, begin = 0.0, 0
     for token, stop in zip(scored, ends, strict=True):
         if begin < end and stop > start and stop > begin:

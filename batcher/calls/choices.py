@@ -17,7 +17,7 @@ from batcher.calls.logprobs import logprobs_in
 from batcher.calls.texts import LONGEST_CODE, LONGEST_NUMBER, json_of, one_line
 from batcher.calls.waits import limits_in
 from batcher.hiding import hide, unmistakable
-from batcher.records import MOST_TOKENS, Completion, Failure, Fault, Scored, ServerLimits, Usage
+from batcher.records import MOST_TOKENS, Completion, Failure, Fault, ModelToken, ServerLimits, Usage
 
 # The server failed in the middle of its answer: DeepSeek; Zhipu; OpenRouter and Cohere; vLLM and SGLang.
 _BROKEN_OFF = {"insufficient_system_resource", "network_error", "error", "abort"}
@@ -38,7 +38,7 @@ class Choice(NamedTuple):
     refusal: str | None = None
     reasoning: str = ""
     is_open: bool = False
-    scored: tuple[Scored, ...] = ()
+    scored: tuple[ModelToken, ...] = ()
 
 
 def completion_in(

@@ -9,14 +9,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from batcher.records import Scored
+from batcher.records import ModelToken
 
 _UNKNOWN = float("nan")  # the first token of a prompt has none
 # A token of a text completion that is part of a character: `bytes:\xe6\xad`.
 _BYTES = re.compile(r"bytes:((?:\\x[0-9a-fA-F]{2})+)")
 
 
-def logprobs_in(found: object) -> tuple[Scored, ...]:
+def logprobs_in(found: object) -> tuple[ModelToken, ...]:
     """Return the tokens of a choice's `logprobs`; none if it has none, or some cannot be read."""
     match found:
         case {"content": list(content)}:
@@ -29,10 +29,10 @@ def logprobs_in(found: object) -> tuple[Scored, ...]:
     return tuple(known) if len(known) == len(scored) else ()
 
 
-def _of_chat(found: object) -> Scored | None:
+def _of_chat(found: object) -> ModelToken | None:
     match found:
         case {"token": str(text), "logprob": number, **rest}:
-            return Scored(_as_bytes(rest.get("bytes"), text), _as_number(number))
+            return ModelToken(_as_bytes(rest.get("bytes"), text), _as_number(number))
     return None
 
 
@@ -51,12 +51,12 @@ def _as_bytes(found: Any, text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
-def _of_text(text: object, number: object) -> Scored | None:
+def _of_text(text: object, number: object) -> ModelToken | None:
     if not isinstance(text, str):
         return None
     spelled = _BYTES.fullmatch(text)
     raw = bytes.fromhex(spelled[1].replace("\\x", "")) if spelled else text.encode("utf-8", "surrogatepass")
-    return Scored(raw, _as_number(number))
+    return ModelToken(raw, _as_number(number))
 
 
 def joined(chunks: Iterable[object]) -> dict[str, Any] | None:
