@@ -1033,6 +1033,10 @@ def _check_tiers(settings: Settings) -> None:
             f"{blamed('then')} needs to know which answers count without a second one: give {threshold}, the least"
             f" confidence, or {hold}, an accuracy, for which it is chosen from hand labels"
         )
+    if settings.hold is not None and (settings.hold == 1 or settings.labels is None):
+        why = "no sample can show that all answers are right: give less than 1" if settings.hold == 1 else ""
+        why = why or f"whether an answer is right can be seen if it is a label: give {option('labels')}, or {threshold}"
+        raise SettingsError(f"{blamed('hold')}: {why}")
     if settings.requests:
         raise SettingsError(f"{as_given('then')} and {as_given('requests')} exclude each other: give one of them")
     if settings.task == Task.EMBEDDING:

@@ -50,7 +50,7 @@ class Least(NamedTuple):
     @property
     def is_of_second(self) -> str:
         """The condition for a `source` that is or was second."""
-        return f"source IN ({_listed(self.second | self.were_second)})"
+        return f"source IN ({listed(self.second | self.were_second)})"
 
     def too_few(self, *, counts_in_vain: bool = False) -> tuple[str, str]:
         """Return the joins and the condition for a result `a` of a first endpoint that needs the second's answer.
@@ -62,14 +62,15 @@ class Least(NamedTuple):
         """
         joins = f"LEFT JOIN votes v ON v.id = a.id LEFT JOIN responses s ON s.id = {ROOT.format('a.id')}"
         score = "coalesce(v.confidence, s.confidence)" if self.by_confidence else "v.for_it * 1.0 / v.answers"
-        in_vain = f"SELECT 1 FROM opinions p WHERE p.result = a.id AND p.source IN ({_listed(self.second)})"
+        in_vain = f"SELECT 1 FROM opinions p WHERE p.result = a.id AND p.source IN ({listed(self.second)})"
         is_a_models = f"a.status <> 'error' AND a.source NOT IN {BY_HAND} AND a.source NOT IN {_ADOPTED}"
         is_below = f"(a.status <> 'ok' OR {score} IS NULL OR {score} < {float(self.score)!r})"
         is_tried = "FALSE" if counts_in_vain else f"EXISTS ({in_vain})"
         return joins, f"{is_a_models} AND NOT a.{self.is_of_second} AND {is_below} AND NOT {is_tried}"
 
 
-def _listed(ids: Iterable[int]) -> str:
+def listed(ids: Iterable[int]) -> str:
+    """Return ids as a list of SQL."""
     return ",".join(str(int(each)) for each in sorted(ids))
 
 
@@ -103,7 +104,7 @@ class Rules:
     @property
     def is_of_pool(self) -> str:
         """The condition for a result whose source is in the pool, or a person."""
-        return f"(source IN ({_listed(self.sources)}) OR source IN {BY_HAND})"
+        return f"(source IN ({listed(self.sources)}) OR source IN {BY_HAND})"
 
     @property
     def is_usable(self) -> str:

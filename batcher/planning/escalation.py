@@ -6,14 +6,18 @@ Invariant: a threshold is chosen once, from hand labels; a resume keeps it until
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batcher.errors import SettingsError
 from batcher.journal.entries import source_of
+from batcher.journal.opening import read_scores
 from batcher.journal.reading import Reader
 from batcher.planning.job import Job
 from batcher.records import Source
 from batcher.words import as_given, blamed, counted, option
+
+if TYPE_CHECKING:
+    from batcher.quality.cascade import Threshold
 
 
 class Cut(NamedTuple):
@@ -22,10 +26,18 @@ class Cut(NamedTuple):
     Attributes:
         threshold: the least agreement or confidence of an answer that counts.
         by_confidence: the confidence of an answer counts, and not the agreement of several.
+        hold: the accuracy for which the threshold was chosen; None: the user gave the threshold.
+        held: how it was chosen, if it was just now; None: the last run chose it from the same hand labels.
+        gold: a hash of the hand labels.
+        was: the threshold that the last run chose from other hand labels, or for another accuracy.
     """
 
     threshold: float
     by_confidence: bool
+    hold: float | None = None
+    held: Threshold | None = None
+    gold: str = ""
+    was: float | None = None
 
     @property
     def score(self) -> str:
@@ -39,12 +51,24 @@ def cut_of(job: Job, journal: Reader) -> Cut | None:
     Raises:
         SettingsError: the threshold cannot be chosen.
     """
-    settings = job.settings
+    settings, by_confidence = job.settings, job.goes_by_confidence
     if not job.seconds:
         return None
-    if settings.threshold is not None:
-        return Cut(settings.threshold, job.goes_by_confidence)
-    raise NotImplementedError
+    if settings.hold is None:
+        return Cut(settings.threshold or 0.0, by_confidence)
+    from batcher.planning.holding import Held, hold, steps  # noqa: PLC0415 - it loads numpy
+
+    last = journal.last_run()
+    if last is None:
+        raise SettingsError(f"{blamed('hold')}: {steps(job)}")
+    known = last.question.get("then") or {}
+    with read_scores(journal.path) as reader:
+        found = hold(job, reader, settings.hold, known)
+    if not isinstance(found, Held):
+        return Cut(found, by_confidence, settings.hold, gold=known["gold"])
+    was = known.get("threshold") if known.get("hold") is not None else None
+    threshold = found.figures.score or 0.0
+    return Cut(threshold, by_confidence, settings.hold, found.figures, found.gold, None if was == threshold else was)
 
 
 def recorded_cut(job: Job, journal: Reader, cut: Cut | None) -> dict[str, Any]:
@@ -54,7 +78,13 @@ def recorded_cut(job: Job, journal: Reader, cut: Cut | None) -> dict[str, Any]:
         recorded["then_before"] = [[*each] for each in before]
     if cut is not None:
         sources = sorted({each.source for each in job.tiers.second})
-        recorded["then"] = {"sources": [[*each] for each in sources], "threshold": cut.threshold}
+        recorded["then"] = {
+            "sources": [[*each] for each in sources],
+            "threshold": cut.threshold,
+            "by_confidence": cut.by_confidence,
+            "hold": cut.hold,
+            "gold": cut.gold,
+        }
     return recorded
 
 
