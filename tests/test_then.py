@@ -13,7 +13,7 @@ from test_confidence import scored
 
 import batcher
 from batcher.endpoint import Endpoint
-from batcher.errors import RunStopped, SettingsError
+from batcher.errors import BudgetReached, RunStopped, SettingsError
 from batcher.records import Completion, Failure, Usage
 
 CHEAP, DEAR = "cheap", "dear"
@@ -185,3 +185,141 @@ def test_answers_that_were_asked_for_without_a_confidence_are_not_all_asked_twic
     lab.run(ROWS, service(lambda _: Completion("yes", "stop", USAGE)), PROMPT, **first)
     with pytest.raises(SettingsError, match="10 answers of cheap have no confidence"):
         lab.run(ROWS, service(), PROMPT, threshold=0.65, **THEN)
+
+
+# -- A threshold from hand labels
+
+MANY = [{"text": f"row {number}", "gold": "yes" if number >= 80 else "no"} for number in range(200)]
+PRICED = [
+    Endpoint(CHEAP, prices={"in": 1.0, "out": 1.0}),
+    Endpoint(DEAR, prices={"in": 100.0, "out": 100.0}),
+]
+
+
+def many(call: Call) -> Completion:
+    if call.endpoint == DEAR:
+        return Completion("no", "stop", USAGE)
+    return Completion("yes", "stop", USAGE, scored=scored([("yes", (int(text_of(call.prompt)[4:]) + 1) / 200)]))
+
+
+def of_many() -> Service:
+    return Service([f"{row['text']}: yes, no?" for row in MANY], instead=many)
+
+
+FIRST: dict[str, Any] = {"labels": LABELS, "structured": "prompt", "endpoints": PRICED[:1], "with_": "confidence"}
+HOLD: dict[str, Any] = {**THEN, "endpoints": PRICED, "hold": 0.9, "gold": "gold", "gold_drawn": "all"}
+
+
+def planned(lab: Lab, rows: Any, **options: Any) -> batcher.Forecast:
+    chosen: dict[str, Any] = {"keyword": "k", "output_dir": lab.directory, "canary": 0} | options
+    return batcher.plan(rows, PROMPT, **chosen)
+
+
+def test_the_threshold_that_holds_an_accuracy_is_chosen_from_hand_labels_and_kept(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.run(MANY, of_many(), PROMPT, **FIRST)
+    forecast = planned(lab, MANY, **HOLD)
+    assert forecast.threshold is not None
+    assert 0.3 < forecast.threshold < 0.5
+    below = [row["text"] for number, row in enumerate(MANY) if (number + 1) / 200 < forecast.threshold]
+    assert (forecast.requests, forecast.then_requests, forecast.then_most) == (0, len(below), len(below))
+    assert "is chosen from the hand labels to hold 0.9" in forecast.summary
+    found = of_many()
+    report = lab.run(MANY, found, PROMPT, quiet=False, no_progress=True, **HOLD)
+    assert (report.ok, asked(found)) == (200, {CHEAP: [], DEAR: sorted(below)})
+    assert "go on to dear" in capsys.readouterr().err
+    rows = lab.rows()
+    kept = [row for row in rows if row["infer_by"] == CHEAP]
+    assert sum(row["infer"] == row["gold"] for row in kept) >= 0.9 * len(kept)
+    assert batcher.verify("k", MANY, output_dir=lab.directory).ok
+    # A resume has the same threshold, and says when the wish has changed.
+    again = of_many()
+    lab.run(MANY, again, PROMPT, quiet=False, no_progress=True, **HOLD)
+    assert again.calls == []
+    assert "is the last run's" in capsys.readouterr().err
+    lab.run(MANY, again, PROMPT, quiet=False, no_progress=True, **{**HOLD, "hold": 0.95})
+    assert f"Note: it was {forecast.threshold:g} in the last run" in capsys.readouterr().err
+    assert asked(again)[CHEAP] == []
+
+
+def test_without_hand_labels_or_first_answers_it_says_what_to_do(lab: Lab) -> None:
+    with pytest.raises(SettingsError, match=r"no hand labels to choose a threshold by\. First run without then"):
+        lab.run(MANY, of_many(), PROMPT, **HOLD)
+    lab.run(MANY, of_many(), PROMPT, **FIRST)
+    for options, said in (
+        ({"gold": None, "gold_drawn": None}, "batcher.sample\\('k', n=200\\)"),
+        ({"gold_drawn": "unknown"}, "how the rows with a hand label in column 'gold' were chosen is not known"),
+        ({"hold": 0.999}, "200 hand labels of rows that are answered are too few for 0.999: 2,995 would be the least"),
+        ({"hold": 1}, "no sample can show that all answers are right"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            planned(lab, MANY, **{**HOLD, **options})
+    wrong = [{**row, "gold": "no"} for row in MANY]
+    with pytest.raises(SettingsError, match=r"no threshold holds 0\.9 by 200 hand labels"):
+        planned(lab, wrong, **HOLD)
+
+
+def test_the_plan_says_what_goes_on_and_what_it_costs(lab: Lab) -> None:
+    options = {**HOLD, "hold": None, "threshold": 0.5, "param": {"max_tokens": 5}}
+    unknown = planned(lab, MANY, **options)
+    assert (unknown.requests, unknown.then_requests, unknown.then_most) == (200, None, 200)
+    assert "how many rows go on to dear is not known until some are answered" in unknown.money
+    lab.run(MANY, of_many(), PROMPT, limit=100, param={"max_tokens": 5}, **FIRST)
+    some = planned(lab, MANY, **options)
+    # 99 of the 100 that are answered go on, and 99% of the others may.
+    assert (some.requests, some.then_requests, some.then_most) == (100, 198, 199)
+    assert some.cost_usd is not None
+    assert some.most_usd is not None
+    assert some.cost_usd < some.most_usd
+    assert "99 rows have answers that are not certain enough" in some.summary
+    assert "then dear" in "\n".join(some.summary.splitlines()) or some.asks[1].model == DEAR
+
+
+def test_each_endpoint_is_bounded_by_its_own_price(lab: Lab) -> None:
+    # 10 + 2 tokens: 0.000012 dollars at the first, 100 times as much at the second.
+    options = {**THEN, "endpoints": PRICED, "threshold": 0.5, "param": {"max_tokens": 2}}
+    found = of_many()
+    with pytest.raises(BudgetReached):
+        lab.run(MANY, found, PROMPT, budget=0.02, **options)
+    spent = Counter(call.endpoint for call in found.calls)
+    assert spent[DEAR] * 1200e-6 + spent[CHEAP] * 12e-6 <= 0.02
+    again = of_many()
+    assert lab.run(MANY, again, PROMPT, **options).ok == 200
+    assert Counter(text_of(call.prompt) for call in [*found.calls, *again.calls]) == Counter(
+        [row["text"] for row in MANY] + [row["text"] for row in MANY[:99]]
+    )
+
+
+def test_a_model_of_the_same_service_needs_only_its_name(tmp_path: Path) -> None:
+    job = planned(
+        Lab(tmp_path), ROWS, model="a", base_url="http://127.0.0.1:1/v1", then="b", threshold=0.5, labels=LABELS
+    )
+    assert [(each.model, each.base_url) for each in job.asks] == [
+        ("a", "http://127.0.0.1:1/v1"),
+        ("b", "http://127.0.0.1:1/v1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"then": DEAR}, "then needs to know which answers count"),
+        ({"threshold": 0.5}, "threshold goes with then"),
+        ({"hold": 0.5}, "hold goes with then"),
+        ({"then": CHEAP, "threshold": 0.5, "endpoints": [Endpoint(CHEAP)]}, "'cheap' is the only model of the pool"),
+        ({"then": Endpoint(CHEAP), "threshold": 0.5}, "cheap is asked first already"),
+        ({"then": DEAR, "threshold": 0.5, "labels": None}, "goes by how certain an answer is"),
+        ({"then": 5.5, "threshold": 0.5}, "then must name an endpoint or a model"),
+        ({"then": object(), "threshold": 0.5}, "then must be an Endpoint"),
+        (
+            {"then": "x", "threshold": 0.5, "endpoints": [Endpoint("a", "http://a/v1"), Endpoint("b", "http://b/v1")]},
+            "no endpoint has the name or the model 'x'",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(lab: Lab, options: dict[str, Any], said: str) -> None:
+    given = {"labels": LABELS, "structured": "prompt", "endpoints": ENDPOINTS} | options
+    with pytest.raises(SettingsError, match=said):
+        planned(lab, ROWS, **given)
+    assert list(lab.directory.iterdir()) == []

@@ -30,6 +30,7 @@ class Cut(NamedTuple):
         held: how it was chosen, if it was just now; None: the last run chose it from the same hand labels.
         gold: a hash of the hand labels.
         was: the threshold that the last run chose from other hand labels, or for another accuracy.
+        share: of the first answers that are there, those that do not count; None if there are none.
     """
 
     threshold: float
@@ -38,6 +39,7 @@ class Cut(NamedTuple):
     held: Threshold | None = None
     gold: str = ""
     was: float | None = None
+    share: float | None = None
 
     @property
     def score(self) -> str:
@@ -55,7 +57,7 @@ def cut_of(job: Job, journal: Reader) -> Cut | None:
     if not job.seconds:
         return None
     if settings.hold is None:
-        return Cut(settings.threshold or 0.0, by_confidence)
+        return _with_share(job, journal, Cut(settings.threshold or 0.0, by_confidence))
     from batcher.planning.holding import Held, hold, steps  # noqa: PLC0415 - it loads numpy
 
     last = journal.last_run()
@@ -65,10 +67,23 @@ def cut_of(job: Job, journal: Reader) -> Cut | None:
     with read_scores(journal.path) as reader:
         found = hold(job, reader, settings.hold, known)
     if not isinstance(found, Held):
-        return Cut(found, by_confidence, settings.hold, gold=known["gold"])
+        return _with_share(job, journal, Cut(found, by_confidence, settings.hold, gold=known["gold"]))
     was = known.get("threshold") if known.get("hold") is not None else None
     threshold = found.figures.score or 0.0
-    return Cut(threshold, by_confidence, settings.hold, found.figures, found.gold, None if was == threshold else was)
+    was = None if was == threshold else was
+    return Cut(threshold, by_confidence, settings.hold, found.figures, found.gold, was, found.figures.share_sent)
+
+
+def _with_share(job: Job, journal: Reader, cut: Cut) -> Cut:
+    """Return the same with the share of the answers so far that do not count, if there are any with a score."""
+    if journal.last_run() is None:
+        return cut
+    with read_scores(journal.path) as reader:
+        second = reader.second_sources(each.source for each in job.tiers.second)
+        scores = reader.count_scores(second, by_confidence=cut.by_confidence)
+    rows = sum(scores.values())
+    below = sum(count for score, count in scores.items() if score is None or score < cut.threshold)
+    return cut._replace(share=below / rows) if rows and rows > scores.get(None, 0) else cut
 
 
 def recorded_cut(job: Job, journal: Reader, cut: Cut | None) -> dict[str, Any]:

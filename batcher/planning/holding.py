@@ -9,14 +9,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from batcher.answer.gold import Golds, gold_of, is_known
+from batcher.answer.gold import Golds, NoGold, gold_of, is_known
 from batcher.errors import SettingsError
 from batcher.input.cell import cell, writable
 from batcher.input.marks import Marks
+from batcher.input.selection import draw
 from batcher.journal.scores import ScoreReader
 from batcher.planning.job import ROWS_AT_ONCE, Job
 from batcher.quality.cascade import Scored, Threshold, threshold
+from batcher.records import Values
 from batcher.words import as_given, blamed, by_reader, counted, option
+
+_MOST_ROWS = 50_000
+"""Rows of a column of hand labels that are looked at, drawn at random if it has more."""
 
 
 class GoldAt(NamedTuple):
@@ -115,35 +120,74 @@ def _golds(job: Job, journal: ScoreReader) -> list[GoldAt]:
 
 
 def _of_column(job: Job, journal: ScoreReader) -> list[GoldAt]:
+    """Return the rows of the table with a hand label in a column, as far as they are where they were."""
     last = journal.last_run()
     question = last.question if last else {}
-    recorded, name = gold_of(question) or {}, job.settings.gold or (gold_of(question) or {}).get("column")
-    if name is None or name not in Marks(question.get("table", ())).alone:
+    recorded = gold_of(question) or {}
+    name = job.settings.gold or recorded.get("column")
+    if name is None or name not in job.dataset.columns:
         return []
-    texts = recorded.get("texts") if recorded.get("column") == name else None
-    one = Marks([name])
-    labels = {one.of((text,))[len(one.tag) :]: label for text, label in (texts or _texts(job, name)).items() if label}
-    found = [(position, labels[mark]) for position, _, mark in journal.answers((), [name]) if mark in labels]
-    how = job.settings.gold_drawn or recorded.get("drawn") or ("all" if len(found) == journal.scope() else "unknown")
+    found, known, of = _Column(job, journal, name, question.get("table", ())).read()
+    drawn = recorded.get("drawn") if recorded.get("column") == name else None
+    how = job.settings.gold_drawn or drawn or ("all" if known == of else "unknown")
     if found and how == "unknown":
         raise SettingsError(
             f"{blamed('hold')}: how the rows with a hand label in column {name!r} were chosen is not known, so they say"
             f" nothing about the others: {option('gold_drawn', 'random')} if at random, or draw a sample"
             f" ({by_reader(command_line='batcher sample', python='batcher.sample')})"
         )
-    chance = 1.0 if how == "all" else len(found) / max(journal.scope(), 1)
-    return [GoldAt(position, label, chance) for position, label in found]
+    chance = len(found) / max(of, 1)
+    return [each._replace(chance=chance) for each in found]
 
 
-def _texts(job: Job, name: str) -> dict[str, str]:
-    """Read the label for each text in a column of the table."""
-    golds, place, found = Golds(job.shape), job.dataset.columns.index(name), dict[str, str]()
-    for _, rows in job.selection.slices(ROWS_AT_ONCE):
-        for values in rows:
-            text = writable(cell(values[place]))
-            if text not in found:
-                found[text] = golds.read_whole(text) if is_known(text) else ""
-    return found
+class _Column:
+    """Reads the hand labels in a column of the table.
+
+    Args:
+        job: the run.
+        journal: has the rows of the last run.
+        name: of the column.
+        before: the columns of the table of the last run.
+    """
+
+    def __init__(self, job: Job, journal: ScoreReader, name: str, before: Sequence[str]) -> None:
+        self._job = job
+        self._journal = journal
+        self._place = job.dataset.columns.index(name)
+        self._golds = Golds(job.shape)
+        self._now, self._before = Marks(job.dataset.columns), Marks(before)
+        # A row is the same if all else in it is: a hand label may have been corrected since.
+        self._others = [each for each in self._now.alone if each != name and each in self._before.alone]
+
+    def read(self) -> tuple[list[GoldAt], int, int]:
+        """Return the rows with a hand label, at most so many; how many there are; and how many rows there are."""
+        scope, known, of = self._journal.scope(), 0, 0
+        drawn = {*draw(f"{self._job.keyword}\0hold", _MOST_ROWS, scope)} if scope > _MOST_ROWS else None
+        found: list[GoldAt] = []
+        for start, rows in self._job.selection.slices(ROWS_AT_ONCE):
+            texts = {position: writable(cell(row[self._place])) for position, row in enumerate(rows, start)}
+            labelled = {position: text for position, text in texts.items() if is_known(text)}
+            known, of = known + len(labelled), of + len(rows)
+            places = [position for position in labelled if drawn is None or position in drawn]
+            there = self._journal.rows_at(places)
+            found += [
+                GoldAt(position, gold, 1.0)
+                for position in places
+                if position in there
+                and self._is_same(there[position].cells, rows[position - start])
+                and (gold := self._read(labelled[position]))
+            ]
+        return found, known, of
+
+    def _read(self, text: str) -> str:
+        """Return a hand label; empty if it is none, which the reading of the rows refuses, with the row's name."""
+        try:
+            return self._golds.read_whole(text)
+        except NoGold:
+            return ""
+
+    def _is_same(self, cells: bytes, row: Values) -> bool:
+        return self._before.cut(cells, self._others) == self._now.cut(self._now.of(row), self._others)
 
 
 def score_of(job: Job) -> str:
