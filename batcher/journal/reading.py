@@ -6,15 +6,18 @@ Invariant: a reader cannot write, and sees only what is committed.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from batcher.answer.voting import vote
 from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
 from batcher.journal.corrections import BY_HAND as OF_PEOPLE
@@ -34,6 +37,7 @@ from batcher.journal.entries import (
     InFlight,
     LastRun,
     Opinion,
+    Repeated,
     Response,
     Spent,
     Totals,
@@ -637,6 +641,26 @@ class Reader:
         )
         each = [(own, Opinion(number, source, _result(*texts), sure)) for own, number, source, *texts, sure in found]
         return [opinion for own, opinion in each if own], [opinion for own, opinion in each if not own]
+
+    def repeated(self, same: Callable[[str], str]) -> list[Repeated]:
+        """Return the rows that were asked once more, in the order of their positions, each with both results.
+
+        Args:
+            same: returns the same text for answers that are equal (`sameness`): several answers vote.
+        """
+        found = self._all(
+            "SELECT p.position, a.status, a.answer, a.error, p.status, p.answer, p.error FROM opinions p"
+            " JOIN results a ON a.id = p.result JOIN rows r ON r.position = p.position AND r.key = p.key"
+            f" WHERE p.round = 1 AND r.{IN_SCOPE} AND (r.result = p.result OR r.result IN (SELECT w.id FROM rereads w"
+            f" JOIN results c USING (id) WHERE w.before = p.result AND c.source IN {OF_PEOPLE}))"
+            " ORDER BY p.position, p.id"
+        )
+        repeated = []
+        for position, lines in itertools.groupby(found, itemgetter(0)):
+            (_, *had, status, answer, error), *more = lines
+            again = [_result(status, answer, error), *(_result(*line[4:]) for line in more)]
+            repeated.append(Repeated(position, _result(*had), again[vote(again, same).chosen]))
+        return repeated
 
     def asked_again(self, positions: Iterable[int]) -> Iterator[Again]:
         """Yield what is known of asking rows once more, of those that may be (`--repeat-sample`), in the order given.

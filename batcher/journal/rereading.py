@@ -179,7 +179,7 @@ def _point(db: Statements, table: str, lowest: int) -> None:
         f"""
         UPDATE {table} SET result = w.id, is_kept = CASE typeof(is_kept) WHEN 'blob'
             THEN kept(cast(substr(is_kept, 1, 1) AS TEXT), key, w.id) ELSE is_kept END
-        FROM rereads w WHERE w.before = {table}.result AND w.id < ?
+        FROM rereads w WHERE w.before = {table}.result AND w.id < ? AND w.id IN (SELECT id FROM results)
         """,
         (lowest,),
     )
