@@ -610,6 +610,14 @@ class Reader:
         """Return whether there is an answer that waits for others to its question (`--samples`)."""
         return bool(self._all("SELECT EXISTS (SELECT 1 FROM opinions WHERE result IS NULL)")[0][0])
 
+    def answered_from(self, endpoint: int) -> list[int]:
+        """Return the positions of the rows whose result came with an answer of an endpoint from this place on."""
+        query = (
+            f"SELECT r.position FROM rows r JOIN requests q ON q.id = r.result WHERE r.{IN_SCOPE} AND q.endpoint >= ?"
+            " AND q.outcome = 'answered' ORDER BY r.position"
+        )
+        return [position for (position,) in self._all(query, (endpoint,))]
+
     def has_scores(self, sources: Collection[int]) -> bool:
         """Return whether an answer of these sources has a confidence."""
         marks = ", ".join("?" * len(sources))
