@@ -64,7 +64,8 @@ BELOW = [f"row {number}" for number in range(7)]
 def test_rows_below_the_threshold_go_on_and_the_others_keep_their_answer(lab: Lab) -> None:
     found = service()
     report = lab.run(ROWS, found, PROMPT, threshold=0.65, **THEN)
-    assert (report.ok, report.requests) == (10, 17)
+    assert (report.ok, report.requests, report.retries, report.went_on, report.kept) == (10, 17, 0, 7, 0)
+    assert "7 rows answered by the second endpoint" in str(report)
     assert asked(found) == {CHEAP: [*SURE], DEAR: BELOW}
     assert labels(lab) == [("no", DEAR)] * 7 + [("yes", CHEAP)] * 3
     # Both answers are in the journal.
@@ -141,7 +142,10 @@ def test_a_second_answer_that_cannot_be_used_leaves_the_first_until_failed_rows_
 
     found = service(odd)
     report = lab.run(ROWS, found, PROMPT, threshold=0.65, **THEN)
-    assert report.ok == 10
+    assert (report.ok, report.went_on, report.kept) == (10, 6, 1)
+    assert "1 row keeps its first answer, because no other came that can be used" in str(
+        batcher.status("k", lab.directory)
+    )
     assert labels(lab) == [("no", DEAR)] * 3 + [("yes", CHEAP)] + [("no", DEAR)] * 3 + [("yes", CHEAP)] * 3
     assert batcher.verify("k", ROWS, output_dir=lab.directory).ok
     again = service()

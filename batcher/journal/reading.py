@@ -43,9 +43,10 @@ from batcher.journal.entries import (
     Totals,
     Usual,
     Workbook,
+    source_of,
 )
 from batcher.journal.schema import ADOPTED, IN_SCOPE, PERSON, as_output_errors, exact_sum, text_of, whole
-from batcher.records import GAVE_UP, OF_AN_IMAGE, Beside, Bound, Result, RowState, Status
+from batcher.records import GAVE_UP, OF_AN_IMAGE, Beside, Bound, Result, RowState, Source, Status
 
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
 # answer its bound. If the same source answered the same question at another time, or began to and reported its tokens,
@@ -266,6 +267,24 @@ class Reader:
         again = f"SELECT id FROM rereads WHERE root IN ({cut})"
         query = f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({cut} UNION ALL {again})"
         return int(self._all(query)[0][0])
+
+    def second_sources(self, now: Iterable[Source] = ()) -> frozenset[int]:
+        """Return the ids of the sources that were second in any run (`--then`), and of these."""
+        asked = (each for question in self.questions() for each in (question.get("then") or {}).get("sources", ()))
+        second = {*map(source_of, asked), *now}
+        found = self._all("SELECT id, model, base_url, params FROM sources") if second else ()
+        return frozenset(number for number, *source in found if source_of(source) in second)
+
+    def went_on(self) -> tuple[int, int]:
+        """Count the rows that a second endpoint answered, and those that it was asked about in vain (`--then`)."""
+        if not (second := self.second_sources()):
+            return 0, 0
+        listed = ", ".join(map(str, sorted(second)))
+        beyond = f"SELECT v.id FROM votes v JOIN results a USING (id) WHERE a.source IN ({listed})"
+        in_vain = f"SELECT result FROM opinions WHERE round = 0 AND source IN ({listed}) AND result = id"
+        query = f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({{}})"
+        answered, failed = (int(self._all(query.format(each))[0][0]) for each in (beyond, in_vain))
+        return answered, failed
 
     def tied(self) -> int:
         """Count the rows of several answers of which another has as many votes as the one that counts."""
