@@ -92,9 +92,9 @@ def _sum(column: str) -> str:
     """Return the SQL expression of a sum over the answers that a result is made of; NULL if one of them is unknown."""
     unknown = f"count(*) FILTER (WHERE {_PAID} AND {column} IS NULL)"
     root = "coalesce((SELECT root FROM rereads w WHERE w.id = p.id), p.id)"
-    ids = f"SELECT {root} FROM opinions p WHERE p.result = u.id AND p.round = 0 UNION SELECT u.id"
+    ids = f"SELECT {root} FROM opinions p WHERE p.result = v.id AND p.round = 0 UNION SELECT f.id"
     return (
-        f"CASE WHEN u.id IS NULL THEN f.{column}"
+        f"CASE WHEN v.id IS NULL THEN f.{column}"
         f" ELSE (SELECT iif({unknown}, NULL, sum({column})) FROM requests WHERE id IN ({ids})) END"
     )
 
@@ -134,7 +134,7 @@ _ADOPTED = f"(SELECT id FROM sources WHERE model = '{ADOPTED.model}' AND base_ur
 # the first endpoint's answers are beside a result of the second, it is none of them.
 _CHOSEN = (
     "SELECT p.id FROM opinions p JOIN results w ON w.id = p.result AND w.source = p.source AND w.status = p.status"
-    " AND w.answer = p.answer WHERE p.result = coalesce(v.id, u.id) AND p.round = 0 ORDER BY p.id LIMIT 1"
+    " AND w.answer = p.answer WHERE p.result = v.id AND p.round = 0 ORDER BY p.id LIMIT 1"
 )
 # The requests for each question at each position, as far as they were counted, in a table of the connection alone.
 _ATTEMPTS = """
@@ -144,6 +144,9 @@ CREATE TEMP TABLE IF NOT EXISTS attempts_until (id INTEGER NOT NULL);
 """
 
 
+_VOTES_OF = "SELECT id FROM votes WHERE id = {}"
+
+
 def facts(names: Sequence[str], root: str) -> tuple[list[str], str]:
     """Return the expressions of facts about a result, in SQL, and the joins of the tables that they are in.
 
@@ -151,10 +154,12 @@ def facts(names: Sequence[str], root: str) -> tuple[list[str], str]:
         names: of `FACTS`; `attempts` needs `count_attempts` first.
         root: the expression of the id of the request that brought the answer of the row `r`.
     """
+    # Its own votes, or those of the answer that a person has replaced.
+    of = ("r.result", "(SELECT before FROM rereads WHERE id = r.result)", root)
     at = f"coalesce((SELECT root FROM rereads WHERE id = c.id), c.id, {root})"
     joins = (
-        f" LEFT JOIN votes v ON v.id = r.result LEFT JOIN votes u ON u.id = {root}"
-        f" LEFT JOIN opinions c ON c.id = CASE WHEN u.id IS NOT NULL THEN ({_CHOSEN}) END"
+        f" LEFT JOIN votes v ON v.id = coalesce({', '.join(f'({_VOTES_OF.format(each)})' for each in of)})"
+        f" LEFT JOIN opinions c ON c.id = CASE WHEN v.id IS NOT NULL THEN ({_CHOSEN}) END"
         f" LEFT JOIN responses s ON s.id = {at} LEFT JOIN requests f ON f.id = {at}"
     )
     if "raw" in names:
