@@ -101,7 +101,7 @@ def _sum(column: str) -> str:
 
 # That of the answers that agree, unless the result is none of them, but a second endpoint's.
 _CONFIDENCE = (
-    "CASE WHEN u.id IS NOT NULL AND c.id IS NULL THEN s.confidence ELSE coalesce(v.confidence, s.confidence) END"
+    "CASE WHEN v.id IS NOT NULL AND c.id IS NULL THEN s.confidence ELSE coalesce(v.confidence, s.confidence) END"
 )
 # What `--with` may ask for, as text.
 FACTS = {
