@@ -6,16 +6,15 @@ why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from dataclasses import field as described
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from batcher.quality.estimating import Confusion, LabelFigures
+from batcher.quality.figures import LEVEL, UNKNOWN, Figure
 from batcher.tables import Readable
-
-LEVEL = 0.95
-"""The level of all intervals."""
 
 
 class Kind(StrEnum):
@@ -26,122 +25,47 @@ class Kind(StrEnum):
     NUMBERS = "numbers"
 
 
-class Figure(NamedTuple):
-    """An estimated number, and its 95% interval; `low` and `high` are None if it has none."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    def __float__(self) -> float:
-        """Return the number alone."""
-        return self.value
-
-
 class Design(NamedTuple):
     """How the rows with a hand label were chosen.
 
     Attributes:
         kind: `random` or `per label` (drawn by `batcher sample`), or of a column of the table: `random column`, `all`
-            or `unknown`.
+            or `unknown`; empty: there are no hand labels, and nothing was drawn.
         drawn: rows that were drawn, or that have a hand label in the table.
         gold: those of them that have a hand label.
-        seed: of the draw; None if the table had the labels.
-        column: of the table that has the labels, if it was one.
+        seed: of the draw; None if it was none.
+        column: of the table that has the hand labels, if it is one.
+        words: all that in words.
     """
 
-    kind: str
-    drawn: int
-    gold: int
+    kind: str = ""
+    drawn: int = 0
+    gold: int = 0
     seed: int | None = None
     column: str | None = None
+    words: str = ""
 
 
-class Share(NamedTuple):
-    """The rows of a label in the whole table.
-
-    Attributes:
-        label: the label; None: the rows without one.
-        rows: that the model gave this label.
-        raw: their share of all rows.
-        share: the share of rows of which the label is right; None without hand labels.
-        gold: rows with this hand label.
-    """
+class Mistake(NamedTuple):
+    """Rows with a hand label that is not the model's, which is None if they have none."""
 
     label: str | None
-    rows: int
-    raw: float
-    share: Figure | None
-    gold: int
-
-
-class LabelQuality(NamedTuple):
-    """How good the model is at one label.
-
-    Attributes:
-        label: the label.
-        precision: of the rows that the model gave it, the share of which it is right.
-        recall: of the rows of which it is right, the share that the model gave it.
-        f1: the harmonic mean of both.
-        gold: rows with this hand label.
-        labelled: rows with a hand label that the model gave this label.
-        is_few: there are too few of either for an interval that says something.
-    """
-
-    label: str
-    precision: Figure | None
-    recall: Figure | None
-    f1: Figure | None
-    gold: int
-    labelled: int
-    is_few: bool
-
-
-class Cell(NamedTuple):
-    """Rows with a hand label, counted by it and by the model's label, which is None if they have none."""
-
     gold: str
-    label: str | None
     rows: int
-
-
-class Confusion(NamedTuple):
-    """Rows with a hand label, counted by it and by the model's.
-
-    Attributes:
-        gold: the hand labels.
-        labels: the model's; None: rows without one.
-        counts: rows, for each hand label by the model's.
-    """
-
-    gold: tuple[str, ...] = ()
-    labels: tuple[str | None, ...] = ()
-    counts: tuple[tuple[int, ...], ...] = ()
-
-    @property
-    def mistakes(self) -> list[Cell]:
-        """The pairs of different labels, the most frequent first."""
-        cells = [
-            Cell(gold, label, rows)
-            for gold, counts in zip(self.gold, self.counts, strict=True)
-            for label, rows in zip(self.labels, counts, strict=True)
-            if rows and gold != label
-        ]
-        return sorted(cells, key=lambda each: -each.rows)
 
 
 class Quantity(NamedTuple):
     """A number that describes all answers, such as their mean.
 
     Attributes:
-        name: `mean`, or a quantile, such as `median` or `quantile 0.1`.
+        name: `mean`, or a quantile, such as `median`.
         raw: of the model's answers; None if there is none.
-        figure: of the right answers; None without hand labels.
+        figure: of the right answers.
     """
 
     name: str
     raw: float | None
-    figure: Figure | None
+    figure: Figure
 
 
 class Bin(NamedTuple):
@@ -186,26 +110,26 @@ class Certainty:
     least: tuple[Uncertain, ...] = ()
 
 
+_NO_CONFUSION = Confusion((), (), (), ())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate(Readable):
     """How good the answers of a run are, and what that means for the whole table.
 
     Attributes:
         keyword: names the run.
-        of_field: the field of the schema, if the estimate is about one.
+        field: of the schema, if the estimate is about one.
         kind: what the answers are.
         rows, ok, invalid, error, left: all rows, and rows by status; `left` have none yet.
-        design: how the rows with a hand label were chosen; None without hand labels.
-        accuracy: the share of right answers among the rows that have one; None without hand labels. Of text and of
-            numbers: the share of answers that are the same as by hand.
-        shares: of each label in the whole table, the most frequent first; of text and numbers empty.
-        per_label: precision, recall and F1 of each label.
-        confusion: rows with a hand label, by it and by the model's.
+        design: how the rows with a hand label were chosen.
+        accuracy: the share of right answers among the rows that have one. Of text and of numbers: of answers that are
+            the same as by hand.
+        labels: what is known of each label, the most frequent of the model first; of text and numbers empty.
+        confusion: rows with a hand label, by the model's label and by it.
         kappa: Cohen's, between the model and the hand labels.
         alpha: Krippendorff's, between them.
         quantities: of numbers the mean and quantiles; else empty.
-        more: how many more hand labels halve the interval of the accuracy, or of the mean; None if it has none.
-        few: labels with too few hand labels for precision and recall.
         certainty: of answers that have an agreement or a confidence.
         drift: how answers change along the run.
         seed: of the numbers drawn for the intervals.
@@ -216,39 +140,70 @@ class Estimate(Readable):
     """
 
     keyword: str
-    of_field: str | None = None
+    field: str | None = None
     kind: Kind = Kind.LABELS
     rows: int
     ok: int
     invalid: int
     error: int
     left: int
-    design: Design | None = None
-    accuracy: Figure | None = None
-    shares: tuple[Share, ...] = ()
-    per_label: tuple[LabelQuality, ...] = ()
-    confusion: Confusion = field(default_factory=Confusion)
-    kappa: Figure | None = None
-    alpha: Figure | None = None
+    design: Design = Design()
+    accuracy: Figure = UNKNOWN
+    labels: tuple[LabelFigures, ...] = ()
+    confusion: Confusion = _NO_CONFUSION
+    kappa: Figure = UNKNOWN
+    alpha: Figure = UNKNOWN
     quantities: tuple[Quantity, ...] = ()
-    more: int | None = None
     certainty: Certainty | None = None
     drift: Any = None
     seed: int = 0
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
-    export: Path | None = None
+    export: Path | None = described(default=None, compare=False)
 
     @property
     def gold(self) -> int:
         """Rows with a hand label."""
-        return 0 if self.design is None else self.design.gold
+        return self.design.gold
+
+    @property
+    def shares(self) -> dict[str, Figure]:
+        """The share of each label in the whole table; `labels` has the raw one beside it."""
+        return {each.label: each.share for each in self.labels}
+
+    @property
+    def per_label(self) -> dict[str, LabelFigures]:
+        """Precision, recall, F1 and more of each label."""
+        return {each.label: each for each in self.labels}
 
     @property
     def few(self) -> tuple[str, ...]:
         """Labels with too few hand labels for their own figures."""
-        return tuple(each.label for each in self.per_label if each.is_few)
+        return tuple(each.label for each in self.labels if each.few) if self.gold else ()
+
+    @property
+    def more(self) -> int | None:
+        """How many more hand labels would halve the interval of the number that is named first."""
+        return self.main.more
+
+    @property
+    def main(self) -> Figure:
+        """The number that is named first: the accuracy, of numbers their mean."""
+        if self.kind is Kind.NUMBERS:
+            return next((each.figure for each in self.quantities), UNKNOWN)
+        return self.accuracy
+
+    @property
+    def mistakes(self) -> list[Mistake]:
+        """The pairs of different labels, the most frequent first."""
+        cells = [
+            Mistake(label, gold, rows)
+            for label, counts in zip(self.confusion.model, self.confusion.counted, strict=True)
+            for gold, rows in zip(self.confusion.gold, counts, strict=True)
+            if rows and gold != label
+        ]
+        return sorted(cells, key=lambda each: -each.rows)
 
     def __str__(self) -> str:
         from batcher.reports.quality.texts import text_of  # noqa: PLC0415 - it needs this module
@@ -263,48 +218,28 @@ class Estimate(Readable):
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as a dictionary that JSON can hold."""
-        names = ("keyword", "of_field", "kind", "rows", "ok", "invalid", "error", "left", "gold", "more", "seed")
+        names = ("keyword", "field", "rows", "ok", "invalid", "error", "left", "gold", "more", "seed")
         values: dict[str, Any] = {name: getattr(self, name) for name in names}
-        values |= {"kind": self.kind.value, "level": LEVEL}
-        values["design"] = None if self.design is None else self.design._asdict()
-        values |= {name: _plain(getattr(self, name)) for name in ("accuracy", "kappa", "alpha")}
-        for name in ("shares", "per_label", "quantities"):
-            values[name] = [_named(each) for each in getattr(self, name)]
-        values["confusion"] = {name: [*each] for name, each in self.confusion._asdict().items()}
-        values["few"] = [*self.few]
+        values |= {"kind": self.kind.value, "level": LEVEL, "design": self.design._asdict()}
+        values |= {name: asdict(getattr(self, name)) for name in ("accuracy", "kappa", "alpha", "confusion")}
+        values["labels"] = [asdict(each) for each in self.labels]
+        values["quantities"] = [each._asdict() | {"figure": asdict(each.figure)} for each in self.quantities]
         values["certainty"] = None if self.certainty is None else _certainty(self.certainty)
         values["drift"] = None if self.drift is None else self.drift.to_dict()
-        values |= {name: [*getattr(self, name)] for name in ("warnings", "notes", "steps")}
+        values |= {name: [*getattr(self, name)] for name in ("few", "warnings", "notes", "steps")}
         values["export"] = None if self.export is None else str(self.export)
         return values
 
 
 def _certainty(found: Certainty) -> dict[str, Any]:
-    lists = {"bins": found.bins, "least": found.least}
-    return {"by": found.by, "rows": found.rows} | {name: [_named(each) for each in lists[name]] for name in lists}
-
-
-def _named(values: Any) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in values._asdict().items()}
-
-
-def _plain(value: Any) -> Any:
-    return value._asdict() if isinstance(value, Figure) else value
+    return {
+        "by": found.by,
+        "rows": found.rows,
+        "bins": [each._asdict() | {"accuracy": asdict(each.accuracy)} for each in found.bins],
+        "least": [each._asdict() for each in found.least],
+    }
 
 
 def shown_label(label: str | None) -> str:
-    """Return a label for people; None is written as no label can look: without quotes, in brackets."""
+    """Return a label for people; rows without one, and the empty text, are in brackets."""
     return "(no label)" if label is None else label or "(empty)"
-
-
-def confusion_of(counts: Mapping[tuple[str, str | None], int], order: Sequence[str | None]) -> Confusion:
-    """Arrange the counts of pairs.
-
-    Args:
-        counts: rows, by their hand label and the model's.
-        order: of the labels; those that do not occur are left out.
-    """
-    occurring = {each for pair in counts for each in pair}
-    labels = tuple(each for each in order if each in occurring)
-    gold = tuple(each for each in labels if each is not None)
-    return Confusion(gold, labels, tuple(tuple(counts.get((own, each), 0) for each in labels) for own in gold))

@@ -8,7 +8,9 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterator
 
-from batcher.reports.quality.estimated import Certainty, Confusion, Estimate, Figure, shown_label
+from batcher.quality.estimating import Confusion
+from batcher.quality.figures import Figure
+from batcher.reports.quality.estimated import Certainty, Estimate, shown_label
 from batcher.reports.quality.pictures import Mark, Scale, heat_table, marks_picture
 from batcher.reports.quality.texts import (
     MOST_LABELS,
@@ -17,7 +19,7 @@ from batcher.reports.quality.texts import (
     number,
     order_only,
     quality_cells,
-    share_cells,
+    share_table,
     title_of,
     with_interval,
 )
@@ -81,7 +83,7 @@ def _parts(found: Estimate, most: int | None) -> Iterator[str]:
     yield from _quantities(found)
     yield from _shares(found, most)
     yield from _per_label(found, most)
-    yield from _confusion(found.confusion, is_whole=most is None)
+    yield from _confusion(found, is_whole=most is None)
     if found.certainty is not None:
         yield from _certainty(found.certainty, most=_MOST_LEAST if most else None)
     if found.drift is not None:
@@ -97,55 +99,51 @@ def _quantities(found: Estimate) -> Iterator[str]:
 
 
 def _shares(found: Estimate, most: int | None) -> Iterator[str]:
-    if not found.shares:
+    if not found.labels:
         return
     yield _heading("Share of each label in the whole table")
-    marks = [_mark(shown_label(each.label), each.raw, each.share, percent) for each in found.shares[:most]]
+    marks = [_mark(shown_label(each.label), each.raw, each.share, percent) for each in found.labels[:most]]
     yield marks_picture("Share of each label in the whole table", marks, Scale.of_shares(marks))
-    if more := len(found.shares) - len(marks):
-        yield f"<p>{counted(more, 'other label')}: <code>shares</code> has all of them.</p>"
+    if more := len(found.labels) - len(marks):
+        yield f"<p>{counted(more, 'other label')}: <code>labels</code> has all of them.</p>"
     if most is None:
-        heads = ("label", "rows", "raw", "estimate", "95% interval", "by hand")
-        columns = len(heads) if found.gold else 3
-        rows = [share_cells(each)[:columns] for each in found.shares]
-        yield _boxed(f"<details><summary>as a table</summary>{html_table('', rows, heads[:columns])}</details>")
+        heads, rows = share_table(found, found.labels)
+        yield _boxed(f"<details><summary>as a table</summary>{html_table('', rows, heads)}</details>")
 
 
-def _mark(name: str, raw: float | None, figure: Figure | None, written: Callable[[float], str]) -> Mark:
+def _mark(name: str, raw: float | None, figure: Figure, written: Callable[[float], str]) -> Mark:
     before = "" if raw is None else written(raw)
-    after = "" if figure is None else with_interval(figure, written)
-    text = " \u2192 ".join(each for each in (before, after) if each)
-    value, low, high = figure or (None, None, None)
-    return Mark(name, raw, value, low, high, text)
+    text = " \u2192 ".join(each for each in (before, with_interval(figure, written)) if each)
+    return Mark(name, raw, figure.value, figure.low, figure.high, text)
 
 
 def _per_label(found: Estimate, most: int | None) -> Iterator[str]:
-    if not found.per_label:
+    if not found.gold or not found.labels:
         return
     yield _heading("How good the model is at each label")
     heads = ("label", "precision", "recall", "F1")
-    yield _boxed(html_table("", [quality_cells(each) for each in found.per_label[:most]], heads))
+    yield _boxed(html_table("", [quality_cells(each) for each in found.labels[:most]], heads))
 
 
-def _confusion(confusion: Confusion, *, is_whole: bool) -> Iterator[str]:
-    if not confusion.gold:
+def _confusion(found: Estimate, *, is_whole: bool) -> Iterator[str]:
+    confusion, mistakes = found.confusion, found.mistakes
+    if not confusion.counted:
         return
-    yield _heading("Hand labels and the model's")
-    is_small = len(confusion.labels) <= _MOST_OF_MATRIX
+    yield _heading("The model's labels and those by hand")
+    is_small = len(confusion.model) <= _MOST_OF_MATRIX
     if is_small:
         yield _matrix(confusion)
-    mistakes = confusion.mistakes
     if not is_small and mistakes:
         shown = mistakes if is_whole else mistakes[:_MOST_MISTAKES]
-        rows = [(shown_label(each.gold), shown_label(each.label), f"{each.rows:,}") for each in shown]
-        yield _boxed(html_table("The most frequent mistakes", rows, ("by hand", "the model's", "rows")))
+        rows = [(shown_label(each.label), shown_label(each.gold), f"{each.rows:,}") for each in shown]
+        yield _boxed(html_table("The most frequent mistakes", rows, ("the model's", "by hand", "rows")))
     if is_whole and not is_small:
         yield f"<details><summary>the whole matrix</summary>{_matrix(confusion)}</details>"
 
 
 def _matrix(confusion: Confusion) -> str:
-    gold, labels = map(shown_label, confusion.gold), map(shown_label, confusion.labels)
-    return heat_table("Rows with a hand label", [*gold], [*labels], confusion.counts, "by hand \u2193 model \u2192")
+    model, gold = map(shown_label, confusion.model), map(shown_label, confusion.gold)
+    return heat_table("Rows with a hand label", [*model], [*gold], confusion.counted, "model \u2193 by hand \u2192")
 
 
 def _certainty(certain: Certainty, most: int | None) -> Iterator[str]:

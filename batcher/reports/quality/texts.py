@@ -8,17 +8,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from batcher.reports.quality.estimated import (
-    Bin,
-    Certainty,
-    Design,
-    Estimate,
-    Figure,
-    Kind,
-    LabelQuality,
-    Share,
-    shown_label,
-)
+from batcher.quality.estimating import LabelFigures
+from batcher.quality.figures import Figure
+from batcher.reports.quality.estimated import Bin, Certainty, Estimate, Kind, shown_label
 from batcher.tables import cut, width
 from batcher.visible import harmless, on_one_line
 from batcher.words import by_reader, counted, option, percent
@@ -51,55 +43,39 @@ def text_of(found: Estimate) -> str:
 
 def title_of(found: Estimate) -> str:
     """Return the number that says most, with its interval."""
-    name = found.keyword if found.of_field is None else f"{found.keyword}, field {found.of_field}"
-    if found.design is None:
+    name = found.keyword if found.field is None else f"{found.keyword}, field {found.field}"
+    if not found.design.kind:
         return f"{name}: raw numbers only, because there are no hand labels"
     if not found.gold:
         return f"{name}: raw numbers only, because none of the {found.design.drawn:,} rows drawn has a hand label yet"
-    if found.kind is Kind.NUMBERS:
-        mean = next((each.figure for each in found.quantities if each.name == "mean"), None)
-        return f"{name}: mean {_long(mean, number)}" if mean else f"{name}: no row has a number"
-    if found.accuracy is None:
-        return f"{name}: no accuracy, because no row with a hand label has an answer"
+    what, written = ("mean", number) if found.kind is Kind.NUMBERS else ("accuracy", percent)
+    if found.main.value is None:
+        return f"{name}: {what} unknown, because no row with a hand label has an answer"
     if found.design.kind == "all":
-        return f"{name}: accuracy {percent(found.accuracy.value)}, exactly: every row has a hand label"
-    return f"{name}: accuracy {_long(found.accuracy, percent)}"
+        return f"{name}: {what} {written(found.main.value)}, exactly: every row has a hand label"
+    ends = _ends(found.main, written)
+    return f"{name}: {what} {written(found.main.value)}" + (f", 95% interval {ends}" if ends else " (no interval)")
 
 
 def facts_of(found: Estimate) -> Iterator[tuple[str, str]]:
     """Yield what the numbers rest on, and what they mean, each with a term."""
     yield from (("warning", each) for each in found.warnings)
     yield "rows", _rows(found)
-    if found.design is not None:
-        yield "by hand", design_in_words(found.design, found.rows)
-    if found.kind is Kind.NUMBERS and found.accuracy is not None:
+    if found.design.words:
+        yield "by hand", found.design.words
+    if found.kind is Kind.NUMBERS and found.accuracy.value is not None:
         yield "equal", f"{with_interval(found.accuracy)} of the answers are the number given by hand"
-    if found.kappa is not None:
+    if found.kappa.value is not None:
         yield "kappa", f"{with_interval(found.kappa, index)}: {_in_a_word(found.kappa.value)} (Cohen)"
-    if found.alpha is not None:
+    if found.alpha.value is not None:
         yield "alpha", f"{with_interval(found.alpha, index)}: {_reliable(found.alpha.value)} (Krippendorff)"
-    if found.more is not None:
-        yield "to halve", _halving(found)
+    if found.more:
+        yield "to halve", _halving(found, found.more)
     if found.few:
         yield "too few", _few(found)
     yield from (("note", each) for each in found.notes)
     if found.export is not None:
         yield "export", str(found.export)
-
-
-def design_in_words(design: Design, rows: int) -> str:
-    """Return how the rows with a hand label were chosen."""
-    have = f"; {counted(design.gold, 'has', 'have')} a hand label"
-    if design.kind == "random":
-        return f"{counted(design.drawn, 'row')} drawn at random of {rows:,} (seed {design.seed}){have}"
-    if design.kind == "per label":
-        drawn = counted(design.drawn, "row")
-        return f"{drawn} drawn at random, by the model's label, of {rows:,} (seed {design.seed}){have}"
-    column = f"column {design.column!r}" if design.column is not None else "the table"
-    if design.kind == "all":
-        return f"{column}: all {counted(design.gold, 'row')}"
-    chosen = "chosen at random, as you said" if design.kind == "random column" else "chosen in an unknown way"
-    return f"{column}: {counted(design.gold, 'row')} of {rows:,}, {chosen}"
 
 
 def _rows(found: Estimate) -> str:
@@ -122,15 +98,12 @@ def _reliable(alpha: float) -> str:
     return "good enough for tentative conclusions only" if alpha >= 0.667 else "not reliable"
 
 
-def _halving(found: Estimate) -> str:
-    more = found.more or 0
+def _halving(found: Estimate, more: int) -> str:
     what = "mean" if found.kind is Kind.NUMBERS else "accuracy"
     said = f"about {counted(more, 'more hand label')} would make the interval of the {what} half as wide"
-    design = found.design
-    if design is None or design.kind != "random":
+    if found.design.kind != "random":
         return said
-    rows = min(found.rows, design.drawn + more)
-    return f"{said}: {sample_command(found.keyword, rows)}"
+    return f"{said}: {sample_command(found.keyword, min(found.rows, found.design.drawn + more))}"
 
 
 def sample_command(keyword: str, rows: int | None = None, *, read: str | None = None) -> str:
@@ -145,6 +118,8 @@ def sample_command(keyword: str, rows: int | None = None, *, read: str | None = 
 
 def _few(found: Estimate) -> str:
     names = [on_one_line(shown_label(each)) for each in found.few]
+    if len(names) == len(found.labels):
+        return "hand labels of every label for its precision and recall"
     shown, more = names[:5], len(names) - 5
     rest = f" and {more} more" if more > 0 else ""
     return f"hand labels for precision and recall of {', '.join(shown)}{rest}"
@@ -156,73 +131,65 @@ def _few(found: Estimate) -> str:
 def _quantities(found: Estimate) -> Iterator[str]:
     if not found.quantities:
         return
-    rows = [
-        (
-            each.name,
-            "" if each.raw is None else number(each.raw),
-            "" if each.figure is None else number(each.figure.value),
-            "" if each.figure is None else _ends(each.figure, number),
-        )
-        for each in found.quantities
-    ]
     heads = ("of all rows", "raw", "estimate", "95% interval")
-    yield from _table(heads if found.gold else heads[:2], [row if found.gold else row[:2] for row in rows])
+    rows = [(each.name, _value(each.raw, number), *_cells(each.figure, number)) for each in found.quantities]
+    columns = len(heads) if found.gold else 2
+    yield from _table(heads[:columns], [row[:columns] for row in rows])
 
 
 def _shares(found: Estimate) -> Iterator[str]:
-    if not found.shares:
+    if not found.labels:
         return
-    shown, left = found.shares[:MOST_LABELS], found.shares[MOST_LABELS:]
-    heads = ("share of all rows", "rows", "raw", "estimate", "95% interval", "by hand")
-    rows = [share_cells(each) for each in shown]
-    few = 6 if found.gold else 3
-    yield from _table(heads[:few], [row[:few] for row in rows])
+    shown, left = found.labels[:MOST_LABELS], found.labels[MOST_LABELS:]
+    heads, rows = share_table(found, shown)
+    yield from _table(heads, rows)
     if left:
-        yield _others(left)
+        raw = percent(sum(each.raw for each in left))
+        more = by_reader(command_line="--json and --html show", python="`labels` has")
+        yield f"  {counted(len(left), 'other label')}, together {raw} raw: {more} all"
 
 
-def share_cells(share: Share) -> tuple[str, ...]:
-    """Return the cells of a label's line."""
-    estimated = ("", "") if share.share is None else (percent(share.share.value), _ends(share.share, percent))
-    by_hand = "" if share.label is None else f"{share.gold:,}"
-    return shown_label(share.label), f"{share.rows:,}", percent(share.raw), *estimated, by_hand
-
-
-def _others(left: Sequence[Share]) -> str:
-    raw = percent(sum(each.raw for each in left))
-    more = by_reader(command_line="--json and --html show", python="`shares` has")
-    return f"  {counted(len(left), 'other label')}, together {raw} raw: {more} all"
+def share_table(found: Estimate, labels: Iterable[LabelFigures]) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Return the heads and the lines of the shares: without hand labels, what is counted alone."""
+    heads = ("share of all rows", "rows", "raw", "estimate", "95% interval", "by hand")
+    columns = len(heads) if found.gold else 3
+    rows = [
+        (each.label or "(empty)", f"{each.rows:,}", percent(each.raw), *_cells(each.share, percent), f"{each.hand:,}")
+        for each in labels
+    ]
+    return heads[:columns], [row[:columns] for row in rows]
 
 
 def _per_label(found: Estimate) -> Iterator[str]:
-    rows = [quality_cells(each) for each in found.per_label[:MOST_LABELS]]
-    if rows:
+    if found.gold and found.labels:
+        rows = [quality_cells(each) for each in found.labels[:MOST_LABELS]]
         yield from _table(("how good the model is at", "precision", "recall", "F1"), rows)
 
 
-def quality_cells(each: LabelQuality) -> tuple[str, ...]:
-    """Return the cells of a label's line."""
-    return shown_label(each.label), *(_short(figure) for figure in (each.precision, each.recall, each.f1))
+def quality_cells(each: LabelFigures) -> tuple[str, ...]:
+    """Return the cells of a label's line, in whole percent."""
+    figures = (each.precision, each.recall, each.f1)
+    return each.label or "(empty)", *(with_interval(figure, "{:.0%}".format) for figure in figures)
 
 
 def _confusion(found: Estimate) -> Iterator[str]:
     confusion = found.confusion
-    if not confusion.gold:
+    if not confusion.counted:
         return
-    heads = [_name(each, _NAME_OF_MATRIX) for each in confusion.labels]
-    names = [_name(each, _NAME) for each in confusion.gold]
-    head = "by hand \\ model"
+    heads = [_name(each, _NAME_OF_MATRIX) for each in confusion.gold]
+    names = [_name(each, _NAME) for each in confusion.model]
+    head = "model \\ by hand"
     first = max(map(width, [head, *names]))
     if 2 + first + sum(2 + max(width(each), 3) for each in heads) <= WIDTH:
-        cells = [(name, *map("{:,}".format, row)) for name, row in zip(names, confusion.counts, strict=True)]
+        cells = [(name, *map("{:,}".format, row)) for name, row in zip(names, confusion.counted, strict=True)]
         yield from _table((head, *heads), cells)
         return
-    mistakes = confusion.mistakes
-    rows = [(shown_label(each.gold), shown_label(each.label), f"{each.rows:,}") for each in mistakes[:_MOST_MISTAKES]]
+    mistakes = found.mistakes
+    rows = [(shown_label(each.label), shown_label(each.gold), f"{each.rows:,}") for each in mistakes[:_MOST_MISTAKES]]
     if rows:
-        yield from _table(("most frequent mistakes: by hand", "the model's", "rows"), rows, left=2)
+        yield from _table(("most frequent mistakes: the model's", "by hand", "rows"), rows, left=2)
     if more := len(mistakes) - len(rows):
-        all_of_them = by_reader(command_line="--json and --html show", python="`confusion` has")
+        all_of_them = by_reader(command_line="--json and --html show", python="`mistakes` has")
         yield f"  {counted(more, 'other pair')} of labels: {all_of_them} all"
 
 
@@ -247,7 +214,7 @@ def order_only(certain: Certainty) -> str:
 def bin_cells(each: Bin) -> tuple[str, ...]:
     """Return the cells of a range of certainty."""
     ends = f"{each.low:.2f} to {each.high:.2f}"
-    return ends, f"{each.rows:,}", f"{each.certainty:.2f}", percent(each.accuracy.value), _ends(each.accuracy, percent)
+    return ends, f"{each.rows:,}", f"{each.certainty:.2f}", *_cells(each.accuracy, percent)
 
 
 # -- Numbers
@@ -259,8 +226,9 @@ def number(value: float) -> str:
 
 
 def with_interval(figure: Figure, written: Callable[[float], str] = percent) -> str:
-    """Return a figure with its interval, if it has one."""
-    return written(figure.value) + (f" ({_ends(figure, written)})" if figure.low is not None else "")
+    """Return a figure with its interval, if it has one; empty if it is unknown."""
+    ends = _ends(figure, written)
+    return _value(figure.value, written) + (f" ({ends})" if ends else "")
 
 
 def index(value: float) -> str:
@@ -268,20 +236,18 @@ def index(value: float) -> str:
     return f"{value:.2f}"
 
 
-def _long(figure: Figure, written: Callable[[float], str]) -> str:
-    ends = f", 95% interval {_ends(figure, written)}" if figure.low is not None else ""
-    return f"{written(figure.value)}{ends}"
+def _value(value: float | None, written: Callable[[float], str]) -> str:
+    return "" if value is None else written(value)
 
 
 def _ends(figure: Figure, written: Callable[[float], str]) -> str:
-    if figure.low is None or figure.high is None:
+    if figure.low is None or figure.high is None or figure.low == figure.high:
         return ""
     return f"{written(figure.low)} to {written(figure.high)}"
 
 
-def _short(figure: Figure | None) -> str:
-    """Return a share and its interval in whole percent."""
-    return "" if figure is None else with_interval(figure, "{:.0%}".format)
+def _cells(figure: Figure, written: Callable[[float], str]) -> tuple[str, str]:
+    return _value(figure.value, written), _ends(figure, written)
 
 
 # -- Lines
