@@ -192,9 +192,11 @@ draws: the samples that were drawn to be labelled by hand; a larger one holds th
     at                 REAL     when
     design             TEXT     `random`: of all rows; `per label`: of the rows of each label of the model
     rows               INTEGER  how many it asked for, of all or of each label
-    seed               INTEGER  decides, with a row's place in the input, in which order rows are drawn
-    strata             TEXT     JSON, a list of [label, rows, drawn]: the rows with each label of the model, and how
-                                many of them the sample has since; label is null for rows without one. Of `random` a
+    seed               INTEGER  decides, with the keyword and a row's cells, in which order rows are drawn
+                                (`batcher.quality.drawing`)
+    strata             TEXT     JSON, a list of [label, rows, drawn, below]: the rows with each label of the model, how
+                                many of them this draw took, and the highest number among those, from 0 to 1: rows have
+                                numbers, and a draw takes the lowest. Label is null for rows without one. Of `random` a
                                 single one, whose label is null
 
 drawn: the rows of the samples
@@ -210,8 +212,9 @@ gold: what people say that the right label of a drawn row is; a line is never ch
     id                 INTEGER  primary key
     drawn              INTEGER  `drawn.id`
     at                 REAL     when it was read
-    gold               TEXT*    the label; empty: it was taken back
-    origin             TEXT*    the name of the file that had it
+    gold               TEXT*    the label, as it is in the list of labels; without labels the text; with a schema JSON,
+                                an object with the text of each field that has one; empty: it was taken back
+    origin             TEXT*    the name of the file that had it; `keyboard`: it was typed (`batcher sample --label`)
 
 events: what else happened in a run
     id                 INTEGER  in the order in which it happened; primary key
