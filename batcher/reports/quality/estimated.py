@@ -110,6 +110,7 @@ class Certainty:
     least: tuple[Uncertain, ...] = ()
 
 
+_NO_DESIGN = Design()
 _NO_CONFUSION = Confusion((), (), (), ())
 
 
@@ -119,6 +120,7 @@ class Estimate(Readable):
 
     Attributes:
         keyword: names the run.
+        output_dir: of the run.
         field: of the schema, if the estimate is about one.
         kind: what the answers are.
         rows, ok, invalid, error, left: all rows, and rows by status; `left` have none yet.
@@ -130,7 +132,7 @@ class Estimate(Readable):
         kappa: Cohen's, between the model and the hand labels.
         alpha: Krippendorff's, between them.
         quantities: of numbers the mean and quantiles; else empty.
-        certainty: of answers that have an agreement or a confidence.
+        certainty: of answers that have an agreement or a confidence, for each of them.
         drift: how answers change along the run.
         seed: of the numbers drawn for the intervals.
         warnings: what makes the numbers doubtful.
@@ -140,6 +142,7 @@ class Estimate(Readable):
     """
 
     keyword: str
+    output_dir: Path
     field: str | None = None
     kind: Kind = Kind.LABELS
     rows: int
@@ -147,14 +150,14 @@ class Estimate(Readable):
     invalid: int
     error: int
     left: int
-    design: Design = Design()
+    design: Design = _NO_DESIGN
     accuracy: Figure = UNKNOWN
     labels: tuple[LabelFigures, ...] = ()
     confusion: Confusion = _NO_CONFUSION
     kappa: Figure = UNKNOWN
     alpha: Figure = UNKNOWN
     quantities: tuple[Quantity, ...] = ()
-    certainty: Certainty | None = None
+    certainty: tuple[Certainty, ...] = ()
     drift: Any = None
     seed: int = 0
     warnings: tuple[str, ...] = ()
@@ -224,9 +227,10 @@ class Estimate(Readable):
         values |= {name: asdict(getattr(self, name)) for name in ("accuracy", "kappa", "alpha", "confusion")}
         values["labels"] = [asdict(each) for each in self.labels]
         values["quantities"] = [each._asdict() | {"figure": asdict(each.figure)} for each in self.quantities]
-        values["certainty"] = None if self.certainty is None else _certainty(self.certainty)
+        values["certainty"] = [_certainty(each) for each in self.certainty]
         values["drift"] = None if self.drift is None else self.drift.to_dict()
         values |= {name: [*getattr(self, name)] for name in ("few", "warnings", "notes", "steps")}
+        values["output_dir"] = str(self.output_dir)
         values["export"] = None if self.export is None else str(self.export)
         return values
 

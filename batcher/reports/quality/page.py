@@ -84,8 +84,8 @@ def _parts(found: Estimate, most: int | None) -> Iterator[str]:
     yield from _shares(found, most)
     yield from _per_label(found, most)
     yield from _confusion(found, is_whole=most is None)
-    if found.certainty is not None:
-        yield from _certainty(found.certainty, most=_MOST_LEAST if most else None)
+    for each in found.certainty:
+        yield from _certainty(each, most=_MOST_LEAST if most else None)
     if found.drift is not None:
         yield _heading("Along the run") + found.drift._repr_html_()
 

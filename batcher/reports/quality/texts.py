@@ -5,15 +5,18 @@ Invariant: a line takes at most 80 columns, unless a label or a file's name alon
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 from batcher.quality.estimating import LabelFigures
 from batcher.quality.figures import Figure
 from batcher.reports.quality.estimated import Bin, Certainty, Estimate, Kind, shown_label
+from batcher.settings import OPTIONS
 from batcher.tables import cut, width
 from batcher.visible import harmless, on_one_line
-from batcher.words import by_reader, counted, option, percent
+from batcher.words import by_reader, counted, percent
 
 WIDTH = 80
 MOST_LABELS = 30
@@ -33,7 +36,13 @@ def text_of(found: Estimate) -> str:
     lines = [title_of(found)]
     lines += [line for term, said in facts_of(found) for line in _wrapped(term, said)]
     lines += [f"  {'' if place else 'next':<{_TERM}} {on_one_line(step)}" for place, step in enumerate(found.steps)]
-    for part in (_quantities(found), _shares(found), _per_label(found), _confusion(found), _certainty(found)):
+    for part in (
+        _quantities(found),
+        _shares(found),
+        _per_label(found),
+        _confusion(found),
+        *map(_certainty, found.certainty),
+    ):
         if table := [*part]:
             lines += ["", *table]
     if found.drift is not None:
@@ -103,16 +112,19 @@ def _halving(found: Estimate, more: int) -> str:
     said = f"about {counted(more, 'more hand label')} would make the interval of the {what} half as wide"
     if found.design.kind != "random":
         return said
-    return f"{said}: {sample_command(found.keyword, min(found.rows, found.design.drawn + more))}"
+    return f"{said}: {sample_command(found, min(found.rows, found.design.drawn + more))}"
 
 
-def sample_command(keyword: str, rows: int | None = None, *, read: str | None = None) -> str:
+def sample_command(found: Estimate, n: int | None = None, read: Path | None = None) -> str:
     """Return the command that draws rows, or that reads a file back."""
-    what = {"rows": rows} if read is None else {"read": read}
-    [(name, value)] = what.items()
-    given = f"-n {value}" if name == "rows" else option(name, value)
+    name, value = ("n", n) if read is None else ("read", read)
+    where = "" if str(found.output_dir) == OPTIONS["output_dir"].default else str(found.output_dir)
+    flag = "-n" if read is None else "--read"
+    shell = f"batcher sample {shlex.quote(found.keyword)} {flag} {shlex.quote(str(value))}"
+    given = [repr(found.keyword), f"{name}={value!r}" if read is None else f"{name}={str(value)!r}"]
     return by_reader(
-        command_line=f"batcher sample {keyword} {given}", python=f"batcher.sample({keyword!r}, {option(name, value)})"
+        command_line=shell + (f" -o {shlex.quote(where)}" if where else ""),
+        python=f"batcher.sample({', '.join([*given, *([f'output_dir={where!r}'] if where else [])])})",
     )
 
 
@@ -193,12 +205,9 @@ def _confusion(found: Estimate) -> Iterator[str]:
         yield f"  {counted(more, 'other pair')} of labels: {all_of_them} all"
 
 
-def _certainty(found: Estimate) -> Iterator[str]:
-    certain = found.certainty
-    if certain is None:
-        return
+def _certainty(certain: Certainty) -> Iterator[str]:
     if certain.bins:
-        heads = (f"{certain.by}", "by hand", "mean", "right", "95% interval")
+        heads = (certain.by, "by hand", "mean", "right", "95% interval")
         yield from _table(heads, [bin_cells(each) for each in certain.bins])
         yield ""
     yield f"  least certain first, by {certain.by}, rows from 0{'' if certain.bins else order_only(certain)}:"
@@ -208,7 +217,9 @@ def _certainty(found: Estimate) -> Iterator[str]:
 
 def order_only(certain: Certainty) -> str:
     """Return what this certainty means without hand labels."""
-    return f" ({counted(certain.rows, 'row has', 'rows have')} it); without hand labels it is an order only"
+    return (
+        f" ({counted(certain.rows, 'row has', 'rows have')} it; without hand labels it is an order, and no probability)"
+    )
 
 
 def bin_cells(each: Bin) -> tuple[str, ...]:
