@@ -146,3 +146,8 @@ def gold_of(question: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """
     found = question.get("gold")
     return found if isinstance(found, dict) else None
+
+
+def examples_in(question: Mapping[str, Any]) -> tuple[bytes, ...]:
+    """Return the keys of the rows that ask what an example in the prompt asks: they are no sample of the others."""
+    return tuple(bytes.fromhex(each) for each in (question.get("examples") or {}).get("keys", ()))

@@ -183,7 +183,10 @@ runs: every process that worked on this keyword
                                 reads), `table` (all columns), `answer_column`, `with` (what its files hold beside the
                                 answers), `limit`, `sample` (null, or `rows` drawn at random `of` the table's rows),
                                 `encoding` (of its files), `format` and `types` (of Parquet files: `parquet`, and the
-                                Arrow schema of the input's columns, serialized, in base64; not there for CSV), `input`
+                                Arrow schema of the input's columns, serialized, in base64; not there for CSV), `gold`
+                                (the column with right answers; not there without one: its name in `column`; `drawn`,
+                                how its rows were chosen: `all`, `random` or `unknown`; with labels `texts`, the label
+                                for each text in it, empty for `?`, if there are at most 10,000), `input`
                                 (the paths of the table; null: it was none), `sheet`, `input_encoding`, `separator`; an
                                 older batcher wrote only some of them
 

@@ -13,7 +13,7 @@ from dataclasses import field as of_class
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from batcher.answer.gold import Golds, gold_of, is_known
+from batcher.answer.gold import Golds, examples_in, gold_of, is_known
 from batcher.answer.shape import Shape, shape_of_recorded
 from batcher.errors import OutputError, SettingsError
 from batcher.input.cell import cell, writable
@@ -299,9 +299,9 @@ class LabelledRun:
         texts = self._texts or {}
         found: Counter[tuple[str | None, str]] = Counter()
         for (label, mark), rows in self.journal.counted(self.without, [self._named]).items():
-            if mark in texts:
+            if texts.get(mark):
                 found[self._label(label), texts[mark]] += rows
-            elif mark != EMPTY:
+            elif mark not in texts and mark != EMPTY:
                 raise OutputError(f"the journal {self.journal.path} does not know what is in column {self._named!r}")
         return dict(found)
 
@@ -321,7 +321,7 @@ class LabelledRun:
         chance = 1.0 if (self._column or {})["drawn"] == "all" else None
         if (texts := self._texts) is not None:
             for position, answer, mark in self.journal.answers(self.without, [self._named]):
-                if (gold := texts.get(mark)) is not None:
+                if gold := texts.get(mark):
                     yield GoldRow(position, self._label(answer), gold, chance)
             return
         cells = self._cells()
@@ -351,11 +351,6 @@ class LabelledRun:
         for start, rows in Selection.recorded_in(self.last.question, dataset, self._keyword).slices(_AT_ONCE):
             for position, values in enumerate(rows, start):
                 yield position, writable(cell(values[place]))
-
-
-def examples_in(question: Mapping[str, Any]) -> tuple[bytes, ...]:
-    """Return the keys of the rows that ask what an example in the prompt asks: they are no sample of the others."""
-    return tuple(bytes.fromhex(each) for each in (question.get("examples") or {}).get("keys", ()))
 
 
 def never_drawn(latest: Draw, rows: int, drawn: int, gone: int) -> int:
