@@ -104,7 +104,7 @@ class _Estimating:
             estimate,
             warnings=tuple(warnings_of(estimate, found)),
             notes=(*found.notes, *notes_of(estimate, found, self._run.journal.corrected())),
-            steps=tuple(steps_of(estimate)),
+            steps=tuple(steps_of(estimate, self._run.store.sample_path)),
         )
 
     def exported(self, estimate: Estimate, to: str | os.PathLike[str] | Literal[True]) -> Estimate:
@@ -134,8 +134,8 @@ def warnings_of(estimate: Estimate, found: Labelled) -> Iterator[str]:
         yield f"{rows} added to the table after the rows to label were drawn: the numbers say nothing about them"
     if found.kind == "unknown":
         yield (
-            "how the rows with a hand label were chosen is not known, so there is no interval: the numbers hold for"
-            " these rows, and the others may be easier or harder"
+            "how the rows with a hand label were chosen is not known, so there is no interval: rows that were picked may"
+            " be easier or harder than the others, and nothing here says by how much"
         )
 
 
@@ -169,11 +169,16 @@ def _notes_on_kind(estimate: Estimate, found: Labelled) -> Iterator[str]:
         yield f"the answers are numbers; to count them as labels, give {option('labels')} to {verb('run')}"
 
 
-def steps_of(estimate: Estimate) -> Iterator[str]:
-    """Yield the commands that lead to an interval, if there is none."""
+def steps_of(estimate: Estimate, path: Path) -> Iterator[str]:
+    """Yield the commands that lead to an interval, if there is none.
+
+    Args:
+        estimate: of the run.
+        path: of the sample's file.
+    """
     design = estimate.design
     if estimate.gold and design.kind != "unknown":
         return
     if design.kind in {"", "unknown"}:
         yield f"{sample_command(estimate, n=min(_DRAWN, estimate.rows))}  # then fill its column gold"
-    yield sample_command(estimate, read=estimate.output_dir / f"sample_{estimate.keyword}.csv")
+    yield sample_command(estimate, read=path)

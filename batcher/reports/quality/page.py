@@ -96,7 +96,7 @@ def page_of(found: Estimate) -> str:
     name = html.escape(harmless(f"{found.keyword}: estimate"))
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{name}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'{_GENERATOR}\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
         "<footer>Written by batcher estimate. Intervals are 95% intervals.</footer>\n</body>\n</html>\n"
     )

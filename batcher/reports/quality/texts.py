@@ -6,7 +6,6 @@ Invariant: a line takes at most 80 columns, unless a label or a file's name alon
 from __future__ import annotations
 
 import shlex
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -129,7 +128,7 @@ def sample_command(found: Estimate, n: int | None = None, read: Path | None = No
 
 
 def _few(found: Estimate) -> str:
-    names = [on_one_line(shown_label(each)) for each in found.few]
+    names = [_name(each, _NAME) for each in found.few]
     if len(names) == len(found.labels):
         return "hand labels of every label for its precision and recall"
     shown, more = names[:5], len(names) - 5
@@ -266,10 +265,14 @@ def _cells(figure: Figure, written: Callable[[float], str]) -> tuple[str, str]:
 
 def _wrapped(term: str, said: str) -> Iterator[str]:
     """Yield a term and what is said of it, on as many lines as it takes."""
-    indent = " " * (_TERM + 3)
-    lines = textwrap.wrap(on_one_line(said), WIDTH - len(indent), break_long_words=False, break_on_hyphens=False)
-    for place, line in enumerate(lines or [""]):
-        yield f"  {'' if place else term:<{_TERM}} {line}"
+    start = " " * (_TERM + 3)
+    line, is_empty = f"  {term:<{_TERM}} ", True
+    for word in on_one_line(said).split(" "):
+        if not is_empty and width(line) + width(word) > WIDTH:
+            yield line.rstrip()
+            line, is_empty = start, True
+        line, is_empty = f"{line}{word} ", False
+    yield line.rstrip()
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Iterator[str]:
