@@ -134,8 +134,8 @@ def warnings_of(estimate: Estimate, found: Labelled) -> Iterator[str]:
         yield f"{rows} added to the table after the rows to label were drawn: the numbers say nothing about them"
     if found.kind == "unknown":
         yield (
-            "how the rows with a hand label were chosen is not known, so there is no interval: rows that were picked may"
-            " be easier or harder than the others, and nothing here says by how much"
+            "how the rows with a hand label were chosen is not known, so there is no interval: rows that were picked"
+            " may be easier or harder than the others, and nothing here says by how much"
         )
 
 

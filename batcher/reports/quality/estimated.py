@@ -229,10 +229,17 @@ class Estimate(Readable):
         values["quantities"] = [each._asdict() | {"figure": asdict(each.figure)} for each in self.quantities]
         values["certainty"] = [_certainty(each) for each in self.certainty]
         values["drift"] = None if self.drift is None else self.drift.to_dict()
-        values |= {name: [*getattr(self, name)] for name in ("few", "warnings", "notes", "steps")}
+        values |= {name: getattr(self, name) for name in ("few", "warnings", "notes", "steps")}
         values["output_dir"] = str(self.output_dir)
         values["export"] = None if self.export is None else str(self.export)
-        return values
+        return {name: _as_json(value) for name, value in values.items()}
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value as JSON gives it back: its tuples as lists."""
+    if isinstance(value, dict):
+        return {name: _as_json(each) for name, each in value.items()}
+    return [*map(_as_json, value)] if isinstance(value, (list, tuple)) else value
 
 
 def _certainty(found: Certainty) -> dict[str, Any]:

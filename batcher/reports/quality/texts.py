@@ -22,7 +22,8 @@ MOST_LABELS = 30
 """Labels that a text or a notebook shows; JSON and the page show all."""
 
 _TERM = 9  # columns of what a line is about, as in `batcher.tables`
-_NAME = 24  # columns of a label, at most
+_NAME = 22  # columns of a label, at most
+_NAME_OF_THREE = 18  # beside three figures with their intervals
 _NAME_OF_MATRIX = 12
 _MOST_MISTAKES = 10
 _MOST_LEAST = 10
@@ -174,7 +175,7 @@ def share_table(found: Estimate, labels: Iterable[LabelFigures]) -> tuple[Sequen
 def _per_label(found: Estimate) -> Iterator[str]:
     if found.gold and found.labels:
         rows = [quality_cells(each) for each in found.labels[:MOST_LABELS]]
-        yield from _table(("how good the model is at", "precision", "recall", "F1"), rows)
+        yield from _table(("of each label", "precision", "recall", "F1"), rows, most=_NAME_OF_THREE)
 
 
 def quality_cells(each: LabelFigures) -> tuple[str, ...]:
@@ -275,9 +276,9 @@ def _wrapped(term: str, said: str) -> Iterator[str]:
     yield line.rstrip()
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Iterator[str]:
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, most: int = _NAME) -> Iterator[str]:
     """Yield the lines of a table; the first columns are names and stand to the left, the others to the right."""
-    lines = [[*heads], *([*(_name(each, _NAME) for each in row[:left]), *row[left:]] for row in rows)]
+    lines = [[*heads], *([*(_name(each, most) for each in row[:left]), *row[left:]] for row in rows)]
     widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         padded = [
