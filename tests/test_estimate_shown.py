@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batcher.quality.cascade import Bin, Calibration
 from batcher.quality.estimating import Sampled
 from batcher.quality.estimating import estimate as estimated
 from batcher.quality.figures import Figure
-from batcher.reports.quality.estimated import Bin, Certainty, Design, Estimate, Kind, Quantity, Uncertain
+from batcher.reports.quality.estimated import Certainty, Design, Estimate, Kind, Quantity, Uncertain
 from batcher.reports.quality.page import html_of, page_of
 from batcher.reports.quality.pictures import Mark, Scale, heat_table, marks_picture
 from batcher.reports.quality.texts import text_of
@@ -59,14 +60,14 @@ def made(counts: dict[str | None, int], sampled: list[Sampled], **more: Any) -> 
 def mood() -> Estimate:
     pairs = [("good", "good", 40), ("good", "bad", 6), ("bad", "bad", 30), ("bad", "good", 3), (None, "good", 1)]
     sampled = [Sampled(label, gold, 0.08) for label, gold, rows in pairs for _ in range(rows)]
-    bins = (Bin(0.3, 0.7, 20, 0.6, Figure(0.5, 0.3, 0.7)), Bin(0.7, 1.0, 60, 0.97, Figure(0.95, 0.86, 0.99)))
+    bins = (Bin(0.3, 0.7, 20, 0.6, Figure(0.5, 0.3, 0.7)), Bin(1.0, 1.0, 60, 1.0, Figure(0.95, 0.86, 0.99)))
     least = (Uncertain(17, "good", 0.33), Uncertain(1041, "b\nad", 0.4))
     return made(
         {"good": 600, "bad": 390, None: 10},
         sampled,
         notes=("one note",),
         warnings=("the run is not finished: 5 of 1,000 rows have no result yet, and count as rows without an answer",),
-        certainty=(Certainty(by="agreement", rows=990, bins=bins, least=least),),
+        certainty=(Certainty(by="agreement", rows=990, calibration=Calibration(bins, 0.04, 0.8), least=least),),
     )
 
 
@@ -110,9 +111,10 @@ GOLDEN = """\
 
  agreement by hand mean right N% interval
  N to N N N N% N% to N%
- N to N N N N% N% to N%
-
- least certain first, by agreement, rows from N:
+ N N N N% N% to N%
+ of a right and a wrong answer, the right one has the higher
+ agreement in N% of all pairs (N%: it says nothing)
+ least certain first, by agreement; rows are counted from N
  row N N good
  row N,N N b\\nad"""
 
@@ -160,7 +162,7 @@ def test_the_json_is_stable_and_holds_everything() -> None:
         *("label", "rows", "raw", "share", "precision", "recall", "f1", "hand", "checked", "few")
     }
     assert values["confusion"].keys() == {"model", "gold", "counted", "estimated"}
-    assert values["certainty"][0]["bins"][0].keys() == {"low", "high", "rows", "certainty", "accuracy"}
+    assert values["certainty"][0]["calibration"]["bins"][0].keys() == {"low", "high", "hand", "score", "accuracy"}
 
 
 # -- HTML

@@ -9,9 +9,10 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from batcher.quality.cascade import Bin
 from batcher.quality.estimating import LabelFigures
 from batcher.quality.figures import Figure
-from batcher.reports.quality.estimated import Bin, Certainty, Estimate, Kind, shown_label
+from batcher.reports.quality.estimated import Certainty, Estimate, Kind, shown_label
 from batcher.settings import OPTIONS
 from batcher.tables import cut, width
 from batcher.visible import harmless, on_one_line
@@ -206,26 +207,32 @@ def _confusion(found: Estimate) -> Iterator[str]:
 
 
 def _certainty(certain: Certainty) -> Iterator[str]:
-    if certain.bins:
+    if certain.calibration is not None:
         heads = (certain.by, "by hand", "mean", "right", "95% interval")
-        yield from _table(heads, [bin_cells(each) for each in certain.bins])
-        yield ""
-    yield f"  least certain first, by {certain.by}, rows from 0{'' if certain.bins else order_only(certain)}:"
+        yield from _table(heads, [bin_cells(each) for each in certain.calibration.bins])
+    yield from _wrapped("", how_sure(certain))
+    yield f"  least certain first, by {certain.by}; rows are counted from 0"
     for each in certain.least[:_MOST_LEAST]:
         yield f"  row {each.position:>9,}  {each.certainty:.2f}  {cut(on_one_line(each.answer), WIDTH - 24)}"
 
 
-def order_only(certain: Certainty) -> str:
-    """Return what this certainty means without hand labels."""
+def how_sure(certain: Certainty) -> str:
+    """Return what a certainty means."""
+    if certain.calibration is None:
+        rows = counted(certain.rows, "row")
+        return f"the {certain.by} of {rows} is known; without hand labels it is an order, and no probability"
+    if (surer := certain.calibration.surer) is None:
+        return "no right answer can be compared with a wrong one"
     return (
-        f" ({counted(certain.rows, 'row has', 'rows have')} it; without hand labels it is an order, and no probability)"
+        f"of a right and a wrong answer, the right one has the higher {certain.by} in {surer:.0%} of all pairs (50%: it"
+        " says nothing)"
     )
 
 
 def bin_cells(each: Bin) -> tuple[str, ...]:
     """Return the cells of a range of certainty."""
-    ends = f"{each.low:.2f} to {each.high:.2f}"
-    return ends, f"{each.rows:,}", f"{each.certainty:.2f}", *_cells(each.accuracy, percent)
+    ends = f"{each.low:.2f}" + (f" to {each.high:.2f}" if each.high > each.low else "")
+    return ends, f"{each.hand:,}", f"{each.score:.2f}", *_cells(each.accuracy, percent)
 
 
 # -- Numbers
