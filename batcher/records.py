@@ -63,6 +63,27 @@ class Terms(NamedTuple):
 NO_TERMS = Terms()
 
 
+class Stratum(NamedTuple):
+    """Rows of which one draw has taken some at random.
+
+    Attributes:
+        label: the model's label of all of them; None: they have none, or the draw was from all rows.
+        rows: their number.
+        drawn: how many of them the draw took.
+        below: the highest number among those it took (`batcher.quality.drawing`): it took all up to that.
+    """
+
+    label: str | None
+    rows: int
+    drawn: int
+    below: float
+
+    @property
+    def chance(self) -> float:
+        """The chance of each of the rows to be drawn."""
+        return self.drawn / self.rows if self.rows else 0.0
+
+
 class Question(NamedTuple):
     """What a row asks.
 

@@ -183,7 +183,10 @@ runs: every process that worked on this keyword
                                 reads), `table` (all columns), `answer_column`, `with` (what its files hold beside the
                                 answers), `limit`, `sample` (null, or `rows` drawn at random `of` the table's rows),
                                 `encoding` (of its files), `format` and `types` (of Parquet files: `parquet`, and the
-                                Arrow schema of the input's columns, serialized, in base64; not there for CSV), `input`
+                                Arrow schema of the input's columns, serialized, in base64; not there for CSV), `gold`
+                                (the column with right answers; not there without one: its name in `column`; `drawn`,
+                                how its rows were chosen: `all`, `random` or `unknown`; with labels `texts`, the label
+                                for each text in it, empty for `?`, if there are at most 10,000), `input`
                                 (the paths of the table; null: it was none), `sheet`, `input_encoding`, `separator`; an
                                 older batcher wrote only some of them
 
@@ -192,9 +195,11 @@ draws: the samples that were drawn to be labelled by hand; a larger one holds th
     at                 REAL     when
     design             TEXT     `random`: of all rows; `per label`: of the rows of each label of the model
     rows               INTEGER  how many it asked for, of all or of each label
-    seed               INTEGER  decides, with a row's place in the input, in which order rows are drawn
-    strata             TEXT     JSON, a list of [label, rows, drawn]: the rows with each label of the model, and how
-                                many of them the sample has since; label is null for rows without one. Of `random` a
+    seed               INTEGER  decides, with the keyword and a row's cells, in which order rows are drawn
+                                (`batcher.quality.drawing`)
+    strata             TEXT     JSON, a list of [label, rows, drawn, below]: the rows with each label of the model, how
+                                many of them this draw took, and the highest number among those, from 0 to 1: rows have
+                                numbers, and a draw takes the lowest. Label is null for rows without one. Of `random` a
                                 single one, whose label is null
 
 drawn: the rows of the samples
@@ -210,8 +215,9 @@ gold: what people say that the right label of a drawn row is; a line is never ch
     id                 INTEGER  primary key
     drawn              INTEGER  `drawn.id`
     at                 REAL     when it was read
-    gold               TEXT*    the label; empty: it was taken back
-    origin             TEXT*    the name of the file that had it
+    gold               TEXT*    the label, as it is in the list of labels; without labels the text; with a schema JSON,
+                                an object with the text of each field that has one; empty: it was taken back
+    origin             TEXT*    the name of the file that had it; `keyboard`: it was typed (`batcher sample --label`)
 
 events: what else happened in a run
     id                 INTEGER  in the order in which it happened; primary key
