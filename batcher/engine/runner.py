@@ -258,7 +258,7 @@ class _Run:
         job, planned = self.job, self.planned
         tally = Tally(*planned.counts)
         # If nothing is left to ask there are no endpoints, and no price table, LangChain or server is loaded.
-        endpoints = job.endpoints if planned.counts.left else ()
+        endpoints = job.endpoints if planned.asks else ()
         learnt = self.journal.details(LESSONS) if endpoints else []
         ladders = [job.ladder(endpoint) for endpoint in endpoints]
         by_form = await asyncio.to_thread(tariffs_in_forms, job, endpoints, ladders, learnt)
