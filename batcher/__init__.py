@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from batcher.output.report import Report
     from batcher.planning.forecast import plan
     from batcher.rehearsal.rehearse import rehearse
+    from batcher.reports.quality.compare import compare
     from batcher.reports.status import status
     from batcher.reports.verification.verify import verify
 
@@ -43,6 +44,7 @@ __all__ = [
     "RunStopped",
     "SettingsError",
     "arun",
+    "compare",
     "limit",
     "merge",
     "pause",
@@ -60,6 +62,7 @@ _HOMES = {
     "Endpoint": "endpoint",
     "Report": "output.report",
     "arun": "engine.runner",
+    "compare": "reports.quality.compare",
     "limit": "engine.by_hand",
     "merge": "output.joining",
     "pause": "engine.by_hand",
