@@ -2,7 +2,8 @@
 
 `import batcher` is cheap: each name is loaded at first use. This module offers the names that a script needs. Their
 options, results and errors are documented in `batcher.settings.Settings`, `batcher.errors`,
-`batcher.planning.forecast.Forecast`, `batcher.reports.status.RunStatus` and `batcher.reports.verification`.
+`batcher.planning.forecast.Forecast`, `batcher.reports.status.RunStatus`, `batcher.reports.verification` and
+`batcher.reports.quality`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from batcher.planning.forecast import plan
     from batcher.rehearsal.rehearse import rehearse
     from batcher.reports.quality.compare import compare
+    from batcher.reports.quality.estimate import estimate
     from batcher.reports.status import status
     from batcher.reports.verification.verify import verify
 
@@ -45,6 +47,7 @@ __all__ = [
     "SettingsError",
     "arun",
     "compare",
+    "estimate",
     "limit",
     "merge",
     "pause",
@@ -63,6 +66,7 @@ _HOMES = {
     "Report": "output.report",
     "arun": "engine.runner",
     "compare": "reports.quality.compare",
+    "estimate": "reports.quality.estimate",
     "limit": "engine.by_hand",
     "merge": "output.joining",
     "pause": "engine.by_hand",
