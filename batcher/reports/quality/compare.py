@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from batcher.quality.agreement import kappa_of
 from batcher.quality.special import clopper_pearson
 from batcher.reports.quality.compared import (
     Compared,
+    Crossed,
     Difference,
     Example,
     FieldAgreement,
@@ -34,15 +36,18 @@ from batcher.reports.quality.compared import (
     Side,
     how_to_measure,
     noise_in_words,
-    percent,
 )
+from batcher.reports.quality.compared_page import page_of
 from batcher.reports.quality.gold_at import GoldAt
+from batcher.reports.quality.page import check_page, write_page
 from batcher.reports.quality.pairs import Agreement, paired, reading_of
 from batcher.reports.quality.row_texts import texts_at
-from batcher.words import blamed, counted
+from batcher.settings import home_expanded
+from batcher.words import blamed, counted, percent
 
 _DIFFERENCES = 20
 """Pairs of answers that differ, of which the rows are shown."""
+_MOST_CROSSED = 100  # different answers whose pairs are a table
 _NAMES = ("prompt", "system", "examples", "labels", "schema", "parameters", "model")
 
 
@@ -54,6 +59,7 @@ def compare(
     *,
     other_dir: str | os.PathLike[str] | None = None,
     field: str | None = None,
+    html: str | os.PathLike[str] | None = None,
 ) -> Compared:
     """Compare two runs on one table: two prompts, two models, or two days.
 
@@ -63,12 +69,17 @@ def compare(
         output_dir: of the first.
         other_dir: of the other; default: the same.
         field: of the answers that is compared, if they are objects; default: the whole answer.
+        html: a file to write the comparison to, as a page.
 
     Raises:
-        SettingsError: a keyword is invalid, both name one run, or the answers have no such field.
+        SettingsError: a keyword is invalid, both name one run, the answers have no such field, or a file of another
+            kind is where the page is to be written.
         InputError: the runs are of different tables.
         OutputError: there is no such run, or its journal cannot be read.
     """
+    page = None if html is None else Path(home_expanded(html))
+    if page is not None:
+        check_page(page)
     with ExitStack() as stack:
         runs = [
             stack.enter_context(opened(name, place, read_samples))
@@ -82,7 +93,10 @@ def compare(
         for run in runs:
             stack.enter_context(run.journal.snapshot())
         first, second = map(_of_run, runs)
-        return _Comparison(first, second, field or _only_field(first, second)).made()
+        found = _Comparison(first, second, field or _only_field(first, second)).made()
+    if page is not None:
+        write_page(page, page_of(found))
+    return found
 
 
 class _Run(NamedTuple):
@@ -170,6 +184,7 @@ class _Comparison:
             kappa=_kappa(found),
             differences=self._differences(found, columns),
             kinds=len(differing) if found.is_whole else None,
+            crossed=_crossed(found),
             on_gold=on_gold,
             numbers=_numbers(found),
             fields=tuple(FieldAgreement(name, *counts) for name, counts in found.by_field.items()),
@@ -333,6 +348,13 @@ def _verdict(found: Agreement, noises: Sequence[Noise | None], keyword: str) -> 
             " nothing about which is better"
         )
     return f"{said}. The runs differ in {percent(differ)}: more than one run differs from itself"
+
+
+def _crossed(found: Agreement) -> Crossed:
+    answers = found.categories
+    if len(answers) > _MOST_CROSSED:
+        return Crossed()
+    return Crossed(tuple(answers), tuple(tuple(found.pairs[this, that] for that in answers) for this in answers))
 
 
 def _kappa(found: Agreement) -> float | None:

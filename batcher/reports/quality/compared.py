@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from batcher.money.prices import NANO
-from batcher.tables import Readable, cut, html_table, width
+from batcher.tables import Readable, cut, width
 from batcher.visible import harmless
-from batcher.words import counted, dollars, elapsed, option, verb
+from batcher.words import counted, dollars, elapsed, option, percent, verb
 
 _COLUMNS = 80  # of a line of the text
 _LABEL = 12  # columns of a label, with the spaces around it
@@ -145,6 +145,18 @@ class InNumbers(NamedTuple):
     absolute: float
 
 
+class Crossed(NamedTuple):
+    """Rows with an answer in both runs, counted by both answers.
+
+    Attributes:
+        answers: of either run.
+        counts: rows, for each answer of the first run by that of the other, in the same order.
+    """
+
+    answers: tuple[str, ...] = ()
+    counts: tuple[tuple[int, ...], ...] = ()
+
+
 class FieldAgreement(NamedTuple):
     """A field of the answers: rows that have it in both runs, and those of them that agree in it."""
 
@@ -170,6 +182,7 @@ class Compared(Readable):
         kappa: Cohen's, between the runs; None if the answers are no categories.
         differences: pairs of answers that differ, the most frequent first.
         kinds: the number of different such pairs; None if there are too many to count.
+        crossed: rows by both answers; empty if there are more than 100 different ones.
         on_gold: None without hand labels.
         numbers: None if the answers are no numbers.
         fields: how the fields of a schema agree.
@@ -190,6 +203,7 @@ class Compared(Readable):
     kappa: float | None
     differences: tuple[Difference, ...]
     kinds: int | None
+    crossed: Crossed
     on_gold: OnGold | None
     numbers: InNumbers | None
     fields: tuple[FieldAgreement, ...]
@@ -209,6 +223,7 @@ class Compared(Readable):
         values["differences"] = [
             each._asdict() | {"examples": [example._asdict() for example in each.examples]} for each in self.differences
         ]
+        values["crossed"] = {name: [*each] for name, each in self.crossed._asdict().items()}
         values["on_gold"] = None if self.on_gold is None else _named(self.on_gold)
         values["numbers"] = None if self.numbers is None else self.numbers._asdict()
         values["fields"] = [each._asdict() for each in self.fields]
@@ -219,7 +234,9 @@ class Compared(Readable):
 
     def _repr_html_(self) -> str:
         """Show tables and a picture in a notebook."""
-        return _html(self)
+        from batcher.reports.quality.compared_page import html_of  # noqa: PLC0415 - it needs this module
+
+        return html_of(self)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
@@ -238,14 +255,6 @@ def _plain_side(side: Side) -> dict[str, Any]:
 
 
 # -- In words
-
-
-def percent(share: float) -> str:
-    """Return a share for people: `4.0%`; a share that is not 0 or 1 is not written as one of them."""
-    shown = f"{100 * share:.1f}"
-    if (shown == "0.0") != (share == 0) or (shown == "100.0") != (share == 1):
-        shown = f"{100 * share:.2g}" if share < 0.5 else ">99.9"
-    return f"{shown}%"
 
 
 def with_interval(number: Ranged) -> str:
@@ -272,15 +281,21 @@ def noise_in_words(noise: Noise) -> str:
     return f"{noise.changed:,} of {noise.rows:,} change: {with_interval(noise.share)}"
 
 
-def _names(found: Compared) -> tuple[str, str]:
+def names_of(found: Compared) -> tuple[str, str]:
     """Return what tells the two runs apart: their keywords, or if these are the same their directories."""
     if found.first.keyword != found.other.keyword:
         return found.first.keyword, found.other.keyword
     return tuple(f"{side.directory}/{side.keyword}" for side in (found.first, found.other))  # type: ignore[return-value]
 
 
+def title_of(found: Compared) -> str:
+    """Return what stands above a comparison."""
+    of = f", field {found.field!r}" if found.field is not None else ""
+    return f"{' and '.join(names_of(found))}{of}"
+
+
 def _pairing(found: Compared) -> str:
-    first, other = _names(found)
+    first, other = names_of(found)
     only = [(found.only_first, first), (found.only_other, other)]
     alone = "".join(f"; {count:,} only in {name}" for count, name in only if count)
     by = ", ".join(map(repr, found.columns)) or "their order"
@@ -326,7 +341,7 @@ def _share(share: float | None) -> str:
     return "" if share is None else percent(share)
 
 
-def _sides(found: Compared) -> list[tuple[str, ...]]:
+def sides_of(found: Compared) -> list[tuple[str, ...]]:
     """Return what is known of each run, a line for each fact."""
     sides = found.first, found.other
     facts = [
@@ -345,7 +360,7 @@ def _sides(found: Compared) -> list[tuple[str, ...]]:
     return [each for each in facts if each[0] not in dull or {*each[1:]} != {dull[each[0]]}]
 
 
-def _facts(found: Compared) -> Iterator[tuple[str, str]]:
+def facts_of(found: Compared) -> Iterator[tuple[str, str]]:
     """Yield the facts about both runs, each with its label; a fact without one belongs to that before it."""
     yield "paired", _pairing(found)
     yield "questions", f"differ in {', '.join(found.differ_in)}" if found.differ_in else "are the same"
@@ -365,13 +380,12 @@ def _facts(found: Compared) -> Iterator[tuple[str, str]]:
 
 
 def _text(found: Compared) -> Iterator[str]:
-    names = _names(found)
-    of = f", field {found.field!r}" if found.field is not None else ""
-    yield f"{names[0]} and {names[1]}{of}"
-    for label, text in _facts(found):
+    names = names_of(found)
+    yield title_of(found)
+    for label, text in facts_of(found):
         yield from _wrapped(label, text)
     yield ""
-    yield from _table(("", *names), _sides(found))
+    yield from _table(("", *names), sides_of(found))
     if found.differences:
         yield ""
         more = f", the most frequent of {found.kinds:,}" if found.kinds and found.kinds > _SHOWN else ""
@@ -379,14 +393,14 @@ def _text(found: Compared) -> Iterator[str]:
         for each in found.differences[:_SHOWN]:
             yield f"{each.rows:>9,}  {_short(each.answer)} -> {_short(each.other)}"
             for example in each.examples[:1]:
-                yield cut(f"{'':11}row {example.row}: {_on_one_line(example.text or '(cells gone)')}", _COLUMNS)
+                yield cut(f"{'':11}row {example.row}: {on_one_line(example.text or '(cells gone)')}", _COLUMNS)
 
 
 def _wrapped(label: str, text: str) -> Iterator[str]:
     """Yield a fact in lines of at most 80 columns, as far as its words allow it."""
     line = f"  {label:<{_LABEL - 3}} "
     start = width(line)
-    for word in _on_one_line(text).split(" "):
+    for word in on_one_line(text).split(" "):
         if width(line) > start and width(line) + width(word) > _COLUMNS:
             yield line.rstrip()
             line = " " * _LABEL
@@ -398,7 +412,7 @@ def _wrapped(label: str, text: str) -> Iterator[str]:
 def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:
     room = (_COLUMNS - _LABEL) // 2
     for label, *cells in (heads, *lines):
-        padded = (_padded(cut(_on_one_line(each), room - 2), room) for each in cells)
+        padded = (_padded(cut(on_one_line(each), room - 2), room) for each in cells)
         yield f"  {label:<{_LABEL - 2}}{''.join(padded)}".rstrip()
 
 
@@ -407,35 +421,11 @@ def _padded(text: str, columns: int) -> str:
 
 
 def _short(answer: str) -> str:
-    return cut(_on_one_line(answer), _ANSWER) or "(empty)"
+    return cut(on_one_line(answer), _ANSWER) or "(empty)"
 
 
-def _on_one_line(text: str) -> str:
+def on_one_line(text: str) -> str:
     return harmless(" ".join(text.split()))
-
-
-# -- As HTML
-
-
-def _html(found: Compared) -> str:
-    names = _names(found)
-    of = f", field {found.field!r}" if found.field is not None else ""
-    parts = [
-        html_table(f"{names[0]} and {names[1]}{of}", _facts(found), has_labels=True),
-        html_table("", _sides(found), ("", *names), has_labels=True),
-    ]
-    if found.differences:
-        rows = [
-            (f"{each.rows:,}", each.answer or "(empty)", each.other or "(empty)", "\n".join(_examples(each)))
-            for each in found.differences
-        ]
-        parts.append(html_table("rows that differ, the most frequent first", rows, ("rows", *names, "examples")))
-    return "\n".join(parts)
-
-
-def _examples(difference: Difference) -> Iterator[str]:
-    for each in difference.examples:
-        yield cut(f"row {each.row}: {_on_one_line(each.text or '(cells gone)')}", 200)
 
 
 def how_to_measure(keyword: str, rows: int = 100) -> str:
