@@ -13,7 +13,7 @@ from fake_service import Anything, Call, Service
 
 from batcher.endpoint import Endpoint
 from batcher.errors import ChangedError
-from batcher.quality.neighbours import FLOOR, Block, Neighbours, Unlike, holm
+from batcher.quality.neighbours import FLOOR, Block, Neighbours, Unlike
 from batcher.records import Completion, Usage
 
 LABELS = ["good", "bad", "so-so"]
@@ -162,8 +162,3 @@ def test_early_rows_show_a_service_that_has_lost_all_but_one_label() -> None:
     for seed in range(20):
         run = Run(seed)
         assert [each.source for each in run.change(run.requests > 800, 1.0).unlike()] == [None]
-
-
-def test_p_values_are_corrected_for_their_number() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]) == []

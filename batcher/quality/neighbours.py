@@ -24,7 +24,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from batcher.words import counted
+from batcher.quality.drift import holm
+from batcher.words import counted, percent
 
 STRATUM = 32
 """Rows beside each other that are compared."""
@@ -87,7 +88,7 @@ class Unlike:
         """Return how they differ, in words."""
         what = "no label" if self.label is None else repr(self.label)
         return (
-            f"{what} in {_percent(self.share)} of {counted(self.rows, 'row')}, in {_percent(self.beside)} of the rows"
+            f"{what} in {percent(self.share)} of {counted(self.rows, 'row')}, in {percent(self.beside)} of the rows"
             " beside them"
         )
 
@@ -306,19 +307,6 @@ class _Exact:
 def _hypergeometric(count: int, rows: int, own: int, marked: int) -> float:
     """Return the chance that of `own` rows drawn from `rows`, of which some are marked, this many are marked."""
     return math.comb(marked, count) * math.comb(rows - marked, own - count) / math.comb(rows, own)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}%"
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Return p-values that are corrected for their number (Holm 1979), in the same order."""
-    corrected, highest = [0.0] * len(ps), 0.0
-    for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        highest = max(highest, min(1.0, ps[place] * (len(ps) - rank)))
-        corrected[place] = highest
-    return corrected
 
 
 def _table(strata: _Ints, groups: _Ints, labels: _Ints, of_groups: int, of_labels: int) -> _Ints:
