@@ -5,18 +5,11 @@ Invariant: it only reads the journal, and says nothing that the order of the tab
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
-
 from batcher.answer.labels import Labels
 from batcher.journal.comparing import in_order, last_request, sources_of
 from batcher.journal.reading import Reader
 from batcher.planning.job import Job
 from batcher.records import Source, Task
-from batcher.words import counted, option, verb
-
-if TYPE_CHECKING:
-    from batcher.quality.neighbours import Unlike
 
 _FEWEST = 200
 """Rows with an answer below which nothing is said, and NumPy is not loaded."""
@@ -45,26 +38,9 @@ def drift_in(job: Job, journal: Reader) -> list[str]:
             # A row that names its model itself is asked where that is, whatever the others are asked.
             sources = [0] * len(part.sources) if job.settings.param_columns else part.sources
             found.add(Block(part.requests, sources, part.labels))
-        sources_by_id = sources_of(journal)
-    return [*_warnings(found.unlike(), sources_by_id)]
+        names = {number: _name(source) for number, source in sources_of(journal).items()}
+    return found.warnings(names)
 
 
-def _warnings(found: list[Unlike], sources: Mapping[int, Source]) -> Iterator[str]:
-    for each in found:
-        if each.source is None:
-            yield (
-                f"Rows that were asked early (the canary's, or an earlier sample's) differ from rows beside them that"
-                f" were asked later: {each.said()}. The service may answer otherwise by now: {_again()}."
-            )
-        else:
-            source = sources.get(each.source, Source("an endpoint", ""))
-            place = f" at {source.base_url}" if source.base_url else ""
-            yield (
-                f"{source.model}{place} answers otherwise than the other endpoints: {each.said()}. If you trust the"
-                f" others more, leave it out and add {option('on_change', 'redo')}: that asks its"
-                f" {counted(each.rows, 'row')} again, and no other."
-            )
-
-
-def _again() -> str:
-    return f"{verb('run')} with {option('repeat_sample', 100)} asks some rows once more, and shows by how much"
+def _name(source: Source) -> str:
+    return f"{source.model} at {source.base_url}" if source.base_url else source.model

@@ -17,7 +17,7 @@ weighted as Mantel and Haenszel do (Greenland and Robins 1985).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batcher.quality.drift import holm
-from batcher.words import counted, percent
+from batcher.words import counted, option, percent, verb
 
 STRATUM = 32
 """Rows beside each other that are compared."""
@@ -84,13 +84,10 @@ class Unlike:
     beside: float
     p: float
 
-    def said(self) -> str:
-        """Return how they differ, in words."""
-        what = "no label" if self.label is None else repr(self.label)
-        return (
-            f"{what} in {percent(self.share)} of {counted(self.rows, 'row')}, in {percent(self.beside)} of the rows"
-            " beside them"
-        )
+    @property
+    def what(self) -> str:
+        """What differs, in words."""
+        return "no label" if self.label is None else repr(self.label)
 
 
 class Neighbours:
@@ -153,6 +150,33 @@ class Neighbours:
             if p <= LEVEL and abs(test.difference) >= FLOOR and is_named and (kind not in found or p < found[kind].p):
                 found[kind] = Unlike(kind, test.rows, labels[test.label], test.share, test.share - test.difference, p)
         return [*found.values()]
+
+    def warnings(self, names: Mapping[int, str]) -> list[str]:
+        """Return in words which rows differ, and what to do.
+
+        Args:
+            names: of the sources, by their ids.
+        """
+        return [
+            _of_early_rows(each) if each.source is None else self._of_a_source(each, each.source, names)
+            for each in self.unlike()
+        ]
+
+    def _of_a_source(self, found: Unlike, source: int, names: Mapping[int, str]) -> str:
+        name, rows = names.get(source, "an endpoint"), counted(found.rows, "row")
+        redo = f"add {option('on_change', 'redo')}: that asks its rows again, and no others"
+        if len(self._sources) == 2:
+            [other] = [names.get(each, "another one") for each in self._sources if each != source]
+            return (
+                f"{name} and {other} answer otherwise: {found.what} in {percent(found.share)} of {rows} of the first,"
+                f" in {percent(found.beside)} of the rows beside them. If you trust one more, leave the other out, and"
+                f" {redo}."
+            )
+        return (
+            f"{name} answers otherwise than the other endpoints: {found.what} in {percent(found.share)} of its {rows},"
+            f" in {percent(found.beside)} of the rows beside them. If you trust the others more, leave it out, and"
+            f" {redo}."
+        )
 
     def _compared(self) -> list[tuple[int, int]]:
         """Return the sources to compare with all others, with their places; of two sources only the smaller one."""
@@ -307,6 +331,15 @@ class _Exact:
 def _hypergeometric(count: int, rows: int, own: int, marked: int) -> float:
     """Return the chance that of `own` rows drawn from `rows`, of which some are marked, this many are marked."""
     return math.comb(marked, count) * math.comb(rows - marked, own - count) / math.comb(rows, own)
+
+
+def _of_early_rows(found: Unlike) -> str:
+    return (
+        f"{counted(found.rows, 'row')} that were asked early (by the canary, or in an earlier sample) differ from the"
+        f" rows beside them: {found.what} in {percent(found.share)}, beside them in {percent(found.beside)}. The service"
+        f" may answer otherwise by now: {verb('run')} with {option('repeat_sample', 100)} asks some rows once more,"
+        f" and {verb('compare')} shows how many of their answers change."
+    )
 
 
 def _table(strata: _Ints, groups: _Ints, labels: _Ints, of_groups: int, of_labels: int) -> _Ints:
