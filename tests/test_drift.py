@@ -174,6 +174,7 @@ def test_an_estimate_says_from_which_row_on_labels_change_and_that_the_tables_or
     said = said_by(lab, capsys, answering(lambda number, _call: LABELS[number % 3 if number < 700 else 0]))
     assert said == ""
     found = batcher.estimate("k", lab.directory).drift
+    assert found is not None
     change = next(each for each in found.changes if each.label == "good")
     assert (change.by, change.stretch, change.rows, change.here) == ("input", "rows 700 to 1,199", 500, 1.0)
     assert change.elsewhere == pytest.approx(1 / 3, abs=0.001)
