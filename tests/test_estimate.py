@@ -291,6 +291,17 @@ def test_agreement_is_an_order_without_hand_labels_and_calibrated_with_them(lab:
         assert each.accuracy.value == pytest.approx(right / len(places))
 
 
+def test_the_certainty_of_an_answer_that_a_second_endpoint_replaced_does_not_count(lab: Lab, truth: list[str]) -> None:
+    run_with(lab, truth, labels=LABELS)
+    lab.change("INSERT INTO votes (id, answers, for_it, is_tied) SELECT result, 3, 2, 0 FROM rows")
+    opinion = "SELECT id + {0}, key, 0, source + {1}, status, answer, error, 0, id FROM results WHERE id {2} 100"
+    lab.change(f"INSERT INTO opinions {opinion.format(1000, 0, '<=')}")
+    lab.change(f"INSERT INTO opinions {opinion.format(2000, 7, '>')}")
+    [certain] = estimate(lab).certainty
+    assert certain.rows == 100
+    assert len(certain.least) == 100
+
+
 def test_confidence_is_shown_where_the_service_gives_it(lab: Lab, truth: list[str]) -> None:
     run_with(lab, truth, labels=LABELS)
     lab.change("UPDATE responses SET confidence = 0.5 + id * 0.001")

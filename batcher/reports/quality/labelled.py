@@ -373,6 +373,8 @@ def design_of(draws: Sequence[Draw], drawn: int, gold: int) -> str:
     """Return in words how the rows of a sample were chosen."""
     ways = dict.fromkeys("the same number for each label of the model" if each.is_per_label else "" for each in draws)
     ways.pop("", None)
-    how = f"drawn at random (seed {draws[0].seed})" + (f", {', '.join(ways)}" if ways else "")
+    how = f"drawn at random of {draws[-1].population:,} (seed {draws[0].seed})" + (
+        f", {', '.join(ways)}" if ways else ""
+    )
     mixed = " and of all rows" if ways and not all(each.is_per_label for each in draws) else ""
     return f"{counted(drawn, 'row')} {how}{mixed}; {gold:,} labelled by hand"

@@ -133,7 +133,7 @@ def _parts(found: Estimate, most: int | None) -> Iterator[str]:
     for each in found.certainty:
         yield from _certainty(each, most=_MOST_LEAST if most else None)
     if found.drift is not None:
-        yield _heading("Along the run") + found.drift._repr_html_()
+        yield f'{_heading("Along the run")}<div class="facts">{found.drift._repr_html_()}</div>'
 
 
 def _quantities(found: Estimate) -> Iterator[str]:
