@@ -399,6 +399,21 @@ def test_a_page_takes_the_place_of_an_earlier_one_and_of_no_other_file(mood: Lab
     assert page.read_text(encoding="utf-8") == "<p>my own</p>"
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        ("seed", -1, "seed must be a whole number from 0, not -1"),
+        ("seed", 1.5, "seed must be a whole number from 0, not 1.5"),
+        ("html", "", "html must be the path of a file, not ''"),
+        ("export", 5, "export must be the path of a file, not 5"),
+        ("export", "", "export must be the path of a file, not ''"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(mood: Lab, option: str, value: Any, why: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{why}$"):
+        estimate(mood, **{option: value})
+
+
 def test_nothing_is_written_but_what_is_named(mood: Lab, truth: list[str]) -> None:
     label_by_hand(mood.directory, {place: truth[place] for place in drawn(30)})
     before = {path.name: path.stat().st_mtime_ns for path in mood.directory.iterdir()}

@@ -7,7 +7,7 @@ what an example in the prompt asks are in none of the counts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as of_class
 from functools import cached_property, lru_cache
@@ -159,7 +159,7 @@ class LabelledRun:
             rows = (sample or self._of_sample(self.journal.drawn())).sampled
             yield from sorted(rows, key=lambda each: each.position)
 
-    def answers(self) -> Iterator[tuple[int, str | None]]:
+    def answers(self) -> Generator[tuple[int, str | None], None, None]:
         """Read the position and the label or answer of each row; of a schema's field its text."""
         for position, answer, _ in self.journal.answers(self.without):
             yield position, self._label(answer)
