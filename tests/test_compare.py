@@ -309,6 +309,7 @@ def test_without_a_repeated_sample_the_command_is_said_that_measures_the_noise(l
     run(lab, "b")
     found = compare(lab)
     assert found.first.noise is None
+    assert "not known without hand labels: `batcher.sample('a', 100)` draws rows to label" in found.hint
     assert "`batcher.run` with the options of a and repeat_sample=100" in found.verdict
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ from batcher.reports.quality.page import check_page, write_page
 from batcher.reports.quality.pairs import Agreement, paired, reading_of
 from batcher.reports.quality.row_texts import texts_at
 from batcher.settings import home_expanded
-from batcher.words import blamed, counted, percent
+from batcher.words import blamed, by_reader, counted, option, percent
 
 _DIFFERENCES = 20
 """Pairs of answers that differ, of which the rows are shown."""
@@ -186,6 +187,7 @@ class _Comparison:
             kinds=len(differing) if found.is_whole else None,
             crossed=_crossed(found),
             on_gold=on_gold,
+            hint="" if on_gold else self._hint(),
             numbers=_numbers(found),
             fields=tuple(FieldAgreement(name, *counts) for name, counts in found.by_field.items()),
             verdict=_verdict(found, noises, self.first.keyword),
@@ -264,6 +266,16 @@ class _Comparison:
             )
             for pair, count in differing
         )
+
+    def _hint(self) -> str:
+        """Return why the accuracy is not known, and how to get it."""
+        if self.field is None and (self.first.fields or self.other.fields):
+            return f"not known: a hand label is of one field, so give {option('field', 'NAME')}"
+        draws = by_reader(
+            command_line=f"`batcher sample {shlex.quote(self.first.keyword)} -n 100`",
+            python=f"`batcher.sample({self.first.keyword!r}, 100)`",
+        )
+        return f"not known without hand labels: {draws} draws rows to label, and they serve both runs"
 
     def _notes(self) -> Iterable[str]:
         labels = [[*run.shape.get("labels", ())] for run in (self.first, self.other)]
