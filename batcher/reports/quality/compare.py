@@ -190,7 +190,7 @@ class _Comparison:
             hint="" if on_gold else self._hint(),
             numbers=_numbers(found),
             fields=tuple(FieldAgreement(name, *counts) for name, counts in found.by_field.items()),
-            verdict=_verdict(found, noises, self.first.keyword),
+            verdict=verdict_on(found.agree / found.both if found.both else None, noises, self.first.keyword),
             notes=tuple(self._notes()),
         )
 
@@ -341,8 +341,14 @@ def _noise(run: _Run, read: Callable[[str], Any]) -> Noise | None:
     return None if not rows else Noise(rows, changed, Ranged(changed / rows, *clopper_pearson(changed, rows)))
 
 
-def _verdict(found: Agreement, noises: Sequence[Noise | None], keyword: str) -> str:
-    """Return what the noise says about the difference between two runs."""
+def verdict_on(agreement: float | None, noises: Sequence[Noise | None], keyword: str) -> str:
+    """Return what the noise says about the difference between two runs.
+
+    Args:
+        agreement: the share of rows on which they agree; None if no row has an answer in both.
+        noises: of each run, if it was measured.
+        keyword: of the run to measure it in.
+    """
     known = [noise for noise in noises if noise is not None]
     if not known:
         return (
@@ -351,9 +357,9 @@ def _verdict(found: Agreement, noises: Sequence[Noise | None], keyword: str) -> 
         )
     noise = max(known, key=lambda each: each.share.value)
     said = f"asked again, {noise_in_words(noise)}"
-    if not found.both:
+    if agreement is None:
         return said
-    differ = 1 - found.agree / found.both
+    differ = 1 - agreement
     if noise.share.high is not None and differ <= noise.share.high:
         return (
             f"{said}. The runs differ in {percent(differ)}: no more than one run may differ from itself, so this says"
