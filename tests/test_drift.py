@@ -174,6 +174,7 @@ def test_an_estimate_says_from_which_row_on_labels_change_and_that_the_tables_or
     said = said_by(lab, capsys, answering(lambda number, _call: LABELS[number % 3 if number < 700 else 0]))
     assert said == ""
     found = batcher.estimate("k", lab.directory).drift
+    assert found is not None
     change = next(each for each in found.changes if each.label == "good")
     assert (change.by, change.stretch, change.rows, change.here) == ("input", "rows 700 to 1,199", 500, 1.0)
     assert change.elsewhere == pytest.approx(1 / 3, abs=0.001)
@@ -189,6 +190,7 @@ def test_an_estimate_repeats_the_warning_about_an_endpoint_and_counts_by_endpoin
     service = answering(lambda number, call: LABELS[0 if call.endpoint == "second" else number % 3])
     said = said_by(lab, capsys, service, endpoints=POOL)
     found = batcher.estimate("k", lab.directory).drift
+    assert found is not None
     assert [*found.warnings] == said.splitlines()
     by_name = {each.name.split()[0]: each for each in found.by_endpoint}
     assert by_name["second"].labels == {"good": by_name["second"].rows}
@@ -203,6 +205,7 @@ def test_rows_that_were_asked_in_another_order_are_shown_by_time_too(
     lab.run(texts[ROWS // 2 :], service, "{text}", labels=LABELS)
     said_by(lab, capsys, service)
     found = batcher.estimate("k", lab.directory).drift
+    assert found is not None
     assert not found.is_one_order
     assert sum(each.rows for each in found.by_time) == sum(each.rows for each in found.by_input) == ROWS
     assert found.changes_in_answers == ()
@@ -213,7 +216,9 @@ def test_a_page_of_a_run_escapes_labels_and_endpoints(lab: Lab, capsys: pytest.C
     labels = ["<b>good</b>", '"bad"', "so & so"]
     service = answering(lambda number, _call: labels[number % 3 if number < 700 else 0])
     said_by(lab, capsys, service, labels=labels, endpoints=[Endpoint("<i>first</i>"), Endpoint("second")])
-    page = batcher.estimate("k", lab.directory).drift._repr_html_()
+    found = batcher.estimate("k", lab.directory).drift
+    assert found is not None
+    page = found._repr_html_()
     assert "<b>" not in page
     assert "<i>" not in page
     assert "&lt;b&gt;good&lt;/b&gt;" in page

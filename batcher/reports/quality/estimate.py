@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from batcher.errors import outermost
+from batcher.errors import SettingsError, outermost
 from batcher.journal.certainty import certainties, count_certain, kinds_of_certainty, least_certain
 from batcher.journal.opening import read_samples
 from batcher.journal.sampling import SampleReader
 from batcher.output.opening import PastRun, opened
 from batcher.quality.cascade import Calibration, Scored, calibration
 from batcher.quality.figures import Figure
+from batcher.records import Task
 from batcher.reports.quality.along import Along
 from batcher.reports.quality.answers import answers_of, scored, with_numbers
 from batcher.reports.quality.drift import drift_of
@@ -82,6 +83,8 @@ class _Estimating:
     """Makes the estimate of a run."""
 
     def __init__(self, run: PastRun[SampleReader], field: str | None, seed: int) -> None:
+        if run.last().question.get("task") == Task.EMBEDDING:
+            raise SettingsError(f"the answers of {run.store.keyword!r} are vectors: there is nothing to estimate")
         self._run = run
         self._reads = LabelledRun(run, field)
         self._seed = seed
@@ -165,6 +168,8 @@ def warnings_of(estimate: Estimate, found: Labelled) -> Iterator[str]:
     if found.never:
         rows = counted(found.never, "row was", "rows were")
         yield f"{rows} added to the table after the rows to label were drawn: the numbers say nothing about them"
+    if estimate.drift is not None:
+        yield from estimate.drift.warnings
     if found.kind == "unknown":
         yield (
             "how the rows with a hand label were chosen is not known, so there is no interval: rows that were picked"
