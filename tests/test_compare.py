@@ -388,9 +388,9 @@ mood_small and mood_large
   noise     asked again, 4 of 100 change: 4.0% (1.1% to 9.9%). The runs differ
             in 6.9%: no more than one run may differ from itself, so this says
             nothing about which is better
-  accuracy  +5.0 points (-1.2 to +11.3) on 100 rows with a hand label; exact
-            McNemar test p = 0.18
-            right in both 84, only in the first 2, only in the other 7, in
+  accuracy  mood_large against mood_small: +5.0 points (-1.2 to +11.3) on 100
+            rows with a hand label; exact McNemar test p = 0.18
+            right in both 84, only in mood_small 2, only in mood_large 7, in
             neither 7
 
             mood_small                        mood_large

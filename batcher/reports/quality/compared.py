@@ -311,11 +311,11 @@ def _agreement(found: Compared) -> str:
     return f"{percent(found.agreement)}: {found.agree:,} of {found.both:,} rows with an answer in both{kappa}"
 
 
-def _gold(gold: OnGold) -> Iterator[str]:
+def _gold(gold: OnGold, names: tuple[str, str]) -> Iterator[str]:
     rows = f"{counted(gold.rows, 'row')} with a hand label"
-    yield f"{_points(gold.difference)} on {rows}; {gold.test} {p_value(gold.p)}"
+    yield f"{names[1]} against {names[0]}: {_points(gold.difference)} on {rows}; {gold.test} {p_value(gold.p)}"
     yield (
-        f"right in both {gold.both:,}, only in the first {gold.only_first:,}, only in the other"
+        f"right in both {gold.both:,}, only in {names[0]} {gold.only_first:,}, only in {names[1]}"
         f" {gold.only_other:,}, in neither {gold.neither:,}"
     )
     if gold.note:
@@ -372,7 +372,7 @@ def facts_of(found: Compared) -> Iterator[tuple[str, str]]:
     if found.numbers is not None:
         yield "numbers", _numbers(found.numbers)
     yield "noise", found.verdict
-    said = [found.hint] if found.on_gold is None else [*_gold(found.on_gold)]
+    said = [found.hint] if found.on_gold is None else [*_gold(found.on_gold, names_of(found))]
     yield from zip(("accuracy", "", ""), said, strict=False)
     for note in found.notes:
         yield "note", note
