@@ -6,15 +6,18 @@ Invariant: a reader cannot write, and sees only what is committed.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from batcher.answer.voting import vote
 from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
 from batcher.journal.corrections import BY_HAND as OF_PEOPLE
@@ -34,6 +37,7 @@ from batcher.journal.entries import (
     InFlight,
     LastRun,
     Opinion,
+    Repeated,
     Response,
     Spent,
     Totals,
@@ -87,9 +91,9 @@ def _sum(column: str) -> str:
     """Return the SQL expression of a sum over the answers that a result is made of; NULL if one of them is unknown."""
     unknown = f"count(*) FILTER (WHERE {_PAID} AND {column} IS NULL)"
     root = "coalesce((SELECT root FROM rereads w WHERE w.id = p.id), p.id)"
-    ids = f"SELECT {root} FROM opinions p WHERE p.result = u.id AND p.round = 0 UNION SELECT u.id"
+    ids = f"SELECT {root} FROM opinions p WHERE p.result = v.id AND p.round = 0 UNION SELECT f.id"
     return (
-        f"CASE WHEN u.id IS NULL THEN f.{column}"
+        f"CASE WHEN v.id IS NULL THEN f.{column}"
         f" ELSE (SELECT iif({unknown}, NULL, sum({column})) FROM requests WHERE id IN ({ids})) END"
     )
 
@@ -128,7 +132,7 @@ _ADOPTED = f"(SELECT id FROM sources WHERE model = '{ADOPTED.model}' AND base_ur
 # the first endpoint's answers are beside a result of the second, it is none of them.
 _CHOSEN = (
     "SELECT p.id FROM opinions p JOIN results w ON w.id = p.result AND w.source = p.source AND w.status = p.status"
-    " AND w.answer = p.answer WHERE p.result = coalesce(v.id, u.id) AND p.round = 0 ORDER BY p.id LIMIT 1"
+    " AND w.answer = p.answer WHERE p.result = v.id AND p.round = 0 ORDER BY p.id LIMIT 1"
 )
 # The requests for each question at each position, as far as they were counted, in a table of the connection alone.
 _ATTEMPTS = """
@@ -138,6 +142,9 @@ CREATE TEMP TABLE IF NOT EXISTS attempts_until (id INTEGER NOT NULL);
 """
 
 
+_VOTES_OF = "SELECT id FROM votes WHERE id = {}"
+
+
 def facts(names: Sequence[str], root: str) -> tuple[list[str], str]:
     """Return the expressions of facts about a result, in SQL, and the joins of the tables that they are in.
 
@@ -145,10 +152,12 @@ def facts(names: Sequence[str], root: str) -> tuple[list[str], str]:
         names: of `FACTS`; `attempts` needs `count_attempts` first.
         root: the expression of the id of the request that brought the answer of the row `r`.
     """
+    # Its own votes, or those of the answer that a person has replaced.
+    of = ("r.result", "(SELECT before FROM rereads WHERE id = r.result)", root)
     at = f"coalesce((SELECT root FROM rereads WHERE id = c.id), c.id, {root})"
     joins = (
-        f" LEFT JOIN votes v ON v.id = r.result LEFT JOIN votes u ON u.id = {root}"
-        f" LEFT JOIN opinions c ON c.id = CASE WHEN u.id IS NOT NULL THEN ({_CHOSEN}) END"
+        f" LEFT JOIN votes v ON v.id = coalesce({', '.join(f'({_VOTES_OF.format(each)})' for each in of)})"
+        f" LEFT JOIN opinions c ON c.id = CASE WHEN v.id IS NOT NULL THEN ({_CHOSEN}) END"
         f" LEFT JOIN responses s ON s.id = {at} LEFT JOIN requests f ON f.id = {at}"
     )
     if "raw" in names:
@@ -262,6 +271,13 @@ class Reader:
         again = f"SELECT id FROM rereads WHERE root IN ({cut})"
         query = f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({cut} UNION ALL {again})"
         return int(self._all(query)[0][0])
+
+    def tied(self) -> int:
+        """Count the rows of several answers of which another has as many votes as the one that counts."""
+        joined = "opinions p JOIN results w ON w.id = p.result AND w.source = p.source"
+        of_them = f"EXISTS (SELECT 1 FROM {joined} WHERE w.id = v.id)"  # else the second endpoint has decided
+        tied = f"SELECT id FROM votes v WHERE is_tied AND {of_them}"
+        return int(self._all(f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({tied})")[0][0])
 
     def corrected(self) -> int:
         """Count the rows whose answer a person gave."""
@@ -503,8 +519,25 @@ class Reader:
                 " GROUP BY run, position) WHERE batch IS NULL OR batch = id",
                 (UNSENT,) if run is None else (UNSENT, run),
             )
+        if self._has_opinions():  # a row was asked several times: the first attempt of each time is no retry
+            first = self._asks(of_run, run)
         spent = spent_of(found[8:])
         return Totals(sent, answered, failed, out, sent - first, prompt_tokens, completion_tokens, spent)
+
+    def _has_opinions(self) -> bool:
+        return bool(self._all("SELECT EXISTS (SELECT 1 FROM opinions)")[0][0])
+
+    def _asks(self, of_run: str, run: int | None) -> int:
+        """Count how often rows were asked, each time with one request or more: each has an end, or is under way."""
+        ended = "id IN (SELECT id FROM opinions) OR id IN (SELECT id FROM results)"
+        each = f"SELECT id, run, position, {ended} AS is_end FROM requests WHERE outcome IS NOT ?{of_run}"
+        [(asks,)] = self._all(
+            "SELECT coalesce(sum(ends + (latest > latest_end)), 0) FROM (SELECT count(*) FILTER (WHERE is_end) AS ends,"
+            " max(id) AS latest, coalesce(max(id) FILTER (WHERE is_end), 0) AS latest_end"
+            f" FROM ({each}) GROUP BY run, position)",
+            (UNSENT,) if run is None else (UNSENT, run),
+        )
+        return int(asks)
 
     def seconds(self, at_work: int | None = None) -> dict[int, float]:
         """Return how long each process worked, in seconds; a killed process until the last that the journal has of it.
@@ -604,6 +637,26 @@ class Reader:
         )
         each = [(own, Opinion(number, source, _result(*texts), sure)) for own, number, source, *texts, sure in found]
         return [opinion for own, opinion in each if own], [opinion for own, opinion in each if not own]
+
+    def repeated(self, same: Callable[[str], str]) -> list[Repeated]:
+        """Return the rows that were asked once more, in the order of their positions, each with both results.
+
+        Args:
+            same: returns the same text for answers that are equal (`sameness`): several answers vote.
+        """
+        found = self._all(
+            "SELECT p.position, a.status, a.answer, a.error, p.status, p.answer, p.error FROM opinions p"
+            " JOIN results a ON a.id = p.result JOIN rows r ON r.position = p.position AND r.key = p.key"
+            f" WHERE p.round = 1 AND r.{IN_SCOPE} AND (r.result = p.result OR r.result IN (SELECT w.id FROM rereads w"
+            f" JOIN results c USING (id) WHERE w.before = p.result AND c.source IN {OF_PEOPLE}))"
+            " ORDER BY p.position, p.id"
+        )
+        repeated = []
+        for position, lines in itertools.groupby(found, itemgetter(0)):
+            (_, *had, status, answer, error), *more = lines
+            again = [_result(status, answer, error), *(_result(*line[4:]) for line in more)]
+            repeated.append(Repeated(position, _result(*had), again[vote(again, same).chosen]))
+        return repeated
 
     def asked_again(self, positions: Iterable[int]) -> Iterator[Again]:
         """Yield what is known of asking rows once more, of those that may be (`--repeat-sample`), in the order given.

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from batcher.equality import same_text
 from batcher.input.marks import Comparison
 from batcher.journal.corrections import BY_HAND, LOWEST
-from batcher.journal.entries import UNSENT
 from batcher.journal.rereading import OUTDATED
 from batcher.journal.schema import ADOPTED, IN_SCOPE
 from batcher.journal.scratch import BARE, SET_ASIDE
@@ -19,13 +18,6 @@ from batcher.records import Source
 
 _NOT_OK = "(SELECT id FROM results WHERE status <> 'ok')"
 _BY_HAND = f"(SELECT id FROM results WHERE id < 0 AND source IN {BY_HAND})"
-
-
-SUPERSEDED = (
-    "(SELECT id FROM opinions WHERE round = 0 AND result IS NOT id"
-    " UNION ALL SELECT id FROM votes WHERE id NOT IN (SELECT result FROM opinions WHERE result IS NOT NULL))"
-)
-"""The ids of the results whose answers wait for others, or are a part of a later result."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +54,7 @@ class Rules:
     @property
     def is_usable(self) -> str:
         """The condition for a result that a row with its question may take."""
-        is_present = f"id NOT IN {OUTDATED} AND id NOT IN {SUPERSEDED} AND status "
+        is_present = f"id NOT IN {OUTDATED} AND id NOT IN (SELECT id FROM superseded) AND status "
         return f"{self.is_of_pool} AND {is_present}" + ("= 'ok'" if self.retry_failed else "<> 'error'")
 
     @property
@@ -128,17 +120,19 @@ def ask_for_more(db: Statements, rules: Rules) -> None:
     if rules.samples == 1:
         return
     answers = "(SELECT count(*) FROM opinions p WHERE p.result = a.id AND p.round = 0)"
+    is_of_them = "EXISTS (SELECT 1 FROM opinions p WHERE p.result = a.id AND p.round = 0 AND p.source = a.source)"
     db.do(
         f"""
-        INSERT OR IGNORE INTO few SELECT a.id, iif(v.id IS NULL, 1, {answers}), v.id IS NOT NULL
+        INSERT OR IGNORE INTO few SELECT a.id, v.id IS NOT NULL
         FROM (SELECT * FROM results WHERE {rules.is_usable} AND source NOT IN {BY_HAND} AND status <> 'error') a
-        LEFT JOIN votes v USING (id) LEFT JOIN requests q USING (id)
-        WHERE iif(v.id IS NULL, TRUE, {answers} < ? AND (q.outcome = '{UNSENT}' OR a.id IN (SELECT id FROM opinions)))
-            AND a.key IN (SELECT key FROM rows WHERE {IN_SCOPE} AND is_kept IS NULL)
+        LEFT JOIN votes v USING (id) WHERE (v.id IS NULL OR {answers} < ? AND {is_of_them})
+            AND +a.key IN (SELECT key FROM rows WHERE {IN_SCOPE} AND is_kept IS NULL)
             AND a.id NOT IN (SELECT result FROM rows WHERE is_kept IS NOT NULL)
         """,
         (rules.samples,),
     )
+    if not db.is_any("SELECT 1 FROM few"):
+        return
     few = "(SELECT id FROM few)"
     db.do(
         """
@@ -151,6 +145,7 @@ def ask_for_more(db: Statements, rules: Rules) -> None:
         """
     )
     db.do("UPDATE opinions SET result = NULL WHERE round = 0 AND result IN (SELECT id FROM few WHERE is_voted)")
+    db.do(f"INSERT OR IGNORE INTO superseded {few[1:-1]}")
     db.do(f"UPDATE rows SET result = NULL WHERE result IN {few}")
     db.do(f"INSERT INTO open SELECT key FROM moved WHERE result IN {few}")
     db.do(f"DELETE FROM moved WHERE result IN {few}")
@@ -165,7 +160,7 @@ def few_answers(db: Statements, rules: Rules) -> tuple[int, int]:
         f"""
         SELECT coalesce(sum(rows), 0), coalesce(sum(max(rows * ? - answers, 0)), 0) FROM (
             SELECT key, count(*) AS rows FROM rows WHERE {BARE} AND position NOT IN (SELECT position FROM same)
-            GROUP BY key) JOIN ({of_pool}) USING (key)
+            AND key IN (SELECT key FROM opinions WHERE result IS NULL) GROUP BY key) JOIN ({of_pool}) USING (key)
         """,
         (rules.samples,),
     )

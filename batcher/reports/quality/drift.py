@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -242,19 +241,26 @@ def _rows(counts: _Ints) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, counts.tolist()))
 
 
-def _changes(looks: Sequence[Look], stretches: dict[str, Sequence[Stretch]]) -> list[Change]:
+def _changes(looks: Sequence[Look], stretches: Mapping[str, Sequence[Stretch]]) -> list[Change]:
     """Return what was found, the largest effect first; stretches beside each other that differ alike are one."""
-    found: dict[tuple[Any, ...], list[tuple[int, Look]]] = {}
+    by_kind: dict[tuple[str, str, str | None], dict[bool, dict[int, Look]]] = {}
     for look in looks:
         place = _NOWHERE if look.stretch is None else int(look.stretch)
-        found.setdefault((look.by, look.of, look.column, look.effect > 0), []).append((place, look))
+        by_sign = by_kind.setdefault((look.by, look.of, look.column), {})
+        by_sign.setdefault(look.effect > 0, {})[place] = look
     changes: list[tuple[float, Change]] = []
-    for each in found.values():
-        each.sort(key=lambda pair: pair[0])
-        for run in _runs([place for place, _ in each]):
-            parts = [look for place, look in each if place in run]
-            changes.append((max(abs(look.effect) for look in parts), _change(parts, run, stretches[parts[0].by])))
+    for (by, _, _), by_sign in by_kind.items():
+        runs = sorted(((run, found) for found in by_sign.values() for run in _runs(sorted(found))), key=_start)
+        if len(runs) == 2 and len(runs[0][0]) + len(runs[1][0]) == len(stretches[by]):
+            runs = runs[1:]  # what the first part has less, the later one has more
+        for run, found in runs:
+            parts = [found[place] for place in run]
+            changes.append((max(abs(look.effect) for look in parts), _change(parts, run, stretches[by])))
     return [change for _, change in sorted(changes, key=lambda pair: -pair[0])]
+
+
+def _start(found: tuple[range, object]) -> int:
+    return found[0].start
 
 
 def _runs(places: Sequence[int]) -> list[range]:
@@ -273,7 +279,7 @@ def _change(looks: Sequence[Look], run: range, stretches: Sequence[Stretch]) -> 
     name = None if first.stretch is None else _joined(stretches[run[0]].name, stretches[run[-1]].name)
     here, elsewhere = first.here, first.elsewhere
     if len(looks) > 1 and here is not None and elsewhere is not None:
-        whole = sum(each.rows for each in stretches)
+        whole = sum(sum(each.labels.values()) if first.of == "label" else each.rows for each in stretches)
         here = sum((look.here or 0.0) * look.rows for look in looks) / rows
         with_it = (first.here or 0.0) * first.rows + elsewhere * (whole - first.rows)
         elsewhere = (with_it - here * rows) / max(whole - rows, 1) if first.of != "latency" else elsewhere
