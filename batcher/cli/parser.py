@@ -114,6 +114,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_verify(verbs)
     _add_merge(verbs)
     _add_sample(verbs)
+    _add_estimate(verbs)
+    _add_compare(verbs)
     _add_serve(verbs)
     _add_rehearse(verbs)
     _add_services(verbs)
@@ -392,6 +394,57 @@ def _add_sample(verbs: Any) -> None:
         action="store_true",
         help="label the rows that have no hand label yet here, by keyboard: row after row, saved at once",
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def _add_estimate(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "estimate",
+        "batcher estimate [KEYWORD] [options]",
+        "how good the labels are: accuracy, shares and more, with intervals, from hand labels",
+        "Show how good the answers of a run are, from the rows with a hand label (`batcher sample`, or --gold of"
+        " `batcher run`): accuracy; the share of each label in the whole table; precision, recall and F1 of each label;"
+        " each with its 95% interval. Without hand labels it shows what can be counted, and how to get an interval.",
+    )
+    _add_which_run(parser)
+    parser.add_argument(
+        "--field", metavar="NAME", help="the field of the schema that it is about, if the answers have several"
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="seed of the numbers drawn for the intervals (0)"
+    )
+    parser.add_argument(
+        "--export",
+        metavar="[FILE]",
+        nargs="?",
+        const=True,
+        help="write the whole table to a .csv or .parquet file, with a pseudo-outcome for each label, of which means"
+        " and regressions are right; default: export_<keyword>.csv in the output directory",
+    )
+    parser.add_argument("--html", metavar="FILE", help="write the estimate to a page, with its pictures")
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def _add_compare(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "compare",
+        "batcher compare KEYWORD OTHER [options]",
+        "two runs on one table, such as two prompts or models: how far they agree, and which is better",
+        "Compare two runs on one table, such as two prompts or two models. Rows are paired by the cells that the"
+        " questions read. It shows how far the runs agree and where they differ, the accuracy of both on the same hand"
+        " labels (`batcher sample`) with McNemar's test, money, tokens and time; and, if --repeat-sample of `batcher"
+        " run` measured it, how many answers change by themselves, below which a difference says nothing.",
+    )
+    parser.add_argument("keyword", metavar="KEYWORD", help="the keyword of one run")
+    parser.add_argument("other", metavar="OTHER", help="the keyword of the other run")
+    _add_output_dir(parser, "the output directory of the first run (output)", "output")
+    parser.add_argument("--other-dir", metavar="DIR", help="that of the other run; default: the same")
+    parser.add_argument(
+        "--field", metavar="NAME", help="the field of the schema that is compared; default: the whole answer"
+    )
+    parser.add_argument("--html", metavar="FILE", help="write the comparison to a page, with its pictures")
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
 

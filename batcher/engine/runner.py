@@ -19,6 +19,7 @@ from batcher.calls.caller import Streaming
 from batcher.calls.forms import Form, Wire
 from batcher.endpoint import OFFLINE
 from batcher.engine.control import Control
+from batcher.engine.drifting import drift_in
 from batcher.engine.ending import Ended, Ending, report_of, room_needed
 from batcher.engine.process import allow_connections, rare_collections
 from batcher.engine.progress import Progress, Tally
@@ -280,6 +281,9 @@ class _Run:
                 ending = await self._ending_of(window, pool)
         if (note := spending.note_of_excess()) and not ending.out_of_money:
             self.progress.say(note)
+        if tally.sent and not ending.trouble and not ending.displaced:
+            for warning in await asyncio.to_thread(drift_in, job, self.journal):
+                self.progress.say(warning, "warning")
         figures = await asyncio.to_thread(self._figures, ending, process, pool)
         report = report_of(
             job,
