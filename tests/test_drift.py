@@ -101,7 +101,7 @@ def test_an_endpoint_whose_answers_are_often_no_label_is_named(lab: Lab, capsys:
         )
     )
     said = said_by(lab, capsys, service, endpoints=POOL, repair=0)
-    assert "answer otherwise: no label in " in said
+    assert "answer otherwise: invalid in " in said
 
 
 def test_few_rows_and_free_texts_are_not_looked_at(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
