@@ -17,8 +17,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
@@ -96,6 +97,11 @@ class Errors:
     spread: float = 0.0
     stay: float | None = None
 
+    @cached_property
+    def labels(self) -> frozenset[str]:
+        """All true labels, and all answers."""
+        return frozenset(self.chances).union(*self.chances.values())
+
 
 class Stage(NamedTuple):
     """How a model answers once it has given so many answers."""
@@ -133,11 +139,13 @@ class Spoken(NamedTuple):
 
     Attributes:
         label: the answer.
+        labels: all that there are.
         chances: the probability of the label as the model itself puts it, and of others; they add up to 1. That of the
             label is the chance with which the model answers this row rightly, so that it is calibrated.
     """
 
     label: str
+    labels: Collection[str]
     chances: Mapping[str, float]
 
 
@@ -184,7 +192,7 @@ class Speaker:
         right = self._right(text, row.get(true, 0.0), errors.spread)
         nth = self._nth(model, text, errors, temperature)
         said = _drawn(unit("answer", self._seed, model, text, nth), true, right, row)
-        return Spoken(said, _shown(said, right, row))
+        return Spoken(said, errors.labels, _shown(said, right, row))
 
     def _right(self, text: str, chance: float, spread: float) -> float:
         """Return the chance that a row is answered rightly."""

@@ -254,11 +254,17 @@ def _labels(stated: Mapping[str, Any], where: str) -> list[str]:
 
 
 def _true_labels(stated: Mapping[str, Any], where: str) -> Iterable[str]:
-    """Yield the true labels that the chances of any model have a row for."""
+    """Yield the true labels that the chances of any model and stage have a row for."""
     models = _mapping(stated, "models", "a table from a model's name to its errors", where).values()
-    for table in (stated, *models):
-        chances = table.get("chances") if isinstance(table, Mapping) else None
+    tables = [table for table in (stated, *models) if isinstance(table, Mapping)]
+    steps = [step for table in tables for step in _list(table.get("drift")) if isinstance(step, Mapping)]
+    for table in (*tables, *steps):
+        chances = table.get("chances")
         yield from map(str, chances if isinstance(chances, Mapping) else ())
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _check_keys(stated: Mapping[str, Any], known: Sequence[str], where: str) -> None:

@@ -77,7 +77,7 @@ def reply_to(
     Raises:
         RecursionError: the messages are nested too deeply to be written as JSON.
     """
-    given = Given(spoken.label, spoken.chances) if spoken else None
+    given = Given(spoken.label, spoken.labels) if spoken else None
     said = _said(body, wanted, way, slips, given)
     return said if isinstance(said, Reply) else said.of(spoken)
 
