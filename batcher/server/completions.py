@@ -185,7 +185,8 @@ def _tokens_of(text: str, options: Options, said: Said) -> tuple[Token, ...] | N
 def _stated(text: str, said: Said, alternatives: int) -> tuple[Token, ...]:
     """Return the tokens of an answer whose chance is stated: the probabilities of its tokens multiply to it.
 
-    Each token has the chance of the texts that begin so, among those that have the same beginning before it.
+    Each token has the chance of the texts that begin so, among those that have the same beginning before it. The last
+    token of the label also has the chance that the label ends there.
     """
     found: list[Token] = []
     left, total = said.chances, 1.0
@@ -195,8 +196,8 @@ def _stated(text: str, said: Said, alternatives: int) -> tuple[Token, ...]:
         for other, chance in left.items():
             each = other[start : start + len(token)]
             there[each] = there.get(each, 0.0) + chance
-        if start + len(token) >= len(said.text):  # the end, which is no token, is a part of the last one
-            there[token] = said.chances[said.text]
+        if start + len(token) >= said.decided:
+            left, there[token] = {said.text: 1.0}, said.chances[said.text]
         ranked = sorted(there.items(), key=lambda pair: -pair[1])
         top = [(each, math.log(chance / total)) for each, chance in ranked[:alternatives] if each]
         found.append(Token(token, min(math.log(there[token] / total), 0.0), top))

@@ -46,11 +46,13 @@ class Said(NamedTuple):
         text: of it.
         fits: it is what was asked for, and nothing else.
         chances: of this text and of others in its place, if they are stated.
+        decided: the characters that decide which of them it is.
     """
 
     text: str
     fits: bool = True
     chances: Mapping[str, float] = {}
+    decided: int = 0
 
     def of(self, spoken: Spoken | None) -> Said:
         """Return it with the chances of its label, and of other labels in its place."""
@@ -59,7 +61,8 @@ class Said(NamedTuple):
         label, *others = (json.dumps(each, ensure_ascii=False)[1:-1] for each in spoken.chances)
         before, found, after = self.text.rpartition(label)
         texts = [self.text, *(f"{before}{each}{after}" for each in others if found)]
-        return self._replace(chances=dict(zip(texts, spoken.chances.values(), strict=False)))
+        chances = dict(zip(texts, spoken.chances.values(), strict=False))
+        return self._replace(chances=chances, decided=len(before) + len(found))
 
 
 def reply_to(
