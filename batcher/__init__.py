@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from batcher.endpoint import Endpoint
     from batcher.engine.by_hand import limit, pause, resume
     from batcher.engine.runner import arun, run
+    from batcher.engine.sampling import sample
     from batcher.errors import (
         BatcherError,
         InputError,
@@ -49,6 +50,7 @@ __all__ = [
     "rehearse",
     "resume",
     "run",
+    "sample",
     "services",
     "status",
     "verify",
@@ -65,6 +67,7 @@ _HOMES = {
     "rehearse": "rehearsal.rehearse",
     "resume": "engine.by_hand",
     "run": "engine.runner",
+    "sample": "engine.sampling",
     "services": "calls.services",
     "status": "reports.status",
     "verify": "reports.verification.verify",

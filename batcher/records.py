@@ -63,6 +63,27 @@ class Terms(NamedTuple):
 NO_TERMS = Terms()
 
 
+class Stratum(NamedTuple):
+    """Rows of which one draw has taken some at random.
+
+    Attributes:
+        label: the model's label of all of them; None: they have none, or the draw was from all rows.
+        rows: their number.
+        drawn: how many of them the draw took.
+        below: the highest number among those it took (`batcher.quality.drawing`): it took all up to that.
+    """
+
+    label: str | None
+    rows: int
+    drawn: int
+    below: float
+
+    @property
+    def chance(self) -> float:
+        """The chance of each of the rows to be drawn."""
+        return self.drawn / self.rows if self.rows else 0.0
+
+
 class Question(NamedTuple):
     """What a row asks.
 
@@ -123,6 +144,10 @@ class Beside(NamedTuple):
         finish: why the model stopped.
         form: how labels or a schema were asked for.
         request_id: what the service calls the answer.
+        agreement: the share of the answers to the row that agree with the one that most agree on, from 0 to 1.
+        votes: the answers to the row and how often each came, as JSON.
+        confidence: how likely the model finds its label, from 0 to 1.
+        by: who gave the answer: the model that was asked, or `hand`.
     """
 
     raw: str = ""
@@ -137,6 +162,10 @@ class Beside(NamedTuple):
     finish: str = ""
     form: str = ""
     request_id: str = ""
+    agreement: str = ""
+    votes: str = ""
+    confidence: str = ""
+    by: str = ""
 
 
 class RowState(NamedTuple):

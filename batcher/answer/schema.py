@@ -147,12 +147,12 @@ class Schema:
         changed = dict(value) if isinstance(value, dict) else {}
         for name, was, cell in zip(self.fields, before, cells, strict=True):
             if cell and cell != was:
-                changed[name] = self._typed(name, cell)
+                changed[name] = self.typed(name, cell)
             elif cell != was:
                 changed.pop(name, None)
         return json.dumps(changed, ensure_ascii=False)
 
-    def _typed(self, name: str, cell: str) -> object:
+    def typed(self, name: str, cell: str) -> object:
         """Return the value that a cell of a field stands for."""
         types = self._types(top_level(self.document)[name])
         if types and "string" not in types:

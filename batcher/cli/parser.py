@@ -113,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_resume(verbs)
     _add_verify(verbs)
     _add_merge(verbs)
+    _add_sample(verbs)
     _add_serve(verbs)
     _add_rehearse(verbs)
     _add_services(verbs)
@@ -353,6 +354,40 @@ def _add_merge(verbs: Any) -> None:
         f" are. {facts.help.partition(', ')[2].capitalize()}",
         **facts.kind.argument,
     )
+
+
+def _add_sample(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "sample",
+        "batcher sample [KEYWORD] [INPUT] [options]",
+        "draws rows to be labelled by hand, at random, and reads the labels back",
+        "Draw rows at random to be labelled by hand, and write them to sample_<keyword>.csv, without the model's"
+        " answers and with an empty column gold (of a schema one for each field). What people have written there is"
+        " read first, and stays. Prints the path.",
+    )
+    _add_which_run(parser)
+    parser.add_argument("data", metavar="INPUT", nargs="?", help="the run's input, if it is not where it was")
+    parser.add_argument(
+        "-n",
+        type=int,
+        metavar="N",
+        help="rows of the sample; a larger N later adds rows to it, and the sample stays random",
+    )
+    parser.add_argument(
+        "--per-label",
+        action="store_true",
+        help="draw N rows of each label of the model, and of the rows without one, so that rare labels have enough",
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="decides which rows are drawn; default: 0, or that of the first draw"
+    )
+    parser.add_argument(
+        "--read",
+        metavar="FILE",
+        help="read hand labels from this file: a sample's file, as a spreadsheet or a colleague saved it (CSV, .xlsx)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one object")
 
 
 def _add_serve(verbs: Any) -> None:

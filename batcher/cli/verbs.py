@@ -152,6 +152,17 @@ def _merge(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _sample(arguments: argparse.Namespace) -> int:
+    given = {name: getattr(arguments, name) for name in ("per_label", "seed", "read", "data", "output_dir")}
+    found = batcher.sample(arguments.keyword, arguments.n, **given)
+    say(found)
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print_out(found.path)
+    return OK
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     from batcher.calls.endpoints import environment, keys_of  # noqa: PLC0415
 
@@ -248,6 +259,7 @@ VERBS = {
     "resume": _resume,
     "verify": _verify,
     "merge": _merge,
+    "sample": _sample,
     "serve": _serve,
     "rehearse": _rehearse,
     "services": _services,

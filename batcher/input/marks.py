@@ -45,6 +45,11 @@ class Marks:
             texts[_LAST_MARK:] = ["".join(f"{len(text)}:{text}" for text in texts[_LAST_MARK:])]
         return self.tag + b"".join([sha256(text.encode()).digest()[:_MARK_BYTES] for text in texts])
 
+    @property
+    def alone(self) -> tuple[str, ...]:
+        """The columns whose mark is theirs alone."""
+        return self.columns if len(self.columns) <= _LAST_MARK + 1 else self.columns[:_LAST_MARK]
+
     def starts(self, names: Iterable[str]) -> list[int] | None:
         """Return the offsets of the marks of columns, or None if the table lacks one of them."""
         places = [self._places.get(name) for name in names]

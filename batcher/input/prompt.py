@@ -191,11 +191,14 @@ def _without_nulls(value: Any) -> Any:
     return kept
 
 
-def from_function(function: PromptFunction, columns: Sequence[str]) -> Renderer:
-    """Return the renderer of a user's function, which gets the row as a dictionary."""
+def from_function(function: PromptFunction, columns: Sequence[str], hidden: str | None = None) -> Renderer:
+    """Return the renderer of a user's function, which gets the row as a dictionary, without the `hidden` column."""
 
     def render(values: Values) -> list[Message]:
-        asked = function(dict(zip(columns, values, strict=True)))
+        row = dict(zip(columns, values, strict=True))
+        if hidden is not None:
+            row.pop(hidden, None)
+        asked = function(row)
         if isinstance(asked, str):
             return [{"role": "user", "content": asked}]
         return checked_messages(asked, "the prompt function's result", "a string or a list of messages")

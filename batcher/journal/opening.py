@@ -23,6 +23,7 @@ from batcher.journal.evidence import Evidence
 from batcher.journal.locking import LOOK_AGAIN_S, PATIENCE_S, Lock, Work, holder_of, lock_path
 from batcher.journal.matching import Planner, Rehearsal
 from batcher.journal.reading import Reader
+from batcher.journal.sampling import SampleReader
 from batcher.journal.schema import (
     as_output_errors,
     bring_up_to_date,
@@ -91,6 +92,11 @@ def read_journal(path: Path, *, alone: bool = False) -> Reader:
         KeywordBusy: with `alone`, a run is writing it.
     """
     return _read(path, Reader, alone=alone)
+
+
+def read_samples(path: Path, *, alone: bool = False) -> SampleReader:
+    """Open a journal like `read_journal`, for reading the samples too."""
+    return _read(path, SampleReader, alone=alone)
 
 
 def record_joined(path: Path, run: int, name: str, sha256: bytes) -> None:

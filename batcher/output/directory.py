@@ -196,6 +196,11 @@ class Store:
         return self._path("partial")
 
     @property
+    def sample_path(self) -> Path:
+        """Where people label a sample by hand."""
+        return self._path("sample", CsvFormat.suffix)
+
+    @property
     def control_path(self) -> Path:
         return self.directory / f"control_{self.keyword}.json"
 
@@ -240,6 +245,7 @@ class Store:
         keyword, responses = re.escape(self.keyword), re.escape(RESPONSES)
         name = re.compile(
             rf"(?:0|[1-9][0-9]*|all|partial)_{keyword}{_ENDINGS}|(?:all|partial)_{keyword}{responses}"
+            rf"|sample_{keyword}\.csv"
             rf"|control_{keyword}\.json|all_{keyword}{re.escape(NPY_SUFFIX)}"
         )
         return path.parent == self.directory.resolve() and name.fullmatch(path.name) is not None
@@ -316,7 +322,7 @@ class Store:
         """
         with as_output_errors(f"the output directory {self.directory}", "used"):
             ending = f"(?:{_ENDINGS}|{re.escape(NPY_SUFFIX)}|{re.escape(RESPONSES)})"
-            for leftover in self._matching(r"\.([0-9]+|all|partial)", ending + r"(\.[0-9]+)?\.tmp"):
+            for leftover in self._matching(r"\.([0-9]+|all|partial|sample)", ending + r"(\.[0-9]+)?\.tmp"):
                 leftover.unlink()
 
     def _matching(self, head: str, tail: str) -> list[Path]:

@@ -25,6 +25,7 @@ from batcher.output.file_format import read_table
 from batcher.records import LARGEST_CELL
 
 SEPARATORS = (",", ";", "\t", "|")
+_TEXTS = (".csv", ".tsv", ".txt")
 WORKBOOK = ""
 """In the place of a separator: the table is a sheet of a workbook, whose cells need none."""
 
@@ -105,7 +106,7 @@ def sheets_of(path: Path, added: AnswerColumns) -> list[Sheet]:
     column = added.answer
     if path.suffix == ".parquet":
         return _in_parquet(path, added)
-    if path.suffix != ".csv":
+    if path.suffix.lower() not in _TEXTS:
         return _in_workbook(path, column)
     found: list[Sheet] = []
     why = ""

@@ -41,6 +41,7 @@ from batcher.money.tariff import NO_WORDING, Tariff, Wording, distinct, is_bound
 from batcher.money.tokens import most_completion_tokens
 from batcher.money.vision import Vision
 from batcher.output.directory import Store
+from batcher.planning.gold import check_gold
 from batcher.planning.own import Own
 from batcher.planning.prompts import (
     OF_REQUESTS,
@@ -260,6 +261,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     endpoints = _endpoints(settings, own, needs_keys=needs_keys)
     if settings.id_column is not None:
         column_index(settings.id_column, dataset.columns, blamed("id_column"))
+    check_gold(settings, dataset.columns, (*prompts.columns, *settings.param_columns))
     store = _store(settings, keyword, dataset, shape)
     return Job(
         settings,

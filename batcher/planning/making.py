@@ -23,6 +23,7 @@ from batcher.output.adoption import Adoption
 from batcher.output.changed import ChangedFiles
 from batcher.output.directory import came_back as came_back_as
 from batcher.output.older_results import OlderResults
+from batcher.planning.gold import GoldColumn
 from batcher.planning.job import ROWS_AT_ONCE, Job
 from batcher.planning.plan import ByHand, Older, Plan
 from batcher.planning.words import explained, reasons_of
@@ -45,12 +46,23 @@ class _Read(NamedTuple):
         rows: their number.
         examples: the keys of the rows that ask what an example asks, as the journal keeps them.
         faulty, fault: as `Plan` has them.
+        gold: the right answers in a column of it; None without one.
     """
 
     rows: int
     examples: list[str]
     faulty: int
     fault: str
+    gold: GoldColumn | None = None
+
+    def recorded(self, job: Job) -> dict[str, Any]:
+        """Return what the journal has of it, with the run's question."""
+        found: dict[str, Any] = {}
+        if job.examples is not None:
+            found["examples"] = {**job.question["examples"], "keys": self.examples}
+        if self.gold is not None:
+            found["gold"] = self.gold.recorded()
+        return found
 
 
 class Stopped(Exception):
@@ -101,15 +113,17 @@ def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehe
             sources=sources[:-1],
             taken=taken,
         )._replace(
-            faulty=read.faulty, fault=read.fault, older=older, twins=_twins(job, matching, read.rows, comparison)
+            faulty=read.faulty,
+            fault=read.fault,
+            older=older,
+            twins=_twins(job, matching, read.rows, comparison),
+            gold=read.gold.in_words() if read.gold else "",
         )
         if is_rehearsal:
             return plan
         _check_changes(job, plan, journal)
         # In the same transaction as the plan, because `verify` reads the question from here.
-        if job.examples is not None:
-            recorded["examples"] = {**job.question["examples"], "keys": read.examples}
-        journal.start_run(job.settings.chunk_size, {**job.question, **recorded, "params": params})
+        journal.start_run(job.settings.chunk_size, {**job.question, **recorded, **read.recorded(job), "params": params})
     return plan
 
 
@@ -257,6 +271,7 @@ def _plan_rows(
     """Record each row's question, and its results in chunk files."""
     marks = Marks(job.dataset.columns)
     examples: set[bytes] = set()
+    gold = None if job.settings.gold is None else GoldColumn(job.settings, job.dataset.columns, job.shape)
     faulty, fault = 0, ""
     end = 0
     for start, rows in job.selection.slices(ROWS_AT_ONCE):
@@ -269,6 +284,8 @@ def _plan_rows(
             keys.append(key(question.messages, question.terms))
             if is_example:
                 examples.add(keys[-1])
+            elif gold is not None:
+                gold.add(values, job.selection.where(position))
             if question.fault:
                 faulty += 1
                 fault = fault or f"{job.selection.where(position)}: {question.fault}"
@@ -279,7 +296,7 @@ def _plan_rows(
         # The journal will not hold what a file has of `--with`: to the run such a file is a stranger's, and is kept.
         for file in (each for each in adoption.files if not each.added.extras):
             matching.add_file(file.start, file.rows, file.sha256)
-    return _Read(end, sorted(each.hex() for each in examples), faulty, fault)
+    return _Read(end, sorted(each.hex() for each in examples), faulty, fault, gold)
 
 
 def _take_in(job: Job, journal: Planner, matching: Matching, last: LastRun | None) -> _Taken:

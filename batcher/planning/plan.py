@@ -66,6 +66,7 @@ class Plan(NamedTuple):
         fault: the first of them, and why; empty if there is none.
         older: what results files of older scripts hold; None if none were read.
         twins: the positions of two lines of a requests file with the same custom_id.
+        gold: what people are told of the column that holds right answers; empty if there is none.
     """
 
     sources: tuple[int, ...]
@@ -85,3 +86,4 @@ class Plan(NamedTuple):
     fault: str = ""
     older: Older | None = None
     twins: tuple[int, int] | None = None
+    gold: str = ""

@@ -85,7 +85,9 @@ def source_of(
     if prompt is not None and not callable(prompt) and not isinstance(prompt, str):
         raise SettingsError(f"prompt must be a text or a function, not of type {type(prompt).__qualname__}")
     if callable(value):
-        return Prompts(stating.completing(from_function(value, columns), system), "function", "", columns)
+        render = from_function(value, columns, settings.gold)
+        used = tuple(name for name in columns if name != settings.gold)
+        return Prompts(stating.completing(render, system), "function", "", used)
     text = _read_text(value, _spelled(name), settings.input_encoding) if name == "--prompt-file" else value
     recorded = "--prompt" if name == "--prompt-file" else name
     made = prompts_of(recorded, text, dataset, stating, system=system, source=_spelled(name))

@@ -128,6 +128,7 @@ def _of_prompts(job: Job, plan: Plan) -> list[str]:
         )
     if job.examples is not None:
         found.append(_examples_in_words(job.examples, job))
+    found += [plan.gold] if plan.gold else []
     if plan.faulty and not job.settings.requests:  # broken lines are named already
         rows = counted(plan.faulty, "row cannot be asked and ends", "rows cannot be asked and end")
         first = "It is" if plan.faulty == 1 else "The first is"

@@ -1,0 +1,1 @@
+"""Numbers about labels: samples, estimates, agreement, drift. It reads nothing, and knows no files."""

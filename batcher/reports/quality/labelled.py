@@ -1,0 +1,375 @@
+"""The rows of a run by the model's label, and the rows that people have labelled, with the chance of each.
+
+Invariant: it only reads; a row with a hand label is found by its cells, never by its position alone, and rows that ask
+what an example in the prompt asks are in none of the counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as of_class
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+from batcher.answer.gold import Golds, examples_in, gold_of, is_known
+from batcher.answer.shape import Shape, shape_of_recorded
+from batcher.errors import OutputError, SettingsError
+from batcher.input.cell import cell, writable
+from batcher.input.dataset import Dataset
+from batcher.input.marks import EMPTY, Marks
+from batcher.input.selection import Selection
+from batcher.journal.entries import LastRun
+from batcher.journal.sampling import Draw, DrawnRow, SampleReader
+from batcher.output.opening import PastRun
+from batcher.output.so_far import input_of
+from batcher.records import Stratum
+from batcher.words import by_reader, counted, option
+
+SAMPLE, COLUMN = "sample", "column"
+"""Where the hand labels come from: rows that `batcher sample` drew, or a column of the table (`--gold`)."""
+_MOST_ANSWERS = 10_000
+"""Different answers that are counted; texts may be as many as rows."""
+_AT_ONCE = 1000  # rows in memory
+
+
+class GoldRow(NamedTuple):
+    """A row with a hand label.
+
+    Attributes:
+        position: of the row in the run, from 0.
+        label: the model's label or answer, of a schema's field its text; None: the row has none that is `ok`.
+        gold: the hand label.
+        chance: of the row to be drawn, over all draws; 1 in a table that is labelled as a whole; None: not known.
+    """
+
+    position: int
+    label: str | None
+    gold: str
+    chance: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """The rows of a run, and what people say about some of them.
+
+    Attributes:
+        rows: all rows, without those of examples.
+        examples: rows that ask what an example in the prompt asks: they are in no other number.
+        labels: the run's, in its order; empty if it has no list of labels.
+        counts: rows by the model's label, under None those without one; None if there are more than 10,000 answers.
+        source: `sample` or `column`; empty: there are no hand labels, and nothing was drawn.
+        kind: how the rows were chosen: `random` or `per label` (drawn), `all`, `random column` or `unknown` (a column);
+            empty as `source`.
+        column: of the table that has the hand labels.
+        seed: of the draws.
+        drawn: rows that were drawn, or that have a hand label in the column.
+        pairs: rows with a hand label by the model's label and it; None if there are more than 10,000 pairs.
+        sampled: rows with a hand label, if they were drawn; empty for a column (see `gold_rows`).
+        waiting: rows that were drawn and have no hand label yet.
+        gone: rows that were drawn and are in the table no more, whether they have a hand label or not.
+        never: rows that no draw could take, because they were added to the table later; if rows are gone, estimated.
+        strata: of the latest draw.
+        design: all that in words.
+        notes: what else to know.
+    """
+
+    rows: int
+    examples: int = 0
+    labels: tuple[str, ...] = ()
+    counts: Mapping[str | None, int] | None = None
+    source: str = ""
+    kind: str = ""
+    column: str | None = None
+    seed: int | None = None
+    drawn: int = 0
+    pairs: Mapping[tuple[str | None, str], int] | None = of_class(default_factory=dict)
+    sampled: tuple[GoldRow, ...] = ()
+    waiting: int = 0
+    gone: int = 0
+    never: int = 0
+    strata: tuple[Stratum, ...] = ()
+    design: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def gold(self) -> int:
+        """Rows with a hand label."""
+        return len(self.sampled) if self.pairs is None or self.sampled else sum(self.pairs.values())
+
+
+def labelled(
+    run: PastRun[SampleReader],
+    *,
+    field: str | None = None,
+    source: str | None = None,
+    data: Dataset | None = None,
+) -> Labelled:
+    """Return the rows of a run by their labels, and those with a hand label.
+
+    Args:
+        run: opened with `journal.opening.read_samples`; the caller holds a snapshot.
+        field: of the schema, that it is about; None without a schema, or if that has one field alone.
+        source: `sample` or `column`; default: the column if each row has a hand label there, else the sample if it has
+            hand labels, else the column.
+        data: the input, if the hand labels are in a column, are texts, and the input is not where it was.
+
+    Raises:
+        SettingsError: there is no such field, or a schema and no field; or there is no such source.
+        InputError, OutputError: the input or the journal cannot be read.
+    """
+    return LabelledRun(run, field, data).found(source)
+
+
+class LabelledRun:
+    """Reads the labels and the hand labels of a run.
+
+    Args: as those of `labelled`.
+    """
+
+    def __init__(self, run: PastRun[SampleReader], field: str | None = None, data: Dataset | None = None) -> None:
+        self.journal = run.journal
+        self.last: LastRun = run.last()
+        self._keyword = run.store.keyword
+        self.field = field
+        self._data = data
+        recorded = self.last.question.get("shape")
+        self.shape: Shape | None = None if recorded is None else shape_of_recorded(recorded)
+        self.golds = Golds(self.shape)
+        self.without = examples_in(self.last.question)
+        self._column = gold_of(self.last.question)
+        self._check_field()
+
+    def found(self, source: str | None = None) -> Labelled:
+        """Return what there is."""
+        chosen, sample = self._chosen(source)
+        if chosen == COLUMN:
+            return self._of_column()
+        return sample or self._of_sample(self.journal.drawn())
+
+    def gold_rows(self, source: str | None = None) -> Iterator[GoldRow]:
+        """Read the rows with a hand label, in the order of their positions; of a column they may be all rows.
+
+        Args:
+            source: as for `labelled`.
+        """
+        chosen, sample = self._chosen(source)
+        if chosen == COLUMN:
+            yield from self._rows_of_column()
+        else:
+            rows = (sample or self._of_sample(self.journal.drawn())).sampled
+            yield from sorted(rows, key=lambda each: each.position)
+
+    def answers(self) -> Iterator[tuple[int, str | None]]:
+        """Read the position and the label or answer of each row; of a schema's field its text."""
+        for position, answer, _ in self.journal.answers(self.without):
+            yield position, self._label(answer)
+
+    def _chosen(self, source: str | None) -> tuple[str, Labelled | None]:
+        """Return the source to read, and what the sample has if it was read for that."""
+        if source is None and self._column and self._column["drawn"] == "all":
+            return COLUMN, None
+        if source == COLUMN:
+            if not self._column:
+                raise SettingsError(f"the run {self._keyword!r} has no column of hand labels: give {option('gold')}")
+            return COLUMN, None
+        sample = self._of_sample(self.journal.drawn())
+        is_column = source is None and not sample.gold and self._column is not None
+        return (COLUMN, None) if is_column else (SAMPLE, sample)
+
+    def _check_field(self) -> None:
+        fields = self.golds.fields
+        how = by_reader(command_line="--field NAME", python="field=")
+        if self.field is None and len(fields) == 1:
+            self.field = fields[0]
+        if self.field is None and fields:
+            raise SettingsError(f"the answers have {len(fields)} fields: give {how}, one of {', '.join(fields)}")
+        if self.field is not None and self.field not in fields:
+            said = f"it is one of {', '.join(fields)}" if fields else "the answers have no fields: leave it out"
+            raise SettingsError(f"{how}: there is no field {self.field!r}; {said}")
+
+    def _label(self, answer: str | None) -> str | None:
+        """Return what an answer says of the field, or the answer."""
+        if answer is None or self.field is None:
+            return answer
+        return self._field_of(answer)
+
+    @cached_property
+    def _field_of(self) -> Callable[[str], str | None]:
+        """Reads the field of an answer; many rows have the same answer."""
+        shape, place = self.shape, self.golds.fields.index(self.field or "")
+
+        @lru_cache(_MOST_ANSWERS)
+        def read(answer: str) -> str | None:
+            return (shape.cells(answer)[place] if shape else "") or None
+
+        return read
+
+    # -- The model's labels
+
+    def _counts(self) -> dict[str | None, int] | None:
+        if self.field is None:
+            found = self.journal.counted(self.without, most=_MOST_ANSWERS + 1)
+            return None if len(found) > _MOST_ANSWERS else {label: rows for (label, _), rows in found.items()}
+        counts: Counter[str | None] = Counter()
+        for _, label in self.answers():
+            counts[label] += 1
+            if len(counts) > _MOST_ANSWERS:
+                return None
+        return dict(counts)
+
+    def _common(self) -> dict[str, Any]:
+        rows = self.journal.size(self.without)
+        examples = self.journal.scope() - rows
+        notes = []
+        if examples:
+            said = counted(examples, "row asks", "rows ask")
+            notes.append(f"{said} what an example in the prompt asks, and count nowhere")
+        return {
+            "rows": rows,
+            "examples": examples,
+            "labels": self.golds.labels,
+            "counts": self._counts(),
+            "notes": tuple(notes),
+        }
+
+    # -- The sample
+
+    def _of_sample(self, drawn: Sequence[DrawnRow]) -> Labelled:
+        common, draws = self._common(), self.journal.draws()
+        if not draws:
+            return Labelled(**common)
+        places, golds = self.journal.places(drawn), self.journal.gold()
+        keys = self.without
+        here = {each.id: places[each.id] for each in drawn if each.id in places and places[each.id].key not in keys}
+        sampled: list[GoldRow] = []
+        for each in drawn:
+            gold = Golds.of_field(golds[each.id].text, self.field) if each.id in golds else ""
+            if gold and (row := here.get(each.id)):
+                sampled.append(GoldRow(row.position, self._label(row.label), gold, each.chance))
+        is_per_label = any(each.is_per_label for each in draws)
+        gone = len(drawn) - len(here)
+        never = never_drawn(draws[-1], common["rows"], len(drawn), gone)
+        return Labelled(
+            **common,
+            source=SAMPLE,
+            kind="per label" if is_per_label else "random",
+            seed=draws[0].seed,
+            drawn=len(drawn),
+            pairs=Counter((each.label, each.gold) for each in sampled),
+            sampled=tuple(sampled),
+            waiting=len(here) - len(sampled),
+            gone=gone,
+            never=never,
+            strata=draws[-1].strata,
+            design=design_of(draws, len(drawn), len(sampled)),
+        )
+
+    # -- A column of the table
+
+    def _of_column(self) -> Labelled:
+        column = self._column or {}
+        common, how = self._common(), column["drawn"]
+        pairs = self._pairs_by_marks() if self._texts is not None else self._pairs_by_rows()
+        gold = sum(pairs.values()) if pairs is not None else sum(1 for _ in self._rows_of_column())
+        chosen = {"all": "each row has one", "random": "of rows chosen at random"}
+        words = chosen.get(how, "how they were chosen is unknown")
+        return Labelled(
+            **common,
+            source=COLUMN,
+            kind="random column" if how == "random" else how,
+            column=column["column"],
+            drawn=gold,
+            pairs=pairs,
+            design=f"{counted(gold, 'hand label')} in column {column['column']!r}: {words}",
+        )
+
+    @property
+    def _texts(self) -> dict[bytes, str] | None:
+        """The hand label by the mark of its cell; None if the marks do not tell."""
+        texts, name = (self._column or {}).get("texts"), (self._column or {}).get("column")
+        marks = Marks(self.last.question.get("table", ()))
+        if texts is None or name not in marks.alone:
+            return None
+        one = Marks([name])
+        return {one.of((text,))[len(one.tag) :]: label for text, label in texts.items()}
+
+    def _pairs_by_marks(self) -> dict[tuple[str | None, str], int]:
+        texts = self._texts or {}
+        found: Counter[tuple[str | None, str]] = Counter()
+        for (label, mark), rows in self.journal.counted(self.without, [self._named]).items():
+            if texts.get(mark):
+                found[self._label(label), texts[mark]] += rows
+            elif mark not in texts and mark != EMPTY:
+                raise OutputError(f"the journal {self.journal.path} does not know what is in column {self._named!r}")
+        return dict(found)
+
+    def _pairs_by_rows(self) -> dict[tuple[str | None, str], int] | None:
+        found: Counter[tuple[str | None, str]] = Counter()
+        for each in self._rows_of_column():
+            found[each.label, each.gold] += 1
+            if len(found) > _MOST_ANSWERS:
+                return None
+        return dict(found)
+
+    @property
+    def _named(self) -> str:
+        return str((self._column or {})["column"])
+
+    def _rows_of_column(self) -> Iterator[GoldRow]:
+        chance = 1.0 if (self._column or {})["drawn"] == "all" else None
+        if (texts := self._texts) is not None:
+            for position, answer, mark in self.journal.answers(self.without, [self._named]):
+                if gold := texts.get(mark):
+                    yield GoldRow(position, self._label(answer), gold, chance)
+            return
+        cells = self._cells()
+        for position, answer, mark in self.journal.answers(self.without, [self._named]):
+            text = next((text for place, text in cells if place == position), "")
+            one = Marks([self._named])
+            if mark and one.of((text,))[len(one.tag) :] != mark:
+                raise OutputError(
+                    f"column {self._named!r} of the input has changed since the run, in row {position} (counted from"
+                    " 0): run it again, which asks nothing anew"
+                )
+            gold = Golds.of_field(self.golds.read_whole(text), self.field) if is_known(text) else ""
+            if gold:
+                yield GoldRow(position, self._label(answer), gold, chance)
+
+    def _cells(self) -> Iterator[tuple[int, str]]:
+        """Read the column in the input, with the position of each row."""
+        dataset = self._data or input_of(self.last.question)
+        if dataset is None:
+            raise OutputError(
+                f"the hand labels are in column {self._named!r} of the input, which is not where it was: give it"
+                f" {by_reader(command_line='as a file in its place', python='as data=')}"
+            )
+        if self._named not in dataset.columns:
+            raise OutputError(f"{dataset.name} has no column {self._named!r}, which had the hand labels")
+        place = dataset.columns.index(self._named)
+        for start, rows in Selection.recorded_in(self.last.question, dataset, self._keyword).slices(_AT_ONCE):
+            for position, values in enumerate(rows, start):
+                yield position, writable(cell(values[place]))
+
+
+def never_drawn(latest: Draw, rows: int, drawn: int, gone: int) -> int:
+    """Return how many rows no draw could take.
+
+    Args:
+        latest: the latest draw.
+        rows: in the table now.
+        drawn: rows that were ever drawn.
+        gone: how many of them are in the table no more; as many of the others will be gone, in proportion.
+    """
+    left = round(latest.population * (1 - gone / drawn)) if drawn else latest.population
+    return max(rows - left, 0)
+
+
+def design_of(draws: Sequence[Draw], drawn: int, gold: int) -> str:
+    """Return in words how the rows of a sample were chosen."""
+    ways = dict.fromkeys("the same number for each label of the model" if each.is_per_label else "" for each in draws)
+    ways.pop("", None)
+    how = f"drawn at random (seed {draws[0].seed})" + (f", {', '.join(ways)}" if ways else "")
+    mixed = " and of all rows" if ways and not all(each.is_per_label for each in draws) else ""
+    return f"{counted(drawn, 'row')} {how}{mixed}; {gold:,} labelled by hand"
