@@ -69,6 +69,16 @@ def dollars(nano: int) -> str:
     return f"{'-' if nano < 0 else ''}${whole}.{decimals.rstrip('0'):0<2}"
 
 
+def percent(share: float) -> str:
+    """Return a share for people: `84.2%`; below 0.1% or above 99.9% with a second decimal, so that few is not none."""
+    shown = 100 * share
+    if 0 < shown < 0.01:
+        return "<0.01%"
+    if 99.99 < shown < 100:
+        return ">99.99%"
+    return f"{shown:.{2 if 0 < shown < 0.1 or 99.9 < shown < 100 else 1}f}%"
+
+
 def duration(seconds: float) -> str:
     """Return a duration for people: `45s`, `12m 05s`, `3h 20m`."""
     whole = round(seconds)

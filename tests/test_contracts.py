@@ -16,6 +16,7 @@ HTTP = "Only calls and server know LangChain, OpenAI and HTTP"
 CALLER = "Only what makes calls needs LangChain, OpenAI or HTTP"
 READING = "Reports only read"
 SQLITE = "Only journal knows SQLite"
+NUMPY = "Figures need numpy alone"
 PANDAS = "Only input and output know pandas and pyarrow"
 
 # The contract, the module and the line to plant in it, and the import that has to be named.
@@ -44,6 +45,7 @@ PLANTED = [
         "batcher.reports.writing -> batcher.journal.writing",
     ),
     (SQLITE, "output/planted.py", "import sqlite3", "batcher.output.planted -> sqlite3"),
+    (NUMPY, "quality/planted.py", "from scipy import stats", "batcher.quality.planted -> scipy"),
     (PANDAS, "pool/planted.py", "import pandas", "batcher.pool.planted -> pandas"),
     (PANDAS, "errors.py", "def frame() -> None:\n    import pyarrow.csv", "batcher.errors -> pyarrow"),
 ]

@@ -152,6 +152,7 @@ ROOT = "coalesce((SELECT root FROM rereads WHERE id = {0}), {0})"
 """The id under which `responses` has what came with a result."""
 # SQLite takes no more in one statement, if it is old.
 _MOST_VALUES = 900
+_LINES_AT_ONCE = 1000
 
 
 def spent_of(found: Sequence[int]) -> Spent:
@@ -585,6 +586,17 @@ class Reader:
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._asking():
             return self._reader.execute(query, values).fetchall()
+
+    def stream(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        """Yield what a query finds, some lines at a time; it is for functions of this package."""
+        with self._asking():
+            cursor = self._reader.execute(query, values)
+        while True:
+            with self._asking():
+                found = cursor.fetchmany(_LINES_AT_ONCE)
+            if not found:
+                return
+            yield from found
 
 
 def _result(status: str, answer: str | bytes, error: str | bytes) -> Result:

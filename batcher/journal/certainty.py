@@ -1,0 +1,78 @@
+"""How certain the answers of a run are: the agreement of several answers, and the confidence of a model.
+
+Invariant: only rows that are `ok` count, each once; nothing is held but what is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from batcher.journal.reading import ROOT, Reader
+from batcher.journal.schema import IN_SCOPE, text_of
+
+AGREEMENT, CONFIDENCE = "agreement", "confidence"
+_LOOKED_AT = 1000
+_VALUE = {
+    AGREEMENT: "v.for_it * 1.0 / v.answers",
+    CONFIDENCE: "coalesce(v.confidence, s.confidence)",
+}
+_CERTAIN = {
+    AGREEMENT: "v.answers > 1",
+    CONFIDENCE: "coalesce(v.confidence, s.confidence) IS NOT NULL",
+}
+
+
+class Certain(NamedTuple):
+    """A row with its answer, and how certain that is, from 0 to 1."""
+
+    position: int
+    answer: str
+    certainty: float
+
+
+def kinds_of_certainty(journal: Reader) -> Iterator[str]:
+    """Yield what is known of the answers, by the latest of them: `agreement`, `confidence`."""
+    latest = {
+        AGREEMENT: f"SELECT 1 FROM votes v WHERE {_CERTAIN[AGREEMENT]} LIMIT 1",
+        # A condition on all responses would read all bodies.
+        CONFIDENCE: f"SELECT 1 FROM (SELECT confidence FROM responses ORDER BY id DESC LIMIT {_LOOKED_AT})"
+        " WHERE confidence IS NOT NULL LIMIT 1",
+    }
+    yield from (kind for kind, query in latest.items() if [*journal.stream(query)])
+
+
+def count_certain(journal: Reader, kind: str) -> int:
+    """Count the rows whose certainty is known."""
+    [(rows,)] = journal.stream(f"SELECT count(*) {_of(kind)}")
+    return int(rows)
+
+
+def least_certain(journal: Reader, kind: str, most: int, without: Collection[bytes] = ()) -> list[Certain]:
+    """Return the rows with the least certain answers, the least certain first.
+
+    Args:
+        journal: of the run.
+        kind: what certainty goes by.
+        most: rows to return.
+        without: keys of rows to leave out.
+    """
+    found = journal.stream(
+        f"SELECT r.position, a.answer, {_VALUE[kind]} {_of(kind, without)} ORDER BY 3, r.position LIMIT {most}"
+    )
+    return [Certain(position, text_of(answer), certainty) for position, answer, certainty in found]
+
+
+def certainties(journal: Reader, kind: str) -> Iterator[tuple[int, float]]:
+    """Yield the position of each row whose certainty is known, and its certainty, in the order of positions."""
+    yield from journal.stream(f"SELECT r.position, {_VALUE[kind]} {_of(kind)} ORDER BY r.position")
+
+
+def _of(kind: str, without: Collection[bytes] = ()) -> str:
+    responses = "" if kind == AGREEMENT else f" LEFT JOIN responses s ON s.id = {ROOT.format('r.result')}"
+    keys = ", ".join(f"x'{each.hex()}'" for each in without)
+    return (
+        f"FROM rows r JOIN results a ON a.id = r.result LEFT JOIN votes v ON v.id = r.result{responses}"
+        f" WHERE r.{IN_SCOPE} AND a.status = 'ok' AND {_CERTAIN[kind]}"
+        + (f" AND r.key NOT IN ({keys})" if keys else "")
+    )

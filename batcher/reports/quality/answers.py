@@ -1,0 +1,152 @@
+"""What the answers of a run are (labels, texts or numbers), and the numbers that the hand labels give about them.
+
+Invariant: memory holds what is counted, the different answers and the rows with a hand label, but no table; each row
+with a hand label counts once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import NamedTuple
+
+from batcher.answer.kinds import Kind as Column
+from batcher.quality import estimating
+from batcher.quality.estimating import Sampled
+from batcher.reports.quality.estimated import Estimate, Kind
+from batcher.reports.quality.labelled import Labelled, LabelledRun
+
+_MOST_LABELS = 100
+_LOOKED_AT = 1000
+_ANSWER, _OTHER = "answer", "other"  # what counts for texts: the same as by hand, or not
+
+
+class Answers(NamedTuple):
+    """The answers of all rows, and of those with a hand label.
+
+    Attributes:
+        kind: what they are.
+        rows: that have one.
+        counts: rows by answer, under None those without one; of texts there is one answer alone.
+        sampled: the rows with a hand label.
+    """
+
+    kind: Kind
+    rows: int
+    counts: Mapping[str | None, int]
+    sampled: Iterable[Sampled]
+
+
+def answers_of(reads: LabelledRun, found: Labelled) -> Answers:
+    """Return the answers of a run."""
+    kind = _kind(reads, found)
+    counts = _stripped(found.counts) if found.counts is not None and not found.labels else found.counts
+    rows = reads.journal.counts().ok if counts is None else found.rows - counts.get(None, 0)
+    if kind is not Kind.LABELS or counts is None:
+        counts = {_ANSWER: rows, None: found.rows - rows}
+    return Answers(kind, rows, counts, _sampled(reads, found, kind))
+
+
+def with_numbers(estimate: Estimate, answers: Answers, seed: int) -> Estimate:
+    """Return an estimate with the numbers that the hand labels give."""
+    made = estimating.estimate(answers.counts, answers.sampled, seed=seed)
+    if answers.kind is not Kind.LABELS:
+        return replace(estimate, accuracy=made.accuracy)
+    return replace(
+        estimate,
+        accuracy=made.accuracy,
+        labels=made.labels,
+        confusion=made.confusion if made.hand else estimate.confusion,
+        kappa=made.kappa,
+        alpha=made.alpha,
+    )
+
+
+def _kind(reads: LabelledRun, found: Labelled) -> Kind:
+    """Return what the answers are: what the run asked for, or else what they look like."""
+    if found.labels:
+        return Kind.LABELS
+    if reads.shape is not None and reads.field is not None:
+        column = reads.shape.kinds[reads.shape.fields.index(reads.field)]
+        if column in {Column.INTEGER, Column.NUMBER}:
+            return Kind.NUMBERS
+    elif _are_numbers(reads, found):
+        return Kind.NUMBERS
+    if found.counts is None:
+        return Kind.TEXT
+    kinds = _stripped(found.counts).keys() - {None}
+    labelled = found.rows - found.counts.get(None, 0)
+    return Kind.LABELS if len(kinds) <= _MOST_LABELS and 2 * len(kinds) <= labelled else Kind.TEXT
+
+
+def _are_numbers(reads: LabelledRun, found: Labelled) -> bool:
+    """Return whether all answers and hand labels are numbers, as far as they are counted."""
+    if found.counts is not None:
+        answers: Iterable[str | None] = found.counts
+    else:
+        answers = islice((answer for _, answer in reads.answers()), _LOOKED_AT)
+    known = [answer for answer in answers if answer is not None]
+    gold = [text for _, text in found.pairs or ()]
+    return bool(known) and all(number_of(text) is not None for text in (*known, *gold))
+
+
+def number_of(text: str | None) -> float | None:
+    """Return the number that a text is; None if it is none."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _stripped(counts: Mapping[str | None, int]) -> dict[str | None, int]:
+    found: Counter[str | None] = Counter()
+    for answer, rows in counts.items():
+        found[None if answer is None else answer.strip()] += rows
+    return dict(found)
+
+
+def _sampled(reads: LabelledRun, found: Labelled, kind: Kind) -> Iterator[Sampled]:
+    """Yield the rows with a hand label."""
+    as_is = bool(found.labels)
+    for label, gold, chance, rows in _golds(reads, found):
+        if kind is Kind.LABELS:
+            own = label if as_is or label is None else label.strip()
+            each = Sampled(own, gold if as_is else gold.strip(), chance)
+        else:
+            is_right = label is not None and _is_same(label, gold, kind)
+            each = Sampled(None if label is None else _ANSWER, _ANSWER if is_right else _OTHER, chance)
+        yield from (each for _ in range(rows))
+
+
+def _is_same(label: str, gold: str, kind: Kind) -> bool:
+    return label.strip() == gold.strip() or (kind is Kind.NUMBERS and number_of(label) == number_of(gold) is not None)
+
+
+def _golds(reads: LabelledRun, found: Labelled) -> Iterator[tuple[str | None, str, float | None, int]]:
+    """Yield the model's answer and the hand label of rows, the chance of each of them, and how many there are."""
+    if found.sampled:
+        for each in found.sampled:
+            yield each.label, each.gold, effective(each.chance, found), 1
+    elif found.pairs is not None:
+        chance = chance_in_column(found)
+        yield from ((label, gold, chance, rows) for (label, gold), rows in found.pairs.items())
+    else:
+        chance = chance_in_column(found)
+        yield from ((each.label, each.gold, chance, 1) for each in reads.gold_rows())
+
+
+def effective(chance: float | None, found: Labelled) -> float | None:
+    """Return the chance of a row to be drawn and labelled: some that were drawn may not be labelled yet."""
+    have = found.gold + found.waiting
+    return None if chance is None else chance * found.gold / have if have else chance
+
+
+def chance_in_column(found: Labelled) -> float | None:
+    """Return the chance of each row with a hand label in a column; None if it is not known."""
+    if found.kind == "random column":
+        return found.gold / found.rows
+    return 1.0 if found.kind == "all" else None

@@ -1,0 +1,153 @@
+"""`estimate`: how good the answers of a run are, from the rows with a hand label.
+
+Invariant: it only reads, except for the files that the caller names; a number has an interval only if it is known how
+its rows were chosen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+from batcher.errors import outermost
+from batcher.journal.certainty import count_certain, kinds_of_certainty, least_certain
+from batcher.journal.opening import read_samples
+from batcher.journal.sampling import SampleReader
+from batcher.output.opening import PastRun, opened
+from batcher.reports.quality.answers import answers_of, with_numbers
+from batcher.reports.quality.estimated import Certainty, Design, Estimate, Kind, Uncertain
+from batcher.reports.quality.labelled import Labelled, LabelledRun
+from batcher.reports.quality.texts import sample_command
+from batcher.words import counted, option, verb
+
+_MOST_LEAST = 1000
+_DRAWN = 100
+"""Rows that are proposed for a sample."""
+
+
+@outermost
+def estimate(
+    keyword: str,
+    output_dir: str | os.PathLike[str] = "output",
+    *,
+    seed: int = 0,
+    field: str | None = None,
+) -> Estimate:
+    """Return how good the answers of a run are, and what that means for the whole table.
+
+    It goes by the rows with a hand label: those that `sample` drew, or a column of the table (`gold` of `run`). Without
+    any it returns what can be counted, and says how to get an interval.
+
+    Args:
+        keyword: names the run.
+        output_dir: the run's output directory.
+        seed: of the numbers drawn for the intervals; the same seed gives the same intervals.
+        field: of the schema that it is about, if the answers have several.
+
+    Raises:
+        SettingsError: the keyword or an option is wrong.
+        InputError: hand labels are in a column of the input, which was changed.
+        OutputError: there is no run, or its journal cannot be read.
+    """
+    with opened(keyword, output_dir, read_samples) as run, run.journal.snapshot():
+        return _Estimating(run, field, seed).made()
+
+
+class _Estimating:
+    """Makes the estimate of a run."""
+
+    def __init__(self, run: PastRun[SampleReader], field: str | None, seed: int) -> None:
+        self._run = run
+        self._reads = LabelledRun(run, field)
+        self._seed = seed
+        self._found = self._reads.found()
+
+    def made(self) -> Estimate:
+        found = self._found
+        counts, answers = self._run.journal.counts(), answers_of(self._reads, found)
+        estimate = Estimate(
+            keyword=self._run.store.keyword,
+            output_dir=self._run.store.directory,
+            field=self._reads.field,
+            kind=answers.kind,
+            rows=found.rows,
+            ok=answers.rows,
+            invalid=counts.invalid,
+            error=counts.error,
+            left=counts.rows - counts.ok - counts.invalid - counts.error,
+            design=Design(found.kind, found.drawn, found.gold, found.seed, found.column, found.design),
+            certainty=tuple(self._certainties()),
+            seed=self._seed,
+        )
+        estimate = with_numbers(estimate, answers, self._seed)
+        return replace(
+            estimate,
+            warnings=tuple(warnings_of(estimate, found)),
+            notes=(*found.notes, *notes_of(estimate, found, self._run.journal.corrected())),
+            steps=tuple(steps_of(estimate)),
+        )
+
+    def _certainties(self) -> Iterator[Certainty]:
+        journal = self._run.journal
+        for kind in kinds_of_certainty(journal):
+            least = least_certain(journal, kind, _MOST_LEAST, self._reads.without)
+            yield Certainty(by=kind, rows=count_certain(journal, kind), least=tuple(Uncertain(*each) for each in least))
+
+
+# -- What else to know
+
+
+def warnings_of(estimate: Estimate, found: Labelled) -> Iterator[str]:
+    """Yield what makes the numbers doubtful."""
+    if estimate.left:
+        rows = f"{estimate.left:,} of {counted(found.rows, 'row has', 'rows have')}"
+        yield f"the run is not finished: {rows} no result yet, and count as rows without an answer"
+    if found.never:
+        rows = counted(found.never, "row was", "rows were")
+        yield f"{rows} added to the table after the rows to label were drawn: the numbers say nothing about them"
+    if found.kind == "unknown":
+        yield (
+            "how the rows with a hand label were chosen is not known, so there is no interval: the numbers hold for"
+            " these rows, and the others may be easier or harder"
+        )
+
+
+def notes_of(estimate: Estimate, found: Labelled, corrected: int) -> Iterator[str]:
+    """Yield what else to know about the numbers."""
+    if not found.gold:
+        yield "no number has an interval: only hand labels show how often an answer is wrong"
+    if found.waiting:
+        rows = counted(found.waiting, "row that was drawn has", "rows that were drawn have")
+        yield f"{rows} no hand label yet; until then the numbers take it that these are no harder than the others"
+    if found.gone:
+        yield f"{counted(found.gone, 'row that was drawn is', 'rows that were drawn are')} no longer in the table"
+    if corrected:
+        rows = counted(corrected, "answer was", "answers were")
+        yield f"{rows} corrected by hand: the numbers are those of the table with the corrections"
+    yield from _notes_on_kind(estimate, found)
+    if found.gold and estimate.kind is Kind.LABELS and estimate.ok < estimate.rows:
+        rows = counted(estimate.rows - estimate.ok, "row without a label counts", "rows without a label count")
+        yield f"{rows} in the shares and in the recall, and not in the accuracy"
+
+
+def _notes_on_kind(estimate: Estimate, found: Labelled) -> Iterator[str]:
+    if estimate.kind is Kind.LABELS and not found.labels:
+        answers = counted(
+            sum(each.rows > 0 for each in estimate.labels), "different answer counts", "different answers count"
+        )
+        yield f"the run has no list of labels: its {answers} as labels"
+    if estimate.kind is Kind.TEXT:
+        yield "the answers are free text: right is what is the same as by hand, apart from spaces around it"
+    if estimate.kind is Kind.NUMBERS and estimate.field is None:
+        yield f"the answers are numbers; to count them as labels, give {option('labels')} to {verb('run')}"
+
+
+def steps_of(estimate: Estimate) -> Iterator[str]:
+    """Yield the commands that lead to an interval, if there is none."""
+    design = estimate.design
+    if estimate.gold and design.kind != "unknown":
+        return
+    if design.kind in {"", "unknown"}:
+        yield sample_command(estimate, n=min(_DRAWN, estimate.rows))
+    yield sample_command(estimate, read=estimate.output_dir / f"sample_{estimate.keyword}.csv")
