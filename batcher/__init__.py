@@ -2,7 +2,8 @@
 
 `import batcher` is cheap: each name is loaded at first use. This module offers the names that a script needs. Their
 options, results and errors are documented in `batcher.settings.Settings`, `batcher.errors`,
-`batcher.planning.forecast.Forecast`, `batcher.reports.status.RunStatus` and `batcher.reports.verification`.
+`batcher.planning.forecast.Forecast`, `batcher.reports.status.RunStatus`, `batcher.reports.verification` and
+`batcher.reports.quality`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from batcher.output.report import Report
     from batcher.planning.forecast import plan
     from batcher.rehearsal.rehearse import rehearse
+    from batcher.reports.quality.estimate import estimate
     from batcher.reports.status import status
     from batcher.reports.verification.verify import verify
 
@@ -43,6 +45,7 @@ __all__ = [
     "RunStopped",
     "SettingsError",
     "arun",
+    "estimate",
     "limit",
     "merge",
     "pause",
@@ -60,6 +63,7 @@ _HOMES = {
     "Endpoint": "endpoint",
     "Report": "output.report",
     "arun": "engine.runner",
+    "estimate": "reports.quality.estimate",
     "limit": "engine.by_hand",
     "merge": "output.joining",
     "pause": "engine.by_hand",

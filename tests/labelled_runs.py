@@ -64,7 +64,7 @@ def label_by_hand(
             " LEFT JOIN results a ON a.id = r.result ORDER BY r.position"
         ).fetchall()
         stratum = {position: label if design == "per label" else None for position, _, _, label in rows}
-        taken = {position: 0 for position in drawn}
+        taken = dict.fromkeys(drawn, 0)
         sizes = {label: [*stratum.values()].count(label) for label in {*stratum.values()}}
         of_label = {label: sum(stratum[position] == label for position in taken) for label in sizes}
         strata = [[label, sizes[label], of_label[label], 0.5] for label in sizes]

@@ -31,6 +31,7 @@ class _Value(Enum):
 
 _BY_METAVAR = {
     "FILE": _Value.FILE,
+    "[FILE]": _Value.FILE,
     "INPUT": _Value.FILE,
     "DIR": _Value.DIRECTORY,
     "KEYWORD": _Value.KEYWORD,
@@ -266,7 +267,8 @@ def _zsh(verbs: Sequence[Verb]) -> str:
 
 def _zsh_option(action: argparse.Action, flags: Sequence[str], words: str) -> str:
     described = re.sub(r"([\[\]:\\])", r"\\\1", words)
-    value = f":{action.metavar}:{_in_zsh(_values(action))}" if _takes_value(action) else ""
+    optional = ":" if action.nargs == "?" else ""
+    value = f"{optional}:{action.metavar}:{_in_zsh(_values(action))}" if _takes_value(action) else ""
     said = shlex.quote(f"[{described}]{value}")
     several = "*" if isinstance(action, argparse._AppendAction) else ""  # noqa: SLF001 - argparse has no public name for it
     if len(flags) == 1:
@@ -334,7 +336,7 @@ def _fish(verbs: Sequence[Verb]) -> str:
         seen = f"complete -c batcher -n '__fish_seen_subcommand_from {verb.name}'"
         for action, (forms, words) in ((each, form) for each in _options(verb) for form in _forms(each)):
             flags = " ".join(f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in forms)
-            value = f" {_in_fish(_values(action))}" if _takes_value(action) else ""
+            value = f" {_in_fish(_values(action))}" if _takes_value(action) and action.nargs != "?" else ""
             lines.append(f"{seen} {flags}{value} -d {_fish_text(words)}")
         lines += [
             f"{seen} {_in_fish(_values(action)).replace('-x ', '-f ').replace('-r ', '')}" for action in _places(verb)

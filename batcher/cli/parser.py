@@ -114,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_verify(verbs)
     _add_merge(verbs)
     _add_sample(verbs)
+    _add_estimate(verbs)
     _add_serve(verbs)
     _add_rehearse(verbs)
     _add_services(verbs)
@@ -388,6 +389,35 @@ def _add_sample(verbs: Any) -> None:
         help="read hand labels from this file: a sample's file, as a spreadsheet or a colleague saved it (CSV, .xlsx)",
     )
     parser.add_argument("--json", action="store_true", help="print one object")
+
+
+def _add_estimate(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "estimate",
+        "batcher estimate [KEYWORD] [options]",
+        "how good the labels are: accuracy, shares and more, with intervals, from hand labels",
+        "Show how good the answers of a run are, from the rows with a hand label (`batcher sample`, or --gold of"
+        " `batcher run`): accuracy; the share of each label in the whole table; precision, recall and F1 of each label;"
+        " each with its 95% interval. Without hand labels it shows what can be counted, and how to get an interval.",
+    )
+    _add_which_run(parser)
+    parser.add_argument(
+        "--field", metavar="NAME", help="the field of the schema that it is about, if the answers have several"
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="seed of the numbers drawn for the intervals (0)"
+    )
+    parser.add_argument(
+        "--export",
+        metavar="[FILE]",
+        nargs="?",
+        const=True,
+        help="write the whole table to a .csv or .parquet file, with a pseudo-outcome for each label, of which means"
+        " and regressions are right; default: export_<keyword>.csv in the output directory",
+    )
+    parser.add_argument("--html", metavar="FILE", help="write the estimate to a page, with its pictures")
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
 
 def _add_serve(verbs: Any) -> None:

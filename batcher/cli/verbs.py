@@ -163,6 +163,18 @@ def _sample(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _estimate(arguments: argparse.Namespace) -> int:
+    given = {name: getattr(arguments, name) for name in ("field", "seed", "export", "html")}
+    found = batcher.estimate(arguments.keyword, arguments.output_dir, **given)
+    if arguments.html:
+        say(f"{arguments.html} is written")
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print_out(found)
+    return OK
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     from batcher.calls.endpoints import environment, keys_of  # noqa: PLC0415
 
@@ -260,6 +272,7 @@ VERBS = {
     "verify": _verify,
     "merge": _merge,
     "sample": _sample,
+    "estimate": _estimate,
     "serve": _serve,
     "rehearse": _rehearse,
     "services": _services,

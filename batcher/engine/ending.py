@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batcher.engine.stop import CANCELLED
 from batcher.errors import (
@@ -26,6 +26,9 @@ from batcher.place import Displaced
 from batcher.planning.job import Job
 from batcher.records import Asked, EndpointCount
 from batcher.words import as_given, by_reader, counted, in_notebook, option, same_command
+
+if TYPE_CHECKING:
+    from batcher.reports.quality.estimated import Estimate
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,14 @@ def report_of(
     dataset = job.dataset if is_in_memory and not is_done else None
     kept = Kept(labels, dataset, job.selection.places, job.question["columns"])
     is_quiet = job.settings.quiet
-    return report.with_frames(Frames(job.store, process, report.rows, kept, is_whole=is_done, is_quiet=is_quiet))
+    frames = Frames(job.store, process, report.rows, kept, is_whole=is_done, is_quiet=is_quiet)
+    return report.with_frames(frames, _estimate)
+
+
+def _estimate(keyword: str, output_dir: Path, *, seed: int, field: str | None) -> Estimate:
+    from batcher.reports.quality.estimate import estimate  # noqa: PLC0415 - NumPy is slow to load
+
+    return estimate(keyword, output_dir, seed=seed, field=field)
 
 
 def _result_of(job: Job) -> Path:

@@ -170,6 +170,15 @@ class Frames:
             )
         return frame
 
+    def checked_directory(self) -> Path:
+        """Return the directory of the run.
+
+        Raises:
+            OutputError: another run has worked there since, or the journal is gone.
+        """
+        with self._run():
+            return self._store.directory
+
     # -- From the result file
 
     def _whole(self, table: Table | None) -> pd.DataFrame:

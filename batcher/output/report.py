@@ -5,11 +5,12 @@ Invariant: a report is a value: it describes the run at its end, and reads nothi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from batcher.errors import OutputError
+from batcher.errors import InputError, OutputError
 from batcher.output.figures import Figures
 from batcher.output.frames import Frames
 from batcher.records import Asked, EndpointCount
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from batcher.output.vector_column import Matrix
+    from batcher.reports.quality.estimated import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +43,12 @@ class Report(Figures):
     by_hand: tuple[str, ...] = ()
     # Not a field: it is no part of the report's text, of its JSON, or of what makes two reports equal.
     _frames: ClassVar[Frames | None] = None
+    _estimate: ClassVar[Callable[..., Estimate] | None] = None
 
-    def with_frames(self, frames: Frames) -> Self:
-        """Let the report read its rows and answers; return the report."""
+    def with_frames(self, frames: Frames, estimate: Callable[..., Estimate] | None = None) -> Self:
+        """Let the report read its rows and answers, and estimate by `batcher.estimate`; return the report."""
         object.__setattr__(self, "_frames", frames)
+        object.__setattr__(self, "_estimate", estimate)
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,6 +97,26 @@ class Report(Figures):
                 anything was sent.
         """
         return self._read().frame()
+
+    def accuracy(self, *, seed: int = 0, field: str | None = None) -> Estimate:
+        """Return how good the answers are, from the rows with a hand label: `batcher.estimate` of this run.
+
+        Args:
+            seed: of the numbers drawn for the intervals.
+            field: of the schema that it is about, if the answers have several.
+
+        Raises:
+            SettingsError: the answers have several fields, or no such one.
+            InputError: there are no hand labels yet; the message says how to get them.
+            OutputError: another run has worked in the directory since, or the journal cannot be read.
+        """
+        frames = self._read()
+        if self._estimate is None:
+            raise OutputError("this report was not made by a run, so there is nothing to read")
+        found = self._estimate(self.keyword, frames.checked_directory(), seed=seed, field=field)
+        if not found.gold:
+            raise InputError(f"{self.keyword} has no hand labels yet: {'; '.join(found.steps)}")
+        return found
 
     def _read(self) -> Frames:
         if self._frames is None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
 from batcher.errors import outermost
 from batcher.journal.certainty import count_certain, kinds_of_certainty, least_certain
@@ -17,8 +19,11 @@ from batcher.journal.sampling import SampleReader
 from batcher.output.opening import PastRun, opened
 from batcher.reports.quality.answers import answers_of, with_numbers
 from batcher.reports.quality.estimated import Certainty, Design, Estimate, Kind, Uncertain
+from batcher.reports.quality.export import Exporting, default_path
 from batcher.reports.quality.labelled import Labelled, LabelledRun
+from batcher.reports.quality.page import check_page, write_page
 from batcher.reports.quality.texts import sample_command
+from batcher.settings import home_expanded
 from batcher.words import counted, option, verb
 
 _MOST_LEAST = 1000
@@ -33,6 +38,8 @@ def estimate(
     *,
     seed: int = 0,
     field: str | None = None,
+    export: str | os.PathLike[str] | bool | None = None,
+    html: str | os.PathLike[str] | None = None,
 ) -> Estimate:
     """Return how good the answers of a run are, and what that means for the whole table.
 
@@ -44,14 +51,26 @@ def estimate(
         output_dir: the run's output directory.
         seed: of the numbers drawn for the intervals; the same seed gives the same intervals.
         field: of the schema that it is about, if the answers have several.
+        export: a .csv or .parquet file to write the whole table to, with a pseudo-outcome for each label, of which a
+            regression is right; True: `export_<keyword>.csv` in the output directory.
+        html: a file to write the estimate to, as a page.
 
     Raises:
-        SettingsError: the keyword or an option is wrong.
+        SettingsError: the keyword or an option is wrong, or a file of another kind is where one is to be written.
         InputError: hand labels are in a column of the input, which was changed.
         OutputError: there is no run, or its journal cannot be read.
     """
     with opened(keyword, output_dir, read_samples) as run, run.journal.snapshot():
-        return _Estimating(run, field, seed).made()
+        page = None if html is None else Path(home_expanded(html))
+        if page is not None:
+            check_page(page)
+        estimating = _Estimating(run, field, seed)
+        found = estimating.made()
+        if export:
+            found = estimating.exported(found, export)
+        if page is not None:
+            write_page(page, found)
+        return found
 
 
 class _Estimating:
@@ -87,6 +106,13 @@ class _Estimating:
             notes=(*found.notes, *notes_of(estimate, found, self._run.journal.corrected())),
             steps=tuple(steps_of(estimate)),
         )
+
+    def exported(self, estimate: Estimate, to: str | os.PathLike[str] | Literal[True]) -> Estimate:
+        """Write the table with its pseudo-outcomes, and return the estimate with what to know about that."""
+        store = self._run.store
+        path = default_path(store) if to is True else Path(home_expanded(os.fspath(to)))
+        done = Exporting(self._run, self._reads, self._found, estimate).write(path)
+        return replace(estimate, export=done.path, notes=(*estimate.notes, *done.notes))
 
     def _certainties(self) -> Iterator[Certainty]:
         journal = self._run.journal
@@ -149,5 +175,5 @@ def steps_of(estimate: Estimate) -> Iterator[str]:
     if estimate.gold and design.kind != "unknown":
         return
     if design.kind in {"", "unknown"}:
-        yield sample_command(estimate, n=min(_DRAWN, estimate.rows))
+        yield f"{sample_command(estimate, n=min(_DRAWN, estimate.rows))}  # then fill its column gold"
     yield sample_command(estimate, read=estimate.output_dir / f"sample_{estimate.keyword}.csv")

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from batcher.errors import SettingsError
+from batcher.output.csv_file import as_output_errors, replace
 from batcher.quality.estimating import Confusion
 from batcher.quality.figures import Figure
 from batcher.reports.quality.estimated import Certainty, Estimate, shown_label
@@ -25,12 +28,15 @@ from batcher.reports.quality.texts import (
 )
 from batcher.tables import html_table
 from batcher.visible import harmless
-from batcher.words import counted, percent
+from batcher.words import as_given, counted, percent
 
 _MOST_OF_MATRIX = 16
 """Labels of a confusion matrix in a notebook, or opened on a page."""
 _MOST_MISTAKES = 30
 _MOST_LEAST = 10
+
+_GENERATOR = '<meta name="generator" content="batcher estimate">'
+"""By this a page is known again, which a later one may replace."""
 
 _STYLE = """
 :root { color-scheme: light dark; --batcher-accent: #2f74c8; }
@@ -46,6 +52,34 @@ th { font-weight: 600; }
 summary { cursor: pointer; margin: 0.6em 0; }
 footer { margin-top: 2.5em; font-size: 0.85em; opacity: 0.7; }
 """
+
+
+def check_page(path: Path) -> None:
+    """Check, before anything is done, that a page may be written.
+
+    Raises:
+        SettingsError: another file is there, or there is no such directory.
+    """
+    where = as_given("html")
+    if not path.parent.is_dir():
+        raise SettingsError(f"{where}: there is no directory {path.parent}")
+    if path.is_dir():
+        raise SettingsError(f"{where}: {path} is a directory: name a file")
+    if path.exists():
+        with as_output_errors(path, "read"), path.open("rb") as file:
+            is_ours = _GENERATOR.encode() in file.read(1000)
+        if not is_ours:
+            raise SettingsError(f"{where}: {path} is there, and is no page of batcher: name another file")
+
+
+def write_page(path: Path, found: Estimate) -> None:
+    """Write an estimate as a page.
+
+    Raises:
+        OutputError: the disk is full, the directory is read-only, ...
+    """
+    content = page_of(found).encode("utf-8", "backslashreplace")
+    replace(path, lambda file: file.write(content))
 
 
 def html_of(found: Estimate) -> str:
