@@ -134,9 +134,8 @@ class SampleReader(Reader):
             without: the keys of rows to leave out.
             has_labels: read the labels; else there are none.
         """
-        now = self._marks_now()
-        same = tuple(columns) == now.columns
-        cut = "substr(r.cells, 5)" if same else Comparison(now).sql(columns)
+        is_whole = tuple(columns) == self._marks_now().columns
+        cut = "substr(r.cells, 5)" if is_whole else self._cut(columns)
         joined = " LEFT JOIN results a ON a.id = r.result" if has_labels else ""
         return (
             (marks, position, _text(label))
@@ -157,10 +156,9 @@ class SampleReader(Reader):
             without: the keys of rows to leave out.
             columns: whose marks are read.
         """
-        cut = Comparison(self._marks_now()).sql(columns) if columns else "x''"
         for position, label, marks in self._each(
-            f"SELECT r.position, {_LABEL}, coalesce({cut}, x'') FROM rows r LEFT JOIN results a ON a.id = r.result"
-            f" WHERE r.{IN_SCOPE}{_without(without)} ORDER BY r.position"
+            f"SELECT r.position, {_LABEL}, coalesce({self._cut(columns)}, x'') FROM rows r"
+            f" LEFT JOIN results a ON a.id = r.result WHERE r.{IN_SCOPE}{_without(without)} ORDER BY r.position"
         ):
             yield position, _text(label), marks
 
@@ -174,9 +172,8 @@ class SampleReader(Reader):
             columns: whose marks count.
             most: return at most this many of the pairs; all if negative.
         """
-        cut = Comparison(self._marks_now()).sql(columns) if columns else "x''"
         found = self._all(
-            f"SELECT {_LABEL} AS label, coalesce({cut}, x'') AS mark, count(*) FROM rows r"
+            f"SELECT {_LABEL} AS label, coalesce({self._cut(columns)}, x'') AS mark, count(*) FROM rows r"
             f" LEFT JOIN results a ON a.id = r.result WHERE r.{IN_SCOPE}{_without(without)} GROUP BY 1, 2 LIMIT {most}"
         )
         return {(_text(label), mark): rows for label, mark, rows in found}
@@ -244,6 +241,10 @@ class SampleReader(Reader):
                     chosen[each.id] = place
         rows = self.rows_at(chosen.values())
         found |= {number: rows[place] for number, place in chosen.items()}
+
+    def _cut(self, columns: Sequence[str]) -> str:
+        """Return the SQL expression of the marks of some columns of a row."""
+        return f"CAST({Comparison(self._marks_now()).sql(columns)} AS BLOB)" if columns else "x''"
 
     def _marks_now(self) -> Marks:
         last = self.last_run()
