@@ -5,7 +5,7 @@ Invariant: only rows that are `ok` count, each once; nothing is held but what is
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from batcher.journal.reading import ROOT, Reader
@@ -13,6 +13,7 @@ from batcher.journal.schema import IN_SCOPE, text_of
 
 AGREEMENT, CONFIDENCE = "agreement", "confidence"
 _LOOKED_AT = 1000
+_MOST_VALUES = 900  # SQLite takes no more in one statement, if it is old
 _VALUE = {
     AGREEMENT: "v.for_it * 1.0 / v.answers",
     CONFIDENCE: "coalesce(v.confidence, s.confidence)",
@@ -63,9 +64,22 @@ def least_certain(journal: Reader, kind: str, most: int, without: Collection[byt
     return [Certain(position, text_of(answer), certainty) for position, answer, certainty in found]
 
 
-def certainties(journal: Reader, kind: str) -> Iterator[tuple[int, float]]:
-    """Yield the position of each row whose certainty is known, and its certainty, in the order of positions."""
-    yield from journal.stream(f"SELECT r.position, {_VALUE[kind]} {_of(kind)} ORDER BY r.position")
+def certainties(journal: Reader, kind: str, positions: Sequence[int] | None = None) -> Iterator[tuple[int, float]]:
+    """Yield the position of each row whose certainty is known, and its certainty, in the order of positions.
+
+    Args:
+        journal: of the run.
+        kind: what certainty goes by.
+        positions: of the rows, ascending; None: all rows.
+    """
+    query = f"SELECT r.position, {_VALUE[kind]} {_of(kind)}"
+    if positions is None:
+        yield from journal.stream(f"{query} ORDER BY r.position")
+        return
+    for start in range(0, len(positions), _MOST_VALUES):
+        part = positions[start : start + _MOST_VALUES]
+        marks = ", ".join("?" * len(part))
+        yield from journal.stream(f"{query} AND r.position IN ({marks}) ORDER BY r.position", part)
 
 
 def _of(kind: str, without: Collection[bytes] = ()) -> str:

@@ -41,20 +41,17 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from batcher.quality import agreement
-from batcher.quality.figures import UNKNOWN, Figure, Floats, figure, limits, to_halve
+from batcher.quality.figures import UNKNOWN, Bools, Figure, Floats, Ints, figure, limits, to_halve
+from batcher.quality.parts import DRAWS, Part, coins, ratio_or_0, weights_of
 
-DRAWS = 4000
 ENOUGH = 10
 """With fewer hand labels of a kind, a share of them is hardly known: 9 of 10 has the interval 0.60 to 0.99."""
 _ALONE = 15  # hand labels that a stratum of the accuracy has at least
 _REACHED = 4.0  # rows expected in a sample; that it has none of them has a chance of 2%
 _BLOCK = 2**22  # numbers that are drawn at a time: 32 MiB
 
-_Ints = npt.NDArray[np.int64]
-_Bools = npt.NDArray[np.bool_]
 _Ends = tuple[Floats, Floats] | None
 
 
@@ -223,11 +220,11 @@ class _Sample:
     """
 
     names: tuple[str, ...]
-    sizes: _Ints
-    model: _Ints
-    gold: _Ints
+    sizes: Ints
+    model: Ints
+    gold: Ints
     weight: Floats
-    count: _Ints
+    count: Ints
     even: bool
 
     @classmethod
@@ -256,7 +253,7 @@ class _Sample:
                 f"{sampled[at]} sampled rows have the label {[*names, None][at]!r}, but {sizes[at]} of the table"
             )
         return cls(
-            names, sizes, model, gold, _weights(chance, sizes[model], sampled[model]), count, len(set(chances)) < 2
+            names, sizes, model, gold, weights_of(chance, sizes[model], sampled[model]), count, len(set(chances)) < 2
         )
 
     @cached_property
@@ -275,22 +272,22 @@ class _Sample:
         return int(self.count.sum())
 
     @cached_property
-    def checked(self) -> _Ints:
+    def checked(self) -> Ints:
         """Hand labels by the model's label, the last those of rows without one."""
         return np.bincount(self.model, self.count, len(self.sizes)).astype(np.int64)
 
     @cached_property
-    def said(self) -> _Ints:
+    def said(self) -> Ints:
         """Hand labels that say each label."""
         return np.bincount(self.gold, self.count, len(self.names)).astype(np.int64)
 
     @cached_property
-    def right(self) -> _Bools:
+    def right(self) -> Bools:
         """Whether the model is right in a cell."""
         return np.equal(self.model, self.gold)
 
     @cached_property
-    def hits(self) -> _Ints:
+    def hits(self) -> Ints:
         """Hand labels that agree with the model, by label."""
         agreed = np.where(self.right, self.count, 0)
         return np.bincount(self.gold, agreed, len(self.names)).astype(np.int64)
@@ -318,47 +315,6 @@ class _Sample:
 _NO_CELLS = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
 
-def _weights(chance: Floats, rows: _Ints, sampled: _Ints) -> Floats:
-    """Return for how many unlabelled rows each row of a cell stands.
-
-    A stratum that is labelled whole stands for none. In one that is not, though its chance is 1 (a part of its hand
-    labels is missing), each row stands for as many as there are.
-    """
-    by_stratum = (rows - sampled) / sampled
-    return np.where(by_stratum == 0, 0.0, np.where(chance >= 1, by_stratum, 1 / chance - 1))
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The sampled rows of one part of the table for each label, or of one stratum, weighted by what they stand for.
-
-    Attributes:
-        hits: weights of the rows that are counted, along the last axis if there are several labels.
-        all: weights of all its rows.
-        known: hand-labelled rows that are counted.
-        missing: rows without a hand label.
-        unit: the largest weight of a row; 1 if no row has any.
-    """
-
-    hits: Floats
-    all: Floats
-    known: _Ints
-    missing: _Ints
-    unit: Floats
-
-    def expected(self, otherwise: Floats | float) -> Floats:
-        """Return the rows that are counted, if the missing ones are like the sampled; without any, as `otherwise`."""
-        return np.asarray(
-            self.known + self.missing * np.where(self.all > 0, _ratio_or_0(self.hits, self.all), otherwise), float
-        )
-
-    def drawn(self, rng: np.random.Generator, coin: Floats) -> Floats:
-        """Draw the rows that are counted; the coins say what the one row more is."""
-        unit = rng.standard_exponential(self.all.shape) * self.unit
-        share = np.clip((self.hits + unit * coin) / (self.all + unit), 0, 1)
-        return np.asarray(self.known + rng.binomial(self.missing, share), float)
-
-
 @dataclass(frozen=True)
 class _Parts:
     """The table in parts, each with the sampled rows that stand for the rest of it.
@@ -370,9 +326,9 @@ class _Parts:
         gold: the shares of the true labels in the rows that have a label.
     """
 
-    called: _Part
-    others: _Part
-    strata: list[_Part]
+    called: Part
+    others: Part
+    strata: list[Part]
     gold: Floats
 
     @classmethod
@@ -385,8 +341,8 @@ class _Parts:
         sizes, checked = sample.sizes[:-1], sample.checked[:-1]
         reached = sample.rows - sample.unreached
         return cls(
-            _Part(right, inside, sample.hits, sizes - checked, _largest(sample, called)),
-            _Part(
+            Part(right, inside, sample.hits, sizes - checked, _largest(sample, called)),
+            Part(
                 np.clip(everywhere - right, 0, outside),
                 outside,
                 sample.said - sample.hits,
@@ -398,7 +354,7 @@ class _Parts:
         )
 
 
-def _largest(sample: _Sample, cells: _Bools) -> Floats:
+def _largest(sample: _Sample, cells: Bools) -> Floats:
     largest = np.where(cells, sample.weight[:, None], 0).max(0, initial=0)
     return np.where(largest > 0, largest, 1.0)
 
@@ -412,9 +368,9 @@ def _strata(sample: _Sample) -> list[slice]:
     return [whole] if checked[-1] - checked[at - 1] < _ALONE else [slice(0, at), slice(at, whole.stop)]
 
 
-def _stratum(sample: _Sample, values: Floats, labels: slice) -> _Part:
+def _stratum(sample: _Sample, values: Floats, labels: slice) -> Part:
     inside = (sample.model >= labels.start) & (sample.model < labels.stop)
-    return _Part(
+    return Part(
         values[..., inside & sample.right].sum(-1),
         values[..., inside].sum(-1),
         sample.hits[labels].sum(),
@@ -423,14 +379,14 @@ def _stratum(sample: _Sample, values: Floats, labels: slice) -> _Part:
     )
 
 
-def _gold(sample: _Sample, values: Floats, said: _Bools) -> Floats:
+def _gold(sample: _Sample, values: Floats, said: Bools) -> Floats:
     """Return the shares of the true labels in the rows that have a label from the model, which must be sampled."""
     named = sample.model < len(sample.names)
     known = np.bincount(sample.gold[named], sample.count[named], len(sample.names))
     weights = values[..., named] @ said[named].astype(float)
     total = weights.sum(-1, keepdims=True)
     missing = sample.labelled - known.sum()
-    return _ratio(known + missing * _ratio_or_0(weights, total), max(sample.labelled, 1))
+    return _ratio(known + missing * ratio_or_0(weights, total), max(sample.labelled, 1))
 
 
 @dataclass(frozen=True)
@@ -471,13 +427,9 @@ class _Numbers:
         )
 
 
-def _ratio(part: Floats, whole: Floats | _Ints | int) -> Floats:
+def _ratio(part: Floats, whole: Floats | Ints | int) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(part / np.asarray(whole, float))
-
-
-def _ratio_or_0(part: Floats, whole: Floats) -> Floats:
-    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), 0.0)
 
 
 def _points(sample: _Sample) -> _Numbers:
@@ -529,19 +481,14 @@ def _drawn(sample: _Sample, rng: np.random.Generator, draws: int) -> _Numbers:
     """Draw the table."""
     parts = _Parts.of(sample, rng.standard_gamma(sample.count, (draws, len(sample.count))) * sample.weight)
     shape = (draws, len(sample.names))
-    never, always = sample.said == sample.hand, sample.said == 0
-    hits = parts.called.drawn(rng, _coins(rng, shape, never, always))
-    misses = parts.others.drawn(rng, _coins(rng, shape, never, always))
+    only, unseen = sample.said == sample.hand, sample.said == 0
+    hits = parts.called.drawn(rng, coins(rng, shape, only, unseen))
+    misses = parts.others.drawn(rng, coins(rng, shape, False, unseen))
     if sample.unreached:
-        misses = misses + sample.unreached * _coins(rng, shape, never, always)
+        misses = misses + sample.unreached * coins(rng, shape, False, unseen)
     right, named = sample.hits.sum(), sample.hand - sample.checked[-1]
-    of_all = [each.drawn(rng, _coins(rng, (draws,), right == named, right == 0)) for each in parts.strata]
+    of_all = [each.drawn(rng, coins(rng, (draws,), right == named, right == 0)) for each in parts.strata]
     return _Numbers.of(sample, parts, np.sum(of_all, axis=0), hits, misses)
-
-
-def _coins(rng: np.random.Generator, shape: tuple[int, ...], never: _Bools, always: _Bools) -> Floats:
-    """Toss coins: 1 or 0, each half of the time, except if only one side is to be allowed for."""
-    return np.where(always, 1.0, np.where(never, 0.0, rng.integers(0, 2, shape)))
 
 
 def _one(value: Floats, ends: _Ends, more: int | None) -> Figure:
@@ -580,7 +527,7 @@ def _confusion(sample: _Sample) -> Confusion:
     np.add.at(counted, (sample.model, sample.gold), sample.count)
     np.add.at(weighted, (sample.model, sample.gold), sample.count * sample.weight)
     missing = (sample.sizes - sample.checked)[:, None]
-    estimated = counted + missing * _ratio_or_0(weighted, weighted.sum(1, keepdims=True))
+    estimated = counted + missing * ratio_or_0(weighted, weighted.sum(1, keepdims=True))
     return Confusion(
         (*sample.names, None)[:lines],
         sample.names,

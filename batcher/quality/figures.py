@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 LEVEL = 0.95
 """How often an interval is to hold the truth: 2.5% of the draws lie on each side of it."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from batcher.answer.kinds import Kind as Column
 from batcher.quality import estimating
+from batcher.quality.cascade import Scored
 from batcher.quality.estimating import Sampled
 from batcher.reports.quality.estimated import Estimate, Kind
 from batcher.reports.quality.labelled import Labelled, LabelledRun
@@ -124,6 +125,29 @@ def _sampled(reads: LabelledRun, found: Labelled, kind: Kind) -> Iterator[Sample
 
 def _is_same(label: str, gold: str, kind: Kind) -> bool:
     return label.strip() == gold.strip() or (kind is Kind.NUMBERS and number_of(label) == number_of(gold) is not None)
+
+
+def scored(
+    reads: LabelledRun, found: Labelled, kind: Kind, certainties: Iterable[tuple[int, float]]
+) -> Iterator[Scored]:
+    """Yield the rows with a hand label and a certainty.
+
+    Args:
+        reads: the labels of the run.
+        found: the rows with a hand label.
+        kind: what the answers are.
+        certainties: of rows, in the order of positions.
+    """
+    known = iter(certainties)
+    upcoming = next(known, None)
+    for row in reads.gold_rows():
+        while upcoming is not None and upcoming[0] < row.position:
+            upcoming = next(known, None)
+        if upcoming is None:
+            return
+        if upcoming[0] == row.position and row.label is not None:
+            chance = chance_in_column(found) if row.chance is None else effective(row.chance, found)
+            yield Scored(upcoming[1], _is_same(row.label, row.gold, kind), chance or 1.0)
 
 
 def _golds(reads: LabelledRun, found: Labelled) -> Iterator[tuple[str | None, str, float | None, int]]:

@@ -7,20 +7,22 @@ its rows were chosen.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from batcher.errors import outermost
-from batcher.journal.certainty import count_certain, kinds_of_certainty, least_certain
+from batcher.journal.certainty import certainties, count_certain, kinds_of_certainty, least_certain
 from batcher.journal.opening import read_samples
 from batcher.journal.sampling import SampleReader
 from batcher.output.opening import PastRun, opened
-from batcher.reports.quality.answers import answers_of, with_numbers
+from batcher.quality.cascade import Calibration, Scored, calibration
+from batcher.quality.figures import Figure
+from batcher.reports.quality.answers import answers_of, scored, with_numbers
 from batcher.reports.quality.estimated import Certainty, Design, Estimate, Kind, Uncertain
 from batcher.reports.quality.export import Exporting, default_path
-from batcher.reports.quality.labelled import Labelled, LabelledRun
+from batcher.reports.quality.labelled import SAMPLE, Labelled, LabelledRun
 from batcher.reports.quality.page import check_page, write_page
 from batcher.reports.quality.texts import sample_command
 from batcher.settings import home_expanded
@@ -96,7 +98,7 @@ class _Estimating:
             error=counts.error,
             left=counts.rows - counts.ok - counts.invalid - counts.error,
             design=Design(found.kind, found.drawn, found.gold, found.seed, found.column, found.design),
-            certainty=tuple(self._certainties()),
+            certainty=tuple(self._certainties(answers.kind)),
             seed=self._seed,
         )
         estimate = with_numbers(estimate, answers, self._seed)
@@ -104,7 +106,7 @@ class _Estimating:
             estimate,
             warnings=tuple(warnings_of(estimate, found)),
             notes=(*found.notes, *notes_of(estimate, found, self._run.journal.corrected())),
-            steps=tuple(steps_of(estimate)),
+            steps=tuple(steps_of(estimate, self._run.store.sample_path)),
         )
 
     def exported(self, estimate: Estimate, to: str | os.PathLike[str] | Literal[True]) -> Estimate:
@@ -114,11 +116,28 @@ class _Estimating:
         done = Exporting(self._run, self._reads, self._found, estimate).write(path)
         return replace(estimate, export=done.path, notes=(*estimate.notes, *done.notes))
 
-    def _certainties(self) -> Iterator[Certainty]:
-        journal = self._run.journal
-        for kind in kinds_of_certainty(journal):
-            least = least_certain(journal, kind, _MOST_LEAST, self._reads.without)
-            yield Certainty(by=kind, rows=count_certain(journal, kind), least=tuple(Uncertain(*each) for each in least))
+    def _certainties(self, kind: Kind) -> Iterator[Certainty]:
+        journal, found = self._run.journal, self._found
+        # Of a sample the few rows are looked up; a column may have hand labels for all rows.
+        places = sorted(each.position for each in found.sampled) if found.source == SAMPLE else None
+        for by in kinds_of_certainty(journal):
+            least = least_certain(journal, by, _MOST_LEAST, self._reads.without)
+            known = certainties(journal, by, places)
+            yield Certainty(
+                by=by,
+                rows=count_certain(journal, by),
+                calibration=_calibrated(scored(self._reads, found, kind, known), found) if found.gold else None,
+                least=tuple(Uncertain(*each) for each in least),
+            )
+
+
+def _calibrated(rows: Iterable[Scored], found: Labelled) -> Calibration:
+    """Return how often answers are right, by certainty: without intervals if how the rows were chosen is not known."""
+    made = calibration(rows)
+    if found.kind != "unknown":
+        return made
+    bins = tuple(replace(each, accuracy=Figure(each.accuracy.value)) for each in made.bins)
+    return replace(made, bins=bins)
 
 
 # -- What else to know
@@ -134,8 +153,8 @@ def warnings_of(estimate: Estimate, found: Labelled) -> Iterator[str]:
         yield f"{rows} added to the table after the rows to label were drawn: the numbers say nothing about them"
     if found.kind == "unknown":
         yield (
-            "how the rows with a hand label were chosen is not known, so there is no interval: the numbers hold for"
-            " these rows, and the others may be easier or harder"
+            "how the rows with a hand label were chosen is not known, so there is no interval: rows that were picked"
+            " may be easier or harder than the others, and nothing here says by how much"
         )
 
 
@@ -169,11 +188,16 @@ def _notes_on_kind(estimate: Estimate, found: Labelled) -> Iterator[str]:
         yield f"the answers are numbers; to count them as labels, give {option('labels')} to {verb('run')}"
 
 
-def steps_of(estimate: Estimate) -> Iterator[str]:
-    """Yield the commands that lead to an interval, if there is none."""
+def steps_of(estimate: Estimate, path: Path) -> Iterator[str]:
+    """Yield the commands that lead to an interval, if there is none.
+
+    Args:
+        estimate: of the run.
+        path: of the sample's file.
+    """
     design = estimate.design
     if estimate.gold and design.kind != "unknown":
         return
     if design.kind in {"", "unknown"}:
         yield f"{sample_command(estimate, n=min(_DRAWN, estimate.rows))}  # then fill its column gold"
-    yield sample_command(estimate, read=estimate.output_dir / f"sample_{estimate.keyword}.csv")
+    yield sample_command(estimate, read=path)

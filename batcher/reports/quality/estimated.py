@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from batcher.quality.cascade import Calibration
 from batcher.quality.estimating import Confusion, LabelFigures
 from batcher.quality.figures import LEVEL, UNKNOWN, Figure
 from batcher.tables import Readable
@@ -68,23 +69,6 @@ class Quantity(NamedTuple):
     figure: Figure
 
 
-class Bin(NamedTuple):
-    """Rows with a hand label whose certainty is in a range.
-
-    Attributes:
-        low, high: the ends of the range.
-        rows: with a hand label.
-        certainty: the mean of theirs.
-        accuracy: the share of them that are right.
-    """
-
-    low: float
-    high: float
-    rows: int
-    certainty: float
-    accuracy: Figure
-
-
 class Uncertain(NamedTuple):
     """A row whose answer is not certain: its position from 0, its answer, and how certain that is, from 0 to 1."""
 
@@ -100,13 +84,13 @@ class Certainty:
     Attributes:
         by: which of the two.
         rows: that have one.
-        bins: how often answers are right, by certainty; empty without hand labels.
+        calibration: how often answers are right, by certainty; None without hand labels.
         least: the rows with the least certain answers, the least certain first.
     """
 
     by: str
     rows: int
-    bins: tuple[Bin, ...] = ()
+    calibration: Calibration | None = None
     least: tuple[Uncertain, ...] = ()
 
 
@@ -229,17 +213,24 @@ class Estimate(Readable):
         values["quantities"] = [each._asdict() | {"figure": asdict(each.figure)} for each in self.quantities]
         values["certainty"] = [_certainty(each) for each in self.certainty]
         values["drift"] = None if self.drift is None else self.drift.to_dict()
-        values |= {name: [*getattr(self, name)] for name in ("few", "warnings", "notes", "steps")}
+        values |= {name: getattr(self, name) for name in ("few", "warnings", "notes", "steps")}
         values["output_dir"] = str(self.output_dir)
         values["export"] = None if self.export is None else str(self.export)
-        return values
+        return {name: _as_json(value) for name, value in values.items()}
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value as JSON gives it back: its tuples as lists."""
+    if isinstance(value, dict):
+        return {name: _as_json(each) for name, each in value.items()}
+    return [*map(_as_json, value)] if isinstance(value, (list, tuple)) else value
 
 
 def _certainty(found: Certainty) -> dict[str, Any]:
     return {
         "by": found.by,
         "rows": found.rows,
-        "bins": [each._asdict() | {"accuracy": asdict(each.accuracy)} for each in found.bins],
+        "calibration": None if found.calibration is None else asdict(found.calibration),
         "least": [each._asdict() for each in found.least],
     }
 

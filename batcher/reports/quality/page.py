@@ -19,8 +19,8 @@ from batcher.reports.quality.texts import (
     MOST_LABELS,
     bin_cells,
     facts_of,
+    how_sure,
     number,
-    order_only,
     quality_cells,
     share_table,
     title_of,
@@ -96,7 +96,7 @@ def page_of(found: Estimate) -> str:
     name = html.escape(harmless(f"{found.keyword}: estimate"))
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{name}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'{_GENERATOR}\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
         "<footer>Written by batcher estimate. Intervals are 95% intervals.</footer>\n</body>\n</html>\n"
     )
@@ -182,13 +182,13 @@ def _matrix(confusion: Confusion) -> str:
 
 def _certainty(certain: Certainty, most: int | None) -> Iterator[str]:
     yield _heading(f"How certain the answers are, by {certain.by}")
-    if certain.bins:
-        marks = [_mark(bin_cells(each)[0], each.certainty, each.accuracy, percent) for each in certain.bins]
+    if certain.calibration is not None and certain.calibration.bins:
+        marks = [_mark(bin_cells(each)[0], each.score, each.accuracy, percent) for each in certain.calibration.bins]
         title, scale = "Certainty, and the share of right answers", Scale(0.0, 1.0, "{:.0%}".format)
         yield marks_picture(title, marks, scale, f"mean {certain.by}", "right, 95% interval")
-    said = "Least certain first" + ("" if certain.bins else order_only(certain))
+    yield f"<p>{html.escape(how_sure(certain))}.</p>"
     rows = [(f"{each.position:,}", f"{each.certainty:.2f}", each.answer) for each in certain.least[:most]]
-    yield _boxed(html_table(said, rows, ("row, from 0", certain.by, "answer")))
+    yield _boxed(html_table("Least certain first", rows, ("row, from 0", certain.by, "answer")))
 
 
 def _heading(text: str) -> str:

@@ -75,7 +75,8 @@ class Scale(NamedTuple):
         ends = [each for mark in marks for each in mark.ends if math.isfinite(each)] or [0.0, 1.0]
         low, high = min(ends), max(ends)
         step = _round_step((high - low) or abs(high) or 1.0)
-        return cls(math.floor(low / step) * step, math.ceil(high / step) * step or step, lambda each: f"{each:.4g}")
+        left, right = math.floor(low / step) * step, math.ceil(high / step) * step
+        return cls(left, right if right > left else left + step, lambda each: f"{each:.4g}")
 
     def place(self, number: float) -> str:
         """Return where a number is, as a percentage of the width."""

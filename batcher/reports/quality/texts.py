@@ -6,13 +6,13 @@ Invariant: a line takes at most 80 columns, unless a label or a file's name alon
 from __future__ import annotations
 
 import shlex
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from batcher.quality.cascade import Bin
 from batcher.quality.estimating import LabelFigures
 from batcher.quality.figures import Figure
-from batcher.reports.quality.estimated import Bin, Certainty, Estimate, Kind, shown_label
+from batcher.reports.quality.estimated import Certainty, Estimate, Kind, shown_label
 from batcher.settings import OPTIONS
 from batcher.tables import cut, width
 from batcher.visible import harmless, on_one_line
@@ -23,7 +23,8 @@ MOST_LABELS = 30
 """Labels that a text or a notebook shows; JSON and the page show all."""
 
 _TERM = 9  # columns of what a line is about, as in `batcher.tables`
-_NAME = 24  # columns of a label, at most
+_NAME = 22  # columns of a label, at most
+_NAME_OF_THREE = 18  # beside three figures with their intervals
 _NAME_OF_MATRIX = 12
 _MOST_MISTAKES = 10
 _MOST_LEAST = 10
@@ -129,7 +130,7 @@ def sample_command(found: Estimate, n: int | None = None, read: Path | None = No
 
 
 def _few(found: Estimate) -> str:
-    names = [on_one_line(shown_label(each)) for each in found.few]
+    names = [_name(each, _NAME) for each in found.few]
     if len(names) == len(found.labels):
         return "hand labels of every label for its precision and recall"
     shown, more = names[:5], len(names) - 5
@@ -175,7 +176,7 @@ def share_table(found: Estimate, labels: Iterable[LabelFigures]) -> tuple[Sequen
 def _per_label(found: Estimate) -> Iterator[str]:
     if found.gold and found.labels:
         rows = [quality_cells(each) for each in found.labels[:MOST_LABELS]]
-        yield from _table(("how good the model is at", "precision", "recall", "F1"), rows)
+        yield from _table(("of each label", "precision", "recall", "F1"), rows, most=_NAME_OF_THREE)
 
 
 def quality_cells(each: LabelFigures) -> tuple[str, ...]:
@@ -206,26 +207,32 @@ def _confusion(found: Estimate) -> Iterator[str]:
 
 
 def _certainty(certain: Certainty) -> Iterator[str]:
-    if certain.bins:
+    if certain.calibration is not None:
         heads = (certain.by, "by hand", "mean", "right", "95% interval")
-        yield from _table(heads, [bin_cells(each) for each in certain.bins])
-        yield ""
-    yield f"  least certain first, by {certain.by}, rows from 0{'' if certain.bins else order_only(certain)}:"
+        yield from _table(heads, [bin_cells(each) for each in certain.calibration.bins])
+    yield from _wrapped("", how_sure(certain))
+    yield f"  least certain first, by {certain.by}; rows are counted from 0"
     for each in certain.least[:_MOST_LEAST]:
         yield f"  row {each.position:>9,}  {each.certainty:.2f}  {cut(on_one_line(each.answer), WIDTH - 24)}"
 
 
-def order_only(certain: Certainty) -> str:
-    """Return what this certainty means without hand labels."""
+def how_sure(certain: Certainty) -> str:
+    """Return what a certainty means."""
+    if certain.calibration is None:
+        rows = counted(certain.rows, "row")
+        return f"the {certain.by} of {rows} is known; without hand labels it is an order, and no probability"
+    if (surer := certain.calibration.surer) is None:
+        return "no right answer can be compared with a wrong one"
     return (
-        f" ({counted(certain.rows, 'row has', 'rows have')} it; without hand labels it is an order, and no probability)"
+        f"of a right and a wrong answer, the right one has the higher {certain.by} in {surer:.0%} of all pairs (50%: it"
+        " says nothing)"
     )
 
 
 def bin_cells(each: Bin) -> tuple[str, ...]:
     """Return the cells of a range of certainty."""
-    ends = f"{each.low:.2f} to {each.high:.2f}"
-    return ends, f"{each.rows:,}", f"{each.certainty:.2f}", *_cells(each.accuracy, percent)
+    ends = f"{each.low:.2f}" + (f" to {each.high:.2f}" if each.high > each.low else "")
+    return ends, f"{each.hand:,}", f"{each.score:.2f}", *_cells(each.accuracy, percent)
 
 
 # -- Numbers
@@ -266,15 +273,19 @@ def _cells(figure: Figure, written: Callable[[float], str]) -> tuple[str, str]:
 
 def _wrapped(term: str, said: str) -> Iterator[str]:
     """Yield a term and what is said of it, on as many lines as it takes."""
-    indent = " " * (_TERM + 3)
-    lines = textwrap.wrap(on_one_line(said), WIDTH - len(indent), break_long_words=False, break_on_hyphens=False)
-    for place, line in enumerate(lines or [""]):
-        yield f"  {'' if place else term:<{_TERM}} {line}"
+    start = " " * (_TERM + 3)
+    line, is_empty = f"  {term:<{_TERM}} ", True
+    for word in on_one_line(said).split(" "):
+        if not is_empty and width(line) + width(word) > WIDTH:
+            yield line.rstrip()
+            line, is_empty = start, True
+        line, is_empty = f"{line}{word} ", False
+    yield line.rstrip()
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Iterator[str]:
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, most: int = _NAME) -> Iterator[str]:
     """Yield the lines of a table; the first columns are names and stand to the left, the others to the right."""
-    lines = [[*heads], *([*(_name(each, _NAME) for each in row[:left]), *row[left:]] for row in rows)]
+    lines = [[*heads], *([*(_name(each, most) for each in row[:left]), *row[left:]] for row in rows)]
     widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         padded = [
