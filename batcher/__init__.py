@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from batcher.output.report import Report
     from batcher.planning.forecast import plan
     from batcher.rehearsal.rehearse import rehearse
+    from batcher.reports.quality.compare import compare
     from batcher.reports.quality.estimate import estimate
     from batcher.reports.status import status
     from batcher.reports.verification.verify import verify
@@ -45,6 +46,7 @@ __all__ = [
     "RunStopped",
     "SettingsError",
     "arun",
+    "compare",
     "estimate",
     "limit",
     "merge",
@@ -63,6 +65,7 @@ _HOMES = {
     "Endpoint": "endpoint",
     "Report": "output.report",
     "arun": "engine.runner",
+    "compare": "reports.quality.compare",
     "estimate": "reports.quality.estimate",
     "limit": "engine.by_hand",
     "merge": "output.joining",

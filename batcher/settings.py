@@ -787,8 +787,11 @@ class Settings:
 
     @property
     def extras(self) -> tuple[str, ...]:
-        """The further columns of the result, each once; the order given does not matter."""
-        return facts_in(self.with_)
+        """The further columns of the result, each once; the order given does not matter.
+
+        With several answers to a row, one of them says how many agree.
+        """
+        return facts_in([*facts_in(self.with_), *(["agreement"] if self.samples > 1 else [])])
 
     @property
     def file_format(self) -> str:

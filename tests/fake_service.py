@@ -44,6 +44,13 @@ def _no_failure(_call: Call) -> Completion | Failure | None:
     return None
 
 
+class Anything(set[str]):
+    """The prompts of a service that answers any: `service.prompts = Anything()`."""
+
+    def __contains__(self, _prompt: object) -> bool:
+        return True
+
+
 class Service:
     """Makes the callers of a run, and answers their calls; one service may serve several runs in turn.
 

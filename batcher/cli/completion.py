@@ -35,6 +35,7 @@ _BY_METAVAR = {
     "INPUT": _Value.FILE,
     "DIR": _Value.DIRECTORY,
     "KEYWORD": _Value.KEYWORD,
+    "OTHER": _Value.KEYWORD,
 }
 
 

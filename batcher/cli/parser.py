@@ -115,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_merge(verbs)
     _add_sample(verbs)
     _add_estimate(verbs)
+    _add_compare(verbs)
     _add_serve(verbs)
     _add_rehearse(verbs)
     _add_services(verbs)
@@ -417,6 +418,28 @@ def _add_estimate(verbs: Any) -> None:
         " and regressions are right; default: export_<keyword>.csv in the output directory",
     )
     parser.add_argument("--html", metavar="FILE", help="write the estimate to a page, with its pictures")
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def _add_compare(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "compare",
+        "batcher compare KEYWORD OTHER [options]",
+        "two runs on one table, such as two prompts or models: how far they agree, and which is better",
+        "Compare two runs on one table, such as two prompts or two models. Rows are paired by the cells that the"
+        " questions read. It shows how far the runs agree and where they differ, the accuracy of both on the same hand"
+        " labels (`batcher sample`) with McNemar's test, money, tokens and time; and, if --repeat-sample of `batcher"
+        " run` measured it, how many answers change by themselves, below which a difference says nothing.",
+    )
+    parser.add_argument("keyword", metavar="KEYWORD", help="the keyword of one run")
+    parser.add_argument("other", metavar="OTHER", help="the keyword of the other run")
+    _add_output_dir(parser, "the output directory of the first run (output)", "output")
+    parser.add_argument("--other-dir", metavar="DIR", help="that of the other run; default: the same")
+    parser.add_argument(
+        "--field", metavar="NAME", help="the field of the schema that is compared; default: the whole answer"
+    )
+    parser.add_argument("--html", metavar="FILE", help="write the comparison to a page, with its pictures")
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
 

@@ -175,6 +175,18 @@ def _estimate(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _compare(arguments: argparse.Namespace) -> int:
+    given = {name: getattr(arguments, name) for name in ("other_dir", "field", "html")}
+    found = batcher.compare(arguments.keyword, arguments.other, arguments.output_dir, **given)
+    if arguments.html:
+        say(f"{arguments.html} is written")
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print_out(found)
+    return OK
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     from batcher.calls.endpoints import environment, keys_of  # noqa: PLC0415
 
@@ -273,6 +285,7 @@ VERBS = {
     "merge": _merge,
     "sample": _sample,
     "estimate": _estimate,
+    "compare": _compare,
     "serve": _serve,
     "rehearse": _rehearse,
     "services": _services,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -42,6 +42,28 @@ from batcher.words import duration
 _SHORTEST_TIMEOUT_S = 0.001
 # Why a stream was cut off, if this process did it.
 _STOPPED = "batcher was stopped"
+
+
+class End(NamedTuple):
+    """How asking about a row ended.
+
+    Attributes:
+        row: that was asked.
+        request: the one that brought the result.
+        outcome: of that request.
+        result: of the row.
+        is_kept: the answer did not fit, no further one came, and it is journalled and counted already.
+    """
+
+    row: Row
+    request: Request
+    outcome: Outcome
+    result: Result
+    is_kept: bool = False
+
+
+Settle = Callable[[End], Awaitable[Result]]
+"""Journals how asking about a row ended, counts it only then, and returns what is in the journal."""
 
 
 class _Unsent(NamedTuple):
@@ -118,12 +140,26 @@ class _Asked:
         is_stepping: it is asked in another way now, and before other rows: theirs depends on it.
         unfit: the latest answer that did not fit; the row ends with it if none comes that does.
         before: what was tried with the request of which they are a half; None: they are none.
+        settle: takes how a row ends that has its request alone.
     """
 
-    __slots__ = ("_failed", "_steps", "before", "is_stepping", "messages", "repairs", "row", "rows", "unfit", "wire")
+    __slots__ = (
+        "_failed",
+        "_steps",
+        "before",
+        "is_stepping",
+        "messages",
+        "repairs",
+        "row",
+        "rows",
+        "settle",
+        "unfit",
+        "wire",
+    )
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], settle: Settle) -> None:
         self.rows = rows
+        self.settle = settle
         self.row = row = rows[0]
         self.messages = row.question.messages
         if len(rows) > 1:
@@ -240,24 +276,31 @@ class Asker:
         else:
             tally.waiting_for = ""
 
-    async def ask(self, row: Row) -> Result:
+    async def ask(self, row: Row, settle: Settle | None = None) -> Result:
         """Make attempts at a row until it has its result.
+
+        Args:
+            row: to be asked.
+            settle: takes how that ends; default: it is the row's result (`settle`).
 
         Raises:
             PoolClosed, PoolEmpty, BudgetClosed, BudgetSpent: it has no result, because the run is stopping.
             OutputError: the journal cannot be written.
         """
-        results = await self.ask_together((row,))
+        results = await self.ask_together((row,), settle=settle)
         if isinstance(results, History):
             raise AssertionError(row)  # noqa: TRY004 - one row has no halves
         return results[0]
 
-    async def ask_together(self, rows: Sequence[Row], before: History | None = None) -> Sequence[Result] | History:
+    async def ask_together(
+        self, rows: Sequence[Row], before: History | None = None, settle: Settle | None = None
+    ) -> Sequence[Result] | History:
         """Make attempts at rows that share a request until they have their results.
 
         Args:
             rows: to be asked.
             before: what was tried with a request that they shared with others; None: nothing.
+            settle: as in `ask`, for a single row that is not embedded.
 
         Returns:
             Their results; or what was tried, if one of several rows may be the reason that the others have none: each
@@ -273,21 +316,24 @@ class Asker:
         self._asked += 1
         self._awaited += awaited
         self.lacks_witness.clear()
+        settle = settle or self.settle
         try:
-            return await self._ask(rows, history, before)
+            return await self._ask(rows, history, before, settle)
         except ModelGone as gone:
-            return [await self._refuse(row, str(gone)) for row in rows]
+            return [await self._refuse(row, str(gone), settle) for row in rows]
         finally:
             self._asked -= 1
             self._awaited -= awaited
             self._troubled -= not history.is_clean
 
-    async def _ask(self, rows: Sequence[Row], history: History, before: History | None) -> Sequence[Result] | History:
+    async def _ask(
+        self, rows: Sequence[Row], history: History, before: History | None, settle: Settle
+    ) -> Sequence[Result] | History:
         row = rows[0]
         if row.question.fault:
-            return [await self._refuse(row, row.question.fault)]
+            return [await self._refuse(row, row.question.fault, settle)]
         after: Member | None = None
-        asked = self._begun(rows)
+        asked = self._begun(rows, settle)
         asked.is_stepping = before is not None
         asked.before = before
         while True:
@@ -299,7 +345,11 @@ class Asker:
                 return attempt.before
             if isinstance(attempt, _Unloaded):
                 unfit = asked.unfit
-                return [await (self._settle_unfit(row, *unfit) if unfit else self._refuse(row, attempt.fault))]
+                return [
+                    await (
+                        settle(End(row, *unfit, is_kept=True)) if unfit else self._refuse(row, attempt.fault, settle)
+                    )
+                ]
             after = attempt.member
             if isinstance(attempt, _Unsent):
                 continue
@@ -319,18 +369,18 @@ class Asker:
         """End rows after their last attempt; each half of several gets one more, because of the other."""
         if asked.unfit:
             self._journal.failed(attempt.request, attempt.outcome)
-            return [await self._settle_unfit(asked.row, *asked.unfit)]
+            return [await asked.settle(End(asked.row, *asked.unfit, is_kept=True))]
         if len(asked.rows) > 1 and history.in_flight_s < self._policy.deadline:
             self._journal.failed(attempt.request, attempt.outcome)
             return History(attempts=self._policy.max_attempts - 1, in_flight_s=history.in_flight_s)
         ended = Result(Status.ERROR, "", attempt.decision.reason)
         if len(asked.rows) > 1:
             return await self._settle_together(asked, attempt.request, [ended] * len(asked.rows), attempt.outcome)
-        return [await self._settle(asked.row, attempt.request, ended, attempt.outcome)]
+        return [await asked.settle(End(asked.row, attempt.request, attempt.outcome, ended))]
 
-    def _begun(self, rows: Sequence[Row]) -> _Asked:
+    def _begun(self, rows: Sequence[Row], settle: Settle) -> _Asked:
         """Return rows to be asked; one that an earlier process asked goes on with the answer that did not fit."""
-        asked, row = _Asked(rows), rows[0]
+        asked, row = _Asked(rows, settle), rows[0]
         if self._shape and self._settings.repair and (text := self._unfit.pop(row.key, "")):
             asked.repair(text, self._shape.read(text).error)
         return asked
@@ -347,11 +397,11 @@ class Asker:
             return await self._settle_together(asked, attempt.request, vectors, outcome)
         result = self._read(completion)
         if choice is None or form is None or self._shape is None:
-            return [await self._settle(asked.row, attempt.request, result, outcome)]
+            return [await asked.settle(End(asked.row, attempt.request, outcome, result))]
         if result.status is Status.OK:
             choice.held(form, asked.row.position, asked.failed(member))
             self._notices.of_form(member)
-            return [await self._settle(asked.row, attempt.request, result, outcome)]
+            return [await asked.settle(End(asked.row, attempt.request, outcome, result))]
         is_of_form = is_whole(completion) and choice.missed(form, asked.row.position)
         step = choice.step_after(form) if is_of_form or attempt.was_refused else None
         if step is not None:
@@ -359,23 +409,21 @@ class Asker:
         elif asked.repairs < self._settings.repair and is_whole(completion) and result.answer.strip():
             asked.repair(completion.text or "", result.error)
         else:
-            return [await self._settle(asked.row, attempt.request, result, outcome)]
+            return [await asked.settle(End(asked.row, attempt.request, outcome, result))]
         await self._journal.unfit(attempt.request, outcome)
-        self._count(outcome)
+        self.count(outcome)
         asked.unfit = attempt.request, outcome, result
         return None
 
-    async def _refuse(self, row: Row, fault: str) -> Result:
+    async def _refuse(self, row: Row, fault: str, settle: Settle) -> Result:
         """End a row that cannot be asked; its request is recorded as one that never left."""
-        member = self._pool.members[0]
-        request = await self._journal.sent(row.position, row.key, member.number, member.source, Bound(cost=0))
-        return await self._settle(row, request, Result(Status.ERROR, "", fault), Outcome(UNSENT, cost=0))
+        request = await self.unsent(row)
+        return await settle(End(row, request, Outcome(UNSENT, cost=0), Result(Status.ERROR, "", fault)))
 
-    async def _settle_unfit(self, row: Row, request: Request, outcome: Outcome, result: Result) -> Result:
-        """End a row with an answer that does not fit, because no further one comes; it is counted already."""
-        result = await self._journal.settled(request, outcome, result, followers=row.followers > 0, is_kept=True)
-        self._tally.count(result.status, 1 + row.followers)
-        return result
+    async def unsent(self, row: Row) -> Request:
+        """Record a request for a row that ends without one; it never leaves."""
+        member = self._pool.members[0]
+        return await self._journal.sent(row.position, row.key, member.number, member.source, Bound(cost=0))
 
     async def _attempt(self, asked: _Asked, history: History, after: Member | None) -> _Tried:
         """Reserve money and a slot for a request, and send it. Its images are in memory only meanwhile."""
@@ -593,17 +641,19 @@ class Asker:
         await self._journal.settled_together(request, outcome, results, [row.followers > 0 for row in asked.rows])
         for row, result in zip(asked.rows, results, strict=True):
             self._tally.count(result.status, 1 + row.followers)
-        self._count(outcome)
+        self.count(outcome)
         return results
 
-    async def _settle(self, row: Row, request: Request, result: Result, outcome: Outcome) -> Result:
+    async def settle(self, end: End) -> Result:
         """Journal a row's result, and count it only then."""
-        result = await self._journal.settled(request, outcome, result, followers=row.followers > 0)
+        row, request, outcome, result, is_kept = end
+        result = await self._journal.settled(request, outcome, result, followers=row.followers > 0, is_kept=is_kept)
         self._tally.count(result.status, 1 + row.followers)
-        self._count(outcome)
+        if not is_kept:
+            self.count(outcome)
         return result
 
-    def _count(self, outcome: Outcome) -> None:
+    def count(self, outcome: Outcome) -> None:
         """Count what a request used and cost."""
         self._tally.cut += outcome.is_cut
         self._tally.prompt_tokens += outcome.usage.prompt_tokens or 0

@@ -19,6 +19,7 @@ from batcher.calls.caller import Streaming
 from batcher.calls.forms import Form, Wire
 from batcher.endpoint import OFFLINE
 from batcher.engine.control import Control
+from batcher.engine.drifting import drift_in
 from batcher.engine.ending import Ended, Ending, report_of, room_needed
 from batcher.engine.process import allow_connections, rare_collections
 from batcher.engine.progress import Progress, Tally
@@ -257,7 +258,7 @@ class _Run:
         job, planned = self.job, self.planned
         tally = Tally(*planned.counts)
         # If nothing is left to ask there are no endpoints, and no price table, LangChain or server is loaded.
-        endpoints = job.endpoints if planned.counts.left else ()
+        endpoints = job.endpoints if planned.asks else ()
         learnt = self.journal.details(LESSONS) if endpoints else []
         ladders = [job.ladder(endpoint) for endpoint in endpoints]
         by_form = await asyncio.to_thread(tariffs_in_forms, job, endpoints, ladders, learnt)
@@ -279,6 +280,9 @@ class _Run:
                 ending = await self._ending_of(window, pool)
         if (note := spending.note_of_excess()) and not ending.out_of_money:
             self.progress.say(note)
+        if tally.sent and not ending.trouble and not ending.displaced:
+            for warning in await asyncio.to_thread(drift_in, job, self.journal):
+                self.progress.say(warning, "warning")
         figures = await asyncio.to_thread(self._figures, ending, process, pool)
         report = report_of(
             job,

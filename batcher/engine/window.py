@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,8 +26,10 @@ from batcher.engine.canary import (
 from batcher.engine.chunks import Chunks, OpenChunk
 from batcher.engine.ending import Ending
 from batcher.engine.feed import Feed, Row
+from batcher.engine.opinions import Opinions
 from batcher.engine.planned_input import PlannedInput
 from batcher.engine.progress import Progress, Tally
+from batcher.engine.repeating import Repeats
 from batcher.engine.stop import Stop, to_the_end
 from batcher.errors import BatcherError
 from batcher.input.selection import draw
@@ -100,6 +102,18 @@ class Window:
             tally=tally,
             progress=progress,
         )
+        self._planned_input = planned_input
+        self._ask: Callable[[Row], Awaitable[Result]] = self._asker.ask
+        if job.settings.samples > 1 or (not self._is_embedding and journal.has_open_opinions()):
+            self._ask = Opinions(
+                self._asker,
+                journal,
+                samples=job.settings.samples,
+                sources=planned.sources,
+                shape=job.shape,
+                tally=tally,
+            ).ask
+        self._repeats: Repeats | None = None
         self._workers: list[asyncio.Task[None]] = []
         self._ending = Ending()
         self._job = job
@@ -124,12 +138,38 @@ class Window:
         with stop.calling(listen):
             async with self._progress.showing(self._tally, self._asker.refresh):
                 await self._supervise([self._lead(), *(self._follow() for _ in range(self._workers_at_once))])
+                if self._job.settings.repeat_sample is not None and self._has_asked_all:
+                    await self._repeat()
             with self._ending_in_order():
                 await self._journal.flush()
-                if self._feed.is_read and self._chunks.are_written and not self._ending.trouble:
+                if self._has_asked_all:
                     await self._chunks.join()
                     self._ending = Ending(is_done=True)
         return self._ending
+
+    @property
+    def _has_asked_all(self) -> bool:
+        """Whether each row has its result and stands in its chunk file, and nothing stops the run."""
+        return (
+            self._feed.is_read
+            and self._chunks.are_written
+            and not self._ending.trouble
+            and not (self._repeats and self._repeats.left)
+        )
+
+    async def _repeat(self) -> None:
+        """Ask the rows once more that were drawn for it (`--repeat-sample`)."""
+        self._repeats = Repeats(self._job, self._journal, self._planned_input, self._asker)
+        with self._ending_in_order():
+            if rows := await self._repeats.read():
+                self._progress.say(f"Each row has its result. Asking {counted(rows, 'row')} once more.")
+                workers = max(min(self._pool.capacity * _ROWS_PER_SLOT, rows), 1)
+                await self._supervise([self._follow_repeats(self._repeats) for _ in range(workers)])
+
+    async def _follow_repeats(self, repeats: Repeats) -> None:
+        with self._ending_in_order():
+            while not self._closing.is_set() and await repeats.ask_next():
+                pass
 
     def widen(self) -> None:
         """Let more rows be asked at once if the pool's capacity has grown; a smaller one holds them back itself."""
@@ -333,7 +373,7 @@ class Window:
 
     async def _do_row(self, row: Row) -> Result:
         """Ask about a row, and write the chunks that lack only their files then."""
-        result = await self._asker.ask(row)
+        result = await self._ask(row)
         await self._close_chunks(row)
         return result
 

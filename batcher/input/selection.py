@@ -39,6 +39,11 @@ def draw(keyword: str, rows: int, of: int) -> array[int]:
         rows: how many to draw; all if the table has no more.
         of: rows of the table.
     """
+    return array("q", sorted(in_drawn_order(keyword, rows, of)))
+
+
+def in_drawn_order(keyword: str, rows: int, of: int) -> list[int]:
+    """Return the places that `draw` draws, in the order in which larger and larger samples get them."""
     seed = blake2b(f"{keyword}\0".encode("utf-8", "surrogatepass"))
 
     def numbers() -> Iterator[int]:
@@ -48,7 +53,7 @@ def draw(keyword: str, rows: int, of: int) -> array[int]:
             yield from _NUMBERS.unpack(digest.digest())
 
     lowest = heapq.nsmallest(rows, zip(numbers(), range(of), strict=False))
-    return array("q", sorted(place for _, place in lowest))
+    return [place for _, place in lowest]
 
 
 class Selection:

@@ -65,6 +65,7 @@ class Outcome(NamedTuple):
         cost: in nano-dollars; None if it is unknown.
         completion: what came, if it was answered: what the result does not hold is kept beside it.
         form: how the answer was asked for; None: as it comes.
+        confidence: how likely the model finds its label; None: not known.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Outcome(NamedTuple):
     cost: int | None = None
     completion: Completion | None = None
     form: str | None = None
+    confidence: float | None = None
 
     @property
     def is_cut(self) -> bool:
@@ -98,6 +100,59 @@ def divided(total: int | None, weights: Sequence[int]) -> list[int] | list[None]
         ends.append(ends[-1] + weight)
     ends[-1] = whole
     return [total * end // whole - total * start // whole for start, end in pairwise(ends)]
+
+
+class Opinion(NamedTuple):
+    """One of several answers to a row; see the table `opinions`.
+
+    Attributes:
+        id: of the request that brought it.
+        source: the id of its source.
+        result: how asking ended.
+        confidence: how likely the model finds its label; None: not known.
+    """
+
+    id: int
+    source: int
+    result: Result
+    confidence: float | None = None
+
+
+class Votes(NamedTuple):
+    """What a result is made of; see the table `votes`.
+
+    Attributes:
+        answers: how many came.
+        for_it: how many of them agree.
+        is_tied: another answer has as many.
+        confidence: the mean of those `for_it`; None: not known.
+        source: the id of the source of the answer that counts.
+        opinions: the ids of the answers that are in the journal already.
+        own: the answer that the result's own request brought, if it is one of those voted on.
+    """
+
+    answers: int
+    for_it: int
+    is_tied: bool
+    confidence: float | None
+    source: int
+    opinions: tuple[int, ...] = ()
+    own: Result | None = None
+
+
+class Again(NamedTuple):
+    """A row that is asked once more although it has its result (`--repeat-sample`).
+
+    Attributes:
+        position, key: of the row.
+        result: the id of its result; None: it has none yet.
+        answers: how many answers to asking it again are there.
+    """
+
+    position: int
+    key: bytes
+    result: int | None
+    answers: int
 
 
 class InFlight(NamedTuple):

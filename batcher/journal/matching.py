@@ -47,6 +47,8 @@ class Matched(NamedTuple):
         same: rows without a result that have the same question as another row.
         reread: rows whose result changes because their answer was read again.
         corrections_lost: where the rows stood whose answer by hand no row has got, while rows are asked.
+        few: rows that have answers and no result, because they should have more (`--samples`).
+        missing: the answers that these rows lack.
     """
 
     changed: dict[int, int]
@@ -56,6 +58,8 @@ class Matched(NamedTuple):
     same: int
     reread: int
     corrections_lost: tuple[int, ...] = ()
+    few: int = 0
+    missing: int = 0
 
 
 class Cause(NamedTuple):
@@ -266,27 +270,8 @@ class Matching:
             reading: the id of what answers are read as.
         """
         db = self._db
-        # First, rows lose their results.
-        rule.plan_for(db, rows)
-        if not rules.is_limited:
-            rule.remove_rows_behind(db, rows)
-        asked_again = rule.retry_failed(db) if rules.retry_failed else []
-        rule.drop_answers_of_sources_that_left(db, rules)
-        if rules.on_change == "redo":
-            rule.redo_kept_answers(db)
-        rule.clear_dropped(db)
-        # Then, rows get results.
-        if has_bare_rows(db):
-            rule.return_corrections(db, self._comparison)
-            rule.reuse_by_key(db, rules)
-            if rules.on_change != "redo":
-                rule.move_kept_answers(db, self._comparison, rules)
-        rule.place_offered(db)
-        adopted = rule.adopt_from_files(db, reading)
-        if rules.retry_failed:
-            rule.retry_failed(db)  # also rows that were adopted with such a status
-        if rules.dedup:
-            rule.share_answers(db, rules)
+        asked_again = self._take(rows, rules)
+        adopted = self._give(rules, reading)
         # Finally, pair the remaining rows and answers.
         paired = pair(db, self._comparison)
         if rules.on_change == "reuse":
@@ -297,7 +282,39 @@ class Matching:
         rule.forget_set_aside(db)
         rule.choose_who_asks(db, dedup=rules.dedup)
         [same] = db.one(f"SELECT count(*) - count(DISTINCT key) FROM rows WHERE {BARE}")
-        return Matched(*paired, adopted, int(same), rereading.changed_rows(db), tuple(asked_again))
+        few = rule.few_answers(db, rules)
+        return Matched(*paired, adopted, int(same), rereading.changed_rows(db), tuple(asked_again), *few)
+
+    def _take(self, rows: int, rules: Rules) -> list[int]:
+        """Take results from rows; return where the rows stood to which a person gave a failure that is asked again."""
+        db = self._db
+        rule.plan_for(db, rows)
+        if not rules.is_limited:
+            rule.remove_rows_behind(db, rows)
+        asked_again = rule.retry_failed(db) if rules.retry_failed else []
+        rule.ask_for_more(db, rules)
+        rule.drop_answers_of_sources_that_left(db, rules)
+        if rules.on_change == "redo":
+            rule.redo_kept_answers(db)
+        rule.clear_dropped(db)
+        return asked_again
+
+    def _give(self, rules: Rules, reading: int | None) -> int:
+        """Give rows the results that answer their questions; return how many come from chunk files."""
+        db = self._db
+        if has_bare_rows(db):
+            rule.return_corrections(db, self._comparison)
+            rule.reuse_by_key(db, rules)
+            if rules.on_change != "redo":
+                rule.move_kept_answers(db, self._comparison, rules)
+        rule.place_offered(db)
+        if adopted := rule.adopt_from_files(db, reading):
+            rule.ask_for_more(db, rules)
+        if rules.retry_failed:
+            rule.retry_failed(db)  # also rows that were adopted with such a status
+        if rules.dedup:
+            rule.share_answers(db, rules)
+        return adopted
 
     # -- The outcome
 

@@ -10,7 +10,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,18 +27,20 @@ from batcher.journal.entries import (
     TOO_LARGE,
     UNFIT,
     UNSENT,
+    Again,
     ByHand,
     Chunk,
     Counts,
     InFlight,
     LastRun,
+    Opinion,
     Response,
     Spent,
     Totals,
     Usual,
     Workbook,
 )
-from batcher.journal.schema import IN_SCOPE, PERSON, as_output_errors, exact_sum, text_of, whole
+from batcher.journal.schema import ADOPTED, IN_SCOPE, PERSON, as_output_errors, exact_sum, text_of, whole
 from batcher.records import GAVE_UP, OF_AN_IMAGE, Beside, Bound, Result, RowState, Status
 
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
@@ -81,29 +83,53 @@ SENT = (
 )
 
 
+def _sum(column: str) -> str:
+    """Return the SQL expression of a sum over the answers that a result is made of; NULL if one of them is unknown."""
+    unknown = f"count(*) FILTER (WHERE {_PAID} AND {column} IS NULL)"
+    root = "coalesce((SELECT root FROM rereads w WHERE w.id = p.id), p.id)"
+    ids = f"SELECT {root} FROM opinions p WHERE p.result = u.id AND p.round = 0 UNION SELECT u.id"
+    return (
+        f"CASE WHEN u.id IS NULL THEN f.{column}"
+        f" ELSE (SELECT iif({unknown}, NULL, sum({column})) FROM requests WHERE id IN ({ids})) END"
+    )
+
+
 # What `--with` may ask for, as text.
 FACTS = {
-    "raw": "coalesce(s.text, o.answer)",
+    "raw": "coalesce(s.text, x.answer, o.answer)",
     "reasoning": "s.reasoning",
-    "tokens": "cast(f.prompt_tokens + f.completion_tokens AS TEXT)",
-    "prompt_tokens": "cast(f.prompt_tokens AS TEXT)",
-    "completion_tokens": "cast(f.completion_tokens AS TEXT)",
-    "cost": "rtrim(rtrim(printf('%d.%09d', f.cost / 1000000000, f.cost % 1000000000), '0'), '.')",
+    "tokens": f"cast({_sum('prompt_tokens')} + {_sum('completion_tokens')} AS TEXT)",
+    "prompt_tokens": f"cast({_sum('prompt_tokens')} AS TEXT)",
+    "completion_tokens": f"cast({_sum('completion_tokens')} AS TEXT)",
+    "cost": (
+        "(SELECT rtrim(rtrim(printf('%d.%09d', cost / 1000000000, cost % 1000000000), '0'), '.')"
+        f" FROM (SELECT {_sum('cost')} AS cost))"
+    ),
     "latency": "printf('%.3f', f.ended - f.sent)",
     "model": "s.model",
     "attempts": "cast(t.requests AS TEXT)",
     "finish": "s.finish_reason",
     "form": "s.form",
     "request_id": "s.request_id",
-    "agreement": "printf('%.4g', v.for_it * 1.0 / v.answers)",
+    "agreement": "CASE WHEN v.answers > 0 THEN printf('%.4g', v.for_it * 1.0 / v.answers) END",
     "votes": (
-        "(SELECT json_group_object(answer, n) FROM (SELECT iif(status = 'ok', cast(answer AS TEXT), status) AS answer,"
-        " count(*) AS n FROM opinions WHERE result = v.id AND round = 0 GROUP BY 1 ORDER BY 2 DESC, min(id)))"
+        "CASE WHEN v.id IS NOT NULL THEN (SELECT json_group_object(answer, n) FROM (SELECT"
+        " iif(status = 'ok', cast(answer AS TEXT), status) AS answer, count(*) AS n FROM opinions"
+        " WHERE result = v.id AND round = 0 GROUP BY 1 ORDER BY 2 DESC, min(id))) END"
     ),
-    "confidence": "printf('%.4g', coalesce(v.confidence, s.confidence))",
+    "confidence": (
+        "CASE WHEN coalesce(v.confidence, s.confidence) IS NOT NULL"
+        " THEN printf('%.4g', coalesce(v.confidence, s.confidence)) END"
+    ),
     "by": f"CASE g.model WHEN '{PERSON.model}' THEN 'hand' ELSE g.model END",
 }
-_OF_VOTES = frozenset({"agreement", "votes", "confidence"})
+_ADOPTED = f"(SELECT id FROM sources WHERE model = '{ADOPTED.model}' AND base_url = '' AND params = '')"
+# Of the answers that a result is made of, the one that it is: what came with that one is what the facts are about. If
+# the first endpoint's answers are beside a result of the second, it is none of them.
+_CHOSEN = (
+    "SELECT p.id FROM opinions p JOIN results w ON w.id = p.result AND w.source = p.source AND w.status = p.status"
+    " AND w.answer = p.answer WHERE p.result = coalesce(v.id, u.id) AND p.round = 0 ORDER BY p.id LIMIT 1"
+)
 # The requests for each question at each position, as far as they were counted, in a table of the connection alone.
 _ATTEMPTS = """
 CREATE TEMP TABLE IF NOT EXISTS attempts (position INTEGER, key BLOB, requests INTEGER NOT NULL,
@@ -119,29 +145,32 @@ def facts(names: Sequence[str], root: str) -> tuple[list[str], str]:
         names: of `FACTS`; `attempts` needs `count_attempts` first.
         root: the expression of the id of the request that brought the answer of the row `r`.
     """
+    at = f"coalesce((SELECT root FROM rereads WHERE id = c.id), c.id, {root})"
     joins = (
-        f" LEFT JOIN responses s ON s.id = {root} LEFT JOIN requests f ON f.id = {root}"
-        f" LEFT JOIN results o ON o.id = {root}"
+        f" LEFT JOIN votes v ON v.id = r.result LEFT JOIN votes u ON u.id = {root}"
+        f" LEFT JOIN opinions c ON c.id = CASE WHEN u.id IS NOT NULL THEN ({_CHOSEN}) END"
+        f" LEFT JOIN responses s ON s.id = {at} LEFT JOIN requests f ON f.id = {at}"
     )
+    if "raw" in names:
+        joins += f" LEFT JOIN results o ON o.id = {at} LEFT JOIN opinions x ON x.id = {at}"
     if "attempts" in names:
         joins += " LEFT JOIN temp.attempts t ON t.position = f.position AND t.key = f.key"
-    if not _OF_VOTES.isdisjoint(names):
-        joins += " LEFT JOIN votes v ON v.id = r.result"
     if "by" in names:
         joins += " LEFT JOIN results w ON w.id = r.result LEFT JOIN sources g ON g.id = w.source"
     return [f"coalesce({FACTS[name]}, '')" for name in names], joins
 
 
 def count_attempts(db: sqlite3.Connection) -> None:
-    """Count the requests that were added since the last time."""
+    """Count the requests that were added since the last time, but for those that repeat an answered question."""
     db.execute("PRAGMA query_only = OFF")  # a table of the connection alone is written
     for statement in _ATTEMPTS.split(";"):
         db.execute(statement)
     [after] = db.execute("SELECT coalesce(max(id), 0) FROM temp.attempts_until").fetchone()
     [until] = db.execute("SELECT coalesce(max(id), 0) FROM requests").fetchone()
     db.execute(
-        "INSERT INTO temp.attempts SELECT position, key, count(*) FROM requests WHERE id > ? AND id <= ?"
-        " AND outcome IS NOT ? GROUP BY position, key"
+        "INSERT INTO temp.attempts SELECT q.position, q.key, count(*) FROM requests q"
+        f" LEFT JOIN ({_REPEATED}) p ON p.position = q.position AND p.key = q.key WHERE q.id > ? AND q.id <= ?"
+        " AND q.outcome IS NOT ? AND (p.root IS NULL OR q.id <= p.root) GROUP BY q.position, q.key"
         " ON CONFLICT DO UPDATE SET requests = requests + excluded.requests",
         (after, until, UNSENT),
     )
@@ -150,6 +179,10 @@ def count_attempts(db: sqlite3.Connection) -> None:
 
 ROOT = "coalesce((SELECT root FROM rereads WHERE id = {0}), {0})"
 """The id under which `responses` has what came with a result."""
+# The rows that were asked once more, with the request that brought their result: what came later belongs to the repeat.
+_REPEATED = (
+    f"SELECT position, key, min({ROOT.format('result')}) AS root FROM opinions WHERE round = 1 GROUP BY position, key"
+)
 # SQLite takes no more in one statement, if it is old.
 _MOST_VALUES = 900
 _LINES_AT_ONCE = 1000
@@ -538,10 +571,57 @@ class Reader:
         """Return the latest answer that did not fit of each row that has no result, by the row's key."""
         found = self._all(
             "SELECT q.key, coalesce(s.text, '') FROM requests q JOIN responses s USING (id) WHERE q.outcome = ?"
-            f" AND q.key IN (SELECT key FROM rows WHERE result IS NULL AND {IN_SCOPE}) ORDER BY q.id",
+            f" AND q.key IN (SELECT key FROM rows WHERE result IS NULL AND {IN_SCOPE})"
+            " AND NOT EXISTS (SELECT 1 FROM opinions p WHERE p.key = q.key AND p.result IS NULL AND p.id >= q.id)"
+            " ORDER BY q.id",
             (UNFIT,),
         )
         return {key: text_of(text) for key, text in found}
+
+    def has_open_opinions(self) -> bool:
+        """Return whether there is an answer that waits for others to its question (`--samples`)."""
+        return bool(self._all("SELECT EXISTS (SELECT 1 FROM opinions WHERE result IS NULL)")[0][0])
+
+    def open_opinions(self, position: int, key: bytes, sources: Collection[int]) -> tuple[list[Opinion], list[Opinion]]:
+        """Return the answers to a row's question that belong to no result yet, in the order in which they came.
+
+        The first list has the row's own. The second has those of other rows, none of which waits for them.
+
+        Args:
+            position: of the row.
+            key: of its question.
+            sources: ids of those whose answers count; answers adopted from files count, too.
+        """
+        marks = ", ".join("?" * len(sources))
+        found = self._all(
+            "SELECT p.position = ?, p.id, p.source, p.status, p.answer, p.error, s.confidence"
+            " FROM opinions p LEFT JOIN responses s USING (id)"
+            f" WHERE p.key = ? AND p.result IS NULL AND (p.source IN ({marks}) OR p.source IN {_ADOPTED})"
+            " AND (p.position = ? OR NOT EXISTS"
+            " (SELECT 1 FROM rows r WHERE r.position = p.position AND r.key = p.key AND r.result IS NULL"
+            f" AND r.{IN_SCOPE} AND r.position NOT IN (SELECT position FROM same))) ORDER BY p.id",
+            (position, key, *sources, position),
+        )
+        each = [(own, Opinion(number, source, _result(*texts), sure)) for own, number, source, *texts, sure in found]
+        return [opinion for own, opinion in each if own], [opinion for own, opinion in each if not own]
+
+    def asked_again(self, positions: Iterable[int]) -> Iterator[Again]:
+        """Yield what is known of asking rows once more, of those that may be (`--repeat-sample`), in the order given.
+
+        A row may be if its result is a model's answer to its question, or is not there yet.
+
+        Args:
+            positions: of the rows.
+        """
+        strangers = f"(a.source IN {OF_PEOPLE} OR a.source IN {_ADOPTED})"
+        query = (
+            "SELECT r.position, r.key, r.result, (SELECT count(*) FROM opinions p WHERE p.result = r.result"
+            " AND p.round = 1 AND p.position = r.position) FROM rows r LEFT JOIN results a ON a.id = r.result"
+            " WHERE r.position = ? AND r.is_kept IS NULL"
+            f" AND (r.result IS NULL OR (a.status <> 'error' AND NOT {strangers}))"
+        )
+        for position in positions:
+            yield from map(Again._make, self._all(query, (position,)))
 
     def details(self, kinds: Collection[str]) -> list[str]:
         """Return the details of the events of these kinds, in the order in which they happened."""

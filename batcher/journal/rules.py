@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from batcher.equality import same_text
 from batcher.input.marks import Comparison
 from batcher.journal.corrections import BY_HAND, LOWEST
+from batcher.journal.entries import UNSENT
 from batcher.journal.rereading import OUTDATED
 from batcher.journal.schema import ADOPTED, IN_SCOPE
 from batcher.journal.scratch import BARE, SET_ASIDE
@@ -18,6 +19,13 @@ from batcher.records import Source
 
 _NOT_OK = "(SELECT id FROM results WHERE status <> 'ok')"
 _BY_HAND = f"(SELECT id FROM results WHERE id < 0 AND source IN {BY_HAND})"
+
+
+SUPERSEDED = (
+    "(SELECT id FROM opinions WHERE round = 0 AND result IS NOT id"
+    " UNION ALL SELECT id FROM votes WHERE id NOT IN (SELECT result FROM opinions WHERE result IS NOT NULL))"
+)
+"""The ids of the results whose answers wait for others, or are a part of a later result."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class Rules:
         dedup: one answer may serve all rows that ask the same.
         is_limited: the table has more rows behind the plan's. They stay as they are, except for answers that the plan's
             rows need. Without a limit, rows behind the plan's are removed; their answers stay.
+        samples: how many answers a row should have; a result of fewer is no result yet.
         is_redrawn: the last plan was about another sample, or this one is about a sample for the first time. Rows
             behind the plan's may then be the plan's own, at another position: one that failed stays so.
     """
@@ -41,6 +50,7 @@ class Rules:
     retry_failed: bool = False
     dedup: bool = False
     is_limited: bool = False
+    samples: int = 1
     is_redrawn: bool = False
 
     @property
@@ -52,7 +62,7 @@ class Rules:
     @property
     def is_usable(self) -> str:
         """The condition for a result that a row with its question may take."""
-        is_present = f"id NOT IN {OUTDATED} AND status "
+        is_present = f"id NOT IN {OUTDATED} AND id NOT IN {SUPERSEDED} AND status "
         return f"{self.is_of_pool} AND {is_present}" + ("= 'ok'" if self.retry_failed else "<> 'error'")
 
     @property
@@ -108,6 +118,58 @@ def retry_failed(db: Statements) -> list[int]:
     db.do(f"DELETE FROM moved WHERE result IN {_NOT_OK}")
     db.do(f"DELETE FROM given WHERE id IN {_NOT_OK}")
     return positions
+
+
+def ask_for_more(db: Statements, rules: Rules) -> None:
+    """Take from rows the results that are made of fewer answers than a row should have; their answers wait for others.
+
+    Results that stay as they are: errors, a person's, those of a second endpoint, and answers to earlier questions.
+    """
+    if rules.samples == 1:
+        return
+    answers = "(SELECT count(*) FROM opinions p WHERE p.result = a.id AND p.round = 0)"
+    db.do(
+        f"""
+        INSERT OR IGNORE INTO few SELECT a.id, iif(v.id IS NULL, 1, {answers}), v.id IS NOT NULL
+        FROM (SELECT * FROM results WHERE {rules.is_usable} AND source NOT IN {BY_HAND} AND status <> 'error') a
+        LEFT JOIN votes v USING (id) LEFT JOIN requests q USING (id)
+        WHERE iif(v.id IS NULL, TRUE, {answers} < ? AND (q.outcome = '{UNSENT}' OR a.id IN (SELECT id FROM opinions)))
+            AND a.key IN (SELECT key FROM rows WHERE {IN_SCOPE} AND is_kept IS NULL)
+            AND a.id NOT IN (SELECT result FROM rows WHERE is_kept IS NOT NULL)
+        """,
+        (rules.samples,),
+    )
+    few = "(SELECT id FROM few)"
+    db.do(
+        """
+        INSERT OR IGNORE INTO opinions (id, key, position, source, status, answer, error, round, result)
+        SELECT a.id, a.key, coalesce(r.position, q.position, 0), a.source, a.status, a.answer, a.error, 0, NULL
+        FROM few JOIN results a USING (id) LEFT JOIN requests q USING (id)
+        LEFT JOIN (SELECT result, min(position) AS position FROM rows WHERE result IS NOT NULL GROUP BY result) r
+            ON r.result = a.id
+        WHERE NOT few.is_voted
+        """
+    )
+    db.do("UPDATE opinions SET result = NULL WHERE round = 0 AND result IN (SELECT id FROM few WHERE is_voted)")
+    db.do(f"UPDATE rows SET result = NULL WHERE result IN {few}")
+    db.do(f"INSERT INTO open SELECT key FROM moved WHERE result IN {few}")
+    db.do(f"DELETE FROM moved WHERE result IN {few}")
+
+
+def few_answers(db: Statements, rules: Rules) -> tuple[int, int]:
+    """Return how many rows that are asked have answers already, and how many answers these rows lack."""
+    of_pool = f"SELECT key, count(*) AS answers FROM opinions WHERE result IS NULL AND {rules.is_of_pool} GROUP BY key"
+    if not db.is_any("SELECT 1 FROM opinions WHERE result IS NULL"):
+        return 0, 0
+    rows, missing = db.one(
+        f"""
+        SELECT coalesce(sum(rows), 0), coalesce(sum(max(rows * ? - answers, 0)), 0) FROM (
+            SELECT key, count(*) AS rows FROM rows WHERE {BARE} AND position NOT IN (SELECT position FROM same)
+            GROUP BY key) JOIN ({of_pool}) USING (key)
+        """,
+        (rules.samples,),
+    )
+    return int(rows), int(missing)
 
 
 def drop_answers_of_sources_that_left(db: Statements, rules: Rules) -> None:

@@ -26,6 +26,7 @@ from batcher.journal.entries import (
     Outcome,
     Request,
     Sent,
+    Votes,
     divided,
     seal,
 )
@@ -48,13 +49,19 @@ _END = (
 )
 _RESULT = "INSERT INTO results (id, key, source, status, answer, error, seal, reading) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _RESPONSE = (
-    "INSERT INTO responses (id, finish_reason, is_cut, model, reasoning, body, text, form, request_id)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO responses (id, finish_reason, is_cut, model, reasoning, body, text, form, request_id, confidence)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _PARTIAL = (
     "INSERT OR REPLACE INTO partials (id, at, why, text, reasoning, characters, prompt_tokens, completion_tokens)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_OPINION = (
+    "INSERT INTO opinions (id, key, position, source, status, answer, error, round, result)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_VOTES = "INSERT INTO votes (id, answers, for_it, is_tied, confidence) VALUES (?, ?, ?, ?, ?)"
+_CLAIM = "UPDATE opinions SET result = ? WHERE id = ?"
 _POINT = "UPDATE rows SET result = ? WHERE position = ?"
 _POINT_SAME = "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?)"
 
@@ -255,17 +262,51 @@ class Journal(Planner):
         kept = [self._response(request, outcome, came, "", is_cut=outcome.is_cut)] if came else []
         await self._commits.write(_ending(request, outcome), *kept)
 
-    async def settled(
-        self, request: Request, outcome: Outcome, result: Result, *, followers: bool = False, is_kept: bool = False
-    ) -> Result:
-        """Record that a row has its result; when this returns, that is on disk.
+    async def opined(
+        self,
+        request: Request,
+        outcome: Outcome,
+        result: Result,
+        *,
+        repeats: int | None = None,
+        is_kept: bool = False,
+    ) -> None:
+        """Record one of several answers to a row, which are no result yet; when this returns, that is on disk.
 
         Args:
             request: the one that brought it.
             outcome: how the request ended.
+            result: how asking ended, as `holdable` returns it.
+            repeats: the id of the result of the row, if the row has it and was asked once more; None: it has none.
+            is_kept: as in `settled`.
+
+        Raises:
+            OutputError: it could not be written.
+        """
+        round_ = int(repeats is not None)
+        await self._commits.write(
+            *self._ended(request, outcome, result, is_kept=is_kept), _opinion(request, result, round_, repeats)
+        )
+
+    async def settled(
+        self,
+        request: Request,
+        outcome: Outcome,
+        result: Result,
+        *,
+        followers: bool = False,
+        is_kept: bool = False,
+        votes: Votes | None = None,
+    ) -> Result:
+        """Record that a row has its result; when this returns, that is on disk.
+
+        Args:
+            request: the one that brought it, or of several answers the last one.
+            outcome: how the request ended.
             result: how the row ended.
             followers: rows with the same question that are not sent get the result too.
             is_kept: what came is in the journal already, by `unfit`.
+            votes: what the result is made of; None: it is what the request brought, and nothing else came.
 
         Returns:
             The row's result: an error if the answer is too large for SQLite or a CSV file.
@@ -273,24 +314,27 @@ class Journal(Planner):
         Raises:
             OutputError: it could not be written.
         """
-        held = self._holdable(request, result)
-        if held is not result:
-            outcome = outcome._replace(name=TOO_LARGE)
-        came = None if is_kept else outcome.completion
+        outcome, held = self.holdable(request, outcome, result)
+        own = held if votes is None or votes.own is None else votes.own
+        source = request.source if votes is None else votes.source
         texts = (held.status.value, storable(held.answer), storable(held.error))
         reading = None if held.status is Status.ERROR else self.reading
         await self._commits.write(
-            _ending(request, outcome),
-            (_RESULT, (request.id, request.key, request.source, *texts, seal(request.key, held), reading)),
-            *(
-                [self._response(request, outcome, came, held.answer, is_cut=outcome.is_cut and held is result)]
-                if came
-                else []
-            ),
+            *self._ended(request, outcome, own, is_kept=is_kept),
+            (_RESULT, (request.id, request.key, source, *texts, seal(request.key, held), reading)),
+            *(_made_of(request, votes) if votes else ()),
             (_POINT, (request.id, request.position)),
             *([(_POINT_SAME, (request.id, request.position))] if followers else []),
         )
         return held
+
+    def _ended(self, request: Request, outcome: Outcome, result: Result, *, is_kept: bool) -> list[Statement]:
+        """Return the statements that record how a request ended, and keep what came."""
+        ending = _ending(request, outcome)
+        if is_kept or outcome.completion is None:
+            return [ending]
+        is_cut = outcome.is_cut and outcome.name != TOO_LARGE
+        return [ending, self._response(request, outcome, outcome.completion, result.answer, is_cut=is_cut)]
 
     async def settled_together(
         self, request: Request, outcome: Outcome, results: Sequence[Result], followers: Sequence[bool]
@@ -319,7 +363,7 @@ class Journal(Planner):
                 (_POINT, (line.id, line.position)),
             ]
             if came:
-                statements.append((_RESPONSE, (line.id, None, False, model, "", None, None, None, name)))
+                statements.append((_RESPONSE, (line.id, None, False, model, "", None, None, None, name, None)))
             if is_led:
                 statements.append((_POINT_SAME, (line.id, line.position)))
         await self._commits.write(*statements)
@@ -339,20 +383,26 @@ class Journal(Planner):
         fits = came.raw and 2 * len(came.raw) + 4 * (len(text) + len(reasoning)) + beside <= most
         body = _Packed(came.raw) if fits else None
         values = (request.id, came.finish_reason, is_cut, came.model, storable(reasoning), body)
-        return _RESPONSE, (*values, storable(text) if text else None, outcome.form, came.id[:_LONGEST_ID])
+        shown = (storable(text) if text else None, outcome.form, came.id[:_LONGEST_ID], outcome.confidence)
+        return _RESPONSE, (*values, *shown)
 
-    def _holdable(self, request: Request, result: Result) -> Result:
-        """Return a result that the journal and the files can hold: an error replaces an answer that is too large."""
+    def holdable(self, request: Request, outcome: Outcome, result: Result) -> tuple[Outcome, Result]:
+        """Return what the journal and the files can hold: an error replaces an answer that is too large."""
+        if not (fault := self._excess(request, result)):
+            return outcome, result
+        return outcome._replace(name=TOO_LARGE), Result(Status.ERROR, "", fault)
+
+    def _excess(self, request: Request, result: Result) -> str:
+        """Return in words that an answer is too large; empty if it is not."""
         if len(result.answer) > LARGEST_CELL:
-            said = f"the answer has {len(result.answer):,} characters, and a cell of a CSV file holds {LARGEST_CELL:,}"
-            return Result(Status.ERROR, "", said)
+            return f"the answer has {len(result.answer):,} characters, and a cell of a CSV file holds {LARGEST_CELL:,}"
         most = self._db.connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - len(request.key) - _BESIDE_TEXTS
         if 4 * (len(result.answer) + len(result.error)) <= most:  # UTF-8 takes at most four bytes a character
-            return result
+            return ""
         size = sum(len(text.encode("utf-8", "surrogatepass")) for text in (result.answer, result.error))
         if size <= most:
-            return result
-        return Result(Status.ERROR, "", f"the answer has {size:,} bytes, and the journal can hold {max(most, 0):,}")
+            return ""
+        return f"the answer has {size:,} bytes, and the journal can hold {max(most, 0):,}"
 
     # -- Chunk files, events, and the run itself
 
@@ -417,6 +467,19 @@ class Journal(Planner):
         """
         self._watch.look()
         self._watch.check()
+
+
+def _opinion(request: Request, result: Result, round_: int, of: int | None) -> Statement:
+    texts = (result.status.value, storable(result.answer), storable(result.error))
+    return _OPINION, (request.id, request.key, request.position, request.source, *texts, round_, of)
+
+
+def _made_of(request: Request, votes: Votes) -> Iterator[Statement]:
+    """Yield the statements that record what a result is made of."""
+    if votes.own is not None:
+        yield _opinion(request, votes.own, 0, request.id)
+    yield from ((_CLAIM, (request.id, number)) for number in votes.opinions)
+    yield _VOTES, (request.id, votes.answers, votes.for_it, votes.is_tied, votes.confidence)
 
 
 def _ending(request: Request, outcome: Outcome) -> Statement:

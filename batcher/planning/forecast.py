@@ -25,6 +25,8 @@ from batcher.planning.costs import Load, costs_of, pace_of, tokens_of_an_answer
 from batcher.planning.first import First, typical_answer
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
 from batcher.planning.making import make
+from batcher.planning.opinions import Times
+from batcher.planning.plan import Plan
 from batcher.planning.whom import asked_of, in_lines
 from batcher.planning.words import came_back, for_what, in_words, notes
 from batcher.records import Asked, Message, Task, Terms
@@ -49,12 +51,13 @@ class Forecast(Described):
         corrected: rows whose answer a person gave in a chunk file.
         corrections_lost: answers by hand of rows that would be asked again, or are gone.
         error: rows that failed before and are not sent again.
+        few: rows that have answers, but fewer than they should have (`samples`).
         new: rows that were never sent.
         changed: rows that have an answer to another question; a run stops there unless `on_change` says what to do.
         gone: answered rows that are gone while there are new ones; a run stops there as well.
         reasons: what changed, in words.
         same: rows with the same question as another row; with `dedup` they are not sent.
-        requests: to be sent, each row at its first attempt; of embeddings many rows share one.
+        requests: to be sent, each answer at its first attempt; of embeddings many rows share one.
         prompt_tokens: of those requests.
         counted_by: `tiktoken`, or `estimated`, from the length of the text.
         completion_tokens: of their answers, if these are as long as the answers of the same models so far, or as the
@@ -83,6 +86,7 @@ class Forecast(Described):
     corrected: int
     corrections_lost: int
     error: int
+    few: int
     new: int
     changed: int
     gone: int
@@ -157,7 +161,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         count = counter(model).seeing(model)
         typical = None if job.shape is None else count.count(typical_answer(job.shape)) + 1
         answer_tokens = tokens_of_an_answer(journal, planned.sources, tariffs, typical)
-        load, first = _load(job, journal, tariffs, count, ladder)
+        load, first = _load(job, journal, planned, tariffs, count, ladder=ladder)
         load = load._replace(answer_tokens=0.0 if job.task is Task.EMBEDDING else answer_tokens)
         left = None if settings.budget is None else nano_dollars(settings.budget) - journal.spent().total
     is_by_option = settings.endpoints is None
@@ -173,7 +177,8 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         corrected=planned.by_hand.corrected,
         corrections_lost=planned.by_hand.lost,
         error=planned.counts.error,
-        new=planned.counts.left - planned.changed,
+        few=planned.few,
+        new=planned.counts.left - planned.changed - planned.few,
         changed=planned.changed,
         gone=planned.gone,
         reasons=planned.reasons,
@@ -226,7 +231,7 @@ def _reserves(tariffs: Sequence[Tariff], left: int | None) -> list[str]:
 
 
 def _load(
-    job: Job, journal: Reader, tariffs: Sequence[Tariff], count: Counter, ladder: Sequence[Wire]
+    job: Job, journal: Reader, planned: Plan, tariffs: Sequence[Tariff], count: Counter, *, ladder: Sequence[Wire]
 ) -> tuple[Load, First]:
     """Read the input again, and add up what would be sent; return the first request, too."""
     first = First()
@@ -235,13 +240,13 @@ def _load(
     size = smallest([job.size_at(endpoint) for endpoint in job.endpoints])
     requests = tokens = 0
     most: int | None = 0
-    for messages, terms in _requests(job, journal, size):
+    for messages, terms, times in _requests(job, journal, planned, size):
         shown = messages[:1] if job.task is Task.EMBEDDING else messages
         first = first if requests else First.of(shown, ladder)
-        requests += 1
-        tokens += _prompt_tokens(messages, job.task, count) + more
+        requests += times
+        tokens += times * (_prompt_tokens(messages, job.task, count) + more)
         each = [tariff.on(terms, messages).most(messages) for tariff in tariffs] if most is not None else [None]
-        most = None if most is None or None in each else most + max(filter(None, each), default=0)
+        most = None if most is None or None in each else most + times * max(filter(None, each), default=0)
     return Load(requests, tokens, most, None), first
 
 
@@ -252,32 +257,34 @@ def _prompt_tokens(messages: Sequence[Message], task: Task, count: Counter) -> i
     return sum(count.count(message["content"]) for message in messages)
 
 
-def _requests(job: Job, journal: Reader, size: Size) -> Iterator[tuple[Sequence[Message], Terms]]:
-    """Read the input again, and yield the messages of each request that would be sent.
+def _requests(job: Job, journal: Reader, planned: Plan, size: Size) -> Iterator[tuple[Sequence[Message], Terms, int]]:
+    """Read the input again, and yield the messages of each request that would be sent, and how often it is.
 
     Args:
         job: the run.
         journal: knows which rows have a result.
+        planned: what is left to do.
         size: the most that a request may hold.
     """
     waiting: list[Message] = []
     filling = Filling(size)
+    times = Times(job.settings, job.keyword, journal, planned.sources, planned.counts.rows)
     for start, rows in job.selection.slices(ROWS_AT_ONCE):
         states = journal.states(start, start + len(rows))
         job.look_ahead(rows)
         for position, (values, state) in enumerate(zip(rows, states, strict=True), start):
-            if state.result is not None or state.leader is not None:
+            if not (asked := times.of(position, state)):
                 continue
             messages, terms, fault = job.question_of(position, values)
             if fault:
                 continue
             if job.task is not Task.EMBEDDING:
-                yield messages, terms
+                yield messages, terms, asked
             elif filling.takes(messages):
                 waiting += messages
             else:
-                yield waiting, terms
+                yield waiting, terms, 1
                 waiting, filling = [*messages], Filling(size)
                 filling.takes(messages)
     if waiting:
-        yield waiting, job.terms
+        yield waiting, job.terms, 1

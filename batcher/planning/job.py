@@ -42,6 +42,7 @@ from batcher.money.tokens import most_completion_tokens
 from batcher.money.vision import Vision
 from batcher.output.directory import Store
 from batcher.planning.gold import check_gold
+from batcher.planning.opinions import check_samples, check_samples_at, notes_on_samples
 from batcher.planning.own import Own
 from batcher.planning.prompts import (
     OF_REQUESTS,
@@ -244,6 +245,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     """
     check_requests(prompt, settings)
     check_task(settings)
+    check_samples(settings)
     dataset = _opened(data, settings)
     keyword = _keyword(settings, dataset, data)
     shape = shape_of(settings)
@@ -284,6 +286,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         oddities=(
             *oddities_of(prompts, stating, images),
             *own.notes(endpoints),
+            *notes_on_samples(settings, endpoints),
             *(() if settings.requests else notes_on_columns(dataset, prompts.columns, settings)),
         ),
         examples=examples,
@@ -315,6 +318,7 @@ def _endpoints(settings: Settings, own: Own, *, needs_keys: bool) -> tuple[Endpo
     endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys, models=own.models)
     check_endpoints(endpoints, settings, by_row=own.has_any)
     check_params_of_endpoints(endpoints, settings)
+    check_samples_at(endpoints, settings)
     if settings.labels is not None or settings.schema is not None:
         for endpoint in endpoints:
             _check_form_params(endpoint.params, settings, "params of an endpoint")

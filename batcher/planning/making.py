@@ -25,6 +25,7 @@ from batcher.output.directory import came_back as came_back_as
 from batcher.output.older_results import OlderResults
 from batcher.planning.gold import GoldColumn
 from batcher.planning.job import ROWS_AT_ONCE, Job
+from batcher.planning.opinions import rows_asked_again
 from batcher.planning.plan import ByHand, Older, Plan
 from batcher.planning.words import explained, reasons_of
 from batcher.records import Task
@@ -70,6 +71,13 @@ class Stopped(Exception):
 
 
 def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehearsal: bool = False) -> Plan:
+    """Make a plan, and write it into the journal; see `_matched` for what it raises."""
+    plan = _matched(job, journal, is_stopping, is_rehearsal=is_rehearsal)
+    again = rows_asked_again(job.settings, job.keyword, journal, plan.counts.rows)
+    return plan._replace(repeats=sum(max(job.settings.samples - each.answers, 0) for each in again))
+
+
+def _matched(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehearsal: bool) -> Plan:
     """Read the whole input, match its rows with the journal's answers, and write the plan into the journal.
 
     A rehearsal, on a copy of the journal, accepts rows that have an answer to a different question.
@@ -207,6 +215,7 @@ def _rules(job: Job, sources: Sequence[int], *, is_redrawn: bool) -> Rules:
         retry_failed=settings.retry_failed,
         dedup=settings.dedup,
         is_limited=not job.selection.is_whole,
+        samples=settings.samples,
         is_redrawn=is_redrawn,
     )
 
@@ -237,6 +246,8 @@ def _plan_of(
         adopted=matched.adopted,
         same=matched.same,
         reread=matched.reread,
+        few=matched.few,
+        missing=matched.missing,
         in_flight=journal.in_flight(last.id) if last else InFlight(0, 0),
         has_marks=last is None or comparison.before is not None,
         intact=taken.intact,

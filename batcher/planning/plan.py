@@ -58,6 +58,9 @@ class Plan(NamedTuple):
         adopted: rows whose result was found in a chunk file.
         same: rows that are left and have the same question as another row.
         reread: rows whose result changes because their answer was read again, as another label or by another schema.
+        few: rows that are left and have answers, but no result, because they should have more (`--samples`).
+        missing: the answers that these rows lack.
+        repeats: the answers that rows are still asked for once more (`--repeat-sample`).
         in_flight: requests that were in flight when the last process ended.
         has_marks: the journal can tell which rows are the same; an older batcher did not record that.
         intact: the chunk files, by their first row, that hold nothing that the journal does not know.
@@ -87,3 +90,11 @@ class Plan(NamedTuple):
     older: Older | None = None
     twins: tuple[int, int] | None = None
     gold: str = ""
+    few: int = 0
+    missing: int = 0
+    repeats: int = 0
+
+    @property
+    def asks(self) -> bool:
+        """Whether something is asked."""
+        return self.counts.left > 0 or self.repeats > 0

@@ -45,7 +45,8 @@ def in_words(job: Job, plan: Plan) -> str:
         again = ""  # they are broken lines, for which nothing can be sent
     parts += [f"{counts.error:,} failed before{again}"] if counts.error else []
     gone = f", and {counted(plan.gone, 'answered row')} {'is' if plan.gone == 1 else 'are'} gone: edited?"
-    parts += [f"{counts.left - changed:,} new{gone if plan.gone else ''}"]
+    parts += [f"{plan.few:,} with some of their answers"] if plan.few else []
+    parts += [f"{counts.left - changed - plan.few:,} new{gone if plan.gone else ''}"]
     parts += [f"{changed:,} answered to another question ({'; '.join(plan.reasons)})"] if changed else []
     return f"{job.keyword}: {job.selection.in_words(counts.rows)}: {', '.join(parts)}"
 
@@ -53,7 +54,7 @@ def in_words(job: Job, plan: Plan) -> str:
 def first_lines(job: Job, plan: Plan) -> str:
     """Return the plan, and whom the run asks: in one line for one model, else in a line for each."""
     said = in_words(job, plan)
-    if not plan.counts.left:
+    if not plan.asks:
         return said
     lines = in_lines(asked_of(job.endpoints))
     if len(lines) == 1:
@@ -76,23 +77,38 @@ def notes(job: Job, plan: Plan) -> list[str]:
         bill = "" if most == 0 else f"; {they if most is None else f'at most {dollars(most)}'} may be billed twice"
         found.append(f"{requests} in flight when the last process ended{bill}.")
     found += _files_by_hand(job, plan)
-    if plan.counts.left:
+    if plan.asks:
         found += [_shared(job, keys) for keys in by_account(job.endpoints) if len(keys) > 1]
     retrying = [each for each in job.endpoints if each.llm is not None and retries_of(each.llm)]
-    if retrying and plan.counts.left:
+    if retrying and plan.asks:
         found.append(
             f"Note: the chat model {retrying[0].source.model} retries failed requests itself, and neither the counts"
             " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
         )
-    found += _of_prompts(job, plan) if plan.counts.left else ()
+    found += _of_prompts(job, plan) if plan.asks else ()
     found += _on_lines(job, plan)
     found += _same(job, plan)
+    found += _few(job, plan)
+    if plan.repeats:
+        drawn = counted(job.settings.repeat_sample or 0, "row")
+        found.append(f"When all have their result, {drawn} drawn at random are asked once more.")
     if plan.reread:
         rows = counted(plan.reread, "row changes", "rows change")
         found.append(f"The answers that are there were read again, for nothing: {rows}.")
     if job.shape is not None and plan.counts.left and (late := _late_reason(job.shape)):
         found.append(late)
     return found + _gone(job, plan)
+
+
+def _few(job: Job, plan: Plan) -> list[str]:
+    """Return a note on rows that have some answers and lack others, if there are any."""
+    if not plan.few:
+        return []
+    rows, samples = counted(plan.few, "row has", "rows have"), option("samples", job.settings.samples)
+    if not plan.missing:
+        return [f"{rows} the answers that {samples} asks for: nothing is asked again."]
+    more = "1 more is" if plan.missing == 1 else f"{plan.missing:,} more are"
+    return [f"{rows} fewer answers than {samples} asks for: {more} asked for, and those that are there count, too."]
 
 
 def _gone(job: Job, plan: Plan) -> list[str]:
@@ -356,7 +372,7 @@ def _source_changes(before: Sequence[Sequence[str]], now: Sequence[Sequence[str]
 
 
 def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
-    new = plan.counts.left - plan.changed
+    new = plan.counts.left - plan.changed - plan.few
     count, estimate = plan.changed or new, ""
     if usual and usual.cost:
         estimate = f" (about {dollars(round(usual.cost * count))})"

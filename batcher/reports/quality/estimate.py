@@ -23,7 +23,7 @@ from batcher.reports.quality.answers import answers_of, scored, with_numbers
 from batcher.reports.quality.estimated import Certainty, Design, Estimate, Kind, Uncertain
 from batcher.reports.quality.export import Exporting, default_path
 from batcher.reports.quality.labelled import SAMPLE, Labelled, LabelledRun
-from batcher.reports.quality.page import check_page, write_page
+from batcher.reports.quality.page import check_page, page_of, write_page
 from batcher.reports.quality.texts import sample_command
 from batcher.settings import home_expanded
 from batcher.words import counted, option, verb
@@ -71,7 +71,7 @@ def estimate(
         if export:
             found = estimating.exported(found, export)
         if page is not None:
-            write_page(page, found)
+            write_page(page, page_of(found))
         return found
 
 

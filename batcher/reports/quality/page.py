@@ -6,7 +6,7 @@ Invariant: all text is escaped, nothing is loaded from elsewhere, and no script 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from batcher.errors import SettingsError
@@ -35,7 +35,7 @@ _MOST_OF_MATRIX = 16
 _MOST_MISTAKES = 30
 _MOST_LEAST = 10
 
-_GENERATOR = '<meta name="generator" content="batcher estimate">'
+_GENERATOR = '<meta name="generator" content="batcher">'
 """By this a page is known again, which a later one may replace."""
 
 _STYLE = """
@@ -72,14 +72,34 @@ def check_page(path: Path) -> None:
             raise SettingsError(f"{where}: {path} is there, and is no page of batcher: name another file")
 
 
-def write_page(path: Path, found: Estimate) -> None:
-    """Write an estimate as a page.
+def write_page(path: Path, page: str) -> None:
+    """Write a page.
 
     Raises:
         OutputError: the disk is full, the directory is read-only, ...
     """
-    content = page_of(found).encode("utf-8", "backslashreplace")
+    content = page.encode("utf-8", "backslashreplace")
     replace(path, lambda file: file.write(content))
+
+
+def whole_page(name: str, title: str, facts: str, parts: Iterable[str], verb: str) -> str:
+    """Return a page.
+
+    Args:
+        name: of the page, for the browser.
+        title: its heading.
+        facts: a table, as HTML.
+        parts: what follows, as HTML.
+        verb: that wrote it.
+    """
+    body = "\n".join([f"<h1>{html.escape(harmless(title))}</h1>", f'<div class="facts">{facts}</div>', *parts])
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{html.escape(harmless(name))}</title>\n{_GENERATOR}\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        f"<footer>Written by batcher {verb}. Intervals are 95% intervals.</footer>\n</body>\n</html>\n"
+    )
 
 
 def html_of(found: Estimate) -> str:
@@ -90,16 +110,8 @@ def html_of(found: Estimate) -> str:
 
 def page_of(found: Estimate) -> str:
     """Return an estimate as a whole page."""
-    title = html.escape(harmless(title_of(found)))
     facts = html_table("", _fact_rows(found), has_labels=True)
-    body = "\n".join([f"<h1>{title}</h1>", f'<div class="facts">{facts}</div>', *_parts(found, None)])
-    name = html.escape(harmless(f"{found.keyword}: estimate"))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{name}</title>\n'
-        f'{_GENERATOR}\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
-        "<footer>Written by batcher estimate. Intervals are 95% intervals.</footer>\n</body>\n</html>\n"
-    )
+    return whole_page(f"{found.keyword}: estimate", title_of(found), facts, _parts(found, None), "estimate")
 
 
 def _fact_rows(found: Estimate) -> list[tuple[str, str]]:

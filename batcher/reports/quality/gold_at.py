@@ -1,0 +1,134 @@
+"""The hand labels of two runs' rows, and which of the two is right about them.
+
+Invariant: the hand labels are those of one run, and each stays with its row by that run's positions; memory holds four
+bytes a row.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from itertools import chain, repeat
+
+from batcher.journal.sampling import SampleReader
+from batcher.output.opening import PastRun
+from batcher.quality.agreement import Pair, Paired
+from batcher.quality.agreement import paired as compared
+from batcher.quality.figures import Figure
+from batcher.reports.quality.compared import OnGold, Ranged
+from batcher.reports.quality.labelled import COLUMN, LabelledRun
+
+_NONE = -1
+# What A's and B's answers may be beside the hand label, if only right, wrong and different count.
+_RIGHT, _WRONG, _OTHER = "right", "wrong", "wrong in another way"
+
+
+class GoldAt:
+    """The hand labels of one of two runs, by its rows' positions.
+
+    Args:
+        side: of which run they are: 0 or 1.
+        rows: of that run.
+    """
+
+    def __init__(self, side: int, rows: int) -> None:
+        self._side = side
+        self._codes = array("i", [_NONE]) * rows
+        self._golds: dict[tuple[str, float | None], int] = {}
+        self._known: list[tuple[str, float | None]] = []
+        self._pairs: Counter[tuple[str, str, float | None]] = Counter()
+
+    @classmethod
+    def of(cls, first: PastRun[SampleReader], other: PastRun[SampleReader], field: str | None) -> GoldAt | None:
+        """Read the hand labels of the first run that has some; None if no run has any, or the field is not said.
+
+        Args:
+            first: a run.
+            other: the other one.
+            field: of the answers that is compared; None: the whole answer.
+
+        Raises:
+            InputError, OutputError: the column of the hand labels cannot be read.
+        """
+        for side, run in enumerate((first, other)):
+            if field is None and (run.last().question.get("shape") or {}).get("schema") is not None:
+                continue  # a hand label is of one field
+            made = cls(side, run.journal.scope())
+            if made._read(LabelledRun(run, field)):
+                return made
+        return None
+
+    def _read(self, labelled: LabelledRun) -> bool:
+        """Read the hand labels, and return whether there are any."""
+        found = labelled.found()
+        # Of a column that was labelled at random, every row had the same chance.
+        is_random = found.source == COLUMN and found.kind == "random column"
+        chance = found.gold / found.rows if is_random and found.rows else None
+        rows = labelled.gold_rows() if found.gold else ()
+        for each in rows:
+            self._set(each.position, each.gold, chance if is_random else each.chance)
+        return bool(self._known)
+
+    def _set(self, position: int, gold: str, chance: float | None) -> None:
+        code = self._golds.setdefault((gold, chance), len(self._golds))
+        if code == len(self._known):
+            self._known.append((gold, chance))
+        self._codes[position] = code
+
+    def add(self, positions: tuple[int, int], answers: tuple[str | None, str | None]) -> None:
+        """Count a row, if it has a hand label.
+
+        Args:
+            positions: of the row, in each run.
+            answers: of each run; None: it has none.
+        """
+        code = self._codes[positions[self._side]]
+        if code == _NONE:
+            return
+        gold, chance = self._known[code]
+        first, other = (_RIGHT if each == gold else _WRONG for each in answers)
+        if answers[0] != answers[1] and first == other:
+            other = _OTHER
+        self._pairs[first, other, chance] += 1
+
+    def compared(self, rows: int, differ: int) -> tuple[OnGold | None, Ranged | None, Ranged | None]:
+        """Return what the hand labels say about both runs, and the accuracy of each; None if no row has one.
+
+        Args:
+            rows: that both runs have.
+            differ: of them those on which they differ.
+        """
+        if not self._pairs:
+            return None, None, None
+        given = (
+            repeat(Pair(first, other, _RIGHT, chance), count) for (first, other, chance), count in self._pairs.items()
+        )
+        found = compared(rows, differ, chain.from_iterable(given))
+        return self._on_gold(found), _ranged(found.first), _ranged(found.second)
+
+    def _on_gold(self, found: Paired) -> OnGold:
+        right: Counter[tuple[bool, bool]] = Counter()
+        for (first, other, chance), count in self._pairs.items():
+            if chance is not None or not found.drawn:
+                right[first == _RIGHT, other == _RIGHT] += count
+        notes = [] if found.drawn else ["how the rows with a hand label were chosen is unknown: there is no interval"]
+        if found.unused:
+            notes.append(f"{found.unused:,} hand labels of rows that were not drawn do not count")
+        difference = found.difference
+        value = 0.0 if difference.value is None else -difference.value
+        low = None if difference.high is None else -difference.high
+        return OnGold(
+            rows=found.hand,
+            both=right[True, True],
+            only_first=found.only_first,
+            only_other=found.only_second,
+            neither=right[False, False],
+            difference=Ranged(value, low, None if difference.low is None else -difference.low),
+            p=found.p,
+            test="exact McNemar test" if found.even else "test by the chances of the rows",
+            note="; ".join(notes),
+        )
+
+
+def _ranged(figure: Figure) -> Ranged | None:
+    return None if figure.value is None else Ranged(figure.value, figure.low, figure.high)
