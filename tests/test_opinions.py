@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Lab
-from fake_service import Call, Service
+from fake_service import Call, Service, refusal
 
 import batcher
-from batcher.records import Completion, Failure, Fault, Usage
+from batcher.answer.labels import Labels
+from batcher.endpoint import Endpoint
+from batcher.errors import Interrupted, RunStopped, SettingsError
+from batcher.records import Completion, Failure, Usage
 
 PROMPT = "Q {text}"
 TEXTS = [f"t{number}" for number in range(8)]
 ROWS = [{"text": text} for text in TEXTS]
 QUESTIONS = [f"Q {text}" for text in TEXTS]
-USAGE = Usage(prompt_tokens=10, completion_tokens=2)
 # What a row is told, in the order of its answers.
 SAID = {
     "Q t0": ["yes", "yes", "yes", "yes", "yes"],
@@ -27,50 +34,316 @@ SAID = {
     "Q t6": ["yes", "no", "yes", "no", "no"],
     "Q t7": ["no", "no", "no", "yes", "yes"],
 }
+USAGE = Usage(prompt_tokens=10, completion_tokens=2)
+FEW = Endpoint("m", max_concurrency=4)
+OF_THREE = ["yes", "no", "yes", "no", "odd", "odd", "yes", "no"]
 
 
-def said(call: Call) -> Completion:
-    return Completion(SAID[call.prompt][call.nth - 1], "stop", USAGE)
+class Oracle(Service):
+    """Says of each prompt what it is to say, one answer after the other; what does not arrive is said next time.
+
+    Args:
+        said: the answers by prompt: texts, or failures.
+        used: what each answer uses.
+    """
+
+    def __init__(self, said: Mapping[str, Sequence[str | Failure]], used: Usage = USAGE, **options: Any) -> None:
+        super().__init__(said, instead=self.next, **options)
+        self.used_each = used
+        self.said = said
+        self.told: Counter[str] = Counter()
+
+    def next(self, call: Call) -> Completion | Failure:
+        said = self.said[call.prompt][self.told[call.prompt]]
+        self.told[call.prompt] += 1
+        return said if isinstance(said, Failure) else Completion(said, "stop", self.used_each)
 
 
-def service(**options: Any) -> Service:
-    return Service(QUESTIONS, **({"instead": said} | options))
-
-
-OPTIONS: dict[str, Any] = {
-    "prompt": PROMPT,
-    "labels": ["yes", "no", "perhaps"],
-    "structured": "prompt",
-    "chunk_size": 3,
-}
-
-
-def in_the_prompt(options: dict[str, Any]) -> dict[str, Any]:
-    """State the labels in the prompt, so that the service knows each prompt."""
-    return options | {"labels": None, "structured": "auto"}
-
-
-def run(lab: Lab, asked: Service, **options: Any) -> list[dict[str, str]]:
-    lab.run(ROWS, asked, **({"prompt": PROMPT, "chunk_size": 3, "samples": 3} | options))
+def run(lab: Lab, asked: Service, data: Any = ROWS, **options: Any) -> list[dict[str, str]]:
+    given: dict[str, Any] = {"prompt": PROMPT, "chunk_size": 3, "samples": 3} | options
+    lab.run(data, asked, **given)
     return lab.rows()
 
 
+def column(rows: list[dict[str, str]], name: str = "infer") -> list[str]:
+    return [row[name] for row in rows]
+
+
+def check(lab: Lab, data: Any = ROWS) -> None:
+    found = batcher.verify("k", data, output_dir=lab.directory)
+    assert found.ok, str(found)
+
+
 def test_the_answer_that_most_agree_on_counts_and_a_column_says_how_many_do(lab: Lab) -> None:
-    asked = service()
+    asked = Oracle(SAID)
     rows = run(lab, asked)
-    assert [row["infer"] for row in rows] == ["yes", "no", "yes", "no", "odd", "odd", "yes", "no"]
-    assert [row["infer_agreement"] for row in rows] == [
-        "1", "0.6667", "0.3333", "0.6667", "0.6667", "0.6667", "0.6667", "1",
-    ]  # fmt: skip
-    assert asked.asked == dict.fromkeys(QUESTIONS, 3)
-    assert lab.query("SELECT id, is_tied FROM votes WHERE is_tied") == lab.query(
-        "SELECT result, 1 FROM rows WHERE position = 2"
-    )
+    assert column(rows) == OF_THREE
+    agreement = ["1", "0.6667", "0.3333", "0.6667", "0.6667", "0.6667", "0.6667", "1"]
+    assert column(rows, "infer_agreement") == agreement
+    assert asked.told == dict.fromkeys(QUESTIONS, 3)
+    assert lab.query("SELECT id FROM votes WHERE is_tied") == lab.query("SELECT result FROM rows WHERE position = 2")
     assert lab.query("SELECT count(*), count(result) FROM opinions") == [(24, 24)]
-    assert batcher.verify("k", ROWS, output_dir=lab.directory, prompt=PROMPT).ok
+    check(lab)
 
 
 def test_one_answer_to_a_row_writes_no_opinion(lab: Lab) -> None:
-    lab.run(ROWS, service(), prompt=PROMPT)
+    lab.run(ROWS, Oracle(SAID), prompt=PROMPT)
     assert lab.query("SELECT (SELECT count(*) FROM opinions), (SELECT count(*) FROM votes)") == [(0, 0)]
     assert "infer_agreement" not in lab.rows()[0]
+
+
+def test_an_answer_is_in_the_journal_before_the_next_one_is_asked_for(lab: Lab) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def looks(call: Call) -> float:
+        seen.append((call.nth, lab.query("SELECT count(*) FROM opinions")[0][0]))
+        return 1.0
+
+    run(lab, Oracle(SAID, latency=looks), [ROWS[1]])
+    assert seen == [(1, 0), (2, 1), (3, 2)]
+
+
+def test_facts_of_a_row_are_of_the_answer_that_counts_and_sums_are_over_all(lab: Lab) -> None:
+    facts = "raw,votes,tokens,cost,attempts,by,latency"
+    asked = Oracle({"Q t1": ["no", " yes", "yes"]}, latency=lambda call: float(call.nth))
+    endpoint = Endpoint("m", prices={"in": 1.0, "out": 1.0})
+    [row] = run(lab, asked, [ROWS[1]], with_=facts, endpoints=[endpoint])
+    names = ("infer", "infer_raw", "infer_tokens", "infer_cost", "infer_attempts", "infer_by")
+    assert [row[name] for name in names] == [" yes", " yes", "36", "0.000036", "3", "m"]
+    assert float(row["infer_latency"]) < 2.9  # of the answer that counts, in seconds of this machine
+    assert json.loads(row["infer_votes"]) == {"no": 1, " yes": 1, "yes": 1}
+    check(lab, [ROWS[1]])
+
+
+def test_an_answer_that_never_came_is_no_vote_and_without_any_the_row_is_an_error(lab: Lab) -> None:
+    refused = [refusal(400)] * 3  # as often as one row is refused before that is its end
+    said: dict[str, list[str | Failure]]
+    said = {"Q t0": ["yes", *refused, "no", "no"], "Q t1": [*refused, *refused, *refused], "Q t2": ["no"] * 3}
+    said |= {"Q t3": ["no", "no", *refused], "Q t4": ["yes"] * 3}
+    rows = run(lab, Oracle(said), ROWS[:5])
+    assert column(rows) == ["yes", "", "no", "no", "yes"]
+    assert column(rows, "infer_status") == ["ok", "error", "ok", "ok", "ok"]
+    assert column(rows, "infer_agreement") == ["0.5", "", "1", "1", "1"]
+    asked = Oracle({})
+    assert run(lab, asked, ROWS[:5]) == rows
+    assert not asked.calls
+    check(lab, ROWS[:5])
+    again = run(lab, Oracle({"Q t1": ["yes", "yes", "no"]}), ROWS[:5], retry_failed=True)
+    assert column(again) == ["yes", "yes", "no", "no", "yes"]
+    check(lab, ROWS[:5])
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 2.5])
+def test_a_stop_at_any_moment_pays_no_answer_twice_and_gives_the_same_bytes(
+    lab: Lab, tmp_path: Path, seconds: float
+) -> None:
+    whole = Lab(tmp_path / "whole")
+    run(whole, Oracle(SAID))
+    asked = Oracle(SAID)
+    with pytest.raises(Interrupted):
+        run(lab, asked, at={seconds: lab.request_stop}, grace=0.0, endpoints=[FEW])
+    told = asked.told.total()
+    assert 0 <= told < 24
+    run(lab, asked, endpoints=[FEW])
+    assert asked.told.total() == 24
+    assert lab.files() == whole.files()
+    check(lab)
+
+
+def test_more_answers_are_asked_for_and_those_that_are_there_count(lab: Lab) -> None:
+    asked = Oracle(SAID)
+    assert column(run(lab, asked, samples=1)) == ["yes", "no", "yes", "no", "odd", "odd", "yes", "no"]
+    forecast = batcher.plan(ROWS, PROMPT, keyword="k", output_dir=lab.directory, samples=3, endpoints=[Endpoint("m")])
+    assert (forecast.few, forecast.new, forecast.requests) == (8, 0, 16)
+    assert "8 rows have fewer answers than" in forecast.summary
+    assert column(run(lab, asked, samples=3)) == OF_THREE
+    assert asked.told == dict.fromkeys(QUESTIONS, 3)
+    check(lab)
+    rows = run(lab, asked, samples=5)
+    assert column(rows) == ["yes", "yes", "no", "no", "odd", "odd", "no", "no"]
+    assert asked.told == dict.fromkeys(QUESTIONS, 5)
+    check(lab)
+    assert run(lab, asked, samples=5) == rows
+    assert asked.told == dict.fromkeys(QUESTIONS, 5)
+
+
+def test_with_fewer_answers_asked_for_results_of_more_stay(lab: Lab) -> None:
+    asked = Oracle(SAID)
+    rows = run(lab, asked)
+    fewer = run(lab, asked, samples=2)
+    assert (fewer, asked.told.total()) == (rows, 24)
+    assert column(run(lab, asked, samples=1)) == OF_THREE
+    assert asked.told.total() == 24
+    check(lab)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_after_a_stop_fewer_answers_may_be_asked_for_and_all_that_came_count(lab: Lab, samples: int) -> None:
+    asked = Oracle(SAID)
+    with pytest.raises(Interrupted):
+        run(lab, asked, at={3.5: lab.request_stop}, grace=0.0)
+    told = dict.fromkeys(QUESTIONS, 2) | {"Q t0": 3}  # it goes alone, because the endpoint has never answered
+    assert asked.told == told
+    rows = run(lab, asked, samples=samples)
+    assert asked.told == told
+    assert column(rows) == OF_THREE
+    check(lab)
+
+
+def test_a_raise_that_was_stopped_gives_the_earlier_results_back_for_nothing(lab: Lab) -> None:
+    asked = Oracle(SAID)
+    first = run(lab, asked, samples=1)
+    with pytest.raises(Interrupted):
+        run(lab, asked, samples=3, at={0.5: lab.request_stop}, grace=0.0)
+    assert run(lab, asked, samples=1) == first
+    assert asked.told == dict.fromkeys(QUESTIONS, 1)
+    check(lab)
+
+
+def test_equal_rows_never_share_an_answer_and_moved_rows_keep_theirs(lab: Lab) -> None:
+    said = {"Q t0": ["a", "b", "a", "c", "c", "c"], "Q t1": ["d"] * 3}
+    asked = Oracle(said)
+    twins = [ROWS[0], ROWS[0], ROWS[1]]
+    with pytest.raises(Interrupted):
+        run(lab, asked, twins, at={2.5: lab.request_stop}, grace=0.0)
+    assert asked.told == {"Q t0": 3, "Q t1": 1}
+    run(lab, asked, [ROWS[1], ROWS[0], ROWS[0]])
+    assert asked.told == {"Q t0": 6, "Q t1": 3}
+    assert lab.query("SELECT count(*), count(DISTINCT id), count(result) FROM opinions") == [(9, 9, 9)]
+    check(lab, [ROWS[1], ROWS[0], ROWS[0]])
+
+
+def test_one_row_is_asked_several_times_for_all_that_ask_the_same(lab: Lab) -> None:
+    asked = Oracle({"Q t0": ["a", "b", "b"]})
+    rows = run(lab, asked, [ROWS[0]] * 4, dedup=True)
+    assert (column(rows), asked.told.total()) == (["b"] * 4, 3)
+    check(lab, [ROWS[0]] * 4)
+
+
+def test_answers_of_a_source_that_left_the_pool_do_not_count(lab: Lab) -> None:
+    asked = Oracle({"Q t0": ["a", "b", "b", "c"]})
+    with pytest.raises(Interrupted):
+        run(lab, asked, [ROWS[0]], at={1.5: lab.request_stop}, grace=0.0)
+    rows = run(lab, asked, [ROWS[0]], endpoints=[Endpoint("other")], samples=2)
+    assert (column(rows), asked.told.total()) == (["b"], 3)
+    assert lab.query("SELECT count(*) FROM opinions WHERE result IS NULL") == [(1,)]
+    check(lab, [ROWS[0]])
+
+
+def test_a_person_s_answer_stays_when_more_are_asked_for(lab: Lab) -> None:
+    asked = Oracle(SAID)
+    run(lab, asked, samples=1)
+    path = lab.path(0)
+    path.write_text(path.read_text().replace("t0,yes,", "t0,certainly,"))
+    rows = run(lab, asked, samples=3)
+    assert column(rows)[0] == "certainly"
+    assert asked.told["Q t0"] == 1
+    assert asked.told["Q t1"] == 3
+    check(lab)
+
+
+def test_answers_are_read_again_for_other_labels_and_voted_on_again(lab: Lab) -> None:
+    said = {"Q t0": ["The answer: high", "low", "the answer: high"], "Q t1": ["low", "middle", "middle"]}
+    line = Labels.of(["low", "high"], "labels").line
+    asked = Oracle({f"{question}\n\n{line}": answers for question, answers in said.items()})
+    options: dict[str, Any] = {"structured": "prompt", "with_": "raw,votes,tokens"}
+    first = run(lab, asked, ROWS[:2], labels=["low", "high"], **options)
+    assert [(row["infer"], row["infer_status"], row["infer_agreement"]) for row in first] == [
+        ("high", "ok", "0.6667"),
+        ("low", "ok", "0.3333"),
+    ]
+    rows = run(lab, asked, ROWS[:2], labels=["low", "middle", "high"], on_change="reuse", **options)
+    assert asked.told.total() == 6
+    assert [(row["infer"], row["infer_agreement"], row["infer_tokens"]) for row in rows] == [
+        ("high", "0.6667", "36"),
+        ("middle", "0.6667", "36"),
+    ]
+    assert rows[0]["infer_raw"] == "The answer: high"
+    assert json.loads(rows[1]["infer_votes"]) == {"middle": 2, "low": 1}
+    check(lab, ROWS[:2])
+
+
+def test_a_budget_bounds_several_answers_as_it_does_one(lab: Lab) -> None:
+    endpoint = Endpoint("m", prices={"in": 1.0, "out": 1.0})
+    options: dict[str, Any] = {"endpoints": [endpoint], "param": {"max_tokens": 200}}
+    asked = Oracle(SAID, Usage(10, 200))
+    with pytest.raises(RunStopped, match="budget"):
+        run(lab, asked, budget=0.003, **options)
+    [(spent,)] = lab.query("SELECT sum(cost) FROM requests")
+    assert spent <= 3_000_000
+    before = asked.told.total()
+    assert 0 < before < 24
+    assert column(run(lab, asked, budget=1.0, **options)) == OF_THREE
+    assert asked.told.total() == 24
+    check(lab)
+
+
+def test_status_and_report_count_tied_votes_and_no_further_answer_as_a_retry(lab: Lab) -> None:
+    report = lab.run(ROWS, Oracle(SAID), prompt=PROMPT, samples=3)
+    assert (report.tied, report.requests, report.retries, report.rows) == (1, 24, 0, 8)
+    assert "1 vote was tied, and the answer that came first counts" in str(report)
+    assert "1 vote was tied" in str(batcher.status("k", lab.directory))
+    failing = Lab(lab.directory.with_name("failing"))
+    report = failing.run([ROWS[0]], Oracle({"Q t0": ["a", refusal(500), "a", "b"]}), prompt=PROMPT, samples=3)
+    assert (report.requests, report.retries, report.failed) == (4, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"task": "embedding"}, "gives vectors"),
+        ({"param": {"n": 2}}, "n=2"),
+        ({"requests": True}, "asked as it stands"),
+    ],
+)
+@pytest.mark.parametrize("name", ["samples", "repeat_sample"])
+def test_several_answers_are_refused_if_there_is_no_vote(
+    lab: Lab, name: str, options: dict[str, Any], said: str
+) -> None:
+    given: dict[str, Any] = {name: 3} | options
+    with pytest.raises(SettingsError, match=said):
+        lab.run(ROWS, Oracle({}), None if "requests" in options else PROMPT, **given)
+
+
+def test_the_plan_says_that_equal_answers_say_little_with_temperature_0_or_a_seed(lab: Lab) -> None:
+    for param in ({"temperature": 0}, {"seed": 1}):
+        options: dict[str, Any] = {"keyword": "k", "output_dir": lab.directory, "endpoints": [Endpoint("m")]}
+        forecast = batcher.plan(ROWS, PROMPT, samples=3, param=param, **options)
+        assert "agreement says little" in forecast.summary
+        assert forecast.requests == 24
+        assert "agreement" not in batcher.plan(ROWS, PROMPT, param=param, **options).summary
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ("UPDATE votes SET for_it = 3 WHERE id = (SELECT result FROM rows WHERE position = 1)", "other-vote"),
+        ("UPDATE opinions SET answer = 'yes', status = 'ok' WHERE id = 2", "other-vote"),
+        ("DELETE FROM opinions WHERE id = 2", "too-few"),
+        ("UPDATE opinions SET id = 1000 WHERE id = 2", "opinion-of-none"),
+        ("UPDATE opinions SET key = x'00' WHERE id = 2", "request-other"),
+        ("UPDATE opinions SET round = 1 WHERE id = (SELECT result FROM rows WHERE position = 1)", "counted-twice"),
+    ],
+)
+def test_verify_finds_what_was_changed_of_a_vote(lab: Lab, change: str, kind: str) -> None:
+    run(lab, Oracle(SAID), endpoints=[Endpoint("m", max_concurrency=1)])
+    lab.change(change)
+    found = batcher.verify("k", ROWS, output_dir=lab.directory)
+    assert kind in {finding.kind for finding in found.findings}
+
+
+def test_a_completion_may_be_asked_for_several_times(lab: Lab) -> None:
+    assert column(run(lab, Oracle(SAID), task="completion")) == OF_THREE
+
+
+def test_rows_that_cannot_be_asked_and_late_answers_leave_no_task_behind(lab: Lab) -> None:
+    asked = Oracle(SAID, latency=lambda call: 50.0 if call.prompt == "Q t3" else 1.0)
+    run(lab, asked, timeout=200.0)
+    assert not [task for task in _all_tasks() if not task.done()]
+
+
+def _all_tasks() -> set[asyncio.Task[Any]]:
+    try:
+        return asyncio.all_tasks()
+    except RuntimeError:  # no loop is running
+        return set()

@@ -6,6 +6,7 @@ else.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -40,6 +41,15 @@ class Vote(NamedTuple):
     def agreement(self) -> float:
         """The share of the answers that agree on the one that counts; 0 if none came."""
         return self.for_it / self.answers if self.answers else 0.0
+
+    def confidence(self, of: Sequence[float | None]) -> float | None:
+        """Return the mean confidence of the answers that agree; None if it is not known of any.
+
+        Args:
+            of: the confidence of each result; None: not known.
+        """
+        known = [confidence for place in self.agreeing if (confidence := of[place]) is not None]
+        return statistics.fmean(known) if known else None
 
 
 def vote(results: Sequence[Result], same: Callable[[str], str]) -> Vote:

@@ -6,7 +6,6 @@ the result, in one entry. An answer that an earlier process paid for is taken up
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
@@ -49,9 +48,7 @@ class Poll:
 
     def confidence(self, vote: Vote) -> float | None:
         """Return the mean confidence of the answers that agree; None if it is not known of any."""
-        known = [self.opinions[place].confidence for place in vote.agreeing]
-        sure = [each for each in known if each is not None]
-        return statistics.fmean(sure) if sure else None
+        return vote.confidence([opinion.confidence for opinion in self.opinions])
 
     def chosen(self, vote: Vote) -> Opinion:
         """Return the answer that counts."""

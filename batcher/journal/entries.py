@@ -155,6 +155,20 @@ class Again(NamedTuple):
     answers: int
 
 
+class Repeated(NamedTuple):
+    """A row that was asked once more (`--repeat-sample`), and what came of it.
+
+    Attributes:
+        position: of the row.
+        result: of the row: a model's, also if a person has corrected it since.
+        again: the result of asking it once more, in the same way: with several answers to a row, what they agree on.
+    """
+
+    position: int
+    result: Result
+    again: Result
+
+
 class InFlight(NamedTuple):
     """Requests that have no recorded end.
 

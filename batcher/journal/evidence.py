@@ -10,10 +10,28 @@ from enum import Enum
 from typing import Any
 
 from batcher.journal.corrections import BY_HAND
-from batcher.journal.entries import CORRECTED, TOO_LARGE, UNFIT, UNSENT, EndpointTotals, RowRecord, source_of
+from batcher.journal.entries import (
+    CORRECTED,
+    TOO_LARGE,
+    UNFIT,
+    UNSENT,
+    EndpointTotals,
+    Opinion,
+    RowRecord,
+    source_of,
+)
 from batcher.journal.reading import CHARGED, ROOT, SENT, SPENT, Reader, count_attempts, facts, question_of, spent_of
 from batcher.journal.schema import ADOPTED, PERSON
-from batcher.records import Source
+from batcher.records import Result, Source, Status
+
+# Results that answers have been voted on for, and not those of a second endpoint, whose own answer is the result.
+_OF_A_VOTE = (
+    "(SELECT v.id FROM votes v LEFT JOIN requests q USING (id)"
+    f" WHERE q.outcome = '{UNSENT}' OR v.id IN (SELECT id FROM opinions))"
+)
+
+
+_STATUSES = {status.value.encode(): status for status in Status}
 
 
 class Unreconciled(Enum):
@@ -22,21 +40,28 @@ class Unreconciled(Enum):
     BROUGHT_NONE = (
         "SELECT id FROM requests q WHERE outcome = 'answered'"
         " AND NOT EXISTS (SELECT 1 FROM results a WHERE a.id = q.id)"
+        " AND NOT EXISTS (SELECT 1 FROM opinions p WHERE p.id = q.id)"
     )
     BROUGHT_BY_NONE = (
         "SELECT a.id FROM results a LEFT JOIN requests q ON q.id = a.id WHERE CASE WHEN a.id > 0 THEN q.id IS NULL"
         " WHEN a.id IN (SELECT id FROM rereads) THEN NOT EXISTS (SELECT 1 FROM rereads w JOIN results o"
-        f" ON o.id = w.root WHERE w.id = a.id AND (o.key = a.key AND a.source = o.source OR a.source = {BY_HAND})"
+        f" ON o.id = w.root WHERE w.id = a.id AND (a.source = {BY_HAND} OR o.key = a.key"
+        " AND (a.source = o.source OR a.id IN (SELECT id FROM votes)))"
         f" AND (o.id NOT IN (SELECT id FROM rereads) OR o.source = {BY_HAND}))"
         " ELSE coalesce(a.source, 0) NOT IN"
         " (SELECT id FROM sources WHERE model IN (?, ?) AND base_url = '' AND params = '') END"
     )
     OTHER_QUESTION = (
-        "SELECT a.id FROM results a JOIN requests q ON q.id = a.id WHERE a.key <> q.key OR a.source <> q.source"
+        "SELECT a.id FROM results a JOIN requests q ON q.id = a.id WHERE a.key <> q.key"
+        f" OR a.source <> q.source AND a.id NOT IN {_OF_A_VOTE}"
+        " UNION SELECT p.id FROM opinions p JOIN requests q USING (id) WHERE p.key <> q.key OR p.source <> q.source"
     )
     OTHER_OUTCOME = (
         "SELECT a.id FROM results a JOIN requests q ON q.id = a.id"
-        " WHERE q.outcome IS NULL OR (q.outcome = 'answered') = (a.status = 'error')"
+        " WHERE (q.outcome IS NULL OR (q.outcome = 'answered') = (a.status = 'error'))"
+        f" AND a.id NOT IN {_OF_A_VOTE}"
+        " UNION SELECT p.id FROM opinions p JOIN requests q USING (id)"
+        " WHERE q.outcome IS NULL OR (q.outcome = 'answered') = (p.status = 'error')"
     )
     NEVER_ENDED = (
         "SELECT q.id FROM requests q JOIN runs r ON r.id = q.run WHERE q.outcome IS NULL AND r.outcome = 'done'"
@@ -50,6 +75,16 @@ class Unreconciled(Enum):
         f" WHERE q.id IS NULL OR q.outcome IN ('answered', '{UNFIT}', '{TOO_LARGE}')"
     )
 
+    OPINION_OF_NONE = (
+        "SELECT p.id FROM opinions p WHERE CASE WHEN p.id > 0 THEN p.id NOT IN (SELECT id FROM requests)"
+        " ELSE p.id NOT IN (SELECT id FROM rereads) AND p.id NOT IN (SELECT id FROM results) END"
+        " OR p.result NOT IN (SELECT id FROM results)"
+    )
+    COUNTED_TWICE = (
+        "SELECT p.id FROM opinions p JOIN results a USING (id) WHERE p.round <> 0"
+        " OR p.id NOT IN (SELECT id FROM votes) AND (p.status <> a.status OR p.answer <> a.answer)"
+        " UNION SELECT id FROM opinions WHERE round = 0 AND result IS NOT id AND id IN (SELECT result FROM rows)"
+    )
     OTHER_BATCH = (
         "SELECT q.id FROM requests q LEFT JOIN requests h ON h.id = q.batch WHERE q.batch IS NOT NULL"
         " AND (h.batch IS NOT h.id OR h.run <> q.run OR h.endpoint <> q.endpoint OR h.source <> q.source"
@@ -96,12 +131,37 @@ class Evidence(Reader):
         Of each the position, the answer, the reasoning and the compressed body, right or wrong.
         """
         return self._all(
-            "SELECT r.position, cast(coalesce(s.text, a.answer) AS BLOB), cast(s.reasoning AS BLOB),"
+            "SELECT r.position, cast(coalesce(s.text, p.answer, a.answer) AS BLOB), cast(s.reasoning AS BLOB),"
             " cast(s.body AS BLOB) FROM (SELECT position, {} AS root FROM rows) r".format(ROOT.format("result"))
-            + " JOIN results a ON a.id = r.root JOIN responses s ON s.id = r.root"
+            + " JOIN results a ON a.id = r.root JOIN responses s ON s.id = r.root LEFT JOIN opinions p ON p.id = r.root"
             " WHERE r.position >= ? AND r.position < ? AND s.reasoning <> '' AND s.body IS NOT NULL",
             (start, stop),
         )
+
+    def opinions(self, result: int) -> tuple[tuple[int, int, bool], list[Opinion]] | None:
+        """Return how a vote for a result went, and the answers that it was about, right or wrong.
+
+        The first part is what the journal says: how many answers came, how many agree, and whether another has as many.
+        None if the result is made of one answer.
+        """
+        votes = self._all("SELECT answers, for_it, is_tied FROM votes WHERE id = ?", (result,))
+        if not votes:
+            return None
+        found = self._all(
+            "SELECT id, source, cast(status AS BLOB), cast(answer AS BLOB), cast(error AS BLOB) FROM opinions"
+            " WHERE result = ? AND round = 0 ORDER BY id",
+            (result,),
+        )
+        opinions = [
+            Opinion(number, source, Result(_STATUSES.get(status, Status.ERROR), *(map(_text, texts))))
+            for number, source, status, *texts in found
+        ]
+        answers, for_it, is_tied = votes[0]
+        return (answers, for_it, bool(is_tied)), opinions
+
+    def has_votes(self) -> bool:
+        """Return whether a result is made of several answers."""
+        return bool(self._all("SELECT EXISTS (SELECT 1 FROM votes)")[0][0])
 
     def corrections(self, start: int, stop: int) -> tuple[int, int]:
         """Count the rows in a range of positions whose answer a person gave, and the cells that it changed."""
@@ -169,3 +229,16 @@ class Evidence(Reader):
             "SELECT before + 1, id - 1 FROM (SELECT id, lag(id, 1, 0) OVER (ORDER BY id) AS before FROM requests)"
             " WHERE id > before + 1"
         )
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogatepass" if _is_text(value) else "replace")
+
+
+def _is_text(value: bytes) -> bool:
+    """Return whether bytes are a text, perhaps with lone surrogates; a disk may have changed them."""
+    try:
+        value.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -13,7 +13,7 @@ import socket
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -252,14 +252,9 @@ class Matching:
         """Return the id of what answers are read as; a new one gets a new id. None: they stay as they come."""
         return rereading.reading_id(self._db, reading)
 
-    def read_again(self, reading: int | None, read: Callable[[Completion], Result]) -> None:
-        """Read all answers that were read as something else again, after all rows were added and before `finish`.
-
-        Args:
-            reading: the id of what they are read as now.
-            read: reads an answer.
-        """
-        rereading.read_again(self._db, reading, read, self._texts)
+    def read_again(self, readers: rereading.Readers) -> None:
+        """Read all answers that were read as something else again, after all rows were added and before `finish`."""
+        rereading.read_again(self._db, readers, self._texts)
 
     def finish(self, rows: int, rules: Rules, reading: int | None = None) -> Matched:
         """Give every row the answer to its question, if there is one that the rules allow.

@@ -6,15 +6,18 @@ Invariant: a reader cannot write, and sees only what is committed.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from batcher.answer.voting import vote
 from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
 from batcher.journal.corrections import BY_HAND as OF_PEOPLE
@@ -34,6 +37,7 @@ from batcher.journal.entries import (
     InFlight,
     LastRun,
     Opinion,
+    Repeated,
     Response,
     Spent,
     Totals,
@@ -262,6 +266,13 @@ class Reader:
         again = f"SELECT id FROM rereads WHERE root IN ({cut})"
         query = f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({cut} UNION ALL {again})"
         return int(self._all(query)[0][0])
+
+    def tied(self) -> int:
+        """Count the rows of several answers of which another has as many votes as the one that counts."""
+        joined = "opinions p JOIN results w ON w.id = p.result AND w.source = p.source"
+        of_them = f"EXISTS (SELECT 1 FROM {joined} WHERE w.id = v.id)"  # else the second endpoint has decided
+        tied = f"SELECT id FROM votes v WHERE is_tied AND {of_them}"
+        return int(self._all(f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({tied})")[0][0])
 
     def corrected(self) -> int:
         """Count the rows whose answer a person gave."""
@@ -503,8 +514,25 @@ class Reader:
                 " GROUP BY run, position) WHERE batch IS NULL OR batch = id",
                 (UNSENT,) if run is None else (UNSENT, run),
             )
+        if self._has_opinions():  # a row was asked several times: the first attempt of each time is no retry
+            first = self._asks(of_run, run)
         spent = spent_of(found[8:])
         return Totals(sent, answered, failed, out, sent - first, prompt_tokens, completion_tokens, spent)
+
+    def _has_opinions(self) -> bool:
+        return bool(self._all("SELECT EXISTS (SELECT 1 FROM opinions)")[0][0])
+
+    def _asks(self, of_run: str, run: int | None) -> int:
+        """Count how often rows were asked, each time with one request or more: each has an end, or is under way."""
+        ended = "id IN (SELECT id FROM opinions) OR id IN (SELECT id FROM results)"
+        each = f"SELECT id, run, position, {ended} AS is_end FROM requests WHERE outcome IS NOT ?{of_run}"
+        [(asks,)] = self._all(
+            "SELECT coalesce(sum(ends + (latest > latest_end)), 0) FROM (SELECT count(*) FILTER (WHERE is_end) AS ends,"
+            " max(id) AS latest, coalesce(max(id) FILTER (WHERE is_end), 0) AS latest_end"
+            f" FROM ({each}) GROUP BY run, position)",
+            (UNSENT,) if run is None else (UNSENT, run),
+        )
+        return int(asks)
 
     def seconds(self, at_work: int | None = None) -> dict[int, float]:
         """Return how long each process worked, in seconds; a killed process until the last that the journal has of it.
@@ -604,6 +632,26 @@ class Reader:
         )
         each = [(own, Opinion(number, source, _result(*texts), sure)) for own, number, source, *texts, sure in found]
         return [opinion for own, opinion in each if own], [opinion for own, opinion in each if not own]
+
+    def repeated(self, same: Callable[[str], str]) -> list[Repeated]:
+        """Return the rows that were asked once more, in the order of their positions, each with both results.
+
+        Args:
+            same: returns the same text for answers that are equal (`sameness`): several answers vote.
+        """
+        found = self._all(
+            "SELECT p.position, a.status, a.answer, a.error, p.status, p.answer, p.error FROM opinions p"
+            " JOIN results a ON a.id = p.result JOIN rows r ON r.position = p.position AND r.key = p.key"
+            f" WHERE p.round = 1 AND r.{IN_SCOPE} AND (r.result = p.result OR r.result IN (SELECT w.id FROM rereads w"
+            f" JOIN results c USING (id) WHERE w.before = p.result AND c.source IN {OF_PEOPLE}))"
+            " ORDER BY p.position, p.id"
+        )
+        repeated = []
+        for position, lines in itertools.groupby(found, itemgetter(0)):
+            (_, *had, status, answer, error), *more = lines
+            again = [_result(status, answer, error), *(_result(*line[4:]) for line in more)]
+            repeated.append(Repeated(position, _result(*had), again[vote(again, same).chosen]))
+        return repeated
 
     def asked_again(self, positions: Iterable[int]) -> Iterator[Again]:
         """Yield what is known of asking rows once more, of those that may be (`--repeat-sample`), in the order given.

@@ -59,9 +59,9 @@ readings: what answers were read as; unique in both columns but the id
 
 rereads: results that took the place of others: answers that were read again, for other labels, for another schema or by
 a newer reader; and corrections by hand
-    id                 INTEGER  `results.id` of the new result; primary key
-    root               INTEGER  `results.id` of the model's answer; what came with it is in `requests` and `responses`
-                                under this id
+    id                 INTEGER  `results.id` of the new result, or `opinions.id` of one of its answers; primary key
+    root               INTEGER  `results.id` of the model's answer, or its `opinions.id`; what came with it is in
+                                `requests` and `responses` under this id
     before             INTEGER  `results.id` that it replaces: the root, or the result that replaced it before
 
 responses: what came with an answer besides its text; an answer has no line if version 4 or an older one wrote it
@@ -84,7 +84,8 @@ responses: what came with an answer besides its text; an answer has no line if v
 opinions: answers that are no result themselves: several answers to one question (`--samples`), of which the row's
 result is made; the first endpoint's (`--then`); and answers to a question that was asked again (`--repeat-sample`)
     id                 INTEGER  `requests.id` of the request that brought it; of an answer that was a result before its
-                                row was asked for more, `results.id`; primary key
+                                row was asked for more, `results.id`; of one that was read again a number of its own,
+                                below 0 (`rereads.id`); primary key
     key                BLOB     16 bytes, of the question; see `rows.key`
     position           INTEGER  the row's position at that time; see `rows.position`
     source             INTEGER  `sources.id`: its origin
@@ -172,7 +173,8 @@ runs: every process that worked on this keyword
     question           TEXT     what it asked, and whom, as JSON: `prompt_option`, `prompt`, `system`, `params`,
                                 `sources` and `pool` (each source as model, base URL or name, params; `pool` in the
                                 order of the endpoints), `task` (not there for a chat), `npy` (true: the vectors are
-                                also in a file of NumPy; else not there), `shape` (the labels or the schema that answers
+                                also in a file of NumPy; else not there), `samples` (how many answers a row should have;
+                                not there for one), `shape` (the labels or the schema that answers
                                 must fit, as it is a part of the keys; not there without them), `reader` (version of the
                                 reader; as `shape`), `examples` (in the prompts; not there without them: `source`, their
                                 table; `of`, its different examples; `held`, each with its `row` in that table, from 0,

@@ -11,6 +11,7 @@ from typing import Any
 from batcher.journal.entries import Counts, Spent, Totals
 from batcher.journal.reading import Reader
 from batcher.money.prices import NANO
+from batcher.words import counted
 
 _NOTHING = Totals(0, 0, 0, 0, 0, 0, 0, Spent(0, 0, 0, 0))
 
@@ -26,6 +27,7 @@ class Figures:
         rows, ok, invalid, error: all rows of the run (those that `limit` or `sample` take), and rows by status.
         cut: rows whose answer was cut off at `max_tokens`.
         corrected: rows whose answer a person gave in a chunk file.
+        tied: rows of several answers (`samples`) of which another has as many votes, and came later.
         requests: sent; each was `answered`, `failed`, or is `out`: in flight, or it was when its process ended.
         retries: those of the requests that were a further attempt of their process at a row.
         prompt_tokens, completion_tokens: model tokens of the answers; None if a server did not report some.
@@ -42,6 +44,7 @@ class Figures:
     error: int
     cut: int = 0
     corrected: int = 0
+    tied: int = 0
     requests: int
     requests_now: int
     answered: int
@@ -78,6 +81,11 @@ class Figures:
         return values
 
 
+def tied_in_words(rows: int) -> str:
+    """Return that of the answers to some rows two had as many votes, and which of them counts."""
+    return f"{counted(rows, 'vote was', 'votes were')} tied, and the answer that came first counts"
+
+
 def figures_of(journal: Reader, keyword: str, now: int | None, *, is_at_work: bool) -> dict[str, Any]:
     """Add up the figures of a run, by the names of their fields.
 
@@ -98,6 +106,7 @@ def figures_of(journal: Reader, keyword: str, now: int | None, *, is_at_work: bo
         **journal.counts()._asdict(),
         "cut": journal.cut(),
         "corrected": journal.corrected(),
+        "tied": journal.tied(),
         **_named(whole, sum(seconds.values())),
         **{f"{name}_now": value for name, value in _named(latest, seconds.get(now or 0, 0.0)).items()},
     }
@@ -105,7 +114,7 @@ def figures_of(journal: Reader, keyword: str, now: int | None, *, is_at_work: bo
 
 def without_answers(figures: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of a run whose journal is lost, and its answers with it."""
-    return figures | {"ok": 0, "invalid": 0, "error": 0, "cut": 0, "corrected": 0}
+    return figures | {"ok": 0, "invalid": 0, "error": 0, "cut": 0, "corrected": 0, "tied": 0}
 
 
 def unread(keyword: str, rows: int, requests: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from batcher.answer.shape import as_text
+from batcher.answer.voting import sameness
 from batcher.equality import plain, same
 from batcher.errors import ChangedError, InputError, SettingsError
 from batcher.input.key import Keyer
@@ -17,6 +18,7 @@ from batcher.input.marks import Comparison, Marks
 from batcher.journal.entries import InFlight, LastRun
 from batcher.journal.matching import Matched, Matching, Planner
 from batcher.journal.reading import Reader
+from batcher.journal.rereading import Readers
 from batcher.journal.rules import Rules
 from batcher.journal.schema import ADOPTED
 from batcher.output.adoption import Adoption
@@ -107,7 +109,7 @@ def _matched(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_
         older = _add_older(job, matching, key)
         journal.reading = matching.reading_id(job.reading)
         if last is not None and _reads_otherwise(last.question, job.question):
-            matching.read_again(journal.reading, job.read)
+            matching.read_again(Readers(journal.reading, job.read, sameness(job.shape)))
         if job.settings.id_column is not None:
             _check_ids(job, matching, read.rows, comparison)
         matched = matching.finish(read.rows, _rules(job, sources, is_redrawn=is_redrawn), journal.reading)

@@ -18,7 +18,7 @@ from batcher.journal.locking import holder_of
 from batcher.journal.opening import read_journal
 from batcher.journal.reading import Reader
 from batcher.money.prices import NANO
-from batcher.output.figures import Figures, figures_of
+from batcher.output.figures import Figures, figures_of, tied_in_words
 from batcher.output.opening import opened
 from batcher.reports.by_hand import Unread, unread
 from batcher.reports.runs import AT_WORK, Runs, runs_in, state_of
@@ -95,6 +95,8 @@ class RunStatus(Figures, Described):
         yield from (Line("paused", each) for each in self.paused)
         if self.cut:
             yield Line("cut off", f"{counted(self.cut, 'answer')} at max_tokens")
+        if self.tied:
+            yield Line("tied", tied_in_words(self.tied))
         if self.reason:
             yield Line("because", self.reason)
         yield from (Line("failed", f"{count:,} x {reason}") for reason, count in self.failures)

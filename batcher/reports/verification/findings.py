@@ -15,6 +15,14 @@ _RANGES_SHOWN = 20
 _PLACES_KEPT = 5
 
 
+_IN_PYTHON = {
+    "`batcher run`": "`batcher.run`",
+    "`batcher merge`": "`batcher.merge`",
+    "`--samples`": "`samples`",
+    "INPUT": "`data`",
+}
+
+
 class Kind(Enum):
     """The kinds of findings, in words."""
 
@@ -26,6 +34,8 @@ class Kind(Enum):
     OTHER_ROW = "the answer to an earlier question that this row keeps belongs to another row"
     OTHER_SOURCE = "the answer comes from a model or base URL that the run does not ask"
     UNFIT = "ok, but the answer does not fit the labels or the schema of the run"
+    OTHER_VOTE = "the answer is not the one that most of the row's answers agree on, or their count is wrong"
+    TOO_FEW = "fewer answers than `--samples` asks for; run the same `batcher run` again to continue"
     CHANGED = "the answer or its seal was changed in the journal"
     BODY_OTHER = "the answer or its reasoning is not what the kept response holds"
     INPUT_OTHER = "these rows ask a different question in INPUT now than when they were sent"
@@ -60,6 +70,8 @@ class Kind(Enum):
     ASKED_OTHER = "requests to a different model or base URL than their run's endpoint has"
     OUTCOME = "the recorded outcome of the request contradicts the row's status"
     NEVER_ENDED = "requests without an end, although their run ended in order"
+    OPINION_OF_NONE = "several answers to a row, of which one has no request that brought it, or no result"
+    COUNTED_TWICE = "answers that count for two results"
     BATCH_OTHER = "rows that share a request, but not its endpoint, its time or its outcome"
     OF_NOBODY = "requests of a run or a source that the journal does not know"
     CUT_OFF = "parts of answers that were cut off, of requests that were answered or that the journal does not know"
@@ -73,8 +85,10 @@ class Kind(Enum):
     def in_words(self) -> str:
         """Return the kind as the reader would speak of it; its value is for the command line."""
         text: str = self.value
-        in_python = text.replace("`batcher run`", "`batcher.run`").replace("`batcher merge`", "`batcher.merge`")
-        return by_reader(command_line=text, python=in_python.replace("INPUT", "`data`"))
+        in_python = text
+        for said, instead in _IN_PYTHON.items():
+            in_python = in_python.replace(said, instead)
+        return by_reader(command_line=text, python=in_python)
 
 
 Ranges = tuple[tuple[int, int], ...]

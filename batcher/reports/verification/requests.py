@@ -15,6 +15,8 @@ _KINDS = {
     Unreconciled.OTHER_QUESTION: Kind.REQUEST_OTHER,
     Unreconciled.OTHER_OUTCOME: Kind.OUTCOME,
     Unreconciled.NEVER_ENDED: Kind.NEVER_ENDED,
+    Unreconciled.OPINION_OF_NONE: Kind.OPINION_OF_NONE,
+    Unreconciled.COUNTED_TWICE: Kind.COUNTED_TWICE,
     Unreconciled.OTHER_BATCH: Kind.BATCH_OTHER,
     Unreconciled.OF_NOBODY: Kind.OF_NOBODY,
     Unreconciled.CUT_OFF: Kind.CUT_OFF,

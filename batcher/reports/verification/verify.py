@@ -40,6 +40,7 @@ from batcher.reports.verification.result_file import ResultCells, check_result, 
 from batcher.reports.verification.results import Results
 from batcher.reports.verification.rows import checked, read_rows
 from batcher.reports.verification.thoughts import Thoughts
+from batcher.reports.verification.votes import VotesOfRows
 from batcher.settings import OPTIONS
 from batcher.tables import Described, Line
 from batcher.words import by_reader, counted, dollars
@@ -205,7 +206,14 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
     cells = None if asked else ResultCells(store, scope)
     corrections = Corrections(journal, results, store.answer_columns)
     files = ChunkFiles(store, chunks, starts, cells, found, corrections=corrections, is_finished=is_finished)
-    checks = [results.check, Thoughts(journal).check, requests.check, *([Inputs(kept).check] if asked else [])]
+    votes = VotesOfRows(journal, last)
+    checks = [
+        results.check,
+        *([votes.check] if votes.are_there else []),
+        Thoughts(journal).check,
+        requests.check,
+        *([Inputs(kept).check] if asked else []),
+    ]
     rows = checked(read_rows(journal, scope, asked, found, store.answer_columns), checks, found)
     to_be = files.compared_rows(rows)
     if is_finished:
