@@ -98,6 +98,10 @@ def _sum(column: str) -> str:
     )
 
 
+# That of the answers that agree, unless the result is none of them, but a second endpoint's.
+_CONFIDENCE = (
+    "CASE WHEN u.id IS NOT NULL AND c.id IS NULL THEN s.confidence ELSE coalesce(v.confidence, s.confidence) END"
+)
 # What `--with` may ask for, as text.
 FACTS = {
     "raw": "coalesce(s.text, x.answer, o.answer)",
@@ -121,10 +125,7 @@ FACTS = {
         " iif(status = 'ok', cast(answer AS TEXT), status) AS answer, count(*) AS n FROM opinions"
         " WHERE result = v.id AND round = 0 GROUP BY 1 ORDER BY 2 DESC, min(id))) END"
     ),
-    "confidence": (
-        "CASE WHEN coalesce(v.confidence, s.confidence) IS NOT NULL"
-        " THEN printf('%.4g', coalesce(v.confidence, s.confidence)) END"
-    ),
+    "confidence": f"CASE WHEN {_CONFIDENCE} IS NOT NULL THEN printf('%.4g', {_CONFIDENCE}) END",
     "by": f"CASE g.model WHEN '{PERSON.model}' THEN 'hand' ELSE g.model END",
 }
 _ADOPTED = f"(SELECT id FROM sources WHERE model = '{ADOPTED.model}' AND base_url = '' AND params = '')"
@@ -609,6 +610,15 @@ class Reader:
     def has_open_opinions(self) -> bool:
         """Return whether there is an answer that waits for others to its question (`--samples`)."""
         return bool(self._all("SELECT EXISTS (SELECT 1 FROM opinions WHERE result IS NULL)")[0][0])
+
+    def has_scores(self, sources: Collection[int]) -> bool:
+        """Return whether an answer of these sources has a confidence."""
+        marks = ", ".join("?" * len(sources))
+        query = (
+            "SELECT EXISTS (SELECT 1 FROM responses s JOIN requests q USING (id)"
+            f" WHERE s.confidence IS NOT NULL AND q.source IN ({marks}))"
+        )
+        return bool(self._all(query, (*sources,))[0][0])
 
     def open_opinions(self, position: int, key: bytes, sources: Collection[int]) -> tuple[list[Opinion], list[Opinion]]:
         """Return the answers to a row's question that belong to no result yet, in the order in which they came.
