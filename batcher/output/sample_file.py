@@ -88,6 +88,10 @@ class SampleFile:
             name += "_"
         return name
 
+    def shown(self, line: Line) -> list[tuple[str, str]]:
+        """Return the columns of the input with the cells of a row whose cells are known."""
+        return [(name, (line.cells or ())[place]) for name, place in zip(self.columns, self._places, strict=True)]
+
     def content(self, lines: Sequence[Line], gold: Mapping[int, Mapping[str, str]], encoding: str) -> bytes:
         """Return the file.
 
@@ -98,7 +102,7 @@ class SampleFile:
         """
         texts = [csv_line(self.header)]
         for each in lines:
-            inputs = [(each.cells or ())[place] for place in self._places]
+            inputs = [text for _, text in self.shown(each)]
             own = gold.get(each.id, {})
             labels = [writable(own.get(name, "")) for name in self.fields.values()]
             texts.append(csv_line([str(each.id), *inputs, *labels]))
