@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from conftest import Lab
 from fake_service import Anything, Call, Service
 
+import batcher
 from batcher.endpoint import Endpoint
 from batcher.errors import ChangedError
 from batcher.quality.neighbours import FLOOR, Block, Neighbours, Unlike
@@ -161,3 +163,67 @@ def test_early_rows_show_a_service_that_has_lost_all_but_one_label() -> None:
     for seed in range(20):
         run = Run(seed)
         assert [each.source for each in run.change(run.requests > 800, 1.0).unlike()] == [None]
+
+
+# -- Along the run
+
+
+def test_an_estimate_says_from_which_row_on_labels_change_and_that_the_tables_order_may_be_the_reason(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = said_by(lab, capsys, answering(lambda number, _call: LABELS[number % 3 if number < 700 else 0]))
+    assert said == ""
+    found = batcher.estimate("k", lab.directory).drift
+    assert found is not None
+    change = next(each for each in found.changes if each.label == "good")
+    assert (change.by, change.stretch, change.rows, change.here) == ("input", "rows 700 to 1,199", 500, 1.0)
+    assert change.elsewhere == pytest.approx(1 / 3, abs=0.001)
+    assert found.warnings == ()
+    assert "The table's own order may be the reason" in str(found)
+    assert max(map(len, str(found).splitlines())) <= 80
+    assert json.loads(json.dumps(found.to_dict()))["changes"][0]["stretch"] == "rows 700 to 1,199"
+
+
+def test_an_estimate_repeats_the_warning_about_an_endpoint_and_counts_by_endpoint(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = answering(lambda number, call: LABELS[0 if call.endpoint == "second" else number % 3])
+    said = said_by(lab, capsys, service, endpoints=POOL)
+    found = batcher.estimate("k", lab.directory).drift
+    assert found is not None
+    assert [*found.warnings] == said.splitlines()
+    by_name = {each.name.split()[0]: each for each in found.by_endpoint}
+    assert by_name["second"].labels == {"good": by_name["second"].rows}
+    assert sum(each.rows for each in found.by_endpoint) == ROWS
+
+
+def test_rows_that_were_asked_in_another_order_are_shown_by_time_too(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [str(number) for number in range(ROWS)]
+    service = answering(lambda number, _call: LABELS[number % 3])
+    lab.run(texts[ROWS // 2 :], service, "{text}", labels=LABELS)
+    said_by(lab, capsys, service)
+    found = batcher.estimate("k", lab.directory).drift
+    assert found is not None
+    assert not found.is_one_order
+    assert sum(each.rows for each in found.by_time) == sum(each.rows for each in found.by_input) == ROWS
+    assert found.changes_in_answers == ()
+    assert "no stretch differs" in str(found) or "latency" in str(found)
+
+
+def test_a_page_of_a_run_escapes_labels_and_endpoints(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = ["<b>good</b>", '"bad"', "so & so"]
+    service = answering(lambda number, _call: labels[number % 3 if number < 700 else 0])
+    said_by(lab, capsys, service, labels=labels, endpoints=[Endpoint("<i>first</i>"), Endpoint("second")])
+    found = batcher.estimate("k", lab.directory).drift
+    assert found is not None
+    page = found._repr_html_()
+    assert "<b>" not in page
+    assert "<i>" not in page
+    assert "&lt;b&gt;good&lt;/b&gt;" in page
+
+
+def test_a_run_of_few_rows_has_no_stretches(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    said_by(lab, capsys, answering(lambda number, _call: LABELS[number % 3]), rows=150)
+    assert batcher.estimate("k", lab.directory).drift is None

@@ -17,6 +17,7 @@ from programs import call
 import batcher
 from batcher.errors import InputError, SettingsError
 from batcher.reports.quality.estimated import Estimate, Kind
+from batcher.reports.quality.numeric import NumberCounts
 
 LABELS = ["good", "bad", "so-so"]
 ROWS = 300
@@ -205,6 +206,103 @@ def test_the_fields_of_a_schema_are_estimated_one_by_one(lab: Lab, truth: list[s
     assert str(found).startswith("k, field mood: accuracy 100.0%, 95% interval 9")
 
 
+SCORE = {"type": "object", "properties": {"score": {"type": "number"}}, "required": ["score"]}
+
+
+@pytest.mark.parametrize("schema", [None, SCORE])
+def test_numbers_have_a_mean_and_quantiles(lab: Lab, schema: dict[str, Any] | None) -> None:
+    draw = random.Random(4)
+    truth = [round(draw.gauss(50, 10), 1) for _ in range(ROWS)]
+    answers = [round(each + draw.gauss(2, 3), 1) for each in truth]
+
+    def written(number: float) -> str:
+        return str(number) if schema is None else json.dumps({"score": number})
+
+    run_with(lab, [*map(written, answers[:-1]), "none"], schema=schema)
+    if schema is None:
+        lab.change("UPDATE results SET status = 'invalid', answer = '' WHERE answer = 'none'")
+    label_by_hand(lab.directory, {place: written(truth[place]) for place in drawn(80)})
+    found = estimate(lab)
+    assert (found.kind, found.ok, found.labels) == (Kind.NUMBERS, ROWS - 1, ())
+    assert [each.name for each in found.quantities] == ["mean", "10% quantile", "median", "90% quantile"]
+    mean = found.quantities[0]
+    assert mean.raw is not None
+    assert mean.raw == pytest.approx(sum(answers[:-1]) / (ROWS - 1))
+    assert mean.figure == found.main
+    assert mean.figure.low is not None
+    assert mean.figure.high is not None
+    assert mean.figure.low < sum(truth) / ROWS < mean.figure.high < mean.raw
+    assert found.bias.value == pytest.approx(2, abs=1)
+    assert found.distance.value == pytest.approx(3, abs=1)
+    assert "mean " in str(found).splitlines()[0]
+    assert "quantile" in found._repr_html_()
+
+
+def test_numbers_without_hand_labels_have_raw_ones(lab: Lab) -> None:
+    run_with(lab, [str(number) for number in range(50)])
+    found = estimate(lab)
+    mean = found.quantities[0]
+    assert (mean.name, mean.raw, mean.figure.value) == ("mean", 24.5, None)
+    assert "raw" in str(found)
+
+
+def test_very_many_different_numbers_are_rounded_to_one_step() -> None:
+    counts, draw = NumberCounts(most=1000), random.Random(1)
+    numbers = [draw.gauss(0, 1) for _ in range(20_000)]
+    counts.add([*numbers, None])
+    assert len(counts.counts) <= 1000
+    assert counts.counts[None] == 1
+    assert sum(counts.counts.values()) == 20_001
+    mean = sum((number or 0) * rows for number, rows in counts.counts.items()) / 20_000
+    assert mean == pytest.approx(sum(numbers) / 20_000, abs=1e-3)
+    assert {counts.rounded(number) for number in numbers} == counts.counts.keys() - {None}
+
+
+# -- Agreement and confidence
+
+
+def test_agreement_is_an_order_without_hand_labels_and_calibrated_with_them(lab: Lab, truth: list[str]) -> None:
+    draw = random.Random(6)
+    sure = [draw.choice([1, 2, 3]) for _ in range(ROWS)]
+    answers = [label if draw.random() < votes / 3 else "bad" for label, votes in zip(truth, sure, strict=True)]
+    run_with(lab, answers, labels=LABELS)
+    for position, votes in enumerate(sure):
+        lab.change(
+            "INSERT INTO votes (id, answers, for_it, is_tied)"  # noqa: S608 - our own
+            f" SELECT result, 3, {votes}, 0 FROM rows WHERE position = {position}"
+        )
+    [certain] = estimate(lab).certainty
+    assert (certain.by, certain.rows, certain.calibration) == ("agreement", ROWS, None)
+    assert [each.position for each in certain.least[: sure.count(1)]] == [
+        n for n, votes in enumerate(sure) if votes == 1
+    ]
+    assert "it is an order, and no probability" in " ".join(str(estimate(lab)).split())
+    label_by_hand(lab.directory, {place: truth[place] for place in drawn(150)})
+    [certain] = estimate(lab).certainty
+    assert certain.calibration is not None
+    assert [round(each.score, 2) for each in certain.calibration.bins] == [0.33, 0.67, 1.0]
+    assert sum(each.hand for each in certain.calibration.bins) == 150
+    assert certain.calibration.bins[-1].accuracy.value == 1
+    assert (certain.calibration.surer or 0) > 0.6
+    for each in certain.calibration.bins:
+        places = [place for place in drawn(150) if sure[place] / 3 == pytest.approx(each.score)]
+        assert each.hand == len(places)
+        right = sum(answers[place] == truth[place] for place in places)
+        assert each.accuracy.value == pytest.approx(right / len(places))
+
+
+def test_confidence_is_shown_where_the_service_gives_it(lab: Lab, truth: list[str]) -> None:
+    run_with(lab, truth, labels=LABELS)
+    lab.change("UPDATE responses SET confidence = 0.5 + id * 0.001")
+    label_by_hand(lab.directory, {place: truth[place] for place in drawn(50)})
+    [certain] = estimate(lab).certainty
+    assert (certain.by, certain.rows) == ("confidence", ROWS)
+    assert len(certain.least) == ROWS
+    assert certain.calibration is not None
+    assert sum(each.hand for each in certain.calibration.bins) == 50
+    assert certain.calibration.surer is None, "all are right"
+
+
 def test_answers_that_people_corrected_are_told(mood: Lab, truth: list[str]) -> None:
     text = mood.path(0).read_text(encoding="utf-8").replace("row 9,bad", "row 9,good").replace("row 9,so", "row 9,good")
     mood.path(0).write_text(text, encoding="utf-8")
@@ -212,6 +310,23 @@ def test_answers_that_people_corrected_are_told(mood: Lab, truth: list[str]) -> 
     if mood.query("SELECT count(*) FROM rereads") == [(0,)]:
         pytest.skip("row 9 was good before")
     assert "1 answer was corrected by hand" in str(estimate(mood))
+
+
+def test_vectors_are_not_estimated(tmp_path: Path) -> None:
+    batcher.run(["a", "b"], keyword="v", task="embedding", provider="offline", output_dir=tmp_path, quiet=True)
+    with pytest.raises(SettingsError, match="the answers of 'v' are vectors"):
+        batcher.estimate("v", tmp_path)
+
+
+def test_the_drift_along_the_run_is_shown_below_and_its_warnings_on_top(lab: Lab) -> None:
+    answers = ["good"] * 400 + ["bad"] * 400
+    run_with(lab, answers, labels=LABELS)
+    found = estimate(lab)
+    assert found.drift is not None
+    assert str(found).endswith(str(found.drift))
+    assert found.drift._repr_html_() in found._repr_html_()
+    assert found.to_dict()["drift"] == json.loads(json.dumps(found.drift.to_dict()))
+    assert found.warnings[: len(found.drift.warnings)] == found.drift.warnings
 
 
 # -- The report and the command line
@@ -239,7 +354,20 @@ def test_the_command_line_prints_the_text_or_one_json_object(mood: Lab, truth: l
     assert values == json.loads(json.dumps(estimate(mood).to_dict()))
     assert [*values] == [
         *("keyword", "field", "rows", "ok", "invalid", "error", "left", "gold", "more", "seed", "kind", "level"),
-        *("design", "accuracy", "kappa", "alpha", "confusion", "labels", "quantities", "certainty", "drift", "few"),
+        *(
+            "design",
+            "accuracy",
+            "kappa",
+            "alpha",
+            "bias",
+            "distance",
+            "confusion",
+            "labels",
+            "quantities",
+            "certainty",
+            "drift",
+            "few",
+        ),
         *("warnings", "notes", "steps", "output_dir", "export"),
     ]
     assert values["accuracy"].keys() == {"value", "low", "high", "more"}

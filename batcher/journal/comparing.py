@@ -119,6 +119,12 @@ def last_request(journal: Reader) -> int:
     return int(latest)
 
 
+def sent_at(journal: Reader, request: int) -> float | None:
+    """Return when the first request from an id on was sent; None if there is none."""
+    found = next(journal.stream("SELECT sent FROM requests WHERE id >= ? ORDER BY id LIMIT 1", (request,)), None)
+    return None if found is None else found[0]
+
+
 def sources_of(journal: Reader) -> dict[int, Source]:
     """Return the sources of answers, by id."""
     found = journal.stream("SELECT id, model, base_url, params FROM sources")

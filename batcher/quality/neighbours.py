@@ -336,9 +336,9 @@ def _hypergeometric(count: int, rows: int, own: int, marked: int) -> float:
 def _of_early_rows(found: Unlike) -> str:
     return (
         f"{counted(found.rows, 'row')} that were asked early (by the canary, or in an earlier sample) differ from the"
-        f" rows beside them: {found.what} in {percent(found.share)}, beside them in {percent(found.beside)}. The service"
-        f" may answer otherwise by now: {verb('run')} with {option('repeat_sample', 100)} asks some rows once more,"
-        f" and {verb('compare')} shows how many of their answers change."
+        f" rows beside them: {found.what} in {percent(found.share)}, beside them in {percent(found.beside)}. The"
+        f" service may answer otherwise by now: {verb('run')} with {option('repeat_sample', 100)} asks some rows once"
+        f" more, and {verb('compare')} shows how many of their answers change."
     )
 
 

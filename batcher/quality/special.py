@@ -44,6 +44,12 @@ def beta_quantile(chance: float, a: float, b: float) -> float:
     return _bisected(lambda x: beta_cdf(x, a, b), chance)
 
 
+def t_quantile(chance: float, freedom: float) -> float:
+    """Return the t with P(T <= t) = `chance`, at least 1/2, by I_x(freedom/2, 1/2) with x = freedom/(freedom + t^2)."""
+    x = beta_quantile(2 * (1 - chance), freedom / 2, 0.5)
+    return math.sqrt(freedom * (1 - x) / x)
+
+
 def chi_square_tail(x: float, freedom: float) -> float:
     """Return the chance that chi-square with `freedom` degrees is at least x: the incomplete gamma Q(freedom/2, x/2).
 

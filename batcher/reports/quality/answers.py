@@ -6,19 +6,21 @@ with a hand label counts once.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from types import MappingProxyType
 from typing import NamedTuple
 
 from batcher.answer.kinds import Kind as Column
-from batcher.quality import estimating
+from batcher.quality import estimating, means
 from batcher.quality.cascade import Scored
 from batcher.quality.estimating import Sampled
-from batcher.reports.quality.estimated import Estimate, Kind
-from batcher.reports.quality.labelled import Labelled, LabelledRun
+from batcher.quality.means import Measured
+from batcher.reports.quality.estimated import Estimate, Kind, Quantity
+from batcher.reports.quality.labelled import SAMPLE, GoldRow, Labelled, LabelledRun
+from batcher.reports.quality.numeric import NumberCounts, number_of
 
 _MOST_LABELS = 100
 _LOOKED_AT = 1000
@@ -31,19 +33,25 @@ class Answers(NamedTuple):
     Attributes:
         kind: what they are.
         rows: that have one.
-        counts: rows by answer, under None those without one; of texts there is one answer alone.
+        counts: rows by answer, under None those without one; of texts and numbers there is one answer alone.
         sampled: the rows with a hand label.
+        numbers: rows by number.
+        measured: the rows with a number by hand.
     """
 
     kind: Kind
     rows: int
     counts: Mapping[str | None, int]
     sampled: Iterable[Sampled]
+    numbers: Mapping[float | None, int] = MappingProxyType({})
+    measured: Sequence[Measured] = ()
 
 
 def answers_of(reads: LabelledRun, found: Labelled) -> Answers:
     """Return the answers of a run."""
     kind = _kind(reads, found)
+    if kind is Kind.NUMBERS:
+        return _numbers(reads, found)
     counts = _stripped(found.counts) if found.counts is not None and not found.labels else found.counts
     rows = reads.journal.counts().ok if counts is None else found.rows - counts.get(None, 0)
     if kind is not Kind.LABELS or counts is None:
@@ -51,10 +59,26 @@ def answers_of(reads: LabelledRun, found: Labelled) -> Answers:
     return Answers(kind, rows, counts, _sampled(reads, found, kind))
 
 
+def _numbers(reads: LabelledRun, found: Labelled) -> Answers:
+    counts = NumberCounts()
+    counts.add(number_of(answer) for _, answer in reads.answers())
+    rows = found.rows - counts.counts[None]
+    measured = [
+        Measured(counts.rounded(number_of(label)), gold, chance)
+        for label, text, chance, times in _golds(reads, found)
+        if (gold := number_of(text)) is not None
+        for _ in range(times)
+    ]
+    alike = {_ANSWER: rows, None: found.rows - rows}
+    return Answers(Kind.NUMBERS, rows, alike, _sampled(reads, found, Kind.NUMBERS), counts.counts, measured)
+
+
 def with_numbers(estimate: Estimate, answers: Answers, seed: int) -> Estimate:
     """Return an estimate with the numbers that the hand labels give."""
     made = estimating.estimate(answers.counts, answers.sampled, seed=seed)
-    if answers.kind is not Kind.LABELS:
+    if answers.kind is Kind.NUMBERS:
+        return _with_means(replace(estimate, accuracy=made.accuracy), answers, seed)
+    if answers.kind is Kind.TEXT:
         return replace(estimate, accuracy=made.accuracy)
     return replace(
         estimate,
@@ -66,12 +90,23 @@ def with_numbers(estimate: Estimate, answers: Answers, seed: int) -> Estimate:
     )
 
 
+def _with_means(estimate: Estimate, answers: Answers, seed: int) -> Estimate:
+    made = means.numbers(answers.numbers, answers.measured, seed=seed)
+    quantiles = (
+        Quantity("median" if each.p == 0.5 else f"{each.p:.0%} quantile", each.raw, each.figure)
+        for each in made.quantiles
+    )
+    return replace(
+        estimate, quantities=(Quantity("mean", made.raw, made.mean), *quantiles), bias=made.bias, distance=made.error
+    )
+
+
 def _kind(reads: LabelledRun, found: Labelled) -> Kind:
     """Return what the answers are: what the run asked for, or else what they look like."""
     if found.labels:
         return Kind.LABELS
-    if reads.shape is not None and reads.field is not None:
-        column = reads.shape.kinds[reads.shape.fields.index(reads.field)]
+    if reads.golds.shape is not None and reads.field is not None:
+        column = reads.golds.shape.kinds[reads.golds.shape.fields.index(reads.field)]
         if column in {Column.INTEGER, Column.NUMBER}:
             return Kind.NUMBERS
     elif _are_numbers(reads, found):
@@ -92,15 +127,6 @@ def _are_numbers(reads: LabelledRun, found: Labelled) -> bool:
     known = [answer for answer in answers if answer is not None]
     gold = [text for _, text in found.pairs or ()]
     return bool(known) and all(number_of(text) is not None for text in (*known, *gold))
-
-
-def number_of(text: str | None) -> float | None:
-    """Return the number that a text is; None if it is none."""
-    try:
-        number = float(text or "")
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _stripped(counts: Mapping[str | None, int]) -> dict[str | None, int]:
@@ -140,7 +166,7 @@ def scored(
     """
     known = iter(certainties)
     upcoming = next(known, None)
-    for row in reads.gold_rows():
+    for row in gold_rows(reads, found):
         while upcoming is not None and upcoming[0] < row.position:
             upcoming = next(known, None)
         if upcoming is None:
@@ -160,7 +186,15 @@ def _golds(reads: LabelledRun, found: Labelled) -> Iterator[tuple[str | None, st
         yield from ((label, gold, chance, rows) for (label, gold), rows in found.pairs.items())
     else:
         chance = chance_in_column(found)
-        yield from ((each.label, each.gold, chance, 1) for each in reads.gold_rows())
+        yield from ((each.label, each.gold, chance, 1) for each in gold_rows(reads, found))
+
+
+def gold_rows(reads: LabelledRun, found: Labelled) -> Iterator[GoldRow]:
+    """Yield the rows with a hand label, in the order of their positions."""
+    if found.source == SAMPLE:
+        yield from sorted(found.sampled, key=lambda each: each.position)
+    elif found.source:
+        yield from reads.gold_rows(found.source)
 
 
 def effective(chance: float | None, found: Labelled) -> float | None:

@@ -12,18 +12,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from batcher.errors import outermost
+from batcher.errors import SettingsError, outermost
 from batcher.journal.certainty import certainties, count_certain, kinds_of_certainty, least_certain
 from batcher.journal.opening import read_samples
 from batcher.journal.sampling import SampleReader
 from batcher.output.opening import PastRun, opened
 from batcher.quality.cascade import Calibration, Scored, calibration
 from batcher.quality.figures import Figure
+from batcher.records import Task
+from batcher.reports.quality.along import Along
 from batcher.reports.quality.answers import answers_of, scored, with_numbers
+from batcher.reports.quality.drift import drift_of
 from batcher.reports.quality.estimated import Certainty, Design, Estimate, Kind, Uncertain
 from batcher.reports.quality.export import Exporting, default_path
 from batcher.reports.quality.labelled import SAMPLE, Labelled, LabelledRun
 from batcher.reports.quality.page import check_page, page_of, write_page
+from batcher.reports.quality.pairs import reading_of
 from batcher.reports.quality.texts import sample_command
 from batcher.settings import home_expanded
 from batcher.words import counted, option, verb
@@ -79,6 +83,8 @@ class _Estimating:
     """Makes the estimate of a run."""
 
     def __init__(self, run: PastRun[SampleReader], field: str | None, seed: int) -> None:
+        if run.last().question.get("task") == Task.EMBEDDING:
+            raise SettingsError(f"the answers of {run.store.keyword!r} are vectors: there is nothing to estimate")
         self._run = run
         self._reads = LabelledRun(run, field)
         self._seed = seed
@@ -99,6 +105,7 @@ class _Estimating:
             left=counts.rows - counts.ok - counts.invalid - counts.error,
             design=Design(found.kind, found.drawn, found.gold, found.seed, found.column, found.design),
             certainty=tuple(self._certainties(answers.kind)),
+            drift=self._drift(answers.kind, counts.rows),
             seed=self._seed,
         )
         estimate = with_numbers(estimate, answers, self._seed)
@@ -107,6 +114,16 @@ class _Estimating:
             warnings=tuple(warnings_of(estimate, found)),
             notes=(*found.notes, *notes_of(estimate, found, self._run.journal.corrected())),
             steps=tuple(steps_of(estimate, self._run.store.sample_path)),
+        )
+
+    def _drift(self, kind: Kind, rows: int) -> Along | None:
+        """Return how the answers change along the run; None if it has too few."""
+        read = None if self._reads.field is None else reading_of(self._reads.field, is_object=True)
+        question = self._reads.last.question
+        # A row that names its model itself is asked where that is, whatever the others are asked.
+        is_one_pool = not question.get("params_column") and not question.get("requests")
+        return drift_of(
+            self._run.journal, rows, has_labels=kind is Kind.LABELS, read=read, compares_endpoints=is_one_pool
         )
 
     def exported(self, estimate: Estimate, to: str | os.PathLike[str] | Literal[True]) -> Estimate:
@@ -151,6 +168,8 @@ def warnings_of(estimate: Estimate, found: Labelled) -> Iterator[str]:
     if found.never:
         rows = counted(found.never, "row was", "rows were")
         yield f"{rows} added to the table after the rows to label were drawn: the numbers say nothing about them"
+    if estimate.drift is not None:
+        yield from estimate.drift.warnings
     if found.kind == "unknown":
         yield (
             "how the rows with a hand label were chosen is not known, so there is no interval: rows that were picked"

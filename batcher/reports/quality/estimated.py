@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from batcher.quality.cascade import Calibration
 from batcher.quality.estimating import Confusion, LabelFigures
 from batcher.quality.figures import LEVEL, UNKNOWN, Figure
+from batcher.reports.quality.along import Along
 from batcher.tables import Readable
 
 
@@ -116,8 +117,10 @@ class Estimate(Readable):
         kappa: Cohen's, between the model and the hand labels.
         alpha: Krippendorff's, between them.
         quantities: of numbers the mean and quantiles; else empty.
+        bias: of numbers, the mean of the model's less those by hand.
+        distance: of numbers, the mean distance of the two.
         certainty: of answers that have an agreement or a confidence, for each of them.
-        drift: how answers change along the run.
+        drift: how answers change along the run; None if it has too few.
         seed: of the numbers drawn for the intervals.
         warnings: what makes the numbers doubtful.
         notes: what else to know about them.
@@ -141,8 +144,10 @@ class Estimate(Readable):
     kappa: Figure = UNKNOWN
     alpha: Figure = UNKNOWN
     quantities: tuple[Quantity, ...] = ()
+    bias: Figure = UNKNOWN
+    distance: Figure = UNKNOWN
     certainty: tuple[Certainty, ...] = ()
-    drift: Any = None
+    drift: Along | None = None
     seed: int = 0
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -208,7 +213,10 @@ class Estimate(Readable):
         names = ("keyword", "field", "rows", "ok", "invalid", "error", "left", "gold", "more", "seed")
         values: dict[str, Any] = {name: getattr(self, name) for name in names}
         values |= {"kind": self.kind.value, "level": LEVEL, "design": self.design._asdict()}
-        values |= {name: asdict(getattr(self, name)) for name in ("accuracy", "kappa", "alpha", "confusion")}
+        values |= {
+            name: asdict(getattr(self, name))
+            for name in ("accuracy", "kappa", "alpha", "bias", "distance", "confusion")
+        }
         values["labels"] = [asdict(each) for each in self.labels]
         values["quantities"] = [each._asdict() | {"figure": asdict(each.figure)} for each in self.quantities]
         values["certainty"] = [_certainty(each) for each in self.certainty]

@@ -18,9 +18,10 @@ from batcher.output.exporting import Added, Wider, check_target, export
 from batcher.output.file_format import Block
 from batcher.output.opening import PastRun
 from batcher.output.so_far import SoFar, input_of
-from batcher.reports.quality.answers import chance_in_column, effective, number_of
+from batcher.reports.quality.answers import chance_in_column, effective, gold_rows
 from batcher.reports.quality.estimated import Estimate, Kind
-from batcher.reports.quality.labelled import GoldRow, Labelled, LabelledRun
+from batcher.reports.quality.labelled import COLUMN, GoldRow, Labelled, LabelledRun
+from batcher.reports.quality.numeric import number_of
 from batcher.words import as_given, counted
 
 PSEUDO = "pseudo"
@@ -104,7 +105,7 @@ class Exporting:
         return made, [each.name for each, (name, _) in zip(made, names, strict=True) if each.name != name]
 
     def _rows(self, so_far: SoFar) -> Iterator[Wider]:
-        labels, golds = self._reads.answers(), _Golds(self._reads.gold_rows())
+        labels, golds = self._reads.answers(), _Golds(gold_rows(self._reads, self._found))
         upcoming = next(labels, None)
         for part in so_far.parts():
             if part.inputs is None:
@@ -139,12 +140,12 @@ class Exporting:
 
     def _chance(self, label: str | None) -> float | None:
         """Return the chance of a row without a hand label to have one."""
-        if self._found.source == "column":
+        if self._found.source == COLUMN:
             return chance_in_column(self._found)
         return self._chances.get(label if self._found.kind == "per label" else None)
 
     def _chance_of(self, row: GoldRow) -> float:
-        own = chance_in_column(self._found) if self._found.source == "column" else effective(row.chance, self._found)
+        own = chance_in_column(self._found) if self._found.source == COLUMN else effective(row.chance, self._found)
         return own or 1.0
 
     def _notes(self, renamed: Sequence[str]) -> Iterator[str]:

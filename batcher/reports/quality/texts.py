@@ -75,6 +75,13 @@ def facts_of(found: Estimate) -> Iterator[tuple[str, str]]:
         yield "by hand", found.design.words
     if found.kind is Kind.NUMBERS and found.accuracy.value is not None:
         yield "equal", f"{with_interval(found.accuracy)} of the answers are the number given by hand"
+    if found.distance.value is not None:
+        yield (
+            "distance",
+            f"{with_interval(found.distance, number)} on average between the model's number and that by hand",
+        )
+    if found.bias.value is not None:
+        yield "bias", f"{with_interval(found.bias, signed)}: the model's numbers less those by hand, on average"
     if found.kappa.value is not None:
         yield "kappa", f"{with_interval(found.kappa, index)}: {_in_a_word(found.kappa.value)} (Cohen)"
     if found.alpha.value is not None:
@@ -175,7 +182,7 @@ def share_table(found: Estimate, labels: Iterable[LabelFigures]) -> tuple[Sequen
 
 def _per_label(found: Estimate) -> Iterator[str]:
     if found.gold and found.labels:
-        rows = [quality_cells(each) for each in found.labels[:MOST_LABELS]]
+        rows = [quality_cells(each) for each in found.labels[:MOST_LABELS] if each.hand or each.checked]
         yield from _table(("of each label", "precision", "recall", "F1"), rows, most=_NAME_OF_THREE)
 
 
@@ -243,6 +250,11 @@ def number(value: float) -> str:
     return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
+def signed(value: float) -> str:
+    """Return a difference of four significant digits."""
+    return f"{value:+,.4g}"
+
+
 def with_interval(figure: Figure, written: Callable[[float], str] = percent) -> str:
     """Return a figure with its interval, if it has one; empty if it is unknown."""
     ends = _ends(figure, written)
@@ -296,4 +308,9 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, m
 
 
 def _name(label: str | None, columns: int) -> str:
-    return cut(on_one_line(shown_label(label)), columns)
+    """Return a label in at most so many columns: its beginning and its end, since labels often begin alike."""
+    name = on_one_line(shown_label(label))
+    if width(name) <= columns:
+        return name
+    end = name[-columns // 3 :]
+    return cut(name, columns - width(end)) + end

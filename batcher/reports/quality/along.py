@@ -1,0 +1,157 @@
+"""How answers change along a run: the numbers, and how they are shown.
+
+Invariant: it is a value and reads nothing. All text in a page is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from batcher.tables import Readable, cut
+from batcher.visible import harmless, on_one_line
+from batcher.words import counted, option, percent, verb
+
+_COLUMNS = 80  # of a line of the text
+_SHOWN = 5  # changes in the text
+
+
+class Stretch(NamedTuple):
+    """Rows that belong together: a stretch of the input or of time, or those of an endpoint.
+
+    Attributes:
+        name: in words.
+        rows: with an answer.
+        invalid: those of them whose answer is no label, or does not fit.
+        labels: rows by label; empty if the answers are no labels.
+        seconds: the median from the request to the answer, to 9%; None if it is not known.
+    """
+
+    name: str
+    rows: int
+    invalid: int
+    labels: Mapping[str, int]
+    seconds: float | None
+
+
+class Change(NamedTuple):
+    """A stretch that differs from the others.
+
+    Attributes:
+        by: `input` or `time`.
+        of: `label`, `status` or `latency`.
+        stretch: its name; None: the stretches differ, and none of them stands out.
+        label: the label, or the status; None for a latency.
+        rows: of the stretch.
+        here: the share of the label in the stretch, or the median latency in seconds.
+        elsewhere: the same of all other stretches.
+        p: of the test, corrected for all looks.
+    """
+
+    by: str
+    of: str
+    stretch: str | None
+    label: str | None
+    rows: int
+    here: float | None
+    elsewhere: float | None
+    p: float
+
+    def __str__(self) -> str:
+        what = {"label": "labels", "status": "invalid answers", "latency": "latency"}[self.of]
+        if self.stretch is None or self.here is None or self.elsewhere is None:
+            return f"{what} differ along the {self.by}"
+        if self.of == "latency":
+            return f"{self.stretch}: median latency {self.here:.2g} s, elsewhere {self.elsewhere:.2g} s"
+        name = repr(self.label) if self.of == "label" else self.label
+        return f"{self.stretch}: {name} {percent(self.here)}, elsewhere {percent(self.elsewhere)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Along(Readable):
+    """How answers change along a run.
+
+    Attributes:
+        rows: with an answer.
+        labels: the different answers; empty if they are no labels.
+        by_input, by_time: stretches of about as many rows, in the order of the table, and in that of the requests.
+        by_endpoint: the rows of each endpoint.
+        is_one_order: rows were asked in the order of the table, so that both orders are one.
+        changes: stretches that differ from the others, the largest difference first. The order of the table may be the
+            reason.
+        warnings: rows that differ from those beside them in the table, which its order cannot explain.
+    """
+
+    rows: int
+    labels: tuple[str, ...]
+    by_input: tuple[Stretch, ...]
+    by_time: tuple[Stretch, ...]
+    by_endpoint: tuple[Stretch, ...]
+    is_one_order: bool
+    changes: tuple[Change, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def changes_in_answers(self) -> tuple[Change, ...]:
+        """The changes but those of latency."""
+        return tuple(each for each in self.changes if each.of != "latency")
+
+    @property
+    def remark(self) -> str:
+        """What the changes may mean, in words; empty if answers do not change."""
+        if not self.changes_in_answers:
+            return ""
+        return (
+            "The table's own order may be the reason, if it is sorted. To find out, ask some rows once more:"
+            f" {verb('run')} with {option('repeat_sample', 100)}, then {verb('compare')}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as a dictionary that JSON can hold."""
+        values = asdict(self) | {"remark": self.remark}
+        for name in ("by_input", "by_time", "by_endpoint"):
+            values[name] = [each._asdict() | {"labels": dict(each.labels)} for each in getattr(self, name)]
+        values["changes"] = [each._asdict() for each in self.changes]
+        return values | {name: [*values[name]] for name in ("labels", "warnings")}
+
+    def __str__(self) -> str:
+        return harmless("\n".join(self._lines()))
+
+    def _lines(self) -> Iterator[str]:
+        size = len(self.by_input)
+        yield f"along the run: {counted(self.rows, 'answer')} in {size} stretches of the table"
+        if not self.changes:
+            yield "  no stretch differs from the others"
+        latency = [each for each in self.changes if each.of == "latency"][:1]
+        answers = self.changes_in_answers
+        for each in (*answers[:_SHOWN], *latency):
+            yield cut(f"  {on_one_line(str(each))}", _COLUMNS)
+        if len(answers) > _SHOWN:
+            yield f"  and {counted(len(answers) - _SHOWN, 'more difference')} in answers"
+        for text in filter(None, (self.remark, *(f"warning: {each}" for each in self.warnings))):
+            yield from _wrapped(text)
+        if len(self.by_endpoint) > 1:
+            yield from map(_endpoint, self.by_endpoint)
+
+    def _repr_html_(self) -> str:
+        """Show tables and a picture in a notebook."""
+        from batcher.reports.quality.along_page import html_of  # noqa: PLC0415 - it needs this module
+
+        return html_of(self)
+
+
+def _endpoint(found: Stretch) -> str:
+    latency = "" if found.seconds is None else f", median latency {found.seconds:.2g} s"
+    said = f"{counted(found.rows, 'answer')}, {percent(found.invalid / max(found.rows, 1))} invalid{latency}"
+    return f"  {cut(on_one_line(found.name), _COLUMNS - len(said) - 4)}: {said}"
+
+
+def _wrapped(text: str) -> Iterator[str]:
+    line = " "
+    for word in on_one_line(text).split(" "):
+        if len(line) > 1 and len(line) + len(word) >= _COLUMNS:
+            yield line
+            line = " "
+        line += f" {word}"
+    yield line

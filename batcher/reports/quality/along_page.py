@@ -1,0 +1,99 @@
+"""How answers change along a run, as HTML: small bars for each label, and tables.
+
+Invariant: all text is escaped, nothing is loaded from elsewhere, and no script runs.
+"""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from batcher.reports.quality.along import Along, Stretch
+from batcher.tables import cut, html_table
+from batcher.visible import harmless, on_one_line
+from batcher.words import counted, percent
+
+_MOST_ROWS = 8  # labels in a picture
+_MOST_CHANGES = 30
+_ROW, _BAR, _NAME = 34, 22, 180  # pixels: of a line of the picture, of the highest bar in it, of the names
+_WIDTH = 720  # pixels
+
+
+def html_of(found: Along) -> str:
+    """Return tables and a picture."""
+    title = f"along the run: {counted(found.rows, 'answer')} in {len(found.by_input)} stretches of the table"
+    changes = [("" if place else "differs", str(each)) for place, each in enumerate(found.changes[:_MOST_CHANGES])]
+    facts = changes or [("differs", "no stretch")]
+    facts += [("remark", found.remark)] if found.remark else []
+    facts += [("warning", each) for each in found.warnings]
+    parts = [html_table(title, facts, has_labels=True), _picture("in the order of the table", found.by_input)]
+    if not found.is_one_order:
+        parts.append(_picture("in the order in which they were asked", found.by_time))
+    if len(found.by_endpoint) > 1:
+        rows = [
+            (
+                each.name,
+                f"{each.rows:,}",
+                percent(each.invalid / each.rows) if each.rows else "",
+                _seconds(each.seconds),
+            )
+            for each in found.by_endpoint
+        ]
+        parts.append(html_table("", rows, ("endpoint", "answers", "invalid", "median latency"), has_labels=True))
+    return "\n".join(parts)
+
+
+def _picture(title: str, stretches: Sequence[Stretch]) -> str:
+    """Return an SVG with a line of bars for each label, for answers that are no label, and for the latency."""
+    lines = [*_lines_of(stretches)]
+    height = _ROW * len(lines) + 24
+    style = f"display:block;width:100%;max-width:{_WIDTH}px;font:12px system-ui,sans-serif"
+    size = f'viewBox="0 0 {_WIDTH} {height}" fill="currentColor" style="{style}"'
+    drawn = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {size}>',
+        f"<title>{_text(f'Answers {title}')}</title>",
+        f'<text x="0" y="14" fill-opacity="0.75">{_text(title)}</text>',
+    ]
+    for place, (name, values, written) in enumerate(lines):
+        drawn += _bars(name, [each.name for each in stretches], values, written, 24 + _ROW * place)
+    return "\n".join([*drawn, "</svg>"])
+
+
+_Line = tuple[str, Sequence[float], Callable[[float], str]]
+
+
+def _lines_of(stretches: Sequence[Stretch]) -> Iterator[_Line]:
+    whole: Counter[str] = Counter()
+    for each in stretches:
+        whole.update(each.labels)
+    for label, _ in whole.most_common(_MOST_ROWS):
+        yield label or "(empty)", [each.labels.get(label, 0) / max(each.rows, 1) for each in stretches], percent
+    if any(each.invalid for each in stretches):
+        yield "invalid", [each.invalid / max(each.rows, 1) for each in stretches], percent
+    if any(each.seconds for each in stretches):
+        yield "median latency", [each.seconds or 0.0 for each in stretches], _seconds
+
+
+def _bars(
+    name: str, stretches: Sequence[str], values: Sequence[float], written: Callable[[float], str], top: int
+) -> Iterator[str]:
+    highest = max(values) or 1.0
+    step = (_WIDTH - _NAME - 90) / len(values)
+    yield f'<text x="0" y="{top + _BAR}">{_text(cut(on_one_line(name), 24))}</text>'
+    for place, value in enumerate(values):
+        height = _BAR * value / highest
+        said = f"{stretches[place]}: {name} {written(value)}"
+        yield (
+            f'<rect x="{_NAME + place * step:.1f}" y="{top + _BAR - height:.1f}" width="{max(step - 2, 1):.1f}"'
+            f' height="{height:.1f}" fill-opacity="0.55"><title>{_text(said)}</title></rect>'
+        )
+    yield f'<text x="{_WIDTH - 84}" y="{top + _BAR}" fill-opacity="0.75">{_text(f"up to {written(highest)}")}</text>'
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.2g} s"
+
+
+def _text(text: str) -> str:
+    return html.escape(harmless(on_one_line(text)))
