@@ -497,6 +497,12 @@ def _add_serve(verbs: Any) -> None:
         "--wrong-labels", metavar="P", type=float, default=0.0, help="share of prompts that get a wrong label (0)"
     )
     parser.add_argument("--dressed", metavar="P", type=float, default=0.0, help=_DRESSED)
+    parser.add_argument(
+        "--confusion",
+        metavar="FILE",
+        help="the true labels of the texts, and how often the model takes which label for which, as TOML or JSON"
+        " (docs/serve.md)",
+    )
     parser.add_argument("--faults", metavar="FILE", help=_FAULTS)
     _add_model(parser)
 

@@ -213,13 +213,15 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _serve_simulated(
     arguments: argparse.Namespace, knobs: dict[str, Any], keys: list[str], env: Mapping[str, str]
 ) -> int:
+    from batcher.server.confusion_file import read_confusion  # noqa: PLC0415
     from batcher.server.fault_file import read_faults  # noqa: PLC0415
     from batcher.server.serve import serve  # noqa: PLC0415 - uvicorn is for this verb
     from batcher.server.simulated import Knobs  # noqa: PLC0415
 
-    file = knobs.pop("faults")
+    file, stated = knobs.pop("faults"), knobs.pop("confusion")
     faults = read_faults(file, env) if file else ()
-    serve(Knobs(**knobs, keys=tuple(keys), faults=faults), arguments.host, arguments.port)
+    confusion = read_confusion(stated) if stated else None
+    serve(Knobs(**knobs, keys=tuple(keys), faults=faults, confusion=confusion), arguments.host, arguments.port)
     return OK
 
 

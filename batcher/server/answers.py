@@ -9,10 +9,10 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from batcher.server.filling import Filler, as_number
 from batcher.server.forms import Form, wanted_of
@@ -20,7 +20,26 @@ from batcher.server.requests import Tools
 from batcher.server.sums import value_of
 
 
-def answer(body: Mapping[str, Any], *, is_wrong: bool = False) -> str:
+class Given(NamedTuple):
+    """An answer that is not the model's own: it takes the place of labels, of a sum's value, and of an echo.
+
+    Attributes:
+        label: the answer.
+        labels: choices that hold one of these are choices of labels; the answer counts even if it is not among them.
+    """
+
+    label: str
+    labels: Collection[str]
+
+    @property
+    def number(self) -> Fraction | None:
+        """The answer as a number; None if it is not one."""
+        with contextlib.suppress(ValueError, ZeroDivisionError):
+            return Fraction(self.label)
+        return None
+
+
+def answer(body: Mapping[str, Any], *, is_wrong: bool = False, given: Given | None = None) -> str:
     """Answer a chat request; the same body always gets the same answer.
 
     The last user message is the prompt. The first rule that applies decides:
@@ -42,11 +61,12 @@ def answer(body: Mapping[str, Any], *, is_wrong: bool = False) -> str:
     Args:
         body: the request's JSON; `messages` is a list of objects.
         is_wrong: give another label than that, if there is another.
+        given: what to answer.
 
     Raises:
         RecursionError: the messages are nested too deeply to be written as JSON.
     """
-    question = _Question(body, is_wrong=is_wrong)
+    question = _Question(body, is_wrong=is_wrong, given=given)
     wanted = wanted_of(body)
     if wanted.choices:
         return str(question.among(wanted.choices))
@@ -130,12 +150,14 @@ class _Question:
     Args:
         body: the request.
         is_wrong: its label shall be a wrong one.
+        given: what to answer.
     """
 
-    def __init__(self, body: Mapping[str, Any], *, is_wrong: bool) -> None:
+    def __init__(self, body: Mapping[str, Any], *, is_wrong: bool, given: Given | None = None) -> None:
         self.prompt = prompt_of(body)
         self._messages = body.get("messages")
         self._is_wrong = is_wrong
+        self._given = given
         images = [image for message in _dicts(self._messages) for image in images_of(message)]
         self._seen = f"\0{_digest(json.dumps(images, sort_keys=True), 8).hex()}" if images else ""
         # Instructions come before data: a system message has priority.
@@ -158,10 +180,12 @@ class _Question:
     @cached_property
     def result(self) -> tuple[str, Fraction | None]:
         """The value of the sum as text and as a number; empty if there is no sum, None if its value is not a number."""
-        return value_of(self._core)
+        return (self._given.label, self._given.number) if self._given else value_of(self._core)
 
     @cached_property
     def label(self) -> str:
+        if self._given:
+            return self._given.label
         labels = next(filter(None, (_find_labels(core) for _, core in self._parts.values())), [])
         return str(self.among(labels)) if labels else ""
 
@@ -177,7 +201,9 @@ class _Question:
         return {"properties": {"label" if self.label else "answer": {}}}
 
     def among(self, options: Sequence[Any]) -> Any:
-        """Choose the right one of several options, or a wrong one."""
+        """Choose the given one of several options, else the right one, or a wrong one."""
+        if self._given and any(str(option) in self._given.labels for option in options):
+            return next((option for option in options if str(option) == self._given.label), self._given.label)
         right = _choice(self._core, options, self._seen)
         others = [option for option in options if option != right]
         return others[self.pick(len(others), "wrong")] if self._is_wrong and others else right

@@ -45,6 +45,7 @@ class Books:
         refused_by_prompt: the same by prompt.
         unfit: answers that are not what was asked for, or not only that: prose, nothing, or dressed up.
         unfit_by_prompt: the same by prompt.
+        without_truth: answers to prompts whose true label is not known, by a server whose errors are stated.
         first_request, last_request: Unix times in seconds, None before the first.
         per_second: requests in each of the last seconds (3,600 at most); the first one kept is second
             `per_second_start` since the first request.
@@ -82,6 +83,7 @@ class Books:
         self.refused_by_form: dict[str, int] = {}
         self.refused_by_prompt: dict[str, int] = {}
         self.unfit = 0
+        self.without_truth = 0
         self.unfit_by_prompt: dict[str, int] = {}
         self.first_request: float | None = None
         self.last_request: float | None = None
@@ -154,6 +156,10 @@ class Books:
         self.unfit += 1
         if self._by_prompt:
             _add(self.unfit_by_prompt, prompt)
+
+    def miss_truth(self, _prompt: str) -> None:
+        """Record an answer to a prompt whose true label is not known."""
+        self.without_truth += 1
 
     def lose(self) -> None:
         """Record an answer that was made and will not arrive; how its request ends is recorded besides."""
@@ -234,6 +240,7 @@ class Books:
             "refused_by_form": dict(self.refused_by_form),
             "refused_by_prompt": dict(self.refused_by_prompt),
             "unfit": self.unfit,
+            "without_truth": self.without_truth,
             "unfit_by_prompt": dict(self.unfit_by_prompt),
             "per_second": list(self.per_second),
             "per_second_start": self.per_second_start,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from batcher.server.answers import answer, call_of, images_of, text_of
 from batcher.server.faults import Fate, unit
+from batcher.server.replying import Said
 from batcher.server.requests import ChatRequest, CompletionRequest, Options, TextOrTokens
 from batcher.server.responses import (
     ChatEvents,
@@ -43,14 +44,14 @@ class Made(NamedTuple):
     usage: Usage
 
 
-def make_chat(request: ChatRequest, number: int, fate: Fate = Fate.ANSWER, said: str | None = None) -> Made:
+def make_chat(request: ChatRequest, number: int, fate: Fate = Fate.ANSWER, said: Said | None = None) -> Made:
     """Answer a chat: a tool call if there are tools to call, else `n` equal texts.
 
     Args:
         request: the chat.
         number: goes into the completion's id.
         fate: `EMPTY` leaves out the choices, `LENGTH` cuts them off in the middle, `CHOICES` makes several of them.
-        said: the text of the answer; default: the simulated model's.
+        said: the answer; default: the simulated model's.
     """
     options = request.options
     called = call_of(request.body, request.tools)
@@ -62,8 +63,9 @@ def make_chat(request: ChatRequest, number: int, fate: Fate = Fate.ANSWER, said:
         choice = Choice("", ends.get(finish, finish), None, calls, request.tools.are_functions)
         given = _tokens(len(name) + len(text))
     else:
-        text, finish = _cut(answer(request.body) if said is None else said, options, fate)
-        choice = Choice(text, finish, None if options.logprobs is None else _scored(text, options.logprobs))
+        said = said or Said(answer(request.body))
+        text, finish = _cut(said.text, options, fate)
+        choice = Choice(text, finish, _tokens_of(text, options, said))
         given = _tokens(len(text))
     count = _count(options, fate)
     images = sum(len(images_of(message)) for message in request.messages)
@@ -72,23 +74,23 @@ def make_chat(request: ChatRequest, number: int, fate: Fate = Fate.ANSWER, said:
     return Made(_head(f"chatcmpl-sim-{number}", request.model), choices, Usage(asked, count * given))
 
 
-def make_texts(request: CompletionRequest, number: int, said: Sequence[str], fate: Fate = Fate.ANSWER) -> Made:
+def make_texts(request: CompletionRequest, number: int, said: Sequence[Said], fate: Fate = Fate.ANSWER) -> Made:
     """Answer a completion: `n` equal texts for each prompt.
 
     Args:
         request: the completion.
         number: goes into the completion's id.
-        said: the text of the answer to each prompt.
+        said: the answer to each prompt.
         fate: as of a chat.
     """
     options, count = request.options, _count(request.options, fate)
     choices: list[Choice] = []
     asked = given = 0
     for prompt, whole in zip(request.prompts, said, strict=True):
-        text, finish = _cut(whole, options, fate)
+        text, finish = _cut(whole.text, options, fate)
         asked += tokens_in(prompt)
         given += count * _tokens(len(text))
-        tokens = None if options.logprobs is None else _scored(text, options.logprobs)
+        tokens = _tokens_of(text, options, whole)
         before = plain(prompt) if request.is_echoed else ""
         if before and tokens is not None and options.logprobs is not None:
             first, *rest = _scored(before, options.logprobs)  # nothing stands before the first one
@@ -171,6 +173,37 @@ def _cut(text: str, options: Options, fate: Fate) -> tuple[str, str]:
     if ends:
         return kept[: min(ends)], "stop"
     return kept, "length" if len(kept) < len(text) else "stop"
+
+
+def _tokens_of(text: str, options: Options, said: Said) -> tuple[Token, ...] | None:
+    """Return the tokens of an answer as far as it was not cut off, with their log-probabilities if they are wanted."""
+    if options.logprobs is None:
+        return None
+    return _stated(text, said, options.logprobs) if said.chances else _scored(text, options.logprobs)
+
+
+def _stated(text: str, said: Said, alternatives: int) -> tuple[Token, ...]:
+    """Return the tokens of an answer whose chance is stated: the probabilities of its tokens multiply to it.
+
+    Each token has the chance of the texts that begin so, among those that have the same beginning before it. The last
+    token of the label also has the chance that the label ends there.
+    """
+    found: list[Token] = []
+    left, total = said.chances, 1.0
+    for start in range(0, len(text), _CHARACTERS):
+        token = text[start : start + _CHARACTERS]
+        there: dict[str, float] = {}
+        for other, chance in left.items():
+            each = other[start : start + len(token)]
+            there[each] = there.get(each, 0.0) + chance
+        if start + len(token) >= said.decided:
+            left, there[token] = {said.text: 1.0}, said.chances[said.text]
+        ranked = sorted(there.items(), key=lambda pair: -pair[1])
+        top = [(each, math.log(chance / total)) for each, chance in ranked[:alternatives] if each]
+        found.append(Token(token, min(math.log(there[token] / total), 0.0), top))
+        left = {other: chance for other, chance in left.items() if other.startswith(token, start)}
+        total = there[token]
+    return tuple(found)
 
 
 def _scored(text: str, alternatives: int) -> tuple[Token, ...]:

@@ -79,11 +79,15 @@ def serve(knobs: Knobs, host: str = "127.0.0.1", port: int = PORT) -> None:
     def announce() -> None:
         how = f": {knobs.in_words}" if knobs.in_words else " and answers at once"
         say(f"A simulated model listens{how}. Ctrl-C ends it.")
+        if knobs.confusion:
+            say(f"  It knows {knobs.confusion.in_words()}.")
         for number, rule in enumerate(knobs.faults, 1):
             say(f"  fault {number}: {rule.in_words()}")
 
     serve_app(build_app(knobs, books), host, port, announce, is_open=not knobs.keys)
     say(f"{counted(books.requests, 'request')}, {books.answered:,} answered.")
+    if books.without_truth:
+        say(f"  The true label of {counted(books.without_truth, 'prompt')} was not known: they got other answers.")
     for fault, count in books.by_fault.items():
         say(f"  fault {fault}: {counted(count, 'request')}")
 

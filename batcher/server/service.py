@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from batcher.server.asgi import JSON, Exchange, Headers
 from batcher.server.books import Books
+from batcher.server.confusion import Speaker
 from batcher.server.faults import Bucket, Fate, Faults, Met, Reply
 from batcher.server.forms import Wanted
 from batcher.server.rate_headers import minute_headers, rate_headers
@@ -65,14 +66,17 @@ class SimulatedService:
         self._bucket = Bucket(knobs.rpm)
         self._faults = Faults(knobs.faults, knobs.seed)
         self._slips = knobs.slips
+        self._speaker = Speaker(knobs.confusion, knobs.seed, books.miss_truth) if knobs.confusion else None
         self._admitted = 0  # requests that no fault, key or limit has stopped
         self._number = 0
         self._chats, self._completions, self._embeddings = ChatWork(), TextWork(), EmbeddingWork()
 
     def reset(self) -> None:
-        """Let the times and counts of the faults, and the requests before a change of forms, begin anew."""
+        """Let the times and counts of the faults, the requests before a change of forms, and answers begin anew."""
         self._faults.reset()
         self._admitted = 0
+        if self._speaker:
+            self._speaker.reset()
 
     async def chat(self, exchange: Exchange) -> None:
         """Answer a chat."""
@@ -268,7 +272,7 @@ class SimulatedService:
         await asked.exchange.end(DONE)
 
     def _made(self, asked: _Asked, fate: Fate) -> Answer | Reply:
-        manner = Manner(asked.wanted, self._way(asked), self._slips, self._number)
+        manner = Manner(asked.wanted, self._way(asked), self._slips, self._number, self._speaker)
         return asked.work.answer(asked.request, fate, manner)
 
     def _answered(self, asked: _Asked) -> None:

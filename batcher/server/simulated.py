@@ -12,6 +12,7 @@ from functools import cached_property
 from statistics import NormalDist
 
 from batcher.errors import SettingsError
+from batcher.server.confusion import Confusion
 from batcher.server.faults import Fate, FaultRule, unit
 from batcher.server.replying import Slips
 from batcher.server.ways import WAYS, Way, checked, knob, schedule_of
@@ -42,6 +43,7 @@ class Knobs:
             after 200 requests.
         wrong_labels: share of the prompts that get a wrong label.
         dressed: share of the prompts whose answer is dressed up, if no form holds it.
+        confusion: the true labels, and the chances of what the model answers; comes before `wrong_labels`.
 
     Raises:
         SettingsError: a knob is out of its range.
@@ -62,6 +64,7 @@ class Knobs:
     forms: str = "full"
     wrong_labels: float = 0.0
     dressed: float = 0.0
+    confusion: Confusion | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("latency", "latency_sigma", "rpm"):
@@ -81,6 +84,7 @@ class Knobs:
         faults_fit = isinstance(self.faults, tuple) and all(isinstance(rule, FaultRule) for rule in self.faults)
         _require(faults_fit, "faults", "a tuple of FaultRule")
         _require(isinstance(self.forms, str), "forms", "the name of a way")
+        _require(isinstance(self.confusion, Confusion | None), "confusion", "made by confusion_of or read_confusion")
         _ = self._schedule
         for rule in self.faults:
             if rule.forms:

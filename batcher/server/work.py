@@ -6,7 +6,7 @@ Invariant: what is made depends on the request, the way of the service and the m
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from batcher.server.answers import prompt_of
@@ -21,6 +21,7 @@ from batcher.server.completions import (
     text_events,
     tokens_in,
 )
+from batcher.server.confusion import Speaker
 from batcher.server.faults import Fate, Reply
 from batcher.server.forms import Form, Wanted, wanted_of
 from batcher.server.replying import Said, Slips, reply_to
@@ -28,6 +29,7 @@ from batcher.server.requests import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
+    Options,
     read_chat,
     read_completion,
 )
@@ -64,12 +66,19 @@ class Manner(NamedTuple):
         way: of the service, to treat forms.
         slips: of the model.
         number: of the answer, which goes into its id.
+        speaker: says the labels, if their errors are stated.
     """
 
     wanted: Wanted
     way: Way
     slips: Slips
     number: int
+    speaker: Speaker | None = None
+
+    def reply_to(self, body: Mapping[str, Any], options: Options) -> Said | Reply:
+        """Answer a chat, or return the refusal of its answer."""
+        spoken = self.speaker.say(prompt_of(body), body["model"], options.temperature) if self.speaker else None
+        return reply_to(body, self.wanted, self.way, self.slips, spoken)
 
 
 class Work(Protocol):
@@ -105,10 +114,10 @@ class ChatWork:
         return wanted_of(request.body)
 
     def answer(self, request: ChatRequest, fate: Fate, manner: Manner) -> Answer | Reply:
-        said = reply_to(request.body, manner.wanted, manner.way, manner.slips)
+        said = manner.reply_to(request.body, request.options)
         if isinstance(said, Reply):
             return said
-        made = make_chat(request, manner.number, fate, said.text)
+        made = make_chat(request, manner.number, fate, said)
         is_called = any(choice.tool_calls for choice in made.choices)
         misfits = () if said.fits or is_called else (prompt_of(request.body),)
         if request.options.is_streamed or fate in _STREAMED:
@@ -134,11 +143,11 @@ class TextWork:
         said: list[Said] = []
         texts = self.texts(request)
         for text in texts:
-            reply = reply_to({**request.body, "messages": as_messages(text)}, manner.wanted, manner.way, manner.slips)
+            reply = manner.reply_to({**request.body, "messages": as_messages(text)}, request.options)
             if isinstance(reply, Reply):
                 return reply
             said.append(reply)
-        made = make_texts(request, manner.number, [each.text for each in said], fate)
+        made = make_texts(request, manner.number, said, fate)
         misfits = tuple(text for text, each in zip(texts, said, strict=True) if not each.fits)
         if request.options.is_streamed or fate in _STREAMED:
             return Answer(b"", text_events(made, request.options, fate), misfits)
