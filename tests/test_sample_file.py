@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -294,6 +295,38 @@ def test_an_older_copy_of_the_file_takes_nothing_back_that_came_from_elsewhere(d
     assert sample(drawn).taken_back == 0
     assert gold_of(drawn) == expected
     assert {row[0]: row[-1] for row in cells_of(drawn)[1:] if row[-1]} == expected
+
+
+def test_a_colleagues_half_of_the_file_takes_nothing_back_although_it_has_the_same_name(
+    drawn: Lab, tmp_path: Path
+) -> None:
+    cells, expected = filled(cells_of(drawn))
+    drawn.path("sample").write_bytes(as_csv(cells))
+    sample(drawn)
+    (tmp_path / "theirs").mkdir()
+    path = tmp_path / "theirs" / "sample_k.csv"
+    half = [[*row[:-1], "bad" if row[0] in {"11", "12"} else ""] for row in cells[1:]]
+    path.write_bytes(as_csv([cells[0], *half]))
+    report = sample(drawn, read=path)
+    assert (report.read, report.taken_back) == (2, 0)
+    assert gold_of(drawn) == {**expected, "11": "bad", "12": "bad"}
+    assert drawn.query("SELECT DISTINCT origin FROM gold ORDER BY 1") == [("sample_k.csv",), ("theirs/sample_k.csv",)]
+
+
+def test_a_file_that_was_not_written_again_does_not_win_over_a_later_label(drawn: Lab, tmp_path: Path) -> None:
+    cells, _ = filled(cells_of(drawn))
+    drawn.path("sample").write_bytes(as_csv(cells))
+    sample(drawn)
+    before, saved = drawn.path("sample").read_bytes(), drawn.path("sample").stat()
+    (tmp_path / "other.csv").write_bytes(as_csv(with_gold(2, "bad")(cells)))
+    sample(drawn, read=tmp_path / "other.csv")
+    drawn.path("sample").write_bytes(before)
+    os.utime(drawn.path("sample"), ns=(saved.st_atime_ns, saved.st_mtime_ns))
+    assert sample(drawn).read == 0
+    assert gold_of(drawn)["1"] == cells_of(drawn)[1][-1] == "bad"
+    drawn.path("sample").write_bytes(before)
+    assert sample(drawn).read == 1
+    assert gold_of(drawn)["1"] == "good"
 
 
 def test_notes_of_people_are_kept_beside_when_the_file_is_written_again(drawn: Lab) -> None:

@@ -109,8 +109,8 @@ class Sample(Described):
             for number, each in enumerate(self.strata[:_MOST_SHOWN]):
                 name = "(no label)" if each.label is None else each.label
                 yield Shown("" if number else "of each", f"{name}: {each.drawn:,} of {each.rows:,}", is_part=number > 0)
-            if rest := len(self.strata) - _MOST_SHOWN:
-                yield from [Shown("", f"and {rest:,} other labels", is_part=True)] if rest > 0 else []
+            if (rest := len(self.strata) - _MOST_SHOWN) > 0:
+                yield Shown("", f"and {counted(rest, 'other label')}", is_part=True)
         for note in self.notes:
             yield Shown("note", note)
 
@@ -189,6 +189,11 @@ class _Sampling:
             raise SettingsError(
                 f"the answers of {self._store.keyword!r} are vectors, which cannot be labelled by hand: sample a run"
                 " whose answers are texts"
+            )
+        if not question.get("table"):
+            raise OutputError(
+                f"{self._store.journal_path} was written by an older batcher: run its command once, which asks nothing"
+                " anew"
             )
         given = None if data is None else input_of(question, data)
         self._hand = HandLabels(self._store, self._journal, self._last, given)
