@@ -123,6 +123,10 @@ class Beside(NamedTuple):
         finish: why the model stopped.
         form: how labels or a schema were asked for.
         request_id: what the service calls the answer.
+        agreement: the share of the answers to the row that agree with the one that most agree on, from 0 to 1.
+        votes: the answers to the row and how often each came, as JSON.
+        confidence: how likely the model finds its label, from 0 to 1.
+        by: who gave the answer: the model that was asked, or `hand`.
     """
 
     raw: str = ""
@@ -137,6 +141,10 @@ class Beside(NamedTuple):
     finish: str = ""
     form: str = ""
     request_id: str = ""
+    agreement: str = ""
+    votes: str = ""
+    confidence: str = ""
+    by: str = ""
 
 
 class RowState(NamedTuple):

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 ON_CHANGE = ("abort", "redo", "reuse")
 ENCODINGS = ("utf-8", "utf-8-sig")
 FORMATS = ("csv", "parquet")
+GOLD_DRAWN = ("random", "all", "unknown")
 DETAILS = ("low", "high", "auto", "original")
 FACTS_BEFORE = {"finish_reason": "finish"}
 """The names that an older batcher gave to facts (`--with`): its commands and its journals still have them."""
@@ -138,6 +139,17 @@ def _check_schema(value: object, where: str) -> None:
         raise SettingsError(f"{where} must be a JSON Schema, or the path of its file, not {value!r:.80}")
 
 
+def _check_then(value: object, where: str) -> None:
+    if _is_simple(value) or _is_empty(value):  # the rest is checked when the endpoints are known
+        raise SettingsError(f"{where} must name an endpoint or a model, not {value!r:.80}")
+
+
+def _check_share(value: object, where: str) -> None:
+    check_number(value, where)
+    if float(value) > 1:  # type: ignore[arg-type]
+        raise SettingsError(f"{where} must be above 0 and at most 1, as in 0.95, not {value}")
+
+
 def _check_table(value: object, where: str) -> None:
     if _is_simple(value) or (isinstance(value, (str, list, tuple)) and not value):  # the rest is checked as it is read
         raise SettingsError(f"{where} must be a table, or the path of its file, not {value!r:.80}")
@@ -221,7 +233,9 @@ def _number(metavar: str = "N") -> Kind:
 _FACTS = (
     "raw (the answer as the model wrote it), reasoning (what it thought), tokens, prompt_tokens, completion_tokens,"
     " cost (US dollars), latency (seconds), model (that answered), attempts, finish (why it stopped), form (how labels"
-    " or a schema were asked for), request_id; and for embeddings npy: a file all_<keyword>.npy with all vectors"
+    " or a schema were asked for), request_id, agreement and votes (of several answers), confidence (how likely the"
+    " model finds its label, by the log-probabilities of its tokens), by (the model that was asked, or hand); and for"
+    " embeddings npy: a file all_<keyword>.npy with all vectors"
 )
 _ANY_TEXT = Kind(_typed(str), {"metavar": "TEXT"})
 _NAMES = Kind(_check_names, {"metavar": "COLUMNS", "action": "append"})
@@ -399,6 +413,59 @@ class Settings:
         Group.ANSWERS,
         Kind(check_count, {"metavar": "N", "type": int}),
         "ask up to N times more, with the error shown, if an answer does not fit",
+    )
+    samples: int = _option(
+        1,
+        Group.ANSWERS,
+        _WHOLE,
+        "ask about each row N times: the answer that most agree on counts, and a column says how many do",
+    )
+    repeat_sample: int | None = _option(
+        None,
+        Group.ANSWERS,
+        _WHOLE,
+        "ask N rows, drawn at random, once more: `batcher compare` shows how many answers change by themselves",
+    )
+    gold: str | None = _option(
+        None,
+        Group.ANSWERS,
+        _COLUMN,
+        "the column that holds the right label, in some rows or in all, for `batcher estimate`; it is not sent",
+    )
+    gold_drawn: str | None = _option(
+        None,
+        Group.ANSWERS,
+        Kind(_one_of(GOLD_DRAWN), {"metavar": "HOW"}),
+        "how the rows with a right label in --gold were chosen: all, random, or unknown (then there are no intervals);"
+        " default: all if each row has one",
+        in_python="how the rows with a right label in `gold` were chosen: all, random, or unknown (then there are no"
+        " intervals); default: all if each row has one",
+    )
+    then: Any = _option(
+        None,
+        Group.ENDPOINTS,
+        Kind(_check_then, {"metavar": "NAME"}),
+        "a second, better endpoint, which is asked about the rows whose answer is not certain enough (--hold or"
+        " --threshold): the name or model of an endpoint in --endpoints, or else a model of the same service",
+        in_python="a second, better endpoint, which is asked about the rows whose answer is not certain enough (`hold`"
+        " or `threshold`): an Endpoint, the name or model of one in `endpoints`, or else a model of the same service",
+    )
+    hold: float | None = _option(
+        None,
+        Group.ENDPOINTS,
+        Kind(_check_share, {"metavar": "SHARE", "type": float}),
+        "with --then, the accuracy of the answers that the first endpoint keeps, as in 0.95: the threshold is chosen"
+        " from the hand labels",
+        in_python="with `then`, the accuracy of the answers that the first endpoint keeps, as in 0.95: the threshold is"
+        " chosen from the hand labels",
+    )
+    threshold: float | None = _option(
+        None,
+        Group.ENDPOINTS,
+        Kind(_check_share, {"metavar": "SHARE", "type": float}),
+        "with --then, the agreement (--samples) or the confidence from which on the first endpoint's answer counts",
+        in_python="with `then`, the agreement (`samples`) or the confidence from which on the first endpoint's answer"
+        " counts",
     )
     canary: int = _option(
         20,
@@ -640,6 +707,9 @@ class Settings:
         _only_one(self, "provider", "base_url")
         _only_one(self, "limit", "sample")
         _only_one(self, "image_column", "examples")
+        _only_one(self, "hold", "threshold")
+        if self.gold_drawn is not None and self.gold is None:
+            raise SettingsError(f"{blamed('gold_drawn')} goes with {option('gold')}: give both")
         if self.task == Task.EMBEDDING and self.price_in is not None and self.price_out is None:
             object.__setattr__(self, "price_out", 0.0)  # nothing is written
         if (self.price_in is None) != (self.price_out is None):
@@ -887,6 +957,13 @@ class Options(TypedDict, total=False):
     shots: int
     structured: str
     repair: int
+    samples: int
+    repeat_sample: int | None
+    gold: str | None
+    gold_drawn: str | None
+    then: Any
+    hold: float | None
+    threshold: float | None
     canary: int
     yes: bool
     model: str | None

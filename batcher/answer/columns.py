@@ -21,7 +21,7 @@ _STATUS, _ERROR = "_status", "_error"
 _NOTHING = Beside()
 _KINDS = {
     **dict.fromkeys(("tokens", "prompt_tokens", "completion_tokens", "attempts"), Kind.INTEGER),
-    **dict.fromkeys(("cost", "latency"), Kind.NUMBER),
+    **dict.fromkeys(("cost", "latency", "agreement", "confidence"), Kind.NUMBER),
 }
 PARQUET = "parquet"
 

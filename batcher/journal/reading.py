@@ -95,7 +95,15 @@ FACTS = {
     "finish": "s.finish_reason",
     "form": "s.form",
     "request_id": "s.request_id",
+    "agreement": "printf('%.4g', v.for_it * 1.0 / v.answers)",
+    "votes": (
+        "(SELECT json_group_object(answer, n) FROM (SELECT iif(status = 'ok', cast(answer AS TEXT), status) AS answer,"
+        " count(*) AS n FROM opinions WHERE result = v.id AND round = 0 GROUP BY 1 ORDER BY 2 DESC, min(id)))"
+    ),
+    "confidence": "printf('%.4g', coalesce(v.confidence, s.confidence))",
+    "by": f"CASE g.model WHEN '{PERSON.model}' THEN 'hand' ELSE g.model END",
 }
+_OF_VOTES = frozenset({"agreement", "votes", "confidence"})
 # The requests for each question at each position, as far as they were counted, in a table of the connection alone.
 _ATTEMPTS = """
 CREATE TEMP TABLE IF NOT EXISTS attempts (position INTEGER, key BLOB, requests INTEGER NOT NULL,
@@ -109,7 +117,7 @@ def facts(names: Sequence[str], root: str) -> tuple[list[str], str]:
 
     Args:
         names: of `FACTS`; `attempts` needs `count_attempts` first.
-        root: the expression of the id of the request that brought the answer.
+        root: the expression of the id of the request that brought the answer of the row `r`.
     """
     joins = (
         f" LEFT JOIN responses s ON s.id = {root} LEFT JOIN requests f ON f.id = {root}"
@@ -117,6 +125,10 @@ def facts(names: Sequence[str], root: str) -> tuple[list[str], str]:
     )
     if "attempts" in names:
         joins += " LEFT JOIN temp.attempts t ON t.position = f.position AND t.key = f.key"
+    if not _OF_VOTES.isdisjoint(names):
+        joins += " LEFT JOIN votes v ON v.id = r.result"
+    if "by" in names:
+        joins += " LEFT JOIN results w ON w.id = r.result LEFT JOIN sources g ON g.id = w.source"
     return [f"coalesce({FACTS[name]}, '')" for name in names], joins
 
 

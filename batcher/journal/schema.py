@@ -78,6 +78,29 @@ responses: what came with an answer besides its text; an answer has no line if v
     form               TEXT     how the answer was asked for: `choice`, `strict`, `schema`, `json` or `prompt`; NULL: as
                                 it comes, or before version 6
     request_id         TEXT     what the service calls the answer; empty if it does not; NULL: before version 6
+    confidence         REAL     how likely the model finds its label, from 0 to 1, by the log-probabilities of its
+                                tokens (`--with confidence`); NULL: not known
+
+opinions: answers that are no result themselves: several answers to one question (`--samples`), of which the row's
+result is made; the first endpoint's (`--then`); and answers to a question that was asked again (`--repeat-sample`)
+    id                 INTEGER  `requests.id` of the request that brought it; of an answer that was a result before its
+                                row was asked for more, `results.id`; primary key
+    key                BLOB     16 bytes, of the question; see `rows.key`
+    position           INTEGER  the row's position at that time; see `rows.position`
+    source             INTEGER  `sources.id`: its origin
+    status             TEXT     as in `results`, as it was read when it came
+    answer             TEXT*    as in `results`
+    error              TEXT*    as in `results`
+    round              INTEGER  0: it counts for the row's result; 1: it repeats a question that has its result
+    result             INTEGER  `results.id` of the result that it belongs to; NULL: that is not there yet
+
+votes: results that are made of several answers, or of which the first endpoint's are known
+    id                 INTEGER  `results.id`; primary key
+    answers            INTEGER  how many answers were asked for and came, of the endpoints that were asked first
+    for_it             INTEGER  how many of them are the one that most agree on, which with `--then` may not be the
+                                result
+    is_tied            INTEGER  1: another answer had as many, and came later; else 0
+    confidence         REAL     the mean of `responses.confidence` of those `for_it`; NULL: not known
 
 partials: what had come of streamed answers that were cut off; none of them is an answer, and their rows are asked again
     id                 INTEGER  `requests.id`, of a request without an answer; primary key. It may have no end, if
@@ -164,6 +187,32 @@ runs: every process that worked on this keyword
                                 (the paths of the table; null: it was none), `sheet`, `input_encoding`, `separator`; an
                                 older batcher wrote only some of them
 
+draws: the samples that were drawn to be labelled by hand; a larger one holds the ones before it
+    id                 INTEGER  from 1; primary key
+    at                 REAL     when
+    design             TEXT     `random`: of all rows; `per label`: of the rows of each label of the model
+    rows               INTEGER  how many it asked for, of all or of each label
+    seed               INTEGER  decides, with a row's place in the input, in which order rows are drawn
+    strata             TEXT     JSON, a list of [label, rows, drawn]: the rows with each label of the model, and how
+                                many of them the sample has since; label is null for rows without one. Of `random` a
+                                single one, whose label is null
+
+drawn: the rows of the samples
+    id                 INTEGER  its place in the order of the sample's file, which is random; primary key
+    draw               INTEGER  `draws.id` of the first draw that has it
+    position           INTEGER  the row's position then; see `rows.position`
+    key                BLOB     16 bytes, of the row's question then
+    cells              BLOB     the marks of the row; see `rows.cells`
+    label              TEXT*    the model's label at the latest draw; NULL: the row had none
+    chance             REAL     of being drawn, over all draws
+
+gold: what people say that the right label of a drawn row is; a line is never changed or removed, the latest counts
+    id                 INTEGER  primary key
+    drawn              INTEGER  `drawn.id`
+    at                 REAL     when it was read
+    gold               TEXT*    the label; empty: it was taken back
+    origin             TEXT*    the name of the file that had it
+
 events: what else happened in a run
     id                 INTEGER  in the order in which it happened; primary key
     run                INTEGER  `runs.id`
@@ -205,7 +254,7 @@ from typing import Any
 from batcher.errors import OutputError, output_error
 from batcher.records import Source
 
-VERSION = 7
+VERSION = 8
 _OLDEST_READ = 3
 """The oldest version that can be read without being brought up to date: later ones only renamed and added."""
 
@@ -278,8 +327,23 @@ CREATE TABLE partials (id INTEGER PRIMARY KEY, at REAL NOT NULL, why TEXT NOT NU
     reasoning TEXT NOT NULL, characters INTEGER NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER);
 ALTER TABLE requests ADD COLUMN batch INTEGER;
 """
+_EIGHTH = """
+ALTER TABLE responses ADD COLUMN confidence REAL;
+CREATE TABLE opinions (id INTEGER PRIMARY KEY, key BLOB NOT NULL, position INTEGER NOT NULL, source INTEGER NOT NULL,
+    status TEXT NOT NULL, answer TEXT NOT NULL, error TEXT NOT NULL, round INTEGER NOT NULL, result INTEGER);
+CREATE INDEX opinions_open ON opinions (key) WHERE result IS NULL;
+CREATE INDEX opinions_result ON opinions (result);
+CREATE TABLE votes (id INTEGER PRIMARY KEY, answers INTEGER NOT NULL, for_it INTEGER NOT NULL,
+    is_tied INTEGER NOT NULL, confidence REAL);
+CREATE TABLE draws (id INTEGER PRIMARY KEY, at REAL NOT NULL, design TEXT NOT NULL, rows INTEGER NOT NULL,
+    seed INTEGER NOT NULL, strata TEXT NOT NULL);
+CREATE TABLE drawn (id INTEGER PRIMARY KEY, draw INTEGER NOT NULL, position INTEGER NOT NULL, key BLOB NOT NULL,
+    cells BLOB, label TEXT, chance REAL NOT NULL);
+CREATE TABLE gold (id INTEGER PRIMARY KEY, drawn INTEGER NOT NULL, at REAL NOT NULL, gold TEXT NOT NULL,
+    origin TEXT NOT NULL);
+"""
 # Each step brings a journal from one version to the next; a new journal runs all of them.
-_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH)
+_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH)
 
 _RENAMED = {"givers": "sources", "source": "prompt_option"}
 
@@ -298,12 +362,13 @@ CREATE TEMP VIEW results AS SELECT id, key, giver AS source, status, answer, err
 # What version 5 added, for a reader of an older one.
 _FOURTH_AS_FIFTH = """
 CREATE TEMP VIEW responses AS SELECT NULL AS id, NULL AS finish_reason, 0 AS is_cut, '' AS model, '' AS reasoning,
-    NULL AS body, NULL AS text, NULL AS form, NULL AS request_id WHERE false;
+    NULL AS body, NULL AS text, NULL AS form, NULL AS request_id, NULL AS confidence WHERE false;
 """
 # What version 6 added.
 _RESULTS_AS_SIXTH = "CREATE TEMP VIEW results AS SELECT *, NULL AS reading FROM {schema}.results;"
 _RESPONSES_AS_SIXTH = """
-CREATE TEMP VIEW responses AS SELECT *, NULL AS text, NULL AS form, NULL AS request_id FROM {schema}.responses;
+CREATE TEMP VIEW responses AS SELECT *, NULL AS text, NULL AS form, NULL AS request_id, NULL AS confidence
+    FROM {schema}.responses;
 """
 _FIFTH_AS_SIXTH = """
 CREATE TEMP VIEW readings AS SELECT NULL AS id, NULL AS shape, NULL AS reader WHERE false;
@@ -315,12 +380,36 @@ CREATE TEMP VIEW partials AS SELECT NULL AS id, NULL AS at, NULL AS why, NULL AS
     NULL AS characters, NULL AS prompt_tokens, NULL AS completion_tokens WHERE false;
 """
 _REQUESTS_AS_SEVENTH = "CREATE TEMP VIEW requests AS SELECT *, NULL AS batch FROM {schema}.requests;"
+# What version 8 added.
+_SEVENTH_AS_EIGHTH = """
+CREATE TEMP VIEW opinions AS SELECT NULL AS id, NULL AS key, NULL AS position, NULL AS source, NULL AS status,
+    NULL AS answer, NULL AS error, NULL AS round, NULL AS result WHERE false;
+CREATE TEMP VIEW votes AS SELECT NULL AS id, NULL AS answers, NULL AS for_it, NULL AS is_tied, NULL AS confidence
+    WHERE false;
+CREATE TEMP VIEW draws AS SELECT NULL AS id, NULL AS at, NULL AS design, NULL AS rows, NULL AS seed, NULL AS strata
+    WHERE false;
+CREATE TEMP VIEW drawn AS SELECT NULL AS id, NULL AS draw, NULL AS position, NULL AS key, NULL AS cells,
+    NULL AS label, NULL AS chance WHERE false;
+CREATE TEMP VIEW gold AS SELECT NULL AS id, NULL AS drawn, NULL AS at, NULL AS gold, NULL AS origin WHERE false;
+"""
+_RESPONSES_AS_EIGHTH = "CREATE TEMP VIEW responses AS SELECT *, NULL AS confidence FROM {schema}.responses;"
 # By version: views that let its tables be read as the newest ones.
 _AS_NEWEST = {
-    3: _THIRD_AS_FOURTH + _FOURTH_AS_FIFTH + _FIFTH_AS_SIXTH + _SIXTH_AS_SEVENTH,
-    4: _FOURTH_AS_FIFTH + _RESULTS_AS_SIXTH + _FIFTH_AS_SIXTH + _SIXTH_AS_SEVENTH + _REQUESTS_AS_SEVENTH,
-    5: _RESULTS_AS_SIXTH + _RESPONSES_AS_SIXTH + _FIFTH_AS_SIXTH + _SIXTH_AS_SEVENTH + _REQUESTS_AS_SEVENTH,
-    6: _SIXTH_AS_SEVENTH + _REQUESTS_AS_SEVENTH,
+    3: _THIRD_AS_FOURTH + _FOURTH_AS_FIFTH + _FIFTH_AS_SIXTH + _SIXTH_AS_SEVENTH + _SEVENTH_AS_EIGHTH,
+    4: _FOURTH_AS_FIFTH
+    + _RESULTS_AS_SIXTH
+    + _FIFTH_AS_SIXTH
+    + _SIXTH_AS_SEVENTH
+    + _REQUESTS_AS_SEVENTH
+    + _SEVENTH_AS_EIGHTH,
+    5: _RESULTS_AS_SIXTH
+    + _RESPONSES_AS_SIXTH
+    + _FIFTH_AS_SIXTH
+    + _SIXTH_AS_SEVENTH
+    + _REQUESTS_AS_SEVENTH
+    + _SEVENTH_AS_EIGHTH,
+    6: _SIXTH_AS_SEVENTH + _REQUESTS_AS_SEVENTH + _SEVENTH_AS_EIGHTH + _RESPONSES_AS_EIGHTH,
+    7: _SEVENTH_AS_EIGHTH + _RESPONSES_AS_EIGHTH,
 }
 
 # A copy to plan in.
@@ -334,11 +423,13 @@ INSERT INTO main.results SELECT id, key, source, status, '', '', NULL, reading F
 INSERT INTO main.readings SELECT * FROM original.readings;
 INSERT INTO main.rereads SELECT * FROM original.rereads;
 INSERT INTO main.events SELECT * FROM original.events;
+INSERT INTO main.opinions SELECT id, key, position, source, status, '', '', round, result FROM original.opinions;
+INSERT INTO main.votes SELECT * FROM original.votes;
 UPDATE main.scope SET rows = (SELECT rows FROM original.scope);
 COMMIT;
 """
 # The views hide the copy's own tables, which are empty.
-_READ_IN_PLACE = ("requests", "responses", "partials")
+_READ_IN_PLACE = ("requests", "responses", "partials", "draws", "drawn", "gold")
 
 IN_SCOPE = "position < (SELECT rows FROM scope)"
 
