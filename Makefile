@@ -13,7 +13,7 @@ WORKERS = $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 export PYTHONDONTWRITEBYTECODE =
 PYTEST = -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-lowest test-newest test-real check docs bench lock clean
+.PHONY: demo test test-lowest test-newest test-oracles test-real check docs bench lock clean
 
 demo: .venv/.run
 	$(BIN)/batcher demo
@@ -32,6 +32,10 @@ test-newest:
 	.venv-newest/bin/python -m pip install --quiet $(TORCH)
 	.venv-newest/bin/python -m pip install --quiet --editable '.[dev,hf]'
 	.venv-newest/bin/python $(PYTEST)
+
+# The figures of batcher.quality beside those of other libraries, which are 1 GB: `make test` skips these comparisons.
+test-oracles: .venv/.dev .venv/.oracles
+	$(BIN)/python $(PYTEST) $(shell grep -l "extra .oracles" tests/test_*.py)
 
 # batcher against servers that people run themselves, each in an environment of its own; what cannot be installed here is
 # skipped with a word. The first time takes half an hour and 5 GB: llama.cpp is compiled twice, torch comes twice.
@@ -66,6 +70,7 @@ lock: .venv-lock/bin/python
 	$(COMPILE) --all-extras --constraint .venv-lock/torch.txt --output-file .venv-lock/all.txt
 	$(LOCK)/run.txt --constraint .venv-lock/all.txt
 	$(LOCK)/dev.txt --constraint .venv-lock/all.txt --extra dev
+	$(LOCK)/oracles.txt --constraint .venv-lock/all.txt --extra oracles
 	$(UNHASHED)/hf.txt --constraint .venv-lock/all.txt --extra hf
 	sed -i.bak -E '/^(cuda|nvidia|triton)[-=]/d' requirements/hf.txt && rm requirements/hf.txt.bak
 	$(LOCK)/bench.txt --constraint .venv-lock/all.txt --extra bench
@@ -89,6 +94,11 @@ endef
 # What torch needs of CUDA is not in the list: a build for GPUs names it itself.
 .venv/.hf: requirements/hf.txt .venv/.dev
 	$(BIN)/python -m pip install --quiet --requirement $<
+	touch $@
+
+# Beside the locked tools, whose versions they share.
+.venv/.oracles: requirements/oracles.txt .venv/.dev
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement $<
 	touch $@
 
 .venv/.%: requirements/%.txt pyproject.toml | .venv/bin/python

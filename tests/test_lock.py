@@ -20,7 +20,14 @@ from packaging.requirements import Requirement
 from programs import ROOT
 
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-EXTRAS: dict[str, list[str]] = {"run": [], "dev": ["dev"], "bench": ["bench"], "hf": ["hf"], "lowest": ["dev"]}
+EXTRAS: dict[str, list[str]] = {
+    "run": [],
+    "dev": ["dev"],
+    "bench": ["bench"],
+    "hf": ["hf"],
+    "oracles": ["oracles"],
+    "lowest": ["dev"],
+}
 """The extras that each lock holds beside the dependencies and the build backend."""
 SYSTEMS = [
     {"python_version": version, "python_full_version": f"{version}.0", "sys_platform": system, "os_name": family}
