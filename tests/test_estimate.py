@@ -60,7 +60,7 @@ def test_a_random_sample_gives_every_number_an_interval_that_holds_it(mood: Lab,
     assert found.accuracy.high is not None
     assert found.accuracy.low < right < found.accuracy.high
     assert list(found.shares) == ["good", "bad", "so-so"]
-    assert sum(figure.value or 0 for figure in found.shares.values()) == pytest.approx(1, abs=0.02)
+    assert sum(figure.value or 0 for figure in found.shares.values()) == pytest.approx(1)
     assert {label: each.rows for label, each in found.per_label.items()} == {
         label: sum(row["infer"] == label for row in mood.rows()) for label in LABELS
     }
