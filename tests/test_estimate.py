@@ -84,7 +84,8 @@ def test_without_hand_labels_there_are_raw_shares_and_no_interval_and_the_two_co
     assert sum(each.raw for each in found.labels) == pytest.approx(1)
     assert str(mood.directory) in found.steps[0]
     assert "batcher.sample('k', n=100, " in found.steps[0]
-    assert f"read='{mood.directory / 'sample_k.csv'}'" in found.steps[1]
+    assert found.steps[0].endswith(f"  # then fill the column gold of {mood.directory / 'sample_k.csv'}")
+    assert found.steps[1] == f"batcher.estimate('k', output_dir='{mood.directory}')"
     assert "interval" not in str(found).replace("no number has an interval", "")
     assert "raw numbers only" in found._repr_html_()
 
