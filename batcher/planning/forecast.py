@@ -65,7 +65,7 @@ class Forecast(Described):
         threshold: from which on the first endpoint's answers count; None without `then`.
         saved_usd: the expected cost of asking the second endpoint about the other rows as well; None if a price or the
             number of these rows is unknown, or without `then`.
-        prompt_tokens: of those requests.
+        prompt_tokens: of those requests, and of the ones to the second endpoint that are expected.
         counted_by: `tiktoken`, or `estimated`, from the length of the text.
         completion_tokens: of their answers, if these are as long as the answers of the same models so far, or as the
             labels or the schema let expect; None if nothing tells.
@@ -189,7 +189,8 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     costs, pace = costs_of(load, tariffs, left, how_to_price), pace_of(job.tiers.first, load)
     costs = with_further(costs, load, further, second, how_to_price)
     saved = costs_of(further.of(further.kept), second, None, how_to_price).all if further.kept else None
-    asked = load.requests + (further.expected or further.certain)
+    beyond = further.of(further.certain if further.expected is None else further.expected)
+    asked = load.requests + beyond.requests
     reserves = _reserves([*tariffs, *second], left) if asked else []
     return Forecast(
         keyword=job.keyword,
@@ -212,9 +213,9 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         then_most=further.load.requests,
         threshold=planned.cut.threshold if planned.cut else None,
         saved_usd=_in_dollars(saved),
-        prompt_tokens=load.prompt_tokens,
+        prompt_tokens=load.prompt_tokens + beyond.prompt_tokens,
         counted_by=count.name,
-        completion_tokens=load.completion_tokens,
+        completion_tokens=load._replace(requests=asked).completion_tokens,
         prompts_usd=_in_dollars(costs.prompts),
         cost_usd=_in_dollars(costs.all),
         most_usd=_in_dollars(costs.most),
