@@ -30,7 +30,7 @@ def say(message: object, level: str = "info") -> None:
     print_err(json_line("message", level, str(message), {"keyword": _readers.keyword}))
 
 
-def print_err(text: object, end: str = "\n") -> None:
+def print_err(text: object = "", end: str = "\n") -> None:
     """Print to stderr. If it is closed, or its disk is full, the work goes on without it."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):

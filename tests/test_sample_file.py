@@ -296,6 +296,22 @@ def test_an_older_copy_of_the_file_takes_nothing_back_that_came_from_elsewhere(d
     assert {row[0]: row[-1] for row in cells_of(drawn)[1:] if row[-1]} == expected
 
 
+def test_a_colleagues_half_of_the_file_takes_nothing_back_although_it_has_the_same_name(
+    drawn: Lab, tmp_path: Path
+) -> None:
+    cells, expected = filled(cells_of(drawn))
+    drawn.path("sample").write_bytes(as_csv(cells))
+    sample(drawn)
+    (tmp_path / "theirs").mkdir()
+    path = tmp_path / "theirs" / "sample_k.csv"
+    half = [[*row[:-1], "bad" if row[0] in {"11", "12"} else ""] for row in cells[1:]]
+    path.write_bytes(as_csv([cells[0], *half]))
+    report = sample(drawn, read=path)
+    assert (report.read, report.taken_back) == (2, 0)
+    assert gold_of(drawn) == {**expected, "11": "bad", "12": "bad"}
+    assert drawn.query("SELECT DISTINCT origin FROM gold ORDER BY 1") == [("sample_k.csv",), ("theirs/sample_k.csv",)]
+
+
 def test_notes_of_people_are_kept_beside_when_the_file_is_written_again(drawn: Lab) -> None:
     cells, expected = filled(cells_of(drawn))
     drawn.path("sample").write_bytes(as_csv([[*row, "note" if row is cells[0] else "hm"] for row in cells]))
@@ -346,3 +362,61 @@ def test_a_field_is_read_by_its_own_part_of_the_schema() -> None:
     assert golds.read("SAD", "mood") == "sad"
     assert golds.read_whole('{"mood": "Happy"}') == '{"mood": "happy"}'
     assert golds.read_whole('{"mood": null}') == ""
+
+
+# -- Before it is read
+
+
+def test_a_report_counts_what_stands_in_the_file_already(drawn: Lab) -> None:
+    cells, expected = filled(cells_of(drawn))
+    journal = drawn.journal()
+    for content in (as_csv(cells, lineterminator="\n"), as_csv(sorted_by_text(cells), "cp1252", delimiter=";")):
+        drawn.path("sample").write_bytes(content)
+        assert sorted(each.gold for each in found(drawn).sampled) == sorted(expected.values())
+    assert drawn.journal() == journal
+    drawn.path("sample").write_bytes(as_csv(with_gold(4, "godo")(cells)))
+    now = found(drawn)
+    assert now.gold == 0
+    assert "what was written into the sample's file since it was read does not count" in now.notes[0]
+    assert "'godo' is none of the labels" in now.notes[0]
+
+
+def test_a_file_from_before_the_table_was_edited_is_still_read(drawn: Lab, tmp_path: Path) -> None:
+    cells, expected = filled(cells_of(drawn))
+    rows = [[f"new {number}", f"item {number}, né", f"{number / 7:.12f}"] for number in range(30)]
+    run(drawn, write(tmp_path / "table.csv", rows, ["id", "text", "weight"]), labels=LABELS)
+    drawn.path("sample").write_bytes(as_csv(cells))
+    assert sample(drawn).labelled == 9
+    assert gold_of(drawn) == expected
+
+
+def test_a_line_of_a_row_that_is_gone_is_read_by_what_it_was(drawn: Lab, tmp_path: Path) -> None:
+    cells, expected = filled(cells_of(drawn))
+    lost = cells[1][2]
+    rows = [[f"00{number}", f"item {number}, né", f"{number / 7:.12f}"] for number in range(30)]
+    kept = [row for row in rows if row[1] != lost]
+    run(drawn, write(tmp_path / "table.csv", kept, ["id", "text", "weight"]), labels=LABELS, on_change="redo")
+    other = [cells[0], [*cells[1][:2], "another", *cells[1][3:]], *cells[2:]]
+    drawn.path("sample").write_bytes(as_csv(other))
+    with pytest.raises(OutputError, match="delete the line, for the row is in the table no more"):
+        sample(drawn)
+    drawn.path("sample").write_bytes(as_csv(cells))
+    report = sample(drawn)
+    assert (report.gone, report.labelled, report.read) == (1, 8, 9)
+    assert gold_of(drawn) == expected
+    sample(drawn, 14)
+    assert lost not in [row[2] for row in cells_of(drawn)]
+
+
+def test_hand_labels_are_read_although_the_input_is_gone_and_the_file_stays(lab: Lab, tmp_path: Path) -> None:
+    table = write(tmp_path / "table.csv", TABLE)
+    run(lab, table)
+    sample(lab, 4)
+    table.unlink()
+    for path in lab.directory.glob("[0-9]*_k.csv"):
+        path.unlink()
+    cells = [[*row[:-1], row[-1] or "good"] for row in cells_of(lab)]
+    content = as_csv(cells, delimiter=";")
+    lab.path("sample").write_bytes(content)
+    assert sample(lab).labelled == 4
+    assert lab.path("sample").read_bytes() == content

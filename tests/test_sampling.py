@@ -222,6 +222,14 @@ def test_vectors_are_no_answers_to_be_labelled(done: Lab) -> None:
         sample(done, 5)
 
 
+def test_a_journal_that_does_not_know_its_table_is_brought_up_to_date_by_a_run(done: Lab, table: Path) -> None:
+    done.change("UPDATE runs SET question = json_remove(question, '$.table')")
+    with pytest.raises(OutputError, match="run its command once, which asks nothing"):
+        sample(done, 5)
+    assert not run(done, table).calls
+    assert sample(done, 5).rows == 5
+
+
 def test_an_unfinished_run_has_rows_without_a_label_and_says_so(lab: Lab, table: Path) -> None:
     with pytest.raises(batcher.Interrupted):
         lab.run(table, service(), "{text}", {2.5: lab.request_stop}, labels=LABELS, **SLOWLY)
@@ -546,3 +554,20 @@ def test_a_sample_changes_nothing_that_a_run_wrote(done: Lab, table: Path) -> No
     assert {name: content for name, content in done.files().items() if "sample" not in name} == before
     assert batcher.verify("k", table, output_dir=done.directory).ok
     assert [row["gold"] for row in done.rows("sample")] == ["good"] * 10
+
+
+@pytest.mark.parametrize(
+    ("damage", "place"),
+    [
+        ("UPDATE drawn SET chance = 1.5 WHERE id = 3", "drawn 3"),
+        ("UPDATE drawn SET draw = 7 WHERE id = 2", "drawn 2"),
+        ("DELETE FROM drawn WHERE id = 12", "gold 12"),
+        ("UPDATE draws SET strata = '[[null, 5, 10, 0.5]]'", "draws 1"),
+        ("UPDATE draws SET strata = 'odd'", "draws 1"),
+    ],
+)
+def test_verify_names_what_contradicts_itself_in_the_sample(by_hand: Lab, damage: str, place: str) -> None:
+    assert batcher.verify("k", output_dir=by_hand.directory).ok
+    by_hand.change(damage)
+    [finding] = batcher.verify("k", output_dir=by_hand.directory).findings
+    assert (finding.kind, finding.places) == ("sample-other", (place,))

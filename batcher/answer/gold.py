@@ -35,20 +35,23 @@ class Golds:
 
     Args:
         shape: what answers must be; None: any text.
+
+    Attributes:
+        shape: the same.
     """
 
     def __init__(self, shape: Shape | None) -> None:
-        self._shape = shape
+        self.shape = shape
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields of the schema, each of which has a right answer of its own; none without a schema."""
-        return self._shape.fields if self._shape is not None else ()
+        return self.shape.fields if self.shape is not None else ()
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels; none if any text, or a schema, is the answer."""
-        return self._shape.names if isinstance(self._shape, Labels) else ()
+        return self.shape.names if isinstance(self.shape, Labels) else ()
 
     def read(self, text: str, field: str | None = None) -> str:
         """Read the right answer in a cell, which says one.
@@ -62,9 +65,9 @@ class Golds:
         """
         if field is not None and self._of_fields:
             return self._read_field(text, field)
-        if self._shape is None or self.fields:
+        if self.shape is None or self.fields:
             return text.strip()
-        read = self._shape.read(text)
+        read = self.shape.read(text)
         if read.status is not Status.OK:
             raise NoGold(f"{_short(text)} is none of the labels{self._meant(text)}")
         return read.answer
@@ -112,9 +115,9 @@ class Golds:
     @cached_property
     def _of_fields(self) -> dict[str, Schema]:
         """A schema for each field alone."""
-        if not isinstance(self._shape, Schema):
+        if not isinstance(self.shape, Schema):
             return {}
-        document = self._shape.document
+        document = self.shape.document
         shared = {name: document[name] for name in _SHARED if name in document}
         return {
             name: Schema({**shared, "type": "object", "properties": {name: field}, "required": [name]})
@@ -122,7 +125,7 @@ class Golds:
         }
 
     def _meant(self, text: str) -> str:
-        near = self._shape.near(text) if self._shape is not None else ""
+        near = self.shape.near(text) if self.shape is not None else ""
         if near:
             return f": did you mean {near!r}?"
         return f" ({listed(self.labels)})"

@@ -387,7 +387,12 @@ def _add_sample(verbs: Any) -> None:
         metavar="FILE",
         help="read hand labels from this file: a sample's file, as a spreadsheet or a colleague saved it (CSV, .xlsx)",
     )
-    parser.add_argument("--json", action="store_true", help="print one object")
+    parser.add_argument(
+        "--label",
+        action="store_true",
+        help="label the rows that have no hand label yet here, by keyboard: row after row, saved at once",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
 
 def _add_serve(verbs: Any) -> None:

@@ -155,6 +155,11 @@ def _merge(arguments: argparse.Namespace) -> int:
 def _sample(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in ("per_label", "seed", "read", "data", "output_dir")}
     found = batcher.sample(arguments.keyword, arguments.n, **given)
+    if arguments.label:
+        from batcher.engine.labelling import label  # noqa: PLC0415 - for this option alone
+
+        label(arguments.keyword, data=arguments.data, output_dir=arguments.output_dir)
+        found = batcher.sample(arguments.keyword, data=arguments.data, output_dir=arguments.output_dir)
     say(found)
     if arguments.json:
         _print_json(found.to_dict())

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from batcher.answer.gold import Golds, examples_in, gold_of, is_known
-from batcher.answer.shape import shape_of_recorded
+from batcher.answer.gold import is_known
 from batcher.checks import check_whole
 from batcher.errors import InputError, OutputError, SettingsError, outermost
-from batcher.input.dataset import Dataset
 from batcher.input.marks import Marks
 from batcher.journal.opening import read_samples
 from batcher.journal.sampling import (
@@ -33,11 +31,11 @@ from batcher.journal.sampling import (
     labelling,
     record,
 )
-from batcher.output.cells_at import cells_at
 from batcher.output.csv_file import replace as replaced
 from batcher.output.directory import set_aside
+from batcher.output.hand_labels import HandLabels, Source
 from batcher.output.opening import PastRun, opened
-from batcher.output.sample_file import Found, Line, SampleFile
+from batcher.output.sample_file import Found, Line
 from batcher.output.so_far import input_of
 from batcher.quality.drawing import Candidate, Numbers, chance_in, draw
 from batcher.records import Stratum, Task
@@ -192,13 +190,13 @@ class _Sampling:
                 f"the answers of {self._store.keyword!r} are vectors, which cannot be labelled by hand: sample a run"
                 " whose answers are texts"
             )
-        recorded = question.get("shape")
-        self._golds = Golds(None if recorded is None else shape_of_recorded(recorded))
-        self._table = tuple(question.get("table", ()))
-        column = gold_of(question)
-        self._file = SampleFile(self._table, self._golds, column["column"] if column else None)
-        self._without = examples_in(question)
-        self._data: Dataset | None = None if data is None else input_of(question, data)
+        if not question.get("table"):
+            raise OutputError(
+                f"{self._store.journal_path} was written by an older batcher: run its command once, which asks nothing"
+                " anew"
+            )
+        given = None if data is None else input_of(question, data)
+        self._hand = HandLabels(self._store, self._journal, self._last, given)
         self._notes: list[str] = []
 
     def work(self, n: int | None, *, per_label: bool, seed: int | None, read: str | os.PathLike[str] | None) -> Sample:
@@ -206,15 +204,15 @@ class _Sampling:
         draws, drawn = self._journal.draws(), self._journal.drawn()
         if n is None and not draws:
             raise SettingsError(f"no sample of {self._store.keyword!r} was drawn yet: give {_flag('n')}")
-        places = self._present(drawn)
+        places = self._hand.places(drawn)
         now = _Now(drawn, places, draws, [])
         if n is not None:
             now = self._draw(now, n, per_label=per_label, seed=seed)
         elif seed is not None:
             self._check_seed(draws, seed)
-        lines = self._lines(now)
-        gold = self._journal.gold()
-        own, changes = self._read(read, lines, gold)
+        lines, gold = self._lines(now), self._journal.gold()
+        sources = self._read(read, lines)
+        changes = self._hand.changes(sources, gold)
         after = gold | {each.drawn: each for each in changes}
         statements = [*labelling(changes)]
         if len(now.draws) > len(draws):
@@ -224,15 +222,10 @@ class _Sampling:
             ]
         if statements:
             record(self._store.journal_path, statements)
-        self._write(now, lines, after, own)
+        self._write(lines, after, next((each.found for each in sources if each.path == self._store.sample_path), None))
         return self._sample(now, gold, changes, after)
 
     # -- Drawing
-
-    def _present(self, drawn: list[DrawnRow]) -> dict[int, RowNow]:
-        """Return where drawn rows are now, but for those that are in no count any more."""
-        found = self._journal.places(drawn)
-        return {number: row for number, row in found.items() if row.key not in self._without}
 
     def _check_seed(self, draws: list[Draw], seed: int | None) -> int:
         if not draws:
@@ -247,11 +240,11 @@ class _Sampling:
     def _draw(self, now: _Now, n: int, *, per_label: bool, seed: int | None) -> _Now:
         """Draw rows; return the sample with them."""
         seed = self._check_seed(now.draws, seed)
-        if per_label and not self._golds.labels:
+        if per_label and not self._hand.golds.labels:
             raise SettingsError(
                 f"{_flag('per_label')}: the run {self._store.keyword!r} has no list of labels: leave it out"
             )
-        rows = self._journal.population(self._columns(now.drawn), self._without, has_labels=per_label)
+        rows = self._journal.population(self._columns(now.drawn), self._hand.without, has_labels=per_label)
         took = draw(Numbers(self._store.keyword, seed).each(rows, per_label=per_label), n)
         if not took.rows:
             raise OutputError(f"the run {self._store.keyword!r} has no rows that could be drawn")
@@ -299,7 +292,7 @@ class _Sampling:
         return added, places
 
     def _label(self, row: RowNow) -> str | None:
-        return row.label if self._golds.labels else None
+        return row.label if self._hand.golds.labels else None
 
     def _columns(self, drawn: list[DrawnRow]) -> tuple[str, ...]:
         """Return the columns whose cells decide about a row: those of the table at the first draw.
@@ -307,9 +300,9 @@ class _Sampling:
         Raises:
             OutputError: the table lacks one of them.
         """
-        now = Marks(self._table)
+        now = Marks(self._hand.table)
         if not drawn or drawn[0].cells[:4] in {now.tag, b""}:
-            return self._table
+            return self._hand.table
         first = self._journal.tables().get(drawn[0].cells[:4])
         lost = [name for name in first.columns if name not in now.alone or name not in first.alone] if first else [""]
         if first is None or lost:
@@ -331,76 +324,47 @@ class _Sampling:
         if question.get("limit") is not None or question.get("sample"):
             how = option("limit") if question.get("limit") is not None else option("sample")
             self._notes.append(f"drawn from the {counted(journal.scope(), 'row')} of the run ({how}), not from all")
-        if examples := journal.scope() - journal.size(self._without):
+        if examples := journal.scope() - journal.size(self._hand.without):
             asks = counted(examples, "row asks", "rows ask")
             self._notes.append(f"{asks} what an example in the prompt asks, and cannot be drawn")
 
     # -- The files
 
     def _lines(self, now: _Now) -> dict[int, Line]:
-        """Return the rows of the sample with their cells, as far as these are known."""
-        planned = {row.position: row.cells for row in now.places.values()}
-        cells = cells_at(self._store, self._journal, self._last, planned, self._data)
-        tables = self._journal.tables()
-        lines = {}
-        for each in now.drawn:
-            place = now.places.get(each.id)
-            own = None if place is None else cells.get(place.position)
-            lines[each.id] = Line(each.id, own, each.cells, tables.get(each.cells[:4]))
-        new = {each.id for each in now.new}
-        if missing := [each.id for each in now.drawn if each.id in new and lines[each.id].cells is None]:
-            those = counted(len(missing), "row that was", "rows that were")
+        """Return the rows of the sample with their cells.
+
+        Raises:
+            InputError: there are new rows, and the cells of some are not to be had.
+        """
+        lines = self._hand.lines(now.drawn, now.places)
+        missing = sum(1 for each in lines.values() if each.cells is None and not each.is_gone)
+        if missing and now.new:
+            those = counted(missing, "row of the sample", "rows of the sample")
             raise InputError(
-                f"{those} drawn cannot be read: the input is not where it was, or has changed, and no chunk file has"
-                f" them: give the input {by_reader(command_line='as a second argument', python='as data=')}, or run"
+                f"the cells of {those} cannot be read: the input is not where it was, or has changed, and no chunk file"
+                f" has them: give the input {by_reader(command_line='as a second argument', python='as data=')}, or run"
                 " again"
             )
         return lines
 
-    def _read(
-        self, read: str | os.PathLike[str] | None, lines: Mapping[int, Line], gold: Mapping[int, Gold]
-    ) -> tuple[Found | None, list[Gold]]:
-        """Read the file of the sample, and the file that the user gives; return the first, and what is new in both."""
-        path, given = self._store.sample_path, None if read is None else Path(home_expanded(read))
+    def _read(self, read: str | os.PathLike[str] | None, lines: Mapping[int, Line]) -> list[Source]:
+        """Read the file of the sample, and the file that the user gives."""
+        given = None if read is None else Path(home_expanded(read))
         if given is not None and not given.exists():
             raise OutputError(f"{given}: there is no such file")
-        own = self._file.read(path, lines) if path.exists() else None
-        sources = [] if own is None else [(own, path)]
-        if given is not None and (own is None or given.resolve() != path.resolve()):
-            sources.append((self._file.read(given, lines), given))
-        changes: dict[int, Gold] = {}
-        for found, source in sources:
-            for number, texts in found.gold.items():
-                before = changes.get(number) or gold.get(number) or Gold(number, "", "")
-                text = self._after(before, texts, is_own=found is own, name=path.name)
-                if text != before.text:
-                    changes[number] = Gold(number, text, source.name)
-        return own, [*changes.values()]
+        own = self._hand.own(lines)
+        sources = [] if own is None else [own]
+        if given is not None and (own is None or given.resolve() != own.path.resolve()):
+            sources.append(Source(self._hand.file.read(given, lines), given))
+        return sources
 
-    def _after(self, before: Gold, texts: Mapping[str, str], *, is_own: bool, name: str) -> str:
-        """Return the hand label of a row after a file was read.
-
-        A `?` takes a label back, and so does an empty cell of the sample's own file, if the label once stood there.
-        """
-        had = self._by_field(before.text)
-        for field, text in texts.items():
-            if is_known(text):
-                had[field] = text
-            elif text == "?" or (is_own and before.origin == name):
-                had.pop(field, None)
-        return self._golds.joined(had) if self._golds.fields else had.get("", "")
-
-    def _by_field(self, gold: str) -> dict[str, str]:
-        if not self._golds.fields:
-            return {"": gold} if gold else {}
-        found = {name: Golds.of_field(gold, name) for name in self._golds.fields}
-        return {name: text for name, text in found.items() if text}
-
-    def _write(self, now: _Now, lines: Mapping[int, Line], gold: Mapping[int, Gold], own: Found | None) -> None:
-        """Write the file, unless it holds the same rows and hand labels already."""
-        path = self._store.sample_path
-        shown = [lines[each.id] for each in now.drawn if lines[each.id].cells is not None]
-        labels = {each.id: self._by_field(gold[each.id].text) if each.id in gold else {} for each in shown}
+    def _write(self, lines: Mapping[int, Line], gold: Mapping[int, Gold], own: Found | None) -> None:
+        """Write the file, unless it holds the same rows and hand labels already, or cells are not to be had."""
+        path, shown = self._store.sample_path, [each for each in lines.values() if not each.is_gone]
+        labels = {each.id: self._hand.by_field(gold[each.id].text) if each.id in gold else {} for each in shown}
+        if any(each.cells is None for each in shown):
+            self._notes.append(f"{path.name} is not written again, because the input is not where it was")
+            return
         if own is not None:
             there = {
                 number: {name: text for name, text in texts.items() if is_known(text)}
@@ -411,7 +375,7 @@ class _Sampling:
             if own.more:
                 copy = set_aside(path)
                 self._notes.append(f"your file, with column {', '.join(map(repr, own.more))}, is kept as {copy}")
-        content = self._file.content(shown, labels, self._last.question.get("encoding", "utf-8"))
+        content = self._hand.file.content(shown, labels, self._last.question.get("encoding", "utf-8"))
         replaced(path, lambda file: file.write(content))
 
     # -- What is said
@@ -431,7 +395,7 @@ class _Sampling:
         changed = sum(1 for each in changes if each.text and each.drawn in gold and gold[each.drawn].text)
         if changed:
             self._notes.append(f"{counted(changed, 'hand label is', 'hand labels are')} another than before")
-        clashes = [name for name in (self._file.id_column, *self._file.fields) if name.endswith("_")]
+        clashes = [name for name in (self._hand.file.id_column, *self._hand.file.fields) if name.endswith("_")]
         if clashes and now.new:
             self._notes.append(f"the input has a column of this name, so the file's is {', '.join(map(repr, clashes))}")
         return Sample(

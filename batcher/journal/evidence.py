@@ -186,6 +186,18 @@ class Evidence(Reader):
         )
         return rows, cells
 
+    def sample_faults(self) -> list[str]:
+        """Return the lines of the sample that contradict others, by their tables and ids."""
+        found = self._all(
+            "SELECT 'draws', id FROM draws d WHERE NOT json_valid(strata) OR iif(json_valid(strata), EXISTS (SELECT 1"
+            " FROM json_each(d.strata) s WHERE json_extract(s.value, '$[2]') > json_extract(s.value, '$[1]')), 0)"
+            " OR seed <> (SELECT seed FROM draws ORDER BY id LIMIT 1)"
+            " UNION ALL SELECT 'drawn', id FROM drawn WHERE draw NOT IN (SELECT id FROM draws)"
+            " OR NOT (typeof(chance) = 'real' AND chance > 0 AND chance <= 1)"
+            " UNION ALL SELECT 'gold', id FROM gold WHERE drawn NOT IN (SELECT id FROM drawn)"
+        )
+        return [f"{table} {number}" for table, number in found]
+
     def question(self, run: int) -> dict[str, Any]:
         """Return a process's question and sources; empty if the journal has lost it."""
         found = self._all("SELECT question FROM runs WHERE id = ?", (run,))

@@ -6,8 +6,10 @@ as a whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +19,8 @@ from batcher.answer.gold import Golds, NoGold, is_known
 from batcher.errors import OutputError
 from batcher.input.cell import writable
 from batcher.input.marks import Marks
-from batcher.output.cells import difference_by_marks, short
-from batcher.output.csv_file import csv_line
+from batcher.output.cells import short
+from batcher.output.csv_file import csv_line, read_csv
 from batcher.output.edited import UnfitError
 from batcher.output.spreadsheet import WORKBOOK, Reformatting, Sheet, sheets_of
 from batcher.words import counted
@@ -27,6 +29,7 @@ ID, GOLD = "sample_row", "gold"
 """The columns that a sample's file has beside the input's, unless the input has one of this name."""
 _WITH_COMMA = re.compile(r"[+-]?\d+,\d+")
 _MOST_WRONG = 5  # lines that a message names
+_ADVICE = "sort whole lines, and leave the input's cells as they are"
 
 
 class Line(NamedTuple):
@@ -35,14 +38,16 @@ class Line(NamedTuple):
     Attributes:
         id: its number in the sample.
         cells: the input's, as a file holds them; None: they are not known any more.
-        marks: of the cells, and what made them.
+        marks: of the cells that the row had when it was drawn.
         made_by: what made the marks; None: that is not known any more.
+        is_gone: the row is in the table no more.
     """
 
     id: int
     cells: Sequence[str] | None
     marks: bytes
     made_by: Marks | None
+    is_gone: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,10 @@ class SampleFile:
             name += "_"
         return name
 
+    def shown(self, line: Line) -> list[tuple[str, str]]:
+        """Return the columns of the input with the cells of a row whose cells are known."""
+        return [(name, (line.cells or ())[place]) for name, place in zip(self.columns, self._places, strict=True)]
+
     def content(self, lines: Sequence[Line], gold: Mapping[int, Mapping[str, str]], encoding: str) -> bytes:
         """Return the file.
 
@@ -93,11 +102,30 @@ class SampleFile:
         """
         texts = [csv_line(self.header)]
         for each in lines:
-            inputs = [(each.cells or ())[place] for place in self._places]
+            inputs = [text for _, text in self.shown(each)]
             own = gold.get(each.id, {})
             labels = [writable(own.get(name, "")) for name in self.fields.values()]
             texts.append(csv_line([str(each.id), *inputs, *labels]))
         return "".join(f"{text}\n" for text in texts).encode(encoding)
+
+    def as_written(self, path: Path) -> dict[int, dict[str, str]] | None:
+        """Read the hand labels of a file that has the form of the run's, and check nothing.
+
+        Returns:
+            The labels of each row; None if there is no file, and a label of a row 0 if its form is another.
+        """
+        if not path.exists():
+            return None
+        read: dict[int, dict[str, str]] = {}
+        with contextlib.suppress(OutputError, ValueError), closing(read_csv(path)) as found:
+            _, header = next(found, (0, []))
+            places = [header.index(name) for name in (self.id_column, *self.fields)]
+            for _, line in found:
+                number, *texts = (line[place].strip() for place in places)
+                named = zip(self.fields.values(), texts, strict=True)
+                read[int(number)] = {name: text for name, text in named if is_known(text)}
+            return read
+        return {0: {"": ""}}
 
     def read(self, path: Path, lines: Mapping[int, Line]) -> Found:
         """Read a file that somebody has filled in.
@@ -183,29 +211,28 @@ class SampleFile:
         columns: Mapping[int, Reformatting],
         fit: _Fit,
     ) -> None:
-        """Check that the cells of a line are those of its row."""
-        if line.cells is None:
-            self._compare_marks(number, line, dict(found), fit)
-            return
+        """Check that the cells of a line are those of its row, as they are now or as they were when it was drawn."""
         for own, theirs in found:
-            ours = line.cells[self._places[own]]
-            if not columns[own].likeness(ours, theirs):
+            ours = None if line.cells is None else line.cells[self._places[own]]
+            is_like = ours is not None and bool(columns[own].likeness(ours, theirs))
+            if not is_like and not self._was(line, self.columns[own], theirs):
+                has = "another cell" if ours is None else short(ours)
+                advice = "delete the line, for the row is in the table no more" if line.is_gone else _ADVICE
                 raise UnfitError(
                     f"line {number} is not row {line.id} of the sample, as it says: in column {self.columns[own]!r} it"
-                    f" has {short(theirs)}, and that row {short(ours)}; sort whole lines, and leave the input's cells"
-                    " as they are",
+                    f" has {short(theirs)}, and that row {has}; {advice}",
                     is_cell=True,
                     agreed=fit.agreed,
                 )
-            fit.agreed += theirs == ours and not ours.isascii()
+            fit.agreed += theirs == ours and not theirs.isascii()
 
-    def _compare_marks(self, number: int, line: Line, found: Mapping[int, str], fit: _Fit) -> None:
-        is_known_table = line.made_by is not None and [*line.made_by.columns] == self.columns
-        if not is_known_table or len(found) < len(self.columns) or line.made_by is None:
-            return
-        if differs := difference_by_marks(line.made_by, line.marks, [found[own] for own in range(len(self.columns))]):
-            said = f"line {number} is not row {line.id} of the sample, as it says: {differs}"
-            raise UnfitError(said, is_cell=True, agreed=fit.agreed)
+    @staticmethod
+    def _was(line: Line, name: str, theirs: str) -> bool:
+        """Return whether a row had a cell when it was drawn, as far as its marks tell."""
+        if line.made_by is None or name not in line.made_by.alone:
+            return line.cells is None
+        one = Marks([name])
+        return one.of((theirs,)).removeprefix(one.tag) == line.made_by.cut(line.marks, [name])
 
     def _gold(self, number: int, cells: Mapping[str, str], fit: _Fit) -> dict[str, str]:
         """Read the hand labels of a line."""

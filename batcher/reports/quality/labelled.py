@@ -13,15 +13,15 @@ from dataclasses import field as of_class
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from batcher.answer.gold import Golds, examples_in, gold_of, is_known
-from batcher.answer.shape import Shape, shape_of_recorded
-from batcher.errors import OutputError, SettingsError
+from batcher.answer.gold import Golds, gold_of, is_known
+from batcher.errors import BatcherError, OutputError, SettingsError
 from batcher.input.cell import cell, writable
 from batcher.input.dataset import Dataset
 from batcher.input.marks import EMPTY, Marks
 from batcher.input.selection import Selection
 from batcher.journal.entries import LastRun
 from batcher.journal.sampling import Draw, DrawnRow, SampleReader
+from batcher.output.hand_labels import HandLabels
 from batcher.output.opening import PastRun
 from batcher.output.so_far import input_of
 from batcher.records import Stratum
@@ -134,10 +134,8 @@ class LabelledRun:
         self._keyword = run.store.keyword
         self.field = field
         self._data = data
-        recorded = self.last.question.get("shape")
-        self.shape: Shape | None = None if recorded is None else shape_of_recorded(recorded)
-        self.golds = Golds(self.shape)
-        self.without = examples_in(self.last.question)
+        self._hand = HandLabels(run.store, run.journal, self.last, data)
+        self.golds, self.without = self._hand.golds, self._hand.without
         self._column = gold_of(self.last.question)
         self._check_field()
 
@@ -198,7 +196,7 @@ class LabelledRun:
     @cached_property
     def _field_of(self) -> Callable[[str], str | None]:
         """Reads the field of an answer; many rows have the same answer."""
-        shape, place = self.shape, self.golds.fields.index(self.field or "")
+        shape, place = self.golds.shape, self.golds.fields.index(self.field or "")
 
         @lru_cache(_MOST_ANSWERS)
         def read(answer: str) -> str | None:
@@ -240,9 +238,11 @@ class LabelledRun:
         common, draws = self._common(), self.journal.draws()
         if not draws:
             return Labelled(**common)
-        places, golds = self.journal.places(drawn), self.journal.gold()
-        keys = self.without
-        here = {each.id: places[each.id] for each in drawn if each.id in places and places[each.id].key not in keys}
+        here, golds = self._hand.places(drawn), self.journal.gold()
+        try:
+            golds |= {each.drawn: each for each in self._hand.unread(drawn, here, golds)}
+        except BatcherError as error:
+            common["notes"] += (f"what was written into the sample's file since it was read does not count: {error}",)
         sampled: list[GoldRow] = []
         for each in drawn:
             gold = Golds.of_field(golds[each.id].text, self.field) if each.id in golds else ""
@@ -326,9 +326,8 @@ class LabelledRun:
             return
         cells = self._cells()
         for position, answer, mark in self.journal.answers(self.without, [self._named]):
-            text = next((text for place, text in cells if place == position), "")
-            one = Marks([self._named])
-            if mark and one.of((text,))[len(one.tag) :] != mark:
+            _, text, read = next((each for each in cells if each[0] == position), (position, "", b""))
+            if mark and read != mark:
                 raise OutputError(
                     f"column {self._named!r} of the input has changed since the run, in row {position} (counted from"
                     " 0): run it again, which asks nothing anew"
@@ -337,8 +336,8 @@ class LabelledRun:
             if gold:
                 yield GoldRow(position, self._label(answer), gold, chance)
 
-    def _cells(self) -> Iterator[tuple[int, str]]:
-        """Read the column in the input, with the position of each row."""
+    def _cells(self) -> Iterator[tuple[int, str, bytes]]:
+        """Read the column in the input: the position, the text and its mark, which other columns may share."""
         dataset = self._data or input_of(self.last.question)
         if dataset is None:
             raise OutputError(
@@ -347,10 +346,14 @@ class LabelledRun:
             )
         if self._named not in dataset.columns:
             raise OutputError(f"{dataset.name} has no column {self._named!r}, which had the hand labels")
-        place = dataset.columns.index(self._named)
+        place, marks = dataset.columns.index(self._named), Marks(dataset.columns)
+        one = Marks([self._named])
         for start, rows in Selection.recorded_in(self.last.question, dataset, self._keyword).slices(_AT_ONCE):
             for position, values in enumerate(rows, start):
-                yield position, writable(cell(values[place]))
+                text = writable(cell(values[place]))
+                is_alone = self._named in marks.alone
+                read = one.of((text,)) if is_alone else marks.cut(marks.of(values), [self._named])
+                yield position, text, read.removeprefix(one.tag) if is_alone else read
 
 
 def never_drawn(latest: Draw, rows: int, drawn: int, gone: int) -> int:

@@ -76,6 +76,7 @@ class Kind(Enum):
     BATCH_OTHER = "rows that share a request, but not its endpoint, its time or its outcome"
     OF_NOBODY = "requests of a run or a source that the journal does not know"
     CUT_OFF = "parts of answers that were cut off, of requests that were answered or that the journal does not know"
+    SAMPLE_OTHER = "lines of the sample in the journal that contradict others (table and id)"
 
     @property
     def slug(self) -> str:

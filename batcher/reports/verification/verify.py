@@ -227,6 +227,8 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
     deque(to_be, maxlen=0)  # rows that are not compared with a result
     deque(rows, maxlen=0)  # INPUT may have rows after the last one
     requests.end()
+    for place in journal.sample_faults():
+        found.place(Kind.SAMPLE_OTHER, place)
     return Verification(
         store.keyword,
         results.counts(scope),
