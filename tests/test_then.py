@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -268,7 +269,7 @@ def test_a_drawn_sample_that_was_labelled_by_hand_is_what_the_threshold_rests_on
     found = of_many()
     report = lab.run(rows, found, PROMPT, **options)
     assert report.went_on == len(found.calls) == forecast.then_requests
-    # A label more, and the threshold is chosen anew.
+    # A row more without a hand label changes nothing.
     batcher.sample("k", 121, output_dir=lab.directory, data=rows)
     assert "is the last run's" in planned(lab, rows, **options).summary
 
