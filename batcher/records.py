@@ -258,11 +258,23 @@ class ServerLimits(NamedTuple):
     tokens: Allowance | None
 
 
+class ModelToken(NamedTuple):
+    """A token of an answer.
+
+    Attributes:
+        text: its bytes, which may be a part of a character.
+        logprob: the natural logarithm of its probability, given all before it; NaN if it is not known.
+    """
+
+    text: bytes
+    logprob: float
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What a call returned.
 
-    Two completions that differ only in `id`, `model`, `reasoning`, `raw` or `choices` are equal.
+    Two completions that differ only in `id`, `model`, `reasoning`, `raw`, `choices` or `scored` are equal.
 
     Attributes:
         text: the answer's text, its tool calls as JSON, or a JSON list of several answers; None if the server sent no
@@ -281,6 +293,8 @@ class Completion:
         is_open: all that came is a thought that never closes.
         as_it_came: the same with the thoughts still in the text; None if there were none.
         choices: the number of answers that came.
+        scored: the tokens that the model wrote, its thoughts perhaps among them, if it was asked for `logprobs`; of
+            several answers none.
     """
 
     text: str | None
@@ -297,6 +311,7 @@ class Completion:
     is_open: bool = False
     as_it_came: Completion | None = field(default=None, compare=False, repr=False)
     choices: int = field(default=1, compare=False)
+    scored: tuple[ModelToken, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def characters(self) -> int:

@@ -708,6 +708,7 @@ class Settings:
         _only_one(self, "limit", "sample")
         _only_one(self, "image_column", "examples")
         _only_one(self, "hold", "threshold")
+        _check_tiers(self)
         if self.gold_drawn is not None and self.gold is None:
             raise SettingsError(f"{blamed('gold_drawn')} goes with {option('gold')}: give both")
         if self.task == Task.EMBEDDING and self.price_in is not None and self.price_out is None:
@@ -789,9 +790,10 @@ class Settings:
     def extras(self) -> tuple[str, ...]:
         """The further columns of the result, each once; the order given does not matter.
 
-        With several answers to a row, one of them says how many agree.
+        With several answers to a row, one of them says how many agree; with a second endpoint, one says whose counts.
         """
-        return facts_in([*facts_in(self.with_), *(["agreement"] if self.samples > 1 else [])])
+        several, second = ["agreement"] if self.samples > 1 else [], [] if self.then is None else ["by"]
+        return facts_in([*facts_in(self.with_), *several, *second])
 
     @property
     def file_format(self) -> str:
@@ -1016,6 +1018,39 @@ class Options(TypedDict, total=False):
 
 
 # [[[end]]]
+
+
+def _check_tiers(settings: Settings) -> None:
+    """Refuse options that do not say which answers a second endpoint is asked about (`--then`)."""
+    hold, threshold = option("hold", 0.95), option("threshold", 0.8)
+    if settings.then is None:
+        for name in ("hold", "threshold"):
+            if getattr(settings, name) is not None:
+                raise SettingsError(f"{blamed(name)} goes with {option('then', 'NAME')}: give both")
+        return
+    if settings.hold is None and settings.threshold is None:
+        raise SettingsError(
+            f"{blamed('then')} needs to know which answers count without a second one: give {threshold}, the least"
+            f" confidence, or {hold}, an accuracy, for which it is chosen from hand labels"
+        )
+    if settings.hold is not None and (settings.hold == 1 or settings.labels is None):
+        why = "no sample can show that all answers are right: give less than 1" if settings.hold == 1 else ""
+        why = why or f"whether an answer is right can be seen if it is a label: give {option('labels')}, or {threshold}"
+        raise SettingsError(f"{blamed('hold')}: {why}")
+    if settings.requests:
+        raise SettingsError(f"{as_given('then')} and {as_given('requests')} exclude each other: give one of them")
+    if settings.task == Task.EMBEDDING:
+        raise SettingsError(f"{as_given('then')} and {as_given('task', settings.task)} exclude each other")
+    if settings.repeat_sample is not None:
+        raise SettingsError(
+            f"{as_given('then')} and {as_given('repeat_sample')} exclude each other, because a repeated answer is"
+            f" one of the first endpoint: repeat before {as_given('then')} is given"
+        )
+    if settings.samples == 1 and settings.labels is None:
+        raise SettingsError(
+            f"{blamed('then')} goes by how certain an answer is: give {option('labels')}, for the probability of the"
+            f" label, or {option('samples', 3)}, for the agreement of several answers"
+        )
 
 
 def _only_one(settings: Settings, first: str, second: str) -> None:

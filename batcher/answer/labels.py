@@ -17,6 +17,7 @@ from batcher.answer.decoration import BLANKS, Layer, beginning, is_name, peeled,
 from batcher.answer.json_in_text import found
 from batcher.answer.kinds import Kind
 from batcher.answer.label_list import label_list
+from batcher.answer.places import places_of
 from batcher.answer.shape import Read
 from batcher.answer.spelling import folded, widened, words_of
 from batcher.records import Status
@@ -141,6 +142,17 @@ class Labels:
         said = self._said(text)
         is_one = len([label for label in said if label] or self._named_in(text)) < 2
         return self._near(text) if len(said) != 1 and is_one else ""
+
+    def place(self, text: str, answer: str) -> tuple[int, int] | None:
+        if text.strip(BLANKS) == answer:
+            start = text.index(answer)
+            return start, start + len(answer)
+        places = places_of([name for name, label in self._texts if label == answer], text)
+        if len(places) <= 1:
+            return next(iter(places), None)
+        # The first one that decides: with another label there, the text would not be read as this one.
+        other = next((name for name in self.names if name != answer), "")
+        return next((each for each in places if self.read(_replaced(text, each, other)).answer != answer), None)
 
     def said_by(self, text: str) -> str | None:
         """Return the label that a text says that says nothing else, or None."""
@@ -340,6 +352,12 @@ def _spelling(text: str) -> str:
     spelling = " ".join(words_of(text))
     number = _WHOLE_NUMBER.fullmatch(spelling)
     return number[1] if number else spelling
+
+
+def _replaced(text: str, place: tuple[int, int], other: str) -> str:
+    """Return a text with another label at a place, spelled as in JSON: the place may be in an object."""
+    start, end = place
+    return f"{text[:start]}{json.dumps(other, ensure_ascii=False)[1:-1]}{text[end:]}"
 
 
 def _united(parts: Any) -> tuple[str, ...]:

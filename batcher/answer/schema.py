@@ -131,6 +131,9 @@ class Schema:
             for name in self.fields
         )
 
+    def place(self, text: str, answer: str) -> None:
+        """Return None: a schema has no label."""
+
     def cells(self, answer: str) -> tuple[str, ...]:
         kept = self._kept.get(answer)
         return self._cells(self._first(answer)[1]) if kept is None else kept

@@ -76,6 +76,12 @@ class Shape(Protocol):
         It takes a millisecond, and is not for every row.
         """
 
+    def place(self, text: str, answer: str) -> tuple[int, int] | None:
+        """Return where a text that was read as a label says it: the label's first character, and the one behind it.
+
+        None: it is not certain, or the shape has no labels.
+        """
+
     def cells(self, answer: str) -> tuple[str, ...]:
         """Return the text of each field of an `ok` answer: numbers, booleans, lists and objects as JSON.
 

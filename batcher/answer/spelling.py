@@ -40,7 +40,7 @@ class _Signs(dict[int, str]):
             sign = ""
         elif char == "!" or char in ".,:'-":
             sign = char
-        elif kind[0] in "SPC" or _is_written_without_blanks(code):
+        elif kind[0] in "SPC" or is_written_without_blanks(code):
             sign = f" {char} "
         else:
             sign = char
@@ -51,7 +51,7 @@ class _Signs(dict[int, str]):
 _SIGNS = _Signs()
 
 
-def _is_written_without_blanks(code: int) -> bool:
+def is_written_without_blanks(code: int) -> bool:
     """Return whether a character is one of Chinese, Japanese, Thai, Lao, Burmese or Khmer."""
     return (
         0x3040 <= code <= 0x30FF

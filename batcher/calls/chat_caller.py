@@ -24,8 +24,9 @@ from batcher.calls.choices import Choice, completion_in, reasoning_of, usage_in,
 from batcher.calls.dialect import too_long
 from batcher.calls.error_bodies import without_echo
 from batcher.calls.failures import failure_of
+from batcher.calls.logprobs import logprobs_in
 from batcher.calls.patience import Patience, Signs
-from batcher.calls.streaming import OPTIONS, Added
+from batcher.calls.streaming import LOGPROBS, OPTIONS, Added
 from batcher.calls.transport import MOST_BYTES
 from batcher.calls.waits import limits_in
 from batcher.chat_model import Secrets, request_of
@@ -53,6 +54,8 @@ class ChatCaller:
         most_bytes: the most bytes of an answer.
         keys: texts to hide in answers and failures, besides the secrets of the model.
         streaming: answers are streamed (`--stream`), and may be silent for so long.
+        scores: ask for the log-probabilities of the tokens of answers, if it is one of OpenAI's models: others may not
+            know the argument.
     """
 
     def __init__(
@@ -64,11 +67,13 @@ class ChatCaller:
         most_bytes: int = MOST_BYTES,
         keys: Sequence[str] = (),
         streaming: Streaming | None = None,
+        scores: bool = False,
     ) -> None:
         self._llm = llm
         self._streaming = streaming
         # Whether a stream is asked to report its usage: only OpenAI's models have to be asked.
-        self._added = Added({}, is_wanted=streaming is not None and _may_ask_for_usage(llm))
+        is_wanted = streaming is not None and _may_ask_for_usage(llm)
+        self._added = Added({}, is_wanted=is_wanted, scores=scores and _takes_logprobs(llm))
         self._more_keys = keys
         self._question = question
         self._must_finish = must_finish
@@ -92,15 +97,18 @@ class ChatCaller:
         """Make one attempt at a chat that takes at most `timeout_s` seconds; a stream may also not be silent."""
         has_begun = False
         came = _Parts()
-        sent = [name for name in self._added.params if name == OPTIONS]
+        sent = [name for name in self._added.params if name in {OPTIONS, LOGPROBS}]
         try:
             converted, options = self._question(messages, {**params, **terms.params} if terms.params else params)
+            if LOGPROBS in sent:
+                options = {LOGPROBS: True, **options}
             has_begun = True
             async with Patience(timeout_s):
                 if self._streaming:
                     result = await self._streamed(converted, options, came, self._streaming.idle_s)
                 else:
                     result = await self._llm.agenerate([converted], **options)
+                    self._added.answered()
         except asyncio.CancelledError as cancelled:
             if (partial := came.so_far(self._hidden(self._secrets.keys))) is not None:
                 raise CallCut(partial) from cancelled
@@ -109,7 +117,7 @@ class ChatCaller:
             failure = failure_of(error, timeout_s, self._hidden(self._secrets.all), may_be_billed=has_begun)
             failure = without_echo(failure, messages)
             keys = self._hidden(self._secrets.keys)
-            partial, left_out = came.so_far(keys), self._added.refused(failure, sent) if sent else ""
+            partial, left_out = came.so_far(keys), self._added.refused(failure, sent)
             completion = _paid_for(error, keys) or replace(failure, partial=partial, left_out=left_out)
         else:
             completion = completion_of(result, self._hidden(self._secrets.keys))
@@ -183,6 +191,14 @@ def _may_ask_for_usage(llm: BaseChatModel) -> bool:
     return isinstance(llm, BaseChatOpenAI) and llm.stream_usage is not False and request_of(llm, {}) is not None
 
 
+def _takes_logprobs(llm: BaseChatModel) -> bool:
+    """Return whether a model takes `logprobs`, and its user has not decided about it."""
+    if not isinstance(llm, BaseChatOpenAI) or llm.logprobs is not None:
+        return False
+    request = request_of(llm, {})
+    return request is not None and LOGPROBS not in request
+
+
 def completion_of(result: LLMResult, secrets: Sequence[str] = ()) -> Completion | Failure:
     """Read the result of `agenerate` for its one prompt, and remove API keys from it."""
     generations = [each for candidates in result.generations for each in candidates]
@@ -219,6 +235,7 @@ def _choice_of(number: int, generation: Generation) -> Choice:
         None if reason is None else str(reason),
         refusal if isinstance(refusal, str) else None,
         reasoning_of({**message.additional_kwargs, "content": message.content}),
+        scored=logprobs_in(info.get("logprobs")),
     )
 
 

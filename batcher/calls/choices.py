@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 from batcher.answer.reading import CUT
 from batcher.answer.thinking import parted
 from batcher.calls.error_bodies import is_error
+from batcher.calls.logprobs import logprobs_in
 from batcher.calls.texts import LONGEST_CODE, LONGEST_NUMBER, json_of, one_line
 from batcher.calls.waits import limits_in
 from batcher.hiding import hide, unmistakable
-from batcher.records import MOST_TOKENS, Completion, Failure, Fault, ServerLimits, Usage
+from batcher.records import MOST_TOKENS, Completion, Failure, Fault, ModelToken, ServerLimits, Usage
 
 # The server failed in the middle of its answer: DeepSeek; Zhipu; OpenRouter and Cohere; vLLM and SGLang.
 _BROKEN_OFF = {"insufficient_system_resource", "network_error", "error", "abort"}
@@ -28,7 +29,7 @@ class Choice(NamedTuple):
 
     Attributes:
         number: its place among them, if the server said it.
-        text: as in `Completion`, as are `finish_reason`, `refusal`, `reasoning` and `is_open`.
+        text: as in `Completion`, as are `finish_reason`, `refusal`, `reasoning`, `is_open` and `scored`.
     """
 
     number: int | None
@@ -37,6 +38,7 @@ class Choice(NamedTuple):
     refusal: str | None = None
     reasoning: str = ""
     is_open: bool = False
+    scored: tuple[ModelToken, ...] = ()
 
 
 def completion_in(
@@ -131,6 +133,7 @@ def _joined(choices: Sequence[Choice], rest: Rest, *, wants_all: bool) -> Comple
         reasoning=first.reasoning,
         is_open=first.is_open,
         choices=len(choices),
+        scored=first.scored,
         **rest,
     )
 
@@ -172,6 +175,7 @@ def _choices(found: Iterable[object]) -> Iterator[Choice]:
                     reason if isinstance(reason, str) else None,
                     refusal if isinstance(refusal, str) else None,
                     reasoning_of(message),
+                    scored=logprobs_in(rest.get("logprobs")),
                 )
             case {"message": None, **rest}:
                 reason = rest.get("finish_reason")
@@ -183,6 +187,7 @@ def _choices(found: Iterable[object]) -> Iterator[Choice]:
                     text,
                     reason if isinstance(reason, str) else None,
                     reasoning=reasoning_of(rest),
+                    scored=logprobs_in(rest.get("logprobs")),
                 )
 
 

@@ -118,6 +118,87 @@ def endpoints_of(
     return tuple(endpoint for _, endpoint in made)
 
 
+class Tiers(NamedTuple):
+    """The endpoints of a run in the order in which rows are asked at them.
+
+    Attributes:
+        first: are asked about every row.
+        second: are asked about the rows whose answers there are not certain enough (`--then`); empty: none.
+    """
+
+    first: tuple[Endpoint, ...]
+    second: tuple[Endpoint, ...] = ()
+
+
+def tiers_of(
+    settings: Settings, endpoints: tuple[Endpoint, ...], env: Mapping[str, str], *, needs_keys: bool = True
+) -> Tiers:
+    """Part the endpoints of a run from the second ones (`--then`), or add these.
+
+    Args:
+        settings: the options.
+        endpoints: as `endpoints_of` returns them.
+        env: the variables.
+        needs_keys: as for `endpoints_of`.
+
+    Raises:
+        SettingsError: it is not certain which endpoint is meant, or it is the only one.
+    """
+    then, where = settings.then, blamed("then")
+    if then is None:
+        return Tiers(endpoints)
+    if isinstance(then, Endpoint):
+        tiers = Tiers(endpoints, (_with_headers(then, env, needs_keys=needs_keys),))
+    elif isinstance(then, str):
+        tiers = _named(then, endpoints) or _of_model(then, settings, endpoints, env, needs_keys=needs_keys)
+    else:
+        raise SettingsError(f"{where} must be an Endpoint, or the name or model of one, not {type(then).__name__}")
+    if not tiers.first:
+        raise SettingsError(f"{where}: {shown(then)} is the only model of the pool: name another one, which is better")
+    if same := {each.source for each in tiers.first} & {each.source for each in tiers.second}:
+        raise SettingsError(f"{where}: {next(iter(same)).model} is asked first already: name another endpoint")
+    return tiers
+
+
+def _named(then: str, endpoints: Sequence[Endpoint]) -> Tiers | None:
+    """Return the endpoints without those of a name, or else of a model, and these; None if there are none."""
+    by_name = tuple(each for each in endpoints if each.name == then)
+    second = by_name or tuple(each for each in endpoints if each.real_source.model == then)
+    return Tiers(tuple(each for each in endpoints if each not in second), second) if second else None
+
+
+def _of_model(
+    then: str, settings: Settings, endpoints: tuple[Endpoint, ...], env: Mapping[str, str], *, needs_keys: bool
+) -> Tiers:
+    """Return the endpoints, and those of another model at the same service, with the same keys.
+
+    The prices that the user gives are those of the first model. A limit that the user gives is one of the whole run, as
+    for models that rows name.
+    """
+    where = blamed("then")
+    check_model(then, where)
+    if settings.endpoints is None:
+        other = replace(settings, model=then, price_in=None, price_out=None)
+        second = [
+            _with_headers(each, env, needs_keys=needs_keys) for each in _from_options(other, env, needs_keys=needs_keys)
+        ]
+        is_limited = any(each is not None for each in (settings.rpm, settings.rps, settings.tpm))
+        if is_limited or settings.max_concurrency != MAX_CONCURRENCY:
+            first, second = (
+                [replace(each, account=_of_run(each, at)) for at, each in enumerate(keys, 1)]
+                for keys in (endpoints, second)
+            )
+            return Tiers(tuple(first), tuple(second))
+        return Tiers(endpoints, tuple(second))
+    if any(each.llm is not None for each in endpoints) or len({each.where for each in endpoints}) > 1:
+        known = ", ".join(dict.fromkeys(each.name or each.real_source.model for each in endpoints))
+        raise SettingsError(
+            f"{where}: no endpoint has the name or the model {shown(then)} (there are {known}): add one to"
+            f" {option('endpoints')}"
+        )
+    return Tiers(endpoints, tuple(replace(each, model=then, prices=None) for each in endpoints))
+
+
 _Numbered = list[tuple[int, Endpoint]]
 """Endpoints, each with the number of the entry that it was made from: a table with two keys makes two."""
 

@@ -43,6 +43,7 @@ class ChatCallers:
         most_bytes: the most bytes of a response, unpacked.
         most_connections: the most connections that may be open at once.
         streaming: ask for streamed answers, which may be silent for so long (`--stream`).
+        scores: ask for the log-probabilities of the tokens of answers (`--with confidence`).
     """
 
     def __init__(
@@ -52,8 +53,11 @@ class ChatCallers:
         most_bytes: int = MOST_BYTES,
         most_connections: int = MOST_CONNECTIONS,
         streaming: Streaming | None = None,
+        *,
+        scores: bool = False,
     ) -> None:
         self._params = params
+        self._scores = scores
         self._offline_url = offline_url
         self._most_bytes = most_bytes
         self._streaming = streaming
@@ -83,6 +87,7 @@ class ChatCallers:
                 most_bytes=self._most_bytes,
                 keys=[*proxy_secrets(), *credentials_of_proxy(getattr(endpoint.llm, "openai_proxy", None) or "")],
                 streaming=self._streaming,
+                scores=self._scores and "logprobs" not in unfolded(self._params),
             )
         base_url = (endpoint.base_url == OFFLINE and self._offline_url) or endpoint.base_url
         params = {**unfolded(self._params), **endpoint.params}
@@ -97,6 +102,7 @@ class ChatCallers:
             most_bytes=self._most_bytes,
             tls=self._tls if way_to(base_url).needs_tls else None,
             is_streamed=self._streaming is not None,
+            scores=self._scores,
         )
 
         def instead(reason: Exception) -> ChatCaller:
@@ -151,7 +157,14 @@ class ChatCallers:
             return as_text(messages), {"timeout": None, "extra_headers": headers, "extra_body": body}
 
         keys = [*keys_in(endpoint.headers), *(proxy.secrets if proxy else ())]
-        return ChatCaller(llm, question, must_finish=llm.streaming, most_bytes=self._most_bytes, keys=keys)
+        return ChatCaller(
+            llm,
+            question,
+            must_finish=llm.streaming,
+            most_bytes=self._most_bytes,
+            keys=keys,
+            scores=self._scores and "logprobs" not in params,
+        )
 
     async def close(self) -> None:
         await self._session.close()

@@ -142,9 +142,9 @@ def _choices(came: Completion, wanted: int) -> str | None:
 
 
 def _logprobs(came: Completion) -> str | None:
-    if not came.raw or not (came.text or "").strip() or _is_of_tools(came):
+    if not (came.raw or came.scored) or not (came.text or "").strip() or _is_of_tools(came):
         return None
-    return "" if _LOGPROB.search(came.raw) else "none came"
+    return "" if came.scored or _LOGPROB.search(came.raw) else "none came"
 
 
 def _json(came: Completion) -> str | None:

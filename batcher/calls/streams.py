@@ -24,6 +24,7 @@ from batcher.calls.choices import (
     without_keys,
 )
 from batcher.calls.error_bodies import failure_in, is_error
+from batcher.calls.logprobs import joined, logprobs_in
 from batcher.calls.texts import MOST_PARTS, has_too_many_parts, json_in, json_of, one_line
 from batcher.calls.waits import limits_in
 from batcher.records import Completion, Failure, Fault
@@ -47,6 +48,7 @@ class _Streamed:
         self.texts: list[str] = []
         self.reasoning: list[str] = []
         self.refusals: list[str] = []
+        self.logprobs: list[object] = []
         self.role = ""
         self.finish_reason: str | None = None
         self._calls: dict[object, dict[str, Any]] = {}
@@ -90,7 +92,8 @@ class _Streamed:
             text = json_of(list(self._calls.values()))
         if not text and any(self._function.values()):
             text = json_of(self._function)
-        return Choice(index, text, self.finish_reason, "".join(self.refusals) or None, "".join(self.reasoning))
+        refusal, scored = "".join(self.refusals) or None, logprobs_in(joined(self.logprobs))
+        return Choice(index, text, self.finish_reason, refusal, "".join(self.reasoning), scored=scored)
 
 
 class Stream:
@@ -209,6 +212,8 @@ class Stream:
             match choice:
                 case {"finish_reason": str(reason)} if reason not in {"", "null"}:
                     answer.finish_reason = reason
+            if found := choice.get("logprobs"):
+                answer.logprobs.append(found)
             match choice:
                 case {"delta": {**delta}} | {"message": {**delta}}:
                     self._is_too_much = answer.add(delta) or self._is_too_much

@@ -132,9 +132,10 @@ class Completions:
         most_bytes: the most bytes of a response, unpacked.
         tls: verifies certificates; default: aiohttp's own.
         is_streamed: ask for streamed answers, unless `params` says otherwise.
+        scores: ask for the log-probabilities of the tokens of answers.
 
     Attributes:
-        added: the parameters that batcher adds for streams.
+        added: the parameters that batcher adds.
 
     Raises:
         SettingsError: the environment names a proxy that cannot be used.
@@ -152,6 +153,7 @@ class Completions:
         most_bytes: int = MOST_BYTES,
         tls: ssl.SSLContext | None = None,
         is_streamed: bool = False,
+        scores: bool = False,
     ) -> None:
         self._session = session
         place, mark, version = base_url.partition("?")
@@ -162,7 +164,7 @@ class Completions:
         # The parameters of a request as JSON, by the object of the further ones, which is kept so that its id is.
         self._begun = {task: f'{{"model": {json.dumps(self._model)}, "{name}": ' for task, name in _ASKED.items()}
         self._written: dict[tuple[Task, int], tuple[str, Mapping[str, Any]]] = {}
-        self.added = Added(params, is_wanted=is_streamed)
+        self.added = Added(params, is_wanted=is_streamed, scores=scores)
         wanted = params.get("n")
         self._wants_all = isinstance(wanted, int) and wanted > 1
         self._most = most_bytes
@@ -180,7 +182,7 @@ class Completions:
         """Send one request, with model, messages and parameters as the user wrote them, and read the response."""
         attempt.has_begun = True
         # In ASCII: half of a surrogate pair cannot be sent otherwise.
-        added = self._added_to(attempt.terms)
+        added = self.added.to(attempt.terms)
         question = self._body(attempt, added)
         with Exchange(question, _FRAMES * self._most + _HEADERS) as exchange:
             try:
@@ -197,9 +199,8 @@ class Completions:
                     outcome = await self._read(response, attempt)
                     if isinstance(outcome, Failure):
                         outcome = without_echo(outcome, attempt.messages)
-                        if added and (name := self.added.refused(outcome, added)):
-                            self._written.clear()
-                            outcome = replace(outcome, left_out=name)
+                        outcome = replace(outcome, left_out=self.added.refused(outcome, added))
+                        self._written.clear()
                     attempt.outcome = self._judge(exchange, response, outcome)
             except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
                 attempt.outcome = attempt.outcome or self._failed(error, attempt, exchange)
@@ -208,13 +209,6 @@ class Completions:
         """Return whether a request asks for a stream, and the endpoint is not known to answer in one piece."""
         is_asked = terms.params.get(STREAM, self.added.streams) is True
         return is_asked and terms.task is not Task.EMBEDDING and not self.added.is_whole
-
-    def _added_to(self, terms: Terms) -> Mapping[str, Any]:
-        """Return the parameters that batcher adds to a request."""
-        added = self.added.params
-        if not added or terms.task is Task.EMBEDDING or terms.params.get(STREAM, True) is not True:
-            return NO_PARAMS
-        return {name: value for name, value in added.items() if name not in terms.params}
 
     def _body(self, attempt: Attempt, added: Mapping[str, Any]) -> bytes:
         """Return a request's body; what is the same for many requests, such as a schema, is written once."""
@@ -310,7 +304,9 @@ class Completions:
     async def _read_whole(self, response: aiohttp.ClientResponse, attempt: Attempt) -> bytes:
         """Read an answer in one piece, or a stream that does not say that it is one."""
         if not self.asks_for_stream(attempt.terms):
-            return await body.read(response, self._most)
+            raw = await body.read(response, self._most)
+            self.added.answered()
+            return raw
         found = []
         async with contextlib.aclosing(body.parts(response, self._most)) as parts:
             async for part in parts:

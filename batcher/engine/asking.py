@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from batcher.answer.confidence import confidence_of
 from batcher.answer.reading import is_whole
 from batcher.answer.reading import read as as_result
 from batcher.answer.shape import ReadAs, Shape
@@ -198,6 +200,20 @@ class _Asked:
         ]
 
 
+class Waits(NamedTuple):
+    """What the rows that are asked wait for.
+
+    Attributes:
+        oldest: the loop's time at which the oldest of their requests began; infinite without one.
+        backing_off: rows that wait to be tried again.
+        reason: why the last of these does.
+    """
+
+    oldest: float
+    backing_off: int
+    reason: str
+
+
 class Asker:
     """Asks about rows, any number of them at once.
 
@@ -205,6 +221,8 @@ class Asker:
         settings: the options.
         shape: what answers must be; None: any text will do.
         read: reads an answer; default: by the shape.
+        scores: requests ask for log-probabilities.
+        tier: of the endpoints that it asks; see `Member`.
         journal: gets every intent, failure and result.
         pool: grants the calls.
         spending: reserves and settles their cost.
@@ -223,6 +241,8 @@ class Asker:
         *,
         shape: Shape | None = None,
         read: Callable[[Completion], Result] | None = None,
+        scores: bool = False,
+        tier: int = 0,
         pool: Pool,
         spending: Spending,
         tally: Tally,
@@ -231,6 +251,7 @@ class Asker:
         self.lacks_witness = asyncio.Event()
         self.has_no_witness = False
         self._settings = settings
+        self._tier = tier
         self._is_embedding = settings.task == Task.EMBEDDING
         self._shape = shape
         self._read = read or (lambda completion: as_result(completion, shape))
@@ -254,7 +275,8 @@ class Asker:
         self._asked = 0
         self._troubled = 0
         self._awaited = 0
-        self._notices = Notices(settings, journal, progress, None if shape is None else ReadAs.of(shape))
+        read_as = None if shape is None else ReadAs.of(shape)
+        self._notices = Notices(settings, journal, progress, read_as, scores=scores)
 
     def close(self) -> None:
         """Send no further request; those in flight may still arrive."""
@@ -262,17 +284,24 @@ class Asker:
         self._pool.close()
         self._spending.close()
 
-    def refresh(self) -> None:
-        """Update the tally's figures of the requests under way."""
-        tally, now = self._tally, self._loop.time()
+    @property
+    def waits(self) -> Waits:
+        """What its rows wait for."""
+        return Waits(next(iter(self._under_way.values()), math.inf), self._backing_off, self._last_reason)
+
+    def refresh(self, others: Sequence[Asker] = ()) -> None:
+        """Update the tally's figures of the requests under way, those of others that ask at the same pool included."""
+        tally, now, waits = self._tally, self._loop.time(), [each.waits for each in (self, *others)]
         tally.in_flight, tally.spent = self._pool.in_flight, self._spending.spent
-        tally.oldest_s = now - next(iter(self._under_way.values()), now)
+        tally.oldest_s = max(now - min(each.oldest for each in waits), 0.0)
+        backing_off = sum(each.backing_off for each in waits)
+        reason = next((each.reason for each in waits if each.backing_off), self._last_reason)
         if self._pool.is_paused:
             tally.waiting_for = "paused by hand"
         elif cooldown_s := self._pool.cooldown_s():
-            tally.waiting_for = f"{self._last_reason}: again in {duration(cooldown_s)}"
-        elif self._backing_off:
-            tally.waiting_for = f"{self._backing_off:,} to try again ({self._last_reason})"
+            tally.waiting_for = f"{reason}: again in {duration(cooldown_s)}"
+        elif backing_off:
+            tally.waiting_for = f"{backing_off:,} to try again ({reason})"
         else:
             tally.waiting_for = ""
 
@@ -396,6 +425,7 @@ class Asker:
             vectors = [_of_vector(vector) for vector in completion.vectors]
             return await self._settle_together(asked, attempt.request, vectors, outcome)
         result = self._read(completion)
+        outcome = outcome._replace(confidence=confidence_of(completion, result, self._shape))
         if choice is None or form is None or self._shape is None:
             return [await asked.settle(End(asked.row, attempt.request, outcome, result))]
         if result.status is Status.OK:
@@ -422,7 +452,7 @@ class Asker:
 
     async def unsent(self, row: Row) -> Request:
         """Record a request for a row that ends without one; it never leaves."""
-        member = self._pool.members[0]
+        member = self._pool.of_tier(self._tier)[0]
         return await self._journal.sent(row.position, row.key, member.number, member.source, Bound(cost=0))
 
     async def _attempt(self, asked: _Asked, history: History, after: Member | None) -> _Tried:
@@ -430,7 +460,7 @@ class Asker:
         if len(asked.rows) > self._pool.size.inputs:
             return _InHalves(History(attempts=history.attempts, in_flight_s=history.in_flight_s))
         terms = asked.row.question.terms
-        reserved = await self._spending.reserve(asked.messages, terms)
+        reserved = await self._spending.reserve(asked.messages, terms, self._tier)
         cost: int | None = 0
         try:
             tokens = self._estimate(asked.messages)
@@ -440,6 +470,7 @@ class Asker:
                 tokens=tokens,
                 is_next=asked.is_stepping,
                 model=terms.model,
+                tier=self._tier,
             )
             asked.is_stepping = False
             member = slot.member
@@ -597,7 +628,7 @@ class Asker:
         tokens = self._pool.estimate(messages)
         if tokens is None or self._shape is None:
             return tokens
-        wires = (member.choice.wire(0) for member in self._pool.members if member.choice)
+        wires = (member.choice.wire(0) for member in self._pool.of_tier(self._tier) if member.choice)
         return tokens + max(map(self._form_tokens, wires), default=0.0)
 
     def _form_tokens(self, wire: Wire) -> float:

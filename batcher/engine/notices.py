@@ -12,7 +12,7 @@ from batcher.answer.shape import ReadAs
 from batcher.answer.vectors import unpacked
 from batcher.calls.ignored import Watch
 from batcher.calls.naming import is_another
-from batcher.calls.streaming import STREAM
+from batcher.calls.streaming import LOGPROBS, STREAM
 from batcher.calls.texts import one_line
 from batcher.engine.progress import Progress
 from batcher.journal.entries import IGNORED, LEFT_OUT
@@ -37,9 +37,19 @@ class Notices:
         journal: gets an event for each notice.
         progress: shows messages.
         read_as: what answers are read as; None: they stay as they come.
+        scores: requests ask for log-probabilities.
     """
 
-    def __init__(self, settings: Settings, journal: Journal, progress: Progress, read_as: ReadAs | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        progress: Progress,
+        read_as: ReadAs | None,
+        *,
+        scores: bool = False,
+    ) -> None:
+        self._scores = scores
         self._settings = settings
         self._journal = journal
         self._progress = progress
@@ -90,7 +100,9 @@ class Notices:
         if not self._is_news("left out", member.source, name):
             return
         then = "so its answers come in one piece"
-        if name != STREAM:
+        if name == LOGPROBS:
+            then = "so its answers have no confidence"
+        elif name != STREAM:
             then = "and an answer whose tokens it does not report counts as the most that it may cost"
         why = str(failure).rstrip(".")
         self._progress.say(f"{member.label} refuses {name} ({why}). It is asked without it from now on, {then}.")
@@ -125,7 +137,9 @@ class Notices:
         """Tell what is odd about an answer: what it ignores, the tokens that it reports, the model that it names."""
         known = self._watches.get(member.source)
         if known is None:
-            watch = Watch({**self._settings.params, **member.endpoint.params})
+            scores = self._scores and ("left out", member.source, LOGPROBS) not in self._told
+            added = {LOGPROBS: True} if scores else {}
+            watch = Watch({**added, **self._settings.params, **member.endpoint.params})
             known = self._watches[member.source] = watch, member.endpoint.real_source.model
         watch, model = known
         for name, said in watch.look(came, terms.params):

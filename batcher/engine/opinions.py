@@ -6,8 +6,9 @@ the result, in one entry. An answer that an earlier process paid for is taken up
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from functools import partial
+from typing import Protocol
 
 from batcher.answer.shape import Shape
 from batcher.answer.voting import Vote, sameness, vote
@@ -16,10 +17,17 @@ from batcher.engine.feed import Row
 from batcher.engine.progress import Tally
 from batcher.journal.entries import UNSENT, Opinion, Outcome, Votes
 from batcher.journal.writing import Journal
-from batcher.records import Result
+from batcher.records import Result, Status
 
-Beyond = Callable[[Row, Settle], Awaitable[Result]]
-"""Asks someone else about a row whose answers do not decide, and hands how that ended to `Settle`."""
+
+class Beyond(Protocol):
+    """Asks someone else about the rows whose answers do not decide."""
+
+    def decides(self, poll: Poll, vote: Vote) -> bool:
+        """Return whether a row's result is what its answers agree on."""
+
+    async def ask(self, row: Row, settle: Settle) -> Result:
+        """Ask someone else about a row, and hand how that ended to `settle`."""
 
 
 class Poll:
@@ -32,14 +40,16 @@ class Poll:
 
     Attributes:
         result: of the row; None: it has none yet.
+        is_old: all of its answers are an earlier process's.
     """
 
-    __slots__ = ("_same", "opinions", "result", "row")
+    __slots__ = ("_same", "is_old", "opinions", "result", "row")
 
     def __init__(self, row: Row, opinions: list[Opinion], same: Callable[[str], str]) -> None:
         self.row = row
         self.opinions = opinions
         self.result: Result | None = None
+        self.is_old = True
         self._same = same
 
     def vote(self) -> Vote:
@@ -66,11 +76,6 @@ class Poll:
         return Votes(vote.answers, vote.for_it, vote.is_tied, self.confidence(vote), source, known, own)
 
 
-def _is_enough(_poll: Poll, _vote: Vote) -> bool:
-    """Let every vote decide."""
-    return True
-
-
 class Opinions:
     """Asks about rows until each has as many answers as it should have.
 
@@ -81,8 +86,7 @@ class Opinions:
         sources: ids of the sources whose answers count.
         shape: what answers must be; None: any text will do.
         tally: counts rows.
-        decides: whether a row's result is what its answers agree on; default: it always is.
-        beyond: asks about a row if it is not; what comes is then the row's result.
+        beyond: asks someone else about rows whose answers do not decide; default: they always do.
     """
 
     def __init__(
@@ -94,7 +98,6 @@ class Opinions:
         sources: Collection[int],
         shape: Shape | None,
         tally: Tally,
-        decides: Callable[[Poll, Vote], bool] = _is_enough,
         beyond: Beyond | None = None,
     ) -> None:
         self._asker = asker
@@ -103,7 +106,6 @@ class Opinions:
         self._sources = sources
         self._same = sameness(shape)
         self._tally = tally
-        self._decides = decides
         self._beyond = beyond
         self._may_be_there = journal.has_open_opinions()
         # The answers that rows under way have taken up: until their results are on disk, the journal has them as free.
@@ -121,13 +123,15 @@ class Opinions:
         taken_up = {opinion.id for opinion in poll.opinions}
         try:
             while len(poll.opinions) < self._samples:
+                poll.is_old = False
                 await self._asker.ask(row, partial(self._take, poll))
                 if poll.result is not None:
                     return poll.result
             found = poll.vote()
-            if self._beyond is None or self._decides(poll, found):
+            # An answer that was asked for just now has been judged: it does not decide.
+            if self._beyond is None or (poll.is_old and self._beyond.decides(poll, found)):
                 return await self._settle_as_it_is(poll, found)
-            return await self._beyond(row, partial(self._settle_beyond, poll, found))
+            return await self._beyond.ask(row, partial(self._settle_beyond, poll, found))
         finally:
             self._claimed -= taken_up
 
@@ -149,7 +153,7 @@ class Opinions:
         sure = outcome.confidence
         poll.opinions.append(Opinion(request.id, request.source, result, sure))
         found = poll.vote()
-        if len(poll.opinions) >= self._samples and (self._beyond is None or self._decides(poll, found)):
+        if len(poll.opinions) >= self._samples and (self._beyond is None or self._beyond.decides(poll, found)):
             counts = poll.chosen(found)
             votes = poll.votes(found, counts.source, own=result) if len(poll.opinions) > 1 else None
             poll.result = await self._settle(end._replace(outcome=outcome, result=counts.result), votes)
@@ -166,8 +170,16 @@ class Opinions:
         return await self._settle(end, poll.votes(found, counts.source))
 
     async def _settle_beyond(self, poll: Poll, found: Vote, end: End) -> Result:
-        """Settle a row by the answer of someone else; its own answers stay beside it."""
-        result = await self._settle(end, poll.votes(found, end.request.source))
+        """Settle a row by the answer of someone else; its own answers stay beside it.
+
+        If no usable one came, and its own answers have one, that one counts; what came stays beside it as well.
+        """
+        outcome, came = self._journal.holdable(end.request, end.outcome, end.result)
+        end, counts = end._replace(outcome=outcome, result=came), poll.chosen(found)
+        votes = poll.votes(found, end.request.source)
+        if came.status is not Status.OK and counts.result.status is Status.OK:
+            end, votes = end._replace(result=counts.result), votes._replace(source=counts.source, own=came)
+        result = await self._settle(end, votes)
         if not end.is_kept:
             self._asker.count(end.outcome)
         return result

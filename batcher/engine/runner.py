@@ -265,7 +265,8 @@ class _Run:
         tariffs = [tariff for each in by_form.values() for tariff in each]
         if self.progress.shows_figures:
             tally.sent_before, tally.spent_before = await asyncio.to_thread(self.journal.spent_before)
-        spending = self._spending(tariffs)
+        second = [tariff for each in by_form.values() for tariff in each[len(endpoints) - job.seconds :]]
+        spending = self._spending(tariffs, second if job.seconds else [])
         async with contextlib.AsyncExitStack() as stack:
             members = await self._members(by_form, ladders, callers, stack) if tariffs else []
             estimator = Estimator(job.settings.params)
@@ -280,7 +281,8 @@ class _Run:
                 ending = await self._ending_of(window, pool)
         if (note := spending.note_of_excess()) and not ending.out_of_money:
             self.progress.say(note)
-        if tally.sent and not ending.trouble and not ending.displaced:
+        # Whoever stops a run waits for its end.
+        if tally.sent and not (ending.trouble or ending.displaced or ending.stopped_by):
             for warning in await asyncio.to_thread(drift_in, job, self.journal):
                 self.progress.say(warning, "warning")
         figures = await asyncio.to_thread(self._figures, ending, process, pool)
@@ -306,19 +308,19 @@ class _Run:
             return unread(keyword, rows, sum(each.requests_now for each in pool.counts()))
         return without_answers(figures) if ending.has_lost_its_journal else figures
 
-    def _spending(self, tariffs: Sequence[Tariff]) -> Spending:
+    def _spending(self, tariffs: Sequence[Tariff], second: Sequence[Tariff]) -> Spending:
         """Open the run's money, and show what its budget covers."""
         budget = self.job.settings.budget
         if budget is None:
             if note := note_of_tiers(tariffs):
                 self.progress.say(note)
-            return Spending(tariffs)
+            return Spending(tariffs, second=second)
         limit, spent = nano_dollars(budget), self.journal.spent()
         if spent.unpriced:
             one, many = "earlier request, of unknown price, does", "earlier requests, of unknown price, do"
             self.progress.say(f"Note: {counted(spent.unpriced, one, many)} not count in the budget.")
         lost, by_row = self.journal.lost(MOST_LOST), bool(self.job.lengths)
-        spending = Spending(tariffs, limit, spent.total, lost, by_row=by_row)
+        spending = Spending(tariffs, limit, spent.total, lost, by_row=by_row, second=second)
         if note := note_of_reserves(tariffs, limit - spent.total):
             self.progress.say(note)
         return spending
@@ -360,6 +362,7 @@ class _Run:
                 is_known=known[source] and endpoint.name is None,
                 size=self.job.size_at(endpoint),
                 trial=trial,
+                tier=self.job.tier_of(number),
             )
             for number, (endpoint, source, ladder, account) in enumerate(each)
         ]
@@ -410,5 +413,7 @@ async def _chat_callers(job: Job, stack: contextlib.AsyncExitStack, connections:
     most_bytes = int(job.settings.max_response_mb * 1e6)
     idle_s = job.settings.idle_s
     streaming = None if idle_s is None else Streaming(idle_s, job.settings.timeout)
-    made: Callers = module.ChatCallers(job.settings.params, offline_url, most_bytes, connections, streaming)
+    made: Callers = module.ChatCallers(
+        job.settings.params, offline_url, most_bytes, connections, streaming, scores=job.scores
+    )
     return made

@@ -25,6 +25,7 @@ from batcher.engine.canary import (
 )
 from batcher.engine.chunks import Chunks, OpenChunk
 from batcher.engine.ending import Ending
+from batcher.engine.escalation import Escalation
 from batcher.engine.feed import Feed, Row
 from batcher.engine.opinions import Opinions
 from batcher.engine.planned_input import PlannedInput
@@ -92,27 +93,24 @@ class Window:
         self._progress = progress
         self._chunks = Chunks(job, journal, planned, planned_input, progress)
         self._feed = Feed(planned_input, journal, self._chunks, self._workers_at_once * self._rows_of_worker)
-        self._asker = Asker(
-            job.settings,
-            journal,
-            shape=job.shape,
-            read=job.read,
-            pool=pool,
-            spending=spending,
-            tally=tally,
-            progress=progress,
-        )
-        self._planned_input = planned_input
-        self._ask: Callable[[Row], Awaitable[Result]] = self._asker.ask
-        if job.settings.samples > 1 or (not self._is_embedding and journal.has_open_opinions()):
-            self._ask = Opinions(
-                self._asker,
+        self._askers = [
+            Asker(
+                job.settings,
                 journal,
-                samples=job.settings.samples,
-                sources=planned.sources,
                 shape=job.shape,
+                read=job.read,
+                scores=job.scores,
+                tier=tier,
+                pool=pool,
+                spending=spending,
                 tally=tally,
-            ).ask
+                progress=progress,
+            )
+            for tier in range(1 + (planned.cut is not None))
+        ]
+        self._asker = self._askers[0]
+        self._planned_input = planned_input
+        self._ask = self._way_of_asking(job, planned)
         self._repeats: Repeats | None = None
         self._workers: list[asyncio.Task[None]] = []
         self._ending = Ending()
@@ -125,6 +123,26 @@ class Window:
         self._is_cleared = asyncio.Event()
         self._closing = asyncio.Event()
 
+    def _way_of_asking(self, job: Job, planned: Plan) -> Callable[[Row], Awaitable[Result]]:
+        """Return what asks about a row: once, several times, or a second endpoint, too."""
+        cut, samples = planned.cut, job.settings.samples
+        if samples == 1 and cut is None and (self._is_embedding or not self._journal.has_open_opinions()):
+            return self._asker.ask
+        beyond = None
+        if cut is not None:
+            has_scores = self._journal.has_scores(planned.first_sources)
+            first = job.tiers.first[0].source.model
+            beyond = Escalation(self._askers[1], cut, has_scores=has_scores, first=first)
+        return Opinions(
+            self._asker,
+            self._journal,
+            samples=samples,
+            sources=planned.first_sources,
+            shape=job.shape,
+            tally=self._tally,
+            beyond=beyond,
+        ).ask
+
     async def work(self, stop: Stop) -> Ending:
         """Ask about every row that has no result, write every chunk that is complete, and join them.
 
@@ -136,7 +154,7 @@ class Window:
             self._stop(stop.requests)
 
         with stop.calling(listen):
-            async with self._progress.showing(self._tally, self._asker.refresh):
+            async with self._progress.showing(self._tally, self._refresh):
                 await self._supervise([self._lead(), *(self._follow() for _ in range(self._workers_at_once))])
                 if self._job.settings.repeat_sample is not None and self._has_asked_all:
                     await self._repeat()
@@ -170,6 +188,9 @@ class Window:
         with self._ending_in_order():
             while not self._closing.is_set() and await repeats.ask_next():
                 pass
+
+    def _refresh(self) -> None:
+        self._asker.refresh(self._askers[1:])
 
     def widen(self) -> None:
         """Let more rows be asked at once if the pool's capacity has grown; a smaller one holds them back itself."""
@@ -396,7 +417,8 @@ class Window:
     def _close(self) -> None:
         self._closing.set()
         self._feed.close()
-        self._asker.close()
+        for asker in self._askers:
+            asker.close()
 
     def _stop(self, requests: int) -> None:
         """Act on a request to stop: the first time wait for what is in flight, the second time end at once."""

@@ -128,7 +128,8 @@ class Votes(NamedTuple):
         confidence: the mean of those `for_it`; None: not known.
         source: the id of the source of the answer that counts.
         opinions: the ids of the answers that are in the journal already.
-        own: the answer that the result's own request brought, if it is one of those voted on.
+        own: the answer that the result's own request brought, if it is one of those voted on, or a second endpoint's
+            that is no result, because it does not fit or none came.
     """
 
     answers: int

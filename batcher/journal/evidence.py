@@ -21,7 +21,8 @@ from batcher.journal.entries import (
     source_of,
 )
 from batcher.journal.reading import CHARGED, ROOT, SENT, SPENT, Reader, count_attempts, facts, question_of, spent_of
-from batcher.journal.schema import ADOPTED, PERSON
+from batcher.journal.rules import Least
+from batcher.journal.schema import ADOPTED, IN_SCOPE, PERSON
 from batcher.records import Result, Source, Status
 
 # Results that answers have been voted on for, and not those of a second endpoint, whose own answer is the result.
@@ -158,6 +159,15 @@ class Evidence(Reader):
         ]
         answers, for_it, is_tied = votes[0]
         return (answers, for_it, bool(is_tied)), opinions
+
+    def uncertain(self, least: Least) -> set[int]:
+        """Return the ids of the results of rows that need a second endpoint's answer, and have none."""
+        joins, too_few = least.too_few()
+        found = self._all(
+            f"SELECT a.id FROM rows r JOIN results a ON a.id = r.result {joins}"
+            f" WHERE r.is_kept IS NULL AND r.{IN_SCOPE} AND {too_few}"
+        )
+        return {number for (number,) in found}
 
     def has_votes(self) -> bool:
         """Return whether a result is made of several answers."""

@@ -47,7 +47,9 @@ class Matched(NamedTuple):
         same: rows without a result that have the same question as another row.
         reread: rows whose result changes because their answer was read again.
         corrections_lost: where the rows stood whose answer by hand no row has got, while rows are asked.
-        few: rows that have answers and no result, because they should have more (`--samples`).
+        few: rows that have answers and no result, because they should have more (`--samples`), or not certain enough
+            ones (`--then`).
+        enough: those of them that have as many answers as they should.
         missing: the answers that these rows lack.
     """
 
@@ -59,6 +61,7 @@ class Matched(NamedTuple):
     reread: int
     corrections_lost: tuple[int, ...] = ()
     few: int = 0
+    enough: int = 0
     missing: int = 0
 
 
@@ -288,6 +291,7 @@ class Matching:
             rule.remove_rows_behind(db, rows)
         asked_again = rule.retry_failed(db) if rules.retry_failed else []
         rule.ask_for_more(db, rules)
+        rule.ask_beyond(db, rules)
         rule.drop_answers_of_sources_that_left(db, rules)
         if rules.on_change == "redo":
             rule.redo_kept_answers(db)
@@ -337,6 +341,11 @@ class Matching:
         """Count the rows by how they ended, as far as the plan has been made."""
         with as_output_errors(self._db.path, "read"):
             return counts(self._db.connection)
+
+    def waiting(self) -> int:
+        """Count the `ok` answers that wait for others, or for a second endpoint, as far as the plan has been made."""
+        [waiting] = self._db.one("SELECT count(*) FROM opinions WHERE result IS NULL AND round = 0 AND status = 'ok'")
+        return int(waiting)
 
     def corrected(self) -> int:
         """Count the rows whose answer a person gave, as far as the plan has been made."""

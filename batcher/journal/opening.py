@@ -36,6 +36,7 @@ from batcher.journal.schema import (
     read_as_newest,
     version_of,
 )
+from batcher.journal.scores import ScoreReader
 from batcher.journal.statements import NOTE
 from batcher.journal.watching import Watch
 from batcher.journal.writing import Journal
@@ -97,6 +98,11 @@ def read_journal(path: Path, *, alone: bool = False) -> Reader:
 def read_samples(path: Path, *, alone: bool = False) -> SampleReader:
     """Open a journal like `read_journal`, for reading the samples too."""
     return _read(path, SampleReader, alone=alone)
+
+
+def read_scores(path: Path) -> ScoreReader:
+    """Open a journal like `read_journal`, for reading the scores of answers too."""
+    return _read(path, ScoreReader)
 
 
 def record_joined(path: Path, run: int, name: str, sha256: bytes) -> None:

@@ -43,9 +43,10 @@ from batcher.journal.entries import (
     Totals,
     Usual,
     Workbook,
+    source_of,
 )
 from batcher.journal.schema import ADOPTED, IN_SCOPE, PERSON, as_output_errors, exact_sum, text_of, whole
-from batcher.records import GAVE_UP, OF_AN_IMAGE, Beside, Bound, Result, RowState, Status
+from batcher.records import GAVE_UP, OF_AN_IMAGE, Beside, Bound, Result, RowState, Source, Status
 
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
 # answer its bound. If the same source answered the same question at another time, or began to and reported its tokens,
@@ -98,6 +99,10 @@ def _sum(column: str) -> str:
     )
 
 
+# That of the answers that agree, unless the result is none of them, but a second endpoint's.
+_CONFIDENCE = (
+    "CASE WHEN v.id IS NOT NULL AND c.id IS NULL THEN s.confidence ELSE coalesce(v.confidence, s.confidence) END"
+)
 # What `--with` may ask for, as text.
 FACTS = {
     "raw": "coalesce(s.text, x.answer, o.answer)",
@@ -121,10 +126,7 @@ FACTS = {
         " iif(status = 'ok', cast(answer AS TEXT), status) AS answer, count(*) AS n FROM opinions"
         " WHERE result = v.id AND round = 0 GROUP BY 1 ORDER BY 2 DESC, min(id))) END"
     ),
-    "confidence": (
-        "CASE WHEN coalesce(v.confidence, s.confidence) IS NOT NULL"
-        " THEN printf('%.4g', coalesce(v.confidence, s.confidence)) END"
-    ),
+    "confidence": f"CASE WHEN {_CONFIDENCE} IS NOT NULL THEN printf('%.4g', {_CONFIDENCE}) END",
     "by": f"CASE g.model WHEN '{PERSON.model}' THEN 'hand' ELSE g.model END",
 }
 _ADOPTED = f"(SELECT id FROM sources WHERE model = '{ADOPTED.model}' AND base_url = '' AND params = '')"
@@ -267,10 +269,33 @@ class Reader:
 
     def cut(self) -> int:
         """Count the rows whose answer was cut off at the most tokens that it may have."""
-        cut = "SELECT id FROM responses WHERE is_cut"
+        alone = "NOT EXISTS (SELECT 1 FROM opinions p WHERE p.id = s.id)"
+        cut = f"SELECT id FROM responses s WHERE is_cut AND {alone}"
         again = f"SELECT id FROM rereads WHERE root IN ({cut})"
-        query = f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({cut} UNION ALL {again})"
-        return int(self._all(query)[0][0])
+        of_several = (
+            "SELECT p.result FROM responses s JOIN opinions p USING (id) JOIN results w ON w.id = p.result"
+            " AND w.source = p.source AND w.status = p.status AND w.answer = p.answer WHERE s.is_cut AND p.round = 0"
+        )
+        ids = f"{cut} UNION ALL {again} UNION ALL {of_several}"
+        return int(self._all(f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({ids})")[0][0])
+
+    def second_sources(self, now: Iterable[Source] = ()) -> frozenset[int]:
+        """Return the ids of the sources that were second in any run (`--then`), and of these."""
+        asked = (each for question in self.questions() for each in (question.get("then") or {}).get("sources", ()))
+        second = {*map(source_of, asked), *now}
+        found = self._all("SELECT id, model, base_url, params FROM sources") if second else ()
+        return frozenset(number for number, *source in found if source_of(source) in second)
+
+    def went_on(self) -> tuple[int, int]:
+        """Count the rows that a second endpoint answered, and those that it was asked about in vain (`--then`)."""
+        if not (second := self.second_sources()):
+            return 0, 0
+        listed = ", ".join(map(str, sorted(second)))
+        beyond = f"SELECT v.id FROM votes v JOIN results a USING (id) WHERE a.source IN ({listed})"
+        in_vain = f"SELECT result FROM opinions WHERE round = 0 AND source IN ({listed}) AND result = id"
+        query = f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({{}})"
+        answered, failed = (int(self._all(query.format(each))[0][0]) for each in (beyond, in_vain))
+        return answered, failed
 
     def tied(self) -> int:
         """Count the rows of several answers of which another has as many votes as the one that counts."""
@@ -614,6 +639,23 @@ class Reader:
     def has_open_opinions(self) -> bool:
         """Return whether there is an answer that waits for others to its question (`--samples`)."""
         return bool(self._all("SELECT EXISTS (SELECT 1 FROM opinions WHERE result IS NULL)")[0][0])
+
+    def answered_from(self, endpoint: int) -> list[int]:
+        """Return the positions of the rows whose result came with an answer of an endpoint from this place on."""
+        query = (
+            f"SELECT r.position FROM rows r JOIN requests q ON q.id = r.result WHERE r.{IN_SCOPE} AND q.endpoint >= ?"
+            " AND q.outcome = 'answered' ORDER BY r.position"
+        )
+        return [position for (position,) in self._all(query, (endpoint,))]
+
+    def has_scores(self, sources: Collection[int]) -> bool:
+        """Return whether an answer of these sources has a confidence."""
+        marks = ", ".join("?" * len(sources))
+        query = (
+            "SELECT EXISTS (SELECT 1 FROM responses s JOIN requests q USING (id)"
+            f" WHERE s.confidence IS NOT NULL AND q.source IN ({marks}))"
+        )
+        return bool(self._all(query, (*sources,))[0][0])
 
     def open_opinions(self, position: int, key: bytes, sources: Collection[int]) -> tuple[list[Opinion], list[Opinion]]:
         """Return the answers to a row's question that belong to no result yet, in the order in which they came.

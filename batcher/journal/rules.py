@@ -5,11 +5,14 @@ Invariant: a rule points rows at other results, or at none; it never changes or 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from batcher.equality import same_text
 from batcher.input.marks import Comparison
 from batcher.journal.corrections import BY_HAND, LOWEST
+from batcher.journal.reading import ROOT
 from batcher.journal.rereading import OUTDATED
 from batcher.journal.schema import ADOPTED, IN_SCOPE
 from batcher.journal.scratch import BARE, SET_ASIDE
@@ -17,7 +20,50 @@ from batcher.journal.statements import Statements
 from batcher.records import Source
 
 _NOT_OK = "(SELECT id FROM results WHERE status <> 'ok')"
+_ADOPTED = f"(SELECT id FROM sources WHERE model = '{ADOPTED.model}' AND base_url = '' AND params = '')"
 _BY_HAND = f"(SELECT id FROM results WHERE id < 0 AND source IN {BY_HAND})"
+
+
+class Least(NamedTuple):
+    """What the answers of the first endpoints need to count without a second one (`--then`).
+
+    Attributes:
+        score: the least agreement or confidence.
+        by_confidence: the confidence counts.
+        second: ids of the sources of the second endpoints.
+        were_second: ids of those that were second in an earlier run, and are not asked first now.
+    """
+
+    score: float
+    by_confidence: bool
+    second: frozenset[int]
+    were_second: frozenset[int] = frozenset()
+
+    @property
+    def is_of_second(self) -> str:
+        """The condition for a `source` that is or was second."""
+        return f"source IN ({listed(self.second | self.were_second)})"
+
+    def too_few(self, *, counts_in_vain: bool = False) -> tuple[str, str]:
+        """Return the joins and the condition for a result `a` of a first endpoint that needs the second's answer.
+
+        Errors do not, nor do answers of a person, or from files.
+
+        Args:
+            counts_in_vain: also if the second was asked, and gave no answer that can be used.
+        """
+        joins = f"LEFT JOIN votes v ON v.id = a.id LEFT JOIN responses s ON s.id = {ROOT.format('a.id')}"
+        score = "coalesce(v.confidence, s.confidence)" if self.by_confidence else "v.for_it * 1.0 / v.answers"
+        in_vain = f"SELECT 1 FROM opinions p WHERE p.result = a.id AND p.source IN ({listed(self.second)})"
+        is_a_models = f"a.status <> 'error' AND a.source NOT IN {BY_HAND} AND a.source NOT IN {_ADOPTED}"
+        is_below = f"(a.status <> 'ok' OR {score} IS NULL OR {score} < {float(self.score)!r})"
+        is_tried = "FALSE" if counts_in_vain else f"EXISTS ({in_vain})"
+        return joins, f"{is_a_models} AND NOT a.{self.is_of_second} AND {is_below} AND NOT {is_tried}"
+
+
+def listed(ids: Iterable[int]) -> str:
+    """Return ids as a list of SQL."""
+    return ",".join(str(int(each)) for each in sorted(ids))
 
 
 @dataclass(frozen=True)
@@ -35,6 +81,7 @@ class Rules:
         samples: how many answers a row should have; a result of fewer is no result yet.
         is_redrawn: the last plan was about another sample, or this one is about a sample for the first time. Rows
             behind the plan's may then be the plan's own, at another position: one that failed stays so.
+        least: what the answers of the first endpoints need to count without a second one; None: there is none.
     """
 
     sources: frozenset[int]
@@ -44,12 +91,12 @@ class Rules:
     is_limited: bool = False
     samples: int = 1
     is_redrawn: bool = False
+    least: Least | None = None
 
     @property
     def is_of_pool(self) -> str:
         """The condition for a result whose source is in the pool, or a person."""
-        sources = ",".join(str(int(source)) for source in sorted(self.sources))
-        return f"(source IN ({sources}) OR source IN {BY_HAND})"
+        return f"(source IN ({listed(self.sources)}) OR source IN {BY_HAND})"
 
     @property
     def is_usable(self) -> str:
@@ -119,18 +166,50 @@ def ask_for_more(db: Statements, rules: Rules) -> None:
     """
     if rules.samples == 1:
         return
-    answers = "(SELECT count(*) FROM opinions p WHERE p.result = a.id AND p.round = 0)"
+    is_first = f"NOT {rules.least.is_of_second}" if rules.least else "TRUE"
+    answers = f"(SELECT count(*) FROM opinions p WHERE p.result = a.id AND p.round = 0 AND {is_first})"
     is_of_them = "EXISTS (SELECT 1 FROM opinions p WHERE p.result = a.id AND p.round = 0 AND p.source = a.source)"
     db.do(
         f"""
         INSERT OR IGNORE INTO few SELECT a.id, v.id IS NOT NULL
-        FROM (SELECT * FROM results WHERE {rules.is_usable} AND source NOT IN {BY_HAND} AND status <> 'error') a
+        FROM (SELECT * FROM results WHERE {rules.is_usable} AND source NOT IN {BY_HAND} AND status <> 'error'
+            AND {is_first}) a
         LEFT JOIN votes v USING (id) WHERE (v.id IS NULL OR {answers} < ? AND {is_of_them})
-            AND +a.key IN (SELECT key FROM rows WHERE {IN_SCOPE} AND is_kept IS NULL)
-            AND a.id NOT IN (SELECT result FROM rows WHERE is_kept IS NOT NULL)
+            AND {_MAY_WAIT}
         """,
         (rules.samples,),
     )
+    _let_wait(db)
+
+
+def ask_beyond(db: Statements, rules: Rules) -> None:
+    """Take from rows the answers of the first endpoints that are not certain enough; they wait for the second's.
+
+    Results that stay as they are: errors, a person's, answers to earlier questions, and those for which the second was
+    asked in vain, unless failed rows are retried.
+    """
+    if rules.least is None:
+        return
+    joins, too_few = rules.least.too_few(counts_in_vain=rules.retry_failed)
+    db.do(
+        f"""
+        INSERT OR IGNORE INTO few SELECT a.id, v.id IS NOT NULL
+        FROM (SELECT * FROM results WHERE {rules.is_of_pool} AND id NOT IN {OUTDATED}
+            AND id NOT IN (SELECT id FROM superseded)) a
+        {joins} WHERE {too_few} AND {_MAY_WAIT}
+        """
+    )
+    _let_wait(db)
+
+
+_MAY_WAIT = (
+    f"+a.key IN (SELECT key FROM rows WHERE {IN_SCOPE} AND is_kept IS NULL)"
+    " AND a.id NOT IN (SELECT result FROM rows WHERE is_kept IS NOT NULL)"
+)
+
+
+def _let_wait(db: Statements) -> None:
+    """Let the answers that the results in `few` are made of wait for others, and take these results from rows."""
     if not db.is_any("SELECT 1 FROM few"):
         return
     few = "(SELECT id FROM few)"
@@ -151,20 +230,26 @@ def ask_for_more(db: Statements, rules: Rules) -> None:
     db.do(f"DELETE FROM moved WHERE result IN {few}")
 
 
-def few_answers(db: Statements, rules: Rules) -> tuple[int, int]:
-    """Return how many rows that are asked have answers already, and how many answers these rows lack."""
-    of_pool = f"SELECT key, count(*) AS answers FROM opinions WHERE result IS NULL AND {rules.is_of_pool} GROUP BY key"
+def few_answers(db: Statements, rules: Rules) -> tuple[int, int, int]:
+    """Return how many rows that are asked have answers already, how many of them have enough, and what the others lack.
+
+    Those that have enough have answers that are not certain enough, or whose last process ended before they counted.
+    """
+    is_first = f"AND NOT {rules.least.is_of_second}" if rules.least else ""
+    waiting = f"SELECT key, count(*) AS answers FROM opinions WHERE result IS NULL AND {rules.is_of_pool} {is_first}"
     if not db.is_any("SELECT 1 FROM opinions WHERE result IS NULL"):
-        return 0, 0
-    rows, missing = db.one(
+        return 0, 0, 0
+    rows, enough, missing = db.one(
         f"""
-        SELECT coalesce(sum(rows), 0), coalesce(sum(max(rows * ? - answers, 0)), 0) FROM (
+        SELECT coalesce(sum(rows), 0), coalesce(sum(min(answers / ?, rows)), 0),
+            coalesce(sum(max(rows * ? - answers, 0)), 0) FROM (
             SELECT key, count(*) AS rows FROM rows WHERE {BARE} AND position NOT IN (SELECT position FROM same)
-            AND key IN (SELECT key FROM opinions WHERE result IS NULL) GROUP BY key) JOIN ({of_pool}) USING (key)
+            AND key IN (SELECT key FROM opinions WHERE result IS NULL) GROUP BY key)
+            JOIN ({waiting} GROUP BY key) USING (key)
         """,
-        (rules.samples,),
+        (rules.samples, rules.samples),
     )
-    return int(rows), int(missing)
+    return int(rows), int(enough), int(missing)
 
 
 def drop_answers_of_sources_that_left(db: Statements, rules: Rules) -> None:

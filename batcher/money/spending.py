@@ -31,6 +31,7 @@ class Spending:
         lost: requests of earlier processes that were charged at their bounds because they have no answer: key of the
             question, id of the source, and bound.
         by_row: each row was checked by itself, because rows have parameters of their own.
+        second: the tariffs of the endpoints of the second tier (`--then`), which are in `tariffs`, too.
 
     Attributes:
         spent: the money that this process has spent on answers, in nano-dollars; None once a cost is unknown.
@@ -47,9 +48,11 @@ class Spending:
         lost: Iterable[tuple[bytes, int, Bound]] = (),
         *,
         by_row: bool = False,
+        second: Sequence[Tariff] = (),
     ) -> None:
         # Keys of one source share all that a bound depends on.
-        self._tariffs = distinct(tariffs)
+        first = [each for each in tariffs if all(each is not other for other in second)]
+        self._tiers = (distinct(first), distinct(second))
         self._budget = None if limit is None else Budget(limit, spent)
         self._lost: dict[tuple[bytes, int], list[Bound]] = {}
         self._lost_left = MOST_LOST
@@ -60,8 +63,8 @@ class Spending:
             for tariff in tariffs:
                 check_bounded(tariff, by_row=by_row)
 
-    async def reserve(self, messages: Sequence[Message], terms: Terms = NO_TERMS) -> int:
-        """Wait until the budget covers a request at any endpoint; return the amount reserved.
+    async def reserve(self, messages: Sequence[Message], terms: Terms = NO_TERMS, tier: int = 0) -> int:
+        """Wait until the budget covers a request at any endpoint of a tier; return the amount reserved.
 
         Raises:
             BudgetSpent, BudgetClosed: the request must not leave.
@@ -69,7 +72,7 @@ class Spending:
         if self._budget is None:
             return 0
         return await self._budget.reserve(
-            lambda: max(tariff.on(terms, messages).most(messages) or 0 for tariff in self._tariffs)
+            lambda: max(tariff.on(terms, messages).most(messages) or 0 for tariff in self._tiers[tier])
         )
 
     def covers(self, reserved: int, bound: Bound) -> bool:

@@ -175,6 +175,67 @@ def _unbounded(tariffs: Sequence[Tariff]) -> str:
     return "no bound, because images or audio have none"
 
 
+class Further(NamedTuple):
+    """The requests to a second endpoint (`--then`).
+
+    Attributes:
+        load: one for each row that may go on to it.
+        certain: rows that go on for certain, because their answers are there.
+        share: of the others that are expected to go on; None if nothing tells.
+    """
+
+    load: Load
+    certain: int
+    share: float | None
+
+    @property
+    def expected(self) -> int | None:
+        """The requests to expect; None if nothing tells."""
+        rest = self.load.requests - self.certain
+        if rest and self.share is None:
+            return None
+        return self.certain + round((self.share or 0.0) * rest)
+
+    @property
+    def kept(self) -> int | None:
+        """The rows that are not expected to go on."""
+        return None if self.expected is None else self.load.requests - self.expected
+
+    def of(self, requests: int) -> Load:
+        """Return some of the requests, whose prompts are as long as all of them on the average."""
+        tokens = round(self.load.prompt_tokens * requests / max(self.load.requests, 1))
+        return self.load._replace(requests=requests, prompt_tokens=tokens)
+
+
+def with_further(costs: Costs, load: Load, further: Further, tariffs: Sequence[Tariff], how_to_price: str) -> Costs:
+    """Return the costs of the first endpoints' requests, and of those to the second one.
+
+    Args:
+        costs: of the first endpoints' requests.
+        load: those requests.
+        further: the requests to the second one.
+        tariffs: of the second endpoints.
+        how_to_price: the options that give a price.
+    """
+    if not further.load.requests:
+        return costs
+    expected = further.expected
+    second = costs_of(further.of(further.certain if expected is None else expected), tariffs, None, how_to_price)
+    most = None if costs.most is None or further.load.most is None else costs.most + further.load.most
+    prompts = None if costs.prompts is None or second.prompts is None else costs.prompts + second.prompts
+    whole = None if costs.all is None or second.all is None else costs.all + second.all
+    missing = [*dict.fromkeys((*costs.missing, *second.missing))]
+    if expected is None:
+        whole = None
+        missing.append(
+            f"how many rows go on to {tariffs[0].endpoint.source.model} is not known until some are answered"
+        )
+    requests = load.requests or further.load.requests
+    by = whole or (most if costs.enough_for is not None else None)
+    enough_for = None if costs.left is None or not by else min(max(costs.left, 0) * requests // by, requests)
+    return Costs(prompts, whole, most, costs.left, enough_for, tuple(missing))
+
+
 class Pace(NamedTuple):
     """How fast the limits let the requests leave.
 

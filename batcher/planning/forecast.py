@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from batcher.calls.batches import Filling, Size, smallest
 from batcher.calls.forms import Wire
@@ -21,14 +21,14 @@ from batcher.money.spending import note_of_reserves, note_of_tiers
 from batcher.money.tariff import LESSONS, Tariff
 from batcher.money.tokens import Counter, counter, prompt_tokens
 from batcher.planning.asking import forms_found, tariffs_in_forms
-from batcher.planning.costs import Load, costs_of, pace_of, tokens_of_an_answer
+from batcher.planning.costs import Further, Load, costs_of, pace_of, tokens_of_an_answer, with_further
 from batcher.planning.first import First, typical_answer
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
 from batcher.planning.making import make
 from batcher.planning.opinions import Times
 from batcher.planning.plan import Plan
 from batcher.planning.whom import asked_of, in_lines
-from batcher.planning.words import came_back, for_what, in_words, notes
+from batcher.planning.words import came_back, for_what, in_words, notes, saves
 from batcher.records import Asked, Message, Task, Terms
 from batcher.settings import Options, Settings
 from batcher.signatures import with_options
@@ -57,8 +57,15 @@ class Forecast(Described):
         gone: answered rows that are gone while there are new ones; a run stops there as well.
         reasons: what changed, in words.
         same: rows with the same question as another row; with `dedup` they are not sent.
-        requests: to be sent, each answer at its first attempt; of embeddings many rows share one.
-        prompt_tokens: of those requests.
+        requests: to be sent, each answer at its first attempt; of embeddings many rows share one. With `then` those to
+            the first endpoints.
+        then_requests: to be sent to the second endpoint, as far as the answers that are there tell; None if they do
+            not, or without `then`.
+        then_most: the most requests to the second endpoint; 0 without `then`.
+        threshold: from which on the first endpoint's answers count; None without `then`.
+        saved_usd: the expected cost of asking the second endpoint about the other rows as well; None if a price or the
+            number of these rows is unknown, or without `then`.
+        prompt_tokens: of those requests, and of the ones to the second endpoint that are expected.
         counted_by: `tiktoken`, or `estimated`, from the length of the text.
         completion_tokens: of their answers, if these are as long as the answers of the same models so far, or as the
             labels or the schema let expect; None if nothing tells.
@@ -72,6 +79,7 @@ class Forecast(Described):
         money, budget, time: the same in words; `budget` is empty without one.
         reread: rows whose result changes because their answer was read again, as another label or by another schema.
         asks: whom the run asks, and where the API keys came from.
+        then: those of them that are asked only about rows that are not certain enough.
         task: what for: `chat`, `completion` or `embedding`.
         form: how labels or a schema are asked for, in words; empty without them.
         first: the messages of the first row that is sent, as they will go out.
@@ -94,6 +102,10 @@ class Forecast(Described):
     same: int
     reread: int
     requests: int
+    then_requests: int | None
+    then_most: int
+    threshold: float | None
+    saved_usd: float | None
     prompt_tokens: int
     counted_by: str
     completion_tokens: int | None
@@ -107,6 +119,7 @@ class Forecast(Described):
     budget: str
     time: str
     asks: tuple[Asked, ...]
+    then: tuple[Asked, ...]
     task: str
     form: str
     first: tuple[Message, ...]
@@ -124,8 +137,14 @@ class Forecast(Described):
         completion = self.completion_tokens
         answers = "not yet known" if completion is None else f"about {completion:,}" if completion else "none"
         what = for_what(self.task)
-        yield from (Line("" if number else "asks", f"{line}{what}") for number, line in enumerate(in_lines(self.asks)))
-        yield Line("requests", f"{self.requests:,}, into {counted(self.chunks, 'chunk')}")
+        first = in_lines([each for each in self.asks if each not in self.then])
+        lines = [*(f"{line}{what}" for line in first), *(f"then {line}" for line in in_lines(self.then))]
+        yield from (Line("" if number else "asks", line) for number, line in enumerate(lines))
+        then = ""
+        if self.then_most:
+            known = f"about {self.then_requests:,}" if self.then_requests is not None else f"0 to {self.then_most:,}"
+            then = f"; then {known} to the second endpoint"
+        yield Line("requests", f"{self.requests:,}{then}, into {counted(self.chunks, 'chunk')}")
         yield Line("tokens", f"{self.prompt_tokens:,} prompt ({by}), completion {answers}")
         yield Line("money", self.money)
         if self.budget:
@@ -156,18 +175,24 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     job.store.check()
     with rehearse(job.store.journal_path) as journal:
         planned = make(job, journal, lambda: False, is_rehearsal=True)
-        tariffs, ladder = _asking(job, journal, planned.sources[0])
+        tariffs, second, ladder = _asking(job, journal, planned.sources[0])
         model = job.endpoints[0].real_source.model
         count = counter(model).seeing(model)
         typical = None if job.shape is None else count.count(typical_answer(job.shape)) + 1
         answer_tokens = tokens_of_an_answer(journal, planned.sources, tariffs, typical)
-        load, first = _load(job, journal, planned, tariffs, count, ladder=ladder)
+        load, further, first = _load(job, journal, planned, _Asking(tariffs, second, ladder), count)
         load = load._replace(answer_tokens=0.0 if job.task is Task.EMBEDDING else answer_tokens)
+        further = further._replace(load=further.load._replace(answer_tokens=answer_tokens))
         left = None if settings.budget is None else nano_dollars(settings.budget) - journal.spent().total
     is_by_option = settings.endpoints is None
     how_to_price = f"{option('price_in')}, {option('price_out')}" if is_by_option else "prices in the endpoint"
-    costs, pace = costs_of(load, tariffs, left, how_to_price), pace_of(job.endpoints, load)
-    reserves = _reserves(tariffs, left) if load.requests else []
+    costs, pace = costs_of(load, tariffs, left, how_to_price), pace_of(job.tiers.first, load)
+    costs = with_further(costs, load, further, second, how_to_price)
+    kept = (planned.cut.kept if planned.cut else 0) + (further.kept or 0)
+    saved = costs_of(further.of(kept), second, None, how_to_price).all if further.load.requests else None
+    beyond = further.of(further.certain if further.expected is None else further.expected)
+    asked = load.requests + beyond.requests
+    reserves = _reserves([*tariffs, *second], left) if asked else []
     return Forecast(
         keyword=job.keyword,
         rows=planned.counts.rows,
@@ -185,28 +210,55 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         same=planned.same,
         reread=planned.reread,
         requests=load.requests,
-        prompt_tokens=load.prompt_tokens,
+        then_requests=further.expected if job.seconds else None,
+        then_most=further.load.requests,
+        threshold=planned.cut.threshold if planned.cut else None,
+        saved_usd=_in_dollars(saved),
+        prompt_tokens=load.prompt_tokens + beyond.prompt_tokens,
         counted_by=count.name,
-        completion_tokens=load.completion_tokens,
+        completion_tokens=load._replace(requests=asked).completion_tokens,
         prompts_usd=_in_dollars(costs.prompts),
         cost_usd=_in_dollars(costs.all),
         most_usd=_in_dollars(costs.most),
         left_usd=_in_dollars(costs.left),
         enough_for=costs.enough_for,
         seconds=pace.seconds,
-        money=costs.in_words(load.requests),
-        budget=costs.budget_in_words(load.requests, "row" if load.requests == planned.counts.left else "request"),
-        time=pace.in_words(load.requests),
+        money=costs.in_words(asked),
+        budget=costs.budget_in_words(asked, "row" if load.requests in {0, planned.counts.left} else "request"),
+        time=pace.in_words(load.requests) if load.requests or not asked else "as the second endpoint allows",
         asks=asked_of(job.endpoints),
+        then=asked_of(job.tiers.second),
         task=job.task.value,
         form=first.form,
         first=first.messages,
-        summary="\n".join([in_words(job, planned), *notes(job, planned), *came_back(job, planned), *reserves]),
+        summary="\n".join(
+            [
+                in_words(job, planned),
+                *notes(job, planned),
+                *came_back(job, planned),
+                *saves(job, kept, saved),
+                *reserves,
+            ]
+        ),
     )
 
 
-def _asking(job: Job, journal: Reader, source: int) -> tuple[list[Tariff], Sequence[Wire]]:
-    """Return the tariffs of the endpoints, in every form in which they may be asked, and the forms of the first one.
+class _Asking(NamedTuple):
+    """How the endpoints are asked.
+
+    Attributes:
+        tariffs: of those that are asked about every row, in every form in which they may be asked.
+        second: of those that are asked then.
+        ladder: the forms of the first one.
+    """
+
+    tariffs: list[Tariff]
+    second: list[Tariff]
+    ladder: Sequence[Wire]
+
+
+def _asking(job: Job, journal: Reader, source: int) -> _Asking:
+    """Return how the endpoints are asked.
 
     Args:
         job: the run.
@@ -217,7 +269,9 @@ def _asking(job: Job, journal: Reader, source: int) -> tuple[list[Tariff], Seque
     in_forms = tariffs_in_forms(job, job.endpoints, ladders, journal.details(LESSONS))
     known = forms_found(job, journal).get(source)
     found = [wire for wire in ladders[0] if wire.form and wire.form == known]
-    return [tariff for each in in_forms.values() for tariff in each], found or ladders[0]
+    firsts = len(job.endpoints) - job.seconds
+    tariffs = [tariff for each in in_forms.values() for tariff in each[:firsts]]
+    return _Asking(tariffs, [tariff for each in in_forms.values() for tariff in each[firsts:]], found or ladders[0])
 
 
 def _in_dollars(nano: int | None) -> float | None:
@@ -230,24 +284,42 @@ def _reserves(tariffs: Sequence[Tariff], left: int | None) -> list[str]:
     return [note] if note else []
 
 
-def _load(
-    job: Job, journal: Reader, planned: Plan, tariffs: Sequence[Tariff], count: Counter, *, ladder: Sequence[Wire]
-) -> tuple[Load, First]:
+class _Sum:
+    """Adds up requests to some endpoints."""
+
+    def __init__(self, tariffs: Sequence[Tariff]) -> None:
+        self._tariffs = tariffs
+        self._requests = self._tokens = 0
+        self._most: int | None = 0
+
+    def add(self, messages: Sequence[Message], terms: Terms, tokens: int, times: int) -> None:
+        self._requests += times
+        self._tokens += times * tokens
+        if self._most is not None:
+            each = [tariff.on(terms, messages).most(messages) for tariff in self._tariffs]
+            self._most = None if None in each else self._most + times * max(filter(None, each), default=0)
+
+    def load(self) -> Load:
+        return Load(self._requests, self._tokens, self._most, None)
+
+
+def _load(job: Job, journal: Reader, planned: Plan, asking: _Asking, count: Counter) -> tuple[Load, Further, First]:
     """Read the input again, and add up what would be sent; return the first request, too."""
-    first = First()
+    first, ladder = First(), asking.ladder
     count = count.knowing(job.examples.texts if job.examples else ())
     more = count.count(json.dumps([*ladder[0].params.values(), ladder[0].line])) if ladder else 0
     size = smallest([job.size_at(endpoint) for endpoint in job.endpoints])
-    requests = tokens = 0
-    most: int | None = 0
+    firsts, seconds, is_first, certain = _Sum(asking.tariffs), _Sum(asking.second), True, 0
     for messages, terms, times in _requests(job, journal, planned, size):
         shown = messages[:1] if job.task is Task.EMBEDDING else messages
-        first = first if requests else First.of(shown, ladder)
-        requests += times
-        tokens += times * (_prompt_tokens(messages, job.task, count) + more)
-        each = [tariff.on(terms, messages).most(messages) for tariff in tariffs] if most is not None else [None]
-        most = None if most is None or None in each else most + times * max(filter(None, each), default=0)
-    return Load(requests, tokens, most, None), first
+        first, is_first = First.of(shown, ladder) if is_first else first, False
+        tokens = _prompt_tokens(messages, job.task, count) + more
+        firsts.add(messages, terms, tokens, times)
+        if job.seconds:
+            seconds.add(messages, terms, tokens, 1)
+            certain += not times
+    share = planned.cut.share if planned.cut else None
+    return firsts.load(), Further(seconds.load(), certain, share), first
 
 
 def _prompt_tokens(messages: Sequence[Message], task: Task, count: Counter) -> int:
@@ -268,12 +340,14 @@ def _requests(job: Job, journal: Reader, planned: Plan, size: Size) -> Iterator[
     """
     waiting: list[Message] = []
     filling = Filling(size)
-    times = Times(job.settings, job.keyword, journal, planned.sources, planned.counts.rows)
+    times = Times(job.settings, job.keyword, journal, planned.first_sources, planned.counts.rows)
     for start, rows in job.selection.slices(ROWS_AT_ONCE):
         states = journal.states(start, start + len(rows))
         job.look_ahead(rows)
         for position, (values, state) in enumerate(zip(rows, states, strict=True), start):
-            if not (asked := times.of(position, state)):
+            asked = times.of(position, state)
+            # A row whose answers are there may go on to a second endpoint.
+            if not asked and (not job.seconds or state.result is not None or state.leader is not None):
                 continue
             messages, terms, fault = job.question_of(position, values)
             if fault:

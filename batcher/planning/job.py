@@ -19,7 +19,7 @@ from batcher.answer.schema import Schema
 from batcher.answer.shape import READER, ReadAs, Shape
 from batcher.calls.batches import Size, size_at
 from batcher.calls.embeddings import NO_VECTOR
-from batcher.calls.endpoints import endpoints_of, environment
+from batcher.calls.endpoints import Tiers, endpoints_of, environment, tiers_of
 from batcher.calls.forms import PARAMS, Wire, ladder_for
 from batcher.endpoint import Endpoint
 from batcher.errors import InputError, SettingsError
@@ -90,6 +90,8 @@ class Job:
         images: puts the rows' images into their questions, which so takes a while; None: there are none.
         lengths: the tariffs that must bound the answer to each row, because rows have parameters of their own.
         older: the results files of older scripts whose answers are taken over.
+        seconds: how many of the endpoints, the last ones, are asked only about rows whose answers at the others are not
+            certain enough (`--then`).
     """
 
     settings: Settings
@@ -109,6 +111,7 @@ class Job:
     images: Images | None = None
     lengths: tuple[Tariff, ...] = ()
     older: tuple[Path, ...] = ()
+    seconds: int = 0
 
     def keyer(self, params: Mapping[str, Any]) -> Keyer:
         """Return what makes the key of a row of its question.
@@ -137,6 +140,28 @@ class Job:
     def size_at(self, endpoint: Endpoint) -> Size:
         """Return the most that one request to an endpoint may hold: one row, if the task is not embeddings."""
         return size_at(endpoint, self.settings.inputs_per_request) if self.task is Task.EMBEDDING else Size()
+
+    @property
+    def tiers(self) -> Tiers:
+        """The endpoints that are asked about every row, and those that are asked then."""
+        return Tiers(
+            self.endpoints[: len(self.endpoints) - self.seconds], self.endpoints[-self.seconds :] * bool(self.seconds)
+        )
+
+    def tier_of(self, place: int) -> int:
+        """Return the tier of the endpoint at a place in the pool."""
+        return int(place >= len(self.endpoints) - self.seconds)
+
+    @property
+    def goes_by_confidence(self) -> bool:
+        """Whether the confidence of an answer, and not the agreement of several, says how certain it is."""
+        return self.settings.samples == 1
+
+    @property
+    def scores(self) -> bool:
+        """Whether requests ask for the log-probabilities of their answers."""
+        is_wanted = "confidence" in self.settings.extras or (self.seconds > 0 and self.goes_by_confidence)
+        return is_wanted and isinstance(self.shape, Labels)
 
     @property
     def reading(self) -> ReadAs | None:
@@ -260,7 +285,8 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     check_holes(prompts, settings, dataset)
     selection = Selection(dataset, keyword, limit=settings.limit, sample=settings.sample)
     own = Own.of(settings, dataset, selection)
-    endpoints = _endpoints(settings, own, needs_keys=needs_keys)
+    tiers = _endpoints(settings, own, needs_keys=needs_keys)
+    endpoints = (*tiers.first, *tiers.second)
     if settings.id_column is not None:
         column_index(settings.id_column, dataset.columns, blamed("id_column"))
     check_gold(settings, dataset.columns, (*prompts.columns, *settings.param_columns))
@@ -293,6 +319,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         lengths=_lengths(endpoints, settings) if own.has_any else (),
         older=older_results(settings, dataset, store) if settings.requests else (),
         images=images,
+        seconds=len(tiers.second),
     )
 
 
@@ -309,20 +336,28 @@ def _opened(data: Any, settings: Settings) -> Dataset:
     return dataset
 
 
-def _endpoints(settings: Settings, own: Own, *, needs_keys: bool) -> tuple[Endpoint, ...]:
+def _endpoints(settings: Settings, own: Own, *, needs_keys: bool) -> Tiers:
     """Return the endpoints that rows may be asked at.
 
     Raises:
         SettingsError: an endpoint cannot be used, or its parameters do not fit the options.
     """
-    endpoints = endpoints_of(settings, environment(), needs_keys=needs_keys, models=own.models)
+    if settings.then is not None and any(own.models):
+        raise SettingsError(
+            f"{blamed('then')}: rows name their models ({as_given('params_column')}), and each is asked at its own:"
+            " leave one of the two out"
+        )
+    env = environment()
+    found = endpoints_of(settings, env, needs_keys=needs_keys, models=own.models)
+    tiers = tiers_of(settings, found, env, needs_keys=needs_keys)
+    endpoints = (*tiers.first, *tiers.second)
     check_endpoints(endpoints, settings, by_row=own.has_any)
     check_params_of_endpoints(endpoints, settings)
     check_samples_at(endpoints, settings)
     if settings.labels is not None or settings.schema is not None:
         for endpoint in endpoints:
             _check_form_params(endpoint.params, settings, "params of an endpoint")
-    return endpoints
+    return tiers
 
 
 def _lengths(endpoints: Sequence[Endpoint], settings: Settings) -> tuple[Tariff, ...]:

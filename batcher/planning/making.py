@@ -19,12 +19,13 @@ from batcher.journal.entries import InFlight, LastRun
 from batcher.journal.matching import Matched, Matching, Planner
 from batcher.journal.reading import Reader
 from batcher.journal.rereading import Readers
-from batcher.journal.rules import Rules
+from batcher.journal.rules import Least, Rules
 from batcher.journal.schema import ADOPTED
 from batcher.output.adoption import Adoption
 from batcher.output.changed import ChangedFiles
 from batcher.output.directory import came_back as came_back_as
 from batcher.output.older_results import OlderResults
+from batcher.planning.escalation import Cut, check_scores, cut_of, recorded_cut, then_before
 from batcher.planning.gold import GoldColumn
 from batcher.planning.job import ROWS_AT_ONCE, Job
 from batcher.planning.opinions import rows_asked_again
@@ -96,14 +97,13 @@ def _matched(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_
         _check_reuse(job, last)
     params = _as_asked(job.settings.params, journal)
     comparison = _comparison(job, journal, last)
+    cut = cut_of(job, journal)
     with journal.planning(comparison) as matching:
         taken = _take_in(job, journal, matching, last)
-        sources = matching.source_ids([*(endpoint.source for endpoint in job.endpoints), ADOPTED])
-        recorded = job.selection.recorded()
-        before = last.question.get("sample") if last else None
-        is_redrawn = last is not None and before != recorded["sample"]
-        if is_redrawn:
-            matching.set_aside(job.selection.drawn, is_all=before is not None)
+        sources = matching.source_ids(
+            [*(endpoint.source for endpoint in job.endpoints), *then_before(journal), ADOPTED]
+        )
+        is_redrawn = _is_redrawn(job, matching, last)
         key = job.keyer(params)
         read = _read_rows(job, journal, matching, is_stopping, key, is_first=last is None)
         older = _add_older(job, matching, key)
@@ -112,7 +112,9 @@ def _matched(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_
             matching.read_again(Readers(journal.reading, job.read, sameness(job.shape)))
         if job.settings.id_column is not None:
             _check_ids(job, matching, read.rows, comparison)
-        matched = matching.finish(read.rows, _rules(job, sources, is_redrawn=is_redrawn), journal.reading)
+        rules = _rules(job, sources, cut, is_redrawn=is_redrawn)
+        matched = matching.finish(read.rows, rules, journal.reading)
+        check_scores(job, journal, cut, sources, matching.waiting())
         plan = _plan_of(
             job,
             journal,
@@ -120,8 +122,9 @@ def _matched(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_
             matched,
             last=last,
             comparison=comparison,
-            sources=sources[:-1],
+            sources=sources[: len(job.endpoints)],
             taken=taken,
+            cut=cut,
         )._replace(
             faulty=read.faulty,
             fault=read.fault,
@@ -133,8 +136,18 @@ def _matched(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_
             return plan
         _check_changes(job, plan, journal)
         # In the same transaction as the plan, because `verify` reads the question from here.
-        journal.start_run(job.settings.chunk_size, {**job.question, **recorded, **read.recorded(job), "params": params})
+        recorded = {**job.selection.recorded(), **recorded_cut(job, journal, cut), **read.recorded(job)}
+        journal.start_run(job.settings.chunk_size, {**job.question, **recorded, "params": params})
     return plan
+
+
+def _is_redrawn(job: Job, matching: Matching, last: LastRun | None) -> bool:
+    """Return whether the last plan was about another sample of rows; then its rows are set aside."""
+    before = last.question.get("sample") if last else None
+    is_redrawn = last is not None and before != job.selection.recorded()["sample"]
+    if is_redrawn:
+        matching.set_aside(job.selection.drawn, is_all=before is not None)
+    return is_redrawn
 
 
 def _check_changes(job: Job, plan: Plan, journal: Reader) -> None:
@@ -208,9 +221,14 @@ def _twins(job: Job, matching: Matching, rows: int, comparison: Comparison) -> t
     return matching.twins(rows, comparison.sql(["custom_id"])) if job.settings.requests else None
 
 
-def _rules(job: Job, sources: Sequence[int], *, is_redrawn: bool) -> Rules:
+def _rules(job: Job, sources: Sequence[int], cut: Cut | None, *, is_redrawn: bool) -> Rules:
     """Return the rules for matching rows and answers that the options ask for."""
-    settings = job.settings
+    settings, asked = job.settings, len(job.endpoints)
+    least = None
+    if cut is not None:
+        first, second = sources[: asked - job.seconds], sources[asked - job.seconds : asked]
+        were_second = frozenset(sources[asked:-1]).difference(first)
+        least = Least(cut.threshold, cut.by_confidence, frozenset(second), were_second)
     return Rules(
         frozenset(sources),
         on_change=settings.on_change,
@@ -219,6 +237,7 @@ def _rules(job: Job, sources: Sequence[int], *, is_redrawn: bool) -> Rules:
         is_limited=not job.selection.is_whole,
         samples=settings.samples,
         is_redrawn=is_redrawn,
+        least=least,
     )
 
 
@@ -232,6 +251,7 @@ def _plan_of(
     comparison: Comparison,
     sources: Sequence[int],
     taken: _Taken,
+    cut: Cut | None,
 ) -> Plan:
     """Return what is left to do."""
     kept = map(job.store.chunk_path, matching.give_up(matched.corrections_lost))
@@ -250,6 +270,9 @@ def _plan_of(
         reread=matched.reread,
         few=matched.few,
         missing=matched.missing,
+        cut=cut,
+        seconds=job.seconds,
+        beyond=matched.enough if job.seconds else 0,
         in_flight=journal.in_flight(last.id) if last else InFlight(0, 0),
         has_marks=last is None or comparison.before is not None,
         intact=taken.intact,

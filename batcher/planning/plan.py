@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from batcher.journal.entries import Counts, InFlight
+from batcher.planning.escalation import Cut
 
 
 class ByHand(NamedTuple):
@@ -61,6 +62,9 @@ class Plan(NamedTuple):
         few: rows that are left and have answers, but no result, because they should have more (`--samples`).
         missing: the answers that these rows lack.
         repeats: the answers that rows are still asked for once more (`--repeat-sample`).
+        cut: which answers count without a second endpoint; None: there is no second one (`--then`).
+        seconds: how many of the sources, the last ones, are those of second endpoints.
+        beyond: rows that are left, have all their answers, and are not certain enough: the second endpoint is asked.
         in_flight: requests that were in flight when the last process ended.
         has_marks: the journal can tell which rows are the same; an older batcher did not record that.
         intact: the chunk files, by their first row, that hold nothing that the journal does not know.
@@ -93,6 +97,14 @@ class Plan(NamedTuple):
     few: int = 0
     missing: int = 0
     repeats: int = 0
+    cut: Cut | None = None
+    seconds: int = 0
+    beyond: int = 0
+
+    @property
+    def first_sources(self) -> tuple[int, ...]:
+        """The ids of the sources that are asked about every row."""
+        return self.sources[: len(self.sources) - self.seconds]
 
     @property
     def asks(self) -> bool:

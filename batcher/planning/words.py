@@ -20,6 +20,7 @@ from batcher.input.examples import Examples
 from batcher.journal.entries import Usual, source_of
 from batcher.journal.matching import Cause
 from batcher.output.directory import workbook_read
+from batcher.planning.escalation import Cut
 from batcher.planning.job import Job
 from batcher.planning.plan import Older, Plan
 from batcher.planning.tasks import of_different_models
@@ -45,7 +46,8 @@ def in_words(job: Job, plan: Plan) -> str:
         again = ""  # they are broken lines, for which nothing can be sent
     parts += [f"{counts.error:,} failed before{again}"] if counts.error else []
     gone = f", and {counted(plan.gone, 'answered row')} {'is' if plan.gone == 1 else 'are'} gone: edited?"
-    parts += [f"{plan.few:,} with some of their answers"] if plan.few else []
+    parts += [f"{plan.few - plan.beyond:,} with some of their answers"] if plan.few > plan.beyond else []
+    parts += [f"{plan.beyond:,} to go on with"] if plan.beyond else []
     parts += [f"{counts.left - changed - plan.few:,} new{gone if plan.gone else ''}"]
     parts += [f"{changed:,} answered to another question ({'; '.join(plan.reasons)})"] if changed else []
     return f"{job.keyword}: {job.selection.in_words(counts.rows)}: {', '.join(parts)}"
@@ -56,10 +58,62 @@ def first_lines(job: Job, plan: Plan) -> str:
     said = in_words(job, plan)
     if not plan.asks:
         return said
-    lines = in_lines(asked_of(job.endpoints))
+    lines = in_lines(asked_of(job.tiers.first))
+    if plan.cut is not None:
+        lines += [f"then {line}{_if_below(plan.cut)}" for line in in_lines(asked_of(job.tiers.second))]
     if len(lines) == 1:
         return f"{said}; asks {lines[0]}{for_what(job.task)}"
     return "\n  ".join([f"{said}; asks{for_what(job.task)}", *lines])
+
+
+def _if_below(cut: Cut) -> str:
+    return f", if the {cut.score} is below {cut.threshold:g}"
+
+
+def _of_second(job: Job, plan: Plan) -> list[str]:
+    """Return notes on which rows a second endpoint is asked about."""
+    cut = plan.cut
+    if cut is None:
+        return []
+    second, found = job.tiers.second[0].source.model, []
+    if cut.held is not None:
+        figure, held = cut.held.accuracy, cut.held
+        interval = (
+            ""
+            if figure.low is None or figure.high is None
+            else f" (95% interval {figure.low:.3f} to {figure.high:.3f})"
+        )
+        found.append(
+            f"The threshold {cut.threshold:g} of the {cut.score} is chosen from the hand labels to hold {cut.hold:g}:"
+            f" {held.kept:,} of {counted(held.kept + held.sent, 'answered row')} keep their answer, with an accuracy of"
+            f" {figure.value or 0:.3f}{interval} by {counted(held.checked, 'hand label')}; {held.sent:,} go on to"
+            f" {second}."
+        )
+    elif cut.hold is not None:
+        found.append(
+            f"The threshold {cut.threshold:g} of the {cut.score} is the last run's, which chose it from the same hand"
+            f" labels to hold {cut.hold:g}."
+        )
+    if cut.was is not None:
+        found.append(f"Note: it was {cut.was:g} in the last run: the hand labels or the accuracy to hold have changed.")
+    if plan.beyond and plan.counts.left:
+        rows = counted(plan.beyond, "row has an answer that is", "rows have answers that are")
+        found.append(f"{rows} not certain enough: {second} is asked, and no first answer is paid again.")
+    return found
+
+
+def saves(job: Job, kept: int, cost: int | None) -> list[str]:
+    """Return what it would cost to ask a second endpoint about all rows, if there is one and that is known.
+
+    Args:
+        job: the run.
+        kept: rows that have not gone on to it, and are not expected to.
+        cost: of asking about these as well, in nano-dollars.
+    """
+    if not kept or not cost:
+        return []
+    second = job.tiers.second[0].source.model
+    return [f"Asking {second} about the other {counted(kept, 'row')} as well would cost about {dollars(cost)} more."]
 
 
 def for_what(task: str) -> str:
@@ -88,7 +142,7 @@ def notes(job: Job, plan: Plan) -> list[str]:
     found += _of_prompts(job, plan) if plan.asks else ()
     found += _on_lines(job, plan)
     found += _same(job, plan)
-    found += _few(job, plan)
+    found += _of_second(job, plan) if job.seconds else _few(job, plan)
     if plan.repeats:
         drawn = counted(job.settings.repeat_sample or 0, "row")
         found.append(f"When all have their result, {drawn} drawn at random are asked once more.")
@@ -141,6 +195,11 @@ def _of_prompts(job: Job, plan: Plan) -> list[str]:
         found.append(
             f"Note: the pool has different models ({' and '.join(models)}). Their vectors cannot be compared with each"
             " other, even if they have the same length: ask each model under a keyword of its own."
+        )
+    if "confidence" in job.settings.extras and not job.scores:
+        found.append(
+            f"Note: {job.store.answer_columns.answer}_confidence stays empty: it is the probability of a label, and"
+            f" there is no {as_given('labels')}."
         )
     if job.examples is not None:
         found.append(_examples_in_words(job.examples, job))

@@ -132,6 +132,7 @@ class Member:
         is_known: an earlier process got answers from its base URL and model.
         size: the most that one of its requests for embeddings may hold.
         trial: the refusals at all endpoints of the pool; default: at this one alone.
+        tier: 0: it is asked about every row; 1: about those whose answers at tier 0 are not certain enough (`--then`).
 
     Attributes:
         standing: what its answers and refusals say about it.
@@ -162,8 +163,10 @@ class Member:
         is_known: bool = False,
         size: Size = Size(),  # noqa: B008 - it is a tuple
         trial: Trial | None = None,
+        tier: int = 0,
     ) -> None:
         self.number = number
+        self.tier = tier
         self.endpoint = endpoint
         self.source = source
         self.caller = caller

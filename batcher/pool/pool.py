@@ -1,7 +1,7 @@
 """The queue of rows before the endpoints: it decides which endpoint takes which row next.
 
-Invariant: a row waits in one queue, first come first served, and goes to the endpoint that can take it soonest; no
-account exceeds its limits of calls in flight or per minute. A row that waits holds no slot.
+Invariant: a row waits in one queue, first come first served, and goes to the endpoint of its tier that can take it
+soonest; no account exceeds its limits of calls in flight or per minute. A row that waits holds no slot.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SLOW = 2.0
 
 
 class PoolEmpty(Exception):
-    """No endpoint is left."""
+    """No endpoint is left, or none of a tier."""
 
 
 class PoolClosed(Exception):
@@ -45,7 +45,7 @@ class _Waiter(NamedTuple):
         after: the endpoint at which it was last, or None.
         is_clean: none of its attempts has failed.
         tokens: the tokens that its prompt is estimated to have.
-        only: the endpoints that may take it, because they have its model; empty: any.
+        only: the endpoints that may take it, because they have its model, or are its tier; empty: any.
     """
 
     slot: asyncio.Future[Slot]
@@ -102,6 +102,12 @@ class Pool:
             self._by_model[model] = (*self._by_model.get(model, ()), member)
         if len(self._by_model) == 1:
             self._by_model.clear()
+        # The endpoints of each tier, if there are several.
+        self._tiers: dict[int, tuple[Member, ...]] = {}
+        for member in members:
+            self._tiers[member.tier] = (*self._tiers.get(member.tier, ()), member)
+        if len(self._tiers) == 1:
+            self._tiers.clear()
         # A row that names its model has waited: rows in the queue may then not be for every endpoint.
         self._is_routed = False
         self._limits: dict[Account, tuple[float | None, ...]] = {}
@@ -143,6 +149,10 @@ class Pool:
         now = self.now()
         return max(0.0, min((m.cooldown_s(now) for m in self.members if m.out is None), default=0.0))
 
+    def of_tier(self, tier: int) -> Sequence[Member]:
+        """Return the endpoints of a tier; all, if there is only one tier."""
+        return self._tiers.get(tier, self.members)
+
     def estimate(self, messages: Sequence[Message]) -> float | None:
         """Return the estimated model tokens of a prompt, if an account has a limit of tokens."""
         is_counted = any(limits[2] for limits in self._limits.values())
@@ -158,6 +168,7 @@ class Pool:
         tokens: float | None = None,
         is_next: bool = False,
         model: str = "",
+        tier: int = 0,
     ) -> Slot:
         """Wait for the right to make one call.
 
@@ -168,13 +179,14 @@ class Pool:
             tokens: model tokens that the prompt is estimated to have; None counts what calls have used so far.
             is_next: the row goes to the front, because what others are asked depends on it.
             model: an endpoint that has this model takes the row, if there is one in the pool; empty: any endpoint.
+            tier: an endpoint of this tier takes the row; rows of a pool with several tiers name no models.
 
         Raises:
-            PoolEmpty: no endpoint is left.
+            PoolEmpty: no endpoint is left, or none of the tier.
             PoolClosed: the run is stopping.
             ModelGone: no endpoint with the row's model is left, although there was one.
         """
-        only = self._by_model.get(model, ()) if model else ()
+        only = self._tiers.get(tier, ()) or (self._by_model.get(model, ()) if model else ())
         waiter = _Waiter(self._loop.create_future(), after, not failures, tokens, only)
         # If no endpoint can take the last row in the queue, none can take this row either.
         is_hopeless = (
@@ -373,9 +385,9 @@ class Pool:
         return not self._closed and self._paused_at is None and member.can_take(self.now())
 
     def _others(self, member: Member, waiter: _Waiter | None = None) -> list[Member]:
-        """Return the other endpoints that take calls, of those that may take a row."""
+        """Return the other endpoints that take calls, of those that may take a row, or else of its tier."""
         now = self.now()
-        among = waiter.only if waiter and waiter.only else self.members
+        among = waiter.only if waiter and waiter.only else self._tiers.get(member.tier, self.members)
         return [each for each in among if each is not member and each.is_available(now)]
 
     def _is_worthwhile(self, member: Member, waiter: _Waiter | None = None) -> bool:
@@ -408,20 +420,23 @@ class Pool:
 
         Raises:
             ModelGone: the message says why.
+            PoolEmpty: they are a tier.
         """
         if all(each.out is not None for each in only) and any(each.out is None for each in self.members):
+            if only in self._tiers.values():
+                raise PoolEmpty
             raise ModelGone("; ".join(f"{each.label} has left the pool: {each.out}" for each in only))
 
     def _refuse_left_behind(self) -> None:
-        """Refuse the rows whose model no endpoint has any more: the others go on."""
+        """Refuse the rows whose model or tier no endpoint has any more; if it was a model, the others go on."""
         for only in {waiter.only for waiter in self._waiting if waiter.only}:
             try:
                 self._check_is_left(only)
-            except ModelGone as gone:
+            except (ModelGone, PoolEmpty) as gone:
                 for waiter in [each for each in self._waiting if each.only == only]:
                     self._waiting.remove(waiter)
                     if not waiter.slot.done():
-                        waiter.slot.set_exception(ModelGone(str(gone)))
+                        waiter.slot.set_exception(type(gone)(*gone.args))
 
     # -- The pace
 

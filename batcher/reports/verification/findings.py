@@ -36,6 +36,7 @@ class Kind(Enum):
     UNFIT = "ok, but the answer does not fit the labels or the schema of the run"
     OTHER_VOTE = "the answer is not the one that most of the row's answers agree on, or their count is wrong"
     TOO_FEW = "fewer answers than `--samples` asks for; run the same `batcher run` again to continue"
+    UNCERTAIN = "not certain enough without the second endpoint; run the same `batcher run` again to continue"
     CHANGED = "the answer or its seal was changed in the journal"
     BODY_OTHER = "the answer or its reasoning is not what the kept response holds"
     INPUT_OTHER = "these rows ask a different question in INPUT now than when they were sent"

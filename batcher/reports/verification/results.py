@@ -27,7 +27,8 @@ class Results:
     def __init__(self, journal: Evidence, last: LastRun, requests: Requests, kept: KeptAnswers) -> None:
         self._requests = requests
         self._kept = kept
-        sources = [*map(source_of, last.question.get("sources", ()))]
+        # The answers of a second endpoint stay, also without it.
+        sources = [*map(source_of, [*last.question.get("sources", ()), *last.question.get("then_before", ())])]
         known = journal.sources().items() if sources else ()
         self._strangers = {number for number, source in known if source not in [*sources, ADOPTED, PERSON]}
         self._adopters = {number for number, source in journal.sources().items() if source == ADOPTED}

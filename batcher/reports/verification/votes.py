@@ -5,16 +5,33 @@ Invariant: a vote is judged by the answers in the journal alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from batcher.answer.shape import shape_of_recorded
 from batcher.answer.voting import sameness, vote
-from batcher.journal.entries import LastRun
+from batcher.journal.entries import LastRun, RowRecord, source_of
 from batcher.journal.evidence import Evidence
+from batcher.journal.rules import Least
 from batcher.journal.schema import PERSON
 from batcher.records import Status
 from batcher.reports.verification.findings import Kind
 from batcher.reports.verification.rows import Row
 
 _ERROR = Status.ERROR.value.encode()
+
+
+def least_of(question: Mapping[str, Any], journal: Evidence) -> Least | None:
+    """Return what the answers of a run's first endpoints need to count; None if it never had second ones."""
+    then, before = question.get("then") or {}, question.get("then_before") or ()
+    if not then and not before:
+        return None
+    by_source = {source: number for number, source in journal.sources().items()}
+    second, were_second = (
+        frozenset(by_source[source] for each in sources if (source := source_of(each)) in by_source)
+        for sources in (then.get("sources", ()), before)
+    )
+    return Least(float(then.get("threshold", 0.0)), question.get("samples", 1) == 1, second, were_second)
 
 
 class VotesOfRows:
@@ -27,7 +44,10 @@ class VotesOfRows:
     def __init__(self, journal: Evidence, last: LastRun) -> None:
         self._journal = journal
         self._samples = int(last.question.get("samples", 1))
-        self.are_there = self._samples > 1 or journal.has_votes()
+        least = least_of(last.question, journal)
+        self._second = frozenset() if least is None else least.second | least.were_second
+        self._uncertain = set() if least is None or last.question.get("then") is None else journal.uncertain(least)
+        self.are_there = self._samples > 1 or journal.has_votes() or bool(self._uncertain)
         shape = last.question.get("shape")
         self._same = sameness(None if shape is None else shape_of_recorded(shape))
         self._people = {number for number, source in journal.sources().items() if source == PERSON}
@@ -37,11 +57,15 @@ class VotesOfRows:
         record = row.record
         if record is None or record.result is None or record.source in self._people:
             return None
-        had = self._journal.opinions(record.result)
+        return Kind.UNCERTAIN if record.result in self._uncertain else self._fault_of(record, record.result)
+
+    def _fault_of(self, record: RowRecord, result: int) -> Kind | None:
+        had = self._journal.opinions(result)
         is_counted = record.is_kept is None and record.status != _ERROR
         if had is None:
-            return Kind.TOO_FEW if is_counted and self._samples > 1 else None
+            return Kind.TOO_FEW if is_counted and self._samples > 1 and record.source not in self._second else None
         said, opinions = had
+        opinions = [opinion for opinion in opinions if opinion.source not in self._second]
         if is_counted and len(opinions) < self._samples:
             return Kind.TOO_FEW
         if not opinions:
