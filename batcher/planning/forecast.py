@@ -65,7 +65,7 @@ class Forecast(Described):
         threshold: from which on the first endpoint's answers count; None without `then`.
         saved_usd: the expected cost of asking the second endpoint about the other rows as well; None if a price or the
             number of these rows is unknown, or without `then`.
-        prompt_tokens: of those requests.
+        prompt_tokens: of those requests, and of the ones to the second endpoint that are expected.
         counted_by: `tiktoken`, or `estimated`, from the length of the text.
         completion_tokens: of their answers, if these are as long as the answers of the same models so far, or as the
             labels or the schema let expect; None if nothing tells.
@@ -188,8 +188,10 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     how_to_price = f"{option('price_in')}, {option('price_out')}" if is_by_option else "prices in the endpoint"
     costs, pace = costs_of(load, tariffs, left, how_to_price), pace_of(job.tiers.first, load)
     costs = with_further(costs, load, further, second, how_to_price)
-    saved = costs_of(further.of(further.kept), second, None, how_to_price).all if further.kept else None
-    asked = load.requests + (further.expected or further.certain)
+    kept = (planned.cut.kept if planned.cut else 0) + (further.kept or 0)
+    saved = costs_of(further.of(kept), second, None, how_to_price).all if further.load.requests else None
+    beyond = further.of(further.certain if further.expected is None else further.expected)
+    asked = load.requests + beyond.requests
     reserves = _reserves([*tariffs, *second], left) if asked else []
     return Forecast(
         keyword=job.keyword,
@@ -212,9 +214,9 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         then_most=further.load.requests,
         threshold=planned.cut.threshold if planned.cut else None,
         saved_usd=_in_dollars(saved),
-        prompt_tokens=load.prompt_tokens,
+        prompt_tokens=load.prompt_tokens + beyond.prompt_tokens,
         counted_by=count.name,
-        completion_tokens=load.completion_tokens,
+        completion_tokens=load._replace(requests=asked).completion_tokens,
         prompts_usd=_in_dollars(costs.prompts),
         cost_usd=_in_dollars(costs.all),
         most_usd=_in_dollars(costs.most),
@@ -234,7 +236,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
                 in_words(job, planned),
                 *notes(job, planned),
                 *came_back(job, planned),
-                *saves(job, further.kept, saved),
+                *saves(job, kept, saved),
                 *reserves,
             ]
         ),

@@ -27,7 +27,7 @@ from batcher.reports.quality.export import Exporting, default_path
 from batcher.reports.quality.labelled import SAMPLE, Labelled, LabelledRun
 from batcher.reports.quality.page import check_page, page_of, write_page
 from batcher.reports.quality.pairs import reading_of
-from batcher.reports.quality.texts import sample_command
+from batcher.reports.quality.texts import command_of
 from batcher.settings import home_expanded
 from batcher.words import blamed, counted, option, verb
 
@@ -131,7 +131,12 @@ class _Estimating:
         # A row that names its model itself is asked where that is, whatever the others are asked.
         is_one_pool = not question.get("params_column") and not question.get("requests")
         return drift_of(
-            self._run.journal, rows, has_labels=kind is Kind.LABELS, read=read, compares_endpoints=is_one_pool
+            self._run.journal,
+            rows,
+            has_labels=kind is Kind.LABELS,
+            read=read,
+            compares_endpoints=is_one_pool,
+            golds=((each.position, each.label == each.gold) for each in self._reads.gold_rows()),
         )
 
     def exported(self, estimate: Estimate, path: Path) -> Estimate:
@@ -223,6 +228,10 @@ def steps_of(estimate: Estimate, path: Path) -> Iterator[str]:
     design = estimate.design
     if estimate.gold and design.kind != "unknown":
         return
+    again = command_of(estimate, "estimate")
     if design.kind in {"", "unknown"}:
-        yield f"{sample_command(estimate, n=min(_DRAWN, estimate.rows))}  # then fill its column gold"
-    yield sample_command(estimate, read=path)
+        rows = min(_DRAWN, estimate.rows)
+        yield f"{command_of(estimate, 'sample', rows)}  # then fill the column gold of {path}"
+        yield again
+    else:
+        yield f"{again}  # when the column gold of {path} is filled"
