@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import sqlite3
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,14 @@ def test_a_run_that_was_cut_goes_on_where_it_was_and_ends_in_the_same_bytes(tmp_
     assert Counter(call.endpoint for call in found.calls) == {CHEAP: 10, DEAR: 7}
     assert lab.files() == whole.files()
     assert batcher.verify("k", ROWS, output_dir=lab.directory).ok
+
+
+def test_verify_finds_a_row_that_should_have_gone_on(lab: Lab) -> None:
+    lab.run(ROWS, service(), PROMPT, threshold=0.65, **THEN)
+    with contextlib.closing(sqlite3.connect(lab.directory / "journal_k.sqlite")) as journal, journal:
+        journal.execute("UPDATE responses SET confidence = 0.6 WHERE id = (SELECT result FROM rows WHERE position = 8)")
+    found = batcher.verify("k", ROWS, output_dir=lab.directory)
+    assert [(each.kind, each.rows) for each in found.findings] == [("uncertain", ((8, 8),))]
 
 
 def test_several_answers_go_by_their_agreement(lab: Lab) -> None:
