@@ -172,6 +172,10 @@ def test_a_prompt_function_gets_the_row_without_it(lab: Lab, tmp_path: Path) -> 
     lab.run(table(tmp_path), service(), prompt, labels=LABELS, gold="truth")
     assert {*map(tuple, seen)} == {("id", "text")}
     assert found(lab).pairs == expected()
+    with pytest.raises(InputError, match="the prompt function reads column 'truth', which holds the right answers"):
+        lab.run(table(tmp_path), service(), lambda row: f"{row['truth']}", labels=LABELS, gold="truth")
+    with pytest.raises(InputError, match="KeyError: 'none'"):
+        lab.run(table(tmp_path), service(), lambda row: f"{row['none']}", labels=LABELS, gold="truth")
 
 
 # -- Without labels

@@ -296,6 +296,22 @@ def test_an_older_copy_of_the_file_takes_nothing_back_that_came_from_elsewhere(d
     assert {row[0]: row[-1] for row in cells_of(drawn)[1:] if row[-1]} == expected
 
 
+def test_a_colleagues_half_of_the_file_takes_nothing_back_although_it_has_the_same_name(
+    drawn: Lab, tmp_path: Path
+) -> None:
+    cells, expected = filled(cells_of(drawn))
+    drawn.path("sample").write_bytes(as_csv(cells))
+    sample(drawn)
+    (tmp_path / "theirs").mkdir()
+    path = tmp_path / "theirs" / "sample_k.csv"
+    half = [[*row[:-1], "bad" if row[0] in {"11", "12"} else ""] for row in cells[1:]]
+    path.write_bytes(as_csv([cells[0], *half]))
+    report = sample(drawn, read=path)
+    assert (report.read, report.taken_back) == (2, 0)
+    assert gold_of(drawn) == {**expected, "11": "bad", "12": "bad"}
+    assert drawn.query("SELECT DISTINCT origin FROM gold ORDER BY 1") == [("sample_k.csv",), ("theirs/sample_k.csv",)]
+
+
 def test_notes_of_people_are_kept_beside_when_the_file_is_written_again(drawn: Lab) -> None:
     cells, expected = filled(cells_of(drawn))
     drawn.path("sample").write_bytes(as_csv([[*row, "note" if row is cells[0] else "hm"] for row in cells]))

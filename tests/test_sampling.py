@@ -222,6 +222,14 @@ def test_vectors_are_no_answers_to_be_labelled(done: Lab) -> None:
         sample(done, 5)
 
 
+def test_a_journal_that_does_not_know_its_table_is_brought_up_to_date_by_a_run(done: Lab, table: Path) -> None:
+    done.change("UPDATE runs SET question = json_remove(question, '$.table')")
+    with pytest.raises(OutputError, match="run its command once, which asks nothing"):
+        sample(done, 5)
+    assert not run(done, table).calls
+    assert sample(done, 5).rows == 5
+
+
 def test_an_unfinished_run_has_rows_without_a_label_and_says_so(lab: Lab, table: Path) -> None:
     with pytest.raises(batcher.Interrupted):
         lab.run(table, service(), "{text}", {2.5: lab.request_stop}, labels=LABELS, **SLOWLY)

@@ -32,6 +32,7 @@ WRONG: dict[str, Callable[[], object]] = {
     "status": lambda: batcher.status("nothing"),
     "verify": lambda: batcher.verify("nothing"),
     "merge": lambda: batcher.merge("nothing"),
+    "sample": lambda: batcher.sample("nothing", 5),
     "limit": lambda: batcher.limit("nothing", rpm=0),
     "pause": lambda: batcher.pause("nothing"),
     "resume": lambda: batcher.resume("nothing"),

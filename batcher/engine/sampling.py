@@ -190,6 +190,11 @@ class _Sampling:
                 f"the answers of {self._store.keyword!r} are vectors, which cannot be labelled by hand: sample a run"
                 " whose answers are texts"
             )
+        if not question.get("table"):
+            raise OutputError(
+                f"{self._store.journal_path} was written by an older batcher: run its command once, which asks nothing"
+                " anew"
+            )
         given = None if data is None else input_of(question, data)
         self._hand = HandLabels(self._store, self._journal, self._last, given)
         self._notes: list[str] = []

@@ -17,7 +17,7 @@ from batcher.input.cell import cell
 from batcher.input.column_names import column_index
 from batcher.nesting import TOO_DEEP, is_too_deep
 from batcher.records import Message, Values
-from batcher.words import blamed
+from batcher.words import as_given, blamed
 
 Renderer = Callable[[Values], list[Message]]
 """Makes the messages of one row from its values."""
@@ -196,14 +196,29 @@ def from_function(function: PromptFunction, columns: Sequence[str], hidden: str 
 
     def render(values: Values) -> list[Message]:
         row = dict(zip(columns, values, strict=True))
-        if hidden is not None:
-            row.pop(hidden, None)
-        asked = function(row)
+        asked = function(row if hidden is None else _Without(row, hidden))
         if isinstance(asked, str):
             return [{"role": "user", "content": asked}]
         return checked_messages(asked, "the prompt function's result", "a string or a list of messages")
 
     return render
+
+
+class _Without(dict[str, object]):
+    """A row without a column that the model must not see."""
+
+    def __init__(self, row: dict[str, object], hidden: str) -> None:
+        row.pop(hidden, None)
+        super().__init__(row)
+        self._hidden = hidden
+
+    def __missing__(self, name: str) -> object:
+        if name != self._hidden:
+            raise KeyError(name)
+        raise InputError(
+            f"the prompt function reads column {name!r}, which holds the right answers ({as_given('gold')}): the model"
+            " must not see them"
+        )
 
 
 def with_system(render: Renderer, text: str, source: str, columns: Sequence[str]) -> Renderer:

@@ -85,13 +85,14 @@ class HandLabels:
 
     def changes(self, sources: Sequence[Source], gold: Mapping[int, Gold]) -> list[Gold]:
         """Return the hand labels that files add to those of the journal; where they differ, the last file counts."""
-        changes: dict[int, Gold] = {}
+        own, changes = self._store.sample_path, dict[int, Gold]()
         for found, path in sources:
+            origin = path.name if path == own or path.name != own.name else f"{path.absolute().parent.name}/{path.name}"
             for number, texts in found.gold.items():
                 before = changes.get(number) or gold.get(number) or Gold(number, "", "")
-                text = self._after(before, texts, path)
+                text = self._after(before, texts, is_own=path == own)
                 if text != before.text:
-                    changes[number] = Gold(number, text, path.name)
+                    changes[number] = Gold(number, text, origin)
         return [*changes.values()]
 
     def unread(self, drawn: Sequence[DrawnRow], places: Mapping[int, RowNow], gold: Mapping[int, Gold]) -> list[Gold]:
@@ -116,16 +117,16 @@ class HandLabels:
         found = {name: Golds.of_field(gold, name) for name in self.golds.fields}
         return {name: text for name, text in found.items() if text}
 
-    def _after(self, before: Gold, texts: Mapping[str, str], path: Path) -> str:
+    def _after(self, before: Gold, texts: Mapping[str, str], *, is_own: bool) -> str:
         """Return the hand label of a row after a file was read.
 
         A `?` takes a label back, and so does an empty cell of the sample's own file, if the label was read there: an
         older copy of the file takes back none that came from elsewhere.
         """
-        had, name = self.by_field(before.text), self._store.sample_path.name
+        had = self.by_field(before.text)
         for field, text in texts.items():
             if is_known(text):
                 had[field] = text
-            elif text == "?" or path.name == before.origin == name:
+            elif text == "?" or (is_own and before.origin == self._store.sample_path.name):
                 had.pop(field, None)
         return self.golds.joined(had) if self.golds.fields else had.get("", "")
