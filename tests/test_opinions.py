@@ -165,6 +165,7 @@ def test_more_answers_are_asked_for_and_those_that_are_there_count(lab: Lab) -> 
     check(lab)
     assert run(lab, asked, samples=5) == rows
     assert asked.told == dict.fromkeys(QUESTIONS, 5)
+    assert not [*lab.directory.glob("*.bak")]
 
 
 def test_with_fewer_answers_asked_for_results_of_more_stay(lab: Lab) -> None:
@@ -261,6 +262,88 @@ def test_answers_are_read_again_for_other_labels_and_voted_on_again(lab: Lab) ->
     assert rows[0]["infer_raw"] == "The answer: high"
     assert json.loads(rows[1]["infer_votes"]) == {"middle": 2, "low": 1}
     check(lab, ROWS[:2])
+
+
+def test_answers_read_again_vote_with_those_that_come_later(lab: Lab) -> None:
+    line = Labels.of(["low", "high"], "labels").line
+    more = Labels.of(["low", "middle", "high"], "labels").line
+    asked = Oracle({f"Q t0\n\n{line}": ["the answer: high"], f"Q t0\n\n{more}": ["middle", "low", "middle", "low"]})
+    options: dict[str, Any] = {"structured": "prompt", "with_": "raw,votes"}
+    run(lab, asked, ROWS[:1], labels=["low", "high"], samples=1, **options)
+    reused = options | {"labels": ["low", "middle", "high"], "on_change": "reuse"}
+    [row] = run(lab, asked, ROWS[:1], samples=3, **reused)
+    assert (row["infer"], asked.told.total()) == ("high", 1)  # a kept answer stays, whatever is asked for now
+    check(lab, ROWS[:1])
+
+
+def test_the_plan_of_other_labels_reads_the_answers_again_without_a_trace(lab: Lab) -> None:
+    line = Labels.of(["low", "high"], "labels").line
+    asked = Oracle({f"Q t0\n\n{line}": ["middle", "low", "middle"]})
+    options: dict[str, Any] = {"structured": "prompt", "samples": 3}
+    run(lab, asked, ROWS[:1], labels=["low", "high"], **options)
+    before = lab.journal()
+    forecast = batcher.plan(
+        ROWS[:1],
+        PROMPT,
+        labels=["low", "middle", "high"],
+        on_change="reuse",
+        keyword="k",
+        output_dir=lab.directory,
+        endpoints=[Endpoint("m")],
+        **options,
+    )
+    assert (forecast.reread, forecast.requests) == (1, 0)
+    assert lab.journal() == before
+
+
+def test_a_raise_for_a_part_of_the_table_leaves_the_other_rows_their_results(lab: Lab) -> None:
+    asked = Oracle(SAID)
+    whole = run(lab, asked, samples=1)
+    assert column(run(lab, asked, limit=4)) == OF_THREE[:4]
+    assert asked.told == dict.fromkeys(QUESTIONS, 1) | dict.fromkeys(QUESTIONS[:4], 3)
+    again = run(lab, asked, samples=1)
+    assert column(again)[4:] == column(whole)[4:]
+    assert asked.told.total() == 16
+    check(lab)
+
+
+def test_chunk_files_without_a_journal_count_as_one_answer_to_each_row(lab: Lab) -> None:
+    asked = Oracle(SAID)
+    run(lab, asked, samples=1)
+    (lab.directory / "journal_k.sqlite").unlink()
+    assert column(run(lab, asked, samples=3)) == OF_THREE
+    assert asked.told == dict.fromkeys(QUESTIONS, 3)
+    check(lab)
+
+
+def test_corrections_of_rows_with_several_answers_are_kept(lab: Lab) -> None:
+    asked = Oracle(SAID)
+    run(lab, asked, with_="tokens,votes")
+    path = lab.path(0)
+    path.write_text(path.read_text().replace("t1,no,", "t1,certainly,"))
+    rows = run(lab, asked, with_="tokens,votes")
+    assert (rows[1]["infer"], rows[1]["infer_agreement"], rows[1]["infer_tokens"]) == ("certainly", "0.6667", "36")
+    lab.path(0).unlink()
+    assert run(lab, asked, with_="tokens,votes") == rows
+    assert (asked.told.total(), column(rows)[2:]) == (24, OF_THREE[2:])
+    check(lab)
+
+
+def test_answers_of_several_endpoints_vote_together(lab: Lab) -> None:
+    asked = Service(QUESTIONS, instead=lambda call: Completion(call.endpoint, "stop", USAGE))
+    pool = [Endpoint("one", max_concurrency=2), Endpoint("two", max_concurrency=2)]
+    rows = run(lab, asked, endpoints=pool, with_="by,raw")
+    assert {row["infer"] for row in rows} <= {"one", "two"}
+    assert all(row["infer"] == row["infer_by"] == row["infer_raw"] for row in rows)
+    check(lab)
+
+
+def test_rows_that_are_asked_first_are_asked_as_often_as_the_others(lab: Lab) -> None:
+    data = [{"text": f"t{number}"} for number in range(50)]
+    asked = Service([f"Q {row['text']}" for row in data])
+    run(lab, asked, data, canary=5)
+    assert {*asked.answered.values()} == {3}
+    check(lab, data)
 
 
 def test_a_budget_bounds_several_answers_as_it_does_one(lab: Lab) -> None:

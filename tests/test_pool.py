@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from itertools import pairwise
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 from conftest import Lab
@@ -30,14 +30,18 @@ from pools import (
     together,
     with_pool,
 )
+from virtual_time import run_virtually
 
 from batcher.calls.factory import ChatCallers
 from batcher.endpoint import Endpoint
+from batcher.money.tariff import Tariff
 from batcher.pool.member import Member
 from batcher.pool.pool import ModelGone, Pool, PoolClosed, PoolEmpty
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
 from batcher.server.serve import embedded
 from batcher.server.simulated import Knobs
+
+T = TypeVar("T")
 
 
 def test_rows_are_served_first_come_first_served_and_those_that_come_back_first() -> None:
@@ -819,3 +823,58 @@ def test_models_do_not_matter_in_a_pool_of_one() -> None:
         return pool.members[0].requests
 
     assert with_pool([Endpoint("a")], work) == 30
+
+
+# -- Tiers
+
+
+def tiered(work: Callable[[Pool], Awaitable[T]]) -> T:
+    """Do some work with a pool of two endpoints that are asked about every row, and one that is asked then."""
+
+    async def open_and_work() -> T:
+        callers = Service([])()
+        endpoints = [Endpoint(name, max_concurrency=1) for name in ("a", "b", "c")]
+        members = [
+            Member(number, each, 0, callers.caller(each), Tariff.of(each, {}), is_known=True, tier=int(number == 2))
+            for number, each in enumerate(endpoints)
+        ]
+        async with Pool(members, timeout_s=120) as pool:
+            return await work(pool)
+
+    return run_virtually(open_and_work())[0]
+
+
+def test_a_row_goes_to_an_endpoint_of_its_tier_alone() -> None:
+    async def work(pool: Pool) -> list[str | None]:
+        asked = [call(pool, 1, tier=tier) for tier in (0, 1, 0, 1, 0, 0, 1)]
+        return [member.endpoint.model for member in await together(*asked)]
+
+    first, then, *others = tiered(work)
+    assert (then, others[1], others[4]) == ("c", "c", "c")
+    assert {first, others[0], others[2], others[3]} == {"a", "b"}
+
+
+def test_a_tier_whose_endpoints_are_gone_is_an_empty_pool_for_its_rows_and_for_no_others() -> None:
+    async def work(pool: Pool) -> tuple[bool, str | None]:
+        held = await taken(pool, tier=1)
+        waiting = asyncio.ensure_future(pool.take(tier=1))
+        await asyncio.sleep(0)
+        pool.remove(pool.members[2], "it is gone")
+        end(pool, held)
+        with pytest.raises(PoolEmpty):
+            await waiting
+        with pytest.raises(PoolEmpty):
+            await pool.take(tier=1)
+        return waiting.done(), (await call(pool, 1)).endpoint.model
+
+    assert tiered(work) == (True, "a")
+
+
+def test_a_slow_endpoint_of_another_tier_is_no_reason_to_leave_its_rows_waiting() -> None:
+    async def work(pool: Pool) -> float:
+        await together(*(call(pool, 0.1) for _ in range(4)))
+        began = now()
+        await together(*(call(pool, 60, tier=1) for _ in range(2)))
+        return now() - began
+
+    assert tiered(work) == pytest.approx(120)

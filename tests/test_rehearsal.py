@@ -11,6 +11,7 @@ import sqlite3
 import time
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,16 @@ def test_a_rehearsal_is_killed_goes_on_ends_in_verify_and_leaves_nothing_behind(
     assert found["directory"] is None
     assert re.findall(r"^Killed \((\d) of 2\) after (\d+) answers; it starts again\.$", done.stderr, re.MULTILINE)
     assert listed(tmp_path) == before
+
+
+def test_several_answers_to_a_row_are_rehearsed_and_rows_that_are_asked_once_more(tmp_path: Path, rows: Path) -> None:
+    options = ("--prompt", "{text}", "--samples", "3", "--repeat-sample", "5", "--kills", "1", "--json")
+    done = call("rehearse", rows, *options, cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["passed"], found["verified"], found["ok"], found["error"]) == (True, True, ROWS - 1, 1)
+    assert found["answered"] >= (ROWS - 1 + 5) * 3
+    assert found["twice"] <= found["in_flight"]
 
 
 def test_a_kept_rehearsal_used_no_key_no_proxy_and_no_other_server(tmp_path: Path, rows: Path) -> None:
@@ -629,6 +640,19 @@ def test_what_does_not_fit_is_named(
     results: list[Result], totals: tuple[int, int, int], asked: list[str], said: str
 ) -> None:
     assert said in list(check(results, totals, *asked).disagreements())
+
+
+def test_a_row_needs_as_many_answers_as_it_is_asked_for_and_those_of_a_repeat() -> None:
+    books = Books()
+    for _ in range(5):
+        books.arrive("p", "")
+        books.respond(200, "p")
+    found = Verification("k", Counts(1, 0, 0, 0), 1, (), (), ())
+
+    def twice(samples: int, repeated: Sequence[int] = ()) -> int:
+        return Check([["p"]], [OK], books, found, is_deduplicated=False, samples=samples, repeated=repeated).twice
+
+    assert (twice(1), twice(5), twice(4), twice(2), twice(2, [0])) == (4, 0, 1, 3, 1)
 
 
 def test_equal_rows_need_an_answer_each_unless_they_share_one() -> None:

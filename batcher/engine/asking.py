@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -199,6 +200,20 @@ class _Asked:
         ]
 
 
+class Waits(NamedTuple):
+    """What the rows that are asked wait for.
+
+    Attributes:
+        oldest: the loop's time at which the oldest of their requests began; infinite without one.
+        backing_off: rows that wait to be tried again.
+        reason: why the last of these does.
+    """
+
+    oldest: float
+    backing_off: int
+    reason: str
+
+
 class Asker:
     """Asks about rows, any number of them at once.
 
@@ -269,17 +284,24 @@ class Asker:
         self._pool.close()
         self._spending.close()
 
-    def refresh(self) -> None:
-        """Update the tally's figures of the requests under way."""
-        tally, now = self._tally, self._loop.time()
+    @property
+    def waits(self) -> Waits:
+        """What its rows wait for."""
+        return Waits(next(iter(self._under_way.values()), math.inf), self._backing_off, self._last_reason)
+
+    def refresh(self, others: Sequence[Asker] = ()) -> None:
+        """Update the tally's figures of the requests under way, those of others that ask at the same pool included."""
+        tally, now, waits = self._tally, self._loop.time(), [each.waits for each in (self, *others)]
         tally.in_flight, tally.spent = self._pool.in_flight, self._spending.spent
-        tally.oldest_s = now - next(iter(self._under_way.values()), now)
+        tally.oldest_s = max(now - min(each.oldest for each in waits), 0.0)
+        backing_off = sum(each.backing_off for each in waits)
+        reason = next((each.reason for each in waits if each.backing_off), self._last_reason)
         if self._pool.is_paused:
             tally.waiting_for = "paused by hand"
         elif cooldown_s := self._pool.cooldown_s():
-            tally.waiting_for = f"{self._last_reason}: again in {duration(cooldown_s)}"
-        elif self._backing_off:
-            tally.waiting_for = f"{self._backing_off:,} to try again ({self._last_reason})"
+            tally.waiting_for = f"{reason}: again in {duration(cooldown_s)}"
+        elif backing_off:
+            tally.waiting_for = f"{backing_off:,} to try again ({reason})"
         else:
             tally.waiting_for = ""
 

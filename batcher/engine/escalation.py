@@ -11,12 +11,9 @@ from batcher.engine.asking import Asker, Settle
 from batcher.engine.feed import Row
 from batcher.engine.opinions import Poll
 from batcher.errors import BatcherError
-from batcher.planning.escalation import Cut
+from batcher.planning.escalation import ENOUGH, Cut
 from batcher.records import Result, Status
 from batcher.words import as_given, option
-
-_ENOUGH = 3
-"""The answers in a row that may have no confidence, before any has one: the next row is not asked at the second."""
 
 
 class Escalation:
@@ -50,7 +47,7 @@ class Escalation:
         Raises:
             BatcherError: no answer of the first endpoint has a confidence, so every row would be asked twice.
         """
-        if not self._has_scores and self._unknown >= _ENOUGH:
+        if not self._has_scores and self._unknown >= ENOUGH:
             raise BatcherError(
                 f"{self._first} gives no log-probabilities, so no answer has a confidence, and every row would be asked"
                 f" a second time: {option('samples', 3)} goes by the agreement of several answers instead of"

@@ -190,8 +190,7 @@ class Window:
                 pass
 
     def _refresh(self) -> None:
-        for asker in self._askers:
-            asker.refresh()
+        self._asker.refresh(self._askers[1:])
 
     def widen(self) -> None:
         """Let more rows be asked at once if the pool's capacity has grown; a smaller one holds them back itself."""

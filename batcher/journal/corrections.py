@@ -15,8 +15,8 @@ from batcher.journal.statements import NOTE
 
 BY_HAND = f"(SELECT id FROM sources WHERE model = '{PERSON.model}' AND base_url = '' AND params = '')"
 """The id of the source of corrections; NULL if there was none yet."""
-LOWEST = "SELECT min(0, coalesce((SELECT min(id) FROM results), 0), coalesce((SELECT min(id) FROM opinions), 0))"
-"""The lowest id of a result or of an answer among several, or 0: those that no request brought count down from it."""
+LOWEST = "SELECT min(0, min(coalesce(min(id), 0), (SELECT coalesce(min(id), 0) FROM opinions))) FROM results"
+"""The lowest id of a result or of one of several answers, or 0: those that no request brought count down from it."""
 
 _RESULT = f"INSERT INTO results (id, key, source, status, answer, error, seal) VALUES (?, ?, {BY_HAND}, ?, ?, ?, ?)"
 # A plan's copy hides its own table of responses.

@@ -342,6 +342,11 @@ class Matching:
         with as_output_errors(self._db.path, "read"):
             return counts(self._db.connection)
 
+    def waiting(self) -> int:
+        """Count the `ok` answers that wait for others, or for a second endpoint, as far as the plan has been made."""
+        [waiting] = self._db.one("SELECT count(*) FROM opinions WHERE result IS NULL AND round = 0 AND status = 'ok'")
+        return int(waiting)
+
     def corrected(self) -> int:
         """Count the rows whose answer a person gave, as far as the plan has been made."""
         with as_output_errors(self._db.path, "read"):

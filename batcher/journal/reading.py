@@ -43,9 +43,10 @@ from batcher.journal.entries import (
     Totals,
     Usual,
     Workbook,
+    source_of,
 )
 from batcher.journal.schema import ADOPTED, IN_SCOPE, PERSON, as_output_errors, exact_sum, text_of, whole
-from batcher.records import GAVE_UP, OF_AN_IMAGE, Beside, Bound, Result, RowState, Status
+from batcher.records import GAVE_UP, OF_AN_IMAGE, Beside, Bound, Result, RowState, Source, Status
 
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
 # answer its bound. If the same source answered the same question at another time, or began to and reported its tokens,
@@ -91,16 +92,16 @@ def _sum(column: str) -> str:
     """Return the SQL expression of a sum over the answers that a result is made of; NULL if one of them is unknown."""
     unknown = f"count(*) FILTER (WHERE {_PAID} AND {column} IS NULL)"
     root = "coalesce((SELECT root FROM rereads w WHERE w.id = p.id), p.id)"
-    ids = f"SELECT {root} FROM opinions p WHERE p.result = u.id AND p.round = 0 UNION SELECT u.id"
+    ids = f"SELECT {root} FROM opinions p WHERE p.result = v.id AND p.round = 0 UNION SELECT f.id"
     return (
-        f"CASE WHEN u.id IS NULL THEN f.{column}"
+        f"CASE WHEN v.id IS NULL THEN f.{column}"
         f" ELSE (SELECT iif({unknown}, NULL, sum({column})) FROM requests WHERE id IN ({ids})) END"
     )
 
 
 # That of the answers that agree, unless the result is none of them, but a second endpoint's.
 _CONFIDENCE = (
-    "CASE WHEN u.id IS NOT NULL AND c.id IS NULL THEN s.confidence ELSE coalesce(v.confidence, s.confidence) END"
+    "CASE WHEN v.id IS NOT NULL AND c.id IS NULL THEN s.confidence ELSE coalesce(v.confidence, s.confidence) END"
 )
 # What `--with` may ask for, as text.
 FACTS = {
@@ -133,7 +134,7 @@ _ADOPTED = f"(SELECT id FROM sources WHERE model = '{ADOPTED.model}' AND base_ur
 # the first endpoint's answers are beside a result of the second, it is none of them.
 _CHOSEN = (
     "SELECT p.id FROM opinions p JOIN results w ON w.id = p.result AND w.source = p.source AND w.status = p.status"
-    " AND w.answer = p.answer WHERE p.result = coalesce(v.id, u.id) AND p.round = 0 ORDER BY p.id LIMIT 1"
+    " AND w.answer = p.answer WHERE p.result = v.id AND p.round = 0 ORDER BY p.id LIMIT 1"
 )
 # The requests for each question at each position, as far as they were counted, in a table of the connection alone.
 _ATTEMPTS = """
@@ -143,6 +144,9 @@ CREATE TEMP TABLE IF NOT EXISTS attempts_until (id INTEGER NOT NULL);
 """
 
 
+_VOTES_OF = "SELECT id FROM votes WHERE id = {}"
+
+
 def facts(names: Sequence[str], root: str) -> tuple[list[str], str]:
     """Return the expressions of facts about a result, in SQL, and the joins of the tables that they are in.
 
@@ -150,10 +154,12 @@ def facts(names: Sequence[str], root: str) -> tuple[list[str], str]:
         names: of `FACTS`; `attempts` needs `count_attempts` first.
         root: the expression of the id of the request that brought the answer of the row `r`.
     """
+    # Its own votes, or those of the answer that a person has replaced.
+    of = ("r.result", "(SELECT before FROM rereads WHERE id = r.result)", root)
     at = f"coalesce((SELECT root FROM rereads WHERE id = c.id), c.id, {root})"
     joins = (
-        f" LEFT JOIN votes v ON v.id = r.result LEFT JOIN votes u ON u.id = {root}"
-        f" LEFT JOIN opinions c ON c.id = CASE WHEN u.id IS NOT NULL THEN ({_CHOSEN}) END"
+        f" LEFT JOIN votes v ON v.id = coalesce({', '.join(f'({_VOTES_OF.format(each)})' for each in of)})"
+        f" LEFT JOIN opinions c ON c.id = CASE WHEN v.id IS NOT NULL THEN ({_CHOSEN}) END"
         f" LEFT JOIN responses s ON s.id = {at} LEFT JOIN requests f ON f.id = {at}"
     )
     if "raw" in names:
@@ -267,6 +273,24 @@ class Reader:
         again = f"SELECT id FROM rereads WHERE root IN ({cut})"
         query = f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({cut} UNION ALL {again})"
         return int(self._all(query)[0][0])
+
+    def second_sources(self, now: Iterable[Source] = ()) -> frozenset[int]:
+        """Return the ids of the sources that were second in any run (`--then`), and of these."""
+        asked = (each for question in self.questions() for each in (question.get("then") or {}).get("sources", ()))
+        second = {*map(source_of, asked), *now}
+        found = self._all("SELECT id, model, base_url, params FROM sources") if second else ()
+        return frozenset(number for number, *source in found if source_of(source) in second)
+
+    def went_on(self) -> tuple[int, int]:
+        """Count the rows that a second endpoint answered, and those that it was asked about in vain (`--then`)."""
+        if not (second := self.second_sources()):
+            return 0, 0
+        listed = ", ".join(map(str, sorted(second)))
+        beyond = f"SELECT v.id FROM votes v JOIN results a USING (id) WHERE a.source IN ({listed})"
+        in_vain = f"SELECT result FROM opinions WHERE round = 0 AND source IN ({listed}) AND result = id"
+        query = f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({{}})"
+        answered, failed = (int(self._all(query.format(each))[0][0]) for each in (beyond, in_vain))
+        return answered, failed
 
     def tied(self) -> int:
         """Count the rows of several answers of which another has as many votes as the one that counts."""
@@ -610,6 +634,14 @@ class Reader:
     def has_open_opinions(self) -> bool:
         """Return whether there is an answer that waits for others to its question (`--samples`)."""
         return bool(self._all("SELECT EXISTS (SELECT 1 FROM opinions WHERE result IS NULL)")[0][0])
+
+    def answered_from(self, endpoint: int) -> list[int]:
+        """Return the positions of the rows whose result came with an answer of an endpoint from this place on."""
+        query = (
+            f"SELECT r.position FROM rows r JOIN requests q ON q.id = r.result WHERE r.{IN_SCOPE} AND q.endpoint >= ?"
+            " AND q.outcome = 'answered' ORDER BY r.position"
+        )
+        return [position for (position,) in self._all(query, (endpoint,))]
 
     def has_scores(self, sources: Collection[int]) -> bool:
         """Return whether an answer of these sources has a confidence."""

@@ -129,9 +129,10 @@ def _vote_again(db: Statements, readers: Readers, texts: str, results: Sequence[
     found = db.do(
         f"""
         SELECT p.result, p.id, coalesce(w.root, p.id), p.key, p.position, p.source, p.round, p.status, b.answer,
-            b.error, coalesce(s.text, x.answer), s.finish_reason, s.confidence
+            b.error, coalesce(s.text, x.answer, o.answer), s.finish_reason, s.confidence
         FROM opinions p JOIN {_of_opinions(db, texts)} b USING (id) LEFT JOIN rereads w USING (id)
         LEFT JOIN {_of_opinions(db, texts)} x ON x.id = coalesce(w.root, p.id)
+        LEFT JOIN {texts} o ON o.id = coalesce(w.root, p.id)
         LEFT JOIN responses s ON s.id = coalesce(w.root, p.id) WHERE p.result IN ({marks}) ORDER BY p.id
         """,
         (*results,),

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from batcher.equality import same_text
 from batcher.input.marks import Comparison
 from batcher.journal.corrections import BY_HAND, LOWEST
-from batcher.journal.entries import UNSENT
 from batcher.journal.reading import ROOT
 from batcher.journal.rereading import OUTDATED
 from batcher.journal.schema import ADOPTED, IN_SCOPE
@@ -23,13 +22,6 @@ from batcher.records import Source
 _NOT_OK = "(SELECT id FROM results WHERE status <> 'ok')"
 _ADOPTED = f"(SELECT id FROM sources WHERE model = '{ADOPTED.model}' AND base_url = '' AND params = '')"
 _BY_HAND = f"(SELECT id FROM results WHERE id < 0 AND source IN {BY_HAND})"
-
-
-SUPERSEDED = (
-    "(SELECT id FROM opinions WHERE round = 0 AND result IS NOT id"
-    " UNION ALL SELECT id FROM votes WHERE id NOT IN (SELECT result FROM opinions WHERE result IS NOT NULL))"
-)
-"""The ids of the results whose answers wait for others, or are a part of a later result."""
 
 
 class Least(NamedTuple):
@@ -109,7 +101,7 @@ class Rules:
     @property
     def is_usable(self) -> str:
         """The condition for a result that a row with its question may take."""
-        is_present = f"id NOT IN {OUTDATED} AND id NOT IN {SUPERSEDED} AND status "
+        is_present = f"id NOT IN {OUTDATED} AND id NOT IN (SELECT id FROM superseded) AND status "
         return f"{self.is_of_pool} AND {is_present}" + ("= 'ok'" if self.retry_failed else "<> 'error'")
 
     @property
@@ -174,15 +166,15 @@ def ask_for_more(db: Statements, rules: Rules) -> None:
     """
     if rules.samples == 1:
         return
-    answers = "(SELECT count(*) FROM opinions p WHERE p.result = a.id AND p.round = 0)"
     is_first = f"NOT {rules.least.is_of_second}" if rules.least else "TRUE"
+    answers = f"(SELECT count(*) FROM opinions p WHERE p.result = a.id AND p.round = 0 AND {is_first})"
+    is_of_them = "EXISTS (SELECT 1 FROM opinions p WHERE p.result = a.id AND p.round = 0 AND p.source = a.source)"
     db.do(
         f"""
-        INSERT OR IGNORE INTO few SELECT a.id, iif(v.id IS NULL, 1, {answers}), v.id IS NOT NULL
+        INSERT OR IGNORE INTO few SELECT a.id, v.id IS NOT NULL
         FROM (SELECT * FROM results WHERE {rules.is_usable} AND source NOT IN {BY_HAND} AND status <> 'error'
             AND {is_first}) a
-        LEFT JOIN votes v USING (id) LEFT JOIN requests q USING (id)
-        WHERE iif(v.id IS NULL, TRUE, {answers} < ? AND (q.outcome = '{UNSENT}' OR a.id IN (SELECT id FROM opinions)))
+        LEFT JOIN votes v USING (id) WHERE (v.id IS NULL OR {answers} < ? AND {is_of_them})
             AND {_MAY_WAIT}
         """,
         (rules.samples,),
@@ -201,8 +193,9 @@ def ask_beyond(db: Statements, rules: Rules) -> None:
     joins, too_few = rules.least.too_few(counts_in_vain=rules.retry_failed)
     db.do(
         f"""
-        INSERT OR IGNORE INTO few SELECT a.id, coalesce(v.answers, 1), v.id IS NOT NULL
-        FROM (SELECT * FROM results WHERE {rules.is_of_pool} AND id NOT IN {OUTDATED} AND id NOT IN {SUPERSEDED}) a
+        INSERT OR IGNORE INTO few SELECT a.id, v.id IS NOT NULL
+        FROM (SELECT * FROM results WHERE {rules.is_of_pool} AND id NOT IN {OUTDATED}
+            AND id NOT IN (SELECT id FROM superseded)) a
         {joins} WHERE {too_few} AND {_MAY_WAIT}
         """
     )
@@ -210,13 +203,15 @@ def ask_beyond(db: Statements, rules: Rules) -> None:
 
 
 _MAY_WAIT = (
-    f"a.key IN (SELECT key FROM rows WHERE {IN_SCOPE} AND is_kept IS NULL)"
+    f"+a.key IN (SELECT key FROM rows WHERE {IN_SCOPE} AND is_kept IS NULL)"
     " AND a.id NOT IN (SELECT result FROM rows WHERE is_kept IS NOT NULL)"
 )
 
 
 def _let_wait(db: Statements) -> None:
     """Let the answers that the results in `few` are made of wait for others, and take these results from rows."""
+    if not db.is_any("SELECT 1 FROM few"):
+        return
     few = "(SELECT id FROM few)"
     db.do(
         """
@@ -229,6 +224,7 @@ def _let_wait(db: Statements) -> None:
         """
     )
     db.do("UPDATE opinions SET result = NULL WHERE round = 0 AND result IN (SELECT id FROM few WHERE is_voted)")
+    db.do(f"INSERT OR IGNORE INTO superseded {few[1:-1]}")
     db.do(f"UPDATE rows SET result = NULL WHERE result IN {few}")
     db.do(f"INSERT INTO open SELECT key FROM moved WHERE result IN {few}")
     db.do(f"DELETE FROM moved WHERE result IN {few}")
@@ -248,7 +244,8 @@ def few_answers(db: Statements, rules: Rules) -> tuple[int, int, int]:
         SELECT coalesce(sum(rows), 0), coalesce(sum(min(answers / ?, rows)), 0),
             coalesce(sum(max(rows * ? - answers, 0)), 0) FROM (
             SELECT key, count(*) AS rows FROM rows WHERE {BARE} AND position NOT IN (SELECT position FROM same)
-            GROUP BY key) JOIN ({waiting} GROUP BY key) USING (key)
+            AND key IN (SELECT key FROM opinions WHERE result IS NULL) GROUP BY key)
+            JOIN ({waiting} GROUP BY key) USING (key)
         """,
         (rules.samples, rules.samples),
     )

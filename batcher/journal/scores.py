@@ -9,12 +9,10 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from batcher.journal.corrections import BY_HAND
-from batcher.journal.entries import source_of
 from batcher.journal.reading import ROOT
 from batcher.journal.rules import listed
 from batcher.journal.sampling import SampleReader
 from batcher.journal.schema import IN_SCOPE, text_of
-from batcher.records import Source
 
 _MOST_VALUES = 900  # SQLite takes no more in one statement, if it is old
 # Scores in steps, downwards, so that they are not as many as rows.
@@ -39,13 +37,6 @@ class FirstAnswer(NamedTuple):
 
 class ScoreReader(SampleReader):
     """Reads a journal with the samples and the scores in it."""
-
-    def second_sources(self, now: Iterable[Source] = ()) -> frozenset[int]:
-        """Return the ids of the sources that were second in any run (`--then`), and of these."""
-        asked = (each for question in self.questions() for each in (question.get("then") or {}).get("sources", ()))
-        second = {*map(source_of, asked), *now}
-        found = self._all("SELECT id, model, base_url, params FROM sources")
-        return frozenset(number for number, *source in found if source_of(source) in second)
 
     def count_scores(self, second: Collection[int], *, by_confidence: bool) -> dict[float | None, int]:
         """Count the rows by the score of their first answers; under None those without one.

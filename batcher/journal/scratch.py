@@ -14,7 +14,8 @@ Invariant: they are empty when a plan begins, and gone when it has ended, even b
     lost      the answers that no row has got
     pairs     the row that each of those belongs to, and the proof; without a proof it is only likely
     reread    the results that were read again and differ from what they were
-    few       the results that are made of fewer answers than a row should have (`--samples`), and of how many
+    few       the results that are made of fewer answers than a row should have (`--samples`)
+    superseded  the results whose answers wait for others, or are a part of a later result
 """
 
 from __future__ import annotations
@@ -32,7 +33,21 @@ BARE = f"rows.result IS NULL AND rows.{IN_SCOPE}"
 NEW = "(position IN (SELECT position FROM renewed) OR position >= (SELECT rows FROM known))"
 """The condition for a row whose position had another question, or none, before."""
 
-_NAMES = ("moved", "renewed", "known", "open", "free", "given", "found", "offered", "lost", "pairs", "reread", "few")
+_NAMES = (
+    "moved",
+    "renewed",
+    "known",
+    "open",
+    "free",
+    "given",
+    "found",
+    "offered",
+    "lost",
+    "pairs",
+    "reread",
+    "few",
+    "superseded",
+)
 _TABLES = f"""
 CREATE TEMP TABLE moved (position INTEGER PRIMARY KEY, result INTEGER NOT NULL, key BLOB NOT NULL, cells BLOB,
     is_kept BLOB);
@@ -51,7 +66,12 @@ CREATE TEMP TABLE lost (id INTEGER PRIMARY KEY, position INTEGER NOT NULL, resul
     cells BLOB, is_kept BLOB, is_spared INTEGER NOT NULL);
 CREATE TEMP TABLE pairs (position INTEGER PRIMARY KEY, lost INTEGER NOT NULL, proof TEXT, columns INTEGER NOT NULL);
 CREATE TEMP TABLE reread (id INTEGER PRIMARY KEY);
-CREATE TEMP TABLE few (id INTEGER PRIMARY KEY, answers INTEGER NOT NULL, is_voted INTEGER NOT NULL);
+CREATE TEMP TABLE superseded (id INTEGER PRIMARY KEY);
+INSERT INTO superseded SELECT p.id FROM main.opinions p JOIN main.results USING (id) WHERE p.round = 0
+    AND p.result IS NOT p.id;
+INSERT OR IGNORE INTO superseded SELECT id FROM main.votes v WHERE NOT EXISTS
+    (SELECT 1 FROM main.opinions p WHERE p.result = v.id AND p.round = 0);
+CREATE TEMP TABLE few (id INTEGER PRIMARY KEY, is_voted INTEGER NOT NULL);
 """
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from batcher.journal.entries import Counts, Spent, Totals
 from batcher.journal.reading import Reader
 from batcher.money.prices import NANO
-from batcher.words import counted
+from batcher.words import counted, option
 
 _NOTHING = Totals(0, 0, 0, 0, 0, 0, 0, Spent(0, 0, 0, 0))
 
@@ -28,6 +28,9 @@ class Figures:
         cut: rows whose answer was cut off at `max_tokens`.
         corrected: rows whose answer a person gave in a chunk file.
         tied: rows of several answers (`samples`) of which another has as many votes, and came later.
+        went_on: rows that a second endpoint answered (`then`), because the first answer was not certain enough.
+        kept: rows that keep an answer that is not certain enough, because the second endpoint gave none that can be
+            used.
         requests: sent; each was `answered`, `failed`, or is `out`: in flight, or it was when its process ended.
         retries: those of the requests that were a further attempt of their process at a row.
         prompt_tokens, completion_tokens: model tokens of the answers; None if a server did not report some.
@@ -45,6 +48,8 @@ class Figures:
     cut: int = 0
     corrected: int = 0
     tied: int = 0
+    went_on: int = 0
+    kept: int = 0
     requests: int
     requests_now: int
     answered: int
@@ -86,6 +91,16 @@ def tied_in_words(rows: int) -> str:
     return f"{counted(rows, 'vote was', 'votes were')} tied, and the answer that came first counts"
 
 
+def went_on_in_words(rows: int, kept: int) -> str:
+    """Return how many rows a second endpoint answered, and how many it was asked about in vain."""
+    answered = f"{counted(rows, 'row')} answered by the second endpoint"
+    if not kept:
+        return answered
+    keeps = "row keeps its first answer" if kept == 1 else "rows keep their first answers"
+    again = option("retry_failed", value=True)
+    return f"{answered}; {kept:,} {keeps}, because no other came that can be used ({again} asks again)"
+
+
 def figures_of(journal: Reader, keyword: str, now: int | None, *, is_at_work: bool) -> dict[str, Any]:
     """Add up the figures of a run, by the names of their fields.
 
@@ -107,6 +122,7 @@ def figures_of(journal: Reader, keyword: str, now: int | None, *, is_at_work: bo
         "cut": journal.cut(),
         "corrected": journal.corrected(),
         "tied": journal.tied(),
+        **dict(zip(("went_on", "kept"), journal.went_on(), strict=True)),
         **_named(whole, sum(seconds.values())),
         **{f"{name}_now": value for name, value in _named(latest, seconds.get(now or 0, 0.0)).items()},
     }
@@ -114,7 +130,7 @@ def figures_of(journal: Reader, keyword: str, now: int | None, *, is_at_work: bo
 
 def without_answers(figures: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of a run whose journal is lost, and its answers with it."""
-    return figures | {"ok": 0, "invalid": 0, "error": 0, "cut": 0, "corrected": 0, "tied": 0}
+    return figures | {"ok": 0, "invalid": 0, "error": 0, "cut": 0, "corrected": 0, "tied": 0, "went_on": 0, "kept": 0}
 
 
 def unread(keyword: str, rows: int, requests: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from batcher.errors import InputError, OutputError
-from batcher.output.figures import Figures, tied_in_words
+from batcher.output.figures import Figures, tied_in_words, went_on_in_words
 from batcher.output.frames import Frames
 from batcher.records import Asked, EndpointCount
 from batcher.tables import html_table
@@ -134,6 +134,7 @@ class Report(Figures):
         cut = f"; {counted(self.cut, 'answer was', 'answers were')} cut off at max_tokens" if self.cut else ""
         cut += f"; {counted(self.corrected, 'answer')} corrected by hand" if self.corrected else ""
         cut += f"; {tied_in_words(self.tied)}" if self.tied else ""
+        cut += f"; {went_on_in_words(self.went_on, self.kept)}" if self.went_on or self.kept else ""
         by_hand = f"; by hand: {', '.join(self.by_hand)}" if self.by_hand else ""
         return f"{self.keyword}: {counted(self.rows, 'row')}, {', '.join(parts)}; {done}{cut}{by_hand}{where}"
 

@@ -14,7 +14,10 @@ from batcher.journal.opening import read_scores
 from batcher.journal.reading import Reader
 from batcher.planning.job import Job
 from batcher.records import Source
-from batcher.words import as_given, blamed, counted, option
+from batcher.words import as_given, blamed, option
+
+ENOUGH = 3
+"""The answers without a confidence, if there is none with it, that show that there will be none."""
 
 if TYPE_CHECKING:
     from batcher.quality.cascade import Threshold
@@ -117,17 +120,17 @@ def check_scores(job: Job, journal: Reader, cut: Cut | None, sources: Sequence[i
         journal: has the answers.
         cut: what is certain enough; None: there is no second endpoint.
         sources: ids of the endpoints' sources, the first ones first.
-        waiting: rows whose answers are there and would not count.
+        waiting: `ok` answers that are there and would not count.
 
     Raises:
         SettingsError: that is so.
     """
     first = sources[: len(job.endpoints) - job.seconds]
-    if cut is None or not cut.by_confidence or not waiting or journal.has_scores(first):
+    if cut is None or not cut.by_confidence or waiting < ENOUGH or journal.has_scores(first):
         return
     model = job.tiers.first[0].source.model
     raise SettingsError(
-        f"{blamed('then')}: {counted(waiting, 'answer')} of {model} have no confidence, because they were asked for"
+        f"{blamed('then')}: the {waiting:,} answers of {model} have no confidence, because they were asked for"
         f" without it ({option('with_', 'confidence')}), so each of these rows would be asked a second time."
         f" {option('samples', 3)} asks {model} for two more answers a row, and goes by their agreement; another"
         f" {as_given('keyword')} asks for all anew"

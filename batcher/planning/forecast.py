@@ -65,7 +65,7 @@ class Forecast(Described):
         threshold: from which on the first endpoint's answers count; None without `then`.
         saved_usd: the expected cost of asking the second endpoint about the other rows as well; None if a price or the
             number of these rows is unknown, or without `then`.
-        prompt_tokens: of those requests.
+        prompt_tokens: of those requests, and of the ones to the second endpoint that are expected.
         counted_by: `tiktoken`, or `estimated`, from the length of the text.
         completion_tokens: of their answers, if these are as long as the answers of the same models so far, or as the
             labels or the schema let expect; None if nothing tells.
@@ -79,6 +79,7 @@ class Forecast(Described):
         money, budget, time: the same in words; `budget` is empty without one.
         reread: rows whose result changes because their answer was read again, as another label or by another schema.
         asks: whom the run asks, and where the API keys came from.
+        then: those of them that are asked only about rows that are not certain enough.
         task: what for: `chat`, `completion` or `embedding`.
         form: how labels or a schema are asked for, in words; empty without them.
         first: the messages of the first row that is sent, as they will go out.
@@ -118,6 +119,7 @@ class Forecast(Described):
     budget: str
     time: str
     asks: tuple[Asked, ...]
+    then: tuple[Asked, ...]
     task: str
     form: str
     first: tuple[Message, ...]
@@ -135,7 +137,9 @@ class Forecast(Described):
         completion = self.completion_tokens
         answers = "not yet known" if completion is None else f"about {completion:,}" if completion else "none"
         what = for_what(self.task)
-        yield from (Line("" if number else "asks", f"{line}{what}") for number, line in enumerate(in_lines(self.asks)))
+        first = in_lines([each for each in self.asks if each not in self.then])
+        lines = [*(f"{line}{what}" for line in first), *(f"then {line}" for line in in_lines(self.then))]
+        yield from (Line("" if number else "asks", line) for number, line in enumerate(lines))
         then = ""
         if self.then_most:
             known = f"about {self.then_requests:,}" if self.then_requests is not None else f"0 to {self.then_most:,}"
@@ -185,7 +189,8 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     costs, pace = costs_of(load, tariffs, left, how_to_price), pace_of(job.tiers.first, load)
     costs = with_further(costs, load, further, second, how_to_price)
     saved = costs_of(further.of(further.kept), second, None, how_to_price).all if further.kept else None
-    asked = load.requests + (further.expected or further.certain)
+    beyond = further.of(further.certain if further.expected is None else further.expected)
+    asked = load.requests + beyond.requests
     reserves = _reserves([*tariffs, *second], left) if asked else []
     return Forecast(
         keyword=job.keyword,
@@ -208,9 +213,9 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         then_most=further.load.requests,
         threshold=planned.cut.threshold if planned.cut else None,
         saved_usd=_in_dollars(saved),
-        prompt_tokens=load.prompt_tokens,
+        prompt_tokens=load.prompt_tokens + beyond.prompt_tokens,
         counted_by=count.name,
-        completion_tokens=load.completion_tokens,
+        completion_tokens=load._replace(requests=asked).completion_tokens,
         prompts_usd=_in_dollars(costs.prompts),
         cost_usd=_in_dollars(costs.all),
         most_usd=_in_dollars(costs.most),
@@ -221,6 +226,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         budget=costs.budget_in_words(asked, "row" if load.requests in {0, planned.counts.left} else "request"),
         time=pace.in_words(load.requests) if load.requests or not asked else "as the second endpoint allows",
         asks=asked_of(job.endpoints),
+        then=asked_of(job.tiers.second),
         task=job.task.value,
         form=first.form,
         first=first.messages,

@@ -114,7 +114,7 @@ def _matched(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_
             _check_ids(job, matching, read.rows, comparison)
         rules = _rules(job, sources, cut, is_redrawn=is_redrawn)
         matched = matching.finish(read.rows, rules, journal.reading)
-        check_scores(job, journal, cut, sources, matched.enough)
+        check_scores(job, journal, cut, sources, matching.waiting())
         plan = _plan_of(
             job,
             journal,

@@ -25,6 +25,9 @@ class Check:
         found: what `verify` says.
         is_deduplicated: rows with the same prompt share an answer.
         rows_in_flight: rows whose requests have no end in the journal; default: no two of them share one.
+        samples: how many answers each row should have.
+        repeated: the rows that were asked once more.
+        second: the rows that a second endpoint was asked about as well.
 
     Attributes:
         unended: requests without an end in the journal.
@@ -40,6 +43,9 @@ class Check:
         *,
         is_deduplicated: bool,
         rows_in_flight: int | None = None,
+        samples: int = 1,
+        repeated: Sequence[int] = (),
+        second: Sequence[int] = (),
     ) -> None:
         # A row without a result is verify's business. A prompt may show a schema in one form, and none in another.
         self._rows = [([*map(core_of, texts)], result) for texts, result in zip(asked, results, strict=False)]
@@ -54,9 +60,11 @@ class Check:
         needed = Counter(text for texts, result in self._rows if result.status is not Status.ERROR for text in texts)
         if is_deduplicated:
             needed = Counter(dict.fromkeys(needed, 1))
+        needed += Counter(text for row in repeated for text in self._rows[row][0])
+        beyond = Counter(text for row in second for text in self._rows[row][0])
         # An answer that was not what was asked for may be asked for again, in another form.
         fit = self._answered_by - unfit
-        self.twice = sum(max(count - needed[prompt], 0) for prompt, count in fit.items())
+        self.twice = sum(max(count - samples * needed[prompt] - beyond[prompt], 0) for prompt, count in fit.items())
 
     def disagreements(self) -> Iterator[str]:
         """Yield what does not fit."""

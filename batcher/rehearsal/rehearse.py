@@ -118,7 +118,19 @@ def _played(scene: Scene, knobs: Knobs, kills: int, began: float) -> Rehearsal:
     with opened(scene.job.keyword, scene.directory, read_journal) as run:
         results = run.journal.results(0, rows)
         in_flight = run.journal.rows_in_flight()
-    check = Check(scene.asked, results, books, found, is_deduplicated=settings.dedup, rows_in_flight=in_flight)
+        repeated = [each.position for each in run.journal.repeated(str)]
+        second = run.journal.answered_from(len(scene.job.tiers.first))
+    check = Check(
+        scene.asked,
+        results,
+        books,
+        found,
+        is_deduplicated=settings.dedup,
+        rows_in_flight=in_flight,
+        samples=settings.samples,
+        repeated=repeated,
+        second=second,
+    )
     real_rows, real_s = scene.real_run(books.requests)
     return Rehearsal(
         keyword=scene.job.keyword,

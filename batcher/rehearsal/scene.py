@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 
 from batcher.answer.labels import Labels
 from batcher.answer.schema import Schema
-from batcher.calls.endpoints import endpoints_of, environment
+from batcher.calls.endpoints import endpoints_of, environment, tiers_of
 from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.errors import InputError, SettingsError
 from batcher.input.cell import cell
@@ -60,6 +60,8 @@ _REPLACED |= {
     "output_dir",
 }
 _REPLACED |= {"limit", "retry_failed", "no_progress", "log_json", "quiet"}
+# The name of the second endpoint (`--then`), and what stands for a threshold that is chosen from hand labels.
+_SECOND, _THRESHOLD = "the second endpoint", 0.5
 # Variables of the environment that choose the model and the URL. Each other one may hold a key.
 _PLAIN = {"MODEL", "BASE_URL", "OPENAI_BASE_URL", "OPENAI_API_BASE", "AZURE_OPENAI_ENDPOINT", "OPENAI_API_VERSION"}
 
@@ -101,6 +103,7 @@ class Scene(NamedTuple):
         settings = _with_files(settings, directory)
         variables = _Variables.with_dummies(environment())
         held = _endpoints(settings, variables, _models(paths, settings))
+        held, settings = _with_second(held, settings, variables)
         real = tuple(replace(endpoint, api_key=None, headers={}) for endpoint in held)
         rows = None if settings.sample else settings.limit or _rows_in_a_minute(real)
         job = prepare(paths, prompt, _as_rehearsed(settings, directory, rows, real))
@@ -344,6 +347,21 @@ def _endpoints(settings: Settings, variables: _Variables, models: Sequence[str])
     return found
 
 
+def _with_second(
+    held: tuple[Endpoint, ...], settings: Settings, variables: _Variables
+) -> tuple[tuple[Endpoint, ...], Settings]:
+    """Return the endpoints with the second ones under a name, and the options that name them (`--then`).
+
+    A rehearsal has no hand labels: a threshold stands for one that is chosen from them, so that some rows go on.
+    """
+    tiers = tiers_of(settings, held, variables)
+    if not tiers.second:
+        return held, settings
+    second = tuple(replace(endpoint, name=_SECOND) for endpoint in tiers.second)
+    threshold = _THRESHOLD if settings.threshold is None else settings.threshold
+    return (*tiers.first, *second), replace(settings, then=_SECOND, hold=None, threshold=threshold)
+
+
 def _dummies(name: str, value: str, known: dict[str, str]) -> str:
     """Return a dummy for each key that a variable may hold.
 
@@ -381,7 +399,13 @@ def _as_rehearsed(settings: Settings, directory: Path, rows: int | None, real: S
     """Return the options of the rehearsed run, with endpoints of the embedded server in the place of the real ones."""
     values = {name: getattr(settings, name) for name in OPTIONS if name not in _REPLACED}
     endpoints = [
-        Endpoint(each.model, base_url=OFFLINE, api_key=_key(number), max_concurrency=each.max_concurrency)
+        Endpoint(
+            each.model,
+            base_url=OFFLINE,
+            api_key=_key(number),
+            max_concurrency=each.max_concurrency,
+            name=_SECOND if each.name == _SECOND else None,
+        )
         for number, each in enumerate(real, 1)
     ]
     return Settings(

@@ -18,7 +18,7 @@ from batcher.journal.locking import holder_of
 from batcher.journal.opening import read_journal
 from batcher.journal.reading import Reader
 from batcher.money.prices import NANO
-from batcher.output.figures import Figures, figures_of, tied_in_words
+from batcher.output.figures import Figures, figures_of, tied_in_words, went_on_in_words
 from batcher.output.opening import opened
 from batcher.reports.by_hand import Unread, unread
 from batcher.reports.runs import AT_WORK, Runs, runs_in, state_of
@@ -97,6 +97,8 @@ class RunStatus(Figures, Described):
             yield Line("cut off", f"{counted(self.cut, 'answer')} at max_tokens")
         if self.tied:
             yield Line("tied", tied_in_words(self.tied))
+        if self.went_on or self.kept:
+            yield Line("went on", went_on_in_words(self.went_on, self.kept))
         if self.reason:
             yield Line("because", self.reason)
         yield from (Line("failed", f"{count:,} x {reason}") for reason, count in self.failures)
