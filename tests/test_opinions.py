@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import Lab
 from fake_service import Call, Service, refusal
@@ -413,6 +414,33 @@ def test_verify_finds_what_was_changed_of_a_vote(lab: Lab, change: str, kind: st
     lab.change(change)
     found = batcher.verify("k", ROWS, output_dir=lab.directory)
     assert kind in {finding.kind for finding in found.findings}
+
+
+def test_a_row_is_cut_off_if_the_answer_that_counts_is(lab: Lab) -> None:
+    first, second = ("a", "length"), ("b", "stop")
+    ends = {"Q t0": iter([first, second, second]), "Q t1": iter([second, first, first])}
+
+    def said(call: Call) -> Completion:
+        text, finish_reason = next(ends[call.prompt])
+        return Completion(text, finish_reason, USAGE)
+
+    options: dict[str, Any] = {"prompt": PROMPT, "samples": 3}
+    report = lab.run(ROWS[:2], Service(QUESTIONS, instead=said), **options, with_="finish")
+    assert report.cut == 1
+    assert column(lab.rows(), "infer_finish") == ["stop", "length"]
+
+
+def test_the_agreement_is_a_number_in_parquet_and_missing_of_a_row_without_an_answer(lab: Lab) -> None:
+    said: dict[str, list[str | Failure]] = {
+        "Q t0": ["a", "b", "a", "b"],
+        "Q t1": [refusal(400)] * 12,
+        "Q t2": ["c"] * 4,
+    }
+    options: dict[str, Any] = {"prompt": PROMPT, "samples": 4, "format": "parquet"}
+    lab.run(ROWS[:3], Oracle(said), **options)
+    found = pq.read_table(lab.directory / "all_k.parquet").column("infer_agreement")
+    assert found.to_pylist() == [0.5, None, 1.0]
+    check(lab, ROWS[:3])
 
 
 def test_a_completion_may_be_asked_for_several_times(lab: Lab) -> None:

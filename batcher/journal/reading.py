@@ -269,10 +269,15 @@ class Reader:
 
     def cut(self) -> int:
         """Count the rows whose answer was cut off at the most tokens that it may have."""
-        cut = "SELECT id FROM responses WHERE is_cut"
+        alone = "NOT EXISTS (SELECT 1 FROM opinions p WHERE p.id = s.id)"
+        cut = f"SELECT id FROM responses s WHERE is_cut AND {alone}"
         again = f"SELECT id FROM rereads WHERE root IN ({cut})"
-        query = f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({cut} UNION ALL {again})"
-        return int(self._all(query)[0][0])
+        of_several = (
+            "SELECT p.result FROM responses s JOIN opinions p USING (id) JOIN results w ON w.id = p.result"
+            " AND w.source = p.source AND w.status = p.status AND w.answer = p.answer WHERE s.is_cut AND p.round = 0"
+        )
+        ids = f"{cut} UNION ALL {again} UNION ALL {of_several}"
+        return int(self._all(f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({ids})")[0][0])
 
     def second_sources(self, now: Iterable[Source] = ()) -> frozenset[int]:
         """Return the ids of the sources that were second in any run (`--then`), and of these."""
