@@ -20,7 +20,17 @@ import batcher
 from batcher.errors import InputError, OutputError, SettingsError
 from batcher.journal.comparing import Marked
 from batcher.records import Completion, Usage
-from batcher.reports.quality.compared import Compared
+from batcher.reports.quality.compare import verdict_on
+from batcher.reports.quality.compared import (
+    Compared,
+    Crossed,
+    Difference,
+    Example,
+    Noise,
+    OnGold,
+    Ranged,
+    Side,
+)
 from batcher.reports.quality.pairs import Agreement, paired, reading_of
 
 LABELS = ["good", "bad", "so-so"]
@@ -309,6 +319,7 @@ def test_without_a_repeated_sample_the_command_is_said_that_measures_the_noise(l
     run(lab, "b")
     found = compare(lab)
     assert found.first.noise is None
+    assert "not known without hand labels: `batcher.sample('a', 100)` draws rows to label" in found.hint
     assert "`batcher.run` with the options of a and repeat_sample=100" in found.verdict
 
 
@@ -366,3 +377,67 @@ def test_the_dictionary_is_json_and_has_what_the_text_says(lab: Lab) -> None:
     assert values["differences"][0]["examples"][0].keys() == {"row", "other_row", "text"}
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.rows = 1  # type: ignore[misc]
+
+
+GOLDEN = """\
+mood_small and mood_large
+  paired    9,980 rows by 'text'; 20 only in mood_small
+  questions differ in model
+  agreement 93.1%: 9,228 of 9,912 rows with an answer in both; Cohen's kappa
+            0.87
+  noise     asked again, 4 of 100 change: 4.0% (1.1% to 9.9%). The runs differ
+            in 6.9%: no more than one run may differ from itself, so this says
+            nothing about which is better
+  accuracy  mood_large against mood_small: +5.0 points (-1.2 to +11.3) on 100
+            rows with a hand label; exact McNemar test p = 0.18
+            right in both 84, only in mood_small 2, only in mood_large 7, in
+            neither 7
+
+            mood_small                        mood_large
+  asks      small                             large, larger
+  ok        9,930                             9,950
+  invalid   50 (0.5%)                         0
+  error     0                                 30
+  accuracy  86.0% (78.3% to 91.6%)            91.0% (84.0% to 95.6%)
+  noise     4.0% (1.1% to 9.9%)               not measured
+  money     $0.21                             unknown
+  tokens    120,312 + 20,100                  unknown
+  time      12m 05s                           0.8 s
+
+  rows that differ, mood_small -> mood_large
+      312  good -> so-so
+           row 17: The kettle is loud, and it boils.
+       20  (empty) -> an answer of more columns tha…
+           row 4: (cells gone)"""
+
+
+def test_the_text_is_this() -> None:
+    noise = Noise(100, 4, Ranged(0.04, 0.011, 0.099))
+    costs: dict[str, Any] = {
+        "cost_usd": 0.21,
+        "prompt_tokens": 120_312,
+        "completion_tokens": 20_100,
+        "elapsed_s": 725.0,
+    }
+    unknown: dict[str, Any] = dict.fromkeys(("cost_usd", "prompt_tokens", "completion_tokens")) | {"elapsed_s": 0.8}
+    first = Side(
+        keyword="mood_small", directory="output", asks=("small",), rows=9980, ok=9930, invalid=50, error=0, left=0,
+        accuracy=Ranged(0.86, 0.783, 0.916), noise=noise, **costs,
+    )  # fmt: skip
+    other = Side(
+        keyword="mood_large", directory="output", asks=("large", "larger"), rows=9980, ok=9950, invalid=0, error=30,
+        left=0, accuracy=Ranged(0.91, 0.84, 0.956), noise=None, **unknown,
+    )  # fmt: skip
+    examples = Example(17, 17, "The kettle is loud,\nand it boils."), Example(4, 5, None)
+    found = Compared(
+        first=first, other=other, field=None, columns=("text",), differ_in=("model",), rows=9980, only_first=20,
+        only_other=0, both=9912, agree=9228, kappa=0.87,
+        differences=(
+            Difference("good", "so-so", 312, examples[:1]),
+            Difference("", "an answer of more columns than there is room for", 20, examples[1:]),
+        ),
+        kinds=2, crossed=Crossed(), hint="", numbers=None, fields=(),
+        on_gold=OnGold(100, 84, 2, 7, 7, Ranged(0.05, -0.012, 0.113), 0.1797, "exact McNemar test"),
+        verdict=verdict_on(9228 / 9912, [noise, None], "mood_small"),
+    )  # fmt: skip
+    assert str(found) == GOLDEN

@@ -17,6 +17,7 @@ from batcher.endpoint import Endpoint
 from batcher.errors import ChangedError
 from batcher.quality.neighbours import FLOOR, Block, Neighbours, Unlike
 from batcher.records import Completion, Usage
+from batcher.reports.quality.along import Along
 
 LABELS = ["good", "bad", "so-so"]
 ROWS = 1200
@@ -101,7 +102,7 @@ def test_an_endpoint_whose_answers_are_often_no_label_is_named(lab: Lab, capsys:
         )
     )
     said = said_by(lab, capsys, service, endpoints=POOL, repair=0)
-    assert "answer otherwise: no label in " in said
+    assert "answer otherwise: invalid in " in said
 
 
 def test_few_rows_and_free_texts_are_not_looked_at(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,12 +169,18 @@ def test_early_rows_show_a_service_that_has_lost_all_but_one_label() -> None:
 # -- Along the run
 
 
+def along(lab: Lab) -> Along:
+    found = batcher.estimate("k", lab.directory).drift
+    assert isinstance(found, Along)
+    return found
+
+
 def test_an_estimate_says_from_which_row_on_labels_change_and_that_the_tables_order_may_be_the_reason(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = said_by(lab, capsys, answering(lambda number, _call: LABELS[number % 3 if number < 700 else 0]))
     assert said == ""
-    found = batcher.estimate("k", lab.directory).drift
+    found = along(lab)
     assert found is not None
     change = next(each for each in found.changes if each.label == "good")
     assert (change.by, change.stretch, change.rows, change.here) == ("input", "rows 700 to 1,199", 500, 1.0)
@@ -189,12 +196,49 @@ def test_an_estimate_repeats_the_warning_about_an_endpoint_and_counts_by_endpoin
 ) -> None:
     service = answering(lambda number, call: LABELS[0 if call.endpoint == "second" else number % 3])
     said = said_by(lab, capsys, service, endpoints=POOL)
-    found = batcher.estimate("k", lab.directory).drift
+    found = along(lab)
     assert found is not None
     assert [*found.warnings] == said.splitlines()
     by_name = {each.name.split()[0]: each for each in found.by_endpoint}
     assert by_name["second"].labels == {"good": by_name["second"].rows}
     assert sum(each.rows for each in found.by_endpoint) == ROWS
+
+
+def test_hand_labels_show_a_model_that_has_become_worse_though_its_shares_are_the_same(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(2)
+
+    def answer(number: int, _call: Call) -> str:
+        is_wrong = number >= 600 and rng.random() < 0.7
+        return LABELS[(number + is_wrong * rng.choice([1, 2])) % 3]
+
+    texts = [str(number) for number in range(ROWS)]
+    rows = [{"text": text, "truth": LABELS[int(text) % 3] if int(text) % 10 == 0 else ""} for text in texts]
+    options: dict[str, Any] = {"labels": LABELS, "gold": "truth", "gold_drawn": "random"}
+    lab.run(rows, answering(answer), "{text}", **options)
+    found = along(lab)
+    [change] = found.changes_in_accuracy
+    assert (change.by, change.stretch, change.rows) == ("part", "rows 600 to 1,199", 60)
+    assert "rows 600 to 1,199: accuracy " in str(found)
+    assert found.changes_in_answers == ()
+    assert found.remark == ""
+
+
+def test_hand_labels_show_which_endpoint_is_wrong(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = random.Random(3)
+
+    def answer(number: int, call: Call) -> str:
+        is_wrong = call.endpoint == "second" and rng.random() < 0.6
+        return LABELS[(number + is_wrong * rng.choice([1, 2])) % 3]
+
+    rows = [{"text": str(number), "truth": LABELS[number % 3] if number % 8 == 0 else ""} for number in range(ROWS)]
+    options: dict[str, Any] = {"labels": LABELS, "gold": "truth", "gold_drawn": "random", "endpoints": POOL}
+    lab.run(rows, answering(answer), "{text}", **options)
+    found = along(lab)
+    [change] = found.changes_in_accuracy
+    assert change.by == "endpoint"
+    assert "second at https://api.openai.com/v1: accuracy " in str(found)
 
 
 def test_rows_that_were_asked_in_another_order_are_shown_by_time_too(
@@ -204,7 +248,7 @@ def test_rows_that_were_asked_in_another_order_are_shown_by_time_too(
     service = answering(lambda number, _call: LABELS[number % 3])
     lab.run(texts[ROWS // 2 :], service, "{text}", labels=LABELS)
     said_by(lab, capsys, service)
-    found = batcher.estimate("k", lab.directory).drift
+    found = along(lab)
     assert found is not None
     assert not found.is_one_order
     assert sum(each.rows for each in found.by_time) == sum(each.rows for each in found.by_input) == ROWS
@@ -216,7 +260,7 @@ def test_a_page_of_a_run_escapes_labels_and_endpoints(lab: Lab, capsys: pytest.C
     labels = ["<b>good</b>", '"bad"', "so & so"]
     service = answering(lambda number, _call: labels[number % 3 if number < 700 else 0])
     said_by(lab, capsys, service, labels=labels, endpoints=[Endpoint("<i>first</i>"), Endpoint("second")])
-    found = batcher.estimate("k", lab.directory).drift
+    found = along(lab)
     assert found is not None
     page = found._repr_html_()
     assert "<b>" not in page

@@ -87,7 +87,7 @@ class Unlike:
     @property
     def what(self) -> str:
         """What differs, in words."""
-        return "no label" if self.label is None else repr(self.label)
+        return "invalid" if self.label is None else repr(self.label)
 
 
 class Neighbours:

@@ -15,6 +15,12 @@ from batcher.words import counted, option, percent, verb
 
 _COLUMNS = 80  # of a line of the text
 _SHOWN = 5  # changes in the text
+_ALONG = {
+    "input": "along the table",
+    "time": "by time",
+    "part": "between parts of the table",
+    "endpoint": "between endpoints",
+}
 
 
 class Stretch(NamedTuple):
@@ -39,10 +45,10 @@ class Change(NamedTuple):
     """A stretch that differs from the others.
 
     Attributes:
-        by: `input` or `time`.
-        of: `label`, `status` or `latency`.
+        by: `input` or `time`; of accuracies `part` (of the table) or `endpoint`.
+        of: `label`, `status`, `latency`, or `accuracy` (of rows with a hand label).
         stretch: its name; None: the stretches differ, and none of them stands out.
-        label: the label, or the status; None for a latency.
+        label: the label, the status, or `right` or `wrong`; None for a latency.
         rows: of the stretch.
         here: the share of the label in the stretch, or the median latency in seconds.
         elsewhere: the same of all other stretches.
@@ -59,11 +65,15 @@ class Change(NamedTuple):
     p: float
 
     def __str__(self) -> str:
-        what = {"label": "labels", "status": "invalid answers", "latency": "latency"}[self.of]
+        what = {"label": "labels", "status": "invalid answers", "latency": "latency", "accuracy": "accuracies"}[self.of]
         if self.stretch is None or self.here is None or self.elsewhere is None:
-            return f"{what} differ along the {self.by}"
+            return f"{what} differ {_ALONG[self.by]}"
         if self.of == "latency":
             return f"{self.stretch}: median latency {self.here:.2g} s, elsewhere {self.elsewhere:.2g} s"
+        if self.of == "accuracy":
+            here, elsewhere = (each if self.label == "right" else 1 - each for each in (self.here, self.elsewhere))
+            rows = f"{self.rows:,} hand labels"
+            return f"{self.stretch}: accuracy {percent(here)} by {rows}, elsewhere {percent(elsewhere)}"
         name = repr(self.label) if self.of == "label" else self.label
         return f"{self.stretch}: {name} {percent(self.here)}, elsewhere {percent(self.elsewhere)}"
 
@@ -94,8 +104,13 @@ class Along(Readable):
 
     @property
     def changes_in_answers(self) -> tuple[Change, ...]:
-        """The changes but those of latency."""
-        return tuple(each for each in self.changes if each.of != "latency")
+        """The changes of labels and of invalid answers."""
+        return tuple(each for each in self.changes if each.of in {"label", "status"})
+
+    @property
+    def changes_in_accuracy(self) -> tuple[Change, ...]:
+        """The changes of accuracy, by the hand labels."""
+        return tuple(each for each in self.changes if each.of == "accuracy")
 
     @property
     def remark(self) -> str:
@@ -125,7 +140,7 @@ class Along(Readable):
             yield "  no stretch differs from the others"
         latency = [each for each in self.changes if each.of == "latency"][:1]
         answers = self.changes_in_answers
-        for each in (*answers[:_SHOWN], *latency):
+        for each in (*self.changes_in_accuracy, *answers[:_SHOWN], *latency):
             yield cut(f"  {on_one_line(str(each))}", _COLUMNS)
         if len(answers) > _SHOWN:
             yield f"  and {counted(len(answers) - _SHOWN, 'more difference')} in answers"

@@ -27,7 +27,8 @@ def html_of(found: Along) -> str:
     facts = changes or [("differs", "no stretch")]
     facts += [("remark", found.remark)] if found.remark else []
     facts += [("warning", each) for each in found.warnings]
-    parts = [html_table(title, facts, has_labels=True), _picture("in the order of the table", found.by_input)]
+    table = html_table(title, facts, has_labels=True)
+    parts = [f'<div class="facts">{table}</div>', _picture("in the order of the table", found.by_input)]
     if not found.is_one_order:
         parts.append(_picture("in the order in which they were asked", found.by_time))
     if len(found.by_endpoint) > 1:

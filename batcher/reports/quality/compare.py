@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ from batcher.reports.quality.page import check_page, write_page
 from batcher.reports.quality.pairs import Agreement, paired, reading_of
 from batcher.reports.quality.row_texts import texts_at
 from batcher.settings import home_expanded
-from batcher.words import blamed, counted, percent
+from batcher.words import blamed, by_reader, counted, option, percent
 
 _DIFFERENCES = 20
 """Pairs of answers that differ, of which the rows are shown."""
@@ -186,9 +187,10 @@ class _Comparison:
             kinds=len(differing) if found.is_whole else None,
             crossed=_crossed(found),
             on_gold=on_gold,
+            hint="" if on_gold else self._hint(),
             numbers=_numbers(found),
             fields=tuple(FieldAgreement(name, *counts) for name, counts in found.by_field.items()),
-            verdict=_verdict(found, noises, self.first.keyword),
+            verdict=verdict_on(found.agree / found.both if found.both else None, noises, self.first.keyword),
             notes=tuple(self._notes()),
         )
 
@@ -265,6 +267,16 @@ class _Comparison:
             for pair, count in differing
         )
 
+    def _hint(self) -> str:
+        """Return why the accuracy is not known, and how to get it."""
+        if self.field is None and (self.first.fields or self.other.fields):
+            return f"not known: a hand label is of one field, so give {option('field', 'NAME')}"
+        draws = by_reader(
+            command_line=f"`batcher sample {shlex.quote(self.first.keyword)} -n 100`",
+            python=f"`batcher.sample({self.first.keyword!r}, 100)`",
+        )
+        return f"not known without hand labels: {draws} draws rows to label, and they serve both runs"
+
     def _notes(self) -> Iterable[str]:
         labels = [[*run.shape.get("labels", ())] for run in (self.first, self.other)]
         for run, own, others in ((self.first, labels[0], labels[1]), (self.other, labels[1], labels[0])):
@@ -329,8 +341,14 @@ def _noise(run: _Run, read: Callable[[str], Any]) -> Noise | None:
     return None if not rows else Noise(rows, changed, Ranged(changed / rows, *clopper_pearson(changed, rows)))
 
 
-def _verdict(found: Agreement, noises: Sequence[Noise | None], keyword: str) -> str:
-    """Return what the noise says about the difference between two runs."""
+def verdict_on(agreement: float | None, noises: Sequence[Noise | None], keyword: str) -> str:
+    """Return what the noise says about the difference between two runs.
+
+    Args:
+        agreement: the share of rows on which they agree; None if no row has an answer in both.
+        noises: of each run, if it was measured.
+        keyword: of the run to measure it in.
+    """
     known = [noise for noise in noises if noise is not None]
     if not known:
         return (
@@ -339,9 +357,9 @@ def _verdict(found: Agreement, noises: Sequence[Noise | None], keyword: str) -> 
         )
     noise = max(known, key=lambda each: each.share.value)
     said = f"asked again, {noise_in_words(noise)}"
-    if not found.both:
+    if agreement is None:
         return said
-    differ = 1 - found.agree / found.both
+    differ = 1 - agreement
     if noise.share.high is not None and differ <= noise.share.high:
         return (
             f"{said}. The runs differ in {percent(differ)}: no more than one run may differ from itself, so this says"

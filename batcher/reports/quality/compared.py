@@ -184,6 +184,7 @@ class Compared(Readable):
         kinds: the number of different such pairs; None if there are too many to count.
         crossed: rows by both answers; empty if there are more than 100 different ones.
         on_gold: None without hand labels.
+        hint: why there is no accuracy, and how to get it; empty if there is one.
         numbers: None if the answers are no numbers.
         fields: how the fields of a schema agree.
         verdict: what the noise says about the difference of the two runs, in words.
@@ -205,6 +206,7 @@ class Compared(Readable):
     kinds: int | None
     crossed: Crossed
     on_gold: OnGold | None
+    hint: str
     numbers: InNumbers | None
     fields: tuple[FieldAgreement, ...]
     verdict: str
@@ -309,11 +311,11 @@ def _agreement(found: Compared) -> str:
     return f"{percent(found.agreement)}: {found.agree:,} of {found.both:,} rows with an answer in both{kappa}"
 
 
-def _gold(gold: OnGold) -> Iterator[str]:
+def _gold(gold: OnGold, names: tuple[str, str]) -> Iterator[str]:
     rows = f"{counted(gold.rows, 'row')} with a hand label"
-    yield f"{_points(gold.difference)} on {rows}; {gold.test} {p_value(gold.p)}"
+    yield f"{names[1]} against {names[0]}: {_points(gold.difference)} on {rows}; {gold.test} {p_value(gold.p)}"
     yield (
-        f"right in both {gold.both:,}, only in the first {gold.only_first:,}, only in the other"
+        f"right in both {gold.both:,}, only in {names[0]} {gold.only_first:,}, only in {names[1]}"
         f" {gold.only_other:,}, in neither {gold.neither:,}"
     )
     if gold.note:
@@ -370,8 +372,8 @@ def facts_of(found: Compared) -> Iterator[tuple[str, str]]:
     if found.numbers is not None:
         yield "numbers", _numbers(found.numbers)
     yield "noise", found.verdict
-    if found.on_gold is not None:
-        yield from zip(("accuracy", "", ""), _gold(found.on_gold), strict=False)
+    said = [found.hint] if found.on_gold is None else [*_gold(found.on_gold, names_of(found))]
+    yield from zip(("accuracy", "", ""), said, strict=False)
     for note in found.notes:
         yield "note", note
 

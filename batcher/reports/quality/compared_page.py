@@ -45,11 +45,12 @@ def _parts(found: Compared) -> Iterator[str]:
     yield _boxed(html_table("", sides_of(found), ("", *names), has_labels=True))
     marks = [*_marks(found)]
     if marks:
-        yield marks_picture("Accuracy and noise", marks, Scale.of_shares(marks))
+        yield marks_picture("Accuracy and noise", marks, Scale.of_shares(marks), "counted")
     if found.differences:
         yield "<h2>Rows that differ</h2>"
         rows = [(f"{each.rows:,}", each.answer, each.other, "\n".join(_examples(each))) for each in found.differences]
-        yield _boxed(html_table("The most frequent first", rows, ("rows", *names, "examples")))
+        table = html_table("The most frequent first", rows, ("rows", *names, "examples"))
+        yield f'<div class="facts">{table}</div>'
     answers = found.crossed.answers
     if answers and found.differences:
         table = heat_table(

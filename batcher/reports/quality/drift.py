@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +28,8 @@ _MOST_SOURCES = 32
 _OTHERS = "(other answers)"
 _TO = " to "
 _NOWHERE = -1
+_KINDS, _WRONG, _RIGHT = 3, 1, 2  # of rows: 0 has no hand label
+_MOST_PARTS, _FEWEST_GOLD = 4, 25  # parts of the table whose accuracy is compared, and hand labels of each
 _SAME = 0.8  # of the rows in the stretch of time that has the number of their stretch of the input: it is one order
 # Classes of latency: eight for each doubling, from a millisecond to a day.
 _SHORTEST_S, _PER_DOUBLING, _CLASSES = 0.001, 8, 216
@@ -43,6 +44,7 @@ def drift_of(
     has_labels: bool,
     read: Callable[[str], str | None] | None = None,
     compares_endpoints: bool = True,
+    golds: Iterable[tuple[int, bool]] = (),
 ) -> Along | None:
     """Return how the answers of a run change along it; None if it has too few.
 
@@ -52,6 +54,7 @@ def drift_of(
         has_labels: the answers are labels, or texts of which few are different.
         read: returns what counts of an answer, such as a field; None: it lacks that. Default: the answer.
         compares_endpoints: rows may have been asked at any of the endpoints.
+        golds: the position of each row with a hand label, and whether the answer is right.
 
     Raises:
         OutputError: the journal cannot be read.
@@ -62,6 +65,8 @@ def drift_of(
     counting = _Counting(
         rows, count, last_request(journal), has_labels=has_labels, compares_endpoints=compares_endpoints
     )
+    for position, is_right in golds:
+        counting.rights[position] = _RIGHT if is_right else _WRONG
     for part in in_order(journal, has_labels=has_labels, has_times=True):
         if read is not None:
             labels = [None if each is None else read(each) for each in part.labels]
@@ -79,12 +84,19 @@ class _Counting:
         requests: the highest id of a request.
         has_labels: the answers are labels.
         compares_endpoints: rows may have been asked at any of the endpoints.
+
+    Attributes:
+        rows: that were added.
+        rights: of each row of the run, whether its answer is right; a byte, which is 0 without a hand label.
     """
 
     def __init__(
         self, rows: int, count: int, requests: int, *, has_labels: bool, compares_endpoints: bool = True
     ) -> None:
         self.rows = 0
+        self.rights = bytearray(rows)
+        self._right_by_input = np.zeros((count, _KINDS), np.int64)
+        self._right_by_source = np.zeros((_MOST_SOURCES, _KINDS), np.int64)
         self._of, self._count, self._requests = rows, count, requests + 1
         self._has_labels = has_labels
         self._compares_endpoints = compares_endpoints
@@ -115,6 +127,9 @@ class _Counting:
         _count(self._by_time, fine, labels)
         _count(self._by_source, sources, labels)
         _count(self._crossed, stretches, fine)
+        rights = np.frombuffer(self.rights, np.uint8)[np.asarray(part.positions, np.int64)].astype(np.int64)
+        _count(self._right_by_input, stretches, rights)
+        _count(self._right_by_source, sources, rights)
         for counts, places in (
             (self._seconds, fine),
             (self._seconds_by_input, stretches),
@@ -146,7 +161,13 @@ class _Counting:
         if is_own_order:
             summed = (_summed(self._by_time, cuts), _summed(self._seconds, cuts))
             tables += self._tables("time", by_time, *summed)
-        looks = drift(tables).findings
+        by_gold, right = self._of_gold(by_input)
+        accuracies = _accuracies("part", right)
+        if self._compares_endpoints:
+            accuracies += _accuracies("endpoint", self._right_by_source[: len(by_source)])
+        stretches = {"input": by_input, "time": by_time, "part": by_gold, "endpoint": by_source}
+        # Hand labels are few: they are corrected for their own looks alone.
+        looks = (*drift(accuracies).findings, *drift(tables).findings)
         return Along(
             rows=self.rows,
             labels=(*self._labels, *([_OTHERS] if self._by_input[:, -1].any() else [])) if self._has_labels else (),
@@ -154,7 +175,7 @@ class _Counting:
             by_time=by_time,
             by_endpoint=by_source,
             is_one_order=not is_own_order,
-            changes=tuple(_changes(looks, {"input": by_input, "time": by_time})),
+            changes=tuple(_changes(looks, stretches)),
             warnings=tuple(self._neighbours.warnings(names)),
         )
 
@@ -184,6 +205,20 @@ class _Counting:
             )
         )
 
+    def _of_gold(self, by_input: Sequence[Stretch]) -> tuple[tuple[Stretch, ...], _Ints]:
+        """Return parts of the table of about as many rows with a hand label, and how many of these are right."""
+        labelled = self._right_by_input[:, 1:].sum(axis=1)
+        whole = int(labelled.sum())
+        parts = min(_MOST_PARTS, whole // _FEWEST_GOLD)
+        if parts < 2:
+            return (), np.zeros((0, _KINDS), np.int64)
+        ends = np.searchsorted(labelled.cumsum(), [whole * place / parts for place in range(1, parts)]) + 1
+        cuts = sorted({0, *(int(end) for end in ends if end < self._count), self._count})
+        names = [_joined(by_input[start].name, by_input[end - 1].name) for start, end in pairwise(cuts)]
+        right = _summed(self._right_by_input, cuts)
+        found = (Stretch(name, int(each[1:].sum()), 0, {}, None) for name, each in zip(names, right, strict=True))
+        return tuple(found), right
+
     def _cuts(self) -> list[int]:
         """Return where stretches of time begin, and where the last ends, so that each has about as many rows."""
         rows = self._by_time.sum(axis=1).cumsum()
@@ -211,6 +246,13 @@ class _Counting:
             self._stretch(names.get(source, "an endpoint"), self._by_source[place], self._seconds_by_source[place])
             for source, place in self._sources.items()
         )
+
+
+def _accuracies(by: str, right: _Ints) -> list[Table]:
+    """Return the table of right and wrong answers, if there are several stretches."""
+    if len(right) < 2 or not right[:, 1:].any():
+        return []
+    return [Table(by, "accuracy", tuple(map(str, range(len(right)))), ("wrong", "right"), _rows(right[:, 1:]))]
 
 
 def _classes(seconds: npt.NDArray[np.float64]) -> _Ints:
@@ -242,19 +284,27 @@ def _rows(counts: _Ints) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, counts.tolist()))
 
 
-def _changes(looks: Sequence[Look], stretches: dict[str, Sequence[Stretch]]) -> list[Change]:
+def _changes(looks: Sequence[Look], stretches: Mapping[str, Sequence[Stretch]]) -> list[Change]:
     """Return what was found, the largest effect first; stretches beside each other that differ alike are one."""
-    found: dict[tuple[Any, ...], list[tuple[int, Look]]] = {}
+    by_kind: dict[tuple[str, str, str | None], dict[bool, dict[int, Look]]] = {}
     for look in looks:
         place = _NOWHERE if look.stretch is None else int(look.stretch)
-        found.setdefault((look.by, look.of, look.column, look.effect > 0), []).append((place, look))
+        by_sign = by_kind.setdefault((look.by, look.of, look.column), {})
+        by_sign.setdefault(look.effect > 0, {})[place] = look
     changes: list[tuple[float, Change]] = []
-    for each in found.values():
-        each.sort(key=lambda pair: pair[0])
-        for run in _runs([place for place, _ in each]):
-            parts = [look for place, look in each if place in run]
-            changes.append((max(abs(look.effect) for look in parts), _change(parts, run, stretches[parts[0].by])))
+    for (by, _, _), by_sign in by_kind.items():
+        of_each = (lambda places: [range(place, place + 1) for place in places]) if by == "endpoint" else _runs
+        runs = sorted(((run, found) for found in by_sign.values() for run in of_each(sorted(found))), key=_start)
+        if len(runs) == 2 and len(runs[0][0]) + len(runs[1][0]) == len(stretches[by]):
+            runs = runs[1:]  # what the first part has less, the later one has more
+        for run, found in runs:
+            parts = [found[place] for place in run]
+            changes.append((max(abs(look.effect) for look in parts), _change(parts, run, stretches[by])))
     return [change for _, change in sorted(changes, key=lambda pair: -pair[0])]
+
+
+def _start(found: tuple[range, object]) -> int:
+    return found[0].start
 
 
 def _runs(places: Sequence[int]) -> list[range]:
@@ -273,7 +323,7 @@ def _change(looks: Sequence[Look], run: range, stretches: Sequence[Stretch]) -> 
     name = None if first.stretch is None else _joined(stretches[run[0]].name, stretches[run[-1]].name)
     here, elsewhere = first.here, first.elsewhere
     if len(looks) > 1 and here is not None and elsewhere is not None:
-        whole = sum(each.rows for each in stretches)
+        whole = sum(sum(each.labels.values()) if first.of == "label" else each.rows for each in stretches)
         here = sum((look.here or 0.0) * look.rows for look in looks) / rows
         with_it = (first.here or 0.0) * first.rows + elsewhere * (whole - first.rows)
         elsewhere = (with_it - here * rows) / max(whole - rows, 1) if first.of != "latency" else elsewhere

@@ -123,7 +123,12 @@ class _Estimating:
         # A row that names its model itself is asked where that is, whatever the others are asked.
         is_one_pool = not question.get("params_column") and not question.get("requests")
         return drift_of(
-            self._run.journal, rows, has_labels=kind is Kind.LABELS, read=read, compares_endpoints=is_one_pool
+            self._run.journal,
+            rows,
+            has_labels=kind is Kind.LABELS,
+            read=read,
+            compares_endpoints=is_one_pool,
+            golds=((each.position, each.label == each.gold) for each in self._reads.gold_rows()),
         )
 
     def exported(self, estimate: Estimate, to: str | os.PathLike[str] | Literal[True]) -> Estimate:
