@@ -3,9 +3,10 @@
 Invariant: each figure comes from tables whose true labels are known, drawn anew each time, and every way sees the same
 tables and the same hand labels.
 
-Of each table of 10,000 rows a sample is labelled by hand without a mistake. A cell holds the coverage and the mean width
-of the intervals of the shares of the true labels: with two labels those of the first, with more the mean over all labels
-of at least 1% (in brackets the least coverage of one of them). The last column holds those of the accuracy. The ways:
+Of each table of 10,000 rows a sample is labelled by hand without a mistake. A cell holds the coverage and the mean
+width of the intervals of the shares of the true labels: with two labels those of the first, with more the mean over all
+labels of at least 1% (in brackets the least coverage of one of them). The last column holds those of the accuracy. The
+ways:
 
 - batcher: `batcher.quality.estimating.estimate`
 - counted: the model's labels counted, with the usual interval of a share

@@ -60,7 +60,7 @@ def test_a_random_sample_gives_every_number_an_interval_that_holds_it(mood: Lab,
     assert found.accuracy.high is not None
     assert found.accuracy.low < right < found.accuracy.high
     assert list(found.shares) == ["good", "bad", "so-so"]
-    assert sum(figure.value or 0 for figure in found.shares.values()) == pytest.approx(1, abs=0.02)
+    assert sum(figure.value or 0 for figure in found.shares.values()) == pytest.approx(1)
     assert {label: each.rows for label, each in found.per_label.items()} == {
         label: sum(row["infer"] == label for row in mood.rows()) for label in LABELS
     }
@@ -84,7 +84,8 @@ def test_without_hand_labels_there_are_raw_shares_and_no_interval_and_the_two_co
     assert sum(each.raw for each in found.labels) == pytest.approx(1)
     assert str(mood.directory) in found.steps[0]
     assert "batcher.sample('k', n=100, " in found.steps[0]
-    assert f"read='{mood.directory / 'sample_k.csv'}'" in found.steps[1]
+    assert found.steps[0].endswith(f"  # then fill the column gold of {mood.directory / 'sample_k.csv'}")
+    assert found.steps[1] == f"batcher.estimate('k', output_dir='{mood.directory}')"
     assert "interval" not in str(found).replace("no number has an interval", "")
     assert "raw numbers only" in found._repr_html_()
 
@@ -291,6 +292,17 @@ def test_agreement_is_an_order_without_hand_labels_and_calibrated_with_them(lab:
         assert each.accuracy.value == pytest.approx(right / len(places))
 
 
+def test_the_certainty_of_an_answer_that_a_second_endpoint_replaced_does_not_count(lab: Lab, truth: list[str]) -> None:
+    run_with(lab, truth, labels=LABELS)
+    lab.change("INSERT INTO votes (id, answers, for_it, is_tied) SELECT result, 3, 2, 0 FROM rows")
+    opinion = "SELECT id + {0}, key, 0, source + {1}, status, answer, error, 0, id FROM results WHERE id {2} 100"
+    lab.change(f"INSERT INTO opinions {opinion.format(1000, 0, '<=')}")
+    lab.change(f"INSERT INTO opinions {opinion.format(2000, 7, '>')}")
+    [certain] = estimate(lab).certainty
+    assert certain.rows == 100
+    assert len(certain.least) == 100
+
+
 def test_confidence_is_shown_where_the_service_gives_it(lab: Lab, truth: list[str]) -> None:
     run_with(lab, truth, labels=LABELS)
     lab.change("UPDATE responses SET confidence = 0.5 + id * 0.001")
@@ -386,6 +398,21 @@ def test_a_page_takes_the_place_of_an_earlier_one_and_of_no_other_file(mood: Lab
     with pytest.raises(SettingsError, match="there is no directory"):
         estimate(mood, html=tmp_path / "nowhere" / "page.html")
     assert page.read_text(encoding="utf-8") == "<p>my own</p>"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        ("seed", -1, "seed must be a whole number from 0, not -1"),
+        ("seed", 1.5, "seed must be a whole number from 0, not 1.5"),
+        ("html", "", "html must be the path of a file, not ''"),
+        ("export", 5, "export must be the path of a file, not 5"),
+        ("export", "", "export must be the path of a file, not ''"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(mood: Lab, option: str, value: Any, why: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{why}$"):
+        estimate(mood, **{option: value})
 
 
 def test_nothing_is_written_but_what_is_named(mood: Lab, truth: list[str]) -> None:

@@ -16,7 +16,7 @@ from conftest import Lab
 from labelled_runs import answering, label_by_hand, noisy, run_with
 
 import batcher
-from batcher.errors import SettingsError
+from batcher.errors import OutputError, SettingsError
 from batcher.reports.quality.estimated import Estimate
 
 LABELS = ["yes", "no"]
@@ -189,6 +189,27 @@ def test_nothing_is_exported_without_what_it_is_made_of(lab: Lab, truth: list[st
             export(lab, to)
     assert mine.read_text(encoding="utf-8") == "id,text\n1,a\n"
     assert sorted(path.name for path in lab.directory.glob("export*")) == []
+
+
+def test_an_unfinished_run_is_exported_if_its_input_is_there(lab: Lab, truth: list[str], tmp_path: Path) -> None:
+    path, texts = tmp_path / "table.csv", [f"row {number}" for number in range(ROWS)]
+    path.write_text("\n".join(["text", *texts, ""]), encoding="utf-8")
+    service = answering(dict(zip(texts, truth, strict=True)))
+    service.latency = lambda _call: 1.0
+    with pytest.raises(batcher.Interrupted):
+        lab.run(path, service, "{text}", labels=LABELS, at={2.5: lab.request_stop}, chunk_size=100)
+    answered = [place for place, row in enumerate(read_journal(lab)) if row is not None]
+    label_by_hand(lab.directory, {place: truth[place] for place in answered[:20]})
+    rows = read(export(lab).export)
+    assert [row["text"] for row in rows] == texts
+    assert [row["pseudo_yes"] for row in rows if not row["infer_status"]] == ["0"] * (ROWS - len(answered))
+    path.unlink()
+    with pytest.raises(OutputError, match="are in no file yet: finish the run first"):
+        export(lab)
+
+
+def read_journal(lab: Lab) -> list[int | None]:
+    return [result for (result,) in lab.query("SELECT result FROM rows ORDER BY position")]
 
 
 def test_texts_and_rows_chosen_in_an_unknown_way_have_no_pseudo_outcome(lab: Lab, truth: list[str]) -> None:

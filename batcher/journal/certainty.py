@@ -1,6 +1,7 @@
 """How certain the answers of a run are: the agreement of several answers, and the confidence of a model.
 
-Invariant: only rows that are `ok` count, each once; nothing is held but what is asked for.
+Invariant: only rows that are `ok` count, each once, and only if their answer is the one that the certainty is about:
+not if a second endpoint or a person gave another. Nothing is held but what is asked for.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from batcher.journal.reading import ROOT, Reader
-from batcher.journal.schema import IN_SCOPE, text_of
+from batcher.journal.schema import IN_SCOPE, PERSON, text_of
 
 AGREEMENT, CONFIDENCE = "agreement", "confidence"
 _LOOKED_AT = 1000
@@ -22,6 +23,12 @@ _CERTAIN = {
     AGREEMENT: "v.answers > 1",
     CONFIDENCE: "coalesce(v.confidence, s.confidence) IS NOT NULL",
 }
+# An answer of the second endpoint (`--then`) is beside opinions of the first, none of which has its source.
+_IS_ITS_OWN = (
+    "(v.id IS NULL OR NOT EXISTS (SELECT 1 FROM opinions p WHERE p.result = v.id AND p.round = 0)"
+    " OR EXISTS (SELECT 1 FROM opinions p WHERE p.result = v.id AND p.round = 0 AND p.source = a.source))"
+    f" AND a.source NOT IN (SELECT id FROM sources WHERE model = '{PERSON.model}')"
+)
 
 
 class Certain(NamedTuple):
@@ -87,6 +94,6 @@ def _of(kind: str, without: Collection[bytes] = ()) -> str:
     keys = ", ".join(f"x'{each.hex()}'" for each in without)
     return (
         f"FROM rows r JOIN results a ON a.id = r.result LEFT JOIN votes v ON v.id = r.result{responses}"
-        f" WHERE r.{IN_SCOPE} AND a.status = 'ok' AND {_CERTAIN[kind]}"
+        f" WHERE r.{IN_SCOPE} AND a.status = 'ok' AND {_CERTAIN[kind]} AND {_IS_ITS_OWN}"
         + (f" AND r.key NOT IN ({keys})" if keys else "")
     )

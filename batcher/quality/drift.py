@@ -3,8 +3,8 @@
 Invariant: of all that is looked at together, a run without drift is called drifting with a chance of 5% at most.
 
 A look is one test: of a whole table (stretch x label), or of one label in one stretch against all other stretches. The
-looks of all tables are corrected together by Holm's procedure (Holm 1979). At a million rows everything differs, so a
-finding needs an effect of a fixed size as well (`FLOOR`, `RANK_FLOOR`).
+looks of all tables are corrected together by Holm's procedure (Holm 1979; see `drift`). At a million rows everything
+differs, so a finding needs an effect of a fixed size as well (`FLOOR`, `RANK_FLOOR`).
 
 - Counts, the whole table: Pearson's chi-square; columns that are expected less than 5 times in a stretch are put
   together first (Cochran 1954).
@@ -74,7 +74,7 @@ class Look:
         effect: Cohen's h, positive if there are more here; for latencies the chance that a row here takes longer than
             one elsewhere, less 1/2; for a whole table Cohen's w, for latencies the eta of their ranks.
         p: of this test alone, two-sided.
-        corrected: by Holm's procedure over all looks.
+        corrected: for the number of looks; at most 5% is significant.
         found: whether it is a finding: `corrected` is at most 5%, and the effect is not below its floor.
     """
 
@@ -113,15 +113,20 @@ class Drift:
 
 
 def drift(tables: Iterable[Table]) -> Drift:
-    """Look for drift in all tables together."""
-    looks = sorted((look for table in tables for look in _looks(table)), key=lambda each: each.p)
-    corrected = holm([each.p for each in looks])
-    return Drift(
-        tuple(
-            replace(each, corrected=p, found=p <= LEVEL and _is_large(each))
-            for each, p in zip(looks, corrected, strict=True)
-        )
-    )
+    """Look for drift in all tables together.
+
+    Half of the 5% is for whole tables, half for single stretches, and each half is shared out by Holm's procedure:
+    hundreds of labels are not to hide a table that drifts as a whole.
+    """
+    looks = [look for table in tables for look in _looks(table)]
+    wholes = [each for each in looks if each.stretch is None]
+    parts = [each for each in looks if each.stretch is not None]
+    judged = [
+        replace(each, corrected=min(2 * p, 1.0), found=2 * p <= LEVEL and _is_large(each))
+        for family in (wholes, parts)
+        for each, p in zip(family, holm([look.p for look in family]), strict=True)
+    ]
+    return Drift(tuple(sorted(judged, key=lambda each: each.p)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -37,7 +37,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -79,7 +79,7 @@ class LabelFigures:
         label: the label.
         rows: of the table that have it from the model.
         raw: their share in the rows that have a label; what one would count without hand labels.
-        share: of the rows of the whole table whose true label it is.
+        share: of the rows of the whole table whose true label it is; the shares of all labels add up to 1.
         precision: the share of its rows that are right.
         recall: the share of the rows with this true label that have it from the model; rows without a label are misses.
         f1: the harmonic mean of precision and recall.
@@ -441,9 +441,10 @@ def _points(sample: _Sample) -> _Numbers:
     hits = parts.called.expected(accuracy)
     misses = parts.others.expected((1 - accuracy) / max(len(sample.names) - 1, 1))
     # Rows that the sample does not reach are taken to be like the others.
-    return _Numbers.of(
-        sample, parts, right, hits, misses + (hits + misses) * sample.unreached / (sample.rows - sample.unreached)
-    )
+    misses = misses + (hits + misses) * sample.unreached / (sample.rows - sample.unreached)
+    found = _Numbers.of(sample, parts, right, hits, misses)
+    # Each label has parts of its own, so that the shares of many labels add up to nearly 1 only.
+    return replace(found, share=found.share / found.share.sum())
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from batcher.quality.parts import DRAWS, Part, coins
 from batcher.quality.special import t_quantile
 
 QUANTILES = (0.1, 0.5, 0.9)
-_PLACES = 400  # at which shares are estimated: all numbers, if they are not more
+_PLACES = 200  # at which shares are estimated: all numbers, if they are not more
 _ROUNDING = 1e-9
 _DRAWN = 2**22  # numbers at a time: a large sample needs fewer draws
 

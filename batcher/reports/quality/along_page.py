@@ -16,8 +16,9 @@ from batcher.words import counted, percent
 
 _MOST_ROWS = 8  # labels in a picture
 _MOST_CHANGES = 30
-_ROW, _BAR, _NAME = 34, 22, 180  # pixels: of a line of the picture, of the highest bar in it, of the names
-_WIDTH = 720  # pixels
+_ROW, _TEXT, _BAR = 52, 18, 24  # pixels: of a line of the picture, of its words, and of the highest bar below them
+_STYLE = "display:block;width:100%;max-width:720px;font:12px system-ui,sans-serif"
+_GAP = 0.12  # between bars, of their width
 
 
 def html_of(found: Along) -> str:
@@ -48,9 +49,8 @@ def html_of(found: Along) -> str:
 def _picture(title: str, stretches: Sequence[Stretch]) -> str:
     """Return an SVG with a line of bars for each label, for answers that are no label, and for the latency."""
     lines = [*_lines_of(stretches)]
-    height = _ROW * len(lines) + 24
-    style = f"display:block;width:100%;max-width:{_WIDTH}px;font:12px system-ui,sans-serif"
-    size = f'viewBox="0 0 {_WIDTH} {height}" fill="currentColor" style="{style}"'
+    # Places are in percent, so that text keeps its size on a narrow page.
+    size = f'height="{_ROW * len(lines) + 24}" fill="currentColor" style="{_STYLE}"'
     drawn = [
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {size}>',
         f"<title>{_text(f'Answers {title}')}</title>",
@@ -80,16 +80,16 @@ def _bars(
     name: str, stretches: Sequence[str], values: Sequence[float], written: Callable[[float], str], top: int
 ) -> Iterator[str]:
     highest = max(values) or 1.0
-    step = (_WIDTH - _NAME - 90) / len(values)
-    yield f'<text x="0" y="{top + _BAR}">{_text(cut(on_one_line(name), 24))}</text>'
+    step, bottom = 100 / len(values), top + _TEXT + _BAR
+    yield f'<text x="0" y="{top + 12}">{_text(cut(on_one_line(name), 36))}</text>'
+    yield f'<text x="100%" y="{top + 12}" text-anchor="end" fill-opacity="0.75">up to {_text(written(highest))}</text>'
     for place, value in enumerate(values):
         height = _BAR * value / highest
         said = f"{stretches[place]}: {name} {written(value)}"
         yield (
-            f'<rect x="{_NAME + place * step:.1f}" y="{top + _BAR - height:.1f}" width="{max(step - 2, 1):.1f}"'
+            f'<rect x="{place * step:.2f}%" y="{bottom - height:.1f}" width="{step * (1 - _GAP):.2f}%"'
             f' height="{height:.1f}" fill-opacity="0.55"><title>{_text(said)}</title></rect>'
         )
-    yield f'<text x="{_WIDTH - 84}" y="{top + _BAR}" fill-opacity="0.75">{_text(f"up to {written(highest)}")}</text>'
 
 
 def _seconds(seconds: float | None) -> str:

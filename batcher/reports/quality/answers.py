@@ -7,7 +7,7 @@ with a hand label counts once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from types import MappingProxyType
@@ -189,7 +189,7 @@ def _golds(reads: LabelledRun, found: Labelled) -> Iterator[tuple[str | None, st
         yield from ((each.label, each.gold, chance, 1) for each in gold_rows(reads, found))
 
 
-def gold_rows(reads: LabelledRun, found: Labelled) -> Iterator[GoldRow]:
+def gold_rows(reads: LabelledRun, found: Labelled) -> Generator[GoldRow, None, None]:
     """Yield the rows with a hand label, in the order of their positions."""
     if found.source == SAMPLE:
         yield from sorted(found.sampled, key=lambda each: each.position)

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from batcher.errors import SettingsError, outermost
 from batcher.journal.certainty import certainties, count_certain, kinds_of_certainty, least_certain
@@ -28,9 +27,9 @@ from batcher.reports.quality.export import Exporting, default_path
 from batcher.reports.quality.labelled import SAMPLE, Labelled, LabelledRun
 from batcher.reports.quality.page import check_page, page_of, write_page
 from batcher.reports.quality.pairs import reading_of
-from batcher.reports.quality.texts import sample_command
+from batcher.reports.quality.texts import command_of
 from batcher.settings import home_expanded
-from batcher.words import counted, option, verb
+from batcher.words import blamed, counted, option, verb
 
 _MOST_LEAST = 1000
 _DRAWN = 100
@@ -66,17 +65,26 @@ def estimate(
         InputError: hand labels are in a column of the input, which was changed.
         OutputError: there is no run, or its journal cannot be read.
     """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise SettingsError(f"{blamed('seed')} must be a whole number from 0, not {seed!r:.80}")
+    page = None if html is None else _path_of(html, "html")
+    if page is not None:
+        check_page(page)
+    table = None if export is None or isinstance(export, bool) else _path_of(export, "export")
     with opened(keyword, output_dir, read_samples) as run, run.journal.snapshot():
-        page = None if html is None else Path(home_expanded(html))
-        if page is not None:
-            check_page(page)
         estimating = _Estimating(run, field, seed)
         found = estimating.made()
-        if export:
-            found = estimating.exported(found, export)
+        if table is not None or export is True:
+            found = estimating.exported(found, table or default_path(run.store))
         if page is not None:
             write_page(page, page_of(found))
         return found
+
+
+def _path_of(value: object, name: str) -> Path:
+    if not isinstance(value, (str, os.PathLike)) or not (path := os.fspath(value)) or "\0" in path:
+        raise SettingsError(f"{blamed(name)} must be the path of a file, not {value!r:.80}")
+    return Path(home_expanded(path))
 
 
 class _Estimating:
@@ -131,10 +139,8 @@ class _Estimating:
             golds=((each.position, each.label == each.gold) for each in self._reads.gold_rows()),
         )
 
-    def exported(self, estimate: Estimate, to: str | os.PathLike[str] | Literal[True]) -> Estimate:
+    def exported(self, estimate: Estimate, path: Path) -> Estimate:
         """Write the table with its pseudo-outcomes, and return the estimate with what to know about that."""
-        store = self._run.store
-        path = default_path(store) if to is True else Path(home_expanded(os.fspath(to)))
         done = Exporting(self._run, self._reads, self._found, estimate).write(path)
         return replace(estimate, export=done.path, notes=(*estimate.notes, *done.notes))
 
@@ -222,6 +228,10 @@ def steps_of(estimate: Estimate, path: Path) -> Iterator[str]:
     design = estimate.design
     if estimate.gold and design.kind != "unknown":
         return
+    again = command_of(estimate, "estimate")
     if design.kind in {"", "unknown"}:
-        yield f"{sample_command(estimate, n=min(_DRAWN, estimate.rows))}  # then fill its column gold"
-    yield sample_command(estimate, read=path)
+        rows = min(_DRAWN, estimate.rows)
+        yield f"{command_of(estimate, 'sample', rows)}  # then fill the column gold of {path}"
+        yield again
+    else:
+        yield f"{again}  # when the column gold of {path} is filled"

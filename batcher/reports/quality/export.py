@@ -6,7 +6,8 @@ most in memory, beside the rows that were drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +60,7 @@ class Exporting:
         self._is_number = estimate.kind is Kind.NUMBERS
         self._chances = _chances(found)
         self._usual = 0.0
+        self._usual_cells: dict[str | None, list[str]] = {}
         self._never = 0
 
     def write(self, path: Path) -> Exported:
@@ -76,7 +78,12 @@ class Exporting:
         check_target(path, [each.name for each in added[:3]])
         if self._is_number:
             self._usual = _mean(self._reads)
-        export(path, so_far.store, added, self._rows(so_far))
+        with (
+            closing(self._reads.answers()) as labels,
+            closing(gold_rows(self._reads, self._found)) as golds,
+            closing(self._rows(so_far, labels, _Golds(golds))) as rows,
+        ):
+            export(path, so_far.store, added, rows)
         return Exported(path, tuple(self._notes(renamed)))
 
     def _check(self) -> None:
@@ -104,8 +111,16 @@ class Exporting:
             raise SettingsError(f"{as_given('export')}: the table has a column {twin!r} already")
         return made, [each.name for each, (name, _) in zip(made, names, strict=True) if each.name != name]
 
-    def _rows(self, so_far: SoFar) -> Iterator[Wider]:
-        labels, golds = self._reads.answers(), _Golds(gold_rows(self._reads, self._found))
+    def _rows(
+        self, so_far: SoFar, labels: Iterator[tuple[int, str | None]], golds: _Golds
+    ) -> Generator[Wider, None, None]:
+        """Yield the rows, chunk by chunk.
+
+        Args:
+            so_far: their cells.
+            labels: the position and the model's label of each row that counts, in order.
+            golds: the rows with a hand label.
+        """
         upcoming = next(labels, None)
         for part in so_far.parts():
             if part.inputs is None:
@@ -123,11 +138,21 @@ class Exporting:
 
     def _cells(self, label: str | None, row: GoldRow | None) -> list[str]:
         """Return the further cells of a row."""
-        if self._estimate.kind is Kind.LABELS and label is not None and not self._found.labels:
+        is_any_text = self._estimate.kind is Kind.LABELS and not self._found.labels
+        if is_any_text and label is not None:
             label = label.strip()
-        gold, chance = (None, self._chance(label)) if row is None else (row.gold, self._chance_of(row))
-        if chance is None and row is None:
+        if row is None and (chance := self._chance(label)) is None:
             self._never += 1
+        if row is not None:
+            gold = row.gold.strip() if is_any_text else row.gold
+            return self._made(label, gold, self._chance_of(row))
+        if self._is_number:
+            return self._made(label, None, chance)
+        if label not in self._usual_cells:  # most rows are like others
+            self._usual_cells[label] = self._made(label, None, chance)
+        return self._usual_cells[label]
+
+    def _made(self, label: str | None, gold: str | None, chance: float | None) -> list[str]:
         if self._is_number:
             own, right = number_of(label), number_of(gold)
             outcomes = [_pseudo(self._usual if own is None else own, right, chance)]
@@ -136,7 +161,8 @@ class Exporting:
             outcomes = [
                 _pseudo(float(label == each), right, chance) for each, right in zip(self._labels, rights, strict=True)
             ]
-        return [gold or "", str(int(row is not None)), "" if chance is None else repr(chance), *map(_text, outcomes)]
+        written = "" if chance is None else repr(chance)
+        return [gold or "", str(int(gold is not None)), written, *map(_text, outcomes)]
 
     def _chance(self, label: str | None) -> float | None:
         """Return the chance of a row without a hand label to have one."""

@@ -7,7 +7,7 @@ what an example in the prompt asks are in none of the counts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as of_class
 from functools import cached_property, lru_cache
@@ -159,7 +159,7 @@ class LabelledRun:
             rows = (sample or self._of_sample(self.journal.drawn())).sampled
             yield from sorted(rows, key=lambda each: each.position)
 
-    def answers(self) -> Iterator[tuple[int, str | None]]:
+    def answers(self) -> Generator[tuple[int, str | None], None, None]:
         """Read the position and the label or answer of each row; of a schema's field its text."""
         for position, answer, _ in self.journal.answers(self.without):
             yield position, self._label(answer)
@@ -373,6 +373,8 @@ def design_of(draws: Sequence[Draw], drawn: int, gold: int) -> str:
     """Return in words how the rows of a sample were chosen."""
     ways = dict.fromkeys("the same number for each label of the model" if each.is_per_label else "" for each in draws)
     ways.pop("", None)
-    how = f"drawn at random (seed {draws[0].seed})" + (f", {', '.join(ways)}" if ways else "")
+    how = f"drawn at random of {draws[-1].population:,} (seed {draws[0].seed})" + (
+        f", {', '.join(ways)}" if ways else ""
+    )
     mixed = " and of all rows" if ways and not all(each.is_per_label for each in draws) else ""
     return f"{counted(drawn, 'row')} {how}{mixed}; {gold:,} labelled by hand"

@@ -131,9 +131,9 @@ def _parts(found: Estimate, most: int | None) -> Iterator[str]:
     yield from _per_label(found, most)
     yield from _confusion(found, is_whole=most is None)
     for each in found.certainty:
-        yield from _certainty(each, most=_MOST_LEAST if most else None)
+        yield from _certainty(each, is_whole=most is None)
     if found.drift is not None:
-        yield _heading("Along the run") + found.drift._repr_html_()
+        yield f'{_heading("Along the run")}<div class="facts">{found.drift._repr_html_()}</div>'
 
 
 def _quantities(found: Estimate) -> Iterator[str]:
@@ -192,15 +192,18 @@ def _matrix(confusion: Confusion) -> str:
     return heat_table("Rows with a hand label", [*model], [*gold], confusion.counted, "model \u2193 by hand \u2192")
 
 
-def _certainty(certain: Certainty, most: int | None) -> Iterator[str]:
+def _certainty(certain: Certainty, *, is_whole: bool) -> Iterator[str]:
     yield _heading(f"How certain the answers are, by {certain.by}")
     if certain.calibration is not None and certain.calibration.bins:
         marks = [_mark(bin_cells(each)[0], each.score, each.accuracy, percent) for each in certain.calibration.bins]
         title, scale = "Certainty, and the share of right answers", Scale(0.0, 1.0, "{:.0%}".format)
         yield marks_picture(title, marks, scale, f"mean {certain.by}", "right, 95% interval")
     yield f"<p>{html.escape(how_sure(certain))}.</p>"
-    rows = [(f"{each.position:,}", f"{each.certainty:.2f}", each.answer) for each in certain.least[:most]]
-    yield _boxed(html_table("Least certain first", rows, ("row, from 0", certain.by, "answer")))
+    rows = [(f"{each.position:,}", f"{each.certainty:.2f}", each.answer) for each in certain.least]
+    heads = ("row, from 0", certain.by, "answer")
+    yield _boxed(html_table("Least certain first", rows[:_MOST_LEAST], heads))
+    if is_whole and len(rows) > _MOST_LEAST:
+        yield _boxed(f"<details><summary>{len(rows):,} rows</summary>{html_table('', rows, heads)}</details>")
 
 
 def _heading(text: str) -> str:

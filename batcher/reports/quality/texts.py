@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 
 from batcher.quality.cascade import Bin
 from batcher.quality.estimating import LabelFigures
@@ -120,19 +119,17 @@ def _halving(found: Estimate, more: int) -> str:
     said = f"about {counted(more, 'more hand label')} would make the interval of the {what} half as wide"
     if found.design.kind != "random":
         return said
-    return f"{said}: {sample_command(found, min(found.rows, found.design.drawn + more))}"
+    return f"{said}: {command_of(found, 'sample', min(found.rows, found.design.drawn + more))}"
 
 
-def sample_command(found: Estimate, n: int | None = None, read: Path | None = None) -> str:
-    """Return the command that draws rows, or that reads a file back."""
-    name, value = ("n", n) if read is None else ("read", read)
+def command_of(found: Estimate, verb: str, n: int | None = None) -> str:
+    """Return a command about the run, as the reader would write it."""
     where = "" if str(found.output_dir) == OPTIONS["output_dir"].default else str(found.output_dir)
-    flag = "-n" if read is None else "--read"
-    shell = f"batcher sample {shlex.quote(found.keyword)} {flag} {shlex.quote(str(value))}"
-    given = [repr(found.keyword), f"{name}={value!r}" if read is None else f"{name}={str(value)!r}"]
+    words = [shlex.quote(found.keyword), *([f"-n {n}"] if n else []), *([f"-o {shlex.quote(where)}"] if where else [])]
+    given = [repr(found.keyword), *([f"{n=}"] if n else []), *([f"output_dir={where!r}"] if where else [])]
     return by_reader(
-        command_line=shell + (f" -o {shlex.quote(where)}" if where else ""),
-        python=f"batcher.sample({', '.join([*given, *([f'output_dir={where!r}'] if where else [])])})",
+        command_line=f"batcher {verb} {' '.join(words)}",
+        python=f"batcher.{verb}({', '.join(given)})",
     )
 
 
