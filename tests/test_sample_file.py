@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -310,6 +311,22 @@ def test_a_colleagues_half_of_the_file_takes_nothing_back_although_it_has_the_sa
     assert (report.read, report.taken_back) == (2, 0)
     assert gold_of(drawn) == {**expected, "11": "bad", "12": "bad"}
     assert drawn.query("SELECT DISTINCT origin FROM gold ORDER BY 1") == [("sample_k.csv",), ("theirs/sample_k.csv",)]
+
+
+def test_a_file_that_was_not_written_again_does_not_win_over_a_later_label(drawn: Lab, tmp_path: Path) -> None:
+    cells, _ = filled(cells_of(drawn))
+    drawn.path("sample").write_bytes(as_csv(cells))
+    sample(drawn)
+    before, saved = drawn.path("sample").read_bytes(), drawn.path("sample").stat()
+    (tmp_path / "other.csv").write_bytes(as_csv(with_gold(2, "bad")(cells)))
+    sample(drawn, read=tmp_path / "other.csv")
+    drawn.path("sample").write_bytes(before)
+    os.utime(drawn.path("sample"), ns=(saved.st_atime_ns, saved.st_mtime_ns))
+    assert sample(drawn).read == 0
+    assert gold_of(drawn)["1"] == cells_of(drawn)[1][-1] == "bad"
+    drawn.path("sample").write_bytes(before)
+    assert sample(drawn).read == 1
+    assert gold_of(drawn)["1"] == "good"
 
 
 def test_notes_of_people_are_kept_beside_when_the_file_is_written_again(drawn: Lab) -> None:

@@ -109,8 +109,8 @@ class Sample(Described):
             for number, each in enumerate(self.strata[:_MOST_SHOWN]):
                 name = "(no label)" if each.label is None else each.label
                 yield Shown("" if number else "of each", f"{name}: {each.drawn:,} of {each.rows:,}", is_part=number > 0)
-            if rest := len(self.strata) - _MOST_SHOWN:
-                yield from [Shown("", f"and {rest:,} other labels", is_part=True)] if rest > 0 else []
+            if (rest := len(self.strata) - _MOST_SHOWN) > 0:
+                yield Shown("", f"and {counted(rest, 'other label')}", is_part=True)
         for note in self.notes:
             yield Shown("note", note)
 

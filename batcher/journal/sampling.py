@@ -72,11 +72,19 @@ class DrawnRow(NamedTuple):
 
 
 class Gold(NamedTuple):
-    """The latest hand label of a row that was drawn; its text is empty if it was taken back."""
+    """The latest hand label of a row that was drawn; its text is empty if it was taken back.
+
+    Attributes:
+        drawn: `DrawnRow.id`.
+        text: of the label.
+        origin: the file that had it.
+        at: when it was recorded, in seconds since the epoch; 0: it is not yet.
+    """
 
     drawn: int
     text: str
     origin: str
+    at: float = 0.0
 
 
 class RowNow(NamedTuple):
@@ -116,8 +124,9 @@ class SampleReader(Reader):
 
     def gold(self) -> dict[int, Gold]:
         """Return the latest hand label of each row that was drawn and ever had one, by `DrawnRow.id`."""
-        found = self._all("SELECT drawn, gold, origin FROM gold WHERE id IN (SELECT max(id) FROM gold GROUP BY drawn)")
-        return {drawn: Gold(drawn, text_of(text), text_of(origin)) for drawn, text, origin in found}
+        latest = "SELECT max(id) FROM gold GROUP BY drawn"
+        found = self._all(f"SELECT drawn, gold, origin, at FROM gold WHERE id IN ({latest})")
+        return {drawn: Gold(drawn, text_of(text), text_of(origin), at) for drawn, text, origin, at in found}
 
     def last_ids(self) -> tuple[int, int]:
         """Return the highest ids of a draw and of a drawn row; 0 without one."""

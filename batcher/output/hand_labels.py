@@ -90,6 +90,8 @@ class HandLabels:
             origin = path.name if path == own or path.name != own.name else f"{path.absolute().parent.name}/{path.name}"
             for number, texts in found.gold.items():
                 before = changes.get(number) or gold.get(number) or Gold(number, "", "")
+                if path == own and before.origin != own.name and path.stat().st_mtime < before.at:
+                    continue  # it was to be written again with that label, and was not
                 text = self._after(before, texts, is_own=path == own)
                 if text != before.text:
                     changes[number] = Gold(number, text, origin)
