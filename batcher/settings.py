@@ -1041,6 +1041,11 @@ def _check_tiers(settings: Settings) -> None:
         raise SettingsError(f"{as_given('then')} and {as_given('requests')} exclude each other: give one of them")
     if settings.task == Task.EMBEDDING:
         raise SettingsError(f"{as_given('then')} and {as_given('task', settings.task)} exclude each other")
+    if settings.repeat_sample is not None:
+        raise SettingsError(
+            f"{as_given('then')} and {as_given('repeat_sample')} exclude each other, because a repeated answer is"
+            f" one of the first endpoint: repeat before {as_given('then')} is given"
+        )
     if settings.samples == 1 and settings.labels is None:
         raise SettingsError(
             f"{blamed('then')} goes by how certain an answer is: give {option('labels')}, for the probability of the"

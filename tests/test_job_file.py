@@ -531,6 +531,8 @@ def test_every_option_of_python_may_stand_in_the_file() -> None:
         "header": "{ X-A = 'b' }",
         "endpoints": "'pool.toml'",
         "with_": "'reasoning'",
+        "hold": "0.9",
+        "threshold": "0.9",
         "input_encoding": "'gbk'",
         "separator": "';'",
     }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import sqlite3
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -117,6 +120,14 @@ def test_a_run_that_was_cut_goes_on_where_it_was_and_ends_in_the_same_bytes(tmp_
     assert Counter(call.endpoint for call in found.calls) == {CHEAP: 10, DEAR: 7}
     assert lab.files() == whole.files()
     assert batcher.verify("k", ROWS, output_dir=lab.directory).ok
+
+
+def test_verify_finds_a_row_that_should_have_gone_on(lab: Lab) -> None:
+    lab.run(ROWS, service(), PROMPT, threshold=0.65, **THEN)
+    with contextlib.closing(sqlite3.connect(lab.directory / "journal_k.sqlite")) as journal, journal:
+        journal.execute("UPDATE responses SET confidence = 0.6 WHERE id = (SELECT result FROM rows WHERE position = 8)")
+    found = batcher.verify("k", ROWS, output_dir=lab.directory)
+    assert [(each.kind, each.rows) for each in found.findings] == [("uncertain", ((8, 8),))]
 
 
 def test_several_answers_go_by_their_agreement(lab: Lab) -> None:
@@ -247,6 +258,32 @@ def test_the_threshold_that_holds_an_accuracy_is_chosen_from_hand_labels_and_kep
     assert asked(again)[CHEAP] == []
 
 
+def test_a_drawn_sample_that_was_labelled_by_hand_is_what_the_threshold_rests_on(lab: Lab) -> None:
+    rows = [{"text": row["text"]} for row in MANY]
+    lab.run(rows, of_many(), PROMPT, **FIRST)
+    path = batcher.sample("k", 120, output_dir=lab.directory, data=rows).path
+    with path.open(encoding="utf-8", newline="") as file:
+        drawn = list(csv.DictReader(file))
+    gold = {row["text"]: row["gold"] for row in MANY}
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*drawn[0]])
+        writer.writeheader()
+        writer.writerows({**row, "gold": gold[row["text"]]} for row in drawn)
+    assert batcher.sample("k", output_dir=lab.directory, data=rows).labelled == 120
+    options = {**HOLD, "hold": 0.8, "gold": None, "gold_drawn": None}
+    forecast = planned(lab, rows, **options)
+    assert forecast.threshold is not None
+    assert 0.3 < forecast.threshold < 0.6
+    assert forecast.saved_usd is not None
+    assert "as well would cost about" in forecast.summary
+    found = of_many()
+    report = lab.run(rows, found, PROMPT, **options)
+    assert report.went_on == len(found.calls) == forecast.then_requests
+    # A row more without a hand label changes nothing.
+    batcher.sample("k", 121, output_dir=lab.directory, data=rows)
+    assert "is the last run's" in planned(lab, rows, **options).summary
+
+
 def test_without_hand_labels_or_first_answers_it_says_what_to_do(lab: Lab) -> None:
     with pytest.raises(SettingsError, match=r"no hand labels to choose a threshold by\. First run without then"):
         lab.run(MANY, of_many(), PROMPT, **HOLD)
@@ -295,6 +332,21 @@ def test_each_endpoint_is_bounded_by_its_own_price(lab: Lab) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("endpoints", "then"),
+    [
+        ([Endpoint(CHEAP)], Endpoint(DEAR)),
+        ([Endpoint(CHEAP)], DEAR),
+        ([Endpoint(DEAR, name="b"), Endpoint(CHEAP, name="a")], "b"),
+        ([Endpoint(CHEAP), Endpoint(DEAR, "http://other/v1")], DEAR),
+    ],
+)
+def test_the_second_endpoint_is_given_itself_or_by_its_name_or_model(lab: Lab, endpoints: Any, then: Any) -> None:
+    found = service()
+    lab.run(ROWS, found, PROMPT, **{**THEN, "endpoints": endpoints, "then": then}, threshold=0.65)
+    assert asked(found) == {CHEAP: [*SURE], DEAR: BELOW}
+
+
 def test_a_model_of_the_same_service_needs_only_its_name(tmp_path: Path) -> None:
     job = planned(
         Lab(tmp_path), ROWS, model="a", base_url="http://127.0.0.1:1/v1", then="b", threshold=0.5, labels=LABELS
@@ -314,6 +366,7 @@ def test_a_model_of_the_same_service_needs_only_its_name(tmp_path: Path) -> None
         ({"then": CHEAP, "threshold": 0.5, "endpoints": [Endpoint(CHEAP)]}, "'cheap' is the only model of the pool"),
         ({"then": Endpoint(CHEAP), "threshold": 0.5}, "cheap is asked first already"),
         ({"then": DEAR, "threshold": 0.5, "labels": None}, "goes by how certain an answer is"),
+        ({"then": DEAR, "threshold": 0.5, "repeat_sample": 5}, "then and repeat_sample exclude each other"),
         ({"then": 5.5, "threshold": 0.5}, "then must name an endpoint or a model"),
         ({"then": object(), "threshold": 0.5}, "then must be an Endpoint"),
         (

@@ -199,8 +199,10 @@ class Completions:
                     outcome = await self._read(response, attempt)
                     if isinstance(outcome, Failure):
                         outcome = without_echo(outcome, attempt.messages)
+                        before = {*self.added.params}
                         outcome = replace(outcome, left_out=self.added.refused(outcome, added))
-                        self._written.clear()
+                        if before != {*self.added.params}:
+                            self._written.clear()
                     attempt.outcome = self._judge(exchange, response, outcome)
             except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
                 attempt.outcome = attempt.outcome or self._failed(error, attempt, exchange)

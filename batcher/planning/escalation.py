@@ -34,6 +34,7 @@ class Cut(NamedTuple):
         gold: a hash of the hand labels.
         was: the threshold that the last run chose from other hand labels, or for another accuracy.
         share: of the first answers that are there, those that do not count; None if there are none.
+        kept: rows whose first answer is there, and counts.
     """
 
     threshold: float
@@ -43,6 +44,7 @@ class Cut(NamedTuple):
     gold: str = ""
     was: float | None = None
     share: float | None = None
+    kept: int = 0
 
     @property
     def score(self) -> str:
@@ -74,7 +76,10 @@ def cut_of(job: Job, journal: Reader) -> Cut | None:
     was = known.get("threshold") if known.get("hold") is not None else None
     threshold = found.figures.score or 0.0
     was = None if was == threshold else was
-    return Cut(threshold, by_confidence, settings.hold, found.figures, found.gold, was, found.figures.share_sent)
+    figures = found.figures
+    return Cut(
+        threshold, by_confidence, settings.hold, figures, found.gold, was, share=figures.share_sent, kept=figures.kept
+    )
 
 
 def _with_share(job: Job, journal: Reader, cut: Cut) -> Cut:
@@ -86,7 +91,7 @@ def _with_share(job: Job, journal: Reader, cut: Cut) -> Cut:
         scores = reader.count_scores(second, by_confidence=cut.by_confidence)
     rows = sum(scores.values())
     below = sum(count for score, count in scores.items() if score is None or score < cut.threshold)
-    return cut._replace(share=below / rows) if rows and rows > scores.get(None, 0) else cut
+    return cut._replace(share=below / rows, kept=rows - below) if rows > scores.get(None, 0) else cut
 
 
 def recorded_cut(job: Job, journal: Reader, cut: Cut | None) -> dict[str, Any]:

@@ -188,7 +188,8 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     how_to_price = f"{option('price_in')}, {option('price_out')}" if is_by_option else "prices in the endpoint"
     costs, pace = costs_of(load, tariffs, left, how_to_price), pace_of(job.tiers.first, load)
     costs = with_further(costs, load, further, second, how_to_price)
-    saved = costs_of(further.of(further.kept), second, None, how_to_price).all if further.kept else None
+    kept = (planned.cut.kept if planned.cut else 0) + (further.kept or 0)
+    saved = costs_of(further.of(kept), second, None, how_to_price).all if further.load.requests else None
     beyond = further.of(further.certain if further.expected is None else further.expected)
     asked = load.requests + beyond.requests
     reserves = _reserves([*tariffs, *second], left) if asked else []
@@ -235,7 +236,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
                 in_words(job, planned),
                 *notes(job, planned),
                 *came_back(job, planned),
-                *saves(job, further.kept, saved),
+                *saves(job, kept, saved),
                 *reserves,
             ]
         ),

@@ -68,7 +68,7 @@ def hold(job: Job, journal: ScoreReader, share: float, known: Mapping[str, Any])
     rows = _golds(job, journal)
     if not rows:
         raise SettingsError(f"{blamed('hold')}: {steps(job)}")
-    digest = blake2b(repr(sorted(rows)).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    digest = blake2b(repr(sorted(row[:2] for row in rows)).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     by_confidence = job.goes_by_confidence
     if (known.get("hold"), known.get("gold"), known.get("by_confidence")) == (share, digest, by_confidence):
         return float(known["threshold"])

@@ -102,12 +102,12 @@ def _of_second(job: Job, plan: Plan) -> list[str]:
     return found
 
 
-def saves(job: Job, kept: int | None, cost: int | None) -> list[str]:
+def saves(job: Job, kept: int, cost: int | None) -> list[str]:
     """Return what it would cost to ask a second endpoint about all rows, if there is one and that is known.
 
     Args:
         job: the run.
-        kept: rows that are not expected to go on to it.
+        kept: rows that have not gone on to it, and are not expected to.
         cost: of asking about these as well, in nano-dollars.
     """
     if not kept or not cost:
