@@ -8,6 +8,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import batcher
+from batcher.cli import main
 from batcher.errors import InputError, OutputError, SettingsError
 from batcher.journal.comparing import Marked
 from batcher.records import Completion, Usage
@@ -441,3 +443,22 @@ def test_the_text_is_this() -> None:
         verdict=verdict_on(9228 / 9912, [noise, None], "mood_small"),
     )  # fmt: skip
     assert str(found) == GOLDEN
+
+
+def test_the_command_line_compares_runs_in_the_directory_of_the_job_and_writes_a_page(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(lab, "a")
+    run(lab, "b", wrongly_each(5))
+    monkeypatch.chdir(lab.directory.parent)
+    lab.directory.rename("results")
+    Path("batcher.toml").write_text('input = "x.csv"\nkeyword = "b"\noutput_dir = "results"\n')
+    assert main(["compare", "a", "b", "--html", "page.html"]) == 0
+    assert "agreement 86.7%" in capsys.readouterr().out
+    assert "<!DOCTYPE html>" in Path("page.html").read_text()
+    assert main(["compare", "a", "b", "--html", "page.html", "--json"]) == 0  # an older page is replaced
+    assert json.loads(capsys.readouterr().out)["agree"] == 52
+    Path("mine.html").write_text("mine")
+    assert main(["compare", "a", "b", "--html", "mine.html"]) == 2
+    assert main(["compare", "b", "c"]) == 2
+    assert "batcher: there is no run 'c' in results" in capsys.readouterr().err

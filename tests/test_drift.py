@@ -105,6 +105,19 @@ def test_an_endpoint_whose_answers_are_often_no_label_is_named(lab: Lab, capsys:
     assert "answer otherwise: invalid in " in said
 
 
+def test_rows_that_go_on_to_a_second_endpoint_are_not_compared_with_those_that_do_not(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(number: int, call: Call) -> str:
+        is_hard = number % 5 == 0
+        return "so-so" if is_hard and call.endpoint == "second" else LABELS[(number + is_hard * call.nth) % 3]
+
+    options: dict[str, Any] = {"samples": 2, "then": Endpoint("second"), "threshold": 0.9}
+    assert said_by(lab, capsys, answering(answer), endpoints=POOL[:1], **options) == ""
+    [(hard,)] = lab.query("SELECT count(*) FROM rows JOIN results r ON r.id = result WHERE answer = 'so-so'")
+    assert hard > ROWS // 5
+
+
 def test_few_rows_and_free_texts_are_not_looked_at(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     service = answering(lambda _number, call: LABELS[call.endpoint == "second"])
     assert said_by(lab, capsys, service, rows=150, endpoints=POOL) == ""

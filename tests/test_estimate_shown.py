@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batcher.quality.cascade import Bin, Calibration
@@ -275,7 +275,7 @@ def tables(draw: st.DrawFn) -> Estimate:
     return made(counts, sampled)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tables())
 def test_any_table_is_shown_in_80_columns_and_in_html_that_is_closed(found: Estimate) -> None:
     assert max(map(width, text_of(found).splitlines())) <= 80

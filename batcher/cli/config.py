@@ -174,7 +174,7 @@ def _fill_run(arguments: argparse.Namespace) -> Written:
         if arguments.verb == "verify" and arguments.data is None:  # a verb that takes an input
             arguments.data = values.get("data")
     if arguments.output_dir is None:
-        is_its_run = is_asked or is_list or arguments.keyword == keyword
+        is_its_run = is_asked or is_list or keyword in {arguments.keyword, getattr(arguments, "other", None)}
         arguments.output_dir = values.get("output_dir", "output") if is_its_run else "output"
     return values
 

@@ -439,8 +439,9 @@ def _add_compare(verbs: Any) -> None:
     )
     parser.add_argument("keyword", metavar="KEYWORD", help="the keyword of one run")
     parser.add_argument("other", metavar="OTHER", help="the keyword of the other run")
-    _add_output_dir(parser, "the output directory of the first run (output)", "output")
+    _add_output_dir(parser, "the output directory; default: that of the file, if it is of one of the runs, or output")
     parser.add_argument("--other-dir", metavar="DIR", help="that of the other run; default: the same")
+    parser.add_argument("--config", metavar="FILE", help="the TOML file of a run; default: batcher.toml")
     parser.add_argument(
         "--field", metavar="NAME", help="the field of the schema that is compared; default: the whole answer"
     )

@@ -6,10 +6,10 @@ Invariant: it only reads the journal, and says nothing that the order of the tab
 from __future__ import annotations
 
 from batcher.answer.labels import Labels
-from batcher.journal.comparing import in_order, last_request, sources_of
+from batcher.journal.comparing import in_order, last_request, source_names
 from batcher.journal.reading import Reader
 from batcher.planning.job import Job
-from batcher.records import Source, Task
+from batcher.records import Task
 
 _FEWEST = 200
 """Rows with an answer below which nothing is said, and NumPy is not loaded."""
@@ -38,9 +38,4 @@ def drift_in(job: Job, journal: Reader) -> list[str]:
             # A row that names its model itself is asked where that is, whatever the others are asked.
             sources = [0] * len(part.sources) if job.settings.param_columns else part.sources
             found.add(Block(part.requests, sources, part.labels))
-        names = {number: _name(source) for number, source in sources_of(journal).items()}
-    return found.warnings(names)
-
-
-def _name(source: Source) -> str:
-    return f"{source.model} at {source.base_url}" if source.base_url else source.model
+        return found.warnings(source_names(journal))

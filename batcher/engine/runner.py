@@ -281,7 +281,8 @@ class _Run:
                 ending = await self._ending_of(window, pool)
         if (note := spending.note_of_excess()) and not ending.out_of_money:
             self.progress.say(note)
-        if tally.sent and not ending.trouble and not ending.displaced:
+        # Whoever stops a run waits for its end.
+        if tally.sent and not (ending.trouble or ending.displaced or ending.stopped_by):
             for warning in await asyncio.to_thread(drift_in, job, self.journal):
                 self.progress.say(warning, "warning")
         figures = await asyncio.to_thread(self._figures, ending, process, pool)

@@ -10,10 +10,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from batcher.input.marks import Comparison, Marks
-from batcher.journal.entries import source_of
 from batcher.journal.reading import ROOT, Reader
 from batcher.journal.schema import IN_SCOPE, text_of
-from batcher.records import Source
 
 ROWS_AT_ONCE = 8192
 """Rows of `in_order` in memory: a multiple of what is compared with each other."""
@@ -125,10 +123,10 @@ def sent_at(journal: Reader, request: int) -> float | None:
     return None if found is None else found[0]
 
 
-def sources_of(journal: Reader) -> dict[int, Source]:
-    """Return the sources of answers, by id."""
-    found = journal.stream("SELECT id, model, base_url, params FROM sources")
-    return {number: source_of(rest) for number, *rest in found}
+def source_names(journal: Reader) -> dict[int, str]:
+    """Return what people call the sources of answers, by id: model and base URL, or the endpoint's own name."""
+    found = journal.stream("SELECT id, model, base_url FROM sources")
+    return {number: f"{model} at {base_url}" if base_url else model for number, model, base_url in found}
 
 
 def asked_twice(journal: Reader) -> Iterator[AskedTwice]:

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from batcher.journal.comparing import Answers, in_order, last_request, sent_at, sources_of
+from batcher.journal.comparing import Answers, in_order, last_request, sent_at, source_names
 from batcher.journal.reading import Reader
 from batcher.quality.drift import Look, Table, drift
 from batcher.quality.neighbours import FEWEST, Block, Neighbours
@@ -148,10 +148,7 @@ class _Counting:
         return self._sources.setdefault(source, min(len(self._sources), _MOST_SOURCES - 1))
 
     def made(self, journal: Reader) -> Along:
-        names = {
-            number: f"{source.model} at {source.base_url}" if source.base_url else source.model
-            for number, source in sources_of(journal).items()
-        }
+        names = source_names(journal)
         cuts = self._cuts()
         is_own_order = self._is_own_order(cuts)
         by_input = self._of_input()
