@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import pytest
 
 import batcher
-from batcher.reports.quality.estimate import estimate
 from batcher.server.confusion_file import confusion_of
 from batcher.server.serve import embedded
 from batcher.server.simulated import Knobs
@@ -68,7 +67,7 @@ class Table(NamedTuple):
             writer.writeheader()
             writer.writerows(rows)
         batcher.sample("known", read=drawn.path, output_dir=directory, data=list(self.truth))
-        return estimate("known", directory)
+        return batcher.estimate("known", directory)
 
 
 @pytest.fixture(scope="module")

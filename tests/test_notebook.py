@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from programs import ROOT, local_server, table
+from programs import ROOT, local_server, table, write_table
 
 
 def client(notebook: Any, folder: Path, **options: Any) -> NotebookClient:
@@ -53,6 +53,30 @@ def test_the_notebook_about_labels_shows_what_is_stored_in_it(tmp_path: Path) ->
     assert now == before
     assert "0 sent; 5 ok, 1 invalid" in now[-2]
     assert all(now)
+
+
+# A category for each topic of the notebook, as the dataset that it reads has them.
+CATEGORIES = ["card_arrival", "top_up_failed", "pending_transfer", "atm_support", "exchange_rate", "request_refund"]
+
+
+def test_the_notebook_about_an_honest_number_runs_on_a_table_like_that_which_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [[f"Message {number}, as written.", CATEGORIES[number % 6]] for number in range(900)]
+    rows += [[f"Message {number}, as written.", "change_pin"] for number in range(900, 1_000)]
+    monkeypatch.setenv("BANKING77", str(write_table(tmp_path / "messages.csv", ["text", "category"], rows)))
+    stored, notebook = (nbformat.read(ROOT / "examples" / "honest_number.ipynb", as_version=4) for _ in range(2))
+    client(notebook, tmp_path).execute()
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    shown = [texts(cell) for cell in cells]
+    assert "1000 messages, 7 categories" in shown[0]
+    assert "1000 of 1000 rows have a label" in shown[3]
+    assert "<svg" in str(cells[7].outputs)
+    assert shown[8].count("True") >= 6  # of seven intervals
+    assert "in truth" in shown[9]
+    # What is stored is of the real table, and nothing of this machine is in it.
+    assert "3080 messages, 77 categories" in str(stored)
+    assert str(Path.home()) not in str(stored)
 
 
 def test_a_notebook_shows_a_real_bar(tmp_path: Path) -> None:
