@@ -325,6 +325,17 @@ def test_without_a_repeated_sample_the_command_is_said_that_measures_the_noise(l
     assert "`batcher.run` with the options of a and repeat_sample=100" in found.verdict
 
 
+def test_the_noise_of_a_run_of_several_answers_is_that_of_what_they_agree_on(lab: Lab) -> None:
+    def unsteady(prompt: str, call: Call) -> str:  # one of six answers, which is outvoted
+        return "so-so" if call.nth == 5 else rightly(prompt, call)
+
+    run(lab, "a", unsteady, samples=3, repeat_sample=60)
+    run(lab, "b")
+    noise = compare(lab).first.noise
+    assert noise is not None
+    assert (noise.rows, noise.changed) == (60, 0)
+
+
 def test_a_difference_within_the_noise_is_said_to_say_nothing(lab: Lab) -> None:
     def unsteady(prompt: str, call: Call) -> str:
         return "so-so" if call.nth == 2 and number_in(prompt) % 3 == 0 else rightly(prompt, call)
@@ -388,8 +399,8 @@ mood_small and mood_large
   agreement 93.1%: 9,228 of 9,912 rows with an answer in both; Cohen's kappa
             0.87
   noise     asked again, 4 of 100 change: 4.0% (1.1% to 9.9%). The runs differ
-            in 6.9%: no more than one run may differ from itself, so this says
-            nothing about which is better
+            in 6.9%: no more than one run may differ from itself, so only hand
+            labels show which is better
   accuracy  mood_large against mood_small: +5.0 points (-1.2 to +11.3) on 100
             rows with a hand label; exact McNemar test p = 0.18
             right in both 84, only in mood_small 2, only in mood_large 7, in

@@ -51,22 +51,6 @@ class Answers(NamedTuple):
     seconds: Sequence[float | None]
 
 
-class AskedTwice(NamedTuple):
-    """A row that was asked again: its result, and the other answer.
-
-    Attributes:
-        position: the row's place in the run.
-        status, answer: of its result.
-        again, other: status and answer of the answer that came later.
-    """
-
-    position: int
-    status: str
-    answer: str
-    again: str
-    other: str
-
-
 def by_marks(journal: Reader, marks: Marks, columns: Sequence[str]) -> Iterator[Marked]:
     """Yield the rows of a run in the order of the marks of some columns, equal rows in the order of the table.
 
@@ -127,14 +111,3 @@ def source_names(journal: Reader) -> dict[int, str]:
     """Return what people call the sources of answers, by id: model and base URL, or the endpoint's own name."""
     found = journal.stream("SELECT id, model, base_url FROM sources")
     return {number: f"{model} at {base_url}" if base_url else model for number, model, base_url in found}
-
-
-def asked_twice(journal: Reader) -> Iterator[AskedTwice]:
-    """Yield the rows whose question was asked again (`--repeat-sample`), as far as both answers are there."""
-    found = journal.stream(
-        "SELECT o.position, a.status, iif(a.status = 'ok', a.answer, ''), o.status, iif(o.status = 'ok', o.answer, '')"
-        " FROM opinions o JOIN results a ON a.id = o.result JOIN rows r ON r.position = o.position AND r.key = o.key"
-        f" WHERE o.round = 1 AND r.{IN_SCOPE} AND a.key = o.key ORDER BY o.id"
-    )
-    for position, status, answer, again, other in found:
-        yield AskedTwice(position, status, text_of(answer), again, text_of(other))

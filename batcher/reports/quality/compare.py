@@ -16,15 +16,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from batcher.answer.shape import shape_of_recorded
+from batcher.answer.voting import sameness
 from batcher.errors import InputError, OutputError, SettingsError, outermost
 from batcher.input.marks import Marks
-from batcher.journal.comparing import asked_twice, by_marks
+from batcher.journal.comparing import by_marks
 from batcher.journal.opening import read_samples
 from batcher.journal.sampling import SampleReader
 from batcher.output.figures import figures_of
 from batcher.output.opening import PastRun, opened
 from batcher.quality.agreement import kappa_of
 from batcher.quality.special import clopper_pearson
+from batcher.records import Result, Status
 from batcher.reports.quality.compared import (
     Compared,
     Crossed,
@@ -334,11 +337,18 @@ def _numbers(found: Agreement) -> InNumbers | None:
 
 def _noise(run: _Run, read: Callable[[str], Any]) -> Noise | None:
     """Return how many answers of a run change when asked again; None if no question was asked again."""
-    rows = changed = 0
-    for each in asked_twice(run.journal):
-        rows += 1
-        changed += each.status != each.again or read(each.answer) != read(each.other)
-    return None if not rows else Noise(rows, changed, Ranged(changed / rows, *clopper_pearson(changed, rows)))
+    same = sameness(shape_of_recorded(run.shape) if run.shape else None)
+    asked_again = run.journal.repeated(same)
+    if not asked_again:
+        return None
+    changed = sum(_as_compared(had, read) != _as_compared(again, read) for _, had, again in asked_again)
+    rows = len(asked_again)
+    return Noise(rows, changed, Ranged(changed / rows, *clopper_pearson(changed, rows)))
+
+
+def _as_compared(result: Result, read: Callable[[str], Any]) -> tuple[Status, Any]:
+    """Return what of a result counts; of an answer that is not `ok` only that."""
+    return result.status, read(result.answer) if result.status is Status.OK else None
 
 
 def verdict_on(agreement: float | None, noises: Sequence[Noise | None], keyword: str) -> str:
@@ -362,8 +372,8 @@ def verdict_on(agreement: float | None, noises: Sequence[Noise | None], keyword:
     differ = 1 - agreement
     if noise.share.high is not None and differ <= noise.share.high:
         return (
-            f"{said}. The runs differ in {percent(differ)}: no more than one run may differ from itself, so this says"
-            " nothing about which is better"
+            f"{said}. The runs differ in {percent(differ)}: no more than one run may differ from itself, so only hand"
+            " labels show which is better"
         )
     return f"{said}. The runs differ in {percent(differ)}: more than one run differs from itself"
 
