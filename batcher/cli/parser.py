@@ -491,7 +491,7 @@ def _add_serve(verbs: Any) -> None:
             f"--{name}-rate", metavar="P", type=float, default=0.0, help=f"share of requests {what}, 0 to 1"
         )
     parser.add_argument(
-        "--seed", metavar="N", type=int, default=0, help="seed of faults, latencies, wrong and drawn labels (0)"
+        "--seed", metavar="N", type=int, default=0, help="seed of faults, latencies and wrong labels (0)"
     )
     parser.add_argument("--forms", metavar="WAY", default="full", help=_FORMS)
     parser.add_argument(
