@@ -24,7 +24,7 @@ from batcher.errors import InputError, KeywordBusy, OutputError, SettingsError
 from batcher.journal.opening import open_journal, read_samples
 from batcher.output.opening import opened
 from batcher.records import Completion
-from batcher.reports.quality.labelled import Labelled, labelled
+from batcher.reports.quality.labelled import Labelled, LabelledRun
 
 LABELS = ["good", "bad", "ugly"]
 ROWS = 60
@@ -101,7 +101,7 @@ def filled(lab: Lab, gold: Callable[[Row], str], name: str = "gold") -> None:
 
 def found(lab: Lab, **options: Any) -> Labelled:
     with opened("k", lab.directory, read_samples) as past, past.journal.snapshot():
-        return labelled(past, **options)
+        return LabelledRun(past, **options).found()
 
 
 def texts_in(lab: Lab) -> list[str]:
@@ -290,7 +290,7 @@ def changed(lab: Lab, table: Path, rows: Sequence[Row], header: Sequence[str] = 
 def labelled_texts(lab: Lab) -> dict[str, tuple[str, float]]:
     """Return the hand label and the chance of each row that has one, by the text at its present position."""
     texts = [row["text"] for row in lab.rows()]
-    return {texts[each.position]: (each.gold, each.chance or 0.0) for each in found(lab, source="sample").sampled}
+    return {texts[each.position]: (each.gold, each.chance or 0.0) for each in found(lab).sampled}
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from batcher.journal.schema import IN_SCOPE, PERSON, text_of
 
 AGREEMENT, CONFIDENCE = "agreement", "confidence"
 _LOOKED_AT = 1000
-_MOST_VALUES = 900  # SQLite takes no more in one statement, if it is old
 # The agreement is that of the first endpoint's answers (`--then`), which the result may not be one of.
 _MEANT = {AGREEMENT: "v.answers > 1 AND c.id IS NOT NULL", CONFIDENCE: "true"}
 
@@ -70,11 +69,8 @@ def certainties(journal: Reader, kind: str, positions: Sequence[int] | None = No
     query = f"SELECT r.position, {_value(kind)} {_of(kind)}"
     if positions is None:
         yield from journal.stream(f"{query} ORDER BY r.position")
-        return
-    for start in range(0, len(positions), _MOST_VALUES):
-        part = positions[start : start + _MOST_VALUES]
-        marks = ", ".join("?" * len(part))
-        yield from journal.stream(f"{query} AND r.position IN ({marks}) ORDER BY r.position", part)
+    else:
+        yield from journal.look_up(f"{query} AND r.position IN ({{}}) ORDER BY r.position", positions)
 
 
 def _value(kind: str) -> str:

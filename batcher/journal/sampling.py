@@ -35,7 +35,6 @@ TYPED = "keyboard"
 """The origin of a hand label that was typed."""
 
 _AT_ONCE = 1000  # rows in memory
-_MOST_VALUES = 900  # SQLite takes no more in one statement, if it is old
 _LABEL = "iif(a.status = 'ok', a.answer, NULL)"
 
 
@@ -189,15 +188,11 @@ class SampleReader(Reader):
 
     def rows_at(self, positions: Iterable[int]) -> dict[int, RowNow]:
         """Return the rows of the present plan at some positions."""
-        asked, found = sorted({*positions}), []
-        for start in range(0, len(asked), _MOST_VALUES):
-            part = asked[start : start + _MOST_VALUES]
-            found += self._all(
-                f"SELECT r.position, r.key, coalesce(r.cells, x''), {_LABEL} FROM rows r"
-                " LEFT JOIN results a ON a.id = r.result"
-                f" WHERE r.{IN_SCOPE} AND r.position IN ({', '.join('?' * len(part))})",
-                part,
-            )
+        found = self.look_up(
+            f"SELECT r.position, r.key, coalesce(r.cells, x''), {_LABEL} FROM rows r"
+            f" LEFT JOIN results a ON a.id = r.result WHERE r.{IN_SCOPE} AND r.position IN ({{}})",
+            sorted({*positions}),
+        )
         return {position: RowNow(position, key, cells, _text(label)) for position, key, cells, label in found}
 
     def tables(self) -> dict[bytes, Marks]:

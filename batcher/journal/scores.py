@@ -14,7 +14,6 @@ from batcher.journal.rules import listed
 from batcher.journal.sampling import SampleReader
 from batcher.journal.schema import IN_SCOPE, text_of
 
-_MOST_VALUES = 900  # SQLite takes no more in one statement, if it is old
 # Scores in steps, downwards, so that they are not as many as rows.
 _STEP = "cast(score * 100000 AS INTEGER) / 100000.0"
 
@@ -58,17 +57,14 @@ class ScoreReader(SampleReader):
             second: ids of the sources that are not first.
             by_confidence: the score is the confidence, and not the agreement.
         """
-        asked, found = sorted({*positions}), {}
         firsts = _firsts(second, by_confidence=by_confidence)
-        for start in range(0, len(asked), _MOST_VALUES):
-            part = asked[start : start + _MOST_VALUES]
-            marks = ", ".join("?" * len(part))
-            for position, score, answer, other in self._all(
-                f"SELECT position, {_STEP}, answer, second FROM ({firsts}) WHERE position IN ({marks})", part
-            ):
-                texts = (None if text is None else text_of(text) for text in (answer, other))
-                found[position] = FirstAnswer(position, score, *texts)
-        return found
+        found = self.look_up(
+            f"SELECT position, {_STEP}, answer, second FROM ({firsts}) WHERE position IN ({{}})", sorted({*positions})
+        )
+        return {
+            position: FirstAnswer(position, score, *(None if text is None else text_of(text) for text in texts))
+            for position, score, *texts in found
+        }
 
 
 def _firsts(second: Collection[int], *, by_confidence: bool) -> str:

@@ -7,7 +7,7 @@ with a hand label counts once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from types import MappingProxyType
@@ -19,7 +19,7 @@ from batcher.quality.cascade import Scored
 from batcher.quality.estimating import Sampled
 from batcher.quality.means import Measured
 from batcher.reports.quality.estimated import Estimate, Kind, Quantity
-from batcher.reports.quality.labelled import SAMPLE, GoldRow, Labelled, LabelledRun
+from batcher.reports.quality.labelled import COLUMN, Labelled, LabelledRun
 from batcher.reports.quality.numeric import NumberCounts, number_of
 
 _MOST_LABELS = 100
@@ -166,45 +166,19 @@ def scored(
     """
     known = iter(certainties)
     upcoming = next(known, None)
-    for row in gold_rows(reads, found):
+    for row in reads.gold_rows(found):
         while upcoming is not None and upcoming[0] < row.position:
             upcoming = next(known, None)
         if upcoming is None:
             return
         if upcoming[0] == row.position and row.label is not None:
-            chance = chance_in_column(found) if row.chance is None else effective(row.chance, found)
-            yield Scored(upcoming[1], _is_same(row.label, row.gold, kind), chance or 1.0)
+            yield Scored(upcoming[1], _is_same(row.label, row.gold, kind), found.chance(row.chance) or 1.0)
 
 
 def _golds(reads: LabelledRun, found: Labelled) -> Iterator[tuple[str | None, str, float | None, int]]:
     """Yield the model's answer and the hand label of rows, the chance of each of them, and how many there are."""
-    if found.sampled:
-        for each in found.sampled:
-            yield each.label, each.gold, effective(each.chance, found), 1
-    elif found.pairs is not None:
-        chance = chance_in_column(found)
-        yield from ((label, gold, chance, rows) for (label, gold), rows in found.pairs.items())
+    if found.source == COLUMN and found.pairs is not None:
+        yield from ((label, gold, found.chance(), rows) for (label, gold), rows in found.pairs.items())
     else:
-        chance = chance_in_column(found)
-        yield from ((each.label, each.gold, chance, 1) for each in gold_rows(reads, found))
-
-
-def gold_rows(reads: LabelledRun, found: Labelled) -> Generator[GoldRow, None, None]:
-    """Yield the rows with a hand label, in the order of their positions."""
-    if found.source == SAMPLE:
-        yield from sorted(found.sampled, key=lambda each: each.position)
-    elif found.source:
-        yield from reads.gold_rows(found.source)
-
-
-def effective(chance: float | None, found: Labelled) -> float | None:
-    """Return the chance of a row to be drawn and labelled: some that were drawn may not be labelled yet."""
-    have = found.gold + found.waiting
-    return None if chance is None else chance * found.gold / have if have else chance
-
-
-def chance_in_column(found: Labelled) -> float | None:
-    """Return the chance of each row with a hand label in a column; None if it is not known."""
-    if found.kind == "random column":
-        return found.gold / found.rows
-    return 1.0 if found.kind == "all" else None
+        rows = reads.gold_rows(found) if found.source == COLUMN else found.sampled
+        yield from ((each.label, each.gold, found.chance(each.chance), 1) for each in rows)

@@ -136,7 +136,7 @@ class _Estimating:
             has_labels=kind is Kind.LABELS,
             read=read,
             compares_endpoints=is_one_pool,
-            golds=((each.position, each.label == each.gold) for each in self._reads.gold_rows()),
+            golds=((each.position, each.label == each.gold) for each in self._reads.gold_rows(self._found)),
         )
 
     def exported(self, estimate: Estimate, path: Path) -> Estimate:

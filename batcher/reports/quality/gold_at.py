@@ -61,12 +61,8 @@ class GoldAt:
     def _read(self, labelled: LabelledRun) -> bool:
         """Read the hand labels, and return whether there are any."""
         found = labelled.found()
-        # Of a column that was labelled at random, every row had the same chance.
-        is_random = found.source == COLUMN and found.kind == "random column"
-        chance = found.gold / found.rows if is_random and found.rows else None
-        rows = labelled.gold_rows() if found.gold else ()
-        for each in rows:
-            self._set(each.position, each.gold, chance if is_random else each.chance)
+        for each in labelled.gold_rows(found):
+            self._set(each.position, each.gold, found.chance() if found.source == COLUMN else each.chance)
         return bool(self._known)
 
     def _set(self, position: int, gold: str, chance: float | None) -> None:

@@ -25,7 +25,7 @@ from batcher.output.hand_labels import HandLabels
 from batcher.output.opening import PastRun
 from batcher.output.so_far import input_of
 from batcher.records import Stratum
-from batcher.words import by_reader, counted, option
+from batcher.words import by_reader, counted
 
 SAMPLE, COLUMN = "sample", "column"
 """Where the hand labels come from: rows that `batcher sample` drew, or a column of the table (`--gold`)."""
@@ -98,34 +98,30 @@ class Labelled:
         """Rows with a hand label."""
         return len(self.sampled) if self.pairs is None or self.sampled else sum(self.pairs.values())
 
+    def chance(self, drawn: float | None = None) -> float | None:
+        """Return the chance of a row to have a hand label; None if it is not known.
 
-def labelled(
-    run: PastRun[SampleReader],
-    *,
-    field: str | None = None,
-    source: str | None = None,
-    data: Dataset | None = None,
-) -> Labelled:
-    """Return the rows of a run by their labels, and those with a hand label.
-
-    Args:
-        run: opened with `journal.opening.read_samples`; the caller holds a snapshot.
-        field: of the schema, that it is about; None without a schema, or if that has one field alone.
-        source: `sample` or `column`; default: the column if each row has a hand label there, else the sample if it has
-            hand labels, else the column.
-        data: the input, if the hand labels are in a column, are texts, and the input is not where it was.
-
-    Raises:
-        SettingsError: there is no such field, or a schema and no field; or there is no such source.
-        InputError, OutputError: the input or the journal cannot be read.
-    """
-    return LabelledRun(run, field, data).found(source)
+        Args:
+            drawn: its chance to be drawn, over all draws; some that were drawn may not be labelled yet. Of a column all
+                rows have the same chance, whatever this is.
+        """
+        if self.source == COLUMN:
+            at_random = self.gold / self.rows if self.kind == "random column" else None
+            return 1.0 if self.kind == "all" else at_random
+        have = self.gold + self.waiting
+        return drawn * self.gold / have if drawn is not None and have else drawn
 
 
 class LabelledRun:
     """Reads the labels and the hand labels of a run.
 
-    Args: as those of `labelled`.
+    Args:
+        run: opened with `journal.opening.read_samples`; the caller holds a snapshot.
+        field: of the schema, that it is about; None without a schema, or if that has one field alone.
+        data: the input, if the hand labels are in a column, are texts, and the input is not where it was.
+
+    Raises:
+        SettingsError: there is no such field, or a schema and no field.
     """
 
     def __init__(self, run: PastRun[SampleReader], field: str | None = None, data: Dataset | None = None) -> None:
@@ -139,42 +135,28 @@ class LabelledRun:
         self._column = gold_of(self.last.question)
         self._check_field()
 
-    def found(self, source: str | None = None) -> Labelled:
-        """Return what there is."""
-        chosen, sample = self._chosen(source)
-        if chosen == COLUMN:
-            return self._of_column()
-        return sample or self._of_sample(self.journal.drawn())
+    def found(self) -> Labelled:
+        """Return what there is: of the column if each row has a hand label there, or if the sample has none.
 
-    def gold_rows(self, source: str | None = None) -> Iterator[GoldRow]:
-        """Read the rows with a hand label, in the order of their positions; of a column they may be all rows.
-
-        Args:
-            source: as for `labelled`.
+        Raises:
+            InputError, OutputError: the input or the journal cannot be read.
         """
-        chosen, sample = self._chosen(source)
-        if chosen == COLUMN:
+        if self._column and self._column["drawn"] == "all":
+            return self._of_column()
+        sample = self._of_sample(self.journal.drawn())
+        return sample if sample.gold or not self._column else self._of_column()
+
+    def gold_rows(self, found: Labelled) -> Generator[GoldRow, None, None]:
+        """Yield the rows with a hand label, in the order of their positions; of a column they may be all rows."""
+        if found.source == COLUMN:
             yield from self._rows_of_column()
         else:
-            rows = (sample or self._of_sample(self.journal.drawn())).sampled
-            yield from sorted(rows, key=lambda each: each.position)
+            yield from sorted(found.sampled, key=lambda each: each.position)
 
     def answers(self) -> Generator[tuple[int, str | None], None, None]:
         """Read the position and the label or answer of each row; of a schema's field its text."""
         for position, answer, _ in self.journal.answers(self.without):
             yield position, self._label(answer)
-
-    def _chosen(self, source: str | None) -> tuple[str, Labelled | None]:
-        """Return the source to read, and what the sample has if it was read for that."""
-        if source is None and self._column and self._column["drawn"] == "all":
-            return COLUMN, None
-        if source == COLUMN:
-            if not self._column:
-                raise SettingsError(f"the run {self._keyword!r} has no column of hand labels: give {option('gold')}")
-            return COLUMN, None
-        sample = self._of_sample(self.journal.drawn())
-        is_column = source is None and not sample.gold and self._column is not None
-        return (COLUMN, None) if is_column else (SAMPLE, sample)
 
     def _check_field(self) -> None:
         fields = self.golds.fields

@@ -6,13 +6,13 @@ Invariant: a row is paired only with a row of the same cells, each once; memory 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from batcher.journal.comparing import Marked
+from batcher.reports.quality.numeric import number_of
 
 MOST_PAIRS = 10_000
 """Different pairs of answers that are counted one by one; with labels there are far fewer."""
@@ -140,7 +140,7 @@ class Agreement:
             held.append(example)  # the rows come in the order of a hash, so these are drawn at random
 
     def _add_numbers(self, first: str, other: str) -> None:
-        values = number_in(first), number_in(other)
+        values = number_of(first), number_of(other)
         if values[0] is None or values[1] is None or self.numbers is None:
             self.numbers = None
         else:
@@ -170,15 +170,6 @@ class Agreement:
         """The pairs of answers that differ, with their rows; the most frequent first."""
         found = [(pair, count) for pair, count in self.pairs.items() if pair[0] != pair[1]]
         return sorted(found, key=lambda each: (-each[1], each[0]))
-
-
-def number_in(text: str) -> float | None:
-    """Return the number that a text is; None if it is none."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def reading_of(field_name: str | None, *, is_object: bool) -> Callable[[str], Any]:
