@@ -19,10 +19,12 @@ import numpy as np
 from batcher.answer.shape import shape_of_recorded
 from batcher.answer.voting import sameness
 from batcher.errors import InputError, OutputError, SettingsError, outermost
+from batcher.input.cell import writable
 from batcher.input.marks import Marks
 from batcher.journal.comparing import by_marks
 from batcher.journal.opening import read_samples
 from batcher.journal.sampling import SampleReader
+from batcher.output.cells_at import cells_at
 from batcher.output.figures import figures_of
 from batcher.output.opening import PastRun, opened
 from batcher.quality.agreement import kappa_of
@@ -45,7 +47,6 @@ from batcher.reports.quality.compared_page import page_of
 from batcher.reports.quality.gold_at import GoldAt
 from batcher.reports.quality.page import check_page, write_page
 from batcher.reports.quality.pairs import Agreement, paired, reading_of
-from batcher.reports.quality.row_texts import texts_at
 from batcher.settings import home_expanded
 from batcher.words import blamed, by_reader, counted, option, percent
 
@@ -258,9 +259,9 @@ class _Comparison:
     def _differences(self, found: Agreement, columns: Sequence[str]) -> tuple[Difference, ...]:
         differing = found.differing[:_DIFFERENCES]
         examples = [example for pair, _ in differing for example in found.examples[pair]]
-        texts = texts_at(self.first.files, [example.first for example in examples], columns)
+        texts = _texts_at(self.first, [example.first for example in examples], columns)
         missing = [example for example in examples if example.first not in texts]
-        of_other = texts_at(self.other.files, [example.other for example in missing], columns)
+        of_other = _texts_at(self.other, [example.other for example in missing], columns)
         return tuple(
             Difference(
                 *pair,
@@ -291,6 +292,24 @@ class _Comparison:
             if by_hand := run.journal.corrected():
                 were = counted(by_hand, "answer was", "answers were")
                 yield f"{were} corrected by hand in {run.keyword}: the corrected ones are compared"
+
+
+def _texts_at(run: _Run, positions: Iterable[int], columns: Sequence[str]) -> dict[int, str]:
+    """Return what rows hold in some columns, in one line each; a row whose cells are gone is left out."""
+    planned = {position: run.journal.marks(position, position + 1)[0] for position in positions}
+    cells = cells_at(run.files.store, run.journal, run.files.last(), planned)
+    places = [place for place, name in enumerate(run.marks.columns) if name in columns]
+
+    def in_line(row: Sequence[str]) -> str:
+        texts = [" ".join(row[place].split()) for place in places]
+        names = [writable(run.marks.columns[place]) for place in places]
+        return (
+            texts[0]
+            if len(texts) == 1
+            else "; ".join(f"{name}: {text}" for name, text in zip(names, texts, strict=True))
+        )
+
+    return {position: in_line(row) for position, row in cells.items()}
 
 
 def _differing(first: dict[str, Any], other: dict[str, Any]) -> Iterable[str]:
