@@ -11,7 +11,6 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,9 +44,8 @@ from batcher.reports.quality.compared import (
 )
 from batcher.reports.quality.compared_page import page_of
 from batcher.reports.quality.gold_at import GoldAt
-from batcher.reports.quality.page import check_page, write_page
+from batcher.reports.quality.page import page_path, write_page
 from batcher.reports.quality.pairs import Agreement, paired, reading_of
-from batcher.settings import home_expanded
 from batcher.words import blamed, by_reader, counted, option, percent
 
 _DIFFERENCES = 20
@@ -82,9 +80,7 @@ def compare(
         InputError: the runs are of different tables.
         OutputError: there is no such run, or its journal cannot be read.
     """
-    page = None if html is None else Path(home_expanded(html))
-    if page is not None:
-        check_page(page)
+    page = None if html is None else page_path(html)
     with ExitStack() as stack:
         runs = [
             stack.enter_context(opened(name, place, read_samples))

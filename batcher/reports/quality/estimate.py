@@ -23,12 +23,12 @@ from batcher.reports.quality.along import Along
 from batcher.reports.quality.answers import answers_of, scored, with_numbers
 from batcher.reports.quality.drift import drift_of
 from batcher.reports.quality.estimated import Certainty, Design, Estimate, Kind, Uncertain
+from batcher.reports.quality.estimated_page import page_of
 from batcher.reports.quality.export import Exporting, default_path
 from batcher.reports.quality.labelled import SAMPLE, Labelled, LabelledRun
-from batcher.reports.quality.page import check_page, page_of, write_page
+from batcher.reports.quality.page import page_path, path_of, write_page
 from batcher.reports.quality.pairs import reading_of
 from batcher.reports.quality.texts import command_of
-from batcher.settings import home_expanded
 from batcher.words import blamed, counted, option, verb
 
 _MOST_LEAST = 1000
@@ -67,10 +67,8 @@ def estimate(
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise SettingsError(f"{blamed('seed')} must be a whole number from 0, not {seed!r:.80}")
-    page = None if html is None else _path_of(html, "html")
-    if page is not None:
-        check_page(page)
-    table = None if export is None or isinstance(export, bool) else _path_of(export, "export")
+    page = None if html is None else page_path(html)
+    table = None if export is None or isinstance(export, bool) else path_of(export, "export")
     with opened(keyword, output_dir, read_samples) as run, run.journal.snapshot():
         estimating = _Estimating(run, field, seed)
         found = estimating.made()
@@ -79,12 +77,6 @@ def estimate(
         if page is not None:
             write_page(page, page_of(found))
         return found
-
-
-def _path_of(value: object, name: str) -> Path:
-    if not isinstance(value, (str, os.PathLike)) or not (path := os.fspath(value)) or "\0" in path:
-        raise SettingsError(f"{blamed(name)} must be the path of a file, not {value!r:.80}")
-    return Path(home_expanded(path))
 
 
 class _Estimating:
