@@ -168,6 +168,27 @@ def test_a_second_answer_that_cannot_be_used_leaves_the_first_until_failed_rows_
     assert batcher.verify("k", ROWS, output_dir=lab.directory).ok
 
 
+def test_what_the_first_endpoint_is_asked_to_repair_is_not_shown_to_the_second(lab: Lab) -> None:
+    repair = "This answer does not fit: the answer is not one of the labels. Answer again, and only as asked for."
+
+    def odd(call: Call) -> Completion:
+        if call.endpoint == CHEAP and call.prompt != repair:
+            return Completion("perhaps", "stop", USAGE)
+        return answer(call) if call.endpoint == DEAR else Completion("yes", scored=scored([("yes", 0.1)]))
+
+    found = Service(["row 0: yes, no?", repair], instead=odd)
+    options = {**THEN, "threshold": 0.65, "repair": 1}
+    with pytest.raises(batcher.Interrupted):
+        lab.run(ROWS[:1], found, PROMPT, at={1.4: lab.request_stop, 1.5: lab.request_stop}, **options)
+    lab.run(ROWS[:1], found, PROMPT, **options)
+    assert [(call.endpoint, call.prompt) for call in found.calls] == [
+        (CHEAP, "row 0: yes, no?"),
+        (CHEAP, repair),
+        (CHEAP, repair),
+        (DEAR, "row 0: yes, no?"),
+    ]
+
+
 def test_a_second_endpoint_that_leaves_the_pool_stops_the_run_and_no_first_answer_is_lost(lab: Lab) -> None:
     def closed(call: Call) -> Completion | Failure:
         return refusal(401) if call.endpoint == DEAR else answer(call)
