@@ -53,7 +53,7 @@ def answers_of(reads: LabelledRun, found: Labelled) -> Answers:
     if kind is Kind.NUMBERS:
         return _numbers(reads, found)
     counts = _stripped(found.counts) if found.counts is not None and not found.labels else found.counts
-    rows = reads.journal.counts().ok if counts is None else found.rows - counts.get(None, 0)
+    rows = reads.journal.answered().ok if counts is None else found.rows - counts.get(None, 0)
     if kind is not Kind.LABELS or counts is None:
         counts = {_ANSWER: rows, None: found.rows - rows}
     return Answers(kind, rows, counts, _sampled(reads, found, kind))
@@ -172,7 +172,7 @@ def scored(
         if upcoming is None:
             return
         if upcoming[0] == row.position and row.label is not None:
-            chance = chance_in_column(found) if row.chance is None else effective(row.chance, found)
+            chance = chance_in_column(found) if row.chance is None else row.chance
             yield Scored(upcoming[1], _is_same(row.label, row.gold, kind), chance or 1.0)
 
 
@@ -180,7 +180,7 @@ def _golds(reads: LabelledRun, found: Labelled) -> Iterator[tuple[str | None, st
     """Yield the model's answer and the hand label of rows, the chance of each of them, and how many there are."""
     if found.sampled:
         for each in found.sampled:
-            yield each.label, each.gold, effective(each.chance, found), 1
+            yield each.label, each.gold, each.chance, 1
     elif found.pairs is not None:
         chance = chance_in_column(found)
         yield from ((label, gold, chance, rows) for (label, gold), rows in found.pairs.items())
@@ -195,12 +195,6 @@ def gold_rows(reads: LabelledRun, found: Labelled) -> Generator[GoldRow, None, N
         yield from sorted(found.sampled, key=lambda each: each.position)
     elif found.source:
         yield from reads.gold_rows(found.source)
-
-
-def effective(chance: float | None, found: Labelled) -> float | None:
-    """Return the chance of a row to be drawn and labelled: some that were drawn may not be labelled yet."""
-    have = found.gold + found.waiting
-    return None if chance is None else chance * found.gold / have if have else chance
 
 
 def chance_in_column(found: Labelled) -> float | None:

@@ -100,7 +100,7 @@ class _Estimating:
 
     def made(self) -> Estimate:
         found = self._found
-        counts, answers = self._run.journal.counts(), answers_of(self._reads, found)
+        counts, answers = self._run.journal.answered(), answers_of(self._reads, found)
         estimate = Estimate(
             keyword=self._run.store.keyword,
             output_dir=self._run.store.directory,
@@ -199,7 +199,10 @@ def notes_of(estimate: Estimate, found: Labelled, corrected: int) -> Iterator[st
         yield f"{counted(found.gone, 'row that was drawn is', 'rows that were drawn are')} no longer in the table"
     if corrected:
         rows = counted(corrected, "answer was", "answers were")
-        yield f"{rows} corrected by hand: the numbers are those of the table with the corrections"
+        yield (
+            f"{rows} corrected by hand: the numbers are about what the model answered before, because corrections of"
+            " rows that people looked at say nothing about the others"
+        )
     yield from _notes_on_kind(estimate, found)
     if found.gold and estimate.kind is Kind.LABELS and estimate.ok < estimate.rows:
         rows = counted(estimate.rows - estimate.ok, "row without a label counts", "rows without a label count")

@@ -19,7 +19,7 @@ from batcher.output.exporting import Added, Wider, check_target, export
 from batcher.output.file_format import Block
 from batcher.output.opening import PastRun
 from batcher.output.so_far import SoFar, input_of
-from batcher.reports.quality.answers import chance_in_column, effective, gold_rows
+from batcher.reports.quality.answers import chance_in_column, gold_rows
 from batcher.reports.quality.estimated import Estimate, Kind
 from batcher.reports.quality.labelled import COLUMN, GoldRow, Labelled, LabelledRun
 from batcher.reports.quality.numeric import number_of
@@ -171,7 +171,7 @@ class Exporting:
         return self._chances.get(label if self._found.kind == "per label" else None)
 
     def _chance_of(self, row: GoldRow) -> float:
-        own = chance_in_column(self._found) if self._found.source == COLUMN else effective(row.chance, self._found)
+        own = chance_in_column(self._found) if self._found.source == COLUMN else row.chance
         return own or 1.0
 
     def _notes(self, renamed: Sequence[str]) -> Iterator[str]:
@@ -199,9 +199,8 @@ def _chances(found: Labelled) -> dict[str | None, float]:
     """Return the chance of a row by its label; of a draw from all rows under None."""
     by_label: dict[str | None, float] = {}
     for each in found.sampled:
-        chance = effective(each.chance, found)
-        if chance is not None:
-            by_label[each.label if found.kind == "per label" else None] = chance
+        if each.chance is not None:
+            by_label[each.label if found.kind == "per label" else None] = each.chance
     return by_label
 
 

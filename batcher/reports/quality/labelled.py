@@ -20,7 +20,7 @@ from batcher.input.dataset import Dataset
 from batcher.input.marks import EMPTY, Marks
 from batcher.input.selection import Selection
 from batcher.journal.entries import LastRun
-from batcher.journal.sampling import Draw, DrawnRow, SampleReader
+from batcher.journal.sampling import Draw, DrawnRow, SampleReader, chances_of_labelled
 from batcher.output.hand_labels import HandLabels
 from batcher.output.opening import PastRun
 from batcher.output.so_far import input_of
@@ -41,7 +41,8 @@ class GoldRow(NamedTuple):
         position: of the row in the run, from 0.
         label: the model's label or answer, of a schema's field its text; None: the row has none that is `ok`.
         gold: the hand label.
-        chance: of the row to be drawn, over all draws; 1 in a table that is labelled as a whole; None: not known.
+        chance: of the row to be drawn and labelled, over all draws; 1 in a table that is labelled as a whole; of a
+            column that was labelled at random the same for all; None: not known.
     """
 
     position: int
@@ -243,11 +244,14 @@ class LabelledRun:
             golds |= {each.drawn: each for each in self._hand.unread(drawn, here, golds)}
         except BatcherError as error:
             common["notes"] += (f"what was written into the sample's file since it was read does not count: {error}",)
-        sampled: list[GoldRow] = []
-        for each in drawn:
-            gold = Golds.of_field(golds[each.id].text, self.field) if each.id in golds else ""
-            if gold and (row := here.get(each.id)):
-                sampled.append(GoldRow(row.position, self._label(row.label), gold, each.chance))
+        texts = {number: Golds.of_field(golds[number].text, self.field) for number in here if number in golds}
+        texts = {number: text for number, text in texts.items() if text}
+        chances = chances_of_labelled(draws, drawn, here, texts)
+        sampled = [
+            GoldRow(here[number].position, self._label(here[number].label), texts[number], chances[number])
+            for number in (each.id for each in drawn)
+            if number in texts
+        ]
         is_per_label = any(each.is_per_label for each in draws)
         gone = len(drawn) - len(here)
         never = never_drawn(draws[-1], common["rows"], len(drawn), gone)
