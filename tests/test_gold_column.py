@@ -15,7 +15,7 @@ import batcher
 from batcher.errors import InputError, OutputError, SettingsError
 from batcher.journal.opening import read_samples
 from batcher.output.opening import opened
-from batcher.reports.quality.labelled import GoldRow, LabelledRun
+from batcher.reports.quality.labelled import GoldRow, Labelled, LabelledRun
 
 HEADER = ["id", "text", "truth"]
 
@@ -189,12 +189,28 @@ def test_right_texts_and_numbers_are_read_in_the_table(lab: Lab, tmp_path: Path)
     assert [(each.label, each.gold) for each in found_rows] == [(str(number), str(2 * number)) for number in range(60)]
     assert found(lab).gold == 60
     path.unlink()
-    with pytest.raises(OutputError, match="which is not where it was: give it"):
+    with pytest.raises(OutputError, match="which is not where it was: put it back there"):
         rows_of(lab)
     rows[5][2] = "another"
     write(path, rows, HEADER)
     with pytest.raises(OutputError, match=r"column 'truth' of the input has changed since the run, in row 5"):
         rows_of(lab)
+
+
+def test_right_texts_of_a_table_in_memory_are_read_from_it(lab: Lab) -> None:
+    frame = pd.DataFrame([[*row, str(number_in(row[1]) * 2)] for row in TABLE], columns=HEADER)
+    lab.run(frame, service(lambda text: str(number_in(text))), "{text}", gold="truth")
+    with pytest.raises(OutputError, match=r"if it was in memory, give it to `batcher.estimate` as data="):
+        batcher.estimate("k", lab.directory)
+    assert batcher.estimate("k", lab.directory, data=frame).gold == 60
+    frame.loc[5, "truth"] = "another"
+    with pytest.raises(OutputError, match=r"column 'truth' of the input has changed since the run, in row 5"):
+        batcher.estimate("k", lab.directory, data=frame)
+
+
+def test_right_answers_count_even_if_there_are_too_many_different_ones_to_count_each() -> None:
+    many = Labelled(rows=40_000, source="column", kind="random column", drawn=20_000, pairs=None)
+    assert (many.gold, many.chance) == (20_000, 0.5)
 
 
 def test_a_table_in_memory_with_labels_needs_not_be_given_again(lab: Lab) -> None:

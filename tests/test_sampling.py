@@ -22,8 +22,9 @@ from batcher.cli import main
 from batcher.endpoint import Endpoint
 from batcher.errors import InputError, KeywordBusy, OutputError, SettingsError
 from batcher.journal.opening import open_journal, read_samples
+from batcher.journal.sampling import Draw, DrawnRow, chances_of_labelled
 from batcher.output.opening import opened
-from batcher.records import Completion
+from batcher.records import Completion, Stratum
 from batcher.reports.quality.labelled import Labelled, LabelledRun
 
 LABELS = ["good", "bad", "ugly"]
@@ -571,3 +572,22 @@ def test_verify_names_what_contradicts_itself_in_the_sample(by_hand: Lab, damage
     by_hand.change(damage)
     [finding] = batcher.verify("k", output_dir=by_hand.directory).findings
     assert (finding.kind, finding.places) == ("sample-other", (place,))
+
+
+def test_a_later_draw_that_is_labelled_in_part_leaves_the_chances_of_the_earlier_one() -> None:
+    draws = [
+        Draw(1, 0.0, "random", 4, 0, (Stratum(None, 100, 4, 0.04),)),
+        Draw(2, 0.0, "per label", 4, 0, (Stratum("a", 90, 4, 0.05), Stratum("b", 10, 4, 0.4))),
+    ]
+    kinds = [(1, "a"), (1, "a"), (1, "a"), (1, "b"), (2, "a"), (2, "b"), (2, "b"), (2, "b")]
+    chance = {"a": 4 / 90, "b": 4 / 10}
+    rows = [DrawnRow(at, draw, at, b"", b"", label, chance[label]) for at, (draw, label) in enumerate(kinds)]
+    # All of the first draw, and one of four of the second.
+    found = chances_of_labelled(draws, rows, range(8), range(5))
+    assert found[0] == pytest.approx(0.04 + (4 / 90 - 0.04) / 4)
+    assert found[5] == pytest.approx(0.04 + (0.4 - 0.04) / 4)
+    # All that are in the table are labelled.
+    assert chances_of_labelled(draws, rows, range(5), range(5))[5] == pytest.approx(0.4)
+    # One draw: all chances are smaller by the same share.
+    one = chances_of_labelled(draws[:1], rows[:4], range(4), [0, 2])
+    assert one == {row.id: pytest.approx(row.chance / 2) for row in rows[:4]}

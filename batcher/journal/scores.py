@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from batcher.journal.corrections import BY_HAND
+from batcher.journal.corrections import AS_ANSWERED, BY_HAND
 from batcher.journal.reading import ROOT
 from batcher.journal.rules import listed
 from batcher.journal.sampling import SampleReader
@@ -84,12 +84,13 @@ def _firsts(second: Collection[int], *, by_confidence: bool) -> str:
     ok = "iif(a.status = 'ok', a.answer, NULL)"
     waiting = "p.result IS NULL AND p.key = r.key AND p.position = r.position"
     return (
-        f"SELECT r.position, iif(a.status = 'ok', {score}, NULL) AS score, {ok} AS answer, NULL AS second FROM rows r"
+        f"SELECT r.position, iif(a.status = 'ok', {score}, NULL) AS score, {ok} AS answer, NULL AS second"
+        f" FROM {AS_ANSWERED} r"
         " JOIN results a ON a.id = r.result LEFT JOIN votes v ON v.id = a.id"
         f" LEFT JOIN responses s ON s.id = {ROOT.format('a.id')}"
         f" WHERE r.{IN_SCOPE} AND r.is_kept IS NULL AND a.status <> 'error' AND a.source NOT IN {BY_HAND}"
         f" AND NOT a.{is_second}"
-        f" UNION ALL SELECT r.position, {of_second}, ({chosen.format('p.result = a.id')}), {ok} FROM rows r"
+        f" UNION ALL SELECT r.position, {of_second}, ({chosen.format('p.result = a.id')}), {ok} FROM {AS_ANSWERED} r"
         " JOIN results a ON a.id = r.result JOIN votes v ON v.id = a.id"
         f" WHERE r.{IN_SCOPE} AND r.is_kept IS NULL AND a.{is_second}"
         f" UNION ALL SELECT r.position, {_OF_WAITING[by_confidence]}, ({chosen.format(waiting)}), NULL FROM rows r"

@@ -53,7 +53,7 @@ def answers_of(reads: LabelledRun, found: Labelled) -> Answers:
     if kind is Kind.NUMBERS:
         return _numbers(reads, found)
     counts = _stripped(found.counts) if found.counts is not None and not found.labels else found.counts
-    rows = reads.journal.counts().ok if counts is None else found.rows - counts.get(None, 0)
+    rows = reads.journal.answered().ok if counts is None else found.rows - counts.get(None, 0)
     if kind is not Kind.LABELS or counts is None:
         counts = {_ANSWER: rows, None: found.rows - rows}
     return Answers(kind, rows, counts, _sampled(reads, found, kind))
@@ -172,13 +172,13 @@ def scored(
         if upcoming is None:
             return
         if upcoming[0] == row.position and row.label is not None:
-            yield Scored(upcoming[1], _is_same(row.label, row.gold, kind), found.chance(row.chance) or 1.0)
+            yield Scored(upcoming[1], _is_same(row.label, row.gold, kind), row.chance or 1.0)
 
 
 def _golds(reads: LabelledRun, found: Labelled) -> Iterator[tuple[str | None, str, float | None, int]]:
     """Yield the model's answer and the hand label of rows, the chance of each of them, and how many there are."""
     if found.source == COLUMN and found.pairs is not None:
-        yield from ((label, gold, found.chance(), rows) for (label, gold), rows in found.pairs.items())
+        yield from ((label, gold, found.chance, rows) for (label, gold), rows in found.pairs.items())
     else:
         rows = reads.gold_rows(found) if found.source == COLUMN else found.sampled
-        yield from ((each.label, each.gold, found.chance(each.chance), 1) for each in rows)
+        yield from ((each.label, each.gold, each.chance, 1) for each in rows)

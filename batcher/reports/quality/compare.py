@@ -287,7 +287,7 @@ class _Comparison:
         for run in (self.first, self.other):
             if by_hand := run.journal.corrected():
                 were = counted(by_hand, "answer was", "answers were")
-                yield f"{were} corrected by hand in {run.keyword}: the corrected ones are compared"
+                yield f"{were} corrected by hand in {run.keyword}: what the model answered before is compared"
 
 
 def _texts_at(run: _Run, positions: Iterable[int], columns: Sequence[str]) -> dict[int, str]:

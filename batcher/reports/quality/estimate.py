@@ -10,12 +10,15 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from batcher.errors import SettingsError, outermost
+from batcher.input.dataset import Dataset
 from batcher.journal.certainty import certainties, kinds_of_certainty, least_certain
 from batcher.journal.opening import read_samples
 from batcher.journal.sampling import SampleReader
 from batcher.output.opening import PastRun, opened
+from batcher.output.so_far import input_of
 from batcher.quality.cascade import Calibration, Scored, calibration
 from batcher.quality.figures import Figure
 from batcher.records import Task
@@ -31,6 +34,9 @@ from batcher.reports.quality.pairs import reading_of
 from batcher.reports.quality.texts import command_of
 from batcher.words import blamed, counted, option, verb
 
+if TYPE_CHECKING:
+    from batcher.input.opening import Data
+
 _MOST_LEAST = 1000
 _DRAWN = 100
 """Rows that are proposed for a sample."""
@@ -43,6 +49,7 @@ def estimate(
     *,
     seed: int = 0,
     field: str | None = None,
+    data: Data | None = None,
     export: str | os.PathLike[str] | bool | None = None,
     html: str | os.PathLike[str] | None = None,
 ) -> Estimate:
@@ -56,6 +63,8 @@ def estimate(
         output_dir: the run's output directory.
         seed: of the numbers drawn for the intervals; the same seed gives the same intervals.
         field: of the schema that it is about, if the answers have several.
+        data: the run's input, if right answers other than labels are in a column of it, and it was in memory or is not
+            where it was.
         export: a .csv or .parquet file to write the whole table to, with a pseudo-outcome for each label, of which a
             regression is right; True: `export_<keyword>.csv` in the output directory.
         html: a file to write the estimate to, as a page.
@@ -70,7 +79,8 @@ def estimate(
     page = None if html is None else page_path(html)
     table = None if export is None or isinstance(export, bool) else path_of(export, "export")
     with opened(keyword, output_dir, read_samples) as run, run.journal.snapshot():
-        estimating = _Estimating(run, field, seed)
+        given = None if data is None else input_of(run.last().question, data)
+        estimating = _Estimating(run, field, seed, given)
         found = estimating.made()
         if table is not None or export is True:
             found = estimating.exported(found, table or default_path(run.store))
@@ -82,17 +92,17 @@ def estimate(
 class _Estimating:
     """Makes the estimate of a run."""
 
-    def __init__(self, run: PastRun[SampleReader], field: str | None, seed: int) -> None:
+    def __init__(self, run: PastRun[SampleReader], field: str | None, seed: int, data: Dataset | None) -> None:
         if run.last().question.get("task") == Task.EMBEDDING:
             raise SettingsError(f"the answers of {run.store.keyword!r} are vectors: there is nothing to estimate")
         self._run = run
-        self._reads = LabelledRun(run, field)
+        self._reads = LabelledRun(run, field, data)
         self._seed = seed
         self._found = self._reads.found()
 
     def made(self) -> Estimate:
         found = self._found
-        counts, answers = self._run.journal.counts(), answers_of(self._reads, found)
+        counts, answers = self._run.journal.answered(), answers_of(self._reads, found)
         estimate = Estimate(
             keyword=self._run.store.keyword,
             output_dir=self._run.store.directory,
@@ -191,7 +201,10 @@ def notes_of(estimate: Estimate, found: Labelled, corrected: int) -> Iterator[st
         yield f"{counted(found.gone, 'row that was drawn is', 'rows that were drawn are')} no longer in the table"
     if corrected:
         rows = counted(corrected, "answer was", "answers were")
-        yield f"{rows} corrected by hand: the numbers are those of the table with the corrections"
+        yield (
+            f"{rows} corrected by hand: the numbers are about what the model answered before, because corrections of"
+            " rows that people looked at say nothing about the others"
+        )
     yield from _notes_on_kind(estimate, found)
     if found.gold and estimate.kind is Kind.LABELS and estimate.ok < estimate.rows:
         rows = counted(estimate.rows - estimate.ok, "row without a label counts", "rows without a label count")

@@ -144,7 +144,7 @@ class Exporting:
             self._never += 1
         if row is not None:
             gold = row.gold.strip() if is_any_text else row.gold
-            return self._made(label, gold, self._found.chance(row.chance) or 1.0)
+            return self._made(label, gold, row.chance or 1.0)
         if self._is_number:
             return self._made(label, None, chance)
         if label not in self._usual_cells:  # most rows are like others
@@ -166,7 +166,7 @@ class Exporting:
     def _chance(self, label: str | None) -> float | None:
         """Return the chance of a row without a hand label to have one."""
         if self._found.source == COLUMN:
-            return self._found.chance()
+            return self._found.chance
         return self._chances.get(label if self._found.kind == "per label" else None)
 
     def _notes(self, renamed: Sequence[str]) -> Iterator[str]:
@@ -194,8 +194,8 @@ def _chances(found: Labelled) -> dict[str | None, float]:
     """Return the chance of a row by its label; of a draw from all rows under None."""
     by_label: dict[str | None, float] = {}
     for each in found.sampled:
-        if (chance := found.chance(each.chance)) is not None:
-            by_label[each.label if found.kind == "per label" else None] = chance
+        if each.chance is not None:
+            by_label[each.label if found.kind == "per label" else None] = each.chance
     return by_label
 
 

@@ -16,7 +16,7 @@ from batcher.quality.agreement import Pair, Paired
 from batcher.quality.agreement import paired as compared
 from batcher.quality.figures import Figure
 from batcher.reports.quality.compared import OnGold, Ranged
-from batcher.reports.quality.labelled import COLUMN, LabelledRun
+from batcher.reports.quality.labelled import LabelledRun
 
 _NONE = -1
 # What A's and B's answers may be beside the hand label, if only right, wrong and different count.
@@ -62,7 +62,7 @@ class GoldAt:
         """Read the hand labels, and return whether there are any."""
         found = labelled.found()
         for each in labelled.gold_rows(found):
-            self._set(each.position, each.gold, found.chance() if found.source == COLUMN else each.chance)
+            self._set(each.position, each.gold, each.chance)
         return bool(self._known)
 
     def _set(self, position: int, gold: str, chance: float | None) -> None:

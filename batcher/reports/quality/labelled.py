@@ -20,7 +20,7 @@ from batcher.input.dataset import Dataset
 from batcher.input.marks import EMPTY, Marks
 from batcher.input.selection import Selection
 from batcher.journal.entries import LastRun
-from batcher.journal.sampling import Draw, DrawnRow, SampleReader
+from batcher.journal.sampling import Draw, DrawnRow, SampleReader, chances_of_labelled
 from batcher.output.hand_labels import HandLabels
 from batcher.output.opening import PastRun
 from batcher.output.so_far import input_of
@@ -41,7 +41,8 @@ class GoldRow(NamedTuple):
         position: of the row in the run, from 0.
         label: the model's label or answer, of a schema's field its text; None: the row has none that is `ok`.
         gold: the hand label.
-        chance: of the row to be drawn, over all draws; 1 in a table that is labelled as a whole; None: not known.
+        chance: of the row to be drawn and labelled, over all draws; 1 in a table that is labelled as a whole; of a
+            column that was labelled at random the same for all; None: not known.
     """
 
     position: int
@@ -96,20 +97,14 @@ class Labelled:
     @property
     def gold(self) -> int:
         """Rows with a hand label."""
-        return len(self.sampled) if self.pairs is None or self.sampled else sum(self.pairs.values())
+        return self.drawn if self.source == COLUMN else len(self.sampled)
 
-    def chance(self, drawn: float | None = None) -> float | None:
-        """Return the chance of a row to have a hand label; None if it is not known.
-
-        Args:
-            drawn: its chance to be drawn, over all draws; some that were drawn may not be labelled yet. Of a column all
-                rows have the same chance, whatever this is.
-        """
-        if self.source == COLUMN:
-            at_random = self.gold / self.rows if self.kind == "random column" else None
-            return 1.0 if self.kind == "all" else at_random
-        have = self.gold + self.waiting
-        return drawn * self.gold / have if drawn is not None and have else drawn
+    @property
+    def chance(self) -> float | None:
+        """The chance of each row to have a hand label in the column; None if it is not known, or it is no column."""
+        if self.kind == "random column":
+            return self.gold / self.rows
+        return 1.0 if self.kind == "all" else None
 
 
 class LabelledRun:
@@ -149,7 +144,7 @@ class LabelledRun:
     def gold_rows(self, found: Labelled) -> Generator[GoldRow, None, None]:
         """Yield the rows with a hand label, in the order of their positions; of a column they may be all rows."""
         if found.source == COLUMN:
-            yield from self._rows_of_column()
+            yield from self._rows_of_column(found.chance)
         else:
             yield from sorted(found.sampled, key=lambda each: each.position)
 
@@ -225,11 +220,14 @@ class LabelledRun:
             golds |= {each.drawn: each for each in self._hand.unread(drawn, here, golds)}
         except BatcherError as error:
             common["notes"] += (f"what was written into the sample's file since it was read does not count: {error}",)
-        sampled: list[GoldRow] = []
-        for each in drawn:
-            gold = Golds.of_field(golds[each.id].text, self.field) if each.id in golds else ""
-            if gold and (row := here.get(each.id)):
-                sampled.append(GoldRow(row.position, self._label(row.label), gold, each.chance))
+        texts = {number: Golds.of_field(golds[number].text, self.field) for number in here if number in golds}
+        texts = {number: text for number, text in texts.items() if text}
+        chances = chances_of_labelled(draws, drawn, here, texts)
+        sampled = [
+            GoldRow(here[number].position, self._label(here[number].label), texts[number], chances[number])
+            for number in (each.id for each in drawn)
+            if number in texts
+        ]
         is_per_label = any(each.is_per_label for each in draws)
         gone = len(drawn) - len(here)
         never = never_drawn(draws[-1], common["rows"], len(drawn), gone)
@@ -254,7 +252,7 @@ class LabelledRun:
         column = self._column or {}
         common, how = self._common(), column["drawn"]
         pairs = self._pairs_by_marks() if self._texts is not None else self._pairs_by_rows()
-        gold = sum(pairs.values()) if pairs is not None else sum(1 for _ in self._rows_of_column())
+        gold = sum(pairs.values()) if pairs is not None else sum(1 for _ in self._rows_of_column(None))
         chosen = {"all": "each row has one", "random": "of rows chosen at random"}
         words = chosen.get(how, "how they were chosen is unknown")
         return Labelled(
@@ -289,7 +287,7 @@ class LabelledRun:
 
     def _pairs_by_rows(self) -> dict[tuple[str | None, str], int] | None:
         found: Counter[tuple[str | None, str]] = Counter()
-        for each in self._rows_of_column():
+        for each in self._rows_of_column(None):
             found[each.label, each.gold] += 1
             if len(found) > _MOST_ANSWERS:
                 return None
@@ -299,8 +297,7 @@ class LabelledRun:
     def _named(self) -> str:
         return str((self._column or {})["column"])
 
-    def _rows_of_column(self) -> Iterator[GoldRow]:
-        chance = 1.0 if (self._column or {})["drawn"] == "all" else None
+    def _rows_of_column(self, chance: float | None) -> Iterator[GoldRow]:
         if (texts := self._texts) is not None:
             for position, answer, mark in self.journal.answers(self.without, [self._named]):
                 if gold := texts.get(mark):
@@ -322,9 +319,12 @@ class LabelledRun:
         """Read the column in the input: the position, the text and its mark, which other columns may share."""
         dataset = self._data or input_of(self.last.question)
         if dataset is None:
+            how = by_reader(
+                command_line="put it back there",
+                python="put it back there; or if it was in memory, give it to `batcher.estimate` as data=",
+            )
             raise OutputError(
-                f"the hand labels are in column {self._named!r} of the input, which is not where it was: give it"
-                f" {by_reader(command_line='as a file in its place', python='as data=')}"
+                f"the hand labels are in column {self._named!r} of the input, which is not where it was: {how}"
             )
         if self._named not in dataset.columns:
             raise OutputError(f"{dataset.name} has no column {self._named!r}, which had the hand labels")
