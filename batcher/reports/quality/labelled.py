@@ -24,7 +24,6 @@ from batcher.journal.sampling import Draw, DrawnRow, SampleReader, chances_of_la
 from batcher.output.hand_labels import HandLabels
 from batcher.output.opening import PastRun
 from batcher.output.so_far import input_of
-from batcher.records import Stratum
 from batcher.words import by_reader, counted
 
 SAMPLE, COLUMN = "sample", "column"
@@ -71,7 +70,6 @@ class Labelled:
         waiting: rows that were drawn and have no hand label yet.
         gone: rows that were drawn and are in the table no more, whether they have a hand label or not.
         never: rows that no draw could take, because they were added to the table later; if rows are gone, estimated.
-        strata: of the latest draw.
         design: all that in words.
         notes: what else to know.
     """
@@ -90,7 +88,6 @@ class Labelled:
     waiting: int = 0
     gone: int = 0
     never: int = 0
-    strata: tuple[Stratum, ...] = ()
     design: str = ""
     notes: tuple[str, ...] = ()
 
@@ -242,7 +239,6 @@ class LabelledRun:
             waiting=len(here) - len(sampled),
             gone=gone,
             never=never,
-            strata=draws[-1].strata,
             design=design_of(draws, len(drawn), len(sampled)),
         )
 
