@@ -191,7 +191,9 @@ class LabelledRun:
                 return None
         return dict(counts)
 
+    @cached_property
     def _common(self) -> dict[str, Any]:
+        """What is the same wherever the hand labels are."""
         rows = self.journal.size(self.without)
         examples = self.journal.scope() - rows
         notes = []
@@ -209,7 +211,7 @@ class LabelledRun:
     # -- The sample
 
     def _of_sample(self, drawn: Sequence[DrawnRow]) -> Labelled:
-        common, draws = self._common(), self.journal.draws()
+        common, draws = {**self._common}, self.journal.draws()
         if not draws:
             return Labelled(**common)
         here, golds = self._hand.places(drawn), self.journal.gold()
@@ -246,7 +248,7 @@ class LabelledRun:
 
     def _of_column(self) -> Labelled:
         column = self._column or {}
-        common, how = self._common(), column["drawn"]
+        common, how = self._common, column["drawn"]
         pairs = self._pairs_by_marks() if self._texts is not None else self._pairs_by_rows()
         gold = sum(pairs.values()) if pairs is not None else sum(1 for _ in self._rows_of_column(None))
         chosen = {"all": "each row has one", "random": "of rows chosen at random"}
@@ -261,7 +263,7 @@ class LabelledRun:
             design=f"{counted(gold, 'hand label')} in column {column['column']!r}: {words}",
         )
 
-    @property
+    @cached_property
     def _texts(self) -> dict[bytes, str] | None:
         """The hand label by the mark of its cell; None if the marks do not tell."""
         texts, name = (self._column or {}).get("texts"), (self._column or {}).get("column")
