@@ -62,7 +62,7 @@ def weights_of(chance: Floats, stratum: Ints, count: Ints, rows: Ints) -> Floats
     weight = 1 / chance - 1
     stands = np.bincount(stratum, weight * count, len(rows)) > 0
     sampled = np.bincount(stratum, count, len(rows))
-    alike = ratio_or_0((rows - sampled).astype(float), sampled)
+    alike = ratio_or_0(np.asarray(rows - sampled, float), np.asarray(sampled, float))
     return np.where(sampled[stratum] == rows[stratum], 0.0, np.where(stands[stratum], weight, alike[stratum]))
 
 

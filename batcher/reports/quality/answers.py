@@ -21,6 +21,7 @@ from batcher.quality.means import Measured
 from batcher.reports.quality.estimated import Estimate, Kind, Quantity
 from batcher.reports.quality.labelled import COLUMN, Labelled, LabelledRun
 from batcher.reports.quality.numeric import NumberCounts, number_of
+from batcher.words import counted
 
 _MOST_LABELS = 100
 _LOOKED_AT = 1000
@@ -96,8 +97,21 @@ def _with_means(estimate: Estimate, answers: Answers, seed: int) -> Estimate:
         Quantity("median" if each.p == 0.5 else f"{each.p:.0%} quantile", each.raw, each.figure)
         for each in made.quantiles
     )
+    is_long = made.mean.low is not None and made.enough > made.hand
     return replace(
-        estimate, quantities=(Quantity("mean", made.raw, made.mean), *quantiles), bias=made.bias, distance=made.error
+        estimate,
+        quantities=(Quantity("mean", made.raw, made.mean), *quantiles),
+        bias=made.bias,
+        distance=made.error,
+        warnings=(*estimate.warnings, _on_long_tail(made)) if is_long else estimate.warnings,
+    )
+
+
+def _on_long_tail(made: means.Numbers) -> str:
+    return (
+        f"the numbers, or the model's errors, have a long tail, of which {counted(made.hand, 'row')} by hand may hold"
+        f" too little: the interval of the mean may be too short, and is good from about {made.enough:,} on (Cochran's"
+        " rule). The intervals of the median and of the other quantiles are good"
     )
 
 

@@ -121,7 +121,7 @@ class _Estimating:
         estimate = with_numbers(estimate, answers, self._seed)
         return replace(
             estimate,
-            warnings=tuple(warnings_of(estimate, found)),
+            warnings=(*estimate.warnings, *warnings_of(estimate, found)),
             notes=(*found.notes, *notes_of(estimate, found, self._run.journal.corrected())),
             steps=tuple(steps_of(estimate, self._run.store.sample_path)),
         )
