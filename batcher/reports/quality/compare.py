@@ -52,6 +52,10 @@ from batcher.words import blamed, by_reader, counted, option, percent
 _DIFFERENCES = 20
 """Pairs of answers that differ, of which the rows are shown."""
 _MOST_CROSSED = 100  # different answers whose pairs are a table
+_ON_ACCURACY = (
+    "here a row without an answer is wrong, and the accuracies use on which rows the runs agree; `estimate` leaves out"
+    " rows without an answer and looks at one run alone, so its accuracy may be a little different"
+)
 _NAMES = ("prompt", "system", "examples", "labels", "schema", "parameters", "model")
 
 
@@ -194,7 +198,7 @@ class _Comparison:
             numbers=_numbers(found),
             fields=tuple(FieldAgreement(name, *counts) for name, counts in found.by_field.items()),
             verdict=verdict_on(found.agree / found.both if found.both else None, noises, self.first.keyword),
-            notes=tuple(self._notes()),
+            notes=(*self._notes(), *([] if on_gold is None else [_ON_ACCURACY])),
         )
 
     def _columns(self) -> list[str]:

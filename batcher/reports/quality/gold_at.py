@@ -15,7 +15,9 @@ from batcher.output.opening import PastRun
 from batcher.quality.agreement import Pair, Paired
 from batcher.quality.agreement import paired as compared
 from batcher.quality.figures import Figure
+from batcher.reports.quality.answers import is_same, kind_of
 from batcher.reports.quality.compared import OnGold, Ranged
+from batcher.reports.quality.estimated import Kind
 from batcher.reports.quality.labelled import COLUMN, LabelledRun
 
 _NONE = -1
@@ -37,6 +39,7 @@ class GoldAt:
         self._golds: dict[tuple[str, float | None], int] = {}
         self._known: list[tuple[str, float | None]] = []
         self._pairs: Counter[tuple[str, str, float | None]] = Counter()
+        self._kind = Kind.LABELS
 
     @classmethod
     def of(cls, first: PastRun[SampleReader], other: PastRun[SampleReader], field: str | None) -> GoldAt | None:
@@ -61,6 +64,8 @@ class GoldAt:
     def _read(self, labelled: LabelledRun) -> bool:
         """Read the hand labels, and return whether there are any."""
         found = labelled.found()
+        if found.gold:
+            self._kind = kind_of(labelled, found)
         # Of a column that was labelled at random, every row had the same chance.
         is_random = found.source == COLUMN and found.kind == "random column"
         chance = found.gold / found.rows if is_random and found.rows else None
@@ -86,10 +91,13 @@ class GoldAt:
         if code == _NONE:
             return
         gold, chance = self._known[code]
-        first, other = (_RIGHT if each == gold else _WRONG for each in answers)
-        if answers[0] != answers[1] and first == other:
+        first, other = (self._beside(gold, each) for each in answers)
+        if answers[0] != answers[1] and first == other == _WRONG:
             other = _OTHER
         self._pairs[first, other, chance] += 1
+
+    def _beside(self, gold: str, answer: str | None) -> str:
+        return _RIGHT if answer is not None and is_same(answer, gold, self._kind) else _WRONG
 
     def compared(self, rows: int, differ: int) -> tuple[OnGold | None, Ranged | None, Ranged | None]:
         """Return what the hand labels say about both runs, and the accuracy of each; None if no row has one.
@@ -103,7 +111,9 @@ class GoldAt:
         given = (
             repeat(Pair(first, other, _RIGHT, chance), count) for (first, other, chance), count in self._pairs.items()
         )
-        found = compared(rows, differ, chain.from_iterable(given))
+        # Two numbers or texts that are written differently may both be right: such a row counts as one of agreement.
+        alike = sum(count for (first, other, _), count in self._pairs.items() if first == other)
+        found = compared(rows, min(differ, max(rows - alike, 0)), chain.from_iterable(given))
         return self._on_gold(found), _ranged(found.first), _ranged(found.second)
 
     def _on_gold(self, found: Paired) -> OnGold:
