@@ -172,7 +172,7 @@ class _Comparison:
         gold = GoldAt.of(runs[0].files, runs[1].files, self.field)
         found = self._agreement(columns, read, gold)
         noises = [_noise(run, read) for run in runs]
-        on_gold, *accuracies = gold.compared(found.rows, found.differ) if gold else (None, None, None)
+        on_gold, *accuracies = gold.compared(found.rows) if gold else (None, None, None)
         sides = [
             _side(run, counts, accuracy, noise)
             for run, counts, accuracy, noise in zip(runs, (found.first, found.other), accuracies, noises, strict=True)
