@@ -53,8 +53,8 @@ _DIFFERENCES = 20
 """Pairs of answers that differ, of which the rows are shown."""
 _MOST_CROSSED = 100  # different answers whose pairs are a table
 _ON_ACCURACY = (
-    "here a row without an answer is wrong, and the accuracies use on which rows the runs agree; `estimate` leaves out"
-    " rows without an answer and looks at one run alone, so its accuracy may be a little different"
+    "the accuracies count a row without an answer as wrong, and use where the runs agree; `estimate` does neither, so"
+    " that its accuracy may be a little different"
 )
 _NAMES = ("prompt", "system", "examples", "labels", "schema", "parameters", "model")
 
