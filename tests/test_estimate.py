@@ -453,3 +453,15 @@ def test_corrections_of_the_rows_that_were_labelled_make_no_model_better(lab: La
     # Corrected once more, to something wrong.
     correct(lab, dict.fromkeys(list(golds)[:30], "bad"), answers)
     assert estimate(lab).to_dict()["accuracy"] == before["accuracy"]
+
+
+def test_an_estimate_of_a_part_of_the_table_says_so(lab: Lab) -> None:
+    texts = [f"row {number}" for number in range(200)]
+    service = answering(dict.fromkeys(texts, "good"))
+    lab.run(texts, service, labels=LABELS, limit=150)
+    assert any(note.startswith("the numbers are about the first 150 rows") for note in estimate(lab).notes)
+    lab.run(texts, service, labels=LABELS, sample=120, keyword="s")
+    notes = batcher.estimate("s", lab.directory).notes
+    assert any(note.startswith("the numbers are about the 120 rows of the run, drawn at random") for note in notes)
+    lab.run(texts, service, labels=LABELS, keyword="w")
+    assert not any("the numbers are about" in note for note in batcher.estimate("w", lab.directory).notes)

@@ -50,7 +50,7 @@ class Answers(NamedTuple):
 
 def answers_of(reads: LabelledRun, found: Labelled) -> Answers:
     """Return the answers of a run."""
-    kind = _kind(reads, found)
+    kind = kind_of(reads, found)
     if kind is Kind.NUMBERS:
         return _numbers(reads, found)
     counts = _stripped(found.counts) if found.counts is not None and not found.labels else found.counts
@@ -115,7 +115,7 @@ def _on_long_tail(made: means.Numbers) -> str:
     )
 
 
-def _kind(reads: LabelledRun, found: Labelled) -> Kind:
+def kind_of(reads: LabelledRun, found: Labelled) -> Kind:
     """Return what the answers are: what the run asked for, or else what they look like."""
     if found.labels:
         return Kind.LABELS
@@ -158,12 +158,13 @@ def _sampled(reads: LabelledRun, found: Labelled, kind: Kind) -> Iterator[Sample
             own = label if as_is or label is None else label.strip()
             each = Sampled(own, gold if as_is else gold.strip(), chance)
         else:
-            is_right = label is not None and _is_same(label, gold, kind)
+            is_right = label is not None and is_same(label, gold, kind)
             each = Sampled(None if label is None else _ANSWER, _ANSWER if is_right else _OTHER, chance)
         yield from (each for _ in range(rows))
 
 
-def _is_same(label: str, gold: str, kind: Kind) -> bool:
+def is_same(label: str, gold: str, kind: Kind) -> bool:
+    """Return whether an answer is what the hand label says."""
     return label.strip() == gold.strip() or (kind is Kind.NUMBERS and number_of(label) == number_of(gold) is not None)
 
 
@@ -186,7 +187,7 @@ def scored(
         if upcoming is None:
             return
         if upcoming[0] == row.position and row.label is not None:
-            yield Scored(upcoming[1], _is_same(row.label, row.gold, kind), row.chance or 1.0)
+            yield Scored(upcoming[1], is_same(row.label, row.gold, kind), row.chance or 1.0)
 
 
 def _golds(reads: LabelledRun, found: Labelled) -> Iterator[tuple[str | None, str, float | None, int]]:

@@ -51,6 +51,10 @@ from batcher.words import blamed, by_reader, counted, option, percent
 _DIFFERENCES = 20
 """Pairs of answers that differ, of which the rows are shown."""
 _MOST_CROSSED = 100  # different answers whose pairs are a table
+_ON_ACCURACY = (
+    "the accuracies count a row without an answer as wrong, and use where the runs agree; `estimate` does neither, so"
+    " that its accuracy may be a little different"
+)
 _NAMES = ("prompt", "system", "examples", "labels", "schema", "parameters", "model")
 
 
@@ -165,7 +169,7 @@ class _Comparison:
         gold = GoldAt.of(runs[0].files, runs[1].files, self.field)
         found = self._agreement(columns, read, gold)
         noises = [_noise(run, read) for run in runs]
-        on_gold, *accuracies = gold.compared(found.rows, found.differ) if gold else (None, None, None)
+        on_gold, *accuracies = gold.compared(found.rows) if gold else (None, None, None)
         sides = [
             _side(run, counts, accuracy, noise)
             for run, counts, accuracy, noise in zip(runs, (found.first, found.other), accuracies, noises, strict=True)
@@ -191,7 +195,7 @@ class _Comparison:
             numbers=_numbers(found),
             fields=tuple(FieldAgreement(name, *counts) for name, counts in found.by_field.items()),
             verdict=verdict_on(found.agree / found.both if found.both else None, noises, self.first.keyword),
-            notes=tuple(self._notes()),
+            notes=(*self._notes(), *([] if on_gold is None else [_ON_ACCURACY])),
         )
 
     def _columns(self) -> list[str]:

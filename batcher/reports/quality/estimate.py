@@ -7,10 +7,10 @@ its rows were chosen.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batcher.errors import SettingsError, outermost
 from batcher.input.dataset import Dataset
@@ -23,7 +23,7 @@ from batcher.quality.cascade import Calibration, Scored, calibration
 from batcher.quality.figures import Figure
 from batcher.records import Task
 from batcher.reports.quality.along import Along
-from batcher.reports.quality.answers import answers_of, scored, with_numbers
+from batcher.reports.quality.answers import answers_of, is_same, scored, with_numbers
 from batcher.reports.quality.drift import drift_of
 from batcher.reports.quality.estimated import Certainty, Design, Estimate, Kind, Uncertain
 from batcher.reports.quality.estimated_page import page_of
@@ -122,7 +122,11 @@ class _Estimating:
         return replace(
             estimate,
             warnings=(*estimate.warnings, *warnings_of(estimate, found)),
-            notes=(*found.notes, *notes_of(estimate, found, self._run.journal.corrected())),
+            notes=(
+                *found.notes,
+                *notes_on_part(self._reads.last.question, found),
+                *notes_of(estimate, found, self._run.journal.corrected()),
+            ),
             steps=tuple(steps_of(estimate, self._run.store.sample_path)),
         )
 
@@ -138,7 +142,10 @@ class _Estimating:
             has_labels=kind is Kind.LABELS,
             read=read,
             compares_endpoints=is_one_pool,
-            golds=((each.position, each.label == each.gold) for each in self._reads.gold_rows(self._found)),
+            golds=(
+                (each.position, each.label is not None and is_same(each.label, each.gold, kind))
+                for each in self._reads.gold_rows(self._found)
+            ),
         )
 
     def exported(self, estimate: Estimate, path: Path) -> Estimate:
@@ -188,6 +195,17 @@ def warnings_of(estimate: Estimate, found: Labelled) -> Iterator[str]:
             "how the rows with a hand label were chosen is not known, so there is no interval: rows that were picked"
             " may be easier or harder than the others, and nothing here says by how much"
         )
+
+
+def notes_on_part(question: Mapping[str, Any], found: Labelled) -> Iterator[str]:
+    """Yield which part of the table the numbers are about, if the run asked about a part alone."""
+    rows = found.rows + found.examples
+    if drawn := question.get("sample"):
+        if drawn["of"] > rows:
+            said = f"drawn at random ({option('sample', drawn['rows'])}) from {drawn['of']:,}"
+            yield f"the numbers are about the {rows:,} rows of the run, {said}, and not about the others"
+    elif question.get("limit") == rows:
+        yield f"the numbers are about the first {rows:,} rows of the table ({option('limit', rows)}), and no others"
 
 
 def notes_of(estimate: Estimate, found: Labelled, corrected: int) -> Iterator[str]:

@@ -15,7 +15,9 @@ from batcher.output.opening import PastRun
 from batcher.quality.agreement import Pair, Paired
 from batcher.quality.agreement import paired as compared
 from batcher.quality.figures import Figure
+from batcher.reports.quality.answers import is_same, kind_of
 from batcher.reports.quality.compared import OnGold, Ranged
+from batcher.reports.quality.estimated import Kind
 from batcher.reports.quality.labelled import LabelledRun
 
 _NONE = -1
@@ -37,6 +39,8 @@ class GoldAt:
         self._golds: dict[tuple[str, float | None], int] = {}
         self._known: list[tuple[str, float | None]] = []
         self._pairs: Counter[tuple[str, str, float | None]] = Counter()
+        self._differ = 0
+        self._kind = Kind.LABELS
 
     @classmethod
     def of(cls, first: PastRun[SampleReader], other: PastRun[SampleReader], field: str | None) -> GoldAt | None:
@@ -61,6 +65,8 @@ class GoldAt:
     def _read(self, labelled: LabelledRun) -> bool:
         """Read the hand labels, and return whether there are any."""
         found = labelled.found()
+        if found.gold:
+            self._kind = kind_of(labelled, found)
         for each in labelled.gold_rows(found):
             self._set(each.position, each.gold, each.chance)
         return bool(self._known)
@@ -72,34 +78,40 @@ class GoldAt:
         self._codes[position] = code
 
     def add(self, positions: tuple[int, int], answers: tuple[str | None, str | None]) -> None:
-        """Count a row, if it has a hand label.
+        """Count a row.
 
         Args:
             positions: of the row, in each run.
             answers: of each run; None: it has none.
         """
+        alike = answers[0] == answers[1] or self._is_same(*answers)
+        self._differ += not alike
         code = self._codes[positions[self._side]]
         if code == _NONE:
             return
         gold, chance = self._known[code]
-        first, other = (_RIGHT if each == gold else _WRONG for each in answers)
-        if answers[0] != answers[1] and first == other:
+        first, other = (_RIGHT if self._is_same(each, gold) else _WRONG for each in answers)
+        if alike:
+            other = first
+        elif first == other:
             other = _OTHER
         self._pairs[first, other, chance] += 1
 
-    def compared(self, rows: int, differ: int) -> tuple[OnGold | None, Ranged | None, Ranged | None]:
+    def _is_same(self, answer: str | None, other: str | None) -> bool:
+        return answer is not None and other is not None and is_same(answer, other, self._kind)
+
+    def compared(self, rows: int) -> tuple[OnGold | None, Ranged | None, Ranged | None]:
         """Return what the hand labels say about both runs, and the accuracy of each; None if no row has one.
 
         Args:
             rows: that both runs have.
-            differ: of them those on which they differ.
         """
         if not self._pairs:
             return None, None, None
         given = (
             repeat(Pair(first, other, _RIGHT, chance), count) for (first, other, chance), count in self._pairs.items()
         )
-        found = compared(rows, differ, chain.from_iterable(given))
+        found = compared(rows, self._differ, chain.from_iterable(given))
         return self._on_gold(found), _ranged(found.first), _ranged(found.second)
 
     def _on_gold(self, found: Paired) -> OnGold:

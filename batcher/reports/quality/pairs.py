@@ -81,7 +81,6 @@ class Agreement:
         rows: paired.
         only_first, only_other: rows that only one run has.
         both: paired rows with an answer in both runs: it is `ok`, and has the field that is compared.
-        neither: paired rows whose answer is `ok` in no run.
         agree: those of them with the same answer.
         first, other: paired rows by status, of each run; the status of a row without a result is empty.
         pairs: different pairs of answers and their rows; no further ones are counted from `MOST_PAIRS` on.
@@ -95,7 +94,6 @@ class Agreement:
     only_first: int = 0
     only_other: int = 0
     both: int = 0
-    neither: int = 0
     agree: int = 0
     first: Counter[str] = field(default_factory=Counter)
     other: Counter[str] = field(default_factory=Counter)
@@ -120,7 +118,6 @@ class Agreement:
         that = read(other.answer) if other.status == "ok" else None
         first_text, other_text = _text_or_none(this), _text_or_none(that)
         if first_text is None or other_text is None:
-            self.neither += first_text is other_text
             return first_text, other_text
         self.both += 1
         if isinstance(this, dict) and isinstance(that, dict):
@@ -153,11 +150,6 @@ class Agreement:
             counts = self.by_field.setdefault(name, [0, 0])
             counts[0] += 1
             counts[1] += first[name] == other[name]
-
-    @property
-    def differ(self) -> int:
-        """The paired rows on which the runs differ; no answer differs from any."""
-        return self.rows - self.agree - self.neither
 
     @property
     def categories(self) -> list[str]:
