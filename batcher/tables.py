@@ -146,6 +146,23 @@ def _short(name: str, shared: int, columns: int) -> str:
     return beginning + cut(name[shared:], columns - width(beginning))
 
 
+def wrapped(start: str, text: str, columns: int) -> Iterator[str]:
+    """Yield a text in lines of at most these columns, as far as its words allow it.
+
+    Args:
+        start: of the first line; the others are indented by as much.
+        text: one line.
+        columns: of a line, at most.
+    """
+    line, is_empty = start, True
+    for word in text.split(" "):
+        if not is_empty and width(line) + width(word) > columns:
+            yield line.rstrip()
+            line, is_empty = " " * width(start), True
+        line, is_empty = f"{line}{word} ", False
+    yield line.rstrip()
+
+
 def _columns(char: str) -> int:
     if unicodedata.combining(char) or unicodedata.category(char) in {"Mn", "Me", "Cf"}:
         return int(char == _AS_EMOJI)

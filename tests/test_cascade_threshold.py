@@ -170,3 +170,12 @@ def test_rows_with_a_small_chance_weigh_more() -> None:
 def test_without_hand_labels_or_mistakes_calibration_says_what_it_cannot() -> None:
     assert calibration([]).bins == ()
     assert calibration(scored(1.0, True, 3)).surer is None
+
+
+def test_rows_that_were_certain_to_be_drawn_say_nothing_about_others_of_their_score() -> None:
+    # At the only score, 200 rows of a rare label are all labelled and wrong, and 300 of 1,800 others, all right.
+    rare, others = [Scored(0.9, False, 1.0)] * 200, [Scored(0.9, True, 300 / 1800)] * 300
+    found = threshold({0.9: 2000}, [*rare, *others], 0.85)
+    assert found.score == 0.9
+    assert found.accuracy.value == pytest.approx(0.9, abs=0.001)
+    assert threshold({0.9: 2000}, [*rare, *others], 0.91).score is None

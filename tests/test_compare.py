@@ -17,6 +17,7 @@ from conftest import Lab
 from fake_service import Anything, Call, Service
 from hypothesis import given
 from hypothesis import strategies as st
+from labelled_runs import answering, label_by_hand
 
 import batcher
 from batcher.cli import main
@@ -479,3 +480,17 @@ def test_the_command_line_compares_runs_in_the_directory_of_the_job_and_writes_a
     assert main(["compare", "a", "b", "--html", "mine.html"]) == 2
     assert main(["compare", "b", "c"]) == 2
     assert "batcher: there is no run 'c' in results" in capsys.readouterr().err
+
+
+def test_a_number_that_is_written_in_another_way_is_right(tmp_path: Path) -> None:
+    texts = [f"row {number}" for number in range(60)]
+    for keyword, ending in (("k", ""), ("other", ".0")):
+        answers = {text: f"{number % 5}{ending}" for number, text in enumerate(texts)}
+        Lab(tmp_path).run(texts, answering(answers), keyword=keyword)
+    label_by_hand(tmp_path, {place: str(place % 5) for place in range(0, 60, 2)})
+    found = batcher.compare("k", "other", tmp_path)
+    assert found.on_gold is not None
+    assert found.on_gold.both == 30
+    assert found.first.accuracy is not None
+    assert found.other.accuracy is not None
+    assert found.first.accuracy.value == found.other.accuracy.value == 1

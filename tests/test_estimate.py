@@ -422,3 +422,46 @@ def test_nothing_is_written_but_what_is_named(mood: Lab, truth: list[str]) -> No
     before = {path.name: path.stat().st_mtime_ns for path in mood.directory.iterdir()}
     estimate(mood)
     assert {path.name: path.stat().st_mtime_ns for path in mood.directory.iterdir()} == before
+
+
+def correct(lab: Lab, golds: dict[int, str], answers: list[str]) -> None:
+    """Write what is right into the table, as who has labelled rows by hand may do, and run again."""
+    text = mood_lines(lab)
+    for place, gold in golds.items():
+        cells = text[place + 1].split(",")
+        text[place + 1] = ",".join([cells[0], gold, "ok", ""])
+    lab.path(0).write_text("\n".join(text) + "\n", encoding="utf-8")
+    run_with(lab, answers, labels=LABELS, chunk_size=ROWS)
+
+
+def mood_lines(lab: Lab) -> list[str]:
+    return lab.path(0).read_text(encoding="utf-8").splitlines()
+
+
+def test_corrections_of_the_rows_that_were_labelled_make_no_model_better(lab: Lab, truth: list[str]) -> None:
+    answers = noisy(truth, LABELS, 0.7)
+    answers[:4] = ["what?"] * 4
+    run_with(lab, answers, labels=LABELS, chunk_size=ROWS)
+    golds = {place: truth[place] for place in drawn(100)}
+    label_by_hand(lab.directory, golds)
+    before = estimate(lab).to_dict()
+    correct(lab, golds, answers)
+    assert [row["infer"] for place, row in enumerate(lab.rows()) if place in golds] == list(golds.values())
+    after = estimate(lab)
+    for name in ("ok", "invalid", "error", "left", "accuracy", "labels", "confusion"):
+        assert after.to_dict()[name] == before[name], name
+    # Corrected once more, to something wrong.
+    correct(lab, dict.fromkeys(list(golds)[:30], "bad"), answers)
+    assert estimate(lab).to_dict()["accuracy"] == before["accuracy"]
+
+
+def test_an_estimate_of_a_part_of_the_table_says_so(lab: Lab) -> None:
+    texts = [f"row {number}" for number in range(200)]
+    service = answering(dict.fromkeys(texts, "good"))
+    lab.run(texts, service, labels=LABELS, limit=150)
+    assert any(note.startswith("the numbers are about the first 150 rows") for note in estimate(lab).notes)
+    lab.run(texts, service, labels=LABELS, sample=120, keyword="s")
+    notes = batcher.estimate("s", lab.directory).notes
+    assert any(note.startswith("the numbers are about the 120 rows of the run, drawn at random") for note in notes)
+    lab.run(texts, service, labels=LABELS, keyword="w")
+    assert not any("the numbers are about" in note for note in batcher.estimate("w", lab.directory).notes)

@@ -15,7 +15,7 @@ import batcher
 from batcher.errors import InputError, OutputError, SettingsError
 from batcher.journal.opening import read_samples
 from batcher.output.opening import opened
-from batcher.reports.quality.labelled import GoldRow, LabelledRun
+from batcher.reports.quality.labelled import GoldRow, Labelled, LabelledRun
 
 HEADER = ["id", "text", "truth"]
 
@@ -33,7 +33,8 @@ def table(path: Path, *, without: int = 0, changed: str = "") -> Path:
 
 def rows_of(lab: Lab, **options: Any) -> list[GoldRow]:
     with opened("k", lab.directory, read_samples) as past, past.journal.snapshot():
-        return [*LabelledRun(past, **options).gold_rows("column")]
+        reads = LabelledRun(past, **options)
+        return [*reads.gold_rows(reads.found())]
 
 
 def expected(*, without: int = 0) -> dict[tuple[str | None, str], int]:
@@ -74,7 +75,6 @@ def test_a_column_that_is_added_to_the_table_later_asks_nothing_anew(lab: Lab, t
     sample(lab, 5)
     assert not run(lab, table(tmp_path), gold="truth").calls
     assert found(lab).kind == "all"
-    assert found(lab, source="sample").waiting == 5
 
 
 @pytest.mark.parametrize("empty", ["", "?", "  "])
@@ -94,12 +94,11 @@ def test_a_column_with_gaps_has_rows_of_which_nobody_says_how_they_were_chosen(
 def test_hand_labels_of_a_drawn_sample_come_before_a_column_with_gaps(lab: Lab, tmp_path: Path) -> None:
     run(lab, table(tmp_path, without=4), gold="truth")
     sample(lab, 3)
-    assert found(lab).source == "column"
+    assert (found(lab).source, found(lab).gold) == ("column", 45)
     path = lab.path("sample")
     path.write_text(path.read_text("utf-8").replace(",\n", ",bad\n"), "utf-8")
     sample(lab)
     assert (found(lab).source, found(lab).gold) == ("sample", 3)
-    assert found(lab, source="column").gold == 45
 
 
 def test_texts_are_read_as_answers_are(lab: Lab, tmp_path: Path) -> None:
@@ -190,12 +189,28 @@ def test_right_texts_and_numbers_are_read_in_the_table(lab: Lab, tmp_path: Path)
     assert [(each.label, each.gold) for each in found_rows] == [(str(number), str(2 * number)) for number in range(60)]
     assert found(lab).gold == 60
     path.unlink()
-    with pytest.raises(OutputError, match="which is not where it was: give it"):
+    with pytest.raises(OutputError, match="which is not where it was: put it back there"):
         rows_of(lab)
     rows[5][2] = "another"
     write(path, rows, HEADER)
     with pytest.raises(OutputError, match=r"column 'truth' of the input has changed since the run, in row 5"):
         rows_of(lab)
+
+
+def test_right_texts_of_a_table_in_memory_are_read_from_it(lab: Lab) -> None:
+    frame = pd.DataFrame([[*row, str(number_in(row[1]) * 2)] for row in TABLE], columns=HEADER)
+    lab.run(frame, service(lambda text: str(number_in(text))), "{text}", gold="truth")
+    with pytest.raises(OutputError, match=r"if it was in memory, give it to `batcher.estimate` as data="):
+        batcher.estimate("k", lab.directory)
+    assert batcher.estimate("k", lab.directory, data=frame).gold == 60
+    frame.loc[5, "truth"] = "another"
+    with pytest.raises(OutputError, match=r"column 'truth' of the input has changed since the run, in row 5"):
+        batcher.estimate("k", lab.directory, data=frame)
+
+
+def test_right_answers_count_even_if_there_are_too_many_different_ones_to_count_each() -> None:
+    many = Labelled(rows=40_000, source="column", kind="random column", drawn=20_000, pairs=None)
+    assert (many.gold, many.chance) == (20_000, 0.5)
 
 
 def test_a_table_in_memory_with_labels_needs_not_be_given_again(lab: Lab) -> None:

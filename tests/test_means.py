@@ -119,3 +119,31 @@ def test_in_a_large_sample_the_interval_of_the_mean_is_that_of_ppi_python() -> N
     found = numbers(Counter(map(float, model)), hand, draws=200).mean
     assert found.low == pytest.approx(low[0], abs=0.05 * (high[0] - low[0]))
     assert found.high == pytest.approx(high[0], abs=0.05 * (high[0] - low[0]))
+
+
+def test_a_long_tail_needs_more_numbers_than_even_ones() -> None:
+    rng = np.random.default_rng(3)
+    for true, is_long in ((rng.lognormal(0, 1, ROWS), True), (rng.normal(50, 10, ROWS), False)):
+        model = np.round(true * rng.uniform(0.8, 1.2, ROWS), 2)
+        found = estimated(rng, model, true, 100)
+        assert (found.enough > found.hand) == is_long
+        assert estimated(rng, model, true, ROWS).enough == 0
+    # The tail is in the table, and not in the sample.
+    counts: dict[float | None, int] = {1.0: 990, 2.0: 1000, 500.0: 10}
+    found = numbers(counts, [Measured(1.0, 1.0, 0.05)] * 50 + [Measured(2.0, 2.0, 0.05)] * 50)
+    assert found.enough > 1000
+
+
+def test_a_model_whose_few_errors_are_not_in_the_sample_is_not_taken_to_be_without_any() -> None:
+    rng, held = np.random.default_rng(4), []
+    for seed in range(60):
+        true = rng.integers(1, 6, ROWS).astype(float)
+        model = np.where(rng.random(ROWS) < 0.01, np.maximum(true - 2, 1), true)
+        counts: Counter[float | None] = Counter(map(float, model))
+        drawn = rng.choice(ROWS, 100, replace=False)
+        rows = [Measured(float(model[at]), float(true[at]), 100 / ROWS) for at in drawn]
+        found = numbers(counts, rows, quantiles=(), seed=seed, draws=1)
+        held.append((holds(found.mean, true.mean()), holds(found.bias, float((model - true).mean()))))
+        assert found.error.low == 0.0 or (found.error.low or 0.0) > 0
+        assert (found.mean.width or 0.0) < 0.3, "the sample alone has 0.55"
+    assert (np.mean(held, axis=0) >= 0.92).all()

@@ -115,3 +115,31 @@ def test_equally_good_runs_differ_significantly_in_one_of_twenty_samples_at_most
     for uneven in (False, True):
         p_values = [compared(rng, (0.45, 0.45), 100, uneven=uneven)[0].p for _ in range(300)]
         assert np.mean(np.array(p_values) <= 0.05) <= 0.05 + 2.33 * 0.0126
+
+
+def test_rows_that_were_certain_to_be_drawn_stand_for_no_others() -> None:
+    # Of 100 rows with a rare label, drawn whole, both runs have none right; of 60 drawn from 900 others, the first all.
+    rare = [Pair("rare", "x", "x", 1.0)] * 50 + [Pair("rare", "rare", "x", 1.0)] * 50
+    others = [Pair("x", "y", "x", 60 / 900)] * 30 + [Pair("x", "x", "x", 60 / 900)] * 30
+    found = paired(1000, 500, [*rare, *others])
+    assert found.first.value == pytest.approx(0.9, abs=0.01)
+    assert found.second.value == pytest.approx(0.5, abs=0.01)
+    assert found.difference.value == pytest.approx(0.4, abs=0.01)
+
+
+def test_the_interval_of_a_difference_holds_if_a_rare_label_was_drawn_whole() -> None:
+    rng, held = np.random.default_rng(5), []
+    for seed in range(200):
+        gold = rng.choice(3, 1500, p=[0.6, 0.37, 0.03])
+        first, second = (np.where(rng.random(1500) < right, gold, rng.integers(0, 3, 1500)) for right in (0.7, 0.8))
+        first = np.where((first == 2) | (rng.random(1500) < 0.03), 2, first)  # it is seldom right
+        sampled = []
+        for label in range(3):
+            rows = np.flatnonzero(first == label)
+            count = min(250 if label == 2 else 40, len(rows))
+            taken = rng.choice(rows, count, replace=False)
+            sampled += [Pair(str(first[at]), str(second[at]), str(gold[at]), count / len(rows)) for at in taken]
+        found = paired(1500, int((first != second).sum()), sampled, seed=seed, draws=400).difference
+        truth = (first == gold).mean() - (second == gold).mean()
+        held.append((found.low or 0.0) <= truth <= (found.high or 0.0))
+    assert np.mean(held) >= 0.92

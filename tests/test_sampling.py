@@ -22,9 +22,10 @@ from batcher.cli import main
 from batcher.endpoint import Endpoint
 from batcher.errors import InputError, KeywordBusy, OutputError, SettingsError
 from batcher.journal.opening import open_journal, read_samples
+from batcher.journal.sampling import Draw, DrawnRow, chances_of_labelled
 from batcher.output.opening import opened
-from batcher.records import Completion
-from batcher.reports.quality.labelled import Labelled, labelled
+from batcher.records import Completion, Stratum
+from batcher.reports.quality.labelled import Labelled, LabelledRun
 
 LABELS = ["good", "bad", "ugly"]
 ROWS = 60
@@ -101,7 +102,7 @@ def filled(lab: Lab, gold: Callable[[Row], str], name: str = "gold") -> None:
 
 def found(lab: Lab, **options: Any) -> Labelled:
     with opened("k", lab.directory, read_samples) as past, past.journal.snapshot():
-        return labelled(past, **options)
+        return LabelledRun(past, **options).found()
 
 
 def texts_in(lab: Lab) -> list[str]:
@@ -290,7 +291,7 @@ def changed(lab: Lab, table: Path, rows: Sequence[Row], header: Sequence[str] = 
 def labelled_texts(lab: Lab) -> dict[str, tuple[str, float]]:
     """Return the hand label and the chance of each row that has one, by the text at its present position."""
     texts = [row["text"] for row in lab.rows()]
-    return {texts[each.position]: (each.gold, each.chance or 0.0) for each in found(lab, source="sample").sampled}
+    return {texts[each.position]: (each.gold, each.chance or 0.0) for each in found(lab).sampled}
 
 
 @pytest.fixture
@@ -382,7 +383,7 @@ def test_a_draw_from_a_longer_table_gives_new_rows_their_own_chance(by_hand: Lab
     assert {chance for text, chance in chances.items() if text not in new} == {12 / 60}
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.permutations(range(ROWS)), st.sets(st.integers(0, ROWS - 1), max_size=20))
 def test_every_row_that_is_left_is_found_after_any_shuffling(order: list[int], without: set[int]) -> None:
     import tempfile  # noqa: PLC0415 - one directory for each example
@@ -571,3 +572,22 @@ def test_verify_names_what_contradicts_itself_in_the_sample(by_hand: Lab, damage
     by_hand.change(damage)
     [finding] = batcher.verify("k", output_dir=by_hand.directory).findings
     assert (finding.kind, finding.places) == ("sample-other", (place,))
+
+
+def test_a_later_draw_that_is_labelled_in_part_leaves_the_chances_of_the_earlier_one() -> None:
+    draws = [
+        Draw(1, 0.0, "random", 4, 0, (Stratum(None, 100, 4, 0.04),)),
+        Draw(2, 0.0, "per label", 4, 0, (Stratum("a", 90, 4, 0.05), Stratum("b", 10, 4, 0.4))),
+    ]
+    kinds = [(1, "a"), (1, "a"), (1, "a"), (1, "b"), (2, "a"), (2, "b"), (2, "b"), (2, "b")]
+    chance = {"a": 4 / 90, "b": 4 / 10}
+    rows = [DrawnRow(at, draw, at, b"", b"", label, chance[label]) for at, (draw, label) in enumerate(kinds)]
+    # All of the first draw, and one of four of the second.
+    found = chances_of_labelled(draws, rows, range(8), range(5))
+    assert found[0] == pytest.approx(0.04 + (4 / 90 - 0.04) / 4)
+    assert found[5] == pytest.approx(0.04 + (0.4 - 0.04) / 4)
+    # All that are in the table are labelled.
+    assert chances_of_labelled(draws, rows, range(5), range(5))[5] == pytest.approx(0.4)
+    # One draw: all chances are smaller by the same share.
+    one = chances_of_labelled(draws[:1], rows[:4], range(4), [0, 2])
+    assert one == {row.id: pytest.approx(row.chance / 2) for row in rows[:4]}

@@ -170,19 +170,16 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 def _estimate(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in ("field", "seed", "export", "html")}
-    found = batcher.estimate(arguments.keyword, arguments.output_dir, **given)
-    if arguments.html:
-        say(f"{arguments.html} is written")
-    if arguments.json:
-        _print_json(found.to_dict())
-    else:
-        print_out(found)
-    return OK
+    return _show(batcher.estimate(arguments.keyword, arguments.output_dir, **given), arguments)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in ("other_dir", "field", "html")}
     found = batcher.compare(arguments.keyword, arguments.other, arguments.output_dir, **given)
+    return _show(found, arguments)
+
+
+def _show(found: Any, arguments: argparse.Namespace) -> int:
     if arguments.html:
         say(f"{arguments.html} is written")
     if arguments.json:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
+from batcher.journal.corrections import AS_ANSWERED
 from batcher.journal.reading import ROOT, Reader, facts
 from batcher.journal.schema import IN_SCOPE, PERSON, text_of
 
 AGREEMENT, CONFIDENCE = "agreement", "confidence"
 _LOOKED_AT = 1000
-_MOST_VALUES = 900  # SQLite takes no more in one statement, if it is old
 # The agreement is that of the first endpoint's answers (`--then`), which the result may not be one of.
 _MEANT = {AGREEMENT: "v.answers > 1 AND c.id IS NOT NULL", CONFIDENCE: "true"}
 
@@ -62,19 +62,18 @@ def least_certain(journal: Reader, kind: str, most: int, without: Collection[byt
 def certainties(journal: Reader, kind: str, positions: Sequence[int] | None = None) -> Iterator[tuple[int, float]]:
     """Yield the position of each row whose certainty is known, and its certainty, in the order of positions.
 
+    It is that of the model's answer, also if a person has corrected it since.
+
     Args:
         journal: of the run.
         kind: what certainty goes by.
         positions: of the rows, ascending; None: all rows.
     """
-    query = f"SELECT r.position, {_value(kind)} {_of(kind)}"
+    query = f"SELECT r.position, {_value(kind)} {_of(kind, rows=AS_ANSWERED)}"
     if positions is None:
         yield from journal.stream(f"{query} ORDER BY r.position")
-        return
-    for start in range(0, len(positions), _MOST_VALUES):
-        part = positions[start : start + _MOST_VALUES]
-        marks = ", ".join("?" * len(part))
-        yield from journal.stream(f"{query} AND r.position IN ({marks}) ORDER BY r.position", part)
+    else:
+        yield from journal.look_up(f"{query} AND r.position IN ({{}}) ORDER BY r.position", positions)
 
 
 def _value(kind: str) -> str:
@@ -82,11 +81,12 @@ def _value(kind: str) -> str:
     return f"cast({fact} AS REAL)"
 
 
-def _of(kind: str, without: Collection[bytes] = ()) -> str:
+def _of(kind: str, without: Collection[bytes] = (), rows: str = "rows") -> str:
     [fact], joins = facts([kind], ROOT.format("r.result"))
     keys = ", ".join(f"x'{each.hex()}'" for each in without)
     return (
-        f"FROM rows r JOIN results a ON a.id = r.result{joins} WHERE r.{IN_SCOPE} AND a.status = 'ok' AND {fact} != ''"
+        f"FROM {rows} r JOIN results a ON a.id = r.result{joins}"
+        f" WHERE r.{IN_SCOPE} AND a.status = 'ok' AND {fact} != ''"
         f" AND {_MEANT[kind]} AND a.source NOT IN (SELECT id FROM sources WHERE model = '{PERSON.model}')"
         + (f" AND r.key NOT IN ({keys})" if keys else "")
     )

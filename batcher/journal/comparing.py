@@ -10,6 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from batcher.input.marks import Comparison, Marks
+from batcher.journal.corrections import AS_ANSWERED
 from batcher.journal.reading import ROOT, Reader
 from batcher.journal.schema import IN_SCOPE, text_of
 
@@ -54,6 +55,8 @@ class Answers(NamedTuple):
 def by_marks(journal: Reader, marks: Marks, columns: Sequence[str]) -> Iterator[Marked]:
     """Yield the rows of a run in the order of the marks of some columns, equal rows in the order of the table.
 
+    Their answers are the model's, before any correction.
+
     Args:
         journal: of the run.
         marks: of the run's table.
@@ -62,7 +65,7 @@ def by_marks(journal: Reader, marks: Marks, columns: Sequence[str]) -> Iterator[
     found = journal.stream(
         f"SELECT cast(coalesce({Comparison(marks).sql(columns)}, x'') AS BLOB) AS mark, r.position,"
         " coalesce(a.status, ''), iif(a.status = 'ok', a.answer, '')"
-        f" FROM rows r LEFT JOIN results a ON a.id = r.result WHERE r.{IN_SCOPE} ORDER BY mark, r.position"
+        f" FROM {AS_ANSWERED} r LEFT JOIN results a ON a.id = r.result WHERE r.{IN_SCOPE} ORDER BY mark, r.position"
     )
     for mark, position, status, answer in found:
         yield Marked(mark, position, status, text_of(answer))

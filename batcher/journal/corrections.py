@@ -17,6 +17,19 @@ BY_HAND = f"(SELECT id FROM sources WHERE model = '{PERSON.model}' AND base_url 
 """The id of the source of corrections; NULL if there was none yet."""
 LOWEST = "SELECT min(0, coalesce((SELECT min(id) FROM results), 0), coalesce((SELECT min(id) FROM opinions), 0))"
 """The lowest id of a result or of an answer among several, or 0: those that no request brought count down from it."""
+AS_ANSWERED = f"""(SELECT position, key, cells, is_kept,
+    CASE WHEN result < 0 AND result IN (SELECT id FROM results WHERE id < 0 AND source = {BY_HAND}) THEN (
+        WITH RECURSIVE earlier (id) AS (
+            SELECT rows.result UNION ALL
+            SELECT w.before FROM earlier e JOIN results c ON c.id = e.id AND c.source = {BY_HAND}
+            JOIN rereads w ON w.id = e.id)
+        SELECT e.id FROM earlier e JOIN results c ON c.id = e.id AND c.source <> {BY_HAND})
+    ELSE result END AS result FROM rows)"""
+"""The rows with the results that a model gave: of a row that a person has corrected the one before, if there is one.
+
+People correct what they have seen to be wrong, which is what a sample shows first. So how good a model is cannot be
+seen in the corrected answers.
+"""
 
 _RESULT = f"INSERT INTO results (id, key, source, status, answer, error, seal) VALUES (?, ?, {BY_HAND}, ?, ?, ?, ?)"
 # A plan's copy hides its own table of responses.

@@ -319,19 +319,13 @@ class Reader:
 
     def earlier(self, keys: Collection[bytes]) -> list[tuple[bytes, Result]]:
         """Return each result of these questions that no person gave, with its key; of one question the latest last."""
-        found: list[tuple[bytes, Result]] = []
-        asked = [*keys]
-        for start in range(0, len(asked), _MOST_VALUES):
-            part = asked[start : start + _MOST_VALUES]
-            marks = ", ".join("?" * len(part))
-            lines = self._all(
-                f"SELECT key, status, answer, error FROM {self._texts} WHERE key IN ({marks})"
-                f" AND id NOT IN (SELECT cast(subject AS INTEGER) FROM events WHERE kind = '{CORRECTED}')"
-                " ORDER BY id",
-                part,
-            )
-            found += [(key, _result(*rest)) for key, *rest in lines]
-        return found
+        lines = self.look_up(
+            f"SELECT key, status, answer, error FROM {self._texts} WHERE key IN ({{}})"
+            f" AND id NOT IN (SELECT cast(subject AS INTEGER) FROM events WHERE kind = '{CORRECTED}')"
+            " ORDER BY id",
+            [*keys],
+        )
+        return [(key, _result(*rest)) for key, *rest in lines]
 
     def states(self, start: int, stop: int) -> list[RowState]:
         """Return the state of each row in a range of positions."""
@@ -777,6 +771,12 @@ class Reader:
             if not found:
                 return
             yield from found
+
+    def look_up(self, query: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        """Yield what a query finds for many values, part by part; they stand for `{}`. It is for this package."""
+        for start in range(0, len(values), _MOST_VALUES):
+            part = values[start : start + _MOST_VALUES]
+            yield from self._all(query.format(", ".join("?" * len(part))), part)
 
 
 def _result(status: str, answer: str | bytes, error: str | bytes) -> Result:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from batcher.input.marks import Comparison, Marks
 from batcher.journal.committing import Statement
+from batcher.journal.corrections import AS_ANSWERED
+from batcher.journal.entries import Counts
 from batcher.journal.reading import Reader
 from batcher.journal.schema import (
     IN_SCOPE,
@@ -27,7 +29,7 @@ from batcher.journal.schema import (
     text_of,
     version_of,
 )
-from batcher.records import Stratum
+from batcher.records import Status, Stratum
 
 RANDOM, PER_LABEL = "random", "per label"
 """The designs of a draw."""
@@ -35,7 +37,6 @@ TYPED = "keyboard"
 """The origin of a hand label that was typed."""
 
 _AT_ONCE = 1000  # rows in memory
-_MOST_VALUES = 900  # SQLite takes no more in one statement, if it is old
 _LABEL = "iif(a.status = 'ok', a.answer, NULL)"
 
 
@@ -104,7 +105,7 @@ class RowNow(NamedTuple):
 
 
 class SampleReader(Reader):
-    """Reads a journal with the samples in it."""
+    """Reads a journal with the samples in it; a row's answer is here what the model said, before any correction."""
 
     def draws(self) -> list[Draw]:
         """Return the draws, the first one first."""
@@ -149,7 +150,8 @@ class SampleReader(Reader):
         return (
             (marks, position, _text(label))
             for marks, position, label in self._each(
-                f"SELECT coalesce({cut}, r.key) AS mark, r.position, {_LABEL if has_labels else 'NULL'} FROM rows r"
+                f"SELECT coalesce({cut}, r.key) AS mark, r.position, {_LABEL if has_labels else 'NULL'}"
+                f" FROM {AS_ANSWERED} r"
                 f"{joined} WHERE r.{IN_SCOPE}{_without(without)} ORDER BY mark, r.position"
             )
         )
@@ -157,6 +159,16 @@ class SampleReader(Reader):
     def size(self, without: Collection[bytes]) -> int:
         """Count the rows, without those of some keys."""
         return int(self._all(f"SELECT count(*) FROM rows r WHERE {IN_SCOPE}{_without(without)}")[0][0])
+
+    def answered(self) -> Counts:
+        """Count the rows by how they ended, before any correction."""
+        ended = dict(
+            self._all(
+                f"SELECT a.status, count(*) FROM {AS_ANSWERED} r JOIN results a ON a.id = r.result"
+                f" WHERE r.{IN_SCOPE} GROUP BY a.status"
+            )
+        )
+        return Counts(self.scope(), *(ended.get(each.value, 0) for each in (Status.OK, Status.INVALID, Status.ERROR)))
 
     def answers(self, without: Collection[bytes] = (), columns: Sequence[str] = ()) -> Iterator[tuple[int, Any, bytes]]:
         """Read the position of each row, its answer or None if that is not `ok`, and the marks of some columns.
@@ -166,7 +178,7 @@ class SampleReader(Reader):
             columns: whose marks are read.
         """
         for position, label, marks in self._each(
-            f"SELECT r.position, {_LABEL}, coalesce({self._cut(columns)}, x'') FROM rows r"
+            f"SELECT r.position, {_LABEL}, coalesce({self._cut(columns)}, x'') FROM {AS_ANSWERED} r"
             f" LEFT JOIN results a ON a.id = r.result WHERE r.{IN_SCOPE}{_without(without)} ORDER BY r.position"
         ):
             yield position, _text(label), marks
@@ -182,22 +194,18 @@ class SampleReader(Reader):
             most: return at most this many of the pairs; all if negative.
         """
         found = self._all(
-            f"SELECT {_LABEL} AS label, coalesce({self._cut(columns)}, x'') AS mark, count(*) FROM rows r"
+            f"SELECT {_LABEL} AS label, coalesce({self._cut(columns)}, x'') AS mark, count(*) FROM {AS_ANSWERED} r"
             f" LEFT JOIN results a ON a.id = r.result WHERE r.{IN_SCOPE}{_without(without)} GROUP BY 1, 2 LIMIT {most}"
         )
         return {(_text(label), mark): rows for label, mark, rows in found}
 
     def rows_at(self, positions: Iterable[int]) -> dict[int, RowNow]:
         """Return the rows of the present plan at some positions."""
-        asked, found = sorted({*positions}), []
-        for start in range(0, len(asked), _MOST_VALUES):
-            part = asked[start : start + _MOST_VALUES]
-            found += self._all(
-                f"SELECT r.position, r.key, coalesce(r.cells, x''), {_LABEL} FROM rows r"
-                " LEFT JOIN results a ON a.id = r.result"
-                f" WHERE r.{IN_SCOPE} AND r.position IN ({', '.join('?' * len(part))})",
-                part,
-            )
+        found = self.look_up(
+            f"SELECT r.position, r.key, coalesce(r.cells, x''), {_LABEL} FROM {AS_ANSWERED} r"
+            f" LEFT JOIN results a ON a.id = r.result WHERE r.{IN_SCOPE} AND r.position IN ({{}})",
+            sorted({*positions}),
+        )
         return {position: RowNow(position, key, cells, _text(label)) for position, key, cells, label in found}
 
     def tables(self) -> dict[bytes, Marks]:
@@ -304,6 +312,39 @@ class _Cutting:
             shared = {*self._now.alone} & {*table.alone}
             self._common[table.tag] = [name for name in table.columns if name in shared]
         return self._common[table.tag]
+
+
+def chances_of_labelled(
+    draws: Sequence[Draw], drawn: Sequence[DrawnRow], here: Collection[int], labelled: Collection[int]
+) -> dict[int, float]:
+    """Return the chance of each row to be drawn and labelled by hand, by `DrawnRow.id`.
+
+    People label a file from its top, and the rows of a later draw stand below those of an earlier one. So each draw has
+    its own share of labelled rows, and a row had its chance in parts: that of the first draw, and with each later one
+    what it had there more.
+
+    Args:
+        draws: all of them.
+        drawn: the rows of all.
+        here: the ids of those that are in the table.
+        labelled: of these, the ids of those with a hand label.
+    """
+    shares = []
+    for each in draws:
+        own = [row.id for row in drawn if row.draw == each.id and row.id in here]
+        shares.append(sum(number in labelled for number in own) / len(own) if own else 1.0)
+    by_stratum = [{stratum.label: stratum.chance for stratum in each.strata} for each in draws]
+    whole = len(labelled) / len(here) if here else 1.0
+
+    def share(label: str | None) -> float:
+        reached = have = 0.0
+        for each, chances, part in zip(draws, by_stratum, shares, strict=True):
+            more = max(chances.get(label if each.is_per_label else None, 0.0) - reached, 0.0)
+            reached, have = reached + more, have + more * part
+        return have / reached if reached else whole
+
+    of_label = {label: share(label) for label in {row.label for row in drawn}}
+    return {row.id: row.chance * of_label[row.label] for row in drawn}
 
 
 def _without(keys: Collection[bytes]) -> str:

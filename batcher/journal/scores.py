@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from batcher.journal.corrections import BY_HAND
+from batcher.journal.corrections import AS_ANSWERED, BY_HAND
 from batcher.journal.reading import ROOT
 from batcher.journal.rules import listed
 from batcher.journal.sampling import SampleReader
 from batcher.journal.schema import IN_SCOPE, text_of
 
-_MOST_VALUES = 900  # SQLite takes no more in one statement, if it is old
 # Scores in steps, downwards, so that they are not as many as rows.
 _STEP = "cast(score * 100000 AS INTEGER) / 100000.0"
 
@@ -58,17 +57,14 @@ class ScoreReader(SampleReader):
             second: ids of the sources that are not first.
             by_confidence: the score is the confidence, and not the agreement.
         """
-        asked, found = sorted({*positions}), {}
         firsts = _firsts(second, by_confidence=by_confidence)
-        for start in range(0, len(asked), _MOST_VALUES):
-            part = asked[start : start + _MOST_VALUES]
-            marks = ", ".join("?" * len(part))
-            for position, score, answer, other in self._all(
-                f"SELECT position, {_STEP}, answer, second FROM ({firsts}) WHERE position IN ({marks})", part
-            ):
-                texts = (None if text is None else text_of(text) for text in (answer, other))
-                found[position] = FirstAnswer(position, score, *texts)
-        return found
+        found = self.look_up(
+            f"SELECT position, {_STEP}, answer, second FROM ({firsts}) WHERE position IN ({{}})", sorted({*positions})
+        )
+        return {
+            position: FirstAnswer(position, score, *(None if text is None else text_of(text) for text in texts))
+            for position, score, *texts in found
+        }
 
 
 def _firsts(second: Collection[int], *, by_confidence: bool) -> str:
@@ -88,12 +84,13 @@ def _firsts(second: Collection[int], *, by_confidence: bool) -> str:
     ok = "iif(a.status = 'ok', a.answer, NULL)"
     waiting = "p.result IS NULL AND p.key = r.key AND p.position = r.position"
     return (
-        f"SELECT r.position, iif(a.status = 'ok', {score}, NULL) AS score, {ok} AS answer, NULL AS second FROM rows r"
+        f"SELECT r.position, iif(a.status = 'ok', {score}, NULL) AS score, {ok} AS answer, NULL AS second"
+        f" FROM {AS_ANSWERED} r"
         " JOIN results a ON a.id = r.result LEFT JOIN votes v ON v.id = a.id"
         f" LEFT JOIN responses s ON s.id = {ROOT.format('a.id')}"
         f" WHERE r.{IN_SCOPE} AND r.is_kept IS NULL AND a.status <> 'error' AND a.source NOT IN {BY_HAND}"
         f" AND NOT a.{is_second}"
-        f" UNION ALL SELECT r.position, {of_second}, ({chosen.format('p.result = a.id')}), {ok} FROM rows r"
+        f" UNION ALL SELECT r.position, {of_second}, ({chosen.format('p.result = a.id')}), {ok} FROM {AS_ANSWERED} r"
         " JOIN results a ON a.id = r.result JOIN votes v ON v.id = a.id"
         f" WHERE r.{IN_SCOPE} AND r.is_kept IS NULL AND a.{is_second}"
         f" UNION ALL SELECT r.position, {_OF_WAITING[by_confidence]}, ({chosen.format(waiting)}), NULL FROM rows r"

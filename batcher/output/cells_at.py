@@ -1,4 +1,4 @@
-"""The input's cells of a few rows of a run: from the input, or else from chunk files.
+"""The input's cells of a few rows of a run: from chunk files, or else from the input.
 
 Invariant: cells are those of the plan, by their marks; rows whose cells are not to be had are left out.
 """
@@ -33,7 +33,7 @@ def cells_at(
         journal: of the run.
         last: the run.
         planned: the marks of each row that is asked for, by its position.
-        data: the input, if the user gave it.
+        data: the input, if the user gave it: it is read first.
 
     Raises:
         InputError: the given input is not the run's.
@@ -45,18 +45,22 @@ def cells_at(
             f" {', '.join(map(repr, data.columns))} instead of {', '.join(map(repr, marks.columns))}"
         )
     found: dict[int, list[str]] = {}
-    asked = sorted(planned)
-    with contextlib.suppress(*(() if data is not None else (BatcherError,))):  # it may have changed since, or be broken
-        dataset = data or input_of(last.question)
-        if dataset is not None and dataset.columns == marks.columns:
-            found = _fitting(_of_input(dataset, last, store.keyword, asked), marks, planned)
-    if missing := [position for position in asked if position not in found]:
-        found |= _fitting(_of_chunks(store, journal, last, missing), marks, planned)
+
+    def missing() -> list[int]:
+        return [position for position in sorted(planned) if position not in found]
+
+    def keep(rows: Iterator[tuple[int, list[str]]]) -> None:
+        found.update((position, cells) for position, cells in rows if marks.of(tuple(cells)) == planned[position])
+
+    if data is not None:
+        keep(_of_input(data, last, store.keyword, missing()))
+    keep(_of_chunks(store, journal, last, missing()))
+    if data is None and (left := missing()):
+        with contextlib.suppress(BatcherError):  # it may have changed since, or be broken
+            dataset = input_of(last.question)
+            if dataset is not None and dataset.columns == marks.columns:
+                keep(_of_input(dataset, last, store.keyword, left))
     return found
-
-
-def _fitting(rows: Iterator[tuple[int, list[str]]], marks: Marks, planned: Mapping[int, bytes]) -> dict[int, list[str]]:
-    return {position: cells for position, cells in rows if marks.of(tuple(cells)) == planned[position]}
 
 
 def _of_input(dataset: Dataset, last: LastRun, keyword: str, asked: Sequence[int]) -> Iterator[tuple[int, list[str]]]:

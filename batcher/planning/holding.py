@@ -14,6 +14,7 @@ from batcher.errors import SettingsError
 from batcher.input.cell import cell, writable
 from batcher.input.marks import Marks
 from batcher.input.selection import draw
+from batcher.journal.sampling import chances_of_labelled
 from batcher.journal.scores import ScoreReader
 from batcher.planning.job import ROWS_AT_ONCE, Job
 from batcher.quality.cascade import Scored, Threshold, threshold
@@ -30,7 +31,7 @@ class GoldAt(NamedTuple):
     Attributes:
         position: of the row.
         gold: its label.
-        chance: of the row to be labelled.
+        chance: of the row to be drawn and labelled.
     """
 
     position: int
@@ -111,10 +112,10 @@ def _golds(job: Job, journal: ScoreReader) -> list[GoldAt]:
     """Return the rows with a hand label: those of the sample, or else those of the column."""
     drawn, golds = journal.drawn(), journal.gold()
     places = journal.places(drawn)
+    labelled = {number for number in places if number in golds and golds[number].text}
+    chances = chances_of_labelled(journal.draws(), drawn, places, labelled)
     sample = [
-        GoldAt(places[each.id].position, golds[each.id].text, each.chance)
-        for each in drawn
-        if each.id in places and each.id in golds and golds[each.id].text
+        GoldAt(places[each.id].position, golds[each.id].text, chances[each.id]) for each in drawn if each.id in labelled
     ]
     return sample or _of_column(job, journal)
 

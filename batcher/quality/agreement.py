@@ -173,7 +173,7 @@ class _Pairs:
         sampled = np.bincount(differs, count, 2).astype(np.int64)
         if (sampled > sizes).any():
             raise ValueError(f"there are {sampled.tolist()} hand labels of {sizes.tolist()} rows that agree and differ")
-        weight = weights_of(columns[3], sizes[differs], sampled[differs])
+        weight = weights_of(columns[3], differs, count, sizes)
         return cls(sizes, differs, first, second, weight, count, len(set(columns[3])) < 2)
 
     @property

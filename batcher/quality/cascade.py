@@ -194,7 +194,7 @@ class _Table:
         labelled = np.bincount(step, count, len(rows)).astype(np.int64)
         if (labelled > rows).any():
             raise ValueError("more rows of a score have a hand label than the table has")
-        return cls(steps, rows, step, right, second, weights_of(columns[3], rows[step], labelled[step]), count)
+        return cls(steps, rows, step, right, second, weights_of(columns[3], step, count, rows), count)
 
     def checked(self) -> Ints:
         """Return the hand labels of the rows that each threshold keeps."""

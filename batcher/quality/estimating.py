@@ -252,9 +252,8 @@ class _Sample:
             raise ValueError(
                 f"{sampled[at]} sampled rows have the label {[*names, None][at]!r}, but {sizes[at]} of the table"
             )
-        return cls(
-            names, sizes, model, gold, weights_of(chance, sizes[model], sampled[model]), count, len(set(chances)) < 2
-        )
+        weight = weights_of(chance, model, count, sizes)
+        return cls(names, sizes, model, gold, weight, count, len(set(chances)) < 2)
 
     @cached_property
     def rows(self) -> int:

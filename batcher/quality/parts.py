@@ -46,14 +46,24 @@ class Part:
         return np.asarray(self.known + rng.binomial(self.missing, share), float)
 
 
-def weights_of(chance: Floats, rows: Ints, sampled: Ints) -> Floats:
+def weights_of(chance: Floats, stratum: Ints, count: Ints, rows: Ints) -> Floats:
     """Return for how many unlabelled rows each row of a cell stands.
 
-    A stratum that is labelled whole stands for none. In one that is not, though its chance is 1 (a part of its hand
-    labels is missing), each row stands for as many as there are.
+    A row that was certain to be drawn stands for none, since all rows like it are labelled. A stratum whose hand labels
+    are all of such rows, and not of all its rows, was not drawn as its chances say, or they are not known: each stands
+    for as many of its rows as any other.
+
+    Args:
+        chance: of the rows of each cell.
+        stratum: of each cell.
+        count: rows of each cell.
+        rows: of the table in each stratum.
     """
-    by_stratum = (rows - sampled) / sampled
-    return np.where(by_stratum == 0, 0.0, np.where(chance >= 1, by_stratum, 1 / chance - 1))
+    weight = 1 / chance - 1
+    stands = np.bincount(stratum, weight * count, len(rows)) > 0
+    sampled = np.bincount(stratum, count, len(rows))
+    alike = ratio_or_0(np.asarray(rows - sampled, float), np.asarray(sampled, float))
+    return np.where(sampled[stratum] == rows[stratum], 0.0, np.where(stands[stratum], weight, alike[stratum]))
 
 
 def coins(rng: np.random.Generator, shape: tuple[int, ...], never: Bools | bool, always: Bools | bool) -> Floats:

@@ -89,15 +89,6 @@ def clopper_pearson(count: int, trials: int, level: float = 0.95) -> tuple[float
     )
 
 
-def jeffreys(count: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Return Jeffreys' interval of a share, closed at 0 and 1 (Brown, Cai and DasGupta 2001): `level` on average."""
-    tail = (1 - level) / 2
-    return (
-        beta_quantile(tail, count + 0.5, trials - count + 0.5) if count else 0.0,
-        beta_quantile(1 - tail, count + 0.5, trials - count + 0.5) if count < trials else 1.0,
-    )
-
-
 def _fraction(first: float, terms: Callable[[int], tuple[float, float]]) -> float:
     """Return b0 + a1/(b1 + a2/(b2 + ...)) by Lentz's method; `terms` gives (a, b) of each step."""
     found = c = _kept_off_0(first)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from batcher.tables import Readable, cut, width
+from batcher.tables import Readable, cut, width, wrapped
 from batcher.visible import harmless, on_one_line
 from batcher.words import counted, option, percent, verb
 
@@ -160,7 +160,7 @@ class Along(Readable):
         if (more := len(self.changes_in_answers) - SHOWN) > 0:
             yield f"  and {counted(more, 'more difference')} in answers"
         for text in filter(None, (self.remark, *(f"warning: {each}" for each in self.warnings))):
-            yield from _wrapped(text)
+            yield from wrapped("  ", on_one_line(text), _COLUMNS)
         if len(self.by_endpoint) > 1:
             yield from map(_endpoint, self.by_endpoint)
 
@@ -175,13 +175,3 @@ def _endpoint(found: Stretch) -> str:
     latency = "" if found.seconds is None else f", median latency {found.seconds:.2g} s"
     said = f"{counted(found.rows, 'answer')}, {percent(found.invalid / max(found.rows, 1))} invalid{latency}"
     return f"  {cut(on_one_line(found.name), _COLUMNS - len(said) - 4)}: {said}"
-
-
-def _wrapped(text: str) -> Iterator[str]:
-    line = " "
-    for word in on_one_line(text).split(" "):
-        if len(line) > 1 and len(line) + len(word) >= _COLUMNS:
-            yield line
-            line = " "
-        line += f" {word}"
-    yield line

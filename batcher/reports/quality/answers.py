@@ -7,7 +7,7 @@ with a hand label counts once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from types import MappingProxyType
@@ -19,8 +19,9 @@ from batcher.quality.cascade import Scored
 from batcher.quality.estimating import Sampled
 from batcher.quality.means import Measured
 from batcher.reports.quality.estimated import Estimate, Kind, Quantity
-from batcher.reports.quality.labelled import SAMPLE, GoldRow, Labelled, LabelledRun
+from batcher.reports.quality.labelled import COLUMN, Labelled, LabelledRun
 from batcher.reports.quality.numeric import NumberCounts, number_of
+from batcher.words import counted
 
 _MOST_LABELS = 100
 _LOOKED_AT = 1000
@@ -49,11 +50,11 @@ class Answers(NamedTuple):
 
 def answers_of(reads: LabelledRun, found: Labelled) -> Answers:
     """Return the answers of a run."""
-    kind = _kind(reads, found)
+    kind = kind_of(reads, found)
     if kind is Kind.NUMBERS:
         return _numbers(reads, found)
     counts = _stripped(found.counts) if found.counts is not None and not found.labels else found.counts
-    rows = reads.journal.counts().ok if counts is None else found.rows - counts.get(None, 0)
+    rows = reads.journal.answered().ok if counts is None else found.rows - counts.get(None, 0)
     if kind is not Kind.LABELS or counts is None:
         counts = {_ANSWER: rows, None: found.rows - rows}
     return Answers(kind, rows, counts, _sampled(reads, found, kind))
@@ -96,12 +97,25 @@ def _with_means(estimate: Estimate, answers: Answers, seed: int) -> Estimate:
         Quantity("median" if each.p == 0.5 else f"{each.p:.0%} quantile", each.raw, each.figure)
         for each in made.quantiles
     )
+    is_long = made.mean.low is not None and made.enough > made.hand
     return replace(
-        estimate, quantities=(Quantity("mean", made.raw, made.mean), *quantiles), bias=made.bias, distance=made.error
+        estimate,
+        quantities=(Quantity("mean", made.raw, made.mean), *quantiles),
+        bias=made.bias,
+        distance=made.error,
+        warnings=(*estimate.warnings, _on_long_tail(made)) if is_long else estimate.warnings,
     )
 
 
-def _kind(reads: LabelledRun, found: Labelled) -> Kind:
+def _on_long_tail(made: means.Numbers) -> str:
+    return (
+        f"the numbers, or the model's errors, have a long tail, of which {counted(made.hand, 'row')} by hand may hold"
+        f" too little: the interval of the mean may be too short, and is good from about {made.enough:,} on (Cochran's"
+        " rule). The intervals of the median and of the other quantiles are good"
+    )
+
+
+def kind_of(reads: LabelledRun, found: Labelled) -> Kind:
     """Return what the answers are: what the run asked for, or else what they look like."""
     if found.labels:
         return Kind.LABELS
@@ -144,12 +158,13 @@ def _sampled(reads: LabelledRun, found: Labelled, kind: Kind) -> Iterator[Sample
             own = label if as_is or label is None else label.strip()
             each = Sampled(own, gold if as_is else gold.strip(), chance)
         else:
-            is_right = label is not None and _is_same(label, gold, kind)
+            is_right = label is not None and is_same(label, gold, kind)
             each = Sampled(None if label is None else _ANSWER, _ANSWER if is_right else _OTHER, chance)
         yield from (each for _ in range(rows))
 
 
-def _is_same(label: str, gold: str, kind: Kind) -> bool:
+def is_same(label: str, gold: str, kind: Kind) -> bool:
+    """Return whether an answer is what the hand label says."""
     return label.strip() == gold.strip() or (kind is Kind.NUMBERS and number_of(label) == number_of(gold) is not None)
 
 
@@ -166,45 +181,19 @@ def scored(
     """
     known = iter(certainties)
     upcoming = next(known, None)
-    for row in gold_rows(reads, found):
+    for row in reads.gold_rows(found):
         while upcoming is not None and upcoming[0] < row.position:
             upcoming = next(known, None)
         if upcoming is None:
             return
         if upcoming[0] == row.position and row.label is not None:
-            chance = chance_in_column(found) if row.chance is None else effective(row.chance, found)
-            yield Scored(upcoming[1], _is_same(row.label, row.gold, kind), chance or 1.0)
+            yield Scored(upcoming[1], is_same(row.label, row.gold, kind), row.chance or 1.0)
 
 
 def _golds(reads: LabelledRun, found: Labelled) -> Iterator[tuple[str | None, str, float | None, int]]:
     """Yield the model's answer and the hand label of rows, the chance of each of them, and how many there are."""
-    if found.sampled:
-        for each in found.sampled:
-            yield each.label, each.gold, effective(each.chance, found), 1
-    elif found.pairs is not None:
-        chance = chance_in_column(found)
-        yield from ((label, gold, chance, rows) for (label, gold), rows in found.pairs.items())
+    if found.source == COLUMN and found.pairs is not None:
+        yield from ((label, gold, found.chance, rows) for (label, gold), rows in found.pairs.items())
     else:
-        chance = chance_in_column(found)
-        yield from ((each.label, each.gold, chance, 1) for each in gold_rows(reads, found))
-
-
-def gold_rows(reads: LabelledRun, found: Labelled) -> Generator[GoldRow, None, None]:
-    """Yield the rows with a hand label, in the order of their positions."""
-    if found.source == SAMPLE:
-        yield from sorted(found.sampled, key=lambda each: each.position)
-    elif found.source:
-        yield from reads.gold_rows(found.source)
-
-
-def effective(chance: float | None, found: Labelled) -> float | None:
-    """Return the chance of a row to be drawn and labelled: some that were drawn may not be labelled yet."""
-    have = found.gold + found.waiting
-    return None if chance is None else chance * found.gold / have if have else chance
-
-
-def chance_in_column(found: Labelled) -> float | None:
-    """Return the chance of each row with a hand label in a column; None if it is not known."""
-    if found.kind == "random column":
-        return found.gold / found.rows
-    return 1.0 if found.kind == "all" else None
+        rows = reads.gold_rows(found) if found.source == COLUMN else found.sampled
+        yield from ((each.label, each.gold, each.chance, 1) for each in rows)

@@ -11,7 +11,6 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +18,12 @@ import numpy as np
 from batcher.answer.shape import shape_of_recorded
 from batcher.answer.voting import sameness
 from batcher.errors import InputError, OutputError, SettingsError, outermost
+from batcher.input.cell import writable
 from batcher.input.marks import Marks
 from batcher.journal.comparing import by_marks
 from batcher.journal.opening import read_samples
 from batcher.journal.sampling import SampleReader
+from batcher.output.cells_at import cells_at
 from batcher.output.figures import figures_of
 from batcher.output.opening import PastRun, opened
 from batcher.quality.agreement import kappa_of
@@ -43,15 +44,17 @@ from batcher.reports.quality.compared import (
 )
 from batcher.reports.quality.compared_page import page_of
 from batcher.reports.quality.gold_at import GoldAt
-from batcher.reports.quality.page import check_page, write_page
+from batcher.reports.quality.page import page_path, write_page
 from batcher.reports.quality.pairs import Agreement, paired, reading_of
-from batcher.reports.quality.row_texts import texts_at
-from batcher.settings import home_expanded
 from batcher.words import blamed, by_reader, counted, option, percent
 
 _DIFFERENCES = 20
 """Pairs of answers that differ, of which the rows are shown."""
 _MOST_CROSSED = 100  # different answers whose pairs are a table
+_ON_ACCURACY = (
+    "the accuracies count a row without an answer as wrong, and use where the runs agree; `estimate` does neither, so"
+    " that its accuracy may be a little different"
+)
 _NAMES = ("prompt", "system", "examples", "labels", "schema", "parameters", "model")
 
 
@@ -81,9 +84,7 @@ def compare(
         InputError: the runs are of different tables.
         OutputError: there is no such run, or its journal cannot be read.
     """
-    page = None if html is None else Path(home_expanded(html))
-    if page is not None:
-        check_page(page)
+    page = None if html is None else page_path(html)
     with ExitStack() as stack:
         runs = [
             stack.enter_context(opened(name, place, read_samples))
@@ -168,7 +169,7 @@ class _Comparison:
         gold = GoldAt.of(runs[0].files, runs[1].files, self.field)
         found = self._agreement(columns, read, gold)
         noises = [_noise(run, read) for run in runs]
-        on_gold, *accuracies = gold.compared(found.rows, found.differ) if gold else (None, None, None)
+        on_gold, *accuracies = gold.compared(found.rows) if gold else (None, None, None)
         sides = [
             _side(run, counts, accuracy, noise)
             for run, counts, accuracy, noise in zip(runs, (found.first, found.other), accuracies, noises, strict=True)
@@ -194,7 +195,7 @@ class _Comparison:
             numbers=_numbers(found),
             fields=tuple(FieldAgreement(name, *counts) for name, counts in found.by_field.items()),
             verdict=verdict_on(found.agree / found.both if found.both else None, noises, self.first.keyword),
-            notes=tuple(self._notes()),
+            notes=(*self._notes(), *([] if on_gold is None else [_ON_ACCURACY])),
         )
 
     def _columns(self) -> list[str]:
@@ -258,9 +259,9 @@ class _Comparison:
     def _differences(self, found: Agreement, columns: Sequence[str]) -> tuple[Difference, ...]:
         differing = found.differing[:_DIFFERENCES]
         examples = [example for pair, _ in differing for example in found.examples[pair]]
-        texts = texts_at(self.first.files, [example.first for example in examples], columns)
+        texts = _texts_at(self.first, [example.first for example in examples], columns)
         missing = [example for example in examples if example.first not in texts]
-        of_other = texts_at(self.other.files, [example.other for example in missing], columns)
+        of_other = _texts_at(self.other, [example.other for example in missing], columns)
         return tuple(
             Difference(
                 *pair,
@@ -290,7 +291,25 @@ class _Comparison:
         for run in (self.first, self.other):
             if by_hand := run.journal.corrected():
                 were = counted(by_hand, "answer was", "answers were")
-                yield f"{were} corrected by hand in {run.keyword}: the corrected ones are compared"
+                yield f"{were} corrected by hand in {run.keyword}: what the model answered before is compared"
+
+
+def _texts_at(run: _Run, positions: Iterable[int], columns: Sequence[str]) -> dict[int, str]:
+    """Return what rows hold in some columns, in one line each; a row whose cells are gone is left out."""
+    planned = {position: run.journal.marks(position, position + 1)[0] for position in positions}
+    cells = cells_at(run.files.store, run.journal, run.files.last(), planned)
+    places = [place for place, name in enumerate(run.marks.columns) if name in columns]
+
+    def in_line(row: Sequence[str]) -> str:
+        texts = [" ".join(row[place].split()) for place in places]
+        names = [writable(run.marks.columns[place]) for place in places]
+        return (
+            texts[0]
+            if len(texts) == 1
+            else "; ".join(f"{name}: {text}" for name, text in zip(names, texts, strict=True))
+        )
+
+    return {position: in_line(row) for position, row in cells.items()}
 
 
 def _differing(first: dict[str, Any], other: dict[str, Any]) -> Iterable[str]:

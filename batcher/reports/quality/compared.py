@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from batcher.money.prices import NANO
-from batcher.tables import Readable, cut, told_apart, width
+from batcher.tables import Readable, cut, told_apart, width, wrapped
 from batcher.visible import harmless
 from batcher.words import counted, dollars, elapsed, option, percent, verb
 
@@ -391,7 +391,7 @@ def _text(found: Compared) -> Iterator[str]:
     names = names_of(found)
     yield title_of(found)
     for label, text in facts_of(found):
-        yield from _wrapped(label, text)
+        yield from wrapped(f"  {label:<{_LABEL - 3}} ", on_one_line(text), _COLUMNS)
     yield ""
     yield from _table(("", *names), sides_of(found))
     if found.differences:
@@ -405,19 +405,6 @@ def _text(found: Compared) -> Iterator[str]:
             yield f"{each.rows:>9,}  {' -> '.join(pair)}"
             for example in each.examples[:1]:
                 yield cut(f"{'':11}row {example.row}: {on_one_line(example.text or '(cells gone)')}", _COLUMNS)
-
-
-def _wrapped(label: str, text: str) -> Iterator[str]:
-    """Yield a fact in lines of at most 80 columns, as far as its words allow it."""
-    line = f"  {label:<{_LABEL - 3}} "
-    start = width(line)
-    for word in on_one_line(text).split(" "):
-        if width(line) > start and width(line) + width(word) > _COLUMNS:
-            yield line.rstrip()
-            line = " " * _LABEL
-            start = _LABEL
-        line += f"{word} "
-    yield line.rstrip()
 
 
 def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:

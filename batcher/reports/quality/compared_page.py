@@ -18,7 +18,7 @@ from batcher.reports.quality.compared import (
     title_of,
     with_interval,
 )
-from batcher.reports.quality.page import whole_page
+from batcher.reports.quality.page import boxed, whole_page
 from batcher.reports.quality.pictures import Mark, Scale, heat_table, marks_picture
 from batcher.tables import cut, html_table
 from batcher.words import percent
@@ -42,7 +42,7 @@ def page_of(found: Compared) -> str:
 def _parts(found: Compared) -> Iterator[str]:
     """Yield the pictures and tables behind the facts."""
     names = names_of(found)
-    yield _boxed(html_table("", sides_of(found), ("", *names), has_labels=True))
+    yield boxed(html_table("", sides_of(found), ("", *names), has_labels=True))
     marks = [*_marks(found)]
     if marks:
         yield marks_picture("Accuracy and noise", marks, Scale.of_shares(marks), "counted")
@@ -83,8 +83,3 @@ def _pair(difference: Difference) -> str:
 def _examples(difference: Difference) -> Iterator[str]:
     for each in difference.examples:
         yield cut(f"row {each.row}: {on_one_line(each.text or '(cells gone)')}", _LONGEST)
-
-
-def _boxed(table: str) -> str:
-    """Let what is too wide for the page be scrolled."""
-    return f'<div style="overflow-x:auto">{table}</div>'

@@ -7,29 +7,35 @@ its rows were chosen.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from batcher.errors import SettingsError, outermost
+from batcher.input.dataset import Dataset
 from batcher.journal.certainty import certainties, kinds_of_certainty, least_certain
 from batcher.journal.opening import read_samples
 from batcher.journal.sampling import SampleReader
 from batcher.output.opening import PastRun, opened
+from batcher.output.so_far import input_of
 from batcher.quality.cascade import Calibration, Scored, calibration
 from batcher.quality.figures import Figure
 from batcher.records import Task
 from batcher.reports.quality.along import Along
-from batcher.reports.quality.answers import answers_of, scored, with_numbers
+from batcher.reports.quality.answers import answers_of, is_same, scored, with_numbers
 from batcher.reports.quality.drift import drift_of
 from batcher.reports.quality.estimated import Certainty, Design, Estimate, Kind, Uncertain
+from batcher.reports.quality.estimated_page import page_of
 from batcher.reports.quality.export import Exporting, default_path
 from batcher.reports.quality.labelled import SAMPLE, Labelled, LabelledRun
-from batcher.reports.quality.page import check_page, page_of, write_page
+from batcher.reports.quality.page import page_path, path_of, write_page
 from batcher.reports.quality.pairs import reading_of
 from batcher.reports.quality.texts import command_of
-from batcher.settings import home_expanded
 from batcher.words import blamed, counted, option, verb
+
+if TYPE_CHECKING:
+    from batcher.input.opening import Data
 
 _MOST_LEAST = 1000
 _DRAWN = 100
@@ -43,6 +49,7 @@ def estimate(
     *,
     seed: int = 0,
     field: str | None = None,
+    data: Data | None = None,
     export: str | os.PathLike[str] | bool | None = None,
     html: str | os.PathLike[str] | None = None,
 ) -> Estimate:
@@ -56,6 +63,8 @@ def estimate(
         output_dir: the run's output directory.
         seed: of the numbers drawn for the intervals; the same seed gives the same intervals.
         field: of the schema that it is about, if the answers have several.
+        data: the run's input, if right answers other than labels are in a column of it, and it was in memory or is not
+            where it was.
         export: a .csv or .parquet file to write the whole table to, with a pseudo-outcome for each label, of which a
             regression is right; True: `export_<keyword>.csv` in the output directory.
         html: a file to write the estimate to, as a page.
@@ -67,12 +76,11 @@ def estimate(
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise SettingsError(f"{blamed('seed')} must be a whole number from 0, not {seed!r:.80}")
-    page = None if html is None else _path_of(html, "html")
-    if page is not None:
-        check_page(page)
-    table = None if export is None or isinstance(export, bool) else _path_of(export, "export")
+    page = None if html is None else page_path(html)
+    table = None if export is None or isinstance(export, bool) else path_of(export, "export")
     with opened(keyword, output_dir, read_samples) as run, run.journal.snapshot():
-        estimating = _Estimating(run, field, seed)
+        given = None if data is None else input_of(run.last().question, data)
+        estimating = _Estimating(run, field, seed, given)
         found = estimating.made()
         if table is not None or export is True:
             found = estimating.exported(found, table or default_path(run.store))
@@ -81,26 +89,20 @@ def estimate(
         return found
 
 
-def _path_of(value: object, name: str) -> Path:
-    if not isinstance(value, (str, os.PathLike)) or not (path := os.fspath(value)) or "\0" in path:
-        raise SettingsError(f"{blamed(name)} must be the path of a file, not {value!r:.80}")
-    return Path(home_expanded(path))
-
-
 class _Estimating:
     """Makes the estimate of a run."""
 
-    def __init__(self, run: PastRun[SampleReader], field: str | None, seed: int) -> None:
+    def __init__(self, run: PastRun[SampleReader], field: str | None, seed: int, data: Dataset | None) -> None:
         if run.last().question.get("task") == Task.EMBEDDING:
             raise SettingsError(f"the answers of {run.store.keyword!r} are vectors: there is nothing to estimate")
         self._run = run
-        self._reads = LabelledRun(run, field)
+        self._reads = LabelledRun(run, field, data)
         self._seed = seed
         self._found = self._reads.found()
 
     def made(self) -> Estimate:
         found = self._found
-        counts, answers = self._run.journal.counts(), answers_of(self._reads, found)
+        counts, answers = self._run.journal.answered(), answers_of(self._reads, found)
         estimate = Estimate(
             keyword=self._run.store.keyword,
             output_dir=self._run.store.directory,
@@ -119,8 +121,12 @@ class _Estimating:
         estimate = with_numbers(estimate, answers, self._seed)
         return replace(
             estimate,
-            warnings=tuple(warnings_of(estimate, found)),
-            notes=(*found.notes, *notes_of(estimate, found, self._run.journal.corrected())),
+            warnings=(*estimate.warnings, *warnings_of(estimate, found)),
+            notes=(
+                *found.notes,
+                *notes_on_part(self._reads.last.question, found),
+                *notes_of(estimate, found, self._run.journal.corrected()),
+            ),
             steps=tuple(steps_of(estimate, self._run.store.sample_path)),
         )
 
@@ -136,7 +142,10 @@ class _Estimating:
             has_labels=kind is Kind.LABELS,
             read=read,
             compares_endpoints=is_one_pool,
-            golds=((each.position, each.label == each.gold) for each in self._reads.gold_rows()),
+            golds=(
+                (each.position, each.label is not None and is_same(each.label, each.gold, kind))
+                for each in self._reads.gold_rows(self._found)
+            ),
         )
 
     def exported(self, estimate: Estimate, path: Path) -> Estimate:
@@ -188,6 +197,17 @@ def warnings_of(estimate: Estimate, found: Labelled) -> Iterator[str]:
         )
 
 
+def notes_on_part(question: Mapping[str, Any], found: Labelled) -> Iterator[str]:
+    """Yield which part of the table the numbers are about, if the run asked about a part alone."""
+    rows = found.rows + found.examples
+    if drawn := question.get("sample"):
+        if drawn["of"] > rows:
+            said = f"drawn at random ({option('sample', drawn['rows'])}) from {drawn['of']:,}"
+            yield f"the numbers are about the {rows:,} rows of the run, {said}, and not about the others"
+    elif question.get("limit") == rows:
+        yield f"the numbers are about the first {rows:,} rows of the table ({option('limit', rows)}), and no others"
+
+
 def notes_of(estimate: Estimate, found: Labelled, corrected: int) -> Iterator[str]:
     """Yield what else to know about the numbers."""
     if not found.gold:
@@ -199,7 +219,10 @@ def notes_of(estimate: Estimate, found: Labelled, corrected: int) -> Iterator[st
         yield f"{counted(found.gone, 'row that was drawn is', 'rows that were drawn are')} no longer in the table"
     if corrected:
         rows = counted(corrected, "answer was", "answers were")
-        yield f"{rows} corrected by hand: the numbers are those of the table with the corrections"
+        yield (
+            f"{rows} corrected by hand: the numbers are about what the model answered before, because corrections of"
+            " rows that people looked at say nothing about the others"
+        )
     yield from _notes_on_kind(estimate, found)
     if found.gold and estimate.kind is Kind.LABELS and estimate.ok < estimate.rows:
         rows = counted(estimate.rows - estimate.ok, "row without a label counts", "rows without a label count")

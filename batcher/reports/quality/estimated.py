@@ -204,7 +204,7 @@ class Estimate(Readable):
 
     def _repr_html_(self) -> str:
         """Show tables and pictures in a notebook."""
-        from batcher.reports.quality.page import html_of  # noqa: PLC0415 - it needs this module
+        from batcher.reports.quality.estimated_page import html_of  # noqa: PLC0415 - it needs this module
 
         return html_of(self)
 

@@ -19,7 +19,6 @@ from batcher.output.exporting import Added, Wider, check_target, export
 from batcher.output.file_format import Block
 from batcher.output.opening import PastRun
 from batcher.output.so_far import SoFar, input_of
-from batcher.reports.quality.answers import chance_in_column, effective, gold_rows
 from batcher.reports.quality.estimated import Estimate, Kind
 from batcher.reports.quality.labelled import COLUMN, GoldRow, Labelled, LabelledRun
 from batcher.reports.quality.numeric import number_of
@@ -80,7 +79,7 @@ class Exporting:
             self._usual = _mean(self._reads)
         with (
             closing(self._reads.answers()) as labels,
-            closing(gold_rows(self._reads, self._found)) as golds,
+            closing(self._reads.gold_rows(self._found)) as golds,
             closing(self._rows(so_far, labels, _Golds(golds))) as rows,
         ):
             export(path, so_far.store, added, rows)
@@ -145,7 +144,7 @@ class Exporting:
             self._never += 1
         if row is not None:
             gold = row.gold.strip() if is_any_text else row.gold
-            return self._made(label, gold, self._chance_of(row))
+            return self._made(label, gold, row.chance or 1.0)
         if self._is_number:
             return self._made(label, None, chance)
         if label not in self._usual_cells:  # most rows are like others
@@ -167,12 +166,8 @@ class Exporting:
     def _chance(self, label: str | None) -> float | None:
         """Return the chance of a row without a hand label to have one."""
         if self._found.source == COLUMN:
-            return chance_in_column(self._found)
+            return self._found.chance
         return self._chances.get(label if self._found.kind == "per label" else None)
-
-    def _chance_of(self, row: GoldRow) -> float:
-        own = chance_in_column(self._found) if self._found.source == COLUMN else effective(row.chance, self._found)
-        return own or 1.0
 
     def _notes(self, renamed: Sequence[str]) -> Iterator[str]:
         if self._never:
@@ -199,9 +194,8 @@ def _chances(found: Labelled) -> dict[str | None, float]:
     """Return the chance of a row by its label; of a draw from all rows under None."""
     by_label: dict[str | None, float] = {}
     for each in found.sampled:
-        chance = effective(each.chance, found)
-        if chance is not None:
-            by_label[each.label if found.kind == "per label" else None] = chance
+        if each.chance is not None:
+            by_label[each.label if found.kind == "per label" else None] = each.chance
     return by_label
 
 

@@ -15,8 +15,10 @@ from batcher.output.opening import PastRun
 from batcher.quality.agreement import Pair, Paired
 from batcher.quality.agreement import paired as compared
 from batcher.quality.figures import Figure
+from batcher.reports.quality.answers import is_same, kind_of
 from batcher.reports.quality.compared import OnGold, Ranged
-from batcher.reports.quality.labelled import COLUMN, LabelledRun
+from batcher.reports.quality.estimated import Kind
+from batcher.reports.quality.labelled import LabelledRun
 
 _NONE = -1
 # What A's and B's answers may be beside the hand label, if only right, wrong and different count.
@@ -37,6 +39,8 @@ class GoldAt:
         self._golds: dict[tuple[str, float | None], int] = {}
         self._known: list[tuple[str, float | None]] = []
         self._pairs: Counter[tuple[str, str, float | None]] = Counter()
+        self._differ = 0
+        self._kind = Kind.LABELS
 
     @classmethod
     def of(cls, first: PastRun[SampleReader], other: PastRun[SampleReader], field: str | None) -> GoldAt | None:
@@ -61,12 +65,10 @@ class GoldAt:
     def _read(self, labelled: LabelledRun) -> bool:
         """Read the hand labels, and return whether there are any."""
         found = labelled.found()
-        # Of a column that was labelled at random, every row had the same chance.
-        is_random = found.source == COLUMN and found.kind == "random column"
-        chance = found.gold / found.rows if is_random and found.rows else None
-        rows = labelled.gold_rows() if found.gold else ()
-        for each in rows:
-            self._set(each.position, each.gold, chance if is_random else each.chance)
+        if found.gold:
+            self._kind = kind_of(labelled, found)
+        for each in labelled.gold_rows(found):
+            self._set(each.position, each.gold, each.chance)
         return bool(self._known)
 
     def _set(self, position: int, gold: str, chance: float | None) -> None:
@@ -76,34 +78,40 @@ class GoldAt:
         self._codes[position] = code
 
     def add(self, positions: tuple[int, int], answers: tuple[str | None, str | None]) -> None:
-        """Count a row, if it has a hand label.
+        """Count a row.
 
         Args:
             positions: of the row, in each run.
             answers: of each run; None: it has none.
         """
+        alike = answers[0] == answers[1] or self._is_same(*answers)
+        self._differ += not alike
         code = self._codes[positions[self._side]]
         if code == _NONE:
             return
         gold, chance = self._known[code]
-        first, other = (_RIGHT if each == gold else _WRONG for each in answers)
-        if answers[0] != answers[1] and first == other:
+        first, other = (_RIGHT if self._is_same(each, gold) else _WRONG for each in answers)
+        if alike:
+            other = first
+        elif first == other:
             other = _OTHER
         self._pairs[first, other, chance] += 1
 
-    def compared(self, rows: int, differ: int) -> tuple[OnGold | None, Ranged | None, Ranged | None]:
+    def _is_same(self, answer: str | None, other: str | None) -> bool:
+        return answer is not None and other is not None and is_same(answer, other, self._kind)
+
+    def compared(self, rows: int) -> tuple[OnGold | None, Ranged | None, Ranged | None]:
         """Return what the hand labels say about both runs, and the accuracy of each; None if no row has one.
 
         Args:
             rows: that both runs have.
-            differ: of them those on which they differ.
         """
         if not self._pairs:
             return None, None, None
         given = (
             repeat(Pair(first, other, _RIGHT, chance), count) for (first, other, chance), count in self._pairs.items()
         )
-        found = compared(rows, differ, chain.from_iterable(given))
+        found = compared(rows, self._differ, chain.from_iterable(given))
         return self._on_gold(found), _ranged(found.first), _ranged(found.second)
 
     def _on_gold(self, found: Paired) -> OnGold:

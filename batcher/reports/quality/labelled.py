@@ -20,12 +20,11 @@ from batcher.input.dataset import Dataset
 from batcher.input.marks import EMPTY, Marks
 from batcher.input.selection import Selection
 from batcher.journal.entries import LastRun
-from batcher.journal.sampling import Draw, DrawnRow, SampleReader
+from batcher.journal.sampling import Draw, DrawnRow, SampleReader, chances_of_labelled
 from batcher.output.hand_labels import HandLabels
 from batcher.output.opening import PastRun
 from batcher.output.so_far import input_of
-from batcher.records import Stratum
-from batcher.words import by_reader, counted, option
+from batcher.words import by_reader, counted
 
 SAMPLE, COLUMN = "sample", "column"
 """Where the hand labels come from: rows that `batcher sample` drew, or a column of the table (`--gold`)."""
@@ -41,7 +40,8 @@ class GoldRow(NamedTuple):
         position: of the row in the run, from 0.
         label: the model's label or answer, of a schema's field its text; None: the row has none that is `ok`.
         gold: the hand label.
-        chance: of the row to be drawn, over all draws; 1 in a table that is labelled as a whole; None: not known.
+        chance: of the row to be drawn and labelled, over all draws; 1 in a table that is labelled as a whole; of a
+            column that was labelled at random the same for all; None: not known.
     """
 
     position: int
@@ -70,7 +70,6 @@ class Labelled:
         waiting: rows that were drawn and have no hand label yet.
         gone: rows that were drawn and are in the table no more, whether they have a hand label or not.
         never: rows that no draw could take, because they were added to the table later; if rows are gone, estimated.
-        strata: of the latest draw.
         design: all that in words.
         notes: what else to know.
     """
@@ -89,43 +88,32 @@ class Labelled:
     waiting: int = 0
     gone: int = 0
     never: int = 0
-    strata: tuple[Stratum, ...] = ()
     design: str = ""
     notes: tuple[str, ...] = ()
 
     @property
     def gold(self) -> int:
         """Rows with a hand label."""
-        return len(self.sampled) if self.pairs is None or self.sampled else sum(self.pairs.values())
+        return self.drawn if self.source == COLUMN else len(self.sampled)
 
-
-def labelled(
-    run: PastRun[SampleReader],
-    *,
-    field: str | None = None,
-    source: str | None = None,
-    data: Dataset | None = None,
-) -> Labelled:
-    """Return the rows of a run by their labels, and those with a hand label.
-
-    Args:
-        run: opened with `journal.opening.read_samples`; the caller holds a snapshot.
-        field: of the schema, that it is about; None without a schema, or if that has one field alone.
-        source: `sample` or `column`; default: the column if each row has a hand label there, else the sample if it has
-            hand labels, else the column.
-        data: the input, if the hand labels are in a column, are texts, and the input is not where it was.
-
-    Raises:
-        SettingsError: there is no such field, or a schema and no field; or there is no such source.
-        InputError, OutputError: the input or the journal cannot be read.
-    """
-    return LabelledRun(run, field, data).found(source)
+    @property
+    def chance(self) -> float | None:
+        """The chance of each row to have a hand label in the column; None if it is not known, or it is no column."""
+        if self.kind == "random column":
+            return self.gold / self.rows
+        return 1.0 if self.kind == "all" else None
 
 
 class LabelledRun:
     """Reads the labels and the hand labels of a run.
 
-    Args: as those of `labelled`.
+    Args:
+        run: opened with `journal.opening.read_samples`; the caller holds a snapshot.
+        field: of the schema, that it is about; None without a schema, or if that has one field alone.
+        data: the input, if the hand labels are in a column, are texts, and the input is not where it was.
+
+    Raises:
+        SettingsError: there is no such field, or a schema and no field.
     """
 
     def __init__(self, run: PastRun[SampleReader], field: str | None = None, data: Dataset | None = None) -> None:
@@ -139,42 +127,28 @@ class LabelledRun:
         self._column = gold_of(self.last.question)
         self._check_field()
 
-    def found(self, source: str | None = None) -> Labelled:
-        """Return what there is."""
-        chosen, sample = self._chosen(source)
-        if chosen == COLUMN:
-            return self._of_column()
-        return sample or self._of_sample(self.journal.drawn())
+    def found(self) -> Labelled:
+        """Return what there is: of the column if each row has a hand label there, or if the sample has none.
 
-    def gold_rows(self, source: str | None = None) -> Iterator[GoldRow]:
-        """Read the rows with a hand label, in the order of their positions; of a column they may be all rows.
-
-        Args:
-            source: as for `labelled`.
+        Raises:
+            InputError, OutputError: the input or the journal cannot be read.
         """
-        chosen, sample = self._chosen(source)
-        if chosen == COLUMN:
-            yield from self._rows_of_column()
+        if self._column and self._column["drawn"] == "all":
+            return self._of_column()
+        sample = self._of_sample(self.journal.drawn())
+        return sample if sample.gold or not self._column else self._of_column()
+
+    def gold_rows(self, found: Labelled) -> Generator[GoldRow, None, None]:
+        """Yield the rows with a hand label, in the order of their positions; of a column they may be all rows."""
+        if found.source == COLUMN:
+            yield from self._rows_of_column(found.chance)
         else:
-            rows = (sample or self._of_sample(self.journal.drawn())).sampled
-            yield from sorted(rows, key=lambda each: each.position)
+            yield from sorted(found.sampled, key=lambda each: each.position)
 
     def answers(self) -> Generator[tuple[int, str | None], None, None]:
         """Read the position and the label or answer of each row; of a schema's field its text."""
         for position, answer, _ in self.journal.answers(self.without):
             yield position, self._label(answer)
-
-    def _chosen(self, source: str | None) -> tuple[str, Labelled | None]:
-        """Return the source to read, and what the sample has if it was read for that."""
-        if source is None and self._column and self._column["drawn"] == "all":
-            return COLUMN, None
-        if source == COLUMN:
-            if not self._column:
-                raise SettingsError(f"the run {self._keyword!r} has no column of hand labels: give {option('gold')}")
-            return COLUMN, None
-        sample = self._of_sample(self.journal.drawn())
-        is_column = source is None and not sample.gold and self._column is not None
-        return (COLUMN, None) if is_column else (SAMPLE, sample)
 
     def _check_field(self) -> None:
         fields = self.golds.fields
@@ -217,7 +191,9 @@ class LabelledRun:
                 return None
         return dict(counts)
 
+    @cached_property
     def _common(self) -> dict[str, Any]:
+        """What is the same wherever the hand labels are."""
         rows = self.journal.size(self.without)
         examples = self.journal.scope() - rows
         notes = []
@@ -235,7 +211,7 @@ class LabelledRun:
     # -- The sample
 
     def _of_sample(self, drawn: Sequence[DrawnRow]) -> Labelled:
-        common, draws = self._common(), self.journal.draws()
+        common, draws = {**self._common}, self.journal.draws()
         if not draws:
             return Labelled(**common)
         here, golds = self._hand.places(drawn), self.journal.gold()
@@ -243,11 +219,14 @@ class LabelledRun:
             golds |= {each.drawn: each for each in self._hand.unread(drawn, here, golds)}
         except BatcherError as error:
             common["notes"] += (f"what was written into the sample's file since it was read does not count: {error}",)
-        sampled: list[GoldRow] = []
-        for each in drawn:
-            gold = Golds.of_field(golds[each.id].text, self.field) if each.id in golds else ""
-            if gold and (row := here.get(each.id)):
-                sampled.append(GoldRow(row.position, self._label(row.label), gold, each.chance))
+        texts = {number: Golds.of_field(golds[number].text, self.field) for number in here if number in golds}
+        texts = {number: text for number, text in texts.items() if text}
+        chances = chances_of_labelled(draws, drawn, here, texts)
+        sampled = [
+            GoldRow(here[number].position, self._label(here[number].label), texts[number], chances[number])
+            for number in (each.id for each in drawn)
+            if number in texts
+        ]
         is_per_label = any(each.is_per_label for each in draws)
         gone = len(drawn) - len(here)
         never = never_drawn(draws[-1], common["rows"], len(drawn), gone)
@@ -262,7 +241,6 @@ class LabelledRun:
             waiting=len(here) - len(sampled),
             gone=gone,
             never=never,
-            strata=draws[-1].strata,
             design=design_of(draws, len(drawn), len(sampled)),
         )
 
@@ -270,9 +248,9 @@ class LabelledRun:
 
     def _of_column(self) -> Labelled:
         column = self._column or {}
-        common, how = self._common(), column["drawn"]
+        common, how = self._common, column["drawn"]
         pairs = self._pairs_by_marks() if self._texts is not None else self._pairs_by_rows()
-        gold = sum(pairs.values()) if pairs is not None else sum(1 for _ in self._rows_of_column())
+        gold = sum(pairs.values()) if pairs is not None else sum(1 for _ in self._rows_of_column(None))
         chosen = {"all": "each row has one", "random": "of rows chosen at random"}
         words = chosen.get(how, "how they were chosen is unknown")
         return Labelled(
@@ -285,7 +263,7 @@ class LabelledRun:
             design=f"{counted(gold, 'hand label')} in column {column['column']!r}: {words}",
         )
 
-    @property
+    @cached_property
     def _texts(self) -> dict[bytes, str] | None:
         """The hand label by the mark of its cell; None if the marks do not tell."""
         texts, name = (self._column or {}).get("texts"), (self._column or {}).get("column")
@@ -307,7 +285,7 @@ class LabelledRun:
 
     def _pairs_by_rows(self) -> dict[tuple[str | None, str], int] | None:
         found: Counter[tuple[str | None, str]] = Counter()
-        for each in self._rows_of_column():
+        for each in self._rows_of_column(None):
             found[each.label, each.gold] += 1
             if len(found) > _MOST_ANSWERS:
                 return None
@@ -317,8 +295,7 @@ class LabelledRun:
     def _named(self) -> str:
         return str((self._column or {})["column"])
 
-    def _rows_of_column(self) -> Iterator[GoldRow]:
-        chance = 1.0 if (self._column or {})["drawn"] == "all" else None
+    def _rows_of_column(self, chance: float | None) -> Iterator[GoldRow]:
         if (texts := self._texts) is not None:
             for position, answer, mark in self.journal.answers(self.without, [self._named]):
                 if gold := texts.get(mark):
@@ -340,9 +317,12 @@ class LabelledRun:
         """Read the column in the input: the position, the text and its mark, which other columns may share."""
         dataset = self._data or input_of(self.last.question)
         if dataset is None:
+            how = by_reader(
+                command_line="put it back there",
+                python="put it back there; or if it was in memory, give it to `batcher.estimate` as data=",
+            )
             raise OutputError(
-                f"the hand labels are in column {self._named!r} of the input, which is not where it was: give it"
-                f" {by_reader(command_line='as a file in its place', python='as data=')}"
+                f"the hand labels are in column {self._named!r} of the input, which is not where it was: {how}"
             )
         if self._named not in dataset.columns:
             raise OutputError(f"{dataset.name} has no column {self._named!r}, which had the hand labels")

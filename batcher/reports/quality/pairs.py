@@ -6,13 +6,13 @@ Invariant: a row is paired only with a row of the same cells, each once; memory 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from batcher.journal.comparing import Marked
+from batcher.reports.quality.numeric import number_of
 
 MOST_PAIRS = 10_000
 """Different pairs of answers that are counted one by one; with labels there are far fewer."""
@@ -81,7 +81,6 @@ class Agreement:
         rows: paired.
         only_first, only_other: rows that only one run has.
         both: paired rows with an answer in both runs: it is `ok`, and has the field that is compared.
-        neither: paired rows whose answer is `ok` in no run.
         agree: those of them with the same answer.
         first, other: paired rows by status, of each run; the status of a row without a result is empty.
         pairs: different pairs of answers and their rows; no further ones are counted from `MOST_PAIRS` on.
@@ -95,7 +94,6 @@ class Agreement:
     only_first: int = 0
     only_other: int = 0
     both: int = 0
-    neither: int = 0
     agree: int = 0
     first: Counter[str] = field(default_factory=Counter)
     other: Counter[str] = field(default_factory=Counter)
@@ -120,7 +118,6 @@ class Agreement:
         that = read(other.answer) if other.status == "ok" else None
         first_text, other_text = _text_or_none(this), _text_or_none(that)
         if first_text is None or other_text is None:
-            self.neither += first_text is other_text
             return first_text, other_text
         self.both += 1
         if isinstance(this, dict) and isinstance(that, dict):
@@ -140,7 +137,7 @@ class Agreement:
             held.append(example)  # the rows come in the order of a hash, so these are drawn at random
 
     def _add_numbers(self, first: str, other: str) -> None:
-        values = number_in(first), number_in(other)
+        values = number_of(first), number_of(other)
         if values[0] is None or values[1] is None or self.numbers is None:
             self.numbers = None
         else:
@@ -155,11 +152,6 @@ class Agreement:
             counts[1] += first[name] == other[name]
 
     @property
-    def differ(self) -> int:
-        """The paired rows on which the runs differ; no answer differs from any."""
-        return self.rows - self.agree - self.neither
-
-    @property
     def categories(self) -> list[str]:
         """The different answers of both runs, if they are few enough to be categories; else none."""
         found = {answer for pair in self.pairs for answer in pair}
@@ -170,15 +162,6 @@ class Agreement:
         """The pairs of answers that differ, with their rows; the most frequent first."""
         found = [(pair, count) for pair, count in self.pairs.items() if pair[0] != pair[1]]
         return sorted(found, key=lambda each: (-each[1], each[0]))
-
-
-def number_in(text: str) -> float | None:
-    """Return the number that a text is; None if it is none."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def reading_of(field_name: str | None, *, is_object: bool) -> Callable[[str], Any]:

@@ -13,7 +13,7 @@ from batcher.quality.estimating import LabelFigures
 from batcher.quality.figures import Figure
 from batcher.reports.quality.estimated import Certainty, Estimate, Kind, shown_label
 from batcher.settings import OPTIONS
-from batcher.tables import cut, told_apart, width
+from batcher.tables import cut, told_apart, width, wrapped
 from batcher.visible import harmless, on_one_line
 from batcher.words import by_reader, counted, percent
 
@@ -34,7 +34,7 @@ _KAPPA = ((0.8, "almost perfect"), (0.6, "substantial"), (0.4, "moderate"), (0.2
 def text_of(found: Estimate) -> str:
     """Return an estimate as text."""
     lines = [title_of(found)]
-    lines += [line for term, said in facts_of(found) for line in _wrapped(term, said)]
+    lines += [line for term, said in facts_of(found) for line in _fact(term, said)]
     steps = [line for step in found.steps for line in _step(on_one_line(step))]
     lines += [f"  {'' if place else 'next':<{_TERM}} {line}" for place, line in enumerate(steps)]
     for part in (
@@ -225,7 +225,7 @@ def _certainty(certain: Certainty) -> Iterator[str]:
     if certain.calibration is not None:
         heads = (certain.by, "by hand", "mean", "right", "95% interval")
         yield from _table(heads, [bin_cells(each) for each in certain.calibration.bins])
-    yield from _wrapped("", how_sure(certain))
+    yield from _fact("", how_sure(certain))
     if certain.calibration is not None:
         return
     yield f"  least certain first, by {certain.by}; rows are counted from 0"
@@ -293,16 +293,8 @@ def _cells(figure: Figure, written: Callable[[float], str]) -> tuple[str, str]:
 # -- Lines
 
 
-def _wrapped(term: str, said: str) -> Iterator[str]:
-    """Yield a term and what is said of it, on as many lines as it takes."""
-    start = " " * (_TERM + 3)
-    line, is_empty = f"  {term:<{_TERM}} ", True
-    for word in on_one_line(said).split(" "):
-        if not is_empty and width(line) + width(word) > WIDTH:
-            yield line.rstrip()
-            line, is_empty = start, True
-        line, is_empty = f"{line}{word} ", False
-    yield line.rstrip()
+def _fact(term: str, said: str) -> Iterator[str]:
+    return wrapped(f"  {term:<{_TERM}} ", on_one_line(said), WIDTH)
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, most: int = _NAME) -> Iterator[str]:
