@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from batcher.visible import harmless
 
 _LABEL = 9  # columns of a label in the text
+_WORD = 12  # characters of a word without spaces that are kept, at most
 _AS_EMOJI = "\ufe0f"  # makes the character before it two columns wide in some terminals
 _LEFT = ' style="text-align: left"'  # JupyterLab sets text to the right
 
@@ -127,6 +128,39 @@ def wrapped(start: str, text: str, columns: int) -> Iterator[str]:
             line, is_empty = " " * width(start), True
         line, is_empty = f"{line}{word} ", False
     yield line.rstrip()
+
+
+def told_apart(names: Iterable[str], columns: int, seen: int | None = None) -> dict[str, str]:
+    """Return names short enough for a table, so that those which begin alike still differ.
+
+    Of a long name its beginning is kept; of several that begin alike, also what follows the part that they share.
+
+    Args:
+        names: of a table, each on one line.
+        columns: that a name may take.
+        seen: the columns that surely have a place; default: all of them.
+    """
+    alike: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        alike.setdefault(cut(name, seen or columns), []).append(name)
+    return {name: _short(name, _shared(group), columns) for group in alike.values() for name in group}
+
+
+def _shared(names: Sequence[str]) -> int:
+    """Return the characters that names begin with alike, but for those of an unfinished word; 0 for a single name."""
+    if len(names) == 1:
+        return 0
+    least = min(map(len, names))
+    same = next((place for place, chars in enumerate(zip(*names, strict=False)) if len({*chars}) > 1), least)
+    return max(same - _WORD, names[0].rfind(" ", 0, same) + 1)
+
+
+def _short(name: str, shared: int, columns: int) -> str:
+    start = columns // 4
+    if shared <= start + 1:
+        return cut(name, columns)
+    beginning = f"{name[:start]}\u2026"
+    return beginning + cut(name[shared:], columns - width(beginning))
 
 
 def _columns(char: str) -> int:

@@ -17,7 +17,7 @@ from batcher.endpoint import Endpoint
 from batcher.errors import ChangedError
 from batcher.quality.neighbours import FLOOR, Block, Neighbours, Unlike
 from batcher.records import Completion, Usage
-from batcher.reports.quality.along import Along
+from batcher.reports.quality.along import Along, Change, Stretch
 
 LABELS = ["good", "bad", "so-so"]
 ROWS = 1200
@@ -279,6 +279,26 @@ def test_a_page_of_a_run_escapes_labels_and_endpoints(lab: Lab, capsys: pytest.C
     assert "<b>" not in page
     assert "<i>" not in page
     assert "&lt;b&gt;good&lt;/b&gt;" in page
+
+
+def test_a_page_shows_the_largest_changes_and_the_others_when_opened_and_a_long_label_hides_no_number() -> None:
+    label = "a label of more columns than there is room for " * 3
+    changes = [
+        Change("input", "label", f"rows {place}00 to {place}99", label, 100, 0.5, 0.1, 1e-9) for place in range(9)
+    ]
+    changes += [Change("input", "latency", f"rows {place}00 to {place}99", None, 100, 2, 1, 1e-9) for place in range(4)]
+    found = Along(
+        rows=900, labels=(label,), by_input=(Stretch("rows 0 to 899", 900, 0, {label: 900}, 1.0),), by_time=(),
+        by_endpoint=(), is_one_order=True, changes=tuple(changes), warnings=(),
+    )  # fmt: skip
+    first, _, opened = found._repr_html_().partition("<details")
+    assert first.count("elsewhere") == 6
+    assert opened.count("elsewhere") == 4
+    assert "4 more differences in answers" in opened
+    lines = [line for line in str(found).splitlines() if "elsewhere" in line]
+    assert len(lines) == 6
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[0].endswith("50.0%, elsewhere 10.0%")
 
 
 def test_a_run_of_few_rows_has_no_stretches(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,10 +113,38 @@ GOLDEN = """\
  N to N N N N% N% to N%
  N N N N% N% to N%
  of a right and a wrong answer, the right one has the higher
- agreement in N% of all pairs (N%: it says nothing)
- least certain first, by agreement; rows are counted from N
- row N N good
- row N,N N b\\nad"""
+ agreement in N% of all pairs (N%: it says nothing)"""
+
+
+def test_without_hand_labels_a_certainty_is_an_order_and_with_them_a_table() -> None:
+    least = (Uncertain(17, "good", 0.33), Uncertain(1041, "b\nad", 0.4))
+    text = text_of(made({"good": 600, "bad": 390}, [], certainty=(Certainty(by="agreement", rows=990, least=least),)))
+    assert "without hand labels it is an order, and no probability" in re.sub(r"\s+", " ", text)
+    assert text.splitlines()[-3:] == [
+        "  least certain first, by agreement; rows are counted from 0",
+        "  row        17  0.33  good",
+        "  row     1,041  0.40  b\\nad",
+    ]
+
+
+def test_rows_that_are_drawn_are_labelled_before_more_are_drawn() -> None:
+    sampled = [Sampled("good", "good", 0.5)] * 40 + [Sampled("good", "bad", 0.5)] * 10
+    found = made({"good": 600, "bad": 390}, sampled)
+    assert found.more
+    for drawn, said in ((990, "that many rows of the sample have none yet"), (60, f"-n {50 + found.more}")):
+        with command_line():
+            text = text_of(replace(found, design=found.design._replace(drawn=drawn)))
+        assert said in re.sub(r"\s+", " ", text)
+
+
+def test_labels_that_begin_alike_are_told_apart_in_a_text_and_in_a_picture() -> None:
+    labels = [f"a customer of the bank asks about the topic number {number} of many" for number in range(10, 16)]
+    found = made(dict.fromkeys(labels, 100), [Sampled(each, each, 0.1) for each in labels * 9])
+    lines = [line for line in text_of(found).splitlines() if "of many" in line or "\u2026" in line]
+    assert all(width(line) <= 80 for line in lines)
+    for number in range(10, 16):
+        assert sum(f"\u2026{number} " in line for line in lines) == 2  # their shares, their figures
+        assert f">a customer of \u2026{number} of many</text>" in html_of(found)
 
 
 def test_with_many_labels_the_most_frequent_ones_and_the_most_frequent_mistakes_are_shown() -> None:

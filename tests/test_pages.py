@@ -17,6 +17,7 @@ OUTPUT = ROOT / "docs" / "output.md"
 
 # Every block that no test can run, by the first line of it.
 NOT_RUN = {
+    "coverage.md": ["python benchmarks/coverage.py"],
     "README.md": ["pip install .", "cp .env.example .env"],
     "limits.md": ["$ batcher limit reviews"],
     "performance.md": ["make bench", "python benchmarks/shapes.py", "python benchmarks/scaling.py"],

@@ -158,7 +158,8 @@ class SampleFile:
             said = "; ".join(fit.wrong[:_MOST_WRONG])
             rest = len(fit.wrong) - _MOST_WRONG
             more = f"; and {counted(rest, 'other line')}" if rest > 0 else ""
-            raise OutputError(f"{path}: {said}{more}. Nothing was read: put it right, or leave the cell empty")
+            end = "" if f"{said}{more}".endswith("?") else "."
+            raise OutputError(f"{path}: {said}{more}{end} Nothing was read: put it right, or leave the cell empty")
         return fit.found
 
     def _fit(self, sheet: Sheet, lines: Mapping[int, Line]) -> _Fit:
@@ -189,7 +190,8 @@ class SampleFile:
                 raise UnfitError(f"it has {sheet.header.count(name)} columns {name!r}")
         places = {name: place for place, name in enumerate(sheet.header)}
         if not any(name in places for name in self.fields):
-            raise UnfitError(f"it has no column {' or '.join(map(repr, self.fields))}")
+            has = ", ".join(map(repr, filter(None, sheet.header)))
+            raise UnfitError(f"it has no column {' or '.join(map(repr, self.fields))}; its columns are {has}")
         return places
 
     def _line(self, number: int, text: str, lines: Mapping[int, Line], fit: _Fit) -> Line:

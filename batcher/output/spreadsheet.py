@@ -163,7 +163,8 @@ def _in_workbook(path: Path, column: str) -> list[Sheet]:
     except Uncomputed as error:
         raise OutputError(f"cell {error} holds a formula that was never computed: save it in Excel again") from error
     except UNREADABLE as error:
-        raise OutputError(f"it is no workbook that can be read: {error}") from error
+        advice = "save it in a spreadsheet as .xlsx or as CSV UTF-8"
+        raise OutputError(f"it is no workbook that can be read ({error}): {advice}") from error
     if len(found) > 1:
         raise OutputError(f"several of its sheets have a column {column!r}: leave one")
     if not found:

@@ -29,7 +29,7 @@ from batcher.quality.parts import DRAWS, Part, coins, weights_of
 from batcher.quality.special import beta_cdf, beta_quantile
 
 _STEPS = 20  # thresholds that are tested: more would keep hardly fewer rows, and each may end the sequence
-_BINS = 10
+_BINS, _LEAST_BINS, _PER_BIN = 10, 5, 20  # with fewer than 20 hand labels a bin says little
 
 
 @dataclass(frozen=True)
@@ -309,12 +309,13 @@ def calibration(sampled: Iterable[Scored], *, bins: int = _BINS) -> Calibration:
 
     Args:
         sampled: the hand-labelled rows; those without a score are left out.
-        bins: at most.
+        bins: at most; with few hand labels fewer, of 20 each if that makes at least 5.
     """
     rows = sorted((each.score, each.right, 1 / each.chance) for each in sampled if each.score is not None)
     if not rows:
         return Calibration((), None, None)
     score, right, weight = (np.array(column, float) for column in zip(*rows, strict=True))
+    bins = min(bins, max(_LEAST_BINS, len(score) // _PER_BIN))
     found = [_bin(score[cells], right[cells], weight[cells]) for cells in _binned(score, bins)]
     shares = np.array([weight[cells].sum() for cells in _binned(score, bins)]) / weight.sum()
     error = sum(

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from batcher.tables import Readable, cut, wrapped
+from batcher.tables import Readable, cut, width, wrapped
 from batcher.visible import harmless, on_one_line
 from batcher.words import counted, option, percent, verb
 
 _COLUMNS = 80  # of a line of the text
-_SHOWN = 5  # changes in the text
+SHOWN = 5
+"""Changes that a text or a notebook shows."""
+_LEAST_NAME = 12  # columns of a label in a line
 _ALONG = {
     "input": "along the table",
     "time": "by time",
@@ -65,6 +67,15 @@ class Change(NamedTuple):
     p: float
 
     def __str__(self) -> str:
+        return self._in_words(self.label or "")
+
+    def in_columns(self, columns: int) -> str:
+        """Return it in words; a label that is too long for the columns is cut, and no number is."""
+        label = self.label or ""
+        too_wide = width(str(self)) - columns
+        return self._in_words(cut(label, max(width(label) - too_wide, _LEAST_NAME)) if too_wide > 0 else label)
+
+    def _in_words(self, label: str) -> str:
         what = {"label": "labels", "status": "invalid answers", "latency": "latency", "accuracy": "accuracies"}[self.of]
         if self.stretch is None or self.here is None or self.elsewhere is None:
             return f"{what} differ {_ALONG[self.by]}"
@@ -74,7 +85,7 @@ class Change(NamedTuple):
             here, elsewhere = (each if self.label == "right" else 1 - each for each in (self.here, self.elsewhere))
             rows = f"{self.rows:,} hand labels"
             return f"{self.stretch}: accuracy {percent(here)} by {rows}, elsewhere {percent(elsewhere)}"
-        name = repr(self.label) if self.of == "label" else self.label
+        name = repr(label) if self.of == "label" else label
         return f"{self.stretch}: {name} {percent(self.here)}, elsewhere {percent(self.elsewhere)}"
 
 
@@ -122,6 +133,12 @@ class Along(Readable):
             f" {verb('run')} with {option('repeat_sample', 100)}, then {verb('compare')}"
         )
 
+    @property
+    def main_changes(self) -> tuple[Change, ...]:
+        """The changes to show first: all of accuracies, the largest of answers, and that of the latency."""
+        latency = [each for each in self.changes if each.of == "latency"][:1]
+        return (*self.changes_in_accuracy, *self.changes_in_answers[:SHOWN], *latency)
+
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as a dictionary that JSON can hold."""
         values = asdict(self) | {"remark": self.remark}
@@ -138,12 +155,10 @@ class Along(Readable):
         yield f"along the run: {counted(self.rows, 'answer')} in {size} stretches of the table"
         if not self.changes:
             yield "  no stretch differs from the others"
-        latency = [each for each in self.changes if each.of == "latency"][:1]
-        answers = self.changes_in_answers
-        for each in (*self.changes_in_accuracy, *answers[:_SHOWN], *latency):
-            yield cut(f"  {on_one_line(str(each))}", _COLUMNS)
-        if len(answers) > _SHOWN:
-            yield f"  and {counted(len(answers) - _SHOWN, 'more difference')} in answers"
+        for each in self.main_changes:
+            yield cut(f"  {on_one_line(each.in_columns(_COLUMNS - 2))}", _COLUMNS)
+        if (more := len(self.changes_in_answers) - SHOWN) > 0:
+            yield f"  and {counted(more, 'more difference')} in answers"
         for text in filter(None, (self.remark, *(f"warning: {each}" for each in self.warnings))):
             yield from wrapped("  ", on_one_line(text), _COLUMNS)
         if len(self.by_endpoint) > 1:

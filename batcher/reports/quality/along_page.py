@@ -9,7 +9,7 @@ import html
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from batcher.reports.quality.along import Along, Stretch
+from batcher.reports.quality.along import SHOWN, Along, Stretch
 from batcher.tables import cut, html_table
 from batcher.visible import harmless, on_one_line
 from batcher.words import counted, percent
@@ -23,13 +23,13 @@ _GAP = 0.12  # between bars, of their width
 
 def html_of(found: Along) -> str:
     """Return tables and a picture."""
-    title = f"along the run: {counted(found.rows, 'answer')} in {len(found.by_input)} stretches of the table"
-    changes = [("" if place else "differs", str(each)) for place, each in enumerate(found.changes[:_MOST_CHANGES])]
-    facts = changes or [("differs", "no stretch")]
+    title = f"{counted(found.rows, 'answer')} in {len(found.by_input)} stretches of the table"
+    facts = [("" if place else "differs", str(each)) for place, each in enumerate(found.main_changes)]
+    facts = facts or [("differs", "no stretch")]
     facts += [("remark", found.remark)] if found.remark else []
     facts += [("warning", each) for each in found.warnings]
     table = html_table(title, facts, has_labels=True)
-    parts = [f'<div class="facts">{table}</div>', _picture("in the order of the table", found.by_input)]
+    parts = [f'<div class="facts">{table}</div>', *_more(found), _picture("in the order of the table", found.by_input)]
     if not found.is_one_order:
         parts.append(_picture("in the order in which they were asked", found.by_time))
     if len(found.by_endpoint) > 1:
@@ -44,6 +44,17 @@ def html_of(found: Along) -> str:
         ]
         parts.append(html_table("", rows, ("endpoint", "answers", "invalid", "median latency"), has_labels=True))
     return "\n".join(parts)
+
+
+def _more(found: Along) -> Iterator[str]:
+    """Yield the changes in answers that are not among the first ones, to be opened."""
+    rest = found.changes_in_answers[SHOWN:]
+    if not rest:
+        return
+    rows = [(str(each),) for each in rest[:_MOST_CHANGES]]
+    what = f"the next {len(rows)} of {counted(len(rest), 'more difference')}"
+    what = what if len(rows) < len(rest) else counted(len(rest), "more difference")
+    yield f'<details class="facts"><summary>{what} in answers</summary>{html_table("", rows)}</details>'
 
 
 def _picture(title: str, stretches: Sequence[Stretch]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from batcher.money.prices import NANO
-from batcher.tables import Readable, cut, width, wrapped
+from batcher.tables import Readable, cut, told_apart, width, wrapped
 from batcher.visible import harmless
 from batcher.words import counted, dollars, elapsed, option, percent, verb
 
@@ -267,10 +267,12 @@ def with_interval(number: Ranged) -> str:
 
 def _points(number: Ranged) -> str:
     """Return a difference of two shares, in percentage points."""
-    ends = (
-        "" if number.low is None or number.high is None else f" ({100 * number.low:+.1f} to {100 * number.high:+.1f})"
-    )
-    return f"{100 * number.value:+.1f} points{ends}"
+    ends = "" if number.low is None or number.high is None else f" ({_signed(number.low)} to {_signed(number.high)})"
+    return f"{_signed(number.value)} points{ends}"
+
+
+def _signed(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:+.1f}"  # + 0.0: no -0.0
 
 
 def p_value(p: float) -> str:
@@ -392,8 +394,11 @@ def _text(found: Compared) -> Iterator[str]:
         yield ""
         more = f", the most frequent of {found.kinds:,}" if found.kinds and found.kinds > _SHOWN else ""
         yield f"  rows that differ, {names[0]} -> {names[1]}{more}"
-        for each in found.differences[:_SHOWN]:
-            yield f"{each.rows:>9,}  {_short(each.answer)} -> {_short(each.other)}"
+        shown = found.differences[:_SHOWN]
+        short = told_apart((on_one_line(text) for each in shown for text in (each.answer, each.other)), _ANSWER)
+        for each in shown:
+            pair = (short[on_one_line(text)] or "(empty)" for text in (each.answer, each.other))
+            yield f"{each.rows:>9,}  {' -> '.join(pair)}"
             for example in each.examples[:1]:
                 yield cut(f"{'':11}row {example.row}: {on_one_line(example.text or '(cells gone)')}", _COLUMNS)
 
@@ -407,10 +412,6 @@ def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str
 
 def _padded(text: str, columns: int) -> str:
     return text + " " * (columns - width(text))
-
-
-def _short(answer: str) -> str:
-    return cut(on_one_line(answer), _ANSWER) or "(empty)"
 
 
 def on_one_line(text: str) -> str:

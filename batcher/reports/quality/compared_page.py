@@ -48,8 +48,8 @@ def _parts(found: Compared) -> Iterator[str]:
         yield marks_picture("Accuracy and noise", marks, Scale.of_shares(marks), "counted")
     if found.differences:
         yield "<h2>Rows that differ</h2>"
-        rows = [(f"{each.rows:,}", each.answer, each.other, "\n".join(_examples(each))) for each in found.differences]
-        table = html_table("The most frequent first", rows, ("rows", *names, "examples"))
+        rows = [(f"{each.rows:,}", "\n".join([_pair(each), *_examples(each)])) for each in found.differences]
+        table = html_table("The most frequent first, with examples", rows, ("rows", " \u2192 ".join(names)))
         yield f'<div class="facts">{table}</div>'
     answers = found.crossed.answers
     if answers and found.differences:
@@ -74,6 +74,10 @@ def _marks(found: Compared) -> Iterator[Mark]:
 
 def _mark(name: str, number: Ranged) -> Mark:
     return Mark(name, None, number.value, number.low, number.high, with_interval(number))
+
+
+def _pair(difference: Difference) -> str:
+    return " \u2192 ".join(on_one_line(each) or "(empty)" for each in (difference.answer, difference.other))
 
 
 def _examples(difference: Difference) -> Iterator[str]:

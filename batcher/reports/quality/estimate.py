@@ -212,7 +212,7 @@ def notes_of(estimate: Estimate, found: Labelled, corrected: int) -> Iterator[st
     """Yield what else to know about the numbers."""
     if not found.gold:
         yield "no number has an interval: only hand labels show how often an answer is wrong"
-    if found.waiting:
+    if found.gold and found.waiting:
         rows = counted(found.waiting, "row that was drawn has", "rows that were drawn have")
         yield f"{rows} no hand label yet; until then the numbers take it that these are no harder than the others"
     if found.gone:
@@ -257,4 +257,4 @@ def steps_of(estimate: Estimate, path: Path) -> Iterator[str]:
         yield f"{command_of(estimate, 'sample', rows)}  # then fill the column gold of {path}"
         yield again
     else:
-        yield f"{again}  # when the column gold of {path} is filled"
+        yield f"{again}  # when {path} is filled in"

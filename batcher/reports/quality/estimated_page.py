@@ -99,7 +99,8 @@ def _per_label(found: Estimate, most: int | None) -> Iterator[str]:
         return
     yield _heading("How good the model is at each label")
     heads = ("label", "precision", "recall", "F1")
-    yield boxed(html_table("", [quality_cells(each) for each in found.labels[:most]], heads))
+    rows = [quality_cells(each) for each in found.labels[:most] if each.hand or each.checked]
+    yield boxed(html_table("", rows, heads))
 
 
 def _confusion(found: Estimate, *, is_whole: bool) -> Iterator[str]:

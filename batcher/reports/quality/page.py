@@ -29,8 +29,11 @@ h2 { font-size: 1.05em; margin: 1.8em 0 0.4em; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 2px 12px 2px 0; vertical-align: top; white-space: nowrap; }
 th { font-weight: 600; }
+td:first-child, th:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 6em; }
+.facts th, .facts th:first-child { white-space: nowrap; min-width: 0; }
 .facts td { white-space: normal; overflow-wrap: anywhere; }
 summary { cursor: pointer; margin: 0.6em 0; }
+@media (max-width: 480px) { th, td { white-space: normal; padding-right: 8px; } }
 footer { margin-top: 2.5em; font-size: 0.85em; opacity: 0.7; }
 """
 

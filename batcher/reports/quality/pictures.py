@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from batcher.tables import cut
+from batcher.tables import told_apart
 from batcher.visible import harmless
 
 ACCENT = "var(--batcher-accent, #3b82d6)"
@@ -24,8 +24,10 @@ _FORM = (
     "font:13px system-ui,-apple-system,'Segoe UI',Roboto,sans-serif"
 )
 _NAME = 56  # columns of a name, of which a narrow page cuts off what has no place
-_NAMES = "55%"  # of the width: a phone is 390 pixels wide, and the numbers take 170 of them
+_NAMES = "45%"  # of the width: a phone is 390 pixels wide, and the numbers take up to 190 of them
+_SEEN = 20  # columns of a name that have a place there
 _ENDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0)
+_LETTER = 7  # pixels of a letter of the legend, at most on average
 _STEPS = 5  # of the axis, at most
 _HEAD = 16  # columns of a head in a heat table
 _RIGHT, _WRONG = "59,130,214", "224,130,30"  # red, green and blue of a cell: agreement and mistakes
@@ -116,21 +118,26 @@ def marks_picture(
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" height="{height}" fill="currentColor" style="{_FORM}">',
         f"<title>{_text(title)}</title>",
         f"<desc>{_text(said)}</desc>",
-        *_legend(ring, dot if is_estimated else ""),
+        *_legend(ring if any(mark.raw is not None for mark in marks) else "", dot if is_estimated else ""),
         *_axis(scale, height),
     ]
-    for number, mark in enumerate(marks):
-        lines += _line(mark, scale, _TOP + _ROW * number)
+    names = [_on_one_line(mark.name) for mark in marks]
+    short = told_apart(names, _NAME, _SEEN)
+    for number, (mark, name) in enumerate(zip(marks, names, strict=True)):
+        lines += _line(mark, short[name], scale, _TOP + _ROW * number)
     return "\n".join([*lines, "</svg>"])
 
 
 def _legend(ring: str, dot: str) -> Iterator[str]:
-    yield _ring("6", 10)
-    yield f'<text x="18" y="14" font-size="12">{_text(ring)}</text>'
+    start = 0
+    if ring:
+        yield _ring("6", 10)
+        yield f'<text x="18" y="14" font-size="12">{_text(ring)}</text>'
+        start = 40 + _LETTER * len(ring)
     if dot:
-        yield _bar("122", "144", 10)
-        yield _dot("133", 10)
-        yield f'<text x="152" y="14" font-size="12">{_text(dot)}</text>'
+        yield _bar(f"{start + 4}", f"{start + 26}", 10)
+        yield _dot(f"{start + 15}", 10)
+        yield f'<text x="{start + 34}" y="14" font-size="12">{_text(dot)}</text>'
 
 
 def _axis(scale: Scale, height: int) -> Iterator[str]:
@@ -147,10 +154,10 @@ def _axis(scale: Scale, height: int) -> Iterator[str]:
         )
 
 
-def _line(mark: Mark, scale: Scale, top: int) -> Iterator[str]:
+def _line(mark: Mark, shown: str, scale: Scale, top: int) -> Iterator[str]:
     said = f"{mark.name}: {mark.text}"
     yield f"<g><title>{_text(said)}</title>"
-    name = f'<text x="0" y="16" style="unicode-bidi:isolate">{_short(mark.name, _NAME)}</text>'
+    name = f'<text x="0" y="16" style="unicode-bidi:isolate">{html.escape(shown) or "(empty)"}</text>'
     yield f'<svg x="0" y="{top}" width="{_NAMES}" height="22" overflow="hidden">{name}</svg>'
     yield f'<text x="100%" y="{top + 16}" text-anchor="end" font-size="12">{_text(mark.text)}</text>'
     at = top + 30
@@ -191,12 +198,15 @@ def heat_table(
         counts: of each row, by column.
         corner: stands above the heads of the rows, and says what rows and columns are.
     """
+    short = told_apart(map(_on_one_line, (*rows, *columns)), _HEAD)
     heads = "".join(
         f'<th scope="col" title="{_text(name)}" style="writing-mode:vertical-rl;text-align:right;font-weight:normal;'
-        f'padding:4px 2px"><bdi>{_short(name)}</bdi></th>'
+        f'padding:4px 2px">{_head(name, short)}</th>'
         for name in columns
     )
-    body = "\n".join(_heat_row(name, each, columns) for name, each in zip(rows, counts, strict=True))
+    body = "\n".join(
+        _heat_row(name, _head(name, short), each, columns) for name, each in zip(rows, counts, strict=True)
+    )
     return (
         f'<div style="overflow-x:auto"><table style="border-collapse:collapse;width:auto">'
         f'<caption style="text-align:left;padding:4px 0">{_text(title)}</caption>\n'
@@ -205,14 +215,18 @@ def heat_table(
     )
 
 
-def _heat_row(name: str, counts: Sequence[int], columns: Sequence[str]) -> str:
+def _head(name: str, short: Mapping[str, str]) -> str:
+    return f"<bdi>{html.escape(short[_on_one_line(name)]) or '(empty)'}</bdi>"
+
+
+def _heat_row(name: str, head: str, counts: Sequence[int], columns: Sequence[str]) -> str:
     whole = sum(counts) or 1
     cells = "".join(
         _heat_cell(count, count / whole, f"{name} \u2192 {column}: {count}", _RIGHT if column == name else _WRONG)
         for column, count in zip(columns, counts, strict=True)
     )
-    head = f'<th scope="row" title="{_text(name)}" style="text-align:left;font-weight:normal;padding:3px 8px 3px 0">'
-    return f"<tr>{head}<bdi>{_short(name)}</bdi></th>{cells}</tr>"
+    style = "text-align:left;font-weight:normal;padding:3px 8px 3px 0"
+    return f'<tr><th scope="row" title="{_text(name)}" style="{style}">{head}</th>{cells}</tr>'
 
 
 def _heat_cell(count: int, part: float, said: str, colour: str) -> str:
@@ -221,10 +235,6 @@ def _heat_cell(count: int, part: float, said: str, colour: str) -> str:
         f'<td title="{_text(said)}" style="text-align:center;min-width:1.6em;padding:3px 6px;{shade}">'
         f"{count or '&middot;'}</td>"
     )
-
-
-def _short(name: str, columns: int = _HEAD) -> str:
-    return html.escape(cut(_on_one_line(name), columns)) or "(empty)"
 
 
 def _text(text: str) -> str:

@@ -13,7 +13,7 @@ from batcher.quality.estimating import LabelFigures
 from batcher.quality.figures import Figure
 from batcher.reports.quality.estimated import Certainty, Estimate, Kind, shown_label
 from batcher.settings import OPTIONS
-from batcher.tables import cut, width, wrapped
+from batcher.tables import cut, told_apart, width, wrapped
 from batcher.visible import harmless, on_one_line
 from batcher.words import by_reader, counted, percent
 
@@ -56,7 +56,7 @@ def title_of(found: Estimate) -> str:
     if not found.design.kind:
         return f"{name}: raw numbers only, because there are no hand labels"
     if not found.gold:
-        return f"{name}: raw numbers only, because none of the {found.design.drawn:,} rows drawn has a hand label yet"
+        return f"{name}: raw numbers only: none of the {found.design.drawn:,} rows drawn has a hand label yet"
     what, written = ("mean", number) if found.kind is Kind.NUMBERS else ("accuracy", percent)
     if found.main.value is None:
         return f"{name}: {what} unknown, because no row with a hand label has an answer"
@@ -119,7 +119,9 @@ def _halving(found: Estimate, more: int) -> str:
     said = f"about {counted(more, 'more hand label')} would make the interval of the {what} half as wide"
     if found.design.kind != "random":
         return said
-    return f"{said}: {command_of(found, 'sample', min(found.rows, found.design.drawn + more))}"
+    if found.gold + more <= found.design.drawn:
+        return f"{said}: that many rows of the sample have none yet"
+    return f"{said}: {command_of(found, 'sample', min(found.rows, found.gold + more))}"
 
 
 def command_of(found: Estimate, verb: str, n: int | None = None) -> str:
@@ -134,10 +136,9 @@ def command_of(found: Estimate, verb: str, n: int | None = None) -> str:
 
 
 def _few(found: Estimate) -> str:
-    names = [_name(each, _NAME) for each in found.few]
-    if len(names) == len(found.labels):
+    if len(found.few) == len(found.labels):
         return "hand labels of every label for its precision and recall"
-    shown, more = names[:5], len(names) - 5
+    shown, more = _names(found.few, _NAME)[:5], len(found.few) - 5
     rest = f" and {more} more" if more > 0 else ""
     return f"hand labels for precision and recall of {', '.join(shown)}{rest}"
 
@@ -193,8 +194,7 @@ def _confusion(found: Estimate) -> Iterator[str]:
     confusion = found.confusion
     if not confusion.counted:
         return
-    heads = [_name(each, _NAME_OF_MATRIX) for each in confusion.gold]
-    names = [_name(each, _NAME) for each in confusion.model]
+    heads, names = _names(confusion.gold, _NAME_OF_MATRIX), _names(confusion.model, _NAME)
     head = "model \\ by hand"
     first = max(map(width, [head, *names]))
     if 2 + first + sum(2 + max(width(each), 3) for each in heads) <= WIDTH:
@@ -215,6 +215,8 @@ def _certainty(certain: Certainty) -> Iterator[str]:
         heads = (certain.by, "by hand", "mean", "right", "95% interval")
         yield from _table(heads, [bin_cells(each) for each in certain.calibration.bins])
     yield from _fact("", how_sure(certain))
+    if certain.calibration is not None:
+        return
     yield f"  least certain first, by {certain.by}; rows are counted from 0"
     for each in certain.least[:_MOST_LEAST]:
         yield f"  row {each.position:>9,}  {each.certainty:.2f}  {cut(on_one_line(each.answer), WIDTH - 24)}"
@@ -286,7 +288,9 @@ def _fact(term: str, said: str) -> Iterator[str]:
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, most: int = _NAME) -> Iterator[str]:
     """Yield the lines of a table; the first columns are names and stand to the left, the others to the right."""
-    lines = [[*heads], *([*(_name(each, most) for each in row[:left]), *row[left:]] for row in rows)]
+    cells = [*rows]
+    names = _names((each for row in cells for each in row[:left]), most)
+    lines = [[*heads], *([*names[left * place :][:left], *row[left:]] for place, row in enumerate(cells))]
     widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         padded = [
@@ -296,10 +300,8 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, m
         yield "  " + "  ".join(padded)
 
 
-def _name(label: str | None, columns: int) -> str:
-    """Return a label in at most so many columns: its beginning and its end, since labels often begin alike."""
-    name = on_one_line(shown_label(label))
-    if width(name) <= columns:
-        return name
-    end = name[-columns // 3 :]
-    return cut(name, columns - width(end)) + end
+def _names(labels: Iterable[str | None], columns: int) -> list[str]:
+    """Return labels in at most these columns each, told apart from each other."""
+    names = [on_one_line(shown_label(each)) for each in labels]
+    short = told_apart(names, columns)
+    return [short[each] for each in names]
