@@ -177,7 +177,7 @@ class Window:
 
     async def _repeat(self) -> None:
         """Ask the rows once more that were drawn for it (`--repeat-sample`)."""
-        self._repeats = Repeats(self._job, self._journal, self._planned_input, self._asker)
+        self._repeats = Repeats(self._job, self._journal, self._planned_input, self._asker, self._sources)
         with self._ending_in_order():
             if rows := await self._repeats.read():
                 self._progress.say(f"Each row has its result. Asking {counted(rows, 'row')} once more.")
@@ -290,7 +290,7 @@ class Window:
             self._ending = replace(self._ending, looks_wrong=self._ending.looks_wrong or trouble)
             return False
         if canary.first:
-            self._asker.refresh()
+            self._refresh()
             said = first_rows_in_words(self._job, self._tally, self._pool, canary.first)
             for each in (said, *canary.remarks(self._tally, expectation.of([row.question.messages for row in rows]))):
                 self._progress.say(each)

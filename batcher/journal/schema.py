@@ -341,6 +341,7 @@ CREATE TABLE opinions (id INTEGER PRIMARY KEY, key BLOB NOT NULL, position INTEG
     status TEXT NOT NULL, answer TEXT NOT NULL, error TEXT NOT NULL, round INTEGER NOT NULL, result INTEGER);
 CREATE INDEX opinions_open ON opinions (key) WHERE result IS NULL;
 CREATE INDEX opinions_result ON opinions (result);
+CREATE INDEX opinions_again ON opinions (key) WHERE round = 1;
 CREATE TABLE votes (id INTEGER PRIMARY KEY, answers INTEGER NOT NULL, for_it INTEGER NOT NULL,
     is_tied INTEGER NOT NULL, confidence REAL);
 CREATE TABLE draws (id INTEGER PRIMARY KEY, at REAL NOT NULL, design TEXT NOT NULL, rows INTEGER NOT NULL,
