@@ -143,6 +143,7 @@ _ATTEMPTS = """
 CREATE TEMP TABLE IF NOT EXISTS attempts (position INTEGER, key BLOB, requests INTEGER NOT NULL,
     PRIMARY KEY (position, key)) WITHOUT ROWID;
 CREATE TEMP TABLE IF NOT EXISTS attempts_until (id INTEGER NOT NULL);
+CREATE TEMP TABLE IF NOT EXISTS attempts_open (id INTEGER PRIMARY KEY);
 """
 
 
@@ -185,6 +186,18 @@ def count_attempts(db: sqlite3.Connection) -> None:
         db.execute(statement)
     [after] = db.execute("SELECT coalesce(max(id), 0) FROM temp.attempts_until").fetchone()
     [until] = db.execute("SELECT coalesce(max(id), 0) FROM requests").fetchone()
+    # Those that had no end may have turned out not to have left.
+    ended = "FROM requests WHERE id IN (SELECT id FROM temp.attempts_open) AND outcome"
+    db.execute(
+        f"INSERT INTO temp.attempts SELECT position, key, -count(*) {ended} = ? GROUP BY position, key"
+        " ON CONFLICT DO UPDATE SET requests = requests + excluded.requests",
+        (UNSENT,),
+    )
+    db.execute(f"DELETE FROM temp.attempts_open WHERE id IN (SELECT id {ended} IS NOT NULL)")
+    db.execute(
+        "INSERT INTO temp.attempts_open SELECT id FROM requests WHERE id > ? AND id <= ? AND outcome IS NULL",
+        (after, until),
+    )
     db.execute(
         "INSERT INTO temp.attempts SELECT q.position, q.key, count(*) FROM requests q WHERE q.id > ? AND q.id <= ?"
         f" AND q.outcome IS NOT ? AND q.id NOT IN ({_OF_REPEATS}) GROUP BY q.position, q.key"
@@ -204,7 +217,7 @@ _OF_REPEATS = (
     "WITH again AS MATERIALIZED (SELECT DISTINCT position, key FROM opinions WHERE round = 1),"
     " of_them AS MATERIALIZED (SELECT q.id, q.position, q.key, p.round,"
     " p.id IS NOT NULL OR q.id IN (SELECT id FROM results) AS is_end"
-    " FROM again JOIN requests q USING (position, key) LEFT JOIN opinions p ON p.id = q.id)"
+    " FROM again CROSS JOIN requests q USING (position, key) LEFT JOIN opinions p ON p.id = q.id)"
     " SELECT id FROM of_them q WHERE 1 = (SELECT e.round FROM of_them e WHERE e.position = q.position"
     " AND e.key = q.key AND e.is_end AND e.id >= q.id ORDER BY e.id LIMIT 1)"
 )
@@ -718,7 +731,7 @@ class Reader:
             repeated.append(Repeated(position, _result(*had), again[vote(again, same).chosen]))
         return repeated
 
-    def asked_again(self, positions: Iterable[int], sources: Collection[int]) -> Iterator[Again]:
+    def asked_again(self, positions: Iterable[int], sources: Collection[int], samples: int) -> Iterator[Again]:
         """Yield what is known of asking rows once more, of those that may be (`--repeat-sample`), in the order given.
 
         A row may be if its result is a model's answer to its question, or is not there yet.
@@ -726,15 +739,17 @@ class Reader:
         Args:
             positions: of the rows.
             sources: ids of those whose answers count.
+            samples: how many answers a row should have to asking it again.
         """
         strangers = f"(a.source IN {OF_PEOPLE} OR a.source IN {_ADOPTED})"
         counted = f"{_CURRENT_REPEATS} AND p.source IN ({', '.join(str(int(each)) for each in sources)})"
-        # Answers to rows that stand elsewhere now.
-        moved = dict(
-            self._all(
-                f"SELECT p.key, count(*) FROM opinions p WHERE {counted} AND {_AT_ITS_PLACE} IS NULL GROUP BY p.key"
-            )
-        )
+        # Answers to rows that stand elsewhere now: those of each place are taken by one row that lacks some.
+        moved: dict[bytes, list[int]] = {}
+        for key, answers in self._all(
+            f"SELECT p.key, count(*) FROM opinions p WHERE {counted} AND {_AT_ITS_PLACE} IS NULL"
+            " GROUP BY p.key, p.position ORDER BY p.position"
+        ):
+            moved.setdefault(key, []).append(answers)
         query = (
             "SELECT r.position, r.key, r.result, (SELECT count(*) FROM opinions p WHERE p.key = r.key"
             f" AND p.position = r.position AND {counted}) FROM rows r LEFT JOIN results a ON a.id = r.result"
@@ -744,7 +759,9 @@ class Reader:
         for position in positions:
             for line in self._all(query, (position,)):
                 again = Again._make(line)
-                yield again._replace(answers=again.answers + moved.pop(again.key, 0))
+                while again.answers < samples and (others := moved.get(again.key)):
+                    again = again._replace(answers=again.answers + others.pop(0))
+                yield again
 
     def _is_of_pool(self) -> str:
         """Return the condition for an answer `p` of a source that the last run asked."""

@@ -130,7 +130,8 @@ def rows_asked_again(
     wanted = settings.repeat_sample or 0
     drawn = wanted + _SPARE if wanted else 0
     while True:
-        found = [*journal.asked_again(in_drawn_order(f"{keyword}{_AGAIN}", drawn, rows), sources)] if wanted else []
+        places = in_drawn_order(f"{keyword}{_AGAIN}", drawn, rows)
+        found = [*journal.asked_again(places, sources, settings.samples)] if wanted else []
         if len(found) >= wanted or drawn >= rows:
             return found[:wanted]
         drawn *= 2
