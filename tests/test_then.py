@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from conftest import Lab
-from fake_service import Call, Service, refusal
+from fake_service import Anything, Call, Service, refusal
 from test_confidence import scored
 
 import batcher
 from batcher.endpoint import Endpoint
-from batcher.errors import BudgetReached, RunStopped, SettingsError
+from batcher.errors import BudgetReached, Interrupted, RunStopped, SettingsError
 from batcher.records import Completion, Failure, Usage
 
 CHEAP, DEAR = "cheap", "dear"
@@ -416,3 +416,23 @@ def test_a_second_answer_that_did_not_fit_has_no_vote_when_answers_are_read_agai
         assert found.calls == []
         assert labels(lab) == [expected] * 7 + [("yes", CHEAP)] * 3
         assert batcher.verify("k", ROWS, output_dir=lab.directory).ok
+
+
+def test_an_answer_of_the_first_endpoint_that_did_not_fit_is_not_shown_to_the_second(lab: Lab) -> None:
+    def misses(call: Call) -> Completion | Failure:
+        is_fit = call.endpoint == DEAR or "does not fit" in call.prompt
+        return answer(call._replace(prompt="row 1:")) if is_fit else Completion("odd", "stop", USAGE)
+
+    found = service(misses)
+    found.prompts = Anything()
+    options: dict[str, Any] = THEN | {"threshold": 0.65, "repair": 1}
+    with pytest.raises(Interrupted):
+        lab.run(ROWS[:1], found, PROMPT, grace=0.0, at={1.5: lab.request_stop}, **options)
+    lab.run(ROWS[:1], found, PROMPT, **options)
+    assert [(call.endpoint, "does not fit" in call.prompt) for call in found.calls] == [
+        (CHEAP, False),
+        (CHEAP, True),  # it was cut off
+        (CHEAP, True),
+        (DEAR, False),
+    ]
+    assert labels(lab) == [("no", DEAR)]

@@ -93,7 +93,8 @@ result is made; the first endpoint's (`--then`); and answers to a question that 
     answer             TEXT*    as in `results`
     error              TEXT*    as in `results`
     round              INTEGER  0: it counts for the row's result; 1: it repeats a question that has its result
-    result             INTEGER  `results.id` of the result that it belongs to; NULL: that is not there yet
+    result             INTEGER  `results.id` of the result that it belongs to; NULL: that is not there yet. Of round 1
+                                the one that the row had then
 
 votes: results that are made of several answers, or of which the first endpoint's are known
     id                 INTEGER  `results.id`; primary key
