@@ -23,6 +23,7 @@ from programs import environment
 
 from batcher.answer.columns import AnswerColumns
 from batcher.errors import InputError, OutputError
+from batcher.input.cell import writable
 from batcher.output.csv_file import csv_line
 from batcher.output.directory import Store
 from batcher.output.edited import Edited, UnfitError
@@ -50,7 +51,7 @@ AWKWARD = [
 ]
 TEXT = st.sampled_from(AWKWARD) | st.text(st.characters(exclude_categories=()))  # lone surrogates too
 # Columns, then rows of cells and an answer.
-TABLES = st.lists(TEXT, unique=True, min_size=1, max_size=3).flatmap(
+TABLES = st.lists(TEXT, unique_by=writable, min_size=1, max_size=3).flatmap(
     lambda columns: st.tuples(
         st.just(columns), st.lists(st.lists(TEXT, min_size=len(columns) + 1, max_size=len(columns) + 1))
     )
@@ -130,6 +131,11 @@ def test_any_text_comes_back_but_for_what_no_csv_file_can_hold(
         path.write_bytes(in_excel(whole))
         assert edited(store, 0, lines_of(rows), [row[-1] for row in rows]).how == ""
         assert store.join([0])[0].read_bytes() == whole
+
+
+def test_columns_that_would_have_one_name_in_a_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the columns 'a\\x00', 'a\\ud800' would have the same name in the files"):
+        Store(tmp_path, "kw", ["a\0", "id", "a\ud800"])
 
 
 def test_a_byte_order_mark_stands_once_in_each_file(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from conftest import Lab
-from fake_service import Anything, Call, Service, refusal
+from fake_service import Call, Service, refusal
 from test_confidence import scored
 
 import batcher
 from batcher.endpoint import Endpoint
-from batcher.errors import BudgetReached, Interrupted, RunStopped, SettingsError
+from batcher.errors import BudgetReached, RunStopped, SettingsError
 from batcher.records import Completion, Failure, Usage
 
 CHEAP, DEAR = "cheap", "dear"
@@ -166,6 +166,27 @@ def test_a_second_answer_that_cannot_be_used_leaves_the_first_until_failed_rows_
     assert asked(again) == {CHEAP: [], DEAR: ["row 3"]}
     assert labels(lab)[3] == ("no", DEAR)
     assert batcher.verify("k", ROWS, output_dir=lab.directory).ok
+
+
+def test_what_the_first_endpoint_is_asked_to_repair_is_not_shown_to_the_second(lab: Lab) -> None:
+    repair = "This answer does not fit: the answer is not one of the labels. Answer again, and only as asked for."
+
+    def odd(call: Call) -> Completion:
+        if call.endpoint == CHEAP and call.prompt != repair:
+            return Completion("perhaps", "stop", USAGE)
+        return answer(call) if call.endpoint == DEAR else Completion("yes", scored=scored([("yes", 0.1)]))
+
+    found = Service(["row 0: yes, no?", repair], instead=odd)
+    options = {**THEN, "threshold": 0.65, "repair": 1}
+    with pytest.raises(batcher.Interrupted):
+        lab.run(ROWS[:1], found, PROMPT, at={1.4: lab.request_stop, 1.5: lab.request_stop}, **options)
+    lab.run(ROWS[:1], found, PROMPT, **options)
+    assert [(call.endpoint, call.prompt) for call in found.calls] == [
+        (CHEAP, "row 0: yes, no?"),
+        (CHEAP, repair),
+        (CHEAP, repair),
+        (DEAR, "row 0: yes, no?"),
+    ]
 
 
 def test_a_second_endpoint_that_leaves_the_pool_stops_the_run_and_no_first_answer_is_lost(lab: Lab) -> None:
@@ -416,23 +437,3 @@ def test_a_second_answer_that_did_not_fit_has_no_vote_when_answers_are_read_agai
         assert found.calls == []
         assert labels(lab) == [expected] * 7 + [("yes", CHEAP)] * 3
         assert batcher.verify("k", ROWS, output_dir=lab.directory).ok
-
-
-def test_an_answer_of_the_first_endpoint_that_did_not_fit_is_not_shown_to_the_second(lab: Lab) -> None:
-    def misses(call: Call) -> Completion | Failure:
-        is_fit = call.endpoint == DEAR or "does not fit" in call.prompt
-        return answer(call._replace(prompt="row 1:")) if is_fit else Completion("odd", "stop", USAGE)
-
-    found = service(misses)
-    found.prompts = Anything()
-    options: dict[str, Any] = THEN | {"threshold": 0.65, "repair": 1}
-    with pytest.raises(Interrupted):
-        lab.run(ROWS[:1], found, PROMPT, grace=0.0, at={1.5: lab.request_stop}, **options)
-    lab.run(ROWS[:1], found, PROMPT, **options)
-    assert [(call.endpoint, "does not fit" in call.prompt) for call in found.calls] == [
-        (CHEAP, False),
-        (CHEAP, True),  # it was cut off
-        (CHEAP, True),
-        (DEAR, False),
-    ]
-    assert labels(lab) == [("no", DEAR)]

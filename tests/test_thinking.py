@@ -345,7 +345,7 @@ def test_the_command_line_takes_names_with_commas(
         .read_text()
         .startswith("text,infer,infer_status,infer_error,infer_reasoning,infer_model\n")
     )
-    assert main([*job, "--with", "confidence"]) == 2
+    assert main([*job, "--with", "certainty"]) == 2
     assert "--with must be out of raw, reasoning, tokens" in capsys.readouterr().err
 
 

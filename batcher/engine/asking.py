@@ -258,8 +258,8 @@ class Asker:
         # What each form adds to a prompt, in estimated model tokens.
         self._tokens: dict[Form | None, float] = {}
         # Answers that did not fit, by their rows' keys, of rows that an earlier process has not ended.
-        asked = {member.source for member in pool.of_tier(tier)}
-        self._unfit = journal.unfit_texts(asked) if shape is not None and settings.repair else {}
+        others = {member.source for member in pool.members if member not in pool.of_tier(tier)}
+        self._unfit = journal.unfit_texts(others) if shape is not None and settings.repair else {}
         self._policy = Policy(settings.max_attempts, settings.deadline, settings.wait)
         self._journal = journal
         self._pool = pool

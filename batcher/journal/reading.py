@@ -652,13 +652,18 @@ class Reader:
         )
         return [(key, source, Bound(most, None, cost, answer)) for key, source, most, cost, answer in found]
 
-    def unfit_texts(self, sources: Collection[int]) -> dict[bytes, str]:
-        """Return the latest answer of these sources that did not fit of each row that has no result, by its key."""
+    def unfit_texts(self, without: Collection[int] = ()) -> dict[bytes, str]:
+        """Return the latest answer that did not fit of each row that has no result, by the row's key.
+
+        Args:
+            without: ids of sources whose answers are left out.
+        """
+        others = ", ".join(map(str, sorted(without)))
         found = self._all(
             "SELECT q.key, coalesce(s.text, '') FROM requests q JOIN responses s USING (id) WHERE q.outcome = ?"
             f" AND q.key IN (SELECT key FROM rows WHERE result IS NULL AND {IN_SCOPE})"
             " AND NOT EXISTS (SELECT 1 FROM opinions p WHERE p.key = q.key AND p.result IS NULL AND p.id >= q.id)"
-            f" AND q.source IN ({', '.join(str(int(each)) for each in sources)}) ORDER BY q.id",
+            f" AND q.source NOT IN ({others}) ORDER BY q.id",
             (UNFIT,),
         )
         return {key: text_of(text) for key, text in found}

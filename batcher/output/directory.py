@@ -111,7 +111,7 @@ class Store:
         types: of the input's columns, for Parquet files; None: the files are CSV.
 
     Raises:
-        InputError: an added column is among the input's.
+        InputError: an added column is among the input's, or two of the input's have one name in a file.
     """
 
     def __init__(
@@ -130,6 +130,12 @@ class Store:
         self.directory = directory
         self.keyword = keyword
         self.columns = tuple(map(writable, columns))
+        if len(set(self.columns)) < len(self.columns) == len(set(columns)):
+            twins = [name for name in columns if self.columns.count(writable(name)) > 1]
+            raise InputError(
+                f"the columns {', '.join(map(repr, twins))} would have the same name in the files, which hold no NUL"
+                " and no lone surrogate: give them other names"
+            )
         self.answer_columns = added.in_files(writable)
         self.encoding = encoding
         self.all_columns = [*self.columns, *self.answer_columns]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from batcher.errors import SettingsError, outermost
-from batcher.journal.certainty import certainties, count_certain, kinds_of_certainty, least_certain
+from batcher.journal.certainty import certainties, kinds_of_certainty, least_certain
 from batcher.journal.opening import read_samples
 from batcher.journal.sampling import SampleReader
 from batcher.output.opening import PastRun, opened
@@ -149,11 +149,11 @@ class _Estimating:
         # Of a sample the few rows are looked up; a column may have hand labels for all rows.
         places = sorted(each.position for each in found.sampled) if found.source == SAMPLE else None
         for by in kinds_of_certainty(journal):
-            least = least_certain(journal, by, _MOST_LEAST, self._reads.without)
+            rows, least = least_certain(journal, by, _MOST_LEAST, self._reads.without)
             known = certainties(journal, by, places)
             yield Certainty(
                 by=by,
-                rows=count_certain(journal, by),
+                rows=rows,
                 calibration=_calibrated(scored(self._reads, found, kind, known), found) if found.gold else None,
                 least=tuple(Uncertain(*each) for each in least),
             )
