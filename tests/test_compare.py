@@ -8,6 +8,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -455,6 +456,11 @@ def test_the_text_is_this() -> None:
         verdict=verdict_on(9228 / 9912, [noise, None], "mood_small"),
     )  # fmt: skip
     assert str(found) == GOLDEN
+    unfinished = str(replace(found, other=replace(other, left=40))).splitlines()
+    assert unfinished[1:3] == [
+        "  warning   mood_large is not finished: 40 of 9,980 rows have no result yet;",
+        "            those with a hand label count as wrong",
+    ]
 
 
 def test_the_command_line_compares_runs_in_the_directory_of_the_job_and_writes_a_page(

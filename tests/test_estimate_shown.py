@@ -137,6 +137,19 @@ def test_rows_that_are_drawn_are_labelled_before_more_are_drawn() -> None:
         assert said in re.sub(r"\s+", " ", text)
 
 
+def test_the_remark_of_a_long_command_has_a_line_of_its_own() -> None:
+    steps = (
+        "batcher sample mood -n 100  # then fill the column gold of output/sample_mood.csv",
+        "batcher estimate mood",
+    )
+    lines = text_of(made({"good": 600, "bad": 390}, [], steps=steps)).splitlines()
+    at = lines.index("  next      batcher sample mood -n 100")
+    assert lines[at + 1 : at + 3] == [
+        "            # then fill the column gold of output/sample_mood.csv",
+        "            batcher estimate mood",
+    ]
+
+
 def test_labels_that_begin_alike_are_told_apart_in_a_text_and_in_a_picture() -> None:
     labels = [f"a customer of the bank asks about the topic number {number} of many" for number in range(10, 16)]
     found = made(dict.fromkeys(labels, 100), [Sampled(each, each, 0.1) for each in labels * 9])

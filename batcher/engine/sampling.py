@@ -397,7 +397,9 @@ class _Sampling:
             self._notes.append(f"{counted(changed, 'hand label is', 'hand labels are')} another than before")
         clashes = [name for name in (self._hand.file.id_column, *self._hand.file.fields) if name.endswith("_")]
         if clashes and now.new:
-            self._notes.append(f"the input has a column of this name, so the file's is {', '.join(map(repr, clashes))}")
+            taken = ", ".join(repr(name.rstrip("_")) for name in clashes)
+            ours = ", ".join(map(repr, clashes))
+            self._notes.append(f"the input has a column {taken} of its own, so the file's is {ours}")
         return Sample(
             self._store.keyword,
             self._store.sample_path,

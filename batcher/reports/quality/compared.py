@@ -366,6 +366,10 @@ def sides_of(found: Compared) -> list[tuple[str, ...]]:
 
 def facts_of(found: Compared) -> Iterator[tuple[str, str]]:
     """Yield the facts about both runs, each with its label; a fact without one belongs to that before it."""
+    for name, side in zip(names_of(found), (found.first, found.other), strict=True):
+        if side.left:
+            wrong = "" if found.on_gold is None else "; those with a hand label count as wrong"
+            yield "warning", f"{name} is not finished: {side.left:,} of {side.rows:,} rows have no result yet{wrong}"
     yield "paired", _pairing(found)
     yield "questions", f"differ in {', '.join(found.differ_in)}" if found.differ_in else "are the same"
     yield "agreement", _agreement(found)

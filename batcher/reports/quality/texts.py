@@ -35,7 +35,8 @@ def text_of(found: Estimate) -> str:
     """Return an estimate as text."""
     lines = [title_of(found)]
     lines += [line for term, said in facts_of(found) for line in _fact(term, said)]
-    lines += [f"  {'' if place else 'next':<{_TERM}} {on_one_line(step)}" for place, step in enumerate(found.steps)]
+    steps = [line for step in found.steps for line in _step(on_one_line(step))]
+    lines += [f"  {'' if place else 'next':<{_TERM}} {line}" for place, line in enumerate(steps)]
     for part in (
         _quantities(found),
         _shares(found),
@@ -48,6 +49,16 @@ def text_of(found: Estimate) -> str:
     if found.drift is not None:
         lines += ["", *str(found.drift).splitlines()]
     return harmless("\n".join(line.rstrip() for line in lines))
+
+
+def _step(step: str) -> Iterator[str]:
+    """Yield a command; its remark has a line of its own if both are too long for one."""
+    command, mark, remark = step.partition("  # ")
+    if width(step) + _TERM + 3 <= WIDTH or not mark:
+        yield step
+    else:
+        yield command
+        yield f"# {remark}"
 
 
 def title_of(found: Estimate) -> str:
