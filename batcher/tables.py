@@ -113,6 +113,23 @@ def cut(text: str, columns: int) -> str:
     return "".join(kept).rstrip() + "\u2026" if columns > 0 else ""
 
 
+def wrapped(start: str, text: str, columns: int) -> Iterator[str]:
+    """Yield a text in lines of at most these columns, as far as its words allow it.
+
+    Args:
+        start: of the first line; the others are indented by as much.
+        text: one line.
+        columns: of a line, at most.
+    """
+    line, is_empty = start, True
+    for word in text.split(" "):
+        if not is_empty and width(line) + width(word) > columns:
+            yield line.rstrip()
+            line, is_empty = " " * width(start), True
+        line, is_empty = f"{line}{word} ", False
+    yield line.rstrip()
+
+
 def told_apart(names: Iterable[str], columns: int, seen: int | None = None) -> dict[str, str]:
     """Return names short enough for a table, so that those which begin alike still differ.
 
@@ -144,23 +161,6 @@ def _short(name: str, shared: int, columns: int) -> str:
         return cut(name, columns)
     beginning = f"{name[:start]}\u2026"
     return beginning + cut(name[shared:], columns - width(beginning))
-
-
-def wrapped(start: str, text: str, columns: int) -> Iterator[str]:
-    """Yield a text in lines of at most these columns, as far as its words allow it.
-
-    Args:
-        start: of the first line; the others are indented by as much.
-        text: one line.
-        columns: of a line, at most.
-    """
-    line, is_empty = start, True
-    for word in text.split(" "):
-        if not is_empty and width(line) + width(word) > columns:
-            yield line.rstrip()
-            line, is_empty = " " * width(start), True
-        line, is_empty = f"{line}{word} ", False
-    yield line.rstrip()
 
 
 def _columns(char: str) -> int:

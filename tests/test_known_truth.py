@@ -98,7 +98,7 @@ def test_the_intervals_cover_the_truth_whichever_rows_are_drawn(
     labelled: Table, tmp_path: Path, design: dict[str, Any], rows: int
 ) -> None:
     covered: Counter[str] = Counter()
-    shares, accuracy, seeds = labelled.shares, labelled.accuracy, 100
+    shares, accuracy, seeds = labelled.shares, labelled.accuracy, 100 if design else 200
     for seed in range(seeds):
         with labelled.copied(tmp_path / str(seed)) as directory:
             found = labelled.sampled(directory, rows, seed, **design)

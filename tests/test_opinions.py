@@ -458,3 +458,20 @@ def _all_tasks() -> set[asyncio.Task[Any]]:
         return asyncio.all_tasks()
     except RuntimeError:  # no loop is running
         return set()
+
+
+def test_a_request_that_never_left_is_no_attempt_of_a_row_whose_answers_were_there(lab: Lab) -> None:
+    asked = Oracle(SAID)
+    with pytest.raises(Interrupted):
+        run(lab, asked, at={1.5: lab.request_stop})
+    run(lab, asked, samples=1, with_="attempts,latency,cost", chunk_size=1)
+    assert column(lab.rows(), "infer_attempts") == [str(asked.told[question]) for question in QUESTIONS]
+    check(lab)
+
+
+def test_a_cost_that_is_unknown_is_empty_and_not_0(lab: Lab) -> None:
+    said = {"Q t0": ["yes"] * 2, "Q t1": ["no"] * 2}
+    for samples in (1, 2):
+        run(lab, Oracle(said), ROWS[:2], samples=samples, with_="cost,latency", keyword="k")
+        assert column(lab.rows(), "infer_cost") == ["", ""]
+        assert all(float(row["infer_latency"]) >= 0 for row in lab.rows())

@@ -151,3 +151,36 @@ def test_a_repeat_without_an_answer_is_kept_as_such(lab: Lab) -> None:
     calls = len(asked.calls)
     lab.run(ROWS[:1], asked, prompt=PROMPT, repeat_sample=1)
     assert len(asked.calls) == calls
+
+
+def test_more_answers_to_each_row_keep_the_repeats_that_are_there(lab: Lab) -> None:
+    asked = service()
+    run(lab, asked)
+    before = len(asked.calls)
+    run(lab, asked, samples=3)
+    assert len(asked.calls) - before == 27 * 2 + 6 * 2
+    assert len(positions(lab)) == 6
+    assert lab.query("SELECT count(*) FROM opinions WHERE round = 1") == [(6 * 3,)]
+    check(lab)
+
+
+def test_equal_rows_that_move_take_the_repeats_with_them(lab: Lab) -> None:
+    rows = [{"text": text} for text in ("t0", "t0", "t1", "t1")]
+    asked = service()
+    for table, calls in ((rows, 8), (rows[::-1], 8), (rows, 8)):
+        lab.run(table, asked, prompt=PROMPT, repeat_sample=4, with_="attempts")
+        assert len(asked.calls) == calls
+        assert len(again(lab)) == 4 or table != rows
+        assert [row["infer_attempts"] for row in lab.rows()] == ["1"] * 4
+        found = batcher.verify("k", table, output_dir=lab.directory)
+        assert found.ok, str(found)
+
+
+def test_repeats_of_a_model_that_left_the_pool_do_not_count(lab: Lab) -> None:
+    asked = service()
+    run(lab, asked)
+    before = len(asked.calls)
+    run(lab, asked, endpoints=[Endpoint("other")], on_change="redo")
+    assert len(asked.calls) - before >= 27 + 6
+    assert len(positions(lab)) == 6
+    check(lab)

@@ -401,3 +401,39 @@ def test_options_that_do_not_fit_are_refused(lab: Lab, options: dict[str, Any], 
     with pytest.raises(SettingsError, match=said):
         planned(lab, ROWS, **given)
     assert list(lab.directory.iterdir()) == []
+
+
+def test_a_second_endpoint_that_stays_broken_ends_the_wait_of_its_rows(lab: Lab) -> None:
+    def breaks(call: Call) -> Completion | Failure:
+        is_broken = call.endpoint == DEAR and sum(each.endpoint == DEAR for each in found.calls) > 3
+        return refusal(500) if is_broken else answer(call)
+
+    rows = [{"text": f"row {number}"} for number in range(10)] * 4
+    found = service(breaks)
+    report = lab.run(rows, found, PROMPT, threshold=0.65, **THEN)
+    assert (report.ok, report.went_on + report.kept) == (40, 28)
+    assert 1 <= report.went_on <= 3
+    assert 6 * 3600 < lab.seconds < 24 * 3600
+
+
+def test_a_result_of_the_second_endpoint_stands_when_the_first_is_asked_more_often(lab: Lab) -> None:
+    lab.run(ROWS, service(), PROMPT, threshold=0.65, **THEN)
+    found = service()
+    lab.run(ROWS, found, PROMPT, samples=3, threshold=0.65, **THEN)
+    assert asked(found) == {CHEAP: sorted(2 * [*SURE][7:]), DEAR: []}
+    assert batcher.verify("k", ROWS, output_dir=lab.directory).ok
+
+
+def test_a_second_answer_that_did_not_fit_has_no_vote_when_answers_are_read_again(lab: Lab) -> None:
+    def odd(call: Call) -> Completion:
+        return Completion("odd", "stop", USAGE) if call.endpoint == DEAR else answer(call)
+
+    lab.run(ROWS, service(odd), PROMPT, threshold=0.65, **THEN)
+    assert labels(lab) == [("yes", CHEAP)] * 10
+    for label, expected in (("perhaps", ("yes", CHEAP)), ("odd", ("odd", DEAR))):
+        options: dict[str, Any] = THEN | {"labels": [*LABELS, label]}
+        found = service()
+        lab.run(ROWS, found, PROMPT, threshold=0.65, on_change="reuse", **options)
+        assert found.calls == []
+        assert labels(lab) == [expected] * 7 + [("yes", CHEAP)] * 3
+        assert batcher.verify("k", ROWS, output_dir=lab.directory).ok

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Collection
 from functools import partial
 from typing import NamedTuple
 
@@ -36,17 +37,21 @@ class Repeats:
         journal: has the results, and gets the answers.
         planned_input: what the rows ask.
         asker: asks.
+        sources: ids of the sources whose answers count.
 
     Attributes:
         left: how many rows lack an answer.
     """
 
-    def __init__(self, job: Job, journal: Journal, planned_input: PlannedInput, asker: Asker) -> None:
+    def __init__(
+        self, job: Job, journal: Journal, planned_input: PlannedInput, asker: Asker, sources: Collection[int]
+    ) -> None:
         self.left = 0
         self._job = job
         self._journal = journal
         self._input = planned_input
         self._asker = asker
+        self._sources = sources
         self._waiting: deque[_Repeat] = deque()
 
     async def read(self) -> int:
@@ -62,7 +67,7 @@ class Repeats:
     def _read(self) -> list[_Repeat]:
         """Read the input as far as needed; runs in a thread."""
         settings = self._job.settings
-        drawn = rows_asked_again(settings, self._job.keyword, self._journal, self._input.rows)
+        drawn = rows_asked_again(settings, self._job.keyword, self._journal, self._input.rows, self._sources)
         wanted = {each.position: each for each in drawn if each.answers < settings.samples}
         repeats: list[_Repeat] = []
         for start, values in self._input.chunks() if wanted else ():

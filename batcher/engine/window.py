@@ -177,7 +177,7 @@ class Window:
 
     async def _repeat(self) -> None:
         """Ask the rows once more that were drawn for it (`--repeat-sample`)."""
-        self._repeats = Repeats(self._job, self._journal, self._planned_input, self._asker)
+        self._repeats = Repeats(self._job, self._journal, self._planned_input, self._asker, self._sources)
         with self._ending_in_order():
             if rows := await self._repeats.read():
                 self._progress.say(f"Each row has its result. Asking {counted(rows, 'row')} once more.")
@@ -218,7 +218,7 @@ class Window:
         """Run the workers to completion. If one fails unexpectedly, let the others finish what is in flight."""
         loop = asyncio.get_running_loop()
         self._workers = [loop.create_task(worker) for worker in workers]
-        calling = loop.create_task(self._call_witnesses())
+        calling = [loop.create_task(self._call_witnesses(asker)) for asker in self._askers]
         try:
             # Witnesses join the workers meanwhile.
             while (others := self._at_work()) and not self._failed(calling):
@@ -229,18 +229,18 @@ class Window:
                     async with Patience(self._grace_s):
                         await asyncio.wait(others)
         finally:
-            for worker in (calling, *self._workers):
+            for worker in (*calling, *self._workers):
                 worker.cancel()
-            await asyncio.gather(calling, *self._workers, return_exceptions=True)
+            await asyncio.gather(*calling, *self._workers, return_exceptions=True)
         if failed := self._failed(calling):
             failed.result()
 
     def _at_work(self) -> list[asyncio.Task[None]]:
         return [worker for worker in self._workers if not worker.done()]
 
-    def _failed(self, calling: asyncio.Task[None]) -> asyncio.Task[None] | None:
+    def _failed(self, calling: Sequence[asyncio.Task[None]]) -> asyncio.Task[None] | None:
         """Return a task that a fault of batcher's own has ended, if there is one."""
-        return next((task for task in (calling, *self._workers) if task.done() and not _ended_well(task)), None)
+        return next((task for task in (*calling, *self._workers) if task.done() and not _ended_well(task)), None)
 
     async def _lead(self) -> None:
         """Ask a few rows first; let the others follow if their answers can be used."""
@@ -290,7 +290,7 @@ class Window:
             self._ending = replace(self._ending, looks_wrong=self._ending.looks_wrong or trouble)
             return False
         if canary.first:
-            self._asker.refresh()
+            self._refresh()
             said = first_rows_in_words(self._job, self._tally, self._pool, canary.first)
             for each in (said, *canary.remarks(self._tally, expectation.of([row.question.messages for row in rows]))):
                 self._progress.say(each)
@@ -355,14 +355,14 @@ class Window:
         for chunk in self._feed.finished_by(row):
             await self._chunks.write(chunk)
 
-    async def _call_witnesses(self) -> None:
-        """While an endpoint may be at fault, ask rows from further and further on in the input."""
+    async def _call_witnesses(self, asker: Asker) -> None:
+        """While an endpoint that it asks may be at fault, ask rows from further and further on in the input."""
         witnesses: list[asyncio.Task[None]] = []
         ahead = 1
         with self._ending_in_order():
             while True:
-                await self._asker.lacks_witness.wait()
-                self._asker.lacks_witness.clear()
+                await asker.lacks_witness.wait()
+                asker.lacks_witness.clear()
                 witnesses = [each for each in witnesses if not each.done()]
                 ahead = min(2 * ahead, _FARTHEST) if witnesses else 1
                 if len(witnesses) >= _WITNESSES:
@@ -370,7 +370,7 @@ class Window:
                 while (row := await self._feed.witness(ahead)) is None and self._reaches_on(ahead):
                     ahead *= 2
                 # Its own failure shows the same as the lack of a row beyond it.
-                self._asker.has_no_witness = row is None or not self._feed.holds(ahead)
+                asker.has_no_witness = row is None or not self._feed.holds(ahead)
                 if row is not None:
                     witnesses.append(asyncio.get_running_loop().create_task(self._testify(row)))
                     self._workers = [*(each for each in self._workers if not _ended_well(each)), witnesses[-1]]

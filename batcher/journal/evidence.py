@@ -20,7 +20,18 @@ from batcher.journal.entries import (
     RowRecord,
     source_of,
 )
-from batcher.journal.reading import CHARGED, ROOT, SENT, SPENT, Reader, count_attempts, facts, question_of, spent_of
+from batcher.journal.reading import (
+    CHARGED,
+    HAS_VOTES,
+    ROOT,
+    SENT,
+    SPENT,
+    Reader,
+    count_attempts,
+    facts,
+    question_of,
+    spent_of,
+)
 from batcher.journal.rules import Least
 from batcher.journal.schema import ADOPTED, IN_SCOPE, PERSON
 from batcher.records import Result, Source, Status
@@ -111,7 +122,7 @@ class Evidence(Reader):
         if "attempts" in extras:
             with self._asking():
                 count_attempts(self._reader)
-        columns, joins = facts(extras, ROOT.format("r.result")) if extras else ([], "")
+        columns, joins = facts(extras, ROOT.format("r.result"), has_votes=self.has_votes()) if extras else ([], "")
         more = "".join(f", cast({column} AS BLOB)" for column in columns)
         found = self._all(
             # As bytes: a text that a disk has changed may not be valid any more.
@@ -171,7 +182,7 @@ class Evidence(Reader):
 
     def has_votes(self) -> bool:
         """Return whether a result is made of several answers."""
-        return bool(self._all("SELECT EXISTS (SELECT 1 FROM votes)")[0][0])
+        return bool(self._all(HAS_VOTES)[0][0])
 
     def corrections(self, start: int, stop: int) -> tuple[int, int]:
         """Count the rows in a range of positions whose answer a person gave, and the cells that it changed."""

@@ -110,11 +110,13 @@ FACTS = {
     "tokens": f"cast({_sum('prompt_tokens')} + {_sum('completion_tokens')} AS TEXT)",
     "prompt_tokens": f"cast({_sum('prompt_tokens')} AS TEXT)",
     "completion_tokens": f"cast({_sum('completion_tokens')} AS TEXT)",
+    # SQLite writes an unknown number as 0, and an unknown cost or latency is none.
     "cost": (
-        "(SELECT rtrim(rtrim(printf('%d.%09d', cost / 1000000000, cost % 1000000000), '0'), '.')"
+        "(SELECT CASE WHEN cost IS NOT NULL THEN"
+        " rtrim(rtrim(printf('%d.%09d', cost / 1000000000, cost % 1000000000), '0'), '.') END"
         f" FROM (SELECT {_sum('cost')} AS cost))"
     ),
-    "latency": "printf('%.3f', f.ended - f.sent)",
+    "latency": "CASE WHEN f.ended - f.sent IS NOT NULL THEN printf('%.3f', f.ended - f.sent) END",
     "model": "s.model",
     "attempts": "cast(t.requests AS TEXT)",
     "finish": "s.finish_reason",
@@ -141,27 +143,33 @@ _ATTEMPTS = """
 CREATE TEMP TABLE IF NOT EXISTS attempts (position INTEGER, key BLOB, requests INTEGER NOT NULL,
     PRIMARY KEY (position, key)) WITHOUT ROWID;
 CREATE TEMP TABLE IF NOT EXISTS attempts_until (id INTEGER NOT NULL);
+CREATE TEMP TABLE IF NOT EXISTS attempts_open (id INTEGER PRIMARY KEY);
 """
 
 
 _VOTES_OF = "SELECT id FROM votes WHERE id = {}"
+HAS_VOTES = "SELECT EXISTS (SELECT 1 FROM votes)"
+"""Finds whether a result is made of several answers."""
 
 
-def facts(names: Sequence[str], root: str) -> tuple[list[str], str]:
+def facts(names: Sequence[str], root: str, *, has_votes: bool = True) -> tuple[list[str], str]:
     """Return the expressions of facts about a result, in SQL, and the joins of the tables that they are in.
 
     Args:
         names: of `FACTS`; `attempts` needs `count_attempts` first.
         root: the expression of the id of the request that brought the answer of the row `r`.
+        has_votes: a result may be made of several answers; if none is, not looking for them is faster.
     """
-    # Its own votes, or those of the answer that a person has replaced.
-    of = ("r.result", "(SELECT before FROM rereads WHERE id = r.result)", root)
-    at = f"coalesce((SELECT root FROM rereads WHERE id = c.id), c.id, {root})"
-    joins = (
-        f" LEFT JOIN votes v ON v.id = coalesce({', '.join(f'({_VOTES_OF.format(each)})' for each in of)})"
-        f" LEFT JOIN opinions c ON c.id = CASE WHEN v.id IS NOT NULL THEN ({_CHOSEN}) END"
-        f" LEFT JOIN responses s ON s.id = {at} LEFT JOIN requests f ON f.id = {at}"
-    )
+    at, joins = root, " LEFT JOIN votes v ON v.id = NULL LEFT JOIN opinions c ON c.id = NULL"
+    if has_votes:
+        # Its own votes, or those of the answer that a person has replaced.
+        of = ("r.result", "(SELECT before FROM rereads WHERE id = r.result)", root)
+        at = f"coalesce((SELECT root FROM rereads WHERE id = c.id), c.id, {root})"
+        joins = (
+            f" LEFT JOIN votes v ON v.id = coalesce({', '.join(f'({_VOTES_OF.format(each)})' for each in of)})"
+            f" LEFT JOIN opinions c ON c.id = CASE WHEN v.id IS NOT NULL THEN ({_CHOSEN}) END"
+        )
+    joins += f" LEFT JOIN responses s ON s.id = {at} LEFT JOIN requests f ON f.id = {at}"
     if "raw" in names:
         joins += f" LEFT JOIN results o ON o.id = {at} LEFT JOIN opinions x ON x.id = {at}"
     if "attempts" in names:
@@ -178,10 +186,21 @@ def count_attempts(db: sqlite3.Connection) -> None:
         db.execute(statement)
     [after] = db.execute("SELECT coalesce(max(id), 0) FROM temp.attempts_until").fetchone()
     [until] = db.execute("SELECT coalesce(max(id), 0) FROM requests").fetchone()
+    # Those that had no end may have turned out not to have left.
+    ended = "FROM requests WHERE id IN (SELECT id FROM temp.attempts_open) AND outcome"
     db.execute(
-        "INSERT INTO temp.attempts SELECT q.position, q.key, count(*) FROM requests q"
-        f" LEFT JOIN ({_REPEATED}) p ON p.position = q.position AND p.key = q.key WHERE q.id > ? AND q.id <= ?"
-        " AND q.outcome IS NOT ? AND (p.root IS NULL OR q.id <= p.root) GROUP BY q.position, q.key"
+        f"INSERT INTO temp.attempts SELECT position, key, -count(*) {ended} = ? GROUP BY position, key"
+        " ON CONFLICT DO UPDATE SET requests = requests + excluded.requests",
+        (UNSENT,),
+    )
+    db.execute(f"DELETE FROM temp.attempts_open WHERE id IN (SELECT id {ended} IS NOT NULL)")
+    db.execute(
+        "INSERT INTO temp.attempts_open SELECT id FROM requests WHERE id > ? AND id <= ? AND outcome IS NULL",
+        (after, until),
+    )
+    db.execute(
+        "INSERT INTO temp.attempts SELECT q.position, q.key, count(*) FROM requests q WHERE q.id > ? AND q.id <= ?"
+        f" AND q.outcome IS NOT ? AND q.id NOT IN ({_OF_REPEATS}) GROUP BY q.position, q.key"
         " ON CONFLICT DO UPDATE SET requests = requests + excluded.requests",
         (after, until, UNSENT),
     )
@@ -190,9 +209,17 @@ def count_attempts(db: sqlite3.Connection) -> None:
 
 ROOT = "coalesce((SELECT root FROM rereads WHERE id = {0}), {0})"
 """The id under which `responses` has what came with a result."""
-# The rows that were asked once more, with the request that brought their result: what came later belongs to the repeat.
-_REPEATED = (
-    f"SELECT position, key, min({ROOT.format('result')}) AS root FROM opinions WHERE round = 1 GROUP BY position, key"
+_CURRENT_REPEATS = "p.round = 1 AND p.id NOT IN (SELECT before FROM rereads)"
+_AT_ITS_PLACE = f"(SELECT position FROM rows WHERE position = p.position AND key = p.key AND {IN_SCOPE})"
+# The requests of rows that were asked once more: each belongs to the end that came next at its row, of the repeat or of
+# its result.
+_OF_REPEATS = (
+    "WITH again AS MATERIALIZED (SELECT DISTINCT position, key FROM opinions WHERE round = 1),"
+    " of_them AS MATERIALIZED (SELECT q.id, q.position, q.key, p.round,"
+    " p.id IS NOT NULL OR q.id IN (SELECT id FROM results) AS is_end"
+    " FROM again CROSS JOIN requests q USING (position, key) LEFT JOIN opinions p ON p.id = q.id)"
+    " SELECT id FROM of_them q WHERE 1 = (SELECT e.round FROM of_them e WHERE e.position = q.position"
+    " AND e.key = q.key AND e.is_end AND e.id >= q.id ORDER BY e.id LIMIT 1)"
 )
 # SQLite takes no more in one statement, if it is old.
 _MOST_VALUES = 900
@@ -685,12 +712,16 @@ class Reader:
         Args:
             same: returns the same text for answers that are equal (`sameness`): several answers vote.
         """
+        # Whatever the result is made of meanwhile: each is an answer to the same question.
+        of_person = f"w.id = r.result AND c.source IN {OF_PEOPLE}"
+        before = f"(SELECT w.before FROM rereads w JOIN results c USING (id) WHERE {of_person})"
+        elsewhere = "(SELECT min(position) FROM rows WHERE key = p.key)"
         found = self._all(
-            "SELECT p.position, a.status, a.answer, a.error, p.status, p.answer, p.error FROM opinions p"
-            " JOIN results a ON a.id = p.result JOIN rows r ON r.position = p.position AND r.key = p.key"
-            f" WHERE p.round = 1 AND r.{IN_SCOPE} AND (r.result = p.result OR r.result IN (SELECT w.id FROM rereads w"
-            f" JOIN results c USING (id) WHERE w.before = p.result AND c.source IN {OF_PEOPLE}))"
-            " ORDER BY p.position, p.id"
+            "SELECT r.position, a.status, a.answer, a.error, p.status, p.answer, p.error FROM opinions p"
+            f" JOIN rows r ON r.position = coalesce({_AT_ITS_PLACE}, {elsewhere})"
+            f" JOIN results a ON a.id = coalesce({before}, r.result)"
+            f" WHERE {_CURRENT_REPEATS} AND r.{IN_SCOPE} AND r.is_kept IS NULL AND {self._is_of_pool()}"
+            " ORDER BY r.position, p.id"
         )
         repeated = []
         for position, lines in itertools.groupby(found, itemgetter(0)):
@@ -699,23 +730,44 @@ class Reader:
             repeated.append(Repeated(position, _result(*had), again[vote(again, same).chosen]))
         return repeated
 
-    def asked_again(self, positions: Iterable[int]) -> Iterator[Again]:
+    def asked_again(self, positions: Iterable[int], sources: Collection[int], samples: int) -> Iterator[Again]:
         """Yield what is known of asking rows once more, of those that may be (`--repeat-sample`), in the order given.
 
         A row may be if its result is a model's answer to its question, or is not there yet.
 
         Args:
             positions: of the rows.
+            sources: ids of those whose answers count.
+            samples: how many answers a row should have to asking it again.
         """
         strangers = f"(a.source IN {OF_PEOPLE} OR a.source IN {_ADOPTED})"
+        counted = f"{_CURRENT_REPEATS} AND p.source IN ({', '.join(str(int(each)) for each in sources)})"
+        # Answers to rows that stand elsewhere now: those of each place are taken by one row that lacks some.
+        moved: dict[bytes, list[int]] = {}
+        for key, answers in self._all(
+            f"SELECT p.key, count(*) FROM opinions p WHERE {counted} AND {_AT_ITS_PLACE} IS NULL"
+            " GROUP BY p.key, p.position ORDER BY p.position"
+        ):
+            moved.setdefault(key, []).append(answers)
         query = (
-            "SELECT r.position, r.key, r.result, (SELECT count(*) FROM opinions p WHERE p.result = r.result"
-            " AND p.round = 1 AND p.position = r.position) FROM rows r LEFT JOIN results a ON a.id = r.result"
+            "SELECT r.position, r.key, r.result, (SELECT count(*) FROM opinions p WHERE p.key = r.key"
+            f" AND p.position = r.position AND {counted}) FROM rows r LEFT JOIN results a ON a.id = r.result"
             " WHERE r.position = ? AND r.is_kept IS NULL"
             f" AND (r.result IS NULL OR (a.status <> 'error' AND NOT {strangers}))"
         )
         for position in positions:
-            yield from map(Again._make, self._all(query, (position,)))
+            for line in self._all(query, (position,)):
+                again = Again._make(line)
+                while again.answers < samples and (others := moved.get(again.key)):
+                    again = again._replace(answers=again.answers + others.pop(0))
+                yield again
+
+    def _is_of_pool(self) -> str:
+        """Return the condition for an answer `p` of a source that the last run asked."""
+        last = self.last_run()
+        asked = {source_of(each) for each in (last.question.get("sources") or ())} if last else set()
+        found = self._all("SELECT id, model, base_url, params FROM sources")
+        return f"p.source IN ({', '.join(str(number) for number, *source in found if source_of(source) in asked)})"
 
     def details(self, kinds: Collection[str]) -> list[str]:
         """Return the details of the events of these kinds, in the order in which they happened."""
@@ -820,7 +872,8 @@ def beside(db: sqlite3.Connection, start: int, stop: int, names: Sequence[str]) 
         count_attempts(db)
     if not names:
         return [Beside()] * (stop - start)
-    columns, joins = facts(names, ROOT.format("r.result"))
+    [has_votes] = db.execute(HAS_VOTES).fetchone()
+    columns, joins = facts(names, ROOT.format("r.result"), has_votes=bool(has_votes))
     found = db.execute(
         f"SELECT {', '.join(columns)} FROM rows r{joins} WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
         (start, stop),

@@ -6,7 +6,7 @@ before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from batcher.answer.shape import ReadAs
@@ -38,11 +38,13 @@ class Readers(NamedTuple):
         reading: the id of what they are read as.
         read: reads an answer.
         same: returns the same text for answers that are equal (`sameness`).
+        second: ids of the sources whose answers are not voted on (`--then`).
     """
 
     reading: int | None
     read: Callable[[Completion], Result]
     same: Callable[[str], str]
+    second: Collection[int] = ()
 
     def result(self, text: str, finish_reason: str | None, had: Result) -> Result:
         """Read a kept text again. Why an answer is empty cannot be read again."""
@@ -105,22 +107,29 @@ class _Votes:
 
     Args:
         of: the answers, by the id of the result that they belonged to.
+        second: see `Readers`.
 
     Attributes:
         ids: how many numbers they take.
     """
 
-    def __init__(self, of: Mapping[int, Sequence[_Reread]]) -> None:
+    def __init__(self, of: Mapping[int, Sequence[_Reread]], second: Collection[int]) -> None:
         self.ids = sum(map(len, of.values()))
         self._of = of
+        self._second = second
 
     def opinions(self, before: int) -> Sequence[_Reread]:
         """Return the answers that belonged to a result, those to a second round included."""
         return self._of.get(before, ())
 
     def candidates(self, before: int) -> list[_Reread]:
-        """Return the answers that a result is made of."""
-        return [each for each in self.opinions(before) if each.round == 0]
+        """Return the answers that are voted on."""
+        return [each for each in self.opinions(before) if each.round == 0 and each.source not in self._second]
+
+    def beyond(self, before: int) -> _Reread | None:
+        """Return the answer of a second endpoint that can be used now, and could not before, if there is one."""
+        second = (each for each in self.opinions(before) if each.round == 0 and each.source in self._second)
+        return next((each for each in second if each.result.status is Status.OK), None)
 
 
 def _vote_again(db: Statements, readers: Readers, texts: str, results: Sequence[int], free: int) -> _Votes:
@@ -142,7 +151,7 @@ def _vote_again(db: Statements, readers: Readers, texts: str, results: Sequence[
         had = Result(Status(status), text_of(answer), text_of(error))
         now = had if had.status is Status.ERROR else readers.result(text_of(text or ""), finish_reason, had)
         of.setdefault(before, []).append(_Reread._make([free - len(found) + number, *each, now, sure]))
-    return _Votes(of)
+    return _Votes(of, readers.second)
 
 
 def _add(db: Statements, readers: Readers, found: Sequence[tuple[object, ...]], votes: _Votes) -> None:
@@ -155,7 +164,7 @@ def _add(db: Statements, readers: Readers, found: Sequence[tuple[object, ...]], 
             sure = went.confidence([each.confidence for each in candidates])
             voted.append((number, went.answers, went.for_it, went.is_tied, sure))
             if source in {each.source for each in candidates}:  # else it is the answer of a second endpoint
-                chosen = candidates[went.chosen]
+                chosen = votes.beyond(before) or candidates[went.chosen]  # type: ignore[arg-type]
                 now, source = chosen.result, chosen.source
         texts = (now.status.value, bound(now.answer), bound(now.error))
         results.append((number, key, source, *texts, seal(key, now), readers.reading))  # type: ignore[arg-type]

@@ -93,7 +93,8 @@ result is made; the first endpoint's (`--then`); and answers to a question that 
     answer             TEXT*    as in `results`
     error              TEXT*    as in `results`
     round              INTEGER  0: it counts for the row's result; 1: it repeats a question that has its result
-    result             INTEGER  `results.id` of the result that it belongs to; NULL: that is not there yet
+    result             INTEGER  `results.id` of the result that it belongs to; NULL: that is not there yet. Of round 1
+                                the one that the row had then
 
 votes: results that are made of several answers, or of which the first endpoint's are known
     id                 INTEGER  `results.id`; primary key
@@ -341,6 +342,7 @@ CREATE TABLE opinions (id INTEGER PRIMARY KEY, key BLOB NOT NULL, position INTEG
     status TEXT NOT NULL, answer TEXT NOT NULL, error TEXT NOT NULL, round INTEGER NOT NULL, result INTEGER);
 CREATE INDEX opinions_open ON opinions (key) WHERE result IS NULL;
 CREATE INDEX opinions_result ON opinions (result);
+CREATE INDEX opinions_again ON opinions (key) WHERE round = 1;
 CREATE TABLE votes (id INTEGER PRIMARY KEY, answers INTEGER NOT NULL, for_it INTEGER NOT NULL,
     is_tied INTEGER NOT NULL, confidence REAL);
 CREATE TABLE draws (id INTEGER PRIMARY KEY, at REAL NOT NULL, design TEXT NOT NULL, rows INTEGER NOT NULL,

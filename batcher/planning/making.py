@@ -76,7 +76,7 @@ class Stopped(Exception):
 def make(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_rehearsal: bool = False) -> Plan:
     """Make a plan, and write it into the journal; see `_matched` for what it raises."""
     plan = _matched(job, journal, is_stopping, is_rehearsal=is_rehearsal)
-    again = rows_asked_again(job.settings, job.keyword, journal, plan.counts.rows)
+    again = rows_asked_again(job.settings, job.keyword, journal, plan.counts.rows, plan.sources)
     return plan._replace(repeats=sum(max(job.settings.samples - each.answers, 0) for each in again))
 
 
@@ -109,7 +109,7 @@ def _matched(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_
         older = _add_older(job, matching, key)
         journal.reading = matching.reading_id(job.reading)
         if last is not None and _reads_otherwise(last.question, job.question):
-            matching.read_again(Readers(journal.reading, job.read, sameness(job.shape)))
+            matching.read_again(Readers(journal.reading, job.read, sameness(job.shape), _second(job, sources)))
         if job.settings.id_column is not None:
             _check_ids(job, matching, read.rows, comparison)
         rules = _rules(job, sources, cut, is_redrawn=is_redrawn)
@@ -221,14 +221,19 @@ def _twins(job: Job, matching: Matching, rows: int, comparison: Comparison) -> t
     return matching.twins(rows, comparison.sql(["custom_id"])) if job.settings.requests else None
 
 
+def _second(job: Job, sources: Sequence[int]) -> frozenset[int]:
+    """Return the ids of the sources that are second, or were in an earlier run and are not asked first now."""
+    first = len(job.endpoints) - job.seconds
+    return frozenset(sources[first:-1]).difference(sources[:first])
+
+
 def _rules(job: Job, sources: Sequence[int], cut: Cut | None, *, is_redrawn: bool) -> Rules:
     """Return the rules for matching rows and answers that the options ask for."""
     settings, asked = job.settings, len(job.endpoints)
     least = None
     if cut is not None:
-        first, second = sources[: asked - job.seconds], sources[asked - job.seconds : asked]
-        were_second = frozenset(sources[asked:-1]).difference(first)
-        least = Least(cut.threshold, cut.by_confidence, frozenset(second), were_second)
+        second = sources[asked - job.seconds : asked]
+        least = Least(cut.threshold, cut.by_confidence, frozenset(second), _second(job, sources).difference(second))
     return Rules(
         frozenset(sources),
         on_change=settings.on_change,

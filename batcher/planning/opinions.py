@@ -5,7 +5,7 @@ Invariant: what would make all answers to a row one answer is refused or named b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from batcher.endpoint import Endpoint
@@ -97,7 +97,7 @@ class Times:
         self._sources = sources
         self._has_opinions = journal.has_open_opinions()
         self._taken: set[int] = set()
-        again = rows_asked_again(settings, keyword, journal, rows)
+        again = rows_asked_again(settings, keyword, journal, rows, sources)
         self._again = {each.position: max(self._samples - each.answers, 0) for each in again}
 
     def of(self, position: int, state: RowState) -> int:
@@ -113,7 +113,9 @@ class Times:
         return max(self._samples - len(own) - len(free), 0) + again
 
 
-def rows_asked_again(settings: Settings, keyword: str, journal: Reader, rows: int) -> list[Again]:
+def rows_asked_again(
+    settings: Settings, keyword: str, journal: Reader, rows: int, sources: Collection[int]
+) -> list[Again]:
     """Return the rows that are asked once more (`--repeat-sample`), in the order in which they were drawn.
 
     A row that has no result yet is among them; when it has one that is no answer, another row takes its place.
@@ -123,11 +125,13 @@ def rows_asked_again(settings: Settings, keyword: str, journal: Reader, rows: in
         keyword: of the run.
         journal: with the plan.
         rows: of the run.
+        sources: ids of those whose answers count.
     """
     wanted = settings.repeat_sample or 0
     drawn = wanted + _SPARE if wanted else 0
     while True:
-        found = [*journal.asked_again(in_drawn_order(f"{keyword}{_AGAIN}", drawn, rows))] if wanted else []
+        places = in_drawn_order(f"{keyword}{_AGAIN}", drawn, rows)
+        found = [*journal.asked_again(places, sources, settings.samples)] if wanted else []
         if len(found) >= wanted or drawn >= rows:
             return found[:wanted]
         drawn *= 2

@@ -61,9 +61,10 @@ class VotesOfRows:
 
     def _fault_of(self, record: RowRecord, result: int) -> Kind | None:
         had = self._journal.opinions(result)
-        is_counted = record.is_kept is None and record.status != _ERROR
+        # A second endpoint's answer stands, however many the first ones gave before.
+        is_counted = record.is_kept is None and record.status != _ERROR and record.source not in self._second
         if had is None:
-            return Kind.TOO_FEW if is_counted and self._samples > 1 and record.source not in self._second else None
+            return Kind.TOO_FEW if is_counted and self._samples > 1 else None
         said, opinions = had
         opinions = [opinion for opinion in opinions if opinion.source not in self._second]
         if is_counted and len(opinions) < self._samples:
