@@ -43,7 +43,8 @@ _SHOWN_URL = "http://127.0.0.1:19327"  # of `batcher serve` in a page; a test ta
 
 # What differs from one machine, or one second, to the next.
 _VARIABLE = (
-    (re.compile(r"\b[\d,.]+ s\b"), "N s"),
+    (re.compile(r"\b(?:[\d,.]+ s|\d+m \d\ds)\b"), "N s"),
+    (re.compile(r"\bN s {2,}"), "N s  "),  # the space up to the next column of a table
     (re.compile(r"host \S+, process \d+"), "host H, process N"),
     (re.compile(r"[\d,.]+ rows/s"), "N rows/s"),
     (re.compile(r"\d\d:\d\d:\d\d"), "HH:MM:SS"),
