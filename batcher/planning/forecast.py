@@ -175,24 +175,18 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
     job.store.check()
     with rehearse(job.store.journal_path) as journal:
         planned = make(job, journal, lambda: False, is_rehearsal=True)
-        tariffs, second, ladder = _asking(job, journal, planned.sources[0])
-        model = job.endpoints[0].real_source.model
-        count = counter(model).seeing(model)
-        typical = None if job.shape is None else count.count(typical_answer(job.shape)) + 1
-        answer_tokens = tokens_of_an_answer(journal, planned.sources, tariffs, typical)
-        load, further, first = _load(job, journal, planned, _Asking(tariffs, second, ladder), count)
-        load = load._replace(answer_tokens=0.0 if job.task is Task.EMBEDDING else answer_tokens)
-        further = further._replace(load=further.load._replace(answer_tokens=answer_tokens))
+        asking = _asking(job, journal, planned.sources[0])
+        load, further, first, counted_by = _load(job, journal, planned, asking)
         left = None if settings.budget is None else nano_dollars(settings.budget) - journal.spent().total
     is_by_option = settings.endpoints is None
     how_to_price = f"{option('price_in')}, {option('price_out')}" if is_by_option else "prices in the endpoint"
-    costs, pace = costs_of(load, tariffs, left, how_to_price), pace_of(job.tiers.first, load)
-    costs = with_further(costs, load, further, second, how_to_price)
+    costs, pace = costs_of(load, asking.tariffs, left, how_to_price), pace_of(job.tiers.first, load)
+    costs = with_further(costs, load, further, asking.second, how_to_price)
     kept = (planned.cut.kept if planned.cut else 0) + (further.kept or 0)
-    saved = costs_of(further.of(kept), second, None, how_to_price).all if further.load.requests else None
+    saved = costs_of(further.of(kept), asking.second, None, how_to_price).all if further.load.requests else None
     beyond = further.of(further.certain if further.expected is None else further.expected)
     asked = load.requests + beyond.requests
-    reserves = _reserves([*tariffs, *second], left) if asked else []
+    reserves = _reserves([*asking.tariffs, *asking.second], left) if asked else []
     return Forecast(
         keyword=job.keyword,
         rows=planned.counts.rows,
@@ -215,7 +209,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         threshold=planned.cut.threshold if planned.cut else None,
         saved_usd=_in_dollars(saved),
         prompt_tokens=load.prompt_tokens + beyond.prompt_tokens,
-        counted_by=count.name,
+        counted_by=counted_by,
         completion_tokens=load._replace(requests=asked).completion_tokens,
         prompts_usd=_in_dollars(costs.prompts),
         cost_usd=_in_dollars(costs.all),
@@ -303,10 +297,30 @@ class _Sum:
         return Load(self._requests, self._tokens, self._most, None)
 
 
-def _load(job: Job, journal: Reader, planned: Plan, asking: _Asking, count: Counter) -> tuple[Load, Further, First]:
-    """Read the input again, and add up what would be sent; return the first request, too."""
+class _Ahead(NamedTuple):
+    """What would be sent.
+
+    Attributes:
+        load: to the endpoints that are asked about every row.
+        further: to those that are asked then.
+        first: the first request.
+        counted_by: the name of what counted the tokens.
+    """
+
+    load: Load
+    further: Further
+    first: First
+    counted_by: str
+
+
+def _load(job: Job, journal: Reader, planned: Plan, asking: _Asking) -> _Ahead:
+    """Read the input again, and add up what would be sent."""
     first, ladder = First(), asking.ladder
-    count = count.knowing(job.examples.texts if job.examples else ())
+    model = job.endpoints[0].real_source.model
+    plain = counter(model).seeing(model)
+    typical = None if job.shape is None else plain.count(typical_answer(job.shape)) + 1
+    answer_tokens = tokens_of_an_answer(journal, planned.sources, asking.tariffs, typical)
+    count = plain.knowing(job.examples.texts if job.examples else ())
     more = count.count(json.dumps([*ladder[0].params.values(), ladder[0].line])) if ladder else 0
     size = smallest([job.size_at(endpoint) for endpoint in job.endpoints])
     firsts, seconds, is_first, certain = _Sum(asking.tariffs), _Sum(asking.second), True, 0
@@ -319,7 +333,12 @@ def _load(job: Job, journal: Reader, planned: Plan, asking: _Asking, count: Coun
             seconds.add(messages, terms, tokens, 1)
             certain += not times
     share = planned.cut.share if planned.cut else None
-    return firsts.load(), Further(seconds.load(), certain, share), first
+    return _Ahead(
+        firsts.load()._replace(answer_tokens=0.0 if job.task is Task.EMBEDDING else answer_tokens),
+        Further(seconds.load()._replace(answer_tokens=answer_tokens), certain, share),
+        first,
+        plain.name,
+    )
 
 
 def _prompt_tokens(messages: Sequence[Message], task: Task, count: Counter) -> int:
