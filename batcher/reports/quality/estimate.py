@@ -29,7 +29,7 @@ from batcher.reports.quality.estimated import Certainty, Design, Estimate, Kind,
 from batcher.reports.quality.estimated_page import page_of
 from batcher.reports.quality.export import Exporting, default_path
 from batcher.reports.quality.labelled import SAMPLE, Labelled, LabelledRun
-from batcher.reports.quality.page import page_path, path_of, write_page
+from batcher.reports.pages.files import page_path, path_of, write_page
 from batcher.reports.quality.pairs import reading_of
 from batcher.reports.quality.texts import command_of
 from batcher.words import blamed, counted, option, verb
