@@ -1,7 +1,7 @@
 """The requests of a journal over time, and what they used: for pictures of a run, and for its money.
 
-Invariant: a request that several rows share counts once, and each of its rows counts as a row; nothing is held but a few
-numbers of each request.
+Invariant: a request that several rows share counts once, and each of its rows counts as a row; nothing is held but a
+few numbers of each request.
 """
 
 from __future__ import annotations

@@ -12,12 +12,9 @@ _LIGHT = """
 --bg: #ffffff; --surface: #f6f8fa; --border: #d1d9e0; --text: #1f2328; --muted: #59636e; --accent: #0969da;
 --ok: #1a7f37; --invalid: #9a6700; --error: #cf222e; --batcher-accent: var(--accent);"""
 
-STYLE = (
-    f"""
-:root {{ color-scheme: light dark;{_LIGHT} }}
-@media (prefers-color-scheme: dark) {{ :root {{{_DARK} }} }}
-"""
-    + """
+_PLAIN = """
+:root { color-scheme: light dark;LIGHT }
+@media (prefers-color-scheme: dark) { :root {DARK } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; max-width: 960px;
@@ -95,7 +92,11 @@ summary { cursor: pointer; margin: 0.6em 0; color: var(--accent); }
 .hints p { margin: 0; }
 .hints p + p { margin-top: 3px; color: var(--muted); }
 figure { margin: 0.8em 0; }
-figcaption { color: var(--muted); margin: 0 0 4px; }
+figcaption { color: var(--text); margin: 0 0 3px; font-size: 0.93em; }
+figcaption span { color: var(--muted); }
+.curve { display: block; border-bottom: 1px solid var(--border); background: var(--surface); }
+.axis { display: flex; justify-content: space-between; color: var(--muted); font-size: 0.85em; }
+.endpoint { margin: 0 0 14px; }
 footer { margin-top: 40px; padding-top: 14px; border-top: 1px solid var(--border); color: var(--muted);
   font-size: 0.9em; }
 @media (max-width: 600px) {
@@ -110,9 +111,7 @@ footer { margin-top: 40px; padding-top: 14px; border-top: 1px solid var(--border
   .tiles li { flex-basis: 40%; }
 }
 @media print {
-  :root { color-scheme: light;"""
-    + _LIGHT
-    + """ }
+  :root { color-scheme: light;LIGHT }
   body { max-width: none; padding: 0; font-size: 10.5pt; }
   nav, .skip, .filter, .grid button::after { display: none; }
   section { break-inside: auto; margin-top: 18px; padding-top: 12px; }
@@ -124,4 +123,5 @@ footer { margin-top: 40px; padding-top: 14px; border-top: 1px solid var(--border
   .states span, .dot, .headline, .heat td, pre, svg { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
-)
+
+STYLE = _PLAIN.replace("LIGHT", _LIGHT).replace("DARK", _DARK)
