@@ -31,24 +31,6 @@ CHUNK = 500
 LABELS = [f"label_{number:02}_of_many" for number in range(77)]
 COLUMNS = ("id", "title", "text")
 WORDS = ("the", "card", "has", "not", "come", "yet", "and", "I", "would", "like", "to", "know", "when", "it", "will")
-    "the",
-    "card",
-    "has",
-    "not",
-    "come",
-    "yet",
-    "and",
-    "I",
-    "would",
-    "like",
-    "to",
-    "know",
-    "when",
-    "it",
-    "will",
-    "be",
-    "here",
-]
 SOURCES = [(f"model-{number}", f"https://service{number}.example/v1") for number in range(5)]
 HAND = 300
 Lines = list[tuple[Any, ...]]
@@ -77,7 +59,7 @@ def row(number: int, draw: random.Random) -> tuple[str, str, str]:
 
 def build(directory: Path, rows: int) -> None:
     """Write the journal and the chunk files of a run that has ended."""
-    path, draw = directory / "journal_large.sqlite", random.Random(1)
+    path, draw = directory / "journal_large.sqlite", random.Random(1)  # noqa: S311 - a benchmark
     with closing(connect(path, "mode=rwc")) as db:
         bring_up_to_date(db, 0)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
