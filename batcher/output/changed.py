@@ -259,7 +259,7 @@ class Reading:
         Raises:
             UnfitError: it has no column of answers, or cannot be read.
         """
-        found: list[tuple[tuple[int, bool], Layout]] = []
+        found: list[tuple[tuple[int, bool, int], Layout]] = []
         why: Exception | None = None
         for layout in self._layouts:
             try:
@@ -269,8 +269,9 @@ class Reading:
                 continue
             except OSError as error:
                 raise UnfitError(f"{error.strerror}") from error
-            common = len({*layout.store.all_columns} & {*sheet.header})
-            found.append(((common, layout.store.suffix == path.suffix), layout))
+            columns, header = {*layout.store.all_columns}, {*sheet.header}
+            is_own = layout.store.suffix == path.suffix
+            found.append(((len(columns & header), is_own, -len(columns - header)), layout))
         if not found:
             raise UnfitError(str(why)) from why
         return max(found, key=lambda each: each[0])[1]
