@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import json
 import random
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import pandas as pd
 import pytest
 from conftest import Lab
 from fake_service import Anything, Call, Service, answer_to
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import batcher
 from batcher.endpoint import Endpoint
@@ -594,3 +598,144 @@ def test_an_estimate_counts_what_the_model_said(lab: Lab, table: Path) -> None:
     after = batcher.estimate("k", lab.directory).to_dict()
     assert after | {"notes": []} == before
     assert "5 answers were corrected by hand" in after["notes"][0]
+
+
+def test_a_line_of_a_requests_file_has_the_correction_beside_its_response(lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    asked = ({"custom_id": text, "messages": [{"role": "user", "content": text}]} for text in TEXTS)
+    path.write_text("".join(f"{json.dumps(each)}\n" for each in asked))
+    body = b'{"choices": [{"message": {"content": "good"}}]}'
+    service = Service(TEXTS, instead=lambda _call: Completion("good", "stop", raw=body))
+    lab.run(path, service, requests=True)
+    result = lab.directory / "all_k.jsonl"
+    before = result.read_bytes()
+    correct(lab, 7, "by hand")
+    finish(lab)
+    found = [json.loads(line) for line in result.read_text().splitlines()]
+    assert [each.get("corrected", {}).get("answer") for each in found] == [None] * 7 + ["by hand"] + [None] * 4
+    assert found[7]["response"]["body"]["choices"][0]["message"]["content"] == "good"
+    assert verified(lab, path).ok
+    undo(lab, 7)
+    finish(lab)
+    assert result.read_bytes() == before
+
+
+def test_vectors_are_not_corrected(lab: Lab) -> None:
+    lab.run(["one"], Service(["one"]))
+    lab.change("UPDATE runs SET question = json_set(question, '$.task', 'embedding')")
+    with pytest.raises(SettingsError, match="vectors"):
+        correct(lab, 0, "by hand")
+
+
+# -- Any order
+
+
+class Rows:
+    """What the rows of a table should have, by their texts, kept without batcher.
+
+    Attributes:
+        texts: of the rows, in order; each is a row of its own.
+        by_hand: the latest answer of a person to each text that ever had one, and whether it is taken back.
+        asked: the texts that were ever asked.
+    """
+
+    def __init__(self) -> None:
+        self.texts = TEXTS[:6]
+        self.by_hand: dict[str, tuple[str, bool]] = {}
+        self.asked: set[str] = set()
+
+    def answers(self) -> dict[str, str]:
+        held = {text: answer for text, (answer, is_undone) in self.by_hand.items() if not is_undone}
+        return {text: held.get(text, answer_to(text)) for text in self.texts}
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("correct"), st.integers(0, 5), st.sampled_from(["x", "y", 'a,"b"\n'])),
+    st.tuples(st.just("undo"), st.integers(0, 5), st.none()),
+    st.tuples(st.just("run"), st.sampled_from([2, 3, 6, 100]), st.sampled_from([{}, {"with_": "raw,attempts"}])),
+    st.tuples(st.just("run"), st.sampled_from([2, 3]), st.sampled_from([{"dedup": True}, {"retry_failed": True}])),
+    st.tuples(st.just("rebuild"), st.sampled_from([2, 3, 6]), st.none()),
+    st.tuples(st.just("move"), st.permutations(range(6)), st.none()),
+    st.tuples(st.just("change"), st.integers(0, 5), st.sampled_from(["anew", "again"])),
+    st.tuples(st.just("edit"), st.integers(0, 5), st.sampled_from(["z", "w"])),
+    st.tuples(st.just("finish"), st.none(), st.none()),
+)
+
+
+class Table:
+    """A table under the keyword `k` that people and commands change, each step checked against `Rows`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.lab, self.rows, self.size = Lab(folder / "output"), Rows(), 3
+        self.path = folder / "table.csv"
+
+    def check(self) -> None:
+        assert answers(self.lab) == self.rows.answers()
+        assert [row["text"] for row in self.lab.rows()] == self.rows.texts
+        assert verified(self.lab, self.path).ok
+
+    def run(self, size: int | None = None, options: dict[str, Any] | None = None) -> None:
+        rows = self.rows
+        self.size = size or self.size
+        new = set(rows.texts) - rows.asked
+        with self.path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([["text"], *([text] for text in rows.texts)])
+        given: dict[str, Any] = {"chunk_size": self.size, "on_change": "redo", **(options or {})}
+        report = self.lab.run(self.path, Service(new), PROMPT, **given)
+        rows.asked |= new
+        assert report.requests_now == len(new)
+        assert report.corrected == sum(text in rows.by_hand and not rows.by_hand[text][1] for text in rows.texts)
+        self.check()
+
+    def correct(self, position: int, answer: str) -> None:
+        correct(self.lab, position, answer)
+        self.rows.by_hand[self.rows.texts[position]] = answer, False
+
+    def undo(self, position: int, _: None) -> None:
+        text = self.rows.texts[position]
+        if text not in self.rows.by_hand:
+            with pytest.raises(SettingsError):
+                undo(self.lab, position)
+            return
+        undo(self.lab, position)
+        answer, is_undone = self.rows.by_hand[text]
+        self.rows.by_hand[text] = answer, not is_undone
+
+    def edit(self, position: int, answer: str) -> None:
+        start = position - position % self.size
+        if self.lab.rows(start)[position - start]["infer"] != answer:
+            edit(self.lab.path(start), self.rows.texts[position], answer)
+            self.rows.by_hand[self.rows.texts[position]] = answer, False
+        self.run()
+
+    def finish(self, _: None, __: None) -> None:
+        finish(self.lab)
+        self.check()
+
+    def move(self, places: Sequence[int], _: None) -> None:
+        self.rows.texts = [self.rows.texts[each] for each in places]
+        self.run()
+
+    def change(self, position: int, more: str) -> None:
+        changed = f"{' '.join(self.rows.texts[position].split()[:2])} {more}"
+        if changed not in self.rows.texts:
+            self.rows.texts[position] = changed
+        self.run()
+
+    def rebuild(self, size: int, _: None) -> None:
+        finish(self.lab)  # what only a file has would be lost with it
+        for path in self.lab.directory.glob("[0-9a]*_k.csv"):
+            path.unlink()
+        self.run(size)
+
+
+@settings(max_examples=10)
+@given(steps=st.lists(STEPS, min_size=2, max_size=9))
+def test_whatever_people_and_commands_do_each_row_has_the_latest_answer_of_a_person(
+    steps: list[tuple[str, Any, Any]],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        table = Table(Path(folder))
+        table.run()
+        for step, *what in steps:
+            getattr(table, step)(*what)

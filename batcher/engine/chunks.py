@@ -234,6 +234,8 @@ class Chunks:
             ) from error
         corrections = ours.corrections(store.answer_columns, edited.lines, path.name)
         self._wait_for(self._journal.corrected_by_hand(corrections))
+        if "by" in store.answer_columns.extras:  # the file does not say that the answer is a person's
+            self._journal.decided.update(each.position for each in corrections)
         copy = store.write_edited(start, edited.lines, rows=rows) if edited.how else None
         origin = store.origin(store.lines(rows), self._journal.states(start, stop))
         written = Chunk(len(rows), origin, store.sha256(start) or b"")

@@ -91,7 +91,9 @@ class Changed(NamedTuple):
             return self.before._replace(origin=b"") if self.corrections else self.before
         if self.how:
             return UNWRITTEN
-        origin = self.store.origin(self.inputs, states) if self.is_fresh else b""
+        # Whoever corrects an answer leaves the column as it is that says who gave it: then the file is written again.
+        is_whole = self.is_fresh and not (self.corrections and "by" in self.store.answer_columns.extras)
+        origin = self.store.origin(self.inputs, states) if is_whole else b""
         return Chunk(self.before.rows, origin, self.sha256)
 
 
