@@ -739,3 +739,48 @@ def test_whatever_people_and_commands_do_each_row_has_the_latest_answer_of_a_per
         table.run()
         for step, *what in steps:
             getattr(table, step)(*what)
+
+
+# -- Ends in the middle
+
+
+def test_a_file_that_was_written_before_the_process_ended_holds_no_corrections_of_its_own(
+    done: Lab, table: Path
+) -> None:
+    correct(done, 7, "by hand")
+    correct(done, 2, "for a while")
+    finish(done)
+    undo(done, 2)
+    journal = done.directory / "journal_k.sqlite"
+    as_it_was = journal.read_bytes()
+    finish(done)
+    after = done.files()
+    journal.write_bytes(as_it_was)
+    finish(done)
+    assert done.files() == after
+    assert done.query("SELECT count(*) FROM corrections") == [(3,)]
+    assert verified(done, table).ok
+    journal.write_bytes(as_it_was)
+    done.run(table, Service([]), PROMPT, chunk_size=5)
+    assert done.files() == after
+    assert done.query("SELECT count(*) FROM corrections") == [(3,)]
+
+
+def test_files_of_which_some_have_the_column_already_all_get_it(done: Lab, table: Path) -> None:
+    before = {start: done.path(start).read_bytes() for start in (0, 10)}
+    chunks = done.query("SELECT start, origin, sha256 FROM chunks")
+    correct(done, 7, "by hand")
+    finish(done)
+    after = done.files()
+    for start, origin, sha256 in chunks:
+        if start in before:
+            done.path(start).write_bytes(before[start])
+            is_made = f"origin = x'{origin.hex()}', sha256 = x'{sha256.hex()}'"
+            done.change(f"UPDATE chunks SET {is_made} WHERE start = {start}")  # noqa: S608 - constants of this file
+    assert kinds(done, table) == {"file-behind"}
+    merge("k", done.directory, partial=True)
+    assert [row["infer_by"] for row in done.rows("partial")].count("hand") == 1
+    done.path("partial").unlink()
+    merge("k", done.directory)
+    assert done.files() == after
+    assert verified(done, table).ok

@@ -248,10 +248,11 @@ events: what else happened in a run
                                 that it did not ask for; `joined`: a result is about to be in its place; `limited by
                                 hand`, `paused by hand`, `resumed by hand`, `refused by hand`: what people asked of the
                                 run while it worked; `decided by hand`, `overtaken by hand`: what the page asked of it,
-                                which was done, or not because the row had another result; `ignored`: an endpoint accepts a request parameter and does not
-                                do what it asks; `left out`: it refuses one that batcher had added, and is asked without
-                                it; `corrected by hand`: a person gave a row another answer, after
-                                this run or while it worked; `workbook read`: its corrections are in the journal
+                                which was done, or not because the row had another result; `ignored`: an endpoint
+                                accepts a request parameter and does not do what it asks; `left out`: it refuses one
+                                that batcher had added, and is asked without it; `corrected by hand`: a person gave a
+                                row another answer, after this run or while it worked; `workbook read`: its corrections
+                                are in the journal
     subject            TEXT*    the endpoint; of `joined` and `workbook read` the file's name; of `corrected by hand`
                                 the correction's `results.id`; of the other kinds by hand the id of the request
     detail             TEXT*    why, or what the service said; may be empty. `joined`, `workbook read`: the file's

@@ -395,11 +395,11 @@ class OfJournal(NamedTuple):
 
     def corrections(self, added: AnswerColumns, lines: Sequence[Sequence[str]], origin: str) -> list[Correction]:
         """Return the answers that people gave in a file of this name, with these answer columns and lines."""
-        rows = zip(self.states, self.in_file, self.beside, lines, strict=True)
+        rows = zip(self.states, self.in_file, self.answers, self.beside, lines, strict=True)
         return [
             _correction(position, state, line, beside, added)._replace(origin=origin)
-            for position, (state, ours, beside, line) in enumerate(rows, self.start)
-            if _is_new(line, ours, added)
+            for position, (state, had, ours, beside, line) in enumerate(rows, self.start)
+            if _is_new(line, had, added) and _is_new(line, ours, added)
         ]
 
 
