@@ -181,7 +181,8 @@ class Index:
 
     def has(self, flag: int) -> Bits:
         """Return which of the rows read have a flag."""
-        return (self.flags[: self.done] & flag) != 0
+        found: Bits = np.bitwise_and(self.flags[: self.done], flag) != 0
+        return found
 
     @property
     def corrected(self) -> Bits:
