@@ -26,7 +26,8 @@ STATUSES = ("", Status.OK.value, Status.INVALID.value, Status.ERROR.value)
 CERTAINTIES = (AGREEMENT, CONFIDENCE)
 MOST_TEXTS = 5_000
 """Different answers, reasons or texts of a field that are told apart; the others are counted in none of the lists."""
-_NONE, _OTHER = -1, -2  # codes
+_NONE, OTHER = -1, -2
+"""Codes: of a row without such a text, and of a text that has no number."""
 _CODE = {status: code for code, status in enumerate(STATUSES)}
 _AT_ONCE = 20_000  # rows between two looks at whether to stop
 _CORRECTED, _SAMPLED, _DISAGREES = 1, 2, 4  # flags
@@ -44,7 +45,7 @@ class Codes:
         code = self._codes.get(text)
         if code is None:
             if len(self.texts) >= MOST_TEXTS or len(text) > LONGEST_LABEL:
-                return _OTHER
+                return OTHER
             code = self._codes[text] = len(self.texts)
             self.texts.append(text)
         return code
@@ -147,7 +148,7 @@ class Index:
         status, fields = _CODE[line.status], [_NONE] * len(self.fields)
         answer = reason = _NONE
         if line.status == Status.OK.value:
-            answer = _OTHER if self._is_vector else self.answers.of(line.answer)
+            answer = OTHER if self._is_vector else self.answers.of(line.answer)
             if self._shape is not None and fields:
                 texts = self._shape.cells(line.answer)
                 fields = [codes.of(text) for codes, text in zip(self.fields.values(), texts, strict=True)]
