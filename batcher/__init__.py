@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from batcher.reports.status import status
     from batcher.reports.verification.verify import verify
     from batcher.reports.whole.report import report
+    from batcher.reviewing.review import review
 
 __all__ = [
     "BatcherError",
@@ -56,6 +57,7 @@ __all__ = [
     "rehearse",
     "report",
     "resume",
+    "review",
     "run",
     "sample",
     "services",
@@ -76,6 +78,7 @@ _HOMES = {
     "rehearse": "rehearsal.rehearse",
     "report": "reports.whole.report",
     "resume": "engine.by_hand",
+    "review": "reviewing.review",
     "run": "engine.runner",
     "sample": "engine.sampling",
     "services": "calls.services",

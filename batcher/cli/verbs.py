@@ -188,6 +188,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     return _show(found, arguments)
 
 
+def _review(arguments: argparse.Namespace) -> int:
+    given = {name: getattr(arguments, name) for name in ("output_dir", "host", "port", "browser", "who")}
+    batcher.review(arguments.keyword, arguments.data, **given)
+    return OK
+
+
 def _show(found: Any, arguments: argparse.Namespace) -> int:
     if arguments.html:
         say(f"{arguments.html} is written")
@@ -298,6 +304,7 @@ VERBS = {
     "estimate": _estimate,
     "compare": _compare,
     "report": _report,
+    "review": _review,
     "serve": _serve,
     "rehearse": _rehearse,
     "services": _services,
