@@ -270,6 +270,11 @@ class Reader:
         with self._reading:  # a thread may still be reading
             self._resources.close()
 
+    @property
+    def holds_no_lock(self) -> bool:
+        """Whether it keeps no other process from writing the journal while it is open."""
+        return self._opened is not None and (self._opened.watched is not None or self._opened.is_copy)
+
     def __enter__(self) -> Self:
         return self
 

@@ -1,1 +1,4 @@
-"""`batcher review`: a local page to look at a run's rows, to correct them, and to label its sample."""
+"""The local page: read, filter, label and correct the rows of a run.
+
+Invariant: it listens where the user said, answers only who knows the token, and writes only through `deciding`.
+"""
