@@ -40,6 +40,11 @@ class Cells:
             self._db.executemany("INSERT OR REPLACE INTO cells VALUES (?, ?)", joined)
             self._db.execute("COMMIT")
 
+    def count(self) -> int:
+        """Return the number of rows that it has."""
+        with self._using():
+            return int(self._db.execute("SELECT count(*) FROM cells").fetchone()[0])
+
     def at(self, positions: Sequence[int]) -> dict[int, list[str]]:
         """Return the cells of rows, by their positions; rows that it does not have are left out."""
         found: dict[int, list[str]] = {}

@@ -16,6 +16,7 @@ from batcher.journal.access import log_path
 from batcher.journal.corrections import BY_HAND
 from batcher.journal.entries import CORRECTED
 from batcher.journal.opening import read_kind
+from batcher.journal.reading import HAS_VOTES
 from batcher.journal.sampling import SampleReader
 from batcher.journal.schema import IN_SCOPE, text_of
 from batcher.place import version_of
@@ -188,15 +189,25 @@ class RowReader(SampleReader):
         )
         return {position: text_of(model) for position, model in found}
 
+    def has_reasoning(self) -> bool:
+        """Return whether one of the latest answers came with the model's thoughts."""
+        latest = "SELECT reasoning FROM responses ORDER BY id DESC LIMIT 200"
+        return bool(self._all(f"SELECT EXISTS (SELECT 1 FROM ({latest}) WHERE reasoning <> '')")[0][0])
+
+    def has_votes(self) -> bool:
+        """Return whether a result is made of several answers."""
+        return bool(self._all(HAS_VOTES)[0][0])
+
     # -- What has changed
 
     def each_request(self, after: int = 0) -> Iterator[tuple[int, int]]:
         """Yield the id and the position of each request, in the order of the ids."""
         yield from self.stream("SELECT id, position FROM requests WHERE id > ? ORDER BY id", (after,))
 
-    def open_requests(self, after: int) -> list[int]:
-        """Return the ids of the requests without an end, of those after an id."""
-        return [number for (number,) in self._all("SELECT id FROM requests WHERE id > ? AND ended IS NULL", (after,))]
+    def open_requests(self, run: int, first: int) -> list[int]:
+        """Return the ids of the requests of one process without an end, from an id on."""
+        found = self._all("SELECT id FROM requests WHERE id >= ? AND run = ? AND ended IS NULL", (first, run))
+        return [number for (number,) in found]
 
     def with_followers(self, positions: Collection[int]) -> set[int]:
         """Return positions, and those of the rows that get the answers of these (`--dedup`)."""
@@ -251,7 +262,7 @@ class RowReader(SampleReader):
             f" WHERE q.id IN ({{}}) AND q.key IN ({marks}) AND q.outcome IS NOT 'unsent' ORDER BY q.id",
             sorted(requests),
         )
-        return [Attempt(*values[:-1], is_paid=bool(values[-1])) for values in found]
+        return [Attempt._make([*values, bool(is_paid)]) for *values, is_paid in found]
 
     def votes_of(self, result: int) -> list[OneVote]:
         """Return the answers that a result, or the one that people have replaced, is made of."""
@@ -301,9 +312,7 @@ class RowReader(SampleReader):
 
     def _told(self, results: Sequence[int]) -> dict[int, tuple[float | None, str, str, str, bool]]:
         """Return what is known of corrections."""
-        found = self.look_up(
-            "SELECT id, at, who, why, origin, is_undo FROM corrections WHERE id IN ({})", results
-        )
+        found = self.look_up("SELECT id, at, who, why, origin, is_undo FROM corrections WHERE id IN ({})", results)
         return {
             number: (at, text_of(who), text_of(why), text_of(origin), bool(is_undo))
             for number, at, who, why, origin, is_undo in found
@@ -324,7 +333,9 @@ def _line(found: Sequence[Any]) -> RowLine:
 
 def _text(value: str | bytes | None) -> str:
     # A text that was cut may end within a character.
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) and not _is_whole(value) else text_of(value or "")
+    return (
+        value.decode("utf-8", "replace") if isinstance(value, bytes) and not _is_whole(value) else text_of(value or "")
+    )
 
 
 def _is_whole(value: bytes) -> bool:
@@ -415,5 +426,3 @@ class Looks:
     def close(self) -> None:
         self._is_closed = True
         self._taken(object())
-
-

@@ -14,7 +14,7 @@ import numpy as np
 from batcher.answer.gold import Golds
 from batcher.journal.certainty import AGREEMENT, CONFIDENCE
 from batcher.reviewing.exchange import Request, invalid
-from batcher.reviewing.index import STATUSES, Bits, Codes, Index, as_counts, codes_of, tallied
+from batcher.reviewing.index import OTHER, STATUSES, Bits, Codes, Index, as_counts, codes_of, tallied
 
 _FIELD = "field."
 _LOW = 0.7
@@ -137,7 +137,7 @@ class Shown:
     def _with_texts(self, column: Any, codes: Codes, texts: Sequence[str]) -> Bits:
         known, unknown = codes_of(texts, codes)
         mask: Bits = np.isin(column[: self._done], known)
-        for text in unknown if (column[: self._done] == -2).any() else ():
+        for text in unknown if (column[: self._done] == OTHER).any() else ():
             at = np.array(self._with_answer(text), np.int64)
             mask[at[at < self._done]] = True
         return mask
@@ -190,6 +190,8 @@ class Shown:
             },
             "reason": tallied(index.reason[:done], index.reasons, self._all_but("reason"), _MOST_REASONS),
         }
+        counts["label_other"] = number(index.answer[:done] == OTHER, "label")
+        counts["reason_other"] = number(index.reason[:done] == OTHER, "reason")
         for name in _ON:
             counts[name] = number(self._flag(name), name)
         for kind in (AGREEMENT, CONFIDENCE):

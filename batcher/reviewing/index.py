@@ -26,7 +26,8 @@ STATUSES = ("", Status.OK.value, Status.INVALID.value, Status.ERROR.value)
 CERTAINTIES = (AGREEMENT, CONFIDENCE)
 MOST_TEXTS = 5_000
 """Different answers, reasons or texts of a field that are told apart; the others are counted in none of the lists."""
-_NONE, _OTHER = -1, -2  # codes
+_NONE, OTHER = -1, -2
+"""Codes: of a row without such a text, and of a text that has no number."""
 _CODE = {status: code for code, status in enumerate(STATUSES)}
 _AT_ONCE = 20_000  # rows between two looks at whether to stop
 _CORRECTED, _SAMPLED, _DISAGREES = 1, 2, 4  # flags
@@ -44,7 +45,7 @@ class Codes:
         code = self._codes.get(text)
         if code is None:
             if len(self.texts) >= MOST_TEXTS or len(text) > LONGEST_LABEL:
-                return _OTHER
+                return OTHER
             code = self._codes[text] = len(self.texts)
             self.texts.append(text)
         return code
@@ -107,6 +108,7 @@ class Index:
     def build(self, reader: RowReader, sampled: Sampled, stops: Callable[[], bool]) -> bool:
         """Read all rows; return whether it came to the end, and was not stopped."""
         latest = reader.latest()
+        open_ = reader.open_requests(latest.run, 0)
         lines = reader.each_line(is_whole=bool(self.fields), has_answers=not self._is_vector)
         while block := list(islice(lines, _AT_ONCE)):
             if stops():
@@ -123,6 +125,8 @@ class Index:
             self.sure[kind] = values
         self.mark(sampled)
         self.requests.add(reader.each_request())
+        # Each result that came during this pass belongs to one of these, or to a later request.
+        self.requests.open = {*open_, *self.requests.after(latest.request)}
         self.latest = latest
         return True
 
@@ -144,7 +148,7 @@ class Index:
         status, fields = _CODE[line.status], [_NONE] * len(self.fields)
         answer = reason = _NONE
         if line.status == Status.OK.value:
-            answer = _OTHER if self._is_vector else self.answers.of(line.answer)
+            answer = OTHER if self._is_vector else self.answers.of(line.answer)
             if self._shape is not None and fields:
                 texts = self._shape.cells(line.answer)
                 fields = [codes.of(text) for codes, text in zip(self.fields.values(), texts, strict=True)]
@@ -178,7 +182,8 @@ class Index:
 
     def has(self, flag: int) -> Bits:
         """Return which of the rows read have a flag."""
-        return (self.flags[: self.done] & flag) != 0
+        found: Bits = np.bitwise_and(self.flags[: self.done], flag) != 0
+        return found
 
     @property
     def corrected(self) -> Bits:
@@ -195,7 +200,10 @@ class Index:
     def below(self, kind: str, most: float) -> Bits:
         """Return which of the rows read have a certainty below a number; those without one have not."""
         values = self.sure.get(kind)
-        return np.zeros(self.done, np.bool_) if values is None else values[: self.done] < most
+        if values is None:
+            return np.zeros(self.done, np.bool_)
+        found: Bits = np.less(values[: self.done], most)
+        return found
 
     def is_in_sample(self, position: int) -> bool:
         return position < self.done and bool(self.flags[position] & _SAMPLED)
@@ -226,13 +234,19 @@ def tallied(column: NDArray[np.int16], codes: Codes, shown: Bits | None, most: i
 
 
 class RequestIndex:
-    """Where the requests for each row are, which the journal has in the order in which they left."""
+    """Where the requests for each row are, which the journal has in the order in which they left.
+
+    Attributes:
+        last: the highest id of a request.
+        open: the ids of requests that had no end when the journal was read last.
+    """
 
     def __init__(self) -> None:
         self._ids = np.zeros(0, np.int64)
         self._positions = np.zeros(0, np.int64)
         self._later: dict[int, list[int]] = {}
         self.last = 0
+        self.open: set[int] = set()
 
     def add(self, found: Iterator[tuple[int, int]]) -> None:
         """Take all requests; replaces those that it had."""
@@ -250,6 +264,10 @@ class RequestIndex:
             positions.add(position)
             self.last = max(self.last, number)
         return positions
+
+    def after(self, number: int) -> list[int]:
+        """Return the ids after one."""
+        return [*map(int, self._ids[self._ids > number])]
 
     def at(self, position: int) -> list[int]:
         """Return the ids of the requests for the row at a position."""
