@@ -112,7 +112,7 @@ class Watcher:
         {"dedup": True},
         {"samples": 3},
         {"retries": True},
-        {"endpoints": [Endpoint("m", max_concurrency=7, price_in=1.0, price_out=2.0)]},
+        {"endpoints": [Endpoint("m", max_concurrency=7, prices={"in": 1.0, "out": 2.0})]},
     ],
     ids=["plain", "dedup", "samples", "retries", "priced"],
 )
@@ -205,15 +205,17 @@ def test_nothing_is_paused_if_nothing_works(lab: Lab) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system kills otherwise")
 def test_a_run_that_was_killed_is_not_at_work(folder: Path) -> None:
-    with local_server("--latency", "0.02", cwd=folder) as server:
-        with started("run", "t.csv", *options(server.base_url), "--rpm", "1200", cwd=folder) as run:
-            while server.books()["requests"] < 20:
-                assert run.poll() is None
-            with page_of(folder / "output") as (client, _), stream_of(client) as stream:
-                assert stream.until("live")["at_work"]
-                run.kill()
-                run.wait()
-                found = stream.until("live", lambda found: found["state"] != "running")
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(local_server("--latency", "0.02", cwd=folder))
+        run = stack.enter_context(started("run", "t.csv", *options(server.base_url), "--rpm", "1200", cwd=folder))
+        while server.books()["requests"] < 20:
+            assert run.poll() is None
+        client, _ = stack.enter_context(page_of(folder / "output"))
+        stream = stack.enter_context(stream_of(client))
+        assert stream.until("live")["at_work"]
+        run.kill()
+        run.wait()
+        found = stream.until("live", lambda found: found["state"] != "running")
     assert (found["at_work"], found["state"], found["in_flight"], found["rate"]) == (False, "killed", 0, 0)
     assert "killed" in found["said"]
     assert 0 < found["done"] < 300
