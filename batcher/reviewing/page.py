@@ -102,9 +102,14 @@ class View:
 
     def _copy(self) -> None:
         try:
-            self.table.copy(self.stops)
+            self.table.copy(self._wait_for_index, self.stops)
         except BatcherError as error:
             self.table.trouble = str(error)
+
+    def _wait_for_index(self) -> None:
+        """Let the index be made first: filters need it, and both would take longer side by side."""
+        while not self.indexed.wait(_LOOK_S) and not self.stops():
+            continue
 
     def _build(self) -> None:
         while not self.stops():
@@ -244,13 +249,6 @@ class Page:
     async def is_at_work(self) -> bool:
         """Return whether a run is at work now."""
         return bool(await self.read(lambda journal: is_at_work(self._store.journal_path, _last(journal))))
-
-    def pending(self) -> int:
-        """Count the corrections that the files do not have yet."""
-        try:
-            return self.decisions.pending()
-        except NotImplementedError:
-            return 0
 
     # -- Telling
 

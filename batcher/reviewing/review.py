@@ -82,7 +82,7 @@ class Served:
         async with self.page.at_work():
             yield
             try:
-                if await asyncio.to_thread(self.page.pending):
+                if await asyncio.to_thread(self.page.decisions.pending):
                     self.said = await self.page.decisions.finish()
             except BatcherError as error:
                 self.said = f"the files are not written: {error}. The journal has every decision"
