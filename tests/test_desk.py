@@ -389,6 +389,7 @@ def test_labels_in_the_file_are_read_when_the_page_begins_and_while_it_is_there(
         label(client, 5, gold="good")
         assert client.get("api/sample")["done"] == 3
     assert in_file(drawn) == in_journal(drawn) == {3: "ugly", 4: "bad", 5: "good"}
+    assert dict(drawn.query("SELECT origin, who FROM gold")) == {"sample_k.csv": None, "review": "ada"}
 
 
 class Conflict:

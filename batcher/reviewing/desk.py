@@ -170,6 +170,7 @@ class Desk:
         self._turn, self._looking = asyncio.Lock(), asyncio.Lock()
         self._sample: _Sample | None = None
         self._file = _File()
+        self._closing = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._widths = Widths()
         self._parts: tuple[object, list[Narrowing]] = (None, [])
@@ -478,8 +479,9 @@ class Desk:
             self._writing = asyncio.get_running_loop().create_task(self._write_later())
 
     async def _write_later(self) -> None:
-        while self._file.is_behind:
-            await asyncio.sleep(_WRITE_AFTER_S)
+        while self._file.is_behind and not self._closing.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), _WRITE_AFTER_S)
             with contextlib.suppress(KeywordBusy):  # another process reads or writes the sample just now
                 await self.write()
 
@@ -492,18 +494,16 @@ class Desk:
         async with self._turn:
             if not self._file.is_behind:
                 return
-            await self._in_step()
-            found = await self._whole()
-            self._file.is_behind = False
-            if self._file.problem:
-                return
             try:
-                await asyncio.to_thread(self._written, found)
+                await self._in_step()
+                found = await self._whole()
+                if not self._file.problem:
+                    await asyncio.to_thread(self._written, found)
             except KeywordBusy:
-                self._file.is_behind = True
                 raise
             except BatcherError as error:
                 self._file.problem = str(error)
+            self._file.is_behind = False
 
     def _written(self, found: _Sample) -> None:
         path = self._store.sample_path
@@ -526,10 +526,13 @@ class Desk:
 
     async def close(self) -> str:
         """Write the file, and end what works beside; return what to know about it, or an empty text."""
-        for task in (self._writing, self._measuring, self._reading):
+        self._closing.set()
+        for task in (self._measuring, self._reading):
             if task is not None:
                 task.cancel()
-                await asyncio.wait([task])
+        tasks = [task for task in (self._writing, self._measuring, self._reading) if task is not None]
+        if tasks:
+            await asyncio.wait(tasks)  # what is being written is written
         try:
             await self.write()
         except BatcherError as error:
