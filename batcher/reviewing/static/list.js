@@ -41,7 +41,7 @@ function answer(row) {
 
 function line(row) {
   const words = state.get("text");
-  const cells = columns().map((name) => data("td", marked(row.cells[run.columns.indexOf(name)] ?? "", words), { class: "cell" }));
+  const cells = columns().map((name) => data("td", marked(row.cells?.[run.columns.indexOf(name)] ?? "", words), { class: "cell" }));
   const link = el("a", { href: state.link({ row: row.position }), "aria-label": `Row ${row.position}` }, number(row.position));
   const measures = [
     run.has.agreement && el("td", { class: "measure" }, row.agreement === null ? "" : percent(row.agreement)),
@@ -77,11 +77,11 @@ function head() {
 
 /** Show where the page is among all rows that the filters show. */
 function place() {
-  const { total, before, rows, next, previous, searching, reading } = shown;
+  const { total, before, rows, next, previous, searching, reading, indexing } = shown;
   const of = total === run.rows ? counted(total, "row") : `${number(total)} of ${counted(run.rows, "row")}`;
   const part = total > rows.length && rows.length ? ` · ${number(before + 1)} to ${number(before + rows.length)}` : "";
-  const going = searching ?? reading;
-  const doing = searching ? "searching" : "reading the table";
+  const going = searching ?? indexing ?? reading;
+  const doing = searching ? "searching" : indexing ? "counting" : "reading the table";
   byId("rows-total").textContent = of + part + (going ? ` · ${doing}, ${percent(going.done / Math.max(1, going.of))}` : "");
   const [back, on] = [byId("page-previous"), byId("page-next")];
   back.setAttribute("aria-disabled", String(previous === null));
@@ -110,7 +110,7 @@ function render(said, key) {
   if (state.numeric("row") !== null) lines.mark(state.numeric("row"));
   byId("rows-news").hidden = true;
   clearTimeout(again);
-  if (said.searching || said.reading) again = setTimeout(load, AGAIN_MS);
+  if (said.searching || said.indexing || (said.reading && said.rows.some((row) => !row.cells))) again = setTimeout(load, AGAIN_MS);
 }
 
 /** Ask for the page that the address names, and show it. */
@@ -167,7 +167,7 @@ async function readAhead() {
   const mine = ahead;
   try {
     const said = await ask("api/rows", query);
-    if (ahead === mine && !said.searching && !said.reading) mine.said = said;
+    if (ahead === mine && !said.searching && !said.reading && !said.indexing) mine.said = said;
   } catch {
     if (ahead === mine) ahead = null; // the page is asked for again when it is wanted, and then an error is shown
   }

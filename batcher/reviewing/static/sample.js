@@ -88,7 +88,7 @@ function render(row) {
   page("desk");
   const said = known(row);
   byId("sample-text").replaceChildren(
-    ...input(row, run),
+    ...(row.is_here === false ? [el("p", { class: "muted" }, row.why)] : input(row, run)),
     row.prompt?.length ? el("details", { class: "part" }, el("summary", null, "Prompt as sent"), prompt(row.prompt)) : "",
   );
   byId("sample-stage").scrollTop = 0;
@@ -96,7 +96,7 @@ function render(row) {
   byId("sample-title").textContent = `Row ${at + 1} of the sample`;
   byId("sample-given").textContent = done.has(row.drawn) ? "You have labelled this row; Enter keeps what is picked." : "";
   if (chooser) chooser.show(said.gold);
-  else fields.values = run.fields.length ? said.golds : { "": said.gold };
+  else fields.values = info.fields?.length ? said.golds : { "": said.gold };
   byId("sample-note").value = said.note;
   byId("sample-note-line").hidden = !said.note;
   byId("sample-next").disabled = false;
@@ -142,10 +142,13 @@ function progress() {
   byId("sample-count").textContent = `${number(count)} of ${number(total)} labelled${skipped.size ? `, ${number(skipped.size)} skipped` : ""}`;
   const hasWidth = info.width !== null && info.width !== undefined;
   byId("sample-width").textContent = hasWidth ? `± ${info.width.toFixed(1)} points` : "";
-  byId("sample-width").title = "Half the width of the 95% interval of the accuracy, in percentage points";
+  byId("sample-width").title = `Half the width of the 95% interval of the accuracy, in percentage points${info.width_at ? `, at ${info.width_at} labels` : ""}`;
   byId("sample-curve").replaceChildren(...[curve(info.widths ?? [])].filter(Boolean));
   byId("sample-more").textContent = info.how_many_more ?? "";
   byId("sample-undo").disabled = !undos.length;
+  const problem = [info.problem, ...(info.notes ?? [])].filter(Boolean).join(" ");
+  byId("sample-problem").textContent = problem;
+  byId("sample-problem").hidden = !problem;
   sending();
 }
 
@@ -158,31 +161,40 @@ function sending() {
   byId("sample-retry").hidden = !error;
 }
 
+/** Take what the server says of the interval: its half-width follows every tenth label, or it would tell of each. */
+export function narrowed({ width, width_at: at, widths, how_many_more: more }) {
+  if (!info) return;
+  info.width = width;
+  info.width_at = at;
+  info.widths = widths ?? info.widths;
+  info.how_many_more = more ?? info.how_many_more;
+  if (!byId("view-sample").hidden) progress();
+}
+
 /** Send a decision in the background. */
 function send(drawn, decision, before) {
   decisions.set(drawn, decision);
-  const isGiven = run.fields.length && !chooser ? Object.values(decision.golds).some((value) => value.trim()) : decision.gold !== "";
-  if (isGiven) done.add(drawn);
+  if (isLabelled(decision)) done.add(drawn);
   else done.delete(drawn);
-  const value = run.fields.length && !chooser ? { golds: decision.golds } : { gold: decision.gold };
+  const value = info.fields?.length ? { golds: decision.golds } : { gold: decision.gold };
   outbox.add(
     "api/sample/label",
     { drawn, ...value, note: decision.note },
-    ({ width, done: count }) => {
-      info.width = width;
-      const widths = (info.widths ??= []);
-      if (width !== null && width !== undefined && widths.at(-1)?.[0] !== count) widths.push([count, width]);
-      if (widths.length > 1 && widths.at(-1)[0] < widths.at(-2)[0]) info.widths = widths.filter(([at]) => at <= count);
-      if (!byId("view-sample").hidden) progress();
+    (said) => {
+      narrowed(said);
+      const last = undos.findLast((each) => each.drawn === drawn && each.decision === decision);
+      if (last && said.earlier) last.before = { ...last.before, ...said.earlier, golds: said.earlier.golds ?? {} }; // another tab may have labelled it
     },
     (error) => {
       decisions.set(drawn, before);
-      if (!before.gold) done.delete(drawn);
+      if (!isLabelled(before)) done.delete(drawn);
       say(error.message, { isError: true, button: "Back to the row", act: () => show(drawn) });
       progress();
     },
   );
 }
+
+const isLabelled = ({ gold, golds }) => (info.fields?.length ? Object.values(golds).some((value) => value?.trim()) : gold !== "");
 
 const held = () => (rows.get(current) instanceof Promise ? null : rows.get(current));
 
@@ -191,7 +203,7 @@ function entered() {
   const note = byId("sample-note").value.trim();
   if (chooser) return { gold: chooser.value, golds: {}, note };
   const { values } = fields;
-  return run.fields.length ? { gold: "", golds: values, note } : { gold: values[""], golds: {}, note };
+  return info.fields?.length ? { gold: "", golds: values, note } : { gold: values[""], golds: {}, note };
 }
 
 function accept() {
@@ -202,7 +214,7 @@ function accept() {
   if (wrong) return say(wrong);
   const before = known(row);
   skipped.delete(current);
-  undos.push({ drawn: current, before });
+  undos.push({ drawn: current, before, decision });
   send(current, decision, before);
   show(next(current));
 }
@@ -273,10 +285,9 @@ function entries() {
 
 function editor() {
   const labels = info.labels ?? run.labels;
-  const names = info.fields?.length ? info.fields : run.fields;
   chooser = fields = null;
-  if (labels) chooser = new Chooser(labels, "Label", () => {});
-  else fields = new Fields(names.length ? names : [""], run.schema, {}, "sample");
+  if (labels && !info.fields?.length) chooser = new Chooser(labels, "Label", () => {});
+  else fields = new Fields(info.fields?.length ? info.fields : [""], run.schema, {}, "sample");
   byId("sample-editor").replaceChildren((chooser ?? fields).element);
   byId("sample-desk").classList.toggle("is-search", Boolean(chooser?.isSearch));
   byId("sample-hint").textContent = chooser?.isSearch ? "Type, Enter takes the first, Enter again goes on. With Shift: " : "";
@@ -305,7 +316,7 @@ async function load() {
 export async function follow() {
   loading ??= load();
   if (!(await loading) || state.view() !== "sample") return;
-  if (!info.exists) return page("draw");
+  if (!info.exists) return drawing();
   if (state.get("result")) {
     page("outcome");
     progress();
@@ -340,6 +351,28 @@ export function heard(drawn) {
   }, 1000);
 }
 
+/** Show the form that draws rows. */
+function drawing() {
+  page("draw");
+  const count = info.rows.length;
+  byId("draw-title").textContent = info.exists ? "Draw more rows" : "Draw a sample";
+  byId("draw-label").textContent = info.exists ? "How many rows in all" : "How many rows";
+  byId("draw-n").min = count + 1;
+  byId("draw-n").value = info.halves?.draw ?? Math.min(info.population, count + 100);
+  byId("draw-per").hidden = info.can_draw_per_label === false || info.exists;
+  byId("draw-back").hidden = !info.exists;
+  byId("draw-form").hidden = info.can_draw === false;
+  byId("draw-why").textContent = info.why ?? "";
+  byId("draw-why").hidden = info.can_draw !== false;
+  more();
+  byId("draw-title").focus();
+}
+
+function more() {
+  const count = (Number(byId("draw-n").value) || 0) - info.rows.length;
+  byId("draw-button").textContent = `Draw ${counted(Math.max(0, count), info.exists ? "more row" : "row")}`;
+}
+
 async function draw(event) {
   event.preventDefault();
   const n = Number(byId("draw-n").value);
@@ -347,8 +380,10 @@ async function draw(event) {
   try {
     take(await post("api/sample/draw", { n, per_label: byId("draw-per-label").checked }));
     current = null;
+    skipped.clear();
     editor();
-    show(next(null));
+    state.go({ result: null, at: null }, "replace");
+    await show(next(null));
   } catch (error) {
     complain(error);
   } finally {
@@ -371,7 +406,8 @@ export function start(about) {
     byId(`sample-${id}`).addEventListener("click", act);
   for (const id of ["sample-result", "sample-end-result"]) byId(id).addEventListener("click", result);
   for (const id of ["sample-again", "sample-end-look"]) byId(id).addEventListener("click", () => (state.go({ result: null }), look(-1)));
-  for (const id of ["sample-draw-more", "sample-end-draw"]) byId(id).addEventListener("click", () => (page("draw"), byId("draw-n").focus()));
+  for (const id of ["sample-draw-more", "sample-end-draw"]) byId(id).addEventListener("click", drawing);
   byId("draw-form").addEventListener("submit", draw);
-  byId("draw-n").addEventListener("input", () => (byId("draw-button").textContent = `Draw ${counted(Number(byId("draw-n").value) || 0, "row")}`));
+  byId("draw-n").addEventListener("input", more);
+  byId("draw-back").addEventListener("click", () => (state.go({ result: null }), show(next(null))));
 }
