@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from batcher.reports.quality.estimate import estimate
     from batcher.reports.status import status
     from batcher.reports.verification.verify import verify
+    from batcher.reviewing.review import review
 
 __version__ = "0.1.0"
 
@@ -54,6 +55,7 @@ __all__ = [
     "plan",
     "rehearse",
     "resume",
+    "review",
     "run",
     "sample",
     "services",
@@ -73,6 +75,7 @@ _HOMES = {
     "plan": "planning.forecast",
     "rehearse": "rehearsal.rehearse",
     "resume": "engine.by_hand",
+    "review": "reviewing.review",
     "run": "engine.runner",
     "sample": "engine.sampling",
     "services": "calls.services",

@@ -196,7 +196,7 @@ def test_a_journal_of_the_first_version_is_brought_up_to_date_by_its_own_command
             assert plan(journal, "xbc", on_change="reuse") == 1
             assert plan(journal, "abc") == 0
     [(stamp,)] = look(path, "PRAGMA user_version")
-    assert stamp % 256 == 8
+    assert stamp % 256 == 9
     with read_journal(path) as journal, rehearse(path) as copy:
         assert journal.counts() == copy.counts() == (3, 1, 0, 1)
 
@@ -363,7 +363,12 @@ def test_a_new_journal_whose_lock_file_was_taken_away_is_left_to_the_process_tha
 
 # -- A journal of an older version
 
-AS_SEVENTH_VERSION = """
+AS_EIGHTH_VERSION = """
+DROP TABLE corrections;
+ALTER TABLE gold DROP COLUMN who;
+ALTER TABLE gold DROP COLUMN note;
+"""
+AS_SEVENTH_VERSION = f"""{AS_EIGHTH_VERSION}
 ALTER TABLE responses DROP COLUMN confidence;
 DROP TABLE opinions;
 DROP TABLE votes;
@@ -410,6 +415,7 @@ def as_version(version: int, script: str, path: Path) -> None:
         (5, AS_FIFTH_VERSION),
         (6, AS_SIXTH_VERSION),
         (7, AS_SEVENTH_VERSION),
+        (8, AS_EIGHTH_VERSION),
     ],
 )
 def test_a_journal_of_an_older_version_is_read_and_planned_as_it_is_and_goes_on(
@@ -435,5 +441,5 @@ def test_a_journal_of_an_older_version_is_read_and_planned_as_it_is_and_goes_on(
     assert after.pop(path.name) == before.pop(path.name)
     assert lab.run(texts, Service([]), "{text}").requests_now == 0
     [(stamp,)] = look(path, "PRAGMA user_version")
-    assert stamp % 256 == 8
+    assert stamp % 256 == 9
     assert batcher.verify("k", texts, output_dir=lab.directory).ok

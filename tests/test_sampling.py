@@ -22,7 +22,7 @@ from batcher.cli import main
 from batcher.endpoint import Endpoint
 from batcher.errors import InputError, KeywordBusy, OutputError, SettingsError
 from batcher.journal.opening import open_journal, read_samples
-from batcher.journal.sampling import Draw, DrawnRow, chances_of_labelled
+from batcher.journal.sampling import Draw, DrawnRow, Gold, chances_of_labelled, labelling, record
 from batcher.output.opening import opened
 from batcher.records import Completion, Stratum
 from batcher.reports.quality.labelled import Labelled, LabelledRun
@@ -502,17 +502,38 @@ def test_a_lost_file_comes_back_with_the_hand_labels(by_hand: Lab) -> None:
 
 
 def test_a_journal_of_version_7_is_brought_up_to_date_when_something_is_drawn(done: Lab) -> None:
-    for table in ("opinions", "votes", "draws", "drawn", "gold"):
+    for table in ("opinions", "votes", "draws", "drawn", "gold", "corrections"):
         done.change(f"DROP TABLE {table}")
     done.change("ALTER TABLE responses DROP COLUMN confidence")
     [(stamp,)] = done.query("PRAGMA user_version")
-    done.change(f"PRAGMA user_version = {stamp - 1}")
+    done.change(f"PRAGMA user_version = {stamp - 2}")
     assert found(done).drawn == 0
     assert sample(done, 5).rows == 5
     assert batcher.verify("k", output_dir=done.directory).ok
     again = service()
     done.run(write(done.directory.parent / "table.csv", TABLE), again, "{text}", labels=LABELS, chunk_size=25)
     assert not again.calls
+
+
+def test_a_journal_of_version_8_has_its_hand_labels_and_gets_more_with_who_gave_them(by_hand: Lab) -> None:
+    by_hand.change("DROP TABLE corrections")
+    for column in ("who", "note"):
+        by_hand.change(f"ALTER TABLE gold DROP COLUMN {column}")
+    [(stamp,)] = by_hand.query("PRAGMA user_version")
+    by_hand.change(f"PRAGMA user_version = {stamp - 1}")
+    with read_samples(by_hand.directory / "journal_k.sqlite") as journal:
+        before = journal.gold()
+        assert len(before) == 12
+        assert {(each.who, each.note) for each in before.values()} == {("", "")}
+    assert found(by_hand).gold == 12
+    [first, *_] = before
+    given = Gold(first, "good", "review", who="Ada \udc80", note="sure")
+    record(by_hand.directory / "journal_k.sqlite", labelling([given]))
+    with read_samples(by_hand.directory / "journal_k.sqlite") as journal:
+        after = journal.gold()
+    assert after[first]._replace(at=0.0) == given
+    assert {**after, first: before[first]} == before
+    assert batcher.verify("k", output_dir=by_hand.directory).ok
 
 
 def test_a_copy_of_the_directory_has_the_sample(by_hand: Lab, tmp_path: Path) -> None:

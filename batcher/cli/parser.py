@@ -116,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sample(verbs)
     _add_estimate(verbs)
     _add_compare(verbs)
+    _add_review(verbs)
     _add_serve(verbs)
     _add_rehearse(verbs)
     _add_services(verbs)
@@ -447,6 +448,34 @@ def _add_compare(verbs: Any) -> None:
     )
     parser.add_argument("--html", metavar="FILE", help="write the comparison to a page, with its pictures")
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def _add_review(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "review",
+        "batcher review [KEYWORD] [INPUT] [options]",
+        "a local page: read, filter, label the sample by keyboard, correct",
+        "Serve a page on this machine to read and filter the rows of a run, to label its sample by keyboard, and to"
+        " correct answers, also while the run works. Prints its address, which holds a secret token, to stdout, and"
+        " opens it in the browser. Ctrl-C ends it, and writes the files that it changed.",
+    )
+    _add_which_run(parser)
+    parser.add_argument("data", metavar="INPUT", nargs="?", help="the run's input, if it is not where it was")
+    parser.add_argument(
+        "--host",
+        metavar="HOST",
+        default="127.0.0.1",
+        help="address to listen on (127.0.0.1). Beyond this machine everyone who reaches it and knows the token can"
+        " read and change everything, and nothing is encrypted",
+    )
+    parser.add_argument("--port", metavar="N", type=int, default=0, help="port; default: a free one")
+    parser.add_argument("--no-browser", dest="browser", action="store_false", help="only print the address")
+    parser.add_argument(
+        "--who",
+        metavar="NAME",
+        help="the name that is recorded with corrections and hand labels; default: your login name",
+    )
 
 
 def _add_serve(verbs: Any) -> None:

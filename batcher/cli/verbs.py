@@ -179,6 +179,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     return _show(found, arguments)
 
 
+def _review(arguments: argparse.Namespace) -> int:
+    given = {name: getattr(arguments, name) for name in ("output_dir", "host", "port", "browser", "who")}
+    batcher.review(arguments.keyword, arguments.data, **given)
+    return OK
+
+
 def _show(found: Any, arguments: argparse.Namespace) -> int:
     if arguments.html:
         say(f"{arguments.html} is written")
@@ -288,6 +294,7 @@ VERBS = {
     "sample": _sample,
     "estimate": _estimate,
     "compare": _compare,
+    "review": _review,
     "serve": _serve,
     "rehearse": _rehearse,
     "services": _services,

@@ -87,11 +87,13 @@ class Opened(NamedTuple):
         db: a connection that has read already, so that SQLite does not remove the log.
         uri: opens it a second time meanwhile.
         watched: the file's state, if only `is_as_before` can detect that it was written meanwhile.
+        is_copy: it is a copy of the journal.
     """
 
     db: sqlite3.Connection
     uri: str
     watched: tuple[int, ...] | None = None
+    is_copy: bool = False
 
 
 def log_path(path: Path) -> Path:
@@ -220,17 +222,17 @@ def open_to_read(path: Path, stack: contextlib.ExitStack) -> Opened:
 
 
 def _opened(path: Path, log: Log, stack: contextlib.ExitStack) -> Opened:
-    watched = None
+    watched, is_copy = None, False
     if not log.commits:
         # SQLite would create a log and an index even to read a file that no process writes.
         watched, mode = version_of(path), "immutable=1"
     elif _index_path(path).exists():
         mode = "mode=ro&readonly_shm=1"
     else:
-        path, mode = _copy(path, log, stack), "mode=rw"
+        path, mode, is_copy = _copy(path, log, stack), "mode=rw", True
     db = stack.enter_context(closing(connect(path, mode)))
     db.execute("PRAGMA query_only = ON")
-    return Opened(db, uri_of(path, mode), watched)
+    return Opened(db, uri_of(path, mode), watched, is_copy)
 
 
 def _copy(path: Path, log: Log, stack: contextlib.ExitStack) -> Path:

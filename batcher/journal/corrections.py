@@ -13,6 +13,9 @@ from batcher.journal.entries import CORRECTED, READ, Correction, Workbook, seal
 from batcher.journal.schema import PERSON, bound
 from batcher.journal.statements import NOTE
 
+REVIEW = "review"
+"""The origin of what people decide on the page."""
+
 BY_HAND = f"(SELECT id FROM sources WHERE model = '{PERSON.model}' AND base_url = '' AND params = '')"
 """The id of the source of corrections; NULL if there was none yet."""
 LOWEST = "SELECT min(0, coalesce((SELECT min(id) FROM results), 0), coalesce((SELECT min(id) FROM opinions), 0))"

@@ -100,6 +100,11 @@ def read_samples(path: Path, *, alone: bool = False) -> SampleReader:
     return _read(path, SampleReader, alone=alone)
 
 
+def read_kind(path: Path, kind: type[_AnyReader]) -> _AnyReader:
+    """Open a journal like `read_journal`, with a reader of another kind."""
+    return _read(path, kind)
+
+
 def read_scores(path: Path) -> ScoreReader:
     """Open a journal like `read_journal`, for reading the scores of answers too."""
     return _read(path, ScoreReader)

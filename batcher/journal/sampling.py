@@ -78,14 +78,18 @@ class Gold(NamedTuple):
     Attributes:
         drawn: `DrawnRow.id`.
         text: of the label.
-        origin: the file that had it.
+        origin: the file that had it; `TYPED`, or `corrections.REVIEW`.
         at: when it was recorded, in seconds since the epoch; 0: it is not yet.
+        who: the name of the person; empty if it is not known.
+        note: what the person says about it.
     """
 
     drawn: int
     text: str
     origin: str
     at: float = 0.0
+    who: str = ""
+    note: str = ""
 
 
 class RowNow(NamedTuple):
@@ -126,8 +130,21 @@ class SampleReader(Reader):
     def gold(self) -> dict[int, Gold]:
         """Return the latest hand label of each row that was drawn and ever had one, by `DrawnRow.id`."""
         latest = "SELECT max(id) FROM gold GROUP BY drawn"
-        found = self._all(f"SELECT drawn, gold, origin, at FROM gold WHERE id IN ({latest})")
-        return {drawn: Gold(drawn, text_of(text), text_of(origin), at) for drawn, text, origin, at in found}
+        found = self._all(
+            f"SELECT drawn, at, gold, origin, coalesce(who, ''), coalesce(note, '') FROM gold WHERE id IN ({latest})"
+        )
+        return {
+            drawn: Gold(drawn, text_of(text), text_of(origin), at, *map(text_of, said))
+            for drawn, at, text, origin, *said in found
+        }
+
+    def earlier_gold(self) -> dict[int, set[str]]:
+        """Return the hand labels that each row had before its latest one, by `DrawnRow.id`; they may be empty."""
+        found = self._all("SELECT drawn, gold FROM gold WHERE id NOT IN (SELECT max(id) FROM gold GROUP BY drawn)")
+        earlier: dict[int, set[str]] = {}
+        for drawn, text in found:
+            earlier.setdefault(drawn, set()).add(text_of(text))
+        return earlier
 
     def last_ids(self) -> tuple[int, int]:
         """Return the highest ids of a draw and of a drawn row; 0 without one."""
@@ -387,8 +404,9 @@ def labelling(golds: Iterable[Gold]) -> Iterator[Statement]:
     """Yield the statements that record hand labels."""
     at = time.time()
     for each in golds:
-        values = (each.drawn, at, bound(each.text), bound(each.origin))
-        yield "INSERT INTO gold (drawn, at, gold, origin) VALUES (?, ?, ?, ?)", values
+        said = (bound(text) if text else None for text in (each.who, each.note))
+        values = (each.drawn, at, bound(each.text), bound(each.origin), *said)
+        yield "INSERT INTO gold (drawn, at, gold, origin, who, note) VALUES (?, ?, ?, ?, ?, ?)", values
 
 
 def record(path: Path, statements: Iterable[Statement]) -> None:

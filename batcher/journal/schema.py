@@ -39,8 +39,8 @@ same: rows that are not sent, because an earlier row has the same question (`--d
 
 results: every answer, and every error that ended a row; a line is never changed or removed
     id                 INTEGER  `requests.id` of the request that brought it; negative: it was adopted from a chunk
-                                file, or corrected by hand in one, or is an earlier answer that was read again
-                                (`rereads`); primary key
+                                file, or a person gave it, or it is an earlier answer that was read again or that a
+                                person brought back (`rereads`); primary key
     key                BLOB     16 bytes, of the question that it answers; see `rows.key`
     source             INTEGER  `sources.id`: its origin
     status             TEXT     `ok`; `invalid`: answered, but not as asked for; `error`: no answer
@@ -58,11 +58,23 @@ readings: what answers were read as; unique in both columns but the id
     reader             INTEGER  version of the reader; a higher one may read a text otherwise
 
 rereads: results that took the place of others: answers that were read again, for other labels, for another schema or by
-a newer reader; and corrections by hand
+a newer reader; corrections by hand; and answers of the model that people brought back (`corrections.is_undo`)
     id                 INTEGER  `results.id` of the new result, or `opinions.id` of one of its answers; primary key
     root               INTEGER  `results.id` of the model's answer, or its `opinions.id`; what came with it is in
                                 `requests` and `responses` under this id
     before             INTEGER  `results.id` that it replaces: the root, or the result that replaced it before
+
+corrections: answers that people gave rows, or took back; a line is never changed or removed, and a row may have any
+number of them. What each replaces is in `rereads.before`. Corrections in chunk files have no line before version 9
+    id                 INTEGER  `results.id` of the new result: of a correction the person's, whose source is `corrected
+                                by hand`; of one that was taken back the model's answer again, with its source; primary
+                                key
+    at                 REAL     when
+    who                TEXT*    the name of the person; empty: not known
+    why                TEXT*    what the person says about it; may be empty
+    origin             TEXT*    the name of the chunk file that had it; `review`: the page (`batcher review`)
+    is_undo            INTEGER  1: it brings back what was there before; else 0
+    was_kept           BLOB     `rows.is_kept` of the row before; NULL: as there
 
 responses: what came with an answer besides its text; an answer has no line if version 4 or an older one wrote it
     id                 INTEGER  `results.id`; primary key
@@ -150,7 +162,6 @@ sources: the origins of answers; unique in all columns but the id
     id                 INTEGER  primary key
     model              TEXT     the model's name; `adopted from files`: a chunk file without a journal had the answer,
                                 or a results file of an older script (`--adopt`); `corrected by hand`: a person gave it
-                                in a chunk file
     base_url           TEXT     the service's base URL, or the endpoint's name if it has one (a name has no slash);
                                 empty: the chat model's own, or adopted
     params             TEXT     the endpoint's own request parameters as JSON with sorted keys, or empty
@@ -159,7 +170,8 @@ chunks: the chunk files
     start              INTEGER  position of the first row, the number in the file's name; primary key
     rows               INTEGER  how many rows it holds; 0: it is about to be written for the first time
     origin             BLOB     16 bytes, a hash of all that it was made from: columns, cells, keys and results' ids;
-                                empty: it was adopted as it is, or is about to be written for the first time
+                                empty: it was adopted as it is, or is about to be written for the first time; 1 byte, 0:
+                                a row was corrected on the page since it was written
     sha256             BLOB     32 bytes, of the file as it was written, or as it was when its corrections were read;
                                 empty: it is about to be written, and a copy is kept of a file that is there
 
@@ -220,7 +232,10 @@ gold: what people say that the right label of a drawn row is; a line is never ch
     at                 REAL     when it was read
     gold               TEXT*    the label, as it is in the list of labels; without labels the text; with a schema JSON,
                                 an object with the text of each field that has one; empty: it was taken back
-    origin             TEXT*    the name of the file that had it; `keyboard`: it was typed (`batcher sample --label`)
+    origin             TEXT*    the name of the file that had it; `keyboard`: it was typed (`batcher sample --label`);
+                                `review`: on the page (`batcher review`)
+    who                TEXT*    the name of the person; NULL: not known, or before version 9
+    note               TEXT*    what the person says about it; NULL: nothing, or before version 9
 
 events: what else happened in a run
     id                 INTEGER  in the order in which it happened; primary key
@@ -263,7 +278,7 @@ from typing import Any
 from batcher.errors import OutputError, output_error
 from batcher.records import Source
 
-VERSION = 8
+VERSION = 9
 _OLDEST_READ = 3
 """The oldest version that can be read without being brought up to date: later ones only renamed and added."""
 
@@ -278,7 +293,7 @@ ADOPTED = Source("adopted from files", "")
 """The source of answers that were found in chunk files without a journal, or in results files of older scripts: their
 real source is unknown."""
 PERSON = Source("corrected by hand", "")
-"""The source of answers that people gave in chunk files."""
+"""The source of answers that people gave."""
 
 
 _FIRST = """
@@ -352,8 +367,14 @@ CREATE TABLE drawn (id INTEGER PRIMARY KEY, draw INTEGER NOT NULL, position INTE
 CREATE TABLE gold (id INTEGER PRIMARY KEY, drawn INTEGER NOT NULL, at REAL NOT NULL, gold TEXT NOT NULL,
     origin TEXT NOT NULL);
 """
+_NINTH = """
+CREATE TABLE corrections (id INTEGER PRIMARY KEY, at REAL NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL,
+    origin TEXT NOT NULL, is_undo INTEGER NOT NULL, was_kept BLOB);
+ALTER TABLE gold ADD COLUMN who TEXT;
+ALTER TABLE gold ADD COLUMN note TEXT;
+"""
 # Each step brings a journal from one version to the next; a new journal runs all of them.
-_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH)
+_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH, _NINTH)
 
 _RENAMED = {"givers": "sources", "source": "prompt_option"}
 
@@ -400,26 +421,41 @@ CREATE TEMP VIEW draws AS SELECT NULL AS id, NULL AS at, NULL AS design, NULL AS
     WHERE false;
 CREATE TEMP VIEW drawn AS SELECT NULL AS id, NULL AS draw, NULL AS position, NULL AS key, NULL AS cells,
     NULL AS label, NULL AS chance WHERE false;
-CREATE TEMP VIEW gold AS SELECT NULL AS id, NULL AS drawn, NULL AS at, NULL AS gold, NULL AS origin WHERE false;
+CREATE TEMP VIEW gold AS SELECT NULL AS id, NULL AS drawn, NULL AS at, NULL AS gold, NULL AS origin, NULL AS who,
+    NULL AS note WHERE false;
 """
 _RESPONSES_AS_EIGHTH = "CREATE TEMP VIEW responses AS SELECT *, NULL AS confidence FROM {schema}.responses;"
+# What version 9 added.
+_EIGHTH_AS_NINTH = """
+CREATE TEMP VIEW corrections AS SELECT NULL AS id, NULL AS at, NULL AS who, NULL AS why, NULL AS origin,
+    NULL AS is_undo, NULL AS was_kept WHERE false;
+"""
+_GOLD_AS_NINTH = "CREATE TEMP VIEW gold AS SELECT *, NULL AS who, NULL AS note FROM {schema}.gold;"
 # By version: views that let its tables be read as the newest ones.
 _AS_NEWEST = {
-    3: _THIRD_AS_FOURTH + _FOURTH_AS_FIFTH + _FIFTH_AS_SIXTH + _SIXTH_AS_SEVENTH + _SEVENTH_AS_EIGHTH,
+    3: _THIRD_AS_FOURTH
+    + _FOURTH_AS_FIFTH
+    + _FIFTH_AS_SIXTH
+    + _SIXTH_AS_SEVENTH
+    + _SEVENTH_AS_EIGHTH
+    + _EIGHTH_AS_NINTH,
     4: _FOURTH_AS_FIFTH
     + _RESULTS_AS_SIXTH
     + _FIFTH_AS_SIXTH
     + _SIXTH_AS_SEVENTH
     + _REQUESTS_AS_SEVENTH
-    + _SEVENTH_AS_EIGHTH,
+    + _SEVENTH_AS_EIGHTH
+    + _EIGHTH_AS_NINTH,
     5: _RESULTS_AS_SIXTH
     + _RESPONSES_AS_SIXTH
     + _FIFTH_AS_SIXTH
     + _SIXTH_AS_SEVENTH
     + _REQUESTS_AS_SEVENTH
-    + _SEVENTH_AS_EIGHTH,
-    6: _SIXTH_AS_SEVENTH + _REQUESTS_AS_SEVENTH + _SEVENTH_AS_EIGHTH + _RESPONSES_AS_EIGHTH,
-    7: _SEVENTH_AS_EIGHTH + _RESPONSES_AS_EIGHTH,
+    + _SEVENTH_AS_EIGHTH
+    + _EIGHTH_AS_NINTH,
+    6: _SIXTH_AS_SEVENTH + _REQUESTS_AS_SEVENTH + _SEVENTH_AS_EIGHTH + _RESPONSES_AS_EIGHTH + _EIGHTH_AS_NINTH,
+    7: _SEVENTH_AS_EIGHTH + _RESPONSES_AS_EIGHTH + _EIGHTH_AS_NINTH,
+    8: _EIGHTH_AS_NINTH + _GOLD_AS_NINTH,
 }
 
 # A copy to plan in.
@@ -432,6 +468,7 @@ INSERT INTO main.rows SELECT * FROM original.rows;
 INSERT INTO main.results SELECT id, key, source, status, '', '', NULL, reading FROM original.results;
 INSERT INTO main.readings SELECT * FROM original.readings;
 INSERT INTO main.rereads SELECT * FROM original.rereads;
+INSERT INTO main.corrections SELECT * FROM original.corrections;
 INSERT INTO main.events SELECT * FROM original.events;
 INSERT INTO main.opinions SELECT id, key, position, source, status, '', '', round, result FROM original.opinions;
 INSERT INTO main.votes SELECT * FROM original.votes;

@@ -63,6 +63,28 @@ def cells_at(
     return found
 
 
+def cells_in_chunks(store: Store, journal: Reader, last: LastRun, positions: Sequence[int]) -> dict[int, list[str]]:
+    """Return the cells of rows that chunk files have as they were planned, by their positions, ascending."""
+    marks, planned = Marks(last.question.get("table", ())), dict[int, bytes]()
+    for position in positions:
+        planned.update(zip([position], journal.marks(position, position + 1), strict=False))
+    return {
+        position: cells
+        for position, cells in _of_chunks(store, journal, last, sorted(planned))
+        if marks.of(tuple(cells)) == planned[position]
+    }
+
+
+def cells_of_input(dataset: Dataset, last: LastRun, keyword: str, size: int) -> Iterator[tuple[int, list[list[str]]]]:
+    """Yield the rows of a run's input, `size` at a time: the position of the first, and the cells of each.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    for start, rows in Selection.recorded_in(last.question, dataset, keyword).slices(size):
+        yield start, [[writable(cell(value)) for value in values] for values in rows]
+
+
 def _of_input(dataset: Dataset, last: LastRun, keyword: str, asked: Sequence[int]) -> Iterator[tuple[int, list[str]]]:
     selection, coming = Selection.recorded_in(last.question, dataset, keyword), [*reversed(asked)]
     for start, rows in selection.slices(_AT_ONCE):
@@ -76,11 +98,11 @@ def _of_input(dataset: Dataset, last: LastRun, keyword: str, asked: Sequence[int
 def _of_chunks(store: Store, journal: Reader, last: LastRun, asked: Sequence[int]) -> Iterator[tuple[int, list[str]]]:
     chunks = journal.chunks()
     starts, files = sorted(chunks), with_columns(store, chunks, last.question)
-    wanted: dict[int, list[int]] = {}
+    wanted: dict[int, set[int]] = {}
     for position in asked:
         start = starts[bisect_right(starts, position) - 1] if starts and starts[0] <= position else None
         if start is not None and position < start + chunks[start].rows:
-            wanted.setdefault(start, []).append(position)
+            wanted.setdefault(start, set()).add(position)
     for start, positions in wanted.items():
         with contextlib.suppress(BatcherError), closing(files.lines_of(start)) as lines:  # it may be gone, or changed
             for position, line in enumerate(lines, start):

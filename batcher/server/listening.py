@@ -47,7 +47,7 @@ def serve_app(app: App, host: str, port: int, announce: Callable[[], None], *, i
 
     def announced() -> None:
         announce()
-        if is_open and not str(listener.getsockname()[0]).startswith(_LOCAL):
+        if is_open and not is_local(listener):
             say("It is open: whoever reaches this address may use it without a key. --api-key-env VARIABLE closes it.")
         print_out(base_url(listener))
 
@@ -83,6 +83,49 @@ def served(app: App) -> Iterator[str]:
         listener.close()
 
 
+@contextlib.contextmanager
+def served_on(
+    app: App, listener: socket.socket, at_work: Callable[[], contextlib.AbstractAsyncContextManager[None]]
+) -> Iterator[None]:
+    """Serve an app on a listening socket, from a thread of this process, during a `with` block; then close the socket.
+
+    Args:
+        app: to serve.
+        listener: where it listens.
+        at_work: what goes on in the loop beside it; it ends when the app takes no more requests.
+
+    Raises:
+        Exception: what `at_work` raised.
+    """
+    ready, failed = threading.Event(), list[BaseException]()
+    server = _server(app, ready.set)
+
+    async def work() -> None:
+        async with at_work():
+            await server.serve(sockets=[listener])
+
+    def run() -> None:
+        try:
+            asyncio.run(work())
+        except Exception as error:  # noqa: BLE001 - it is raised in the other thread
+            failed.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run, name="batcher-page", daemon=True)
+    thread.start()
+    try:
+        ready.wait()
+        if not failed:
+            yield
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+    if failed:
+        raise failed[0]
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Open a listening socket.
 
@@ -116,9 +159,19 @@ def _why(error: OSError | UnicodeError) -> str:
 
 def base_url(listener: socket.socket) -> str:
     """Return the base URL with which this machine reaches a listening socket."""
+    return f"{root_url(listener)}/v1"
+
+
+def root_url(listener: socket.socket) -> str:
+    """Return the URL with which this machine reaches a listening socket, without a path."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - a client cannot go to "any"
-    return f"http://{host if '[' in host or ':' not in host else f'[{host}]'}:{port}/v1"
+    return f"http://{host if '[' in host or ':' not in host else f'[{host}]'}:{port}"
+
+
+def is_local(listener: socket.socket) -> bool:
+    """Return whether only this machine reaches a listening socket."""
+    return str(listener.getsockname()[0]).startswith(_LOCAL)
 
 
 def _server(app: App, on_ready: Callable[[], None]) -> uvicorn.Server:

@@ -1,0 +1,132 @@
+"""The rows that the filters show as a file to keep: CSV or Parquet, in the columns of the run's result.
+
+Invariant: all rows that the filters show are in it, in order, or the download breaks off; it is never short unseen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from batcher.errors import BatcherError, OutputError
+from batcher.output.chosen import CSV, FORMATS, ends_of, write_chosen
+from batcher.output.file_format import Block
+from batcher.reviewing.exchange import Reply, Request, Routes, invalid
+from batcher.reviewing.filters import Filters
+from batcher.reviewing.page import Page, View
+from batcher.reviewing.rows import shown_by
+
+_AT_ONCE = 1000  # rows
+_PARTS = 16  # that wait to be sent
+_SOON_S = 0.1
+_KINDS = {CSV: "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
+
+
+class _Pipe(io.RawIOBase):
+    """A file whose content is read at the other end while it is written.
+
+    Attributes:
+        is_broken: the reader has gone.
+    """
+
+    def __init__(self) -> None:
+        self._parts: queue.Queue[bytes | BaseException | None] = queue.Queue(_PARTS)
+        self.is_broken = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        if len(content):
+            self._put(bytes(content))
+        return len(content)
+
+    def _put(self, part: bytes | BaseException | None) -> None:
+        while not self.is_broken:
+            try:
+                self._parts.put(part, timeout=1)
+            except queue.Full:
+                continue
+            return
+        raise BrokenPipeError
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Let the reader come to the end, or to an error."""
+        try:
+            self._put(error)
+        except BrokenPipeError:
+            return
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """Yield what is written."""
+        try:
+            while (part := await asyncio.to_thread(self._next)) is not None:
+                if isinstance(part, BaseException):
+                    raise part
+                if part:
+                    yield part
+        finally:
+            self.is_broken = True
+
+    def _next(self) -> bytes | BaseException | None:
+        try:
+            return self._parts.get(timeout=1)
+        except queue.Empty:
+            return b""
+
+
+async def _export(page: Page, request: Request) -> Reply:
+    kind = request.one("format", CSV)
+    if kind not in FORMATS:
+        raise invalid(f"format must be csv or parquet, not {kind[:40]!r}")
+    view, filters = page.view, Filters.of(request)
+    await _until(view.indexed.is_set)
+    await _until(lambda: view.table.is_whole)
+    shown, searching = await shown_by(page, filters)
+    while searching:
+        await asyncio.sleep(_SOON_S)
+        shown, searching = await shown_by(page, filters)
+    positions = [*map(int, shown.positions)]
+    if lacking := await asyncio.to_thread(view.table.lacking, positions):
+        raise invalid(f"{lacking:,} of these {len(positions):,} rows cannot be exported: {view.table.why_not(0)}")
+    pipe = _Pipe()
+    thread = threading.Thread(target=_write, args=(page, view, positions, kind, pipe), daemon=True)
+    thread.start()
+    name = f"review_{view.store.keyword}.{kind}"
+    plain = name.encode("ascii", "replace").decode().translate(str.maketrans('"\\?', "___"))
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"
+    return Reply(pipe.parts(), _KINDS[kind], headers=[("content-disposition", disposition)])
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    while not is_so():  # noqa: ASYNC110 - it comes true in a thread
+        await asyncio.sleep(_SOON_S)
+
+
+def _write(page: Page, view: View, positions: Sequence[int], kind: str, pipe: _Pipe) -> None:
+    try:
+        write_chosen(pipe, view.store, kind, _blocks(page, view, positions))  # type: ignore[arg-type]
+    except BrokenPipeError:
+        return
+    except (BatcherError, OSError) as error:
+        pipe.end(error)
+        return
+    pipe.end()
+
+
+def _blocks(page: Page, view: View, positions: Sequence[int]) -> Iterator[Block]:
+    for start in range(0, len(positions), _AT_ONCE):
+        part = positions[start : start + _AT_ONCE]
+        cells = view.table.at(part)
+        if len(cells) < len(part):
+            raise OutputError("rows have gone from the table meanwhile")
+        ends = page.looks.look(lambda journal, part=part: ends_of(view.store, journal, part))  # type: ignore[misc]
+        yield Block([cells[at] for at in part], None, ends)
+
+
+ROUTES: Routes = {("GET", "api/export"): _export}

@@ -1,0 +1,118 @@
+"""Searches the text of all rows: the input's cells, the answer and the error, whatever the case of their letters.
+
+Invariant: the search that was asked for last goes first, a block of rows at a time, so that it is never behind an older
+one; what is found so far can be read at any moment.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from batcher.errors import BatcherError
+from batcher.journal.looking import Looks, RowLine
+from batcher.reviewing.index import Bits
+from batcher.reviewing.table import Reading, Table
+
+_AT_ONCE = 2000  # rows
+_MOST = 6
+"""Searches that are held, a byte a row each; the one that was not asked for the longest is dropped."""
+
+
+class Search:
+    """A text that is searched for.
+
+    Args:
+        text: it.
+        rows: of the table.
+
+    Attributes:
+        done: rows that were searched, from the first.
+        hits: which rows have it.
+    """
+
+    def __init__(self, text: str, rows: int) -> None:
+        self.text = text.casefold()
+        self.done = 0
+        self.hits: Bits = np.zeros(rows, np.bool_)
+
+    @property
+    def searching(self) -> Reading | None:
+        """How far it is; None if it is done."""
+        return None if self.done >= len(self.hits) else Reading(self.done, len(self.hits))
+
+    def look(self, table: Table, looks: Looks, start: int, stop: int) -> None:
+        """Search some rows."""
+        cells = table.between(start, stop)
+        lines = looks.look(lambda journal: journal.lines_between(start, stop))
+        self.hits[start:stop] = False
+        for line in lines:
+            self.hits[line.position] = self._is_in(line, cells.get(line.position, ""))
+
+    def _is_in(self, line: RowLine, cells: str) -> bool:
+        text = self.text
+        return text in cells.casefold() or text in line.answer.casefold() or text in line.error.casefold()
+
+
+class Searches:
+    """The searches of a page, and the thread that does them.
+
+    Args:
+        table: has the cells.
+        looks: at the journal.
+        stops: says when to end.
+    """
+
+    def __init__(self, table: Table, looks: Looks, stops: Callable[[], bool]) -> None:
+        self._table = table
+        self._looks = looks
+        self._stops = stops
+        self._asked: OrderedDict[str, Search] = OrderedDict()
+        self._work = threading.Condition()
+
+    def for_text(self, text: str) -> Search:
+        """Return the search for a text, which goes on first from now on."""
+        with self._work:
+            found = self._asked.pop(text, None) or Search(text, self._table.rows)
+            self._asked[text] = found
+            while len(self._asked) > _MOST:
+                self._asked.popitem(last=False)
+            self._work.notify_all()
+        return found
+
+    def renew(self, positions: Iterable[int]) -> None:
+        """Search rows again that have changed."""
+        wanted = [*positions]
+        with self._work:
+            searches = [*self._asked.values()]
+        for each in searches:
+            for position in wanted:
+                if position < each.done:
+                    each.look(self._table, self._looks, position, position + 1)
+
+    def work(self) -> None:
+        """Search until the page ends."""
+        while not self._stops():
+            search = self._next()
+            if search is None:
+                continue
+            stop = min(search.done + _AT_ONCE, self._table.done, len(search.hits))
+            try:
+                search.look(self._table, self._looks, search.done, stop)
+            except BatcherError:  # the journal is being written, or has gone: the list says so
+                with self._work:
+                    self._work.wait(0.5)
+                continue
+            search.done = stop
+
+    def _next(self) -> Search | None:
+        """Return the open search that was asked for last; None after a while without one."""
+        with self._work:
+            for search in reversed(self._asked.values()):
+                if search.done < min(self._table.done, len(search.hits)):
+                    return search
+            self._work.wait(0.2)
+        return None
