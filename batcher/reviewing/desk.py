@@ -32,6 +32,7 @@ from batcher.output.directory import Store
 from batcher.output.hand_labels import HandLabels, Source
 from batcher.output.opening import PastRun
 from batcher.output.sample_file import Line
+from batcher.output.so_far import input_of
 from batcher.place import version_of
 from batcher.records import Task
 from batcher.reports.quality.answers import is_same
@@ -41,6 +42,7 @@ from batcher.reports.quality.labelled import LabelledRun
 from batcher.reports.quality.narrowing import Narrowing, Widths, how_many_more
 from batcher.reports.quality.texts import title_of
 from batcher.reviewing.deciding import Decisions
+from batcher.reviewing.prompts import Prompt, Prompts
 from batcher.words import counted
 
 MOST_ROWS = 100
@@ -73,6 +75,7 @@ class _Sample:
         rows: that could be drawn.
         draws, drawn, places, lines: as the journal and `HandLabels` have them.
         hand: knows columns and labels; its journal is closed.
+        prompts: makes the prompts again.
         gold: the hand labels.
     """
 
@@ -85,6 +88,7 @@ class _Sample:
     places: dict[int, RowNow]
     lines: dict[int, Line]
     hand: HandLabels
+    prompts: Prompts
     gold: dict[int, Gold]
 
     @property
@@ -142,9 +146,7 @@ class Desk:
         looks: at its journal.
         decisions: bring labels into the journal.
         tell: is called with an event and its values, for all tabs.
-        prompt: returns the prompt of a row by its position, or None and why there is none.
         data: the input, if the user gave it.
-        given: the same, as the user gave it.
     """
 
     def __init__(
@@ -154,13 +156,10 @@ class Desk:
         decisions: Decisions,
         *,
         tell: Callable[[str, dict[str, Any]], None] = lambda _event, _values: None,
-        prompt: Callable[[int], tuple[Any, str]] = lambda _position: (None, ""),
-        data: Dataset | None = None,
-        given: Any = None,
+        data: Any = None,
     ) -> None:
         self._store, self._looks, self._decisions = store, looks, decisions
-        self._tell, self._prompt = tell, prompt
-        self._data, self._given = data, given
+        self._tell, self._data = tell, data
         self._turn = asyncio.Lock()
         self._sample: _Sample | None = None
         self._file = _File()
@@ -247,19 +246,19 @@ class Desk:
         return {"rows": await asyncio.to_thread(lambda: [self._row(found, each) for each in numbers])}
 
     def _row(self, found: _Sample, number: int) -> dict[str, Any]:
-        place, why = found.places.get(number), found.why_not(number)
-        cells = [] if why else [[*each] for each in found.hand.file.shown(found.lines[number])]
-        prompt, prompt_why = self._prompt(place.position) if place is not None else (None, why)
-        at = found.gold[number].at if number in found.gold else None
+        place, why, line = found.places.get(number), found.why_not(number), found.lines[number]
+        prompt = Prompt(None, why)
+        if place is not None:
+            prompt = found.prompts.of(found.hand.table, line.cells, place.key)
         return {
             "drawn": number,
             "position": None if place is None else place.position,
-            "cells": cells,
+            "cells": [] if why else [[*each] for each in found.hand.file.shown(line)],
             "is_here": not why,
             "why": why,
-            "prompt": prompt,
-            "prompt_why": prompt_why,
-            "at": at,
+            "prompt": prompt.messages,
+            "prompt_why": prompt.why,
+            "at": found.gold[number].at if number in found.gold else None,
             **found.gold_of(number),
         }
 
@@ -316,7 +315,7 @@ class Desk:
         async with self._turn:
             await self._in_step()
             # Drawn as by whoever drew first: without a seed it is that of the first draw.
-            call = functools.partial(sample, self._store.keyword, n, per_label=per_label, data=self._given)
+            call = functools.partial(sample, self._store.keyword, n, per_label=per_label, data=self._data)
             made = await asyncio.to_thread(call, output_dir=self._store.directory)
             self._file = _File(_version(self._store.sample_path), notes=dict.fromkeys(made.notes))
         self._tell("sample", {"drawn": 0})
@@ -343,8 +342,8 @@ class Desk:
         return await asyncio.to_thread(self._resulting, found, name)
 
     def _resulting(self, found: _Sample, name: str | None) -> dict[str, Any]:
-        made = estimate(self._store.keyword, self._store.directory, field=name, data=self._given)
-        of_label = self._looks.look(lambda journal: self._reads(journal, name)).label_of
+        made = estimate(self._store.keyword, self._store.directory, field=name, data=self._data)
+        of_label = self._looks.look(lambda journal: self._reads(journal, found.last, name)).label_of
         disagreements = []
         for number, place in sorted(found.places.items()):
             gold = Golds.of_field(found.gold[number].text, made.field) if number in found.gold else ""
@@ -388,14 +387,21 @@ class Desk:
             key, old = _Key(last.id, *journal.last_ids(), journal.scope()), self._sample
             if old is not None and old.key == key:
                 return replace(old, stamp=stamp, gold=journal.gold())
-            hand = HandLabels(self._store, journal, last, self._data)
+            hand = self._hand(journal, last)
             draws, drawn = journal.draws(), journal.drawn()
             places = hand.places(drawn)
             lines, rows = hand.lines(drawn, places), journal.size(hand.without)
-            return _Sample(key, stamp, last, rows, draws, drawn, places, lines, hand, journal.gold())
+            prompts = Prompts(journal.questions())
+            return _Sample(key, stamp, last, rows, draws, drawn, places, lines, hand, prompts, journal.gold())
 
-    def _reads(self, journal: RowReader, name: str | None) -> LabelledRun:
-        return LabelledRun(PastRun(self._store, journal), name, self._data)
+    def _hand(self, journal: RowReader, last: LastRun) -> HandLabels:
+        return HandLabels(self._store, journal, last, self._dataset(last))
+
+    def _reads(self, journal: RowReader, last: LastRun, name: str | None) -> LabelledRun:
+        return LabelledRun(PastRun(self._store, journal), name, self._dataset(last))
+
+    def _dataset(self, last: LastRun) -> Dataset | None:
+        return None if self._data is None else input_of(last.question, self._data)
 
     # -- The sample's file
 
@@ -427,7 +433,7 @@ class Desk:
         """Read the file; return the labels that the journal does not have, and what the file says."""
 
         def look(journal: RowReader) -> tuple[list[Gold], Source | None]:
-            hand = HandLabels(self._store, journal, found.last, self._data)
+            hand = self._hand(journal, found.last)
             own = hand.own(found.lines)
             changes = [] if own is None else hand.changes([own], found.gold)
             self._file.notes |= dict.fromkeys(notes_on_older(hand))
@@ -527,8 +533,9 @@ class Desk:
             fields: Sequence[str | None] = found.hand.golds.fields[:_MOST_FIELDS] or (None,)
             with journal.snapshot():
                 # The model's labels, which may be newer than those that were read with the sample.
-                places = HandLabels(self._store, journal, found.last, self._data).places(found.drawn)
-                parts = [Narrowing(self._reads(journal, each), found.draws, found.drawn, places) for each in fields]
+                places = self._hand(journal, found.last).places(found.drawn)
+                reads = [self._reads(journal, found.last, each) for each in fields]
+                parts = [Narrowing(each, found.draws, found.drawn, places) for each in reads]
             self._parts = now, parts
         self._widths.take(parts, labels, len(found.places))
 

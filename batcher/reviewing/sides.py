@@ -64,7 +64,7 @@ class _Ends(NamedTuple):
     def texts(self) -> tuple[str, str]:
         """What the page shows: the answer, or how the row ended without one."""
         mine, theirs = (
-            answer if status == Status.OK.value else f"({status or 'no result'})"
+            (answer or "(empty)") if status == Status.OK.value else f"({status or 'no result'})"
             for status, answer in zip(self.statuses, self.answers, strict=True)
         )
         return mine, theirs
