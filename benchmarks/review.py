@@ -2,8 +2,8 @@
 
     python benchmarks/review.py [--rows 1000000] [--keep DIR]
 
-A run of a few rows against the simulated server gives the journal its form; the other rows are then written into it, each
-with a request, a response with its body, and a result. The page is served from this process, and asked over a socket of
+A run of a few rows against the simulated server gives the journal its form; the other rows are then written into it,
+each with a request, a response with its body, and a result. The page is served from this process, and asked over a socket of
 127.0.0.1. The table says seconds until the page answers, until filters know all rows and until the table is copied;
 then, of each kind of request, the median and the highest of its milliseconds. The promise is a row in at most 50 ms.
 """
@@ -41,9 +41,14 @@ KEYWORD = "k"
 LABELS = ["positive", "negative", "neutral", "mixed"]
 TEMPLATE = "Classify the sentiment of this review:\n\n{text}"
 COLUMNS = ["id", "text", "place"]
-WORDS = "the room was quiet clean small noisy lovely and staff very kind but breakfast late again 很好 never".split()
+WORDS = ["the room", "was", "quiet", "clean", "small", "noisy", "lovely", "staff", "very", "kind", "breakfast", "很好"]
 BODY = {"object": "chat.completion", "choices": [{"index": 0, "finish_reason": "stop"}], "usage": {"total_tokens": 57}}
 FEW = 20
+_REQUEST = (
+    "id, run, endpoint, source, position, key, sent, ended, outcome, prompt_tokens, completion_tokens, cached_tokens,"
+    " reasoning_tokens, cost"
+)
+_RESPONSE = "id, finish_reason, is_cut, model, reasoning, body, text, form, request_id, confidence"
 
 
 def rows_of(number: int) -> Iterator[list[str]]:
@@ -59,7 +64,7 @@ def make_run(directory: Path, number: int) -> None:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows(rows_of(number))
-    options = {"labels": LABELS, "output_dir": directory, "keyword": KEYWORD, "quiet": True, "limit": FEW}
+    options: dict[str, Any] = {"labels": LABELS, "output_dir": directory, "keyword": KEYWORD, "quiet": True, "limit": FEW}
     with embedded() as server:
         batcher.run(data, TEMPLATE, model="m", base_url=server.base_url, **options)
     fill(directory / f"journal_{KEYWORD}.sqlite", data, number)
@@ -73,7 +78,8 @@ def fill(path: Path, data: Path, number: int) -> None:
         question = json.loads(text)
         question["limit"] = None
         asked = Recorded.of(question, open_dataset(data))
-        assert asked is not None
+        if asked is None:
+            raise SystemExit("the run has no question")
         for table in ("rows", "requests", "results", "responses", "chunks"):
             db.execute(f"DELETE FROM {table}")  # noqa: S608 - names of this file
         db.execute("UPDATE runs SET question = ?", (json.dumps(question),))
@@ -91,16 +97,9 @@ def fill(path: Path, data: Path, number: int) -> None:
                 responses.append((position + 1, "stop", 0, "m-2026", "", body, None, "choice", f"id-{position}", None))
             for table, values_of in (
                 ("rows (position, key, result, cells)", rows),
-                (
-                    "requests (id, run, endpoint, source, position, key, sent, ended, outcome, prompt_tokens,"
-                    " completion_tokens, cached_tokens, reasoning_tokens, cost)",
-                    requests,
-                ),
+                (f"requests ({_REQUEST})", requests),
                 ("results (id, key, source, status, answer, error, seal)", results),
-                (
-                    "responses (id, finish_reason, is_cut, model, reasoning, body, text, form, request_id, confidence)",
-                    responses,
-                ),
+                (f"responses ({_RESPONSE})", responses),
             ):
                 marks_of = ", ".join("?" * len(values_of[0]))
                 db.executemany(f"INSERT INTO {table} VALUES ({marks_of})", values_of)  # noqa: S608 - as above
@@ -133,6 +132,8 @@ class Client:
         self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
 
     def get(self, path: str) -> tuple[Any, float]:
+        self._connection.close()  # the page closes connections that wait for long
+        self._connection.connect()
         began = time.perf_counter()
         self._connection.request("GET", f"{self._path}{path}")
         content = self._connection.getresponse().read()
@@ -164,7 +165,9 @@ def measure(served: Served, number: int) -> Iterator[Asked]:
     yield client.time("... rows that failed", *status)
     both = "api/rows?label=mixed&label=neutral&status=ok&corrected=1"
     yield client.time("... three filters, no row", *[both] * 10)
-    yield client.time("search: the first answer", *[f"api/rows?text={quote(f'lovely very {each}')}" for each in WORDS[:5]])
+    yield client.time(
+        "search: the first answer", *[f"api/rows?text={quote(f'lovely very {each}')}" for each in WORDS[:5]]
+    )
     began = time.perf_counter()
     while (found := client.get("api/rows?text=" + quote("QUIET CLEAN SMALL"))[0])["searching"]:
         time.sleep(0.05)

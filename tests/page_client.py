@@ -10,22 +10,26 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from fake_service import Service
+from fake_service import Anything, Call, Service
 from server_client import Reply
 
 from batcher.output.directory import Store
-from batcher.records import Completion, Failure
+from batcher.records import Completion, Failure, Usage
 from batcher.reviewing.review import Served, served_page
 
 JSON = {"content-type": "application/json"}
 
 
 def said(answers: Mapping[str, str | Failure]) -> Callable[[], Any]:
-    """Return a service that knows what to say to each prompt."""
-    return Service(
-        answers,
-        instead=lambda call: found if isinstance(found := answers[call.prompt], Failure) else Completion(found, "stop"),
-    )
+    """Return a service that knows what to say to each prompt, and to one that goes on with what answers must be."""
+
+    def answer(call: Call) -> Completion | Failure:
+        found = answers[max((each for each in answers if call.prompt.startswith(each)), key=len)]
+        return found if isinstance(found, Failure) else Completion(found, "stop", Usage(10, 2))
+
+    service = Service((), instead=answer)
+    service.prompts = Anything()
+    return service
 
 
 class Client:
@@ -45,9 +49,7 @@ class Client:
         self.place = urlsplit(url).netloc
         self.token = urlsplit(url).path.strip("/")
 
-    def ask(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> Reply:
+    def ask(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
         """Send a request as it is; the path begins with a slash."""
         connection = http.client.HTTPConnection(self.place)
         with contextlib.closing(connection):

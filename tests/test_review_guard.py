@@ -94,9 +94,7 @@ def test_the_ways_to_name_this_machine_are_taken_whatever_port_leads_here(client
         ({**JSON, "sec-fetch-site": "same-site"}, 403),
     ],
 )
-def test_a_change_that_another_site_asks_for_is_not_made(
-    client: Client, headers: dict[str, str], status: int
-) -> None:
+def test_a_change_that_another_site_asks_for_is_not_made(client: Client, headers: dict[str, str], status: int) -> None:
     body = b'{"position": 0, "seen": 1, "answer": "no", "why": ""}'
 
     assert client.ask("POST", api(client, "api/correct"), body, headers).status == status
@@ -131,7 +129,17 @@ def test_head_has_the_headers_alone(client: Client) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../app.py", "..%2fapp.py", "%2e%2e/%2e%2e/errors.py", "/etc/passwd", "..", ".", "", "index.html/", "%5c..%5capp.py"],
+    [
+        "../app.py",
+        "..%2fapp.py",
+        "%2e%2e/%2e%2e/errors.py",
+        "/etc/passwd",
+        "..",
+        ".",
+        "",
+        "index.html/",
+        "%5c..%5capp.py",
+    ],
 )
 def test_only_the_files_of_the_page_are_served(client: Client, name: str) -> None:
     reply = client.ask("GET", api(client, f"static/{name}"))
@@ -207,7 +215,9 @@ def test_a_host_that_was_asked_for_is_a_name_of_the_page() -> None:
     assert not hosts.has("box.lan:x")
 
 
-@pytest.mark.parametrize(("host", "words"), [("no.such.host.invalid", "no such host"), ("203.0.113.7", "--host 0.0.0.0")])
+@pytest.mark.parametrize(
+    ("host", "words"), [("no.such.host.invalid", "no such host"), ("203.0.113.7", "--host 0.0.0.0")]
+)
 def test_an_address_that_this_machine_has_not_is_named(directory: Path, host: str, words: str) -> None:
     with pytest.raises(SettingsError, match=words), served_page(Store(directory, "k"), "ada", host=host):
         pass
@@ -216,6 +226,6 @@ def test_an_address_that_this_machine_has_not_is_named(directory: Path, host: st
 def test_a_taken_port_is_named(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(SettingsError, match="another program listens there"):
-            with served_page(Store(directory, "k"), "ada", port=port):
-                pass
+        page = served_page(Store(directory, "k"), "ada", port=port)
+        with pytest.raises(SettingsError, match="another program listens there"), page:
+            pass

@@ -18,7 +18,7 @@ from batcher.journal.entries import CORRECTED
 from batcher.journal.opening import read_kind
 from batcher.journal.reading import HAS_VOTES
 from batcher.journal.sampling import SampleReader
-from batcher.journal.schema import IN_SCOPE, text_of
+from batcher.journal.schema import IN_SCOPE, bound, text_of
 from batcher.place import version_of
 from batcher.records import GAVE_UP, OF_AN_IMAGE, Result, Source, Status
 
@@ -28,6 +28,11 @@ LONGEST_LABEL = 300
 """Characters of an answer that is counted as a label."""
 _LONGEST_REASON = 200
 _ATTEMPTS = 5  # to read a journal that a run is writing without a lock
+
+
+InShort = tuple[Any, ...]
+"""A row for the index: position, `results.id` or None, status, answer if it is `ok`, error if not, whether a person
+gave the answer. A text may be bytes (`schema.text_of`), and one that is not needed is None."""
 
 
 class RowLine(NamedTuple):
@@ -141,25 +146,19 @@ class RowReader(SampleReader):
         )
         return Latest(run or 0, rows or 0, request or 0, min(made or 0, 0), (draw or 0, drawn or 0, gold or 0))
 
-    def each_line(self, *, is_whole: bool, has_answers: bool = True, start: int = 0) -> Iterator[RowLine]:
+    def each_in_short(self, *, is_whole: bool, has_answers: bool = True) -> Iterator[InShort]:
         """Read all rows of the plan, in the order of their positions.
 
         Args:
             is_whole: read whole answers, and not only what a label may have.
             has_answers: read answers at all.
-            start: the first position.
         """
-        answer = "a.answer" if is_whole else f"substr(a.answer, 1, {LONGEST_LABEL + 1})"
-        return map(
-            _line,
-            self.stream(
-                f"SELECT r.position, r.result, a.status, {answer if has_answers else 'NULL'},"
-                f" nullif(a.error, ''), r.result < 0 AND a.source = {BY_HAND}"
-                " FROM rows r LEFT JOIN results a ON a.id = r.result"
-                f" WHERE r.{IN_SCOPE} AND r.position >= ? ORDER BY r.position",
-                (start,),
-            ),
-        )
+        return self.stream(f"{_in_short(is_whole=is_whole, has_answers=has_answers)} ORDER BY r.position")
+
+    def in_short(self, positions: Sequence[int], *, is_whole: bool, has_answers: bool = True) -> list[InShort]:
+        """Read some rows as `each_in_short` does."""
+        query = _in_short(is_whole=is_whole, has_answers=has_answers).replace("{", "{{").replace("}", "}}")
+        return [*self.look_up(f"{query} AND r.position IN ({{}})", positions)]
 
     def lines_at(self, positions: Sequence[int]) -> dict[int, RowLine]:
         """Return rows by their positions."""
@@ -223,12 +222,12 @@ class RowReader(SampleReader):
         found = self._all(f"SELECT position FROM rows WHERE result < ? AND {IN_SCOPE}", (result,))
         return [position for (position,) in found]
 
-    def with_answer(self, answer: str | bytes) -> list[int]:
+    def with_answer(self, answer: str) -> list[int]:
         """Return the positions of the rows that are `ok` and have this answer."""
         found = self._all(
             "SELECT r.position FROM rows r JOIN results a ON a.id = r.result"
             f" WHERE r.{IN_SCOPE} AND a.status = 'ok' AND a.answer = ? ORDER BY r.position",
-            (answer,),
+            (bound(answer),),
         )
         return [position for (position,) in found]
 
@@ -322,6 +321,15 @@ class RowReader(SampleReader):
         """Return when a correction was recorded that an older batcher read in a file, and who made it: not known."""
         found = self._all("SELECT at FROM events WHERE kind = ? AND subject = ?", (CORRECTED, str(result)))
         return (found[0][0] if found else None), ""
+
+
+def _in_short(*, is_whole: bool, has_answers: bool) -> str:
+    answer = "a.answer" if is_whole else f"substr(a.answer, 1, {LONGEST_LABEL + 1})"
+    return (
+        "SELECT r.position, r.result, coalesce(a.status, ''),"
+        f" iif(a.status = 'ok', {answer if has_answers else 'NULL'}, NULL), nullif(a.error, ''), coalesce(r.result < 0 AND a.source = {BY_HAND}, 0)"
+        f" FROM rows r LEFT JOIN results a ON a.id = r.result WHERE r.{IN_SCOPE}"
+    )
 
 
 def _line(found: Sequence[Any]) -> RowLine:

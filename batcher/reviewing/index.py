@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from batcher.answer.shape import Shape
 from batcher.journal.certainty import AGREEMENT, CONFIDENCE, certainties, kinds_of_certainty
-from batcher.journal.looking import LONGEST_LABEL, Latest, RowLine, RowReader, reason_of
+from batcher.journal.looking import LONGEST_LABEL, InShort, Latest, RowReader, reason_of
+from batcher.journal.schema import text_of
 from batcher.records import Status
 
 Bits = NDArray[np.bool_]
@@ -38,7 +39,7 @@ class Codes:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
-        self._codes: dict[str, int] = {}
+        self._codes: dict[str | None, int] = {None: _NONE}
 
     def of(self, text: str) -> int:
         """Return the number of a text, a new one if it has none yet."""
@@ -50,14 +51,21 @@ class Codes:
             self.texts.append(text)
         return code
 
+    def of_all(self, texts: Sequence[str | bytes | None]) -> list[int]:
+        """Return the numbers of texts; that of None is its own."""
+        codes = self._codes
+        try:
+            return [codes[text] for text in texts]  # type: ignore[index]
+        except KeyError:
+            return [_NONE if text is None else self._of_stored(text) for text in texts]
+
+    def _of_stored(self, text: str | bytes) -> int:
+        # Bytes that were cut may end within a character.
+        return OTHER if isinstance(text, bytes) and len(text) > LONGEST_LABEL else self.of(text_of(text))
+
     def known(self, text: str) -> int | None:
         """Return the number of a text; None if it has none."""
         return self._codes.get(text)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether some texts have no number of their own."""
-        return len(self.texts) >= MOST_TEXTS
 
 
 class Sampled(NamedTuple):
@@ -109,12 +117,12 @@ class Index:
         """Read all rows; return whether it came to the end, and was not stopped."""
         latest = reader.latest()
         open_ = reader.open_requests(latest.run, 0)
-        lines = reader.each_line(is_whole=bool(self.fields), has_answers=not self._is_vector)
+        lines = reader.each_in_short(**self._needs)
         while block := list(islice(lines, _AT_ONCE)):
             if stops():
                 return False
             self._put(block)
-            self.done = min(block[-1].position + 1, self.rows)
+            self.done = min(block[-1][0] + 1, self.rows)
         self.done = self.rows
         self.certainties = tuple(kinds_of_certainty(reader))
         for kind in self.certainties:
@@ -130,38 +138,40 @@ class Index:
         self.latest = latest
         return True
 
-    def _put(self, block: Sequence[RowLine]) -> None:
-        at = np.fromiter((line.position for line in block), np.int64, len(block))
-        keep = at < self.rows
-        status, result, answer, reason, flags, *of_fields = zip(*map(self._coded, block), strict=True)
+    def _put(self, block: Sequence[InShort]) -> None:
+        block = [line for line in block if line[0] < self.rows]
+        if not block:
+            return
+        positions, results, statuses, answers, errors, by_hand = zip(*block, strict=True)
+        columns: list[tuple[NDArray[Any], list[int]]] = [
+            (self.status, [_CODE[each] for each in statuses]),
+            (self.result, [each or 0 for each in results]),
+            (self.reason, [_NONE if each is None else self.reasons.of(reason_of(text_of(each))) for each in errors]),
+            (self.answer, [OTHER] * len(block) if self._is_vector else self.answers.of_all(answers)),
+            *zip(self.of_fields.values(), self._fields_in(answers), strict=True),
+        ]
+        at = np.array(positions, np.int64)
         with self._lock:
-            at = at[keep]
-            self.status[at] = np.array(status, np.int8)[keep]
-            self.result[at] = np.array(result, np.int64)[keep]
-            self.answer[at] = np.array(answer, np.int16)[keep]
-            self.reason[at] = np.array(reason, np.int16)[keep]
-            self.flags[at] = self.flags[at] & ~np.uint8(_CORRECTED) | np.array(flags, np.uint8)[keep]
-            for column, codes in zip(self.of_fields.values(), of_fields, strict=True):
-                column[at] = np.array(codes, np.int16)[keep]
+            for column, codes in columns:
+                column[at] = codes
+            self.flags[at] = self.flags[at] & ~np.uint8(_CORRECTED) | np.array(by_hand, np.uint8) * _CORRECTED
 
-    def _coded(self, line: RowLine) -> tuple[int, ...]:
-        status, fields = _CODE[line.status], [_NONE] * len(self.fields)
-        answer = reason = _NONE
-        if line.status == Status.OK.value:
-            answer = OTHER if self._is_vector else self.answers.of(line.answer)
-            if self._shape is not None and fields:
-                texts = self._shape.cells(line.answer)
-                fields = [codes.of(text) for codes, text in zip(self.fields.values(), texts, strict=True)]
-        elif line.error:
-            reason = self.reasons.of(reason_of(line.error))
-        return status, line.result or 0, answer, reason, _CORRECTED * line.is_by_hand, *fields
+    def _fields_in(self, answers: Sequence[str | bytes | None]) -> list[list[int]]:
+        """Return the codes of the fields of answers, by field."""
+        if self._shape is None or not self.fields:
+            return []
+        nothing = (None,) * len(self.fields)
+        cells = [nothing if each is None else self._shape.cells(text_of(each)) for each in answers]
+        return [
+            codes.of_all(texts) for codes, texts in zip(self.fields.values(), zip(*cells, strict=True), strict=True)
+        ]
 
     def renew(self, reader: RowReader, positions: Iterable[int]) -> None:
         """Read rows again."""
         wanted = sorted({each for each in positions if each < self.done})
         if not wanted:
             return
-        self._put([*reader.lines_at(wanted).values()])
+        self._put(reader.in_short(wanted, **self._needs))
         for kind in self.certainties or tuple(kinds_of_certainty(reader)):
             if kind not in self.sure:
                 self.sure[kind] = np.full(self.rows, np.nan, np.float32)
@@ -169,6 +179,10 @@ class Index:
             for position, value in certainties(reader, kind, wanted):
                 self.sure[kind][position] = value
         self.certainties = tuple(self.sure)
+
+    @property
+    def _needs(self) -> dict[str, bool]:
+        return {"is_whole": bool(self.fields), "has_answers": not self._is_vector}
 
     def mark(self, sampled: Sampled) -> None:
         """Take what is in the sample."""

@@ -102,9 +102,14 @@ class View:
 
     def _copy(self) -> None:
         try:
-            self.table.copy(self.stops)
+            self.table.copy(self._wait_for_index, self.stops)
         except BatcherError as error:
             self.table.trouble = str(error)
+
+    def _wait_for_index(self) -> None:
+        """Let the index be made first: filters need it, and both would take longer side by side."""
+        while not self.indexed.wait(_LOOK_S) and not self.stops():
+            continue
 
     def _build(self) -> None:
         while not self.stops():

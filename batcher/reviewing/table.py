@@ -71,12 +71,17 @@ class Table:
 
     # -- Making the copy
 
-    def copy(self, stops: Callable[[], bool]) -> None:
-        """Copy all rows: from the input, and those that it does not have from chunk files."""
+    def copy(self, go_on: Callable[[], object], stops: Callable[[], bool]) -> None:
+        """Copy all rows: from the input, and those that it does not have from chunk files.
+
+        Args:
+            go_on: is called when the first rows are there; the copy goes on when it returns.
+            stops: says whether to stop.
+        """
         try:
             dataset = self._data if self._data is not None else input_of(self._last.question)
             if dataset is not None and dataset.columns == self._marks.columns:
-                self._copy_input(dataset, stops)
+                self._copy_input(dataset, go_on, stops)
         except BatcherError as error:
             self.trouble = str(error)
         for start in range(0, self.rows, _AT_ONCE):
@@ -89,12 +94,14 @@ class Table:
         self.is_whole = True
         self._advance(self.rows)
 
-    def _copy_input(self, dataset: Dataset, stops: Callable[[], bool]) -> None:
+    def _copy_input(self, dataset: Dataset, go_on: Callable[[], object], stops: Callable[[], bool]) -> None:
         for start, rows in cells_of_input(dataset, self._last, self._store.keyword, _AT_ONCE):
             if stops() or start >= self.rows:
                 return
             self._cells.add(self._planned((start + number, cells) for number, cells in enumerate(rows)))
             self._advance(min(start + len(rows), self.rows))
+            if start == _AT_ONCE:
+                go_on()
 
     def _advance(self, done: int) -> None:
         self.done = max(self.done, done)
