@@ -43,6 +43,9 @@ class Live:
         looks: at its journal.
         listening: gives a queue of the events of all tabs for a block (`Page.listening`).
         tell: puts an event into all of these queues.
+
+    Attributes:
+        pages: that listen.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class Live:
         self._store, self._looks = store, looks
         self._listening, self._tell = listening, tell
         self._follower = Follower()
-        self._pages = 0
+        self.pages = 0
         self._ticking: asyncio.Task[None] | None = None
         self._now = asyncio.Event()
         self._latest: dict[str, Any] | None = None
@@ -77,7 +80,7 @@ class Live:
     @contextlib.contextmanager
     def _ticks(self) -> Any:
         """Look at the run again and again while the block, or another one, works."""
-        self._pages += 1
+        self.pages += 1
         if self._ticking is None:
             self._ticking = asyncio.get_running_loop().create_task(self._tick())
         else:
@@ -85,8 +88,8 @@ class Live:
         try:
             yield
         finally:
-            self._pages -= 1
-            if not self._pages and self._ticking is not None:
+            self.pages -= 1
+            if not self.pages and self._ticking is not None:
                 self._ticking.cancel()
                 self._ticking = self._latest = None
 
