@@ -1,0 +1,244 @@
+// The rows as a list: a page of 200 by position.
+// Invariant: what is shown changes when the person asks for it, never because the run goes on; a row that somebody
+// decided on changes in its place.
+
+import { ask } from "./api.js";
+import { byId, data, el, marked } from "./dom.js";
+import * as filters from "./filters.js";
+import { Lines } from "./lines.js";
+import { complain } from "./messages.js";
+import * as state from "./state.js";
+import { STATUS, counted, inFilter, number, percent } from "./texts.js";
+
+const LIMIT = 200;
+const MOST_COLUMNS = 3; // of the input, beside the answer
+const AGAIN_MS = 400; // while a search or the reading of the table goes on
+const SLOW_MS = 150; // an answer that takes longer dims the list
+
+let run;
+let shown = null; // the page of rows that is shown, as the server sent it
+let asked = null; // the question under way: {key, controller}
+let again = 0;
+let ahead = null; // {key, said}: the next page
+export let lines;
+
+/** Return the columns of the input that the list shows: what the prompt reads, else the first. */
+function columns() {
+  const read = run.prompt_columns.filter((name) => run.columns.includes(name));
+  return (read.length ? read : run.columns).slice(0, MOST_COLUMNS);
+}
+
+export const badge = (status) => el("span", { class: `badge ${inFilter(status)}` }, STATUS[status]);
+
+/** Return the answer of a line or, if it has none, why. */
+function answer(row) {
+  const words = state.get("text");
+  if (row.status === "ok" || !row.error) return data("td", marked(row.answer ?? "", words), { class: "answer" });
+  return data("td", [row.answer && el("span", null, marked(row.answer, words)), el("span", { class: "why" }, marked(row.error, words))], {
+    class: "answer",
+  });
+}
+
+function line(row) {
+  const words = state.get("text");
+  const cells = columns().map((name) => data("td", marked(row.cells[run.columns.indexOf(name)] ?? "", words), { class: "cell" }));
+  const link = el("a", { href: state.link({ row: row.position }), "aria-label": `Row ${row.position}` }, number(row.position));
+  const measures = [
+    run.has.agreement && el("td", { class: "measure" }, row.agreement === null ? "" : percent(row.agreement)),
+    run.has.confidence && el("td", { class: "measure" }, row.confidence === null ? "" : percent(row.confidence)),
+  ];
+  const marks = [
+    row.is_corrected && el("span", { class: "mark by-hand" }, "by hand"),
+    row.in_sample && el("span", { class: "mark" }, "sample"),
+  ];
+  return el(
+    "tr",
+    { "data-position": row.position, class: `line ${inFilter(row.status)}` },
+    el("th", { scope: "row", class: "at" }, link),
+    el("td", { class: "status" }, badge(row.status)),
+    cells,
+    answer(row),
+    measures,
+    el("td", { class: "marks" }, marks),
+  );
+}
+
+function head() {
+  const names = ["Row", "Status", ...columns(), "Answer", run.has.agreement && "Agreement", run.has.confidence && "Confidence", "Marks"];
+  byId("rows-head").replaceChildren(
+    el("tr", null, names.filter(Boolean).map((name) => el("th", { scope: "col", dir: "auto" }, name))),
+  );
+  const widths = [
+    "5.5rem", "7.5rem", ...columns().map((_, at) => (at ? "minmax(6rem, 1fr)" : "minmax(10rem, 2.4fr)")), "minmax(9rem, 1.2fr)",
+    run.has.agreement && "5.5rem", run.has.confidence && "5.5rem", "7.5rem",
+  ];
+  byId("rows-table").style.setProperty("--widths", widths.filter(Boolean).join(" "));
+}
+
+/** Show where the page is among all rows that the filters show. */
+function place() {
+  const { total, before, rows, next, previous, searching, reading } = shown;
+  const of = total === run.rows ? counted(total, "row") : `${number(total)} of ${counted(run.rows, "row")}`;
+  const part = total > rows.length && rows.length ? ` · ${number(before + 1)} to ${number(before + rows.length)}` : "";
+  const going = searching ?? reading;
+  const doing = searching ? "searching" : "reading the table";
+  byId("rows-total").textContent = of + part + (going ? ` · ${doing}, ${percent(going.done / Math.max(1, going.of))}` : "");
+  const [back, on] = [byId("page-previous"), byId("page-next")];
+  back.setAttribute("aria-disabled", String(previous === null));
+  on.setAttribute("aria-disabled", String(next === null));
+  byId("rows-empty").hidden = rows.length > 0 || Boolean(going);
+  byId("rows-table").hidden = !rows.length;
+}
+
+const parameters = (from) => {
+  const query = state.filters();
+  query.set("from", from);
+  query.set("limit", LIMIT);
+  return query;
+};
+
+const wanted = () => parameters(state.numeric("from") ?? 0);
+
+/** Show a page that the server has sent. */
+function render(said, key) {
+  const isOther = shown?.key !== key;
+  shown = { ...said, key };
+  lines.show(said.rows.map(line));
+  filters.show(said.counts);
+  place();
+  if (isOther) byId("rows-scroll").scrollTop = 0;
+  if (state.numeric("row") !== null) lines.mark(state.numeric("row"));
+  byId("rows-news").hidden = true;
+  clearTimeout(again);
+  if (said.searching || said.reading) again = setTimeout(load, AGAIN_MS);
+}
+
+/** Ask for the page that the address names, and show it. */
+export function load() {
+  clearTimeout(again);
+  const query = wanted();
+  const key = query.toString();
+  if (asked?.key === key) return asked.done;
+  asked?.controller.abort();
+  asked = null;
+  if (ahead?.key === key && ahead.said) {
+    render(ahead.said, key);
+    ahead = null;
+    return Promise.resolve();
+  }
+  const mine = { key, controller: new AbortController() };
+  asked = mine;
+  mine.done = fetched(query, mine);
+  return mine.done;
+}
+
+async function fetched(query, mine) {
+  const slow = setTimeout(() => byId("view-rows").setAttribute("aria-busy", "true"), SLOW_MS);
+  try {
+    const said = await ask("api/rows", query, mine.controller.signal);
+    if (asked === mine) render(said, mine.key);
+  } catch (error) {
+    complain(error);
+  } finally {
+    clearTimeout(slow);
+    if (asked === mine) {
+      asked = null;
+      byId("view-rows").removeAttribute("aria-busy");
+    }
+  }
+}
+
+/** Bring the list in line with the address. */
+export function follow() {
+  filters.follow();
+  if (shown?.key !== wanted().toString()) return load();
+  const row = state.numeric("row");
+  if (row !== null && row !== lines.current) lines.mark(row);
+  return Promise.resolve();
+}
+
+/** Read the next page ahead when the last lines of this one are near. */
+async function readAhead() {
+  if (!shown || shown.next === null) return;
+  const query = parameters(shown.next);
+  const key = query.toString();
+  if (ahead?.key === key) return;
+  ahead = { key, said: null };
+  const mine = ahead;
+  try {
+    const said = await ask("api/rows", query);
+    if (ahead === mine && !said.searching && !said.reading) mine.said = said;
+  } catch {
+    if (ahead === mine) ahead = null; // the page is asked for again when it is wanted, and then an error is shown
+  }
+}
+
+export async function turn(by, how = "push") {
+  const from = by > 0 ? shown?.next : shown?.previous;
+  if (from === null || from === undefined) return false;
+  state.go({ from }, how);
+  await load();
+  return true;
+}
+
+/** Return the position `by` rows on; turns the page at its end. */
+export async function beside(position, by) {
+  const next = lines.beside(position, by);
+  if (next !== null) {
+    if (by > 0 && lines.after(next, 25).length < 25) readAhead();
+    return next;
+  }
+  if (!lines.has(position) || !(await turn(by, "step"))) return null;
+  return (by > 0 ? lines.positions[0] : lines.positions.at(-1)) ?? null;
+}
+
+/** Return positions that come after one, for reading ahead. */
+export const after = (position, count) => lines.after(position, count);
+
+/** Move the current line; without one, start at the first. */
+export async function move(by) {
+  if (lines.current === null) return lines.focus(lines.positions[0]);
+  const next = await beside(lines.current, by);
+  if (next !== null) lines.focus(next);
+}
+
+/** Show a row that somebody decided on in its line. */
+export function renew(row) {
+  if (!shown || !lines.has(row.position)) return;
+  const at = shown.rows.findIndex((each) => each.position === row.position);
+  const { status, error, by, is_corrected, agreement, confidence } = row;
+  const fields = row.fields && Object.entries(row.fields).map(([name, value]) => `${name}: ${value}`).join(", ");
+  shown.rows[at] = { ...shown.rows[at], status, error, by, is_corrected, agreement, confidence, answer: row.answer ?? fields ?? "" };
+  lines.renew(row.position, line(shown.rows[at]));
+  ahead = null;
+}
+
+/** Say that the run has brought answers; they are shown when the person asks. */
+export function news(count) {
+  const button = byId("rows-news");
+  button.textContent = `${counted(count, "new answer")}: show`;
+  button.hidden = !count;
+}
+
+export function start(about, open) {
+  run = about;
+  lines = new Lines(byId("rows-body"));
+  lines.onOpen(open);
+  head();
+  filters.start(run, () => shown && filters.show(shown.counts));
+  for (const [id, by] of [["page-previous", -1], ["page-next", 1]])
+    byId(id).addEventListener("click", () => turn(by).then((is) => is && (byId("rows-scroll").scrollTop = 0)));
+  byId("jump").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const field = byId("jump-to");
+    const position = Number(field.value.replace(/[\s,._]/g, ""));
+    const last = Math.max(0, run.rows - 1);
+    field.setCustomValidity(Number.isInteger(position) && position >= 0 && position <= last ? "" : `A row is a number from 0 to ${number(last)}.`);
+    if (!field.reportValidity() || !field.value.trim()) return;
+    state.go({ from: position });
+    load().then(() => lines.focus(lines.positions[0]));
+    field.value = "";
+  });
+  byId("jump-to").addEventListener("input", () => byId("jump-to").setCustomValidity(""));
+  byId("empty-clear").addEventListener("click", () => (filters.clear(), byId("filter-text").focus()));
+}

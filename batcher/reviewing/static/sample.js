@@ -1,0 +1,377 @@
+// The sample: a person labels its rows without seeing what the model said.
+// Invariant: nothing that the model answered reaches this view before the estimate is asked for; each decision is in the
+// outbox before the next row shows, and stays there until the server has it.
+
+import { Outbox, ask, post } from "./api.js";
+import { Chooser } from "./chooser.js";
+import { byId, data, el, svg } from "./dom.js";
+import { Fields } from "./fields.js";
+import * as keys from "./keys.js";
+import { complain, say } from "./messages.js";
+import * as outcome from "./outcome.js";
+import { input, prompt } from "./row.js";
+import * as state from "./state.js";
+import { counted, number } from "./texts.js";
+
+const AHEAD = 20;
+const outbox = new Outbox();
+const rows = new Map(); // drawn -> the row as it is shown, or the promise of it
+const done = new Set(); // drawn numbers that have a label
+const decisions = new Map(); // drawn -> {gold, golds, note}, as decided here
+const skipped = new Set();
+const undos = [];
+
+let run;
+let info = null;
+let loading = null;
+let current = null; // drawn number of the row that is shown
+let chooser = null;
+let fields = null;
+let unlisten = null;
+let refresh = 0;
+
+export const unsent = () => outbox.unsent;
+
+const order = () => info.rows.filter((row) => row.is_here).map((row) => row.drawn);
+
+/** Return the row to label after one: the next without a label, then those that were skipped. */
+function next(after) {
+  const drawn = order();
+  const at = drawn.indexOf(after);
+  const round = [...drawn.slice(at + 1), ...drawn.slice(0, at + 1)].filter((each) => !done.has(each) && each !== after);
+  return round.find((each) => !skipped.has(each)) ?? round[0] ?? (done.has(after) || after === null ? null : after);
+}
+
+async function fetched(wanted) {
+  const missing = wanted.filter((each) => !rows.has(each));
+  if (!missing.length) return;
+  const asked = ask("api/sample/rows", { at: missing.join(",") }).then(({ rows: found }) => new Map(found.map((row) => [row.drawn, row])));
+  for (const each of missing) {
+    const one = asked.then((found) => found.get(each) ?? Promise.reject(new Error(`Row ${each} of the sample is not there.`)));
+    rows.set(each, one);
+    one.then(
+      (row) => rows.set(each, row),
+      () => rows.delete(each), // asked for again when it is shown
+    );
+  }
+}
+
+function readAhead() {
+  const drawn = order();
+  const at = drawn.indexOf(current);
+  fetched(drawn.slice(at + 1).filter((each) => !done.has(each)).slice(0, AHEAD));
+}
+
+/** Return what is decided for a row: here, or before. */
+const known = (row) => decisions.get(row.drawn) ?? { gold: row.gold ?? "", golds: row.golds ?? {}, note: row.note ?? "" };
+
+/** Show a row of the sample. */
+async function show(drawn) {
+  current = drawn;
+  if (drawn === null) return finish();
+  state.go({ at: drawn, result: null }, "step");
+  if (!rows.has(drawn)) fetched([drawn]);
+  let row = rows.get(drawn);
+  if (row instanceof Promise) {
+    try {
+      row = await row;
+    } catch (error) {
+      return complain(error);
+    }
+    if (current !== drawn) return;
+  }
+  render(row);
+  setTimeout(readAhead);
+}
+
+function render(row) {
+  page("desk");
+  const said = known(row);
+  byId("sample-text").replaceChildren(
+    ...input(row, run),
+    row.prompt?.length ? el("details", { class: "part" }, el("summary", null, "Prompt as sent"), prompt(row.prompt)) : "",
+  );
+  byId("sample-stage").scrollTop = 0;
+  const at = order().indexOf(row.drawn);
+  byId("sample-title").textContent = `Row ${at + 1} of the sample`;
+  byId("sample-given").textContent = done.has(row.drawn) ? "You have labelled this row; Enter keeps what is picked." : "";
+  if (chooser) chooser.show(said.gold);
+  else fields.values = run.fields.length ? said.golds : { "": said.gold };
+  byId("sample-note").value = said.note;
+  byId("sample-note-line").hidden = !said.note;
+  byId("sample-next").disabled = false;
+  progress();
+  focus();
+}
+
+function focus() {
+  if (chooser && !chooser.isSearch) byId("sample-title").focus({ preventScroll: true });
+  else if (matchMedia("(pointer: coarse)").matches) byId("sample-title").focus({ preventScroll: true }); // no keyboard on the screen
+  else (chooser ?? fields).focus();
+}
+
+/** Show one part of the view: the desk, its end, the form that draws rows, or the outcome. */
+function page(name) {
+  for (const each of ["desk", "end", "draw", "outcome"]) byId(`sample-${each}`).hidden = each !== name;
+  byId("sample-progress").hidden = name === "draw";
+  if (name === "desk") unlisten ??= keys.listen("Labelling", entries());
+  else {
+    unlisten?.();
+    unlisten = null;
+  }
+}
+
+/** Draw how the interval's half-width has narrowed; where the interval lies stays hidden. */
+function curve(widths) {
+  if (widths.length < 2) return null;
+  const [most, last] = [Math.max(...widths.map(([, width]) => width)), widths.at(-1)];
+  const place = ([count, width]) => [2 + (96 * (count - widths[0][0])) / Math.max(1, last[0] - widths[0][0]), 26 - (23 * width) / most];
+  const points = widths.map((each) => place(each).map((value) => value.toFixed(1)).join(",")).join(" ");
+  const [x, y] = place(last);
+  return svg("svg", { class: "curve", viewBox: "0 0 100 28", role: "img", "aria-label": `Half-width of the interval, from ${widths[0][1].toFixed(1)} to ${last[1].toFixed(1)} points` },
+    svg("line", { x1: "2", x2: "98", y1: "26", y2: "26", class: "base" }),
+    svg("polyline", { points, fill: "none" }),
+    svg("circle", { cx: x, cy: y, r: "2.5" }));
+}
+
+function progress() {
+  const total = order().length;
+  const count = order().filter((each) => done.has(each)).length;
+  byId("sample-bar").max = total || 1;
+  byId("sample-bar").value = count;
+  byId("sample-count").textContent = `${number(count)} of ${number(total)} labelled${skipped.size ? `, ${number(skipped.size)} skipped` : ""}`;
+  const hasWidth = info.width !== null && info.width !== undefined;
+  byId("sample-width").textContent = hasWidth ? `± ${info.width.toFixed(1)} points` : "";
+  byId("sample-width").title = "Half the width of the 95% interval of the accuracy, in percentage points";
+  byId("sample-curve").replaceChildren(...[curve(info.widths ?? [])].filter(Boolean));
+  byId("sample-more").textContent = info.how_many_more ?? "";
+  byId("sample-undo").disabled = !undos.length;
+  sending();
+}
+
+function sending() {
+  const { unsent: count, error } = outbox;
+  byId("sample-sent").textContent = error
+    ? `${counted(count, "label")} not saved yet: ${error.message} They are kept here and sent again.`
+    : count > 1 ? `Saving ${counted(count, "label")}` : "";
+  byId("sample-sent").classList.toggle("is-error", Boolean(error));
+  byId("sample-retry").hidden = !error;
+}
+
+/** Send a decision in the background. */
+function send(drawn, decision, before) {
+  decisions.set(drawn, decision);
+  const isGiven = run.fields.length && !chooser ? Object.values(decision.golds).some((value) => value.trim()) : decision.gold !== "";
+  if (isGiven) done.add(drawn);
+  else done.delete(drawn);
+  const value = run.fields.length && !chooser ? { golds: decision.golds } : { gold: decision.gold };
+  outbox.add(
+    "api/sample/label",
+    { drawn, ...value, note: decision.note },
+    ({ width, done: count }) => {
+      info.width = width;
+      const widths = (info.widths ??= []);
+      if (width !== null && width !== undefined && widths.at(-1)?.[0] !== count) widths.push([count, width]);
+      if (widths.length > 1 && widths.at(-1)[0] < widths.at(-2)[0]) info.widths = widths.filter(([at]) => at <= count);
+      if (!byId("view-sample").hidden) progress();
+    },
+    (error) => {
+      decisions.set(drawn, before);
+      if (!before.gold) done.delete(drawn);
+      say(error.message, { isError: true, button: "Back to the row", act: () => show(drawn) });
+      progress();
+    },
+  );
+}
+
+const held = () => (rows.get(current) instanceof Promise ? null : rows.get(current));
+
+/** Return what the person has entered. */
+function entered() {
+  const note = byId("sample-note").value.trim();
+  if (chooser) return { gold: chooser.value, golds: {}, note };
+  const { values } = fields;
+  return run.fields.length ? { gold: "", golds: values, note } : { gold: values[""], golds: {}, note };
+}
+
+function accept() {
+  const row = held();
+  if (!row) return;
+  const decision = entered();
+  const wrong = chooser ? (chooser.value ? "" : "Pick a label first, or skip the row with S.") : fields.wrong();
+  if (wrong) return say(wrong);
+  const before = known(row);
+  skipped.delete(current);
+  undos.push({ drawn: current, before });
+  send(current, decision, before);
+  show(next(current));
+}
+
+function skip() {
+  if (current === null) return;
+  if (!done.has(current)) skipped.add(current);
+  const to = next(current);
+  if (to === current) say("This is the only row that has no label.");
+  show(to);
+}
+
+function undo() {
+  const last = undos.pop();
+  if (!last) return say("There is nothing to take back here.");
+  send(last.drawn, last.before, decisions.get(last.drawn));
+  say("The label is taken back.");
+  show(last.drawn);
+}
+
+function note() {
+  byId("sample-note-line").hidden = false;
+  byId("sample-note").focus();
+}
+
+/** Look at the row beside, whether it has a label or not. */
+function look(by) {
+  const drawn = order();
+  const to = drawn[(current === null ? drawn.length : drawn.indexOf(current)) + by];
+  if (to !== undefined) show(to);
+}
+
+function finish() {
+  page("end");
+  state.go({ at: null }, "step");
+  const left = order().filter((each) => !done.has(each)).length;
+  byId("sample-end-title").textContent = left ? `${counted(left, "row")} left` : `All ${counted(order().length, "row")} are labelled`;
+  progress();
+  byId("sample-end-title").focus();
+}
+
+const isCommand = (event) => event.shiftKey && chooser?.isAt(event.target) && chooser.isIdle();
+
+const isIdleSearch = (event) => Boolean(chooser?.isAt(event.target) && chooser.isIdle());
+
+function enter(event) {
+  const { target } = event;
+  if (target === byId("sample-note")) return focus();
+  if (target.closest?.("button, summary, a") && !(chooser?.isAt(target) && chooser.confirms(target))) return false;
+  return accept();
+}
+
+function entries() {
+  const shift = chooser && !chooser.isSearch ? "" : chooser ? " (Shift while you search)" : "";
+  return [
+    ...(chooser?.keys ?? []),
+    { keys: ["Enter"], what: "Take the label and go to the next row", act: enter, typing: (event) => !event.target.matches("textarea") },
+    { keys: ["Ctrl+Enter"], what: "The same, from a text of several lines", act: accept, typing: () => true, isOff: () => Boolean(chooser) },
+    { keys: ["u"], what: `Undo: take the last label back${shift}`, act: undo, typing: isCommand },
+    { keys: ["Ctrl+z"], what: "", act: undo, typing: isIdleSearch },
+    { keys: ["s"], what: `Skip: the row comes again at the end${shift}`, act: skip, typing: isCommand },
+    { keys: ["n"], what: `Note on the row${shift}`, act: note, typing: isCommand },
+    { keys: ["ArrowLeft"], what: "Look at the row before", act: () => look(-1), typing: isIdleSearch },
+    { keys: ["ArrowRight"], what: "Look at the row after", act: () => look(1), typing: isIdleSearch },
+    { keys: ["Escape"], what: "Leave a field", typing: () => true, act: (event) => (event.target === byId("sample-note") ? focus() : event.target.blur()) },
+  ];
+}
+
+function editor() {
+  const labels = info.labels ?? run.labels;
+  const names = info.fields?.length ? info.fields : run.fields;
+  chooser = fields = null;
+  if (labels) chooser = new Chooser(labels, "Label", () => {});
+  else fields = new Fields(names.length ? names : [""], run.schema, {}, "sample");
+  byId("sample-editor").replaceChildren((chooser ?? fields).element);
+  byId("sample-desk").classList.toggle("is-search", Boolean(chooser?.isSearch));
+  byId("sample-hint").textContent = chooser?.isSearch ? "Type, Enter takes the first, Enter again goes on. With Shift: " : "";
+}
+
+function take(said) {
+  info = said;
+  const own = new Set(info.rows.filter((row) => row.is_done).map((row) => row.drawn));
+  for (const each of own) if (!decisions.has(each)) done.add(each);
+  for (const each of [...done]) if (!own.has(each) && !decisions.has(each)) done.delete(each);
+}
+
+async function load() {
+  try {
+    take(await ask("api/sample"));
+    if (info.exists) editor();
+    return true;
+  } catch (error) {
+    complain(error);
+    loading = null;
+    return false;
+  }
+}
+
+/** Bring the view in line with the address. */
+export async function follow() {
+  loading ??= load();
+  if (!(await loading) || state.view() !== "sample") return;
+  if (!info.exists) return page("draw");
+  if (state.get("result")) {
+    page("outcome");
+    progress();
+    return outcome.follow(run);
+  }
+  const at = state.numeric("at");
+  if (at !== null && at === current) return byId("sample-desk").hidden ? render(await rows.get(at)) : undefined;
+  if (at !== null && order().includes(at)) return show(at);
+  if (byId("sample-end").hidden || state.get("at")) show(current ?? next(null));
+}
+
+/** Stop hearing keys: another view is shown. */
+export function leave() {
+  unlisten?.();
+  unlisten = null;
+  byId("sample-desk").hidden = true; // shown anew when the person comes back
+}
+
+/** Another tab, or this one, has labelled a row: ask what is done. */
+export function heard(drawn) {
+  if (!info?.exists) return;
+  if (!decisions.has(drawn) && drawn !== current) rows.delete(drawn);
+  clearTimeout(refresh);
+  refresh = setTimeout(async () => {
+    if (outbox.unsent) return heard(drawn);
+    try {
+      take(await ask("api/sample"));
+      if (!byId("view-sample").hidden && !state.get("result")) progress();
+    } catch (error) {
+      complain(error);
+    }
+  }, 1000);
+}
+
+async function draw(event) {
+  event.preventDefault();
+  const n = Number(byId("draw-n").value);
+  byId("draw-button").disabled = true;
+  try {
+    take(await post("api/sample/draw", { n, per_label: byId("draw-per-label").checked }));
+    current = null;
+    editor();
+    show(next(null));
+  } catch (error) {
+    complain(error);
+  } finally {
+    byId("draw-button").disabled = false;
+  }
+}
+
+function result() {
+  if (outbox.unsent) return say(`${counted(outbox.unsent, "label")} still on the way: the estimate can be shown when all are saved.`);
+  state.go({ result: "1", at: null });
+}
+
+export function start(about) {
+  run = about;
+  outbox.onChange = sending;
+  addEventListener("beforeunload", (event) => {
+    if (outbox.unsent) event.preventDefault();
+  });
+  for (const [id, act] of [["next", accept], ["skip", skip], ["undo", undo], ["note-button", note], ["retry", () => outbox.retry()]])
+    byId(`sample-${id}`).addEventListener("click", act);
+  for (const id of ["sample-result", "sample-end-result"]) byId(id).addEventListener("click", result);
+  for (const id of ["sample-again", "sample-end-look"]) byId(id).addEventListener("click", () => (state.go({ result: null }), look(-1)));
+  for (const id of ["sample-draw-more", "sample-end-draw"]) byId(id).addEventListener("click", () => (page("draw"), byId("draw-n").focus()));
+  byId("draw-form").addEventListener("submit", draw);
+  byId("draw-n").addEventListener("input", () => (byId("draw-button").textContent = `Draw ${counted(Number(byId("draw-n").value) || 0, "row")}`));
+}

@@ -1,0 +1,44 @@
+// How numbers, times and states are written.
+// Invariant: pure functions; a state has the same word everywhere.
+
+const numbers = new Intl.NumberFormat("en-US");
+const day = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
+const hour = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
+
+export const number = (value) => numbers.format(value);
+
+export const counted = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
+
+/** Return a share, a confidence or an agreement as a percentage. */
+export const percent = (share) => `${Math.round(share * 100)}%`;
+
+export function money(usd) {
+  if (usd === null || usd === undefined) return "unknown";
+  if (usd === 0) return "$0";
+  return usd < 0.01 ? `$${usd.toPrecision(2)}` : `$${usd.toFixed(usd < 1 ? 3 : 2)}`;
+}
+
+/** Return a duration given in seconds. */
+export function duration(seconds) {
+  if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 60) return `${minutes} min`;
+  const hours = Math.floor(minutes / 60);
+  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.round(hours / 24)} days`;
+}
+
+/** Return how long a request took, given in seconds. */
+export const latency = (seconds) =>
+  seconds === null || seconds === undefined ? "" : `${seconds.toFixed(seconds < 10 ? 2 : 1)} s`;
+
+/** Return a moment given in seconds since 1970. */
+export function moment(epoch) {
+  const at = new Date(epoch * 1000);
+  return at.toDateString() === new Date().toDateString() ? `${hour.format(at)} today` : day.format(at);
+}
+
+/** The word of each status; the empty one is a row that has no result yet. */
+export const STATUS = { ok: "ok", invalid: "invalid", error: "error", "": "no answer yet" };
+
+/** Return the status as the filters name it. */
+export const inFilter = (status) => status || "none";
