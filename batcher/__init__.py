@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from batcher.reports.quality.estimate import estimate
     from batcher.reports.status import status
     from batcher.reports.verification.verify import verify
+    from batcher.reports.whole.report import report
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ __all__ = [
     "pause",
     "plan",
     "rehearse",
+    "report",
     "resume",
     "run",
     "sample",
@@ -72,6 +74,7 @@ _HOMES = {
     "pause": "engine.by_hand",
     "plan": "planning.forecast",
     "rehearse": "rehearsal.rehearse",
+    "report": "reports.whole.report",
     "resume": "engine.by_hand",
     "run": "engine.runner",
     "sample": "engine.sampling",

@@ -207,6 +207,11 @@ class Store:
         return self._path("sample", CsvFormat.suffix)
 
     @property
+    def report_path(self) -> Path:
+        """Where the report of the run is written (`batcher report`)."""
+        return self.directory / f"report_{self.keyword}.html"
+
+    @property
     def control_path(self) -> Path:
         return self.directory / f"control_{self.keyword}.json"
 

@@ -18,8 +18,8 @@ from batcher.reports.quality.compared import (
     title_of,
     with_interval,
 )
-from batcher.reports.quality.page import boxed, whole_page
-from batcher.reports.quality.pictures import Mark, Scale, heat_table, marks_picture
+from batcher.reports.pages.frame import boxed, whole_page
+from batcher.reports.pages.pictures import Mark, Scale, heat_table, marks_picture
 from batcher.tables import cut, html_table
 from batcher.words import percent
 
