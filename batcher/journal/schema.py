@@ -138,10 +138,11 @@ ended. Rows whose embeddings are asked for together share one request: it has a 
     key                BLOB     16 bytes, of the question; see `rows.key`
     sent               REAL     when it was about to leave
     ended              REAL     when it ended; NULL: it has no end
-    outcome            TEXT     `answered`; `too large`: answered, with more than the journal or a CSV file can hold;
-                                `unsent`: it did not leave after all; an HTTP status such as `429`; or `timeout`,
-                                `connection`, `protocol`, `mixed up` (another request's response), `too long` (a
-                                response of more bytes than allowed), `other`; NULL: it has no end
+    outcome            TEXT     `answered`; `unfit`: answered, but not as asked, and the row was sent once more; `too
+                                large`: answered, with more than the journal or a CSV file can hold; `unsent`: it did
+                                not leave after all; an HTTP status such as `429`; or `timeout`, `connection`,
+                                `protocol`, `mixed up` (another request's response), `too long` (a response of more
+                                bytes than allowed), `other`; NULL: it has no end
     prompt_tokens      INTEGER  tokens of the question; NULL: the service did not say, or there was no answer
     completion_tokens  INTEGER  tokens of the answer, as billed, reasoning included; NULL: as for `prompt_tokens`
     cached_tokens      INTEGER  those of `prompt_tokens` that came from the service's cache; NULL: it has no end, or
