@@ -14,12 +14,15 @@ from batcher.engine.planned_input import PlannedInput
 from batcher.engine.progress import Progress
 from batcher.engine.stop import to_the_end
 from batcher.errors import OutputError
+from batcher.input.marks import Marks
 from batcher.journal.entries import Chunk, LastRun
 from batcher.journal.writing import Journal
 from batcher.output.changed import OfJournal
 from batcher.output.directory import came_back, result_changed
 from batcher.output.edited import UnfitError, message
+from batcher.output.following import Following
 from batcher.output.responses import lines_of_chunks
+from batcher.output.so_far import recorded_with, with_by
 from batcher.planning.job import Job, chunks_of
 from batcher.planning.plan import Plan
 from batcher.records import RowState, Values
@@ -142,7 +145,7 @@ class Chunks:
 
     def _join_files(self) -> list[str]:
         """Join the chunk files, if they and the input are unchanged; return what people are told. Runs in a thread."""
-        said = self._read_changed_files()
+        said = [*self._read_changed_files(), *self._follow()]
         self._input.check_all()
         name = self._store.all_path.name
 
@@ -181,6 +184,25 @@ class Chunks:
         copy = self._store.join_vectors(self._journal.joined(name), record)
         return [copy] if copy else []
 
+    def _follow(self) -> list[str]:
+        """Write the chunk files again that lack what people have decided on the page meanwhile."""
+        decided, self._journal.decided = self._journal.decided, set()
+        if not decided or (last := self._journal.last_run()) is None:
+            return []
+        before, size = self._store, self._job.settings.chunk_size
+        self._store, clash = with_by(before, self._journal)
+        if self._store is not before:
+            self._wait_for(self._journal.files_have(recorded_with(last.question, self._store)))
+        chunks = self._journal.chunks()
+        following = Following(before, self._store, self._journal, Marks(self._job.dataset.columns))
+        for start in self._starts:
+            if self._store is before and not decided.intersection(range(start, start + size)):
+                continue
+            if (done := following.write(start, chunks[start])) is not None:
+                self._wait_for(self._journal.chunk_written(start, done.chunk))
+                self._written[start] = done.chunk
+        return [clash] if clash else []
+
     def _left(self, start: int) -> list[Path]:
         return self._store.remove_other_format(start, {self._written[start].sha256})
 
@@ -200,9 +222,9 @@ class Chunks:
     def _read_changed(self, start: int, rows: Sequence[Values]) -> list[str]:
         """Record the corrections in a file that was changed while the run worked; return what people are told."""
         store, stop, path = self._store, start + len(rows), self._store.chunk_path(start)
-        ours = OfJournal.read(self._journal, store.answer_columns, start, stop)
+        ours = OfJournal.read(self._journal, store.answer_columns, start, self._journal.chunks()[start])
         try:
-            edited = store.read_edited(start, rows, ours.answers)
+            edited = store.read_edited(start, rows, ours.in_file)
         except UnfitError as error:
             if error.is_cell:
                 raise OutputError(message(path, error)) from error
@@ -210,7 +232,7 @@ class Chunks:
                 f"{path} was changed while the run worked, and is damaged: {error}; move it away, and the next run"
                 " writes it again from the journal"
             ) from error
-        corrections = ours.corrections(store.answer_columns, edited.lines)
+        corrections = ours.corrections(store.answer_columns, edited.lines, path.name)
         self._wait_for(self._journal.corrected_by_hand(corrections))
         copy = store.write_edited(start, edited.lines, rows=rows) if edited.how else None
         origin = store.origin(store.lines(rows), self._journal.states(start, stop))

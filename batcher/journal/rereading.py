@@ -58,7 +58,7 @@ def read_again(db: Statements, readers: Readers, texts: str) -> None:
 
     Args:
         db: has the tables of `scratch`.
-        readers: read them.
+        readers: read them. One that a person has replaced may still be that of another row (`--dedup`).
         texts: the table that has the results' texts: a copy has none of its own.
     """
     [lowest] = db.one(LOWEST)
@@ -69,7 +69,7 @@ def read_again(db: Statements, readers: Readers, texts: str) -> None:
         JOIN {texts} o ON o.id = coalesce(w.root, a.id) LEFT JOIN responses s ON s.id = coalesce(w.root, a.id)
         LEFT JOIN {_of_opinions(db, texts)} x ON x.id = coalesce(w.root, a.id)
         WHERE a.id > ? AND a.status <> 'error' AND a.reading IS NOT ? AND a.source IS NOT {BY_HAND}
-            AND a.id NOT IN {OUTDATED}
+            AND (a.id NOT IN {OUTDATED} OR a.id IN (SELECT result FROM rows))
         ORDER BY a.id LIMIT {_ROWS_AT_ONCE}
     """
     [after], free = db.one("SELECT min(0, coalesce(min(id), 0)) - 1 FROM results"), lowest

@@ -171,8 +171,9 @@ chunks: the chunk files
     start              INTEGER  position of the first row, the number in the file's name; primary key
     rows               INTEGER  how many rows it holds; 0: it is about to be written for the first time
     origin             BLOB     16 bytes, a hash of all that it was made from: columns, cells, keys and results' ids;
-                                empty: it was adopted as it is, or is about to be written for the first time; 1 byte, 0:
-                                a row was corrected on the page since it was written
+                                empty: it was adopted as it is, or is about to be written for the first time. 8 bytes
+                                more: rows were corrected on the page since it was written; they are, as a big-endian
+                                number, minus the highest `corrections.id` that it lacks, and lower ones are later
     sha256             BLOB     32 bytes, of the file as it was written, or as it was when its corrections were read;
                                 empty: it is about to be written, and a copy is kept of a file that is there
 
