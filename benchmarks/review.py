@@ -3,9 +3,10 @@
     python benchmarks/review.py [--rows 1000000] [--keep DIR]
 
 A run of a few rows against the simulated server gives the journal its form; the other rows are then written into it,
-each with a request, a response with its body, and a result. The page is served from this process, and asked over a socket of
-127.0.0.1. The table says seconds until the page answers, until filters know all rows and until the table is copied;
-then, of each kind of request, the median and the highest of its milliseconds. The promise is a row in at most 50 ms.
+each with a request, a response with its body, and a result. The page is served from this process, and asked over a
+socket of 127.0.0.1. The table says seconds until the page answers, until filters know all rows and until the table is
+copied; then, of each kind of request, the median and the highest of its milliseconds. The promise is a row in at most
+50 ms.
 """
 
 from __future__ import annotations
@@ -64,7 +65,13 @@ def make_run(directory: Path, number: int) -> None:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows(rows_of(number))
-    options: dict[str, Any] = {"labels": LABELS, "output_dir": directory, "keyword": KEYWORD, "quiet": True, "limit": FEW}
+    options: dict[str, Any] = {
+        "labels": LABELS,
+        "output_dir": directory,
+        "keyword": KEYWORD,
+        "quiet": True,
+        "limit": FEW,
+    }
     with embedded() as server:
         batcher.run(data, TEMPLATE, model="m", base_url=server.base_url, **options)
     fill(directory / f"journal_{KEYWORD}.sqlite", data, number)

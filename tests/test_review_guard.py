@@ -173,7 +173,7 @@ def test_a_body_that_hides_its_length_ends_at_the_limit(client: Client) -> None:
     parts = (b"x" * 2**20 for _ in range(MOST_BYTES // 2**20 + 1))
     with contextlib.closing(http.client.HTTPConnection(client.place)) as connection:
         with contextlib.suppress(ConnectionError):  # it is cut before all of it is sent
-            connection.request("POST", api(client, "api/correct"), parts, JSON, encode_chunked=True)  # type: ignore[arg-type]
+            connection.request("POST", api(client, "api/correct"), parts, JSON, encode_chunked=True)
         with contextlib.suppress(ConnectionError):
             assert connection.getresponse().status == 413
     assert client.get("api/run")["rows"] == 2

@@ -327,7 +327,8 @@ def _in_short(*, is_whole: bool, has_answers: bool) -> str:
     answer = "a.answer" if is_whole else f"substr(a.answer, 1, {LONGEST_LABEL + 1})"
     return (
         "SELECT r.position, r.result, coalesce(a.status, ''),"
-        f" iif(a.status = 'ok', {answer if has_answers else 'NULL'}, NULL), nullif(a.error, ''), coalesce(r.result < 0 AND a.source = {BY_HAND}, 0)"
+        f" iif(a.status = 'ok', {answer if has_answers else 'NULL'}, NULL), nullif(a.error, ''),"
+        f" coalesce(r.result < 0 AND a.source = {BY_HAND}, 0)"
         f" FROM rows r LEFT JOIN results a ON a.id = r.result WHERE r.{IN_SCOPE}"
     )
 

@@ -250,13 +250,6 @@ class Page:
         """Return whether a run is at work now."""
         return bool(await self.read(lambda journal: is_at_work(self._store.journal_path, _last(journal))))
 
-    def pending(self) -> int:
-        """Count the corrections that the files do not have yet."""
-        try:
-            return self.decisions.pending()
-        except NotImplementedError:
-            return 0
-
     # -- Telling
 
     @contextlib.contextmanager

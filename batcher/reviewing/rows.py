@@ -34,7 +34,7 @@ _NANO = 1e9
 async def _run(page: Page, _request: Request) -> Reply:
     view, index = page.view, page.view.index
     others = await asyncio.to_thread(_others, page)
-    pending, at_work = await asyncio.gather(asyncio.to_thread(page.pending), page.is_at_work())
+    pending, at_work = await asyncio.gather(asyncio.to_thread(page.decisions.pending), page.is_at_work())
     has = await page.read(_has)
     return as_json(
         {
