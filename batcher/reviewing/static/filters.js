@@ -12,6 +12,7 @@ const BELOW = "0.7";
 
 let run;
 let typing = 0;
+let followed = null; // the filters as they were shown last
 const options = new Map(); // `name=value` -> {element, box, count}
 
 /** Take a change of the filters: the list starts anew. */
@@ -182,7 +183,7 @@ function words(name, value) {
 }
 
 /** Show what is filtered as chips, each of which takes its filter back. */
-export function chips() {
+function chips() {
   const set = [...state.filters()];
   const shown = set.map(([name, value]) => {
     const off = () => {
@@ -219,8 +220,10 @@ export function show(counts) {
 export function follow() {
   const field = byId("filter-text");
   if (document.activeElement !== field) field.value = state.get("text") ?? "";
-  chips();
   const query = state.filters().toString();
+  if (query === followed) return; // a step to another row leaves the chips, and the focus on them, alone
+  followed = query;
+  chips();
   for (const format of ["csv", "parquet"]) byId(`export-${format}`).href = `api/export?format=${format}${query && `&${query}`}`;
 }
 

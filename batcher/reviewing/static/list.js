@@ -13,12 +13,14 @@ import { STATUS, counted, inFilter, number, percent } from "./texts.js";
 const LIMIT = 200;
 const MOST_COLUMNS = 3; // of the input, beside the answer
 const AGAIN_MS = 400; // while a search or the reading of the table goes on
+const RECOUNT_MS = 500; // after the last of several decisions
 const SLOW_MS = 150; // an answer that takes longer dims the list
 
 let run;
 let shown = null; // the page of rows that is shown, as the server sent it
 let asked = null; // the question under way: {key, controller}
 let again = 0;
+let counting = 0;
 let ahead = null; // {key, said}: the next page
 export let lines;
 
@@ -211,6 +213,24 @@ export function renew(row) {
   shown.rows[at] = { ...shown.rows[at], status, error, by, is_corrected, agreement, confidence, answer: row.answer ?? fields ?? "" };
   lines.renew(row.position, line(shown.rows[at]));
   ahead = null;
+}
+
+/** Bring the counts of the filters up to date after a decision; the lines stay. */
+export function recount() {
+  clearTimeout(counting);
+  counting = setTimeout(async () => {
+    const query = wanted();
+    const key = query.toString();
+    query.set("limit", 1);
+    try {
+      const { counts } = await ask("api/rows", query);
+      if (shown?.key !== key) return;
+      shown.counts = counts;
+      filters.show(counts);
+    } catch (error) {
+      complain(error);
+    }
+  }, RECOUNT_MS);
 }
 
 /** Say that the run has brought answers; they are shown when the person asks. */

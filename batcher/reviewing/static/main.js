@@ -104,6 +104,7 @@ function heard() {
     },
     row: (position) => {
       files.recount();
+      list.recount();
       outcome.spoil();
       decidedElsewhere(position).catch(complain);
     },
@@ -147,6 +148,7 @@ async function start() {
     list.renew(row);
     outcome.spoil();
     files.recount();
+    list.recount();
   });
   byId("rows-news").addEventListener("click", anew);
   for (const name of Object.keys(NAMES))

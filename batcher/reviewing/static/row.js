@@ -112,7 +112,7 @@ function measures(row) {
   const found = [
     row.agreement !== null && row.agreement !== undefined && `agreement ${percent(row.agreement)}`,
     row.confidence !== null && row.confidence !== undefined && `confidence ${percent(row.confidence)}`,
-    row.model, row.is_cut && "cut at max_tokens", row.finish_reason && row.finish_reason !== "stop" && `finish reason ${row.finish_reason}`,
+    row.model && `model ${row.model}`, row.is_cut && "cut at max_tokens", row.finish_reason && row.finish_reason !== "stop" && `finish reason ${row.finish_reason}`,
     row.is_kept && "kept from an earlier question",
   ].filter(Boolean);
   return el("p", { class: "muted" }, data("span", found.join(" · ")));

@@ -13,7 +13,8 @@ import { input, prompt } from "./row.js";
 import * as state from "./state.js";
 import { counted, number } from "./texts.js";
 
-const AHEAD = 20;
+const AHEAD = 20; // rows that are here before they are shown
+const AT_ONCE = 50; // rows that are asked for when fewer are
 const outbox = new Outbox();
 const rows = new Map(); // drawn -> the row as it is shown, or the promise of it
 const done = new Set(); // drawn numbers that have a label
@@ -59,7 +60,8 @@ async function fetched(wanted) {
 function readAhead() {
   const drawn = order();
   const at = drawn.indexOf(current);
-  fetched(drawn.slice(at + 1).filter((each) => !done.has(each)).slice(0, AHEAD));
+  const coming = drawn.slice(at + 1).filter((each) => !done.has(each));
+  if (coming.slice(0, AHEAD).some((each) => !rows.has(each))) fetched(coming.slice(0, AT_ONCE));
 }
 
 /** Return what is decided for a row: here, or before. */
@@ -93,6 +95,7 @@ function render(row) {
   );
   byId("sample-stage").scrollTop = 0;
   const at = order().indexOf(row.drawn);
+  byId("sample-heard").textContent = byId("sample-text").querySelector("dd")?.textContent.slice(0, 500) ?? "";
   byId("sample-title").textContent = `Row ${at + 1} of the sample`;
   byId("sample-given").textContent = done.has(row.drawn) ? "You have labelled this row; Enter keeps what is picked." : "";
   if (chooser) chooser.show(said.gold);
@@ -114,6 +117,7 @@ function focus() {
 function page(name) {
   for (const each of ["desk", "end", "draw", "outcome"]) byId(`sample-${each}`).hidden = each !== name;
   byId("sample-progress").hidden = name === "draw";
+  byId("sample-result").hidden = name === "outcome";
   if (name === "desk") unlisten ??= keys.listen("Labelling", entries());
   else {
     unlisten?.();
@@ -141,7 +145,7 @@ function progress() {
   byId("sample-bar").value = count;
   byId("sample-count").textContent = `${number(count)} of ${number(total)} labelled${skipped.size ? `, ${number(skipped.size)} skipped` : ""}`;
   const hasWidth = info.width !== null && info.width !== undefined;
-  byId("sample-width").textContent = hasWidth ? `± ${info.width.toFixed(1)} points` : "";
+  byId("sample-width").textContent = hasWidth ? `interval ± ${info.width.toFixed(1)} points` : "";
   byId("sample-width").title = `Half the width of the 95% interval of the accuracy, in percentage points${info.width_at ? `, at ${info.width_at} labels` : ""}`;
   byId("sample-curve").replaceChildren(...[curve(info.widths ?? [])].filter(Boolean));
   byId("sample-more").textContent = info.how_many_more ?? "";
@@ -231,7 +235,7 @@ function undo() {
   const last = undos.pop();
   if (!last) return say("There is nothing to take back here.");
   send(last.drawn, last.before, decisions.get(last.drawn));
-  say("The label is taken back.");
+  say("The label of this row is taken back.");
   show(last.drawn);
 }
 
@@ -290,7 +294,9 @@ function editor() {
   else fields = new Fields(info.fields?.length ? info.fields : [""], run.schema, {}, "sample");
   byId("sample-editor").replaceChildren((chooser ?? fields).element);
   byId("sample-desk").classList.toggle("is-search", Boolean(chooser?.isSearch));
-  byId("sample-hint").textContent = chooser?.isSearch ? "Type, Enter takes the first, Enter again goes on. With Shift: " : "";
+  byId("sample-hint").textContent = chooser?.isSearch ? "Type to search. Enter takes the first, Enter again goes on." : "";
+  for (const [id, key] of [["undo", "U"], ["skip", "S"], ["note-button", "N"]])
+    byId(`sample-${id}`).querySelector("kbd").textContent = chooser && !chooser.isSearch ? key : `⇧${key}`;
 }
 
 function take(said) {

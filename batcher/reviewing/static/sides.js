@@ -43,7 +43,7 @@ function transitions(found) {
     const name = (text) => data("span", text || "no answer", { class: "name" });
     return el("li", null,
       el("button", { type: "button", "aria-pressed": String(isSet), class: "transition", click: act },
-        name(from), el("span", { "aria-label": "became" , role: "img" }, "→"), name(to), el("span", { class: "count" }, number(count))));
+        el("span", { class: "pair" }, name(from), el("span", null, el("span", { "aria-hidden": "true" }, "→ "), name(to))), el("span", { class: "count" }, number(count))));
   });
   const focused = document.activeElement?.closest?.("#sides-transitions li");
   const at = focused ? [...byId("sides-transitions").children].indexOf(focused) : -1;
