@@ -18,7 +18,7 @@ from batcher.engine import by_hand
 from batcher.errors import BatcherError
 from batcher.journal.entries import LastRun
 from batcher.journal.following import Followed, Follower
-from batcher.journal.locking import Holder, holder_of
+from batcher.journal.locking import Holder, holder_of, is_locked
 from batcher.journal.looking import Looks, RowReader
 from batcher.money.prices import NANO
 from batcher.output.directory import Store
@@ -27,7 +27,8 @@ from batcher.reports.runs import AT_WORK, state_of
 from batcher.reports.status import pause_in_words
 from batcher.words import counted, duration
 
-_AT_WORK_S, _AT_REST_S = 1.0, 5.0
+_LOOK_S = 1.0
+_AT_REST_S = 5.0  # from one event to the next, if nothing changes
 _PING_S = 15.0  # without an event: a connection that is gone is noticed
 _SHARE = 5  # of the time, one part is for looking
 _FAILURES = 3  # looks in a row, after which people are told
@@ -94,22 +95,24 @@ class Live:
                 self._ticking = self._latest = None
 
     async def _tick(self) -> None:
-        failures = 0
+        failures, seen, told = 0, object(), 0.0
         while True:
-            began = time.monotonic()
-            try:
-                self._latest = await asyncio.to_thread(self.state)
-                failures = 0
-                self._tell("live", self._latest)
-            except BatcherError as error:  # it is written just now, or gone
-                failures += 1
-                if failures == _FAILURES:
-                    self._tell("live", {"at_work": False, "state": "unknown", "said": str(error)})
+            began, now = time.monotonic(), (self._looks.stamp(), is_locked(self._store.journal_path))
+            is_at_work = bool(self._latest and self._latest["at_work"])
+            if is_at_work or now != seen or began - told >= _AT_REST_S:
+                seen, told = now, began
+                try:
+                    self._latest = await asyncio.to_thread(self.state)
+                    failures = 0
+                    self._tell("live", self._latest)
+                except BatcherError as error:  # it is written just now, or gone
+                    failures += 1
+                    if failures == _FAILURES:
+                        self._tell("live", {"at_work": False, "state": "unknown", "said": str(error)})
             took = time.monotonic() - began
-            rest = _AT_WORK_S if self._latest and self._latest["at_work"] else _AT_REST_S
             self._now.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._now.wait(), max(rest - took, (_SHARE - 1) * took))
+                await asyncio.wait_for(self._now.wait(), max(_LOOK_S - took, (_SHARE - 1) * took))
 
     # -- The state
 

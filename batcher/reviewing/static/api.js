@@ -30,8 +30,14 @@ async function answered(path, options) {
   }
   if (response.ok) return response.json();
   if (response.status === 403) throw new Refused(SHUT, "shut");
-  const body = await response.json().catch(() => ({}));
-  throw new Refused(body.error ?? `batcher could not answer (HTTP ${response.status}).`, body.kind ?? "internal", body);
+  const said = await response.text();
+  let body = {};
+  try {
+    body = JSON.parse(said);
+  } catch {
+    body = { error: said.slice(0, 500), kind: response.status < 500 ? "invalid" : "internal" }; // the guard speaks plain text
+  }
+  throw new Refused(body.error || `batcher could not answer (HTTP ${response.status}).`, body.kind ?? "internal", body);
 }
 
 /** Return what the server answers; `signal` takes the question back. */

@@ -135,7 +135,7 @@ export class Correction {
         el("div", null, el("dt", null, "Yours"), data("dd", shown(mine.answer, mine.fields)))),
       el("div", { class: "buttons" },
         el("button", { type: "button", click: anyway }, "Save mine"),
-        el("button", { type: "button", click: () => this.#saved({ row, said: `Row ${row.position} keeps the answer that it has now.` }) }, "Keep its answer")),
+        el("button", { type: "button", click: () => this.#saved({ row, said: `Row ${row.position} keeps the answer that it has now.`, isKept: true }) }, "Keep its answer")),
     );
     this.said.querySelector("button").focus();
   }

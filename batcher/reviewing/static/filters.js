@@ -5,29 +5,31 @@ import { byId, el } from "./dom.js";
 import * as state from "./state.js";
 import { STATUS, inFilter, number, percent } from "./texts.js";
 
+const MOST_TEXTS = 50; // different answers that are no labels: more are no filter
 const LABELS_SEARCHED = 9; // a search box over more labels than these
 const TYPED_MS = 250; // after the last letter
 const BELOW = "0.7";
 
 let run;
 let typing = 0;
+let followed = null; // the filters as they were shown last
 const options = new Map(); // `name=value` -> {element, box, count}
 
 /** Take a change of the filters: the list starts anew. */
 const choose = (changes, how) => state.go({ ...changes, from: null, row: null }, how);
 
-function toggle(name, value, isOne) {
+function toggle(name, value) {
   const before = state.all(name);
   const rest = before.filter((each) => each !== value);
-  choose({ [name]: rest.length < before.length ? rest : isOne ? value : [...before, value] });
+  choose({ [name]: rest.length < before.length ? rest : [...before, value] });
 }
 
-function option(name, value, shown, { isOne = false, kind = "" } = {}) {
+function option(name, value, shown, kind = "") {
   const key = `${name}=${value}`;
   const known = options.get(key);
   if (known) return known;
   const count = el("span", { class: "count" });
-  const box = el("input", { type: "checkbox", name, value, change: () => toggle(name, value, isOne) });
+  const box = el("input", { type: "checkbox", name, value, change: () => toggle(name, value) });
   const element = el(
     "label",
     { class: `option ${kind}`, title: shown },
@@ -58,16 +60,33 @@ function arrange(place, elements) {
 
 function statuses(counts) {
   const shown = ["ok", "invalid", "error", ""].map((status) => {
-    const one = option("status", inFilter(status), STATUS[status], { kind: inFilter(status) });
+    const one = option("status", inFilter(status), STATUS[status], inFilter(status));
     renew(one, "status", inFilter(status), counts.status[status] ?? 0);
     return one.element;
   });
   arrange(byId("filter-status"), shown);
 }
 
+/** Return values with their counts, those that are chosen included. */
+function valued(name, counts) {
+  const found = new Map(counts);
+  for (const value of state.all(name)) if (!found.has(value)) found.set(value, 0);
+  return found;
+}
+
+/** Return an option for each value, and how many rows have a value that is in no list. */
+function listed(name, found, other) {
+  const shown = [...found].map(([value, count]) => {
+    const one = option(name, value, value || "(empty)");
+    renew(one, name, value, count);
+    return one.element;
+  });
+  if (other) shown.push(el("p", { class: "muted" }, `${number(other)} more rows with other texts`));
+  return shown;
+}
+
 function labels(counts) {
-  const found = new Map(counts.label);
-  for (const label of state.all("label")) if (!found.has(label)) found.set(label, 0);
+  const found = valued("label", counts.label);
   const wanted = byId("filter-label-search").value.trim().toLowerCase();
   const shown = [];
   for (const [label, count] of found) {
@@ -75,23 +94,31 @@ function labels(counts) {
     renew(one, "label", label, count);
     if (!wanted || label.toLowerCase().includes(wanted)) shown.push(one.element);
   }
-  byId("filter-labels").hidden = !found.size || (!run.labels && !state.all("label").length && found.size > 100);
+  const isText = !run.labels && !state.all("label").length && (found.size > MOST_TEXTS || counts.label_other > 0);
+  byId("filter-labels").hidden = !found.size || isText || run.fields.length > 0;
   byId("filter-label-search").hidden = found.size <= LABELS_SEARCHED;
   if (!shown.length) shown.push(el("p", { class: "muted" }, "No label fits"));
   arrange(byId("filter-label"), shown);
 }
 
 function reasons(counts) {
-  const found = new Map(counts.reason);
-  const chosen = state.get("reason");
-  if (chosen && !found.has(chosen)) found.set(chosen, 0);
-  const shown = [...found].map(([reason, count]) => {
-    const one = option("reason", reason, reason, { isOne: true });
-    renew(one, "reason", reason, count);
-    return one.element;
-  });
+  const shown = listed("reason", valued("reason", counts.reason), counts.reason_other);
   byId("filter-reasons").hidden = !shown.length;
   arrange(byId("filter-reason"), shown);
+}
+
+/** The fields of a schema, each with its values. */
+function fields(counts) {
+  const shown = Object.entries(counts.fields ?? {}).map(([name, values]) => {
+    const key = `field.${name}`;
+    const found = valued(key, values);
+    if (!found.size || (found.size > MOST_TEXTS && !state.all(key).length)) return null;
+    const place = options.get(key) ?? { element: el("fieldset", null, el("legend", { dir: "auto" }, name), el("div", { class: "many" })) };
+    options.set(key, place);
+    arrange(place.element.lastChild, listed(key, found, 0));
+    return place.element;
+  });
+  arrange(byId("filter-fields"), shown.filter(Boolean));
 }
 
 const FLAGS = [
@@ -101,24 +128,23 @@ const FLAGS = [
 ];
 
 const LIMITS = [
-  ["agreement_below", "Agreement below", () => run.has.agreement],
-  ["confidence_below", "Confidence below", () => run.has.confidence],
+  ["agreement_below", "Low agreement", "agreement", () => run.has.agreement],
+  ["confidence_below", "Low confidence", "confidence", () => run.has.confidence],
 ];
 
 /** A filter with a number: a box that is ticked, and what the number is. */
-function limit(name, words) {
+function limit(name, words, what) {
   const known = options.get(name);
   if (known) return known;
   const field = el("input", {
-    type: "number", min: "0", max: "1", step: "0.05", value: state.get(name) ?? BELOW, "aria-label": `${words}, from 0 to 1`,
+    type: "number", min: "0", max: "1", step: "0.05", value: state.get(name) ?? BELOW, "aria-label": `Highest ${what}, from 0 to 1`,
     change: () => field.reportValidity() && field.value && choose({ [name]: field.value }),
   });
   const box = el("input", { type: "checkbox", name, id: `filter-${name}`, change: () => choose({ [name]: box.checked ? field.value || BELOW : null }) });
   const count = el("span", { class: "count" });
   const below = el("span", { class: "below" }, "Below ", field);
-  const name_ = el("label", { for: box.id, class: "name" });
-  const element = el("div", { class: "option limit" }, box, name_, count, below);
-  const made = { element, box, count, field, below, name: name_ };
+  const element = el("div", { class: "option limit" }, box, el("label", { for: box.id, class: "name" }, words), count, below);
+  const made = { element, box, count, field, below };
   options.set(name, made);
   return made;
 }
@@ -131,14 +157,13 @@ function marks(counts) {
     renew(one, name, "1", counts[name] ?? 0);
     shown.push(one.element);
   }
-  for (const [name, words, isThere] of LIMITS) {
+  for (const [name, words, what, isThere] of LIMITS) {
     if (!isThere() && !state.get(name)) continue;
-    const one = limit(name, words);
+    const one = limit(name, words, what);
     const value = state.get(name);
     one.box.checked = value !== null;
     if (value && document.activeElement !== one.field) one.field.value = value;
     one.below.hidden = value === null;
-    one.name.textContent = `${words} ${percent(Number(value ?? one.field.value))}`;
     one.count.textContent = counts[name] === undefined ? "" : number(counts[name]);
     shown.push(one.element);
   }
@@ -151,14 +176,15 @@ function words(name, value) {
   if (name === "label") return `label: ${value}`;
   if (name === "reason") return `reason: ${value}`;
   if (name === "text") return `text: ${value}`;
+  if (name.startsWith("field.")) return `${name.slice(6)}: ${value || "(empty)"}`;
   const limited = LIMITS.find(([each]) => each === name);
-  if (limited) return `${limited[1].toLowerCase()} ${percent(Number(value))}`;
+  if (limited) return `${limited[2]} below ${percent(Number(value))}`;
   return FLAGS.find(([each]) => each === name)[1].toLowerCase();
 }
 
 /** Show what is filtered as chips, each of which takes its filter back. */
-export function chips() {
-  const set = [...state.filters()].filter(([, value]) => value);
+function chips() {
+  const set = [...state.filters()];
   const shown = set.map(([name, value]) => {
     const off = () => {
       choose({ [name]: state.all(name).filter((each) => each !== value) });
@@ -178,13 +204,14 @@ export function chips() {
 }
 
 export function clear() {
-  choose(Object.fromEntries(state.FILTERS.map((name) => [name, null])));
+  choose(Object.fromEntries(state.filtered().map((name) => [name, null])));
 }
 
 /** Show counts, each of the rows that all other filters show. */
 export function show(counts) {
   statuses(counts);
   labels(counts);
+  fields(counts);
   marks(counts);
   reasons(counts);
 }
@@ -193,8 +220,10 @@ export function show(counts) {
 export function follow() {
   const field = byId("filter-text");
   if (document.activeElement !== field) field.value = state.get("text") ?? "";
-  chips();
   const query = state.filters().toString();
+  if (query === followed) return; // a step to another row leaves the chips, and the focus on them, alone
+  followed = query;
+  chips();
   for (const format of ["csv", "parquet"]) byId(`export-${format}`).href = `api/export?format=${format}${query && `&${query}`}`;
 }
 

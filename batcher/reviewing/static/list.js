@@ -13,12 +13,14 @@ import { STATUS, counted, inFilter, number, percent } from "./texts.js";
 const LIMIT = 200;
 const MOST_COLUMNS = 3; // of the input, beside the answer
 const AGAIN_MS = 400; // while a search or the reading of the table goes on
+const RECOUNT_MS = 500; // after the last of several decisions
 const SLOW_MS = 150; // an answer that takes longer dims the list
 
 let run;
 let shown = null; // the page of rows that is shown, as the server sent it
 let asked = null; // the question under way: {key, controller}
 let again = 0;
+let counting = 0;
 let ahead = null; // {key, said}: the next page
 export let lines;
 
@@ -41,7 +43,7 @@ function answer(row) {
 
 function line(row) {
   const words = state.get("text");
-  const cells = columns().map((name) => data("td", marked(row.cells[run.columns.indexOf(name)] ?? "", words), { class: "cell" }));
+  const cells = columns().map((name) => data("td", marked(row.cells?.[run.columns.indexOf(name)] ?? "", words), { class: "cell" }));
   const link = el("a", { href: state.link({ row: row.position }), "aria-label": `Row ${row.position}` }, number(row.position));
   const measures = [
     run.has.agreement && el("td", { class: "measure" }, row.agreement === null ? "" : percent(row.agreement)),
@@ -77,11 +79,11 @@ function head() {
 
 /** Show where the page is among all rows that the filters show. */
 function place() {
-  const { total, before, rows, next, previous, searching, reading } = shown;
+  const { total, before, rows, next, previous, searching, reading, indexing } = shown;
   const of = total === run.rows ? counted(total, "row") : `${number(total)} of ${counted(run.rows, "row")}`;
   const part = total > rows.length && rows.length ? ` · ${number(before + 1)} to ${number(before + rows.length)}` : "";
-  const going = searching ?? reading;
-  const doing = searching ? "searching" : "reading the table";
+  const going = searching ?? indexing ?? reading;
+  const doing = searching ? "searching" : indexing ? "counting" : "reading the table";
   byId("rows-total").textContent = of + part + (going ? ` · ${doing}, ${percent(going.done / Math.max(1, going.of))}` : "");
   const [back, on] = [byId("page-previous"), byId("page-next")];
   back.setAttribute("aria-disabled", String(previous === null));
@@ -110,7 +112,7 @@ function render(said, key) {
   if (state.numeric("row") !== null) lines.mark(state.numeric("row"));
   byId("rows-news").hidden = true;
   clearTimeout(again);
-  if (said.searching || said.reading) again = setTimeout(load, AGAIN_MS);
+  if (said.searching || said.indexing || (said.reading && said.rows.some((row) => !row.cells))) again = setTimeout(load, AGAIN_MS);
 }
 
 /** Ask for the page that the address names, and show it. */
@@ -167,7 +169,7 @@ async function readAhead() {
   const mine = ahead;
   try {
     const said = await ask("api/rows", query);
-    if (ahead === mine && !said.searching && !said.reading) mine.said = said;
+    if (ahead === mine && !said.searching && !said.reading && !said.indexing) mine.said = said;
   } catch {
     if (ahead === mine) ahead = null; // the page is asked for again when it is wanted, and then an error is shown
   }
@@ -211,6 +213,24 @@ export function renew(row) {
   shown.rows[at] = { ...shown.rows[at], status, error, by, is_corrected, agreement, confidence, answer: row.answer ?? fields ?? "" };
   lines.renew(row.position, line(shown.rows[at]));
   ahead = null;
+}
+
+/** Bring the counts of the filters up to date after a decision; the lines stay. */
+export function recount() {
+  clearTimeout(counting);
+  counting = setTimeout(async () => {
+    const query = wanted();
+    const key = query.toString();
+    query.set("limit", 1);
+    try {
+      const { counts } = await ask("api/rows", query);
+      if (shown?.key !== key) return;
+      shown.counts = counts;
+      filters.show(counts);
+    } catch (error) {
+      complain(error);
+    }
+  }, RECOUNT_MS);
 }
 
 /** Say that the run has brought answers; they are shown when the person asks. */

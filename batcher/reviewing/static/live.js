@@ -26,7 +26,7 @@ function words(live) {
 function show(live) {
   byId("strip").hidden = !live.at_work;
   if (!live.at_work) {
-    if (last?.at_work) say(live.said || "The run has ended.");
+    if (last?.at_work) say(live.said ? `The run has ended: ${live.said}` : "The run has ended.");
     return;
   }
   byId("strip-bar").max = live.rows || 1;
@@ -34,7 +34,7 @@ function show(live) {
   byId("strip-words").textContent = words(live);
   byId("strip-failed").textContent = [live.invalid && `${number(live.invalid)} invalid`, live.error && counted(live.error, "error")].filter(Boolean).join(" · ");
   byId("strip-pauses").textContent = live.pauses.join(" ");
-  byId("strip-state").textContent = live.paused ? "Paused" : "Running";
+  byId("strip-state").textContent = live.paused ? "Paused" : live.state === "planning" ? "Planning" : "Running";
   byId("strip").classList.toggle("is-paused", live.paused);
   byId("pause").textContent = live.paused ? "Resume" : "Pause";
 }
@@ -62,6 +62,8 @@ function open() {
   });
   stream.addEventListener("row", (event) => hear.row(JSON.parse(event.data).position));
   stream.addEventListener("sample", (event) => hear.sample(JSON.parse(event.data).drawn));
+  stream.addEventListener("width", (event) => hear.width(JSON.parse(event.data)));
+  stream.addEventListener("plan", () => hear.plan());
 }
 
 function seen() {
@@ -89,7 +91,7 @@ async function pause() {
   }
 }
 
-/** @param {{live: function, row: function, sample: function, back: function}} listeners hear of each event. */
+/** @param {{live: function, row: function, sample: function, width: function, plan: function, back: function}} listeners hear of each event. */
 export function start(listeners) {
   hear = listeners;
   byId("pause").addEventListener("click", pause);

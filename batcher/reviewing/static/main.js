@@ -8,7 +8,7 @@ import * as filters from "./filters.js";
 import * as keys from "./keys.js";
 import * as list from "./list.js";
 import * as live from "./live.js";
-import { complain } from "./messages.js";
+import { complain, say } from "./messages.js";
 import * as outcome from "./outcome.js";
 import * as panel from "./panel.js";
 import * as rowset from "./rowset.js";
@@ -104,6 +104,7 @@ function heard() {
     },
     row: (position) => {
       files.recount();
+      list.recount();
       outcome.spoil();
       decidedElsewhere(position).catch(complain);
     },
@@ -111,6 +112,8 @@ function heard() {
       outcome.spoil();
       sample.heard(drawn);
     },
+    width: (said) => sample.narrowed(said),
+    plan: () => say("Another run of this keyword has changed what there is to see.", { isError: true, button: "Load the page anew", act: () => location.reload() }),
     back: () => {
       rowset.forget();
       files.recount();
@@ -134,6 +137,8 @@ async function start() {
   byId("run-where").textContent = run.directory;
   byId("run-who").textContent = run.who;
   byId("version").textContent = `batcher ${run.version}`;
+  byId("trouble").textContent = run.trouble ?? "";
+  byId("trouble").hidden = !run.trouble;
   listKeys();
   files.start(run);
   list.start(run, (position) => panel.open(position));
@@ -143,6 +148,7 @@ async function start() {
     list.renew(row);
     outcome.spoil();
     files.recount();
+    list.recount();
   });
   byId("rows-news").addEventListener("click", anew);
   for (const name of Object.keys(NAMES))
@@ -150,7 +156,7 @@ async function start() {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();
       if (state.view() === name) return;
-      const nothing = Object.fromEntries(["from", "row", "at", "result", "other", "only", "mine", "theirs"].map((each) => [each, null]));
+      const nothing = Object.fromEntries(["from", "row", "at", "result", "field", "other", "only", "mine", "theirs"].map((each) => [each, null]));
       state.go({ ...nothing, view: name === "rows" ? null : name });
     });
   addEventListener("submit", (event) => event.preventDefault()); // no form leaves the page

@@ -10,7 +10,8 @@ import * as state from "./state.js";
 import { counted, number } from "./texts.js";
 
 let run;
-let isShown = false;
+let shown = null; // the field whose result is shown; "" if there is only one
+let isSpoilt = false;
 export let lines = null;
 
 /** Return the texts of what the prompt reads, or of the first column. */
@@ -26,22 +27,31 @@ function line({ position, cells, model, gold, note }) {
     { "data-position": position, class: "line" },
     el("th", { scope: "row", class: "at" }, el("a", { href: state.link({ row: position }), "aria-label": `Row ${position}` }, number(position))),
     data("td", read(cells, run), { class: "cell" }),
-    data("td", gold, { class: "theirs" }),
-    data("td", model || "no answer", { class: "mine" }),
+    data("td", gold, { class: "theirs", "data-side": "Your label" }),
+    data("td", model || "no answer", { class: "mine", "data-side": "The model's" }),
     data("td", note, { class: "cell note" }),
   );
+}
+
+/** Let the person choose the field of a schema that is estimated. */
+function which({ fields, field }) {
+  byId("outcome-which").hidden = !(fields?.length > 1);
+  byId("outcome-field").replaceChildren(...(fields ?? []).map((each) => el("option", { value: each, selected: each === field }, each)));
 }
 
 async function show() {
   byId("outcome-estimate").setAttribute("aria-busy", "true");
   try {
-    const said = await ask("api/sample/result");
+    const field = state.get("field");
+    const said = await ask("api/sample/result", field ? { field } : null);
+    which(said);
     byId("outcome-estimate").replaceChildren(...fromServer(said.estimate));
     lines.show(said.disagreements.map(line));
-    const count = said.disagreements.length;
-    byId("outcome-differ").textContent = count ? `${counted(count, "row")} in which you and the model differ` : "You and the model agree in every row that you labelled.";
+    const count = said.total ?? said.disagreements.length;
+    const part = count > said.disagreements.length ? ` (the first ${number(said.disagreements.length)} are shown)` : "";
+    byId("outcome-differ").textContent = count ? `${counted(count, "row")} in which you and the model differ${part}` : "You and the model agree in every row that you labelled.";
     byId("outcome-table").hidden = !count;
-    isShown = true;
+    shown = field ?? "";
   } catch (error) {
     complain(error);
   } finally {
@@ -57,15 +67,17 @@ export function follow(about) {
   if (!lines) {
     lines = new Lines(byId("outcome-body"));
     lines.onOpen((position) => state.go({ row: position }, state.get("row") ? "step" : "push"));
+    byId("outcome-field").addEventListener("change", (event) => state.go({ field: event.target.value, row: null }));
   }
   const row = state.numeric("row");
-  if (row !== null) lines.mark(row);
-  else if (!isShown || byId("sample-outcome").dataset.stale) {
-    delete byId("sample-outcome").dataset.stale;
+  const isStale = shown !== (state.get("field") ?? "");
+  if (isStale || (isSpoilt && row === null)) {
+    isSpoilt = false;
     return show();
   }
-  return isShown ? undefined : show();
+  if (row !== null) lines.mark(row);
+  return Promise.resolve();
 }
 
 /** Somebody has decided: the estimate is asked for anew when it is shown the next time. */
-export const spoil = () => (byId("sample-outcome").dataset.stale = "1");
+export const spoil = () => (isSpoilt = true);

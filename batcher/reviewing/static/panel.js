@@ -9,7 +9,7 @@ import { complain, say } from "./messages.js";
 import * as row from "./row.js";
 import * as rowset from "./rowset.js";
 import * as state from "./state.js";
-import { number } from "./texts.js";
+import { STATUS, number } from "./texts.js";
 
 const AHEAD = 20; // rows read before they are opened
 const SLOW_MS = 120; // a row that takes longer is said to be on its way
@@ -49,6 +49,7 @@ function render(found) {
   byId("row-title").textContent = `Row ${number(found.position)}`;
   row.show(found, run);
   byId("row-scroll").scrollTop = 0;
+  byId("row-heard").textContent = `Row ${number(found.position)}: ${found.answer || STATUS[found.status]}`;
   byId("row").removeAttribute("aria-busy");
   byId("row-undo").hidden = !found.is_corrected;
   byId("row-correct").disabled = found.result === null;
@@ -129,11 +130,12 @@ function leave() {
   if (hadFocus) byId("row-title").focus({ preventScroll: true });
 }
 
-function take({ row: found, said }) {
+/** Show a row as the server has it after a decision. */
+function take({ row: found, said }, isNew = true) {
   rowset.replace(found);
   leave();
   if (wanted === found.position) render(found);
-  say(said, found.is_corrected ? { button: "Undo", act: () => undo(found) } : {});
+  say(said, found.is_corrected && isNew ? { button: "Undo", act: () => undo(found) } : {});
   decided(found);
 }
 
@@ -142,7 +144,10 @@ export function correct() {
   if (!shown || correction) return correction?.focus();
   if (shown.result === null) return say("A row can be corrected once it has a result.");
   if (run.task !== "chat" && run.task && !run.labels && !run.fields.length && run.task === "embeddings") return say("An embedding cannot be corrected by hand.");
-  correction = new Correction(shown, run, take, leave);
+  const { position } = shown;
+  const saved = ({ row: found, said, isKept }) =>
+    isKept ? take({ row: found, said }, false) : take({ row: found, said: `Row ${number(position)} is corrected: ${said.replace(/\.$/, "")}.` });
+  correction = new Correction(shown, run, saved, leave);
   byId("row-body").prepend(correction.element);
   byId("row-scroll").scrollTop = 0;
   document.body.classList.add("is-correcting");
@@ -167,10 +172,11 @@ export async function undo(of = shown) {
   if (!of) return;
   if (!of.is_corrected) return say(`Row ${number(of.position)} has no correction to take back.`);
   try {
-    take(await post("api/undo", { position: of.position, seen: of.result, why: "" }));
+    const { row: found, said } = await post("api/undo", { position: of.position, seen: of.result, why: "" });
+    take({ row: found, said: `Row ${number(of.position)} has the model's answer again: ${said.replace(/\.$/, "")}.` });
   } catch (error) {
     complain(error);
-    if (error.kind === "changed") take({ row: error.body.row, said: "The row is shown as it is now." });
+    if (error.kind === "changed") take({ row: error.body.row, said: "The row is shown as it is now." }, false);
   }
 }
 

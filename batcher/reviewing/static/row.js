@@ -60,6 +60,7 @@ function picture(address) {
 export const prompt = (messages) => messages.map(({ role, parts }) =>
   el("div", { class: "said" }, el("h4", null, role), parts.map((each) => ("image" in each ? picture(each.image) : text(each.text)))));
 
+/** Return a table; `isNumber` says of each column whether it is set to the right. */
 function table(heads, lines, isNumber = []) {
   const kind = (at) => (isNumber[at] ? { class: "number" } : {});
   return el("div", { class: "wide", role: "group", tabindex: "0", "aria-label": `Table: ${heads.join(", ")}` },
@@ -71,16 +72,18 @@ function table(heads, lines, isNumber = []) {
 const or = (value) => (value === null || value === undefined ? "" : number(value));
 
 function attempts(row) {
-  const heads = ["Sent", "Took", "Outcome", "Model", "Tokens in", "Tokens out", "Cost"];
+  const isMixed = row.attempts.some((each) => each.model && each.model !== row.attempts[0].model);
+  const heads = ["Sent", "Took", "Outcome", isMixed && "Model", "Tokens in", "Tokens out", "Cost"].filter(Boolean);
   const lines = row.attempts.map((each) => [
-    moment(each.sent), latency(each.seconds), each.outcome, each.model ?? "",
+    moment(each.sent), latency(each.seconds), each.outcome, ...(isMixed ? [each.model ?? ""] : []),
     or(each.prompt_tokens) + (each.cached_tokens ? ` (${number(each.cached_tokens)} cached)` : ""),
     or(each.completion_tokens) + (each.reasoning_tokens ? ` (${number(each.reasoning_tokens)} thinking)` : ""),
     money(each.cost_usd),
   ]);
   const total = row.cost_usd === null || row.cost_usd === undefined ? "" : `, ${money(row.cost_usd)}`;
   const title = `${row.attempts.length} ${row.attempts.length === 1 ? "attempt" : "attempts"}${total}`;
-  return folded("attempts", title, () => table(heads, lines, [0, 1, 0, 0, 1, 1, 1]), true);
+  const isNumber = heads.map((head) => !["Sent", "Outcome", "Model"].includes(head));
+  return folded("attempts", title, () => table(heads, lines, isNumber), true);
 }
 
 function votes(row) {
@@ -90,7 +93,7 @@ function votes(row) {
   return part(`${row.votes.length} votes`, table(["Answer", "Status", "Model", "Confidence"], lines, [0, 0, 0, 1]));
 }
 
-const state = ({ status, answer }) => (answer ? data("strong", answer) : badge(status));
+const state = (one) => (one?.answer ? data("strong", one.answer) : badge(one?.status ?? ""));
 
 function past(row) {
   const lines = [...row.history].reverse().map(({ at, who, origin, why, is_undo, from, to }) =>
@@ -109,16 +112,22 @@ function measures(row) {
   const found = [
     row.agreement !== null && row.agreement !== undefined && `agreement ${percent(row.agreement)}`,
     row.confidence !== null && row.confidence !== undefined && `confidence ${percent(row.confidence)}`,
-    row.model, row.is_cut && "cut at max_tokens", row.finish_reason && row.finish_reason !== "stop" && `finish reason ${row.finish_reason}`,
-    row.by && row.by !== "model" && `by ${row.by}`,
+    row.model && `model ${row.model}`, row.is_cut && "cut at max_tokens", row.finish_reason && row.finish_reason !== "stop" && `finish reason ${row.finish_reason}`,
+    row.is_kept && "kept from an earlier question",
   ].filter(Boolean);
   return el("p", { class: "muted" }, data("span", found.join(" · ")));
+}
+
+/** Return what the row had before people corrected it since the last time that they took everything back. */
+function model(row) {
+  const undone = row.history.findLastIndex((each) => each.is_undo);
+  return row.history[undone + 1]?.from;
 }
 
 function answer(row) {
   const last = row.history?.at(-1);
   const before = row.is_corrected && last
-    ? el("p", { class: "was" }, el("span", { class: "mark by-hand" }, "by hand"), " by ", data("span", last.who || "unknown"), ", was ", state(row.history.find((each) => !each.is_undo).from))
+    ? el("p", { class: "was" }, el("span", { class: "mark by-hand" }, "by hand"), " by ", data("span", last.who || "unknown"), ", was ", state(model(row)))
     : null;
   return el("section", { class: `part answer ${row.status || "none"}` },
     el("h3", null, "Answer ", badge(row.status)),
@@ -140,7 +149,8 @@ export function show(row, run) {
   const raw = row.raw !== null && row.raw !== undefined && row.raw !== row.answer;
   byId("row-body").replaceChildren(...[
     answer(row),
-    el("section", { class: "part" }, el("h3", null, "Input"), input(row, run)),
+    el("section", { class: "part" }, el("h3", null, "Input"),
+      row.cells?.length ? input(row, run) : el("p", { class: "muted" }, row.cells_why || "The cells of this row cannot be read.")),
     row.sample && sampled(row.sample, row),
     row.history?.length > 0 && past(row),
     row.votes?.length > 0 && votes(row),

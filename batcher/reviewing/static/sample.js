@@ -13,7 +13,8 @@ import { input, prompt } from "./row.js";
 import * as state from "./state.js";
 import { counted, number } from "./texts.js";
 
-const AHEAD = 20;
+const AHEAD = 20; // rows that are here before they are shown
+const AT_ONCE = 50; // rows that are asked for when fewer are
 const outbox = new Outbox();
 const rows = new Map(); // drawn -> the row as it is shown, or the promise of it
 const done = new Set(); // drawn numbers that have a label
@@ -59,7 +60,8 @@ async function fetched(wanted) {
 function readAhead() {
   const drawn = order();
   const at = drawn.indexOf(current);
-  fetched(drawn.slice(at + 1).filter((each) => !done.has(each)).slice(0, AHEAD));
+  const coming = drawn.slice(at + 1).filter((each) => !done.has(each));
+  if (coming.slice(0, AHEAD).some((each) => !rows.has(each))) fetched(coming.slice(0, AT_ONCE));
 }
 
 /** Return what is decided for a row: here, or before. */
@@ -88,15 +90,16 @@ function render(row) {
   page("desk");
   const said = known(row);
   byId("sample-text").replaceChildren(
-    ...input(row, run),
+    ...(row.is_here === false ? [el("p", { class: "muted" }, row.why)] : input(row, run)),
     row.prompt?.length ? el("details", { class: "part" }, el("summary", null, "Prompt as sent"), prompt(row.prompt)) : "",
   );
   byId("sample-stage").scrollTop = 0;
   const at = order().indexOf(row.drawn);
+  byId("sample-heard").textContent = byId("sample-text").querySelector("dd")?.textContent.slice(0, 500) ?? "";
   byId("sample-title").textContent = `Row ${at + 1} of the sample`;
   byId("sample-given").textContent = done.has(row.drawn) ? "You have labelled this row; Enter keeps what is picked." : "";
   if (chooser) chooser.show(said.gold);
-  else fields.values = run.fields.length ? said.golds : { "": said.gold };
+  else fields.values = info.fields?.length ? said.golds : { "": said.gold };
   byId("sample-note").value = said.note;
   byId("sample-note-line").hidden = !said.note;
   byId("sample-next").disabled = false;
@@ -114,6 +117,7 @@ function focus() {
 function page(name) {
   for (const each of ["desk", "end", "draw", "outcome"]) byId(`sample-${each}`).hidden = each !== name;
   byId("sample-progress").hidden = name === "draw";
+  byId("sample-result").hidden = name === "outcome";
   if (name === "desk") unlisten ??= keys.listen("Labelling", entries());
   else {
     unlisten?.();
@@ -141,11 +145,14 @@ function progress() {
   byId("sample-bar").value = count;
   byId("sample-count").textContent = `${number(count)} of ${number(total)} labelled${skipped.size ? `, ${number(skipped.size)} skipped` : ""}`;
   const hasWidth = info.width !== null && info.width !== undefined;
-  byId("sample-width").textContent = hasWidth ? `± ${info.width.toFixed(1)} points` : "";
-  byId("sample-width").title = "Half the width of the 95% interval of the accuracy, in percentage points";
+  byId("sample-width").textContent = hasWidth ? `interval ± ${info.width.toFixed(1)} points` : "";
+  byId("sample-width").title = `Half the width of the 95% interval of the accuracy, in percentage points${info.width_at ? `, at ${info.width_at} labels` : ""}`;
   byId("sample-curve").replaceChildren(...[curve(info.widths ?? [])].filter(Boolean));
   byId("sample-more").textContent = info.how_many_more ?? "";
   byId("sample-undo").disabled = !undos.length;
+  const problem = [info.problem, ...(info.notes ?? [])].filter(Boolean).join(" ");
+  byId("sample-problem").textContent = problem;
+  byId("sample-problem").hidden = !problem;
   sending();
 }
 
@@ -158,31 +165,40 @@ function sending() {
   byId("sample-retry").hidden = !error;
 }
 
+/** Take what the server says of the interval: its half-width follows every tenth label, or it would tell of each. */
+export function narrowed({ width, width_at: at, widths, how_many_more: more }) {
+  if (!info) return;
+  info.width = width;
+  info.width_at = at;
+  info.widths = widths ?? info.widths;
+  info.how_many_more = more ?? info.how_many_more;
+  if (!byId("view-sample").hidden) progress();
+}
+
 /** Send a decision in the background. */
 function send(drawn, decision, before) {
   decisions.set(drawn, decision);
-  const isGiven = run.fields.length && !chooser ? Object.values(decision.golds).some((value) => value.trim()) : decision.gold !== "";
-  if (isGiven) done.add(drawn);
+  if (isLabelled(decision)) done.add(drawn);
   else done.delete(drawn);
-  const value = run.fields.length && !chooser ? { golds: decision.golds } : { gold: decision.gold };
+  const value = info.fields?.length ? { golds: decision.golds } : { gold: decision.gold };
   outbox.add(
     "api/sample/label",
     { drawn, ...value, note: decision.note },
-    ({ width, done: count }) => {
-      info.width = width;
-      const widths = (info.widths ??= []);
-      if (width !== null && width !== undefined && widths.at(-1)?.[0] !== count) widths.push([count, width]);
-      if (widths.length > 1 && widths.at(-1)[0] < widths.at(-2)[0]) info.widths = widths.filter(([at]) => at <= count);
-      if (!byId("view-sample").hidden) progress();
+    (said) => {
+      narrowed(said);
+      const last = undos.findLast((each) => each.drawn === drawn && each.decision === decision);
+      if (last && said.earlier) last.before = { ...last.before, ...said.earlier, golds: said.earlier.golds ?? {} }; // another tab may have labelled it
     },
     (error) => {
       decisions.set(drawn, before);
-      if (!before.gold) done.delete(drawn);
+      if (!isLabelled(before)) done.delete(drawn);
       say(error.message, { isError: true, button: "Back to the row", act: () => show(drawn) });
       progress();
     },
   );
 }
+
+const isLabelled = ({ gold, golds }) => (info.fields?.length ? Object.values(golds).some((value) => value?.trim()) : gold !== "");
 
 const held = () => (rows.get(current) instanceof Promise ? null : rows.get(current));
 
@@ -191,7 +207,7 @@ function entered() {
   const note = byId("sample-note").value.trim();
   if (chooser) return { gold: chooser.value, golds: {}, note };
   const { values } = fields;
-  return run.fields.length ? { gold: "", golds: values, note } : { gold: values[""], golds: {}, note };
+  return info.fields?.length ? { gold: "", golds: values, note } : { gold: values[""], golds: {}, note };
 }
 
 function accept() {
@@ -202,7 +218,7 @@ function accept() {
   if (wrong) return say(wrong);
   const before = known(row);
   skipped.delete(current);
-  undos.push({ drawn: current, before });
+  undos.push({ drawn: current, before, decision });
   send(current, decision, before);
   show(next(current));
 }
@@ -219,7 +235,7 @@ function undo() {
   const last = undos.pop();
   if (!last) return say("There is nothing to take back here.");
   send(last.drawn, last.before, decisions.get(last.drawn));
-  say("The label is taken back.");
+  say("The label of this row is taken back.");
   show(last.drawn);
 }
 
@@ -273,13 +289,14 @@ function entries() {
 
 function editor() {
   const labels = info.labels ?? run.labels;
-  const names = info.fields?.length ? info.fields : run.fields;
   chooser = fields = null;
-  if (labels) chooser = new Chooser(labels, "Label", () => {});
-  else fields = new Fields(names.length ? names : [""], run.schema, {}, "sample");
+  if (labels && !info.fields?.length) chooser = new Chooser(labels, "Label", () => {});
+  else fields = new Fields(info.fields?.length ? info.fields : [""], run.schema, {}, "sample");
   byId("sample-editor").replaceChildren((chooser ?? fields).element);
   byId("sample-desk").classList.toggle("is-search", Boolean(chooser?.isSearch));
-  byId("sample-hint").textContent = chooser?.isSearch ? "Type, Enter takes the first, Enter again goes on. With Shift: " : "";
+  byId("sample-hint").textContent = chooser?.isSearch ? "Type to search. Enter takes the first, Enter again goes on." : "";
+  for (const [id, key] of [["undo", "U"], ["skip", "S"], ["note-button", "N"]])
+    byId(`sample-${id}`).querySelector("kbd").textContent = chooser && !chooser.isSearch ? key : `⇧${key}`;
 }
 
 function take(said) {
@@ -305,7 +322,7 @@ async function load() {
 export async function follow() {
   loading ??= load();
   if (!(await loading) || state.view() !== "sample") return;
-  if (!info.exists) return page("draw");
+  if (!info.exists) return drawing();
   if (state.get("result")) {
     page("outcome");
     progress();
@@ -340,6 +357,28 @@ export function heard(drawn) {
   }, 1000);
 }
 
+/** Show the form that draws rows. */
+function drawing() {
+  page("draw");
+  const count = info.rows.length;
+  byId("draw-title").textContent = info.exists ? "Draw more rows" : "Draw a sample";
+  byId("draw-label").textContent = info.exists ? "How many rows in all" : "How many rows";
+  byId("draw-n").min = count + 1;
+  byId("draw-n").value = info.halves?.draw ?? Math.min(info.population, count + 100);
+  byId("draw-per").hidden = info.can_draw_per_label === false || info.exists;
+  byId("draw-back").hidden = !info.exists;
+  byId("draw-form").hidden = info.can_draw === false;
+  byId("draw-why").textContent = info.why ?? "";
+  byId("draw-why").hidden = info.can_draw !== false;
+  more();
+  byId("draw-title").focus();
+}
+
+function more() {
+  const count = (Number(byId("draw-n").value) || 0) - info.rows.length;
+  byId("draw-button").textContent = `Draw ${counted(Math.max(0, count), info.exists ? "more row" : "row")}`;
+}
+
 async function draw(event) {
   event.preventDefault();
   const n = Number(byId("draw-n").value);
@@ -347,8 +386,10 @@ async function draw(event) {
   try {
     take(await post("api/sample/draw", { n, per_label: byId("draw-per-label").checked }));
     current = null;
+    skipped.clear();
     editor();
-    show(next(null));
+    state.go({ result: null, at: null }, "replace");
+    await show(next(null));
   } catch (error) {
     complain(error);
   } finally {
@@ -371,7 +412,8 @@ export function start(about) {
     byId(`sample-${id}`).addEventListener("click", act);
   for (const id of ["sample-result", "sample-end-result"]) byId(id).addEventListener("click", result);
   for (const id of ["sample-again", "sample-end-look"]) byId(id).addEventListener("click", () => (state.go({ result: null }), look(-1)));
-  for (const id of ["sample-draw-more", "sample-end-draw"]) byId(id).addEventListener("click", () => (page("draw"), byId("draw-n").focus()));
+  for (const id of ["sample-draw-more", "sample-end-draw"]) byId(id).addEventListener("click", drawing);
   byId("draw-form").addEventListener("submit", draw);
-  byId("draw-n").addEventListener("input", () => (byId("draw-button").textContent = `Draw ${counted(Number(byId("draw-n").value) || 0, "row")}`));
+  byId("draw-n").addEventListener("input", more);
+  byId("draw-back").addEventListener("click", () => (state.go({ result: null }), show(next(null))));
 }

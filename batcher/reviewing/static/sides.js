@@ -8,16 +8,18 @@ import { badge } from "./list.js";
 import { complain } from "./messages.js";
 import { read } from "./outcome.js";
 import * as state from "./state.js";
-import { counted, number } from "./texts.js";
+import { counted, number, percent } from "./texts.js";
 
 const LIMIT = 200;
+const AGAIN_MS = 400; // while the rows are paired
 let run;
 let shown = null;
 let asked = null;
+let again = 0;
 export let lines;
 
-const answer = (side, kind) =>
-  el("td", { class: kind, dir: "auto" }, side.status === "ok" ? (side.answer ?? "") : [badge(side.status), " ", side.answer || side.error || ""]);
+const answer = (side, kind, name) =>
+  el("td", { class: kind, dir: "auto", "data-side": name }, side.status === "ok" ? (side.answer ?? "") : [badge(side.status), " ", side.answer || side.error || ""]);
 
 function line({ position, other_position: other, cells, mine, theirs }) {
   const moved = other !== null && other !== undefined && other !== position;
@@ -26,42 +28,46 @@ function line({ position, other_position: other, cells, mine, theirs }) {
     { "data-position": position, class: "line" },
     el("th", { scope: "row", class: "at" }, el("a", { href: state.link({ row: position }), "aria-label": `Row ${position}` }, number(position)),
       moved && el("span", { class: "muted", title: `Row ${other} of the other run` }, ` (${number(other)})`)),
-    data("td", read(cells, run), { class: "cell" }),
-    answer(mine, "mine"),
-    answer(theirs, "theirs"),
+    data("td", read(cells ?? [], run), { class: "cell" }),
+    answer(mine, "mine", run.keyword),
+    answer(theirs, "theirs", state.get("other")),
   );
 }
 
 /** Show which answers became which; each line filters. */
 function transitions(found) {
   const [mine, theirs] = [state.get("mine"), state.get("theirs")];
-  const lines_ = found.map(([from, to, count]) => {
+  const buttons = found.map(([from, to, count]) => {
     const isSet = from === mine && to === theirs;
     const act = () => state.go({ mine: isSet ? null : from, theirs: isSet ? null : to, from: null, row: null });
     const name = (text) => data("span", text || "no answer", { class: "name" });
     return el("li", null,
       el("button", { type: "button", "aria-pressed": String(isSet), class: "transition", click: act },
-        name(from), el("span", { "aria-label": "became" , role: "img" }, "→"), name(to), el("span", { class: "count" }, number(count))));
+        el("span", { class: "pair" }, name(from), el("span", null, el("span", { "aria-hidden": "true" }, "→ "), name(to))), el("span", { class: "count" }, number(count))));
   });
   const focused = document.activeElement?.closest?.("#sides-transitions li");
   const at = focused ? [...byId("sides-transitions").children].indexOf(focused) : -1;
-  byId("sides-transitions").replaceChildren(...lines_);
+  byId("sides-transitions").replaceChildren(...buttons);
   byId("sides-transitions").children[at]?.firstChild.focus({ preventScroll: true });
   byId("sides-became").hidden = !found.length;
 }
 
 function render(said, key) {
+  const isOther = shown?.key !== key;
   shown = { ...said, key };
   lines.show(said.rows.map(line));
   byId("sides-summary").textContent = said.summary ?? "";
-  byId("sides-total").textContent = said.total ? `${counted(said.total, "row")} differ${said.total === 1 ? "s" : ""}` : "";
-  byId("sides-empty").hidden = said.rows.length > 0;
+  const going = said.reading ? ` · pairing the rows, ${percent(said.reading.done / Math.max(1, said.reading.of))}` : "";
+  byId("sides-total").textContent = (said.total ? `${counted(said.total, "row")} differ${said.total === 1 ? "s" : ""}` : "") + going;
+  clearTimeout(again);
+  if (said.reading) again = setTimeout(load, AGAIN_MS);
+  byId("sides-empty").hidden = said.rows.length > 0 || Boolean(said.reading);
   byId("sides-table").hidden = !said.rows.length;
   byId("sides-theirs").textContent = state.get("other");
   for (const [id, to] of [["sides-previous", said.previous], ["sides-next", said.next]]) byId(id).setAttribute("aria-disabled", String(to === null));
   transitions(said.transitions);
   if (state.numeric("row") !== null) lines.mark(state.numeric("row"));
-  else byId("sides-scroll").scrollTop = 0;
+  else if (isOther) byId("sides-scroll").scrollTop = 0;
 }
 
 const parameters = () => {

@@ -19,10 +19,16 @@ export const numeric = (name) => (/^\d+$/.test(query.get(name) ?? "") ? Number(q
 
 export const view = () => (["sample", "sides"].includes(query.get("view")) ? query.get("view") : "rows");
 
+/** Whether a name of the address is a filter; fields of a schema have one each. */
+export const isFilter = (name) => FILTERS.includes(name) || name.startsWith("field.");
+
+/** Return the names of the filters that are set. */
+export const filtered = () => [...new Set(query.keys())].filter(isFilter);
+
 /** Return the filters as parameters for the server. */
 export function filters() {
   const found = new URLSearchParams();
-  for (const name of FILTERS) for (const value of query.getAll(name)) found.append(name, value);
+  for (const name of filtered()) for (const value of query.getAll(name)) found.append(name, value);
   return found;
 }
 
