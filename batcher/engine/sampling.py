@@ -32,7 +32,7 @@ from batcher.journal.sampling import (
     record,
 )
 from batcher.output.csv_file import replace as replaced
-from batcher.output.directory import set_aside
+from batcher.output.directory import Store, set_aside
 from batcher.output.hand_labels import HandLabels, Source
 from batcher.output.opening import PastRun, opened
 from batcher.output.sample_file import Found, Line
@@ -163,6 +163,57 @@ def _flag(name: str) -> str:
     )
 
 
+def write_file(
+    store: Store,
+    hand: HandLabels,
+    lines: Mapping[int, Line],
+    gold: Mapping[int, Gold],
+    *,
+    own: Found | None,
+    encoding: str,
+) -> list[str]:
+    """Write the file of a sample, unless it holds the same rows and hand labels already; return what to know about it.
+
+    Args:
+        store: the files of the run.
+        hand: knows the columns.
+        lines: the rows of the sample.
+        gold: their hand labels.
+        own: what the file there says, which the journal has by now; None: there is none.
+        encoding: of the file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path, shown = store.sample_path, [each for each in lines.values() if not each.is_gone]
+    labels = {each.id: hand.by_field(gold[each.id].text) if each.id in gold else {} for each in shown}
+    if any(each.cells is None for each in shown):
+        return [f"{path.name} is not written again, because the input is not where it was"]
+    notes = []
+    if own is not None:
+        there = {
+            number: {name: text for name, text in texts.items() if is_known(text)} for number, texts in own.gold.items()
+        }
+        if there.keys() >= labels.keys() and all(there[number] == own for number, own in labels.items()):
+            return []
+        if own.more:
+            copy = set_aside(path)
+            notes.append(f"your file, with column {', '.join(map(repr, own.more))}, is kept as {copy}")
+    content = hand.file.content(shown, labels, encoding)
+    replaced(path, lambda file: file.write(content))
+    return notes
+
+
+def notes_on_older(hand: HandLabels) -> list[str]:
+    """Return what to know about labels in files that are older than those of the journal."""
+    if not hand.older:
+        return []
+    number, path = next(iter(hand.older.items()))
+    rows = counted(len(hand.older), "row has", "rows have")
+    said = f"{rows} a label in {path.name} that is older than the one given on the page or in a terminal"
+    return [f"{said}, such as row {number}: the newer one stays. To go back, label the row there again"]
+
+
 class _Now(NamedTuple):
     """The sample as it will be.
 
@@ -222,7 +273,10 @@ class _Sampling:
             ]
         if statements:
             record(self._store.journal_path, statements)
-        self._write(lines, after, next((each.found for each in sources if each.path == self._store.sample_path), None))
+        own = next((each.found for each in sources if each.path == self._store.sample_path), None)
+        encoding = self._last.question.get("encoding", "utf-8")
+        self._notes += notes_on_older(self._hand)
+        self._notes += write_file(self._store, self._hand, lines, after, own=own, encoding=encoding)
         return self._sample(now, gold, changes, after)
 
     # -- Drawing
@@ -357,26 +411,6 @@ class _Sampling:
         if given is not None and (own is None or given.resolve() != own.path.resolve()):
             sources.append(Source(self._hand.file.read(given, lines), given))
         return sources
-
-    def _write(self, lines: Mapping[int, Line], gold: Mapping[int, Gold], own: Found | None) -> None:
-        """Write the file, unless it holds the same rows and hand labels already, or cells are not to be had."""
-        path, shown = self._store.sample_path, [each for each in lines.values() if not each.is_gone]
-        labels = {each.id: self._hand.by_field(gold[each.id].text) if each.id in gold else {} for each in shown}
-        if any(each.cells is None for each in shown):
-            self._notes.append(f"{path.name} is not written again, because the input is not where it was")
-            return
-        if own is not None:
-            there = {
-                number: {name: text for name, text in texts.items() if is_known(text)}
-                for number, texts in own.gold.items()
-            }
-            if there.keys() >= labels.keys() and all(there[number] == own for number, own in labels.items()):
-                return
-            if own.more:
-                copy = set_aside(path)
-                self._notes.append(f"your file, with column {', '.join(map(repr, own.more))}, is kept as {copy}")
-        content = self._hand.file.content(shown, labels, self._last.question.get("encoding", "utf-8"))
-        replaced(path, lambda file: file.write(content))
 
     # -- What is said
 

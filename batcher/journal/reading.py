@@ -54,22 +54,22 @@ from batcher.records import GAVE_UP, OF_AN_IMAGE, Beside, Bound, Result, RowStat
 # the question's model tokens are known, and the part of the bound that is proportional to them is reduced to that
 # number. Quotient and remainder are computed apart, so that no product is too large for SQLite.
 _ANSWERED = f"outcome IN ('answered', '{UNFIT}')"
-_PAID = f"outcome IN ('answered', '{UNFIT}', '{TOO_LARGE}')"
+PAID = f"outcome IN ('answered', '{UNFIT}', '{TOO_LARGE}')"
 CHARGED = f"""
 (
-    WITH asked AS (SELECT DISTINCT key, source FROM requests WHERE ({_PAID}) IS NOT TRUE AND answer_cost < cost),
-    known AS (SELECT key, source, prompt_tokens AS tokens FROM requests WHERE {_PAID}
+    WITH asked AS (SELECT DISTINCT key, source FROM requests WHERE ({PAID}) IS NOT TRUE AND answer_cost < cost),
+    known AS (SELECT key, source, prompt_tokens AS tokens FROM requests WHERE {PAID}
         UNION ALL SELECT key, source, p.prompt_tokens FROM partials p JOIN requests USING (id)),
     reported AS (SELECT key, source, max(tokens) AS tokens FROM known
         WHERE tokens > 0 AND (key, source) IN (SELECT key, source FROM asked)
         GROUP BY key, source)
     SELECT q.id, q.run, q.endpoint, q.source, q.position, q.ended, q.outcome, q.prompt_tokens, q.completion_tokens,
-        ({_PAID}) IS TRUE AS is_paid, q.batch IS NULL OR q.batch = q.id AS is_first,
+        ({PAID}) IS TRUE AS is_paid, q.batch IS NULL OR q.batch = q.id AS is_first,
         CASE WHEN q.answer_cost < q.cost AND t.tokens < q.prompt_most
         THEN q.answer_cost + (q.cost - q.answer_cost) / q.prompt_most * t.tokens
             + ((q.cost - q.answer_cost) % q.prompt_most * t.tokens + q.prompt_most - 1) / q.prompt_most
         ELSE q.cost END AS charged
-    FROM requests q LEFT JOIN reported t ON ({_PAID}) IS NOT TRUE AND t.key = q.key AND t.source = q.source
+    FROM requests q LEFT JOIN reported t ON ({PAID}) IS NOT TRUE AND t.key = q.key AND t.source = q.source
 )
 """
 # Of `CHARGED`, for `spent_of`: the cost of answered requests, and the possible cost of the others, two columns each;
@@ -91,7 +91,7 @@ SENT = (
 
 def _sum(column: str) -> str:
     """Return the SQL expression of a sum over the answers that a result is made of; NULL if one of them is unknown."""
-    unknown = f"count(*) FILTER (WHERE {_PAID} AND {column} IS NULL)"
+    unknown = f"count(*) FILTER (WHERE {PAID} AND {column} IS NULL)"
     root = "coalesce((SELECT root FROM rereads w WHERE w.id = p.id), p.id)"
     ids = f"SELECT {root} FROM opinions p WHERE p.result = v.id AND p.round = 0 UNION SELECT f.id"
     return (
@@ -703,9 +703,9 @@ class Reader:
         """
         found = self._all(
             "WITH lost AS MATERIALIZED (SELECT key, source, prompt_most, cost, answer_cost FROM requests"
-            f" WHERE ({_PAID}) IS NOT TRUE AND answer_cost < cost ORDER BY id DESC LIMIT ?)"
+            f" WHERE ({PAID}) IS NOT TRUE AND answer_cost < cost ORDER BY id DESC LIMIT ?)"
             " SELECT * FROM lost WHERE (key, source) NOT IN (SELECT key, source FROM requests"
-            f" WHERE {_PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM lost))"
+            f" WHERE {PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM lost))"
             " AND (key, source) NOT IN (SELECT key, source FROM partials p JOIN requests USING (id)"
             " WHERE p.prompt_tokens > 0)",
             (most,),

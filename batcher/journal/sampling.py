@@ -138,6 +138,14 @@ class SampleReader(Reader):
             for drawn, at, text, origin, *said in found
         }
 
+    def earlier_gold(self) -> dict[int, set[str]]:
+        """Return the hand labels that each row had before its latest one, by `DrawnRow.id`; they may be empty."""
+        found = self._all("SELECT drawn, gold FROM gold WHERE id NOT IN (SELECT max(id) FROM gold GROUP BY drawn)")
+        earlier: dict[int, set[str]] = {}
+        for drawn, text in found:
+            earlier.setdefault(drawn, set()).add(text_of(text))
+        return earlier
+
     def last_ids(self) -> tuple[int, int]:
         """Return the highest ids of a draw and of a drawn row; 0 without one."""
         [(draw, drawn)] = self._all("SELECT (SELECT max(id) FROM draws), (SELECT max(id) FROM drawn)")

@@ -5,18 +5,22 @@ Invariant: it only reads; a file is read as a whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from batcher.answer.gold import Golds, examples_in, gold_of, is_known
 from batcher.answer.shape import shape_of_recorded
 from batcher.input.dataset import Dataset
+from batcher.journal.corrections import REVIEW
 from batcher.journal.entries import LastRun
-from batcher.journal.sampling import DrawnRow, Gold, RowNow, SampleReader
+from batcher.journal.sampling import TYPED, DrawnRow, Gold, RowNow, SampleReader
 from batcher.output.cells_at import cells_at
 from batcher.output.directory import Store
 from batcher.output.sample_file import Found, Line, SampleFile
+
+_AT_A_DESK = frozenset({REVIEW, TYPED})
+"""The origins of labels that were given row by row, and not in a file."""
 
 
 class Source(NamedTuple):
@@ -39,6 +43,7 @@ class HandLabels:
         golds: reads a label.
         file: reads and writes the sample's file.
         without: the keys of rows that no sample has.
+        older: rows of which `changes` has left a label out, because it is older than the journal's, and its file.
     """
 
     def __init__(self, store: Store, journal: SampleReader, last: LastRun, data: Dataset | None = None) -> None:
@@ -48,6 +53,7 @@ class HandLabels:
         self.table = tuple(last.question.get("table", ()))
         self.file = SampleFile(self.table, self.golds, column["column"] if column else None)
         self.without = examples_in(last.question)
+        self.older: dict[int, Path] = {}
 
     def places(self, drawn: Sequence[DrawnRow]) -> dict[int, RowNow]:
         """Return where rows that were drawn are now, but for those that a sample must not have any more."""
@@ -84,18 +90,33 @@ class HandLabels:
         return Source(self.file.read(path, lines), path) if path.exists() else None
 
     def changes(self, sources: Sequence[Source], gold: Mapping[int, Gold]) -> list[Gold]:
-        """Return the hand labels that files add to those of the journal; where they differ, the last file counts."""
+        """Return the hand labels that files add to those of the journal; where they differ, the last file counts.
+
+        A label that was given on the page or in a terminal stays if a file has what the row had before it: the file is
+        an older copy. `older` then has the row.
+        """
         own, changes = self._store.sample_path, dict[int, Gold]()
+        earlier = self._journal.earlier_gold() if any(each.origin in _AT_A_DESK for each in gold.values()) else {}
+        self.older.clear()
         for found, path in sources:
             origin = path.name if path == own or path.name != own.name else f"{path.absolute().parent.name}/{path.name}"
             for number, texts in found.gold.items():
                 before = changes.get(number) or gold.get(number) or Gold(number, "", "")
                 if path == own and before.origin != own.name and path.stat().st_mtime < before.at:
                     continue  # it was to be written again with that label, and was not
-                text = self._after(before, texts, is_own=path == own)
+                had = earlier.get(number, ()) if before.origin in _AT_A_DESK else ()
+                new = self._without_older(texts, had)
+                if len(new) < len(texts) and self._after(before, texts, is_own=path == own) != before.text:
+                    self.older[number] = path
+                text = self._after(before, new, is_own=path == own)
                 if text != before.text:
-                    changes[number] = Gold(number, text, origin)
+                    changes[number] = Gold(number, text, origin, note=before.note)
         return [*changes.values()]
+
+    def _without_older(self, texts: Mapping[str, str], earlier: Iterable[str]) -> dict[str, str]:
+        """Return the texts of a line without those that the row has had before, by field."""
+        had = [self.by_field(each) for each in earlier]
+        return {name: text for name, text in texts.items() if not any(each.get(name) == text for each in had)}
 
     def unread(self, drawn: Sequence[DrawnRow], places: Mapping[int, RowNow], gold: Mapping[int, Gold]) -> list[Gold]:
         """Return the hand labels that people wrote into the file of the sample since it was read.
@@ -103,14 +124,18 @@ class HandLabels:
         Raises:
             InputError, OutputError: it cannot be read.
         """
-        there = self.file.as_written(self._store.sample_path)
-        had = {number: self.by_field(each.text) for number, each in gold.items() if each.text}
-        if there is None or {number: texts for number, texts in there.items() if texts} == {
-            number: texts for number, texts in had.items() if number in there
-        }:
+        if self.is_read(gold):
             return []
         own = self.own(self.lines(drawn, places))
         return [] if own is None else self.changes([own], gold)
+
+    def is_read(self, gold: Mapping[int, Gold]) -> bool:
+        """Return whether the file of the sample, if there is one, has the hand labels of the journal, and no others."""
+        there = self.file.as_written(self._store.sample_path)
+        had = {number: self.by_field(each.text) for number, each in gold.items() if each.text}
+        return there is None or {number: texts for number, texts in there.items() if texts} == {
+            number: texts for number, texts in had.items() if number in there
+        }
 
     def by_field(self, gold: str) -> dict[str, str]:
         """Return the hand label of a row as a file has it: of a schema by field, else under ""."""

@@ -144,7 +144,7 @@ def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "out
             rows_per_s=rate,
             left_s=left / rate if rate else None,
             failures=tuple(by_files.failures(journal)),
-            paused=tuple(_paused(*each) for each in journal.paused(last.id)) if is_at_work else (),
+            paused=tuple(pause_in_words(*each) for each in journal.paused(last.id)) if is_at_work else (),
             reason=_reason(state, last),
             process=f"host {process.host}, process {process.pid}",
             by_hand=tuple(f"{_clock(each.at)} {each.said}" for each in by_hand),
@@ -165,7 +165,8 @@ def _reason(state: str, last: LastRun) -> str:
     return (last.outcome or "") if state == "stopped" else ""
 
 
-def _paused(at: float, label: str, why: str) -> str:
+def pause_in_words(at: float, label: str, why: str) -> str:
+    """Return which endpoint pauses, since when, and why."""
     return f"{label} since {_clock(at)}: {why}"
 
 

@@ -14,7 +14,7 @@ from importlib.resources import files
 from urllib.parse import parse_qs
 
 from batcher.errors import BatcherError, KeywordBusy
-from batcher.reviewing import changes, export, rows
+from batcher.reviewing import changes, export, rows, tabs
 from batcher.reviewing.deciding import Changed
 from batcher.reviewing.exchange import NotServed, Reply, Request, Routes, gone
 from batcher.reviewing.guard import Guarded
@@ -26,6 +26,7 @@ ROUTES: Routes = {
     **rows.ROUTES,
     **changes.ROUTES,
     **export.ROUTES,
+    **tabs.ROUTES,
 }
 """All routes below the token, but for the page itself and its files; each module has its own."""
 

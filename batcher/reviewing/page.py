@@ -24,15 +24,20 @@ from batcher.output.hand_labels import HandLabels
 from batcher.output.so_far import input_of, with_columns
 from batcher.records import Task
 from batcher.reviewing.deciding import Decisions
+from batcher.reviewing.desk import Desk
 from batcher.reviewing.filters import disagrees
 from batcher.reviewing.index import Index, Sampled
+from batcher.reviewing.live import Live
 from batcher.reviewing.prompts import Prompts
 from batcher.reviewing.search import Searches
+from batcher.reviewing.sides import Sides
 from batcher.reviewing.table import Table
+from batcher.words import say
 
 T = TypeVar("T")
 
 _LOOK_S = 1.5  # between two looks at what another process has written
+_MOST_WAITING = 5000  # events of a tab that does not read them
 _MOST_BY_NAME = 1000  # changed rows whose positions other tabs are told
 
 
@@ -183,6 +188,9 @@ class Page:
         looks: at the journal.
         view: what it shows.
         decisions: bring into the journal what people decide.
+        desk: shows the sample, and takes labels.
+        live: tells of the run as it works.
+        sides: show the rows that another run answers differently.
     """
 
     def __init__(self, store: Store, who: str, data: Any = None) -> None:
@@ -195,10 +203,16 @@ class Page:
         self._stamp: object = None
         self.decisions = Decisions(store, who)
         self.view = self._made()
+        self.desk = Desk(store, self.looks, self.decisions, tell=self.tell, data=data)
+        self.live = Live(store, self.looks, self.listening, self.tell)
+        self.sides = Sides(store, self.looks, self._cells)
 
     @property
     def store(self) -> Store:
         return self.view.store
+
+    def _cells(self, positions: Sequence[int]) -> Mapping[int, Sequence[str]]:
+        return self.view.table.at(positions)  # the view may be another one by then
 
     def _made(self) -> View:
         last, rows = self.looks.look(lambda journal: (_last(journal), journal.scope()))
@@ -217,6 +231,9 @@ class Page:
             with contextlib.suppress(asyncio.CancelledError):
                 await following
             self._ending.set()
+            if said := await self.desk.close():
+                say(said, "warning")
+            await asyncio.to_thread(self.sides.close)
             await asyncio.to_thread(self.view.end)
             self.looks.close()
 
@@ -247,8 +264,15 @@ class Page:
             self._listeners.discard(queue)
 
     def tell(self, event: str, value: Any) -> None:
-        """Tell all open pages of a change: `row` {position}, `sample` {drawn}, `plan` {}."""
+        """Tell all open pages of a change: `row` {position}, `sample` {drawn}, `plan` {}.
+
+        One that has not listened for long is told to load everything again.
+        """
         for each in self._listeners:
+            if each.qsize() >= _MOST_WAITING:
+                while not each.empty():
+                    each.get_nowait()
+                each.put_nowait(("plan", {}))
             each.put_nowait((event, value))
 
     async def decided(self, positions: Sequence[int] = (), drawn: Sequence[int] = ()) -> None:

@@ -57,7 +57,7 @@ def answers_of(reads: LabelledRun, found: Labelled) -> Answers:
     rows = reads.journal.answered().ok if counts is None else found.rows - counts.get(None, 0)
     if kind is not Kind.LABELS or counts is None:
         counts = {_ANSWER: rows, None: found.rows - rows}
-    return Answers(kind, rows, counts, _sampled(reads, found, kind))
+    return Answers(kind, rows, counts, sampled_of(reads, found, kind))
 
 
 def _numbers(reads: LabelledRun, found: Labelled) -> Answers:
@@ -71,7 +71,7 @@ def _numbers(reads: LabelledRun, found: Labelled) -> Answers:
         for _ in range(times)
     ]
     alike = {_ANSWER: rows, None: found.rows - rows}
-    return Answers(Kind.NUMBERS, rows, alike, _sampled(reads, found, Kind.NUMBERS), counts.counts, measured)
+    return Answers(Kind.NUMBERS, rows, alike, sampled_of(reads, found, Kind.NUMBERS), counts.counts, measured)
 
 
 def with_numbers(estimate: Estimate, answers: Answers, seed: int) -> Estimate:
@@ -150,7 +150,7 @@ def _stripped(counts: Mapping[str | None, int]) -> dict[str | None, int]:
     return dict(found)
 
 
-def _sampled(reads: LabelledRun, found: Labelled, kind: Kind) -> Iterator[Sampled]:
+def sampled_of(reads: LabelledRun, found: Labelled, kind: Kind) -> Iterator[Sampled]:
     """Yield the rows with a hand label."""
     as_is = bool(found.labels)
     for label, gold, chance, rows in _golds(reads, found):

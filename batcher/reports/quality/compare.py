@@ -97,14 +97,14 @@ def compare(
             )
         for run in runs:
             stack.enter_context(run.journal.snapshot())
-        first, second = map(_of_run, runs)
+        first, second = map(to_compare, runs)
         found = _Comparison(first, second, field or _only_field(first, second)).made()
     if page is not None:
         write_page(page, page_of(found))
     return found
 
 
-class _Run(NamedTuple):
+class RunToCompare(NamedTuple):
     """A run with what its journal says of its question."""
 
     files: PastRun[SampleReader]
@@ -130,7 +130,7 @@ class _Run(NamedTuple):
         return [*self.shape.get("schema", {}).get("properties", {})]
 
 
-def _of_run(run: PastRun[SampleReader]) -> _Run:
+def to_compare(run: PastRun[SampleReader]) -> RunToCompare:
     """Return a run with its question.
 
     Raises:
@@ -147,10 +147,31 @@ def _of_run(run: PastRun[SampleReader]) -> _Run:
             f"{run.store.journal_path} was written by an older batcher, which kept no marks of the rows: run its"
             " command once (an answered row costs nothing), then compare"
         )
-    return _Run(run, question, Marks(question["table"]))
+    return RunToCompare(run, question, Marks(question["table"]))
 
 
-def _only_field(first: _Run, other: _Run) -> str | None:
+def columns_to_pair(first: RunToCompare, other: RunToCompare) -> list[str]:
+    """Return the columns by which rows are paired: all that a question of either run reads.
+
+    If no question reads any, they are all columns that both tables have.
+
+    Raises:
+        InputError: a table lacks one of them.
+    """
+    read = dict.fromkeys((*first.question["columns"], *other.question["columns"]))
+    columns = [*read] or [name for name in first.marks.columns if name in other.marks.columns]
+    for run, asks in ((first, other), (other, first)):
+        missing = [name for name in columns if name not in run.marks.columns]
+        if missing:
+            raise InputError(
+                f"{first.keyword} and {other.keyword} are of different tables: the question of {asks.keyword} reads"
+                f" column {missing[0]!r}, which the table of {run.keyword} lacks; its columns are:"
+                f" {', '.join(map(repr, run.marks.columns[:20]))}"
+            )
+    return columns
+
+
+def _only_field(first: RunToCompare, other: RunToCompare) -> str | None:
     """Return the field of the answers, if both runs have that one alone."""
     return first.fields[0] if len(first.fields) == 1 and first.fields == other.fields else None
 
@@ -159,13 +180,13 @@ def _only_field(first: _Run, other: _Run) -> str | None:
 class _Comparison:
     """Makes the comparison of two runs."""
 
-    first: _Run
-    other: _Run
+    first: RunToCompare
+    other: RunToCompare
     field: str | None
 
     def made(self) -> Compared:
         runs = (self.first, self.other)
-        columns, read = self._columns(), self._reading()
+        columns, read = columns_to_pair(self.first, self.other), self._reading()
         gold = GoldAt.of(runs[0].files, runs[1].files, self.field)
         found = self._agreement(columns, read, gold)
         noises = [_noise(run, read) for run in runs]
@@ -197,26 +218,6 @@ class _Comparison:
             verdict=verdict_on(found.agree / found.both if found.both else None, noises, self.first.keyword),
             notes=(*self._notes(), *([] if on_gold is None else [_ON_ACCURACY])),
         )
-
-    def _columns(self) -> list[str]:
-        """Return the columns by which rows are paired: all that a question of either run reads.
-
-        If no question reads any, they are all columns that both tables have.
-
-        Raises:
-            InputError: a table lacks one of them.
-        """
-        read = dict.fromkeys((*self.first.question["columns"], *self.other.question["columns"]))
-        columns = [*read] or [name for name in self.first.marks.columns if name in self.other.marks.columns]
-        for run, asks in ((self.first, self.other), (self.other, self.first)):
-            missing = [name for name in columns if name not in run.marks.columns]
-            if missing:
-                raise InputError(
-                    f"{self.first.keyword} and {self.other.keyword} are of different tables: the question of"
-                    f" {asks.keyword} reads column {missing[0]!r}, which the table of {run.keyword} lacks; its columns"
-                    f" are: {', '.join(map(repr, run.marks.columns[:20]))}"
-                )
-        return columns
 
     def _reading(self) -> Callable[[str], Any]:
         """Return what reads the compared part of an answer.
@@ -294,7 +295,7 @@ class _Comparison:
                 yield f"{were} corrected by hand in {run.keyword}: what the model answered before is compared"
 
 
-def _texts_at(run: _Run, positions: Iterable[int], columns: Sequence[str]) -> dict[int, str]:
+def _texts_at(run: RunToCompare, positions: Iterable[int], columns: Sequence[str]) -> dict[int, str]:
     """Return what rows hold in some columns, in one line each; a row whose cells are gone is left out."""
     planned = {position: run.journal.marks(position, position + 1)[0] for position in positions}
     cells = cells_at(run.files.store, run.journal, run.files.last(), planned)
@@ -329,7 +330,7 @@ def _differing(first: dict[str, Any], other: dict[str, Any]) -> Iterable[str]:
     return [name for name, this, that in zip(_NAMES, *values, strict=True) if this != that]
 
 
-def _side(run: _Run, counts: Any, accuracy: Ranged | None, noise: Noise | None) -> Side:
+def _side(run: RunToCompare, counts: Any, accuracy: Ranged | None, noise: Noise | None) -> Side:
     figures = figures_of(run.journal, run.keyword, None, is_at_work=False)
     return Side(
         keyword=run.keyword,
@@ -354,7 +355,7 @@ def _numbers(found: Agreement) -> InNumbers | None:
     return InNumbers(sums.count, first, other, other - first, absolute)
 
 
-def _noise(run: _Run, read: Callable[[str], Any]) -> Noise | None:
+def _noise(run: RunToCompare, read: Callable[[str], Any]) -> Noise | None:
     """Return how many answers of a run change when asked again; None if no question was asked again."""
     same = sameness(shape_of_recorded(run.shape) if run.shape else None)
     asked_again = run.journal.repeated(same)

@@ -20,7 +20,7 @@ from batcher.input.dataset import Dataset
 from batcher.input.marks import EMPTY, Marks
 from batcher.input.selection import Selection
 from batcher.journal.entries import LastRun
-from batcher.journal.sampling import Draw, DrawnRow, SampleReader, chances_of_labelled
+from batcher.journal.sampling import Draw, SampleReader, chances_of_labelled
 from batcher.output.hand_labels import HandLabels
 from batcher.output.opening import PastRun
 from batcher.output.so_far import input_of
@@ -135,8 +135,12 @@ class LabelledRun:
         """
         if self._column and self._column["drawn"] == "all":
             return self._of_column()
-        sample = self._of_sample(self.journal.drawn())
+        sample = self.of_sample()
         return sample if sample.gold or not self._column else self._of_column()
+
+    def without_gold(self) -> Labelled:
+        """Return the rows by the model's label alone."""
+        return Labelled(**self._common)
 
     def gold_rows(self, found: Labelled) -> Generator[GoldRow, None, None]:
         """Yield the rows with a hand label, in the order of their positions; of a column they may be all rows."""
@@ -148,7 +152,7 @@ class LabelledRun:
     def answers(self) -> Generator[tuple[int, str | None], None, None]:
         """Read the position and the label or answer of each row; of a schema's field its text."""
         for position, answer, _ in self.journal.answers(self.without):
-            yield position, self._label(answer)
+            yield position, self.label_of(answer)
 
     def _check_field(self) -> None:
         fields = self.golds.fields
@@ -161,7 +165,7 @@ class LabelledRun:
             said = f"it is one of {', '.join(fields)}" if fields else "the answers have no fields: leave it out"
             raise SettingsError(f"{how}: there is no field {self.field!r}; {said}")
 
-    def _label(self, answer: str | None) -> str | None:
+    def label_of(self, answer: str | None) -> str | None:
         """Return what an answer says of the field, or the answer."""
         if answer is None or self.field is None:
             return answer
@@ -210,8 +214,9 @@ class LabelledRun:
 
     # -- The sample
 
-    def _of_sample(self, drawn: Sequence[DrawnRow]) -> Labelled:
-        common, draws = {**self._common}, self.journal.draws()
+    def of_sample(self) -> Labelled:
+        """Return what people say about the rows that were drawn."""
+        common, draws, drawn = {**self._common}, self.journal.draws(), self.journal.drawn()
         if not draws:
             return Labelled(**common)
         here, golds = self._hand.places(drawn), self.journal.gold()
@@ -223,7 +228,7 @@ class LabelledRun:
         texts = {number: text for number, text in texts.items() if text}
         chances = chances_of_labelled(draws, drawn, here, texts)
         sampled = [
-            GoldRow(here[number].position, self._label(here[number].label), texts[number], chances[number])
+            GoldRow(here[number].position, self.label_of(here[number].label), texts[number], chances[number])
             for number in (each.id for each in drawn)
             if number in texts
         ]
@@ -278,7 +283,7 @@ class LabelledRun:
         found: Counter[tuple[str | None, str]] = Counter()
         for (label, mark), rows in self.journal.counted(self.without, [self._named]).items():
             if texts.get(mark):
-                found[self._label(label), texts[mark]] += rows
+                found[self.label_of(label), texts[mark]] += rows
             elif mark not in texts and mark != EMPTY:
                 raise OutputError(f"the journal {self.journal.path} does not know what is in column {self._named!r}")
         return dict(found)
@@ -299,7 +304,7 @@ class LabelledRun:
         if (texts := self._texts) is not None:
             for position, answer, mark in self.journal.answers(self.without, [self._named]):
                 if gold := texts.get(mark):
-                    yield GoldRow(position, self._label(answer), gold, chance)
+                    yield GoldRow(position, self.label_of(answer), gold, chance)
             return
         cells = self._cells()
         for position, answer, mark in self.journal.answers(self.without, [self._named]):
@@ -311,7 +316,7 @@ class LabelledRun:
                 )
             gold = Golds.of_field(self.golds.read_whole(text), self.field) if is_known(text) else ""
             if gold:
-                yield GoldRow(position, self._label(answer), gold, chance)
+                yield GoldRow(position, self.label_of(answer), gold, chance)
 
     def _cells(self) -> Iterator[tuple[int, str, bytes]]:
         """Read the column in the input: the position, the text and its mark, which other columns may share."""
