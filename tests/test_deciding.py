@@ -17,12 +17,13 @@ from conftest import Lab
 from fake_service import Anything, Call, Service, answer_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from journals import COMPARISON
 
 import batcher
 from batcher.endpoint import Endpoint
-from batcher.errors import Interrupted, SettingsError
+from batcher.errors import Interrupted, KeywordBusy, SettingsError
 from batcher.journal.entries import Decision
-from batcher.journal.opening import read_journal
+from batcher.journal.opening import open_journal, read_journal
 from batcher.journal.sampling import Gold
 from batcher.output.control import ControlFile, Wish
 from batcher.output.directory import Store
@@ -784,3 +785,43 @@ def test_files_of_which_some_have_the_column_already_all_get_it(done: Lab, table
     merge("k", done.directory)
     assert done.files() == after
     assert verified(done, table).ok
+
+
+def test_a_run_that_plans_or_does_not_answer_is_waited_for_and_then_named(done: Lab) -> None:
+    before, seen = Decisions(Store(done.directory, "k"), "Ada", patience_s=0.3), now(done, 7)
+    with open_journal(done.directory / "journal_k.sqlite") as journal:
+        with pytest.raises(KeywordBusy, match=r"'k' is being planned by process .*: decide again when it sends"):
+            asyncio.run(before.correct(7, seen, ok("by hand")))
+        with journal.planning(COMPARISON):
+            journal.start_run(5, {})
+        with pytest.raises(KeywordBusy, match="'k' does not answer"):
+            asyncio.run(before.correct(7, seen, ok("by hand")))
+        with pytest.raises(KeywordBusy, match="it writes the files itself when it ends"):
+            finish(done)
+    assert not (done.directory / "control_k.json").exists()
+    correct(done, 7, "by hand")
+
+
+async def test_decisions_of_one_page_wait_for_one_another(done: Lab) -> None:
+    own, seen = page(done), [now(done, position) for position in range(12)]
+    made = await asyncio.gather(*(own.correct(at, seen[at], ok(f"by hand {at}")) for at in range(12)))
+    assert {each.result for each in made} == {*range(-12, 0)}
+    undone = await asyncio.gather(*(own.undo(0, made[0].result or 0) for _ in range(3)), return_exceptions=True)
+    assert [type(each) for each in undone] == [Decided, Changed, Changed]
+    assert own.pending() == 12
+
+
+def test_a_report_has_a_correction_before_and_after_the_files_do(lab: Lab) -> None:
+    frame = pd.DataFrame({"text": TEXTS}, index=[*"abcdefghijkl"])
+    report = lab.run(frame, Service(TEXTS), PROMPT, chunk_size=5)
+    assert "infer_by" not in report.frame()
+    correct(lab, 7, "by hand")
+    for _ in range(2):
+        assert report.frame()["infer"]["h"] == report.answers["h"] == "by hand"
+        finish(lab)
+    more = pd.DataFrame({"text": [*TEXTS, "new", "newer"]})
+    with pytest.raises(Interrupted) as stopped:
+        lab.run(more, Service(["new", "newer"], lambda _call: 9.0), PROMPT, at={1.0: lab.request_stop}, grace=0)
+    correct(lab, 3, "also by hand")
+    found = stopped.value.report.frame()
+    assert ([*found["infer_by"]].count("hand"), found["infer"][3], found["infer"][7]) == (2, "also by hand", "by hand")

@@ -199,6 +199,8 @@ class Decisions:
                     return await asyncio.to_thread(self._written, write, asked)
                 except KeywordBusy as error:
                     busy = error
+                if asked and (answer := await asyncio.to_thread(self._answer, asked)):
+                    return _of_run(answer)  # the run that was asked has taken it, and another one is at work now
                 last = await asyncio.to_thread(self._run_at_work)
                 if last is not None:
                     asked = Wish(uuid.uuid4().hex, last.id, verb, values)
@@ -239,9 +241,8 @@ class Decisions:
         return await asyncio.to_thread(self._answer, wish)
 
     def _answer(self, wish: Wish) -> ByHand | None:
-        with contextlib.suppress(OutputError), read_journal(self._store.journal_path) as journal:
-            return next((each for each in journal.by_hand(wish.run, _ANSWERS) if each.request == wish.id), None)
-        return None
+        found = self._looked(lambda journal: journal.by_hand(wish.run, _ANSWERS))
+        return next((each for each in found if each.request == wish.id), None)
 
 
 def _of_run(answer: ByHand) -> Decided:
