@@ -809,3 +809,19 @@ async def test_decisions_of_one_page_wait_for_one_another(done: Lab) -> None:
     undone = await asyncio.gather(*(own.undo(0, made[0].result or 0) for _ in range(3)), return_exceptions=True)
     assert [type(each) for each in undone] == [Decided, Changed, Changed]
     assert own.pending() == 12
+
+
+def test_a_report_has_a_correction_before_and_after_the_files_do(lab: Lab) -> None:
+    frame = pd.DataFrame({"text": TEXTS}, index=[*"abcdefghijkl"])
+    report = lab.run(frame, Service(TEXTS), PROMPT, chunk_size=5)
+    assert "infer_by" not in report.frame()
+    correct(lab, 7, "by hand")
+    for _ in range(2):
+        assert report.frame()["infer"]["h"] == report.answers["h"] == "by hand"
+        finish(lab)
+    more = pd.DataFrame({"text": [*TEXTS, "new", "newer"]})
+    with pytest.raises(Interrupted) as stopped:
+        lab.run(more, Service(["new", "newer"], lambda _call: 9.0), PROMPT, at={1.0: lab.request_stop}, grace=0)
+    correct(lab, 3, "also by hand")
+    found = stopped.value.report.frame()
+    assert ([*found["infer_by"]].count("hand"), found["infer"][3], found["infer"][7]) == (2, "also by hand", "by hand")

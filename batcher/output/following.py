@@ -67,7 +67,10 @@ class Following:
         stop = start + chunk.rows
         if self._journal.left(start, stop) or (inputs := self._inputs(start, changed)) is None:
             return None
-        if [self._marks.of(tuple(cells)) for cells in inputs] != self._journal.marks(start, stop):
+        planned = self._journal.marks(start, stop)
+        if len(inputs) != len(planned) or any(
+            had and self._marks.of(tuple(cells)) != had for cells, had in zip(inputs, planned, strict=True)
+        ):
             return None
         added = self._store.answer_columns
         beside = self._journal.beside(start, stop, added.extras)
@@ -116,7 +119,7 @@ def follow(store: Store, pen: Pen) -> str:
         return clash
     said, written = [clash] if clash else [], 0
     changed = dict(_changed(before, pen, last, behind))
-    following = Following(after, pen, Marks(last.question.get("table", ())))
+    following = Following(after, pen, Marks(last.question.get("table", after.columns)))
     for start in sorted(behind):
         of_person = changed.get(start)
         if of_person is not None:

@@ -119,10 +119,13 @@ class Decisions:
     async def label(self, golds: Sequence[Gold]) -> Decided:
         """Record hand labels of rows of the sample; `who` and `origin` are filled in if they are empty.
 
+        Labels that were read in a file keep an empty `who`: anybody may have written them.
+
         Raises:
             SettingsError: there is no such row in the sample.
         """
-        golds = [each._replace(who=each.who or self._who, origin=each.origin or REVIEW) for each in golds]
+        golds = [each._replace(origin=each.origin or REVIEW) for each in golds]
+        golds = [each._replace(who=self._who) if each.origin == REVIEW and not each.who else each for each in golds]
 
         def write(pen: Pen) -> int | None:
             known = {each.id for each in pen.drawn()}
