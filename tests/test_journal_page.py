@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import sqlite3
@@ -18,8 +19,10 @@ from pages import blocks_of
 from programs import ROOT
 
 from batcher.endpoint import Endpoint
+from batcher.output.directory import Store
 from batcher.output.report import Report
-from batcher.records import Completion, Failure, Usage
+from batcher.records import Completion, Failure, Result, Status, Usage
+from batcher.reviewing.deciding import Decisions
 
 QUERIES = {
     block.file.removesuffix(".sql"): block.text
@@ -71,13 +74,20 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Past:
     chunk = lab.path(0)
     chunk.write_text(chunk.read_text(encoding="utf-8").replace("row 1: text,good", "row 1: text,bad"), encoding="utf-8")
     report = lab.run(texts, service, **options)
-    lab.change(
-        "INSERT OR IGNORE INTO corrections (id, at, who, why, origin, is_undo)"
-        " SELECT results.id, 0, '', '', '0_k.csv', 0 FROM results JOIN sources ON sources.id = source"
-        " WHERE model = 'corrected by hand'"
-    )
+    for answer in ("bad", None):
+        asyncio.run(_decide(lab, 4, answer))
     label_by_hand(lab.directory, {0: "good", 1: "bad", 2: "bad"}, drawn=range(5))
     return Past(lab, service, report)
+
+
+async def _decide(lab: Lab, position: int, answer: str | None) -> None:
+    """Give a row an answer of a person; None takes it back."""
+    decisions = Decisions(Store(lab.directory, "k"), "Ada")
+    [(seen,)] = lab.query(f"SELECT result FROM rows WHERE position = {position}")  # noqa: S608 - our own
+    if answer is None:
+        await decisions.undo(position, seen, "it was right")
+    else:
+        await decisions.correct(position, seen, Result(Status.OK, answer, ""), "seems so")
 
 
 def test_every_query_of_the_page_has_a_test() -> None:
@@ -153,9 +163,15 @@ def test_the_query_minutes(past: Past) -> None:
 
 
 def test_the_query_corrections(past: Past) -> None:
-    [found] = past.ask(QUERIES["corrections"])
-    assert (found["position"], found["from"], found["to"], found["is_undo"]) == (1, "good", "bad", 0)
-    assert found["origin"] == "0_k.csv"
+    found = past.ask(QUERIES["corrections"])
+    assert [(row["position"], row["from"], row["to"], row["is_undo"]) for row in found] == [
+        (1, "good", "bad", 0),
+        (4, "good", "bad", 0),
+        (4, "bad", "good", 1),
+    ]
+    assert [row["origin"] for row in found] == ["0_k.csv", "review", "review"]
+    assert [row["who"] for row in found[1:]] == ["Ada", "Ada"]
+    assert [row["why"] for row in found[1:]] == ["seems so", "it was right"]
 
 
 def test_the_query_hand_labels(past: Past) -> None:
