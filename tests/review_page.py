@@ -19,6 +19,8 @@ MESSAGES = ROOT / "data" / "messages.csv"
 TOPICS = sorted({row["topic"] for row in table(ROOT / "data" / "topics.csv")})
 INTENTS = [f"{what}_{how}" for what in ("card", "cash", "fee", "loan", "pin", "rate", "rent") for how in "abcdefghijk"]
 """77 labels: more than there are keys."""
+KEYS = dict(zip(TOPICS, "123456789abcdfghilmo", strict=True))
+"""The key of each topic on the page."""
 
 # All that could become more than text, or turn the text around it.
 HOSTILE = [
@@ -188,3 +190,15 @@ def tab_to(page: Page, target: Locator, most: int = 80) -> None:
             return
         page.keyboard.press("Tab")
     raise AssertionError(f"Tab does not reach {target}")
+
+
+def correct(page: Page, label: str, why: str = "") -> None:
+    """Correct the row that is open, by keyboard."""
+    expect(page.locator("#row-body .part.answer")).to_be_visible()
+    press(page, "e")
+    expect(page.locator("#correct")).to_be_visible()
+    press(page, KEYS[label])
+    if why:
+        tab_to(page, page.locator("#correct-why"))
+        page.keyboard.type(why)
+    press(page, "Enter")

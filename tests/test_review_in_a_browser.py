@@ -18,8 +18,10 @@ from review_page import (
     EVIL_COLUMN,
     EVIL_LABELS,
     HOSTILE,
+    KEYS,
     TOPICS,
     copied,
+    correct,
     label_some,
     make_hostile,
     make_messages,
@@ -29,7 +31,6 @@ from review_page import (
     tab_to,
 )
 
-KEYS = dict(zip(TOPICS, "123456789abcdfghilmo", strict=True))
 ROWS = 240
 
 
@@ -64,17 +65,6 @@ def total(page: Page, rows: int) -> None:
 
 def other_than(label: str) -> str:
     return next(each for each in TOPICS if each != label)
-
-
-def correct(page: Page, label: str, why: str = "") -> None:
-    """Correct the row that is open, by keyboard."""
-    press(page, "e")
-    expect(page.locator("#correct")).to_be_visible()
-    press(page, KEYS[label])
-    if why:
-        tab_to(page, page.locator("#correct-why"))
-        page.keyboard.type(why)
-    press(page, "Enter")
 
 
 def corrected(page: Page, label: str) -> None:
