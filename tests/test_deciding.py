@@ -825,3 +825,15 @@ def test_a_report_has_a_correction_before_and_after_the_files_do(lab: Lab) -> No
     correct(lab, 3, "also by hand")
     found = stopped.value.report.frame()
     assert ([*found["infer_by"]].count("hand"), found["infer"][3], found["infer"][7]) == (2, "also by hand", "by hand")
+
+
+def test_cells_that_no_file_can_hold_are_taken_from_the_input_again(lab: Lab) -> None:
+    frame = pd.DataFrame({"text": [f"item {number}" for number in range(6)], "note": ["a\0b"] + 5 * ["plain"]})
+    texts = [*frame["text"]]
+    at = {2.1: deciding(lab, 0, "by hand")}
+    one: dict[str, Any] = {"endpoints": [Endpoint("m", max_concurrency=1)]}
+    report = lab.run(frame, Service(texts), PROMPT, at, chunk_size=3, **one)
+    assert [*report.frame()["infer_by"]] == ["hand", *5 * ["m"]]
+    assert [row["infer"] for row in lab.rows()] == ["by hand", *map(answer_to, texts[1:])]
+    assert verified(lab).ok
+    assert copies(lab) == []
