@@ -284,6 +284,7 @@ def test_a_note_is_kept_with_a_label_and_without_one(drawn: Lab) -> None:
     assert [(each["gold"], each["note"]) for each in found] == [("", "unclear"), ("good", "two topics")]
     assert marked == [1, 2]
     assert batcher.estimate("k", drawn.directory).gold == 1
+    assert batcher.verify("k", [f"row {number}" for number in range(ROWS)], output_dir=drawn.directory).ok
 
 
 def test_the_fields_of_a_schema_are_labelled_each_for_itself(lab: Lab) -> None:
