@@ -109,10 +109,12 @@ function render(said, key) {
   filters.show(said.counts);
   place();
   if (isOther) byId("rows-scroll").scrollTop = 0;
-  if (state.numeric("row") !== null) lines.mark(state.numeric("row"));
+  const row = state.numeric("row");
+  if (row !== null) lines.mark(row);
   byId("rows-news").hidden = true;
   clearTimeout(again);
   if (said.searching || said.indexing || (said.reading && said.rows.some((row) => !row.cells))) again = setTimeout(load, AGAIN_MS);
+  if (isOther && row !== null && !lines.has(row) && state.get("from") === null) state.go({ from: row }, "replace"); // a link to a row
 }
 
 /** Ask for the page that the address names, and show it. */

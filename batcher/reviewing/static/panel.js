@@ -117,7 +117,11 @@ export function follow() {
 /** Show the open row anew if somebody decided on it, unless it is being corrected. */
 export async function renew(position) {
   rowset.forget(position);
-  if (wanted === position && !correction) await show(position);
+  if (wanted !== position || correction) return;
+  const before = shown;
+  const now = await rowset.read(position);
+  const isSame = before?.result === now.result && before.sample?.gold === now.sample?.gold; // it was decided here
+  if (wanted === position && !correction && !isSame) render(now);
 }
 
 function leave() {
@@ -143,7 +147,7 @@ function take({ row: found, said }, isNew = true) {
 export function correct() {
   if (!shown || correction) return correction?.focus();
   if (shown.result === null) return say("A row can be corrected once it has a result.");
-  if (run.task !== "chat" && run.task && !run.labels && !run.fields.length && run.task === "embeddings") return say("An embedding cannot be corrected by hand.");
+  if (run.task === "embedding") return say("A vector cannot be corrected by hand.");
   const { position } = shown;
   const saved = ({ row: found, said, isKept }) =>
     isKept ? take({ row: found, said }, false) : take({ row: found, said: `Row ${number(position)} is corrected: ${said.replace(/\.$/, "")}.` });

@@ -138,7 +138,7 @@ function answer(row) {
 }
 
 function sampled({ gold, note, who, at }, row) {
-  if (!gold) return el("p", { class: "muted" }, "This row is in the sample, and has no label by hand yet.");
+  if (!gold) return el("p", { class: "muted" }, "This row is in the sample and has no label by hand yet. Having seen its answer here, you cannot label it blind any more: skip it there, or let somebody else label it.");
   const isSame = gold === row.answer;
   return part("Label by hand", el("p", null, data("strong", gold), isSame ? " (the same)" : " (differs from the answer)"),
     note && text(note), el("p", { class: "muted" }, data("span", who || "unknown"), at ? `, ${moment(at)}` : ""));

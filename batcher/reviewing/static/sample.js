@@ -29,6 +29,7 @@ let current = null; // drawn number of the row that is shown
 let chooser = null;
 let fields = null;
 let unlisten = null;
+let heardOn = ""; // the part of the view whose keys are heard
 let refresh = 0;
 
 export const unsent = () => outbox.unsent;
@@ -65,7 +66,7 @@ function readAhead() {
 }
 
 /** Return what is decided for a row: here, or before. */
-const known = (row) => decisions.get(row.drawn) ?? { gold: row.gold ?? "", golds: row.golds ?? {}, note: row.note ?? "" };
+const known = ({ drawn, gold, golds, note }) => decisions.get(drawn) ?? { gold: gold ?? "", golds: golds ?? {}, note: note ?? "" };
 
 /** Show a row of the sample. */
 async function show(drawn) {
@@ -117,12 +118,11 @@ function focus() {
 function page(name) {
   for (const each of ["desk", "end", "draw", "outcome"]) byId(`sample-${each}`).hidden = each !== name;
   byId("sample-progress").hidden = name === "draw";
-  byId("sample-result").hidden = name === "outcome";
-  if (name === "desk") unlisten ??= keys.listen("Labelling", entries());
-  else {
-    unlisten?.();
-    unlisten = null;
-  }
+  byId("sample-result").hidden = name === "outcome" || name === "end";
+  if (name === heardOn) return;
+  unlisten?.();
+  heardOn = name;
+  unlisten = { desk: () => keys.listen("Labelling", entries()), end: () => keys.listen("Labelling", afterwards()) }[name]?.() ?? null;
 }
 
 /** Draw how the interval's half-width has narrowed; where the interval lies stays hidden. */
@@ -149,7 +149,7 @@ function progress() {
   byId("sample-width").title = `Half the width of the 95% interval of the accuracy, in percentage points${info.width_at ? `, at ${info.width_at} labels` : ""}`;
   byId("sample-curve").replaceChildren(...[curve(info.widths ?? [])].filter(Boolean));
   byId("sample-more").textContent = info.how_many_more ?? "";
-  byId("sample-undo").disabled = !undos.length;
+  byId("sample-undo").disabled = !undos.length && !done.has(current);
   const problem = [info.problem, ...(info.notes ?? [])].filter(Boolean).join(" ");
   byId("sample-problem").textContent = problem;
   byId("sample-problem").hidden = !problem;
@@ -218,8 +218,10 @@ function accept() {
   if (wrong) return say(wrong);
   const before = known(row);
   skipped.delete(current);
-  undos.push({ drawn: current, before, decision });
-  send(current, decision, before);
+  if (!done.has(current) || JSON.stringify(decision) !== JSON.stringify(before)) {
+    undos.push({ drawn: current, before, decision });
+    send(current, decision, before);
+  }
   show(next(current));
 }
 
@@ -231,10 +233,13 @@ function skip() {
   show(to);
 }
 
+/** Take back the label of this row or, if it has none, the last decision. */
 function undo() {
-  const last = undos.pop();
-  if (!last) return say("There is nothing to take back here.");
-  send(last.drawn, last.before, decisions.get(last.drawn));
+  const row = held();
+  const isHere = row && done.has(current) && undos.at(-1)?.drawn !== current;
+  const last = isHere ? { drawn: current, before: { gold: "", golds: {}, note: known(row).note } } : undos.pop();
+  if (!last) return say("There is no label to take back.");
+  send(last.drawn, last.before, decisions.get(last.drawn) ?? known(row));
   say("The label of this row is taken back.");
   show(last.drawn);
 }
@@ -287,6 +292,11 @@ function entries() {
   ];
 }
 
+const afterwards = () => [
+  { keys: ["u"], what: "Undo: take the last label back", act: undo },
+  { keys: ["ArrowLeft"], what: "Look at the row before", act: () => look(-1) },
+];
+
 function editor() {
   const labels = info.labels ?? run.labels;
   chooser = fields = null;
@@ -331,13 +341,15 @@ export async function follow() {
   const at = state.numeric("at");
   if (at !== null && at === current) return byId("sample-desk").hidden ? render(await rows.get(at)) : undefined;
   if (at !== null && order().includes(at)) return show(at);
-  if (byId("sample-end").hidden || state.get("at")) show(current ?? next(null));
+  if (byId("sample-end").hidden || state.get("at")) return show(current ?? next(null));
+  return page("end");
 }
 
 /** Stop hearing keys: another view is shown. */
 export function leave() {
   unlisten?.();
   unlisten = null;
+  heardOn = "";
   byId("sample-desk").hidden = true; // shown anew when the person comes back
 }
 
