@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from batcher.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from batcher.calls.services import services
     from batcher.endpoint import Endpoint
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from batcher.reports.status import status
     from batcher.reports.verification.verify import verify
     from batcher.reports.whole.report import report
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BatcherError",

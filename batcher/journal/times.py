@@ -86,7 +86,7 @@ def used(journal: Reader) -> list[Used]:
         (UNSENT,),
     )
     return [
-        Used(run, source, outcome, *counts, whole(upper, lower), unpriced)
+        Used._make((run, source, outcome, *counts, whole(upper, lower), unpriced))
         for run, source, outcome, *counts, unpriced, upper, lower in lines
     ]
 

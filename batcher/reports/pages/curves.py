@@ -116,7 +116,7 @@ def _band(band: Band, width: int) -> str:
     left, right = band.start * width, band.end * width
     return (
         f'<rect x="{left:.2f}" y="0" width="{max(right - left, width / 400):.2f}" height="{_HEIGHT}"'
-        f' style="fill:var(--muted)" fill-opacity="0.25"><title>{text(band.said)}</title></rect>'
+        f' style="fill:var(--muted)" fill-opacity="0.16"><title>{text(band.said)}</title></rect>'
     )
 
 

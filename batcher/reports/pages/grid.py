@@ -22,8 +22,8 @@ class Num(NamedTuple):
 
 Cell = str | Html | Num
 
-COUNT, SHORT, WIDE, PLAIN = "n", "short", "wide", ""
-"""The kinds of columns: numbers, what stays on one line, what needs room, and all else."""
+COUNT, SHORT, NAME, WIDE, PLAIN = "n", "short", "name", "wide", ""
+"""The kinds of columns: numbers, what stays on one line, names, what needs much room, and all else."""
 
 
 class Column(NamedTuple):

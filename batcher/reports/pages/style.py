@@ -70,6 +70,7 @@ th { font-weight: 600; }
 .grid .n, .grid .short { overflow-wrap: normal; }
 .grid .short { white-space: nowrap; }
 .grid .wide { min-width: 15em; }
+.grid .name { min-width: 9em; }
 .grid button { all: unset; cursor: pointer; color: inherit; font: inherit; }
 .grid button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; border-radius: 2px; }
 .grid button::after { content: "\\2195"; opacity: 0.55; margin-left: 4px; font-weight: 400; }
@@ -118,7 +119,7 @@ footer { margin-top: 40px; padding-top: 14px; border-top: 1px solid var(--border
   h2, h3, caption, figcaption { break-after: avoid; }
   tr, figure, .headline, .hints li { break-inside: avoid; }
   .scroll { overflow: visible; }
-  .grid .wide, .grid .short, .grid .n { min-width: 0; white-space: normal; }
+  .grid .wide, .grid .name, .grid .short, .grid .n { min-width: 0; white-space: normal; }
   details::details-content { content-visibility: visible; block-size: auto; }
   .states span, .dot, .headline, .heat td, pre, svg { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }

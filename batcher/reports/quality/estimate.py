@@ -22,6 +22,7 @@ from batcher.output.so_far import input_of
 from batcher.quality.cascade import Calibration, Scored, calibration
 from batcher.quality.figures import Figure
 from batcher.records import Task
+from batcher.reports.pages.files import page_path, path_of, write_page
 from batcher.reports.quality.along import Along
 from batcher.reports.quality.answers import answers_of, is_same, scored, with_numbers
 from batcher.reports.quality.drift import drift_of
@@ -29,7 +30,6 @@ from batcher.reports.quality.estimated import Certainty, Design, Estimate, Kind,
 from batcher.reports.quality.estimated_page import page_of
 from batcher.reports.quality.export import Exporting, default_path
 from batcher.reports.quality.labelled import SAMPLE, GoldRow, Labelled, LabelledRun
-from batcher.reports.pages.files import page_path, path_of, write_page
 from batcher.reports.quality.pairs import reading_of
 from batcher.reports.quality.texts import command_of
 from batcher.words import blamed, counted, option, verb

@@ -5,11 +5,12 @@ Invariant: pictures and tables are those of the estimate; lists are bounded, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from batcher.quality.estimating import Confusion
-from batcher.reports.pages.escape import Html, text
-from batcher.reports.pages.grid import COUNT, PLAIN, Column, Num, count, grid, terms
+from batcher.quality.figures import Figure
+from batcher.reports.pages.escape import Html, joined, text
+from batcher.reports.pages.grid import COUNT, NAME, Column, Num, count, grid, terms
 from batcher.reports.pages.pictures import Mark, Scale, heat_table, marks_picture
 from batcher.reports.quality.estimated import Estimate, shown_label
 from batcher.reports.quality.texts import facts_of, number, with_interval
@@ -47,7 +48,7 @@ def _labels(found: Estimate) -> Iterator[Html]:
     yield Html(marks_picture("Share of each label in the whole table", marks, Scale.of_shares(marks)))
     if more := len(found.labels) - len(shown):
         yield Html(f'<p class="muted">{counted(more, "more label")} in the table below.</p>')
-    columns = [Column("label"), Column("rows", COUNT), Column("raw share", COUNT)]
+    columns = [Column("label", NAME), Column("rows", COUNT), Column("raw share", COUNT)]
     if found.gold:
         columns += [Column(name, COUNT) for name in ("corrected", "from", "to", "precision", "recall", "hand labels")]
     rows = [
@@ -77,19 +78,14 @@ def _labels(found: Estimate) -> Iterator[Html]:
         else f"Share of each label ({raw})"
     )
     table = grid(said, columns, rows, left_out=max(0, len(found.labels) - _MOST_LABELS))
-    is_long = len(rows) > _MOST_MARKS
-    yield Html(
-        f"<details><summary>{counted(len(found.labels), 'label')} as a table</summary>{table}</details>"
-        if not is_long
-        else table
-    )
+    yield joined(f"<details><summary>{counted(len(found.labels), 'label')} as a table</summary>", table, "</details>")
 
 
 def _share(value: float | None) -> Num:
     return Num(value, "" if value is None else percent(value))
 
 
-def _mark(name: str, raw, figure, written) -> Mark:  # type: ignore[no-untyped-def]
+def _mark(name: str, raw: float | None, figure: Figure, written: Callable[[float], str]) -> Mark:
     before = "" if raw is None else written(raw)
     said = " \u2192 ".join(each for each in (before, with_interval(figure, written)) if each)
     return Mark(name, raw, figure.value, figure.low, figure.high, said)
@@ -124,7 +120,7 @@ def _matrix(found: Estimate) -> Iterator[Html]:
             (cut(shown_label(each.label), _LONGEST), cut(shown_label(each.gold), _LONGEST), count(each.rows))
             for each in mistakes[:_MOST_MISTAKES]
         ]
-        columns = [Column("the model's", PLAIN), Column("by hand", PLAIN), Column("rows", COUNT)]
+        columns = [Column("the model's", NAME), Column("by hand", NAME), Column("rows", COUNT)]
         left = max(0, len(mistakes) - _MOST_MISTAKES)
         yield grid("The most frequent mistakes", columns, rows, left_out=left)
 

@@ -9,10 +9,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, NamedTuple
 
-import batcher
 from batcher.answer.labels import Labels
 from batcher.answer.shape import shape_of_recorded
 from batcher.errors import BatcherError
@@ -33,6 +31,7 @@ from batcher.reports.whole.hints import hints_of
 from batcher.reports.whole.input_cells import InputCells, cut
 from batcher.reports.whole.ran import name_of, ran_of
 from batcher.reports.whole.timeline import Latencies, WorkTime, timeline_of
+from batcher.version import __version__
 
 _MOST_FAILURES, _EXAMPLES = 20, 3
 _MOST_ROWS = 30
@@ -89,13 +88,13 @@ class _Gathering:
         work = WorkTime(processes, moments, now if is_at_work else None)
         judged = self._judged(figures)
         failed = showing.failed(journal, _EXAMPLES)
-        doubted = {by: tuple(least_certain(journal, by, _MOST_ROWS)[1]) for by in kinds_of_certainty(journal)}
+        doubted = self._doubted(judged)
         corrected = showing.corrected(journal, _MOST_ROWS)
         cells = self._cells(failed, judged, doubted, corrected)
         facts = Facts(
             keyword=run.store.keyword,
             output_dir=run.store.directory,
-            version=batcher.__version__,
+            version=__version__,
             at=now,
             state=state,
             figures=figures,
@@ -204,6 +203,13 @@ class _Gathering:
         )
 
     # -- Rows to show
+
+    def _doubted(self, judged: _Judged) -> Mapping[str, Sequence[Any]]:
+        """Return the rows with the least certain answers, by what says so; an estimate has looked for them already."""
+        if judged.estimates:
+            return {each.by: each.least[:_MOST_ROWS] for each in judged.estimates[0].certainty}
+        journal = self.run.journal
+        return {by: least_certain(journal, by, _MOST_ROWS)[1] for by in kinds_of_certainty(journal)}
 
     def _cells(
         self,

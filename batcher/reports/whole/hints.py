@@ -75,8 +75,10 @@ def _invalid(facts: Facts) -> Found:
             f"{counted(figures.invalid, 'answer')} ({percent(figures.invalid / figures.rows)}) came, and do not fit."
             if figures.invalid > 1
             else f"1 answer ({percent(1 / figures.rows)}) came, and does not fit.",
-            "Their texts are below. Say in the prompt what an answer must look like, or let more texts count"
-            " (aliases of labels).",
+            (
+                "Their texts are below. Say in the prompt what an answer must look like, or let more texts count"
+                " (aliases of labels)."
+            ),
         )
 
 
@@ -85,8 +87,10 @@ def _near(facts: Facts) -> Found:
         if rows >= NEAR_MISSES:
             yield (
                 f"{rows:,} invalid rows are near misses of {_name(label)}.",
-                f"Make what they say an alias of the label, and run it with {option('on_change', 'reuse')}: the answers"
-                " are read anew, and nothing is sent.",
+                (
+                    f"Make what they say an alias of the label, and run it with {option('on_change', 'reuse')}: the"
+                    " answers are read anew, and nothing is sent."
+                ),
             )
 
 
@@ -146,8 +150,10 @@ def _mixed_up(facts: Facts) -> Found:
         if rows and mistakes[0].rows >= max(FEWEST_MIXED_UP, MIXED_UP * rows):
             worst = mistakes[0]
             yield (
-                f"{_of(found)}{worst.rows:,} of {rows:,} mistakes are {_name(worst.gold)} taken for"
-                f" {_name(worst.label or '')}.",
+                (
+                    f"{_of(found)}{worst.rows:,} of {rows:,} mistakes are {_name(worst.gold)} taken for"
+                    f" {_name(worst.label or '')}."
+                ),
                 "Describe in the prompt what tells these two labels apart, or make them one.",
             )
 
@@ -198,8 +204,10 @@ def _slow(facts: Facts) -> Found:
         if others and each.quantiles[0] >= SLOWER * median(others) > 0:
             times = each.quantiles[0] / median(others)
             yield (
-                f"{cut(each.name, 2 * _NAME)} takes {times:.1f} times as long as the others"
-                f" ({each.quantiles[0]:.2f} s against {median(others):.2f} s at the median).",
+                (
+                    f"{cut(each.name, 2 * _NAME)} takes {times:.1f} times as long as the others"
+                    f" ({each.quantiles[0]:.2f} s against {median(others):.2f} s at the median)."
+                ),
                 "A pool gives it fewer rows by itself; leave it out if it costs as much as the others.",
             )
 
@@ -210,8 +218,10 @@ def _tail(facts: Facts) -> Found:
             half, _, _, most, _ = each.quantiles
             if most >= TAIL_S and most >= TAIL * half:
                 yield (
-                    f"1 in 100 answers of {cut(each.name, 2 * _NAME)} takes {most:.0f} s or longer; half take"
-                    f" {half:.1f} s or less.",
+                    (
+                        f"1 in 100 answers of {cut(each.name, 2 * _NAME)} takes {most:.0f} s or longer; half take"
+                        f" {half:.1f} s or less."
+                    ),
                     f"If the service hangs, a shorter {option('timeout')} gives up on such requests earlier.",
                 )
 
@@ -234,8 +244,10 @@ def _budget(facts: Facts) -> Found:
     spent = (facts.figures.cost_usd or 0.0) + (facts.figures.uncertain_usd or 0.0)
     if budget and spent >= BUDGET * budget:
         yield (
-            f"{dollars(round(spent * _NANO))} of the budget of {dollars(round(budget * _NANO))} may be spent"
-            f" ({percent(min(spent / budget, 1.0))}).",
+            (
+                f"{dollars(round(spent * _NANO))} of the budget of {dollars(round(budget * _NANO))} may be spent"
+                f" ({percent(min(spent / budget, 1.0))})."
+            ),
             f"A run stops before the budget is exceeded; {option('budget')} raises it.",
         )
 
@@ -247,8 +259,10 @@ def _over_plan(facts: Facts) -> Found:
         planned, spent = last.cost_usd or 0.0, last.spent_usd or 0.0
         if spent > OVER_PLAN * planned:
             yield (
-                f"The answers cost {spent / planned:.1f} times what was planned"
-                f" ({dollars(round(spent * _NANO))} against {dollars(round(planned * _NANO))}).",
+                (
+                    f"The answers cost {spent / planned:.1f} times what was planned"
+                    f" ({dollars(round(spent * _NANO))} against {dollars(round(planned * _NANO))})."
+                ),
                 "Compare the tokens below: longer answers than expected are the usual reason.",
             )
 
@@ -266,16 +280,18 @@ def _thinking(facts: Facts) -> Found:
 def _tied(facts: Facts) -> Found:
     figures = facts.figures
     if figures.tied and figures.ok >= FEWEST_ROWS and figures.tied >= TIED * figures.ok:
+        share = percent(figures.tied / figures.ok)
         yield (
-            f"{counted(figures.tied, 'vote was', 'votes were')} tied ({percent(figures.tied / figures.ok)} of the rows).",
+            f"{counted(figures.tied, 'vote was', 'votes were')} tied ({share} of the rows).",
             f"An odd {option('samples')} avoids most ties; the split rows are below.",
         )
 
 
 def _unpriced(facts: Facts) -> Found:
     if facts.figures.unpriced >= UNPRICED and facts.ran.processes and facts.ran.processes[-1].budget_usd:
+        requests = counted(facts.figures.unpriced, "request")
         yield (
-            f"The price of {counted(facts.figures.unpriced, 'request')} is unknown, and they do not count in the budget.",
+            f"The price of {requests} is unknown: that part is not in the budget.",
             f"Give {option('price_in')} and {option('price_out')}.",
         )
 

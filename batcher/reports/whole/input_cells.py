@@ -1,7 +1,7 @@
 """The input's cells of a few rows, to show them beside their answers.
 
-Invariant: cells are shown only if they are those that were asked about, by the journal's marks; they come from the chunk
-files, and of rows without one from the input, if it is still there.
+Invariant: cells are shown only if they are those that were asked about, by the journal's marks; they come from the
+chunk files, and of rows without one from the input, if it is still there.
 """
 
 from __future__ import annotations
@@ -76,12 +76,11 @@ class InputCells:
                 return {}
             found: dict[int, Sequence[str]] = {}
             selection = Selection.recorded_in(self._question, dataset, self._store.keyword)
-            with closing(selection.slices(_AT_ONCE)) as slices:  # type: ignore[type-var] - both kinds are generators
-                for start, rows in slices:
-                    for position in within.intersection(range(start, start + len(rows))):
-                        found[position] = [writable(cell(value)) for value in rows[position - start]]
-                    if start + len(rows) > max(within):
-                        break
+            for start, rows in selection.slices(_AT_ONCE):
+                for position in within.intersection(range(start, start + len(rows))):
+                    found[position] = [writable(cell(value)) for value in rows[position - start]]
+                if start + len(rows) > max(within):
+                    break
             return {position: values for position, values in found.items() if self._is_asked(position, values)}
         return {}
 

@@ -49,9 +49,10 @@ def _interval(figure: Figure, *, is_mean: bool) -> str:
 
 def _counts(facts: Facts) -> Html:
     figures = facts.figures
-    share = percent(figures.ok / figures.rows) if figures.rows else "none"
-    said = f"{figures.ok:,} of {counted(figures.rows, 'row')} ok"
-    return Html(f'<p class="number">{text(share)}</p><p>{text(said)}</p><p class="muted">{_step(facts)}</p>')
+    done = figures.rows - figures.left
+    said = f"{figures.ok:,} of {counted(figures.rows, 'row')}"
+    state = "answered as asked" if done == figures.rows else f"answered as asked, {figures.left:,} still to do"
+    return Html(f'<p class="number">{text(said)}</p><p>{text(state)}</p><p class="muted">{_step(facts)}</p>')
 
 
 def _step(facts: Facts) -> str:

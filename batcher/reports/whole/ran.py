@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from batcher.answer.shape import shape_of_recorded
+from batcher.endpoint import OFFLINE
 from batcher.hiding import public_url
 from batcher.input.several import is_pattern
 from batcher.journal.entries import LastRun
@@ -43,7 +44,7 @@ def ran_of(store: Store, journal: Reader, last: LastRun, processes: Sequence[Pro
     """Return what ran, as the latest process asked it."""
     question = last.question
     # What was recorded last holds: a process that had nothing to ask records nothing.
-    recorded = next((each.planned for each in reversed(processes) if each.planned), {})
+    recorded: Mapping[str, Any] = next((each.planned for each in reversed(processes) if each.planned), {})
     shape = _shape_of(question)
     inputs = [*_inputs(question, _list(recorded.get("input")))]
     shown = processes[-_MOST_PROCESSES:]
@@ -121,6 +122,8 @@ def name_of(model: str, url: str, question: Mapping[str, Any]) -> str:
     """Return the name of a source of answers: its model, and the endpoint's name or its base URL."""
     named = {str(name): str(real) for name, real in question.get("named") or ()}
     where = f"{url} ({public_url(named[url])})" if url in named else public_url(url)
+    if where == OFFLINE:
+        return f"{model} on the embedded server"
     return f"{model} at {where}" if where else model
 
 

@@ -9,14 +9,14 @@ import time
 from collections.abc import Iterator
 
 from batcher.reports.pages.escape import Html, joined, shown, text
-from batcher.reports.pages.grid import COUNT, SHORT, Column, count, grid, terms
+from batcher.reports.pages.grid import COUNT, NAME, SHORT, Column, count, grid, terms
 from batcher.reports.whole.facts import Facts, Input, Planned, Ran
 from batcher.reports.whole.input_cells import cut
 from batcher.words import counted, duration
 
 NOT_RECORDED = "not recorded"
 _LONGEST_PROMPT = 4000
-_MOST_LABELS = 100
+_MOST_LABELS = 12
 _STATES = {
     "unchanged": "the file is unchanged since",
     "changed": "the file has changed since",
@@ -36,7 +36,7 @@ def ran(facts: Facts) -> Iterator[Html]:
     yield Html("<h3>Processes</h3>")
     columns = [
         Column("began", SHORT),
-        Column("host"),
+        Column("host", NAME),
         Column("at work", COUNT),
         Column("requests", COUNT),
         Column("failed", COUNT),

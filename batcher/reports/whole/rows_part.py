@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from batcher.reports.pages.escape import Html, joined, text
-from batcher.reports.pages.grid import COUNT, WIDE, Cell, Column, Num, cells, count, grid
+from batcher.reports.pages.grid import COUNT, NAME, WIDE, Cell, Column, Num, cells, count, grid
 from batcher.reports.pages.grid import more as left_out
 from batcher.reports.whole.facts import Example, Facts
 from batcher.reports.whole.lead import STATES
@@ -90,7 +90,7 @@ def _examples(
     """Return a table of rows; what has no name is left out."""
     columns = [Column("row", COUNT)]
     columns += [Column(certainty, COUNT)] if certainty else []
-    columns += [Column(each) for each in (answer, other, votes) if each]
+    columns += [Column(each, NAME) for each in (answer, other, votes) if each]
     has_cells = any(each.cells for each in rows)
     columns += [Column("input", WIDE)] if has_cells else []
     table = []

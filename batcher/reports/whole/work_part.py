@@ -6,12 +6,12 @@ Invariant: what is not known is left empty or said to be so; no sum hides that a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from batcher.reports.pages.curves import Band, Curve, curve_picture, histogram_picture, time_axis
 from batcher.reports.pages.escape import Html, joined, text
-from batcher.reports.pages.grid import COUNT, SHORT, Column, Num, count, grid, more
-from batcher.reports.whole.facts import Endpoint, Facts, Timeline
+from batcher.reports.pages.grid import COUNT, NAME, SHORT, Cell, Column, Num, count, grid, more
+from batcher.reports.whole.facts import Endpoint, Facts, Planned, Timeline
 from batcher.reports.whole.ran_part import NOT_RECORDED, clock
 from batcher.words import counted, dollars, duration
 
@@ -74,9 +74,11 @@ def latencies(facts: Facts) -> Iterator[Html]:
     timed = [each for each in found.each if each.quantiles]
     if not timed:
         return
-    columns = [Column("endpoint")]
+    columns = [Column("endpoint", NAME)]
     columns += [Column(name, COUNT) for name in ("answered", "p50", "p90", "p95", "p99", "max")]
-    rows = [(each.name, count(each.answered), *(Num(took, _took(took)) for took in each.quantiles)) for each in timed]
+    rows: list[Sequence[Cell]] = [
+        (each.name, count(each.answered), *(Num(took, _took(took)) for took in each.quantiles)) for each in timed
+    ]
     yield grid("Seconds that answered requests took", columns, rows, left_out=found.left_out)
     for each in timed[:8]:
         yield _histogram(each, found.shortest, found.longest)
@@ -107,6 +109,33 @@ def money(facts: Facts) -> Iterator[Html]:
     processes = facts.ran.processes
     if not facts.figures.requests:
         return
+    yield Html(f"<p>{text(_in_all(facts))}</p>")
+    asked = [each for each in reversed(processes) if each.sent or each.is_recorded]
+    for each in asked[:1]:
+        yield _planned(each, is_only=len(asked) == 1)
+    if len(asked) > 1:
+        table = _by_process(asked, facts.ran.processes_left)
+        yield joined(f"<details><summary>all {len(asked):,} processes</summary>", table, "</details>")
+    if any(not each.is_recorded and each.sent for each in processes):
+        yield Html(f'<p class="muted">What a process had planned is {NOT_RECORDED} by older versions of batcher.</p>')
+    yield from _by_endpoint(facts)
+
+
+def _planned(each: Planned, *, is_only: bool) -> Html:
+    """Return what the latest process had planned, and what it spent."""
+    rows: list[Sequence[Cell]] = [
+        ("requests", count(each.requests), count(each.sent)),
+        ("prompt tokens", count(each.prompt_tokens), count(each.used_prompt_tokens)),
+        ("completion tokens", count(each.completion_tokens), count(each.used_completion_tokens)),
+        ("money", _dollars(each.cost_usd), _dollars(each.spent_usd)),
+        ("time", _duration(each.seconds), _duration(each.worked_s)),
+    ]
+    columns = [Column("what"), Column("planned", COUNT), Column("spent", COUNT)]
+    which = "Planned when the run began" if is_only else f"Planned by the latest process, at {clock(each.started)}"
+    return grid(f"{which}, and spent by it", columns, rows)
+
+
+def _by_process(processes: Sequence[Planned], left_out: int) -> Html:
     columns = [Column("process", SHORT)]
     columns += [
         Column(f"{what}, {when}", COUNT)
@@ -124,18 +153,16 @@ def money(facts: Facts) -> Iterator[Html]:
             count(each.used_completion_tokens),
             _dollars(each.cost_usd),
             _dollars(each.spent_usd),
-            Num(each.seconds, "" if each.seconds is None else duration(each.seconds)),
-            Num(each.worked_s, duration(each.worked_s)),
+            _duration(each.seconds),
+            _duration(each.worked_s),
         )
-        for each in reversed(processes)
-        if each.sent or each.is_recorded
+        for each in processes
     ]
-    yield Html(f"<p>{text(_in_all(facts))}</p>")
-    left = facts.ran.processes_left
-    yield grid("Planned when a process began, and spent by it, the latest first", columns, rows, left_out=left)
-    if any(not each.is_recorded and each.sent for each in processes):
-        yield Html(f'<p class="muted">What a process had planned is {NOT_RECORDED} by older versions of batcher.</p>')
-    yield from _by_endpoint(facts)
+    return grid("Planned when a process began, and spent by it, the latest first", columns, rows, left_out=left_out)
+
+
+def _duration(seconds: float | None) -> Num:
+    return Num(seconds, "" if seconds is None else duration(seconds))
 
 
 def _in_all(facts: Facts) -> str:
@@ -157,7 +184,7 @@ def _in_all(facts: Facts) -> str:
 
 
 def _by_endpoint(facts: Facts) -> Iterator[Html]:
-    columns = [Column("endpoint")]
+    columns = [Column("endpoint", NAME)]
     columns += [
         Column(name, COUNT)
         for name in (
@@ -189,7 +216,7 @@ def _by_endpoint(facts: Facts) -> Iterator[Html]:
     yield more(facts.endpoints.left_out, "endpoint")
     failed = [(each.name, name, number) for each in facts.endpoints.each for name, number in each.failures]
     if failed:
-        columns = [Column("endpoint"), Column("how they ended"), Column("requests", COUNT)]
+        columns = [Column("endpoint", NAME), Column("how they ended"), Column("requests", COUNT)]
         table = [(name, f"HTTP {how}" if how.isdigit() else how, count(number)) for name, how, number in failed]
         yield grid("Requests that failed", columns, table[:60], left_out=max(0, len(table) - 60))
 
