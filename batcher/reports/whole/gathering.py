@@ -34,7 +34,7 @@ from batcher.reports.whole.timeline import Latencies, WorkTime, timeline_of
 from batcher.version import __version__
 
 _MOST_FAILURES, _EXAMPLES = 20, 3
-_MOST_ROWS = 30
+_MOST_ROWS = 20
 """Rows of each list of rows."""
 _MOST_ENDPOINTS = 30
 _MOST_FIELDS = 8

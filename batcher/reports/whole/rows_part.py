@@ -5,10 +5,11 @@ Invariant: lists are bounded, and say how many rows they leave out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 
 from batcher.reports.pages.escape import Html, joined, text
-from batcher.reports.pages.grid import COUNT, NAME, WIDE, Cell, Column, Num, cells, count, grid
+from batcher.reports.pages.grid import COUNT, SAID, WIDE, Cell, Column, Num, cells, count, grid
 from batcher.reports.pages.grid import more as left_out
 from batcher.reports.whole.facts import Example, Facts
 from batcher.reports.whole.lead import STATES
@@ -90,7 +91,7 @@ def _examples(
     """Return a table of rows; what has no name is left out."""
     columns = [Column("row", COUNT)]
     columns += [Column(certainty, COUNT)] if certainty else []
-    columns += [Column(each, NAME) for each in (answer, other, votes) if each]
+    columns += [Column(each, SAID) for each in (answer, other, votes) if each]
     has_cells = any(each.cells for each in rows)
     columns += [Column("input", WIDE)] if has_cells else []
     table = []
@@ -98,11 +99,20 @@ def _examples(
         line: list[Cell] = [count(each.position)]
         line += [Num(each.certainty, f"{each.certainty or 0.0:.2f}")] if certainty else []
         line += [said or "(empty)" for said, name in ((each.answer, answer), (each.other, other)) if name]
-        line += [each.votes] if votes else []
+        line += [_votes(each.votes)] if votes else []
         line += [cells(each.cells)] if has_cells else []
         table.append(line)
     note = "" if has_cells else '<p class="muted">The input\'s cells of these rows are not at hand.</p>'
     return joined(grid(f"{caption} (rows counted from 0)", columns, table), note)
+
+
+def _votes(said: str) -> Cell:
+    """Return the answers that a row's is made of, each with its number; a text that is not so stays as it is."""
+    try:
+        found = json.loads(said)
+    except ValueError:
+        return said
+    return cells((f"{times} \u00d7", answer) for answer, times in found.items()) if isinstance(found, dict) else said
 
 
 def _status(status: str) -> Html:
