@@ -77,11 +77,13 @@ def take(folder: Path, visit: Visit) -> None:
         _take(page, "review-rows")
         page.goto(f"{served.url}?view=sample")
         _label(page, served, topics, _LABELLED)
+        expect(page.locator("#sample-sent")).to_have_text("")
         _take(page, "review-sample")
         phone = visit.open(f"{served.url}?view=sample", width=NARROW, dark=True)
         expect(phone.locator("#sample-title")).to_be_visible()
         _take(phone, "review-phone")
-        visit.close()
+        session.run("batcher report messages\n")
+        _take(visit.open(session.folder / "output" / "report_messages.html"), "report")
     visit.end()
 
 
