@@ -129,7 +129,7 @@ async def _list(page: Page, request: Request) -> Reply:
         positions, place = _plain_page(view.index.rows, start, limit)
     lines, counts = await asyncio.gather(_lines(page, positions), asyncio.to_thread(shown.counts))
     more = {"counts": counts, "searching": searching, "reading": _reading(view), "indexing": _indexing(view)}
-    return as_json({**place, "rows": lines, **more})
+    return as_json({**place, "rows": lines, **more, "trouble": view.trouble or view.table.trouble})
 
 
 def _plain_page(rows: int, start: int, limit: int) -> tuple[list[int], dict[str, int | None]]:
