@@ -281,6 +281,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import secrets
 import sqlite3
@@ -288,7 +289,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from batcher.errors import OutputError, output_error
+from batcher.errors import KeywordBusy, OutputError, output_error
 from batcher.records import Source
 
 VERSION = 9
@@ -503,6 +504,17 @@ def as_output_errors(path: Path, doing: str) -> Iterator[None]:
         raise output_error(f"the journal {path} cannot be {doing}: {error}", error) from error
     except OSError as error:
         raise output_error(f"the journal {path} cannot be {doing}: {error.strerror}", error) from error
+
+
+@contextlib.contextmanager
+def busy_if_read(path: Path) -> Iterator[None]:
+    """Raise `KeywordBusy` if nothing can be written because this process is reading the journal at the moment."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK):
+            raise KeywordBusy(f"{path} is being read by another part of this program: try again soon") from error
+        raise
 
 
 def uri_of(path: Path, mode: str) -> str:
