@@ -37,6 +37,26 @@ export function moment(epoch) {
   return at.toDateString() === new Date().toDateString() ? `${hour.format(at)} today` : day.format(at);
 }
 
+/** Return the fields of an answer that is a JSON object, each as text, or null. */
+export function fieldsOf(answer) {
+  if (!answer?.startsWith("{")) return null;
+  try {
+    const found = JSON.parse(answer);
+    return Object.fromEntries(Object.entries(found).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]));
+  } catch {
+    return null; // text that only looks like one, or is cut
+  }
+}
+
+/** Return fields on one line. */
+export const onOneLine = (fields) => Object.entries(fields).map(([name, value]) => `${name}: ${value}`).join(" · ");
+
+/** Return an answer on one line: its fields if it has some. */
+export function shortly(answer) {
+  const fields = fieldsOf(answer);
+  return fields ? onOneLine(fields) : (answer ?? "");
+}
+
 /** The word of each status; the empty one is a row that has no result yet. */
 export const STATUS = { ok: "ok", invalid: "invalid", error: "error", "": "no answer yet" };
 
