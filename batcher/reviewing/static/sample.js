@@ -262,7 +262,7 @@ function finish() {
   const left = order().filter((each) => !done.has(each)).length;
   byId("sample-end-title").textContent = left ? `${counted(left, "row")} left` : `All ${counted(order().length, "row")} are labelled`;
   progress();
-  byId("sample-end-title").focus();
+  byId("sample-end-result").focus(); // Enter goes on with what comes next
 }
 
 const isCommand = (event) => event.shiftKey && chooser?.isAt(event.target) && chooser.isIdle();

@@ -133,14 +133,16 @@ export const spoil = () => (shown = null);
 /** Bring the view in line with the address. */
 export function follow() {
   const other = state.get("other");
+  if (!other && run.others.length === 1) return state.go({ other: run.others[0] }, "replace");
   byId("sides-other").value = other ?? "";
   byId("sides-only").value = state.get("only") ?? "";
   byId("sides-found").hidden = !other;
   byId("sides-choose").hidden = Boolean(other) || !run.others.length;
   byId("sides-none").hidden = run.others.length > 0;
-  if (!other) return;
-  if (shown?.key !== parameters().toString()) load();
-  else if (state.numeric("row") !== null) lines.mark(state.numeric("row"));
+  if (!other) return undefined;
+  if (shown?.key !== parameters().toString()) return load();
+  if (state.numeric("row") !== null) lines.mark(state.numeric("row"));
+  return undefined;
 }
 
 export function start(about, open) {
