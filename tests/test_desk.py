@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from labelled_runs import run_with
 from page_client import Client, page_of
 
 import batcher
+from batcher.reports.quality.narrowing import Widths, how_many_more
 
 LABELS = ["good", "bad", "ugly"]
 ROWS = 60
@@ -389,6 +391,7 @@ def test_labels_in_the_file_are_read_when_the_page_begins_and_while_it_is_there(
         label(client, 5, gold="good")
         assert client.get("api/sample")["done"] == 3
     assert in_file(drawn) == in_journal(drawn) == {3: "ugly", 4: "bad", 5: "good"}
+    assert dict(drawn.query("SELECT origin, who FROM gold")) == {"sample_k.csv": None, "review": "ada"}
 
 
 class Conflict:
@@ -457,11 +460,54 @@ def test_a_file_that_cannot_be_read_is_left_as_it_is_and_the_journal_has_the_lab
     assert in_file(drawn) == in_journal(drawn) or in_journal(drawn) == {1: "good", 3: "bad"}
 
 
+def test_a_label_stays_if_the_page_is_killed_before_the_file_has_it(drawn: Lab, tmp_path: Path) -> None:
+    write_into(drawn, {1: "good", 2: "ugly"}, later_s=-60)
+    with labelled_by(drawn, {1: "bad"}):
+        left = Lab(shutil.copytree(drawn.directory, tmp_path / "left"))
+    batcher.sample("k", output_dir=left.directory)
+    assert in_file(left) == in_journal(left) == {1: "bad", 2: "ugly"}
+
+
 def test_a_lost_file_is_written_again(drawn: Lab) -> None:
     sample_file(drawn).unlink()
     with labelled_by(drawn, {1: "good"}):
         pass
     assert in_file(drawn) == {1: "good"}
+
+
+# -- Widths
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps"),
+    [
+        (4, []),
+        (5, [5]),
+        (9, [9]),
+        (12, [12]),
+        (15, [10, 15]),
+        (24, [10, 24]),
+        (31, [10, 20, 31]),
+        (40, [10, 20, 30, 40]),
+    ],
+)
+def test_widths_are_taken_after_ten_labels_and_at_the_end_but_not_close_together(rows: int, steps: list[int]) -> None:
+    widths, taken = Widths(), []
+    for done in range(rows + 1):
+        if widths.is_due(done, rows):
+            widths.take([], dict.fromkeys(range(done), "x"), rows)
+            taken.append(done)
+    assert taken == steps
+
+
+def test_how_many_more_labels_it_takes_goes_by_their_number_alone() -> None:
+    assert how_many_more(0, 30, 1000, 30)[1] is None
+    said, halves = how_many_more(30, 30, 10**6, 30)
+    assert halves == (90, 120)
+    assert "90 more labels would halve" in said
+    assert "draw 90 more" in said
+    assert how_many_more(30, 200, 10**6, 200)[1] == (90, 200)
+    assert how_many_more(60, 60, 60, 60) == ("All rows of the table are labelled.", None)
 
 
 # -- Several tabs, other commands

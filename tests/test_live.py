@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import http.client
 import json
 import os
@@ -258,3 +259,31 @@ def test_the_end_of_the_page_ends_its_streams(lab: Lab) -> None:
         stream.until("live")
     assert stream.next() == ("", None)
     stream.close()
+
+
+# -- Labels beside a run
+
+
+def test_labels_are_given_while_a_run_works_and_it_writes_them_into_the_journal(folder: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(local_server("--latency", "0.02", cwd=folder))
+        with started("run", "first.csv", *options(server.base_url), cwd=folder) as first:
+            assert first.wait() == 0
+        batcher.sample("k", 3, output_dir=folder / "output")
+        client, _ = stack.enter_context(page_of(folder / "output"))
+        stream = stack.enter_context(stream_of(client))
+        run = stack.enter_context(started("run", "t.csv", *options(server.base_url), "--rpm", "600", cwd=folder))
+        stream.until("live", lambda found: found["at_work"])
+        reply = client.post("api/sample/label", drawn=2, gold="what a person says", note="beside the run")
+        assert (reply.status, reply.json["via"], reply.json["done"]) == (200, "run", 1)
+        assert stream.until("sample")["drawn"] == 2
+        busy = client.post("api/sample/draw", n=5, per_label=False)
+        assert (busy.status, busy.json["kind"]) == (423, "busy")
+        run.send_signal(signal.SIGINT)
+        assert run.wait() == 3
+        assert client.post("api/sample/label", drawn=1, gold="afterwards").json["via"] == "journal"
+    made = batcher.sample("k", output_dir=folder / "output")
+    assert (made.labelled, made.read) == (2, 0)
+    with (folder / "output" / "sample_k.csv").open(encoding="utf-8", newline="") as file:
+        golds = {row["sample_row"]: row["gold"] for row in csv.DictReader(file)}
+    assert golds == {"1": "afterwards", "2": "what a person says", "3": ""}

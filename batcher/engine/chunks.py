@@ -26,6 +26,7 @@ from batcher.output.so_far import recorded_with, with_by
 from batcher.planning.job import Job, chunks_of
 from batcher.planning.plan import Plan
 from batcher.records import RowState, Values
+from batcher.words import counted, verb
 
 
 class OpenChunk:
@@ -157,6 +158,9 @@ class Chunks:
             said += self._join_responses(last)
         copies = [*([copy] if copy else []), *self._store.remove_other_results(self._journal.joined)]
         copies += self._join_vectors()
+        if self._journal.decided:
+            rows = counted(len(self._journal.decided), "row was", "rows were")
+            said.append(f"{rows} corrected while the result was written: {verb('merge')} puts that into the files.")
         for start in self._starts:  # left by a process that was killed while it wrote another format
             said += [f"A chunk file of another format was left, and is kept as {each}." for each in self._left(start)]
         return [*said, *(result_changed(self._store.all_path, each) for each in copies)]
@@ -194,7 +198,7 @@ class Chunks:
         if self._store is not before:
             self._wait_for(self._journal.files_have(recorded_with(last.question, self._store)))
         chunks = self._journal.chunks()
-        following = Following(before, self._store, self._journal, Marks(self._job.dataset.columns))
+        following = Following(self._store, self._journal, Marks(self._job.dataset.columns))
         for start in self._starts:
             if self._store is before and not decided.intersection(range(start, start + size)):
                 continue
@@ -234,6 +238,8 @@ class Chunks:
             ) from error
         corrections = ours.corrections(store.answer_columns, edited.lines, path.name)
         self._wait_for(self._journal.corrected_by_hand(corrections))
+        if "by" in store.answer_columns.extras:  # the file does not say that the answer is a person's
+            self._journal.decided.update(each.position for each in corrections)
         copy = store.write_edited(start, edited.lines, rows=rows) if edited.how else None
         origin = store.origin(store.lines(rows), self._journal.states(start, stop))
         written = Chunk(len(rows), origin, store.sha256(start) or b"")

@@ -64,6 +64,15 @@ class Cells:
             )
             return dict(found.fetchall())
 
+    def text_of(self, start: int, stop: int) -> str:
+        """Return all cells of the rows in a range of positions in one text, to look whether a text may be in them."""
+        with self._using():
+            found = self._db.execute(
+                "SELECT coalesce(group_concat(texts, char(1)), '') FROM cells WHERE position >= ? AND position < ?",
+                (start, stop),
+            )
+            return str(found.fetchone()[0])
+
     def missing(self, start: int, stop: int) -> list[int]:
         """Return the positions in a range that it does not have."""
         there = self.between(start, stop)

@@ -202,7 +202,7 @@ class _Making(NamedTuple):
             (_REPLACING, (self.id, model, model, self.now)),
             (_POINT, (self.id, is_kept, self.position)),
         ]
-        opinions = self.ask("SELECT id FROM opinions WHERE result = ? ORDER BY id DESC", (model,))
+        opinions = self.ask("SELECT id FROM opinions WHERE result = ? ORDER BY id", (model,))
         for own_id, (each,) in enumerate(opinions, self.id - len(opinions)):
             statements += [
                 (_copy("opinions", "key, position, source, status, answer, error, round"), (own_id, each)),

@@ -247,15 +247,19 @@ events: what else happened in a run
                                 answers changed the bound on prompts; `service tier`: a request was served in a tier
                                 that it did not ask for; `joined`: a result is about to be in its place; `limited by
                                 hand`, `paused by hand`, `resumed by hand`, `refused by hand`: what people asked of the
-                                run while it worked; `ignored`: an endpoint accepts a request parameter and does not
-                                do what it asks; `left out`: it refuses one that batcher had added, and is asked without
-                                it; `corrected by hand`: a person gave a row another answer, after
-                                this run or while it worked; `workbook read`: its corrections are in the journal
+                                run while it worked; `decided by hand`, `overtaken by hand`: what the page asked of it,
+                                which was done, or not because the row had another result; `ignored`: an endpoint
+                                accepts a request parameter and does not do what it asks; `left out`: it refuses one
+                                that batcher had added, and is asked without it; `corrected by hand`: a person gave a
+                                row another answer, after this run or while it worked; `workbook read`: its corrections
+                                are in the journal
     subject            TEXT*    the endpoint; of `joined` and `workbook read` the file's name; of `corrected by hand`
                                 the correction's `results.id`; of the other kinds by hand the id of the request
     detail             TEXT*    why, or what the service said; may be empty. `joined`, `workbook read`: the file's
                                 SHA-256, in hexadecimal. `corrected by hand`: `results.id` of what it replaces; empty:
-                                the row had no result. The other kinds by hand: what changed, or why it was refused.
+                                the row had no result. `decided by hand`: `results.id` of the new result, empty for hand
+                                labels; `overtaken by hand`: `results.id` of the row's. The other kinds by hand: what
+                                changed, or why it was refused.
                                 `prompt overhead`: JSON, a hash of all that the overhead depends on (`of`), and the
                                 tokens that prompts have at `least` and at `most` beside the rows' own text
                                 (`batcher.money.overhead`). `service tier`: JSON, the `source` and the `tier`.

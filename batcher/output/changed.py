@@ -91,7 +91,9 @@ class Changed(NamedTuple):
             return self.before._replace(origin=b"") if self.corrections else self.before
         if self.how:
             return UNWRITTEN
-        origin = self.store.origin(self.inputs, states) if self.is_fresh else b""
+        # Whoever corrects an answer leaves the column as it is that says who gave it: then the file is written again.
+        is_whole = self.is_fresh and not (self.corrections and "by" in self.store.answer_columns.extras)
+        origin = self.store.origin(self.inputs, states) if is_whole else b""
         return Chunk(self.before.rows, origin, self.sha256)
 
 
@@ -259,7 +261,7 @@ class Reading:
         Raises:
             UnfitError: it has no column of answers, or cannot be read.
         """
-        found: list[tuple[tuple[int, bool], Layout]] = []
+        found: list[tuple[tuple[int, bool, int], Layout]] = []
         why: Exception | None = None
         for layout in self._layouts:
             try:
@@ -269,8 +271,9 @@ class Reading:
                 continue
             except OSError as error:
                 raise UnfitError(f"{error.strerror}") from error
-            common = len({*layout.store.all_columns} & {*sheet.header})
-            found.append(((common, layout.store.suffix == path.suffix), layout))
+            columns, header = {*layout.store.all_columns}, {*sheet.header}
+            is_own = layout.store.suffix == path.suffix
+            found.append(((len(columns & header), is_own, -len(columns - header)), layout))
         if not found:
             raise UnfitError(str(why)) from why
         return max(found, key=lambda each: each[0])[1]
@@ -392,11 +395,11 @@ class OfJournal(NamedTuple):
 
     def corrections(self, added: AnswerColumns, lines: Sequence[Sequence[str]], origin: str) -> list[Correction]:
         """Return the answers that people gave in a file of this name, with these answer columns and lines."""
-        rows = zip(self.states, self.in_file, self.beside, lines, strict=True)
+        rows = zip(self.states, self.in_file, self.answers, self.beside, lines, strict=True)
         return [
             _correction(position, state, line, beside, added)._replace(origin=origin)
-            for position, (state, ours, beside, line) in enumerate(rows, self.start)
-            if _is_new(line, ours, added)
+            for position, (state, had, ours, beside, line) in enumerate(rows, self.start)
+            if _is_new(line, had, added) and _is_new(line, ours, added)
         ]
 
 

@@ -17,7 +17,7 @@ from batcher.journal.reading import Reader
 from batcher.output.changed import Changed, ChangedFiles
 from batcher.output.csv_file import csv_line
 from batcher.output.directory import Store, came_back
-from batcher.output.so_far import input_of, recorded_with, with_by, with_columns
+from batcher.output.so_far import forms_of, input_of, recorded_with, with_by, with_columns
 from batcher.words import counted
 
 
@@ -46,14 +46,12 @@ class Following:
     """Writes chunk files again with the answers that the journal has now, and with the columns of `store`.
 
     Args:
-        before: the files with the columns that they have.
-        store: the files with those that they get.
+        store: the files with the columns that they get.
         journal: of the run.
         marks: makes the marks of the table.
     """
 
-    def __init__(self, before: Store, store: Store, journal: Reader, marks: Marks) -> None:
-        self._before = before
+    def __init__(self, store: Store, journal: Reader, marks: Marks) -> None:
         self._store = store
         self._journal = journal
         self._marks = marks
@@ -69,7 +67,10 @@ class Following:
         stop = start + chunk.rows
         if self._journal.left(start, stop) or (inputs := self._inputs(start, changed)) is None:
             return None
-        if [self._marks.of(tuple(cells)) for cells in inputs] != self._journal.marks(start, stop):
+        planned = self._journal.marks(start, stop)
+        if len(inputs) != len(planned) or any(
+            had and self._marks.of(tuple(cells)) != had for cells, had in zip(inputs, planned, strict=True)
+        ):
             return None
         added = self._store.answer_columns
         beside = self._journal.beside(start, stop, added.extras)
@@ -90,12 +91,10 @@ class Following:
             return None
         if changed is not None:
             return [changed.store.answer_columns.split(line)[0] for line in changed.lines]
-        store = self._before
-        with closing(store.read(path)) as lines:
+        with closing(self._store.read(path)) as lines:
             _, columns = next(lines, (0, []))
-            if columns != store.all_columns:  # one that was written before the process ended
-                store = self._store
-            return [store.answer_columns.split(line)[0] for _, line in lines] if columns == store.all_columns else None
+            store = next((each for each in forms_of(self._store) if each.all_columns == columns), None)
+            return None if store is None else [store.answer_columns.split(line)[0] for _, line in lines]
 
 
 def follow(store: Store, pen: Pen) -> str:
@@ -120,7 +119,7 @@ def follow(store: Store, pen: Pen) -> str:
         return clash
     said, written = [clash] if clash else [], 0
     changed = dict(_changed(before, pen, last, behind))
-    following = Following(before, after, pen, Marks(last.question.get("table", ())))
+    following = Following(after, pen, Marks(last.question.get("table", after.columns)))
     for start in sorted(behind):
         of_person = changed.get(start)
         if of_person is not None:

@@ -124,14 +124,18 @@ class HandLabels:
         Raises:
             InputError, OutputError: it cannot be read.
         """
-        there = self.file.as_written(self._store.sample_path)
-        had = {number: self.by_field(each.text) for number, each in gold.items() if each.text}
-        if there is None or {number: texts for number, texts in there.items() if texts} == {
-            number: texts for number, texts in had.items() if number in there
-        }:
+        if self.is_read(gold):
             return []
         own = self.own(self.lines(drawn, places))
         return [] if own is None else self.changes([own], gold)
+
+    def is_read(self, gold: Mapping[int, Gold]) -> bool:
+        """Return whether the file of the sample, if there is one, has the hand labels of the journal, and no others."""
+        there = self.file.as_written(self._store.sample_path)
+        had = {number: self.by_field(each.text) for number, each in gold.items() if each.text}
+        return there is None or {number: texts for number, texts in there.items() if texts} == {
+            number: texts for number, texts in had.items() if number in there
+        }
 
     def by_field(self, gold: str) -> dict[str, str]:
         """Return the hand label of a row as a file has it: of a schema by field, else under ""."""

@@ -87,7 +87,11 @@ def merge(
         if copy:
             say(result_changed(path, copy))
         write_vectors()
-        return _join_responses(store, journal, last, rows) if last.question.get("requests") else path
+        if not last.question.get("requests"):
+            return path
+    # What is recorded of the result changes the journal, so it is opened once more.
+    with opened(keyword, output_dir, functools.partial(read_journal, alone=True)) as run:
+        return _join_responses(store, run.journal, run.last(), rows)
 
 
 def _follow(keyword: str, output_dir: str | os.PathLike[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,13 +69,11 @@ class SoFar:
         self._question = last.question
         self._chunks = journal.chunks()
         self._dataset = dataset
-        self._without_by = with_columns(store, self._chunks, last.question)
-        self.store, _ = with_by(self._without_by, journal)
+        self.store, _ = with_by(with_columns(store, self._chunks, last.question), journal)
         table = tuple(last.question.get("table", self.store.columns))
         self._marks = Marks(table)
         self._workbooks = self.store.workbooks()
-        layouts = [Layout(each, table) for each in dict.fromkeys((self.store, self._without_by))]
-        self._changed = ChangedReading(layouts, journal)
+        self._changed = ChangedReading([Layout(each, table) for each in forms_of(self.store)], journal)
         if dataset is not None and dataset.columns != self._marks.columns:
             raise InputError(
                 f"{dataset.name} has other columns than the table that was asked:"
@@ -145,7 +144,7 @@ class SoFar:
         """Return the lines of an unchanged chunk file, with what people have decided on the page since."""
         with closing(self.store.cells(self.store.chunk_file(start))) as lines:
             columns = next(lines, [])
-            store = next((each for each in (self.store, self._without_by) if each.all_columns == columns), None)
+            store = next((each for each in forms_of(self.store) if each.all_columns == columns), None)
             found = [store.answer_columns.split(line) for line in lines] if store else []
         inputs = [cells for cells, _ in found]
         if [self._marks.of(tuple(cells)) for cells in inputs] != self._journal.marks(start, start + chunk.rows):
@@ -214,6 +213,16 @@ def with_by(store: Store, journal: Reader) -> tuple[Store, str]:
     except SettingsError:
         name = f"{store.answer_columns.answer}_{_BY}"
         return store, f"The table has a column {name!r} already, so the files do not say which answers are by hand."
+
+
+def forms_of(store: Store) -> list[Store]:
+    """Return the files with their columns, and with those that they had before a person decided something."""
+    added = store.answer_columns
+    if added.extras[-1:] != (_BY,):
+        return [store]
+    before = replace(added, extras=added.extras[:-1])
+    columns = store.columns
+    return [store, Store(store.directory, store.keyword, columns, before, store.encoding, types=store.types)]
 
 
 def recorded_with(question: Mapping[str, object], store: Store) -> dict[str, object]:

@@ -20,6 +20,7 @@ from batcher.journal.deciding import Pen
 from batcher.journal.entries import DECIDED, OVERTAKEN, REFUSED_BY_HAND, ByHand, Decision, LastRun
 from batcher.journal.locking import Work, holder_of, is_at_work
 from batcher.journal.opening import open_to_decide, read_journal
+from batcher.journal.reading import Reader
 from batcher.journal.sampling import Gold
 from batcher.output.control import ControlFile, Wish
 from batcher.output.directory import Store
@@ -32,6 +33,7 @@ T = TypeVar("T")
 
 _PATIENCE_S = 15.0  # a run at work looks every second
 _LOOK_S = 0.05
+_LOOKS = 20  # at a journal that others write at the same time
 _ANSWERS = (DECIDED, OVERTAKEN, REFUSED_BY_HAND)
 
 
@@ -94,8 +96,7 @@ class Decisions:
             Changed: the row has another result by now.
             SettingsError: it is not a label, does not fit the schema, or there is no such row, or it has no result.
         """
-        with read_journal(self._store.journal_path) as journal:
-            last = journal.last_run()
+        last = await asyncio.to_thread(self._looked, Reader.last_run)
         if last:
             _check_is_chat(last)
             result = _fitting(result, last)
@@ -118,10 +119,13 @@ class Decisions:
     async def label(self, golds: Sequence[Gold]) -> Decided:
         """Record hand labels of rows of the sample; `who` and `origin` are filled in if they are empty.
 
+        Labels that were read in a file keep an empty `who`: anybody may have written them.
+
         Raises:
             SettingsError: there is no such row in the sample.
         """
-        golds = [each._replace(who=each.who or self._who, origin=each.origin or REVIEW) for each in golds]
+        golds = [each._replace(origin=each.origin or REVIEW) for each in golds]
+        golds = [each._replace(who=self._who) if each.origin == REVIEW and not each.who else each for each in golds]
 
         def write(pen: Pen) -> int | None:
             known = {each.id for each in pen.drawn()}
@@ -145,12 +149,22 @@ class Decisions:
 
     def pending(self) -> int:
         """Count the rows corrected on the page whose chunk files do not have that yet."""
-        with read_journal(self._store.journal_path) as journal:
-            return journal.behind()
+        return self._looked(Reader.behind)
+
+    def _looked(self, read: Callable[[Reader], T]) -> T:
+        """Return what a reader finds; another page may write just now."""
+        for is_last in (*[False] * _LOOKS, True):
+            try:
+                with read_journal(self._store.journal_path) as journal:
+                    return read(journal)
+            except OutputError:
+                if is_last:
+                    raise
+                time.sleep(_LOOK_S)
+        raise AssertionError
 
     def _finish(self) -> str:
-        with read_journal(self._store.journal_path) as journal:
-            last = journal.last_run()
+        last = self._looked(Reader.last_run)
         if last and is_at_work(self._store.journal_path, last):
             raise KeywordBusy(f"a run of {self._store.keyword!r} is at work: it writes the files itself when it ends")
         with open_to_decide(self._store.journal_path) as pen:
@@ -185,6 +199,8 @@ class Decisions:
                     return await asyncio.to_thread(self._written, write, asked)
                 except KeywordBusy as error:
                     busy = error
+                if asked and (answer := await asyncio.to_thread(self._answer, asked)):
+                    return _of_run(answer)  # the run that was asked has taken it, and another one is at work now
                 last = await asyncio.to_thread(self._run_at_work)
                 if last is not None:
                     asked = Wish(uuid.uuid4().hex, last.id, verb, values)
@@ -225,9 +241,8 @@ class Decisions:
         return await asyncio.to_thread(self._answer, wish)
 
     def _answer(self, wish: Wish) -> ByHand | None:
-        with contextlib.suppress(OutputError), read_journal(self._store.journal_path) as journal:
-            return next((each for each in journal.by_hand(wish.run, _ANSWERS) if each.request == wish.id), None)
-        return None
+        found = self._looked(lambda journal: journal.by_hand(wish.run, _ANSWERS))
+        return next((each for each in found if each.request == wish.id), None)
 
 
 def _of_run(answer: ByHand) -> Decided:

@@ -73,7 +73,8 @@ class _Sample:
         stamp: of the journal, when the labels were read.
         last: the run.
         rows: that could be drawn.
-        draws, drawn, places, lines: as the journal and `HandLabels` have them.
+        draws, drawn, places: as the journal and `HandLabels` have them.
+        lines: the rows with their cells; None: they are not read yet, which may take seconds.
         hand: knows columns and labels; its journal is closed.
         prompts: makes the prompts again.
         gold: the hand labels.
@@ -86,7 +87,7 @@ class _Sample:
     draws: list[Draw]
     drawn: list[DrawnRow]
     places: dict[int, RowNow]
-    lines: dict[int, Line]
+    lines: dict[int, Line] | None
     hand: HandLabels
     prompts: Prompts
     gold: dict[int, Gold]
@@ -97,9 +98,15 @@ class _Sample:
         return [each.id for each in self.drawn if self.why_not(each.id) == ""]
 
     def why_not(self, number: int) -> str:
-        """Return why a row cannot be labelled; empty if it can."""
-        line = self.lines[number]
-        return _GONE if line.is_gone else _NO_CELLS if line.cells is None else ""
+        """Return why a row cannot be labelled; empty if it can, as far as that is known."""
+        if number not in self.places:
+            return _GONE
+        return _NO_CELLS if self.lines is not None and self.lines[number].cells is None else ""
+
+    @property
+    def whole(self) -> dict[int, Line]:
+        """The rows with their cells; none before these are read."""
+        return {} if self.lines is None else self.lines
 
     def is_done(self, number: int) -> bool:
         gold = self.gold.get(number)
@@ -160,13 +167,16 @@ class Desk:
     ) -> None:
         self._store, self._looks, self._decisions = store, looks, decisions
         self._tell, self._data = tell, data
-        self._turn = asyncio.Lock()
+        self._turn, self._looking = asyncio.Lock(), asyncio.Lock()
         self._sample: _Sample | None = None
         self._file = _File()
+        self._closing = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._widths = Widths()
         self._parts: tuple[object, list[Narrowing]] = (None, [])
         self._measuring: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._result: tuple[object, str | None, dict[str, Any]] | None = None
 
     # -- What it shows
 
@@ -183,6 +193,8 @@ class Desk:
                 self._file.problem = str(error)
                 found = await self._present()
         self._measure(found)
+        if found.draws and found.lines is None and (self._reading is None or self._reading.done()):
+            self._reading = asyncio.get_running_loop().create_task(self._with_cells(found))
         return self._shown(found)
 
     def _shown(self, found: _Sample) -> dict[str, Any]:
@@ -240,13 +252,13 @@ class Desk:
         Raises:
             SettingsError: the sample has no such row.
         """
-        found = await self._present()
+        found = await self._whole()
         for each in numbers:
             _check_row(found, each)
         return {"rows": await asyncio.to_thread(lambda: [self._row(found, each) for each in numbers])}
 
     def _row(self, found: _Sample, number: int) -> dict[str, Any]:
-        place, why, line = found.places.get(number), found.why_not(number), found.lines[number]
+        place, why, line = found.places.get(number), found.why_not(number), found.whole[number]
         prompt = Prompt(None, why)
         if place is not None:
             prompt = found.prompts.of(found.hand.table, line.cells, place.key)
@@ -291,9 +303,7 @@ class Desk:
                 self._write_soon()
         if via:
             self._tell("sample", {"drawn": number})
-        measuring = self._measure(found)
-        if measuring is not None:
-            await asyncio.wait([measuring], timeout=0.1)  # the next row is not held up
+        self._measure(found)
         done = sum(map(found.is_done, found.open))
         return {
             "drawn": number,
@@ -336,49 +346,48 @@ class Desk:
         async with self._turn:
             with contextlib.suppress(KeywordBusy):  # what is in the file counts all the same
                 await self._in_step()
-            found = await self._present()
+        found = await self._whole()
         fields = found.hand.golds.fields
         name = field_name or (fields[0] if len(fields) > 1 else None)
-        return await asyncio.to_thread(self._resulting, found, name)
+        if self._result is None or self._result[:2] != (found.stamp, name):
+            self._result = found.stamp, name, await asyncio.to_thread(self._resulting, found, name)
+        return self._result[2]
 
     def _resulting(self, found: _Sample, name: str | None) -> dict[str, Any]:
         made = estimate(self._store.keyword, self._store.directory, field=name, data=self._data)
-        of_label = self._looks.look(lambda journal: self._reads(journal, found.last, name)).label_of
-        disagreements = []
-        for number, place in sorted(found.places.items()):
+        of_label, places = self._looks.look(
+            lambda journal: (
+                self._reads(journal, found.last, name).label_of,
+                self._hand(journal, found.last).places(found.drawn),  # with the labels that the model has given by now
+            )
+        )
+        differing = []
+        for number, place in sorted(places.items()):
             gold = Golds.of_field(found.gold[number].text, made.field) if number in found.gold else ""
             model = of_label(place.label)
             if gold and (model is None or not is_same(model, gold, made.kind)):
-                line = found.lines[number]
+                note, line = found.gold[number].note, found.whole[number]
                 cells = [] if line.cells is None else [[*each] for each in found.hand.file.shown(line)]
-                note = found.gold[number].note
-                disagreements.append(
-                    {
-                        "drawn": number,
-                        "position": place.position,
-                        "cells": cells,
-                        "model": model,
-                        "gold": gold,
-                        "note": note,
-                    }
-                )
+                said = {"model": model, "gold": gold, "note": note}
+                differing.append({"drawn": number, "position": place.position, "cells": cells, **said})
         return {
             "title": title_of(made),
             "estimate": html_of(made),
             "field": made.field,
             "fields": [*found.hand.golds.fields],
-            "disagreements": disagreements[:_MOST_DISAGREEMENTS],
-            "total": len(disagreements),
+            "disagreements": differing[:_MOST_DISAGREEMENTS],
+            "total": len(differing),
         }
 
     # -- Reading the journal
 
     async def _present(self) -> _Sample:
         """Return the sample as it is now; what has not changed is not read again."""
-        found = self._sample
-        if found is None or found.stamp != self._looks.stamp():
-            found = self._sample = await asyncio.to_thread(self._looks.look, self._read)
-        return found
+        async with self._looking:
+            found = self._sample
+            if found is None or found.stamp != self._looks.stamp():
+                found = self._sample = await asyncio.to_thread(self._looks.look, self._read)
+            return found
 
     def _read(self, journal: RowReader) -> _Sample:
         stamp = self._looks.stamp()
@@ -389,10 +398,29 @@ class Desk:
                 return replace(old, stamp=stamp, gold=journal.gold())
             hand = self._hand(journal, last)
             draws, drawn = journal.draws(), journal.drawn()
-            places = hand.places(drawn)
-            lines, rows = hand.lines(drawn, places), journal.size(hand.without)
+            places, rows = hand.places(drawn), journal.size(hand.without)
             prompts = Prompts(journal.questions())
-            return _Sample(key, stamp, last, rows, draws, drawn, places, lines, hand, prompts, journal.gold())
+            return _Sample(key, stamp, last, rows, draws, drawn, places, None, hand, prompts, journal.gold())
+
+    async def _whole(self) -> _Sample:
+        """Return the sample with the cells of its rows."""
+        found = await self._present()
+        if found.lines is None:
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.get_running_loop().create_task(self._with_cells(found))
+            await asyncio.shield(self._reading)
+            found = await self._present()
+            return found if found.lines is not None else await self._whole()  # another plan has come meanwhile
+        return found
+
+    async def _with_cells(self, found: _Sample) -> None:
+        def look(journal: RowReader) -> dict[int, Line]:
+            return self._hand(journal, found.last).lines(found.drawn, found.places)
+
+        lines = await asyncio.to_thread(self._looks.look, look)
+        await self._present()
+        if self._sample is not None and self._sample.key == found.key:
+            self._sample = replace(self._sample, lines=lines)
 
     def _hand(self, journal: RowReader, last: LastRun) -> HandLabels:
         return HandLabels(self._store, journal, last, self._dataset(last))
@@ -416,7 +444,10 @@ class Desk:
         if version in {None, self._file.seen} or not found.draws:
             return found
         try:
-            changes, _ = await asyncio.to_thread(self._changes, found)
+            changes: list[Gold] = []
+            if not await asyncio.to_thread(found.hand.is_read, found.gold):
+                found = await self._whole()
+                changes, _ = await asyncio.to_thread(self._changes, found)
         except BatcherError as error:
             # It stays as it is, and is read when somebody has mended it: labels of the page are in the journal.
             self._file.seen, self._file.problem = version, str(error)
@@ -434,7 +465,7 @@ class Desk:
 
         def look(journal: RowReader) -> tuple[list[Gold], Source | None]:
             hand = self._hand(journal, found.last)
-            own = hand.own(found.lines)
+            own = hand.own(found.whole)
             changes = [] if own is None else hand.changes([own], found.gold)
             self._file.notes |= dict.fromkeys(notes_on_older(hand))
             return changes, own
@@ -448,8 +479,9 @@ class Desk:
             self._writing = asyncio.get_running_loop().create_task(self._write_later())
 
     async def _write_later(self) -> None:
-        while self._file.is_behind:
-            await asyncio.sleep(_WRITE_AFTER_S)
+        while self._file.is_behind and not self._closing.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), _WRITE_AFTER_S)
             with contextlib.suppress(KeywordBusy):  # another process reads or writes the sample just now
                 await self.write()
 
@@ -462,17 +494,16 @@ class Desk:
         async with self._turn:
             if not self._file.is_behind:
                 return
-            found = await self._in_step()
-            self._file.is_behind = False
-            if self._file.problem:
-                return
             try:
-                await asyncio.to_thread(self._written, found)
+                await self._in_step()
+                found = await self._whole()
+                if not self._file.problem:
+                    await asyncio.to_thread(self._written, found)
             except KeywordBusy:
-                self._file.is_behind = True
                 raise
             except BatcherError as error:
                 self._file.problem = str(error)
+            self._file.is_behind = False
 
     def _written(self, found: _Sample) -> None:
         path = self._store.sample_path
@@ -489,16 +520,19 @@ class Desk:
                 raise KeywordBusy(f"{path} has changed just now: it is read first")
             encoding = found.last.question.get("encoding", "utf-8")
             said = None if own is None else own.found
-            notes = write_file(self._store, found.hand, found.lines, found.gold, own=said, encoding=encoding)
+            notes = write_file(self._store, found.hand, found.whole, found.gold, own=said, encoding=encoding)
             self._file.notes |= dict.fromkeys(notes)
             self._file.seen = _version(path)
 
     async def close(self) -> str:
         """Write the file, and end what works beside; return what to know about it, or an empty text."""
-        for task in (self._writing, self._measuring):
+        self._closing.set()
+        for task in (self._measuring, self._reading):
             if task is not None:
                 task.cancel()
-                await asyncio.wait([task])
+        tasks = [task for task in (self._writing, self._measuring, self._reading) if task is not None]
+        if tasks:
+            await asyncio.wait(tasks)  # what is being written is written
         try:
             await self.write()
         except BatcherError as error:
@@ -541,8 +575,8 @@ class Desk:
 
 
 def _check_row(found: _Sample, number: int) -> None:
-    if number not in found.lines:
-        raise SettingsError(f"the sample has no row {number}: it has {counted(len(found.lines), 'row')}")
+    if all(each.id != number for each in found.drawn):
+        raise SettingsError(f"the sample has no row {number}: it has {counted(len(found.drawn), 'row')}")
 
 
 def _text_of(golds: Golds, given: Mapping[str, Any], before: str) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from batcher.journal.certainty import AGREEMENT, CONFIDENCE
+from batcher.journal.certainty import AGREEMENT, CONFIDENCE, kinds_of_certainty
 from batcher.journal.looking import Attempt, RowFacts, RowLine, RowReader, Step
 from batcher.records import Beside, Result, Task
 from batcher.reviewing.exchange import Reply, Request, Routes, as_json, gone, whole
@@ -49,7 +49,7 @@ async def _run(page: Page, _request: Request) -> Reply:
             "fields": [*index.fields],
             "schema": _schema(view),
             "task": view.question.get("task", Task.CHAT),
-            "has": {kind: kind in index.certainties for kind in (AGREEMENT, CONFIDENCE)} | has,
+            "has": has,
             "at_work": at_work,
             "reading": _reading(view),
             "indexing": _indexing(view),
@@ -62,7 +62,9 @@ async def _run(page: Page, _request: Request) -> Reply:
 
 
 def _has(journal: RowReader) -> dict[str, bool]:
+    known = {*kinds_of_certainty(journal)}
     return {
+        **{kind: kind in known for kind in (AGREEMENT, CONFIDENCE)},
         "sample": bool(journal.latest().gold[0]),
         "gold": bool(journal.latest().gold[2]),
         "reasoning": journal.has_reasoning(),

@@ -144,6 +144,10 @@ class Table:
         """Return the cells of the rows in a range, each row in one text, with NUL between the cells."""
         return self._cells.between(start, stop)
 
+    def text_of(self, start: int, stop: int) -> str:
+        """Return all cells of the rows in a range in one text."""
+        return self._cells.text_of(start, stop)
+
     def lacking(self, positions: Sequence[int]) -> int:
         """Count the rows whose cells are not there, of some."""
         if self._cells.count() == self.rows:
