@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import random
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from labelled_runs import run_with
 from page_client import Client, page_of
 
 import batcher
+from batcher.errors import KeywordBusy
 from batcher.reports.quality.narrowing import Widths, how_many_more
 
 LABELS = ["good", "bad", "ugly"]
@@ -284,6 +288,7 @@ def test_a_note_is_kept_with_a_label_and_without_one(drawn: Lab) -> None:
     assert [(each["gold"], each["note"]) for each in found] == [("", "unclear"), ("good", "two topics")]
     assert marked == [1, 2]
     assert batcher.estimate("k", drawn.directory).gold == 1
+    assert batcher.verify("k", [f"row {number}" for number in range(ROWS)], output_dir=drawn.directory).ok
 
 
 def test_the_fields_of_a_schema_are_labelled_each_for_itself(lab: Lab) -> None:
@@ -533,3 +538,34 @@ def test_a_draw_in_a_terminal_shows_on_the_page(drawn: Lab) -> None:
         assert len(client.get("api/sample")["rows"]) == 40
         label(client, 40, gold="bad")
     assert in_file(drawn) == in_journal(drawn) == {1: "good", 40: "bad"}
+
+
+def test_of_labels_from_all_sides_at_once_each_that_was_acknowledged_is_in_the_journal(drawn: Lab) -> None:
+    acknowledged: list[tuple[int, str]] = []
+
+    def tab(client: Client, seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(15):
+            number, gold = chance.randint(1, 30), chance.choice(LABELS)
+            reply = client.post("api/sample/label", drawn=number, gold=gold, note=str(seed))
+            assert reply.status in {200, 423}, reply
+            if reply.status == 200:
+                acknowledged.append((number, gold))
+
+    def terminal() -> None:
+        for rows in (31, 32, 33):
+            with contextlib.suppress(KeywordBusy):
+                batcher.sample("k", rows, output_dir=drawn.directory)
+
+    with page_of(drawn.directory, "ada") as (ada, _), page_of(drawn.directory, "bob") as (bob, _):
+        with ThreadPoolExecutor(5) as pool:
+            work = [pool.submit(tab, client, seed) for seed, client in enumerate((ada, ada, bob, bob))]
+            work.append(pool.submit(terminal))
+        for each in work:
+            each.result()
+        assert ada.get("api/sample")["done"] == bob.get("api/sample")["done"] == len(in_journal(drawn))
+    assert len(acknowledged) > 30
+    written = Counter(drawn.query("SELECT drawn, gold FROM gold"))
+    assert not Counter(set(acknowledged)) - written
+    batcher.sample("k", output_dir=drawn.directory)
+    assert in_file(drawn) == in_journal(drawn)
