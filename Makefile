@@ -13,13 +13,19 @@ WORKERS = $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 export PYTHONDONTWRITEBYTECODE =
 PYTEST = -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-lowest test-newest test-oracles test-real check docs bench lock clean
+.PHONY: demo test browser test-lowest test-newest test-oracles test-real check docs bench lock clean
 
 demo: .venv/.run
 	$(BIN)/batcher demo
 
 test: .venv/.dev .venv/.hf
 	$(BIN)/python $(PYTEST)
+
+# Installs Debian's Chromium if there is no browser yet and this is root on Debian. Without a browser `make test` skips what
+# needs one; with NEED_BROWSER in the environment it fails.
+browser: .venv/.dev
+	@$(BIN)/python tests/browser.py || \
+		{ apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --no-install-recommends chromium; } || true
 
 # The tests on the oldest releases that pyproject.toml admits.
 test-lowest: .venv-lowest/.lowest

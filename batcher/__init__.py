@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from batcher.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from batcher.calls.services import services
     from batcher.endpoint import Endpoint
@@ -33,9 +35,8 @@ if TYPE_CHECKING:
     from batcher.reports.quality.estimate import estimate
     from batcher.reports.status import status
     from batcher.reports.verification.verify import verify
+    from batcher.reports.whole.report import report
     from batcher.reviewing.review import review
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BatcherError",
@@ -54,6 +55,7 @@ __all__ = [
     "pause",
     "plan",
     "rehearse",
+    "report",
     "resume",
     "review",
     "run",
@@ -74,6 +76,7 @@ _HOMES = {
     "pause": "engine.by_hand",
     "plan": "planning.forecast",
     "rehearse": "rehearsal.rehearse",
+    "report": "reports.whole.report",
     "resume": "engine.by_hand",
     "review": "reviewing.review",
     "run": "engine.runner",

@@ -28,6 +28,8 @@ from batcher.output.report import Report
 from batcher.settings import Settings
 
 if TYPE_CHECKING:
+    from browser import Visit
+    from playwright.sync_api import Browser
     from tiny_model import Paths
 
     from batcher.calls.caller import Callers
@@ -169,6 +171,25 @@ def journal(path: Path) -> Iterator[Journal]:
     """Open a journal in which rows are planned and a run has begun."""
     with begun(path) as journal:
         yield journal
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A browser for the tests of a module, in which no other event loop can run meanwhile."""
+    from browser import launched  # noqa: PLC0415 - few modules need it
+
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(chromium: Browser) -> Iterator[Visit]:
+    """Windows of a browser; whatever goes wrong in them fails the test."""
+    from browser import Visit  # noqa: PLC0415 - few modules need it
+
+    visit = Visit(chromium)
+    yield visit
+    visit.end()
 
 
 @pytest.fixture(scope="session")

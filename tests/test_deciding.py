@@ -7,6 +7,7 @@ import csv
 import json
 import random
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import batcher
 from batcher.endpoint import Endpoint
 from batcher.errors import Interrupted, KeywordBusy, SettingsError
 from batcher.journal.entries import Decision
-from batcher.journal.opening import open_journal, read_journal
+from batcher.journal.opening import open_journal, open_to_decide, read_journal
 from batcher.journal.sampling import Gold
 from batcher.output.control import ControlFile, Wish
 from batcher.output.directory import Store
@@ -302,6 +303,11 @@ def test_a_file_that_a_person_has_changed_meanwhile_gives_its_corrections_too(do
     correct(done, 7, "on the page")
     edit(done.path(5), "item 6", "in the file")
     assert kinds(done, table) == {"file-behind"}
+    planned = batcher.plan(
+        table, PROMPT, keyword="k", output_dir=done.directory, endpoints=[Endpoint("m")], chunk_size=5
+    )
+    assert str(planned).startswith("k: 12 rows: 12 answered (2 by hand), 0 new")
+    assert batcher.status("k", done.directory).corrected == 2
     if by == "run":
         done.run(table, Service([]), PROMPT, chunk_size=5)
     elif by == "merge":
@@ -314,6 +320,16 @@ def test_a_file_that_a_person_has_changed_meanwhile_gives_its_corrections_too(do
     assert copies(done) == []
     origins = dict(done.query("SELECT id, origin FROM corrections"))
     assert sorted(origins.values()) == ["5_k.csv", "review"]
+
+
+def test_a_row_whose_correction_was_taken_back_is_counted_when_its_file_corrects_it(done: Lab, table: Path) -> None:
+    correct(done, 7, "on the page")
+    undo(done, 7)
+    finish(done)
+    edit(done.path(5), "item 7", "in the file")
+    assert batcher.status("k", done.directory).corrected == 1
+    assert done.run(table, Service([]), PROMPT, chunk_size=5).corrected == 1
+    assert verified(done, table).ok
 
 
 def test_a_row_that_is_corrected_in_its_file_after_the_page_has_the_later_answer(done: Lab, table: Path) -> None:
@@ -825,3 +841,50 @@ def test_a_report_has_a_correction_before_and_after_the_files_do(lab: Lab) -> No
     correct(lab, 3, "also by hand")
     found = stopped.value.report.frame()
     assert ([*found["infer_by"]].count("hand"), found["infer"][3], found["infer"][7]) == (2, "also by hand", "by hand")
+
+
+def test_cells_that_no_file_can_hold_are_taken_from_the_input_again(lab: Lab) -> None:
+    frame = pd.DataFrame({"text": [f"item {number}" for number in range(6)], "note": ["a\0b"] + 5 * ["plain"]})
+    texts = [*frame["text"]]
+    at = {2.1: deciding(lab, 0, "by hand")}
+    one: dict[str, Any] = {"endpoints": [Endpoint("m", max_concurrency=1)]}
+    report = lab.run(frame, Service(texts), PROMPT, at, chunk_size=3, **one)
+    assert [*report.frame()["infer_by"]] == ["hand", *5 * ["m"]]
+    assert [row["infer"] for row in lab.rows()] == ["by hand", *map(answer_to, texts[1:])]
+    assert verified(lab).ok
+    assert copies(lab) == []
+
+
+def test_a_run_waits_while_a_decision_is_written(done: Lab, table: Path) -> None:
+    pen = open_to_decide(done.directory / "journal_k.sqlite")
+    closing = threading.Timer(0.5, pen.close)  # longer than a run waits for others
+    closing.start()
+    assert done.run(table, Service([]), PROMPT, chunk_size=5).requests_now == 0
+    closing.join()
+
+
+def test_a_correction_is_in_files_of_another_format_and_back(done: Lab, table: Path) -> None:
+    correct(done, 7, "by hand")
+    for file_format in ("parquet", "csv"):
+        assert done.run(table, Service([]), PROMPT, chunk_size=5, format=file_format).requests_now == 0
+        correct(done, 3, file_format)
+        finish(done)
+        path = done.directory / f"all_k.{file_format}"
+        found = pd.read_parquet(path) if file_format == "parquet" else pd.read_csv(path)
+        held = dict(zip(found["text"], found["infer"], strict=True))
+        assert held == expected(item_7="by hand", item_3=file_format)
+        assert [*found["infer_by"]].count("hand") == 2
+        assert verified(done, table).ok
+    assert copies(done) == []
+
+
+def test_two_runs_are_compared_by_what_their_models_said(lab: Lab, table: Path) -> None:
+    service = Service([], instead=lambda call: Completion({"m": "good", "n": "bad"}[call.endpoint], "stop"))
+    service.prompts = Anything()
+    for keyword, model in (("k", "m"), ("other", "n")):
+        lab.run(table, service, PROMPT, labels=["good", "bad"], keyword=keyword, endpoints=[Endpoint(model)])
+    before = batcher.compare("k", "other", output_dir=lab.directory).to_dict() | {"notes": []}
+    for position in range(6):
+        correct(lab, position, "bad")
+    undo(lab, 0)
+    assert batcher.compare("k", "other", output_dir=lab.directory).to_dict() | {"notes": []} == before

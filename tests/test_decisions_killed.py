@@ -96,7 +96,7 @@ def folder(tmp_path: Path) -> Path:
 def test_pages_that_are_killed_without_a_run_lose_nothing(folder: Path, server: LocalServer) -> None:
     finished(folder, server)
     acknowledged: list[Acknowledged] = []
-    for number in range(4):
+    for number in range(2):
         with page(folder, f"a{number}") as one, page(folder, f"b{number}") as other:
             acknowledged += [*some(one, 5), *some(other, 5)]
             one.kill()
@@ -105,7 +105,7 @@ def test_pages_that_are_killed_without_a_run_lose_nothing(folder: Path, server: 
             other.kill()
             acknowledged += some(other, 10_000)
     assert {each.via for each in acknowledged} == {"journal"}
-    check(folder, acknowledged, unheard=8)
+    check(folder, acknowledged, unheard=4)
     server.reset()
     finished(folder, server)
     assert server.books()["requests"] == 0

@@ -18,9 +18,9 @@ from batcher.quality.cascade import Bin, Calibration
 from batcher.quality.estimating import Sampled
 from batcher.quality.estimating import estimate as estimated
 from batcher.quality.figures import Figure
+from batcher.reports.pages.pictures import Mark, Scale, heat_table, marks_picture
 from batcher.reports.quality.estimated import Certainty, Design, Estimate, Kind, Quantity, Uncertain
 from batcher.reports.quality.estimated_page import html_of, page_of
-from batcher.reports.quality.pictures import Mark, Scale, heat_table, marks_picture
 from batcher.reports.quality.texts import text_of
 from batcher.tables import width
 from batcher.words import command_line, percent

@@ -116,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sample(verbs)
     _add_estimate(verbs)
     _add_compare(verbs)
+    _add_report(verbs)
     _add_review(verbs)
     _add_serve(verbs)
     _add_rehearse(verbs)
@@ -448,6 +449,21 @@ def _add_compare(verbs: Any) -> None:
     )
     parser.add_argument("--html", metavar="FILE", help="write the comparison to a page, with its pictures")
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def _add_report(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "report",
+        "batcher report [KEYWORD] [options]",
+        "writes what happened in a run to a page: quality, time, money, failures, and what to look at",
+        "Write what happened in a run to report_<keyword>.html, also while it works: how good the answers are, what"
+        " ran, rows by status, labels, speed, money, failures with examples, and hints. The page is one file that loads"
+        " nothing; it is all from the journal. Prints the path.",
+    )
+    _add_which_run(parser)
+    parser.add_argument("--html", metavar="FILE", help="write the page to this file instead")
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout: path and facts")
 
 
 def _add_review(verbs: Any) -> None:

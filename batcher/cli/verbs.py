@@ -173,6 +173,15 @@ def _estimate(arguments: argparse.Namespace) -> int:
     return _show(batcher.estimate(arguments.keyword, arguments.output_dir, **given), arguments)
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    found = batcher.report(arguments.keyword, arguments.output_dir, html=arguments.html)
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print_out(found.path)
+    return OK
+
+
 def _compare(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in ("other_dir", "field", "html")}
     found = batcher.compare(arguments.keyword, arguments.other, arguments.output_dir, **given)
@@ -294,6 +303,7 @@ VERBS = {
     "sample": _sample,
     "estimate": _estimate,
     "compare": _compare,
+    "report": _report,
     "review": _review,
     "serve": _serve,
     "rehearse": _rehearse,

@@ -27,7 +27,7 @@ from batcher.engine.stop import CANCELLED, Stop, stopping_if_cancelled, to_the_e
 from batcher.engine.window import Window
 from batcher.errors import OutputError, SettingsError, outermost
 from batcher.input.prompt import PromptFunction
-from batcher.journal.entries import LastRun
+from batcher.journal.entries import PLANNED, LastRun
 from batcher.journal.opening import open_journal
 from batcher.journal.writing import Journal
 from batcher.money.prices import nano_dollars
@@ -39,6 +39,7 @@ from batcher.output.figures import figures_of, unread, without_answers
 from batcher.output.report import Report
 from batcher.output.so_far import with_by
 from batcher.planning.asking import forms_found, tariffs_in_forms
+from batcher.planning.expected import expected
 from batcher.planning.job import Job, prepare
 from batcher.planning.making import Stopped, make
 from batcher.planning.plan import Plan
@@ -268,6 +269,7 @@ class _Run:
             tally.sent_before, tally.spent_before = await asyncio.to_thread(self.journal.spent_before)
         second = [tariff for each in by_form.values() for tariff in each[len(endpoints) - job.seconds :]]
         spending = self._spending(tariffs, second if job.seconds else [])
+        await self._record_plan(by_form, len(endpoints) - job.seconds)
         async with contextlib.AsyncExitStack() as stack:
             members = await self._members(by_form, ladders, callers, stack) if tariffs else []
             estimator = Estimator(job.settings.params)
@@ -299,6 +301,12 @@ class _Run:
             by_hand=tuple(control.changes),
         )
         return Ended(ending, report, await asyncio.to_thread(room_needed, job, figures, ending))
+
+    async def _record_plan(self, by_form: Mapping[Form | None, Sequence[Tariff]], firsts: int) -> None:
+        """Record what is expected of the requests to the first endpoints, those that are asked about every row."""
+        if tariffs := [tariff for each in by_form.values() for tariff in each[:firsts]]:
+            found = await asyncio.to_thread(expected, self.job, self.journal, self.planned, tariffs)
+            self.journal.note(PLANNED, "", found)
 
     def _figures(self, ending: Ending, process: LastRun | None, pool: Pool) -> dict[str, Any]:
         """Add up what the run has done; what is in a lost journal is not saved."""

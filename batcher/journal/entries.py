@@ -372,6 +372,8 @@ LEFT_OUT = "left out"
 """The kind of an event that records a parameter of batcher's own that an endpoint refuses, and is asked without."""
 IGNORED = "ignored"
 """The kind of an event that records a parameter that an endpoint accepts and ignores."""
+PLANNED = "planned"
+"""The kind of an event that records what a process expects before its first request, and with which versions."""
 
 
 class Correction(NamedTuple):

@@ -311,7 +311,7 @@ class RowReader(SampleReader):
         }
         told = self._told([number for number in results if number < 0])
         steps = []
-        for number, before in zip(results, [*results[1:], None], strict=True):
+        for number, before in zip(results, [*results, None][1:], strict=True):
             after, is_person = found.get(number, (None, False))
             if after is None or not (is_person or number in told):
                 continue

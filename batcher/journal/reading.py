@@ -222,6 +222,17 @@ _OF_REPEATS = (
     " SELECT id FROM of_them q WHERE 1 = (SELECT e.round FROM of_them e WHERE e.position = q.position"
     " AND e.key = q.key AND e.is_end AND e.id >= q.id ORDER BY e.id LIMIT 1)"
 )
+# The casts make the cut fall between characters, also in a text that is stored as bytes. The part behind the cause, the
+# attempts and seconds, differs from row to row, and so does the name of an image before it.
+FAILED = (
+    "(SELECT position, status, cast(substr(text, 1, coalesce(nullif(instr(text, ?), 0) - 1, 200)) AS BLOB) AS reason"
+    " FROM (SELECT position, status, iif(instr(text, ?) = 1 AND instr(text, ': '),"
+    " 'image: ' || substr(text, instr(text, ': ') + 2), text) AS text"
+    " FROM (SELECT r.position, a.status, cast(a.error AS TEXT) AS text FROM rows r JOIN results a ON a.id = r.result"
+    f" WHERE a.status <> 'ok' AND {IN_SCOPE})))"
+)
+"""The rows that ended as `invalid` or `error`, with the cause; its parameters are `OF_FAILED`."""
+OF_FAILED = (GAVE_UP, OF_AN_IMAGE)
 # SQLite takes no more in one statement, if it is old.
 _MOST_VALUES = 900
 _LINES_AT_ONCE = 1000
@@ -436,15 +447,8 @@ class Reader:
     def failures(self, most: int = 10) -> list[tuple[str, int]]:
         """Count the rows that ended as `invalid` or `error`, by cause; the most frequent first, of this many causes."""
         found = self._all(
-            # The casts make the cut fall between characters, also in a text that is stored as bytes. The part behind
-            # the cause, the attempts and seconds, differs from row to row, and so does the name of an image before it.
-            "SELECT cast(substr(text, 1, coalesce(nullif(instr(text, ?), 0) - 1, 200)) AS BLOB) AS reason,"
-            " count(*) AS n"
-            " FROM (SELECT iif(instr(text, ?) = 1 AND instr(text, ': '),"
-            " 'image: ' || substr(text, instr(text, ': ') + 2), text) AS text"
-            " FROM (SELECT cast(a.error AS TEXT) AS text FROM rows r JOIN results a ON a.id = r.result"
-            f" WHERE a.status <> 'ok' AND {IN_SCOPE})) GROUP BY reason ORDER BY n DESC, reason LIMIT ?",
-            (GAVE_UP, OF_AN_IMAGE, most),
+            f"SELECT reason, count(*) AS n FROM {FAILED} GROUP BY reason ORDER BY n DESC, reason LIMIT ?",
+            (*OF_FAILED, most),
         )
         return [(text_of(reason), count) for reason, count in found]
 
@@ -762,7 +766,7 @@ class Reader:
         marks = ", ".join("?" * len(sources))
         found = self._all(
             "SELECT p.position = ?, p.id, p.source, p.status, p.answer, p.error, s.confidence"
-            " FROM opinions p LEFT JOIN responses s USING (id)"
+            " FROM opinions p LEFT JOIN rereads w USING (id) LEFT JOIN responses s ON s.id = coalesce(w.root, p.id)"
             f" WHERE p.key = ? AND p.result IS NULL AND (p.source IN ({marks}) OR p.source IN {_ADOPTED})"
             " AND (p.position = ? OR NOT EXISTS"
             " (SELECT 1 FROM rows r WHERE r.position = p.position AND r.key = p.key AND r.result IS NULL"

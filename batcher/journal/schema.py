@@ -138,10 +138,11 @@ ended. Rows whose embeddings are asked for together share one request: it has a 
     key                BLOB     16 bytes, of the question; see `rows.key`
     sent               REAL     when it was about to leave
     ended              REAL     when it ended; NULL: it has no end
-    outcome            TEXT     `answered`; `too large`: answered, with more than the journal or a CSV file can hold;
-                                `unsent`: it did not leave after all; an HTTP status such as `429`; or `timeout`,
-                                `connection`, `protocol`, `mixed up` (another request's response), `too long` (a
-                                response of more bytes than allowed), `other`; NULL: it has no end
+    outcome            TEXT     `answered`; `unfit`: answered, but not as asked, and the row was sent once more; `too
+                                large`: answered, with more than the journal or a CSV file can hold; `unsent`: it did
+                                not leave after all; an HTTP status such as `429`; or `timeout`, `connection`,
+                                `protocol`, `mixed up` (another request's response), `too long` (a response of more
+                                bytes than allowed), `other`; NULL: it has no end
     prompt_tokens      INTEGER  tokens of the question; NULL: the service did not say, or there was no answer
     completion_tokens  INTEGER  tokens of the answer, as billed, reasoning included; NULL: as for `prompt_tokens`
     cached_tokens      INTEGER  those of `prompt_tokens` that came from the service's cache; NULL: it has no end, or
@@ -252,7 +253,7 @@ events: what else happened in a run
                                 accepts a request parameter and does not do what it asks; `left out`: it refuses one
                                 that batcher had added, and is asked without it; `corrected by hand`: a person gave a
                                 row another answer, after this run or while it worked; `workbook read`: its corrections
-                                are in the journal
+                                are in the journal; `planned`: what the process expected before its first request
     subject            TEXT*    the endpoint; of `joined` and `workbook read` the file's name; of `corrected by hand`
                                 the correction's `results.id`; of the other kinds by hand the id of the request
     detail             TEXT*    why, or what the service said; may be empty. `joined`, `workbook read`: the file's
@@ -264,6 +265,12 @@ events: what else happened in a run
                                 tokens that prompts have at `least` and at `most` beside the rows' own text
                                 (`batcher.money.overhead`). `service tier`: JSON, the `source` and the `tier`.
                                 `ignored`: the parameter, and what came instead; `left out`: the parameter
+                                `planned`: JSON, of the requests that were left: `rows`, `requests` (null if rows share
+                                them), `prompt_tokens`, `completion_tokens`, `cost_usd` and `seconds` (null if they
+                                cannot be known), `from_rows` (the first rows, by whose length they are estimated);
+                                `budget_usd` (null without one); `versions` (of batcher and what it uses, by name);
+                                `input` (the files, each with `path`, `sha256`, `bytes` and `modified`, a moment) and
+                                `inputs_left` (how many more there are)
 
 `PRAGMA application_id` is 0x62746368 ("btch"). `PRAGMA user_version` holds the version of the tables in its lowest 8
 bits, and above them the generation, a number that each commit raises (see `access`).

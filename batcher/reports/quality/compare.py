@@ -29,6 +29,7 @@ from batcher.output.opening import PastRun, opened
 from batcher.quality.agreement import kappa_of
 from batcher.quality.special import clopper_pearson
 from batcher.records import Result, Status
+from batcher.reports.pages.files import page_path, write_page
 from batcher.reports.quality.compared import (
     Compared,
     Crossed,
@@ -44,7 +45,6 @@ from batcher.reports.quality.compared import (
 )
 from batcher.reports.quality.compared_page import page_of
 from batcher.reports.quality.gold_at import GoldAt
-from batcher.reports.quality.page import page_path, write_page
 from batcher.reports.quality.pairs import Agreement, paired, reading_of
 from batcher.words import blamed, by_reader, counted, option, percent
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from batcher.reports.pages.frame import boxed, whole_page
+from batcher.reports.pages.pictures import Mark, Scale, heat_table, marks_picture
 from batcher.reports.quality.compared import (
     Compared,
     Difference,
@@ -18,8 +20,6 @@ from batcher.reports.quality.compared import (
     title_of,
     with_interval,
 )
-from batcher.reports.quality.page import boxed, whole_page
-from batcher.reports.quality.pictures import Mark, Scale, heat_table, marks_picture
 from batcher.tables import cut, html_table
 from batcher.words import percent
 

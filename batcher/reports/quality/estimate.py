@@ -22,14 +22,14 @@ from batcher.output.so_far import input_of
 from batcher.quality.cascade import Calibration, Scored, calibration
 from batcher.quality.figures import Figure
 from batcher.records import Task
+from batcher.reports.pages.files import page_path, path_of, write_page
 from batcher.reports.quality.along import Along
 from batcher.reports.quality.answers import answers_of, is_same, scored, with_numbers
 from batcher.reports.quality.drift import drift_of
 from batcher.reports.quality.estimated import Certainty, Design, Estimate, Kind, Uncertain
 from batcher.reports.quality.estimated_page import page_of
 from batcher.reports.quality.export import Exporting, default_path
-from batcher.reports.quality.labelled import SAMPLE, Labelled, LabelledRun
-from batcher.reports.quality.page import page_path, path_of, write_page
+from batcher.reports.quality.labelled import SAMPLE, GoldRow, Labelled, LabelledRun
 from batcher.reports.quality.pairs import reading_of
 from batcher.reports.quality.texts import command_of
 from batcher.words import blamed, counted, option, verb
@@ -80,7 +80,7 @@ def estimate(
     table = None if export is None or isinstance(export, bool) else path_of(export, "export")
     with opened(keyword, output_dir, read_samples) as run, run.journal.snapshot():
         given = None if data is None else input_of(run.last().question, data)
-        estimating = _Estimating(run, field, seed, given)
+        estimating = Estimating(run, field, seed, given)
         found = estimating.made()
         if table is not None or export is True:
             found = estimating.exported(found, table or default_path(run.store))
@@ -89,10 +89,22 @@ def estimate(
         return found
 
 
-class _Estimating:
-    """Makes the estimate of a run."""
+class Estimating:
+    """Makes the estimate of a run.
 
-    def __init__(self, run: PastRun[SampleReader], field: str | None, seed: int, data: Dataset | None) -> None:
+    Args:
+        run: opened with `journal.opening.read_samples`; the caller holds a snapshot.
+        field: of the schema that it is about, if the answers have several.
+        seed: of the numbers drawn for the intervals.
+        data: the run's input, if hand labels are in a column of it, and it is not where it was.
+
+    Raises:
+        SettingsError: the answers are vectors, or there is no such field.
+    """
+
+    def __init__(
+        self, run: PastRun[SampleReader], field: str | None = None, seed: int = 0, data: Dataset | None = None
+    ) -> None:
         if run.last().question.get("task") == Task.EMBEDDING:
             raise SettingsError(f"the answers of {run.store.keyword!r} are vectors: there is nothing to estimate")
         self._run = run
@@ -100,7 +112,14 @@ class _Estimating:
         self._seed = seed
         self._found = self._reads.found()
 
+    def disagreeing(self, kind: Kind) -> Iterator[GoldRow]:
+        """Yield the rows whose hand label is not the model's, in the order of their positions."""
+        for row in self._reads.gold_rows(self._found):
+            if row.label is None or not is_same(row.label, row.gold, kind):
+                yield row
+
     def made(self) -> Estimate:
+        """Return the estimate."""
         found = self._found
         counts, answers = self._run.journal.answered(), answers_of(self._reads, found)
         estimate = Estimate(

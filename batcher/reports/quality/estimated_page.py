@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 
 from batcher.quality.estimating import Confusion
 from batcher.quality.figures import Figure
+from batcher.reports.pages.frame import boxed, whole_page
+from batcher.reports.pages.pictures import Mark, Scale, heat_table, marks_picture
 from batcher.reports.quality.estimated import Certainty, Estimate, shown_label
-from batcher.reports.quality.page import boxed, whole_page
-from batcher.reports.quality.pictures import Mark, Scale, heat_table, marks_picture
 from batcher.reports.quality.texts import (
     MOST_LABELS,
     bin_cells,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
 
 from batcher.quality.cascade import Bin
 from batcher.quality.estimating import LabelFigures
@@ -135,7 +137,17 @@ def _halving(found: Estimate, more: int) -> str:
     return f"{said}: {command_of(found, 'sample', min(found.rows, found.gold + more))}"
 
 
-def command_of(found: Estimate, verb: str, n: int | None = None) -> str:
+class OfRun(Protocol):
+    """What is about a run."""
+
+    @property
+    def keyword(self) -> str: ...
+
+    @property
+    def output_dir(self) -> Path: ...
+
+
+def command_of(found: OfRun, verb: str, n: int | None = None) -> str:
     """Return a command about the run, as the reader would write it."""
     where = "" if str(found.output_dir) == OPTIONS["output_dir"].default else str(found.output_dir)
     words = [shlex.quote(found.keyword), *([f"-n {n}"] if n else []), *([f"-o {shlex.quote(where)}"] if where else [])]

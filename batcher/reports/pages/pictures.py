@@ -6,13 +6,13 @@ horizontal places are percentages. Without any style sheet, `currentColor` and o
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from batcher.reports.pages.escape import one_line as _text
+from batcher.reports.pages.escape import text, whole
 from batcher.tables import told_apart
-from batcher.visible import harmless
 
 ACCENT = "var(--batcher-accent, #3b82d6)"
 """The colour of what is estimated: it has enough contrast on white and on black."""
@@ -157,7 +157,7 @@ def _axis(scale: Scale, height: int) -> Iterator[str]:
 def _line(mark: Mark, shown: str, scale: Scale, top: int) -> Iterator[str]:
     said = f"{mark.name}: {mark.text}"
     yield f"<g><title>{_text(said)}</title>"
-    name = f'<text x="0" y="16" style="unicode-bidi:isolate">{html.escape(shown) or "(empty)"}</text>'
+    name = f'<text x="0" y="16" style="unicode-bidi:isolate">{text(shown) or "(empty)"}</text>'
     yield f'<svg x="0" y="{top}" width="{_NAMES}" height="22" overflow="hidden">{name}</svg>'
     yield f'<text x="100%" y="{top + 16}" text-anchor="end" font-size="12">{_text(mark.text)}</text>'
     at = top + 30
@@ -208,7 +208,8 @@ def heat_table(
         _heat_row(name, _head(name, short), each, columns) for name, each in zip(rows, counts, strict=True)
     )
     return (
-        f'<div style="overflow-x:auto"><table style="border-collapse:collapse;width:auto">'
+        f'<div style="overflow-x:auto" role="group" tabindex="0" aria-label="{_text(title)}">'
+        f'<table class="heat" style="border-collapse:collapse;width:auto">'
         f'<caption style="text-align:left;padding:4px 0">{_text(title)}</caption>\n'
         f'<tr><td style="text-align:left;vertical-align:bottom;font-size:85%">{_text(corner)}</td>{heads}</tr>\n'
         f"{body}\n</table></div>"
@@ -216,13 +217,13 @@ def heat_table(
 
 
 def _head(name: str, short: Mapping[str, str]) -> str:
-    return f"<bdi>{html.escape(short[_on_one_line(name)]) or '(empty)'}</bdi>"
+    return f"<bdi>{text(short[_on_one_line(name)]) or '(empty)'}</bdi>"
 
 
 def _heat_row(name: str, head: str, counts: Sequence[int], columns: Sequence[str]) -> str:
-    whole = sum(counts) or 1
+    all_of_it = sum(counts) or 1
     cells = "".join(
-        _heat_cell(count, count / whole, f"{name} \u2192 {column}: {count}", _RIGHT if column == name else _WRONG)
+        _heat_cell(count, count / all_of_it, f"{name} \u2192 {column}: {count}", _RIGHT if column == name else _WRONG)
         for column, count in zip(columns, counts, strict=True)
     )
     style = "text-align:left;font-weight:normal;padding:3px 8px 3px 0"
@@ -230,16 +231,16 @@ def _heat_row(name: str, head: str, counts: Sequence[int], columns: Sequence[str
 
 
 def _heat_cell(count: int, part: float, said: str, colour: str) -> str:
-    shade = f"background:rgba({colour},{_LIGHTEST + (_DARKEST - _LIGHTEST) * part:.2f})" if count else "opacity:0.45"
+    shade = (
+        f"background:rgba({colour},{_LIGHTEST + (_DARKEST - _LIGHTEST) * part:.2f})"
+        if count
+        else "color:var(--muted, inherit)"
+    )
     return (
         f'<td title="{_text(said)}" style="text-align:center;min-width:1.6em;padding:3px 6px;{shade}">'
         f"{count or '&middot;'}</td>"
     )
 
 
-def _text(text: str) -> str:
-    return html.escape(_on_one_line(text))
-
-
-def _on_one_line(text: str) -> str:
-    return harmless(text).replace("\n", "\u23ce")
+def _on_one_line(name: str) -> str:
+    return whole(name).replace("\n", "\u23ce")
