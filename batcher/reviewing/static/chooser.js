@@ -5,6 +5,7 @@ import { el } from "./dom.js";
 import { cap } from "./keys.js";
 
 const KEYS = [..."123456789", ..."abcdfghilmopqrtvwxyz"];
+const IN_COLUMNS_FROM = 7; // labels: more are found faster in columns than in lines
 const MOST_SHOWN = 300;
 let made = 0;
 
@@ -47,7 +48,7 @@ class Buttons {
       );
       this.buttons.set(label, button);
     }
-    this.element = el("div", { class: "labels", role: "group", "aria-label": name }, ...this.buttons.values());
+    this.element = el("div", { class: labels.length < IN_COLUMNS_FROM ? "labels" : "labels in-columns", role: "group", "aria-label": name }, ...this.buttons.values());
     this.keys = labels.map((label, at) => ({ keys: [KEYS[at]], what: "", act: () => picked(label) }));
     const last = KEYS[labels.length - 1].toUpperCase();
     this.keys[0].what = `Pick a label (each shows its key: 1 to ${last})`;
@@ -82,7 +83,7 @@ class Search {
     this.input = el("input", {
       type: "text", role: "combobox", class: "search", autocomplete: "off", autocapitalize: "off", spellcheck: "false",
       "aria-label": name, "aria-expanded": "true", "aria-autocomplete": "list", "aria-controls": id, dir: "auto",
-      placeholder: `Type to search ${labels.length} labels`, input: () => this.search(), keydown: (event) => this.press(event),
+      placeholder: `Type any part of a label (${labels.length})`, input: () => this.search(), keydown: (event) => this.press(event),
     });
     this.options = el("div", { role: "presentation" });
     this.list = el("div", { id, role: "listbox", class: "options", "aria-label": name }, this.options);

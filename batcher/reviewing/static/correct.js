@@ -5,6 +5,7 @@ import { isPassing, post, wait } from "./api.js";
 import { Chooser } from "./chooser.js";
 import { data, el } from "./dom.js";
 import { Fields } from "./fields.js";
+import { onOneLine } from "./texts.js";
 
 const WAITS_S = [2, 4, 8, 15];
 
@@ -121,7 +122,7 @@ export class Correction {
   /** The row has another answer by now: show both and let the person decide. */
   #both({ message, body }) {
     const { row } = body;
-    const shown = (answer, values) => (values ? Object.entries(values).map(([name, value]) => `${name}: ${value}`).join(", ") : answer) || "no answer";
+    const shown = (answer, values) => (values ? onOneLine(values) : answer) || "no answer";
     const mine = this.#body();
     const anyway = () => {
       this.#seen = row.result;

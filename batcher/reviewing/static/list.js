@@ -8,7 +8,7 @@ import * as filters from "./filters.js";
 import { Lines } from "./lines.js";
 import { complain } from "./messages.js";
 import * as state from "./state.js";
-import { STATUS, counted, inFilter, number, percent } from "./texts.js";
+import { STATUS, counted, inFilter, number, onOneLine, percent } from "./texts.js";
 
 const LIMIT = 200;
 const MOST_COLUMNS = 3; // of the input, beside the answer
@@ -35,7 +35,8 @@ export const badge = (status) => el("span", { class: `badge ${inFilter(status)}`
 /** Return the answer of a line or, if it has none, why. */
 function answer(row) {
   const words = state.get("text");
-  if (row.status === "ok" || !row.error) return data("td", marked(row.answer ?? "", words), { class: "answer" });
+  const said = row.fields ? onOneLine(row.fields) : (row.answer ?? "");
+  if (row.status === "ok" || !row.error) return data("td", marked(said, words), { class: run.labels ? "answer is-label" : "answer" });
   return data("td", [row.answer && el("span", null, marked(row.answer, words)), el("span", { class: "why" }, marked(row.error, words))], {
     class: "answer",
   });
@@ -211,8 +212,7 @@ export function renew(row) {
   if (!shown || !lines.has(row.position)) return;
   const at = shown.rows.findIndex((each) => each.position === row.position);
   const { status, error, by, is_corrected, agreement, confidence } = row;
-  const fields = row.fields && Object.entries(row.fields).map(([name, value]) => `${name}: ${value}`).join(", ");
-  shown.rows[at] = { ...shown.rows[at], status, error, by, is_corrected, agreement, confidence, answer: row.answer ?? fields ?? "" };
+  shown.rows[at] = { ...shown.rows[at], status, error, by, is_corrected, agreement, confidence, fields: row.fields, answer: row.answer ?? "" };
   lines.renew(row.position, line(shown.rows[at]));
   ahead = null;
 }

@@ -73,12 +73,18 @@ function listKeys() {
     { keys: ["Enter"], what: "Open the row", isOff, act: (event) => (event.target === document.body && here() !== null && here() !== undefined ? panel.open(here()) : false) },
     { keys: ["n"], what: "Next page", act: () => void view().page?.(1), isOff },
     { keys: ["p"], what: "Previous page", act: () => void view().page?.(-1), isOff },
-    { keys: ["/"], what: "Search the text of the rows", act: () => filters.search(), isOff: () => state.view() !== "rows" },
-    { keys: ["f"], what: "Go to the filters", act: () => filters.open(), isOff: () => state.view() !== "rows" },
+    { keys: ["/"], what: "Search the text of the rows", act: () => toFilters(filters.search), isOff: () => state.view() !== "rows" },
+    { keys: ["f"], what: "Go to the filters", act: () => toFilters(filters.open), isOff: () => state.view() !== "rows" },
     { keys: ["e"], what: "Correct the row", act: withRow(() => panel.correct()), isOff },
     { keys: ["u"], what: "Undo the row's correction", act: withRow(() => panel.undo()), isOff },
     { keys: ["Escape"], what: "Back to the list from a field", typing: () => true, act: toTheList, isOff },
   ]);
+}
+
+/** On a narrow screen the open row lies over the list and its filters. */
+function toFilters(act) {
+  if (!byId("view-rows").checkVisibility()) panel.close();
+  act();
 }
 
 function toTheList() {

@@ -189,7 +189,7 @@ const ENTRIES = [
   { keys: ["k", "ArrowUp"], what: "Previous row", act: () => void step(-1) },
   { keys: ["e"], what: "Correct the answer", act: () => void correct() },
   { keys: ["u"], what: "Undo the correction", act: () => void undo() },
-  { keys: ["Escape"], what: "Close the row", act: close },
+  { keys: ["Escape"], what: "Close the row", act: () => (byId("filters").contains(document.activeElement) ? false : close()) },
 ];
 
 /**

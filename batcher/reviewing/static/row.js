@@ -3,7 +3,7 @@
 
 import { byId, data, el } from "./dom.js";
 import { badge } from "./list.js";
-import { latency, moment, money, number, percent } from "./texts.js";
+import { fieldsOf, latency, moment, money, number, percent, shortly } from "./texts.js";
 
 const FOLDED_FROM = 1500; // characters of a text that is shown cut
 const OTHERS_FOLDED_FROM = 7; // columns beside the prompt's
@@ -93,12 +93,21 @@ function votes(row) {
   return part(`${row.votes.length} votes`, table(["Answer", "Status", "Model", "Confidence"], lines, [0, 0, 0, 1]));
 }
 
-const state = (one) => (one?.answer ? data("strong", one.answer) : badge(one?.status ?? ""));
+const state = (one) => (one?.answer ? data("strong", shortly(one.answer)) : badge(one?.status ?? ""));
+
+/** Return what changed: of fields only those that differ. */
+function change(from, to) {
+  const [before, after] = [fieldsOf(from?.answer), fieldsOf(to?.answer)];
+  if (!before || !after) return [state(from), " → ", state(to)];
+  const names = [...new Set([...Object.keys(before), ...Object.keys(after)])].filter((name) => before[name] !== after[name]);
+  const value = (text) => (text === undefined ? "nothing" : data("strong", text));
+  return names.map((name, at) => [at ? ", " : "", data("span", name), ": ", value(before[name]), " → ", value(after[name])]);
+}
 
 function past(row) {
   const lines = [...row.history].reverse().map(({ at, who, origin, why, is_undo, from, to }) =>
     el("li", null,
-      el("p", null, is_undo ? "Taken back: " : "Corrected: ", state(from), " → ", state(to)),
+      el("p", null, is_undo ? "Taken back: " : "Corrected: ", change(from, to)),
       why && data("p", why, { class: "text" }),
       el("p", { class: "muted" }, data("span", who || "unknown"), `, ${moment(at)}`, origin && origin !== "review" ? [", from ", data("span", origin)] : "")));
   return part("Corrections", el("ol", { class: "past" }, lines));
@@ -127,7 +136,7 @@ function model(row) {
 function answer(row) {
   const last = row.history?.at(-1);
   const before = row.is_corrected && last
-    ? el("p", { class: "was" }, el("span", { class: "mark by-hand" }, "by hand"), " by ", data("span", last.who || "unknown"), ", was ", state(model(row)))
+    ? el("p", { class: "was" }, el("span", { class: "mark by-hand" }, "by hand"), " by ", data("span", last.who || "unknown"), row.fields ? [": ", change(model(row), row)] : [", was ", state(model(row))])
     : null;
   return el("section", { class: `part answer ${row.status || "none"}` },
     el("h3", null, "Answer ", badge(row.status)),

@@ -262,7 +262,7 @@ function finish() {
   const left = order().filter((each) => !done.has(each)).length;
   byId("sample-end-title").textContent = left ? `${counted(left, "row")} left` : `All ${counted(order().length, "row")} are labelled`;
   progress();
-  byId("sample-end-title").focus();
+  byId("sample-end-result").focus(); // Enter goes on with what comes next
 }
 
 const isCommand = (event) => event.shiftKey && chooser?.isAt(event.target) && chooser.isIdle();
@@ -304,9 +304,11 @@ function editor() {
   else fields = new Fields(info.fields?.length ? info.fields : [""], run.schema, {}, "sample");
   byId("sample-editor").replaceChildren((chooser ?? fields).element);
   byId("sample-desk").classList.toggle("is-search", Boolean(chooser?.isSearch));
-  byId("sample-hint").textContent = chooser?.isSearch ? "Type to search. Enter takes the first, Enter again goes on." : "";
+  byId("sample-hint").textContent = !chooser
+    ? "Esc leaves the field: then the letters are commands."
+    : chooser.isSearch ? "Type to search. Enter takes the first, Enter again goes on." : "";
   for (const [id, key] of [["undo", "U"], ["skip", "S"], ["note-button", "N"]])
-    byId(`sample-${id}`).querySelector("kbd").textContent = chooser && !chooser.isSearch ? key : `⇧${key}`;
+    byId(`sample-${id}`).querySelector("kbd").textContent = chooser?.isSearch ? `⇧${key}` : key;
 }
 
 function take(said) {

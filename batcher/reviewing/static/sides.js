@@ -8,7 +8,7 @@ import { badge } from "./list.js";
 import { complain } from "./messages.js";
 import { read } from "./outcome.js";
 import * as state from "./state.js";
-import { counted, number, percent } from "./texts.js";
+import { counted, number, percent, shortly } from "./texts.js";
 
 const LIMIT = 200;
 const AGAIN_MS = 400; // while the rows are paired
@@ -19,7 +19,7 @@ let again = 0;
 export let lines;
 
 const answer = (side, kind, name) =>
-  el("td", { class: kind, dir: "auto", "data-side": name }, side.status === "ok" ? (side.answer ?? "") : [badge(side.status), " ", side.answer || side.error || ""]);
+  el("td", { class: kind, dir: "auto", "data-side": name }, side.status === "ok" ? shortly(side.answer) : [badge(side.status), " ", shortly(side.answer) || side.error || ""]);
 
 function line({ position, other_position: other, cells, mine, theirs }) {
   const moved = other !== null && other !== undefined && other !== position;
@@ -40,7 +40,7 @@ function transitions(found) {
   const buttons = found.map(([from, to, count]) => {
     const isSet = from === mine && to === theirs;
     const act = () => state.go({ mine: isSet ? null : from, theirs: isSet ? null : to, from: null, row: null });
-    const name = (text) => data("span", text || "no answer", { class: "name" });
+    const name = (text) => data("span", shortly(text) || "no answer", { class: "name" });
     return el("li", null,
       el("button", { type: "button", "aria-pressed": String(isSet), class: "transition", click: act },
         el("span", { class: "pair" }, name(from), el("span", null, el("span", { "aria-hidden": "true" }, "→ "), name(to))), el("span", { class: "count" }, number(count))));
@@ -133,14 +133,16 @@ export const spoil = () => (shown = null);
 /** Bring the view in line with the address. */
 export function follow() {
   const other = state.get("other");
+  if (!other && run.others.length === 1) return state.go({ other: run.others[0] }, "replace");
   byId("sides-other").value = other ?? "";
   byId("sides-only").value = state.get("only") ?? "";
   byId("sides-found").hidden = !other;
   byId("sides-choose").hidden = Boolean(other) || !run.others.length;
   byId("sides-none").hidden = run.others.length > 0;
-  if (!other) return;
-  if (shown?.key !== parameters().toString()) load();
-  else if (state.numeric("row") !== null) lines.mark(state.numeric("row"));
+  if (!other) return undefined;
+  if (shown?.key !== parameters().toString()) return load();
+  if (state.numeric("row") !== null) lines.mark(state.numeric("row"));
+  return undefined;
 }
 
 export function start(about, open) {
