@@ -317,7 +317,7 @@ class Page:
         return last, rows, self.view.follow(journal) if is_same else set()
 
     async def _show_another(self) -> None:
-        """Show another plan: the old one stays until the new one is read."""
+        """Show another plan; the list says how far it is read."""
         view = await asyncio.to_thread(self._made)
         view.begin()
         old, self.view = self.view, view
