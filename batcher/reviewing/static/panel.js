@@ -3,7 +3,7 @@
 
 import { Refused, post } from "./api.js";
 import { Correction } from "./correct.js";
-import { byId, el } from "./dom.js";
+import { byId, data, el } from "./dom.js";
 import * as keys from "./keys.js";
 import { complain, say } from "./messages.js";
 import * as row from "./row.js";
@@ -49,7 +49,7 @@ function render(found) {
   byId("row-title").textContent = `Row ${number(found.position)}`;
   row.show(found, run);
   byId("row-scroll").scrollTop = 0;
-  byId("row-heard").textContent = `Row ${number(found.position)}: ${found.answer || STATUS[found.status]}`;
+  byId("row-heard").replaceChildren(`Row ${number(found.position)}: `, data("span", found.answer || STATUS[found.status]));
   byId("row").removeAttribute("aria-busy");
   byId("row-undo").hidden = !found.is_corrected;
   byId("row-correct").disabled = found.result === null;

@@ -96,7 +96,7 @@ function render(row) {
   );
   byId("sample-stage").scrollTop = 0;
   const at = order().indexOf(row.drawn);
-  byId("sample-heard").textContent = byId("sample-text").querySelector("dd")?.textContent.slice(0, 500) ?? "";
+  byId("sample-heard").replaceChildren(data("span", byId("sample-text").querySelector("dd")?.textContent.slice(0, 500)));
   byId("sample-title").textContent = `Row ${at + 1} of the sample`;
   byId("sample-given").textContent = done.has(row.drawn) ? "You have labelled this row; Enter keeps what is picked." : "";
   if (chooser) chooser.show(said.gold);
