@@ -20,7 +20,8 @@ from review_page import Reviewed, correct, opened, press, reviewed
 PICTURES = ROOT / "docs" / "pictures"
 _REVIEW = ROOT / "docs" / "review.md"
 _LABELLED = 37
-_COLOURS = 128  # a picture of text needs no more
+_COLOURS = 256
+_HEAD = 430  # pixels of a report before the paths and versions of this machine
 
 
 def _run_blocks(session: Session) -> None:
@@ -35,8 +36,8 @@ def _run_blocks(session: Session) -> None:
 
 
 def _take(page: Page, name: str) -> None:
-    shot = Image.open(io.BytesIO(page.screenshot()))
-    shot.quantize(_COLOURS).save(PICTURES / f"{name}.png", optimize=True)
+    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    shot.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE).save(PICTURES / f"{name}.png", optimize=True)
 
 
 def _label(page: Page, served: Reviewed, topics: dict[str, str], count: int) -> None:
@@ -83,7 +84,7 @@ def take(folder: Path, visit: Visit) -> None:
         expect(phone.locator("#sample-title")).to_be_visible()
         _take(phone, "review-phone")
         session.run("batcher report messages\n")
-        _take(visit.open(session.folder / "output" / "report_messages.html"), "report")
+        _take(visit.open(session.folder / "output" / "report_messages.html", height=_HEAD), "report")
     visit.end()
 
 

@@ -888,3 +888,16 @@ def test_two_runs_are_compared_by_what_their_models_said(lab: Lab, table: Path) 
         correct(lab, position, "bad")
     undo(lab, 0)
     assert batcher.compare("k", "other", output_dir=lab.directory).to_dict() | {"notes": []} == before
+
+
+def test_an_answer_that_was_replaced_in_one_row_is_read_again_for_the_others_that_share_it(lab: Lab) -> None:
+    frame = pd.DataFrame({"id": ["a", "b"], "text": ["same", "same"]})
+    service = Service([], instead=lambda _call: Completion("ugly", "stop"))
+    service.prompts = Anything()
+    options: dict[str, Any] = {"dedup": True, "on_change": "reuse"}
+    assert lab.run(frame, service, "{text}", labels=["good", "bad"], **options).invalid == 2
+    correct(lab, 0, "good")
+    report = lab.run(frame, Service([]), "{text}", labels=["good", "bad", "ugly"], **options)
+    assert (report.requests_now, report.ok) == (0, 2)
+    assert [row["infer"] for row in lab.rows()] == ["good", "ugly"]
+    assert verified(lab).ok

@@ -56,7 +56,7 @@ def some(program: subprocess.Popen[str], count: int) -> list[Acknowledged]:
 
 
 def check(folder: Path, acknowledged: list[Acknowledged], unheard: int) -> None:
-    """Check that each is there once, and besides at most so many of which nobody heard."""
+    """Check that each is there once, and besides at most this many that were not acknowledged."""
     with contextlib.closing(sqlite3.connect(folder / "output" / "journal_k.sqlite")) as db:
         lines = db.execute("SELECT id, who, why FROM corrections").fetchall()
         events = db.execute("SELECT subject FROM events WHERE kind = 'decided by hand'").fetchall()

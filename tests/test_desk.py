@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from page_client import Client, page_of
 
 import batcher
 from batcher.errors import KeywordBusy
+from batcher.journal.opening import read_journal
+from batcher.journal.schema import raise_generation
 from batcher.reports.quality.narrowing import Widths, how_many_more
 
 LABELS = ["good", "bad", "ugly"]
@@ -569,3 +572,36 @@ def test_of_labels_from_all_sides_at_once_each_that_was_acknowledged_is_in_the_j
     assert not Counter(set(acknowledged)) - written
     batcher.sample("k", output_dir=drawn.directory)
     assert in_file(drawn) == in_journal(drawn)
+
+
+def left_behind(lab: Lab, directory: Path) -> Lab:
+    """Return a copy of a run's directory as a killed process leaves it: with a log beside the journal."""
+    path = lab.directory / "journal_k.sqlite"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db, read_journal(path):
+        db.execute("BEGIN IMMEDIATE")
+        raise_generation(db)
+        db.execute("COMMIT")
+        return Lab(shutil.copytree(lab.directory, directory))
+
+
+def test_a_label_is_recorded_while_the_page_reads_the_journal_that_a_killed_run_left(
+    drawn: Lab, tmp_path: Path
+) -> None:
+    lab = left_behind(drawn, tmp_path / "left")
+    assert (lab.directory / "journal_k.sqlite-wal").exists()
+    with page_of(lab.directory) as (client, served), served.page.looks.reader() as (reader, _):
+        assert reader.scope() == ROWS
+        label(client, 1, gold="good")
+    assert in_journal(lab) == {1: "good"}
+
+
+def test_a_label_waits_until_another_part_of_the_process_has_read_the_journal(drawn: Lab, tmp_path: Path) -> None:
+    lab = left_behind(drawn, tmp_path / "left")
+    with ThreadPoolExecutor(1) as pool, page_of(lab.directory) as (client, _):
+        with read_journal(lab.directory / "journal_k.sqlite") as reader:
+            assert reader.scope() == ROWS
+            labelling = pool.submit(label, client, 1, gold="good")
+            with contextlib.suppress(TimeoutError):
+                labelling.result(0.5)
+        assert labelling.result()["gold"] == "good"
+    assert in_journal(lab) == {1: "good"}

@@ -191,6 +191,19 @@ def test_what_is_exported_is_what_the_filters_show(folder: Path, visit: Visit) -
     assert rows == [row for row in served.result() if row["infer"] == "card_lost"]
 
 
+def test_two_runs_side_by_side_show_the_rows_that_differ_and_no_others(folder: Path, visit: Visit) -> None:
+    with reviewed(visit, folder, "messages") as served:
+        page = visit.open(f"{served.url}?view=sides")
+        page.locator("#sides-other").select_option("again")
+        expect(page.locator("#sides-body tr").first).to_be_visible()
+        shown = page.locator("#sides-body tr").evaluate_all("all => all.map(one => Number(one.dataset.position))")
+        both = list(zip(served.result(), table(folder / "output" / "all_again.csv"), strict=True))
+        names = ("infer", "infer_status")
+        assert shown == [at for at, (one, other) in enumerate(both) if any(one[name] != other[name] for name in names)]
+        page.reload()
+        expect(page.locator("#sides-body tr")).to_have_count(len(shown))
+
+
 # -- Correcting
 
 
@@ -361,6 +374,25 @@ def test_what_people_write_is_text_too(folder: Path, visit: Visit) -> None:
         expect(page.locator("#outcome-body tr")).to_have_count(1)
         assert page.evaluate(_TURNED) == []
         assert page.locator("svg[onload], img, script:not([src])").count() == 0
+
+
+def test_on_a_telephone_rows_are_filtered_and_corrected_by_touch(folder: Path, visit: Visit) -> None:
+    with reviewed(visit, folder, "messages") as served:
+        page = opened(visit, served, width=NARROW)
+        found = [at for at, row in enumerate(served.result()) if row["infer"] == "card_lost"]
+        page.locator("#filters-button").tap()
+        page.locator('input[name=label][value="card_lost"]').tap()
+        total(page, len(found))
+        page.locator("#filters-close").tap()
+        line(page, found[1]).tap()
+        expect(page.locator("#row-title")).to_have_text(f"Row {found[1]}")
+        page.locator("#row-correct").tap()
+        page.locator("#correct").get_by_role("button", name="exchange_rate").tap()
+        check(page)
+        page.get_by_role("button", name="Save the correction").tap()
+        corrected(page, "exchange_rate")
+        page.locator("#row-close").tap()
+        expect(line(page, found[1]).locator(".answer")).to_have_text("exchange_rate")
 
 
 VIEWS = {

@@ -69,7 +69,7 @@ def read_again(db: Statements, readers: Readers, texts: str) -> None:
         JOIN {texts} o ON o.id = coalesce(w.root, a.id) LEFT JOIN responses s ON s.id = coalesce(w.root, a.id)
         LEFT JOIN {_of_opinions(db, texts)} x ON x.id = coalesce(w.root, a.id)
         WHERE a.id > ? AND a.status <> 'error' AND a.reading IS NOT ? AND a.source IS NOT {BY_HAND}
-            AND (a.id NOT IN {OUTDATED} OR a.id IN (SELECT result FROM rows))
+            AND (a.id NOT IN {OUTDATED} OR a.id IN ({_still_held(db)}))
         ORDER BY a.id LIMIT {_ROWS_AT_ONCE}
     """
     [after], free = db.one("SELECT min(0, coalesce(min(id), 0)) - 1 FROM results"), lowest
@@ -81,6 +81,16 @@ def read_again(db: Statements, readers: Readers, texts: str) -> None:
     if free < lowest:
         _point(db, "rows", lowest)
         _point(db, "moved", lowest)
+
+
+def _still_held(db: Statements) -> str:
+    """Return the ids of the results that people have replaced in a row, and that others still share, for SQL."""
+    replaced = f"SELECT w.before FROM rereads w JOIN results c ON c.id = w.id AND c.source IS {BY_HAND}"
+    if not db.is_any(replaced):
+        return ""
+    held = "SELECT result FROM rows UNION ALL SELECT result FROM moved"
+    found = db.do(f"SELECT DISTINCT result FROM ({held}) WHERE result IN ({replaced})")
+    return ", ".join(str(int(number)) for (number,) in found)
 
 
 def _of_opinions(db: Statements, texts: str) -> str:

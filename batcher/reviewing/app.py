@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator
 from importlib.resources import files
 from urllib.parse import parse_qs
 
-from batcher.errors import BatcherError, KeywordBusy
+from batcher.errors import BatcherError, KeywordBusy, SettingsError
 from batcher.reviewing import changes, export, rows, tabs
 from batcher.reviewing.deciding import Changed
-from batcher.reviewing.exchange import NotServed, Reply, Request, Routes, gone
+from batcher.reviewing.exchange import NotServed, Reply, Request, Routes, gone, invalid
 from batcher.reviewing.guard import Guarded
 from batcher.reviewing.page import Page
 from batcher.server.asgi import Receive, Scope, Send
@@ -67,10 +67,8 @@ class App:
         except Changed as error:
             row = await rows.row_of(self._page, error.position)
             return NotServed(409, "changed", str(error), row=row).reply()
-        except KeywordBusy as error:
-            return NotServed(423, "busy", str(error)).reply()
         except BatcherError as error:
-            return NotServed(400, "invalid", str(error)).reply()
+            return _of_ours(error).reply()
         except Exception as error:  # noqa: BLE001 - a fault of ours is told, and the page goes on
             say(f"{traceback.format_exc()}batcher: this is a fault in batcher; the page goes on", "error")
             return NotServed(500, "internal", f"a fault in batcher: {type(error).__name__}: see the terminal").reply()
@@ -86,6 +84,14 @@ class App:
         if handler := self._routes.get((method, f"{parent}/{_ANY}")):
             return await handler(self._page, request._replace(rest=name))
         raise gone(f"there is no {method} {request.path[:100]!r} here")
+
+
+def _of_ours(error: BatcherError) -> NotServed:
+    if isinstance(error, KeywordBusy):
+        return NotServed(423, "busy", str(error))
+    if isinstance(error, SettingsError):
+        return invalid(str(error))
+    return NotServed(500, "internal", str(error))  # of the journal, the input or the disk
 
 
 def static(name: str) -> Reply:

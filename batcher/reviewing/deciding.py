@@ -11,6 +11,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from batcher.answer.shape import Shape, shape_of_recorded
@@ -19,9 +20,9 @@ from batcher.journal.corrections import REVIEW, Overtaken
 from batcher.journal.deciding import Pen
 from batcher.journal.entries import DECIDED, OVERTAKEN, REFUSED_BY_HAND, ByHand, Decision, LastRun
 from batcher.journal.locking import Work, holder_of, is_at_work
-from batcher.journal.opening import open_to_decide, read_journal
+from batcher.journal.opening import open_to_decide, read_journal, read_samples
 from batcher.journal.reading import Reader
-from batcher.journal.sampling import Gold
+from batcher.journal.sampling import Gold, SampleReader
 from batcher.output.control import ControlFile, Wish
 from batcher.output.directory import Store
 from batcher.output.following import follow
@@ -30,6 +31,7 @@ from batcher.records import Result, Status, Task
 from batcher.words import counted
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Reader)
 
 _PATIENCE_S = 15.0  # a run at work looks every second
 _LOOK_S = 0.05
@@ -96,7 +98,7 @@ class Decisions:
             Changed: the row has another result by now.
             SettingsError: it is not a label, does not fit the schema, or there is no such row, or it has no result.
         """
-        last = await asyncio.to_thread(self._looked, Reader.last_run)
+        last = await asyncio.to_thread(self._looked, Reader.last_run, read_journal)
         if last:
             _check_is_chat(last)
             result = _fitting(result, last)
@@ -126,13 +128,12 @@ class Decisions:
         """
         golds = [each._replace(origin=each.origin or REVIEW) for each in golds]
         golds = [each._replace(who=self._who) if each.origin == REVIEW and not each.who else each for each in golds]
+        known = {each.id for each in await asyncio.to_thread(self._looked, SampleReader.drawn, read_samples)}
+        if (other := next((each.drawn for each in golds if each.drawn not in known), None)) is not None:
+            raise SettingsError(f"the sample has no row {other}")
 
-        def write(pen: Pen) -> int | None:
-            known = {each.id for each in pen.drawn()}
-            if other := next((each.drawn for each in golds if each.drawn not in known), None):
-                raise SettingsError(f"the sample has no row {other}")
+        def write(pen: Pen) -> None:
             pen.label(golds)
-            return None
 
         values = {"golds": [[each.drawn, each.text, each.origin, 0.0, each.who, each.note] for each in golds]}
         return await self._brought("label", values, write)
@@ -149,13 +150,13 @@ class Decisions:
 
     def pending(self) -> int:
         """Count the rows corrected on the page whose chunk files do not have that yet."""
-        return self._looked(Reader.behind)
+        return self._looked(Reader.behind, read_journal)
 
-    def _looked(self, read: Callable[[Reader], T]) -> T:
+    def _looked(self, read: Callable[[R], T], open_: Callable[[Path], R]) -> T:
         """Return what a reader finds; another page may write just now."""
         for is_last in (*[False] * _LOOKS, True):
             try:
-                with read_journal(self._store.journal_path) as journal:
+                with open_(self._store.journal_path) as journal:
                     return read(journal)
             except OutputError:
                 if is_last:
@@ -164,7 +165,7 @@ class Decisions:
         raise AssertionError
 
     def _finish(self) -> str:
-        last = self._looked(Reader.last_run)
+        last = self._looked(Reader.last_run, read_journal)
         if last and is_at_work(self._store.journal_path, last):
             raise KeywordBusy(f"a run of {self._store.keyword!r} is at work: it writes the files itself when it ends")
         with open_to_decide(self._store.journal_path) as pen:
@@ -241,7 +242,7 @@ class Decisions:
         return await asyncio.to_thread(self._answer, wish)
 
     def _answer(self, wish: Wish) -> ByHand | None:
-        found = self._looked(lambda journal: journal.by_hand(wish.run, _ANSWERS))
+        found = self._looked(lambda journal: journal.by_hand(wish.run, _ANSWERS), read_journal)
         return next((each for each in found if each.request == wish.id), None)
 
 
@@ -275,7 +276,7 @@ def _check_is_chat(last: LastRun) -> None:
         SettingsError: the answers are vectors.
     """
     if last.question.get("task") == Task.EMBEDDING:
-        raise SettingsError("the answers of this run are vectors, which nobody corrects by hand")
+        raise SettingsError("the answers of this run are vectors, which cannot be corrected by hand")
 
 
 def _fitting(result: Result, last: LastRun) -> Result:

@@ -112,7 +112,9 @@ def _votes(said: str) -> Cell:
         found = json.loads(said)
     except ValueError:
         return said
-    return cells((f"{times} \u00d7", answer) for answer, times in found.items()) if isinstance(found, dict) else said
+    return (
+        cells((f"{times}\u00a0\u00d7", answer) for answer, times in found.items()) if isinstance(found, dict) else said
+    )
 
 
 def _status(status: str) -> Html:
