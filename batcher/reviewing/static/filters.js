@@ -113,7 +113,9 @@ function fields(counts) {
     const key = `field.${name}`;
     const found = valued(key, values);
     if (!found.size || (found.size > MOST_TEXTS && !state.all(key).length)) return null;
-    const place = options.get(key) ?? { element: el("fieldset", null, el("legend", { dir: "auto" }, name), el("div", { class: "many" })) };
+    const place = options.get(key) ?? {
+      element: el("fieldset", null, el("legend", { dir: "auto" }, name), el("div", { class: "many" })),
+    };
     options.set(key, place);
     arrange(place.element.lastChild, listed(key, found, 0));
     return place.element;
@@ -137,13 +139,30 @@ function limit(name, words, what) {
   const known = options.get(name);
   if (known) return known;
   const field = el("input", {
-    type: "number", min: "0", max: "1", step: "0.05", value: state.get(name) ?? BELOW, "aria-label": `Highest ${what}, from 0 to 1`,
+    type: "number",
+    min: "0",
+    max: "1",
+    step: "0.05",
+    value: state.get(name) ?? BELOW,
+    "aria-label": `Highest ${what}, from 0 to 1`,
     change: () => field.reportValidity() && field.value && choose({ [name]: field.value }),
   });
-  const box = el("input", { type: "checkbox", name, id: `filter-${name}`, change: () => choose({ [name]: box.checked ? field.value || BELOW : null }) });
+  const box = el("input", {
+    type: "checkbox",
+    name,
+    id: `filter-${name}`,
+    change: () => choose({ [name]: box.checked ? field.value || BELOW : null }),
+  });
   const count = el("span", { class: "count" });
   const below = el("span", { class: "below" }, "Below ", field);
-  const element = el("div", { class: "option limit" }, box, el("label", { for: box.id, class: "name" }, words), count, below);
+  const element = el(
+    "div",
+    { class: "option limit" },
+    box,
+    el("label", { for: box.id, class: "name" }, words),
+    count,
+    below,
+  );
   const made = { element, box, count, field, below };
   options.set(name, made);
   return made;
@@ -192,12 +211,18 @@ function chips() {
     };
     const said = words(name, value);
     return el(
-      "li", null,
-      el("button", { type: "button", class: "chip", "aria-label": `Remove the filter ${said}`, click: off },
-        el("span", { dir: "auto", class: "name" }, said), el("span", { "aria-hidden": "true" }, "×")),
+      "li",
+      null,
+      el(
+        "button",
+        { type: "button", class: "chip", "aria-label": `Remove the filter ${said}`, click: off },
+        el("span", { dir: "auto", class: "name" }, said),
+        el("span", { "aria-hidden": "true" }, "×"),
+      ),
     );
   });
-  if (set.length > 1) shown.push(el("li", null, el("button", { type: "button", class: "quiet", click: clear }, "Remove all filters")));
+  if (set.length > 1)
+    shown.push(el("li", null, el("button", { type: "button", class: "quiet", click: clear }, "Remove all filters")));
   byId("chips").replaceChildren(...shown);
   byId("chips").hidden = !set.length;
   byId("filters-count").textContent = set.length ? String(set.length) : "";
@@ -224,7 +249,8 @@ export function follow() {
   if (query === followed) return; // a step to another row leaves the chips, and the focus on them, alone
   followed = query;
   chips();
-  for (const format of ["csv", "parquet"]) byId(`export-${format}`).href = `api/export?format=${format}${query && `&${query}`}`;
+  for (const format of ["csv", "parquet"])
+    byId(`export-${format}`).href = `api/export?format=${format}${query && `&${query}`}`;
 }
 
 /** Open the bar (on a narrow screen it is closed) and bring the focus there. */

@@ -64,7 +64,16 @@ export function showAll() {
     for (const entry of on) for (const key of entry.keys) taken.add(key);
     if (!lines.length) return null;
     const rows = lines.map(({ keys, what }) =>
-      el("div", null, el("dt", null, keys.map((key) => [cap(key), " "])), el("dd", null, what)),
+      el(
+        "div",
+        null,
+        el(
+          "dt",
+          null,
+          keys.map((key) => [cap(key), " "]),
+        ),
+        el("dd", null, what),
+      ),
     );
     return el("section", null, el("h3", null, name), el("dl", null, rows));
   });

@@ -36,16 +36,27 @@ export const badge = (status) => el("span", { class: `badge ${inFilter(status)}`
 function answer(row) {
   const words = state.get("text");
   const said = row.fields ? onOneLine(row.fields) : (row.answer ?? "");
-  if (row.status === "ok" || !row.error) return data("td", marked(said, words), { class: run.labels ? "answer is-label" : "answer" });
-  return data("td", [row.answer && el("span", null, marked(row.answer, words)), el("span", { class: "why" }, marked(row.error, words))], {
-    class: "answer",
-  });
+  if (row.status === "ok" || !row.error)
+    return data("td", marked(said, words), { class: run.labels ? "answer is-label" : "answer" });
+  return data(
+    "td",
+    [row.answer && el("span", null, marked(row.answer, words)), el("span", { class: "why" }, marked(row.error, words))],
+    {
+      class: "answer",
+    },
+  );
 }
 
 function line(row) {
   const words = state.get("text");
-  const cells = columns().map((name) => data("td", marked(row.cells?.[run.columns.indexOf(name)] ?? "", words), { class: "cell" }));
-  const link = el("a", { href: state.link({ row: row.position }), "aria-label": `Row ${row.position}` }, number(row.position));
+  const cells = columns().map((name) =>
+    data("td", marked(row.cells?.[run.columns.indexOf(name)] ?? "", words), { class: "cell" }),
+  );
+  const link = el(
+    "a",
+    { href: state.link({ row: row.position }), "aria-label": `Row ${row.position}` },
+    number(row.position),
+  );
   const measures = [
     run.has.agreement && el("td", { class: "measure" }, row.agreement === null ? "" : percent(row.agreement)),
     run.has.confidence && el("td", { class: "measure" }, row.confidence === null ? "" : percent(row.confidence)),
@@ -67,13 +78,30 @@ function line(row) {
 }
 
 function head() {
-  const names = ["Row", "Status", ...columns(), "Answer", run.has.agreement && "Agreement", run.has.confidence && "Confidence", "Marks"];
+  const names = [
+    "Row",
+    "Status",
+    ...columns(),
+    "Answer",
+    run.has.agreement && "Agreement",
+    run.has.confidence && "Confidence",
+    "Marks",
+  ];
   byId("rows-head").replaceChildren(
-    el("tr", null, names.filter(Boolean).map((name) => el("th", { scope: "col", dir: "auto" }, name))),
+    el(
+      "tr",
+      null,
+      names.filter(Boolean).map((name) => el("th", { scope: "col", dir: "auto" }, name)),
+    ),
   );
   const widths = [
-    "5.5rem", "7.5rem", ...columns().map((_, at) => (at ? "minmax(6rem, 1fr)" : "minmax(10rem, 2.4fr)")), "minmax(9rem, 1.2fr)",
-    run.has.agreement && "5.5rem", run.has.confidence && "5.5rem", "7.5rem",
+    "5.5rem",
+    "7.5rem",
+    ...columns().map((_, at) => (at ? "minmax(6rem, 1fr)" : "minmax(10rem, 2.4fr)")),
+    "minmax(9rem, 1.2fr)",
+    run.has.agreement && "5.5rem",
+    run.has.confidence && "5.5rem",
+    "7.5rem",
   ];
   byId("rows-table").style.setProperty("--widths", widths.filter(Boolean).join(" "));
 }
@@ -85,7 +113,8 @@ function place() {
   const part = total > rows.length && rows.length ? ` · ${number(before + 1)} to ${number(before + rows.length)}` : "";
   const going = searching ?? indexing ?? reading;
   const doing = searching ? "searching" : indexing ? "counting" : "reading the table";
-  byId("rows-total").textContent = of + part + (going ? ` · ${doing}, ${percent(going.done / Math.max(1, going.of))}` : "");
+  byId("rows-total").textContent =
+    of + part + (going ? ` · ${doing}, ${percent(going.done / Math.max(1, going.of))}` : "");
   const [back, on] = [byId("page-previous"), byId("page-next")];
   back.setAttribute("aria-disabled", String(previous === null));
   on.setAttribute("aria-disabled", String(next === null));
@@ -114,7 +143,8 @@ function render(said, key) {
   if (row !== null) lines.mark(row);
   byId("rows-news").hidden = true;
   clearTimeout(again);
-  if (said.searching || said.indexing || (said.reading && said.rows.some((row) => !row.cells))) again = setTimeout(load, AGAIN_MS);
+  if (said.searching || said.indexing || (said.reading && said.rows.some((row) => !row.cells)))
+    again = setTimeout(load, AGAIN_MS);
   if (isOther && row !== null && !lines.has(row) && state.get("from") === null) state.go({ from: row }, "replace"); // a link to a row
 }
 
@@ -212,7 +242,17 @@ export function renew(row) {
   if (!shown || !lines.has(row.position)) return;
   const at = shown.rows.findIndex((each) => each.position === row.position);
   const { status, error, by, is_corrected, agreement, confidence } = row;
-  shown.rows[at] = { ...shown.rows[at], status, error, by, is_corrected, agreement, confidence, fields: row.fields, answer: row.answer ?? "" };
+  shown.rows[at] = {
+    ...shown.rows[at],
+    status,
+    error,
+    by,
+    is_corrected,
+    agreement,
+    confidence,
+    fields: row.fields,
+    answer: row.answer ?? "",
+  };
   lines.renew(row.position, line(shown.rows[at]));
   ahead = null;
 }
@@ -248,14 +288,21 @@ export function start(about, open) {
   lines.onOpen(open);
   head();
   filters.start(run, () => shown && filters.show(shown.counts));
-  for (const [id, by] of [["page-previous", -1], ["page-next", 1]])
+  for (const [id, by] of [
+    ["page-previous", -1],
+    ["page-next", 1],
+  ])
     byId(id).addEventListener("click", () => turn(by).then((is) => is && (byId("rows-scroll").scrollTop = 0)));
   byId("jump").addEventListener("submit", (event) => {
     event.preventDefault();
     const field = byId("jump-to");
     const position = Number(field.value.replace(/[\s,._]/g, ""));
     const last = Math.max(0, run.rows - 1);
-    field.setCustomValidity(Number.isInteger(position) && position >= 0 && position <= last ? "" : `A row is a number from 0 to ${number(last)}.`);
+    field.setCustomValidity(
+      Number.isInteger(position) && position >= 0 && position <= last
+        ? ""
+        : `A row is a number from 0 to ${number(last)}.`,
+    );
     if (!field.reportValidity() || !field.value.trim()) return;
     state.go({ from: position });
     load().then(() => lines.focus(lines.positions[0]));

@@ -39,7 +39,8 @@ function rebuilt(node) {
 function form(element, text) {
   for (const part of text.split(";")) {
     const colon = part.indexOf(":");
-    if (colon > 0 && !/url\s*\(/i.test(part)) element.style.setProperty(part.slice(0, colon).trim(), part.slice(colon + 1).trim());
+    if (colon > 0 && !/url\s*\(/i.test(part))
+      element.style.setProperty(part.slice(0, colon).trim(), part.slice(colon + 1).trim());
   }
   reachable(element);
 }

@@ -22,7 +22,8 @@ export function say(text, { isError = false, button = "", act = null } = {}) {
     el("button", { type: "button", class: "quiet", "aria-label": "Close the message", click: gone }, "×"),
   );
   const place = byId("messages");
-  for (const other of [...place.children]) if (!other.matches(".is-error") || other.firstChild.textContent === text) other.remove();
+  for (const other of [...place.children])
+    if (!other.matches(".is-error") || other.firstChild.textContent === text) other.remove();
   place.append(line);
   while (place.children.length > MOST_ERRORS) place.firstElementChild.remove();
   if (!isError) setTimeout(gone, SHOWN_MS);

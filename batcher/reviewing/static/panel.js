@@ -3,7 +3,7 @@
 
 import { Refused, post } from "./api.js";
 import { Correction } from "./correct.js";
-import { byId, el } from "./dom.js";
+import { byId, data, el } from "./dom.js";
 import * as keys from "./keys.js";
 import { complain, say } from "./messages.js";
 import * as row from "./row.js";
@@ -49,7 +49,10 @@ function render(found) {
   byId("row-title").textContent = `Row ${number(found.position)}`;
   row.show(found, run);
   byId("row-scroll").scrollTop = 0;
-  byId("row-heard").textContent = `Row ${number(found.position)}: ${found.answer || STATUS[found.status]}`;
+  byId("row-heard").replaceChildren(
+    `Row ${number(found.position)}: `,
+    data("span", found.answer || STATUS[found.status]),
+  );
   byId("row").removeAttribute("aria-busy");
   byId("row-undo").hidden = !found.is_corrected;
   byId("row-correct").disabled = found.result === null;
@@ -90,7 +93,8 @@ function hide() {
   document.body.classList.remove("has-row");
   unlisten?.();
   unlisten = null;
-  if (byId("row").contains(document.activeElement) || document.activeElement === document.body) view()?.lines()?.focus(before);
+  if (byId("row").contains(document.activeElement) || document.activeElement === document.body)
+    view()?.lines()?.focus(before);
 }
 
 /** Bring the panel in line with the address. */
@@ -100,7 +104,10 @@ export function follow() {
   if (correction) {
     if (correction.isChanged) {
       const left = wanted;
-      say(`The correction of row ${number(left)} was not saved.`, { button: `Back to row ${number(left)}`, act: () => open(left) });
+      say(`The correction of row ${number(left)} was not saved.`, {
+        button: `Back to row ${number(left)}`,
+        act: () => open(left),
+      });
     }
     leave();
   }
@@ -150,18 +157,28 @@ export function correct() {
   if (run.task === "embedding") return say("A vector cannot be corrected by hand.");
   const { position } = shown;
   const saved = ({ row: found, said, isKept }) =>
-    isKept ? take({ row: found, said }, false) : take({ row: found, said: `Row ${number(position)} is corrected: ${said.replace(/\.$/, "")}.` });
+    isKept
+      ? take({ row: found, said }, false)
+      : take({ row: found, said: `Row ${number(position)} is corrected: ${said.replace(/\.$/, "")}.` });
   correction = new Correction(shown, run, saved, leave);
   byId("row-body").prepend(correction.element);
   byId("row-scroll").scrollTop = 0;
   document.body.classList.add("is-correcting");
   const mine = correction;
-  unlistenCorrection = keys.listen("The correction", [
-    ...mine.keys,
-    { keys: ["Enter"], what: "Save (first take the label found, if you search)", act: (event) => confirm(event, mine) },
-    { keys: ["Ctrl+Enter"], what: "Save from a text of several lines", typing: () => true, act: () => mine.save() },
-    { keys: ["Escape"], what: "Cancel", typing: () => true, act: leave },
-  ], true);
+  unlistenCorrection = keys.listen(
+    "The correction",
+    [
+      ...mine.keys,
+      {
+        keys: ["Enter"],
+        what: "Save (first take the label found, if you search)",
+        act: (event) => confirm(event, mine),
+      },
+      { keys: ["Ctrl+Enter"], what: "Save from a text of several lines", typing: () => true, act: () => mine.save() },
+      { keys: ["Escape"], what: "Cancel", typing: () => true, act: leave },
+    ],
+    true,
+  );
   correction.focus();
 }
 
@@ -189,7 +206,11 @@ const ENTRIES = [
   { keys: ["k", "ArrowUp"], what: "Previous row", act: () => void step(-1) },
   { keys: ["e"], what: "Correct the answer", act: () => void correct() },
   { keys: ["u"], what: "Undo the correction", act: () => void undo() },
-  { keys: ["Escape"], what: "Close the row", act: () => (byId("filters").contains(document.activeElement) ? false : close()) },
+  {
+    keys: ["Escape"],
+    what: "Close the row",
+    act: () => (byId("filters").contains(document.activeElement) ? false : close()),
+  },
 ];
 
 /**

@@ -18,16 +18,25 @@ let asked = null;
 let again = 0;
 export let lines;
 
-const answer = (side, kind, name) =>
-  el("td", { class: kind, dir: "auto", "data-side": name }, side.status === "ok" ? shortly(side.answer) : [badge(side.status), " ", shortly(side.answer) || side.error || ""]);
+function answer(side, kind, name) {
+  const why = side.status !== "ok" && [
+    badge(side.status),
+    data("span", shortly(side.answer) || side.error, { class: "why" }),
+  ];
+  return el("td", { class: kind, dir: "auto", "data-side": name }, why || shortly(side.answer));
+}
 
 function line({ position, other_position: other, cells, mine, theirs }) {
   const moved = other !== null && other !== undefined && other !== position;
   return el(
     "tr",
     { "data-position": position, class: "line" },
-    el("th", { scope: "row", class: "at" }, el("a", { href: state.link({ row: position }), "aria-label": `Row ${position}` }, number(position)),
-      moved && el("span", { class: "muted", title: `Row ${other} of the other run` }, ` (${number(other)})`)),
+    el(
+      "th",
+      { scope: "row", class: "at" },
+      el("a", { href: state.link({ row: position }), "aria-label": `Row ${position}` }, number(position)),
+      moved && el("span", { class: "muted", title: `Row ${other} of the other run` }, ` (${number(other)})`),
+    ),
     data("td", read(cells ?? [], run), { class: "cell" }),
     answer(mine, "mine", run.keyword),
     answer(theirs, "theirs", state.get("other")),
@@ -41,9 +50,21 @@ function transitions(found) {
     const isSet = from === mine && to === theirs;
     const act = () => state.go({ mine: isSet ? null : from, theirs: isSet ? null : to, from: null, row: null });
     const name = (text) => data("span", shortly(text) || "no answer", { class: "name" });
-    return el("li", null,
-      el("button", { type: "button", "aria-pressed": String(isSet), class: "transition", click: act },
-        el("span", { class: "pair" }, name(from), el("span", null, el("span", { "aria-hidden": "true" }, "→ "), name(to))), el("span", { class: "count" }, number(count))));
+    return el(
+      "li",
+      null,
+      el(
+        "button",
+        { type: "button", "aria-pressed": String(isSet), class: "transition", click: act },
+        el(
+          "span",
+          { class: "pair" },
+          name(from),
+          el("span", null, el("span", { "aria-hidden": "true" }, "→ "), name(to)),
+        ),
+        el("span", { class: "count" }, number(count)),
+      ),
+    );
   });
   const focused = document.activeElement?.closest?.("#sides-transitions li");
   const at = focused ? [...byId("sides-transitions").children].indexOf(focused) : -1;
@@ -58,13 +79,19 @@ function render(said, key) {
   lines.show(said.rows.map(line));
   byId("sides-summary").textContent = said.summary ?? "";
   const going = said.reading ? ` · pairing the rows, ${percent(said.reading.done / Math.max(1, said.reading.of))}` : "";
-  byId("sides-total").textContent = (said.total ? `${counted(said.total, "row")} differ${said.total === 1 ? "s" : ""}` : "") + going;
+  const isPart = state.get("mine") !== null || state.get("only"); // else the summary says it
+  const count = `${counted(said.total, "row")} of these`;
+  byId("sides-total").textContent = (isPart ? count : "") + going;
   clearTimeout(again);
   if (said.reading) again = setTimeout(load, AGAIN_MS);
   byId("sides-empty").hidden = said.rows.length > 0 || Boolean(said.reading);
   byId("sides-table").hidden = !said.rows.length;
   byId("sides-theirs").textContent = state.get("other");
-  for (const [id, to] of [["sides-previous", said.previous], ["sides-next", said.next]]) byId(id).setAttribute("aria-disabled", String(to === null));
+  for (const [id, to] of [
+    ["sides-previous", said.previous],
+    ["sides-next", said.next],
+  ])
+    byId(id).setAttribute("aria-disabled", String(to === null));
   transitions(said.transitions);
   if (state.numeric("row") !== null) lines.mark(state.numeric("row"));
   else if (isOther) byId("sides-scroll").scrollTop = 0;

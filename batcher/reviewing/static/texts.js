@@ -45,14 +45,19 @@ export function fieldsOf(answer) {
   if (!answer?.startsWith("{")) return null;
   try {
     const found = JSON.parse(answer);
-    return Object.fromEntries(Object.entries(found).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]));
+    return Object.fromEntries(
+      Object.entries(found).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]),
+    );
   } catch {
     return null; // text that only looks like one, or is cut
   }
 }
 
 /** Return fields on one line. */
-export const onOneLine = (fields) => Object.entries(fields).map(([name, value]) => `${name}: ${value}`).join(" · ");
+export const onOneLine = (fields) =>
+  Object.entries(fields)
+    .map(([name, value]) => `${name}: ${value}`)
+    .join(" · ");
 
 /** Return an answer on one line: its fields if it has some. */
 export function shortly(answer) {
