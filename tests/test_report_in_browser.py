@@ -12,11 +12,13 @@ from conftest import Lab
 from test_whole_report import HARM, WORSE, hostile_run
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Dialog, Page
 
 CHROMIUM = Path("/usr/bin/chromium")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-QUIET += ("--disable-sync", "--no-first-run")
+QUIET = [
+    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--no-first-run"),
+]
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Chromium at /usr/bin/chromium")
 
@@ -26,7 +28,7 @@ def launched() -> Iterator[Browser]:
     """Start a browser for one test: its loop would be in the way of other tests."""
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=str(CHROMIUM), args=[*QUIET])
+        found = driver.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
         yield found
         found.close()
 
@@ -40,11 +42,16 @@ def hostile(lab: Lab) -> Path:
 
 def opened(browser: Browser, path: Path, said: list[str], **options: Any) -> Page:
     """Open a page, and note everything that it should not do."""
+
+    def dismiss(dialog: Dialog) -> None:
+        said.append(f"dialog {dialog.message}")
+        dialog.dismiss()
+
     page = browser.new_page(**options)
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", lambda dialog: (said.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    page.on("request", lambda request: said.append(request.url) if request.url != path.as_uri() else None)
+    page.on("dialog", dismiss)
+    page.on("request", lambda request: said.extend({request.url} - {path.as_uri()}))
     page.goto(path.as_uri())
     return page
 

@@ -269,7 +269,8 @@ events: what else happened in a run
                                 them), `prompt_tokens`, `completion_tokens`, `cost_usd` and `seconds` (null if they
                                 cannot be known), `from_rows` (the first rows, by whose length they are estimated);
                                 `budget_usd` (null without one); `versions` (of batcher and what it uses, by name);
-                                `input` (the files, each with `path`, `sha256`, `bytes` and `modified`, a moment) and
+                                `input` (the files, each with `path`, `sha256`, `bytes` and `modified`, a moment, as far
+                                as they could be had) and
                                 `inputs_left` (how many more there are)
 
 `PRAGMA application_id` is 0x62746368 ("btch"). `PRAGMA user_version` holds the version of the tables in its lowest 8
