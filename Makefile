@@ -13,7 +13,7 @@ WORKERS = $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 export PYTHONDONTWRITEBYTECODE =
 PYTEST = -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: demo test browser test-lowest test-newest test-oracles test-real check docs bench lock clean
+.PHONY: demo test browser test-lowest test-newest test-oracles test-real check docs pictures bench lock clean
 
 demo: .venv/.run
 	$(BIN)/batcher demo
@@ -60,6 +60,10 @@ check: .venv/.dev
 docs: .venv/.dev
 	$(BIN)/cog -r -P $(GENERATED)
 	$(BIN)/python tests/pages.py
+
+# Takes the pictures in docs/pictures anew, from the page that the commands of docs/review.md lead to.
+pictures: .venv/.dev
+	$(BIN)/python tests/pictures.py
 
 # batcher beside what else could do the job, on this machine: five minutes. See docs/performance.md.
 bench: .venv/.bench

@@ -89,6 +89,8 @@ def _row(kind: str, cells: Sequence[str]) -> str:
 
 
 def _cell(kind: str, text: str) -> str:
+    if not text:
+        kind = "td"  # a head without words says nothing to those who hear the page
     shown = html.escape(harmless(text)).replace("\n", "<br>")
     return f"<{kind}{_LEFT}>{shown}</{kind}>"
 

@@ -20,7 +20,9 @@ from typing import NoReturn
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request, Response, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request, Response, Route, expect, sync_playwright
+
+expect.set_options(timeout=30_000)  # ends what hangs, not what a busy machine makes slow
 
 WIDE, NARROW = 1280, 390  # pixels: a notebook's window, a telephone
 _HEIGHTS = {WIDE: 800, NARROW: 844}
@@ -86,7 +88,6 @@ class Visit:
     Attributes:
         troubles: errors on the console, exceptions, failed requests and responses, dialogs, requests to other
             machines.
-        bodies: what the pages got, by request, if `keep` says so.
     """
 
     def __init__(self, browser: Browser) -> None:
@@ -117,7 +118,7 @@ class Visit:
             reduced_motion="reduce",
             locale="en-GB",
         )
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(30_000)
         self._contexts.append(context)
         self._watch(context)
         return self._opened(context, url)
@@ -130,9 +131,22 @@ class Visit:
         """Let a test provoke what matches this regular expression."""
         self._expected.append(re.compile(trouble))
 
-    def texts(self) -> list[str]:
-        """Return what the server has answered in all windows so far, streams left out."""
-        return [each.text() for each in self._responses if "text/event-stream" not in each.headers["content-type"]]
+    def answers(self, below: str) -> list[tuple[str, str]]:
+        """Return the path of each request below an address so far, and what was answered, a stream left out."""
+        found = [each for each in self._responses if each.url.startswith(below)]
+        return [
+            (each.url.removeprefix(below).partition("?")[0], each.text())
+            for each in found
+            if "text/event-stream" not in each.headers["content-type"]
+        ]
+
+    def close(self) -> None:
+        """Close all windows."""
+        while self._contexts:
+            context = self._contexts.pop()
+            for page in context.pages:
+                page.title()  # what the browser has said until now arrives before its answer
+            context.close()
 
     def end(self) -> None:
         """Close all windows.
@@ -140,10 +154,7 @@ class Visit:
         Raises:
             AssertionError: something went wrong in one of them.
         """
-        for context in self._contexts:
-            for page in context.pages:
-                page.title()  # what the browser has said until now arrives before its answer
-            context.close()
+        self.close()
         troubles = [each for each in self.troubles if not any(one.search(each) for one in self._expected)]
         assert not troubles, "\n".join(troubles)
 

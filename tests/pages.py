@@ -3,7 +3,7 @@
 A block of a page is one of these, by the words behind its fence:
 
 - `console`: commands behind `$ `, each with the output that a terminal shows below it; `^C` in an output is pressed as
-  soon as the local server has answered ten requests;
+  soon as the local server has answered ten requests, or a page says its address;
 - `python`: a script; a `text` block right below it holds its output;
 - a language and a file's name: that file, written before what follows;
 - `text` anywhere else: a picture.
@@ -46,6 +46,7 @@ _VARIABLE = (
     (re.compile(r"\b(?:[\d,.]+ s|\d+m \d\ds)\b"), "N s"),
     (re.compile(r"\bN s {2,}"), "N s  "),  # the space up to the next column of a table
     (re.compile(r"host \S+, process \d+"), "host H, process N"),
+    (re.compile(r"http://127\.0\.0\.1:\d+/[\w-]{32,}/"), "http://127.0.0.1:N/TOKEN/"),
     (re.compile(r"[\d,.]+ rows/s"), "N rows/s"),
     (re.compile(r"\d\d:\d\d:\d\d"), "HH:MM:SS"),
     # Whether a request is in flight when Ctrl-C is pressed is chance.
@@ -130,25 +131,27 @@ class Session:
     """A directory in which the blocks of one page run, with `batcher` and `python` on the path.
 
     Attributes:
+        folder: in which the commands run.
         status: of the command that ended last.
     """
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
-        self._work, programs = folder / "work", folder / "bin"
-        shutil.copytree(ROOT / "data", self._work / "data")
-        shutil.copy(ROOT / ".env.example", self._work)
+        self.folder, programs = folder / "work", folder / "bin"
+        shutil.copytree(ROOT / "data", self.folder / "data")
+        shutil.copy(ROOT / ".env.example", self.folder)
         programs.mkdir()
         for name, arguments in (("python", ""), ("batcher", "-m batcher")):
             (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n', encoding="utf-8")
             (programs / name).chmod(0o755)
         path = f"{programs}:{environment()['PATH']}"
-        self._environment = environment(PATH=path, COLUMNS="80")
+        # A command that would open a browser finds none.
+        self._environment = environment(PATH=path, COLUMNS="80", DISPLAY="", WAYLAND_DISPLAY="", BROWSER="true")
         self._stack = stack
         self._server: LocalServer | None = None
         self.status = 0
 
     def write(self, name: str, text: str) -> None:
-        path = self._work / name
+        path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
@@ -156,7 +159,7 @@ class Session:
         """Run a command of a shell, and return what it shows."""
         if command.startswith("batcher serve ") and command.endswith("&\n"):
             knobs = shlex.split(command.partition("2>")[0].removeprefix("batcher serve ").removesuffix("&\n"))
-            self._server = self._stack.enter_context(local_server(*knobs, cwd=self._work))
+            self._server = self._stack.enter_context(local_server(*knobs, cwd=self.folder))
             return f"{_SHOWN_URL}/v1\n"
         if command == "kill %1\n":
             self._stack.close()
@@ -173,18 +176,26 @@ class Session:
             self._server.reset()
         program = subprocess.Popen(
             [argument.replace(_SHOWN_URL, url) for argument in arguments],
-            cwd=self._work,
+            cwd=self.folder,
             env=self._environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             start_new_session=True,
         )
-        if is_interrupted and self._server:
+        shown = ""
+        if is_interrupted and any("batcher review " in argument for argument in arguments):
+            assert program.stdout
+            while line := program.stdout.readline():
+                shown += line
+                if line.startswith("http://"):
+                    break
+            os.killpg(program.pid, signal.SIGINT)
+        elif is_interrupted and self._server:
             while program.poll() is None and self._server.books()["answered"] < 10:
                 time.sleep(0.005)  # leaves the processor to the programs
             os.killpg(program.pid, signal.SIGINT)
-        shown, _ = program.communicate()
+        shown += program.communicate()[0]
         self.status = program.returncode
         return shown.replace(url, _SHOWN_URL)
 

@@ -7,6 +7,7 @@ import csv
 import json
 import random
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from conftest import Lab
 from fake_service import Anything, Call, Service, answer_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from journals import COMPARISON
 
 import batcher
 from batcher.endpoint import Endpoint
-from batcher.errors import Interrupted, SettingsError
+from batcher.errors import Interrupted, KeywordBusy, SettingsError
 from batcher.journal.entries import Decision
-from batcher.journal.opening import read_journal
+from batcher.journal.opening import open_journal, open_to_decide, read_journal
 from batcher.journal.sampling import Gold
 from batcher.output.control import ControlFile, Wish
 from batcher.output.directory import Store
@@ -301,6 +303,11 @@ def test_a_file_that_a_person_has_changed_meanwhile_gives_its_corrections_too(do
     correct(done, 7, "on the page")
     edit(done.path(5), "item 6", "in the file")
     assert kinds(done, table) == {"file-behind"}
+    planned = batcher.plan(
+        table, PROMPT, keyword="k", output_dir=done.directory, endpoints=[Endpoint("m")], chunk_size=5
+    )
+    assert str(planned).startswith("k: 12 rows: 12 answered (2 by hand), 0 new")
+    assert batcher.status("k", done.directory).corrected == 2
     if by == "run":
         done.run(table, Service([]), PROMPT, chunk_size=5)
     elif by == "merge":
@@ -313,6 +320,16 @@ def test_a_file_that_a_person_has_changed_meanwhile_gives_its_corrections_too(do
     assert copies(done) == []
     origins = dict(done.query("SELECT id, origin FROM corrections"))
     assert sorted(origins.values()) == ["5_k.csv", "review"]
+
+
+def test_a_row_whose_correction_was_taken_back_is_counted_when_its_file_corrects_it(done: Lab, table: Path) -> None:
+    correct(done, 7, "on the page")
+    undo(done, 7)
+    finish(done)
+    edit(done.path(5), "item 7", "in the file")
+    assert batcher.status("k", done.directory).corrected == 1
+    assert done.run(table, Service([]), PROMPT, chunk_size=5).corrected == 1
+    assert verified(done, table).ok
 
 
 def test_a_row_that_is_corrected_in_its_file_after_the_page_has_the_later_answer(done: Lab, table: Path) -> None:
@@ -784,3 +801,103 @@ def test_files_of_which_some_have_the_column_already_all_get_it(done: Lab, table
     merge("k", done.directory)
     assert done.files() == after
     assert verified(done, table).ok
+
+
+def test_a_run_that_plans_or_does_not_answer_is_waited_for_and_then_named(done: Lab) -> None:
+    before, seen = Decisions(Store(done.directory, "k"), "Ada", patience_s=0.3), now(done, 7)
+    with open_journal(done.directory / "journal_k.sqlite") as journal:
+        with pytest.raises(KeywordBusy, match=r"'k' is being planned by process .*: decide again when it sends"):
+            asyncio.run(before.correct(7, seen, ok("by hand")))
+        with journal.planning(COMPARISON):
+            journal.start_run(5, {})
+        with pytest.raises(KeywordBusy, match="'k' does not answer"):
+            asyncio.run(before.correct(7, seen, ok("by hand")))
+        with pytest.raises(KeywordBusy, match="it writes the files itself when it ends"):
+            finish(done)
+    assert not (done.directory / "control_k.json").exists()
+    correct(done, 7, "by hand")
+
+
+async def test_decisions_of_one_page_wait_for_one_another(done: Lab) -> None:
+    own, seen = page(done), [now(done, position) for position in range(12)]
+    made = await asyncio.gather(*(own.correct(at, seen[at], ok(f"by hand {at}")) for at in range(12)))
+    assert {each.result for each in made} == {*range(-12, 0)}
+    undone = await asyncio.gather(*(own.undo(0, made[0].result or 0) for _ in range(3)), return_exceptions=True)
+    assert [type(each) for each in undone] == [Decided, Changed, Changed]
+    assert own.pending() == 12
+
+
+def test_a_report_has_a_correction_before_and_after_the_files_do(lab: Lab) -> None:
+    frame = pd.DataFrame({"text": TEXTS}, index=[*"abcdefghijkl"])
+    report = lab.run(frame, Service(TEXTS), PROMPT, chunk_size=5)
+    assert "infer_by" not in report.frame()
+    correct(lab, 7, "by hand")
+    for _ in range(2):
+        assert report.frame()["infer"]["h"] == report.answers["h"] == "by hand"
+        finish(lab)
+    more = pd.DataFrame({"text": [*TEXTS, "new", "newer"]})
+    with pytest.raises(Interrupted) as stopped:
+        lab.run(more, Service(["new", "newer"], lambda _call: 9.0), PROMPT, at={1.0: lab.request_stop}, grace=0)
+    correct(lab, 3, "also by hand")
+    found = stopped.value.report.frame()
+    assert ([*found["infer_by"]].count("hand"), found["infer"][3], found["infer"][7]) == (2, "also by hand", "by hand")
+
+
+def test_cells_that_no_file_can_hold_are_taken_from_the_input_again(lab: Lab) -> None:
+    frame = pd.DataFrame({"text": [f"item {number}" for number in range(6)], "note": ["a\0b"] + 5 * ["plain"]})
+    texts = [*frame["text"]]
+    at = {2.1: deciding(lab, 0, "by hand")}
+    one: dict[str, Any] = {"endpoints": [Endpoint("m", max_concurrency=1)]}
+    report = lab.run(frame, Service(texts), PROMPT, at, chunk_size=3, **one)
+    assert [*report.frame()["infer_by"]] == ["hand", *5 * ["m"]]
+    assert [row["infer"] for row in lab.rows()] == ["by hand", *map(answer_to, texts[1:])]
+    assert verified(lab).ok
+    assert copies(lab) == []
+
+
+def test_a_run_waits_while_a_decision_is_written(done: Lab, table: Path) -> None:
+    pen = open_to_decide(done.directory / "journal_k.sqlite")
+    closing = threading.Timer(0.5, pen.close)  # longer than a run waits for others
+    closing.start()
+    assert done.run(table, Service([]), PROMPT, chunk_size=5).requests_now == 0
+    closing.join()
+
+
+def test_a_correction_is_in_files_of_another_format_and_back(done: Lab, table: Path) -> None:
+    correct(done, 7, "by hand")
+    for file_format in ("parquet", "csv"):
+        assert done.run(table, Service([]), PROMPT, chunk_size=5, format=file_format).requests_now == 0
+        correct(done, 3, file_format)
+        finish(done)
+        path = done.directory / f"all_k.{file_format}"
+        found = pd.read_parquet(path) if file_format == "parquet" else pd.read_csv(path)
+        held = dict(zip(found["text"], found["infer"], strict=True))
+        assert held == expected(item_7="by hand", item_3=file_format)
+        assert [*found["infer_by"]].count("hand") == 2
+        assert verified(done, table).ok
+    assert copies(done) == []
+
+
+def test_two_runs_are_compared_by_what_their_models_said(lab: Lab, table: Path) -> None:
+    service = Service([], instead=lambda call: Completion({"m": "good", "n": "bad"}[call.endpoint], "stop"))
+    service.prompts = Anything()
+    for keyword, model in (("k", "m"), ("other", "n")):
+        lab.run(table, service, PROMPT, labels=["good", "bad"], keyword=keyword, endpoints=[Endpoint(model)])
+    before = batcher.compare("k", "other", output_dir=lab.directory).to_dict() | {"notes": []}
+    for position in range(6):
+        correct(lab, position, "bad")
+    undo(lab, 0)
+    assert batcher.compare("k", "other", output_dir=lab.directory).to_dict() | {"notes": []} == before
+
+
+def test_an_answer_that_was_replaced_in_one_row_is_read_again_for_the_others_that_share_it(lab: Lab) -> None:
+    frame = pd.DataFrame({"id": ["a", "b"], "text": ["same", "same"]})
+    service = Service([], instead=lambda _call: Completion("ugly", "stop"))
+    service.prompts = Anything()
+    options: dict[str, Any] = {"dedup": True, "on_change": "reuse"}
+    assert lab.run(frame, service, "{text}", labels=["good", "bad"], **options).invalid == 2
+    correct(lab, 0, "good")
+    report = lab.run(frame, Service([]), "{text}", labels=["good", "bad", "ugly"], **options)
+    assert (report.requests_now, report.ok) == (0, 2)
+    assert [row["infer"] for row in lab.rows()] == ["good", "ugly"]
+    assert verified(lab).ok

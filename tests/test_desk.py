@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import random
+import shutil
+import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +23,10 @@ from labelled_runs import run_with
 from page_client import Client, page_of
 
 import batcher
+from batcher.errors import KeywordBusy
+from batcher.journal.opening import read_journal
+from batcher.journal.schema import raise_generation
+from batcher.reports.quality.narrowing import Widths, how_many_more
 
 LABELS = ["good", "bad", "ugly"]
 ROWS = 60
@@ -282,6 +291,7 @@ def test_a_note_is_kept_with_a_label_and_without_one(drawn: Lab) -> None:
     assert [(each["gold"], each["note"]) for each in found] == [("", "unclear"), ("good", "two topics")]
     assert marked == [1, 2]
     assert batcher.estimate("k", drawn.directory).gold == 1
+    assert batcher.verify("k", [f"row {number}" for number in range(ROWS)], output_dir=drawn.directory).ok
 
 
 def test_the_fields_of_a_schema_are_labelled_each_for_itself(lab: Lab) -> None:
@@ -458,11 +468,54 @@ def test_a_file_that_cannot_be_read_is_left_as_it_is_and_the_journal_has_the_lab
     assert in_file(drawn) == in_journal(drawn) or in_journal(drawn) == {1: "good", 3: "bad"}
 
 
+def test_a_label_stays_if_the_page_is_killed_before_the_file_has_it(drawn: Lab, tmp_path: Path) -> None:
+    write_into(drawn, {1: "good", 2: "ugly"}, later_s=-60)
+    with labelled_by(drawn, {1: "bad"}):
+        left = Lab(shutil.copytree(drawn.directory, tmp_path / "left"))
+    batcher.sample("k", output_dir=left.directory)
+    assert in_file(left) == in_journal(left) == {1: "bad", 2: "ugly"}
+
+
 def test_a_lost_file_is_written_again(drawn: Lab) -> None:
     sample_file(drawn).unlink()
     with labelled_by(drawn, {1: "good"}):
         pass
     assert in_file(drawn) == {1: "good"}
+
+
+# -- Widths
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps"),
+    [
+        (4, []),
+        (5, [5]),
+        (9, [9]),
+        (12, [12]),
+        (15, [10, 15]),
+        (24, [10, 24]),
+        (31, [10, 20, 31]),
+        (40, [10, 20, 30, 40]),
+    ],
+)
+def test_widths_are_taken_after_ten_labels_and_at_the_end_but_not_close_together(rows: int, steps: list[int]) -> None:
+    widths, taken = Widths(), []
+    for done in range(rows + 1):
+        if widths.is_due(done, rows):
+            widths.take([], dict.fromkeys(range(done), "x"), rows)
+            taken.append(done)
+    assert taken == steps
+
+
+def test_how_many_more_labels_it_takes_goes_by_their_number_alone() -> None:
+    assert how_many_more(0, 30, 1000, 30)[1] is None
+    said, halves = how_many_more(30, 30, 10**6, 30)
+    assert halves == (90, 120)
+    assert "90 more labels would halve" in said
+    assert "draw 90 more" in said
+    assert how_many_more(30, 200, 10**6, 200)[1] == (90, 200)
+    assert how_many_more(60, 60, 60, 60) == ("All rows of the table are labelled.", None)
 
 
 # -- Several tabs, other commands
@@ -488,3 +541,74 @@ def test_a_draw_in_a_terminal_shows_on_the_page(drawn: Lab) -> None:
         assert len(client.get("api/sample")["rows"]) == 40
         label(client, 40, gold="bad")
     assert in_file(drawn) == in_journal(drawn) == {1: "good", 40: "bad"}
+
+
+def test_of_labels_from_all_sides_at_once_each_that_was_acknowledged_is_in_the_journal(drawn: Lab) -> None:
+    acknowledged: list[tuple[int, str]] = []
+
+    def tab(client: Client, seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(15):
+            number, gold = chance.randint(1, 30), chance.choice(LABELS)
+            reply = client.post("api/sample/label", drawn=number, gold=gold, note=str(seed))
+            assert reply.status in {200, 423}, reply
+            if reply.status == 200:
+                acknowledged.append((number, gold))
+
+    def terminal() -> None:
+        for rows in (31, 32, 33):
+            with contextlib.suppress(KeywordBusy):
+                batcher.sample("k", rows, output_dir=drawn.directory)
+
+    with page_of(drawn.directory, "ada") as (ada, _), page_of(drawn.directory, "bob") as (bob, _):
+        with ThreadPoolExecutor(5) as pool:
+            work = [pool.submit(tab, client, seed) for seed, client in enumerate((ada, ada, bob, bob))]
+            work.append(pool.submit(terminal))
+        for each in work:
+            each.result()
+        assert ada.get("api/sample")["done"] == bob.get("api/sample")["done"] == len(in_journal(drawn))
+    assert len(acknowledged) > 30
+    written = Counter(drawn.query("SELECT drawn, gold FROM gold"))
+    assert not Counter(set(acknowledged)) - written
+    batcher.sample("k", output_dir=drawn.directory)
+    assert in_file(drawn) == in_journal(drawn)
+
+
+def left_behind(lab: Lab, directory: Path) -> Lab:
+    """Return a copy of a run's directory as a killed process leaves it: with a log beside the journal."""
+    path = lab.directory / "journal_k.sqlite"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db, read_journal(path):
+        db.execute("BEGIN IMMEDIATE")
+        raise_generation(db)
+        db.execute("COMMIT")
+        return Lab(shutil.copytree(lab.directory, directory))
+
+
+def test_a_label_is_recorded_while_the_page_reads_the_journal_that_a_killed_run_left(
+    drawn: Lab, tmp_path: Path
+) -> None:
+    lab = left_behind(drawn, tmp_path / "left")
+    assert (lab.directory / "journal_k.sqlite-wal").exists()
+    with page_of(lab.directory) as (client, served), served.page.looks.reader() as (reader, _):
+        assert reader.scope() == ROWS
+        label(client, 1, gold="good")
+    assert in_journal(lab) == {1: "good"}
+
+
+def test_a_label_waits_until_another_part_of_the_process_has_read_the_journal(drawn: Lab, tmp_path: Path) -> None:
+    lab = left_behind(drawn, tmp_path / "left")
+    with ThreadPoolExecutor(1) as pool, page_of(lab.directory) as (client, _):
+        with read_journal(lab.directory / "journal_k.sqlite") as reader:
+            assert reader.scope() == ROWS
+            labelling = pool.submit(label, client, 1, gold="good")
+            with contextlib.suppress(TimeoutError):
+                labelling.result(0.5)
+        assert labelling.result()["gold"] == "good"
+    assert in_journal(lab) == {1: "good"}
+
+
+def test_a_sample_is_read_from_a_journal_that_a_reader_has_left_with_a_log(drawn: Lab, tmp_path: Path) -> None:
+    lab = left_behind(drawn, tmp_path / "left")
+    write_into(lab, {1: "good"})
+    assert batcher.sample("k", output_dir=lab.directory).read == 1
+    assert in_journal(lab) == {1: "good"}

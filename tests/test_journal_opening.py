@@ -35,6 +35,7 @@ from batcher.journal.opening import open_journal, read_journal, rehearse
 from batcher.journal.reading import Reader
 from batcher.journal.writing import Journal
 from batcher.records import Result, RowState, Status
+from batcher.reports.whole.report import page_of_run
 
 WRITER = """
 import asyncio, sys
@@ -437,6 +438,7 @@ def test_a_journal_of_an_older_version_is_read_and_planned_as_it_is_and_goes_on(
     )
     assert (planned.answered, planned.error, planned.new) == (2, 1, 0)
     batcher.merge("k", lab.directory)
+    assert "2 of 3 rows" in page_of_run("k", lab.directory)
     after = state_of(lab.directory)
     assert after.pop(path.name) == before.pop(path.name)
     assert lab.run(texts, Service([]), "{text}").requests_now == 0

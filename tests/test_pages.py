@@ -122,6 +122,16 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, link
 
 
+def test_pictures_are_small_shown_and_described() -> None:
+    shown = [
+        found for page in PAGES for found in re.findall(r"!\[([^]]*)\]\(pictures/([^)]+)\)", page.read_text("utf-8"))
+    ]
+    pictures = {path.name: path.stat().st_size for path in (ROOT / "docs" / "pictures").iterdir()}
+    assert {name for _, name in shown} == set(pictures)
+    assert all(len(words) > 20 for words, _ in shown)
+    assert max(pictures.values()) < 150_000
+
+
 def test_every_page_is_linked_from_the_readme() -> None:
     links = re.findall(r"\]\(docs/([^)#]+)\)", README.read_text(encoding="utf-8"))
     assert set(links) == {page.name for page in PAGES} - {README.name}

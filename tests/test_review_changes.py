@@ -188,6 +188,14 @@ def test_the_rows_that_filters_show_are_exported_in_the_columns_of_the_result(ra
     assert [line[1] for line in lines[1:]] == ["room 2", *(f"room 2{n}" for n in range(10))]
 
 
+def test_an_export_says_which_answers_are_a_persons_as_the_files_do(ran: Lab) -> None:
+    with page_of(ran.directory) as (client, _):
+        client.post("api/correct", position=3, seen=client.get("api/row/3")["result"], answer="bad", why="")
+        content = client.fetch("api/export").body
+    assert content == ran.path().read_bytes()
+    assert cells_of(content)[4][-1] == "hand"
+
+
 def test_text_survives_an_export_exactly(lab: Lab) -> None:
     texts = ["=1+1", "NA", "007", 'a "quoted", text', "two\nlines", "\ufeffx", "مرحبا 你好", "", " "]
     lab.run(pd.DataFrame({"text": texts}), said({"": "=SUM(A1)"}), "x{text}")

@@ -64,6 +64,12 @@ def test_a_name_of_another_site_that_leads_here_is_refused(client: Client, host:
     assert b"keyword" not in reply.body
 
 
+def test_without_its_last_slash_the_address_leads_to_the_page(client: Client) -> None:
+    reply = client.ask("GET", f"/{client.token}")
+
+    assert (reply.status, reply.headers["location"]) == (307, f"/{client.token}/")
+
+
 def test_two_host_headers_are_refused(client: Client) -> None:
     with contextlib.closing(http.client.HTTPConnection(client.place)) as connection:
         connection.putrequest("GET", api(client), skip_host=True)

@@ -8,6 +8,7 @@ import math
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -147,6 +148,12 @@ def test_a_filter_that_cannot_be_read_is_named(client: Client, query: dict[str, 
 
     assert (reply.status, reply.json["kind"]) == (400, "invalid")
     assert next(iter(query)).removeprefix("field.") in reply.json["error"]
+
+
+def test_an_address_with_too_many_filters_is_refused(client: Client) -> None:
+    reply = client.fetch("api/rows", label=["x"] * 1001)
+
+    assert (reply.status, reply.json["kind"]) == (400, "invalid")
 
 
 def test_a_row_has_its_prompt_as_it_was_sent_and_its_attempts(client: Client) -> None:
@@ -289,16 +296,34 @@ def test_several_answers_to_a_row_are_its_votes(lab: Lab) -> None:
 
 def test_a_journal_that_an_older_batcher_wrote_is_shown(ran: Lab, tmp_path: Path) -> None:
     shutil.copytree(ran.directory, tmp_path / "old")
-    with sqlite3.connect(tmp_path / "old" / "journal_k.sqlite") as db:
+    with closing(sqlite3.connect(tmp_path / "old" / "journal_k.sqlite")) as db:
         stamp = db.execute("PRAGMA user_version").fetchone()[0]
         db.execute("DROP TABLE corrections")
         for column in ("who", "note"):
             db.execute(f"ALTER TABLE gold DROP COLUMN {column}")
         db.execute(f"PRAGMA user_version = {stamp & ~0xFF | 8}")
-    db.close()
+        db.commit()
     with page_of(tmp_path / "old") as (client, _):
         assert client.rows(limit=2)["total"] == ROWS
         assert client.get("api/row/3")["answer"] == "good"
+
+
+def test_a_journal_that_is_damaged_further_on_is_said(ran: Lab, tmp_path: Path) -> None:
+    shutil.copytree(ran.directory, tmp_path / "torn")
+    journal = tmp_path / "torn" / "journal_k.sqlite"
+    with closing(sqlite3.connect(journal)) as db:
+        [page] = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'results'").fetchone()
+        [size] = db.execute("PRAGMA page_size").fetchone()
+    content = bytearray(journal.read_bytes())
+    content[(page - 1) * size : page * size] = b"x" * size
+    journal.write_bytes(content)
+    with page_of(tmp_path / "torn") as (client, served):
+        while not served.page.view.trouble:
+            assert not served.page.view.indexed.is_set()
+        for path in ("api/run", "api/rows", "api/row/3"):
+            reply = client.fetch(path)
+            assert (reply.status, reply.json["kind"]) == (500, "internal")
+            assert "journal_k.sqlite cannot be read" in reply.json["error"]
 
 
 def test_json_is_ascii(client: Client) -> None:

@@ -76,7 +76,7 @@ def test_what_cannot_be_shown_is_said_with_exit_status_2(ran: Lab, tmp_path: Pat
 
     inside = ("--output-dir", str(ran.directory))
     assert "there is no run 'other'" in refused("other", *inside)
-    assert "there is no run 'k'" in refused("k")
+    assert "there is no run 'k'" in refused("k", "--output-dir", str(tmp_path / "elsewhere"))
     assert "a port is a number" in refused("k", *inside, "--port", "70000")
     assert "--host takes an address of this machine" in refused("k", *inside, "--host", "no.such.host.invalid")
     assert "give a name" in refused("k", *inside, "--who", " ")
@@ -92,22 +92,24 @@ def test_what_cannot_be_shown_is_said_with_exit_status_2(ran: Lab, tmp_path: Pat
     assert "newer batcher" in refused("new", *inside)
 
 
-def test_in_python_it_blocks_until_it_is_interrupted(ran: Lab) -> None:
-    """Call it as a cell of a notebook does: in a process whose main thread has a loop that runs."""
-    script = (
-        "import asyncio, os, signal, threading, time, batcher\n"
+@posix
+def test_in_python_it_blocks_until_it_is_interrupted_also_where_a_loop_runs(ran: Lab, tmp_path: Path) -> None:
+    script = tmp_path / "cell.py"
+    script.write_text(
+        "import asyncio, batcher\n"
         "async def cell():\n"
-        "    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         f"    return batcher.review('k', output_dir={str(ran.directory)!r}, browser=False)\n"
-        "print(repr(asyncio.run(cell())))\n"
+        "print(repr(asyncio.run(cell())))\n",
+        encoding="utf-8",
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)  # noqa: S603
+    with started(script, cwd=tmp_path) as program:
+        assert Client(url_of(program)).get("api/run")["rows"] == 2
+        program.send_signal(signal.SIGINT)
+        done = finish(program)
 
-    assert done.returncode == 0, done.stderr
-    url, shown = done.stdout.splitlines()
-    assert url.startswith("http://127.0.0.1:")
-    assert shown.startswith("Reviewed(keyword='k'")
     assert "interrupting it ends it" in done.stderr
+    assert "The page ends." in done.stderr
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")  # asyncio's own, after the page has ended
 
 
 def test_no_browser_is_opened_over_ssh_or_without_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:

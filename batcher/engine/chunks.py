@@ -74,6 +74,7 @@ class Chunks:
         self._intact = planned.intact
         self._by_hand = planned.by_hand
         self._starts: list[int] = []
+        self._stale: set[int] = set()  # rows whose files do not say that a person gave the answer
         self._unwritten = 0
 
     @property
@@ -190,7 +191,8 @@ class Chunks:
 
     def _follow(self) -> list[str]:
         """Write the chunk files again that lack what people have decided on the page meanwhile."""
-        decided, self._journal.decided = self._journal.decided, set()
+        late, self._journal.decided = self._journal.decided, {}
+        decided = self._stale.union(late)
         if not decided or (last := self._journal.last_run()) is None:
             return []
         before, size = self._store, self._job.settings.chunk_size
@@ -199,12 +201,18 @@ class Chunks:
             self._wait_for(self._journal.files_have(recorded_with(last.question, self._store)))
         chunks = self._journal.chunks()
         following = Following(self._store, self._journal, Marks(self._job.dataset.columns))
+        others = set()  # whose cells are not the input's: a file holds no NUL, and no half of a surrogate pair
         for start in self._starts:
             if self._store is before and not decided.intersection(range(start, start + size)):
                 continue
-            if (done := following.write(start, chunks[start])) is not None:
+            if (done := following.write(start, chunks[start])) is None:
+                others.add(start)
+            else:
                 self._wait_for(self._journal.chunk_written(start, done.chunk))
                 self._written[start] = done.chunk
+        for start, rows in chunks_of(self._job, others):
+            self._unwritten += 1
+            self._wait_for(self._write(OpenChunk(start, self._store.lines(rows), 0)))
         return [clash] if clash else []
 
     def _left(self, start: int) -> list[Path]:
@@ -239,7 +247,7 @@ class Chunks:
         corrections = ours.corrections(store.answer_columns, edited.lines, path.name)
         self._wait_for(self._journal.corrected_by_hand(corrections))
         if "by" in store.answer_columns.extras:  # the file does not say that the answer is a person's
-            self._journal.decided.update(each.position for each in corrections)
+            self._stale.update(each.position for each in corrections)
         copy = store.write_edited(start, edited.lines, rows=rows) if edited.how else None
         origin = store.origin(store.lines(rows), self._journal.states(start, stop))
         written = Chunk(len(rows), origin, store.sha256(start) or b"")

@@ -192,12 +192,14 @@ def _mismatch(path: Path) -> str:
     )
 
 
-def open_to_read(path: Path, stack: contextlib.ExitStack) -> Opened:
+def open_to_read(path: Path, stack: contextlib.ExitStack, *, beside_writer: bool = False) -> Opened:
     """Open a journal for reading; its directory stays as it is, and a run may be writing it.
 
     Args:
         path: of the journal.
         stack: closes all that is opened.
+        beside_writer: this process writes the journal, too. SQLite opens the index of the log once for the process: as
+            long as somebody has it open for reading alone, nothing can be written.
 
     Raises:
         OutputError: the log is not that of the journal.
@@ -210,7 +212,7 @@ def open_to_read(path: Path, stack: contextlib.ExitStack) -> Opened:
             continue
         try:
             with contextlib.ExitStack() as opened:
-                file = _opened(path, log, opened)
+                file = _opened(path, log, opened, beside_writer=beside_writer)
                 file.db.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 stack.push(opened.pop_all())
                 return file
@@ -221,13 +223,13 @@ def open_to_read(path: Path, stack: contextlib.ExitStack) -> Opened:
     raise AssertionError
 
 
-def _opened(path: Path, log: Log, stack: contextlib.ExitStack) -> Opened:
+def _opened(path: Path, log: Log, stack: contextlib.ExitStack, *, beside_writer: bool) -> Opened:
     watched, is_copy = None, False
     if not log.commits:
         # SQLite would create a log and an index even to read a file that no process writes.
         watched, mode = version_of(path), "immutable=1"
     elif _index_path(path).exists():
-        mode = "mode=ro&readonly_shm=1"
+        mode = "mode=ro" if beside_writer else "mode=ro&readonly_shm=1"
     else:
         path, mode, is_copy = _copy(path, log, stack), "mode=rw", True
     db = stack.enter_context(closing(connect(path, mode)))

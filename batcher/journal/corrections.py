@@ -112,7 +112,7 @@ def deciding(ask: Ask, decision: Decision) -> tuple[int, list[Statement]]:
     """Return the id of the result that a decision makes, and the statements that record it.
 
     Args:
-        ask: reads the journal, in which nobody else decides meanwhile.
+        ask: reads the journal; no other decision is made meanwhile.
         decision: of a person.
 
     Raises:

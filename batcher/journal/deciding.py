@@ -16,7 +16,7 @@ from batcher.journal.committing import Statement
 from batcher.journal.corrections import LOWEST, correcting, deciding, having_read
 from batcher.journal.entries import DECIDED, Chunk, Correction, Decision, Workbook
 from batcher.journal.sampling import Gold, SampleReader, labelling
-from batcher.journal.schema import as_output_errors, raise_generation
+from batcher.journal.schema import as_output_errors, busy_if_read, raise_generation
 
 
 class Pen(SampleReader):
@@ -76,7 +76,7 @@ class Pen(SampleReader):
 
     def write(self, statements: Iterable[Statement]) -> None:
         """Write statements, all or none."""
-        with self._reading, as_output_errors(self.path, "written"):
+        with self._reading, as_output_errors(self.path, "written"), busy_if_read(self.path):
             db = self._reader
             try:
                 db.execute("BEGIN IMMEDIATE")

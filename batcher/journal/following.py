@@ -144,7 +144,7 @@ class Follower:
     def _add_replaced(self, journal: Reader) -> None:
         """Count the rows that people have given another answer, or that got back the one before."""
         lowest = _lowest(journal)
-        if lowest == self._lowest:
+        if lowest >= self._lowest:
             return
         for before, after, rows in journal.stream(_REPLACED, (self._lowest,)):
             self._ended[after] += rows

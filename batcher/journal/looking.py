@@ -27,6 +27,8 @@ T = TypeVar("T")
 LONGEST_LABEL = 300
 """Characters of an answer that is counted as a label."""
 _LONGEST_REASON = 200
+# The plus keeps SQLite from reading all rows up to the end of the plan.
+_BETWEEN = f"r.position >= ? AND r.position < ? AND +r.{IN_SCOPE}"
 _ATTEMPTS = 5  # to read a journal that a run is writing without a lock
 
 
@@ -169,15 +171,24 @@ class RowReader(SampleReader):
         )
         return {line.position: line for line in map(_line, found)}
 
-    def lines_between(self, start: int, stop: int) -> list[RowLine]:
-        """Return the rows in a range of positions, those without a result too."""
+    def texts_between(self, start: int, stop: int) -> list[tuple[int, str]]:
+        """Return the position of each row with a result in a range, and its answer and error, with NUL between them."""
         found = self._all(
-            f"SELECT r.position, r.result, a.status, a.answer, a.error, r.result < 0 AND a.source = {BY_HAND}"
-            " FROM rows r LEFT JOIN results a ON a.id = r.result"
-            f" WHERE r.{IN_SCOPE} AND r.position >= ? AND r.position < ? ORDER BY r.position",
+            f"SELECT r.position, a.answer, a.error FROM rows r JOIN results a ON a.id = r.result WHERE {_BETWEEN}",
             (start, stop),
         )
-        return [*map(_line, found)]
+        return [(at, f"{text_of(answer)}\0{text_of(error)}") for at, answer, error in found]
+
+    def text_of(self, start: int, stop: int) -> str | None:
+        """Return all answers and errors of the rows in a range in one text; None if one has lone surrogates."""
+        [(is_odd, text)] = self._all(
+            "SELECT max(typeof(a.answer) = 'blob' OR typeof(a.error) = 'blob'),"
+            " coalesce(group_concat(iif(typeof(a.answer) = 'blob', '', a.answer) || char(0)"
+            " || iif(typeof(a.error) = 'blob', '', a.error), char(1)), '')"
+            f" FROM rows r JOIN results a ON a.id = r.result WHERE {_BETWEEN}",
+            (start, stop),
+        )
+        return None if is_odd else text
 
     def givers(self, positions: Sequence[int]) -> dict[int, str]:
         """Return who gave the answers of rows, the model or `hand`, by position; rows without a result are left out."""
@@ -300,7 +311,7 @@ class RowReader(SampleReader):
         }
         told = self._told([number for number in results if number < 0])
         steps = []
-        for number, before in zip(results, [*results[1:], None], strict=True):
+        for number, before in zip(results, [*results, None][1:], strict=True):
             after, is_person = found.get(number, (None, False))
             if after is None or not (is_person or number in told):
                 continue

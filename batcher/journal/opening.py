@@ -36,6 +36,7 @@ from batcher.journal.sampling import SampleReader
 from batcher.journal.schema import (
     as_output_errors,
     bring_up_to_date,
+    busy_if_read,
     check_readable,
     check_whole,
     connect,
@@ -110,8 +111,8 @@ def read_samples(path: Path, *, alone: bool = False) -> SampleReader:
 
 
 def read_kind(path: Path, kind: type[_AnyReader]) -> _AnyReader:
-    """Open a journal like `read_journal`, with a reader of another kind."""
-    return _read(path, kind)
+    """Open a journal like `read_journal`, with a reader of another kind, in a process that may write it meanwhile."""
+    return _read(path, kind, beside_writer=True)
 
 
 def read_scores(path: Path) -> ScoreReader:
@@ -135,7 +136,8 @@ def open_to_decide(path: Path) -> Pen:
         version = version_of(db, path)
         check_readable(version, path)
         make_durable(db)
-        bring_up_to_date(db, version)
+        with busy_if_read(path):
+            bring_up_to_date(db, version)
         return Pen(path, db, stack)
 
 
@@ -199,14 +201,15 @@ def _closed_on_failure() -> Iterator[contextlib.ExitStack]:
         failed.pop_all()
 
 
-def _read(path: Path, kind: type[_AnyReader], *, alone: bool = False) -> _AnyReader:
+def _read(path: Path, kind: type[_AnyReader], *, alone: bool = False, beside_writer: bool = False) -> _AnyReader:
     with as_output_errors(path, "read"), _closed_on_failure() as stack:
         if alone:
             check_pair(path)
             _lock(path, stack, Work.READS)
             if _seems_at_work_here(path) and not claim(path):
                 _check_no_run_writes(path)
-        opened = open_to_read(path, stack)
+        # Who keeps runs from writing writes something itself, such as what people labelled.
+        opened = open_to_read(path, stack, beside_writer=beside_writer or alone)
         version = version_of(opened.db, path)
         check_readable(version, path)
         read_as_newest(opened.db, version)

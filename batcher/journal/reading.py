@@ -766,7 +766,7 @@ class Reader:
         marks = ", ".join("?" * len(sources))
         found = self._all(
             "SELECT p.position = ?, p.id, p.source, p.status, p.answer, p.error, s.confidence"
-            " FROM opinions p LEFT JOIN responses s USING (id)"
+            " FROM opinions p LEFT JOIN rereads w USING (id) LEFT JOIN responses s ON s.id = coalesce(w.root, p.id)"
             f" WHERE p.key = ? AND p.result IS NULL AND (p.source IN ({marks}) OR p.source IN {_ADOPTED})"
             " AND (p.position = ? OR NOT EXISTS"
             " (SELECT 1 FROM rows r WHERE r.position = p.position AND r.key = p.key AND r.result IS NULL"

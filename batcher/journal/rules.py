@@ -101,13 +101,13 @@ class Rules:
     @property
     def is_usable(self) -> str:
         """The condition for a result that a row with its question may take."""
-        is_present = f"id NOT IN {OUTDATED} AND id NOT IN (SELECT id FROM superseded) AND status "
-        return f"{self.is_of_pool} AND {is_present}" + ("= 'ok'" if self.retry_failed else "<> 'error'")
+        return f"id NOT IN {OUTDATED} AND {self.is_held}"
 
     @property
     def is_held(self) -> str:
         """The condition for a result that a row had until now: a person may have replaced it in another (`dedup`)."""
-        return self.is_usable.replace(f"id NOT IN {OUTDATED} AND ", "")
+        is_present = f"{self.is_of_pool} AND id NOT IN (SELECT id FROM superseded) AND status "
+        return is_present + ("= 'ok'" if self.retry_failed else "<> 'error'")
 
     @property
     def is_spared(self) -> str:

@@ -269,7 +269,8 @@ events: what else happened in a run
                                 them), `prompt_tokens`, `completion_tokens`, `cost_usd` and `seconds` (null if they
                                 cannot be known), `from_rows` (the first rows, by whose length they are estimated);
                                 `budget_usd` (null without one); `versions` (of batcher and what it uses, by name);
-                                `input` (the files, each with `path`, `sha256`, `bytes` and `modified`, a moment) and
+                                `input` (the files, each with `path`, `sha256`, `bytes` and `modified`, a moment, as far
+                                as they could be had) and
                                 `inputs_left` (how many more there are)
 
 `PRAGMA application_id` is 0x62746368 ("btch"). `PRAGMA user_version` holds the version of the tables in its lowest 8
@@ -280,6 +281,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import secrets
 import sqlite3
@@ -287,7 +289,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from batcher.errors import OutputError, output_error
+from batcher.errors import KeywordBusy, OutputError, output_error
 from batcher.records import Source
 
 VERSION = 9
@@ -502,6 +504,17 @@ def as_output_errors(path: Path, doing: str) -> Iterator[None]:
         raise output_error(f"the journal {path} cannot be {doing}: {error}", error) from error
     except OSError as error:
         raise output_error(f"the journal {path} cannot be {doing}: {error.strerror}", error) from error
+
+
+@contextlib.contextmanager
+def busy_if_read(path: Path) -> Iterator[None]:
+    """Raise `KeywordBusy` if nothing can be written because this process is reading the journal at the moment."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK):
+            raise KeywordBusy(f"{path} is being read by another part of this program: try again soon") from error
+        raise
 
 
 def uri_of(path: Path, mode: str) -> str:

@@ -33,6 +33,7 @@ from batcher.journal.entries import (
     Sent,
     Votes,
     divided,
+    lacking,
     seal,
 )
 from batcher.journal.locking import Lock, Work
@@ -105,7 +106,7 @@ class Journal(Planner):
         lock: says what this process does.
 
     Attributes:
-        decided: the positions of the rows about which people have decided something while the run works.
+        decided: the rows about which people have decided something since their files were written: position and result.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class Journal(Planner):
         self._lock = lock
         self._commits = GroupCommit(path, connection, watch)
         self._by_people = asyncio.Lock()  # each decision is about the result that the one before it left
-        self.decided: set[int] = set()
+        self.decided: dict[int, int] = {}
 
     def close(self) -> None:
         """Write the entries that are not on disk yet, and close the file.
@@ -422,7 +423,10 @@ class Journal(Planner):
         await self._commits.write(("INSERT OR IGNORE INTO chunks VALUES (?, 0, x'', x'')", (start,)))
 
     async def chunk_written(self, start: int, chunk: Chunk) -> None:
-        """Record that a chunk file is in its place."""
+        """Record that a chunk file is in its place; it may lack what was decided while it was written."""
+        late = [number for at, number in [*self.decided.items()] if start <= at < start + chunk.rows]
+        if late:
+            chunk = chunk._replace(origin=chunk.made_from + lacking(max(late)))
         statement = "INSERT OR REPLACE INTO chunks (start, rows, origin, sha256) VALUES (?, ?, ?, ?)"
         await self._commits.write((statement, (start, *chunk)))
 
@@ -460,7 +464,7 @@ class Journal(Planner):
             number, statements = deciding(self._all, decision)
             done = NOTE, (self._run, time.time(), DECIDED, request, str(number))
             await self._commits.write(*statements, done, is_intent=True)
-            self.decided.add(decision.position)
+            self.decided[decision.position] = number
         return number
 
     async def label(self, golds: Sequence[Gold], request: str) -> None:

@@ -67,8 +67,13 @@ class Following:
         stop = start + chunk.rows
         if self._journal.left(start, stop) or (inputs := self._inputs(start, changed)) is None:
             return None
-        if [self._marks.of(tuple(cells)) for cells in inputs] != self._journal.marks(start, stop):
+        planned = self._journal.marks(start, stop)
+        if len(inputs) != len(planned) or any(
+            had and self._marks.of(tuple(cells)) != had for cells, had in zip(inputs, planned, strict=True)
+        ):
             return None
+        # First the states: what is decided meanwhile is in the file then, but not in its origin, never the other way.
+        states = self._journal.states(start, stop)
         added = self._store.answer_columns
         beside = self._journal.beside(start, stop, added.extras)
         answers = self._store.answers(self._journal.results(start, stop), beside)
@@ -76,7 +81,7 @@ class Following:
         is_kept = changed is not None and changed.how and not changed.is_workbook
         known = {chunk.sha256} if changed is None or is_kept else {chunk.sha256, changed.sha256}
         copy = self._store.write_edited(start, lines, known)
-        origin = self._store.origin([csv_line(cells) for cells in inputs], self._journal.states(start, stop))
+        origin = self._store.origin([csv_line(cells) for cells in inputs], states)
         written = Chunk(chunk.rows, origin, self._store.sha256(start) or b"")
         said = came_back(changed.path, changed.how, len(changed.corrections)) if changed and copy else ""
         return Written(written, f"{said}; your version is kept as {copy}." if said else "")
@@ -116,7 +121,7 @@ def follow(store: Store, pen: Pen) -> str:
         return clash
     said, written = [clash] if clash else [], 0
     changed = dict(_changed(before, pen, last, behind))
-    following = Following(after, pen, Marks(last.question.get("table", ())))
+    following = Following(after, pen, Marks(last.question.get("table", after.columns)))
     for start in sorted(behind):
         of_person = changed.get(start)
         if of_person is not None:

@@ -31,9 +31,11 @@ from batcher.planning.plan import Plan
 from batcher.records import Task
 from batcher.version import __version__
 
-_LOOKED_AT, _LOOKED_AT_IMAGES = 200, 10
+_LOOKED_AT, _LOOKED_AT_IMAGES = 100, 10
 """Rows from which the length of the prompts is known; images are loaded for it."""
 _MOST_FILES = 20
+_HASHED_AT_MOST = 2**33
+"""Bytes of a file that is hashed: some 20 seconds."""
 _PACKAGES = ("openai", "langchain-core", "langchain-openai", "aiohttp", "httpx", "pandas", "pyarrow", "numpy")
 
 
@@ -135,9 +137,11 @@ def _files(paths: Sequence[str]) -> Iterator[Path]:
 
 
 def _hashed(path: Path) -> dict[str, Any]:
-    """Return a file with its size and its hash; without a hash if it cannot be read any more."""
+    """Return a file with its size and its hash; without a hash if it is too large, or cannot be read any more."""
     try:
         facts = path.stat()
+        if facts.st_size > _HASHED_AT_MOST:
+            return {"path": str(path), "bytes": facts.st_size, "modified": facts.st_mtime}
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:

@@ -95,6 +95,7 @@ class Job:
         older: the results files of older scripts whose answers are taken over.
         seconds: how many of the endpoints, the last ones, are asked only about rows whose answers at the others are not
             certain enough (`--then`).
+        function: of the user's, that makes the prompts; None: a template or a column does.
     """
 
     settings: Settings
@@ -115,6 +116,7 @@ class Job:
     lengths: tuple[Tariff, ...] = ()
     older: tuple[Path, ...] = ()
     seconds: int = 0
+    function: PromptFunction | None = None
 
     def keyer(self, params: Mapping[str, Any]) -> Keyer:
         """Return what makes the key of a row of its question.
@@ -324,6 +326,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         older=older_results(settings, dataset, store) if settings.requests else (),
         images=images,
         seconds=len(tiers.second),
+        function=prompt if callable(prompt) else None,
     )
 
 

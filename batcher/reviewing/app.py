@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator
 from importlib.resources import files
 from urllib.parse import parse_qs
 
-from batcher.errors import BatcherError, KeywordBusy
+from batcher.errors import BatcherError, KeywordBusy, SettingsError
 from batcher.reviewing import changes, export, rows, tabs
 from batcher.reviewing.deciding import Changed
-from batcher.reviewing.exchange import NotServed, Reply, Request, Routes, gone
+from batcher.reviewing.exchange import NotServed, Reply, Request, Routes, gone, invalid
 from batcher.reviewing.guard import Guarded
 from batcher.reviewing.page import Page
 from batcher.server.asgi import Receive, Scope, Send
@@ -31,6 +31,7 @@ ROUTES: Routes = {
 """All routes below the token, but for the page itself and its files; each module has its own."""
 
 _ANY = "*"
+_MOST_PARAMETERS = 1000
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
 
 
@@ -49,8 +50,7 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         guarded: Guarded = scope["guarded"]
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=False, max_num_fields=1000)
-        reply = await self._reply(method, Request(guarded.path, query, guarded.body))
+        reply = await self._reply(method, guarded, scope["query_string"].decode("latin-1"))
         try:
             await _send(reply, receive, send)
         except (BatcherError, OSError) as error:  # in the middle of a file: it must not seem to be whole
@@ -59,18 +59,16 @@ class App:
             if cut is not None:
                 cut()
 
-    async def _reply(self, method: str, request: Request) -> Reply:
+    async def _reply(self, method: str, guarded: Guarded, query: str) -> Reply:
         try:
-            return await self._handled(method, request)
+            return await self._handled(method, Request(guarded.path, _parsed(query), guarded.body))
         except NotServed as error:
             return error.reply()
         except Changed as error:
             row = await rows.row_of(self._page, error.position)
             return NotServed(409, "changed", str(error), row=row).reply()
-        except KeywordBusy as error:
-            return NotServed(423, "busy", str(error)).reply()
         except BatcherError as error:
-            return NotServed(400, "invalid", str(error)).reply()
+            return _of_ours(error).reply()
         except Exception as error:  # noqa: BLE001 - a fault of ours is told, and the page goes on
             say(f"{traceback.format_exc()}batcher: this is a fault in batcher; the page goes on", "error")
             return NotServed(500, "internal", f"a fault in batcher: {type(error).__name__}: see the terminal").reply()
@@ -86,6 +84,26 @@ class App:
         if handler := self._routes.get((method, f"{parent}/{_ANY}")):
             return await handler(self._page, request._replace(rest=name))
         raise gone(f"there is no {method} {request.path[:100]!r} here")
+
+
+def _parsed(query: str) -> dict[str, list[str]]:
+    """Return the parameters of a query.
+
+    Raises:
+        NotServed: there are too many.
+    """
+    try:
+        return parse_qs(query, max_num_fields=_MOST_PARAMETERS)
+    except ValueError as error:
+        raise invalid(f"the address has more than {_MOST_PARAMETERS:,} parameters") from error
+
+
+def _of_ours(error: BatcherError) -> NotServed:
+    if isinstance(error, KeywordBusy):
+        return NotServed(423, "busy", str(error))
+    if isinstance(error, SettingsError):
+        return invalid(str(error))
+    return NotServed(500, "internal", str(error))  # of the journal, the input or the disk
 
 
 def static(name: str) -> Reply:

@@ -19,9 +19,9 @@ from batcher.journal.corrections import REVIEW, Overtaken
 from batcher.journal.deciding import Pen
 from batcher.journal.entries import DECIDED, OVERTAKEN, REFUSED_BY_HAND, ByHand, Decision, LastRun
 from batcher.journal.locking import Work, holder_of, is_at_work
-from batcher.journal.opening import open_to_decide, read_journal
+from batcher.journal.opening import open_to_decide, read_kind
 from batcher.journal.reading import Reader
-from batcher.journal.sampling import Gold
+from batcher.journal.sampling import Gold, SampleReader
 from batcher.output.control import ControlFile, Wish
 from batcher.output.directory import Store
 from batcher.output.following import follow
@@ -126,13 +126,12 @@ class Decisions:
         """
         golds = [each._replace(origin=each.origin or REVIEW) for each in golds]
         golds = [each._replace(who=self._who) if each.origin == REVIEW and not each.who else each for each in golds]
+        known = {each.id for each in await asyncio.to_thread(self._looked, SampleReader.drawn)}
+        if (other := next((each.drawn for each in golds if each.drawn not in known), None)) is not None:
+            raise SettingsError(f"the sample has no row {other}")
 
-        def write(pen: Pen) -> int | None:
-            known = {each.id for each in pen.drawn()}
-            if other := next((each.drawn for each in golds if each.drawn not in known), None):
-                raise SettingsError(f"the sample has no row {other}")
+        def write(pen: Pen) -> None:
             pen.label(golds)
-            return None
 
         values = {"golds": [[each.drawn, each.text, each.origin, 0.0, each.who, each.note] for each in golds]}
         return await self._brought("label", values, write)
@@ -151,11 +150,11 @@ class Decisions:
         """Count the rows corrected on the page whose chunk files do not have that yet."""
         return self._looked(Reader.behind)
 
-    def _looked(self, read: Callable[[Reader], T]) -> T:
+    def _looked(self, read: Callable[[SampleReader], T]) -> T:
         """Return what a reader finds; another page may write just now."""
         for is_last in (*[False] * _LOOKS, True):
             try:
-                with read_journal(self._store.journal_path) as journal:
+                with read_kind(self._store.journal_path, SampleReader) as journal:
                     return read(journal)
             except OutputError:
                 if is_last:
@@ -199,6 +198,8 @@ class Decisions:
                     return await asyncio.to_thread(self._written, write, asked)
                 except KeywordBusy as error:
                     busy = error
+                if asked and (answer := await asyncio.to_thread(self._answer, asked)):
+                    return _of_run(answer)  # the run that was asked has taken it, and another one is at work now
                 last = await asyncio.to_thread(self._run_at_work)
                 if last is not None:
                     asked = Wish(uuid.uuid4().hex, last.id, verb, values)
@@ -217,7 +218,7 @@ class Decisions:
 
     def _run_at_work(self) -> LastRun | None:
         """Return the run that is at work; None if there is none, or it is being planned."""
-        with contextlib.suppress(OutputError), read_journal(self._store.journal_path) as journal:
+        with contextlib.suppress(OutputError), read_kind(self._store.journal_path, Reader) as journal:
             last = journal.last_run()
             if last is not None and is_at_work(self._store.journal_path, last):
                 return last
@@ -239,9 +240,8 @@ class Decisions:
         return await asyncio.to_thread(self._answer, wish)
 
     def _answer(self, wish: Wish) -> ByHand | None:
-        with contextlib.suppress(OutputError), read_journal(self._store.journal_path) as journal:
-            return next((each for each in journal.by_hand(wish.run, _ANSWERS) if each.request == wish.id), None)
-        return None
+        found = self._looked(lambda journal: journal.by_hand(wish.run, _ANSWERS))
+        return next((each for each in found if each.request == wish.id), None)
 
 
 def _of_run(answer: ByHand) -> Decided:
@@ -274,7 +274,7 @@ def _check_is_chat(last: LastRun) -> None:
         SettingsError: the answers are vectors.
     """
     if last.question.get("task") == Task.EMBEDDING:
-        raise SettingsError("the answers of this run are vectors, which nobody corrects by hand")
+        raise SettingsError("the answers of this run are vectors, which cannot be corrected by hand")
 
 
 def _fitting(result: Result, last: LastRun) -> Result:

@@ -15,10 +15,12 @@ from urllib.parse import quote
 
 from batcher.errors import BatcherError, OutputError
 from batcher.output.chosen import CSV, FORMATS, ends_of, write_chosen
+from batcher.output.directory import Store
 from batcher.output.file_format import Block
+from batcher.output.so_far import with_by
 from batcher.reviewing.exchange import Reply, Request, Routes, invalid
 from batcher.reviewing.filters import Filters
-from batcher.reviewing.page import Page, View
+from batcher.reviewing.page import Page
 from batcher.reviewing.rows import shown_by
 
 _AT_ONCE = 1000  # rows
@@ -95,9 +97,9 @@ async def _export(page: Page, request: Request) -> Reply:
     if lacking := await asyncio.to_thread(view.table.lacking, positions):
         raise invalid(f"{lacking:,} of these {len(positions):,} rows cannot be exported: {view.table.why_not(0)}")
     pipe = _Pipe()
-    thread = threading.Thread(target=_write, args=(page, view, positions, kind, pipe), daemon=True)
-    thread.start()
-    name = f"review_{view.store.keyword}.{kind}"
+    store, _ = await page.read(lambda journal: with_by(view.store, journal))
+    threading.Thread(target=_write, args=(page, store, positions, kind, pipe), daemon=True).start()
+    name = f"review_{store.keyword}.{kind}"
     plain = name.encode("ascii", "replace").decode().translate(str.maketrans('"\\?', "___"))
     disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"
     return Reply(pipe.parts(), _KINDS[kind], headers=[("content-disposition", disposition)])
@@ -108,9 +110,9 @@ async def _until(is_so: Callable[[], bool]) -> None:
         await asyncio.sleep(_SOON_S)
 
 
-def _write(page: Page, view: View, positions: Sequence[int], kind: str, pipe: _Pipe) -> None:
+def _write(page: Page, store: Store, positions: Sequence[int], kind: str, pipe: _Pipe) -> None:
     try:
-        write_chosen(pipe, view.store, kind, _blocks(page, view, positions))  # type: ignore[arg-type]
+        write_chosen(pipe, store, kind, _blocks(page, store, positions))  # type: ignore[arg-type]
     except BrokenPipeError:
         return
     except (BatcherError, OSError) as error:
@@ -119,13 +121,14 @@ def _write(page: Page, view: View, positions: Sequence[int], kind: str, pipe: _P
     pipe.end()
 
 
-def _blocks(page: Page, view: View, positions: Sequence[int]) -> Iterator[Block]:
+def _blocks(page: Page, store: Store, positions: Sequence[int]) -> Iterator[Block]:
+    view = page.view
     for start in range(0, len(positions), _AT_ONCE):
         part = positions[start : start + _AT_ONCE]
         cells = view.table.at(part)
         if len(cells) < len(part):
             raise OutputError("rows have gone from the table meanwhile")
-        ends = page.looks.look(lambda journal, part=part: ends_of(view.store, journal, part))  # type: ignore[misc]
+        ends = page.looks.look(lambda journal, part=part: ends_of(store, journal, part))  # type: ignore[misc]
         yield Block([cells[at] for at in part], None, ends)
 
 

@@ -200,7 +200,7 @@ class Shown:
 
 
 def disagrees(golds: Golds, gold: str, answer: str | None) -> bool:
-    """Return whether a person has labelled a row otherwise than the model; not if it has no label, or no answer."""
+    """Return whether a person has labelled a row otherwise than the model, which may have no answer that is `ok`."""
     if not gold or answer is None:
         return bool(gold)
     if not golds.fields or golds.shape is None:

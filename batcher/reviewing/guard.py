@@ -132,7 +132,9 @@ class Guard:
             found = refused or (await _read(receive, headers) if scope["method"] == "POST" else {})
         else:
             found = path
-        if isinstance(found, Refused):
+        if isinstance(path, str) and "/" not in str(scope["path"])[1:]:  # what the page links begins below the token
+            await _redirect(f"/{self._token.decode()}/", guarded)
+        elif isinstance(found, Refused):
             await _refuse(found, guarded)
         elif found is not None:  # else the client has left
             await self._app({**scope, "guarded": Guarded(str(path), found)}, receive, guarded)
@@ -203,6 +205,12 @@ async def _read(receive: Receive, headers: _Headers) -> dict[str, Any] | Refused
     except (ValueError, RecursionError):
         return Refused(400, "The body is no JSON.")
     return found if isinstance(found, dict) else Refused(400, "The body is no JSON object.")
+
+
+async def _redirect(path: str, send: Send) -> None:
+    headers = [(b"location", path.encode()), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 307, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _refuse(refused: Refused, send: Send) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -58,7 +59,7 @@ class Live:
     ) -> None:
         self._store, self._looks = store, looks
         self._listening, self._tell = listening, tell
-        self._follower = Follower()
+        self._follower, self._counting = Follower(), threading.Lock()
         self.pages = 0
         self._ticking: asyncio.Task[None] | None = None
         self._now = asyncio.Event()
@@ -79,7 +80,7 @@ class Live:
                 yield event(name, values)
 
     @contextlib.contextmanager
-    def _ticks(self) -> Any:
+    def _ticks(self) -> Iterator[None]:
         """Look at the run again and again while the block, or another one, works."""
         self.pages += 1
         if self._ticking is None:
@@ -110,9 +111,9 @@ class Live:
                     if failures == _FAILURES:
                         self._tell("live", {"at_work": False, "state": "unknown", "said": str(error)})
             took = time.monotonic() - began
-            self._now.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._now.wait(), max(_LOOK_S - took, (_SHARE - 1) * took))
+            self._now.clear()
 
     # -- The state
 
@@ -128,7 +129,8 @@ class Live:
         path, now = self._store.journal_path, time.time()
         with journal.snapshot():
             last, holder = PastRun(self._store, journal).last(), holder_of(path)
-            found = self._follower.look(journal, last.id, last.started, now)
+            with self._counting:  # a look that nobody waits for any more may still be under way
+                found = self._follower.look(journal, last.id, last.started, now)
             state = state_of(path, last, found.counts.left, journal.by_hand(last.id), holder)
             is_at_work = state in AT_WORK
             pauses = [pause_in_words(*each) for each in journal.paused(last.id)] if is_at_work else []

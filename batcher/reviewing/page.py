@@ -37,6 +37,7 @@ from batcher.words import say
 T = TypeVar("T")
 
 _LOOK_S = 1.5  # between two looks at what another process has written
+_MOST_WAITING = 5000  # events of a tab that does not read them
 _MOST_BY_NAME = 1000  # changed rows whose positions other tabs are told
 
 
@@ -104,7 +105,7 @@ class View:
         try:
             self.table.copy(self._wait_for_index, self.stops)
         except BatcherError as error:
-            self.table.trouble = str(error)
+            self.table.give_up(str(error))
 
     def _wait_for_index(self) -> None:
         """Let the index be made first: filters need it, and both would take longer side by side."""
@@ -263,8 +264,15 @@ class Page:
             self._listeners.discard(queue)
 
     def tell(self, event: str, value: Any) -> None:
-        """Tell all open pages of a change: `row` {position}, `sample` {drawn}, `plan` {}."""
+        """Tell all open pages of a change: `row` {position}, `sample` {drawn}, `plan` {}.
+
+        One that has not listened for long is told to load everything again.
+        """
         for each in self._listeners:
+            if each.qsize() >= _MOST_WAITING:
+                while not each.empty():
+                    each.get_nowait()
+                each.put_nowait(("plan", {}))
             each.put_nowait((event, value))
 
     async def decided(self, positions: Sequence[int] = (), drawn: Sequence[int] = ()) -> None:
@@ -309,7 +317,7 @@ class Page:
         return last, rows, self.view.follow(journal) if is_same else set()
 
     async def _show_another(self) -> None:
-        """Show another plan: the old one stays until the new one is read."""
+        """Show another plan; the list says how far it is read."""
         view = await asyncio.to_thread(self._made)
         view.begin()
         old, self.view = self.view, view

@@ -151,12 +151,21 @@ def review(
     with stop.on_signals(), served_page(store, name, data, host, port) as served:
         _announce(served, name, has_browser=browser and _has_browser())
         with contextlib.suppress(KeyboardInterrupt):
-            while not stop.requests:
+            while not stop.requests and not _is_cancelled():
                 time.sleep(_LOOK_S)
         say("The page ends.")
     if served.said:
         say(served.said)
     return Reviewed(keyword, store.directory, served.said)
+
+
+def _is_cancelled() -> bool:
+    """Return whether the task that this blocks is to end: `asyncio.run` treats a first Ctrl-C so."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs in this thread
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 def _announce(served: Served, name: str, *, has_browser: bool) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from batcher.journal.certainty import AGREEMENT, CONFIDENCE
+from batcher.journal.certainty import AGREEMENT, CONFIDENCE, kinds_of_certainty
 from batcher.journal.looking import Attempt, RowFacts, RowLine, RowReader, Step
 from batcher.records import Beside, Result, Task
 from batcher.reviewing.exchange import Reply, Request, Routes, as_json, gone, whole
@@ -49,7 +49,7 @@ async def _run(page: Page, _request: Request) -> Reply:
             "fields": [*index.fields],
             "schema": _schema(view),
             "task": view.question.get("task", Task.CHAT),
-            "has": {kind: kind in index.certainties for kind in (AGREEMENT, CONFIDENCE)} | has,
+            "has": has,
             "at_work": at_work,
             "reading": _reading(view),
             "indexing": _indexing(view),
@@ -62,7 +62,9 @@ async def _run(page: Page, _request: Request) -> Reply:
 
 
 def _has(journal: RowReader) -> dict[str, bool]:
+    known = {*kinds_of_certainty(journal)}
     return {
+        **{kind: kind in known for kind in (AGREEMENT, CONFIDENCE)},
         "sample": bool(journal.latest().gold[0]),
         "gold": bool(journal.latest().gold[2]),
         "reasoning": journal.has_reasoning(),
@@ -113,21 +115,22 @@ async def shown_by(page: Page, filters: Filters) -> tuple[Shown, dict[str, int] 
         # A row that is searched later is not there yet.
         return Shown(view.index, filters, search.hits if search else None, with_answer)
 
-    shown = await asyncio.to_thread(work)
-    searching = search.searching if search else None
-    return shown, None if searching is None else searching._asdict()
+    searching = search.searching if search else None  # what is found meanwhile may be missing
+    return await asyncio.to_thread(work), None if searching is None else searching._asdict()
 
 
 async def _list(page: Page, request: Request) -> Reply:
     view, filters = page.view, Filters.of(request)
     start, limit = request.number("from", 0), max(request.number("limit", _ROWS, _MOST_ROWS), 1)
+    # How far things are before they are looked at: what is done meanwhile may be missing.
+    reading, indexing = _reading(view), _indexing(view)
     shown, searching = await shown_by(page, filters)
     positions, place = await asyncio.to_thread(shown.page, start, limit)
-    if not filters.are_any and _indexing(view):  # all rows, of which the index has read some
+    if not filters.are_any and indexing:  # all rows, of which the index has read some
         positions, place = _plain_page(view.index.rows, start, limit)
     lines, counts = await asyncio.gather(_lines(page, positions), asyncio.to_thread(shown.counts))
-    more = {"counts": counts, "searching": searching, "reading": _reading(view), "indexing": _indexing(view)}
-    return as_json({**place, "rows": lines, **more})
+    more = {"counts": counts, "searching": searching, "reading": reading, "indexing": indexing}
+    return as_json({**place, "rows": lines, **more, "trouble": view.trouble or view.table.trouble})
 
 
 def _plain_page(rows: int, start: int, limit: int) -> tuple[list[int], dict[str, int | None]]:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from batcher.errors import BatcherError
-from batcher.journal.looking import Looks, RowLine
+from batcher.journal.looking import Looks
 from batcher.reviewing.index import Bits
 from batcher.reviewing.table import Reading, Table
 
-_AT_ONCE = 2000  # rows
+_AT_ONCE = 500  # rows
 _MOST = 6
 """Searches that are held, a byte a row each; the one that was not asked for the longest is dropped."""
 
@@ -45,16 +45,18 @@ class Search:
         return None if self.done >= len(self.hits) else Reading(self.done, len(self.hits))
 
     def look(self, table: Table, looks: Looks, start: int, stop: int) -> None:
-        """Search some rows."""
-        cells = table.between(start, stop)
-        lines = looks.look(lambda journal: journal.lines_between(start, stop))
+        """Search some rows: first in all of them at once, which is a tenth of the work, and often enough."""
         self.hits[start:stop] = False
-        for line in lines:
-            self.hits[line.position] = self._is_in(line, cells.get(line.position, ""))
+        if self.text in table.text_of(start, stop).casefold():
+            self._hit(table.between(start, stop).items())
+        whole = looks.look(lambda journal: journal.text_of(start, stop))
+        if whole is None or self.text in whole.casefold():
+            self._hit(looks.look(lambda journal: journal.texts_between(start, stop)))
 
-    def _is_in(self, line: RowLine, cells: str) -> bool:
-        text = self.text
-        return text in cells.casefold() or text in line.answer.casefold() or text in line.error.casefold()
+    def _hit(self, texts: Iterable[tuple[int, str]]) -> None:
+        wanted = self.text
+        found = [position for position, text in texts if wanted in text.casefold()]
+        self.hits[found] = True
 
 
 class Searches:

@@ -1,7 +1,7 @@
 """Two runs on one table side by side: the rows that they answer differently.
 
-Invariant: a row is paired only with a row of the same cells, each once. Rows that agree take no memory; of each that
-differs 25 bytes are kept, and of each that stands elsewhere in the other run 25 bytes of either run.
+Invariant: a row is paired only with a row of the same cells, each once. Rows that agree take no memory, and of each
+that differs 24 bytes are kept. Only while rows are paired that stand elsewhere in the other run, each takes some 200.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from batcher.output.opening import PastRun
 from batcher.records import Status
 from batcher.reports.quality.compare import RunToCompare, columns_to_pair, to_compare
 from batcher.reports.quality.pairs import MOST_PAIRS, reading_of
+from batcher.reviewing.exchange import invalid
 from batcher.settings import check_keyword
 from batcher.words import counted, percent
 
@@ -404,8 +405,9 @@ class Sides:
 
         Raises:
             SettingsError: the keyword or a filter is wrong.
+            NotServed: there is no such run.
             InputError: the runs are of different tables.
-            OutputError: there is no such run, or its journal cannot be read.
+            OutputError: its journal cannot be read.
         """
         if only not in {"", LABEL, STATUS}:
             raise SettingsError(f"only must be {LABEL} or {STATUS}, not {only!r:.80}")
@@ -420,7 +422,7 @@ class Sides:
         if other == self._store.keyword:
             raise SettingsError(f"{other!r} is the run that this page shows: choose another one")
         if not (path := Store(self._store.directory, other).journal_path).exists():
-            raise OutputError(f"there is no run {other!r} in {self._store.directory}: {path} does not exist")
+            raise invalid(f"there is no run {other!r} in {self._store.directory}: {path} does not exist")
         with self._lock:
             work = self._works.pop(other, None) or _Work(self._store, self._looks, other)
             self._works[other] = work  # the latest is last
@@ -462,7 +464,7 @@ class Sides:
             {
                 "position": position,
                 "other_position": place,
-                "cells": [text[:_LONGEST] for text in cells.get(position, ())],
+                "cells": [*map(_cut, cells[position])] if position in cells else None,
                 "mine": mine.get(position),
                 "theirs": theirs.get(place),
             }
@@ -487,6 +489,10 @@ def _is_enough(work: _Work, rows: int, waited: float) -> bool:
     return waited > _PATIENCE_S or (waited > _SHORT_S and pairing.differing > rows)
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}\u2026"
+
+
 def _lines_of(positions: Sequence[int]) -> Callable[[RowReader], dict[int, dict[str, Any]]]:
     """Return what reads how rows ended."""
 
@@ -495,8 +501,8 @@ def _lines_of(positions: Sequence[int]) -> Callable[[RowReader], dict[int, dict[
         return {
             position: {
                 "status": line.status,
-                "answer": line.answer[:_LONGEST],
-                "error": line.error[:_LONGEST],
+                "answer": _cut(line.answer),
+                "error": _cut(line.error),
                 "by": givers.get(position, ""),
             }
             for position, line in journal.lines_at(positions).items()

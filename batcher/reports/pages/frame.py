@@ -99,4 +99,4 @@ def _policy(script: str) -> str:
 
 def boxed(table: str, name: str = "table") -> Html:
     """Let what is too wide for the page be scrolled, also by keyboard."""
-    return joined(f'<div class="scroll" role="region" tabindex="0" aria-label="{text(name)}">', table, "</div>")
+    return joined(f'<div class="scroll" role="group" tabindex="0" aria-label="{text(name)}">', table, "</div>")

@@ -22,8 +22,9 @@ class Num(NamedTuple):
 
 Cell = str | Html | Num
 
-COUNT, SHORT, NAME, WIDE, PLAIN = "n", "short", "name", "wide", ""
-"""The kinds of columns: numbers, what stays on one line, names, what needs much room, and all else."""
+COUNT, SHORT, NAME, SAID, WIDE, PLAIN = "n", "short", "name", "said", "wide", ""
+"""The kinds of columns: numbers, what stays on one line, names, answers beside a wide column, what needs much room, and
+all else."""
 
 
 class Column(NamedTuple):

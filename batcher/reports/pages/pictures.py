@@ -208,7 +208,7 @@ def heat_table(
         _heat_row(name, _head(name, short), each, columns) for name, each in zip(rows, counts, strict=True)
     )
     return (
-        f'<div style="overflow-x:auto" role="region" tabindex="0" aria-label="{_text(title)}">'
+        f'<div style="overflow-x:auto" role="group" tabindex="0" aria-label="{_text(title)}">'
         f'<table class="heat" style="border-collapse:collapse;width:auto">'
         f'<caption style="text-align:left;padding:4px 0">{_text(title)}</caption>\n'
         f'<tr><td style="text-align:left;vertical-align:bottom;font-size:85%">{_text(corner)}</td>{heads}</tr>\n'

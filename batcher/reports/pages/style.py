@@ -51,6 +51,7 @@ section { border-top: 1px solid var(--border); margin-top: 32px; padding-top: 22
 .left { background: var(--border); }
 dl { display: grid; grid-template-columns: minmax(7em, max-content) 1fr; gap: 3px 18px; margin: 0; }
 dt { color: var(--muted); }
+dl + div { margin-top: 18px; }
 dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
 .headline dl { margin-top: 10px; }
 pre, code { font: 0.92em/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
@@ -70,7 +71,7 @@ th { font-weight: 600; }
 .grid .n, .grid .short { overflow-wrap: normal; }
 .grid .short { white-space: nowrap; }
 .grid .wide { min-width: 15em; }
-.grid .name { min-width: 9em; }
+.grid .name, .grid .said { min-width: 12.5em; }
 .grid button { all: unset; cursor: pointer; color: inherit; font: inherit; }
 .grid button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; border-radius: 2px; }
 .grid button::after { content: "\\2195"; opacity: 0.55; margin-left: 4px; font-weight: 400; }
@@ -86,7 +87,7 @@ th { font-weight: 600; }
 summary { cursor: pointer; margin: 0.6em 0; color: var(--accent); }
 .cells { margin: 0; display: block; }
 .cells div { margin: 0 0 2px; }
-.cells i { font-style: normal; color: var(--muted); font-size: 0.9em; margin-right: 5px; }
+.cells i { font-style: normal; color: var(--muted); font-size: 0.9em; margin-inline-end: 5px; }
 .hints { margin: 0; padding: 0; list-style: none; }
 .hints li { border: 1px solid var(--border); border-left: 4px solid var(--invalid); border-radius: 6px;
   padding: 9px 14px; margin: 0 0 10px; background: var(--surface); }
@@ -108,7 +109,11 @@ footer { margin-top: 40px; padding-top: 14px; border-top: 1px solid var(--border
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: 8px; }
   th, td { padding-right: 10px; }
-  .grid .wide { min-width: 12em; }
+  .grid thead th { font-size: 0.86em; }
+  .grid button::after { content: none; }
+  .grid .wide { min-width: 8.5em; }
+  .grid .said { min-width: 5em; }
+  .grid .name { min-width: 9em; }
   .tiles li { flex-basis: 40%; }
 }
 @media print {
@@ -119,7 +124,7 @@ footer { margin-top: 40px; padding-top: 14px; border-top: 1px solid var(--border
   h2, h3, caption, figcaption { break-after: avoid; }
   tr, figure, .headline, .hints li { break-inside: avoid; }
   .scroll { overflow: visible; }
-  .grid .wide, .grid .name, .grid .short, .grid .n { min-width: 0; white-space: normal; }
+  .grid .wide, .grid .name, .grid .said, .grid .short, .grid .n { min-width: 0; white-space: normal; }
   details::details-content { content-visibility: visible; block-size: auto; }
   .states span, .dot, .headline, .heat td, pre, svg { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }

@@ -100,7 +100,7 @@ def _per_label(found: Estimate, most: int | None) -> Iterator[str]:
     yield _heading("How good the model is at each label")
     heads = ("label", "precision", "recall", "F1")
     rows = [quality_cells(each) for each in found.labels[:most] if each.hand or each.checked]
-    yield boxed(html_table("", rows, heads))
+    yield boxed(html_table("", rows, heads), "figures of each label")
 
 
 def _confusion(found: Estimate, *, is_whole: bool) -> Iterator[str]:

@@ -88,12 +88,14 @@ class Widths:
             gold: the hand labels by `DrawnRow.id`, the first one given first.
             rows: that can have one.
         """
-        due = self._due(len(gold), rows)
-        for labels in due[-1 : -len(due) - 1 : -max(1, -(-len(due) // _MOST_WIDTHS))][::-1]:
-            found = (each.width(dict(islice(gold.items(), labels))) for each in parts)
-            widest = max((width for width in found if width is not None), default=None)
+        due, found = self._due(len(gold), rows), list[tuple[int, float]]()
+        # Of many that are due at once some are taken, the last one in any case.
+        for labels in due[:: -max(1, -(-len(due) // _MOST_WIDTHS))]:
+            each = (part.width(dict(islice(gold.items(), labels))) for part in parts)
+            widest = max((width for width in each if width is not None), default=None)
             if widest is not None:
-                self.series.append((labels, round(widest, 2)))
+                found.append((labels, round(widest, 2)))
+        self.series += found[::-1]
         self._taken = due[-1] if due else self._taken
 
     def _due(self, done: int, rows: int) -> list[int]:

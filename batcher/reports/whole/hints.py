@@ -64,7 +64,7 @@ def _failed(facts: Facts) -> Found:
         again = option("retry_failed", value=True)
         yield (
             f"{counted(figures.error, 'row')} ({share}) ended without an answer.",
-            f"The reasons are below; {same_command()} with {again} sends these rows again.",
+            f"The reasons stand under Failures; {same_command()} with {again} sends these rows again.",
         )
 
 
@@ -76,7 +76,7 @@ def _invalid(facts: Facts) -> Found:
             if figures.invalid > 1
             else f"1 answer ({percent(1 / figures.rows)}) came, and does not fit.",
             (
-                "Their texts are below. Say in the prompt what an answer must look like, or let more texts count"
+                "Their texts stand under Failures. Say in the prompt what an answer must look like, or let more count"
                 " (aliases of labels)."
             ),
         )
@@ -193,7 +193,7 @@ def _retries(facts: Facts) -> Found:
     if figures.requests >= FEWEST_ROWS and figures.retries >= RETRIES * figures.requests:
         yield (
             f"{percent(figures.retries / figures.requests)} of the requests were further attempts at a row.",
-            "The table of endpoints says how the others failed, and when.",
+            "Requests that failed stand under Tokens and money, and when they did, under Over time.",
         )
 
 
@@ -263,7 +263,7 @@ def _over_plan(facts: Facts) -> Found:
                     f"The answers cost {spent / planned:.1f} times what was planned"
                     f" ({dollars(round(spent * _NANO))} against {dollars(round(planned * _NANO))})."
                 ),
-                "Compare the tokens below: longer answers than expected are the usual reason.",
+                "Compare the tokens under Tokens and money: longer answers than expected are the usual reason.",
             )
 
 
@@ -283,7 +283,7 @@ def _tied(facts: Facts) -> Found:
         share = percent(figures.tied / figures.ok)
         yield (
             f"{counted(figures.tied, 'vote was', 'votes were')} tied ({share} of the rows).",
-            f"An odd {option('samples')} avoids most ties; the split rows are below.",
+            f"An odd {option('samples')} avoids most ties; the split rows stand under Least certain rows.",
         )
 
 

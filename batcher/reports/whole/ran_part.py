@@ -53,8 +53,8 @@ def ran(facts: Facts) -> Iterator[Html]:
         )
         for each in reversed(found.processes)
     ]
-    caption = f"{counted(len(found.processes) + found.processes_left, 'process')} worked on this run, the latest first"
-    yield grid(caption.replace("processs", "processes"), columns, rows, left_out=found.processes_left)
+    known = counted(len(found.processes) + found.processes_left, "process", "processes")
+    yield grid(f"{known} worked on this run, the latest first", columns, rows, left_out=found.processes_left)
 
 
 def _terms(found: Ran) -> Iterator[tuple[str, str | Html]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from batcher.reports.pages.escape import Html, joined, text
-from batcher.reports.pages.grid import COUNT, NAME, WIDE, Cell, Column, Num, cells, count, grid
+from batcher.reports.pages.grid import COUNT, SAID, WIDE, Cell, Column, Num, cells, count, grid
 from batcher.reports.pages.grid import more as left_out
 from batcher.reports.whole.facts import Example, Facts
 from batcher.reports.whole.lead import STATES
@@ -79,18 +79,25 @@ def corrected(facts: Facts) -> Iterator[Html]:
             facts.corrected,
             "before",
             other="by hand",
-            votes="who, when, why",
+            note="who, when, why",
         )
         yield left_out(max(0, facts.figures.corrected - len(facts.corrected)), "correction")
 
 
 def _examples(
-    caption: str, rows: Sequence[Example], answer: str, *, other: str = "", certainty: str = "", votes: str = ""
+    caption: str,
+    rows: Sequence[Example],
+    answer: str,
+    *,
+    other: str = "",
+    certainty: str = "",
+    votes: str = "",
+    note: str = "",
 ) -> Html:
     """Return a table of rows; what has no name is left out."""
     columns = [Column("row", COUNT)]
     columns += [Column(certainty, COUNT)] if certainty else []
-    columns += [Column(each, NAME) for each in (answer, other, votes) if each]
+    columns += [Column(each, SAID) for each in (answer, other, votes, note) if each]
     has_cells = any(each.cells for each in rows)
     columns += [Column("input", WIDE)] if has_cells else []
     table = []
@@ -98,7 +105,8 @@ def _examples(
         line: list[Cell] = [count(each.position)]
         line += [Num(each.certainty, f"{each.certainty or 0.0:.2f}")] if certainty else []
         line += [said or "(empty)" for said, name in ((each.answer, answer), (each.other, other)) if name]
-        line += [each.votes] if votes else []
+        line += [cells((f"{times}\u00a0\u00d7", said) for said, times in each.votes)] if votes else []
+        line += [each.note] if note else []
         line += [cells(each.cells)] if has_cells else []
         table.append(line)
     note = "" if has_cells else '<p class="muted">The input\'s cells of these rows are not at hand.</p>'

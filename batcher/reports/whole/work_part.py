@@ -123,12 +123,15 @@ def money(facts: Facts) -> Iterator[Html]:
 
 def _planned(each: Planned, *, is_only: bool) -> Html:
     """Return what the latest process had planned, and what it spent."""
+    planned = [count(each.requests), count(each.prompt_tokens), count(each.completion_tokens)]
+    planned += [_dollars(each.cost_usd), _duration(each.seconds)]
+    spent = [count(each.sent), count(each.used_prompt_tokens), count(each.used_completion_tokens)]
+    spent += [_dollars(each.spent_usd), _duration(each.worked_s)]
+    unknown = "not known" if each.is_recorded else NOT_RECORDED
+    names = ("requests", "prompt tokens", "completion tokens", "money", "time")
     rows: list[Sequence[Cell]] = [
-        ("requests", count(each.requests), count(each.sent)),
-        ("prompt tokens", count(each.prompt_tokens), count(each.used_prompt_tokens)),
-        ("completion tokens", count(each.completion_tokens), count(each.used_completion_tokens)),
-        ("money", _dollars(each.cost_usd), _dollars(each.spent_usd)),
-        ("time", _duration(each.seconds), _duration(each.worked_s)),
+        (name, Num(before.value, before.text or unknown), Num(after.value, after.text or "not known"))
+        for name, before, after in zip(names, planned, spent, strict=True)
     ]
     columns = [Column("what"), Column("planned", COUNT), Column("spent", COUNT)]
     which = "Planned when the run began" if is_only else f"Planned by the latest process, at {clock(each.started)}"

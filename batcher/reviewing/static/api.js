@@ -81,7 +81,7 @@ export class Outbox {
 
   async #work() {
     this.#isWorking = true;
-    for (let tries = 0; this.#queue.length; ) {
+    for (let tries = 0; this.#queue.length;) {
       const first = this.#queue[0];
       try {
         const said = await post(first.path, first.body);

@@ -5,6 +5,7 @@ import { el } from "./dom.js";
 import { cap } from "./keys.js";
 
 const KEYS = [..."123456789", ..."abcdfghilmopqrtvwxyz"];
+const IN_COLUMNS_FROM = 7; // labels: more are found faster in columns than in lines
 const MOST_SHOWN = 300;
 let made = 0;
 
@@ -41,13 +42,23 @@ class Buttons {
     for (const [at, label] of labels.entries()) {
       const button = el(
         "button",
-        { type: "button", class: "label", "aria-pressed": "false", "aria-keyshortcuts": KEYS[at], click: () => picked(label) },
+        {
+          type: "button",
+          class: "label",
+          "aria-pressed": "false",
+          "aria-keyshortcuts": KEYS[at],
+          click: () => picked(label),
+        },
         el("span", { class: "cap", "aria-hidden": "true" }, cap(KEYS[at])),
         el("span", { dir: "auto", class: "name" }, label),
       );
       this.buttons.set(label, button);
     }
-    this.element = el("div", { class: "labels", role: "group", "aria-label": name }, ...this.buttons.values());
+    this.element = el(
+      "div",
+      { class: labels.length < IN_COLUMNS_FROM ? "labels" : "labels in-columns", role: "group", "aria-label": name },
+      ...this.buttons.values(),
+    );
     this.keys = labels.map((label, at) => ({ keys: [KEYS[at]], what: "", act: () => picked(label) }));
     const last = KEYS[labels.length - 1].toUpperCase();
     this.keys[0].what = `Pick a label (each shows its key: 1 to ${last})`;
@@ -80,9 +91,20 @@ class Search {
     const id = `labels-${(made += 1)}`;
     this.hint = el("span", { class: "hint" });
     this.input = el("input", {
-      type: "text", role: "combobox", class: "search", autocomplete: "off", autocapitalize: "off", spellcheck: "false",
-      "aria-label": name, "aria-expanded": "true", "aria-autocomplete": "list", "aria-controls": id, dir: "auto",
-      placeholder: `Type to search ${labels.length} labels`, input: () => this.search(), keydown: (event) => this.press(event),
+      type: "text",
+      role: "combobox",
+      class: "search",
+      autocomplete: "off",
+      autocapitalize: "off",
+      spellcheck: "false",
+      "aria-label": name,
+      "aria-expanded": "true",
+      "aria-autocomplete": "list",
+      "aria-controls": id,
+      dir: "auto",
+      placeholder: `Type any part of a label (${labels.length})`,
+      input: () => this.search(),
+      keydown: (event) => this.press(event),
     });
     this.options = el("div", { role: "presentation" });
     this.list = el("div", { id, role: "listbox", class: "options", "aria-label": name }, this.options);
@@ -95,7 +117,12 @@ class Search {
     this.element = el("div", { class: "labels is-search" }, this.input, this.chosen, this.list);
     this.keys = [
       { keys: ["/"], what: "Search the labels", act: () => this.input.focus() },
-      { keys: ["ArrowUp", "ArrowDown"], what: "Move among the labels (in the search)", isOff: () => false, act: () => false },
+      {
+        keys: ["ArrowUp", "ArrowDown"],
+        what: "Move among the labels (in the search)",
+        isOff: () => false,
+        act: () => false,
+      },
       { keys: ["1", "9"], what: "Pick the label with this number (in the search)", act: () => false },
     ];
     this.search();
@@ -121,7 +148,8 @@ class Search {
         ),
       ),
     );
-    if (!found.length) this.options.append(el("div", { role: "option", "aria-disabled": "true", class: "none" }, "No label fits"));
+    if (!found.length)
+      this.options.append(el("div", { role: "option", "aria-disabled": "true", class: "none" }, "No label fits"));
     this.list.scrollTop = 0;
     this.activate(words.length ? 0 : -1);
     this.mark();
@@ -145,7 +173,9 @@ class Search {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step && this.found.length) {
       const next = this.active + step;
-      this.activate(this.active < 0 && step < 0 ? this.found.length - 1 : (next + this.found.length) % this.found.length);
+      this.activate(
+        this.active < 0 && step < 0 ? this.found.length - 1 : (next + this.found.length) % this.found.length,
+      );
     } else if (event.key === "Enter" && this.active >= 0) this.take(this.found[this.active].label);
     else if (event.key === "Escape" && (this.input.value || this.active >= 0)) this.clear();
     else if (/^[1-9]$/.test(event.key) && this.found.length >= Number(event.key) && !this.couldType(event.key))
@@ -172,7 +202,8 @@ class Search {
   }
 
   mark() {
-    for (const option of this.options.children) option.classList.toggle("is-chosen", option.dataset.label === this.value && this.value !== "");
+    for (const option of this.options.children)
+      option.classList.toggle("is-chosen", option.dataset.label === this.value && this.value !== "");
   }
 
   show(label) {

@@ -5,6 +5,7 @@ import { isPassing, post, wait } from "./api.js";
 import { Chooser } from "./chooser.js";
 import { data, el } from "./dom.js";
 import { Fields } from "./fields.js";
+import { onOneLine } from "./texts.js";
 
 const WAITS_S = [2, 4, 8, 15];
 
@@ -32,13 +33,24 @@ export class Correction {
     this.button = el("button", { type: "submit", class: "main" }, "Save the correction");
     this.element = el(
       "form",
-      { class: "correct", id: "correct", "aria-label": `Correct row ${row.position}`, novalidate: true, submit: (event) => (event.preventDefault(), this.save()) },
+      {
+        class: "correct",
+        id: "correct",
+        "aria-label": `Correct row ${row.position}`,
+        novalidate: true,
+        submit: (event) => (event.preventDefault(), this.save()),
+      },
       this.#editor(),
       el("label", { for: "correct-why" }, "Why (optional)"),
       this.why,
       this.said,
-      el("div", { class: "buttons" }, this.button, el("button", { type: "button", click: left }, "Cancel"),
-        el("span", { class: "hint" }, this.isLong ? "Ctrl+Enter saves, Esc cancels" : "Enter saves, Esc cancels")),
+      el(
+        "div",
+        { class: "buttons" },
+        this.button,
+        el("button", { type: "button", click: left }, "Cancel"),
+        el("span", { class: "hint" }, this.isLong ? "Ctrl+Enter saves, Esc cancels" : "Enter saves, Esc cancels"),
+      ),
     );
   }
 
@@ -63,7 +75,9 @@ export class Correction {
 
   /** Whether the person has changed anything. */
   get isChanged() {
-    return this.why.value !== "" || (this.fields ? this.fields.isChanged : this.chooser.value !== (this.#row.answer ?? ""));
+    return (
+      this.why.value !== "" || (this.fields ? this.fields.isChanged : this.chooser.value !== (this.#row.answer ?? ""))
+    );
   }
 
   close() {
@@ -121,7 +135,7 @@ export class Correction {
   /** The row has another answer by now: show both and let the person decide. */
   #both({ message, body }) {
     const { row } = body;
-    const shown = (answer, values) => (values ? Object.entries(values).map(([name, value]) => `${name}: ${value}`).join(", ") : answer) || "no answer";
+    const shown = (answer, values) => (values ? onOneLine(values) : answer) || "no answer";
     const mine = this.#body();
     const anyway = () => {
       this.#seen = row.result;
@@ -130,12 +144,26 @@ export class Correction {
     };
     this.said.replaceChildren(
       el("p", null, message),
-      el("dl", { class: "both" },
+      el(
+        "dl",
+        { class: "both" },
         el("div", null, el("dt", null, "Its answer now"), data("dd", shown(row.answer, row.fields))),
-        el("div", null, el("dt", null, "Yours"), data("dd", shown(mine.answer, mine.fields)))),
-      el("div", { class: "buttons" },
+        el("div", null, el("dt", null, "Yours"), data("dd", shown(mine.answer, mine.fields))),
+      ),
+      el(
+        "div",
+        { class: "buttons" },
         el("button", { type: "button", click: anyway }, "Save mine"),
-        el("button", { type: "button", click: () => this.#saved({ row, said: `Row ${row.position} keeps the answer that it has now.` }) }, "Keep its answer")),
+        el(
+          "button",
+          {
+            type: "button",
+            click: () =>
+              this.#saved({ row, said: `Row ${row.position} keeps the answer that it has now.`, isKept: true }),
+          },
+          "Keep its answer",
+        ),
+      ),
     );
     this.said.querySelector("button").focus();
   }

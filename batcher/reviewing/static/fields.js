@@ -16,12 +16,23 @@ function control(id, name, schema, value) {
   const chosen = choices(schema, name);
   if (chosen) {
     const known = chosen.includes(value) || !value ? chosen : [value, ...chosen];
-    return el("select", { id, dir: "auto" }, ["", ...known].map((each) => el("option", { value: each, selected: each === value }, each || "(none)")));
+    return el(
+      "select",
+      { id, dir: "auto" },
+      ["", ...known].map((each) => el("option", { value: each, selected: each === value }, each || "(none)")),
+    );
   }
   const type = schema?.[name]?.type;
   const isNumber = type === "integer" || type === "number";
   if (isNumber || (name && value.length < LONG_FROM && !value.includes("\n")))
-    return el("input", { id, type: "text", inputmode: isNumber ? "decimal" : null, dir: "auto", autocomplete: "off", value });
+    return el("input", {
+      id,
+      type: "text",
+      inputmode: isNumber ? "decimal" : null,
+      dir: "auto",
+      autocomplete: "off",
+      value,
+    });
   const area = el("textarea", { id, dir: "auto", rows: name ? "3" : "5" });
   area.value = value;
   return area;
@@ -46,7 +57,12 @@ export class Fields {
       const made = control(id, name, schema, value);
       this.#controls.set(name, made);
       this.#before.set(name, value);
-      return el("div", { class: "field" }, name ? data("label", name, { for: id }) : el("label", { for: id }, "Right answer"), made);
+      return el(
+        "div",
+        { class: "field" },
+        name ? data("label", name, { for: id }) : el("label", { for: id }, "Right answer"),
+        made,
+      );
     });
     this.element = el("div", { class: "write" }, rows);
     this.isLong = [...this.#controls.values()].some((each) => each.matches("textarea"));
@@ -73,8 +89,11 @@ export class Fields {
     for (const [name, each] of this.#controls) {
       const type = this.#schema?.[name]?.type;
       const value = each.value.trim();
-      const isWrong = (type === "integer" && !/^[+-]?\d+$/.test(value)) || (type === "number" && (value === "" || Number.isNaN(Number(value))));
-      if (value && isWrong) return (each.focus(), `${name} must be ${type === "integer" ? "a whole number" : "a number"}.`);
+      const isWrong =
+        (type === "integer" && !/^[+-]?\d+$/.test(value)) ||
+        (type === "number" && (value === "" || Number.isNaN(Number(value))));
+      if (value && isWrong)
+        return (each.focus(), `${name} must be ${type === "integer" ? "a whole number" : "a number"}.`);
     }
     return this.isEmpty ? "Write an answer first." : "";
   }

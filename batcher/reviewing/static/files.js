@@ -17,7 +17,13 @@ export function show(pending) {
 /** Ask how many are pending. */
 export function recount() {
   clearTimeout(timer);
-  timer = setTimeout(() => ask("api/run").then((run) => show(run.pending)).catch(complain), AFTER_MS);
+  timer = setTimeout(
+    () =>
+      ask("api/run")
+        .then((run) => show(run.pending))
+        .catch(complain),
+    AFTER_MS,
+  );
 }
 
 async function write() {

@@ -12,6 +12,7 @@ const BELOW = "0.7";
 
 let run;
 let typing = 0;
+let followed = null; // the filters as they were shown last
 const options = new Map(); // `name=value` -> {element, box, count}
 
 /** Take a change of the filters: the list starts anew. */
@@ -112,7 +113,9 @@ function fields(counts) {
     const key = `field.${name}`;
     const found = valued(key, values);
     if (!found.size || (found.size > MOST_TEXTS && !state.all(key).length)) return null;
-    const place = options.get(key) ?? { element: el("fieldset", null, el("legend", { dir: "auto" }, name), el("div", { class: "many" })) };
+    const place = options.get(key) ?? {
+      element: el("fieldset", null, el("legend", { dir: "auto" }, name), el("div", { class: "many" })),
+    };
     options.set(key, place);
     arrange(place.element.lastChild, listed(key, found, 0));
     return place.element;
@@ -136,13 +139,30 @@ function limit(name, words, what) {
   const known = options.get(name);
   if (known) return known;
   const field = el("input", {
-    type: "number", min: "0", max: "1", step: "0.05", value: state.get(name) ?? BELOW, "aria-label": `Highest ${what}, from 0 to 1`,
+    type: "number",
+    min: "0",
+    max: "1",
+    step: "0.05",
+    value: state.get(name) ?? BELOW,
+    "aria-label": `Highest ${what}, from 0 to 1`,
     change: () => field.reportValidity() && field.value && choose({ [name]: field.value }),
   });
-  const box = el("input", { type: "checkbox", name, id: `filter-${name}`, change: () => choose({ [name]: box.checked ? field.value || BELOW : null }) });
+  const box = el("input", {
+    type: "checkbox",
+    name,
+    id: `filter-${name}`,
+    change: () => choose({ [name]: box.checked ? field.value || BELOW : null }),
+  });
   const count = el("span", { class: "count" });
   const below = el("span", { class: "below" }, "Below ", field);
-  const element = el("div", { class: "option limit" }, box, el("label", { for: box.id, class: "name" }, words), count, below);
+  const element = el(
+    "div",
+    { class: "option limit" },
+    box,
+    el("label", { for: box.id, class: "name" }, words),
+    count,
+    below,
+  );
   const made = { element, box, count, field, below };
   options.set(name, made);
   return made;
@@ -182,7 +202,7 @@ function words(name, value) {
 }
 
 /** Show what is filtered as chips, each of which takes its filter back. */
-export function chips() {
+function chips() {
   const set = [...state.filters()];
   const shown = set.map(([name, value]) => {
     const off = () => {
@@ -191,12 +211,18 @@ export function chips() {
     };
     const said = words(name, value);
     return el(
-      "li", null,
-      el("button", { type: "button", class: "chip", "aria-label": `Remove the filter ${said}`, click: off },
-        el("span", { dir: "auto", class: "name" }, said), el("span", { "aria-hidden": "true" }, "×")),
+      "li",
+      null,
+      el(
+        "button",
+        { type: "button", class: "chip", "aria-label": `Remove the filter ${said}`, click: off },
+        el("span", { dir: "auto", class: "name" }, said),
+        el("span", { "aria-hidden": "true" }, "×"),
+      ),
     );
   });
-  if (set.length > 1) shown.push(el("li", null, el("button", { type: "button", class: "quiet", click: clear }, "Remove all filters")));
+  if (set.length > 1)
+    shown.push(el("li", null, el("button", { type: "button", class: "quiet", click: clear }, "Remove all filters")));
   byId("chips").replaceChildren(...shown);
   byId("chips").hidden = !set.length;
   byId("filters-count").textContent = set.length ? String(set.length) : "";
@@ -219,9 +245,12 @@ export function show(counts) {
 export function follow() {
   const field = byId("filter-text");
   if (document.activeElement !== field) field.value = state.get("text") ?? "";
-  chips();
   const query = state.filters().toString();
-  for (const format of ["csv", "parquet"]) byId(`export-${format}`).href = `api/export?format=${format}${query && `&${query}`}`;
+  if (query === followed) return; // a step to another row leaves the chips, and the focus on them, alone
+  followed = query;
+  chips();
+  for (const format of ["csv", "parquet"])
+    byId(`export-${format}`).href = `api/export?format=${format}${query && `&${query}`}`;
 }
 
 /** Open the bar (on a narrow screen it is closed) and bring the focus there. */

@@ -57,11 +57,23 @@ export const cap = (key) => el("kbd", null, SHOWN[key] ?? (key.length === 1 ? ke
 /** Show all keys that work now. */
 export function showAll() {
   const dialog = byId("keys");
+  const taken = new Set(); // by the scopes that are asked before
   const parts = asked().map(({ name, entries }) => {
-    const lines = entries.filter((entry) => entry.what && !entry.isOff?.());
+    const on = entries.filter((entry) => !entry.isOff?.());
+    const lines = on.filter((entry) => entry.what && !entry.keys.every((key) => taken.has(key)));
+    for (const entry of on) for (const key of entry.keys) taken.add(key);
     if (!lines.length) return null;
     const rows = lines.map(({ keys, what }) =>
-      el("div", null, el("dt", null, keys.map((key) => [cap(key), " "])), el("dd", null, what)),
+      el(
+        "div",
+        null,
+        el(
+          "dt",
+          null,
+          keys.map((key) => [cap(key), " "]),
+        ),
+        el("dd", null, what),
+      ),
     );
     return el("section", null, el("h3", null, name), el("dl", null, rows));
   });

@@ -59,8 +59,9 @@ export class Lines {
   /** Return the position `by` lines on from one, or null beyond the ends. */
   beside(position, by) {
     const at = this.positions.indexOf(position);
-    if (at < 0) return null;
-    return this.positions[at + by] ?? null;
+    if (at >= 0) return this.positions[at + by] ?? null;
+    const isBeyond = (each) => (by > 0 ? each > position : each < position); // it is not listed: its neighbour
+    return (by > 0 ? this.positions.find(isBeyond) : this.positions.findLast(isBeyond)) ?? null;
   }
 
   /** Return up to `count` positions that follow one. */

@@ -8,17 +8,19 @@ import * as filters from "./filters.js";
 import { Lines } from "./lines.js";
 import { complain } from "./messages.js";
 import * as state from "./state.js";
-import { STATUS, counted, inFilter, number, percent } from "./texts.js";
+import { STATUS, counted, inFilter, number, onOneLine, percent } from "./texts.js";
 
 const LIMIT = 200;
 const MOST_COLUMNS = 3; // of the input, beside the answer
 const AGAIN_MS = 400; // while a search or the reading of the table goes on
+const RECOUNT_MS = 500; // after the last of several decisions
 const SLOW_MS = 150; // an answer that takes longer dims the list
 
 let run;
 let shown = null; // the page of rows that is shown, as the server sent it
 let asked = null; // the question under way: {key, controller}
 let again = 0;
+let counting = 0;
 let ahead = null; // {key, said}: the next page
 export let lines;
 
@@ -33,16 +35,28 @@ export const badge = (status) => el("span", { class: `badge ${inFilter(status)}`
 /** Return the answer of a line or, if it has none, why. */
 function answer(row) {
   const words = state.get("text");
-  if (row.status === "ok" || !row.error) return data("td", marked(row.answer ?? "", words), { class: "answer" });
-  return data("td", [row.answer && el("span", null, marked(row.answer, words)), el("span", { class: "why" }, marked(row.error, words))], {
-    class: "answer",
-  });
+  const said = row.fields ? onOneLine(row.fields) : (row.answer ?? "");
+  if (row.status === "ok" || !row.error)
+    return data("td", marked(said, words), { class: run.labels ? "answer is-label" : "answer" });
+  return data(
+    "td",
+    [row.answer && el("span", null, marked(row.answer, words)), el("span", { class: "why" }, marked(row.error, words))],
+    {
+      class: "answer",
+    },
+  );
 }
 
 function line(row) {
   const words = state.get("text");
-  const cells = columns().map((name) => data("td", marked(row.cells?.[run.columns.indexOf(name)] ?? "", words), { class: "cell" }));
-  const link = el("a", { href: state.link({ row: row.position }), "aria-label": `Row ${row.position}` }, number(row.position));
+  const cells = columns().map((name) =>
+    data("td", marked(row.cells?.[run.columns.indexOf(name)] ?? "", words), { class: "cell" }),
+  );
+  const link = el(
+    "a",
+    { href: state.link({ row: row.position }), "aria-label": `Row ${row.position}` },
+    number(row.position),
+  );
   const measures = [
     run.has.agreement && el("td", { class: "measure" }, row.agreement === null ? "" : percent(row.agreement)),
     run.has.confidence && el("td", { class: "measure" }, row.confidence === null ? "" : percent(row.confidence)),
@@ -64,13 +78,30 @@ function line(row) {
 }
 
 function head() {
-  const names = ["Row", "Status", ...columns(), "Answer", run.has.agreement && "Agreement", run.has.confidence && "Confidence", "Marks"];
+  const names = [
+    "Row",
+    "Status",
+    ...columns(),
+    "Answer",
+    run.has.agreement && "Agreement",
+    run.has.confidence && "Confidence",
+    "Marks",
+  ];
   byId("rows-head").replaceChildren(
-    el("tr", null, names.filter(Boolean).map((name) => el("th", { scope: "col", dir: "auto" }, name))),
+    el(
+      "tr",
+      null,
+      names.filter(Boolean).map((name) => el("th", { scope: "col", dir: "auto" }, name)),
+    ),
   );
   const widths = [
-    "5.5rem", "7.5rem", ...columns().map((_, at) => (at ? "minmax(6rem, 1fr)" : "minmax(10rem, 2.4fr)")), "minmax(9rem, 1.2fr)",
-    run.has.agreement && "5.5rem", run.has.confidence && "5.5rem", "7.5rem",
+    "5.5rem",
+    "7.5rem",
+    ...columns().map((_, at) => (at ? "minmax(6rem, 1fr)" : "minmax(10rem, 2.4fr)")),
+    "minmax(9rem, 1.2fr)",
+    run.has.agreement && "5.5rem",
+    run.has.confidence && "5.5rem",
+    "7.5rem",
   ];
   byId("rows-table").style.setProperty("--widths", widths.filter(Boolean).join(" "));
 }
@@ -82,7 +113,8 @@ function place() {
   const part = total > rows.length && rows.length ? ` · ${number(before + 1)} to ${number(before + rows.length)}` : "";
   const going = searching ?? indexing ?? reading;
   const doing = searching ? "searching" : indexing ? "counting" : "reading the table";
-  byId("rows-total").textContent = of + part + (going ? ` · ${doing}, ${percent(going.done / Math.max(1, going.of))}` : "");
+  byId("rows-total").textContent =
+    of + part + (going ? ` · ${doing}, ${percent(going.done / Math.max(1, going.of))}` : "");
   const [back, on] = [byId("page-previous"), byId("page-next")];
   back.setAttribute("aria-disabled", String(previous === null));
   on.setAttribute("aria-disabled", String(next === null));
@@ -107,10 +139,13 @@ function render(said, key) {
   filters.show(said.counts);
   place();
   if (isOther) byId("rows-scroll").scrollTop = 0;
-  if (state.numeric("row") !== null) lines.mark(state.numeric("row"));
+  const row = state.numeric("row");
+  if (row !== null) lines.mark(row);
   byId("rows-news").hidden = true;
   clearTimeout(again);
-  if (said.searching || said.indexing || (said.reading && said.rows.some((row) => !row.cells))) again = setTimeout(load, AGAIN_MS);
+  if (said.searching || said.indexing || (said.reading && said.rows.some((row) => !row.cells)))
+    again = setTimeout(load, AGAIN_MS);
+  if (isOther && row !== null && !lines.has(row) && state.get("from") === null) state.go({ from: row }, "replace"); // a link to a row
 }
 
 /** Ask for the page that the address names, and show it. */
@@ -207,10 +242,37 @@ export function renew(row) {
   if (!shown || !lines.has(row.position)) return;
   const at = shown.rows.findIndex((each) => each.position === row.position);
   const { status, error, by, is_corrected, agreement, confidence } = row;
-  const fields = row.fields && Object.entries(row.fields).map(([name, value]) => `${name}: ${value}`).join(", ");
-  shown.rows[at] = { ...shown.rows[at], status, error, by, is_corrected, agreement, confidence, answer: row.answer ?? fields ?? "" };
+  shown.rows[at] = {
+    ...shown.rows[at],
+    status,
+    error,
+    by,
+    is_corrected,
+    agreement,
+    confidence,
+    fields: row.fields,
+    answer: row.answer ?? "",
+  };
   lines.renew(row.position, line(shown.rows[at]));
   ahead = null;
+}
+
+/** Bring the counts of the filters up to date after a decision; the lines stay. */
+export function recount() {
+  clearTimeout(counting);
+  counting = setTimeout(async () => {
+    const query = wanted();
+    const key = query.toString();
+    query.set("limit", 1);
+    try {
+      const { counts } = await ask("api/rows", query);
+      if (shown?.key !== key) return;
+      shown.counts = counts;
+      filters.show(counts);
+    } catch (error) {
+      complain(error);
+    }
+  }, RECOUNT_MS);
 }
 
 /** Say that the run has brought answers; they are shown when the person asks. */
@@ -226,14 +288,21 @@ export function start(about, open) {
   lines.onOpen(open);
   head();
   filters.start(run, () => shown && filters.show(shown.counts));
-  for (const [id, by] of [["page-previous", -1], ["page-next", 1]])
+  for (const [id, by] of [
+    ["page-previous", -1],
+    ["page-next", 1],
+  ])
     byId(id).addEventListener("click", () => turn(by).then((is) => is && (byId("rows-scroll").scrollTop = 0)));
   byId("jump").addEventListener("submit", (event) => {
     event.preventDefault();
     const field = byId("jump-to");
     const position = Number(field.value.replace(/[\s,._]/g, ""));
     const last = Math.max(0, run.rows - 1);
-    field.setCustomValidity(Number.isInteger(position) && position >= 0 && position <= last ? "" : `A row is a number from 0 to ${number(last)}.`);
+    field.setCustomValidity(
+      Number.isInteger(position) && position >= 0 && position <= last
+        ? ""
+        : `A row is a number from 0 to ${number(last)}.`,
+    );
     if (!field.reportValidity() || !field.value.trim()) return;
     state.go({ from: position });
     load().then(() => lines.focus(lines.positions[0]));

@@ -32,7 +32,12 @@ function show(live) {
   byId("strip-bar").max = live.rows || 1;
   byId("strip-bar").value = live.done;
   byId("strip-words").textContent = words(live);
-  byId("strip-failed").textContent = [live.invalid && `${number(live.invalid)} invalid`, live.error && counted(live.error, "error")].filter(Boolean).join(" · ");
+  byId("strip-failed").textContent = [
+    live.invalid && `${number(live.invalid)} invalid`,
+    live.error && counted(live.error, "error"),
+  ]
+    .filter(Boolean)
+    .join(" · ");
   byId("strip-pauses").textContent = live.pauses.join(" ");
   byId("strip-state").textContent = live.paused ? "Paused" : live.state === "planning" ? "Planning" : "Running";
   byId("strip").classList.toggle("is-paused", live.paused);

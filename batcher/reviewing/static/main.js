@@ -24,7 +24,12 @@ let doneWhenListed = null; // answers that the list has
 /** What the panel and the keys need of each view. */
 const VIEWS = {
   rows: { ...list, lines: () => list.lines, page: list.turn },
-  sample: { beside: outcome.beside, after: (position, count) => outcome.lines?.after(position, count) ?? [], lines: () => outcome.lines, move: () => null },
+  sample: {
+    beside: outcome.beside,
+    after: (position, count) => outcome.lines?.after(position, count) ?? [],
+    lines: () => outcome.lines,
+    move: () => null,
+  },
   sides: { ...sides, lines: () => sides.lines },
 };
 const view = () => VIEWS[state.view()];
@@ -70,21 +75,44 @@ function listKeys() {
   keys.listen("The list", [
     { keys: ["j", "ArrowDown"], what: "Next row", act: () => void view().move?.(1), isOff },
     { keys: ["k", "ArrowUp"], what: "Previous row", act: () => void view().move?.(-1), isOff },
-    { keys: ["Enter"], what: "Open the row", isOff, act: (event) => (event.target === document.body && here() !== null && here() !== undefined ? panel.open(here()) : false) },
+    {
+      keys: ["Enter"],
+      what: "Open the row",
+      isOff,
+      act: (event) =>
+        event.target === document.body && here() !== null && here() !== undefined ? panel.open(here()) : false,
+    },
     { keys: ["n"], what: "Next page", act: () => void view().page?.(1), isOff },
     { keys: ["p"], what: "Previous page", act: () => void view().page?.(-1), isOff },
-    { keys: ["/"], what: "Search the text of the rows", act: () => filters.search(), isOff: () => state.view() !== "rows" },
-    { keys: ["f"], what: "Go to the filters", act: () => filters.open(), isOff: () => state.view() !== "rows" },
+    {
+      keys: ["/"],
+      what: "Search the text of the rows",
+      act: () => toFilters(filters.search),
+      isOff: () => state.view() !== "rows",
+    },
+    {
+      keys: ["f"],
+      what: "Go to the filters",
+      act: () => toFilters(filters.open),
+      isOff: () => state.view() !== "rows",
+    },
     { keys: ["e"], what: "Correct the row", act: withRow(() => panel.correct()), isOff },
     { keys: ["u"], what: "Undo the row's correction", act: withRow(() => panel.undo()), isOff },
     { keys: ["Escape"], what: "Back to the list from a field", typing: () => true, act: toTheList, isOff },
   ]);
 }
 
+/** On a narrow screen the open row lies over the list and its filters. */
+function toFilters(act) {
+  if (!byId("view-rows").checkVisibility()) panel.close();
+  act();
+}
+
 function toTheList() {
   const wasOpen = filters.close();
   const lines = view().lines();
-  if (!byId("filters").contains(document.activeElement) && !document.activeElement.matches("input, select") && !wasOpen) return false;
+  if (!byId("filters").contains(document.activeElement) && !document.activeElement.matches("input, select") && !wasOpen)
+    return false;
   if (!lines?.focus(lines.current ?? lines.positions[0])) document.activeElement.blur();
   return true;
 }
@@ -104,6 +132,7 @@ function heard() {
     },
     row: (position) => {
       files.recount();
+      list.recount();
       outcome.spoil();
       decidedElsewhere(position).catch(complain);
     },
@@ -112,7 +141,12 @@ function heard() {
       sample.heard(drawn);
     },
     width: (said) => sample.narrowed(said),
-    plan: () => say("Another run of this keyword has changed what there is to see.", { isError: true, button: "Load the page anew", act: () => location.reload() }),
+    plan: () =>
+      say("Another run of this keyword has changed what there is to see.", {
+        isError: true,
+        button: "Load the page anew",
+        act: () => location.reload(),
+      }),
     back: () => {
       rowset.forget();
       files.recount();
@@ -147,6 +181,7 @@ async function start() {
     list.renew(row);
     outcome.spoil();
     files.recount();
+    list.recount();
   });
   byId("rows-news").addEventListener("click", anew);
   for (const name of Object.keys(NAMES))
@@ -154,7 +189,9 @@ async function start() {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();
       if (state.view() === name) return;
-      const nothing = Object.fromEntries(["from", "row", "at", "result", "field", "other", "only", "mine", "theirs"].map((each) => [each, null]));
+      const nothing = Object.fromEntries(
+        ["from", "row", "at", "result", "field", "other", "only", "mine", "theirs"].map((each) => [each, null]),
+      );
       state.go({ ...nothing, view: name === "rows" ? null : name });
     });
   addEventListener("submit", (event) => event.preventDefault()); // no form leaves the page

@@ -39,8 +39,18 @@ function rebuilt(node) {
 function form(element, text) {
   for (const part of text.split(";")) {
     const colon = part.indexOf(":");
-    if (colon > 0 && !/url\s*\(/i.test(part)) element.style.setProperty(part.slice(0, colon).trim(), part.slice(colon + 1).trim());
+    if (colon > 0 && !/url\s*\(/i.test(part))
+      element.style.setProperty(part.slice(0, colon).trim(), part.slice(colon + 1).trim());
   }
+  reachable(element);
+}
+
+/** Let the keyboard reach what scrolls. */
+function reachable(element) {
+  if (!["auto", "scroll"].includes(element.style.overflowX)) return;
+  element.tabIndex = 0;
+  element.setAttribute("role", "group");
+  element.setAttribute("aria-label", "Wide table");
 }
 
 /** Return nodes of the page's own for HTML of the server. */

@@ -4,7 +4,7 @@
 import { byId, el } from "./dom.js";
 
 const SHOWN_MS = 6000;
-const MOST = 4;
+const MOST_ERRORS = 3;
 
 /**
  * Show a message.
@@ -22,9 +22,10 @@ export function say(text, { isError = false, button = "", act = null } = {}) {
     el("button", { type: "button", class: "quiet", "aria-label": "Close the message", click: gone }, "×"),
   );
   const place = byId("messages");
-  for (const other of place.children) if (other.firstChild.textContent === text) other.remove();
+  for (const other of [...place.children])
+    if (!other.matches(".is-error") || other.firstChild.textContent === text) other.remove();
   place.append(line);
-  while (place.children.length > MOST) place.firstElementChild.remove();
+  while (place.children.length > MOST_ERRORS) place.firstElementChild.remove();
   if (!isError) setTimeout(gone, SHOWN_MS);
 }
 

@@ -25,7 +25,11 @@ function line({ position, cells, model, gold, note }) {
   return el(
     "tr",
     { "data-position": position, class: "line" },
-    el("th", { scope: "row", class: "at" }, el("a", { href: state.link({ row: position }), "aria-label": `Row ${position}` }, number(position))),
+    el(
+      "th",
+      { scope: "row", class: "at" },
+      el("a", { href: state.link({ row: position }), "aria-label": `Row ${position}` }, number(position)),
+    ),
     data("td", read(cells, run), { class: "cell" }),
     data("td", gold, { class: "theirs", "data-side": "Your label" }),
     data("td", model || "no answer", { class: "mine", "data-side": "The model's" }),
@@ -36,7 +40,9 @@ function line({ position, cells, model, gold, note }) {
 /** Let the person choose the field of a schema that is estimated. */
 function which({ fields, field }) {
   byId("outcome-which").hidden = !(fields?.length > 1);
-  byId("outcome-field").replaceChildren(...(fields ?? []).map((each) => el("option", { value: each, selected: each === field }, each)));
+  byId("outcome-field").replaceChildren(
+    ...(fields ?? []).map((each) => el("option", { value: each, selected: each === field }, each)),
+  );
 }
 
 async function show() {
@@ -49,7 +55,9 @@ async function show() {
     lines.show(said.disagreements.map(line));
     const count = said.total ?? said.disagreements.length;
     const part = count > said.disagreements.length ? ` (the first ${number(said.disagreements.length)} are shown)` : "";
-    byId("outcome-differ").textContent = count ? `${counted(count, "row")} in which you and the model differ${part}` : "You and the model agree in every row that you labelled.";
+    byId("outcome-differ").textContent = count
+      ? `${counted(count, "row")} in which you and the model differ${part}`
+      : "You and the model agree in every row that you labelled.";
     byId("outcome-table").hidden = !count;
     shown = field ?? "";
   } catch (error) {

@@ -3,13 +3,13 @@
 
 import { Refused, post } from "./api.js";
 import { Correction } from "./correct.js";
-import { byId, el } from "./dom.js";
+import { byId, data, el } from "./dom.js";
 import * as keys from "./keys.js";
 import { complain, say } from "./messages.js";
 import * as row from "./row.js";
 import * as rowset from "./rowset.js";
 import * as state from "./state.js";
-import { number } from "./texts.js";
+import { STATUS, number } from "./texts.js";
 
 const AHEAD = 20; // rows read before they are opened
 const SLOW_MS = 120; // a row that takes longer is said to be on its way
@@ -49,6 +49,10 @@ function render(found) {
   byId("row-title").textContent = `Row ${number(found.position)}`;
   row.show(found, run);
   byId("row-scroll").scrollTop = 0;
+  byId("row-heard").replaceChildren(
+    `Row ${number(found.position)}: `,
+    data("span", found.answer || STATUS[found.status]),
+  );
   byId("row").removeAttribute("aria-busy");
   byId("row-undo").hidden = !found.is_corrected;
   byId("row-correct").disabled = found.result === null;
@@ -89,7 +93,8 @@ function hide() {
   document.body.classList.remove("has-row");
   unlisten?.();
   unlisten = null;
-  if (byId("row").contains(document.activeElement) || document.activeElement === document.body) view()?.lines()?.focus(before);
+  if (byId("row").contains(document.activeElement) || document.activeElement === document.body)
+    view()?.lines()?.focus(before);
 }
 
 /** Bring the panel in line with the address. */
@@ -99,7 +104,10 @@ export function follow() {
   if (correction) {
     if (correction.isChanged) {
       const left = wanted;
-      say(`The correction of row ${number(left)} was not saved.`, { button: `Back to row ${number(left)}`, act: () => open(left) });
+      say(`The correction of row ${number(left)} was not saved.`, {
+        button: `Back to row ${number(left)}`,
+        act: () => open(left),
+      });
     }
     leave();
   }
@@ -116,7 +124,11 @@ export function follow() {
 /** Show the open row anew if somebody decided on it, unless it is being corrected. */
 export async function renew(position) {
   rowset.forget(position);
-  if (wanted === position && !correction) await show(position);
+  if (wanted !== position || correction) return;
+  const before = shown;
+  const now = await rowset.read(position);
+  const isSame = before?.result === now.result && before.sample?.gold === now.sample?.gold; // it was decided here
+  if (wanted === position && !correction && !isSame) render(now);
 }
 
 function leave() {
@@ -129,11 +141,12 @@ function leave() {
   if (hadFocus) byId("row-title").focus({ preventScroll: true });
 }
 
-function take({ row: found, said }) {
+/** Show a row as the server has it after a decision. */
+function take({ row: found, said }, isNew = true) {
   rowset.replace(found);
   leave();
   if (wanted === found.position) render(found);
-  say(said, found.is_corrected ? { button: "Undo", act: () => undo(found) } : {});
+  say(said, found.is_corrected && isNew ? { button: "Undo", act: () => undo(found) } : {});
   decided(found);
 }
 
@@ -141,18 +154,31 @@ function take({ row: found, said }) {
 export function correct() {
   if (!shown || correction) return correction?.focus();
   if (shown.result === null) return say("A row can be corrected once it has a result.");
-  if (run.task !== "chat" && run.task && !run.labels && !run.fields.length && run.task === "embeddings") return say("An embedding cannot be corrected by hand.");
-  correction = new Correction(shown, run, take, leave);
+  if (run.task === "embedding") return say("A vector cannot be corrected by hand.");
+  const { position } = shown;
+  const saved = ({ row: found, said, isKept }) =>
+    isKept
+      ? take({ row: found, said }, false)
+      : take({ row: found, said: `Row ${number(position)} is corrected: ${said.replace(/\.$/, "")}.` });
+  correction = new Correction(shown, run, saved, leave);
   byId("row-body").prepend(correction.element);
   byId("row-scroll").scrollTop = 0;
   document.body.classList.add("is-correcting");
   const mine = correction;
-  unlistenCorrection = keys.listen("The correction", [
-    ...mine.keys,
-    { keys: ["Enter"], what: "Save (first take the label found, if you search)", act: (event) => confirm(event, mine) },
-    { keys: ["Ctrl+Enter"], what: "Save from a text of several lines", typing: () => true, act: () => mine.save() },
-    { keys: ["Escape"], what: "Cancel", typing: () => true, act: leave },
-  ], true);
+  unlistenCorrection = keys.listen(
+    "The correction",
+    [
+      ...mine.keys,
+      {
+        keys: ["Enter"],
+        what: "Save (first take the label found, if you search)",
+        act: (event) => confirm(event, mine),
+      },
+      { keys: ["Ctrl+Enter"], what: "Save from a text of several lines", typing: () => true, act: () => mine.save() },
+      { keys: ["Escape"], what: "Cancel", typing: () => true, act: leave },
+    ],
+    true,
+  );
   correction.focus();
 }
 
@@ -167,10 +193,11 @@ export async function undo(of = shown) {
   if (!of) return;
   if (!of.is_corrected) return say(`Row ${number(of.position)} has no correction to take back.`);
   try {
-    take(await post("api/undo", { position: of.position, seen: of.result, why: "" }));
+    const { row: found, said } = await post("api/undo", { position: of.position, seen: of.result, why: "" });
+    take({ row: found, said: `Row ${number(of.position)} has the model's answer again: ${said.replace(/\.$/, "")}.` });
   } catch (error) {
     complain(error);
-    if (error.kind === "changed") take({ row: error.body.row, said: "The row is shown as it is now." });
+    if (error.kind === "changed") take({ row: error.body.row, said: "The row is shown as it is now." }, false);
   }
 }
 
@@ -179,7 +206,11 @@ const ENTRIES = [
   { keys: ["k", "ArrowUp"], what: "Previous row", act: () => void step(-1) },
   { keys: ["e"], what: "Correct the answer", act: () => void correct() },
   { keys: ["u"], what: "Undo the correction", act: () => void undo() },
-  { keys: ["Escape"], what: "Close the row", act: close },
+  {
+    keys: ["Escape"],
+    what: "Close the row",
+    act: () => (byId("filters").contains(document.activeElement) ? false : close()),
+  },
 ];
 
 /**

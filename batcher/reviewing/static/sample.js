@@ -13,7 +13,8 @@ import { input, prompt } from "./row.js";
 import * as state from "./state.js";
 import { counted, number } from "./texts.js";
 
-const AHEAD = 20;
+const AHEAD = 20; // rows that are here before they are shown
+const AT_ONCE = 50; // rows that are asked for when fewer are
 const outbox = new Outbox();
 const rows = new Map(); // drawn -> the row as it is shown, or the promise of it
 const done = new Set(); // drawn numbers that have a label
@@ -28,6 +29,7 @@ let current = null; // drawn number of the row that is shown
 let chooser = null;
 let fields = null;
 let unlisten = null;
+let heardOn = ""; // the part of the view whose keys are heard
 let refresh = 0;
 
 export const unsent = () => outbox.unsent;
@@ -45,9 +47,13 @@ function next(after) {
 async function fetched(wanted) {
   const missing = wanted.filter((each) => !rows.has(each));
   if (!missing.length) return;
-  const asked = ask("api/sample/rows", { at: missing.join(",") }).then(({ rows: found }) => new Map(found.map((row) => [row.drawn, row])));
+  const asked = ask("api/sample/rows", { at: missing.join(",") }).then(
+    ({ rows: found }) => new Map(found.map((row) => [row.drawn, row])),
+  );
   for (const each of missing) {
-    const one = asked.then((found) => found.get(each) ?? Promise.reject(new Error(`Row ${each} of the sample is not there.`)));
+    const one = asked.then(
+      (found) => found.get(each) ?? Promise.reject(new Error(`Row ${each} of the sample is not there.`)),
+    );
     rows.set(each, one);
     one.then(
       (row) => rows.set(each, row),
@@ -59,11 +65,13 @@ async function fetched(wanted) {
 function readAhead() {
   const drawn = order();
   const at = drawn.indexOf(current);
-  fetched(drawn.slice(at + 1).filter((each) => !done.has(each)).slice(0, AHEAD));
+  const coming = drawn.slice(at + 1).filter((each) => !done.has(each));
+  if (coming.slice(0, AHEAD).some((each) => !rows.has(each))) fetched(coming.slice(0, AT_ONCE));
 }
 
 /** Return what is decided for a row: here, or before. */
-const known = (row) => decisions.get(row.drawn) ?? { gold: row.gold ?? "", golds: row.golds ?? {}, note: row.note ?? "" };
+const known = ({ drawn, gold, golds, note }) =>
+  decisions.get(drawn) ?? { gold: gold ?? "", golds: golds ?? {}, note: note ?? "" };
 
 /** Show a row of the sample. */
 async function show(drawn) {
@@ -89,12 +97,19 @@ function render(row) {
   const said = known(row);
   byId("sample-text").replaceChildren(
     ...(row.is_here === false ? [el("p", { class: "muted" }, row.why)] : input(row, run)),
-    row.prompt?.length ? el("details", { class: "part" }, el("summary", null, "Prompt as sent"), prompt(row.prompt)) : "",
+    row.prompt?.length
+      ? el("details", { class: "part" }, el("summary", null, "Prompt as sent"), prompt(row.prompt))
+      : "",
   );
   byId("sample-stage").scrollTop = 0;
   const at = order().indexOf(row.drawn);
+  byId("sample-heard").replaceChildren(
+    data("span", byId("sample-text").querySelector("dd")?.textContent.slice(0, 500)),
+  );
   byId("sample-title").textContent = `Row ${at + 1} of the sample`;
-  byId("sample-given").textContent = done.has(row.drawn) ? "You have labelled this row; Enter keeps what is picked." : "";
+  byId("sample-given").textContent = done.has(row.drawn)
+    ? "You have labelled this row; Enter keeps what is picked."
+    : "";
   if (chooser) chooser.show(said.gold);
   else fields.values = info.fields?.length ? said.golds : { "": said.gold };
   byId("sample-note").value = said.note;
@@ -106,7 +121,8 @@ function render(row) {
 
 function focus() {
   if (chooser && !chooser.isSearch) byId("sample-title").focus({ preventScroll: true });
-  else if (matchMedia("(pointer: coarse)").matches) byId("sample-title").focus({ preventScroll: true }); // no keyboard on the screen
+  else if (matchMedia("(pointer: coarse)").matches)
+    byId("sample-title").focus({ preventScroll: true }); // no keyboard on the screen
   else (chooser ?? fields).focus();
 }
 
@@ -114,24 +130,43 @@ function focus() {
 function page(name) {
   for (const each of ["desk", "end", "draw", "outcome"]) byId(`sample-${each}`).hidden = each !== name;
   byId("sample-progress").hidden = name === "draw";
-  if (name === "desk") unlisten ??= keys.listen("Labelling", entries());
-  else {
-    unlisten?.();
-    unlisten = null;
-  }
+  byId("sample-result").hidden = name === "outcome" || name === "end";
+  if (name === heardOn) return;
+  unlisten?.();
+  heardOn = name;
+  unlisten =
+    { desk: () => keys.listen("Labelling", entries()), end: () => keys.listen("Labelling", afterwards()) }[name]?.() ??
+    null;
 }
 
 /** Draw how the interval's half-width has narrowed; where the interval lies stays hidden. */
 function curve(widths) {
   if (widths.length < 2) return null;
   const [most, last] = [Math.max(...widths.map(([, width]) => width)), widths.at(-1)];
-  const place = ([count, width]) => [2 + (96 * (count - widths[0][0])) / Math.max(1, last[0] - widths[0][0]), 26 - (23 * width) / most];
-  const points = widths.map((each) => place(each).map((value) => value.toFixed(1)).join(",")).join(" ");
+  const place = ([count, width]) => [
+    2 + (96 * (count - widths[0][0])) / Math.max(1, last[0] - widths[0][0]),
+    26 - (23 * width) / most,
+  ];
+  const points = widths
+    .map((each) =>
+      place(each)
+        .map((value) => value.toFixed(1))
+        .join(","),
+    )
+    .join(" ");
   const [x, y] = place(last);
-  return svg("svg", { class: "curve", viewBox: "0 0 100 28", role: "img", "aria-label": `Half-width of the interval, from ${widths[0][1].toFixed(1)} to ${last[1].toFixed(1)} points` },
+  return svg(
+    "svg",
+    {
+      class: "curve",
+      viewBox: "0 0 100 28",
+      role: "img",
+      "aria-label": `Half-width of the interval, from ${widths[0][1].toFixed(1)} to ${last[1].toFixed(1)} points`,
+    },
     svg("line", { x1: "2", x2: "98", y1: "26", y2: "26", class: "base" }),
     svg("polyline", { points, fill: "none" }),
-    svg("circle", { cx: x, cy: y, r: "2.5" }));
+    svg("circle", { cx: x, cy: y, r: "2.5" }),
+  );
 }
 
 function progress() {
@@ -139,13 +174,15 @@ function progress() {
   const count = order().filter((each) => done.has(each)).length;
   byId("sample-bar").max = total || 1;
   byId("sample-bar").value = count;
-  byId("sample-count").textContent = `${number(count)} of ${number(total)} labelled${skipped.size ? `, ${number(skipped.size)} skipped` : ""}`;
+  byId("sample-count").textContent =
+    `${number(count)} of ${number(total)} labelled${skipped.size ? `, ${number(skipped.size)} skipped` : ""}`;
   const hasWidth = info.width !== null && info.width !== undefined;
-  byId("sample-width").textContent = hasWidth ? `± ${info.width.toFixed(1)} points` : "";
-  byId("sample-width").title = `Half the width of the 95% interval of the accuracy, in percentage points${info.width_at ? `, at ${info.width_at} labels` : ""}`;
+  byId("sample-width").textContent = hasWidth ? `interval ± ${info.width.toFixed(1)} points` : "";
+  byId("sample-width").title =
+    `Half the width of the 95% interval of the accuracy, in percentage points${info.width_at ? `, at ${info.width_at} labels` : ""}`;
   byId("sample-curve").replaceChildren(...[curve(info.widths ?? [])].filter(Boolean));
   byId("sample-more").textContent = info.how_many_more ?? "";
-  byId("sample-undo").disabled = !undos.length;
+  byId("sample-undo").disabled = !undos.length && !done.has(current);
   const problem = [info.problem, ...(info.notes ?? [])].filter(Boolean).join(" ");
   byId("sample-problem").textContent = problem;
   byId("sample-problem").hidden = !problem;
@@ -156,7 +193,9 @@ function sending() {
   const { unsent: count, error } = outbox;
   byId("sample-sent").textContent = error
     ? `${counted(count, "label")} not saved yet: ${error.message} They are kept here and sent again.`
-    : count > 1 ? `Saving ${counted(count, "label")}` : "";
+    : count > 1
+      ? `Saving ${counted(count, "label")}`
+      : "";
   byId("sample-sent").classList.toggle("is-error", Boolean(error));
   byId("sample-retry").hidden = !error;
 }
@@ -194,7 +233,8 @@ function send(drawn, decision, before) {
   );
 }
 
-const isLabelled = ({ gold, golds }) => (info.fields?.length ? Object.values(golds).some((value) => value?.trim()) : gold !== "");
+const isLabelled = ({ gold, golds }) =>
+  info.fields?.length ? Object.values(golds).some((value) => value?.trim()) : gold !== "";
 
 const held = () => (rows.get(current) instanceof Promise ? null : rows.get(current));
 
@@ -214,8 +254,10 @@ function accept() {
   if (wrong) return say(wrong);
   const before = known(row);
   skipped.delete(current);
-  undos.push({ drawn: current, before, decision });
-  send(current, decision, before);
+  if (!done.has(current) || JSON.stringify(decision) !== JSON.stringify(before)) {
+    undos.push({ drawn: current, before, decision });
+    send(current, decision, before);
+  }
   show(next(current));
 }
 
@@ -227,11 +269,14 @@ function skip() {
   show(to);
 }
 
+/** Take back the label of this row or, if it has none, the last decision. */
 function undo() {
-  const last = undos.pop();
-  if (!last) return say("There is nothing to take back here.");
-  send(last.drawn, last.before, decisions.get(last.drawn));
-  say("The label is taken back.");
+  const row = held();
+  const isHere = row && done.has(current) && undos.at(-1)?.drawn !== current;
+  const last = isHere ? { drawn: current, before: { gold: "", golds: {}, note: known(row).note } } : undos.pop();
+  if (!last) return say("There is no label to take back.");
+  send(last.drawn, last.before, decisions.get(last.drawn) ?? known(row));
+  say("The label of this row is taken back.");
   show(last.drawn);
 }
 
@@ -251,9 +296,11 @@ function finish() {
   page("end");
   state.go({ at: null }, "step");
   const left = order().filter((each) => !done.has(each)).length;
-  byId("sample-end-title").textContent = left ? `${counted(left, "row")} left` : `All ${counted(order().length, "row")} are labelled`;
+  byId("sample-end-title").textContent = left
+    ? `${counted(left, "row")} left`
+    : `All ${counted(order().length, "row")} are labelled`;
   progress();
-  byId("sample-end-title").focus();
+  byId("sample-end-result").focus(); // Enter goes on with what comes next
 }
 
 const isCommand = (event) => event.shiftKey && chooser?.isAt(event.target) && chooser.isIdle();
@@ -271,17 +318,38 @@ function entries() {
   const shift = chooser && !chooser.isSearch ? "" : chooser ? " (Shift while you search)" : "";
   return [
     ...(chooser?.keys ?? []),
-    { keys: ["Enter"], what: "Take the label and go to the next row", act: enter, typing: (event) => !event.target.matches("textarea") },
-    { keys: ["Ctrl+Enter"], what: "The same, from a text of several lines", act: accept, typing: () => true, isOff: () => Boolean(chooser) },
+    {
+      keys: ["Enter"],
+      what: "Take the label and go to the next row",
+      act: enter,
+      typing: (event) => !event.target.matches("textarea"),
+    },
+    {
+      keys: ["Ctrl+Enter"],
+      what: "The same, from a text of several lines",
+      act: accept,
+      typing: () => true,
+      isOff: () => Boolean(chooser),
+    },
     { keys: ["u"], what: `Undo: take the last label back${shift}`, act: undo, typing: isCommand },
     { keys: ["Ctrl+z"], what: "", act: undo, typing: isIdleSearch },
     { keys: ["s"], what: `Skip: the row comes again at the end${shift}`, act: skip, typing: isCommand },
     { keys: ["n"], what: `Note on the row${shift}`, act: note, typing: isCommand },
     { keys: ["ArrowLeft"], what: "Look at the row before", act: () => look(-1), typing: isIdleSearch },
     { keys: ["ArrowRight"], what: "Look at the row after", act: () => look(1), typing: isIdleSearch },
-    { keys: ["Escape"], what: "Leave a field", typing: () => true, act: (event) => (event.target === byId("sample-note") ? focus() : event.target.blur()) },
+    {
+      keys: ["Escape"],
+      what: "Leave a field",
+      typing: () => true,
+      act: (event) => (event.target === byId("sample-note") ? focus() : event.target.blur()),
+    },
   ];
 }
+
+const afterwards = () => [
+  { keys: ["u"], what: "Undo: take the last label back", act: undo },
+  { keys: ["ArrowLeft"], what: "Look at the row before", act: () => look(-1) },
+];
 
 function editor() {
   const labels = info.labels ?? run.labels;
@@ -290,7 +358,17 @@ function editor() {
   else fields = new Fields(info.fields?.length ? info.fields : [""], run.schema, {}, "sample");
   byId("sample-editor").replaceChildren((chooser ?? fields).element);
   byId("sample-desk").classList.toggle("is-search", Boolean(chooser?.isSearch));
-  byId("sample-hint").textContent = chooser?.isSearch ? "Type, Enter takes the first, Enter again goes on. With Shift: " : "";
+  byId("sample-hint").textContent = !chooser
+    ? "Esc leaves the field: then the letters are commands."
+    : chooser.isSearch
+      ? "Type to search. Enter takes the first, Enter again goes on."
+      : "";
+  for (const [id, key] of [
+    ["undo", "U"],
+    ["skip", "S"],
+    ["note-button", "N"],
+  ])
+    byId(`sample-${id}`).querySelector("kbd").textContent = chooser?.isSearch ? `⇧${key}` : key;
 }
 
 function take(said) {
@@ -325,13 +403,15 @@ export async function follow() {
   const at = state.numeric("at");
   if (at !== null && at === current) return byId("sample-desk").hidden ? render(await rows.get(at)) : undefined;
   if (at !== null && order().includes(at)) return show(at);
-  if (byId("sample-end").hidden || state.get("at")) show(current ?? next(null));
+  if (byId("sample-end").hidden || state.get("at")) return show(current ?? next(null));
+  return page("end");
 }
 
 /** Stop hearing keys: another view is shown. */
 export function leave() {
   unlisten?.();
   unlisten = null;
+  heardOn = "";
   byId("sample-desk").hidden = true; // shown anew when the person comes back
 }
 
@@ -392,7 +472,8 @@ async function draw(event) {
 }
 
 function result() {
-  if (outbox.unsent) return say(`${counted(outbox.unsent, "label")} still on the way: the estimate can be shown when all are saved.`);
+  if (outbox.unsent)
+    return say(`${counted(outbox.unsent, "label")} still on the way: the estimate can be shown when all are saved.`);
   state.go({ result: "1", at: null });
 }
 
@@ -402,10 +483,17 @@ export function start(about) {
   addEventListener("beforeunload", (event) => {
     if (outbox.unsent) event.preventDefault();
   });
-  for (const [id, act] of [["next", accept], ["skip", skip], ["undo", undo], ["note-button", note], ["retry", () => outbox.retry()]])
+  for (const [id, act] of [
+    ["next", accept],
+    ["skip", skip],
+    ["undo", undo],
+    ["note-button", note],
+    ["retry", () => outbox.retry()],
+  ])
     byId(`sample-${id}`).addEventListener("click", act);
   for (const id of ["sample-result", "sample-end-result"]) byId(id).addEventListener("click", result);
-  for (const id of ["sample-again", "sample-end-look"]) byId(id).addEventListener("click", () => (state.go({ result: null }), look(-1)));
+  for (const id of ["sample-again", "sample-end-look"])
+    byId(id).addEventListener("click", () => (state.go({ result: null }), look(-1)));
   for (const id of ["sample-draw-more", "sample-end-draw"]) byId(id).addEventListener("click", drawing);
   byId("draw-form").addEventListener("submit", draw);
   byId("draw-n").addEventListener("input", more);

@@ -8,7 +8,7 @@ import { badge } from "./list.js";
 import { complain } from "./messages.js";
 import { read } from "./outcome.js";
 import * as state from "./state.js";
-import { counted, number, percent } from "./texts.js";
+import { counted, number, percent, shortly } from "./texts.js";
 
 const LIMIT = 200;
 const AGAIN_MS = 400; // while the rows are paired
@@ -18,16 +18,25 @@ let asked = null;
 let again = 0;
 export let lines;
 
-const answer = (side, kind, name) =>
-  el("td", { class: kind, dir: "auto", "data-side": name }, side.status === "ok" ? (side.answer ?? "") : [badge(side.status), " ", side.answer || side.error || ""]);
+function answer(side, kind, name) {
+  const why = side.status !== "ok" && [
+    badge(side.status),
+    data("span", shortly(side.answer) || side.error, { class: "why" }),
+  ];
+  return el("td", { class: kind, dir: "auto", "data-side": name }, why || shortly(side.answer));
+}
 
 function line({ position, other_position: other, cells, mine, theirs }) {
   const moved = other !== null && other !== undefined && other !== position;
   return el(
     "tr",
     { "data-position": position, class: "line" },
-    el("th", { scope: "row", class: "at" }, el("a", { href: state.link({ row: position }), "aria-label": `Row ${position}` }, number(position)),
-      moved && el("span", { class: "muted", title: `Row ${other} of the other run` }, ` (${number(other)})`)),
+    el(
+      "th",
+      { scope: "row", class: "at" },
+      el("a", { href: state.link({ row: position }), "aria-label": `Row ${position}` }, number(position)),
+      moved && el("span", { class: "muted", title: `Row ${other} of the other run` }, ` (${number(other)})`),
+    ),
     data("td", read(cells ?? [], run), { class: "cell" }),
     answer(mine, "mine", run.keyword),
     answer(theirs, "theirs", state.get("other")),
@@ -40,10 +49,22 @@ function transitions(found) {
   const buttons = found.map(([from, to, count]) => {
     const isSet = from === mine && to === theirs;
     const act = () => state.go({ mine: isSet ? null : from, theirs: isSet ? null : to, from: null, row: null });
-    const name = (text) => data("span", text || "no answer", { class: "name" });
-    return el("li", null,
-      el("button", { type: "button", "aria-pressed": String(isSet), class: "transition", click: act },
-        name(from), el("span", { "aria-label": "became" , role: "img" }, "→"), name(to), el("span", { class: "count" }, number(count))));
+    const name = (text) => data("span", shortly(text) || "no answer", { class: "name" });
+    return el(
+      "li",
+      null,
+      el(
+        "button",
+        { type: "button", "aria-pressed": String(isSet), class: "transition", click: act },
+        el(
+          "span",
+          { class: "pair" },
+          name(from),
+          el("span", null, el("span", { "aria-hidden": "true" }, "→ "), name(to)),
+        ),
+        el("span", { class: "count" }, number(count)),
+      ),
+    );
   });
   const focused = document.activeElement?.closest?.("#sides-transitions li");
   const at = focused ? [...byId("sides-transitions").children].indexOf(focused) : -1;
@@ -58,13 +79,19 @@ function render(said, key) {
   lines.show(said.rows.map(line));
   byId("sides-summary").textContent = said.summary ?? "";
   const going = said.reading ? ` · pairing the rows, ${percent(said.reading.done / Math.max(1, said.reading.of))}` : "";
-  byId("sides-total").textContent = (said.total ? `${counted(said.total, "row")} differ${said.total === 1 ? "s" : ""}` : "") + going;
+  const isPart = state.get("mine") !== null || state.get("only"); // else the summary says it
+  const count = `${counted(said.total, "row")} of these`;
+  byId("sides-total").textContent = (isPart ? count : "") + going;
   clearTimeout(again);
   if (said.reading) again = setTimeout(load, AGAIN_MS);
   byId("sides-empty").hidden = said.rows.length > 0 || Boolean(said.reading);
   byId("sides-table").hidden = !said.rows.length;
   byId("sides-theirs").textContent = state.get("other");
-  for (const [id, to] of [["sides-previous", said.previous], ["sides-next", said.next]]) byId(id).setAttribute("aria-disabled", String(to === null));
+  for (const [id, to] of [
+    ["sides-previous", said.previous],
+    ["sides-next", said.next],
+  ])
+    byId(id).setAttribute("aria-disabled", String(to === null));
   transitions(said.transitions);
   if (state.numeric("row") !== null) lines.mark(state.numeric("row"));
   else if (isOther) byId("sides-scroll").scrollTop = 0;
@@ -133,14 +160,16 @@ export const spoil = () => (shown = null);
 /** Bring the view in line with the address. */
 export function follow() {
   const other = state.get("other");
+  if (!other && run.others.length === 1) return state.go({ other: run.others[0] }, "replace");
   byId("sides-other").value = other ?? "";
   byId("sides-only").value = state.get("only") ?? "";
   byId("sides-found").hidden = !other;
   byId("sides-choose").hidden = Boolean(other) || !run.others.length;
   byId("sides-none").hidden = run.others.length > 0;
-  if (!other) return;
-  if (shown?.key !== parameters().toString()) load();
-  else if (state.numeric("row") !== null) lines.mark(state.numeric("row"));
+  if (!other) return undefined;
+  if (shown?.key !== parameters().toString()) return load();
+  if (state.numeric("row") !== null) lines.mark(state.numeric("row"));
+  return undefined;
 }
 
 export function start(about, open) {

@@ -3,7 +3,15 @@
 
 /** The filters of the rows, by the names that the server knows. */
 export const FILTERS = [
-  "status", "label", "reason", "text", "agreement_below", "confidence_below", "corrected", "sample", "disagree",
+  "status",
+  "label",
+  "reason",
+  "text",
+  "agreement_below",
+  "confidence_below",
+  "corrected",
+  "sample",
+  "disagree",
 ];
 
 const WRITTEN_AFTER_MS = 200; // browsers refuse to write the address hundreds of times in a few seconds

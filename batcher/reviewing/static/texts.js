@@ -2,8 +2,9 @@
 // Invariant: pure functions; a state has the same word everywhere.
 
 const numbers = new Intl.NumberFormat("en-US");
-const day = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 const hour = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
+const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
+const date = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric" });
 
 export const number = (value) => numbers.format(value);
 
@@ -33,8 +34,35 @@ export const latency = (seconds) =>
 
 /** Return a moment given in seconds since 1970. */
 export function moment(epoch) {
-  const at = new Date(epoch * 1000);
-  return at.toDateString() === new Date().toDateString() ? `${hour.format(at)} today` : day.format(at);
+  const [at, now] = [new Date(epoch * 1000), new Date()];
+  const isToday = at.toDateString() === now.toDateString();
+  const on = isToday ? "today" : (at.getFullYear() === now.getFullYear() ? day : date).format(at);
+  return `${on} ${hour.format(at)}`.replaceAll(" ", "\u00a0");
+}
+
+/** Return the fields of an answer that is a JSON object, each as text, or null. */
+export function fieldsOf(answer) {
+  if (!answer?.startsWith("{")) return null;
+  try {
+    const found = JSON.parse(answer);
+    return Object.fromEntries(
+      Object.entries(found).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]),
+    );
+  } catch {
+    return null; // text that only looks like one, or is cut
+  }
+}
+
+/** Return fields on one line. */
+export const onOneLine = (fields) =>
+  Object.entries(fields)
+    .map(([name, value]) => `${name}: ${value}`)
+    .join(" · ");
+
+/** Return an answer on one line: its fields if it has some. */
+export function shortly(answer) {
+  const fields = fieldsOf(answer);
+  return fields ? onOneLine(fields) : (answer ?? "");
 }
 
 /** The word of each status; the empty one is a row that has no result yet. */
