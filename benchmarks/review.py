@@ -33,8 +33,8 @@ from batcher.input.marks import Marks
 from batcher.input.opening import open_dataset
 from batcher.journal.entries import seal
 from batcher.output.directory import Store
+from batcher.planning.recorded import Recorded
 from batcher.records import Result, Status
-from batcher.reports.verification.questions import Recorded
 from batcher.reviewing.review import Served, served_page
 from batcher.server.serve import embedded
 
