@@ -28,6 +28,7 @@ from batcher.output.older_results import OlderResults
 from batcher.planning.escalation import Cut, check_scores, cut_of, recorded_cut, then_before
 from batcher.planning.gold import GoldColumn
 from batcher.planning.job import ROWS_AT_ONCE, Job
+from batcher.planning.lengths import Lengths
 from batcher.planning.opinions import rows_asked_again
 from batcher.planning.plan import ByHand, Older, Plan
 from batcher.planning.words import explained, reasons_of
@@ -50,6 +51,7 @@ class _Read(NamedTuple):
         rows: their number.
         examples: the keys of the rows that ask what an example asks, as the journal keeps them.
         faulty, fault: as `Plan` has them.
+        prompts: as `Plan` has them.
         gold: the right answers in a column of it; None without one.
     """
 
@@ -57,6 +59,7 @@ class _Read(NamedTuple):
     examples: list[str]
     faulty: int
     fault: str
+    prompts: tuple[int, ...]
     gold: GoldColumn | None = None
 
     def recorded(self, job: Job) -> dict[str, Any]:
@@ -128,6 +131,7 @@ def _matched(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_
         )._replace(
             faulty=read.faulty,
             fault=read.fault,
+            prompts=read.prompts,
             older=older,
             twins=_twins(job, matching, read.rows, comparison),
             gold=read.gold.in_words() if read.gold else "",
@@ -313,8 +317,7 @@ def _plan_rows(
     marks = Marks(job.dataset.columns)
     examples: set[bytes] = set()
     gold = None if job.settings.gold is None else GoldColumn(job.settings, job.dataset.columns, job.shape)
-    faulty, fault = 0, ""
-    end = 0
+    faulty, fault, end, lengths = 0, "", 0, Lengths(job)
     for start, rows in job.selection.slices(ROWS_AT_ONCE):
         if is_stopping():
             raise Stopped
@@ -323,6 +326,7 @@ def _plan_rows(
         for position, values in enumerate(rows, start):
             question, is_example = job.stated(position, values)
             keys.append(key(question.messages, question.terms))
+            lengths.add(question)
             if is_example:
                 examples.add(keys[-1])
             elif gold is not None:
@@ -337,7 +341,7 @@ def _plan_rows(
         # The journal will not hold what a file has of `--with`: to the run such a file is a stranger's, and is kept.
         for file in (each for each in adoption.files if not each.added.extras):
             matching.add_file(file.start, file.rows, file.sha256)
-    return _Read(end, sorted(each.hex() for each in examples), faulty, fault, gold)
+    return _Read(end, sorted(each.hex() for each in examples), faulty, fault, tuple(lengths.tokens), gold)
 
 
 def _take_in(job: Job, journal: Planner, matching: Matching, last: LastRun | None) -> _Taken:
