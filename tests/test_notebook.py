@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 import signal
 from pathlib import Path
@@ -34,8 +35,15 @@ def kernel_finds_batcher(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_quickstart_runs_from_top_to_bottom_in_one_kernel(tmp_path: Path) -> None:
     notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
     client(notebook, tmp_path).execute()
-    first, frame, more, awaited, status = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert '>ok</th><td style="text-align: left">3</td>' in str(first.outputs)
+    first, frame, more, page, awaited, status = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    [shown] = [output.data for output in first.outputs if "sums: done" in output.get("data", {}).get("text/html", "")]
+    assert '>rows</th><td style="text-align: left">3: 3 ok, 0 invalid, 0 error</td>' in shown["text/html"]
+    assert '<svg xmlns="http://www.w3.org/2000/svg" role="img"' in shown["text/html"]
+    assert shown["text/plain"].startswith("sums: 3 rows, 3 ok; 3 requests in ")
+    [page] = page.outputs
+    assert "<iframe title=" in page.data["text/html"]
+    assert "<title>sums" in html.unescape(page.data["text/html"])
+    assert page.data["text/plain"].startswith("the report of sums: a notebook shows it as a page")
     assert "79" in texts(frame)
     assert "1 request" in texts(more)
     assert "42" in texts(awaited)

@@ -475,3 +475,109 @@ def test_a_cost_that_is_unknown_is_empty_and_not_0(lab: Lab) -> None:
         run(lab, Oracle(said), ROWS[:2], samples=samples, with_="cost,latency", keyword="k")
         assert column(lab.rows(), "infer_cost") == ["", ""]
         assert all(float(row["infer_latency"]) >= 0 for row in lab.rows())
+
+
+# -- Other labels while rows have only some of their answers
+
+LABELS = {"A": ["low", "high"], "B": ["low", "middle", "high"], "C": ["high", "middle", "odd"]}
+
+
+def said_of(number: int, shape: str, *answers: str) -> dict[str, list[str]]:
+    return {f"Q t{number}\n\n{Labels.of(LABELS[shape], 'labels').line}": [*answers]}
+
+
+def under(lab: Lab, asked: Service, shape: str, rows: Sequence[int] = (0, 1), **options: Any) -> list[dict[str, str]]:
+    given: dict[str, Any] = {"structured": "prompt", "with_": "raw,votes,tokens,cost"} | options
+    return run(lab, asked, [ROWS[row] for row in rows], labels=LABELS[shape], **given)
+
+
+def stopped_under(lab: Lab, asked: Service, shape: str, *, after: float, **options: Any) -> None:
+    with pytest.raises(Interrupted):
+        under(lab, asked, shape, at={after: lab.request_stop}, grace=0.0, **options)
+
+
+def test_answers_that_wait_for_others_count_under_other_labels_and_are_not_paid_again(lab: Lab) -> None:
+    # Two answers to the first row and one to the second have come when the run is stopped.
+    said = said_of(0, "A", "the answer: middle", "low") | said_of(1, "A", "high")
+    asked = Oracle(said | said_of(0, "B", "middle") | said_of(1, "B", "low", "low"))
+    stopped_under(lab, asked, "A", after=2.5)
+    assert lab.query("SELECT count(*), count(result) FROM opinions") == [(3, 0)]
+    before = asked.told.total()
+    forecast = batcher.plan(
+        ROWS[:2], PROMPT, labels=LABELS["B"], on_change="reuse", samples=3, structured="prompt",
+        keyword="k", output_dir=lab.directory, endpoints=[Endpoint("m")],
+    )  # fmt: skip
+    assert forecast.requests == 3
+    rows = under(lab, asked, "B", on_change="reuse")
+    assert asked.told.total() - before == 3
+    assert [(row["infer"], row["infer_agreement"]) for row in rows] == [("middle", "0.6667"), ("low", "0.6667")]
+    assert [row["infer_tokens"] for row in rows] == ["36", "36"]
+    assert rows[0]["infer_raw"] == "the answer: middle"
+    assert json.loads(rows[0]["infer_votes"]) == {"middle": 2, "low": 1}
+    check(lab, ROWS[:2])
+    assert under(lab, asked, "B", on_change="reuse") == rows
+    assert asked.told.total() - before == 3
+
+
+def test_without_reuse_such_answers_stay_under_their_own_labels(lab: Lab) -> None:
+    asked = Oracle(said_of(0, "A", "high", "low") | said_of(0, "B", "low", "low", "low"))
+    stopped_under(lab, asked, "A", after=2.5, rows=[0])
+    under(lab, asked, "B", [0], on_change="redo")
+    assert asked.told.total() == 2 + 3
+    check(lab, ROWS[:1])
+
+
+def test_labels_that_change_back_find_their_answers_once(lab: Lab) -> None:
+    said = said_of(0, "A", "high", "low") | said_of(0, "B", "middle")
+    asked = Oracle(said)
+    stopped_under(lab, asked, "A", after=1.5, rows=[0])
+    stopped_under(lab, asked, "B", after=1.5, rows=[0], on_change="reuse")
+    # The answer under A counts once, though it was read again for B, and that under B counts as well.
+    [row] = under(lab, asked, "A", [0], on_change="reuse")
+    assert json.loads(row["infer_votes"]) == {"high": 1, "invalid": 1, "low": 1}
+    assert asked.told.total() == 1 + 1 + 1
+    check(lab, ROWS[:1])
+
+
+def test_what_a_result_is_made_of_serves_no_other_row(lab: Lab) -> None:
+    asked = Oracle(said_of(0, "A", "high") | said_of(0, "B", "low", "low") | said_of(0, "C", "odd", "odd", "odd"))
+    stopped_under(lab, asked, "A", after=1.5, rows=[0])
+    under(lab, asked, "B", [0], on_change="reuse")
+    told = asked.told.total()
+    rows = under(lab, asked, "C", [0, 0], on_change="reuse")  # a second row asks the same
+    assert asked.told.total() - told == 3
+    assert [json.loads(row["infer_votes"]) for row in rows] == [{"invalid": 2, "high": 1}, {"odd": 3}]
+    check(lab, [ROWS[0], ROWS[0]])
+
+
+def test_another_prompt_finds_none_of_them(lab: Lab) -> None:
+    others = {text.replace("Q ", "R "): answers for text, answers in said_of(0, "B", "low", "low", "low").items()}
+    asked = Oracle(said_of(0, "A", "high") | others)
+    stopped_under(lab, asked, "A", after=1.5, rows=[0])
+    under(lab, asked, "B", [0], on_change="reuse", prompt="R {text}")
+    assert asked.told.total() == 1 + 3
+    check(lab, ROWS[:1])
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, lambda row: f"Q {row['text']}"], ids=["template", "function"])
+def test_such_answers_go_with_their_rows_wherever_they_stand_and_also_from_no_labels(lab: Lab, prompt: Any) -> None:
+    line = Labels.of(LABELS["B"], "labels").line
+    said = {"Q t0": ["high", "low"], "Q t1": ["middle"], f"Q t0\n\n{line}": ["low"]}
+    asked = Oracle(said | {f"Q t1\n\n{line}": ["middle"] * 2} | {f"Q t2\n\n{line}": ["high"] * 3})
+    with pytest.raises(Interrupted):
+        run(lab, asked, ROWS[:2], prompt=prompt, at={2.5: lab.request_stop}, grace=0.0)
+    rows = under(lab, asked, "B", [2, 1, 0], on_change="reuse", prompt=prompt)
+    assert asked.told == {question: len(answers) for question, answers in asked.said.items()}
+    assert [json.loads(row["infer_votes"]) for row in rows] == [{"high": 3}, {"middle": 3}, {"low": 2, "high": 1}]
+    found = batcher.verify("k", [ROWS[number] for number in (2, 1, 0)], prompt=prompt, output_dir=lab.directory)
+    assert found.ok, str(found)
+
+
+def test_a_kill_after_such_a_change_pays_nothing_twice(lab: Lab) -> None:
+    asked = Oracle(said_of(0, "A", "high") | said_of(0, "B", "low", "low"))
+    stopped_under(lab, asked, "A", after=1.5, rows=[0])
+    stopped_under(lab, asked, "B", after=1.5, rows=[0], on_change="reuse")
+    lab.change("UPDATE runs SET ended = NULL, outcome = NULL, host = 'elsewhere'")
+    [row] = under(lab, asked, "B", [0])  # without another word, as any run goes on
+    assert json.loads(row["infer_votes"]) == {"low": 2, "high": 1}
+    check(lab, ROWS[:1])

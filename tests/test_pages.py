@@ -19,7 +19,9 @@ OUTPUT = ROOT / "docs" / "output.md"
 NOT_RUN = {
     "coverage.md": ["python benchmarks/coverage.py"],
     "README.md": ["pip install .", "cp .env.example .env"],
+    "journal.md": ["ATTACH 'output/journal_reviews.sqlite'"],
     "limits.md": ["$ batcher limit reviews"],
+    "output.md": ["$ pip install datasette", "ATTACH 'output/journal_reviews.sqlite'", "library(DBI)"],
     "performance.md": ["make bench", "python benchmarks/shapes.py", "python benchmarks/scaling.py"],
     "python.md": ["endpoints = ["],
     "serve.md": ['pip install "batcher-llm[hf]"', "batcher serve --backend hf", "curl http://localhost:19327"],

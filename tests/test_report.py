@@ -86,22 +86,27 @@ def test_a_report_is_one_json_object() -> None:
 
 def test_a_notebook_shows_the_report_as_a_table_that_no_keyword_can_break() -> None:
     shown = dataclasses.replace(DONE, keyword="<b>&", output=None)._repr_html_()
-    assert row_of("keyword", "&lt;b&gt;&amp;") in shown
+    assert shown.startswith("<div>&lt;b&gt;&amp;: done</div>\n")
     assert "<b>" not in shown
+    assert row_of("rows", "1,500: 1,497 ok, 2 invalid, 1 error") in shown
+    assert row_of("lost", "endpoint 1 (m): HTTP 401") in shown
 
 
 def test_the_part_of_this_process_stands_beside_the_whole_run() -> None:
     resumed = dataclasses.replace(DONE, requests_now=1, cost_usd_now=0.0005, elapsed_s_now=0.04, output=None)
     assert str(resumed).endswith("; 1,510 requests in 1m 01s, $1.25 (now 1 in 0.0 s, $0.0005)")
     shown = resumed._repr_html_()
-    assert row_of("requests", "1510 (now 1)") in shown
-    assert row_of("failed", "10") in shown
+    counts = "1,510: 1,500 answered, 10 failed, 0 out; by the latest process 1 (10 further attempts)"
+    assert row_of("requests", counts) in shown
+    assert row_of("money", "$1.25 for answers (now $0.0005)") in shown
+    assert row_of("time", "1m 01s (now 0.0 s)") in shown
     assert "_now" not in shown
 
 
 def test_a_notebook_says_of_an_unknown_cost_that_it_is_unknown() -> None:
-    assert row_of("cost_usd", "unknown") in STOPPED._repr_html_()
+    assert row_of("money", "unknown") in STOPPED._repr_html_()
     assert "None" not in STOPPED._repr_html_()
+    assert row_of("rows", "1,500: 1,000 ok, 0 invalid, 0 error, 500 left") in STOPPED._repr_html_()
 
 
 def test_a_frame_holds_the_text_of_the_file_exactly(tmp_path: Path) -> None:

@@ -331,3 +331,34 @@ def test_no_run_is_an_empty_list_and_no_directory_is_exit_2(tmp_path: Path) -> N
     assert "there is no directory output yet, so no run has begun in it" in done.stderr
     with pytest.raises(OutputError):
         batcher.status(output_dir=tmp_path / "none")
+
+
+# -- A keyword that has no run
+
+
+@pytest.mark.parametrize("verb", ["status", "verify", "merge", "sample", "estimate", "pause"])
+def test_a_missing_keyword_is_answered_by_that_which_was_meant_and_by_those_that_there_are(
+    lab: Lab, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    lab.run(TEXTS, Service(TEXTS), keyword="mood")
+    lab.run(TEXTS, Service(TEXTS), keyword="topics")
+    before = seen(lab.directory)
+    main([verb, "Mod", "--output-dir", str(lab.directory)])
+    said = f"there is no run 'Mod' in {lab.directory} (did you mean 'mood'?); its runs are: 'mood', 'topics'\n"
+    assert capsys.readouterr().err == f"batcher: {said}"
+    assert seen(lab.directory) == before
+
+
+def test_of_many_runs_the_nearest_are_listed(lab: Lab, tmp_path: Path) -> None:
+    tmp_path.joinpath("many").mkdir()
+    for number in range(30):
+        tmp_path.joinpath("many", f"journal_run {number:02}.sqlite").touch()
+    with pytest.raises(OutputError) as many:
+        batcher.status("RUN 17", tmp_path / "many")
+    assert "(did you mean 'run 17'?); its runs are: 'run 17', " in str(many.value)
+    assert str(many.value).endswith(" and 20 more")
+    lab.run(TEXTS, Service(TEXTS))
+    with pytest.raises(OutputError, match=r"in [^ ]+; its only run is 'k'$"):
+        batcher.status("nothing alike", lab.directory)
+    with pytest.raises(OutputError, match=r"journal_k\.sqlite does not exist$"):
+        batcher.status("k", tmp_path / "none")

@@ -14,15 +14,19 @@ from batcher.engine.planned_input import PlannedInput
 from batcher.engine.progress import Progress
 from batcher.engine.stop import to_the_end
 from batcher.errors import OutputError
+from batcher.input.marks import Marks
 from batcher.journal.entries import Chunk, LastRun
 from batcher.journal.writing import Journal
 from batcher.output.changed import OfJournal
 from batcher.output.directory import came_back, result_changed
 from batcher.output.edited import UnfitError, message
+from batcher.output.following import Following
 from batcher.output.responses import lines_of_chunks
+from batcher.output.so_far import recorded_with, with_by
 from batcher.planning.job import Job, chunks_of
 from batcher.planning.plan import Plan
 from batcher.records import RowState, Values
+from batcher.words import counted, verb
 
 
 class OpenChunk:
@@ -70,6 +74,7 @@ class Chunks:
         self._intact = planned.intact
         self._by_hand = planned.by_hand
         self._starts: list[int] = []
+        self._stale: set[int] = set()  # rows whose files do not say that a person gave the answer
         self._unwritten = 0
 
     @property
@@ -142,7 +147,7 @@ class Chunks:
 
     def _join_files(self) -> list[str]:
         """Join the chunk files, if they and the input are unchanged; return what people are told. Runs in a thread."""
-        said = self._read_changed_files()
+        said = [*self._read_changed_files(), *self._follow()]
         self._input.check_all()
         name = self._store.all_path.name
 
@@ -154,6 +159,9 @@ class Chunks:
             said += self._join_responses(last)
         copies = [*([copy] if copy else []), *self._store.remove_other_results(self._journal.joined)]
         copies += self._join_vectors()
+        if self._journal.decided:
+            rows = counted(len(self._journal.decided), "row was", "rows were")
+            said.append(f"{rows} corrected while the result was written: {verb('merge')} puts that into the files.")
         for start in self._starts:  # left by a process that was killed while it wrote another format
             said += [f"A chunk file of another format was left, and is kept as {each}." for each in self._left(start)]
         return [*said, *(result_changed(self._store.all_path, each) for each in copies)]
@@ -181,6 +189,32 @@ class Chunks:
         copy = self._store.join_vectors(self._journal.joined(name), record)
         return [copy] if copy else []
 
+    def _follow(self) -> list[str]:
+        """Write the chunk files again that lack what people have decided on the page meanwhile."""
+        late, self._journal.decided = self._journal.decided, {}
+        decided = self._stale.union(late)
+        if not decided or (last := self._journal.last_run()) is None:
+            return []
+        before, size = self._store, self._job.settings.chunk_size
+        self._store, clash = with_by(before, self._journal)
+        if self._store is not before:
+            self._wait_for(self._journal.files_have(recorded_with(last.question, self._store)))
+        chunks = self._journal.chunks()
+        following = Following(self._store, self._journal, Marks(self._job.dataset.columns))
+        others = set()  # whose cells are not the input's: a file holds no NUL, and no half of a surrogate pair
+        for start in self._starts:
+            if self._store is before and not decided.intersection(range(start, start + size)):
+                continue
+            if (done := following.write(start, chunks[start])) is None:
+                others.add(start)
+            else:
+                self._wait_for(self._journal.chunk_written(start, done.chunk))
+                self._written[start] = done.chunk
+        for start, rows in chunks_of(self._job, others):
+            self._unwritten += 1
+            self._wait_for(self._write(OpenChunk(start, self._store.lines(rows), 0)))
+        return [clash] if clash else []
+
     def _left(self, start: int) -> list[Path]:
         return self._store.remove_other_format(start, {self._written[start].sha256})
 
@@ -200,9 +234,9 @@ class Chunks:
     def _read_changed(self, start: int, rows: Sequence[Values]) -> list[str]:
         """Record the corrections in a file that was changed while the run worked; return what people are told."""
         store, stop, path = self._store, start + len(rows), self._store.chunk_path(start)
-        ours = OfJournal.read(self._journal, store.answer_columns, start, stop)
+        ours = OfJournal.read(self._journal, store.answer_columns, start, self._journal.chunks()[start])
         try:
-            edited = store.read_edited(start, rows, ours.answers)
+            edited = store.read_edited(start, rows, ours.in_file)
         except UnfitError as error:
             if error.is_cell:
                 raise OutputError(message(path, error)) from error
@@ -210,8 +244,10 @@ class Chunks:
                 f"{path} was changed while the run worked, and is damaged: {error}; move it away, and the next run"
                 " writes it again from the journal"
             ) from error
-        corrections = ours.corrections(store.answer_columns, edited.lines)
+        corrections = ours.corrections(store.answer_columns, edited.lines, path.name)
         self._wait_for(self._journal.corrected_by_hand(corrections))
+        if "by" in store.answer_columns.extras:  # the file does not say that the answer is a person's
+            self._stale.update(each.position for each in corrections)
         copy = store.write_edited(start, edited.lines, rows=rows) if edited.how else None
         origin = store.origin(store.lines(rows), self._journal.states(start, stop))
         written = Chunk(len(rows), origin, store.sha256(start) or b"")

@@ -18,16 +18,19 @@ from batcher.engine.process import allow_connections
 from batcher.engine.progress import Progress
 from batcher.engine.window import Window
 from batcher.errors import OutputError, SettingsError, in_words
-from batcher.journal.entries import BY_HAND, REFUSED_BY_HAND, UNCHANGED_BY_HAND
+from batcher.journal.corrections import Overtaken
+from batcher.journal.entries import BY_HAND, OVERTAKEN, REFUSED_BY_HAND, UNCHANGED_BY_HAND
+from batcher.journal.sampling import Gold
 from batcher.journal.writing import Journal
-from batcher.output.control import ControlFile, Wish
+from batcher.output.control import ControlFile, Wish, decision_of
 from batcher.pool.account import Account
 from batcher.pool.pool import Pool
 from batcher.words import by_reader, counted, duration, option
 
-_LOOK_S = 1.0
+_LOOK_S, _LOOK_AGAIN_S = 1.0, 0.1
 _FAILURES = 3  # looks in a row, after which people are told
 _LIMITED, _PAUSED, _RESUMED = BY_HAND
+_DECISIONS = {"decide", "label"}
 _LIMITS = {"rpm", "rps", "tpm", "max_concurrency"}
 
 
@@ -57,6 +60,7 @@ class Control:
         self._window = window
         self._progress = progress
         self._taken: set[str] = set()
+        self._is_watched = False  # a page has asked for something, and may soon ask for more
         self._started = {member: member.endpoint for member in pool.members}
 
     @contextlib.asynccontextmanager
@@ -83,7 +87,7 @@ class Control:
                 failures += 1
                 if failures == _FAILURES:
                     self._progress.say(f"Changes by hand cannot be read now ({in_words(error)}).", "warning")
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_LOOK_AGAIN_S if self._is_watched else _LOOK_S)
 
     async def _take(self) -> None:
         """Do what the file asks for, and record it."""
@@ -91,11 +95,27 @@ class Control:
             # One to another run is left from a process that was killed.
             if wish.run == self._journal.run and wish.id not in self._taken:
                 self._taken.add(wish.id)
-                self._answer(wish)
+                await (self._decide(wish) if wish.verb in _DECISIONS else self._answer(wish))
         with contextlib.suppress(OutputError):  # the rows of the run meet it, too, and end the run
             await self._journal.flush()
 
-    def _answer(self, wish: Wish) -> None:
+    async def _decide(self, wish: Wish) -> None:
+        """Record what a person has decided on the page; what cannot be written is not answered."""
+        self._is_watched = True
+        values = wish.values
+        try:
+            if wish.verb == "label":
+                await self._journal.label([Gold(*each) for each in values["golds"]], wish.id)
+            else:
+                await self._journal.decide(decision_of(values), wish.id)
+        except Overtaken as error:
+            self._journal.note(OVERTAKEN, wish.id, "" if error.result is None else str(error.result))
+        except SettingsError as error:
+            self._journal.note(REFUSED_BY_HAND, wish.id, str(error))
+        except (OutputError, TypeError, ValueError, LookupError):  # the page hears nothing, and says so
+            return
+
+    async def _answer(self, wish: Wish) -> None:
         try:
             kind, said = self._do(wish)
         except SettingsError as error:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from batcher.engine.stop import CANCELLED
+from batcher.engine.telling import OfReports
 from batcher.errors import (
     AnswersUnfit,
     BatcherError,
@@ -26,9 +27,6 @@ from batcher.place import Displaced
 from batcher.planning.job import Job
 from batcher.records import Asked, EndpointCount
 from batcher.words import as_given, by_reader, counted, in_notebook, option, same_command
-
-if TYPE_CHECKING:
-    from batcher.reports.quality.estimated import Estimate
 
 
 @dataclass(frozen=True)
@@ -173,13 +171,7 @@ def report_of(
     kept = Kept(labels, dataset, job.selection.places, job.question["columns"])
     is_quiet = job.settings.quiet
     frames = Frames(job.store, process, report.rows, kept, is_whole=is_done, is_quiet=is_quiet)
-    return report.with_frames(frames, _estimate)
-
-
-def _estimate(keyword: str, output_dir: Path, *, seed: int, field: str | None) -> Estimate:
-    from batcher.reports.quality.estimate import estimate  # noqa: PLC0415 - NumPy is slow to load
-
-    return estimate(keyword, output_dir, seed=seed, field=field)
+    return report.with_frames(frames, OfReports())
 
 
 def _result_of(job: Job) -> Path:

@@ -37,6 +37,7 @@ from batcher.money.tokens import Estimator
 from batcher.output.control import ControlFile
 from batcher.output.figures import figures_of, unread, without_answers
 from batcher.output.report import Report
+from batcher.output.so_far import with_by
 from batcher.planning.asking import forms_found, tariffs_in_forms
 from batcher.planning.expected import expected
 from batcher.planning.job import Job, prepare
@@ -288,8 +289,10 @@ class _Run:
             for warning in await asyncio.to_thread(drift_in, job, self.journal):
                 self.progress.say(warning, "warning")
         figures = await asyncio.to_thread(self._figures, ending, process, pool)
+        # People may have decided something on the page meanwhile, which gives the files another column.
+        store, _ = await asyncio.to_thread(with_by, job.store, self.journal)
         report = report_of(
-            job,
+            replace(job, store=store),
             figures,
             ending,
             process=process,

@@ -17,6 +17,8 @@ from batcher.answer.reading import is_cut
 from batcher.equality import rewritten
 from batcher.records import Beside, Completion, Result, Source, Usage
 
+_HASH = 16  # bytes of the hash of a chunk file's origin
+
 UNSENT = "unsent"
 """The outcome of an intent whose request did not leave."""
 UNFIT = "unfit"
@@ -265,13 +267,29 @@ class Chunk(NamedTuple):
 
     Attributes:
         rows: the number of its rows.
-        origin: a hash of all that it was made from; empty if the file was adopted as it is.
+        origin: a hash of all that it was made from; empty if the file was adopted as it is. With `lacking` behind it,
+            rows were corrected on the page since.
         sha256: of the file.
     """
 
     rows: int
     origin: bytes
     sha256: bytes
+
+    @property
+    def made_from(self) -> bytes:
+        """The hash alone."""
+        return self.origin[:_HASH]
+
+    @property
+    def lacks(self) -> int | None:
+        """The id of the first correction on the page that the file lacks; None if it lacks none."""
+        return -int.from_bytes(self.origin[_HASH:]) if len(self.origin) > _HASH else None
+
+
+def lacking(number: int) -> bytes:
+    """Return what stands behind a chunk file's origin if it lacks a correction of this id, and later ones."""
+    return (-number).to_bytes(8)
 
 
 UNWRITTEN = Chunk(0, b"", b"")
@@ -342,6 +360,10 @@ REFUSED_BY_HAND = "refused by hand"
 """The kind of an event that records why a run did not do what was asked for."""
 UNCHANGED_BY_HAND = "unchanged by hand"
 """The kind of an event that records that what was asked for was so already."""
+DECIDED = "decided by hand"
+"""The kind of an event that records that a run has taken what a person decided on the page."""
+OVERTAKEN = "overtaken by hand"
+"""The kind of an event that records that a row had another result by then than the person saw."""
 CORRECTED = "corrected by hand"
 """The kind of an event that records which result a person's correction replaces."""
 READ = "workbook read"
@@ -362,6 +384,7 @@ class Correction(NamedTuple):
         result: as the file has it.
         beside: what stays beside the answer.
         replaces: the id of the result that the row had; None if it had none.
+        origin: the name of the file.
     """
 
     position: int
@@ -369,6 +392,25 @@ class Correction(NamedTuple):
     result: Result
     beside: Beside
     replaces: int | None
+    origin: str
+
+
+class Decision(NamedTuple):
+    """What a person has decided about a row on the page.
+
+    Attributes:
+        position: of the row.
+        seen: the id of the result that the person saw; None: the row had none.
+        result: the answer of the person; None: the latest decision about the row is taken back.
+        who: the name of the person.
+        why: what the person says about it.
+    """
+
+    position: int
+    seen: int | None
+    result: Result | None
+    who: str
+    why: str
 
 
 class Workbook(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
-from batcher.journal.corrections import BY_HAND
+from batcher.journal.corrections import BY_HAND, REVIEW
 from batcher.journal.entries import (
     CORRECTED,
     TOO_LARGE,
@@ -208,6 +208,25 @@ class Evidence(Reader):
             " UNION ALL SELECT 'gold', id FROM gold WHERE drawn NOT IN (SELECT id FROM drawn)"
         )
         return [f"{table} {number}" for table, number in found]
+
+    def correction_faults(self) -> list[str]:
+        """Return the lines about corrections that contradict the results, by their ids.
+
+        The result of each must be a person's, or if the model's answer was brought back, equal to it.
+        """
+        same = "o.key IS a.key AND o.source IS a.source AND o.status IS a.status AND o.answer IS a.answer"
+        found = self._all(
+            "SELECT c.id FROM corrections c LEFT JOIN results a USING (id) LEFT JOIN rereads w USING (id)"
+            f" WHERE a.id IS NULL OR c.id >= 0 OR a.source IS NOT {BY_HAND} AND NOT (c.is_undo AND EXISTS ("
+            f" WITH RECURSIVE earlier (id) AS (SELECT w.before UNION ALL SELECT r.before FROM earlier e"
+            f" JOIN results b ON b.id = e.id AND b.source IS {BY_HAND} JOIN rereads r ON r.id = e.id)"
+            f" SELECT 1 FROM earlier e JOIN results o USING (id) WHERE {same} AND o.error IS a.error))"
+            f" OR c.origin = '{REVIEW}' AND (w.id IS NULL OR c.is_undo AND a.source IS {BY_HAND} AND NOT EXISTS ("
+            "SELECT 1 FROM rereads p JOIN results o ON o.id = p.before WHERE p.id = w.before"
+            " AND o.source IS a.source AND o.status IS a.status AND o.answer IS a.answer))"
+            " OR typeof(c.at) <> 'real' OR c.is_undo NOT IN (0, 1) ORDER BY c.id DESC LIMIT 100"
+        )
+        return [f"corrections {number}" for (number,) in found]
 
     def question(self, run: int) -> dict[str, Any]:
         """Return a process's question and sources; empty if the journal has lost it."""

@@ -28,6 +28,8 @@ from batcher.place import identity
 
 # How long a run waits for the lock, in seconds: who asks whether it is held, holds it for some microseconds.
 PATIENCE_S, LOOK_AGAIN_S = 0.2, 0.01
+MOST_PATIENCE_S = 10.0
+"""How long a run waits while the lock is held for a moment, again and again: a disk may be slow."""
 
 _CONTENDED = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK}
 # The file systems of Linux that belong to one machine, so that every process that writes there shares its locks.
@@ -62,6 +64,9 @@ class Work(StrEnum):
 
     RUNS = "runs"
     """The latest run of the journal is its own."""
+
+    DECIDES = "decides"
+    """It writes what a person has decided, which takes a moment; runs wait for it."""
 
     READS = "reads"
     """It reads the journal, and keeps runs from writing it meanwhile."""

@@ -259,6 +259,22 @@ class Matching:
         """Read all answers that were read as something else again, after all rows were added and before `finish`."""
         rereading.read_again(self._db, readers, self._texts)
 
+    def add_former(self, questions: Iterable[tuple[bytes, bytes]]) -> None:
+        """Record that rows ask what answers wait for others to, but for the labels or the schema.
+
+        Args:
+            questions: the key of each question as it was, if it was asked, and as it is.
+        """
+        self._db.do_many(
+            "INSERT OR IGNORE INTO former SELECT ?, ?"
+            " WHERE EXISTS (SELECT 1 FROM opinions WHERE key = ? AND result IS NULL AND round = 0)",
+            ((was, now, was) for was, now in questions),
+        )
+
+    def read_waiting_again(self, readers: rereading.Readers) -> None:
+        """Read the answers to former questions again that wait for others, after all rows were added (`add_former`)."""
+        rereading.read_waiting_again(self._db, readers, self._texts)
+
     def finish(self, rows: int, rules: Rules, reading: int | None = None) -> Matched:
         """Give every row the answer to its question, if there is one that the rules allow.
 

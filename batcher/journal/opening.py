@@ -18,9 +18,18 @@ from filelock import FileLock, Timeout
 
 from batcher.errors import KeywordBusy, OutputError
 from batcher.journal.access import check_pair, claim, is_for_reading_only, log_path, open_to_read
+from batcher.journal.deciding import Pen
 from batcher.journal.entries import JOINED, LastRun
 from batcher.journal.evidence import Evidence
-from batcher.journal.locking import LOOK_AGAIN_S, PATIENCE_S, Lock, Work, holder_of, lock_path
+from batcher.journal.locking import (
+    LOOK_AGAIN_S,
+    MOST_PATIENCE_S,
+    PATIENCE_S,
+    Lock,
+    Work,
+    holder_of,
+    lock_path,
+)
 from batcher.journal.matching import Planner, Rehearsal
 from batcher.journal.reading import Reader
 from batcher.journal.sampling import SampleReader
@@ -103,6 +112,26 @@ def read_samples(path: Path, *, alone: bool = False) -> SampleReader:
 def read_scores(path: Path) -> ScoreReader:
     """Open a journal like `read_journal`, for reading the scores of answers too."""
     return _read(path, ScoreReader)
+
+
+def open_to_decide(path: Path) -> Pen:
+    """Open a journal that no run has open, to write what people have decided; close it at once: runs wait for that.
+
+    Raises:
+        OutputError: as for `read_journal`; or it cannot be written.
+        KeywordBusy: a run is writing it, or is being planned.
+    """
+    with as_output_errors(path, "written"), _closed_on_failure() as stack:
+        check_pair(path)
+        _lock(path, stack, Work.DECIDES)
+        if _seems_at_work_here(path) and not claim(path):
+            _check_no_run_writes(path)
+        db = stack.enter_context(closing(connect(path, "mode=rw")))
+        version = version_of(db, path)
+        check_readable(version, path)
+        make_durable(db)
+        bring_up_to_date(db, version)
+        return Pen(path, db, stack)
 
 
 def record_joined(path: Path, run: int, name: str, sha256: bytes) -> None:
@@ -207,12 +236,17 @@ def _lock(path: Path, stack: contextlib.ExitStack, work: Work) -> Lock:
     """
     # SQLite's own locks are on the journal itself, and closing another descriptor of it would drop them.
     lock = FileLock(lock_path(path))
-    try:
-        lock.acquire(timeout=PATIENCE_S, poll_interval=LOOK_AGAIN_S)
-    except Timeout:
-        raise _busy(path) from None
-    except OSError as error:
-        raise OutputError(f"{path} cannot be locked: {error.strerror}") from error
+    until = time.monotonic() + MOST_PATIENCE_S
+    while True:
+        try:
+            lock.acquire(timeout=PATIENCE_S, poll_interval=LOOK_AGAIN_S)
+            break
+        except Timeout:
+            holder = holder_of(path)
+            if holder is None or holder.work is not Work.DECIDES or time.monotonic() > until:
+                raise _busy(path) from None
+        except OSError as error:
+            raise OutputError(f"{path} cannot be locked: {error.strerror}") from error
     stack.callback(lock.release)
     held = Lock(Path(lock.lock_file), work)
     stack.callback(held.clear)

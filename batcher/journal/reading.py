@@ -20,6 +20,7 @@ from typing import Any, Self
 from batcher.answer.voting import vote
 from batcher.errors import OutputError
 from batcher.journal.access import Opened, is_as_before
+from batcher.journal.corrections import AS_ANSWERED, REVIEW
 from batcher.journal.corrections import BY_HAND as OF_PEOPLE
 from batcher.journal.entries import (
     BY_HAND,
@@ -448,6 +449,66 @@ class Reader:
 
     # -- Chunk files
 
+    def behind(self) -> int:
+        """Count the rows that were corrected on the page, or taken back, since their chunk files were written."""
+        query = (
+            "SELECT count(*) FROM rows r JOIN corrections c ON c.id = r.result AND c.origin = ?"
+            f" WHERE r.position >= ? AND r.position < ? AND r.result <= ? AND r.{IN_SCOPE}"
+        )
+        late = ((start, chunk) for start, chunk in self.chunks().items() if chunk.lacks is not None)
+        return sum(self._all(query, (REVIEW, start, start + each.rows, each.lacks))[0][0] for start, each in late)
+
+    def is_reviewed(self) -> bool:
+        """Return whether a person has ever decided something about a row on the page."""
+        return bool(self._all("SELECT EXISTS (SELECT 1 FROM corrections WHERE origin = ?)", (REVIEW,))[0][0])
+
+    def lacked(self, start: int, chunk: Chunk) -> dict[int, int]:
+        """Return which rows of a chunk file were corrected on the page since: by position the result in the file."""
+        if chunk.lacks is None:
+            return {}
+        found = self._all(
+            """
+            WITH RECURSIVE made (position, id, before) AS (
+                SELECT r.position, c.id, w.before FROM rows r JOIN corrections c ON c.id = r.result
+                JOIN rereads w ON w.id = c.id WHERE r.position >= ? AND r.position < ? AND r.result < 0 AND c.origin = ?
+                UNION ALL SELECT m.position, c.id, w.before FROM made m JOIN corrections c ON c.id = m.before
+                JOIN rereads w ON w.id = c.id WHERE c.origin = ?)
+            SELECT position, before FROM made WHERE id <= ? ORDER BY id
+            """,
+            (start, start + chunk.rows, REVIEW, REVIEW, chunk.lacks),
+        )
+        return dict(found)  # the earliest of a row comes last
+
+    def decided_at(self, start: int, stop: int) -> dict[int, int]:
+        """Return the rows in a range of positions whose result was decided on the page: position and result."""
+        return dict(
+            self._all(
+                "SELECT r.position, r.result FROM rows r JOIN corrections c ON c.id = r.result AND c.origin = ?"
+                " WHERE r.position >= ? AND r.position < ? AND r.result < 0",
+                (REVIEW, start, stop),
+            )
+        )
+
+    def results_of(self, ids: Collection[int]) -> dict[int, Result]:
+        """Return some results, by their ids."""
+        found = self.look_up(f"SELECT id, status, answer, error FROM {self._texts} WHERE id IN ({{}})", [*ids])
+        return {number: _result(*texts) for number, *texts in found}
+
+    def models_of(self, ids: Collection[int]) -> dict[int, str]:
+        """Return who gave some results, as `Beside.by` has it, by their ids."""
+        query = f"SELECT a.id, {FACTS['by']} FROM results a JOIN sources g ON g.id = a.source WHERE a.id IN ({{}})"
+        return {number: text_of(name) for number, name in self.look_up(query, [*ids])}
+
+    def of_people(self, ids: Collection[int]) -> set[int]:
+        """Return those of some results that a person gave."""
+        found = self.look_up(f"SELECT id FROM results WHERE source IN {OF_PEOPLE} AND id IN ({{}})", [*ids])
+        return {number for (number,) in found}
+
+    def of_page(self, ids: Collection[int]) -> set[int]:
+        """Return those of some results that were made on the page."""
+        found = self.look_up(f"SELECT id FROM corrections WHERE origin = '{REVIEW}' AND id IN ({{}})", [*ids])
+        return {number for (number,) in found}
+
     def chunks(self) -> dict[int, Chunk]:
         """Return the chunk files that were written, by the position of their first row."""
         found = self._all("SELECT start, rows, origin, sha256 FROM chunks WHERE sha256 <> x'' ORDER BY start")
@@ -700,7 +761,7 @@ class Reader:
         marks = ", ".join("?" * len(sources))
         found = self._all(
             "SELECT p.position = ?, p.id, p.source, p.status, p.answer, p.error, s.confidence"
-            " FROM opinions p LEFT JOIN responses s USING (id)"
+            " FROM opinions p LEFT JOIN rereads w USING (id) LEFT JOIN responses s ON s.id = coalesce(w.root, p.id)"
             f" WHERE p.key = ? AND p.result IS NULL AND (p.source IN ({marks}) OR p.source IN {_ADOPTED})"
             " AND (p.position = ? OR NOT EXISTS"
             " (SELECT 1 FROM rows r WHERE r.position = p.position AND r.key = p.key AND r.result IS NULL"
@@ -717,13 +778,11 @@ class Reader:
             same: returns the same text for answers that are equal (`sameness`): several answers vote.
         """
         # Whatever the result is made of meanwhile: each is an answer to the same question.
-        of_person = f"w.id = r.result AND c.source IN {OF_PEOPLE}"
-        before = f"(SELECT w.before FROM rereads w JOIN results c USING (id) WHERE {of_person})"
         elsewhere = "(SELECT min(position) FROM rows WHERE key = p.key)"
         found = self._all(
             "SELECT r.position, a.status, a.answer, a.error, p.status, p.answer, p.error FROM opinions p"
-            f" JOIN rows r ON r.position = coalesce({_AT_ITS_PLACE}, {elsewhere})"
-            f" JOIN results a ON a.id = coalesce({before}, r.result)"
+            f" JOIN {AS_ANSWERED} r ON r.position = coalesce({_AT_ITS_PLACE}, {elsewhere})"
+            " JOIN results a ON a.id = r.result"
             f" WHERE {_CURRENT_REPEATS} AND r.{IN_SCOPE} AND r.is_kept IS NULL AND {self._is_of_pool()}"
             " ORDER BY r.position, p.id"
         )

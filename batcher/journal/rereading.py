@@ -58,7 +58,7 @@ def read_again(db: Statements, readers: Readers, texts: str) -> None:
 
     Args:
         db: has the tables of `scratch`.
-        readers: read them.
+        readers: read them. One that a person has replaced may still be that of another row (`--dedup`).
         texts: the table that has the results' texts: a copy has none of its own.
     """
     [lowest] = db.one(LOWEST)
@@ -69,7 +69,7 @@ def read_again(db: Statements, readers: Readers, texts: str) -> None:
         JOIN {texts} o ON o.id = coalesce(w.root, a.id) LEFT JOIN responses s ON s.id = coalesce(w.root, a.id)
         LEFT JOIN {_of_opinions(db, texts)} x ON x.id = coalesce(w.root, a.id)
         WHERE a.id > ? AND a.status <> 'error' AND a.reading IS NOT ? AND a.source IS NOT {BY_HAND}
-            AND a.id NOT IN {OUTDATED}
+            AND (a.id NOT IN {OUTDATED} OR a.id IN (SELECT result FROM rows))
         ORDER BY a.id LIMIT {_ROWS_AT_ONCE}
     """
     [after], free = db.one("SELECT min(0, coalesce(min(id), 0)) - 1 FROM results"), lowest
@@ -181,6 +181,53 @@ def _add(db: Statements, readers: Readers, found: Sequence[tuple[object, ...]], 
     db.do_many("INSERT INTO reread VALUES (?)", changed)
     db.do_many("INSERT INTO opinions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", opinions)
     db.do_many("INSERT INTO votes VALUES (?, ?, ?, ?, ?)", voted)
+
+
+def read_waiting_again(db: Statements, readers: Readers, texts: str) -> None:
+    """Read the answers again that wait for others to the same question, but for labels or schema (`former`).
+
+    A new reading waits in the place of the answer, under the question that its row asks now. One that is there already,
+    or whose answer a result is made of, is not made again: no answer counts twice.
+
+    Args:
+        db: has the tables of `scratch`.
+        readers: read them.
+        texts: the table that has the results' texts: a copy has none of its own.
+    """
+    root = "coalesce(w.root, p.id)"
+    of_roots = f"SELECT {root} FROM opinions p LEFT JOIN rereads w USING (id) WHERE p.result IS NOT NULL"
+    there = f"SELECT p.key, {root} FROM opinions p LEFT JOIN rereads w USING (id) WHERE p.result IS NULL"
+    db.do(
+        f"""
+        INSERT INTO waiting SELECT row_number() OVER (ORDER BY root, id) - 1, id, root, now FROM (
+            SELECT p.id, {root} AS root, f.now,
+                row_number() OVER (PARTITION BY {root}, f.now ORDER BY p.id DESC) AS nth
+            FROM former f JOIN opinions p ON p.key = f.was AND p.result IS NULL AND p.round = 0
+            LEFT JOIN rereads w USING (id)
+            WHERE {root} NOT IN ({of_roots}) AND (f.now, {root}) NOT IN ({there}))
+        WHERE nth = 1
+        """
+    )
+    [count], [lowest] = db.one("SELECT count(*) FROM waiting"), db.one(LOWEST)
+    found = f"""
+        SELECT w.nth, w.id, w.root, w.now, p.position, p.source, p.status, b.answer, b.error,
+            coalesce(s.text, x.answer, o.answer), s.finish_reason
+        FROM waiting w JOIN opinions p USING (id) JOIN {_of_opinions(db, texts)} b USING (id)
+        LEFT JOIN {_of_opinions(db, texts)} x ON x.id = w.root LEFT JOIN {texts} o ON o.id = w.root
+        LEFT JOIN responses s ON s.id = w.root WHERE w.nth >= ? ORDER BY w.nth LIMIT {_ROWS_AT_ONCE}
+    """
+    for start in range(0, count, _ROWS_AT_ONCE):
+        opinions, rereads = [], []
+        for nth, before, root_of, key, position, source, status, answer, error, text, finish_reason in db.do(
+            found, (start,)
+        ).fetchall():
+            had = Result(Status(status), text_of(answer), text_of(error))
+            now = had if had.status is Status.ERROR else readers.result(text_of(text or ""), finish_reason, had)
+            number = lowest - count + nth
+            opinions.append((number, key, position, source, now.status.value, bound(now.answer), bound(now.error)))
+            rereads.append((number, root_of, before))
+        db.do_many("INSERT INTO opinions VALUES (?, ?, ?, ?, ?, ?, ?, 0, NULL)", opinions)
+        db.do_many("INSERT INTO rereads VALUES (?, ?, ?)", rereads)
 
 
 def _point(db: Statements, table: str, lowest: int) -> None:

@@ -101,8 +101,13 @@ class Rules:
     @property
     def is_usable(self) -> str:
         """The condition for a result that a row with its question may take."""
-        is_present = f"id NOT IN {OUTDATED} AND id NOT IN (SELECT id FROM superseded) AND status "
-        return f"{self.is_of_pool} AND {is_present}" + ("= 'ok'" if self.retry_failed else "<> 'error'")
+        return f"id NOT IN {OUTDATED} AND {self.is_held}"
+
+    @property
+    def is_held(self) -> str:
+        """The condition for a result that a row had until now: a person may have replaced it in another (`dedup`)."""
+        is_present = f"{self.is_of_pool} AND id NOT IN (SELECT id FROM superseded) AND status "
+        return is_present + ("= 'ok'" if self.retry_failed else "<> 'error'")
 
     @property
     def is_spared(self) -> str:
@@ -336,7 +341,7 @@ def reuse_by_key(db: Statements, rules: Rules) -> None:
             id, spared_by
         FROM (
             SELECT a.key, a.status, a.id, NULL AS spared_by FROM moved m JOIN results a ON a.id = m.result
-            WHERE ({rules.is_usable} OR status = 'error') AND a.id NOT IN (SELECT id FROM given)
+            WHERE ({rules.is_held} OR status = 'error') AND a.id NOT IN (SELECT id FROM given)
             UNION ALL
             SELECT key, status, id, NULL FROM results WHERE {rules.is_usable}
             AND id NOT IN (SELECT result FROM moved)

@@ -138,10 +138,11 @@ ended. Rows whose embeddings are asked for together share one request: it has a 
     key                BLOB     16 bytes, of the question; see `rows.key`
     sent               REAL     when it was about to leave
     ended              REAL     when it ended; NULL: it has no end
-    outcome            TEXT     `answered`; `too large`: answered, with more than the journal or a CSV file can hold;
-                                `unsent`: it did not leave after all; an HTTP status such as `429`; or `timeout`,
-                                `connection`, `protocol`, `mixed up` (another request's response), `too long` (a
-                                response of more bytes than allowed), `other`; NULL: it has no end
+    outcome            TEXT     `answered`; `unfit`: answered, but not as asked, and the row was sent once more; `too
+                                large`: answered, with more than the journal or a CSV file can hold; `unsent`: it did
+                                not leave after all; an HTTP status such as `429`; or `timeout`, `connection`,
+                                `protocol`, `mixed up` (another request's response), `too long` (a response of more
+                                bytes than allowed), `other`; NULL: it has no end
     prompt_tokens      INTEGER  tokens of the question; NULL: the service did not say, or there was no answer
     completion_tokens  INTEGER  tokens of the answer, as billed, reasoning included; NULL: as for `prompt_tokens`
     cached_tokens      INTEGER  those of `prompt_tokens` that came from the service's cache; NULL: it has no end, or
@@ -170,8 +171,9 @@ chunks: the chunk files
     start              INTEGER  position of the first row, the number in the file's name; primary key
     rows               INTEGER  how many rows it holds; 0: it is about to be written for the first time
     origin             BLOB     16 bytes, a hash of all that it was made from: columns, cells, keys and results' ids;
-                                empty: it was adopted as it is, or is about to be written for the first time; 1 byte, 0:
-                                a row was corrected on the page since it was written
+                                empty: it was adopted as it is, or is about to be written for the first time. 8 bytes
+                                more: rows were corrected on the page since it was written; they are, as a big-endian
+                                number, minus the highest `corrections.id` that it lacks, and lower ones are later
     sha256             BLOB     32 bytes, of the file as it was written, or as it was when its corrections were read;
                                 empty: it is about to be written, and a copy is kept of a file that is there
 
@@ -246,16 +248,19 @@ events: what else happened in a run
                                 answers changed the bound on prompts; `service tier`: a request was served in a tier
                                 that it did not ask for; `joined`: a result is about to be in its place; `limited by
                                 hand`, `paused by hand`, `resumed by hand`, `refused by hand`: what people asked of the
-                                run while it worked; `ignored`: an endpoint accepts a request parameter and does not
-                                do what it asks; `left out`: it refuses one that batcher had added, and is asked without
-                                it; `corrected by hand`: a person gave a row another answer, after
-                                this run or while it worked; `workbook read`: its corrections are in the journal;
-                                `planned`: what the process expected before its first request
+                                run while it worked; `decided by hand`, `overtaken by hand`: what the page asked of it,
+                                which was done, or not because the row had another result; `ignored`: an endpoint
+                                accepts a request parameter and does not do what it asks; `left out`: it refuses one
+                                that batcher had added, and is asked without it; `corrected by hand`: a person gave a
+                                row another answer, after this run or while it worked; `workbook read`: its corrections
+                                are in the journal; `planned`: what the process expected before its first request
     subject            TEXT*    the endpoint; of `joined` and `workbook read` the file's name; of `corrected by hand`
                                 the correction's `results.id`; of the other kinds by hand the id of the request
     detail             TEXT*    why, or what the service said; may be empty. `joined`, `workbook read`: the file's
                                 SHA-256, in hexadecimal. `corrected by hand`: `results.id` of what it replaces; empty:
-                                the row had no result. The other kinds by hand: what changed, or why it was refused.
+                                the row had no result. `decided by hand`: `results.id` of the new result, empty for hand
+                                labels; `overtaken by hand`: `results.id` of the row's. The other kinds by hand: what
+                                changed, or why it was refused.
                                 `prompt overhead`: JSON, a hash of all that the overhead depends on (`of`), and the
                                 tokens that prompts have at `least` and at `most` beside the rows' own text
                                 (`batcher.money.overhead`). `service tier`: JSON, the `source` and the `tier`.

@@ -14,6 +14,9 @@ Invariant: they are empty when a plan begins, and gone when it has ended, even b
     lost      the answers that no row has got
     pairs     the row that each of those belongs to, and the proof; without a proof it is only likely
     reread    the results that were read again and differ from what they were
+    former    questions whose answers wait for others, each with the question that a row asks now: the same, but for the
+              labels or the schema
+    waiting   the answers among those that are read again for it, by the number that each gets, from 0
     few       the results that are made of fewer answers than a row should have (`--samples`)
     superseded  the results whose answers wait for others, or are a part of a later result
 """
@@ -45,6 +48,8 @@ _NAMES = (
     "lost",
     "pairs",
     "reread",
+    "former",
+    "waiting",
     "few",
     "superseded",
 )
@@ -66,6 +71,8 @@ CREATE TEMP TABLE lost (id INTEGER PRIMARY KEY, position INTEGER NOT NULL, resul
     cells BLOB, is_kept BLOB, is_spared INTEGER NOT NULL);
 CREATE TEMP TABLE pairs (position INTEGER PRIMARY KEY, lost INTEGER NOT NULL, proof TEXT, columns INTEGER NOT NULL);
 CREATE TEMP TABLE reread (id INTEGER PRIMARY KEY);
+CREATE TEMP TABLE former (was BLOB, now BLOB, PRIMARY KEY (was, now)) WITHOUT ROWID;
+CREATE TEMP TABLE waiting (nth INTEGER PRIMARY KEY, id INTEGER NOT NULL, root INTEGER NOT NULL, now BLOB NOT NULL);
 CREATE TEMP TABLE superseded (id INTEGER PRIMARY KEY);
 INSERT INTO superseded SELECT p.id FROM main.opinions p JOIN main.results USING (id) WHERE p.round = 0
     AND p.result IS NOT p.id;

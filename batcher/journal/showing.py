@@ -128,3 +128,12 @@ def votes_at(journal: Reader, positions: Iterable[int]) -> dict[int, list[tuple[
 
 def _text(value: str | bytes | None) -> str | None:
     return None if value is None else text_of(value)
+
+
+def label_counts(journal: Reader) -> list[tuple[str, int]]:
+    """Return the different answers of rows that are `ok`, and how many rows have each, the most frequent first."""
+    lines = journal.stream(
+        "SELECT a.answer, count(*) AS n FROM rows r JOIN results a ON a.id = r.result"
+        f" WHERE a.status = 'ok' AND r.{IN_SCOPE} GROUP BY a.answer ORDER BY n DESC, a.answer"
+    )
+    return [(text_of(answer), rows) for answer, rows in lines]

@@ -5,33 +5,40 @@ Invariant: when `sent` or `settled` returns, its record is on disk.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
+import json
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from batcher.input.marks import Comparison
 from batcher.journal.committing import GroupCommit, Statement
-from batcher.journal.corrections import LOWEST, correcting
+from batcher.journal.corrections import LOWEST, correcting, deciding
 from batcher.journal.entries import (
+    DECIDED,
     JOINED,
     TOO_LARGE,
     UNFIT,
     UNSENT,
     Chunk,
     Correction,
+    Decision,
     Outcome,
     Request,
     Sent,
     Votes,
     divided,
+    lacking,
     seal,
 )
 from batcher.journal.locking import Lock, Work
 from batcher.journal.matching import Matching, Planner
+from batcher.journal.sampling import Gold, labelling
 from batcher.journal.schema import as_output_errors, raise_generation
 from batcher.journal.schema import bound as storable
 from batcher.journal.statements import NOTE
@@ -97,6 +104,9 @@ class Journal(Planner):
         resources: are closed with it.
         watch: checks whether it is still in its place.
         lock: says what this process does.
+
+    Attributes:
+        decided: the rows about which people have decided something since their files were written: position and result.
     """
 
     def __init__(
@@ -115,6 +125,8 @@ class Journal(Planner):
         self._watch = watch
         self._lock = lock
         self._commits = GroupCommit(path, connection, watch)
+        self._by_people = asyncio.Lock()  # each decision is about the result that the one before it left
+        self.decided: dict[int, int] = {}
 
     def close(self) -> None:
         """Write the entries that are not on disk yet, and close the file.
@@ -411,7 +423,10 @@ class Journal(Planner):
         await self._commits.write(("INSERT OR IGNORE INTO chunks VALUES (?, 0, x'', x'')", (start,)))
 
     async def chunk_written(self, start: int, chunk: Chunk) -> None:
-        """Record that a chunk file is in its place."""
+        """Record that a chunk file is in its place; it may lack what was decided while it was written."""
+        late = [number for at, number in [*self.decided.items()] if start <= at < start + chunk.rows]
+        if late:
+            chunk = chunk._replace(origin=chunk.made_from + lacking(max(late)))
         statement = "INSERT OR REPLACE INTO chunks (start, rows, origin, sha256) VALUES (?, ?, ?, ?)"
         await self._commits.write((statement, (start, *chunk)))
 
@@ -421,9 +436,53 @@ class Journal(Planner):
 
     async def corrected_by_hand(self, corrections: Sequence[Correction]) -> None:
         """Give rows that have their result the answers of people; when this returns, that is on disk."""
-        if corrections:
+        if not corrections:
+            return
+        async with self._by_people:
             [(lowest,)] = self._all(LOWEST)
-            await self._commits.write(*correcting(corrections, lowest, self._run))
+            # A person may have decided something about such a row since the file was read.
+            now = [state.result for state in self.states_at([each.position for each in corrections])]
+            latest = [each._replace(replaces=result) for each, result in zip(corrections, now, strict=True)]
+            await self._commits.write(*correcting(latest, lowest, self._run))
+
+    async def decide(self, decision: Decision, request: str) -> int:
+        """Record what a person has decided about a row; when this returns, that is on disk.
+
+        Args:
+            decision: of a person.
+            request: the id of the request to this run.
+
+        Returns:
+            The id of the row's new result.
+
+        Raises:
+            Overtaken: the row has another result than the person saw.
+            SettingsError: see `corrections.deciding`.
+            OutputError: it could not be written, and will not be.
+        """
+        async with self._by_people:
+            number, statements = deciding(self._all, decision)
+            done = NOTE, (self._run, time.time(), DECIDED, request, str(number))
+            await self._commits.write(*statements, done, is_intent=True)
+            self.decided[decision.position] = number
+        return number
+
+    async def label(self, golds: Sequence[Gold], request: str) -> None:
+        """Record hand labels; when this returns, that is on disk.
+
+        Args:
+            golds: the labels.
+            request: the id of the request to this run.
+
+        Raises:
+            OutputError: they could not be written, and will not be.
+        """
+        done = NOTE, (self._run, time.time(), DECIDED, request, "")
+        await self._commits.write(*labelling(golds), done, is_intent=True)
+
+    async def files_have(self, question: Mapping[str, Any]) -> None:
+        """Record what the files of the run hold beside the answers."""
+        await self._commits.write(("UPDATE runs SET question = ? WHERE id = ?", (json.dumps(question), self._run)))
 
     async def joining(self, name: str, sha256: bytes) -> None:
         """Record the SHA-256 of a result file that is about to be in its place."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -57,7 +58,7 @@ class Changed(NamedTuple):
         lines: all cells of its rows, in the run's columns; answers that are only old are the journal's.
         how: how it differs in form from a file of the run; empty if it can be joined as it is.
         corrections: the answers that people gave.
-        is_fresh: it was made from the answers that the journal has now, but for the corrections.
+        is_fresh: it was made from the answers that the journal has now, but for the corrections in it.
     """
 
     start: int
@@ -90,7 +91,9 @@ class Changed(NamedTuple):
             return self.before._replace(origin=b"") if self.corrections else self.before
         if self.how:
             return UNWRITTEN
-        origin = self.store.origin(self.inputs, states) if self.is_fresh else b""
+        # Whoever corrects an answer leaves the column as it is that says who gave it: then the file is written again.
+        is_whole = self.is_fresh and not (self.corrections and "by" in self.store.answer_columns.extras)
+        origin = self.store.origin(self.inputs, states) if is_whole else b""
         return Chunk(self.before.rows, origin, self.sha256)
 
 
@@ -103,6 +106,7 @@ class ChangedFiles:
         last: its latest process.
         dataset: the input, if it is there: without it, only files that have every cell of it as it was can be read.
         since: files that have not changed since this moment are not compared, in seconds since the epoch.
+        only: the first rows of the chunk files to compare; default: all.
 
     Attributes:
         intact: the first rows of the chunk files that are unchanged.
@@ -113,7 +117,14 @@ class ChangedFiles:
     """
 
     def __init__(
-        self, store: Store, journal: Reader, last: LastRun, dataset: Dataset | None = None, since: float = 0.0
+        self,
+        store: Store,
+        journal: Reader,
+        last: LastRun,
+        dataset: Dataset | None = None,
+        since: float = 0.0,
+        *,
+        only: Collection[int] | None = None,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -122,7 +133,7 @@ class ChangedFiles:
         self.intact: set[int] = set()
         self.known_workbooks: list[int] = []
         self._changed: dict[int, tuple[Chunk, Path]] = {}
-        chunks = journal.chunks()
+        chunks = {start: each for start, each in journal.chunks().items() if only is None or start in only}
         for start, chunk in chunks.items():
             if _is_older(store.chunk_file(start), since) or store.sha256(start) == chunk.sha256:
                 self.intact.add(start)
@@ -222,7 +233,7 @@ class Reading:
         try:
             layout = self._layout_of(path)
             store, added = layout.store, layout.store.answer_columns
-            ours = OfJournal.read(self._journal, added, start, start + chunk.rows)
+            ours = OfJournal.read(self._journal, added, start, chunk)
             if len(ours.states) != chunk.rows:
                 raise _is_old(path)
             rows = self._as_planned(layout, start, rows)
@@ -231,13 +242,14 @@ class Reading:
             raise OutputError(message(path, error)) from error
         lines = edited.lines
         inputs = [csv_line(added.split(line)[0]) for line in lines] if rows is None else store.lines(rows)
-        is_fresh = self._is_fresh(chunk, store, inputs, ours.states)
-        other = ours.corrections(added, lines)
-        if other and not is_fresh and not self._asks_as_ever:
+        is_known = self._is_known(chunk, store, inputs, ours.written)
+        other = ours.corrections(added, lines, path.name)
+        if other and not is_known and not self._asks_as_ever:
             raise _is_old(path)
-        old = self._old([each for each in other if not is_fresh or each.result.status is not Status.OK])
-        for each in old:
-            lines[each.position - start][-len(added) :] = ours.answers[each.position - start]
+        old = self._old([each for each in other if not is_known or each.result.status is not Status.OK])
+        is_fresh = is_known and not ours.lacked
+        for at in {each.position for each in old} | ours.lacked.keys() - {each.position for each in other}:
+            lines[at - start][-len(added) :] = ours.answers[at - start]
         forms = [edited.how] if edited.how else []
         forms += [f"with {counted(len(old), 'row')} as of before another answer came"] if old else []
         corrections = [each for each in other if each not in old]
@@ -249,7 +261,7 @@ class Reading:
         Raises:
             UnfitError: it has no column of answers, or cannot be read.
         """
-        found: list[tuple[tuple[int, bool], Layout]] = []
+        found: list[tuple[tuple[int, bool, int], Layout]] = []
         why: Exception | None = None
         for layout in self._layouts:
             try:
@@ -259,8 +271,9 @@ class Reading:
                 continue
             except OSError as error:
                 raise UnfitError(f"{error.strerror}") from error
-            common = len({*layout.store.all_columns} & {*sheet.header})
-            found.append(((common, layout.store.suffix == path.suffix), layout))
+            columns, header = {*layout.store.all_columns}, {*sheet.header}
+            is_own = layout.store.suffix == path.suffix
+            found.append(((len(columns & header), is_own, -len(columns - header)), layout))
         if not found:
             raise UnfitError(str(why)) from why
         return max(found, key=lambda each: each[0])[1]
@@ -277,14 +290,14 @@ class Reading:
         """Return what a file with such columns is compared with."""
         store = layout.store
         if rows is not None:
-            return Known(store.columns, store.answer_columns, rows, ours.answers)
+            return Known(store.columns, store.answer_columns, rows, ours.in_file)
         planned = self._journal.marks(ours.start, ours.start + len(ours.states))
-        return Marked(store.columns, store.answer_columns, Marks(layout.table), planned, ours.answers)
+        return Marked(store.columns, store.answer_columns, Marks(layout.table), planned, ours.in_file)
 
-    def _is_fresh(self, chunk: Chunk, store: Store, inputs: Sequence[str], states: Sequence[RowState]) -> bool:
-        """Return whether a chunk file was made from the answers that the journal has now, in any run's columns."""
+    def _is_known(self, chunk: Chunk, store: Store, inputs: Sequence[str], states: Sequence[RowState]) -> bool:
+        """Return whether a chunk file was made from these answers, in any run's columns."""
         alike = (each.store for each in self._layouts if each.store.columns == store.columns)
-        return any(chunk.origin == each.origin(inputs, states) for each in alike)
+        return any(chunk.made_from == each.origin(inputs, states) for each in alike)
 
     @cached_property
     def _asks_as_ever(self) -> bool:
@@ -295,8 +308,10 @@ class Reading:
 
     def _old(self, doubted: Sequence[Correction]) -> list[Correction]:
         """Return those that are earlier answers of the run's: a program that had the file open has saved them again."""
-        # A person may take a correction back.
-        doubted = [each for each in doubted if each.replaces is None or each.replaces >= 0]
+        # A person may take a correction back in the file, but has not seen those that were made on the page.
+        ids = {each.replaces for each in doubted if each.replaces is not None and each.replaces < 0}
+        others = ids - self._journal.of_page(ids) if ids else set()
+        doubted = [each for each in doubted if each.replaces not in others]
         known = self._journal.earlier({each.key for each in doubted}) if doubted else set()
         texts = {(key, *_written(result)) for key, result in known}
         return [each for each in doubted if (each.key, *_written(each.result)) in texts]
@@ -311,8 +326,11 @@ def layouts_of(store: Store, journal: Reader, starts: Sequence[int] | Mapping[in
             added = AnswerColumns.recorded_in(question)
             encoding = question.get("encoding", store.encoding)
             types = Types.recorded_in(question)
-            made = Store(store.directory, store.keyword, table, added, encoding, types=types)
-            found.setdefault((table, added, encoding, types and types.recorded), Layout(made, table))
+            # Files from before a person's decision on the page lack the column of that.
+            without = replace(added, extras=tuple(each for each in added.extras if each != "by"))
+            for columns in dict.fromkeys((added, without)):
+                made = Store(store.directory, store.keyword, table, columns, encoding, types=types)
+                found.setdefault((table, columns, encoding, types and types.recorded), Layout(made, table))
     if found:
         return [*found.values()]
     as_found = store.as_found(starts, None)  # an older batcher did not record them
@@ -337,33 +355,51 @@ class OfJournal(NamedTuple):
         states: of the rows.
         answers: the cells of their answer columns.
         beside: what came beside their answers.
+        lacked: the cells that the file was made with, of rows that were corrected on the page since, by position.
+        written: the states that the file was made from.
     """
 
     start: int
     states: Sequence[RowState]
     answers: Sequence[list[str]]
     beside: Sequence[Beside]
+    lacked: Mapping[int, list[str]]
+    written: Sequence[RowState]
+
+    @property
+    def in_file(self) -> Sequence[list[str]]:
+        """The cells of the answer columns that the file was made with."""
+        return [self.lacked.get(position, cells) for position, cells in enumerate(self.answers, self.start)]
 
     @classmethod
-    def read(cls, journal: Reader, added: AnswerColumns, start: int, stop: int) -> OfJournal:
-        """Read what a journal has of the rows in a range of positions.
+    def read(cls, journal: Reader, added: AnswerColumns, start: int, chunk: Chunk) -> OfJournal:
+        """Read what a journal has of the rows of a chunk file.
 
         A row that is to be asked again has the result that it had, which is what its line in the file was made from.
         """
+        stop = start + chunk.rows
         states, beside = journal.states(start, stop), journal.beside(start, stop, Beside._fields)
         had = dict(journal.earlier({each.key for each in states if each.result is None}))
         results = zip(states, journal.results_so_far(start, stop), strict=True)
         ended = (had.get(state.key) if result is None else result for state, result in results)
         answers = [answer_cells(added, *each) for each in zip(ended, beside, strict=True)]
-        return cls(start, states, answers, beside)
+        before = journal.lacked(start, chunk)
+        texts = journal.results_of({*before.values()}) if before else {}
+        by = journal.models_of({*before.values()}) if before else {}
+        lacked = {
+            position: answer_cells(added, texts.get(was), beside[position - start]._replace(by=by.get(was, "")))
+            for position, was in before.items()
+        }
+        written = [each._replace(result=before.get(at, each.result)) for at, each in enumerate(states, start)]
+        return cls(start, states, answers, beside, lacked, written)
 
-    def corrections(self, added: AnswerColumns, lines: Sequence[Sequence[str]]) -> list[Correction]:
-        """Return the answers that people gave in a file with these answer columns and lines."""
-        rows = zip(self.states, self.answers, self.beside, lines, strict=True)
+    def corrections(self, added: AnswerColumns, lines: Sequence[Sequence[str]], origin: str) -> list[Correction]:
+        """Return the answers that people gave in a file of this name, with these answer columns and lines."""
+        rows = zip(self.states, self.in_file, self.answers, self.beside, lines, strict=True)
         return [
-            _correction(position, state, line, beside, added)
-            for position, (state, ours, beside, line) in enumerate(rows, self.start)
-            if _is_new(line, ours, added)
+            _correction(position, state, line, beside, added)._replace(origin=origin)
+            for position, (state, had, ours, beside, line) in enumerate(rows, self.start)
+            if _is_new(line, had, added) and _is_new(line, ours, added)
         ]
 
 
@@ -372,7 +408,7 @@ def _correction(
 ) -> Correction:
     ending = added.split(line)[1]
     stays = beside._replace(**dict(zip(added.extras, ending[len(ending) - len(added.extras) :], strict=True)))
-    return Correction(position, state.key, added.result_of(ending), stays, state.result)
+    return Correction(position, state.key, added.result_of(ending), stays, state.result, "")
 
 
 def _written(result: Result) -> tuple[str, ...]:

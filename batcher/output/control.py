@@ -15,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from batcher.journal.entries import Decision
 from batcher.output.csv_file import replace
 from batcher.place import identity
+from batcher.records import Result, Status
 
 
 class Wish(NamedTuple):
@@ -25,15 +27,28 @@ class Wish(NamedTuple):
     Attributes:
         id: tells it from others.
         run: the number of the run in its journal.
-        verb: `limit`, `pause` or `resume`.
+        verb: `limit`, `pause` or `resume`; `decide` or `label`: a person did that on the page.
         values: of `limit`: the new limits by name, each a number or `AS_STARTED`; and `endpoint` if they are for one
-            alone.
+            alone. Of `decide`: the fields of a `Decision`; of `label`: `golds`, the fields of each `Gold`.
     """
 
     id: str
     run: int
     verb: str
     values: Mapping[str, Any]
+
+
+def decision_of(values: Mapping[str, Any]) -> Decision:
+    """Return the decision in the values of `decide`.
+
+    Raises:
+        TypeError, ValueError: they are no decision.
+    """
+    made = Decision(**values)
+    if made.result is None:
+        return made
+    status, answer, error = made.result
+    return made._replace(result=Result(Status(status), str(answer), str(error)))
 
 
 class ControlFile:

@@ -37,6 +37,16 @@ def _format_of(store: Store) -> FileFormat:
     return ParquetFormat(store.types, store.answer_columns)
 
 
+def journals_in(directory: Path) -> dict[str, Path]:
+    """Return the journals of a directory by the keywords of their runs, in the order of these.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found = ((match[1], path) for path in directory.iterdir() if (match := _JOURNAL.fullmatch(path.name)))
+    return dict(sorted(found))
+
+
 def set_aside(path: Path) -> Path:
     """Rename a file or a directory to `.bak`, `.bak1`, ..., the first name that is free, and return it."""
     copies = (path.with_name(f"{path.name}.bak{number or ''}") for number in itertools.count())
@@ -81,6 +91,7 @@ SUFFIXES = (CsvFormat.suffix, ".parquet")
 RESPONSES = ".jsonl"
 """The ending of the files of responses."""
 NPY_SUFFIX = ".npy"
+_JOURNAL = re.compile(r"journal_(.+)\.sqlite")
 _ENDINGS = "(?:{})".format("|".join(map(re.escape, SUFFIXES)))
 
 

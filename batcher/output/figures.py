@@ -11,7 +11,7 @@ from typing import Any
 from batcher.journal.entries import Counts, Spent, Totals
 from batcher.journal.reading import Reader
 from batcher.money.prices import NANO
-from batcher.words import counted, option
+from batcher.words import counted, dollars, option
 
 _NOTHING = Totals(0, 0, 0, 0, 0, 0, 0, Spent(0, 0, 0, 0))
 
@@ -99,6 +99,24 @@ def went_on_in_words(rows: int, kept: int) -> str:
     keeps = "row keeps its first answer" if kept == 1 else "rows keep their first answers"
     again = option("retry_failed", value=True)
     return f"{answered}; {kept:,} {keeps}, because no other came that can be used ({again} asks again)"
+
+
+def money_in_words(figures: Figures) -> str:
+    """Return what the requests of a run cost; empty if they cost nothing, or nothing is known."""
+    parts = [f"{dollars(round(figures.cost_usd * NANO))} for answers"] if figures.cost_usd else []
+    parts += [f"at most {dollars(round(figures.uncertain_usd * NANO))} without one"] if figures.uncertain_usd else []
+    is_priced = figures.unpriced < figures.requests
+    parts += [f"unknown for {counted(figures.unpriced, 'request')}"] if figures.unpriced and is_priced else []
+    return ", ".join(parts)
+
+
+def requests_in_words(figures: Figures) -> str:
+    """Return how many requests a run has sent, and how they ended."""
+    ended = f"{figures.requests:,}: {figures.answered:,} answered, {figures.failed:,} failed, {figures.out:,} out"
+    if figures.requests_now == figures.requests:
+        return ended
+    out = f", {figures.out_now:,} out" if figures.out_now else ""
+    return f"{ended}; by the latest process {figures.requests_now:,}{out}"
 
 
 def figures_of(journal: Reader, keyword: str, now: int | None, *, is_at_work: bool) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class Frames:
         """
         table = self._table()
         column = self._store.answer_columns.answer
-        if self._is_whole:
+        if self._has_result():
             self._check_result()
             if table is not None:
                 self._changed(table, self._kept.asked)
@@ -161,7 +161,7 @@ class Frames:
                 " report.answers, which has the index of all rows; or number the rows before the run:"
                 " df.reset_index(drop=True)"
             )
-        frame = self._labelled(self._whole(table) if self._is_whole else self._so_far(table))
+        frame = self._labelled(self._whole(table) if self._has_result() else self._so_far(table))
         if not frame.index.is_unique:
             warnings.warn(
                 f"labels of {self._labels.name} occur more than once, and join and merge pair each of them with each:"
@@ -263,6 +263,14 @@ class Frames:
             place = position if self._kept.places is None else self._kept.places[position]
             raise self._labels.changed(f"row {place} (counted from 0) has another value in {name!r} than was asked")
 
+    def _has_result(self) -> bool:
+        """Return whether the result file was written, and has what people have decided on the page since."""
+        if not self._is_whole:
+            return False
+        with contextlib.suppress(OutputError), self._run() as run:
+            return run.journal.behind() == 0
+        return True  # without the journal, the result is all there is
+
     def _check_result(self) -> None:
         """If the result file is not as the run left it, check that it still has the rows of the run.
 
@@ -309,7 +317,8 @@ class Frames:
                 dataset = input_of(last.question) or self._kept.dataset
             else:
                 dataset = open_dataset(_columns_of(table, self._store.columns))
-            for part in SoFar(run.store, run.journal, last, dataset).parts():
+            so_far = SoFar(run.store, run.journal, last, dataset)
+            for part in so_far.parts():
                 answers += part.answers
                 if table is None:
                     without += len(part.answers) if part.inputs is None else 0
@@ -317,12 +326,12 @@ class Frames:
         if without:
             rows = counted(without, "row")
             self._say(f"the cells of {rows} are missing: the input is gone, and no file holds them yet")
-        columns = self._store.all_columns
+        columns = so_far.store.all_columns
         if table is None:
             cells = [[*cells, *answer] for cells, answer in zip(inputs, answers, strict=True)]
             return self._with_lists(_text_frame(columns, list(zip(*cells, strict=True))))
         own = self._own_columns(table)
-        texts = _text_frame([*self._store.answer_columns], list(zip(*answers, strict=True)))
+        texts = _text_frame([*so_far.store.answer_columns], list(zip(*answers, strict=True)))
         return _joined(columns, own, self._with_lists(texts))
 
     def _check_asked(self, table: Table, run: PastRun[Reader]) -> None:

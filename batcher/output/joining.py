@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from batcher.errors import OutputError, SettingsError, outermost
 from batcher.input.marks import Marks
 from batcher.journal.entries import Chunk, LastRun
-from batcher.journal.opening import read_journal, record_joined
+from batcher.journal.opening import open_to_decide, read_journal, record_joined
 from batcher.journal.reading import Reader
 from batcher.output.changed import Changed, Layout, Reading, both_changed
 from batcher.output.directory import Facts, Store, came_back, result_changed
 from batcher.output.file_format import Block
+from batcher.output.following import follow
 from batcher.output.opening import PastRun, opened
 from batcher.output.responses import lines_of_chunks, lines_of_rows
 from batcher.output.so_far import Part, SoFar, anew, facts_of, input_of, is_current, with_columns
@@ -60,6 +61,7 @@ def merge(
             return _write_partial(run, data, names)
     if data is not None:
         raise SettingsError(f"the input is only needed with {option('partial', value=True)}")
+    _follow(keyword, output_dir)
     with opened(keyword, output_dir, functools.partial(read_journal, alone=True)) as run:
         store, journal, last = run.store, run.journal, run.last()
         rows, left = journal.scope(), journal.left()
@@ -85,7 +87,22 @@ def merge(
         if copy:
             say(result_changed(path, copy))
         write_vectors()
-        return _join_responses(store, journal, last, rows) if last.question.get("requests") else path
+        if not last.question.get("requests"):
+            return path
+    # What is recorded of the result changes the journal, so it is opened once more.
+    with opened(keyword, output_dir, functools.partial(read_journal, alone=True)) as run:
+        return _join_responses(store, run.journal, run.last(), rows)
+
+
+def _follow(keyword: str, output_dir: str | os.PathLike[str]) -> None:
+    """Let the chunk files follow what people have decided on the page."""
+    with opened(keyword, output_dir, read_journal) as run:
+        is_reviewed = run.journal.is_reviewed()
+    if is_reviewed:
+        with open_to_decide(run.store.journal_path) as pen:
+            said = follow(run.store, pen)
+        if said:
+            say(said)
 
 
 def _join_responses(store: Store, journal: Reader, last: LastRun, rows: int) -> Path:

@@ -5,16 +5,18 @@ Invariant: a report is a value: it describes the run at its end, and reads nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import html
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from batcher.errors import InputError, OutputError
-from batcher.output.figures import Figures, tied_in_words, went_on_in_words
+from batcher.errors import BatcherError, InputError, OutputError
+from batcher.output.figures import Figures, money_in_words, requests_in_words, tied_in_words, went_on_in_words
 from batcher.output.frames import Frames
 from batcher.records import Asked, EndpointCount
-from batcher.tables import html_table
+from batcher.tables import Line, Readable, html_table
+from batcher.visible import harmless
 from batcher.words import counted, dollars, elapsed
 
 if TYPE_CHECKING:
@@ -22,11 +24,27 @@ if TYPE_CHECKING:
 
     from batcher.output.vector_column import Matrix
     from batcher.reports.quality.estimated import Estimate
+    from batcher.reports.whole.inline import InlineReport
+
+_NOT_OF_A_RUN = "this report was not made by a run, so there is nothing to read"
+
+
+class Telling(Protocol):
+    """What else can be said about a run: it is read and computed when somebody asks for it."""
+
+    def estimate(self, keyword: str, output_dir: Path, *, seed: int, field: str | None) -> Estimate:
+        """Return how good the answers are."""
+
+    def picture(self, report: Report, output_dir: Path | None) -> str:
+        """Return a picture of the report, as SVG; without a directory of its figures alone."""
+
+    def page(self, keyword: str, output_dir: Path) -> InlineReport:
+        """Return the page of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Figures):
-    """The report of a run.
+class Report(Figures, Readable):
+    """The report of a run. In a notebook it is a picture and a table.
 
     Attributes:
         status: `done`, or `stopped` if rows are left.
@@ -43,12 +61,12 @@ class Report(Figures):
     by_hand: tuple[str, ...] = ()
     # Not a field: it is no part of the report's text, of its JSON, or of what makes two reports equal.
     _frames: ClassVar[Frames | None] = None
-    _estimate: ClassVar[Callable[..., Estimate] | None] = None
+    _telling: ClassVar[Telling | None] = None
 
-    def with_frames(self, frames: Frames, estimate: Callable[..., Estimate] | None = None) -> Self:
-        """Let the report read its rows and answers, and estimate by `batcher.estimate`; return the report."""
+    def with_frames(self, frames: Frames, telling: Telling | None = None) -> Self:
+        """Let the report read its rows and answers, and tell what else can be said; return the report."""
         object.__setattr__(self, "_frames", frames)
-        object.__setattr__(self, "_estimate", estimate)
+        object.__setattr__(self, "_telling", telling)
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,17 +128,31 @@ class Report(Figures):
             InputError: there are no hand labels yet; the message says how to get them.
             OutputError: another run has worked in the directory since, or the journal cannot be read.
         """
-        frames = self._read()
-        if self._estimate is None:
-            raise OutputError("this report was not made by a run, so there is nothing to read")
-        found = self._estimate(self.keyword, frames.checked_directory(), seed=seed, field=field)
+        telling, directory = self._told()
+        found = telling.estimate(self.keyword, directory, seed=seed, field=field)
         if not found.gold:
             raise InputError(f"{self.keyword} has no hand labels yet: {'; '.join(found.steps)}")
         return found
 
+    def html(self) -> InlineReport:
+        """Return the page that `batcher.report` writes, to show it in a cell of a notebook; no file is written.
+
+        Raises:
+            OutputError: another run has worked in the directory since, the journal cannot be read, or the run was
+                stopped before anything was sent.
+        """
+        telling, directory = self._told()
+        return telling.page(self.keyword, directory)
+
+    def _told(self) -> tuple[Telling, Path]:
+        directory = self._read().checked_directory()
+        if self._telling is None:
+            raise OutputError(_NOT_OF_A_RUN)
+        return self._telling, directory
+
     def _read(self) -> Frames:
         if self._frames is None:
-            raise OutputError("this report was not made by a run, so there is nothing to read")
+            raise OutputError(_NOT_OF_A_RUN)
         return self._frames
 
     def __str__(self) -> str:
@@ -138,19 +170,52 @@ class Report(Figures):
         by_hand = f"; by hand: {', '.join(self.by_hand)}" if self.by_hand else ""
         return f"{self.keyword}: {counted(self.rows, 'row')}, {', '.join(parts)}; {done}{cut}{by_hand}{where}"
 
+    def _lines(self) -> Iterator[Line]:
+        states = f"{self.ok:,} ok, {self.invalid:,} invalid, {self.error:,} error"
+        yield Line("rows", f"{self.rows:,}: {states}" + (f", {self.left:,} left" if self.left else ""))
+        if self.corrected:
+            yield Line("corrected", f"{counted(self.corrected, 'answer')} by hand")
+        if self.cut:
+            yield Line("cut off", f"{counted(self.cut, 'answer')} at max_tokens")
+        if self.tied:
+            yield Line("tied", tied_in_words(self.tied))
+        if self.went_on or self.kept:
+            yield Line("went on", went_on_in_words(self.went_on, self.kept))
+        retries = f" ({counted(self.retries, 'further attempt')})" if self.retries else ""
+        yield Line("requests", requests_in_words(self) + retries)
+        tokens = (self.prompt_tokens, "prompt"), (self.completion_tokens, "completion")
+        yield Line("tokens", ", ".join(f"{'unknown' if n is None else f'{n:,}'} {name}" for n, name in tokens))
+        yield Line("money", self._money())
+        now = f" (now {elapsed(self.elapsed_s_now)})" if self.requests_now != self.requests else ""
+        yield Line("time", elapsed(self.elapsed_s) + now)
+        yield from (Line("asked", f"{each.model} at {each.base_url or 'its own place'}") for each in self.asks)
+        yield from (Line("lost", f"{each.endpoint}: {each.out}") for each in self.endpoints if each.out)
+        yield from (Line("by hand", each) for each in self.by_hand)
+        if self.output:
+            yield Line("result", str(self.output))
+
+    def _money(self) -> str:
+        money = money_in_words(self) or ("unknown" if self.cost_usd is None else "nothing")
+        if self.requests_now == self.requests or not self.cost_usd_now:
+            return money
+        return f"{money} (now {dollars(round(self.cost_usd_now * 1e9))})"
+
     def _repr_html_(self) -> str:
-        """Show the report as a small table in a notebook."""
-        hidden = {"asks", "endpoints"}
-        shown = {name: _shown(value) for name, value in self.to_dict().items() if name not in hidden}
-        shown |= {"output": str(self.output or ""), "by_hand": ", ".join(self.by_hand)}
-        for name in [name for name in shown if f"{name}_now" in shown]:
-            now = shown.pop(f"{name}_now")
-            shown[name] += "" if now == shown[name] else f" (now {now})"
-        return html_table("", shown.items(), has_labels=True)
+        """Show the report as a picture and a table in a notebook."""
+        left = f", {counted(self.left, 'row')} left" if self.left else ""
+        title = html.escape(harmless(f"{self.keyword}: {self.status}{left}"))
+        table = html_table("", [(each.label, each.text) for each in self._lines()], has_labels=True)
+        return f"<div>{title}</div>\n{self._picture()}\n{table}"
 
-
-def _shown(value: object) -> str:
-    return "unknown" if value is None else str(value)
+    def _picture(self) -> str:
+        """Return the picture; without the labels if the journal has no longer what the report is about."""
+        if self._telling is None:
+            return ""
+        try:
+            directory = self._read().checked_directory()
+        except BatcherError:
+            directory = None
+        return self._telling.picture(self, directory)
 
 
 def _cost(usd: float | None) -> str:

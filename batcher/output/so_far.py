@@ -6,13 +6,14 @@ Invariant: a row's cells and its result belong together: cells that are not thos
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batcher.answer.columns import AnswerColumns
-from batcher.errors import InputError
+from batcher.errors import InputError, SettingsError
 from batcher.input.cell import cell, writable
 from batcher.input.dataset import Dataset
 from batcher.input.marks import Marks
@@ -23,13 +24,16 @@ from batcher.input.several import is_pattern
 from batcher.input.types import Types
 from batcher.journal.entries import Chunk, LastRun
 from batcher.journal.reading import Reader
-from batcher.output.changed import Layout, answer_cells
+from batcher.output.changed import Changed, Layout, answer_cells
 from batcher.output.changed import Reading as ChangedReading
 from batcher.output.directory import Store
 from batcher.words import counted, verb
 
 if TYPE_CHECKING:
     from batcher.input.opening import Data
+
+
+_BY = "by"
 
 
 class Part(NamedTuple):
@@ -65,11 +69,11 @@ class SoFar:
         self._question = last.question
         self._chunks = journal.chunks()
         self._dataset = dataset
-        self.store = with_columns(store, self._chunks, last.question)
+        self.store, _ = with_by(with_columns(store, self._chunks, last.question), journal)
         table = tuple(last.question.get("table", self.store.columns))
         self._marks = Marks(table)
         self._workbooks = self.store.workbooks()
-        self._changed = ChangedReading([Layout(self.store, table)], journal)
+        self._changed = ChangedReading([Layout(each, table) for each in forms_of(self.store)], journal)
         if dataset is not None and dataset.columns != self._marks.columns:
             raise InputError(
                 f"{dataset.name} has other columns than the table that was asked:"
@@ -129,23 +133,37 @@ class SoFar:
         if chunk is None or chunk.rows != stop - start or self._journal.left(start, stop):
             return None
         if start in self._workbooks:
-            return self._changed.read(start, chunk, self.store.workbook_path(start), None).lines
+            return self._as_changed(self._changed.read(start, chunk, self.store.workbook_path(start), None))
         if self.store.is_empty(start) or not self.store.chunk_path(start).exists():
             return None
         if self.store.sha256(start) != chunk.sha256:
-            return self._changed.read(start, chunk, self.store.chunk_path(start), None).lines
-        if not self._is_of_this_plan(start, chunk):
-            return None
-        with closing(self.store.lines_of(start)) as lines:
-            return list(lines)
+            return self._as_changed(self._changed.read(start, chunk, self.store.chunk_path(start), None))
+        return self._as_written(start, chunk)
 
-    def _is_of_this_plan(self, start: int, chunk: Chunk) -> bool:
-        """Return whether an unchanged chunk file holds the present answers and cells."""
-        if not is_current(self.store, self._journal, start, chunk):
-            return False
-        with closing(self.store.lines_of(start)) as lines:
-            marks = [self._marks.of(tuple(self.store.answer_columns.split(line)[0])) for line in lines]
-        return marks == self._journal.marks(start, start + chunk.rows)
+    def _as_written(self, start: int, chunk: Chunk) -> list[list[str]] | None:
+        """Return the lines of an unchanged chunk file, with what people have decided on the page since."""
+        with closing(self.store.cells(self.store.chunk_file(start))) as lines:
+            columns = next(lines, [])
+            store = next((each for each in forms_of(self.store) if each.all_columns == columns), None)
+            found = [store.answer_columns.split(line) for line in lines] if store else []
+        inputs = [cells for cells, _ in found]
+        if [self._marks.of(tuple(cells)) for cells in inputs] != self._journal.marks(start, start + chunk.rows):
+            return None
+        answers = _answers(self.store, self._journal, start, chunk)
+        # Those of another plan may be in the file; those that people have decided on the page are not there yet.
+        is_behind = chunk.lacks is not None or store is not self.store
+        if not is_behind and [ending for _, ending in found] != answers:
+            return None
+        return [[*cells, *ending] for cells, ending in zip(inputs, answers, strict=True)]
+
+    def _as_changed(self, changed: Changed) -> list[list[str]]:
+        """Return the lines of a file that a person has changed, with the column that it lacks."""
+        if changed.store is self.store:
+            return changed.lines
+        corrected = {each.position for each in changed.corrections}
+        beside = self._journal.beside(changed.start, changed.start + len(changed.lines), [_BY])
+        by = ("hand" if at in corrected else each.by for at, each in enumerate(beside, changed.start))
+        return [[*line, writable(name)] for line, name in zip(changed.lines, by, strict=True)]
 
 
 def input_of(question: dict[str, Any], data: Data | None = None) -> Dataset | None:
@@ -181,6 +199,35 @@ def with_columns(store: Store, starts: Iterable[int], question: dict[str, Any]) 
     encoding = found.encoding if found.columns else question.get("encoding", found.encoding)
     types = Types.recorded_in(question)
     return Store(store.directory, store.keyword, question["table"], columns, encoding, types=types)
+
+
+def with_by(store: Store, journal: Reader) -> tuple[Store, str]:
+    """Return the files with the column that says who gave an answer, if people have decided something on the page.
+
+    The second part says why they do not get it; it is empty if they do, or need not.
+    """
+    if _BY in store.answer_columns.extras or not journal.is_reviewed():
+        return store, ""
+    try:
+        return store.with_facts([_BY]), ""
+    except SettingsError:
+        name = f"{store.answer_columns.answer}_{_BY}"
+        return store, f"The table has a column {name!r} already, so the files do not say which answers are by hand."
+
+
+def forms_of(store: Store) -> list[Store]:
+    """Return the files with their columns, and with those that they had before a person decided something."""
+    added = store.answer_columns
+    if added.extras[-1:] != (_BY,):
+        return [store]
+    before = replace(added, extras=added.extras[:-1])
+    columns = store.columns
+    return [store, Store(store.directory, store.keyword, columns, before, store.encoding, types=store.types)]
+
+
+def recorded_with(question: Mapping[str, object], store: Store) -> dict[str, object]:
+    """Return a run's question with what the files hold now beside the answers."""
+    return {**question, "with": [*store.answer_columns.extras]}
 
 
 def facts_of(journal: Reader, store: Store, start: int, stop: int, names: Sequence[str]) -> list[list[str]]:

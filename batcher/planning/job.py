@@ -5,6 +5,7 @@ Invariant: a `Job` that exists may run; making one writes nothing and sends noth
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from batcher.calls.embeddings import NO_VECTOR
 from batcher.calls.endpoints import Tiers, endpoints_of, environment, tiers_of
 from batcher.calls.forms import PARAMS, Wire, ladder_for
 from batcher.endpoint import Endpoint
-from batcher.errors import InputError, SettingsError
+from batcher.errors import InputError, OutputError, SettingsError
 from batcher.input.column_names import column_index
 from batcher.input.dataset import Dataset
 from batcher.input.examples import Examples
@@ -37,10 +38,12 @@ from batcher.input.question import asking
 from batcher.input.request_line import asking_with
 from batcher.input.selection import Selection
 from batcher.input.stating import Stating
+from batcher.journal.opening import read_journal
 from batcher.money.tariff import NO_WORDING, Tariff, Wording, distinct, is_bounded
 from batcher.money.tokens import most_completion_tokens
 from batcher.money.vision import Vision
 from batcher.output.directory import Store
+from batcher.output.so_far import with_by
 from batcher.planning.gold import check_gold
 from batcher.planning.opinions import check_samples, check_samples_at, notes_on_samples
 from batcher.planning.own import Own
@@ -92,6 +95,7 @@ class Job:
         older: the results files of older scripts whose answers are taken over.
         seconds: how many of the endpoints, the last ones, are asked only about rows whose answers at the others are not
             certain enough (`--then`).
+        function: of the user's, that makes the prompts; None: a template or a column does.
     """
 
     settings: Settings
@@ -112,6 +116,7 @@ class Job:
     lengths: tuple[Tariff, ...] = ()
     older: tuple[Path, ...] = ()
     seconds: int = 0
+    function: PromptFunction | None = None
 
     def keyer(self, params: Mapping[str, Any]) -> Keyer:
         """Return what makes the key of a row of its question.
@@ -290,7 +295,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     if settings.id_column is not None:
         column_index(settings.id_column, dataset.columns, blamed("id_column"))
     check_gold(settings, dataset.columns, (*prompts.columns, *settings.param_columns))
-    store = _store(settings, keyword, dataset, shape)
+    store, note_of_by = _reviewed(_store(settings, keyword, dataset, shape))
     return Job(
         settings,
         keyword,
@@ -299,7 +304,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         asking_with(settings.params)
         if settings.requests
         else asking(prompts.render, own.terms, task=Task(settings.task), images=images),
-        _question(prompts, settings, dataset, endpoints, data)
+        _question(prompts, settings, dataset, endpoints, data, extras=store.answer_columns.extras)
         | _own_question(settings, images)
         | _answers_question(shape, examples)
         | _types_question(store),
@@ -311,6 +316,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         is_same_for_all=not (prompts.columns or settings.param_columns),
         oddities=(
             *oddities_of(prompts, stating, images),
+            *note_of_by,
             *own.notes(endpoints),
             *notes_on_samples(settings, endpoints),
             *(() if settings.requests else notes_on_columns(dataset, prompts.columns, settings)),
@@ -320,6 +326,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         older=older_results(settings, dataset, store) if settings.requests else (),
         images=images,
         seconds=len(tiers.second),
+        function=prompt if callable(prompt) else None,
     )
 
 
@@ -397,6 +404,16 @@ def _store(settings: Settings, keyword: str, dataset: Dataset, shape: Shape | No
     return store
 
 
+def _reviewed(store: Store) -> tuple[Store, list[str]]:
+    """Return the output directory with the column that people's decisions on the page bring, and why it has none."""
+    if not store.journal_path.exists():
+        return store, []
+    with contextlib.suppress(OutputError), read_journal(store.journal_path) as journal:
+        found, clash = with_by(store, journal)
+        return found, [clash] if clash else []
+    return store, []  # opening the journal for the run says what is wrong with it
+
+
 def _columns(settings: Settings, shape: Shape | None) -> AnswerColumns:
     return AnswerColumns.of(
         settings.answer_column,
@@ -451,6 +468,8 @@ def _question(
     dataset: Dataset,
     endpoints: Sequence[Endpoint],
     data: Any,
+    *,
+    extras: Sequence[str],
 ) -> dict[str, Any]:
     """Return the run's question and sources as the journal stores them; the selection of rows is recorded later."""
     question: dict[str, Any] = {
@@ -463,7 +482,7 @@ def _question(
         "columns": tuple(dict.fromkeys((*prompts.columns, *settings.param_columns))),
         "table": dataset.columns,
         "answer_column": settings.answer_column,
-        "with": settings.extras,
+        "with": extras,
         "encoding": settings.encoding,
         "input": as_arguments(data),
         "sheet": dataset.sheet,

@@ -31,6 +31,7 @@ from batcher.planning.job import ROWS_AT_ONCE, Job
 from batcher.planning.lengths import Lengths
 from batcher.planning.opinions import rows_asked_again
 from batcher.planning.plan import ByHand, Older, Plan
+from batcher.planning.recorded import Recorded
 from batcher.planning.words import explained, reasons_of
 from batcher.records import Task
 from batcher.words import as_given, blamed, option
@@ -107,12 +108,14 @@ def _matched(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_
             [*(endpoint.source for endpoint in job.endpoints), *then_before(journal), ADOPTED]
         )
         is_redrawn = _is_redrawn(job, matching, last)
-        key = job.keyer(params)
-        read = _read_rows(job, journal, matching, is_stopping, key, is_first=last is None)
-        older = _add_older(job, matching, key)
+        keys = _keys(job, journal, params)
+        read = _read_rows(job, journal, matching, is_stopping, keys, is_first=last is None)
+        older = _add_older(job, matching, keys.now)
         journal.reading = matching.reading_id(job.reading)
+        readers = Readers(journal.reading, job.read, sameness(job.shape), _second(job, sources))
         if last is not None and _reads_otherwise(last.question, job.question):
-            matching.read_again(Readers(journal.reading, job.read, sameness(job.shape), _second(job, sources)))
+            matching.read_again(readers)
+        matching.read_waiting_again(readers)
         if job.settings.id_column is not None:
             _check_ids(job, matching, read.rows, comparison)
         rules = _rules(job, sources, cut, is_redrawn=is_redrawn)
@@ -185,6 +188,30 @@ def _reads_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return shapes[0] != shapes[1] or before.get("reader") != now.get("reader")
 
 
+class _Keys(NamedTuple):
+    """What makes the keys of rows.
+
+    Attributes:
+        now: of their questions.
+        former: their questions under the labels or the schema of earlier runs, if answers to these are to count again.
+    """
+
+    now: Keyer
+    former: tuple[Recorded, ...] = ()
+
+
+def _keys(job: Job, journal: Reader, params: dict[str, Any]) -> _Keys:
+    """Return what makes the keys; those of earlier runs are for `reuse` and answers that wait for others alone."""
+    now = job.keyer(params)
+    if job.settings.on_change != "reuse" or job.images is not None or not journal.has_open_opinions():
+        return _Keys(now)
+    shapes = {as_text(question.get("shape")): question.get("shape") for question in journal.questions()}
+    shapes.pop(as_text(job.question.get("shape")), None)
+    asked = {**job.question, "params": params}
+    former = (Recorded.of({**asked, "shape": shape}, job.dataset, job.function) for shape in shapes.values())
+    return _Keys(now, tuple(each for each in former if each is not None))
+
+
 def _as_asked(params: dict[str, Any], journal: Reader) -> dict[str, Any]:
     """Return the parameters as keys are made of them: as an earlier run wrote the same ones.
 
@@ -199,14 +226,14 @@ def _read_rows(
     journal: Reader,
     matching: Matching,
     is_stopping: Callable[[], bool],
-    key: Keyer,
+    keys: _Keys,
     *,
     is_first: bool,
 ) -> _Read:
     """Record each row, and its results in chunk files without a journal."""
     known = journal.chunk_starts()
     with closing(Adoption(job.store, known, job.settings.chunk_size, is_strict=is_first)) as adoption:
-        read = _plan_rows(job, matching, adoption, is_stopping, key)
+        read = _plan_rows(job, matching, adoption, is_stopping, keys)
         adoption.end(read.rows)
     return read
 
@@ -311,7 +338,7 @@ def _plan_rows(
     matching: Matching,
     adoption: Adoption,
     is_stopping: Callable[[], bool],
-    key: Keyer,
+    keys: _Keys,
 ) -> _Read:
     """Record each row's question, and its results in chunk files."""
     marks = Marks(job.dataset.columns)
@@ -321,21 +348,23 @@ def _plan_rows(
     for start, rows in job.selection.slices(ROWS_AT_ONCE):
         if is_stopping():
             raise Stopped
-        keys = []
+        asked, were = [], []
         job.look_ahead(rows)
         for position, values in enumerate(rows, start):
             question, is_example = job.stated(position, values)
-            keys.append(key(question.messages, question.terms))
+            asked.append(keys.now(question.messages, question.terms))
+            were += [(each.about(values), asked[-1]) for each in keys.former]
             lengths.add(question)
             if is_example:
-                examples.add(keys[-1])
+                examples.add(asked[-1])
             elif gold is not None:
                 gold.add(values, job.selection.where(position))
             if question.fault:
                 faulty += 1
                 fault = fault or f"{job.selection.where(position)}: {question.fault}"
-        matching.add_rows(start, keys, job.of_rows(start, rows, marks.of))
-        matching.add_found((start + offset, keys[offset], result) for offset, result in adoption.results(start, rows))
+        matching.add_rows(start, asked, job.of_rows(start, rows, marks.of))
+        matching.add_former(were)
+        matching.add_found((start + offset, asked[offset], result) for offset, result in adoption.results(start, rows))
         end = start + len(rows)
     if adoption.is_strict:
         # The journal will not hold what a file has of `--with`: to the run such a file is a stranger's, and is kept.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from batcher.errors import BatcherError, OutputError
@@ -53,19 +53,20 @@ class Unread:
             ((why, count) for why, count in found.items() if count > 0), key=lambda each: (-each[1], each[0])
         )[:most]
 
-    def add(self, changed: Changed, before: Sequence[Result | None], rows: int) -> None:
+    def add(self, changed: Changed, before: Sequence[Result | None], rows: int, people: Collection[int]) -> None:
         """Add the corrections in a file.
 
         Args:
             changed: the file.
             before: the results of its rows by the journal.
             rows: of the run; the others count no more.
+            people: the ids of those of the results that people gave.
         """
         for each in changed.corrections:
             if each.position >= rows:
                 continue
             was = before[each.position - changed.start]
-            self.corrected += each.replaces is None or each.replaces >= 0
+            self.corrected += each.replaces not in people
             self.ended[each.result.status.value] += 1
             _count_cause(self.healed, each.result, -1)
             if was is not None:
@@ -91,7 +92,9 @@ def unread(store: Store, journal: Reader, last: LastRun) -> Unread:
                 found.notes.append(str(changed))
             else:
                 stop = changed.start + changed.before.rows
-                found.add(changed, journal.results_so_far(changed.start, stop), rows)
+                replaced = {each.replaces for each in changed.corrections if each.replaces is not None}
+                people = journal.of_people(replaced)
+                found.add(changed, journal.results_so_far(changed.start, stop), rows, people)
     except OutputError as error:
         found.notes.append(str(error))
     return found

@@ -6,7 +6,6 @@ Invariant: it only reads, and a journal that cannot be read is a line of the lis
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from batcher.journal.entries import ByHand, LastRun
 from batcher.journal.locking import Holder, Work, holder_of, is_at_work, is_locked
 from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO
-from batcher.output.directory import Store
+from batcher.output.directory import Store, journals_in
 from batcher.reports.by_hand import unread
 from batcher.tables import html_table, width
 from batcher.words import blamed, dollars, duration
@@ -28,7 +27,6 @@ from batcher.words import blamed, dollars, duration
 AT_WORK = frozenset({"running", "paused"})
 """The states of a run whose process is at work."""
 
-_JOURNAL = re.compile(r"journal_(.+)\.sqlite")
 _DAY_S = 86400.0
 _HEADS = ("keyword", "state", "rows", "ok", "invalid", "error", "left", "money", "last change")
 
@@ -117,12 +115,12 @@ def runs_in(directory: Path) -> Runs:
     """
     check_directory(directory, blamed("output_dir"))
     try:
-        found = sorted((match[1], path) for path in directory.iterdir() if (match := _JOURNAL.fullmatch(path.name)))
+        found = journals_in(directory)
     except FileNotFoundError as error:
         raise OutputError(f"there is no directory {directory} yet, so no run has begun in it") from error
     except OSError as error:
         raise OutputError(f"the output directory {directory} cannot be read: {error.strerror}") from error
-    return Runs(directory, sorted((_line(*each) for each in found), key=lambda line: -line.changed))
+    return Runs(directory, sorted((_line(*each) for each in found.items()), key=lambda line: -line.changed))
 
 
 def state_of(path: Path, last: LastRun, left: int, by_hand: Sequence[ByHand], holder: Holder | None) -> str:

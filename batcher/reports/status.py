@@ -17,13 +17,19 @@ from batcher.journal.entries import Counts, LastRun
 from batcher.journal.locking import holder_of
 from batcher.journal.opening import read_journal
 from batcher.journal.reading import Reader
-from batcher.money.prices import NANO
-from batcher.output.figures import Figures, figures_of, tied_in_words, went_on_in_words
+from batcher.output.figures import (
+    Figures,
+    figures_of,
+    money_in_words,
+    requests_in_words,
+    tied_in_words,
+    went_on_in_words,
+)
 from batcher.output.opening import opened
 from batcher.reports.by_hand import Unread, unread
 from batcher.reports.runs import AT_WORK, Runs, runs_in, state_of
 from batcher.tables import Described, Line
-from batcher.words import counted, dollars, duration
+from batcher.words import counted, duration
 
 _RATE_OVER_S = 60.0
 
@@ -60,20 +66,6 @@ class RunStatus(Figures, Described):
     by_hand: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def _money(self) -> str:
-        parts = [f"{dollars(round(self.cost_usd * NANO))} for answers"] if self.cost_usd else []
-        parts += [f"at most {dollars(round(self.uncertain_usd * NANO))} without one"] if self.uncertain_usd else []
-        is_priced = self.unpriced < self.requests
-        parts += [f"unknown for {counted(self.unpriced, 'request')}"] if self.unpriced and is_priced else []
-        return ", ".join(parts)
-
-    def _requests(self) -> str:
-        ended = f"{self.requests:,}: {self.answered:,} answered, {self.failed:,} failed, {self.out:,} out"
-        if self.requests_now == self.requests:
-            return ended
-        out = f", {self.out_now:,} out" if self.out_now else ""
-        return f"{ended}; by the latest process {self.requests_now:,}{out}"
-
     def _title(self) -> str:
         return f"{self.keyword}: {self.state} ({self.process})"
 
@@ -86,8 +78,8 @@ class RunStatus(Figures, Described):
         if self.corrected:
             yield Line("corrected", f"{counted(self.corrected, 'answer')} by hand")
         yield Line("chunks", f"{self.chunks:,} written")
-        yield Line("requests", self._requests())
-        if money := self._money():
+        yield Line("requests", requests_in_words(self))
+        if money := money_in_words(self):
             yield Line("money", money)
         if self.state in AT_WORK:
             yield Line("rate", f"{self.rows_per_s:,.1f} rows/s{time_left}")

@@ -5,7 +5,7 @@ Invariant: a file is read once, together with its rows; the result must hold the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -115,9 +115,10 @@ class ChunkFiles:
             return
         with closing(Lines(path, self._store.answer_columns)) as lines:
             if lines.error is None and lines.header != self._store.all_columns:
-                self._name_all(Kind.FILE_COLUMNS, start, path)
+                lacks_by = [*lines.header, f"{self._store.answer_columns.answer}_by"] == self._store.all_columns
+                self._name_all(Kind.FILE_BEHIND if lacks_by else Kind.FILE_COLUMNS, start, path)
             else:
-                yield from self._as_written(rows, lines)
+                yield from self._as_written(rows, lines, self._corrections.behind(start, chunk))
             if lines.error:
                 self._name_all(Kind.FILE_BROKEN, start, lines.error)
 
@@ -157,11 +158,11 @@ class ChunkFiles:
     def _name_all(self, kind: Kind, start: int, place: object) -> None:
         self._found.rows(kind, start, self._stop(start) - 1, str(place))
 
-    def _as_written(self, rows: Iterator[Row], lines: Lines) -> Iterator[Row]:
+    def _as_written(self, rows: Iterator[Row], lines: Lines, behind: Collection[int]) -> Iterator[Row]:
         """Compare an unchanged file, which can only be older than the journal or INPUT."""
         for line, row in zip(lines, rows, strict=False):
             if not row.fits(line):
-                row.name(self._found, Kind.FILE_OLD)
+                row.name(self._found, Kind.FILE_BEHIND if row.position in behind else Kind.FILE_OLD)
             row.take(line)
             yield row
 
@@ -174,9 +175,13 @@ class ChunkFiles:
             return rows
         in_order = [(row, line) for row, line in pairs if row and line]
         is_whole = len(in_order) == len(pairs)
-        is_proven = is_whole and self._is_proven(in_order, chunk)
+        behind = self._corrections.behind(start, chunk)
+        is_proven = is_whole and self._is_proven(in_order, chunk, behind)
         for row, line in pairs:
-            self._compare(row, line, path, is_current=is_proven or not is_whole)
+            if row and line and row.position in behind and not row.fits(line) and row.cells in (None, line.cells):
+                row.name(self._found, Kind.FILE_BEHIND)
+            else:
+                self._compare(row, line, path, is_current=is_proven or not is_whole)
         if is_whole:
             if self._result and not is_proven and all(row.cells in (None, line.cells) for row, line in in_order):
                 self._name_all(Kind.FILE_UNPROVEN, start, path)
@@ -213,12 +218,15 @@ class ChunkFiles:
             elif not self._corrections.accept(path, row.ending or [], line.ending):
                 row.name(self._found, Kind.FILE_ANSWER, f"{path}, line {line.number}")
 
-    def _is_proven(self, pairs: list[tuple[Row, Line]], chunk: Chunk) -> bool:
+    def _is_proven(self, pairs: list[tuple[Row, Line]], chunk: Chunk, behind: Mapping[int, int]) -> bool:
         """Return whether the file was made from these rows and from the answers that the journal has now.
 
-        Even if all answers are the same, they may be next to other cells than originally.
+        Those in `behind` were corrected since. Even if all answers are the same, they may be next to other cells than
+        originally.
         """
         written = [csv_line(line.cells if row.cells is None else row.cells) for row, line in pairs]
-        records = [row.record for row, _ in pairs]
-        states = [RowState(each.key, each.result) if each else RowState(b"", None) for each in records]
-        return any(chunk.origin == store.origin(written, states) for store in self._store.in_each_encoding())
+        states = [
+            RowState(row.record.key, behind.get(row.position, row.record.result)) if row.record else RowState(b"", None)
+            for row, _ in pairs
+        ]
+        return any(chunk.made_from == store.origin(written, states) for store in self._store.in_each_encoding())

@@ -5,11 +5,12 @@ Invariant: an answer by hand counts once, whether the journal has it already or 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from batcher.answer.columns import AnswerColumns
+from batcher.journal.entries import Chunk
 from batcher.journal.evidence import Evidence
 from batcher.output.edited import UnfitError, settled
 from batcher.records import Status
@@ -50,6 +51,10 @@ class Corrections:
         """Count those of a chunk that the journal has."""
         rows, cells = self._journal.corrections(start, stop) if self._is_any else (0, 0)
         self._add(path, rows, cells)
+
+    def behind(self, start: int, chunk: Chunk) -> Mapping[int, int]:
+        """Return which rows of a chunk file were corrected on the page since: by position the result in the file."""
+        return self._journal.lacked(start, chunk)
 
     def accept(self, path: Path, ours: Sequence[str], theirs: Sequence[str]) -> bool:
         """Count the correction of a row that only its file has; return False if it is none.

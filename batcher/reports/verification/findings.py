@@ -48,6 +48,7 @@ class Kind(Enum):
     FILE_COLUMNS = "the chunk file has other columns"
     FILE_ROWS = "the chunk file has more or fewer rows than it had; give INPUT to find out which"
     FILE_OLD = "the chunk file is older than the row or its answer; `batcher run` writes it again"
+    FILE_BEHIND = "corrected on the page, and the chunk file does not have it yet; `batcher merge` writes it"
     FILE_ANSWER = "the status in the chunk file is none: write ok, invalid or error"
     FILE_CELLS = "the input's cells were changed in the chunk file"
     FILE_UNPROVEN = "the chunk file was changed; give INPUT to check that its rows are still the input's"
@@ -77,6 +78,7 @@ class Kind(Enum):
     OF_NOBODY = "requests of a run or a source that the journal does not know"
     CUT_OFF = "parts of answers that were cut off, of requests that were answered or that the journal does not know"
     SAMPLE_OTHER = "lines of the sample in the journal that contradict others (table and id)"
+    CORRECTION_OTHER = "corrections in the journal that contradict the results (table and id)"
 
     @property
     def slug(self) -> str:

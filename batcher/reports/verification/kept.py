@@ -11,8 +11,8 @@ from batcher.errors import InputError
 from batcher.input.dataset import Dataset
 from batcher.journal.entries import Proof, RowRecord, kept
 from batcher.journal.evidence import Evidence
+from batcher.planning.recorded import Recorded
 from batcher.records import Values
-from batcher.reports.verification.questions import Recorded
 from batcher.words import counted, option
 
 

@@ -229,6 +229,8 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
     requests.end()
     for place in journal.sample_faults():
         found.place(Kind.SAMPLE_OTHER, place)
+    for place in journal.correction_faults():
+        found.place(Kind.CORRECTION_OTHER, place)
     return Verification(
         store.keyword,
         results.counts(scope),
