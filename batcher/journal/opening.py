@@ -107,7 +107,8 @@ def read_journal(path: Path, *, alone: bool = False) -> Reader:
 
 def read_samples(path: Path, *, alone: bool = False) -> SampleReader:
     """Open a journal like `read_journal`, for reading the samples too."""
-    return _read(path, SampleReader, alone=alone)
+    # Who keeps runs from writing records what people have labelled.
+    return _read(path, SampleReader, alone=alone, beside_writer=alone)
 
 
 def read_kind(path: Path, kind: type[_AnyReader]) -> _AnyReader:
