@@ -150,6 +150,12 @@ def test_a_filter_that_cannot_be_read_is_named(client: Client, query: dict[str, 
     assert next(iter(query)).removeprefix("field.") in reply.json["error"]
 
 
+def test_an_address_with_too_many_filters_is_refused(client: Client) -> None:
+    reply = client.fetch("api/rows", label=["x"] * 1001)
+
+    assert (reply.status, reply.json["kind"]) == (400, "invalid")
+
+
 def test_a_row_has_its_prompt_as_it_was_sent_and_its_attempts(client: Client) -> None:
     row = client.get("api/row/3")
 

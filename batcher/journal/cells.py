@@ -24,7 +24,7 @@ class Cells:
         self._lock = threading.Lock()
         with self._using():
             # Nothing of it outlives the process.
-            for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -16000"):
+            for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "cache_size = -16000"):
                 self._db.execute(f"PRAGMA {pragma}")
             self._db.execute("CREATE TABLE cells (position INTEGER PRIMARY KEY, texts TEXT NOT NULL)")
 
@@ -37,8 +37,13 @@ class Cells:
         joined = [(position, _BETWEEN.join(cells)) for position, cells in rows]
         with self._using():
             self._db.execute("BEGIN")
-            self._db.executemany("INSERT OR REPLACE INTO cells VALUES (?, ?)", joined)
-            self._db.execute("COMMIT")
+            try:
+                self._db.executemany("INSERT OR REPLACE INTO cells VALUES (?, ?)", joined)
+                self._db.execute("COMMIT")
+            except sqlite3.Error:  # the disk is full
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
 
     def count(self) -> int:
         """Return the number of rows that it has."""

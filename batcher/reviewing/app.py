@@ -31,6 +31,7 @@ ROUTES: Routes = {
 """All routes below the token, but for the page itself and its files; each module has its own."""
 
 _ANY = "*"
+_MOST_PARAMETERS = 1000
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
 
 
@@ -49,8 +50,7 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         guarded: Guarded = scope["guarded"]
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=False, max_num_fields=1000)
-        reply = await self._reply(method, Request(guarded.path, query, guarded.body))
+        reply = await self._reply(method, guarded, scope["query_string"].decode("latin-1"))
         try:
             await _send(reply, receive, send)
         except (BatcherError, OSError) as error:  # in the middle of a file: it must not seem to be whole
@@ -59,9 +59,9 @@ class App:
             if cut is not None:
                 cut()
 
-    async def _reply(self, method: str, request: Request) -> Reply:
+    async def _reply(self, method: str, guarded: Guarded, query: str) -> Reply:
         try:
-            return await self._handled(method, request)
+            return await self._handled(method, Request(guarded.path, _parsed(query), guarded.body))
         except NotServed as error:
             return error.reply()
         except Changed as error:
@@ -84,6 +84,18 @@ class App:
         if handler := self._routes.get((method, f"{parent}/{_ANY}")):
             return await handler(self._page, request._replace(rest=name))
         raise gone(f"there is no {method} {request.path[:100]!r} here")
+
+
+def _parsed(query: str) -> dict[str, list[str]]:
+    """Return the parameters of a query.
+
+    Raises:
+        NotServed: there are too many.
+    """
+    try:
+        return parse_qs(query, max_num_fields=_MOST_PARAMETERS)
+    except ValueError as error:
+        raise invalid(f"the address has more than {_MOST_PARAMETERS:,} parameters") from error
 
 
 def _of_ours(error: BatcherError) -> NotServed:

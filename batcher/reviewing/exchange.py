@@ -6,7 +6,7 @@ Invariant: JSON is ASCII, so that any text, lone surrogates included, arrives as
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -142,8 +142,3 @@ def whole(text: str, name: str, most: int | None = None) -> int:
 Handler = Callable[["Page", Request], Awaitable[Reply]]
 Routes = Mapping[tuple[str, str], Handler]
 """Handlers by method and path below the token; a path that ends in `/*` leaves its last part open (`Request.rest`)."""
-
-
-def parts_of(found: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield what an iterator yields, without empty parts."""
-    yield from (part for part in found if part)

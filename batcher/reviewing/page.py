@@ -105,7 +105,7 @@ class View:
         try:
             self.table.copy(self._wait_for_index, self.stops)
         except BatcherError as error:
-            self.table.trouble = str(error)
+            self.table.give_up(str(error))
 
     def _wait_for_index(self) -> None:
         """Let the index be made first: filters need it, and both would take longer side by side."""

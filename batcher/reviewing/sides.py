@@ -28,6 +28,7 @@ from batcher.output.opening import PastRun
 from batcher.records import Status
 from batcher.reports.quality.compare import RunToCompare, columns_to_pair, to_compare
 from batcher.reports.quality.pairs import MOST_PAIRS, reading_of
+from batcher.reviewing.exchange import invalid
 from batcher.settings import check_keyword
 from batcher.words import counted, percent
 
@@ -404,8 +405,9 @@ class Sides:
 
         Raises:
             SettingsError: the keyword or a filter is wrong.
+            NotServed: there is no such run.
             InputError: the runs are of different tables.
-            OutputError: there is no such run, or its journal cannot be read.
+            OutputError: its journal cannot be read.
         """
         if only not in {"", LABEL, STATUS}:
             raise SettingsError(f"only must be {LABEL} or {STATUS}, not {only!r:.80}")
@@ -420,7 +422,7 @@ class Sides:
         if other == self._store.keyword:
             raise SettingsError(f"{other!r} is the run that this page shows: choose another one")
         if not (path := Store(self._store.directory, other).journal_path).exists():
-            raise OutputError(f"there is no run {other!r} in {self._store.directory}: {path} does not exist")
+            raise invalid(f"there is no run {other!r} in {self._store.directory}: {path} does not exist")
         with self._lock:
             work = self._works.pop(other, None) or _Work(self._store, self._looks, other)
             self._works[other] = work  # the latest is last

@@ -71,6 +71,11 @@ class Table:
 
     # -- Making the copy
 
+    def give_up(self, why: str) -> None:
+        """Leave the copy as it is: the cells of other rows are looked for in chunk files."""
+        self.trouble = why
+        self.is_whole = True
+
     def copy(self, go_on: Callable[[], object], stops: Callable[[], bool]) -> None:
         """Copy all rows: from the input, and those that it does not have from chunk files.
 
@@ -131,7 +136,8 @@ class Table:
         if missing := [each for each in positions if each not in found]:
             found |= (late := self._in_chunks(missing))  # a run at work may have written a chunk file meanwhile
             if self.is_whole and late:
-                self._cells.add(late.items())
+                with contextlib.suppress(BatcherError):  # without room in the copy they are read again
+                    self._cells.add(late.items())
         return found
 
     def why_not(self, position: int) -> str:
