@@ -605,3 +605,10 @@ def test_a_label_waits_until_another_part_of_the_process_has_read_the_journal(dr
                 labelling.result(0.5)
         assert labelling.result()["gold"] == "good"
     assert in_journal(lab) == {1: "good"}
+
+
+def test_a_sample_is_read_from_a_journal_that_a_reader_has_left_with_a_log(drawn: Lab, tmp_path: Path) -> None:
+    lab = left_behind(drawn, tmp_path / "left")
+    write_into(lab, {1: "good"})
+    assert batcher.sample("k", output_dir=lab.directory).read == 1
+    assert in_journal(lab) == {1: "good"}

@@ -208,7 +208,8 @@ def _read(path: Path, kind: type[_AnyReader], *, alone: bool = False, beside_wri
             _lock(path, stack, Work.READS)
             if _seems_at_work_here(path) and not claim(path):
                 _check_no_run_writes(path)
-        opened = open_to_read(path, stack, beside_writer=beside_writer)
+        # Who keeps runs from writing writes something itself, such as what people labelled.
+        opened = open_to_read(path, stack, beside_writer=beside_writer or alone)
         version = version_of(opened.db, path)
         check_readable(version, path)
         read_as_newest(opened.db, version)

@@ -23,6 +23,7 @@ from batcher.journal.schema import (
     as_output_errors,
     bound,
     bring_up_to_date,
+    busy_if_read,
     connect,
     make_durable,
     raise_generation,
@@ -419,7 +420,7 @@ def record(path: Path, statements: Iterable[Statement]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    with as_output_errors(path, "written"), closing(connect(path, "mode=rw")) as db:
+    with as_output_errors(path, "written"), closing(connect(path, "mode=rw")) as db, busy_if_read(path):
         make_durable(db)
         bring_up_to_date(db, version_of(db, path))
         db.execute("BEGIN IMMEDIATE")

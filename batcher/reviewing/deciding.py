@@ -11,7 +11,6 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from batcher.answer.shape import Shape, shape_of_recorded
@@ -20,7 +19,7 @@ from batcher.journal.corrections import REVIEW, Overtaken
 from batcher.journal.deciding import Pen
 from batcher.journal.entries import DECIDED, OVERTAKEN, REFUSED_BY_HAND, ByHand, Decision, LastRun
 from batcher.journal.locking import Work, holder_of, is_at_work
-from batcher.journal.opening import open_to_decide, read_journal, read_samples
+from batcher.journal.opening import open_to_decide, read_kind
 from batcher.journal.reading import Reader
 from batcher.journal.sampling import Gold, SampleReader
 from batcher.output.control import ControlFile, Wish
@@ -31,7 +30,6 @@ from batcher.records import Result, Status, Task
 from batcher.words import counted
 
 T = TypeVar("T")
-R = TypeVar("R", bound=Reader)
 
 _PATIENCE_S = 15.0  # a run at work looks every second
 _LOOK_S = 0.05
@@ -98,7 +96,7 @@ class Decisions:
             Changed: the row has another result by now.
             SettingsError: it is not a label, does not fit the schema, or there is no such row, or it has no result.
         """
-        last = await asyncio.to_thread(self._looked, Reader.last_run, read_journal)
+        last = await asyncio.to_thread(self._looked, Reader.last_run)
         if last:
             _check_is_chat(last)
             result = _fitting(result, last)
@@ -128,7 +126,7 @@ class Decisions:
         """
         golds = [each._replace(origin=each.origin or REVIEW) for each in golds]
         golds = [each._replace(who=self._who) if each.origin == REVIEW and not each.who else each for each in golds]
-        known = {each.id for each in await asyncio.to_thread(self._looked, SampleReader.drawn, read_samples)}
+        known = {each.id for each in await asyncio.to_thread(self._looked, SampleReader.drawn)}
         if (other := next((each.drawn for each in golds if each.drawn not in known), None)) is not None:
             raise SettingsError(f"the sample has no row {other}")
 
@@ -150,13 +148,13 @@ class Decisions:
 
     def pending(self) -> int:
         """Count the rows corrected on the page whose chunk files do not have that yet."""
-        return self._looked(Reader.behind, read_journal)
+        return self._looked(Reader.behind)
 
-    def _looked(self, read: Callable[[R], T], open_: Callable[[Path], R]) -> T:
+    def _looked(self, read: Callable[[SampleReader], T]) -> T:
         """Return what a reader finds; another page may write just now."""
         for is_last in (*[False] * _LOOKS, True):
             try:
-                with open_(self._store.journal_path) as journal:
+                with read_kind(self._store.journal_path, SampleReader) as journal:
                     return read(journal)
             except OutputError:
                 if is_last:
@@ -165,7 +163,7 @@ class Decisions:
         raise AssertionError
 
     def _finish(self) -> str:
-        last = self._looked(Reader.last_run, read_journal)
+        last = self._looked(Reader.last_run)
         if last and is_at_work(self._store.journal_path, last):
             raise KeywordBusy(f"a run of {self._store.keyword!r} is at work: it writes the files itself when it ends")
         with open_to_decide(self._store.journal_path) as pen:
@@ -220,7 +218,7 @@ class Decisions:
 
     def _run_at_work(self) -> LastRun | None:
         """Return the run that is at work; None if there is none, or it is being planned."""
-        with contextlib.suppress(OutputError), read_journal(self._store.journal_path) as journal:
+        with contextlib.suppress(OutputError), read_kind(self._store.journal_path, Reader) as journal:
             last = journal.last_run()
             if last is not None and is_at_work(self._store.journal_path, last):
                 return last
@@ -242,7 +240,7 @@ class Decisions:
         return await asyncio.to_thread(self._answer, wish)
 
     def _answer(self, wish: Wish) -> ByHand | None:
-        found = self._looked(lambda journal: journal.by_hand(wish.run, _ANSWERS), read_journal)
+        found = self._looked(lambda journal: journal.by_hand(wish.run, _ANSWERS))
         return next((each for each in found if each.request == wish.id), None)
 
 
