@@ -202,3 +202,9 @@ def correct(page: Page, label: str, why: str = "") -> None:
         tab_to(page, page.locator("#correct-why"))
         page.keyboard.type(why)
     press(page, "Enter")
+
+
+def saved(page: Page, count: int) -> None:
+    """Return when the server has this number of labels."""
+    while page.evaluate("fetch('api/sample').then(said => said.json()).then(said => said.done)") != count:
+        pass

@@ -12,7 +12,7 @@ import pytest
 from browser import Visit
 from playwright.sync_api import Page, expect
 from programs import call, table
-from review_page import INTENTS, TOPICS, copied, make_intents, make_messages, press, reviewed
+from review_page import INTENTS, TOPICS, copied, make_intents, make_messages, press, reviewed, saved
 
 KEYS = "123456789ABCDFGHILMOPQRTVWXYZ"
 DRAWN = 30
@@ -42,12 +42,6 @@ def at(page: Page, number: int) -> None:
 
 def counted(page: Page, text: str) -> None:
     expect(page.locator("#sample-count")).to_have_text(text)
-
-
-def saved(page: Page, count: int) -> None:
-    """Return when the server has this number of labels."""
-    while page.evaluate("fetch('api/sample').then(said => said.json()).then(said => said.done)") != count:
-        pass
 
 
 def by_hand(folder: Path, keyword: str) -> dict[str, str]:

@@ -191,7 +191,7 @@ def test_split_votes_are_shown_with_their_votes(lab: Lab) -> None:
     service.prompts = answering({}).prompts
     lab.run([*said], service, labels=LABELS, samples=3)
     [split] = facts_of(lab).split
-    assert (split.position, split.answer, json.loads(split.votes)) == (1, "good", {"good": 2, "bad": 1})
+    assert (split.position, split.answer, split.votes) == (1, "good", (("good", 2), ("bad", 1)))
 
 
 # -- The file
@@ -293,6 +293,8 @@ def hostile_run(lab: Lab, harm: str, worse: str) -> str:
             "INSERT INTO events (run, at, kind, subject, detail) SELECT 1, sent, 'paused', ?, ? FROM requests LIMIT 1",
             (end, end),
         )
+        _correct(db, end)
+        _vote(db, end)
         [(question,)] = db.execute("SELECT question FROM runs")
         asked = json.loads(question)
         asked |= {"input": [f"/a/file {harm}"], "params": {f"p {harm}": harm}, "sheet": harm, "prompt": f"ask {harm}"}
@@ -302,11 +304,34 @@ def hostile_run(lab: Lab, harm: str, worse: str) -> str:
     return page_of_run("k", lab.directory)
 
 
+def _correct(db: sqlite3.Connection, end: bytes) -> None:
+    """Let a person give a row another answer."""
+    [(before, key)] = db.execute("SELECT result, key FROM rows WHERE position = 20")
+    db.execute("INSERT INTO sources (id, model, base_url, params) VALUES (99, 'corrected by hand', '', '')")
+    db.execute(
+        "INSERT INTO results (id, key, source, status, answer, error) VALUES (-1, ?, 99, 'ok', ?, '')", (key, end)
+    )
+    db.execute("INSERT INTO rereads VALUES (-1, ?, ?)", (before, before))
+    db.execute("INSERT INTO corrections (id, at, who, why, origin, is_undo) VALUES (-1, 0, ?, ?, ?, 0)", (end,) * 3)
+    db.execute("UPDATE rows SET result = -1 WHERE position = 20")
+
+
+def _vote(db: sqlite3.Connection, end: bytes) -> None:
+    """Make a row's answer one of two, and all answers uncertain."""
+    db.execute("UPDATE responses SET confidence = 0.5")
+    [(result,)] = db.execute("SELECT result FROM rows WHERE position = 22")
+    db.execute("INSERT INTO votes VALUES (?, 2, 1, 1, NULL)", (result,))
+    opinion = "INSERT INTO opinions SELECT {0}, key, 22, source, status, {1}, '', 0, id FROM results WHERE id = ?"
+    db.execute(opinion.format("id", "answer"), (result,))
+    db.execute(opinion.format("-2", f"CAST(answer || x'{end.hex()}' AS BLOB)"), (result,))
+
+
 def test_no_text_changes_the_elements_of_the_page(tmp_path: Path) -> None:
     harmless, hostile = (
         hostile_run(Lab(tmp_path / name), *harm) for name, harm in (("a", ("x", "x")), ("b", (HARM, WORSE)))
     )
     assert Page(hostile).elements == Page(harmless).elements
+    assert {*Page(hostile).headings} >= {"Failures", "Least certain rows", "Corrections by people", "Over time"}
     assert hostile.count("<script>") == 1
     assert not set("\u202e\u2066\x00\x1b\ud800") & set(hostile)
     assert Page(hostile).text.count("alert(1)") > 60

@@ -5,11 +5,11 @@ Invariant: it only reads; what is held is bounded, however many rows there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from batcher.journal.corrections import BY_HAND
-from batcher.journal.reading import FAILED, OF_FAILED, Reader
+from batcher.journal.reading import FAILED, OF_FAILED, ROOT, Reader
 from batcher.journal.schema import IN_SCOPE, text_of
 
 _MOST_REASONS = 10_000
@@ -111,14 +111,19 @@ def answers_at(journal: Reader, positions: Iterable[int]) -> dict[int, tuple[str
     return {position: (status, text_of(text)) for position, status, text in lines}
 
 
-def errors_at(journal: Reader, positions: Sequence[int]) -> dict[int, str]:
-    """Return the whole reason of rows that failed."""
-    lines = journal.look_up(
-        "SELECT r.position, a.error FROM rows r JOIN results a ON a.id = r.result"
-        f" WHERE r.position IN ({{}}) AND r.{IN_SCOPE}",
+def votes_at(journal: Reader, positions: Iterable[int]) -> dict[int, list[tuple[str, int]]]:
+    """Return the answers that those of rows are made of, each with its number, the most frequent first."""
+    before, root = "(SELECT before FROM rereads WHERE id = r.result)", ROOT.format("r.result")
+    found: dict[int, list[tuple[str, int]]] = {}
+    for position, answer, times in journal.look_up(
+        "SELECT r.position, iif(p.status = 'ok', p.answer, p.status) AS said, count(*) AS n FROM rows r"
+        f" JOIN opinions p ON p.result IN (r.result, {before}, {root}) AND p.round = 0"
+        f" WHERE r.position IN ({{}}) AND r.{IN_SCOPE}"
+        " GROUP BY r.position, said ORDER BY r.position, n DESC, min(p.id)",
         sorted(positions),
-    )
-    return {position: text_of(error) for position, error in lines}
+    ):
+        found.setdefault(position, []).append((text_of(answer), times))
+    return found
 
 
 def _text(value: str | bytes | None) -> str | None:

@@ -26,7 +26,8 @@ class Example(NamedTuple):
         cells: of the input, long ones cut; empty if they are not at hand.
         other: what stands beside the answer, such as the hand label; empty if nothing does.
         certainty: of the answer, from 0 to 1; None: not known.
-        votes: the answers that it is made of, in words; empty if it is made of one.
+        votes: the answers that it is made of, and how many of each; empty if it is made of one.
+        note: who gave the answer, when and why; empty if that is not known, or no person did.
     """
 
     position: int
@@ -34,7 +35,8 @@ class Example(NamedTuple):
     cells: Cells = ()
     other: str = ""
     certainty: float | None = None
-    votes: str = ""
+    votes: tuple[tuple[str, int], ...] = ()
+    note: str = ""
 
 
 class Failure(NamedTuple):

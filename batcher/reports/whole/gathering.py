@@ -251,15 +251,15 @@ class _Gathering:
 
     def _split(self, rows: Sequence[Any], cells: Mapping[int, Any]) -> Iterator[Example]:
         """Yield the rows whose answers are not all the same, the least certain first."""
+        votes = showing.votes_at(self.run.journal, [each.position for each in rows])
         for each in rows:
             if each.certainty < 1:
-                [beside] = self.run.journal.beside(each.position, each.position + 1, ["votes"])
                 yield Example(
                     each.position,
                     cut(each.answer, _LONGEST),
                     cells.get(each.position, ()),
                     certainty=each.certainty,
-                    votes=cut(beside.votes, _LONGEST),
+                    votes=tuple((cut(answer, _LONGEST), times) for answer, times in votes.get(each.position, ())),
                 )
 
     def _corrected(self, rows: Sequence[showing.Corrected], cells: Mapping[int, Any]) -> Iterator[Example]:
@@ -275,7 +275,7 @@ class _Gathering:
                 if part
             )
             yield Example(
-                each.position, cut(before, _LONGEST), cells.get(each.position, ()), cut(each.after, _LONGEST), votes=who
+                each.position, cut(before, _LONGEST), cells.get(each.position, ()), cut(each.after, _LONGEST), note=who
             )
 
     def _near(self) -> Iterator[tuple[str, int]]:

@@ -5,7 +5,6 @@ Invariant: lists are bounded, and say how many rows they leave out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 from batcher.reports.pages.escape import Html, joined, text
@@ -80,18 +79,25 @@ def corrected(facts: Facts) -> Iterator[Html]:
             facts.corrected,
             "before",
             other="by hand",
-            votes="who, when, why",
+            note="who, when, why",
         )
         yield left_out(max(0, facts.figures.corrected - len(facts.corrected)), "correction")
 
 
 def _examples(
-    caption: str, rows: Sequence[Example], answer: str, *, other: str = "", certainty: str = "", votes: str = ""
+    caption: str,
+    rows: Sequence[Example],
+    answer: str,
+    *,
+    other: str = "",
+    certainty: str = "",
+    votes: str = "",
+    note: str = "",
 ) -> Html:
     """Return a table of rows; what has no name is left out."""
     columns = [Column("row", COUNT)]
     columns += [Column(certainty, COUNT)] if certainty else []
-    columns += [Column(each, SAID) for each in (answer, other, votes) if each]
+    columns += [Column(each, SAID) for each in (answer, other, votes, note) if each]
     has_cells = any(each.cells for each in rows)
     columns += [Column("input", WIDE)] if has_cells else []
     table = []
@@ -99,22 +105,12 @@ def _examples(
         line: list[Cell] = [count(each.position)]
         line += [Num(each.certainty, f"{each.certainty or 0.0:.2f}")] if certainty else []
         line += [said or "(empty)" for said, name in ((each.answer, answer), (each.other, other)) if name]
-        line += [_votes(each.votes)] if votes else []
+        line += [cells((f"{times}\u00a0\u00d7", said) for said, times in each.votes)] if votes else []
+        line += [each.note] if note else []
         line += [cells(each.cells)] if has_cells else []
         table.append(line)
     note = "" if has_cells else '<p class="muted">The input\'s cells of these rows are not at hand.</p>'
     return joined(grid(f"{caption} (rows counted from 0)", columns, table), note)
-
-
-def _votes(said: str) -> Cell:
-    """Return the answers that a row's is made of, each with its number; a text that is not so stays as it is."""
-    try:
-        found = json.loads(said)
-    except ValueError:
-        return said
-    return (
-        cells((f"{times}\u00a0\u00d7", answer) for answer, times in found.items()) if isinstance(found, dict) else said
-    )
 
 
 def _status(status: str) -> Html:
