@@ -230,6 +230,13 @@ def test_a_number_may_be_the_label() -> None:
         assert json.loads(chat(server.base_url, "It broke", response_format=form).text)["stars"] == 2
 
 
+def test_an_answer_may_be_empty() -> None:
+    confusion = confusion_of({"truth": {"It broke": "bad"}, "chances": {"bad": {"": 1}}})
+    with embedded(Knobs(confusion=confusion)) as server:
+        for options in ({}, {"logprobs": True}, {"guided_choice": ["good", "bad"]}):
+            assert chat(server.base_url, "It broke, one of: good, bad.", **options).text == ""
+
+
 # --- a run ---
 
 

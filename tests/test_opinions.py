@@ -116,6 +116,14 @@ def test_facts_of_a_row_are_of_the_answer_that_counts_and_sums_are_over_all(lab:
     check(lab, [ROWS[1]])
 
 
+def test_answers_with_half_a_character_are_votes_as_others_are(lab: Lab) -> None:
+    rows = run(lab, Oracle({"Q t0": ["\ud800a", "b", "\ud800a"]}), [ROWS[0]], with_="votes,raw")
+    assert json.loads(rows[0]["infer_votes"]) == {rows[0]["infer"]: 2, "b": 1}
+    check(lab, [ROWS[0]])
+    lab.path(0).unlink()
+    assert run(lab, Oracle({}), [ROWS[0]], with_="votes,raw") == rows
+
+
 def test_an_answer_that_never_came_is_no_vote_and_without_any_the_row_is_an_error(lab: Lab) -> None:
     refused = [refusal(400)] * 3  # as often as one row is refused before that is its end
     said: dict[str, list[str | Failure]]
@@ -547,6 +555,22 @@ def test_what_a_result_is_made_of_serves_no_other_row(lab: Lab) -> None:
     rows = under(lab, asked, "C", [0, 0], on_change="reuse")  # a second row asks the same
     assert asked.told.total() - told == 3
     assert [json.loads(row["infer_votes"]) for row in rows] == [{"invalid": 2, "high": 1}, {"odd": 3}]
+    check(lab, [ROWS[0], ROWS[0]])
+
+
+def test_labels_that_change_back_give_no_other_row_an_answer_that_counts_already(lab: Lab) -> None:
+    asked = Oracle(said_of(0, "A", "high", "low", "low", "low") | said_of(0, "B", "low", "low"))
+    stopped_under(lab, asked, "A", after=1.5, rows=[0])
+    under(lab, asked, "B", [0], on_change="reuse")
+    forecast = batcher.plan(
+        [ROWS[0], ROWS[0]], PROMPT, labels=LABELS["A"], on_change="reuse", samples=3, structured="prompt",
+        keyword="k", output_dir=lab.directory, endpoints=[Endpoint("m")],
+    )  # fmt: skip
+    assert forecast.requests == 3
+    told = asked.told.total()
+    rows = under(lab, asked, "A", [0, 0], on_change="reuse")
+    assert asked.told.total() - told == 3
+    assert [json.loads(row["infer_votes"]) for row in rows] == [{"low": 2, "high": 1}, {"low": 3}]
     check(lab, [ROWS[0], ROWS[0]])
 
 

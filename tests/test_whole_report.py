@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import sqlite3
 from collections.abc import Callable
@@ -210,6 +211,9 @@ def test_the_page_is_written_whole_into_the_output_directory_and_replaces_only_a
     other = tmp_path / "other.html"
     assert batcher.report("k", lab.directory, html=other).path == other
     assert written.path.read_text(encoding="utf-8") == "mine"
+    os.mkfifo(tmp_path / "pipe")  # nobody writes to it: reading would wait for ever
+    with pytest.raises(SettingsError, match="pipe is there, and is no page of batcher"):
+        batcher.report("k", lab.directory, html=tmp_path / "pipe")
     with pytest.raises(OutputError, match="there is no run 'x'"):
         batcher.report("x", lab.directory)
     assert [path.name for path in lab.directory.glob("*report*")] == ["report_k.html"]
@@ -432,6 +436,22 @@ def test_a_run_at_work_has_a_page_that_says_so(lab: Lab) -> None:
     assert "still to do" in page_of(facts)
 
 
+def test_rows_that_were_not_asked_yet_differ_from_no_hand_label(lab: Lab) -> None:
+    rows = [f"row {number}" for number in range(30)]
+    service = Service(rows, instead=lambda _call: Completion("good"))
+    with pytest.raises(Interrupted):
+        lab.run(rows, service, at={2.5: lab.request_stop}, grace=0.0, endpoints=[Endpoint("m", max_concurrency=2)])
+    label_by_hand(lab.directory, dict.fromkeys(range(25, 30), "bad"))
+    page = shown(lab)
+    assert "No row with a hand label has an answer yet" in page.text
+    assert "Rows where people and the model differ" not in page.headings
+
+
+def test_the_price_of_answers_is_unknown_or_the_part_that_is_known(lab: Lab) -> None:
+    run_with(lab, ["good", "bad"], labels=LABELS)
+    assert "cost of the answers unknown." in shown(lab).text
+
+
 def test_each_field_of_a_schema_has_its_own_figures(lab: Lab) -> None:
     of_fields(lab)
     facts = facts_of(lab)
@@ -652,6 +672,24 @@ def test_a_label_that_is_taken_for_another_and_a_long_pause_are_hints(lab: Lab, 
     paused = [Event(1, 10.0, "paused", "one", ""), Event(1, 70.0, "resumed", "one", "")]
     facts = replace(calm, timeline=timeline([process(1, 0.0, 100.0)], lines, paused))
     assert [each.rule for each in hints_of(facts)] == ["pauses"]
+
+
+def test_pauses_of_one_endpoint_add_up_and_those_of_others_do_not(calm: Facts) -> None:
+    lines = moments((1, 0.0, 100.0, ANSWERED))
+    for second, rules in (("one", ["pauses"]), ("two", [])):
+        events = [
+            Event(1, at, kind, name, "")
+            for start, name in ((10.0, "one"), (50.0, second))
+            for at, kind in ((start, "paused"), (start + 15.0, "resumed"))
+        ]
+        facts = replace(calm, timeline=timeline([process(1, 0.0, 100.0)], lines, events))
+        assert [each.rule for each in hints_of(facts)] == rules
+
+
+def test_the_same_answer_to_all_rows_is_a_hint_also_without_a_list_of_labels(lab: Lab) -> None:
+    run_with(lab, ["Please give me the text."] * 20)
+    [hint] = facts_of(lab).hints
+    assert hint.said == "All 20 rows have the same answer: Please give me the text."
 
 
 def test_the_page_about_reports_names_every_rule() -> None:

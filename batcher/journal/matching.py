@@ -28,7 +28,7 @@ from batcher.journal.entries import UNWRITTEN, Chunk, Correction, Counts, Workbo
 from batcher.journal.pairing import pair
 from batcher.journal.reading import Reader, corrected, counts
 from batcher.journal.rules import Rules
-from batcher.journal.schema import IN_SCOPE, as_output_errors, bound
+from batcher.journal.schema import IN_SCOPE, as_output_errors, bound, waiting
 from batcher.journal.scratch import BARE, has_bare_rows, scratch
 from batcher.journal.statements import Statements
 from batcher.records import Completion, Result, RowState, Source, Status
@@ -360,8 +360,8 @@ class Matching:
 
     def waiting(self) -> int:
         """Count the `ok` answers that wait for others, or for a second endpoint, as far as the plan has been made."""
-        [waiting] = self._db.one("SELECT count(*) FROM opinions WHERE result IS NULL AND round = 0 AND status = 'ok'")
-        return int(waiting)
+        [found] = self._db.one(f"SELECT count(*) FROM opinions p WHERE {waiting('p')} AND round = 0 AND status = 'ok'")
+        return int(found)
 
     def corrected(self) -> int:
         """Count the rows whose answer a person gave, as far as the plan has been made."""

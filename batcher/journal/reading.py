@@ -46,7 +46,7 @@ from batcher.journal.entries import (
     Workbook,
     source_of,
 )
-from batcher.journal.schema import ADOPTED, IN_SCOPE, PERSON, as_output_errors, exact_sum, text_of, whole
+from batcher.journal.schema import ADOPTED, IN_SCOPE, PERSON, as_output_errors, exact_sum, text_of, waiting, whole
 from batcher.records import GAVE_UP, OF_AN_IMAGE, Beside, Bound, Result, RowState, Source, Status
 
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
@@ -125,7 +125,8 @@ FACTS = {
     "request_id": "s.request_id",
     "agreement": "CASE WHEN v.answers > 0 THEN printf('%.4g', v.for_it * 1.0 / v.answers) END",
     "votes": (
-        "CASE WHEN v.id IS NOT NULL THEN (SELECT json_group_object(answer, n) FROM (SELECT"
+        # An odd text is a BLOB, which JSON refuses; as text it may be none that can be decoded, hence the outer cast.
+        "CASE WHEN v.id IS NOT NULL THEN (SELECT cast(json_group_object(answer, n) AS BLOB) FROM (SELECT"
         " iif(status = 'ok', cast(answer AS TEXT), status) AS answer, count(*) AS n FROM opinions"
         " WHERE result = v.id AND round = 0 GROUP BY 1 ORDER BY 2 DESC, min(id))) END"
     ),
@@ -767,7 +768,7 @@ class Reader:
         found = self._all(
             "SELECT p.position = ?, p.id, p.source, p.status, p.answer, p.error, s.confidence"
             " FROM opinions p LEFT JOIN rereads w USING (id) LEFT JOIN responses s ON s.id = coalesce(w.root, p.id)"
-            f" WHERE p.key = ? AND p.result IS NULL AND (p.source IN ({marks}) OR p.source IN {_ADOPTED})"
+            f" WHERE p.key = ? AND {waiting('p')} AND (p.source IN ({marks}) OR p.source IN {_ADOPTED})"
             " AND (p.position = ? OR NOT EXISTS"
             " (SELECT 1 FROM rows r WHERE r.position = p.position AND r.key = p.key AND r.result IS NULL"
             f" AND r.{IN_SCOPE} AND r.position NOT IN (SELECT position FROM same))) ORDER BY p.id",

@@ -14,7 +14,7 @@ from batcher.input.marks import Comparison
 from batcher.journal.corrections import BY_HAND, LOWEST
 from batcher.journal.reading import ROOT
 from batcher.journal.rereading import OUTDATED
-from batcher.journal.schema import ADOPTED, IN_SCOPE
+from batcher.journal.schema import ADOPTED, IN_SCOPE, waiting
 from batcher.journal.scratch import BARE, SET_ASIDE
 from batcher.journal.statements import Statements
 from batcher.records import Source
@@ -241,7 +241,7 @@ def few_answers(db: Statements, rules: Rules) -> tuple[int, int, int]:
     Those that have enough have answers that are not certain enough, or whose last process ended before they counted.
     """
     is_first = f"AND NOT {rules.least.is_of_second}" if rules.least else ""
-    waiting = f"SELECT key, count(*) AS answers FROM opinions WHERE result IS NULL AND {rules.is_of_pool} {is_first}"
+    answers = f"SELECT key, count(*) AS answers FROM opinions p WHERE {waiting('p')} AND {rules.is_of_pool} {is_first}"
     if not db.is_any("SELECT 1 FROM opinions WHERE result IS NULL"):
         return 0, 0, 0
     rows, enough, missing = db.one(
@@ -250,7 +250,7 @@ def few_answers(db: Statements, rules: Rules) -> tuple[int, int, int]:
             coalesce(sum(max(rows * ? - answers, 0)), 0) FROM (
             SELECT key, count(*) AS rows FROM rows WHERE {BARE} AND position NOT IN (SELECT position FROM same)
             AND key IN (SELECT key FROM opinions WHERE result IS NULL) GROUP BY key)
-            JOIN ({waiting} GROUP BY key) USING (key)
+            JOIN ({answers} GROUP BY key) USING (key)
         """,
         (rules.samples, rules.samples),
     )

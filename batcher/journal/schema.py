@@ -384,6 +384,7 @@ CREATE TABLE gold (id INTEGER PRIMARY KEY, drawn INTEGER NOT NULL, at REAL NOT N
 _NINTH = """
 CREATE TABLE corrections (id INTEGER PRIMARY KEY, at REAL NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL,
     origin TEXT NOT NULL, is_undo INTEGER NOT NULL, was_kept BLOB);
+CREATE INDEX IF NOT EXISTS rereads_root ON rereads (root);
 ALTER TABLE gold ADD COLUMN who TEXT;
 ALTER TABLE gold ADD COLUMN note TEXT;
 """
@@ -493,6 +494,21 @@ COMMIT;
 _READ_IN_PLACE = ("requests", "responses", "partials", "draws", "drawn", "gold")
 
 IN_SCOPE = "position < (SELECT rows FROM scope)"
+
+
+def waiting(opinion: str) -> str:
+    """Return the SQL condition that an opinion waits: no result is made of it, nor of another reading of it.
+
+    Args:
+        opinion: the table's name in the statement.
+    """
+    root = f"coalesce((SELECT root FROM rereads WHERE id = {opinion}.id), {opinion}.id)"
+    return (
+        f"{opinion}.result IS NULL"
+        f" AND NOT EXISTS (SELECT 1 FROM opinions made WHERE made.id = {root} AND made.result IS NOT NULL)"
+        " AND NOT EXISTS (SELECT 1 FROM rereads again JOIN opinions made ON made.id = again.id"
+        f" WHERE again.root = {root} AND made.result IS NOT NULL)"
+    )
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from batcher.journal.corrections import AS_ANSWERED, BY_HAND
 from batcher.journal.reading import ROOT
 from batcher.journal.rules import listed
 from batcher.journal.sampling import SampleReader
-from batcher.journal.schema import IN_SCOPE, text_of
+from batcher.journal.schema import IN_SCOPE, text_of, waiting
 
 # Scores in steps, downwards, so that they are not as many as rows.
 _STEP = "cast(score * 100000 AS INTEGER) / 100000.0"
@@ -82,7 +82,7 @@ def _firsts(second: Collection[int], *, by_confidence: bool) -> str:
         f" AND NOT p.{is_second} GROUP BY p.answer ORDER BY count(*) DESC, min(p.id) LIMIT 1"
     )
     ok = "iif(a.status = 'ok', a.answer, NULL)"
-    waiting = "p.result IS NULL AND p.key = r.key AND p.position = r.position"
+    of_row = f"{waiting('p')} AND p.key = r.key AND p.position = r.position"
     return (
         f"SELECT r.position, iif(a.status = 'ok', {score}, NULL) AS score, {ok} AS answer, NULL AS second"
         f" FROM {AS_ANSWERED} r"
@@ -93,19 +93,20 @@ def _firsts(second: Collection[int], *, by_confidence: bool) -> str:
         f" UNION ALL SELECT r.position, {of_second}, ({chosen.format('p.result = a.id')}), {ok} FROM {AS_ANSWERED} r"
         " JOIN results a ON a.id = r.result JOIN votes v ON v.id = a.id"
         f" WHERE r.{IN_SCOPE} AND r.is_kept IS NULL AND a.{is_second}"
-        f" UNION ALL SELECT r.position, {_OF_WAITING[by_confidence]}, ({chosen.format(waiting)}), NULL FROM rows r"
-        f" WHERE r.{IN_SCOPE} AND r.result IS NULL AND EXISTS (SELECT 1 FROM opinions p WHERE {waiting})"
+        f" UNION ALL SELECT r.position, {_OF_WAITING[by_confidence]}, ({chosen.format(of_row)}), NULL FROM rows r"
+        f" WHERE r.{IN_SCOPE} AND r.result IS NULL AND EXISTS (SELECT 1 FROM opinions p WHERE {of_row})"
     )
 
 
 # The score of answers that wait: of the one that most agree on.
 _WAITING = (
-    "SELECT {} FROM opinions p LEFT JOIN responses s ON s.id = p.id WHERE p.result IS NULL AND p.key = r.key"
+    f"SELECT {{}} FROM opinions p LEFT JOIN responses s ON s.id = {ROOT.format('p.id')}"
+    f" WHERE {waiting('p')} AND p.key = r.key"
     " AND p.position = r.position AND p.round = 0 AND p.status = 'ok' GROUP BY p.answer"
     " ORDER BY count(*) DESC, min(p.id) LIMIT 1"
 )
 _ALL = (
-    "(SELECT count(*) FROM opinions w WHERE w.result IS NULL AND w.key = r.key AND w.position = r.position"
+    f"(SELECT count(*) FROM opinions w WHERE {waiting('w')} AND w.key = r.key AND w.position = r.position"
     " AND w.round = 0 AND w.status <> 'error')"
 )
 _OF_WAITING = {

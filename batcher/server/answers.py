@@ -76,6 +76,8 @@ def answer(body: Mapping[str, Any], *, is_wrong: bool = False, given: Given | No
         schema = question.shown or (question.bare_object if wanted.form is Form.JSON else {})
     if schema:
         return json.dumps(Filler(question, schema).value(schema), ensure_ascii=False)
+    if given:
+        return given.label  # it may be empty
     return question.label or question.result[0] or question.echo
 
 

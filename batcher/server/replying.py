@@ -59,7 +59,7 @@ class Said(NamedTuple):
         if spoken is None:
             return self
         label, *others = (json.dumps(each, ensure_ascii=False)[1:-1] for each in spoken.chances)
-        before, found, after = self.text.rpartition(label)
+        before, found, after = self.text.rpartition(label) if label else ("", "", self.text)  # an answer may be empty
         texts = [self.text, *(f"{before}{each}{after}" for each in others if found)]
         chances = dict(zip(texts, spoken.chances.values(), strict=False))
         return self._replace(chances=chances, decided=len(before) + len(found))

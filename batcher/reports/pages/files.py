@@ -11,7 +11,7 @@ from pathlib import Path
 from batcher.errors import SettingsError
 from batcher.output.csv_file import as_output_errors, replace
 from batcher.settings import home_expanded
-from batcher.words import as_given, blamed
+from batcher.words import as_given, blamed, option
 
 GENERATOR = '<meta name="generator" content="batcher">'
 """By this a page is known again, which a later one may replace."""
@@ -45,11 +45,14 @@ def check_replaceable(path: Path, where: str) -> None:
     """Raise `SettingsError` if something is there that is no page of batcher."""
     if path.is_dir():
         raise SettingsError(f"{where}{path} is a directory: name a file")
-    if path.exists():
-        with as_output_errors(path, "read"), path.open("rb") as file:
-            is_ours = GENERATOR.encode() in file.read(1000)
-        if not is_ours:
-            raise SettingsError(f"{where}{path} is there, and is no page of batcher: name another file")
+    if path.exists() and not (path.is_file() and _is_page(path)):  # a pipe would be waited for
+        other = "name another file" if where else f"name another file with {option('html')}"
+        raise SettingsError(f"{where}{path} is there, and is no page of batcher: {other}")
+
+
+def _is_page(path: Path) -> bool:
+    with as_output_errors(path, "read"), path.open("rb") as file:
+        return GENERATOR.encode() in file.read(1000)
 
 
 def write_page(path: Path, page: str) -> None:

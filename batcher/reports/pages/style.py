@@ -67,6 +67,7 @@ th { font-weight: 600; }
 .grid thead th { color: var(--muted); font-weight: 600; white-space: nowrap; vertical-align: bottom; }
 .grid tbody th { font-weight: 500; }
 .grid .n { text-align: right; white-space: nowrap; }
+.grid thead .n { white-space: normal; }
 .grid tbody th, .grid td { overflow-wrap: anywhere; min-width: 3.2em; }
 .grid .n, .grid .short { overflow-wrap: normal; }
 .grid .short { white-space: nowrap; }

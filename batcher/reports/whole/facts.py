@@ -174,7 +174,7 @@ class Timeline:
     Attributes:
         seconds: from the beginning to the end.
         width: seconds of a bin.
-        answered: rows that were answered in each bin, a second.
+        answered: answers that came in each bin, a second; a row may have several.
         in_flight: requests in flight in each bin, on average.
         limited: requests a second that were refused as too many (429).
         failed: requests a second that failed otherwise.

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 from batcher.answer.labels import Labels
@@ -25,6 +26,7 @@ from batcher.output.opening import PastRun
 from batcher.records import Source, Task
 from batcher.reports.quality.estimate import Estimating
 from batcher.reports.quality.estimated import Estimate, shown_label
+from batcher.reports.quality.labelled import GoldRow
 from batcher.reports.runs import AT_WORK, state_of
 from batcher.reports.whole.facts import Endpoint, Endpoints, Example, Facts, Failure
 from batcher.reports.whole.hints import hints_of
@@ -42,6 +44,7 @@ _MOST_READ = 2_000_000
 """Answers of a schema that are read for the estimates of its fields: each field reads all rows."""
 _MOST_TEXTS = 400
 """Different invalid answers that are compared with the labels."""
+_AT_ONCE = 1000
 _LONGEST = 300
 """Characters of an answer."""
 
@@ -144,7 +147,7 @@ class _Gathering:
                 continue
             found.append(made)
             if made.gold:
-                for row in estimating.disagreeing(made.kind):
+                for row in self._with_result(estimating.disagreeing(made.kind)):
                     disagreements += 1
                     if len(rows) < _MOST_ROWS:
                         name = f"{field}: " if field is not None and len(fields) > 1 else ""
@@ -152,6 +155,13 @@ class _Gathering:
         if len(fields) > most:
             why_not = f"{len(fields) - most:,} more fields are not shown here: give their names to `batcher estimate`."
         return _Judged(tuple(found), why_not, tuple(rows), disagreements)
+
+    def _with_result(self, rows: Iterator[GoldRow]) -> Iterator[GoldRow]:
+        """Yield the rows that have a result: a row that was not asked yet differs from nothing."""
+        while some := [*islice(rows, _AT_ONCE)]:
+            bare = {row.position for row in some if row.label is None}
+            bare -= showing.answers_at(self.run.journal, bare).keys()
+            yield from (row for row in some if row.position not in bare)
 
     def _fields(self) -> Sequence[str | None]:
         shape = self._shape()

@@ -115,12 +115,12 @@ def _empty(facts: Facts) -> Found:
 
 def _one_label(facts: Facts) -> Found:
     for found in _of_labels(facts):
-        if found.ok < FEWEST_ROWS or (len(found.labels) < 2 and len(facts.ran.labels) < 2):
+        if found.ok < FEWEST_ROWS or len(facts.ran.labels) == 1:
             continue
         most = max(found.labels, key=lambda each: each.rows)
         if most.rows == found.ok:
             yield (
-                f"{_of(found)}All {found.ok:,} rows have the same answer, {_name(most.label)}.",
+                f"{_of(found)}All {found.ok:,} rows have the same answer: {_name(most.label)}",
                 "Look at a few of them: often the prompt does not name the column, or an example decides.",
             )
         elif most.rows >= ONE_LABEL * found.ok:
@@ -229,8 +229,11 @@ def _tail(facts: Facts) -> Found:
 def _paused(facts: Facts) -> Found:
     if facts.timeline is None:
         return
-    by_services = [each for each in facts.timeline.pauses if each.who != "by hand"]
-    longest = max((each.end - each.start for each in by_services), default=0.0)
+    paused: dict[str, float] = {}
+    for each in facts.timeline.pauses:
+        if each.who != "by hand":
+            paused[each.who] = paused.get(each.who, 0.0) + each.end - each.start
+    longest = max(paused.values(), default=0.0)
     if longest > max(PAUSED * facts.timeline.seconds, 1.0):
         yield (
             f"An endpoint answered nothing for {duration(longest)} of {duration(facts.timeline.seconds)} at work.",

@@ -58,6 +58,8 @@ def _counts(facts: Facts) -> Html:
 def _step(facts: Facts) -> str:
     if facts.no_estimate and not facts.estimates:
         return text(facts.no_estimate)
+    if any(each.gold for each in facts.estimates):
+        return "No row with a hand label has an answer yet: that will say how many are right."
     if not facts.sample:
         return "No hand labels: this says nothing about how many answers are right."
     command, _, then = facts.sample.partition("  # ")

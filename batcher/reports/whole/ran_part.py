@@ -54,7 +54,8 @@ def ran(facts: Facts) -> Iterator[Html]:
         for each in reversed(found.processes)
     ]
     known = counted(len(found.processes) + found.processes_left, "process", "processes")
-    yield grid(f"{known} worked on this run, the latest first", columns, rows, left_out=found.processes_left)
+    order = ", the latest first" if len(found.processes) > 1 else ""
+    yield grid(f"{known} worked on this run{order}", columns, rows, left_out=found.processes_left)
 
 
 def _terms(found: Ran) -> Iterator[tuple[str, str | Html]]:

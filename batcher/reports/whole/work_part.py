@@ -29,7 +29,7 @@ def over_time(facts: Facts) -> Iterator[Html]:
         Band(each.start / found.seconds, each.end / found.seconds, _pause(each.who, each.why)) for each in found.pauses
     ]
     marks = [Band(each.place / found.seconds, 0.0, f"a process began at {clock(each.at)}") for each in found.begun]
-    yield curve_picture(Curve("Rows answered a second", found.answered, "--accent"), bands, marks)
+    yield curve_picture(Curve("Answers a second", found.answered, "--accent"), bands, marks)
     yield curve_picture(Curve("Requests in flight", found.in_flight, "--ok"), bands, marks)
     if any(found.limited):
         yield curve_picture(Curve("Refused as too many (429) a second", found.limited, "--invalid"), bands, marks)
@@ -176,14 +176,20 @@ def _in_all(facts: Facts) -> str:
     ]
     if figures.prompt_tokens is not None and figures.completion_tokens is not None:
         parts.append(f"{figures.prompt_tokens:,} prompt and {figures.completion_tokens:,} completion tokens")
-    cost = "unknown in part" if figures.cost_usd is None else dollars(round(figures.cost_usd * _NANO))
-    parts.append(f"cost of the answers {cost}")
+    parts.append(f"cost of the answers {_cost(facts)}")
     if figures.uncertain_usd:
         parts.append(f"at most {dollars(round(figures.uncertain_usd * _NANO))} more for requests without an answer")
     budget = facts.ran.processes[-1].budget_usd if facts.ran.processes else None
     if budget is not None:
         parts.append(f"budget {dollars(round(budget * _NANO))}")
     return f"{'; '.join(parts)}."
+
+
+def _cost(facts: Facts) -> str:
+    if facts.figures.cost_usd is not None:
+        return dollars(round(facts.figures.cost_usd * _NANO))
+    known = [each.cost_usd for each in facts.endpoints.each if each.cost_usd is not None]
+    return f"unknown in part, {dollars(round(sum(known) * _NANO))} or more" if known else "unknown"
 
 
 def _by_endpoint(facts: Facts) -> Iterator[Html]:
