@@ -217,3 +217,17 @@ def test_a_copy_as_the_page_makes_it_is_one_whole_file(past: Past, tmp_path: Pat
     with contextlib.closing(sqlite3.connect(renamed)) as journal:
         assert journal.execute("SELECT count(*) FROM rows").fetchone() == (past.report.rows,)
         assert journal.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_correction_of_one_of_equal_rows_is_listed_for_it_alone(lab: Lab) -> None:
+    service = Service((), instead=instead)
+    service.prompts = Anything()
+    report = lab.run(["row 2: text"] * 2, service, labels=["good", "bad"], dedup=True)
+    for answer in ("bad", None, "bad"):
+        asyncio.run(_decide(lab, 1, answer))
+    found = Past(lab, service, report).ask(QUERIES["corrections"])
+    assert [(row["position"], row["to"], row["is_undo"]) for row in found] == [
+        (1, "bad", 0),
+        (1, "good", 1),
+        (1, "bad", 0),
+    ]
