@@ -64,7 +64,8 @@ def _step(facts: Facts) -> str:
         return "No hand labels: this says nothing about how many answers are right."
     command, _, then = facts.sample.partition("  # ")
     after = f" ({text(then)})" if then else ""
-    return f"How many of them are right, hand labels would say, with an interval: <code>{text(command)}</code>{after}."
+    what = "To learn how many of them are right, with an interval, label some by hand"
+    return f"{what}: <code>{text(command)}</code>{after}."
 
 
 def bar(facts: Facts) -> Html:
