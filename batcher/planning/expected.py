@@ -1,7 +1,7 @@
 """What a run expects when it begins: requests, model tokens, money and time, with the versions and the input's hash.
 
-Invariant: it is recorded for people, and decides nothing; of the input it looks at the first rows alone, so that it
-costs little, and what cannot be known is None.
+Invariant: it is recorded for people, and decides nothing; no row's prompt is made for it, and what cannot be
+known is None.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from batcher.input.several import parts_of
 from batcher.journal.reading import Reader
 from batcher.money.prices import NANO, nano_dollars
 from batcher.money.tariff import Tariff
-from batcher.money.tokens import ESTIMATE, prompt_tokens
+from batcher.money.tokens import ESTIMATE
 from batcher.planning.costs import Load, costs_of, pace_of, tokens_of_an_answer
 from batcher.planning.first import typical_answer
 from batcher.planning.job import Job
@@ -31,8 +29,6 @@ from batcher.planning.plan import Plan
 from batcher.records import Task
 from batcher.version import __version__
 
-_LOOKED_AT, _LOOKED_AT_IMAGES = 100, 10
-"""Rows from which the length of the prompts is known; images are loaded for it."""
 _MOST_FILES = 20
 _HASHED_AT_MOST = 2**33
 """Bytes of a file that is hashed: some 20 seconds."""
@@ -77,10 +73,7 @@ def versions() -> dict[str, str]:
 
 def _ahead(job: Job, journal: Reader, planned: Plan, tariffs: Sequence[Tariff]) -> Mapping[str, Any]:
     rows = planned.counts.left - (planned.same if job.settings.dedup else 0)
-    texts: list[int] = []
-    with suppress(BatcherError):  # a function that makes prompts may fail now, and not when it is asked again
-        texts += _prompts(job)
-    tokens = sum(texts) / len(texts) if texts else None
+    tokens = sum(planned.prompts) / len(planned.prompts) if planned.prompts else None
     requests: int | None
     answer: float | None = 0.0
     if job.task is Task.EMBEDDING:
@@ -101,7 +94,7 @@ def _ahead(job: Job, journal: Reader, planned: Plan, tariffs: Sequence[Tariff]) 
         "completion_tokens": load.completion_tokens,
         "cost_usd": None if cost is None else cost / NANO,
         "seconds": pace_of(job.tiers.first, load).seconds if requests is not None else None,
-        "from_rows": len(texts),
+        "from_rows": len(planned.prompts),
     }
 
 
@@ -110,23 +103,6 @@ def _typical(shape: Shape) -> int:
     if isinstance(shape, Labels):
         return 1 + round(sum(map(ESTIMATE.count, shape.names)) / len(shape.names))
     return 1 + ESTIMATE.count(typical_answer(shape))
-
-
-def _prompts(job: Job) -> Iterator[int]:
-    """Yield the model tokens of the prompts of the first rows, estimated from the length of their texts."""
-    most = _LOOKED_AT if job.images is None else _LOOKED_AT_IMAGES
-    count = ESTIMATE.seeing(job.endpoints[0].real_source.model)
-    count = count.knowing(job.examples.texts if job.examples else ())
-    for start, rows in islice(job.selection.slices(most), 1):
-        job.look_ahead(rows)
-        for position, values in enumerate(rows, start):
-            messages, _, fault = job.question_of(position, values)
-            if fault:
-                continue
-            if job.task is Task.CHAT:
-                yield prompt_tokens(messages, count)
-            else:
-                yield sum(count.count(message["content"]) for message in messages)
 
 
 def _files(paths: Sequence[str]) -> Iterator[Path]:

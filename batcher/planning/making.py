@@ -28,6 +28,7 @@ from batcher.output.older_results import OlderResults
 from batcher.planning.escalation import Cut, check_scores, cut_of, recorded_cut, then_before
 from batcher.planning.gold import GoldColumn
 from batcher.planning.job import ROWS_AT_ONCE, Job
+from batcher.planning.lengths import Lengths
 from batcher.planning.opinions import rows_asked_again
 from batcher.planning.plan import ByHand, Older, Plan
 from batcher.planning.recorded import Recorded
@@ -51,6 +52,7 @@ class _Read(NamedTuple):
         rows: their number.
         examples: the keys of the rows that ask what an example asks, as the journal keeps them.
         faulty, fault: as `Plan` has them.
+        prompts: as `Plan` has them.
         gold: the right answers in a column of it; None without one.
     """
 
@@ -58,6 +60,7 @@ class _Read(NamedTuple):
     examples: list[str]
     faulty: int
     fault: str
+    prompts: tuple[int, ...]
     gold: GoldColumn | None = None
 
     def recorded(self, job: Job) -> dict[str, Any]:
@@ -131,6 +134,7 @@ def _matched(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_
         )._replace(
             faulty=read.faulty,
             fault=read.fault,
+            prompts=read.prompts,
             older=older,
             twins=_twins(job, matching, read.rows, comparison),
             gold=read.gold.in_words() if read.gold else "",
@@ -340,8 +344,7 @@ def _plan_rows(
     marks = Marks(job.dataset.columns)
     examples: set[bytes] = set()
     gold = None if job.settings.gold is None else GoldColumn(job.settings, job.dataset.columns, job.shape)
-    faulty, fault = 0, ""
-    end = 0
+    faulty, fault, end, lengths = 0, "", 0, Lengths(job)
     for start, rows in job.selection.slices(ROWS_AT_ONCE):
         if is_stopping():
             raise Stopped
@@ -351,6 +354,7 @@ def _plan_rows(
             question, is_example = job.stated(position, values)
             asked.append(keys.now(question.messages, question.terms))
             were += [(each.about(values), asked[-1]) for each in keys.former]
+            lengths.add(question)
             if is_example:
                 examples.add(asked[-1])
             elif gold is not None:
@@ -366,7 +370,7 @@ def _plan_rows(
         # The journal will not hold what a file has of `--with`: to the run such a file is a stranger's, and is kept.
         for file in (each for each in adoption.files if not each.added.extras):
             matching.add_file(file.start, file.rows, file.sha256)
-    return _Read(end, sorted(each.hex() for each in examples), faulty, fault, gold)
+    return _Read(end, sorted(each.hex() for each in examples), faulty, fault, tuple(lengths.tokens), gold)
 
 
 def _take_in(job: Job, journal: Planner, matching: Matching, last: LastRun | None) -> _Taken:

@@ -64,6 +64,7 @@ class Plan(NamedTuple):
         repeats: the answers that rows are still asked for once more (`--repeat-sample`).
         cut: which answers count without a second endpoint; None: there is no second one (`--then`).
         seconds: how many of the sources, the last ones, are those of second endpoints.
+        prompts: the estimated model tokens of the first prompts of the table.
         beyond: rows that are left, have all their answers, and are not certain enough: the second endpoint is asked.
         in_flight: requests that were in flight when the last process ended.
         has_marks: the journal can tell which rows are the same; an older batcher did not record that.
@@ -100,6 +101,7 @@ class Plan(NamedTuple):
     cut: Cut | None = None
     seconds: int = 0
     beyond: int = 0
+    prompts: tuple[int, ...] = ()
 
     @property
     def first_sources(self) -> tuple[int, ...]:
