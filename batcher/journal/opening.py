@@ -107,7 +107,8 @@ def read_journal(path: Path, *, alone: bool = False) -> Reader:
 
 def read_samples(path: Path, *, alone: bool = False) -> SampleReader:
     """Open a journal like `read_journal`, for reading the samples too."""
-    return _read(path, SampleReader, alone=alone)
+    # Who keeps runs from writing records what people have labelled.
+    return _read(path, SampleReader, alone=alone, beside_writer=alone)
 
 
 def read_kind(path: Path, kind: type[_AnyReader]) -> _AnyReader:
@@ -208,8 +209,7 @@ def _read(path: Path, kind: type[_AnyReader], *, alone: bool = False, beside_wri
             _lock(path, stack, Work.READS)
             if _seems_at_work_here(path) and not claim(path):
                 _check_no_run_writes(path)
-        # Who keeps runs from writing writes something itself, such as what people labelled.
-        opened = open_to_read(path, stack, beside_writer=beside_writer or alone)
+        opened = open_to_read(path, stack, beside_writer=beside_writer)
         version = version_of(opened.db, path)
         check_readable(version, path)
         read_as_newest(opened.db, version)
