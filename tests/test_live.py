@@ -162,7 +162,7 @@ def test_a_correction_moves_a_row_from_one_status_to_another(lab: Lab) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_table(tmp_path / "first.csv", ["text"], [[f"row {number}"] for number in range(3)])
-    write_table(tmp_path / "t.csv", ["text"], [[f"row {number}"] for number in range(150)])
+    write_table(tmp_path / "t.csv", ["text"], [[f"row {number}"] for number in range(400)])
     return tmp_path
 
 
@@ -178,22 +178,23 @@ def test_a_run_that_begins_after_the_page_is_shown_paused_and_resumed(folder: Pa
             rest = stream.until("live")
             assert (rest["at_work"], rest["state"], rest["rows"], rest["left"]) == (False, "done", 3, 0)
             assert rest["rate"] == rest["in_flight"] == 0
-            with started("run", "t.csv", *options(server.base_url), "--rpm", "1200", cwd=folder) as run:
+            with started("run", "t.csv", *options(server.base_url), "--rpm", "600", cwd=folder) as run:
                 begun = stream.until("live", lambda found: found["at_work"] and found["done"] > 10)
-                assert (begun["state"], begun["rows"]) == ("running", 150)
+                assert (begun["state"], begun["rows"]) == ("running", 400)
                 later = stream.until("live", lambda found: found["done"] > begun["done"])
                 assert later["rate"] > 0
                 assert later["left_s"] > 0
-                assert "150 rows" in later["said"]
+                assert "400 rows" in later["said"]
                 assert client.post("api/pause").json["said"].startswith("k: paused")
                 paused = stream.until("live", lambda found: found["paused"])
                 assert (paused["at_work"], paused["state"], paused["left_s"]) == (True, "paused", None)
                 assert "already" in client.post("api/pause").json["said"]
                 assert client.post("api/resume").json["said"].startswith("k: resumed")
                 assert not stream.until("live", lambda found: not found["paused"])["paused"]
+                batcher.limit("k", rpm=60_000, output_dir=folder / "output")
                 assert run.wait() == 0
                 over = stream.until("live", lambda found: not found["at_work"])
-    assert (over["state"], over["done"], over["left"], over["in_flight"]) == ("done", 150, 0, 0)
+    assert (over["state"], over["done"], over["left"], over["in_flight"]) == ("done", 400, 0, 0)
 
 
 def test_nothing_is_paused_if_nothing_works(lab: Lab) -> None:
@@ -208,7 +209,7 @@ def test_nothing_is_paused_if_nothing_works(lab: Lab) -> None:
 def test_a_run_that_was_killed_is_not_at_work(folder: Path) -> None:
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(local_server("--latency", "0.02", cwd=folder))
-        run = stack.enter_context(started("run", "t.csv", *options(server.base_url), "--rpm", "1200", cwd=folder))
+        run = stack.enter_context(started("run", "t.csv", *options(server.base_url), "--rpm", "600", cwd=folder))
         while server.books()["requests"] < 20:
             assert run.poll() is None
         client, _ = stack.enter_context(page_of(folder / "output"))
@@ -219,7 +220,7 @@ def test_a_run_that_was_killed_is_not_at_work(folder: Path) -> None:
         found = stream.until("live", lambda found: found["state"] != "running")
     assert (found["at_work"], found["state"], found["in_flight"], found["rate"]) == (False, "killed", 0, 0)
     assert "killed" in found["said"]
-    assert 0 < found["done"] < 150
+    assert 0 < found["done"] < 400
 
 
 # -- Tabs

@@ -5,6 +5,9 @@ Invariant: no route of the sample but `api/sample/result` says anything that a m
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
+from batcher.errors import OutputError
 from batcher.reviewing.desk import MOST_ROWS
 from batcher.reviewing.exchange import Reply, Request, Routes, as_json, invalid
 from batcher.reviewing.page import Page
@@ -48,11 +51,18 @@ async def _live(page: Page, _request: Request) -> Reply:
 
 
 async def _pause(page: Page, _request: Request) -> Reply:
-    return as_json({"said": await page.live.pause()})
+    return await _changed(page.live.pause)
 
 
 async def _resume(page: Page, _request: Request) -> Reply:
-    return as_json({"said": await page.live.resume()})
+    return await _changed(page.live.resume)
+
+
+async def _changed(change: Callable[[], Awaitable[str]]) -> Reply:
+    try:
+        return as_json({"said": await change()})
+    except OutputError as error:  # no process works, or it does not answer
+        raise invalid(str(error)) from error
 
 
 # -- Two runs
