@@ -136,9 +136,9 @@ function heard() {
       outcome.spoil();
       decidedElsewhere(position).catch(complain);
     },
-    sample: (drawn) => {
+    sample: () => {
       outcome.spoil();
-      sample.heard(drawn);
+      sample.heard();
     },
     width: (said) => sample.narrowed(said),
     plan: () =>
@@ -150,7 +150,7 @@ function heard() {
     back: () => {
       rowset.forget();
       files.recount();
-      sample.heard(null);
+      sample.heard();
       if (state.view() === "rows") list.load();
       if (state.numeric("row") !== null) panel.renew(state.numeric("row")).catch(complain);
     },

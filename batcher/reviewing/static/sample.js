@@ -2,19 +2,22 @@
 // Invariant: nothing that the model answered reaches this view before the estimate is asked for; each decision is in the
 // outbox before the next row shows, and stays there until the server has it.
 
-import { Outbox, ask, post } from "./api.js";
+import { Outbox, ask } from "./api.js";
 import { Chooser } from "./chooser.js";
-import { byId, data, el, svg } from "./dom.js";
+import { byId, data, el } from "./dom.js";
+import * as draw from "./draw.js";
 import { Fields } from "./fields.js";
 import * as keys from "./keys.js";
 import { complain, say } from "./messages.js";
+import * as narrowing from "./narrowing.js";
 import * as outcome from "./outcome.js";
 import { input, prompt } from "./row.js";
 import * as state from "./state.js";
-import { counted, number } from "./texts.js";
+import { counted } from "./texts.js";
 
 const AHEAD = 20; // rows that are here before they are shown
 const AT_ONCE = 50; // rows that are asked for when fewer are
+const HEARD_MS = 1000; // after the last label of another tab
 const outbox = new Outbox();
 const rows = new Map(); // drawn -> the row as it is shown, or the promise of it
 const done = new Set(); // drawn numbers that have a label
@@ -31,8 +34,6 @@ let fields = null;
 let unlisten = null;
 let heardOn = ""; // the part of the view whose keys are heard
 let refresh = 0;
-
-export const unsent = () => outbox.unsent;
 
 const order = () => info.rows.filter((row) => row.is_here).map((row) => row.drawn);
 
@@ -139,66 +140,15 @@ function page(name) {
     null;
 }
 
-/** Draw how the interval's half-width has narrowed; where the interval lies stays hidden. */
-function curve(widths) {
-  if (widths.length < 2) return null;
-  const [most, last] = [Math.max(...widths.map(([, width]) => width)), widths.at(-1)];
-  const place = ([count, width]) => [
-    2 + (96 * (count - widths[0][0])) / Math.max(1, last[0] - widths[0][0]),
-    26 - (23 * width) / most,
-  ];
-  const points = widths
-    .map((each) =>
-      place(each)
-        .map((value) => value.toFixed(1))
-        .join(","),
-    )
-    .join(" ");
-  const [x, y] = place(last);
-  return svg(
-    "svg",
-    {
-      class: "curve",
-      viewBox: "0 0 100 28",
-      role: "img",
-      "aria-label": `Half-width of the interval, from ${widths[0][1].toFixed(1)} to ${last[1].toFixed(1)} points`,
-    },
-    svg("line", { x1: "2", x2: "98", y1: "26", y2: "26", class: "base" }),
-    svg("polyline", { points, fill: "none" }),
-    svg("circle", { cx: x, cy: y, r: "2.5" }),
-  );
-}
-
 function progress() {
-  const total = order().length;
-  const count = order().filter((each) => done.has(each)).length;
-  byId("sample-bar").max = total || 1;
-  byId("sample-bar").value = count;
-  byId("sample-count").textContent =
-    `${number(count)} of ${number(total)} labelled${skipped.size ? `, ${number(skipped.size)} skipped` : ""}`;
-  const hasWidth = info.width !== null && info.width !== undefined;
-  byId("sample-width").textContent = hasWidth ? `interval ± ${info.width.toFixed(1)} points` : "";
-  byId("sample-width").title =
-    `Half the width of the 95% interval of the accuracy, in percentage points${info.width_at ? `, at ${info.width_at} labels` : ""}`;
-  byId("sample-curve").replaceChildren(...[curve(info.widths ?? [])].filter(Boolean));
-  byId("sample-more").textContent = info.how_many_more ?? "";
+  const drawn = order();
+  const count = drawn.filter((each) => done.has(each)).length;
+  narrowing.show(info, { total: drawn.length, count, skipped: skipped.size });
   byId("sample-undo").disabled = !undos.length && !done.has(current);
-  const problem = [info.problem, ...(info.notes ?? [])].filter(Boolean).join(" ");
-  byId("sample-problem").textContent = problem;
-  byId("sample-problem").hidden = !problem;
   sending();
 }
 
-function sending() {
-  const { unsent: count, error } = outbox;
-  byId("sample-sent").textContent = error
-    ? `${counted(count, "label")} not saved yet: ${error.message} They are kept here and sent again.`
-    : count > 1
-      ? `Saving ${counted(count, "label")}`
-      : "";
-  byId("sample-sent").classList.toggle("is-error", Boolean(error));
-  byId("sample-retry").hidden = !error;
-}
+const sending = () => narrowing.sending(outbox.unsent, outbox.error);
 
 /** Take what the server says of the interval: its half-width follows every tenth label, or it would tell of each. */
 export function narrowed({ width, width_at: at, widths, how_many_more: more }) {
@@ -225,8 +175,10 @@ function send(drawn, decision, before) {
       if (last && said.earlier) last.before = { ...last.before, ...said.earlier, golds: said.earlier.golds ?? {} }; // another tab may have labelled it
     },
     (error) => {
-      decisions.set(drawn, before);
-      if (!isLabelled(before)) done.delete(drawn);
+      if (decisions.get(drawn) === decision) {
+        decisions.set(drawn, before);
+        if (!isLabelled(before)) done.delete(drawn);
+      }
       say(error.message, { isError: true, button: "Back to the row", act: () => show(drawn) });
       progress();
     },
@@ -415,60 +367,40 @@ export function leave() {
   byId("sample-desk").hidden = true; // shown anew when the person comes back
 }
 
-/** Another tab, or this one, has labelled a row: ask what is done. */
-export function heard(drawn) {
-  if (!info?.exists) return;
-  if (!decisions.has(drawn) && drawn !== current) rows.delete(drawn);
+/** Another tab, or this one, has labelled a row or drawn some: ask what is done. */
+export function heard() {
+  if (!info) return;
   clearTimeout(refresh);
   refresh = setTimeout(async () => {
-    if (outbox.unsent) return heard(drawn);
+    if (outbox.unsent) return heard();
+    for (const each of rows.keys()) if (each !== current && done.has(each)) rows.delete(each); // read anew when they are looked at
+    for (const each of decisions.keys()) if (each !== current) decisions.delete(each); // the server has them
     try {
+      const wasThere = info.exists;
       take(await ask("api/sample"));
-      if (!byId("view-sample").hidden && !state.get("result")) progress();
+      if (!wasThere && info.exists) editor();
+      if (byId("view-sample").hidden || state.get("result")) return undefined;
+      return wasThere ? progress() : follow();
     } catch (error) {
-      complain(error);
+      return complain(error);
     }
-  }, 1000);
+  }, HEARD_MS);
 }
 
 /** Show the form that draws rows. */
 function drawing() {
   page("draw");
-  const count = info.rows.length;
-  byId("draw-title").textContent = info.exists ? "Draw more rows" : "Draw a sample";
-  byId("draw-label").textContent = info.exists ? "How many rows in all" : "How many rows";
-  byId("draw-n").min = count + 1;
-  byId("draw-n").value = info.halves?.draw ?? Math.min(info.population, count + 100);
-  byId("draw-per").hidden = info.can_draw_per_label === false || info.exists;
-  byId("draw-back").hidden = !info.exists;
-  byId("draw-form").hidden = info.can_draw === false;
-  byId("draw-why").textContent = info.why ?? "";
-  byId("draw-why").hidden = info.can_draw !== false;
-  more();
-  byId("draw-title").focus();
+  draw.show(info);
 }
 
-function more() {
-  const count = (Number(byId("draw-n").value) || 0) - info.rows.length;
-  byId("draw-button").textContent = `Draw ${counted(Math.max(0, count), info.exists ? "more row" : "row")}`;
-}
-
-async function draw(event) {
-  event.preventDefault();
-  const n = Number(byId("draw-n").value);
-  byId("draw-button").disabled = true;
-  try {
-    take(await post("api/sample/draw", { n, per_label: byId("draw-per-label").checked }));
-    current = null;
-    skipped.clear();
-    editor();
-    state.go({ result: null, at: null }, "replace");
-    await show(next(null));
-  } catch (error) {
-    complain(error);
-  } finally {
-    byId("draw-button").disabled = false;
-  }
+/** Begin with the rows that were drawn. */
+function begin(said) {
+  take(said);
+  current = null;
+  skipped.clear();
+  editor();
+  state.go({ result: null, at: null }, "replace");
+  return show(next(null));
 }
 
 function result() {
@@ -495,7 +427,5 @@ export function start(about) {
   for (const id of ["sample-again", "sample-end-look"])
     byId(id).addEventListener("click", () => (state.go({ result: null }), look(-1)));
   for (const id of ["sample-draw-more", "sample-end-draw"]) byId(id).addEventListener("click", drawing);
-  byId("draw-form").addEventListener("submit", draw);
-  byId("draw-n").addEventListener("input", more);
-  byId("draw-back").addEventListener("click", () => (state.go({ result: null }), show(next(null))));
+  draw.start(begin, () => (state.go({ result: null }), show(next(null))));
 }
