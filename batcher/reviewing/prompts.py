@@ -15,8 +15,8 @@ from batcher.errors import BatcherError
 from batcher.input.dataset import Dataset
 from batcher.input.images import holds_images, loaded
 from batcher.input.picture import Unusable
+from batcher.planning.recorded import Recorded
 from batcher.records import Image, Message, Values
-from batcher.reports.verification.questions import Recorded
 
 _MOST_QUESTIONS = 20  # that are tried, the latest first
 
