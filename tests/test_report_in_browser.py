@@ -1,4 +1,4 @@
-"""The report in a real browser: no text of the run does anything, and its tables are sorted and filtered by keyboard."""
+"""The report in a real browser: no text does anything, and its tables are sorted and filtered by keyboard."""
 
 from __future__ import annotations
 

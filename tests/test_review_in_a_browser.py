@@ -252,7 +252,7 @@ def test_a_correction_survives_a_run_with_other_chunks_and_is_taken_back_as_easi
 
 
 def again(folder: Path, *options: str) -> None:
-    """Run the job once more; nobody is asked."""
+    """Run the job once more; it sends no request."""
     done = call("run", "--config", "messages.toml", "--param", "temperature=1", "--quiet", *options, cwd=folder)
     assert done.status in (0, 1), done.stderr
     done = call("verify", "messages", cwd=folder)
@@ -418,7 +418,7 @@ VIEWS = {
 
 @pytest.fixture(scope="module")
 def url(runs: Path) -> Iterator[str]:
-    """A page on which nobody decides anything."""
+    """A page on which no decision is made."""
     with started("review", "messages", "--no-browser", cwd=runs) as program:
         assert program.stdout
         yield program.stdout.readline().strip()
