@@ -251,7 +251,9 @@ def _lock(path: Path, stack: contextlib.ExitStack, work: Work) -> Lock:
             break
         except Timeout:
             holder = holder_of(path)
-            if holder is None or holder.work is not Work.DECIDES or time.monotonic() > until:
+            # Nothing is said while a page takes the lock, and between two of its decisions.
+            is_short = holder.work is Work.DECIDES if holder else time.monotonic() < until - MOST_PATIENCE_S + 1.0
+            if not is_short or time.monotonic() > until:
                 raise _busy(path) from None
         except OSError as error:
             raise OutputError(f"{path} cannot be locked: {error.strerror}") from error
