@@ -276,7 +276,8 @@ def test_labels_are_given_while_a_run_works_and_it_writes_them_into_the_journal(
         run = stack.enter_context(started("run", "t.csv", *options(server.base_url), "--rpm", "600", cwd=folder))
         stream.until("live", lambda found: found["at_work"])
         reply = client.post("api/sample/label", drawn=2, gold="what a person says", note="beside the run")
-        assert (reply.status, reply.json["via"], reply.json["done"]) == (200, "run", 1)
+        assert reply.status == 200, reply.json
+        assert (reply.json["via"], reply.json["done"]) == ("run", 1)
         assert stream.until("sample")["drawn"] == 2
         busy = client.post("api/sample/draw", n=5, per_label=False)
         assert (busy.status, busy.json["kind"]) == (423, "busy")
