@@ -289,3 +289,39 @@ def test_labels_are_given_while_a_run_works_and_it_writes_them_into_the_journal(
     with (folder / "output" / "sample_k.csv").open(encoding="utf-8", newline="") as file:
         golds = {row["sample_row"]: row["gold"] for row in csv.DictReader(file)}
     assert golds == {"1": "afterwards", "2": "what a person says", "3": ""}
+
+
+SLOW = """
+import pathlib, sys, time
+import batcher
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "batcher.calls.factory":
+            pathlib.Path("loading").touch()
+            while not pathlib.Path("go").exists():
+                time.sleep(0.05)
+
+sys.meta_path.insert(0, Slow())
+batcher.run("first.csv", "{text}", keyword="k", model="m", base_url=sys.argv[1])
+"""
+
+
+def test_a_run_records_labels_before_it_has_loaded_what_it_asks_with(folder: Path) -> None:
+    (folder / "slow.py").write_text(SLOW, encoding="utf-8")
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(local_server(cwd=folder))
+        with started("run", "first.csv", *options(server.base_url), "--limit", "2", cwd=folder) as first:
+            assert first.wait() == 0
+        batcher.sample("k", 2, output_dir=folder / "output")
+        client, _ = stack.enter_context(page_of(folder / "output"))
+        run = stack.enter_context(started(folder / "slow.py", server.base_url, cwd=folder))
+        while not (folder / "loading").exists():
+            assert run.poll() is None
+            client.get("api/run")
+        reply = client.post("api/sample/label", drawn=1, gold="a", note="")
+        assert reply.status == 200, reply.json
+        assert (reply.json["via"], reply.json["done"]) == ("run", 1)
+        (folder / "go").touch()
+        assert run.wait() == 0
+    assert batcher.sample("k", output_dir=folder / "output").labelled == 1

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -282,3 +283,25 @@ def test_a_taken_port_is_named(directory: Path) -> None:
         page = served_page(Store(directory, "k"), "ada", port=port)
         with pytest.raises(SettingsError, match="another program listens there"), page:
             pass
+
+
+def test_who_asks_for_the_head_of_a_stream_or_of_a_file_gets_no_more(directory: Path) -> None:
+    with page_of(directory) as (client, served):
+        stream = client.ask("HEAD", f"/{client.token}/api/live")
+        assert (stream.status, stream.headers["content-type"], stream.body) == (200, "text/event-stream", b"")
+        assert served.page.live.pages == 0
+        assert client.ask("HEAD", f"/{client.token}/api/export").status == 200
+        assert "batcher-review-export" not in {each.name for each in threading.enumerate()}
+
+
+def test_what_one_header_says_is_not_outdone_by_another(client: Client) -> None:
+    path = f"/{client.token}/api/files"
+    connection = http.client.HTTPConnection(client.place)
+    with contextlib.closing(connection):
+        connection.putrequest("POST", path)
+        for name, value in [("Content-Type", "application/json"), ("Content-Length", "2")]:
+            connection.putheader(name, value)
+        connection.putheader("Sec-Fetch-Site", "same-origin")
+        connection.putheader("Sec-Fetch-Site", "cross-site")
+        connection.endheaders(b"{}")
+        assert connection.getresponse().status == 403
