@@ -313,16 +313,14 @@ class Slow:
                 time.sleep(0.05)
 
 sys.meta_path.insert(0, Slow())
-batcher.run("first.csv", "{text}", keyword="k", model="m", base_url=sys.argv[1])
+batcher.run("t.csv", "{text}", keyword="k", model="m", base_url=sys.argv[1], quiet=True)
 """
 
 
-def test_a_run_records_labels_before_it_has_loaded_what_it_asks_with(folder: Path) -> None:
+def test_a_run_records_labels_before_it_has_loaded_what_it_asks_with(folder: Path, server: LocalServer) -> None:
+    run_a_part(folder, server)
     (folder / "slow.py").write_text(SLOW, encoding="utf-8")
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(local_server(cwd=folder))
-        with started("run", "first.csv", *options(server.base_url), "--limit", "2", cwd=folder) as first:
-            assert first.wait() == 0
         batcher.sample("k", 2, output_dir=folder / "output")
         client, _ = stack.enter_context(page_of(folder / "output"))
         run = stack.enter_context(started(folder / "slow.py", server.base_url, cwd=folder))
