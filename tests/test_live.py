@@ -286,7 +286,8 @@ def test_labels_are_given_while_a_run_works_and_it_writes_them_into_the_journal(
         run = stack.enter_context(started(*slowly(server), cwd=folder))
         stream.until("live", lambda found: found["at_work"])
         reply = client.post("api/sample/label", drawn=2, gold="what a person says", note="beside the run")
-        assert (reply.status, reply.json["via"], reply.json["done"]) == (200, "run", 1)
+        assert reply.status == 200, reply.json
+        assert (reply.json["via"], reply.json["done"]) == ("run", 1)
         assert stream.until("sample")["drawn"] == 2
         busy = client.post("api/sample/draw", n=5, per_label=False)
         assert (busy.status, busy.json["kind"]) == (423, "busy")
@@ -298,3 +299,37 @@ def test_labels_are_given_while_a_run_works_and_it_writes_them_into_the_journal(
     with (folder / "output" / "sample_k.csv").open(encoding="utf-8", newline="") as file:
         golds = {row["sample_row"]: row["gold"] for row in csv.DictReader(file)}
     assert golds == {"1": "afterwards", "2": "what a person says", "3": ""}
+
+
+SLOW = """
+import pathlib, sys, time
+import batcher
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "batcher.calls.factory":
+            pathlib.Path("loading").touch()
+            while not pathlib.Path("go").exists():
+                time.sleep(0.05)
+
+sys.meta_path.insert(0, Slow())
+batcher.run("t.csv", "{text}", keyword="k", model="m", base_url=sys.argv[1], quiet=True)
+"""
+
+
+def test_a_run_records_labels_before_it_has_loaded_what_it_asks_with(folder: Path, server: LocalServer) -> None:
+    run_a_part(folder, server)
+    (folder / "slow.py").write_text(SLOW, encoding="utf-8")
+    with contextlib.ExitStack() as stack:
+        batcher.sample("k", 2, output_dir=folder / "output")
+        client, _ = stack.enter_context(page_of(folder / "output"))
+        run = stack.enter_context(started(folder / "slow.py", server.base_url, cwd=folder))
+        while not (folder / "loading").exists():
+            assert run.poll() is None
+            client.get("api/run")
+        reply = client.post("api/sample/label", drawn=1, gold="a", note="")
+        assert reply.status == 200, reply.json
+        assert (reply.json["via"], reply.json["done"]) == ("run", 1)
+        (folder / "go").touch()
+        assert run.wait() == 0
+    assert batcher.sample("k", output_dir=folder / "output").labelled == 1

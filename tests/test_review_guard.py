@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pandas as pd
 import pytest
 from conftest import Lab
 from page_client import JSON, Client, page_of, said
+from programs import started
 
 from batcher.errors import SettingsError
 from batcher.output.directory import Store
-from batcher.reviewing.guard import MOST_BYTES, Hosts
+from batcher.reviewing.guard import MOST_BYTES, HandOver, Hosts
 from batcher.reviewing.review import served_page
 
 
@@ -54,6 +58,50 @@ def test_without_the_token_nothing_is_served(client: Client, path: str) -> None:
     assert reply.status == 403
     assert b"token" in reply.body
     assert reply.headers["content-type"].startswith("text/plain")
+
+
+def test_the_address_that_a_browser_is_given_leads_to_the_page_once(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with page_of(directory) as (client, served):
+        once = urlsplit(served.url_for_once()).path
+        assert client.token not in once
+        assert client.ask("HEAD", once).status == client.ask("POST", once, b"{}", JSON).status == 403
+        assert client.ask("GET", once, headers={"host": "evil.example"}).status == 403
+        assert client.ask("GET", f"{once[:-2]}/").status == 403
+        first = client.ask("GET", once)
+        assert (first.status, first.headers["location"]) == (307, f"/{client.token}/")
+        assert first.headers["referrer-policy"] == "no-referrer"
+        assert "opened again" not in capsys.readouterr().err
+        assert client.ask("GET", once).status == 403
+        assert "opened again" in capsys.readouterr().err
+        other = urlsplit(served.url_for_once()).path
+        assert client.ask("GET", once).status == 403
+        assert client.ask("GET", other).status == 307
+
+
+def test_the_address_that_a_browser_is_given_leads_nowhere_after_a_while() -> None:
+    assert not HandOver(lasts_s=0.0).is_due()
+
+
+@pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="a browser is opened in another way")
+def test_no_process_has_the_token_among_its_arguments(lab: Lab, tmp_path: Path) -> None:
+    lab.run(pd.DataFrame({"text": ["a"]}), said({"a": "yes"}), "{text}")
+    browser = tmp_path / "browser"
+    browser.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {tmp_path}/began && mv {tmp_path}/began {tmp_path}/given\n")
+    browser.chmod(0o700)
+    screen = {"DISPLAY": ":0", "BROWSER": str(browser), "SSH_CONNECTION": "", "SSH_TTY": "", "SSH_CLIENT": ""}
+    with started("review", "k", "--output-dir", lab.directory, cwd=tmp_path, **screen) as page:
+        assert page.stdout
+        client = Client(page.stdout.readline().strip())
+        while not (tmp_path / "given").exists():
+            assert page.poll() is None
+            client.get("api/run")
+        [given] = (tmp_path / "given").read_text().splitlines()
+        assert client.token not in given
+        assert client.ask("GET", urlsplit(given).path).headers["location"] == f"/{client.token}/"
+        page.terminate()
+        assert page.wait() == 0
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.evil", ""])
@@ -235,3 +283,25 @@ def test_a_taken_port_is_named(directory: Path) -> None:
         page = served_page(Store(directory, "k"), "ada", port=port)
         with pytest.raises(SettingsError, match="another program listens there"), page:
             pass
+
+
+def test_who_asks_for_the_head_of_a_stream_or_of_a_file_gets_no_more(directory: Path) -> None:
+    with page_of(directory) as (client, served):
+        stream = client.ask("HEAD", f"/{client.token}/api/live")
+        assert (stream.status, stream.headers["content-type"], stream.body) == (200, "text/event-stream", b"")
+        assert served.page.live.pages == 0
+        assert client.ask("HEAD", f"/{client.token}/api/export").status == 200
+        assert "batcher-review-export" not in {each.name for each in threading.enumerate()}
+
+
+def test_what_one_header_says_is_not_outdone_by_another(client: Client) -> None:
+    path = f"/{client.token}/api/files"
+    connection = http.client.HTTPConnection(client.place)
+    with contextlib.closing(connection):
+        connection.putrequest("POST", path)
+        for name, value in [("Content-Type", "application/json"), ("Content-Length", "2")]:
+            connection.putheader(name, value)
+        connection.putheader("Sec-Fetch-Site", "same-origin")
+        connection.putheader("Sec-Fetch-Site", "cross-site")
+        connection.endheaders(b"{}")
+        assert connection.getresponse().status == 403

@@ -18,6 +18,7 @@ from fake_service import Anything, Service, refusal
 from page_client import Client, page_of, said
 
 from batcher.records import Completion, Failure, Usage
+from batcher.reviewing.search import Search
 
 LABELS = ["good", "bad", "so so"]
 ROWS = 450
@@ -331,3 +332,37 @@ def test_json_is_ascii(client: Client) -> None:
 
     assert reply.body.isascii()
     assert json.loads(reply.body)["rows"][0]["cells"][1].startswith("Room 0, 房间")
+
+
+class Changing:
+    """A table and a journal in one; while it is searched, the answer of a row changes."""
+
+    def __init__(self) -> None:
+        self.texts = dict.fromkeys(range(4), "old")
+        self.search = Search("new", 4)
+
+    def text_of(self, start: int, stop: int) -> str:
+        return " ".join(self.between(start, stop).values())
+
+    def between(self, start: int, stop: int) -> dict[int, str]:
+        found = {at: self.texts[at] for at in range(start, stop)}
+        if stop - start > 1 and self.texts[1] == "old":
+            self.texts[1] = "new"
+            self.search.renew(self, self, [1])  # type: ignore[arg-type]
+        return found
+
+    def look(self, _work: object) -> str:
+        return ""
+
+
+def test_a_row_that_changes_while_it_is_searched_is_searched_again() -> None:
+    table = Changing()
+    table.search.go_on(table, table, 4)  # type: ignore[arg-type]
+
+    assert [*map(bool, table.search.hits)] == [False, True, False, False]
+
+
+def test_a_text_that_no_row_can_have_is_refused(lab: Lab) -> None:
+    lab.run(["a", "b"], said({"a": "x", "b": "y"}), "{text}")
+    with page_of(lab.directory) as (client, _):
+        assert client.fetch("api/rows", text="a\0").status == 400

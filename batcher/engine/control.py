@@ -38,30 +38,26 @@ class Control:
     """Takes the requests in the control file of a run, and does what they ask for.
 
     Args:
-        keyword: of the run.
         file: the control file.
         journal: records each change.
-        pool: has the limits.
-        window: asks more rows at once if it may.
         progress: tells people.
 
     Attributes:
         changes: what was changed, in words, in the order in which it happened.
     """
 
-    def __init__(
-        self, keyword: str, file: ControlFile, *, journal: Journal, pool: Pool, window: Window, progress: Progress
-    ) -> None:
+    def __init__(self, file: ControlFile, journal: Journal, progress: Progress) -> None:
         self.changes: list[str] = []
-        self._keyword = keyword
         self._file = file
         self._journal = journal
-        self._pool = pool
-        self._window = window
         self._progress = progress
+        self._steering: Steering | None = None
         self._taken: set[str] = set()
         self._is_watched = False  # a page has asked for something, and may soon ask for more
-        self._started = {member: member.endpoint for member in pool.members}
+
+    def steer(self, steering: Steering | None) -> None:
+        """Let this do what people ask about limits and pauses; without one that waits, and decisions do not."""
+        self._steering = steering
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -91,11 +87,17 @@ class Control:
 
     async def _take(self) -> None:
         """Do what the file asks for, and record it."""
-        for wish in await asyncio.to_thread(self._file.take):
+        # What has to wait stays in the file: whoever asked for it may take it back meanwhile.
+        for wish in await asyncio.to_thread(self._file.take if self._steering else self._file.read):
             # One to another run is left from a process that was killed.
-            if wish.run == self._journal.run and wish.id not in self._taken:
+            if wish.run != self._journal.run or wish.id in self._taken:
+                continue
+            if wish.verb in _DECISIONS:
                 self._taken.add(wish.id)
-                await (self._decide(wish) if wish.verb in _DECISIONS else self._answer(wish))
+                await self._decide(wish)
+            elif self._steering:
+                self._taken.add(wish.id)
+                self._answer(wish, self._steering)
         with contextlib.suppress(OutputError):  # the rows of the run meet it, too, and end the run
             await self._journal.flush()
 
@@ -115,16 +117,34 @@ class Control:
         except (OutputError, TypeError, ValueError, LookupError):  # the page hears nothing, and says so
             return
 
-    async def _answer(self, wish: Wish) -> None:
+    def _answer(self, wish: Wish, steering: Steering) -> None:
         try:
-            kind, said = self._do(wish)
+            kind, said = steering.do(wish)
         except SettingsError as error:
             kind, said = REFUSED_BY_HAND, str(error)
         if kind in BY_HAND:
             self.changes.append(said)
         self._journal.note(kind, wish.id, said)
 
-    def _do(self, wish: Wish) -> tuple[str, str]:
+
+class Steering:
+    """Changes limits, and pauses.
+
+    Args:
+        keyword: of the run.
+        pool: has the limits.
+        window: asks more rows at once if it may.
+        progress: tells people.
+    """
+
+    def __init__(self, keyword: str, pool: Pool, window: Window, progress: Progress) -> None:
+        self._keyword = keyword
+        self._pool = pool
+        self._window = window
+        self._progress = progress
+        self._started = {member: member.endpoint for member in pool.members}
+
+    def do(self, wish: Wish) -> tuple[str, str]:
         """Do what a request asks for; return the kind of its event, and what changed.
 
         Raises:

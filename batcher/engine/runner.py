@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from batcher.calls.caller import Streaming
 from batcher.calls.forms import Form, Wire
 from batcher.endpoint import OFFLINE
-from batcher.engine.control import Control
+from batcher.engine.control import Control, Steering
 from batcher.engine.drifting import drift_in
 from batcher.engine.ending import Ended, Ending, report_of, room_needed
 from batcher.engine.process import allow_connections, rare_collections
@@ -270,7 +270,9 @@ class _Run:
         second = [tariff for each in by_form.values() for tariff in each[len(endpoints) - job.seconds :]]
         spending = self._spending(tariffs, second if job.seconds else [])
         await self._record_plan(by_form, len(endpoints) - job.seconds)
-        async with contextlib.AsyncExitStack() as stack:
+        control = Control(ControlFile(job.store.control_path), self.journal, self.progress)
+        # What a page decides does not wait until LangChain is loaded and the endpoints are open.
+        async with control.listening(), contextlib.AsyncExitStack() as stack:
             members = await self._members(by_form, ladders, callers, stack) if tariffs else []
             estimator = Estimator(job.settings.params)
             pool = await stack.enter_async_context(Pool(members, job.settings.attempt_s, estimator, lambda: tally.left))
@@ -278,10 +280,9 @@ class _Run:
                 job, self.journal, planned, pool=pool, spending=spending, tally=tally, progress=self.progress
             )
             process = self.journal.last_run()
-            file = ControlFile(job.store.control_path)
-            control = Control(job.keyword, file, journal=self.journal, pool=pool, window=window, progress=self.progress)
-            async with control.listening():
-                ending = await self._ending_of(window, pool)
+            control.steer(Steering(job.keyword, pool, window, self.progress))
+            ending = await self._ending_of(window, pool)
+            control.steer(None)
         if (note := spending.note_of_excess()) and not ending.out_of_money:
             self.progress.say(note)
         # Whoever stops a run waits for its end.

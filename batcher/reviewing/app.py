@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import mimetypes
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from importlib.resources import files
+from typing import Any
 from urllib.parse import parse_qs
 
 from batcher.errors import BatcherError, KeywordBusy, SettingsError
@@ -52,7 +53,7 @@ class App:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         reply = await self._reply(method, guarded, scope["query_string"].decode("latin-1"))
         try:
-            await _send(reply, receive, send)
+            await (_send_head if scope["method"] == "HEAD" else _send)(reply, receive, send)
         except (BatcherError, OSError) as error:  # in the middle of a file: it must not seem to be whole
             say(f"batcher: a download broke off: {error}", "error")
             cut = scope.get("state", {}).get("cut")
@@ -121,16 +122,28 @@ def static(name: str) -> Reply:
     return Reply(file.joinpath(name).read_bytes(), kind + text)
 
 
-async def _send(reply: Reply, receive: Receive, send: Send) -> None:
-    """Send a reply; one that comes in parts ends when the client leaves."""
+def _start(reply: Reply) -> dict[str, Any]:
     headers = [(b"content-type", reply.kind.encode())]
     headers += [(name.encode(), value.encode("latin-1")) for name, value in reply.headers]
     if isinstance(reply.body, bytes):
         headers.append((b"content-length", str(len(reply.body)).encode()))
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    return {"type": "http.response.start", "status": reply.status, "headers": headers}
+
+
+async def _send_head(reply: Reply, _receive: Receive, send: Send) -> None:
+    """Send a reply without its body, which is not made if it would come in parts."""
+    if isinstance(reply.body, AsyncGenerator):
+        await reply.body.aclose()
+    await send(_start(reply))
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _send(reply: Reply, receive: Receive, send: Send) -> None:
+    """Send a reply; one that comes in parts ends when the client leaves."""
+    await send(_start(reply))
+    if isinstance(reply.body, bytes):
         await send({"type": "http.response.body", "body": reply.body})
         return
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     sending = asyncio.ensure_future(_send_parts(reply.body, send))
     leaving = asyncio.ensure_future(_left(receive))
     try:

@@ -9,7 +9,8 @@ import asyncio
 import io
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -19,8 +20,8 @@ from batcher.output.directory import Store
 from batcher.output.file_format import Block
 from batcher.output.so_far import with_by
 from batcher.reviewing.exchange import Reply, Request, Routes, invalid
-from batcher.reviewing.filters import Filters
-from batcher.reviewing.page import Page
+from batcher.reviewing.filters import Filters, Positions
+from batcher.reviewing.page import Page, View
 from batcher.reviewing.rows import shown_by
 
 _AT_ONCE = 1000  # rows
@@ -64,8 +65,9 @@ class _Pipe(io.RawIOBase):
         except BrokenPipeError:
             return
 
-    async def parts(self) -> AsyncIterator[bytes]:
-        """Yield what is written."""
+    async def parts(self, write: Callable[[], None]) -> AsyncIterator[bytes]:
+        """Yield what a function writes, which works in a thread of its own from now on."""
+        threading.Thread(target=write, name="batcher-review-export", daemon=True).start()
         try:
             while (part := await asyncio.to_thread(self._next)) is not None:
                 if isinstance(part, BaseException):
@@ -87,32 +89,39 @@ async def _export(page: Page, request: Request) -> Reply:
     if kind not in FORMATS:
         raise invalid(f"format must be csv or parquet, not {kind[:40]!r}")
     view, filters = page.view, Filters.of(request)
-    await _until(view.indexed.is_set)
-    await _until(lambda: view.table.is_whole)
-    shown, searching = await shown_by(page, filters)
+    await _until(view, lambda: view.indexed.is_set() and view.table.is_whole)
+    shown, searching = await shown_by(page, view, filters)
     while searching:
-        await asyncio.sleep(_SOON_S)
-        shown, searching = await shown_by(page, filters)
-    positions = [*map(int, shown.positions)]
+        await _until(view, lambda: True)
+        shown, searching = await shown_by(page, view, filters)
+    positions = shown.positions
     if lacking := await asyncio.to_thread(view.table.lacking, positions):
         raise invalid(f"{lacking:,} of these {len(positions):,} rows cannot be exported: {view.table.why_not(0)}")
     pipe = _Pipe()
     store, _ = await page.read(lambda journal: with_by(view.store, journal))
-    threading.Thread(target=_write, args=(page, store, positions, kind, pipe), daemon=True).start()
+    write = partial(_write, pipe, store, kind, _blocks(page, view, store, positions))
     name = f"review_{store.keyword}.{kind}"
     plain = name.encode("ascii", "replace").decode().translate(str.maketrans('"\\?', "___"))
     disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"
-    return Reply(pipe.parts(), _KINDS[kind], headers=[("content-disposition", disposition)])
+    return Reply(pipe.parts(write), _KINDS[kind], headers=[("content-disposition", disposition)])
 
 
-async def _until(is_so: Callable[[], bool]) -> None:
-    while not is_so():  # noqa: ASYNC110 - it comes true in a thread
+async def _until(view: View, is_so: Callable[[], bool]) -> None:
+    """Wait a moment, and until something is so.
+
+    Raises:
+        NotServed: another plan is in the journal.
+    """
+    await asyncio.sleep(_SOON_S)
+    while not (view.stops() or is_so()):  # noqa: ASYNC110 - it comes true in a thread
         await asyncio.sleep(_SOON_S)
+    if view.stops():
+        raise invalid("the rows of the run have changed meanwhile: export them again")
 
 
-def _write(page: Page, store: Store, positions: Sequence[int], kind: str, pipe: _Pipe) -> None:
+def _write(pipe: _Pipe, store: Store, kind: str, blocks: Iterator[Block]) -> None:
     try:
-        write_chosen(pipe, store, kind, _blocks(page, store, positions))  # type: ignore[arg-type]
+        write_chosen(pipe, store, kind, blocks)  # type: ignore[arg-type]
     except BrokenPipeError:
         return
     except (BatcherError, OSError) as error:
@@ -121,10 +130,9 @@ def _write(page: Page, store: Store, positions: Sequence[int], kind: str, pipe: 
     pipe.end()
 
 
-def _blocks(page: Page, store: Store, positions: Sequence[int]) -> Iterator[Block]:
-    view = page.view
+def _blocks(page: Page, view: View, store: Store, positions: Positions) -> Iterator[Block]:
     for start in range(0, len(positions), _AT_ONCE):
-        part = positions[start : start + _AT_ONCE]
+        part = positions[start : start + _AT_ONCE].tolist()
         cells = view.table.at(part)
         if len(cells) < len(part):
             raise OutputError("rows have gone from the table meanwhile")

@@ -10,11 +10,14 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from batcher.answer.gold import Golds
 from batcher.journal.certainty import AGREEMENT, CONFIDENCE
 from batcher.reviewing.exchange import Request, invalid
 from batcher.reviewing.index import OTHER, STATUSES, Bits, Codes, Index, as_counts, codes_of, tallied
+
+Positions = NDArray[np.intp]
 
 _FIELD = "field."
 _LOW = 0.7
@@ -54,12 +57,14 @@ class Filters(NamedTuple):
         status = ["" if each == "none" else each for each in asked.get("status", ())]
         if wrong := next((each for each in status if each not in STATUSES), None):
             raise invalid(f"status must be ok, invalid, error or none, not {wrong[:40]!r}")
+        if "\0" in (text := request.one("text").strip()):
+            raise invalid("text must not hold the character NUL, which no row has")
         return cls(
             status,
             asked.get("label", ()),
             {name.removeprefix(_FIELD): texts for name, texts in asked.items() if name.startswith(_FIELD)},
             asked.get("reason", ()),
-            request.one("text").strip(),
+            text,
             {kind: _share(request, kind) for kind in (AGREEMENT, CONFIDENCE) if request.one(f"{kind}_below")},
             [name for name in _ON if request.one(name) not in {"", "0"}],
         )
@@ -104,7 +109,7 @@ class Shown:
         self._with_answer = with_answer
         self._masks = self._made(matching)
         shown = self._all_but()
-        self.positions = np.arange(self._done) if shown is None else np.flatnonzero(shown)
+        self.positions: Positions = np.arange(self._done) if shown is None else np.flatnonzero(shown)
 
     def _made(self, matching: Bits | None) -> dict[str, Bits]:
         index, filters = self.index, self._filters

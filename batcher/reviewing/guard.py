@@ -4,6 +4,8 @@ Invariant: nothing behind it runs for a request without the token, with a foreig
 page has asked for; and every reply, refusals included, has the same headers.
 
 - The token is the first part of the path, and 32 random bytes.
+- The browser is given another address, which leads to the page once: whoever is on the machine can read the arguments
+  of its processes.
 - A foreign name in Host is how DNS rebinding shows: a page of another site whose name now leads here.
 - Only JSON is taken, which no form of another site can send without asking first (CORS), and that is never allowed.
 """
@@ -15,11 +17,13 @@ import ipaddress
 import json
 import secrets
 import socket
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from batcher.server.asgi import App, Receive, Scope, Send
+from batcher.words import say
 
 MOST_BYTES = 4 * 2**20
 """The largest body of a request: an answer that a person gave, with room to spare."""
@@ -68,6 +72,27 @@ class Guarded(NamedTuple):
     body: Mapping[str, Any]
 
 
+class HandOver:
+    """An address that leads to the page once, and only for a while; for the arguments of a process.
+
+    Args:
+        lasts_s: how long it leads there, from now on.
+
+    Attributes:
+        token: its path.
+    """
+
+    def __init__(self, lasts_s: float = 60.0) -> None:
+        self.token = new_token()
+        self._until = time.monotonic() + lasts_s
+
+    def is_due(self) -> bool:
+        """Return whether it leads to the page; no longer after that."""
+        is_due = time.monotonic() < self._until
+        self._until = 0.0
+        return is_due
+
+
 class Hosts:
     """The names by which the page may be called.
 
@@ -109,9 +134,13 @@ class Guard:
         app: of the page; finds a `Guarded` under `guarded` in the scope.
         token: that the path must begin with.
         hosts: the names by which the page may be called.
+
+    Attributes:
+        hand_over: the address that a browser is given, if one is.
     """
 
     def __init__(self, app: App, token: str, hosts: Hosts) -> None:
+        self.hand_over: HandOver | None = None
         self._app = app
         self._token = token.encode()
         self._hosts = hosts
@@ -132,15 +161,16 @@ class Guard:
             found = refused or (await _read(receive, headers) if scope["method"] == "POST" else {})
         else:
             found = path
-        if isinstance(path, str) and "/" not in str(scope["path"])[1:]:  # what the page links begins below the token
+        if path is None or (isinstance(path, str) and "/" not in str(scope["path"])[1:]):
+            # What the page links begins below the token.
             await _redirect(f"/{self._token.decode()}/", guarded)
         elif isinstance(found, Refused):
             await _refuse(found, guarded)
         elif found is not None:  # else the client has left
             await self._app({**scope, "guarded": Guarded(str(path), found)}, receive, guarded)
 
-    def _path(self, scope: Scope, headers: _Headers) -> str | Refused:
-        """Return the path below the token, or why there is none."""
+    def _path(self, scope: Scope, headers: _Headers) -> str | Refused | None:
+        """Return the path below the token, or why there is none; None: the browser that was opened comes for it."""
         hosts = headers.all(b"host")
         if len(hosts) != 1 or not self._hosts.has(hosts[0]):
             return Refused(
@@ -149,11 +179,28 @@ class Guard:
                 " printed.",
             )
         token, _, path = str(scope["path"]).removeprefix("/").partition("/")
-        if not hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token):
+        given = token.encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, self._token):
+            if scope["method"] == "GET" and self._hands_over(given):
+                return None
             return Refused(
                 403, "The address lacks the token, or has an old one: open the address that `batcher review` printed."
             )
         return path
+
+    def _hands_over(self, given: bytes) -> bool:
+        """Return whether this is the address that the browser was given, for the first time."""
+        own = self.hand_over
+        if own is None or not hmac.compare_digest(given, own.token.encode()):
+            return False
+        if own.is_due():
+            return True
+        say(
+            "The address that the browser was given was opened again, or late. If that was not you, another user of"
+            " this machine may have read it, and may have the page: end it, and start it with --no-browser.",
+            "warning",
+        )
+        return False
 
 
 class _Headers:
@@ -175,7 +222,7 @@ def _checked(method: str, headers: _Headers) -> Refused | None:
         return None
     if headers.one(b"content-type").partition(";")[0].strip().lower() != "application/json":
         return Refused(415, "A change must be sent as application/json.")
-    if headers.one(b"sec-fetch-site").lower() not in {"", "same-origin", "none"}:
+    if not {each.lower() for each in headers.all(b"sec-fetch-site")} <= {"", "same-origin", "none"}:
         return Refused(403, "Another page asked for this change: it is not made.")
     for origin in headers.all(b"origin"):
         scheme, _, place = origin.partition("://")

@@ -30,7 +30,7 @@ MOST_TEXTS = 5_000
 _NONE, OTHER = -1, -2
 """Codes: of a row without such a text, and of a text that has no number."""
 _CODE = {status: code for code, status in enumerate(STATUSES)}
-_AT_ONCE = 20_000  # rows between two looks at whether to stop
+_AT_ONCE = 2_000  # rows between two looks at whether to stop, or to wait for a request
 _CORRECTED, _SAMPLED, _DISAGREES = 1, 2, 4  # flags
 
 

@@ -83,7 +83,7 @@ class Live:
     def _ticks(self) -> Iterator[None]:
         """Look at the run again and again while the block, or another one, works."""
         self.pages += 1
-        if self._ticking is None:
+        if self._ticking is None or self._ticking.done():
             self._ticking = asyncio.get_running_loop().create_task(self._tick())
         else:
             self._now.set()

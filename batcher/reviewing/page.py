@@ -32,6 +32,7 @@ from batcher.reviewing.prompts import Prompts
 from batcher.reviewing.search import Searches
 from batcher.reviewing.sides import Sides
 from batcher.reviewing.table import Table
+from batcher.reviewing.way import Way
 from batcher.words import say
 
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class View:
         recorded = last.question.get("shape")
         self.shape: Shape | None = None if recorded is None else shape_of_recorded(recorded)
         self.golds = Golds(self.shape)
+        self.way = Way()
         self._has_ended = threading.Event()
         self._page_ends = stops
         self._looks = looks
@@ -93,6 +95,11 @@ class View:
     def stops(self) -> bool:
         return self._has_ended.is_set() or self._page_ends()
 
+    def _stops_now(self) -> bool:
+        """Let the page's requests go first, then return whether to stop."""
+        self.way.give()
+        return self.stops()
+
     def end(self) -> None:
         """End its threads, and remove the copy of the table."""
         self._has_ended.set()
@@ -103,7 +110,7 @@ class View:
 
     def _copy(self) -> None:
         try:
-            self.table.copy(self._wait_for_index, self.stops)
+            self.table.copy(self._wait_for_index, self._stops_now)
         except BatcherError as error:
             self.table.give_up(str(error))
 
@@ -118,7 +125,7 @@ class View:
                 # One reader for all of it: a run may write meanwhile, and `follow` brings what it wrote.
                 with self._looks.reader() as (journal, _):
                     sampled = self.sampled(journal)
-                    if self.index.build(journal, sampled, self.stops):
+                    if self.index.build(journal, sampled, self._stops_now):
                         self.trouble = ""
                         self.indexed.set()
                         return

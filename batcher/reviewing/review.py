@@ -25,7 +25,7 @@ from batcher.journal.opening import read_journal
 from batcher.output.directory import Store
 from batcher.output.opening import opened
 from batcher.reviewing.app import App
-from batcher.reviewing.guard import Guard, Hosts, new_token
+from batcher.reviewing.guard import Guard, HandOver, Hosts, new_token
 from batcher.reviewing.page import Page
 from batcher.server.listening import is_local, listen, root_url, served_on
 from batcher.words import blamed, by_reader, print_out, say
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 HOST, PORT = "127.0.0.1", 0
 """Where the page listens if nothing else is said: on this machine alone, at a free port."""
 _LOOK_S = 0.1
+_SWITCH_S = 0.0005
+"""How long a thread computes before another one may. Python's own 5 ms come at each step of a request that reads."""
 _LONGEST_NAME = 100
 
 
@@ -70,11 +72,17 @@ class Served:
         said: what was written at its end.
     """
 
-    def __init__(self, page: Page, listener: socket.socket, token: str) -> None:
+    def __init__(self, page: Page, listener: socket.socket, token: str, guard: Guard) -> None:
         self.page = page
         self.listener = listener
         self.url = f"{root_url(listener)}/{token}/"
         self.said = ""
+        self._guard = guard
+
+    def url_for_once(self) -> str:
+        """Return an address that leads to the page once, and soon: others can read the arguments of a process."""
+        self._guard.hand_over = HandOver()
+        return f"{root_url(self.listener)}/{self._guard.hand_over.token}/"
 
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
@@ -106,10 +114,22 @@ def served_page(
         OutputError: the journal cannot be read.
     """
     page, token = Page(store, who, data), new_token()
+    guard = Guard(App(page), token, Hosts(host))
     listener = listen(host, port)
-    served = Served(page, listener, token)
-    with served_on(Guard(App(page), token, Hosts(host)), listener, served.at_work):
+    served = Served(page, listener, token, guard)
+    with _switching_often(), served_on(guard, listener, served.at_work):
         yield served
+
+
+@contextlib.contextmanager
+def _switching_often() -> Iterator[None]:
+    """Let a request interrupt what is read beside it, during the block."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @outermost
@@ -181,7 +201,7 @@ def _announce(served: Served, name: str, *, has_browser: bool) -> None:
         )
     print_out(served.url)
     if has_browser:
-        threading.Thread(target=_open, args=(served.url,), name="batcher-browser", daemon=True).start()
+        threading.Thread(target=_open, args=(served.url_for_once(),), name="batcher-browser", daemon=True).start()
 
 
 def _has_browser() -> bool:

@@ -99,9 +99,8 @@ def _indexing(view: View) -> dict[str, int] | None:
 # -- The list
 
 
-async def shown_by(page: Page, filters: Filters) -> tuple[Shown, dict[str, int] | None]:
+async def shown_by(page: Page, view: View, filters: Filters) -> tuple[Shown, dict[str, int] | None]:
     """Return the rows that filters show so far, and how far the search for their text is; None: it is done."""
-    view = page.view
     search = view.searches.for_text(filters.text) if filters.text else None
     for _ in range(_LOOKS):
         if search is None or search.searching is None:
@@ -124,7 +123,7 @@ async def _list(page: Page, request: Request) -> Reply:
     start, limit = request.number("from", 0), max(request.number("limit", _ROWS, _MOST_ROWS), 1)
     # How far things are before they are looked at: what is done meanwhile may be missing.
     reading, indexing = _reading(view), _indexing(view)
-    shown, searching = await shown_by(page, filters)
+    shown, searching = await shown_by(page, view, filters)
     positions, place = await asyncio.to_thread(shown.page, start, limit)
     if not filters.are_any and indexing:  # all rows, of which the index has read some
         positions, place = _plain_page(view.index.rows, start, limit)
@@ -153,7 +152,8 @@ async def _lines(page: Page, positions: Sequence[int]) -> list[dict[str, Any]]:
     def look(journal: RowReader) -> tuple[dict[int, RowLine], dict[int, str]]:
         return journal.lines_at(positions), journal.sources(positions)
 
-    (lines, sources), cells = await asyncio.gather(page.read(look), asyncio.to_thread(view.table.at, positions))
+    with view.way.first():
+        (lines, sources), cells = await asyncio.gather(page.read(look), asyncio.to_thread(view.table.at, positions))
     return [_line(view, line, cells.get(at), sources.get(at, "")) for at in positions if (line := lines.get(at))]
 
 
@@ -219,7 +219,8 @@ async def rows_of(page: Page, positions: Sequence[int]) -> list[dict[str, Any]]:
             lambda journal: [row for at in positions if (row := _whole_row(view, journal, at, cells.get(at)))]
         )
 
-    return await asyncio.to_thread(work)
+    with view.way.first():
+        return await asyncio.to_thread(work)
 
 
 def _whole_row(view: View, journal: RowReader, at: int, cells: Sequence[str] | None) -> dict[str, Any] | None:

@@ -38,13 +38,44 @@ class Search:
         self.text = text.casefold()
         self.done = 0
         self.hits: Bits = np.zeros(rows, np.bool_)
+        self._late: set[int] = set()  # rows that have changed while they may have been searched
+        self._lock = threading.Lock()
 
     @property
     def searching(self) -> Reading | None:
         """How far it is; None if it is done."""
         return None if self.done >= len(self.hits) else Reading(self.done, len(self.hits))
 
-    def look(self, table: Table, looks: Looks, start: int, stop: int) -> None:
+    def go_on(self, table: Table, looks: Looks, stop: int) -> None:
+        """Search the next rows, up to one.
+
+        Raises:
+            OutputError: the journal or the table cannot be read.
+        """
+        start = self.done
+        self._look(table, looks, start, stop)
+        with self._lock:
+            self.done = stop
+            late = [position for position in self._late if position < stop]
+        for position in late:
+            self._look(table, looks, position, position + 1)
+        with self._lock:
+            self._late.difference_update(late)
+
+    def renew(self, table: Table, looks: Looks, positions: Iterable[int]) -> None:
+        """Search rows again that have changed; those that come later, or are being searched just now, in their turn.
+
+        Raises:
+            OutputError: the journal or the table cannot be read.
+        """
+        wanted = {*positions}
+        with self._lock:
+            later = {position for position in wanted if position >= self.done}
+            self._late |= {position for position in later if position < self.done + _AT_ONCE}
+        for position in wanted - later:
+            self._look(table, looks, position, position + 1)
+
+    def _look(self, table: Table, looks: Looks, start: int, stop: int) -> None:
         """Search some rows: first in all of them at once, which is a tenth of the work, and often enough."""
         self.hits[start:stop] = False
         if self.text in table.text_of(start, stop).casefold():
@@ -91,9 +122,7 @@ class Searches:
         with self._work:
             searches = [*self._asked.values()]
         for each in searches:
-            for position in wanted:
-                if position < each.done:
-                    each.look(self._table, self._looks, position, position + 1)
+            each.renew(self._table, self._looks, wanted)
 
     def work(self) -> None:
         """Search until the page ends."""
@@ -103,12 +132,10 @@ class Searches:
                 continue
             stop = min(search.done + _AT_ONCE, self._table.done, len(search.hits))
             try:
-                search.look(self._table, self._looks, search.done, stop)
+                search.go_on(self._table, self._looks, stop)
             except BatcherError:  # the journal is being written, or has gone: the list says so
                 with self._work:
                     self._work.wait(0.5)
-                continue
-            search.done = stop
 
     def _next(self) -> Search | None:
         """Return the open search that was asked for last; None after a while without one."""

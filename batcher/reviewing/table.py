@@ -6,8 +6,8 @@ Invariant: cells are those of the plan, by their marks. Rows whose cells are not
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from batcher.errors import BatcherError
 from batcher.input.dataset import Dataset
@@ -19,7 +19,11 @@ from batcher.output.cells_at import cells_in_chunks, cells_of_input
 from batcher.output.directory import Store
 from batcher.output.so_far import input_of
 
-_AT_ONCE = 1000  # rows
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_AT_ONCE = 500  # rows; copied in a few milliseconds, which a row that is asked for meanwhile may have to wait
 _STILL = "the table is still being read"
 _GONE = (
     "the cells of this row are not to be had: the input has changed or is gone, and no chunk file has the row. Give the"
@@ -154,13 +158,9 @@ class Table:
         """Return all cells of the rows in a range in one text."""
         return self._cells.text_of(start, stop)
 
-    def lacking(self, positions: Sequence[int]) -> int:
+    def lacking(self, positions: NDArray[np.intp]) -> int:
         """Count the rows whose cells are not there, of some."""
         if self._cells.count() == self.rows:
             return 0
-        return sum(len(part) - len(self.at(part)) for part in _parts(positions))
-
-
-def _parts(positions: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(positions), _AT_ONCE):
-        yield positions[start : start + _AT_ONCE]
+        parts = (positions[start : start + _AT_ONCE].tolist() for start in range(0, len(positions), _AT_ONCE))
+        return sum(len(part) - len(self.at(part)) for part in parts)
