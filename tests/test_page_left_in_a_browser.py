@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from browser import Visit
+from browser import Visit, check
 from PIL import Image
 from playwright.sync_api import expect
 from programs import call, table, write_table
@@ -55,6 +55,7 @@ def test_labels_that_could_not_be_saved_are_taken_to_the_page_of_the_next_start(
             texts.append(page.locator("#sample-text dd").inner_text())
             press(page, key, "Enter")
         expect(page.locator("#sample-sent")).to_contain_text("3 labels not saved yet")
+        check(page)
         with reviewed(visit, folder, "few") as again:
             page.locator("#sample-link").fill(f"  {again.url}\n")
             page.locator("#sample-link").press("Enter")

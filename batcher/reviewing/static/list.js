@@ -148,6 +148,7 @@ const wanted = () => parameters(state.numeric("from") ?? 0);
 function render(said, key) {
   const isOther = shown?.key !== key;
   shown = { ...said, key };
+  byId("view-rows").removeAttribute("aria-busy"); // also of a question that was given up for this page
   lines.show(said.rows.map(line));
   filters.show(said.counts);
   place();
