@@ -16,6 +16,8 @@ from review_page import opened, press, reviewed, saved
 LABELS = ["cat", "dog", "bird"]
 AWAY = r"Failed to load resource|ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE"
 
+ROWS_READ = "performance.getEntriesByType('resource').filter(one => one.name.includes('sample/rows')).length > 1"
+
 
 def offline(folder: Path, name: str, *options: str) -> None:
     """Run a table with answers of no service at all, under its own name."""
@@ -48,6 +50,7 @@ def test_labels_that_could_not_be_saved_are_taken_to_the_page_of_the_next_start(
         page.locator("#draw-n").fill("5")
         press(page, "Enter")
         expect(page.locator("#sample-title")).to_have_text("Row 1 of the sample")
+        page.wait_for_function(ROWS_READ)  # the first, and those that are read ahead
         served.program.kill()
         served.program.wait()
         for number, key in enumerate("123", start=1):
@@ -182,3 +185,21 @@ def test_whether_hand_labels_differ_is_counted_only_if_it_is_asked(visit: Visit,
         expect(option.locator(".count")).to_have_text("")
         option.click()
         expect(option.locator(".count")).to_have_text(re.compile(r"\d"))
+
+
+def test_a_row_that_cannot_be_read_yet_is_never_labelled_in_place_of_another(folder: Path, visit: Visit) -> None:
+    visit.expect(r"failed: GET .*sample/rows|Failed to load resource")
+    with reviewed(visit, folder, "few") as served:
+        page = visit.open(served.url)
+        page.locator("#tab-sample").click()
+        if page.locator("#draw-button").is_visible():  # the order of the tests is free
+            page.locator("#draw-button").click()
+        expect(page.locator("#sample-title")).to_be_visible()
+        page.route("**/api/sample/rows*", lambda route: route.abort("connectionrefused"))
+        page.reload()
+        page.locator("#messages").get_by_text("batcher does not answer").wait_for()
+        press(page, "1", "Enter")
+        assert "sample/label" not in {path for path, _ in visit.answers(f"{served.url}api/")}
+        page.unroute("**/api/sample/rows*")
+        page.get_by_role("button", name="Show the next row").click()
+        expect(page.locator("#sample-text dd")).to_be_visible()

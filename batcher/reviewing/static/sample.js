@@ -87,7 +87,9 @@ async function show(drawn) {
     try {
       row = await row;
     } catch (error) {
-      return complain(error);
+      if (current === drawn)
+        say(error.message, { isError: true, button: "Show the next row", act: () => show(drawn) });
+      return;
     }
     if (current !== drawn) return;
   }
@@ -202,7 +204,7 @@ function entered() {
 
 function accept() {
   const row = held();
-  if (!row) return;
+  if (!row) return current === null || rows.has(current) ? undefined : show(current); // it could not be read before
   const decision = entered();
   const wrong = chooser ? (chooser.value ? "" : "Pick a label first, or skip the row with S.") : fields.wrong();
   if (wrong) return say(wrong);
