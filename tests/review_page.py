@@ -61,17 +61,26 @@ class Reviewed(NamedTuple):
 
 
 @contextlib.contextmanager
-def reviewed(visit: Visit, folder: Path, keyword: str) -> Iterator[Reviewed]:
-    """Serve the page of a run; its windows are closed before it ends."""
+def serving(folder: Path, keyword: str) -> Iterator[Reviewed]:
+    """Serve the page of a run."""
     with started("review", keyword, "--no-browser", "--who", "Ada", cwd=folder) as program:
         assert program.stdout
         try:
             yield Reviewed(program.stdout.readline().strip(), folder, keyword, program)
         finally:
-            visit.close()
             program.kill()
             _, said = program.communicate()
             assert "fault in batcher" not in said, said
+
+
+@contextlib.contextmanager
+def reviewed(visit: Visit, folder: Path, keyword: str) -> Iterator[Reviewed]:
+    """Serve the page of a run for one test; its windows are closed before the page ends."""
+    with serving(folder, keyword) as served:
+        try:
+            yield served
+        finally:
+            visit.close()
 
 
 def copied(runs: Path, folder: Path) -> Path:

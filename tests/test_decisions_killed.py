@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from programs import LocalServer, environment, local_server, started, write_table
+from programs import LocalServer, call, environment, local_server, started, write_table
 
 import batcher
 
@@ -75,8 +75,7 @@ def arguments(server: LocalServer) -> list[str]:
 
 def finished(folder: Path, server: LocalServer) -> None:
     """Let the run end, and check that the files have the latest decision about each row."""
-    with started(*arguments(server), cwd=folder) as program:
-        assert program.wait() == 0
+    assert call(*arguments(server), cwd=folder).status == 0
     found = batcher.verify("k", folder / "items.csv", output_dir=folder / "output")
     assert found.findings == ()
     with contextlib.closing(sqlite3.connect(folder / "output" / "journal_k.sqlite")) as db:

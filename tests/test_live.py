@@ -18,7 +18,7 @@ import pytest
 from conftest import Lab
 from fake_service import Anything, Call, Service, refusal
 from page_client import Client, page_of
-from programs import local_server, started, write_table
+from programs import LocalServer, local_server, started, write_table
 
 import batcher
 from batcher.endpoint import Endpoint
@@ -159,41 +159,53 @@ def test_a_correction_moves_a_row_from_one_status_to_another(lab: Lab) -> None:
 # -- A run beside the page
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    with local_server("--latency", "0.02", cwd=tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_table(tmp_path / "first.csv", ["text"], [[f"row {number}"] for number in range(3)])
+def folder(tmp_path: Path, server: LocalServer) -> Path:
+    server.reset()
     write_table(tmp_path / "t.csv", ["text"], [[f"row {number}"] for number in range(400)])
     return tmp_path
 
 
-def options(base_url: str) -> list[str]:
-    return ["--prompt", "{text}", "--base-url", base_url, "--model", "m", "--keyword", "k"]
+def run_a_part(folder: Path, server: LocalServer) -> None:
+    """Run the first three rows of the table."""
+    given: dict[str, Any] = {"base_url": server.base_url, "model": "m", "keyword": "k", "quiet": True}
+    assert batcher.run(folder / "t.csv", "{text}", limit=3, output_dir=folder / "output", **given).ok == 3
 
 
-def test_a_run_that_begins_after_the_page_is_shown_paused_and_resumed(folder: Path) -> None:
-    with local_server("--latency", "0.02", cwd=folder) as server:
-        with started("run", "first.csv", *options(server.base_url), cwd=folder) as first:
-            assert first.wait() == 0
-        with page_of(folder / "output") as (client, _), stream_of(client) as stream:
-            rest = stream.until("live")
-            assert (rest["at_work"], rest["state"], rest["rows"], rest["left"]) == (False, "done", 3, 0)
-            assert rest["rate"] == rest["in_flight"] == 0
-            with started("run", "t.csv", *options(server.base_url), "--rpm", "600", cwd=folder) as run:
-                begun = stream.until("live", lambda found: found["at_work"] and found["done"] > 10)
-                assert (begun["state"], begun["rows"]) == ("running", 400)
-                later = stream.until("live", lambda found: found["done"] > begun["done"])
-                assert later["rate"] > 0
-                assert later["left_s"] > 0
-                assert "400 rows" in later["said"]
-                assert client.post("api/pause").json["said"].startswith("k: paused")
-                paused = stream.until("live", lambda found: found["paused"])
-                assert (paused["at_work"], paused["state"], paused["left_s"]) == (True, "paused", None)
-                assert "already" in client.post("api/pause").json["said"]
-                assert client.post("api/resume").json["said"].startswith("k: resumed")
-                assert not stream.until("live", lambda found: not found["paused"])["paused"]
-                batcher.limit("k", rpm=60_000, output_dir=folder / "output")
-                assert run.wait() == 0
-                over = stream.until("live", lambda found: not found["at_work"])
+def slowly(server: LocalServer) -> list[str]:
+    """Return the command that runs the table, ten rows a second."""
+    words = ["run", "t.csv", "--prompt", "{text}", "--base-url", server.base_url, "--model", "m", "--keyword", "k"]
+    return [*words, "--rpm", "600", "--quiet"]
+
+
+def test_a_run_that_begins_after_the_page_is_shown_paused_and_resumed(folder: Path, server: LocalServer) -> None:
+    run_a_part(folder, server)
+    with page_of(folder / "output") as (client, _), stream_of(client) as stream:
+        rest = stream.until("live")
+        assert (rest["at_work"], rest["state"], rest["rows"], rest["left"]) == (False, "done", 3, 0)
+        assert rest["rate"] == rest["in_flight"] == 0
+        with started(*slowly(server), cwd=folder) as run:
+            begun = stream.until("live", lambda found: found["at_work"] and found["done"] > 10)
+            assert (begun["state"], begun["rows"]) == ("running", 400)
+            later = stream.until("live", lambda found: found["done"] > begun["done"])
+            assert later["rate"] > 0
+            assert later["left_s"] > 0
+            assert "400 rows" in later["said"]
+            assert client.post("api/pause").json["said"].startswith("k: paused")
+            paused = stream.until("live", lambda found: found["paused"])
+            assert (paused["at_work"], paused["state"], paused["left_s"]) == (True, "paused", None)
+            assert "already" in client.post("api/pause").json["said"]
+            assert client.post("api/resume").json["said"].startswith("k: resumed")
+            assert not stream.until("live", lambda found: not found["paused"])["paused"]
+            batcher.limit("k", rpm=60_000, output_dir=folder / "output")
+            assert run.wait() == 0
+            over = stream.until("live", lambda found: not found["at_work"])
     assert (over["state"], over["done"], over["left"], over["in_flight"]) == ("done", 400, 0, 0)
 
 
@@ -206,12 +218,10 @@ def test_nothing_is_paused_if_nothing_works(lab: Lab) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system kills otherwise")
-def test_a_run_that_was_killed_is_not_at_work(folder: Path) -> None:
+def test_a_run_that_was_killed_is_not_at_work(folder: Path, server: LocalServer) -> None:
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(local_server("--latency", "0.02", cwd=folder))
-        run = stack.enter_context(started("run", "t.csv", *options(server.base_url), "--rpm", "600", cwd=folder))
-        while server.books()["requests"] < 20:
-            assert run.poll() is None
+        run = stack.enter_context(started(*slowly(server), cwd=folder))
+        server.wait_for(20)
         client, _ = stack.enter_context(page_of(folder / "output"))
         stream = stack.enter_context(stream_of(client))
         assert stream.until("live")["at_work"]
@@ -265,15 +275,15 @@ def test_the_end_of_the_page_ends_its_streams(lab: Lab) -> None:
 # -- Labels beside a run
 
 
-def test_labels_are_given_while_a_run_works_and_it_writes_them_into_the_journal(folder: Path) -> None:
+def test_labels_are_given_while_a_run_works_and_it_writes_them_into_the_journal(
+    folder: Path, server: LocalServer
+) -> None:
+    run_a_part(folder, server)
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(local_server("--latency", "0.02", cwd=folder))
-        with started("run", "first.csv", *options(server.base_url), cwd=folder) as first:
-            assert first.wait() == 0
         batcher.sample("k", 3, output_dir=folder / "output")
         client, _ = stack.enter_context(page_of(folder / "output"))
         stream = stack.enter_context(stream_of(client))
-        run = stack.enter_context(started("run", "t.csv", *options(server.base_url), "--rpm", "600", cwd=folder))
+        run = stack.enter_context(started(*slowly(server), cwd=folder))
         stream.until("live", lambda found: found["at_work"])
         reply = client.post("api/sample/label", drawn=2, gold="what a person says", note="beside the run")
         assert (reply.status, reply.json["via"], reply.json["done"]) == (200, "run", 1)

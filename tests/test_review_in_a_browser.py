@@ -20,6 +20,7 @@ from review_page import (
     HOSTILE,
     KEYS,
     TOPICS,
+    Reviewed,
     copied,
     correct,
     label_some,
@@ -29,6 +30,7 @@ from review_page import (
     press,
     reviewed,
     saved,
+    serving,
     tab_to,
 )
 
@@ -58,6 +60,13 @@ def hostile(hostile_runs: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def folder(runs: Path, tmp_path: Path) -> Path:
     return copied(runs, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reviewed]:
+    """A page for all tests that change nothing."""
+    with serving(copied(runs, tmp_path_factory.mktemp("shared")), "messages") as served:
+        yield served
 
 
 def line(page: Page, position: int) -> Locator:
@@ -90,34 +99,33 @@ def corrected(page: Page, label: str) -> None:
 
 
 def test_the_list_and_the_rows_are_read_by_keyboard_and_the_next_rows_are_there_before_they_are_opened(
-    folder: Path, visit: Visit
+    shared: Reviewed, visit: Visit
 ) -> None:
-    with reviewed(visit, folder, "messages") as served:
-        page, rows = opened(visit, served), served.result()
-        total(page, ROWS)
-        press(page, "j", "j", "j", "k")
-        with page.expect_response(re.compile("api/rowset")):  # the rows behind it
-            press(page, "Enter")
-        expect(page.locator("#row-title")).to_have_text("Row 1")
-        expect(answer(page)).to_have_text(rows[1]["infer"])
-        expect(page.locator("#row-body .cells").first).to_contain_text(rows[1]["message"])
-        page.get_by_text("Prompt as sent").click()
-        expect(page.locator("#row-body")).to_contain_text(f"What is this message to a bank about? {rows[1]['message']}")
-        expect(page.locator("#row-body")).to_contain_text("2 attempts")
-        asked = len(visit.answers(f"{served.url}api/row/"))
-        for position in range(2, 21):
-            press(page, "j")
-            expect(page.locator("#row-title")).to_have_text(f"Row {position}")
-            expect(answer(page)).to_have_text(rows[position]["infer"])
-        assert len(visit.answers(f"{served.url}api/row/")) == asked
-        press(page, "Escape")
-        expect(page.locator("#row")).to_be_hidden()
-        expect(line(page, 20)).to_have_class(re.compile("is-current"))
-        press(page, "n")
-        expect(line(page, 200)).to_be_visible()
-        expect(page.locator("#rows-body tr")).to_have_count(ROWS - 200)
-        page.go_back()
-        expect(line(page, 0)).to_be_visible()
+    page, rows = opened(visit, shared), shared.result()
+    total(page, ROWS)
+    press(page, "j", "j", "j", "k")
+    with page.expect_response(re.compile("api/rowset")):  # the rows behind it
+        press(page, "Enter")
+    expect(page.locator("#row-title")).to_have_text("Row 1")
+    expect(answer(page)).to_have_text(rows[1]["infer"])
+    expect(page.locator("#row-body .cells").first).to_contain_text(rows[1]["message"])
+    page.get_by_text("Prompt as sent").click()
+    expect(page.locator("#row-body")).to_contain_text(f"What is this message to a bank about? {rows[1]['message']}")
+    expect(page.locator("#row-body")).to_contain_text("2 attempts")
+    asked = len(visit.answers(f"{shared.url}api/row/"))
+    for position in range(2, 21):
+        press(page, "j")
+        expect(page.locator("#row-title")).to_have_text(f"Row {position}")
+        expect(answer(page)).to_have_text(rows[position]["infer"])
+    assert len(visit.answers(f"{shared.url}api/row/")) == asked
+    press(page, "Escape")
+    expect(page.locator("#row")).to_be_hidden()
+    expect(line(page, 20)).to_have_class(re.compile("is-current"))
+    press(page, "n")
+    expect(line(page, 200)).to_be_visible()
+    expect(page.locator("#rows-body tr")).to_have_count(ROWS - 200)
+    page.go_back()
+    expect(line(page, 0)).to_be_visible()
 
 
 Row = dict[str, str]
@@ -153,15 +161,17 @@ def test_each_filter_is_set_by_keyboard_and_shows_and_counts_the_rows_that_the_f
         rows, drawn = served.result(), table(folder / "output" / "sample_messages.csv")
         gold = {row["message"]: row["gold"] for row in drawn}
         rows = [row | ({"gold": gold[row["message"]]} if row["message"] in gold else {}) for row in rows]
+        page.goto(served.url)
+        total(page, ROWS)
+        press(page, "f")
+        for _, _, box, _ in FILTERS:  # in the order of the page: one way with Tab reaches them all
+            tab_to(page, page.locator(box))
         for name, value, box, fits in FILTERS:
             count = sum(map(fits, rows))
             assert 0 < count < ROWS, name
-            page.goto(served.url)
-            total(page, ROWS)
             said = page.locator(".option", has=page.locator(box)).locator(".count")
             expect(said).to_have_text("" if name == "disagree" else str(count))  # unasked, it would end the blindness
-            press(page, "f")
-            tab_to(page, page.locator(box))
+            page.locator(box).focus()
             press(page, "Space")
             total(page, count)
             expect(said).to_have_text(str(count))
@@ -170,52 +180,51 @@ def test_each_filter_is_set_by_keyboard_and_shows_and_counts_the_rows_that_the_f
             total(page, count)
             shown = page.locator("#rows-body tr").evaluate_all("all => all.map(one => Number(one.dataset.position))")
             assert shown == [position for position, row in enumerate(rows) if fits(row)]
+            page.go_back()
+            total(page, ROWS)
 
 
-def test_filters_join_and_each_count_is_of_the_rows_that_the_others_show(folder: Path, visit: Visit) -> None:
-    with reviewed(visit, folder, "messages") as served:
-        page, rows = opened(visit, served), served.result()
-        press(page, "/")
-        page.keyboard.type("CARD")
-        names = ("id", "channel", "message", "infer", "infer_error")
-        found = [row for row in rows if any("card" in row[name].lower() for name in names)]
-        total(page, len(found))
-        press(page, "Escape", "f")
-        tab_to(page, page.locator('input[name=label][value="card_lost"]'))
-        press(page, "Space")
-        total(page, sum(row["infer"] == "card_lost" for row in found))
-        assert parse_qs(urlsplit(page.url).query) == {"text": ["CARD"], "label": ["card_lost"]}
-        for label in ("card_lost", "card_delivery", "pin_forgotten"):
-            count = page.locator(".option", has=page.locator(f'input[name=label][value="{label}"]')).locator(".count")
-            expect(count).to_have_text(str(sum(row["infer"] == label for row in found)))
-        page.go_back()
-        total(page, len(found))
-        page.get_by_role("button", name="Remove the filter text: CARD").press("Enter")
-        total(page, ROWS)
+def test_filters_join_and_each_count_is_of_the_rows_that_the_others_show(shared: Reviewed, visit: Visit) -> None:
+    page, rows = opened(visit, shared), shared.result()
+    press(page, "/")
+    page.keyboard.type("CARD")
+    names = ("id", "channel", "message", "infer", "infer_error")
+    found = [row for row in rows if any("card" in row[name].lower() for name in names)]
+    total(page, len(found))
+    press(page, "Escape", "f")
+    tab_to(page, page.locator('input[name=label][value="card_lost"]'))
+    press(page, "Space")
+    total(page, sum(row["infer"] == "card_lost" for row in found))
+    assert parse_qs(urlsplit(page.url).query) == {"text": ["CARD"], "label": ["card_lost"]}
+    for label in ("card_lost", "card_delivery", "pin_forgotten"):
+        count = page.locator(".option", has=page.locator(f'input[name=label][value="{label}"]')).locator(".count")
+        expect(count).to_have_text(str(sum(row["infer"] == label for row in found)))
+    page.go_back()
+    total(page, len(found))
+    page.get_by_role("button", name="Remove the filter text: CARD").press("Enter")
+    total(page, ROWS)
 
 
-def test_what_is_exported_is_what_the_filters_show(folder: Path, visit: Visit) -> None:
-    with reviewed(visit, folder, "messages") as served:
-        page = opened(visit, served, "?status=ok&label=card_lost")
-        with page.expect_download() as download:
-            page.locator("#export-csv").press("Enter")
-        exported = Path(download.value.path()).read_text(encoding="utf-8")
+def test_what_is_exported_is_what_the_filters_show(shared: Reviewed, visit: Visit) -> None:
+    page = opened(visit, shared, "?status=ok&label=card_lost")
+    with page.expect_download() as download:
+        page.locator("#export-csv").press("Enter")
+    exported = Path(download.value.path()).read_text(encoding="utf-8")
     assert download.value.suggested_filename == "review_messages.csv"
     rows = list(csv.DictReader(io.StringIO(exported, newline=""), strict=True))
-    assert rows == [row for row in served.result() if row["infer"] == "card_lost"]
+    assert rows == [row for row in shared.result() if row["infer"] == "card_lost"]
 
 
-def test_two_runs_side_by_side_show_the_rows_that_differ_and_no_others(folder: Path, visit: Visit) -> None:
-    with reviewed(visit, folder, "messages") as served:
-        page = visit.open(f"{served.url}?view=sides")
-        page.locator("#sides-other").select_option("again")
-        expect(page.locator("#sides-body tr").first).to_be_visible()
-        shown = page.locator("#sides-body tr").evaluate_all("all => all.map(one => Number(one.dataset.position))")
-        both = list(zip(served.result(), table(folder / "output" / "all_again.csv"), strict=True))
-        names = ("infer", "infer_status")
-        assert shown == [at for at, (one, other) in enumerate(both) if any(one[name] != other[name] for name in names)]
-        page.reload()
-        expect(page.locator("#sides-body tr")).to_have_count(len(shown))
+def test_two_runs_side_by_side_show_the_rows_that_differ_and_no_others(shared: Reviewed, visit: Visit) -> None:
+    page = visit.open(f"{shared.url}?view=sides")
+    page.locator("#sides-other").select_option("again")
+    expect(page.locator("#sides-body tr").first).to_be_visible()
+    shown = page.locator("#sides-body tr").evaluate_all("all => all.map(one => Number(one.dataset.position))")
+    both = list(zip(shared.result(), table(shared.folder / "output" / "all_again.csv"), strict=True))
+    names = ("infer", "infer_status")
+    assert shown == [at for at, (one, other) in enumerate(both) if any(one[name] != other[name] for name in names)]
+    page.reload()
+    expect(page.locator("#sides-body tr")).to_have_count(len(shown))
 
 
 # -- Correcting
@@ -254,7 +263,7 @@ def test_a_correction_survives_a_run_with_other_chunks_and_is_taken_back_as_easi
 
 
 def again(folder: Path, *options: str) -> None:
-    """Run the job once more; nobody is asked."""
+    """Run the job once more; it sends no request."""
     done = call("run", "--config", "messages.toml", "--param", "temperature=1", "--quiet", *options, cwd=folder)
     assert done.status in (0, 1), done.stderr
     done = call("verify", "messages", cwd=folder)
@@ -349,10 +358,11 @@ _TURNED = """() => [...document.querySelectorAll("body *")]
 
 def test_text_from_data_and_models_is_text_wherever_it_stands(hostile: Path, visit: Visit) -> None:
     with reviewed(visit, hostile, "hostile") as served:
-        page, rows = visit.open(served.url), served.result()
+        page, rows = visit.open(f"{served.url}?row=0"), served.result()
         expect(page.locator("#rows-body tr")).to_have_count(len(HOSTILE))
         for position, text in enumerate(HOSTILE):
-            page.goto(f"{served.url}?row={position}")
+            if position:
+                press(page, "j")
             expect(page.locator("#row-title")).to_have_text(f"Row {position}")
             body = page.locator("#row-body")
             expect(body).to_contain_text(text)
@@ -418,19 +428,11 @@ VIEWS = {
 }
 
 
-@pytest.fixture(scope="module")
-def url(runs: Path) -> Iterator[str]:
-    """A page on which nobody decides anything."""
-    with started("review", "messages", "--no-browser", cwd=runs) as program:
-        assert program.stdout
-        yield program.stdout.readline().strip()
-
-
 @pytest.mark.parametrize(("width", "dark"), [(WIDE, False), (NARROW, True)], ids=["wide and light", "narrow and dark"])
-def test_each_view_is_accessible_and_fits(url: str, visit: Visit, width: int, dark: bool) -> None:
-    page = visit.open(url, width=width, dark=dark)
+def test_each_view_is_accessible_and_fits(shared: Reviewed, visit: Visit, width: int, dark: bool) -> None:
+    page = visit.open(shared.url, width=width, dark=dark)
     for view, shown in VIEWS.items():
-        page.goto(url + view)
+        page.goto(shared.url + view)
         expect(page.locator(shown).first).to_be_visible()
         check(page)
     press(page, "?")

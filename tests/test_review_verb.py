@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 from conftest import Lab
 from page_client import Client, page_of, said
-from programs import call, finish, started
+from programs import finish, started
 
 import batcher
+from batcher.cli.verbs import main
 from batcher.reviewing.review import _has_browser, _name
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals")
@@ -68,11 +69,14 @@ def test_beyond_this_machine_it_says_what_that_means(ran: Lab) -> None:
     assert "encrypted" in said_
 
 
-def test_what_cannot_be_shown_is_said_with_exit_status_2(ran: Lab, tmp_path: Path) -> None:
+def test_what_cannot_be_shown_is_said_with_exit_status_2(
+    ran: Lab, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     def refused(*arguments: str) -> str:
-        done = call("review", *arguments, "--no-browser", cwd=tmp_path)
-        assert (done.status, done.stdout) == (2, ""), done
-        return done.stderr
+        assert main(["review", *arguments, "--no-browser"]) == 2
+        said_ = capfd.readouterr()
+        assert said_.out == ""
+        return said_.err
 
     inside = ("--output-dir", str(ran.directory))
     assert "there is no run 'other'" in refused("other", *inside)
@@ -80,7 +84,7 @@ def test_what_cannot_be_shown_is_said_with_exit_status_2(ran: Lab, tmp_path: Pat
     assert "a port is a number" in refused("k", *inside, "--port", "70000")
     assert "--host takes an address of this machine" in refused("k", *inside, "--host", "no.such.host.invalid")
     assert "give a name" in refused("k", *inside, "--who", " ")
-    assert "there is no such file" in refused("k", "gone.csv", *inside)
+    assert "there is no such file" in refused("k", str(tmp_path / "gone.csv"), *inside)
     journal = ran.directory / "journal_k.sqlite"
     (ran.directory / "journal_torn.sqlite").write_bytes(journal.read_bytes()[:3000])
     (ran.directory / "journal_text.sqlite").write_text("no journal\n" * 500, encoding="utf-8")

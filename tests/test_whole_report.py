@@ -549,7 +549,7 @@ def planned(calm: Facts, **changed: Any) -> Facts:
 
 
 def share(calm: Facts, rows: int, ok: int = 300) -> Facts:
-    """Return facts of which one label has so many rows."""
+    """Return facts of a run in which one label has this number of rows."""
     [found] = calm.estimates
     [first, *others] = found.labels
     left = (ok - rows) // 2

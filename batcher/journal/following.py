@@ -1,6 +1,6 @@
 """Follows a run at work: its rows by status, its requests in flight and its money, from what a journal has got anew.
 
-Invariant: it only reads, and a look costs what has happened since the one before, not what the journal holds; where
+Invariant: it only reads, and a look costs what has happened since the one before, not what the journal holds. If
 that cannot be known (another run has begun), everything is counted again.
 """
 

@@ -190,7 +190,7 @@ class RowReader(SampleReader):
         )
         return None if is_odd else text
 
-    def givers(self, positions: Sequence[int]) -> dict[int, str]:
+    def sources(self, positions: Sequence[int]) -> dict[int, str]:
         """Return who gave the answers of rows, the model or `hand`, by position; rows without a result are left out."""
         found = self.look_up(
             f"SELECT r.position, iif(a.source = {BY_HAND}, 'hand', s.model) FROM rows r"

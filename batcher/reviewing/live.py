@@ -129,7 +129,7 @@ class Live:
         path, now = self._store.journal_path, time.time()
         with journal.snapshot():
             last, holder = PastRun(self._store, journal).last(), holder_of(path)
-            with self._counting:  # a look that nobody waits for any more may still be under way
+            with self._counting:  # an earlier look, given up meanwhile, may still be under way
                 found = self._follower.look(journal, last.id, last.started, now)
             state = state_of(path, last, found.counts.left, journal.by_hand(last.id), holder)
             is_at_work = state in AT_WORK

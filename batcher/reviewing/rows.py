@@ -151,10 +151,10 @@ async def _lines(page: Page, positions: Sequence[int]) -> list[dict[str, Any]]:
         return []
 
     def look(journal: RowReader) -> tuple[dict[int, RowLine], dict[int, str]]:
-        return journal.lines_at(positions), journal.givers(positions)
+        return journal.lines_at(positions), journal.sources(positions)
 
-    (lines, givers), cells = await asyncio.gather(page.read(look), asyncio.to_thread(view.table.at, positions))
-    return [_line(view, line, cells.get(at), givers.get(at, "")) for at in positions if (line := lines.get(at))]
+    (lines, sources), cells = await asyncio.gather(page.read(look), asyncio.to_thread(view.table.at, positions))
+    return [_line(view, line, cells.get(at), sources.get(at, "")) for at in positions if (line := lines.get(at))]
 
 
 def _line(view: View, line: RowLine, cells: Sequence[str] | None, by: str) -> dict[str, Any]:

@@ -497,13 +497,13 @@ def _lines_of(positions: Sequence[int]) -> Callable[[RowReader], dict[int, dict[
     """Return what reads how rows ended."""
 
     def read(journal: RowReader) -> dict[int, dict[str, Any]]:
-        givers = journal.givers(positions)
+        sources = journal.sources(positions)
         return {
             position: {
                 "status": line.status,
                 "answer": _cut(line.answer),
                 "error": _cut(line.error),
-                "by": givers.get(position, ""),
+                "by": sources.get(position, ""),
             }
             for position, line in journal.lines_at(positions).items()
         }

@@ -63,29 +63,15 @@ def served(app: App) -> Iterator[str]:
         The base URL.
     """
     listener = listen("127.0.0.1", 0)
-    ready = threading.Event()
-    server = _server(app, ready.set)
-
-    def run() -> None:
-        try:
-            asyncio.run(server.serve(sockets=[listener]))
-        finally:
-            ready.set()
-
-    thread = threading.Thread(target=run, name="batcher-embedded-server", daemon=True)
-    thread.start()
-    try:
-        ready.wait()
+    with served_on(app, listener):
         yield base_url(listener)
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
 
 
 @contextlib.contextmanager
 def served_on(
-    app: App, listener: socket.socket, at_work: Callable[[], contextlib.AbstractAsyncContextManager[None]]
+    app: App,
+    listener: socket.socket,
+    at_work: Callable[[], contextlib.AbstractAsyncContextManager[None]] = contextlib.nullcontext,
 ) -> Iterator[None]:
     """Serve an app on a listening socket, from a thread of this process, during a `with` block; then close the socket.
 
@@ -112,7 +98,7 @@ def served_on(
         finally:
             ready.set()
 
-    thread = threading.Thread(target=run, name="batcher-page", daemon=True)
+    thread = threading.Thread(target=run, name="batcher-server", daemon=True)
     thread.start()
     try:
         ready.wait()

@@ -235,7 +235,7 @@ export class Chooser {
 
   /**
    * @param {string[]} labels in their own order.
-   * @param {string} name for people who hear the page.
+   * @param {string} name for screen readers.
    * @param {(label: string) => void} onPick called with each label that a person picks.
    */
   constructor(labels, name, onPick) {

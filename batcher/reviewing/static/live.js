@@ -11,7 +11,7 @@ const LOST_MS = 5000; // without the stream, before people are told
 
 let stream = null;
 let lost = 0;
-let hear = {};
+let listeners = {};
 let last = null;
 
 function words(live) {
@@ -62,13 +62,13 @@ function open() {
   stream.addEventListener("live", (event) => {
     const live = JSON.parse(event.data);
     show(live);
-    hear.live(live, last);
+    listeners.live(live, last);
     last = live;
   });
-  stream.addEventListener("row", (event) => hear.row(JSON.parse(event.data).position));
-  stream.addEventListener("sample", (event) => hear.sample(JSON.parse(event.data).drawn));
-  stream.addEventListener("width", (event) => hear.width(JSON.parse(event.data)));
-  stream.addEventListener("plan", () => hear.plan());
+  stream.addEventListener("row", (event) => listeners.row(JSON.parse(event.data).position));
+  stream.addEventListener("sample", (event) => listeners.sample(JSON.parse(event.data).drawn));
+  stream.addEventListener("width", (event) => listeners.width(JSON.parse(event.data)));
+  stream.addEventListener("plan", () => listeners.plan());
 }
 
 function seen() {
@@ -81,7 +81,7 @@ function seen() {
   }
   if (stream) return;
   open();
-  hear.back();
+  listeners.back();
 }
 
 async function pause() {
@@ -96,9 +96,9 @@ async function pause() {
   }
 }
 
-/** @param {{live: function, row: function, sample: function, width: function, plan: function, back: function}} listeners hear of each event. */
-export function start(listeners) {
-  hear = listeners;
+/** @param {{live: function, row: function, sample: function, width: function, plan: function, back: function}} given called at each event. */
+export function start(given) {
+  listeners = given;
   byId("pause").addEventListener("click", pause);
   document.addEventListener("visibilitychange", seen);
   addEventListener("pagehide", () => stream?.close());

@@ -1,5 +1,5 @@
 // What the page says in passing.
-// Invariant: a message is read aloud politely and takes the focus from nobody; an error stays until it is closed.
+// Invariant: a message is read aloud politely and never takes the focus; an error stays until it is closed.
 
 import { byId, el } from "./dom.js";
 

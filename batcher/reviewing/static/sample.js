@@ -358,7 +358,7 @@ export async function follow() {
     return outcome.follow(run);
   }
   const at = state.numeric("at");
-  if (at !== null && at === current) return byId("sample-desk").hidden ? render(await rows.get(at)) : undefined;
+  if (at !== null && at === current) return byId("sample-desk").hidden ? show(at) : undefined;
   if (at !== null && order().includes(at)) return show(at);
   if (byId("sample-end").hidden || state.get("at")) return show(current ?? next(null));
   return page("end");
