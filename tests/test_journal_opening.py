@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Lab
 from fake_service import Service, refusal
+from filelock import FileLock
 from journals import (
     COMPARISON,
     ROWS,
@@ -31,7 +33,8 @@ from programs import environment
 import batcher
 from batcher.endpoint import Endpoint
 from batcher.errors import KeywordBusy, OutputError
-from batcher.journal.opening import open_journal, read_journal, rehearse
+from batcher.journal.locking import Patience, holder_of
+from batcher.journal.opening import open_journal, open_to_decide, read_journal, rehearse
 from batcher.journal.reading import Reader
 from batcher.journal.writing import Journal
 from batcher.records import Result, RowState, Status
@@ -445,3 +448,33 @@ def test_a_journal_of_an_older_version_is_read_and_planned_as_it_is_and_goes_on(
     [(stamp,)] = look(path, "PRAGMA user_version")
     assert stamp % 256 == 9
     assert batcher.verify("k", texts, output_dir=lab.directory).ok
+
+
+# -- A lock that others hold for a moment
+
+
+def test_a_lock_is_waited_for_unless_two_looks_show_the_same_run(path: Path) -> None:
+    file = path.with_name(".journal_x.lock")
+
+    def says(work: str) -> None:
+        file.write_bytes(b"\0" + json.dumps(["elsewhere", 1, work]).encode() if work else b"")
+
+    says("runs")  # left by a run that was killed
+    assert holder_of(path) is None
+    with FileLock(file):
+        looks = Patience()
+        for work in ("runs", "decides", "decides", "runs", "", "runs", "plans"):
+            says(work)
+            assert not looks.is_over(path), work
+        assert looks.is_over(path)
+
+
+@pytest.mark.parametrize("left", ["runs", "decides"])
+def test_a_decision_leaves_nothing_in_the_lock_file_that_a_killed_process_has_written(path: Path, left: str) -> None:
+    make_used(path)
+    file = path.with_name(".journal_x.lock")
+    file.write_bytes(b"\0" + json.dumps(["elsewhere", 1, left]).encode())
+    with open_to_decide(path):
+        assert (holder := holder_of(path))
+        assert (holder.pid, holder.work) == (os.getpid(), "decides")
+    assert file.read_bytes() == b""

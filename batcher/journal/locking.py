@@ -16,6 +16,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from enum import StrEnum
 from io import FileIO
@@ -27,9 +28,10 @@ from batcher.journal.entries import LastRun
 from batcher.place import identity
 
 # How long a run waits for the lock, in seconds: who asks whether it is held, holds it for some microseconds.
-PATIENCE_S, LOOK_AGAIN_S = 0.2, 0.01
+PATIENCE_S, PATIENCE_AGAIN_S, LOOK_AGAIN_S = 0.2, 0.05, 0.01
 MOST_PATIENCE_S = 10.0
 """How long a run waits while the lock is held for a moment, again and again: a disk may be slow."""
+_SILENT_S = 1.0  # nothing is written for a moment after the lock is taken, and before it is freed
 
 _CONTENDED = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK}
 # The file systems of Linux that belong to one machine, so that every process that writes there shares its locks.
@@ -118,7 +120,7 @@ class Lock:
     def clear(self) -> None:
         """Say nothing any more, before the lock is freed."""
         with contextlib.suppress(OSError), self._opened() as file:
-            if self._work is Work.RUNS:
+            if self._work in {Work.RUNS, Work.DECIDES}:  # what a killed run has left there misleads who looks just now
                 _write(file, b"")
             else:
                 _write(file, self._found)
@@ -151,8 +153,13 @@ def holder_of(path: Path) -> Holder | None:
     Args:
         path: of the journal.
     """
-    if not is_locked(path):
-        return None
+    # What is written there may be left from a process that was killed: it counts only while the lock is held.
+    found = _said(path) if is_locked(path) else None
+    return found if found and is_locked(path) and _said(path) == found else None
+
+
+def _said(path: Path) -> Holder | None:
+    """Return who is written into the lock file of a journal; None if nobody is."""
     try:
         with lock_path(path).open("rb", buffering=0) as file:
             file.seek(_BEHIND_THE_LOCK)
@@ -160,6 +167,35 @@ def holder_of(path: Path) -> Holder | None:
         return Holder(str(host), int(pid), Work(work))
     except (OSError, ValueError, TypeError):  # an older batcher has it and writes nothing, or it is freed just now
         return None
+
+
+class Patience:
+    """Says how long to wait for a lock that others hold, from what each look at it shows.
+
+    Decisions hold it for a moment each, and may follow one another: they are waited for. A process that holds it
+    longer, such as a run, is seen at two looks; one that says nothing, which an older batcher does, for a second.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._silent_since: float | None = None
+        self._holder: Holder | None = None
+
+    def is_over(self, path: Path) -> bool:
+        """Look at the lock of a journal that could not be taken, and return whether to give up."""
+        now = time.monotonic()
+        if now - self._began > MOST_PATIENCE_S:
+            return True
+        holder, before = holder_of(path), self._holder
+        self._holder = holder
+        if holder is not None:
+            self._silent_since = None
+            return holder.work is not Work.DECIDES and holder == before
+        if not is_locked(path):  # freed just now
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = now
+        return self._silent_since is not None and now - self._silent_since > _SILENT_S
 
 
 def lock_path(path: Path) -> Path:

@@ -23,9 +23,10 @@ from batcher.journal.entries import JOINED, LastRun
 from batcher.journal.evidence import Evidence
 from batcher.journal.locking import (
     LOOK_AGAIN_S,
-    MOST_PATIENCE_S,
+    PATIENCE_AGAIN_S,
     PATIENCE_S,
     Lock,
+    Patience,
     Work,
     holder_of,
     lock_path,
@@ -244,17 +245,15 @@ def _lock(path: Path, stack: contextlib.ExitStack, work: Work) -> Lock:
     """
     # SQLite's own locks are on the journal itself, and closing another descriptor of it would drop them.
     lock = FileLock(lock_path(path))
-    until = time.monotonic() + MOST_PATIENCE_S
+    patience, seconds = Patience(), PATIENCE_S
     while True:
         try:
-            lock.acquire(timeout=PATIENCE_S, poll_interval=LOOK_AGAIN_S)
+            lock.acquire(timeout=seconds, poll_interval=LOOK_AGAIN_S)
             break
         except Timeout:
-            holder = holder_of(path)
-            # Nothing is said while a page takes the lock, and between two of its decisions.
-            is_short = holder.work is Work.DECIDES if holder else time.monotonic() < until - MOST_PATIENCE_S + 1.0
-            if not is_short or time.monotonic() > until:
+            if patience.is_over(path):
                 raise _busy(path) from None
+            seconds = PATIENCE_AGAIN_S
         except OSError as error:
             raise OutputError(f"{path} cannot be locked: {error.strerror}") from error
     stack.callback(lock.release)

@@ -97,7 +97,7 @@ class ControlFile:
             OutputError: the file cannot be written.
         """
         there = [each for each in self.read() if each.run == wish.run]
-        if wish not in there:
+        if wish.id not in {each.id for each in there}:
             self._write([*there, wish], wish.id)
 
     def withdraw(self, wish: Wish) -> None:

@@ -163,10 +163,14 @@ class Decisions:
         raise AssertionError
 
     def _finish(self) -> str:
-        last = self._looked(Reader.last_run)
-        if last and is_at_work(self._store.journal_path, last):
-            raise KeywordBusy(f"a run of {self._store.keyword!r} is at work: it writes the files itself when it ends")
-        with open_to_decide(self._store.journal_path) as pen:
+        try:
+            pen = open_to_decide(self._store.journal_path)
+        except KeywordBusy:
+            if self._run_at_work() is None:
+                raise
+            said = f"a run of {self._store.keyword!r} is at work: it writes the files itself when it ends"
+            raise KeywordBusy(said) from None
+        with pen:
             if not pen.is_reviewed():
                 return "No row was corrected: the files stay as they are."
             said = follow(self._store, pen)
