@@ -206,6 +206,7 @@ def check(page: Page) -> None:
     Raises:
         AssertionError: it lists what axe-core objects to, and what sticks out.
     """
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)  # what is on its way is dimmed
     sticking_out: list[str] = page.evaluate(_STICKING_OUT)
     objections = [
         f"{rule['id']}: {node['html'][:200]}: {' '.join(node['failureSummary'].split())}"

@@ -220,6 +220,8 @@ def test_thirty_rows_labelled_on_the_page_give_the_estimate_of_their_labels(draw
     assert "accuracy" in result["title"]
     assert "<table" in result["estimate"]
     assert "<svg" in result["estimate"]
+    assert "half as wide: draw more rows, " in result["estimate"]  # the page has a button for it: it needs no command
+    assert "batcher.sample" not in result["estimate"]
 
 
 def test_the_rows_come_in_the_order_of_the_file_with_their_cells_and_prompts(drawn: Lab) -> None:

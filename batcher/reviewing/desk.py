@@ -372,7 +372,7 @@ class Desk:
                 differing.append({"drawn": number, "position": place.position, "cells": cells, **said})
         return {
             "title": title_of(made),
-            "estimate": html_of(made),
+            "estimate": html_of(made, can_draw=True),
             "field": made.field,
             "fields": [*found.hand.golds.fields],
             "disagreements": differing[:_MOST_DISAGREEMENTS],

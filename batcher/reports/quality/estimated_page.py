@@ -33,9 +33,14 @@ _MOST_MISTAKES = 30
 _MOST_LEAST = 10
 
 
-def html_of(found: Estimate) -> str:
-    """Return an estimate for a cell of a notebook: as much of it as fits there."""
-    facts = html_table(title_of(found), _fact_rows(found), has_labels=True)
+def html_of(found: Estimate, *, can_draw: bool = False) -> str:
+    """Return an estimate for a cell of a notebook: as much of it as fits there.
+
+    Args:
+        found: the estimate.
+        can_draw: whether it is shown on a page that draws rows itself.
+    """
+    facts = html_table(title_of(found), _fact_rows(found, can_draw=can_draw), has_labels=True)
     return "\n".join([facts, *_parts(found, MOST_LABELS)])
 
 
@@ -45,9 +50,9 @@ def page_of(found: Estimate) -> str:
     return whole_page(f"{found.keyword}: estimate", title_of(found), facts, _parts(found, None), "estimate")
 
 
-def _fact_rows(found: Estimate) -> list[tuple[str, str]]:
+def _fact_rows(found: Estimate, *, can_draw: bool = False) -> list[tuple[str, str]]:
     steps = [("" if place else "next", step) for place, step in enumerate(found.steps)]
-    return [*facts_of(found), *steps]
+    return [*facts_of(found, can_draw=can_draw), *steps]
 
 
 def _parts(found: Estimate, most: int | None) -> Iterator[str]:

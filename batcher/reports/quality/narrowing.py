@@ -120,7 +120,7 @@ def how_many_more(done: int, rows: int, population: int, drawn: int) -> tuple[st
     more, left = to_halve(done, max(population, done)), rows - done
     if not more:
         return "All rows of the table are labelled.", None
-    said = f"About {counted(more, 'more label')} would halve the interval of {counted(done, 'label')}"
+    said = f"About {counted(more, 'more label')} would halve the interval"
     if more <= left:
         return f"{said}; {counted(left, 'row is', 'rows are')} waiting.", (more, drawn)
     size = drawn + more - left

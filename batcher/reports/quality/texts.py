@@ -79,8 +79,13 @@ def title_of(found: Estimate) -> str:
     return f"{name}: {what} {written(found.main.value)}" + (f", 95% interval {ends}" if ends else " (no interval)")
 
 
-def facts_of(found: Estimate) -> Iterator[tuple[str, str]]:
-    """Yield what the numbers rest on, and what they mean, each with a term."""
+def facts_of(found: Estimate, *, can_draw: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield what the numbers rest on, and what they mean, each with a term.
+
+    Args:
+        found: the estimate.
+        can_draw: whether they are shown on a page that draws rows itself.
+    """
     yield from (("warning", each) for each in found.warnings)
     yield "rows", _rows(found)
     if found.design.words:
@@ -99,7 +104,7 @@ def facts_of(found: Estimate) -> Iterator[tuple[str, str]]:
     if found.alpha.value is not None:
         yield "alpha", f"{with_interval(found.alpha, index)}: {_reliable(found.alpha.value)} (Krippendorff)"
     if found.more:
-        yield "to halve", _halving(found, found.more)
+        yield "to halve", _halving(found, found.more, can_draw)
     if found.few:
         yield "too few", _few(found)
     yield from (("note", each) for each in found.notes)
@@ -127,14 +132,15 @@ def _reliable(alpha: float) -> str:
     return "good enough for tentative conclusions only" if alpha >= 0.667 else "not reliable"
 
 
-def _halving(found: Estimate, more: int) -> str:
+def _halving(found: Estimate, more: int, can_draw: bool) -> str:
     what = "mean" if found.kind is Kind.NUMBERS else "accuracy"
     said = f"about {counted(more, 'more hand label')} would make the interval of the {what} half as wide"
     if found.design.kind != "random":
         return said
     if found.gold + more <= found.design.drawn:
         return f"{said}: that many rows of the sample have none yet"
-    return f"{said}: {command_of(found, 'sample', min(found.rows, found.gold + more))}"
+    size = min(found.rows, found.gold + more)
+    return f"{said}: draw more rows, {size:,} in all" if can_draw else f"{said}: {command_of(found, 'sample', size)}"
 
 
 class OfRun(Protocol):

@@ -20,15 +20,19 @@ export class Refused extends Error {
   }
 }
 
-async function answered(path, options) {
-  let response;
+/** Return what a promise of the browser's gives; a connection that is lost is told in words. */
+async function reached(promise) {
   try {
-    response = await fetch(path, options);
+    return await promise;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Refused(AWAY, "away");
   }
-  if (response.ok) return response.json();
+}
+
+async function responded(path, options) {
+  const response = await reached(fetch(path, options));
+  if (response.ok) return response;
   if (response.status === 403) throw new Refused(SHUT, "shut");
   const said = await response.text();
   let body = {};
@@ -38,6 +42,15 @@ async function answered(path, options) {
     body = { error: said.slice(0, 500), kind: response.status < 500 ? "invalid" : "internal" }; // the guard speaks plain text
   }
   throw new Refused(body.error || `batcher could not answer (HTTP ${response.status}).`, body.kind ?? "internal", body);
+}
+
+const answered = async (path, options) => reached((await responded(path, options)).json());
+
+/** Return when a file that the browser is to download can be had. */
+export async function check(path) {
+  const controller = new AbortController();
+  await responded(path, { signal: controller.signal });
+  controller.abort(); // the browser asks for it itself
 }
 
 /** Return what the server answers; `signal` takes the question back. */
@@ -65,6 +78,11 @@ export class Outbox {
 
   get unsent() {
     return this.#queue.length;
+  }
+
+  /** What is still to be sent, in its order. */
+  get bodies() {
+    return this.#queue.map(({ body }) => body);
   }
 
   /** Send a decision; `taken` and `refused` hear how it went. */

@@ -1,7 +1,7 @@
 // Chooses one of the labels: by a key each, or by search if there are more labels than keys.
 // Invariant: one label or none is picked; letters of commands (s, u, n and those of moving) never pick a label.
 
-import { el } from "./dom.js";
+import { breakable, el } from "./dom.js";
 import { cap } from "./keys.js";
 
 const KEYS = [..."123456789", ..."abcdfghilmopqrtvwxyz"];
@@ -50,7 +50,7 @@ class Buttons {
           click: () => picked(label),
         },
         el("span", { class: "cap", "aria-hidden": "true" }, cap(KEYS[at])),
-        el("span", { dir: "auto", class: "name" }, label),
+        el("span", { dir: "auto", class: "name" }, breakable(label)),
       );
       this.buttons.set(label, button);
     }

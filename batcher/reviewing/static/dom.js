@@ -26,6 +26,9 @@ export const byId = (id) => document.getElementById(id);
 /** Return an element with text of a table or a model: its direction is its own, its white space stays. */
 export const data = (tag, text, attributes) => el(tag, { dir: "auto", ...attributes }, text ?? "");
 
+/** Return a label as nodes that may be broken after its marks, and in a word only if need be. */
+export const breakable = (label) => label.split(/(?<=[_\-/.])/).flatMap((part, at) => (at ? [el("wbr"), part] : [part]));
+
 /** Return text as nodes in which the places that were searched for are marked. */
 export function marked(text, words) {
   if (!words) return [text];

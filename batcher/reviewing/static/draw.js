@@ -4,7 +4,7 @@
 import { post } from "./api.js";
 import { byId } from "./dom.js";
 import { complain } from "./messages.js";
-import { counted } from "./texts.js";
+import { counted, sentence } from "./texts.js";
 
 let info;
 let taken = () => {};
@@ -19,9 +19,10 @@ export function show(about) {
   byId("draw-n").value = info.halves?.draw ?? Math.min(info.population, count + 100);
   byId("draw-per").hidden = info.can_draw_per_label === false || info.exists;
   byId("draw-back").hidden = !info.exists;
-  byId("draw-form").hidden = info.can_draw === false;
-  byId("draw-why").textContent = info.why ?? "";
-  byId("draw-why").hidden = info.can_draw !== false;
+  const why = info.can_draw === false ? info.why : info.population ? "" : "There is no row to draw yet.";
+  byId("draw-form").hidden = byId("draw-about").hidden = Boolean(why);
+  byId("draw-why").textContent = why && sentence(why);
+  byId("draw-why").hidden = !why;
   more();
   byId("draw-title").focus();
 }

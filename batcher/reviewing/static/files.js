@@ -11,7 +11,7 @@ let timer = 0;
 
 export function show(pending) {
   byId("files").hidden = !pending;
-  byId("files-pending").textContent = pending ? `${counted(pending, "correction")} not in the files yet` : "";
+  byId("files-pending").textContent = pending ? `${counted(pending, "change")} not in the files yet` : "";
 }
 
 /** Ask how many are pending. */

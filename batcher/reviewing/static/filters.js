@@ -1,12 +1,15 @@
 // The filters of the rows: the bar at the side with its counts, and what is filtered now as chips.
 // Invariant: what is chosen stands in the address and nowhere else; a choice keeps the focus where it is.
 
+import { check } from "./api.js";
 import { byId, el } from "./dom.js";
+import { complain, say } from "./messages.js";
 import * as state from "./state.js";
 import { STATUS, inFilter, number, percent } from "./texts.js";
 
 const MOST_TEXTS = 50; // different answers that are no labels: more are no filter
 const LABELS_SEARCHED = 9; // a search box over more labels than these
+const SLOW_MS = 1000; // a file that takes longer is said to be on its way
 const TYPED_MS = 250; // after the last letter
 const BELOW = "0.7";
 
@@ -173,7 +176,8 @@ function marks(counts) {
   for (const [name, words, isThere] of FLAGS) {
     if (!isThere() && !state.get(name)) continue;
     const one = option(name, "1", words);
-    renew(one, name, "1", counts[name] ?? 0);
+    const isAsked = name !== "disagree" || state.get(name); // unasked, it would say how good the model is
+    renew(one, name, "1", isAsked ? (counts[name] ?? 0) : undefined);
     shown.push(one.element);
   }
   for (const [name, words, what, isThere] of LIMITS) {
@@ -197,7 +201,7 @@ function words(name, value) {
   if (name === "text") return `text: ${value}`;
   if (name.startsWith("field.")) return `${name.slice(6)}: ${value || "(empty)"}`;
   const limited = LIMITS.find(([each]) => each === name);
-  if (limited) return `${limited[2]} below ${percent(Number(value))}`;
+  if (limited) return `${limited[2]} below ${Number.isNaN(Number(value)) ? value : percent(Number(value))}`;
   return FLAGS.find(([each]) => each === name)[1].toLowerCase();
 }
 
@@ -273,6 +277,22 @@ export function search() {
   byId("filter-text").select();
 }
 
+/** Download what the filters show, or say why it cannot be had: a browser would only say that it failed. */
+async function save(event) {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  const { href } = event.currentTarget;
+  const slow = setTimeout(say, SLOW_MS, "The file is being made. The download starts by itself.");
+  try {
+    await check(href);
+    el("a", { href, download: true }).click();
+  } catch (error) {
+    complain(error);
+  } finally {
+    clearTimeout(slow);
+  }
+}
+
 export function start(about, recount) {
   run = about;
   const field = byId("filter-text");
@@ -286,6 +306,7 @@ export function start(about, recount) {
   });
   field.addEventListener("change", take);
   byId("filter-label-search").addEventListener("input", recount);
+  for (const format of ["csv", "parquet"]) byId(`export-${format}`).addEventListener("click", save);
   byId("filters-button").addEventListener("click", open);
   byId("filters-close").addEventListener("click", () => (close(), byId("filters-button").focus()));
 }

@@ -35,6 +35,7 @@ export const badge = (status) => el("span", { class: `badge ${inFilter(status)}`
 /** Return the answer of a line or, if it has none, why. */
 function answer(row) {
   const words = state.get("text");
+  if (run.task === "embedding" && row.status === "ok") return el("td", { class: "answer muted" }, "vector");
   const said = row.fields ? onOneLine(row.fields) : (row.answer ?? "");
   if (row.status === "ok" || !row.error)
     return data("td", marked(said, words), { class: run.labels ? "answer is-label" : "answer" });
@@ -118,8 +119,20 @@ function place() {
   const [back, on] = [byId("page-previous"), byId("page-next")];
   back.setAttribute("aria-disabled", String(previous === null));
   on.setAttribute("aria-disabled", String(next === null));
-  byId("rows-empty").hidden = rows.length > 0 || Boolean(going);
   byId("rows-table").hidden = !rows.length;
+  if (rows.length || going) byId("rows-empty").hidden = true;
+  else if (total) nothing("There is no row from this number on.");
+  else nothing(state.filtered().length ? "No row fits these filters." : "This run has no rows.");
+}
+
+/** Say why no row is shown; a button leads to those that there are. */
+function nothing(why) {
+  byId("rows-empty").hidden = false;
+  byId("rows-table").hidden = true;
+  byId("rows-empty").querySelector("p").textContent = why;
+  const isFiltered = state.filtered().length > 0;
+  byId("empty-clear").textContent = isFiltered ? "Remove all filters" : "Show the first rows";
+  byId("empty-clear").hidden = !isFiltered && !shown?.total;
 }
 
 const parameters = (from) => {
@@ -135,6 +148,7 @@ const wanted = () => parameters(state.numeric("from") ?? 0);
 function render(said, key) {
   const isOther = shown?.key !== key;
   shown = { ...said, key };
+  byId("view-rows").removeAttribute("aria-busy"); // also of a question that was given up for this page
   lines.show(said.rows.map(line));
   filters.show(said.counts);
   place();
@@ -173,7 +187,9 @@ async function fetched(query, mine) {
     const said = await ask("api/rows", query, mine.controller.signal);
     if (asked === mine) render(said, mine.key);
   } catch (error) {
-    complain(error);
+    if (error.kind === "invalid" && !shown && state.filtered().length)
+      nothing(`This link has a filter that cannot be used: ${error.message.replace(/[.]$/, "")}.`);
+    else complain(error);
   } finally {
     clearTimeout(slow);
     if (asked === mine) {
@@ -309,5 +325,9 @@ export function start(about, open) {
     field.value = "";
   });
   byId("jump-to").addEventListener("input", () => byId("jump-to").setCustomValidity(""));
-  byId("empty-clear").addEventListener("click", () => (filters.clear(), byId("filter-text").focus()));
+  byId("empty-clear").addEventListener("click", () => {
+    if (state.filtered().length) filters.clear();
+    else state.go({ from: null });
+    byId("filter-text").focus();
+  });
 }

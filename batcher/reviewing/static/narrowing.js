@@ -59,4 +59,5 @@ export function sending(count, error) {
   else place.textContent = count > 1 ? `Saving ${counted(count, "label")}` : "";
   place.classList.toggle("is-error", Boolean(error));
   byId("sample-retry").hidden = !error;
+  byId("sample-move").hidden = !["away", "shut"].includes(error?.kind);
 }

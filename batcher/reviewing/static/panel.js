@@ -9,7 +9,7 @@ import { complain, say } from "./messages.js";
 import * as row from "./row.js";
 import * as rowset from "./rowset.js";
 import * as state from "./state.js";
-import { STATUS, number } from "./texts.js";
+import { STATUS, number, sentence } from "./texts.js";
 
 const AHEAD = 20; // rows read before they are opened
 const SLOW_MS = 120; // a row that takes longer is said to be on its way
@@ -30,7 +30,7 @@ export function open(position, isStep = false) {
   state.go({ row: position }, isStep || isOpen() ? "step" : "push");
 }
 
-export const close = () => state.go({ row: null });
+export const close = () => state.leave({ row: null });
 
 /** Go to the row `by` lines on. */
 export async function step(by) {
@@ -51,10 +51,11 @@ function render(found) {
   byId("row-scroll").scrollTop = 0;
   byId("row-heard").replaceChildren(
     `Row ${number(found.position)}: `,
-    data("span", found.answer || STATUS[found.status]),
+    data("span", (run.task !== "embedding" && found.answer) || STATUS[found.status]),
   );
   byId("row").removeAttribute("aria-busy");
   byId("row-undo").hidden = !found.is_corrected;
+  byId("row-correct").hidden = run.task === "embedding";
   byId("row-correct").disabled = found.result === null;
   byId("row-correct").title = found.result === null ? "A row can be corrected once it has a result." : "";
 }
@@ -76,8 +77,10 @@ async function show(position) {
     } catch (error) {
       if (wanted !== position) return;
       shown = null;
+      byId("row").removeAttribute("aria-busy");
+      byId("row-undo").hidden = byId("row-correct").disabled = true;
       byId("row-title").textContent = `Row ${number(position)}`;
-      byId("row-body").replaceChildren(el("p", { class: "why" }, error.message));
+      byId("row-body").replaceChildren(el("p", { class: "why" }, sentence(error.message)));
       if (!(error instanceof Refused)) throw error;
     } finally {
       clearTimeout(slow);

@@ -3,7 +3,7 @@
 
 import { byId, data, el } from "./dom.js";
 import { badge } from "./list.js";
-import { fieldsOf, latency, moment, money, number, percent, shortly } from "./texts.js";
+import { fieldsOf, latency, moment, money, number, percent, shortly, vector } from "./texts.js";
 
 const FOLDED_FROM = 1500; // characters of a text that is shown cut
 const OTHERS_FOLDED_FROM = 7; // columns beside the prompt's
@@ -54,8 +54,19 @@ function cells(pairs) {
   );
 }
 
-/** Return the input: what the prompt reads, then the other columns, folded if there are many. */
+/** Return the pictures that the last question of a prompt shows. */
+function pictures(messages) {
+  const shown = (messages ?? []).map(({ parts }) => parts.filter((each) => "image" in each)).filter((each) => each.length);
+  const last = shown.at(-1);
+  return last ? [el("div", { class: "pictures" }, last.map((each) => picture(each.image)))] : [];
+}
+
+/** Return the input: pictures, what the prompt reads, then the other columns, folded if there are many. */
 export function input(row, run) {
+  return [...pictures(row.prompt), ...columns(row, run)];
+}
+
+function columns(row, run) {
   const isRead = ([name]) => run.prompt_columns.includes(name);
   const read = row.cells.filter(isRead);
   const others = row.cells.filter((cell) => !isRead(cell));
@@ -66,7 +77,7 @@ export function input(row, run) {
 
 function picture(address) {
   if (address.startsWith("data:image/"))
-    return el("img", { src: address, alt: "Picture of the prompt", loading: "lazy" });
+    return el("img", { src: address, alt: "Picture of this row", loading: "lazy" });
   return el("p", { class: "text" }, "Picture (not loaded: it is not on this machine): ", data("span", address));
 }
 
@@ -213,7 +224,8 @@ function model(row) {
   return row.history[undone + 1]?.from;
 }
 
-function answer(row) {
+function answer(row, run) {
+  const said = run.task === "embedding" ? vector(row.answer) : row.answer;
   const last = row.history?.at(-1);
   const before =
     row.is_corrected && last
@@ -230,7 +242,7 @@ function answer(row) {
     "section",
     { class: `part answer ${row.status || "none"}` },
     el("h3", null, "Answer ", badge(row.status)),
-    row.fields ? fields(row) : row.answer ? text(row.answer, { class: "big" }) : null,
+    row.fields ? fields(row) : said ? text(said, { class: "big" }) : null,
     row.error && text(row.error, { class: "why" }),
     before,
     measures(row),
@@ -255,10 +267,10 @@ function sampled({ gold, note, who, at }, row) {
 
 /** Show a row in the panel. */
 export function show(row, run) {
-  const raw = row.raw !== null && row.raw !== undefined && row.raw !== row.answer;
+  const raw = run.task !== "embedding" && row.raw !== null && row.raw !== undefined && row.raw !== row.answer;
   byId("row-body").replaceChildren(
     ...[
-      answer(row),
+      answer(row, run),
       el(
         "section",
         { class: "part" },

@@ -18,6 +18,7 @@ import { counted } from "./texts.js";
 const AHEAD = 20; // rows that are here before they are shown
 const AT_ONCE = 50; // rows that are asked for when fewer are
 const HEARD_MS = 1000; // after the last label of another tab
+const MOVED = "labels="; // begins the part of a link that holds labels
 const outbox = new Outbox();
 const rows = new Map(); // drawn -> the row as it is shown, or the promise of it
 const done = new Set(); // drawn numbers that have a label
@@ -34,6 +35,7 @@ let fields = null;
 let unlisten = null;
 let heardOn = ""; // the part of the view whose keys are heard
 let refresh = 0;
+let isMoving = false; // to the page of a later start
 
 const order = () => info.rows.filter((row) => row.is_here).map((row) => row.drawn);
 
@@ -85,7 +87,9 @@ async function show(drawn) {
     try {
       row = await row;
     } catch (error) {
-      return complain(error);
+      if (current === drawn)
+        say(error.message, { isError: true, button: "Show the next row", act: () => show(drawn) });
+      return;
     }
     if (current !== drawn) return;
   }
@@ -200,7 +204,7 @@ function entered() {
 
 function accept() {
   const row = held();
-  if (!row) return;
+  if (!row) return current === null || rows.has(current) ? undefined : show(current); // it could not be read before
   const decision = entered();
   const wrong = chooser ? (chooser.value ? "" : "Pick a label first, or skip the row with S.") : fields.wrong();
   if (wrong) return say(wrong);
@@ -261,6 +265,7 @@ const isIdleSearch = (event) => Boolean(chooser?.isAt(event.target) && chooser.i
 
 function enter(event) {
   const { target } = event;
+  if (byId("sample-move").contains(target)) return false;
   if (target === byId("sample-note")) return focus();
   if (target.closest?.("button, summary, a") && !(chooser?.isAt(target) && chooser.confirms(target))) return false;
   return accept();
@@ -353,7 +358,7 @@ export async function follow() {
     return outcome.follow(run);
   }
   const at = state.numeric("at");
-  if (at !== null && at === current) return byId("sample-desk").hidden ? render(await rows.get(at)) : undefined;
+  if (at !== null && at === current) return byId("sample-desk").hidden ? show(at) : undefined;
   if (at !== null && order().includes(at)) return show(at);
   if (byId("sample-end").hidden || state.get("at")) return show(current ?? next(null));
   return page("end");
@@ -409,12 +414,45 @@ function result() {
   state.go({ result: "1", at: null });
 }
 
+/** Go to the page of a later start with the labels that are not saved: they travel in the part of its link that no server sees. */
+function move() {
+  const link = byId("sample-link").value.match(/https?:\/\/[^\s/]+\/[\w-]+/)?.[0];
+  if (!link) return say("Paste the whole link that `batcher review` has printed.");
+  isMoving = true;
+  const kept = JSON.stringify({ keyword: run.keyword, labels: outbox.bodies });
+  return location.assign(`${link}/?view=sample#${MOVED}${encodeURIComponent(kept)}`);
+}
+
+/** Take labels that an older page could not save. */
+function arrive() {
+  const { hash } = location;
+  if (!hash.startsWith(`#${MOVED}`)) return;
+  history.replaceState(history.state, "", location.pathname + location.search);
+  const { keyword, labels } = JSON.parse(decodeURIComponent(hash.slice(MOVED.length + 1)));
+  const count = counted(labels.length, "label");
+  if (keyword !== run.keyword)
+    return say(
+      `${count} of the run '${keyword}' came with this link, which is of '${run.keyword}': they are not saved. The history of your browser has the link that holds them.`,
+      { isError: true },
+    );
+  let waiting = labels.length;
+  const taken = () => {
+    waiting -= 1;
+    if (waiting) return;
+    say(`Saved from the page before: ${count}.`);
+    heard();
+  };
+  for (const each of labels) outbox.add("api/sample/label", each, taken, complain);
+}
+
 export function start(about) {
   run = about;
   outbox.onChange = sending;
+  arrive();
   addEventListener("beforeunload", (event) => {
-    if (outbox.unsent) event.preventDefault();
+    if (outbox.unsent && !isMoving) event.preventDefault();
   });
+  byId("sample-move").addEventListener("submit", move);
   for (const [id, act] of [
     ["next", accept],
     ["skip", skip],

@@ -14,10 +14,13 @@ export const FILTERS = [
   "disagree",
 ];
 
+const OPENED = "opened"; // state of an entry that a row was opened with
 const WRITTEN_AFTER_MS = 200; // browsers refuse to write the address hundreds of times in a few seconds
+const LEFT_MS = 1000;
 const listeners = [];
 let query = new URLSearchParams(location.search);
 let pending = 0;
+let left = null; // the address of the entry to which the browser is going back
 
 export const get = (name) => query.get(name);
 export const all = (name) => query.getAll(name);
@@ -55,22 +58,43 @@ const address = (of) => (of.size ? `?${of}` : location.pathname);
 /** Return the address with changes, for a link. */
 export const link = (changes) => address(changed(changes));
 
-function write(how) {
+function write(how, opened = how === "pushState" ? null : history.state) {
   clearTimeout(pending);
   pending = 0;
-  history[how](null, "", address(query));
+  history[how](opened, "", address(query));
 }
 
 /** Change the address and tell everybody. `step` replaces the address, and a little later: for quick steps. */
 export function go(changes, how = "push") {
   const next = changed(changes);
   if (next.toString() === query.toString()) return;
+  if (left !== null) {
+    query = next; // written when the browser is back
+    return tell();
+  }
   if (pending) write("replaceState"); // a step before: it is where Back leads
+  const isOpening = query.get("row") === null && next.get("row") !== null;
   query = next;
-  if (how === "push") write("pushState");
+  if (how === "push") write("pushState", isOpening ? OPENED : null);
   else if (how === "replace") write("replaceState");
   else pending = setTimeout(write, WRITTEN_AFTER_MS, "replaceState");
   tell();
+}
+
+/**
+ * Leave what was opened: Back leads to what came before it, and does not open it again.
+ *
+ * @param {object} changes of the address.
+ */
+export function leave(changes) {
+  if (left !== null || history.state !== OPENED) return go(changes, "replace");
+  clearTimeout(pending);
+  pending = 0;
+  query = changed(changes);
+  left = query.toString();
+  history.back();
+  setTimeout(settle, LEFT_MS); // if there was nothing to go back to
+  return tell();
 }
 
 /** Call a function after each change of the address. */
@@ -80,9 +104,19 @@ function tell() {
   for (const listener of listeners) listener();
 }
 
+/** The browser is back at the entry before: write what the person sees by now. */
+function settle() {
+  if (left === null) return;
+  const isFurther = left !== query.toString(); // the person went on meanwhile
+  history.replaceState(null, "", address(new URLSearchParams(left)));
+  left = null;
+  if (isFurther) write("pushState", query.get("row") === null ? null : OPENED);
+}
+
 addEventListener("popstate", () => {
+  if (left !== null) return settle();
   clearTimeout(pending);
   pending = 0;
   query = new URLSearchParams(location.search);
-  tell();
+  return tell();
 });

@@ -53,6 +53,15 @@ export function fieldsOf(answer) {
   }
 }
 
+/** Return words of the server as a sentence. */
+export const sentence = (said) => {
+  const text = /^batcher\b/.test(said) ? said : said.charAt(0).toUpperCase() + said.slice(1);
+  return /[.!?]$/.test(text) ? text : `${text}.`;
+};
+
+/** Return an answer that is a vector in words: it is stored as base64 of numbers of four bytes. */
+export const vector = (answer) => (answer ? `a vector of ${number(Math.floor((answer.replace(/=+$/, "").length * 3) / 16))} numbers` : "");
+
 /** Return fields on one line. */
 export const onOneLine = (fields) =>
   Object.entries(fields)
