@@ -151,7 +151,7 @@ def test_a_number_that_no_call_can_use_is_told_once_and_kept_as_text_for_each_re
         capsys.readouterr().err.count("endpoint 1 (m at https://api.openai.com/v1) says that an answer used prompt_")
         == 1
     )
-    events = lab.query("SELECT kind, detail FROM events WHERE kind <> 'joined'")
+    events = lab.query("SELECT kind, detail FROM events WHERE kind NOT IN ('planned', 'joined')")
     assert events == [("implausible usage", "prompt_tokens 9007199254740992")] * len(PROMPTS)
     assert set(lab.query("SELECT prompt_tokens, completion_tokens FROM requests")) == {(None, 1)}
     assert (report.prompt_tokens, report.completion_tokens) == (None, 20)

@@ -202,6 +202,9 @@ class _Making(NamedTuple):
             (_REPLACING, (self.id, model, model, self.now)),
             (_POINT, (self.id, is_kept, self.position)),
         ]
+        if not self.ask("SELECT 1 FROM rows WHERE result = ? LIMIT 1", (model,)):
+            # They go on to count for this row: if it is to have more answers, these are not asked for again.
+            return [*statements, ("UPDATE opinions SET result = ? WHERE result = ?", (self.id, model))]
         opinions = self.ask("SELECT id FROM opinions WHERE result = ? ORDER BY id", (model,))
         for own_id, (each,) in enumerate(opinions, self.id - len(opinions)):
             statements += [
