@@ -323,21 +323,23 @@ def test_a_run_at_work_is_watched_paused_and_resumed_and_takes_a_correction(tmp_
     ):
         server.wait_for(3)
         with reviewed(visit, tmp_path, "slow") as served:
-            page = visit.open(served.url)
+            page = visit.open(f"{served.url}?row=0")
+            expect(answer(page)).to_have_text(re.compile("a|b"))
             expect(page.locator("#strip-state")).to_have_text("Running")
             expect(page.locator("#strip-words")).to_contain_text("rows/s")
             page.locator("#pause").press("Enter")
             expect(page.locator("#strip-state")).to_have_text("Paused")
             check(page)
-            page.goto(f"{served.url}?row=299")
-            expect(page.locator("#row-body .badge").first).to_have_text("no answer yet")
-            page.goto(f"{served.url}?row=0")
             was = answer(page).inner_text()
+            page.locator("#row-title").focus()
             press(page, "e", {"a": "2", "b": "1"}[was], "Enter")
             corrected(page, {"a": "b", "b": "a"}[was])
+            page.goto(f"{served.url}?row=299")
+            expect(page.locator("#row-body .badge").first).to_have_text("no answer yet")
             page.locator("#pause").press("Enter")
             expect(page.locator("#strip-state")).to_have_text("Running")
             assert call("limit", "slow", "--rps", "500", cwd=tmp_path).status == 0
+            expect(answer(page)).to_have_text(re.compile("a|b"))  # it comes while the row is open
             expect(page.locator("#strip")).to_be_hidden()
         done = finish(run)
     assert done.status == 0, done.stderr

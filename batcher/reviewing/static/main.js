@@ -126,8 +126,9 @@ async function decidedElsewhere(position) {
 
 function heard() {
   return {
-    live: (now) => {
+    live: (now, before) => {
       doneWhenListed ??= now.done;
+      if (before && now.done !== before.done) panel.answered().catch(complain);
       if (now.at_work || now.done > doneWhenListed) list.news(Math.max(0, now.done - doneWhenListed));
     },
     row: (position) => {

@@ -134,6 +134,12 @@ export async function renew(position) {
   if (wanted === position && !correction && !isSame) render(now);
 }
 
+/** New answers have come, perhaps to the open row. */
+export async function answered() {
+  rowset.forgetOpen();
+  if (shown && shown.result === null) await renew(shown.position);
+}
+
 function leave() {
   const hadFocus = correction?.element.contains(document.activeElement);
   correction?.close();

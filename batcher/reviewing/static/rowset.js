@@ -1,5 +1,6 @@
 // Keeps rows that were read, and reads the next ones ahead.
-// Invariant: a row is shown as it was last read; what somebody decided on is forgotten or replaced, never kept.
+// Invariant: a row is shown as it was last read; what somebody decided on is forgotten or replaced, never kept, and no
+// row stays without an answer because it was read too early.
 
 import { ask } from "./api.js";
 
@@ -57,3 +58,8 @@ export const replace = (row) => keep(row.position, row);
 
 /** Forget a row, or all of them: somebody else may have decided. */
 export const forget = (position) => (position === undefined ? rows.clear() : rows.delete(position));
+
+/** Forget the rows that had no answer: new answers have come. */
+export function forgetOpen() {
+  for (const [position, row] of rows) if (row instanceof Promise || row.result === null) rows.delete(position);
+}
