@@ -59,7 +59,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 # The workers share the tests out as they go: what takes long begins first, or one of them works on alone at the end.
-_LONGEST = ("test_nights", "test_matching", "test_kill", "test_pages")
+_LONGEST = ("test_nights", "test_matching", "test_kill", "test_pages", "test_review_in_a_browser")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
