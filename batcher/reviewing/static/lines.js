@@ -1,7 +1,18 @@
 // Lines of a table that keys move along: one is the current one, and each opens its row.
 // Invariant: the focus is on a line's link or where the person put it; moving never renders a line again.
 
-import { isTyping } from "./dom.js";
+import { el, isTyping } from "./dom.js";
+import * as state from "./state.js";
+import { number } from "./texts.js";
+
+/** Return the head of a line, which links to its row; `more` stands behind the number. */
+export const head = (position, ...more) =>
+  el(
+    "th",
+    { scope: "row", class: "at" },
+    el("a", { href: state.link({ row: position }), "aria-label": `Row ${position}` }, number(position)),
+    more,
+  );
 
 export class Lines {
   #body;
@@ -62,6 +73,21 @@ export class Lines {
     if (at >= 0) return this.positions[at + by] ?? null;
     const isBeyond = (each) => (by > 0 ? each > position : each < position); // it is not listed: its neighbour
     return (by > 0 ? this.positions.find(isBeyond) : this.positions.findLast(isBeyond)) ?? null;
+  }
+
+  /** Return the position `by` lines on from one; at the end of the page `turn` brings the next one. */
+  async on(position, by, turn) {
+    const next = this.beside(position, by);
+    if (next !== null) return next;
+    if (!this.has(position) || !(await turn(by))) return null;
+    return (by > 0 ? this.positions[0] : this.positions.at(-1)) ?? null;
+  }
+
+  /** Focus the line `by` on from the current one, or else the first; `beside` returns which that is. */
+  async move(by, beside) {
+    if (this.current === null) return this.focus(this.positions[0]);
+    const next = await beside(this.current, by);
+    return next !== null && this.focus(next);
   }
 
   /** Return up to `count` positions that follow one. */

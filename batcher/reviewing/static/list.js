@@ -5,7 +5,7 @@
 import { ask } from "./api.js";
 import { byId, data, el, marked } from "./dom.js";
 import * as filters from "./filters.js";
-import { Lines } from "./lines.js";
+import { Lines, head as lineHead } from "./lines.js";
 import { complain } from "./messages.js";
 import * as state from "./state.js";
 import { STATUS, counted, inFilter, number, onOneLine, percent } from "./texts.js";
@@ -53,11 +53,6 @@ function line(row) {
   const cells = columns().map((name) =>
     data("td", marked(row.cells?.[run.columns.indexOf(name)] ?? "", words), { class: "cell" }),
   );
-  const link = el(
-    "a",
-    { href: state.link({ row: row.position }), "aria-label": `Row ${row.position}` },
-    number(row.position),
-  );
   const measures = [
     run.has.agreement && el("td", { class: "measure" }, row.agreement === null ? "" : percent(row.agreement)),
     run.has.confidence && el("td", { class: "measure" }, row.confidence === null ? "" : percent(row.confidence)),
@@ -69,7 +64,7 @@ function line(row) {
   return el(
     "tr",
     { "data-position": row.position, class: `line ${inFilter(row.status)}` },
-    el("th", { scope: "row", class: "at" }, link),
+    lineHead(row.position),
     el("td", { class: "status" }, badge(row.status)),
     cells,
     answer(row),
@@ -234,24 +229,16 @@ export async function turn(by, how = "push") {
 
 /** Return the position `by` rows on; turns the page at its end. */
 export async function beside(position, by) {
-  const next = lines.beside(position, by);
-  if (next !== null) {
-    if (by > 0 && lines.after(next, 25).length < 25) readAhead();
-    return next;
-  }
-  if (!lines.has(position) || !(await turn(by, "step"))) return null;
-  return (by > 0 ? lines.positions[0] : lines.positions.at(-1)) ?? null;
+  const next = await lines.on(position, by, () => turn(by, "step"));
+  if (next !== null && by > 0 && lines.after(next, 25).length < 25) readAhead();
+  return next;
 }
 
 /** Return positions that come after one, for reading ahead. */
 export const after = (position, count) => lines.after(position, count);
 
 /** Move the current line; without one, start at the first. */
-export async function move(by) {
-  if (lines.current === null) return lines.focus(lines.positions[0]);
-  const next = await beside(lines.current, by);
-  if (next !== null) lines.focus(next);
-}
+export const move = (by) => lines.move(by, beside);
 
 /** Show a row that somebody decided on in its line. */
 export function renew(row) {

@@ -3,7 +3,7 @@
 
 import { ask } from "./api.js";
 import { byId, data, el } from "./dom.js";
-import { Lines } from "./lines.js";
+import { Lines, head } from "./lines.js";
 import { fromServer } from "./markup.js";
 import { complain } from "./messages.js";
 import * as state from "./state.js";
@@ -25,11 +25,7 @@ function line({ position, cells, model, gold, note }) {
   return el(
     "tr",
     { "data-position": position, class: "line" },
-    el(
-      "th",
-      { scope: "row", class: "at" },
-      el("a", { href: state.link({ row: position }), "aria-label": `Row ${position}` }, number(position)),
-    ),
+    head(position),
     data("td", read(cells, run), { class: "cell" }),
     data("td", gold, { class: "theirs", "data-side": "Your label" }),
     data("td", model || "no answer", { class: "mine", "data-side": "The model's" }),

@@ -3,7 +3,7 @@
 
 import { ask } from "./api.js";
 import { byId, data, el } from "./dom.js";
-import { Lines } from "./lines.js";
+import { Lines, head } from "./lines.js";
 import { badge } from "./list.js";
 import { complain } from "./messages.js";
 import { read } from "./outcome.js";
@@ -31,12 +31,7 @@ function line({ position, other_position: other, cells, mine, theirs }) {
   return el(
     "tr",
     { "data-position": position, class: "line" },
-    el(
-      "th",
-      { scope: "row", class: "at" },
-      el("a", { href: state.link({ row: position }), "aria-label": `Row ${position}` }, number(position)),
-      moved && el("span", { class: "muted", title: `Row ${other} of the other run` }, ` (${number(other)})`),
-    ),
+    head(position, moved && el("span", { class: "muted", title: `Row ${other} of the other run` }, ` (${number(other)})`)),
     data("td", read(cells ?? [], run), { class: "cell" }),
     answer(mine, "mine", run.keyword),
     answer(theirs, "theirs", state.get("other")),
@@ -137,20 +132,11 @@ async function turn(by, how) {
   return true;
 }
 
-export async function beside(position, by) {
-  const next = lines.beside(position, by);
-  if (next !== null) return next;
-  if (!lines.has(position) || !(await turn(by, "step"))) return null;
-  return (by > 0 ? lines.positions[0] : lines.positions.at(-1)) ?? null;
-}
+export const beside = (position, by) => lines.on(position, by, () => turn(by, "step"));
 
 export const after = (position, count) => lines.after(position, count);
 
-export async function move(by) {
-  if (lines.current === null) return lines.focus(lines.positions[0]);
-  const next = await beside(lines.current, by);
-  if (next !== null) lines.focus(next);
-}
+export const move = (by) => lines.move(by, beside);
 
 export const page = (by) => turn(by, "push");
 
