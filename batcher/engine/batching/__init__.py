@@ -1,4 +1,4 @@
-"""Batches: rows that are asked through a service's batch API, thousands at a time.
+"""Batches of a service's batch API: filled from the table, submitted, looked at, and harvested.
 
-Invariant: the lines of a batch are in the journal before its file leaves, and each of them gets its end there.
+Invariant: the journal has a batch and the intents of all its lines before its file leaves.
 """
