@@ -49,6 +49,8 @@ STRUCTURED = ("auto", "choice", "schema", "json", "prompt")
 TASKS = tuple(map(str, Task))
 NPY = "npy"
 """The name in `--with` of a file with all vectors, beside the result."""
+ONLINE, BATCH = WAYS = ("online", "batch")
+"""How rows are asked (`via`)."""
 LIMITS_PER = ("account", "key")
 IN_ENDPOINTS = (
     *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
@@ -230,6 +232,22 @@ def _number(metavar: str = "N") -> Kind:
     return Kind(check_number, {"metavar": metavar, "type": float})
 
 
+NO_WAIT = "no"
+"""What `wait` is given to submit batches and not to wait for them."""
+
+
+def _check_wait(value: object, where: str) -> None:
+    if value != NO_WAIT:
+        check_duration(value, where)
+
+
+def _wait_of(text: str) -> float | str:
+    return text if text == NO_WAIT else float(text)
+
+
+_wait_of.__name__ = "number"  # as argparse names what it cannot read
+
+
 _FACTS = (
     "raw (the answer as the model wrote it), reasoning (what it thought), tokens, prompt_tokens, completion_tokens,"
     " cost (US dollars), latency (seconds), model (that answered), attempts, finish (why it stopped), form (how labels"
@@ -256,7 +274,8 @@ _SECONDS = _number("S")
 _URL = _text("URL")
 _USD = _number("USD")
 _VARIABLE = Kind(_check_variable, {"metavar": "VARIABLE"})
-_WAIT = Kind(check_duration, {"metavar": "S", "type": float})
+_GRACE = Kind(check_duration, {"metavar": "S", "type": float})
+_WAIT = Kind(_check_wait, {"metavar": "S", "type": _wait_of})
 _WHOLE = Kind(check_whole, {"metavar": "N", "type": int})
 
 
@@ -518,6 +537,13 @@ class Settings:
         "a name of your own for the server, such as my-vllm: the answers belong to the name, and stay valid if the"
         " server's host or port changes",
     )
+    via: str | None = _option(
+        None,
+        Group.ENDPOINTS,
+        Kind(_one_of(WAYS), {"metavar": "WAY"}),
+        "how rows are asked: online, each by itself, or batch: through the service's batch API, at a lower price and"
+        " within a day; default: online",
+    )
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None = _option(
         None,
         Group.ENDPOINTS,
@@ -567,16 +593,19 @@ class Settings:
     )
     deadline: float = _option(1800.0, Group.LIMITS, _SECONDS, "the most seconds in flight for a row, over all attempts")
     max_attempts: int = _option(6, Group.LIMITS, _WHOLE, "the most attempts for a row; a 429 does not count")
-    wait: float = _option(
+    wait: float | str = _option(
         600.0,
         Group.LIMITS,
         _WAIT,
-        "the most seconds for a service that is not up yet: at the start, refused connections and 503 are waited for",
+        "the most seconds for a service that is not up yet: at the start, refused connections and 503 are waited for."
+        " no: submit batches, and do not wait for them: the same command fetches them later",
+        in_python="the most seconds for a service that is not up yet: at the start, refused connections and 503 are"
+        " waited for. 'no': submit batches, and do not wait for them: the same call fetches them later",
     )
     grace: float = _option(
         30.0,
         Group.LIMITS,
-        _WAIT,
+        _GRACE,
         "the most seconds for requests in flight to arrive after Ctrl-C or SIGTERM; 0 stops at once",
         in_python="the most seconds for requests in flight to arrive after Ctrl-C, SIGTERM or the cancellation of arun;"
         " 0 stops at once",
@@ -766,6 +795,21 @@ class Settings:
         return dict(self.param or {}) if self.asks_chat_model else unfolded(self.param or {}, blamed("param"))
 
     @property
+    def in_batches(self) -> bool:
+        """Whether rows are asked through the batch APIs of services."""
+        return self.via == BATCH
+
+    @property
+    def waits(self) -> bool:
+        """Whether the run waits for its batches."""
+        return self.wait != NO_WAIT
+
+    @property
+    def wait_s(self) -> float:
+        """The most seconds for a service that is not up yet."""
+        return OPTIONS["wait"].default if isinstance(self.wait, str) else self.wait
+
+    @property
     def attempt_s(self) -> float:
         """The most seconds for one attempt; a stream may take as long as its row has left."""
         return self.deadline if self.stream else self.timeout
@@ -939,84 +983,6 @@ def _as_param(name: str, value: object) -> str:
 # print('    """The keyword arguments of `run`, `arun` and `plan`."""\n')
 # print("\n".join(f"    {option.name}: {option.type}" for option in OPTIONS.values()), end="\n\n\n")
 # ]]]
-class Options(TypedDict, total=False):
-    """The keyword arguments of `run`, `arun` and `plan`."""
-
-    prompt_file: str | os.PathLike[str] | None
-    prompt_column: str | None
-    messages_column: str | None
-    system: str | None
-    system_file: str | os.PathLike[str] | None
-    same_prompt: bool
-    image_column: str | None
-    image_size: int
-    image_detail: str | None
-    param: Mapping[str, Any] | None
-    params_column: str | Sequence[str] | None
-    requests: bool
-    adopt: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
-    task: str
-    labels: Any
-    schema: Any
-    examples: Any
-    shots: int
-    structured: str
-    repair: int
-    samples: int
-    repeat_sample: int | None
-    gold: str | None
-    gold_drawn: str | None
-    then: Any
-    hold: float | None
-    threshold: float | None
-    canary: int
-    yes: bool
-    model: str | None
-    base_url: str | None
-    provider: str | None
-    api_key_env: str | None
-    header: Mapping[str, str] | None
-    endpoint_name: str | None
-    endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None
-    rpm: float | None
-    rps: float | None
-    tpm: float | None
-    max_concurrency: int
-    inputs_per_request: int | None
-    limits_per: str | None
-    timeout: float
-    stream: bool
-    idle_timeout: float | None
-    deadline: float
-    max_attempts: int
-    wait: float
-    grace: float
-    max_response_mb: float
-    budget: float | None
-    price_in: float | None
-    price_out: float | None
-    sheet: str | None
-    keyword: str | None
-    output_dir: str | os.PathLike[str]
-    with_: str | Sequence[str] | None
-    keep_thinking: bool
-    format: str | None
-    chunk_size: int
-    answer_column: str
-    limit: int | None
-    sample: int | None
-    retry_failed: bool
-    on_change: str
-    id_column: str | None
-    dedup: bool
-    input_encoding: str | None
-    separator: str | None
-    encoding: str
-    no_progress: bool
-    log_json: bool
-    quiet: bool
-
-
 # [[[end]]]
 
 

@@ -260,7 +260,7 @@ class Asker:
         # Answers that did not fit, by their rows' keys, of rows that an earlier process has not ended.
         others = {member.source for member in pool.members if member not in pool.of_tier(tier)}
         self._unfit = journal.unfit_texts(others) if shape is not None and settings.repair else {}
-        self._policy = Policy(settings.max_attempts, settings.deadline, settings.wait)
+        self._policy = Policy(settings.max_attempts, settings.deadline, settings.wait_s)
         self._journal = journal
         self._pool = pool
         self._spending = spending

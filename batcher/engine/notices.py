@@ -90,7 +90,7 @@ class Notices:
             self._progress.say(f"The first rows at {member.label}: {reason}; trying again.")
         else:
             self._progress.say(
-                f"Waiting for {member.label}: {reason}. It is asked again for {duration(self._settings.wait)}"
+                f"Waiting for {member.label}: {reason}. It is asked again for {duration(self._settings.wait_s)}"
                 f" ({as_given('wait')})."
             )
 

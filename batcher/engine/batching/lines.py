@@ -23,16 +23,13 @@ def custom_id(request: Request) -> str:
     return f"{request.id}-{request.key[:_KEY].hex()}"
 
 
-def line_of(custom_id: str, lines: Mapping[int, Request]) -> Request | None:
+def line_of(name: str, lines: Mapping[int, Request]) -> Request | None:
     """Return the request of a line; None: it is none of these, or the line of another question.
 
     Args:
-        custom_id: the name of the line, as the service returned it.
+        name: of the line, as the service returned it.
         lines: the requests by their numbers.
     """
-    number, _, _ = custom_id.partition("-")
+    number, _, _ = name.partition("-")
     request = lines.get(int(number)) if number.isascii() and number.isdigit() else None
-    return request if request is not None and custom_id == _named(request) else None
-
-
-_named = custom_id
+    return request if request is not None and name == custom_id(request) else None
