@@ -45,6 +45,9 @@ _AT_ONCE = 250  # lines that are ended together
 _SHOWN, _NAMED = 3, 10
 """The odd lines that people are told one by one, and those that the journal names."""
 _LONGEST_WHY = 2000  # characters
+_GIVES_UP_S = 1800.0
+"""The seconds after which a file that the service does not hand out is gone: it may show it late."""
+_GONE = {404, 410}
 # What no attempt at a row is.
 _UNTRIED = {EXPIRED, CANCELLED, LOST, UNSENT, UNFIT}
 _REFUSED = {Fate.ROW_ENDS, Fate.ROW_REFUSED, Fate.ENDPOINT_REFUSES, Fate.ENDPOINT_OUT}
@@ -94,8 +97,13 @@ class _Sheaf:
         answered: the ids of the lines that the files answer.
         failed: for each other line of the files, the file, the line's number and its offset.
         odd: the odd lines, in words; the first of them.
+        odd_lines: their number.
+        is_gone: a file of results is not there any more.
+        refusal: of a line; None: no line was refused.
         tried: the service has tried a line of which no answer came, and has not refused it.
+        knows: this endpoint is known to answer.
         held, missed: whole answers that fit, and that do not.
+        looks_wrong: as in `Harvest`.
     """
 
     batch: Batch
@@ -106,6 +114,7 @@ class _Sheaf:
     failed: dict[int, tuple[ResultFile, int, int]] = field(default_factory=dict)
     odd: list[str] = field(default_factory=list)
     odd_lines: int = 0
+    is_gone: bool = False
     refusal: Failure | None = None
     tried: bool = False
     knows: bool = False
@@ -168,6 +177,9 @@ class Harvester:
         self._canary = canary
         read_as = None if shape is None else ReadAs.of(shape)
         self._notices = Notices(settings, journal, progress, read_as, scores=scores)
+        self._loop = asyncio.get_running_loop()
+        # For each batch of which a file is not there: since when, by the loop's time.
+        self._missing_since: dict[int, float] = {}
 
     async def harvest(
         self, batch: Batch, remote: Remote | None, service: BatchService, member: Member
@@ -193,47 +205,59 @@ class Harvester:
         """
         if remote is not None:
             batch = await self._journal.batch_moved(batch, **_said(remote))
-        files = await self._downloaded(batch, remote, service)
+        sheaf = _Sheaf(batch, member, _terms(batch))
+        files = await self._downloaded(sheaf, remote, service)
         if isinstance(files, Failure):
             return files
-        sheaf = _Sheaf(batch, member, _terms(batch))
         for file in files:
             await self._read_file(sheaf, file)
         await self._end_failed(sheaf)
         await self._end_others(sheaf, remote)
-        why = _why(batch, remote, sheaf)
-        outcome = _outcome_of_others(remote)
-        await self._journal.batch_done(batch, outcome, None if outcome == LOST else 0, why=why)
+        await self._journal.batch_done(batch, why=_why(batch, remote, sheaf))
         for file in files:
-            await asyncio.to_thread(file.path.unlink, missing_ok=True)
+            with self._as_output_errors(file.path):
+                await asyncio.to_thread(file.path.unlink, missing_ok=True)
         self._tell(sheaf, remote)
         return self._harvest_of(sheaf)
 
     # -- Files
 
     async def _downloaded(
-        self, batch: Batch, remote: Remote | None, service: BatchService
+        self, sheaf: _Sheaf, remote: Remote | None, service: BatchService
     ) -> list[ResultFile] | Failure:
         """Download the files of a batch, the output file first, unless they are there: each exists only whole."""
+        if remote is None:
+            return []
+        batch = sheaf.batch
         most = max(int(_ESCAPED * self._settings.max_response_mb * 1e6), _FEWEST_LINE) + _WRAPPED
+        counts = {"output": remote.completed, "error": 0}  # a service may have no error file
         files = []
-        for kind, name in (("output", remote.output_file), ("error", remote.error_file)) if remote else ():
+        for kind, name in (("output", remote.output_file), ("error", remote.error_file)):
             path = self._directory / f"batch_{self._keyword}_{batch.name}_{kind}.jsonl"
-            if not name:
-                continue
-            with self._as_output_errors(path):
-                if not await asyncio.to_thread(path.exists):
-                    failure = await service.download(name, path)
-                    if failure is not None:
-                        return failure
-            files.append(ResultFile(path, kind, service.read, most))
+            failure = None if name or not counts[kind] else _not_named(counts[kind] or 0)
+            if name:
+                with self._as_output_errors(path):
+                    is_there = await asyncio.to_thread(path.exists)
+                    failure = None if is_there else await service.download(name, path)
+            if failure and not (failure.status in _GONE and self._is_gone(batch)):
+                return failure
+            if failure:
+                sheaf.is_gone = True
+                sheaf.odd.append(f"the {kind} file is not there: {failure}")
+            elif name:
+                files.append(ResultFile(path, kind, service.read, most))
+        self._missing_since.pop(batch.id, None)
         return files
+
+    def _is_gone(self, batch: Batch) -> bool:
+        """Return whether a file that a service does not hand out has been waited for long enough."""
+        now = self._loop.time()
+        return now - self._missing_since.setdefault(batch.id, now) >= _GIVES_UP_S
 
     async def _read_file(self, sheaf: _Sheaf, file: ResultFile) -> None:
         """Settle the rows whose lines a file answers, and record the other lines for later."""
-        loop = asyncio.get_running_loop()
         with contextlib.closing(file.groups()) as groups, self._as_output_errors(file.path):
-            while group := await to_the_end(loop.run_in_executor(None, _next, groups)):
+            while group := await to_the_end(self._loop.run_in_executor(None, _next, groups)):
                 lines = await self._lines(sheaf, [found for found in group if found.answer])
                 answers = [each for found in group if (each := self._answer(sheaf, file, found, lines))]
                 await self._end_all(sheaf, answers)
@@ -248,8 +272,7 @@ class Harvester:
     async def _lines(self, sheaf: _Sheaf, group: Sequence[Found]) -> dict[int, Line]:
         """Return the lines of the journal that the lines of a file may be about."""
         ids = {number for found in group if found.answer and (number := _number_in(found.answer.custom_id))}
-        read = asyncio.get_running_loop().run_in_executor(None, self._journal.lines_of, sheaf.batch.id, sorted(ids))
-        return await to_the_end(read)
+        return await asyncio.to_thread(self._journal.lines_of, sheaf.batch.id, sorted(ids))
 
     def _answer(
         self, sheaf: _Sheaf, file: ResultFile, found: Found, lines: dict[int, Line]
@@ -472,7 +495,7 @@ class Harvester:
 
         If the service counts more answers than its files have, as many of these lines may be billed.
         """
-        name = _outcome_of_others(remote)
+        name = LOST if sheaf.is_gone else _outcome_of_others(remote)
         said = (remote.completed if remote else None) or 0
         short = 0 if name == LOST else max(said - len(sheaf.answered), 0)
         after = 0
@@ -491,7 +514,7 @@ class Harvester:
             if more > 0:
                 self._progress.say(f"{_named(sheaf.batch)}: {counted(more, 'more line')} of that kind.", "warning")
         if lost := sheaf.counts.get(LOST):
-            of = f"is {remote.said or remote.state.value}" if remote else "is not known to its service any more"
+            of = f"is {remote.said or remote.state.value}" if remote else "is given up"
             rows = counted(lost, "line")
             self._progress.say(
                 f"{_named(sheaf.batch)} {of}, and nothing came about {rows}: they may be billed, and their rows are"
@@ -542,6 +565,11 @@ def _named(batch: Batch) -> str:
     return f"Batch {batch.service_id or batch.name}"
 
 
+def _not_named(count: int) -> Failure:
+    said = f"the service counts {counted(count, 'answer')}, and names no file with them"
+    return Failure(Fault.PROTOCOL, said, 404)
+
+
 def _form(batch: Batch) -> Form | None:
     return Form(batch.form) if batch.form in {*Form} else None
 
@@ -575,8 +603,10 @@ def _why(batch: Batch, remote: Remote | None, sheaf: _Sheaf) -> str:
     """Return why a batch failed as a whole, and what was odd about it."""
     said = [batch.why] if batch.why else []
     if remote is None:
-        said.append("its service does not know it any more")
-    said += [f"{each.code}: {each.message}" if each.code else each.message for each in (remote.errors if remote else ())]
+        said.append("it was given up: its service does not know it any more")
+    said += [
+        f"{each.code}: {each.message}" if each.code else each.message for each in (remote.errors if remote else ())
+    ]
     said += sheaf.odd
     if more := sheaf.odd_lines - len(sheaf.odd):
         said.append(f"{more:,} more odd lines")
