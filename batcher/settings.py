@@ -24,6 +24,7 @@ from batcher.checks import (
     check_number,
     check_price,
     check_separator,
+    check_share,
     check_text,
     check_variable,
     check_whole,
@@ -52,7 +53,7 @@ NPY = "npy"
 LIMITS_PER = ("account", "key")
 IN_ENDPOINTS = (
     *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
-    *("rpm", "rps", "tpm", "price_in"),
+    *("rpm", "rps", "tpm", "price_in", "price_batch"),
 )
 """Options that are set in the endpoints, if these are given."""
 
@@ -253,6 +254,7 @@ _HEADERS = Kind(_check_headers, {"metavar": "NAME=VALUE", "action": "append"})
 _PARAMS = Kind(_check_mapping, {"metavar": "KEY=VALUE", "action": "append"})
 _PRICE = Kind(check_price, {"metavar": "USD", "type": float})
 _SECONDS = _number("S")
+_SHARE = Kind(check_share, {"metavar": "SHARE", "type": float})
 _URL = _text("URL")
 _USD = _number("USD")
 _VARIABLE = Kind(_check_variable, {"metavar": "VARIABLE"})
@@ -594,6 +596,13 @@ class Settings:
     price_out: float | None = _option(
         None, Group.LIMITS, _PRICE, "US dollars per million completion tokens; default: the price table"
     )
+    price_batch: float | None = _option(
+        None,
+        Group.LIMITS,
+        _SHARE,
+        "what a request in a batch costs, as a share of the price, above 0 to 1; default: the price table, or what"
+        " `batcher services` shows, and 1 at any other URL",
+    )
     sheet: str | None = _option(
         None, Group.FILES, _NAME, "the sheet of a workbook (.xlsx) to read; default: the first one that is not hidden"
     )
@@ -808,9 +817,8 @@ class Settings:
     @property
     def prices(self) -> dict[str, float] | None:
         """The prices given, in the form of an endpoint's prices."""
-        if self.price_in is None or self.price_out is None:
-            return None
-        return {"in": self.price_in, "out": self.price_out}
+        given = {"in": self.price_in, "out": self.price_out, "batch": self.price_batch}
+        return {name: price for name, price in given.items() if price is not None} or None
 
 
 class Option(NamedTuple):
@@ -995,6 +1003,7 @@ class Options(TypedDict, total=False):
     budget: float | None
     price_in: float | None
     price_out: float | None
+    price_batch: float | None
     sheet: str | None
     keyword: str | None
     output_dir: str | os.PathLike[str]
