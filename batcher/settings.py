@@ -24,6 +24,7 @@ from batcher.checks import (
     check_number,
     check_price,
     check_separator,
+    check_share,
     check_text,
     check_variable,
     check_whole,
@@ -54,7 +55,7 @@ ONLINE, BATCH = WAYS = ("online", "batch")
 LIMITS_PER = ("account", "key")
 IN_ENDPOINTS = (
     *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
-    *("rpm", "rps", "tpm", "price_in"),
+    *("rpm", "rps", "tpm", "price_in", "price_batch"),
 )
 """Options that are set in the endpoints, if these are given."""
 
@@ -271,6 +272,7 @@ _HEADERS = Kind(_check_headers, {"metavar": "NAME=VALUE", "action": "append"})
 _PARAMS = Kind(_check_mapping, {"metavar": "KEY=VALUE", "action": "append"})
 _PRICE = Kind(check_price, {"metavar": "USD", "type": float})
 _SECONDS = _number("S")
+_SHARE = Kind(check_share, {"metavar": "SHARE", "type": float})
 _URL = _text("URL")
 _USD = _number("USD")
 _VARIABLE = Kind(_check_variable, {"metavar": "VARIABLE"})
@@ -623,6 +625,13 @@ class Settings:
     price_out: float | None = _option(
         None, Group.LIMITS, _PRICE, "US dollars per million completion tokens; default: the price table"
     )
+    price_batch: float | None = _option(
+        None,
+        Group.LIMITS,
+        _SHARE,
+        "what a request in a batch costs, as a share of the price, above 0 to 1; default: the price table, or what"
+        " `batcher services` shows, and 1 at any other URL",
+    )
     sheet: str | None = _option(
         None, Group.FILES, _NAME, "the sheet of a workbook (.xlsx) to read; default: the first one that is not hidden"
     )
@@ -852,9 +861,8 @@ class Settings:
     @property
     def prices(self) -> dict[str, float] | None:
         """The prices given, in the form of an endpoint's prices."""
-        if self.price_in is None or self.price_out is None:
-            return None
-        return {"in": self.price_in, "out": self.price_out}
+        given = {"in": self.price_in, "out": self.price_out, "batch": self.price_batch}
+        return {name: price for name, price in given.items() if price is not None} or None
 
 
 class Option(NamedTuple):
@@ -983,6 +991,86 @@ def _as_param(name: str, value: object) -> str:
 # print('    """The keyword arguments of `run`, `arun` and `plan`."""\n')
 # print("\n".join(f"    {option.name}: {option.type}" for option in OPTIONS.values()), end="\n\n\n")
 # ]]]
+class Options(TypedDict, total=False):
+    """The keyword arguments of `run`, `arun` and `plan`."""
+
+    prompt_file: str | os.PathLike[str] | None
+    prompt_column: str | None
+    messages_column: str | None
+    system: str | None
+    system_file: str | os.PathLike[str] | None
+    same_prompt: bool
+    image_column: str | None
+    image_size: int
+    image_detail: str | None
+    param: Mapping[str, Any] | None
+    params_column: str | Sequence[str] | None
+    requests: bool
+    adopt: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
+    task: str
+    labels: Any
+    schema: Any
+    examples: Any
+    shots: int
+    structured: str
+    repair: int
+    samples: int
+    repeat_sample: int | None
+    gold: str | None
+    gold_drawn: str | None
+    then: Any
+    hold: float | None
+    threshold: float | None
+    canary: int
+    yes: bool
+    model: str | None
+    base_url: str | None
+    provider: str | None
+    api_key_env: str | None
+    header: Mapping[str, str] | None
+    endpoint_name: str | None
+    via: str | None
+    endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None
+    rpm: float | None
+    rps: float | None
+    tpm: float | None
+    max_concurrency: int
+    inputs_per_request: int | None
+    limits_per: str | None
+    timeout: float
+    stream: bool
+    idle_timeout: float | None
+    deadline: float
+    max_attempts: int
+    wait: float | str
+    grace: float
+    max_response_mb: float
+    budget: float | None
+    price_in: float | None
+    price_out: float | None
+    price_batch: float | None
+    sheet: str | None
+    keyword: str | None
+    output_dir: str | os.PathLike[str]
+    with_: str | Sequence[str] | None
+    keep_thinking: bool
+    format: str | None
+    chunk_size: int
+    answer_column: str
+    limit: int | None
+    sample: int | None
+    retry_failed: bool
+    on_change: str
+    id_column: str | None
+    dedup: bool
+    input_encoding: str | None
+    separator: str | None
+    encoding: str
+    no_progress: bool
+    log_json: bool
+    quiet: bool
+
+
 # [[[end]]]
 
 
