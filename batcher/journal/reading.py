@@ -773,6 +773,12 @@ class Reader:
         )
         return {key: text_of(text) for key, text in found}
 
+    def sources_of(self, ids: Collection[int]) -> list[Source]:
+        """Return sources by their ids."""
+        marks = ", ".join("?" * len(ids))
+        found = self._all(f"SELECT model, base_url, params FROM sources WHERE id IN ({marks}) ORDER BY id", (*ids,))
+        return [Source(*map(text_of, each)) for each in found]
+
     def has_open_opinions(self) -> bool:
         """Return whether there is an answer that waits for others to its question (`--samples`)."""
         return bool(self._all("SELECT EXISTS (SELECT 1 FROM opinions WHERE result IS NULL)")[0][0])

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from batcher.calls.batch_service import BatchService
 from batcher.calls.forms import AS_IT_COMES, Wire
@@ -58,6 +59,7 @@ class Place:
         tokens_out: the estimated tokens of its batches that are not over; open: the number of these.
         is_full: its queue has refused a batch, and none of its batches has come back since.
         out: why it takes no further batch; empty if it does.
+        most_lines: of its files, by what it has refused; 0: not known.
         trouble: why it does not answer now, and when it is asked again; empty if it does.
     """
 
@@ -69,7 +71,18 @@ class Place:
         self.is_full = False
         self.out = ""
         self.trouble = ""
+        self.most_lines = 0
         self._tariffs: dict[str | None, Tariff] = {}
+
+    @property
+    def host(self) -> str:
+        """The name of its server, for people."""
+        endpoint = self.member.endpoint
+        return urlsplit(endpoint.real_source.base_url).netloc or endpoint.where or self.member.label
+
+    def lower(self, batch: Batch) -> None:
+        """Make smaller files from now on: one of this size was too large."""
+        self.most_lines = max(min(self.most_lines or batch.requests, batch.requests // 2), 1)
 
     @property
     def wire(self) -> Wire:
@@ -143,7 +156,7 @@ class _File:
     def takes(self, line: _Line, most_lines: int) -> bool:
         """Return whether a line fits into it, too."""
         limits, most_tokens = self.place.service.limits, self.place.most_tokens
-        most = min(filter(None, (limits.requests, limits.inputs, most_lines)), default=0)
+        most = min(filter(None, (limits.requests, limits.inputs, self.place.most_lines, most_lines)), default=0)
         if most and len(self.lines) >= most:
             return False
         if limits.bytes and self.bytes + len(line.data) > limits.bytes:

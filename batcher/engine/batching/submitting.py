@@ -13,6 +13,7 @@ import shlex
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum, auto
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -120,9 +121,7 @@ class Patience:
             failures += 1
             if loop.time() - began >= self._most_s(place, came):
                 place.trouble = ""
-                raise BatcherError(
-                    f"{place.member.label} has not answered for {duration(loop.time() - began)}: {came}"
-                )
+                raise BatcherError(f"{place.member.label} has not answered for {duration(loop.time() - began)}: {came}")
             wait_s = came.retry_after or backoff(failures, random.random())  # noqa: S311 - spreads waits
             place.trouble = f"{came}; again in {duration(wait_s)}"
             await self.sleep(wait_s)
@@ -271,10 +270,11 @@ class Submitter:
         """Cancel all but the first batch of a name: the service made several of one request."""
         for other in found[1:]:
             self._progress.say(
-                f"{place.member.label} has made a batch twice: {other.id} is cancelled, {found[0].id} counts.", "warning"
+                f"{place.member.label} has made a batch twice: {other.id} is cancelled, {found[0].id} counts.",
+                "warning",
             )
             if not other.state.is_over:
-                await self._patience.call(place, lambda id=other.id: place.service.cancel(id))  # type: ignore[misc]
+                await self._patience.call(place, partial(place.service.cancel, other.id))
 
     async def _adopted(self, batch: Batch, remote: Remote) -> Submitted:
         """Record what the service calls a batch."""
@@ -350,6 +350,11 @@ class Submitter:
             completed=None,
             failed=None,
         )
+
+
+def cancelling(keyword: str) -> str:
+    """Return the command that cancels the batches of a run."""
+    return by_reader(command_line=f"`batcher cancel {shlex.quote(keyword)}`", python=f"`batcher.cancel({keyword!r})`")
 
 
 def forgetting(keyword: str) -> str:
