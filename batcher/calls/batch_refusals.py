@@ -1,7 +1,7 @@
 """Decides what a refused batch means: the queue is full, the file is too large, or the batch can never work.
 
-Invariant: the status decides first, then codes, then few words. What is not known is none of the three: a wait heals it, or
-the engine gives up after several.
+Invariant: the status decides first, then codes, then few words. What is not known is none of the three: a wait heals it,
+or the engine gives up after several.
 """
 
 from __future__ import annotations
