@@ -47,8 +47,6 @@ IS_LINE_OUT = f"q.sent_in IN {OPEN} AND q.ended IS NULL"
 _BILLED = ("answered", UNFIT, TOO_LARGE)
 _TEXTS = ("name", "url", "form", "input_file", "service_id", "service_state", "output_file", "error_file", "why")
 
-_MAY_BE_UNKNOWN = 2  # of the counts of tokens: those of prompt and answer
-
 Ask = Callable[[str, Sequence[Any]], Iterable[tuple[Any, ...]]]
 """Reads what a query finds."""
 
@@ -132,13 +130,13 @@ def _line(batch: int, values: Sequence[Any]) -> Line:
 
 def latest_unfit(ask: Ask, line: Request) -> tuple[Request, Outcome, str] | None:
     """Return the latest answer to a row that did not fit; see `Reader.latest_unfit`."""
-    for number, endpoint, sent_in, *used, cost, form, text in ask(
+    for number, endpoint, sent_in, prompt, given, cached, thought, cost, form, text in ask(
         "SELECT q.id, q.endpoint, q.sent_in, q.prompt_tokens, q.completion_tokens, q.cached_tokens,"
         " q.reasoning_tokens, q.cost, s.form, coalesce(s.text, '') FROM requests q JOIN responses s USING (id)"
         " WHERE q.key = ? AND q.source = ? AND q.position = ? AND q.outcome = ? ORDER BY q.id DESC LIMIT 1",
         (line.key, line.source, line.position, UNFIT),
     ):
-        usage = Usage(*(count if place < _MAY_BE_UNKNOWN else count or 0 for place, count in enumerate(used)))
+        usage = Usage(prompt, given, cached or 0, thought or 0)
         request = line._replace(id=number, endpoint=endpoint, sent_in=sent_in)
         return request, Outcome("answered", usage, cost, form=form), text_of(text)
     return None

@@ -109,7 +109,7 @@ class _Sheaf:
     batch: Batch
     member: Member
     terms: Terms
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
     answered: set[int] = field(default_factory=set)
     failed: dict[int, tuple[ResultFile, int, int]] = field(default_factory=dict)
     odd: list[str] = field(default_factory=list)
@@ -529,7 +529,7 @@ class Harvester:
         looks_wrong = sheaf.looks_wrong
         if self._canary and len(self._canary.first) in range(max(self._settings.canary, 1), WINDOW):
             looks_wrong = looks_wrong or self._canary.verdict()
-        found = Harvest(**sheaf.counts, looks_wrong=looks_wrong)
+        found = Harvest(looks_wrong=looks_wrong)._replace(**sheaf.counts)
         refusal = sheaf.refusal
         if refusal is None or sheaf.tried or sheaf.knows:
             return found
