@@ -193,11 +193,16 @@ class _Asked:
     def repair(self, text: str, error: str) -> None:
         """Ask again, with the answer that came and what is wrong with it."""
         self.repairs += 1
-        self.messages = [
-            *self.row.question.messages,
-            {"role": "assistant", "content": text},
-            {"role": "user", "content": f"This answer does not fit: {error}. Answer again, and only as asked for."},
-        ]
+        self.messages = repaired(self.row.question.messages, text, error)
+
+
+def repaired(messages: Sequence[Message], text: str, error: str) -> list[Message]:
+    """Return a row's messages with an answer that came, and what is wrong with it."""
+    return [
+        *messages,
+        {"role": "assistant", "content": text},
+        {"role": "user", "content": f"This answer does not fit: {error}. Answer again, and only as asked for."},
+    ]
 
 
 class Waits(NamedTuple):
