@@ -157,9 +157,7 @@ def test_a_row_ends_after_three_refusals_while_others_are_answered(barn: Barn) -
 def test_a_row_whose_content_is_refused_ends_at_once(barn: Barn) -> None:
     field = barn.send([0, 1])
 
-    found = barn.harvest(
-        field, answer(field.lines[1]), refusal(field.lines[0], 400, "filtered", code="content_filter")
-    )
+    found = barn.harvest(field, answer(field.lines[1]), refusal(field.lines[0], 400, "filtered", code="content_filter"))
 
     assert "content" in str(barn.rows()[0])
     assert found == Harvest(answered=1, failed=1, ended=1)

@@ -507,8 +507,8 @@ _GOLD_AS_NINTH = "CREATE TEMP VIEW gold AS SELECT *, NULL AS who, NULL AS note F
 _NINTH_AS_TENTH = """
 CREATE TEMP VIEW batches AS SELECT NULL AS id, NULL AS run, NULL AS endpoint, NULL AS source, NULL AS name,
     NULL AS made, NULL AS state, NULL AS url, NULL AS form, NULL AS requests, NULL AS bytes, NULL AS tokens,
-    NULL AS sha256, NULL AS input_file, NULL AS service_id, NULL AS service_state, NULL AS submitted, NULL AS expires, NULL AS ended,
-    NULL AS completed, NULL AS failed, NULL AS output_file, NULL AS error_file, NULL AS why WHERE false;
+    NULL AS sha256, NULL AS input_file, NULL AS service_id, NULL AS service_state, NULL AS submitted,
+    NULL AS expires, NULL AS ended, NULL AS completed, NULL AS failed, NULL AS output_file, NULL AS error_file, NULL AS why WHERE false;
 """
 _REQUESTS_AS_TENTH = "CREATE TEMP VIEW requests AS SELECT *, NULL AS sent_in FROM {schema}.requests;"
 _RESPONSES_AS_TENTH = "CREATE TEMP VIEW responses AS SELECT *, NULL AS tier FROM {schema}.responses;"

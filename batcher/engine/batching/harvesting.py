@@ -356,7 +356,7 @@ class Harvester:
         sheaf.add("answered")
 
     def _is_asked_again(self, sheaf: _Sheaf, line: Line, came: Completion, result: Result) -> bool:
-        """Return whether a row is asked again because its answer does not fit: in another form, or with a correction."""
+        """Return whether a row is asked again, because its answer does not fit: in another form, or corrected."""
         member, position = sheaf.member, line.request.position
         if self._shape is None or not sheaf.batch.form:
             return False
@@ -422,7 +422,7 @@ class Harvester:
         for start in range(0, len(left), _AT_ONCE):
             part = dict(left[start : start + _AT_ONCE])
             lines = await asyncio.to_thread(journal.lines_of, sheaf.batch.id, sorted(part))
-            failures = await asyncio.to_thread(_read_again, [place for place in part.values()])
+            failures = await asyncio.to_thread(_read_again, [*part.values()])
             ended = [
                 (lines[number], came)
                 for number, came in zip(part, failures, strict=True)
@@ -510,9 +510,8 @@ class Harvester:
 
     def _tell(self, sheaf: _Sheaf, remote: Remote | None) -> None:
         """Tell people what is odd about a batch."""
-        if more := sheaf.odd_lines - _SHOWN:
-            if more > 0:
-                self._progress.say(f"{_named(sheaf.batch)}: {counted(more, 'more line')} of that kind.", "warning")
+        if (more := sheaf.odd_lines - _SHOWN) > 0:
+            self._progress.say(f"{_named(sheaf.batch)}: {counted(more, 'more line')} of that kind.", "warning")
         if lost := sheaf.counts.get(LOST):
             of = f"is {remote.said or remote.state.value}" if remote else "is given up"
             rows = counted(lost, "line")
