@@ -42,7 +42,9 @@ from batcher.journal.entries import (
     LastRun,
     Line,
     Opinion,
+    Outcome,
     Repeated,
+    Request,
     Response,
     Spent,
     Totals,
@@ -707,6 +709,17 @@ class Reader:
             most: how many at most.
         """
         return batch_queries.lines(self._all, batch, after, most)
+
+    def lines_of(self, batch: int, ids: Sequence[int]) -> dict[int, Line]:
+        """Return those of some requests that are lines of a batch, by their ids, those that have their end included."""
+        return batch_queries.lines_of(self._all, batch, ids)
+
+    def latest_unfit(self, line: Request) -> tuple[Request, Outcome, str] | None:
+        """Return the latest answer that did not fit, to the question and the row of a request; None if there is none.
+
+        It is its own request, how that would end if its answer counted, and the answer's text.
+        """
+        return batch_queries.latest_unfit(self._all, line)
 
     def batch_counts(self) -> list[BatchCounts]:
         """Return what became of the lines of each batch, the first batch first."""

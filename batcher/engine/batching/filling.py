@@ -147,10 +147,10 @@ class _File:
     temporary: Path
     content: BinaryIO
     lines: list[tuple[Request, Bound]] = field(default_factory=list)
-    bytes: int = 0
+    size: int = 0
     tokens: int = 0
     charged: int = 0
-    sha256: hashlib._Hash = field(default_factory=hashlib.sha256)
+    sha256: Any = field(default_factory=hashlib.sha256)
     unwritten: list[bytes] = field(default_factory=list)
 
     def takes(self, line: _Line, most_lines: int) -> bool:
@@ -159,13 +159,13 @@ class _File:
         most = min(filter(None, (limits.requests, limits.inputs, self.place.most_lines, most_lines)), default=0)
         if most and len(self.lines) >= most:
             return False
-        if limits.bytes and self.bytes + len(line.data) > limits.bytes:
+        if limits.bytes and self.size + len(line.data) > limits.bytes:
             return False
         return not most_tokens or not self.lines or self.tokens + line.tokens <= most_tokens
 
     def add(self, line: _Line) -> None:
         self.lines.append((line.request, line.bound))
-        self.bytes += len(line.data)
+        self.size += len(line.data)
         self.tokens += line.tokens
         self.charged += line.bound.cost or 0
         self.unwritten.append(line.data)
@@ -448,7 +448,7 @@ class Filler:
                 name=file.name,
                 url=file.url,
                 requests=len(file.lines),
-                bytes=file.bytes,
+                bytes=file.size,
                 tokens=file.tokens,
                 sha256=file.sha256.digest(),
                 form=file.wire.form or "",
