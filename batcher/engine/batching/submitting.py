@@ -126,7 +126,7 @@ class Patience:
                 place.trouble = ""
                 return came
             failures += 1
-            if loop.time() - began >= self._most_s(place, came):
+            if failures >= _REFUSALS and loop.time() - began >= self._most_s(place, came):
                 place.trouble = ""
                 raise BatcherError(f"{place.member.label} has not answered for {duration(loop.time() - began)}: {came}")
             wait_s = came.retry_after or backoff(failures, random.random())  # noqa: S311 - spreads waits
