@@ -22,6 +22,7 @@ from batcher.calls.batches import Size, size_at
 from batcher.calls.embeddings import NO_VECTOR
 from batcher.calls.endpoints import Tiers, endpoints_of, environment, tiers_of
 from batcher.calls.forms import PARAMS, Wire, ladder_for
+from batcher.calls.services import check_batches
 from batcher.endpoint import Endpoint
 from batcher.errors import InputError, OutputError, SettingsError
 from batcher.input.column_names import column_index
@@ -44,6 +45,7 @@ from batcher.money.tokens import most_completion_tokens
 from batcher.money.vision import Vision
 from batcher.output.directory import Store
 from batcher.output.so_far import with_by
+from batcher.planning.batches import check_batch_options
 from batcher.planning.gold import check_gold
 from batcher.planning.opinions import check_samples, check_samples_at, notes_on_samples
 from batcher.planning.own import Own
@@ -276,6 +278,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     check_requests(prompt, settings)
     check_task(settings)
     check_samples(settings)
+    check_batch_options(settings)
     dataset = _opened(data, settings)
     keyword = _keyword(settings, dataset, data)
     shape = shape_of(settings)
@@ -361,6 +364,9 @@ def _endpoints(settings: Settings, own: Own, *, needs_keys: bool) -> Tiers:
     check_endpoints(endpoints, settings, by_row=own.has_any)
     check_params_of_endpoints(endpoints, settings)
     check_samples_at(endpoints, settings)
+    if settings.in_batches:
+        for endpoint in tiers.first:
+            check_batches(endpoint, Task(settings.task))
     if settings.labels is not None or settings.schema is not None:
         for endpoint in endpoints:
             _check_form_params(endpoint.params, settings, "params of an endpoint")

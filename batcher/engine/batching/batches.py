@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Coroutine, Sequence
+from typing import Any, NamedTuple
 
 from batcher.calls.batch_refusals import refused_as_full, refused_as_too_large, refused_for_good
 from batcher.calls.batch_service import Remote, RemoteState
@@ -291,7 +291,16 @@ class Batches:
         tended = self._tended[batch.id] = _Tended(batch, place)
         place.open += 1
         place.tokens_out += batch.tokens
-        task = asyncio.get_running_loop().create_task(self._tend(tended))
+        self._start(self._tend(tended), tended)
+
+    def _poll_at(self, place: Place) -> None:
+        """Look at the batches of an endpoint from now on."""
+        if place not in self._pollers:
+            self._pollers[place] = asyncio.Event()
+            self._start(self._poll(place))
+
+    def _start(self, work: Coroutine[Any, Any, None], tended: _Tended | None = None) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = tended
         task.add_done_callback(lambda _task: self._news.set())
 
@@ -427,9 +436,7 @@ class Batches:
 
     async def _over(self, tended: _Tended) -> None:
         """Wait until a batch is over at its service."""
-        if tended.place not in self._pollers:
-            self._pollers[tended.place] = asyncio.Event()
-            self._tasks[asyncio.get_running_loop().create_task(self._poll(tended.place))] = None
+        self._poll_at(tended.place)
         await tended.over.wait()
 
     async def _ended(self, tended: _Tended) -> bool:
@@ -623,9 +630,7 @@ class Batches:
             each.open += by
             each.tokens_out += by * tended.batch.tokens
         tended.place = place
-        if place not in self._pollers:
-            self._pollers[place] = asyncio.Event()
-            self._tasks[asyncio.get_running_loop().create_task(self._poll(place))] = None
+        self._poll_at(place)
 
     async def _see(self, tended: _Tended, remote: Remote) -> None:
         """Record what a service says of a batch."""
@@ -665,6 +670,20 @@ class Batches:
         self._let_go(tended)
         await self._count(place, tended.batch, came)
 
+    def _steps(self, place: Place, batch: Batch, failure: Failure | None) -> bool:
+        """Ask in another form if a whole batch was refused for its form; return whether there is one."""
+        choice = place.member.choice
+        if choice is None or failure is None or not batch.form or not may_be_of_form(failure):
+            return False
+        refused = Form(batch.form)
+        choice.leave(refused)
+        if choice.form is not refused:
+            self._progress.say(
+                f"{place.member.label} refuses {refused.in_words} ({failure}): the next batch is asked with"
+                f" {choice.form.in_words}."
+            )
+        return choice.form is not refused
+
     async def _count(self, place: Place, batch: Batch, came: Harvest) -> None:
         """Do what follows from a harvest."""
         back = came.unfit + came.failed - came.ended + came.expired + came.cancelled + came.lost
@@ -674,11 +693,7 @@ class Batches:
         is_barren = not (came.answered or came.unfit or came.failed)
         self._barren[place] = self._barren.get(place, 0) + 1 if is_barren else 0
         if came.refused:
-            choice, failure = place.member.choice, came.failure
-            before = choice.form if choice else None
-            if choice and failure and batch.form and may_be_of_form(failure):
-                choice.leave(Form(batch.form))
-            if choice is None or choice.form is before:
+            if not self._steps(place, batch, came.failure):
                 self._leave(place, f"every line of its batch was refused: {came.refused}")
         elif self._barren[place] >= _BARREN and self.keeps:
             self._leave(place, f"of its last {_BARREN} batches no line was asked")
