@@ -492,6 +492,8 @@ LEFT_OUT = "left out"
 """The kind of an event that records a parameter of batcher's own that an endpoint refuses, and is asked without."""
 IGNORED = "ignored"
 """The kind of an event that records a parameter that an endpoint accepts and ignores."""
+RESERVED = "numbers reserved"
+"""The kind of an event that records ids of requests that are for batches, whether or not they are made."""
 PLANNED = "planned"
 """The kind of an event that records what a process expects before its first request, and with which versions."""
 
