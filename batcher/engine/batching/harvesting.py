@@ -239,7 +239,9 @@ class Harvester:
                 with self._as_output_errors(path):
                     is_there = await asyncio.to_thread(path.exists)
                     failure = None if is_there else await service.download(name, path)
-            if failure and not (failure.status in _GONE and self._is_gone(batch)):
+            if failure and failure.status in _GONE and not self._is_gone(batch):
+                return replace(failure, status=None, fault=Fault.PROTOCOL)  # worth another attempt
+            if failure and failure.status not in _GONE:
                 return failure
             if failure:
                 sheaf.is_gone = True
