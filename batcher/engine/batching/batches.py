@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from batcher.calls.batch_refusals import refused_as_full, refused_as_too_large, refused_for_good
 from batcher.calls.batch_service import Remote, RemoteState
 from batcher.calls.forms import Form, may_be_of_form
-from batcher.engine.batching.filling import Filler, Place, in_thread
+from batcher.engine.batching.filling import Place, in_thread
 from batcher.engine.batching.harvesting import Harvest, Harvester
 from batcher.engine.batching.submitting import (
     Closed,
@@ -75,6 +75,19 @@ class _Tended:
         self.was_at_work = False
 
 
+class Fills(Protocol):
+    """Makes batches of the rows that lack lines; see `Filler`."""
+
+    short: BudgetSpent | None
+
+    @property
+    def is_round_over(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+    async def make(self, most_lines: int = 0) -> Batch | None: ...
+
+
 class Returned(NamedTuple):
     """What has come back so far: lines that were answered, and lines without an answer whose rows are left."""
 
@@ -119,7 +132,7 @@ class Batches:
         places: Sequence[Place],
         *,
         pool: Pool,
-        filler: Filler,
+        filler: Fills,
         harvester: Harvester,
         spending: Spending,
         tally: Tally,
@@ -229,6 +242,11 @@ class Batches:
         self._closing.set()
         self._filler.close()
         self._news.set()
+
+    @property
+    def are_cancelled(self) -> bool:
+        """Whether each batch that is out was cancelled, and its service has said so."""
+        return all(each.remote is not None and each.is_cancelled for each in self._tended.values())
 
     def stop_filling(self) -> None:
         """Make no further batch; what is out is fetched."""
