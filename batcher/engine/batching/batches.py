@@ -30,6 +30,7 @@ from batcher.engine.progress import Progress, Tally
 from batcher.errors import BatcherError, OutputError, SettingsError
 from batcher.journal.entries import UNSENT, Batch, BatchState, Outcome
 from batcher.journal.writing import Journal
+from batcher.money.budget import BudgetSpent
 from batcher.money.spending import Spending
 from batcher.output.directory import Store
 from batcher.pool.blame import GIVES_UP_S

@@ -573,7 +573,7 @@ _RECORDED = ("repair", "keep_thinking", "max_attempts", "max_response_mb")
 
 
 def _recorded(settings: Settings, *, is_one_of_several: bool) -> dict[str, Any]:
-    """Return what `cancel` has to know to harvest as this run does; labels and schema are recorded with its question."""
+    """Return what `cancel` has to know to harvest as this run does, besides its labels or its schema."""
     return {name: getattr(settings, name) for name in _RECORDED} | {"is_one_of_several": is_one_of_several}
 
 

@@ -28,12 +28,12 @@ class Asked(NamedTuple):
     Attributes:
         source: as the journal has it; a name may stand in the place of its base URL.
         base_url: its real one.
-        key: which of the endpoints with this source it was, from 0: each has its own API key.
+        numbers: the places in the pool of the endpoints with this source, each of which has its own API key.
     """
 
     source: Source
     base_url: str
-    key: int
+    numbers: tuple[int, ...]
 
 
 def asked_by(question: Mapping[str, Any], endpoint: int) -> Asked:
@@ -46,11 +46,12 @@ def asked_by(question: Mapping[str, Any], endpoint: int) -> Asked:
     pool = [Source(*each) for each in question["pool"]]
     source = pool[endpoint]
     named = dict(question.get("named", ()))
-    return Asked(source, named.get(source.base_url, source.base_url), pool[:endpoint].count(source))
+    numbers = tuple(number for number, each in enumerate(pool) if each == source)
+    return Asked(source, named.get(source.base_url, source.base_url), numbers)
 
 
 def endpoints_for(asked: Asked, given: Mapping[str, Any], env: Mapping[str, str]) -> list[Endpoint]:
-    """Return the endpoints at which a batch may be, one for each API key; the first is the one that has made it.
+    """Return the endpoints at which a batch may be, one for each API key, in their order.
 
     Args:
         asked: whom the batch asks.
@@ -60,14 +61,12 @@ def endpoints_for(asked: Asked, given: Mapping[str, Any], env: Mapping[str, str]
     Raises:
         SettingsError: a key is missing (the message names the variable), or the options are about another service.
     """
-    found = _of_options(asked, given, env) if given.get("endpoints") is None else _of_file(asked, given, env)
-    first = asked.key if asked.key < len(found) else 0
-    return [found[first], *found[:first], *found[first + 1 :]]
+    return _of_options(asked, given, env) if given.get("endpoints") is None else _of_file(asked, given, env)
 
 
 def _of_file(asked: Asked, given: Mapping[str, Any], env: Mapping[str, str]) -> list[Endpoint]:
     """Return the endpoints of a file, or of a list, that have the source of a batch."""
-    known = endpoints_of(Settings.of({"endpoints": given["endpoints"]}), env)
+    known = endpoints_of(Settings.of({name: value for name, value in given.items() if value is not None}), env)
     same = [each for each in known if each.source == asked.source]
     alike = same or [
         each
@@ -97,6 +96,5 @@ def _of_options(asked: Asked, given: Mapping[str, Any], env: Mapping[str, str]) 
         raise SettingsError(
             f"{as_given(name, options[name])}: that is {other}, and a batch of this run is at {asked.base_url}"
         )
-    name = asked.source.base_url if asked.source.base_url != asked.base_url else None
-    return [replace(each, name=name) for each in found]
-
+    own_name = asked.source.base_url if asked.source.base_url != asked.base_url else None
+    return [replace(each, name=own_name) for each in found]
