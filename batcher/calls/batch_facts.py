@@ -223,5 +223,5 @@ NO_BATCHES: Mapping[str, str] = {
     "ark": "its batch jobs have another shape (CreateBatchInferenceJob, files in object storage)",
     "gemini": "its OpenAI-compatible layer takes no uploads",
 }
-"""Services that are known to have no batch API of this shape, and why. Servers of the user's own are not among them: what
-listens at their port may be another program."""
+"""Services that are known to have no batch API of this shape, and why. Servers of the user's own are not among them:
+what listens at their port may be another program."""

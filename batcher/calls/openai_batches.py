@@ -250,7 +250,7 @@ class OpenAIBatches:
     def _failure(self, error: Exception, seconds: float) -> Failure:
         failure = failure_of(error, seconds, self._link.secrets)
         if failure.status in _REDIRECTS:
-            there = public_url(error.response.headers.get("location", ""))
+            there = public_url(_location(error))
             said = (
                 f"the service leads elsewhere, to {one_line(there, self._link.secrets)}" if there else failure.message
             )
@@ -377,6 +377,12 @@ class OpenAIBatches:
         said = await self._ask("get", f"/files/{quote(file, safe='')}")
         size = (object_in(said) or {}).get("bytes") if not isinstance(said, Failure) else None
         return str(size) if isinstance(size, int) and size > 0 else ""
+
+
+def _location(error: Exception) -> str:
+    """Return where a response leads that the SDK has made an error of."""
+    headers: Mapping[str, str] = getattr(getattr(error, "response", None), "headers", {})
+    return headers.get("location", "")
 
 
 def _content(file: BinaryIO) -> bytes:
