@@ -429,7 +429,7 @@ def test_each_request_can_hang_and_then_be_answered(place: Place) -> None:
             Place.LIST: lambda each: each.batches.list(),
         }
         if place not in asks:
-            batch = create(client) if place is not Place.CREATE else None
+            batch: Any = create(client) if place is not Place.CREATE else None
             file = upload(client, lines())
             asks |= {
                 Place.FILE: lambda each: each.files.retrieve(file),
