@@ -1,7 +1,7 @@
 """A run's view of a service's batch API: the Protocol of its client, and what is said through it.
 
-Invariant: this module holds Protocols and records alone. A call never raises for an error of the service, the network or
-a file at the service; it returns a `Failure`. It raises only cancellation, and `OSError` for a local file.
+Invariant: this module holds Protocols and records alone. A call never raises for an error of the service or the network
+or of a file there; it returns a `Failure`. It raises only cancellation, and `OSError` for a local file.
 """
 
 from __future__ import annotations
@@ -188,10 +188,10 @@ class BatchService(Protocol):
                 looked at.
         """
 
-    async def look(self, id: str) -> Remote | Failure:
+    async def look(self, batch: str) -> Remote | Failure:
         """Return what the service says of a batch; one that it does not know is a failure with the status 404."""
 
-    async def cancel(self, id: str) -> Remote | Failure:
+    async def cancel(self, batch: str) -> Remote | Failure:
         """Ask the service to cancel a batch, and return what it says then: often that it is being cancelled."""
 
     async def download(self, file: str, path: Path) -> Failure | None:
