@@ -391,7 +391,8 @@ class _Run:
             canary=canary,
         )
         batches = Batches(
-            job,
+            job.store,
+            settings,
             self.journal,
             places,
             pool=pool,

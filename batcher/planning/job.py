@@ -19,7 +19,6 @@ from batcher.answer.reading import read
 from batcher.answer.schema import Schema
 from batcher.answer.shape import READER, ReadAs, Shape
 from batcher.calls.batches import Size, size_at
-from batcher.calls.embeddings import NO_VECTOR
 from batcher.calls.endpoints import Tiers, endpoints_of, environment, tiers_of
 from batcher.calls.forms import PARAMS, Wire, ladder_for
 from batcher.calls.services import check_batches
@@ -61,9 +60,9 @@ from batcher.planning.prompts import (
     wording_of,
 )
 from batcher.planning.refusals import check_endpoints
-from batcher.planning.requests import check_requests, notes_on_columns, older_results
+from batcher.planning.requests import check_requests, notes_on_columns, older_results, read_body
 from batcher.planning.tasks import check_params_of_endpoints, check_task
-from batcher.records import NO_TERMS, Completion, Question, Result, Slice, Status, Task, Terms, Values
+from batcher.records import NO_TERMS, Completion, Question, Result, Slice, Task, Terms, Values
 from batcher.settings import OPTIONS, Settings, check_keyword
 from batcher.words import as_given, blamed, by_reader, option
 
@@ -184,11 +183,7 @@ class Job:
 
     def read(self, completion: Completion) -> Result:
         """Return the result of a row to which this came."""
-        if self.settings.requests:  # what counts is the body of the response
-            if not all(completion.vectors):
-                return Result(Status.INVALID, completion.text or "", NO_VECTOR)
-            return Result(Status.OK, completion.text or "", "")
-        return read(completion, self.shape)
+        return read_body(completion) if self.settings.requests else read(completion, self.shape)
 
     def question_of(self, position: int, values: Values) -> Question:
         """Make the question of a row.
