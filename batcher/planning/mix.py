@@ -16,8 +16,8 @@ If batches that hold k rows are cancelled now, online requests have work for
 The other rows, `rest` of them, can be cancelled later without a loss if online requests have work until those come
 back, busy(k) >= harvest_s + tick_s, or if there is time to idle: max(busy(k), harvest_s + tick_s) + rest / rate +
 tail_s <= left_s. The least number of batches for which one of both holds is cancelled, beginning with the one of which
-the least is done. So batches are taken back one after the other, each just in time; and if the time cannot be kept at all,
-online requests are never idle, and the batches that are left still go on.
+the least is done. So batches are taken back one after the other, each just in time; and if the time cannot be kept at
+all, online requests are never idle, and the batches that are left still go on.
 
 Rows go into batches if they may stay there for `useful_s` before the rule would take them back: a batch that is
 cancelled at once only costs time. If the time is so short that none may, all are asked online.
