@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from batcher.calls import batch_facts
+from batcher.calls.batch_facts import BatchFacts
 from batcher.endpoint import OFFLINE, OPENAI_URL
 from batcher.records import Failure
 from batcher.tables import Readable, html_table
@@ -46,6 +48,7 @@ class Service:
         input_tokens: the most model tokens of all texts in one such request; 0: it is not known, or there is no limit.
         structured: the strictest form in which it is said to answer with labels or fields (`calls.forms`), where the
             trying begins.
+        batch: what is known of its batch API; None: nothing.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Service:
     inputs: Mapping[str, int] = field(default_factory=dict, hash=False)
     input_tokens: int = 0
     structured: str = "strict"
+    batch: BatchFacts | None = None
 
     def inputs_of(self, model: str) -> int:
         """Return the most texts in one request for the embeddings of a model; 0 if that is not known."""
@@ -115,6 +119,7 @@ SERVICES = {
             headers={"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"},
             inputs={"": 2048},
             input_tokens=300_000,
+            batch=batch_facts.OPENAI,
         ),
         Service(
             AZURE,
@@ -126,6 +131,7 @@ SERVICES = {
             filtered=("content_filter", "ResponsibleAIPolicyViolation"),
             inputs={"": 2048},
             input_tokens=300_000,
+            batch=batch_facts.AZURE,
         ),
         Service(
             "deepseek",
@@ -161,6 +167,7 @@ SERVICES = {
             filtered=("data_inspection_failed", "DataInspectionFailed"),
             too_long=("Range of input length",),
             inputs={"": 10, "text-embedding-v1": 25, "text-embedding-v2": 25},
+            batch=batch_facts.DASHSCOPE,
         ),
         Service(
             "deepinfra",
@@ -169,6 +176,7 @@ SERVICES = {
             "account",
             throttle=("engine_overloaded",),
             too_long=("exceeds maximum input length",),
+            batch=batch_facts.DEEPINFRA,
         ),
         Service(
             "mistral",
@@ -203,6 +211,7 @@ SERVICES = {
             filtered=("1301", "sensitive"),
             too_long=("1261", "Prompt 超长"),
             inputs={"": 64},
+            batch=batch_facts.ZHIPU,
         ),
         Service("infini", "https://cloud.infini-ai.com/maas/v1", ("INFINI_API_KEY",), ""),
         Service(
@@ -215,6 +224,7 @@ SERVICES = {
             unknown_model=("resource_not_found_error",),
             filtered=("content_filter",),
             too_long=("exceeded model token limit",),
+            batch=batch_facts.MOONSHOT,
         ),
         Service(
             "siliconflow",
@@ -226,6 +236,7 @@ SERVICES = {
             unknown_model=("20012",),
             too_long=("must be less than max_seq_len",),
             inputs={"": 32},
+            batch=batch_facts.SILICONFLOW,
         ),
         Service(
             "ark",
@@ -249,6 +260,7 @@ SERVICES = {
             wrong_key=("invalid_iam_token",),
             filtered=("unsafe_request",),
             too_long=("tokens_too_long",),
+            batch=batch_facts.QIANFAN,
         ),
         Service(
             "minimax",
@@ -281,6 +293,7 @@ SERVICES = {
             throttle=("dynamic_request_limited",),
             unknown_model=("model_not_available",),
             too_long=("must be less than the context length",),
+            batch=batch_facts.TOGETHER,
         ),
         Service(
             "fireworks",
@@ -299,6 +312,7 @@ SERVICES = {
             empty_account=("organization_restricted",),
             throttle=("rate_limit_exceeded",),
             unknown_model=("model_permission_blocked_org", "model_permission_blocked_project"),
+            batch=batch_facts.GROQ,
         ),
         Service(
             "cerebras",
@@ -384,6 +398,7 @@ SERVICES = {
             wrong_key=("token_not_found_in_db", "No connected db", "no_db_connection"),
             filtered=("ContentPolicyViolationError",),
             too_long=("ContextWindowExceededError",),
+            batch=batch_facts.LITELLM,
         ),
         Service(OFFLINE, OFFLINE),
     )
@@ -502,6 +517,12 @@ def says(failure: Failure, group: str) -> bool:
     words, said = _GROUPS[group], failure.said
     codes = failure.codes or ((failure.code or "").lower(),)
     return not words.codes.isdisjoint(codes) or any(phrase in said for phrase in words.phrases)
+
+
+def batch_share(base_url: str) -> float:
+    """Return what requests in batches cost at a base URL, as a share of the price; 1 if nothing is known."""
+    service = service_at(base_url)
+    return service.batch.share if service and service.batch else batch_facts.UNKNOWN.share
 
 
 def service_at(base_url: str) -> Service | None:

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from batcher.answer.voting import vote
 from batcher.errors import OutputError
+from batcher.journal import batches as batch_queries
 from batcher.journal.access import Opened, is_as_before
 from batcher.journal.corrections import AS_ANSWERED, REVIEW
 from batcher.journal.corrections import BY_HAND as OF_PEOPLE
@@ -32,11 +33,14 @@ from batcher.journal.entries import (
     UNFIT,
     UNSENT,
     Again,
+    Batch,
+    BatchCounts,
     ByHand,
     Chunk,
     Counts,
     InFlight,
     LastRun,
+    Line,
     Opinion,
     Repeated,
     Response,
@@ -132,6 +136,7 @@ FACTS = {
     ),
     "confidence": f"CASE WHEN {_CONFIDENCE} IS NOT NULL THEN printf('%.4g', {_CONFIDENCE}) END",
     "by": f"CASE g.model WHEN '{PERSON.model}' THEN 'hand' ELSE g.model END",
+    "tier": "s.tier",
 }
 _ADOPTED = f"(SELECT id FROM sources WHERE model = '{ADOPTED.model}' AND base_url = '' AND params = '')"
 # Of the answers that a result is made of, the one that it is: what came with that one is what the facts are about. If
@@ -682,6 +687,41 @@ class Reader:
     def rows_in_flight(self) -> int:
         """Count the rows of requests without an end, of all processes; several rows may share a request."""
         return int(self._all("SELECT count(*) FROM requests WHERE ended IS NULL")[0][0])
+
+    # -- Batches
+
+    def batches(self, *, is_open: bool | None = None) -> list[Batch]:
+        """Return the batches, the first one first.
+
+        Args:
+            is_open: only those of which a line may have no end, or only the others; None: all.
+        """
+        return batch_queries.batches(self._all, is_open=is_open)
+
+    def lines(self, batch: int, after: int = 0, most: int = 10_000) -> list[Line]:
+        """Return the lines of a batch that have no end yet, in the order of their ids.
+
+        Args:
+            batch: its id.
+            after: only those with a higher id.
+            most: how many at most.
+        """
+        return batch_queries.lines(self._all, batch, after, most)
+
+    def batch_counts(self) -> list[BatchCounts]:
+        """Return what became of the lines of each batch, the first batch first."""
+        return batch_queries.counts(self._all)
+
+    def refusals_of(self, key: bytes, position: int | None = None) -> dict[str, int]:
+        """Count the lines about a question that ended without an answer since one of them was answered, by outcome.
+
+        Lines whose answer did not fit count as `unfit`.
+
+        Args:
+            key: of the question.
+            position: only those about the row that stood here when they ended; None: about any row.
+        """
+        return batch_queries.refusals(self._all, key, position)
 
     def has_answered(self, source: int) -> bool:
         """Return whether this source has ever answered."""
