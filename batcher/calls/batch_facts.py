@@ -1,7 +1,7 @@
 """What is known of the batch APIs of services: price, limits, and what they do differently from OpenAI's.
 
-Invariant: a fact has its source beside it (`BatchFacts.confirmed`); what was not found confirmed is in `unconfirmed`, and
-nothing is built on it that would cost an answer if it were wrong.
+Invariant: a fact has its source beside it (`BatchFacts.confirmed`); what was not found confirmed is in `unconfirmed`,
+and nothing is built on it that would cost an answer if it were wrong.
 """
 
 from __future__ import annotations

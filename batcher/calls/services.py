@@ -13,9 +13,11 @@ from urllib.parse import urlsplit
 
 from batcher.calls import batch_facts
 from batcher.calls.batch_facts import BatchFacts
-from batcher.endpoint import OFFLINE, OPENAI_URL
-from batcher.records import Failure
+from batcher.endpoint import OFFLINE, OPENAI_URL, Endpoint
+from batcher.errors import SettingsError
+from batcher.records import Failure, Task
 from batcher.tables import Readable, html_table
+from batcher.words import as_given, option
 
 AZURE = "azure"
 RESOURCE, DEPLOYMENT = "RESOURCE", "DEPLOYMENT"
@@ -523,6 +525,30 @@ def batch_share(base_url: str) -> float:
     """Return what requests in batches cost at a base URL, as a share of the price; 1 if nothing is known."""
     service = service_at(base_url)
     return service.batch.share if service and service.batch else batch_facts.UNKNOWN.share
+
+
+def check_batches(endpoint: Endpoint, task: Task | None = None) -> None:
+    """Refuse an endpoint whose batch API cannot be used.
+
+    Args:
+        endpoint: any.
+        task: of the run, if it is known.
+
+    Raises:
+        SettingsError: its service is known to have none, or none for the task; or it has a chat model.
+    """
+    way = as_given("via", "batch")
+    if endpoint.llm is not None:
+        raise SettingsError(f"{way}: a chat model in llm= has no batches: give its model and its base URL instead")
+    service = service_at(endpoint.base_url)
+    if service and (why := batch_facts.NO_BATCHES.get(service.name)):
+        raise SettingsError(
+            f"{way}: {service.name} cannot be used by batches: {why}; leave {option('via')} out, or choose an endpoint"
+            " that `batcher services` shows with batches"
+        )
+    if service and service.batch and task and task not in service.batch.tasks:
+        known = " and ".join(service.batch.tasks)
+        raise SettingsError(f"{way}: batches of {service.name} are for the task {known}, not for {task}")
 
 
 def service_at(base_url: str) -> Service | None:
