@@ -38,6 +38,10 @@ TICK_S = 10.0
 """Seconds between two decisions."""
 SAFETY = 0.8
 """The share of the rate known that is counted on: a service is slower at another hour."""
+ASSUMED_RATE = 3.2
+"""Answers a second before any came: 32 calls in flight, with which a run begins, of 10 seconds each."""
+FLEX_SHARE = 1 / 3
+"""The rate of the flex tier as a share of that of the usual one, before any of its answers came."""
 PIECES = 10
 """Into how many batches the rows of a run are divided if some may have to be taken back."""
 FEWEST_LINES = 100

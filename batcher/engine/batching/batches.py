@@ -171,7 +171,10 @@ class Batches:
             if waiting:
                 return f"{counted(waiting, 'batch', 'batches')} waiting for room in the queue"
             return "filling a batch" if self._is_filling else ("submitting" if self._tended else "")
-        lines, done = sum(each.requests for each in sent), sum((each.completed or 0) + (each.failed or 0) for each in sent)
+        lines, done = (
+            sum(each.requests for each in sent),
+            sum((each.completed or 0) + (each.failed or 0) for each in sent),
+        )
         hosts = dict.fromkeys(each.place.member.endpoint.host for each in self._tended.values())
         wait_s = max(self._next_look - asyncio.get_running_loop().time(), 0.0)
         return (
@@ -303,7 +306,9 @@ class Batches:
         """Return whether a further batch may be made now."""
         if not self.keeps or self.was_cancelled or self.looks_wrong or all(each.out for each in self._places):
             return False
-        if not any(each.takes_more for each in self._places) or any(each.is_kept_back for each in self._tended.values()):
+        if not any(each.takes_more for each in self._places) or any(
+            each.is_kept_back for each in self._tended.values()
+        ):
             return False
         if not self._filler.is_round_over:
             return True

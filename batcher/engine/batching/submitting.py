@@ -120,9 +120,7 @@ class Patience:
             failures += 1
             if loop.time() - began >= self._most_s(place, came):
                 place.trouble = ""
-                raise BatcherError(
-                    f"{place.member.label} has not answered for {duration(loop.time() - began)}: {came}"
-                )
+                raise BatcherError(f"{place.member.label} has not answered for {duration(loop.time() - began)}: {came}")
             wait_s = came.retry_after or backoff(failures, random.random())  # noqa: S311 - spreads waits
             place.trouble = f"{came}; again in {duration(wait_s)}"
             await self.sleep(wait_s)
@@ -271,7 +269,8 @@ class Submitter:
         """Cancel all but the first batch of a name: the service made several of one request."""
         for other in found[1:]:
             self._progress.say(
-                f"{place.member.label} has made a batch twice: {other.id} is cancelled, {found[0].id} counts.", "warning"
+                f"{place.member.label} has made a batch twice: {other.id} is cancelled, {found[0].id} counts.",
+                "warning",
             )
             if not other.state.is_over:
                 await self._patience.call(place, lambda id=other.id: place.service.cancel(id))  # type: ignore[misc]
