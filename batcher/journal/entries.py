@@ -98,6 +98,7 @@ class Batch(NamedTuple):
     made: float = 0.0
     state: BatchState = BatchState.MADE
     url: str = ""
+    form: str = ""
     requests: int = 0
     bytes: int = 0
     tokens: int = 0
@@ -121,19 +122,21 @@ class Batch(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of a batch that has no end yet.
+    """A line of a batch.
 
     Attributes:
         request: what is recorded of it; its position is where its row stands now.
         bound: the most that it may use and cost: it is charged that much.
-        followers: rows with the same question that are not sent get its result too.
+        followers: the number of rows with the same question that are not sent and get its result too.
         is_answered: no row waits for it: its row has a result by now, is gone, or asks something else.
+        has_ended: it has its end; `bound` is then what it cost.
     """
 
     request: Request
     bound: Bound
-    followers: bool
+    followers: int
     is_answered: bool
+    has_ended: bool = False
 
 
 class BatchCounts(NamedTuple):

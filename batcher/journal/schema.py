@@ -182,6 +182,7 @@ batches: the jobs of services' batch APIs, each a file of requests
                                 and what came is being read; `done`: each of its requests has an end; `dropped`: it
                                 never came to be, and its requests are `unsent`
     url                TEXT     the path that its requests ask, such as `/v1/chat/completions`
+    form               TEXT     how its answers are asked for (see `responses.form`); empty: as they come
     requests           INTEGER  how many it has
     bytes              INTEGER  the size of its file
     tokens             INTEGER  of its questions, as estimated
@@ -435,7 +436,8 @@ ALTER TABLE gold ADD COLUMN note TEXT;
 # The indexes hold the lines of batches alone, so that other requests cost no more than before.
 _TENTH = """
 CREATE TABLE batches (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, endpoint INTEGER NOT NULL, source INTEGER NOT NULL,
-    name TEXT NOT NULL, made REAL NOT NULL, state TEXT NOT NULL, url TEXT NOT NULL, requests INTEGER NOT NULL,
+    name TEXT NOT NULL, made REAL NOT NULL, state TEXT NOT NULL, url TEXT NOT NULL, form TEXT NOT NULL,
+    requests INTEGER NOT NULL,
     bytes INTEGER NOT NULL, tokens INTEGER NOT NULL, sha256 BLOB NOT NULL, input_file TEXT, service_id TEXT,
     service_state TEXT NOT NULL, submitted REAL, expires REAL, ended REAL, completed INTEGER, failed INTEGER,
     output_file TEXT, error_file TEXT, why TEXT NOT NULL);
@@ -509,9 +511,9 @@ _GOLD_AS_NINTH = "CREATE TEMP VIEW gold AS SELECT *, NULL AS who, NULL AS note F
 # What version 10 added.
 _NINTH_AS_TENTH = """
 CREATE TEMP VIEW batches AS SELECT NULL AS id, NULL AS run, NULL AS endpoint, NULL AS source, NULL AS name,
-    NULL AS made, NULL AS state, NULL AS url, NULL AS requests, NULL AS bytes, NULL AS tokens, NULL AS sha256,
-    NULL AS input_file, NULL AS service_id, NULL AS service_state, NULL AS submitted, NULL AS expires, NULL AS ended,
-    NULL AS completed, NULL AS failed, NULL AS output_file, NULL AS error_file, NULL AS why WHERE false;
+    NULL AS made, NULL AS state, NULL AS url, NULL AS form, NULL AS requests, NULL AS bytes, NULL AS tokens,
+    NULL AS sha256, NULL AS input_file, NULL AS service_id, NULL AS service_state, NULL AS submitted,
+    NULL AS expires, NULL AS ended, NULL AS completed, NULL AS failed, NULL AS output_file, NULL AS error_file, NULL AS why WHERE false;
 """
 _REQUESTS_AS_TENTH = "CREATE TEMP VIEW requests AS SELECT *, NULL AS sent_in FROM {schema}.requests;"
 _RESPONSES_AS_TENTH = "CREATE TEMP VIEW responses AS SELECT *, NULL AS tier FROM {schema}.responses;"

@@ -22,21 +22,21 @@ from batcher.engine.batching.submitting import (
     Stand,
     Submitter,
     did_nothing,
+    cancelling,
     forgetting,
     is_passing,
 )
 from batcher.engine.progress import Progress, Tally
-from batcher.errors import BatcherError
-from batcher.journal.entries import Batch, BatchState, Outcome, UNSENT
+from batcher.errors import BatcherError, OutputError, SettingsError
+from batcher.journal.entries import UNSENT, Batch, BatchState, Outcome
 from batcher.journal.writing import Journal
-from batcher.money.budget import BudgetSpent
 from batcher.money.spending import Spending
 from batcher.output.directory import Store
 from batcher.planning.job import Job
 from batcher.pool.blame import GIVES_UP_S
 from batcher.pool.pool import Pool
-from batcher.records import Bound, Failure, Result, Status
-from batcher.words import counted, duration
+from batcher.records import Failure, Result, Status
+from batcher.words import counted, duration, same_command
 
 _FIRST_LOOK_S, _LONGEST_S, _GROWTH = 1.0, 60.0, 1.5
 """Seconds to the first look at batches, and at most between two; and by how much they grow."""
@@ -146,7 +146,7 @@ class Batches:
         self._unlisted: list[str] = []
         self._barren: dict[Place, int] = {}
         self._came_back = 0  # lines without an answer since the last round began
-        self._is_filling = False
+        self._is_filling = self._has_begun = False
         spending.may_come_back(lambda: bool(self._tended))
 
     # -- What others see
@@ -164,7 +164,7 @@ class Batches:
     def __str__(self) -> str:
         """Say where the batches are, for the progress of the run."""
         if troubled := next((each for each in self._places if each.trouble and self._is_used(each)), None):
-            return f"{troubled.member.endpoint.host} does not answer ({troubled.trouble})"
+            return f"{troubled.host} does not answer ({troubled.trouble})"
         sent = [each for each in self.open if each.state in {BatchState.SENT, BatchState.OVER}]
         if not sent:
             waiting = sum(each.is_kept_back for each in self._tended.values())
@@ -175,12 +175,38 @@ class Batches:
             sum(each.requests for each in sent),
             sum((each.completed or 0) + (each.failed or 0) for each in sent),
         )
-        hosts = dict.fromkeys(each.place.member.endpoint.host for each in self._tended.values())
+        hosts = dict.fromkeys(each.place.host for each in self._tended.values())
         wait_s = max(self._next_look - asyncio.get_running_loop().time(), 0.0)
         return (
             f"{counted(len(sent), 'batch', 'batches')} at {', '.join(hosts)}: {done:,} of {counted(lines, 'line')}"
             f" answered, next look in {duration(wait_s)}"
         )
+
+    @property
+    def steps_under_way(self) -> int:
+        """The batches of which something is sent, or read, just now."""
+        return sum(each.batch.state not in {BatchState.MADE, BatchState.SENT} for each in self._tended.values())
+
+    @property
+    def detached(self) -> str:
+        """Where the batches are that this run leaves, and how to go on, in words; empty if it leaves none."""
+        batches = self._journal.batches(is_open=True)
+        if not batches:
+            return ""
+        created = [each for each in batches if each.service_id is not None]
+        lines = sum(each.requests for each in batches)
+        hosts = {each.member.number: each.host for each in self._places}
+        at = ", ".join(dict.fromkeys(hosts.get(each.endpoint, "") for each in created if each.endpoint in hosts))
+        count = counted(len(batches), "batch", "batches")
+        goes, them = ("goes", "it") if len(batches) == 1 else ("go", "them")
+        if not created:
+            where = f"{count} with {counted(lines, 'row')} {'is' if len(batches) == 1 else 'are'} not submitted yet"
+        else:
+            where = f"{count} with {counted(lines, 'row')} {goes} on at {at}"
+            if rest := len(batches) - len(created):
+                where += f", {rest:,} of them not submitted yet"
+        does = "submits" if not created else "fetches"
+        return f"{where}: {same_command()} {does} {them}, and {cancelling(self._store.keyword)} cancels {them}"
 
     def _is_used(self, place: Place) -> bool:
         return any(each.place is place for each in self._tended.values())
@@ -253,7 +279,7 @@ class Batches:
         needed = {batch.name for batch in self._journal.batches(is_open=True)}
         for path, name in self._store.batch_files().items():
             if name not in needed:
-                await in_thread(path.unlink, True)  # noqa: FBT003 - a thread passes no names: it may be gone
+                await in_thread(path.unlink, True)  # it may be gone
 
     def _adopt(self, batch: Batch) -> None:
         """Tend a batch of an earlier process, at the endpoint that has made it, or else at another of its source."""
@@ -315,8 +341,6 @@ class Batches:
         # A round reads the whole table: not for every few rows.
         return not self._has_begun or not self._tended or self._came_back > self.rows_out * _ENOUGH
 
-    _has_begun = False
-
     async def _filled(self) -> Batch | None:
         if self._filler.is_round_over:
             self._came_back = 0
@@ -373,7 +397,7 @@ class Batches:
         except Closed:
             return
         except BatcherError as error:
-            if isinstance(error, OutputErrors):
+            if isinstance(error, (OutputError, SettingsError)):
                 raise
             self._give_up(tended, error)
 
@@ -490,7 +514,7 @@ class Batches:
             after = lines[-1].request.id
         tended.batch = await self._journal.batch_dropped(tended.batch, why=why)
         self._spending.give_back(back)
-        await in_thread(self._store.batch_path(tended.batch.name).unlink, True)  # noqa: FBT003 - as above
+        await in_thread(self._store.batch_path(tended.batch.name).unlink, True)
         self._let_go(tended)
         self._came_back += tended.batch.requests
         self._changed()
@@ -637,14 +661,14 @@ class Batches:
                 f"{place.member.label}: the results of batch {tended.batch.service_id} cannot be downloaded: {came}."
                 f" {forgetting(self._store.keyword)} gives it up, and its rows are asked again"
             )
-        await in_thread(self._store.batch_path(tended.batch.name).unlink, True)  # noqa: FBT003 - as above
+        await in_thread(self._store.batch_path(tended.batch.name).unlink, True)
         self._let_go(tended)
         await self._count(place, tended.batch, came)
 
     async def _count(self, place: Place, batch: Batch, came: Harvest) -> None:
         """Do what follows from a harvest."""
         back = came.unfit + came.failed - came.ended + came.expired + came.cancelled + came.lost
-        back += getattr(came, "unsent", 0)
+        back += came.unsent
         self._came_back += back
         self.returned = Returned(self.returned.answered + came.answered, self.returned.others + back)
         is_barren = not (came.answered or came.unfit or came.failed)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from batcher.calls.batch_service import BatchService
 from batcher.calls.forms import AS_IT_COMES, Wire
@@ -58,6 +59,7 @@ class Place:
         tokens_out: the estimated tokens of its batches that are not over; open: the number of these.
         is_full: its queue has refused a batch, and none of its batches has come back since.
         out: why it takes no further batch; empty if it does.
+        most_lines: of its files, by what it has refused; 0: not known.
         trouble: why it does not answer now, and when it is asked again; empty if it does.
     """
 
@@ -69,7 +71,18 @@ class Place:
         self.is_full = False
         self.out = ""
         self.trouble = ""
+        self.most_lines = 0
         self._tariffs: dict[str | None, Tariff] = {}
+
+    @property
+    def host(self) -> str:
+        """The name of its server, for people."""
+        endpoint = self.member.endpoint
+        return urlsplit(endpoint.real_source.base_url).netloc or endpoint.where or self.member.label
+
+    def lower(self, batch: Batch) -> None:
+        """Make smaller files from now on: one of this size was too large."""
+        self.most_lines = max(min(self.most_lines or batch.requests, batch.requests // 2), 1)
 
     @property
     def wire(self) -> Wire:
@@ -134,25 +147,25 @@ class _File:
     temporary: Path
     content: BinaryIO
     lines: list[tuple[Request, Bound]] = field(default_factory=list)
-    bytes: int = 0
+    size: int = 0
     tokens: int = 0
     charged: int = 0
-    sha256: hashlib._Hash = field(default_factory=hashlib.sha256)
+    sha256: Any = field(default_factory=hashlib.sha256)
     unwritten: list[bytes] = field(default_factory=list)
 
     def takes(self, line: _Line, most_lines: int) -> bool:
         """Return whether a line fits into it, too."""
         limits, most_tokens = self.place.service.limits, self.place.most_tokens
-        most = min(filter(None, (limits.requests, limits.inputs, most_lines)), default=0)
+        most = min(filter(None, (limits.requests, limits.inputs, self.place.most_lines, most_lines)), default=0)
         if most and len(self.lines) >= most:
             return False
-        if limits.bytes and self.bytes + len(line.data) > limits.bytes:
+        if limits.bytes and self.size + len(line.data) > limits.bytes:
             return False
         return not most_tokens or not self.lines or self.tokens + line.tokens <= most_tokens
 
     def add(self, line: _Line) -> None:
         self.lines.append((line.request, line.bound))
-        self.bytes += len(line.data)
+        self.size += len(line.data)
         self.tokens += line.tokens
         self.charged += line.bound.cost or 0
         self.unwritten.append(line.data)
@@ -435,7 +448,7 @@ class Filler:
                 name=file.name,
                 url=file.url,
                 requests=len(file.lines),
-                bytes=file.bytes,
+                bytes=file.size,
                 tokens=file.tokens,
                 sha256=file.sha256.digest(),
                 form=file.wire.form or "",

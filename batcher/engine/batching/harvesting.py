@@ -109,7 +109,7 @@ class _Sheaf:
     batch: Batch
     member: Member
     terms: Terms
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
     answered: set[int] = field(default_factory=set)
     failed: dict[int, tuple[ResultFile, int, int]] = field(default_factory=dict)
     odd: list[str] = field(default_factory=list)
@@ -356,7 +356,7 @@ class Harvester:
         sheaf.add("answered")
 
     def _is_asked_again(self, sheaf: _Sheaf, line: Line, came: Completion, result: Result) -> bool:
-        """Return whether a row is asked again because its answer does not fit: in another form, or with a correction."""
+        """Return whether a row is asked again, because its answer does not fit: in another form, or corrected."""
         member, position = sheaf.member, line.request.position
         if self._shape is None or not sheaf.batch.form:
             return False
@@ -422,7 +422,7 @@ class Harvester:
         for start in range(0, len(left), _AT_ONCE):
             part = dict(left[start : start + _AT_ONCE])
             lines = await asyncio.to_thread(journal.lines_of, sheaf.batch.id, sorted(part))
-            failures = await asyncio.to_thread(_read_again, [place for place in part.values()])
+            failures = await asyncio.to_thread(_read_again, [*part.values()])
             ended = [
                 (lines[number], came)
                 for number, came in zip(part, failures, strict=True)
@@ -510,9 +510,8 @@ class Harvester:
 
     def _tell(self, sheaf: _Sheaf, remote: Remote | None) -> None:
         """Tell people what is odd about a batch."""
-        if more := sheaf.odd_lines - _SHOWN:
-            if more > 0:
-                self._progress.say(f"{_named(sheaf.batch)}: {counted(more, 'more line')} of that kind.", "warning")
+        if (more := sheaf.odd_lines - _SHOWN) > 0:
+            self._progress.say(f"{_named(sheaf.batch)}: {counted(more, 'more line')} of that kind.", "warning")
         if lost := sheaf.counts.get(LOST):
             of = f"is {remote.said or remote.state.value}" if remote else "is given up"
             rows = counted(lost, "line")
@@ -529,7 +528,7 @@ class Harvester:
         looks_wrong = sheaf.looks_wrong
         if self._canary and len(self._canary.first) in range(max(self._settings.canary, 1), WINDOW):
             looks_wrong = looks_wrong or self._canary.verdict()
-        found = Harvest(**sheaf.counts, looks_wrong=looks_wrong)
+        found = Harvest(looks_wrong=looks_wrong)._replace(**sheaf.counts)
         refusal = sheaf.refusal
         if refusal is None or sheaf.tried or sheaf.knows:
             return found

@@ -6,7 +6,7 @@ Invariant: a line that cannot be read is returned as such, with its number; memo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ class ResultFile:
         self._read = read
         self._most_bytes = most_bytes
 
-    def groups(self) -> Iterator[list[Found]]:
+    def groups(self) -> Generator[list[Found]]:
         """Yield its lines, some at a time; empty ones are left out.
 
         Raises:

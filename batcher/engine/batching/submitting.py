@@ -13,6 +13,7 @@ import shlex
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum, auto
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -273,7 +274,7 @@ class Submitter:
                 "warning",
             )
             if not other.state.is_over:
-                await self._patience.call(place, lambda id=other.id: place.service.cancel(id))  # type: ignore[misc]
+                await self._patience.call(place, partial(place.service.cancel, other.id))
 
     async def _adopted(self, batch: Batch, remote: Remote) -> Submitted:
         """Record what the service calls a batch."""
@@ -349,6 +350,11 @@ class Submitter:
             completed=None,
             failed=None,
         )
+
+
+def cancelling(keyword: str) -> str:
+    """Return the command that cancels the batches of a run."""
+    return by_reader(command_line=f"`batcher cancel {shlex.quote(keyword)}`", python=f"`batcher.cancel({keyword!r})`")
 
 
 def forgetting(keyword: str) -> str:
