@@ -496,6 +496,8 @@ DUE = "due"
 """The kind of the journal's events that hold the moment by which a run shall be finished (`--by`, `--within`)."""
 FORECAST = "forecast"
 """The kind of the journal's events that say whether a run will be finished by then."""
+RESERVED = "numbers reserved"
+"""The kind of an event that records ids of requests that are for batches, whether or not they are made."""
 PLANNED = "planned"
 """The kind of an event that records what a process expects before its first request, and with which versions."""
 

@@ -133,8 +133,8 @@ partials: what had come of streamed answers that were cut off; none of them is a
 requests: every attempt at a row, recorded before it left; a line without an end is in flight, or was when the process
 ended, or is in a batch that is not over (`sent_in`). Rows whose embeddings are asked for together share one request: it
 has a line for each of them
-    id                 INTEGER  from 1; a gap is a request that did not leave, because the disk was full, or whose batch
-                                was not made; primary key
+    id                 INTEGER  from 1; a gap is a request that did not leave, because the disk was full, or ids that
+                                were reserved for batches (`events`); primary key
     run                INTEGER  `runs.id`: the process that sent it
     endpoint           INTEGER  the endpoint's place in that process's pool, from 0 (`pool` in `runs.question`)
     source             INTEGER  `sources.id`: the source that it asked
@@ -295,9 +295,11 @@ events: what else happened in a run
                                 row another answer, after this run or while it worked; `workbook read`: its corrections
                                 are in the journal; `planned`: what the process expected before its first request;
                                 `due`: by when it shall be finished (`--by`, `--within`); `forecast`: what it expected
-                                of that, each time that this changed
+                                of that, each time that this changed;
+                                `numbers reserved`: ids of requests, which are for batches or stay free
     subject            TEXT*    the endpoint; of `joined` and `workbook read` the file's name; of `corrected by hand`
-                                the correction's `results.id`; of the other kinds by hand the id of the request
+                                the correction's `results.id`; of `numbers reserved` the first and the last id, such as
+                                `7-10006`; of the other kinds by hand the id of the request
     detail             TEXT*    why, or what the service said; may be empty. `joined`, `workbook read`: the file's
                                 SHA-256, in hexadecimal. `corrected by hand`: `results.id` of what it replaces; empty:
                                 the row had no result. `decided by hand`: `results.id` of the new result, empty for hand
@@ -443,7 +445,7 @@ CREATE TABLE batches (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, endpoint INT
     output_file TEXT, error_file TEXT, why TEXT NOT NULL);
 ALTER TABLE requests ADD COLUMN sent_in INTEGER;
 ALTER TABLE responses ADD COLUMN tier TEXT;
-CREATE INDEX requests_batch ON requests (sent_in) WHERE sent_in IS NOT NULL;
+CREATE INDEX requests_batch ON requests (sent_in, ended) WHERE sent_in IS NOT NULL;
 CREATE INDEX requests_line ON requests (key, position) WHERE sent_in IS NOT NULL;
 """
 # Each step brings a journal from one version to the next; a new journal runs all of them.
@@ -546,6 +548,10 @@ INSERT INTO main.events SELECT * FROM original.events;
 INSERT INTO main.opinions SELECT id, key, position, source, status, '', '', round, result FROM original.opinions;
 INSERT INTO main.votes SELECT * FROM original.votes;
 INSERT INTO main.batches SELECT * FROM original.batches;
+INSERT INTO main.requests (id, run, endpoint, source, position, key, sent, cost, prompt_most, answer_cost, sent_in)
+    SELECT id, run, endpoint, source, position, key, sent, cost, prompt_most, answer_cost, sent_in
+    FROM original.requests WHERE ended IS NULL
+    AND sent_in IN (SELECT id FROM original.batches WHERE state NOT IN ('done', 'dropped'));
 UPDATE main.scope SET rows = (SELECT rows FROM original.scope);
 COMMIT;
 """

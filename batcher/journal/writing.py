@@ -24,6 +24,7 @@ from batcher.journal.entries import (
     DECIDED,
     JOINED,
     LOST,
+    RESERVED,
     TOO_LARGE,
     UNFIT,
     UNSENT,
@@ -90,6 +91,7 @@ _BESIDE_TEXTS = 128
 """The most bytes of a result's row besides its texts and its key."""
 _LONGEST_ID = 200  # characters of what a service calls an answer
 _LONGEST_PARTIAL = 2**18  # characters that are kept of an answer that was cut off, and of its reasoning
+_RESERVED = 10_000  # ids of requests that are taken for batches at once
 _UNBOUNDED = Bound()
 _FAST = 1  # the level of compression: others take longer, and make the body of one answer hardly smaller
 
@@ -135,6 +137,7 @@ class Journal(Planner):
         super().__init__(path, connection, reader, resources)
         [first] = self._db.one("SELECT coalesce(max(id), 0) + 1 FROM requests")
         self._ids: Iterator[int] = itertools.count(first)
+        self._line_ids: Iterator[int] = iter(())
         [first] = self._db.one("SELECT coalesce(max(id), 0) + 1 FROM batches")
         self._batch_ids: Iterator[int] = itertools.count(first)
         self._watch = watch
@@ -437,14 +440,20 @@ class Journal(Planner):
     # -- Batches
 
     def number(self) -> int:
-        """Return the id of a request that `batch_made` will record, or none: a number that is not used stays free."""
-        return next(self._ids)
+        """Return the id of a request that `batch_made` may record; one that it does not stays free."""
+        if (number := next(self._line_ids, None)) is not None:
+            return number
+        first = next(self._ids)
+        self._line_ids, self._ids = iter(range(first, first + _RESERVED)), itertools.count(first + _RESERVED)
+        # Before any later request, so that no gap looks like a request that was lost.
+        self.note(RESERVED, f"{first}-{first + _RESERVED - 1}")
+        return next(self._line_ids)
 
     async def batch_made(self, batch: Batch, lines: Sequence[tuple[Request, Bound]]) -> Batch:
         """Record a batch and its requests, before anything of it leaves; when this returns, that is on disk.
 
         Args:
-            batch: without `id`, `run` and `made`.
+            batch: without `id`, `run`, `made` and `requests`.
             lines: its requests, each with an id by `number`, and the most that it may use and cost.
 
         Returns:
@@ -456,7 +465,7 @@ class Journal(Planner):
         self._commits.check()
         self._watch.check()
         now = time.time()
-        batch = batch._replace(id=next(self._batch_ids), run=self._run, made=now)
+        batch = batch._replace(id=next(self._batch_ids), run=self._run, made=now, requests=len(lines))
         intents = [self._intent(request, bound, now, sent_in=batch.id) for request, bound in lines]
         try:
             await self._commits.write(batches.making(batch), *intents, is_intent=True)
@@ -491,7 +500,7 @@ class Journal(Planner):
 
         Args:
             batch: as it was recorded last.
-            halves: the two; the first one keeps the id of the batch.
+            halves: the two, with names and files of their own; the first one keeps the id of the batch.
             of_second: the ids of the requests that go into the second one.
 
         Returns:
@@ -502,8 +511,11 @@ class Journal(Planner):
         """
         self._commits.check()
         self._watch.check()
-        first = halves[0]._replace(id=batch.id, run=batch.run, made=batch.made)
-        second = halves[1]._replace(id=next(self._batch_ids), run=self._run, made=time.time())
+        moved = len(of_second)
+        first = halves[0]._replace(id=batch.id, run=batch.run, made=batch.made, requests=batch.requests - moved)
+        second = halves[1]._replace(
+            id=next(self._batch_ids), run=self._run, made=time.time(), requests=moved, source=batch.source
+        )
         await self._commits.write(*batches.splitting(first, second, of_second), is_intent=True)
         return first, second
 
