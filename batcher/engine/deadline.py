@@ -17,12 +17,13 @@ What it knows, the best first:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -60,6 +61,7 @@ _SEEN_S, _BUSY_S = 300.0, 60.0
 _AGAIN_S = 900.0  # a change of an expected end is said at most so often
 _NOTED_S = 300.0  # ... and recorded if it is as large as this
 _STUCK = 2.0  # a batch is given up that takes this many times as long to be cancelled as expected
+_FILES_S = 60.0  # for the files at the end
 _CALM_S = 300.0  # the flex tier is asked again only if there is so much time to spare
 
 
@@ -202,7 +204,8 @@ class Deadline:
     """Steers a run so that it is finished in time at the least cost.
 
     Args:
-        job: the run, which has a time (`Job.due`).
+        job: the run.
+        due: when it shall be finished.
         journal: gets the time, and each change of what is expected.
         planned: what is left to do.
         pool: asks online.
@@ -218,6 +221,7 @@ class Deadline:
     def __init__(
         self,
         job: Job,
+        due: Due,
         journal: Journal,
         planned: Plan,
         *,
@@ -226,17 +230,16 @@ class Deadline:
         progress: Progress,
         has_flex: bool = False,
     ) -> None:
-        assert job.due is not None
         self.batches: OfBatches | None = None
         self.cannot_cancel = 0
-        self._due: Due = job.due
+        self._due = due
         self._job = job
         self._journal = journal
         self._pool = pool
         self._tally = tally
         self._progress = progress
         self._has_flex = has_flex
-        self._clock = Clock(job.due.at)
+        self._clock = Clock(due.at)
         self._loop = asyncio.get_running_loop()
         further = 0.0 if planned.cut is None else (0.5 if planned.cut.share is None else planned.cut.share)
         self._rates = Rates(pool, rates_of(journal, planned.first_sources), job.settings.samples + further)
@@ -277,6 +280,10 @@ class Deadline:
         unanswered = tuple(math.ceil((each.requests - _answered(each)) / samples) for each in out)
         return Work(free, unanswered, self._clock.left_s()), out
 
+    def patience_s(self, most: float) -> float:
+        """Return how long to wait for what is not needed any more, at most so long: not beyond the deadline."""
+        return max(0.0, min(most, self._clock.left_s() - _FILES_S))
+
     # -- Steering
 
     def note(self) -> None:
@@ -298,6 +305,18 @@ class Deadline:
             self.batches.keeps = most > 0
         self._choose_tier(work)
         self._foresee(work)
+
+    @contextlib.asynccontextmanager
+    async def steering(self) -> AsyncIterator[None]:
+        """Steer while the block runs."""
+        await self.begin()
+        watching = self._loop.create_task(self.watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
 
     async def watch(self) -> None:
         """Decide again and again, until it is cancelled."""
@@ -323,9 +342,8 @@ class Deadline:
         count = to_cancel(work, pace)
         if count:
             await self._cancel(batches, out[:count])
-        is_filled = batches.most_rows is not None and batches.most_rows <= 0
         is_short = idle_s(work, pace) <= pace.tick_s
-        if batches.keeps and work.free and (is_short or is_filled or count):
+        if batches.keeps and work.free and (is_short or count):
             self._ask_online(batches)
         elif not batches.keeps and not work.free and not self._cancelled and not is_short:
             batches.keeps = True  # what comes back without an answer has time for another batch
@@ -396,10 +414,23 @@ class Deadline:
         usual = self._pace(DEFAULT, left_s=work.left_s, rows=work.rows)
         spare_s = idle_s(work, usual)
         tier = FLEX if spare_s > (0 if self._tier == FLEX else _CALM_S) else DEFAULT
-        if tier != self._tier or not self._pool.tiers:
+        if tier != self._tier or not self._pool.tiers:  # type: ignore[attr-defined]
             self._tier = tier
             self._rates.changed_tier()
-            self._pool.tiers = (tier,)
+            self._pool.tiers = (tier,)  # type: ignore[attr-defined]
+
+    def ended(self) -> str:
+        """Return whether the run, which is done, was in time."""
+        left_s, due = self._clock.left_s(), self._moment(self._due.at)
+        said = (
+            f"Finished {duration(left_s)} before {due}."
+            if left_s >= 0
+            else f"Finished {duration(-left_s)} after {due}."
+        )
+        if self.cannot_cancel:
+            rows = counted(self.cannot_cancel, "row was", "rows were")
+            said += f" {rows} asked online although a batch that could not be cancelled had them."
+        return said
 
     # -- The forecast
 
@@ -487,10 +518,3 @@ def _apart(end: float | None, before: float | None) -> float:
     if end is None or before is None:
         return 0.0 if end is before else math.inf
     return abs(end - before)
-
-
-def ended_in_words(due: Due, now: float) -> str:
-    """Return whether a run that is done was in time."""
-    if now <= due.at:
-        return f"Finished {duration(due.at - now)} before {moment_in_words(due.at, now)}."
-    return f"Finished {duration(now - due.at)} after {moment_in_words(due.at, now)}."
