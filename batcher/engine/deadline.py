@@ -1,15 +1,15 @@
 """Steers a run that shall be finished by a given time: what waits in batches, what is asked online, and in which tier.
 
-Invariant: it only decides where rows are asked, by the rule of `planning.mix`; no row is asked twice because of it, except
-rows of a batch that its service does not give back although it was cancelled, which are counted and said.
+Invariant: it only decides where rows are asked, by the rule of `planning.mix`; no row is asked twice because of it,
+except rows of a batch that its service does not give back although it was cancelled, which are counted and said.
 
 What it knows, the best first:
 
 - How fast online requests are answered: what this process sees (calls that may be in flight now, divided by the seconds
   that an answer takes, within the accounts' limits; while it asks online, no more than what came in the last minutes);
   else what earlier processes saw (the median of spans of five minutes); else an assumption, 32 calls of 10 seconds. The
-  rule counts on 80% of it. With a canary, its rows are asked online before anything goes into a batch, so that a rate is
-  seen; without one, a few rows stay out of the batches for that.
+  rule counts on 80% of it. With a canary, its rows are asked online before anything goes into a batch, so that a rate
+  is seen; without one, a few rows stay out of the batches for that.
 - How long a cancelled batch takes to come back: the longest that this process saw, at first ten minutes.
 - How fast the flex tier is: what this process saw of it, at first a third of the rate of the usual tier.
 """
@@ -77,6 +77,8 @@ class OfBatches(Protocol):
     def open(self) -> Sequence[Batch]: ...
 
     async def cancel(self, batches: Collection[int] | None = None) -> None: ...
+
+    async def ask_online(self) -> None: ...
 
     def give_up(self, batches: Collection[int]) -> None: ...
 
@@ -240,6 +242,7 @@ class Deadline:
         self._progress = progress
         self._has_flex = has_flex
         self._clock = Clock(due.at)
+        self._whole_s = max(self._clock.left_s(), 4 * TICK_S)
         self._loop = asyncio.get_running_loop()
         further = 0.0 if planned.cut is None else (0.5 if planned.cut.share is None else planned.cut.share)
         self._rates = Rates(pool, rates_of(journal, planned.first_sources), job.settings.samples + further)
@@ -249,6 +252,7 @@ class Deadline:
         self._seen_harvests: list[float] = []
         self._cancelled: dict[int, float] = {}
         self._given_up: set[int] = set()
+        self._taken_back = (0, 0)  # batches, and their rows without an answer
         self._tier = DEFAULT
         self._is_busy = False
         self._forecast = Forecast(Outlook.UNKNOWN, None, "")
@@ -257,11 +261,11 @@ class Deadline:
 
     # -- What is known now
 
-    def _pace(self, tier: str, *, left_s: float, rows: int) -> Pace:
+    def _pace(self, tier: str, rows: int) -> Pace:
         rate = SAFETY * self._rates.of(tier)
         bare = Pace(rate)
-        margin = tail_s(bare.online_s(rows), self._job.settings.attempt_s, left_s)
-        return Pace(rate, min(self._harvest_s, max(left_s / 4, TICK_S)), margin)
+        margin = tail_s(bare.online_s(rows), self._job.settings.attempt_s, self._whole_s)
+        return Pace(rate, min(self._harvest_s, self._whole_s / 4), margin)
 
     @property
     def _open(self) -> list[Batch]:
@@ -296,7 +300,7 @@ class Deadline:
         work, _ = self._work()
         if self.batches is not None:
             rows = work.free
-            pace = self._pace(DEFAULT, left_s=work.left_s, rows=work.rows)
+            pace = self._pace(DEFAULT, work.rows)
             most = may_fill(rows, work.left_s, pace, self._useful_s)
             if not self._rates.is_known and most == rows:
                 most = max(0, rows - PROBES)
@@ -338,30 +342,27 @@ class Deadline:
 
     async def _take_back(self, batches: OfBatches, work: Work, out: Sequence[Batch]) -> None:
         """Let rows be asked online that can wait no longer."""
-        pace = self._pace(self._tier_wanted(work), left_s=work.left_s, rows=work.rows)
+        pace = self._pace(self._tier_wanted(work), work.rows)
         count = to_cancel(work, pace)
         if count:
             await self._cancel(batches, out[:count])
         is_short = idle_s(work, pace) <= pace.tick_s
-        if batches.keeps and work.free and (is_short or count):
-            self._ask_online(batches)
-        elif not batches.keeps and not work.free and not self._cancelled and not is_short:
-            batches.keeps = True  # what comes back without an answer has time for another batch
-        self._give_up_stuck(batches, work, pace)
-
-    def _ask_online(self, batches: OfBatches) -> None:
-        batches.keeps = False
-        batches.changed.set()
+        if batches.keeps and work.free and is_short:
+            await batches.ask_online()
+        await self._give_up_stuck(batches, work, pace)
 
     async def _cancel(self, batches: OfBatches, wanted: Sequence[Batch]) -> None:
         now = self._loop.time()
         rows = sum(each.requests - _answered(each) for each in wanted)
         self._cancelled |= {each.id: now for each in wanted}
-        self._ask_online(batches)
-        self._progress.say(
-            f"{counted(len(wanted), 'batch is', 'batches are')} cancelled, so that {counted(rows, 'row')} can be asked"
-            f" online by {self._moment(self._due.at)}."
-        )
+        if not self._taken_back[0]:
+            self._progress.say(
+                f"{counted(len(wanted), 'batch is', 'batches are')} cancelled, so that {counted(rows, 'row')} can be"
+                f" asked online by {self._moment(self._due.at)}; others follow if they must."
+            )
+        self._taken_back = self._taken_back[0] + len(wanted), self._taken_back[1] + rows
+        if batches.keeps:
+            await batches.ask_online()
         await batches.cancel([each.id for each in wanted])
 
     def _see_harvests(self) -> None:
@@ -374,8 +375,8 @@ class Deadline:
             self._seen_harvests.append(now - self._cancelled.pop(number))
             self._harvest_s = max(self._seen_harvests)
 
-    def _give_up_stuck(self, batches: OfBatches, work: Work, pace: Pace) -> None:
-        """Ask online about the rows of batches that are cancelled and do not come back, if there is nothing else to do."""
+    async def _give_up_stuck(self, batches: OfBatches, work: Work, pace: Pace) -> None:
+        """Ask online about rows of batches that are cancelled and do not come back, if there is nothing else to do."""
         now = self._loop.time()
         stuck = [
             each
@@ -392,26 +393,26 @@ class Deadline:
         self.cannot_cancel += rows
         self._progress.say(
             f"{counted(len(stuck), 'batch was', 'batches were')} cancelled and"
-            f" {'does' if len(stuck) == 1 else 'do'} not come back: {counted(rows, 'row is', 'rows are')} asked online as"
-            " well, and answers that still come in it are kept and may be billed.",
+            f" {'does' if len(stuck) == 1 else 'do'} not come back: {counted(rows, 'row is', 'rows are')} asked online"
+            " as well. Answers that still come in it are kept, and may be billed.",
             "warning",
         )
         batches.give_up([each.id for each in stuck])
-        self._ask_online(batches)
+        await batches.ask_online()
 
     def _tier_wanted(self, work: Work) -> str:
         """Return the tier by whose rate batches are taken back: flex as long as that would be in time."""
         if not self._has_flex:
             return DEFAULT
-        flex = self._pace(FLEX, left_s=work.left_s, rows=work.rows)
-        usual = self._pace(DEFAULT, left_s=work.left_s, rows=work.rows)
+        flex = self._pace(FLEX, work.rows)
+        usual = self._pace(DEFAULT, work.rows)
         return FLEX if self._tier == FLEX and idle_s(work, usual) > 0 and flex.rate else DEFAULT
 
     def _choose_tier(self, work: Work) -> None:
         """Ask in flex as long as the usual tier could still take over in time."""
         if not self._has_flex:
             return
-        usual = self._pace(DEFAULT, left_s=work.left_s, rows=work.rows)
+        usual = self._pace(DEFAULT, work.rows)
         spare_s = idle_s(work, usual)
         tier = FLEX if spare_s > (0 if self._tier == FLEX else _CALM_S) else DEFAULT
         if tier != self._tier or not self._pool.tiers:  # type: ignore[attr-defined]
@@ -427,9 +428,15 @@ class Deadline:
             if left_s >= 0
             else f"Finished {duration(-left_s)} after {due}."
         )
+        if self._taken_back[0]:
+            batches, rows = self._taken_back
+            said += (
+                f" {counted(batches, 'batch was', 'batches were')} cancelled in time, and {counted(rows, 'row')} of them"
+                " asked online."
+            )
         if self.cannot_cancel:
-            rows = counted(self.cannot_cancel, "row was", "rows were")
-            said += f" {rows} asked online although a batch that could not be cancelled had them."
+            others = counted(self.cannot_cancel, "row was", "rows were")
+            said += f" {others} asked online although a batch that could not be cancelled had them."
         return said
 
     # -- The forecast
@@ -463,45 +470,56 @@ class Deadline:
         )
 
     def _found(self, work: Work, now: float) -> Forecast:
-        due = self._moment(self._due.at)
+        """Return what is expected of some work."""
         if not work.rows:
             return Forecast(Outlook.IN_TIME, now, "")
-        rate = self._rates.of(self._tier if self._tier != FLEX or not self._has_flex else DEFAULT)
-        bare = Pace(rate, self._harvest_s if work.out else 0.0)
-        end = now + work.online_s(bare)
+        # In flex there is time to spare: the usual tier could take over.
+        rate = self._rates.of(DEFAULT)
+        end: float | None = now + work.online_s(Pace(rate, self._harvest_s if work.out else 0.0))
+        end = end if end is not None and math.isfinite(end) else None
         if work.left_s <= 0:
-            past = f"{due} is past, and {counted(self._tally.left, 'row is', 'rows are')} left"
-            until = f": they are expected by {self._moment(end)}" if math.isfinite(end) else ""
-            return Forecast(Outlook.LATE, end if math.isfinite(end) else None, f"{past}{until}.")
+            return Forecast(Outlook.LATE, end, self._past(end))
         if not self._rates.is_known:
             return Forecast(Outlook.UNKNOWN, None, "")
-        if end <= self._due.at:
-            in_batches = bool(work.out) and (self.batches is None or self.batches.keeps)
-            return Forecast(Outlook.IN_TIME, min(end, self._due.at), self._in_time(work, end, in_batches=in_batches))
-        at_rate = f"online requests answer {rate * 60:,.3g} rows a minute"
-        until = f"would take until {self._moment(end)}" if math.isfinite(end) else "answer nothing at present"
+        if end is not None and end <= self._due.at:
+            return self._in_time(work, now, end)
+        return self._too_late(work, end, rate)
+
+    def _past(self, end: float | None) -> str:
+        rows = counted(self._tally.left, "row is", "rows are")
+        expected = f": the end is expected at {self._moment(end)}" if end is not None else ""
+        return f"{self._moment(self._due.at)} is past, and {rows} left{expected}."
+
+    def _in_time(self, work: Work, now: float, end: float) -> Forecast:
+        due = self._moment(self._due.at)
+        if self.batches is not None and self.batches.keeps:
+            pace = self._pace(self._tier_wanted(work), work.rows)
+            until = self._moment(now + max(idle_s(work, pace), 0.0))
+            text = f"In time for {due}: batches may take until {until}; what is not back then is asked online."
+            return Forecast(Outlook.IN_TIME, None, text)
         if work.out:
             rows = counted(sum(work.out), "row")
-            text = (
-                f"{due} can be met only if batches come back in time: {at_rate}, and {until} for all of"
-                f" {counted(work.rows, 'row')}. {rows} {'is' if sum(work.out) == 1 else 'are'} in batches; the others are"
-                " asked online as fast as possible."
-            )
-            return Forecast(Outlook.BY_BATCH, end if math.isfinite(end) else None, text)
-        expected = f"is expected at {self._moment(end)}" if math.isfinite(end) else "cannot be foreseen"
-        text = (
-            f"{due} cannot be met: {at_rate}, and {counted(work.rows, 'row is', 'rows are')} left. The end {expected};"
-            " the run goes on as fast as it can."
-        )
-        return Forecast(Outlook.LATE, end if math.isfinite(end) else None, text)
+            text = f"In time for {due}: {rows} can still wait in batches, and the others are asked online."
+            return Forecast(Outlook.IN_TIME, None, text)
+        return Forecast(Outlook.IN_TIME, end, f"In time for {due}: the end is expected at {self._moment(end)}.")
 
-    def _in_time(self, work: Work, end: float, *, in_batches: bool) -> str:
-        due = self._moment(self._due.at)
-        if in_batches:
-            pace = self._pace(self._tier_wanted(work), left_s=work.left_s, rows=work.rows)
-            until = self._clock.now() + max(idle_s(work, pace), 0.0)
-            return f"In time for {due}: batches may take until {self._moment(until)}; then rows are asked online."
-        return f"In time for {due}: the end is expected at {self._moment(end)}."
+    def _too_late(self, work: Work, end: float | None, rate: float) -> Forecast:
+        due, rows = self._moment(self._due.at), counted(work.rows, "row")
+        at_rate = f"online requests answer {rate * 60:,.3g} rows a minute"
+        if work.out:
+            until = f"{rows} would take until {self._moment(end)}" if end is not None else f"{rows} are left"
+            text = (
+                f"{due} can be met only if batches come back in time: {at_rate}, and {until}."
+                f" {counted(sum(work.out), 'row is', 'rows are')} in batches, and the others are asked online as fast as"
+                " possible."
+            )
+            return Forecast(Outlook.BY_BATCH, end, text)
+        expected = f"is expected at {self._moment(end)}" if end is not None else "cannot be foreseen"
+        text = (
+            f"{due} cannot be met: {at_rate}, and {rows} {'is' if work.rows == 1 else 'are'} left. The end {expected}; the"
+            " run goes on as fast as it can."
+        )
+        return Forecast(Outlook.LATE, end, text)
 
 
 def _answered(batch: Batch) -> int:

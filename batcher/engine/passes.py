@@ -149,8 +149,7 @@ class Passes:
     @property
     def _asks(self) -> bool:
         """Whether rows are asked that are in no batch."""
-        batches = self.batches
-        return not batches.keeps and not batches.was_cancelled and not batches.looks_wrong
+        return self.batches.asks_online
 
     async def _pass(self, *, asks: bool, is_last: bool = False) -> bool:
         """Make a pass; return whether the run may go on."""

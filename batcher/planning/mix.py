@@ -47,7 +47,7 @@ PIECES = 10
 FEWEST_LINES = 100
 """Of a batch that is made smaller for that reason."""
 _TAIL_S, _TAIL_SHARE = 60.0, 0.05
-_MOST_MARGIN = 1 / 4  # of the time left: for a short deadline, the margin is not most of it
+_MOST_MARGIN = 1 / 4  # of the whole time: for a short deadline, the margin is not most of it
 
 
 class Pace(NamedTuple):
@@ -146,7 +146,7 @@ def lines_of_a_batch(rows: int) -> int:
     return max(FEWEST_LINES, math.ceil(rows / PIECES))
 
 
-def tail_s(online_s: float, attempt_s: float, left_s: float) -> float:
+def tail_s(online_s: float, attempt_s: float, whole_s: float) -> float:
     """Return the margin for the last rows.
 
     It covers one attempt that ends by its timeout, and one more; a twentieth of the work; and a minute for the files.
@@ -154,10 +154,10 @@ def tail_s(online_s: float, attempt_s: float, left_s: float) -> float:
     Args:
         online_s: seconds that online requests need for all rows.
         attempt_s: the most seconds that an attempt may take.
-        left_s: seconds until the rows must be answered.
+        whole_s: seconds from the start of the run until the rows must be answered.
     """
     wanted = _TAIL_S + attempt_s + (_TAIL_SHARE * online_s if math.isfinite(online_s) else 0.0)
-    return max(0.0, min(wanted, _MOST_MARGIN * left_s))
+    return max(0.0, min(wanted, _MOST_MARGIN * whole_s))
 
 
 class Chance(NamedTuple):

@@ -226,6 +226,17 @@ class Batches:
         self.keeps = False
         self._news.set()
 
+    async def ask_online(self) -> None:
+        """Make no further batch, and let the rows that are in none be asked online."""
+        self.keeps = False
+        await self._filler.forget()  # what it has read may be asked online now
+        self._changed()
+
+    @property
+    def asks_online(self) -> bool:
+        """Whether rows that are in no batch are asked online, because none can get into one any more."""
+        return not (self.keeps or self._is_filling or self.was_cancelled or self.looks_wrong)
+
     def give_up(self, batches: Collection[int]) -> None:
         """Let rows of batches that do not end be asked online as well; what still comes in them is kept."""
         self._journal.given_up = self._journal.given_up | {*batches}
@@ -361,8 +372,7 @@ class Batches:
             self.most_rows -= made.requests
             if self.most_rows <= 0:
                 self.most_rows = None
-                self.keeps = False
-                self.changed.set()
+                await self.ask_online()
         return made
 
     async def _are_taken(self) -> bool:
