@@ -102,8 +102,15 @@ class Patience:
         self._wait_s = wait_s
         self._answered: set[Place] = set()
 
-    async def call(self, place: Place, make: Callable[[], Awaitable[T | Failure]]) -> T | Failure:
+    async def call(
+        self, place: Place, make: Callable[[], Awaitable[T | Failure]], *, may_be_full: bool = False
+    ) -> T | Failure:
         """Make a call until it succeeds, or fails in a way that no wait heals.
+
+        Args:
+            place: whose service is called.
+            make: makes the call.
+            may_be_full: the failure is returned, too, if it says that the queue is full.
 
         Raises:
             Closed: the run is stopping.
@@ -113,13 +120,13 @@ class Patience:
         began, failures = loop.time(), 0
         while True:
             came = await make()
-            if not isinstance(came, Failure) or refused_as_full(came) or not is_passing(came):
+            if not isinstance(came, Failure) or (may_be_full and refused_as_full(came)) or not is_passing(came):
                 if not isinstance(came, Failure):
                     self._answered.add(place)
                 place.trouble = ""
                 return came
             failures += 1
-            if loop.time() - began >= self._most_s(place, came):
+            if failures >= _REFUSALS and loop.time() - began >= self._most_s(place, came):
                 place.trouble = ""
                 raise BatcherError(f"{place.member.label} has not answered for {duration(loop.time() - began)}: {came}")
             wait_s = came.retry_after or backoff(failures, random.random())  # noqa: S311 - spreads waits
@@ -197,7 +204,7 @@ class Submitter:
         for refusals in range(1, _REFUSALS + 1):
             self._check()
             with as_output_errors(path, "read"):
-                came = await self._patience.call(place, lambda: service.upload(path, name))
+                came = await self._patience.call(place, lambda: service.upload(path, name), may_be_full=True)
             if isinstance(came, str):
                 return await self._journal.batch_moved(batch, state=BatchState.UPLOADED, input_file=came)
             if end := await self._refused(batch, came, is_last=refusals == _REFUSALS):
