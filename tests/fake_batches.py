@@ -20,7 +20,7 @@ from batcher.calls.batch_service import (
     RemoteState,
 )
 from batcher.records import NO_PARAMS, NO_TERMS, Completion, Failure, Fault, Message, Terms, Usage
-from batcher.server.batch_lines import Line
+from batcher.server.batch_lines import Line, LineError
 from batcher.server.batch_queue import BATCH, BatchQueue, LineAnswer, QueuedBatch, new_file
 from batcher.server.batch_rules import CHANGING, BatchKnobs, BatchRule, Place
 from batcher.server.faults import Fate
@@ -241,12 +241,16 @@ class FakeModel:
     def prompts(self, line: Line) -> tuple[str, ...]:
         return (line.body["messages"][-1]["content"],)
 
+    def check(self, _url: str, _model: str, _lines: int, _size: int) -> tuple[LineError, ...]:
+        return ()
+
     def answer(self, line: Line, _key: str) -> LineAnswer:
         model = line.model
-        said = self._service.answer_in_batch(self.prompts(line)[0], model, line.body)
+        prompts = self.prompts(line)
+        said = self._service.answer_in_batch(prompts[0], model, line.body)
         if isinstance(said, Failure):
             error = {"message": said.message, "type": "error", "code": said.code}
-            return LineAnswer(said.status or 500, json.dumps({"error": error}).encode())
+            return LineAnswer(said.status or 500, json.dumps({"error": error}).encode(), prompts)
         usage = said.usage
         prompt_tokens, completion_tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0
         message = {"role": "assistant", "content": said.text, "refusal": said.refusal}
@@ -255,7 +259,7 @@ class FakeModel:
             "choices": [{"index": 0, "message": message, "finish_reason": said.finish_reason}],
             "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens},
         }
-        return LineAnswer(200, json.dumps(body).encode(), prompt_tokens, completion_tokens)
+        return LineAnswer(200, json.dumps(body).encode(), prompts, prompt_tokens, completion_tokens)
 
 
 def queue_of(service: Service, knobs: BatchKnobs) -> BatchQueue:

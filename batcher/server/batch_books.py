@@ -15,6 +15,7 @@ class BatchBooks:
     """The server's own counts of batches, against which a client's can be checked.
 
     Attributes:
+        by_call: requests about files and batches, by what they ask: `upload`, `create`, `look` and so on.
         uploads: files that were kept.
         made: batches that were made, whatever became of them.
         by_end: batches that are over, by their last state.
@@ -38,6 +39,7 @@ class BatchBooks:
         """Reset all counts."""
         self.uploads = self.made = 0
         self.lines = self.answered = self.refused = self.billed = self.lost = 0
+        self.by_call: Counter[str] = Counter()
         self.by_end: Counter[str] = Counter()
         self.by_input: Counter[str] = Counter()
         self.lines_by_prompt: Counter[str] = Counter()
@@ -45,10 +47,13 @@ class BatchBooks:
         self.billed_by_prompt: Counter[str] = Counter()
         self.lost_by_prompt: Counter[str] = Counter()
 
-    def accept(self, prompts: Sequence[str]) -> None:
-        """Record a line of a batch whose file is in order."""
-        self.lines += 1
-        self._count(self.lines_by_prompt, prompts)
+    def make(self, file: str, asked: Sequence[Sequence[str]]) -> None:
+        """Record a batch of a file, and what each of its lines asks if they are accepted."""
+        self.made += 1
+        self.by_input[file] += 1
+        self.lines += len(asked)
+        for prompts in asked:
+            self._count(self.lines_by_prompt, prompts)
 
     def answer(self, prompts: Sequence[str], *, is_answered: bool) -> None:
         """Record a line that was answered or refused."""
@@ -73,7 +78,10 @@ class BatchBooks:
 
     def to_dict(self) -> dict[str, Any]:
         """Copy the counts into a dictionary that JSON can hold."""
-        return {name: dict(value) if isinstance(value, Counter) else value for name, value in self._counts()}
+        return {
+            name: {str(of): count for of, count in list(value.items())} if isinstance(value, Counter) else value
+            for name, value in self._counts()
+        }
 
     def _counts(self) -> list[tuple[str, int | Counter[str]]]:
         return [(name, value) for name, value in vars(self).items() if not name.startswith("_")]

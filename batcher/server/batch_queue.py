@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -37,11 +38,13 @@ class LineAnswer(NamedTuple):
     Attributes:
         status: of HTTP.
         body: JSON.
+        prompts: what the line asks, as the books name it.
         prompt_tokens, completion_tokens: that it used.
     """
 
     status: int
     body: bytes
+    prompts: tuple[str, ...]
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -51,6 +54,9 @@ class Model(Protocol):
 
     def prompts(self, line: Line) -> tuple[str, ...]:
         """Return what a line asks, as the books name it."""
+
+    def check(self, url: str, model: str, lines: int, size: int) -> tuple[LineError, ...]:
+        """Return what is wrong with a batch that asks this route and model, by its lines and bytes."""
 
     def answer(self, line: Line, key: str) -> LineAnswer:
         """Answer a line, for the API key that made its batch."""
@@ -215,6 +221,7 @@ class BatchQueue:
         clock: seconds since the epoch.
         books: what it counts.
         served: the only model; empty for any.
+        at_once: lines that are answered in one go at most.
 
     Attributes:
         books: its counts.
@@ -229,6 +236,7 @@ class BatchQueue:
         *,
         books: BatchBooks | None = None,
         served: str = "",
+        at_once: float = math.inf,
     ) -> None:
         self.limits = knobs
         self.books = books or BatchBooks()
@@ -236,11 +244,12 @@ class BatchQueue:
         self._clock = clock
         self._began = clock()
         self._served = served
+        self._at_once = self._left = at_once
         self._rules = Rules(knobs.rules, knobs.seed)
         self._first: float | None = None
         self._files: dict[str, StoredFile] = {}
         self._batches: dict[str, QueuedBatch] = {}
-        self._made_files = 0
+        self._made = self._made_files = self._uploads = 0
 
     @property
     def now(self) -> float:
@@ -254,6 +263,7 @@ class BatchQueue:
 
     def meet(self, place: Place) -> BatchRule | None:
         """Count a request about files or batches, and return the fault that it meets."""
+        self.books.by_call[place] += 1
         return self._rules.at(place, self._seconds())
 
     # --- files ---
@@ -264,8 +274,9 @@ class BatchQueue:
         file = StoredFile(self._made_files, filename, purpose, self.now, content)
         self._files[file.id] = file
         if purpose != OUTPUT:
+            self._uploads += 1
             self.books.uploads += 1
-            file.shows += self._rules.late(Place.FILES, self.books.uploads, self._seconds())
+            file.shows += self._rules.late(Place.FILES, self._uploads, self._seconds())
         return file
 
     def files(self, purpose: str = "") -> list[StoredFile]:
@@ -300,18 +311,22 @@ class BatchQueue:
         if file.purpose != BATCH:
             return bad(f"File {file.id} was not uploaded with the purpose 'batch'.", "input_file_id")
         found: set[int] = set()
+        asked: list[tuple[str, ...]] = []
 
         def see(line: Line) -> None:
-            for prompt in self._model.prompts(line):
+            prompts = self._model.prompts(line)
+            asked.append(prompts)
+            for prompt in prompts:
                 found.update(self._rules.found_in(prompt))
 
         checked = check(file.content, endpoint, self._served, self.limits.file_requests, see)
         if not checked.errors:
-            checked = checked._replace(errors=self._no_room(checked))
-        self.books.made += 1
-        self.books.by_input[file.id] += 1
+            wrong = self._model.check(endpoint, checked.model, checked.lines, file.bytes)
+            checked = checked._replace(errors=wrong or self._no_room(checked))
+        self._made += 1
+        self.books.make(file.id, () if checked.errors else asked)
         batch = QueuedBatch(
-            self.books.made, file, endpoint, window, metadata=metadata or {}, key=key, checked=checked, created=self.now
+            self._made, file, endpoint, window, metadata=metadata or {}, key=key, checked=checked, created=self.now
         )
         self._batches[batch.id] = batch
         self._foresee(batch, found)
@@ -343,35 +358,40 @@ class BatchQueue:
 
     # --- what time does ---
 
-    def advance(self) -> None:
-        """Let every batch go on to the present."""
-        now = self.now
+    def advance(self) -> bool:
+        """Let every batch go on to the present; return whether there is more to do, which one call does not."""
+        now, self._left = self.now, self._at_once
         for batch in self._batches.values():
             if batch.is_open:
                 self._go_on(batch, now)
+        return self._left <= 0
 
     def _go_on(self, batch: QueuedBatch, now: float) -> None:
         plan = batch.plan
-        if batch.state is State.CANCELLING:
-            assert batch.cancelling is not None  # noqa: S101 - for type checkers
-            self._start(batch, batch.cancelling)
-            if batch.checked.errors:
-                self._end(batch, State.CANCELLED, batch.cancelling)
-                return
-            self._answer(batch, plan.answered(batch.cancelling))
-            ends = batch.cancelling + self.limits.cancelling
-            if now >= ends:
-                self._end(batch, State.CANCELLED, ends)
-            return
-        if batch.checked.errors:
+        if batch.cancelling is not None:
+            self._go_on_cancelling(batch, batch.cancelling, now)
+        elif batch.checked.errors:
             if now >= plan.checked:
                 batch.errors = batch.checked.errors
                 self._end(batch, State.FAILED, plan.checked)
+        else:
+            self._start(batch, now)
+            if batch.started is not None and self._answer(batch, plan.answered(now)):
+                self._finish(batch, now)
+
+    def _go_on_cancelling(self, batch: QueuedBatch, since: float, now: float) -> None:
+        """Let a batch go on that was cancelled: what was answered until then is in its results."""
+        if batch.checked.errors:
+            self._end(batch, State.CANCELLED, since)
             return
-        self._start(batch, now)
-        if batch.started is None:
-            return
-        self._answer(batch, plan.answered(now))
+        self._start(batch, since)
+        ends = since + self.limits.cancelling
+        if self._answer(batch, batch.plan.answered(since)) and now >= ends:
+            self._end(batch, State.CANCELLED, ends)
+
+    def _finish(self, batch: QueuedBatch, now: float) -> None:
+        """Let a batch end of which all that is due was answered."""
+        plan = batch.plan
         if now >= plan.works and plan.end is State.COMPLETED:
             batch.finalizing = plan.works
             batch.state = State.FINALIZING
@@ -391,13 +411,10 @@ class BatchQueue:
         """Decide when what happens to a new batch."""
         number, model, seconds = batch.number, batch.checked.model, self._seconds()
         batch.shows += self._rules.late(Place.LIST, number, seconds)
-        batch.expires = batch.created + self.limits.window
+        batch.expires = batch.created + self.limits.window * days_in(batch.window)
         if batch.checked.errors:
             batch.plan = _Plan(checked=batch.created + min(self.limits.latency * _MARGIN, _MOST_MARGIN_S))
             return
-        for _, raw in raw_lines(batch.file.content):
-            if isinstance(line := read_line(raw, 0), Line):
-                self.books.accept(self._model.prompts(line))
         batch.results_late = self._rules.late(Place.CONTENT, number, seconds)
         takes = self._rules.takes(number, seconds, model, found)
         takes = self.limits.latency if takes is None else takes
@@ -416,11 +433,11 @@ class BatchQueue:
             plan = plan._replace(works=batch.expires, ends=batch.expires, target=target, end=State.EXPIRED, rule=None)
         batch.plan = plan
 
-    def _answer(self, batch: QueuedBatch, until: int) -> None:
-        """Answer the lines of a batch until this number of them is done."""
-        if batch.done >= until:
-            return
+    def _answer(self, batch: QueuedBatch, until: int) -> bool:
+        """Answer the lines of a batch until this number of them is done; return whether it is."""
         results = batch.results
+        if batch.done >= until or self._left <= 0:
+            return batch.done >= until
         for place, raw in raw_lines(batch.file.content, batch.place):
             batch.place = place
             batch.done += 1
@@ -428,12 +445,14 @@ class BatchQueue:
             if isinstance(line, Line):
                 answer = self._model.answer(line, batch.key)
                 self._take(batch, line, answer, results)
-            if batch.done >= until:
-                return
+            self._left -= 1
+            if batch.done >= until or self._left <= 0:
+                break
+        return batch.done >= until
 
     def _take(self, batch: QueuedBatch, line: Line, answer: LineAnswer, results: _Results) -> None:
         """Put the response to a line into the results, as the faults have it."""
-        prompts = self._model.prompts(line)
+        prompts = answer.prompts
         is_answered = answer.status == OK
         batch.completed += is_answered
         batch.failed += not is_answered
@@ -483,7 +502,7 @@ class BatchQueue:
     def _write(self, batch: QueuedBatch, what: str, lines: list[bytes]) -> str | None:
         if not lines:
             return None
-        if self.limits.shuffles:
+        if not self.limits.in_order:
             places = sorted(range(len(lines)), key=lambda place: unit(self.limits.seed, batch.number, what, place))
             lines = [lines[place] for place in places]
         content = new_file()
@@ -517,6 +536,12 @@ class BatchQueue:
         if self._first is None:
             self._first = self.now
         return self.now - self._first
+
+
+def days_in(window: str) -> float:
+    """Return the days of a completion window, such as `24h` or `14d`; 0 if it is none."""
+    found = re.fullmatch(r"([1-9][0-9]{0,3})([hd])", window)
+    return int(found[1]) / (24 if found[2] == "h" else 1) if found else 0.0
 
 
 def new_file() -> IO[bytes]:

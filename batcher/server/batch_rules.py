@@ -187,12 +187,12 @@ class BatchKnobs:
     Attributes:
         latency: seconds that a batch takes.
         idle: share of that time before the first line is answered; the lines then come evenly.
-        window: seconds after which a batch expires, whatever its completion window is called.
+        window: seconds that a completion window of 24 h lasts; other ones accordingly.
         cancelling: seconds until a batch that is being cancelled is cancelled.
         speed: so many times as fast the server's clock goes for batches.
         queue_tokens, queue_requests: prompt tokens and lines of the batches that are not over, at most; 0: any number.
         file_requests, file_bytes: lines and bytes of a file, at most.
-        shuffles: the results come in another order than the lines.
+        in_order: the results come in the order of the lines, and not shuffled.
         rules: the faults. Of those about requests, ends and times the first that fits decides; each of those about
             lines counts.
         seed: draws.
@@ -210,7 +210,7 @@ class BatchKnobs:
     queue_requests: int = 0
     file_requests: int = 50_000
     file_bytes: int = 200_000_000
-    shuffles: bool = True
+    in_order: bool = False
     rules: tuple[BatchRule, ...] = field(default=(), repr=False)
     seed: int = field(default=0, repr=False)
 
