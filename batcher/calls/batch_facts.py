@@ -222,6 +222,6 @@ NO_BATCHES: Mapping[str, str] = {
     "fireworks": "its batch jobs have another shape (batchInferenceJobs of an account)",
     "ark": "its batch jobs have another shape (CreateBatchInferenceJob, files in object storage)",
     "gemini": "its OpenAI-compatible layer takes no uploads",
-    "vllm": "it has no routes for batches (`vllm run-batch` reads a file)",
 }
-"""Services that are known to have no batch API of this shape, and why."""
+"""Services that are known to have no batch API of this shape, and why. Servers of the user's own are not among them:
+what listens at their port may be another program."""

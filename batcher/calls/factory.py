@@ -134,7 +134,8 @@ class ChatCallers:
         proxy = proxy_for(base_url)
         client = self._client_to(base_url)
         place, _, version = base_url.partition("?")
-        headers = _instead_of_the_sdks({**endpoint.headers, **authorization(base_url, endpoint.api_key)})
+        headers: dict[str, str | openai.Omit] = {**endpoint.headers, **authorization(base_url, endpoint.api_key)}
+        headers |= _not_of_the_sdk(headers)
         llm = ChatOpenAI(
             model=cast("str", endpoint.model),
             api_key=SecretStr(endpoint.api_key or "-"),
@@ -180,7 +181,10 @@ class ChatCallers:
 
         base_url = (endpoint.base_url == OFFLINE and self._offline_url) or endpoint.base_url
         service, place = service_at(base_url), Place.of(base_url)
-        own = {**endpoint.headers, **authorization(base_url, endpoint.api_key)}
+        # Under the SDK's own spelling, so that they replace what it would add.
+        spelling = {name.lower(): name for name in _OF_THE_SDK}
+        own = {spelling.get(name.lower(), name): value for name, value in endpoint.headers.items()}
+        own |= authorization(base_url, endpoint.api_key)
         proxy = proxy_for(place.base_url)
         secrets = secrets_among([endpoint.api_key or "", *keys_in(endpoint.headers)])
         secrets = longest_first([*secrets, *(proxy.secrets if proxy else ())])
@@ -188,7 +192,7 @@ class ChatCallers:
             api_key="-",  # the real key is in a header alone: nothing here can print it
             base_url=place.base_url,
             default_query=dict(place.query) or None,
-            default_headers=cast("Mapping[str, str]", _instead_of_the_sdks(own)),
+            default_headers=own,
             http_client=self._client_to(place.base_url),
             max_retries=0,
         )
@@ -196,7 +200,7 @@ class ChatCallers:
         model = place.deployment or cast("str", endpoint.model)
         return OpenAIBatches(
             place,
-            Link(client, self._client_to, own, secrets),
+            Link(client, self._client_to, own, _not_of_the_sdk(own), secrets),
             Lines(model, params, scores=self._scores, secrets=secrets),
             (service and service.batch) or UNKNOWN,
             model,
@@ -222,7 +226,7 @@ class ChatCallers:
             await client.aclose()
 
 
-def _instead_of_the_sdks(headers: Mapping[str, str]) -> dict[str, str | openai.Omit]:
-    """Return headers that also remove those which the SDK would add: its header for the key, OpenAI's organization."""
+def _not_of_the_sdk(headers: Mapping[str, object]) -> dict[str, openai.Omit]:
+    """Return what removes headers that the SDK would add itself: its header for the key, OpenAI's organization."""
     given = {name.lower() for name in headers}
-    return {**headers, **{name: openai.Omit() for name in _OF_THE_SDK if name.lower() not in given}}
+    return {name: openai.Omit() for name in _OF_THE_SDK if name.lower() not in given}

@@ -25,6 +25,7 @@ from batcher.calls.error_bodies import failure_in, is_error
 from batcher.calls.failures import failure_of
 from batcher.calls.request_body import PATHS
 from batcher.calls.texts import json_in, one_line
+from batcher.hiding import public_url
 from batcher.records import NO_PARAMS, NO_TERMS, Failure, Fault, Message, Terms
 
 if TYPE_CHECKING:
@@ -76,12 +77,14 @@ class Link(NamedTuple):
         client: of the SDK, without retries of its own.
         http_to: returns the HTTP client for a URL, which goes through its proxy.
         headers: with the API key, for the base URL alone.
+        instead: headers that the SDK would add itself, and shall not.
         secrets: texts that no message may show.
     """
 
     client: openai.AsyncOpenAI
     http_to: Callable[[str], Any]
     headers: Mapping[str, str]
+    instead: Mapping[str, Any]
     secrets: Sequence[str]
 
     def __repr__(self) -> str:
@@ -224,7 +227,8 @@ class OpenAIBatches:
         seconds: float = _IDLE_S,
     ) -> Any:
         """Make a request; return the JSON of its answer, or a failure."""
-        options: dict[str, Any] = {"headers": {**_AS_IT_CAME, **(headers or {})}, "timeout": seconds}
+        options: dict[str, Any] = {"headers": {**_AS_IT_CAME, **self._link.instead, **(headers or {})}}
+        options["timeout"] = seconds
         if query:
             options["params"] = query
         more: dict[str, Any] = {} if body is None else {"body": body}
@@ -244,7 +248,14 @@ class OpenAIBatches:
         return said
 
     def _failure(self, error: Exception, seconds: float) -> Failure:
-        return failure_of(error, seconds, self._link.secrets)
+        failure = failure_of(error, seconds, self._link.secrets)
+        if failure.status in _REDIRECTS:
+            there = public_url(_location(error))
+            said = (
+                f"the service leads elsewhere, to {one_line(there, self._link.secrets)}" if there else failure.message
+            )
+            return replace(failure, message=said)
+        return failure
 
     def _remote(self, said: Any) -> Remote | Failure:
         if isinstance(said, Failure):
@@ -304,9 +315,9 @@ class OpenAIBatches:
         for _ in range(_MOST_REDIRECTS):
             is_own = _origin(url) == _origin(self._place.base_url)
             headers = {**(self._link.headers if is_own else {}), "Accept-Encoding": "identity"}
-            query = self._place.query if is_own and file else {}
+            query = self._place.query if is_own and file else None
             async with self._link.http_to(url).stream(
-                "GET", url, headers=headers, params=query, timeout=_IDLE_S, follow_redirects=False
+                "GET", url, headers=headers, params=query or None, timeout=_IDLE_S, follow_redirects=False
             ) as response:
                 location = response.headers.get("location", "")
                 if response.status_code not in _REDIRECTS or not location:
@@ -366,6 +377,12 @@ class OpenAIBatches:
         said = await self._ask("get", f"/files/{quote(file, safe='')}")
         size = (object_in(said) or {}).get("bytes") if not isinstance(said, Failure) else None
         return str(size) if isinstance(size, int) and size > 0 else ""
+
+
+def _location(error: Exception) -> str:
+    """Return where a response leads that the SDK has made an error of."""
+    headers: Mapping[str, str] = getattr(getattr(error, "response", None), "headers", {})
+    return headers.get("location", "")
 
 
 def _content(file: BinaryIO) -> bytes:
