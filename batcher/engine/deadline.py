@@ -431,8 +431,8 @@ class Deadline:
         if self._taken_back[0]:
             batches, rows = self._taken_back
             said += (
-                f" {counted(batches, 'batch was', 'batches were')} cancelled in time, and {counted(rows, 'row')} of them"
-                " asked online."
+                f" {counted(batches, 'batch was', 'batches were')} cancelled in time, and {counted(rows, 'row')} of"
+                " them asked online."
             )
         if self.cannot_cancel:
             others = counted(self.cannot_cancel, "row was", "rows were")
@@ -510,14 +510,14 @@ class Deadline:
             until = f"{rows} would take until {self._moment(end)}" if end is not None else f"{rows} are left"
             text = (
                 f"{due} can be met only if batches come back in time: {at_rate}, and {until}."
-                f" {counted(sum(work.out), 'row is', 'rows are')} in batches, and the others are asked online as fast as"
-                " possible."
+                f" {counted(sum(work.out), 'row is', 'rows are')} in batches, and the others are asked online as fast"
+                " as possible."
             )
             return Forecast(Outlook.BY_BATCH, end, text)
         expected = f"is expected at {self._moment(end)}" if end is not None else "cannot be foreseen"
         text = (
-            f"{due} cannot be met: {at_rate}, and {rows} {'is' if work.rows == 1 else 'are'} left. The end {expected}; the"
-            " run goes on as fast as it can."
+            f"{due} cannot be met: {at_rate}, and {rows} {'is' if work.rows == 1 else 'are'} left. The end {expected};"
+            " the run goes on as fast as it can."
         )
         return Forecast(Outlook.LATE, end, text)
 

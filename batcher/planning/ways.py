@@ -27,16 +27,26 @@ def why_no_batches(endpoint: Endpoint, settings: Settings) -> str:
         endpoint: one that is asked about every row.
         settings: the options. With `via` batches are used at any price.
     """
+    if settings.in_batches:  # whether they can be used was checked
+        return ""
     if settings.via == "online":
         return as_given("via", "online")
+    return _why_none(endpoint) or _why_not_cheaper(endpoint, settings)
+
+
+def _why_none(endpoint: Endpoint) -> str:
+    """Return why an endpoint has no batches, if that is known."""
     if endpoint.llm is not None:
         return f"the chat model {type(endpoint.llm).__name__} has no batches"
-    if (service := service_at(endpoint.base_url)) and (why := NO_BATCHES.get(service.name)):
-        return f"{service.name} has none that can be used: {why}"
-    if settings.in_batches:
-        return ""
+    service = service_at(endpoint.base_url)
+    why = "" if service is None else NO_BATCHES.get(service.name, "")
+    return f"{service.name} has no batches that can be used: {why}" if service and why else ""
+
+
+def _why_not_cheaper(endpoint: Endpoint, settings: Settings) -> str:
+    """Return why batches of an endpoint save nothing, as far as is known."""
     base_url = endpoint.real_source.base_url
-    own = (endpoint.prices or {}).get("batch")
+    service, own = service_at(base_url), (endpoint.prices or {}).get("batch")
     at = endpoint.where or endpoint.source.model
     if own is None and (service is None or service.batch is None):
         return f"nothing is known of batches at {at} ({option('via', 'batch')} or {option('price_batch')} tries them)"
