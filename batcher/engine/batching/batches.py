@@ -116,6 +116,7 @@ class Batches:
         keeps: rows that a batch brings back without an answer go into another one, and what no batch has yet does.
             If it is False, they are left for online requests, and nothing more is submitted.
         most_lines: the most lines of the batches that are made from now on; 0: as many as the service takes.
+        most_rows: how many further lines may be made; None: any number. When none is left, `keeps` becomes False.
         changed: is set when something came back, or when a batch was given up; whoever waits for it clears it.
         returned: what has come back so far.
         looks_wrong: why the run should stop because of the answers so far; else empty.
@@ -143,6 +144,7 @@ class Batches:
     ) -> None:
         self.keeps = keeps
         self.most_lines = 0
+        self.most_rows: int | None = None
         self.changed = asyncio.Event()
         self.returned = Returned()
         self.looks_wrong = ""
@@ -253,6 +255,22 @@ class Batches:
         """Make no further batch; what is out is fetched."""
         self.keeps = False
         self._news.set()
+
+    async def ask_online(self) -> None:
+        """Make no further batch, and let the rows that are in none be asked online."""
+        self.keeps = False
+        await self._filler.forget()  # what it has read may be asked online now
+        self._changed()
+
+    @property
+    def asks_online(self) -> bool:
+        """Whether rows that are in no batch are asked online, because none can get into one any more."""
+        return not (self.keeps or self._is_filling or self.was_cancelled or self.looks_wrong)
+
+    def give_up(self, batches: Collection[int]) -> None:
+        """Let rows of batches that do not end be asked online as well; what still comes in them is kept."""
+        self._journal.given_up = self._journal.given_up | {*batches}
+        self._changed()
 
     async def cancel(self, batches: Collection[int] | None = None) -> None:
         """Cancel batches at their services; they are harvested as soon as they are over.
@@ -390,9 +408,16 @@ class Batches:
             self._came_back = 0
         self._has_begun = self._is_filling = True
         try:
-            return await self._filler.make(self.most_lines)
+            most = min(filter(None, (self.most_lines, self.most_rows)), default=0)
+            made = await self._filler.make(most)
         finally:
             self._is_filling = False
+        if made and self.most_rows is not None:
+            self.most_rows -= made.requests
+            if self.most_rows <= 0:
+                self.most_rows = None
+                await self.ask_online()
+        return made
 
     async def _are_taken(self) -> bool:
         """Return whether the services have taken all that they take now, and have not refused it at once."""
