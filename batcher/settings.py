@@ -32,6 +32,7 @@ from batcher.checks import (
 from batcher.endpoint import MAX_CONCURRENCY, check_name
 from batcher.errors import SettingsError
 from batcher.hiding import names_key
+from batcher.moments import check_moment, check_span
 from batcher.params import REQUEST_PARAMS, as_json, check_params, unfolded
 from batcher.records import Beside, Task
 from batcher.words import as_given, blamed, by_reader, option
@@ -267,12 +268,14 @@ _FILE = Kind(_typed(str, os.PathLike), {"metavar": "FILE"})
 _FLAG = Kind(_typed(bool), {"action": "store_true"})
 _KEYWORD = Kind(_check_keyword, {"metavar": "NAME"})
 _NAME = _text("NAME")
+_MOMENT = Kind(check_moment, {"metavar": "TIME"})
 _NUMBER = _number()
 _HEADERS = Kind(_check_headers, {"metavar": "NAME=VALUE", "action": "append"})
 _PARAMS = Kind(_check_mapping, {"metavar": "KEY=VALUE", "action": "append"})
 _PRICE = Kind(check_price, {"metavar": "USD", "type": float})
 _SECONDS = _number("S")
 _SHARE = Kind(check_share, {"metavar": "SHARE", "type": float})
+_SPAN = Kind(check_span, {"metavar": "SPAN"})
 _URL = _text("URL")
 _USD = _number("USD")
 _VARIABLE = Kind(_check_variable, {"metavar": "VARIABLE"})
@@ -618,6 +621,23 @@ class Settings:
         _NUMBER,
         "the most megabytes (10^6 bytes, unpacked) in a response; a longer response ends its row as error",
     )
+    by: Any = _option(
+        None,
+        Group.LIMITS,
+        _MOMENT,
+        "be finished by then, as cheaply as possible: 07:00 (the next one) or '2026-12-01 07:00', local or with an"
+        " offset. Rows go where they are cheapest as long as they can still be asked online in time",
+        in_python="be finished by then, as cheaply as possible: a datetime, '07:00' (the next one) or '2026-12-01"
+        " 07:00', local or with an offset. Rows go where they are cheapest as long as they can still be asked online in"
+        " time",
+    )
+    within: Any = _option(
+        None,
+        Group.LIMITS,
+        _SPAN,
+        "as --by, counted from now: 8h, 90m, 1h30m",
+        in_python="as `by`, counted from now: a timedelta, '8h', '90m' or '1h30m'",
+    )
     budget: float | None = _option(None, Group.LIMITS, _USD, "the most US dollars, for the whole run with its resumes")
     price_in: float | None = _option(
         None, Group.LIMITS, _PRICE, "US dollars per million prompt tokens; default: the price table"
@@ -746,6 +766,7 @@ class Settings:
         _only_one(self, "limit", "sample")
         _only_one(self, "image_column", "examples")
         _only_one(self, "hold", "threshold")
+        _only_one(self, "by", "within")
         _check_tiers(self)
         if self.gold_drawn is not None and self.gold is None:
             raise SettingsError(f"{blamed('gold_drawn')} goes with {option('gold')}: give both")
@@ -1045,6 +1066,8 @@ class Options(TypedDict, total=False):
     wait: float | str
     grace: float
     max_response_mb: float
+    by: Any
+    within: Any
     budget: float | None
     price_in: float | None
     price_out: float | None

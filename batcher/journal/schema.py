@@ -295,6 +295,8 @@ events: what else happened in a run
                                 that batcher had added, and is asked without it; `corrected by hand`: a person gave a
                                 row another answer, after this run or while it worked; `workbook read`: its corrections
                                 are in the journal; `planned`: what the process expected before its first request;
+                                `due`: by when it shall be finished (`--by`, `--within`); `forecast`: what it expected
+                                of that, each time that this changed;
                                 `numbers reserved`: ids of requests, which are for batches or stay free
     subject            TEXT*    the endpoint; of `joined` and `workbook read` the file's name; of `corrected by hand`
                                 the correction's `results.id`; of `numbers reserved` the first and the last id, such as
@@ -314,7 +316,10 @@ events: what else happened in a run
                                 `budget_usd` (null without one); `versions` (of batcher and what it uses, by name);
                                 `input` (the files, each with `path`, `sha256`, `bytes` and `modified`, a moment, as far
                                 as they could be had) and
-                                `inputs_left` (how many more there are)
+                                `inputs_left` (how many more there are). `due`: JSON, `at`, a moment; its `subject` is
+                                the time as it was given. `forecast`: JSON, `due` and `end` (moments; `end` is when the
+                                last row is expected, null if that is not known), `state` (`in time`, `by batch`: only
+                                if batches come back in time, `late`), and `text`, the same in words
 
 `PRAGMA application_id` is 0x62746368 ("btch"). `PRAGMA user_version` holds the version of the tables in its lowest 8
 bits, and above them the generation, a number that each commit raises (see `access`).

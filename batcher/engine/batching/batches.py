@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Collection, Coroutine, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from batcher.calls.batch_refusals import refused_as_full, refused_as_too_large, refused_for_good
 from batcher.calls.batch_service import Remote, RemoteState
@@ -118,6 +118,7 @@ class Batches:
         keeps: rows that a batch brings back without an answer go into another one, and what no batch has yet does.
             If it is False, they are left for online requests, and nothing more is submitted.
         most_lines: the most lines of the batches that are made from now on; 0: as many as the service takes.
+        most_rows: how many further lines may be made; None: any number. When none is left, `keeps` becomes False.
         changed: is set when something came back, or when a batch was given up; whoever waits for it clears it.
         returned: what has come back so far.
         looks_wrong: why the run should stop because of the answers so far; else empty.
@@ -145,6 +146,7 @@ class Batches:
     ) -> None:
         self.keeps = keeps
         self.most_lines = 0
+        self.most_rows: int | None = None
         self.changed = asyncio.Event()
         self.returned = Returned()
         self.looks_wrong = ""
@@ -259,6 +261,22 @@ class Batches:
         self.keeps = False
         self._news.set()
 
+    async def ask_online(self) -> None:
+        """Make no further batch, and let the rows that are in none be asked online."""
+        self.keeps = False
+        await self._filler.forget()  # what it has read may be asked online now
+        self._changed()
+
+    @property
+    def asks_online(self) -> bool:
+        """Whether rows that are in no batch are asked online, because none can get into one any more."""
+        return not (self.keeps or self._is_filling or self.was_cancelled or self.looks_wrong)
+
+    def give_up(self, batches: Collection[int]) -> None:
+        """Let rows of batches that do not end be asked online as well; what still comes in them is kept."""
+        self._journal.given_up = self._journal.given_up | {*batches}
+        self._changed()
+
     async def cancel(self, batches: Collection[int] | None = None) -> None:
         """Cancel batches at their services; they are harvested as soon as they are over.
 
@@ -338,7 +356,16 @@ class Batches:
         tended.is_cancelled = is_cancelled
         place.open += 1
         place.tokens_out += batch.tokens
-        task = asyncio.get_running_loop().create_task(self._tend(tended))
+        self._start(self._tend(tended), tended)
+
+    def _poll_at(self, place: Place) -> None:
+        """Look at the batches of an endpoint from now on."""
+        if place not in self._pollers:
+            self._pollers[place] = asyncio.Event()
+            self._start(self._poll(place))
+
+    def _start(self, work: Coroutine[Any, Any, None], tended: _Tended | None = None) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = tended
         task.add_done_callback(lambda _task: self._news.set())
 
@@ -393,9 +420,16 @@ class Batches:
             self._came_back = 0
         self._has_begun = self._is_filling = True
         try:
-            return await self._filler.make(self.most_lines)
+            most = min(filter(None, (self.most_lines, self.most_rows)), default=0)
+            made = await self._filler.make(most)
         finally:
             self._is_filling = False
+        if made and self.most_rows is not None:
+            self.most_rows -= made.requests
+            if self.most_rows <= 0:
+                self.most_rows = None
+                await self.ask_online()
+        return made
 
     async def _are_taken(self) -> bool:
         """Return whether the services have taken all that they take now, and have not refused it at once."""
@@ -488,9 +522,7 @@ class Batches:
 
     async def _over(self, tended: _Tended) -> None:
         """Wait until a batch is over at its service."""
-        if tended.place not in self._pollers:
-            self._pollers[tended.place] = asyncio.Event()
-            self._tasks[asyncio.get_running_loop().create_task(self._poll(tended.place))] = None
+        self._poll_at(tended.place)
         await tended.over.wait()
 
     async def _ended(self, tended: _Tended) -> bool:
@@ -693,9 +725,7 @@ class Batches:
             each.open += by
             each.tokens_out += by * tended.batch.tokens
         tended.place = place
-        if place not in self._pollers:
-            self._pollers[place] = asyncio.Event()
-            self._tasks[asyncio.get_running_loop().create_task(self._poll(place))] = None
+        self._poll_at(place)
 
     async def _see(self, tended: _Tended, remote: Remote) -> None:
         """Record what a service says of a batch."""
@@ -735,6 +765,20 @@ class Batches:
         self._let_go(tended)
         await self._count(place, tended.batch, came)
 
+    def _steps(self, place: Place, batch: Batch, failure: Failure | None) -> bool:
+        """Ask in another form if a whole batch was refused for its form; return whether there is one."""
+        choice = place.member.choice
+        if choice is None or failure is None or not batch.form or not may_be_of_form(failure):
+            return False
+        refused = Form(batch.form)
+        choice.leave(refused)
+        if choice.form is not refused:
+            self._progress.say(
+                f"{place.member.label} refuses {refused.in_words} ({failure}): the next batch is asked with"
+                f" {choice.form.in_words}."
+            )
+        return choice.form is not refused
+
     async def _count(self, place: Place, batch: Batch, came: Harvest) -> None:
         """Do what follows from a harvest."""
         back = came.unfit + came.failed - came.ended + came.expired + came.cancelled + came.lost
@@ -744,11 +788,7 @@ class Batches:
         is_barren = not (came.answered or came.unfit or came.failed)
         self._barren[place] = self._barren.get(place, 0) + 1 if is_barren else 0
         if came.refused:
-            choice, failure = place.member.choice, came.failure
-            before = choice.form if choice else None
-            if choice and failure and batch.form and may_be_of_form(failure):
-                choice.leave(Form(batch.form))
-            if choice is None or choice.form is before:
+            if not self._steps(place, batch, came.failure):
                 self._leave(place, f"every line of its batch was refused: {came.refused}")
         elif self._barren[place] >= _BARREN and self.keeps:
             self._leave(place, f"of its last {_BARREN} batches no line was asked")
