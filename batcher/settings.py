@@ -50,6 +50,8 @@ STRUCTURED = ("auto", "choice", "schema", "json", "prompt")
 TASKS = tuple(map(str, Task))
 NPY = "npy"
 """The name in `--with` of a file with all vectors, beside the result."""
+ONLINE, BATCH = WAYS = ("online", "batch")
+"""How rows are asked (`via`)."""
 LIMITS_PER = ("account", "key")
 IN_ENDPOINTS = (
     *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
@@ -231,6 +233,22 @@ def _number(metavar: str = "N") -> Kind:
     return Kind(check_number, {"metavar": metavar, "type": float})
 
 
+NO_WAIT = "no"
+"""What `wait` is given to submit batches and not to wait for them."""
+
+
+def _check_wait(value: object, where: str) -> None:
+    if value != NO_WAIT:
+        check_duration(value, where)
+
+
+def _wait_of(text: str) -> float | str:
+    return text if text == NO_WAIT else float(text)
+
+
+_wait_of.__name__ = "number"  # as argparse names what it cannot read
+
+
 _FACTS = (
     "raw (the answer as the model wrote it), reasoning (what it thought), tokens, prompt_tokens, completion_tokens,"
     " cost (US dollars), latency (seconds), model (that answered), attempts, finish (why it stopped), form (how labels"
@@ -258,7 +276,8 @@ _SHARE = Kind(check_share, {"metavar": "SHARE", "type": float})
 _URL = _text("URL")
 _USD = _number("USD")
 _VARIABLE = Kind(_check_variable, {"metavar": "VARIABLE"})
-_WAIT = Kind(check_duration, {"metavar": "S", "type": float})
+_GRACE = Kind(check_duration, {"metavar": "S", "type": float})
+_WAIT = Kind(_check_wait, {"metavar": "S", "type": _wait_of})
 _WHOLE = Kind(check_whole, {"metavar": "N", "type": int})
 
 
@@ -520,6 +539,13 @@ class Settings:
         "a name of your own for the server, such as my-vllm: the answers belong to the name, and stay valid if the"
         " server's host or port changes",
     )
+    via: str | None = _option(
+        None,
+        Group.ENDPOINTS,
+        Kind(_one_of(WAYS), {"metavar": "WAY"}),
+        "how rows are asked: online, each by itself, or batch: through the service's batch API, at a lower price and"
+        " within a day; default: online",
+    )
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None = _option(
         None,
         Group.ENDPOINTS,
@@ -569,16 +595,19 @@ class Settings:
     )
     deadline: float = _option(1800.0, Group.LIMITS, _SECONDS, "the most seconds in flight for a row, over all attempts")
     max_attempts: int = _option(6, Group.LIMITS, _WHOLE, "the most attempts for a row; a 429 does not count")
-    wait: float = _option(
+    wait: float | str = _option(
         600.0,
         Group.LIMITS,
         _WAIT,
-        "the most seconds for a service that is not up yet: at the start, refused connections and 503 are waited for",
+        "the most seconds for a service that is not up yet: at the start, refused connections and 503 are waited for."
+        " no: submit batches, and do not wait for them: the same command fetches them later",
+        in_python="the most seconds for a service that is not up yet: at the start, refused connections and 503 are"
+        " waited for. 'no': submit batches, and do not wait for them: the same call fetches them later",
     )
     grace: float = _option(
         30.0,
         Group.LIMITS,
-        _WAIT,
+        _GRACE,
         "the most seconds for requests in flight to arrive after Ctrl-C or SIGTERM; 0 stops at once",
         in_python="the most seconds for requests in flight to arrive after Ctrl-C, SIGTERM or the cancellation of arun;"
         " 0 stops at once",
@@ -773,6 +802,21 @@ class Settings:
     def params(self) -> dict[str, Any]:
         """The request parameters of every row; a chat model takes `extra_body` apart itself."""
         return dict(self.param or {}) if self.asks_chat_model else unfolded(self.param or {}, blamed("param"))
+
+    @property
+    def in_batches(self) -> bool:
+        """Whether rows are asked through the batch APIs of services."""
+        return self.via == BATCH
+
+    @property
+    def waits(self) -> bool:
+        """Whether the run waits for its batches."""
+        return self.wait != NO_WAIT
+
+    @property
+    def wait_s(self) -> float:
+        """The most seconds for a service that is not up yet."""
+        return OPTIONS["wait"].default if isinstance(self.wait, str) else self.wait
 
     @property
     def attempt_s(self) -> float:
@@ -985,6 +1029,7 @@ class Options(TypedDict, total=False):
     api_key_env: str | None
     header: Mapping[str, str] | None
     endpoint_name: str | None
+    via: str | None
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None
     rpm: float | None
     rps: float | None
@@ -997,7 +1042,7 @@ class Options(TypedDict, total=False):
     idle_timeout: float | None
     deadline: float
     max_attempts: int
-    wait: float
+    wait: float | str
     grace: float
     max_response_mb: float
     budget: float | None

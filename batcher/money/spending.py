@@ -6,7 +6,7 @@ answer counts with that highest cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from batcher.chat_model import retries_of
 from batcher.endpoint import by_account
@@ -127,6 +127,33 @@ class Spending:
     def count(self, cost: int | None) -> None:
         """Add an answer's cost to the money spent; after an unknown cost, the sum is unknown."""
         self.spent = None if self.spent is None or cost is None else self.spent + cost
+
+    def charge(self, bound: Bound) -> bool:
+        """Charge a line of a batch at its bound, if the budget covers it now; return whether it does.
+
+        It may come back in hours only (`give_back`), so nothing waits here.
+        """
+        return self._budget is None or self._budget.charge(bound.cost or 0)
+
+    def shortage(self, bound: Bound) -> BudgetSpent:
+        """Return by what the budget does not cover a line."""
+        budget = self._budget
+        left = 0 if budget is None else budget.limit - budget.spent - budget.reserved
+        return BudgetSpent(bound.cost or 0, left, is_old=budget is not None and budget.was_exceeded)
+
+    def may_come_back(self, asked: Callable[[], bool]) -> None:
+        """Let requests wait for money as long as some may come back from batches.
+
+        Args:
+            asked: returns whether some may.
+        """
+        if self._budget is not None:
+            self._budget.comes_back = asked
+
+    def look_again(self) -> None:
+        """Look at the requests that wait for money: nothing comes back from batches any more."""
+        if self._budget is not None:
+            self._budget.refund(0)
 
     def note_of_excess(self) -> str:
         """Return a note on the amount by which the answers of this process have exceeded the budget; else ""."""
