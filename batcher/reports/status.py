@@ -26,6 +26,7 @@ from batcher.output.figures import (
     went_on_in_words,
 )
 from batcher.output.opening import opened
+from batcher.reports.batches import BatchLine, batches_of, lines_of
 from batcher.reports.by_hand import Unread, unread
 from batcher.reports.runs import AT_WORK, Runs, runs_in, state_of
 from batcher.tables import Described, Line
@@ -51,6 +52,7 @@ class RunStatus(Figures, Described):
         reason: why the latest run stopped early, or empty.
         process: host and process id of the latest run; if it is `planning`, of the process that plans.
         by_hand: what `batcher limit`, `pause` and `resume` changed in the latest run, with the time of each.
+        batches: of the run: those that are out, and those that are fetched.
         notes: chunk files that people have changed, and that cannot be read; request parameters that a service
             accepts and ignores; rows without an answer of which a part is in the journal.
     """
@@ -64,6 +66,7 @@ class RunStatus(Figures, Described):
     reason: str
     process: str
     by_hand: tuple[str, ...] = ()
+    batches: tuple[BatchLine, ...] = ()
     notes: tuple[str, ...] = ()
 
     def _title(self) -> str:
@@ -81,6 +84,7 @@ class RunStatus(Figures, Described):
         yield Line("requests", requests_in_words(self))
         if money := money_in_words(self):
             yield Line("money", money)
+        yield from lines_of(self.batches, time.time())
         if self.state in AT_WORK:
             yield Line("rate", f"{self.rows_per_s:,.1f} rows/s{time_left}")
         yield from (Line("by hand", each) for each in self.by_hand)
@@ -129,17 +133,21 @@ def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "out
         now = time.time()
         seconds = max(1.0, min(_RATE_OVER_S, now - last.started))
         rate = journal.ended_since(now - seconds) / seconds if is_at_work else 0.0
+        batches = batches_of(journal)
+        # Rows of batches end thousands at a time: when the others come, no rate says.
+        has_pace = rate and not any(each.is_out for each in batches)
         return RunStatus(
             **figures,
             state=state,
             chunks=len(journal.chunks()),
             rows_per_s=rate,
-            left_s=left / rate if rate else None,
+            left_s=left / rate if has_pace else None,
             failures=tuple(by_files.failures(journal)),
             paused=tuple(pause_in_words(*each) for each in journal.paused(last.id)) if is_at_work else (),
             reason=_reason(state, last),
             process=f"host {process.host}, process {process.pid}",
             by_hand=tuple(f"{_clock(each.at)} {each.said}" for each in by_hand),
+            batches=batches,
             notes=(*by_files.notes, *_notes(journal)),
         )
 
