@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from batcher.endpoint import Endpoint
@@ -91,11 +92,40 @@ class Mix:
 
 
 class Prices(NamedTuple):
-    """The price of all requests by each way, in nano-dollars; None: no such way, or not known."""
+    """The price of all requests by each way, in nano-dollars; None: no such way, or not known.
+
+    Attributes:
+        shares: what each way costs as a share of the price online, by its name, as far as that is known.
+    """
 
     batch: int | None
     flex: int | None
     online: int | None
+    shares: Mapping[str, float] = MappingProxyType({})
+
+    @classmethod
+    def of(cls, load: Load, batch: Sequence[Tariff], flex: Sequence[Tariff], online: Sequence[Tariff]) -> Prices:
+        """Return the prices of requests.
+
+        Args:
+            load: the requests.
+            batch: the tariffs in batches; none if there are none.
+            flex: those in the flex tier; none if there is none.
+            online: the others.
+        """
+        costs = {
+            name: costs_of(load, tariffs, None, "")
+            for name, tariffs in (("batch", batch), ("flex", flex), ("online", online))
+            if tariffs
+        }
+        prompts = costs["online"].prompts
+        shares = {
+            name: each.prompts / prompts
+            for name, each in costs.items()
+            if name != "online" and prompts and each.prompts is not None
+        }
+        every = {name: each.all for name, each in costs.items()}
+        return cls(every.get("batch"), every.get("flex"), every.get("online"), shares)
 
     def mixed(self, batch_share: float) -> int | None:
         """Return the price if a share of the requests goes into batches."""
@@ -109,6 +139,8 @@ class Prices(NamedTuple):
         """Return the prices, and what the mix costs."""
         names = {"batch": self.batch, "flex": self.flex, "all online": self.online}
         known = [f"{name} {dollars(price)}" for name, price in names.items() if price is not None]
+        if not known:
+            return ", ".join(f"{name} {percent(share)} of all online" for name, share in self.shares.items())
         if mixed is None or mixed == self.online:
             return ", ".join(known)
         return f"about {dollars(mixed)} if all batches come back in time; by one way alone: {', '.join(known)}"
@@ -131,14 +163,11 @@ def mix_of(
         return None
     firsts = [each for each in job.tiers.first if takes_batches(each, job.settings)]
     of_batches = in_batches([each for each in tariffs if each.endpoint in firsts]) if job.in_batches else []
-    prices = Prices(
-        costs_of(load, of_batches, None, "").all if of_batches else None,
-        costs_of(load, flex, None, "").all if flex else None,
-        costs_of(load, tariffs, None, "").all,
-    )
+    prices = Prices.of(load, of_batches, flex, tariffs)
     rows = planned.counts.left
     if job.due is None:
-        lines = (("price", prices.in_words(None)),) if prices.batch is not None else ()
+        said = prices.in_words(None)
+        lines = (("price", said),) if said else ()
         return Mix(
             due=None,
             due_s=None,
@@ -237,6 +266,11 @@ def _mix_in_words(in_batch: int, online: int, now: float, until_s: float | None,
     if not in_batch or until_s is None:
         why = f" ({left_out})" if left_out else " (there is no time for batches)"
         return f"all {counted(online, 'row')} online{why}"
+    if not until_s:
+        return (
+            f"{counted(online, 'row')} online at once, {counted(in_batch, 'row')} in batches, which are cancelled one"
+            " after the other as online requests get to their rows"
+        )
     until = moment_in_words(now + until_s, now)
     rest = f"{counted(online, 'row')} online at once, " if online else ""
     all_ = "all " if not online else ""
