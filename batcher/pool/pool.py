@@ -322,6 +322,32 @@ class Pool:
         self._pace_by_limits(account)
         self._dispatch()
 
+    # -- Service tiers
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """The service tiers that requests of the first tier of endpoints ask for, in the order in which they are tried.
+
+        Empty: they name none. The deadline changes them while the run works (`pool.tiers = ("default",)`): the next
+        requests go by the new ones, those under way go on.
+        """
+        return next((each.tiers.names for each in self.members if not each.tier), ())
+
+    @tiers.setter
+    def tiers(self, names: Sequence[str]) -> None:
+        for each in self.members:
+            if not each.tier:
+                each.tiers.names = tuple(names)
+        self._dispatch()
+
+    def answers_in(self) -> dict[str, int]:
+        """Return the answers of this run by the service tier that their requests asked for; "": by those of none."""
+        raise NotImplementedError
+
+    def full_s(self) -> float:
+        """Return the seconds until a service tier without capacity is asked for again; 0: each has capacity."""
+        raise NotImplementedError
+
     # -- The next row's endpoint
 
     def _dispatch(self) -> None:
