@@ -47,6 +47,7 @@ _OF_SERVER = {"api_key_env": "api_key_env", "header": "headers", "endpoint_name"
 """Options of one server, and what they are called in a table."""
 
 _OF_SERVICE = {each.name for each in OPTIONS.values() if each.group is Group.ENDPOINTS} - {"model"} | _PRICES
+_OF_SERVICE |= {"price_batch"}
 """Options that make sense, or are safe, only with the service that they were written for."""
 
 
@@ -122,7 +123,7 @@ def _go_before_tables(arguments: argparse.Namespace, given: Mapping[str, Any], v
     Limits and a model are those of every endpoint. A key, headers, a name and prices are meant for one server: if the
     tables have several, `Settings` refuses them.
     """
-    taken = [name for name in (*LIMITS, "model", *_OF_SERVER, *sorted(_PRICES)) if name in given]
+    taken = [name for name in (*LIMITS, "model", *_OF_SERVER, *sorted(_PRICES), "price_batch") if name in given]
     own_params = given.get("param") or {}
     if not taken and not own_params:
         return []
@@ -140,8 +141,9 @@ def _go_before_tables(arguments: argparse.Namespace, given: Mapping[str, Any], v
         OPTIONS[name].check(given[name])
         instead[_OF_SERVER.get(name, name)] = given[name]
         setattr(arguments, name, None)
-    if "price_in" in instead:
-        instead["prices"] = {"in": instead.pop("price_in"), "out": instead.pop("price_out")}
+    prices = {"in": "price_in", "out": "price_out", "batch": "price_batch"}
+    if prices := {key: instead.pop(name) for key, name in prices.items() if name in instead}:
+        instead["prices"] = prices
     where = tables.where + (f" with {' and '.join(map(option, taken))}" if taken else "")
     arguments.endpoints = EndpointTables(where, tables.tables, instead, own_params.keys())
     has_prices = any("prices" in table for table in tables.tables)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -36,6 +37,13 @@ _FAULTS = (
     " name. do is hang, stall (hang in the middle of an answer), drop, cut, empty, length (cut off at max_tokens),"
     " choices (several), hole (a stream with a broken line) or break (a stream with an error in the middle). forms is"
     " as for --forms. service may also be proxy, nginx or cloudflare"
+)
+_BATCH_FAULTS = (
+    "a TOML file with [[fault]] tables: which batches, lines or requests (match, model, batches, requests, from, to,"
+    " share, times) meet what, and its name. It is one of at (upload, files, file, content, delete, create, list, look"
+    " or cancel) with do (hang, stall, drop or cut), status with body and headers, service and case, delay, or late;"
+    " done = true has the effect all the same. end (expired, failed or cancelled) with answered (a share), code,"
+    " message, listed. lines (drop, double, foreign or broken). takes (a time)"
 )
 _FORMS = (
     "how the server treats lists of choices, JSON Schema and JSON mode: full (all work), ignore, empty, one_in_ten,"
@@ -550,7 +558,59 @@ def _add_serve(verbs: Any) -> None:
         " (docs/serve.md)",
     )
     parser.add_argument("--faults", metavar="FILE", help=_FAULTS)
+    _add_batches(parser)
     _add_model(parser)
+
+
+def _add_batches(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the simulated batch API: the knobs of `batcher.server.batch_rules.BatchKnobs`."""
+    group = parser.add_argument_group("batches (/v1/files and /v1/batches; docs/serve.md)")
+    for name, default, what in (
+        ("latency", "0", "time that a batch takes, such as 90s, 5m or 2h (0: it is answered at once)"),
+        ("window", "24h", "time after which a batch with a completion window of 24h expires (24h)"),
+        ("cancelling", "0", "time until a batch that is being cancelled is cancelled (0)"),
+    ):
+        group.add_argument(f"--batch-{name}", metavar="TIME", type=_seconds, default=_seconds(default), help=what)
+    group.add_argument(
+        "--batch-idle",
+        metavar="P",
+        type=float,
+        default=0.0,
+        help="share of a batch's time before its first line is answered; then they come evenly (0)",
+    )
+    group.add_argument(
+        "--batch-speed",
+        metavar="N",
+        type=float,
+        default=1.0,
+        help="how many times as fast the clock of batches goes: 3600 makes seconds of hours (1)",
+    )
+    for name, of in (("tokens", "prompt tokens"), ("requests", "lines")):
+        group.add_argument(
+            f"--batch-queue-{name}",
+            metavar="N",
+            type=int,
+            default=0,
+            help=f"most {of} of the batches that are not over; one that exceeds it fails (0: any number)",
+        )
+    group.add_argument(
+        "--batch-file-requests", metavar="N", type=int, default=50_000, help="most lines of a file (50000)"
+    )
+    group.add_argument(
+        "--batch-file-bytes", metavar="N", type=int, default=200_000_000, help="most bytes of a file (200000000)"
+    )
+    group.add_argument(
+        "--batch-in-order", action="store_true", help="give the results in the order of the lines, not shuffled"
+    )
+    group.add_argument("--batch-faults", metavar="FILE", help=_BATCH_FAULTS)
+
+
+def _seconds(text: str) -> float:
+    """Read a time: `90s`, `5m`, `2h`, `14d`, or seconds."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)?", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 5m or 2h, not {text!r}")
+    return float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}[found[2] or "s"]
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

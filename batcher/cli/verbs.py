@@ -225,6 +225,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _serve_simulated(
     arguments: argparse.Namespace, knobs: dict[str, Any], keys: list[str], env: Mapping[str, str]
 ) -> int:
+    from batcher.server.batch_fault_file import read_batch_faults  # noqa: PLC0415
+    from batcher.server.batch_rules import BatchKnobs  # noqa: PLC0415
     from batcher.server.confusion_file import read_confusion  # noqa: PLC0415
     from batcher.server.fault_file import read_faults  # noqa: PLC0415
     from batcher.server.serve import serve  # noqa: PLC0415 - uvicorn is for this verb
@@ -233,7 +235,12 @@ def _serve_simulated(
     file, stated = knobs.pop("faults"), knobs.pop("confusion")
     faults = read_faults(file, env) if file else ()
     confusion = read_confusion(stated) if stated else None
-    serve(Knobs(**knobs, keys=tuple(keys), faults=faults, confusion=confusion), arguments.host, arguments.port)
+    of_batches = {name.removeprefix("batch_"): knobs.pop(name) for name in [*knobs] if name.startswith("batch_")}
+    batch_file = of_batches.pop("faults")
+    rules = read_batch_faults(batch_file) if batch_file else ()
+    batches = BatchKnobs(**of_batches, rules=rules, seed=knobs["seed"])
+    made = Knobs(**knobs, keys=tuple(keys), faults=faults, confusion=confusion, batches=batches)
+    serve(made, arguments.host, arguments.port)
     return OK
 
 

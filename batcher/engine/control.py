@@ -15,6 +15,7 @@ from typing import Any
 
 from batcher.endpoint import AS_STARTED
 from batcher.engine.process import allow_connections
+from batcher.engine.passes import Passes
 from batcher.engine.progress import Progress
 from batcher.engine.window import Window
 from batcher.errors import OutputError, SettingsError, in_words
@@ -133,11 +134,11 @@ class Steering:
     Args:
         keyword: of the run.
         pool: has the limits.
-        window: asks more rows at once if it may.
+        window: asks more rows at once if it may; or the passes of a run with batches.
         progress: tells people.
     """
 
-    def __init__(self, keyword: str, pool: Pool, window: Window, progress: Progress) -> None:
+    def __init__(self, keyword: str, pool: Pool, window: Window | Passes, progress: Progress) -> None:
         self._keyword = keyword
         self._pool = pool
         self._window = window

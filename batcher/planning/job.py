@@ -44,6 +44,7 @@ from batcher.money.tokens import most_completion_tokens
 from batcher.money.vision import Vision
 from batcher.output.directory import Store
 from batcher.output.so_far import with_by
+from batcher.planning.due import Due, due_of
 from batcher.planning.gold import check_gold
 from batcher.planning.opinions import check_samples, check_samples_at, notes_on_samples
 from batcher.planning.own import Own
@@ -62,6 +63,7 @@ from batcher.planning.refusals import check_endpoints
 from batcher.planning.requests import check_requests, notes_on_columns, older_results
 from batcher.planning.service_tiers import AskedIn, asked_in, check_tier
 from batcher.planning.tasks import check_params_of_endpoints, check_task
+from batcher.planning.ways import takes_batches
 from batcher.records import NO_TERMS, Completion, Question, Result, Slice, Status, Task, Terms, Values
 from batcher.settings import OPTIONS, Settings, check_keyword
 from batcher.words import as_given, blamed, by_reader, option
@@ -97,6 +99,7 @@ class Job:
         seconds: how many of the endpoints, the last ones, are asked only about rows whose answers at the others are not
             certain enough (`--then`).
         function: of the user's, that makes the prompts; None: a template or a column does.
+        due: when the run shall be finished; None: that is not given.
     """
 
     settings: Settings
@@ -118,6 +121,7 @@ class Job:
     older: tuple[Path, ...] = ()
     seconds: int = 0
     function: PromptFunction | None = None
+    due: Due | None = None
 
     def keyer(self, params: Mapping[str, Any]) -> Keyer:
         """Return what makes the key of a row of its question.
@@ -153,6 +157,13 @@ class Job:
         return Tiers(
             self.endpoints[: len(self.endpoints) - self.seconds], self.endpoints[-self.seconds :] * bool(self.seconds)
         )
+
+    @cached_property
+    def in_batches(self) -> bool:
+        """Whether rows are asked through the batch API of a service: it was asked for, or is cheaper in time."""
+        if self.due is None:
+            return self.settings.in_batches
+        return any(takes_batches(each, self.settings) for each in self.tiers.first)
 
     def tier_of(self, place: int) -> int:
         """Return the tier of the endpoint at a place in the pool."""
@@ -332,6 +343,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         images=images,
         seconds=len(tiers.second),
         function=prompt if callable(prompt) else None,
+        due=due_of(settings, store.journal_path),
     )
 
 
