@@ -27,7 +27,9 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+from batcher.engine.batching.submitting import Closed
 from batcher.engine.progress import Progress, Tally
+from batcher.errors import BatcherError
 from batcher.journal.entries import DUE, FORECAST, Batch, BatchState
 from batcher.journal.paces import durations, rates_of
 from batcher.journal.writing import Journal
@@ -252,6 +254,7 @@ class Deadline:
         self._seen_harvests: list[float] = []
         self._cancelled: dict[int, float] = {}
         self._given_up: set[int] = set()
+        self._cancelling: set[asyncio.Task[None]] = set()
         self._taken_back = (0, 0)  # batches, and their rows without an answer
         self._tier = DEFAULT
         self._is_busy = False
@@ -324,9 +327,13 @@ class Deadline:
 
     async def watch(self) -> None:
         """Decide again and again, until it is cancelled."""
-        while True:
-            await self.decide()
-            await asyncio.sleep(TICK_S)
+        try:
+            while True:
+                await self.decide()
+                await asyncio.sleep(TICK_S)
+        finally:
+            for task in self._cancelling:
+                task.cancel()
 
     async def decide(self) -> None:
         """Look at what has come, and do what the rule says."""
@@ -363,7 +370,10 @@ class Deadline:
         self._taken_back = self._taken_back[0] + len(wanted), self._taken_back[1] + rows
         if batches.keeps:
             await batches.ask_online()
-        await batches.cancel([each.id for each in wanted])
+        # A service that does not take it must not hold up what is decided meanwhile.
+        task = self._loop.create_task(_cancelled(batches, [each.id for each in wanted]))
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
 
     def _see_harvests(self) -> None:
         """Learn how long cancelled batches take to come back."""
@@ -520,6 +530,12 @@ class Deadline:
             " the run goes on as fast as it can."
         )
         return Forecast(Outlook.LATE, end, text)
+
+
+async def _cancelled(batches: OfBatches, numbers: Collection[int]) -> None:
+    """Cancel batches; if their service does not take that, their rows are asked online later all the same."""
+    with contextlib.suppress(Closed, BatcherError):
+        await batches.cancel(numbers)
 
 
 def _answered(batch: Batch) -> int:
