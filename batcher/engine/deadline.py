@@ -425,10 +425,10 @@ class Deadline:
         usual = self._pace(DEFAULT, work.rows)
         spare_s = idle_s(work, usual)
         tier = FLEX if spare_s > (0 if self._tier == FLEX else _CALM_S) else DEFAULT
-        if tier != self._tier or not self._pool.tiers:  # type: ignore[attr-defined]
+        if tier != self._tier or not self._pool.tiers:
             self._tier = tier
             self._rates.changed_tier()
-            self._pool.tiers = (tier,)  # type: ignore[attr-defined]
+            self._pool.tiers = (tier,)
 
     def ended(self) -> str:
         """Return whether the run, which is done, was in time."""
