@@ -287,8 +287,9 @@ events: what else happened in a run
                                 a service says that an answer used more tokens than any call can; `prompt overhead`:
                                 answers changed the bound on prompts; `service tier`: a request was served in a tier
                                 that it did not ask for; `joined`: a result is about to be in its place; `limited by
-                                hand`, `paused by hand`, `resumed by hand`, `refused by hand`: what people asked of the
-                                run while it worked; `decided by hand`, `overtaken by hand`: what the page asked of it,
+                                hand`, `paused by hand`, `resumed by hand`, `cancelled by hand`, `refused by hand`: what
+                                people asked of the run, mostly while it worked; `read as`: how answers in batches are
+                                read, besides the labels or the schema, as JSON; `decided by hand`, `overtaken by hand`: what the page asked of it,
                                 which was done, or not because the row had another result; `ignored`: an endpoint
                                 accepts a request parameter and does not do what it asks; `left out`: it refuses one
                                 that batcher had added, and is asked without it; `corrected by hand`: a person gave a
