@@ -42,7 +42,9 @@ from batcher.journal.entries import (
     LastRun,
     Line,
     Opinion,
+    Outcome,
     Repeated,
+    Request,
     Response,
     Spent,
     Totals,
@@ -282,6 +284,8 @@ class Reader:
     """
 
     _texts = "results"  # the table that has the results' texts
+    given_up: frozenset[int] = frozenset()
+    """Ids of batches whose lines do not count as out: their rows are asked online as well."""
     _lines = "requests"  # the one that has the lines of batches without an end, where a plan has moved them
 
     def __init__(
@@ -406,6 +410,8 @@ class Reader:
         if not self._all(f"SELECT EXISTS {batch_queries.OPEN}")[0][0]:
             return ""
         lines = f"SELECT count(*) FROM {self._lines} q WHERE q.sent_in IS NOT NULL AND q.ended IS NULL"
+        if self.given_up:
+            lines += f" AND q.sent_in NOT IN ({', '.join(map(str, self.given_up))})"
         return f", iif(r.result IS NULL, ({lines} AND q.key = r.key AND q.position = r.position), 0)"
 
     def states_at(self, positions: Sequence[int]) -> list[RowState]:
@@ -733,6 +739,17 @@ class Reader:
         """
         return batch_queries.lines(self._all, batch, after, most)
 
+    def lines_of(self, batch: int, ids: Sequence[int]) -> dict[int, Line]:
+        """Return those of some requests that are lines of a batch, by their ids, those that have their end included."""
+        return batch_queries.lines_of(self._all, batch, ids)
+
+    def latest_unfit(self, line: Request) -> tuple[Request, Outcome, str] | None:
+        """Return the latest answer that did not fit, to the question and the row of a request; None if there is none.
+
+        It is its own request, how that would end if its answer counted, and the answer's text.
+        """
+        return batch_queries.latest_unfit(self._all, line)
+
     def batch_counts(self) -> list[BatchCounts]:
         """Return what became of the lines of each batch, the first batch first."""
         return batch_queries.counts(self._all)
@@ -798,6 +815,12 @@ class Reader:
             (UNFIT,),
         )
         return {key: text_of(text) for key, text in found}
+
+    def sources_of(self, ids: Collection[int]) -> list[Source]:
+        """Return sources by their ids."""
+        marks = ", ".join("?" * len(ids))
+        found = self._all(f"SELECT model, base_url, params FROM sources WHERE id IN ({marks}) ORDER BY id", (*ids,))
+        return [Source(*map(text_of, each)) for each in found]
 
     def has_open_opinions(self) -> bool:
         """Return whether there is an answer that waits for others to its question (`--samples`)."""

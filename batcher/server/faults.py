@@ -97,6 +97,7 @@ class Request(NamedTuple):
         number: its place among all requests, from 1.
         seconds: since the first request.
         is_tunnel: it asks a proxy for a tunnel.
+        is_line: it is a line of a batch, for which there is no limit of requests a minute.
     """
 
     prompt: str
@@ -105,6 +106,7 @@ class Request(NamedTuple):
     number: int = 1
     seconds: float = 0.0
     is_tunnel: bool = False
+    is_line: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ class FaultRule:
             and self.first <= request.number <= self.last
             and self.is_for(request.key)
             and (self._refuses_tunnels or not request.is_tunnel)
+            and not (request.is_line and self.rpm)
             and self.model in {"", request.model}
             and (self.share >= 1 or unit("fault", salt, request.prompt) < self.share)
             and (not self.match or self._pattern.search(request.prompt) is not None)
@@ -315,7 +318,14 @@ class Faults:
         self._watched = [_Watched(number, rule, self._clock) for number, rule in enumerate(self._rules, 1)]
 
     def meet(
-        self, prompt: str, model: str = "", key: str = "", *, further: Sequence[str] = (), is_tunnel: bool = False
+        self,
+        prompt: str,
+        model: str = "",
+        key: str = "",
+        *,
+        further: Sequence[str] = (),
+        is_tunnel: bool = False,
+        is_line: bool = False,
     ) -> Met | None:
         """Count a request, as `Request` describes it, with its further texts, and return the fault that it meets."""
         if not self._rules:
@@ -326,7 +336,7 @@ class Faults:
         self._requests += 1
         seconds = now - self._first
         texts = (prompt, *further)
-        requests = [Request(text, model, key, self._requests, seconds, is_tunnel) for text in texts]
+        requests = [Request(text, model, key, self._requests, seconds, is_tunnel, is_line) for text in texts]
         return next(filter(None, (each.meet(requests, self._seed) for each in self._watched)), None)
 
     def answered(self, key: str) -> None:

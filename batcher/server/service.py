@@ -10,6 +10,7 @@ import math
 from typing import NamedTuple
 
 from batcher.server.asgi import JSON, Exchange, Headers
+from batcher.server.batch_model import LineModel
 from batcher.server.books import Books
 from batcher.server.confusion import Speaker
 from batcher.server.faults import Bucket, Fate, Faults, Met, Reply
@@ -58,6 +59,9 @@ class SimulatedService:
     Args:
         knobs: how the service behaves.
         books: the counts that it keeps.
+
+    Attributes:
+        lines: answers the lines of batches.
     """
 
     def __init__(self, knobs: Knobs, books: Books) -> None:
@@ -70,6 +74,7 @@ class SimulatedService:
         self._admitted = 0  # requests that no fault, key or limit has stopped
         self._number = 0
         self._chats, self._completions, self._embeddings = ChatWork(), TextWork(), EmbeddingWork()
+        self.lines = LineModel(knobs, books, self._faults, self._speaker)
 
     def reset(self) -> None:
         """Let the times and counts of the faults, the requests before a change of forms, and answers begin anew."""
@@ -93,7 +98,7 @@ class SimulatedService:
     async def models(self, exchange: Exchange) -> None:
         """List the models, or show the one that the path names."""
         served = self._knobs.model or MODEL
-        refusal = self._refuse_key(exchange.key)
+        refusal = self.refuse_key(exchange.key)
         if not refusal and exchange.name and self._knobs.model:
             refusal = self._refuse_model(exchange.name)
         if refusal:
@@ -117,7 +122,7 @@ class SimulatedService:
         key, request = exchange.key, work.read(raw, exchange.name)
         if isinstance(request, Refusal):
             self._books.arrive(None, key, route=work.route)
-            await self._respond(exchange, self._refuse_key(key) or request)
+            await self._respond(exchange, self.refuse_key(key) or request)
             return
         if not request.model:
             request.body["model"] = self._knobs.model or MODEL
@@ -130,7 +135,7 @@ class SimulatedService:
             asked = asked._replace(way=way_of(met.rule.forms))
         if met and not await self._goes_on(asked, met):
             return
-        refusal = self._refuse_key(key) or self._refuse_model(request.model) or self._limit(exchange)
+        refusal = self.refuse_key(key) or self._refuse_model(request.model) or self._limit(exchange)
         if refusal:
             await self._respond(exchange, refusal)
         else:
@@ -165,7 +170,8 @@ class SimulatedService:
             await self._reply(asked, rule.reply, met.prompt, met.wait_s)
         return False
 
-    def _refuse_key(self, key: str) -> Refusal | None:
+    def refuse_key(self, key: str) -> Refusal | None:
+        """Refuse an API key that is not accepted."""
         if not self._knobs.keys or key in self._knobs.keys:
             return None
         said = "Incorrect API key provided." if key else "You didn't provide an API key."
