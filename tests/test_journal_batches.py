@@ -335,9 +335,9 @@ def test_a_line_that_contradicts_its_batch_is_found(path: Path, change: str) -> 
 
 TEXTS = ["a", "b", "c", "d"]
 AS_LINES = """
-INSERT INTO batches (id, run, endpoint, source, name, made, state, url, requests, bytes, tokens, sha256, service_id,
-    service_state, completed, failed, why)
-    VALUES (1, 1, 0, 1, '0123456789abcdef', 1.0, 'sent', '/v1/chat/completions', 3, 10, 3, x'01', 'batch_7',
+INSERT INTO batches (id, run, endpoint, source, name, made, state, url, form, requests, bytes, tokens, sha256,
+    service_id, service_state, completed, failed, why)
+    VALUES (1, 1, 0, 1, '0123456789abcdef', 1.0, 'sent', '/v1/chat/completions', '', 3, 10, 3, x'01', 'batch_7',
     '', 3, 0, '');
 UPDATE requests SET ended = NULL, outcome = NULL, cost = 1000000, sent_in = 1 WHERE position > 0;
 DELETE FROM results WHERE id IN (SELECT id FROM requests WHERE position > 0);
