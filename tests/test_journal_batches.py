@@ -239,7 +239,7 @@ def test_a_follower_with_an_answer_of_its_own_keeps_it(path: Path) -> None:
         [first, second] = journal.lines(batch.id)
         outcome = Outcome("answered")
         for line in (second, first):
-            asyncio.run(journal.settled(line.request, outcome, ended(), followers=line.followers))
+            asyncio.run(journal.settled(line.request, outcome, ended(), followers=line.followers > 0))
         assert results(journal) == [1, 1, 2]
 
 
@@ -515,7 +515,7 @@ async def read(journal: Journal, books: Books, how: list[str], *, is_done: bool)
             number = line.request.id
             if name == "ok":
                 outcome, result = Outcome("answered", Usage(10, 5), 20), ended(answer=line.request.key.hex())
-                await journal.settled(line.request, outcome, result, followers=line.followers, is_late=line.is_answered)
+                await journal.settled(line.request, outcome, result, followers=line.followers > 0, is_late=line.is_answered)
                 books.answers[number] = books.open.pop(number)
                 books.answered += 20
             elif name == "500":
