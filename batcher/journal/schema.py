@@ -290,8 +290,9 @@ events: what else happened in a run
                                 hand`, `paused by hand`, `resumed by hand`, `cancelled by hand`, `refused by hand`: what
                                 people asked of the run, mostly while it worked; `read as`: how answers in batches are
                                 read, besides the labels or the schema, as JSON; `decided by hand`, `overtaken by hand`:
-                                what the page asked of it, which was done, or not because the row had another result; `ignored`: an endpoint
-                                accepts a request parameter and does not do what it asks; `left out`: it refuses one
+                                what the page asked of it, which was done, or not because the row had another result;
+                                `ignored`: an endpoint accepts a request parameter and does not do what it asks; `left
+                                out`: it refuses one
                                 that batcher had added, and is asked without it; `corrected by hand`: a person gave a
                                 row another answer, after this run or while it worked; `workbook read`: its corrections
                                 are in the journal; `planned`: what the process expected before its first request;
@@ -440,9 +441,9 @@ ALTER TABLE gold ADD COLUMN note TEXT;
 _TENTH = """
 CREATE TABLE batches (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, endpoint INTEGER NOT NULL, source INTEGER NOT NULL,
     name TEXT NOT NULL, made REAL NOT NULL, state TEXT NOT NULL, url TEXT NOT NULL, form TEXT NOT NULL,
-    requests INTEGER NOT NULL, bytes INTEGER NOT NULL, tokens INTEGER NOT NULL, sha256 BLOB NOT NULL, input_file TEXT, service_id TEXT,
-    service_state TEXT NOT NULL, submitted REAL, expires REAL, ended REAL, completed INTEGER, failed INTEGER,
-    output_file TEXT, error_file TEXT, why TEXT NOT NULL);
+    requests INTEGER NOT NULL, bytes INTEGER NOT NULL, tokens INTEGER NOT NULL, sha256 BLOB NOT NULL, input_file TEXT,
+    service_id TEXT, service_state TEXT NOT NULL, submitted REAL, expires REAL, ended REAL, completed INTEGER,
+    failed INTEGER, output_file TEXT, error_file TEXT, why TEXT NOT NULL);
 ALTER TABLE requests ADD COLUMN sent_in INTEGER;
 ALTER TABLE responses ADD COLUMN tier TEXT;
 CREATE INDEX requests_batch ON requests (sent_in, ended) WHERE sent_in IS NOT NULL;
