@@ -32,7 +32,7 @@ GIVEN = {"in": 1.0, "out": 4.0}
 MILLION = Usage(1_000_000, 1_000_000)
 
 
-def costs(endpoint: Endpoint, usage: Usage = MILLION) -> tuple[Any, Any]:
+def costs(endpoint: Endpoint, usage: Usage = MILLION) -> tuple[Any, ...]:
     """Return what an answer costs online and in a batch, in dollars."""
     tariff = Tariff.of(endpoint, LIMITED)
     (batch,) = in_batches([tariff])

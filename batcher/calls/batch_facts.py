@@ -15,7 +15,8 @@ from batcher.records import Task
 
 MB = 1_000_000
 LARGEST = BatchLimits(requests=50_000, bytes=200 * MB, inputs=50_000)
-"""OpenAI's limits, which are those of a service of which nothing is known."""
+"""OpenAI's limits, which are kept wherever others are not known."""
+_NOT_KNOWN = BatchLimits(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class BatchFacts:
     unconfirmed: tuple[str, ...] = ()
 
 
-UNKNOWN = BatchFacts(1.0, tasks=tuple(Task))
+UNKNOWN = BatchFacts(1.0, _NOT_KNOWN, tasks=tuple(Task))
 """What is assumed of a service of which nothing is known: OpenAI's shape, and no discount."""
 
 _AZURE_DOCS = "MicrosoftDocs/azure-ai-docs, articles/ai-foundry/openai"
@@ -195,22 +196,25 @@ TOGETHER = BatchFacts(
 )
 DEEPINFRA = BatchFacts(
     0.8,
+    _NOT_KNOWN,
     tasks=(Task.CHAT, Task.COMPLETION),
     confirmed={
         "price": "deepinfra.com/blog/batch-api",
         "fields, paths, window": "docs.deepinfra.com/api-reference/create-openai-batch",
     },
-    unconfirmed=("limits (OpenAI's are assumed)", "metadata in the list", "states"),
+    unconfirmed=("limits (OpenAI's are kept)", "metadata in the list", "states"),
 )
 QIANFAN = BatchFacts(
     0.4,
+    _NOT_KNOWN,
     path="/v2",
     note="needs object storage (BOS) to be opened",
     confirmed={"price, path": "cloud.baidu.com/doc/qianfan/s/Oml4r78ea"},
-    unconfirmed=("limits (OpenAI's are assumed)", "metadata in the list", "states"),
+    unconfirmed=("limits (OpenAI's are kept)", "metadata in the list", "states"),
 )
 LITELLM = BatchFacts(
     1.0,
+    _NOT_KNOWN,
     tasks=tuple(Task),
     note="the proxy passes batches on to OpenAI, Azure and others, at their prices: give --price-batch",
     confirmed={"routes, lines, list": "docs.litellm.ai/docs/batches"},

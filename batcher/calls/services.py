@@ -7,7 +7,7 @@ out. If a service lacks a word for a case, none is known.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -50,6 +50,9 @@ class Service:
         input_tokens: the most model tokens of all texts in one such request; 0: it is not known, or there is no limit.
         structured: the strictest form in which it is said to answer with labels or fields (`calls.forms`), where the
             trying begins.
+        tiers: its service tiers that a request can ask for: the value of `service_tier` by the name that `--tier` has
+            for it; an empty value: the parameter is left out. Empty: none are known.
+        full: its words for a tier that has no capacity at present.
         batch: what is known of its batch API; None: nothing.
     """
 
@@ -68,6 +71,8 @@ class Service:
     inputs: Mapping[str, int] = field(default_factory=dict, hash=False)
     input_tokens: int = 0
     structured: str = "strict"
+    tiers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    full: tuple[str, ...] = ()
     batch: BatchFacts | None = None
 
     def inputs_of(self, model: str) -> int:
@@ -93,6 +98,11 @@ class Service:
         if mine.netloc.startswith(RESOURCE):
             return (asked.hostname or "").endswith(mine.netloc.removeprefix(RESOURCE))
         return mine.netloc == asked.netloc.lower().removesuffix(":443").replace("localhost", "127.0.0.1")
+
+
+def _named(*tiers: str) -> dict[str, str]:
+    """Return service tiers that `--tier` and the service call the same."""
+    return dict(zip(tiers, tiers, strict=True))
 
 
 SERVICES = {
@@ -121,6 +131,8 @@ SERVICES = {
             headers={"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"},
             inputs={"": 2048},
             input_tokens=300_000,
+            tiers=_named("flex", "priority", "default", "auto"),
+            full=("resource_unavailable", "resource unavailable"),
             batch=batch_facts.OPENAI,
         ),
         Service(
@@ -133,6 +145,7 @@ SERVICES = {
             filtered=("content_filter", "ResponsibleAIPolicyViolation"),
             inputs={"": 2048},
             input_tokens=300_000,
+            tiers=_named("flex", "priority", "default", "auto"),
             batch=batch_facts.AZURE,
         ),
         Service(
@@ -285,6 +298,7 @@ SERVICES = {
             throttle=("temporarily rate-limited upstream",),
             unknown_model=("No endpoints found",),
             filtered=("requires moderation", "input was flagged", "Request blocked:"),
+            tiers=_named("flex", "priority", "default", "auto"),
         ),
         Service(
             "together",
@@ -305,6 +319,7 @@ SERVICES = {
             empty_account=("account is suspended", "is suspended, possibly due to"),
             throttle=("rate_limit_exceeded",),
             unknown_model=("NOT_FOUND",),
+            tiers={"priority": "priority", "default": ""},
         ),
         Service(
             "groq",
@@ -314,6 +329,8 @@ SERVICES = {
             empty_account=("organization_restricted",),
             throttle=("rate_limit_exceeded",),
             unknown_model=("model_permission_blocked_org", "model_permission_blocked_project"),
+            tiers={**_named("flex", "on_demand", "performance", "auto"), "default": "on_demand"},
+            full=("capacity_exceeded",),
             batch=batch_facts.GROQ,
         ),
         Service(
@@ -322,6 +339,7 @@ SERVICES = {
             ("CEREBRAS_API_KEY",),
             "organization",
             throttle=("request_quota_exceeded", "token_quota_exceeded"),
+            tiers=_named("flex", "priority", "default", "auto"),
         ),
         Service(
             "nvidia",
@@ -340,6 +358,7 @@ SERVICES = {
             throttle=("Some resource has been exhausted",),
             filtered=("Content violates usage guidelines",),
             too_long=("maximum prompt length is",),
+            tiers=_named("priority", "default"),
         ),
         Service(
             "cohere",
@@ -409,7 +428,7 @@ SERVICES = {
 
 
 CLOSED, EMPTY, THROTTLE, MODEL = "closed", "empty_account", "throttle", "unknown_model"
-KEY, FILTERED, TOO_LONG, AGAIN = "wrong_key", "filtered", "too_long", "again"
+KEY, FILTERED, TOO_LONG, AGAIN, FULL = "wrong_key", "filtered", "too_long", "again", "full"
 """The groups of words: the fields of `Service`, and words for a failure that passes."""
 
 # Words of several services, of relays and of servers that have no row above.
@@ -490,6 +509,17 @@ _COMMON = {
         "the model has crashed",  # LM Studio
         "loading model",
     ),
+    FULL: (
+        "no capacity",
+        "not enough capacity",
+        "insufficient capacity",
+        "capacity is unavailable",
+        "capacity unavailable",
+        "at capacity",
+        "over capacity",
+        "out of capacity",
+        "resources are unavailable",
+    ),
 }
 _SHORTEST_PHRASE = 6
 """The fewest characters of a word that is looked for in the middle of a text. A shorter one has to be a code."""
@@ -511,7 +541,7 @@ def _words(group: str) -> _Words:
     return _Words(frozenset(words), tuple(sorted(phrases)))
 
 
-_GROUPS = {group: _words(group) for group in (CLOSED, EMPTY, THROTTLE, MODEL, KEY, FILTERED, TOO_LONG, AGAIN)}
+_GROUPS = {group: _words(group) for group in (CLOSED, EMPTY, THROTTLE, MODEL, KEY, FILTERED, TOO_LONG, AGAIN, FULL)}
 
 
 def says(failure: Failure, group: str) -> bool:
@@ -566,16 +596,16 @@ class Services(Readable):
         return iter(self.services)
 
     def __str__(self) -> str:
-        return "\n".join(line for service in self for line in _shown(service))
+        return "\n".join([*(line for service in self for line in _shown(service)), _OF_OTHERS])
 
     def _repr_html_(self) -> str:
         """Show the services as a table in a notebook."""
-        rows = [(each.name, _keys(each), each.limits_per, _url(each)) for each in self]
-        return html_table("", rows, ("provider", "API key", "limits per", "base URL"), has_labels=True)
+        rows = [(each.name, _keys(each), each.limits_per, _url(each), batches_in_words(each)) for each in self]
+        return html_table("", rows, ("provider", "API key", "limits per", "base URL", "batches"), has_labels=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table as a dictionary that JSON can hold."""
-        return {"services": [asdict(service) for service in self]}
+        return {"services": [_as_dict(service) for service in self]}
 
 
 def services() -> Services:
@@ -588,6 +618,38 @@ def _shown(service: Service) -> Iterator[str]:
     yield f"{service.name:<13} {_keys(service)}{service.limits_per and f'; limits per {service.limits_per}'}"
     if url := _url(service):
         yield f"{'':<13} {url}"
+    if said := batches_in_words(service):
+        yield f"{'':<13} batches: {said}"
+
+
+_OF_OTHERS = "Of the others nothing is known: their batches are counted at the full price."
+
+
+def batches_in_words(service: Service) -> str:
+    """Return in a few words what is known of a service's batches; "" if nothing is."""
+    if service.name in batch_facts.NO_BATCHES:
+        return "none that batcher can use"
+    facts = service.batch
+    if facts is None:
+        return ""
+    limits = facts.limits
+    most = (
+        f"{limits.requests:,} rows" if limits.requests else "",
+        f"{limits.bytes // batch_facts.MB:,} MB a file" if limits.bytes else "",
+    )
+    known = " and ".join(filter(None, most))
+    at = "the full price" if facts.share == 1 else f"{facts.share:.0%} of the price"
+    return f"{at}, at most {known}" if known else f"{at}, limits not known"
+
+
+def _as_dict(service: Service) -> dict[str, Any]:
+    """Return a service as JSON can hold it."""
+    facts = service.batch
+    batch = facts and asdict(facts) | {"limits": facts.limits._asdict(), "test_limits": facts.test_limits._asdict()}
+    return asdict(replace(service, batch=None)) | {
+        "batch": batch,
+        "no_batch": batch_facts.NO_BATCHES.get(service.name, ""),
+    }
 
 
 def _keys(service: Service) -> str:
