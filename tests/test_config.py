@@ -138,6 +138,7 @@ WRONG: dict[str, tuple[object, ...]] = {
     "endpoint_name": (*NO_TEXTS, "http://h/v1", "a/b", "offline", " vllm", "a\nb", "n" * 101, "sk-" + "a1" * 20),
     "api_key_env": NO_TEXTS,
     "header": ("X-Team=labels", [("X-Team", "labels")], 5),
+    "tier": (*NO_TEXTS, "flx", "batch", "flex,", ["flex", 5]),
     "rpm": NO_NUMBERS,
     "rps": NO_NUMBERS,
     "tpm": NO_NUMBERS,

@@ -17,6 +17,7 @@ from typing import Any
 
 from batcher.calls.endpoints import EndpointTables, read_toml, tables_in, tables_of
 from batcher.checks import check_whole
+from batcher.cli.parser import REACHING_OPTIONS
 from batcher.endpoint import LIMITS
 from batcher.errors import SettingsError
 from batcher.hiding import looks_like_key
@@ -175,10 +176,21 @@ def _fill_run(arguments: argparse.Namespace) -> Written:
         arguments.keyword = keyword
         if arguments.verb == "verify" and arguments.data is None:  # a verb that takes an input
             arguments.data = values.get("data")
+    is_its_run = is_asked or is_list or keyword in {arguments.keyword, getattr(arguments, "other", None)}
+    if arguments.verb == "cancel" and is_its_run:
+        _reach(arguments, values)
     if arguments.output_dir is None:
-        is_its_run = is_asked or is_list or keyword in {arguments.keyword, getattr(arguments, "other", None)}
         arguments.output_dir = values.get("output_dir", "output") if is_its_run else "output"
     return values
+
+
+def _reach(arguments: argparse.Namespace, values: Written) -> None:
+    """Fill how the services of a run are reached, unless the command line says that itself."""
+    if any(getattr(arguments, name) is not None for name in REACHING_OPTIONS):
+        return
+    for name in REACHING_OPTIONS:
+        if name in values:
+            setattr(arguments, name, values[name])
 
 
 def _read_for_run(path: Path, *, is_needed: bool) -> Written:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from batcher.calls.patience import Alarm
 from batcher.engine.batching.batches import Batches
+from batcher.engine.deadline import Deadline
 from batcher.engine.ending import Ending
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import Stop
@@ -32,7 +33,7 @@ _LATE_S = 600.0
 class MakeWindow(Protocol):
     """Makes a window for a pass."""
 
-    def __call__(self, *, asks: bool, settles: bool) -> Window: ...
+    def __call__(self, *, asks: bool, settles: bool, is_first: bool = False) -> Window: ...
 
 
 class Passes:
@@ -46,6 +47,7 @@ class Passes:
         progress: shows it.
         grace_s: the seconds for what is under way if the run is to stop.
         is_second: a second endpoint is asked at the end (`--then`).
+        deadline: steers the batches; None: no time is given.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class Passes:
         progress: Progress,
         grace_s: float,
         is_second: bool,
+        deadline: Deadline | None = None,
     ) -> None:
         self.batches = batches
+        self._deadline = deadline
         self._make = make
         self._spending = spending
         self._tally = tally
@@ -68,6 +72,7 @@ class Passes:
         self._is_second = is_second
         self._window: Window | None = None
         self._working: asyncio.Task[None] | None = None
+        self._steering: asyncio.Task[None] | None = None
         self._is_stopping = False
         self._ending = Ending()
         self._at_last_pass = tally.done
@@ -85,16 +90,42 @@ class Passes:
 
         with stop.calling(listen):
             async with self._progress.showing(self._tally, self._refresh):
+                if self._deadline and not await self._begin(self._deadline):
+                    return self._ended()
                 self._working = asyncio.get_running_loop().create_task(self.batches.work())
                 try:
                     await self._accompany(self._working)
                 finally:
                     await self._end_work(self._working)
                 last = await self._last_pass()
+                await self._end_steering()
             if last is None:
                 return self._ended()
             ending = await last.end()
             return ending if ending.is_done else self._ended(ending)
+
+    # -- With a deadline
+
+    async def _begin(self, deadline: Deadline) -> bool:
+        """Ask a few rows online first, and decide what goes into batches; return whether the run may go on."""
+        self._window = window = self._make(asks=True, settles=True, is_first=True)
+        try:
+            may_go_on = await window.sweep()
+        finally:
+            self._window = None
+        if not may_go_on or self._is_stopping:
+            self._ending = await window.end()
+            return False
+        await deadline.begin()
+        self._steering = asyncio.get_running_loop().create_task(deadline.watch())
+        return True
+
+    async def _end_steering(self) -> None:
+        """End the steering; raise what ended it before."""
+        if steering := self._steering:
+            steering.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await steering
 
     # -- While batches are out
 
@@ -118,8 +149,7 @@ class Passes:
     @property
     def _asks(self) -> bool:
         """Whether rows are asked that are in no batch."""
-        batches = self.batches
-        return not batches.keeps and not batches.was_cancelled and not batches.looks_wrong
+        return self.batches.asks_online
 
     async def _pass(self, *, asks: bool, is_last: bool = False) -> bool:
         """Make a pass; return whether the run may go on."""
@@ -136,7 +166,8 @@ class Passes:
 
     async def _wait_for_late(self, working: asyncio.Task[None]) -> None:
         """Wait for the batches that were cancelled, although each row has its result: what they cost is known then."""
-        await asyncio.wait([working], timeout=_LATE_S)
+        late_s = self._deadline.patience_s(_LATE_S) if self._deadline else _LATE_S
+        await asyncio.wait([working], timeout=late_s)
 
     async def _end_work(self, working: asyncio.Task[None]) -> None:
         """Let the work on batches come to its end, and record what ended it."""
@@ -187,6 +218,8 @@ class Passes:
     def _stop(self, requests: int) -> None:
         """Act on a request to stop: the first time wait for what is under way, the second time end at once."""
         self._is_stopping = True
+        if self._steering:
+            self._steering.cancel()
         seconds = self._grace_s if requests == 1 else 0.0
         if seconds and self.batches.steps_under_way:
             self._progress.say(

@@ -32,6 +32,9 @@ class Tally:
         spent: nano-dollars for the answers of this process; None if a price is unknown.
         lines_out: lines of batches that are at a service.
         sent_before, spent_before: requests and nano-dollars of earlier processes.
+        due: when the run shall be finished, and `end`, when it is expected to be, in seconds since the epoch; None: not
+            given, not known.
+        outlook: whether it will be finished in time (`deadline.Outlook`); empty if no time is given.
     """
 
     rows: int = 0
@@ -49,6 +52,9 @@ class Tally:
     lines_out: int = 0
     sent_before: int = 0
     spent_before: int | None = 0
+    due: float | None = None
+    end: float | None = None
+    outlook: str = ""
 
     @property
     def done(self) -> int:
@@ -103,6 +109,9 @@ class _Watch:
             oldest_s=tally.oldest_s,
             waiting_for=tally.waiting_for,
             elapsed_s=now - self.began,
+            due=tally.due,
+            end=tally.end,
+            outlook=tally.outlook,
         )
 
     def _rate(self, now: float) -> float:

@@ -24,6 +24,7 @@ from batcher.engine.batching.harvesting import Harvester
 from batcher.engine.batching.submitting import cancelling
 from batcher.engine.canary import Canary
 from batcher.engine.control import Control, Steering
+from batcher.engine.deadline import Deadline
 from batcher.engine.drifting import drift_in
 from batcher.engine.ending import Ended, Ending, report_of, room_needed
 from batcher.engine.passes import Passes
@@ -50,6 +51,7 @@ from batcher.planning.expected import expected
 from batcher.planning.job import Job, prepare
 from batcher.planning.making import Stopped, make
 from batcher.planning.plan import Plan
+from batcher.planning.ways import takes_batches
 from batcher.planning.whom import asked_of
 from batcher.planning.words import first_lines, notes
 from batcher.pool.account import accounts_of
@@ -57,6 +59,7 @@ from batcher.pool.blame import Trial
 from batcher.pool.forms import FormChoice
 from batcher.pool.member import Member
 from batcher.pool.pool import Pool
+from batcher.pool.service_tiers import ServiceTiers
 from batcher.records import Task
 from batcher.server.serve import embedded
 from batcher.settings import Options, Settings
@@ -280,7 +283,7 @@ class _Run:
         firsts = len(endpoints) - job.seconds
         first = [tariff for each in by_form.values() for tariff in each[:firsts]]
         second = [tariff for each in by_form.values() for tariff in each[firsts:]]
-        uses_batches = bool(endpoints) and (job.settings.in_batches or bool(out))
+        uses_batches = bool(endpoints) and (job.in_batches or bool(out))
         in_batch = in_batches(first) if uses_batches else []
         spending = self._spending(tariffs, second if job.seconds else [], in_batch)
         await self._record_plan(by_form, firsts)
@@ -291,14 +294,19 @@ class _Run:
             members = self._members(by_form, ladders, made) if made else []
             estimator = Estimator(job.settings.params)
             pool = await stack.enter_async_context(Pool(members, job.settings.attempt_s, estimator, lambda: tally.left))
+            deadline = self._deadline(pool, tally) if members else None
             window: Window | Passes
             if made and uses_batches:
-                window = self._passes(made, pool, spending, tally)
+                window = self._passes(made, pool, spending, tally, deadline)
             else:
                 window = self._window(pool, spending, tally)
             process = self.journal.last_run()
             control.steer(Steering(job.keyword, pool, window, self.progress))
-            ending = await self._ending_of(window, pool)
+            steering = deadline.steering() if deadline and isinstance(window, Window) else contextlib.nullcontext()
+            async with steering:
+                ending = await self._ending_of(window, pool)
+            if deadline and ending.is_done:
+                self.progress.say(deadline.ended())
             control.steer(None)
         if (note := spending.note_of_excess()) and not ending.out_of_money:
             self.progress.say(note)
@@ -346,6 +354,7 @@ class _Run:
         asks: bool = True,
         settles: bool = True,
         is_pass: bool = False,
+        is_first: bool = False,
     ) -> Window:
         return Window(
             self.job,
@@ -358,12 +367,32 @@ class _Run:
             asks=asks,
             settles=settles,
             is_pass=is_pass,
+            is_first=is_first,
         )
 
-    def _passes(self, made: Callers, pool: Pool, spending: Spending, tally: Tally) -> Passes:
+    def _deadline(self, pool: Pool, tally: Tally) -> Deadline | None:
+        """Return what steers the run, if it shall be finished by a given time."""
+        if self.job.due is None:
+            return None
+        deadline = Deadline(
+            self.job, self.job.due, self.journal, self.planned, pool=pool, tally=tally, progress=self.progress
+        )
+        deadline.note()
+        return deadline
+
+    def _places(self, made: Callers, pool: Pool) -> list[Place]:
+        """Return the endpoints that take batches, or have some out."""
+        members = pool.of_tier(0)
+        if self.job.due is not None and not self.job.settings.in_batches:
+            out = {each.source for each in self.journal.batches(is_open=True)}
+            settings = self.job.settings
+            members = [each for each in members if takes_batches(each.endpoint, settings) or each.source in out]
+        return [Place(member, made.batches(member.endpoint)) for member in members]
+
+    def _passes(self, made: Callers, pool: Pool, spending: Spending, tally: Tally, deadline: Deadline | None) -> Passes:
         """Return what lets batches work, and passes over the table."""
         job, planned, progress = self.job, self.planned, self.progress
-        places = [Place(member, made.batches(member.endpoint)) for member in pool.of_tier(0)]
+        places = self._places(made, pool)
         settings = job.settings
         canary = Canary(job.shape) if settings.canary and job.task is not Task.EMBEDDING else None
         filler = Filler(
@@ -391,7 +420,8 @@ class _Run:
             canary=canary,
         )
         batches = Batches(
-            job,
+            job.store,
+            settings,
             self.journal,
             places,
             pool=pool,
@@ -400,11 +430,13 @@ class _Run:
             spending=spending,
             tally=tally,
             progress=progress,
-            keeps=settings.in_batches,
+            keeps=job.in_batches,
         )
+        if deadline:
+            deadline.batches = batches
 
-        def window(*, asks: bool, settles: bool) -> Window:
-            return self._window(pool, spending, tally, asks=asks, settles=settles, is_pass=True)
+        def window(*, asks: bool, settles: bool, is_first: bool = False) -> Window:
+            return self._window(pool, spending, tally, asks=asks, settles=settles, is_pass=True, is_first=is_first)
 
         return Passes(
             window,
@@ -414,6 +446,7 @@ class _Run:
             progress=progress,
             grace_s=settings.grace,
             is_second=planned.cut is not None,
+            deadline=deadline,
         )
 
     async def _record_plan(self, by_form: Mapping[Form | None, Sequence[Tariff]], firsts: int) -> None:
@@ -479,6 +512,10 @@ class _Run:
         endpoints = self.job.endpoints
         choices = self._choices(ladders)
         trial = Trial()
+        tiers: dict[tuple[int, int], ServiceTiers] = {}
+        for number, (endpoint, source) in enumerate(zip(endpoints, self.planned.sources, strict=True)):
+            place = source, self.job.tier_of(number)
+            tiers[place] = tiers.get(place) or ServiceTiers(*self.job.asked_in(endpoint))
         each = zip(endpoints, self.planned.sources, ladders, accounts_of(endpoints), strict=True)
         return [
             Member(
@@ -495,6 +532,7 @@ class _Run:
                 size=self.job.size_at(endpoint),
                 trial=trial,
                 tier=self.job.tier_of(number),
+                tiers=tiers[source, self.job.tier_of(number)],
             )
             for number, (endpoint, source, ladder, account) in enumerate(each)
         ]
@@ -544,7 +582,7 @@ async def _chat_callers(job: Job, stack: contextlib.AsyncExitStack, connections:
     module = await asyncio.to_thread(importlib.import_module, "batcher.calls.factory")
     most_bytes = int(job.settings.max_response_mb * 1e6)
     idle_s = job.settings.idle_s
-    streaming = None if idle_s is None else Streaming(idle_s, job.settings.timeout)
+    streaming = None if idle_s is None else Streaming(idle_s, job.settings.longest_s)
     made: Callers = module.ChatCallers(
         job.settings.params, offline_url, most_bytes, connections, streaming, scores=job.scores
     )

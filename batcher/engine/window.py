@@ -73,6 +73,7 @@ class Window:
         asks: rows are asked. Else those whose answers are all there get their result, and complete chunks their file.
         settles: rows get their result if all answers are there; a second endpoint is asked (`--then`).
         is_pass: one of several over the table: rows that are out, in batches, are left as they are.
+        is_first: it asks the rows alone that are asked first (`--canary`).
     """
 
     def __init__(
@@ -88,9 +89,11 @@ class Window:
         asks: bool = True,
         settles: bool = True,
         is_pass: bool = False,
+        is_first: bool = False,
     ) -> None:
         self._asks = asks
         self._settles = settles
+        self._is_first = is_first
         self._tally = tally
         self._pool = pool
         self._is_embedding = job.task is Task.EMBEDDING
@@ -128,7 +131,7 @@ class Window:
         self._sources = planned.sources
         # The vectors of embeddings cannot be looked at, and their rows share requests.
         self._canary = Canary(job.shape) if job.settings.canary and not self._is_embedding else None
-        self._drawn = _drawn(job, planned) if self._canary and not is_pass else ()
+        self._drawn = _drawn(job, planned) if self._canary and (is_first or not is_pass) else ()
         # Set when the rows that are asked first have shown that the others may be asked.
         self._is_cleared = asyncio.Event()
         self._closing = asyncio.Event()
@@ -179,7 +182,8 @@ class Window:
 
     async def sweep(self) -> bool:
         """Ask about rows, and write chunks; return whether the run may go on."""
-        await self._supervise([self._lead(), *(self._follow() for _ in range(self._workers_at_once))])
+        followers = 0 if self._is_first else self._workers_at_once
+        await self._supervise([self._lead(), *(self._follow() for _ in range(followers))])
         if self._job.settings.repeat_sample is not None and self._has_asked_all:
             await self._repeat()
         return not self._closing.is_set()

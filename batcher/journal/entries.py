@@ -21,6 +21,8 @@ _HASH = 16  # bytes of the hash of a chunk file's origin
 
 UNSENT = "unsent"
 """The outcome of an intent whose request did not leave."""
+NO_CAPACITY = "no capacity"
+"""The outcome of a request that was refused because its service tier had no capacity; it cost nothing."""
 UNFIT = "unfit"
 """The outcome of a request whose answer did not fit, so that its row was asked again."""
 TOO_LARGE = "too large"
@@ -472,8 +474,10 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-BY_HAND = ("limited by hand", "paused by hand", "resumed by hand")
-"""The kinds of events that record what people changed in a run at work."""
+BY_HAND = ("limited by hand", "paused by hand", "resumed by hand", "cancelled by hand")
+"""The kinds of events that record what people changed in a run at work, and that they cancelled its batches."""
+READ_AS = "read as"
+"""The kind of an event that records how answers in batches are read, besides the labels or the schema."""
 JOINED = "joined"
 """The kind of an event that records a result file before it is in its place."""
 REFUSED_BY_HAND = "refused by hand"
@@ -492,6 +496,10 @@ LEFT_OUT = "left out"
 """The kind of an event that records a parameter of batcher's own that an endpoint refuses, and is asked without."""
 IGNORED = "ignored"
 """The kind of an event that records a parameter that an endpoint accepts and ignores."""
+DUE = "due"
+"""The kind of the journal's events that hold the moment by which a run shall be finished (`--by`, `--within`)."""
+FORECAST = "forecast"
+"""The kind of the journal's events that say whether a run will be finished by then."""
 RESERVED = "numbers reserved"
 """The kind of an event that records ids of requests that are for batches, whether or not they are made."""
 PLANNED = "planned"

@@ -284,6 +284,8 @@ class Reader:
     """
 
     _texts = "results"  # the table that has the results' texts
+    given_up: frozenset[int] = frozenset()
+    """Ids of batches whose lines do not count as out: their rows are asked online as well."""
     _lines = "requests"  # the one that has the lines of batches without an end, where a plan has moved them
 
     def __init__(
@@ -408,6 +410,8 @@ class Reader:
         if not self._all(f"SELECT EXISTS {batch_queries.OPEN}")[0][0]:
             return ""
         lines = f"SELECT count(*) FROM {self._lines} q WHERE q.sent_in IS NOT NULL AND q.ended IS NULL"
+        if self.given_up:
+            lines += f" AND q.sent_in NOT IN ({', '.join(map(str, self.given_up))})"
         return f", iif(r.result IS NULL, ({lines} AND q.key = r.key AND q.position = r.position), 0)"
 
     def states_at(self, positions: Sequence[int]) -> list[RowState]:

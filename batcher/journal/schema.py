@@ -287,13 +287,16 @@ events: what else happened in a run
                                 a service says that an answer used more tokens than any call can; `prompt overhead`:
                                 answers changed the bound on prompts; `service tier`: a request was served in a tier
                                 that it did not ask for; `joined`: a result is about to be in its place; `limited by
-                                hand`, `paused by hand`, `resumed by hand`, `refused by hand`: what people asked of the
-                                run while it worked; `decided by hand`, `overtaken by hand`: what the page asked of it,
+                                hand`, `paused by hand`, `resumed by hand`, `cancelled by hand`, `refused by hand`: what
+                                people asked of the run, mostly while it worked; `read as`: how answers in batches are
+                                read, besides the labels or the schema, as JSON; `decided by hand`, `overtaken by hand`: what the page asked of it,
                                 which was done, or not because the row had another result; `ignored`: an endpoint
                                 accepts a request parameter and does not do what it asks; `left out`: it refuses one
                                 that batcher had added, and is asked without it; `corrected by hand`: a person gave a
                                 row another answer, after this run or while it worked; `workbook read`: its corrections
                                 are in the journal; `planned`: what the process expected before its first request;
+                                `due`: by when it shall be finished (`--by`, `--within`); `forecast`: what it expected
+                                of that, each time that this changed;
                                 `numbers reserved`: ids of requests, which are for batches or stay free
     subject            TEXT*    the endpoint; of `joined` and `workbook read` the file's name; of `corrected by hand`
                                 the correction's `results.id`; of `numbers reserved` the first and the last id, such as
@@ -313,7 +316,10 @@ events: what else happened in a run
                                 `budget_usd` (null without one); `versions` (of batcher and what it uses, by name);
                                 `input` (the files, each with `path`, `sha256`, `bytes` and `modified`, a moment, as far
                                 as they could be had) and
-                                `inputs_left` (how many more there are)
+                                `inputs_left` (how many more there are). `due`: JSON, `at`, a moment; its `subject` is
+                                the time as it was given. `forecast`: JSON, `due` and `end` (moments; `end` is when the
+                                last row is expected, null if that is not known), `state` (`in time`, `by batch`: only
+                                if batches come back in time, `late`), and `text`, the same in words
 
 `PRAGMA application_id` is 0x62746368 ("btch"). `PRAGMA user_version` holds the version of the tables in its lowest 8
 bits, and above them the generation, a number that each commit raises (see `access`).

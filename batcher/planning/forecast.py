@@ -20,12 +20,13 @@ from batcher.money.prices import NANO, nano_dollars
 from batcher.money.spending import note_of_reserves, note_of_tiers
 from batcher.money.tariff import LESSONS, Tariff
 from batcher.money.tokens import Counter, counter, prompt_tokens
-from batcher.planning.asking import forms_found, tariffs_in_forms
+from batcher.planning.asking import forms_found, in_batches, tariffs_in_forms
 from batcher.planning.costs import Further, Load, costs_of, pace_of, tokens_of_an_answer, with_further
 from batcher.planning.first import First, typical_answer
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
 from batcher.planning.making import make
 from batcher.planning.opinions import Times
+from batcher.planning.outlook import Mix, mix_of
 from batcher.planning.plan import Plan
 from batcher.planning.whom import asked_of, in_lines
 from batcher.planning.words import came_back, for_what, in_words, notes, saves
@@ -83,6 +84,8 @@ class Forecast(Described):
         task: what for: `chat`, `completion` or `embedding`.
         form: how labels or a schema are asked for, in words; empty without them.
         first: the messages of the first row that is sent, as they will go out.
+        mix: the ways by which rows are asked, with the price of each, and the chance to be in time (`by`, `within`);
+            None: they are asked online, and no time is given.
         summary: the plan in words, with notes.
     """
 
@@ -124,6 +127,7 @@ class Forecast(Described):
     form: str
     first: tuple[Message, ...]
     summary: str
+    mix: Mix | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the forecast as a dictionary that JSON can hold."""
@@ -150,6 +154,8 @@ class Forecast(Described):
         if self.budget:
             yield Line("budget", self.budget)
         yield Line("time", self.time)
+        if self.mix:
+            yield from self.mix.shown()
         if self.form:
             yield Line("form", self.form)
         for number, line in enumerate(First(self.first).lines()):
@@ -177,10 +183,12 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         planned = make(job, journal, lambda: False, is_rehearsal=True)
         asking = _asking(job, journal, planned.sources[0])
         load, further, first, counted_by = _load(job, journal, planned, asking)
+        mix = mix_of(job, journal, planned, load, tariffs=asking.tariffs)
         left = None if settings.budget is None else nano_dollars(settings.budget) - journal.spent().total
     is_by_option = settings.endpoints is None
     how_to_price = f"{option('price_in')}, {option('price_out')}" if is_by_option else "prices in the endpoint"
-    costs, pace = costs_of(load, asking.tariffs, left, how_to_price), pace_of(job.tiers.first, load)
+    in_use = in_batches(asking.tariffs) if settings.in_batches and job.due is None else asking.tariffs
+    costs, pace = costs_of(load, in_use, left, how_to_price), pace_of(job.tiers.first, load)
     costs = with_further(costs, load, further, asking.second, how_to_price)
     kept = (planned.cut.kept if planned.cut else 0) + (further.kept or 0)
     saved = costs_of(further.of(kept), asking.second, None, how_to_price).all if further.load.requests else None
@@ -227,6 +235,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         task=job.task.value,
         form=first.form,
         first=first.messages,
+        mix=mix,
         summary="\n".join(
             [
                 in_words(job, planned),

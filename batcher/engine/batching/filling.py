@@ -244,7 +244,17 @@ class Filler:
         self._has_opinions = False
         # The answers to other rows that rows of this round have taken up.
         self._taken: set[int] = set()
-        self._is_closed = False
+        self._is_closed = self._is_stale = False
+        self._making = asyncio.Lock()
+
+    async def forget(self) -> None:
+        """Drop what was read, and the files that are not full; the next call of `make` begins a round anew."""
+        self._is_stale = True
+        async with self._making:
+            await self._give_up()
+            self._pending.clear()
+            self._slices, self.is_round_over = iter(()), True
+            self._is_stale = False
 
     def close(self) -> None:
         """Make no further batch."""
@@ -264,22 +274,26 @@ class Filler:
             OutputError: the file or the journal cannot be written.
             InputError: the input cannot be read, or was changed.
         """
+        async with self._making:
+            return await self._make(most_lines)
+
+    async def _make(self, most_lines: int) -> Batch | None:
         self.short = None
         try:
-            while not self._is_closed:
+            while not self._is_closed and not self._is_stale:
                 if not self._pending and not await self._read_on():
                     break
                 if full := await self._fill(most_lines):
                     return await self._made(full)
                 if self.short or self._pending:  # what is pending goes to an endpoint that takes nothing now
                     break
-            if self._files and not self._is_closed:
-                return await self._made(max(self._files.values(), key=lambda each: len(each.lines)))
+            begun = [each for each in self._files.values() if each.lines]
+            if begun and not self._is_closed and not self._is_stale:
+                return await self._made(max(begun, key=lambda each: len(each.lines)))
+            await self._give_up()  # what is open is empty, or the run is stopping
         except BaseException:
             await self._give_up()
             raise
-        if self._is_closed:
-            await self._give_up()
         return None
 
     async def _give_up(self) -> None:
