@@ -34,7 +34,8 @@ def night(lab: Lab, service: Service, within: str = "8h", **options: Any) -> Rep
 
 
 def served(knobs: BatchKnobs, **options: Any) -> Service:
-    return Service(PROMPTS, **{"latency": lambda _call: 10.0, "batch_knobs": knobs} | options)
+    usual: dict[str, Any] = {"latency": lambda _call: 10.0, "batch_knobs": knobs}
+    return Service(PROMPTS, **usual | options)
 
 
 def spent(lab: Lab) -> int:
