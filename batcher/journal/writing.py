@@ -312,6 +312,8 @@ class Journal(Planner):
         Raises:
             OutputError: it could not be written.
         """
+        if request.sent_in is None:
+            self._has_unfit = True
         outcome = outcome._replace(name=UNFIT)
         came = outcome.completion
         kept = [self._response(request, outcome, came, "", is_cut=outcome.is_cut)] if came else []

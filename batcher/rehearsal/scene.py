@@ -146,7 +146,7 @@ class Scene(NamedTuple):
         settings = self.job.settings
         for name, each in OPTIONS.items():
             value = getattr(settings, name)
-            if name in {*_REPLACED, "system"} or value == each.default:
+            if name in {*_REPLACED, "system"} or value == each.default or (name == "wait" and not settings.waits):
                 continue
             if name == "param":
                 yield from (f"{each.flag}={key}={json.dumps(part)}" for key, part in value.items())
