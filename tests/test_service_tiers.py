@@ -13,7 +13,8 @@ from conftest import Lab
 from fake_service import Anything, Call, Service, answer_to
 from langchain_openai import ChatOpenAI
 from pools import now, with_pool
-from programs import call, local_server, write_table
+from programs import call, local_server, table, write_table
+from pydantic import SecretStr
 from virtual_time import run_virtually
 
 import batcher
@@ -25,7 +26,6 @@ from batcher.money.prices import price_of
 from batcher.planning.service_tiers import words_at
 from batcher.pool.service_tiers import PROBES, ServiceTiers
 from batcher.records import Completion, Failure, Fault, Usage
-from batcher.server.refusals import REFUSALS
 from batcher.settings import Settings
 
 OPENAI = "https://api.openai.com/v1"
@@ -122,8 +122,12 @@ def test_the_deadline_of_a_row_lets_all_attempts_in_flex_take_their_time() -> No
     ("endpoint", "options", "said"),
     [
         (Endpoint(MODEL), {"param": {"service_tier": "flex"}}, "tier and the parameter service_tier of param exclude"),
-        (Endpoint(MODEL, params={"service_tier": "flex"}), {}, "service_tier in params of endpoint 1 exclude each other"),
-        (Endpoint(llm=ChatOpenAI(api_key="-", service_tier="flex")), {}, "in the chat model in llm= exclude each other"),
+        (Endpoint(MODEL, params={"service_tier": "flex"}), {}, "service_tier in params of endpoint 1 exclude"),
+        (
+            Endpoint(llm=ChatOpenAI(api_key=SecretStr("-"), service_tier="flex")),
+            {},
+            "in the chat model in llm= exclude",
+        ),
         (Endpoint("gpt-4o"), {}, "openai sells gpt-4o without the tier flex, by the price table; it has priority"),
         (Endpoint("deepseek-chat", "https://api.deepseek.com/v1"), {}, "no service tiers of deepseek: leave it out"),
         (Endpoint("grok-4.3", "https://api.x.ai/v1"), {}, "xai has no tier flex; it has priority, default"),
@@ -185,7 +189,7 @@ def test_a_second_endpoint_keeps_the_ordinary_tier_unless_its_own_parameters_nam
         second = Endpoint("better", params=params)
         options: dict[str, Any] = {"samples": 3, "threshold": 1.0, "keyword": f"k{number}"}
         spoken = iter("1234567890" * 9)
-        service.instead = lambda call, spoken=spoken: Completion(next(spoken), "stop", Usage(1, 1))  # type: ignore[misc]
+        service.instead = lambda _, spoken=spoken: Completion(next(spoken), "stop", Usage(1, 1))  # type: ignore[misc]
         lab.run(prompts(2), service, endpoints=[Endpoint("m")], then=second, tier="flex", **options)
         asked = {(call.endpoint, tier_of(call)) for call in service.calls}
         assert ("m", "flex") in asked
@@ -225,7 +229,6 @@ def test_a_tier_that_refuses_every_second_request_is_not_waited_for(lab: Lab) ->
 
 def test_a_tier_of_few_places_is_filled_and_not_hammered(lab: Lab) -> None:
     service = Night(lambda _: False)
-    service.instead = lambda call: None  # type: ignore[method-assign]
     at_work: list[float] = []
 
     def latency(call: Call) -> float:
@@ -319,7 +322,7 @@ def test_a_tier_that_the_service_refuses_ends_the_run_before_many_rows_or_goes_o
     if goes_on:
         assert lab.run(prompts(50), service, tier=tier).ok == 50
     else:
-        with pytest.raises(RunStopped, match="the service tier was refused .flex.: HTTP 400"):
+        with pytest.raises(RunStopped, match=r"the service tier was refused \(flex\): HTTP 400"):
             lab.run(prompts(50), service, tier=tier)
     assert service.by_tier["flex"] <= 4
 
@@ -413,11 +416,23 @@ def test_the_local_server_plays_a_full_tier(tmp_path: Path) -> None:
     rows: Sequence[Sequence[str]] = [[f"q{number}"] for number in range(6)]
     write_table(tmp_path / "t.csv", ["text"], rows)
     with local_server("--faults", "faults.toml", cwd=tmp_path) as server:
-        job = ["run", "t.csv", "--prompt-column", "text", "--model", "m", "--base-url", server.base_url, "--canary", "0"]
+        job = ["run", "t.csv", "--prompt-column", "text", "--model", "m", "--base-url", server.base_url]
         done = call(*job, "--tier", "flex,default", "--with", "tier", "--keyword", "k", cwd=tmp_path)
         assert done.status == 0, done.stderr
-        met = server.books()["faults"]
-    text = (tmp_path / "output" / "all_k.csv").read_text()
-    assert set(line.rsplit(",", 1)[-1] for line in text.splitlines()[1:]) <= {"default", "flex"}
-    assert sum(met.values()) >= 2
-    assert REFUSALS["openai"]["flex"].status == 429
+        met = server.books()["by_fault"]
+    tiers = Counter(row["infer_tier"] for row in table(tmp_path / "output" / "all_k.csv"))
+    assert tiers["default"] == 6
+    # Each row that flex has refused twice goes on in default; the others hear of it.
+    assert 2 <= sum(met.values()) <= 12
+    assert "6 default" not in call("status", "k", cwd=tmp_path).stdout  # one tier alone is not said
+
+
+def test_status_and_report_count_the_answers_by_tier(lab: Lab) -> None:
+    night(lab, 40, lambda call: call.at < 20, "flex,default")
+    (flex,) = lab.query("SELECT count(*) FROM responses WHERE tier = 'flex'")[0]
+    assert 0 < flex < 40
+    said = str(batcher.status("k", lab.directory))
+    assert f"{flex} flex" in said
+    assert f"{40 - flex} default" in said
+    page = Path(batcher.report("k", lab.directory).path).read_text(encoding="utf-8")
+    assert f"{flex} flex" in page
