@@ -484,7 +484,8 @@ def _excess(place: Place, size: int, tokens: int) -> str:
     limits = place.service.limits
     most = min(filter(None, (limits.bytes, limits.line_bytes)), default=0)
     if most and size > most:
-        return f"its request has {counted(size, 'byte')}, and a line of a batch at {place.member.endpoint.where} at most {most:,}"
+        at = place.member.endpoint.where
+        return f"its request has {counted(size, 'byte')}, and a line of a batch at {at} at most {most:,}"
     if limits.tokens and tokens > limits.tokens:
         return (
             f"its request has about {counted(tokens, 'token')}, and a batch at {place.member.endpoint.where} takes at"
