@@ -31,7 +31,8 @@ DEFAULT = "batcher.toml"
 """The file that is read if the command line names neither a file nor an input."""
 
 _FLAGS = {"json", "dry_run", "keep"}
-_OWN = {"input": "data", **{name: name for name in ("prompt", "json", "dry_run", "kills", "faults", "keep")}}
+_FILES = ("faults", "batch_faults")
+_OWN = {"input": "data", **{name: name for name in ("prompt", "json", "dry_run", "kills", *_FILES, "keep")}}
 """What the file may hold besides the options of `Settings`, and the names of the arguments."""
 
 _OF_RUN = {"data", "keyword", "output_dir"}
@@ -340,7 +341,11 @@ def _check(name: str, written: str, value: Any, where: str) -> None:
     if name == "data" and isinstance(value, list):
         is_right = bool(value) and all(isinstance(each, str) for each in value)
     if not is_right:
-        kinds = {"data": "a path, or a list of paths", "prompt": "a text", "faults": "the path of a file"}
+        kinds = {
+            "data": "a path, or a list of paths",
+            "prompt": "a text",
+            **dict.fromkeys(_FILES, "the path of a file"),
+        }
         raise SettingsError(f"{where}: {written} must be {kinds.get(name, 'true or false')}, not {value!r:.40}")
 
 
@@ -365,7 +370,7 @@ def _holds_path(name: str, value: object) -> bool:
     """Return whether an option's value is a path; a schema may be written out instead."""
     is_for_paths = name in OPTIONS and OPTIONS[name].kind.argument.get("metavar") in {"FILE", "DIR"}
     is_written_out = name == "schema" and isinstance(value, str) and value.lstrip().startswith("{")
-    return (name == "faults" or is_for_paths) and isinstance(value, str) and not is_written_out
+    return (name in _FILES or is_for_paths) and isinstance(value, str) and not is_written_out
 
 
 def _check_escapes(value: object, directory: Path, where: str) -> None:

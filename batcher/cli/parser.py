@@ -688,9 +688,17 @@ def _add_rehearse(verbs: Any) -> None:
     )
     _add_input(parser)
     parser.add_argument("--faults", metavar="FILE", help=f"{_FAULTS}. Default: a few of every kind")
+    parser.add_argument(
+        "--batch-faults", metavar="FILE", help="with --via batch: the same for batches, as for `batcher serve`"
+    )
     parser.add_argument("--forms", metavar="WAY", help=_FORMS)
     parser.add_argument("--dressed", metavar="P", type=float, help=_DRESSED)
-    parser.add_argument("--kills", metavar="N", type=int, help="kill the run N times (2)")
+    parser.add_argument(
+        "--kills",
+        metavar="N",
+        type=int,
+        help="kill the run N times (2); with --via batch when it makes a batch, reads results and so on",
+    )
     parser.add_argument(
         "--keep", action=Flag, help="keep the files in rehearsal_<keyword> also if the rehearsal passes"
     )

@@ -301,6 +301,7 @@ class Reader:
         self._resources = resources
         self._opened = opened
         self._reading = threading.Lock()
+        self._has_unfit: bool | None = None  # an answer to a request that was sent by itself did not fit; None: unknown
 
     def close(self) -> None:
         with self._reading:  # a thread may still be reading
@@ -346,6 +347,16 @@ class Reader:
         )
         ids = f"{cut} UNION ALL {again} UNION ALL {of_several}"
         return int(self._all(f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({ids})")[0][0])
+
+    def answers_by_tier(self) -> list[tuple[str, int]]:
+        """Count the answers by the service tier that gave them, the most frequent first; "": it was not said."""
+        said = "SELECT tier, count(*) FROM responses WHERE tier IS NOT NULL GROUP BY tier"
+        found = self._all(f"{said} ORDER BY count(*) DESC, tier")
+        return [(text_of(tier), int(count)) for tier, count in found]
+
+    def names_tiers(self) -> bool:
+        """Return whether a run asked for a service tier: else nothing has to be counted by it, which takes long."""
+        return any("tier" in question for question in self.questions())
 
     def second_sources(self, now: Iterable[Source] = ()) -> frozenset[int]:
         """Return the ids of the sources that were second in any run (`--then`), and of these."""
@@ -748,7 +759,10 @@ class Reader:
 
         It is its own request, how that would end if its answer counted, and the answer's text.
         """
-        return batch_queries.latest_unfit(self._all, line)
+        if self._has_unfit is None:
+            query = "SELECT EXISTS (SELECT 1 FROM requests WHERE outcome = ? AND sent_in IS NULL)"
+            self._has_unfit = bool(self._all(query, (UNFIT,))[0][0])
+        return batch_queries.latest_unfit(self._all, line, is_online=self._has_unfit)
 
     def batch_counts(self) -> list[BatchCounts]:
         """Return what became of the lines of each batch, the first batch first."""

@@ -495,13 +495,15 @@ class BatchQueue:
                     batch.failed += 1
         for prompts in results.prompts:
             self.books.bill(prompts)
-        batch.output_file = self._write(batch, "output", results.answered)
-        batch.error_file = self._write(batch, "error", results.failed)
+        # A file of which a fault has dropped every line is there all the same.
+        if batch.completed:
+            batch.output_file = self._write(batch, "output", results.answered)
+        if batch.failed:
+            batch.error_file = self._write(batch, "error", results.failed)
         batch.results = _Results()
 
-    def _write(self, batch: QueuedBatch, what: str, lines: list[bytes]) -> str | None:
-        if not lines:
-            return None
+    def _write(self, batch: QueuedBatch, what: str, lines: list[bytes]) -> str:
+        """Write a file of results, and return its id."""
         if not self.limits.in_order:
             places = sorted(range(len(lines)), key=lambda place: unit(self.limits.seed, batch.number, what, place))
             lines = [lines[place] for place in places]

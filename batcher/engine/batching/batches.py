@@ -44,6 +44,8 @@ _FIRST_LOOK_S, _LONGEST_S, _GROWTH = 1.0, 60.0, 1.5
 _FIRST_ROOM_S, _LONGEST_ROOM_S = 30.0, 600.0
 """The same for a queue that is full although none of the run's batches is in it."""
 _KEY_REFUSED = {401, 403}
+_NOT_CANCELLED = {400, 404, 409}
+"""The statuses of a batch that cannot be cancelled: it is over already, or not known."""
 _BARREN = 3
 """The batches of an endpoint, one after the other, of which no line was even asked, after which it takes no more."""
 _ENOUGH = 1 / 10
@@ -87,8 +89,6 @@ class Fills(Protocol):
     def close(self) -> None: ...
 
     async def make(self, most_lines: int = 0) -> Batch | None: ...
-
-    async def forget(self) -> None: ...
 
 
 class Returned(NamedTuple):
@@ -178,6 +178,8 @@ class Batches:
         self._is_filling = self._has_begun = False
         spending.may_come_back(lambda: bool(self._tended))
 
+    _has_adopted = False  # what earlier processes left
+
     # -- What others see
 
     @property
@@ -251,7 +253,8 @@ class Batches:
     @property
     def are_cancelled(self) -> bool:
         """Whether each batch that is out was cancelled, and its service has said so."""
-        return all(each.remote is not None and each.is_cancelled for each in self._tended.values())
+        are_known = self._has_adopted or self._closing.is_set()
+        return are_known and all(each.remote is not None and each.is_cancelled for each in self._tended.values())
 
     def stop_filling(self) -> None:
         """Make no further batch; what is out is fetched."""
@@ -296,7 +299,13 @@ class Batches:
     async def _cancel_there(self, tended: _Tended) -> None:
         """Cancel a batch at its service; if it cannot be cancelled any more, looking at it shows why."""
         batch, place = tended.batch, tended.place
-        came = await self._patience.call(place, lambda: place.service.cancel(batch.service_id or ""))
+
+        async def cancel() -> Remote | Failure | None:
+            came = await place.service.cancel(batch.service_id or "")
+            is_refused = isinstance(came, Failure) and came.status in _NOT_CANCELLED
+            return None if is_refused else came
+
+        came = await self._patience.call(place, cancel)
         if isinstance(came, Remote):
             await self._see(tended, came)
         if wake := self._pollers.get(place):
@@ -319,6 +328,7 @@ class Batches:
             await self._clear_files()
             for batch in self._journal.batches(is_open=True):
                 self._adopt(batch)
+            self._has_adopted = True
             await self._go_on()
         finally:
             await self._end_tasks()
