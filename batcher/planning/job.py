@@ -64,7 +64,7 @@ from batcher.planning.refusals import check_endpoints
 from batcher.planning.requests import check_requests, notes_on_columns, older_results, read_body
 from batcher.planning.service_tiers import AskedIn, asked_in, check_tier
 from batcher.planning.tasks import check_params_of_endpoints, check_task
-from batcher.planning.ways import takes_batches
+from batcher.planning.ways import takes_batches, with_flex
 from batcher.records import NO_TERMS, Completion, Question, Result, Slice, Task, Terms, Values
 from batcher.settings import OPTIONS, Settings, check_keyword
 from batcher.words import as_given, blamed, by_reader, option
@@ -172,7 +172,9 @@ class Job:
 
     def asked_in(self, endpoint: Endpoint) -> AskedIn:
         """Return the service tiers that the requests to an endpoint ask for."""
-        return asked_in(endpoint, self.settings, is_second=endpoint in self.tiers.second)
+        is_second = endpoint in self.tiers.second
+        found = asked_in(endpoint, self.settings, is_second=is_second)
+        return found if self.due is None or is_second else with_flex(endpoint, self.settings, found)
 
     @property
     def goes_by_confidence(self) -> bool:

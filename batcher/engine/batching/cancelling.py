@@ -402,6 +402,8 @@ class _Nothing:
 
     def close(self) -> None: ...
 
+    async def forget(self) -> None: ...
+
     async def make(self, most_lines: int = 0) -> Batch | None:  # noqa: ARG002 - it makes none of any size
         return None
 
