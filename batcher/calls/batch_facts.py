@@ -91,7 +91,7 @@ AZURE = BatchFacts(
     0.5,
     BatchLimits(requests=100_000, bytes=200 * MB),
     path="/",
-    note="the model is the name of a deployment of the type Global Batch or Data Zone Batch",
+    note="the model is the name of a deployment of the type Global Batch",
     confirmed={
         "price, no expiry (late batches go on), states, codes of whole batches, billing": (
             f"{_AZURE_DOCS}/how-to/batch.md"
@@ -100,7 +100,11 @@ AZURE = BatchFacts(
         "limits": f"{_AZURE_DOCS}/includes/global-batch-limits.md",
         "a full queue: token_limit_exceeded": "learn.microsoft.com/en-us/answers/questions/2285577",
     },
-    unconfirmed=("the order of the list", "whether an Idempotency-Key counts"),
+    unconfirmed=(
+        "the older routes with an api-version (.../openai/files?api-version=..., for base URLs of deployments)",
+        "the order of the list",
+        "whether an Idempotency-Key counts",
+    ),
 )
 DASHSCOPE = BatchFacts(
     0.5,
