@@ -819,6 +819,12 @@ class Settings:
         _only_one(self, "image_column", "examples")
         _only_one(self, "hold", "threshold")
         _only_one(self, "by", "within")
+        for name in ("by", "within"):
+            if getattr(self, name) is not None and not self.waits:
+                raise SettingsError(
+                    f"{as_given(name)} and {as_given('wait', NO_WAIT)} exclude each other: a run that does not wait"
+                    " cannot see to it that it is finished"
+                )
         _check_tiers(self)
         self._check_service_tier()
         if self.gold_drawn is not None and self.gold is None:

@@ -26,15 +26,18 @@ HOUR = 3600.0
 
 def night(lab: Lab, service: Service, within: str = "8h", **options: Any) -> Report:
     """Run the table by a deadline: online, four requests of 10 s at once answer 0.4 rows a second."""
-    return lab.run(
+    run: Any = lab.run
+    report: Report = run(
         PROMPTS,
         service,
         **{"within": within, "endpoints": POOL, "canary": 20, "no_progress": True, "quiet": False} | options,
     )
+    return report
 
 
 def served(knobs: BatchKnobs, **options: Any) -> Service:
-    return Service(PROMPTS, **{"latency": lambda _call: 10.0, "batch_knobs": knobs} | options)
+    usual: dict[str, Any] = {"latency": lambda _call: 10.0, "batch_knobs": knobs}
+    return Service(PROMPTS, **usual | options)
 
 
 def spent(lab: Lab) -> int:

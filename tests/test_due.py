@@ -35,13 +35,10 @@ def night(lab: Lab, **options: Any) -> None:
 
 
 def plan(tmp_path: Path, rows: int = 1000, **options: Any) -> Forecast:
-    options = {
-        "output_dir": tmp_path / "output",
-        "keyword": "k",
-        "endpoints": POOL,
-        "param": {"max_tokens": 5},
-    } | options
-    return batcher.plan([f"question {number}" for number in range(rows)], "{text}", **options)
+    usual = {"output_dir": tmp_path / "output", "keyword": "k", "endpoints": POOL, "param": {"max_tokens": 5}}
+    make: Any = batcher.plan
+    found: Forecast = make([f"question {number}" for number in range(rows)], "{text}", **usual | options)
+    return found
 
 
 def journal_of(path: Path, due: Due) -> Path:

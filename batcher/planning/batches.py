@@ -17,6 +17,12 @@ _NOT_IN_BATCHES = {
 }
 
 
+def obstacle_to_batches(settings: Settings) -> tuple[str, str] | None:
+    """Return the option with which rows cannot go into batches, and why; None if there is none."""
+    given = (name for name in _NOT_IN_BATCHES if getattr(settings, name) != OPTIONS[name].default)
+    return next(((name, _NOT_IN_BATCHES[name].format(via=option("via", BATCH))) for name in given), None)
+
+
 def check_batch_options(settings: Settings) -> None:
     """Refuse options that do not go with batches, and those that need them.
 
@@ -29,10 +35,9 @@ def check_batch_options(settings: Settings) -> None:
                 f"{blamed('wait')}: {NO_WAIT} goes with {option('via', BATCH)}: nothing else goes on without this process"
             )
         return
-    for name, why in _NOT_IN_BATCHES.items():
-        if getattr(settings, name) != OPTIONS[name].default:
-            why = why.format(via=option("via", BATCH))
-            raise SettingsError(f"{as_given(name)} and {option('via', BATCH)} exclude each other: {why}")
+    if obstacle := obstacle_to_batches(settings):
+        name, why = obstacle
+        raise SettingsError(f"{as_given(name)} and {option('via', BATCH)} exclude each other: {why}")
     if settings.asks_chat_model:
         raise SettingsError(
             f"{option('via', BATCH)}: a chat model in llm= has no batch API: give the endpoint by its model and base_url"

@@ -11,6 +11,7 @@ from batcher.calls.batch_facts import NO_BATCHES
 from batcher.calls.services import batch_share, service_at
 from batcher.endpoint import Endpoint
 from batcher.money.prices import price_of
+from batcher.planning.batches import obstacle_to_batches
 from batcher.planning.service_tiers import AskedIn, has_tier
 from batcher.records import Task
 from batcher.settings import FLEX, Settings
@@ -37,6 +38,8 @@ def why_no_batches(endpoint: Endpoint, settings: Settings) -> str:
         return ""
     if settings.via == "online":
         return as_given("via", "online")
+    if obstacle := obstacle_to_batches(settings):
+        return f"{as_given(obstacle[0])}: {obstacle[1]}"
     return _why_none(endpoint) or _why_not_cheaper(endpoint, settings)
 
 

@@ -49,6 +49,8 @@ _LONGEST_S = 60.0  # that the limits may make a rehearsal take, if no `limit` is
 # What the rehearsal sets itself, or what a run in a new directory has no use for.
 _REPLACED = {"model", "base_url", "provider", "api_key_env", "header", "endpoint_name"}
 _REPLACED |= {
+    "by",
+    "within",
     "endpoints",
     "limits_per",
     "rpm",
