@@ -75,6 +75,7 @@ def test_what_was_answered_is_fetched_and_the_next_run_asks_the_rest(lab: Lab) -
     assert lab.query("SELECT kind, detail FROM events WHERE kind LIKE '%by hand'") == [
         ("cancelled by hand", "cancelling 1 batch with 20 rows")
     ]
+    assert batcher.status("k", lab.directory).reason == "its batches were cancelled"
     lab.run(ROWS, service)
     assert [row["infer"] for row in lab.rows()] == [*map(answer_to, ROWS)]
     assert service.billed == Counter(ROWS)

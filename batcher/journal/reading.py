@@ -348,6 +348,16 @@ class Reader:
         ids = f"{cut} UNION ALL {again} UNION ALL {of_several}"
         return int(self._all(f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({ids})")[0][0])
 
+    def answers_by_tier(self) -> list[tuple[str, int]]:
+        """Count the answers by the service tier that gave them, the most frequent first; "": it was not said."""
+        said = "SELECT tier, count(*) FROM responses WHERE tier IS NOT NULL GROUP BY tier"
+        found = self._all(f"{said} ORDER BY count(*) DESC, tier")
+        return [(text_of(tier), int(count)) for tier, count in found]
+
+    def names_tiers(self) -> bool:
+        """Return whether a run asked for a service tier: else nothing has to be counted by it, which takes long."""
+        return any("tier" in question for question in self.questions())
+
     def second_sources(self, now: Iterable[Source] = ()) -> frozenset[int]:
         """Return the ids of the sources that were second in any run (`--then`), and of these."""
         asked = (each for question in self.questions() for each in (question.get("then") or {}).get("sources", ()))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from batcher.calls.batches import Filling, Size, smallest
@@ -34,7 +34,7 @@ from batcher.records import Asked, Message, Task, Terms
 from batcher.settings import Options, Settings
 from batcher.signatures import with_options
 from batcher.tables import Described, Line
-from batcher.words import counted, option
+from batcher.words import counted, dollars, option
 
 if TYPE_CHECKING:
     from batcher.input.opening import Data
@@ -83,6 +83,7 @@ class Forecast(Described):
         then: those of them that are asked only about rows that are not certain enough.
         task: what for: `chat`, `completion` or `embedding`.
         form: how labels or a schema are asked for, in words; empty without them.
+        tier: the service tiers to ask for, and what they cost against the ordinary one, in words; empty without them.
         first: the messages of the first row that is sent, as they will go out.
         mix: the ways by which rows are asked, with the price of each, and the chance to be in time (`by`, `within`);
             None: they are asked online, and no time is given.
@@ -125,6 +126,7 @@ class Forecast(Described):
     then: tuple[Asked, ...]
     task: str
     form: str
+    tier: str
     first: tuple[Message, ...]
     summary: str
     mix: Mix | None = None
@@ -156,6 +158,8 @@ class Forecast(Described):
         yield Line("time", self.time)
         if self.mix:
             yield from self.mix.shown()
+        if self.tier:
+            yield Line("tier", self.tier)
         if self.form:
             yield Line("form", self.form)
         for number, line in enumerate(First(self.first).lines()):
@@ -185,6 +189,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         load, further, first, counted_by = _load(job, journal, planned, asking)
         mix = mix_of(job, journal, planned, load, tariffs=asking.tariffs)
         left = None if settings.budget is None else nano_dollars(settings.budget) - journal.spent().total
+        tier = _tier(job, journal, planned.sources[0], load, asking.tariffs)
     is_by_option = settings.endpoints is None
     how_to_price = f"{option('price_in')}, {option('price_out')}" if is_by_option else "prices in the endpoint"
     in_use = in_batches(asking.tariffs) if settings.in_batches and job.due is None else asking.tariffs
@@ -234,6 +239,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         then=asked_of(job.tiers.second),
         task=job.task.value,
         form=first.form,
+        tier=tier,
         first=first.messages,
         mix=mix,
         summary="\n".join(
@@ -277,6 +283,27 @@ def _asking(job: Job, journal: Reader, source: int) -> _Asking:
     firsts = len(job.endpoints) - job.seconds
     tariffs = [tariff for each in in_forms.values() for tariff in each[:firsts]]
     return _Asking(tariffs, [tariff for each in in_forms.values() for tariff in each[firsts:]], found or ladders[0])
+
+
+def _tier(job: Job, journal: Reader, source: int, load: Load, tariffs: Sequence[Tariff]) -> str:
+    """Return the service tiers to ask for, and what they cost against the ordinary one; empty without them.
+
+    Args:
+        job: the run.
+        journal: of the run.
+        source: of the first endpoint.
+        load: the requests to the endpoints that are asked about every row.
+        tariffs: of these endpoints.
+    """
+    names = ", then ".join(job.settings.tiers)
+    if not names or not load.requests:
+        return names
+    usual = _asking(replace(job, settings=replace(job.settings, tier=None)), journal, source).tariffs
+    here, there = costs_of(load, tariffs, None, ""), costs_of(load, usual, None, "")
+    for cost, other, of in ((here.all, there.all, "about "), (here.prompts, there.prompts, "for the prompts ")):
+        if cost is not None and other is not None and cost != other:
+            return f"{names}: {of}{dollars(cost)} in {job.settings.tiers[0]}, {dollars(other)} in the ordinary tier"
+    return names
 
 
 def _in_dollars(nano: int | None) -> float | None:

@@ -516,6 +516,8 @@ def _question(
         question["npy"] = True
     if settings.samples > 1:
         question["samples"] = settings.samples
+    if settings.tiers:
+        question["tier"] = settings.tiers
     if named := {(each.name, each.real_source.base_url) for each in endpoints if each.name is not None}:
         question["named"] = sorted(named)
     as_kept: dict[str, Any] = json.loads(json.dumps(question))

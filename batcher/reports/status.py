@@ -62,6 +62,7 @@ class RunStatus(Figures, Described):
         outlook_text: the same in words.
         notes: chunk files that people have changed, and that cannot be read; request parameters that a service
             accepts and ignores; rows without an answer of which a part is in the journal.
+        tiers: the service tiers that answered, and how often, if a run asked for one (`--tier`); "": not said.
     """
 
     state: str
@@ -79,6 +80,7 @@ class RunStatus(Figures, Described):
     outlook: str = ""
     outlook_text: str = ""
     notes: tuple[str, ...] = ()
+    tiers: tuple[tuple[str, int], ...] = ()
 
     def _title(self) -> str:
         return f"{self.keyword}: {self.state} ({self.process})"
@@ -102,6 +104,8 @@ class RunStatus(Figures, Described):
             yield Line("by", self.outlook_text or self.due)
         yield from (Line("by hand", each) for each in self.by_hand)
         yield from (Line("paused", each) for each in self.paused)
+        if len(self.tiers) > 1:
+            yield Line("tiers", ", ".join(f"{count:,} {tier or 'not said'}" for tier, count in self.tiers))
         if self.cut:
             yield Line("cut off", f"{counted(self.cut, 'answer')} at max_tokens")
         if self.tied:
@@ -163,6 +167,7 @@ def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "out
             by_hand=tuple(f"{_clock(each.at)} {each.said}" for each in by_hand),
             batches=batches,
             notes=(*by_files.notes, *_notes(journal)),
+            tiers=tuple(journal.answers_by_tier()) if journal.names_tiers() else (),
         )
 
 

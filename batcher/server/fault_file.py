@@ -26,7 +26,7 @@ from batcher.visible import on_one_line
 from batcher.words import blamed, escape_hint, toml_hint
 
 _KEYS = {
-    **dict.fromkeys(("match", "model", "api_key_env", "service", "case", "do", "forms", "name"), (str,)),
+    **dict.fromkeys(("match", "model", "tier", "api_key_env", "service", "case", "do", "forms", "name"), (str,)),
     **dict.fromkeys(("from", "to", "delay"), (str, int, float)),
     **dict.fromkeys(("share", "rpm"), (int, float)),
     **dict.fromkeys(("times", "after_answers", "status"), (int,)),
@@ -178,6 +178,7 @@ class Table:
             rpm=self._number("rpm", 0.0),
             name=self._table.get("name") or what,
             forms=self._table.get("forms", ""),
+            tier=self._table.get("tier", ""),
         )
 
     def _check(self) -> None:

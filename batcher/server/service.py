@@ -29,6 +29,16 @@ _TUNNEL = ChatRequest("", [], Options(), Tools(), {})  # a CONNECT request asks 
 _NO_TUNNEL = Refusal(405, "This server opens no tunnels: begin the base URL with http://")
 
 
+# The tiers that serve a request which leaves the choice to the service.
+_SERVED_BY = {"auto": "default"}
+
+
+def _tier_of(request: Request) -> str:
+    """Return the service tier that a request asks for; empty: none."""
+    tier = request.body.get("service_tier")
+    return tier if isinstance(tier, str) else ""
+
+
 class _Asked(NamedTuple):
     """A request that could be read.
 
@@ -130,7 +140,7 @@ class SimulatedService:
         texts = work.texts(request)
         asked = _Asked(exchange, key, texts[0] if len(texts) == 1 else "\n".join(texts), work, request, texts)
         asked = self._arrived(asked, work, request)
-        met = self._faults.meet(texts[0], request.model, key, further=texts[1:])
+        met = self._faults.meet(texts[0], request.model, key, further=texts[1:], tier=_tier_of(request))
         if met and met.rule.forms:
             asked = asked._replace(way=way_of(met.rule.forms))
         if met and not await self._goes_on(asked, met):
@@ -279,7 +289,9 @@ class SimulatedService:
 
     def _made(self, asked: _Asked, fate: Fate) -> Answer | Reply:
         manner = Manner(asked.wanted, self._way(asked), self._slips, self._number, self._speaker)
-        return asked.work.answer(asked.request, fate, manner)
+        answer = asked.work.answer(asked.request, fate, manner)
+        tier = _tier_of(asked.request)
+        return answer if not tier or isinstance(answer, Reply) else answer.naming(_SERVED_BY.get(tier, tier))
 
     def _answered(self, asked: _Asked) -> None:
         if isinstance(asked.request, EmbeddingRequest):

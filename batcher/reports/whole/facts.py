@@ -263,6 +263,7 @@ class Facts:
         at: when, in seconds since the epoch.
         state: of the run, as in `status`.
         figures: rows, requests, model tokens, money and time.
+        tiers: the service tiers that answered, and how often, if a run asked for one; "": not said.
         ran: what ran.
         estimates: how good the answers are; of a schema one for each field; none of vectors.
         no_estimate: why there is none, or why some are missing; empty if nothing is.
@@ -290,6 +291,7 @@ class Facts:
     at: float
     state: str
     figures: Figures
+    tiers: tuple[tuple[str, int], ...]
     ran: Ran
     estimates: tuple[Estimate, ...]
     no_estimate: str

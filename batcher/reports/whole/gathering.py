@@ -102,6 +102,7 @@ class _Gathering:
             at=now,
             state=state,
             figures=figures,
+            tiers=tuple(journal.answers_by_tier()) if journal.names_tiers() else (),
             ran=ran_of(run.store, journal, last, processes, used),
             estimates=judged.estimates,
             no_estimate=judged.why_not,

@@ -176,6 +176,9 @@ def _in_all(facts: Facts) -> str:
         f"{counted(figures.requests, 'request')}: {figures.answered:,} answered, {figures.failed:,} failed"
         + (f", {figures.out:,} without an end" if figures.out else "")
     ]
+    if len(facts.tiers) > 1:
+        by_tier = ", ".join(f"{number:,} {tier or 'not said'}" for tier, number in facts.tiers)
+        parts.append(f"answers by service tier: {by_tier}")
     if figures.prompt_tokens is not None and figures.completion_tokens is not None:
         parts.append(f"{figures.prompt_tokens:,} prompt and {figures.completion_tokens:,} completion tokens")
     parts.append(f"cost of the answers {_cost(facts)}")
