@@ -287,8 +287,8 @@ _FACTS = (
     "raw (the answer as the model wrote it), reasoning (what it thought), tokens, prompt_tokens, completion_tokens,"
     " cost (US dollars), latency (seconds), model (that answered), attempts, finish (why it stopped), form (how labels"
     " or a schema were asked for), request_id, agreement and votes (of several answers), confidence (how likely the"
-    " model finds its label, by the log-probabilities of its tokens), by (the model that was asked, or hand); and for"
-    " embeddings npy: a file all_<keyword>.npy with all vectors"
+    " model finds its label, by the log-probabilities of its tokens), by (the model that was asked, or hand), tier (the"
+    " service tier that answered, or batch); and for embeddings npy: a file all_<keyword>.npy with all vectors"
 )
 _ANY_TEXT = Kind(_typed(str), {"metavar": "TEXT"})
 _NAMES = Kind(_check_names, {"metavar": "COLUMNS", "action": "append"})
@@ -819,6 +819,12 @@ class Settings:
         _only_one(self, "image_column", "examples")
         _only_one(self, "hold", "threshold")
         _only_one(self, "by", "within")
+        for name in ("by", "within"):
+            if getattr(self, name) is not None and not self.waits:
+                raise SettingsError(
+                    f"{as_given(name)} and {as_given('wait', NO_WAIT)} exclude each other: a run that does not wait"
+                    " cannot see to it that it is finished"
+                )
         _check_tiers(self)
         self._check_service_tier()
         if self.gold_drawn is not None and self.gold is None:

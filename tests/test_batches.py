@@ -34,7 +34,9 @@ def service_of(
     limits: BatchLimits = LIMITS,
     **knobs: Any,
 ) -> Service:
-    return Service(PROMPTS, instead=instead, batch_limits=limits, batch_knobs=BatchKnobs(**{"latency": 600.0} | knobs, rules=rules))
+    return Service(
+        PROMPTS, instead=instead, batch_limits=limits, batch_knobs=BatchKnobs(**{"latency": 600.0} | knobs, rules=rules)
+    )
 
 
 def run(lab: Lab, service: Service, data: Sequence[str] = PROMPTS, **options: Any) -> Any:
@@ -84,7 +86,11 @@ def test_nothing_is_asked_again_when_all_is_there(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     "limits",
-    [BatchLimits(requests=6, bytes=10**6), BatchLimits(requests=100, bytes=900), BatchLimits(100, 10**6, at_once=2, tokens=80)],
+    [
+        BatchLimits(requests=6, bytes=10**6),
+        BatchLimits(requests=100, bytes=900),
+        BatchLimits(100, 10**6, at_once=2, tokens=80),
+    ],
 )
 def test_files_keep_within_the_limits_of_the_service(lab: Lab, limits: BatchLimits) -> None:
     service = service_of(limits=limits)
@@ -103,7 +109,9 @@ def test_a_row_that_is_too_large_for_any_file_ends_as_error(lab: Lab) -> None:
     service = Service(prompts, batch_limits=BatchLimits(requests=100, bytes=500))
     report = run(lab, service, prompts)
     assert (report.ok, report.error) == (2, 1)
-    assert re.search(r"its request has 1,\d{3} bytes, and a line of a batch .* at most 500", lab.rows()[1]["infer_error"])
+    assert re.search(
+        r"its request has 1,\d{3} bytes, and a line of a batch .* at most 500", lab.rows()[1]["infer_error"]
+    )
 
 
 def test_chunk_files_are_written_while_other_batches_are_out(lab: Lab) -> None:
@@ -211,7 +219,9 @@ def test_a_line_that_alone_is_too_large_ends_its_row(lab: Lab) -> None:
 
 
 def test_a_batch_that_is_refused_as_a_whole_ends_the_run_at_once_and_says_why(lab: Lab) -> None:
-    error = {"error": {"message": "Incorrect API key provided", "code": "invalid_api_key", "type": "invalid_request_error"}}
+    error = {
+        "error": {"message": "Incorrect API key provided", "code": "invalid_api_key", "type": "invalid_request_error"}
+    }
     service = service_of(BatchRule(at=Place.UPLOAD, does=Fate.ERROR, reply=Reply(401, error), last=1))
     with pytest.raises(EndpointsLost, match="key"):
         run(lab, service)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import Lab
-from fake_service import Service, answer_to
+from fake_service import Call, Service, answer_to
 
 from batcher.endpoint import Endpoint
 from batcher.errors import Interrupted
@@ -26,15 +26,18 @@ HOUR = 3600.0
 
 def night(lab: Lab, service: Service, within: str = "8h", **options: Any) -> Report:
     """Run the table by a deadline: online, four requests of 10 s at once answer 0.4 rows a second."""
-    return lab.run(
+    run: Any = lab.run
+    report: Report = run(
         PROMPTS,
         service,
         **{"within": within, "endpoints": POOL, "canary": 20, "no_progress": True, "quiet": False} | options,
     )
+    return report
 
 
 def served(knobs: BatchKnobs, **options: Any) -> Service:
-    return Service(PROMPTS, **{"latency": lambda _call: 10.0, "batch_knobs": knobs} | options)
+    usual: dict[str, Any] = {"latency": lambda _call: 10.0, "batch_knobs": knobs}
+    return Service(PROMPTS, **usual | options)
 
 
 def spent(lab: Lab) -> int:
@@ -197,3 +200,54 @@ def test_a_run_that_is_stopped_keeps_its_time_and_finds_its_batches(lab: Lab) ->
     assert (report.status, report.ok) == ("done", 1000)
     check(lab, service)
     assert [detail for (detail,) in lab.query("SELECT detail FROM events WHERE kind = 'due'")] == [first, first]
+
+
+FLEX_POOL = [Endpoint("gpt-5-mini", base_url="https://api.openai.com/v1", max_concurrency=4)]
+
+
+def tiers(service: Service) -> Counter[str]:
+    """Count the requests by the tier that they ask for."""
+    return Counter(str(call.params.get("service_tier", "")) for call in service.calls)
+
+
+def in_tier(call: Call) -> float:
+    """Return the seconds of a call: flex takes three times as long."""
+    return 30.0 if call.params.get("service_tier") == "flex" else 10.0
+
+
+def test_a_night_in_flex_costs_half_if_there_is_time(lab: Lab) -> None:
+    service = served(BatchKnobs(), latency=in_tier)
+    report = night(lab, service, via="online", endpoints=FLEX_POOL)
+    assert report.ok == 1000
+    check(lab, service)
+    assert tiers(service)["flex"] > 950
+    assert lab.seconds < 2.5 * HOUR
+
+
+def test_flex_gives_way_to_the_usual_tier_just_in_time(lab: Lab) -> None:
+    """In flex 1,000 rows take two hours, in the usual tier 42 minutes: within 100 minutes it takes both."""
+    service = served(BatchKnobs(), latency=in_tier)
+    report = night(lab, service, within="100m", via="online", endpoints=FLEX_POOL)
+    assert report.ok == 1000
+    check(lab, service)
+    found = tiers(service)
+    assert found["flex"] > 200
+    assert found["default"] > 200
+    assert lab.seconds < 100 * 60
+    assert set(forecasts(lab)) == {"in time"}
+
+
+def test_rows_of_batches_that_are_taken_back_go_to_flex_first(lab: Lab) -> None:
+    service = served(BatchKnobs(latency=40 * HOUR), latency=in_tier)
+    report = night(lab, service, endpoints=FLEX_POOL)
+    assert report.ok == 1000
+    check(lab, service)
+    assert tiers(service)["flex"] > 500
+    assert lab.seconds < 8 * HOUR
+
+
+def test_a_tier_that_the_user_names_is_kept(lab: Lab) -> None:
+    service = served(BatchKnobs(), latency=in_tier)
+    report = night(lab, service, via="online", endpoints=FLEX_POOL, tier="priority")
+    assert report.ok == 1000
+    assert set(tiers(service)) == {"priority"}

@@ -146,6 +146,7 @@ def test_a_line_that_fails_is_left_to_ask_and_costs_nothing(barn: Barn) -> None:
 
 
 def test_a_row_ends_after_three_refusals_while_others_are_answered(barn: Barn) -> None:
+    found = Harvest()
     for time in range(3):
         field = barn.send([0, time + 1])
         found = barn.harvest(field, answer(field.lines[1]), refusal(field.lines[0], 400, "not like this"))
@@ -183,6 +184,7 @@ def test_what_expired_was_cancelled_or_got_lost_uses_up_no_attempt(barn: Barn) -
 
 
 def test_a_batch_of_which_every_line_is_refused_ends_no_row(barn: Barn) -> None:
+    found = Harvest()
     for _ in range(4):
         field = barn.send()
         found = barn.harvest(field, None, b"".join(refusal(line, 401, "wrong key") for line in field.lines))
@@ -196,7 +198,7 @@ def test_a_batch_of_which_every_line_is_refused_ends_no_row(barn: Barn) -> None:
 
 def test_the_last_rows_end_if_the_service_has_answered_others_in_an_earlier_batch(barn: Barn) -> None:
     field = barn.send([1, 2])
-    barn.harvest(field, b"".join(map(answer, field.lines)))
+    found = barn.harvest(field, b"".join(map(answer, field.lines)))
     for _ in range(3):
         field = barn.send([0])
         found = barn.harvest(field, None, refusal(field.lines[0]))

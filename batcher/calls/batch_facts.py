@@ -15,7 +15,8 @@ from batcher.records import Task
 
 MB = 1_000_000
 LARGEST = BatchLimits(requests=50_000, bytes=200 * MB, inputs=50_000)
-"""OpenAI's limits, which are those of a service of which nothing is known."""
+"""OpenAI's limits, which are kept wherever others are not known."""
+_NOT_KNOWN = BatchLimits(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class BatchFacts:
     unconfirmed: tuple[str, ...] = ()
 
 
-UNKNOWN = BatchFacts(1.0, tasks=tuple(Task))
+UNKNOWN = BatchFacts(1.0, _NOT_KNOWN, tasks=tuple(Task))
 """What is assumed of a service of which nothing is known: OpenAI's shape, and no discount."""
 
 _AZURE_DOCS = "MicrosoftDocs/azure-ai-docs, articles/ai-foundry/openai"
@@ -90,7 +91,7 @@ AZURE = BatchFacts(
     0.5,
     BatchLimits(requests=100_000, bytes=200 * MB),
     path="/",
-    note="the model is the name of a deployment of the type Global Batch or Data Zone Batch",
+    note="the model is the name of a deployment of the type Global Batch",
     confirmed={
         "price, no expiry (late batches go on), states, codes of whole batches, billing": (
             f"{_AZURE_DOCS}/how-to/batch.md"
@@ -99,7 +100,11 @@ AZURE = BatchFacts(
         "limits": f"{_AZURE_DOCS}/includes/global-batch-limits.md",
         "a full queue: token_limit_exceeded": "learn.microsoft.com/en-us/answers/questions/2285577",
     },
-    unconfirmed=("the order of the list", "whether an Idempotency-Key counts"),
+    unconfirmed=(
+        "the older routes with an api-version (.../openai/files?api-version=..., for base URLs of deployments)",
+        "the order of the list",
+        "whether an Idempotency-Key counts",
+    ),
 )
 DASHSCOPE = BatchFacts(
     0.5,
@@ -195,22 +200,25 @@ TOGETHER = BatchFacts(
 )
 DEEPINFRA = BatchFacts(
     0.8,
+    _NOT_KNOWN,
     tasks=(Task.CHAT, Task.COMPLETION),
     confirmed={
         "price": "deepinfra.com/blog/batch-api",
         "fields, paths, window": "docs.deepinfra.com/api-reference/create-openai-batch",
     },
-    unconfirmed=("limits (OpenAI's are assumed)", "metadata in the list", "states"),
+    unconfirmed=("limits (OpenAI's are kept)", "metadata in the list", "states"),
 )
 QIANFAN = BatchFacts(
     0.4,
+    _NOT_KNOWN,
     path="/v2",
     note="needs object storage (BOS) to be opened",
     confirmed={"price, path": "cloud.baidu.com/doc/qianfan/s/Oml4r78ea"},
-    unconfirmed=("limits (OpenAI's are assumed)", "metadata in the list", "states"),
+    unconfirmed=("limits (OpenAI's are kept)", "metadata in the list", "states"),
 )
 LITELLM = BatchFacts(
     1.0,
+    _NOT_KNOWN,
     tasks=tuple(Task),
     note="the proxy passes batches on to OpenAI, Azure and others, at their prices: give --price-batch",
     confirmed={"routes, lines, list": "docs.litellm.ai/docs/batches"},

@@ -12,7 +12,7 @@ from http import HTTPStatus
 
 from batcher.calls.batch_service import BatchError, Remote, RemoteState
 from batcher.calls.error_bodies import unquoted
-from batcher.calls.fate import Fate, meaning_of
+from batcher.calls.fate import KEY_REFUSED, Fate, meaning_of
 from batcher.calls.services import CLOSED, EMPTY, KEY, MODEL, says
 from batcher.records import Failure, Fault
 
@@ -56,9 +56,10 @@ _WRONG_CODES = {
     "billing_hard_limit_reached": "the account is at a limit that was set for it",
 }
 _NO_ROUTE = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.GONE)
-# What OpenAI says of a file that it has just taken, and knows a moment later.
+# What is said of a file that has just been taken, and is known a moment later: OpenAI's words, and Azure's.
 _SOON = re.compile(
-    r"(?:cannot|can't|could not|unable to) find (?:the )?file|not (?:yet )?(?:processed|ready)|still being"
+    r"(?:cannot|can't|could not|unable to) find (?:the )?file|no such file|file\b.{0,60}\bnot (?:be )?found"
+    r"|not (?:yet )?(?:processed|ready)|still being"
 )
 
 
@@ -143,8 +144,8 @@ def _for_good(failure: Failure) -> str:
         wrong = meaning.reason if meaning.fate in (Fate.ENDPOINT_OUT, Fate.ENDPOINT_REFUSES) else ""
     if not wrong and status in (401, 403, 407) and meaning.fate in (Fate.ENDPOINT_OUT, Fate.ENDPOINT_REFUSES):
         wrong = meaning.reason if not _is_full(failure) else ""
-    if not wrong and status != 429 and (says(failure, MODEL) or says(failure, KEY)):
-        wrong = meaning.reason
+    if not wrong and status != HTTPStatus.TOO_MANY_REQUESTS:
+        wrong = _WRONG_CODES["model_not_found"] if says(failure, MODEL) else KEY_REFUSED if says(failure, KEY) else ""
     if not wrong and status in _NO_ROUTE:
         wrong = "the service has no batch API at this address, or does not know the file"
     if not wrong and status is not None and 300 <= status < 400:

@@ -7,7 +7,7 @@ out. If a service lacks a word for a case, none is known.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -596,16 +596,16 @@ class Services(Readable):
         return iter(self.services)
 
     def __str__(self) -> str:
-        return "\n".join(line for service in self for line in _shown(service))
+        return "\n".join([*(line for service in self for line in _shown(service)), _OF_OTHERS])
 
     def _repr_html_(self) -> str:
         """Show the services as a table in a notebook."""
-        rows = [(each.name, _keys(each), each.limits_per, _url(each)) for each in self]
-        return html_table("", rows, ("provider", "API key", "limits per", "base URL"), has_labels=True)
+        rows = [(each.name, _keys(each), each.limits_per, _url(each), batches_in_words(each)) for each in self]
+        return html_table("", rows, ("provider", "API key", "limits per", "base URL", "batches"), has_labels=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table as a dictionary that JSON can hold."""
-        return {"services": [asdict(service) for service in self]}
+        return {"services": [_as_dict(service) for service in self]}
 
 
 def services() -> Services:
@@ -618,6 +618,38 @@ def _shown(service: Service) -> Iterator[str]:
     yield f"{service.name:<13} {_keys(service)}{service.limits_per and f'; limits per {service.limits_per}'}"
     if url := _url(service):
         yield f"{'':<13} {url}"
+    if said := batches_in_words(service):
+        yield f"{'':<13} batches: {said}"
+
+
+_OF_OTHERS = "Of the others nothing is known: their batches are counted at the full price."
+
+
+def batches_in_words(service: Service) -> str:
+    """Return in a few words what is known of a service's batches; "" if nothing is."""
+    if service.name in batch_facts.NO_BATCHES:
+        return "none that batcher can use"
+    facts = service.batch
+    if facts is None:
+        return ""
+    limits = facts.limits
+    most = (
+        f"{limits.requests:,} rows" if limits.requests else "",
+        f"{limits.bytes // batch_facts.MB:,} MB a file" if limits.bytes else "",
+    )
+    known = " and ".join(filter(None, most))
+    at = "the full price" if facts.share == 1 else f"{facts.share:.0%} of the price"
+    return f"{at}, at most {known}" if known else f"{at}, limits not known"
+
+
+def _as_dict(service: Service) -> dict[str, Any]:
+    """Return a service as JSON can hold it."""
+    facts = service.batch
+    batch = facts and asdict(facts) | {"limits": facts.limits._asdict(), "test_limits": facts.test_limits._asdict()}
+    return asdict(replace(service, batch=None)) | {
+        "batch": batch,
+        "no_batch": batch_facts.NO_BATCHES.get(service.name, ""),
+    }
 
 
 def _keys(service: Service) -> str:

@@ -23,6 +23,12 @@ BACKENDS = ("sim", "hf")
 MODEL_OPTIONS = ("base_model", "lora_model", "tokenizer_path", "gpus", "only_cpu", "load_in_8bit")
 """The options of `serve` that are for `--backend hf` alone."""
 
+REACHING_OPTIONS = (
+    *("endpoints", "provider", "base_url", "api_key_env", "header"),
+    *("price_in", "price_out", "price_batch"),
+)
+"""The options of `run` that `cancel` takes, too: how services are reached, and what they cost."""
+
 SHELLS = ("bash", "zsh", "fish")
 
 _PROMPT_FLAGS = ("-p", "--prompt")
@@ -119,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_limit(verbs)
     _add_pause(verbs)
     _add_resume(verbs)
+    _add_cancel(verbs)
     _add_verify(verbs)
     _add_merge(verbs)
     _add_sample(verbs)
@@ -314,6 +321,40 @@ def _add_resume(verbs: Any) -> None:
         "Let a run go on that `batcher pause` has paused. A run that has ended goes on with its own command.",
     )
     _add_which_run(parser)
+
+
+def _add_cancel(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "cancel",
+        "batcher cancel [KEYWORD] [options]",
+        "cancels the batches of a run at their services, and fetches what was answered",
+        "Cancel the batches of a run (--via batch) at their services, and fetch what was answered until then: it is"
+        " paid. If a process works on the run, it does that, and ends. Else API keys are found as `batcher run` finds"
+        " them. The rows that are left go into the next run. The exit status is 0 if every batch is fetched, 3 if some"
+        " are still out (--wait, Ctrl-C, or a service that cannot be asked), and 2 if there is nothing to cancel, or"
+        " nothing could be done.",
+    )
+    _add_which_run(parser)
+    parser.add_argument(
+        "--wait",
+        metavar="S",
+        type=OPTIONS["wait"].kind.argument["type"],
+        help="the most seconds until all batches are fetched; no: cancel, and let the next run or call fetch them;"
+        " default: as long as it takes, which may be ten minutes",
+    )
+    parser.add_argument(
+        "--forget",
+        action="store_true",
+        help="give up batches that their service does not know any more, or that cannot be asked or fetched: their rows"
+        " are asked again, and may be billed twice",
+    )
+    for name in REACHING_OPTIONS:
+        option = OPTIONS[name]
+        words = "where the batches were made; default: as recorded" if name == "base_url" else option.help
+        words = f"{words}: {', '.join(SERVICES)}" if name == "provider" else words
+        parser.add_argument(option.flag, dest=name, help=words, default=None, **option.kind.argument)
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
 
 def _add_verify(verbs: Any) -> None:
@@ -647,9 +688,17 @@ def _add_rehearse(verbs: Any) -> None:
     )
     _add_input(parser)
     parser.add_argument("--faults", metavar="FILE", help=f"{_FAULTS}. Default: a few of every kind")
+    parser.add_argument(
+        "--batch-faults", metavar="FILE", help="with --via batch: the same for batches, as for `batcher serve`"
+    )
     parser.add_argument("--forms", metavar="WAY", help=_FORMS)
     parser.add_argument("--dressed", metavar="P", type=float, help=_DRESSED)
-    parser.add_argument("--kills", metavar="N", type=int, help="kill the run N times (2)")
+    parser.add_argument(
+        "--kills",
+        metavar="N",
+        type=int,
+        help="kill the run N times (2); with --via batch when it makes a batch, reads results and so on",
+    )
     parser.add_argument(
         "--keep", action=Flag, help="keep the files in rehearsal_<keyword> also if the rehearsal passes"
     )

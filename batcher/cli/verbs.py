@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import batcher
 from batcher.calls.services import services
-from batcher.cli.parser import MODEL_OPTIONS, build_parser
+from batcher.cli.parser import MODEL_OPTIONS, REACHING_OPTIONS, build_parser
 from batcher.cli.reading import complete, options_of, parsed
 from batcher.errors import BatcherError, Interrupted, KeywordBusy, RunStopped
 from batcher.words import begin_json_lines, command_line, counted, print_out, say, written_in_file
@@ -128,6 +128,16 @@ def _pause(arguments: argparse.Namespace) -> int:
 def _resume(arguments: argparse.Namespace) -> int:
     print_out(batcher.resume(arguments.keyword, arguments.output_dir))
     return OK
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    given = {name: getattr(arguments, name) for name in ("wait", "forget", "output_dir", *REACHING_OPTIONS)}
+    found = batcher.cancel(arguments.keyword, **given)
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print_out(found)
+    return STOPPED if found.open else OK
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -305,6 +315,7 @@ VERBS = {
     "limit": _limit,
     "pause": _pause,
     "resume": _resume,
+    "cancel": _cancel,
     "verify": _verify,
     "merge": _merge,
     "sample": _sample,

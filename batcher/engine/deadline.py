@@ -52,11 +52,12 @@ from batcher.planning.mix import (
     to_cancel,
 )
 from batcher.planning.plan import Plan
+from batcher.planning.ways import DEFAULT
 from batcher.pool.account import Account
 from batcher.pool.pool import Pool
+from batcher.settings import FLEX
 from batcher.words import counted, duration
 
-FLEX, DEFAULT = "flex", "default"
 PROBES = 20
 """Rows that stay out of the batches to see how fast online requests are, if nothing tells."""
 _SEEN_S, _BUSY_S = 300.0, 60.0
@@ -144,6 +145,7 @@ class Rates:
         self._per_row = per_row
         self._looks: deque[tuple[float, int]] = deque()
         self._by_tier: dict[str, float] = {}
+        self._has_changed_tier = False
 
     @property
     def is_known(self) -> bool:
@@ -166,15 +168,19 @@ class Rates:
             self._looks.popleft()
         if not answers:
             return
-        rate = self._possible()
         then, before = self._looks[0]
-        if now - then >= _BUSY_S:
-            rate = min(rate, (answers - before) / (now - then)) if rate else (answers - before) / (now - then)
-        self._by_tier[tier] = rate
+        seen = (answers - before) / (now - then) if now - then >= _BUSY_S else None
+        if self._has_changed_tier:  # the seconds that an answer takes are still those of the other tier
+            if seen is not None:
+                self._by_tier[tier] = seen
+            return
+        possible = self._possible()
+        self._by_tier[tier] = possible if seen is None else min(possible or seen, seen)
 
-    def changed_tier(self) -> None:
-        """Count what came of another tier from now on."""
+    def change_tier(self) -> None:
+        """Count what comes of another tier from now on."""
         self._looks.clear()
+        self._has_changed_tier = True
 
     def of(self, tier: str) -> float:
         """Return the rows a second of a tier, without a margin."""
@@ -215,7 +221,6 @@ class Deadline:
         pool: asks online.
         tally: counts the rows, and shows what is expected.
         progress: shows messages.
-        has_flex: the endpoints have a flex tier, which is cheaper.
 
     Attributes:
         batches: the batches of the run; None: no rows go into batches.
@@ -232,7 +237,6 @@ class Deadline:
         pool: Pool,
         tally: Tally,
         progress: Progress,
-        has_flex: bool = False,
     ) -> None:
         self.batches: OfBatches | None = None
         self.cannot_cancel = 0
@@ -242,7 +246,7 @@ class Deadline:
         self._pool = pool
         self._tally = tally
         self._progress = progress
-        self._has_flex = has_flex
+        self._has_flex = any(FLEX in job.asked_in(each).names for each in job.tiers.first)
         self._clock = Clock(due.at)
         self._whole_s = max(self._clock.left_s(), 4 * TICK_S)
         self._loop = asyncio.get_running_loop()
@@ -349,7 +353,7 @@ class Deadline:
 
     async def _take_back(self, batches: OfBatches, work: Work, out: Sequence[Batch]) -> None:
         """Let rows be asked online that can wait no longer."""
-        pace = self._pace(self._tier_wanted(work), work.rows)
+        pace = self._pace(self._tier, work.rows)
         count = to_cancel(work, pace)
         if count:
             await self._cancel(batches, out[:count])
@@ -410,34 +414,21 @@ class Deadline:
         batches.give_up([each.id for each in stuck])
         await batches.ask_online()
 
-    def _tier_wanted(self, work: Work) -> str:
-        """Return the tier by whose rate batches are taken back: flex as long as that would be in time."""
-        if not self._has_flex:
-            return DEFAULT
-        flex = self._pace(FLEX, work.rows)
-        usual = self._pace(DEFAULT, work.rows)
-        return FLEX if self._tier == FLEX and idle_s(work, usual) > 0 and flex.rate else DEFAULT
-
     def _choose_tier(self, work: Work) -> None:
-        """Ask in flex as long as the usual tier could still take over in time."""
+        """Ask in flex as long as the usual tier could still take over in time, when what is in flight has ended."""
         if not self._has_flex:
             return
-        usual = self._pace(DEFAULT, work.rows)
-        spare_s = idle_s(work, usual)
+        spare_s = idle_s(work, self._pace(DEFAULT, work.rows)) - self._job.settings.attempt_s_in(FLEX)
         tier = FLEX if spare_s > (0 if self._tier == FLEX else _CALM_S) else DEFAULT
-        if tier != self._tier or not self._pool.tiers:
+        if tier != self._tier:
             self._tier = tier
-            self._rates.changed_tier()
-            self._pool.tiers = (tier,)
+            self._rates.change_tier()
+        self._pool.tiers = (tier,)
 
     def ended(self) -> str:
         """Return whether the run, which is done, was in time."""
         left_s, due = self._clock.left_s(), self._moment(self._due.at)
-        said = (
-            f"Finished {duration(left_s)} before {due}."
-            if left_s >= 0
-            else f"Finished {duration(-left_s)} after {due}."
-        )
+        said = f"Finished {duration(abs(left_s))} {'before' if left_s >= 0 else 'after'} {due}."
         if self._taken_back[0]:
             batches, rows = self._taken_back
             said += (
@@ -503,7 +494,7 @@ class Deadline:
     def _in_time(self, work: Work, now: float, end: float) -> Forecast:
         due = self._moment(self._due.at)
         if self.batches is not None and self.batches.keeps:
-            pace = self._pace(self._tier_wanted(work), work.rows)
+            pace = self._pace(self._tier, work.rows)
             until = self._moment(now + max(idle_s(work, pace), 0.0))
             text = f"In time for {due}: batches may take until {until}; what is not back then is asked online."
             return Forecast(Outlook.IN_TIME, None, text)

@@ -161,7 +161,7 @@ class Passes:
             if not is_last:
                 self._window = None
         if not may_go_on:
-            self._ending = await window.end()
+            self._ending = _merged(self._ending, await window.end())
         return may_go_on
 
     async def _wait_for_late(self, working: asyncio.Task[None]) -> None:
@@ -198,14 +198,7 @@ class Passes:
 
     def _ended(self, ending: Ending | None = None) -> Ending:
         """Return how the run ended, if it is not done."""
-        ended, batches = self._ending, self.batches
-        if ending is not None:
-            ended = replace(
-                ending,
-                trouble=ended.trouble or ending.trouble,
-                out_of_money=ended.out_of_money or ending.out_of_money,
-                looks_wrong=ended.looks_wrong or ending.looks_wrong,
-            )
+        ended, batches = _merged(self._ending, ending or self._ending), self.batches
         return replace(
             ended,
             looks_wrong=ended.looks_wrong or batches.looks_wrong,
@@ -246,6 +239,16 @@ class Passes:
             tally.spent = self._spending.spent
         tally.lines_out = self.batches.rows_out
         tally.waiting_for = tally.waiting_for or str(self.batches)
+
+
+def _merged(first: Ending, then: Ending) -> Ending:
+    """Return how the run ended, if two of its parts have: what came first counts."""
+    return replace(
+        then,
+        trouble=first.trouble or then.trouble,
+        out_of_money=first.out_of_money or then.out_of_money,
+        looks_wrong=first.looks_wrong or then.looks_wrong,
+    )
 
 
 async def _first_of(working: asyncio.Task[None], news: asyncio.Event) -> None:

@@ -420,7 +420,8 @@ class _Run:
             canary=canary,
         )
         batches = Batches(
-            job,
+            job.store,
+            settings,
             self.journal,
             places,
             pool=pool,

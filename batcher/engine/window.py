@@ -324,7 +324,7 @@ class Window:
             return False
         if canary.first:
             self.refresh()
-            said = first_rows_in_words(self._job, self._tally, self._pool, canary.first)
+            said = first_rows_in_words(self._job, self._tally, self._pool, canary.first, is_first_pass=self._is_first)
             for each in (said, *canary.remarks(self._tally, expectation.of([row.question.messages for row in rows]))):
                 self._progress.say(each)
         return True

@@ -128,12 +128,19 @@ def _line(batch: int, values: Sequence[Any]) -> Line:
     )
 
 
-def latest_unfit(ask: Ask, line: Request) -> tuple[Request, Outcome, str] | None:
-    """Return the latest answer to a row that did not fit; see `Reader.latest_unfit`."""
+def latest_unfit(ask: Ask, line: Request, *, is_online: bool) -> tuple[Request, Outcome, str] | None:
+    """Return the latest answer to a row that did not fit; see `Reader.latest_unfit`.
+
+    Args:
+        ask: reads the journal.
+        line: asks the same.
+        is_online: also look at requests that were sent by themselves, all of which are read.
+    """
+    where = "" if is_online else " AND q.sent_in IS NOT NULL"
     for number, endpoint, sent_in, prompt, given, cached, thought, cost, form, text in ask(
         "SELECT q.id, q.endpoint, q.sent_in, q.prompt_tokens, q.completion_tokens, q.cached_tokens,"
         " q.reasoning_tokens, q.cost, s.form, coalesce(s.text, '') FROM requests q JOIN responses s USING (id)"
-        " WHERE q.key = ? AND q.source = ? AND q.position = ? AND q.outcome = ? ORDER BY q.id DESC LIMIT 1",
+        f" WHERE q.key = ? AND q.source = ? AND q.position = ? AND q.outcome = ?{where} ORDER BY q.id DESC LIMIT 1",
         (line.key, line.source, line.position, UNFIT),
     ):
         usage = Usage(prompt, given, cached or 0, thought or 0)

@@ -474,8 +474,10 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-BY_HAND = ("limited by hand", "paused by hand", "resumed by hand")
-"""The kinds of events that record what people changed in a run at work."""
+BY_HAND = ("limited by hand", "paused by hand", "resumed by hand", "cancelled by hand")
+"""The kinds of events that record what people changed in a run at work, and that they cancelled its batches."""
+READ_AS = "read as"
+"""The kind of an event that records how answers in batches are read, besides the labels or the schema."""
 JOINED = "joined"
 """The kind of an event that records a result file before it is in its place."""
 REFUSED_BY_HAND = "refused by hand"

@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection
 from typing import NamedTuple
 
-from batcher.journal.entries import DUE, BatchState
+from batcher.journal.entries import DUE, FORECAST, BatchState
 from batcher.journal.reading import Reader
 from batcher.journal.schema import text_of
 
@@ -46,6 +46,39 @@ def noted(journal: Reader) -> Noted | None:
             return None
         return Noted(text_of(given), at, outcome is not None and text_of(outcome) == "done")
     return None
+
+
+class Foreseen(NamedTuple):
+    """What a process said of its end.
+
+    Attributes:
+        due: when it shall be finished, in seconds since the epoch.
+        end: when its last row was expected; None: not known.
+        state: `in time`, `by batch`, `late`; empty: nothing was said yet.
+        text: the same in words.
+    """
+
+    due: float
+    end: float | None = None
+    state: str = ""
+    text: str = ""
+
+
+def foreseen(journal: Reader, run: int) -> Foreseen | None:
+    """Return what a process said last of its end; None if it has no time to be finished by."""
+    found: Foreseen | None = None
+    query = "SELECT kind, detail FROM events WHERE run = ? AND kind IN (?, ?) ORDER BY id"
+    for kind, detail in journal.stream(query, (run, DUE, FORECAST)):
+        try:
+            said = json.loads(text_of(detail))
+            if text_of(kind) == DUE:
+                found = Foreseen(float(said["at"]))
+            elif found:
+                end = said["end"]
+                found = Foreseen(found.due, None if end is None else float(end), str(said["state"]), str(said["text"]))
+        except (ValueError, TypeError, LookupError):  # a disk has changed it
+            continue
+    return found
 
 
 def rates_of(journal: Reader, sources: Collection[int]) -> list[float]:

@@ -301,6 +301,7 @@ class Reader:
         self._resources = resources
         self._opened = opened
         self._reading = threading.Lock()
+        self._has_unfit: bool | None = None  # an answer to a request that was sent by itself did not fit; None: unknown
 
     def close(self) -> None:
         with self._reading:  # a thread may still be reading
@@ -758,7 +759,10 @@ class Reader:
 
         It is its own request, how that would end if its answer counted, and the answer's text.
         """
-        return batch_queries.latest_unfit(self._all, line)
+        if self._has_unfit is None:
+            query = "SELECT EXISTS (SELECT 1 FROM requests WHERE outcome = ? AND sent_in IS NULL)"
+            self._has_unfit = bool(self._all(query, (UNFIT,))[0][0])
+        return batch_queries.latest_unfit(self._all, line, is_online=self._has_unfit)
 
     def batch_counts(self) -> list[BatchCounts]:
         """Return what became of the lines of each batch, the first batch first."""

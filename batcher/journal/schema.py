@@ -287,10 +287,12 @@ events: what else happened in a run
                                 a service says that an answer used more tokens than any call can; `prompt overhead`:
                                 answers changed the bound on prompts; `service tier`: a request was served in a tier
                                 that it did not ask for; `joined`: a result is about to be in its place; `limited by
-                                hand`, `paused by hand`, `resumed by hand`, `refused by hand`: what people asked of the
-                                run while it worked; `decided by hand`, `overtaken by hand`: what the page asked of it,
-                                which was done, or not because the row had another result; `ignored`: an endpoint
-                                accepts a request parameter and does not do what it asks; `left out`: it refuses one
+                                hand`, `paused by hand`, `resumed by hand`, `cancelled by hand`, `refused by hand`: what
+                                people asked of the run, mostly while it worked; `read as`: how answers in batches are
+                                read, besides the labels or the schema, as JSON; `decided by hand`, `overtaken by hand`:
+                                what the page asked of it, which was done, or not because the row had another result;
+                                `ignored`: an endpoint accepts a request parameter and does not do what it asks; `left
+                                out`: it refuses one
                                 that batcher had added, and is asked without it; `corrected by hand`: a person gave a
                                 row another answer, after this run or while it worked; `workbook read`: its corrections
                                 are in the journal; `planned`: what the process expected before its first request;
@@ -439,10 +441,9 @@ ALTER TABLE gold ADD COLUMN note TEXT;
 _TENTH = """
 CREATE TABLE batches (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, endpoint INTEGER NOT NULL, source INTEGER NOT NULL,
     name TEXT NOT NULL, made REAL NOT NULL, state TEXT NOT NULL, url TEXT NOT NULL, form TEXT NOT NULL,
-    requests INTEGER NOT NULL,
-    bytes INTEGER NOT NULL, tokens INTEGER NOT NULL, sha256 BLOB NOT NULL, input_file TEXT, service_id TEXT,
-    service_state TEXT NOT NULL, submitted REAL, expires REAL, ended REAL, completed INTEGER, failed INTEGER,
-    output_file TEXT, error_file TEXT, why TEXT NOT NULL);
+    requests INTEGER NOT NULL, bytes INTEGER NOT NULL, tokens INTEGER NOT NULL, sha256 BLOB NOT NULL, input_file TEXT,
+    service_id TEXT, service_state TEXT NOT NULL, submitted REAL, expires REAL, ended REAL, completed INTEGER,
+    failed INTEGER, output_file TEXT, error_file TEXT, why TEXT NOT NULL);
 ALTER TABLE requests ADD COLUMN sent_in INTEGER;
 ALTER TABLE responses ADD COLUMN tier TEXT;
 CREATE INDEX requests_batch ON requests (sent_in, ended) WHERE sent_in IS NOT NULL;
@@ -515,7 +516,8 @@ _NINTH_AS_TENTH = """
 CREATE TEMP VIEW batches AS SELECT NULL AS id, NULL AS run, NULL AS endpoint, NULL AS source, NULL AS name,
     NULL AS made, NULL AS state, NULL AS url, NULL AS form, NULL AS requests, NULL AS bytes, NULL AS tokens,
     NULL AS sha256, NULL AS input_file, NULL AS service_id, NULL AS service_state, NULL AS submitted,
-    NULL AS expires, NULL AS ended, NULL AS completed, NULL AS failed, NULL AS output_file, NULL AS error_file, NULL AS why WHERE false;
+    NULL AS expires, NULL AS ended, NULL AS completed, NULL AS failed, NULL AS output_file, NULL AS error_file,
+    NULL AS why WHERE false;
 """
 _REQUESTS_AS_TENTH = "CREATE TEMP VIEW requests AS SELECT *, NULL AS sent_in FROM {schema}.requests;"
 _RESPONSES_AS_TENTH = "CREATE TEMP VIEW responses AS SELECT *, NULL AS tier FROM {schema}.responses;"

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from batcher.endpoint import Endpoint
@@ -17,12 +18,14 @@ from batcher.journal.reading import Reader
 from batcher.moments import moment_in_words
 from batcher.money.prices import NANO
 from batcher.money.tariff import Tariff
+from batcher.money.tiers import Tiers
 from batcher.planning.asking import in_batches
 from batcher.planning.costs import Load, costs_of, pace_of
 from batcher.planning.due import Due
 from batcher.planning.job import Job
 from batcher.planning.mix import (
     ASSUMED_RATE,
+    FLEX_SHARE,
     HARVEST_S,
     SAFETY,
     TICK_S,
@@ -37,8 +40,11 @@ from batcher.planning.mix import (
 )
 from batcher.planning.plan import Plan
 from batcher.planning.ways import batches_in_words, takes_batches
+from batcher.settings import FLEX
 from batcher.tables import Line
 from batcher.words import counted, dollars, duration, percent
+
+_IN_FLEX = ", in flex as long as that is in time"
 
 
 @dataclass(frozen=True)
@@ -91,11 +97,40 @@ class Mix:
 
 
 class Prices(NamedTuple):
-    """The price of all requests by each way, in nano-dollars; None: no such way, or not known."""
+    """The price of all requests by each way, in nano-dollars; None: no such way, or not known.
+
+    Attributes:
+        shares: what each way costs as a share of the price online, by its name, as far as that is known.
+    """
 
     batch: int | None
     flex: int | None
     online: int | None
+    shares: Mapping[str, float] = MappingProxyType({})
+
+    @classmethod
+    def of(cls, load: Load, batch: Sequence[Tariff], flex: Sequence[Tariff], online: Sequence[Tariff]) -> Prices:
+        """Return the prices of requests.
+
+        Args:
+            load: the requests.
+            batch: the tariffs in batches; none if there are none.
+            flex: those in the flex tier; none if there is none.
+            online: the others.
+        """
+        costs = {
+            name: costs_of(load, tariffs, None, "")
+            for name, tariffs in (("batch", batch), ("flex", flex), ("online", online))
+            if tariffs
+        }
+        prompts = costs["online"].prompts
+        shares = {
+            name: each.prompts / prompts
+            for name, each in costs.items()
+            if name != "online" and prompts and each.prompts is not None
+        }
+        every = {name: each.all for name, each in costs.items()}
+        return cls(every.get("batch"), every.get("flex"), every.get("online"), shares)
 
     def mixed(self, batch_share: float) -> int | None:
         """Return the price if a share of the requests goes into batches."""
@@ -109,14 +144,14 @@ class Prices(NamedTuple):
         """Return the prices, and what the mix costs."""
         names = {"batch": self.batch, "flex": self.flex, "all online": self.online}
         known = [f"{name} {dollars(price)}" for name, price in names.items() if price is not None]
+        if not known:
+            return ", ".join(f"{name} {percent(share)} of all online" for name, share in self.shares.items())
         if mixed is None or mixed == self.online:
             return ", ".join(known)
         return f"about {dollars(mixed)} if all batches come back in time; by one way alone: {', '.join(known)}"
 
 
-def mix_of(
-    job: Job, journal: Reader, planned: Plan, load: Load, *, tariffs: Sequence[Tariff], flex: Sequence[Tariff] = ()
-) -> Mix | None:
+def mix_of(job: Job, journal: Reader, planned: Plan, load: Load, *, tariffs: Sequence[Tariff]) -> Mix | None:
     """Return the ways of a run; None if it has only one, which nobody asked for.
 
     Args:
@@ -125,20 +160,19 @@ def mix_of(
         planned: what is left to do.
         load: the requests to the endpoints that are asked about every row.
         tariffs: of these endpoints.
-        flex: the same in the flex tier, if they have one.
     """
     if (job.due is None and not job.in_batches) or not load.requests:
         return None
     firsts = [each for each in job.tiers.first if takes_batches(each, job.settings)]
     of_batches = in_batches([each for each in tariffs if each.endpoint in firsts]) if job.in_batches else []
-    prices = Prices(
-        costs_of(load, of_batches, None, "").all if of_batches else None,
-        costs_of(load, flex, None, "").all if flex else None,
-        costs_of(load, tariffs, None, "").all,
-    )
+    has_flex = {each for each in job.tiers.first if job.due and FLEX in job.asked_in(each).names}
+    flex = [_in_tier(each, FLEX) for each in tariffs if each.endpoint in has_flex]
+    usual = [_in_tier(each, None) if each.endpoint in has_flex else each for each in tariffs]
+    prices = Prices.of(load, of_batches, flex, usual)
     rows = planned.counts.left
     if job.due is None:
-        lines = (("price", prices.in_words(None)),) if prices.batch is not None else ()
+        said = prices.in_words(None)
+        lines = (("price", said),) if said else ()
         return Mix(
             due=None,
             due_s=None,
@@ -154,6 +188,12 @@ def mix_of(
     return _by(job, job.due, journal, planned, load=load, prices=prices)
 
 
+def _in_tier(tariff: Tariff, tier: str | None) -> Tariff:
+    """Return the tariff of requests that ask for one service tier alone; a price that the user gave is for any."""
+    model, base_url, _ = tariff.endpoint.real_source
+    return tariff if "in" in (tariff.endpoint.prices or {}) else tariff._replace(tiers=Tiers.of(model, base_url, tier))
+
+
 def _usd(nano: int | None) -> float | None:
     return None if nano is None else nano / NANO
 
@@ -164,6 +204,7 @@ def _by(job: Job, due: Due, journal: Reader, planned: Plan, *, load: Load, price
     per_row = load.requests / max(rows, 1)
     rate, rate_from = _rate(job.tiers.first, load, seen, per_row)
     bare = Pace(SAFETY * rate)
+    has_flex = any(FLEX in job.asked_in(each).names for each in job.tiers.first)
     pace = Pace(
         SAFETY * rate,
         min(HARVEST_S, max(left_s, 0.0) / 4),
@@ -174,7 +215,8 @@ def _by(job: Job, due: Due, journal: Reader, planned: Plan, *, load: Load, price
     useful_s = max(min(finished), TICK_S) if finished else USEFUL_S
     in_batch = may_fill(rows, left_s, pace, useful_s) if job.in_batches else 0
     work = Work(rows - in_batch, (in_batch,) if in_batch else (), left_s)
-    until_s = max(idle_s(work, pace), 0.0) if in_batch else None
+    taking_back = pace._replace(rate=FLEX_SHARE * pace.rate) if has_flex else pace
+    until_s = max(idle_s(work, taking_back), 0.0) if in_batch else None
     online_s = rows / rate
     batches = _of_batches(took, left_s) if in_batch else Chance(0, 0)
     needed = rows / left_s if left_s > 0 else float("inf")
@@ -185,7 +227,7 @@ def _by(job: Job, due: Due, journal: Reader, planned: Plan, *, load: Load, price
     left_out = batches_in_words(job.tiers.first, job.settings)
     lines = [
         ("by", due.in_words(now)),
-        ("mix", _mix_in_words(in_batch, rows - in_batch, now, until_s, left_out)),
+        ("mix", _mix_in_words(in_batch, rows - in_batch, now, until_s, left_out) + (_IN_FLEX if has_flex else "")),
         ("price", prices.in_words(mixed)),
         ("online", f"{duration(online_s)} for {counted(rows, 'row')}, {rate_from}"),
         *([("late", _late(now, due, end_s, in_batch=in_batch))] if end_s > left_s else []),
@@ -237,6 +279,11 @@ def _mix_in_words(in_batch: int, online: int, now: float, until_s: float | None,
     if not in_batch or until_s is None:
         why = f" ({left_out})" if left_out else " (there is no time for batches)"
         return f"all {counted(online, 'row')} online{why}"
+    if not until_s:
+        return (
+            f"{counted(online, 'row')} online at once, {counted(in_batch, 'row')} in batches, which are cancelled one"
+            " after the other as online requests get to their rows"
+        )
     until = moment_in_words(now + until_s, now)
     rest = f"{counted(online, 'row')} online at once, " if online else ""
     all_ = "all " if not online else ""

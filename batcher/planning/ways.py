@@ -10,9 +10,16 @@ from collections.abc import Sequence
 from batcher.calls.batch_facts import NO_BATCHES
 from batcher.calls.services import batch_share, service_at
 from batcher.endpoint import Endpoint
+from batcher.money.prices import price_of
+from batcher.planning.batches import obstacle_to_batches
+from batcher.planning.service_tiers import AskedIn, has_tier
 from batcher.records import Task
-from batcher.settings import Settings
+from batcher.settings import FLEX, Settings
 from batcher.words import as_given, option
+
+DEFAULT = "default"
+"""The service tier at the usual price."""
+_TYPICAL = 1000  # tokens of a request, to compare prices
 
 
 def takes_batches(endpoint: Endpoint, settings: Settings) -> bool:
@@ -31,6 +38,8 @@ def why_no_batches(endpoint: Endpoint, settings: Settings) -> str:
         return ""
     if settings.via == "online":
         return as_given("via", "online")
+    if obstacle := obstacle_to_batches(settings):
+        return f"{as_given(obstacle[0])}: {obstacle[1]}"
     return _why_none(endpoint) or _why_not_cheaper(endpoint, settings)
 
 
@@ -54,6 +63,30 @@ def _why_not_cheaper(endpoint: Endpoint, settings: Settings) -> str:
         return f"batches at {at} take no {settings.task}s"
     share = batch_share(base_url) if own is None else own
     return "" if share < 1 else f"batches at {at} are not known to be cheaper ({option('price_batch')} says so)"
+
+
+def with_flex(endpoint: Endpoint, settings: Settings, asked: AskedIn) -> AskedIn:
+    """Return the tiers that requests of a run with a deadline may ask for: it chooses among them as it goes on.
+
+    Args:
+        endpoint: one that is asked about every row.
+        settings: the options.
+        asked: the tiers that they ask for without a deadline.
+    """
+    if DEFAULT not in asked.words or FLEX not in asked.words:
+        return asked
+    if asked.names:
+        return asked._replace(names=tuple(dict.fromkeys((*asked.names, DEFAULT)))) if FLEX in asked.names else asked
+    return asked._replace(names=(DEFAULT, FLEX)) if _saves_in_flex(endpoint, settings) else asked
+
+
+def _saves_in_flex(endpoint: Endpoint, settings: Settings) -> bool:
+    """Return whether an endpoint has a flex tier that is known to be cheaper."""
+    if "in" in (endpoint.prices or {}) or not has_tier(endpoint, settings, FLEX):
+        return False
+    model, base_url, _ = endpoint.real_source
+    usual, flex = price_of(model, base_url), price_of(model, base_url, FLEX)
+    return usual is not None and flex is not None and flex.most(_TYPICAL, _TYPICAL) < usual.most(_TYPICAL, _TYPICAL)
 
 
 def batches_in_words(endpoints: Sequence[Endpoint], settings: Settings) -> str:

@@ -49,6 +49,8 @@ _LONGEST_S = 60.0  # that the limits may make a rehearsal take, if no `limit` is
 # What the rehearsal sets itself, or what a run in a new directory has no use for.
 _REPLACED = {"model", "base_url", "provider", "api_key_env", "header", "endpoint_name"}
 _REPLACED |= {
+    "by",
+    "within",
     "endpoints",
     "limits_per",
     "rpm",
@@ -146,7 +148,7 @@ class Scene(NamedTuple):
         settings = self.job.settings
         for name, each in OPTIONS.items():
             value = getattr(settings, name)
-            if name in {*_REPLACED, "system"} or value == each.default:
+            if name in {*_REPLACED, "system"} or value == each.default or (name == "wait" and not settings.waits):
                 continue
             if name == "param":
                 yield from (f"{each.flag}={key}={json.dumps(part)}" for key, part in value.items())

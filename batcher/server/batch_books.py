@@ -18,6 +18,7 @@ class BatchBooks:
         by_call: requests about files and batches, by what they ask: `upload`, `create`, `look` and so on.
         uploads: files that were kept.
         made: batches that were made, whatever became of them.
+        by_fault: what met a fault of batches, by its number and name.
         by_end: batches that are over, by their last state.
         lines: lines of the batches that passed the check of their file.
         answered: those that were answered with 200, so that a service would bill them.
@@ -40,12 +41,17 @@ class BatchBooks:
         self.uploads = self.made = 0
         self.lines = self.answered = self.refused = self.billed = self.lost = 0
         self.by_call: Counter[str] = Counter()
+        self.by_fault: Counter[str] = Counter()
         self.by_end: Counter[str] = Counter()
         self.by_input: Counter[str] = Counter()
         self.lines_by_prompt: Counter[str] = Counter()
         self.answered_by_prompt: Counter[str] = Counter()
         self.billed_by_prompt: Counter[str] = Counter()
         self.lost_by_prompt: Counter[str] = Counter()
+
+    def meet(self, fault: str) -> None:
+        """Record that something met a fault."""
+        self.by_fault[fault] += 1
 
     def make(self, file: str, asked: Sequence[Sequence[str]]) -> None:
         """Record a batch of a file, and what each of its lines asks if they are accepted."""

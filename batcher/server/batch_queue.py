@@ -245,21 +245,20 @@ class BatchQueue:
         self._began = clock()
         self._served = served
         self._at_once = self._left = at_once
-        self._rules = Rules(knobs.rules, knobs.seed)
-        self._first: float | None = None
         self._files: dict[str, StoredFile] = {}
         self._batches: dict[str, QueuedBatch] = {}
         self._made = self._made_files = self._uploads = 0
+        self.reset()
 
     @property
     def now(self) -> float:
         """Seconds since the epoch, by the server's clock, which may go faster than others."""
         return self._began + (self._clock() - self._began) * self.limits.speed
 
-    @property
-    def met(self) -> dict[str, int]:
-        """How often each fault was met, by its number and name."""
-        return self._rules.met
+    def reset(self) -> None:
+        """Let the times and counts of the faults begin anew; files and batches stay."""
+        self._rules = Rules(self.limits.rules, self.limits.seed, self.books.meet)
+        self._first: float | None = None
 
     def meet(self, place: Place) -> BatchRule | None:
         """Count a request about files or batches, and return the fault that it meets."""
@@ -430,7 +429,8 @@ class BatchQueue:
                 batch.expires = ends
         if plan.ends > batch.expires:
             target = plan.answered(batch.expires)
-            plan = plan._replace(works=batch.expires, ends=batch.expires, target=target, end=State.EXPIRED, rule=None)
+            checked, begins = min(plan.checked, batch.expires), min(plan.begins, batch.expires)
+            plan = _Plan(checked, begins, batch.expires, batch.expires, target, State.EXPIRED)
         batch.plan = plan
 
     def _answer(self, batch: QueuedBatch, until: int) -> bool:
@@ -495,13 +495,15 @@ class BatchQueue:
                     batch.failed += 1
         for prompts in results.prompts:
             self.books.bill(prompts)
-        batch.output_file = self._write(batch, "output", results.answered)
-        batch.error_file = self._write(batch, "error", results.failed)
+        # A file of which a fault has dropped every line is there all the same.
+        if batch.completed:
+            batch.output_file = self._write(batch, "output", results.answered)
+        if batch.failed:
+            batch.error_file = self._write(batch, "error", results.failed)
         batch.results = _Results()
 
-    def _write(self, batch: QueuedBatch, what: str, lines: list[bytes]) -> str | None:
-        if not lines:
-            return None
+    def _write(self, batch: QueuedBatch, what: str, lines: list[bytes]) -> str:
+        """Write a file of results, and return its id."""
         if not self.limits.in_order:
             places = sorted(range(len(lines)), key=lambda place: unit(self.limits.seed, batch.number, what, place))
             lines = [lines[place] for place in places]

@@ -248,19 +248,16 @@ class Rules:
     Args:
         rules: in their order.
         seed: draws other lines for the shares.
+        see: is called with the number and name of each rule that is met.
     """
 
-    def __init__(self, rules: tuple[BatchRule, ...], seed: int = 0) -> None:
+    def __init__(self, rules: tuple[BatchRule, ...], seed: int, see: Callable[[str], None]) -> None:
         self._rules = rules
         self._seed = seed
+        self._see = see
         self._requests: Counter[Place] = Counter()
         self._met: Counter[int] = Counter()
         self._seeking = [place for place, rule in enumerate(rules) if rule.match and not rule.lines]
-
-    @property
-    def met(self) -> dict[str, int]:
-        """How often each rule was met, by its number and name."""
-        return {f"{place + 1} {self._rules[place]}": count for place, count in sorted(self._met.items())}
 
     def found_in(self, prompt: str) -> set[int]:
         """Return the places of the rules for batches whose `match` finds something in a prompt."""
@@ -312,4 +309,5 @@ class Rules:
         if rule.times and self._met[place] >= rule.times:
             return False
         self._met[place] += 1
+        self._see(f"{place + 1} {rule}")
         return True

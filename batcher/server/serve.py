@@ -49,6 +49,7 @@ def build_app(knobs: Knobs, books: Books) -> Api:
     async def reset(exchange: Exchange) -> None:
         books.reset()
         service.reset()
+        queue.reset()
         await health(exchange)
 
     return Api(
@@ -106,6 +107,8 @@ def serve(knobs: Knobs, host: str = "127.0.0.1", port: int = PORT) -> None:
         say(f"  The true label of {counted(books.without_truth, 'prompt')} was not known: they got other answers.")
     for fault, count in books.by_fault.items():
         say(f"  fault {fault}: {counted(count, 'request')}")
+    for fault, count in books.batches.by_fault.items():
+        say(f"  fault of batches {fault}: {counted(count, 'time')}")
 
 
 @contextlib.contextmanager

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Coroutine, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from batcher.calls.batch_refusals import refused_as_full, refused_as_too_large, refused_for_good
 from batcher.calls.batch_service import Remote, RemoteState
 from batcher.calls.forms import Form, may_be_of_form
-from batcher.engine.batching.filling import Filler, Place, in_thread
+from batcher.engine.batching.filling import Place, in_thread
 from batcher.engine.batching.harvesting import Harvest, Harvester
 from batcher.engine.batching.submitting import (
     Closed,
@@ -30,18 +30,22 @@ from batcher.engine.progress import Progress, Tally
 from batcher.errors import BatcherError, OutputError, SettingsError
 from batcher.journal.entries import UNSENT, Batch, BatchState, Outcome
 from batcher.journal.writing import Journal
+from batcher.money.budget import BudgetSpent
 from batcher.money.spending import Spending
 from batcher.output.directory import Store
-from batcher.planning.job import Job
 from batcher.pool.blame import GIVES_UP_S
 from batcher.pool.pool import Pool
 from batcher.records import Failure, Result, Status
+from batcher.settings import Settings
 from batcher.words import counted, duration, same_command
 
 _FIRST_LOOK_S, _LONGEST_S, _GROWTH = 1.0, 60.0, 1.5
 """Seconds to the first look at batches, and at most between two; and by how much they grow."""
 _FIRST_ROOM_S, _LONGEST_ROOM_S = 30.0, 600.0
 """The same for a queue that is full although none of the run's batches is in it."""
+_KEY_REFUSED = {401, 403}
+_NOT_CANCELLED = {400, 404, 409}
+"""The statuses of a batch that cannot be cancelled: it is over already, or not known."""
 _BARREN = 3
 """The batches of an endpoint, one after the other, of which no line was even asked, after which it takes no more."""
 _ENOUGH = 1 / 10
@@ -59,6 +63,8 @@ class _Tended:
         remote: as its service said last.
         over: is set when it is over there.
         is_kept_back: it waits for room in the queue.
+        is_cancelled: it is to be cancelled, or not to be created.
+        is_forgotten: it is given up, and whatever came of it is lost.
     """
 
     def __init__(self, batch: Batch, place: Place) -> None:
@@ -67,7 +73,24 @@ class _Tended:
         self.remote: Remote | None = None
         self.over = asyncio.Event()
         self.is_kept_back = False
+        self.is_cancelled = False
+        self.is_forgotten = False
         self.was_at_work = False
+
+
+class Fills(Protocol):
+    """Makes batches of the rows that lack lines; see `Filler`."""
+
+    short: BudgetSpent | None
+
+    @property
+    def is_round_over(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+    async def make(self, most_lines: int = 0) -> Batch | None: ...
+
+    async def forget(self) -> None: ...
 
 
 class Returned(NamedTuple):
@@ -81,7 +104,8 @@ class Batches:
     """All batches of a run.
 
     Args:
-        job: the run.
+        store: the output directory.
+        settings: the options: how long to wait.
         journal: has the batches, and gets every step.
         places: the endpoints that take batches.
         pool: loses the endpoints that refuse them for good.
@@ -90,7 +114,7 @@ class Batches:
         spending: gets back what batches did not cost that never came to be.
         tally: is brought up to date for the display.
         progress: shows messages.
-        keeps: as the attribute.
+        keeps, forgets: as the attributes.
 
     Attributes:
         keeps: rows that a batch brings back without an answer go into another one, and what no batch has yet does.
@@ -100,22 +124,27 @@ class Batches:
         changed: is set when something came back, or when a batch was given up; whoever waits for it clears it.
         returned: what has come back so far.
         looks_wrong: why the run should stop because of the answers so far; else empty.
-        was_cancelled: all batches were cancelled by hand, and no further one is made.
+        was_cancelled: all batches were cancelled by hand, and no further one is made. If it is True before `work`, what
+            that adopts is cancelled.
+        forgets: a batch that its service does not know, or that cannot be asked or fetched, is given up: its lines are
+            lost, and may be billed.
     """
 
     def __init__(
         self,
-        job: Job,
+        store: Store,
+        settings: Settings,
         journal: Journal,
         places: Sequence[Place],
         *,
         pool: Pool,
-        filler: Filler,
+        filler: Fills,
         harvester: Harvester,
         spending: Spending,
         tally: Tally,
         progress: Progress,
         keeps: bool,
+        forgets: bool = False,
     ) -> None:
         self.keeps = keeps
         self.most_lines = 0
@@ -124,9 +153,9 @@ class Batches:
         self.returned = Returned()
         self.looks_wrong = ""
         self.was_cancelled = False
-        self._job = job
+        self.forgets = forgets
         self._journal = journal
-        self._store: Store = job.store
+        self._store = store
         self._places = places
         self._pool = pool
         self._filler = filler
@@ -135,9 +164,9 @@ class Batches:
         self._tally = tally
         self._progress = progress
         self._closing = asyncio.Event()
-        self._waits = job.settings.waits
-        self._patience = Patience(self._closing, job.settings.wait_s)
-        self._submitter = Submitter(journal, job.store, self._patience, self._closing, progress)
+        self._waits = settings.waits
+        self._patience = Patience(self._closing, settings.wait_s)
+        self._submitter = Submitter(journal, store, self._patience, self._closing, progress)
         self._tended: dict[int, _Tended] = {}
         self._tasks: dict[asyncio.Task[None], _Tended | None] = {}
         self._pollers: dict[Place, asyncio.Event] = {}
@@ -150,6 +179,8 @@ class Batches:
         self._came_back = 0  # lines without an answer since the last round began
         self._is_filling = self._has_begun = False
         spending.may_come_back(lambda: bool(self._tended))
+
+    _has_adopted = False  # what earlier processes left
 
     # -- What others see
 
@@ -221,6 +252,12 @@ class Batches:
         self._filler.close()
         self._news.set()
 
+    @property
+    def are_cancelled(self) -> bool:
+        """Whether each batch that is out was cancelled, and its service has said so."""
+        are_known = self._has_adopted or self._closing.is_set()
+        return are_known and all(each.remote is not None and each.is_cancelled for each in self._tended.values())
+
     def stop_filling(self) -> None:
         """Make no further batch; what is out is fetched."""
         self.keeps = False
@@ -256,11 +293,21 @@ class Batches:
         self._news.set()
 
     async def _cancel(self, tended: _Tended) -> None:
+        """Cancel a batch; one that is not created yet is dropped as soon as the step under way has ended."""
+        tended.is_cancelled = True
+        if tended.batch.state is BatchState.SENT and not tended.over.is_set():
+            await self._cancel_there(tended)
+
+    async def _cancel_there(self, tended: _Tended) -> None:
+        """Cancel a batch at its service; if it cannot be cancelled any more, looking at it shows why."""
         batch, place = tended.batch, tended.place
-        if batch.state is not BatchState.SENT or batch.service_id is None:
-            tended.over.set()  # `_tend` drops it if nothing of it can be at the service
-            return
-        came = await self._patience.call(place, lambda: place.service.cancel(batch.service_id or ""))
+
+        async def cancel() -> Remote | Failure | None:
+            came = await place.service.cancel(batch.service_id or "")
+            is_refused = isinstance(came, Failure) and came.status in _NOT_CANCELLED
+            return None if is_refused else came
+
+        came = await self._patience.call(place, cancel)
         if isinstance(came, Remote):
             await self._see(tended, came)
         if wake := self._pollers.get(place):
@@ -283,6 +330,7 @@ class Batches:
             await self._clear_files()
             for batch in self._journal.batches(is_open=True):
                 self._adopt(batch)
+            self._has_adopted = True
             await self._go_on()
         finally:
             await self._end_tasks()
@@ -303,13 +351,23 @@ class Batches:
         """Tend a batch of an earlier process, at the endpoint that has made it, or else at another of its source."""
         alike = [each for each in self._places if each.member.source == batch.source]
         place = next((each for each in alike if each.member.number == batch.endpoint), None) or alike[0]
-        self._tend_to(batch, place)
+        self._tend_to(batch, place, is_cancelled=self.was_cancelled)
 
-    def _tend_to(self, batch: Batch, place: Place) -> None:
+    def _tend_to(self, batch: Batch, place: Place, *, is_cancelled: bool = False) -> None:
         tended = self._tended[batch.id] = _Tended(batch, place)
+        tended.is_cancelled = is_cancelled
         place.open += 1
         place.tokens_out += batch.tokens
-        task = asyncio.get_running_loop().create_task(self._tend(tended))
+        self._start(self._tend(tended), tended)
+
+    def _poll_at(self, place: Place) -> None:
+        """Look at the batches of an endpoint from now on."""
+        if place not in self._pollers:
+            self._pollers[place] = asyncio.Event()
+            self._start(self._poll(place))
+
+    def _start(self, work: Coroutine[Any, Any, None], tended: _Tended | None = None) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = tended
         task.add_done_callback(lambda _task: self._news.set())
 
@@ -425,14 +483,18 @@ class Batches:
             if isinstance(error, (OutputError, SettingsError)):
                 raise
             self._give_up(tended, error)
+            if tended.is_forgotten:
+                await self._harvest(tended)
 
     async def _submitted(self, tended: _Tended) -> bool:
         """Bring a batch to its service; return False if it never comes to be."""
         room_s = _FIRST_ROOM_S
         while tended.batch.state not in {BatchState.SENT, BatchState.OVER}:
-            if self.was_cancelled and tended.batch.state is not BatchState.CREATING:
-                await self._drop(tended, "cancelled before it was created")
-                return False
+            if tended.is_cancelled:
+                if not await self._was_created(tended):
+                    await self._drop(tended, "cancelled before it was created")
+                    return False
+                continue
             came = await self._submitter.submit(tended.batch, tended.place)
             tended.batch = came.batch
             if came.stand is Stand.TOO_LARGE:
@@ -445,22 +507,30 @@ class Batches:
                 return False
             if came.stand is Stand.FULL:
                 room_s = await self._wait_for_room(tended, room_s)
+        if tended.is_cancelled and tended.batch.state is BatchState.SENT:
+            await self._cancel_there(tended)
         if wake := self._pollers.get(tended.place):
             wake.set()
         self._news.set()
         return True
 
+    async def _was_created(self, tended: _Tended) -> bool:
+        """Return whether a batch that is to be cancelled exists at its service all the same, and record that."""
+        batch, place = tended.batch, tended.place
+        found = await self._submitter.looked_for(batch, place) if batch.state is BatchState.CREATING else None
+        if found is not None:
+            tended.batch = (await self._submitter.adopted(batch, found)).batch
+        return found is not None
+
     async def _over(self, tended: _Tended) -> None:
         """Wait until a batch is over at its service."""
-        if tended.place not in self._pollers:
-            self._pollers[tended.place] = asyncio.Event()
-            self._tasks[asyncio.get_running_loop().create_task(self._poll(tended.place))] = None
+        self._poll_at(tended.place)
         await tended.over.wait()
 
     async def _ended(self, tended: _Tended) -> bool:
         """Do what follows from the end of a batch; return False if it is to be submitted again."""
         remote = tended.remote
-        if remote is None or not did_nothing(remote) or tended.was_at_work:
+        if remote is None or not did_nothing(remote) or tended.was_at_work or tended.is_cancelled:
             await self._harvest(tended)
             return True
         why = "; ".join(each.message or each.code for each in remote.errors) or "it says no reason"
@@ -492,7 +562,7 @@ class Batches:
         try:
             # When another one comes back, there is room; without any, somebody else fills the queue.
             while tended.place.is_full and (loop.time() < until or self._others_out(tended)):
-                if self.was_cancelled:
+                if tended.is_cancelled:
                     return room_s
                 await self._patience.sleep(min(_LONGEST_S, max(until - loop.time(), 1.0)))
         finally:
@@ -560,7 +630,11 @@ class Batches:
         self._news.set()
 
     def _give_up(self, tended: _Tended, error: BatcherError) -> None:
-        """Leave a batch where it is: the others go on, and the run ends with the reason."""
+        """Leave a batch where it is: the others go on, and the run ends with the reason; or forget it."""
+        if self.forgets:
+            tended.is_forgotten, tended.remote = True, None
+            tended.over.set()
+            return
         self._progress.say(str(error), "warning")
         self._trouble = self._trouble or error
         self._let_go(tended)
@@ -612,10 +686,15 @@ class Batches:
         """Ask about a batch; return what its service says, or the failure; None: another endpoint is asked next."""
         came = await tended.place.service.look(tended.batch.service_id or "")
         if isinstance(came, Remote):
+            self._patience.record(tended.place)
             await self._see(tended, came)
             return came
         if came.status == 404:  # noqa: PLR2004 - HTTP's
             return await self._look_elsewhere(tended)
+        if came.status in _KEY_REFUSED and not self._patience.has_answered(tended.place):
+            said = f"batch {tended.batch.service_id} cannot be looked at: {came}. Is the key of the same account as before?"
+            self._give_up(tended, BatcherError(f"{tended.place.member.label}: {said}"))
+            return came
         if not is_passing(came) and came.status is None:
             self._give_up(tended, BatcherError(f"{tended.place.member.label}: {came}"))
         return came
@@ -648,9 +727,7 @@ class Batches:
             each.open += by
             each.tokens_out += by * tended.batch.tokens
         tended.place = place
-        if place not in self._pollers:
-            self._pollers[place] = asyncio.Event()
-            self._tasks[asyncio.get_running_loop().create_task(self._poll(place))] = None
+        self._poll_at(place)
 
     async def _see(self, tended: _Tended, remote: Remote) -> None:
         """Record what a service says of a batch."""
@@ -690,6 +767,20 @@ class Batches:
         self._let_go(tended)
         await self._count(place, tended.batch, came)
 
+    def _steps(self, place: Place, batch: Batch, failure: Failure | None) -> bool:
+        """Ask in another form if a whole batch was refused for its form; return whether there is one."""
+        choice = place.member.choice
+        if choice is None or failure is None or not batch.form or not may_be_of_form(failure):
+            return False
+        refused = Form(batch.form)
+        choice.leave(refused)
+        if choice.form is not refused:
+            self._progress.say(
+                f"{place.member.label} refuses {refused.in_words} ({failure}): the next batch is asked with"
+                f" {choice.form.in_words}."
+            )
+        return choice.form is not refused
+
     async def _count(self, place: Place, batch: Batch, came: Harvest) -> None:
         """Do what follows from a harvest."""
         back = came.unfit + came.failed - came.ended + came.expired + came.cancelled + came.lost
@@ -699,11 +790,7 @@ class Batches:
         is_barren = not (came.answered or came.unfit or came.failed)
         self._barren[place] = self._barren.get(place, 0) + 1 if is_barren else 0
         if came.refused:
-            choice, failure = place.member.choice, came.failure
-            before = choice.form if choice else None
-            if choice and failure and batch.form and may_be_of_form(failure):
-                choice.leave(Form(batch.form))
-            if choice is None or choice.form is before:
+            if not self._steps(place, batch, came.failure):
                 self._leave(place, f"every line of its batch was refused: {came.refused}")
         elif self._barren[place] >= _BARREN and self.keeps:
             self._leave(place, f"of its last {_BARREN} batches no line was asked")

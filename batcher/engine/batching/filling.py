@@ -287,13 +287,13 @@ class Filler:
                     return await self._made(full)
                 if self.short or self._pending:  # what is pending goes to an endpoint that takes nothing now
                     break
-            if self._files and not self._is_closed and not self._is_stale:
-                return await self._made(max(self._files.values(), key=lambda each: len(each.lines)))
+            begun = [each for each in self._files.values() if each.lines]
+            if begun and not self._is_closed and not self._is_stale:
+                return await self._made(max(begun, key=lambda each: len(each.lines)))
+            await self._give_up()  # what is open is empty, or the run is stopping
         except BaseException:
             await self._give_up()
             raise
-        if self._is_closed:
-            await self._give_up()
         return None
 
     async def _give_up(self) -> None:

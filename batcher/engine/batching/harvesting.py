@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from batcher.engine.notices import Notices
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import to_the_end
 from batcher.errors import output_error
-from batcher.journal.entries import CANCELLED, EXPIRED, LOST, UNFIT, UNSENT, Batch, BatchState, Line, Outcome
+from batcher.journal.entries import CANCELLED, EXPIRED, LOST, READ_AS, UNFIT, UNSENT, Batch, BatchState, Line, Outcome
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
 from batcher.pool.member import Member
@@ -178,6 +179,8 @@ class Harvester:
         read_as = None if shape is None else ReadAs.of(shape)
         self._notices = Notices(settings, journal, progress, read_as, scores=scores)
         self._loop = asyncio.get_running_loop()
+        if journal.run:
+            journal.note(READ_AS, "", json.dumps(_recorded(settings, is_one_of_several=is_one_of_several)))
         # For each batch of which a file is not there: since when, by the loop's time.
         self._missing_since: dict[int, float] = {}
 
@@ -239,7 +242,9 @@ class Harvester:
                 with self._as_output_errors(path):
                     is_there = await asyncio.to_thread(path.exists)
                     failure = None if is_there else await service.download(name, path)
-            if failure and not (failure.status in _GONE and self._is_gone(batch)):
+            if failure and failure.status in _GONE and not self._is_gone(batch):
+                return replace(failure, status=None, fault=Fault.PROTOCOL)  # worth another attempt
+            if failure and failure.status not in _GONE:
                 return failure
             if failure:
                 sheaf.is_gone = True
@@ -562,6 +567,14 @@ def _number_in(name: str) -> int:
 
 def _named(batch: Batch) -> str:
     return f"Batch {batch.service_id or batch.name}"
+
+
+_RECORDED = ("repair", "keep_thinking", "max_attempts", "max_response_mb")
+
+
+def _recorded(settings: Settings, *, is_one_of_several: bool) -> dict[str, Any]:
+    """Return what `cancel` has to know to harvest as this run does, besides its labels or its schema."""
+    return {name: getattr(settings, name) for name in _RECORDED} | {"is_one_of_several": is_one_of_several}
 
 
 def _not_named(count: int) -> Failure:

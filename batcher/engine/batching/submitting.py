@@ -102,6 +102,14 @@ class Patience:
         self._wait_s = wait_s
         self._answered: set[Place] = set()
 
+    def record(self, place: Place) -> None:
+        """Record that a service has answered."""
+        self._answered.add(place)
+
+    def has_answered(self, place: Place) -> bool:
+        """Return whether a service has answered in this process."""
+        return place in self._answered
+
     async def call(
         self, place: Place, make: Callable[[], Awaitable[T | Failure]], *, may_be_full: bool = False
     ) -> T | Failure:
@@ -122,7 +130,7 @@ class Patience:
             came = await make()
             if not isinstance(came, Failure) or (may_be_full and refused_as_full(came)) or not is_passing(came):
                 if not isinstance(came, Failure):
-                    self._answered.add(place)
+                    self.record(place)
                 place.trouble = ""
                 return came
             failures += 1
@@ -179,8 +187,8 @@ class Submitter:
             BatcherError: the service does not answer, or does not say which batches it has.
             OutputError: the journal cannot be written.
         """
-        if batch.state is BatchState.CREATING and (found := await self._looked_for(batch, place)):
-            return await self._adopted(batch, found)
+        if batch.state is BatchState.CREATING and (found := await self.looked_for(batch, place)):
+            return await self.adopted(batch, found)
         if batch.state in {BatchState.MADE, BatchState.UPLOADING}:
             uploaded = await self._upload(batch, place)
             if isinstance(uploaded, Submitted):
@@ -224,14 +232,14 @@ class Submitter:
             came = await place.service.create(batch.input_file or "", batch.name, batch.url, self._store.keyword)
             if isinstance(came, Remote):
                 place.trouble = ""
-                return await self._adopted(batch, came)
+                return await self.adopted(batch, came)
             failures += 1
             if refused_as_full(came) or not is_passing(came):
                 refusals += 1
                 if end := await self._refused(batch, came, is_last=refusals >= _REFUSALS):
                     return end
-            elif found := await self._looked_for(batch, place):
-                return await self._adopted(batch, found)
+            elif found := await self.looked_for(batch, place):
+                return await self.adopted(batch, found)
             if loop.time() - began >= GIVES_UP_S:
                 raise BatcherError(f"{place.member.label} makes no batch: {came}")
             wait_s = came.retry_after or backoff(failures, 1.0)
@@ -250,7 +258,7 @@ class Submitter:
             return Submitted(batch, Stand.REFUSED, why)
         return Submitted(batch, Stand.REFUSED, str(failure)) if is_last or failure.status is None else None
 
-    async def _looked_for(self, batch: Batch, place: Place) -> Remote | None:
+    async def looked_for(self, batch: Batch, place: Place) -> Remote | None:
         """Look for a batch that may have been created; several times, because a listing may lag behind.
 
         Raises:
@@ -283,7 +291,7 @@ class Submitter:
             if not other.state.is_over:
                 await self._patience.call(place, partial(place.service.cancel, other.id))
 
-    async def _adopted(self, batch: Batch, remote: Remote) -> Submitted:
+    async def adopted(self, batch: Batch, remote: Remote) -> Submitted:
         """Record what the service calls a batch."""
         batch = await self._journal.batch_moved(
             batch,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batcher.output.figures import Figures
+from batcher.reports.batches import BatchLine
 from batcher.reports.quality.estimated import Estimate
 
 Cells = tuple[tuple[str, str], ...]
@@ -279,6 +280,7 @@ class Facts:
         corrected: rows whose answer a person gave.
         near: labels, and how many invalid rows nearly say each.
         empty: rows that were answered with nothing.
+        batches: of the run.
         hints: what to look at.
         notes: on what could not be shown.
     """
@@ -305,6 +307,7 @@ class Facts:
     corrected: tuple[Example, ...]
     near: tuple[tuple[str, int], ...]
     empty: int
+    batches: tuple[BatchLine, ...] = ()
     hints: tuple[Hint, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -24,6 +24,7 @@ from batcher.money.prices import NANO
 from batcher.output.figures import Figures, figures_of
 from batcher.output.opening import PastRun
 from batcher.records import Source, Task
+from batcher.reports.batches import batches_of
 from batcher.reports.quality.estimate import Estimating
 from batcher.reports.quality.estimated import Estimate, shown_label
 from batcher.reports.quality.labelled import GoldRow
@@ -119,6 +120,7 @@ class _Gathering:
             split=tuple(self._split(doubted.get(AGREEMENT, ()), cells)),
             corrected=tuple(self._corrected(corrected, cells)),
             near=tuple(self._near()),
+            batches=batches_of(journal),
             empty=0 if self._is_embedding else showing.empty_answers(journal),
         )
         return replace(facts, hints=tuple(hints_of(facts)))
