@@ -21,12 +21,14 @@ from journals import BOUND, COMPARISON, begun, change, come, ended, is_out, key,
 import batcher
 from batcher.endpoint import Endpoint
 from batcher.errors import ChangedError
+from batcher.journal.comparing import in_order
 from batcher.journal.entries import CANCELLED, EXPIRED, LOST, Batch, BatchState, Outcome, Request
 from batcher.journal.evidence import Unreconciled
 from batcher.journal.following import Follower
 from batcher.journal.matching import Matched
 from batcher.journal.opening import open_journal, read_evidence, read_journal, rehearse
 from batcher.journal.rules import Rules
+from batcher.journal.times import moments, used
 from batcher.journal.writing import Journal
 from batcher.planning.forecast import Forecast
 from batcher.records import Bound, Completion, Usage
@@ -269,6 +271,23 @@ def test_what_is_in_batches_is_not_in_flight_and_stays_charged_in_full(journal: 
     assert [each[0] for each in journal.lost(9)] == [key("b")]
     with read_journal(path) as reader:
         assert Follower().look(reader, 1, 0.0, 1.0).in_flight == 1
+
+
+def test_pictures_over_time_leave_out_what_waits_in_batches(journal: Journal, path: Path) -> None:
+    async def work() -> None:
+        await come(journal, await out(journal, [0, 1]))
+        request = await journal.sent(2, key("c"), 0, 1)
+        await journal.settled(request, Outcome("answered", Usage(10, 5), 40), ended())
+
+    asyncio.run(work())
+    with read_journal(path) as reader:
+        assert len(moments(reader)) == 1
+        assert [(each.requests, each.cost) for each in used(reader)] == [(3, 80)]
+        [part] = in_order(reader, has_labels=True, has_times=True)
+        assert [seconds is None for seconds in part.seconds] == [True, True, False]
+        assert reader.ended_since(0.0) == 1
+        change(path, "UPDATE requests SET ended = 1e12 WHERE sent_in = 1")  # read by a later process
+        assert reader.seconds()[1] < 60
 
 
 def test_a_run_is_followed_through_batches_that_are_read(journal: Journal, path: Path) -> None:

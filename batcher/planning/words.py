@@ -479,8 +479,8 @@ def not_here_yet(job: Job, plan: Plan) -> str:
     return (
         f"{job.keyword}: {rows} out in batches that ask an earlier question ({'; '.join(plan.reasons)}), so there is no"
         f" answer yet that `{option('on_change', 'reuse')}` could keep.\n"
-        f"Nothing was sent. {_fetching(job.keyword)} Or take `{option('on_change', 'redo')}`, which asks the new question"
-        " at once, and is paid for besides."
+        f"Nothing was sent. {_fetching(job.keyword)} Or take `{option('on_change', 'redo')}`, which asks the new"
+        " question at once, and is paid for besides."
     )
 
 
