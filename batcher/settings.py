@@ -839,6 +839,11 @@ class Settings:
     def _check_service_tier(self) -> None:
         if self.tier is None:
             return
+        if self.in_batches and self.by is None and self.within is None:
+            raise SettingsError(
+                f"{as_given('tier')} is for requests that are sent one by one, and {as_given('via', BATCH)} sends none:"
+                " give one of them"
+            )
         if "service_tier" in {**self.params, **(self.params.get("extra_body") or {})}:
             raise SettingsError(
                 f"{as_given('tier')} and the parameter service_tier of {as_given('param')} exclude each other: give one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Books:
         self.most = 0.0
 
     def look(self) -> None:
-        with contextlib.suppress(Exception):  # there is no journal yet
+        with contextlib.suppress(sqlite3.OperationalError):  # there is no journal yet
             [(total,)] = self._lab.query("SELECT coalesce(sum(cost), 0) FROM requests")
             self.most = max(self.most, total / 1e9)
 
