@@ -24,6 +24,7 @@ from batcher.checks import (
     check_number,
     check_price,
     check_separator,
+    check_share,
     check_text,
     check_variable,
     check_whole,
@@ -31,6 +32,7 @@ from batcher.checks import (
 from batcher.endpoint import MAX_CONCURRENCY, check_name
 from batcher.errors import SettingsError
 from batcher.hiding import names_key
+from batcher.moments import check_moment, check_span
 from batcher.params import REQUEST_PARAMS, as_json, check_params, unfolded
 from batcher.records import Beside, Task
 from batcher.words import as_given, blamed, by_reader, option
@@ -49,14 +51,26 @@ STRUCTURED = ("auto", "choice", "schema", "json", "prompt")
 TASKS = tuple(map(str, Task))
 NPY = "npy"
 """The name in `--with` of a file with all vectors, beside the result."""
+ONLINE, BATCH = WAYS = ("online", "batch")
+"""How rows are asked (`via`)."""
 LIMITS_PER = ("account", "key")
+FLEX = "flex"
+TIERS = (FLEX, "priority", "default", "auto", "on_demand", "performance")
+"""The service tiers that `--tier` knows; each service has some of them (`batcher services`)."""
+TIMEOUT_S, DEADLINE_S = 120.0, 1800.0
+FLEX_TIMEOUT_S = 900.0
+"""The most seconds for an attempt in flex, which OpenAI advises: requests wait there until the service has time."""
 IN_ENDPOINTS = (
     *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
-    *("rpm", "rps", "tpm", "price_in"),
+    *("rpm", "rps", "tpm", "price_in", "price_batch"),
 )
 """Options that are set in the endpoints, if these are given."""
 
 T = TypeVar("T")
+
+
+class Usual(float):
+    """A default that depends on other options; a value that the user gives is a plain number."""
 
 
 def check_keyword(keyword: str) -> None:
@@ -191,6 +205,29 @@ def _check_beside(value: Any, where: str) -> None:
         raise SettingsError(f"{where} must be out of {', '.join(known)}, not {value!r}{meant}")
 
 
+def tiers_in(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the service tiers that a value of `tier` names, in their order, each once."""
+    return tuple(dict.fromkeys(name.lower() for name in _listed(value or ())))
+
+
+def _check_tier(value: Any, where: str) -> None:
+    names = tiers_in(value) if isinstance(value, (str, list, tuple)) else ()
+    if "batch" in names:
+        raise SettingsError(
+            f"{where}: a batch is not a tier of requests that are sent one by one: {option('via', 'batch')} asks"
+            " through the service's batch API"
+        )
+    unknown = [name for name in names if name not in TIERS]
+    if unknown or not names:
+        near = difflib.get_close_matches(unknown[0], TIERS, 1) if unknown else []
+        near = near or (["default"] if unknown and unknown[0] in {"standard", "normal", "ordinary"} else [])
+        meant = f": did you mean {near[0]}?" if near else ""
+        raise SettingsError(
+            f"{where} must be out of {', '.join(TIERS)}, or several with commas in the order in which they are tried,"
+            f" as in flex,default, not {value!r}{meant}"
+        )
+
+
 def columns_in(value: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return the columns that a value of `params_column` names, each once."""
     return tuple(dict.fromkeys(_listed(value or ())))
@@ -230,12 +267,28 @@ def _number(metavar: str = "N") -> Kind:
     return Kind(check_number, {"metavar": metavar, "type": float})
 
 
+NO_WAIT = "no"
+"""What `wait` is given to submit batches and not to wait for them."""
+
+
+def _check_wait(value: object, where: str) -> None:
+    if value != NO_WAIT:
+        check_duration(value, where)
+
+
+def _wait_of(text: str) -> float | str:
+    return text if text == NO_WAIT else float(text)
+
+
+_wait_of.__name__ = "number"  # as argparse names what it cannot read
+
+
 _FACTS = (
     "raw (the answer as the model wrote it), reasoning (what it thought), tokens, prompt_tokens, completion_tokens,"
     " cost (US dollars), latency (seconds), model (that answered), attempts, finish (why it stopped), form (how labels"
     " or a schema were asked for), request_id, agreement and votes (of several answers), confidence (how likely the"
-    " model finds its label, by the log-probabilities of its tokens), by (the model that was asked, or hand); and for"
-    " embeddings npy: a file all_<keyword>.npy with all vectors"
+    " model finds its label, by the log-probabilities of its tokens), by (the model that was asked, or hand), tier (the"
+    " service tier that answered, or batch); and for embeddings npy: a file all_<keyword>.npy with all vectors"
 )
 _ANY_TEXT = Kind(_typed(str), {"metavar": "TEXT"})
 _NAMES = Kind(_check_names, {"metavar": "COLUMNS", "action": "append"})
@@ -248,15 +301,19 @@ _FILE = Kind(_typed(str, os.PathLike), {"metavar": "FILE"})
 _FLAG = Kind(_typed(bool), {"action": "store_true"})
 _KEYWORD = Kind(_check_keyword, {"metavar": "NAME"})
 _NAME = _text("NAME")
+_MOMENT = Kind(check_moment, {"metavar": "TIME"})
 _NUMBER = _number()
 _HEADERS = Kind(_check_headers, {"metavar": "NAME=VALUE", "action": "append"})
 _PARAMS = Kind(_check_mapping, {"metavar": "KEY=VALUE", "action": "append"})
 _PRICE = Kind(check_price, {"metavar": "USD", "type": float})
 _SECONDS = _number("S")
+_SHARE = Kind(check_share, {"metavar": "SHARE", "type": float})
+_SPAN = Kind(check_span, {"metavar": "SPAN"})
 _URL = _text("URL")
 _USD = _number("USD")
 _VARIABLE = Kind(_check_variable, {"metavar": "VARIABLE"})
-_WAIT = Kind(check_duration, {"metavar": "S", "type": float})
+_GRACE = Kind(check_duration, {"metavar": "S", "type": float})
+_WAIT = Kind(_check_wait, {"metavar": "S", "type": _wait_of})
 _WHOLE = Kind(check_whole, {"metavar": "N", "type": int})
 
 
@@ -518,6 +575,13 @@ class Settings:
         "a name of your own for the server, such as my-vllm: the answers belong to the name, and stay valid if the"
         " server's host or port changes",
     )
+    via: str | None = _option(
+        None,
+        Group.ENDPOINTS,
+        Kind(_one_of(WAYS), {"metavar": "WAY"}),
+        "how rows are asked: online, each by itself, or batch: through the service's batch API, at a lower price and"
+        " within a day; default: online",
+    )
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None = _option(
         None,
         Group.ENDPOINTS,
@@ -525,6 +589,14 @@ class Settings:
         "a TOML file with [[endpoint]] tables: model, base_url, api_key_env, rpm, rps, tpm, max_concurrency, params,"
         " prices, headers, account, name",
         in_python="a list of batcher.Endpoint, or a TOML file with [[endpoint]] tables",
+    )
+    tier: str | Sequence[str] | None = _option(
+        None,
+        Group.ENDPOINTS,
+        Kind(_check_tier, {"metavar": "NAME"}),
+        "the service tier to ask for: flex (half the price at OpenAI, slower, and not always there), priority or"
+        " default; or several with commas, tried in this order: flex,default goes on in default where flex has no"
+        " capacity. Default: none is named. `batcher services` lists who has which",
     )
     rpm: float | None = _option(None, Group.LIMITS, _NUMBER, "the most requests per minute, for each account")
     rps: float | None = _option(None, Group.LIMITS, _NUMBER, "the most requests per second, for each account")
@@ -547,7 +619,12 @@ class Settings:
         " to an account of its own); default: what the service limits (`batcher services`), and key at any other base"
         " URL",
     )
-    timeout: float = _option(120.0, Group.LIMITS, _SECONDS, "the most seconds for one attempt")
+    timeout: float = _option(
+        Usual(TIMEOUT_S),
+        Group.LIMITS,
+        _SECONDS,
+        "the most seconds for one attempt; in the tier flex 900, if it is not given",
+    )
     stream: bool = _option(
         False,
         Group.LIMITS,
@@ -565,18 +642,27 @@ class Settings:
         in_python="with `stream`: the most seconds without a byte of the answer, before its first as well; default:"
         " `timeout`",
     )
-    deadline: float = _option(1800.0, Group.LIMITS, _SECONDS, "the most seconds in flight for a row, over all attempts")
+    deadline: float = _option(
+        Usual(DEADLINE_S),
+        Group.LIMITS,
+        _SECONDS,
+        "the most seconds in flight for a row, over all attempts; with the tier flex as many as these may take, if it"
+        " is not given",
+    )
     max_attempts: int = _option(6, Group.LIMITS, _WHOLE, "the most attempts for a row; a 429 does not count")
-    wait: float = _option(
+    wait: float | str = _option(
         600.0,
         Group.LIMITS,
         _WAIT,
-        "the most seconds for a service that is not up yet: at the start, refused connections and 503 are waited for",
+        "the most seconds for a service that is not up yet: at the start, refused connections and 503 are waited for."
+        " no: submit batches, and do not wait for them: the same command fetches them later",
+        in_python="the most seconds for a service that is not up yet: at the start, refused connections and 503 are"
+        " waited for. 'no': submit batches, and do not wait for them: the same call fetches them later",
     )
     grace: float = _option(
         30.0,
         Group.LIMITS,
-        _WAIT,
+        _GRACE,
         "the most seconds for requests in flight to arrive after Ctrl-C or SIGTERM; 0 stops at once",
         in_python="the most seconds for requests in flight to arrive after Ctrl-C, SIGTERM or the cancellation of arun;"
         " 0 stops at once",
@@ -587,12 +673,36 @@ class Settings:
         _NUMBER,
         "the most megabytes (10^6 bytes, unpacked) in a response; a longer response ends its row as error",
     )
+    by: Any = _option(
+        None,
+        Group.LIMITS,
+        _MOMENT,
+        "be finished by then, as cheaply as possible: 07:00 (the next one) or '2026-12-01 07:00', local or with an"
+        " offset. Rows go where they are cheapest as long as they can still be asked online in time",
+        in_python="be finished by then, as cheaply as possible: a datetime, '07:00' (the next one) or '2026-12-01"
+        " 07:00', local or with an offset. Rows go where they are cheapest as long as they can still be asked online in"
+        " time",
+    )
+    within: Any = _option(
+        None,
+        Group.LIMITS,
+        _SPAN,
+        "as --by, counted from now: 8h, 90m, 1h30m",
+        in_python="as `by`, counted from now: a timedelta, '8h', '90m' or '1h30m'",
+    )
     budget: float | None = _option(None, Group.LIMITS, _USD, "the most US dollars, for the whole run with its resumes")
     price_in: float | None = _option(
         None, Group.LIMITS, _PRICE, "US dollars per million prompt tokens; default: the price table"
     )
     price_out: float | None = _option(
         None, Group.LIMITS, _PRICE, "US dollars per million completion tokens; default: the price table"
+    )
+    price_batch: float | None = _option(
+        None,
+        Group.LIMITS,
+        _SHARE,
+        "what a request in a batch costs, as a share of the price, above 0 to 1; default: the price table, or what"
+        " `batcher services` shows, and 1 at any other URL",
     )
     sheet: str | None = _option(
         None, Group.FILES, _NAME, "the sheet of a workbook (.xlsx) to read; default: the first one that is not hidden"
@@ -708,7 +818,10 @@ class Settings:
         _only_one(self, "limit", "sample")
         _only_one(self, "image_column", "examples")
         _only_one(self, "hold", "threshold")
+        _only_one(self, "by", "within")
+        self._check_due()
         _check_tiers(self)
+        self._check_service_tier()
         if self.gold_drawn is not None and self.gold is None:
             raise SettingsError(f"{blamed('gold_drawn')} goes with {option('gold')}: give both")
         if self.task == Task.EMBEDDING and self.price_in is not None and self.price_out is None:
@@ -722,6 +835,33 @@ class Settings:
             if self.endpoints is not None and getattr(self, name) is not None:
                 pair = f"{as_given(name)} and {as_given('endpoints')}"
                 raise SettingsError(f"{pair} exclude each other: set it in the endpoints")
+
+    def _check_service_tier(self) -> None:
+        if self.tier is None:
+            return
+        if self.in_batches and self.by is None and self.within is None:
+            raise SettingsError(
+                f"{as_given('tier')} is for requests that are sent one by one, and {as_given('via', BATCH)} sends none:"
+                " give one of them"
+            )
+        if "service_tier" in {**self.params, **(self.params.get("extra_body") or {})}:
+            raise SettingsError(
+                f"{as_given('tier')} and the parameter service_tier of {as_given('param')} exclude each other: give one"
+                " of them"
+            )
+        if "service_tier" in self.param_columns:
+            raise SettingsError(
+                f"{as_given('tier')} and the column service_tier of {as_given('params_column')} exclude each other:"
+                " leave one of them out"
+            )
+
+    def _check_due(self) -> None:
+        for name in ("by", "within"):
+            if getattr(self, name) is not None and not self.waits:
+                raise SettingsError(
+                    f"{as_given(name)} and {as_given('wait', NO_WAIT)} exclude each other: a run that does not wait"
+                    " cannot see to it that it is finished"
+                )
 
     def _check_images(self) -> None:
         for name in ("image_size", "image_detail"):
@@ -766,14 +906,59 @@ class Settings:
         return dict(self.param or {}) if self.asks_chat_model else unfolded(self.param or {}, blamed("param"))
 
     @property
+    def tiers(self) -> tuple[str, ...]:
+        """The service tiers to ask for, in the order in which they are tried; empty: requests name none."""
+        return tiers_in(self.tier)
+
+    def timeout_in(self, tier: str) -> float:
+        """Return the most seconds for an attempt in one piece that asks for a service tier; empty: for none."""
+        return FLEX_TIMEOUT_S if tier == FLEX and isinstance(self.timeout, Usual) else self.timeout
+
+    @property
+    def longest_s(self) -> float:
+        """The most seconds for an attempt in one piece, in whatever tier."""
+        return max(map(self.timeout_in, self._named_tiers))
+
+    @property
+    def _named_tiers(self) -> tuple[str, ...]:
+        """The service tiers that requests may name, by the option or as a parameter; an empty one if they name none."""
+        return self.tiers or (str(self.params.get("service_tier") or ""),)
+
+    def attempt_s_in(self, tier: str) -> float:
+        """Return the most seconds for one attempt in a service tier; a stream may take as long as its row has left."""
+        return self.deadline_s if self.stream else self.timeout_in(tier)
+
+    @property
     def attempt_s(self) -> float:
-        """The most seconds for one attempt; a stream may take as long as its row has left."""
-        return self.deadline if self.stream else self.timeout
+        """The most seconds for one attempt, in whatever tier."""
+        return self.deadline_s if self.stream else self.longest_s
+
+    @property
+    def deadline_s(self) -> float:
+        """The most seconds in flight for a row. In flex these are mostly a wait, which must not end the row."""
+        if FLEX not in self._named_tiers or not isinstance(self.deadline, Usual):
+            return self.deadline
+        return max(self.deadline, self.max_attempts * self.longest_s)
+
+    @property
+    def in_batches(self) -> bool:
+        """Whether rows are asked through the batch APIs of services."""
+        return self.via == BATCH
+
+    @property
+    def waits(self) -> bool:
+        """Whether the run waits for its batches."""
+        return self.wait != NO_WAIT
+
+    @property
+    def wait_s(self) -> float:
+        """The most seconds for a service that is not up yet."""
+        return OPTIONS["wait"].default if isinstance(self.wait, str) else self.wait
 
     @property
     def idle_s(self) -> float | None:
         """The most seconds for which a stream may be silent; None if none is asked for."""
-        return (self.idle_timeout or self.timeout) if self.stream else None
+        return (self.idle_timeout or self.longest_s) if self.stream else None
 
     @property
     def asks_chat_model(self) -> bool:
@@ -808,9 +993,8 @@ class Settings:
     @property
     def prices(self) -> dict[str, float] | None:
         """The prices given, in the form of an endpoint's prices."""
-        if self.price_in is None or self.price_out is None:
-            return None
-        return {"in": self.price_in, "out": self.price_out}
+        given = {"in": self.price_in, "out": self.price_out, "batch": self.price_batch}
+        return {name: price for name, price in given.items() if price is not None} or None
 
 
 class Option(NamedTuple):
@@ -977,7 +1161,9 @@ class Options(TypedDict, total=False):
     api_key_env: str | None
     header: Mapping[str, str] | None
     endpoint_name: str | None
+    via: str | None
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None
+    tier: str | Sequence[str] | None
     rpm: float | None
     rps: float | None
     tpm: float | None
@@ -989,12 +1175,15 @@ class Options(TypedDict, total=False):
     idle_timeout: float | None
     deadline: float
     max_attempts: int
-    wait: float
+    wait: float | str
     grace: float
     max_response_mb: float
+    by: Any
+    within: Any
     budget: float | None
     price_in: float | None
     price_out: float | None
+    price_batch: float | None
     sheet: str | None
     keyword: str | None
     output_dir: str | os.PathLike[str]

@@ -7,13 +7,17 @@ out. If a service lacks a word for a case, none is known.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from batcher.endpoint import OFFLINE, OPENAI_URL
-from batcher.records import Failure
+from batcher.calls import batch_facts
+from batcher.calls.batch_facts import BatchFacts
+from batcher.endpoint import OFFLINE, OPENAI_URL, Endpoint
+from batcher.errors import SettingsError
+from batcher.records import Failure, Task
 from batcher.tables import Readable, html_table
+from batcher.words import as_given, option
 
 AZURE = "azure"
 RESOURCE, DEPLOYMENT = "RESOURCE", "DEPLOYMENT"
@@ -46,6 +50,10 @@ class Service:
         input_tokens: the most model tokens of all texts in one such request; 0: it is not known, or there is no limit.
         structured: the strictest form in which it is said to answer with labels or fields (`calls.forms`), where the
             trying begins.
+        tiers: its service tiers that a request can ask for: the value of `service_tier` by the name that `--tier` has
+            for it; an empty value: the parameter is left out. Empty: none are known.
+        full: its words for a tier that has no capacity at present.
+        batch: what is known of its batch API; None: nothing.
     """
 
     name: str
@@ -63,6 +71,9 @@ class Service:
     inputs: Mapping[str, int] = field(default_factory=dict, hash=False)
     input_tokens: int = 0
     structured: str = "strict"
+    tiers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    full: tuple[str, ...] = ()
+    batch: BatchFacts | None = None
 
     def inputs_of(self, model: str) -> int:
         """Return the most texts in one request for the embeddings of a model; 0 if that is not known."""
@@ -87,6 +98,11 @@ class Service:
         if mine.netloc.startswith(RESOURCE):
             return (asked.hostname or "").endswith(mine.netloc.removeprefix(RESOURCE))
         return mine.netloc == asked.netloc.lower().removesuffix(":443").replace("localhost", "127.0.0.1")
+
+
+def _named(*tiers: str) -> dict[str, str]:
+    """Return service tiers that `--tier` and the service call the same."""
+    return dict(zip(tiers, tiers, strict=True))
 
 
 SERVICES = {
@@ -115,6 +131,9 @@ SERVICES = {
             headers={"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"},
             inputs={"": 2048},
             input_tokens=300_000,
+            tiers=_named("flex", "priority", "default", "auto"),
+            full=("resource_unavailable", "resource unavailable"),
+            batch=batch_facts.OPENAI,
         ),
         Service(
             AZURE,
@@ -126,6 +145,8 @@ SERVICES = {
             filtered=("content_filter", "ResponsibleAIPolicyViolation"),
             inputs={"": 2048},
             input_tokens=300_000,
+            tiers=_named("flex", "priority", "default", "auto"),
+            batch=batch_facts.AZURE,
         ),
         Service(
             "deepseek",
@@ -161,6 +182,7 @@ SERVICES = {
             filtered=("data_inspection_failed", "DataInspectionFailed"),
             too_long=("Range of input length",),
             inputs={"": 10, "text-embedding-v1": 25, "text-embedding-v2": 25},
+            batch=batch_facts.DASHSCOPE,
         ),
         Service(
             "deepinfra",
@@ -169,6 +191,7 @@ SERVICES = {
             "account",
             throttle=("engine_overloaded",),
             too_long=("exceeds maximum input length",),
+            batch=batch_facts.DEEPINFRA,
         ),
         Service(
             "mistral",
@@ -203,6 +226,7 @@ SERVICES = {
             filtered=("1301", "sensitive"),
             too_long=("1261", "Prompt 超长"),
             inputs={"": 64},
+            batch=batch_facts.ZHIPU,
         ),
         Service("infini", "https://cloud.infini-ai.com/maas/v1", ("INFINI_API_KEY",), ""),
         Service(
@@ -215,6 +239,7 @@ SERVICES = {
             unknown_model=("resource_not_found_error",),
             filtered=("content_filter",),
             too_long=("exceeded model token limit",),
+            batch=batch_facts.MOONSHOT,
         ),
         Service(
             "siliconflow",
@@ -226,6 +251,7 @@ SERVICES = {
             unknown_model=("20012",),
             too_long=("must be less than max_seq_len",),
             inputs={"": 32},
+            batch=batch_facts.SILICONFLOW,
         ),
         Service(
             "ark",
@@ -249,6 +275,7 @@ SERVICES = {
             wrong_key=("invalid_iam_token",),
             filtered=("unsafe_request",),
             too_long=("tokens_too_long",),
+            batch=batch_facts.QIANFAN,
         ),
         Service(
             "minimax",
@@ -271,6 +298,7 @@ SERVICES = {
             throttle=("temporarily rate-limited upstream",),
             unknown_model=("No endpoints found",),
             filtered=("requires moderation", "input was flagged", "Request blocked:"),
+            tiers=_named("flex", "priority", "default", "auto"),
         ),
         Service(
             "together",
@@ -281,6 +309,7 @@ SERVICES = {
             throttle=("dynamic_request_limited",),
             unknown_model=("model_not_available",),
             too_long=("must be less than the context length",),
+            batch=batch_facts.TOGETHER,
         ),
         Service(
             "fireworks",
@@ -290,6 +319,7 @@ SERVICES = {
             empty_account=("account is suspended", "is suspended, possibly due to"),
             throttle=("rate_limit_exceeded",),
             unknown_model=("NOT_FOUND",),
+            tiers={"priority": "priority", "default": ""},
         ),
         Service(
             "groq",
@@ -299,6 +329,9 @@ SERVICES = {
             empty_account=("organization_restricted",),
             throttle=("rate_limit_exceeded",),
             unknown_model=("model_permission_blocked_org", "model_permission_blocked_project"),
+            tiers={**_named("flex", "on_demand", "performance", "auto"), "default": "on_demand"},
+            full=("capacity_exceeded",),
+            batch=batch_facts.GROQ,
         ),
         Service(
             "cerebras",
@@ -306,6 +339,7 @@ SERVICES = {
             ("CEREBRAS_API_KEY",),
             "organization",
             throttle=("request_quota_exceeded", "token_quota_exceeded"),
+            tiers=_named("flex", "priority", "default", "auto"),
         ),
         Service(
             "nvidia",
@@ -324,6 +358,7 @@ SERVICES = {
             throttle=("Some resource has been exhausted",),
             filtered=("Content violates usage guidelines",),
             too_long=("maximum prompt length is",),
+            tiers=_named("priority", "default"),
         ),
         Service(
             "cohere",
@@ -384,6 +419,7 @@ SERVICES = {
             wrong_key=("token_not_found_in_db", "No connected db", "no_db_connection"),
             filtered=("ContentPolicyViolationError",),
             too_long=("ContextWindowExceededError",),
+            batch=batch_facts.LITELLM,
         ),
         Service(OFFLINE, OFFLINE),
     )
@@ -392,7 +428,7 @@ SERVICES = {
 
 
 CLOSED, EMPTY, THROTTLE, MODEL = "closed", "empty_account", "throttle", "unknown_model"
-KEY, FILTERED, TOO_LONG, AGAIN = "wrong_key", "filtered", "too_long", "again"
+KEY, FILTERED, TOO_LONG, AGAIN, FULL = "wrong_key", "filtered", "too_long", "again", "full"
 """The groups of words: the fields of `Service`, and words for a failure that passes."""
 
 # Words of several services, of relays and of servers that have no row above.
@@ -473,6 +509,17 @@ _COMMON = {
         "the model has crashed",  # LM Studio
         "loading model",
     ),
+    FULL: (
+        "no capacity",
+        "not enough capacity",
+        "insufficient capacity",
+        "capacity is unavailable",
+        "capacity unavailable",
+        "at capacity",
+        "over capacity",
+        "out of capacity",
+        "resources are unavailable",
+    ),
 }
 _SHORTEST_PHRASE = 6
 """The fewest characters of a word that is looked for in the middle of a text. A shorter one has to be a code."""
@@ -494,7 +541,7 @@ def _words(group: str) -> _Words:
     return _Words(frozenset(words), tuple(sorted(phrases)))
 
 
-_GROUPS = {group: _words(group) for group in (CLOSED, EMPTY, THROTTLE, MODEL, KEY, FILTERED, TOO_LONG, AGAIN)}
+_GROUPS = {group: _words(group) for group in (CLOSED, EMPTY, THROTTLE, MODEL, KEY, FILTERED, TOO_LONG, AGAIN, FULL)}
 
 
 def says(failure: Failure, group: str) -> bool:
@@ -502,6 +549,36 @@ def says(failure: Failure, group: str) -> bool:
     words, said = _GROUPS[group], failure.said
     codes = failure.codes or ((failure.code or "").lower(),)
     return not words.codes.isdisjoint(codes) or any(phrase in said for phrase in words.phrases)
+
+
+def batch_share(base_url: str) -> float:
+    """Return what requests in batches cost at a base URL, as a share of the price; 1 if nothing is known."""
+    service = service_at(base_url)
+    return service.batch.share if service and service.batch else batch_facts.UNKNOWN.share
+
+
+def check_batches(endpoint: Endpoint, task: Task | None = None) -> None:
+    """Refuse an endpoint whose batch API cannot be used.
+
+    Args:
+        endpoint: any.
+        task: of the run, if it is known.
+
+    Raises:
+        SettingsError: its service is known to have none, or none for the task; or it has a chat model.
+    """
+    way = as_given("via", "batch")
+    if endpoint.llm is not None:
+        raise SettingsError(f"{way}: a chat model in llm= has no batches: give its model and its base URL instead")
+    service = service_at(endpoint.base_url)
+    if service and (why := batch_facts.NO_BATCHES.get(service.name)):
+        raise SettingsError(
+            f"{way}: {service.name} cannot be used by batches: {why}; leave {option('via')} out, or choose an endpoint"
+            " that `batcher services` shows with batches"
+        )
+    if service and service.batch and task and task not in service.batch.tasks:
+        known = " and ".join(service.batch.tasks)
+        raise SettingsError(f"{way}: batches of {service.name} are for the task {known}, not for {task}")
 
 
 def service_at(base_url: str) -> Service | None:
@@ -519,16 +596,16 @@ class Services(Readable):
         return iter(self.services)
 
     def __str__(self) -> str:
-        return "\n".join(line for service in self for line in _shown(service))
+        return "\n".join([*(line for service in self for line in _shown(service)), _OF_OTHERS])
 
     def _repr_html_(self) -> str:
         """Show the services as a table in a notebook."""
-        rows = [(each.name, _keys(each), each.limits_per, _url(each)) for each in self]
-        return html_table("", rows, ("provider", "API key", "limits per", "base URL"), has_labels=True)
+        rows = [(each.name, _keys(each), each.limits_per, _url(each), batches_in_words(each)) for each in self]
+        return html_table("", rows, ("provider", "API key", "limits per", "base URL", "batches"), has_labels=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table as a dictionary that JSON can hold."""
-        return {"services": [asdict(service) for service in self]}
+        return {"services": [_as_dict(service) for service in self]}
 
 
 def services() -> Services:
@@ -541,6 +618,40 @@ def _shown(service: Service) -> Iterator[str]:
     yield f"{service.name:<13} {_keys(service)}{service.limits_per and f'; limits per {service.limits_per}'}"
     if url := _url(service):
         yield f"{'':<13} {url}"
+    if said := batches_in_words(service):
+        yield f"{'':<13} batches: {said}"
+    if service.tiers:
+        yield f"{'':<13} tiers: {', '.join(service.tiers)}"
+
+
+_OF_OTHERS = "Of the others nothing is known: their batches are counted at the full price."
+
+
+def batches_in_words(service: Service) -> str:
+    """Return in a few words what is known of a service's batches; "" if nothing is."""
+    if service.name in batch_facts.NO_BATCHES:
+        return "none that batcher can use"
+    facts = service.batch
+    if facts is None:
+        return ""
+    limits = facts.limits
+    most = (
+        f"{limits.requests:,} rows" if limits.requests else "",
+        f"{limits.bytes // batch_facts.MB:,} MB a file" if limits.bytes else "",
+    )
+    known = " and ".join(filter(None, most))
+    at = "the full price" if facts.share == 1 else f"{facts.share:.0%} of the price"
+    return f"{at}, at most {known}" if known else f"{at}, limits not known"
+
+
+def _as_dict(service: Service) -> dict[str, Any]:
+    """Return a service as JSON can hold it."""
+    facts = service.batch
+    batch = facts and asdict(facts) | {"limits": facts.limits._asdict(), "test_limits": facts.test_limits._asdict()}
+    return asdict(replace(service, batch=None)) | {
+        "batch": batch,
+        "no_batch": batch_facts.NO_BATCHES.get(service.name, ""),
+    }
 
 
 def _keys(service: Service) -> str:

@@ -27,6 +27,8 @@ from batcher.words import as_given, duration, option
 
 # The other names of models that are told: a relay may have one for each of its upstreams.
 _MOST_NAMES = 10
+# Seconds without capacity after which people are told.
+_NO_CAPACITY_S = 60.0
 
 
 class Notices:
@@ -81,6 +83,40 @@ class Notices:
             self._progress.say(f"Going on: {label} answers again, after {lasted}.")
             self._journal.note("resumed", label)
 
+    def of_no_capacity(self, member: Member, tier: str, now: float, failure: Failure) -> None:
+        """Tell that a service tier has had no capacity for a while."""
+        if not member.tiers.should_tell(tier, _NO_CAPACITY_S, now):
+            return
+        others = [name for name in member.tiers.names if name != tier]
+        said = f"{tier} has no capacity at {member.name} ({str(failure).rstrip('.')})."
+        if others:
+            self._progress.say(
+                f"Note: {said} Rows are asked in {others[0]} meanwhile, and a few requests at a time show when {tier}"
+                " has capacity again."
+            )
+            return
+        fallback = option("tier", f"{tier},default")
+        self._progress.say(
+            f"Paused: {said} The rows wait for it, and no attempt of theirs is used up; a few requests at a time show"
+            f" when it has some again. {fallback} would ask the rows in default meanwhile.",
+            "warning",
+        )
+        self._journal.note("paused", member.label, f"{tier} has no capacity")
+
+    def of_capacity(self, member: Member, tier: str, seconds: float) -> None:
+        """Tell that a service tier has capacity again, of which people know that it had none."""
+        self._progress.say(f"Going on: {tier} has capacity again at {member.name}, after {duration(seconds)}.")
+        if len(member.tiers.names) == 1:
+            self._journal.note("resumed", member.label)
+
+    def of_denied_tier(self, member: Member, tier: str, failure: Failure) -> None:
+        """Tell that a service refuses a tier, so that its requests ask for the next one."""
+        self._progress.say(
+            f"{member.name} refuses the service tier {tier} ({str(failure).rstrip('.')}). It is asked in"
+            f" {member.tiers.names[0]} from now on.",
+            "warning",
+        )
+
     def of_start(self, member: Member, failure: Failure, decision: Decision) -> None:
         """Tell why an endpoint has not answered its first row yet."""
         if not self._is_news("start", member, decision.short):
@@ -90,7 +126,7 @@ class Notices:
             self._progress.say(f"The first rows at {member.label}: {reason}; trying again.")
         else:
             self._progress.say(
-                f"Waiting for {member.label}: {reason}. It is asked again for {duration(self._settings.wait)}"
+                f"Waiting for {member.label}: {reason}. It is asked again for {duration(self._settings.wait_s)}"
                 f" ({as_given('wait')})."
             )
 
@@ -133,8 +169,14 @@ class Notices:
                     f"{member.label} {lesson.said}. From now on its requests reserve more of the budget."
                 )
 
-    def of_answer(self, member: Member, came: Completion, terms: Terms) -> None:
-        """Tell what is odd about an answer: what it ignores, the tokens that it reports, the model that it names."""
+    def of_answer(self, member: Member, came: Completion, terms: Terms | None) -> None:
+        """Tell what is odd about an answer: what it ignores, the tokens that it reports, the model that it names.
+
+        Args:
+            member: that gave it.
+            came: the answer.
+            terms: how its row asks; None: with parameters of its own that are not known here.
+        """
         known = self._watches.get(member.source)
         if known is None:
             scores = self._scores and ("left out", member.source, LOGPROBS) not in self._told
@@ -142,7 +184,7 @@ class Notices:
             watch = Watch({**added, **self._settings.params, **member.endpoint.params})
             known = self._watches[member.source] = watch, member.endpoint.real_source.model
         watch, model = known
-        for name, said in watch.look(came, terms.params):
+        for name, said in watch.look(came, terms.params) if terms is not None else ():
             self._progress.say(f"{member.name} ignores {name}: {said}.", "warning")
             self._journal.note(IGNORED, member.name, f"{name}: {said}")
         if came.usage.implausible:

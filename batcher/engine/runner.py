@@ -13,14 +13,16 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from batcher.calls.caller import Streaming
 from batcher.calls.forms import Form, Wire
-from batcher.endpoint import OFFLINE
+from batcher.endpoint import OFFLINE, Endpoint
+from batcher.engine.assembling import Assembly
 from batcher.engine.control import Control, Steering
 from batcher.engine.drifting import drift_in
 from batcher.engine.ending import Ended, Ending, report_of, room_needed
+from batcher.engine.passes import Passes
 from batcher.engine.process import allow_connections, rare_collections
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import CANCELLED, Stop, stopping_if_cancelled, to_the_end
@@ -38,7 +40,7 @@ from batcher.output.control import ControlFile
 from batcher.output.figures import figures_of, unread, without_answers
 from batcher.output.report import Report
 from batcher.output.so_far import with_by
-from batcher.planning.asking import forms_found, tariffs_in_forms
+from batcher.planning.asking import forms_found, in_batches, tariffs_in_forms
 from batcher.planning.expected import expected
 from batcher.planning.job import Job, prepare
 from batcher.planning.making import Stopped, make
@@ -50,6 +52,7 @@ from batcher.pool.blame import Trial
 from batcher.pool.forms import FormChoice
 from batcher.pool.member import Member
 from batcher.pool.pool import Pool
+from batcher.pool.service_tiers import ServiceTiers
 from batcher.server.serve import embedded
 from batcher.settings import Options, Settings
 from batcher.signatures import with_options
@@ -241,6 +244,17 @@ async def _planned(job: Job, journal: Journal, stop: Stop) -> Plan:
             await to_the_end(work)
 
 
+class _Worked(NamedTuple):
+    """What a run has worked with, for its report."""
+
+    spending: Spending
+    tally: Tally
+    pool: Pool
+    process: LastRun | None
+    endpoints: Sequence[Endpoint]
+    by_hand: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class _Run:
     """A planned run, with all that it needs."""
@@ -257,32 +271,57 @@ class _Run:
         Raises:
             SettingsError: an endpoint cannot be used, or the system allows too few connections; nothing was sent.
         """
-        job, planned = self.job, self.planned
-        tally = Tally(*planned.counts)
+        job, planned, tally = self.job, self.planned, await self._tally()
+        assembly = Assembly(job, planned, self.journal, self.progress, tally)
         # If nothing is left to ask there are no endpoints, and no price table, LangChain or server is loaded.
-        endpoints = job.endpoints if planned.asks else ()
-        learnt = self.journal.details(LESSONS) if endpoints else []
+        out = self.journal.batches(is_open=True)
+        endpoints = job.endpoints if planned.asks or out else ()
+        assembly.check_out(out)
         ladders = [job.ladder(endpoint) for endpoint in endpoints]
-        by_form = await asyncio.to_thread(tariffs_in_forms, job, endpoints, ladders, learnt)
-        tariffs = [tariff for each in by_form.values() for tariff in each]
-        if self.progress.shows_figures:
-            tally.sent_before, tally.spent_before = await asyncio.to_thread(self.journal.spent_before)
-        second = [tariff for each in by_form.values() for tariff in each[len(endpoints) - job.seconds :]]
-        spending = self._spending(tariffs, second if job.seconds else [])
+        by_form = await self._tariffs(endpoints, ladders)
+        uses_batches = bool(endpoints) and (job.in_batches or bool(out))
+        spending = self._spending(by_form, len(endpoints) - job.seconds, uses_batches=uses_batches)
         await self._record_plan(by_form, len(endpoints) - job.seconds)
         control = Control(ControlFile(job.store.control_path), self.journal, self.progress)
         # What a page decides does not wait until LangChain is loaded and the endpoints are open.
         async with control.listening(), contextlib.AsyncExitStack() as stack:
-            members = await self._members(by_form, ladders, callers, stack) if tariffs else []
+            made = await self._callers(callers, stack) if endpoints else None
+            members = self._members(by_form, ladders, made) if made else []
             estimator = Estimator(job.settings.params)
             pool = await stack.enter_async_context(Pool(members, job.settings.attempt_s, estimator, lambda: tally.left))
-            window = Window(
-                job, self.journal, planned, pool=pool, spending=spending, tally=tally, progress=self.progress
-            )
+            deadline = assembly.deadline(pool) if members else None
+            if made and uses_batches:
+                window: Window | Passes = assembly.passes(made, pool, spending, deadline)
+            else:
+                window = assembly.window(pool, spending)
             process = self.journal.last_run()
             control.steer(Steering(job.keyword, pool, window, self.progress))
-            ending = await self._ending_of(window, pool)
+            steering = deadline.steering() if deadline and isinstance(window, Window) else contextlib.nullcontext()
+            async with steering:
+                ending = await self._ending_of(window, pool)
+            if deadline and ending.is_done:
+                self.progress.say(deadline.ended())
             control.steer(None)
+        return await self._ended(ending, _Worked(spending, tally, pool, process, endpoints, tuple(control.changes)))
+
+    async def _tally(self) -> Tally:
+        """Begin to count."""
+        tally = Tally(*self.planned.counts)
+        if self.progress.shows_figures:
+            tally.sent_before, tally.spent_before = await asyncio.to_thread(self.journal.spent_before)
+        return tally
+
+    async def _tariffs(
+        self, endpoints: Sequence[Endpoint], ladders: Sequence[Sequence[Wire]]
+    ) -> Mapping[Form | None, Sequence[Tariff]]:
+        """Return the tariffs of the endpoints, by the form in which they are asked."""
+        learnt = self.journal.details(LESSONS) if endpoints else []
+        return await asyncio.to_thread(tariffs_in_forms, self.job, endpoints, ladders, learnt)
+
+    async def _ended(self, ending: Ending, worked: _Worked) -> Ended:
+        """Say what is to be said at the end, and return how the run ended, with its report."""
+        job = self.job
+        spending, tally, pool, process, endpoints, by_hand = worked
         if (note := spending.note_of_excess()) and not ending.out_of_money:
             self.progress.say(note)
         # Whoever stops a run waits for its end.
@@ -299,7 +338,7 @@ class _Run:
             process=process,
             asks=asked_of(endpoints),
             endpoints=pool.counts(),
-            by_hand=tuple(control.changes),
+            by_hand=by_hand,
         )
         return Ended(ending, report, await asyncio.to_thread(room_needed, job, figures, ending))
 
@@ -320,45 +359,62 @@ class _Run:
             return unread(keyword, rows, sum(each.requests_now for each in pool.counts()))
         return without_answers(figures) if ending.has_lost_its_journal else figures
 
-    def _spending(self, tariffs: Sequence[Tariff], second: Sequence[Tariff]) -> Spending:
+    def _spending(
+        self, by_form: Mapping[Form | None, Sequence[Tariff]], firsts: int, *, uses_batches: bool
+    ) -> Spending:
         """Open the run's money, and show what its budget covers."""
+        tariffs = [tariff for each in by_form.values() for tariff in each]
+        first = [tariff for each in by_form.values() for tariff in each[:firsts]]
+        second = [tariff for each in by_form.values() for tariff in each[firsts:]]
+        batch = in_batches(first) if uses_batches else []
         budget = self.job.settings.budget
         if budget is None:
             if note := note_of_tiers(tariffs):
                 self.progress.say(note)
-            return Spending(tariffs, second=second)
+            return Spending(tariffs, second=second, batch=batch)
         limit, spent = nano_dollars(budget), self.journal.spent()
         if spent.unpriced:
             one, many = "earlier request, of unknown price, does", "earlier requests, of unknown price, do"
             self.progress.say(f"Note: {counted(spent.unpriced, one, many)} not count in the budget.")
         lost, by_row = self.journal.lost(MOST_LOST), bool(self.job.lengths)
-        spending = Spending(tariffs, limit, spent.total, lost, by_row=by_row, second=second)
+        spending = Spending(tariffs, limit, spent.total, lost, by_row=by_row, second=second, batch=batch)
         if note := note_of_reserves(tariffs, limit - spent.total):
             self.progress.say(note)
         return spending
 
-    async def _members(
-        self,
-        by_form: Mapping[Form | None, Sequence[Tariff]],
-        ladders: Sequence[Sequence[Wire]],
-        callers: Callable[[], Callers] | None,
-        stack: contextlib.AsyncExitStack,
-    ) -> list[Member]:
-        """Open the endpoints; the stack closes their shared resources.
+    async def _callers(self, callers: Callable[[], Callers] | None, stack: contextlib.AsyncExitStack) -> Callers:
+        """Make the callers of the endpoints; the stack closes what they share.
 
         Args:
-            by_form: the tariffs of the endpoints, by the form in which they are asked.
-            ladders: the forms to try at each of them.
-            callers: makes the callers; default: `ChatOpenAI`.
+            callers: makes them; default: `ChatOpenAI`.
             stack: closes what they share.
         """
         connections = allow_connections(self.job.endpoints)
         made = callers() if callers else await _chat_callers(self.job, stack, connections)
         stack.push_async_callback(made.close)
+        return made
+
+    def _members(
+        self,
+        by_form: Mapping[Form | None, Sequence[Tariff]],
+        ladders: Sequence[Sequence[Wire]],
+        made: Callers,
+    ) -> list[Member]:
+        """Open the endpoints.
+
+        Args:
+            by_form: the tariffs of the endpoints, by the form in which they are asked.
+            ladders: the forms to try at each of them.
+            made: makes their callers.
+        """
         known = {source: self.journal.has_answered(source) for source in set(self.planned.sources)}
         endpoints = self.job.endpoints
         choices = self._choices(ladders)
         trial = Trial()
+        tiers: dict[tuple[int, int], ServiceTiers] = {}
+        for number, (endpoint, source) in enumerate(zip(endpoints, self.planned.sources, strict=True)):
+            place = source, self.job.tier_of(number)
+            tiers[place] = tiers.get(place) or ServiceTiers(*self.job.asked_in(endpoint))
         each = zip(endpoints, self.planned.sources, ladders, accounts_of(endpoints), strict=True)
         return [
             Member(
@@ -375,6 +431,7 @@ class _Run:
                 size=self.job.size_at(endpoint),
                 trial=trial,
                 tier=self.job.tier_of(number),
+                tiers=tiers[source, self.job.tier_of(number)],
             )
             for number, (endpoint, source, ladder, account) in enumerate(each)
         ]
@@ -388,7 +445,7 @@ class _Run:
                 choices.setdefault(source, FormChoice(ladder, known.get(source, "")))
         return choices
 
-    async def _ending_of(self, window: Window, pool: Pool) -> Ending:
+    async def _ending_of(self, window: Window | Passes, pool: Pool) -> Ending:
         """Let the window work, and always record in the journal how that ended."""
         ending, why = Ending(), ""
         try:
@@ -424,7 +481,7 @@ async def _chat_callers(job: Job, stack: contextlib.AsyncExitStack, connections:
     module = await asyncio.to_thread(importlib.import_module, "batcher.calls.factory")
     most_bytes = int(job.settings.max_response_mb * 1e6)
     idle_s = job.settings.idle_s
-    streaming = None if idle_s is None else Streaming(idle_s, job.settings.timeout)
+    streaming = None if idle_s is None else Streaming(idle_s, job.settings.longest_s)
     made: Callers = module.ChatCallers(
         job.settings.params, offline_url, most_bytes, connections, streaming, scores=job.scores
     )

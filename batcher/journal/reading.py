@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from batcher.answer.voting import vote
 from batcher.errors import OutputError
+from batcher.journal import batches as batch_queries
 from batcher.journal.access import Opened, is_as_before
 from batcher.journal.corrections import AS_ANSWERED, REVIEW
 from batcher.journal.corrections import BY_HAND as OF_PEOPLE
@@ -32,13 +33,18 @@ from batcher.journal.entries import (
     UNFIT,
     UNSENT,
     Again,
+    Batch,
+    BatchCounts,
     ByHand,
     Chunk,
     Counts,
     InFlight,
     LastRun,
+    Line,
     Opinion,
+    Outcome,
     Repeated,
+    Request,
     Response,
     Spent,
     Totals,
@@ -63,9 +69,10 @@ CHARGED = f"""
     reported AS (SELECT key, source, max(tokens) AS tokens FROM known
         WHERE tokens > 0 AND (key, source) IN (SELECT key, source FROM asked)
         GROUP BY key, source)
-    SELECT q.id, q.run, q.endpoint, q.source, q.position, q.ended, q.outcome, q.prompt_tokens, q.completion_tokens,
+    SELECT q.id, q.run, q.endpoint, q.source, q.position, q.ended, q.outcome, q.sent_in, q.prompt_tokens,
+        q.completion_tokens,
         ({PAID}) IS TRUE AS is_paid, q.batch IS NULL OR q.batch = q.id AS is_first,
-        CASE WHEN q.answer_cost < q.cost AND t.tokens < q.prompt_most
+        CASE WHEN q.answer_cost < q.cost AND t.tokens < q.prompt_most AND (q.sent_in IS NULL OR q.ended IS NOT NULL)
         THEN q.answer_cost + (q.cost - q.answer_cost) / q.prompt_most * t.tokens
             + ((q.cost - q.answer_cost) % q.prompt_most * t.tokens + q.prompt_most - 1) / q.prompt_most
         ELSE q.cost END AS charged
@@ -117,9 +124,17 @@ FACTS = {
         " rtrim(rtrim(printf('%d.%09d', cost / 1000000000, cost % 1000000000), '0'), '.') END"
         f" FROM (SELECT {_sum('cost')} AS cost))"
     ),
-    "latency": "CASE WHEN f.ended - f.sent IS NOT NULL THEN printf('%.3f', f.ended - f.sent) END",
+    # A line of a batch waits for others, and has no latency of its own.
+    "latency": (
+        "CASE WHEN f.ended - f.sent IS NOT NULL AND f.sent_in IS NULL THEN printf('%.3f', f.ended - f.sent) END"
+    ),
     "model": "s.model",
-    "attempts": "cast(t.requests AS TEXT)",
+    # Those in batches until the answer came: others may be open when it does.
+    "attempts": (
+        "cast(nullif(coalesce(t.requests, 0) + (SELECT count(*) FROM requests l WHERE l.sent_in IS NOT NULL"
+        f" AND l.key = f.key AND l.position = f.position AND l.ended <= f.ended AND l.outcome <> '{UNSENT}'), 0)"
+        " AS TEXT)"
+    ),
     "finish": "s.finish_reason",
     "form": "s.form",
     "request_id": "s.request_id",
@@ -132,6 +147,7 @@ FACTS = {
     ),
     "confidence": f"CASE WHEN {_CONFIDENCE} IS NOT NULL THEN printf('%.4g', {_CONFIDENCE}) END",
     "by": f"CASE g.model WHEN '{PERSON.model}' THEN 'hand' ELSE g.model END",
+    "tier": "s.tier",
 }
 _ADOPTED = f"(SELECT id FROM sources WHERE model = '{ADOPTED.model}' AND base_url = '' AND params = '')"
 # Of the answers that a result is made of, the one that it is: what came with that one is what the facts are about. If
@@ -182,7 +198,10 @@ def facts(names: Sequence[str], root: str, *, has_votes: bool = True) -> tuple[l
 
 
 def count_attempts(db: sqlite3.Connection) -> None:
-    """Count the requests that were added since the last time, but for those that repeat an answered question."""
+    """Count the requests that were added since the last time, but for those that repeat an answered question.
+
+    Lines of batches are not among them: their ids may be lower than those of requests that are counted already.
+    """
     db.execute("PRAGMA query_only = OFF")  # a table of the connection alone is written
     for statement in _ATTEMPTS.split(";"):
         db.execute(statement)
@@ -197,12 +216,13 @@ def count_attempts(db: sqlite3.Connection) -> None:
     )
     db.execute(f"DELETE FROM temp.attempts_open WHERE id IN (SELECT id {ended} IS NOT NULL)")
     db.execute(
-        "INSERT INTO temp.attempts_open SELECT id FROM requests WHERE id > ? AND id <= ? AND outcome IS NULL",
+        "INSERT INTO temp.attempts_open SELECT id FROM requests WHERE id > ? AND id <= ? AND outcome IS NULL"
+        " AND sent_in IS NULL",
         (after, until),
     )
     db.execute(
         "INSERT INTO temp.attempts SELECT q.position, q.key, count(*) FROM requests q WHERE q.id > ? AND q.id <= ?"
-        f" AND q.outcome IS NOT ? AND q.id NOT IN ({_OF_REPEATS}) GROUP BY q.position, q.key"
+        f" AND q.outcome IS NOT ? AND q.sent_in IS NULL AND q.id NOT IN ({_OF_REPEATS}) GROUP BY q.position, q.key"
         " ON CONFLICT DO UPDATE SET requests = requests + excluded.requests",
         (after, until, UNSENT),
     )
@@ -264,6 +284,9 @@ class Reader:
     """
 
     _texts = "results"  # the table that has the results' texts
+    given_up: frozenset[int] = frozenset()
+    """Ids of batches whose lines do not count as out: their rows are asked online as well."""
+    _lines = "requests"  # the one that has the lines of batches without an end, where a plan has moved them
 
     def __init__(
         self,
@@ -278,6 +301,7 @@ class Reader:
         self._resources = resources
         self._opened = opened
         self._reading = threading.Lock()
+        self._has_unfit: bool | None = None  # an answer to a request that was sent by itself did not fit; None: unknown
 
     def close(self) -> None:
         with self._reading:  # a thread may still be reading
@@ -323,6 +347,16 @@ class Reader:
         )
         ids = f"{cut} UNION ALL {again} UNION ALL {of_several}"
         return int(self._all(f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({ids})")[0][0])
+
+    def answers_by_tier(self) -> list[tuple[str, int]]:
+        """Count the answers by the service tier that gave them, the most frequent first; "": it was not said."""
+        said = "SELECT tier, count(*) FROM responses WHERE tier IS NOT NULL GROUP BY tier"
+        found = self._all(f"{said} ORDER BY count(*) DESC, tier")
+        return [(text_of(tier), int(count)) for tier, count in found]
+
+    def names_tiers(self) -> bool:
+        """Return whether a run asked for a service tier: else nothing has to be counted by it, which takes long."""
+        return any("tier" in question for question in self.questions())
 
     def second_sources(self, now: Iterable[Source] = ()) -> frozenset[int]:
         """Return the ids of the sources that were second in any run (`--then`), and of these."""
@@ -376,11 +410,20 @@ class Reader:
         """Return the state of each row in a range of positions."""
         found = self._all(
             "SELECT r.key, r.result, s.leader, (SELECT count(*) FROM same f WHERE f.leader = r.position)"
-            " FROM rows r LEFT JOIN same s USING (position)"
+            f"{self._out()} FROM rows r LEFT JOIN same s USING (position)"
             " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
             (start, stop),
         )
         return [RowState(*values) for values in found]
+
+    def _out(self) -> str:
+        """Return the column that counts the open lines of batches about a row; nothing if no batch is open."""
+        if not self._all(f"SELECT EXISTS {batch_queries.OPEN}")[0][0]:
+            return ""
+        lines = f"SELECT count(*) FROM {self._lines} q WHERE q.sent_in IS NOT NULL AND q.ended IS NULL"
+        if self.given_up:
+            lines += f" AND q.sent_in NOT IN ({', '.join(map(str, self.given_up))})"
+        return f", iif(r.result IS NULL, ({lines} AND q.key = r.key AND q.position = r.position), 0)"
 
     def states_at(self, positions: Sequence[int]) -> list[RowState]:
         """Return the states of the rows at some positions, in order."""
@@ -664,24 +707,77 @@ class Reader:
         """
         found = self._all(
             "SELECT id, started, CASE WHEN id = ? AND ended IS NULL THEN ? ELSE coalesce(ended, latest, started) END"
-            " FROM runs LEFT JOIN (SELECT run, max(coalesce(ended, sent)) AS latest FROM requests"
+            " FROM runs LEFT JOIN (SELECT run, max(iif(sent_in IS NULL, coalesce(ended, sent), sent)) AS latest"
+            " FROM requests"
             " WHERE run IN (SELECT id FROM runs WHERE ended IS NULL) GROUP BY run) ON run = id",
             (at_work, time.time()),
         )
         return {run: max(until - started, 0.0) for run, started, until in found}  # a clock may be set back
 
     def in_flight(self, run: int) -> InFlight:
-        """Count the requests of one process without an end: in flight now, or when the process ended."""
+        """Count the requests of one process without an end: in flight now, or when the process ended.
+
+        Those in a batch are not in flight: they go on without a process.
+        """
         query = (
             f"SELECT count(*) FILTER (WHERE is_first), count(charged) FILTER (WHERE is_first), {exact_sum('charged')}"
-            f" FROM {CHARGED} WHERE ended IS NULL AND run = ?"
+            f" FROM {CHARGED} WHERE ended IS NULL AND sent_in IS NULL AND run = ?"
         )
         [(count, priced, *most)] = self._all(query, (run,))
         return InFlight(count, whole(*most) if count == priced else None)
 
     def rows_in_flight(self) -> int:
-        """Count the rows of requests without an end, of all processes; several rows may share a request."""
-        return int(self._all("SELECT count(*) FROM requests WHERE ended IS NULL")[0][0])
+        """Count the rows of requests in flight, of all processes; several rows may share a request."""
+        return int(self._all("SELECT count(*) FROM requests WHERE ended IS NULL AND sent_in IS NULL")[0][0])
+
+    # -- Batches
+
+    def batches(self, *, is_open: bool | None = None) -> list[Batch]:
+        """Return the batches, the first one first.
+
+        Args:
+            is_open: only those of which a line may have no end, or only the others; None: all.
+        """
+        return batch_queries.batches(self._all, is_open=is_open)
+
+    def lines(self, batch: int, after: int = 0, most: int = 10_000) -> list[Line]:
+        """Return the lines of a batch that have no end yet, in the order of their ids.
+
+        Args:
+            batch: its id.
+            after: only those with a higher id.
+            most: how many at most.
+        """
+        return batch_queries.lines(self._all, batch, after, most)
+
+    def lines_of(self, batch: int, ids: Sequence[int]) -> dict[int, Line]:
+        """Return those of some requests that are lines of a batch, by their ids, those that have their end included."""
+        return batch_queries.lines_of(self._all, batch, ids)
+
+    def latest_unfit(self, line: Request) -> tuple[Request, Outcome, str] | None:
+        """Return the latest answer that did not fit, to the question and the row of a request; None if there is none.
+
+        It is its own request, how that would end if its answer counted, and the answer's text.
+        """
+        if self._has_unfit is None:
+            query = "SELECT EXISTS (SELECT 1 FROM requests WHERE outcome = ? AND sent_in IS NULL)"
+            self._has_unfit = bool(self._all(query, (UNFIT,))[0][0])
+        return batch_queries.latest_unfit(self._all, line, is_online=self._has_unfit)
+
+    def batch_counts(self) -> list[BatchCounts]:
+        """Return what became of the lines of each batch, the first batch first."""
+        return batch_queries.counts(self._all)
+
+    def refusals_of(self, key: bytes, position: int | None = None) -> dict[str, int]:
+        """Count the lines about a question that ended without an answer since one of them was answered, by outcome.
+
+        Lines whose answer did not fit count as `unfit`.
+
+        Args:
+            key: of the question.
+            position: only those about the row that stood here when they ended; None: about any row.
+        """
+        return batch_queries.refusals(self._all, key, position)
 
     def has_answered(self, source: int) -> bool:
         """Return whether this source has ever answered."""
@@ -704,11 +800,12 @@ class Reader:
         """Return the latest requests, this many at most, that are charged at their bounds for want of an answer.
 
         Of each the key of the question, the id of the source, and the bound. A request is left out if its question has
-        been answered at another time.
+        been answered at another time, or if it is in a batch that is not over.
         """
         found = self._all(
             "WITH lost AS MATERIALIZED (SELECT key, source, prompt_most, cost, answer_cost FROM requests"
-            f" WHERE ({PAID}) IS NOT TRUE AND answer_cost < cost ORDER BY id DESC LIMIT ?)"
+            f" WHERE ({PAID}) IS NOT TRUE AND answer_cost < cost AND (sent_in IS NULL OR ended IS NOT NULL)"
+            " ORDER BY id DESC LIMIT ?)"
             " SELECT * FROM lost WHERE (key, source) NOT IN (SELECT key, source FROM requests"
             f" WHERE {PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM lost))"
             " AND (key, source) NOT IN (SELECT key, source FROM partials p JOIN requests USING (id)"
@@ -732,6 +829,12 @@ class Reader:
             (UNFIT,),
         )
         return {key: text_of(text) for key, text in found}
+
+    def sources_of(self, ids: Collection[int]) -> list[Source]:
+        """Return sources by their ids."""
+        marks = ", ".join("?" * len(ids))
+        found = self._all(f"SELECT model, base_url, params FROM sources WHERE id IN ({marks}) ORDER BY id", (*ids,))
+        return [Source(*map(text_of, each)) for each in found]
 
     def has_open_opinions(self) -> bool:
         """Return whether there is an answer that waits for others to its question (`--samples`)."""
@@ -859,8 +962,11 @@ class Reader:
         return None if found[0] is None else Usual(*found)
 
     def ended_since(self, moment: float) -> int:
-        """Count the rows whose result came after a moment, in seconds since the epoch; rows may share a request."""
-        latest = "SELECT id FROM requests WHERE ended > ?"
+        """Count the rows whose result came after a moment, in seconds since the epoch; rows may share a request.
+
+        Those that came with a batch do not count: they come all at once.
+        """
+        latest = "SELECT id FROM requests WHERE ended > ? AND sent_in IS NULL"
         query = f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({latest})"
         return int(self._all(query, (moment,))[0][0])
 

@@ -18,12 +18,12 @@ from batcher.journal.schema import exact_sum, text_of, whole
 from batcher.records import Source
 
 OUT, ANSWERED, LIMITED, FAILED, FURTHER = 0, 1, 2, 3, 8
-"""How a request ended: it did not, it was answered, refused as too many (429), or failed; `FURTHER` is added for a line
-that shares the request of another."""
+"""How a request ended: it did not, it was answered, refused as too many (429) or because its service tier had no
+capacity, or failed; `FURTHER` is added for a line that shares the request of another."""
 
 _ENDED = (
     "CASE WHEN outcome IS NULL THEN 0 WHEN outcome IN ('answered', 'unfit', 'too large') THEN 1"
-    " WHEN outcome = '429' THEN 2 ELSE 3 END"
+    " WHEN outcome IN ('429', 'no capacity') THEN 2 ELSE 3 END"
 )
 _MOST_EVENTS = 2000
 _MOST_PROCESSES = 100_000
@@ -33,10 +33,13 @@ _MOMENT = np.dtype([("run", "i4"), ("source", "i4"), ("sent", "f8"), ("ended", "
 
 
 def moments(journal: Reader) -> Moments:
-    """Return process, source, moments and end of each line of `requests`; an end that is not there is not a number."""
+    """Return process, source, moments and end of each line of `requests`; an end that is not there is not a number.
+
+    What was sent in batches is not among them: it waits for hours, without a process.
+    """
     lines = journal.stream(
         f"SELECT run, source, sent, coalesce(ended, 1e999), {_ENDED} + iif(batch IS NULL OR batch = id, 0, {FURTHER})"
-        " FROM requests WHERE outcome IS NOT ?",
+        " FROM requests WHERE outcome IS NOT ? AND sent_in IS NULL",
         (UNSENT,),
     )
     found = np.fromiter(lines, _MOMENT)

@@ -6,7 +6,7 @@ answer counts with that highest cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from batcher.chat_model import retries_of
 from batcher.endpoint import by_account
@@ -32,6 +32,7 @@ class Spending:
             question, id of the source, and bound.
         by_row: each row was checked by itself, because rows have parameters of their own.
         second: the tariffs of the endpoints of the second tier (`--then`), which are in `tariffs`, too.
+        batch: the tariffs of requests in batches.
 
     Attributes:
         spent: the money that this process has spent on answers, in nano-dollars; None once a cost is unknown.
@@ -49,6 +50,7 @@ class Spending:
         *,
         by_row: bool = False,
         second: Sequence[Tariff] = (),
+        batch: Sequence[Tariff] = (),
     ) -> None:
         # Keys of one source share all that a bound depends on.
         first = [each for each in tariffs if all(each is not other for other in second)]
@@ -58,9 +60,9 @@ class Spending:
         self._lost_left = MOST_LOST
         for each in lost:
             self.lose(*each)
-        self.spent: int | None = 0 if all(tariff.price for tariff in tariffs) else None
+        self.spent: int | None = 0 if all(tariff.price for tariff in (*tariffs, *batch)) else None
         if limit is not None:
-            for tariff in tariffs:
+            for tariff in (*tariffs, *batch):
                 check_bounded(tariff, by_row=by_row)
 
     async def reserve(self, messages: Sequence[Message], terms: Terms = NO_TERMS, tier: int = 0) -> int:
@@ -107,9 +109,47 @@ class Spending:
             self._lost_left += len(lost)
             self._budget.refund(sum(bound.saving(prompt_tokens) for bound in lost))
 
+    def give_back(self, amount: int) -> None:
+        """Lower the money spent by what a request cost less than its bound, at which an earlier process charged it.
+
+        Call this only when the journal has its end.
+
+        Args:
+            amount: in nano-dollars.
+        """
+        if self._budget is not None:
+            self._budget.refund(amount)
+
     def count(self, cost: int | None) -> None:
         """Add an answer's cost to the money spent; after an unknown cost, the sum is unknown."""
         self.spent = None if self.spent is None or cost is None else self.spent + cost
+
+    def charge(self, bound: Bound) -> bool:
+        """Charge a line of a batch at its bound, if the budget covers it now; return whether it does.
+
+        It may come back in hours only (`give_back`), so nothing waits here.
+        """
+        return self._budget is None or self._budget.charge(bound.cost or 0)
+
+    def shortage(self, bound: Bound) -> BudgetSpent:
+        """Return by what the budget does not cover a line."""
+        budget = self._budget
+        left = 0 if budget is None else budget.limit - budget.spent - budget.reserved
+        return BudgetSpent(bound.cost or 0, left, is_old=budget is not None and budget.was_exceeded)
+
+    def may_come_back(self, asked: Callable[[], bool]) -> None:
+        """Let requests wait for money as long as some may come back from batches.
+
+        Args:
+            asked: returns whether some may.
+        """
+        if self._budget is not None:
+            self._budget.comes_back = asked
+
+    def look_again(self) -> None:
+        """Look at the requests that wait for money: nothing comes back from batches any more."""
+        if self._budget is not None:
+            self._budget.refund(0)
 
     def note_of_excess(self) -> str:
         """Return a note on the amount by which the answers of this process have exceeded the budget; else ""."""

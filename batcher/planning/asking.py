@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 
 from batcher.calls.forms import Form, Wire
+from batcher.calls.services import batch_share
 from batcher.endpoint import Endpoint
 from batcher.journal.reading import Reader
 from batcher.money.tariff import Tariff, tariffs_by_form, tariffs_of
@@ -29,13 +30,29 @@ def tariffs_in_forms(
         learnt: the details of the lessons of earlier processes.
     """
     params, wording = job.settings.params, job.wording
+
+    def tiers(endpoint: Endpoint) -> Sequence[str]:
+        return job.asked_in(endpoint).values
+
     forms = {wire.form: (wire.params, wire.line) for ladder in ladders for wire in ladder if wire.form}
     if not forms:
-        found: dict[Form | None, list[Tariff]] = {None: tariffs_of(endpoints, params, wording, learnt)}
+        found: dict[Form | None, list[Tariff]] = {None: tariffs_of(endpoints, params, wording, learnt, tiers=tiers)}
     else:
-        by_form = tariffs_by_form(endpoints, params, wording, forms, learnt)
+        by_form = tariffs_by_form(endpoints, params, wording, forms, learnt, tiers=tiers)
         found = {form: by_form[form] for form in forms}
-    return {form: [each.on(job.terms) for each in tariffs] for form, tariffs in found.items()} if endpoints else {}
+    if not endpoints:
+        return {}
+    return {form: [with_share(each).on(job.terms) for each in tariffs] for form, tariffs in found.items()}
+
+
+def in_batches(tariffs: Sequence[Tariff]) -> list[Tariff]:
+    """Return the tariffs of the same endpoints' requests in batches; those that learn together still do."""
+    return [with_share(each).in_batches() for each in tariffs]
+
+
+def with_share(tariff: Tariff) -> Tariff:
+    """Return a tariff that knows what its service asks in batches."""
+    return tariff._replace(batch_share=batch_share(tariff.endpoint.real_source.base_url))
 
 
 def forms_found(job: Job, journal: Reader) -> dict[int, str]:

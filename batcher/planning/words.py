@@ -6,6 +6,8 @@ Invariant: it reads only the plan, and counts nothing itself.
 from __future__ import annotations
 
 import json
+import shlex
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,15 @@ from batcher.input.examples import Examples
 from batcher.journal.entries import Usual, source_of
 from batcher.journal.matching import Cause
 from batcher.output.directory import workbook_read
+from batcher.planning.due import Due
 from batcher.planning.escalation import Cut
 from batcher.planning.job import Job
 from batcher.planning.plan import Older, Plan
 from batcher.planning.tasks import of_different_models
+from batcher.planning.ways import batches_in_words
 from batcher.planning.whom import asked_of, in_lines
 from batcher.records import Task
+from batcher.settings import FLEX
 from batcher.words import as_given, by_reader, counted, dollars, option
 
 _LONGEST_SHOWN = 60  # characters of a parameter in a reason
@@ -48,8 +53,9 @@ def in_words(job: Job, plan: Plan) -> str:
     gone = f", and {counted(plan.gone, 'answered row')} {'is' if plan.gone == 1 else 'are'} gone: edited?"
     parts += [f"{plan.few - plan.beyond:,} with some of their answers"] if plan.few > plan.beyond else []
     parts += [f"{plan.beyond:,} to go on with"] if plan.beyond else []
-    parts += [f"{counts.left - changed - plan.few:,} new{gone if plan.gone else ''}"]
-    parts += [f"{changed:,} answered to another question ({'; '.join(plan.reasons)})"] if changed else []
+    parts += [f"{plan.out:,} out in {counted(plan.batches, 'batch', 'batches')}"] if plan.out else []
+    parts += [f"{counts.left - changed - plan.few - plan.out:,} new{gone if plan.gone else ''}"]
+    parts += [_changed_in_words(plan)] if changed else []
     return f"{job.keyword}: {job.selection.in_words(counts.rows)}: {', '.join(parts)}"
 
 
@@ -130,6 +136,7 @@ def notes(job: Job, plan: Plan) -> list[str]:
         they = "it" if count == 1 else "they"
         bill = "" if most == 0 else f"; {they if most is None else f'at most {dollars(most)}'} may be billed twice"
         found.append(f"{requests} in flight when the last process ended{bill}.")
+    found += _of_batches(plan)
     found += _files_by_hand(job, plan)
     if plan.asks:
         found += [_shared(job, keys) for keys in by_account(job.endpoints) if len(keys) > 1]
@@ -139,6 +146,8 @@ def notes(job: Job, plan: Plan) -> list[str]:
             f"Note: the chat model {retrying[0].source.model} retries failed requests itself, and neither the counts"
             " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
         )
+    if job.due is not None and plan.asks:
+        found.append(_of_due(job, job.due))
     found += _of_prompts(job, plan) if plan.asks else ()
     found += _on_lines(job, plan)
     found += _same(job, plan)
@@ -152,6 +161,15 @@ def notes(job: Job, plan: Plan) -> list[str]:
     if job.shape is not None and plan.counts.left and (late := _late_reason(job.shape)):
         found.append(late)
     return found + _gone(job, plan)
+
+
+def _of_due(job: Job, due: Due) -> str:
+    """Return by when the run shall be finished, and which ways it has for that."""
+    why = batches_in_words(job.tiers.first, job.settings)
+    flex = any(FLEX in job.asked_in(each).names for each in job.tiers.first)
+    ways = [*([] if why else ["batches"]), *(["flex"] if flex else []), "online requests"]
+    without = f" No batches: {why}." if why else ""
+    return f"To be finished by {due.in_words(time.time())}, by {', then '.join(ways)}.{without}"
 
 
 def _few(job: Job, plan: Plan) -> list[str]:
@@ -431,7 +449,7 @@ def _source_changes(before: Sequence[Sequence[str]], now: Sequence[Sequence[str]
 
 
 def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
-    new = plan.counts.left - plan.changed - plan.few
+    new = plan.counts.left - plan.changed - plan.few - plan.out
     count, estimate = plan.changed or new, ""
     if usual and usual.cost:
         estimate = f" (about {dollars(round(usual.cost * count))})"
@@ -442,10 +460,58 @@ def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
     lost = plan.by_hand.lost
     by_hand = f" {counted(lost, 'answer was', 'answers were')} given by hand." if lost else ""
     return (
-        f"{said}{'' if said.endswith('?') else '.'}{by_hand}\n"
+        f"{said}{'' if said.endswith('?') else '.'}{by_hand}{_still_paid(plan)}\n"
         f"Nothing was sent. `{option('on_change', 'redo')}` {redo}{estimate}, {_reuse_explained(job, plan)} Or give the"
         f" new question another {as_given('keyword')}. Every answer stays in the journal."
     )
+
+
+def _still_paid(plan: Plan) -> str:
+    if not plan.changed_out:
+        return ""
+    out = counted(plan.changed_out, "row is", "rows are")
+    return f" {out} out: what the service answers of them is paid for in any case."
+
+
+def not_here_yet(job: Job, plan: Plan) -> str:
+    """Return why answers to an earlier question cannot be kept: they are still to come."""
+    rows = f"{plan.own_out:,} of {counted(plan.counts.rows, 'row')} {'is' if plan.own_out == 1 else 'are'}"
+    return (
+        f"{job.keyword}: {rows} out in batches that ask an earlier question ({'; '.join(plan.reasons)}), so there is no"
+        f" answer yet that `{option('on_change', 'reuse')}` could keep.\n"
+        f"Nothing was sent. {_fetching(job.keyword)} Or take `{option('on_change', 'redo')}`, which asks the new"
+        " question at once, and is paid for besides."
+    )
+
+
+def _fetching(keyword: str) -> str:
+    """Return how answers come that can be kept."""
+    return (
+        f"Let the earlier command fetch them first, or end them now with {cancelling(keyword)}, which keeps what came."
+    )
+
+
+def _changed_in_words(plan: Plan) -> str:
+    """Return how many rows have an answer to another question, or will have one."""
+    reasons = "; ".join(plan.reasons)
+    if plan.changed == plan.changed_out:
+        return f"{plan.changed:,} out in batches to another question ({reasons})"
+    still = f", {plan.changed_out:,} of them still out in batches" if plan.changed_out else ""
+    return f"{plan.changed:,} answered to another question ({reasons}){still}"
+
+
+def cancelling(keyword: str) -> str:
+    """Return how to cancel the batches of a run, as the reader would write it."""
+    return by_reader(command_line=f"`batcher cancel {shlex.quote(keyword)}`", python=f"`batcher.cancel({keyword!r})`")
+
+
+def _of_batches(plan: Plan) -> list[str]:
+    """Return notes on what is out in batches, if anything is."""
+    if not plan.changed_out:
+        return []
+    rows = counted(plan.changed_out, "row is", "rows are")
+    paid = "what is answered is still paid for, and stays in the journal"
+    return [f"{rows} out in batches to the earlier question: {paid}."]
 
 
 def _reuse_explained(job: Job, plan: Plan) -> str:
@@ -457,6 +523,8 @@ def _reuse_explained(job: Job, plan: Plan) -> str:
             f"`{reuse}` cannot be used yet: an older batcher wrote this journal. Run the earlier command once:"
             " it sends nothing, and records how to recognise the rows."
         )
+    if plan.own_out:
+        return f"and `{reuse}` can keep the old answers once they are here. {_fetching(job.keyword)}"
     if plan.own == plan.changed and not plan.gone:
         shape = "labels" if isinstance(job.shape, Labels) else "schema"
         reads = f" and reads them by the present {shape}, for nothing" if job.shape else ""
