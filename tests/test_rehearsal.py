@@ -318,7 +318,7 @@ def test_a_budget_is_rehearsed_with_the_prices_of_the_real_service(
     settings = Settings(provider="openai", model="gpt-4o-mini", keyword="k", budget=1.0, param={"max_tokens": 5})
     Scene.of(rows, "{text}", settings, tmp_path).command("http://127.0.0.1:1/v1")
     [written] = tomllib.loads((tmp_path / "endpoints.toml").read_text(encoding="utf-8"))["endpoint"]
-    assert written["prices"] == pytest.approx({"in": 0.15, "out": 0.6})
+    assert written["prices"] == pytest.approx({"in": 0.15, "out": 0.6, "batch": 0.5})
 
 
 def test_a_sample_is_rehearsed_with_the_rows_of_the_real_run(tmp_path: Path) -> None:
