@@ -669,8 +669,8 @@ async def test_a_proxy_that_wants_another_password_is_named_without_it(
     assert server.asked == []
 
 
-async def test_a_certificate_that_cannot_be_trusted_ends_it_in_words(variables: pytest.MonkeyPatch) -> None:
-    assert variables
+@pytest.mark.usefixtures("variables")
+async def test_a_certificate_that_cannot_be_trusted_ends_it_in_words() -> None:
     async with canned(http(200, BATCH), tls=serving("127.0.0.1")) as server, client(server) as service:
         failure = await service.look("b")
     assert isinstance(failure, Failure)
