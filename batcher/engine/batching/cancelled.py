@@ -79,6 +79,8 @@ class Cancellation(Described):
         return asdict(self)
 
     def _title(self) -> str:
+        if not self.open and self.lost and not (self.answered or self.failed or self.cancelled):
+            return f"{self.keyword}: {counted(self.batches, 'batch', 'batches')} given up"
         if not self.open:
             return f"{self.keyword}: {counted(self.batches, 'batch', 'batches')} cancelled and fetched"
         being = "is being cancelled" if self.open == 1 else "are being cancelled"

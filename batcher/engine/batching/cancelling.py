@@ -218,6 +218,8 @@ async def execute(
         cancelling = _Cancelling(wish, store, journal, settings=settings, question=question, reached=reached)
         trouble = await cancelling.work(out, callers)
         still = {each.id for each in journal.batches(is_open=True)}
+        if not still:
+            await journal.end_batches()
     if trouble is not None and still >= set(ids):
         raise trouble
     return _of_journal(wish.keyword, store, ids, trouble=str(trouble or ""))

@@ -615,7 +615,7 @@ def _why(batch: Batch, remote: Remote | None, sheaf: _Sheaf) -> str:
     """Return why a batch failed as a whole, and what was odd about it."""
     said = [batch.why] if batch.why else []
     if remote is None:
-        said.append("it was given up: its service does not know it any more")
+        said.append("it was given up: its service does not know it any more, or cannot be asked")
     said += [
         f"{each.code}: {each.message}" if each.code else each.message for each in (remote.errors if remote else ())
     ]
