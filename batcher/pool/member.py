@@ -60,15 +60,17 @@ class Slot:
         reservation: its share of the account's rate limits, or None if there are none.
         number: its number among the account's calls; 0 until it leaves.
         left_at: the loop's time at which it left.
+        is_released: the call has ended, or will not be made.
     """
 
-    __slots__ = ("left_at", "member", "number", "reservation")
+    __slots__ = ("is_released", "left_at", "member", "number", "reservation")
 
     def __init__(self, member: Member, reservation: Reservation | None) -> None:
         self.member = member
         self.reservation = reservation
         self.number = 0
         self.left_at = math.inf
+        self.is_released = False
 
 
 class KeyConcurrency:
